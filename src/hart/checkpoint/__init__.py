@@ -1,0 +1,1 @@
+"""The published and our own checkpoint formats."""

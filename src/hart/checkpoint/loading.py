@@ -1,0 +1,242 @@
+"""Open a model from a folder or a Hugging Face id, in the published layouts or in our own.
+
+Everything is read and checked before anything is handed out: a model is loaded whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hart.checkpoint.released_weights import (
+    hart_tokenizer_config,
+    hart_transformer_config,
+    tokenizer_state,
+    transformer_state,
+    var_configs,
+)
+from hart.checkpoint.storage import (
+    CONFIG_FILE,
+    HART_FILE,
+    TOKENIZER_FILE,
+    CheckpointError,
+    load_state,
+    read_safetensors,
+    save_module,
+    write_atomically,
+)
+from hart.config import ConfigError, HartConfig, SamplingConfig, TextEncoderConfig
+from hart.model import Hart
+from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
+
+# The text encoder of the released 0.7B weights (model.md, section 6).
+RELEASED_TEXT_ENCODER = "mit-han-lab/Qwen2-VL-1.5B-Instruct"
+SHIPPED_MODELS = Path(__file__).parent.parent / "models"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A whole model on the CPU in evaluation mode, and the folder it came from (for its text encoder)."""
+
+    config: HartConfig
+    tokenizer: HybridTokenizer
+    hart: Hart
+    folder: Path
+
+
+def resolve_model(name: str) -> Path:
+    """The folder of a model: one shipped with the package, a path, or a Hugging Face id that is downloaded.
+
+    Raises `CheckpointError` when it is none of them, naming the shipped ones.
+    """
+    shipped = SHIPPED_MODELS / name
+    if "/" not in name and (shipped / CONFIG_FILE).exists():
+        return shipped
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    names = ", ".join(sorted(p.parent.name for p in SHIPPED_MODELS.glob(f"*/{CONFIG_FILE}"))) or "none"
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return _download(name)
+    raise CheckpointError(f"unknown model {name!r}: it is no folder, and the shipped models are: {names}")
+
+
+def _download(repository: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(repository, allow_patterns=["*.json", "*.safetensors", "*.bin", "*.pth", "*.txt"])
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"model {repository!r} is no folder here and cannot be downloaded from the Hugging Face hub: {reason}"
+        ) from None
+
+
+def load_model(folder: Path) -> LoadedModel:
+    """Load any supported layout. Raises `CheckpointError` or `ConfigError`."""
+    if (folder / CONFIG_FILE).exists() and (folder / HART_FILE).exists():
+        return _load_own(folder)
+    if (folder / "llm").is_dir() and (folder / "tokenizer").is_dir():
+        return _load_hart_layout(folder)
+    if list(folder.glob("var*.pth")):
+        return _load_var_layout(folder)
+    raise CheckpointError(
+        f"{folder}: no model here; expected {CONFIG_FILE} and {HART_FILE} (this project), llm/ and tokenizer/ (HART), "
+        "or vae*.pth and var*.pth (VAR)"
+    )
+
+
+def save_model(
+    folder: Path, config: HartConfig, tokenizer: HybridTokenizer, hart: Hart, dtype: torch.dtype | None = None
+) -> None:
+    """Write the project's layout; the configuration last, so that an unfinished folder is not taken for a model."""
+    save_module(folder / TOKENIZER_FILE, tokenizer, dtype)
+    save_module(folder / HART_FILE, hart, dtype)
+    write_atomically(folder / CONFIG_FILE, config.to_json().encode())
+
+
+def build(config: HartConfig) -> tuple[HybridTokenizer, Hart]:
+    """Modules of a configuration with random weights, in evaluation mode."""
+    return HybridTokenizer(config.tokenizer).eval(), Hart(config).eval()
+
+
+def _assemble(
+    folder: Path,
+    config: HartConfig,
+    tokenizer_tensors: Mapping[str, Tensor],
+    hart_tensors: Mapping[str, Tensor],
+    sources: tuple[str, str],
+) -> LoadedModel:
+    with torch.device("meta"):
+        tokenizer, hart = build(config)
+    tokenizer.to_empty(device="cpu")
+    hart.to_empty(device="cpu")
+    load_state(tokenizer, tokenizer_tensors, sources[0])
+    load_state(hart, hart_tensors, sources[1])
+    return LoadedModel(config, tokenizer, hart, folder)
+
+
+def _load_own(folder: Path) -> LoadedModel:
+    config = HartConfig.load(folder / CONFIG_FILE)
+    files = folder / TOKENIZER_FILE, folder / HART_FILE
+    states = [{name: value.float() for name, value in read_safetensors(file).items()} for file in files]
+    return _assemble(folder, config, states[0], states[1], (str(files[0]), str(files[1])))
+
+
+def _load_hart_layout(folder: Path) -> LoadedModel:
+    tokenizer_folder, llm = folder / "tokenizer", folder / "llm"
+    tokenizer_config = hart_tokenizer_config(
+        _read_json(tokenizer_folder / CONFIG_FILE), str(tokenizer_folder / CONFIG_FILE)
+    )
+    published_tokenizer, tokenizer_source = _read_weights(tokenizer_folder)
+    published, source = _read_weights(llm)
+    transformer, diffusion = hart_transformer_config(
+        _read_json(llm / CONFIG_FILE), published, tokenizer_config, str(llm / CONFIG_FILE)
+    )
+    assert transformer.text is not None
+    config = HartConfig(
+        tokenizer=tokenizer_config.replace(scales=transformer.scales),
+        transformer=transformer,
+        diffusion=diffusion,
+        text_encoder=TextEncoderConfig(
+            kind="qwen2", tokens=transformer.text.tokens, source=RELEASED_TEXT_ENCODER, instruction=True
+        ),
+    )
+    return _assemble(
+        folder,
+        config,
+        tokenizer_state(published_tokenizer, tokenizer_config, tokenizer_source),
+        transformer_state(published, source),
+        (tokenizer_source, source),
+    )
+
+
+def _load_var_layout(folder: Path) -> LoadedModel:
+    vae, var = _only(folder, "vae*.pth"), _only(folder, "var*.pth")
+    published_tokenizer, published = read_pickle(vae), read_pickle(var)
+    case = folder / "case.json"
+    scales = tuple(_read_json(case)["patch_nums"]) if case.exists() else None
+    tokenizer_config, transformer = var_configs(published_tokenizer, published, scales, str(folder))
+    config = HartConfig(
+        tokenizer=tokenizer_config,
+        transformer=transformer,
+        # the sampling of VAR's published numbers
+        sampling=SamplingConfig(guidance_scale=1.5, top_k=900, top_p=0.96, smooth=False),
+    )
+    return _assemble(
+        folder,
+        config,
+        tokenizer_state(published_tokenizer, tokenizer_config, str(vae)),
+        transformer_state(published, str(var)),
+        (str(vae), str(var)),
+    )
+
+
+def _only(folder: Path, pattern: str) -> Path:
+    found = sorted(folder.glob(pattern))
+    if len(found) != 1:
+        raise CheckpointError(f"{folder}: expected one file {pattern}, found {len(found)}")
+    return found[0]
+
+
+def _read_weights(folder: Path) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a published folder and where they came from: averaged weights first, then safetensors, then .bin."""
+    average = folder / "ema_model.bin"
+    if average.exists():
+        return read_pickle(average), str(average)
+    for pattern, read in (("*.safetensors", read_safetensors), ("pytorch_model*.bin", read_pickle)):
+        files = _shards(folder, pattern)
+        if files:
+            state: dict[str, Tensor] = {}
+            for file in files:
+                state.update(read(file))
+            return state, str(files[0]) if len(files) == 1 else f"{folder}/{pattern}"
+    raise CheckpointError(f"{folder}: no weights: expected *.safetensors, pytorch_model*.bin or ema_model.bin")
+
+
+def _shards(folder: Path, pattern: str) -> list[Path]:
+    """Weight files of a folder; an index file beside them names all that must be there."""
+    found = sorted(folder.glob(pattern))
+    suffix = pattern.rsplit(".", 1)[1]
+    for index in sorted(folder.glob(f"*.{suffix}.index.json")):
+        wanted = sorted(set(_read_json(index)["weight_map"].values()))
+        missing = [name for name in wanted if not (folder / name).exists()]
+        if missing:
+            raise CheckpointError(f"{folder}: {index.name} names {', '.join(missing)}, not in the folder")
+        return [folder / name for name in wanted]
+    return found
+
+
+def read_pickle(path: Path) -> dict[str, Tensor]:
+    """Tensors of a .bin or .pth file, read without running code in it (`weights_only`)."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: not a readable PyTorch weight file ({reason})") from None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError(f"{path}: expected a dictionary of tensors")
+    return dict(state)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a JSON object")
+    return values

@@ -1,0 +1,86 @@
+"""Weights on disk: safetensors written atomically, read strictly.
+
+A model of this project is a folder:
+
+    config.json                 HartConfig
+    tokenizer.safetensors       HybridTokenizer
+    hart.safetensors            Hart: transformer and residual diffusion
+    text_encoder.safetensors    the compact text encoder, where the model has one
+    text_encoder.json           its word pieces
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from hart.errors import HartError
+
+CONFIG_FILE = "config.json"
+TOKENIZER_FILE = "tokenizer.safetensors"
+HART_FILE = "hart.safetensors"
+TEXT_ENCODER_FILE = "text_encoder.safetensors"
+
+
+class CheckpointError(HartError):
+    """A checkpoint that is absent, damaged or of another model; names the file and the tensors."""
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write to a neighbouring file, flush it to disk, rename: readers see the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".partial")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def save_module(path: Path, module: nn.Module, dtype: torch.dtype | None = None) -> None:
+    """Save the parameters and buffers of `module`, optionally cast to `dtype`, as one safetensors file."""
+    tensors = {
+        name: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
+        for name, value in module.state_dict().items()
+    }
+    write_atomically(path, save(tensors))
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file. Raises `CheckpointError` when it is absent, truncated or of another format."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error}); copy or download it again") from None
+
+
+def load_state(module: nn.Module, state: Mapping[str, Tensor], source: Path | str) -> None:
+    """Copy `state` into `module` strictly: same names, same shapes, or `CheckpointError` and no change."""
+    expected = module.state_dict()
+    problems = [
+        *(f"missing {name}" for name in expected if name not in state),
+        *(f"unexpected {name}" for name in state if name not in expected),
+        *(
+            f"{name} is {tuple(state[name].shape)}, the configuration asks for {tuple(value.shape)}"
+            for name, value in expected.items()
+            if name in state and state[name].shape != value.shape
+        ),
+    ]
+    if problems:
+        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        raise CheckpointError(f"{source}: does not fit the configuration beside it: {shown}")
+    module.load_state_dict(dict(state))
+
+
+def load_module(path: Path, module: nn.Module) -> None:
+    """`read_safetensors` and `load_state` in one."""
+    load_state(module, read_safetensors(path), path)

@@ -1,0 +1,1 @@
+"""Residual diffusion: the continuous rest of the last scale, token by token."""

@@ -1,0 +1,1 @@
+"""Drawing pictures: scale by scale, then the residual tokens."""

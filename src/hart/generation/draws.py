@@ -1,0 +1,77 @@
+"""Everything random in generation, behind one interface with one generator a picture.
+
+A picture's numbers depend on its own generator alone, never on its neighbours in the batch, so that picture
+i of a batch is the picture made alone with its seed. Numbers are drawn on the generators' device and then
+moved, so that CPU generators give the same picture on every device.
+
+Shapes: B pictures, N tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from hart.generation.logits import sample
+
+
+class Draws(Protocol):
+    """What generation asks for; `hart verify` answers with recorded or constant numbers instead."""
+
+    def codes(self, logits: Tensor) -> Tensor:
+        """(B, N, V) filtered logits to (B, N) codes."""
+        ...
+
+    def gumbel(self, logits: Tensor) -> Tensor:
+        """Standard Gumbel noise of the shape (B, N, V) of `logits`."""
+        ...
+
+    def start_noise(self, tokens: int, channels: int) -> Tensor:
+        """(B, N, D) standard normal: where the diffusion starts."""
+        ...
+
+    def step_noise(self, tokens: int, channels: int) -> Tensor:
+        """(B, N, D) standard normal: what a diffusion step adds."""
+        ...
+
+    def order(self, tokens: int) -> Tensor:
+        """(B, N) an order of all positions for drawing the last scale in rounds."""
+        ...
+
+
+class GeneratorDraws:
+    """Draws from one `torch.Generator` a picture."""
+
+    def __init__(self, generators: Sequence[torch.Generator], device: torch.device) -> None:
+        if not generators:
+            raise ValueError("at least one generator is needed: one for each picture")
+        self.generators = list(generators)
+        self.device = device
+
+    def _stack(self, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
+        return torch.stack([draw(generator) for generator in self.generators]).to(self.device)
+
+    def _uniform(self, *shape: int) -> Tensor:
+        return self._stack(lambda g: torch.rand(shape, generator=g, device=g.device))
+
+    def _normal(self, *shape: int) -> Tensor:
+        return self._stack(lambda g: torch.randn(shape, generator=g, device=g.device))
+
+    def codes(self, logits: Tensor) -> Tensor:
+        return sample(logits, self._uniform(logits.shape[1]))
+
+    def gumbel(self, logits: Tensor) -> Tensor:
+        tiny = torch.finfo(torch.float32).tiny
+        return -(-self._uniform(*logits.shape[1:]).clamp(min=tiny).log()).clamp(min=tiny).log()
+
+    def start_noise(self, tokens: int, channels: int) -> Tensor:
+        return self._normal(tokens, channels)
+
+    def step_noise(self, tokens: int, channels: int) -> Tensor:
+        return self._normal(tokens, channels)
+
+    def order(self, tokens: int) -> Tensor:
+        return self._stack(lambda g: torch.randperm(tokens, generator=g, device=g.device))

@@ -1,0 +1,63 @@
+"""From logits to codes: guidance, top-k, top-p, sampling, smooth mixing. Pure functions.
+
+Shapes: B pictures, N tokens, V codes, D latent channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Scales from this one on (0-based) keep half of the top-k codes (published: 600, then 300).
+LATE_SCALE = 7
+
+
+def guided(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
+    """Classifier-free guidance: (1 + g) conditional - g unconditional."""
+    return (1 + guidance) * conditional - guidance * unconditional
+
+
+def top_k_at(k: int, top_k: int | None) -> int | None:
+    """Codes kept at scale k (0-based)."""
+    return top_k if top_k is None or k < LATE_SCALE else max(1, top_k // 2)
+
+
+def filtered(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
+    """Logits (..., V) with everything outside the `top_k` best and the `top_p` nucleus at -inf.
+
+    The nucleus is the smallest set of codes whose probability reaches `top_p`.
+    """
+    if top_k is not None and top_k < logits.shape[-1]:
+        threshold = logits.topk(top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < threshold, -torch.inf)
+    if top_p is not None and top_p < 1:
+        ordered, order = logits.sort(dim=-1, descending=True)
+        before = ordered.softmax(dim=-1).cumsum(dim=-1).roll(1, dims=-1)
+        before[..., 0] = 0
+        logits = logits.masked_fill((before >= top_p).scatter(-1, order, before >= top_p), -torch.inf)
+    return logits
+
+
+def sample(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Draw one code (B, N) from logits (B, N, V) by inverting the distribution function at uniform (B, N).
+
+    One number a token decides, so that a rounding difference in the logits moves a draw only where the
+    number falls next to a border.
+    """
+    cumulative = logits.double().softmax(dim=-1).cumsum(dim=-1)
+    point = uniform.double().unsqueeze(-1) * cumulative[..., -1:]
+    return torch.searchsorted(cumulative, point, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
+
+
+def smooth_temperature(ratio: float) -> float:
+    """Temperature of the smooth mixture; it falls as the scales grow finer."""
+    return max(0.27 * (1 - 0.95 * ratio), 0.005)
+
+
+def smooth_mixture(logits: Tensor, gumbel: Tensor, ratio: float, codebook: Tensor) -> Tensor:
+    """softmax(((1 + r) logits + Gumbel noise) / temperature) @ codebook: (B, N, D).
+
+    logits: (B, N, V), filtered; gumbel: (B, N, V); ratio: r = k / (K - 1); codebook: (V, D).
+    """
+    mixed = ((1 + ratio) * logits + gumbel) / smooth_temperature(ratio)
+    return mixed.softmax(dim=-1) @ codebook.to(mixed.dtype)

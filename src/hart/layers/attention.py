@@ -1,0 +1,75 @@
+"""Multi-head self-attention, the only place that calls an attention kernel.
+
+Block-causal attention over scales needs no mask: the queries of one scale see a prefix of the keys, so it
+is one plain kernel call a scale. Training gives the lengths of the scales; generation gives a cache.
+
+Shapes: B batch, N tokens, C width, H heads, d = C / H head width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hart.layers.kv_cache import KVCache
+from hart.layers.rope import Rotation, rotate
+
+# Factor on top of 1 / sqrt(head width) that the published models were trained with.
+PUBLISHED_SCALE = 0.25
+MAX_LOG_SCALE = math.log(100.0)
+
+
+class Attention(nn.Module):
+    """Queries and values have a bias, keys have none; rows of `qkv` are q, k, v, each split by head."""
+
+    def __init__(self, width: int, heads: int, *, qk_norm: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.proj = nn.Linear(width, width)
+        self.log_scale = nn.Parameter(torch.full((heads,), math.log(4.0))) if qk_norm else None
+        self.scale = 1.0 if qk_norm else PUBLISHED_SCALE / math.sqrt(width // heads)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotation: Rotation | None,
+        *,
+        segments: Sequence[int] | None = None,
+        cache: KVCache | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        """x (B, N, C) to (B, N, C).
+
+        segments: lengths of consecutive groups of tokens; a group sees itself and all groups before it.
+            Without it, all tokens see each other.
+        cache: tokens also see everything in the cache, and are appended to it as `layer`.
+        """
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        qkv = F.linear(x, self.qkv.weight, bias)
+        q, k, v = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, N, d)
+        if self.log_scale is not None:
+            gain = self.log_scale.clamp(max=MAX_LOG_SCALE).exp()[:, None, None].to(q.dtype)
+            q, k = F.normalize(q, dim=-1) * gain, F.normalize(k, dim=-1)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        if cache is not None:
+            k, v = cache.append(layer, k, v)
+        if segments is None:
+            out = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        else:
+            out = self._prefix_attention(q, k, v, segments)
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+    def _prefix_attention(self, q: Tensor, k: Tensor, v: Tensor, segments: Sequence[int]) -> Tensor:
+        outputs, end = [], 0
+        for length, queries in zip(segments, q.split(list(segments), dim=2), strict=True):
+            end += length
+            outputs.append(F.scaled_dot_product_attention(queries, k[:, :, :end], v[:, :, :end], scale=self.scale))
+        return torch.cat(outputs, dim=2)

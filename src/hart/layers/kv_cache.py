@@ -1,0 +1,47 @@
+"""Keys and values of the tokens seen so far, preallocated and passed in, never kept on a module."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class KVCache:
+    """Room for `capacity` tokens in every layer.
+
+    `length` tokens are in it. `append` writes one layer's keys and values after them; `advance` is called
+    once all layers have appended, so that every layer of a step writes at the same place.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        batch: int,
+        heads: int,
+        capacity: int,
+        head_width: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        shape = (layers, batch, heads, capacity, head_width)
+        self.keys = torch.empty(shape, dtype=dtype, device=device)
+        self.values = torch.empty(shape, dtype=dtype, device=device)
+        self.length = 0
+
+    @property
+    def capacity(self) -> int:
+        return self.keys.shape[3]
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write (B, H, N, d) and return views (B, H, length + N, d) of all keys and values of the layer."""
+        end = self.length + keys.shape[2]
+        if end > self.capacity:
+            raise ValueError(f"the key/value cache holds {self.capacity} tokens, {end} were given")
+        self.keys[layer, :, :, self.length : end] = keys
+        self.values[layer, :, :, self.length : end] = values
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def advance(self, tokens: int) -> None:
+        """Count the tokens that every layer has appended."""
+        self.length += tokens

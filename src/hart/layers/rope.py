@@ -1,0 +1,46 @@
+"""Rotary position embedding for text (one number) and for image tokens (two), half-split convention.
+
+Shapes: B batch, N tokens, d head width. A rotation is a pair (cos, sin) of (B, 1, N, d) float32 tensors.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+BASE = 10000.0
+
+Rotation = tuple[Tensor, Tensor]
+
+
+def rotation_1d(positions: Tensor, head_width: int) -> Rotation:
+    """Text tokens at positions (B, N): d/2 frequencies, repeated for the two halves of the head."""
+    exponents = torch.arange(0, head_width, 2, device=positions.device, dtype=torch.float32) / head_width
+    angles = positions.float()[..., None] * BASE**-exponents
+    return _rotation(torch.cat([angles, angles], dim=-1))
+
+
+def rotation_2d(rows: Tensor, columns: Tensor, head_width: int) -> Rotation:
+    """Image tokens at (rows, columns), each (B, N): rows turn the first half of the head, columns the second."""
+    exponents = torch.arange(0, head_width, 4, device=rows.device, dtype=torch.float32) / head_width
+    frequencies = BASE**-exponents
+    i, j = rows.float()[..., None] * frequencies, columns.float()[..., None] * frequencies
+    return _rotation(torch.cat([i, i, j, j], dim=-1))
+
+
+def _rotation(angles: Tensor) -> Rotation:
+    angles = angles.unsqueeze(1)
+    return angles.cos(), angles.sin()
+
+
+def cat_rotations(rotations: list[Rotation]) -> Rotation:
+    """Rotations of consecutive tokens as one."""
+    return torch.cat([r[0] for r in rotations], dim=2), torch.cat([r[1] for r in rotations], dim=2)
+
+
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """Turn x (B, H, N, d): channel c is paired with c + d/2. Computed in float32, returned in x's dtype."""
+    cos, sin = rotation
+    first, second = x.float().chunk(2, dim=-1)
+    turned = torch.cat([-second, first], dim=-1)
+    return (x.float() * cos + turned * sin).to(x.dtype)

@@ -1,0 +1,1 @@
+"""Training losses, each a sum of named parts."""

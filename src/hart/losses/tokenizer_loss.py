@@ -1,0 +1,29 @@
+"""The tokenizer's training loss: reconstruction, perceptual distance, codebook and commitment."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from hart.tokenizer.hybrid_tokenizer import TrainingPass
+
+
+def tokenizer_loss(
+    image: Tensor,
+    reconstruction: Tensor,
+    training_pass: TrainingPass,
+    perceptual: nn.Module | None,
+    weights: dict[str, float],
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum and its unweighted parts.
+
+    image, reconstruction: (B, 3, H, W), nominally in [-1, 1].
+    weights: of the parts `reconstruction` (L1), `perceptual` and `quantizer`.
+    """
+    parts = {
+        "reconstruction": (reconstruction - image).abs().mean(),
+        "quantizer": training_pass.quantizer_loss,
+    }
+    if perceptual is not None:
+        parts["perceptual"] = perceptual(reconstruction, image)
+    total = sum((weights[name] * value for name, value in parts.items()), start=image.new_zeros(()))
+    return total, parts

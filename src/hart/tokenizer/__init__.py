@@ -1,0 +1,1 @@
+"""Images to discrete tokens at growing scales plus a continuous rest, and back."""

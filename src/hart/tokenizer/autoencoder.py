@@ -1,0 +1,148 @@
+"""The convolutional encoder and decoder of the tokenizer (VQGAN; Esser et al., 2021), without the quantiser.
+
+Shapes: B batch, C channels of a level, H W image, h w latent, D latent channels.
+Parameter names follow the order of the computation; the published ones are mapped in `hart.checkpoint`.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hart.config import TokenizerConfig
+
+NORM_GROUPS = 32
+NORM_EPS = 1e-6
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(NORM_GROUPS, channels, eps=NORM_EPS)
+
+
+class ResidualBlock(nn.Module):
+    """Norm, SiLU, 3x3 convolution, twice; a 1x1 convolution on the skip where the width changes."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm1 = group_norm(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = group_norm(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return self.skip(x) + h
+
+
+class SpatialAttention(nn.Module):
+    """Single-head self-attention over the h x w positions."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = group_norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.proj = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, _, height, width = x.shape
+        # (B, 3C, h, w) -> three of (B, 1, h w, C); the scale C^-0.5 is SDPA's own
+        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).unsqueeze(1).chunk(3, dim=-1)
+        h = F.scaled_dot_product_attention(q, k, v).squeeze(1).transpose(1, 2)
+        return x + self.proj(h.unflatten(2, (height, width)))
+
+
+class Middle(nn.Sequential):
+    """Block, attention, block at the lowest resolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(
+            ResidualBlock(channels, channels), SpatialAttention(channels), ResidualBlock(channels, channels)
+        )
+
+
+class Downsample(nn.Module):
+    """Half the side: zeros on the right and at the bottom, then a 3x3 convolution with stride 2."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Twice the side: nearest neighbour, then a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def level(in_channels: int, out_channels: int, blocks: int, attention: bool) -> list[nn.Module]:
+    """The blocks of one resolution, each followed by attention at the lowest one."""
+    layers: list[nn.Module] = []
+    for i in range(blocks):
+        layers.append(ResidualBlock(in_channels if i == 0 else out_channels, out_channels))
+        if attention:
+            layers.append(SpatialAttention(out_channels))
+    return layers
+
+
+class Encoder(nn.Module):
+    """Image (B, 3, H, W) in [-1, 1] to latent (B, D, H/f, W/f), before `quant_conv`."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        widths = [config.base_channels * m for m in config.channel_multipliers]
+        self.conv_in = nn.Conv2d(3, config.base_channels, 3, padding=1)
+        self.levels = nn.ModuleList()
+        width = config.base_channels
+        for i, out in enumerate(widths):
+            lowest = i == len(widths) - 1
+            layers = level(width, out, config.residual_blocks, attention=lowest)
+            self.levels.append(nn.Sequential(*layers, *([] if lowest else [Downsample(out)])))
+            width = out
+        self.middle = Middle(width)
+        self.norm_out = group_norm(width)
+        self.conv_out = nn.Conv2d(width, config.latent_channels, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        h = self.conv_in(image)
+        for layer in self.levels:
+            h = layer(h)
+        return self.conv_out(F.silu(self.norm_out(self.middle(h))))
+
+
+class Decoder(nn.Module):
+    """Latent (B, D, h, w), after `post_quant_conv`, to image (B, 3, f h, f w); not clamped."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        widths = [config.base_channels * m for m in reversed(config.channel_multipliers)]
+        width = widths[0]
+        self.conv_in = nn.Conv2d(config.latent_channels, width, 3, padding=1)
+        self.middle = Middle(width)
+        self.levels = nn.ModuleList()
+        for i, out in enumerate(widths):
+            layers = level(width, out, config.residual_blocks + 1, attention=i == 0)
+            self.levels.append(nn.Sequential(*layers, *([] if i == len(widths) - 1 else [Upsample(out)])))
+            width = out
+        self.norm_out = group_norm(width)
+        self.conv_out = nn.Conv2d(width, 3, 3, padding=1)
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The weight that the adaptive adversarial loss balances gradients at."""
+        return self.conv_out.weight
+
+    def forward(self, latent: Tensor) -> Tensor:
+        h = self.middle(self.conv_in(latent))
+        for layer in self.levels:
+            h = layer(h)
+        return self.conv_out(F.silu(self.norm_out(h)))

@@ -1,0 +1,97 @@
+"""The hybrid tokenizer (paper, section 3.1): an image as discrete tokens at growing scales plus a continuous rest.
+
+One decoder reads two kinds of latent: the sum of codes (discrete tokens alone) and the encoder's own
+output (discrete plus continuous tokens).
+
+Shapes: B batch, H W image, f pixels of a latent cell, D latent channels, n_K side of the latent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hart.config import TokenizerConfig
+from hart.scales import ScaleSchedule
+from hart.tokenizer.autoencoder import Decoder, Encoder
+from hart.tokenizer.quantizer import MultiScaleQuantizer, QuantizedLatent, next_scale_input
+from hart.types import TokenMaps
+
+
+@dataclass(frozen=True)
+class TrainingPass:
+    """What a training step of the tokenizer needs.
+
+    latent: (B, D, n_K, n_K), what is decoded; discrete or continuous.
+    quantizer_loss: scalar, the codebook and commitment terms, the same for both kinds.
+    quantized: the codes, for usage statistics.
+    """
+
+    latent: Tensor
+    quantizer_loss: Tensor
+    quantized: QuantizedLatent
+
+
+class HybridTokenizer(nn.Module):
+    """Encoder, quantiser and decoder with the convolutions between them."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        kernel = config.quant_conv_kernel
+        self.encoder = Encoder(config)
+        self.quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, kernel, padding=kernel // 2)
+        self.quantizer = MultiScaleQuantizer(
+            config.codebook_size, config.latent_channels, config.shared_phi, config.phi_weight
+        )
+        self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, kernel, padding=kernel // 2)
+        self.decoder = Decoder(config)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Image (B, 3, H, W) in [-1, 1] to its continuous latent (B, D, H/f, W/f)."""
+        return self.quant_conv(self.encoder(image))
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Latent (B, D, h, w) to an image (B, 3, f h, f w) clamped to [-1, 1]."""
+        return self.decode_unclamped(latent).clamp(-1, 1)
+
+    def decode_unclamped(self, latent: Tensor) -> Tensor:
+        """As `decode`, before the clamp: what a reconstruction loss compares."""
+        return self.decoder(self.post_quant_conv(latent.to(self.post_quant_conv.weight.dtype)))
+
+    def quantize(self, latent: Tensor, schedule: ScaleSchedule | None = None) -> QuantizedLatent:
+        """Codes of a latent over `schedule`, by default the configured one."""
+        return self.quantizer.encode(latent, schedule or self.config.schedule)
+
+    def token_maps(self, latent: Tensor, schedule: ScaleSchedule | None = None) -> TokenMaps:
+        """The transformer's targets and teacher-forcing input for a continuous latent (B, D, n_K, n_K)."""
+        schedule = schedule or self.config.schedule
+        quantized = self.quantize(latent, schedule)
+        inputs = [
+            next_scale_input(total, side)
+            for total, side in zip(quantized.partial_sums[:-1], schedule.sides[1:], strict=True)
+        ]
+        return TokenMaps(
+            indices=quantized.indices,
+            teacher_forcing_input=torch.cat(inputs, dim=1),
+            last_scale_continuous=quantized.last_rest.flatten(2).transpose(1, 2),
+        )
+
+    def reconstruct(self, image: Tensor, *, discrete: bool, schedule: ScaleSchedule | None = None) -> Tensor:
+        """Encode and decode an image (B, 3, H, W) in [-1, 1].
+
+        `discrete` keeps the codes alone. Otherwise the latent is codes plus the exact rest, which is the
+        encoder's latent: what hybrid tokens reach when the rest is drawn without error.
+        """
+        latent = self.encode(image)
+        return self.decode(self.quantize(latent, schedule).latent if discrete else latent)
+
+    def training_pass(self, image: Tensor, *, discrete: bool) -> TrainingPass:
+        """Encode and quantise with gradients: straight through the codes, or the continuous latent itself."""
+        latent = self.encode(image)
+        quantized = self.quantize(latent)
+        decoded = latent + (quantized.latent - latent).detach() if discrete else latent
+        loss = self.quantizer.loss(quantized, latent, self.config.commitment_weight)
+        return TrainingPass(decoded, loss, quantized)

@@ -1,0 +1,142 @@
+"""Multi-scale residual quantisation (VAR; Tian et al., 2024, and paper, section 3.1).
+
+A latent is coded coarse to fine. At every scale the rest that is still uncoded is pooled to the scale's
+side, each cell takes its nearest code, and the codes' map, resized back and smoothed by phi, is taken off
+the rest.
+
+Shapes: B batch, K scales, N tokens of one scale, L tokens of all scales, D latent channels, V codes,
+n_k side of scale k, n_K side of the latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hart.scales import ScaleSchedule
+
+
+@dataclass(frozen=True)
+class QuantizedLatent:
+    """Everything a pass over the scales yields.
+
+    indices: K tensors (B, N_k) int64.
+    partial_sums: K tensors (B, D, n_K, n_K): the sum of the scales up to and including k, phi applied at all.
+    last_rest: (B, D, n_K, n_K), the rest that the last scale was given.
+    """
+
+    indices: tuple[Tensor, ...]
+    partial_sums: tuple[Tensor, ...]
+    last_rest: Tensor
+
+    @property
+    def latent(self) -> Tensor:
+        """(B, D, n_K, n_K), the discrete approximation: the sum over all scales."""
+        return self.partial_sums[-1]
+
+
+class Phi(nn.Module):
+    """phi(h) = (1 - w) h + w conv(h): smooths a map of codes after resizing."""
+
+    def __init__(self, channels: int, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return (1 - self.weight) * h + self.weight * self.conv(h)
+
+
+def shared_phi_table(scales: int, shared: int) -> tuple[int, ...]:
+    """Which of the `shared` phi each of the `scales` uses.
+
+    Computed in float64 as published: near-ties are settled by its rounding, so that exact fractions
+    would give another table.
+    """
+    # four phi have their ticks at 1/12 ... 11/12; any other number at the middles of equal parts
+    first = 1 / 3 / shared if shared == 4 else 1 / 2 / shared
+    ticks = np.linspace(first, 1 - first, shared)
+    return tuple(int(np.argmin(np.abs(ticks - k / (scales - 1)))) for k in range(scales))
+
+
+class MultiScaleQuantizer(nn.Module):
+    """The codebook and the shared phi. Runs over any scale schedule, not only the one it was trained on."""
+
+    def __init__(self, codebook_size: int, channels: int, shared_phi: int, phi_weight: float) -> None:
+        super().__init__()
+        self.codebook = nn.Embedding(codebook_size, channels)
+        self.phis = nn.ModuleList(Phi(channels, phi_weight) for _ in range(shared_phi))
+
+    def phi(self, k: int, schedule: ScaleSchedule) -> Phi:
+        """The phi of scale k (0-based) in `schedule`."""
+        phi = self.phis[shared_phi_table(len(schedule), len(self.phis))[k]]
+        assert isinstance(phi, Phi)
+        return phi
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """Indices (...,) of the codes nearest to x (..., D) in squared Euclidean distance, in float32 or wider."""
+        codes = self.codebook.weight.float()
+        flat = x.reshape(-1, x.shape[-1]).float()
+        distances = flat.square().sum(1, keepdim=True) + codes.square().sum(1)
+        distances.addmm_(flat, codes.T, alpha=-2)
+        return distances.argmin(dim=1).view(x.shape[:-1])
+
+    def contribution(self, embeddings: Tensor, k: int, schedule: ScaleSchedule) -> Tensor:
+        """What scale k adds to the running sum: embeddings (B, N_k, D) -> (B, D, n_K, n_K), phi applied."""
+        return self.phi(k, schedule)(resize_to_final(to_map(embeddings), schedule.final_side))
+
+    def encode(self, latent: Tensor, schedule: ScaleSchedule) -> QuantizedLatent:
+        """Quantise latent (B, D, n_K, n_K) scale by scale.
+
+        Differentiable in codebook and phi (through the partial sums), not in `latent`.
+        Raises `ValueError` when the latent's side is not the schedule's last.
+        """
+        side = schedule.final_side
+        if latent.shape[-2:] != (side, side):
+            raise ValueError(f"latent is {tuple(latent.shape[-2:])}, the scale schedule ends at {side} x {side}")
+        latent = latent.detach()
+        total = torch.zeros_like(latent)
+        indices, partial_sums = [], []
+        rest = latent
+        for k, scale_side in enumerate(schedule):
+            rest = latent - total.detach()
+            pooled = rest if scale_side == side else F.interpolate(rest, size=(scale_side, scale_side), mode="area")
+            index = self.nearest(pooled.flatten(2).transpose(1, 2))
+            total = total + self.contribution(self.codebook(index), k, schedule)
+            indices.append(index)
+            partial_sums.append(total)
+        return QuantizedLatent(tuple(indices), tuple(partial_sums), rest)
+
+    def decode(self, indices: Sequence[Tensor], schedule: ScaleSchedule) -> Tensor:
+        """The discrete latent (B, D, n_K, n_K) of K index maps (B, N_k), phi applied at every scale."""
+        terms = [self.contribution(self.codebook(index), k, schedule) for k, index in enumerate(indices)]
+        return torch.stack(terms).sum(dim=0)
+
+    def loss(self, quantized: QuantizedLatent, latent: Tensor, commitment_weight: float) -> Tensor:
+        """Scalar: mean over scales of beta MSE(sg[sum_k], latent) + MSE(sum_k, sg[latent]) (model.md, section 2)."""
+        terms = [
+            commitment_weight * F.mse_loss(latent, partial.detach()) + F.mse_loss(partial, latent.detach())
+            for partial in quantized.partial_sums
+        ]
+        return torch.stack(terms).mean()
+
+
+def to_map(tokens: Tensor) -> Tensor:
+    """Tokens (B, n n, D) in raster order as a map (B, D, n, n)."""
+    side = round(tokens.shape[1] ** 0.5)
+    return tokens.transpose(1, 2).unflatten(2, (side, side))
+
+
+def resize_to_final(x: Tensor, side: int) -> Tensor:
+    """Bicubic resize of a map (B, D, n, n) to the latent's side; nothing to do at the last scale."""
+    return x if x.shape[-1] == side else F.interpolate(x, size=(side, side), mode="bicubic")
+
+
+def next_scale_input(total: Tensor, side: int) -> Tensor:
+    """The running sum (B, D, n_K, n_K) seen at a scale of side n: (B, n n, D) in raster order."""
+    return F.interpolate(total, size=(side, side), mode="area").flatten(2).transpose(1, 2)

@@ -1,0 +1,1 @@
+"""Training: the loop, and one task a stage."""

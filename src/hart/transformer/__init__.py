@@ -1,0 +1,1 @@
+"""The scalable-resolution autoregressive transformer."""

@@ -1,0 +1,79 @@
+"""One transformer block, composed from the configuration's choices.
+
+Shapes: B batch, N tokens, C width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hart.config import TransformerConfig
+from hart.layers.attention import Attention
+from hart.layers.kv_cache import KVCache
+from hart.layers.norm import PlainLayerNorm, RMSNorm
+from hart.layers.rope import Rotation
+from hart.transformer.modulation import Modulation, build_modulation
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) up(x)), without biases."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(width, hidden, bias=False)
+        self.up = nn.Linear(width, hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class GeluMLP(nn.Module):
+    """Linear, GELU (tanh approximation), linear, as in GPT-2 and VAR."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(width, hidden)
+        self.linear2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear2(F.gelu(self.linear1(x), approximate="tanh"))
+
+
+def build_norm(config: TransformerConfig) -> nn.Module:
+    return RMSNorm(config.width) if config.norm == "rms" else PlainLayerNorm(config.width)
+
+
+def build_mlp(config: TransformerConfig) -> nn.Module:
+    kind = SwiGLU if config.mlp == "swiglu" else GeluMLP
+    return kind(config.width, config.mlp_width)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)); the two share one norm, and modulation wraps both."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.norm = build_norm(config)
+        self.attention = Attention(config.width, config.heads, qk_norm=config.qk_norm)
+        self.mlp = build_mlp(config)
+        self.modulation = build_modulation(config.modulation, config.width)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotation: Rotation | None,
+        modulation: Modulation,
+        *,
+        segments: Sequence[int] | None = None,
+        cache: KVCache | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        """x (B, N, C) to (B, N, C); `segments`, `cache` and `layer` as in `Attention`."""
+        h = modulation.into(0, self.norm(x))
+        x = x + modulation.out(0, self.attention(h, rotation, segments=segments, cache=cache, layer=layer))
+        h = modulation.into(1, self.norm(x))
+        return x + modulation.out(1, self.mlp(h))

@@ -1,0 +1,81 @@
+"""What the picture is conditioned on, as tokens in front of the image tokens.
+
+The context stands in the place of scale 1's start token: its last position predicts the single token of
+scale 1. Text is S tokens; a class is one.
+
+Shapes: B batch, S context tokens, E text width, C model width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from hart.config import TextConditioning
+from hart.layers.norm import RMSNorm
+from hart.types import ClassContext, TextContext
+
+
+@dataclass(frozen=True)
+class EmbeddedContext:
+    """A context inside the transformer.
+
+    tokens: (B, S, C), before level and position embeddings.
+    position_ids: (B, S).
+    block_condition: (B, C), what modulates the blocks.
+    head_condition: (B, C), what modulates the head.
+    """
+
+    tokens: Tensor
+    position_ids: Tensor
+    block_condition: Tensor
+    head_condition: Tensor
+
+    @property
+    def last_position(self) -> Tensor:
+        """(B,), where the context ends; image tokens count from here."""
+        return self.position_ids[:, -1]
+
+
+class TextEmbedder(nn.Module):
+    """Text features through norm and projection. The head always sees the maximum over all tokens."""
+
+    def __init__(self, config: TextConditioning, width: int, pooling: Literal["mean", "max"]) -> None:
+        super().__init__()
+        self.config = config
+        self.pooling = pooling
+        self.norm = RMSNorm(config.width) if config.norm else nn.Identity()
+        self.project = nn.Linear(config.width, width)
+
+    def forward(self, context: TextContext) -> EmbeddedContext:
+        if context.embeddings.shape[1:] != (self.config.tokens, self.config.width):
+            raise ValueError(
+                f"the text context is {tuple(context.embeddings.shape[1:])}, "
+                f"the model takes ({self.config.tokens}, {self.config.width})"
+            )
+        tokens = self.project(self.norm(context.embeddings.to(self.project.weight.dtype)))
+        maximum = tokens.amax(dim=1)
+        if self.pooling == "mean":
+            mask = context.mask.unsqueeze(2).to(tokens.dtype)
+            pooled = (tokens * mask).sum(dim=1) / mask.sum(dim=1)
+        else:
+            pooled = maximum
+        return EmbeddedContext(tokens, context.position_ids, pooled, maximum)
+
+
+class ClassEmbedder(nn.Module):
+    """One vector a class plus a learned start; the class vector alone modulates blocks and head."""
+
+    def __init__(self, num_classes: int, width: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.embedding = nn.Embedding(num_classes + 1, width)
+        self.start = nn.Parameter(torch.zeros(width))
+
+    def forward(self, context: ClassContext) -> EmbeddedContext:
+        vector = self.embedding(context.labels)
+        tokens = (vector + self.start).unsqueeze(1)
+        return EmbeddedContext(tokens, torch.zeros_like(context.labels).unsqueeze(1), vector, vector)

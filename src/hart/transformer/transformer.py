@@ -1,0 +1,213 @@
+"""The scalable-resolution transformer (paper, section 3.2): a context and the scales so far to the next scale.
+
+Every scale is one step: all its tokens are predicted at once, from the context and all earlier scales.
+Training computes all scales in one pass; generation keeps keys and values and computes one scale a call.
+Both go through the same embedding and the same blocks.
+
+Shapes: B batch, K scales, S context tokens, N tokens of one scale, L tokens of all scales, C width,
+D latent channels, V codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hart.config import TransformerConfig
+from hart.layers.embedding import SinusoidalMLP
+from hart.layers.kv_cache import KVCache
+from hart.layers.norm import SiluLinear, modulate
+from hart.layers.rope import Rotation, cat_rotations, rotation_1d, rotation_2d
+from hart.transformer.block import Block, build_norm
+from hart.transformer.condition import ClassEmbedder, EmbeddedContext, TextEmbedder
+from hart.transformer.modulation import Modulation
+from hart.types import Context
+
+
+class LevelTable(nn.Module):
+    """One learned vector a scale."""
+
+    def __init__(self, scales: int, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(scales, width)
+
+    def forward(self, levels: Tensor) -> Tensor:
+        return self.embedding(levels)
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """A context prepared once for all scales: its embedding and the modulation of every block."""
+
+    context: EmbeddedContext
+    modulations: tuple[Modulation, ...]
+
+
+class ModulatedHead(nn.Module):
+    """Norm, modulation by the pooled condition, and a linear layer to the codes."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.norm = build_norm(config)
+        self.modulation = SiluLinear(config.width, 2 * config.width)
+        self.linear = nn.Linear(config.width, config.codebook_size)
+
+    def forward(self, hidden: Tensor, condition: Tensor) -> Tensor:
+        """hidden (B, N, C), condition (B, C) to logits (B, N, V) in float32."""
+        scale, shift = self.modulation(condition).unsqueeze(1).chunk(2, dim=2)
+        return self.linear(modulate(self.norm(hidden), scale, shift)).float()
+
+
+class HartTransformer(nn.Module):
+    """Context tokens, embedded scales, blocks, head. Knows neither tokenizer nor sampling."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.schedule = config.schedule
+        width = config.width
+        if config.text is not None:
+            self.context_embedder: nn.Module = TextEmbedder(config.text, width, config.modulation_pooling)
+        elif config.classes is not None:
+            self.context_embedder = ClassEmbedder(config.classes.num_classes, width)
+        self.word_embed = nn.Linear(config.latent_channels, width)
+        self.level_embedding = (
+            SinusoidalMLP(width) if config.level_embedding == "sinusoidal" else LevelTable(len(self.schedule), width)
+        )
+        self.positions = (
+            nn.Parameter(0.02 * torch.randn(self.schedule.total_tokens, width))
+            if config.position == "absolute"
+            else None
+        )
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.head = ModulatedHead(config)
+
+    @property
+    def context_tokens(self) -> int:
+        """S: tokens in front of the image tokens."""
+        return self.config.text.tokens if self.config.text is not None else 1
+
+    @property
+    def head_width(self) -> int:
+        return self.config.width // self.config.heads
+
+    def condition(self, context: Context) -> Conditioning:
+        """Embed a context of batch B and compute the blocks' modulations."""
+        embedded = self.context_embedder(context)
+        return Conditioning(embedded, tuple(block.modulation(embedded.block_condition) for block in self.blocks))
+
+    def embed_context(self, conditioning: Conditioning) -> tuple[Tensor, Rotation | None]:
+        """The context's tokens (B, S, C) with level (and absolute position) added, and their rotation."""
+        context = conditioning.context
+        tokens = context.tokens + self._level(0, context.tokens)
+        if self.positions is not None:
+            return tokens + self.positions[:1], None
+        return tokens, rotation_1d(context.position_ids, self.head_width)
+
+    def embed_scale(
+        self, k: int, scale_input: Tensor, conditioning: Conditioning, cells: Tensor | None = None
+    ) -> tuple[Tensor, Rotation | None]:
+        """Tokens of scale k (0-based, k > 0) and their rotation.
+
+        scale_input: (B, N, D), the running sum of the scales before, resized to this one.
+        cells: (B, M) raster positions that `scale_input` (B, M, D) holds, when it is not all N of them.
+        """
+        tokens = self.word_embed(scale_input.to(self.word_embed.weight.dtype))
+        tokens = tokens + self._level(k, tokens)
+        side = self.schedule.sides[k]
+        if cells is None:
+            cells = torch.arange(side * side, device=tokens.device).unsqueeze(0)
+        if self.positions is not None:
+            return tokens + self.positions[self.schedule.span(k)][cells], None
+        ratio = self.schedule.final_side / side
+        start = conditioning.context.last_position.unsqueeze(1)
+        return tokens, rotation_2d(cells // side * ratio + start, cells % side * ratio + start, self.head_width)
+
+    def forward(self, context: Context, teacher_forcing_input: Tensor, last_cells: Tensor | None = None) -> HartHidden:
+        """All scales at once under the block-causal order, for training.
+
+        teacher_forcing_input: (B, L - 1, D), see `hart.types.TokenMaps`.
+        last_cells: (B, M) raster positions of the last scale that are computed; None computes all.
+        """
+        conditioning = self.condition(context)
+        scales = list(teacher_forcing_input.split(list(self.schedule.token_counts[1:]), dim=1))
+        if last_cells is not None:
+            scales[-1] = gather_tokens(scales[-1], last_cells)
+        parts = [self.embed_context(conditioning)]
+        for k, scale_input in enumerate(scales, start=1):
+            cells = last_cells if k == len(self.schedule) - 1 else None
+            parts.append(self.embed_scale(k, scale_input, conditioning, cells))
+        segments = [tokens.shape[1] for tokens, _ in parts]
+        rotations = [rotation for _, rotation in parts if rotation is not None]
+        x = self._blocks(
+            torch.cat([tokens for tokens, _ in parts], dim=1),
+            cat_rotations(rotations) if rotations else None,
+            conditioning,
+            segments=segments,
+        )
+        # the context's last position stands for scale 1
+        return HartHidden(x[:, segments[0] - 1 :], (1, *segments[1:]), conditioning)
+
+    def new_cache(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> KVCache:
+        """An empty cache for the context and all scales of `batch` pictures."""
+        capacity = self.context_tokens + self.schedule.total_tokens - 1
+        return KVCache(
+            len(self.blocks), batch, self.config.heads, capacity, self.head_width, dtype=dtype, device=device
+        )
+
+    def first_scale(self, conditioning: Conditioning, cache: KVCache) -> Tensor:
+        """Run the context; the hidden state (B, 1, C) that predicts scale 1's token."""
+        tokens, rotation = self.embed_context(conditioning)
+        return self._blocks(tokens, rotation, conditioning, cache=cache)[:, -1:]
+
+    def next_scale(
+        self, k: int, scale_input: Tensor, conditioning: Conditioning, cache: KVCache, cells: Tensor | None = None
+    ) -> Tensor:
+        """Hidden states (B, N, C) of scale k; arguments as in `embed_scale`, earlier tokens in the cache."""
+        tokens, rotation = self.embed_scale(k, scale_input, conditioning, cells)
+        return self._blocks(tokens, rotation, conditioning, cache=cache)
+
+    def logits(self, hidden: Tensor, conditioning: Conditioning) -> Tensor:
+        """Hidden states (B, N, C) to logits (B, N, V) in float32."""
+        return self.head(hidden, conditioning.context.head_condition)
+
+    def _level(self, k: int, like: Tensor) -> Tensor:
+        return self.level_embedding(torch.tensor([k], device=like.device))
+
+    def _blocks(
+        self,
+        x: Tensor,
+        rotation: Rotation | None,
+        conditioning: Conditioning,
+        *,
+        segments: Sequence[int] | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        for layer, (block, modulation) in enumerate(zip(self.blocks, conditioning.modulations, strict=True)):
+            x = block(x, rotation, modulation, segments=segments, cache=cache, layer=layer)
+        if cache is not None:
+            cache.advance(x.shape[1])
+        return x
+
+
+@dataclass(frozen=True)
+class HartHidden:
+    """A training pass: hidden states (B, L', C), the tokens of each scale in them, and the conditioning."""
+
+    hidden: Tensor
+    segments: tuple[int, ...]
+    conditioning: Conditioning
+
+    @property
+    def last_scale(self) -> Tensor:
+        """(B, M, C), the computed tokens of the last scale."""
+        return self.hidden[:, -self.segments[-1] :]
+
+
+def gather_tokens(x: Tensor, cells: Tensor) -> Tensor:
+    """Rows `cells` (B, M) of x (B, N, ...)."""
+    index = cells.view(*cells.shape, *(1,) * (x.dim() - 2)).expand(*cells.shape, *x.shape[2:])
+    return x.gather(1, index)

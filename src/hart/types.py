@@ -1,0 +1,94 @@
+"""What the stages hand to each other: frozen dataclasses without behaviour of their own.
+
+Shapes: B batch, K scales, L tokens of all scales, N tokens of one scale, S text tokens,
+E text width, D latent channels, n_K side of the latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TextContext:
+    """Text features for a batch of prompts, padded to one length.
+
+    embeddings: (B, S, E) hidden states of the text encoder, padding included.
+    mask: (B, S) bool, true where a token is real.
+    """
+
+    embeddings: Tensor
+    mask: Tensor
+
+    @property
+    def position_ids(self) -> Tensor:
+        """(B, S) running count of real tokens minus 1; never below 0."""
+        return (self.mask.long().cumsum(dim=-1) - 1).clamp(min=0)
+
+    def null(self) -> TextContext:
+        """The unconditional context of classifier-free guidance: zeros, only the first token real."""
+        mask = torch.zeros_like(self.mask, dtype=torch.bool)
+        mask[:, 0] = True
+        return TextContext(torch.zeros_like(self.embeddings), mask)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> TextContext:
+        return TextContext(self.embeddings.to(device, dtype), self.mask.to(device))
+
+    def select(self, rows: slice | Tensor) -> TextContext:
+        return TextContext(self.embeddings[rows], self.mask[rows])
+
+    @staticmethod
+    def cat(contexts: Iterable[TextContext]) -> TextContext:
+        contexts = list(contexts)
+        return TextContext(torch.cat([c.embeddings for c in contexts]), torch.cat([c.mask for c in contexts]))
+
+    def __len__(self) -> int:
+        return self.embeddings.shape[0]
+
+
+@dataclass(frozen=True)
+class ClassContext:
+    """Class labels for a batch. labels: (B,) int64; `num_classes` itself stands for 'no class'."""
+
+    labels: Tensor
+    num_classes: int
+
+    def null(self) -> ClassContext:
+        return ClassContext(torch.full_like(self.labels, self.num_classes), self.num_classes)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> ClassContext:
+        return ClassContext(self.labels.to(device), self.num_classes)
+
+    def select(self, rows: slice | Tensor) -> ClassContext:
+        return ClassContext(self.labels[rows], self.num_classes)
+
+    @staticmethod
+    def cat(contexts: Iterable[ClassContext]) -> ClassContext:
+        contexts = list(contexts)
+        return ClassContext(torch.cat([c.labels for c in contexts]), contexts[0].num_classes)
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+
+Context = TextContext | ClassContext
+
+
+@dataclass(frozen=True)
+class TokenMaps:
+    """What the transformer is trained on, made from images by the tokenizer (paper, section 3.1).
+
+    indices: K tensors (B, N_k) int64, the code of every token.
+    teacher_forcing_input: (B, L - 1, D), for scales 2..K the running sum of the scales before,
+        resized to the scale, in raster order.
+    last_scale_continuous: (B, N_K, D), what the last scale has to hold; the residual tokens are this
+        minus the embedding of the last scale's codes.
+    """
+
+    indices: tuple[Tensor, ...]
+    teacher_forcing_input: Tensor
+    last_scale_continuous: Tensor
