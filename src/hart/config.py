@@ -106,6 +106,8 @@ class TokenizerConfig(Config):
     channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
     residual_blocks: int = 2
     """Residual blocks of a level in the encoder; the decoder has one more."""
+    norm_groups: int = 32
+    """Groups of every GroupNorm. As many groups as channels would normalise each channel by itself and lose colours."""
     latent_channels: int = 32
     codebook_size: int = 4096
     shared_phi: int = 4
@@ -120,7 +122,10 @@ class TokenizerConfig(Config):
             ScaleSchedule(self.scales)
         except ValueError as error:
             raise ConfigError(f"TokenizerConfig.scales: {error}") from None
-        require(self.base_channels % 32 == 0, "TokenizerConfig.base_channels must be a multiple of 32 (GroupNorm)")
+        require(
+            self.base_channels % self.norm_groups == 0,
+            f"TokenizerConfig.base_channels must be a multiple of norm_groups ({self.norm_groups})",
+        )
         require(self.shared_phi >= 1, "TokenizerConfig.shared_phi must be at least 1")
 
     @property

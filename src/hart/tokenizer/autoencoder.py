@@ -11,22 +11,21 @@ from torch import Tensor, nn
 
 from hart.config import TokenizerConfig
 
-NORM_GROUPS = 32
 NORM_EPS = 1e-6
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(NORM_GROUPS, channels, eps=NORM_EPS)
+def group_norm(channels: int, groups: int) -> nn.GroupNorm:
+    return nn.GroupNorm(groups, channels, eps=NORM_EPS)
 
 
 class ResidualBlock(nn.Module):
     """Norm, SiLU, 3x3 convolution, twice; a 1x1 convolution on the skip where the width changes."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, groups: int) -> None:
         super().__init__()
-        self.norm1 = group_norm(in_channels)
+        self.norm1 = group_norm(in_channels, groups)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = group_norm(out_channels)
+        self.norm2 = group_norm(out_channels, groups)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
@@ -39,9 +38,9 @@ class ResidualBlock(nn.Module):
 class SpatialAttention(nn.Module):
     """Single-head self-attention over the h x w positions."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.norm = group_norm(channels)
+        self.norm = group_norm(channels, groups)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.proj = nn.Conv2d(channels, channels, 1)
 
@@ -56,9 +55,11 @@ class SpatialAttention(nn.Module):
 class Middle(nn.Sequential):
     """Block, attention, block at the lowest resolution."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, groups: int) -> None:
         super().__init__(
-            ResidualBlock(channels, channels), SpatialAttention(channels), ResidualBlock(channels, channels)
+            ResidualBlock(channels, channels, groups),
+            SpatialAttention(channels, groups),
+            ResidualBlock(channels, channels, groups),
         )
 
 
@@ -84,13 +85,13 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-def level(in_channels: int, out_channels: int, blocks: int, attention: bool) -> list[nn.Module]:
+def level(in_channels: int, out_channels: int, blocks: int, groups: int, *, attention: bool) -> list[nn.Module]:
     """The blocks of one resolution, each followed by attention at the lowest one."""
     layers: list[nn.Module] = []
     for i in range(blocks):
-        layers.append(ResidualBlock(in_channels if i == 0 else out_channels, out_channels))
+        layers.append(ResidualBlock(in_channels if i == 0 else out_channels, out_channels, groups))
         if attention:
-            layers.append(SpatialAttention(out_channels))
+            layers.append(SpatialAttention(out_channels, groups))
     return layers
 
 
@@ -105,11 +106,11 @@ class Encoder(nn.Module):
         width = config.base_channels
         for i, out in enumerate(widths):
             lowest = i == len(widths) - 1
-            layers = level(width, out, config.residual_blocks, attention=lowest)
+            layers = level(width, out, config.residual_blocks, config.norm_groups, attention=lowest)
             self.levels.append(nn.Sequential(*layers, *([] if lowest else [Downsample(out)])))
             width = out
-        self.middle = Middle(width)
-        self.norm_out = group_norm(width)
+        self.middle = Middle(width, config.norm_groups)
+        self.norm_out = group_norm(width, config.norm_groups)
         self.conv_out = nn.Conv2d(width, config.latent_channels, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -127,13 +128,13 @@ class Decoder(nn.Module):
         widths = [config.base_channels * m for m in reversed(config.channel_multipliers)]
         width = widths[0]
         self.conv_in = nn.Conv2d(config.latent_channels, width, 3, padding=1)
-        self.middle = Middle(width)
+        self.middle = Middle(width, config.norm_groups)
         self.levels = nn.ModuleList()
         for i, out in enumerate(widths):
-            layers = level(width, out, config.residual_blocks + 1, attention=i == 0)
+            layers = level(width, out, config.residual_blocks + 1, config.norm_groups, attention=i == 0)
             self.levels.append(nn.Sequential(*layers, *([] if i == len(widths) - 1 else [Upsample(out)])))
             width = out
-        self.norm_out = group_norm(width)
+        self.norm_out = group_norm(width, config.norm_groups)
         self.conv_out = nn.Conv2d(width, 3, 3, padding=1)
 
     @property

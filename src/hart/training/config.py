@@ -11,6 +11,7 @@ from hart.config import (
     Config,
     ConfigError,
     ResidualDiffusionConfig,
+    SamplingConfig,
     TokenizerConfig,
     TransformerConfig,
     require,
@@ -19,9 +20,11 @@ from hart.config import (
 
 @dataclass(frozen=True)
 class OptimizerConfig(Config):
-    """AdamW with a linear warm-up, then constant or cosine decay to `final_fraction` of the rate."""
+    """AdamW or Muon with a linear warm-up, then constant or cosine decay to `final_fraction` of the rate."""
 
     learning_rate: float
+    kind: Literal["adamw", "muon"] = "adamw"
+    """muon: orthogonalised momentum for the matrices of transformer blocks (Jordan et al., 2024), AdamW for the rest."""
     warmup_steps: int = 100
     schedule: Literal["constant", "cosine"] = "cosine"
     final_fraction: float = 0.05
@@ -123,6 +126,8 @@ class TransformerRecipe(Recipe):
     """Folder of the text encoder."""
     transformer: TransformerConfig
     diffusion: ResidualDiffusionConfig | None = None
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """Written into the model as its defaults; training does not read it."""
     diffusion_weight: float = 1.0
     condition_dropout: float = 0.1
     """Share of captions replaced by the null context, for classifier-free guidance."""

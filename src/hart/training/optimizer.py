@@ -1,30 +1,76 @@
-"""AdamW with decay groups, and the learning rate as a function of the step."""
+"""AdamW and Muon with decay groups, and the learning rate as a function of the step."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
 from hart.training.config import OptimizerConfig
+from hart.training.muon import Muon
 
 
-def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters of `module`; matrices and kernels decay, vectors and embeddings do not."""
+class CombinedOptimizer:
+    """Several optimisers over disjoint parameters, stepped as one."""
+
+    def __init__(self, optimizers: list[torch.optim.Optimizer]) -> None:
+        self.optimizers = optimizers
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def zero_grad(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    def step(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {str(i): optimizer.state_dict() for i, optimizer in enumerate(self.optimizers)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for i, optimizer in enumerate(self.optimizers):
+            optimizer.load_state_dict(state[str(i)])
+
+
+def build_optimizer(module: nn.Module, config: OptimizerConfig) -> CombinedOptimizer:
+    """Optimiser over the trainable parameters of `module`.
+
+    Matrices and kernels decay; vectors and embeddings do not. With `config.kind` "muon", the matrices of
+    transformer blocks are stepped by Muon (orthogonalised momentum, scaled to AdamW's update size, so that
+    one learning rate serves both), everything else by AdamW.
+    """
     embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
-    trainable = [p for p in module.parameters() if p.requires_grad]
-    decayed = [p for p in trainable if p.dim() > 1 and id(p) not in embeddings]
-    others = [p for p in trainable if p.dim() <= 1 or id(p) in embeddings]
-    return torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": config.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        fused=True,
-    )
+    trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    orthogonal = {
+        id(p) for name, p in trainable if config.kind == "muon" and p.dim() == 2 and ".blocks." in f".{name}"
+    }
+    plain = [p for _, p in trainable if id(p) not in orthogonal]
+    decayed = [p for p in plain if p.dim() > 1 and id(p) not in embeddings]
+    others = [p for p in plain if p.dim() <= 1 or id(p) in embeddings]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=config.learning_rate,
+            betas=(config.beta1, config.beta2),
+            fused=True,
+        )
+    ]
+    if orthogonal:
+        optimizers.append(
+            Muon(
+                [p for _, p in trainable if id(p) in orthogonal],
+                lr=config.learning_rate,
+                momentum=config.beta2,
+                weight_decay=config.weight_decay,
+            )
+        )
+    return CombinedOptimizer(optimizers)
 
 
 def learning_rate(step: int, total_steps: int, config: OptimizerConfig) -> float:

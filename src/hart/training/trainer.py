@@ -106,7 +106,7 @@ class Trainer:
                 f"the loss is {loss.item()} at step {self.step}; the last good checkpoint is in {self.folder}: "
                 "resume with a lower learning rate or a lower gradient_clip"
             )
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.task.module.parameters(), self.optimizer_config.gradient_clip)
         self.optimizer.step()

@@ -1,0 +1,336 @@
+"""Builds the emoji data set: open emoji sets drawn to pictures, with captions, as WebDataset shards.
+
+Everything follows from the pinned packages, the size and the seed: the same call gives the same files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import random
+import sys
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import resvg_py
+from PIL import Image
+
+from hart.data.emoji.captions import Keywords, captions, plain_names
+from hart.data.emoji.catalogue import Icon, IconSet, catalogue
+from hart.data.emoji.npm import NpmPackage, fetch_package, read_json
+from hart.data.emoji.plan import SPLIT_RULE, Picture, held_out_keywords, plan_pictures
+from hart.errors import HartError
+
+BUILDER_VERSION = 1
+"""Part of the fingerprint: raised when the same packages, size and seed give other files."""
+SHARD_SIZE = 1000
+
+Progress = Callable[[int, int, str], None]
+"""Called with (done, total, what is being done)."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """One icon set. word: what captions call it; licence: SPDX identifier; author: whom to name."""
+
+    package: NpmPackage
+    word: str
+    licence: str
+    author: str
+
+
+STYLES: dict[str, Style] = {
+    "noto": Style(NpmPackage("@iconify-json/noto", "1.2.9"), "noto", "Apache-2.0", "Google"),
+    "noto-v1": Style(NpmPackage("@iconify-json/noto-v1", "1.2.5"), "old noto", "Apache-2.0", "Google"),
+    "twemoji": Style(NpmPackage("@iconify-json/twemoji", "1.2.5"), "twemoji", "CC-BY-4.0", "Twitter and contributors"),
+    "fluent-emoji": Style(NpmPackage("@iconify-json/fluent-emoji", "1.2.7"), "fluent", "MIT", "Microsoft"),
+    "fluent-emoji-flat": Style(
+        NpmPackage("@iconify-json/fluent-emoji-flat", "1.2.6"), "flat fluent", "MIT", "Microsoft"
+    ),
+    "emojione": Style(NpmPackage("@iconify-json/emojione", "1.2.3"), "emoji one", "CC-BY-4.0", "EmojiOne"),
+    "fxemoji": Style(NpmPackage("@iconify-json/fxemoji", "1.2.2"), "firefox", "Apache-2.0", "Mozilla"),
+}
+"""Style name (as in the records) -> where it comes from."""
+
+NAMES = NpmPackage("emojibase-data", "17.0.0")
+KEYWORDS = NpmPackage("emojilib", "4.0.3")
+WORD_LICENCES = {NAMES: "MIT", KEYWORDS: "MIT"}
+SHORT_CODES = ("github", "iamcal", "emojibase", "joypixels")
+
+
+@dataclass(frozen=True)
+class EmojiSummary:
+    """What lies in the directory.
+
+    train, val: pictures. skipped: icons that drew blank or could not be drawn. reused: nothing had to be built.
+    """
+
+    directory: Path
+    train: int
+    val: int
+    skipped: int
+    concepts: int
+    reused: bool
+
+
+def default_cache() -> Path:
+    """The platform's folder for files that can be fetched again, with `hart` below it."""
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return base / "hart"
+
+
+def build_emoji(
+    directory: Path,
+    *,
+    size: int = 128,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+    seed: int = 0,
+    styles: Collection[str] = tuple(STYLES),
+) -> EmojiSummary:
+    """Draw the emoji sets into `directory`: `train-*.tar`, `val-*.tar`, `concepts.json`, `dataset.json`.
+
+    size: side of the pictures, pixels, 16 to 1024. cache: where the npm archives lie or go; see `default_cache`.
+    styles: names of `STYLES`. A stopped build goes on with the first missing shard; a complete one is only checked.
+    Each shard member pair is `<key>.webp` (lossless) and `<key>.json` with captions, concept, style, skin_tone, group,
+    weight and held_out (None, "style" or "tone"; see `hart.data.emoji.plan`).
+    Raises `HartError` for a bad size or style, for a directory with another data set, and where npm fails.
+    """
+    if not 16 <= size <= 1024:
+        raise HartError(f"size {size} is out of range: give 16 to 1024 pixels")
+    if unknown := sorted(set(styles) - set(STYLES)):
+        raise HartError(f"unknown emoji style(s) {', '.join(unknown)}: choose from {', '.join(STYLES)}")
+    chosen = {name: style for name, style in STYLES.items() if name in styles}
+    report = progress or (lambda done, total, what: None)
+    fingerprint = _fingerprint(size, seed, chosen)
+    if (summary := _finished(directory, fingerprint)) is not None:
+        return summary
+    _claim(directory, fingerprint)
+
+    icons = _read_icons(chosen, cache or default_cache(), report)
+    concepts = {icon.concept.slug: icon.concept for icon in icons}
+    withheld = held_out_keywords(concepts.values(), seed)
+    keywords = Keywords(concepts.values(), withheld)
+    pictures = plan_pictures(icons, seed)
+    counts, skipped = _write_shards(directory, pictures, keywords, size, seed, report)
+    _write_json(directory / "concepts.json", _concept_table(pictures, keywords, withheld))
+    # Written last: its presence says that the set is complete.
+    _write_json(
+        directory / "dataset.json",
+        {
+            "name": "hart emoji",
+            "fingerprint": fingerprint,
+            "size": size,
+            "seed": seed,
+            "counts": counts,
+            "skipped": skipped,
+            "concepts": len(concepts),
+            "held_out": Counter(picture.held_out for picture in pictures if picture.held_out),
+            "split_rule": SPLIT_RULE,
+            "held_out_keywords": withheld,
+            "styles": {
+                name: {
+                    "package": style.package.name,
+                    "version": style.package.version,
+                    "word": style.word,
+                    "licence": style.licence,
+                    "author": style.author,
+                    "pictures": sum(picture.icon.style == name for picture in pictures),
+                }
+                for name, style in chosen.items()
+            },
+            "words": {p.name: {"version": p.version, "licence": licence} for p, licence in WORD_LICENCES.items()},
+        },
+    )
+    return EmojiSummary(directory, counts["train"], counts["val"], skipped, len(concepts), reused=False)
+
+
+def render(svg: str, size: int) -> Image.Image | None:
+    """Draw an SVG document on white, centred, as large as fits into (size, size); None if bad or blank."""
+    try:
+        # Both sides are bounds for resvg: it keeps the proportions.
+        drawn = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size))
+    except ValueError:
+        return None
+    layer = Image.open(io.BytesIO(drawn)).convert("RGBA")
+    canvas = Image.new("RGBA", (size, size), "white")
+    canvas.alpha_composite(layer, ((size - layer.width) // 2, (size - layer.height) // 2))
+    picture = canvas.convert("RGB")
+    # A picture of one colour has a single entry in its table of colours.
+    return picture if picture.getcolors(maxcolors=1) is None else None
+
+
+def _fingerprint(size: int, seed: int, styles: Mapping[str, Style]) -> str:
+    packages = [f"{p.name}@{p.version}" for p in (*(style.package for style in styles.values()), NAMES, KEYWORDS)]
+    return hashlib.sha256(json.dumps([BUILDER_VERSION, size, seed, packages]).encode()).hexdigest()[:16]
+
+
+def _finished(directory: Path, fingerprint: str) -> EmojiSummary | None:
+    """The summary of a complete set in the directory, or None if there is none yet."""
+    if not (directory / "dataset.json").is_file():
+        return None
+    info = _load_json(directory / "dataset.json")
+    if info.get("fingerprint") != fingerprint:
+        raise HartError(f"{directory} holds a data set with other settings: choose another directory or empty it")
+    for split, count in info["counts"].items():
+        if sum(_shard_length(path) for path in directory.glob(f"{split}-*.tar")) != count:
+            raise HartError(f"{directory}: {split} shards are missing: delete dataset.json and run again")
+    return EmojiSummary(
+        directory, info["counts"]["train"], info["counts"]["val"], info["skipped"], info["concepts"], reused=True
+    )
+
+
+def _claim(directory: Path, fingerprint: str) -> None:
+    """Mark a directory before the first shard, so that shards of other settings are never mixed in."""
+    directory.mkdir(parents=True, exist_ok=True)
+    marker = directory / "building.json"
+    if marker.is_file():
+        if _load_json(marker).get("fingerprint") != fingerprint:
+            raise HartError(f"{directory} holds shards with other settings: choose another directory or empty it")
+    elif any(directory.glob("*.tar")):
+        raise HartError(f"{directory} already holds tar files of something else: choose another directory")
+    else:
+        _write_json(marker, {"fingerprint": fingerprint})
+
+
+def _read_icons(styles: Mapping[str, Style], cache: Path, report: Progress) -> list[Icon]:
+    packages = [*(style.package for style in styles.values()), NAMES, KEYWORDS]
+    archives = {}
+    for number, package in enumerate(packages):
+        report(number, len(packages), f"fetching {package.name}")
+        archives[package] = fetch_package(package, cache)
+    sets: dict[str, IconSet] = {}
+    for name, style in styles.items():
+        report(len(sets), len(styles), f"reading {name}")
+        icons, chars = read_json(archives[style.package], "icons.json", "chars.json")
+        if icons is None:
+            raise HartError(f"{archives[style.package]} has no icons.json: delete it and run again")
+        sets[name] = IconSet(icons["icons"], icons.get("aliases", {}), chars or {}, icons)
+    files = ("en/data.json", *(f"en/shortcodes/{table}.json" for table in SHORT_CODES))
+    entries, *short_codes = read_json(archives[NAMES], *files)
+    (keywords,) = read_json(archives[KEYWORDS], "dist/emoji-en-US.json")
+    if entries is None or keywords is None:
+        raise HartError(f"{archives[NAMES]} or {archives[KEYWORDS]} lacks its English data: delete both and run again")
+    return catalogue(sets, entries, keywords, [table for table in short_codes if table])
+
+
+def _write_shards(
+    directory: Path, pictures: Sequence[Picture], keywords: Keywords, size: int, seed: int, report: Progress
+) -> tuple[dict[str, int], int]:
+    """Write the shards that are not there yet; returns the pictures per split, and how many icons were skipped."""
+    counts = {"train": 0, "val": 0}
+    done = 0
+    for split in counts:
+        chosen = [picture for picture in pictures if (picture.held_out is not None) == (split == "val")]
+        for start in range(0, len(chosen), SHARD_SIZE):
+            part = chosen[start : start + SHARD_SIZE]
+            path = directory / f"{split}-{start // SHARD_SIZE:04d}.tar"
+            if not path.is_file():
+                with _atomic(path) as draft, tarfile.open(draft, "w") as tar:
+                    for offset, picture in enumerate(part):
+                        report(done + offset, len(pictures), f"drawing {split}")
+                        _add_picture(tar, picture, keywords, size, seed)
+            done += len(part)
+            counts[split] += _shard_length(path)
+    report(done, len(pictures), "done")
+    return counts, len(pictures) - sum(counts.values())
+
+
+def _add_picture(tar: tarfile.TarFile, picture: Picture, keywords: Keywords, size: int, seed: int) -> None:
+    icon = picture.icon
+    drawn = render(icon.svg, size)
+    if drawn is None:
+        return
+    encoded = io.BytesIO()
+    drawn.save(encoded, "WEBP", lossless=True, quality=50, method=2)
+    rng = random.Random(f"{seed}|captions|{picture.key}")
+    record = {
+        "captions": captions(icon.concept, STYLES[icon.style].word, icon.tone, keywords, rng),
+        "concept": icon.concept.slug,
+        "style": icon.style,
+        "skin_tone": icon.tone,
+        "group": icon.concept.group,
+        "weight": picture.weight,
+        "held_out": picture.held_out,
+    }
+    for suffix, data in (("webp", encoded.getvalue()), ("json", json.dumps(record).encode())):
+        member = tarfile.TarInfo(f"{picture.key}.{suffix}")
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+
+
+def _shard_length(path: Path) -> int:
+    try:
+        with tarfile.open(path) as tar:
+            return sum(name.endswith(".webp") for name in tar.getnames())
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise HartError(f"{path} is damaged ({error}): delete it and dataset.json, and run again") from error
+
+
+def _concept_table(
+    pictures: Iterable[Picture], keywords: Keywords, withheld: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    """Concept -> names, keywords and pictures, for evaluation."""
+    table: dict[str, Any] = {}
+    for picture in sorted(pictures, key=lambda picture: picture.key):
+        concept = picture.icon.concept
+        entry = table.setdefault(
+            concept.slug,
+            {
+                "names": plain_names(concept),
+                "group": concept.group,
+                "keywords": keywords.standing_alone(concept),
+                "held_out_keywords": [word for word in concept.keywords if concept.slug in withheld.get(word, ())],
+                "styles": [],
+                "held_out_styles": [],
+                "skin_tones": [],
+                "held_out_skin_tones": [],
+            },
+        )
+        if picture.icon.tone is None:
+            kind, value = "styles", picture.icon.style
+        else:
+            kind, value = "skin_tones", picture.icon.tone
+        held_out = picture.held_out == ("style" if kind == "styles" else "tone")
+        listed = entry[f"held_out_{kind}" if held_out else kind]
+        if value not in listed:
+            listed.append(value)
+    return table
+
+
+@contextmanager
+def _atomic(path: Path) -> Iterator[Path]:
+    """A temporary path that becomes `path` if the block ends well, and is removed if not."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield draft
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    with _atomic(path) as draft:
+        draft.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _load_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise HartError(f"{path} is damaged ({error}): delete it and run again") from error
+    if not isinstance(value, dict):
+        raise HartError(f"{path} is damaged (not an object): delete it and run again")
+    return value

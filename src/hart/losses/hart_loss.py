@@ -1,0 +1,83 @@
+"""The transformer's training loss: cross entropy over the token maps plus residual diffusion (paper, section 3.2-3.4).
+
+Shapes: B batch, K scales, N tokens of a scale, M computed tokens of the last scale, V codes, D latent channels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hart.generation.logits import filtered, sample
+from hart.model import Hart
+from hart.transformer.transformer import gather_tokens
+from hart.types import Context, TokenMaps
+
+# Codes that condition the diffusion in training are drawn from the model's own distribution, cut to these.
+SAMPLED_TOP_K, SAMPLED_TOP_P = 600, 0.96
+MINIMUM_KEPT = 32
+
+
+def draw_last_cells(batch: int, tokens: int, generator: torch.Generator, device: torch.device) -> Tensor:
+    """(B, M) sorted raster positions of the last scale that a step computes.
+
+    The dropped share is normal around 1 with std 0.25, cut to [0.5, 1] (paper, section 3.4): about 20% are
+    kept, at least `MINIMUM_KEPT` (or all there are).
+    """
+    kept = 1.0
+    while kept > 0.5:
+        kept = abs(0.25 * torch.randn((), generator=generator, device=generator.device).item())
+    count = min(tokens, max(MINIMUM_KEPT, round(kept * tokens)))
+    noise = torch.rand(batch, tokens, generator=generator, device=generator.device)
+    return noise.argsort(dim=1)[:, :count].sort(dim=1).values.to(device)
+
+
+def hart_loss(
+    hart: Hart,
+    codebook: nn.Embedding,
+    context: Context,
+    maps: TokenMaps,
+    last_cells: Tensor | None,
+    generator: torch.Generator,
+    *,
+    diffusion_weight: float,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Total loss and its parts: `cross_entropy`, that and the accuracy of every scale, and the diffusion's terms.
+
+    last_cells: (B, M) positions of the last scale that are computed and supervised; None takes all.
+    """
+    transformer = hart.transformer
+    output = transformer(context, maps.teacher_forcing_input, last_cells)
+    logits = transformer.logits(output.hidden, output.conditioning)
+    last = maps.indices[-1] if last_cells is None else maps.indices[-1].gather(1, last_cells)
+    targets = torch.cat([*maps.indices[:-1], last], dim=1)
+    per_token = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+    total = per_token.mean()
+    parts = {"cross_entropy": total}
+    with torch.no_grad():
+        correct = (logits.argmax(dim=-1) == targets).float()
+        scales = zip(per_token.split(output.segments, dim=1), correct.split(output.segments, dim=1), strict=True)
+        for k, (entropy, accuracy) in enumerate(scales):
+            parts[f"cross_entropy_{k}"] = entropy.mean()
+            parts[f"accuracy_{k}"] = accuracy.mean()
+    if hart.residual is None:
+        return total, parts
+    with torch.no_grad():
+        last_logits = filtered(logits[:, -output.segments[-1] :], SAMPLED_TOP_K, SAMPLED_TOP_P)
+        codes = sample(last_logits, torch.rand(last.shape, generator=generator, device=generator.device).to(last.device))
+        embeddings = codebook(codes)
+        continuous = maps.last_scale_continuous
+        if last_cells is not None:
+            continuous = gather_tokens(continuous, last_cells)
+        target = (continuous - embeddings).flatten(0, 1)
+    repeats = hart.residual.config.batch_multiplier
+    condition = hart.residual_condition(output.last_scale, embeddings).flatten(0, 1).repeat(repeats, 1)
+    target = target.repeat(repeats, 1)
+    steps = hart.residual.config.training_steps
+    timesteps = torch.randint(steps, (len(target),), generator=generator, device=generator.device)
+    noise = torch.randn(target.shape, generator=generator, device=generator.device)
+    diffusion = hart.residual.loss(condition, target, timesteps.to(target.device), noise.to(target.device))
+    parts["diffusion_mse"] = diffusion.mse.mean()
+    parts["diffusion_bound"] = diffusion.variational_bound.mean()
+    return total + diffusion_weight * diffusion.total.mean(), parts

@@ -1,0 +1,150 @@
+"""Reading captioned pictures, and the order that training sees them in."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from hart.data.datasets import batch_indices, open_dataset
+from hart.errors import HartError
+
+
+def picture(colour: str, size: tuple[int, int] = (8, 8), kind: str = "PNG") -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", size, colour).save(stream, kind)
+    return stream.getvalue()
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def test_shards_with_text_json_and_class_captions(tmp_path: Path) -> None:
+    record = {"captions": ["a red dot", "dot"], "weight": 0.25, "concept": "dot"}
+    write_tar(
+        tmp_path / "photos-train.tar",
+        {
+            "0.webp": picture("red", kind="WEBP"),
+            "0.json": json.dumps(record).encode(),
+            "1.png": picture("lime"),
+            "1.txt": "grün\n a green square \n".encode(),
+        },
+    )
+    write_tar(tmp_path / "train-0001.tar", {"2.jpg": picture("blue", kind="JPEG"), "2.cls": b"7"})
+    write_tar(tmp_path / "val-0000.tar", {"3.png": picture("white")})
+    data = open_dataset(tmp_path, "train", 8)
+    assert [data.captions(i) for i in range(len(data))] == [("a red dot", "dot"), ("grün", "a green square"), ("7",)]
+    assert data.weights.tolist() == [0.25, 1.0, 1.0]
+    assert data.records[0]["concept"] == "dot"
+    assert data.image(1).shape == (3, 8, 8)
+    assert data.image(1)[:, 3, 3].tolist() == [0, 255, 0]
+    assert len(open_dataset(tmp_path, "val", 8)) == 1
+    assert len(open_dataset(tmp_path / "val-0000.tar", "train", 8)) == 1
+
+
+def test_folder_with_a_folder_per_split(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "a.png").write_bytes(picture("red", (20, 10)))
+        (tmp_path / split / "a.txt").write_text(f"red in {split}")
+    data = open_dataset(tmp_path, "val", 4)
+    assert data.captions(0) == ("red in val",)
+    assert data.image(0).shape == (3, 4, 4)
+
+
+def test_loose_folder_is_split_by_name_without_overlap(tmp_path: Path) -> None:
+    for number in range(60):
+        (tmp_path / f"{number}.png").write_bytes(picture("red"))
+        (tmp_path / f"{number}.txt").write_text(str(number))
+    train, val = (open_dataset(tmp_path, split, 8) for split in ("train", "val"))
+    names = [{data.captions(i)[0] for i in range(len(data))} for data in (train, val)]
+    assert names[0] | names[1] == {str(number) for number in range(60)}
+    assert not names[0] & names[1]
+    assert len(train) > len(val) > 0
+
+
+def test_damaged_files_are_skipped_and_counted(tmp_path: Path) -> None:
+    write_tar(
+        tmp_path / "train-0.tar",
+        {
+            "good.png": picture("red"),
+            "bad.png": picture("red")[:30],
+            "text.png": b"no picture",
+            "note.png": picture("red"),
+            "note.json": b"{not json",
+        },
+    )
+    write_tar(tmp_path / "train-1.tar", {"whole.png": picture("blue"), "cut.png": picture("red", (64, 64))})
+    shard = (tmp_path / "train-1.tar").read_bytes()
+    (tmp_path / "train-1.tar").write_bytes(shard[: 512 + 512 + 512 + 60])
+    (tmp_path / "train-2.tar").write_bytes(b"no tar at all" * 100)
+    data = open_dataset(tmp_path, "train", 8)
+    assert len(data) == 2
+    assert data.skipped == 5
+
+
+def test_nothing_readable_is_an_error_that_says_so(tmp_path: Path) -> None:
+    with pytest.raises(HartError, match="does not exist"):
+        open_dataset(tmp_path / "nowhere", "train", 8)
+    with pytest.raises(HartError, match="no picture could be read"):
+        open_dataset(tmp_path, "train", 8)
+    write_tar(tmp_path / "train-0.tar", {"bad.png": b"x"})
+    with pytest.raises(HartError, match="1 damaged"):
+        open_dataset(tmp_path, "train", 8)
+    with pytest.raises(HartError, match="none for the split 'val'"):
+        open_dataset(tmp_path, "val", 8)
+
+
+def test_missing_captions_are_fine_until_text_is_trained(tmp_path: Path) -> None:
+    write_tar(tmp_path / "train-0.tar", {"a.png": picture("red"), "b.png": picture("red"), "b.txt": b"red"})
+    data = open_dataset(tmp_path, "train", 8)
+    assert data.captions(0) == ()
+    with pytest.raises(HartError, match="1 of 2 pictures have no caption"):
+        data.require_captions()
+
+
+def test_equal_weights_show_every_picture_once_a_round() -> None:
+    seen = torch.cat([batch_indices(torch.ones(10), 4, seed=0, step=step) for step in range(5)])
+    assert sorted(seen[:10].tolist()) == list(range(10))
+    assert sorted(seen[10:].tolist()) == list(range(10))
+    assert seen[:10].tolist() != seen[10:].tolist()
+
+
+def test_weights_set_how_often_a_picture_comes() -> None:
+    weights = torch.tensor([1.0, 0.5, 0.0, 2.5, 0.0])
+    seen = torch.cat([batch_indices(weights, 20, seed=3, step=step) for step in range(50)])
+    counts = torch.bincount(seen, minlength=5) / len(seen)
+    assert torch.allclose(counts, weights / weights.sum(), atol=0.01)
+    assert counts[2] == counts[4] == 0
+
+
+def test_order_depends_on_the_seed() -> None:
+    first, second = (batch_indices(torch.ones(50), 50, seed=seed, step=0).tolist() for seed in (0, 1))
+    assert first != second
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 30), st.integers(0, 40))
+def test_batches_of_any_size_cut_one_and_the_same_stream(count: int, batch_size: int, step: int) -> None:
+    weights = torch.ones(count)
+    stream = torch.cat([batch_indices(weights, 1, seed=5, step=n) for n in range((step + 1) * batch_size)])
+    batch = batch_indices(weights, batch_size, seed=5, step=step)
+    assert batch.tolist() == stream[step * batch_size :].tolist()
+
+
+@pytest.mark.parametrize("weights", [[0.0, 0.0], [1.0, -1.0], [1.0, float("nan")]])
+def test_senseless_weights_are_refused(weights: list[float]) -> None:
+    with pytest.raises(HartError, match="weights"):
+        batch_indices(torch.tensor(weights), 2, seed=0, step=0)
