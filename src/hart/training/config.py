@@ -65,14 +65,19 @@ class Recipe(Config):
 
     @classmethod
     def read(cls, path: Path, overrides: tuple[str, ...] = ()) -> Self:
-        """Read a TOML recipe; `overrides` are `key.subkey=value` with TOML values. Raises `ConfigError`."""
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read as a recipe: {error}") from None
-        for override in overrides:
-            _override(values, override)
-        return cls.from_dict(values)
+        """`read_table` and `from_dict` in one."""
+        return cls.from_dict(read_table(path, overrides))
+
+
+def read_table(path: Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Read a TOML recipe; `overrides` are `key.subkey=value` with TOML values. Raises `ConfigError`."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a recipe: {error}") from None
+    for override in overrides:
+        _override(values, override)
+    return values
 
 
 def _override(values: dict[str, Any], override: str) -> None:

@@ -13,7 +13,7 @@ from hart.data.datasets import CaptionedImages, batch_indices
 from hart.data.transforms import to_signed
 from hart.losses.hart_loss import draw_last_cells, hart_loss
 from hart.model import Hart
-from hart.text_encoder import TextEncoder, load_text_encoder
+from hart.text_encoder.compact import CompactTextEncoder
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.config import TransformerRecipe
 from hart.training.initialization import initialize
@@ -21,6 +21,7 @@ from hart.training.tokenizer_task import load_tokenizer
 from hart.types import TextContext, TokenMaps
 
 ENCODE_BATCH = 64
+TEXT_ENCODER_CONFIG = "text_encoder.json"
 
 
 @torch.inference_mode()
@@ -67,19 +68,19 @@ class TransformerTask:
         self.device = torch.device(recipe.trainer.device)
         self.tokenizer = load_tokenizer(Path(recipe.tokenizer)).requires_grad_(False)
         encoder_folder = Path(recipe.text_encoder)
-        self.text_config = TextEncoderConfig.load(encoder_folder / "config.json")
-        self.text_encoder: TextEncoder = load_text_encoder(self.text_config, encoder_folder)
+        text_config = TextEncoderConfig.load(encoder_folder / TEXT_ENCODER_CONFIG)
+        self.text_encoder = CompactTextEncoder.load(text_config, encoder_folder)
         text = recipe.transformer.text
-        if text is None or text.width != self.text_encoder.width or text.tokens != self.text_config.tokens:
+        if text is None or (text.width, text.tokens) != (self.text_encoder.width, text_config.tokens):
             raise ConfigError(
-                f"transformer.text must be width {self.text_encoder.width} and {self.text_config.tokens} tokens, "
+                f"transformer.text must be width {self.text_encoder.width} and {text_config.tokens} tokens, "
                 "what the text encoder gives"
             )
         self.config = HartConfig(
             tokenizer=self.tokenizer.config,
             transformer=recipe.transformer,
             diffusion=recipe.diffusion,
-            text_encoder=self.text_config,
+            text_encoder=text_config,
             sampling=recipe.sampling,
         )
         hart = Hart(self.config)
@@ -114,6 +115,7 @@ class TransformerTask:
 
     def save(self, folder: Path, module: nn.Module) -> None:
         assert isinstance(module, Hart)
+        self.text_encoder.save(folder)
         save_model(folder, self.config, self.tokenizer, module)
 
     def _captions(self, rows: Tensor, generator: torch.Generator) -> list[str]:

@@ -1,0 +1,32 @@
+"""What every text encoder offers, so that a pipeline or a training task takes any of them.
+
+Shapes: B prompts, S text tokens (`config.tokens`, always), E text width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from hart.config import TextEncoderConfig
+from hart.types import TextContext
+
+
+class TextEncoder(Protocol):
+    """A frozen prompt encoder. `width` is E, the width of the features that `encode` returns."""
+
+    @property
+    def config(self) -> TextEncoderConfig: ...
+
+    @property
+    def width(self) -> int: ...
+
+    def encode(self, prompts: Sequence[str]) -> TextContext:
+        """Embeddings (B, S, E) and mask (B, S) for B prompts; longer prompts are cut. No gradient is kept."""
+        ...
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> TextEncoder:
+        """Moves the encoder (in place) and returns it; `encode` then answers on that device in that type."""
+        ...

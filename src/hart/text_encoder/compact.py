@@ -1,0 +1,167 @@
+"""The text encoder of this project: a few million parameters, shipped beside the model that it serves.
+
+Word pieces -> factorised embedding + learned positions -> small bidirectional transformer -> text features.
+The first token, [CLS], carries the meaning of the whole prompt; `hart.training.text_distillation` trains it.
+
+Shapes: B prompts, S text tokens, D width, E output width.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
+from tokenizers.models import WordPiece
+from tokenizers.processors import TemplateProcessing
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hart.config import TextEncoderConfig
+from hart.errors import HartError
+from hart.types import TextContext
+
+PADDING, UNKNOWN, START = "[PAD]", "[UNK]", "[CLS]"
+SPECIAL_PIECES = (PADDING, UNKNOWN, START)
+WEIGHTS_FILE = "text_encoder.safetensors"
+PIECES_FILE = "word_pieces.json"
+
+
+def build_tokenizer(pieces: Sequence[str], tokens: int) -> Tokenizer:
+    """A lower-casing word-piece tokenizer that puts [CLS] first and always returns `tokens` ids.
+
+    pieces: the vocabulary in id order, starting with `SPECIAL_PIECES`; "##" marks a piece inside a word.
+    Symbols such as emoji are words of their own, also when they are written without spaces.
+    """
+    if tuple(pieces[: len(SPECIAL_PIECES)]) != SPECIAL_PIECES or len(set(pieces)) != len(pieces):
+        raise HartError(f"a vocabulary holds distinct pieces and starts with {', '.join(SPECIAL_PIECES)}")
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Replace("\u2019", "'"), normalizers.BertNormalizer(lowercase=True, strip_accents=True)]
+    )
+    symbols = pre_tokenizers.Split(Regex(r"[\p{So}\p{Sk}]"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(), symbols])
+    tokenizer.post_processor = TemplateProcessing(single=f"{START} $A", special_tokens=[(START, vocabulary[START])])
+    tokenizer.enable_truncation(tokens)
+    tokenizer.enable_padding(pad_id=vocabulary[PADDING], pad_token=PADDING, length=tokens)
+    return tokenizer
+
+
+class _Block(nn.Module):
+    """Pre-norm self-attention and MLP; padding is never attended to."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.projection = nn.Linear(width, width)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp_in = nn.Linear(width, 4 * width)
+        self.mlp_out = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))  # (B, S, 3, heads, D / heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None, :])
+        x = x + self.projection(attended.transpose(1, 2).flatten(-2))
+        x = x + self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x))))
+        return x
+
+
+class CompactTextEncoder(nn.Module):
+    """A small bidirectional transformer over word pieces.
+
+    Every real token's feature has unit root mean square; padding is zero, so that the features of a
+    prompt do not depend on how far it was padded.
+    """
+
+    def __init__(self, config: TextEncoderConfig, tokenizer: Tokenizer) -> None:
+        """Raises `HartError` when the tokenizer's vocabulary is not of the configured size."""
+        super().__init__()
+        if config.kind != "compact":
+            raise HartError(f"a compact text encoder cannot be built from a {config.kind!r} configuration")
+        if tokenizer.get_vocab_size() != config.vocabulary_size:
+            raise HartError(
+                f"the tokenizer has {tokenizer.get_vocab_size()} word pieces and the configuration says "
+                f"{config.vocabulary_size}; use the word_pieces.json that was saved with the weights"
+            )
+        self.config = config
+        self.tokenizer = tokenizer
+        self.pieces = nn.Embedding(config.vocabulary_size, config.embedding_width)
+        self.lift = nn.Linear(config.embedding_width, config.width)
+        self.positions = nn.Parameter(torch.randn(config.tokens, config.width) * 0.02)
+        self.blocks = nn.ModuleList(_Block(config.width, config.heads) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width)
+        self.output = nn.Linear(config.width, config.output_width)
+
+    @property
+    def width(self) -> int:
+        """E, the width of a token's feature."""
+        return self.config.output_width
+
+    def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """ids (B, S) int64 and mask (B, S) bool, true where a token is real, on the encoder's device."""
+        encodings = self.tokenizer.encode_batch(list(prompts))
+        device = self.positions.device
+        ids = torch.tensor([e.ids for e in encodings], dtype=torch.long, device=device)
+        mask = torch.tensor([e.attention_mask for e in encodings], dtype=torch.bool, device=device)
+        return ids.view(-1, self.config.tokens), mask.view(-1, self.config.tokens)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """ids and mask (B, s) with s <= S -> features (B, s, E)."""
+        x = self.lift(self.pieces(ids)) + self.positions[: ids.shape[1]]
+        for block in self.blocks:
+            x = block(x, mask)
+        features = F.rms_norm(self.output(self.norm(x)), (self.width,), eps=1e-6)
+        return features * mask[..., None]
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> TextContext:
+        """Features of B prompts; see `TextEncoder.encode`."""
+        ids, mask = self.tokenize(prompts)
+        return TextContext(self(ids, mask), mask)
+
+    def save(self, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+        """Writes `word_pieces.json` and `text_encoder.safetensors` (floats as `dtype`); each appears whole or not."""
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in self.state_dict().items()}
+        with tempfile.TemporaryDirectory(dir=folder) as name:
+            scratch = Path(name)
+            self.tokenizer.save(str(scratch / PIECES_FILE))
+            # Not save_file: it makes a file that only its owner may read.
+            (scratch / WEIGHTS_FILE).write_bytes(save(weights))
+            for file in (PIECES_FILE, WEIGHTS_FILE):
+                (scratch / file).replace(folder / file)
+
+    @classmethod
+    def load(cls, config: TextEncoderConfig, folder: Path) -> CompactTextEncoder:
+        """Reads what `save` wrote, in float32. Raises `HartError` naming the file that does not fit."""
+        path = folder / PIECES_FILE
+        if not path.is_file():
+            raise HartError(f"{path}: not found; the model folder must hold the tokenizer of its text encoder")
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises plain Exception for every fault
+            raise HartError(f"{path}: not a tokenizer file: {error}") from None
+        # The file's own settings could differ from the configuration, which is the authority.
+        tokenizer.enable_truncation(config.tokens)
+        tokenizer.enable_padding(pad_id=tokenizer.token_to_id(PADDING) or 0, pad_token=PADDING, length=config.tokens)
+        encoder = cls(config, tokenizer)
+        path = folder / WEIGHTS_FILE
+        if not path.is_file():
+            raise HartError(f"{path}: not found; the model folder must hold the weights of its text encoder")
+        try:
+            weights = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise HartError(f"{path}: not a safetensors file: {error}") from None
+        try:
+            encoder.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+        except RuntimeError as error:
+            raise HartError(f"{path}: does not fit the configuration: {' '.join(str(error).split())}") from None
+        return encoder.eval().requires_grad_(False)

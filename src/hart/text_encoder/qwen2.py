@@ -1,0 +1,89 @@
+"""A frozen Qwen2 language model as text encoder, as the released weights expect it (paper, section 4.1).
+
+The features are the hidden states of the last layer after its final norm. With `config.instruction` the tokens
+of a fixed instruction stand before the prompt's own 300, so that the model reads the prompt under it; their
+states are cut off afterwards.
+
+Shapes: B prompts, S text tokens, E hidden width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import torch
+
+from hart.config import TextEncoderConfig
+from hart.errors import HartError
+from hart.types import TextContext
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def enhancement_instruction() -> str:
+    """The instruction that asks for an enhanced prompt, exactly as the released weights were trained with it."""
+    return files("hart.text_encoder").joinpath("instruction.txt").read_text(encoding="utf-8")
+
+
+class Qwen2TextEncoder:
+    """Hidden states of a Qwen2 model. Prompts are padded, on the tokenizer's own side, or cut to `config.tokens`.
+
+    Prompt and instruction are tokenised apart and joined as tokens: a prompt has the same tokens with
+    and without instruction, and padding on the left stands between the two.
+    """
+
+    def __init__(self, config: TextEncoderConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raises `HartError` when the tokenizer has no padding token."""
+        if tokenizer.pad_token_id is None:
+            raise HartError(f"{config.source}: its tokenizer has no padding token; set pad_token in its configuration")
+        self.config = config
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self._prefix: list[int] = tokenizer(enhancement_instruction())["input_ids"] if config.instruction else []
+
+    @classmethod
+    def load(cls, config: TextEncoderConfig) -> Qwen2TextEncoder:
+        """From `config.source`, a hub id or a folder, in float32. Raises `HartError` when it cannot be loaded."""
+        from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+        try:
+            kind = AutoConfig.from_pretrained(config.source).model_type
+            if kind != "qwen2":
+                raise HartError(f"it is a {kind!r} model")
+            tokenizer = AutoTokenizer.from_pretrained(config.source)
+            model = AutoModel.from_pretrained(config.source, dtype=torch.float32)
+        except Exception as error:  # transformers raises many kinds
+            reason = " ".join(str(error).split())
+            raise HartError(
+                f"text encoder {config.source!r}: transformers cannot load it as a Qwen2 model ({reason}); "
+                "give a hub id or a folder with its configuration, weights and tokenizer"
+            ) from None
+        return cls(config, model, tokenizer)
+
+    @property
+    def width(self) -> int:
+        """E, the hidden width of the language model."""
+        return int(self.model.config.hidden_size)
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> TextContext:
+        """Features of B prompts; see `TextEncoder.encode`."""
+        tokens = self.tokenizer(
+            list(prompts), padding="max_length", truncation=True, max_length=self.config.tokens, return_tensors="pt"
+        ).to(self.model.device)
+        mask = tokens["attention_mask"].bool()
+        prefix = torch.tensor(self._prefix, dtype=torch.long, device=mask.device).expand(len(mask), -1)
+        states = self.model(
+            input_ids=torch.cat([prefix, tokens["input_ids"]], dim=1),
+            attention_mask=torch.cat([torch.ones_like(prefix), mask.long()], dim=1),
+            use_cache=False,
+        ).last_hidden_state
+        return TextContext(states[:, prefix.shape[1] :], mask)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Qwen2TextEncoder:
+        """Moves the language model in place; see `TextEncoder.to`."""
+        self.model.to(device=device, dtype=dtype)
+        return self

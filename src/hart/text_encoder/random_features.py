@@ -1,0 +1,29 @@
+"""Random text features in place of a text encoder: they let a model with random weights run without a download.
+
+Shapes: B prompts, S text tokens, E text width.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import torch
+
+from hart.config import TextConditioning
+from hart.types import TextContext
+
+
+class RandomTextFeatures:
+    """Standard normal features; the same prompt and seed always give the same ones. All S tokens are real."""
+
+    def __init__(self, config: TextConditioning, seed: int) -> None:
+        self.config = config
+        self.seed = seed
+
+    def encode(self, prompts: Sequence[str]) -> TextContext:
+        """Embeddings (B, S, E) in float32 on the CPU and mask (B, S) for B prompts."""
+        shape = (self.config.tokens, self.config.width)
+        seeds = [self.seed * 2**32 + zlib.crc32(prompt.encode()) for prompt in prompts]
+        embeddings = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        return TextContext(torch.stack(embeddings), torch.ones(len(prompts), shape[0], dtype=torch.bool))
