@@ -35,6 +35,7 @@ class Config:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Raises `ConfigError` for unknown or missing keys and for values of another type."""
+        require(isinstance(values, dict), f"{cls.__name__}: expected a table, got {values!r}")
         hints = typing.get_type_hints(cls)
         fields = {f.name: f for f in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - set(fields)):
@@ -59,10 +60,10 @@ class Config:
         """Read a JSON file. Raises `ConfigError` naming it when it is absent, no JSON, or does not fit."""
         try:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, json.JSONDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read as a configuration: {error}") from None
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
+        except (OSError, ValueError) as error:  # ValueError: neither JSON nor UTF-8
+            raise ConfigError(f"{path}: cannot be read as a configuration: {error}") from None
 
 
 def _convert(where: str, hint: Any, value: Any) -> Any:
@@ -81,8 +82,7 @@ def _convert(where: str, hint: Any, value: Any) -> Any:
             raise ConfigError(f"{where}: expected a list, got {value!r}")
         return tuple(_convert(f"{where}[{i}]", arguments[0], item) for i, item in enumerate(value))
     if isinstance(hint, type) and issubclass(hint, Config):
-        if not isinstance(value, dict):
-            raise ConfigError(f"{where}: expected a table, got {value!r}")
+        require(isinstance(value, dict), f"{where}: expected a table, got {value!r}")
         return hint.from_dict(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -95,6 +95,13 @@ def require(condition: bool, message: str) -> None:
     """Raise `ConfigError(message)` unless `condition`."""
     if not condition:
         raise ConfigError(message)
+
+
+def require_positive(config: Config, *names: str) -> None:
+    """Raise `ConfigError` for the first of the fields `names` that is below 1."""
+    for name in names:
+        value = getattr(config, name)
+        require(value >= 1, f"{type(config).__name__}.{name} must be at least 1, not {value}")
 
 
 @dataclass(frozen=True)
@@ -122,11 +129,17 @@ class TokenizerConfig(Config):
             ScaleSchedule(self.scales)
         except ValueError as error:
             raise ConfigError(f"TokenizerConfig.scales: {error}") from None
+        require_positive(
+            self, "base_channels", "residual_blocks", "norm_groups", "latent_channels", "codebook_size", "shared_phi"
+        )
+        require(
+            bool(self.channel_multipliers) and min(self.channel_multipliers) >= 1,
+            "TokenizerConfig.channel_multipliers must name at least one level, each at least 1",
+        )
         require(
             self.base_channels % self.norm_groups == 0,
             f"TokenizerConfig.base_channels must be a multiple of norm_groups ({self.norm_groups})",
         )
-        require(self.shared_phi >= 1, "TokenizerConfig.shared_phi must be at least 1")
 
     @property
     def schedule(self) -> ScaleSchedule:
@@ -190,6 +203,7 @@ class TransformerConfig(Config):
             ScaleSchedule(self.scales)
         except ValueError as error:
             raise ConfigError(f"TransformerConfig.scales: {error}") from None
+        require_positive(self, "latent_channels", "codebook_size", "width", "depth", "heads")
         require((self.text is None) != (self.classes is None), "TransformerConfig: give either text or classes")
         require(
             self.modulation == "linear" or self.modulation_pooling == "mean",
@@ -229,6 +243,14 @@ class ResidualDiffusionConfig(Config):
     """Residual tokens are divided by this before the diffusion sees them."""
     batch_multiplier: int = 4
     """Timesteps drawn for each token in a training step."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "width", "depth", "training_steps", "sampling_steps", "batch_multiplier")
+        require(
+            self.sampling_steps <= self.training_steps,
+            "ResidualDiffusionConfig.sampling_steps must not exceed training_steps",
+        )
+        require(self.tokens_scale > 0, "ResidualDiffusionConfig.tokens_scale must be above 0")
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,10 @@ class TextContext:
     def select(self, rows: slice | Tensor) -> TextContext:
         return TextContext(self.embeddings[rows], self.mask[rows])
 
+    def with_null(self) -> TextContext:
+        """(2B,): this batch, then as many null contexts: both halves of the guidance."""
+        return TextContext.cat([self, self.null()])
+
     @staticmethod
     def cat(contexts: Iterable[TextContext]) -> TextContext:
         contexts = list(contexts)
@@ -65,6 +69,10 @@ class ClassContext:
 
     def select(self, rows: slice | Tensor) -> ClassContext:
         return ClassContext(self.labels[rows], self.num_classes)
+
+    def with_null(self) -> ClassContext:
+        """As `TextContext.with_null`."""
+        return ClassContext.cat([self, self.null()])
 
     @staticmethod
     def cat(contexts: Iterable[ClassContext]) -> ClassContext:

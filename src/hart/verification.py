@@ -89,7 +89,7 @@ def verify(folder: Path) -> list[Comparison]:
     golden = read_safetensors(folder / GOLDEN_FILE)
     try:
         case = json.loads((folder / CASE_FILE).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / CASE_FILE}: cannot be read: {error}") from None
     computed = recompute(load_model(folder), golden, case)
     return [_compare(name, golden[name], computed.get(name)) for name in sorted(golden) if name not in INPUTS]

@@ -6,7 +6,6 @@ Everything is read and checked before anything is handed out: a model is loaded 
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +31,11 @@ from hart.checkpoint.storage import (
     save_module,
     write_atomically,
 )
-from hart.config import ConfigError, HartConfig, SamplingConfig, TextEncoderConfig
+from hart.config import ConfigError, HartConfig, TextEncoderConfig
 from hart.model import Hart
+from hart.presets import PRESETS, RELEASED_TEXT_ENCODER, VAR_SAMPLING
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
-# The text encoder of the released 0.7B weights (model.md, section 6).
-RELEASED_TEXT_ENCODER = "mit-han-lab/Qwen2-VL-1.5B-Instruct"
 SHIPPED_MODELS = Path(__file__).parent.parent / "models"
 
 
@@ -65,6 +63,8 @@ def resolve_model(name: str) -> Path:
     names = ", ".join(sorted(p.parent.name for p in SHIPPED_MODELS.glob(f"*/{CONFIG_FILE}"))) or "none"
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return _download(name)
+    if name in PRESETS:
+        raise CheckpointError(f"{name} is a size without weights: add --random-weights, or give a model of that size")
     raise CheckpointError(f"unknown model {name!r}: it is no folder, and the shipped models are: {names}")
 
 
@@ -95,6 +95,23 @@ def load_model(folder: Path) -> LoadedModel:
         f"{folder}: no model here; expected {CONFIG_FILE} and {HART_FILE} (this project), llm/ and tokenizer/ (HART), "
         "or vae*.pth and var*.pth (VAR)"
     )
+
+
+def load_config(name: str) -> HartConfig:
+    """The configuration of a model, of the preset `name`, or of the JSON file `name`.
+
+    The published layouts store no whole configuration: their weights are read for it. Raises `CheckpointError`
+    or `ConfigError`.
+    """
+    if name in PRESETS:
+        return PRESETS[name]()
+    path = Path(name).expanduser()
+    if path.suffix == ".json" and path.is_file():
+        return HartConfig.load(path)
+    folder = resolve_model(name)
+    if (folder / HART_FILE).exists():
+        return HartConfig.load(folder / CONFIG_FILE)
+    return load_model(folder).config
 
 
 def save_model(
@@ -166,13 +183,12 @@ def _load_var_layout(folder: Path) -> LoadedModel:
     vae, var = _only(folder, "vae*.pth"), _only(folder, "var*.pth")
     published_tokenizer, published = read_pickle(vae), read_pickle(var)
     case = folder / "case.json"
-    scales = tuple(_read_json(case)["patch_nums"]) if case.exists() else None
+    scales = _read_json(case).get("patch_nums") if case.exists() else None
     tokenizer_config, transformer = var_configs(published_tokenizer, published, scales, str(folder))
     config = HartConfig(
         tokenizer=tokenizer_config,
         transformer=transformer,
-        # the sampling of VAR's published numbers
-        sampling=SamplingConfig(guidance_scale=1.5, top_k=900, top_p=0.96, smooth=False),
+        sampling=VAR_SAMPLING,
     )
     return _assemble(
         folder,
@@ -191,7 +207,7 @@ def _only(folder: Path, pattern: str) -> Path:
 
 
 def _read_weights(folder: Path) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a published folder and where they came from: averaged weights first, then safetensors, then .bin."""
+    """The tensors of a published folder and where they came from: averaged weights, else safetensors, else .bin."""
     average = folder / "ema_model.bin"
     if average.exists():
         return read_pickle(average), str(average)
@@ -210,7 +226,10 @@ def _shards(folder: Path, pattern: str) -> list[Path]:
     found = sorted(folder.glob(pattern))
     suffix = pattern.rsplit(".", 1)[1]
     for index in sorted(folder.glob(f"*.{suffix}.index.json")):
-        wanted = sorted(set(_read_json(index)["weight_map"].values()))
+        shards = _read_json(index).get("weight_map")
+        if not isinstance(shards, dict):
+            raise CheckpointError(f"{index}: no weight_map in it, which names the file of every tensor")
+        wanted = sorted({str(name) for name in shards.values()})
         missing = [name for name in wanted if not (folder / name).exists()]
         if missing:
             raise CheckpointError(f"{folder}: {index.name} names {', '.join(missing)}, not in the folder")
@@ -224,7 +243,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # damaged files make the unpickler fail in many ways
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: not a readable PyTorch weight file ({reason})") from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
@@ -235,7 +254,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as JSON: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a JSON object")

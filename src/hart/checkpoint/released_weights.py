@@ -9,22 +9,22 @@ Foreign names stay in this file. The model's own modules are named after what th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from hart.checkpoint.storage import CheckpointError
 from hart.config import (
-    ClassConditioning,
+    Config,
     ConfigError,
     ResidualDiffusionConfig,
-    TextConditioning,
     TokenizerConfig,
     TransformerConfig,
 )
 
 Rule = tuple[str, str]
+AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 # Tensors that hold no weights: masks to recompute, zeros, usage statistics.
 ROLELESS = re.compile(r"(lvl_1L|attn_bias_for_masking|.*zero_k_bias|.*ema_vocab_hit_SV)$")
@@ -101,12 +101,13 @@ def transformer_state(published: Mapping[str, Tensor], source: str) -> dict[str,
         if renamed is None:
             unknown.append(name)
             continue
-        if renamed.endswith("attention.log_scale"):
-            value = value.flatten()
-        elif renamed.endswith(("context_embedder.start", "transformer.positions")):
-            value = value.squeeze(0)
-            value = value.squeeze(0) if renamed.endswith("start") else value
-        state[renamed] = value
+        match renamed.rsplit(".", 1)[1]:
+            case "log_scale" | "start":
+                state[renamed] = value.flatten()
+            case "positions":
+                state[renamed] = value.squeeze(0)
+            case _:
+                state[renamed] = value
     _refuse_unknown(unknown, source)
     return state
 
@@ -160,69 +161,79 @@ def _field(values: Mapping[str, Any], name: str, source: str) -> Any:
     return values[name]
 
 
+def _checked(kind: type[AnyConfig], values: dict[str, Any], source: str) -> AnyConfig:
+    """A configuration from published values, as strictly as from our own file; errors name `source`."""
+    try:
+        return kind.from_dict(values)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
 def hart_tokenizer_config(values: Mapping[str, Any], source: str) -> TokenizerConfig:
     """`tokenizer/config.json` of the HART layout."""
     if values.get("disable_quant_resi", False) or values.get("using_znorm", False):
         raise ConfigError(f"{source}: disable_quant_resi and using_znorm are used by no published tokenizer")
-    return TokenizerConfig(
-        scales=tuple(_field(values, "v_patch_nums", source)),
-        base_channels=_field(values, "ch", source),
-        channel_multipliers=tuple(values.get("ch_mult", TokenizerConfig.channel_multipliers)),
-        latent_channels=_field(values, "z_channels", source),
-        codebook_size=_field(values, "vocab_size", source),
-        shared_phi=values.get("share_quant_resi", 4),
-        phi_weight=values.get("quant_resi", 0.5),
-        quant_conv_kernel=values.get("quant_conv_ks", 3),
-        commitment_weight=values.get("beta", 0.25),
-    )
+    ours = {
+        "scales": _field(values, "v_patch_nums", source),
+        "base_channels": _field(values, "ch", source),
+        "channel_multipliers": values.get("ch_mult", TokenizerConfig.channel_multipliers),
+        "latent_channels": _field(values, "z_channels", source),
+        "codebook_size": _field(values, "vocab_size", source),
+        "shared_phi": values.get("share_quant_resi", 4),
+        "phi_weight": values.get("quant_resi", 0.5),
+        "quant_conv_kernel": values.get("quant_conv_ks", 3),
+        "commitment_weight": values.get("beta", 0.25),
+    }
+    return _checked(TokenizerConfig, ours, source)
 
 
 def hart_transformer_config(
     values: Mapping[str, Any], state: Mapping[str, Tensor], tokenizer: TokenizerConfig, source: str
 ) -> tuple[TransformerConfig, ResidualDiffusionConfig | None]:
     """`llm/config.json` of the HART layout; where a field is absent, the tensors tell (paper.md, section 1.6)."""
-    width, heads = _field(values, "embed_dim", source), _field(values, "num_heads", source)
-    llama = values.get("mlp_type", "llama") == "llama"
     if values.get("use_cross_attn", False):
         raise ConfigError(f"{source}: use_cross_attn is used by no published checkpoint and is not supported")
     modulation = _modulation_kind(values, state)
-    text = TextConditioning(
-        width=_field(values, "context_dim", source),
-        tokens=_field(values, "context_token", source),
-        norm=values.get("use_context_norm", "context_norm.weight" in state),
-    )
-    transformer = TransformerConfig(
-        scales=tuple(_field(values, "patch_nums", source)),
-        latent_channels=tokenizer.latent_channels,
-        codebook_size=tokenizer.codebook_size,
-        width=width,
-        depth=_field(values, "depth", source),
-        heads=heads,
-        text=text,
-        norm="rms" if "head_nm.ln_wo_grad.weight" in state else "layer",
-        mlp="swiglu" if llama else "gelu",
-        mlp_ratio=float(values.get("mlp_ratio", 4.0)),
-        qk_norm=values.get("attn_l2_norm", "blocks.0.attn.scale_mul_1H11" in state),
-        level_embedding="sinusoidal" if values.get("use_timestep_embed", "lvl_embed.weight" not in state) else "table",
-        position="absolute" if "pos_1LC" in state else "rotary",
-        modulation=modulation,
+    max_pooling = values.get("sep_aln_pooling_mode", "max") == "max"
+    ours = {
+        "scales": _field(values, "patch_nums", source),
+        "latent_channels": tokenizer.latent_channels,
+        "codebook_size": tokenizer.codebook_size,
+        "width": _field(values, "embed_dim", source),
+        "depth": _field(values, "depth", source),
+        "heads": _field(values, "num_heads", source),
+        "text": {
+            "width": _field(values, "context_dim", source),
+            "tokens": _field(values, "context_token", source),
+            "norm": values.get("use_context_norm", "context_norm.weight" in state),
+        },
+        "norm": "rms" if "head_nm.ln_wo_grad.weight" in state else "layer",
+        "mlp": "swiglu" if values.get("mlp_type", "llama") == "llama" else "gelu",
+        "mlp_ratio": values.get("mlp_ratio", 4.0),
+        "qk_norm": values.get("attn_l2_norm", "blocks.0.attn.scale_mul_1H11" in state),
+        "level_embedding": "sinusoidal"
+        if values.get("use_timestep_embed", "lvl_embed.weight" not in state)
+        else "table",
+        "position": "absolute" if "pos_1LC" in state else "rotary",
+        "modulation": modulation,
         # the published pooling option concerns the linear kind only; the table takes the mean
-        modulation_pooling="max"
-        if modulation == "linear" and values.get("sep_aln_pooling_mode", "max") == "max"
-        else "mean",
-    )
+        "modulation_pooling": "max" if modulation == "linear" and max_pooling else "mean",
+    }
+    transformer = _checked(TransformerConfig, ours, source)
     if "diff_width" not in values:
         return transformer, None
-    diffusion = ResidualDiffusionConfig(
-        width=values["diff_width"],
-        depth=_field(values, "diff_depth", source),
-        sampling_steps=int(values.get("num_sampling_steps", 8)),
-        batch_multiplier=values.get("diffusion_batch_mul", 4),
-    )
-    return transformer, diffusion
+    steps = values.get("num_sampling_steps", 8)
+    diffusion = {
+        "width": values["diff_width"],
+        "depth": _field(values, "diff_depth", source),
+        # published as text
+        "sampling_steps": int(steps) if isinstance(steps, str) and steps.isdecimal() else steps,
+        "batch_multiplier": values.get("diffusion_batch_mul", 4),
+    }
+    return transformer, _checked(ResidualDiffusionConfig, diffusion, source)
 
 
-def _modulation_kind(values: Mapping[str, Any], state: Mapping[str, Tensor]) -> Any:
+def _modulation_kind(values: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
     """The table wins over the other two, even when `disable_aln` is set."""
     if values.get("shared_aln", "blocks.0.scale_shift_table" in state):
         return "table"
@@ -232,7 +243,7 @@ def _modulation_kind(values: Mapping[str, Any], state: Mapping[str, Tensor]) -> 
 def var_configs(
     tokenizer: Mapping[str, Tensor],
     transformer: Mapping[str, Tensor],
-    scales: tuple[int, ...] | None,
+    scales: Sequence[int] | None,
     source: str,
 ) -> tuple[TokenizerConfig, TransformerConfig]:
     """Sizes of a VAR checkpoint, which stores none: they are read off its tensors.
@@ -243,7 +254,9 @@ def var_configs(
     if scales is None:
         fitting = [s for s in PUBLISHED_VAR_SCALES if sum(n * n for n in s) == positions]
         if not fitting:
-            raise ConfigError(f"{source}: no published VAR schedule has {positions} tokens: give patch_nums in case.json")
+            raise ConfigError(
+                f"{source}: no published VAR schedule has {positions} tokens: give patch_nums in case.json"
+            )
         scales = fitting[0]
     encoder = [name for name in tokenizer if re.match(r"encoder\.down\.\d+\.block\.\d+\.conv1\.weight$", name)]
     levels = sorted({int(name.split(".")[2]) for name in encoder})
@@ -255,37 +268,37 @@ def var_configs(
     depth = 1 + max(int(name.split(".")[1]) for name in transformer if name.startswith("blocks."))
     log_scale = transformer.get("blocks.0.attn.scale_mul_1H11")
     if "blocks.0.ada_lin.1.weight" not in transformer:
-        raise ConfigError(f"{source}: VAR with shared AdaLN (shared_aln) is not supported: its layout is not published here")
+        raise ConfigError(
+            f"{source}: VAR with shared AdaLN (shared_aln) is not supported: no such weights are published"
+        )
     heads = log_scale.numel() if log_scale is not None else width // 64
     common: dict[str, Any] = {
         "scales": scales,
         "latent_channels": codebook.shape[1],
         "codebook_size": codebook.shape[0],
     }
-    return (
-        TokenizerConfig(
-            **common,
-            base_channels=base,
-            channel_multipliers=multipliers,
-            residual_blocks=len(encoder) // len(levels),
-            shared_phi=max(1, phis),
-            quant_conv_kernel=_tensor(tokenizer, "quant_conv.weight", source).shape[-1],
-        ),
-        TransformerConfig(
-            **common,
-            width=width,
-            depth=depth,
-            heads=heads,
-            classes=ClassConditioning(_tensor(transformer, "class_emb.weight", source).shape[0] - 1),
-            norm="layer",
-            mlp="gelu",
-            mlp_ratio=_tensor(transformer, "blocks.0.ffn.fc1.weight", source).shape[0] / width,
-            qk_norm=log_scale is not None,
-            level_embedding="table",
-            position="absolute",
-            modulation="linear",
-        ),
-    )
+    ours = {
+        "base_channels": base,
+        "channel_multipliers": multipliers,
+        "residual_blocks": len(encoder) // max(1, len(levels)),
+        "shared_phi": max(1, phis),
+        "quant_conv_kernel": _tensor(tokenizer, "quant_conv.weight", source).shape[-1],
+    }
+    tokenizer_config = _checked(TokenizerConfig, common | ours, source)
+    ours = {
+        "width": width,
+        "depth": depth,
+        "heads": heads,
+        "classes": {"num_classes": _tensor(transformer, "class_emb.weight", source).shape[0] - 1},
+        "norm": "layer",
+        "mlp": "gelu",
+        "mlp_ratio": _tensor(transformer, "blocks.0.ffn.fc1.weight", source).shape[0] / width,
+        "qk_norm": log_scale is not None,
+        "level_embedding": "table",
+        "position": "absolute",
+        "modulation": "linear",
+    }
+    return tokenizer_config, _checked(TransformerConfig, common | ours, source)
 
 
 # 256 and 512 px; VAR's checkpoints hold no schedule.

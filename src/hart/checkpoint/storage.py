@@ -6,7 +6,7 @@ A model of this project is a folder:
     tokenizer.safetensors       HybridTokenizer
     hart.safetensors            Hart: transformer and residual diffusion
     text_encoder.safetensors    the compact text encoder, where the model has one
-    text_encoder.json           its word pieces
+    word_pieces.json            its word pieces, read by the tokenizers library
 """
 
 from __future__ import annotations

@@ -48,8 +48,5 @@ def sample_residual(
         step = torch.full((tokens,), index, device=x.device)
         x0 = process.predicted_x0(x, step, noise).clamp(-1, 1)
         mean = process.posterior_mean(x0, x, step)
-        if index == 0:
-            x = mean
-        else:
-            x = mean + (0.5 * process.log_variance(interpolation, step)).exp() * draw_noise()
+        x = mean if index == 0 else mean + (0.5 * process.log_variance(interpolation, step)).exp() * draw_noise()
     return x * config.tokens_scale

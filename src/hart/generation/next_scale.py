@@ -107,7 +107,7 @@ class NextScaleGenerator:
         batch, last = len(context), len(self.schedule) - 1
         self.pictures = batch
         if self.settings.guidance_scale > 0:
-            context = type(context).cat([context, context.null()])  # type: ignore[arg-type]
+            context = context.with_null()
         conditioning = self.transformer.condition(context)
         cache = self.transformer.new_cache(len(context), dtype=self.hart.dtype, device=self.hart.device)
         side = self.schedule.final_side
@@ -151,7 +151,8 @@ class NextScaleGenerator:
         """Codes (B, N) of a step and the embeddings (B, N, D) float32 that enter the running sum."""
         logits = self.transformer.logits(hidden, conditioning)
         if self.settings.guidance_scale > 0:
-            logits = guided(*logits.chunk(2), self.settings.guidance_scale * ratio)
+            conditional, unconditional = logits.chunk(2)
+            logits = guided(conditional, unconditional, self.settings.guidance_scale * ratio)
         if self.trace is not None:
             self.trace.logits.append(logits)
         kept = filtered(logits, top_k_at(k, self.settings.top_k), self.settings.top_p)

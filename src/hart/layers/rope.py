@@ -1,6 +1,7 @@
 """Rotary position embedding for text (one number) and for image tokens (two), half-split convention.
 
-Shapes: B batch, N tokens, d head width. A rotation is a pair (cos, sin) of (B, 1, N, d) float32 tensors.
+Shapes: B batch, N tokens, d head width. A rotation is a pair (cos, signed sin) of (B, 1, N, d) float32 tensors;
+the sine is negative in the first half of the head, where the partner is subtracted.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def rotation_2d(rows: Tensor, columns: Tensor, head_width: int) -> Rotation:
 
 def _rotation(angles: Tensor) -> Rotation:
     angles = angles.unsqueeze(1)
-    return angles.cos(), angles.sin()
+    first, second = angles.sin().chunk(2, dim=-1)
+    return angles.cos(), torch.cat([-first, second], dim=-1)
 
 
 def cat_rotations(rotations: list[Rotation]) -> Rotation:
@@ -40,7 +42,7 @@ def cat_rotations(rotations: list[Rotation]) -> Rotation:
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Turn x (B, H, N, d): channel c is paired with c + d/2. Computed in float32, returned in x's dtype."""
-    cos, sin = rotation
-    first, second = x.float().chunk(2, dim=-1)
-    turned = torch.cat([-second, first], dim=-1)
-    return (x.float() * cos + turned * sin).to(x.dtype)
+    cos, signed_sin = rotation
+    wide = x.float()
+    partners = wide.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+    return torch.addcmul(wide * cos, partners, signed_sin).to(x.dtype)

@@ -65,7 +65,8 @@ def hart_loss(
         return total, parts
     with torch.no_grad():
         last_logits = filtered(logits[:, -output.segments[-1] :], SAMPLED_TOP_K, SAMPLED_TOP_P)
-        codes = sample(last_logits, torch.rand(last.shape, generator=generator, device=generator.device).to(last.device))
+        uniform = torch.rand(last.shape, generator=generator, device=generator.device)
+        codes = sample(last_logits, uniform.to(last.device))
         embeddings = codebook(codes)
         continuous = maps.last_scale_continuous
         if last_cells is not None:

@@ -17,10 +17,14 @@ def tokenizer_loss(
     """The weighted sum and its unweighted parts.
 
     image, reconstruction: (B, 3, H, W), nominally in [-1, 1].
-    weights: of the parts `reconstruction` (L1), `perceptual` and `quantizer`.
+    weights: of the parts `reconstruction` (L1), `chroma` (squared error of the differences between the colour
+        channels: brightness does not enter it, and a wrong hue weighs more than many small errors),
+        `perceptual` and `quantizer`.
     """
+    error = reconstruction - image
     parts = {
-        "reconstruction": (reconstruction - image).abs().mean(),
+        "reconstruction": error.abs().mean(),
+        "chroma": (error - error.roll(1, dims=1)).square().mean(),
         "quantizer": training_pass.quantizer_loss,
     }
     if perceptual is not None:

@@ -24,7 +24,7 @@ class OptimizerConfig(Config):
 
     learning_rate: float
     kind: Literal["adamw", "muon"] = "adamw"
-    """muon: orthogonalised momentum for the matrices of transformer blocks (Jordan et al., 2024), AdamW for the rest."""
+    """muon: orthogonalised momentum for the matrices of the blocks (Jordan et al., 2024), AdamW for the rest."""
     warmup_steps: int = 100
     schedule: Literal["constant", "cosine"] = "cosine"
     final_fraction: float = 0.05
@@ -98,9 +98,10 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 @dataclass(frozen=True)
 class TokenizerLossConfig(Config):
-    """Weights of the tokenizer's loss: L1 + perceptual + quantiser (commitment inside)."""
+    """Weights of the tokenizer's loss, see `hart.losses.tokenizer_loss`; the commitment is inside the quantiser's."""
 
     reconstruction: float = 1.0
+    chroma: float = 0.0
     perceptual: float = 1.0
     quantizer: float = 1.0
 
@@ -119,6 +120,14 @@ class TokenizerRecipe(Recipe):
     """Freeze encoder, quant_conv and quantiser, as the released recipe does."""
     init_from: str = ""
     """Folder of a tokenizer to start from."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.revive_every == 0 or self.trainer.checkpoint_every % self.revive_every == 0,
+            "TokenizerRecipe: trainer.checkpoint_every must be a multiple of revive_every, so that a resumed run "
+            "counts the codes' use from the same step",
+        )
+        require(0 <= self.discrete_probability <= 1, "TokenizerRecipe.discrete_probability must be in [0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ class WeightAverage:
     def update(self, module: nn.Module, step: int) -> None:
         """Move towards `module`; early steps weigh more, so that the start is forgotten."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        ours = [p for p in self.module.parameters()]
+        ours = [p.detach() for p in self.module.parameters()]
         theirs = [p.detach() for p in module.parameters()]
         torch._foreach_lerp_(ours, theirs, weight)
         for mine, other in zip(self.module.buffers(), module.buffers(), strict=True):

@@ -32,15 +32,18 @@ def orthogonalized(matrix: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalised; for 2-D parameters only, with decoupled weight decay."""
+    """Nesterov momentum, orthogonalised, with decoupled weight decay.
+
+    For matrices and for kernels, which are taken as matrices of one row an output channel.
+    """
 
     def __init__(self, params: Iterable[Tensor], *, lr: float, momentum: float, weight_decay: float) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        if any(p.dim() != 2 for group in self.param_groups for p in group["params"]):
-            raise ValueError("Muon is for matrices; give other parameters to AdamW")
+        if any(p.dim() < 2 for group in self.param_groups for p in group["params"]):
+            raise ValueError("Muon is for matrices and kernels; give other parameters to AdamW")
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One step from the gradients; no closure."""
         for group in self.param_groups:
             for p in group["params"]:
@@ -48,6 +51,6 @@ class Muon(torch.optim.Optimizer):
                     continue
                 buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
                 buffer.lerp_(p.grad, 1 - group["momentum"])
-                update = orthogonalized(torch.lerp(p.grad, buffer, group["momentum"]))
+                update = orthogonalized(torch.lerp(p.grad, buffer, group["momentum"]).flatten(1))
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update, alpha=-group["lr"] * ADAMW_RMS * max(p.shape) ** 0.5)
+                p.add_(update.view(p.shape), alpha=-group["lr"] * ADAMW_RMS * max(update.shape) ** 0.5)

@@ -12,6 +12,10 @@ from hart.training.config import OptimizerConfig
 from hart.training.muon import Muon
 
 
+# Module names under which transformer, denoiser, encoder and decoder keep their repeated layers.
+INNER_PARTS = frozenset({"blocks", "levels", "middle"})
+
+
 class CombinedOptimizer:
     """Several optimisers over disjoint parameters, stepped as one."""
 
@@ -41,14 +45,16 @@ class CombinedOptimizer:
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> CombinedOptimizer:
     """Optimiser over the trainable parameters of `module`.
 
-    Matrices and kernels decay; vectors and embeddings do not. With `config.kind` "muon", the matrices of
-    transformer blocks are stepped by Muon (orthogonalised momentum, scaled to AdamW's update size, so that
-    one learning rate serves both), everything else by AdamW.
+    Matrices and kernels decay; vectors and embeddings do not. With `config.kind` "muon", the matrices and kernels
+    inside the networks' repeated parts are stepped by Muon (orthogonalised momentum, scaled to AdamW's update
+    size, so that one learning rate serves both), everything else by AdamW: first and last layers too.
     """
     embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
     trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     orthogonal = {
-        id(p) for name, p in trainable if config.kind == "muon" and p.dim() == 2 and ".blocks." in f".{name}"
+        id(m.weight)
+        for name, m in module.named_modules()
+        if config.kind == "muon" and isinstance(m, nn.Linear | nn.Conv2d) and INNER_PARTS & set(name.split("."))
     }
     plain = [p for _, p in trainable if id(p) not in orthogonal]
     decayed = [p for p in plain if p.dim() > 1 and id(p) not in embeddings]

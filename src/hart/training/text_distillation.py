@@ -287,7 +287,7 @@ def distil_step(
 def distill_text_encoder(
     recipe: TextDistillationRecipe, out: Path, on_step: Callable[[int, dict[str, float]], None] | None = None
 ) -> CompactTextEncoder:
-    """Runs the recipe on the CPU and leaves `word_pieces.json`, `text_encoder.safetensors`, `text_encoder.json` in `out`.
+    """Runs the recipe on the CPU; leaves `word_pieces.json`, `text_encoder.safetensors`, `text_encoder.json` in `out`.
 
     A run that was interrupted goes on where it last saved when called again with the same recipe; with
     another recipe it raises `HartError`. Returns the trained encoder, frozen.

@@ -30,6 +30,13 @@ def load_tokenizer(folder: Path) -> HybridTokenizer:
     return tokenizer.eval()
 
 
+def fresh_tokenizer(recipe: TokenizerRecipe) -> HybridTokenizer:
+    """A tokenizer with starting weights that the recipe's seed decides."""
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.trainer.seed)
+        return HybridTokenizer(recipe.tokenizer)
+
+
 class TokenizerTask:
     """One optimisation step of the tokenizer; see `hart.training.trainer.Task`."""
 
@@ -37,7 +44,7 @@ class TokenizerTask:
         self.recipe = recipe
         self.data = data
         self.device = torch.device(recipe.trainer.device)
-        tokenizer = load_tokenizer(Path(recipe.init_from)) if recipe.init_from else HybridTokenizer(recipe.tokenizer)
+        tokenizer = load_tokenizer(Path(recipe.init_from)) if recipe.init_from else fresh_tokenizer(recipe)
         # channels-last lets the convolutions of CPUs and GPUs run without transposing
         self.module: HybridTokenizer = tokenizer.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if recipe.decoder_only:
@@ -46,6 +53,7 @@ class TokenizerTask:
         weights = recipe.loss
         self.weights = {
             "reconstruction": weights.reconstruction,
+            "chroma": weights.chroma,
             "perceptual": weights.perceptual,
             "quantizer": weights.quantizer,
         }

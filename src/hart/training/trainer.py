@@ -29,8 +29,10 @@ LOG_FILE = "metrics.jsonl"
 class Task(Protocol):
     """One thing to train."""
 
-    module: nn.Module
-    """Holds all trained parameters."""
+    @property
+    def module(self) -> nn.Module:
+        """Holds all trained parameters."""
+        ...
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar loss of step `step` and its named parts."""
@@ -101,19 +103,24 @@ class Trainer:
         self.task.module.train()
         with torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bfloat16"):
             loss, parts = self.task.loss(self.step, generator)
-        if not torch.isfinite(loss):
-            raise HartError(
-                f"the loss is {loss.item()} at step {self.step}; the last good checkpoint is in {self.folder}: "
-                "resume with a lower learning rate or a lower gradient_clip"
-            )
+        self._require_finite("loss", loss)
         self.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.task.module.parameters(), self.optimizer_config.gradient_clip)
+        self._require_finite("gradient norm", norm)
         self.optimizer.step()
         self.average.update(self.task.module, self.step)
         extra = self.task.after_step(self.step, generator)
         figures = {"loss": loss.detach(), **parts, "gradient_norm": norm}
         return {name: float(value) for name, value in figures.items()} | extra
+
+    def _require_finite(self, name: str, value: Tensor) -> None:
+        """Stop before a weight is touched, so that no checkpoint is ever written over a good one."""
+        if not torch.isfinite(value):
+            raise HartError(
+                f"the {name} is {value.item()} at step {self.step}; the last good checkpoint is in {self.folder}: "
+                "resume with a lower learning rate or a lower gradient_clip"
+            )
 
     def _log(self, figures: dict[str, Any]) -> None:
         with (self.folder / LOG_FILE).open("a", encoding="utf-8") as file:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -97,7 +98,8 @@ class HartTransformer(nn.Module):
     def condition(self, context: Context) -> Conditioning:
         """Embed a context of batch B and compute the blocks' modulations."""
         embedded = self.context_embedder(context)
-        return Conditioning(embedded, tuple(block.modulation(embedded.block_condition) for block in self.blocks))
+        blocks = [cast(Block, block) for block in self.blocks]
+        return Conditioning(embedded, tuple(block.modulation(embedded.block_condition) for block in blocks))
 
     def embed_context(self, conditioning: Conditioning) -> tuple[Tensor, Rotation | None]:
         """The context's tokens (B, S, C) with level (and absolute position) added, and their rotation."""

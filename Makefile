@@ -1,0 +1,44 @@
+# make picture PROMPT="a red apple"   installs into .venv and draws a picture
+# make test                           installs the development tools too and runs every check
+#
+# Needs Python 3.11 to 3.13. Another interpreter: make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV ?= .venv
+PROMPT ?= a red apple
+OUT ?= outputs
+
+BIN := $(VENV)/bin
+# read by the shell, so that quotes and apostrophes in it stay what they are
+export PROMPT
+
+.PHONY: install install-dev picture test clean
+.DELETE_ON_ERROR:
+
+install: $(VENV)/installed
+install-dev: $(VENV)/installed-dev
+
+picture: install
+	$(BIN)/hart generate "$$PROMPT" --out "$(OUT)"
+
+test: install-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+	  echo "$(PYTHON) is no Python 3.11 to 3.13: choose one with PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@ $(VENV)/installed
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,286 @@
+"""Time to draw one picture on a CPU, against the time that its matrix products alone would take.
+
+    python benchmarks/generate_cpu.py --model hart-0.7b-256 --random-weights
+
+The floor is the FLOPs that `hart.cost` counts (what `hart info` prints) over the fastest matrix-product rate
+measured in the same run, before, between and after the timed pictures. Printed is Markdown: the machine, the
+rates, floor, latency and ratio, and the same by part. `--json FILE` writes all figures.
+
+Text features are random and the text encoder is left out, in the count and in the timing. Guidance is on, and
+the decoder is inside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from hart.checkpoint.loading import load_config, load_model, resolve_model
+from hart.cost import ModelCost, model_cost
+from hart.devices import DTYPES, dtype_name
+from hart.pipeline import HartPipeline
+from hart.presets import PRESETS
+from hart.text_encoder.random_features import RandomTextFeatures
+
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+SQUARES = (2048, 4096)
+SEED = 0
+
+
+@dataclass
+class Stopwatch:
+    """Seconds spent in modules, by name, a list entry a call; several modules may share a name."""
+
+    clock: Callable[[], float]
+    calls: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    @contextmanager
+    def watching(self, spans: dict[str, tuple[nn.Module, nn.Module]]) -> Iterator[None]:
+        """Time from entering the first module of each pair to leaving the second."""
+        handles = []
+        for name, (first, last) in spans.items():
+            handles.append(first.register_forward_pre_hook(lambda *_, name=name: self._enter(name)))
+            handles.append(last.register_forward_hook(lambda *_, name=name: self._leave(name)))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, name: str) -> None:
+        self.calls[name].append(-self.clock())
+
+    def _leave(self, name: str) -> None:
+        self.calls[name][-1] += self.clock()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One timed picture: seconds in all and of each part."""
+
+    seconds: float
+    parts: dict[str, float]
+
+
+class Benchmark:
+    """A pipeline that draws one picture again and again."""
+
+    def __init__(self, pipe: HartPipeline, clock: Callable[[], float]) -> None:
+        self.pipe, self.clock = pipe, clock
+        self.cost = model_cost(pipe.config)
+        self.prompt: str | int = "a picture" if pipe.num_classes is None else 0
+
+    def draw(self) -> Picture:
+        """Draw the picture of `SEED`, from text features to pixels."""
+        transformer, residual = self.pipe.hart.transformer, self.pipe.hart.residual
+        spans: dict[str, tuple[nn.Module, nn.Module]] = {
+            "blocks": (transformer.blocks[0], transformer.blocks[-1]),
+            "head": (transformer.head, transformer.head),
+            "decoder": (self.pipe.tokenizer.decoder, self.pipe.tokenizer.decoder),
+        }
+        if residual is not None:
+            spans["residual diffusion"] = (residual.denoiser, residual.denoiser)
+        watch = Stopwatch(self.clock)
+        with watch.watching(spans):
+            start = self.clock()
+            self.pipe(self.prompt, seed=SEED)
+            seconds = self.clock() - start
+        return Picture(seconds, self._by_part(watch, seconds))
+
+    def _by_part(self, watch: Stopwatch, seconds: float) -> dict[str, float]:
+        """Seconds by the names of `part_flops`; "rest" is what is left: sampling, codes, embeddings, PIL."""
+        calls = watch.calls
+        scales = len(self.cost.scale_tokens)
+        steps = [blocks + head for blocks, head in zip(calls["blocks"], calls["head"], strict=True)]
+        parts = dict(zip(step_names(self.cost), [*steps[: scales - 1], sum(steps[scales - 1 :])], strict=True))
+        for name in ("residual diffusion", "decoder"):
+            parts[name] = sum(calls[name])
+        return parts | {"rest": seconds - sum(parts.values())}
+
+    def part_flops(self) -> dict[str, int]:
+        """Counted FLOPs by the names of a picture's parts."""
+        macs = dict(zip(step_names(self.cost), self.cost.step_macs, strict=True))
+        macs |= {"residual diffusion": self.cost.macs["residual diffusion"], "decoder": self.cost.macs["decoder"]}
+        return {name: 2 * count for name, count in macs.items()} | {"rest": 2 * self.cost.macs["codes"]}
+
+    def rates(self) -> dict[str, float]:
+        """FLOP/s of matrix products: large squares, and this model's layers at its last scale."""
+        sizes = self.pipe.config.transformer
+        rows = 2 * self.cost.scale_tokens[-1]
+        shapes = [(side, side, side) for side in SQUARES]
+        shapes += [(rows, sizes.width, 3 * sizes.width), (rows, sizes.width, sizes.mlp_width)]
+        shapes += [(rows, sizes.mlp_width, sizes.width)]
+        return {"x".join(map(str, shape)): product_rate(*shape, self.pipe.dtype, self.clock) for shape in shapes}
+
+
+def step_names(cost: ModelCost) -> list[str]:
+    """Names of the transformer's steps: the context, then the scales from the second on."""
+    return ["context", *(f"scale {k} ({n} tokens)" for k, n in enumerate(cost.scale_tokens[1:], start=2))]
+
+
+@torch.inference_mode()
+def product_rate(rows: int, inputs: int, outputs: int, dtype: torch.dtype, clock: Callable[[], float]) -> float:
+    """Best FLOP/s of a linear layer (rows, inputs) -> (rows, outputs) in about a second."""
+    x, weight = torch.ones(rows, inputs, dtype=dtype), torch.ones(outputs, inputs, dtype=dtype)
+    F.linear(x, weight)
+    times: list[float] = []
+    while not times or (sum(times) < 0.5 and len(times) < 20):
+        start = clock()
+        F.linear(x, weight)
+        times.append(max(clock() - start, 1e-9))
+    return 2 * rows * inputs * outputs / min(times)
+
+
+def machine() -> dict[str, Any]:
+    """What a result must state about the hardware and the software."""
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    features = torch.cpu.get_capabilities()
+    return {
+        "processor": names[0] if names else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "AMX": bool(features.get("amx_tile", False)),
+        "AVX-512": bool(features.get("avx512_f", False)),
+        "AVX-512 bf16": bool(features.get("avx512_bf16", False)),
+        "load average at the start": round(os.getloadavg()[0], 1),
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def load(arguments: argparse.Namespace) -> HartPipeline:
+    if arguments.random_weights:
+        return HartPipeline.from_config(load_config(arguments.model), device="cpu", dtype=arguments.dtype)
+    model = load_model(resolve_model(arguments.model))
+    text = model.config.transformer.text
+    return HartPipeline(
+        model.config,
+        model.tokenizer,
+        model.hart,
+        device=torch.device("cpu"),
+        dtype=DTYPES[arguments.dtype],
+        text_encoder=None if text is None else RandomTextFeatures(text, SEED),
+    )
+
+
+def measure(benchmark: Benchmark, repeats: int) -> dict[str, Any]:
+    """Draw `repeats` pictures with the rates measured before, between and after them. Warm up before it."""
+    environment = machine()
+    rates, pictures = [benchmark.rates()], []
+    for _ in range(repeats):
+        pictures.append(benchmark.draw())
+        rates.append(benchmark.rates())
+    fastest = {shape: max(rate[shape] for rate in rates) for shape in rates[0]}
+    rate = max(fastest.values())
+    best = min(pictures, key=lambda picture: picture.seconds)
+    floor = benchmark.cost.total_flops / rate
+    flops = benchmark.part_flops()
+    return {
+        "dtype": dtype_name(benchmark.pipe.dtype),
+        "machine": environment,
+        "rates_gflops": {shape: value / 1e9 for shape, value in fastest.items()},
+        "gflop": benchmark.cost.total_flops / 1e9,
+        "floor_s": floor,
+        "latencies_s": [picture.seconds for picture in pictures],
+        "ratio_best": best.seconds / floor,
+        "ratio_median": statistics.median(picture.seconds for picture in pictures) / floor,
+        "parts": {
+            name: {"gflop": flops[name] / 1e9, "floor_s": flops[name] / rate, "best_run_s": seconds}
+            for name, seconds in best.parts.items()
+        },
+    }
+
+
+def report(result: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    latencies = result["latencies_s"]
+    lines = [
+        f"# {result['model']}, {result['weights']} weights, {result['dtype']}, batch 1",
+        "",
+        *(f"- {name}: {value}" for name, value in result["machine"].items()),
+        f"- clock: {result['clock']}",
+        "",
+        "| matrix product (rows x inputs x outputs) | GFLOP/s |",
+        "|---|---|",
+        *(f"| {shape} | {rate:.0f} |" for shape, rate in result["rates_gflops"].items()),
+        "",
+        f"- counted: {result['gflop']:.0f} GFLOP (text encoder left out, guidance and decoder inside)",
+        f"- floor: {result['floor_s']:.2f} s at the fastest rate",
+        f"- latency: best {min(latencies):.2f} s, median {statistics.median(latencies):.2f} s of {len(latencies)}",
+        f"- ratio: best {result['ratio_best']:.2f}, median {result['ratio_median']:.2f}",
+        "",
+        "| part (best run) | GFLOP | floor s | measured s | ratio |",
+        "|---|---|---|---|---|",
+    ]
+    for name, part in result["parts"].items():
+        ratio = f"{part['best_run_s'] / part['floor_s']:.2f}" if part["floor_s"] else "-"
+        lines.append(f"| {name} | {part['gflop']:.1f} | {part['floor_s']:.3f} | {part['best_run_s']:.3f} | {ratio} |")
+    return "\n".join(lines)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--model",
+        required=True,
+        help=f"folder, hub id or shipped name; with --random-weights a preset ({', '.join(PRESETS)}) or a config.json",
+    )
+    parser.add_argument("--random-weights", action="store_true", help="nothing is downloaded")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--threads", type=int, help="default: what torch takes")
+    parser.add_argument("--repeats", type=int, default=3, help="timed pictures, after one that is not timed")
+    parser.add_argument(
+        "--clock",
+        choices=CLOCKS,
+        default="wall",
+        help="cpu: processor time, for one thread on a machine that is busy with other work",
+    )
+    parser.add_argument("--json", type=Path, help="write all figures here")
+    parsed = parser.parse_args(arguments)
+    if parsed.repeats < 1:
+        parser.error("--repeats must be at least 1")
+    if parsed.clock == "cpu" and parsed.threads != 1:
+        parser.error("--clock cpu needs --threads 1: processor time adds up over threads")
+    return parsed
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parsed = parse(arguments)
+    if parsed.threads:
+        torch.set_num_threads(parsed.threads)
+    named = {
+        "model": parsed.model,
+        "weights": "random" if parsed.random_weights else "loaded",
+        "clock": parsed.clock,
+    }
+    benchmark = Benchmark(load(parsed), CLOCKS[parsed.clock])
+    benchmark.draw()
+    result = named | measure(benchmark, parsed.repeats)
+    sys.stdout.write(report(result) + "\n")
+    if parsed.json:
+        parsed.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The command `hart`: how its parts are called, and how errors look.
+
+Exit codes: 0 done; 1 `hart verify` found a difference; 2 bad input, one line on stderr; 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from hart import __version__
+from hart.commands import data, generate, models, train
+from hart.errors import HartError
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+
+class HartGroup(TyperGroup):
+    """A command group that reports bad input in one line, without traceback and without a usage page."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        def run() -> Any:
+            return super(HartGroup, self).main(args, prog_name, complete_var, False, windows_expand_args, **extra)
+
+        if not standalone_mode:
+            return run()
+        try:
+            code = run()
+        except (KeyboardInterrupt, typer.Abort):
+            sys.exit(INTERRUPTED)
+        except HartError as error:
+            _fail(str(error))
+        except OSError as error:
+            _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        except Exception as error:
+            # what the argument parser raises knows how to say itself; anything else is a fault of ours
+            say = getattr(error, "format_message", None)
+            if say is None:
+                raise
+            _fail(f"{str(say()).rstrip('.')}; see --help")
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    sys.exit(BAD_INPUT)
+
+
+app = typer.Typer(cls=HartGroup, pretty_exceptions_enable=False, add_completion=False)
+app.command()(generate.generate)
+app.command()(generate.reconstruct)
+app.command()(models.info)
+app.command()(models.convert)
+app.command()(models.verify)
+app.command()(train.train)
+app.add_typer(data.app, name="data")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hart {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def hart(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """HART: text to image with a hybrid autoregressive transformer."""
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app(prog_name="hart")

@@ -1,0 +1,78 @@
+"""What the commands share: progress on stderr, folders to write to, paths on stdout."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from hart.errors import HartError
+
+if TYPE_CHECKING:
+    from hart.pipeline import ScalePreview
+
+Report = Callable[[int, int | None, str], None]
+"""Called with (steps done, steps in all or None if unknown, what is being done)."""
+
+
+@contextmanager
+def progress(first: str) -> Iterator[Report]:
+    """A bar on stderr that disappears at the end; nothing at all where stderr is no terminal.
+
+    first: what is being done until the first report.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(first, total=None)
+        yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
+
+
+def scale_reporter(report: Report) -> Callable[[ScalePreview], None]:
+    """An `on_scale` that reports scales and batches and decodes nothing."""
+
+    def on_scale(preview: ScalePreview) -> None:
+        done, total = preview.batch * preview.scales + preview.k + 1, preview.batches * preview.scales
+        what = f"batch {preview.batch + 1}/{preview.batches}, scale {preview.k + 1}/{preview.scales}"
+        report(done, total, what)
+
+    return on_scale
+
+
+def writable_folder(path: Path) -> Path:
+    """Make the folder if need be and try it out, before any work is done. Raises `HartError`."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise HartError(f"{path}: cannot write there ({error.strerror}): choose another folder") from None
+    return path
+
+
+@contextmanager
+def needs_extra(extra: str) -> Iterator[None]:
+    """Turns a missing optional package into an error that says how to install it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise HartError(f"{error.name} is not installed: run pip install 'hart[{extra}]'") from None
+
+
+def note(message: str) -> None:
+    """One line on stderr."""
+    typer.echo(f"note: {message}", err=True)
+
+
+def model_name(name: str) -> str:
+    """A model's name as it is still right in another working directory: folders and files become absolute."""
+    path = Path(name).expanduser()
+    return os.path.abspath(path) if path.exists() else name  # noqa: PTH100 - links stay as given

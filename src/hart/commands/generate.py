@@ -1,0 +1,268 @@
+"""`hart generate` and `hart reconstruct`: pictures from a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hart.commands.console import model_name, note, progress, scale_reporter, writable_folder
+from hart.errors import HartError
+
+if TYPE_CHECKING:
+    from hart.config import SamplingConfig
+    from hart.picture_metadata import PictureRecord, PictureSettings
+    from hart.pipeline import HartOutput, HartPipeline
+
+DEFAULT_MODEL = "emoji"
+DEFAULT_OUT = Path("outputs")
+SLUG_LENGTH = 40
+
+ModelOption = Annotated[
+    str | None, typer.Option(help=f"Shipped name, folder or hub id; {DEFAULT_MODEL} by default.", show_default=False)
+]
+OutOption = Annotated[Path, typer.Option(help="Folder for the pictures.")]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; the best there is by default.", show_default=False)
+]
+DtypeOption = Annotated[
+    str | None,
+    typer.Option(help="float32, bfloat16 or float16; bfloat16 on cuda by default, else float32.", show_default=False),
+]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to draw, once options and a picture's record are put together. `only`: keep this row of the result."""
+
+    prompts: list[str]
+    images_per_prompt: int
+    seed: int
+    model: str
+    device: str | None
+    dtype: str | None
+    size: int | None
+    batch_size: int | None
+    sampling: SamplingConfig | None
+    random_weights: bool
+    only: int | None = None
+
+
+def generate(
+    prompts: Annotated[
+        list[str] | None, typer.Argument(help="What to draw; a class number for class models.", show_default=False)
+    ] = None,
+    model: ModelOption = None,
+    images_per_prompt: Annotated[
+        int | None, typer.Option("-n", "--images-per-prompt", help="Pictures a prompt; 1 by default.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the first picture; 0 by default.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; 0 turns it off.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Codes kept at a draw; 0 keeps all.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Probability kept at a draw; 1 keeps all.")] = None,
+    smooth: Annotated[bool | None, typer.Option(help="Mix codes instead of taking the drawn one.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds in which the last scale is drawn.")] = None,
+    size: Annotated[int | None, typer.Option(help="Side of the pictures in pixels.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Pictures drawn together; 1 on a CPU by default, 4 on a GPU.")
+    ] = None,
+    out: OutOption = DEFAULT_OUT,
+    grid: Annotated[bool, typer.Option("--grid", help="Also write a contact sheet, a row a prompt.")] = False,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    prompts_file: Annotated[Path | None, typer.Option(help="Text file with a prompt a line.")] = None,
+    like: Annotated[
+        Path | None, typer.Option(help="Draw this picture again; whatever else is given is changed.")
+    ] = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Use the model's sizes with random weights.")
+    ] = False,
+) -> None:
+    """Draw pictures and print their paths. What is not given is taken from the model's own settings."""
+    wanted = [*(prompts or []), *(read_prompts(prompts_file) if prompts_file is not None else [])]
+    if not wanted and like is None:
+        raise HartError("nothing to draw: give a prompt, --prompts-file or --like")
+    if any(not prompt.strip() for prompt in wanted):
+        raise HartError("a prompt is empty: describe what to draw")
+    writable_folder(out)
+    from hart.picture_metadata import read_record
+
+    record = read_record(like) if like is not None else None
+    job = Job(
+        prompts=wanted,
+        images_per_prompt=1 if images_per_prompt is None else images_per_prompt,
+        seed=0 if seed is None else seed,
+        model=DEFAULT_MODEL if model is None else model,
+        device=device,
+        dtype=dtype,
+        size=size,
+        batch_size=batch_size,
+        sampling=None,
+        random_weights=random_weights,
+    )
+    if record is not None:
+        again = not wanted and (images_per_prompt, seed, batch_size) == (None, None, None)
+        job = _like(record, job, keep_seed=seed is None, keep_model=model is None, keep_batch=again)
+    with progress(f"loading {job.model}") as report:
+        pipe = _open(job)
+        drawn = pipe(
+            _prompts_for(pipe, job.prompts),
+            images_per_prompt=job.images_per_prompt,
+            seed=job.seed,
+            guidance_scale=guidance,
+            top_k=top_k,
+            top_p=top_p,
+            smooth=smooth,
+            rounds=rounds,
+            size=job.size,
+            batch_size=job.batch_size,
+            sampling=job.sampling,
+            on_scale=scale_reporter(report),
+        )
+    _write(out, job, pipe, drawn, grid)
+
+
+def reconstruct(
+    images: Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)],
+    model: ModelOption = None,
+    out: OutOption = DEFAULT_OUT,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+) -> None:
+    """Encode and decode images with a model's tokenizer: input, discrete and hybrid side by side, PSNR in dB."""
+    from hart.picture_metadata import open_image
+
+    opened = [open_image(path) for path in images]
+    writable_folder(out)
+    from hart.contact_sheet import side_by_side
+    from hart.pipeline import HartPipeline
+
+    name = DEFAULT_MODEL if model is None else model
+    lines = []
+    with progress(f"loading {name}") as report:
+        pipe = HartPipeline.from_pretrained(name, device=device, dtype=dtype)
+        for i, (path, image) in enumerate(zip(images, opened, strict=True)):
+            report(i, len(images), f"reconstructing {path.name}")
+            result = pipe.reconstruct(image)
+            file = out / f"{_index(i, len(images))}-{slug(path.stem)}-reconstruction.png"
+            side_by_side([result.original, result.discrete, result.hybrid]).save(file)
+            lines.append(f"{file}  discrete {result.discrete_psnr:.2f} dB  hybrid {result.hybrid_psnr:.2f} dB")
+    for line in lines:
+        typer.echo(line)
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a UTF-8 text file that are not blank. Raises `HartError` when there are none to be had."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise HartError(f"{path}: cannot be read ({error.strerror}): give a text file with a prompt a line") from None
+    except UnicodeDecodeError:
+        raise HartError(f"{path}: is no UTF-8 text: give a text file with a prompt a line") from None
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise HartError(f"{path}: holds no prompt: write one a line")
+    return prompts
+
+
+def slug(text: str) -> str:
+    """A short piece of a file name: letters and digits of any script, the rest as single dashes."""
+    words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
+    return "-".join(words)[:SLUG_LENGTH].strip("-") or "picture"
+
+
+def _like(record: PictureRecord, given: Job, *, keep_seed: bool, keep_model: bool, keep_batch: bool) -> Job:
+    """The job that draws a recorded picture again, changed by whatever was given."""
+    from hart import __version__
+
+    if record.version != __version__:
+        note(f"drawn by hart {record.version}, this is {__version__}: the picture may come out differently")
+    settings = record.settings
+    prompts, seed, batch_size, only = given.prompts, given.seed, given.batch_size, None
+    if keep_seed:
+        seed = record.seed
+    if keep_batch and settings.batch is not None:
+        prompts, seed, only = list(settings.batch.prompts), settings.batch.seed, settings.batch.row
+        batch_size = len(prompts)
+        if not 0 <= only < batch_size:
+            raise HartError("--like: the picture's settings name a row that its batch does not have")
+    elif keep_batch:
+        batch_size = 1
+    return Job(
+        prompts=prompts or [record.prompt],
+        images_per_prompt=given.images_per_prompt,
+        seed=seed,
+        model=record.model if keep_model else given.model,
+        device=given.device or settings.device,
+        dtype=given.dtype or settings.dtype,
+        size=settings.size if given.size is None and keep_model else given.size,
+        batch_size=batch_size,
+        sampling=settings.sampling,
+        random_weights=given.random_weights or (settings.random_weights and keep_model),
+        only=only,
+    )
+
+
+def _open(job: Job) -> HartPipeline:
+    from hart.checkpoint.loading import load_config
+    from hart.pipeline import HartPipeline
+
+    if job.random_weights:
+        return HartPipeline.from_config(load_config(job.model), device=job.device, dtype=job.dtype)
+    return HartPipeline.from_pretrained(job.model, device=job.device, dtype=job.dtype)
+
+
+def _prompts_for(pipe: HartPipeline, prompts: list[str]) -> list[str | int]:
+    """Words as they are; for a class model the numbers they spell."""
+    if pipe.num_classes is None:
+        return list(prompts)
+    try:
+        return [int(prompt) for prompt in prompts]
+    except ValueError:
+        raise HartError(f"this model draws classes by number: give 0 to {pipe.num_classes - 1}, not words") from None
+
+
+def _write(out: Path, job: Job, pipe: HartPipeline, drawn: HartOutput, grid: bool) -> None:
+    from hart import __version__
+    from hart.contact_sheet import contact_sheet
+    from hart.picture_metadata import PictureRecord, write_picture
+
+    model = model_name(job.model)
+    rows = range(len(drawn.images)) if job.only is None else [job.only]
+    for index, row in enumerate(rows):
+        prompt, seed = str(drawn.prompts[row]), drawn.seeds[row]
+        path = out / f"{_index(index, len(rows))}-{slug(prompt)}-{seed}.png"
+        settings = _settings_of(row, job, pipe, drawn)
+        write_picture(path, drawn.images[row], PictureRecord(prompt, seed, model, settings, __version__))
+        typer.echo(path)
+    if grid:
+        n = job.images_per_prompt
+        images = [drawn.images[row] for row in rows]
+        labels = [str(drawn.prompts[row]) for row in rows[::n]]
+        path = out / f"grid-{slug(labels[0])}-{drawn.seeds[rows[0]]}.png"
+        contact_sheet([images[i : i + n] for i in range(0, len(images), n)], labels).save(path)
+        typer.echo(path)
+
+
+def _settings_of(row: int, job: Job, pipe: HartPipeline, drawn: HartOutput) -> PictureSettings:
+    """The settings of one picture; with its batch, where it was not alone in it."""
+    from hart.devices import dtype_name
+    from hart.picture_metadata import BatchPlace, PictureSettings
+
+    first = row - row % drawn.batch_size
+    together = tuple(str(prompt) for prompt in drawn.prompts[first : first + drawn.batch_size])
+    return PictureSettings(
+        sampling=drawn.sampling,
+        size=pipe.image_size,
+        device=str(pipe.device),
+        dtype=dtype_name(pipe.dtype),
+        random_weights=job.random_weights,
+        batch=BatchPlace(together, drawn.seeds[first], row - first) if len(together) > 1 else None,
+    )
+
+
+def _index(i: int, count: int) -> str:
+    """Numbers of one width, so that file names sort in order."""
+    return str(i).zfill(max(3, len(str(count - 1))))

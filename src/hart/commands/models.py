@@ -1,0 +1,123 @@
+"""`hart info`, `hart convert`, `hart verify`: models on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hart.commands.console import progress, writable_folder
+from hart.errors import HartError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hart.config import HartConfig
+
+MODEL_HELP = "Shipped name, folder or hub id."
+
+
+def info(
+    model: Annotated[str, typer.Argument(help=f"{MODEL_HELP} Also a preset's name or a config.json.")],
+) -> None:
+    """Show a model's scales, parameters by part, and multiply-accumulates (MACs) an image by part."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from hart.checkpoint.loading import load_config
+    from hart.cost import model_cost
+
+    config = load_config(model)
+    guided = config.sampling.guidance_scale > 0
+    cost = model_cost(config, guided=guided)
+    facts = Table(title=model, show_header=False)
+    for name, value in _facts(config).items():
+        facts.add_row(name, value)
+    console = Console()
+    console.print(facts)
+    console.print(_counts("parameters", "parameters", cost.parameters))
+    console.print(_counts("one image", f"MACs, guidance {'on' if guided else 'off'}", cost.macs))
+
+
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SRC", help=f"{MODEL_HELP} Any layout.")],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write.")],
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16: how weights are stored.")] = "float32",
+) -> None:
+    """Write a model in the project's own layout: config.json and safetensors."""
+    if (destination / "config.json").exists():
+        raise HartError(f"{destination}: already holds a model: choose another folder")
+    writable_folder(destination)
+    import torch
+
+    from hart.checkpoint.loading import load_model, resolve_model, save_model
+    from hart.devices import resolve_dtype
+
+    stored = resolve_dtype(dtype, torch.device("cpu"))
+    with progress(f"reading {source}") as report:
+        model = load_model(resolve_model(source))
+        report(0, None, f"writing {destination}")
+        encoder = model.config.text_encoder
+        if encoder is not None and encoder.kind == "compact":
+            from hart.text_encoder.compact import CompactTextEncoder
+
+            CompactTextEncoder.load(encoder, model.folder).save(destination, stored)
+        save_model(destination, model.config, model.tokenizer, model.hart, stored)
+    typer.echo(destination)
+
+
+def verify(
+    folder: Annotated[Path, typer.Argument(help="A checkpoint with case.json and golden.safetensors beside it.")],
+) -> None:
+    """Recompute what a golden file records, a line a quantity; exit 1 if any differs too much."""
+    from hart.verification import verify as compare
+
+    with progress(f"recomputing {folder}"):
+        results = compare(folder)
+    for result in results:
+        verdict = "ok  " if result.passed else "FAIL"
+        remark = f"  ({result.remark})" if result.remark else ""
+        typer.echo(
+            f"{verdict} {result.name}  largest difference {result.difference:.1e}  "
+            f"tolerance {result.tolerance:.1e}{remark}"
+        )
+    failed = [result.name for result in results if not result.passed]
+    if failed:
+        typer.echo(f"{len(failed)} of {len(results)} quantities differ: {', '.join(failed)}", err=True)
+        raise typer.Exit(1)
+
+
+def _facts(config: HartConfig) -> dict[str, str]:
+    schedule, sizes = config.tokenizer.schedule, config.transformer
+    if sizes.text is not None:
+        context = f"text, {sizes.text.tokens} tokens of width {sizes.text.width}"
+    else:
+        assert sizes.classes is not None
+        context = f"{sizes.classes.num_classes} classes"
+    encoder = config.text_encoder
+    facts = {
+        "image": f"{config.tokenizer.image_size} x {config.tokenizer.image_size} px",
+        "scales": ", ".join(map(str, schedule)),
+        "tokens a scale": ", ".join(map(str, schedule.token_counts)),
+        "tokens": str(schedule.total_tokens),
+        "tokens are": "discrete + continuous (hybrid)" if config.hybrid else "discrete",
+        "context": context,
+        "transformer": f"width {sizes.width}, depth {sizes.depth}, heads {sizes.heads}",
+    }
+    if encoder is not None:
+        facts["text encoder"] = f"{encoder.kind} {encoder.source}".strip() + " (not counted below)"
+    return facts
+
+
+def _counts(title: str, unit: str, parts: Mapping[str, int]) -> object:
+    from rich.table import Table
+
+    table = Table(title=title)
+    table.add_column("part")
+    table.add_column(unit, justify="right")
+    for part, count in parts.items():
+        table.add_row(part, f"{count:,}")
+    table.add_section()
+    table.add_row("total", f"{sum(parts.values()):,}")
+    return table

@@ -1,0 +1,209 @@
+"""What a model holds and what one picture costs: parameters and multiply-accumulates (MACs) by part.
+
+Counted are the matrix products and convolutions that drawing one picture takes as the paper describes it;
+1 MAC is 2 FLOPs. Not counted: the text encoder (a model of its own, run once a prompt) and everything
+elementwise. Guidance runs transformer, head and diffusion for two rows, with and without the prompt.
+
+    context + scales -> transformer -> head -> codes -> diffusion (all sampling steps) -> decoder
+
+Shapes: R rows (2 with guidance), S context tokens, N tokens of a step, P tokens a step attends to, C width,
+M MLP width, D latent channels, V codes, W diffusion width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from hart.checkpoint.loading import build
+from hart.config import HartConfig, TokenizerConfig, TransformerConfig
+from hart.generation.next_scale import round_sizes
+from hart.layers.embedding import FREQUENCIES
+
+PARTS = (
+    "transformer, context",
+    "transformer, linear layers",
+    "transformer, attention",
+    "head",
+    "codes",
+    "residual diffusion",
+    "decoder",
+)
+"""Keys of `ModelCost.macs`. The first holds all layers for the context tokens; the next two are the image
+tokens'. "codes" is the smooth mixture of codes and the convolutions phi."""
+
+MODULES = ("transformer", "residual diffusion", "encoder", "quantizer", "decoder")
+"""Keys of `ModelCost.parameters`. "encoder" is the tokenizer's, which drawing a picture does not use."""
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """Figures of one model for one picture.
+
+    parameters: by `MODULES`. macs: by `PARTS`. scale_tokens: image tokens of each scale.
+    step_macs: transformer and head, first the context with scale 1's logits, then the scales 2..K.
+    """
+
+    parameters: Mapping[str, int]
+    macs: Mapping[str, int]
+    scale_tokens: tuple[int, ...]
+    step_macs: tuple[int, ...]
+
+    @property
+    def total_parameters(self) -> int:
+        return sum(self.parameters.values())
+
+    @property
+    def total_macs(self) -> int:
+        return sum(self.macs.values())
+
+    @property
+    def total_flops(self) -> int:
+        return 2 * self.total_macs
+
+
+def model_cost(config: HartConfig, *, guided: bool = True) -> ModelCost:
+    """Parameters and MACs for one picture with the configured sampling, decoded to pixels.
+
+    guided: with classifier-free guidance, which doubles everything but the codes and the decoder.
+    """
+    rows = 2 if guided else 1
+    sizes = config.transformer
+    counts = sizes.schedule.token_counts
+    last_rounds = round_sizes(counts[-1], config.sampling.rounds)
+    seen = sizes.text.tokens if sizes.text is not None else 1
+    context = _context(sizes, rows)
+    steps = [_Step(linear=0, attention=0, head=_head(sizes, rows, tokens=1))]
+    for rounds in [*([count] for count in counts[1:-1]), last_rounds]:
+        step = _Step(0, 0, 0)
+        for tokens in rounds:
+            seen += tokens
+            step += _Step(
+                linear=_level(sizes) + rows * tokens * (sizes.latent_channels * sizes.width + _block_linear(sizes)),
+                attention=rows * _attention(sizes, tokens, seen),
+                head=_head(sizes, rows, tokens),
+            )
+        steps.append(step)
+    total = sum(steps, _Step(0, 0, 0))
+    macs = {
+        "transformer, context": context,
+        "transformer, linear layers": total.linear,
+        "transformer, attention": total.attention,
+        "head": total.head,
+        "codes": _codes(config),
+        "residual diffusion": sum(_diffusion(config, rows, tokens) for tokens in last_rounds),
+        "decoder": _decoder(config.tokenizer),
+    }
+    step_macs = [step.linear + step.attention + step.head for step in steps]
+    return ModelCost(_parameters(config), macs, counts, (context + step_macs[0], *step_macs[1:]))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """MACs of the image tokens of one scale."""
+
+    linear: int
+    attention: int
+    head: int
+
+    def __add__(self, other: _Step) -> _Step:
+        return _Step(self.linear + other.linear, self.attention + other.attention, self.head + other.head)
+
+
+def _parameters(config: HartConfig) -> dict[str, int]:
+    with torch.device("meta"):
+        tokenizer, hart = build(config)
+    modules: dict[str, tuple[nn.Module | None, ...]] = {
+        "transformer": (hart.transformer,),
+        "residual diffusion": (hart.residual,),
+        "encoder": (tokenizer.encoder, tokenizer.quant_conv),
+        "quantizer": (tokenizer.quantizer,),
+        "decoder": (tokenizer.post_quant_conv, tokenizer.decoder),
+    }
+    return {
+        name: sum(p.numel() for module in parts if module is not None for p in module.parameters())
+        for name, parts in modules.items()
+    }
+
+
+def _context(sizes: TransformerConfig, rows: int) -> int:
+    """Embedding the context, the blocks' modulation, and all layers for S tokens that see each other."""
+    tokens = sizes.text.tokens if sizes.text is not None else 1
+    embedding = tokens * sizes.text.width * sizes.width if sizes.text is not None else 0
+    modulation = sizes.depth * 6 * sizes.width**2 if sizes.modulation == "linear" else 0
+    layers = tokens * _block_linear(sizes) + _attention(sizes, tokens, tokens)
+    return _level(sizes) + rows * (embedding + modulation + layers)
+
+
+def _block_linear(sizes: TransformerConfig) -> int:
+    """Linear layers of all blocks for one token: q, k, v, output; gate, up, down (or two of them with GELU)."""
+    matrices = 3 if sizes.mlp == "swiglu" else 2
+    return sizes.depth * (4 * sizes.width**2 + matrices * sizes.width * sizes.mlp_width)
+
+
+def _attention(sizes: TransformerConfig, tokens: int, seen: int) -> int:
+    """Queries on keys and weights on values of all blocks, for N tokens that attend to P."""
+    return sizes.depth * 2 * tokens * seen * sizes.width
+
+
+def _level(sizes: TransformerConfig) -> int:
+    """The MLP of the sinusoidal level embedding, once a step; a table costs nothing."""
+    return sizes.width * (2 * FREQUENCIES + sizes.width) if sizes.level_embedding == "sinusoidal" else 0
+
+
+def _head(sizes: TransformerConfig, rows: int, tokens: int) -> int:
+    """Modulation of the head and logits of all N tokens."""
+    return rows * (2 * sizes.width**2 + tokens * sizes.width * sizes.codebook_size)
+
+
+def _codes(config: HartConfig) -> int:
+    """The smooth mixture of codes at all scales, and phi at all but the last scale of a hybrid model."""
+    sizes = config.tokenizer
+    tokens, scales = sizes.schedule.total_tokens, len(sizes.scales)
+    mixture = tokens * sizes.codebook_size * sizes.latent_channels if config.sampling.smooth else 0
+    smoothed = scales - 1 if config.hybrid else scales
+    return mixture + smoothed * _conv(sizes.latent_channels, sizes.latent_channels, 3, sizes.scales[-1])
+
+
+def _diffusion(config: HartConfig, rows: int, tokens: int) -> int:
+    """Residual tokens of N positions: the condition once, the denoiser at every sampling step."""
+    if config.diffusion is None:
+        return 0
+    channels, context_width = config.transformer.latent_channels, config.transformer.width
+    width, steps = config.diffusion.width, config.diffusion.sampling_steps
+    condition = channels * context_width + context_width * width  # word_embed of the code, then condition_embed
+    time = width * (2 * FREQUENCIES + width)
+    block = 5 * width**2  # two linear layers, and three modulation parameters a channel
+    denoiser = 3 * channels * width + config.diffusion.depth * block + 2 * width**2
+    return rows * tokens * (condition + steps * denoiser) + steps * time
+
+
+def _conv(in_channels: int, out_channels: int, kernel: int, side: int) -> int:
+    """A convolution of stride 1 on a square map."""
+    return in_channels * out_channels * kernel**2 * side**2
+
+
+def _decoder(sizes: TokenizerConfig) -> int:
+    """Latent to pixels, in the order of `hart.tokenizer.autoencoder.Decoder`."""
+    widths = [sizes.base_channels * m for m in reversed(sizes.channel_multipliers)]
+    side, width, channels = sizes.scales[-1], widths[0], sizes.latent_channels
+
+    def block(in_channels: int, out_channels: int) -> int:
+        skip = _conv(in_channels, out_channels, 1, side) if in_channels != out_channels else 0
+        return _conv(in_channels, out_channels, 3, side) + _conv(out_channels, out_channels, 3, side) + skip
+
+    attention = _conv(width, 4 * width, 1, side) + 2 * width * side**4
+    total = _conv(channels, channels, sizes.quant_conv_kernel, side) + _conv(channels, width, 3, side)
+    total += 2 * block(width, width) + attention
+    for i, out in enumerate(widths):
+        total += block(width, out) + sizes.residual_blocks * block(out, out)
+        if i == 0:
+            total += (sizes.residual_blocks + 1) * attention
+        if i < len(widths) - 1:
+            side *= 2
+            total += _conv(out, out, 3, side)
+        width = out
+    return total + _conv(width, 3, 3, side)

@@ -1,0 +1,57 @@
+"""Names of devices and number types, as users write them, to torch's own; a name that cannot be served is an error."""
+
+from __future__ import annotations
+
+import torch
+
+from hart.errors import HartError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SHORT_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+def resolve_device(name: str | None) -> torch.device:
+    """The device called `name`: "cpu", "cuda", "cuda:1", "mps". None takes CUDA, else MPS, else the CPU.
+
+    Raises `HartError` for other names and for devices that this machine does not have.
+    """
+    if name is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise HartError(f"unknown device {name!r}: choose cpu, cuda, cuda:<number> or mps")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count == 0:
+            raise HartError(f"device {name!r}: PyTorch sees no CUDA GPU on this machine; choose cpu")
+        if (device.index or 0) >= count:
+            raise HartError(f"device {name!r}: this machine has {count} CUDA GPU(s), numbered from 0")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise HartError(f"device {name!r}: PyTorch sees no Apple GPU on this machine; choose cpu")
+    return device
+
+
+def resolve_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
+    """A number type of `DTYPES`, given as such or by name ("bfloat16", "bf16"). None takes the device's default.
+
+    The default is bfloat16 on CUDA and float32 elsewhere. Raises `HartError` for any other type.
+    """
+    if dtype is None:
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if isinstance(dtype, str):
+        known = DTYPES.get(SHORT_NAMES.get(dtype, dtype))
+    else:
+        known = dtype if dtype in DTYPES.values() else None
+    if known is None:
+        raise HartError(f"unknown dtype {dtype!r}: choose {', '.join(DTYPES)}")
+    return known
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name under which `resolve_dtype` knows a type of `DTYPES`."""
+    return next(name for name, known in DTYPES.items() if known == dtype)

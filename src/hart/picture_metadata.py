@@ -1,0 +1,104 @@
+"""What a generated picture says about itself: PNG text chunks from which it can be drawn again.
+
+Chunks: `prompt`, `seed`, `model`, `settings` (JSON), `Software` ("hart" and its version).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+
+from hart.checkpoint.storage import write_atomically
+from hart.config import Config, ConfigError, SamplingConfig
+from hart.errors import HartError
+
+SOFTWARE = "hart"
+
+
+@dataclass(frozen=True)
+class BatchPlace(Config):
+    """The batch that a picture was drawn in: its neighbours decide the rounding of its last digits.
+
+    prompts: of every picture of the batch; seed: of the batch's first picture; row: which one this is.
+    """
+
+    prompts: tuple[str, ...]
+    seed: int
+    row: int
+
+
+@dataclass(frozen=True)
+class PictureSettings(Config):
+    """Everything but prompt, seed and model that decides a picture."""
+
+    sampling: SamplingConfig
+    size: int
+    device: str
+    dtype: str
+    random_weights: bool = False
+    """Drawn with random weights in place of the model's."""
+    batch: BatchPlace | None = None
+    """None: drawn alone."""
+
+
+@dataclass(frozen=True)
+class PictureRecord:
+    """One picture's origin. prompt: the words, or the class number in digits; version: of hart."""
+
+    prompt: str
+    seed: int
+    model: str
+    settings: PictureSettings
+    version: str
+
+
+def write_picture(path: Path, image: Image.Image, record: PictureRecord) -> None:
+    """Save `image` as PNG with its record. The file appears whole or not at all."""
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_text("prompt", record.prompt)
+    chunks.add_text("seed", str(record.seed))
+    chunks.add_text("model", record.model)
+    chunks.add_text("settings", json.dumps(record.settings.to_dict(), ensure_ascii=False))
+    chunks.add_text("Software", f"{SOFTWARE} {record.version}")
+    content = io.BytesIO()
+    image.save(content, "PNG", pnginfo=chunks)
+    write_atomically(path, content.getvalue())
+
+
+def read_record(path: Path) -> PictureRecord:
+    """The record of a picture that `write_picture` saved. Raises `HartError` for any other file."""
+    with open_image(path) as image:
+        chunks = dict(image.text) if isinstance(image, PngImagePlugin.PngImageFile) else {}
+    if missing := [name for name in ("prompt", "seed", "model", "settings", "Software") if name not in chunks]:
+        raise HartError(
+            f"{path}: lacks {', '.join(missing)}: no picture by hart generate, or its PNG text chunks were removed"
+        )
+    try:
+        return PictureRecord(
+            prompt=chunks["prompt"],
+            seed=int(chunks["seed"]),
+            model=chunks["model"],
+            settings=PictureSettings.from_dict(json.loads(chunks["settings"])),
+            version=chunks["Software"].removeprefix(f"{SOFTWARE} "),
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        reason = str(error) if isinstance(error, ConfigError) else "they are damaged"
+        raise HartError(f"{path}: its settings cannot be read: {reason}") from None
+
+
+def open_image(path: Path) -> Image.Image:
+    """An image file of any format that Pillow reads. Raises `HartError` naming the file if it is none."""
+    try:
+        image = Image.open(path)
+        image.load()
+    except FileNotFoundError:
+        raise HartError(f"{path}: no such file") from None
+    except UnidentifiedImageError:
+        raise HartError(f"{path}: not an image; give PNG, JPEG or WebP") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise HartError(f"{path}: cannot be read as an image: {error}") from None
+    return image

@@ -1,0 +1,369 @@
+"""From words to pictures: the only file that knows all stages.
+
+    prompt -> text encoder -> next-scale generation -> latent -> decoder -> picture
+
+Every picture has a seed and a generator of its own, so that it does not depend on its neighbours in a batch. Only
+rounding does: matrix products of another shape differ in their last digits, and sampling can amplify them. On a
+CPU pictures therefore go one at a time, and picture i of a call is bit for bit the one made alone with its seed.
+
+Shapes: B pictures, D latent channels, n_K side of the latent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hart.checkpoint.loading import load_model, resolve_model
+from hart.config import HartConfig, SamplingConfig
+from hart.data.transforms import pil_to_pixels, to_signed, unit_to_pil
+from hart.devices import resolve_device, resolve_dtype
+from hart.errors import HartError
+from hart.generation.draws import GeneratorDraws
+from hart.generation.next_scale import NextScaleGenerator, ScaleStep
+from hart.model import Hart
+from hart.random_weights import random_model
+from hart.text_encoder import TextEncoder, load_text_encoder
+from hart.text_encoder.random_features import RandomTextFeatures
+from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
+from hart.types import ClassContext, Context, TextContext
+
+GPU_BATCH = 4
+"""Pictures drawn together on a GPU unless the caller says otherwise."""
+MAX_SEED = 2**63 - 1
+
+Prompt = str | int
+"""Words for a text model, a class number for a class model."""
+
+
+@dataclass(frozen=True)
+class HartOutput:
+    """Pictures in prompt-major order: all of the first prompt, then all of the second.
+
+    images, prompts, seeds: one entry a picture. sampling: the settings they were drawn with.
+    batch_size: how many were drawn together; pictures i // batch_size belong to one batch.
+    """
+
+    images: list[Image.Image]
+    prompts: list[Prompt]
+    seeds: list[int]
+    sampling: SamplingConfig
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class ScalePreview:
+    """A batch after one of its scales, for `on_scale`.
+
+    k: 0-based scale; scales: how many there are.
+    batch: 0-based batch; batches: how many there are.
+    pictures: which pictures of the call are in the batch.
+    latent: (B, D, n_K, n_K), the running sum so far.
+    """
+
+    k: int
+    scales: int
+    batch: int
+    batches: int
+    pictures: range
+    latent: Tensor
+    _decode: Callable[[Tensor], Image.Image]
+
+    def images(self) -> list[Image.Image]:
+        """The pictures as they stand, at full size. Decoded at this call: who does not look does not pay."""
+        return [self._decode(latent) for latent in self.latent]
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """An image as the tokenizer sees it, and how well it keeps it.
+
+    original: cut and resized to the model's size. discrete: from the codes alone. hybrid: from codes and exact
+    residual tokens. The PSNRs are in dB against `original`; infinite where nothing is lost.
+    """
+
+    original: Image.Image
+    discrete: Image.Image
+    hybrid: Image.Image
+    discrete_psnr: float
+    hybrid_psnr: float
+
+
+class HartPipeline:
+    """A whole model on one device; call it with prompts."""
+
+    def __init__(
+        self,
+        config: HartConfig,
+        tokenizer: HybridTokenizer,
+        hart: Hart,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        folder: Path | None = None,
+        text_encoder: TextEncoder | RandomTextFeatures | None = None,
+    ) -> None:
+        """Moves the modules to `device`; the transformer and the residual diffusion compute in `dtype`.
+
+        So does the decoder, but for float16, whose range its activations may leave: it stays in float32 then,
+        as encoder and quantiser always do.
+        folder: where a text encoder that is stored with the model is found when the first prompt comes.
+        text_encoder: used instead of the one that the configuration names.
+        """
+        self.config = config
+        self.device = device
+        self.dtype = dtype
+        self.folder = folder
+        self.hart: Hart = hart.to(device, dtype).eval().requires_grad_(False)
+        self.tokenizer: HybridTokenizer = tokenizer.to(device, torch.float32).eval().requires_grad_(False)
+        if dtype != torch.float16:
+            self.tokenizer.decoder.to(dtype)
+            self.tokenizer.post_quant_conv.to(dtype)
+        # convolutions run on channels-last memory without reordering it
+        self.tokenizer.decoder.to(memory_format=torch.channels_last)
+        self._text_encoder = text_encoder
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str,
+        *,
+        device: str | None = None,
+        dtype: torch.dtype | str | None = None,
+        text_encoder: TextEncoder | RandomTextFeatures | None = None,
+    ) -> Self:
+        """Open a model: one shipped with the package ("emoji"), a folder in any supported layout, or a hub id.
+
+        device: "cpu", "cuda", "cuda:1", "mps"; by default the best there is. dtype: float32, bfloat16 or float16;
+        by default bfloat16 on CUDA, else float32. text_encoder: used instead of the model's own. Raises
+        `HartError` for an unknown model, a damaged one, or a device that is not there.
+        """
+        place = resolve_device(device)
+        number_type = resolve_dtype(dtype, place)
+        model = load_model(resolve_model(name))
+        return cls(
+            model.config,
+            model.tokenizer,
+            model.hart,
+            device=place,
+            dtype=number_type,
+            folder=model.folder,
+            text_encoder=text_encoder,
+        )
+
+    @classmethod
+    def from_config(
+        cls, config: HartConfig, *, seed: int = 0, device: str | None = None, dtype: torch.dtype | str | None = None
+    ) -> Self:
+        """A model of this size with random weights and random text features: for timings and tests, not pictures."""
+        place = resolve_device(device)
+        number_type = resolve_dtype(dtype, place)
+        generator = torch.Generator().manual_seed(_checked_seed(seed, 1))
+        tokenizer, hart = random_model(config, generator, dtype=number_type)
+        text = config.transformer.text
+        encoder = RandomTextFeatures(text, seed) if text is not None else None
+        return cls(config, tokenizer, hart, device=place, dtype=number_type, text_encoder=encoder)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the pictures in pixels."""
+        return self.config.tokenizer.image_size
+
+    @property
+    def num_classes(self) -> int | None:
+        """How many classes a class-conditional model draws; None for a text model."""
+        classes = self.config.transformer.classes
+        return None if classes is None else classes.num_classes
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        images_per_prompt: int = 1,
+        seed: int = 0,
+        guidance_scale: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        smooth: bool | None = None,
+        rounds: int | None = None,
+        size: int | None = None,
+        discrete_only: bool = False,
+        batch_size: int | None = None,
+        sampling: SamplingConfig | None = None,
+        on_scale: Callable[[ScalePreview], None] | None = None,
+    ) -> HartOutput:
+        """Draw `images_per_prompt` pictures of every prompt; picture i has the seed `seed + i`.
+
+        prompts: words for a text model, class numbers for a class model.
+        guidance_scale, top_k, top_p, smooth, rounds: see `SamplingConfig`; what is None is taken from `sampling`,
+            by default the model's own settings. top_k 0 and top_p 1 keep all codes.
+        size: side in pixels; a model has one, and any other is an error.
+        discrete_only: leave the residual tokens out (the paper's ablation).
+        batch_size: pictures drawn together; by default 1 on a CPU and `GPU_BATCH` elsewhere.
+        on_scale: called after every scale of every batch.
+        Raises `HartError` for input that the model cannot draw.
+        """
+        checked = self._checked_prompts(prompts)
+        self._check_size(size)
+        if images_per_prompt < 1:
+            raise HartError(f"images_per_prompt is {images_per_prompt}: ask for at least 1")
+        if batch_size is not None and batch_size < 1:
+            raise HartError(f"batch_size is {batch_size}: it must be at least 1")
+        settings = self._settings(sampling, guidance_scale, top_k, top_p, smooth, rounds)
+        batch_size = batch_size or (1 if self.device.type == "cpu" else GPU_BATCH)
+
+        picture_prompts = [prompt for prompt in checked for _ in range(images_per_prompt)]
+        count = len(picture_prompts)
+        first_seed = _checked_seed(seed, count)
+        seeds = list(range(first_seed, first_seed + count))
+        batches = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+        images: list[Image.Image] = []
+        contexts: dict[Prompt, Context] = {}
+        for number, pictures in enumerate(batches):
+            wanted = [picture_prompts[i] for i in pictures]
+            # pictures of one prompt follow each other: what the last batch knew is enough to remember
+            contexts = {prompt: contexts.get(prompt) or self._context(prompt) for prompt in wanted}
+            generators = [torch.Generator().manual_seed(seeds[i]) for i in pictures]
+            generator = NextScaleGenerator(
+                self.hart,
+                self.tokenizer.quantizer,
+                settings,
+                GeneratorDraws(generators, self.device),
+                discrete_only=discrete_only,
+                on_scale=self._previewer(on_scale, number, len(batches), pictures),
+            )
+            latent = generator(_stack([contexts[prompt] for prompt in wanted]))
+            images += [self._decode(one) for one in latent]
+        return HartOutput(images, picture_prompts, seeds, settings, batch_size)
+
+    @torch.inference_mode()
+    def reconstruct(self, image: Image.Image) -> Reconstruction:
+        """Encode and decode an image with the tokenizer alone; it is cut to a square and resized first."""
+        pixels = pil_to_pixels(image, self.image_size)
+        latent = self.tokenizer.encode(to_signed(pixels).unsqueeze(0).to(self.device))
+        original = pixels.float() / 255
+        discrete = self._decode_unit(self.tokenizer.quantize(latent).latent[0])
+        hybrid = self._decode_unit(latent[0])
+        return Reconstruction(
+            original=unit_to_pil(original),
+            discrete=unit_to_pil(discrete),
+            hybrid=unit_to_pil(hybrid),
+            discrete_psnr=_psnr(discrete, original),
+            hybrid_psnr=_psnr(hybrid, original),
+        )
+
+    @property
+    def text_encoder(self) -> TextEncoder | RandomTextFeatures:
+        """The prompt encoder, loaded at the first use. Raises `HartError` where the model has none."""
+        if self._text_encoder is None:
+            text, config = self.config.transformer.text, self.config.text_encoder
+            if text is None or config is None:
+                raise HartError("this model names no text encoder: pass one as text_encoder")
+            encoder = load_text_encoder(config, self.folder).to(self.device, self.dtype)
+            if (encoder.width, config.tokens) != (text.width, text.tokens):
+                raise HartError(
+                    f"the text encoder gives {config.tokens} tokens of width {encoder.width}, "
+                    f"the transformer takes {text.tokens} of width {text.width}: they are not of one model"
+                )
+            self._text_encoder = encoder
+        return self._text_encoder
+
+    def _checked_prompts(self, prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+        given: list[Any] = [prompts] if isinstance(prompts, str | int) else list(prompts)
+        if not given:
+            raise HartError("no prompts: give at least one")
+        for position, prompt in enumerate(given, start=1):
+            if self.num_classes is not None:
+                if not isinstance(prompt, int) or isinstance(prompt, bool) or not 0 <= prompt < self.num_classes:
+                    raise HartError(
+                        f"this model draws classes by number: give 0 to {self.num_classes - 1}, not {prompt!r}"
+                    )
+            elif not isinstance(prompt, str):
+                raise HartError(f"this model draws from words: give text such as 'a red apple', not {prompt!r}")
+            elif not prompt.strip():
+                raise HartError(f"prompt {position} is empty: describe what to draw")
+        return given
+
+    def _check_size(self, size: int | None) -> None:
+        if size is not None and size != self.image_size:
+            scales = ", ".join(map(str, self.config.tokenizer.scales))
+            raise HartError(
+                f"size {size}: this model has no scale schedule for it; it draws {self.image_size} px (scales {scales})"
+            )
+
+    def _settings(
+        self,
+        base: SamplingConfig | None,
+        guidance_scale: float | None,
+        top_k: int | None,
+        top_p: float | None,
+        smooth: bool | None,
+        rounds: int | None,
+    ) -> SamplingConfig:
+        given = {"guidance_scale": guidance_scale, "top_k": top_k, "top_p": top_p, "smooth": smooth, "rounds": rounds}
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if changes.get("top_k") == 0:
+            changes["top_k"] = None
+        settings = (base or self.config.sampling).replace(**changes)
+        if not math.isfinite(settings.guidance_scale):
+            raise HartError(f"guidance_scale is {settings.guidance_scale}: give a finite number from 0 up")
+        tokens = self.config.transformer.schedule.token_counts[-1]
+        if settings.rounds > 1 and not self.config.hybrid:
+            raise HartError("rounds: this model has no residual diffusion and draws its last scale in 1 round")
+        if settings.rounds > tokens:
+            raise HartError(f"rounds: {settings.rounds} are more than the {tokens} tokens of the last scale")
+        return settings
+
+    def _context(self, prompt: Prompt) -> Context:
+        """The context of one picture. Prompts are encoded alone, so that their neighbours change nothing."""
+        if isinstance(prompt, str):
+            return self.text_encoder.encode([prompt]).to(self.device)
+        assert self.num_classes is not None
+        return ClassContext(torch.tensor([prompt], device=self.device), self.num_classes)
+
+    def _previewer(
+        self, on_scale: Callable[[ScalePreview], None] | None, batch: int, batches: int, pictures: range
+    ) -> Callable[[ScaleStep], None] | None:
+        if on_scale is None:
+            return None
+        return lambda step: on_scale(
+            ScalePreview(step.k, step.scales, batch, batches, pictures, step.latent, self._decode)
+        )
+
+    def _decode(self, latent: Tensor) -> Image.Image:
+        return unit_to_pil(self._decode_unit(latent))
+
+    @torch.inference_mode()
+    def _decode_unit(self, latent: Tensor) -> Tensor:
+        """One latent (D, n_K, n_K) to an image (3, H, W) in [0, 1], float32 on the CPU."""
+        image = self.tokenizer.decode(latent.unsqueeze(0))[0].float().cpu()
+        if not bool(image.isfinite().all()):
+            raise HartError(f"the picture is not finite in {self.dtype}: draw it in float32 or bfloat16")
+        return (image + 1) / 2
+
+
+def _stack(contexts: Sequence[Context]) -> Context:
+    if isinstance(contexts[0], TextContext):
+        return TextContext.cat([context for context in contexts if isinstance(context, TextContext)])
+    return ClassContext.cat([context for context in contexts if isinstance(context, ClassContext)])
+
+
+def _checked_seed(seed: int, count: int) -> int:
+    """`seed`, if it and the count - 1 seeds after it are ones that a generator takes."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED - count + 1:
+        raise HartError(f"seed {seed!r}: give a whole number from 0 to {MAX_SEED - count + 1}")
+    return seed
+
+
+def _psnr(image: Tensor, original: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of two images in [0, 1]."""
+    error = float((image - original).double().square().mean())
+    return math.inf if error == 0 else -10 * math.log10(error)

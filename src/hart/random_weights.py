@@ -1,0 +1,42 @@
+"""Any configuration with random weights: to measure speed, or to try a pipeline without a download."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from hart.checkpoint.loading import build
+from hart.config import HartConfig
+from hart.model import Hart
+from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
+
+
+@torch.no_grad()
+def random_model(
+    config: HartConfig, generator: torch.Generator, *, dtype: torch.dtype = torch.float32
+) -> tuple[HybridTokenizer, Hart]:
+    """Tokenizer and model in evaluation mode on the generator's device, filled from `generator`.
+
+    Memory never holds more than the weights in `dtype`. Weights are scaled so that activations stay near 1;
+    the pictures are noise. To start a training, use `hart.training.initialization` instead.
+    """
+    with torch.device("meta"):
+        modules = build(config)
+    for module in modules:
+        module.to(dtype).to_empty(device=generator.device)
+        for layer in module.modules():
+            _fill(layer, generator)
+    return modules
+
+
+def _fill(layer: nn.Module, generator: torch.Generator) -> None:
+    """Norms as identity, other vectors zero, matrices and kernels normal with variance 1 / inputs."""
+    for name, parameter in layer.named_parameters(recurse=False):
+        if parameter.dim() == 1:
+            is_gain = name == "weight" and isinstance(layer, nn.RMSNorm | nn.LayerNorm | nn.GroupNorm)
+            parameter.fill_(1.0 if is_gain else 0.0)
+        else:
+            inputs = math.prod(parameter.shape[1:])
+            parameter.normal_(0.0, 1 / math.sqrt(inputs), generator=generator)

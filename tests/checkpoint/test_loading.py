@@ -1,0 +1,314 @@
+"""Opening models: three layouts, round trips between them, and every fault with a name."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import save_file
+
+from hart.checkpoint.loading import LoadedModel, load_model, read_pickle, resolve_model, save_model
+from hart.checkpoint.storage import CONFIG_FILE, HART_FILE, TOKENIZER_FILE, CheckpointError, read_safetensors
+from hart.config import ConfigError, HartConfig
+from hart.errors import HartError
+from helpers import tiny_class_config, tiny_model, tiny_text_config
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+PUBLISHED = ["t2i", "t2i-qknorm-adaln", "t2i-rounds", "var-c2i"]
+
+
+def states(model: LoadedModel) -> dict[str, torch.Tensor]:
+    return {**model.tokenizer.state_dict(), **model.hart.state_dict()}
+
+
+def equal(first: LoadedModel, second: LoadedModel) -> bool:
+    ours, theirs = states(first), states(second)
+    return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+@pytest.fixture
+def copied(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A copy of the golden checkpoint that a test names by indirect parametrisation, to damage."""
+    return Path(shutil.copytree(GOLDEN / request.param, tmp_path / "model"))
+
+
+def of(case: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("copied", [case], indirect=True, ids=[case])
+
+
+@pytest.mark.parametrize("case", PUBLISHED)
+def test_published_layouts_convert_to_ours_exactly(case: str, tmp_path: Path) -> None:
+    published = load_model(GOLDEN / case)
+    save_model(tmp_path / "own", published.config, published.tokenizer, published.hart)
+    own = load_model(tmp_path / "own")
+    assert own.config == published.config
+    assert equal(own, published)
+    assert not own.hart.training
+    assert not own.tokenizer.training
+
+
+@pytest.mark.parametrize("config", [tiny_text_config(), tiny_class_config()], ids=["text", "class"])
+def test_our_layout_comes_back_exactly(config: HartConfig, tmp_path: Path) -> None:
+    tokenizer, hart = tiny_model(config)
+    save_model(tmp_path, config, tokenizer, hart)
+    loaded = load_model(tmp_path)
+    assert loaded.config == config
+    assert loaded.folder == tmp_path
+    assert equal(loaded, LoadedModel(config, tokenizer, hart, tmp_path))
+
+
+def test_half_precision_weights_are_loaded_as_float32(tmp_path: Path) -> None:
+    config = tiny_text_config()
+    save_model(tmp_path, config, *tiny_model(config), dtype=torch.bfloat16)
+    assert {value.dtype for value in read_safetensors(tmp_path / HART_FILE).values()} == {torch.bfloat16}
+    assert {value.dtype for value in states(load_model(tmp_path)).values()} == {torch.float32}
+
+
+@of("t2i")
+def test_averaged_weights_are_preferred(copied: Path) -> None:
+    averaged = load_model(copied)
+    (copied / "llm" / "ema_model.bin").unlink()
+    plain = load_model(copied)
+    assert averaged.config == plain.config
+    assert not equal(averaged, plain)
+
+
+@of("t2i-rounds")
+def test_the_released_text_encoder_is_named(copied: Path) -> None:
+    encoder = load_model(copied).config.text_encoder
+    assert encoder is not None
+    assert (encoder.kind, encoder.instruction) == ("qwen2", True)
+
+
+@of("t2i-rounds")
+def test_a_missing_shard_is_named(copied: Path) -> None:
+    shard = "pytorch_model-00002-of-00002.bin"
+    (copied / "llm" / shard).unlink()
+    with pytest.raises(CheckpointError, match=shard):
+        load_model(copied)
+
+
+@of("t2i-rounds")
+def test_an_index_without_its_map_is_named(copied: Path) -> None:
+    index = copied / "llm" / "pytorch_model.bin.index.json"
+    index.write_text("{}", encoding="utf-8")
+    with pytest.raises(HartError, match=index.name):
+        load_model(copied)
+
+
+@of("t2i")
+def test_no_weights_at_all_are_named(copied: Path) -> None:
+    for file in (copied / "llm").glob("*model*"):
+        file.unlink()
+    with pytest.raises(CheckpointError, match=r"llm: no weights: expected \*\.safetensors"):
+        load_model(copied)
+
+
+def rewrite(path: Path, change: Any) -> None:
+    state = read_safetensors(path)
+    change(state)
+    save_file(state, path)
+
+
+@of("t2i-qknorm-adaln")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("word_embed.bias"), r"model\.safetensors.*missing transformer\.word_embed\.bias"),
+        (lambda s: s.update(surprise=torch.zeros(1)), r"model\.safetensors.*no published HART or VAR layout: surprise"),
+        (lambda s: s.update({"head.bias": torch.zeros(3)}), r"transformer\.head\.linear\.bias is \(3,\)"),
+    ],
+    ids=["missing", "unexpected", "misshaped"],
+)
+def test_published_tensors_that_do_not_fit_are_named(copied: Path, change: Any, message: str) -> None:
+    rewrite(copied / "llm" / "model.safetensors", change)
+    with pytest.raises(CheckpointError, match=message):
+        load_model(copied)
+
+
+@of("t2i-qknorm-adaln")
+def test_a_published_tokenizer_that_does_not_fit_is_named(copied: Path) -> None:
+    name = next(iter(read_safetensors(copied / "tokenizer" / "model.safetensors")))
+    rewrite(copied / "tokenizer" / "model.safetensors", lambda s: s.pop(name))
+    with pytest.raises(CheckpointError, match=r"tokenizer/model\.safetensors.*missing"):
+        load_model(copied)
+
+
+@of("t2i-qknorm-adaln")
+@pytest.mark.parametrize("file", ["llm/config.json", "tokenizer/config.json"])
+@pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b"\xff"], ids=["cut", "list", "empty", "binary"])
+def test_a_published_configuration_that_is_none_is_named(copied: Path, file: str, content: bytes) -> None:
+    (copied / file).write_bytes(content)
+    with pytest.raises(ConfigError, match=file):
+        load_model(copied)
+
+
+@of("t2i-qknorm-adaln")
+@pytest.mark.parametrize(
+    ("file", "field", "value"),
+    [
+        ("llm/config.json", "embed_dim", "wide"),
+        ("llm/config.json", "depth", 0),
+        ("llm/config.json", "patch_nums", 16),
+        ("llm/config.json", "num_sampling_steps", "many"),
+        ("llm/config.json", "use_cross_attn", True),
+        ("tokenizer/config.json", "ch", None),
+        ("tokenizer/config.json", "v_patch_nums", [3, 2]),
+    ],
+)
+def test_a_wrong_published_field_is_an_error(copied: Path, file: str, field: str, value: Any) -> None:
+    values = json.loads((copied / file).read_text(encoding="utf-8"))
+    values[field] = value
+    (copied / file).write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(ConfigError, match=file):
+        load_model(copied)
+
+
+@of("var-c2i")
+def test_var_sizes_are_read_off_its_tensors(copied: Path) -> None:
+    case = json.loads((copied / "case.json").read_text(encoding="utf-8"))
+    config = load_model(copied).config
+    assert config.transformer.scales == tuple(case["patch_nums"])
+    assert config.transformer.classes is not None
+    assert config.transformer.classes.num_classes == case["num_classes"]
+    assert (config.transformer.width, config.transformer.depth) == (case["embed_dim"], case["depth"])
+    assert config.transformer.heads == case["num_heads"]
+    assert config.tokenizer.channel_multipliers == tuple(case["ch_mult"])
+    assert not config.hybrid
+
+
+@of("var-c2i")
+def test_var_with_an_unknown_schedule_asks_for_it(copied: Path) -> None:
+    (copied / "case.json").unlink()
+    with pytest.raises(ConfigError, match="give patch_nums in"):
+        load_model(copied)
+
+
+@of("var-c2i")
+def test_var_without_its_tokenizer_is_an_error(copied: Path) -> None:
+    (copied / "vae.pth").unlink()
+    with pytest.raises(CheckpointError, match=r"expected one file vae\*\.pth, found 0"):
+        load_model(copied)
+
+
+class RunsCode:
+    """A pickle of this calls `os.system` when it is read without care."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (self.command,)
+
+
+@of("var-c2i")
+def test_code_in_a_pickle_is_refused_and_not_run(copied: Path) -> None:
+    trace = copied / "was-run"
+    torch.save({"weight": RunsCode(f"touch {trace}")}, copied / "var.pth")
+    with pytest.raises(CheckpointError, match=r"var\.pth"):
+        load_model(copied)
+    assert not trace.exists()
+
+
+def test_damaged_pickles_are_errors(tmp_path: Path) -> None:
+    path = tmp_path / "weights.bin"
+    torch.save({"weight": torch.zeros(40, 40)}, path)
+    content = path.read_bytes()
+    cuts = [content[:length] for length in (0, 1, 100, len(content) // 2, len(content) - 10)]
+    for damaged in [*cuts, b"\x80\x02.", b"not a pickle", bytes(range(256)), b"\x80\x02]q\x00."]:
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"weights\.bin"):
+            read_pickle(path)
+
+
+@pytest.mark.parametrize("content", [[torch.zeros(1)], {"weight": 3}, torch.zeros(2)], ids=["list", "number", "tensor"])
+def test_pickles_of_other_things_are_refused(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "weights.bin")
+    with pytest.raises(CheckpointError, match="expected a dictionary of tensors"):
+        read_pickle(tmp_path / "weights.bin")
+
+
+def test_an_absent_pickle_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such file"):
+        read_pickle(tmp_path / "weights.bin")
+
+
+@pytest.mark.parametrize("file", [TOKENIZER_FILE, HART_FILE])
+def test_our_layout_with_a_damaged_file_names_it(tmp_path: Path, file: str) -> None:
+    config = tiny_text_config()
+    save_model(tmp_path, config, *tiny_model(config))
+    content = (tmp_path / file).read_bytes()
+    (tmp_path / file).write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match=file):
+        load_model(tmp_path)
+
+
+def test_weights_of_another_configuration_are_refused(tmp_path: Path) -> None:
+    config = tiny_text_config()
+    save_model(tmp_path, config, *tiny_model(config))
+    (tmp_path / CONFIG_FILE).write_text(tiny_text_config(depth=3).to_json(), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=rf"{HART_FILE}.*missing transformer\.blocks\.2"):
+        load_model(tmp_path)
+
+
+def test_an_interrupted_save_is_not_taken_for_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_text_config()
+    tokenizer, hart = tiny_model(config)
+    calls: list[int] = []
+    real = os.fsync
+
+    def fail_at_the_second_file(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 2:
+            raise OSError("no space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail_at_the_second_file)
+    with pytest.raises(OSError, match="no space"):
+        save_model(tmp_path, config, tokenizer, hart)
+    with pytest.raises(CheckpointError, match="no model here"):
+        load_model(tmp_path)
+
+
+def test_a_folder_without_a_model_says_what_is_expected(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no model here; expected config\.json and hart\.safetensors"):
+        load_model(tmp_path)
+
+
+def test_unknown_names_list_the_shipped_models() -> None:
+    with pytest.raises(CheckpointError, match=r"unknown model 'emojis'.*shipped models are"):
+        resolve_model("emojis")
+    with pytest.raises(CheckpointError, match=r"unknown model '\./no/such'"):
+        resolve_model("./no/such")
+
+
+def test_a_folder_is_its_own_path(tmp_path: Path) -> None:
+    assert resolve_model(str(tmp_path)) == tmp_path
+
+
+def test_hub_ids_are_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def download(repository: str, **options: Any) -> str:
+        asked.append(repository)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert resolve_model("someone/model") == tmp_path
+    assert asked == ["someone/model"]
+
+
+def test_a_hub_that_cannot_be_reached_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(repository: str, **options: Any) -> str:
+        raise LocalEntryNotFoundError("cannot find the requested files in the disk cache\nand so on")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(CheckpointError, match=r"'someone/model' .*cannot be downloaded.*disk cache$"):
+        resolve_model("someone/model")

@@ -1,0 +1,124 @@
+"""Weights on disk: exact, strict, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from hart.checkpoint.storage import (
+    CheckpointError,
+    load_module,
+    load_state,
+    read_safetensors,
+    save_module,
+    write_atomically,
+)
+from hart.errors import HartError
+from helpers import randomize
+
+
+def network(seed: int = 0, width: int = 4) -> nn.Sequential:
+    module = nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width), nn.Linear(width, 2))
+    randomize(module, seed)
+    return module
+
+
+def same(first: nn.Module, second: nn.Module) -> bool:
+    states = first.state_dict(), second.state_dict()
+    return states[0].keys() == states[1].keys() and all(torch.equal(v, states[1][k]) for k, v in states[0].items())
+
+
+def test_a_module_comes_back_exactly(tmp_path: Path) -> None:
+    saved, loaded = network(0), network(1)
+    save_module(tmp_path / "new folder" / "m.safetensors", saved)
+    load_module(tmp_path / "new folder" / "m.safetensors", loaded)
+    assert same(saved, loaded)
+
+
+def test_half_precision_is_for_numbers_with_a_point_only(tmp_path: Path) -> None:
+    saved = network()
+    save_module(tmp_path / "m.safetensors", saved, torch.float16)
+    state = read_safetensors(tmp_path / "m.safetensors")
+    assert state["0.weight"].dtype == torch.float16
+    assert state["1.num_batches_tracked"].dtype == torch.int64
+    loaded = network(1)
+    load_module(tmp_path / "m.safetensors", loaded)
+    torch.testing.assert_close(loaded[0].weight, saved[0].weight, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda s: s.pop("0.bias"), r"m\.safetensors: does not fit.*missing 0\.bias"),
+        (lambda s: s.update(extra=torch.zeros(1)), "unexpected extra"),
+        (
+            lambda s: s.update({"2.weight": torch.zeros(2, 5)}),
+            r"2\.weight is \(2, 5\), the configuration asks for \(2, 4\)",
+        ),
+    ],
+    ids=["missing", "unexpected", "misshaped"],
+)
+def test_tensors_that_do_not_fit_are_named_and_nothing_changes(damage: Any, message: str) -> None:
+    state, module = dict(network(0).state_dict()), network(1)
+    damage(state)
+    with pytest.raises(CheckpointError, match=message):
+        load_state(module, state, "folder/m.safetensors")
+    assert same(module, network(1))
+
+
+def test_many_faults_are_counted() -> None:
+    with pytest.raises(CheckpointError, match=r"missing 0\.weight.*; and \d+ more"):
+        load_state(network(), {f"odd{i}": torch.zeros(1) for i in range(20)}, "file")
+
+
+def test_every_truncation_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_module(path, network())
+    content = path.read_bytes()
+    for length in (0, 4, 8, 40, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:length])
+        with pytest.raises(CheckpointError, match=r"m\.safetensors: not a readable safetensors file"):
+            read_safetensors(path)
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04 no safetensors", b"\xff" * 64, json.dumps({}).encode()])
+def test_other_files_are_an_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "m.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"m\.safetensors"):
+        read_safetensors(tmp_path / "m.safetensors")
+
+
+def test_an_absent_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"m\.safetensors: no such file"):
+        read_safetensors(tmp_path / "m.safetensors")
+
+
+def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.safetensors"
+    save_module(path, network(0))
+
+    def full_disk(descriptor: int) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        save_module(path, network(1))
+    loaded = network(2)
+    load_module(path, loaded)
+    assert same(loaded, network(0))
+
+
+def test_a_finished_save_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "file", b"old")
+    write_atomically(tmp_path / "file", b"new")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"new")]
+
+
+def test_checkpoint_errors_are_errors_that_the_user_can_mend() -> None:
+    assert issubclass(CheckpointError, HartError)

@@ -1,0 +1,135 @@
+"""Ancestral sampling with guidance, against denoisers whose right answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hart.config import ResidualDiffusionConfig
+from hart.diffusion.denoiser import ResidualDenoiser
+from hart.diffusion.process import cosine_alphas_bar
+from hart.diffusion.sampler import PUBLISHED_UNGUIDED_AT, sample_residual
+from helpers import random_tensor, randomize
+
+CONFIG = ResidualDiffusionConfig(width=16, depth=2)
+TOKENS, CHANNELS, WIDTH = 5, 3, 8
+
+
+@pytest.fixture
+def denoiser() -> ResidualDenoiser:
+    module = ResidualDenoiser(CONFIG, CHANNELS, WIDTH)
+    randomize(module)
+    return module.eval()
+
+
+def noise_source(seed: int = 9) -> Callable[[], Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return lambda: torch.randn(TOKENS, CHANNELS, generator=generator)
+
+
+def drawn(denoiser: nn.Module, guidance: float, null: Tensor | None, config: Any = CONFIG) -> Tensor:
+    condition, start = random_tensor(TOKENS, WIDTH, seed=1), random_tensor(TOKENS, CHANNELS, seed=3)
+    with torch.no_grad():
+        return sample_residual(denoiser, config, condition, null, guidance, start, noise_source())  # type: ignore[arg-type]
+
+
+class Oracle(nn.Module):
+    """Knows the clean tokens, and answers with the noise that leads to them; records the timesteps it saw."""
+
+    def __init__(self, clean: Tensor) -> None:
+        super().__init__()
+        self.clean = clean
+        self.seen: list[int] = []
+
+    def embed_condition(self, z: Tensor) -> Tensor:
+        return z
+
+    def forward(self, x: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
+        self.seen.append(int(timestep))
+        alpha_bar = cosine_alphas_bar(CONFIG.training_steps)[int(timestep)]
+        noise = (x.double() - alpha_bar**0.5 * self.clean) / (1 - alpha_bar) ** 0.5
+        return torch.cat([noise, torch.zeros_like(noise)], dim=1).float()
+
+
+def test_a_perfect_denoiser_gives_the_clean_tokens_in_latent_units() -> None:
+    clean = random_tensor(TOKENS, CHANNELS).clamp(-0.9, 0.9)
+    oracle = Oracle(clean)
+    result = drawn(oracle, 0.0, None)
+    torch.testing.assert_close(result, 0.6 * clean, rtol=1e-3, atol=1e-3)
+    assert oracle.seen == [999, 856, 714, 571, 428, 285, 143, 0]
+
+
+def test_predictions_are_clipped() -> None:
+    result = drawn(Oracle(torch.full((TOKENS, CHANNELS), 3.0)), 0.0, None)
+    torch.testing.assert_close(result, torch.full((TOKENS, CHANNELS), 0.6))
+
+
+def test_guidance_leads_away_from_the_null_condition() -> None:
+    """(1 + g) cond - g null, with a denoiser that answers with its condition."""
+
+    class Echo(nn.Module):
+        def embed_condition(self, z: Tensor) -> Tensor:
+            return z
+
+        def forward(self, x: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
+            return torch.cat([condition[:, :CHANNELS], torch.zeros_like(x)], dim=1)
+
+    condition, null = 0.01 * random_tensor(TOKENS, WIDTH, seed=1), 0.01 * random_tensor(TOKENS, WIDTH, seed=2)
+    start = random_tensor(TOKENS, CHANNELS, seed=3)
+    guided = sample_residual(Echo(), CONFIG, condition, null, 2.0, start, noise_source())  # type: ignore[arg-type]
+    mixed = sample_residual(
+        Echo(),  # type: ignore[arg-type]
+        CONFIG,
+        3 * condition - 2 * null,
+        None,
+        0.0,
+        start,
+        noise_source(),
+    )
+    torch.testing.assert_close(guided, mixed)
+
+
+@pytest.mark.parametrize("guidance", [0.0, PUBLISHED_UNGUIDED_AT])
+def test_these_guidances_are_the_unguided_path(denoiser: ResidualDenoiser, guidance: float) -> None:
+    null = random_tensor(TOKENS, WIDTH, seed=2)
+    assert torch.equal(drawn(denoiser, guidance, null), drawn(denoiser, guidance, None))
+    assert not torch.allclose(drawn(denoiser, 1.5, null), drawn(denoiser, guidance, None), atol=1e-3)
+
+
+def test_tokens_do_not_depend_on_their_neighbours(denoiser: ResidualDenoiser) -> None:
+    condition, null = random_tensor(TOKENS, WIDTH, seed=1), random_tensor(TOKENS, WIDTH, seed=2)
+    start = random_tensor(TOKENS, CHANNELS, seed=3)
+    noises = [random_tensor(TOKENS, CHANNELS, seed=10 + i) for i in range(7)]
+
+    def run(rows: slice) -> Tensor:
+        source = iter(noises)
+        with torch.no_grad():
+            return sample_residual(
+                denoiser, CONFIG, condition[rows], null[rows], 2.5, start[rows], lambda: next(source)[rows]
+            )
+
+    together = run(slice(None))
+    alone = torch.cat([run(slice(i, i + 1)) for i in range(TOKENS)])
+    # at t = 999 the prediction of x0 multiplies rounding by about 20,000
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-2)
+    assert (together - alone).abs().mean() < 1e-3
+
+
+@pytest.mark.parametrize("steps", [1, 2, 8])
+def test_every_step_but_the_last_draws_noise(denoiser: ResidualDenoiser, steps: int) -> None:
+    calls = []
+    source = noise_source()
+
+    def draw() -> Tensor:
+        calls.append(1)
+        return source()
+
+    start, condition = random_tensor(TOKENS, CHANNELS), random_tensor(TOKENS, WIDTH)
+    config = CONFIG.replace(sampling_steps=steps)
+    result = sample_residual(denoiser, config, condition, None, 0.0, start, draw)
+    assert len(calls) == steps - 1
+    assert result.abs().max() <= 0.6

@@ -1,0 +1,217 @@
+"""The loop over scales against a slow reference without cache, and what its settings promise."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from hart.config import HartConfig, SamplingConfig
+from hart.generation.draws import GeneratorDraws
+from hart.generation.logits import smooth_mixture
+from hart.generation.next_scale import NextScaleGenerator, ScaleStep, Trace, last_scale_ratio, round_sizes
+from hart.tokenizer.quantizer import to_map
+from hart.types import Context
+from helpers import CHANNELS, random_context, tiny_class_config, tiny_model, tiny_text_config
+
+TEXT, CLASS = tiny_text_config(), tiny_class_config()
+KINDS = {"text": TEXT, "class": CLASS}
+SETTINGS = SamplingConfig(guidance_scale=3.0, top_k=10)
+
+
+def seeded(*seeds: int) -> GeneratorDraws:
+    return GeneratorDraws([torch.Generator().manual_seed(seed) for seed in seeds], torch.device("cpu"))
+
+
+def generate(config: HartConfig, context: Context, settings: SamplingConfig, draws: Any, **options: Any) -> Tensor:
+    tokenizer, hart = tiny_model(config)
+    return NextScaleGenerator(hart, tokenizer.quantizer, settings, draws, **options)(context)
+
+
+class BestCodes:
+    """No chance at all: arg max, no Gumbel noise, zeros for the diffusion."""
+
+    def __init__(self, pictures: int) -> None:
+        self.pictures = pictures
+
+    def codes(self, logits: Tensor) -> Tensor:
+        return logits.argmax(dim=-1)
+
+    def gumbel(self, logits: Tensor) -> Tensor:
+        return torch.zeros_like(logits)
+
+    def start_noise(self, tokens: int, channels: int) -> Tensor:
+        return torch.zeros(self.pictures, tokens, channels)
+
+    step_noise = start_noise
+
+    def order(self, tokens: int) -> Tensor:
+        return torch.arange(tokens).expand(self.pictures, tokens)
+
+
+def slow_reference(config: HartConfig, context: Context, settings: SamplingConfig) -> Tensor:
+    """Discrete generation with full training passes: no cache, the two halves of guidance apart."""
+    tokenizer, hart = tiny_model(config)
+    quantizer, transformer, schedule = tokenizer.quantizer, hart.transformer, config.transformer.schedule
+    last, side = len(schedule) - 1, schedule.final_side
+    total = torch.zeros(len(context), CHANNELS, side, side)
+    teacher = torch.zeros(len(context), schedule.total_tokens - 1, CHANNELS)
+    for k, n in enumerate(schedule):
+        span = schedule.span(k)
+        if k > 0:
+            shown = F.adaptive_avg_pool2d(total, n).flatten(2).transpose(1, 2)
+            teacher[:, span.start - 1 : span.stop - 1] = shown
+        halves = []
+        for half in (context, context.null()):
+            output = transformer(half, teacher)
+            halves.append(transformer.logits(output.hidden, output.conditioning)[:, span])
+        ratio = (last - 1) / last if k == last and config.hybrid else k / last
+        strength = settings.guidance_scale * ratio
+        logits = (1 + strength) * halves[0] - strength * halves[1]
+        if settings.smooth:
+            embeddings = smooth_mixture(logits, torch.zeros_like(logits), ratio, quantizer.codebook.weight)
+        else:
+            embeddings = quantizer.codebook(logits.argmax(dim=-1))
+        if k == last and config.hybrid:
+            total = total + to_map(embeddings)
+        else:
+            total = total + quantizer.contribution(embeddings, k, schedule)
+    return total
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("config", KINDS.values(), ids=KINDS.keys())
+def test_discrete_generation_agrees_with_a_slow_reference(config: HartConfig, smooth: bool) -> None:
+    """Guidance grows with the scale; the last scale of a hybrid model takes the one before, and no phi."""
+    settings = SamplingConfig(guidance_scale=2.0, top_k=None, smooth=smooth)
+    context = random_context(config, 2)
+    ours = generate(config, context, settings, BestCodes(2), discrete_only=True)
+    with torch.no_grad():
+        expected = slow_reference(config, context, settings)
+    torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+@pytest.mark.parametrize("smooth", [False, True])
+def test_a_picture_is_the_same_alone_and_in_a_batch(smooth: bool, rounds: int) -> None:
+    settings = SETTINGS.replace(smooth=smooth, rounds=rounds)
+    context = random_context(TEXT, 2)
+    together = generate(TEXT, context, settings, seeded(5, 6))
+    alone = [generate(TEXT, context.select(slice(i, i + 1)), settings, seeded(seed)) for i, seed in enumerate((5, 6))]
+    # the tolerances of the golden cases: guidance and clipping amplify rounding at single tokens
+    difference = (together - torch.cat(alone)).abs()
+    assert difference.max() < 1e-2
+    assert difference.mean() < 1e-3
+
+
+def test_class_pictures_are_the_same_alone_and_in_a_batch() -> None:
+    settings = SETTINGS.replace(smooth=False)
+    context = random_context(CLASS, 2)
+    together = generate(CLASS, context, settings, seeded(5, 6))
+    alone = [generate(CLASS, context.select(slice(i, i + 1)), settings, seeded(seed)) for i, seed in enumerate((5, 6))]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_the_seed_decides_the_picture(rounds: int) -> None:
+    context, settings = random_context(TEXT, 1), SETTINGS.replace(rounds=rounds)
+    first, second, other = (generate(TEXT, context, settings, seeded(seed)) for seed in (7, 7, 8))
+    assert torch.equal(first, second)
+    assert not torch.allclose(first, other, atol=1e-2)
+
+
+def test_guidance_grows_from_nothing_at_the_first_scale() -> None:
+    context, traces = random_context(TEXT, 1), {}
+    for guidance in (0.0, 1.0, 3.0):
+        traces[guidance] = Trace()
+        settings = SETTINGS.replace(guidance_scale=guidance)
+        generate(TEXT, context, settings, BestCodes(1), trace=traces[guidance])
+    torch.testing.assert_close(traces[0.0].logits[0], traces[3.0].logits[0], rtol=1e-4, atol=1e-5)
+    # while the codes agree, the logits move in proportion to the guidance
+    assert traces[0.0].indices[0].equal(traces[3.0].indices[0])
+    plain, weak, strong = (traces[g].logits[1] for g in (0.0, 1.0, 3.0))
+    torch.testing.assert_close(strong - plain, 3 * (weak - plain), rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize(("guidance", "rows"), [(0.0, 2), (1.5, 4)])
+def test_without_guidance_only_the_conditional_half_is_computed(guidance: float, rows: int) -> None:
+    tokenizer, hart = tiny_model(TEXT)
+    seen = set()
+    hart.transformer.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.add(inputs[0].shape[0]))
+    assert hart.residual is not None
+    tokens = set()
+    hart.residual.denoiser.register_forward_pre_hook(lambda _, inputs: tokens.add(inputs[0].shape[0]))
+    settings = SETTINGS.replace(guidance_scale=guidance)
+    NextScaleGenerator(hart, tokenizer.quantizer, settings, seeded(0, 1))(random_context(TEXT, 2))
+    assert seen == {rows}
+    # at guidance 1.5 the last scale has 1.0, where the published sampler leaves guidance out
+    assert tokens == {2 * 16}
+
+
+@pytest.mark.parametrize("config", KINDS.values(), ids=KINDS.keys())
+def test_a_callback_sees_every_scale_once(config: HartConfig) -> None:
+    steps: list[ScaleStep] = []
+    latent = generate(config, random_context(config, 2), SETTINGS, seeded(1, 2), on_scale=steps.append)
+    assert [(step.k, step.scales) for step in steps] == [(k, 4) for k in range(4)]
+    assert all(step.latent.shape == (2, CHANNELS, 4, 4) for step in steps)
+    assert torch.equal(steps[-1].latent, latent)
+
+
+def test_the_residual_is_what_hybrid_adds_to_discrete() -> None:
+    context = random_context(TEXT, 1)
+    steps: dict[bool, list[ScaleStep]] = {True: [], False: []}
+    for discrete_only, seen in steps.items():
+        settings = SETTINGS.replace(smooth=False)
+        generate(TEXT, context, settings, seeded(3), discrete_only=discrete_only, on_scale=seen.append)
+    assert torch.equal(steps[True][2].latent, steps[False][2].latent)
+    residual = steps[False][3].latent - steps[True][3].latent
+    assert residual.abs().max() > 1e-3
+    assert residual.abs().max() <= 0.6 + 1e-5, "x0 is clipped to [-1, 1] and times 0.6"
+
+
+def test_a_trace_holds_every_step_and_one_a_round_at_the_end() -> None:
+    trace = Trace()
+    generate(TEXT, random_context(TEXT, 2), SETTINGS.replace(rounds=3), seeded(1, 2), trace=trace)
+    sizes = [1, 4, 9, *round_sizes(16, 3)]
+    assert [tuple(logits.shape[:2]) for logits in trace.logits] == [(2, n) for n in sizes]
+    assert [tuple(codes.shape) for codes in trace.indices] == [(2, n) for n in sizes]
+
+
+def test_bfloat16_models_give_finite_float32_latents() -> None:
+    tokenizer, hart = tiny_model(TEXT)
+    generator = NextScaleGenerator(hart.to(torch.bfloat16), tokenizer.quantizer, SETTINGS, seeded(0))
+    latent = generator(random_context(TEXT, 1))
+    assert latent.dtype == torch.float32
+    assert latent.isfinite().all()
+
+
+@given(tokens=st.integers(1, 4096), share=st.floats(0, 1))
+def test_rounds_share_out_all_tokens(tokens: int, share: float) -> None:
+    rounds = max(1, round(share * min(tokens, 64)))
+    sizes = round_sizes(tokens, rounds)
+    assert len(sizes) == rounds
+    assert sum(sizes) == tokens
+    assert min(sizes) >= 1
+    left = tokens
+    for r, size in enumerate(sizes[:-1], start=1):
+        wanted = math.floor(tokens * math.cos(math.pi / 2 * r / rounds))
+        assert left - size == max(1, min(wanted, left - 1))
+        left -= size
+
+
+def test_ratios_of_the_last_scale() -> None:
+    assert last_scale_ratio(10, hybrid=True) == pytest.approx(8 / 9)
+    assert last_scale_ratio(10, hybrid=False) == 1.0
+
+
+def test_impossible_rounds_are_refused() -> None:
+    with pytest.raises(ValueError, match="17 rounds are more than the last scale's tokens"):
+        generate(TEXT, random_context(TEXT, 1), SETTINGS.replace(rounds=17), seeded(0))
+    with pytest.raises(ValueError, match="rounds at the last scale are for hybrid models"):
+        generate(CLASS, random_context(CLASS, 1), SETTINGS.replace(rounds=2), seeded(0))

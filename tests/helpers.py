@@ -1,0 +1,167 @@
+"""Tiny models for the tests: 4 scales, 8 x 8 pixels, width 32."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from hart.checkpoint.loading import build
+from hart.config import (
+    ClassConditioning,
+    HartConfig,
+    ResidualDiffusionConfig,
+    TextConditioning,
+    TokenizerConfig,
+    TransformerConfig,
+)
+from hart.data.datasets import CaptionedImages
+from hart.model import Hart
+from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
+from hart.types import ClassContext, Context, TextContext
+
+SCALES = (1, 2, 3, 4)
+CHANNELS = 4
+CODES = 24
+TEXT_TOKENS, TEXT_WIDTH = 5, 12
+CLASSES = 6
+
+# Scale schedules of latents up to 7 x 7.
+schedules = st.sets(st.integers(2, 7), min_size=1, max_size=4).map(lambda sides: (1, *sorted(sides)))
+
+
+def tiny_tokenizer_config() -> TokenizerConfig:
+    return TokenizerConfig(
+        SCALES,
+        base_channels=32,
+        channel_multipliers=(1, 1),
+        residual_blocks=1,
+        latent_channels=CHANNELS,
+        codebook_size=CODES,
+    )
+
+
+def _tiny(diffusion: ResidualDiffusionConfig | None, transformer: dict[str, Any]) -> HartConfig:
+    sizes = {"latent_channels": CHANNELS, "codebook_size": CODES, "width": 32, "depth": 2, "heads": 2}
+    return HartConfig(tiny_tokenizer_config(), TransformerConfig(SCALES, **sizes | transformer), diffusion)
+
+
+def tiny_text_config(**transformer: Any) -> HartConfig:
+    """A text-to-image model of the released kind; `transformer` replaces fields of its transformer."""
+    text = TextConditioning(width=TEXT_WIDTH, tokens=TEXT_TOKENS)
+    return _tiny(ResidualDiffusionConfig(width=16, depth=2, sampling_steps=4), {"text": text} | transformer)
+
+
+def tiny_class_config(**transformer: Any) -> HartConfig:
+    """A class-conditional VAR model; `transformer` replaces fields of its transformer."""
+    var = {
+        "classes": ClassConditioning(CLASSES),
+        "norm": "layer",
+        "mlp": "gelu",
+        "qk_norm": True,
+        "level_embedding": "table",
+        "position": "absolute",
+        "modulation": "linear",
+    }
+    return _tiny(None, var | transformer)
+
+
+def transformer_variants() -> dict[str, HartConfig]:
+    """Every combination of the transformer's choices that a configuration allows, by name."""
+    variants = {}
+    for kind, norm, modulation, qk_norm, level, position in product(
+        ("text", "class"),
+        ("rms", "layer"),
+        ("none", "linear", "table"),
+        (False, True),
+        ("sinusoidal", "table"),
+        ("rotary", "absolute"),
+    ):
+        if kind == "text" and position == "absolute":
+            continue
+        make = tiny_text_config if kind == "text" else tiny_class_config
+        name = f"{kind}-{norm}-{modulation}-{'qk' if qk_norm else 'plain'}-{level}-{position}"
+        variants[name] = make(
+            norm=norm,
+            mlp="swiglu" if norm == "rms" else "gelu",
+            modulation=modulation,
+            qk_norm=qk_norm,
+            level_embedding=level,
+            position=position,
+        )
+    variants["text-max-pooling"] = tiny_text_config(modulation="linear", modulation_pooling="max")
+    variants["text-rms-gelu"] = tiny_text_config(mlp="gelu", mlp_ratio=2.0)
+    variants["text-without-context-norm"] = tiny_text_config(
+        text=TextConditioning(width=TEXT_WIDTH, tokens=TEXT_TOKENS, norm=False)
+    )
+    return variants
+
+
+@torch.no_grad()
+def randomize(module: nn.Module, seed: int = 0) -> None:
+    """Fill a module from a seed so that nothing is zero or one by chance: matrices keep variances, gains are near 1."""
+    generator = torch.Generator().manual_seed(seed)
+    for layer in module.modules():
+        for name, parameter in layer.named_parameters(recurse=False):
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.dim() > 1:
+                parameter.copy_(noise / math.sqrt(parameter[0].numel()))
+            else:
+                gain = name == "log_scale" or (name == "weight" and not isinstance(layer, nn.Linear | nn.Conv2d))
+                parameter.copy_(0.1 * noise + gain)
+
+
+def tiny_model(config: HartConfig, seed: int = 0) -> tuple[HybridTokenizer, Hart]:
+    """Tokenizer and model of a configuration with random weights, in evaluation mode."""
+    modules = build(config)
+    for number, module in enumerate(modules):
+        randomize(module, seed + number)
+    return modules
+
+
+def random_context(config: HartConfig, batch: int, seed: int = 0) -> Context:
+    """Text of different lengths, padded on the right, or class labels."""
+    generator = torch.Generator().manual_seed(seed)
+    classes = config.transformer.classes
+    if classes is not None:
+        labels = torch.randint(classes.num_classes, (batch,), generator=generator)
+        return ClassContext(labels, classes.num_classes)
+    lengths = torch.randint(2, TEXT_TOKENS, (batch, 1), generator=generator)
+    embeddings = torch.randn(batch, TEXT_TOKENS, TEXT_WIDTH, generator=generator)
+    return TextContext(embeddings, torch.arange(TEXT_TOKENS) < lengths)
+
+
+def random_tensor(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def random_image(batch: int, size: int = 8, seed: int = 0) -> Tensor:
+    """(B, 3, size, size) in [-1, 1]."""
+    return torch.rand((batch, 3, size, size), generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def pictures(count: int = 4) -> CaptionedImages:
+    """Blobs of colour, 8 x 8 pixels, as training reads them."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand((count, 3, 2, 2), generator=generator)
+    pixels = (F.interpolate(coarse, size=8, mode="bilinear") * 255).to(torch.uint8)
+    return CaptionedImages(pixels, (("a blob",),) * count, torch.ones(count), ({},) * count, 0)
+
+
+def teacher_input(config: HartConfig, batch: int, seed: int = 0) -> Tensor:
+    """(B, L - 1, D) for `HartTransformer.forward`."""
+    return random_tensor(batch, config.transformer.schedule.total_tokens - 1, CHANNELS, seed=seed)
+
+
+def without_gradient(module: nn.Module) -> list[str]:
+    """Names of trainable parameters that no gradient has reached."""
+    return [
+        name
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad and (parameter.grad is None or not parameter.grad.any())
+    ]

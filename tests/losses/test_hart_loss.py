@@ -1,0 +1,80 @@
+"""The transformer's loss: gradients everywhere, the parts of the last scale, and draws from its generator alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hart.config import HartConfig
+from hart.losses.hart_loss import MINIMUM_KEPT, draw_last_cells, hart_loss
+from helpers import random_context, random_image, tiny_class_config, tiny_model, tiny_text_config, without_gradient
+
+CPU = torch.device("cpu")
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def compute(config: HartConfig, cells: torch.Tensor | None = None, seed: int = 0) -> tuple[object, torch.Tensor, dict]:
+    tokenizer, hart = tiny_model(config)
+    with torch.no_grad():
+        maps = tokenizer.token_maps(tokenizer.encode(random_image(2)))
+    codebook = tokenizer.quantizer.codebook.requires_grad_(False)
+    context = random_context(config, 2)
+    total, parts = hart_loss(hart, codebook, context, maps, cells, generator(seed), diffusion_weight=0.5)
+    return (hart, maps, context), total, parts
+
+
+@pytest.mark.parametrize("config", [tiny_text_config(), tiny_class_config()], ids=["hybrid", "discrete"])
+def test_the_total_is_made_of_its_parts_and_reaches_every_parameter(config: HartConfig) -> None:
+    (hart, maps, context), total, parts = compute(config)  # type: ignore[misc]
+    output = hart.transformer(context, maps.teacher_forcing_input)
+    logits = hart.transformer.logits(output.hidden, output.conditioning)
+    entropy = F.cross_entropy(logits.flatten(0, 1), torch.cat(maps.indices, dim=1).flatten())
+    torch.testing.assert_close(parts["cross_entropy"], entropy)
+    diffusion = parts.get("diffusion_mse", 0) + parts.get("diffusion_bound", 0)
+    torch.testing.assert_close(total, entropy + 0.5 * diffusion)
+    weights = torch.tensor([1.0, 4.0, 9.0, 16.0])
+    scales = torch.stack([parts[f"cross_entropy_{k}"] for k in range(4)])
+    torch.testing.assert_close((scales * weights).sum() / weights.sum(), entropy)
+    total.backward()
+    assert not without_gradient(hart)
+
+
+def test_only_the_kept_cells_are_supervised() -> None:
+    cells = torch.tensor([[0, 5], [7, 15]])
+    _, _, whole = compute(tiny_text_config())
+    _, total, part = compute(tiny_text_config(), cells)
+    assert total.isfinite()
+    for k in range(3):
+        torch.testing.assert_close(part[f"cross_entropy_{k}"], whole[f"cross_entropy_{k}"])
+    assert not torch.isclose(part["cross_entropy_3"], whole["cross_entropy_3"])
+
+
+def test_the_generator_decides_the_draws() -> None:
+    torch.manual_seed(1)
+    first = compute(tiny_text_config())[2]
+    torch.manual_seed(2)
+    again, other = compute(tiny_text_config())[2], compute(tiny_text_config(), seed=1)[2]
+    assert torch.equal(first["diffusion_mse"], again["diffusion_mse"])
+    assert not torch.equal(first["diffusion_mse"], other["diffusion_mse"])
+
+
+def test_about_a_fifth_of_the_last_scale_is_kept() -> None:
+    draws = [draw_last_cells(2, 1024, generator(seed), CPU) for seed in range(400)]
+    counts = torch.tensor([cells.shape[1] for cells in draws])
+    # half a normal of std 0.25 cut at 0.5 has mean 0.18
+    assert counts.float().mean().item() / 1024 == pytest.approx(0.18, abs=0.02)
+    assert counts.min() >= MINIMUM_KEPT
+    assert counts.max() <= 512
+    for cells in draws[:20]:
+        assert (cells.diff(dim=1) > 0).all(), "sorted, and none twice"
+        assert cells.min() >= 0
+        assert cells.max() < 1024
+        assert not torch.equal(cells[0], cells[1])
+
+
+def test_a_small_last_scale_keeps_all_there_is() -> None:
+    assert draw_last_cells(1, 16, generator(), CPU).tolist() == [list(range(16))]

@@ -1,0 +1,475 @@
+"""The command `hart` through its entry point: files written, pictures drawn again, and one line for every error."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from typer.testing import CliRunner, Result
+
+from hart import HartPipeline, __version__
+from hart.checkpoint.loading import load_model
+from hart.checkpoint.storage import read_safetensors, save_module
+from hart.cli import app
+from hart.data.emoji import EmojiSummary
+from hart.picture_metadata import read_record
+from hart.text_encoder.random_features import RandomTextFeatures
+from hart.verification import CASE_FILE, GOLDEN_FILE
+from helpers import SCALES
+from models import save_tiny_class_model, save_tiny_text_model
+
+GOLDEN = Path(__file__).parent / "golden"
+RECIPES = Path(__file__).parent.parent / "recipes" / "emoji"
+CASES = ["t2i", "t2i-qknorm-adaln", "t2i-rounds", "var-c2i"]
+
+
+def run(*arguments: Any) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def drawn(result: Result) -> list[Path]:
+    """The files that a successful command printed."""
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""  # no terminal: no bars, no notes
+    return [Path(line) for line in result.stdout.splitlines()]
+
+
+def refused(result: Result) -> str:
+    """The one line of a command that was given bad input."""
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert "Traceback" not in line
+    return line
+
+
+@pytest.fixture(scope="module")
+def text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_text_model(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def class_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_class_model(tmp_path_factory.mktemp("class"))
+
+
+# --- generate
+
+
+def test_generate_writes_one_png_a_picture_named_after_prompt_and_seed(text_model: Path, tmp_path: Path) -> None:
+    paths = drawn(
+        run("generate", "A red apple!", "a cat", "--model", text_model, "-n", 2, "--seed", 5, "--out", tmp_path)
+    )
+    names = ["000-a-red-apple-5.png", "001-a-red-apple-6.png", "002-a-cat-7.png", "003-a-cat-8.png"]
+    assert paths == [tmp_path / name for name in names]
+    assert sorted(tmp_path.iterdir()) == paths
+    expected = HartPipeline.from_pretrained(str(text_model), device="cpu")(
+        ["A red apple!", "a cat"], images_per_prompt=2, seed=5
+    )
+    for path, image in zip(paths, expected.images, strict=True):
+        with Image.open(path) as written:
+            assert written.tobytes() == image.tobytes()
+
+
+def test_pictures_carry_prompt_seed_model_and_settings(text_model: Path, tmp_path: Path) -> None:
+    (path,) = drawn(run("generate", "café", "--model", text_model, "--seed", 9, "--guidance", 2, "--top-k", 0,
+                        "--top-p", 0.9, "--no-smooth", "--rounds", 2, "--size", 8, "--device", "cpu", "--dtype", "bf16",
+                        "--out", tmp_path))  # fmt: skip
+    with Image.open(path) as image:
+        chunks = image.text  # type: ignore[attr-defined]
+    assert chunks["prompt"] == "café"
+    assert chunks["seed"] == "9"
+    assert chunks["model"] == str(text_model)
+    assert chunks["Software"] == f"hart {__version__}"
+    assert json.loads(chunks["settings"]) == {
+        "sampling": {"guidance_scale": 2.0, "top_k": None, "top_p": 0.9, "smooth": False, "rounds": 2},
+        "size": 8,
+        "device": "cpu",
+        "dtype": "bfloat16",
+        "random_weights": False,
+        "batch": None,
+    }
+
+
+def test_prompts_come_from_the_file_too(text_model: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\ufeffa dog\n\n  a house  \n", encoding="utf-8")
+    paths = drawn(
+        run("generate", "a cat", "--prompts-file", prompts, "--model", text_model, "--out", tmp_path / "new/out")
+    )
+    assert [read_record(path).prompt for path in paths] == ["a cat", "a dog", "a house"]
+
+
+def test_a_class_model_takes_numbers(class_model: Path, tmp_path: Path) -> None:
+    paths = drawn(run("generate", "3", "0", "--model", class_model, "--out", tmp_path))
+    assert [path.name for path in paths] == ["000-3-0.png", "001-0-1.png"]
+    assert "by number" in refused(run("generate", "a cat", "--model", class_model, "--out", tmp_path))
+
+
+def test_the_grid_has_a_row_a_prompt(text_model: Path, tmp_path: Path) -> None:
+    paths = drawn(run("generate", "cat", "dog", "-n", 3, "--grid", "--model", text_model, "--out", tmp_path))
+    assert len(paths) == 7
+    with Image.open(paths[-1]) as sheet, Image.open(paths[4]) as second_of_dog:
+        assert sheet.width > 3 * 8 and sheet.height > 2 * 8
+        patches = [
+            sheet.crop((x, y, x + 8, y + 8)).tobytes() for y in range(sheet.height - 7) for x in range(sheet.width - 7)
+        ]
+        place = patches.index(second_of_dog.tobytes())
+    assert place // (sheet.width - 7) > sheet.height // 2  # in the lower row
+    assert sheet.width // 3 <= place % (sheet.width - 7) < 2 * sheet.width // 3  # in the middle column
+
+
+def test_random_weights_need_a_configuration_only(text_model: Path, tmp_path: Path) -> None:
+    paths = drawn(run("generate", "cat", "--random-weights", "--model", text_model / "config.json", "--out", tmp_path))
+    again = drawn(run("generate", "--like", paths[0], "--out", tmp_path / "again"))
+    assert paths[0].read_bytes() == again[0].read_bytes()
+
+
+# --- generate --like
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_like_draws_the_same_file_again(text_model: Path, tmp_path: Path, batch_size: int) -> None:
+    paths = drawn(run("generate", "cat", "dog", "-n", 2, "--seed", 3, "--batch-size", batch_size, "--guidance", 3,
+                      "--dtype", "bf16", "--model", text_model, "--out", tmp_path))  # fmt: skip
+    for path in paths:
+        (again,) = drawn(run("generate", "--like", path, "--out", tmp_path / "again"))
+        assert again.read_bytes() == path.read_bytes()
+
+
+def test_like_changes_what_is_given(text_model: Path, class_model: Path, tmp_path: Path) -> None:
+    (path,) = drawn(run("generate", "cat", "--seed", 3, "--guidance", 3, "--model", text_model, "--out", tmp_path))
+    old = read_record(path)
+    (other,) = drawn(run("generate", "dog", "--like", path, "--top-k", 5, "--out", tmp_path / "2"))
+    new = read_record(other)
+    assert (new.prompt, new.seed, new.model) == ("dog", 3, old.model)
+    assert new.settings.sampling == old.settings.sampling.replace(top_k=5)
+    more = drawn(run("generate", "--like", path, "-n", 2, "--out", tmp_path / "3"))
+    assert [(read_record(p).prompt, read_record(p).seed) for p in more] == [("cat", 3), ("cat", 4)]
+    assert more[0].read_bytes() == path.read_bytes()
+    (moved,) = drawn(run("generate", "2", "--like", path, "--model", class_model, "--out", tmp_path / "4"))
+    assert read_record(moved).model == str(class_model)
+
+
+def test_like_refuses_pictures_that_say_nothing(tmp_path: Path) -> None:
+    plain, text = tmp_path / "plain.png", tmp_path / "notes.txt"
+    Image.new("RGB", (4, 4)).save(plain)
+    text.write_text("no picture")
+    assert "lacks prompt" in refused(run("generate", "--like", plain, "--out", tmp_path))
+    assert "not an image" in refused(run("generate", "--like", text, "--out", tmp_path))
+    assert "no such file" in refused(run("generate", "--like", tmp_path / "none.png", "--out", tmp_path))
+
+
+@pytest.mark.parametrize(
+    "settings", ["{", "[]", "{}", '{"sampling": 3, "size": 8, "device": "cpu", "dtype": "float32"}']
+)
+def test_like_refuses_damaged_settings(tmp_path: Path, settings: str) -> None:
+    chunks = PngInfo()
+    for name, value in {"prompt": "cat", "seed": "1", "model": "m", "settings": settings, "Software": "hart 0"}.items():
+        chunks.add_text(name, value)
+    Image.new("RGB", (4, 4)).save(tmp_path / "bad.png", pnginfo=chunks)
+    assert "settings" in refused(run("generate", "--like", tmp_path / "bad.png", "--out", tmp_path))
+
+
+def test_like_says_when_another_version_drew_the_picture(text_model: Path, tmp_path: Path) -> None:
+    (path,) = drawn(run("generate", "cat", "--model", text_model, "--out", tmp_path))
+    with Image.open(path) as image:
+        chunks = PngInfo()
+        for name, value in image.text.items():  # type: ignore[attr-defined]
+            chunks.add_text(name, "hart 0.0.1" if name == "Software" else value)
+        image.save(path, pnginfo=chunks)
+    result = run("generate", "--like", path, "--out", tmp_path / "again")
+    assert result.exit_code == 0
+    assert "0.0.1" in result.stderr
+
+
+# --- reconstruct, info
+
+
+def test_reconstruct_writes_three_pictures_side_by_side_and_prints_psnr(text_model: Path, tmp_path: Path) -> None:
+    for name in ("one.jpg", "two.webp"):
+        Image.effect_noise((30, 20), 60).convert("RGB").save(tmp_path / name)
+    result = run(
+        "reconstruct", tmp_path / "one.jpg", tmp_path / "two.webp", "--model", text_model, "--out", tmp_path / "out"
+    )
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        path = re.fullmatch(r"(\S+\.png)  discrete \d+\.\d\d dB  hybrid \d+\.\d\d dB", line)
+        assert path is not None
+        with Image.open(path[1]) as image:
+            assert image.width > 3 * 8 > image.height
+
+
+def test_reconstruct_refuses_what_is_no_image(text_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "notes.png"
+    path.write_text("no picture")
+    assert "not an image" in refused(run("reconstruct", path, "--model", text_model, "--out", tmp_path / "out"))
+
+
+def test_info_counts_what_the_model_holds(text_model: Path) -> None:
+    result = run("info", text_model)
+    assert result.exit_code == 0
+    assert "1, 4, 9, 16" in result.stdout  # tokens a scale
+    assert ", ".join(map(str, SCALES)) in result.stdout
+    model = load_model(text_model)
+    held = sum(p.numel() for module in (model.tokenizer, model.hart) for p in module.parameters())
+    assert f"{held:,}" in result.stdout
+    assert "MACs" in result.stdout
+
+
+def test_info_knows_sizes_without_weights() -> None:
+    assert "256 x 256 px" in run("info", "hart-0.7b-256").stdout
+    assert "unknown model" in refused(run("info", "hart-7b"))
+
+
+# --- convert, verify
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_converted_model_computes_the_same(case: str, tmp_path: Path) -> None:
+    assert drawn(run("convert", GOLDEN / case, tmp_path / "own")) == [tmp_path / "own"]
+    for name in (GOLDEN_FILE, CASE_FILE):
+        shutil.copy(GOLDEN / case / name, tmp_path / "own")
+    result = run("verify", tmp_path / "own")
+    assert result.exit_code == 0, result.output
+    pictures = []
+    for folder in (GOLDEN / case, tmp_path / "own"):
+        text = load_model(folder).config.transformer.text
+        encoder = None if text is None else RandomTextFeatures(text, seed=0)
+        pipe = HartPipeline.from_pretrained(str(folder), device="cpu", text_encoder=encoder)
+        pictures.append(pipe("a cat" if text is not None else 1).images[0].tobytes())
+    assert pictures[0] == pictures[1]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_convert_stores_half_and_takes_the_text_encoder_along(text_model: Path, tmp_path: Path, dtype: str) -> None:
+    drawn(run("convert", text_model, tmp_path / "own", "--dtype", dtype))
+    weights = list((tmp_path / "own").glob("*.safetensors"))
+    assert len(weights) == 3
+    assert {value.dtype for file in weights for value in read_safetensors(file).values()} == {getattr(torch, dtype)}
+    assert len(drawn(run("generate", "cat", "--model", tmp_path / "own", "--out", tmp_path))) == 1
+
+
+def test_convert_overwrites_no_model(text_model: Path, class_model: Path, tmp_path: Path) -> None:
+    before = (text_model / "config.json").read_bytes()
+    assert "already holds a model" in refused(run("convert", class_model, text_model))
+    assert (text_model / "config.json").read_bytes() == before
+    assert "unknown dtype" in refused(run("convert", class_model, tmp_path / "own", "--dtype", "int8"))
+
+
+def test_verify_prints_a_line_a_quantity_and_exits_1_where_one_differs(tmp_path: Path) -> None:
+    case = GOLDEN / "var-c2i"
+    good = run("verify", case)
+    assert good.exit_code == 0
+    assert all(line.startswith("ok") and "tolerance" in line for line in good.stdout.splitlines())
+    assert any("teacher.logits  largest difference" in line for line in good.stdout.splitlines())
+
+    drawn(run("convert", case, tmp_path / "own"))
+    for name in (GOLDEN_FILE, CASE_FILE):
+        shutil.copy(case / name, tmp_path / "own")
+    model = load_model(tmp_path / "own")
+    model.hart.transformer.head.linear.bias.data[0] += 0.01
+    save_module(tmp_path / "own" / "hart.safetensors", model.hart)
+    bad = run("verify", tmp_path / "own")
+    assert bad.exit_code == 1
+    failed = [line for line in bad.stdout.splitlines() if line.startswith("FAIL")]
+    assert any("teacher.logits" in line for line in failed)
+    assert not any("tokenizer" in line for line in failed)
+    assert "teacher.logits" in bad.stderr and "Traceback" not in bad.stderr
+
+
+def test_verify_names_keys_that_it_cannot_compute(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    for file in (GOLDEN / "var-c2i").iterdir():
+        shutil.copy(file, tmp_path)
+    golden = read_safetensors(tmp_path / GOLDEN_FILE)
+    save_file(golden | {"teacher.dreams": torch.zeros(1)}, tmp_path / GOLDEN_FILE)
+    result = run("verify", tmp_path)
+    assert result.exit_code == 1
+    assert "teacher.dreams" in result.stderr
+    assert GOLDEN_FILE in refused(run("verify", tmp_path / "elsewhere"))
+
+
+# --- bad input
+
+
+def test_bad_input_is_one_line_and_exit_code_2(text_model: Path, tmp_path: Path) -> None:
+    file, binary, blank = tmp_path / "file", tmp_path / "binary.txt", tmp_path / "blank.txt"
+    file.write_text("x")
+    binary.write_bytes(b"\xff\xfe\x00\x80")
+    blank.write_text("\n \n")
+    model = ("--model", text_model, "--out", tmp_path / "out")
+    cases: list[tuple[tuple[Any, ...], str]] = [
+        (("generate",), "--prompts-file"),
+        (("generate", "", *model), "empty"),
+        (("generate", "cat", " ", *model), "empty"),
+        (("generate", "cat", "--model", "no-such-model", "--out", tmp_path), "unknown model 'no-such-model'"),
+        (("generate", "cat", "--model", "hart-0.7b-256", "--out", tmp_path), "--random-weights"),
+        (("generate", "cat", "--model", tmp_path, "--out", tmp_path), "no model here"),
+        (("generate", "cat", "--model", text_model, "--out", file / "out"), "cannot write there"),
+        (("generate", "cat", *model, "--size", 1024), "size 1024"),
+        (("generate", "cat", *model, "--device", "cuda:77"), "cuda:77"),
+        (("generate", "cat", *model, "--device", "toaster"), "unknown device"),
+        (("generate", "cat", *model, "--dtype", "int8"), "unknown dtype"),
+        (("generate", "cat", *model, "--seed", "abc"), "--seed"),
+        (("generate", "cat", *model, "--seed", -1), "seed -1"),
+        (("generate", "cat", *model, "-n", 0), "at least 1"),
+        (("generate", "cat", *model, "--guidance", "nan"), "guidance"),
+        (("generate", "cat", *model, "--top-p", 2), "top_p"),
+        (("generate", "cat", *model, "--rounds", 99), "rounds"),
+        (("generate", "--prompts-file", tmp_path / "none.txt", *model), "none.txt"),
+        (("generate", "--prompts-file", tmp_path, *model), str(tmp_path)),
+        (("generate", "--prompts-file", binary, *model), "UTF-8"),
+        (("generate", "--prompts-file", blank, *model), "no prompt"),
+        (("generate", "cat", "--no-such-option"), "--no-such-option"),
+        (("reconstruct", tmp_path / "none.png", *model), "no such file"),
+        (("reconstruct", *model), "Missing argument"),
+        (("info", "no-such-model"), "unknown model"),
+        (("convert", "no-such-model", tmp_path / "own"), "unknown model"),
+        (("convert", text_model, file / "own"), "cannot write there"),
+        (("train", "transformer", tmp_path / "none.toml", "--out", tmp_path / "run"), "none.toml"),
+        (("train", "toaster", tmp_path / "none.toml", "--out", tmp_path / "run"), "toaster"),
+        (("data", "emoji", file / "set"), "cannot write there"),
+        (("data", "emoji", tmp_path / "set", "--size", 3), "size 3"),
+        (("no-such-command",), "no-such-command"),
+        ((), "Missing command"),
+    ]
+    for arguments, message in cases:
+        assert message in refused(run(*arguments)), arguments
+
+
+def test_cuda_is_refused_where_there_is_none(text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    arguments = ("generate", "cat", "--model", text_model, "--out", tmp_path, "--device", "cuda")
+    assert "sees no CUDA GPU" in refused(run(*arguments))
+
+
+def test_nothing_is_loaded_before_the_output_folder_is_known_to_be_writable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setattr(HartPipeline, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    assert "cannot write" in refused(run("generate", "cat", "--out", tmp_path / "file" / "out"))
+
+
+def test_ctrl_c_is_quiet(text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(HartPipeline, "__call__", interrupted)
+    result = run("generate", "cat", "--model", text_model, "--out", tmp_path)
+    assert result.exit_code == 130
+    assert result.output.strip() == ""
+
+
+# --- data, train
+
+
+def test_data_emoji_hands_its_options_on_and_sums_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def build(directory: Path, *, progress: Any, **options: Any) -> EmojiSummary:
+        progress(1, 2, "drawing")
+        asked.update(options)
+        return EmojiSummary(directory, train=40, val=2, skipped=1, concepts=7, reused=False)
+
+    monkeypatch.setattr("hart.data.emoji.build_emoji", build)
+    result = run("data", "emoji", tmp_path / "set", "--size", 64, "--cache", tmp_path)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "40 pictures" in result.stdout
+    assert asked == {"size": 64, "cache": tmp_path}
+
+
+def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "hart.data.emoji", None)
+    assert "hart[data]" in refused(run("data", "emoji", tmp_path))
+
+
+@pytest.mark.parametrize("stage", ["text-encoder", "tokenizer", "transformer"])
+def test_train_names_unknown_keys(stage: str, tmp_path: Path) -> None:
+    recipe = RECIPES / f"{stage.replace('-', '_')}.toml"
+    assert "stepz" in refused(run("train", stage, recipe, "stepz=3", "--out", tmp_path))
+
+
+def test_train_reads_overrides(tmp_path: Path) -> None:
+    recipe = RECIPES / "tokenizer.toml"
+    message = refused(run("train", "tokenizer", recipe, f"data='{tmp_path / 'none'}'", "--out", tmp_path))
+    assert "none does not exist" in message
+
+
+def test_train_writes_a_model_and_prints_its_figures(tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(40):
+        Image.effect_noise((8, 8), 10 + i).convert("RGB").save(pictures / f"{i}.png")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        f"""
+        data = {json.dumps(str(pictures))}
+        [tokenizer]
+        scales = [1, 2, 4]
+        base_channels = 32
+        channel_multipliers = [1, 1]
+        residual_blocks = 1
+        latent_channels = 4
+        codebook_size = 16
+        [loss]
+        perceptual = 0.0
+        [trainer]
+        steps = 50
+        batch_size = 2
+        log_every = 1
+        [optimizer]
+        learning_rate = 1e-3
+        """
+    )
+    result = run("train", "tokenizer", recipe, "trainer.steps=2", "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["step 1", "step 2", str(tmp_path / "run")]
+    assert list((tmp_path / "run" / "model").glob("*.safetensors"))
+
+
+# --- as a process of its own
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, timeout=300)
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = (
+        "import sys, hart, hart.cli\n"
+        "try: hart.cli.app(['--help'])\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "heavy = {'torch', 'transformers', 'PIL', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+    for command in ("generate", "reconstruct", "info", "convert", "verify", "data", "train"):
+        assert command in done.stdout
+
+
+def test_the_module_runs_as_a_program(class_model: Path, tmp_path: Path) -> None:
+    done = python("-m", "hart", "generate", "2", "--model", str(class_model), "--out", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Path(done.stdout.strip()).is_file()
+    done = python("-m", "hart", "generate", "", "--out", str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    done = python("-m", "hart", "--version")
+    assert done.stdout.strip() == f"hart {__version__}"

@@ -1,0 +1,171 @@
+"""Configurations: strict reading, exact round trips, and errors that name the field."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hart.checkpoint.storage import CONFIG_FILE
+from hart.config import (
+    ClassConditioning,
+    ConfigError,
+    HartConfig,
+    ResidualDiffusionConfig,
+    SamplingConfig,
+    TextConditioning,
+    TextEncoderConfig,
+    TokenizerConfig,
+    TransformerConfig,
+)
+from hart.errors import HartError
+from helpers import tiny_class_config, tiny_text_config, transformer_variants
+
+SCALES = (1, 2, 4)
+
+
+@pytest.mark.parametrize("config", transformer_variants().values(), ids=transformer_variants().keys())
+def test_json_round_trip(config: HartConfig) -> None:
+    assert HartConfig.from_dict(json.loads(config.to_json())) == config
+
+
+@given(
+    st.builds(
+        SamplingConfig,
+        guidance_scale=st.floats(0, 20),
+        top_k=st.none() | st.integers(1, 5000),
+        top_p=st.none() | st.floats(0.01, 1),
+        smooth=st.booleans(),
+        rounds=st.integers(1, 9),
+    )
+)
+def test_sampling_round_trip(settings: SamplingConfig) -> None:
+    assert SamplingConfig.from_dict(json.loads(settings.to_json())) == settings
+
+
+def test_defaults_are_the_released_sizes() -> None:
+    tokenizer, transformer = TokenizerConfig(SCALES), TransformerConfig(SCALES, text=TextConditioning())
+    assert (tokenizer.base_channels, tokenizer.channel_multipliers) == (160, (1, 1, 2, 2, 4))
+    assert (tokenizer.latent_channels, tokenizer.codebook_size, tokenizer.downsampling) == (32, 4096, 16)
+    assert tokenizer.image_size == 64
+    assert (transformer.width, transformer.depth, transformer.heads) == (1536, 24, 24)
+    assert transformer.mlp_width == 4096
+
+
+def test_swiglu_width_is_rounded_up_to_256() -> None:
+    wide = TransformerConfig(SCALES, width=1024, heads=16, text=TextConditioning())
+    assert wide.mlp_width == 2816  # 8/3 of 1024 is 2730.7
+    assert wide.replace(mlp="gelu").mlp_width == 4096
+
+
+def with_change(path: str, value: Any) -> dict[str, Any]:
+    """The dictionary of the tiny text model with one value replaced."""
+    values = tiny_text_config().to_dict()
+    *tables, name = path.split(".")
+    inner = values
+    for table in tables:
+        inner = inner[table]
+    inner[name] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("tokenizer.colour", 3, "TokenizerConfig: unknown key.*colour.*known are"),
+        ("tokenizer.codebook_size", "many", "TokenizerConfig.codebook_size: expected int, got 'many'"),
+        ("tokenizer.codebook_size", True, "expected int, got True"),
+        ("tokenizer.codebook_size", 24.0, "expected int, got 24.0"),
+        ("tokenizer.phi_weight", False, "expected float, got False"),
+        ("tokenizer.scales", 4, "TokenizerConfig.scales: expected a list"),
+        ("tokenizer.scales", [1, "2", 3, 4], r"TokenizerConfig.scales\[1\]: expected int"),
+        ("tokenizer.scales", [1, 3, 2], "TokenizerConfig.scales: .* must grow"),
+        ("tokenizer.base_channels", 40, "multiple of norm_groups"),
+        ("tokenizer.channel_multipliers", [], "channel_multipliers"),
+        ("tokenizer.shared_phi", 0, "shared_phi must be at least 1"),
+        ("transformer", None, "HartConfig.transformer: expected a table"),
+        ("transformer.norm", "batch", "TransformerConfig.norm: 'batch' is none of 'rms', 'layer'"),
+        ("transformer.qk_norm", 1, "expected bool, got 1"),
+        ("transformer.text", None, "give either text or classes"),
+        ("transformer.classes", {"num_classes": 3}, "give either text or classes"),
+        ("transformer.position", "absolute", "absolute positions go with class conditioning"),
+        ("transformer.modulation_pooling", "max", "goes with modulation 'linear' only"),
+        ("transformer.heads", 3, "width must be a multiple of heads"),
+        ("transformer.heads", 0, "TransformerConfig.heads must be at least 1"),
+        ("transformer.heads", 16, "head width that 4 divides, not 2"),
+        ("transformer.depth", -1, "TransformerConfig.depth must be at least 1"),
+        ("transformer.scales", [1, 2, 3], "tokenizer and transformer differ in scales"),
+        ("transformer.codebook_size", 25, "tokenizer and transformer differ in codebook_size"),
+        ("diffusion.sampling_steps", 0, "sampling_steps"),
+        ("diffusion.sampling_steps", 1001, "sampling_steps"),
+        ("sampling.guidance_scale", -0.5, "must not be negative"),
+        ("sampling.top_k", 0, "top_k must be at least 1"),
+        ("sampling.top_p", 0.0, r"top_p must be in \(0, 1\]"),
+        ("sampling.rounds", 0, "rounds must be at least 1"),
+        ("format_version", 99, "format version 99"),
+    ],
+)
+def test_wrong_values_are_named(path: str, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        HartConfig.from_dict(with_change(path, value))
+
+
+def test_missing_keys_are_named() -> None:
+    values = tiny_class_config().to_dict()
+    del values["transformer"]["scales"]
+    with pytest.raises(ConfigError, match=r"TransformerConfig: missing key.* scales"):
+        HartConfig.from_dict(values)
+
+
+def test_an_integer_stands_for_a_float() -> None:
+    settings = SamplingConfig.from_dict({"guidance_scale": 3})
+    assert settings.guidance_scale == 3.0
+    assert isinstance(settings.guidance_scale, float)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"null", b"\xff\xfe{}"])
+def test_an_unreadable_file_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / CONFIG_FILE
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=CONFIG_FILE):
+        HartConfig.load(path)
+
+
+def test_an_absent_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=CONFIG_FILE):
+        HartConfig.load(tmp_path / CONFIG_FILE)
+
+
+def test_a_wrong_value_in_a_file_names_both(tmp_path: Path) -> None:
+    path = tmp_path / CONFIG_FILE
+    path.write_text(json.dumps(with_change("transformer.norm", "batch")), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"config.json: TransformerConfig.norm"):
+        HartConfig.load(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kind": "qwen2", "tokens": 300}, "source"),
+        ({"kind": "compact", "tokens": 16}, "vocabulary_size"),
+        ({"kind": "qwen2", "tokens": 0, "source": "x/y"}, "tokens must be at least 1"),
+    ],
+)
+def test_text_encoders_need_what_their_kind_needs(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TextEncoderConfig.from_dict(values)
+
+
+def test_config_errors_are_errors_that_the_user_can_mend() -> None:
+    assert issubclass(ConfigError, HartError)
+
+
+def test_hybrid_means_that_a_rest_is_drawn() -> None:
+    assert tiny_text_config().hybrid
+    assert not tiny_text_config().replace(diffusion=None).hybrid
+    assert tiny_text_config().replace(diffusion=ResidualDiffusionConfig()).hybrid
+    assert not tiny_class_config(classes=ClassConditioning(2)).hybrid

@@ -1,0 +1,141 @@
+"""Counted costs against what the model really computes, and against the figures of the papers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from hart.checkpoint.loading import build
+from hart.config import (
+    ClassConditioning,
+    HartConfig,
+    ResidualDiffusionConfig,
+    SamplingConfig,
+    TextConditioning,
+    TokenizerConfig,
+    TransformerConfig,
+)
+from hart.cost import MODULES, PARTS, ModelCost, model_cost
+from hart.generation.draws import GeneratorDraws
+from hart.generation.next_scale import NextScaleGenerator
+from hart.presets import preset
+from hart.types import ClassContext, Context, TextContext
+
+SCALES = (1, 2, 3, 4)
+SIZES = {"latent_channels": 8, "codebook_size": 40}
+TOKENIZER = TokenizerConfig(SCALES, base_channels=32, channel_multipliers=(1, 2), residual_blocks=1, **SIZES)
+TEXT = TransformerConfig(SCALES, width=32, depth=2, heads=2, text=TextConditioning(width=12, tokens=5), **SIZES)
+CLASSES = TransformerConfig(
+    SCALES,
+    width=32,
+    depth=2,
+    heads=2,
+    classes=ClassConditioning(3),
+    norm="layer",
+    mlp="gelu",
+    qk_norm=True,
+    level_embedding="table",
+    position="absolute",
+    modulation="linear",
+    **SIZES,
+)
+DIFFUSION = ResidualDiffusionConfig(width=24, depth=2)
+CONFIGS = {
+    "text": HartConfig(TOKENIZER, TEXT, DIFFUSION),
+    "text, rounds": HartConfig(TOKENIZER, TEXT, DIFFUSION, sampling=SamplingConfig(rounds=3)),
+    "text, discrete": HartConfig(TOKENIZER, TEXT),
+    "classes": HartConfig(TOKENIZER, CLASSES, sampling=SamplingConfig(smooth=False)),
+}
+
+
+def measured_macs(config: HartConfig, *, guided: bool) -> int:
+    """MACs of the matrix products and convolutions of one drawn and decoded picture."""
+    tokenizer, hart = build(config)
+    generator = NextScaleGenerator(
+        hart,
+        tokenizer.quantizer,
+        config.sampling if guided else config.sampling.replace(guidance_scale=0.0),
+        GeneratorDraws([torch.Generator().manual_seed(0)], torch.device("cpu")),
+    )
+    context: Context = (
+        ClassContext(torch.tensor([1]), config.transformer.classes.num_classes)
+        if config.transformer.classes is not None
+        else TextContext(torch.randn(1, 5, 12, generator=torch.Generator().manual_seed(0)), torch.ones(1, 5).bool())
+    )
+    # the counter knows the attention kernels of GPUs only
+    cpu_attention = {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, out_shape=None, **__: (
+            sdpa_flop_count(q, k, v)
+        )
+    }
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=cpu_attention) as counter:
+        tokenizer.decode(generator(context))
+    return counter.get_total_flops() // 2
+
+
+@pytest.mark.parametrize("guided", [True, False])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_counts_every_matrix_product_of_a_drawn_picture(name: str, guided: bool) -> None:
+    cost = model_cost(CONFIGS[name], guided=guided)
+    assert cost.total_macs == measured_macs(CONFIGS[name], guided=guided)
+
+
+def test_parts_are_complete_and_add_up() -> None:
+    cost = model_cost(CONFIGS["text"])
+    assert tuple(cost.macs) == PARTS and tuple(cost.parameters) == MODULES
+    assert cost.total_flops == 2 * sum(cost.macs.values())
+    assert cost.scale_tokens == (1, 4, 9, 16)
+    transformer = [cost.macs[part] for part in PARTS if part.startswith("transformer") or part == "head"]
+    assert sum(cost.step_macs) == sum(transformer)
+    tokenizer, hart = build(CONFIGS["text"])
+    assert cost.total_parameters == sum(p.numel() for m in (tokenizer, hart) for p in m.parameters())
+
+
+def test_guidance_doubles_what_sees_the_prompt() -> None:
+    guided, single = model_cost(preset("hart-0.7b-256")), model_cost(preset("hart-0.7b-256"), guided=False)
+    for part in PARTS:
+        factor = 1 if part in ("codes", "decoder") else 2
+        assert guided.macs[part] == pytest.approx(factor * single.macs[part], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "transformer", "total"),
+    [
+        ("hart-0.7b-1024", 696.0e6, 732e6),  # HART, table 2
+        ("hart-imagenet-d20-256", None, 649e6),  # HART, table 4
+        ("hart-imagenet-d24-256", None, 1.07e9),
+        ("hart-imagenet-d30-256", None, 2.05e9),
+        ("var-d16-256", 310e6, 310e6),  # VAR, table 1
+    ],
+)
+def test_parameters_are_the_published_ones(name: str, transformer: float | None, total: float) -> None:
+    parameters = model_cost(preset(name)).parameters
+    assert parameters["transformer"] + parameters["residual diffusion"] == pytest.approx(total, rel=3e-3)
+    if transformer is not None:
+        assert parameters["transformer"] == pytest.approx(transformer, rel=1e-3)
+
+
+def published_macs(cost: ModelCost, single: ModelCost) -> float:
+    """MACs the way the paper's tables seem to count: transformer of one row without attention, guided diffusion."""
+    linear = ("transformer, context", "transformer, linear layers", "head")
+    return sum(single.macs[part] for part in linear) + cost.macs["residual diffusion"]
+
+
+@pytest.mark.parametrize(("name", "published"), [("hart-0.7b-512", 3.2e12), ("hart-0.7b-1024", 12.5e12)])
+def test_text_to_image_macs_agree_with_the_paper(name: str, published: float) -> None:
+    """Table 3, an image; the decoder is in it."""
+    cost, single = model_cost(preset(name)), model_cost(preset(name), guided=False)
+    assert published_macs(cost, single) + cost.macs["decoder"] == pytest.approx(published, rel=0.04)
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [("hart-imagenet-d20-256", 579e9), ("hart-imagenet-d24-256", 858e9), ("hart-imagenet-d30-256", 1.5e12)],
+)
+def test_class_conditional_macs_agree_with_the_paper(name: str, published: float) -> None:
+    """Table 4: no decoder, and the blocks' modulation counted at every token although it is computed once."""
+    config = preset(name)
+    cost, single = model_cost(config), model_cost(config, guided=False)
+    modulation = 6 * config.transformer.width**2 * config.transformer.depth * sum(cost.scale_tokens)
+    assert published_macs(cost, single) + modulation == pytest.approx(published, rel=0.05)

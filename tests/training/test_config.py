@@ -1,0 +1,102 @@
+"""Recipes: strict reading, overrides from the command line, and errors that name the place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hart.config import ConfigError
+from hart.training.config import TokenizerRecipe, TransformerRecipe
+from helpers import tiny_tokenizer_config
+
+RECIPE = """
+data = "somewhere"
+revive_every = 10
+
+[tokenizer]
+scales = [1, 2, 4]
+base_channels = 32
+
+[optimizer]
+learning_rate = 1e-3
+
+[trainer]
+steps = 20
+batch_size = 2
+checkpoint_every = 20
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE, encoding="utf-8")
+    return path
+
+
+def test_a_recipe_is_read(recipe: Path) -> None:
+    read = TokenizerRecipe.read(recipe)
+    assert (read.data, read.trainer.steps, read.optimizer.learning_rate) == ("somewhere", 20, 1e-3)
+    assert read.tokenizer.scales == (1, 2, 4)
+    assert read.discrete_probability == 0.5
+    assert TokenizerRecipe.from_dict(read.to_dict()) == read
+
+
+def test_overrides_replace_single_values(recipe: Path) -> None:
+    read = TokenizerRecipe.read(
+        recipe,
+        (
+            "trainer.steps=5",
+            "optimizer.learning_rate = 2e-4",
+            "data=/other/folder",
+            "tokenizer.scales=[1, 3]",
+            "loss.perceptual=0",
+            "decoder_only=true",
+        ),
+    )
+    assert read.trainer.steps == 5
+    assert read.optimizer.learning_rate == 2e-4
+    assert read.data == "/other/folder", "text needs no quotes"
+    assert read.tokenizer.scales == (1, 3)
+    assert read.loss.perceptual == 0.0, "a table that the recipe leaves out is made"
+    assert read.decoder_only
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.steps", "'trainer.steps' is not of the form key=value"),
+        ("trainer.stepz=5", "TrainerConfig: unknown key.* stepz"),
+        ("trainer.steps=few", r"TrainerConfig\.steps: expected int, got 'few'"),
+        ("trainer.steps=0", "steps and batch_size must be positive"),
+        ("data.folder=x", "data is not a table"),
+        ("revive_every=7", "checkpoint_every must be a multiple of revive_every"),
+        ("discrete_probability=1.5", r"discrete_probability must be in \[0, 1\]"),
+    ],
+)
+def test_wrong_overrides_are_named(recipe: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TokenizerRecipe.read(recipe, (override,))
+
+
+@pytest.mark.parametrize("content", [b"data = ", b"\xff", b"[trainer]\nsteps = 1\n[trainer]\n"])
+def test_what_is_no_recipe_is_named(recipe: Path, content: bytes) -> None:
+    recipe.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"recipe\.toml"):
+        TokenizerRecipe.read(recipe)
+
+
+def test_an_absent_recipe_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.toml"):
+        TokenizerRecipe.read(tmp_path / "none.toml")
+
+
+def test_a_recipe_of_another_stage_is_refused(recipe: Path) -> None:
+    with pytest.raises(ConfigError, match=r"TransformerRecipe: unknown key"):
+        TransformerRecipe.read(recipe)
+
+
+def test_recipes_hold_the_models_own_configuration(recipe: Path) -> None:
+    read = TokenizerRecipe.read(recipe)
+    assert read.replace(tokenizer=tiny_tokenizer_config()).tokenizer == tiny_tokenizer_config()

@@ -1,0 +1,36 @@
+"""Starting weights: near-uniform predictions, no diffusion answer yet, and decided by the generator."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from hart.config import HartConfig
+from hart.model import Hart
+from hart.training.initialization import initialize
+from helpers import random_context, teacher_input, tiny_class_config, tiny_text_config
+
+
+@pytest.mark.parametrize("config", [tiny_text_config(), tiny_text_config(modulation="table"), tiny_class_config()])
+def test_training_starts_near_the_uniform_distribution(config: HartConfig) -> None:
+    hart = Hart(config)
+    initialize(hart, torch.Generator().manual_seed(0))
+    output = hart.transformer(random_context(config, 2), teacher_input(config, 2))
+    probabilities = hart.transformer.logits(output.hidden, output.conditioning).softmax(dim=-1)
+    entropy = -(probabilities * probabilities.log()).sum(dim=-1).mean().item()
+    assert entropy == pytest.approx(math.log(config.transformer.codebook_size), rel=0.02)
+    if hart.residual is not None:
+        denoiser = hart.residual.denoiser
+        condition = denoiser.embed_condition(torch.ones(2, config.transformer.width))
+        assert not denoiser(torch.ones(2, 4), torch.tensor([5, 9]), condition).any()
+
+
+def test_the_generator_decides_the_weights() -> None:
+    models = [Hart(tiny_text_config()) for _ in range(3)]
+    for model, seed in zip(models, (0, 0, 1), strict=True):
+        initialize(model, torch.Generator().manual_seed(seed))
+    states = [model.state_dict() for model in models]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert not torch.equal(states[0]["transformer.word_embed.weight"], states[2]["transformer.word_embed.weight"])

@@ -1,0 +1,92 @@
+"""Which parameters decay, which optimiser steps them, and the learning rate over the steps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hart.model import Hart
+from hart.training.config import OptimizerConfig
+from hart.training.muon import Muon, orthogonalized
+from hart.training.optimizer import build_optimizer, learning_rate
+from helpers import random_tensor, tiny_class_config, tiny_text_config
+
+CONFIG = OptimizerConfig(learning_rate=1e-2, warmup_steps=10, weight_decay=0.1)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_every_trainable_parameter_is_in_one_group(kind: str) -> None:
+    hart = Hart(tiny_class_config())
+    hart.transformer.head.requires_grad_(False)
+    groups = build_optimizer(hart, CONFIG.replace(kind=kind)).param_groups
+    ids = [id(p) for group in groups for p in group["params"]]
+    assert len(ids) == len(set(ids))
+    assert set(ids) == {id(p) for p in hart.parameters() if p.requires_grad}
+
+
+def test_vectors_and_embeddings_do_not_decay() -> None:
+    hart = Hart(tiny_class_config())
+    names = {id(p): name for name, p in hart.named_parameters()}
+    for group in build_optimizer(hart, CONFIG).param_groups:
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            spared = parameter.dim() <= 1 or "embedding" in name
+            assert group["weight_decay"] == (0.0 if spared else 0.1), name
+
+
+def test_muon_steps_the_matrices_of_the_blocks_only() -> None:
+    hart = Hart(tiny_text_config())
+    optimizer = build_optimizer(hart, CONFIG.replace(kind="muon"))
+    muon = [o for o in optimizer.optimizers if isinstance(o, Muon)]
+    assert len(muon) == 1
+    names = {id(p): name for name, p in hart.named_parameters()}
+    stepped = {names[id(p)] for group in muon[0].param_groups for p in group["params"]}
+    assert stepped == {name for name, p in hart.named_parameters() if ".blocks." in name and p.dim() == 2}
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (12, 5), (5, 12)])
+def test_orthogonalised_updates_have_singular_values_near_one(shape: tuple[int, int]) -> None:
+    values = torch.linalg.svdvals(orthogonalized(random_tensor(*shape)))
+    assert values.min() > 0.5
+    assert values.max() < 1.3
+
+
+def test_muon_refuses_vectors() -> None:
+    with pytest.raises(ValueError, match="Muon is for matrices"):
+        Muon([torch.zeros(3, requires_grad=True)], lr=0.1, momentum=0.9, weight_decay=0.0)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_steps_lower_a_loss_and_state_survives_a_round_trip(kind: str) -> None:
+    def run(steps: int, resume_at: int | None) -> torch.Tensor:
+        module = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList([torch.nn.Linear(4, 4)])})
+        torch.nn.init.constant_(module["blocks"][0].weight, 0.1)
+        torch.nn.init.zeros_(module["blocks"][0].bias)
+        wrapped = torch.nn.ModuleDict({"m": module})
+        optimizer = build_optimizer(wrapped, CONFIG.replace(kind=kind))
+        x, wanted = random_tensor(16, 4, seed=1), random_tensor(16, 4, seed=2)
+        for step in range(steps):
+            if step == resume_at:
+                state = optimizer.state_dict()
+                optimizer = build_optimizer(wrapped, CONFIG.replace(kind=kind))
+                optimizer.load_state_dict(state)
+            optimizer.zero_grad()
+            loss = (module["blocks"][0](x) - wanted).square().mean()
+            loss.backward()
+            optimizer.step()
+        return loss.detach()
+
+    assert run(30, None) < run(1, None)
+    assert torch.equal(run(6, None), run(6, 3))
+
+
+def test_the_rate_warms_up_and_decays() -> None:
+    rates = [learning_rate(step, 100, CONFIG) for step in range(101)]
+    assert rates[0] == pytest.approx(1e-3)
+    assert rates[9] == pytest.approx(1e-2)
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[55] == pytest.approx(1e-2 * (0.05 + 0.95 / 2))
+    assert rates[100] == pytest.approx(1e-2 * 0.05)
+    constant = CONFIG.replace(schedule="constant")
+    assert {learning_rate(step, 100, constant) for step in range(10, 100)} == {1e-2}

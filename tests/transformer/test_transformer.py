@@ -1,0 +1,173 @@
+"""The transformer's two ways of computing agree, and information flows only where it may."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from hart.config import HartConfig
+from hart.transformer.transformer import HartTransformer, gather_tokens
+from hart.types import Context, TextContext
+from helpers import (
+    random_context,
+    random_tensor,
+    randomize,
+    teacher_input,
+    tiny_class_config,
+    tiny_text_config,
+    transformer_variants,
+    without_gradient,
+)
+
+VARIANTS = transformer_variants()
+each_variant = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
+each_kind = pytest.mark.parametrize("config", [tiny_text_config(), tiny_class_config()], ids=["text", "class"])
+
+
+def build(config: HartConfig) -> HartTransformer:
+    module = HartTransformer(config.transformer)
+    randomize(module)
+    return module.eval()
+
+
+def scale_by_scale(module: HartTransformer, context: Context, teacher: Tensor) -> Tensor:
+    """Hidden states of all scales, one call a scale, as generation computes them."""
+    conditioning = module.condition(context)
+    cache = module.new_cache(len(context), dtype=torch.float32, device=torch.device("cpu"))
+    hidden = [module.first_scale(conditioning, cache)]
+    for k, scale_input in enumerate(teacher.split(list(module.schedule.token_counts[1:]), dim=1), start=1):
+        hidden.append(module.next_scale(k, scale_input, conditioning, cache))
+    assert cache.length == cache.capacity
+    return torch.cat(hidden, dim=1)
+
+
+@each_variant
+def test_cached_generation_is_one_training_pass(config: HartConfig) -> None:
+    module, context, teacher = build(config), random_context(config, 2), teacher_input(config, 2)
+    with torch.no_grad():
+        output = module(context, teacher)
+        stepwise = scale_by_scale(module, context, teacher)
+        logits = module.logits(output.hidden, output.conditioning)
+    torch.testing.assert_close(stepwise, output.hidden, rtol=1e-4, atol=1e-4)
+    assert output.segments == module.schedule.token_counts
+    assert logits.shape == (2, module.schedule.total_tokens, config.transformer.codebook_size)
+
+
+@each_variant
+def test_the_loss_reaches_every_parameter(config: HartConfig) -> None:
+    module = build(config)
+    output = module(random_context(config, 2), teacher_input(config, 2))
+    module.logits(output.hidden, output.conditioning).square().mean().backward()
+    assert not without_gradient(module)
+
+
+@each_kind
+@pytest.mark.parametrize("changed", [1, 2, 3])
+def test_a_scale_sees_itself_and_the_past_but_no_future(config: HartConfig, changed: int) -> None:
+    module, context, teacher = build(config), random_context(config, 1), teacher_input(config, 1)
+    span = module.schedule.span(changed)
+    other = teacher.clone()
+    other[:, span.start - 1] += 1  # the first token of the scale; the row lacks scale 1's token
+    with torch.no_grad():
+        before, after = (module(context, x).hidden for x in (teacher, other))
+    moved = (before - after).abs().amax(dim=2)[0]
+    assert not moved[: span.start].any()
+    assert (moved[span.start :] > 1e-6).all(), "every token of the scale and of later ones must notice"
+
+
+def test_context_padding_is_attended_to() -> None:
+    """As the released weights were trained: what stands in the padding matters."""
+    config = tiny_text_config()
+    module, teacher = build(config), teacher_input(config, 1)
+    context = random_context(config, 1)
+    assert isinstance(context, TextContext)
+    assert not context.mask[0, -1]
+    other = context.embeddings.clone()
+    other[0, -1] *= -1
+    with torch.no_grad():
+        difference = module(context, teacher).hidden - module(replace(context, embeddings=other), teacher).hidden
+    assert (difference.abs().amax(dim=2) > 1e-6).all()
+
+
+@pytest.mark.parametrize(("pooling", "notices"), [("mean", False), ("max", True)])
+def test_mean_pooling_leaves_padding_out_and_max_pooling_does_not(pooling: str, notices: bool) -> None:
+    config = tiny_text_config(modulation="linear", modulation_pooling=pooling)
+    module, context = build(config), random_context(config, 1)
+    assert isinstance(context, TextContext)
+    other = context.embeddings.clone()
+    other[0, -1] *= 100
+    before, after = (module.condition(c).context for c in (context, replace(context, embeddings=other)))
+    assert torch.equal(before.block_condition, after.block_condition) is not notices
+    assert torch.equal(before.tokens.amax(dim=1), before.head_condition)
+
+
+@each_kind
+def test_a_part_of_the_last_scale_leaves_the_others_as_they_are(config: HartConfig) -> None:
+    module, context, teacher = build(config), random_context(config, 2), teacher_input(config, 2)
+    cells = torch.tensor([[0, 3, 5, 15], [1, 2, 8, 9]])
+    count = module.schedule.token_counts[-1]
+    with torch.no_grad():
+        whole, part = module(context, teacher), module(context, teacher, last_cells=cells)
+        every = module(context, teacher, last_cells=torch.arange(count).expand(2, -1))
+    assert part.segments == (*module.schedule.token_counts[:-1], 4)
+    torch.testing.assert_close(part.hidden[:, :-4], whole.hidden[:, :-count], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(every.hidden, whole.hidden, rtol=1e-4, atol=1e-5)
+    # the kept tokens see each other only
+    assert not torch.allclose(part.last_scale, gather_tokens(whole.last_scale, cells), atol=1e-3)
+
+
+@each_kind
+def test_cells_have_the_positions_of_their_place(config: HartConfig) -> None:
+    """A lone token of the last scale is the same whether it is taken out before or after it is embedded."""
+    module = build(config)
+    conditioning = module.condition(random_context(config, 2))
+    scale_input, cells = random_tensor(2, 16, 4), torch.tensor([[4], [15]])
+    whole, whole_rotation = module.embed_scale(3, scale_input, conditioning)
+    some, some_rotation = module.embed_scale(3, gather_tokens(scale_input, cells), conditioning, cells)
+    torch.testing.assert_close(some, gather_tokens(whole, cells))
+    assert (some_rotation is None) == (whole_rotation is None)
+    for ours, wanted in zip(some_rotation or (), whole_rotation or (), strict=True):
+        torch.testing.assert_close(ours, torch.stack([wanted[i, :, cells[i]] for i in range(2)]))
+
+
+def test_sinusoidal_levels_carry_over_to_longer_schedules() -> None:
+    """What lets a 256px model be tuned at 512 and 1024: no tensor depends on the number of scales."""
+    module = build(tiny_text_config())
+    larger = tiny_text_config().transformer.replace(scales=(1, 2, 3, 4, 6, 8))
+    longer = HartTransformer(larger)
+    longer.load_state_dict(module.state_dict())
+    context = random_context(tiny_text_config(), 1)
+    with torch.no_grad():
+        hidden = longer.eval()(context, random_tensor(1, larger.schedule.total_tokens - 1, 4)).hidden
+    assert hidden.shape == (1, larger.schedule.total_tokens, 32)
+    assert hidden.isfinite().all()
+
+
+def test_pictures_of_a_batch_do_not_mix() -> None:
+    config = tiny_text_config(modulation="linear")
+    module, context, teacher = build(config), random_context(config, 3), teacher_input(config, 3)
+    with torch.no_grad():
+        together = module(context, teacher).hidden
+        alone = torch.cat([module(context.select(slice(i, i + 1)), teacher[i : i + 1]).hidden for i in range(3)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_logits_are_float32_in_a_bfloat16_model() -> None:
+    config = tiny_text_config()
+    module = build(config).to(torch.bfloat16)
+    context = random_context(config, 1)
+    with torch.no_grad():
+        output = module(context, teacher_input(config, 1))
+        logits = module.logits(output.hidden, output.conditioning)
+    assert output.hidden.dtype == torch.bfloat16
+    assert logits.dtype == torch.float32
+
+
+def test_a_context_of_another_shape_is_refused() -> None:
+    config = tiny_text_config()
+    context = TextContext(torch.zeros(1, 3, 7), torch.ones(1, 3, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"\(3, 7\), the model takes \(5, 12\)"):
+        build(config)(context, teacher_input(config, 1))
