@@ -9,7 +9,8 @@ PROMPT ?= a red apple
 OUT ?= outputs
 
 BIN := $(VENV)/bin
-# read by the shell, so that quotes and apostrophes in it stay what they are
+# read by the shell from the environment, so that quotes, apostrophes and dollars in it stay what they are
+override PROMPT := $(value PROMPT)
 export PROMPT
 
 .PHONY: install install-dev picture test clean

@@ -20,7 +20,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +38,6 @@ from hart.presets import PRESETS
 from hart.text_encoder.random_features import RandomTextFeatures
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
-SQUARES = (2048, 4096)
 SEED = 0
 
 
@@ -118,11 +117,11 @@ class Benchmark:
         macs |= {"residual diffusion": self.cost.macs["residual diffusion"], "decoder": self.cost.macs["decoder"]}
         return {name: 2 * count for name, count in macs.items()} | {"rest": 2 * self.cost.macs["codes"]}
 
-    def rates(self) -> dict[str, float]:
+    def rates(self, squares: Sequence[int]) -> dict[str, float]:
         """FLOP/s of matrix products: large squares, and this model's layers at its last scale."""
         sizes = self.pipe.config.transformer
         rows = 2 * self.cost.scale_tokens[-1]
-        shapes = [(side, side, side) for side in SQUARES]
+        shapes = [(side, side, side) for side in squares]
         shapes += [(rows, sizes.width, 3 * sizes.width), (rows, sizes.width, sizes.mlp_width)]
         shapes += [(rows, sizes.mlp_width, sizes.width)]
         return {"x".join(map(str, shape)): product_rate(*shape, self.pipe.dtype, self.clock) for shape in shapes}
@@ -184,13 +183,13 @@ def load(arguments: argparse.Namespace) -> HartPipeline:
     )
 
 
-def measure(benchmark: Benchmark, repeats: int) -> dict[str, Any]:
+def measure(benchmark: Benchmark, repeats: int, squares: Sequence[int]) -> dict[str, Any]:
     """Draw `repeats` pictures with the rates measured before, between and after them. Warm up before it."""
     environment = machine()
-    rates, pictures = [benchmark.rates()], []
+    rates, pictures = [benchmark.rates(squares)], []
     for _ in range(repeats):
         pictures.append(benchmark.draw())
-        rates.append(benchmark.rates())
+        rates.append(benchmark.rates(squares))
     fastest = {shape: max(rate[shape] for rate in rates) for shape in rates[0]}
     rate = max(fastest.values())
     best = min(pictures, key=lambda picture: picture.seconds)
@@ -256,6 +255,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default="wall",
         help="cpu: processor time, for one thread on a machine that is busy with other work",
     )
+    parser.add_argument(
+        "--squares", type=int, nargs="+", default=[2048, 4096], help="sides of square products timed for the rate"
+    )
     parser.add_argument("--json", type=Path, help="write all figures here")
     parsed = parser.parse_args(arguments)
     if parsed.repeats < 1:
@@ -276,7 +278,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     benchmark = Benchmark(load(parsed), CLOCKS[parsed.clock])
     benchmark.draw()
-    result = named | measure(benchmark, parsed.repeats)
+    result = named | measure(benchmark, parsed.repeats, parsed.squares)
     sys.stdout.write(report(result) + "\n")
     if parsed.json:
         parsed.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -1,33 +1,39 @@
-"""The benchmark program runs from its command line and prints its figures."""
+"""The benchmark program runs from its arguments and prints its figures."""
 
 from __future__ import annotations
 
+import importlib
 import json
-import subprocess
-import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch
+
+from hart.config import HartConfig
 from helpers import tiny_class_config, tiny_text_config
 
-PROGRAM = Path(__file__).parent.parent / "benchmarks" / "generate_cpu.py"
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, str(PROGRAM), *arguments], capture_output=True, text=True, check=False)
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("generate_cpu")
 
 
 @pytest.mark.parametrize("config", [tiny_text_config(), tiny_class_config()], ids=["text", "class"])
-def test_prints_machine_floor_latency_ratio_and_parts(config: object, tmp_path: Path) -> None:
+def test_prints_machine_floor_latency_ratio_and_parts(
+    program: ModuleType, config: HartConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model, figures = tmp_path / "config.json", tmp_path / "figures.json"
-    model.write_text(config.to_json())  # type: ignore[attr-defined]
-    finished = run(
-        "--model", str(model), "--random-weights", "--threads", "1", "--repeats", "2", "--json", str(figures),
-        "--squares", "32",
-    )  # fmt: skip
-    assert finished.returncode == 0, finished.stderr
-    for line in ("- processor: ", "- AMX: ", "- threads: 1", "- floor: ", "- latency: ", "- ratio: "):
-        assert line in finished.stdout
+    model.write_text(config.to_json())
+    threads = str(torch.get_num_threads())
+    options = {"--model": str(model), "--threads": threads, "--repeats": "2", "--squares": "32", "--json": str(figures)}
+    program.main(["--random-weights", *(word for option in options.items() for word in option)])
+    printed = capsys.readouterr().out
+    for line in ("- processor: ", "- AMX: ", "- threads: ", "- floor: ", "- latency: ", "- ratio: "):
+        assert line in printed
     result = json.loads(figures.read_text())
     assert len(result["latencies_s"]) == 2
     # floor and ratios follow from the counted FLOPs and the fastest rate
@@ -41,7 +47,7 @@ def test_prints_machine_floor_latency_ratio_and_parts(config: object, tmp_path: 
     assert all(part["best_run_s"] >= 0 for part in parts)
 
 
-def test_refuses_processor_time_of_several_threads() -> None:
-    finished = run("--model", "var-d16-256", "--random-weights", "--clock", "cpu", "--threads", "2")
-    assert finished.returncode == 2
-    assert "--threads 1" in finished.stderr
+def test_refuses_processor_time_of_several_threads(program: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        program.main(["--model", "var-d16-256", "--random-weights", "--clock", "cpu", "--threads", "2"])
+    assert "--threads 1" in capsys.readouterr().err

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import tiny_class_config, tiny_text_config
 
 from hart.checkpoint.loading import build
 from hart.config import HartConfig
 from hart.random_weights import random_model
+from helpers import tiny_class_config, tiny_text_config
 
 
 def seeded(seed: int) -> torch.Generator:

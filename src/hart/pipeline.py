@@ -127,7 +127,7 @@ class HartPipeline:
             self.tokenizer.decoder.to(dtype)
             self.tokenizer.post_quant_conv.to(dtype)
         # convolutions run on channels-last memory without reordering it
-        self.tokenizer.decoder.to(memory_format=torch.channels_last)
+        self.tokenizer.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._text_encoder = text_encoder
 
     @classmethod

@@ -44,9 +44,11 @@ def sample(logits: Tensor, uniform: Tensor) -> Tensor:
     One number a token decides, so that a rounding difference in the logits moves a draw only where the
     number falls next to a border.
     """
-    cumulative = logits.double().softmax(dim=-1).cumsum(dim=-1)
-    point = uniform.double().unsqueeze(-1) * cumulative[..., -1:]
-    return torch.searchsorted(cumulative, point, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
+    cumulative = logits.softmax(dim=-1).cumsum(dim=-1)
+    total = cumulative[..., -1:]
+    # below the total even when the product rounds up, so that a code without probability is never drawn
+    point = torch.minimum(uniform.unsqueeze(-1) * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, point, right=True).squeeze(-1)
 
 
 def smooth_temperature(ratio: float) -> float:

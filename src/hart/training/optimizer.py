@@ -11,7 +11,6 @@ from torch import nn
 from hart.training.config import OptimizerConfig
 from hart.training.muon import Muon
 
-
 # Module names under which transformer, denoiser, encoder and decoder keep their repeated layers.
 INNER_PARTS = frozenset({"blocks", "levels", "middle"})
 
