@@ -29,7 +29,7 @@ def test_captions_are_dropped_as_often_as_asked(probability: float) -> None:
 def test_tokens_made_once_are_those_made_in_a_step() -> None:
     tokenizer, _ = tiny_model(tiny_text_config())
     data = pictures(5)
-    maps = encode_all(tokenizer, data)
+    maps = encode_all(tokenizer, data, torch.device("cpu"))
     assert [index.shape for index in maps.indices] == [(5, n * n) for n in SCALES]
     rows = torch.tensor([4, 0, 4])
     chosen = select(maps, rows, torch.device("cpu"))

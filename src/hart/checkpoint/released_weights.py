@@ -190,7 +190,7 @@ def hart_tokenizer_config(values: Mapping[str, Any], source: str) -> TokenizerCo
 def hart_transformer_config(
     values: Mapping[str, Any], state: Mapping[str, Tensor], tokenizer: TokenizerConfig, source: str
 ) -> tuple[TransformerConfig, ResidualDiffusionConfig | None]:
-    """`llm/config.json` of the HART layout; where a field is absent, the tensors tell (paper.md, section 1.6)."""
+    """`llm/config.json` of the HART layout; where a field is absent, the tensors tell."""
     if values.get("use_cross_attn", False):
         raise ConfigError(f"{source}: use_cross_attn is used by no published checkpoint and is not supported")
     modulation = _modulation_kind(values, state)

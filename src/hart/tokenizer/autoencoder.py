@@ -137,11 +137,6 @@ class Decoder(nn.Module):
         self.norm_out = group_norm(width, config.norm_groups)
         self.conv_out = nn.Conv2d(width, 3, 3, padding=1)
 
-    @property
-    def last_layer(self) -> Tensor:
-        """The weight that the adaptive adversarial loss balances gradients at."""
-        return self.conv_out.weight
-
     def forward(self, latent: Tensor) -> Tensor:
         h = self.middle(self.conv_in(latent))
         for layer in self.levels:

@@ -25,12 +25,14 @@ TEXT_ENCODER_CONFIG = "text_encoder.json"
 
 
 @torch.inference_mode()
-def encode_all(tokenizer: HybridTokenizer, data: CaptionedImages) -> TokenMaps:
-    """Token maps of every picture of a set, kept in memory: the tokenizer runs once, not in every step."""
+def encode_all(tokenizer: HybridTokenizer, data: CaptionedImages, device: torch.device) -> TokenMaps:
+    """Token maps of every picture of a set, kept on the CPU: the tokenizer runs once, on `device`, not in every step."""
     parts = []
     for start in range(0, len(data), ENCODE_BATCH):
         rows = range(start, min(start + ENCODE_BATCH, len(data)))
-        parts.append(tokenizer.token_maps(tokenizer.encode(to_signed(torch.stack([data.image(i) for i in rows])))))
+        image = to_signed(torch.stack([data.image(i) for i in rows])).to(device)
+        maps = tokenizer.token_maps(tokenizer.encode(image))
+        parts.append(select(maps, torch.arange(len(rows), device=device), torch.device("cpu")))
     return TokenMaps(
         indices=tuple(torch.cat(maps) for maps in zip(*(part.indices for part in parts), strict=True)),
         teacher_forcing_input=torch.cat([part.teacher_forcing_input for part in parts]),
@@ -66,10 +68,10 @@ class TransformerTask:
         self.recipe = recipe
         self.data = data
         self.device = torch.device(recipe.trainer.device)
-        self.tokenizer = load_tokenizer(Path(recipe.tokenizer)).requires_grad_(False)
+        self.tokenizer = load_tokenizer(Path(recipe.tokenizer)).requires_grad_(False).to(self.device)
         encoder_folder = Path(recipe.text_encoder)
         text_config = TextEncoderConfig.load(encoder_folder / TEXT_ENCODER_CONFIG)
-        self.text_encoder = CompactTextEncoder.load(text_config, encoder_folder)
+        self.text_encoder = CompactTextEncoder.load(text_config, encoder_folder).to(self.device)
         text = recipe.transformer.text
         if text is None or (text.width, text.tokens) != (self.text_encoder.width, text_config.tokens):
             raise ConfigError(
@@ -86,15 +88,15 @@ class TransformerTask:
         hart = Hart(self.config)
         initialize(hart, torch.Generator().manual_seed(recipe.trainer.seed))
         self.module: Hart = hart.to(self.device)
-        self.codebook = self.tokenizer.quantizer.codebook.to(self.device)
-        self.maps = encode_all(self.tokenizer, data)
+        self.codebook = self.tokenizer.quantizer.codebook
+        self.maps = encode_all(self.tokenizer, data, self.device)
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         trainer = self.recipe.trainer
         rows = batch_indices(self.data.weights, trainer.batch_size, trainer.seed, step)
         maps = select(self.maps, rows, self.device)
         with torch.no_grad():
-            context = self.text_encoder.encode(self._captions(rows, generator)).to(self.device)
+            context = self.text_encoder.encode(self._captions(rows, generator))
         context = drop_condition(context, self.recipe.condition_dropout, generator)
         cells = None
         if self.recipe.drop_last_scale:

@@ -53,4 +53,4 @@ class Muon(torch.optim.Optimizer):
                 buffer.lerp_(p.grad, 1 - group["momentum"])
                 update = orthogonalized(torch.lerp(p.grad, buffer, group["momentum"]).flatten(1))
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update.view(p.shape), alpha=-group["lr"] * ADAMW_RMS * max(update.shape) ** 0.5)
+                p.add_(update.reshape(p.shape), alpha=-group["lr"] * ADAMW_RMS * max(update.shape) ** 0.5)

@@ -129,6 +129,8 @@ class Trainer:
             self.report(figures)
 
     def _save(self) -> None:
+        # the model first: a state that says "finished" must find its model written
+        self.task.save(self.folder / "model", self.average.module)
         state = {
             "step": self.step,
             "module": self.task.module.state_dict(),
@@ -141,7 +143,6 @@ class Trainer:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self.folder / STATE_FILE)
-        self.task.save(self.folder / "model", self.average.module)
 
     def _resume(self) -> None:
         state = torch.load(self.folder / STATE_FILE, map_location=self.config.device, weights_only=True)
