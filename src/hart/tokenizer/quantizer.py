@@ -118,7 +118,10 @@ class MultiScaleQuantizer(nn.Module):
         return torch.stack(terms).sum(dim=0)
 
     def loss(self, quantized: QuantizedLatent, latent: Tensor, commitment_weight: float) -> Tensor:
-        """Scalar: mean over scales of beta MSE(sg[sum_k], latent) + MSE(sum_k, sg[latent]) (VQ-VAE; van den Oord et al., 2017)."""
+        """Scalar: mean over scales of beta MSE(sg[sum_k], latent) + MSE(sum_k, sg[latent]).
+
+        The codebook and commitment terms of VQ-VAE (van den Oord et al., 2017), at every partial sum.
+        """
         terms = [
             commitment_weight * F.mse_loss(latent, partial.detach()) + F.mse_loss(partial, latent.detach())
             for partial in quantized.partial_sums

@@ -26,7 +26,7 @@ TEXT_ENCODER_CONFIG = "text_encoder.json"
 
 @torch.inference_mode()
 def encode_all(tokenizer: HybridTokenizer, data: CaptionedImages, device: torch.device) -> TokenMaps:
-    """Token maps of every picture of a set, kept on the CPU: the tokenizer runs once, on `device`, not in every step."""
+    """Token maps of every picture of a set, kept on the CPU: the tokenizer runs once, on `device`, not every step."""
     parts = []
     for start in range(0, len(data), ENCODE_BATCH):
         rows = range(start, min(start + ENCODE_BATCH, len(data)))
