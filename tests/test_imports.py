@@ -27,7 +27,7 @@ ALLOWED: dict[str, str] = {
     "transformer": "config layers scales types",
     "diffusion": "config layers",
     "model": "config diffusion layers scales transformer types",
-    "generation": "config diffusion layers model scales tokenizer transformer types",
+    "generation": "config diffusion errors layers model scales tokenizer transformer types",
     "losses": "diffusion errors generation model scales tokenizer transformer types",
     "checkpoint": "config errors model presets tokenizer",
     "random_weights": "checkpoint config model tokenizer",

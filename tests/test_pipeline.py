@@ -134,6 +134,13 @@ def test_short_number_types(kind: str, dtype: Any, text_folder: Path, tmp_path: 
     assert math.isfinite(pipe.reconstruct(out.images[0]).hybrid_psnr)
 
 
+def test_numbers_that_leave_their_range_are_an_error(text_folder: Path) -> None:
+    pipe = HartPipeline.from_pretrained(str(text_folder), device="cpu")
+    pipe.hart.transformer.head.linear.bias.data.fill_(math.inf)
+    with pytest.raises(HartError, match="float32 or bfloat16"):
+        pipe("a cat")
+
+
 def test_a_picture_that_is_not_finite_is_an_error(text_folder: Path) -> None:
     pipe = HartPipeline.from_pretrained(str(text_folder), device="cpu")
     pipe.tokenizer.decoder.conv_out.bias.data.fill_(math.nan)

@@ -267,7 +267,9 @@ class HartPipeline:
             text, config = self.config.transformer.text, self.config.text_encoder
             if text is None or config is None:
                 raise HartError("this model names no text encoder: pass one as text_encoder")
-            encoder = load_text_encoder(config, self.folder).to(self.device, self.dtype)
+            # language models leave the range of float16
+            encoder_dtype = torch.float32 if self.dtype == torch.float16 else self.dtype
+            encoder = load_text_encoder(config, self.folder).to(self.device, encoder_dtype)
             if (encoder.width, config.tokens) != (text.width, text.tokens):
                 raise HartError(
                     f"the text encoder gives {config.tokens} tokens of width {encoder.width}, "

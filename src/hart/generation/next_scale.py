@@ -19,6 +19,7 @@ from torch import Tensor
 
 from hart.config import SamplingConfig
 from hart.diffusion.sampler import sample_residual
+from hart.errors import HartError
 from hart.generation.draws import Draws
 from hart.generation.logits import filtered, guided, smooth_mixture, top_k_at
 from hart.layers.kv_cache import KVCache
@@ -153,6 +154,8 @@ class NextScaleGenerator:
         if self.settings.guidance_scale > 0:
             conditional, unconditional = logits.chunk(2)
             logits = guided(conditional, unconditional, self.settings.guidance_scale * ratio)
+        if not logits.isfinite().all():
+            raise HartError("the transformer's numbers left the range of its type: draw in float32 or bfloat16")
         if self.trace is not None:
             self.trace.logits.append(logits)
         kept = filtered(logits, top_k_at(k, self.settings.top_k), self.settings.top_p)
