@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hart.layers.kv_cache import KVCache
-from hart.layers.linear import Linear
 from hart.layers.rope import Rotation, rotate
 
 # Factor on top of 1 / sqrt(head width) that the published models were trained with.
@@ -33,7 +32,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
-        self.proj = Linear(width, width)
+        self.proj = nn.Linear(width, width)
         self.log_scale = nn.Parameter(torch.full((heads,), math.log(4.0))) if qk_norm else None
         self.scale = 1.0 if qk_norm else PUBLISHED_SCALE / math.sqrt(width // heads)
 

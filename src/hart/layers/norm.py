@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -25,7 +24,7 @@ class PlainLayerNorm(nn.LayerNorm):
 
 def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """x (B, N, C) (1 + scale) + shift, with scale and shift (B, 1, C)."""
-    return torch.addcmul(shift, x, 1 + scale)
+    return x * (1 + scale) + shift
 
 
 class SiluLinear(nn.Module):

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from hart.config import TransformerConfig
 from hart.layers.attention import Attention
 from hart.layers.kv_cache import KVCache
-from hart.layers.linear import Linear
 from hart.layers.norm import PlainLayerNorm, RMSNorm
 from hart.layers.rope import Rotation
 from hart.transformer.modulation import Modulation, build_modulation
@@ -24,9 +23,9 @@ class SwiGLU(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.gate = Linear(width, hidden, bias=False)
-        self.up = Linear(width, hidden, bias=False)
-        self.down = Linear(hidden, width, bias=False)
+        self.gate = nn.Linear(width, hidden, bias=False)
+        self.up = nn.Linear(width, hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.silu(self.gate(x)) * self.up(x))
@@ -37,8 +36,8 @@ class GeluMLP(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.linear1 = Linear(width, hidden)
-        self.linear2 = Linear(hidden, width)
+        self.linear1 = nn.Linear(width, hidden)
+        self.linear2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear2(F.gelu(self.linear1(x), approximate="tanh"))

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from hart.config import TransformerConfig
 from hart.layers.embedding import SinusoidalMLP
 from hart.layers.kv_cache import KVCache
-from hart.layers.linear import Linear
 from hart.layers.norm import SiluLinear, modulate
 from hart.layers.rope import Rotation, cat_rotations, rotation_1d, rotation_2d
 from hart.transformer.block import Block, build_norm
@@ -55,7 +54,7 @@ class ModulatedHead(nn.Module):
         super().__init__()
         self.norm = build_norm(config)
         self.modulation = SiluLinear(config.width, 2 * config.width)
-        self.linear = Linear(config.width, config.codebook_size)
+        self.linear = nn.Linear(config.width, config.codebook_size)
 
     def forward(self, hidden: Tensor, condition: Tensor) -> Tensor:
         """hidden (B, N, C), condition (B, C) to logits (B, N, V) in float32."""
