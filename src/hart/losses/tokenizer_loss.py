@@ -1,9 +1,10 @@
-"""The tokenizer's training loss: reconstruction, perceptual distance, codebook and commitment."""
+"""The tokenizer's training loss: reconstruction, perceptual distance, codebook and commitment, discriminator."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
+from hart.losses.adversarial import AdversarialTerm
 from hart.tokenizer.hybrid_tokenizer import TrainingPass
 
 
@@ -13,21 +14,31 @@ def tokenizer_loss(
     training_pass: TrainingPass,
     perceptual: nn.Module | None,
     weights: dict[str, float],
+    adversarial: AdversarialTerm | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum and its unweighted parts.
 
     image, reconstruction: (B, 3, H, W), nominally in [-1, 1].
-    weights: of the parts `reconstruction` (L1), `chroma` (squared error of the differences between the colour
-        channels: brightness does not enter it, and a wrong hue weighs more than many small errors),
-        `perceptual` and `quantizer`.
+    weights: of the parts `reconstruction` (L1), `squared` (L2; left out of parts and sum where no weight is given),
+        `chroma` (squared error of the differences between the colour channels: brightness does not enter it, and
+        a wrong hue weighs more than many small errors), `perceptual` and `quantizer` (codebook and commitment).
+    adversarial: the discriminator's word on the reconstruction; None before its start step, and without one. It adds
+        the parts `adversarial` and `adaptive_weight`. Its weight follows the gradient of all terms on the pixels.
     """
     error = reconstruction - image
     parts = {
         "reconstruction": error.abs().mean(),
         "chroma": (error - error.roll(1, dims=1)).square().mean(),
-        "quantizer": training_pass.quantizer_loss,
     }
+    if "squared" in weights:
+        parts["squared"] = error.square().mean()
     if perceptual is not None:
         parts["perceptual"] = perceptual(reconstruction, image)
-    total = sum((weights[name] * value for name, value in parts.items()), start=image.new_zeros(()))
+    on_pixels = sum((weights[name] * value for name, value in parts.items()), start=image.new_zeros(()))
+    parts["quantizer"] = training_pass.quantizer_loss
+    total = on_pixels + weights["quantizer"] * training_pass.quantizer_loss
+    if adversarial is not None:
+        term, named = adversarial(on_pixels, reconstruction)
+        total = total + term
+        parts |= named
     return total, parts

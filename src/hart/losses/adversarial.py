@@ -1,0 +1,145 @@
+"""The adversarial part of the tokenizer's loss: PatchGAN, hinge losses and the adaptive weight, as in VQGAN.
+
+PatchGAN: Isola et al., 2017. Hinge losses: Lim and Ye, 2017. Adaptive weight: Esser et al., 2021, equation 7.
+
+Shapes: B batch, H W image, p q patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from hart.errors import HartError
+from hart.losses.config import GROUP_CHANNELS, AdversarialConfig
+
+MAX_MULTIPLIER = 8
+"""The discriminator's width grows to at most this many times its first layer's."""
+WEIGHT_EPS, MAX_WEIGHT = 1e-4, 1e4
+INITIAL_STD = 0.02
+
+
+class PatchDiscriminator(nn.Module):
+    """Convolutions that score overlapping patches of an image; no sigmoid at the end."""
+
+    def __init__(self, config: AdversarialConfig, generator: torch.Generator) -> None:
+        """Weights are normal with std 0.02 from `generator`, norm gains around 1, biases 0."""
+        super().__init__()
+        self.config = config
+        width = config.width
+        layers: list[nn.Module] = [nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        for i in range(1, config.layers + 1):
+            wider = config.width * min(2**i, MAX_MULTIPLIER)
+            stride = 2 if i < config.layers else 1
+            layers += [
+                # the norm's shift takes the place of a bias
+                nn.Conv2d(width, wider, 4, stride=stride, padding=1, bias=False),
+                self._norm(wider),
+                nn.LeakyReLU(0.2),
+            ]
+            width = wider
+        self.layers = nn.Sequential(*layers, nn.Conv2d(width, 1, 4, padding=1))
+        self._initialize(generator)
+
+    def _norm(self, channels: int) -> nn.Module:
+        if self.config.norm == "group":
+            return nn.GroupNorm(channels // GROUP_CHANNELS, channels)
+        # it never runs outside training, so running statistics would only be state to keep
+        return nn.BatchNorm2d(channels, track_running_stats=False)
+
+    @torch.no_grad()
+    def _initialize(self, generator: torch.Generator) -> None:
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+            else:
+                parameter.normal_(1.0 if parameter.dim() == 1 else 0.0, INITIAL_STD, generator=generator)
+
+    @property
+    def smallest_side(self) -> int:
+        """Pixels that a picture's side must have for at least one patch."""
+        return 3 * 2**self.config.layers
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image (B, 3, H, W) in [-1, 1] to scores (B, 1, p, q), high for real patches.
+
+        Raises `HartError` for pictures smaller than `smallest_side`.
+        """
+        if min(image.shape[-2:]) < self.smallest_side:
+            raise HartError(
+                f"a discriminator with {self.config.layers} layers needs pictures of at least {self.smallest_side} px, "
+                f"not {image.shape[-2]} x {image.shape[-1]}: set fewer layers"
+            )
+        return self.layers(image)
+
+
+def generator_loss(fake_scores: Tensor) -> Tensor:
+    """Scalar: minus the mean score of reconstructions."""
+    return -fake_scores.mean()
+
+
+def hinge_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
+    """Scalar: pushes scores of images above 1 and those of reconstructions below -1."""
+    return 0.5 * (F.relu(1 - real_scores).mean() + F.relu(1 + fake_scores).mean())
+
+
+def discriminator_loss(
+    discriminator: nn.Module, image: Tensor, reconstruction: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The discriminator's own loss, and the mean scores of images and reconstructions (B, 3, H, W).
+
+    No gradient reaches the tokenizer.
+    """
+    real, fake = discriminator(image), discriminator(reconstruction.detach())
+    loss = hinge_loss(real, fake)
+    return loss, {"discriminator": loss, "score_real": real.mean(), "score_fake": fake.mean()}
+
+
+def adaptive_weight(
+    loss: Tensor,
+    adversarial: Tensor,
+    last_layer: Tensor,
+    mean_over_processes: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Scalar, detached: |grad loss| / (|grad adversarial| + 1e-4) at the decoder's last layer, at most 1e4.
+
+    loss: reconstruction and perceptual terms. last_layer: the weight whose gradients are compared.
+    mean_over_processes: averages a tensor over the processes of a run; with it, all have the weight that one process
+        would have for the whole batch.
+    Raises `ValueError` where either loss does not depend on `last_layer`.
+    """
+    gradients = []
+    for name, term in (("reconstruction", loss), ("adversarial", adversarial)):
+        (gradient,) = torch.autograd.grad(term, last_layer, retain_graph=True, allow_unused=True)
+        if gradient is None:
+            raise ValueError(f"the {name} loss does not depend on the last layer that was given")
+        gradients.append(gradient if mean_over_processes is None else mean_over_processes(gradient))
+    wanted, given = (gradient.float().norm() for gradient in gradients)
+    return (wanted / (given + WEIGHT_EPS)).clamp(max=MAX_WEIGHT)
+
+
+@dataclass(frozen=True)
+class AdversarialTerm:
+    """What the tokenizer's loss needs to hear the discriminator at one step.
+
+    discriminator: the module itself, not one wrapped for several processes: its parameters get no gradient here.
+    last_layer: weight of the decoder's last convolution. weight: multiplies the adaptive weight.
+    mean_over_processes: see `adaptive_weight`.
+    """
+
+    discriminator: nn.Module
+    last_layer: Tensor
+    weight: float
+    mean_over_processes: Callable[[Tensor], Tensor] | None = None
+
+    def __call__(self, loss: Tensor, reconstruction: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted term to add to `loss`, and the parts `adversarial` and `adaptive_weight`."""
+        frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
+        adversarial = generator_loss(functional_call(self.discriminator, frozen, (reconstruction,)))
+        adaptive = adaptive_weight(loss, adversarial, self.last_layer, self.mean_over_processes)
+        return self.weight * adaptive * adversarial, {"adversarial": adversarial, "adaptive_weight": adaptive}
