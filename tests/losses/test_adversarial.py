@@ -1,0 +1,136 @@
+"""PatchGAN, hinge losses and the adaptive weight, against their formulas."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+import torch
+from torch import nn
+
+from hart.config import ConfigError
+from hart.errors import HartError
+from hart.losses.adversarial import (
+    AdversarialTerm,
+    PatchDiscriminator,
+    adaptive_weight,
+    discriminator_loss,
+    generator_loss,
+    hinge_loss,
+)
+from hart.losses.config import AdversarialConfig, PerceptualConfig
+from helpers import random_image, random_tensor, without_gradient
+
+
+def discriminator(layers: int = 1, norm: Literal["batch", "group"] = "group", seed: int = 0) -> PatchDiscriminator:
+    config = AdversarialConfig(width=16, layers=layers, norm=norm)
+    return PatchDiscriminator(config, torch.Generator().manual_seed(seed))
+
+
+def test_the_published_discriminator_sees_patches_of_70_pixels() -> None:
+    network = PatchDiscriminator(AdversarialConfig(), torch.Generator().manual_seed(0))
+    widths = [3, 64, 128, 256, 512, 1]
+    kernels = sum(16 * a * b for a, b in zip(widths, widths[1:], strict=False))
+    # biases at the first and the last layer, gain and shift of the three norms
+    assert sum(p.numel() for p in network.parameters()) == kernels + 64 + 1 + 2 * (128 + 256 + 512)
+    stages = [layer for layer in network.layers if isinstance(layer, nn.Conv2d)]
+    seen = 1
+    for layer in reversed(stages):
+        seen = (seen - 1) * layer.stride[0] + layer.kernel_size[0]
+    assert seen == 70
+    assert network(random_image(1, size=32)).shape == (1, 1, 2, 2)
+
+
+def test_the_generator_decides_the_first_weights() -> None:
+    first, again, other = (discriminator(seed=seed).state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["layers.0.weight"], other["layers.0.weight"])
+
+
+def test_group_norm_scores_each_picture_by_itself() -> None:
+    pair = random_image(2, size=8)
+    alone, together = discriminator()(pair[:1]), discriminator()(pair)
+    torch.testing.assert_close(alone, together[:1])
+    batch = discriminator(norm="batch")
+    assert not torch.allclose(batch(pair[:1]), batch(pair)[:1])
+    assert not list(batch.buffers()), "nothing beside weights that a resumed run would have to restore"
+
+
+def test_small_pictures_are_refused() -> None:
+    assert discriminator(layers=2)(random_image(1, size=12)).numel() == 1
+    with pytest.raises(HartError, match="at least 12 px, not 8 x 8: set fewer layers"):
+        discriminator(layers=2)(random_image(1, size=8))
+
+
+def test_hinge_losses() -> None:
+    real, fake = torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 1.0])
+    assert hinge_loss(real, fake) == 0.5 * (0.25 + 1.0)
+    assert generator_loss(fake) == 1.0
+
+
+def test_the_discriminator_learns_without_touching_the_tokenizer() -> None:
+    network = discriminator()
+    # away from the start, where the two halves of the hinge cancel at the last bias
+    nn.init.constant_(network.layers[-1].bias, 2.0)
+    image, reconstruction = random_image(2), random_image(2, seed=1).requires_grad_()
+    loss, parts = discriminator_loss(network, image, reconstruction)
+    torch.testing.assert_close(parts["score_real"], network(image).mean())
+    loss.backward()
+    assert reconstruction.grad is None
+    assert not without_gradient(network)
+
+
+def test_the_adaptive_weight_is_the_ratio_of_gradient_norms() -> None:
+    last = nn.Parameter(random_tensor(3, 4))
+    x = random_tensor(4, seed=1)
+    loss, adversarial = (last @ x).square().sum(), -(last @ x).sum()
+    wanted = torch.outer(2 * (last @ x), x).norm() / (torch.outer(-torch.ones(3), x).norm() + 1e-4)
+    weight = adaptive_weight(loss, adversarial, last)
+    torch.testing.assert_close(weight, wanted.detach())
+    assert not weight.requires_grad
+    assert adaptive_weight(loss, 0 * adversarial, last) == 1e4
+    assert last.grad is None
+    with pytest.raises(ValueError, match="does not depend on the last layer"):
+        adaptive_weight(loss, random_tensor(1).requires_grad_().sum(), last)
+
+
+def test_processes_with_averaged_gradients_agree_with_one_process() -> None:
+    """Two halves of a batch, their gradients averaged, weigh as the whole batch does."""
+    last, network = nn.Conv2d(3, 3, 1), discriminator()
+    image = random_image(4)
+
+    def terms(rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        output = last(image[rows])
+        return (output - image[rows]).square().mean(), generator_loss(network(output))
+
+    whole = adaptive_weight(*terms(slice(0, 4)), last.weight)
+    halves = [terms(slice(0, 2)), terms(slice(2, 4))]
+    of_other = iter([torch.autograd.grad(term, last.weight, retain_graph=True)[0] for term in halves[1]])
+    averaged = adaptive_weight(*halves[0], last.weight, lambda gradient: (gradient + next(of_other)) / 2)
+    torch.testing.assert_close(averaged, whole)
+
+
+def test_the_term_trains_the_decoder_and_leaves_the_discriminator_alone() -> None:
+    last, network = nn.Conv2d(3, 3, 1), discriminator()
+    image = random_image(2)
+    reconstruction = last(image)
+    loss = (reconstruction - image).abs().mean()
+    term, parts = AdversarialTerm(network, last.weight, 0.5)(loss, reconstruction)
+    torch.testing.assert_close(parts["adversarial"], generator_loss(network(reconstruction)))
+    torch.testing.assert_close(term, 0.5 * parts["adaptive_weight"] * parts["adversarial"])
+    term.backward()
+    assert not without_gradient(last)
+    assert all(p.grad is None for p in network.parameters())
+    assert all(p.requires_grad for p in network.parameters())
+
+
+def test_configuration() -> None:
+    config = AdversarialConfig.from_dict({"start_step": 10})
+    assert [config.active(step) for step in (0, 9, 10)] == [False, False, True]
+    for values in ({"weight": 0}, {"start_step": -1}, {"layers": 0}, {"norm": "group", "width": 24}, {"norm": "none"}):
+        with pytest.raises(ConfigError):
+            AdversarialConfig.from_dict(values)
+    assert PerceptualConfig().kind == "efficientnet_lite0"
+    for values in ({"kind": "lpips"}, {"weights": ["vgg.pth"]}):
+        with pytest.raises(ConfigError, match="needs weights"):
+            PerceptualConfig.from_dict(values)
