@@ -38,7 +38,8 @@ ALLOWED: dict[str, str] = {
     "pipeline": "checkpoint config data devices errors generation lora model random_weights scales text_encoder "
     "tokenizer types",
     "contact_sheet": "errors pipeline types",
-    "training": "checkpoint config data errors layers lora losses model scales text_encoder tokenizer transformer types",
+    "training": "checkpoint config data errors layers lora losses model scales text_encoder tokenizer transformer "
+    "types",
     "commands": "checkpoint config contact_sheet cost data devices errors picture_metadata pipeline presets "
     "text_encoder training verification __init__",
     "cli": "commands errors __init__",

@@ -152,7 +152,7 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path, other: dict[str,
 
 def test_an_adapter_of_no_layer_of_the_model_is_refused(tmp_path: Path) -> None:
     save_lora(adapted(tiny_text_config(), ("mlp",)), tmp_path, base_model="runs/base")
-    with pytest.raises(HartError, match="does not fit this model: .*not found in the base model"):
+    with pytest.raises(HartError, match=r"does not fit this model: .*not found in the base model"):
         merge_lora(tiny_model(tiny_class_config())[1], tmp_path)
 
 

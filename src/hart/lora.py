@@ -87,7 +87,8 @@ def save_lora(hart: Hart, folder: Path, *, base_model: str) -> None:
     """
     peft = _peft()
     tensors = peft.get_peft_model_state_dict(hart.transformer, adapter_name=ADAPTER, save_embedding_layers=False)
-    config = hart.transformer.peft_config[ADAPTER]
+    configs: Any = hart.transformer.peft_config
+    config = configs[ADAPTER]
     values = config.to_dict() | {
         "base_model_name_or_path": base_model,
         "target_modules": sorted(config.target_modules),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 import pytest
@@ -30,7 +31,7 @@ def discriminator(layers: int = 1, norm: Literal["batch", "group"] = "group", se
 def test_the_published_discriminator_sees_patches_of_70_pixels() -> None:
     network = PatchDiscriminator(AdversarialConfig(), torch.Generator().manual_seed(0))
     widths = [3, 64, 128, 256, 512, 1]
-    kernels = sum(16 * a * b for a, b in zip(widths, widths[1:], strict=False))
+    kernels = sum(16 * a * b for a, b in pairwise(widths))
     # biases at the first and the last layer, gain and shift of the three norms
     assert sum(p.numel() for p in network.parameters()) == kernels + 64 + 1 + 2 * (128 + 256 + 512)
     stages = [layer for layer in network.layers if isinstance(layer, nn.Conv2d)]

@@ -24,7 +24,7 @@ class PerceptualConfig(Config):
     def __post_init__(self) -> None:
         require(
             (self.kind == "lpips") == bool(self.weights),
-            "PerceptualConfig: the kind 'lpips' needs weights (the files of VGG-16 and of the heads), no other takes any",
+            "PerceptualConfig: kind 'lpips' needs weights (the files of VGG-16 and of the heads), no other takes any",
         )
 
 
