@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hart.layers.kv_cache import KVCache
+from hart.layers.linear import Linear
 from hart.layers.rope import Rotation, rotate
 
 # Factor on top of 1 / sqrt(head width) that the published models were trained with.
@@ -29,7 +30,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, *, qk_norm: bool) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.qkv = Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
         self.proj = nn.Linear(width, width)
@@ -52,7 +53,7 @@ class Attention(nn.Module):
         cache: tokens also see everything in the cache, and are appended to it as `layer`.
         """
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = F.linear(x, self.qkv.weight, bias)
+        qkv = self.qkv(x, bias)
         q, k, v = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, N, d)
         if self.log_scale is not None:
             gain = self.log_scale.clamp(max=MAX_LOG_SCALE).exp()[:, None, None].to(q.dtype)
