@@ -72,9 +72,8 @@ class Hart(nn.Module):
         for blocks in self._repeated_blocks():
             unpack_linears(blocks)
 
-    def _repeated_blocks(self) -> list[nn.Module]:
-        blocks = [self.transformer.blocks]
-        return blocks if self.residual is None else [*blocks, self.residual.denoiser.blocks]
+    def _repeated_blocks(self) -> list[nn.ModuleList]:
+        return [self.transformer.blocks] + ([] if self.residual is None else [self.residual.denoiser.blocks])
 
     def residual_condition(self, hidden: Tensor, code_embeddings: Tensor) -> Tensor:
         """What the diffusion is conditioned on: norm(hidden + word_embed(code)), (B, N, C).
