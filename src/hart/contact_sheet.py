@@ -1,7 +1,8 @@
-"""Several pictures on one: side by side, or a sheet with a labelled row for every prompt."""
+"""Several pictures on one: side by side, or a sheet with a labelled group for every prompt."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
@@ -9,33 +10,38 @@ from PIL import Image, ImageDraw, ImageFont
 GAP = 4
 LABEL_HEIGHT = 16
 FONT_SIZE = 12
+SMALLEST_SHOWN = 128
+"""Sheets enlarge smaller pictures to about this side, in whole steps: labels need the width, eyes the size."""
 
 
 def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
-    """One row of pictures of equal size."""
-    return contact_sheet([images])
+    """One row of pictures of equal size on white, as they are."""
+    width, height = images[0].size
+    row = Image.new("RGB", (len(images) * (width + GAP) + GAP, height + 2 * GAP), "white")
+    for i, image in enumerate(images):
+        row.paste(image, (GAP + i * (width + GAP), GAP))
+    return row
 
 
-def contact_sheet(rows: Sequence[Sequence[Image.Image]], labels: Sequence[str] | None = None) -> Image.Image:
-    """Rows of pictures of equal size on white; `labels`, one a row, stand above, cut to the width."""
-    width, height = rows[0][0].size
-    label_height = LABEL_HEIGHT if labels is not None else 0
-    columns = max(map(len, rows))
-    sheet = Image.new(
-        "RGB",
-        (columns * (width + GAP) + GAP, len(rows) * (height + GAP + label_height) + GAP),
-        "white",
-    )
+def contact_sheet(groups: Sequence[Sequence[Image.Image]], labels: Sequence[str]) -> Image.Image:
+    """Groups of equally many pictures of equal size, each a row under its label; as square a sheet as they make."""
+    factor = max(1, SMALLEST_SHOWN // max(groups[0][0].size))
+    rows = [side_by_side([_enlarged(image, factor) for image in group]) for group in groups]
+    width, height = rows[0].width, LABEL_HEIGHT + rows[0].height
+    columns = min(len(rows), max(1, round(math.sqrt(len(rows) * height / width))))
+    sheet = Image.new("RGB", (columns * width, math.ceil(len(rows) / columns) * height), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_SIZE)
-    top = GAP
-    for i, row in enumerate(rows):
-        if labels is not None:
-            draw.text((GAP, top), _fitting(labels[i], font, sheet.width - 2 * GAP), "black", font)
-            top += label_height
-        for column, image in enumerate(row):
-            sheet.paste(image, (GAP + column * (width + GAP), top))
-        top += height + GAP
+    for i, (row, label) in enumerate(zip(rows, labels, strict=True)):
+        left, top = i % columns * width, i // columns * height
+        draw.text((left + GAP, top + GAP // 2), _fitting(label, font, width - 2 * GAP), "black", font)
+        sheet.paste(row, (left, top + LABEL_HEIGHT))
     return sheet
+
+
+def _enlarged(image: Image.Image, factor: int) -> Image.Image:
+    if factor == 1:
+        return image
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:

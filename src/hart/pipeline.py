@@ -111,7 +111,7 @@ class HartPipeline:
         folder: Path | None = None,
         text_encoder: TextEncoder | RandomTextFeatures | None = None,
     ) -> None:
-        """Moves the modules to `device`; the transformer and the residual diffusion compute in `dtype`.
+        """Takes the modules over and moves them to `device`; transformer and residual diffusion compute in `dtype`.
 
         So does the decoder, but for float16, whose range its activations may leave: it stays in float32 then,
         as encoder and quantiser always do.
@@ -129,6 +129,7 @@ class HartPipeline:
             self.tokenizer.post_quant_conv.to(dtype)
         # convolutions run on channels-last memory without reordering it
         self.tokenizer.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.hart.pack()
         self._text_encoder = text_encoder
 
     @classmethod

@@ -69,7 +69,7 @@ def generate(
         int | None, typer.Option(help="Pictures drawn together; 1 on a CPU by default, 4 on a GPU.")
     ] = None,
     out: OutOption = DEFAULT_OUT,
-    grid: Annotated[bool, typer.Option("--grid", help="Also write a contact sheet, a row a prompt.")] = False,
+    grid: Annotated[bool, typer.Option("--grid", help="Also write a contact sheet of all pictures.")] = False,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     prompts_file: Annotated[Path | None, typer.Option(help="Text file with a prompt a line.")] = None,
