@@ -179,7 +179,11 @@ class HartPipeline:
         scale: strength of the adapter; 1 is as trained. To be rid of it, open the model again. Raises `HartError` for
         an adapter that is damaged or of another model; nothing is changed then.
         """
-        merge_lora(self.hart, Path(folder).expanduser(), scale, model=str(self.folder or "this model"))
+        self.hart.unpack()
+        try:
+            merge_lora(self.hart, Path(folder).expanduser(), scale, model=str(self.folder or "this model"))
+        finally:
+            self.hart.pack()
 
     @property
     def image_size(self) -> int:
