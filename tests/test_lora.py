@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -15,7 +16,15 @@ from hart.errors import HartError
 from hart.lora import ADAPTER_CONFIG, ADAPTER_FILE, LoraTarget, add_lora, merge_lora, save_lora
 from hart.model import Hart
 from hart.pipeline import HartPipeline
-from helpers import random_context, teacher_input, tiny_class_config, tiny_model, tiny_text_config, without_gradient
+from helpers import (
+    CODES,
+    random_context,
+    teacher_input,
+    tiny_class_config,
+    tiny_model,
+    tiny_text_config,
+    without_gradient,
+)
 
 peft = pytest.importorskip("peft")
 
@@ -78,6 +87,26 @@ def test_only_the_adapters_learn_and_they_start_as_nothing() -> None:
     hart.transformer.logits(output.hidden, output.conditioning).square().mean().backward()
     assert not without_gradient(hart)
     assert all(p.grad is None for name, p in hart.named_parameters() if "lora_" not in name)
+
+
+def test_training_changes_the_adapters_alone_and_helps() -> None:
+    config = tiny_text_config()
+    hart = add_lora(tiny_model(config)[1], rank=4, alpha=4, generator=torch.Generator().manual_seed(1))
+    before = {name: value.clone() for name, value in hart.state_dict().items() if "lora_" not in name}
+    optimizer = torch.optim.AdamW([p for p in hart.parameters() if p.requires_grad], lr=1e-2)
+    targets = torch.arange(2 * config.transformer.schedule.total_tokens) % CODES
+    losses = []
+    for _ in range(12):
+        output = hart.transformer(random_context(config, 2), teacher_input(config, 2))
+        scores = hart.transformer.logits(output.hidden, output.conditioning)
+        loss = F.cross_entropy(scores.flatten(0, 1), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+    after = hart.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
 def test_the_generator_alone_decides_the_start() -> None:

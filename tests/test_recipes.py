@@ -1,0 +1,58 @@
+"""The recipes are read by the stage that they are for, and the paper's build the paper's models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hart.presets import (
+    SCALES_256,
+    SCALES_512,
+    SCALES_1024,
+    VAR_SAMPLING,
+    hart_imagenet,
+    hart_text_to_image,
+)
+from hart.training.config import TokenizerRecipe, TransformerRecipe
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+TOKENIZERS = sorted(RECIPES.rglob("tokenizer.toml"))
+TRANSFORMERS = sorted(path for path in RECIPES.rglob("*.toml") if "[transformer]" in path.read_text(encoding="utf-8"))
+
+
+def test_there_are_recipes_for_every_stage_of_the_paper() -> None:
+    names = {path.relative_to(RECIPES).as_posix() for path in (*TOKENIZERS, *TRANSFORMERS)}
+    stages = {f"hart-0.7b/{stage}.toml" for stage in ("tokenizer", "256", "512", "1024")}
+    assert names >= stages | {f"imagenet/hart-d{depth}.toml" for depth in (16, 20, 24, 30)}
+
+
+@pytest.mark.parametrize("path", [*TOKENIZERS, *TRANSFORMERS], ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_recipe_is_read_and_says_how_it_is_run(path: Path) -> None:
+    kind, stage = (TokenizerRecipe, "tokenizer") if path in TOKENIZERS else (TransformerRecipe, "transformer")
+    kind.read(path)
+    assert f"hart train {stage} recipes/{path.relative_to(RECIPES).as_posix()}" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("side", "scales"), [(256, SCALES_256), (512, SCALES_512), (1024, SCALES_1024)])
+def test_the_text_recipes_build_the_released_model(side: int, scales: tuple[int, ...]) -> None:
+    recipe, preset = TransformerRecipe.read(RECIPES / f"hart-0.7b/{side}.toml"), hart_text_to_image(scales)
+    assert (recipe.transformer, recipe.diffusion) == (preset.transformer, preset.diffusion)
+    assert preset.tokenizer.image_size == side
+    assert preset.text_encoder is not None
+    assert recipe.text_encoder == preset.text_encoder.source
+
+
+@pytest.mark.parametrize("depth", [16, 20, 24, 30])
+def test_the_imagenet_recipes_build_the_paper_s_models(depth: int) -> None:
+    recipe, preset = TransformerRecipe.read(RECIPES / f"imagenet/hart-d{depth}.toml"), hart_imagenet(depth)
+    assert (recipe.transformer, recipe.diffusion) == (preset.transformer, preset.diffusion)
+    assert recipe.sampling == VAR_SAMPLING
+
+
+def test_the_tokenizer_recipe_tunes_the_decoder_of_the_released_sizes() -> None:
+    recipe = TokenizerRecipe.read(RECIPES / "hart-0.7b/tokenizer.toml")
+    assert recipe.tokenizer == hart_text_to_image(SCALES_256).tokenizer
+    assert recipe.decoder_only
+    assert recipe.init_from
+    assert recipe.discrete_probability == 0.5
