@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hart.config import ResidualDiffusionConfig
 from hart.diffusion.denoiser import ResidualDenoiser
 from hart.diffusion.process import cosine_alphas_bar
-from hart.diffusion.sampler import PUBLISHED_UNGUIDED_AT, sample_residual
+from hart.diffusion.sampler import sample_residual
 from helpers import random_tensor, randomize
 
 CONFIG = ResidualDiffusionConfig(width=16, depth=2)
@@ -93,11 +93,12 @@ def test_guidance_leads_away_from_the_null_condition() -> None:
     torch.testing.assert_close(guided, mixed)
 
 
-@pytest.mark.parametrize("guidance", [0.0, PUBLISHED_UNGUIDED_AT])
-def test_these_guidances_are_the_unguided_path(denoiser: ResidualDenoiser, guidance: float) -> None:
+def test_no_guidance_is_the_unguided_path_and_guidance_1_is_like_its_neighbours(denoiser: ResidualDenoiser) -> None:
     null = random_tensor(TOKENS, WIDTH, seed=2)
-    assert torch.equal(drawn(denoiser, guidance, null), drawn(denoiser, guidance, None))
-    assert not torch.allclose(drawn(denoiser, 1.5, null), drawn(denoiser, guidance, None), atol=1e-3)
+    torch.testing.assert_close(drawn(denoiser, 0.0, null), drawn(denoiser, 0.0, None), rtol=0, atol=1e-2)
+    at_1 = drawn(denoiser, 1.0, null)
+    torch.testing.assert_close(at_1, drawn(denoiser, 1.0001, null), rtol=0, atol=1e-2)
+    assert not torch.allclose(at_1, drawn(denoiser, 1.0, None), atol=1e-1)
 
 
 def test_tokens_do_not_depend_on_their_neighbours(denoiser: ResidualDenoiser) -> None:

@@ -11,9 +11,6 @@ from hart.config import ResidualDiffusionConfig
 from hart.diffusion.denoiser import ResidualDenoiser
 from hart.diffusion.process import DiffusionProcess, respaced_steps
 
-# At exactly this guidance the published sampler takes its unguided path; kept for equal results.
-PUBLISHED_UNGUIDED_AT = 1.0
-
 
 def sample_residual(
     denoiser: ResidualDenoiser,
@@ -33,10 +30,9 @@ def sample_residual(
     draw_noise: called once for every step but the last, gives (N, D) standard normal noise.
     """
     process = DiffusionProcess(config.training_steps, respaced_steps(config.training_steps, config.sampling_steps))
-    guided = null_condition is not None and guidance not in (0.0, PUBLISHED_UNGUIDED_AT)
+    guided = null_condition is not None
     tokens = start.shape[0]
-    conditions = torch.cat([condition, null_condition]) if guided and null_condition is not None else condition
-    embedded = denoiser.embed_condition(conditions)
+    embedded = denoiser.embed_condition(condition if null_condition is None else torch.cat([condition, null_condition]))
     x = start.float()
     for index in reversed(range(len(process))):
         timestep = torch.tensor([int(process.timesteps[index])], device=x.device)
