@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from hart.config import SamplingConfig
-from hart.diffusion.sampler import sample_residual
 from hart.errors import HartError
 from hart.generation.draws import Draws
 from hart.generation.logits import filtered, guided, smooth_mixture, top_k_at
@@ -208,9 +207,7 @@ class NextScaleGenerator:
         batch, tokens = codes.shape
         channels = self._codes.shape[1]
         flat = condition.flatten(0, 1).split(batch * tokens)
-        residual = sample_residual(
-            head.denoiser,
-            head.config,
+        residual = head.sample(
             flat[0],
             flat[1] if len(flat) > 1 else None,
             guidance,
