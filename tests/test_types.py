@@ -13,7 +13,7 @@ def context() -> TextContext:
 
 
 def test_positions_count_real_tokens_on_either_side_of_the_padding() -> None:
-    assert context().position_ids.tolist() == [[0, 1, 2, 2], [0, 0, 0, 1]]
+    assert context().position_ids.tolist() == [[0, 1, 2, 2], [-1, -1, 0, 1]]
 
 
 def test_the_null_text_is_zero_with_its_first_token_real() -> None:

@@ -26,8 +26,8 @@ class TextContext:
 
     @property
     def position_ids(self) -> Tensor:
-        """(B, S) running count of real tokens minus 1; never below 0."""
-        return (self.mask.long().cumsum(dim=-1) - 1).clamp(min=0)
+        """(B, S) running count of real tokens minus 1; -1 before the first of them."""
+        return self.mask.long().cumsum(dim=-1) - 1
 
     def null(self) -> TextContext:
         """The unconditional context of classifier-free guidance: zeros, only the first token real."""
