@@ -10,7 +10,6 @@ n_k side of scale k, n_K side of the latent.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,11 +110,6 @@ class MultiScaleQuantizer(nn.Module):
             indices.append(index)
             partial_sums.append(total)
         return QuantizedLatent(tuple(indices), tuple(partial_sums), rest)
-
-    def decode(self, indices: Sequence[Tensor], schedule: ScaleSchedule) -> Tensor:
-        """The discrete latent (B, D, n_K, n_K) of K index maps (B, N_k), phi applied at every scale."""
-        terms = [self.contribution(self.codebook(index), k, schedule) for k, index in enumerate(indices)]
-        return torch.stack(terms).sum(dim=0)
 
     def loss(self, quantized: QuantizedLatent, latent: Tensor, commitment_weight: float) -> Tensor:
         """Scalar: mean over scales of beta MSE(sg[sum_k], latent) + MSE(sum_k, sg[latent]).
