@@ -15,7 +15,7 @@ from torch import Tensor
 from hart.config import HartConfig, SamplingConfig
 from hart.generation.draws import GeneratorDraws
 from hart.generation.logits import smooth_mixture
-from hart.generation.next_scale import NextScaleGenerator, ScaleStep, Trace, last_scale_ratio, round_sizes
+from hart.generation.next_scale import NextScaleGenerator, ScaleStep, Trace, round_sizes
 from hart.tokenizer.quantizer import to_map
 from hart.types import Context
 from helpers import CHANNELS, alone, random_context, tiny_class_config, tiny_model, tiny_text_config
@@ -203,11 +203,6 @@ def test_rounds_share_out_all_tokens(tokens: int, share: float) -> None:
         wanted = math.floor(tokens * math.cos(math.pi / 2 * r / rounds))
         assert left - size == max(1, min(wanted, left - 1))
         left -= size
-
-
-def test_ratios_of_the_last_scale() -> None:
-    assert last_scale_ratio(10, hybrid=True) == pytest.approx(8 / 9)
-    assert last_scale_ratio(10, hybrid=False) == 1.0
 
 
 def test_impossible_rounds_are_refused() -> None:

@@ -49,11 +49,6 @@ class Trace:
     indices: list[Tensor] = field(default_factory=list)
 
 
-def last_scale_ratio(scales: int, *, hybrid: bool) -> float:
-    """r of the last scale. Hybrid models take the one of the scale before, as published; VAR its own."""
-    return (scales - 2) / (scales - 1) if hybrid else 1.0
-
-
 def round_sizes(tokens: int, rounds: int) -> list[int]:
     """How many tokens each round of the last scale draws: a cosine schedule, at least one a round.
 
@@ -105,7 +100,6 @@ class NextScaleGenerator:
     def __call__(self, context: Context) -> Tensor:
         """Latent (B, D, n_K, n_K) in float32 for a context of B pictures."""
         batch, last = len(context), len(self.schedule) - 1
-        self.pictures = batch
         if self.settings.guidance_scale > 0:
             context = context.with_null()
         conditioning = self.transformer.condition(context)
@@ -168,12 +162,12 @@ class NextScaleGenerator:
     def _last_scale(self, total: Tensor, conditioning: Conditioning, cache: KVCache) -> Tensor:
         """Tokens (B, N_K, D) of the last scale: codes plus residual, without phi, in one round or more."""
         k = len(self.schedule) - 1
-        ratio = last_scale_ratio(len(self.schedule), hybrid=True)
+        ratio = (k - 1) / k  # of the scale before, as published
         count = self.schedule.token_counts[k]
         sizes = round_sizes(count, self.settings.rounds)
         if len(sizes) == 1:
             return self._round(k, None, total, conditioning, cache, ratio)
-        tokens = torch.zeros(self.pictures, count, self._codes.shape[1], device=total.device)
+        tokens = torch.zeros(total.shape[0], count, self._codes.shape[1], device=total.device)
         order = self.draws.order(count)
         remaining = count
         for size in sizes:

@@ -78,7 +78,7 @@ class MultiScaleQuantizer(nn.Module):
         return phi
 
     def nearest(self, x: Tensor) -> Tensor:
-        """Indices (...,) of the codes nearest to x (..., D) in squared Euclidean distance, in float32 or wider."""
+        """Indices (...,) of the codes nearest to x (..., D) in squared Euclidean distance, in float32."""
         codes = self.codebook.weight.float()
         flat = x.reshape(-1, x.shape[-1]).float()
         distances = flat.square().sum(1, keepdim=True) + codes.square().sum(1)
