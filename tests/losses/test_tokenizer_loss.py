@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hart.errors import HartError
-from hart.losses.perceptual import EfficientNetLitePerceptualLoss
+from hart.losses.perceptual import INPUT_SCALE, INPUT_SHIFT, EfficientNetLitePerceptualLoss
 from hart.losses.tokenizer_loss import tokenizer_loss
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from helpers import random_image, tiny_tokenizer_config
@@ -50,6 +50,12 @@ def test_perceptual_distance_of_the_shipped_features() -> None:
     assert image.grad is not None and image.grad.any()
     assert not any(p.requires_grad for p in loss.parameters())
     assert not loss.train().training
+
+
+def test_perceptual_inputs_are_normalised_as_the_network_was_trained() -> None:
+    for pixel in (0, 90, 255):
+        signed = pixel / 127.5 - 1
+        assert signed * INPUT_SCALE + INPUT_SHIFT == pytest.approx((pixel - 127) / 128)
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

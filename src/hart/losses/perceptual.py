@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from hart.errors import HartError
 
-# The network was trained on inputs of this normalisation (its model card): (pixel - 127) / 128.
-INPUT_SHIFT, INPUT_SCALE = -127.5 / 128 + 127 / 128, 127.5 / 128
+# The network was trained on inputs of this normalisation (its model card): (pixel - 127) / 128, for pixels 0..255.
+INPUT_SCALE, INPUT_SHIFT = 127.5 / 128, (127.5 - 127) / 128
 # Outputs of these blocks end the resolutions 1/2, 1/4, 1/8 and 1/16.
 FEATURE_BLOCKS = (0, 2, 4, 10)
 
