@@ -136,6 +136,13 @@ def random_context(config: HartConfig, batch: int, seed: int = 0) -> Context:
     return TextContext(embeddings, torch.arange(TEXT_TOKENS) < lengths)
 
 
+def alone(context: Context, i: int) -> Context:
+    """Picture i of a batch by itself."""
+    if isinstance(context, TextContext):
+        return TextContext(context.embeddings[i : i + 1], context.mask[i : i + 1])
+    return ClassContext(context.labels[i : i + 1], context.num_classes)
+
+
 def random_tensor(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hart.diffusion.process import DiffusionProcess
 from hart.model import Hart, ResidualHead
 from helpers import (
     CHANNELS,
@@ -42,6 +43,25 @@ def test_the_condition_is_the_norm_of_hidden_state_and_code() -> None:
     assert hart.residual is not None
     expected = mixed / (mixed.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt() * hart.residual.norm.weight
     torch.testing.assert_close(hart.residual_condition(hidden, codes), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_residual_tokens_are_in_latent_units_and_the_process_in_float32_in_every_model(dtype: torch.dtype) -> None:
+    with torch.device("meta"):
+        hart = Hart(tiny_text_config())
+    hart = hart.to(dtype).to_empty(device="cpu")
+    randomize(hart)
+    head = hart.residual
+    assert head is not None
+    fresh = DiffusionProcess(1000)
+    step, x0, noise = torch.tensor([999, 5]), random_tensor(2, CHANNELS), random_tensor(2, CHANNELS, seed=1)
+    assert torch.equal(head.process.noised(x0, step, noise), fresh.noised(x0, step, noise))
+    # a denoiser of zeros predicts no noise, and a large start is then clipped to 1 at every step
+    for parameter in head.denoiser.parameters():
+        parameter.data.zero_()
+    start = 100 * torch.ones(2, CHANNELS)
+    drawn = head.sample(random_tensor(2, 32).to(dtype), None, 0.0, start, lambda: torch.zeros(2, CHANNELS))
+    torch.testing.assert_close(drawn, torch.full((2, CHANNELS), 0.6))
 
 
 def test_a_discrete_model_has_no_residual() -> None:

@@ -11,14 +11,14 @@ SHORT_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def resolve_device(name: str | None) -> torch.device:
-    """The device called `name`: "cpu", "cuda", "cuda:1", "mps". None takes CUDA, else MPS, else the CPU.
+    """The device called `name`: "cpu", "cuda", "cuda:1", "mps". None takes CUDA where there is one, else the CPU.
 
+    MPS is taken by name only: this project has not been run on it, and PyTorch 2.13 refuses there the area
+    interpolation to sides that do not divide the latent's, which nearly every scale schedule has (pytorch#96056).
     Raises `HartError` for other names and for devices that this machine does not have.
     """
     if name is None:
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:

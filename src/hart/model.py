@@ -10,12 +10,15 @@ Shapes: B batch, N tokens, C width, D latent channels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from hart.config import HartConfig
 from hart.diffusion.denoiser import ResidualDenoiser
-from hart.diffusion.process import DiffusionLoss, DiffusionProcess
+from hart.diffusion.process import DiffusionLoss, DiffusionProcess, respaced_steps
+from hart.diffusion.sampler import sample_residual
 from hart.layers.linear import can_pack, pack_linears, unpack_linears
 from hart.layers.norm import RMSNorm
 from hart.transformer.transformer import HartTransformer
@@ -31,17 +34,33 @@ class ResidualHead(nn.Module):
         self.config = config.diffusion
         self.norm = RMSNorm(config.transformer.width)
         self.denoiser = ResidualDenoiser(self.config, config.transformer.latent_channels, config.transformer.width)
+        steps = self.config.training_steps
+        self.process = DiffusionProcess(steps)
+        self.sampling_process = DiffusionProcess(steps, respaced_steps(steps, self.config.sampling_steps))
 
     def loss(self, condition: Tensor, target: Tensor, timesteps: Tensor, noise: Tensor) -> DiffusionLoss:
         """Per-token loss at given timesteps (N,) and noise (N, D).
 
         condition: (N, C) from `Hart.residual_condition`; target: (N, D) residual tokens in latent units.
         """
-        process = DiffusionProcess(self.config.training_steps)
+        process = self.process.to(target.device)
         x0 = target.float() / self.config.tokens_scale
         x = process.noised(x0, timesteps, noise)
         output = self.denoiser(x, timesteps, self.denoiser.embed_condition(condition))
         return process.loss(output, x0, x, timesteps, noise)
+
+    def sample(
+        self,
+        condition: Tensor,
+        null_condition: Tensor | None,
+        guidance: float,
+        start: Tensor,
+        draw_noise: Callable[[], Tensor],
+    ) -> Tensor:
+        """Residual tokens (N, D) in latent units; arguments as in `sample_residual`."""
+        process = self.sampling_process.to(start.device)
+        tokens = sample_residual(self.denoiser, process, condition, null_condition, guidance, start, draw_noise)
+        return tokens * self.config.tokens_scale
 
 
 class Hart(nn.Module):

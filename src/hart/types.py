@@ -1,4 +1,4 @@
-"""What the stages hand to each other: frozen dataclasses without behaviour of their own.
+"""What the stages hand to each other: frozen dataclasses of tensors.
 
 Shapes: B batch, K scales, L tokens of all scales, N tokens of one scale, S text tokens,
 E text width, D latent channels, n_K side of the latent.
@@ -26,8 +26,8 @@ class TextContext:
 
     @property
     def position_ids(self) -> Tensor:
-        """(B, S) running count of real tokens minus 1; never below 0."""
-        return (self.mask.long().cumsum(dim=-1) - 1).clamp(min=0)
+        """(B, S) running count of real tokens minus 1; -1 before the first of them."""
+        return self.mask.long().cumsum(dim=-1) - 1
 
     def null(self) -> TextContext:
         """The unconditional context of classifier-free guidance: zeros, only the first token real."""
@@ -35,11 +35,8 @@ class TextContext:
         mask[:, 0] = True
         return TextContext(torch.zeros_like(self.embeddings), mask)
 
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> TextContext:
-        return TextContext(self.embeddings.to(device, dtype), self.mask.to(device))
-
-    def select(self, rows: slice | Tensor) -> TextContext:
-        return TextContext(self.embeddings[rows], self.mask[rows])
+    def to(self, device: torch.device) -> TextContext:
+        return TextContext(self.embeddings.to(device), self.mask.to(device))
 
     def with_null(self) -> TextContext:
         """(2B,): this batch, then as many null contexts: both halves of the guidance."""
@@ -64,11 +61,8 @@ class ClassContext:
     def null(self) -> ClassContext:
         return ClassContext(torch.full_like(self.labels, self.num_classes), self.num_classes)
 
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> ClassContext:
+    def to(self, device: torch.device) -> ClassContext:
         return ClassContext(self.labels.to(device), self.num_classes)
-
-    def select(self, rows: slice | Tensor) -> ClassContext:
-        return ClassContext(self.labels[rows], self.num_classes)
 
     def with_null(self) -> ClassContext:
         """As `TextContext.with_null`."""

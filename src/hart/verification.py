@@ -19,7 +19,6 @@ from torch import Tensor
 from hart.checkpoint.loading import LoadedModel, load_model
 from hart.checkpoint.storage import CheckpointError, read_safetensors
 from hart.config import SamplingConfig
-from hart.diffusion.process import DiffusionProcess
 from hart.generation.next_scale import NextScaleGenerator, Trace
 from hart.types import ClassContext, Context, TextContext
 
@@ -157,9 +156,7 @@ def _teacher(model: LoadedModel, context: Context, golden: Mapping[str, Tensor])
         timesteps, noise = golden["diffusion.timesteps"], golden["diffusion.noise"]
         head = hart.residual
         loss = head.loss(condition, target, timesteps, noise)
-        noised = DiffusionProcess(head.config.training_steps).noised(
-            target / head.config.tokens_scale, timesteps, noise
-        )
+        noised = head.process.noised(target / head.config.tokens_scale, timesteps, noise)
         results |= {
             "diffusion.loss": loss.total,
             "diffusion.mse": loss.mse,

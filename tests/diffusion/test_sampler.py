@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -11,11 +10,12 @@ from torch import Tensor, nn
 
 from hart.config import ResidualDiffusionConfig
 from hart.diffusion.denoiser import ResidualDenoiser
-from hart.diffusion.process import cosine_alphas_bar
-from hart.diffusion.sampler import PUBLISHED_UNGUIDED_AT, sample_residual
+from hart.diffusion.process import DiffusionProcess, cosine_alphas_bar, respaced_steps
+from hart.diffusion.sampler import sample_residual
 from helpers import random_tensor, randomize
 
 CONFIG = ResidualDiffusionConfig(width=16, depth=2)
+PROCESS = DiffusionProcess(CONFIG.training_steps, respaced_steps(CONFIG.training_steps, CONFIG.sampling_steps))
 TOKENS, CHANNELS, WIDTH = 5, 3, 8
 
 
@@ -31,10 +31,10 @@ def noise_source(seed: int = 9) -> Callable[[], Tensor]:
     return lambda: torch.randn(TOKENS, CHANNELS, generator=generator)
 
 
-def drawn(denoiser: nn.Module, guidance: float, null: Tensor | None, config: Any = CONFIG) -> Tensor:
+def drawn(denoiser: nn.Module, guidance: float, null: Tensor | None) -> Tensor:
     condition, start = random_tensor(TOKENS, WIDTH, seed=1), random_tensor(TOKENS, CHANNELS, seed=3)
     with torch.no_grad():
-        return sample_residual(denoiser, config, condition, null, guidance, start, noise_source())  # type: ignore[arg-type]
+        return sample_residual(denoiser, PROCESS, condition, null, guidance, start, noise_source())  # type: ignore[arg-type]
 
 
 class Oracle(nn.Module):
@@ -55,17 +55,17 @@ class Oracle(nn.Module):
         return torch.cat([noise, torch.zeros_like(noise)], dim=1).float()
 
 
-def test_a_perfect_denoiser_gives_the_clean_tokens_in_latent_units() -> None:
+def test_a_perfect_denoiser_gives_the_clean_tokens() -> None:
     clean = random_tensor(TOKENS, CHANNELS).clamp(-0.9, 0.9)
     oracle = Oracle(clean)
     result = drawn(oracle, 0.0, None)
-    torch.testing.assert_close(result, 0.6 * clean, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(result, clean, rtol=1e-3, atol=1e-3)
     assert oracle.seen == [999, 856, 714, 571, 428, 285, 143, 0]
 
 
 def test_predictions_are_clipped() -> None:
     result = drawn(Oracle(torch.full((TOKENS, CHANNELS), 3.0)), 0.0, None)
-    torch.testing.assert_close(result, torch.full((TOKENS, CHANNELS), 0.6))
+    torch.testing.assert_close(result, torch.ones(TOKENS, CHANNELS))
 
 
 def test_guidance_leads_away_from_the_null_condition() -> None:
@@ -80,10 +80,10 @@ def test_guidance_leads_away_from_the_null_condition() -> None:
 
     condition, null = 0.01 * random_tensor(TOKENS, WIDTH, seed=1), 0.01 * random_tensor(TOKENS, WIDTH, seed=2)
     start = random_tensor(TOKENS, CHANNELS, seed=3)
-    guided = sample_residual(Echo(), CONFIG, condition, null, 2.0, start, noise_source())  # type: ignore[arg-type]
+    guided = sample_residual(Echo(), PROCESS, condition, null, 2.0, start, noise_source())  # type: ignore[arg-type]
     mixed = sample_residual(
         Echo(),  # type: ignore[arg-type]
-        CONFIG,
+        PROCESS,
         3 * condition - 2 * null,
         None,
         0.0,
@@ -93,11 +93,12 @@ def test_guidance_leads_away_from_the_null_condition() -> None:
     torch.testing.assert_close(guided, mixed)
 
 
-@pytest.mark.parametrize("guidance", [0.0, PUBLISHED_UNGUIDED_AT])
-def test_these_guidances_are_the_unguided_path(denoiser: ResidualDenoiser, guidance: float) -> None:
+def test_no_guidance_is_the_unguided_path_and_guidance_1_is_like_its_neighbours(denoiser: ResidualDenoiser) -> None:
     null = random_tensor(TOKENS, WIDTH, seed=2)
-    assert torch.equal(drawn(denoiser, guidance, null), drawn(denoiser, guidance, None))
-    assert not torch.allclose(drawn(denoiser, 1.5, null), drawn(denoiser, guidance, None), atol=1e-3)
+    torch.testing.assert_close(drawn(denoiser, 0.0, null), drawn(denoiser, 0.0, None), rtol=0, atol=1e-2)
+    at_1 = drawn(denoiser, 1.0, null)
+    torch.testing.assert_close(at_1, drawn(denoiser, 1.0001, null), rtol=0, atol=1e-2)
+    assert not torch.allclose(at_1, drawn(denoiser, 1.0, None), atol=1e-1)
 
 
 def test_tokens_do_not_depend_on_their_neighbours(denoiser: ResidualDenoiser) -> None:
@@ -109,7 +110,7 @@ def test_tokens_do_not_depend_on_their_neighbours(denoiser: ResidualDenoiser) ->
         source = iter(noises)
         with torch.no_grad():
             return sample_residual(
-                denoiser, CONFIG, condition[rows], null[rows], 2.5, start[rows], lambda: next(source)[rows]
+                denoiser, PROCESS, condition[rows], null[rows], 2.5, start[rows], lambda: next(source)[rows]
             )
 
     together = run(slice(None))
@@ -129,7 +130,7 @@ def test_every_step_but_the_last_draws_noise(denoiser: ResidualDenoiser, steps: 
         return source()
 
     start, condition = random_tensor(TOKENS, CHANNELS), random_tensor(TOKENS, WIDTH)
-    config = CONFIG.replace(sampling_steps=steps)
-    result = sample_residual(denoiser, config, condition, None, 0.0, start, draw)
+    process = DiffusionProcess(CONFIG.training_steps, respaced_steps(CONFIG.training_steps, steps))
+    result = sample_residual(denoiser, process, condition, None, 0.0, start, draw)
     assert len(calls) == steps - 1
-    assert result.abs().max() <= 0.6
+    assert result.abs().max() <= 1

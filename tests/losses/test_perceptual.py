@@ -10,7 +10,13 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from hart.errors import HartError
-from hart.losses.perceptual import EfficientNetLitePerceptualLoss, Lpips, perceptual_loss
+from hart.losses.perceptual import (
+    INPUT_SCALE,
+    INPUT_SHIFT,
+    EfficientNetLitePerceptualLoss,
+    Lpips,
+    perceptual_loss,
+)
 from helpers import random_image, random_tensor
 
 # torchvision's VGG-16: number in `features` of each convolution, its inputs and outputs, and whether LPIPS reads the
@@ -142,6 +148,12 @@ def test_perceptual_distance_of_the_packaged_features() -> None:
     assert image.grad is not None and image.grad.any()
     assert not any(p.requires_grad for p in loss.parameters())
     assert not loss.train().training
+
+
+def test_packaged_features_see_pixels_as_the_network_was_trained() -> None:
+    for pixel in (0, 90, 255):
+        signed = pixel / 127.5 - 1
+        assert signed * INPUT_SCALE + INPUT_SHIFT == pytest.approx((pixel - 127) / 128)
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from hart.config import HartConfig
+from hart.layers.norm import modulate
 from hart.transformer.transformer import HartTransformer, gather_tokens
 from hart.types import Context, TextContext
 from helpers import (
+    alone,
     random_context,
     random_tensor,
     randomize,
@@ -151,19 +153,21 @@ def test_pictures_of_a_batch_do_not_mix() -> None:
     module, context, teacher = build(config), random_context(config, 3), teacher_input(config, 3)
     with torch.no_grad():
         together = module(context, teacher).hidden
-        alone = torch.cat([module(context.select(slice(i, i + 1)), teacher[i : i + 1]).hidden for i in range(3)])
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+        single = torch.cat([module(alone(context, i), teacher[i : i + 1]).hidden for i in range(3)])
+    torch.testing.assert_close(together, single, rtol=1e-4, atol=1e-4)
 
 
-def test_logits_are_float32_in_a_bfloat16_model() -> None:
-    config = tiny_text_config()
-    module = build(config).to(torch.bfloat16)
-    context = random_context(config, 1)
-    with torch.no_grad():
-        output = module(context, teacher_input(config, 1))
-        logits = module.logits(output.hidden, output.conditioning)
-    assert output.hidden.dtype == torch.bfloat16
-    assert logits.dtype == torch.float32
+@pytest.mark.parametrize("autocast", [False, True], ids=["weights", "autocast"])
+def test_logits_are_computed_in_float32_in_a_bfloat16_model(autocast: bool) -> None:
+    dtype = torch.float32 if autocast else torch.bfloat16
+    head = build(tiny_text_config()).head.to(dtype)
+    hidden, condition = random_tensor(1, 5, 32).to(dtype), random_tensor(1, 32, seed=1).to(dtype)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        logits = head(hidden, condition)
+        scale, shift = head.modulation(condition).unsqueeze(1).chunk(2, dim=2)
+        h = modulate(head.norm(hidden), scale, shift).double()
+    exact = h @ head.linear.weight.double().T + head.linear.bias.double()
+    torch.testing.assert_close(logits, exact.float(), rtol=1e-5, atol=1e-5)
 
 
 def test_a_context_of_another_shape_is_refused() -> None:

@@ -8,6 +8,7 @@ Shapes: N tokens, D channels, T timesteps.
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -51,7 +52,9 @@ class DiffusionLoss:
 class DiffusionProcess:
     """A process over a subset `timesteps` of the training steps (all of them for training).
 
-    Constants are kept in float64 and handed out in float32 on the device that asks.
+    A step below is an index into `timesteps`, (T,) int64. Constants are computed in float64 and kept in float32 on
+    the CPU; `to` gives the same process for tensors on another device. It is no module, since its constants have
+    neither the model's number type nor a place in its state.
     """
 
     def __init__(self, training_steps: int, timesteps: np.ndarray | None = None) -> None:
@@ -60,8 +63,7 @@ class DiffusionProcess:
         before = np.append(1.0, alphas_bar[:-1])
         betas = 1 - alphas_bar / before
         variance = betas * (1 - before) / (1 - alphas_bar)
-        self.timesteps = kept
-        self._tables = {
+        constants = {
             "sqrt_alpha_bar": np.sqrt(alphas_bar),
             "sqrt_one_minus_alpha_bar": np.sqrt(1 - alphas_bar),
             "x0_from_x": np.sqrt(1 / alphas_bar),
@@ -72,17 +74,28 @@ class DiffusionProcess:
             # the first posterior variance is 0; the second stands in for it
             "log_variance": np.log(np.append(variance[1], variance[1:]) if len(variance) > 1 else betas),
         }
+        # the device by name: models are also built under torch.device("meta")
+        self.timesteps = torch.as_tensor(kept, device="cpu")
+        self._constants = {
+            name: torch.as_tensor(values, dtype=torch.float32, device="cpu") for name, values in constants.items()
+        }
 
     def __len__(self) -> int:
         return len(self.timesteps)
 
+    def to(self, device: torch.device) -> DiffusionProcess:
+        """This process with its constants on `device`; this one stays as it is."""
+        moved = copy.copy(self)
+        moved.timesteps = self.timesteps.to(device)
+        moved._constants = {name: values.to(device) for name, values in self._constants.items()}
+        return moved
+
     def _at(self, name: str, step: Tensor) -> Tensor:
         """The constant `name` at steps (N,) as (N, 1) float32."""
-        table = torch.as_tensor(self._tables[name], dtype=torch.float64, device="cpu")
-        return table.to(torch.float32).to(step.device)[step].unsqueeze(-1)
+        return self._constants[name][step].unsqueeze(-1)
 
     def noised(self, x0: Tensor, step: Tensor, noise: Tensor) -> Tensor:
-        """x0 (N, D) at steps (N,): sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) noise."""
+        """x0 (N, D) at steps (N,) or (1,): sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) noise."""
         return self._at("sqrt_alpha_bar", step) * x0 + self._at("sqrt_one_minus_alpha_bar", step) * noise
 
     def predicted_x0(self, x: Tensor, step: Tensor, noise: Tensor) -> Tensor:

@@ -34,7 +34,8 @@ def filtered(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
         ordered, order = logits.sort(dim=-1, descending=True)
         before = ordered.softmax(dim=-1).cumsum(dim=-1).roll(1, dims=-1)
         before[..., 0] = 0
-        logits = logits.masked_fill((before >= top_p).scatter(-1, order, before >= top_p), -torch.inf)
+        outside = before >= top_p
+        logits = logits.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
     return logits
 
 

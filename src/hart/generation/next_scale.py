@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from hart.config import SamplingConfig
-from hart.diffusion.sampler import sample_residual
 from hart.errors import HartError
 from hart.generation.draws import Draws
 from hart.generation.logits import filtered, guided, smooth_mixture, top_k_at
@@ -48,11 +47,6 @@ class Trace:
 
     logits: list[Tensor] = field(default_factory=list)
     indices: list[Tensor] = field(default_factory=list)
-
-
-def last_scale_ratio(scales: int, *, hybrid: bool) -> float:
-    """r of the last scale. Hybrid models take the one of the scale before, as published; VAR its own."""
-    return (scales - 2) / (scales - 1) if hybrid else 1.0
 
 
 def round_sizes(tokens: int, rounds: int) -> list[int]:
@@ -106,7 +100,6 @@ class NextScaleGenerator:
     def __call__(self, context: Context) -> Tensor:
         """Latent (B, D, n_K, n_K) in float32 for a context of B pictures."""
         batch, last = len(context), len(self.schedule) - 1
-        self.pictures = batch
         if self.settings.guidance_scale > 0:
             context = context.with_null()
         conditioning = self.transformer.condition(context)
@@ -169,12 +162,12 @@ class NextScaleGenerator:
     def _last_scale(self, total: Tensor, conditioning: Conditioning, cache: KVCache) -> Tensor:
         """Tokens (B, N_K, D) of the last scale: codes plus residual, without phi, in one round or more."""
         k = len(self.schedule) - 1
-        ratio = last_scale_ratio(len(self.schedule), hybrid=True)
+        ratio = (k - 1) / k  # of the scale before, as published
         count = self.schedule.token_counts[k]
         sizes = round_sizes(count, self.settings.rounds)
         if len(sizes) == 1:
             return self._round(k, None, total, conditioning, cache, ratio)
-        tokens = torch.zeros(self.pictures, count, self._codes.shape[1], device=total.device)
+        tokens = torch.zeros(total.shape[0], count, self._codes.shape[1], device=total.device)
         order = self.draws.order(count)
         remaining = count
         for size in sizes:
@@ -208,9 +201,7 @@ class NextScaleGenerator:
         batch, tokens = codes.shape
         channels = self._codes.shape[1]
         flat = condition.flatten(0, 1).split(batch * tokens)
-        residual = sample_residual(
-            head.denoiser,
-            head.config,
+        residual = head.sample(
             flat[0],
             flat[1] if len(flat) > 1 else None,
             guidance,

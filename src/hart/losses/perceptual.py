@@ -25,8 +25,9 @@ from hart.checkpoint.storage import read_safetensors
 from hart.errors import HartError
 from hart.losses.config import PerceptualKind
 
-# EfficientNet-Lite0 was trained on inputs of this normalisation (its model card): (pixel - 127) / 128.
-INPUT_SHIFT, INPUT_SCALE = -127.5 / 128 + 127 / 128, 127.5 / 128
+# EfficientNet-Lite0 was trained on inputs of this normalisation (its model card): (pixel - 127) / 128, for pixels
+# 0..255.
+INPUT_SCALE, INPUT_SHIFT = 127.5 / 128, (127.5 - 127) / 128
 # Outputs of these blocks end the resolutions 1/2, 1/4, 1/8 and 1/16.
 FEATURE_BLOCKS = (0, 2, 4, 10)
 

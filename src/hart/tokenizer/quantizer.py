@@ -10,7 +10,6 @@ n_k side of scale k, n_K side of the latent.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,7 +78,7 @@ class MultiScaleQuantizer(nn.Module):
         return phi
 
     def nearest(self, x: Tensor) -> Tensor:
-        """Indices (...,) of the codes nearest to x (..., D) in squared Euclidean distance, in float32 or wider."""
+        """Indices (...,) of the codes nearest to x (..., D) in squared Euclidean distance, in float32."""
         codes = self.codebook.weight.float()
         flat = x.reshape(-1, x.shape[-1]).float()
         distances = flat.square().sum(1, keepdim=True) + codes.square().sum(1)
@@ -111,11 +110,6 @@ class MultiScaleQuantizer(nn.Module):
             indices.append(index)
             partial_sums.append(total)
         return QuantizedLatent(tuple(indices), tuple(partial_sums), rest)
-
-    def decode(self, indices: Sequence[Tensor], schedule: ScaleSchedule) -> Tensor:
-        """The discrete latent (B, D, n_K, n_K) of K index maps (B, N_k), phi applied at every scale."""
-        terms = [self.contribution(self.codebook(index), k, schedule) for k, index in enumerate(indices)]
-        return torch.stack(terms).sum(dim=0)
 
     def loss(self, quantized: QuantizedLatent, latent: Tensor, commitment_weight: float) -> Tensor:
         """Scalar: mean over scales of beta MSE(sg[sum_k], latent) + MSE(sum_k, sg[latent]).

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hart.config import TransformerConfig
@@ -48,7 +49,7 @@ class Conditioning:
 
 
 class ModulatedHead(nn.Module):
-    """Norm, modulation by the pooled condition, and a linear layer to the codes."""
+    """Norm, modulation by the pooled condition, and a linear layer to the codes, which computes in float32."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -59,7 +60,11 @@ class ModulatedHead(nn.Module):
     def forward(self, hidden: Tensor, condition: Tensor) -> Tensor:
         """hidden (B, N, C), condition (B, C) to logits (B, N, V) in float32."""
         scale, shift = self.modulation(condition).unsqueeze(1).chunk(2, dim=2)
-        return self.linear(modulate(self.norm(hidden), scale, shift)).float()
+        h = modulate(self.norm(hidden), scale, shift)
+        # in float32 whatever the model's type: guidance and low temperatures enlarge the rounding of logits.
+        # The weights are widened at each call, so that they are stored and moved like all others.
+        with torch.autocast(h.device.type, enabled=False):
+            return F.linear(h.float(), self.linear.weight.float(), self.linear.bias.float())
 
 
 class HartTransformer(nn.Module):
