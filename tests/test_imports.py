@@ -23,7 +23,7 @@ ALLOWED: dict[str, str] = {
     "devices": "errors",
     "data": "errors types",
     "text_encoder": "config errors types",
-    "tokenizer": "config scales types",
+    "tokenizer": "config layers scales types",
     "transformer": "config layers scales types",
     "diffusion": "config layers",
     "model": "config diffusion layers scales transformer types",

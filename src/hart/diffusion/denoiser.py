@@ -5,10 +5,10 @@ Shapes: N tokens, D channels, W width of the MLP, C width of the transformer.
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hart.config import ResidualDiffusionConfig
+from hart.layers.activation import silu
 from hart.layers.embedding import SinusoidalMLP
 from hart.layers.norm import EPS, PlainLayerNorm, SiluLinear, modulate
 
@@ -26,7 +26,7 @@ class DenoiserBlock(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         shift, scale, gate = self.modulation(condition).chunk(3, dim=-1)
         h = modulate(self.norm(x), scale, shift)
-        return x + gate * self.linear2(F.silu(self.linear1(h)))
+        return x + gate * self.linear2(silu(self.linear1(h)))
 
 
 class ResidualDenoiser(nn.Module):

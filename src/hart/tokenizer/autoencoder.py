@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hart.config import TokenizerConfig
+from hart.layers.activation import silu
 
 NORM_EPS = 1e-6
 
@@ -30,8 +31,8 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(silu(self.norm1(x)))
+        h = self.conv2(silu(self.norm2(h)))
         return self.skip(x) + h
 
 
@@ -117,7 +118,7 @@ class Encoder(nn.Module):
         h = self.conv_in(image)
         for layer in self.levels:
             h = layer(h)
-        return self.conv_out(F.silu(self.norm_out(self.middle(h))))
+        return self.conv_out(silu(self.norm_out(self.middle(h))))
 
 
 class Decoder(nn.Module):
@@ -141,4 +142,4 @@ class Decoder(nn.Module):
         h = self.middle(self.conv_in(latent))
         for layer in self.levels:
             h = layer(h)
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return self.conv_out(silu(self.norm_out(h)))

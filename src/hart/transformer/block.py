@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hart.config import TransformerConfig
+from hart.layers.activation import silu
 from hart.layers.attention import Attention
 from hart.layers.kv_cache import KVCache
 from hart.layers.norm import PlainLayerNorm, RMSNorm
@@ -28,7 +29,7 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        return self.down(silu(self.gate(x)) * self.up(x))
 
 
 class GeluMLP(nn.Module):
