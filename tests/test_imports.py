@@ -15,6 +15,7 @@ ROOT = Path(hart.__file__).parent
 # Part (a package or a single file) -> parts it may import. Read from the bottom of the model to the top.
 ALLOWED: dict[str, str] = {
     "errors": "",
+    "files": "",
     "scales": "",
     "types": "",
     "layers": "",
@@ -22,22 +23,23 @@ ALLOWED: dict[str, str] = {
     "presets": "config errors",
     "devices": "errors",
     "data": "errors types",
-    "text_encoder": "config errors types",
+    "text_encoder": "config errors files types",
     "tokenizer": "config scales types",
     "transformer": "config layers scales types",
     "diffusion": "config layers",
     "model": "config diffusion layers scales transformer types",
     "generation": "config diffusion errors layers model scales tokenizer transformer types",
     "losses": "diffusion errors generation model scales tokenizer transformer types",
-    "checkpoint": "config errors model presets tokenizer",
+    "checkpoint": "config errors files model presets tokenizer",
     "random_weights": "checkpoint config model tokenizer",
     "cost": "checkpoint config generation layers",
     "verification": "checkpoint config diffusion generation types",
-    "picture_metadata": "checkpoint config errors",
+    "picture_metadata": "config errors files",
     "pipeline": "checkpoint config data devices errors generation model random_weights scales text_encoder tokenizer "
     "types",
     "contact_sheet": "errors pipeline types",
-    "training": "checkpoint config data errors layers losses model scales text_encoder tokenizer transformer types",
+    "training": "checkpoint config data errors files layers losses model scales text_encoder tokenizer transformer "
+    "types",
     "commands": "checkpoint config contact_sheet cost data devices errors picture_metadata pipeline presets "
     "text_encoder training verification __init__",
     "cli": "commands errors __init__",

@@ -5,16 +5,15 @@ Chunks: `prompt`, `seed`, `model`, `settings` (JSON), `Software` ("hart" and its
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from hart.checkpoint.storage import write_atomically
 from hart.config import Config, ConfigError, SamplingConfig
 from hart.errors import HartError
+from hart.files import atomic_write
 
 SOFTWARE = "hart"
 
@@ -64,9 +63,7 @@ def write_picture(path: Path, image: Image.Image, record: PictureRecord) -> None
     chunks.add_text("model", record.model)
     chunks.add_text("settings", json.dumps(record.settings.to_dict(), ensure_ascii=False))
     chunks.add_text("Software", f"{SOFTWARE} {record.version}")
-    content = io.BytesIO()
-    image.save(content, "PNG", pnginfo=chunks)
-    write_atomically(path, content.getvalue())
+    atomic_write(path, lambda file: image.save(file, "PNG", pnginfo=chunks))
 
 
 def read_record(path: Path) -> PictureRecord:

@@ -29,9 +29,9 @@ from hart.checkpoint.storage import (
     load_state,
     read_safetensors,
     save_module,
-    write_atomically,
 )
 from hart.config import ConfigError, HartConfig, TextEncoderConfig
+from hart.files import atomic_write
 from hart.model import Hart
 from hart.presets import PRESETS, RELEASED_TEXT_ENCODER, VAR_SAMPLING
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
@@ -120,7 +120,7 @@ def save_model(
     """Write the project's layout; the configuration last, so that an unfinished folder is not taken for a model."""
     save_module(folder / TOKENIZER_FILE, tokenizer, dtype)
     save_module(folder / HART_FILE, hart, dtype)
-    write_atomically(folder / CONFIG_FILE, config.to_json().encode())
+    atomic_write(folder / CONFIG_FILE, lambda file: file.write(config.to_json().encode()))
 
 
 def build(config: HartConfig) -> tuple[HybridTokenizer, Hart]:

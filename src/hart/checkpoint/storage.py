@@ -11,7 +11,6 @@ A model of this project is a folder:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from hart.errors import HartError
+from hart.files import atomic_write
 
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.safetensors"
@@ -32,24 +32,13 @@ class CheckpointError(HartError):
     """A checkpoint that is absent, damaged or of another model; names the file and the tensors."""
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write to a neighbouring file, flush it to disk, rename: readers see the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
 def save_module(path: Path, module: nn.Module, dtype: torch.dtype | None = None) -> None:
     """Save the parameters and buffers of `module`, optionally cast to `dtype`, as one safetensors file."""
     tensors = {
         name: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
         for name, value in module.state_dict().items()
     }
-    write_atomically(path, save(tensors))
+    atomic_write(path, lambda file: file.write(save(tensors)))
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
