@@ -315,8 +315,6 @@ class HartPipeline:
         if changes.get("top_k") == 0:
             changes["top_k"] = None
         settings = (base or self.config.sampling).replace(**changes)
-        if not math.isfinite(settings.guidance_scale):
-            raise HartError(f"guidance_scale is {settings.guidance_scale}: give a finite number from 0 up")
         tokens = self.config.transformer.schedule.token_counts[-1]
         if settings.rounds > 1 and not self.config.hybrid:
             raise HartError("rounds: this model has no residual diffusion and draws its last scale in 1 round")
