@@ -31,6 +31,7 @@ from hart.checkpoint.storage import (
     save_module,
 )
 from hart.config import ConfigError, HartConfig, TextEncoderConfig
+from hart.devices import is_out_of_memory
 from hart.files import atomic_write
 from hart.model import Hart
 from hart.presets import PRESETS, RELEASED_TEXT_ENCODER, VAR_SAMPLING
@@ -244,6 +245,8 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except Exception as error:  # damaged files make the unpickler fail in many ways
+        if is_out_of_memory(error):
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: not a readable PyTorch weight file ({reason})") from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
