@@ -23,6 +23,7 @@ from hart.checkpoint.storage import read_safetensors, save_module
 from hart.cli import app
 from hart.data.emoji import EmojiSummary
 from hart.picture_metadata import read_record
+from hart.text_encoder.compact import CompactTextEncoder
 from hart.text_encoder.random_features import RandomTextFeatures
 from hart.verification import CASE_FILE, GOLDEN_FILE
 from helpers import SCALES
@@ -225,13 +226,18 @@ def test_info_counts_what_the_model_holds(text_model: Path) -> None:
     assert "1, 4, 9, 16" in result.stdout  # tokens a scale
     assert ", ".join(map(str, SCALES)) in result.stdout
     model = load_model(text_model)
-    held = sum(p.numel() for module in (model.tokenizer, model.hart) for p in module.parameters())
+    assert model.config.text_encoder is not None
+    encoder = CompactTextEncoder.load(model.config.text_encoder, model.folder)
+    held = sum(p.numel() for module in (model.tokenizer, model.hart, encoder) for p in module.parameters())
     assert f"{held:,}" in result.stdout
+    assert "not counted" not in result.stdout
     assert "MACs" in result.stdout
 
 
 def test_info_knows_sizes_without_weights() -> None:
-    assert "256 x 256 px" in run("info", "hart-0.7b-256").stdout
+    released = " ".join(run("info", "hart-0.7b-256").stdout.split())
+    assert "256 x 256 px" in released
+    assert "not counted" in released
     assert "unknown model" in refused(run("info", "hart-7b"))
 
 
