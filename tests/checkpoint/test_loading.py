@@ -121,9 +121,9 @@ def rewrite(path: Path, change: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.pop("word_embed.bias"), r"model\.safetensors.*missing transformer\.word_embed\.bias"),
+        (lambda s: s.pop("word_embed.bias"), r"llm/model\.safetensors.*missing word_embed\.bias$"),
         (lambda s: s.update(surprise=torch.zeros(1)), r"model\.safetensors.*no published HART or VAR layout: surprise"),
-        (lambda s: s.update({"head.bias": torch.zeros(3)}), r"transformer\.head\.linear\.bias is \(3,\)"),
+        (lambda s: s.update({"head.bias": torch.zeros(3)}), r"llm/model\.safetensors.*: head\.bias is \(3,\)"),
     ],
     ids=["missing", "unexpected", "misshaped"],
 )
@@ -135,10 +135,17 @@ def test_published_tensors_that_do_not_fit_are_named(copied: Path, change: Any, 
 
 @of("t2i-qknorm-adaln")
 def test_a_published_tokenizer_that_does_not_fit_is_named(copied: Path) -> None:
-    name = next(iter(read_safetensors(copied / "tokenizer" / "model.safetensors")))
-    rewrite(copied / "tokenizer" / "model.safetensors", lambda s: s.pop(name))
-    with pytest.raises(CheckpointError, match=r"tokenizer/model\.safetensors.*missing"):
-        load_model(copied)
+    path = copied / "tokenizer" / "model.safetensors"
+    whole = read_safetensors(path)
+    for name in (
+        "decoder.up.1.attn.2.proj_out.bias",
+        "encoder.down.1.block.1.conv2.weight",
+        "quantize.embedding.weight",
+    ):
+        rewrite(path, lambda s, name=name: s.pop(f"vae.{name}"))
+        with pytest.raises(CheckpointError, match=rf"tokenizer/model\.safetensors.*missing vae\.{name}$"):
+            load_model(copied)
+        save_file(whole, path)
 
 
 @of("t2i-qknorm-adaln")

@@ -6,7 +6,6 @@ Everything is read and checked before anything is handed out: a model is loaded 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hart.checkpoint.released_weights import (
-    hart_tokenizer_config,
-    hart_transformer_config,
-    tokenizer_state,
-    transformer_state,
-    var_configs,
-)
+from hart.checkpoint.released_names import PublishedWeights, tokenizer_weights, transformer_weights
+from hart.checkpoint.released_weights import hart_tokenizer_config, hart_transformer_config, var_configs
 from hart.checkpoint.storage import (
     CONFIG_FILE,
     HART_FILE,
     TOKENIZER_FILE,
     CheckpointError,
+    load_module,
     load_state,
     read_safetensors,
     save_module,
@@ -129,27 +124,28 @@ def build(config: HartConfig) -> tuple[HybridTokenizer, Hart]:
     return HybridTokenizer(config.tokenizer).eval(), Hart(config).eval()
 
 
-def _assemble(
-    folder: Path,
-    config: HartConfig,
-    tokenizer_tensors: Mapping[str, Tensor],
-    hart_tensors: Mapping[str, Tensor],
-    sources: tuple[str, str],
-) -> LoadedModel:
+def _build_empty(config: HartConfig) -> tuple[HybridTokenizer, Hart]:
+    """Modules of a configuration whose weights are still to be filled."""
     with torch.device("meta"):
         tokenizer, hart = build(config)
-    tokenizer.to_empty(device="cpu")
-    hart.to_empty(device="cpu")
-    load_state(tokenizer, tokenizer_tensors, sources[0])
-    load_state(hart, hart_tensors, sources[1])
-    return LoadedModel(config, tokenizer, hart, folder)
+    return tokenizer.to_empty(device="cpu"), hart.to_empty(device="cpu")
 
 
 def _load_own(folder: Path) -> LoadedModel:
     config = HartConfig.load(folder / CONFIG_FILE)
-    files = folder / TOKENIZER_FILE, folder / HART_FILE
-    states = [{name: value.float() for name, value in read_safetensors(file).items()} for file in files]
-    return _assemble(folder, config, states[0], states[1], (str(files[0]), str(files[1])))
+    tokenizer, hart = _build_empty(config)
+    load_module(folder / TOKENIZER_FILE, tokenizer)
+    load_module(folder / HART_FILE, hart)
+    return LoadedModel(config, tokenizer, hart, folder)
+
+
+def _load_published(
+    folder: Path, config: HartConfig, tokenizer_tensors: PublishedWeights, hart_tensors: PublishedWeights
+) -> LoadedModel:
+    tokenizer, hart = _build_empty(config)
+    load_state(tokenizer, tokenizer_tensors.tensors, tokenizer_tensors.source, tokenizer_tensors.name_in_file)
+    load_state(hart, hart_tensors.tensors, hart_tensors.source, hart_tensors.name_in_file)
+    return LoadedModel(config, tokenizer, hart, folder)
 
 
 def _load_hart_layout(folder: Path) -> LoadedModel:
@@ -171,12 +167,11 @@ def _load_hart_layout(folder: Path) -> LoadedModel:
             kind="qwen2", tokens=transformer.text.tokens, source=RELEASED_TEXT_ENCODER, instruction=True
         ),
     )
-    return _assemble(
+    return _load_published(
         folder,
         config,
-        tokenizer_state(published_tokenizer, tokenizer_config, tokenizer_source),
-        transformer_state(published, source),
-        (tokenizer_source, source),
+        tokenizer_weights(published_tokenizer, tokenizer_config, tokenizer_source),
+        transformer_weights(published, source),
     )
 
 
@@ -185,18 +180,17 @@ def _load_var_layout(folder: Path) -> LoadedModel:
     published_tokenizer, published = read_pickle(vae), read_pickle(var)
     case = folder / "case.json"
     scales = _read_json(case).get("patch_nums") if case.exists() else None
-    tokenizer_config, transformer = var_configs(published_tokenizer, published, scales, str(folder))
+    tokenizer_config, transformer = var_configs(published_tokenizer, published, scales, (str(vae), str(var)))
     config = HartConfig(
         tokenizer=tokenizer_config,
         transformer=transformer,
         sampling=VAR_SAMPLING,
     )
-    return _assemble(
+    return _load_published(
         folder,
         config,
-        tokenizer_state(published_tokenizer, tokenizer_config, str(vae)),
-        transformer_state(published, str(var)),
-        (str(vae), str(var)),
+        tokenizer_weights(published_tokenizer, tokenizer_config, str(vae)),
+        transformer_weights(published, str(var)),
     )
 
 

@@ -11,7 +11,7 @@ A model of this project is a folder:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -52,14 +52,19 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error}); copy or download it again") from None
 
 
-def load_state(module: nn.Module, state: Mapping[str, Tensor], source: Path | str) -> None:
-    """Copy `state` into `module` strictly: same names, same shapes, or `CheckpointError` and no change."""
+def load_state(
+    module: nn.Module, state: Mapping[str, Tensor], source: Path | str, name_in_file: Callable[[str], str] = str
+) -> None:
+    """Copy `state` into `module` strictly: same names, same shapes, or `CheckpointError` and no change.
+
+    source, name_in_file: how errors call the file, and a tensor in it.
+    """
     expected = module.state_dict()
     problems = [
-        *(f"missing {name}" for name in expected if name not in state),
-        *(f"unexpected {name}" for name in state if name not in expected),
+        *(f"missing {name_in_file(name)}" for name in expected if name not in state),
+        *(f"unexpected {name_in_file(name)}" for name in state if name not in expected),
         *(
-            f"{name} is {tuple(state[name].shape)}, the configuration asks for {tuple(value.shape)}"
+            f"{name_in_file(name)} is {tuple(state[name].shape)}, the configuration asks for {tuple(value.shape)}"
             for name, value in expected.items()
             if name in state and state[name].shape != value.shape
         ),
