@@ -95,6 +95,7 @@ def with_change(path: str, value: Any) -> dict[str, Any]:
         ("transformer.classes", {"num_classes": 3}, "give either text or classes"),
         ("transformer.position", "absolute", "absolute positions go with class conditioning"),
         ("transformer.modulation_pooling", "max", "goes with modulation 'linear' only"),
+        ("transformer.modulation", "shared", "'shared' goes with class conditioning only"),
         ("transformer.heads", 3, "width must be a multiple of heads"),
         ("transformer.heads", 0, "TransformerConfig.heads must be at least 1"),
         ("transformer.heads", 16, "head width that 4 divides, not 2"),

@@ -49,6 +49,7 @@ CONFIGS = {
     "text, rounds": HartConfig(TOKENIZER, TEXT, DIFFUSION, sampling=SamplingConfig(rounds=3)),
     "text, discrete": HartConfig(TOKENIZER, TEXT),
     "classes": HartConfig(TOKENIZER, CLASSES, sampling=SamplingConfig(smooth=False)),
+    "classes, shared AdaLN": HartConfig(TOKENIZER, CLASSES.replace(modulation="shared")),
 }
 
 

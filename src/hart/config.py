@@ -206,8 +206,9 @@ class TransformerConfig(Config):
     qk_norm: bool = False
     level_embedding: Literal["sinusoidal", "table"] = "sinusoidal"
     position: Literal["rotary", "absolute"] = "rotary"
-    modulation: Literal["none", "linear", "table"] = "none"
-    """AdaLN of the blocks: none; a linear layer a block; one table a block added to the pooled context."""
+    modulation: Literal["none", "linear", "table", "shared"] = "none"
+    """AdaLN of the blocks: none; a linear layer a block; one table a block added to the pooled context; or one
+    table a block added to what a linear layer shared by all blocks gives (VAR at 512 px)."""
     modulation_pooling: Literal["mean", "max"] = "mean"
     """How text tokens are pooled for the blocks' modulation; `max` goes with the linear kind only."""
 
@@ -225,6 +226,10 @@ class TransformerConfig(Config):
         require(
             self.modulation == "linear" or self.modulation_pooling == "mean",
             "TransformerConfig: modulation_pooling 'max' goes with modulation 'linear' only",
+        )
+        require(
+            self.modulation != "shared" or self.classes is not None,
+            "TransformerConfig: modulation 'shared' goes with class conditioning only",
         )
         require(
             self.position == "rotary" or self.classes is not None,

@@ -158,7 +158,8 @@ def _context(sizes: TransformerConfig, rows: int) -> int:
     """Embedding the context, the blocks' modulation, and all layers for S tokens that see each other."""
     tokens = sizes.text.tokens if sizes.text is not None else 1
     embedding = tokens * sizes.text.width * sizes.width if sizes.text is not None else 0
-    modulation = sizes.depth * 6 * sizes.width**2 if sizes.modulation == "linear" else 0
+    projections = {"none": 0, "table": 0, "linear": sizes.depth, "shared": 1}[sizes.modulation]
+    modulation = projections * 6 * sizes.width**2
     layers = tokens * _block_linear(sizes) + _attention(sizes, tokens, tokens)
     return _level(sizes) + rows * (embedding + modulation + layers)
 

@@ -18,7 +18,7 @@ from hart.checkpoint.loading import LoadedModel, load_model, read_pickle, resolv
 from hart.checkpoint.storage import CONFIG_FILE, HART_FILE, TOKENIZER_FILE, CheckpointError, read_safetensors
 from hart.config import ConfigError, HartConfig
 from hart.errors import HartError
-from helpers import tiny_class_config, tiny_model, tiny_text_config
+from helpers import random_context, random_tensor, tiny_class_config, tiny_model, tiny_text_config
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 PUBLISHED = ["t2i", "t2i-qknorm-adaln", "t2i-rounds", "var-c2i"]
@@ -189,6 +189,49 @@ def test_var_sizes_are_read_off_its_tensors(copied: Path) -> None:
     assert config.transformer.heads == case["num_heads"]
     assert config.tokenizer.channel_multipliers == tuple(case["ch_mult"])
     assert not config.hybrid
+
+
+@torch.no_grad()
+@of("var-c2i")
+def test_var_with_shared_adaln_is_the_same_as_a_linear_layer_a_block(copied: Path) -> None:
+    """SiLU and one linear layer for all blocks plus a table each: a block's own layer whose bias holds its table."""
+    state, generator = read_pickle(copied / "var.pth"), torch.Generator().manual_seed(0)
+    depth, width = 3, 48
+    weight = torch.randn(6 * width, width, generator=generator) / width
+    bias = torch.randn(6 * width, generator=generator)
+    tables = torch.randn(depth, 1, 1, 6, width, generator=generator)
+    for i in range(depth):
+        state[f"blocks.{i}.ada_lin.1.weight"] = weight
+        state[f"blocks.{i}.ada_lin.1.bias"] = bias + tables[i].flatten()
+    torch.save(state, copied / "var.pth")
+    reference = load_model(copied)
+    for i in range(depth):
+        del state[f"blocks.{i}.ada_lin.1.weight"], state[f"blocks.{i}.ada_lin.1.bias"]
+        state[f"blocks.{i}.ada_gss"] = tables[i]
+    state |= {"shared_ada_lin.1.weight": weight, "shared_ada_lin.1.bias": bias}
+    torch.save(state, copied / "var.pth")
+    shared = load_model(copied)
+    assert (reference.config.transformer.modulation, shared.config.transformer.modulation) == ("linear", "shared")
+    context, teacher = random_context(shared.config, 2), random_tensor(2, 129, 8)
+    outputs = [model.hart.transformer(context, teacher) for model in (reference, shared)]
+    torch.testing.assert_close(outputs[1].hidden, outputs[0].hidden, rtol=1e-4, atol=1e-4)
+    logits = [
+        model.hart.transformer.logits(output.hidden, output.conditioning)
+        for model, output in zip((reference, shared), outputs, strict=True)
+    ]
+    torch.testing.assert_close(logits[1], logits[0], rtol=1e-4, atol=1e-4)
+
+
+@of("var-c2i")
+@pytest.mark.parametrize("name", ["shared_ada_lin.1.bias", "blocks.1.ada_gss"])
+def test_shared_adaln_must_be_whole(copied: Path, name: str) -> None:
+    state = read_pickle(copied / "var.pth")
+    state = {key: value for key, value in state.items() if "ada_lin" not in key or key.startswith("head_nm")}
+    state |= {f"blocks.{i}.ada_gss": torch.zeros(1, 1, 6, 48) for i in range(3)}
+    state |= {"shared_ada_lin.1.weight": torch.zeros(288, 48), "shared_ada_lin.1.bias": torch.zeros(288)}
+    torch.save({key: value for key, value in state.items() if key != name}, copied / "var.pth")
+    with pytest.raises(CheckpointError, match=rf"var\.pth: .*: missing [\w. ]*{name}$"):
+        load_model(copied)
 
 
 @of("var-c2i")

@@ -38,6 +38,8 @@ TRANSFORMER_ROWS: tuple[Row, ...] = (
     ("blocks.{i}.ln_wo_grad.weight", "transformer.blocks.{i}.norm.weight"),
     ("blocks.{i}.ada_lin.1.{p}", "transformer.blocks.{i}.modulation.project.linear.{p}"),
     ("blocks.{i}.scale_shift_table", "transformer.blocks.{i}.modulation.table"),
+    ("blocks.{i}.ada_gss", "transformer.blocks.{i}.modulation.table"),
+    ("shared_ada_lin.1.{p}", "transformer.context_embedder.block_projection.linear.{p}"),
     ("context_norm.weight", "transformer.context_embedder.norm.weight"),
     ("context_embed.{p}", "transformer.context_embedder.project.{p}"),
     ("class_emb.weight", "transformer.context_embedder.embedding.weight"),
@@ -200,5 +202,7 @@ def _in_our_shape(ours: str, value: Tensor) -> Tensor:
             return value.flatten()
         case "positions":
             return value.squeeze(0)
+        case "table":
+            return value.squeeze(0).squeeze(0)
         case _:
             return value

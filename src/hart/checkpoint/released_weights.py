@@ -20,6 +20,7 @@ from hart.config import (
     TokenizerConfig,
     TransformerConfig,
 )
+from hart.presets import SCALES_256, SCALES_512
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
@@ -133,8 +134,6 @@ def var_configs(
     codebook = _tensor(tokenizer, "quantize.embedding.weight", 2, vae)
     width = _tensor(transformer, "word_embed.weight", 2, var).shape[0]
     log_scale = transformer.get("blocks.0.attn.scale_mul_1H11")
-    if "blocks.0.ada_lin.1.weight" not in transformer:
-        raise ConfigError(f"{var}: VAR with shared AdaLN (shared_aln) is not supported: no such weights are published")
     heads = log_scale.numel() if log_scale is not None else width // 64
     common: dict[str, Any] = {
         "scales": scales,
@@ -160,16 +159,13 @@ def var_configs(
         "qk_norm": log_scale is not None,
         "level_embedding": "table",
         "position": "absolute",
-        "modulation": "linear",
+        "modulation": "shared" if "shared_ada_lin.1.weight" in transformer else "linear",
     }
     return tokenizer_config, _checked(TransformerConfig, common | ours, var)
 
 
-# 256 and 512 px; VAR's checkpoints hold no schedule.
-PUBLISHED_VAR_SCALES = (
-    (1, 2, 3, 4, 5, 6, 8, 10, 13, 16),
-    (1, 2, 3, 4, 6, 9, 13, 18, 24, 32),
-)
+# VAR's checkpoints hold no schedule; the one at 512 px is VAR-d36-s, whose blocks share their AdaLN.
+PUBLISHED_VAR_SCALES = (SCALES_256, SCALES_512)
 
 
 def _tensor(state: Mapping[str, Tensor], name: str, dimensions: int, source: str) -> Tensor:
