@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hart.checkpoint.hub import download
 from hart.checkpoint.released_names import PublishedWeights, tokenizer_weights, transformer_weights
-from hart.checkpoint.released_weights import hart_tokenizer_config, hart_transformer_config, var_configs
+from hart.checkpoint.released_weights import WEIGHT_FILES, hart_tokenizer_config, hart_transformer_config, var_configs
 from hart.checkpoint.storage import (
     CONFIG_FILE,
     HART_FILE,
@@ -58,25 +59,10 @@ def resolve_model(name: str) -> Path:
         return path
     names = ", ".join(sorted(p.parent.name for p in SHIPPED_MODELS.glob(f"*/{CONFIG_FILE}"))) or "none"
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        return _download(name)
+        return download(name)
     if name in PRESETS:
         raise CheckpointError(f"{name} is a size without weights: add --random-weights, or give a model of that size")
     raise CheckpointError(f"unknown model {name!r}: it is no folder, and the shipped models are: {names}")
-
-
-def _download(repository: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(
-            snapshot_download(repository, allow_patterns=["*.json", "*.safetensors", "*.bin", "*.pth", "*.txt"])
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"model {repository!r} is no folder here and cannot be downloaded from the Hugging Face hub: {reason}"
-        ) from None
 
 
 def load_model(folder: Path) -> LoadedModel:
@@ -203,24 +189,20 @@ def _only(folder: Path, pattern: str) -> Path:
 
 def _read_weights(folder: Path) -> tuple[dict[str, Tensor], str]:
     """The tensors of a published folder and where they came from: averaged weights, else safetensors, else .bin."""
-    average = folder / "ema_model.bin"
-    if average.exists():
-        return read_pickle(average), str(average)
-    for pattern, read in (("*.safetensors", read_safetensors), ("pytorch_model*.bin", read_pickle)):
+    for pattern in WEIGHT_FILES:
         files = _shards(folder, pattern)
         if files:
             state: dict[str, Tensor] = {}
             for file in files:
-                state.update(read(file))
+                state.update(read_safetensors(file) if file.suffix == ".safetensors" else read_pickle(file))
             return state, str(files[0]) if len(files) == 1 else f"{folder}/{pattern}"
-    raise CheckpointError(f"{folder}: no weights: expected *.safetensors, pytorch_model*.bin or ema_model.bin")
+    raise CheckpointError(f"{folder}: no weights: expected {', '.join(WEIGHT_FILES[:-1])} or {WEIGHT_FILES[-1]}")
 
 
 def _shards(folder: Path, pattern: str) -> list[Path]:
     """Weight files of a folder; an index file beside them names all that must be there."""
     found = sorted(folder.glob(pattern))
-    suffix = pattern.rsplit(".", 1)[1]
-    for index in sorted(folder.glob(f"*.{suffix}.index.json")):
+    for index in sorted(folder.glob(f"{pattern}.index.json")):
         shards = _read_json(index).get("weight_map")
         if not isinstance(shards, dict):
             raise CheckpointError(f"{index}: no weight_map in it, which names the file of every tensor")

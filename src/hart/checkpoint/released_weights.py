@@ -24,6 +24,9 @@ from hart.presets import SCALES_256, SCALES_512
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
+# Weights of a part of the HART layout: averaged ones are preferred where there are any.
+WEIGHT_FILES = ("ema_model.bin", "*.safetensors", "pytorch_model*.bin")
+
 
 def _field(values: Mapping[str, Any], name: str, source: str) -> Any:
     if name not in values:
