@@ -184,6 +184,7 @@ def test_random_weights_need_no_files_and_follow_their_seed(text: HartPipeline) 
         ({"prompts": ["a cat", "  \n"]}, "prompt 2 is empty"),
         ({"prompts": []}, "at least one"),
         ({"prompts": [3]}, "words"),
+        ({"prompts": ["a cat", "caf\udce9"]}, "prompt 2 is no valid Unicode"),
         ({"images_per_prompt": 0}, "images_per_prompt"),
         ({"batch_size": 0}, "batch_size"),
         ({"seed": -1}, "seed"),

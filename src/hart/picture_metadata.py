@@ -56,13 +56,18 @@ class PictureRecord:
 
 
 def write_picture(path: Path, image: Image.Image, record: PictureRecord) -> None:
-    """Save `image` as PNG with its record. The file appears whole or not at all."""
+    """`save_png` with the picture's record."""
     chunks = PngImagePlugin.PngInfo()
     chunks.add_text("prompt", record.prompt)
     chunks.add_text("seed", str(record.seed))
     chunks.add_text("model", record.model)
     chunks.add_text("settings", json.dumps(record.settings.to_dict(), ensure_ascii=False))
     chunks.add_text("Software", f"{SOFTWARE} {record.version}")
+    save_png(path, image, chunks)
+
+
+def save_png(path: Path, image: Image.Image, chunks: PngImagePlugin.PngInfo | None = None) -> None:
+    """Save `image`, with text chunks if there are any. The file appears whole or not at all."""
     atomic_write(path, lambda file: image.save(file, "PNG", pnginfo=chunks))
 
 

@@ -289,6 +289,9 @@ class HartPipeline:
                     )
             elif not isinstance(prompt, str):
                 raise HartError(f"this model draws from words: give text such as 'a red apple', not {prompt!r}")
+            elif any("\ud800" <= character <= "\udfff" for character in prompt):
+                # the command line hands bytes that are no UTF-8 on as halves of surrogate pairs
+                raise HartError(f"prompt {position} is no valid Unicode text: give it in UTF-8")
             elif not prompt.strip():
                 raise HartError(f"prompt {position} is empty: describe what to draw")
         return given
