@@ -77,12 +77,12 @@ def transformer_variants() -> dict[str, HartConfig]:
     for kind, norm, modulation, qk_norm, level, position in product(
         ("text", "class"),
         ("rms", "layer"),
-        ("none", "linear", "table"),
+        ("none", "linear", "table", "shared"),
         (False, True),
         ("sinusoidal", "table"),
         ("rotary", "absolute"),
     ):
-        if kind == "text" and position == "absolute":
+        if kind == "text" and (position == "absolute" or modulation == "shared"):
             continue
         make = tiny_text_config if kind == "text" else tiny_class_config
         name = f"{kind}-{norm}-{modulation}-{'qk' if qk_norm else 'plain'}-{level}-{position}"

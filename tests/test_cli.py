@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -22,6 +23,7 @@ from hart.checkpoint.storage import read_safetensors, save_module
 from hart.cli import app
 from hart.data.emoji import EmojiSummary
 from hart.picture_metadata import read_record
+from hart.text_encoder.compact import CompactTextEncoder
 from hart.text_encoder.random_features import RandomTextFeatures
 from hart.verification import CASE_FILE, GOLDEN_FILE
 from helpers import SCALES
@@ -218,13 +220,18 @@ def test_info_counts_what_the_model_holds(text_model: Path) -> None:
     assert "1, 4, 9, 16" in result.stdout  # tokens a scale
     assert ", ".join(map(str, SCALES)) in result.stdout
     model = load_model(text_model)
-    held = sum(p.numel() for module in (model.tokenizer, model.hart) for p in module.parameters())
+    assert model.config.text_encoder is not None
+    encoder = CompactTextEncoder.load(model.config.text_encoder, model.folder)
+    held = sum(p.numel() for module in (model.tokenizer, model.hart, encoder) for p in module.parameters())
     assert f"{held:,}" in result.stdout
+    assert "not counted" not in result.stdout
     assert "MACs" in result.stdout
 
 
 def test_info_knows_sizes_without_weights() -> None:
-    assert "256 x 256 px" in run("info", "hart-0.7b-256").stdout
+    released = " ".join(run("info", "hart-0.7b-256").stdout.split())
+    assert "256 x 256 px" in released
+    assert "not counted" in released
     assert "unknown model" in refused(run("info", "hart-7b"))
 
 
@@ -367,6 +374,56 @@ def test_ctrl_c_is_quiet(text_model: Path, tmp_path: Path, monkeypatch: pytest.M
     result = run("generate", "cat", "--model", text_model, "--out", tmp_path)
     assert result.exit_code == 130
     assert result.output.strip() == ""
+
+
+def failing_with(error: BaseException) -> Any:
+    def call(*_: Any, **__: Any) -> None:
+        raise error
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+    ids=["cuda", "mps", "cublas", "python", "system"],
+)
+def test_too_little_memory_says_what_to_do(
+    text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    monkeypatch.setattr(HartPipeline, "__call__", failing_with(error))
+    message = refused(run("generate", "a cat", "--model", text_model, "--out", tmp_path))
+    assert "out of memory" in message
+    for way_out in ("--batch-size 1", "-n", "--dtype bfloat16", "--device cpu"):
+        assert way_out in message
+
+
+def test_too_little_memory_on_a_cpu_is_noticed_while_drawing_and_while_loading(
+    class_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the allocator's real error."""
+
+    def allocate(*_: Any, **__: Any) -> None:
+        torch.empty(10**15)
+
+    with monkeypatch.context() as drawing:
+        drawing.setattr(HartPipeline, "__call__", allocate)
+        assert "out of memory" in refused(run("generate", "1", "--model", class_model, "--out", tmp_path))
+    monkeypatch.setattr(torch, "load", allocate)
+    assert "out of memory" in refused(run("info", GOLDEN / "var-c2i"))
+
+
+def test_a_fault_of_ours_keeps_its_traceback(text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HartPipeline, "__call__", failing_with(RuntimeError("shapes do not match")))
+    result = run("generate", "a cat", "--model", text_model, "--out", tmp_path)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, RuntimeError)
 
 
 # --- data, train

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,7 @@ def with_change(path: str, value: Any) -> dict[str, Any]:
         ("transformer.classes", {"num_classes": 3}, "give either text or classes"),
         ("transformer.position", "absolute", "absolute positions go with class conditioning"),
         ("transformer.modulation_pooling", "max", "goes with modulation 'linear' only"),
+        ("transformer.modulation", "shared", "'shared' goes with class conditioning only"),
         ("transformer.heads", 3, "width must be a multiple of heads"),
         ("transformer.heads", 0, "TransformerConfig.heads must be at least 1"),
         ("transformer.heads", 16, "head width that 4 divides, not 2"),
@@ -102,7 +104,18 @@ def with_change(path: str, value: Any) -> dict[str, Any]:
         ("transformer.codebook_size", 25, "tokenizer and transformer differ in codebook_size"),
         ("diffusion.sampling_steps", 0, "sampling_steps"),
         ("diffusion.sampling_steps", 1001, "sampling_steps"),
-        ("sampling.guidance_scale", -0.5, "must not be negative"),
+        ("tokenizer.quant_conv_kernel", 0, "quant_conv_kernel must be odd and at least 1, not 0"),
+        ("tokenizer.quant_conv_kernel", 2, "quant_conv_kernel must be odd"),
+        ("tokenizer.phi_weight", -0.5, "phi_weight must be in"),
+        ("tokenizer.commitment_weight", math.nan, "commitment_weight"),
+        ("transformer.text.width", 0, "TextConditioning.width must be at least 1, not 0"),
+        ("transformer.text.tokens", -1, "TextConditioning.tokens must be at least 1, not -1"),
+        ("transformer.mlp_ratio", 0.0, "TransformerConfig.mlp_ratio"),
+        ("transformer.mlp_ratio", math.inf, "TransformerConfig.mlp_ratio"),
+        ("diffusion.width", 0, "ResidualDiffusionConfig.width must be at least 1"),
+        ("diffusion.tokens_scale", math.inf, "tokens_scale must be above 0"),
+        ("sampling.guidance_scale", -0.5, "guidance_scale must be finite and not negative"),
+        ("sampling.guidance_scale", math.nan, "guidance_scale must be finite"),
         ("sampling.top_k", 0, "top_k must be at least 1"),
         ("sampling.top_p", 0.0, r"top_p must be in \(0, 1\]"),
         ("sampling.rounds", 0, "rounds must be at least 1"),
@@ -112,6 +125,11 @@ def with_change(path: str, value: Any) -> dict[str, Any]:
 def test_wrong_values_are_named(path: str, value: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         HartConfig.from_dict(with_change(path, value))
+
+
+def test_a_model_of_classes_needs_one() -> None:
+    with pytest.raises(ConfigError, match=r"ClassConditioning\.num_classes must be at least 1, not 0"):
+        ClassConditioning(0)
 
 
 def test_missing_keys_are_named() -> None:
@@ -153,6 +171,7 @@ def test_a_wrong_value_in_a_file_names_both(tmp_path: Path) -> None:
         ({"kind": "qwen2", "tokens": 300}, "source"),
         ({"kind": "compact", "tokens": 16}, "vocabulary_size"),
         ({"kind": "qwen2", "tokens": 0, "source": "x/y"}, "tokens must be at least 1"),
+        ({"kind": "qwen2", "tokens": 9, "source": "x/y", "depth": 2}, "depth: sizes are for compact"),
     ],
 )
 def test_text_encoders_need_what_their_kind_needs(values: dict[str, Any], message: str) -> None:

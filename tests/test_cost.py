@@ -13,14 +13,17 @@ from hart.config import (
     ResidualDiffusionConfig,
     SamplingConfig,
     TextConditioning,
+    TextEncoderConfig,
     TokenizerConfig,
     TransformerConfig,
 )
-from hart.cost import MODULES, PARTS, ModelCost, model_cost
+from hart.cost import MODULES, PARTS, TEXT_ENCODER, ModelCost, model_cost
 from hart.generation.draws import GeneratorDraws
 from hart.generation.next_scale import NextScaleGenerator
 from hart.presets import preset
+from hart.text_encoder.compact import CompactTextEncoder, build_tokenizer
 from hart.types import ClassContext, Context, TextContext
+from models import PIECES
 
 SCALES = (1, 2, 3, 4)
 SIZES = {"latent_channels": 8, "codebook_size": 40}
@@ -46,6 +49,15 @@ CONFIGS = {
     "text, rounds": HartConfig(TOKENIZER, TEXT, DIFFUSION, sampling=SamplingConfig(rounds=3)),
     "text, discrete": HartConfig(TOKENIZER, TEXT),
     "classes": HartConfig(TOKENIZER, CLASSES, sampling=SamplingConfig(smooth=False)),
+    "classes, shared AdaLN": HartConfig(TOKENIZER, CLASSES.replace(modulation="shared")),
+}
+
+
+# The counter knows the attention kernels of GPUs only.
+CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, out_shape=None, **__: (
+        sdpa_flop_count(q, k, v)
+    )
 }
 
 
@@ -63,13 +75,7 @@ def measured_macs(config: HartConfig, *, guided: bool) -> int:
         if config.transformer.classes is not None
         else TextContext(torch.randn(1, 5, 12, generator=torch.Generator().manual_seed(0)), torch.ones(1, 5).bool())
     )
-    # the counter knows the attention kernels of GPUs only
-    cpu_attention = {
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, out_shape=None, **__: (
-            sdpa_flop_count(q, k, v)
-        )
-    }
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=cpu_attention) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
         tokenizer.decode(generator(context))
     return counter.get_total_flops() // 2
 
@@ -83,7 +89,7 @@ def test_counts_every_matrix_product_of_a_drawn_picture(name: str, guided: bool)
 
 def test_parts_are_complete_and_add_up() -> None:
     cost = model_cost(CONFIGS["text"])
-    assert tuple(cost.macs) == PARTS and tuple(cost.parameters) == MODULES
+    assert (TEXT_ENCODER, *cost.macs) == PARTS and (TEXT_ENCODER, *cost.parameters) == MODULES
     assert cost.total_flops == 2 * sum(cost.macs.values())
     assert cost.scale_tokens == (1, 4, 9, 16)
     transformer = [cost.macs[part] for part in PARTS if part.startswith("transformer") or part == "head"]
@@ -92,9 +98,29 @@ def test_parts_are_complete_and_add_up() -> None:
     assert cost.total_parameters == sum(p.numel() for m in (tokenizer, hart) for p in m.parameters())
 
 
+def test_the_compact_text_encoder_is_counted() -> None:
+    sizes = TextEncoderConfig(
+        "compact", tokens=5, vocabulary_size=len(PIECES), embedding_width=6, width=16, depth=2, heads=2, output_width=12
+    )
+    encoder = CompactTextEncoder(sizes, build_tokenizer(PIECES, sizes.tokens)).eval()
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        encoder.encode(["a cat"])
+    cost, without = (model_cost(CONFIGS["text"].replace(text_encoder=given)) for given in (sizes, None))
+    assert cost.macs == {TEXT_ENCODER: counter.get_total_flops() // 2} | dict(without.macs)
+    held = sum(p.numel() for p in encoder.parameters())
+    assert cost.parameters == {TEXT_ENCODER: held} | dict(without.parameters)
+    assert tuple(cost.macs) == PARTS and tuple(cost.parameters) == MODULES
+
+
+def test_a_language_model_that_reads_the_prompts_is_not_counted() -> None:
+    assert preset("hart-0.7b-256").text_encoder is not None
+    cost = model_cost(preset("hart-0.7b-256"))
+    assert TEXT_ENCODER not in {*cost.macs, *cost.parameters}
+
+
 def test_guidance_doubles_what_sees_the_prompt() -> None:
     guided, single = model_cost(preset("hart-0.7b-256")), model_cost(preset("hart-0.7b-256"), guided=False)
-    for part in PARTS:
+    for part in guided.macs:
         factor = 1 if part in ("codes", "decoder") else 2
         assert guided.macs[part] == pytest.approx(factor * single.macs[part], rel=1e-3)
 

@@ -15,6 +15,7 @@ ROOT = Path(hart.__file__).parent
 # Part (a package or a single file) -> parts it may import. Read from the bottom of the model to the top.
 ALLOWED: dict[str, str] = {
     "errors": "",
+    "files": "",
     "scales": "",
     "types": "",
     "layers": "",
@@ -22,27 +23,27 @@ ALLOWED: dict[str, str] = {
     "presets": "config errors",
     "devices": "errors",
     "data": "errors types",
-    "text_encoder": "config errors types",
+    "text_encoder": "config devices errors files types",
     "tokenizer": "config layers scales types",
     "transformer": "config layers scales types",
     "diffusion": "config layers",
     "model": "config diffusion layers scales transformer types",
     "generation": "config diffusion errors layers model scales tokenizer transformer types",
     "losses": "checkpoint config diffusion errors generation model scales tokenizer transformer types",
-    "checkpoint": "config errors model presets tokenizer",
-    "lora": "checkpoint errors model transformer",
+    "checkpoint": "config devices errors files model presets tokenizer",
+    "lora": "checkpoint errors files model transformer",
     "random_weights": "checkpoint config model tokenizer",
     "cost": "checkpoint config generation layers",
     "verification": "checkpoint config diffusion generation types",
-    "picture_metadata": "checkpoint config errors",
+    "picture_metadata": "config errors files",
     "pipeline": "checkpoint config data devices errors generation lora model random_weights scales text_encoder "
     "tokenizer types",
     "contact_sheet": "errors pipeline types",
-    "training": "checkpoint config data errors layers lora losses model scales text_encoder tokenizer transformer "
-    "types",
+    "training": "checkpoint config data errors files layers lora losses model scales text_encoder tokenizer "
+    "transformer types",
     "commands": "checkpoint config contact_sheet cost data devices errors picture_metadata pipeline presets "
     "text_encoder training verification __init__",
-    "cli": "commands errors __init__",
+    "cli": "commands devices errors __init__",
     "__init__": "config errors pipeline",
     "__main__": "cli",
 }

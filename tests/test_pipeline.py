@@ -12,10 +12,11 @@ from PIL import Image, ImageChops, ImageStat
 from torch import nn
 
 from hart import HartError, HartPipeline
-from hart.config import SamplingConfig
+from hart.config import SamplingConfig, TextConditioning
 from hart.pipeline import MAX_SEED, ScalePreview
 from hart.text_encoder.compact import WEIGHTS_FILE
-from helpers import CLASSES, SCALES
+from hart.text_encoder.random_features import RandomTextFeatures
+from helpers import CLASSES, SCALES, TEXT_TOKENS, TEXT_WIDTH
 from models import save_tiny_class_model, save_tiny_text_model
 
 PROMPTS = ["a red apple", "a cat"]
@@ -183,6 +184,7 @@ def test_random_weights_need_no_files_and_follow_their_seed(text: HartPipeline) 
         ({"prompts": ["a cat", "  \n"]}, "prompt 2 is empty"),
         ({"prompts": []}, "at least one"),
         ({"prompts": [3]}, "words"),
+        ({"prompts": ["a cat", "caf\udce9"]}, "prompt 2 is no valid Unicode"),
         ({"images_per_prompt": 0}, "images_per_prompt"),
         ({"batch_size": 0}, "batch_size"),
         ({"seed": -1}, "seed"),
@@ -225,6 +227,25 @@ def test_refuses_devices_that_are_not_there(text_folder: Path, device: str, mess
 def test_refuses_other_number_types(text_folder: Path, dtype: Any) -> None:
     with pytest.raises(HartError, match="bfloat16"):
         HartPipeline.from_pretrained(str(text_folder), device="cpu", dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "width"), [(TEXT_TOKENS + 1, TEXT_WIDTH), (TEXT_TOKENS, TEXT_WIDTH + 1)], ids=["tokens", "width"]
+)
+def test_a_text_encoder_of_other_sizes_is_refused(text_folder: Path, tokens: int, width: int) -> None:
+    encoder = RandomTextFeatures(TextConditioning(width=width, tokens=tokens), seed=0)
+    message = f"gives {tokens} tokens of width {width}, the transformer takes {TEXT_TOKENS} of width {TEXT_WIDTH}"
+    with pytest.raises(HartError, match=message):
+        HartPipeline.from_pretrained(str(text_folder), device="cpu", text_encoder=encoder)
+
+
+def test_a_class_model_takes_no_text_encoder(classes: HartPipeline) -> None:
+    encoder = RandomTextFeatures(TextConditioning(), seed=0)
+    with pytest.raises(HartError, match="draws classes"):
+        HartPipeline(
+            classes.config, classes.tokenizer, classes.hart, device=classes.device, dtype=classes.dtype,
+            text_encoder=encoder,
+        )  # fmt: skip
 
 
 def test_a_model_without_text_encoder_says_so(text: HartPipeline) -> None:

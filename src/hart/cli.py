@@ -1,10 +1,12 @@
 """The command `hart`: how its parts are called, and how errors look.
 
-Exit codes: 0 done; 1 `hart verify` found a difference; 2 bad input, one line on stderr; 130 Ctrl-C.
+Exit codes: 0 done; 1 `hart verify` found a difference; 2 bad input or too little memory, one line on stderr;
+130 Ctrl-C.
 """
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
@@ -17,6 +19,11 @@ from hart.commands import data, generate, models, train
 from hart.errors import HartError
 
 BAD_INPUT, INTERRUPTED = 2, 130
+
+OUT_OF_MEMORY = (
+    "out of memory: draw fewer pictures together (--batch-size 1, a smaller -n), choose --dtype bfloat16, "
+    "--device cpu or a model that draws smaller pictures; in training, a smaller trainer.batch_size"
+)
 
 
 class HartGroup(TyperGroup):
@@ -43,14 +50,24 @@ class HartGroup(TyperGroup):
         except HartError as error:
             _fail(str(error))
         except OSError as error:
+            if error.errno == errno.ENOMEM:
+                _fail(OUT_OF_MEMORY)
             _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         except Exception as error:
-            # what the argument parser raises knows how to say itself; anything else is a fault of ours
+            # what the argument parser raises knows how to say itself
             say = getattr(error, "format_message", None)
-            if say is None:
-                raise
-            _fail(f"{str(say()).rstrip('.')}; see --help")
+            if say is not None:
+                _fail(f"{str(say()).rstrip('.')}; see --help")
+            if _is_out_of_memory(error):
+                _fail(OUT_OF_MEMORY)
+            raise  # a fault of ours
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    from hart.devices import is_out_of_memory  # loads PyTorch, which --help does not wait for
+
+    return is_out_of_memory(error)
 
 
 def _fail(message: str) -> NoReturn:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -133,6 +134,12 @@ class TokenizerConfig(Config):
             self, "base_channels", "residual_blocks", "norm_groups", "latent_channels", "codebook_size", "shared_phi"
         )
         require(
+            self.quant_conv_kernel >= 1 and self.quant_conv_kernel % 2 == 1,
+            f"TokenizerConfig.quant_conv_kernel must be odd and at least 1, not {self.quant_conv_kernel}",
+        )
+        require(0 <= self.phi_weight <= 1, "TokenizerConfig.phi_weight must be in [0, 1]")
+        require(0 <= self.commitment_weight < math.inf, "TokenizerConfig.commitment_weight must not be negative")
+        require(
             bool(self.channel_multipliers) and min(self.channel_multipliers) >= 1,
             "TokenizerConfig.channel_multipliers must name at least one level, each at least 1",
         )
@@ -165,12 +172,18 @@ class TextConditioning(Config):
     norm: bool = True
     """RMSNorm on the text features before they are projected."""
 
+    def __post_init__(self) -> None:
+        require_positive(self, "width", "tokens")
+
 
 @dataclass(frozen=True)
 class ClassConditioning(Config):
     """One learned embedding a class, and one for 'no class'."""
 
     num_classes: int = 1000
+
+    def __post_init__(self) -> None:
+        require_positive(self, "num_classes")
 
 
 @dataclass(frozen=True)
@@ -193,8 +206,9 @@ class TransformerConfig(Config):
     qk_norm: bool = False
     level_embedding: Literal["sinusoidal", "table"] = "sinusoidal"
     position: Literal["rotary", "absolute"] = "rotary"
-    modulation: Literal["none", "linear", "table"] = "none"
-    """AdaLN of the blocks: none; a linear layer a block; one table a block added to the pooled context."""
+    modulation: Literal["none", "linear", "table", "shared"] = "none"
+    """AdaLN of the blocks: none; a linear layer a block; one table a block added to the pooled context; or one
+    table a block added to what a linear layer shared by all blocks gives (VAR at 512 px)."""
     modulation_pooling: Literal["mean", "max"] = "mean"
     """How text tokens are pooled for the blocks' modulation; `max` goes with the linear kind only."""
 
@@ -204,10 +218,18 @@ class TransformerConfig(Config):
         except ValueError as error:
             raise ConfigError(f"TransformerConfig.scales: {error}") from None
         require_positive(self, "latent_channels", "codebook_size", "width", "depth", "heads")
+        require(
+            0 < self.mlp_ratio < math.inf and self.mlp_width >= 1,
+            f"TransformerConfig.mlp_ratio must give the MLP a width of at least 1, not {self.mlp_ratio}",
+        )
         require((self.text is None) != (self.classes is None), "TransformerConfig: give either text or classes")
         require(
             self.modulation == "linear" or self.modulation_pooling == "mean",
             "TransformerConfig: modulation_pooling 'max' goes with modulation 'linear' only",
+        )
+        require(
+            self.modulation != "shared" or self.classes is not None,
+            "TransformerConfig: modulation 'shared' goes with class conditioning only",
         )
         require(
             self.position == "rotary" or self.classes is not None,
@@ -250,7 +272,7 @@ class ResidualDiffusionConfig(Config):
             self.sampling_steps <= self.training_steps,
             "ResidualDiffusionConfig.sampling_steps must not exceed training_steps",
         )
-        require(self.tokens_scale > 0, "ResidualDiffusionConfig.tokens_scale must be above 0")
+        require(0 < self.tokens_scale < math.inf, "ResidualDiffusionConfig.tokens_scale must be above 0 and finite")
 
 
 @dataclass(frozen=True)
@@ -283,6 +305,8 @@ class TextEncoderConfig(Config):
         sizes = ("vocabulary_size", "embedding_width", "width", "depth", "heads", "output_width")
         if self.kind == "qwen2":
             require(bool(self.source), "TextEncoderConfig.source: a qwen2 encoder needs a hub id or a folder")
+            for name in sizes:
+                require(getattr(self, name) == 0, f"TextEncoderConfig.{name}: sizes are for compact encoders")
             return
         require(not self.source and not self.instruction, "TextEncoderConfig: source and instruction are for qwen2")
         for name in sizes:
@@ -304,7 +328,10 @@ class SamplingConfig(Config):
     """Rounds in which the last scale is drawn."""
 
     def __post_init__(self) -> None:
-        require(self.guidance_scale >= 0, "SamplingConfig.guidance_scale must not be negative")
+        require(
+            0 <= self.guidance_scale < math.inf,
+            f"SamplingConfig.guidance_scale must be finite and not negative, not {self.guidance_scale}",
+        )
         require(self.top_k is None or self.top_k >= 1, "SamplingConfig.top_k must be at least 1, or none")
         require(self.top_p is None or 0 < self.top_p <= 1, "SamplingConfig.top_p must be in (0, 1], or none")
         require(self.rounds >= 1, "SamplingConfig.rounds must be at least 1")

@@ -1,9 +1,10 @@
 """What a model holds and what one picture costs: parameters and multiply-accumulates (MACs) by part.
 
 Counted are the matrix products and convolutions that drawing one picture takes as the paper describes it;
-1 MAC is 2 FLOPs. Not counted: the text encoder (a model of its own, run once a prompt) and everything
-elementwise. Guidance runs transformer, head and diffusion for two rows, with and without the prompt.
+1 MAC is 2 FLOPs. Not counted: everything elementwise, and a text encoder that is a model of its own (Qwen2).
+Guidance runs transformer, head and diffusion for two rows, with and without the prompt.
 
+    prompt -> compact text encoder -> context
     context + scales -> transformer -> head -> codes -> diffusion (all sampling steps) -> decoder
 
 Shapes: R rows (2 with guidance), S context tokens, N tokens of a step, P tokens a step attends to, C width,
@@ -19,11 +20,15 @@ import torch
 from torch import nn
 
 from hart.checkpoint.loading import build
-from hart.config import HartConfig, TokenizerConfig, TransformerConfig
+from hart.config import HartConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
 from hart.generation.next_scale import round_sizes
 from hart.layers.embedding import FREQUENCIES
 
+TEXT_ENCODER = "text encoder"
+"""Key of the compact text encoder; absent where the prompts are read by another model, or are classes."""
+
 PARTS = (
+    TEXT_ENCODER,
     "transformer, context",
     "transformer, linear layers",
     "transformer, attention",
@@ -32,10 +37,10 @@ PARTS = (
     "residual diffusion",
     "decoder",
 )
-"""Keys of `ModelCost.macs`. The first holds all layers for the context tokens; the next two are the image
+"""Keys of `ModelCost.macs`. "context" holds all layers for the context tokens; the next two are the image
 tokens'. "codes" is the smooth mixture of codes and the convolutions phi."""
 
-MODULES = ("transformer", "residual diffusion", "encoder", "quantizer", "decoder")
+MODULES = (TEXT_ENCODER, "transformer", "residual diffusion", "encoder", "quantizer", "decoder")
 """Keys of `ModelCost.parameters`. "encoder" is the tokenizer's, which drawing a picture does not use."""
 
 
@@ -68,7 +73,7 @@ class ModelCost:
 def model_cost(config: HartConfig, *, guided: bool = True) -> ModelCost:
     """Parameters and MACs for one picture with the configured sampling, decoded to pixels.
 
-    guided: with classifier-free guidance, which doubles everything but the codes and the decoder.
+    guided: with classifier-free guidance, which doubles everything but text encoder, codes and decoder.
     """
     rows = 2 if guided else 1
     sizes = config.transformer
@@ -88,7 +93,7 @@ def model_cost(config: HartConfig, *, guided: bool = True) -> ModelCost:
             )
         steps.append(step)
     total = sum(steps, _Step(0, 0, 0))
-    macs = {
+    macs = _text_encoder_macs(config.text_encoder) | {
         "transformer, context": context,
         "transformer, linear layers": total.linear,
         "transformer, attention": total.attention,
@@ -123,17 +128,38 @@ def _parameters(config: HartConfig) -> dict[str, int]:
         "quantizer": (tokenizer.quantizer,),
         "decoder": (tokenizer.post_quant_conv, tokenizer.decoder),
     }
-    return {
+    return _text_encoder_parameters(config.text_encoder) | {
         name: sum(p.numel() for module in parts if module is not None for p in module.parameters())
         for name, parts in modules.items()
     }
+
+
+def _text_encoder_parameters(sizes: TextEncoderConfig | None) -> dict[str, int]:
+    """Of `hart.text_encoder.compact`, in its order; counted by hand, since building it needs its word pieces."""
+    if sizes is None or sizes.kind != "compact":
+        return {}
+    width = sizes.width
+    pieces = sizes.vocabulary_size * sizes.embedding_width + (sizes.embedding_width + 1) * width
+    block = 12 * width**2 + 13 * width  # q, k, v, output, MLP of 4 times the width; biases and two norms
+    output = 2 * width + (width + 1) * sizes.output_width
+    return {TEXT_ENCODER: pieces + sizes.tokens * width + sizes.depth * block + output}
+
+
+def _text_encoder_macs(sizes: TextEncoderConfig | None) -> dict[str, int]:
+    """One prompt, padded to S tokens that see each other."""
+    if sizes is None or sizes.kind != "compact":
+        return {}
+    width, tokens = sizes.width, sizes.tokens
+    block = 12 * width**2 + 2 * tokens * width
+    return {TEXT_ENCODER: tokens * (sizes.embedding_width * width + sizes.depth * block + width * sizes.output_width)}
 
 
 def _context(sizes: TransformerConfig, rows: int) -> int:
     """Embedding the context, the blocks' modulation, and all layers for S tokens that see each other."""
     tokens = sizes.text.tokens if sizes.text is not None else 1
     embedding = tokens * sizes.text.width * sizes.width if sizes.text is not None else 0
-    modulation = sizes.depth * 6 * sizes.width**2 if sizes.modulation == "linear" else 0
+    projections = {"none": 0, "table": 0, "linear": sizes.depth, "shared": 1}[sizes.modulation]
+    modulation = projections * 6 * sizes.width**2
     layers = tokens * _block_linear(sizes) + _attention(sizes, tokens, tokens)
     return _level(sizes) + rows * (embedding + modulation + layers)
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+
 import torch
 
 from hart.errors import HartError
+
+# How PyTorch's allocators say so where they raise a plain RuntimeError: on CPUs, on Apple GPUs, and inside
+# CUDA's own libraries.
+OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "MPS backend out of memory", "CUDA error: out of memory", "_ALLOC_FAILED")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SHORT_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -55,3 +61,12 @@ def resolve_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torc
 def dtype_name(dtype: torch.dtype) -> str:
     """The name under which `resolve_dtype` knows a type of `DTYPES`."""
     return next(name for name, known in DTYPES.items() if known == dtype)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that the device or the machine has no memory left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)

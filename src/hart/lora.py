@@ -22,8 +22,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from hart.checkpoint.storage import read_safetensors, write_atomically
+from hart.checkpoint.storage import read_safetensors
 from hart.errors import HartError
+from hart.files import atomic_write
 from hart.model import Hart
 from hart.transformer.transformer import HartTransformer
 
@@ -95,9 +96,10 @@ def save_lora(hart: Hart, folder: Path, *, base_model: str) -> None:
         "inference_mode": True,
     }
     stored = {FILE_PREFIX + name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    write_atomically(folder / ADAPTER_FILE, save(stored, {"format": "pt"}))
+    atomic_write(folder / ADAPTER_FILE, lambda file: file.write(save(stored, {"format": "pt"})))
     # last, so that an unfinished folder is not taken for an adapter
-    write_atomically(folder / ADAPTER_CONFIG, (json.dumps(values, indent=2, sort_keys=True) + "\n").encode())
+    text = json.dumps(values, indent=2, sort_keys=True) + "\n"
+    atomic_write(folder / ADAPTER_CONFIG, lambda file: file.write(text.encode()))
 
 
 def merge_lora(hart: Hart, folder: Path, scale: float = 1.0, *, model: str = "this model") -> None:

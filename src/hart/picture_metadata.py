@@ -5,16 +5,15 @@ Chunks: `prompt`, `seed`, `model`, `settings` (JSON), `Software` ("hart" and its
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from hart.checkpoint.storage import write_atomically
 from hart.config import Config, ConfigError, SamplingConfig
 from hart.errors import HartError
+from hart.files import atomic_write
 
 SOFTWARE = "hart"
 
@@ -57,16 +56,19 @@ class PictureRecord:
 
 
 def write_picture(path: Path, image: Image.Image, record: PictureRecord) -> None:
-    """Save `image` as PNG with its record. The file appears whole or not at all."""
+    """`save_png` with the picture's record."""
     chunks = PngImagePlugin.PngInfo()
     chunks.add_text("prompt", record.prompt)
     chunks.add_text("seed", str(record.seed))
     chunks.add_text("model", record.model)
     chunks.add_text("settings", json.dumps(record.settings.to_dict(), ensure_ascii=False))
     chunks.add_text("Software", f"{SOFTWARE} {record.version}")
-    content = io.BytesIO()
-    image.save(content, "PNG", pnginfo=chunks)
-    write_atomically(path, content.getvalue())
+    save_png(path, image, chunks)
+
+
+def save_png(path: Path, image: Image.Image, chunks: PngImagePlugin.PngInfo | None = None) -> None:
+    """Save `image`, with text chunks if there are any. The file appears whole or not at all."""
+    atomic_write(path, lambda file: image.save(file, "PNG", pnginfo=chunks))
 
 
 def read_record(path: Path) -> PictureRecord:

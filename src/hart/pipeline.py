@@ -116,8 +116,11 @@ class HartPipeline:
         So does the decoder, but for float16, whose range its activations may leave: it stays in float32 then,
         as encoder and quantiser always do.
         folder: where a text encoder that is stored with the model is found when the first prompt comes.
-        text_encoder: used instead of the one that the configuration names.
+        text_encoder: used instead of the one that the configuration names. Raises `HartError` if its features
+            are not what the transformer takes.
         """
+        if text_encoder is not None:
+            _check_text_encoder(text_encoder, config)
         self.config = config
         self.device = device
         self.dtype = dtype
@@ -278,17 +281,13 @@ class HartPipeline:
     def text_encoder(self) -> TextEncoder | RandomTextFeatures:
         """The prompt encoder, loaded at the first use. Raises `HartError` where the model has none."""
         if self._text_encoder is None:
-            text, config = self.config.transformer.text, self.config.text_encoder
-            if text is None or config is None:
+            config = self.config.text_encoder
+            if config is None:
                 raise HartError("this model names no text encoder: pass one as text_encoder")
             # language models leave the range of float16
             encoder_dtype = torch.float32 if self.dtype == torch.float16 else self.dtype
             encoder = load_text_encoder(config, self.folder).to(self.device, encoder_dtype)
-            if (encoder.width, config.tokens) != (text.width, text.tokens):
-                raise HartError(
-                    f"the text encoder gives {config.tokens} tokens of width {encoder.width}, "
-                    f"the transformer takes {text.tokens} of width {text.width}: they are not of one model"
-                )
+            _check_text_encoder(encoder, self.config)
             self._text_encoder = encoder
         return self._text_encoder
 
@@ -304,6 +303,9 @@ class HartPipeline:
                     )
             elif not isinstance(prompt, str):
                 raise HartError(f"this model draws from words: give text such as 'a red apple', not {prompt!r}")
+            elif any("\ud800" <= character <= "\udfff" for character in prompt):
+                # the command line hands bytes that are no UTF-8 on as halves of surrogate pairs
+                raise HartError(f"prompt {position} is no valid Unicode text: give it in UTF-8")
             elif not prompt.strip():
                 raise HartError(f"prompt {position} is empty: describe what to draw")
         return given
@@ -329,8 +331,6 @@ class HartPipeline:
         if changes.get("top_k") == 0:
             changes["top_k"] = None
         settings = (base or self.config.sampling).replace(**changes)
-        if not math.isfinite(settings.guidance_scale):
-            raise HartError(f"guidance_scale is {settings.guidance_scale}: give a finite number from 0 up")
         tokens = self.config.transformer.schedule.token_counts[-1]
         if settings.rounds > 1 and not self.config.hybrid:
             raise HartError("rounds: this model has no residual diffusion and draws its last scale in 1 round")
@@ -364,6 +364,18 @@ class HartPipeline:
         if not bool(image.isfinite().all()):
             raise HartError(f"the picture is not finite in {self.dtype}: draw it in float32 or bfloat16")
         return (image + 1) / 2
+
+
+def _check_text_encoder(encoder: TextEncoder | RandomTextFeatures, config: HartConfig) -> None:
+    """Raise `HartError` unless the encoder's features are what the transformer takes."""
+    text = config.transformer.text
+    if text is None:
+        raise HartError("this model draws classes by number: it takes no text encoder")
+    if (encoder.config.tokens, encoder.width) != (text.tokens, text.width):
+        raise HartError(
+            f"the text encoder gives {encoder.config.tokens} tokens of width {encoder.width}, "
+            f"the transformer takes {text.tokens} of width {text.width}: they are not of one model"
+        )
 
 
 def _stack(contexts: Sequence[Context]) -> Context:

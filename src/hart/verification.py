@@ -11,21 +11,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from hart.checkpoint.loading import LoadedModel, load_model
 from hart.checkpoint.storage import CheckpointError, read_safetensors
-from hart.config import SamplingConfig
+from hart.config import ConfigError, HartConfig, SamplingConfig
 from hart.generation.next_scale import NextScaleGenerator, Trace
 from hart.types import ClassContext, Context, TextContext
 
 GOLDEN_FILE = "golden.safetensors"
 CASE_FILE = "case.json"
 
-# What the reference run was given; everything else in a golden file is recomputed.
+# What the reference run was given; everything else in a golden file is recomputed. See `_checked_inputs`.
 INPUTS = frozenset(
     {
         "tokenizer.image",
@@ -71,8 +70,7 @@ class RecordedDraws:
         return torch.zeros_like(logits)
 
     def start_noise(self, tokens: int, channels: int) -> Tensor:
-        if self.noise is None or len(self.noise) < self.pictures * tokens:
-            raise CheckpointError(f"{GOLDEN_FILE}: generate.start_noise has too few rows for this model")
+        assert self.noise is not None, "the inputs of a hybrid model hold enough of it"
         rows, self.noise = self.noise.split([self.pictures * tokens, len(self.noise) - self.pictures * tokens])
         return rows.view(self.pictures, tokens, channels)
 
@@ -84,36 +82,90 @@ class RecordedDraws:
 
 
 def verify(folder: Path) -> list[Comparison]:
-    """Compare every key of the golden file in `folder`; a key without a computation is a failure."""
+    """Compare every key of the golden file in `folder`; a key without a computation is a failure.
+
+    Raises `HartError` where the model, the case or its inputs cannot be read or do not fit together.
+    """
     golden = read_safetensors(folder / GOLDEN_FILE)
-    try:
-        case = json.loads((folder / CASE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / CASE_FILE}: cannot be read: {error}") from None
-    computed = recompute(load_model(folder), golden, case)
+    settings = read_case(folder / CASE_FILE)
+    model = load_model(folder)
+    most = model.config.transformer.schedule.token_counts[-1] if model.config.hybrid else 1
+    if settings.rounds > most:
+        raise CheckpointError(f"{folder / CASE_FILE}: maskgit_iterations must be at most {most} for this model")
+    computed = recompute(model, _checked_inputs(folder / GOLDEN_FILE, model.config, golden), settings)
     return [_compare(name, golden[name], computed.get(name)) for name in sorted(golden) if name not in INPUTS]
 
 
+def read_case(path: Path) -> SamplingConfig:
+    """The sampling that a golden case was drawn with. Raises `CheckpointError` naming the file and the key."""
+    try:
+        case = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(case, dict):
+        raise CheckpointError(f"{path}: expected a JSON object")
+    if missing := [name for name in ("guidance_scale", "smooth") if name not in case]:
+        raise CheckpointError(f"{path}: lacks {', '.join(missing)}, which the golden numbers were drawn with")
+    settings = {"guidance_scale": case["guidance_scale"], "smooth": case["smooth"], "top_k": None}
+    try:
+        return SamplingConfig.from_dict(settings | {"rounds": case.get("maskgit_iterations", 1)})
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def _checked_inputs(path: Path, config: HartConfig, golden: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`INPUTS` as this model takes them, in float32 or int64. Raises `CheckpointError` for absent or unfit ones."""
+    sizes, side = config.transformer, config.tokenizer.image_size
+    image = golden.get("tokenizer.image")
+    batch = len(image) if image is not None and image.dim() else 0
+    rows = batch * sizes.schedule.token_counts[-1]
+    shapes: dict[str, tuple[int, ...]] = {"tokenizer.image": (batch, 3, side, side)}
+    bounds: dict[str, int] = {}
+    if sizes.text is not None:
+        tokens = (batch, sizes.text.tokens)
+        shapes |= {"context.embeddings": (*tokens, sizes.text.width), "context.mask": tokens}
+        bounds["context.mask"] = 1
+    elif sizes.classes is not None:
+        shapes["labels"] = (batch,)
+        bounds["labels"] = sizes.classes.num_classes
+    if config.diffusion is not None:
+        noise = (rows, sizes.latent_channels)
+        shapes |= {"diffusion.timesteps": (rows,), "diffusion.noise": noise, "generate.start_noise": noise}
+        bounds["diffusion.timesteps"] = config.diffusion.training_steps - 1
+    if missing := sorted(set(shapes) - set(golden)):
+        raise CheckpointError(f"{path}: the input(s) {', '.join(missing)} are missing")
+    checked = {}
+    for name, shape in shapes.items():
+        value = golden[name]
+        if value.shape != shape or batch == 0:
+            wanted = ", ".join(map(str, (shape[0] or "B", *shape[1:])))
+            raise CheckpointError(f"{path}: {name} is {tuple(value.shape)}, this model takes ({wanted})")
+        if value.is_floating_point() == (name in bounds) or value.is_complex():
+            wanted = "whole numbers" if name in bounds else "floating-point numbers"
+            raise CheckpointError(f"{path}: {name} must hold {wanted}, not {value.dtype}")
+        checked[name] = value.long() if name in bounds else value.float()
+        if name in bounds and not 0 <= int(checked[name].min()) <= int(checked[name].max()) <= bounds[name]:
+            raise CheckpointError(f"{path}: {name} must lie between 0 and {bounds[name]}")
+    return checked
+
+
 @torch.no_grad()
-def recompute(model: LoadedModel, golden: Mapping[str, Tensor], case: Mapping[str, Any]) -> dict[str, Tensor]:
+def recompute(model: LoadedModel, inputs: Mapping[str, Tensor], settings: SamplingConfig) -> dict[str, Tensor]:
     """Every quantity this project has a computation for, from the golden file's inputs."""
-    missing = {"tokenizer.image", "labels" if model.config.transformer.classes else "context.mask"} - set(golden)
-    if missing:
-        raise CheckpointError(f"{GOLDEN_FILE}: the input(s) {', '.join(sorted(missing))} are missing")
-    context = _context(model, golden)
-    results = _tokenizer(model, golden["tokenizer.image"])
+    context = _context(model, inputs)
+    results = _tokenizer(model, inputs["tokenizer.image"])
     if isinstance(context, TextContext):
         results["context.position_ids"] = context.position_ids
-    results |= _teacher(model, context, golden)
-    results |= _generate(model, context, golden, case)
+    results |= _teacher(model, context, inputs)
+    results |= _generate(model, context, inputs, settings)
     return results
 
 
-def _context(model: LoadedModel, golden: Mapping[str, Tensor]) -> Context:
+def _context(model: LoadedModel, inputs: Mapping[str, Tensor]) -> Context:
     classes = model.config.transformer.classes
     if classes is not None:
-        return ClassContext(golden["labels"], classes.num_classes)
-    return TextContext(golden["context.embeddings"], golden["context.mask"].bool())
+        return ClassContext(inputs["labels"], classes.num_classes)
+    return TextContext(inputs["context.embeddings"], inputs["context.mask"].bool())
 
 
 def _tokenizer(model: LoadedModel, image: Tensor) -> dict[str, Tensor]:
@@ -138,45 +190,37 @@ def _tokenizer(model: LoadedModel, image: Tensor) -> dict[str, Tensor]:
     return results
 
 
-def _teacher(model: LoadedModel, context: Context, golden: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _teacher(model: LoadedModel, context: Context, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     hart, tokenizer = model.hart, model.tokenizer
-    maps = tokenizer.token_maps(tokenizer.encode(golden["tokenizer.image"]))
+    maps = tokenizer.token_maps(tokenizer.encode(inputs["tokenizer.image"]))
     output = hart.transformer(context, maps.teacher_forcing_input)
     logits = hart.transformer.logits(output.hidden, output.conditioning)
-    results = {"teacher.logits": logits}
-    if hart.residual is None:
-        return results
+    head = hart.residual
+    if head is None:
+        return {"teacher.logits": logits}
     codes = logits[:, -output.segments[-1] :].argmax(dim=-1)
     embeddings = tokenizer.quantizer.codebook(codes)
     condition = hart.residual_condition(output.last_scale, embeddings).flatten(0, 1)
     target = (maps.last_scale_continuous - embeddings).flatten(0, 1)
-    results["teacher.residual_condition"] = condition.view_as(output.last_scale)
-    results["teacher.residual_target"] = target.view_as(embeddings)
-    if "diffusion.timesteps" in golden and "diffusion.noise" in golden:
-        timesteps, noise = golden["diffusion.timesteps"], golden["diffusion.noise"]
-        head = hart.residual
-        loss = head.loss(condition, target, timesteps, noise)
-        noised = head.process.noised(target / head.config.tokens_scale, timesteps, noise)
-        results |= {
-            "diffusion.loss": loss.total,
-            "diffusion.mse": loss.mse,
-            "diffusion.vb": loss.variational_bound,
-            "diffusion.output": head.denoiser(noised, timesteps, head.denoiser.embed_condition(condition)),
-        }
-    return results
+    timesteps, noise = inputs["diffusion.timesteps"], inputs["diffusion.noise"]
+    loss = head.loss(condition, target, timesteps, noise)
+    noised = head.process.noised(target / head.config.tokens_scale, timesteps, noise)
+    return {
+        "teacher.logits": logits,
+        "teacher.residual_condition": condition.view_as(output.last_scale),
+        "teacher.residual_target": target.view_as(embeddings),
+        "diffusion.loss": loss.total,
+        "diffusion.mse": loss.mse,
+        "diffusion.vb": loss.variational_bound,
+        "diffusion.output": head.denoiser(noised, timesteps, head.denoiser.embed_condition(condition)),
+    }
 
 
 def _generate(
-    model: LoadedModel, context: Context, golden: Mapping[str, Tensor], case: Mapping[str, Any]
+    model: LoadedModel, context: Context, inputs: Mapping[str, Tensor], settings: SamplingConfig
 ) -> dict[str, Tensor]:
-    settings = SamplingConfig(
-        guidance_scale=float(case["guidance_scale"]),
-        top_k=None,
-        smooth=case["smooth"],
-        rounds=case.get("maskgit_iterations", 1),
-    )
     trace = Trace()
-    draws = RecordedDraws(golden.get("generate.start_noise"), len(context))
+    draws = RecordedDraws(inputs.get("generate.start_noise"), len(context))
     generator = NextScaleGenerator(model.hart, model.tokenizer.quantizer, settings, draws, trace=trace)
     latent = generator(context)
     results = {"generate.latent": latent, "generate.image": (model.tokenizer.decode(latent) + 1) / 2}
@@ -190,7 +234,8 @@ def _compare(name: str, golden: Tensor, computed: Tensor | None) -> Comparison:
     if computed.shape != golden.shape:
         remark = f"shape {tuple(computed.shape)}, recorded {tuple(golden.shape)}"
         return Comparison(name, float("nan"), 0.0, False, remark)
-    difference = (computed.double() - golden.double()).abs()
+    recorded = golden.double()
+    difference = (computed.double() - recorded).abs()
     largest = float(difference.max())
     if not golden.is_floating_point():
         wrong = int((difference > 0).sum())
@@ -199,5 +244,5 @@ def _compare(name: str, golden: Tensor, computed: Tensor | None) -> Comparison:
         mean = float(difference.mean())
         passed = largest <= AMPLIFIED_MAX and mean <= AMPLIFIED_MEAN
         return Comparison(name, largest, AMPLIFIED_MAX, passed, f"mean {mean:.1e}, at most {AMPLIFIED_MEAN:.0e}")
-    tolerance = TOLERANCE * max(1.0, float(golden.abs().max()))
+    tolerance = TOLERANCE * max(1.0, float(recorded.abs().max()))
     return Comparison(name, largest, tolerance, largest <= tolerance)

@@ -8,17 +8,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
 from hart.checkpoint.loading import LoadedModel, load_model, read_pickle, resolve_model, save_model
 from hart.checkpoint.storage import CONFIG_FILE, HART_FILE, TOKENIZER_FILE, CheckpointError, read_safetensors
 from hart.config import ConfigError, HartConfig
 from hart.errors import HartError
-from helpers import tiny_class_config, tiny_model, tiny_text_config
+from helpers import random_context, random_tensor, tiny_class_config, tiny_model, tiny_text_config
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 PUBLISHED = ["t2i", "t2i-qknorm-adaln", "t2i-rounds", "var-c2i"]
@@ -107,7 +105,7 @@ def test_an_index_without_its_map_is_named(copied: Path) -> None:
 def test_no_weights_at_all_are_named(copied: Path) -> None:
     for file in (copied / "llm").glob("*model*"):
         file.unlink()
-    with pytest.raises(CheckpointError, match=r"llm: no weights: expected \*\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"llm: no weights: expected ema_model\.bin, \*\.safetensors"):
         load_model(copied)
 
 
@@ -121,9 +119,9 @@ def rewrite(path: Path, change: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.pop("word_embed.bias"), r"model\.safetensors.*missing transformer\.word_embed\.bias"),
+        (lambda s: s.pop("word_embed.bias"), r"llm/model\.safetensors.*missing word_embed\.bias$"),
         (lambda s: s.update(surprise=torch.zeros(1)), r"model\.safetensors.*no published HART or VAR layout: surprise"),
-        (lambda s: s.update({"head.bias": torch.zeros(3)}), r"transformer\.head\.linear\.bias is \(3,\)"),
+        (lambda s: s.update({"head.bias": torch.zeros(3)}), r"llm/model\.safetensors.*: head\.bias is \(3,\)"),
     ],
     ids=["missing", "unexpected", "misshaped"],
 )
@@ -135,10 +133,17 @@ def test_published_tensors_that_do_not_fit_are_named(copied: Path, change: Any, 
 
 @of("t2i-qknorm-adaln")
 def test_a_published_tokenizer_that_does_not_fit_is_named(copied: Path) -> None:
-    name = next(iter(read_safetensors(copied / "tokenizer" / "model.safetensors")))
-    rewrite(copied / "tokenizer" / "model.safetensors", lambda s: s.pop(name))
-    with pytest.raises(CheckpointError, match=r"tokenizer/model\.safetensors.*missing"):
-        load_model(copied)
+    path = copied / "tokenizer" / "model.safetensors"
+    whole = read_safetensors(path)
+    for name in (
+        "decoder.up.1.attn.2.proj_out.bias",
+        "encoder.down.1.block.1.conv2.weight",
+        "quantize.embedding.weight",
+    ):
+        rewrite(path, lambda s, name=name: s.pop(f"vae.{name}"))
+        with pytest.raises(CheckpointError, match=rf"tokenizer/model\.safetensors.*missing vae\.{name}$"):
+            load_model(copied)
+        save_file(whole, path)
 
 
 @of("t2i-qknorm-adaln")
@@ -182,6 +187,49 @@ def test_var_sizes_are_read_off_its_tensors(copied: Path) -> None:
     assert config.transformer.heads == case["num_heads"]
     assert config.tokenizer.channel_multipliers == tuple(case["ch_mult"])
     assert not config.hybrid
+
+
+@torch.no_grad()
+@of("var-c2i")
+def test_var_with_shared_adaln_is_the_same_as_a_linear_layer_a_block(copied: Path) -> None:
+    """SiLU and one linear layer for all blocks plus a table each: a block's own layer whose bias holds its table."""
+    state, generator = read_pickle(copied / "var.pth"), torch.Generator().manual_seed(0)
+    depth, width = 3, 48
+    weight = torch.randn(6 * width, width, generator=generator) / width
+    bias = torch.randn(6 * width, generator=generator)
+    tables = torch.randn(depth, 1, 1, 6, width, generator=generator)
+    for i in range(depth):
+        state[f"blocks.{i}.ada_lin.1.weight"] = weight
+        state[f"blocks.{i}.ada_lin.1.bias"] = bias + tables[i].flatten()
+    torch.save(state, copied / "var.pth")
+    reference = load_model(copied)
+    for i in range(depth):
+        del state[f"blocks.{i}.ada_lin.1.weight"], state[f"blocks.{i}.ada_lin.1.bias"]
+        state[f"blocks.{i}.ada_gss"] = tables[i]
+    state |= {"shared_ada_lin.1.weight": weight, "shared_ada_lin.1.bias": bias}
+    torch.save(state, copied / "var.pth")
+    shared = load_model(copied)
+    assert (reference.config.transformer.modulation, shared.config.transformer.modulation) == ("linear", "shared")
+    context, teacher = random_context(shared.config, 2), random_tensor(2, 129, 8)
+    outputs = [model.hart.transformer(context, teacher) for model in (reference, shared)]
+    torch.testing.assert_close(outputs[1].hidden, outputs[0].hidden, rtol=1e-4, atol=1e-4)
+    logits = [
+        model.hart.transformer.logits(output.hidden, output.conditioning)
+        for model, output in zip((reference, shared), outputs, strict=True)
+    ]
+    torch.testing.assert_close(logits[1], logits[0], rtol=1e-4, atol=1e-4)
+
+
+@of("var-c2i")
+@pytest.mark.parametrize("name", ["shared_ada_lin.1.bias", "blocks.1.ada_gss"])
+def test_shared_adaln_must_be_whole(copied: Path, name: str) -> None:
+    state = read_pickle(copied / "var.pth")
+    state = {key: value for key, value in state.items() if "ada_lin" not in key or key.startswith("head_nm")}
+    state |= {f"blocks.{i}.ada_gss": torch.zeros(1, 1, 6, 48) for i in range(3)}
+    state |= {"shared_ada_lin.1.weight": torch.zeros(288, 48), "shared_ada_lin.1.bias": torch.zeros(288)}
+    torch.save({key: value for key, value in state.items() if key != name}, copied / "var.pth")
+    with pytest.raises(CheckpointError, match=rf"var\.pth: .*: missing [\w. ]*{name}$"):
+        load_model(copied)
 
 
 @of("var-c2i")
@@ -291,24 +339,3 @@ def test_unknown_names_list_the_shipped_models() -> None:
 
 def test_a_folder_is_its_own_path(tmp_path: Path) -> None:
     assert resolve_model(str(tmp_path)) == tmp_path
-
-
-def test_hub_ids_are_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-
-    def download(repository: str, **options: Any) -> str:
-        asked.append(repository)
-        return str(tmp_path)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert resolve_model("someone/model") == tmp_path
-    assert asked == ["someone/model"]
-
-
-def test_a_hub_that_cannot_be_reached_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(repository: str, **options: Any) -> str:
-        raise LocalEntryNotFoundError("cannot find the requested files in the disk cache\nand so on")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(CheckpointError, match=r"'someone/model' .*cannot be downloaded.*disk cache$"):
-        resolve_model("someone/model")

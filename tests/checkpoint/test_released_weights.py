@@ -1,21 +1,19 @@
-"""The table of published names: levels, prefixes, and what is read off configurations."""
+"""What is read off published configurations, and off tensors where there is none."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from hart.checkpoint.released_weights import (
-    hart_transformer_config,
-    tokenizer_state,
-    transformer_state,
-    var_configs,
-)
+from hart.checkpoint.loading import read_pickle
+from hart.checkpoint.released_weights import hart_transformer_config, var_configs
 from hart.checkpoint.storage import CheckpointError
 from hart.config import ConfigError, TokenizerConfig
 
+GOLDEN = Path(__file__).parent.parent / "golden"
 TOKENIZER = TokenizerConfig(
     (1, 2, 4), base_channels=32, channel_multipliers=(1, 1, 2), latent_channels=8, codebook_size=64
 )
@@ -27,59 +25,6 @@ VALUES: dict[str, Any] = {
     "context_token": 6,
     "patch_nums": [1, 2, 4],
 }
-
-
-@pytest.mark.parametrize(
-    ("published", "ours"),
-    [
-        ("encoder.down.0.block.1.conv2.weight", "encoder.levels.0.1.conv2.weight"),
-        ("encoder.down.0.downsample.conv.bias", "encoder.levels.0.2.conv.bias"),
-        # at the lowest level an attention follows each block
-        ("encoder.down.2.block.1.norm1.weight", "encoder.levels.2.2.norm1.weight"),
-        ("encoder.down.2.attn.0.proj_out.weight", "encoder.levels.2.1.proj.weight"),
-        ("encoder.down.2.block.0.nin_shortcut.weight", "encoder.levels.2.0.skip.weight"),
-        # the decoder counts its levels from the highest resolution
-        ("decoder.up.2.block.2.conv1.weight", "decoder.levels.0.4.conv1.weight"),
-        ("decoder.up.2.upsample.conv.weight", "decoder.levels.0.6.conv.weight"),
-        ("decoder.up.0.block.2.conv1.bias", "decoder.levels.2.2.conv1.bias"),
-        ("decoder.mid.attn_1.qkv.weight", "decoder.middle.1.qkv.weight"),
-        ("quantize.quant_resi.qresi_ls.3.bias", "quantizer.phis.3.conv.bias"),
-        ("quantize.quant_resi.qresi.weight", "quantizer.phis.0.conv.weight"),
-        ("vae.quantize.embedding.weight", "quantizer.codebook.weight"),
-    ],
-)
-def test_tokenizer_names(published: str, ours: str) -> None:
-    assert list(tokenizer_state({published: torch.zeros(1)}, TOKENIZER, "file")) == [ours]
-
-
-@pytest.mark.parametrize(
-    ("published", "ours"),
-    [
-        ("blocks.11.attn.qkv_proj.weight", "transformer.blocks.11.attention.qkv.weight"),
-        ("blocks.0.attn.mat_qkv.weight", "transformer.blocks.0.attention.qkv.weight"),
-        ("blocks.0.attn.proj.bias", "transformer.blocks.0.attention.proj.bias"),
-        ("blocks.0.ffn.gate_proj.weight", "transformer.blocks.0.mlp.gate.weight"),
-        ("blocks.0.ffn.fc2.bias", "transformer.blocks.0.mlp.linear2.bias"),
-        ("blocks.3.scale_shift_table", "transformer.blocks.3.modulation.table"),
-        ("lvl_embed.mlp.2.weight", "transformer.level_embedding.linear2.weight"),
-        ("diffloss.net.final_layer.linear.bias", "residual.denoiser.linear_out.bias"),
-    ],
-)
-def test_transformer_names(published: str, ours: str) -> None:
-    assert list(transformer_state({published: torch.zeros(1)}, "file")) == [ours]
-
-
-@pytest.mark.parametrize("name", ["lvl_1L", "attn_bias_for_masking", "blocks.0.attn.zero_k_bias"])
-def test_tensors_without_a_role_are_left_out(name: str) -> None:
-    assert not transformer_state({name: torch.zeros(1)}, "file")
-    assert not tokenizer_state({"quantize.ema_vocab_hit_SV": torch.zeros(1)}, TOKENIZER, "file")
-
-
-def test_unknown_names_are_refused() -> None:
-    with pytest.raises(CheckpointError, match=r"folder/x\.bin: 1 tensor.*blocks\.0\.lora"):
-        transformer_state({"blocks.0.lora": torch.zeros(1)}, "folder/x.bin")
-    with pytest.raises(CheckpointError, match=r"encoder\.side"):
-        tokenizer_state({"encoder.side": torch.zeros(1)}, TOKENIZER, "folder/x.bin")
 
 
 @pytest.mark.parametrize(
@@ -116,6 +61,26 @@ def test_an_absent_field_is_named() -> None:
         hart_transformer_config(values, {}, TOKENIZER, "llm/config.json")
 
 
-def test_var_needs_its_tensors() -> None:
-    with pytest.raises(CheckpointError, match=r"var: pos_1LC is missing"):
-        var_configs({}, {}, None, "var")
+@pytest.mark.parametrize("name", ["pos_1LC", "word_embed.weight", "class_emb.weight", "blocks.0.ffn.fc1.weight"])
+def test_var_needs_its_tensors(name: str) -> None:
+    vae, var = (read_pickle(GOLDEN / "var-c2i" / f"{file}.pth") for file in ("vae", "var"))
+    scales = (1, 2, 3, 4, 6, 8)
+    for change, message in ((None, "is missing"), (torch.zeros(()), "dimensions"), (torch.zeros(0), "dimensions")):
+        changed = {key: value for key, value in var.items() if key != name}
+        if change is not None:
+            changed[name] = change
+        with pytest.raises(CheckpointError, match=rf"var\.pth: {name} .*{message}|var\.pth: {name} {message}"):
+            var_configs(vae, changed, scales, ("vae.pth", "var.pth"))
+
+
+def test_var_needs_its_tokenizers_tensors() -> None:
+    var = read_pickle(GOLDEN / "var-c2i" / "var.pth")
+    with pytest.raises(CheckpointError, match=r"vae\.pth: encoder\.conv_in\.weight is missing"):
+        var_configs({}, var, (1, 2, 3, 4, 6, 8), ("vae.pth", "var.pth"))
+
+
+def test_var_needs_blocks() -> None:
+    vae, var = (read_pickle(GOLDEN / "var-c2i" / f"{file}.pth") for file in ("vae", "var"))
+    del var["blocks.0.attn.proj.weight"]
+    with pytest.raises(ConfigError, match=r"var\.pth: .*depth"):
+        var_configs(vae, var, (1, 2, 3, 4, 6, 8), ("vae.pth", "var.pth"))

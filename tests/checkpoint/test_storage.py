@@ -17,7 +17,6 @@ from hart.checkpoint.storage import (
     load_state,
     read_safetensors,
     save_module,
-    write_atomically,
 )
 from hart.errors import HartError
 from helpers import randomize
@@ -112,12 +111,6 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: py
     loaded = network(2)
     load_module(path, loaded)
     assert same(loaded, network(0))
-
-
-def test_a_finished_save_leaves_nothing_beside_it(tmp_path: Path) -> None:
-    write_atomically(tmp_path / "file", b"old")
-    write_atomically(tmp_path / "file", b"new")
-    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"new")]
 
 
 def test_checkpoint_errors_are_errors_that_the_user_can_mend() -> None:

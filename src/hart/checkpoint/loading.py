@@ -6,7 +6,6 @@ Everything is read and checked before anything is handed out: a model is loaded 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,24 +13,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hart.checkpoint.released_weights import (
-    hart_tokenizer_config,
-    hart_transformer_config,
-    tokenizer_state,
-    transformer_state,
-    var_configs,
-)
+from hart.checkpoint.hub import download
+from hart.checkpoint.released_names import PublishedWeights, tokenizer_weights, transformer_weights
+from hart.checkpoint.released_weights import WEIGHT_FILES, hart_tokenizer_config, hart_transformer_config, var_configs
 from hart.checkpoint.storage import (
     CONFIG_FILE,
     HART_FILE,
     TOKENIZER_FILE,
     CheckpointError,
+    load_module,
     load_state,
     read_safetensors,
     save_module,
-    write_atomically,
 )
 from hart.config import ConfigError, HartConfig, TextEncoderConfig
+from hart.devices import is_out_of_memory
+from hart.files import atomic_write
 from hart.model import Hart
 from hart.presets import PRESETS, RELEASED_TEXT_ENCODER, VAR_SAMPLING
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
@@ -62,25 +59,10 @@ def resolve_model(name: str) -> Path:
         return path
     names = ", ".join(sorted(p.parent.name for p in SHIPPED_MODELS.glob(f"*/{CONFIG_FILE}"))) or "none"
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        return _download(name)
+        return download(name)
     if name in PRESETS:
         raise CheckpointError(f"{name} is a size without weights: add --random-weights, or give a model of that size")
     raise CheckpointError(f"unknown model {name!r}: it is no folder, and the shipped models are: {names}")
-
-
-def _download(repository: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(
-            snapshot_download(repository, allow_patterns=["*.json", "*.safetensors", "*.bin", "*.pth", "*.txt"])
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"model {repository!r} is no folder here and cannot be downloaded from the Hugging Face hub: {reason}"
-        ) from None
 
 
 def load_model(folder: Path) -> LoadedModel:
@@ -120,7 +102,7 @@ def save_model(
     """Write the project's layout; the configuration last, so that an unfinished folder is not taken for a model."""
     save_module(folder / TOKENIZER_FILE, tokenizer, dtype)
     save_module(folder / HART_FILE, hart, dtype)
-    write_atomically(folder / CONFIG_FILE, config.to_json().encode())
+    atomic_write(folder / CONFIG_FILE, lambda file: file.write(config.to_json().encode()))
 
 
 def build(config: HartConfig) -> tuple[HybridTokenizer, Hart]:
@@ -128,27 +110,28 @@ def build(config: HartConfig) -> tuple[HybridTokenizer, Hart]:
     return HybridTokenizer(config.tokenizer).eval(), Hart(config).eval()
 
 
-def _assemble(
-    folder: Path,
-    config: HartConfig,
-    tokenizer_tensors: Mapping[str, Tensor],
-    hart_tensors: Mapping[str, Tensor],
-    sources: tuple[str, str],
-) -> LoadedModel:
+def _build_empty(config: HartConfig) -> tuple[HybridTokenizer, Hart]:
+    """Modules of a configuration whose weights are still to be filled."""
     with torch.device("meta"):
         tokenizer, hart = build(config)
-    tokenizer.to_empty(device="cpu")
-    hart.to_empty(device="cpu")
-    load_state(tokenizer, tokenizer_tensors, sources[0])
-    load_state(hart, hart_tensors, sources[1])
-    return LoadedModel(config, tokenizer, hart, folder)
+    return tokenizer.to_empty(device="cpu"), hart.to_empty(device="cpu")
 
 
 def _load_own(folder: Path) -> LoadedModel:
     config = HartConfig.load(folder / CONFIG_FILE)
-    files = folder / TOKENIZER_FILE, folder / HART_FILE
-    states = [{name: value.float() for name, value in read_safetensors(file).items()} for file in files]
-    return _assemble(folder, config, states[0], states[1], (str(files[0]), str(files[1])))
+    tokenizer, hart = _build_empty(config)
+    load_module(folder / TOKENIZER_FILE, tokenizer)
+    load_module(folder / HART_FILE, hart)
+    return LoadedModel(config, tokenizer, hart, folder)
+
+
+def _load_published(
+    folder: Path, config: HartConfig, tokenizer_tensors: PublishedWeights, hart_tensors: PublishedWeights
+) -> LoadedModel:
+    tokenizer, hart = _build_empty(config)
+    load_state(tokenizer, tokenizer_tensors.tensors, tokenizer_tensors.source, tokenizer_tensors.name_in_file)
+    load_state(hart, hart_tensors.tensors, hart_tensors.source, hart_tensors.name_in_file)
+    return LoadedModel(config, tokenizer, hart, folder)
 
 
 def _load_hart_layout(folder: Path) -> LoadedModel:
@@ -170,12 +153,11 @@ def _load_hart_layout(folder: Path) -> LoadedModel:
             kind="qwen2", tokens=transformer.text.tokens, source=RELEASED_TEXT_ENCODER, instruction=True
         ),
     )
-    return _assemble(
+    return _load_published(
         folder,
         config,
-        tokenizer_state(published_tokenizer, tokenizer_config, tokenizer_source),
-        transformer_state(published, source),
-        (tokenizer_source, source),
+        tokenizer_weights(published_tokenizer, tokenizer_config, tokenizer_source),
+        transformer_weights(published, source),
     )
 
 
@@ -184,18 +166,17 @@ def _load_var_layout(folder: Path) -> LoadedModel:
     published_tokenizer, published = read_pickle(vae), read_pickle(var)
     case = folder / "case.json"
     scales = _read_json(case).get("patch_nums") if case.exists() else None
-    tokenizer_config, transformer = var_configs(published_tokenizer, published, scales, str(folder))
+    tokenizer_config, transformer = var_configs(published_tokenizer, published, scales, (str(vae), str(var)))
     config = HartConfig(
         tokenizer=tokenizer_config,
         transformer=transformer,
         sampling=VAR_SAMPLING,
     )
-    return _assemble(
+    return _load_published(
         folder,
         config,
-        tokenizer_state(published_tokenizer, tokenizer_config, str(vae)),
-        transformer_state(published, str(var)),
-        (str(vae), str(var)),
+        tokenizer_weights(published_tokenizer, tokenizer_config, str(vae)),
+        transformer_weights(published, str(var)),
     )
 
 
@@ -208,24 +189,20 @@ def _only(folder: Path, pattern: str) -> Path:
 
 def _read_weights(folder: Path) -> tuple[dict[str, Tensor], str]:
     """The tensors of a published folder and where they came from: averaged weights, else safetensors, else .bin."""
-    average = folder / "ema_model.bin"
-    if average.exists():
-        return read_pickle(average), str(average)
-    for pattern, read in (("*.safetensors", read_safetensors), ("pytorch_model*.bin", read_pickle)):
+    for pattern in WEIGHT_FILES:
         files = _shards(folder, pattern)
         if files:
             state: dict[str, Tensor] = {}
             for file in files:
-                state.update(read(file))
+                state.update(read_safetensors(file) if file.suffix == ".safetensors" else read_pickle(file))
             return state, str(files[0]) if len(files) == 1 else f"{folder}/{pattern}"
-    raise CheckpointError(f"{folder}: no weights: expected *.safetensors, pytorch_model*.bin or ema_model.bin")
+    raise CheckpointError(f"{folder}: no weights: expected {', '.join(WEIGHT_FILES[:-1])} or {WEIGHT_FILES[-1]}")
 
 
 def _shards(folder: Path, pattern: str) -> list[Path]:
     """Weight files of a folder; an index file beside them names all that must be there."""
     found = sorted(folder.glob(pattern))
-    suffix = pattern.rsplit(".", 1)[1]
-    for index in sorted(folder.glob(f"*.{suffix}.index.json")):
+    for index in sorted(folder.glob(f"{pattern}.index.json")):
         shards = _read_json(index).get("weight_map")
         if not isinstance(shards, dict):
             raise CheckpointError(f"{index}: no weight_map in it, which names the file of every tensor")
@@ -244,6 +221,8 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except Exception as error:  # damaged files make the unpickler fail in many ways
+        if is_out_of_memory(error):
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: not a readable PyTorch weight file ({reason})") from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):

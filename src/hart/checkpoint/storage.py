@@ -11,8 +11,7 @@ A model of this project is a folder:
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -21,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from hart.errors import HartError
+from hart.files import atomic_write
 
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.safetensors"
@@ -32,24 +32,13 @@ class CheckpointError(HartError):
     """A checkpoint that is absent, damaged or of another model; names the file and the tensors."""
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write to a neighbouring file, flush it to disk, rename: readers see the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
 def save_module(path: Path, module: nn.Module, dtype: torch.dtype | None = None) -> None:
     """Save the parameters and buffers of `module`, optionally cast to `dtype`, as one safetensors file."""
     tensors = {
         name: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
         for name, value in module.state_dict().items()
     }
-    write_atomically(path, save(tensors))
+    atomic_write(path, lambda file: file.write(save(tensors)))
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -63,14 +52,19 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error}); copy or download it again") from None
 
 
-def load_state(module: nn.Module, state: Mapping[str, Tensor], source: Path | str) -> None:
-    """Copy `state` into `module` strictly: same names, same shapes, or `CheckpointError` and no change."""
+def load_state(
+    module: nn.Module, state: Mapping[str, Tensor], source: Path | str, name_in_file: Callable[[str], str] = str
+) -> None:
+    """Copy `state` into `module` strictly: same names, same shapes, or `CheckpointError` and no change.
+
+    source, name_in_file: how errors call the file, and a tensor in it.
+    """
     expected = module.state_dict()
     problems = [
-        *(f"missing {name}" for name in expected if name not in state),
-        *(f"unexpected {name}" for name in state if name not in expected),
+        *(f"missing {name_in_file(name)}" for name in expected if name not in state),
+        *(f"unexpected {name_in_file(name)}" for name in state if name not in expected),
         *(
-            f"{name} is {tuple(state[name].shape)}, the configuration asks for {tuple(value.shape)}"
+            f"{name_in_file(name)} is {tuple(state[name].shape)}, the configuration asks for {tuple(value.shape)}"
             for name, value in expected.items()
             if name in state and state[name].shape != value.shape
         ),

@@ -132,7 +132,7 @@ def reconstruct(
     dtype: DtypeOption = None,
 ) -> None:
     """Encode and decode images with a model's tokenizer: input, discrete and hybrid side by side, PSNR in dB."""
-    from hart.picture_metadata import open_image
+    from hart.picture_metadata import open_image, save_png
 
     opened = [open_image(path) for path in images]
     writable_folder(out)
@@ -147,7 +147,7 @@ def reconstruct(
             report(i, len(images), f"reconstructing {path.name}")
             result = pipe.reconstruct(image)
             file = out / f"{_index(i, len(images))}-{slug(path.stem)}-reconstruction.png"
-            side_by_side([result.original, result.discrete, result.hybrid]).save(file)
+            save_png(file, side_by_side([result.original, result.discrete, result.hybrid]))
             lines.append(f"{file}  discrete {result.discrete_psnr:.2f} dB  hybrid {result.hybrid_psnr:.2f} dB")
     for line in lines:
         typer.echo(line)
@@ -227,7 +227,7 @@ def _prompts_for(pipe: HartPipeline, prompts: list[str]) -> list[str | int]:
 def _write(out: Path, job: Job, pipe: HartPipeline, drawn: HartOutput, grid: bool) -> None:
     from hart import __version__
     from hart.contact_sheet import contact_sheet
-    from hart.picture_metadata import PictureRecord, write_picture
+    from hart.picture_metadata import PictureRecord, save_png, write_picture
 
     model = model_name(job.model)
     rows = range(len(drawn.images)) if job.only is None else [job.only]
@@ -242,7 +242,7 @@ def _write(out: Path, job: Job, pipe: HartPipeline, drawn: HartOutput, grid: boo
         images = [drawn.images[row] for row in rows]
         labels = [str(drawn.prompts[row]) for row in rows[::n]]
         path = out / f"grid-{slug(labels[0])}-{drawn.seeds[rows[0]]}.png"
-        contact_sheet([images[i : i + n] for i in range(0, len(images), n)], labels).save(path)
+        save_png(path, contact_sheet([images[i : i + n] for i in range(0, len(images), n)], labels))
         typer.echo(path)
 
 

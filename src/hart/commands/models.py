@@ -106,7 +106,8 @@ def _facts(config: HartConfig) -> dict[str, str]:
         "transformer": f"width {sizes.width}, depth {sizes.depth}, heads {sizes.heads}",
     }
     if encoder is not None:
-        facts["text encoder"] = f"{encoder.kind} {encoder.source}".strip() + " (not counted below)"
+        counted = encoder.kind == "compact"
+        facts["text encoder"] = encoder.kind if counted else f"{encoder.kind} {encoder.source} (not counted below)"
     return facts
 
 

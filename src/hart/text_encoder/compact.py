@@ -8,7 +8,6 @@ Shapes: B prompts, S text tokens, D width, E output width.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from torch.nn import functional as F
 
 from hart.config import TextEncoderConfig
 from hart.errors import HartError
+from hart.files import atomic_write
 from hart.types import TextContext
 
 PADDING, UNKNOWN, START = "[PAD]", "[UNK]", "[CLS]"
@@ -129,15 +129,9 @@ class CompactTextEncoder(nn.Module):
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float16) -> None:
         """Writes `word_pieces.json` and `text_encoder.safetensors` (floats as `dtype`); each appears whole or not."""
-        folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in self.state_dict().items()}
-        with tempfile.TemporaryDirectory(dir=folder) as name:
-            scratch = Path(name)
-            self.tokenizer.save(str(scratch / PIECES_FILE))
-            # Not save_file: it makes a file that only its owner may read.
-            (scratch / WEIGHTS_FILE).write_bytes(save(weights))
-            for file in (PIECES_FILE, WEIGHTS_FILE):
-                (scratch / file).replace(folder / file)
+        atomic_write(folder / PIECES_FILE, lambda file: file.write(self.tokenizer.to_str(pretty=True).encode()))
+        atomic_write(folder / WEIGHTS_FILE, lambda file: file.write(save(weights)))
 
     @classmethod
     def load(cls, config: TextEncoderConfig, folder: Path) -> CompactTextEncoder:

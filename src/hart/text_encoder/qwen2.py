@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from hart.config import TextEncoderConfig
+from hart.devices import is_out_of_memory
 from hart.errors import HartError
 from hart.types import TextContext
 
@@ -56,6 +57,8 @@ class Qwen2TextEncoder:
             tokenizer = AutoTokenizer.from_pretrained(config.source)
             model = AutoModel.from_pretrained(config.source, dtype=torch.float32)
         except Exception as error:  # transformers raises many kinds
+            if is_out_of_memory(error):
+                raise
             reason = " ".join(str(error).split())
             raise HartError(
                 f"text encoder {config.source!r}: transformers cannot load it as a Qwen2 model ({reason}); "

@@ -21,6 +21,11 @@ class RandomTextFeatures:
         self.config = config
         self.seed = seed
 
+    @property
+    def width(self) -> int:
+        """E, the width of the features."""
+        return self.config.width
+
     def encode(self, prompts: Sequence[str]) -> TextContext:
         """Embeddings (B, S, E) in float32 on the CPU and mask (B, S) for B prompts."""
         shape = (self.config.tokens, self.config.width)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hart.config import TextConditioning
-from hart.layers.norm import RMSNorm
+from hart.layers.norm import RMSNorm, SiluLinear
 from hart.types import ClassContext, TextContext
 
 
@@ -25,7 +25,7 @@ class EmbeddedContext:
 
     tokens: (B, S, C), before level and position embeddings.
     position_ids: (B, S).
-    block_condition: (B, C), what modulates the blocks.
+    block_condition: (B, C), what modulates the blocks; (B, 6C) where they share a linear layer.
     head_condition: (B, C), what modulates the head.
     """
 
@@ -67,15 +67,21 @@ class TextEmbedder(nn.Module):
 
 
 class ClassEmbedder(nn.Module):
-    """One vector a class plus a learned start; the class vector alone modulates blocks and head."""
+    """One vector a class plus a learned start; the class vector alone modulates blocks and head.
 
-    def __init__(self, num_classes: int, width: int) -> None:
+    shared_modulation: the blocks get it through one linear layer that they share (VAR's "shared AdaLN").
+    """
+
+    def __init__(self, num_classes: int, width: int, *, shared_modulation: bool) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.embedding = nn.Embedding(num_classes + 1, width)
         self.start = nn.Parameter(torch.zeros(width))
+        self.block_projection = SiluLinear(width, 6 * width) if shared_modulation else nn.Identity()
 
     def forward(self, context: ClassContext) -> EmbeddedContext:
         vector = self.embedding(context.labels)
         tokens = (vector + self.start).unsqueeze(1)
-        return EmbeddedContext(tokens, torch.zeros_like(context.labels).unsqueeze(1), vector, vector)
+        return EmbeddedContext(
+            tokens, torch.zeros_like(context.labels).unsqueeze(1), self.block_projection(vector), vector
+        )

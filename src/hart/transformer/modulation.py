@@ -1,7 +1,7 @@
 """How a pooled condition changes the two branches of a block: not at all, by a linear layer, or by a table.
 
-Each kind turns the condition (B, C) into a `Modulation` that wraps the attention branch (0) and the MLP
-branch (1): x + out(f(into(norm(x)))).
+Each kind turns the condition (B, C), or (B, 6C) from a layer that all blocks share, into a `Modulation` that
+wraps the attention branch (0) and the MLP branch (1): x + out(f(into(norm(x)))).
 """
 
 from __future__ import annotations
@@ -62,21 +62,21 @@ class LinearModulation(nn.Module):
 
 
 class TableModulation(nn.Module):
-    """A table (6, C) of this block added to the condition, broadcast over its rows."""
+    """A table (6, C) of this block added to the condition: (B, C), broadcast over its rows, or (B, 6C)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.randn(6, width) / width**0.5)
 
     def forward(self, condition: Tensor) -> Modulation:
-        return AdaptiveModulation(self.table + condition.unsqueeze(1))
+        return AdaptiveModulation(self.table + condition.unflatten(1, (-1, self.table.shape[1])))
 
 
-def build_modulation(kind: Literal["none", "linear", "table"], width: int) -> nn.Module:
+def build_modulation(kind: Literal["none", "linear", "table", "shared"], width: int) -> nn.Module:
     match kind:
         case "none":
             return NoModulation()
         case "linear":
             return LinearModulation(width)
-        case "table":
+        case "table" | "shared":
             return TableModulation(width)

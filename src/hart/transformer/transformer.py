@@ -78,7 +78,9 @@ class HartTransformer(nn.Module):
         if config.text is not None:
             self.context_embedder: nn.Module = TextEmbedder(config.text, width, config.modulation_pooling)
         elif config.classes is not None:
-            self.context_embedder = ClassEmbedder(config.classes.num_classes, width)
+            self.context_embedder = ClassEmbedder(
+                config.classes.num_classes, width, shared_modulation=config.modulation == "shared"
+            )
         self.word_embed = nn.Linear(config.latent_channels, width)
         self.level_embedding = (
             SinusoidalMLP(width) if config.level_embedding == "sinusoidal" else LevelTable(len(self.schedule), width)

@@ -1,0 +1,59 @@
+"""Models from the Hugging Face hub: only the files that loading reads are fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+
+from hart.checkpoint.released_weights import WEIGHT_FILES
+from hart.checkpoint.storage import CheckpointError
+
+# Folder of a repository -> patterns of its weights, the preferred first: our layout and VAR's; HART's two parts.
+FOLDERS = {".": ("*.safetensors", "v*.pth"), "llm": WEIGHT_FILES, "tokenizer": WEIGHT_FILES}
+
+
+def download(repository: str) -> Path:
+    """The folder of a hub model; where the hub cannot be reached, the copy of an earlier download.
+
+    Raises `CheckpointError` when there is neither.
+    """
+    from huggingface_hub import list_repo_files, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    files: list[str] | None = None
+    try:
+        files = list_repo_files(repository)
+    except Exception as error:  # the hub's own kinds, and those of the HTTP library below it
+        reason: Exception = error
+    try:
+        if files is None:
+            return Path(snapshot_download(repository, local_files_only=True))
+        return Path(snapshot_download(repository, allow_patterns=needed_files(repository, files)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        if files is not None:
+            reason = error
+    words = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
+    raise CheckpointError(
+        f"model {repository!r} is no folder here and cannot be downloaded from the Hugging Face hub: {words}"
+    )
+
+
+def needed_files(repository: str, files: Sequence[str]) -> list[str]:
+    """What loading reads of a repository's `files`: all JSON, and of each part's weights the preferred kind.
+
+    Raises `CheckpointError` for a repository of several VAR models: which one is meant cannot be told.
+    """
+    needed = []
+    for folder, patterns in FOLDERS.items():
+        here = [file for file in files if str(PurePosixPath(file).parent) == folder]
+        needed += [file for file in here if file.endswith(".json")]
+        kinds = ([file for file in here if fnmatch(PurePosixPath(file).name, pattern)] for pattern in patterns)
+        needed += next(filter(None, kinds), [])
+    several = [file for file in needed if fnmatch(file, "var*.pth")]
+    if len(several) > 1:
+        raise CheckpointError(
+            f"{repository!r} holds {len(several)} VAR models ({', '.join(several)}): download one of them and the "
+            "vae*.pth to a folder, and give that"
+        )
+    return needed

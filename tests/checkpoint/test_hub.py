@@ -1,0 +1,97 @@
+"""What is fetched from the hub, and what happens without it. No test uses the network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from hart.checkpoint.hub import needed_files
+from hart.checkpoint.loading import resolve_model
+from hart.checkpoint.storage import CheckpointError
+
+TOKENIZER = ["tokenizer/config.json", "tokenizer/model.safetensors"]
+PLAIN = ["llm/model-00001-of-00002.safetensors", "llm/model-00002-of-00002.safetensors"]
+OLD = ["llm/pytorch_model-00001-of-00002.bin", "llm/pytorch_model-00002-of-00002.bin"]
+LLM = ["llm/config.json", "llm/model.safetensors.index.json"]
+OWN = ["config.json", "hart.safetensors", "text_encoder.safetensors", "word_pieces.json"]
+VAR = ["case.json", "vae_ch160v4096z32.pth", "var_d16.pth"]
+OTHERS = ["README.md", ".gitattributes", "pictures/cat.png", "optimizer/state.bin", "llm/training_args.bin"]
+
+
+class Hub:
+    """Stands in for the functions of huggingface_hub: lists `files`, or fails with `failure`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, files: list[str]) -> None:
+        self.folder, self.files = folder, files
+        self.failure: Exception | None = None
+        self.is_cached = True
+        self.downloads: list[dict[str, Any]] = []
+        monkeypatch.setattr(huggingface_hub, "list_repo_files", self.list_files)
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", self.download)
+
+    def list_files(self, repository: str) -> list[str]:
+        assert repository == "someone/model"
+        if self.failure is not None:
+            raise self.failure
+        return self.files
+
+    def download(self, repository: str, **options: Any) -> str:
+        self.downloads.append(options)
+        if not self.is_cached:
+            raise LocalEntryNotFoundError("cannot find the requested files in the disk cache\nand so on")
+        return str(self.folder)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
+    return Hub(monkeypatch, tmp_path, [*OTHERS, *LLM, *PLAIN, *TOKENIZER, "llm/ema_model.bin"])
+
+
+def test_plain_weights_are_not_fetched_where_averaged_ones_are(hub: Hub, tmp_path: Path) -> None:
+    assert resolve_model("someone/model") == tmp_path
+    (options,) = hub.downloads
+    assert sorted(options["allow_patterns"]) == sorted([*LLM, "llm/ema_model.bin", *TOKENIZER])
+
+
+@pytest.mark.parametrize(
+    ("files", "needed"),
+    [
+        ([*LLM, *PLAIN, *OLD, *TOKENIZER], [*LLM, *PLAIN, *TOKENIZER]),
+        ([*LLM, *OLD, *TOKENIZER], [*LLM, *OLD, *TOKENIZER]),
+        (OWN, OWN),
+        (VAR, VAR),
+        ([], []),
+    ],
+    ids=["safetensors", "bin", "own", "var", "nothing"],
+)
+def test_only_what_is_read_is_fetched(files: list[str], needed: list[str]) -> None:
+    assert sorted(needed_files("someone/model", [*OTHERS, *files])) == sorted(needed)
+
+
+def test_a_repository_of_several_models_is_refused_before_anything_is_fetched(hub: Hub) -> None:
+    hub.files = ["vae.pth", "var_d16.pth", "var_d30.pth"]
+    with pytest.raises(CheckpointError, match=r"2 VAR models \(var_d16\.pth, var_d30\.pth\): download one"):
+        resolve_model("someone/model")
+    assert not hub.downloads
+
+
+def test_without_the_hub_an_earlier_download_serves(hub: Hub, tmp_path: Path) -> None:
+    hub.failure = RuntimeError("no route to host")
+    assert resolve_model("someone/model") == tmp_path
+    assert hub.downloads == [{"local_files_only": True}]
+
+
+def test_without_the_hub_and_an_earlier_download_the_reason_is_given(hub: Hub) -> None:
+    hub.failure, hub.is_cached = RuntimeError("no route to host\nand so on"), False
+    with pytest.raises(CheckpointError, match=r"'someone/model' .*cannot be downloaded.*: no route to host$"):
+        resolve_model("someone/model")
+
+
+def test_a_download_that_breaks_off_is_an_error(hub: Hub) -> None:
+    hub.is_cached = False
+    with pytest.raises(CheckpointError, match=r"'someone/model' .*cannot be downloaded.*disk cache$"):
+        resolve_model("someone/model")
