@@ -19,8 +19,7 @@ SHORT_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 def resolve_device(name: str | None) -> torch.device:
     """The device called `name`: "cpu", "cuda", "cuda:1", "mps". None takes CUDA where there is one, else the CPU.
 
-    MPS is taken by name only: this project has not been run on it, and PyTorch 2.13 refuses there the area
-    interpolation to sides that do not divide the latent's, which nearly every scale schedule has (pytorch#96056).
+    MPS is taken by name only: this project has not been run on it.
     Raises `HartError` for other names and for devices that this machine does not have.
     """
     if name is None:

@@ -146,7 +146,7 @@ class HartPipeline:
     ) -> Self:
         """Open a model: one shipped with the package ("emoji"), a folder in any supported layout, or a hub id.
 
-        device: "cpu", "cuda", "cuda:1", "mps"; by default the best there is. dtype: float32, bfloat16 or float16;
+        device: "cpu", "cuda", "cuda:1", "mps"; by default CUDA where there is one. dtype: float32, bfloat16 or float16;
         by default bfloat16 on CUDA, else float32. text_encoder: used instead of the model's own. Raises
         `HartError` for an unknown model, a damaged one, or a device that is not there.
         """

@@ -13,6 +13,7 @@ from hart.tokenizer.quantizer import (
     MultiScaleQuantizer,
     Phi,
     next_scale_input,
+    pool,
     shared_phi_table,
     to_map,
 )
@@ -96,6 +97,13 @@ def test_tokens_stand_in_raster_order() -> None:
     tokens = torch.arange(9.0).view(1, 9, 1)
     assert to_map(tokens)[0, 0].tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
     assert torch.equal(next_scale_input(to_map(tokens), 3), tokens)
+
+
+@given(wide=st.integers(1, 40), data=st.data())
+def test_pooling_is_area_interpolation(wide: int, data: st.DataObject) -> None:
+    side = data.draw(st.integers(1, wide))
+    x = random_tensor(2, CHANNELS, wide, wide, seed=wide)
+    torch.testing.assert_close(pool(x, side), F.interpolate(x, size=(side, side), mode="area"), rtol=1e-5, atol=1e-6)
 
 
 def test_phi_mixes_the_map_with_its_convolution() -> None:

@@ -25,7 +25,7 @@ ModelOption = Annotated[
 ]
 OutOption = Annotated[Path, typer.Option(help="Folder for the pictures.")]
 DeviceOption = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; the best there is by default.", show_default=False)
+    str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; by default CUDA where there is one.", show_default=False)
 ]
 DtypeOption = Annotated[
     str | None,

@@ -104,8 +104,7 @@ class MultiScaleQuantizer(nn.Module):
         rest = latent
         for k, scale_side in enumerate(schedule):
             rest = latent - total.detach()
-            pooled = rest if scale_side == side else F.interpolate(rest, size=(scale_side, scale_side), mode="area")
-            index = self.nearest(pooled.flatten(2).transpose(1, 2))
+            index = self.nearest(next_scale_input(rest, scale_side))
             total = total + self.contribution(self.codebook(index), k, schedule)
             indices.append(index)
             partial_sums.append(total)
@@ -136,4 +135,21 @@ def resize_to_final(x: Tensor, side: int) -> Tensor:
 
 def next_scale_input(total: Tensor, side: int) -> Tensor:
     """The running sum (B, D, n_K, n_K) seen at a scale of side n: (B, n n, D) in raster order."""
-    return F.interpolate(total, size=(side, side), mode="area").flatten(2).transpose(1, 2)
+    return pool(total, side).flatten(2).transpose(1, 2)
+
+
+def pool(x: Tensor, side: int) -> Tensor:
+    """Area interpolation of a map (B, D, m, m) to a smaller side n: each cell is the mean of what it covers.
+
+    Cell i covers rows floor(i m / n) to ceil((i + 1) m / n), and columns likewise: a product with an averaging
+    matrix from each side. That serves devices whose own kernel refuses sides that do not divide (MPS), and takes
+    a part of its time on a CPU.
+    """
+    wide = x.shape[-1]
+    if side == wide:
+        return x
+    cells = torch.arange(side, device=x.device).unsqueeze(1)
+    rows = torch.arange(wide, device=x.device)
+    covered = (rows >= cells * wide // side) & (rows * side < (cells + 1) * wide)
+    weights = (covered / covered.sum(dim=1, keepdim=True)).to(x.dtype)
+    return weights @ x @ weights.T
