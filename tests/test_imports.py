@@ -37,8 +37,9 @@ ALLOWED: dict[str, str] = {
     "pipeline": "checkpoint config data devices errors generation model random_weights scales text_encoder tokenizer "
     "types",
     "contact_sheet": "errors pipeline types",
+    "precompute": "checkpoint data errors text_encoder tokenizer",
     "training": "checkpoint config data errors layers losses model scales text_encoder tokenizer transformer types",
-    "commands": "checkpoint config contact_sheet cost data devices errors picture_metadata pipeline presets "
+    "commands": "checkpoint config contact_sheet cost data devices errors picture_metadata pipeline precompute presets "
     "text_encoder training verification __init__",
     "cli": "commands errors __init__",
     "__init__": "config errors pipeline",
@@ -50,7 +51,10 @@ CONFINED: dict[str, str] = {
     "transformers": "text_encoder training/text_distillation.py",
     "tokenizers": "text_encoder training/text_distillation.py",
     "huggingface_hub": "checkpoint text_encoder",
-    "safetensors": "checkpoint text_encoder",
+    "safetensors": "checkpoint text_encoder precompute data/encoded.py",
+    "webdataset": "data/readers/web_stream.py",
+    "pyarrow": "data/readers/parquet.py",
+    "datasets": "data/readers/hugging_face.py",
     "resvg_py": "data",
     "PIL": "data pipeline picture_metadata contact_sheet",
     "typer": "cli commands",

@@ -15,8 +15,8 @@ counted. Shapes: B pictures of a rank's batch, H W image.
 
 from __future__ import annotations
 
+import copy
 import itertools
-import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 
 from hart.data.datasets import SampleOrder
 from hart.data.draws import draw_generator
-from hart.data.samples import Damage, DamagedSample, Sample
+from hart.data.samples import Damage, DamagedSample, Sample, one_line
 from hart.data.sources import Source, Stream
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
@@ -60,6 +60,11 @@ class ImageBatch:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def select(self, rows: slice) -> ImageBatch:
+        """Some of the pictures."""
+        labels = None if self.labels is None else self.labels[rows]
+        return ImageBatch(self.step, self.images[rows], self.captions[rows], labels, self.keys[rows])
 
     def signed(self, device: torch.device | str = "cpu") -> Tensor:
         """(B, 3, H, W) float32 in [-1, 1] on `device`; sent there as uint8, a quarter of the bytes."""
@@ -131,7 +136,7 @@ class ImageLoader:
         `batch` gives up. shuffle_buffer: encoded pictures of a stream, over all lanes, among which the next is drawn.
         Raises `HartError` for numbers that do not fit each other or the set.
         """
-        _require_sharing(batch_size, rank, world)
+        require_sharing(batch_size, rank, world)
         if condition not in {"none", "caption", "label"}:
             raise HartError(f"condition is {condition!r}: give none, caption or label")
         if seed < 0 or workers < 0 or not 0 <= max_damaged <= 1:
@@ -140,15 +145,17 @@ class ImageLoader:
         self._max_damaged = max_damaged
         recipe = _Recipe(transform, condition, seed)
         self._condition = condition
+        part = batch_size // world
+        self.places = range(rank * part, (rank + 1) * part)
         dataset: _RowSteps | _StreamSteps
         if isinstance(source, Stream):
             lanes = lane_count(len(source.units), batch_size)
             mine = _share_lanes(lanes, world, workers)[rank]
             dataset = _StreamSteps(source, recipe, mine, lanes, batch_size // lanes, shuffle_buffer // lanes)
         else:
-            part = batch_size // world
-            dataset = _RowSteps(source, recipe, batch_size, range(rank * part, (rank + 1) * part))
+            dataset = _RowSteps(source, recipe, batch_size, self.places)
         self._ahead = ReadAhead(dataset, workers)
+        self._last: ImageBatch | None = None
         self._damaged: dict[str, str] = {}
         self._seen = 0
         self._report(() if isinstance(source, Stream) else source.damaged)
@@ -164,6 +171,18 @@ class ImageLoader:
         Raises `HartError` when a shard is missing, or when more than `max_damaged` of the pictures (of a set with rows;
         of a stream, of those seen by this process) are damaged.
         """
+        if self._last is None or self._last.step != step:
+            self._last = self._read(step)
+        return self._last
+
+    def rows(self, step: int, rows: slice) -> ImageBatch:
+        """Places `rows` of the global batch of a step, which must be of this rank: a share of an accumulated step.
+
+        The batch last asked for is kept, so that its shares cost nothing more.
+        """
+        return self.batch(step).select(within(rows, self.places))
+
+    def _read(self, step: int) -> ImageBatch:
         parts = self._ahead.parts(step)
         self._seen += sum(len(part.keys) for part in parts)
         self._report([damage for part in parts for damage in part.damaged])
@@ -258,7 +277,7 @@ class ReadAhead:
             DataLoader(
                 dataset,
                 batch_size=None,
-                sampler=sampler,  # type: ignore[arg-type] - any iterable will do
+                sampler=sampler,
                 num_workers=self._workers,
                 collate_fn=_as_it_is,
                 generator=generator,
@@ -278,10 +297,9 @@ class _RowSteps(Dataset[Any]):
 
     def __getitem__(self, step: int) -> _Part | HartError:
         rows = self._order.batch(step, self._batch_size).tolist()
-        pictures, damaged = [], []
+        damaged: list[Damage] = []
         try:
-            for place in self._places:
-                pictures.append(self._picture(rows[place], step, place, damaged))
+            pictures = [self._picture(rows[place], step, place, damaged) for place in self._places]
         except HartError as error:
             return error
         return _join(pictures, damaged)
@@ -298,51 +316,184 @@ class _RowSteps(Dataset[Any]):
 
 
 class _Lane:
-    """Samples of the units of one lane, shuffled: each epoch in another order of units, through a buffer.
+    """The samples of some units of a stream, epoch after epoch, each in another order.
 
-    The buffer is emptied at the end of each epoch, so that epochs can be passed over by their length.
+    An epoch shuffles the units and draws from a buffer that it empties at its end, so that every epoch has the same
+    length and whole ones can be passed over.
     """
 
-    def __init__(self, stream: Stream, units: Sequence[int], lane: int, seed: int, buffer: int) -> None:
+    def __init__(self, stream: Stream, units: Sequence[int], number: int, seed: int, buffer: int, skip: int) -> None:
+        """skip: samples that earlier steps took. They are read, for one epoch at most twice, but not decoded."""
         self._stream = stream
         self._units = units
-        self._lane = lane
+        self._number = number
         self._seed = seed
         self._buffer = max(buffer, 1)
-        self._length: int | None = None
+        self._samples = self._endless(skip)
         self._ahead: deque[Sample] = deque()
-        self._samples = self._endless()
-        self.damaged: list[Damage] = []
+        self._damaged: list[Damage] = []
 
-    def skip(self, count: int) -> None:
-        """Pass over samples without decoding them; whole epochs cost nothing once one was read."""
-        epoch = 0
-        while count:
-            if self._length is not None and count >= self._length:
-                epoch, count = count // self._length, count % self._length
-                self._samples = self._endless(epoch)
-            for _ in range(count if self._length is None else min(count, self._length)):
-                next(self._samples)
-                count -= 1
-                if self._length is not None and count >= self._length:
-                    break
+    def picture(self, recipe: _Recipe, step: int, place: int, damaged: list[Damage]) -> _Picture:
+        """The next picture; a damaged one is replaced by one of those after it, which keep their own turns.
 
-    def picture(self, recipe: _Recipe, step: int, place: int) -> _Picture:
-        """The next picture. A damaged one is replaced by those after it, which keep their own turns.
-
-        So every place takes exactly one sample, whatever is damaged, and `skip` need not decode to count.
+        So every place takes exactly one sample, whatever is damaged, and nobody need decode to count them.
         """
-        self._fill(1)
-        failed = []
+        failed: list[Damage] = []
+        picture: _Picture | None = None
         for number in range(MAX_REPLACEMENTS):
-            self._fill(number + 1)
+            if number == len(self._ahead):
+                self._ahead.append(next(self._samples))
             sample = self._ahead[number]
             try:
                 picture = recipe.picture(sample, step, place)
+                break
             except DamagedSample as error:
                 failed.append(Damage(sample.key, str(error)))
-                continue
-            self._ahead.popleft()
-            self.damaged += failed
-            return picture
-        raise HartError(_hopeless(failed))
+        if picture is None:
+            raise HartError(_hopeless(failed))
+        self._ahead.popleft()
+        damaged += self._damaged + failed
+        self._damaged.clear()
+        return picture
+
+    def _endless(self, skip: int) -> Iterator[Sample]:
+        epoch = 0
+        while True:
+            length = 0
+            for sample in self._epoch(epoch):
+                length += 1
+                if skip:
+                    skip -= 1
+                else:
+                    yield sample
+            if not length:
+                names = ", ".join(self._stream.units[unit] for unit in self._units[:3])
+                raise HartError(f"{names}: no picture in them: give shards with .webp, .png or .jpg members")
+            epoch += 1 + skip // length
+            skip %= length
+
+    def _epoch(self, epoch: int) -> Iterator[Sample]:
+        draws = draw_generator(self._seed, "shuffle", self._number, epoch)
+        order = draws.permutation(len(self._units))
+        buffer: list[Sample] = []
+        for place in order:
+            for sample in self._stream.read_unit(self._units[place]):
+                if isinstance(sample, Damage):
+                    self._damaged.append(sample)
+                    continue
+                buffer.append(sample)
+                if len(buffer) > self._buffer:
+                    yield _take(buffer, draws)
+        while buffer:
+            yield _take(buffer, draws)
+
+
+class _StreamSteps(IterableDataset[Any]):
+    """The lanes of one rank in every step of a `Stream`, from `first` on; each worker yields the part of its lanes."""
+
+    def __init__(
+        self, stream: Stream, recipe: _Recipe, mine: Sequence[range], lanes: int, per_lane: int, buffer: int
+    ) -> None:
+        """mine: the lanes of each worker of this rank. per_lane: places of a batch that a lane feeds."""
+        self._stream = stream
+        self._recipe = recipe
+        self._mine = mine
+        self._lanes = lanes
+        self._per_lane = per_lane
+        self._buffer = buffer
+        self._first = 0
+
+    def starting_at(self, step: int) -> _StreamSteps:
+        """The same steps from `step` on."""
+        other = copy.copy(self)
+        other._first = step
+        return other
+
+    def __iter__(self) -> Iterator[_Part | HartError]:
+        worker = get_worker_info()
+        numbers = self._mine[worker.id if worker else 0]
+        seed, count = self._recipe.seed, len(self._stream.units)
+        # dealt once for the whole run: a lane then knows its length after one epoch
+        deal = draw_generator(seed, "lanes").permutation(count).tolist()
+        try:
+            lanes = {
+                number: _Lane(
+                    self._stream,
+                    deal[number :: self._lanes],
+                    number,
+                    seed,
+                    self._buffer,
+                    skip=self._first * self._per_lane,
+                )
+                for number in numbers
+            }
+            for step in itertools.count(self._first):
+                pictures: list[_Picture] = []
+                damaged: list[Damage] = []
+                for number, lane in lanes.items():
+                    for place in range(number * self._per_lane, (number + 1) * self._per_lane):
+                        pictures.append(lane.picture(self._recipe, step, place, damaged))
+                yield _join(pictures, damaged)
+        except HartError as error:
+            yield error
+
+
+def require_sharing(batch_size: int, rank: int, world: int) -> None:
+    """Raises `HartError` for a batch that the processes cannot share evenly, or a rank that is not among them."""
+    if world < 1 or not 0 <= rank < world:
+        raise HartError(f"rank {rank} of {world}: ranks count from 0 to the number of processes less 1")
+    if batch_size < 1 or batch_size % world:
+        raise HartError(f"batch_size {batch_size} cannot be shared by {world} processes: make it a multiple of {world}")
+
+
+def within(rows: slice, places: range) -> slice:
+    """A slice of the global batch as one of a rank's part. Raises `HartError` when it reaches outside."""
+    start, stop = rows.start or 0, places.stop if rows.stop is None else rows.stop
+    if not places.start <= start < stop <= places.stop:
+        raise HartError(f"rows {start} to {stop} are not of this process, which has {places.start} to {places.stop}")
+    return slice(start - places.start, stop - places.start)
+
+
+def _share_lanes(lanes: int, world: int, workers: int) -> list[list[range]]:
+    """The lanes of each worker of each rank, in order. Raises `HartError` when there are too few."""
+    if lanes % world:
+        raise HartError(
+            f"the stream has {lanes} lanes, which {world} processes cannot share evenly: give more shards (at least as "
+            f"many as processes) and a batch_size that is a multiple of {world}, or read local shards as 'shards'"
+        )
+    mine, parts = lanes // world, max(workers, 1)
+    if parts > mine:
+        raise HartError(
+            f"the stream has {lanes} lanes, {mine} a process: ask for at most {mine} workers, or give more shards"
+        )
+    edges = [mine * part // parts for part in range(parts + 1)]
+    return [
+        [range(rank * mine + edges[part], rank * mine + edges[part + 1]) for part in range(parts)]
+        for rank in range(world)
+    ]
+
+
+def _join(pictures: Sequence[_Picture], damaged: Sequence[Damage]) -> _Part:
+    return _Part(
+        torch.stack([picture.pixels for picture in pictures]),
+        tuple(picture.caption for picture in pictures),
+        tuple(picture.label for picture in pictures),
+        tuple(picture.key for picture in pictures),
+        tuple(damaged),
+    )
+
+
+def _take(buffer: list[Sample], draws: np.random.Generator) -> Sample:
+    """Remove one sample, drawn evenly; the last takes its place."""
+    place = int(draws.integers(len(buffer)))
+    buffer[place], buffer[-1] = buffer[-1], buffer[place]
+    return buffer.pop()
+
+
+def _hopeless(damaged: Sequence[Damage]) -> str:
+    last = damaged[-1]
+    return f"{MAX_REPLACEMENTS} pictures in a row are damaged, the last is {last.key}: {last.reason}; mend the set"
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
