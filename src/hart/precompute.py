@@ -180,9 +180,7 @@ def _settings(
         "transform": asdict(transform),
         "scales": list(config.scales),
         "tokenizer": fingerprint(encoders.tokenizer),
-        "text_encoder": None
-        if text is None
-        else fingerprint(text.model if isinstance(text, Qwen2TextEncoder) else text),
+        "text_encoder": None if text is None else fingerprint(_module(text)),
         "text_width": None if text is None else text.width,
         "text_tokens": None if text is None else text.config.tokens,
         "dtype": options.dtype,

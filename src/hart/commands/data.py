@@ -67,8 +67,6 @@ def encode(
     fit: Annotated[
         Literal["crop", "pad"], typer.Option(help="crop: the largest centred square. pad: all of it, on white.")
     ] = "crop",
-        str, typer.Option(help="crop: the largest centred square. pad: the whole picture on white.")
-    ] = "crop",
     dtype: Annotated[
         Literal["float16", "bfloat16", "float32"], typer.Option(help="Type of residuals and text features.")
     ] = "float16",
@@ -78,8 +76,6 @@ def encode(
     workers: Workers = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is by default.")] = None,
     part: Annotated[str, typer.Option(metavar="I/N", help="Write every N-th shard, as one of N processes.")] = "1/1",
-        str, typer.Option(metavar="I/N", help="Write every N-th shard only, as one of N processes.")
-    ] = "1/1",
     max_damaged: MaxDamaged = 0.05,
     image_column: ImageColumn = "",
     caption_column: CaptionColumn = "",

@@ -37,7 +37,7 @@ def list_pictures(folder: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
                 notes[stem].append(suffix)
         for name in sorted(files):
             stem, dot, suffix = name.rpartition(".")
-            if stem and suffix.lower() in IMAGE_SUFFIXES:
+            if suffix.lower() in IMAGE_SUFFIXES and dot and not name.startswith("."):
                 yield Path(place) / name, tuple(notes[stem])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -56,20 +57,18 @@ class WebDatasetStream:
             raise HartError(f"shard {shard} cannot be opened: {one_line(error)}") from None
         if isinstance(stream, Pipe):
             stream.ignore_errors = True  # its exit status is judged below, once, whenever it comes
-        broken: Exception | None = None
+        faults: list[Exception] = []
         with stream:
-            members = tar_file_expander(iter([{"url": shard, "stream": stream}]))
-            try:
-                for entry in group_by_keys(members):
-                    sample = _to_sample(shard, entry)
-                    if sample is not None:
-                        yield sample
-            except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-                broken = error
+            members = _until_fault(tar_file_expander(iter([{"url": shard, "stream": stream}])), faults)
+            for entry in group_by_keys(members):
+                sample = _to_sample(shard, entry)
+                if sample is not None:
+                    yield sample
             if isinstance(stream, Pipe):
-                _require_arrival(shard, stream, broken)
-        if broken is not None:
-            reason = one_line(ValueError(broken.args[0] if broken.args else broken))
+                _require_arrival(shard, stream, bool(faults))
+        for fault in faults:
+            # the library adds the stream and the address to the arguments
+            reason = fault.args[0] if fault.args else type(fault).__name__
             yield Damage(shard, f"the shard cannot be read to its end ({reason})")
 
 
@@ -93,13 +92,21 @@ def _to_sample(shard: str, entry: dict[str, Any]) -> Sample | Damage | None:
     return Sample(key, image, note.captions, class_number(note.label), note.weight, note.record)
 
 
-def _require_arrival(shard: str, stream: Any, broken: Exception | None) -> None:
+def _until_fault(members: Iterator[Any], faults: list[Exception]) -> Iterator[Any]:
+    """Members up to the first that cannot be read, so that what is complete before it is still handed on."""
+    try:
+        yield from members
+    except (tarfile.TarError, EOFError, OSError, ValueError) as fault:
+        faults.append(fault)
+
+
+def _require_arrival(shard: str, stream: Any, broken: bool) -> None:
     """A download that failed is no damage to skip: another run would see other pictures. Raises `HartError`."""
-    if broken is None:
-        stream.stream.read()
-    else:
+    if broken:
         stream.stream.close()
+    else:
+        stream.stream.read()
     status = stream.proc.wait()
-    # 141 and 23: the reader closed first, which it does after damage inside the file
-    if status and not (broken is not None and status in {141, 23, -13}):
+    # 141, 23 and SIGPIPE: the reader closed first, which it does after damage inside the file
+    if status and not (broken and status in {141, 23, -signal.SIGPIPE}):
         raise HartError(f"shard {shard} did not arrive: its download ended with status {status}; is the address right?")
