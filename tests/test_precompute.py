@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from hart.checkpoint.storage import fingerprint
-from hart.config import TextEncoderConfig
+from hart.config import HartConfig
 from hart.data.encoded import EncodedLoader, EncodedSet
 from hart.data.loader import ImageLoader
 from hart.data.opening import open_source
+from hart.data.sources import Stream
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
 from hart.precompute import EncodedSummary, EncodeOptions, Encoders, encode_dataset
@@ -32,7 +33,8 @@ OPTIONS = EncodeOptions(dtype="float32", shard_size=5, batch_size=3)
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory: pytest.TempPathFactory) -> Encoders:
     folder = save_tiny_text_model(tmp_path_factory.mktemp("model"))
-    config = TextEncoderConfig.from_dict(__import__("json").loads((folder / "config.json").read_text())["text_encoder"])
+    config = HartConfig.load(folder / "config.json").text_encoder
+    assert config is not None
     return Encoders(tiny_model(tiny_text_config())[0], load_text_encoder(config, folder), torch.device("cpu"))
 
 
@@ -59,8 +61,8 @@ def test_codes_residuals_and_text_are_those_of_the_encoders(pictures: Path, enco
     source = open_source(pictures)
     assert len(data) == 11
     kept = [row for row in range(12) if row != 4]
-    assert not hasattr(source, "units")
-    samples = [source.read(row) for row in kept]  # type: ignore[union-attr]
+    assert not isinstance(source, Stream)
+    samples = [source.read(row) for row in kept]
     image = to_signed(torch.stack([sample.pixels(TRANSFORM) for sample in samples]))
     with torch.inference_mode():
         expected = encoders.tokenizer.token_maps(encoders.tokenizer.encode(image))
@@ -89,11 +91,10 @@ def test_a_run_that_was_stopped_goes_on_and_writes_the_same(
     def stop(done: int, total: int | None, what: str) -> None:
         raise Stop
 
+    source, options = open_source(pictures), replace(OPTIONS, max_damaged=0.2)
     for _ in range(2):
         with pytest.raises(Stop):
-            encode_dataset(
-                open_source(pictures), TRANSFORM, encoders, broken, "train", replace(OPTIONS, max_damaged=0.2), stop
-            )
+            encode_dataset(source, TRANSFORM, encoders, broken, "train", options, stop)
         with pytest.raises(HartError, match="was not finished"):
             EncodedSet(broken)
     (broken / "train-00000.safetensors").write_bytes(b"torn")

@@ -44,6 +44,9 @@ from hart.text_encoder import TextEncoder
 from hart.text_encoder.qwen2 import Qwen2TextEncoder
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
+FACTS = "hart"
+"""Entry of a shard's metadata that says how it was made and what was left out."""
+
 StoredType = Literal["float16", "bfloat16", "float32"]
 
 Progress = Callable[[int, int | None, str], None]
@@ -255,22 +258,24 @@ def _write_shard(path: Path, shard: _Shard, encoders: Encoders, options: EncodeO
         tensors[TEXT_FEATURES] = _joined(shard.features, (0, width), dtype)
     facts = {
         "stamp": stamp,
-        "pictures": str(pictures),
-        "captions": str(len(shard.places)),
-        "damaged": json.dumps([asdict(damage) for damage in shard.damaged]),
+        "pictures": pictures,
+        "captions": len(shard.places),
+        "damaged": [asdict(damage) for damage in shard.damaged],
     }
-    write_atomically(path, save(tensors, metadata=facts))
+    # one entry: the library writes several in an order that changes from run to run
+    write_atomically(path, save(tensors, metadata={FACTS: json.dumps(facts)}))
 
 
 def _joined(parts: Sequence[Tensor], empty: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.cat(list(parts)).contiguous() if parts else torch.empty(empty, dtype=dtype)
 
 
-def _facts(path: Path) -> dict[str, str]:
+def _facts(path: Path) -> dict[str, Any]:
     """What a shard says about itself; nothing when it is not there or not whole."""
     try:
         with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
+            facts: dict[str, Any] = json.loads((file.metadata() or {}).get(FACTS, "{}"))
+            return facts
     except (SafetensorError, OSError):
         return {}
 
@@ -301,13 +306,13 @@ def _finish(
     present = [fact for fact in facts if fact.get("stamp") == stamp]
     damaged = [] if isinstance(source, Stream) else list(source.damaged)
     for fact in present:
-        damaged += [Damage(**entry) for entry in json.loads(fact["damaged"])]
-    pictures, captions = (sum(int(fact[name]) for fact in present) for name in ("pictures", "captions"))
+        damaged += [Damage(**entry) for entry in fact["damaged"]]
+    pictures, captions = (sum(fact[name] for fact in present) for name in ("pictures", "captions"))
     finished = len(present) == total
     if finished:
         require_mostly_sound(damaged, pictures + len(damaged), options.max_damaged, source.description)
         shards = [
-            {"file": file.name, "pictures": int(fact["pictures"]), "captions": int(fact["captions"])}
+            {"file": file.name, "pictures": fact["pictures"], "captions": fact["captions"]}
             for file, fact in zip(files, facts, strict=True)
         ]
         index = {"format": FORMAT, "settings": settings, "shards": shards, "damaged": [asdict(one) for one in damaged]}

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from hart.data.transforms import ImageTransform
@@ -69,6 +69,9 @@ class Sample:
         try:
             with Image.open(io.BytesIO(self.image)) as image:
                 return transform(image, draws)
+        except UnidentifiedImageError:
+            # its own words name an object in memory
+            raise DamagedSample("no image that can be decoded (unknown format)") from None
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise DamagedSample(f"no image that can be decoded ({one_line(error)})") from None
 
