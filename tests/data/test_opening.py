@@ -62,6 +62,12 @@ def test_a_folder_of_pictures_with_captions_beside_them(tmp_path: Path) -> None:
     assert source.read(1).record["by"] == "me"
 
 
+def test_a_caption_in_two_files_counts_once_and_one_repeated_in_a_list_as_often(tmp_path: Path) -> None:
+    record = b'{"captions": ["a cat", "a cat", "a dog"]}'
+    write_tar(tmp_path / "train-0.tar", {"a.png": picture("red"), "a.json": record, "a.txt": b"a cat\na bird"})
+    assert captions(open_source(tmp_path)) == [("a cat", "a cat", "a dog", "a bird")]
+
+
 def test_class_folders_are_numbered_in_the_order_of_their_names_over_all_splits(tmp_path: Path) -> None:
     for name in ("train/cat", "train/ant", "val/cat", "validation-notes"):
         (tmp_path / name).mkdir(parents=True)

@@ -141,9 +141,9 @@ def read_notes(files: Mapping[str, bytes]) -> Note:
     columns = Columns(caption=_first(CAPTION_FIELDS, record), label=_first(LABEL_FIELDS, record))
     note = read_record(record, columns)
     label = " ".join(lines["cls"]).strip() or note.label
-    # img2dataset writes the same caption into .txt and .json
-    captions = tuple(dict.fromkeys(note.captions + _stripped(lines["txt"] + lines["cls"])))
-    return Note(captions, label, note.weight, record)
+    # img2dataset writes the same caption into .txt and .json; repeats within one list are meant, they come more often
+    others = tuple(caption for caption in _stripped(lines["txt"] + lines["cls"]) if caption not in note.captions)
+    return Note(note.captions + others, label, note.weight, record)
 
 
 def read_image_field(value: Any, folder: Path | None) -> bytes:
