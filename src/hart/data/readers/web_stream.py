@@ -38,6 +38,8 @@ class WebDatasetStream:
 
     def __init__(self, shards: Sequence[str]) -> None:
         """Raises `HartError` naming local shards that are missing; remote ones are asked for when their turn comes."""
+        import webdataset.gopen  # noqa: F401 - a missing package is said here, not in the middle of a run
+
         local = [Path(shard.removeprefix("file://").removeprefix("file:")) for shard in shards if not is_remote(shard)]
         if missing := [str(path) for path in local if not path.is_file()]:
             raise HartError(missing_shards(missing))
