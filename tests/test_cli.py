@@ -21,13 +21,16 @@ from hart import HartPipeline, __version__
 from hart.checkpoint.loading import load_model
 from hart.checkpoint.storage import read_safetensors, save_module
 from hart.cli import app
+from hart.config import HartConfig
 from hart.data.emoji import EmojiSummary
+from hart.data.encoded import EncodedSet
 from hart.picture_metadata import read_record
 from hart.text_encoder.compact import CompactTextEncoder
 from hart.text_encoder.random_features import RandomTextFeatures
 from hart.verification import CASE_FILE, GOLDEN_FILE
 from helpers import SCALES
 from models import save_tiny_class_model, save_tiny_text_model
+from picture_files import write_captioned_folder
 
 GOLDEN = Path(__file__).parent / "golden"
 RECIPES = Path(__file__).parent.parent / "recipes" / "emoji"
@@ -427,6 +430,34 @@ def test_a_fault_of_ours_keeps_its_traceback(text_model: Path, tmp_path: Path, m
 
 
 # --- data, train
+
+
+def test_data_encode_writes_a_set_that_training_can_read(text_model: Path, tmp_path: Path) -> None:
+    write_captioned_folder(tmp_path / "set", 6)
+    config = HartConfig.load(text_model / "config.json")
+    assert config.text_encoder is not None
+    tokenizer, words = tmp_path / "tokenizer", tmp_path / "words"
+    shutil.copytree(text_model, words)
+    (words / "text_encoder.json").write_text(config.text_encoder.to_json())
+    tokenizer.mkdir()
+    shutil.copy(text_model / "tokenizer.safetensors", tokenizer)
+    (tokenizer / "config.json").write_text(config.tokenizer.to_json())
+    call = ("data", "encode", tmp_path / "set", tmp_path / "codes", "--tokenizer", tokenizer, "--text-encoder", words)
+    result = run(*call, "--shard-size", 4, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{tmp_path / 'codes'}: 6 pictures, 12 captions, 0 damaged\n"
+    assert "6 pictures" in result.stderr
+    data = EncodedSet(tmp_path / "codes")
+    assert len(data) == 6 and data.has_text
+    for changes, message in (
+        (("--part", "3/2"), "part 3 of 2"),
+        (("--part", "all"), "give it as I/N"),
+        (("--split", "test"), "ask for train or val"),
+        (("--kind", "imagenet"), "huggingface"),
+    ):
+        refused_call = run(*call, *changes)
+        assert refused_call.exit_code == 2
+        assert message in refused_call.stderr and "Traceback" not in refused_call.stderr
 
 
 def test_data_emoji_hands_its_options_on_and_sums_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,9 +39,10 @@ ALLOWED: dict[str, str] = {
     "pipeline": "checkpoint config data devices errors generation lora model random_weights scales text_encoder "
     "tokenizer types",
     "contact_sheet": "errors pipeline types",
+    "precompute": "checkpoint data errors files text_encoder tokenizer",
     "training": "checkpoint config data errors files layers lora losses model scales text_encoder tokenizer "
     "transformer types",
-    "commands": "checkpoint config contact_sheet cost data devices errors picture_metadata pipeline presets "
+    "commands": "checkpoint config contact_sheet cost data devices errors picture_metadata pipeline precompute presets "
     "text_encoder training verification __init__",
     "cli": "commands devices errors __init__",
     "__init__": "config errors pipeline",
@@ -53,7 +54,10 @@ CONFINED: dict[str, str] = {
     "transformers": "text_encoder training/text_distillation.py",
     "tokenizers": "text_encoder training/text_distillation.py",
     "huggingface_hub": "checkpoint text_encoder",
-    "safetensors": "checkpoint lora text_encoder",
+    "safetensors": "checkpoint lora text_encoder precompute data/encoded.py",
+    "webdataset": "data/readers/web_stream.py",
+    "pyarrow": "data/readers/parquet.py",
+    "datasets": "data/readers/hugging_face.py",
     "resvg_py": "data",
     "PIL": "data pipeline picture_metadata contact_sheet",
     "typer": "cli commands",

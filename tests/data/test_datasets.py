@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from hart.data.datasets import batch_indices, open_dataset
 from hart.errors import HartError
-
-
-def picture(colour: str, size: tuple[int, int] = (8, 8), kind: str = "PNG") -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", size, colour).save(stream, kind)
-    return stream.getvalue()
-
-
-def write_tar(path: Path, members: dict[str, bytes]) -> None:
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
+from picture_files import picture, write_tar
 
 
 def test_shards_with_text_json_and_class_captions(tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
 from PIL import Image
 
-from hart.data.transforms import pil_to_pixels, to_signed, unit_to_pil
+from hart.data.transforms import ImageTransform, pil_to_pixels, to_signed, unit_to_pil
+from hart.errors import HartError
 
 
 def test_centre_square_is_cut_from_wide_and_tall_images() -> None:
@@ -52,3 +55,61 @@ def test_pixels_survive_the_round_trip_exactly() -> None:
 def test_values_out_of_range_are_clipped() -> None:
     image = unit_to_pil(torch.tensor([-1.0, 0.5, 2.0]).view(3, 1, 1))
     assert image.getpixel((0, 0)) == (0, 128, 255)
+
+
+def gradient() -> Image.Image:
+    """40 x 20 pixels; red is the column, green the row."""
+    columns, rows = np.meshgrid(np.arange(40), np.arange(20))
+    return Image.fromarray(np.stack([columns, rows, 0 * rows], axis=2).astype(np.uint8), "RGB")
+
+
+def test_a_random_crop_is_a_window_of_the_picture_and_reaches_its_edges() -> None:
+    transform = ImageTransform(10, crop="random", shorter_side=2)  # windows of 10 x 10 pixels, not resampled
+    draws = np.random.default_rng(0)
+    corners = set()
+    for _ in range(300):
+        pixels = transform(gradient(), draws)
+        left, top = int(pixels[0, 0, 0]), int(pixels[1, 0, 0])
+        corners.add((left, top))
+        assert torch.equal(pixels[0], torch.arange(left, left + 10, dtype=torch.uint8).expand(10, 10))
+        assert torch.equal(pixels[1].T, torch.arange(top, top + 10, dtype=torch.uint8).expand(10, 10))
+    for axis, most in ((0, 30), (1, 10)):
+        places = {corner[axis] for corner in corners}
+        assert min(places) == 0 and max(places) == most
+
+
+def test_the_same_draws_give_the_same_crop_and_flip() -> None:
+    transform = ImageTransform(8, crop="random", shorter_side=1.2, flip=0.5)
+    one, same, other = (transform(gradient(), np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+def test_flips_come_as_often_as_asked() -> None:
+    draws = np.random.default_rng(0)
+    flipped = [bool((row := ImageTransform(20, flip=0.3)(gradient(), draws)[0, 0])[0] > row[-1]) for _ in range(400)]
+    assert 0.23 < sum(flipped) / len(flipped) < 0.37
+    assert torch.equal(ImageTransform(20, flip=1)(gradient(), draws), pil_to_pixels(gradient(), 20).flip(2))
+
+
+def test_padding_keeps_the_whole_picture_on_white() -> None:
+    for image in (Image.new("RGB", (40, 20), "red"), Image.new("RGB", (20, 40), "red")):
+        pixels = ImageTransform(16, fit="pad")(image)
+        red = (pixels[1] == 0) & (pixels[0] == 255)
+        assert red.sum() == 16 * 8
+        assert red[8, 8]
+        assert (pixels[:, ~red] == 255).all()
+
+
+def test_settings_without_sense_are_refused() -> None:
+    for changes, message in (
+        ({"size": 0}, "size is 0"),
+        ({"shorter_side": 0.5}, "at least 1"),
+        ({"flip": 2}, "probability"),
+        ({"fit": "pad", "crop": "random"}, "cuts nothing"),
+        ({"crop": "centre"}, "center or random"),
+    ):
+        with pytest.raises(HartError, match=message):
+            ImageTransform(**{"size": 8} | changes)
+    with pytest.raises(TypeError, match="generator"):
+        ImageTransform(8, flip=0.5)(gradient())

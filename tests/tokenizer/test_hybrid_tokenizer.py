@@ -105,3 +105,14 @@ def test_a_level_halves_the_side(multipliers: tuple[int, ...]) -> None:
 def test_oblong_images_pass_the_autoencoder(tokenizer: HybridTokenizer) -> None:
     image = random_image(1, size=12)[:, :, :8]
     assert tokenizer.decode(tokenizer.encode(image)).shape == image.shape
+
+
+@pytest.mark.parametrize("sides", [(1, 2, 3, 4), (1, 3, 5, 6)])
+def test_stored_codes_give_the_token_maps_again(tokenizer: HybridTokenizer, sides: tuple[int, ...]) -> None:
+    schedule = ScaleSchedule(sides)
+    image = random_image(2, size=tokenizer.config.downsampling * schedule.final_side)
+    maps = tokenizer.token_maps(tokenizer.encode(image), schedule)
+    again = tokenizer.token_maps_from_codes(maps.indices, maps.last_scale_continuous, schedule)
+    torch.testing.assert_close(again.teacher_forcing_input, maps.teacher_forcing_input)
+    assert again.indices == maps.indices
+    assert again.last_scale_continuous is maps.last_scale_continuous

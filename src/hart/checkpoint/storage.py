@@ -11,6 +11,7 @@ A model of this project is a folder:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -50,6 +51,19 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: no such file") from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error}); copy or download it again") from None
+
+
+def fingerprint(module: nn.Module) -> str:
+    """What tells weights from others: SHA-256 over names, shapes and float32 values, in hex.
+
+    The same for one model on any device, in any file; weights that were stored in a narrower type are other weights.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        stored = value.detach().to("cpu", torch.float32 if value.is_floating_point() else None).contiguous()
+        digest.update(f"{name} {tuple(stored.shape)}".encode())
+        digest.update(stored.numpy())
+    return digest.hexdigest()
 
 
 def load_state(

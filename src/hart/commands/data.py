@@ -1,20 +1,36 @@
-"""`hart data`: builds data sets."""
+"""`hart data`: builds data sets, looks into them, and precomputes what training reads."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from hart.commands.console import needs_extra, progress, writable_folder
+from hart.commands.console import needs_extra, note, progress, writable_folder
+from hart.errors import HartError
 
-app = typer.Typer(help="Build data sets.", no_args_is_help=False)
+app = typer.Typer(help="Build, check and encode data sets.", no_args_is_help=False)
+
+SetPath = Annotated[
+    str, typer.Argument(metavar="DATA", help="Folder, file, pattern or URLs of shards, or hf:OWNER/NAME.")
+]
+Split = Annotated[str, typer.Option(help="Part of the set: train, val, or another that it has.")]
+Kind = Annotated[
+    Literal["folder", "classes", "jsonl", "shards", "stream", "parquet", "huggingface"] | None,
+    typer.Option(help="Format of the set; told from DATA by default."),
+]
+ImageColumn = Annotated[str, typer.Option(help="Field with the image, where it has an unusual name.")]
+CaptionColumn = Annotated[str, typer.Option(help="Field with the captions, where it has an unusual name.")]
+LabelColumn = Annotated[str, typer.Option(help="Field with the class, where it has an unusual name.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that decode pictures.")]
+MaxDamaged = Annotated[float, typer.Option(min=0, max=1, help="Share of damaged pictures that is put up with.")]
 
 
 @app.callback()
 def data() -> None:
-    """Build data sets."""
+    """Build, check and encode data sets."""
 
 
 @app.command()
@@ -36,3 +52,84 @@ def emoji(
         f"{summary.directory}: {summary.train} pictures to train on, {summary.val} held out, "
         f"{summary.concepts} concepts, {summary.skipped} icons skipped{reused}"
     )
+
+
+@app.command()
+def encode(
+    source: SetPath,
+    directory: Annotated[Path, typer.Argument(help="Folder to write; an unfinished one is gone on with.")],
+    tokenizer: Annotated[Path, typer.Option(help="Folder of the trained tokenizer.")],
+    text_encoder: Annotated[
+        Path | None, typer.Option(help="Folder of the text encoder; without it class labels are stored.")
+    ] = None,
+    split: Split = "train",
+    kind: Kind = None,
+    fit: Annotated[
+        Literal["crop", "pad"], typer.Option(help="crop: the largest centred square. pad: all of it, on white.")
+    ] = "crop",
+    dtype: Annotated[
+        Literal["float16", "bfloat16", "float32"], typer.Option(help="Type of residuals and text features.")
+    ] = "float16",
+    residual: Annotated[bool, typer.Option(help="Store what hybrid models need beside the codes.")] = True,
+    shard_size: Annotated[int, typer.Option(min=1, help="Pictures a shard.")] = 1024,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures encoded together.")] = 32,
+    workers: Workers = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is by default.")] = None,
+    part: Annotated[str, typer.Option(metavar="I/N", help="Write every N-th shard, as one of N processes.")] = "1/1",
+    max_damaged: MaxDamaged = 0.05,
+    image_column: ImageColumn = "",
+    caption_column: CaptionColumn = "",
+    label_column: LabelColumn = "",
+) -> None:
+    """Precompute codes, residuals and text features of a set, so that training the transformer runs no encoder."""
+    with needs_extra("train"):
+        from hart.training.tokenizer_task import load_tokenizer
+    import torch
+
+    from hart.config import TextEncoderConfig
+    from hart.data.opening import open_source
+    from hart.data.samples import Columns
+    from hart.data.transforms import ImageTransform
+    from hart.devices import resolve_device
+    from hart.precompute import EncodeOptions, Encoders, encode_dataset
+    from hart.text_encoder import load_text_encoder
+    from hart.training.hart_task import TEXT_ENCODER_CONFIG
+
+    number, parts = _part(part)
+    options = EncodeOptions(
+        dtype=dtype,
+        residual=residual,
+        shard_size=shard_size,
+        batch_size=batch_size,
+        workers=workers,
+        part=number - 1,
+        parts=parts,
+        max_damaged=max_damaged,
+    )
+    writable_folder(directory)
+    where = resolve_device(device)
+    codes = load_tokenizer(tokenizer).requires_grad_(False).to(where)
+    words = None
+    if text_encoder is not None:
+        words = load_text_encoder(TextEncoderConfig.load(text_encoder / TEXT_ENCODER_CONFIG), text_encoder)
+        words = words.to(where, torch.float32)
+    transform = ImageTransform(codes.config.image_size, fit=fit)
+    columns = Columns(image_column, caption_column, label_column)
+    pictures = open_source(source, split, kind=kind, columns=columns)
+    note(pictures.description)
+    with progress("encoding") as report:
+        summary = encode_dataset(
+            pictures, transform, Encoders(codes, words, where), directory, split, options, progress=report
+        )
+    what = "" if summary.finished else " so far; other parts are still to be written"
+    typer.echo(
+        f"{directory}: {summary.pictures} pictures, {summary.captions} captions, {summary.damaged} damaged{what}"
+    )
+
+
+def _part(text: str) -> tuple[int, int]:
+    """ "2/8" as (2, 8)."""
+    match = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
+    if match is None:
+        raise HartError(f"part {text!r}: give it as I/N, such as 1/4")
+    return int(match[1]), int(match[2])

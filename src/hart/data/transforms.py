@@ -1,31 +1,95 @@
-"""Between image files and tensors. Pictures are never flipped here: emoji and flags carry text and direction."""
+"""Between image files and tensors. Nothing is flipped unless asked: emoji, flags and signs carry text and direction."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from hart.errors import HartError
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """From an image of any mode and shape to a square of `size` pixels.
+
+    fit: "crop" fills the square and cuts what is outside; "pad" shows the whole picture on white.
+    crop: where a crop is cut, in the "center" or at a "random" place.
+    shorter_side: the shorter side before the crop, in multiples of `size` (VAR trains with 1.125 and random crops).
+    flip: probability of a mirror image, left to right.
+    """
+
+    size: int
+    fit: Literal["crop", "pad"] = "crop"
+    crop: Literal["center", "random"] = "center"
+    shorter_side: float = 1.0
+    flip: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise HartError(f"size is {self.size}: give the side of the pictures in pixels")
+        if self.fit not in {"crop", "pad"} or self.crop not in {"center", "random"}:
+            raise HartError(f"fit is {self.fit!r} and crop {self.crop!r}: give crop or pad, and center or random")
+        if not 1 <= self.shorter_side < float("inf"):
+            raise HartError(f"shorter_side is {self.shorter_side}: it must be at least 1, in multiples of size")
+        if not 0 <= self.flip <= 1:
+            raise HartError(f"flip is {self.flip}: it is a probability, from 0 to 1")
+        if self.fit == "pad" and (self.crop, self.shorter_side) != ("center", 1.0):
+            raise HartError("fit is pad, which cuts nothing: leave crop and shorter_side as they are")
+
+    @property
+    def random(self) -> bool:
+        """Whether anything is drawn."""
+        return self.crop == "random" or self.flip > 0
+
+    def __call__(self, image: Image.Image, draws: np.random.Generator | None = None) -> Tensor:
+        """(3, size, size) uint8, 0 to 255, RGB. `draws` is needed where the transform is random.
+
+        Follows the EXIF orientation, lays transparency on white, resizes bicubically with antialiasing; an image
+        that already fits is not resampled.
+        """
+        if self.random and draws is None:
+            raise TypeError("a random transform needs a generator")
+        # always three draws, so that one option does not change what another draws
+        across, down, mirror = (0.0, 0.0, 1.0) if draws is None else draws.random(3)
+        image = _upright_rgb(image)
+        image = self._padded(image) if self.fit == "pad" else self._cropped(image, across, down)
+        if mirror < self.flip:
+            image = ImageOps.mirror(image)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+    def _cropped(self, image: Image.Image, across: float, down: float) -> Image.Image:
+        """Cut and resize in one resampling: the window is laid out in the pixels of the source.
+
+        across, down: in [0, 1), where a random window lies between the left and right, top and bottom edges.
+        """
+        side = max(round(min(image.size) / self.shorter_side), 1)
+        wide, high = image.width - side, image.height - side
+        left, top = (
+            (wide // 2, high // 2) if self.crop == "center" else (int(across * (wide + 1)), int(down * (high + 1)))
+        )
+        box = (left, top, left + side, top + side)
+        if side == self.size:
+            return image.crop(box)
+        return image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box)
+
+    def _padded(self, image: Image.Image) -> Image.Image:
+        scale = self.size / max(image.size)
+        if scale != 1:
+            sides = tuple(max(round(side * scale), 1) for side in image.size)
+            image = image.resize((sides[0], sides[1]), Image.Resampling.BICUBIC)
+        square = Image.new("RGB", (self.size, self.size), "white")
+        square.paste(image, ((self.size - image.width) // 2, (self.size - image.height) // 2))
+        return square
+
 
 def pil_to_pixels(image: Image.Image, size: int) -> Tensor:
-    """Turn an image of any mode and shape into (3, size, size) uint8, 0 to 255, RGB.
-
-    Follows the EXIF orientation, lays transparency on white, cuts the largest centred square and resizes it
-    bicubically with antialiasing; an image that already fits is not resampled.
-    """
-    image = ImageOps.exif_transpose(image)
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        image = Image.new("RGBA", layer.size, "white")
-        image.alpha_composite(layer)
-    image = image.convert("RGB")
-    if image.size != (size, size):
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        box = (left, top, left + side, top + side)
-        image = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    """The largest centred square of an image as (3, size, size) uint8; see `ImageTransform`."""
+    return ImageTransform(size)(image)
 
 
 def to_signed(pixels: Tensor) -> Tensor:
@@ -37,3 +101,12 @@ def unit_to_pil(image: Tensor) -> Image.Image:
     """(3, H, W) float, 0 to 1 (values outside are clipped) -> an RGB image."""
     pixels = image.detach().float().clamp(0, 1).mul(255).round().to("cpu", torch.uint8)
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy(), "RGB")
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.new("RGBA", layer.size, "white")
+        image.alpha_composite(layer)
+    return image.convert("RGB")

@@ -9,6 +9,7 @@ Shapes: B batch, H W image, f pixels of a latent cell, D latent channels, n_K si
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +79,24 @@ class HybridTokenizer(nn.Module):
             teacher_forcing_input=torch.cat(inputs, dim=1),
             last_scale_continuous=quantized.last_rest.flatten(2).transpose(1, 2),
         )
+
+    def token_maps_from_codes(
+        self,
+        indices: tuple[Tensor, ...],
+        last_scale_continuous: Tensor | None = None,
+        schedule: ScaleSchedule | None = None,
+    ) -> TokenMaps:
+        """`token_maps` of codes that were stored: K tensors (B, N_k), and (B, N_K, D) where the rest was stored too.
+
+        Without it the codes of the last scale stand in for what that scale had to hold: the residual is zero.
+        """
+        schedule = schedule or self.config.schedule
+        embeddings = [self.quantizer.codebook(index) for index in indices]
+        terms = (self.quantizer.contribution(embeddings[k], k, schedule) for k in range(len(schedule) - 1))
+        totals = accumulate(terms, torch.add)
+        inputs = [next_scale_input(total, side) for total, side in zip(totals, schedule.sides[1:], strict=True)]
+        last = embeddings[-1] if last_scale_continuous is None else last_scale_continuous
+        return TokenMaps(indices, torch.cat(inputs, dim=1), last)
 
     def reconstruct(self, image: Tensor, *, discrete: bool, schedule: ScaleSchedule | None = None) -> Tensor:
         """Encode and decode an image (B, 3, H, W) in [-1, 1].

@@ -1,0 +1,1 @@
+"""One file a format; `hart.data.opening` chooses among them."""

@@ -1,0 +1,64 @@
+"""What a set of pictures offers, whatever its format: rows at random (`Source`) or shards in a stream (`Stream`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from hart.data.samples import Damage, Sample
+
+
+class Source(Protocol):
+    """Pictures by number. Cheap to send to another process; nothing is kept open between two reads."""
+
+    @property
+    def description(self) -> str:
+        """Format, place and number of pictures, for people."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of their numbers; empty where there are none."""
+        ...
+
+    @property
+    def weights(self) -> Tensor:
+        """(N,) float32, how often a picture is drawn relative to others; 1 where the set does not say."""
+        ...
+
+    @property
+    def damaged(self) -> tuple[Damage, ...]:
+        """What was found unusable while the set was listed; it has no row."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def key(self, row: int) -> str:
+        """Where row `row` lies, for messages."""
+        ...
+
+    def read(self, row: int) -> Sample:
+        """The picture of a row, not decoded. Raises `DamagedSample`."""
+        ...
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """Pictures that can only be read one after the other, in units (tar shards, Parquet row groups)."""
+
+    @property
+    def description(self) -> str: ...
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Names of the units."""
+        ...
+
+    def read_unit(self, unit: int) -> Iterator[Sample | Damage]:
+        """The pictures of a unit in their order, not decoded.
+
+        A unit that breaks off is a `Damage` after what could be read. Raises `HartError` when it cannot be had at all.
+        """
+        ...

@@ -1,0 +1,332 @@
+"""Every format of a data set through one interface, named or told from the path."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hart.data.datasets import open_dataset
+from hart.data.opening import detect_kind, open_source
+from hart.data.samples import Columns, Damage, DamagedSample, Sample
+from hart.data.sources import Source, Stream
+from hart.errors import HartError
+from picture_files import numbered, picture, write_numbered_shards, write_tar
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+
+def read_all(source: Source | Stream) -> list[Sample]:
+    if isinstance(source, Stream):
+        found = [sample for unit in range(len(source.units)) for sample in source.read_unit(unit)]
+        return [sample for sample in found if isinstance(sample, Sample)]
+    return [source.read(row) for row in range(len(source))]
+
+
+def captions(source: Source | Stream) -> list[tuple[str, ...]]:
+    return [sample.captions for sample in read_all(source)]
+
+
+def rows(source: Source | Stream) -> Source:
+    assert not isinstance(source, Stream)
+    return source
+
+
+def write_lines(path: Path, records: Sequence[Any]) -> None:
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+
+
+def write_parquet(path: Path, columns: dict[str, list[Any]], row_group: int = 2) -> None:
+    pq.write_table(pa.table(columns), path, row_group_size=row_group)
+
+
+# --- folders
+
+
+def test_a_folder_of_pictures_with_captions_beside_them(tmp_path: Path) -> None:
+    (tmp_path / "train" / "deep").mkdir(parents=True)
+    (tmp_path / "train" / "a.png").write_bytes(picture("red"))
+    (tmp_path / "train" / "a.txt").write_text("red\n a red square \n\n")
+    (tmp_path / "train" / "deep" / "b.JPG").write_bytes(picture("blue", kind="JPEG"))
+    (tmp_path / "train" / "deep" / "b.json").write_text('{"caption": "blue", "weight": 2.5, "by": "me"}')
+    (tmp_path / "train" / ".hidden.png").write_bytes(picture("red"))
+    assert detect_kind(str(tmp_path)) == "folder"
+    source = rows(open_source(tmp_path))
+    assert captions(source) == [("red", "a red square"), ("blue",)]
+    assert source.weights.tolist() == [1.0, 2.5]
+    assert source.read(1).record["by"] == "me"
+
+
+def test_a_caption_in_two_files_counts_once_and_one_repeated_in_a_list_as_often(tmp_path: Path) -> None:
+    record = b'{"captions": ["a cat", "a cat", "a dog"]}'
+    write_tar(tmp_path / "train-0.tar", {"a.png": picture("red"), "a.json": record, "a.txt": b"a cat\na bird"})
+    assert captions(open_source(tmp_path)) == [("a cat", "a cat", "a dog", "a bird")]
+
+
+def test_class_folders_are_numbered_in_the_order_of_their_names_over_all_splits(tmp_path: Path) -> None:
+    for name in ("train/cat", "train/ant", "val/cat", "validation-notes"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "x.png").write_bytes(picture("red"))
+    assert detect_kind(str(tmp_path)) == "classes"
+    train, val = (rows(open_source(tmp_path, split)) for split in ("train", "val"))
+    assert train.classes == val.classes == ("ant", "cat")
+    assert [sample.label for sample in read_all(train)] == [0, 1]
+    assert [sample.label for sample in read_all(val)] == [1]
+    assert captions(val) == [()]
+
+
+def test_class_folders_without_split_folders_are_divided_by_name(tmp_path: Path) -> None:
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        for number in range(40):
+            (tmp_path / name / f"{number}.png").write_bytes(b"unread")
+    train, val = (rows(open_source(tmp_path, split)) for split in ("train", "val"))
+    assert len(train) + len(val) == 80 and len(train) > len(val) > 0
+    assert train.classes == val.classes == ("ant", "bee")
+
+
+# --- JSON lines
+
+
+def test_json_lines_with_captions_labels_and_weights(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for number in range(3):
+        (tmp_path / "pictures" / f"{number}.png").write_bytes(numbered(number))
+    write_lines(
+        tmp_path / "train.jsonl",
+        [
+            {"image": "pictures/0.png", "caption": "zero", "label": "odd"},
+            {"image": str(tmp_path / "pictures/1.png"), "caption": ["one", "1"], "label": "even", "weight": 3},
+            {"image": "pictures/2.png", "label": "odd"},
+        ],
+    )
+    for path in (tmp_path, tmp_path / "train.jsonl"):
+        source = rows(open_source(path))
+        assert captions(source) == [("zero",), ("one", "1"), ()]
+        assert source.classes == ("even", "odd")
+        assert [sample.label for sample in read_all(source)] == [1, 0, 1]
+        assert source.weights.tolist() == [1, 3, 1]
+        assert read_all(source)[2].image == numbered(2)
+
+
+def test_damaged_lines_are_counted_and_damaged_pictures_found_when_read(tmp_path: Path) -> None:
+    path = tmp_path / "set.jsonl"
+    write_lines(path, [{"file_name": "gone.png", "text": "gone"}, {"file_name": "https://x/y.png", "text": "far"}])
+    with path.open("a") as file:
+        file.write('{"file_name": \n[1]\n')
+    source = rows(open_source(path))
+    assert len(source) == 2
+    assert [damage.key for damage in source.damaged] == [f"{path}:3", f"{path}:4"]
+    with pytest.raises(DamagedSample, match=r"gone.png cannot be read"):
+        source.read(0)
+    with pytest.raises(DamagedSample, match="web address"):
+        source.read(1)
+
+
+def test_one_jsonl_in_a_folder_is_divided_by_the_name_of_the_picture(tmp_path: Path) -> None:
+    records = [{"file_name": f"{n}.png", "text": "x", "label": f"c{n}"} for n in range(80)]
+    write_lines(tmp_path / "metadata.jsonl", records)
+    train, val = (rows(open_source(tmp_path, split)) for split in ("train", "val"))
+    assert len(train) + len(val) == 80 and len(train) > len(val) > 0
+    assert train.classes == val.classes
+    with pytest.raises(HartError, match="ask for train or val"):
+        open_source(tmp_path, "test")
+    write_lines(tmp_path / "other.jsonl", [])
+    with pytest.raises(HartError, match=r"looked for train.jsonl or a single .jsonl"):
+        open_source(tmp_path)
+
+
+def test_fields_with_unusual_names_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(picture("red"))
+    path = tmp_path / "set.jsonl"
+    write_lines(path, [{"datei": "a.png", "worte": "rot"}])
+    with pytest.raises(HartError, match=r"no field holds the image.*datei, worte"):
+        open_source(path)
+    with pytest.raises(HartError, match=r"no field 'bild'"):
+        open_source(path, columns=Columns(image="bild"))
+    assert captions(open_source(path, columns=Columns("datei", "worte"))) == [("rot",)]
+
+
+# --- tar shards
+
+
+def test_shards_at_random_and_as_a_stream_hold_the_same(tmp_path: Path) -> None:
+    write_numbered_shards(tmp_path, shards=3, each=2)
+    expected = [(str(number),) for number in range(6)]
+    pattern = str(tmp_path / "train-{0000..0002}.tar")
+    for path in (str(tmp_path), pattern, str(tmp_path / "train-*.tar")):
+        assert detect_kind(path) == "shards"
+        assert captions(open_source(path)) == expected
+        assert captions(open_source(path, kind="stream")) == expected
+    assert [sample.image for sample in read_all(open_source(pattern))] == [numbered(number) for number in range(6)]
+    stream = open_source(pattern, kind="stream")
+    assert [sample.image for sample in read_all(stream)] == [numbered(number) for number in range(6)]
+
+
+def test_missing_shards_are_named(tmp_path: Path) -> None:
+    write_numbered_shards(tmp_path, shards=2, each=1)
+    (tmp_path / "train-0000.tar").unlink()
+    for kind in ("shards", "stream"):
+        with pytest.raises(HartError, match=r"missing shards: .*train-0000.tar.*train-0002.tar"):
+            open_source(str(tmp_path / "train-{0000..0002}.tar"), kind=kind)
+    with pytest.raises(HartError, match="no file matches"):
+        open_source(str(tmp_path / "val-*.tar"))
+
+
+def test_shards_from_urls_are_streamed(tmp_path: Path) -> None:
+    write_numbered_shards(tmp_path, shards=1, each=2)
+    address = (tmp_path / "train-0000.tar").as_uri()
+    assert detect_kind("https://example.org/a/train-{0..3}.tar") == "stream"
+    assert detect_kind("https://example.org/train-0.tar?key=x") == "stream"
+    for url in (address, f"pipe:cat '{tmp_path / 'train-0000.tar'}'"):
+        assert captions(open_source(url, kind="stream")) == [("0",), ("1",)]
+
+
+def test_a_download_that_fails_is_an_error_and_no_damage(tmp_path: Path) -> None:
+    write_numbered_shards(tmp_path, shards=1, each=2)
+    shard = tmp_path / "train-0000.tar"
+    for command in ("exit 22", f"cat '{shard}'; exit 18", f"head -c 2000 '{shard}'; exit 18"):
+        with pytest.raises(HartError, match=r"did not arrive: .* status (22|18)"):
+            read_all(open_source(f"pipe:{command}"))
+    with pytest.raises(HartError, match="not on this machine"):
+        open_source("https://example.org/train-0.tar", kind="shards")
+
+
+def test_a_shard_that_breaks_off_is_one_damage_and_its_beginning_good(tmp_path: Path) -> None:
+    write_tar(tmp_path / "train-0.tar", {"a.png": picture("red"), "b.png": picture("red", (64, 64))})
+    whole = (tmp_path / "train-0.tar").read_bytes()
+    (tmp_path / "train-0.tar").write_bytes(whole[: 512 + 512 + 512 + 60])
+    stream = open_source(tmp_path, kind="stream")
+    assert isinstance(stream, Stream)
+    good, broken = stream.read_unit(0)
+    assert isinstance(good, Sample) and isinstance(broken, Damage)
+    assert "cannot be read to its end" in broken.reason
+    source = rows(open_source(tmp_path))
+    assert len(source) == len(source.damaged) == 1
+
+
+def test_weights_need_random_access(tmp_path: Path) -> None:
+    write_tar(tmp_path / "train-0.tar", {"a.png": picture("red"), "a.json": b'{"weight": 2}'})
+    assert rows(open_source(tmp_path)).weights.tolist() == [2]
+    with pytest.raises(HartError, match="kind 'shards'"):
+        read_all(open_source(tmp_path, kind="stream"))
+
+
+# --- Parquet
+
+
+def test_parquet_with_images_as_bytes_as_hugging_face_has_them_and_as_paths(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(numbered(0))
+    for name, images in {
+        "bytes": [numbered(0)] * 3,
+        "struct": [{"bytes": numbered(0), "path": None}] * 3,
+        "path": ["0.png"] * 3,
+    }.items():
+        write_parquet(tmp_path / f"{name}.parquet", {"image": images, "text": ["a", "b", "c"], "label": [5, 6, 7]})
+        stream = open_source(tmp_path / f"{name}.parquet")
+        assert isinstance(stream, Stream)
+        assert len(stream.units) == 2
+        assert captions(stream) == [("a",), ("b",), ("c",)]
+        assert [sample.label for sample in read_all(stream)] == [5, 6, 7]
+        assert {sample.image for sample in read_all(stream)} == {numbered(0)}
+
+
+def test_parquet_files_of_a_split_and_their_faults(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for number in range(2):
+        columns = {"image": [numbered(number)], "captions": [["x", "y"]]}
+        write_parquet(tmp_path / "data" / f"train-0000{number}-of-00002.parquet", columns)
+    assert captions(open_source(tmp_path)) == [("x", "y"), ("x", "y")]
+    assert captions(open_source(str(tmp_path / "data" / "*.parquet"))) == [("x", "y"), ("x", "y")]
+    with pytest.raises(HartError, match="none for the split 'val'"):
+        open_source(tmp_path, "val")
+    with pytest.raises(HartError, match="no such file"):
+        open_source(str(tmp_path / "data" / "{train,test}-00000-of-00002.parquet"))
+    bad = tmp_path / "data" / "train-00001-of-00002.parquet"
+    write_parquet(bad, {"image": [b"x"], "words": ["x"]})
+    with pytest.raises(HartError, match="its columns differ"):
+        open_source(tmp_path)
+    bad.write_bytes(b"nothing of the kind")
+    with pytest.raises(HartError, match="no readable Parquet file"):
+        open_source(tmp_path)
+
+
+# --- Hugging Face datasets
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_OFFLINE", True)
+    return datasets
+
+
+def test_hugging_face_set_saved_to_disk_with_class_names(tmp_path: Path, library: Any) -> None:
+    features = library.Features(
+        {"picture": library.Image(), "text": library.Value("string"), "label": library.ClassLabel(names=["b", "a"])}
+    )
+    images = [{"bytes": numbered(n), "path": None} for n in range(3)]
+    columns = {"picture": images, "text": ["x", "y", "z"], "label": [0, 1, 0]}
+    table = library.Dataset.from_dict(columns, features=features)
+    library.DatasetDict({"train": table, "validation": table.select([2])}).save_to_disk(tmp_path / "set")
+    train, val = (rows(open_source(tmp_path / "set", split)) for split in ("train", "val"))
+    assert captions(train) == [("x",), ("y",), ("z",)]
+    assert train.classes == ("b", "a")
+    assert [sample.label for sample in read_all(train)] == [0, 1, 0]
+    assert [sample.image for sample in read_all(val)] == [numbered(2)]
+    with pytest.raises(HartError, match=r"no split 'test': it has train, validation"):
+        open_source(tmp_path / "set", "test")
+
+
+def test_hugging_face_set_by_name(tmp_path: Path, library: Any) -> None:
+    (tmp_path / "repository").mkdir()
+    columns = {"image": [numbered(1), numbered(2)], "caption": ["x", "y"]}
+    write_parquet(tmp_path / "repository" / "train.parquet", columns)
+    source = rows(open_source(f"hf:{tmp_path / 'repository'}"))
+    assert captions(source) == [("x",), ("y",)]
+    assert source.read(1).image == numbered(2)
+    with pytest.raises(HartError, match="cannot load it"):
+        open_source(f"hf:{tmp_path / 'nowhere'}")
+
+
+# --- what is what
+
+
+def test_what_cannot_be_told_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(HartError, match=r"looked for \*\.tar .*parquet.*jsonl.*class"):
+        detect_kind(str(tmp_path))
+    write_tar(tmp_path / "train-0.tar", {"a.png": picture("red")})
+    write_lines(tmp_path / "train.jsonl", [{"image": "a.png"}])
+    with pytest.raises(HartError, match="read as shards and as jsonl: name one"):
+        open_source(tmp_path)
+    assert len(rows(open_source(tmp_path, kind="shards"))) == 1
+    (tmp_path / "notes.csv").write_text("")
+    for path, message in {
+        tmp_path / "none": "does not exist",
+        tmp_path / "notes.csv": "not told by its name",
+        "https://example.org/set.zip": "only tar shards",
+    }.items():
+        with pytest.raises(HartError, match=message):
+            open_source(path)
+    with pytest.raises(HartError, match="give one of folder, classes"):
+        open_source(tmp_path, kind="imagenet")  # type: ignore[arg-type]
+
+
+def test_a_package_that_is_not_there_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(HartError, match=r"hart\[huggingface\]"):
+        open_source("hf:someone/something")
+
+
+def test_every_kind_can_be_read_into_memory(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", {"image": [numbered(3), b"bad"], "text": ["a", "b"]})
+    data = open_dataset(tmp_path / "a.parquet", "train", 4)
+    assert data.captions(0) == ("a",)
+    assert data.image(0)[0, 0, 0] == 3
+    assert (len(data), data.skipped) == (1, 1)

@@ -1,0 +1,218 @@
+"""Sets encoded once: what is read back is what the encoders give, after any interruption, in any number of parts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hart.checkpoint.storage import fingerprint
+from hart.config import HartConfig
+from hart.data.encoded import EncodedLoader, EncodedSet
+from hart.data.loader import ImageLoader
+from hart.data.opening import open_source
+from hart.data.sources import Stream
+from hart.data.transforms import ImageTransform, to_signed
+from hart.errors import HartError
+from hart.precompute import EncodedSummary, EncodeOptions, Encoders, encode_dataset
+from hart.text_encoder import TextEncoder, load_text_encoder
+from hart.types import TextContext
+from helpers import TEXT_TOKENS, TEXT_WIDTH, random_tensor, tiny_class_config, tiny_model, tiny_text_config
+from models import save_tiny_text_model
+from picture_files import picture, write_captioned_folder, write_numbered_shards
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+
+TRANSFORM = ImageTransform(8)
+OPTIONS = EncodeOptions(dtype="float32", shard_size=5, batch_size=3)
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> Encoders:
+    folder = save_tiny_text_model(tmp_path_factory.mktemp("model"))
+    config = HartConfig.load(folder / "config.json").text_encoder
+    assert config is not None
+    return Encoders(tiny_model(tiny_text_config())[0], load_text_encoder(config, folder), torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("set") / "folder"
+    write_captioned_folder(path, 12, damaged=(4,))
+    return path
+
+
+def encode(path: Path, encoders: Encoders, folder: Path, kind: Any = None, **changes: Any) -> EncodedSummary:
+    options = replace(OPTIONS, max_damaged=0.2, **changes)
+    return encode_dataset(open_source(path, kind=kind), TRANSFORM, encoders, folder, "train", options)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+def test_codes_residuals_and_text_are_those_of_the_encoders(pictures: Path, encoders: Encoders, tmp_path: Path) -> None:
+    summary = encode(pictures, encoders, tmp_path)
+    assert summary == EncodedSummary(pictures=11, captions=22, damaged=1, finished=True)
+    data = EncodedSet(tmp_path)
+    source = open_source(pictures)
+    assert len(data) == 11
+    kept = [row for row in range(12) if row != 4]
+    assert not isinstance(source, Stream)
+    samples = [source.read(row) for row in kept]
+    image = to_signed(torch.stack([sample.pixels(TRANSFORM) for sample in samples]))
+    with torch.inference_mode():
+        expected = encoders.tokenizer.token_maps(encoders.tokenizer.encode(image))
+        batch = data.batch(0, range(11), [1] * 11)
+        maps = encoders.tokenizer.token_maps_from_codes(batch.indices, batch.last_scale_continuous)
+        assert encoders.text_encoder is not None
+        text = encoders.text_encoder.encode([sample.captions[1] for sample in samples])
+    for ours, theirs in zip(maps.indices, expected.indices, strict=True):
+        assert torch.equal(ours, theirs)
+    torch.testing.assert_close(maps.teacher_forcing_input, expected.teacher_forcing_input)
+    torch.testing.assert_close(maps.last_scale_continuous, expected.last_scale_continuous)
+    assert batch.text is not None
+    torch.testing.assert_close(batch.text.embeddings, text.embeddings)
+    assert torch.equal(batch.text.mask, text.mask)
+
+
+def test_a_run_that_was_stopped_goes_on_and_writes_the_same(
+    pictures: Path, encoders: Encoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode(pictures, encoders, tmp_path / "unbroken")
+    broken = tmp_path / "broken"
+
+    class Stop(Exception):
+        pass
+
+    def stop(done: int, total: int | None, what: str) -> None:
+        raise Stop
+
+    source, options = open_source(pictures), replace(OPTIONS, max_damaged=0.2)
+    for _ in range(2):
+        with pytest.raises(Stop):
+            encode_dataset(source, TRANSFORM, encoders, broken, "train", options, stop)
+        with pytest.raises(HartError, match="was not finished"):
+            EncodedSet(broken)
+    (broken / "train-00000.safetensors").write_bytes(b"torn")
+    encode(pictures, encoders, broken)
+    assert contents(broken) == contents(tmp_path / "unbroken")
+    monkeypatch.setattr(encoders.tokenizer, "encode", None)
+    assert encode(pictures, encoders, broken).finished
+
+
+def test_parts_and_workers_write_the_same_set(pictures: Path, encoders: Encoders, tmp_path: Path) -> None:
+    encode(pictures, encoders, tmp_path / "one")
+    assert not encode(pictures, encoders, tmp_path / "two", part=1, parts=2).finished
+    with pytest.raises(HartError, match="was not finished"):
+        EncodedSet(tmp_path / "two")
+    assert encode(pictures, encoders, tmp_path / "two", part=0, parts=2, workers=2).finished
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def test_another_tokenizer_set_or_option_is_not_mixed_in(pictures: Path, encoders: Encoders, tmp_path: Path) -> None:
+    encode(pictures, encoders, tmp_path)
+    other = replace(encoders, tokenizer=tiny_model(tiny_text_config(), seed=5)[0])
+    for changed, options in ((other, {}), (encoders, {"residual": False}), (replace(encoders, text_encoder=None), {})):
+        with pytest.raises(HartError, match=r"train-00000.safetensors was made .* empty folder"):
+            encode(pictures, changed, tmp_path, **options)
+    data = EncodedSet(tmp_path)
+    ours = fingerprint(encoders.tokenizer)
+    words = encoders.text_encoder
+    assert isinstance(words, torch.nn.Module)
+    data.require_made_by(tokenizer=ours, text_encoder=fingerprint(words))
+    with pytest.raises(HartError, match="another tokenizer"):
+        data.require_made_by(tokenizer=fingerprint(other.tokenizer), text_encoder=fingerprint(words))
+    with pytest.raises(HartError, match="another text encoder"):
+        data.require_made_by(tokenizer=ours, text_encoder="")
+
+
+def test_a_stream_gives_a_shard_for_each_of_its_units(encoders: Encoders, tmp_path: Path) -> None:
+    write_numbered_shards(tmp_path, shards=3, each=4, damaged=(5,))
+    summary = encode(tmp_path, encoders, tmp_path / "stream", "stream", workers=1)
+    assert (summary.pictures, summary.damaged, summary.finished) == (11, 1, True)
+    assert len(list((tmp_path / "stream").glob("*.safetensors"))) == 3
+    encode(tmp_path, encoders, tmp_path / "rows", "shards")
+    stream, rows = EncodedSet(tmp_path / "stream"), EncodedSet(tmp_path / "rows")
+    assert all(torch.equal(stream.codes(row), rows.codes(row)) for row in range(11))
+
+
+def test_batches_follow_the_order_of_the_pictures_over_ranks_and_workers(encoders: Encoders, tmp_path: Path) -> None:
+    write_captioned_folder(tmp_path / "set", 12)
+    encode(tmp_path / "set", encoders, tmp_path / "codes")
+    data = EncodedSet(tmp_path / "codes")
+    images = ImageLoader(open_source(tmp_path / "set"), TRANSFORM, batch_size=4, seed=7, condition="caption")
+    whole = EncodedLoader(data, batch_size=4, seed=7)
+    ranks = [EncodedLoader(data, batch_size=4, seed=7, rank=rank, world=2, workers=rank) for rank in range(2)]
+    for step in (0, 1, 5):
+        batch = whole.batch(step)
+        with torch.inference_mode():
+            live = encoders.tokenizer.quantize(encoders.tokenizer.encode(images.batch(step).signed()))
+            assert encoders.text_encoder is not None
+            text = encoders.text_encoder.encode(images.batch(step).captions)
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(batch.indices, live.indices, strict=True))
+        assert batch.text is not None
+        torch.testing.assert_close(batch.text.embeddings, text.embeddings)
+        parts = [rank.batch(step) for rank in ranks]
+        assert torch.equal(torch.cat([part.indices[-1] for part in parts]), batch.indices[-1])
+        assert torch.equal(ranks[1].rows(step, slice(3, 4)).indices[-1], batch.indices[-1][3:])
+
+
+def test_classes_without_text_and_codes_without_residual(encoders: Encoders, tmp_path: Path) -> None:
+    for name in ("ant", "bee"):
+        (tmp_path / "set" / "train" / name).mkdir(parents=True)
+        (tmp_path / "set" / "train" / name / "x.png").write_bytes(picture("red"))
+    tokenizer = tiny_model(tiny_class_config())[0]
+    plain = replace(encoders, tokenizer=tokenizer, text_encoder=None)
+    encode(tmp_path / "set", plain, tmp_path / "codes", residual=False, dtype="float16")
+    batch = EncodedSet(tmp_path / "codes").batch(0, [0, 1], [0, 0])
+    assert batch.labels.tolist() == [0, 1]
+    assert batch.text is None and batch.last_scale_continuous is None
+    maps = tokenizer.token_maps_from_codes(batch.indices)
+    assert torch.equal(maps.last_scale_continuous, tokenizer.quantizer.codebook(maps.indices[-1]))
+
+
+class FeaturedPadding:
+    """An encoder whose padding has features, as language models have."""
+
+    def __init__(self, encoder: TextEncoder, factor: float = 1) -> None:
+        self.config = encoder.config
+        self.model = encoder
+        self.width = encoder.width
+        self.factor = factor
+
+    def encode(self, prompts: list[str]) -> TextContext:
+        features = random_tensor(len(prompts), TEXT_TOKENS, TEXT_WIDTH) * self.factor
+        return TextContext(features, torch.arange(TEXT_TOKENS).expand(len(prompts), -1) >= 2)
+
+
+def test_features_of_padding_are_kept_and_those_out_of_range_refused(
+    pictures: Path, encoders: Encoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hart.precompute._module", lambda encoder: encoder.model)
+    assert encoders.text_encoder is not None
+    padded: Any = FeaturedPadding(encoders.text_encoder)
+    encode(pictures, replace(encoders, text_encoder=padded), tmp_path / "a", batch_size=1)
+    text = EncodedSet(tmp_path / "a").text(3, 0)
+    torch.testing.assert_close(text.embeddings, random_tensor(1, TEXT_TOKENS, TEXT_WIDTH))
+    assert text.mask.tolist() == [[False, False, True, True, True]]
+    loud: Any = FeaturedPadding(encoders.text_encoder, 1e6)
+    with pytest.raises(HartError, match="not finite in float16"):
+        encode(pictures, replace(encoders, text_encoder=loud), tmp_path / "b", dtype="float16")
+
+
+def test_faults_of_a_set_are_said(pictures: Path, encoders: Encoders, tmp_path: Path) -> None:
+    with pytest.raises(HartError, match="run hart data encode"):
+        EncodedSet(tmp_path)
+    options = replace(OPTIONS, max_damaged=0.05)
+    with pytest.raises(HartError, match="1 of 12 pictures are damaged, more than 5%"):
+        encode_dataset(open_source(pictures), TRANSFORM, encoders, tmp_path / "bad", "train", options)
+    with pytest.raises(HartError, match="random crops"):
+        encode_dataset(open_source(pictures), ImageTransform(8, flip=0.5), encoders, tmp_path / "bad", "train", options)
+    encode(pictures, encoders, tmp_path / "good")
+    (tmp_path / "good" / "train-00001.safetensors").unlink()
+    with pytest.raises(HartError, match=r"missing shards: train-00001.safetensors"):
+        EncodedSet(tmp_path / "good")
