@@ -37,7 +37,9 @@ ALLOWED: dict[str, str] = {
     "pipeline": "checkpoint config data devices errors generation model random_weights scales text_encoder tokenizer "
     "types",
     "contact_sheet": "errors pipeline types",
-    "training": "checkpoint config data errors layers losses model scales text_encoder tokenizer transformer types",
+    # generation: the sample pictures of a run
+    "training": "checkpoint config data devices errors generation layers losses model scales text_encoder tokenizer "
+    "transformer types",
     "commands": "checkpoint config contact_sheet cost data devices errors picture_metadata pipeline presets "
     "text_encoder training verification __init__",
     "cli": "commands errors __init__",
@@ -53,6 +55,9 @@ CONFINED: dict[str, str] = {
     "safetensors": "checkpoint text_encoder",
     "resvg_py": "data",
     "PIL": "data pipeline picture_metadata contact_sheet",
+    "accelerate": "training/distributed.py",
+    "tensorboard": "training/trackers.py",
+    "wandb": "training/trackers.py",
     "typer": "cli commands",
     "rich": "cli commands",
     "efficientnet_lite_pytorch": "losses",
