@@ -11,10 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hart.training.config import OptimizerConfig, Recipe, TrainerConfig
+from hart.training.config import (
+    OptimizerConfig,
+    Recipe,
+    TokenizerLossConfig,
+    TokenizerRecipe,
+    TrainerConfig,
+    TransformerRecipe,
+)
 from hart.training.distributed import Processes
+from hart.training.rehearsal import RehearsedTransformer
 from hart.training.task import Engine, Part, Picture, Share
+from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer
+from helpers import pictures, tiny_text_config, tiny_tokenizer_config
 
 # Processes that start with everything heavy imported already.
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -22,6 +32,8 @@ CONTEXT.set_forkserver_preload(["hart.training.trainer"])
 
 TRAINER = TrainerConfig(steps=6, batch_size=4, log_every=2, checkpoint_every=3, ema_decay=0.9)
 OPTIMIZER = OptimizerConfig(learning_rate=0.05, warmup_steps=2)
+# Adam turns rounding errors of tiny gradients into whole steps: they must stay below the tolerance.
+GENTLE = OptimizerConfig(learning_rate=1e-5, warmup_steps=0)
 
 
 def recipe(optimizer: OptimizerConfig = OPTIMIZER, data: str = "toy", **trainer: Any) -> Recipe:
@@ -134,7 +146,40 @@ def _adversarial(given: Recipe) -> tuple[ToyTask, Recipe]:
     return AdversarialTask(), given
 
 
-TASKS: dict[str, Any] = {"toy": _toy, "adversarial": _adversarial}
+def _tokenizer(given: Recipe) -> tuple[TokenizerTask, Recipe]:
+    loss = TokenizerLossConfig(perceptual=0.0)
+    own = TokenizerRecipe(
+        data="",
+        tokenizer=tiny_tokenizer_config(),
+        trainer=given.trainer,
+        optimizer=GENTLE,
+        loss=loss,
+        revive_every=1,
+    )
+    return TokenizerTask(own, pictures(6)), own
+
+
+def _transformer(given: Recipe) -> tuple[RehearsedTransformer, Recipe]:
+    config = tiny_text_config(modulation="linear")
+    own = TransformerRecipe(
+        data="",
+        tokenizer="",
+        text_encoder="",
+        trainer=given.trainer,
+        optimizer=GENTLE,
+        transformer=config.transformer,
+        diffusion=config.diffusion,
+    )
+    torch.manual_seed(0)  # the rehearsal does not care for its starting weights
+    return RehearsedTransformer(own, torch.device("cpu")), own
+
+
+TASKS: dict[str, Any] = {
+    "toy": _toy,
+    "adversarial": _adversarial,
+    "tokenizer": _tokenizer,
+    "transformer": _transformer,
+}
 
 
 def train_and_die(folder: str, moment: int) -> None:

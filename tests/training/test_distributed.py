@@ -17,10 +17,10 @@ from hart.training.trainer import Trainer
 from toy_training import CONTEXT, OPTIMIZER, TASKS, TRAINER, recipe, train_in_process
 
 
-
 def together(folder: Path, kind: str = "toy", **trainer: Any) -> tuple[list[Any], dict[str, Any]]:
     """Log lines and final weights of two processes that train together."""
     rendezvous = folder.parent / f"{folder.name}.rendezvous"
+    rendezvous.unlink(missing_ok=True)
     results = CONTEXT.Queue()
     arguments = (2, rendezvous.as_uri(), str(folder), kind, trainer, results)
     workers = [CONTEXT.Process(target=train_in_process, args=(rank, *arguments)) for rank in range(2)]
@@ -44,7 +44,7 @@ def assert_same(ours: tuple[list[Any], dict[str, Any]], theirs: tuple[list[Any],
     for (step, figures), (other_step, other) in zip(ours[0], theirs[0], strict=True):
         assert step == other_step
         for name in figures.keys() - {"images_per_second"}:
-            assert figures[name] == pytest.approx(other[name], abs=1e-5), name
+            assert figures[name] == pytest.approx(other[name], abs=1e-5, rel=1e-5), name
     assert_same_weights(ours, theirs)
 
 
@@ -60,11 +60,13 @@ def assert_same_weights(ours: tuple[list[Any], dict[str, Any]], theirs: tuple[li
         ("toy", {"distributed": "fsdp2"}),
         ("toy", {"distributed": "fsdp2", "accumulate": 2, "activation_checkpointing": True}),
         ("adversarial", {"accumulate": 2}),
+        ("tokenizer", {"steps": 3}),
+        ("transformer", {"distributed": "fsdp2", "steps": 2, "activation_checkpointing": True}),
     ],
-    ids=["ddp", "fsdp2", "fsdp2, accumulated", "two parts"],
+    ids=["ddp", "fsdp2", "fsdp2, accumulated", "two parts", "tokenizer", "transformer"],
 )
 def test_two_processes_give_what_one_gives(tmp_path: Path, kind: str, settings: dict[str, Any]) -> None:
-    one = alone(tmp_path / "one", kind)
+    one = alone(tmp_path / "one", kind, **{name: settings[name] for name in settings if name == "steps"})
     two = together(tmp_path / "two", kind, **settings)
     assert_same(two, one)
 

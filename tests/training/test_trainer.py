@@ -24,7 +24,6 @@ from hart.training.trainer import Trainer
 from toy_training import CONTEXT, OPTIMIZER, AdversarialTask, ToyTask, recipe, train_and_die
 
 
-
 class FaultyTask(ToyTask):
     """Something goes wrong in one step."""
 
@@ -93,9 +92,9 @@ def test_a_run_killed_at_any_moment_ends_as_an_unbroken_one(tmp_path: Path) -> N
     Trainer(ToyTask(), recipe(steps=8), whole).run()
     moments = random.Random(0)
     deaths = 0
-    # a life has about 30 moments: losses, log lines, flushes, renames and removals
+    # an unbroken life has about 30 moments: losses, log lines, flushes, renames and removals
     while True:
-        worker = CONTEXT.Process(target=train_and_die, args=(str(killed), moments.randint(5, 20)))
+        worker = CONTEXT.Process(target=train_and_die, args=(str(killed), moments.randint(4, 13)))
         worker.start()
         worker.join(120)
         if worker.exitcode == 0:
@@ -125,9 +124,9 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("loss", "step 5: the loss is nan: go on with a lower learning rate or gradient_clip"),
-        ("gradient", "step 5: the gradient norm is (nan|inf): go on with a lower learning rate"),
-        ("shard", "step 5: the data of a batch cannot be read: .*train-0007.tar"),
+        ("loss", r"step 5: the loss is nan: go on with a lower learning rate or gradient_clip"),
+        ("gradient", r"step 5: the gradient norm is (nan|inf): go on with a lower learning rate"),
+        ("shard", r"step 5: the data of a batch cannot be read: .*train-0007\.tar"),
     ],
 )
 def test_faults_are_said_and_keep_the_checkpoint(tmp_path: Path, fault: str, message: str) -> None:
@@ -202,7 +201,7 @@ def test_a_damaged_checkpoint_is_never_passed_over_silently(tmp_path: Path, dama
 def test_another_recipe_is_refused_by_name(tmp_path: Path) -> None:
     Trainer(ToyTask(), recipe(), tmp_path).run()
     other = recipe(OPTIMIZER.replace(learning_rate=1.0), data="other", seed=3)
-    with pytest.raises(HartError, match="of another recipe: data.*optimizer.learning_rate.*trainer.seed") as caught:
+    with pytest.raises(HartError, match=r"of another recipe: data.*optimizer\.learning_rate.*trainer\.seed") as caught:
         Trainer(ToyTask(), other, tmp_path)
     assert "'toy' there, 'other' now" in str(caught.value)
     longer = recipe(steps=7, log_every=1, checkpoint_every=2, keep_checkpoints=1, trackers=())
@@ -284,7 +283,10 @@ class PicturingTask(ToyTask):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_pictures_and_figures_go_to_the_trackers(tmp_path: Path) -> None:
     Trainer(PicturingTask(), recipe(sample_every=4, trackers=("tensorboard",)), tmp_path).run()
-    assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["step-00000004-dot.png", "step-00000006-dot.png"]
+    assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == [
+        "step-00000004-dot.png",
+        "step-00000006-dot.png",
+    ]
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(tmp_path / "tensorboard"))

@@ -35,9 +35,7 @@ class Processes:
         if config.distributed == "none" and not alone:
             raise HartError('trainer.distributed is "none", but several processes were launched: set it to "auto"')
         if ":" in config.device and not alone:
-            raise HartError(
-                f"trainer.device {config.device!r}: each process takes its own GPU; give cuda"
-            )
+            raise HartError(f"trainer.device {config.device!r}: each process takes its own GPU; give cuda")
         resolve_device(config.device)
         self._state = PartialState(cpu=config.device == "cpu")
         self.count: int = self._state.num_processes

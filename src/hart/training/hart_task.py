@@ -133,7 +133,7 @@ class TransformerTask:
         if recipe.init_from:
             start_from(hart, recipe.init_from)
         self.module: Hart = hart.to(device)
-        self.parts = {"model": Part(self.module, recipe.optimizer, _blocks(self.module))}
+        self.parts = {"model": Part(self.module, recipe.optimizer, repeated_blocks(self.module))}
         # a table is added outside its block, where FSDP2 has it in shards
         self.shardable = recipe.transformer.modulation != "table"
         self.codebook = self.tokenizer.quantizer.codebook
@@ -203,7 +203,7 @@ class TransformerTask:
         return [captions[int(draw * len(captions))] for captions, draw in zip(choices, draws, strict=True)]
 
 
-def _blocks(hart: Hart) -> list[nn.Module]:
+def repeated_blocks(hart: Hart) -> list[nn.Module]:
     """The repeated layers, with the modulations first: they run before and outside their blocks."""
     blocks: list[nn.Module] = list(hart.transformer.blocks)
     modulations = [m.project for m in hart.transformer.modules() if isinstance(m, LinearModulation)]
