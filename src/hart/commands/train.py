@@ -206,14 +206,10 @@ def _plan_tokenizer(recipe: TokenizerRecipe, processes: Processes) -> _Plan:
 
 
 def _plan_transformer(recipe: TransformerRecipe, processes: Processes) -> _Plan:
-    import torch
-
-    from hart.model import Hart
     from hart.training.dry_run import deeper, measure
-    from hart.training.rehearsal import RehearsedTransformer, model_config
+    from hart.training.rehearsal import RehearsedTransformer, parameter_count
 
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in Hart(model_config(recipe)).parameters())
+    parameters = parameter_count(recipe)
 
     def measured(depth: int) -> Measurement:
         shallow = recipe.replace(transformer=recipe.transformer.replace(depth=depth))
@@ -245,7 +241,8 @@ def _print_plan(recipe: Recipe, plan: _Plan, processes: Processes) -> None:
         "operations": f"{plan.macs / 1e9:.3g} GMAC a picture forward, three times that with the backward pass",
         "processes": f"{processes.count} ({processes.strategy}), {trainer.precision}, on {processes.device}",
         "memory": f"{_size(need.memory)} a process: weights {_size(need.weights)}, gradients {_size(need.gradients)}, "
-        f"optimiser {_size(need.moments)}, average {_size(need.average)}, activations {_size(need.activations)} ({how})",
+        f"optimiser {_size(need.moments)}, average {_size(need.average)}, "
+        f"activations {_size(need.activations)} ({how})",
         "checkpoint": f"{_size(need.checkpoint)} of disk each, {trainer.keep_checkpoints} kept",
         "time": f"{need.step_seconds:.3g} s a step, {trainer.batch_size / need.step_seconds:.3g} pictures/s, "
         f"{_duration(need.step_seconds * trainer.steps)} for {trainer.steps} steps ({how})",

@@ -101,6 +101,12 @@ class RehearsedTransformer:
     def save(self, folder: Path, module: nn.Module) -> None: ...
 
 
+def parameter_count(recipe: TransformerRecipe) -> int:
+    """Of the recipe's model, without making it."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in Hart(model_config(recipe)).parameters())
+
+
 def model_config(recipe: TransformerRecipe) -> HartConfig:
     """The recipe's model with any tokenizer that gives its tokens."""
     sizes = recipe.transformer
