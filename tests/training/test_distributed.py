@@ -26,10 +26,11 @@ def together(folder: Path, kind: str = "toy", **trainer: Any) -> tuple[list[Any]
     workers = [CONTEXT.Process(target=train_in_process, args=(rank, *arguments)) for rank in range(2)]
     for worker in workers:
         worker.start()
+    result = results.get(timeout=300)  # before waiting: a process ends when what it gives is taken
     for worker in workers:
-        worker.join(120)
+        worker.join(300)
         assert worker.exitcode == 0
-    return results.get(timeout=10)
+    return result
 
 
 def alone(folder: Path, kind: str = "toy", **trainer: Any) -> tuple[list[Any], dict[str, Any]]:

@@ -96,7 +96,7 @@ def test_a_run_killed_at_any_moment_ends_as_an_unbroken_one(tmp_path: Path) -> N
     while True:
         worker = CONTEXT.Process(target=train_and_die, args=(str(killed), moments.randint(4, 13)))
         worker.start()
-        worker.join(120)
+        worker.join(600)
         if worker.exitcode == 0:
             break
         assert worker.exitcode == -signal.SIGKILL

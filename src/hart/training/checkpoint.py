@@ -83,8 +83,6 @@ class RunFolder:
         path = self.path(step)
         temporary = path.with_suffix(".partial")
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob("*.partial"):
-            left.unlink()
         with self.writing(f"the checkpoint of step {step}"):
             try:
                 with temporary.open("wb") as file:
@@ -96,8 +94,14 @@ class RunFolder:
                 raise
             temporary.replace(path)
             flush_folder(path.parent)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove what is beyond `keep`, and what a killed run left half-written."""
         for old in self.steps()[: -self.keep]:
             self.path(old).unlink()
+        for left in (self.folder / FOLDER).glob("*.partial"):
+            left.unlink()
 
     def load(self) -> dict[str, Any] | None:
         """The newest checkpoint, None where there is none.

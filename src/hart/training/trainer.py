@@ -65,6 +65,8 @@ class Trainer:
             self.stepper.load_state_dict(state["weights"])
             self.means.sums, self.means.counts = state["sums"], state["counts"]
             self.step = state["step"]
+        if self.processes.main:
+            self.run_folder.tidy()
 
     def run(self) -> None:
         """Train to the end; the averaged model is written with every checkpoint."""
