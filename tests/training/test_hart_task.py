@@ -8,10 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from hart.checkpoint.loading import save_model
-from hart.config import ConfigError
+from hart.checkpoint.loading import SHIPPED_MODELS, load_model, save_model
+from hart.config import ConfigError, TextConditioning
 from hart.model import Hart
-from hart.training.hart_task import drop_condition, encode_all, select, start_from
+from hart.training.config import OptimizerConfig, TrainerConfig, TransformerRecipe
+from hart.training.hart_task import TransformerTask, drop_condition, encode_all, select, start_from
+from hart.training.starting import save_tokenizer
+from hart.training.task import Share
+from hart.training.trainer import Trainer
 from hart.types import TextContext
 from helpers import SCALES, TEXT_TOKENS, pictures, random_tensor, tiny_model, tiny_text_config
 
@@ -81,3 +85,29 @@ def test_a_table_of_levels_cannot_go_to_other_scales(tmp_path: Path) -> None:
     goal = Hart(config.replace(tokenizer=config.tokenizer.replace(scales=sizes.scales), transformer=sizes))
     with pytest.raises(ConfigError, match='level_embedding = "table" cannot be carried over'):
         start_from(goal, str(tmp_path))
+
+
+def test_the_stage_runs_from_captions_to_a_model_and_pictures(tmp_path: Path) -> None:
+    tokenizer, _ = tiny_model(tiny_text_config())
+    save_tokenizer(tmp_path / "tokenizer", tokenizer)
+    text = TextConditioning(width=384, tokens=16)
+    config = tiny_text_config(text=text)
+    recipe = TransformerRecipe(
+        data="",
+        tokenizer=str(tmp_path / "tokenizer"),
+        text_encoder=str(SHIPPED_MODELS / "emoji"),
+        trainer=TrainerConfig(steps=2, batch_size=2, sample_every=2, precision="bfloat16"),
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+        transformer=config.transformer,
+        diffusion=config.diffusion,
+    )
+    task = TransformerTask(recipe, pictures(3))
+    share = Share(0, 0, 2, slice(0, 2))
+    before = task.batch(share)
+    Trainer(task, recipe, tmp_path / "run").run()
+    after = task.batch(share)
+    assert torch.equal(before.maps.teacher_forcing_input, after.maps.teacher_forcing_input), "encoded ahead or not"
+    assert torch.equal(before.context.embeddings, after.context.embeddings)
+    assert before.context.embeddings.dtype == torch.float32
+    assert (tmp_path / "run" / "samples" / "step-00000002-generated.png").exists()
+    assert load_model(tmp_path / "run" / "model").config.diffusion == config.diffusion
