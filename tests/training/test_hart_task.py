@@ -87,6 +87,8 @@ def test_a_table_of_levels_cannot_go_to_other_scales(tmp_path: Path) -> None:
         start_from(goal, str(tmp_path))
 
 
+# torch says that its fused RMSNorm does not serve bfloat16 beside float32 weights: slower, not wrong
+@pytest.mark.filterwarnings("ignore:Mismatch dtype:UserWarning")
 def test_the_stage_runs_from_captions_to_a_model_and_pictures(tmp_path: Path) -> None:
     tokenizer, _ = tiny_model(tiny_text_config())
     save_tokenizer(tmp_path / "tokenizer", tokenizer)
