@@ -525,6 +525,22 @@ def test_train_writes_a_model_and_prints_its_figures(tmp_path: Path) -> None:
     assert list((tmp_path / "run" / "model").glob("*.safetensors"))
 
 
+@pytest.mark.parametrize("stage", ["tokenizer", "transformer"])
+def test_a_dry_run_says_what_a_recipe_takes_without_its_data(stage: str) -> None:
+    small = {
+        "tokenizer": ("tokenizer.base_channels=32", "tokenizer.channel_multipliers=[1,1]", "loss.perceptual=0"),
+        "transformer": ("transformer.depth=1", "diffusion.depth=1"),
+    }
+    result = run("train", stage, RECIPES / f"{stage}.toml", "--dry-run", "data='nowhere'", *small[stage])
+    assert result.exit_code == 0, result.output
+    said = {line.split()[0] for line in result.stdout.splitlines()}
+    assert {"parameters", "tokens", "memory", "checkpoint", "time"} <= said
+
+
+def test_training_without_a_folder_is_refused() -> None:
+    assert "--out is missing" in refused(run("train", "tokenizer", RECIPES / "tokenizer.toml"))
+
+
 # --- as a process of its own
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
@@ -17,11 +19,22 @@ from hart.config import (
     TokenizerConfig,
     TransformerConfig,
 )
-from hart.cost import MODULES, PARTS, TEXT_ENCODER, ModelCost, model_cost
+from hart.cost import (
+    MODULES,
+    PARTS,
+    TEXT_ENCODER,
+    ModelCost,
+    model_cost,
+    tokenizer_training_macs,
+    transformer_training_macs,
+)
 from hart.generation.draws import GeneratorDraws
 from hart.generation.next_scale import NextScaleGenerator
 from hart.presets import preset
 from hart.text_encoder.compact import CompactTextEncoder, build_tokenizer
+from hart.training.config import OptimizerConfig, TrainerConfig, TransformerRecipe
+from hart.training.rehearsal import RehearsedTransformer
+from hart.training.task import Share
 from hart.types import ClassContext, Context, TextContext
 from models import PIECES
 
@@ -75,9 +88,43 @@ def measured_macs(config: HartConfig, *, guided: bool) -> int:
         if config.transformer.classes is not None
         else TextContext(torch.randn(1, 5, 12, generator=torch.Generator().manual_seed(0)), torch.ones(1, 5).bool())
     )
+    return counted(lambda: tokenizer.decode(generator(context)))
+
+
+def counted(compute: Callable[[], object]) -> int:
+    """MACs of the matrix products and convolutions of a computation."""
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
-        tokenizer.decode(generator(context))
+        compute()
     return counter.get_total_flops() // 2
+
+
+def test_counts_a_training_step_of_the_tokenizer() -> None:
+    tokenizer, _ = build(CONFIGS["text"])
+
+    def forward() -> object:
+        result = tokenizer.training_pass(torch.zeros(1, 3, TOKENIZER.image_size, TOKENIZER.image_size), discrete=True)
+        return tokenizer.decode_unclamped(result.latent)
+
+    assert tokenizer_training_macs(TOKENIZER) == pytest.approx(counted(forward), rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["text", "text, discrete"])
+def test_counts_a_training_step_of_the_transformer(name: str) -> None:
+    config = CONFIGS[name]
+    recipe = TransformerRecipe(
+        data="",
+        tokenizer="",
+        text_encoder="",
+        trainer=TrainerConfig(steps=1, batch_size=1),
+        optimizer=OptimizerConfig(learning_rate=1.0),
+        transformer=config.transformer,
+        diffusion=config.diffusion,
+        drop_last_scale=False,
+    )
+    task = RehearsedTransformer(recipe, torch.device("cpu"))
+    batch = task.batch(Share(0, 0, 1, slice(0, 1)))
+    macs = transformer_training_macs(config.transformer, config.diffusion, last_tokens=16)
+    assert macs == pytest.approx(counted(lambda: task.loss("model", batch)), rel=0.03)
 
 
 @pytest.mark.parametrize("guided", [True, False])

@@ -40,8 +40,9 @@ ALLOWED: dict[str, str] = {
     "tokenizer types",
     "contact_sheet": "errors pipeline types",
     "precompute": "checkpoint data errors files text_encoder tokenizer",
-    "training": "checkpoint config data errors files layers lora losses model scales text_encoder tokenizer "
-    "transformer types",
+    # generation: the sample pictures of a run
+    "training": "checkpoint config data devices errors files generation layers lora losses model scales text_encoder "
+    "tokenizer transformer types",
     "commands": "checkpoint config contact_sheet cost data devices errors picture_metadata pipeline precompute presets "
     "text_encoder training verification __init__",
     "cli": "commands devices errors __init__",
@@ -60,6 +61,9 @@ CONFINED: dict[str, str] = {
     "datasets": "data/readers/hugging_face.py",
     "resvg_py": "data",
     "PIL": "data pipeline picture_metadata contact_sheet",
+    "accelerate": "training/distributed.py",
+    "tensorboard": "training/trackers.py",
+    "wandb": "training/trackers.py",
     "typer": "cli commands",
     "rich": "cli commands",
     "peft": "lora",

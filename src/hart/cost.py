@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from hart.checkpoint.loading import build
-from hart.config import HartConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
+from hart.config import HartConfig, ResidualDiffusionConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
 from hart.generation.next_scale import round_sizes
 from hart.layers.embedding import FREQUENCIES
 
@@ -104,6 +104,37 @@ def model_cost(config: HartConfig, *, guided: bool = True) -> ModelCost:
     }
     step_macs = [step.linear + step.attention + step.head for step in steps]
     return ModelCost(_parameters(config), macs, counts, (context + step_macs[0], *step_macs[1:]))
+
+
+def tokenizer_training_macs(sizes: TokenizerConfig) -> int:
+    """MACs of one picture's forward pass in training: encoder, nearest codes and phi at every scale, decoder."""
+    side, channels = sizes.scales[-1], sizes.latent_channels
+    distances = sizes.schedule.total_tokens * sizes.codebook_size * channels
+    phi = len(sizes.scales) * _conv(channels, channels, 3, side)
+    return _encoder(sizes) + distances + phi + _decoder(sizes)
+
+
+def transformer_training_macs(
+    sizes: TransformerConfig, diffusion: ResidualDiffusionConfig | None, *, last_tokens: int
+) -> int:
+    """MACs of one picture's forward pass in training, with `last_tokens` of the last scale's tokens computed.
+
+    The loss adds the diffusion's network, run once for each of the token's `batch_multiplier` uses.
+    """
+    total = _context(sizes, rows=1) + _head(sizes, rows=1, tokens=1)
+    seen = sizes.text.tokens if sizes.text is not None else 1
+    for tokens in (*sizes.schedule.token_counts[1:-1], last_tokens):
+        seen += tokens
+        linear = tokens * (sizes.latent_channels * sizes.width + _block_linear(sizes))
+        # the head's modulation counts once, with scale 1
+        total += _level(sizes) + linear + _attention(sizes, tokens, seen) + tokens * sizes.width * sizes.codebook_size
+    if diffusion is None:
+        return total
+    width, channels = diffusion.width, sizes.latent_channels
+    denoiser = 3 * channels * width + diffusion.depth * 5 * width**2 + 2 * width**2
+    time = width * (2 * FREQUENCIES + width)
+    use = sizes.width * width + time + denoiser
+    return total + last_tokens * (channels * sizes.width + diffusion.batch_multiplier * use)
 
 
 @dataclass(frozen=True)
@@ -212,20 +243,43 @@ def _conv(in_channels: int, out_channels: int, kernel: int, side: int) -> int:
     return in_channels * out_channels * kernel**2 * side**2
 
 
+def _residual_block(in_channels: int, out_channels: int, side: int) -> int:
+    skip = _conv(in_channels, out_channels, 1, side) if in_channels != out_channels else 0
+    return _conv(in_channels, out_channels, 3, side) + _conv(out_channels, out_channels, 3, side) + skip
+
+
+def _spatial_attention(width: int, side: int) -> int:
+    """Query, key, value and output, and every position on every other."""
+    return _conv(width, 4 * width, 1, side) + 2 * width * side**4
+
+
+def _encoder(sizes: TokenizerConfig) -> int:
+    """Pixels to latent, in the order of `hart.tokenizer.autoencoder.Encoder`."""
+    side, width, channels = sizes.image_size, sizes.base_channels, sizes.latent_channels
+    total = _conv(3, width, 3, side)
+    for i, multiplier in enumerate(sizes.channel_multipliers):
+        out, lowest = sizes.base_channels * multiplier, i == len(sizes.channel_multipliers) - 1
+        total += _residual_block(width, out, side) + (sizes.residual_blocks - 1) * _residual_block(out, out, side)
+        width = out
+        if lowest:
+            total += sizes.residual_blocks * _spatial_attention(width, side)
+        else:
+            side //= 2
+            total += _conv(width, width, 3, side)
+    total += 2 * _residual_block(width, width, side) + _spatial_attention(width, side)
+    return total + _conv(width, channels, 3, side) + _conv(channels, channels, sizes.quant_conv_kernel, side)
+
+
 def _decoder(sizes: TokenizerConfig) -> int:
     """Latent to pixels, in the order of `hart.tokenizer.autoencoder.Decoder`."""
     widths = [sizes.base_channels * m for m in reversed(sizes.channel_multipliers)]
     side, width, channels = sizes.scales[-1], widths[0], sizes.latent_channels
 
-    def block(in_channels: int, out_channels: int) -> int:
-        skip = _conv(in_channels, out_channels, 1, side) if in_channels != out_channels else 0
-        return _conv(in_channels, out_channels, 3, side) + _conv(out_channels, out_channels, 3, side) + skip
-
-    attention = _conv(width, 4 * width, 1, side) + 2 * width * side**4
+    attention = _spatial_attention(width, side)
     total = _conv(channels, channels, sizes.quant_conv_kernel, side) + _conv(channels, width, 3, side)
-    total += 2 * block(width, width) + attention
+    total += 2 * _residual_block(width, width, side) + attention
     for i, out in enumerate(widths):
-        total += block(width, out) + sizes.residual_blocks * block(out, out)
+        total += _residual_block(width, out, side) + sizes.residual_blocks * _residual_block(out, out, side)
         if i == 0:
             total += (sizes.residual_blocks + 1) * attention
         if i < len(widths) - 1:

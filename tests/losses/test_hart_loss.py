@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from hart.config import HartConfig
-from hart.losses.hart_loss import MINIMUM_KEPT, draw_last_cells, hart_loss
+from hart.losses.hart_loss import MINIMUM_KEPT, draw_diffusion, draw_last_cells, hart_loss
 from helpers import random_context, random_image, tiny_class_config, tiny_model, tiny_text_config, without_gradient
 
 CPU = torch.device("cpu")
@@ -23,7 +23,11 @@ def compute(config: HartConfig, cells: torch.Tensor | None = None, seed: int = 0
         maps = tokenizer.token_maps(tokenizer.encode(random_image(2)))
     codebook = tokenizer.quantizer.codebook.requires_grad_(False)
     context = random_context(config, 2)
-    total, parts = hart_loss(hart, codebook, context, maps, cells, generator(seed), diffusion_weight=0.5)
+    draws = None
+    if hart.residual is not None:
+        tokens = maps.indices[-1].shape[1] if cells is None else cells.shape[1]
+        draws = draw_diffusion(hart.residual, 2, tokens, maps.last_scale_continuous.shape[2], generator(seed))
+    total, parts = hart_loss(hart, codebook, context, maps, cells, draws, diffusion_weight=0.5)
     return (hart, maps, context), total, parts
 
 

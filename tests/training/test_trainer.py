@@ -1,55 +1,61 @@
-"""The loop with a toy task: resuming is exact, faults keep the last checkpoint, logs are means."""
+"""The loop with a toy task: resuming is exact at any moment, faults keep the last checkpoint, logs are means."""
 
 from __future__ import annotations
 
+import errno
 import json
+import random
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from hart.errors import HartError
-from hart.training.config import OptimizerConfig, TrainerConfig
-from hart.training.trainer import LOG_FILE, STATE_FILE, Trainer
+from hart.training import checkpoint
+from hart.training.config import OptimizerConfig
+from hart.training.progress import StepReport
+from hart.training.task import Picture, Share
+from hart.training.trackers import LOG_FILE
+from hart.training.trainer import Trainer
+from toy_training import CONTEXT, OPTIMIZER, AdversarialTask, ToyTask, recipe, train_and_die
 
-TRAINER = TrainerConfig(steps=6, batch_size=4, log_every=2, checkpoint_every=3, ema_decay=0.9)
-OPTIMIZER = OptimizerConfig(learning_rate=0.05, warmup_steps=2)
 
+class FaultyTask(ToyTask):
+    """Something goes wrong in one step."""
 
-class Line:
-    """Fits a line through noisy points, drawn from the step's generator."""
+    def __init__(self, fault: str, step: int, optimizer: OptimizerConfig = OPTIMIZER) -> None:
+        super().__init__(optimizer)
+        self.fault = fault
+        self.step = step
 
-    def __init__(self, bad_loss_at: int | None = None, bad_gradient_at: int | None = None) -> None:
-        self.module = nn.Linear(1, 1)
-        nn.init.constant_(self.module.weight, 0.5)
-        nn.init.zeros_(self.module.bias)
-        self.bad_loss_at = bad_loss_at
-        self.bad_gradient_at = bad_gradient_at
-        self.saved: list[Path] = []
+    def batch(self, share: Share) -> Tensor:
+        self.failing = share.step == self.step
+        if self.failing and self.fault == "shard":
+            raise FileNotFoundError(errno.ENOENT, "No such file", "train-0007.tar")
+        if self.failing and self.fault == "interrupt":
+            raise KeyboardInterrupt
+        return super().batch(share)
 
-    def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        x = torch.rand(4, 1, generator=generator)
-        error = self.module(x) - (2 * x + 1)
-        loss = error.square().mean()
-        if step == self.bad_loss_at:
+    def loss(self, part: str, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, parts = super().loss(part, batch)
+        if self.failing and self.fault == "loss":
             loss = loss * torch.nan
-        if step == self.bad_gradient_at:
+        if self.failing and self.fault == "gradient":
             # finite itself, and infinitely steep
-            loss = loss + (self.module.weight - self.module.weight.detach()).abs().sqrt().sum()
-        return loss, {"step_number": torch.tensor(float(step))}
-
-    def after_step(self, step: int, generator: torch.Generator) -> dict[str, float]:
-        return {"drawn_after": torch.rand((), generator=generator).item()}
-
-    def save(self, folder: Path, module: nn.Module) -> None:
-        assert module is not self.module, "the averaged weights are what is kept"
-        self.saved.append(folder)
+            loss = loss + (self.module.last.weight - self.module.last.weight.detach()).abs().sqrt().sum()
+        return loss, parts
 
 
-def state(folder: Path) -> dict[str, Any]:
-    return torch.load(folder / STATE_FILE, weights_only=True)
+def checkpoints(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / checkpoint.FOLDER).iterdir())
+
+
+def state(folder: Path, step: int) -> dict[str, Any]:
+    return torch.load(folder / checkpoint.FOLDER / f"step-{step:08d}.pt", weights_only=True)
 
 
 def flat(values: Any) -> list[Any]:
@@ -61,63 +67,244 @@ def flat(values: Any) -> list[Any]:
     return [values.tolist()] if isinstance(values, Tensor) else [values]
 
 
+def log_lines(folder: Path) -> list[dict[str, float]]:
+    """The log without what depends on the clock."""
+    lines = [json.loads(line) for line in (folder / LOG_FILE).read_text(encoding="utf-8").splitlines()]
+    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
+
+
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 def test_a_resumed_run_is_the_unbroken_one_to_the_last_bit(tmp_path: Path, kind: str) -> None:
-    optimizer = OPTIMIZER.replace(kind=kind)
-    Trainer(Line(), TRAINER, optimizer, tmp_path / "whole").run()
-    with pytest.raises(HartError):
-        Trainer(Line(bad_loss_at=4), TRAINER, optimizer, tmp_path / "broken").run()
-    resumed = Trainer(Line(), TRAINER, optimizer, tmp_path / "broken")
+    given = recipe(OPTIMIZER.replace(kind=kind))
+    Trainer(ToyTask(given.optimizer), given, tmp_path / "whole").run()
+    broken = FaultyTask("interrupt", 5, given.optimizer)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(broken, given, tmp_path / "broken").run()
+    resumed = Trainer(ToyTask(given.optimizer), given, tmp_path / "broken")
     assert resumed.step == 3
     resumed.run()
-    assert flat(state(tmp_path / "whole")) == flat(state(tmp_path / "broken"))
+    assert flat(state(tmp_path / "whole", 6)) == flat(state(tmp_path / "broken", 6))
+    assert log_lines(tmp_path / "broken") == log_lines(tmp_path / "whole"), "each line once, averages included"
+
+
+def test_a_run_killed_at_any_moment_ends_as_an_unbroken_one(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    Trainer(ToyTask(), recipe(steps=8), whole).run()
+    moments = random.Random(0)
+    deaths = 0
+    # an unbroken life has about 30 moments: losses, log lines, flushes, renames and removals
+    while True:
+        worker = CONTEXT.Process(target=train_and_die, args=(str(killed), moments.randint(4, 13)))
+        worker.start()
+        worker.join(600)
+        if worker.exitcode == 0:
+            break
+        assert worker.exitcode == -signal.SIGKILL
+        deaths += 1
+        assert deaths < 30
+    assert deaths >= 2
+    assert flat(state(killed, 8)) == flat(state(whole, 8))
+    assert log_lines(killed) == log_lines(whole)
+    assert checkpoints(killed) == checkpoints(whole), "no half-written file is left"
 
 
 def test_training_lowers_the_loss_and_saves_the_average(tmp_path: Path) -> None:
-    task, reports = Line(), []
-    Trainer(task, TRAINER.replace(steps=60), OPTIMIZER, tmp_path, report=reports.append).run()
-    assert reports[-1]["loss"] < 0.2 * reports[0]["loss"]
+    task, logs = ToyTask(), []
+    Trainer(task, recipe(steps=60), tmp_path, on_log=lambda step, figures: logs.append(figures)).run()
+    assert logs[-1]["loss"] < 0.2 * logs[0]["loss"]
     assert task.saved == [tmp_path / "model"] * 20
+    assert task.prepared == 1
 
 
-@pytest.mark.parametrize("fault", ["bad_loss_at", "bad_gradient_at"])
-def test_numbers_that_are_not_finite_stop_the_run_and_keep_the_checkpoint(tmp_path: Path, fault: str) -> None:
+def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
+    Trainer(ToyTask(), recipe(steps=5, checkpoint_every=1, keep_checkpoints=3), tmp_path).run()
+    assert checkpoints(tmp_path) == ["step-00000003.pt", "step-00000004.pt", "step-00000005.pt"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("loss", r"step 5: the loss is nan: go on with a lower learning rate or gradient_clip"),
+        ("gradient", r"step 5: the gradient norm is (nan|inf): go on with a lower learning rate"),
+        ("shard", r"step 5: the data of a batch cannot be read: .*train-0007\.tar"),
+    ],
+)
+def test_faults_are_said_and_keep_the_checkpoint(tmp_path: Path, fault: str, message: str) -> None:
     # the fault comes in the step that would be followed by the second checkpoint
-    task = Line(**{fault: 5})
-    with pytest.raises(HartError, match=rf"at step 5; the last good checkpoint is in {tmp_path}.*lower learning rate"):
-        Trainer(task, TRAINER, OPTIMIZER, tmp_path).run()
-    kept = state(tmp_path)
-    assert kept["step"] == 3
-    assert all(torch.isfinite(value).all() for value in kept["module"].values())
-    assert task.module.weight.isfinite().all(), "the weights must not have been touched"
+    task = FaultyTask(fault, 5)
+    with pytest.raises(HartError, match=rf"{message}.*; the last good checkpoint is {tmp_path}.*step-00000003\.pt"):
+        Trainer(task, recipe(), tmp_path).run()
+    assert checkpoints(tmp_path) == ["step-00000003.pt"]
+    assert all(p.isfinite().all() for p in task.module.parameters()), "the weights must not have been touched"
 
 
-def test_logs_are_means_over_the_steps_between_them(tmp_path: Path) -> None:
-    Trainer(Line(), TRAINER.replace(steps=5), OPTIMIZER, tmp_path).run()
-    lines = [json.loads(line) for line in (tmp_path / LOG_FILE).read_text(encoding="utf-8").splitlines()]
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_a_full_disk_is_said_and_keeps_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    real, calls = torch.save, []
+
+    def failing(saved: Any, file: Any) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            real(saved, _FullDisk(file, code))
+        real(saved, file)
+
+    monkeypatch.setattr(checkpoint.torch, "save", failing)
+    reason = "the disk is full" if code == errno.ENOSPC else "Input/output error"
+    with pytest.raises(HartError, match=rf"checkpoint of step 6 could not be written: {reason}; the last good.*0003"):
+        Trainer(ToyTask(), recipe(), tmp_path).run()
+    assert checkpoints(tmp_path) == ["step-00000003.pt"], "the unfinished file must make room"
+    monkeypatch.undo()
+    resumed = Trainer(ToyTask(), recipe(), tmp_path)
+    assert resumed.step == 3
+    resumed.run()
+
+
+class _FullDisk:
+    """A file that takes 100 bytes."""
+
+    def __init__(self, file: Any, code: int) -> None:
+        self.file = file
+        self.code = code
+        self.room = 100
+
+    def write(self, content: Any) -> int:
+        self.room -= len(content)
+        if self.room < 0:
+            raise OSError(self.code, errno.errorcode[self.code] if self.code == errno.ENOSPC else "Input/output error")
+        return self.file.write(content)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_a_damaged_checkpoint_is_never_passed_over_silently(tmp_path: Path, damage: str) -> None:
+    Trainer(ToyTask(), recipe(), tmp_path).run()
+    path = tmp_path / checkpoint.FOLDER / "step-00000006.pt"
+    content = path.read_bytes()
+    weights = state(tmp_path, 6)["weights"]["average"]["first.weight"].numpy().tobytes()
+    if damage == "cut":
+        path.write_bytes(content[:-200])
+    else:
+        assert content.count(weights) == 1
+        path.write_bytes(content.replace(weights, weights[:-1] + bytes([weights[-1] ^ 1])))
+    with pytest.raises(HartError, match=r"0006\.pt is damaged .*; delete it to go on from .*step-00000003\.pt"):
+        Trainer(ToyTask(), recipe(), tmp_path)
+    older = path.with_name("step-00000003.pt")
+    older.write_bytes(older.read_bytes()[:100])
+    with pytest.raises(HartError, match="no older one can be read: start anew in another folder"):
+        Trainer(ToyTask(), recipe(), tmp_path)
+
+
+def test_another_recipe_is_refused_by_name(tmp_path: Path) -> None:
+    Trainer(ToyTask(), recipe(), tmp_path).run()
+    other = recipe(OPTIMIZER.replace(learning_rate=1.0), data="other", seed=3)
+    with pytest.raises(HartError, match=r"of another recipe: data.*optimizer\.learning_rate.*trainer\.seed") as caught:
+        Trainer(ToyTask(), other, tmp_path)
+    assert "'toy' there, 'other' now" in str(caught.value)
+    longer = recipe(steps=7, log_every=1, checkpoint_every=2, keep_checkpoints=1, trackers=())
+    assert Trainer(ToyTask(), longer, tmp_path).step == 6, "how long and how often may change"
+
+
+def test_logs_are_means_over_the_steps_that_report(tmp_path: Path) -> None:
+    Trainer(ToyTask(), recipe(steps=5), tmp_path).run()
+    lines = log_lines(tmp_path)
     assert [line["step"] for line in lines] == [2, 4, 5]
     assert [line["step_number"] for line in lines] == [0.5, 2.5, 4.0]
-    assert all({"loss", "gradient_norm", "drawn_after", "images_per_second"} <= line.keys() for line in lines)
+    assert [line.get("odd") for line in lines] == [1.0, 1.0, None], "not diluted by the steps that do not have it"
+    assert all({"loss", "gradient_norm", "absolute", "learning_rate"} <= line.keys() for line in lines)
 
 
 def test_a_finished_run_does_nothing_more(tmp_path: Path) -> None:
-    Trainer(Line(), TRAINER, OPTIMIZER, tmp_path).run()
-    before = flat(state(tmp_path))
-    again = Line()
-    Trainer(again, TRAINER, OPTIMIZER, tmp_path).run()
-    assert flat(state(tmp_path)) == before
+    Trainer(ToyTask(), recipe(), tmp_path).run()
+    before = flat(state(tmp_path, 6))
+    again = ToyTask()
+    Trainer(again, recipe(), tmp_path).run()
+    assert flat(state(tmp_path, 6)) == before
     assert not again.saved
+    assert not again.prepared
 
 
-def test_bfloat16_is_an_autocast_of_float32_weights(tmp_path: Path) -> None:
+def test_bfloat16_is_an_autocast_of_float32_weights_in_the_loss_alone(tmp_path: Path) -> None:
     seen = []
 
-    class Probe(Line):
-        def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-            seen.append(self.module(torch.ones(1, 1)).dtype)
-            return super().loss(step, generator)
+    class Probe(ToyTask):
+        def batch(self, share: Share) -> Tensor:
+            seen.append(self.module.predict(torch.ones(1, 2)).dtype)
+            return super().batch(share)
+
+        def loss(self, part: str, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            seen.append(self.module.predict(torch.ones(1, 2)).dtype)
+            return super().loss(part, batch)
 
     task = Probe()
-    Trainer(task, TRAINER.replace(precision="bfloat16", steps=1), OPTIMIZER, tmp_path).run()
-    assert seen == [torch.bfloat16]
-    assert task.module.weight.dtype == torch.float32
+    Trainer(task, recipe(precision="bfloat16", steps=1), tmp_path).run()
+    assert seen == [torch.float32, torch.bfloat16]
+    assert task.module.first.weight.dtype == torch.float32
+
+
+def test_parts_are_stepped_by_their_own_losses(tmp_path: Path) -> None:
+    task, logs = AdversarialTask(), []
+    start = task.judge.weight.item()
+    run = Trainer(task, recipe(steps=1, log_every=1), tmp_path, on_log=lambda step, figures: logs.append(figures))
+    run.run()
+    assert task.judge.weight.item() == start, "it starts a step later"
+    assert "judge_loss" not in logs[0]
+    run = Trainer(task, recipe(steps=2, log_every=1), tmp_path, on_log=lambda step, figures: logs.append(figures))
+    run.run()
+    assert task.judge.weight.item() != start
+    assert {"loss", "judge_loss", "judge_gradient_norm"} <= logs[1].keys()
+    assert set(run.stepper.average.weights) == {name for name, _ in task.module.named_parameters()}
+
+
+def test_rows_set_anew_lose_their_moments_and_restart_their_average(tmp_path: Path) -> None:
+    task = ToyTask()
+    run = Trainer(task, recipe(), tmp_path)
+    run.run()
+    weight, rows = task.module.first.weight, torch.tensor([1, 3])
+    with torch.no_grad():
+        weight[rows] = 9.0
+    moments = run.stepper.parts["model"].optimizer.optimizers[0].state[weight]
+    assert moments["exp_avg"].all()
+    run.stepper.forget(weight, rows)
+    for name in ("exp_avg", "exp_avg_sq"):
+        assert (moments[name] == 0).all(dim=1).tolist() == [False, True, False, True]
+    assert (run.stepper.average.weights["first.weight"] == 9.0).all(dim=1).tolist() == [False, True, False, True]
+
+
+class PicturingTask(ToyTask):
+    def samples(self, step: int, module: nn.Module) -> dict[str, Picture]:
+        assert module is not self.module
+        return {"dot": Image.new("RGB", (step, 2))}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_pictures_and_figures_go_to_the_trackers(tmp_path: Path) -> None:
+    Trainer(PicturingTask(), recipe(sample_every=4, trackers=("tensorboard",)), tmp_path).run()
+    assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == [
+        "step-00000004-dot.png",
+        "step-00000006-dot.png",
+    ]
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == [2, 4, 6]
+    assert [event.step for event in events.Images("dot")] == [4, 6]
+
+
+def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    with pytest.raises(HartError, match=r"\"wandb\" is not installed: run pip install 'hart\[wandb\]'"):
+        Trainer(ToyTask(), recipe(trackers=("wandb",)), tmp_path).run()
+
+
+def test_every_step_is_reported(tmp_path: Path) -> None:
+    reports: list[StepReport] = []
+    Trainer(ToyTask(), recipe(peak_tflops=1.0), tmp_path, macs=1000, on_step=reports.append).run()
+    assert [report.step for report in reports] == [1, 2, 3, 4, 5, 6]
+    assert reports[-1].seconds_left == 0
+    for report in reports:
+        assert report.mfu == pytest.approx(report.images_per_second * 6000 / 1e12)

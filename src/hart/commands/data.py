@@ -83,7 +83,7 @@ def encode(
 ) -> None:
     """Precompute codes, residuals and text features of a set, so that training the transformer runs no encoder."""
     with needs_extra("train"):
-        from hart.training.tokenizer_task import load_tokenizer
+        from hart.training.starting import load_tokenizer
     import torch
 
     from hart.config import TextEncoderConfig

@@ -1,8 +1,10 @@
-"""`hart train`: runs a recipe. A run that was stopped goes on where it last saved."""
+"""`hart train`: runs a recipe, or says what it would take. A run that was stopped goes on where it last saved."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,13 +12,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hart.commands.console import needs_extra, writable_folder
+from hart.errors import HartError
 
 if TYPE_CHECKING:
-    from hart.training.config import Recipe
-    from hart.training.trainer import Task
+    from hart.training.config import Recipe, TokenizerRecipe, TransformerRecipe
+    from hart.training.distributed import Processes
+    from hart.training.dry_run import Measurement
+    from hart.training.progress import StepReport
+    from hart.training.task import Task
 
 LOG_EVERY = 25
 """Steps between lines of the text encoder's training; the other stages take it from their recipe."""
+LARGE = 60_000_000
+"""Parameters above which a dry run measures a model of one and of two blocks and reckons the others from them."""
+MEAN_KEPT_SHARE = 0.18
+"""Mean share of the last scale's tokens that a step computes: half a normal of std 0.25, cut at 0.5."""
 
 
 class Stage(StrEnum):
@@ -30,20 +40,46 @@ class Stage(StrEnum):
 def train(
     stage: Annotated[Stage, typer.Argument(help="What to train.")],
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="Sizes, data and settings.")],
-    out: Annotated[Path, typer.Option(help="Folder for checkpoints, log and the finished model.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for checkpoints, log and the finished model.")] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe, such as trainer.steps=10."),
     ] = None,
+    init_from: Annotated[
+        str | None, typer.Option(help="Model to start from, also one of a lower resolution; as init_from=MODEL.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say parameters, memory and time; train nothing, read no data.")
+    ] = False,
 ) -> None:
-    """Train a stage from a recipe; run it again to go on after a stop."""
-    writable_folder(out)
+    """Train a stage from a recipe; run it again to go on after a stop.
+
+    On several GPUs or machines: accelerate launch -m hart train ...
+    """
+    changes = (*(overrides or ()), *([f"init_from={init_from}"] if init_from is not None else []))
     with needs_extra("train"):
-        STAGES[stage](recipe, tuple(overrides or ()), out)
-    typer.echo(out)
+        if dry_run:
+            _dry_run(stage, recipe, changes)
+            return
+        if out is None:
+            raise HartError("--out is missing: give the folder for checkpoints, log and the finished model")
+        writable_folder(out)
+        if _run(stage, recipe, changes, out):
+            typer.echo(out)
 
 
-def _text_encoder(path: Path, overrides: tuple[str, ...], out: Path) -> None:
+def _run(stage: Stage, path: Path, overrides: tuple[str, ...], out: Path) -> bool:
+    """Train; whether this is the process that reports."""
+    match stage:
+        case Stage.text_encoder:
+            return _text_encoder(path, overrides, out)
+        case Stage.tokenizer:
+            return _tokenizer(path, overrides, out)
+        case Stage.transformer:
+            return _transformer(path, overrides, out)
+
+
+def _text_encoder(path: Path, overrides: tuple[str, ...], out: Path) -> bool:
     from hart.training.config import read_table
     from hart.training.text_distillation import TextDistillationRecipe, distill_text_encoder
 
@@ -54,33 +90,196 @@ def _text_encoder(path: Path, overrides: tuple[str, ...], out: Path) -> None:
             _print_figures({"step": step, **figures})
 
     distill_text_encoder(recipe, out, on_step)
+    return True
 
 
-def _tokenizer(path: Path, overrides: tuple[str, ...], out: Path) -> None:
+def _tokenizer(path: Path, overrides: tuple[str, ...], out: Path) -> bool:
     from hart.data.datasets import open_dataset
     from hart.training.config import TokenizerRecipe
+    from hart.training.distributed import Processes
     from hart.training.tokenizer_task import TokenizerTask
 
     recipe = TokenizerRecipe.read(path, overrides)
-    _run(TokenizerTask(recipe, open_dataset(Path(recipe.data), "train", recipe.tokenizer.image_size)), recipe, out)
+    data = open_dataset(Path(recipe.data), "train", recipe.tokenizer.image_size)
+    processes = Processes(recipe.trainer)
+    return _train(TokenizerTask(recipe, data, processes.device), recipe, out, processes, _tokenizer_macs(recipe))
 
 
-def _transformer(path: Path, overrides: tuple[str, ...], out: Path) -> None:
-    from hart.checkpoint.storage import CONFIG_FILE
-    from hart.config import TokenizerConfig
+def _transformer(path: Path, overrides: tuple[str, ...], out: Path) -> bool:
     from hart.data.datasets import open_dataset
     from hart.training.config import TransformerRecipe
+    from hart.training.distributed import Processes
     from hart.training.hart_task import TransformerTask
+    from hart.training.starting import load_tokenizer
 
     recipe = TransformerRecipe.read(path, overrides)
-    size = TokenizerConfig.load(Path(recipe.tokenizer) / CONFIG_FILE).image_size
-    _run(TransformerTask(recipe, open_dataset(Path(recipe.data), "train", size)), recipe, out)
+    # the recipe's scales decide the size: a tokenizer serves any resolution
+    tokenizer = load_tokenizer(recipe.tokenizer).config.replace(scales=recipe.transformer.scales)
+    data = open_dataset(Path(recipe.data), "train", tokenizer.image_size)
+    processes = Processes(recipe.trainer)
+    return _train(TransformerTask(recipe, data, processes.device), recipe, out, processes, _transformer_macs(recipe))
 
 
-def _run(task: Task, recipe: Recipe, out: Path) -> None:
+def _train(task: Task, recipe: Recipe, out: Path, processes: Processes, macs: int) -> bool:
     from hart.training.trainer import Trainer
 
-    Trainer(task, recipe.trainer, recipe.optimizer, out, report=_print_figures).run()
+    with _progress(recipe, show=processes.main) as on_step:
+        trainer = Trainer(
+            task,
+            recipe,
+            out,
+            processes,
+            macs=macs,
+            on_step=on_step,
+            on_log=lambda step, figures: _print_figures({"step": step, **figures}),
+        )
+        trainer.run()
+    return processes.main
+
+
+@contextmanager
+def _progress(recipe: Recipe, *, show: bool) -> Iterator[Callable[[StepReport], None]]:
+    """A bar on stderr with speed, time left and MFU; nothing where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    columns = TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}")
+    with Progress(*columns, console=console, transient=True, disable=not (show and console.is_terminal)) as bar:
+        task = bar.add_task("", total=recipe.trainer.steps)
+
+        def on_step(report: StepReport) -> None:
+            said = [f"{report.images_per_second:.3g} pictures/s", f"{_duration(report.seconds_left)} left"]
+            if report.mfu is not None:
+                said.append(f"MFU {report.mfu:.0%}")
+            bar.update(
+                task, completed=report.step, description="  ".join([*said, f"loss {report.figures['loss']:.4g}"])
+            )
+
+        yield on_step
+
+
+def _dry_run(stage: Stage, path: Path, overrides: tuple[str, ...]) -> None:
+    """Print what one process of the run would need."""
+    from hart.training.config import TokenizerRecipe, TransformerRecipe
+    from hart.training.distributed import Processes
+
+    match stage:
+        case Stage.text_encoder:
+            raise HartError("--dry-run is for the tokenizer and the transformer; the text encoder takes minutes")
+        case Stage.tokenizer:
+            tokenizer_recipe = TokenizerRecipe.read(path, overrides)
+            processes = Processes(tokenizer_recipe.trainer)
+            plan = _plan_tokenizer(tokenizer_recipe, processes)
+            recipe: Recipe = tokenizer_recipe
+        case Stage.transformer:
+            transformer_recipe = TransformerRecipe.read(path, overrides)
+            processes = Processes(transformer_recipe.trainer)
+            plan = _plan_transformer(transformer_recipe, processes)
+            recipe = transformer_recipe
+    if processes.main:
+        _print_plan(recipe, plan, processes)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a dry run found out."""
+
+    parameters: int
+    trained: int
+    tokens: int
+    macs: int
+    measurement: Measurement
+    blocks_measured: bool
+
+
+def _plan_tokenizer(recipe: TokenizerRecipe, processes: Processes) -> _Plan:
+    from hart.training.dry_run import measure
+    from hart.training.rehearsal import rehearse_tokenizer
+
+    task = rehearse_tokenizer(recipe, processes.device)
+    sizes = [(p.numel(), p.requires_grad) for part in task.parts.values() for p in part.module.parameters()]
+    measurement = measure(task, recipe.trainer, processes)
+    trained = sum(count for count, is_trained in sizes if is_trained)
+    tokens = recipe.tokenizer.schedule.total_tokens
+    return _Plan(sum(n for n, _ in sizes), trained, tokens, _tokenizer_macs(recipe), measurement, False)
+
+
+def _plan_transformer(recipe: TransformerRecipe, processes: Processes) -> _Plan:
+    from hart.training.dry_run import deeper, measure
+    from hart.training.rehearsal import RehearsedTransformer, parameter_count
+
+    parameters = parameter_count(recipe)
+
+    def measured(depth: int) -> Measurement:
+        shallow = recipe.replace(transformer=recipe.transformer.replace(depth=depth))
+        return measure(RehearsedTransformer(shallow, processes.device), recipe.trainer, processes)
+
+    large, depth = parameters > LARGE, recipe.transformer.depth
+    measurement = deeper(measured(1), measured(2), depth) if large else measured(depth)
+    tokens, macs = recipe.transformer.schedule.total_tokens, _transformer_macs(recipe)
+    return _Plan(parameters, parameters, tokens, macs, measurement, large)
+
+
+def _print_plan(recipe: Recipe, plan: _Plan, processes: Processes) -> None:
+    from hart.training.dry_run import estimate
+
+    trainer = recipe.trainer
+    need = estimate(
+        plan.parameters,
+        plan.trained,
+        recipe.optimizer.kind,
+        trainer,
+        plan.measurement,
+        processes=processes.count,
+        sharded=processes.strategy == "fsdp2",
+    )
+    how = "reckoned from one and two blocks" if plan.blocks_measured else "measured"
+    lines = {
+        "parameters": f"{plan.parameters / 1e6:.2f}M, {plan.trained / 1e6:.2f}M of them trained",
+        "tokens": f"{plan.tokens} a picture, {plan.tokens * trainer.batch_size} a step",
+        "operations": f"{plan.macs / 1e9:.3g} GMAC a picture forward, three times that with the backward pass",
+        "processes": f"{processes.count} ({processes.strategy}), {trainer.precision}, on {processes.device}",
+        "memory": f"{_size(need.memory)} a process: weights {_size(need.weights)}, gradients {_size(need.gradients)}, "
+        f"optimiser {_size(need.moments)}, average {_size(need.average)}, "
+        f"activations {_size(need.activations)} ({how})",
+        "checkpoint": f"{_size(need.checkpoint)} of disk each, {trainer.keep_checkpoints} kept",
+        "time": f"{need.step_seconds:.3g} s a step, {trainer.batch_size / need.step_seconds:.3g} pictures/s, "
+        f"{_duration(need.step_seconds * trainer.steps)} for {trainer.steps} steps ({how})",
+        "not included": "reading data, encoding texts, sample pictures",
+    }
+    for name, value in lines.items():
+        typer.echo(f"{name:<14}{value}")
+
+
+def _tokenizer_macs(recipe: TokenizerRecipe) -> int:
+    from hart.cost import tokenizer_training_macs
+
+    return tokenizer_training_macs(recipe.tokenizer)
+
+
+def _transformer_macs(recipe: TransformerRecipe) -> int:
+    from hart.cost import transformer_training_macs
+
+    last = recipe.transformer.schedule.token_counts[-1]
+    if recipe.drop_last_scale:
+        last = min(last, max(32, round(MEAN_KEPT_SHARE * last)))
+    return transformer_training_macs(recipe.transformer, recipe.diffusion, last_tokens=last)
+
+
+def _duration(seconds: float) -> str:
+    """3 h 05 min, 12 min, 40 s"""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    if minutes < 120:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes < 48 * 60 else f"{minutes / 1440:.1f} days"
+
+
+def _size(count: int) -> str:
+    """12.3 MB, 4.56 GB"""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _print_figures(figures: Mapping[str, Any]) -> None:
@@ -89,10 +288,3 @@ def _print_figures(figures: Mapping[str, Any]) -> None:
 
 def _rounded(value: float | int) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-STAGES: Mapping[Stage, Callable[[Path, tuple[str, ...], Path], None]] = {
-    Stage.text_encoder: _text_encoder,
-    Stage.tokenizer: _tokenizer,
-    Stage.transformer: _transformer,
-}

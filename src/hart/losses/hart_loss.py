@@ -5,12 +5,14 @@ Shapes: B batch, K scales, N tokens of a scale, M computed tokens of the last sc
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hart.generation.logits import filtered, sample
-from hart.model import Hart
+from hart.model import Hart, ResidualHead
 from hart.transformer.transformer import gather_tokens
 from hart.types import Context, TokenMaps
 
@@ -33,19 +35,49 @@ def draw_last_cells(batch: int, tokens: int, generator: torch.Generator, device:
     return noise.argsort(dim=1)[:, :count].sort(dim=1).values.to(device)
 
 
+@dataclass(frozen=True)
+class DiffusionDraws:
+    """The random numbers of the diffusion's loss; R times each token is used in a step.
+
+    codes: (B, M) uniform in [0, 1), choose the sampled codes. timesteps: (B, R, M). noise: (B, R, M, D).
+    """
+
+    codes: Tensor
+    timesteps: Tensor
+    noise: Tensor
+
+    def rows(self, rows: slice) -> DiffusionDraws:
+        """Those of some of the pictures."""
+        return DiffusionDraws(self.codes[rows], self.timesteps[rows], self.noise[rows])
+
+
+def draw_diffusion(
+    residual: ResidualHead, batch: int, tokens: int, channels: int, generator: torch.Generator
+) -> DiffusionDraws:
+    """Draws for B pictures with M computed tokens of D channels at the last scale."""
+    shape = (batch, residual.config.batch_multiplier, tokens)
+    device = generator.device
+    return DiffusionDraws(
+        codes=torch.rand(batch, tokens, generator=generator, device=device),
+        timesteps=torch.randint(residual.config.training_steps, shape, generator=generator, device=device),
+        noise=torch.randn(*shape, channels, generator=generator, device=device),
+    )
+
+
 def hart_loss(
     hart: Hart,
     codebook: nn.Embedding,
     context: Context,
     maps: TokenMaps,
     last_cells: Tensor | None,
-    generator: torch.Generator,
+    draws: DiffusionDraws | None,
     *,
     diffusion_weight: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Total loss and its parts: `cross_entropy`, that and the accuracy of every scale, and the diffusion's terms.
 
     last_cells: (B, M) positions of the last scale that are computed and supervised; None takes all.
+    draws: from `draw_diffusion`; None for a model without residual diffusion.
     """
     transformer = hart.transformer
     output = transformer(context, maps.teacher_forcing_input, last_cells)
@@ -63,22 +95,23 @@ def hart_loss(
             parts[f"accuracy_{k}"] = accuracy.mean()
     if hart.residual is None:
         return total, parts
+    assert draws is not None
     with torch.no_grad():
         last_logits = filtered(logits[:, -output.segments[-1] :], SAMPLED_TOP_K, SAMPLED_TOP_P)
-        uniform = torch.rand(last.shape, generator=generator, device=generator.device)
-        codes = sample(last_logits, uniform.to(last.device))
+        codes = sample(last_logits, draws.codes.to(last.device))
         embeddings = codebook(codes)
         continuous = maps.last_scale_continuous
         if last_cells is not None:
             continuous = gather_tokens(continuous, last_cells)
-        target = (continuous - embeddings).flatten(0, 1)
-    repeats = hart.residual.config.batch_multiplier
-    condition = hart.residual_condition(output.last_scale, embeddings).flatten(0, 1).repeat(repeats, 1)
-    target = target.repeat(repeats, 1)
-    steps = hart.residual.config.training_steps
-    timesteps = torch.randint(steps, (len(target),), generator=generator, device=generator.device)
-    noise = torch.randn(target.shape, generator=generator, device=generator.device)
-    diffusion = hart.residual.loss(condition, target, timesteps.to(target.device), noise.to(target.device))
+        target = continuous - embeddings
+    timesteps, noise = draws.timesteps.to(target.device), draws.noise.to(target.device)
+
+    def repeated(x: Tensor) -> Tensor:
+        """(B, M, ...) as (B R M, ...)"""
+        return x.unsqueeze(1).expand(-1, timesteps.shape[1], -1, -1).flatten(0, 2)
+
+    condition = hart.residual_condition(output.last_scale, embeddings)
+    diffusion = hart.residual.loss(repeated(condition), repeated(target), timesteps.flatten(), noise.flatten(0, 2))
     parts["diffusion_mse"] = diffusion.mse.mean()
     parts["diffusion_bound"] = diffusion.variational_bound.mean()
     return total + diffusion_weight * diffusion.total.mean(), parts

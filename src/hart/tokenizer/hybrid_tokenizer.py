@@ -109,8 +109,10 @@ class HybridTokenizer(nn.Module):
 
     def training_pass(self, image: Tensor, *, discrete: bool) -> TrainingPass:
         """Encode and quantise with gradients: straight through the codes, or the continuous latent itself."""
-        latent = self.encode(image)
-        quantized = self.quantize(latent)
+        latent = self.encode(image).float()
+        # a code's distances and what is left for the next scale need float32, in autocast too
+        with torch.autocast(latent.device.type, enabled=False):
+            quantized = self.quantize(latent)
         decoded = latent + (quantized.latent - latent).detach() if discrete else latent
         loss = self.quantizer.loss(quantized, latent, self.config.commitment_weight)
         return TrainingPass(decoded, loss, quantized)

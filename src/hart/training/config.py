@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from hart.config import (
     TokenizerConfig,
     TransformerConfig,
     require,
+    require_positive,
 )
 
 
@@ -33,25 +35,68 @@ class OptimizerConfig(Config):
     beta1: float = 0.9
     beta2: float = 0.95
     gradient_clip: float = 1.0
+    """Largest norm of the gradient; 0 does not clip."""
+
+    def __post_init__(self) -> None:
+        require(self.learning_rate > 0, f"OptimizerConfig.learning_rate must be above 0, not {self.learning_rate}")
+        for name in ("warmup_steps", "weight_decay", "gradient_clip"):
+            value = getattr(self, name)
+            require(value >= 0, f"OptimizerConfig.{name} must not be negative, but is {value}")
+        require(
+            0 <= self.final_fraction <= 1,
+            f"OptimizerConfig.final_fraction must be in [0, 1], not {self.final_fraction}",
+        )
+        for name in ("beta1", "beta2"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"OptimizerConfig.{name} must be from 0 to below 1, not {value}")
 
 
 @dataclass(frozen=True)
 class TrainerConfig(Config):
-    """How long, how often, and with which seed."""
+    """How long, how often, where, and with which seed."""
 
     steps: int
     batch_size: int
+    """Pictures of one step in all: of all processes and of all parts that `accumulate` cuts them into."""
     seed: int = 0
     precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 runs the forward pass in autocast: faster where the processor has AMX or is a GPU."""
+    """bfloat16 runs the forward pass in autocast: faster on GPUs and on processors with AMX, slower on others."""
     device: str = "cpu"
+    """cpu, cuda or mps. Of several processes each takes the GPU of its own number."""
+    distributed: Literal["auto", "none", "ddp", "fsdp2"] = "auto"
+    """How several processes share the work. auto: what `accelerate launch` says, DDP where it says nothing."""
+    accumulate: int = 1
+    """Parts in which a process computes its share of a batch, one after the other: less memory, the same result."""
+    activation_checkpointing: bool = False
+    """Keep only the inputs of the repeated blocks and compute them again in the backward pass: less memory."""
+    compile: bool = False
+    """torch.compile of the repeated blocks."""
     ema_decay: float = 0.999
     """Decay of the weight average; warmed up as (1 + step) / (10 + step)."""
     log_every: int = 50
     checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+    """So many of the newest checkpoints stay; a damaged one can then be left for the one before."""
+    sample_every: int = 0
+    """Steps between pictures in `samples/`; 0 makes none."""
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where figures and pictures go besides `metrics.jsonl`."""
+    peak_tflops: float = 0.0
+    """What one device can do at most, for the share of it that is used (MFU); 0 measures a matrix product."""
 
     def __post_init__(self) -> None:
-        require(self.steps > 0 and self.batch_size > 0, "TrainerConfig: steps and batch_size must be positive")
+        require_positive(self, "steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints")
+        require(self.sample_every >= 0, f"TrainerConfig.sample_every must not be negative, but is {self.sample_every}")
+        require(0 <= self.ema_decay < 1, f"TrainerConfig.ema_decay must be from 0 to below 1, not {self.ema_decay}")
+        require(self.peak_tflops >= 0, f"TrainerConfig.peak_tflops must not be negative, but is {self.peak_tflops}")
+        require(
+            re.fullmatch(r"cpu|mps|cuda(:\d+)?", self.device) is not None,
+            f"TrainerConfig.device: {self.device!r} is none of cpu, cuda, cuda:<number>, mps",
+        )
+        require(
+            self.batch_size % self.accumulate == 0,
+            f"TrainerConfig.batch_size {self.batch_size} cannot be cut into accumulate = {self.accumulate} equal parts",
+        )
 
 
 @dataclass(frozen=True)
@@ -119,9 +164,12 @@ class TokenizerRecipe(Recipe):
     decoder_only: bool = False
     """Freeze encoder, quant_conv and quantiser, as the released recipe does."""
     init_from: str = ""
-    """Folder of a tokenizer to start from."""
+    """A tokenizer to start from: what this stage wrote, or any model whose tokenizer has these sizes."""
 
     def __post_init__(self) -> None:
+        require(
+            self.revive_every >= 0, f"TokenizerRecipe.revive_every must not be negative, but is {self.revive_every}"
+        )
         require(
             self.revive_every == 0 or self.trainer.checkpoint_every % self.revive_every == 0,
             "TokenizerRecipe: trainer.checkpoint_every must be a multiple of revive_every, so that a resumed run "
@@ -147,3 +195,10 @@ class TransformerRecipe(Recipe):
     """Share of captions replaced by the null context, for classifier-free guidance."""
     drop_last_scale: bool = True
     """Compute only a random part of the last scale's tokens (paper, section 3.4)."""
+    init_from: str = ""
+    """A model to start from, at this resolution or a lower one."""
+
+    def __post_init__(self) -> None:
+        dropout = self.condition_dropout
+        require(0 <= dropout <= 1, f"TransformerRecipe.condition_dropout must be in [0, 1], not {dropout}")
+        require(self.diffusion_weight >= 0, "TransformerRecipe.diffusion_weight must not be negative")

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from hart.training.distributed import local
 
 
 class WeightAverage:
-    """Keeps an averaged copy of `module`; call `update` after every optimiser step."""
+    """Averaged copies of the parameters of `module`, sharded as they are; call `update` after every step."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        self.weights: dict[str, Tensor] = {name: p.detach().clone() for name, p in module.named_parameters()}
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         """Move towards `module`; early steps weigh more, so that the start is forgotten."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        ours = [p.detach() for p in self.module.parameters()]
-        theirs = [p.detach() for p in module.parameters()]
+        ours = [local(average) for average in self.weights.values()]
+        theirs = [local(p.detach()) for p in module.parameters()]
         torch._foreach_lerp_(ours, theirs, weight)
-        for mine, other in zip(self.module.buffers(), module.buffers(), strict=True):
-            mine.copy_(other)
+
+    @torch.no_grad()
+    def restart(self, name: str, parameter: Tensor, rows: Tensor) -> None:
+        """Average the given rows of the parameter from their present values on."""
+        self.weights[name][rows] = parameter[rows]

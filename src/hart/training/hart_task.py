@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from hart.checkpoint.loading import save_model
+from hart.checkpoint.loading import load_model, resolve_model, save_model
+from hart.checkpoint.storage import load_state
 from hart.config import ConfigError, HartConfig, TextEncoderConfig
 from hart.data.datasets import CaptionedImages, batch_indices
 from hart.data.transforms import to_signed
-from hart.losses.hart_loss import draw_last_cells, hart_loss
+from hart.generation.draws import GeneratorDraws
+from hart.generation.next_scale import NextScaleGenerator
+from hart.losses.hart_loss import DiffusionDraws, draw_diffusion, draw_last_cells, hart_loss
 from hart.model import Hart
+from hart.scales import ScaleSchedule
 from hart.text_encoder.compact import CompactTextEncoder
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.config import TransformerRecipe
 from hart.training.initialization import initialize
-from hart.training.tokenizer_task import load_tokenizer
+from hart.training.pictures import picture_row
+from hart.training.randomness import generator_for
+from hart.training.starting import load_tokenizer, same_sizes
+from hart.training.task import Engine, Part, Picture, Share
+from hart.transformer.modulation import LinearModulation
 from hart.types import TextContext, TokenMaps
 
+CPU = torch.device("cpu")
 ENCODE_BATCH = 64
+SAMPLES = 8
 TEXT_ENCODER_CONFIG = "text_encoder.json"
 
 
 @torch.inference_mode()
-def encode_all(tokenizer: HybridTokenizer, data: CaptionedImages, device: torch.device) -> TokenMaps:
+def encode_all(
+    tokenizer: HybridTokenizer, schedule: ScaleSchedule, data: CaptionedImages, device: torch.device
+) -> TokenMaps:
     """Token maps of every picture of a set, kept on the CPU: the tokenizer runs once, on `device`, not every step."""
     parts = []
     for start in range(0, len(data), ENCODE_BATCH):
         rows = range(start, min(start + ENCODE_BATCH, len(data)))
         image = to_signed(torch.stack([data.image(i) for i in rows])).to(device)
-        maps = tokenizer.token_maps(tokenizer.encode(image))
+        maps = tokenizer.token_maps(tokenizer.encode(image), schedule)
         parts.append(select(maps, torch.arange(len(rows), device=device), torch.device("cpu")))
     return TokenMaps(
         indices=tuple(torch.cat(maps) for maps in zip(*(part.indices for part in parts), strict=True)),
@@ -49,29 +62,59 @@ def select(maps: TokenMaps, rows: Tensor, device: torch.device) -> TokenMaps:
     )
 
 
-def drop_condition(context: TextContext, probability: float, generator: torch.Generator) -> TextContext:
-    """Replace each context of the batch by the null context with `probability`; the given one is left as it is."""
-    dropped = torch.rand(len(context), generator=generator, device=generator.device).to(context.mask.device)
+def drop_condition(context: TextContext, dropped: Tensor) -> TextContext:
+    """Replace the contexts where `dropped` (B,) by the null context; the given one is left as it is."""
     null = context.null()
-    chosen = (dropped < probability).unsqueeze(1)
+    chosen = dropped.to(context.mask.device).unsqueeze(1)
     return TextContext(
         torch.where(chosen.unsqueeze(2), null.embeddings, context.embeddings),
         torch.where(chosen, null.mask, context.mask),
     )
 
 
-class TransformerTask:
-    """One optimisation step of the transformer; see `hart.training.trainer.Task`."""
+def start_from(hart: Hart, name: str) -> None:
+    """Copy the weights of the model `name`, of the same sizes at any resolution, into `hart`.
 
-    def __init__(self, recipe: TransformerRecipe, data: CaptionedImages) -> None:
+    The residual diffusion is copied where both have one. Raises `ConfigError` naming the sizes that differ.
+    """
+    source = load_model(resolve_model(name))
+    same_sizes(name, source.config.transformer, hart.config.transformer, besides={"scales"})
+    if hart.config.transformer.scales != source.config.transformer.scales:
+        for kind, value in (("level_embedding", "table"), ("position", "absolute")):
+            if getattr(hart.config.transformer, kind) == value:
+                raise ConfigError(
+                    f'init_from {name}: of other scales, to which transformer.{kind} = "{value}" cannot be carried over'
+                )
+    load_state(hart.transformer, source.hart.transformer.state_dict(), name)
+    if hart.residual is not None and source.hart.residual is not None:
+        assert hart.config.diffusion is not None
+        assert source.config.diffusion is not None
+        same_sizes(name, source.config.diffusion, hart.config.diffusion, besides={"sampling_steps"})
+        load_state(hart.residual, source.hart.residual.state_dict(), name)
+
+
+@dataclass
+class TransformerBatch:
+    """What a step is given, on the device."""
+
+    context: TextContext
+    maps: TokenMaps
+    cells: Tensor | None
+    draws: DiffusionDraws | None
+
+
+class TransformerTask:
+    """One optimisation step of the transformer; see `hart.training.task.Task`."""
+
+    def __init__(self, recipe: TransformerRecipe, data: CaptionedImages, device: torch.device = CPU) -> None:
         data.require_captions()
         self.recipe = recipe
         self.data = data
-        self.device = torch.device(recipe.trainer.device)
-        self.tokenizer = load_tokenizer(Path(recipe.tokenizer)).requires_grad_(False).to(self.device)
+        self.device = device
+        self.tokenizer = load_tokenizer(recipe.tokenizer).requires_grad_(False).to(device)
         encoder_folder = Path(recipe.text_encoder)
         text_config = TextEncoderConfig.load(encoder_folder / TEXT_ENCODER_CONFIG)
-        self.text_encoder = CompactTextEncoder.load(text_config, encoder_folder).to(self.device)
+        self.text_encoder = CompactTextEncoder.load(text_config, encoder_folder).to(device)
         text = recipe.transformer.text
         if text is None or (text.width, text.tokens) != (self.text_encoder.width, text_config.tokens):
             raise ConfigError(
@@ -79,49 +122,90 @@ class TransformerTask:
                 "what the text encoder gives"
             )
         self.config = HartConfig(
-            tokenizer=self.tokenizer.config,
+            tokenizer=self.tokenizer.config.replace(scales=recipe.transformer.scales),
             transformer=recipe.transformer,
             diffusion=recipe.diffusion,
             text_encoder=text_config,
             sampling=recipe.sampling,
         )
         hart = Hart(self.config)
-        initialize(hart, torch.Generator().manual_seed(recipe.trainer.seed))
-        self.module: Hart = hart.to(self.device)
+        initialize(hart, generator_for(recipe.trainer.seed, "weights"))
+        if recipe.init_from:
+            start_from(hart, recipe.init_from)
+        self.module: Hart = hart.to(device)
+        self.parts = {"model": Part(self.module, recipe.optimizer, repeated_blocks(self.module))}
+        # a table is added outside its block, where FSDP2 has it in shards
+        self.shardable = recipe.transformer.modulation != "table"
         self.codebook = self.tokenizer.quantizer.codebook
-        self.maps = encode_all(self.tokenizer, data, self.device)
+        self._maps: TokenMaps | None = None
 
-    def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        trainer = self.recipe.trainer
-        rows = batch_indices(self.data.weights, trainer.batch_size, trainer.seed, step)
-        maps = select(self.maps, rows, self.device)
-        with torch.no_grad():
-            context = self.text_encoder.encode(self._captions(rows, generator))
-        context = drop_condition(context, self.recipe.condition_dropout, generator)
+    def prepare(self) -> None:
+        """Encode all pictures, so that the tokenizer runs once and not in every step."""
+        self._maps = encode_all(self.tokenizer, self.config.transformer.schedule, self.data, self.device)
+
+    def batch(self, share: Share) -> TransformerBatch:
+        rows = share.mine(batch_indices(self.data.weights, share.batch_size, share.seed, share.step))
+        context = self.text_encoder.encode(self._captions(rows, share))
+        dropped = torch.rand(share.batch_size, generator=share.generator("condition dropout"))
+        context = drop_condition(context, share.mine(dropped < self.recipe.condition_dropout))
+        maps = self._token_maps(rows)
+        tokens, channels = maps.last_scale_continuous.shape[1:]
         cells = None
         if self.recipe.drop_last_scale:
-            cells = draw_last_cells(len(rows), maps.indices[-1].shape[1], generator, self.device)
-        total, parts = hart_loss(
+            cells = share.mine(draw_last_cells(share.batch_size, tokens, share.generator("last scale"), CPU))
+            cells, tokens = cells.to(self.device), cells.shape[1]
+        draws = None
+        if self.module.residual is not None:
+            generator = share.generator("diffusion")
+            draws = draw_diffusion(self.module.residual, share.batch_size, tokens, channels, generator).rows(share.rows)
+        return TransformerBatch(context, maps, cells, draws)
+
+    def loss(self, part: str, batch: TransformerBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        return hart_loss(
             self.module,
             self.codebook,
-            context,
-            maps,
-            cells,
-            generator,
+            batch.context,
+            batch.maps,
+            batch.cells,
+            batch.draws,
             diffusion_weight=self.recipe.diffusion_weight,
         )
-        return total, {name: value.detach() for name, value in parts.items()}
 
-    def after_step(self, step: int, generator: torch.Generator) -> dict[str, float]:
+    def after_step(self, share: Share, engine: Engine) -> dict[str, float]:
         return {}
+
+    def samples(self, step: int, module: nn.Module) -> dict[str, Picture]:
+        """Pictures of the first captions, always from the same random numbers."""
+        assert isinstance(module, Hart)
+        prompts = [self.data.captions(i)[0] for i in range(min(SAMPLES, len(self.data)))]
+        # the same numbers every time, so that what changes is the model
+        seed = self.recipe.trainer.seed
+        draws = GeneratorDraws([generator_for(seed, "samples", i) for i in range(len(prompts))], self.device)
+        generate = NextScaleGenerator(module, self.tokenizer.quantizer, self.recipe.sampling, draws)
+        image = self.tokenizer.decode(generate(self.text_encoder.encode(prompts)))
+        return {"generated": picture_row(image)}
 
     def save(self, folder: Path, module: nn.Module) -> None:
         assert isinstance(module, Hart)
         self.text_encoder.save(folder)
         save_model(folder, self.config, self.tokenizer, module)
 
-    def _captions(self, rows: Tensor, generator: torch.Generator) -> list[str]:
+    def _token_maps(self, rows: Tensor) -> TokenMaps:
+        if self._maps is not None:
+            return select(self._maps, rows, self.device)
+        image = to_signed(torch.stack([self.data.image(i) for i in rows.tolist()])).to(self.device)
+        return self.tokenizer.token_maps(self.tokenizer.encode(image), self.config.transformer.schedule)
+
+    def _captions(self, rows: Tensor, share: Share) -> list[str]:
         """One caption a picture, chosen evenly among its captions."""
         choices = [self.data.captions(i) for i in rows.tolist()]
-        draws = torch.rand(len(rows), generator=generator, device=generator.device).tolist()
+        draws = share.mine(torch.rand(share.batch_size, generator=share.generator("captions"))).tolist()
         return [captions[int(draw * len(captions))] for captions, draw in zip(choices, draws, strict=True)]
+
+
+def repeated_blocks(hart: Hart) -> list[nn.Module]:
+    """The repeated layers, with the modulations first: they run before and outside their blocks."""
+    blocks: list[nn.Module] = list(hart.transformer.blocks)
+    modulations = [m.project for m in hart.transformer.modules() if isinstance(m, LinearModulation)]
+    denoiser: list[nn.Module] = [] if hart.residual is None else list(hart.residual.denoiser.blocks)
+    return [*modulations, *blocks, *denoiser]

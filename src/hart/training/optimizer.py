@@ -6,9 +6,12 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from hart.config import ConfigError
 from hart.training.config import OptimizerConfig
+from hart.training.distributed import shard_like
 from hart.training.muon import Muon
 
 # Module names under which transformer, denoiser, encoder and decoder keep their repeated layers.
@@ -33,12 +36,30 @@ class CombinedOptimizer:
         for optimizer in self.optimizers:
             optimizer.step()
 
+    @torch.no_grad()
+    def forget(self, parameter: nn.Parameter, rows: Tensor) -> None:
+        """Clear the moments of the given rows, which were set anew and have no history."""
+        for optimizer in self.optimizers:
+            for moment in optimizer.state.get(parameter, {}).values():
+                if moment.shape == parameter.shape:
+                    moment[rows] = 0
+
     def state_dict(self) -> dict[str, Any]:
         return {str(i): optimizer.state_dict() for i, optimizer in enumerate(self.optimizers)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """A state of whole tensors, also for sharded parameters."""
         for i, optimizer in enumerate(self.optimizers):
-            optimizer.load_state_dict(state[str(i)])
+            saved = state[str(i)]
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            moments = {
+                number: {
+                    name: shard_like(value, parameters[number]) if value.shape == parameters[number].shape else value
+                    for name, value in entries.items()
+                }
+                for number, entries in saved["state"].items()
+            }
+            optimizer.load_state_dict({"state": moments, "param_groups": saved["param_groups"]})
 
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> CombinedOptimizer:
@@ -47,7 +68,13 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> CombinedOptim
     Matrices and kernels decay; vectors and embeddings do not. With `config.kind` "muon", the matrices and kernels
     inside the networks' repeated parts are stepped by Muon (orthogonalised momentum, scaled to AdamW's update
     size, so that one learning rate serves both), everything else by AdamW: first and last layers too.
+    Raises `ConfigError` for Muon over sharded parameters: it needs whole matrices.
     """
+    if config.kind == "muon" and any(isinstance(p, DTensor) for p in module.parameters()):
+        raise ConfigError(
+            'OptimizerConfig.kind "muon" needs whole matrices, which fsdp2 splits: choose "adamw", or '
+            'trainer.distributed "ddp"'
+        )
     embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
     trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     orthogonal = {
@@ -58,12 +85,14 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> CombinedOptim
     plain = [p for _, p in trainable if id(p) not in orthogonal]
     decayed = [p for p in plain if p.dim() > 1 and id(p) not in embeddings]
     others = [p for p in plain if p.dim() <= 1 or id(p) in embeddings]
+    # MPS and others: the plain loop over parameters
+    fused = all(p.device.type in ("cpu", "cuda") for _, p in trainable)
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(
             [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
             lr=config.learning_rate,
             betas=(config.beta1, config.beta2),
-            fused=True,
+            fused=fused,
         )
     ]
     if orthogonal:

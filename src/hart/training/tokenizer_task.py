@@ -2,54 +2,71 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hart.checkpoint.storage import CONFIG_FILE, TOKENIZER_FILE, load_module, save_module
-from hart.config import TokenizerConfig
+from hart.checkpoint.storage import load_state
 from hart.data.datasets import CaptionedImages, batch_indices
 from hart.data.transforms import to_signed
 from hart.losses.perceptual import EfficientNetLitePerceptualLoss
 from hart.losses.tokenizer_loss import tokenizer_loss
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.config import TokenizerRecipe
+from hart.training.pictures import picture_row
+from hart.training.randomness import seed_of
+from hart.training.starting import load_tokenizer, same_sizes, save_tokenizer
+from hart.training.task import Engine, Part, Picture, Share
 
-
-def save_tokenizer(folder: Path, tokenizer: HybridTokenizer) -> None:
-    save_module(folder / TOKENIZER_FILE, tokenizer)
-    (folder / CONFIG_FILE).write_text(tokenizer.config.to_json(), encoding="utf-8")
-
-
-def load_tokenizer(folder: Path) -> HybridTokenizer:
-    """A tokenizer that this stage wrote, in evaluation mode."""
-    tokenizer = HybridTokenizer(TokenizerConfig.load(folder / CONFIG_FILE))
-    load_module(folder / TOKENIZER_FILE, tokenizer)
-    return tokenizer.eval()
+CPU = torch.device("cpu")
+SAMPLES = 8
 
 
 def fresh_tokenizer(recipe: TokenizerRecipe) -> HybridTokenizer:
     """A tokenizer with starting weights that the recipe's seed decides."""
-    with torch.random.fork_rng():
-        torch.manual_seed(recipe.trainer.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(recipe.trainer.seed, "weights"))
         return HybridTokenizer(recipe.tokenizer)
 
 
-class TokenizerTask:
-    """One optimisation step of the tokenizer; see `hart.training.trainer.Task`."""
+def start_from(recipe: TokenizerRecipe) -> HybridTokenizer:
+    """The tokenizer that `init_from` names, with the recipe's scales. Raises `ConfigError` for other sizes."""
+    source = load_tokenizer(recipe.init_from)
+    same_sizes(recipe.init_from, source.config, recipe.tokenizer, besides={"scales", "commitment_weight"})
+    tokenizer = HybridTokenizer(recipe.tokenizer)
+    load_state(tokenizer, source.state_dict(), recipe.init_from)
+    return tokenizer
 
-    def __init__(self, recipe: TokenizerRecipe, data: CaptionedImages) -> None:
+
+@dataclass
+class TokenizerBatch:
+    """Images (B, 3, H, W) in [-1, 1], and which of the two latents this step decodes."""
+
+    image: Tensor
+    discrete: bool
+
+
+class TokenizerTask:
+    """One optimisation step of the tokenizer; see `hart.training.task.Task`."""
+
+    # convolutions, called through several methods, with a codebook that is changed between steps
+    shardable = False
+
+    def __init__(self, recipe: TokenizerRecipe, data: CaptionedImages, device: torch.device = CPU) -> None:
         self.recipe = recipe
         self.data = data
-        self.device = torch.device(recipe.trainer.device)
-        tokenizer = load_tokenizer(Path(recipe.init_from)) if recipe.init_from else fresh_tokenizer(recipe)
+        self.device = device
+        tokenizer = start_from(recipe) if recipe.init_from else fresh_tokenizer(recipe)
         # channels-last lets the convolutions of CPUs and GPUs run without transposing
-        self.module: HybridTokenizer = tokenizer.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.module: HybridTokenizer = tokenizer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if recipe.decoder_only:
             for part in (self.module.encoder, self.module.quant_conv, self.module.quantizer):
                 part.requires_grad_(False)
+        blocks = [*self.module.encoder.levels, *self.module.decoder.levels]
+        self.parts = {"model": Part(self.module, recipe.optimizer, blocks)}
         weights = recipe.loss
         self.weights = {
             "reconstruction": weights.reconstruction,
@@ -57,42 +74,55 @@ class TokenizerTask:
             "perceptual": weights.perceptual,
             "quantizer": weights.quantizer,
         }
-        self.perceptual = EfficientNetLitePerceptualLoss().to(self.device) if weights.perceptual > 0 else None
-        self._hits = torch.zeros(self.module.config.codebook_size, device=self.device)
-        self._rest: Tensor | None = None
+        self.perceptual = EfficientNetLitePerceptualLoss().to(device) if weights.perceptual > 0 else None
+        self._hits = torch.zeros(self.module.config.codebook_size, device=device)
+        self._rests: list[Tensor] = []
 
-    def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        trainer = self.recipe.trainer
-        rows = batch_indices(self.data.weights, trainer.batch_size, trainer.seed, step)
+    def prepare(self) -> None: ...
+
+    def batch(self, share: Share) -> TokenizerBatch:
+        rows = share.mine(batch_indices(self.data.weights, share.batch_size, share.seed, share.step))
         image = to_signed(torch.stack([self.data.image(i) for i in rows.tolist()])).to(self.device)
-        image = image.contiguous(memory_format=torch.channels_last)
-        coin = torch.rand((), generator=generator, device=generator.device)
+        coin = torch.rand((), generator=share.generator("which latent"))
         discrete = bool(coin < self.recipe.discrete_probability)
-        result = self.module.training_pass(image, discrete=discrete)
+        return TokenizerBatch(image.contiguous(memory_format=torch.channels_last), discrete)
+
+    def loss(self, part: str, batch: TokenizerBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        result = self.module.training_pass(batch.image, discrete=batch.discrete)
         reconstruction = self.module.decode_unclamped(result.latent)
-        total, parts = tokenizer_loss(image, reconstruction, result, self.perceptual, self.weights)
+        total, parts = tokenizer_loss(batch.image, reconstruction, result, self.perceptual, self.weights)
         for index in result.quantized.indices:
             self._hits += torch.bincount(index.flatten(), minlength=len(self._hits))
-        self._rest = result.quantized.last_rest
-        kind = "discrete" if discrete else "continuous"
-        # divided by the kind's share, so that the mean over steps is the mean over steps of that kind
-        share = self.recipe.discrete_probability if discrete else 1 - self.recipe.discrete_probability
-        parts[f"l1_{kind}"] = parts.pop("reconstruction") / share
-        return total, {name: value.detach() for name, value in parts.items()}
+        self._rests.append(result.quantized.last_rest)
+        parts["l1_discrete" if batch.discrete else "l1_continuous"] = parts.pop("reconstruction")
+        return total, parts
 
-    def after_step(self, step: int, generator: torch.Generator) -> dict[str, float]:
+    @torch.no_grad()
+    def after_step(self, share: Share, engine: Engine) -> dict[str, float]:
         """Every `revive_every` steps, move codes that nothing chose onto random cells of the last scale's rest."""
+        rests, self._rests = self._rests, []
         every = self.recipe.revive_every
-        if every == 0 or (step + 1) % every or self.recipe.decoder_only or self._rest is None:
+        if every == 0 or (share.step + 1) % every or self.recipe.decoder_only:
             return {}
-        dead = (self._hits == 0).nonzero().flatten()
-        # the last third of training keeps the codebook as it is
-        if len(dead) and step < self.recipe.trainer.steps * 2 // 3:
-            cells = self._rest.permute(0, 2, 3, 1).flatten(0, 2)
-            chosen = torch.randint(len(cells), (len(dead),), generator=generator, device=generator.device)
-            self.module.quantizer.codebook.weight.data[dead] = cells[chosen.to(self.device)].float()
+        dead = (engine.sum(self._hits) == 0).nonzero().flatten()
         self._hits.zero_()
-        return {"dead_codes": len(dead) * self.recipe.trainer.log_every}
+        # the last third of training keeps the codebook as it is
+        if len(dead) and share.step < self.recipe.trainer.steps * 2 // 3:
+            cells = engine.gather(torch.cat(rests)).permute(0, 2, 3, 1).flatten(0, 2)
+            chosen = torch.randint(len(cells), (len(dead),), generator=share.generator("revived codes"))
+            codebook = self.module.quantizer.codebook.weight
+            codebook[dead] = cells[chosen.to(self.device)].float()
+            assert isinstance(codebook, nn.Parameter)
+            engine.forget(codebook, dead)
+        return {"dead_codes": len(dead)}
+
+    def samples(self, step: int, module: nn.Module) -> dict[str, Picture]:
+        """The first pictures: as they are, from codes alone, and from codes with the exact rest."""
+        assert isinstance(module, HybridTokenizer)
+        image = to_signed(torch.stack([self.data.image(i) for i in range(min(SAMPLES, len(self.data)))]))
+        image = image.to(self.device)
+        rebuilt = (module.reconstruct(image, discrete=discrete) for discrete in (True, False))
+        return {"reconstructions": picture_row(image, *rebuilt)}
 
     def save(self, folder: Path, module: nn.Module) -> None:
         assert isinstance(module, HybridTokenizer)

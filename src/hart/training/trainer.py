@@ -1,152 +1,152 @@
-"""The training loop: step, clip, average, log, save, resume. Knows only `Task`, no images and no tokens.
+"""The training loop: step, average, log, show, save, resume. Knows only `Task`, no images and no tokens.
 
-Everything random in step n comes from generators seeded with (seed, n), so that a run resumed at step n goes
-on as an unbroken one would.
+Everything random in step n comes from generators seeded with (seed, purpose, n), so that a run resumed at step n
+goes on as an unbroken one would, whatever the number of processes.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import time
-from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
 
 from hart.errors import HartError
-from hart.training.config import OptimizerConfig, TrainerConfig
-from hart.training.ema import WeightAverage
-from hart.training.optimizer import build_optimizer, learning_rate
+from hart.training.checkpoint import RunFolder
+from hart.training.config import Recipe
+from hart.training.distributed import Processes
+from hart.training.progress import Means, Speed, StepReport, measure_peak
+from hart.training.step import Stepper
+from hart.training.task import Task
+from hart.training.trackers import Tracker, open_trackers
 
-STATE_FILE = "state.pt"
-LOG_FILE = "metrics.jsonl"
-
-
-class Task(Protocol):
-    """One thing to train."""
-
-    @property
-    def module(self) -> nn.Module:
-        """Holds all trained parameters."""
-        ...
-
-    def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar loss of step `step` and its named parts."""
-        ...
-
-    def after_step(self, step: int, generator: torch.Generator) -> dict[str, float]:
-        """Called after each optimiser step; returns figures to log, often none."""
-        ...
-
-    def save(self, folder: Path, module: nn.Module) -> None:
-        """Write `module` (the averaged weights) as a finished model."""
-        ...
-
-
-def step_generator(seed: int, step: int, device: str = "cpu") -> torch.Generator:
-    """The generator of everything random in one step."""
-    return torch.Generator(device).manual_seed(seed * 1_000_003 + step)
+MODEL_FOLDER = "model"
 
 
 class Trainer:
-    """Runs a task for `config.steps` steps in `folder`, resuming from the state found there."""
+    """Runs a task for `recipe.trainer.steps` steps in `folder`, going on from the checkpoint found there."""
 
     def __init__(
         self,
         task: Task,
-        config: TrainerConfig,
-        optimizer: OptimizerConfig,
+        recipe: Recipe,
         folder: Path,
-        report: Callable[[dict[str, Any]], None] | None = None,
+        processes: Processes | None = None,
+        *,
+        macs: int = 0,
+        on_step: Callable[[StepReport], None] | None = None,
+        on_log: Callable[[int, dict[str, float]], None] | None = None,
     ) -> None:
+        """processes: by default those that the recipe and the launch ask for.
+
+        macs: multiply-accumulates of one picture's forward pass, for the MFU; 0 leaves it out.
+        on_step, on_log: called in the main process after each step, and with the averages of each log line.
+        Raises `HartError` when the folder holds a run of another recipe or a damaged checkpoint.
+        """
         self.task = task
-        self.config = config
-        self.optimizer_config = optimizer
+        self.recipe = recipe
+        self.config = recipe.trainer
         self.folder = folder
-        self.report = report
-        self.optimizer = build_optimizer(task.module, optimizer)
-        self.average = WeightAverage(task.module, config.ema_decay)
+        self.processes = processes or Processes(self.config)
+        self.macs = macs
+        self.on_step = on_step
+        self.on_log = on_log
+        self.run_folder = RunFolder(folder, self.config.keep_checkpoints)
+        self.means = Means()
         self.step = 0
-        folder.mkdir(parents=True, exist_ok=True)
-        if (folder / STATE_FILE).exists():
-            self._resume()
+        if self.processes.main:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.run_folder.claim(recipe.to_dict())
+        self.processes.wait()
+        self.stepper = Stepper(task, self.config, self.processes)
+        if (state := self.run_folder.load()) is not None:
+            self.stepper.load_state_dict(state["weights"])
+            self.means.sums, self.means.counts = state["sums"], state["counts"]
+            self.step = state["step"]
+        if self.processes.main:
+            self.run_folder.tidy()
 
     def run(self) -> None:
         """Train to the end; the averaged model is written with every checkpoint."""
-        totals: defaultdict[str, float] = defaultdict(float)
-        logged = self.step
-        started = time.perf_counter()
-        while self.step < self.config.steps:
-            for name, value in self._train_step().items():
-                totals[name] += value
+        if self.step >= self.config.steps:
+            return
+        trackers: list[Tracker] = []
+        try:
+            if self.processes.main:
+                with self.run_folder.writing("the log"):
+                    trackers = open_trackers(self.config.trackers, self.folder, self.step, self.recipe.to_dict())
+            self.task.prepare()
+            self._loop(trackers)
+        except HartError as error:
+            message = str(error)
+            last = self.run_folder.last_good()
+            raise HartError(message if last in message else f"step {self.step}: {message}; {last}") from None
+        finally:
+            for tracker in trackers:
+                with suppress(OSError):  # a full disk has been reported already
+                    tracker.close()
+
+    def _loop(self, trackers: list[Tracker]) -> None:
+        config = self.config
+        speed = Speed(config, self.macs, self._peak(), time.perf_counter)
+        while self.step < config.steps:
+            figures = self.stepper.step(self.step)
             self.step += 1
-            if self.step % self.config.log_every == 0 or self.step == self.config.steps:
-                count, now = self.step - logged, time.perf_counter()
-                figures = {name: value / count for name, value in totals.items()}
-                rate = count * self.config.batch_size / (now - started)
-                self._log({"step": self.step, **figures, "images_per_second": rate})
-                totals.clear()
-                logged, started = self.step, now
-            if self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps:
+            self.means.add(figures)
+            report = speed.step(self.step, figures)
+            if self.processes.main and self.on_step is not None:
+                self.on_step(report)
+            last = self.step == config.steps
+            if last or self.step % config.log_every == 0:
+                self._log(trackers, report)
+            if config.sample_every and (last or self.step % config.sample_every == 0):
+                self._sample(trackers)
+            if last or self.step % config.checkpoint_every == 0:
                 self._save()
 
-    def _train_step(self) -> dict[str, float]:
-        config = self.config
-        generator = step_generator(config.seed, self.step, config.device)
-        rate = learning_rate(self.step, config.steps, self.optimizer_config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.task.module.train()
-        with torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            loss, parts = self.task.loss(self.step, generator)
-        self._require_finite("loss", loss)
-        self.optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.task.module.parameters(), self.optimizer_config.gradient_clip)
-        self._require_finite("gradient norm", norm)
-        self.optimizer.step()
-        self.average.update(self.task.module, self.step)
-        extra = self.task.after_step(self.step, generator)
-        figures = {"loss": loss.detach(), **parts, "gradient_norm": norm}
-        return {name: float(value) for name, value in figures.items()} | extra
+    def _peak(self) -> float:
+        """Operations a second of all processes together; 0 where the task's own are unknown."""
+        if not self.macs:
+            return 0.0
+        dtype = torch.bfloat16 if self.config.precision == "bfloat16" else torch.float32
+        one = self.config.peak_tflops * 1e12 or measure_peak(self.processes.device, dtype)
+        return one * self.processes.count
 
-    def _require_finite(self, name: str, value: Tensor) -> None:
-        """Stop before a weight is touched, so that no checkpoint is ever written over a good one."""
-        if not torch.isfinite(value):
-            raise HartError(
-                f"the {name} is {value.item()} at step {self.step}; the last good checkpoint is in {self.folder}: "
-                "resume with a lower learning rate or a lower gradient_clip"
-            )
+    def _log(self, trackers: list[Tracker], report: StepReport) -> None:
+        figures = self.means.take() | {"images_per_second": report.images_per_second}
+        if report.mfu is not None:
+            figures["mfu"] = report.mfu
+        if not self.processes.main:
+            return
+        with self.run_folder.writing("the log"):
+            for tracker in trackers:
+                tracker.figures(self.step, figures)
+        if self.on_log is not None:
+            self.on_log(self.step, figures)
 
-    def _log(self, figures: dict[str, Any]) -> None:
-        with (self.folder / LOG_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(figures) + "\n")
-        if self.report is not None:
-            self.report(figures)
+    def _sample(self, trackers: list[Tracker]) -> None:
+        module = self.stepper.averaged_module()
+        if module is not None:
+            with torch.no_grad():
+                pictures = self.task.samples(self.step, module.to(self.processes.device))
+            with self.run_folder.writing("a sample picture"):
+                for tracker in trackers:
+                    tracker.pictures(self.step, pictures)
+        self.processes.wait()
 
     def _save(self) -> None:
-        # the model first: a state that says "finished" must find its model written
-        self.task.save(self.folder / "model", self.average.module)
+        module = self.stepper.averaged_module()
         state = {
             "step": self.step,
-            "module": self.task.module.state_dict(),
-            "average": self.average.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "sums": self.means.sums,
+            "counts": self.means.counts,
+            "weights": self.stepper.state_dict(),
         }
-        temporary = self.folder / (STATE_FILE + ".partial")
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.folder / STATE_FILE)
-
-    def _resume(self) -> None:
-        state = torch.load(self.folder / STATE_FILE, map_location=self.config.device, weights_only=True)
-        self.task.module.load_state_dict(state["module"])
-        self.average.module.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
+        if module is not None:
+            # the model first: a checkpoint that says "finished" must find its model written
+            with self.run_folder.writing("the model"):
+                self.task.save(self.folder / MODEL_FOLDER, module)
+            self.run_folder.save(self.step, state)
+        self.processes.wait()

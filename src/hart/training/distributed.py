@@ -1,0 +1,167 @@
+"""Several processes: who takes part, how they exchange tensors, and how a module is spread over them.
+
+Processes are started by `accelerate launch` (or torchrun); accelerate sets up their group and their devices. The
+only place of the package that talks to `torch.distributed`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from accelerate import PartialState
+from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_map
+
+from hart.devices import resolve_device
+from hart.errors import HartError
+from hart.training.config import TrainerConfig
+
+LAUNCH = "accelerate launch --num_processes N -m hart train ..."
+
+
+class Processes:
+    """This process among those that train together; one alone is a group of one."""
+
+    def __init__(self, config: TrainerConfig) -> None:
+        """Joins the others, if any. Raises `HartError` for a device or a launch that does not fit the recipe."""
+        alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+        if config.distributed == "none" and not alone:
+            raise HartError('trainer.distributed is "none", but several processes were launched: set it to "auto"')
+        if ":" in config.device and not alone:
+            raise HartError(f"trainer.device {config.device!r}: each process takes its own GPU; give cuda")
+        resolve_device(config.device)
+        self._state = PartialState(cpu=config.device == "cpu")
+        self.count: int = self._state.num_processes
+        self.rank: int = self._state.process_index
+        self.device = torch.device(config.device) if alone else self._state.device
+        self.strategy = self._strategy(config)
+        share = config.batch_size // config.accumulate
+        if share % self.count:
+            raise HartError(
+                f"trainer.batch_size {config.batch_size} / accumulate {config.accumulate} cannot be shared evenly by "
+                f"{self.count} processes: change one of them"
+            )
+
+    def _strategy(self, config: TrainerConfig) -> Literal["none", "ddp", "fsdp2"]:
+        chosen = config.distributed
+        if chosen == "auto":
+            sharded = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+            chosen = "fsdp2" if sharded else "ddp" if self.count > 1 else "none"
+        if chosen == "fsdp2" and not distributed.is_initialized():
+            raise HartError(f"fsdp2 splits the model over processes, but only one was started: {LAUNCH}")
+        return "none" if chosen == "ddp" and self.count == 1 else chosen
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files and reports."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Until all are here."""
+        self._state.wait_for_everyone()
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over all processes."""
+        if self.count > 1:
+            value = value.clone()
+            distributed.all_reduce(value)
+        return value
+
+    def mean(self, value: Tensor) -> Tensor:
+        return self.sum(value) / self.count
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """The rows (N, ...) of all processes as (processes N, ...), by rank."""
+        if self.count == 1:
+            return rows
+        parts = [torch.empty_like(rows) for _ in range(self.count)]
+        distributed.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """A sharded tensor put together, in all processes; others as they are."""
+        return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+    def collect(self, tree: Any) -> Any:
+        """Nested containers with sharded tensors put together, on the CPU; empty except in the main process.
+
+        All processes must call it. Tensors go one by one, so that a device holds one whole tensor at most.
+        """
+
+        def collected(leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor):
+                return leaf
+            full = self.whole(leaf)
+            return full.detach().cpu() if self.main else None
+
+        return tree_map(collected, tree)
+
+    def spread(self, module: nn.Module, blocks: Sequence[nn.Module]) -> SpreadModule:
+        """Make `module` exchange its gradients, or its weights too. FSDP2 replaces its parameters by shards."""
+        forward = Forward(module)
+        if self.strategy == "fsdp2":
+            for block in blocks:
+                if any(True for _ in block.parameters()):
+                    fully_shard(block)
+            # with the root sharded again after use, nothing outdated stays in memory between two steps
+            fully_shard(forward, reshard_after_forward=True)
+            return SpreadModule(forward)
+        if self.strategy == "ddp" and any(p.requires_grad for p in module.parameters()):
+            return SpreadModule(DistributedDataParallel(forward))
+        return SpreadModule(forward)
+
+
+class Forward(nn.Module):
+    """Runs any function as the forward pass of `module`.
+
+    A loss calls several methods of a model; the hooks of DDP and FSDP2 fire at one forward pass, this one.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(*arguments)
+
+
+class SpreadModule:
+    """A module whose backward passes end in gradients averaged over all processes."""
+
+    def __init__(self, forward: nn.Module) -> None:
+        self.forward = forward
+
+    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """`function(*arguments)` as the module's forward pass."""
+        return self.forward(function, *arguments)
+
+    @contextmanager
+    def synchronized(self, last: bool) -> Iterator[None]:
+        """Exchange gradients in this backward pass only where it is the last of the step."""
+        if isinstance(self.forward, FSDPModule):
+            self.forward.set_requires_gradient_sync(last)
+            yield
+        elif isinstance(self.forward, DistributedDataParallel) and not last:
+            with self.forward.no_sync():
+                yield
+        else:
+            yield
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a sharded tensor that this process holds, as a view; other tensors as they are."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def shard_like(value: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor sharded as `like` is, if it is; every process gives the same value."""
+    if not isinstance(like, DTensor):
+        return value
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

@@ -1,0 +1,88 @@
+"""How fast a run is and how far: averages of figures, throughput, time left, share of the device's peak (MFU)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from hart.training.config import TrainerConfig
+
+PEAK_SIDE = {"cpu": 1024, "cuda": 8192, "mps": 4096}
+"""Side of the matrices whose product measures a device's peak."""
+TRAINING_FLOPS_PER_MAC = 6
+"""Two operations a multiply-accumulate, in the forward pass and twice as many in the backward pass."""
+
+
+class Means:
+    """Averages each figure over the steps that report it."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, figures: Mapping[str, float]) -> None:
+        for name, value in figures.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def take(self) -> dict[str, float]:
+        """The averages since the last call."""
+        means = {name: total / self.counts[name] for name, total in self.sums.items()}
+        self.sums, self.counts = {}, {}
+        return means
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """Where a run stands after a step; `figures` are those of this step alone."""
+
+    step: int
+    steps: int
+    images_per_second: float
+    seconds_left: float
+    mfu: float | None
+    figures: Mapping[str, float]
+
+
+class Speed:
+    """Pictures a second, smoothed over about the last twenty steps."""
+
+    def __init__(self, config: TrainerConfig, macs: int, peak: float, clock: Callable[[], float]) -> None:
+        """macs: multiply-accumulates of a picture's forward pass, 0 if unknown; peak: operations a second of all
+        devices together."""
+        self.config = config
+        self.macs = macs
+        self.peak = peak
+        self.clock = clock
+        self.rate = 0.0
+        self._steps = 0
+        self._last = clock()
+
+    def step(self, done: int, figures: Mapping[str, float]) -> StepReport:
+        """Count a step that has just ended; `done` are done in all."""
+        now = self.clock()
+        rate = self.config.batch_size / max(now - self._last, 1e-9)
+        self._last = now
+        self._steps += 1
+        self.rate += (rate - self.rate) / min(self._steps, 20)
+        left = (self.config.steps - done) * self.config.batch_size / self.rate
+        return StepReport(done, self.config.steps, self.rate, left, self.mfu(self.rate), figures)
+
+    def mfu(self, rate: float) -> float | None:
+        """The share of the peak that the model's own operations make up at a rate of pictures a second."""
+        return rate * self.macs * TRAINING_FLOPS_PER_MAC / self.peak if self.macs and self.peak else None
+
+
+def measure_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
+    """Operations a second in products of square matrices: what this device reaches, not what its maker says."""
+    side = PEAK_SIDE[device.type]
+    matrix = torch.ones(side, side, device=device, dtype=dtype)
+    best, end = 0.0, time.perf_counter() + seconds
+    while best == 0.0 or time.perf_counter() < end:
+        start = time.perf_counter()
+        (matrix @ matrix)[0, 0].item()  # waits for the device
+        best = max(best, 2 * side**3 / (time.perf_counter() - start))
+    return best

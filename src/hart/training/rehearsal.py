@@ -1,0 +1,114 @@
+"""Tasks for a dry run: the real networks and losses on made-up pictures, texts and tokens.
+
+They need no data set, no tokenizer and no text encoder, and take the time and memory of the real ones, apart from
+reading pictures and encoding texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from hart.config import ConfigError, HartConfig, TokenizerConfig
+from hart.data.datasets import CaptionedImages
+from hart.losses.hart_loss import draw_diffusion, draw_last_cells, hart_loss
+from hart.model import Hart
+from hart.training.config import TokenizerRecipe, TransformerRecipe
+from hart.training.hart_task import TransformerBatch, repeated_blocks
+from hart.training.task import Engine, Part, Picture, Share
+from hart.training.tokenizer_task import TokenizerTask
+from hart.types import TextContext, TokenMaps
+
+PICTURES = 4
+
+
+def rehearse_tokenizer(recipe: TokenizerRecipe, device: torch.device) -> TokenizerTask:
+    """The stage on random pictures of the recipe's size."""
+    size = recipe.tokenizer.image_size
+    pixels = torch.randint(
+        256, (PICTURES, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    data = CaptionedImages(pixels, ((),) * PICTURES, torch.ones(PICTURES), ({},) * PICTURES, 0)
+    # no code is revived: the codebook's use says nothing on noise
+    return TokenizerTask(recipe.replace(init_from="", revive_every=0), data, device)
+
+
+class RehearsedTransformer:
+    """The transformer's stage on random tokens and texts."""
+
+    shardable = True
+
+    def __init__(self, recipe: TransformerRecipe, device: torch.device) -> None:
+        """Raises `ConfigError` for a model without text."""
+        if recipe.transformer.text is None:
+            raise ConfigError("transformer.text is missing: this stage trains on captions")
+        self.recipe = recipe
+        self.device = device
+        self.module = Hart(model_config(recipe)).to(device)
+        sizes = recipe.transformer
+        self.codebook = nn.Embedding(sizes.codebook_size, sizes.latent_channels, device=device).requires_grad_(False)
+        self.parts: Mapping[str, Part] = {"model": Part(self.module, recipe.optimizer, repeated_blocks(self.module))}
+
+    def prepare(self) -> None: ...
+
+    def batch(self, share: Share) -> TransformerBatch:
+        sizes, generator, rows = self.recipe.transformer, share.generator("rehearsal"), share.batch_size
+        counts, channels, text = sizes.schedule.token_counts, sizes.latent_channels, sizes.text
+        assert text is not None
+
+        def noise(*shape: int) -> Tensor:
+            return share.mine(torch.randn(rows, *shape, generator=generator)).to(self.device)
+
+        maps = TokenMaps(
+            tuple(
+                share.mine(torch.randint(sizes.codebook_size, (rows, count), generator=generator)).to(self.device)
+                for count in counts
+            ),
+            noise(sum(counts[1:]), channels),
+            noise(counts[-1], channels),
+        )
+        features = noise(text.tokens, text.width)
+        context = TextContext(features, torch.ones(features.shape[:2], dtype=torch.bool, device=self.device))
+        cells, tokens = None, counts[-1]
+        if self.recipe.drop_last_scale:
+            cells = share.mine(draw_last_cells(rows, tokens, generator, torch.device("cpu"))).to(self.device)
+            tokens = cells.shape[1]
+        draws = None
+        if self.module.residual is not None:
+            draws = draw_diffusion(self.module.residual, rows, tokens, channels, generator).rows(share.rows)
+        return TransformerBatch(context, maps, cells, draws)
+
+    def loss(self, part: str, batch: TransformerBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        return hart_loss(
+            self.module,
+            self.codebook,
+            batch.context,
+            batch.maps,
+            batch.cells,
+            batch.draws,
+            diffusion_weight=self.recipe.diffusion_weight,
+        )
+
+    def after_step(self, share: Share, engine: Engine) -> dict[str, float]:
+        return {}
+
+    def samples(self, step: int, module: nn.Module) -> dict[str, Picture]:
+        return {}
+
+    def save(self, folder: Path, module: nn.Module) -> None: ...
+
+
+def parameter_count(recipe: TransformerRecipe) -> int:
+    """Of the recipe's model, without making it."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in Hart(model_config(recipe)).parameters())
+
+
+def model_config(recipe: TransformerRecipe) -> HartConfig:
+    """The recipe's model with any tokenizer that gives its tokens."""
+    sizes = recipe.transformer
+    tokenizer = TokenizerConfig(sizes.scales, latent_channels=sizes.latent_channels, codebook_size=sizes.codebook_size)
+    return HartConfig(tokenizer=tokenizer, transformer=sizes, diffusion=recipe.diffusion, sampling=recipe.sampling)

@@ -1,0 +1,48 @@
+"""What a stage starts from: tokenizers in every layout, and the check that sizes fit."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from pathlib import Path
+
+from hart.checkpoint.loading import load_model, resolve_model
+from hart.checkpoint.storage import (
+    CONFIG_FILE,
+    HART_FILE,
+    TOKENIZER_FILE,
+    load_module,
+    save_module,
+)
+from hart.config import Config, ConfigError, TokenizerConfig
+from hart.files import atomic_write
+from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
+
+
+def save_tokenizer(folder: Path, tokenizer: HybridTokenizer) -> None:
+    """Write a tokenizer alone; the configuration last, as `save_model` does."""
+    save_module(folder / TOKENIZER_FILE, tokenizer)
+    text = tokenizer.config.to_json()
+    atomic_write(folder / CONFIG_FILE, lambda file: file.write(text.encode()))
+
+
+def load_tokenizer(name: str | Path) -> HybridTokenizer:
+    """A tokenizer in evaluation mode: what `save_tokenizer` wrote, or that of any model (`resolve_model`).
+
+    Raises `CheckpointError` or `ConfigError`.
+    """
+    folder = Path(name).expanduser()
+    alone = (folder / CONFIG_FILE).exists() and not (folder / HART_FILE).exists() and not (folder / "llm").is_dir()
+    if not alone:
+        return load_model(resolve_model(str(name))).tokenizer
+    tokenizer = HybridTokenizer(TokenizerConfig.load(folder / CONFIG_FILE))
+    load_module(folder / TOKENIZER_FILE, tokenizer)
+    return tokenizer.eval()
+
+
+def same_sizes(source: str, theirs: Config, ours: Config, *, besides: Set[str]) -> None:
+    """Raise `ConfigError` naming the fields in which a source's configuration is not the recipe's."""
+    there, here = theirs.to_dict(), ours.to_dict()
+    differing = [name for name in here if name not in besides and there[name] != here[name]]
+    if differing:
+        shown = ", ".join(f"{name} is {there[name]} there and {here[name]} in the recipe" for name in differing)
+        raise ConfigError(f"init_from {source}: {type(ours).__name__} differs: {shown}")

@@ -1,0 +1,191 @@
+"""One optimisation step of a task, and everything that a step changes: weights, optimisers, average."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from hart.errors import HartError
+from hart.training.config import TrainerConfig
+from hart.training.distributed import Processes, SpreadModule, local, shard_like
+from hart.training.ema import WeightAverage
+from hart.training.optimizer import CombinedOptimizer, build_optimizer, learning_rate
+from hart.training.task import Part, Share, Task
+
+
+class Stepper:
+    """Steps the parts of a task; see `hart.training.task` for the order. Is the `Engine` that tasks are given."""
+
+    def __init__(self, task: Task, config: TrainerConfig, processes: Processes) -> None:
+        """Prepares the modules in place. Raises `HartError` where FSDP2 cannot split the task."""
+        if processes.strategy == "fsdp2" and not task.shardable:
+            raise HartError('this stage is small and cannot be split over processes: choose trainer.distributed="ddp"')
+        self.task = task
+        self.config = config
+        self.processes = processes
+        self._blank = blank_copy(next(iter(task.parts.values())).module)
+        self.parts = {name: _PartState(part, config, processes) for name, part in task.parts.items()}
+        self.model = next(iter(self.parts.values())).part.module
+        self.average = WeightAverage(self.model, config.ema_decay)
+
+    def shares(self, step: int) -> list[Share]:
+        """What this process computes of a step, one share after the other."""
+        rows = self.share(step).rows
+        size = (rows.stop - rows.start) // self.config.accumulate
+        parts = [slice(start, start + size) for start in range(rows.start, rows.stop, size)]
+        return [Share(self.config.seed, step, self.config.batch_size, part) for part in parts]
+
+    def share(self, step: int) -> Share:
+        """All rows of this process."""
+        size = self.config.batch_size // self.processes.count
+        start = self.processes.rank * size
+        return Share(self.config.seed, step, self.config.batch_size, slice(start, start + size))
+
+    def step(self, step: int) -> dict[str, float]:
+        """Run step `step` (0-based) and return its figures, the same in all processes.
+
+        Raises `HartError` before any weight of a part is touched when its loss or gradient is not finite.
+        """
+        batches = [self._batch(share) for share in self.shares(step)]
+        figures: dict[str, float] = {}
+        for position, (name, state) in enumerate(self.parts.items()):
+            if step < state.part.start_step:
+                continue
+            self._require_gradients(name)
+            prefix = "" if position == 0 else f"{name}_"
+            figures |= self._step_part(name, state, batches, step, prefix)
+            if position == 0:
+                self.average.update(self.model, step)
+        self._require_gradients(*self.parts)
+        return figures | self.task.after_step(self.share(step), self)
+
+    def _batch(self, share: Share) -> Any:
+        try:
+            with torch.no_grad():
+                return self.task.batch(share)
+        except OSError as error:
+            raise HartError(f"the data of a batch cannot be read: {error}; restore it and run again") from None
+
+    def _require_gradients(self, *names: str) -> None:
+        """Of the trained parameters, let only those of some parts have gradients."""
+        for name, state in self.parts.items():
+            for parameter in state.trainable:
+                parameter.requires_grad_(name in names)
+
+    def _step_part(
+        self, name: str, state: _PartState, batches: Sequence[Any], step: int, prefix: str
+    ) -> dict[str, float]:
+        config, optimizer = self.config, state.part.optimizer
+        start = state.part.start_step
+        rate = learning_rate(step - start, config.steps - start, optimizer)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        state.part.module.train()
+        state.optimizer.zero_grad()
+        sums: dict[str, Tensor] = {}
+        for number, batch in enumerate(batches):
+            with state.spread.synchronized(last=number == len(batches) - 1):
+                loss, parts = self.forward(name, batch)
+                (loss / len(batches)).backward()
+            for key, value in ({f"{prefix}loss": loss} | parts).items():
+                sums[key] = sums.get(key, 0) + value.detach().float() / len(batches)
+        # the same order in all processes
+        names = sorted(sums)
+        means = self.processes.mean(torch.stack([sums[key] for key in names])).tolist()
+        figures = dict(zip(names, means, strict=True))
+        limit = optimizer.gradient_clip or float("inf")
+        norm = nn.utils.clip_grad_norm_(state.trainable, limit)
+        figures[f"{prefix}gradient_norm"] = float(self.processes.whole(norm))
+        for key in (f"{prefix}loss", f"{prefix}gradient_norm"):
+            if not torch.isfinite(torch.tensor(figures[key])):
+                raise HartError(
+                    f"the {key.replace('_', ' ')} is {figures[key]}: go on with a lower learning rate or gradient_clip"
+                )
+        state.optimizer.step()
+        return figures | {f"{prefix}learning_rate": rate}
+
+    def forward(self, name: str, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of one share in the configured precision."""
+        bfloat16 = self.config.precision == "bfloat16"
+        with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=bfloat16):
+            loss, parts = self.parts[name].spread(self.task.loss, name, batch)
+        return loss, parts
+
+    def sum(self, value: Tensor) -> Tensor:
+        return self.processes.sum(value)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        return self.processes.gather(rows)
+
+    def forget(self, parameter: nn.Parameter, rows: Tensor) -> None:
+        for state in self.parts.values():
+            state.optimizer.forget(parameter, rows)
+        for name, known in self.model.named_parameters():
+            if known is parameter:
+                self.average.restart(name, parameter, rows)
+
+    def averaged_module(self) -> nn.Module | None:
+        """The model with its averaged weights, whole and on the CPU; None except in the main process.
+
+        All processes must call it.
+        """
+        state = self.processes.collect(self.model.state_dict() | self.average.weights)
+        if not self.processes.main:
+            return None
+        module = copy.deepcopy(self._blank)
+        module.load_state_dict(state, assign=True)
+        return module.eval().requires_grad_(False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a step changes, whole and on the CPU, in the main process. All processes must call it."""
+        parts = {
+            name: {"module": state.part.module.state_dict(), "optimizer": state.optimizer.state_dict()}
+            for name, state in self.parts.items()
+        }
+        return self.processes.collect({"parts": parts, "average": self.average.weights})
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from a state, of any number of processes."""
+        for name, state in self.parts.items():
+            entry = saved["parts"][name]
+            present = state.part.module.state_dict()
+            state.part.module.load_state_dict(
+                {key: shard_like(value, present[key]) for key, value in entry["module"].items()}
+            )
+            state.optimizer.load_state_dict(entry["optimizer"])
+        for key, value in self.average.weights.items():
+            local(value).copy_(local(shard_like(saved["average"][key], value)))
+
+
+class _PartState:
+    """A part made ready for training."""
+
+    def __init__(self, part: Part, config: TrainerConfig, processes: Processes) -> None:
+        self.part = part
+        if config.activation_checkpointing:
+            for block in part.blocks:
+                recompute(block)
+        if config.compile:
+            for block in part.blocks:
+                block.compile()
+        self.spread: SpreadModule = processes.spread(part.module, part.blocks)
+        self.trainable = [p for p in part.module.parameters() if p.requires_grad]
+        self.optimizer: CombinedOptimizer = build_optimizer(part.module, part.optimizer)
+
+
+def recompute(block: nn.Module) -> None:
+    """Make a block forget what it computed, and compute it again when the backward pass needs it."""
+    # nothing in a block is random, so that no random state needs to be kept
+    block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+
+
+def blank_copy(module: nn.Module) -> nn.Module:
+    """A copy of a module without memory for its parameters, to be filled by `load_state_dict(assign=True)`."""
+    blanks = {id(p): nn.Parameter(torch.empty_like(p, device="meta")) for p in module.parameters()}
+    return copy.deepcopy(module, blanks)

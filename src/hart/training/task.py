@@ -1,0 +1,120 @@
+"""What the engine asks of a task, and what it offers in return. Neither side knows more of the other.
+
+A task has one or more parts, each a module with an optimiser of its own. In every step, for every part in order:
+
+    batch (once) -> loss(part, batch) -> backward -> clip -> optimiser
+
+so that an adversarial task is two parts: the model, then the discriminator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from hart.training.config import OptimizerConfig
+from hart.training.randomness import generator_for
+
+
+@dataclass(frozen=True)
+class Part:
+    """Parameters that are stepped together, by the gradient of their own loss."""
+
+    module: nn.Module
+    """Holds the part's parameters and no other part's."""
+    optimizer: OptimizerConfig
+    blocks: Sequence[nn.Module] = ()
+    """Its repeated layers, inner ones first: computed again, compiled and sharded one by one where that is asked."""
+    start_step: int = 0
+    """The first step that steps this part; warm-up counts from there."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """The rows of a step's batch that one process computes at once.
+
+    Draw random numbers for all `batch_size` rows and keep `mine`: then the result does not depend on how many
+    processes share the batch.
+    """
+
+    seed: int
+    step: int
+    batch_size: int
+    rows: slice
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """The generator of everything drawn for `purpose` in this step, the same in every process."""
+        return generator_for(self.seed, purpose, self.step)
+
+    def mine(self, drawn: Tensor) -> Tensor:
+        """The rows of this process of a tensor (batch_size, ...)."""
+        return drawn[self.rows]
+
+
+class Engine(Protocol):
+    """What a task may ask for between two steps."""
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over all processes."""
+        ...
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """The rows of all processes, in the order of the batch."""
+        ...
+
+    def forget(self, parameter: nn.Parameter, rows: Tensor) -> None:
+        """Rows of a parameter were set anew: clear their optimiser moments and start their average there."""
+        ...
+
+
+class Picture(Protocol):
+    """What an image library gives, as far as the engine needs it."""
+
+    def save(self, fp: Any) -> None: ...
+
+
+class Task(Protocol):
+    """One thing to train."""
+
+    shardable: bool
+    """Whether FSDP2 may split the module: all parameters are used inside the loss, blocks only by calling them."""
+
+    @property
+    def parts(self) -> Mapping[str, Part]:
+        """By name, in the order of the step. The first is the model: it is averaged and saved."""
+        ...
+
+    def prepare(self) -> None:
+        """Called once before the first step, for work that takes long (not before a dry run)."""
+        ...
+
+    def batch(self, share: Share) -> Any:
+        """Data, frozen networks and random draws of a share, in float32 and without gradients.
+
+        Made once and given to the loss of every part, so that a part may leave something for the next.
+        """
+        ...
+
+    def loss(self, part: str, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar loss, a mean over the rows, and its parts to log; runs in the configured precision.
+
+        The parameters of the other parts need no gradient meanwhile.
+        """
+        ...
+
+    def after_step(self, share: Share, engine: Engine) -> dict[str, float]:
+        """Called after each step, with all rows of the process; returns figures to log, often none."""
+        ...
+
+    def samples(self, step: int, module: nn.Module) -> Mapping[str, Picture]:
+        """Pictures that show how far `module` (the averaged weights) is, by name."""
+        ...
+
+    def save(self, folder: Path, module: nn.Module) -> None:
+        """Write `module` (the averaged weights) as a finished model."""
+        ...

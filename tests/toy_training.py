@@ -1,0 +1,204 @@
+"""A toy task, and what the tests run in processes of their own (which import this module by name)."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hart.training.config import (
+    OptimizerConfig,
+    Recipe,
+    TokenizerLossConfig,
+    TokenizerRecipe,
+    TrainerConfig,
+    TransformerRecipe,
+)
+from hart.training.distributed import Processes
+from hart.training.rehearsal import RehearsedTransformer
+from hart.training.task import Engine, Part, Picture, Share
+from hart.training.tokenizer_task import TokenizerTask
+from hart.training.trainer import Trainer
+from helpers import pictures, tiny_text_config, tiny_tokenizer_config
+
+# Processes that start with everything heavy imported already.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["hart.training.trainer"])
+
+TRAINER = TrainerConfig(steps=6, batch_size=4, log_every=2, checkpoint_every=3, ema_decay=0.9)
+OPTIMIZER = OptimizerConfig(learning_rate=0.05, warmup_steps=2)
+# Adam turns rounding errors of tiny gradients into whole steps: they must stay below the tolerance.
+GENTLE = OptimizerConfig(learning_rate=1e-5, warmup_steps=0)
+
+
+def recipe(optimizer: OptimizerConfig = OPTIMIZER, data: str = "toy", **trainer: Any) -> Recipe:
+    return Recipe(data=data, trainer=TRAINER.replace(**trainer), optimizer=optimizer)
+
+
+class Network(nn.Module):
+    """Two repeated blocks between two linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(2, 4)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(2))
+        self.last = nn.Linear(4, 1)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Not called `forward`, as with the real models."""
+        h = self.first(x)
+        for block in self.blocks:
+            h = block(h)
+        return self.last(h)
+
+
+class ToyTask:
+    """Fits a line through noisy points, which the steps' generators draw."""
+
+    shardable = True
+
+    def __init__(self, optimizer: OptimizerConfig = OPTIMIZER) -> None:
+        self.module = Network()
+        self.parts = {"model": Part(self.module, optimizer, list(self.module.blocks))}
+        self.saved: list[Path] = []
+        self.prepared = 0
+
+    def prepare(self) -> None:
+        self.prepared += 1
+
+    def batch(self, share: Share) -> Tensor:
+        return share.mine(torch.rand(share.batch_size, 2, generator=share.generator("points")))
+
+    def loss(self, part: str, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        error = self.module.predict(batch) - (batch @ torch.tensor([[2.0], [-1.0]]) + 1)
+        return error.square().mean(), {"absolute": error.abs().mean()}
+
+    def after_step(self, share: Share, engine: Engine) -> dict[str, float]:
+        return {"step_number": share.step} | ({"odd": 1.0} if share.step % 2 else {})
+
+    def samples(self, step: int, module: nn.Module) -> dict[str, Picture]:
+        return {}
+
+    def save(self, folder: Path, module: nn.Module) -> None:
+        assert module is not self.module, "the averaged weights are what is kept"
+        self.saved.append(folder)
+
+
+class AdversarialTask(ToyTask):
+    """Two parts: the second learns to tell the first's outputs from the truth, and starts a step later."""
+
+    shardable = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.judge = nn.Linear(1, 1)
+        nn.init.constant_(self.judge.weight, 0.5)
+        nn.init.zeros_(self.judge.bias)
+        self.parts["judge"] = Part(self.judge, OPTIMIZER.replace(learning_rate=0.02), start_step=1)
+
+    def batch(self, share: Share) -> dict[str, Tensor]:  # type: ignore[override]
+        return {"points": super().batch(share)}
+
+    def loss(self, part: str, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:  # type: ignore[override]
+        if part == "judge":
+            truth = batch["points"] @ torch.tensor([[2.0], [-1.0]]) + 1
+            gap = self.judge(truth).tanh() - self.judge(batch["made"]).tanh()
+            return -gap.mean(), {"gap": gap.mean()}
+        made = self.module.predict(batch["points"])
+        batch["made"] = made.detach()
+        loss, parts = super().loss(part, batch["points"])
+        return loss - 0.1 * self.judge(made).mean(), parts
+
+
+def train_in_process(
+    rank: int, world: int, rendezvous: str, folder: str, kind: str, trainer: dict[str, Any], results: Any
+) -> None:
+    """One of `world` processes of a run."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+    os.environ |= {"ACCELERATE_USE_CPU": "true"}
+    torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world)
+    given = recipe(**trainer)
+    task, given = TASKS[kind](given)
+    lines: list[tuple[int, dict[str, float]]] = []
+    run = Trainer(task, given, Path(folder), Processes(given.trainer), on_log=lambda step, f: lines.append((step, f)))
+    run.run()
+    state = run.stepper.state_dict()
+    if rank == 0:
+        results.put((lines, {name: v.tolist() for name, v in state["parts"]["model"]["module"].items()}))
+    torch.distributed.destroy_process_group()
+
+
+def _toy(given: Recipe) -> tuple[ToyTask, Recipe]:
+    return ToyTask(given.optimizer), given
+
+
+def _adversarial(given: Recipe) -> tuple[ToyTask, Recipe]:
+    return AdversarialTask(), given
+
+
+def _tokenizer(given: Recipe) -> tuple[TokenizerTask, Recipe]:
+    loss = TokenizerLossConfig(perceptual=0.0)
+    own = TokenizerRecipe(
+        data="",
+        tokenizer=tiny_tokenizer_config(),
+        trainer=given.trainer,
+        optimizer=GENTLE,
+        loss=loss,
+        revive_every=1,
+    )
+    return TokenizerTask(own, pictures(6)), own
+
+
+def _transformer(given: Recipe) -> tuple[RehearsedTransformer, Recipe]:
+    config = tiny_text_config(modulation="linear")
+    own = TransformerRecipe(
+        data="",
+        tokenizer="",
+        text_encoder="",
+        trainer=given.trainer,
+        optimizer=GENTLE,
+        transformer=config.transformer,
+        diffusion=config.diffusion,
+    )
+    torch.manual_seed(0)  # the rehearsal does not care for its starting weights
+    return RehearsedTransformer(own, torch.device("cpu")), own
+
+
+TASKS: dict[str, Any] = {
+    "toy": _toy,
+    "adversarial": _adversarial,
+    "tokenizer": _tokenizer,
+    "transformer": _transformer,
+}
+
+
+def train_and_die(folder: str, moment: int) -> None:
+    """A run that kills itself at its `moment`-th event: a loss, a log line, a flush to disk or a rename."""
+    torch.set_num_threads(1)
+    left = [moment]
+
+    def dying(function: Any) -> Any:
+        def wrapper(*arguments: Any, **options: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **options)
+
+        return wrapper
+
+    os.fsync = dying(os.fsync)
+    Path.replace = dying(Path.replace)  # type: ignore[method-assign]
+    Path.unlink = dying(Path.unlink)  # type: ignore[method-assign]
+    ToyTask.loss = dying(ToyTask.loss)  # type: ignore[method-assign]
+    run = Trainer(ToyTask(), recipe(steps=8), Path(folder), on_log=dying(lambda step, figures: None))
+    run.run()

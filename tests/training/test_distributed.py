@@ -1,0 +1,115 @@
+"""Several processes on the CPU give what one gives: gloo, DDP and FSDP2, in processes of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed.fsdp import fully_shard
+
+from hart.config import ConfigError
+from hart.errors import HartError
+from hart.training.distributed import Processes
+from hart.training.optimizer import build_optimizer
+from hart.training.trainer import Trainer
+from toy_training import CONTEXT, OPTIMIZER, TASKS, TRAINER, recipe, train_in_process
+
+
+def together(folder: Path, kind: str = "toy", **trainer: Any) -> tuple[list[Any], dict[str, Any]]:
+    """Log lines and final weights of two processes that train together."""
+    rendezvous = folder.parent / f"{folder.name}.rendezvous"
+    rendezvous.unlink(missing_ok=True)
+    results = CONTEXT.Queue()
+    arguments = (2, rendezvous.as_uri(), str(folder), kind, trainer, results)
+    workers = [CONTEXT.Process(target=train_in_process, args=(rank, *arguments)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    result = results.get(timeout=300)  # before waiting: a process ends when what it gives is taken
+    for worker in workers:
+        worker.join(300)
+        assert worker.exitcode == 0
+    return result
+
+
+def alone(folder: Path, kind: str = "toy", **trainer: Any) -> tuple[list[Any], dict[str, Any]]:
+    task, given = TASKS[kind](recipe(**trainer))
+    lines: list[Any] = []
+    run = Trainer(task, given, folder, on_log=lambda step, figures: lines.append((step, figures)))
+    run.run()
+    return lines, {name: value.tolist() for name, value in task.module.state_dict().items()}
+
+
+def assert_same(ours: tuple[list[Any], dict[str, Any]], theirs: tuple[list[Any], dict[str, Any]]) -> None:
+    for (step, figures), (other_step, other) in zip(ours[0], theirs[0], strict=True):
+        assert step == other_step
+        for name in figures.keys() - {"images_per_second"}:
+            assert figures[name] == pytest.approx(other[name], abs=1e-5, rel=1e-5), name
+    assert_same_weights(ours, theirs)
+
+
+def assert_same_weights(ours: tuple[list[Any], dict[str, Any]], theirs: tuple[list[Any], dict[str, Any]]) -> None:
+    for name, value in ours[1].items():
+        torch.testing.assert_close(torch.tensor(value), torch.tensor(theirs[1][name]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("toy", {"distributed": "ddp"}),
+        ("toy", {"distributed": "fsdp2"}),
+        ("toy", {"distributed": "fsdp2", "accumulate": 2, "activation_checkpointing": True}),
+        ("adversarial", {"accumulate": 2}),
+        ("tokenizer", {"steps": 3}),
+        ("transformer", {"distributed": "fsdp2", "steps": 2, "activation_checkpointing": True}),
+    ],
+    ids=["ddp", "fsdp2", "fsdp2, accumulated", "two parts", "tokenizer", "transformer"],
+)
+def test_two_processes_give_what_one_gives(tmp_path: Path, kind: str, settings: dict[str, Any]) -> None:
+    one = alone(tmp_path / "one", kind, **{name: settings[name] for name in settings if name == "steps"})
+    two = together(tmp_path / "two", kind, **settings)
+    assert_same(two, one)
+
+
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    whole = alone(tmp_path / "whole", steps=9)
+    last = Path("checkpoints", "step-00000009.pt")
+    folder = tmp_path / "mixed"
+    together(folder, distributed="fsdp2", steps=9)
+    (folder / last).unlink()
+    assert_same_weights(alone(folder, steps=9), whole)
+    (folder / last).unlink()
+    assert_same_weights(together(folder, distributed="fsdp2", steps=9), whole)
+
+
+def test_parts_of_a_batch_give_what_the_whole_gives(tmp_path: Path) -> None:
+    whole = alone(tmp_path / "whole")
+    assert_same(alone(tmp_path / "parts", accumulate=4, activation_checkpointing=True), whole)
+
+
+@pytest.mark.parametrize(
+    ("environment", "change", "message"),
+    [
+        ({}, {"distributed": "fsdp2"}, "only one was started: accelerate launch"),
+        ({"WORLD_SIZE": "2"}, {"distributed": "none"}, 'several processes were launched: set it to "auto"'),
+        ({"WORLD_SIZE": "2"}, {"device": "cuda:1"}, "each process takes its own GPU"),
+    ],
+)
+def test_a_launch_that_does_not_fit_is_refused(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], change: dict[str, Any], message: str
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(HartError, match=message):
+        Processes(TRAINER.replace(**change))
+
+
+def test_muon_is_refused_where_matrices_are_split(tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=(tmp_path / "r").as_uri(), rank=0, world_size=1)
+    try:
+        module = fully_shard(torch.nn.Linear(2, 2))
+        with pytest.raises(ConfigError, match='"muon" needs whole matrices, which fsdp2 splits'):
+            build_optimizer(module, OPTIMIZER.replace(kind="muon"))
+    finally:
+        torch.distributed.destroy_process_group()

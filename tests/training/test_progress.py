@@ -1,0 +1,26 @@
+"""Throughput, time left and the share of the peak, by a clock that the test moves."""
+
+from __future__ import annotations
+
+import pytest
+
+from hart.training.progress import Means, Speed
+from toy_training import TRAINER
+
+
+def test_speed_follows_the_clock() -> None:
+    times = iter([0.0, 2.0, 4.0])
+    speed = Speed(TRAINER, macs=1_000_000, peak=24e6, clock=lambda: next(times))
+    assert speed.step(1, {}).images_per_second == 2.0
+    report = speed.step(2, {"loss": 1.0})
+    assert report.seconds_left == pytest.approx(4 * 4 / 2)
+    assert report.mfu == pytest.approx(2 * 6e6 / 24e6)
+    assert report.figures == {"loss": 1.0}
+
+
+def test_averages_count_only_the_steps_that_report() -> None:
+    means = Means()
+    for figures in ({"loss": 1.0}, {"loss": 3.0, "rare": 5.0}):
+        means.add(figures)
+    assert means.take() == {"loss": 2.0, "rare": 5.0}
+    assert means.take() == {}

@@ -1,0 +1,20 @@
+"""Seeds of everything random in training."""
+
+from __future__ import annotations
+
+import torch
+
+from hart.training.randomness import generator_for, seed_of
+from hart.training.task import Share
+
+
+def test_every_seed_purpose_and_step_has_its_own_numbers() -> None:
+    seeds = {seed_of(seed, purpose, step) for seed in range(5) for purpose in ("noise", "points") for step in range(50)}
+    assert len(seeds) == 500
+    assert torch.equal(*(torch.rand(3, generator=generator_for(1, "noise", 2)) for _ in range(2)))
+
+
+def test_shares_of_a_batch_are_rows_of_the_same_draw() -> None:
+    shares = [Share(0, 7, 6, rows) for rows in (slice(0, 6), slice(0, 3), slice(3, 6))]
+    whole, first, second = (share.mine(torch.rand(6, 2, generator=share.generator("x"))) for share in shares)
+    assert torch.equal(whole, torch.cat([first, second]))
