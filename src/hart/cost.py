@@ -38,7 +38,7 @@ PARTS = (
     "decoder",
 )
 """Keys of `ModelCost.macs`. "context" holds all layers for the context tokens; the next two are the image
-tokens'. "codes" is the smooth mixture of codes and the convolutions phi."""
+tokens'. "codes" is the smooth mixture of codes, the convolutions phi, and pooling to the next scale."""
 
 MODULES = (TEXT_ENCODER, "transformer", "residual diffusion", "encoder", "quantizer", "decoder")
 """Keys of `ModelCost.parameters`. "encoder" is the tokenizer's, which drawing a picture does not use."""
@@ -217,12 +217,14 @@ def _head(sizes: TransformerConfig, rows: int, tokens: int) -> int:
 
 
 def _codes(config: HartConfig) -> int:
-    """The smooth mixture of codes at all scales, and phi at all but the last scale of a hybrid model."""
+    """The smooth mixture of codes, phi at all but the last scale of a hybrid model, and pooling to the next scale."""
     sizes = config.tokenizer
+    final = sizes.scales[-1]
+    pooling = sum(sizes.latent_channels * side * final * (final + side) for side in sizes.scales[1:-1])
     tokens, scales = sizes.schedule.total_tokens, len(sizes.scales)
     mixture = tokens * sizes.codebook_size * sizes.latent_channels if config.sampling.smooth else 0
     smoothed = scales - 1 if config.hybrid else scales
-    return mixture + smoothed * _conv(sizes.latent_channels, sizes.latent_channels, 3, sizes.scales[-1])
+    return mixture + pooling + smoothed * _conv(sizes.latent_channels, sizes.latent_channels, 3, final)
 
 
 def _diffusion(config: HartConfig, rows: int, tokens: int) -> int:
