@@ -1,4 +1,5 @@
 # make picture PROMPT="a red apple"   installs into .venv and draws a picture
+# make contact-sheet                  draws docs/contact_sheet.png again
 # make test                           installs the development tools too and runs every check
 #
 # Needs Python 3.11 to 3.13. Another interpreter: make test PYTHON=python3.12
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 override PROMPT := $(value PROMPT)
 export PROMPT
 
-.PHONY: install install-dev picture test clean
+.PHONY: install install-dev picture contact-sheet test clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/installed
@@ -21,6 +22,10 @@ install-dev: $(VENV)/installed-dev
 
 picture: install
 	$(BIN)/hart generate "$$PROMPT" --out "$(OUT)"
+
+contact-sheet: install
+	$(BIN)/hart generate --prompts-file docs/contact_sheet_prompts.txt --grid --seed 0 --out outputs/sheet
+	cp outputs/sheet/grid-*.png docs/contact_sheet.png
 
 test: install-dev
 	$(BIN)/ruff check .

@@ -1,0 +1,64 @@
+"""The model that comes with the package: it opens, is small, and draws what a few plain words say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hart import HartPipeline
+from hart.checkpoint.loading import SHIPPED_MODELS
+from hart.training.text_retrieval import accuracy, read_synonyms, retrieve
+
+EMOJI = SHIPPED_MODELS / "emoji"
+SYNONYMS = Path(__file__).parent.parent / "recipes" / "emoji" / "synonyms.toml"
+MEGABYTE = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def pipe() -> HartPipeline:
+    return HartPipeline.from_pretrained("emoji", device="cpu")
+
+
+def mean_colour(images: Sequence[Image.Image]) -> np.ndarray:
+    """Mean red, green and blue, 0 to 255, of everything that is not nearly white."""
+    pixels = np.concatenate([np.asarray(image).reshape(-1, 3) for image in images]).astype(float)
+    return pixels[pixels.min(axis=1) < 220].mean(axis=0)
+
+
+def test_all_files_together_stay_small() -> None:
+    assert sum(file.stat().st_size for file in EMOJI.iterdir()) <= 30 * MEGABYTE
+
+
+@pytest.mark.parametrize(
+    ("prompt", "channel"), [("a red heart", 0), ("a green heart", 1), ("a blue heart", 2), ("a red apple", 0)]
+)
+def test_the_named_colour_is_the_strongest(pipe: HartPipeline, prompt: str, channel: int) -> None:
+    assert mean_colour(pipe(prompt, images_per_prompt=4).images).argmax() == channel
+
+
+def test_a_picture_stands_on_white(pipe: HartPipeline) -> None:
+    corners = [pixel for image in pipe("the sun", images_per_prompt=2).images for pixel in corner_pixels(image)]
+    assert np.mean(corners) > 240
+
+
+def corner_pixels(image: Image.Image) -> list[int]:
+    array = np.asarray(image)
+    return array[:: array.shape[0] - 1, :: array.shape[1] - 1].flatten().tolist()
+
+
+def test_synonyms_mean_what_they_should(pipe: HartPipeline) -> None:
+    """The feature of the first token is the meaning of the whole prompt (`hart.training.text_distillation`)."""
+    synonyms = read_synonyms(SYNONYMS)
+    names = sorted({name for accepted in synonyms.values() for name in accepted})
+
+    def embed(texts: Sequence[str]) -> torch.Tensor:
+        return pipe.text_encoder.encode(list(texts)).embeddings[:, 0]
+
+    results = retrieve(embed, synonyms, names)
+    assert accuracy(results, 5) >= 0.95
+    assert {r.rank for r in results if r.prompt in ("puppy", "automobile")} == {1}
