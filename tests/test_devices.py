@@ -9,25 +9,19 @@ from PIL import Image, ImageChops, ImageStat
 from hart import HartPipeline
 from hart.config import HartConfig
 from hart.devices import resolve_device
-from helpers import SCALES, tiny_class_config, tiny_text_config
+from helpers import tiny_class_config, tiny_text_config
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 needs_mps = pytest.mark.skipif(not torch.backends.mps.is_available(), reason="no MPS device")
 
-# MPS cannot pool to sides that do not divide (see `resolve_device`).
 devices = pytest.mark.parametrize(
-    ("device", "scales"),
-    [pytest.param("cuda", SCALES, marks=needs_cuda), pytest.param("mps", (1, 2, 4), marks=needs_mps)],
-    ids=["cuda", "mps"],
+    "device", [pytest.param("cuda", marks=needs_cuda), pytest.param("mps", marks=needs_mps)], ids=["cuda", "mps"]
 )
 kinds = pytest.mark.parametrize("kind", ["text", "class"])
 
 
-def tiny(kind: str, scales: tuple[int, ...]) -> HartConfig:
-    config = tiny_text_config() if kind == "text" else tiny_class_config()
-    return config.replace(
-        tokenizer=config.tokenizer.replace(scales=scales), transformer=config.transformer.replace(scales=scales)
-    )
+def tiny(kind: str) -> HartConfig:
+    return tiny_text_config() if kind == "text" else tiny_class_config()
 
 
 def draw(config: HartConfig, device: str, dtype: str) -> list[Image.Image]:
@@ -48,8 +42,8 @@ def test_mps_is_taken_by_name_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @kinds
 @devices
-def test_a_device_draws_the_pictures_of_the_cpu(device: str, scales: tuple[int, ...], kind: str) -> None:
-    config = tiny(kind, scales)
+def test_a_device_draws_the_pictures_of_the_cpu(device: str, kind: str) -> None:
+    config = tiny(kind)
     for ours, wanted in zip(draw(config, device, "float32"), draw(config, "cpu", "float32"), strict=True):
         assert max(ImageStat.Stat(ImageChops.difference(ours, wanted)).mean) < 2  # of 255
 
@@ -57,6 +51,6 @@ def test_a_device_draws_the_pictures_of_the_cpu(device: str, scales: tuple[int, 
 @kinds
 @devices
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_a_device_draws_in_short_number_types(device: str, scales: tuple[int, ...], kind: str, dtype: str) -> None:
-    for image in draw(tiny(kind, scales), device, dtype):
+def test_a_device_draws_in_short_number_types(device: str, kind: str, dtype: str) -> None:
+    for image in draw(tiny(kind), device, dtype):
         assert max(ImageStat.Stat(image).stddev) > 0

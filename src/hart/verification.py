@@ -93,7 +93,10 @@ def verify(folder: Path) -> list[Comparison]:
     if settings.rounds > most:
         raise CheckpointError(f"{folder / CASE_FILE}: maskgit_iterations must be at most {most} for this model")
     computed = recompute(model, _checked_inputs(folder / GOLDEN_FILE, model.config, golden), settings)
-    return [_compare(name, golden[name], computed.get(name)) for name in sorted(golden) if name not in INPUTS]
+    recorded = [name for name in sorted(golden) if name not in INPUTS]
+    if not recorded:
+        raise CheckpointError(f"{folder / GOLDEN_FILE}: holds inputs only, there is nothing to compare with")
+    return [_compare(name, golden[name], computed.get(name)) for name in recorded]
 
 
 def read_case(path: Path) -> SamplingConfig:

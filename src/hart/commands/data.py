@@ -83,17 +83,15 @@ def encode(
 ) -> None:
     """Precompute codes, residuals and text features of a set, so that training the transformer runs no encoder."""
     with needs_extra("train"):
-        from hart.training.starting import load_tokenizer
+        from hart.training.starting import load_tokenizer, text_encoder_config
     import torch
 
-    from hart.config import TextEncoderConfig
     from hart.data.opening import open_source
     from hart.data.samples import Columns
     from hart.data.transforms import ImageTransform
     from hart.devices import resolve_device
     from hart.precompute import EncodeOptions, Encoders, encode_dataset
     from hart.text_encoder import load_text_encoder
-    from hart.training.hart_task import TEXT_ENCODER_CONFIG
 
     number, parts = _part(part)
     options = EncodeOptions(
@@ -111,7 +109,7 @@ def encode(
     codes = load_tokenizer(tokenizer).requires_grad_(False).to(where)
     words = None
     if text_encoder is not None:
-        words = load_text_encoder(TextEncoderConfig.load(text_encoder / TEXT_ENCODER_CONFIG), text_encoder)
+        words = load_text_encoder(text_encoder_config(text_encoder), text_encoder)
         words = words.to(where, torch.float32)
     transform = ImageTransform(codes.config.image_size, fit=fit)
     columns = Columns(image_column, caption_column, label_column)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hart.checkpoint.loading import load_model, resolve_model, save_model
 from hart.checkpoint.storage import load_state
-from hart.config import ConfigError, HartConfig, TextEncoderConfig
+from hart.config import ConfigError, HartConfig
 from hart.data.datasets import CaptionedImages, batch_indices
 from hart.data.transforms import to_signed
 from hart.generation.draws import GeneratorDraws
@@ -24,7 +24,7 @@ from hart.training.config import TransformerRecipe
 from hart.training.initialization import initialize
 from hart.training.pictures import picture_row
 from hart.training.randomness import generator_for
-from hart.training.starting import load_tokenizer, same_sizes
+from hart.training.starting import load_tokenizer, same_sizes, text_encoder_config
 from hart.training.task import Engine, Part, Picture, Share
 from hart.transformer.modulation import LinearModulation
 from hart.types import TextContext, TokenMaps
@@ -32,7 +32,6 @@ from hart.types import TextContext, TokenMaps
 CPU = torch.device("cpu")
 ENCODE_BATCH = 64
 SAMPLES = 8
-TEXT_ENCODER_CONFIG = "text_encoder.json"
 
 
 @torch.inference_mode()
@@ -113,7 +112,7 @@ class TransformerTask:
         self.device = device
         self.tokenizer = load_tokenizer(recipe.tokenizer).requires_grad_(False).to(device)
         encoder_folder = Path(recipe.text_encoder)
-        text_config = TextEncoderConfig.load(encoder_folder / TEXT_ENCODER_CONFIG)
+        text_config = text_encoder_config(encoder_folder)
         self.text_encoder = CompactTextEncoder.load(text_config, encoder_folder).to(device)
         text = recipe.transformer.text
         if text is None or (text.width, text.tokens) != (self.text_encoder.width, text_config.tokens):

@@ -13,9 +13,11 @@ from hart.checkpoint.storage import (
     load_module,
     save_module,
 )
-from hart.config import Config, ConfigError, TokenizerConfig
+from hart.config import Config, ConfigError, HartConfig, TextEncoderConfig, TokenizerConfig
 from hart.files import atomic_write
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
+
+TEXT_ENCODER_CONFIG = "text_encoder.json"
 
 
 def save_tokenizer(folder: Path, tokenizer: HybridTokenizer) -> None:
@@ -37,6 +39,16 @@ def load_tokenizer(name: str | Path) -> HybridTokenizer:
     tokenizer = HybridTokenizer(TokenizerConfig.load(folder / CONFIG_FILE))
     load_module(folder / TOKENIZER_FILE, tokenizer)
     return tokenizer.eval()
+
+
+def text_encoder_config(folder: Path) -> TextEncoderConfig:
+    """Sizes of the text encoder in `folder`: what its training wrote, or what a whole model holds. `ConfigError`s."""
+    if (folder / TEXT_ENCODER_CONFIG).exists():
+        return TextEncoderConfig.load(folder / TEXT_ENCODER_CONFIG)
+    config = HartConfig.load(folder / CONFIG_FILE).text_encoder
+    if config is None:
+        raise ConfigError(f"{folder}: this model names no text encoder")
+    return config
 
 
 def same_sizes(source: str, theirs: Config, ours: Config, *, besides: Set[str]) -> None:
