@@ -12,6 +12,7 @@ from PIL import Image
 
 from hart import HartPipeline
 from hart.checkpoint.loading import SHIPPED_MODELS
+from hart.training.starting import load_tokenizer, text_encoder_config
 from hart.training.text_retrieval import accuracy, read_synonyms, retrieve
 
 EMOJI = SHIPPED_MODELS / "emoji"
@@ -49,6 +50,11 @@ def test_a_picture_stands_on_white(pipe: HartPipeline) -> None:
 def corner_pixels(image: Image.Image) -> list[int]:
     array = np.asarray(image)
     return array[:: array.shape[0] - 1, :: array.shape[1] - 1].flatten().tolist()
+
+
+def test_training_can_start_from_its_parts() -> None:
+    assert text_encoder_config(EMOJI).tokens == 16
+    assert load_tokenizer(EMOJI).config.scales == (1, 2, 3, 5, 8)
 
 
 def test_synonyms_mean_what_they_should(pipe: HartPipeline) -> None:

@@ -62,9 +62,7 @@ def resolve_model(name: str) -> Path:
         return download(name)
     if name in PRESETS:
         raise CheckpointError(f"{name} is a size without weights: add --random-weights, or give a model of that size")
-    raise CheckpointError(
-        f"unknown model {name!r}: it is no folder, and the shipped models are: {names}; or give a hub id"
-    )
+    raise CheckpointError(f"unknown model {name!r}: no folder, no hub id, and the shipped models are: {names}")
 
 
 def load_model(folder: Path) -> LoadedModel:
