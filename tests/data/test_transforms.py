@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hart.data.transforms import ImageTransform, pil_to_pixels, to_signed, unit_to_pil
+from hart.data.transforms import ImageTransform, pil_to_pixels, slightly_moved, to_signed, unit_to_pil
 from hart.errors import HartError
 
 
@@ -20,6 +20,17 @@ def test_centre_square_is_cut_from_wide_and_tall_images() -> None:
         assert pixels.dtype == torch.uint8
         assert (pixels[2] == 255).all()
         assert (pixels[0] == 0).all()
+
+
+def test_moved_pictures_stay_whole_on_their_ground() -> None:
+    image = torch.ones(16, 3, 32, 32)
+    image[:, 0, 12:20, 12:20] = -1
+    moved = slightly_moved(image, torch.Generator().manual_seed(0))
+    assert moved.amax() <= 1 and moved.amin() >= -1
+    torch.testing.assert_close(moved[:, 1:], image[:, 1:])  # no black edges
+    area = (moved[:, 0] < 0).sum(dim=(1, 2)) / 64
+    assert ((area > 0.7) & (area < 1.6)).all() and area.std() > 0.05
+    assert torch.equal(moved, slightly_moved(image, torch.Generator().manual_seed(0)))
 
 
 def test_shrinking_is_antialiased() -> None:

@@ -51,6 +51,17 @@ def test_tokens_made_once_are_those_made_in_a_step() -> None:
     assert weight.grad is not None
 
 
+def test_views_follow_each_other_the_plain_one_first() -> None:
+    tokenizer, _ = tiny_model(tiny_text_config())
+    data, cpu = pictures(3), torch.device("cpu")
+    plain = encode_all(tokenizer, tokenizer.config.schedule, data, cpu)
+    views = encode_all(tokenizer, tokenizer.config.schedule, data, cpu, views=3)
+    latents = views.last_scale_continuous.view(3, *plain.last_scale_continuous.shape)
+    assert torch.equal(latents[0], plain.last_scale_continuous)
+    assert not torch.equal(latents[1], latents[0])
+    assert not torch.equal(latents[1], latents[2])
+
+
 def test_a_higher_resolution_starts_from_a_lower_one(tmp_path: Path) -> None:
     config = tiny_text_config()
     tokenizer, hart = tiny_model(config)

@@ -195,10 +195,14 @@ class TransformerRecipe(Recipe):
     """Share of captions replaced by the null context, for classifier-free guidance."""
     drop_last_scale: bool = True
     """Compute only a random part of the last scale's tokens (paper, section 3.4)."""
+    views: int = 1
+    """Versions of every picture that training draws from: the picture itself, and slightly turned, scaled and shifted
+    ones (`hart.data.transforms.slightly_moved`). All are encoded before the first step."""
     init_from: str = ""
     """A model to start from, at this resolution or a lower one."""
 
     def __post_init__(self) -> None:
         dropout = self.condition_dropout
+        require(self.views >= 1, f"TransformerRecipe.views must be at least 1, not {self.views}")
         require(0 <= dropout <= 1, f"TransformerRecipe.condition_dropout must be in [0, 1], not {dropout}")
         require(self.diffusion_weight >= 0, "TransformerRecipe.diffusion_weight must not be negative")

@@ -12,7 +12,7 @@ from hart.checkpoint.loading import load_model, resolve_model, save_model
 from hart.checkpoint.storage import load_state
 from hart.config import ConfigError, HartConfig
 from hart.data.datasets import CaptionedImages, batch_indices
-from hart.data.transforms import to_signed
+from hart.data.transforms import slightly_moved, to_signed
 from hart.generation.draws import GeneratorDraws
 from hart.generation.next_scale import NextScaleGenerator
 from hart.losses.hart_loss import DiffusionDraws, draw_diffusion, draw_last_cells, hart_loss
@@ -36,15 +36,28 @@ SAMPLES = 8
 
 @torch.inference_mode()
 def encode_all(
-    tokenizer: HybridTokenizer, schedule: ScaleSchedule, data: CaptionedImages, device: torch.device
+    tokenizer: HybridTokenizer,
+    schedule: ScaleSchedule,
+    data: CaptionedImages,
+    device: torch.device,
+    *,
+    views: int = 1,
+    seed: int = 0,
 ) -> TokenMaps:
-    """Token maps of every picture of a set, kept on the CPU: the tokenizer runs once, on `device`, not every step."""
+    """Token maps of every picture of a set, kept on the CPU: the tokenizer runs once, on `device`, not every step.
+
+    views: how many versions of the set follow each other; the first is as it is, the others are `slightly_moved`.
+    """
     parts = []
-    for start in range(0, len(data), ENCODE_BATCH):
-        rows = range(start, min(start + ENCODE_BATCH, len(data)))
-        image = to_signed(torch.stack([data.image(i) for i in rows])).to(device)
-        maps = tokenizer.token_maps(tokenizer.encode(image), schedule)
-        parts.append(select(maps, torch.arange(len(rows), device=device), torch.device("cpu")))
+    for view in range(views):
+        generator = generator_for(seed, "views", view)
+        for start in range(0, len(data), ENCODE_BATCH):
+            rows = range(start, min(start + ENCODE_BATCH, len(data)))
+            image = to_signed(torch.stack([data.image(i) for i in rows]))
+            if view:
+                image = slightly_moved(image, generator)
+            maps = tokenizer.token_maps(tokenizer.encode(image.to(device)), schedule)
+            parts.append(select(maps, torch.arange(len(rows), device=device), CPU))
     return TokenMaps(
         indices=tuple(torch.cat(maps) for maps in zip(*(part.indices for part in parts), strict=True)),
         teacher_forcing_input=torch.cat([part.teacher_forcing_input for part in parts]),
@@ -140,14 +153,22 @@ class TransformerTask:
 
     def prepare(self) -> None:
         """Encode all pictures, so that the tokenizer runs once and not in every step."""
-        self._maps = encode_all(self.tokenizer, self.config.transformer.schedule, self.data, self.device)
+        self._maps = encode_all(
+            self.tokenizer,
+            self.config.transformer.schedule,
+            self.data,
+            self.device,
+            views=self.recipe.views,
+            seed=self.recipe.trainer.seed,
+        )
 
     def batch(self, share: Share) -> TransformerBatch:
         rows = share.mine(batch_indices(self.data.weights, share.batch_size, share.seed, share.step))
         context = self.text_encoder.encode(self._captions(rows, share))
         dropped = torch.rand(share.batch_size, generator=share.generator("condition dropout"))
         context = drop_condition(context, share.mine(dropped < self.recipe.condition_dropout))
-        maps = self._token_maps(rows)
+        views = torch.randint(self.recipe.views, (share.batch_size,), generator=share.generator("view"))
+        maps = self._token_maps(rows, share.mine(views))
         tokens, channels = maps.last_scale_continuous.shape[1:]
         cells = None
         if self.recipe.drop_last_scale:
@@ -189,9 +210,10 @@ class TransformerTask:
         self.text_encoder.save(folder)
         save_model(folder, self.config, self.tokenizer, module)
 
-    def _token_maps(self, rows: Tensor) -> TokenMaps:
+    def _token_maps(self, rows: Tensor, views: Tensor) -> TokenMaps:
+        """Of these views of these pictures; before `prepare`, of the pictures themselves."""
         if self._maps is not None:
-            return select(self._maps, rows, self.device)
+            return select(self._maps, views * len(self.data) + rows, self.device)
         image = to_signed(torch.stack([self.data.image(i) for i in rows.tolist()])).to(self.device)
         return self.tokenizer.token_maps(self.tokenizer.encode(image), self.config.transformer.schedule)
 
