@@ -82,18 +82,8 @@ class RunFolder:
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Write a checkpoint and remove the oldest beyond `keep`."""
         path = self.path(step)
-        temporary = path.with_suffix(".partial")
-        path.parent.mkdir(parents=True, exist_ok=True)
         with self.writing(f"the checkpoint of step {step}"):
-            try:
-                with temporary.open("wb") as file:
-                    torch.save(state, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-            except BaseException:
-                temporary.unlink(missing_ok=True)  # on a full disk it would be in the way
-                raise
-            temporary.replace(path)
+            atomic_write(path, lambda file: torch.save(state, file))
             flush_folder(path.parent)
         self.tidy()
 

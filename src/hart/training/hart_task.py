@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hart.checkpoint.loading import load_model, resolve_model, save_model
 from hart.checkpoint.storage import load_state
 from hart.config import ConfigError, HartConfig
-from hart.data.datasets import CaptionedImages, batch_indices
+from hart.data.datasets import CaptionedImages, SampleOrder
 from hart.data.transforms import slightly_moved, to_signed
 from hart.generation.draws import GeneratorDraws
 from hart.generation.next_scale import NextScaleGenerator
@@ -115,13 +115,36 @@ class TransformerBatch:
     draws: DiffusionDraws | None
 
 
-class TransformerTask:
+class TransformerStage:
+    """What a step of the stage does with a batch, wherever the batch is from."""
+
+    recipe: TransformerRecipe
+    module: Hart
+    codebook: nn.Embedding
+
+    def loss(self, part: str, batch: TransformerBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        return hart_loss(
+            self.module,
+            self.codebook,
+            batch.context,
+            batch.maps,
+            batch.cells,
+            batch.draws,
+            diffusion_weight=self.recipe.diffusion_weight,
+        )
+
+    def after_step(self, share: Share, engine: Engine) -> dict[str, float]:
+        return {}
+
+
+class TransformerTask(TransformerStage):
     """One optimisation step of the transformer; see `hart.training.task.Task`."""
 
     def __init__(self, recipe: TransformerRecipe, data: CaptionedImages, device: torch.device = CPU) -> None:
         data.require_captions()
         self.recipe = recipe
         self.data = data
+        self.order = SampleOrder(data.weights, recipe.trainer.seed)
         self.device = device
         self.tokenizer = load_tokenizer(recipe.tokenizer).requires_grad_(False).to(device)
         encoder_folder = Path(recipe.text_encoder)
@@ -144,7 +167,7 @@ class TransformerTask:
         initialize(hart, generator_for(recipe.trainer.seed, "weights"))
         if recipe.init_from:
             start_from(hart, recipe.init_from)
-        self.module: Hart = hart.to(device)
+        self.module = hart.to(device)
         self.parts = {"model": Part(self.module, recipe.optimizer, repeated_blocks(self.module))}
         # a table is added outside its block, where FSDP2 has it in shards
         self.shardable = recipe.transformer.modulation != "table"
@@ -163,7 +186,7 @@ class TransformerTask:
         )
 
     def batch(self, share: Share) -> TransformerBatch:
-        rows = share.mine(batch_indices(self.data.weights, share.batch_size, share.seed, share.step))
+        rows = share.mine(self.order.batch(share.step, share.batch_size))
         context = self.text_encoder.encode(self._captions(rows, share))
         dropped = torch.rand(share.batch_size, generator=share.generator("condition dropout"))
         context = drop_condition(context, share.mine(dropped < self.recipe.condition_dropout))
@@ -179,20 +202,6 @@ class TransformerTask:
             generator = share.generator("diffusion")
             draws = draw_diffusion(self.module.residual, share.batch_size, tokens, channels, generator).rows(share.rows)
         return TransformerBatch(context, maps, cells, draws)
-
-    def loss(self, part: str, batch: TransformerBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        return hart_loss(
-            self.module,
-            self.codebook,
-            batch.context,
-            batch.maps,
-            batch.cells,
-            batch.draws,
-            diffusion_weight=self.recipe.diffusion_weight,
-        )
-
-    def after_step(self, share: Share, engine: Engine) -> dict[str, float]:
-        return {}
 
     def samples(self, step: int, module: nn.Module) -> dict[str, Picture]:
         """Pictures of the first captions, always from the same random numbers."""

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from hart.config import ConfigError, HartConfig, TokenizerConfig
 from hart.data.datasets import CaptionedImages
-from hart.losses.hart_loss import draw_diffusion, draw_last_cells, hart_loss
+from hart.losses.hart_loss import draw_diffusion, draw_last_cells
 from hart.model import Hart
 from hart.training.config import TokenizerRecipe, TransformerRecipe
-from hart.training.hart_task import TransformerBatch, repeated_blocks
-from hart.training.task import Engine, Part, Picture, Share
+from hart.training.hart_task import TransformerBatch, TransformerStage, repeated_blocks
+from hart.training.task import Part, Picture, Share
 from hart.training.tokenizer_task import TokenizerTask
 from hart.types import TextContext, TokenMaps
 
@@ -36,7 +36,7 @@ def rehearse_tokenizer(recipe: TokenizerRecipe, device: torch.device) -> Tokeniz
     return TokenizerTask(recipe.replace(init_from="", revive_every=0), data, device)
 
 
-class RehearsedTransformer:
+class RehearsedTransformer(TransformerStage):
     """The transformer's stage on random tokens and texts."""
 
     shardable = True
@@ -80,20 +80,6 @@ class RehearsedTransformer:
         if self.module.residual is not None:
             draws = draw_diffusion(self.module.residual, rows, tokens, channels, generator).rows(share.rows)
         return TransformerBatch(context, maps, cells, draws)
-
-    def loss(self, part: str, batch: TransformerBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        return hart_loss(
-            self.module,
-            self.codebook,
-            batch.context,
-            batch.maps,
-            batch.cells,
-            batch.draws,
-            diffusion_weight=self.recipe.diffusion_weight,
-        )
-
-    def after_step(self, share: Share, engine: Engine) -> dict[str, float]:
-        return {}
 
     def samples(self, step: int, module: nn.Module) -> dict[str, Picture]:
         return {}

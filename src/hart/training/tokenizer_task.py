@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hart.checkpoint.storage import load_state
-from hart.data.datasets import CaptionedImages, batch_indices
+from hart.data.datasets import CaptionedImages, SampleOrder
 from hart.data.transforms import to_signed
 from hart.losses.perceptual import EfficientNetLitePerceptualLoss
 from hart.losses.tokenizer_loss import tokenizer_loss
@@ -58,6 +58,7 @@ class TokenizerTask:
     def __init__(self, recipe: TokenizerRecipe, data: CaptionedImages, device: torch.device = CPU) -> None:
         self.recipe = recipe
         self.data = data
+        self.order = SampleOrder(data.weights, recipe.trainer.seed)
         self.device = device
         tokenizer = start_from(recipe) if recipe.init_from else fresh_tokenizer(recipe)
         # channels-last lets the convolutions of CPUs and GPUs run without transposing
@@ -81,7 +82,7 @@ class TokenizerTask:
     def prepare(self) -> None: ...
 
     def batch(self, share: Share) -> TokenizerBatch:
-        rows = share.mine(batch_indices(self.data.weights, share.batch_size, share.seed, share.step))
+        rows = share.mine(self.order.batch(share.step, share.batch_size))
         image = to_signed(torch.stack([self.data.image(i) for i in rows.tolist()])).to(self.device)
         coin = torch.rand((), generator=share.generator("which latent"))
         discrete = bool(coin < self.recipe.discrete_probability)
