@@ -26,12 +26,13 @@ from torch.nn import functional as F
 from hart.config import Config, ConfigError, TextEncoderConfig, require
 from hart.data.emoji import default_cache
 from hart.errors import HartError
+from hart.files import atomic_write
 from hart.text_encoder.compact import SPECIAL_PIECES, CompactTextEncoder, build_tokenizer
+from hart.training.starting import TEXT_ENCODER_CONFIG
 from hart.training.text_corpus import Phrase, build_corpus, read_emoji_words, read_wordnet
 
 log = logging.getLogger(__name__)
 
-CONFIG_FILE = "text_encoder.json"
 RESUME_FILE = "resume.pt"
 TARGETS_FILE = "teacher_targets.pt"
 
@@ -348,9 +349,8 @@ def distill_text_encoder(
             state = {"student": student.state_dict(), "optimizer": optimizer.state_dict()}
             _write(out / RESUME_FILE, recipe, {**state, "generator": generator.get_state(), "step": step})
     student.save(out)
-    temporary = out / f".{CONFIG_FILE}"
-    temporary.write_text(json.dumps(recipe.encoder.to_dict(), indent=2) + "\n", encoding="utf-8")
-    temporary.replace(out / CONFIG_FILE)
+    sizes = json.dumps(recipe.encoder.to_dict(), indent=2) + "\n"
+    atomic_write(out / TEXT_ENCODER_CONFIG, lambda file: file.write(sizes.encode()))
     for name in (RESUME_FILE, TARGETS_FILE):
         (out / name).unlink(missing_ok=True)
     return student.eval().requires_grad_(False)
@@ -364,9 +364,7 @@ def _schedule(step: int, recipe: TextDistillationRecipe) -> float:
 
 
 def _write(path: Path, recipe: TextDistillationRecipe, state: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}")
-    torch.save({**state, "recipe": recipe.to_dict()}, temporary)
-    temporary.replace(path)
+    atomic_write(path, lambda file: torch.save({**state, "recipe": recipe.to_dict()}, file))
 
 
 def _read(path: Path, recipe: TextDistillationRecipe) -> dict[str, Any] | None:
