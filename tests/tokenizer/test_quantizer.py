@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hart.scales import ScaleSchedule
 from hart.tokenizer.quantizer import (
+    Mistakes,
     MultiScaleQuantizer,
     Phi,
     next_scale_input,
@@ -133,3 +134,17 @@ def test_loss_is_the_mean_over_scales_of_codebook_and_commitment_terms() -> None
 def test_a_latent_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match="ends at 4 x 4"):
         quantizer().encode(random_tensor(1, CHANNELS, 5, 5), TINY)
+
+
+def test_wrong_codes_stand_in_the_sum_and_the_targets_correct_them() -> None:
+    schedule, latent = ScaleSchedule((1, 2, 4)), torch.randn(64, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    quantizer = MultiScaleQuantizer(16, 4, 2, 0.5)
+    right = quantizer.encode(latent, schedule)
+    wrong = quantizer.encode(latent, schedule, Mistakes(0.9, torch.Generator().manual_seed(2), among=4))
+    changed = (wrong.partial_sums[0] != right.partial_sums[0]).flatten(1).any(dim=1)
+    assert changed.any()
+    assert not changed.all()
+    assert torch.equal(wrong.indices[0], right.indices[0])
+    rest = latent - wrong.partial_sums[0]
+    assert torch.equal(wrong.indices[1], quantizer.nearest(next_scale_input(rest, 2)))
+    assert torch.allclose(wrong.last_rest, latent - wrong.partial_sums[1])

@@ -62,6 +62,17 @@ def test_views_follow_each_other_the_plain_one_first() -> None:
     assert not torch.equal(latents[1], latents[2])
 
 
+def test_mistakes_are_made_in_the_further_views_and_mended_by_later_scales() -> None:
+    tokenizer, _ = tiny_model(tiny_text_config())
+    data, cpu, schedule = pictures(3), torch.device("cpu"), tokenizer.config.schedule
+    right = encode_all(tokenizer, schedule, data, cpu, views=2)
+    wrong = encode_all(tokenizer, schedule, data, cpu, views=2, mistakes=1.0, seed=0)
+    plain, moved = slice(0, 3), slice(3, 6)
+    assert torch.equal(wrong.teacher_forcing_input[plain], right.teacher_forcing_input[plain])
+    assert not torch.equal(wrong.teacher_forcing_input[moved], right.teacher_forcing_input[moved])
+    assert torch.equal(wrong.indices[0], right.indices[0])  # nothing before the first scale was wrong
+
+
 def test_a_higher_resolution_starts_from_a_lower_one(tmp_path: Path) -> None:
     config = tiny_text_config()
     tokenizer, hart = tiny_model(config)

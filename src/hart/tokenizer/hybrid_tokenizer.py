@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hart.config import TokenizerConfig
 from hart.scales import ScaleSchedule
 from hart.tokenizer.autoencoder import Decoder, Encoder
-from hart.tokenizer.quantizer import MultiScaleQuantizer, QuantizedLatent, next_scale_input
+from hart.tokenizer.quantizer import Mistakes, MultiScaleQuantizer, QuantizedLatent, next_scale_input
 from hart.types import TokenMaps
 
 
@@ -66,10 +66,15 @@ class HybridTokenizer(nn.Module):
         """Codes of a latent over `schedule`, by default the configured one."""
         return self.quantizer.encode(latent, schedule or self.config.schedule)
 
-    def token_maps(self, latent: Tensor, schedule: ScaleSchedule | None = None) -> TokenMaps:
-        """The transformer's targets and teacher-forcing input for a continuous latent (B, D, n_K, n_K)."""
+    def token_maps(
+        self, latent: Tensor, schedule: ScaleSchedule | None = None, mistakes: Mistakes | None = None
+    ) -> TokenMaps:
+        """The transformer's targets and teacher-forcing input for a continuous latent (B, D, n_K, n_K).
+
+        mistakes: wrong codes in the teacher-forcing input, which the targets of the scales after them correct.
+        """
         schedule = schedule or self.config.schedule
-        quantized = self.quantize(latent, schedule)
+        quantized = self.quantizer.encode(latent, schedule, mistakes)
         inputs = [
             next_scale_input(total, side)
             for total, side in zip(quantized.partial_sums[:-1], schedule.sides[1:], strict=True)

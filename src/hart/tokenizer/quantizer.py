@@ -24,7 +24,7 @@ from hart.scales import ScaleSchedule
 class QuantizedLatent:
     """Everything a pass over the scales yields.
 
-    indices: K tensors (B, N_k) int64.
+    indices: K tensors (B, N_k) int64, the nearest codes.
     partial_sums: K tensors (B, D, n_K, n_K): the sum of the scales up to and including k, phi applied at all.
     last_rest: (B, D, n_K, n_K), the rest that the last scale was given.
     """
@@ -37,6 +37,27 @@ class QuantizedLatent:
     def latent(self) -> Tensor:
         """(B, D, n_K, n_K), the discrete approximation: the sum over all scales."""
         return self.partial_sums[-1]
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """Wrong codes, as a generator that draws its codes makes them: what training shows, so that they get corrected.
+
+    share: each picture has a chance of a wrong code drawn evenly from 0 to this.
+    among: a wrong code is any of so many nearest ones.
+    generator: on the CPU.
+    """
+
+    share: float
+    generator: torch.Generator
+    among: int = 32
+
+    def replace(self, index: Tensor, near: Tensor) -> Tensor:
+        """Codes (B, N) with some exchanged for one of their near ones (B, N, among)."""
+        chance = self.share * torch.rand(len(index), 1, generator=self.generator)
+        wrong = torch.rand(index.shape, generator=self.generator) < chance
+        choice = torch.randint(near.shape[-1], (*index.shape, 1), generator=self.generator)
+        return torch.where(wrong.to(index.device), near.gather(-1, choice.to(near.device)).squeeze(-1), index)
 
 
 class Phi(nn.Module):
@@ -77,21 +98,27 @@ class MultiScaleQuantizer(nn.Module):
         assert isinstance(phi, Phi)
         return phi
 
-    def nearest(self, x: Tensor) -> Tensor:
-        """Indices (...,) of the codes nearest to x (..., D) in squared Euclidean distance, in float32."""
+    def nearest(self, x: Tensor, count: int | None = None) -> Tensor:
+        """Indices (...,) of the codes nearest to x (..., D) in squared Euclidean distance, in float32.
+
+        count: give that many instead, at most V, as (..., count), the nearest first.
+        """
         codes = self.codebook.weight.float()
         flat = x.reshape(-1, x.shape[-1]).float()
         distances = flat.square().sum(1, keepdim=True) + codes.square().sum(1)
         distances.addmm_(flat, codes.T, alpha=-2)
+        if count is not None:
+            return distances.topk(min(count, len(codes)), dim=1, largest=False).indices.view(*x.shape[:-1], -1)
         return distances.argmin(dim=1).view(x.shape[:-1])
 
     def contribution(self, embeddings: Tensor, k: int, schedule: ScaleSchedule) -> Tensor:
         """What scale k adds to the running sum: embeddings (B, N_k, D) -> (B, D, n_K, n_K), phi applied."""
         return self.phi(k, schedule)(resize_to_final(to_map(embeddings), schedule.final_side))
 
-    def encode(self, latent: Tensor, schedule: ScaleSchedule) -> QuantizedLatent:
+    def encode(self, latent: Tensor, schedule: ScaleSchedule, mistakes: Mistakes | None = None) -> QuantizedLatent:
         """Quantise latent (B, D, n_K, n_K) scale by scale.
 
+        mistakes: makes some of the codes that are summed up wrong; the codes of later scales then correct them.
         Differentiable in codebook and phi (through the partial sums), not in `latent`.
         Raises `ValueError` when the latent's side is not the schedule's last.
         """
@@ -104,8 +131,10 @@ class MultiScaleQuantizer(nn.Module):
         rest = latent
         for k, scale_side in enumerate(schedule):
             rest = latent - total.detach()
-            index = self.nearest(next_scale_input(rest, scale_side))
-            total = total + self.contribution(self.codebook(index), k, schedule)
+            target = next_scale_input(rest, scale_side)
+            index = self.nearest(target)
+            summed = index if mistakes is None else mistakes.replace(index, self.nearest(target, mistakes.among))
+            total = total + self.contribution(self.codebook(summed), k, schedule)
             indices.append(index)
             partial_sums.append(total)
         return QuantizedLatent(tuple(indices), tuple(partial_sums), rest)

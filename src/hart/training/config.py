@@ -198,11 +198,19 @@ class TransformerRecipe(Recipe):
     views: int = 1
     """Versions of every picture that training draws from: the picture itself, and slightly turned, scaled and shifted
     ones (`hart.data.transforms.slightly_moved`). All are encoded before the first step."""
+    mistakes: float = 0.0
+    """Largest share of wrong codes in the teacher-forcing input of the further views; the codes of the scales after
+    them correct them, so that the model learns to mend what it drew wrong (self-correction; Han et al., 2024)."""
     init_from: str = ""
     """A model to start from, at this resolution or a lower one."""
 
     def __post_init__(self) -> None:
         dropout = self.condition_dropout
         require(self.views >= 1, f"TransformerRecipe.views must be at least 1, not {self.views}")
+        require(0 <= self.mistakes <= 1, f"TransformerRecipe.mistakes must be in [0, 1], not {self.mistakes}")
+        require(
+            self.views > 1 or not self.mistakes,
+            "TransformerRecipe.mistakes are made in further views: set views to 2 or more",
+        )
         require(0 <= dropout <= 1, f"TransformerRecipe.condition_dropout must be in [0, 1], not {dropout}")
         require(self.diffusion_weight >= 0, "TransformerRecipe.diffusion_weight must not be negative")

@@ -20,6 +20,7 @@ from hart.model import Hart
 from hart.scales import ScaleSchedule
 from hart.text_encoder.compact import CompactTextEncoder
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
+from hart.tokenizer.quantizer import Mistakes
 from hart.training.config import TransformerRecipe
 from hart.training.initialization import initialize
 from hart.training.pictures import picture_row
@@ -42,11 +43,13 @@ def encode_all(
     device: torch.device,
     *,
     views: int = 1,
+    mistakes: float = 0.0,
     seed: int = 0,
 ) -> TokenMaps:
     """Token maps of every picture of a set, kept on the CPU: the tokenizer runs once, on `device`, not every step.
 
     views: how many versions of the set follow each other; the first is as it is, the others are `slightly_moved`.
+    mistakes: largest share of wrong codes in a picture of those others, see `hart.tokenizer.quantizer.Mistakes`.
     """
     parts = []
     for view in range(views):
@@ -54,9 +57,11 @@ def encode_all(
         for start in range(0, len(data), ENCODE_BATCH):
             rows = range(start, min(start + ENCODE_BATCH, len(data)))
             image = to_signed(torch.stack([data.image(i) for i in rows]))
+            wrong = None
             if view:
                 image = slightly_moved(image, generator)
-            maps = tokenizer.token_maps(tokenizer.encode(image.to(device)), schedule)
+                wrong = Mistakes(mistakes, generator) if mistakes else None
+            maps = tokenizer.token_maps(tokenizer.encode(image.to(device)), schedule, wrong)
             parts.append(select(maps, torch.arange(len(rows), device=device), CPU))
     return TokenMaps(
         indices=tuple(torch.cat(maps) for maps in zip(*(part.indices for part in parts), strict=True)),
@@ -182,6 +187,7 @@ class TransformerTask(TransformerStage):
             self.data,
             self.device,
             views=self.recipe.views,
+            mistakes=self.recipe.mistakes,
             seed=self.recipe.trainer.seed,
         )
 
