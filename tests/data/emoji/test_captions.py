@@ -6,7 +6,15 @@ import random
 
 import pytest
 
-from hart.data.emoji.captions import Keywords, captions, mentions, plain_names, readable_name, with_article
+from hart.data.emoji.captions import (
+    DEFAULT_STYLE,
+    Keywords,
+    captions,
+    mentions,
+    plain_names,
+    readable_name,
+    with_article,
+)
 from hart.data.emoji.catalogue import TONES, Concept
 
 APPLE = Concept("red-apple", "red apple", "food-drink", ("fruit", "teacher"), ("school",))
@@ -61,13 +69,19 @@ def test_an_animals_face_is_also_called_by_the_animal() -> None:
     assert plain_names(CAT) == ["cat face", "cat"]
 
 
-def test_list_is_mostly_the_name_and_tells_the_style_sometimes() -> None:
-    listed = captions(APPLE, "old noto", None, Keywords([APPLE, CAT]), random.Random(0))
+def test_list_is_mostly_the_name_and_tells_the_default_style_sometimes() -> None:
+    listed = captions(APPLE, DEFAULT_STYLE, None, Keywords([APPLE, CAT]), random.Random(0))
     assert 8 <= len(listed) <= 17
     assert listed.count("red apple") >= 2
     assert listed.count("a red apple") >= 2
     assert sum("red apple" in caption for caption in listed) >= len(listed) / 2
-    assert 1 <= sum("old noto" in caption for caption in listed) < len(listed) / 2
+    assert 1 <= sum(DEFAULT_STYLE in caption for caption in listed) < len(listed) / 2
+
+
+def test_every_caption_of_another_style_but_one_tells_it() -> None:
+    for seed in range(20):
+        listed = captions(APPLE, "twemoji", None, Keywords([APPLE, CAT]), random.Random(seed))
+        assert [caption for caption in listed if "twemoji" not in caption] == ["red apple"]
 
 
 @pytest.mark.parametrize("tone", TONES)

@@ -28,7 +28,7 @@ from hart.data.emoji.npm import NpmPackage, fetch_package, read_json
 from hart.data.emoji.plan import SPLIT_RULE, Picture, held_out_keywords, plan_pictures
 from hart.errors import HartError
 
-BUILDER_VERSION = 1
+BUILDER_VERSION = 2
 """Part of the fingerprint: raised when the same packages, size and seed give other files."""
 SHARD_SIZE = 1000
 

@@ -13,6 +13,12 @@ from hart.data.emoji.words import EVERYDAY, NO_ARTICLE, PROPER, UNCOUNTABLE, VAG
 AMBIGUOUS_ABOVE = 6
 """A keyword of more concepts than this never stands alone."""
 
+DEFAULT_STYLE = "noto"
+"""What a caption without a style means: pictures of other styles have one such caption, the others tell the style.
+
+Seven designers under the same words are a mixture of which a small model draws the average.
+"""
+
 _PLAIN_QUOTES = {0x2019: "'", 0x201C: None, 0x201D: None, 0x229B: None}
 """Curly quotes, and the mark that emojibase puts before names that are not final."""
 _KEYS = {"#": "hash", "*": "asterisk"}
@@ -123,10 +129,15 @@ def _toned(name: str, tone: str, rng: random.Random) -> str:
     return rng.choice([f"{name} with {tone} skin tone", f"{name}, {tone} skin tone", f"{name} with {words} skin"])
 
 
+def _styled(text: str, style: str, rng: random.Random) -> str:
+    return rng.choice([f"{text} in {style} style", f"{text}, {style} style", f"{text}, {style}"])
+
+
 def captions(concept: Concept, style: str, tone: str | None, keywords: Keywords, rng: random.Random) -> list[str]:
     """8 to 16 captions; about half are the bare name, repeated ones count as weight.
 
-    style: the style's readable word ("old noto"); tone: one of `TONES` or None, then every caption tells it.
+    style: the style's readable word ("old noto"); all captions but the first tell it, of `DEFAULT_STYLE` only some.
+    tone: one of `TONES` or None, then every caption tells it.
     """
 
     def tell(name: str) -> str:
@@ -147,5 +158,9 @@ def captions(concept: Concept, style: str, tone: str | None, keywords: Keywords,
     for word in rng.sample(hints, min(2, len(hints))):
         listed.append(rng.choice([f"{name}, {word}", f"{with_article(short)}, {word}"]))
     if tone is None:
-        return [*listed, f"{with_article(name)} emoji"]
-    return [*(_toned(text, tone, rng) for text in listed), f"{tone} skin tone {name} emoji"]
+        listed.append(f"{with_article(name)} emoji")
+    else:
+        listed = [*(_toned(text, tone, rng) for text in listed), f"{tone} skin tone {name} emoji"]
+    if style == DEFAULT_STYLE:
+        return listed
+    return [listed[0], *(text if style in text else _styled(text, style, rng) for text in listed[1:])]
