@@ -225,9 +225,11 @@ class FidInception(nn.Module):
         Raises `CheckpointError` for a file that cannot be read or is of another network.
         """
         tensors = read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
-        module = cls()
+        with torch.device("meta"):
+            module = cls()
+        module = module.to_empty(device="cpu")
         # how many batches the statistics were gathered from is in some copies of the file; nothing reads it
-        counters = {name: value for name, value in module.state_dict().items() if _is_counter(name)}
+        counters = {name: torch.zeros_like(value) for name, value in module.state_dict().items() if _is_counter(name)}
         load_state(module, {name: v for name, v in tensors.items() if not _is_counter(name)} | counters, path)
         return module
 
