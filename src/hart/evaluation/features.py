@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from hart.checkpoint.storage import fingerprint
 from hart.devices import is_out_of_memory
@@ -173,8 +173,8 @@ class DinoV2:
         return Features(self._network(pixel_values=x).pooler_output.float().cpu())
 
 
-def _from_pretrained(kind: Any, source: str) -> nn.Module:
-    """A frozen float32 model. Raises `HartError`, also for weights that are another network's."""
+def _from_pretrained(kind: Any, source: str) -> Any:
+    """A frozen float32 model of transformers. Raises `HartError`, also for weights that are another network's."""
     try:
         model, report = kind.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
     except Exception as error:  # transformers raises many kinds
@@ -189,8 +189,7 @@ def _from_pretrained(kind: Any, source: str) -> nn.Module:
         raise HartError(
             f"features {source!r}: is no {kind.__name__}: it has no {', '.join(sorted(report['missing_keys'])[:3])}"
         )
-    module: nn.Module = model.eval().requires_grad_(False)
-    return module
+    return model.eval().requires_grad_(False)
 
 
 def _normalised(pixels: Tensor, side: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -67,7 +67,8 @@ def evaluate_generation(
     references: all of them are compared with; captions are taken from them. settings: what the caller chose, for the
     report. Raises `HartError` when the set has no captions (or classes, for a class model), or too few pictures.
     """
-    parts, samples = [], []
+    parts: list[Features] = []
+    samples: list[Sample] = []
     for batch in references.batches(options.feature_batch):
         progress(len(samples), references.total, "features of the set")
         parts.append(extractor(batch.pixels))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from pytorch_msssim import ssim
 from torch import Tensor, nn
 
@@ -134,7 +135,8 @@ def evaluate_tokenizer(
     device = next(tokenizer.parameters()).device
     originals: list[Features] = []
     gathered = {kind: _Gathered() for kind in KINDS}
-    groups, labels = [], []
+    groups: list[list[Image.Image]] = []
+    labels: list[str] = []
     done = 0
     for batch in pictures.batches(options.batch_size):
         progress(done, pictures.total, f"{done} pictures reconstructed")
