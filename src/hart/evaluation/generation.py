@@ -6,7 +6,7 @@ FID, KID, precision and recall, and where the extractor has them sFID and the In
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,8 @@ def evaluate_generation(
     for batch in references.batches(options.feature_batch):
         progress(len(samples), references.total, "features of the set")
         parts.append(extractor(batch.pixels))
-        samples += batch.samples
+        # only their words are needed from here on: the encoded pictures of a large set would fill the memory
+        samples += [replace(sample, image=b"", record={}) for sample in batch.samples]
     real = Features.cat(parts)
     prompts = _prompts(samples, pipe.num_classes, options)
     drawn = DrawnPictures(pipe, prompts, sampling, options.seed, folder / IMAGES_FOLDER)

@@ -171,7 +171,7 @@ def evaluate_tokenizer(
 
 def psnr(image: Tensor, original: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB (B,) of 8-bit pictures (B, 3, H, W); `IDENTICAL_PSNR` where nothing is lost."""
-    error = (image.double() - original.double()).square().mean(dim=(1, 2, 3))
+    error = (image.float() - original.float()).square().mean(dim=(1, 2, 3))
     return torch.where(error == 0, IDENTICAL_PSNR, 10 * torch.log10(255.0**2 / error))
 
 
