@@ -40,7 +40,7 @@ ALLOWED: dict[str, str] = {
     "tokenizer types",
     "contact_sheet": "errors pipeline types",
     "evaluation": "checkpoint config contact_sheet data devices errors files losses picture_metadata pipeline presets "
-    "scales tokenizer",
+    "scales tokenizer __init__",
     "precompute": "checkpoint data errors files text_encoder tokenizer",
     # generation: the sample pictures of a run
     "training": "checkpoint config data devices errors files generation layers lora losses model scales text_encoder "

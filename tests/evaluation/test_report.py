@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from hart import __version__
 from hart.evaluation.report import PublishedTable, Result, figures_table, write_result
 from hart.evaluation.statistics import Figure
 
@@ -34,6 +35,7 @@ def test_files_say_what_was_measured_with_what(tmp_path: Path) -> None:
     assert values["counts"] == {"pictures": 5, "damaged": 1}
     assert values["command"] == "hart evaluate tokenizer --model tiny"
     assert values["extractor"]["name"] == "net"
+    assert values["environment"]["hart"] == __version__
     assert values["environment"]["packages"]["torch"] and values["environment"]["processor"]
     page = paths[1].read_text()
     for line in (

