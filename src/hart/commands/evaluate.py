@@ -1,0 +1,245 @@
+"""`hart evaluate SUITE`: figures of a model with what they were measured on, a table, and picture grids.
+
+A suite is a function in `hart.evaluation` that gives a `Result`, and a command here that opens what it needs; `_finish`
+writes and prints the result of any.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from hart.commands.console import model_name, needs_extra, note, progress, writable_folder
+from hart.errors import HartError
+
+if TYPE_CHECKING:
+    from hart.config import SamplingConfig
+    from hart.data.sources import Source, Stream
+    from hart.evaluation.report import Result
+    from hart.pipeline import HartPipeline
+
+app = typer.Typer(help="Measure a model: figures, a table and picture grids.", no_args_is_help=False)
+
+EXTRA = "evaluate"
+
+ModelOption = Annotated[str, typer.Option(help="Shipped name, folder or hub id.")]
+DataOption = Annotated[
+    str, typer.Option(metavar="DATA", help="Folder, file, pattern or URLs of shards, or hf:OWNER/NAME.")
+]
+SplitOption = Annotated[str, typer.Option(help="Part of the set: train, val, or another that it has.")]
+KindOption = Annotated[
+    Literal["folder", "classes", "jsonl", "shards", "stream", "parquet", "huggingface"] | None,
+    typer.Option(help="Format of the set; told from DATA by default."),
+]
+ImageColumn = Annotated[str, typer.Option(help="Field with the image, where it has an unusual name.")]
+CaptionColumn = Annotated[str, typer.Option(help="Field with the captions, where it has an unusual name.")]
+FitOption = Annotated[
+    Literal["crop", "pad"], typer.Option(help="crop: the largest centred square. pad: all of it, on white.")
+]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="Pictures to measure; all by default.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of every random draw.")]
+FeaturesOption = Annotated[
+    str, typer.Option(help="Feature extractor: efficientnet-lite0, inception-v3:FILE, clip:SOURCE or dinov2:SOURCE.")
+]
+GuidanceOption = Annotated[
+    float | None, typer.Option(help="Guidance scale; 0 turns it off. The model's own by default.", show_default=False)
+]
+SmoothOption = Annotated[
+    bool | None, typer.Option(help="Mix codes instead of taking the drawn one. The model's own by default.")
+]
+ResamplesOption = Annotated[int, typer.Option(min=0, help="Resamples of each interval; 0 leaves intervals out.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Pictures computed together.")]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; by default CUDA where there is one.", show_default=False)
+]
+OutOption = Annotated[Path, typer.Option(help="Folder for figures.json, table.md and the pictures.")]
+
+
+@app.callback()
+def evaluate() -> None:
+    """Measure a model: figures, a table and picture grids."""
+
+
+@app.command()
+def tokenizer(
+    data: DataOption,
+    model: ModelOption = "emoji",
+    split: SplitOption = "val",
+    kind: KindOption = None,
+    size: Annotated[
+        int | None, typer.Option(help="Side of the pictures in pixels; the model's own by default.")
+    ] = None,
+    scales: Annotated[
+        str | None, typer.Option(metavar="1,2,...", help="Sides of the token maps, for sizes that have no known ones.")
+    ] = None,
+    fit: FitOption = "crop",
+    limit: LimitOption = None,
+    features: FeaturesOption = "efficientnet-lite0",
+    distance: Annotated[
+        Literal["lpips", "efficientnet_lite0"], typer.Option(help="Perceptual distance; lpips needs weights.")
+    ] = "efficientnet_lite0",
+    distance_weights: Annotated[
+        list[Path] | None, typer.Option(help="File with weights of lpips: VGG-16 and its heads; may be repeated.")
+    ] = None,
+    seed: SeedOption = 0,
+    resamples: ResamplesOption = 100,
+    batch_size: BatchSize = 8,
+    device: DeviceOption = None,
+    image_column: ImageColumn = "",
+    out: OutOption = Path("outputs/evaluate-tokenizer"),
+) -> None:
+    """Reconstruction by the tokenizer, discrete against hybrid: PSNR, SSIM, perceptual distance, rFID, rKID."""
+    writable_folder(out)
+    with needs_extra(EXTRA):
+        from hart.evaluation.reconstruction import (
+            ReconstructionOptions,
+            evaluate_tokenizer,
+            perceptual_distance,
+            schedule_for,
+        )
+    from hart.data.transforms import ImageTransform
+    from hart.devices import resolve_device
+    from hart.evaluation.features import open_extractor
+    from hart.evaluation.pictures import Pictures
+    from hart.training.starting import load_tokenizer
+
+    where = resolve_device(device)
+    with progress(f"loading {model}") as report:
+        subject = load_tokenizer(model).requires_grad_(False).to(where)
+        side = subject.config.image_size if size is None else size
+        schedule = schedule_for(subject.config, side, None if scales is None else _sides(scales))
+        source = _open(data, split, kind, image_column)
+        result = evaluate_tokenizer(
+            subject,
+            Pictures(source, ImageTransform(side, fit=fit), limit=limit, seed=seed),
+            schedule,
+            open_extractor(features, where),
+            perceptual_distance(distance, distance_weights or [], where),
+            ReconstructionOptions(batch_size, seed, resamples),
+            _settings(model, data, source, split, fit=fit, size=side),
+            report,
+        )
+    _finish(out, result)
+
+
+@app.command()
+def generation(
+    data: DataOption,
+    model: ModelOption = "emoji",
+    split: SplitOption = "val",
+    kind: KindOption = None,
+    fit: FitOption = "crop",
+    limit: Annotated[int | None, typer.Option(min=1, help="Pictures to draw; by default one for each.")] = None,
+    features: FeaturesOption = "efficientnet-lite0",
+    guidance: GuidanceOption = None,
+    smooth: SmoothOption = None,
+    seed: SeedOption = 0,
+    resamples: ResamplesOption = 100,
+    batch_size: BatchSize = 1,
+    device: DeviceOption = None,
+    image_column: ImageColumn = "",
+    caption_column: CaptionColumn = "",
+    out: OutOption = Path("outputs/evaluate-generation"),
+) -> None:
+    """Pictures drawn for captions of a set, against the set: FID, KID, precision, recall. A stopped run goes on."""
+    writable_folder(out)
+    from hart.data.transforms import ImageTransform
+    from hart.devices import resolve_device
+    from hart.evaluation.features import open_extractor
+    from hart.evaluation.generation import GenerationOptions, evaluate_generation
+    from hart.evaluation.pictures import Pictures
+    from hart.pipeline import HartPipeline
+
+    with progress(f"loading {model}") as report:
+        pipe = HartPipeline.from_pretrained(model, device=device)
+        source = _open(data, split, kind, image_column, caption_column)
+        result = evaluate_generation(
+            pipe,
+            _sampling(pipe, guidance, smooth),
+            Pictures(source, ImageTransform(pipe.image_size, fit=fit)),
+            open_extractor(features, resolve_device(device)),
+            out,
+            GenerationOptions(limit, seed, batch_size, resamples=resamples),
+            _settings(model, data, source, split, fit=fit, size=pipe.image_size),
+            report,
+        )
+    _finish(out, result)
+
+
+@app.command()
+def agreement(
+    data: Annotated[Path, typer.Option(help="Folder that hart data emoji built.")],
+    model: ModelOption = "emoji",
+    limit: Annotated[int, typer.Option(min=1, help="Names to draw.")] = 300,
+    guidance: GuidanceOption = None,
+    smooth: SmoothOption = None,
+    seed: SeedOption = 0,
+    resamples: ResamplesOption = 100,
+    batch_size: BatchSize = 1,
+    device: DeviceOption = None,
+    out: OutOption = Path("outputs/evaluate-agreement"),
+) -> None:
+    """How often a drawn emoji looks most like the concept that it was asked for. A stopped run goes on."""
+    writable_folder(out)
+    from hart.devices import resolve_device
+    from hart.evaluation.agreement import FEATURE_SIDE, AgreementOptions, evaluate_agreement
+    from hart.evaluation.features import EfficientNetLite0
+    from hart.pipeline import HartPipeline
+
+    with progress(f"loading {model}") as report:
+        pipe = HartPipeline.from_pretrained(model, device=device)
+        result = evaluate_agreement(
+            pipe,
+            _sampling(pipe, guidance, smooth),
+            data,
+            EfficientNetLite0(resolve_device(device), side=FEATURE_SIDE),
+            out,
+            AgreementOptions(limit, seed, batch_size, resamples=resamples),
+            {"model": model_name(model), "data": str(data), "size": pipe.image_size},
+            report,
+        )
+    _finish(out, result)
+
+
+def _sampling(pipe: HartPipeline, guidance: float | None, smooth: bool | None) -> SamplingConfig:
+    """The model's own settings but for what was given."""
+    given: dict[str, Any] = {"guidance_scale": guidance, "smooth": smooth}
+    return pipe.config.sampling.replace(**{name: value for name, value in given.items() if value is not None})
+
+
+def _open(data: str, split: str, kind: KindOption, image_column: str = "", caption_column: str = "") -> Source | Stream:
+    from hart.data.opening import open_source
+    from hart.data.samples import Columns
+
+    source = open_source(data, split, kind=kind, columns=Columns(image=image_column, caption=caption_column))
+    note(source.description)
+    return source
+
+
+def _settings(model: str, data: str, source: Source | Stream, split: str, **others: object) -> dict[str, object]:
+    """What every suite on a data set was given, for its report."""
+    return {"model": model_name(model), "data": data, "set": source.description, "split": split, **others}
+
+
+def _sides(text: str) -> tuple[int, ...]:
+    """ "1,2,4" as (1, 2, 4)."""
+    try:
+        return tuple(int(side) for side in text.split(","))
+    except ValueError:
+        raise HartError(f"scales {text!r}: give whole numbers with commas, such as 1,2,4,8") from None
+
+
+def _finish(out: Path, result: Result) -> None:
+    """Write a result, print its table and where it lies, and say its warnings on stderr."""
+    from hart.evaluation.report import figures_table, write_result
+
+    paths = write_result(out, result, shlex.join(["hart", *sys.argv[1:]]))
+    typer.echo(figures_table(result))
+    for remark in result.notes:
+        note(remark)
+    for path in paths:
+        typer.echo(path)

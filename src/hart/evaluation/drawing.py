@@ -1,0 +1,123 @@
+"""Pictures drawn for a suite: made once, kept in a folder, gone on with after a stop.
+
+`plan.json` beside them says which model, settings, prompts and seeds they are of; pictures of another plan are never
+taken over.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hart.checkpoint.storage import fingerprint
+from hart.config import SamplingConfig
+from hart.data.transforms import pil_to_pixels
+from hart.devices import dtype_name
+from hart.errors import HartError
+from hart.evaluation.features import FeatureExtractor, Features
+from hart.evaluation.report import Progress
+from hart.files import atomic_write
+from hart.picture_metadata import open_image, save_png
+from hart.pipeline import HartPipeline, Prompt
+
+PLAN_FILE = "plan.json"
+
+
+class DrawnPictures:
+    """One picture a prompt; picture i has the seed `seed + i`. The folder's files are the only state."""
+
+    def __init__(
+        self, pipe: HartPipeline, prompts: Sequence[Prompt], sampling: SamplingConfig, seed: int, folder: Path
+    ) -> None:
+        """Raises `HartError` when the folder holds pictures of another plan."""
+        self._pipe = pipe
+        self._prompts = list(prompts)
+        self._sampling = sampling
+        self._seed = seed
+        self._folder = folder
+        self._plan: dict[str, Any] = {
+            "transformer_sha256": fingerprint(pipe.hart),
+            "tokenizer_sha256": fingerprint(pipe.tokenizer),
+            "device": pipe.device.type,
+            "dtype": dtype_name(pipe.dtype),
+            "sampling": sampling.to_dict(),
+            "seed": seed,
+            "prompts": self._prompts,
+        }
+        file = folder / PLAN_FILE
+        if not file.exists():
+            if any(folder.glob("*.png")):
+                raise HartError(f"{folder}: holds pictures but no {PLAN_FILE}: choose another --out, or empty it")
+            text = json.dumps(self._plan, indent=1, ensure_ascii=False)
+            atomic_write(file, lambda stream: stream.write(text.encode()))
+        elif _read_plan(file) != self._plan:
+            raise HartError(
+                f"{folder}: holds pictures of another model, other prompts or other settings: choose another --out, or "
+                "delete the folder"
+            )
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides the pictures but the prompts, for `Result.settings`."""
+        return {name: value for name, value in self._plan.items() if name != "prompts"}
+
+    def path(self, number: int) -> Path:
+        """Where picture `number` lies or will lie."""
+        return self._folder / f"{number:06d}.png"
+
+    def draw(self, batch_size: int, progress: Progress) -> int:
+        """Draw what is missing, a file at a time; returns how many were there already."""
+        missing = [number for number in range(len(self)) if not self.path(number).exists()]
+        kept = len(self) - len(missing)
+        done = kept
+        for batch in _runs(missing, batch_size):
+            progress(done, len(self), f"{done} of {len(self)} pictures drawn")
+            out = self._pipe(
+                [self._prompts[number] for number in batch],
+                seed=self._seed + batch[0],
+                batch_size=len(batch),
+                sampling=self._sampling,
+            )
+            for number, image in zip(batch, out.images, strict=True):
+                save_png(self.path(number), image)
+            done += len(batch)
+        return kept
+
+    def features(self, extractor: FeatureExtractor, batch_size: int, progress: Progress) -> Features:
+        """Features of all pictures, which must have been drawn."""
+        parts = []
+        for start in range(0, len(self), batch_size):
+            progress(start, len(self), "features of the drawn pictures")
+            parts.append(extractor(self.pixels(range(start, min(start + batch_size, len(self))))))
+        return Features.cat(parts)
+
+    def pixels(self, numbers: Sequence[int]) -> Tensor:
+        """(B, 3, H, W) uint8 of drawn pictures."""
+        return torch.stack([pil_to_pixels(open_image(self.path(i)), self._pipe.image_size) for i in numbers])
+
+
+def _runs(numbers: Sequence[int], longest: int) -> Iterator[list[int]]:
+    """Neighbouring numbers together, at most `longest`: the seeds of a batch follow each other."""
+    run: list[int] = []
+    for number in numbers:
+        if run and (number != run[-1] + 1 or len(run) == longest):
+            yield run
+            run = []
+        run.append(number)
+    if run:
+        yield run
+
+
+def _read_plan(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        raise HartError(f"{file}: is damaged: choose another --out, or delete the folder") from None

@@ -1,0 +1,221 @@
+"""Feature extractors: pictures to vectors, by name. The name stands in every result; features of two are never mixed.
+
+| name | width | side | weights |
+|---|---|---|---|
+| `efficientnet-lite0` | 1,280 | 224 | a package of the extra `evaluate`; no hub |
+| `inception-v3:FILE` | 2,048 | 299 | the FID weights, a given file |
+| `clip:SOURCE` | projection | the model's | a folder or hub id, through transformers |
+| `dinov2:SOURCE` | hidden | 224 | a folder or hub id, through transformers |
+
+Shapes: B batch, D width, H W image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hart.checkpoint.storage import fingerprint
+from hart.devices import is_out_of_memory
+from hart.errors import HartError
+from hart.evaluation.inception import FidInception
+from hart.losses.efficientnet import PIXEL_MEAN, PIXEL_SCALE, load_efficientnet_lite0
+
+DEFAULT_FEATURES = "efficientnet-lite0"
+FEATURES_HELP = "efficientnet-lite0, inception-v3:FILE, clip:SOURCE or dinov2:SOURCE"
+
+# Mean and standard deviation, by colour, of pictures in [0, 1] that the networks were trained with.
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+EFFICIENTNET_SIDE = 224
+DINOV2_SIDE = 224
+"""What Frechet distances on DINOv2 are published with (Stein et al., 2023), though its table of positions is larger."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Of a batch of pictures, float32 on the CPU.
+
+    pooled: (B, D). spatial: (B, S) with the layout kept, for sFID, or None where none is defined for the network.
+    logits: (B, C) over ImageNet's classes, for the Inception Score, or None for networks that do not classify.
+    """
+
+    pooled: Tensor
+    spatial: Tensor | None = None
+    logits: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.pooled)
+
+    @staticmethod
+    def cat(parts: Sequence[Features]) -> Features:
+        """All pictures of one extractor. Raises `HartError` when there are none."""
+        if not parts:
+            raise HartError("no pictures: there is nothing to take features of")
+        return Features(
+            torch.cat([part.pooled for part in parts]),
+            _joined([part.spatial for part in parts]),
+            _joined([part.logits for part in parts]),
+        )
+
+
+class FeatureExtractor(Protocol):
+    """Pictures of any size to features."""
+
+    @property
+    def name(self) -> str:
+        """Short, for column heads: two extractors with different features have different names."""
+        ...
+
+    @property
+    def weights(self) -> str:
+        """SHA-256 of the weights in hex (`fingerprint`): what makes two results comparable beyond the name."""
+        ...
+
+    def __call__(self, pixels: Tensor) -> Features:
+        """Features of pictures (B, 3, H, W), uint8, 0 to 255, RGB."""
+        ...
+
+
+def open_extractor(spec: str, device: torch.device) -> FeatureExtractor:
+    """The extractor that `spec` names, see the table above, on `device`.
+
+    Raises `HartError` for an unknown name, a missing file or source, or weights that cannot be loaded.
+    """
+    kind, _, source = spec.partition(":")
+    if kind not in {"efficientnet-lite0", "inception-v3", "clip", "dinov2"}:
+        raise HartError(f"unknown feature extractor {spec!r}: give {FEATURES_HELP}")
+    if kind == "efficientnet-lite0":
+        if source:
+            raise HartError(f"{spec}: efficientnet-lite0 has its weights in a package: leave {':' + source} out")
+        return EfficientNetLite0(device)
+    if not source:
+        raise HartError(f"{kind} needs weights: give {_example(kind)}")
+    if kind == "inception-v3":
+        return InceptionV3(Path(source).expanduser(), device)
+    return Clip(source, device) if kind == "clip" else DinoV2(source, device)
+
+
+class EfficientNetLite0:
+    """Mean of the last feature map of the ImageNet classifier, and its logits.
+
+    side: pictures are resized to it; the network's own by default. Others belong to other features and another name.
+    """
+
+    def __init__(self, device: torch.device, side: int = EFFICIENTNET_SIDE) -> None:
+        self._network: Any = load_efficientnet_lite0().to(device)
+        self._device = device
+        self._side = side
+        self.name = DEFAULT_FEATURES if side == EFFICIENTNET_SIDE else f"{DEFAULT_FEATURES} at {side} px"
+        self.weights = fingerprint(self._network)
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor) -> Features:
+        x = _resized((pixels.to(self._device).float() - PIXEL_MEAN) / PIXEL_SCALE, self._side)
+        pooled = self._network.extract_features(x).mean(dim=(2, 3))
+        return Features(pooled.cpu(), logits=self._network._fc(pooled).cpu())
+
+
+class InceptionV3:
+    """The network of the published FIDs, with sFID's spatial features; resized as TensorFlow did, as ADM evaluates."""
+
+    name = "inception-v3"
+
+    def __init__(self, file: Path, device: torch.device) -> None:
+        self._network = FidInception.from_file(file).to(device)
+        self._device = device
+        self.weights = fingerprint(self._network)
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor) -> Features:
+        out = self._network(pixels.to(self._device).float())
+        return Features(out.pooled.cpu(), out.spatial.cpu(), out.logits.cpu())
+
+
+class Clip:
+    """Image embeddings of a CLIP model, as projected to the space of the texts, not normalised."""
+
+    def __init__(self, source: str, device: torch.device) -> None:
+        from transformers import CLIPVisionModelWithProjection
+
+        self._network = _from_pretrained(CLIPVisionModelWithProjection, source).to(device)
+        self._device = device
+        self._side = int(self._network.config.image_size)
+        self.name = f"clip {_last_part(source)}"
+        self.weights = fingerprint(self._network)
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor) -> Features:
+        x = _normalised(pixels.to(self._device), self._side, CLIP_MEAN, CLIP_STD)
+        return Features(self._network(pixel_values=x).image_embeds.float().cpu())
+
+
+class DinoV2:
+    """The class token of a DINOv2 model after its last norm."""
+
+    def __init__(self, source: str, device: torch.device) -> None:
+        from transformers import Dinov2Model
+
+        self._network = _from_pretrained(Dinov2Model, source).to(device)
+        self._device = device
+        self.name = f"dinov2 {_last_part(source)}"
+        self.weights = fingerprint(self._network)
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor) -> Features:
+        x = _normalised(pixels.to(self._device), DINOV2_SIDE, IMAGENET_MEAN, IMAGENET_STD)
+        return Features(self._network(pixel_values=x).pooler_output.float().cpu())
+
+
+def _from_pretrained(kind: Any, source: str) -> Any:
+    """A frozen float32 model of transformers. Raises `HartError`, also for weights that are another network's."""
+    try:
+        model, report = kind.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+    except Exception as error:  # transformers raises many kinds
+        if is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())
+        raise HartError(
+            f"features {source!r}: transformers cannot load it as {kind.__name__} ({reason}); "
+            "give a hub id or a folder with its configuration and weights"
+        ) from None
+    if report["missing_keys"]:
+        raise HartError(
+            f"features {source!r}: is no {kind.__name__}: it has no {', '.join(sorted(report['missing_keys'])[:3])}"
+        )
+    return model.eval().requires_grad_(False)
+
+
+def _normalised(pixels: Tensor, side: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    shift, scale = (pixels.new_tensor(values, dtype=torch.float32).view(3, 1, 1) for values in (mean, std))
+    return (_resized(pixels.float() / 255, side) - shift) / scale
+
+
+def _resized(pixels: Tensor, side: int) -> Tensor:
+    if pixels.shape[-2:] == (side, side):
+        return pixels
+    return F.interpolate(pixels, size=(side, side), mode="bicubic", antialias=True)
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    tensors = [part for part in parts if part is not None]
+    return torch.cat(tensors) if tensors else None
+
+
+def _last_part(source: str) -> str:
+    return source.rstrip("/").rsplit("/", maxsplit=1)[-1]
+
+
+def _example(kind: str) -> str:
+    examples = {
+        "inception-v3": "inception-v3:pt_inception-2015-12-05-6726825d.pth",
+        "clip": "clip:openai/clip-vit-base-patch32",
+        "dinov2": "dinov2:facebook/dinov2-large",
+    }
+    return examples[kind]

@@ -1,0 +1,266 @@
+"""Inception-v3 as FID has it: the TensorFlow graph of 2015-12-05 (Szegedy et al., 2016; Heusel et al., 2017).
+
+Modules carry the names of the widely used weight file (pt_inception-2015-12-05: `Mixed_5b.branch1x1.conv.weight` and so
+on), so that it loads without a table. Three things differ from the ImageNet classifier of the same name: average pools
+do not count the border, the last block pools by maximum, and there are 1,008 classes.
+
+Shapes: B batch, H W image, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hart.checkpoint.loading import read_pickle
+from hart.checkpoint.storage import load_state, read_safetensors
+
+SIDE = 299
+"""The graph resizes every picture to this side."""
+WIDTH = 2048
+CLASSES = 1008
+SPATIAL_BLOCK = "Mixed_6d"
+SPATIAL_CHANNELS = 7
+"""sFID reads the first channels of that block's first branch, 17 x 17 cells (Nash et al., 2021; ADM's evaluator)."""
+NORM_EPS = 1e-3
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One convolution of the table below. same: padded so that a stride of 1 keeps the size."""
+
+    name: str
+    inputs: int
+    outputs: int
+    kernel: tuple[int, int] = (1, 1)
+    stride: int = 1
+    same: bool = True
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A path through a block: a pool if any, convolutions in turn, and at the end perhaps two side by side."""
+
+    units: tuple[Unit, ...] = ()
+    fork: tuple[Unit, ...] = ()
+    pool: Literal["average", "max", "halve"] | None = None
+
+
+class ConvUnit(nn.Module):
+    """Convolution, batch norm with frozen statistics, ReLU."""
+
+    def __init__(self, unit: Unit) -> None:
+        super().__init__()
+        padding = (unit.kernel[0] // 2, unit.kernel[1] // 2) if unit.same else 0
+        self.conv = nn.Conv2d(unit.inputs, unit.outputs, unit.kernel, unit.stride, padding, bias=False)
+        self.bn = nn.BatchNorm2d(unit.outputs, eps=NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn(self.conv(x)))
+
+
+class MixedBlock(nn.Module):
+    """Branches beside each other, joined by channel."""
+
+    def __init__(self, branches: Sequence[Branch]) -> None:
+        super().__init__()
+        self.branches = tuple(branches)
+        for branch in branches:
+            for unit in branch.units + branch.fork:
+                self.add_module(unit.name, ConvUnit(unit))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self._branch(branch, x) for branch in self.branches], dim=1)
+
+    def _branch(self, branch: Branch, x: Tensor) -> Tensor:
+        if branch.pool == "average":
+            x = F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+        elif branch.pool == "max":
+            x = F.max_pool2d(x, 3, stride=1, padding=1)
+        elif branch.pool == "halve":
+            x = F.max_pool2d(x, 3, stride=2)
+        for unit in branch.units:
+            x = self.get_submodule(unit.name)(x)
+        if branch.fork:
+            x = torch.cat([self.get_submodule(unit.name)(x) for unit in branch.fork], dim=1)
+        return x
+
+
+def _cells_35(inputs: int, pooled: int) -> list[Branch]:
+    return [
+        Branch((Unit("branch1x1", inputs, 64),)),
+        Branch((Unit("branch5x5_1", inputs, 48), Unit("branch5x5_2", 48, 64, (5, 5)))),
+        Branch(
+            (
+                Unit("branch3x3dbl_1", inputs, 64),
+                Unit("branch3x3dbl_2", 64, 96, (3, 3)),
+                Unit("branch3x3dbl_3", 96, 96, (3, 3)),
+            )
+        ),
+        Branch((Unit("branch_pool", inputs, pooled),), pool="average"),
+    ]
+
+
+def _cells_35_to_17(inputs: int) -> list[Branch]:
+    return [
+        Branch((Unit("branch3x3", inputs, 384, (3, 3), 2, same=False),)),
+        Branch(
+            (
+                Unit("branch3x3dbl_1", inputs, 64),
+                Unit("branch3x3dbl_2", 64, 96, (3, 3)),
+                Unit("branch3x3dbl_3", 96, 96, (3, 3), 2, same=False),
+            )
+        ),
+        Branch(pool="halve"),
+    ]
+
+
+def _cells_17(width: int) -> list[Branch]:
+    return [
+        Branch((Unit("branch1x1", 768, 192),)),
+        Branch(
+            (
+                Unit("branch7x7_1", 768, width),
+                Unit("branch7x7_2", width, width, (1, 7)),
+                Unit("branch7x7_3", width, 192, (7, 1)),
+            )
+        ),
+        Branch(
+            (
+                Unit("branch7x7dbl_1", 768, width),
+                Unit("branch7x7dbl_2", width, width, (7, 1)),
+                Unit("branch7x7dbl_3", width, width, (1, 7)),
+                Unit("branch7x7dbl_4", width, width, (7, 1)),
+                Unit("branch7x7dbl_5", width, 192, (1, 7)),
+            )
+        ),
+        Branch((Unit("branch_pool", 768, 192),), pool="average"),
+    ]
+
+
+def _cells_17_to_8() -> list[Branch]:
+    return [
+        Branch((Unit("branch3x3_1", 768, 192), Unit("branch3x3_2", 192, 320, (3, 3), 2, same=False))),
+        Branch(
+            (
+                Unit("branch7x7x3_1", 768, 192),
+                Unit("branch7x7x3_2", 192, 192, (1, 7)),
+                Unit("branch7x7x3_3", 192, 192, (7, 1)),
+                Unit("branch7x7x3_4", 192, 192, (3, 3), 2, same=False),
+            )
+        ),
+        Branch(pool="halve"),
+    ]
+
+
+def _cells_8(inputs: int, pool: Literal["average", "max"]) -> list[Branch]:
+    return [
+        Branch((Unit("branch1x1", inputs, 320),)),
+        Branch(
+            (Unit("branch3x3_1", inputs, 384),),
+            (Unit("branch3x3_2a", 384, 384, (1, 3)), Unit("branch3x3_2b", 384, 384, (3, 1))),
+        ),
+        Branch(
+            (Unit("branch3x3dbl_1", inputs, 448), Unit("branch3x3dbl_2", 448, 384, (3, 3))),
+            (Unit("branch3x3dbl_3a", 384, 384, (1, 3)), Unit("branch3x3dbl_3b", 384, 384, (3, 1))),
+        ),
+        Branch((Unit("branch_pool", inputs, 192),), pool=pool),
+    ]
+
+
+STEM = (
+    Unit("Conv2d_1a_3x3", 3, 32, (3, 3), 2, same=False),
+    Unit("Conv2d_2a_3x3", 32, 32, (3, 3), same=False),
+    Unit("Conv2d_2b_3x3", 32, 64, (3, 3)),
+    Unit("Conv2d_3b_1x1", 64, 80),
+    Unit("Conv2d_4a_3x3", 80, 192, (3, 3), same=False),
+)
+POOL_AFTER = ("Conv2d_2b_3x3", "Conv2d_4a_3x3")
+BLOCKS = {
+    "Mixed_5b": _cells_35(192, 32),
+    "Mixed_5c": _cells_35(256, 64),
+    "Mixed_5d": _cells_35(288, 64),
+    "Mixed_6a": _cells_35_to_17(288),
+    "Mixed_6b": _cells_17(128),
+    "Mixed_6c": _cells_17(160),
+    "Mixed_6d": _cells_17(160),
+    "Mixed_6e": _cells_17(192),
+    "Mixed_7a": _cells_17_to_8(),
+    "Mixed_7b": _cells_8(1280, "average"),
+    "Mixed_7c": _cells_8(2048, "max"),
+}
+
+
+@dataclass(frozen=True)
+class InceptionOutput:
+    """pooled: (B, 2048). spatial: (B, 2023), 7 channels of 17 x 17 cells. logits: (B, 1008) without the bias."""
+
+    pooled: Tensor
+    spatial: Tensor
+    logits: Tensor
+
+
+class FidInception(nn.Module):
+    """The network with random weights; `from_file` loads the published ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for unit in STEM:
+            self.add_module(unit.name, ConvUnit(unit))
+        for name, branches in BLOCKS.items():
+            self.add_module(name, MixedBlock(branches))
+        self.fc = nn.Linear(WIDTH, CLASSES)
+        self.eval().requires_grad_(False)
+
+    @classmethod
+    def from_file(cls, path: Path) -> FidInception:
+        """With the weights of pt_inception-2015-12-05-*.pth, or the same in safetensors.
+
+        Raises `CheckpointError` for a file that cannot be read or is of another network.
+        """
+        tensors = read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+        with torch.device("meta"):
+            module = cls()
+        module = module.to_empty(device="cpu")
+        # how many batches the statistics were gathered from is in some copies of the file; nothing reads it
+        counters = {name: torch.zeros_like(value) for name, value in module.state_dict().items() if _is_counter(name)}
+        load_state(module, {name: v for name, v in tensors.items() if not _is_counter(name)} | counters, path)
+        return module
+
+    def forward(self, pixels: Tensor) -> InceptionOutput:
+        """Pictures (B, 3, H, W), float, 0 to 255, of any size. The bias is left out of the logits, as in ADM's."""
+        x = (resize_like_tensorflow(pixels, SIDE) - 128) / 128
+        for unit in STEM:
+            x = self.get_submodule(unit.name)(x)
+            if unit.name in POOL_AFTER:
+                x = F.max_pool2d(x, 3, stride=2)
+        spatial = x
+        for name in BLOCKS:
+            x = self.get_submodule(name)(x)
+            if name == SPATIAL_BLOCK:
+                spatial = x[:, :SPATIAL_CHANNELS].flatten(1)
+        pooled = x.mean(dim=(2, 3))
+        return InceptionOutput(pooled, spatial, F.linear(pooled, self.fc.weight))
+
+
+def resize_like_tensorflow(pixels: Tensor, side: int) -> Tensor:
+    """Bilinear, without antialiasing, pixel i read at i * old / new: what TensorFlow 1 does and the graph relies on."""
+    for dim in (2, 3):
+        old = pixels.shape[dim]
+        place = torch.arange(side, device=pixels.device, dtype=torch.float64) * (old / side)
+        low = place.floor().long().clamp(max=old - 1)
+        high = (low + 1).clamp(max=old - 1)
+        share = (place - low).to(pixels.dtype)
+        share = share.view(-1, 1) if dim == 2 else share
+        pixels = torch.lerp(pixels.index_select(dim, low), pixels.index_select(dim, high), share)
+    return pixels
+
+
+def _is_counter(name: str) -> bool:
+    return name.endswith("num_batches_tracked")

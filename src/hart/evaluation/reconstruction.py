@@ -1,0 +1,235 @@
+"""Suite `tokenizer`: what a picture loses on its way through the tokenizer, discrete against hybrid.
+
+Everything is measured on 8-bit pictures, as they would be stored. `hybrid` is codes plus the exact rest, which is the
+encoder's continuous latent: what hybrid tokens reach when the rest is drawn without error (paper, Table 1).
+
+Shapes: B batch, N pictures, H W image, D width of a feature.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from pytorch_msssim import ssim
+from torch import Tensor, nn
+
+from hart.checkpoint.storage import fingerprint
+from hart.config import TokenizerConfig
+from hart.contact_sheet import contact_sheet
+from hart.data.transforms import to_signed, unit_to_pil
+from hart.errors import HartError
+from hart.evaluation.features import FeatureExtractor, Features
+from hart.evaluation.pictures import Pictures
+from hart.evaluation.published import TOKENIZER
+from hart.evaluation.report import Progress, Result, extractor_facts, pictures_text
+from hart.evaluation.statistics import (
+    RESAMPLES,
+    Figure,
+    Gaussian,
+    bootstrap,
+    bootstrap_mean,
+    few_pictures_warning,
+    frechet_distance,
+    kernel_distance,
+)
+from hart.losses.config import PerceptualKind
+from hart.losses.perceptual import EfficientNetLitePerceptualLoss, Lpips, perceptual_loss
+from hart.presets import SCALES_256, SCALES_512, SCALES_1024
+from hart.scales import ScaleSchedule
+from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
+
+KINDS = ("discrete", "hybrid")
+PSNR = "PSNR, dB"
+SSIM_WINDOW = 11
+IDENTICAL_PSNR = 100.0
+"""dB that stand for a picture of which nothing is lost; one value off by one in a 256 px picture is 101 dB."""
+SHEET_FILE, SHEET_PICTURES = "reconstructions.png", 12
+
+
+@dataclass(frozen=True)
+class PerceptualDistance:
+    """A distance of two pictures in a network's features, with the name that its column carries."""
+
+    name: str
+    module: Lpips | EfficientNetLitePerceptualLoss
+
+    def __call__(self, image: Tensor, target: Tensor) -> Tensor:
+        """(B,) of images (B, 3, H, W) in [-1, 1]."""
+        return self.module.distances(image, target)
+
+
+def perceptual_distance(kind: PerceptualKind, weights: Sequence[Path], device: torch.device) -> PerceptualDistance:
+    """The distance called `kind`, see `hart.losses.perceptual.perceptual_loss`. Raises `HartError`."""
+    module: nn.Module = perceptual_loss(kind, weights).to(device)
+    assert isinstance(module, Lpips | EfficientNetLitePerceptualLoss)
+    return PerceptualDistance("LPIPS (VGG-16)" if kind == "lpips" else "distance (efficientnet-lite0)", module)
+
+
+@dataclass(frozen=True)
+class ReconstructionOptions:
+    """seed: of bootstrap and subsets. resamples: of each interval; 0 leaves intervals out."""
+
+    batch_size: int = 8
+    seed: int = 0
+    resamples: int = RESAMPLES
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.resamples < 0:
+            raise HartError(
+                f"batch_size is {self.batch_size} and resamples {self.resamples}: give at least 1, and 0 or more"
+            )
+
+
+def schedule_for(config: TokenizerConfig, size: int, scales: tuple[int, ...] | None = None) -> ScaleSchedule:
+    """The scales with which pictures of `size` pixels are coded.
+
+    `scales` if they are given, else the tokenizer's own at its own size, else the published ones of 16, 32 and 64
+    cells. Raises `HartError` when there are none, or when they do not end at the latent's side.
+    """
+    if size < SSIM_WINDOW or size % config.downsampling:
+        raise HartError(
+            f"size {size}: give a multiple of {config.downsampling} px, the side of a latent cell, and at least "
+            f"{SSIM_WINDOW} px, the window of SSIM"
+        )
+    side = size // config.downsampling
+    known = {sides[-1]: sides for sides in (SCALES_256, SCALES_512, SCALES_1024)} | {config.scales[-1]: config.scales}
+    if scales is None and side not in known:
+        raise HartError(f"size {size}: no scales are known for a latent of {side} x {side}; name them, 1 to {side}")
+    try:
+        schedule = ScaleSchedule(known[side] if scales is None else scales)
+    except ValueError as error:
+        raise HartError(f"scales: {error}") from None
+    if schedule.final_side != side:
+        raise HartError(f"scales end at {schedule.final_side}: pictures of {size} px have a latent of {side} x {side}")
+    return schedule
+
+
+@dataclass
+class _Gathered:
+    """What one kind of reconstruction has shown so far, batch by batch."""
+
+    scores: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+    features: list[Features] = field(default_factory=list)
+
+
+def evaluate_tokenizer(
+    tokenizer: HybridTokenizer,
+    pictures: Pictures,
+    schedule: ScaleSchedule,
+    extractor: FeatureExtractor,
+    distance: PerceptualDistance,
+    options: ReconstructionOptions,
+    settings: Mapping[str, Any],
+    progress: Progress = lambda _done, _total, _what: None,
+) -> Result:
+    """PSNR, SSIM, perceptual distance, rFID, rKID (and spatial rFID, where the extractor has it) of each kind.
+
+    tokenizer, extractor, distance: on their devices already. settings: what the caller chose (model, data and so on),
+    for the report. Raises `HartError` for sets of fewer than four pictures, or decoded pictures that are not finite.
+    """
+    device = next(tokenizer.parameters()).device
+    originals: list[Features] = []
+    gathered = {kind: _Gathered() for kind in KINDS}
+    groups: list[list[Image.Image]] = []
+    labels: list[str] = []
+    done = 0
+    for batch in pictures.batches(options.batch_size):
+        progress(done, pictures.total, f"{done} pictures reconstructed")
+        originals.append(extractor(batch.pixels))
+        decoded = _reconstruct(tokenizer, batch.pixels.to(device), schedule)
+        for kind, pixels in decoded.items():
+            for name, scores in _scores(pixels, batch.pixels.to(device), distance).items():
+                gathered[kind].scores[name].append(scores.cpu())
+            gathered[kind].features.append(extractor(pixels))
+        for row in range(min(len(batch), SHEET_PICTURES - len(groups))):
+            groups.append([unit_to_pil(side[row].float() / 255) for side in (batch.pixels, *decoded.values())])
+            labels.append("input, " + ", ".join(f"{k} {gathered[k].scores[PSNR][-1][row]:.1f} dB" for k in KINDS))
+        done += len(batch)
+    real = Features.cat(originals)
+    figures = {}
+    for kind in KINDS:
+        progress(done, None, f"{kind}: distances and intervals")
+        figures[kind] = _figures(real, gathered[kind], extractor.name, options)
+    warning = few_pictures_warning("rFID", done)
+    return Result(
+        suite="tokenizer",
+        title=f"{pictures_text(done)} of {schedule.final_side * tokenizer.config.downsampling} px",
+        figures=figures,
+        settings={
+            **settings,
+            "weights_sha256": fingerprint(tokenizer),
+            "scales": list(schedule),
+            "seed": options.seed,
+            "resamples": options.resamples,
+        },
+        counts={"pictures": done, "damaged": len(pictures.damaged)},
+        extractor=extractor_facts(extractor),
+        notes=(warning,) if warning else (),
+        published=(TOKENIZER,),
+        sheets={SHEET_FILE: contact_sheet(groups, labels)},
+    )
+
+
+def psnr(image: Tensor, original: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB (B,) of 8-bit pictures (B, 3, H, W); `IDENTICAL_PSNR` where nothing is lost."""
+    error = (image.float() - original.float()).square().mean(dim=(1, 2, 3))
+    return torch.where(error == 0, IDENTICAL_PSNR, 10 * torch.log10(255.0**2 / error))
+
+
+@torch.inference_mode()
+def _reconstruct(tokenizer: HybridTokenizer, pixels: Tensor, schedule: ScaleSchedule) -> dict[str, Tensor]:
+    """Each kind of reconstruction of pictures (B, 3, H, W), as 8-bit pictures."""
+    latent = tokenizer.encode(to_signed(pixels))
+    latents = {"discrete": tokenizer.quantize(latent, schedule).latent, "hybrid": latent}
+    decoded = {}
+    for kind in KINDS:
+        image = tokenizer.decode(latents[kind])
+        if not bool(image.isfinite().all()):
+            raise HartError(
+                "a reconstruction is not finite: the tokenizer's weights are damaged or its training failed"
+            )
+        decoded[kind] = ((image + 1) * 127.5).round().to(torch.uint8)
+    return decoded
+
+
+@torch.inference_mode()
+def _scores(pixels: Tensor, original: Tensor, distance: PerceptualDistance) -> dict[str, Tensor]:
+    """By column: one number a picture (B,)."""
+    return {
+        PSNR: psnr(pixels, original),
+        "SSIM": ssim(pixels.float(), original.float(), data_range=255, size_average=False, win_size=SSIM_WINDOW),
+        distance.name: distance(to_signed(pixels), to_signed(original)),
+    }
+
+
+def _figures(real: Features, gathered: _Gathered, extractor: str, options: ReconstructionOptions) -> dict[str, Figure]:
+    # one generator a kind: both see the same resamples
+    generator = torch.Generator().manual_seed(options.seed)
+    decoded = Features.cat(gathered.features)
+    figures = {
+        name: bootstrap_mean(torch.cat(scores), generator, options.resamples)
+        for name, scores in gathered.scores.items()
+    }
+    figures[f"rFID ({extractor})"] = _paired_distance(real.pooled, decoded.pooled, generator, options.resamples)
+    figures[f"rKID ({extractor})"] = kernel_distance(real.pooled, decoded.pooled, generator)
+    if real.spatial is not None and decoded.spatial is not None:
+        figures[f"spatial rFID ({extractor})"] = _paired_distance(
+            real.spatial, decoded.spatial, generator, options.resamples
+        )
+    return figures
+
+
+def _paired_distance(real: Tensor, decoded: Tensor, generator: torch.Generator, resamples: int) -> Figure:
+    """Frechet distance of (N, D) and (N, D) whose rows belong together: they are resampled together."""
+    return bootstrap(
+        lambda rows: frechet_distance(Gaussian.of(real[rows]), Gaussian.of(decoded[rows])),
+        [len(real)],
+        generator,
+        resamples,
+    )

