@@ -11,8 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hart.config import HartConfig
+from hart.data.opening import open_source
+from hart.data.transforms import ImageTransform
+from hart.precompute import EncodeOptions, Encoders, encode_dataset
+from hart.text_encoder import load_text_encoder
 from hart.training.config import (
     OptimizerConfig,
+    ReadingConfig,
     Recipe,
     TokenizerLossConfig,
     TokenizerRecipe,
@@ -20,11 +26,16 @@ from hart.training.config import (
     TransformerRecipe,
 )
 from hart.training.distributed import Processes
+from hart.training.hart_task import TransformerTask
+from hart.training.image_sources import TrainingData, open_training_data
 from hart.training.rehearsal import RehearsedTransformer
+from hart.training.starting import load_tokenizer
 from hart.training.task import Engine, Part, Picture, Share
 from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer
 from helpers import pictures, tiny_text_config, tiny_tokenizer_config
+from models import save_tiny_text_model
+from picture_files import write_captioned_folder
 
 # Processes that start with everything heavy imported already.
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -146,17 +157,62 @@ def _adversarial(given: Recipe) -> tuple[ToyTask, Recipe]:
     return AdversarialTask(), given
 
 
-def _tokenizer(given: Recipe) -> tuple[TokenizerTask, Recipe]:
-    loss = TokenizerLossConfig(perceptual=0.0)
-    own = TokenizerRecipe(
-        data="",
+def tiny_tokenizer_recipe(given: Recipe) -> TokenizerRecipe:
+    """Data and trainer of `given`."""
+    return TokenizerRecipe(
+        data=given.data,
         tokenizer=tiny_tokenizer_config(),
         trainer=given.trainer,
         optimizer=GENTLE,
-        loss=loss,
+        loss=TokenizerLossConfig(perceptual=0.0),
         revive_every=1,
     )
+
+
+def tiny_transformer_recipe(given: Recipe, model: Path) -> TransformerRecipe:
+    """Data and trainer of `given`; tokenizer and text encoder of a model that `save_tiny_text_model` wrote."""
+    config = tiny_text_config(modulation="linear")
+    return TransformerRecipe(
+        data=given.data,
+        tokenizer=str(model),
+        text_encoder=str(model),
+        trainer=given.trainer,
+        optimizer=GENTLE,
+        transformer=config.transformer,
+        diffusion=config.diffusion,
+    )
+
+
+def tiny_encoded_set(folder: Path) -> Path:
+    """Writes `model`, nine captioned `pictures`, and `codes` made of both in three shards."""
+    model = save_tiny_text_model(folder / "model")
+    write_captioned_folder(folder / "pictures", 9)
+    config = HartConfig.load(model / "config.json").text_encoder
+    assert config is not None
+    encoders = Encoders(load_tokenizer(model), load_text_encoder(config, model), torch.device("cpu"))
+    source, options = open_source(folder / "pictures"), EncodeOptions(dtype="float32", shard_size=3)
+    encode_dataset(source, ImageTransform(8), encoders, folder / "codes", "train", options)
+    return folder
+
+
+def _tokenizer(given: Recipe) -> tuple[TokenizerTask, Recipe]:
+    own = tiny_tokenizer_recipe(given)
     return TokenizerTask(own, pictures(6)), own
+
+
+def _opened(own: Recipe, condition: Any) -> TrainingData:
+    rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    return open_training_data(own, 8, condition, rank=rank, world=world)
+
+
+def _streamed(given: Recipe) -> tuple[TokenizerTask, Recipe]:
+    own = tiny_tokenizer_recipe(given).replace(reading=ReadingConfig(kind="stream", flip=0.5, max_damaged=0.1))
+    return TokenizerTask(own, _opened(own, "none")), own
+
+
+def _encoded(given: Recipe) -> tuple[TransformerTask, Recipe]:
+    own = tiny_transformer_recipe(given, Path(given.data).parent / "model")
+    return TransformerTask(own, _opened(own, "caption")), own
 
 
 def _transformer(given: Recipe) -> tuple[RehearsedTransformer, Recipe]:
@@ -179,6 +235,8 @@ TASKS: dict[str, Any] = {
     "adversarial": _adversarial,
     "tokenizer": _tokenizer,
     "transformer": _transformer,
+    "streamed": _streamed,
+    "encoded": _encoded,
 }
 
 

@@ -14,7 +14,8 @@ from hart.errors import HartError
 from hart.training.distributed import Processes
 from hart.training.optimizer import build_optimizer
 from hart.training.trainer import Trainer
-from toy_training import CONTEXT, OPTIMIZER, TASKS, TRAINER, recipe, train_in_process
+from picture_files import write_numbered_shards
+from toy_training import CONTEXT, OPTIMIZER, TASKS, TRAINER, recipe, tiny_encoded_set, train_in_process
 
 
 def together(folder: Path, kind: str = "toy", **trainer: Any) -> tuple[list[Any], dict[str, Any]]:
@@ -70,6 +71,21 @@ def test_two_processes_give_what_one_gives(tmp_path: Path, kind: str, settings: 
     one = alone(tmp_path / "one", kind, **{name: settings[name] for name in settings if name == "steps"})
     two = together(tmp_path / "two", kind, **settings)
     assert_same(two, one)
+
+
+def test_two_processes_read_the_stream_that_one_reads(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    write_numbered_shards(tmp_path / "set", shards=4, each=3, damaged=(4,))
+    data = f"{tmp_path}/set/train-{{0000..0003}}.tar"
+    two = together(tmp_path / "two", "streamed", steps=4, data=data, accumulate=2)
+    assert_same(two, alone(tmp_path / "one", "streamed", steps=4, data=data))
+    assert sum(figures["damaged"] for _, figures in two[0]) > 0, "counted over both"
+
+
+def test_two_processes_train_on_a_precomputed_set_as_one_does(tmp_path: Path) -> None:
+    data = str(tiny_encoded_set(tmp_path / "set") / "codes")
+    two = together(tmp_path / "two", "encoded", steps=2, data=data)
+    assert_same(two, alone(tmp_path / "one", "encoded", steps=2, data=data))
 
 
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:

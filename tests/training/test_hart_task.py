@@ -12,9 +12,10 @@ from hart.checkpoint.loading import SHIPPED_MODELS, load_model, save_model
 from hart.config import ConfigError, TextConditioning
 from hart.model import Hart
 from hart.training.config import OptimizerConfig, TrainerConfig, TransformerRecipe
-from hart.training.hart_task import TransformerTask, drop_condition, encode_all, select, start_from
+from hart.training.hart_task import TransformerTask, drop_condition, start_from
 from hart.training.starting import save_tokenizer
 from hart.training.task import Share
+from hart.training.token_sources import encode_all, select
 from hart.training.trainer import Trainer
 from hart.types import TextContext
 from helpers import SCALES, TEXT_TOKENS, pictures, random_tensor, tiny_model, tiny_text_config

@@ -64,6 +64,9 @@ def encode(
     ] = None,
     split: Split = "train",
     kind: Kind = None,
+    scales: Annotated[
+        str, typer.Option(metavar="1,2,...", help="Sides of the scales; the tokenizer's own by default.")
+    ] = "",
     fit: Annotated[
         Literal["crop", "pad"], typer.Option(help="crop: the largest centred square. pad: all of it, on white.")
     ] = "crop",
@@ -83,7 +86,7 @@ def encode(
 ) -> None:
     """Precompute codes, residuals and text features of a set, so that training the transformer runs no encoder."""
     with needs_extra("train"):
-        from hart.training.starting import load_tokenizer, text_encoder_config
+        from hart.training.starting import load_tokenizer, over_scales, text_encoder_config
     import torch
 
     from hart.data.opening import open_source
@@ -106,7 +109,10 @@ def encode(
     )
     writable_folder(directory)
     where = resolve_device(device)
-    codes = load_tokenizer(tokenizer).requires_grad_(False).to(where)
+    codes = load_tokenizer(tokenizer)
+    if scales:
+        codes = over_scales(codes, _scales(scales))
+    codes = codes.requires_grad_(False).to(where)
     words = None
     if text_encoder is not None:
         words = load_text_encoder(text_encoder_config(text_encoder), text_encoder)
@@ -123,6 +129,13 @@ def encode(
     typer.echo(
         f"{directory}: {summary.pictures} pictures, {summary.captions} captions, {summary.damaged} damaged{what}"
     )
+
+
+def _scales(text: str) -> tuple[int, ...]:
+    """ "1,2,4" as (1, 2, 4)."""
+    if re.fullmatch(r"[0-9]+(,[0-9]+)*", text) is None:
+        raise HartError(f"scales {text!r}: give sides with commas, such as 1,2,3,4,5,6,8,10,13,16")
+    return tuple(int(side) for side in text.split(","))
 
 
 def _part(text: str) -> tuple[int, int]:

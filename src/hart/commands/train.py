@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hart.commands.console import needs_extra, writable_folder
+from hart.commands.console import needs_extra, note, writable_folder
 from hart.errors import HartError
 
 if TYPE_CHECKING:
+    from hart.data.loader import Condition
     from hart.training.config import Recipe, TokenizerRecipe, TransformerRecipe
     from hart.training.distributed import Processes
     from hart.training.dry_run import Measurement
+    from hart.training.image_sources import TrainingData
     from hart.training.progress import StepReport
     from hart.training.task import Task
 
@@ -94,30 +96,48 @@ def _text_encoder(path: Path, overrides: tuple[str, ...], out: Path) -> bool:
 
 
 def _tokenizer(path: Path, overrides: tuple[str, ...], out: Path) -> bool:
-    from hart.data.datasets import open_dataset
     from hart.training.config import TokenizerRecipe
     from hart.training.distributed import Processes
     from hart.training.tokenizer_task import TokenizerTask
 
     recipe = TokenizerRecipe.read(path, overrides)
-    data = open_dataset(Path(recipe.data), "train", recipe.tokenizer.image_size)
     processes = Processes(recipe.trainer)
-    return _train(TokenizerTask(recipe, data, processes.device), recipe, out, processes, _tokenizer_macs(recipe))
+    with _data(recipe, recipe.tokenizer.image_size, "none", processes) as data:
+        task = TokenizerTask(recipe, data, processes.device)
+        return _train(task, recipe, out, processes, _tokenizer_macs(recipe))
 
 
 def _transformer(path: Path, overrides: tuple[str, ...], out: Path) -> bool:
-    from hart.data.datasets import open_dataset
     from hart.training.config import TransformerRecipe
     from hart.training.distributed import Processes
     from hart.training.hart_task import TransformerTask
     from hart.training.starting import load_tokenizer
+    from hart.training.token_sources import condition_of
 
     recipe = TransformerRecipe.read(path, overrides)
     # the recipe's scales decide the size: a tokenizer serves any resolution
     tokenizer = load_tokenizer(recipe.tokenizer).config.replace(scales=recipe.transformer.scales)
-    data = open_dataset(Path(recipe.data), "train", tokenizer.image_size)
     processes = Processes(recipe.trainer)
-    return _train(TransformerTask(recipe, data, processes.device), recipe, out, processes, _transformer_macs(recipe))
+    with _data(recipe, tokenizer.image_size, condition_of(recipe), processes) as data:
+        task = TransformerTask(recipe, data, processes.device)
+        return _train(task, recipe, out, processes, _transformer_macs(recipe))
+
+
+@contextmanager
+def _data(recipe: Recipe, size: int, condition: Condition, processes: Processes) -> Iterator[TrainingData]:
+    """The recipe's data; says what it is, and at the end what of it was damaged."""
+    from hart.training.image_sources import open_training_data
+
+    data = open_training_data(recipe, size, condition, rank=processes.rank, world=processes.count)
+    if processes.main:
+        note(f"data: {data.description}")
+    try:
+        yield data
+    finally:
+        data.close()
+        if processes.main and data.damaged:
+            shown = "; ".join(f"{damage.key}: {damage.reason}" for damage in data.damaged[:3])
+            note(f"data: this process passed over {len(data.damaged)} damaged pictures ({shown})")
 
 
 def _train(task: Task, recipe: Recipe, out: Path, processes: Processes, macs: int) -> bool:

@@ -32,7 +32,8 @@ class CaptionedImages:
     pixels: (N, 3, H, W) uint8, RGB, 0 to 255. texts: the captions of each picture, possibly none.
     weights: (N,) float32, how often a picture is drawn relative to others; 1 where the source does not say.
     records: what a `.json` beside the picture holds (concept, style and so on), else empty.
-    skipped: how many files could not be read.
+    skipped: how many files could not be read. labels: (N,) int64, the class of each, -1 for none; None where no
+    picture has one.
     """
 
     pixels: Tensor
@@ -40,6 +41,7 @@ class CaptionedImages:
     weights: Tensor
     records: tuple[Mapping[str, Any], ...]
     skipped: int
+    labels: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -59,24 +61,38 @@ class CaptionedImages:
                 f"{bare} of {len(self)} pictures have no caption: add a .txt with the same name beside each"
             )
 
+    def require_labels(self) -> Tensor:
+        """The class of each picture, (N,) int64. Raises `HartError` unless every picture has one."""
+        bare = len(self) if self.labels is None else int((self.labels < 0).sum())
+        if self.labels is None or bare:
+            raise HartError(
+                f"{bare} of {len(self)} pictures have no class number: give a folder per class, or records with a label"
+            )
+        return self.labels
+
 
 def open_dataset(
-    path: Path, split: str, size: int, *, kind: Kind | None = None, columns: Columns | None = None
+    path: str | Path, split: str, size: int, *, kind: Kind | None = None, columns: Columns | None = None
 ) -> CaptionedImages:
     """Read the pictures of one split, square and `size` pixels wide (see `hart.data.transforms.pil_to_pixels`).
 
     path, split, kind, columns: as for `hart.data.opening.open_source`; every format will do.
     Unreadable files are skipped and counted. Raises `HartError` where nothing at all can be read.
     """
-    source = open_source(path, split, kind=kind, columns=columns)
-    transform = ImageTransform(size)
+    return read_all(open_source(path, split, kind=kind, columns=columns), ImageTransform(size), f"{path} ({split})")
+
+
+def read_all(source: Source | Stream, transform: ImageTransform, where: str) -> CaptionedImages:
+    """Every picture of a set, in its order; `where` names the set in errors. Raises as `open_dataset` does."""
+    size = transform.size
     room = STREAM_ROOM if isinstance(source, Stream) else len(source)
     pixels = torch.empty(room, 3, size, size, dtype=torch.uint8)
     texts: list[tuple[str, ...]] = []
     weights: list[float] = []
     records: list[Mapping[str, Any]] = []
+    labels: list[int] = []
     skipped = 0
-    for sample in _samples(source):
+    for sample in iterate(source):
         if len(texts) == len(pixels):
             pixels = torch.cat([pixels, torch.empty_like(pixels)])
         try:
@@ -89,9 +105,11 @@ def open_dataset(
         texts.append(sample.captions)
         weights.append(sample.weight)
         records.append(sample.record)
+        labels.append(-1 if sample.label is None else sample.label)
     if not texts:
-        raise HartError(f"{path} ({split}): no picture could be read, {skipped} damaged: give .webp, .png or .jpg")
-    return CaptionedImages(pixels[: len(texts)], tuple(texts), as_weights(weights), tuple(records), skipped)
+        raise HartError(f"{where}: no picture could be read, {skipped} damaged: give .webp, .png or .jpg")
+    classes = torch.tensor(labels) if max(labels) >= 0 else None
+    return CaptionedImages(pixels[: len(texts)], tuple(texts), as_weights(weights), tuple(records), skipped, classes)
 
 
 class SampleOrder:
@@ -144,8 +162,8 @@ def batch_indices(weights: Tensor, batch_size: int, seed: int, step: int) -> Ten
     return SampleOrder(weights, seed).batch(step, batch_size)
 
 
-def _samples(source: Source | Stream) -> Iterator[Sample | Damage]:
-    """Everything a set holds, in its order."""
+def iterate(source: Source | Stream) -> Iterator[Sample | Damage]:
+    """Everything a set holds, in its order. Raises `HartError` when a shard is missing."""
     if isinstance(source, Stream):
         for unit in range(len(source.units)):
             yield from source.read_unit(unit)

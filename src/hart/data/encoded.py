@@ -45,6 +45,17 @@ def index_file(folder: Path, split: str) -> Path:
     return folder / f"{split}.json"
 
 
+def is_encoded_set(folder: Path, split: str = "train") -> bool:
+    """Whether a folder holds a precomputed set, told by its index, or by shards where it is not finished."""
+    try:
+        index = json.loads(index_file(folder, split).read_bytes())
+    except (OSError, ValueError):
+        index = None
+    if isinstance(index, dict) and {"format", "settings", "shards"} <= index.keys():
+        return True
+    return any(folder.glob(f"{split}-*.safetensors"))
+
+
 def shard_file(folder: Path, split: str, number: int) -> Path:
     return folder / f"{split}-{number:05d}.safetensors"
 
@@ -187,6 +198,8 @@ class EncodedSet:
                 del self._open[next(iter(self._open))]
             try:
                 self._open[number] = safe_open(self._files[number], framework="pt")
+            except FileNotFoundError:
+                raise HartError(f"{self._files[number]}: missing: copy it there or encode it again") from None
             except (SafetensorError, OSError) as error:
                 raise HartError(f"{self._files[number]}: damaged ({error}): delete it and encode again") from None
         return self._open[number]

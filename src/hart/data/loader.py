@@ -50,6 +50,7 @@ class ImageBatch:
 
     images: (B, 3, H, W) uint8, 0 to 255. captions: one a picture, drawn evenly among its own; empty unless asked for.
     labels: (B,) int64; None unless asked for. keys: where the pictures are from.
+    replaced: for each picture, how many damaged ones it stands in for; like all else a function of (seed, step).
     """
 
     step: int
@@ -57,6 +58,7 @@ class ImageBatch:
     captions: tuple[str, ...]
     labels: Tensor | None
     keys: tuple[str, ...]
+    replaced: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -64,7 +66,9 @@ class ImageBatch:
     def select(self, rows: slice) -> ImageBatch:
         """Some of the pictures."""
         labels = None if self.labels is None else self.labels[rows]
-        return ImageBatch(self.step, self.images[rows], self.captions[rows], labels, self.keys[rows])
+        return ImageBatch(
+            self.step, self.images[rows], self.captions[rows], labels, self.keys[rows], self.replaced[rows]
+        )
 
     def signed(self, device: torch.device | str = "cpu") -> Tensor:
         """(B, 3, H, W) float32 in [-1, 1] on `device`; sent there as uint8, a quarter of the bytes."""
@@ -77,6 +81,7 @@ class _Picture:
     caption: str
     label: int
     key: str
+    replaced: int
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ class _Part:
     captions: tuple[str, ...]
     labels: tuple[int, ...]
     keys: tuple[str, ...]
+    replaced: tuple[int, ...]
     damaged: tuple[Damage, ...]
 
 
@@ -98,7 +104,7 @@ class _Recipe:
     condition: Condition
     seed: int
 
-    def picture(self, sample: Sample, step: int, place: int) -> _Picture:
+    def picture(self, sample: Sample, step: int, place: int, replaced: int) -> _Picture:
         """Raises `DamagedSample` when the image does not decode or its condition is missing."""
         draws = draw_generator(self.seed, "picture", step, place)
         caption, label = "", -1
@@ -110,7 +116,7 @@ class _Recipe:
             if sample.label is None:
                 raise DamagedSample("no class number")
             label = sample.label
-        return _Picture(sample.pixels(self.transform, draws), caption, label, sample.key)
+        return _Picture(sample.pixels(self.transform, draws), caption, label, sample.key, replaced)
 
 
 class ImageLoader:
@@ -161,6 +167,11 @@ class ImageLoader:
         self._report(() if isinstance(source, Stream) else source.damaged)
 
     @property
+    def workers(self) -> int:
+        """Processes that read ahead."""
+        return self._ahead.workers
+
+    @property
     def damaged(self) -> tuple[Damage, ...]:
         """Everything skipped so far by this process, each once."""
         return tuple(Damage(key, reason) for key, reason in self._damaged.items())
@@ -193,6 +204,7 @@ class ImageLoader:
             tuple(caption for part in parts for caption in part.captions) if self._condition == "caption" else (),
             labels if self._condition == "label" else None,
             tuple(key for part in parts for key in part.keys),
+            tuple(count for part in parts for count in part.replaced),
         )
 
     def close(self) -> None:
@@ -233,7 +245,7 @@ class ReadAhead:
 
     def __init__(self, dataset: Dataset[Any], workers: int) -> None:
         self._dataset = dataset
-        self._workers = workers
+        self.workers = workers
         self._next = -1
         self._iterator: Iterator[Any] | None = None
 
@@ -244,7 +256,7 @@ class ReadAhead:
         if self._iterator is None or step != self._next:
             self.close()
             self._iterator = self._start(step)
-        count = max(self._workers, 1) if isinstance(self._dataset, IterableDataset) else 1
+        count = max(self.workers, 1) if isinstance(self._dataset, IterableDataset) else 1
         self._next = step + 1
         try:
             parts = [next(self._iterator) for _ in range(count)]
@@ -278,7 +290,7 @@ class ReadAhead:
                 dataset,
                 batch_size=None,
                 sampler=sampler,
-                num_workers=self._workers,
+                num_workers=self.workers,
                 collate_fn=_as_it_is,
                 generator=generator,
             )
@@ -306,9 +318,9 @@ class _RowSteps(Dataset[Any]):
 
     def _picture(self, row: int, step: int, place: int, damaged: list[Damage]) -> _Picture:
         others = draw_generator(self._recipe.seed, "replacement", step, place)
-        for _ in range(MAX_REPLACEMENTS):
+        for number in range(MAX_REPLACEMENTS):
             try:
-                return self._recipe.picture(self._source.read(row), step, place)
+                return self._recipe.picture(self._source.read(row), step, place, number)
             except DamagedSample as error:
                 damaged.append(Damage(self._source.key(row), str(error)))
                 row = self._order.anywhere(others.random())
@@ -345,7 +357,7 @@ class _Lane:
                 self._ahead.append(next(self._samples))
             sample = self._ahead[number]
             try:
-                picture = recipe.picture(sample, step, place)
+                picture = recipe.picture(sample, step, place, number)
                 break
             except DamagedSample as error:
                 failed.append(Damage(sample.key, str(error)))
@@ -479,6 +491,7 @@ def _join(pictures: Sequence[_Picture], damaged: Sequence[Damage]) -> _Part:
         tuple(picture.caption for picture in pictures),
         tuple(picture.label for picture in pictures),
         tuple(picture.key for picture in pictures),
+        tuple(picture.replaced for picture in pictures),
         tuple(damaged),
     )
 

@@ -12,19 +12,20 @@ import os
 import re
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from hart.config import Config, ConfigError
 from hart.errors import HartError
 from hart.files import atomic_write
 
 RECIPE_FILE = "recipe.json"
 FOLDER = "checkpoints"
 # What may change between two sittings of one run: it decides how long and where, not what is computed.
-HARMLESS = frozenset(
+HARMLESS = frozenset({"reading.workers", "reading.max_damaged"}) | frozenset(
     f"trainer.{name}"
     for name in (
         "steps",
@@ -63,21 +64,25 @@ class RunFolder:
         steps = self.steps()
         return f"the last good checkpoint is {self.path(steps[-1])}" if steps else "there is no checkpoint yet"
 
-    def claim(self, recipe: dict[str, Any]) -> None:
-        """Store the recipe, or compare it with the stored one. Raises `HartError` naming what differs."""
+    def claim(self, recipe: Config) -> None:
+        """Store the recipe, or compare it with the stored one. Raises `HartError` naming what differs.
+
+        A setting that the stored one does not know yet had its default then.
+        """
         path = self.folder / RECIPE_FILE
         if self.steps() and path.exists():
             try:
                 stored = json.loads(path.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise HartError(f"{path}: cannot be read ({error}); restore it or choose another folder") from None
-            now = json.loads(json.dumps(recipe))
+            with suppress(ConfigError):  # of another version: what differs is named below
+                stored = _plain(type(recipe).from_dict(stored))
+            now = _plain(recipe)
             if differing := sorted(_differing(stored, now)):
                 shown = ", ".join(f"{key} ({_at(stored, key)!r} there, {_at(now, key)!r} now)" for key in differing)
                 raise HartError(f"{self.folder} holds a run of another recipe: {shown}; choose another folder")
         with self.writing("the recipe"):
-            text = json.dumps(recipe, indent=2) + "\n"
-            atomic_write(path, lambda file: file.write(text.encode()))
+            atomic_write(path, lambda file: file.write(recipe.to_json().encode()))
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Write a checkpoint and remove the oldest beyond `keep`."""
@@ -159,6 +164,12 @@ def _readable(path: Path) -> bool:
     except Exception:
         return False
     return True
+
+
+def _plain(recipe: Config) -> dict[str, Any]:
+    """As it is stored: tuples become lists."""
+    values: dict[str, Any] = json.loads(recipe.to_json())
+    return values
 
 
 def _differing(stored: Any, now: Any, key: str = "") -> Iterator[str]:

@@ -100,13 +100,51 @@ class TrainerConfig(Config):
 
 
 @dataclass(frozen=True)
+class ReadingConfig(Config):
+    """How the pictures of `data` are read; see `docs/data.md`. A precomputed set heeds `workers` alone."""
+
+    kind: Literal["auto", "folder", "classes", "jsonl", "shards", "stream", "parquet", "huggingface"] = "auto"
+    """Format of the set; auto: told from the address."""
+    image_column: str = ""
+    """Field of JSONL, Parquet and Hugging Face records with the image, where it has an unusual name."""
+    caption_column: str = ""
+    label_column: str = ""
+    fit: Literal["crop", "pad"] = "crop"
+    """crop: fill the square and cut what is outside. pad: the whole picture, on white."""
+    crop: Literal["center", "random"] = "center"
+    shorter_side: float = 1.0
+    """Shorter side before the crop, in multiples of the pictures' size."""
+    flip: float = 0.0
+    """Probability of a mirror image."""
+    memory_gb: float = 4.0
+    """Sets that can be read at random, at no random crops or flips, are held in memory up to this size (decoded);
+    others are read in every step. 0: always read."""
+    workers: int = 0
+    """Processes that read ahead, for each process that trains."""
+    max_damaged: float = 0.05
+    """Share of pictures that may be damaged."""
+    shuffle_buffer: int = 4096
+    """Encoded pictures of a stream among which the next is drawn."""
+
+    def __post_init__(self) -> None:
+        require(self.workers >= 0, f"ReadingConfig.workers must not be negative, but is {self.workers}")
+        require(self.memory_gb >= 0, f"ReadingConfig.memory_gb must not be negative, but is {self.memory_gb}")
+        require_positive(self, "shuffle_buffer")
+        for name in ("max_damaged", "flip"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"ReadingConfig.{name} must be from 0 to 1, not {value}")
+
+
+@dataclass(frozen=True)
 class Recipe(Config):
     """What every stage has: data and trainer."""
 
     data: str
-    """Folder of a data set as `hart data` writes it."""
+    """Pictures, or for stage `transformer` a set that `hart data encode` wrote: a folder, a file, a pattern or URLs of
+    shards, or "hf:OWNER/NAME"."""
     trainer: TrainerConfig
     optimizer: OptimizerConfig
+    reading: ReadingConfig = field(default_factory=ReadingConfig)
 
     @classmethod
     def read(cls, path: Path, overrides: tuple[str, ...] = ()) -> Self:

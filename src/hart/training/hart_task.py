@@ -11,72 +11,25 @@ from torch import Tensor, nn
 from hart.checkpoint.loading import load_model, resolve_model, save_model
 from hart.checkpoint.storage import load_state
 from hart.config import ConfigError, HartConfig
-from hart.data.datasets import CaptionedImages, SampleOrder
-from hart.data.transforms import slightly_moved, to_signed
+from hart.data.datasets import CaptionedImages
 from hart.generation.draws import GeneratorDraws
 from hart.generation.next_scale import NextScaleGenerator
 from hart.losses.hart_loss import DiffusionDraws, draw_diffusion, draw_last_cells, hart_loss
 from hart.model import Hart
-from hart.scales import ScaleSchedule
 from hart.text_encoder.compact import CompactTextEncoder
-from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
-from hart.tokenizer.quantizer import Mistakes
 from hart.training.config import TransformerRecipe
+from hart.training.image_sources import TrainingData
 from hart.training.initialization import initialize
 from hart.training.pictures import picture_row
 from hart.training.randomness import generator_for
 from hart.training.starting import load_tokenizer, same_sizes, text_encoder_config
 from hart.training.task import Engine, Part, Picture, Share
+from hart.training.token_sources import Conditions, token_source
 from hart.transformer.modulation import LinearModulation
 from hart.types import TextContext, TokenMaps
 
 CPU = torch.device("cpu")
-ENCODE_BATCH = 64
 SAMPLES = 8
-
-
-@torch.inference_mode()
-def encode_all(
-    tokenizer: HybridTokenizer,
-    schedule: ScaleSchedule,
-    data: CaptionedImages,
-    device: torch.device,
-    *,
-    views: int = 1,
-    mistakes: float = 0.0,
-    seed: int = 0,
-) -> TokenMaps:
-    """Token maps of every picture of a set, kept on the CPU: the tokenizer runs once, on `device`, not every step.
-
-    views: how many versions of the set follow each other; the first is as it is, the others are `slightly_moved`.
-    mistakes: largest share of wrong codes in a picture of those others, see `hart.tokenizer.quantizer.Mistakes`.
-    """
-    parts = []
-    for view in range(views):
-        generator = generator_for(seed, "views", view)
-        for start in range(0, len(data), ENCODE_BATCH):
-            rows = range(start, min(start + ENCODE_BATCH, len(data)))
-            image = to_signed(torch.stack([data.image(i) for i in rows]))
-            wrong = None
-            if view:
-                image = slightly_moved(image, generator)
-                wrong = Mistakes(mistakes, generator) if mistakes else None
-            maps = tokenizer.token_maps(tokenizer.encode(image.to(device)), schedule, wrong)
-            parts.append(select(maps, torch.arange(len(rows), device=device), CPU))
-    return TokenMaps(
-        indices=tuple(torch.cat(maps) for maps in zip(*(part.indices for part in parts), strict=True)),
-        teacher_forcing_input=torch.cat([part.teacher_forcing_input for part in parts]),
-        last_scale_continuous=torch.cat([part.last_scale_continuous for part in parts]),
-    )
-
-
-def select(maps: TokenMaps, rows: Tensor, device: torch.device) -> TokenMaps:
-    """Rows of token maps on a device."""
-    return TokenMaps(
-        tuple(index[rows].to(device) for index in maps.indices),
-        maps.teacher_forcing_input[rows].to(device),
-        maps.last_scale_continuous[rows].to(device),
-    )
 
 
 def drop_condition(context: TextContext, dropped: Tensor) -> TextContext:
@@ -145,11 +98,10 @@ class TransformerStage:
 class TransformerTask(TransformerStage):
     """One optimisation step of the transformer; see `hart.training.task.Task`."""
 
-    def __init__(self, recipe: TransformerRecipe, data: CaptionedImages, device: torch.device = CPU) -> None:
-        data.require_captions()
+    def __init__(
+        self, recipe: TransformerRecipe, data: TrainingData | CaptionedImages, device: torch.device = CPU
+    ) -> None:
         self.recipe = recipe
-        self.data = data
-        self.order = SampleOrder(data.weights, recipe.trainer.seed)
         self.device = device
         self.tokenizer = load_tokenizer(recipe.tokenizer).requires_grad_(False).to(device)
         encoder_folder = Path(recipe.text_encoder)
@@ -177,27 +129,16 @@ class TransformerTask(TransformerStage):
         # a table is added outside its block, where FSDP2 has it in shards
         self.shardable = recipe.transformer.modulation != "table"
         self.codebook = self.tokenizer.quantizer.codebook
-        self._maps: TokenMaps | None = None
+        self.tokens = token_source(data, recipe, self.tokenizer, self.text_encoder, device)
 
     def prepare(self) -> None:
-        """Encode all pictures, so that the tokenizer runs once and not in every step."""
-        self._maps = encode_all(
-            self.tokenizer,
-            self.config.transformer.schedule,
-            self.data,
-            self.device,
-            views=self.recipe.views,
-            mistakes=self.recipe.mistakes,
-            seed=self.recipe.trainer.seed,
-        )
+        self.tokens.prepare()
 
     def batch(self, share: Share) -> TransformerBatch:
-        rows = share.mine(self.order.batch(share.step, share.batch_size))
-        context = self.text_encoder.encode(self._captions(rows, share))
+        given = self.tokens.batch(share)
+        maps, context = given.maps, self._context(given.conditions)
         dropped = torch.rand(share.batch_size, generator=share.generator("condition dropout"))
         context = drop_condition(context, share.mine(dropped < self.recipe.condition_dropout))
-        views = torch.randint(self.recipe.views, (share.batch_size,), generator=share.generator("view"))
-        maps = self._token_maps(rows, share.mine(views))
         tokens, channels = maps.last_scale_continuous.shape[1:]
         cells = None
         if self.recipe.drop_last_scale:
@@ -209,15 +150,18 @@ class TransformerTask(TransformerStage):
             draws = draw_diffusion(self.module.residual, share.batch_size, tokens, channels, generator).rows(share.rows)
         return TransformerBatch(context, maps, cells, draws)
 
+    def after_step(self, share: Share, engine: Engine) -> dict[str, float]:
+        return self.tokens.figures(share, engine)
+
     def samples(self, step: int, module: nn.Module) -> dict[str, Picture]:
         """Pictures of the first captions, always from the same random numbers."""
         assert isinstance(module, Hart)
-        prompts = [self.data.captions(i)[0] for i in range(min(SAMPLES, len(self.data)))]
+        context = self._context(self.tokens.first(SAMPLES))
         # the same numbers every time, so that what changes is the model
         seed = self.recipe.trainer.seed
-        draws = GeneratorDraws([generator_for(seed, "samples", i) for i in range(len(prompts))], self.device)
+        draws = GeneratorDraws([generator_for(seed, "samples", i) for i in range(len(context))], self.device)
         generate = NextScaleGenerator(module, self.tokenizer.quantizer, self.recipe.sampling, draws)
-        image = self.tokenizer.decode(generate(self.text_encoder.encode(prompts)))
+        image = self.tokenizer.decode(generate(context))
         return {"generated": picture_row(image)}
 
     def save(self, folder: Path, module: nn.Module) -> None:
@@ -225,18 +169,12 @@ class TransformerTask(TransformerStage):
         self.text_encoder.save(folder)
         save_model(folder, self.config, self.tokenizer, module)
 
-    def _token_maps(self, rows: Tensor, views: Tensor) -> TokenMaps:
-        """Of these views of these pictures; before `prepare`, of the pictures themselves."""
-        if self._maps is not None:
-            return select(self._maps, views * len(self.data) + rows, self.device)
-        image = to_signed(torch.stack([self.data.image(i) for i in rows.tolist()])).to(self.device)
-        return self.tokenizer.token_maps(self.tokenizer.encode(image), self.config.transformer.schedule)
-
-    def _captions(self, rows: Tensor, share: Share) -> list[str]:
-        """One caption a picture, chosen evenly among its captions."""
-        choices = [self.data.captions(i) for i in rows.tolist()]
-        draws = share.mine(torch.rand(share.batch_size, generator=share.generator("captions"))).tolist()
-        return [captions[int(draw * len(captions))] for captions, draw in zip(choices, draws, strict=True)]
+    def _context(self, given: Conditions) -> TextContext:
+        """Features of captions; those that were stored as they are."""
+        if given.text is not None:
+            return given.text.to(self.device)
+        assert given.captions is not None
+        return self.text_encoder.encode(given.captions)
 
 
 def repeated_blocks(hart: Hart) -> list[nn.Module]:

@@ -41,6 +41,13 @@ def load_tokenizer(name: str | Path) -> HybridTokenizer:
     return tokenizer.eval()
 
 
+def over_scales(tokenizer: HybridTokenizer, scales: tuple[int, ...]) -> HybridTokenizer:
+    """The same weights over other scales, in evaluation mode; the last scale decides the size of the pictures."""
+    other = HybridTokenizer(tokenizer.config.replace(scales=scales))
+    other.load_state_dict(tokenizer.state_dict())
+    return other.eval()
+
+
 def text_encoder_config(folder: Path) -> TextEncoderConfig:
     """Sizes of the text encoder in `folder`: what its training wrote, or what a whole model holds. `ConfigError`s."""
     if (folder / TEXT_ENCODER_CONFIG).exists():

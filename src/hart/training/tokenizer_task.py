@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hart.checkpoint.storage import load_state
-from hart.data.datasets import CaptionedImages, SampleOrder
+from hart.data.datasets import CaptionedImages
 from hart.data.transforms import to_signed
 from hart.losses.perceptual import EfficientNetLitePerceptualLoss
 from hart.losses.tokenizer_loss import tokenizer_loss
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.config import TokenizerRecipe
+from hart.training.image_sources import TrainingData, image_source
 from hart.training.pictures import picture_row
 from hart.training.randomness import seed_of
 from hart.training.starting import load_tokenizer, same_sizes, save_tokenizer
@@ -55,10 +56,11 @@ class TokenizerTask:
     # convolutions, called through several methods, with a codebook that is changed between steps
     shardable = False
 
-    def __init__(self, recipe: TokenizerRecipe, data: CaptionedImages, device: torch.device = CPU) -> None:
+    def __init__(
+        self, recipe: TokenizerRecipe, data: TrainingData | CaptionedImages, device: torch.device = CPU
+    ) -> None:
         self.recipe = recipe
-        self.data = data
-        self.order = SampleOrder(data.weights, recipe.trainer.seed)
+        self.images = image_source(data, recipe.trainer.seed)
         self.device = device
         tokenizer = start_from(recipe) if recipe.init_from else fresh_tokenizer(recipe)
         # channels-last lets the convolutions of CPUs and GPUs run without transposing
@@ -82,8 +84,7 @@ class TokenizerTask:
     def prepare(self) -> None: ...
 
     def batch(self, share: Share) -> TokenizerBatch:
-        rows = share.mine(self.order.batch(share.step, share.batch_size))
-        image = to_signed(torch.stack([self.data.image(i) for i in rows.tolist()])).to(self.device)
+        image = self.images.images(share, self.device)
         coin = torch.rand((), generator=share.generator("which latent"))
         discrete = bool(coin < self.recipe.discrete_probability)
         return TokenizerBatch(image.contiguous(memory_format=torch.channels_last), discrete)
@@ -102,9 +103,10 @@ class TokenizerTask:
     def after_step(self, share: Share, engine: Engine) -> dict[str, float]:
         """Every `revive_every` steps, move codes that nothing chose onto random cells of the last scale's rest."""
         rests, self._rests = self._rests, []
+        figures = self.images.figures(share, engine, self.device)
         every = self.recipe.revive_every
         if every == 0 or (share.step + 1) % every or self.recipe.decoder_only:
-            return {}
+            return figures
         dead = (engine.sum(self._hits) == 0).nonzero().flatten()
         self._hits.zero_()
         # the last third of training keeps the codebook as it is
@@ -115,13 +117,12 @@ class TokenizerTask:
             codebook[dead] = cells[chosen.to(self.device)].float()
             assert isinstance(codebook, nn.Parameter)
             engine.forget(codebook, dead)
-        return {"dead_codes": len(dead)}
+        return figures | {"dead_codes": len(dead)}
 
     def samples(self, step: int, module: nn.Module) -> dict[str, Picture]:
         """The first pictures: as they are, from codes alone, and from codes with the exact rest."""
         assert isinstance(module, HybridTokenizer)
-        image = to_signed(torch.stack([self.data.image(i) for i in range(min(SAMPLES, len(self.data)))]))
-        image = image.to(self.device)
+        image = self.images.first(SAMPLES).to(self.device)
         rebuilt = (module.reconstruct(image, discrete=discrete) for discrete in (True, False))
         return {"reconstructions": picture_row(image, *rebuilt)}
 

@@ -58,7 +58,7 @@ class Trainer:
         self.step = 0
         if self.processes.main:
             folder.mkdir(parents=True, exist_ok=True)
-            self.run_folder.claim(recipe.to_dict())
+            self.run_folder.claim(recipe)
         self.processes.wait()
         self.stepper = Stepper(task, self.config, self.processes)
         if (state := self.run_folder.load()) is not None:

@@ -1,0 +1,249 @@
+"""Where the pictures of a run are from: memory, a loader that reads in every step, or codes stored ahead.
+
+`open_training_data` decides by the address, and `description` says in one line what was decided. Whatever it is, the
+pictures of step n are a function of (seed, n): neither a resumption nor the number of processes changes them.
+
+Shapes: B pictures of a share, H W image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from hart.data.datasets import CaptionedImages, SampleOrder, iterate, read_all
+from hart.data.encoded import EncodedLoader, EncodedSet, is_encoded_set
+from hart.data.loader import Condition, ImageLoader
+from hart.data.opening import open_source
+from hart.data.samples import Columns, Damage, DamagedSample, Sample
+from hart.data.sources import Source, Stream
+from hart.data.transforms import ImageTransform, to_signed
+from hart.errors import HartError
+from hart.training.config import ReadingConfig, Recipe
+from hart.training.task import Engine, Share
+
+
+class ImageSource(Protocol):
+    """Pictures for stage `tokenizer`."""
+
+    @property
+    def description(self) -> str:
+        """What is read and how, in one line for people."""
+        ...
+
+    def images(self, share: Share, device: torch.device) -> Tensor:
+        """(B, 3, H, W) float32 in [-1, 1]. Raises `HartError` when they cannot be had."""
+        ...
+
+    def first(self, count: int) -> Tensor:
+        """At most `count` pictures, always the same, without random crops: (n, 3, H, W) in [-1, 1] on the CPU."""
+        ...
+
+    def figures(self, share: Share, engine: Engine, device: torch.device) -> dict[str, float]:
+        """What is to be logged of a step that has just been made; `share` holds all rows of the process."""
+        ...
+
+
+class MemoryPictures:
+    """All pictures decoded in memory."""
+
+    def __init__(self, pictures: CaptionedImages, seed: int, description: str = "pictures in memory") -> None:
+        self.pictures = pictures
+        self.order = SampleOrder(pictures.weights, seed)
+        self.description = description
+        self.damaged: tuple[Damage, ...] = ()
+
+    def rows(self, share: Share) -> Tensor:
+        """Which pictures a share sees: (B,) int64."""
+        return share.mine(self.order.batch(share.step, share.batch_size))
+
+    def images(self, share: Share, device: torch.device) -> Tensor:
+        return self._signed(self.rows(share).tolist()).to(device)
+
+    def first(self, count: int) -> Tensor:
+        return self._signed(range(min(count, len(self.pictures))))
+
+    def figures(self, share: Share, engine: Engine, device: torch.device) -> dict[str, float]:
+        return {}
+
+    def close(self) -> None: ...
+
+    def _signed(self, rows: list[int] | range) -> Tensor:
+        return to_signed(torch.stack([self.pictures.image(row) for row in rows]))
+
+
+class LoadedPictures:
+    """Pictures read and decoded in every step."""
+
+    def __init__(
+        self, source: Source | Stream, transform: ImageTransform, condition: Condition, loader: ImageLoader, why: str
+    ) -> None:
+        """why: they are not held in memory."""
+        self.source = source
+        self.transform = transform
+        self.condition = condition
+        self.loader = loader
+        ahead = f", {loader.workers} processes ahead" if loader.workers else ""
+        self.description = f"{source.description}; read in every step{ahead} ({why})"
+        self._first: list[tuple[Sample, Tensor]] = []
+        self._asked = 0
+
+    @property
+    def damaged(self) -> tuple[Damage, ...]:
+        """What this process skipped so far."""
+        return self.loader.damaged
+
+    def images(self, share: Share, device: torch.device) -> Tensor:
+        return self.loader.rows(share.step, share.rows).signed(device)
+
+    def first(self, count: int) -> Tensor:
+        return to_signed(torch.stack([pixels for _, pixels in self.first_samples(count)]))
+
+    def first_samples(self, count: int) -> list[tuple[Sample, Tensor]]:
+        """The first sound samples of the set that have what they are conditioned on, with their pixels."""
+        if self._asked < count:
+            self._first, self._asked = list(itertools.islice(self._sound(), count)), count
+        return self._first[:count]
+
+    def figures(self, share: Share, engine: Engine, device: torch.device) -> dict[str, float]:
+        """damaged: pictures of the step that could not be used and were replaced."""
+        replaced = self.loader.rows(share.step, share.rows).replaced
+        return {"damaged": float(engine.sum(torch.tensor(float(sum(replaced)), device=device)))}
+
+    def close(self) -> None:
+        """End the processes that read ahead."""
+        self.loader.close()
+
+    def _sound(self) -> Iterator[tuple[Sample, Tensor]]:
+        plain = dataclasses.replace(self.transform, crop="center", flip=0.0)
+        for sample in iterate(self.source):
+            if isinstance(sample, Damage) or not has_condition(sample, self.condition):
+                continue
+            try:
+                pixels = sample.pixels(plain)
+            except DamagedSample:
+                continue
+            yield sample, pixels
+
+
+@dataclass(frozen=True)
+class EncodedPictures:
+    """Codes, and text features or classes, stored by `hart data encode`."""
+
+    data: EncodedSet
+    loader: EncodedLoader
+    damaged: tuple[Damage, ...] = ()
+
+    @property
+    def description(self) -> str:
+        text = "text features" if self.data.has_text else "classes"
+        return (
+            f"encoded set {self.data.folder}: {len(self.data)} pictures as codes, with {text}; "
+            "neither pictures nor prompts are encoded in training"
+        )
+
+    def close(self) -> None:
+        """End the processes that read ahead."""
+        self.loader.close()
+
+
+TrainingData = MemoryPictures | LoadedPictures | EncodedPictures
+
+
+def open_training_data(
+    recipe: Recipe, size: int, condition: Condition, *, rank: int = 0, world: int = 1
+) -> TrainingData:
+    """The pictures that a recipe names, for one of `world` processes.
+
+    size: side of the pictures in pixels. condition: what each must come with.
+    A folder with the index of an encoded set gives `EncodedPictures`. Else the format follows from the address (see
+    `hart.data.opening`): pictures that can be read at random and are at most `reading.memory_gb` large, without random
+    crops or flips, are held in memory; others, and all streams, are read in every step. Raises `HartError`.
+    """
+    reading, seed, batch_size = recipe.reading, recipe.trainer.seed, recipe.trainer.batch_size
+    transform = ImageTransform(size, reading.fit, reading.crop, reading.shorter_side, reading.flip)
+    folder = Path(recipe.data)
+    if reading.kind == "auto" and is_encoded_set(folder):
+        _require_plain(reading, size, folder)
+        data = EncodedSet(folder)
+        loader = EncodedLoader(data, batch_size=batch_size, seed=seed, rank=rank, world=world, workers=reading.workers)
+        return EncodedPictures(data, loader)
+    columns = Columns(reading.image_column, reading.caption_column, reading.label_column)
+    source = open_source(recipe.data, kind=None if reading.kind == "auto" else reading.kind, columns=columns)
+    why = _why_not_memory(source, transform, reading)
+    if why is None:
+        return _in_memory(source, transform, recipe)
+    images = ImageLoader(
+        source,
+        transform,
+        batch_size=batch_size,
+        seed=seed,
+        condition=condition,
+        rank=rank,
+        world=world,
+        workers=reading.workers,
+        max_damaged=reading.max_damaged,
+        shuffle_buffer=reading.shuffle_buffer,
+    )
+    return LoadedPictures(source, transform, condition, images, why)
+
+
+def image_source(data: TrainingData | CaptionedImages, seed: int) -> ImageSource:
+    """The pictures of stage `tokenizer`. Raises `HartError` for an encoded set, which has none."""
+    if isinstance(data, CaptionedImages):
+        return MemoryPictures(data, seed)
+    if isinstance(data, EncodedPictures):
+        raise HartError(f"{data.data.folder} holds codes and no pictures: give the set that it was encoded from")
+    return data
+
+
+def has_condition(sample: Sample, condition: Condition) -> bool:
+    """Whether a sample comes with what is asked for."""
+    return condition == "none" or bool(sample.captions if condition == "caption" else sample.label is not None)
+
+
+def _in_memory(source: Source | Stream, transform: ImageTransform, recipe: Recipe) -> MemoryPictures:
+    pictures = read_all(source, transform, recipe.data)
+    total = len(pictures) + pictures.skipped
+    if pictures.skipped > recipe.reading.max_damaged * total:
+        raise HartError(
+            f"{source.description}: {pictures.skipped} of {total} pictures are damaged, more than "
+            f"{recipe.reading.max_damaged:.0%}; mend the set, or allow more with reading.max_damaged"
+        )
+    left_out = f", {pictures.skipped} damaged left out" if pictures.skipped else ""
+    return MemoryPictures(
+        pictures, recipe.trainer.seed, f"{source.description}; held in memory{left_out} ({_size(pictures.pixels)})"
+    )
+
+
+def _why_not_memory(source: Source | Stream, transform: ImageTransform, reading: ReadingConfig) -> str | None:
+    """Nothing where the set is to be held in memory."""
+    if isinstance(source, Stream):
+        return "a stream cannot be read at random"
+    if transform.random:
+        return "random crops or flips"
+    gigabytes = len(source) * 3 * transform.size**2 / 1e9
+    if gigabytes > reading.memory_gb:
+        return f"{gigabytes:.3g} GB decoded, reading.memory_gb is {reading.memory_gb:g}"
+    return None
+
+
+def _require_plain(reading: ReadingConfig, size: int, folder: Path) -> None:
+    """What was encoded once cannot be cropped or flipped any more."""
+    plain = ReadingConfig()
+    names = ("fit", "crop", "shorter_side", "flip", "image_column", "caption_column", "label_column")
+    if changed := [name for name in names if getattr(reading, name) != getattr(plain, name)]:
+        raise HartError(
+            f"{folder} is encoded already: reading.{changed[0]} cannot change it: leave it out, or name the pictures"
+        )
+
+
+def _size(tensor: Tensor) -> str:
+    return f"{tensor.nbytes / 1e9:.3g} GB"

@@ -1,0 +1,321 @@
+"""Token maps and conditions of a batch for stage `transformer`, wherever they are from.
+
+From pictures in memory the maps are made once, before the first step; from pictures that are read in every step, in
+every step; of an encoded set they are put together from its codes, by codebook and phi alone.
+
+Shapes: B pictures of a share, N pictures of a set; otherwise see `hart.types`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from hart.checkpoint.storage import fingerprint
+from hart.config import ConfigError
+from hart.data.datasets import CaptionedImages
+from hart.data.loader import Condition
+from hart.data.transforms import slightly_moved, to_signed
+from hart.errors import HartError
+from hart.scales import ScaleSchedule
+from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
+from hart.tokenizer.quantizer import Mistakes
+from hart.training.config import TransformerRecipe
+from hart.training.image_sources import EncodedPictures, LoadedPictures, MemoryPictures, TrainingData
+from hart.training.randomness import generator_for
+from hart.training.task import Engine, Share
+from hart.types import TextContext, TokenMaps
+
+CPU = torch.device("cpu")
+ENCODE_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What pictures are to be drawn from, one entry a picture; what the source does not have is None.
+
+    captions: one of each picture's own. text: features that were stored, in place of captions, on the CPU.
+    classes: (B,) int64, on the CPU.
+    """
+
+    captions: tuple[str, ...] | None = None
+    text: TextContext | None = None
+    classes: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """maps: of B pictures, on the device. conditions: of the same pictures."""
+
+    maps: TokenMaps
+    conditions: Conditions
+
+
+class TokenSource(Protocol):
+    """Token maps for stage `transformer`."""
+
+    def prepare(self) -> None:
+        """What takes long and is done once, before the first step."""
+        ...
+
+    def batch(self, share: Share) -> TokenBatch:
+        """Those of a share. Raises `HartError` when they cannot be had."""
+        ...
+
+    def first(self, count: int) -> Conditions:
+        """Conditions of at most `count` pictures, always the same, for samples."""
+        ...
+
+    def figures(self, share: Share, engine: Engine) -> dict[str, float]:
+        """What is to be logged of a step that has just been made; `share` holds all rows of the process."""
+        ...
+
+
+def condition_of(recipe: TransformerRecipe) -> Condition:
+    """What pictures must come with to train a recipe's transformer."""
+    return "label" if recipe.transformer.classes is not None else "caption"
+
+
+def token_source(
+    data: TrainingData | CaptionedImages,
+    recipe: TransformerRecipe,
+    tokenizer: HybridTokenizer,
+    text_encoder: nn.Module | None,
+    device: torch.device,
+) -> TokenSource:
+    """Token maps of `data` as `tokenizer`, which is on `device`, makes them over the recipe's scales.
+
+    text_encoder: weights with which an encoded set must have been made; None for a model without text.
+    Raises `HartError` when the set has no captions (no classes), or was encoded otherwise.
+    """
+    if isinstance(data, CaptionedImages):
+        data = MemoryPictures(data, recipe.trainer.seed)
+    match data:
+        case MemoryPictures():
+            return MemoryTokens(data, recipe, tokenizer, device)
+        case LoadedPictures():
+            return LiveTokens(data, recipe, tokenizer, device)
+        case EncodedPictures():
+            return StoredTokens(data, recipe, tokenizer, text_encoder, device)
+
+
+class MemoryTokens:
+    """Of pictures in memory; see `encode_all`."""
+
+    def __init__(
+        self, data: MemoryPictures, recipe: TransformerRecipe, tokenizer: HybridTokenizer, device: torch.device
+    ) -> None:
+        self.data = data
+        self.pictures = data.pictures
+        self.recipe = recipe
+        self.tokenizer = tokenizer
+        self.device = device
+        self._labels: Tensor | None = None
+        if condition_of(recipe) == "label":
+            self._labels = self.pictures.require_labels()
+        else:
+            self.pictures.require_captions()
+        self._maps: TokenMaps | None = None
+
+    def prepare(self) -> None:
+        """Encode all pictures, so that the tokenizer runs once and not in every step."""
+        self._maps = encode_all(
+            self.tokenizer,
+            self.recipe.transformer.schedule,
+            self.pictures,
+            self.device,
+            views=self.recipe.views,
+            mistakes=self.recipe.mistakes,
+            seed=self.recipe.trainer.seed,
+        )
+
+    def batch(self, share: Share) -> TokenBatch:
+        rows = self.data.rows(share)
+        views = torch.randint(self.recipe.views, (share.batch_size,), generator=share.generator("view"))
+        return TokenBatch(self._token_maps(rows, share.mine(views)), self._conditions(rows, share))
+
+    def first(self, count: int) -> Conditions:
+        rows = range(min(count, len(self.pictures)))
+        if self._labels is not None:
+            return Conditions(classes=self._labels[: len(rows)])
+        return Conditions(captions=tuple(self.pictures.captions(row)[0] for row in rows))
+
+    def figures(self, share: Share, engine: Engine) -> dict[str, float]:
+        return {}
+
+    def _token_maps(self, rows: Tensor, views: Tensor) -> TokenMaps:
+        """Of these views of these pictures; before `prepare`, of the pictures themselves."""
+        if self._maps is not None:
+            return select(self._maps, views * len(self.pictures) + rows, self.device)
+        image = to_signed(torch.stack([self.pictures.image(i) for i in rows.tolist()])).to(self.device)
+        return self.tokenizer.token_maps(self.tokenizer.encode(image), self.recipe.transformer.schedule)
+
+    def _conditions(self, rows: Tensor, share: Share) -> Conditions:
+        """The class of each picture, or one of its captions, chosen evenly."""
+        if self._labels is not None:
+            return Conditions(classes=self._labels[rows])
+        choices = [self.pictures.captions(i) for i in rows.tolist()]
+        draws = share.mine(torch.rand(share.batch_size, generator=share.generator("captions"))).tolist()
+        return Conditions(captions=tuple(own[int(draw * len(own))] for own, draw in zip(choices, draws, strict=True)))
+
+
+class LiveTokens:
+    """Of pictures that are read, and encoded, in every step."""
+
+    def __init__(
+        self, data: LoadedPictures, recipe: TransformerRecipe, tokenizer: HybridTokenizer, device: torch.device
+    ) -> None:
+        _require_no_views(recipe, data.source.description)
+        self.data = data
+        self.schedule = recipe.transformer.schedule
+        self.tokenizer = tokenizer
+        self.device = device
+
+    def prepare(self) -> None: ...
+
+    def batch(self, share: Share) -> TokenBatch:
+        batch = self.data.loader.rows(share.step, share.rows)
+        maps = self.tokenizer.token_maps(self.tokenizer.encode(batch.signed(self.device)), self.schedule)
+        if self.data.condition == "label":
+            return TokenBatch(maps, Conditions(classes=batch.labels))
+        return TokenBatch(maps, Conditions(captions=batch.captions))
+
+    def first(self, count: int) -> Conditions:
+        samples = [sample for sample, _ in self.data.first_samples(count)]
+        if self.data.condition == "label":
+            labels = [sample.label for sample in samples if sample.label is not None]
+            return Conditions(classes=torch.tensor(labels))
+        return Conditions(captions=tuple(sample.captions[0] for sample in samples))
+
+    def figures(self, share: Share, engine: Engine) -> dict[str, float]:
+        return self.data.figures(share, engine, self.device)
+
+
+class StoredTokens:
+    """Of an encoded set: neither the tokenizer's encoder nor the text encoder runs."""
+
+    def __init__(
+        self,
+        data: EncodedPictures,
+        recipe: TransformerRecipe,
+        tokenizer: HybridTokenizer,
+        text_encoder: nn.Module | None,
+        device: torch.device,
+    ) -> None:
+        _require_no_views(recipe, str(data.data.folder))
+        _require_fitting(data, recipe, tokenizer, text_encoder)
+        self.data = data.data
+        self.loader = data.loader
+        self.by_class = condition_of(recipe) == "label"
+        self.schedule = recipe.transformer.schedule
+        self.tokenizer = tokenizer
+        self.device = device
+
+    def prepare(self) -> None: ...
+
+    def batch(self, share: Share) -> TokenBatch:
+        batch = self.loader.rows(share.step, share.rows)
+        indices = tuple(index.to(self.device) for index in batch.indices)
+        rest = batch.last_scale_continuous
+        maps = self.tokenizer.token_maps_from_codes(
+            indices, None if rest is None else rest.to(self.device), self.schedule
+        )
+        return TokenBatch(maps, self._conditions(batch.text, batch.labels))
+
+    def first(self, count: int) -> Conditions:
+        rows = range(min(count, len(self.data)))
+        text = None if self.by_class else TextContext.cat(self.data.text(row, 0) for row in rows)
+        return self._conditions(text, self.data.labels[: len(rows)])
+
+    def figures(self, share: Share, engine: Engine) -> dict[str, float]:
+        return {}
+
+    def _conditions(self, text: TextContext | None, labels: Tensor) -> Conditions:
+        return Conditions(classes=labels) if self.by_class else Conditions(text=text)
+
+
+@torch.inference_mode()
+def encode_all(
+    tokenizer: HybridTokenizer,
+    schedule: ScaleSchedule,
+    data: CaptionedImages,
+    device: torch.device,
+    *,
+    views: int = 1,
+    mistakes: float = 0.0,
+    seed: int = 0,
+) -> TokenMaps:
+    """Token maps of every picture of a set, kept on the CPU: the tokenizer runs once, on `device`, not every step.
+
+    views: how many versions of the set follow each other; the first is as it is, the others are `slightly_moved`.
+    mistakes: largest share of wrong codes in a picture of those others, see `hart.tokenizer.quantizer.Mistakes`.
+    """
+    parts = []
+    for view in range(views):
+        generator = generator_for(seed, "views", view)
+        for start in range(0, len(data), ENCODE_BATCH):
+            rows = range(start, min(start + ENCODE_BATCH, len(data)))
+            image = to_signed(torch.stack([data.image(i) for i in rows]))
+            wrong = None
+            if view:
+                image = slightly_moved(image, generator)
+                wrong = Mistakes(mistakes, generator) if mistakes else None
+            maps = tokenizer.token_maps(tokenizer.encode(image.to(device)), schedule, wrong)
+            parts.append(select(maps, torch.arange(len(rows), device=device), CPU))
+    return TokenMaps(
+        indices=tuple(torch.cat(maps) for maps in zip(*(part.indices for part in parts), strict=True)),
+        teacher_forcing_input=torch.cat([part.teacher_forcing_input for part in parts]),
+        last_scale_continuous=torch.cat([part.last_scale_continuous for part in parts]),
+    )
+
+
+def select(maps: TokenMaps, rows: Tensor, device: torch.device) -> TokenMaps:
+    """Rows of token maps on a device."""
+    return TokenMaps(
+        tuple(index[rows].to(device) for index in maps.indices),
+        maps.teacher_forcing_input[rows].to(device),
+        maps.last_scale_continuous[rows].to(device),
+    )
+
+
+def _require_no_views(recipe: TransformerRecipe, where: str) -> None:
+    if recipe.views > 1:
+        raise ConfigError(
+            f"TransformerRecipe.views is {recipe.views}, but only pictures in memory are encoded in several views, and "
+            f"{where} is not held there: set views = 1"
+        )
+
+
+def _require_fitting(
+    data: EncodedPictures, recipe: TransformerRecipe, tokenizer: HybridTokenizer, text_encoder: nn.Module | None
+) -> None:
+    """Raises `HartError` unless a set was encoded with these weights, at these scales, with what the recipe needs."""
+    encoded, settings = data.data, data.data.settings
+    if encoded.sides != recipe.transformer.scales:
+        raise HartError(
+            f"{encoded.folder} was encoded at the scales {list(encoded.sides)}, the recipe has "
+            f"{list(recipe.transformer.scales)}: encode the set again with --scales"
+        )
+    if recipe.diffusion is not None and not settings["residual"]:
+        raise HartError(
+            f"{encoded.folder} was encoded without residuals, which [diffusion] learns: encode it without --no-residual"
+        )
+    if condition_of(recipe) == "label":
+        if bool((encoded.labels < 0).any()):
+            raise HartError(f"{encoded.folder}: not every picture has a class number: encode a set that has them")
+        # the text, if there is any, is not used
+        encoded.require_made_by(tokenizer=fingerprint(tokenizer), text_encoder=settings["text_encoder"])
+        return
+    if not encoded.has_text:
+        raise HartError(f"{encoded.folder} holds no text features: encode the set again with --text-encoder")
+    assert text_encoder is not None
+    encoded.require_made_by(tokenizer=fingerprint(tokenizer), text_encoder=fingerprint(text_encoder))
+    text = recipe.transformer.text
+    if text is not None and (text.width, text.tokens) != (settings["text_width"], settings["text_tokens"]):
+        raise HartError(
+            f"{encoded.folder} has text of width {settings['text_width']} and {settings['text_tokens']} tokens, the "
+            f"recipe's transformer.text {text.width} and {text.tokens}: encode it again with the recipe's text encoder"
+        )

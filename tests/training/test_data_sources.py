@@ -1,0 +1,294 @@
+"""Where a run's data is from: told from the address, and exact to the last bit whatever it is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hart.config import ConfigError
+from hart.data.datasets import open_dataset
+from hart.data.opening import open_source
+from hart.data.transforms import ImageTransform, to_signed
+from hart.errors import HartError
+from hart.precompute import EncodeOptions, Encoders, encode_dataset
+from hart.training.config import ReadingConfig, TokenizerRecipe
+from hart.training.hart_task import TransformerTask
+from hart.training.image_sources import (
+    EncodedPictures,
+    LoadedPictures,
+    MemoryPictures,
+    TrainingData,
+    image_source,
+    open_training_data,
+)
+from hart.training.task import Share
+from hart.training.token_sources import condition_of, token_source
+from hart.training.tokenizer_task import TokenizerTask
+from hart.training.trainer import Trainer
+from hart.types import TextContext
+from helpers import tiny_class_config, tiny_model
+from picture_files import numbered, write_captioned_folder, write_numbered_shards
+from toy_training import recipe, tiny_encoded_set, tiny_tokenizer_recipe, tiny_transformer_recipe
+
+CPU = torch.device("cpu")
+WHOLE = Share(0, 0, 4, slice(0, 4))
+
+
+def opened(given: Any, condition: Any = "none") -> TrainingData:
+    return open_training_data(given, 8, condition)
+
+
+def tokenizer_recipe(data: Path | str, **reading: Any) -> TokenizerRecipe:
+    return tiny_tokenizer_recipe(recipe(data=str(data))).replace(reading=ReadingConfig(**reading))
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `model`, `pictures`, and `codes` made of both."""
+    return tiny_encoded_set(tmp_path_factory.mktemp("encoded"))
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("shards")
+    write_numbered_shards(path, shards=4, each=3, damaged=(4,))
+    return path
+
+
+# --- what an address is
+
+
+def test_the_address_decides_how_pictures_are_read_and_it_is_said(encoded: Path, shards: Path, tmp_path: Path) -> None:
+    pictures = encoded / "pictures"
+    (tmp_path / "set.jsonl").write_text(json.dumps({"image": str(pictures / "train" / "0001.png"), "text": "one"}))
+    pipes = f"pipe:cat {shards}/train-{{0000..0003}}.tar"
+    for address, kind, said in (
+        (pictures, MemoryPictures, "held in memory"),
+        (tmp_path / "set.jsonl", MemoryPictures, "JSON lines"),
+        (f"{shards}/train-{{0000..0003}}.tar", MemoryPictures, "1 damaged left out"),
+        (pipes, LoadedPictures, "a stream cannot be read at random"),
+        (encoded / "codes", EncodedPictures, "neither pictures nor prompts are encoded"),
+    ):
+        data = opened(tokenizer_recipe(address, max_damaged=0.1))
+        assert isinstance(data, kind), address
+        assert said in data.description and "\n" not in data.description
+    for reading, why in (({"memory_gb": 1e-7}, "GB decoded"), ({"flip": 0.5}, "random crops or flips")):
+        data = opened(tokenizer_recipe(pictures, **reading))
+        assert isinstance(data, LoadedPictures) and why in data.description
+    with pytest.raises(HartError, match="of web addresses only tar shards are read"):
+        opened(tokenizer_recipe("https://example.org/set/pictures.zip"))
+
+
+def test_a_parquet_file_trains(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = pa.table({"photo": [numbered(n) for n in range(6)], "words": [f"{n}" for n in range(6)]})
+    pq.write_table(table, tmp_path / "set.parquet")
+    data = opened(tokenizer_recipe(tmp_path / "set.parquet", image_column="photo", caption_column="words"), "caption")
+    assert isinstance(data, LoadedPictures)
+    assert [sample.captions for sample, _ in data.first_samples(2)] == [("0",), ("1",)]
+    assert image_source(data, 0).images(WHOLE, CPU).shape == (4, 3, 8, 8)
+
+
+def test_memory_and_loader_show_the_same_pictures(encoded: Path) -> None:
+    memory, loaded = (
+        image_source(opened(tokenizer_recipe(encoded / "pictures", memory_gb=size)), 0) for size in (4.0, 0.0)
+    )
+    expected = open_dataset(encoded / "pictures", "train", 8)
+    for step in (0, 2):
+        share = Share(0, step, 4, slice(1, 3))
+        assert torch.equal(memory.images(share, CPU), loaded.images(share, CPU))
+    assert torch.equal(memory.first(3), to_signed(expected.pixels[:3]))
+    assert torch.equal(loaded.first(3), memory.first(3))
+
+
+def test_what_cannot_be_done_with_a_set_is_refused(encoded: Path, shards: Path) -> None:
+    with pytest.raises(HartError, match="holds codes and no pictures"):
+        image_source(opened(tokenizer_recipe(encoded / "codes")), 0)
+    with pytest.raises(HartError, match=r"reading\.flip cannot change it"):
+        opened(tokenizer_recipe(encoded / "codes", flip=0.5))
+    with pytest.raises(HartError, match=r"1 of 12 pictures are damaged, more than 5%.*reading\.max_damaged"):
+        opened(tokenizer_recipe(shards))
+    views = tiny_transformer_recipe(recipe(data=str(encoded / "pictures")), encoded / "model").replace(views=2)
+    stream = opened(views.replace(reading=ReadingConfig(memory_gb=0.0)), "caption")
+    with pytest.raises(ConfigError, match="only pictures in memory are encoded in several views"):
+        TransformerTask(views, stream)
+
+
+# --- token maps
+
+
+def test_every_source_gives_the_maps_of_its_pictures(encoded: Path) -> None:
+    """Codes stored in float32 and pictures encoded in the step agree, pictures, captions and all."""
+    given = tiny_transformer_recipe(recipe(data=str(encoded / "codes")), encoded / "model")
+    stored = TransformerTask(given, opened(given, "caption"))
+    live_recipe = given.replace(data=str(encoded / "pictures"), reading=ReadingConfig(memory_gb=0.0))
+    live = TransformerTask(live_recipe, opened(live_recipe, "caption"))
+    memory_recipe = given.replace(data=str(encoded / "pictures"))
+    memory = TransformerTask(memory_recipe, opened(memory_recipe, "caption"))
+    memory.prepare()
+    for rows in (slice(0, 4), slice(2, 3)):
+        share = Share(0, 1, 4, rows)
+        batches = [task.batch(share) for task in (stored, live, memory)]
+        for batch in batches[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(batch.maps.indices, batches[0].maps.indices, strict=True))
+            torch.testing.assert_close(batch.maps.teacher_forcing_input, batches[0].maps.teacher_forcing_input)
+        assert isinstance(batches[0].context, TextContext) and isinstance(batches[1].context, TextContext)
+        torch.testing.assert_close(batches[1].context.embeddings, batches[0].context.embeddings)
+    first = [task.tokens.first(2) for task in (stored, live, memory)]
+    assert first[1].captions == first[2].captions == ("first of 0", "first of 1")
+    assert first[0].text is not None
+    torch.testing.assert_close(first[0].text.embeddings, live.text_encoder.encode(first[1].captions).embeddings)
+
+
+def test_a_precomputed_set_runs_neither_encoder(encoded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = tiny_transformer_recipe(recipe(data=str(encoded / "codes")), encoded / "model")
+    task = TransformerTask(given, opened(given, "caption"))
+    monkeypatch.setattr(task.tokenizer, "encoder", None)
+    monkeypatch.setattr(task.text_encoder, "blocks", None)
+    task.prepare()
+    loss, _ = task.loss("model", task.batch(WHOLE))
+    assert loss.isfinite()
+
+
+def test_classes_are_handed_on(tmp_path: Path) -> None:
+    """From memory, from a loader and from an encoded set."""
+    for name in ("ant", "bee"):
+        (tmp_path / "set" / "train" / name).mkdir(parents=True)
+        for n in range(3):
+            (tmp_path / "set" / "train" / name / f"{n}.png").write_bytes(numbered(100 * (name == "bee") + n))
+    tokenizer = tiny_model(tiny_class_config())[0].requires_grad_(False)
+    encode_dataset(
+        open_source(tmp_path / "set"),
+        ImageTransform(8),
+        Encoders(tokenizer, None, CPU),
+        tmp_path / "codes",
+        "train",
+        EncodeOptions(),
+    )
+    sizes = tiny_class_config().transformer
+    for address, reading in (("set", {}), ("set", {"memory_gb": 0.0}), ("codes", {})):
+        given = tiny_transformer_recipe(recipe(data=str(tmp_path / address)), tmp_path).replace(
+            transformer=sizes, diffusion=None, reading=ReadingConfig(**reading)
+        )
+        data = opened(given, condition_of(given))
+        source = token_source(data, given, tokenizer, None, CPU)
+        batch = source.batch(WHOLE)
+        assert batch.conditions.captions is None and batch.conditions.text is None
+        assert batch.conditions.classes is not None and batch.conditions.classes.dtype == torch.int64
+        if not isinstance(data, EncodedPictures):
+            red = image_source(data, 0).images(WHOLE, CPU)[:, 0, 0, 0]
+            assert batch.conditions.classes.tolist() == (red > -0.5).int().tolist()
+        assert source.first(4).classes.tolist() == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sides": (1, 2, 4)}, r"encoded at the scales \[1, 2, 4\].*--scales"),
+        ({"residual": False}, "without --no-residual"),
+        ({"text_encoder": None}, "no text features.*--text-encoder"),
+        ({"text_encoder": "other"}, "another text encoder"),
+        ({"tokenizer": "other"}, "another tokenizer"),
+        ({"text_tokens": 9}, "and 9 tokens"),
+    ],
+)
+def test_a_set_that_was_encoded_otherwise_is_refused(encoded: Path, change: dict[str, Any], message: str) -> None:
+    given = tiny_transformer_recipe(recipe(data=str(encoded / "codes")), encoded / "model")
+    data = opened(given, "caption")
+    assert isinstance(data, EncodedPictures)
+    for name, value in change.items():
+        if name == "sides":
+            data.data.sides = value
+        else:
+            data.data.settings[name] = value
+    with pytest.raises(HartError, match=message):
+        TransformerTask(given, data)
+
+
+# --- the engine's promises
+
+
+def final(folder: Path, step: int) -> dict[str, Any]:
+    return torch.load(folder / "checkpoints" / f"step-{step:08d}.pt", weights_only=True)["weights"]
+
+
+def log_lines(folder: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
+
+
+@pytest.mark.parametrize("kind", ["streamed", "encoded"])
+def test_a_resumed_run_is_the_unbroken_one_to_the_last_bit(
+    encoded: Path, shards: Path, tmp_path: Path, kind: str
+) -> None:
+    trainer = {"steps": 6, "checkpoint_every": 3, "log_every": 1}
+    if kind == "streamed":
+        base = recipe(data=f"pipe:cat {shards}/train-{{0000..0003}}.tar", **trainer)
+        given: Any = tiny_tokenizer_recipe(base).replace(reading=ReadingConfig(flip=0.5, shuffle_buffer=4))
+    else:
+        given = tiny_transformer_recipe(recipe(data=str(encoded / "codes"), **trainer), encoded / "model")
+
+    def run() -> Trainer:
+        data = opened(given, "none" if kind == "streamed" else "caption")
+        task: Any = TokenizerTask(given, data) if kind == "streamed" else TransformerTask(given, data)
+        return Trainer(task, given, tmp_path / "run")
+
+    run().run()
+    whole, lines = final(tmp_path / "run", 6), log_lines(tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "step-00000006.pt").unlink()
+    again = run()
+    assert again.step == 3
+    again.run()
+    resumed = final(tmp_path / "run", 6)
+    assert log_lines(tmp_path / "run") == lines
+    for name, value in whole["parts"]["model"]["module"].items():
+        assert torch.equal(value, resumed["parts"]["model"]["module"][name])
+    if kind == "streamed":
+        # 24 pictures are two epochs of twelve, with one damaged picture each
+        assert sum(line["damaged"] for line in lines) == 2
+
+
+@pytest.mark.parametrize("kind", ["streamed", "encoded"])
+def test_a_missing_shard_is_said_and_the_last_checkpoint_kept(
+    encoded: Path, shards: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = {"steps": 9, "checkpoint_every": 1, "log_every": 1, "batch_size": 2}
+    name = "train-0002.tar" if kind == "streamed" else "train-00001.safetensors"
+    folder = tmp_path / "set"
+    shutil.copytree(shards if kind == "streamed" else encoded / "codes", folder)
+    if kind == "streamed":
+        base = recipe(data=f"{folder}/train-{{0000..0003}}.tar", **trainer)
+        given: Any = tiny_tokenizer_recipe(base).replace(reading=ReadingConfig(kind="stream", shuffle_buffer=1))
+        task: Any = TokenizerTask(given, opened(given))
+    else:
+        monkeypatch.setattr("hart.data.encoded.OPEN_SHARDS", 1)
+        given = tiny_transformer_recipe(recipe(data=str(folder), **trainer), encoded / "model")
+        task = TransformerTask(given, opened(given, "caption"))
+
+    def lose(step: int, figures: dict[str, float]) -> None:
+        (folder / name).unlink(missing_ok=True)
+
+    with pytest.raises(HartError, match=rf"^step \d: .*{name}.*; the last good checkpoint is .*step-0000000\d\.pt"):
+        Trainer(task, given, tmp_path / "run", on_log=lose).run()
+    assert list((tmp_path / "run" / "checkpoints").glob("*.pt"))
+
+
+def test_a_run_of_before_a_setting_existed_goes_on(tmp_path: Path) -> None:
+    """It had the setting's default then; anything else is another recipe."""
+    write_captioned_folder(tmp_path / "set", 4)
+    given = tokenizer_recipe(tmp_path / "set")
+    Trainer(TokenizerTask(given, opened(given)), given, tmp_path / "run").run()
+    path = tmp_path / "run" / "recipe.json"
+    stored = json.loads(path.read_text())
+    del stored["reading"]
+    path.write_text(json.dumps(stored))
+    assert Trainer(TokenizerTask(given, opened(given)), given, tmp_path / "run").step == given.trainer.steps
+    path.write_text(json.dumps(stored))
+    flipped = tokenizer_recipe(tmp_path / "set", flip=0.5)
+    with pytest.raises(HartError, match=r"reading\.flip \(0\.0 there, 0\.5 now\)"):
+        Trainer(TokenizerTask(flipped, opened(flipped)), flipped, tmp_path / "run")
