@@ -32,7 +32,8 @@ class CaptionedImages:
     pixels: (N, 3, H, W) uint8, RGB, 0 to 255. texts: the captions of each picture, possibly none.
     weights: (N,) float32, how often a picture is drawn relative to others; 1 where the source does not say.
     records: what a `.json` beside the picture holds (concept, style and so on), else empty.
-    skipped: how many files could not be read.
+    skipped: how many files could not be read. labels: (N,) int64, the class of each, -1 for none; None where no
+    picture has one.
     """
 
     pixels: Tensor
@@ -40,6 +41,7 @@ class CaptionedImages:
     weights: Tensor
     records: tuple[Mapping[str, Any], ...]
     skipped: int
+    labels: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -59,6 +61,15 @@ class CaptionedImages:
                 f"{bare} of {len(self)} pictures have no caption: add a .txt with the same name beside each"
             )
 
+    def require_labels(self) -> Tensor:
+        """The class of each picture, (N,) int64. Raises `HartError` unless every picture has one."""
+        bare = len(self) if self.labels is None else int((self.labels < 0).sum())
+        if self.labels is None or bare:
+            raise HartError(
+                f"{bare} of {len(self)} pictures have no class number: give a folder per class, or records with a label"
+            )
+        return self.labels
+
 
 def open_dataset(
     path: Path, split: str, size: int, *, kind: Kind | None = None, columns: Columns | None = None
@@ -75,6 +86,7 @@ def open_dataset(
     texts: list[tuple[str, ...]] = []
     weights: list[float] = []
     records: list[Mapping[str, Any]] = []
+    labels: list[int] = []
     skipped = 0
     for sample in _samples(source):
         if len(texts) == len(pixels):
@@ -89,9 +101,11 @@ def open_dataset(
         texts.append(sample.captions)
         weights.append(sample.weight)
         records.append(sample.record)
+        labels.append(-1 if sample.label is None else sample.label)
     if not texts:
         raise HartError(f"{path} ({split}): no picture could be read, {skipped} damaged: give .webp, .png or .jpg")
-    return CaptionedImages(pixels[: len(texts)], tuple(texts), as_weights(weights), tuple(records), skipped)
+    classes = torch.tensor(labels) if max(labels) >= 0 else None
+    return CaptionedImages(pixels[: len(texts)], tuple(texts), as_weights(weights), tuple(records), skipped, classes)
 
 
 class SampleOrder:
