@@ -113,9 +113,7 @@ def start_from(hart: Hart, name: str, *, frozen: bool = False) -> None:
                 )
     load_state(hart.transformer, source.hart.transformer.state_dict(), name)
     if frozen and hart.residual is not None and source.hart.residual is None:
-        raise ConfigError(
-            f"init_from {name}: it has no residual diffusion to put adapters beside: leave [diffusion] out"
-        )
+        raise ConfigError(f"init_from {name}: it has no residual diffusion to keep as it is: leave [diffusion] out")
     if hart.residual is not None and source.hart.residual is not None:
         assert hart.config.diffusion is not None
         assert source.config.diffusion is not None
