@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -99,7 +101,7 @@ def test_the_linear_schedule_is_var_s() -> None:
     rates = [learning_rate(step, 110, config) for step in range(111)]
     assert rates[9] == 1.0
     assert rates[10:16] == pytest.approx([1.0] * 6)
-    falls = [before - after for before, after in zip(rates[15:], rates[16:], strict=False)]
+    falls = [before - after for before, after in pairwise(rates[15:])]
     assert falls == pytest.approx([0.9 / 95] * 95)
     assert rates[110] == pytest.approx(0.1)
 
