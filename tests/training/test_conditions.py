@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hart.checkpoint.loading import load_model, save_model
-from hart.config import ConfigError, HartConfig, ResidualDiffusionConfig, TextEncoderConfig
+from hart.config import ConfigError, HartConfig, ResidualDiffusionConfig, TextConditioning, TextEncoderConfig
 from hart.data.datasets import CaptionedImages
 from hart.errors import HartError
 from hart.lora import add_lora
@@ -29,8 +29,10 @@ from hart.training.rehearsal import RehearsedTransformer, parameter_counts
 from hart.training.starting import save_tokenizer
 from hart.training.task import Share
 from hart.training.trainer import Trainer
-from hart.types import ClassContext
+from hart.types import ClassContext, TextContext
 from helpers import CLASSES, TEXT_TOKENS, TEXT_WIDTH, pictures, tiny_class_config, tiny_model, tiny_text_config
+from language_models import WIDTH as LANGUAGE_WIDTH
+from language_models import save_language_model
 from models import save_tiny_text_model
 
 CPU = torch.device("cpu")
@@ -93,22 +95,12 @@ def test_a_recipe_has_the_text_encoder_that_its_condition_needs() -> None:
         recipe(tiny_text_config(), lora=LoraConfig(2, 2))
 
 
-def test_a_language_model_s_folder_is_a_text_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_language_model_s_folder_is_a_text_encoder(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
     expected = TextEncoderConfig("qwen2", tokens=7, source=str(tmp_path.resolve()), instruction=True)
     assert find_text_encoder(str(tmp_path), tokens=7, instruction=True) == (expected, None)
     hub = TextEncoderConfig("qwen2", tokens=7, source="someone/qwen", instruction=False)
     assert find_text_encoder("someone/qwen", tokens=7, instruction=False) == (hub, None)
-
-    class Encoder:
-        width = TEXT_WIDTH + 1
-
-        def __init__(self, config: TextEncoderConfig) -> None:
-            self.config = config
-
-    monkeypatch.setattr("hart.training.conditions.load_text_encoder", lambda config, folder: Encoder(config))
-    with pytest.raises(ConfigError, match=f"width {TEXT_WIDTH + 1} and {TEXT_TOKENS} tokens"):
-        open_conditioner(recipe(tiny_text_config(), text_encoder=str(tmp_path)), CPU)
 
 
 def test_a_model_s_own_text_encoder_keeps_its_settings(tmp_path: Path) -> None:
@@ -153,6 +145,29 @@ def test_the_discrete_ablation_trains_from_captions_and_draws(tmp_path: Path) ->
     model = load_model(tmp_path / "run" / "model")
     assert model.hart.residual is None
     assert HartPipeline.from_pretrained(str(tmp_path / "run" / "model"), device="cpu")("a cat").images
+
+
+def test_a_qwen2_folder_conditions_training_and_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_language_model(tmp_path / "language")
+    config = tiny_text_config(text=TextConditioning(width=LANGUAGE_WIDTH, tokens=9)).replace(diffusion=None)
+    tokenizer = saved_tokenizer(tmp_path / "tokenizer")
+    given = recipe(config, tokenizer=tokenizer, text_encoder="language", text_instruction=True, condition_dropout=0.0)
+    task = TransformerTask(given, pictures(3))
+    context = task.batch(SHARE).context
+    assert isinstance(context, TextContext)
+    assert context.mask.sum(dim=1).tolist() == [len("a blob")] * 2
+    Trainer(task, given, tmp_path / "run").run()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    pipe = HartPipeline.from_pretrained(str(tmp_path / "run" / "model"), device="cpu")
+    assert pipe.config.text_encoder is not None and pipe.config.text_encoder.instruction
+    assert pipe("a blob").images
+    found = pipe.text_encoder.encode(["a blob", "a blob"])
+    torch.testing.assert_close(found.embeddings, context.embeddings)
+    wide = given.replace(transformer=given.transformer.replace(text=TextConditioning(width=16, tokens=9)))
+    with pytest.raises(ConfigError, match=f"width {LANGUAGE_WIDTH} and 9 tokens"):
+        open_conditioner(wide.replace(text_encoder=str(tmp_path / "language")), CPU)
 
 
 def test_the_residual_diffusion_starts_anew_where_the_other_model_has_none(tmp_path: Path) -> None:
