@@ -114,7 +114,7 @@ def test_counts_a_training_step_of_the_transformer(name: str) -> None:
     recipe = TransformerRecipe(
         data="",
         tokenizer="",
-        text_encoder="",
+        text_encoder="none",
         trainer=TrainerConfig(steps=1, batch_size=1),
         optimizer=OptimizerConfig(learning_rate=1.0),
         transformer=config.transformer,

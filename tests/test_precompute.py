@@ -192,7 +192,7 @@ class FeaturedPadding:
 def test_features_of_padding_are_kept_and_those_out_of_range_refused(
     pictures: Path, encoders: Encoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hart.precompute._module", lambda encoder: encoder.model)
+    monkeypatch.setattr("hart.precompute.encoder_module", lambda encoder: encoder.model)
     assert encoders.text_encoder is not None
     padded: Any = FeaturedPadding(encoders.text_encoder)
     encode(pictures, replace(encoders, text_encoder=padded), tmp_path / "a", batch_size=1)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hart.checkpoint.loading import load_config
 from hart.presets import (
     SCALES_256,
     SCALES_512,
@@ -41,6 +42,7 @@ def test_the_text_recipes_build_the_released_model(side: int, scales: tuple[int,
     assert preset.tokenizer.image_size == side
     assert preset.text_encoder is not None
     assert recipe.text_encoder == preset.text_encoder.source
+    assert recipe.text_instruction == preset.text_encoder.instruction
 
 
 @pytest.mark.parametrize("depth", [16, 20, 24, 30])
@@ -48,6 +50,21 @@ def test_the_imagenet_recipes_build_the_paper_s_models(depth: int) -> None:
     recipe, preset = TransformerRecipe.read(RECIPES / f"imagenet/hart-d{depth}.toml"), hart_imagenet(depth)
     assert (recipe.transformer, recipe.diffusion) == (preset.transformer, preset.diffusion)
     assert recipe.sampling == VAR_SAMPLING
+
+
+def test_the_imagenet_recipes_are_trained_as_var_was() -> None:
+    """VAR's published commands: --alng, --wpe, --twde by depth."""
+    recipes = [TransformerRecipe.read(RECIPES / f"imagenet/hart-d{depth}.toml") for depth in (16, 20, 24, 30)]
+    assert {recipe.optimizer.schedule for recipe in recipes} == {"linear"}
+    assert [recipe.modulation_gain for recipe in recipes] == [1e-3, 1e-3, 1e-4, 1e-5]
+    assert [recipe.optimizer.final_fraction for recipe in recipes] == [0.1, 0.1, 0.01, 0.01]
+    assert [recipe.optimizer.final_weight_decay for recipe in recipes] == [None, None, None, 0.08]
+
+
+def test_the_adapter_recipe_is_of_the_shipped_model() -> None:
+    recipe, shipped = TransformerRecipe.read(RECIPES / "emoji/lora.toml"), load_config("emoji")
+    assert recipe.lora is not None
+    assert (recipe.transformer, recipe.diffusion) == (shipped.transformer, shipped.diffusion)
 
 
 def test_the_tokenizer_recipe_tunes_the_decoder_of_the_released_sizes() -> None:

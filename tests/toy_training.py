@@ -220,7 +220,7 @@ def _transformer(given: Recipe) -> tuple[RehearsedTransformer, Recipe]:
     own = TransformerRecipe(
         data="",
         tokenizer="",
-        text_encoder="",
+        text_encoder="none",
         trainer=given.trainer,
         optimizer=GENTLE,
         transformer=config.transformer,

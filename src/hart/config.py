@@ -20,6 +20,9 @@ from hart.scales import ScaleSchedule
 
 FORMAT_VERSION = 1
 
+LoraTarget = Literal["attention", "mlp", "word_embed"]
+"""Linear layers of the transformer that get adapters, see `hart.lora.LAYERS`."""
+
 
 class ConfigError(HartError):
     """A configuration that cannot be read or does not fit together; says which field and why."""

@@ -16,13 +16,14 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from hart.checkpoint.storage import read_safetensors
+from hart.config import LoraTarget
 from hart.errors import HartError
 from hart.files import atomic_write
 from hart.model import Hart
@@ -31,7 +32,6 @@ from hart.transformer.transformer import HartTransformer
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 
-LoraTarget = Literal["attention", "mlp", "word_embed"]
 LAYERS: Mapping[LoraTarget, tuple[str, ...]] = MappingProxyType(
     {
         "attention": ("attention.qkv", "attention.proj"),

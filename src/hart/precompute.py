@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from hart.checkpoint.storage import fingerprint
@@ -41,8 +41,7 @@ from hart.data.sources import Source, Stream
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
 from hart.files import atomic_write
-from hart.text_encoder import TextEncoder
-from hart.text_encoder.qwen2 import Qwen2TextEncoder
+from hart.text_encoder import TextEncoder, encoder_module
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
 FACTS = "hart"
@@ -184,20 +183,13 @@ def _settings(
         "transform": asdict(transform),
         "scales": list(config.scales),
         "tokenizer": fingerprint(encoders.tokenizer),
-        "text_encoder": None if text is None else fingerprint(_module(text)),
+        "text_encoder": None if text is None else fingerprint(encoder_module(text)),
         "text_width": None if text is None else text.width,
         "text_tokens": None if text is None else text.config.tokens,
         "dtype": options.dtype,
         "residual": options.residual,
         "shard_size": options.shard_size,
     }
-
-
-def _module(encoder: TextEncoder) -> nn.Module:
-    """The weights of a text encoder."""
-    module = encoder.model if isinstance(encoder, Qwen2TextEncoder) else encoder
-    assert isinstance(module, nn.Module)
-    return module
 
 
 def _encode_chunk(shard: _Shard, chunk: _Chunk, encoders: Encoders, options: EncodeOptions) -> None:

@@ -6,36 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from hart.config import TextEncoderConfig
 from hart.errors import HartError
 from hart.text_encoder import load_text_encoder
 from hart.text_encoder.qwen2 import Qwen2TextEncoder, enhancement_instruction
+from language_models import save_language_model, save_tokenizer
 
 TOKENS = 12
 
 
-def save_tokenizer(folder: Path, side: str, pad_token: str | None = "<pad>") -> None:
-    """A byte-level tokenizer without merges: one token a byte."""
-    alphabet = ["<pad>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    tokenizer = Tokenizer(models.BPE({symbol: index for index, symbol in enumerate(alphabet)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    Qwen2Tokenizer(
-        tokenizer_object=tokenizer, pad_token=pad_token, eos_token=None, unk_token=None, padding_side=side
-    ).save_pretrained(folder)
-
-
 @pytest.fixture(params=["right", "left"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, pad_token_id=0, bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
-    Qwen2ForCausalLM(config).save_pretrained(tmp_path)
-    save_tokenizer(tmp_path, request.param)
+    save_language_model(tmp_path, request.param)
     return tmp_path
 
 

@@ -19,12 +19,12 @@ def test_memory_and_time_grow_with_the_batch_and_are_shared_out() -> None:
     config = TRAINER.replace(batch_size=64, accumulate=4)
     measured = Measurement(rows=2, activation_bytes=1000, seconds=0.1)
     one = estimate(100, 80, "adamw", config, measured, processes=1, sharded=False)
-    assert (one.weights, one.gradients, one.moments, one.average) == (400, 320, 640, 400)
+    assert (one.weights, one.gradients, one.moments, one.average) == (400, 320, 640, 320)
     assert one.activations == 1000 * 64 // 4 // 2, "one of the four parts at a time"
     assert one.step_seconds == pytest.approx(0.1 * 64 / 2)
     four = estimate(100, 80, "adamw", config, measured, processes=4, sharded=True)
     assert (four.weights, four.moments, four.activations) == (100, 160, one.activations // 4)
-    assert four.checkpoint == one.checkpoint == 4 * (100 + 100 + 160)
+    assert four.checkpoint == one.checkpoint == 4 * (100 + 80 + 160)
 
 
 def test_activations_are_those_kept_for_the_backward_pass() -> None:

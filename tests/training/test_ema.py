@@ -32,3 +32,11 @@ def test_rows_can_start_anew() -> None:
     average.restart("weight", module.weight, torch.tensor([2]))
     assert torch.equal(average.weights["weight"][2], module.weight[2])
     assert torch.equal(average.weights["weight"][:2], before[:2])
+
+
+def test_frozen_weights_are_not_averaged() -> None:
+    module = nn.Linear(2, 2)
+    module.weight.requires_grad_(False)
+    average = WeightAverage(module, decay=0.5)
+    average.update(module, 0)
+    assert list(average.weights) == ["bias"]

@@ -11,8 +11,9 @@ import torch
 from hart.checkpoint.loading import SHIPPED_MODELS, load_model, save_model
 from hart.config import ConfigError, TextConditioning
 from hart.model import Hart
+from hart.training.conditions import drop_condition
 from hart.training.config import OptimizerConfig, TrainerConfig, TransformerRecipe
-from hart.training.hart_task import TransformerTask, drop_condition, start_from
+from hart.training.hart_task import TransformerTask, start_from
 from hart.training.starting import save_tokenizer
 from hart.training.task import Share
 from hart.training.token_sources import encode_all, select

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
+from hart.config import ConfigError
 from hart.model import Hart
 from hart.training.config import OptimizerConfig
 from hart.training.muon import Muon, orthogonalized
-from hart.training.optimizer import build_optimizer, learning_rate
+from hart.training.optimizer import build_optimizer, learning_rate, weight_decay
 from helpers import random_tensor, tiny_class_config, tiny_text_config
 
 CONFIG = OptimizerConfig(learning_rate=1e-2, warmup_steps=10, weight_decay=0.1)
@@ -90,3 +93,26 @@ def test_the_rate_warms_up_and_decays() -> None:
     assert rates[100] == pytest.approx(1e-2 * 0.05)
     constant = CONFIG.replace(schedule="constant")
     assert {learning_rate(step, 100, constant) for step in range(10, 100)} == {1e-2}
+
+
+def test_the_linear_schedule_is_var_s() -> None:
+    """Held for a twentieth of what follows the warm-up, then a straight line to the final fraction."""
+    config = OptimizerConfig(learning_rate=1.0, warmup_steps=10, schedule="linear", final_fraction=0.1)
+    rates = [learning_rate(step, 110, config) for step in range(111)]
+    assert rates[9] == 1.0
+    assert rates[10:16] == pytest.approx([1.0] * 6)
+    falls = [before - after for before, after in pairwise(rates[15:])]
+    assert falls == pytest.approx([0.9 / 95] * 95)
+    assert rates[110] == pytest.approx(0.1)
+
+
+def test_weight_decay_goes_to_its_final_value() -> None:
+    config = CONFIG.replace(final_weight_decay=0.3)
+    decays = [weight_decay(step, 101, config) for step in range(101)]
+    assert decays[0] == pytest.approx(0.1)
+    assert decays[50] == pytest.approx(0.2)
+    assert decays[100] == pytest.approx(0.3)
+    assert decays == sorted(decays)
+    assert weight_decay(50, 101, CONFIG) == 0.1
+    with pytest.raises(ConfigError, match="above 0"):
+        CONFIG.replace(weight_decay=0.0, final_weight_decay=0.3)

@@ -227,9 +227,9 @@ def _plan_tokenizer(recipe: TokenizerRecipe, processes: Processes) -> _Plan:
 
 def _plan_transformer(recipe: TransformerRecipe, processes: Processes) -> _Plan:
     from hart.training.dry_run import deeper, measure
-    from hart.training.rehearsal import RehearsedTransformer, parameter_count
+    from hart.training.rehearsal import RehearsedTransformer, parameter_counts
 
-    parameters = parameter_count(recipe)
+    parameters, trained = parameter_counts(recipe)
 
     def measured(depth: int) -> Measurement:
         shallow = recipe.replace(transformer=recipe.transformer.replace(depth=depth))
@@ -238,7 +238,7 @@ def _plan_transformer(recipe: TransformerRecipe, processes: Processes) -> _Plan:
     large, depth = parameters > LARGE, recipe.transformer.depth
     measurement = deeper(measured(1), measured(2), depth) if large else measured(depth)
     tokens, macs = recipe.transformer.schedule.total_tokens, _transformer_macs(recipe)
-    return _Plan(parameters, parameters, tokens, macs, measurement, large)
+    return _Plan(parameters, trained, tokens, macs, measurement, large)
 
 
 def _print_plan(recipe: Recipe, plan: _Plan, processes: Processes) -> None:

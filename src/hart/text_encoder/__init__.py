@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import nn
+
 from hart.config import TextEncoderConfig
 from hart.errors import HartError
 from hart.text_encoder.base import TextEncoder
 
-__all__ = ["TextEncoder", "load_text_encoder"]
+__all__ = ["TextEncoder", "encoder_module", "load_text_encoder"]
 
 
 def load_text_encoder(config: TextEncoderConfig, folder: Path | None) -> TextEncoder:
@@ -26,3 +28,12 @@ def load_text_encoder(config: TextEncoderConfig, folder: Path | None) -> TextEnc
     from hart.text_encoder.compact import CompactTextEncoder
 
     return CompactTextEncoder.load(config, folder)
+
+
+def encoder_module(encoder: TextEncoder) -> nn.Module:
+    """What holds the weights of an encoder."""
+    from hart.text_encoder.qwen2 import Qwen2TextEncoder
+
+    module = encoder.model if isinstance(encoder, Qwen2TextEncoder) else encoder
+    assert isinstance(module, nn.Module)
+    return module

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from hart.config import (
     Config,
     ConfigError,
+    LoraTarget,
     ResidualDiffusionConfig,
     SamplingConfig,
     TokenizerConfig,
@@ -22,16 +23,19 @@ from hart.config import (
 
 @dataclass(frozen=True)
 class OptimizerConfig(Config):
-    """AdamW or Muon with a linear warm-up, then constant or cosine decay to `final_fraction` of the rate."""
+    """AdamW or Muon; the rate warms up linearly, then stays or falls to `final_fraction` of itself."""
 
     learning_rate: float
     kind: Literal["adamw", "muon"] = "adamw"
     """muon: orthogonalised momentum for the matrices of the blocks (Jordan et al., 2024), AdamW for the rest."""
     warmup_steps: int = 100
-    schedule: Literal["constant", "cosine"] = "cosine"
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    """linear: held for a twentieth of the steps, then falling evenly (VAR)."""
     final_fraction: float = 0.05
     weight_decay: float = 0.05
     """Applied to matrices and convolutions only; not to biases, norms, embeddings and tables."""
+    final_weight_decay: float | None = None
+    """The weight decay of the last step, reached along half a cosine over all steps; None keeps it as it is."""
     beta1: float = 0.9
     beta2: float = 0.95
     gradient_clip: float = 1.0
@@ -42,6 +46,11 @@ class OptimizerConfig(Config):
         for name in ("warmup_steps", "weight_decay", "gradient_clip"):
             value = getattr(self, name)
             require(value >= 0, f"OptimizerConfig.{name} must not be negative, but is {value}")
+        final = self.final_weight_decay
+        require(
+            final is None or (final > 0 and self.weight_decay > 0),
+            "OptimizerConfig.final_weight_decay: it and weight_decay must be above 0, or leave it out",
+        )
         require(
             0 <= self.final_fraction <= 1,
             f"OptimizerConfig.final_fraction must be in [0, 1], not {self.final_fraction}",
@@ -216,21 +225,42 @@ class TokenizerRecipe(Recipe):
         require(0 <= self.discrete_probability <= 1, "TokenizerRecipe.discrete_probability must be in [0, 1]")
 
 
+@dataclass(frozen=True)
+class LoraConfig(Config):
+    """Low-rank adapters to train in place of the weights, see `hart.lora.add_lora`."""
+
+    rank: int
+    alpha: int
+    """The adapters act with the factor alpha / rank."""
+    targets: tuple[LoraTarget, ...] = ("attention", "mlp")
+
+    def __post_init__(self) -> None:
+        require_positive(self, "rank", "alpha")
+        require(bool(self.targets), "LoraConfig.targets must name at least one kind of layer")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TransformerRecipe(Recipe):
-    """Stage `transformer`: cross entropy over the token maps plus residual diffusion, on frozen tokens and text."""
+    """Stage `transformer`: cross entropy over the token maps plus residual diffusion, on frozen tokens and text.
+
+    The condition is text where the recipe has `[transformer.text]`, the class where it has `[transformer.classes]`.
+    """
 
     tokenizer: str
     """Folder of the trained tokenizer."""
-    text_encoder: str
-    """Folder of the text encoder."""
+    text_encoder: str = ""
+    """Text encoder of the captions: what its stage wrote, that of any model, or the folder or hub id of a Qwen2
+    language model. None for a class-conditional model."""
+    text_instruction: bool = False
+    """Put the enhancement instruction before every caption, as the released weights expect; for Qwen2."""
     transformer: TransformerConfig
     diffusion: ResidualDiffusionConfig | None = None
+    """Without it the model draws discrete tokens only (VAR, and the paper's ablation)."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """Written into the model as its defaults; training does not read it."""
     diffusion_weight: float = 1.0
     condition_dropout: float = 0.1
-    """Share of captions replaced by the null context, for classifier-free guidance."""
+    """Share of captions or classes replaced by the null condition, for classifier-free guidance."""
     drop_last_scale: bool = True
     """Compute only a random part of the last scale's tokens (paper, section 3.4)."""
     views: int = 1
@@ -239,11 +269,32 @@ class TransformerRecipe(Recipe):
     mistakes: float = 0.0
     """Largest share of wrong codes in the teacher-forcing input of the further views; the codes of the scales after
     them correct them, so that the model learns to mend what it drew wrong (self-correction; Han et al., 2024)."""
+    modulation_gain: float = 1e-3
+    """Factor on the starting weights that give the gains of modulated branches (AdaLN); VAR's falls with the depth."""
     init_from: str = ""
     """A model to start from, at this resolution or a lower one."""
+    lora: LoraConfig | None = None
+    """Train adapters of this size beside the frozen weights of `init_from`, and write them in place of a model."""
 
     def __post_init__(self) -> None:
         dropout = self.condition_dropout
+        if self.transformer.classes is None:
+            require(
+                bool(self.text_encoder),
+                "TransformerRecipe.text_encoder is missing: a text-conditional model needs one; for a "
+                "class-conditional one give [transformer.classes] in place of [transformer.text]",
+            )
+        else:
+            require(
+                not self.text_encoder and not self.text_instruction,
+                "TransformerRecipe: text_encoder and text_instruction are for text-conditional models; leave them out, "
+                "or give [transformer.text] in place of [transformer.classes]",
+            )
+        require(
+            self.lora is None or bool(self.init_from),
+            "TransformerRecipe.lora trains adapters beside the weights of a model: name it in init_from",
+        )
+        require(self.modulation_gain >= 0, "TransformerRecipe.modulation_gain must not be negative")
         require(self.views >= 1, f"TransformerRecipe.views must be at least 1, not {self.views}")
         require(0 <= self.mistakes <= 1, f"TransformerRecipe.mistakes must be in [0, 1], not {self.mistakes}")
         require(

@@ -114,8 +114,8 @@ def estimate(
         weights=weights,
         gradients=gradients,
         moments=gradients * MOMENTS[optimizer],
-        average=weights,
+        average=gradients,
         activations=measurement.activation_bytes * share // (config.accumulate * measurement.rows),
-        checkpoint=FLOAT_BYTES * (2 * parameters + MOMENTS[optimizer] * trained),
+        checkpoint=FLOAT_BYTES * (parameters + (1 + MOMENTS[optimizer]) * trained),
         step_seconds=measurement.seconds * share / measurement.rows,
     )

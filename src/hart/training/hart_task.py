@@ -14,38 +14,47 @@ from hart.config import ConfigError, HartConfig
 from hart.data.datasets import CaptionedImages
 from hart.generation.draws import GeneratorDraws
 from hart.generation.next_scale import NextScaleGenerator
+from hart.lora import add_lora, save_lora
 from hart.losses.hart_loss import DiffusionDraws, draw_diffusion, draw_last_cells, hart_loss
 from hart.model import Hart
-from hart.text_encoder.compact import CompactTextEncoder
+from hart.training.conditions import drop_condition, open_conditioner
 from hart.training.config import TransformerRecipe
 from hart.training.image_sources import TrainingData
 from hart.training.initialization import initialize
 from hart.training.pictures import picture_row
 from hart.training.randomness import generator_for
-from hart.training.starting import load_tokenizer, same_sizes, text_encoder_config
+from hart.training.starting import load_tokenizer, same_sizes
 from hart.training.task import Engine, Part, Picture, Share
 from hart.training.token_sources import Conditions, token_source
 from hart.transformer.modulation import LinearModulation
-from hart.types import TextContext, TokenMaps
+from hart.types import Context, TokenMaps
 
 CPU = torch.device("cpu")
 SAMPLES = 8
 
 
-def drop_condition(context: TextContext, dropped: Tensor) -> TextContext:
-    """Replace the contexts where `dropped` (B,) by the null context; the given one is left as it is."""
-    null = context.null()
-    chosen = dropped.to(context.mask.device).unsqueeze(1)
-    return TextContext(
-        torch.where(chosen.unsqueeze(2), null.embeddings, context.embeddings),
-        torch.where(chosen, null.mask, context.mask),
-    )
+def starting_model(recipe: TransformerRecipe, config: HartConfig) -> Hart:
+    """The model that the stage begins with: fresh or from `init_from`, with adapters where the recipe asks for them."""
+    hart = Hart(config)
+    initialize(hart, generator_for(recipe.trainer.seed, "weights"), modulation_gain=recipe.modulation_gain)
+    if recipe.init_from:
+        start_from(hart, recipe.init_from, frozen=recipe.lora is not None)
+    return with_adapters(hart, recipe)
 
 
-def start_from(hart: Hart, name: str) -> None:
+def with_adapters(hart: Hart, recipe: TransformerRecipe) -> Hart:
+    """`hart` with the recipe's adapters, if any, as all that is trained."""
+    if (lora := recipe.lora) is not None:
+        generator = generator_for(recipe.trainer.seed, "adapters")
+        add_lora(hart, rank=lora.rank, alpha=lora.alpha, generator=generator, targets=lora.targets)
+    return hart
+
+
+def start_from(hart: Hart, name: str, *, frozen: bool = False) -> None:
     """Copy the weights of the model `name`, of the same sizes at any resolution, into `hart`.
 
-    The residual diffusion is copied where both have one. Raises `ConfigError` naming the sizes that differ.
+    The residual diffusion is copied where both have one; elsewhere it stays as it is, which is an error where it is
+    to be `frozen`. Raises `ConfigError`, naming the sizes that differ.
     """
     source = load_model(resolve_model(name))
     same_sizes(name, source.config.transformer, hart.config.transformer, besides={"scales"})
@@ -56,6 +65,8 @@ def start_from(hart: Hart, name: str) -> None:
                     f'init_from {name}: of other scales, to which transformer.{kind} = "{value}" cannot be carried over'
                 )
     load_state(hart.transformer, source.hart.transformer.state_dict(), name)
+    if frozen and hart.residual is not None and source.hart.residual is None:
+        raise ConfigError(f"init_from {name}: it has no residual diffusion to keep as it is: leave [diffusion] out")
     if hart.residual is not None and source.hart.residual is not None:
         assert hart.config.diffusion is not None
         assert source.config.diffusion is not None
@@ -67,7 +78,7 @@ def start_from(hart: Hart, name: str) -> None:
 class TransformerBatch:
     """What a step is given, on the device."""
 
-    context: TextContext
+    context: Context
     maps: TokenMaps
     cells: Tensor | None
     draws: DiffusionDraws | None
@@ -96,7 +107,7 @@ class TransformerStage:
 
 
 class TransformerTask(TransformerStage):
-    """One optimisation step of the transformer; see `hart.training.task.Task`."""
+    """One optimisation step of the transformer, or of its adapters; see `hart.training.task.Task`."""
 
     def __init__(
         self, recipe: TransformerRecipe, data: TrainingData | CaptionedImages, device: torch.device = CPU
@@ -104,32 +115,20 @@ class TransformerTask(TransformerStage):
         self.recipe = recipe
         self.device = device
         self.tokenizer = load_tokenizer(recipe.tokenizer).requires_grad_(False).to(device)
-        encoder_folder = Path(recipe.text_encoder)
-        text_config = text_encoder_config(encoder_folder)
-        self.text_encoder = CompactTextEncoder.load(text_config, encoder_folder).to(device)
-        text = recipe.transformer.text
-        if text is None or (text.width, text.tokens) != (self.text_encoder.width, text_config.tokens):
-            raise ConfigError(
-                f"transformer.text must be width {self.text_encoder.width} and {text_config.tokens} tokens, "
-                "what the text encoder gives"
-            )
+        self.conditioner = open_conditioner(recipe, device)
         self.config = HartConfig(
             tokenizer=self.tokenizer.config.replace(scales=recipe.transformer.scales),
             transformer=recipe.transformer,
             diffusion=recipe.diffusion,
-            text_encoder=text_config,
+            text_encoder=self.conditioner.text_encoder_config,
             sampling=recipe.sampling,
         )
-        hart = Hart(self.config)
-        initialize(hart, generator_for(recipe.trainer.seed, "weights"))
-        if recipe.init_from:
-            start_from(hart, recipe.init_from)
-        self.module = hart.to(device)
+        self.module = starting_model(recipe, self.config).to(device)
         self.parts = {"model": Part(self.module, recipe.optimizer, repeated_blocks(self.module))}
         # a table is added outside its block, where FSDP2 has it in shards
         self.shardable = recipe.transformer.modulation != "table"
         self.codebook = self.tokenizer.quantizer.codebook
-        self.tokens = token_source(data, recipe, self.tokenizer, self.text_encoder, device)
+        self.tokens = token_source(data, recipe, self.tokenizer, self.conditioner.text_weights, device)
 
     def prepare(self) -> None:
         self.tokens.prepare()
@@ -154,7 +153,7 @@ class TransformerTask(TransformerStage):
         return self.tokens.figures(share, engine)
 
     def samples(self, step: int, module: nn.Module) -> dict[str, Picture]:
-        """Pictures of the first captions, always from the same random numbers."""
+        """Pictures of the first captions or classes, always from the same random numbers."""
         assert isinstance(module, Hart)
         context = self._context(self.tokens.first(SAMPLES))
         # the same numbers every time, so that what changes is the model
@@ -166,15 +165,17 @@ class TransformerTask(TransformerStage):
 
     def save(self, folder: Path, module: nn.Module) -> None:
         assert isinstance(module, Hart)
-        self.text_encoder.save(folder)
+        if self.recipe.lora is not None:
+            save_lora(module, folder, base_model=self.recipe.init_from)
+            return
+        self.conditioner.save(folder)
         save_model(folder, self.config, self.tokenizer, module)
 
-    def _context(self, given: Conditions) -> TextContext:
-        """Features of captions; those that were stored as they are."""
+    def _context(self, given: Conditions) -> Context:
+        """Features of captions, or classes; features that were stored as they are."""
         if given.text is not None:
             return given.text.to(self.device)
-        assert given.captions is not None
-        return self.text_encoder.encode(given.captions)
+        return self.conditioner.context(given.captions, given.classes)
 
 
 def repeated_blocks(hart: Hart) -> list[nn.Module]:

@@ -13,13 +13,16 @@ from hart.model import Hart
 from hart.transformer.block import Block, GeluMLP, SwiGLU
 from hart.transformer.modulation import LinearModulation, TableModulation
 
-# Gains of modulated branches start here: small, so that a block starts close to the identity.
-INITIAL_GAIN = 1e-2
+# Factor on the starting weights of modulation that give scales and shifts (VAR).
+INITIAL_SCALE_AND_SHIFT = 0.5
 
 
 @torch.no_grad()
-def initialize(hart: Hart, generator: torch.Generator) -> None:
+def initialize(hart: Hart, generator: torch.Generator, *, modulation_gain: float) -> None:
     """Fill all weights from `generator`, as VAR and MAR start theirs.
+
+    modulation_gain: factor on the weights that give the gains of modulated branches: small, so that a block starts
+    close to the identity.
 
     Linear layers are normal with std 1 / sqrt(3 C); what a branch writes back shrinks with depth; the head
     starts near zero, the diffusion's modulation and output at zero, so that both start as no-ops.
@@ -37,11 +40,13 @@ def initialize(hart: Hart, generator: torch.Generator) -> None:
         assert isinstance(block, Block)
         _shrink_outputs(block, 1 / math.sqrt(2 * hart.config.transformer.depth))
         if isinstance(block.modulation, LinearModulation):
-            block.modulation.project.linear.weight.mul_(INITIAL_GAIN)
+            weight = block.modulation.project.linear.weight
+            weight[: 2 * width].mul_(modulation_gain)
+            weight[2 * width :].mul_(INITIAL_SCALE_AND_SHIFT)
         elif isinstance(block.modulation, TableModulation):
             block.modulation.table.normal_(0, 1 / math.sqrt(width), generator=generator)
     hart.transformer.head.linear.weight.mul_(0.02)
-    hart.transformer.head.modulation.linear.weight.mul_(INITIAL_GAIN)
+    hart.transformer.head.modulation.linear.weight.mul_(INITIAL_SCALE_AND_SHIFT)
     if hart.residual is not None:
         denoiser = hart.residual.denoiser
         for layer in denoiser.modules():

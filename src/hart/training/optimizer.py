@@ -1,4 +1,4 @@
-"""AdamW and Muon with decay groups, and the learning rate as a function of the step."""
+"""AdamW and Muon with decay groups, and learning rate and weight decay as functions of the step."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from hart.training.muon import Muon
 
 # Module names under which transformer, denoiser, encoder and decoder keep their repeated layers.
 INNER_PARTS = frozenset({"blocks", "levels", "middle"})
+LINEAR_HOLD = 0.05
+"""Share of the steps after the warm-up in which the linear schedule stays at the full rate, as in VAR's training."""
 
 
 class CombinedOptimizer:
@@ -108,11 +110,24 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> CombinedOptim
 
 
 def learning_rate(step: int, total_steps: int, config: OptimizerConfig) -> float:
-    """The rate of `step` (0-based): linear warm-up, then constant or cosine to `final_fraction`."""
+    """The rate of `step` (0-based): linear warm-up, then `config.schedule` down to `final_fraction`."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
         return config.learning_rate
-    progress = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    return config.learning_rate * (config.final_fraction + (1 - config.final_fraction) * cosine)
+    progress = min(1.0, (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps))
+    left = _half_cosine(progress) if config.schedule == "cosine" else min(1.0, (1 - progress) / (1 - LINEAR_HOLD))
+    return config.learning_rate * (config.final_fraction + (1 - config.final_fraction) * left)
+
+
+def weight_decay(step: int, total_steps: int, config: OptimizerConfig) -> float:
+    """The decay of `step` (0-based) for what decays."""
+    if config.final_weight_decay is None:
+        return config.weight_decay
+    left = _half_cosine(min(1.0, step / max(1, total_steps - 1)))
+    return config.final_weight_decay + (config.weight_decay - config.final_weight_decay) * left
+
+
+def _half_cosine(progress: float) -> float:
+    """From 1 at the beginning (0) to 0 at the end (1)."""
+    return 0.5 * (1 + math.cos(math.pi * progress))

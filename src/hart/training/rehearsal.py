@@ -12,15 +12,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hart.config import ConfigError, HartConfig, TokenizerConfig
+from hart.config import HartConfig, TokenizerConfig
 from hart.data.datasets import CaptionedImages
 from hart.losses.hart_loss import draw_diffusion, draw_last_cells
 from hart.model import Hart
 from hart.training.config import TokenizerRecipe, TransformerRecipe
-from hart.training.hart_task import TransformerBatch, TransformerStage, repeated_blocks
+from hart.training.hart_task import TransformerBatch, TransformerStage, repeated_blocks, with_adapters
 from hart.training.task import Part, Picture, Share
 from hart.training.tokenizer_task import TokenizerTask
-from hart.types import TextContext, TokenMaps
+from hart.types import ClassContext, Context, TextContext, TokenMaps
 
 PICTURES = 4
 
@@ -37,17 +37,14 @@ def rehearse_tokenizer(recipe: TokenizerRecipe, device: torch.device) -> Tokeniz
 
 
 class RehearsedTransformer(TransformerStage):
-    """The transformer's stage on random tokens and texts."""
+    """The transformer's stage on random tokens and texts or classes."""
 
     shardable = True
 
     def __init__(self, recipe: TransformerRecipe, device: torch.device) -> None:
-        """Raises `ConfigError` for a model without text."""
-        if recipe.transformer.text is None:
-            raise ConfigError("transformer.text is missing: this stage trains on captions")
         self.recipe = recipe
         self.device = device
-        self.module = Hart(model_config(recipe)).to(device)
+        self.module = with_adapters(Hart(model_config(recipe)), recipe).to(device)
         sizes = recipe.transformer
         self.codebook = nn.Embedding(sizes.codebook_size, sizes.latent_channels, device=device).requires_grad_(False)
         self.parts: Mapping[str, Part] = {"model": Part(self.module, recipe.optimizer, repeated_blocks(self.module))}
@@ -56,22 +53,26 @@ class RehearsedTransformer(TransformerStage):
 
     def batch(self, share: Share) -> TransformerBatch:
         sizes, generator, rows = self.recipe.transformer, share.generator("rehearsal"), share.batch_size
-        counts, channels, text = sizes.schedule.token_counts, sizes.latent_channels, sizes.text
-        assert text is not None
+        counts, channels = sizes.schedule.token_counts, sizes.latent_channels
 
         def noise(*shape: int) -> Tensor:
             return share.mine(torch.randn(rows, *shape, generator=generator)).to(self.device)
 
+        def numbers(end: int, *shape: int) -> Tensor:
+            return share.mine(torch.randint(end, (rows, *shape), generator=generator)).to(self.device)
+
         maps = TokenMaps(
-            tuple(
-                share.mine(torch.randint(sizes.codebook_size, (rows, count), generator=generator)).to(self.device)
-                for count in counts
-            ),
+            tuple(numbers(sizes.codebook_size, count) for count in counts),
             noise(sum(counts[1:]), channels),
             noise(counts[-1], channels),
         )
-        features = noise(text.tokens, text.width)
-        context = TextContext(features, torch.ones(features.shape[:2], dtype=torch.bool, device=self.device))
+        context: Context
+        if sizes.text is not None:
+            features = noise(sizes.text.tokens, sizes.text.width)
+            context = TextContext(features, torch.ones(features.shape[:2], dtype=torch.bool, device=self.device))
+        else:
+            assert sizes.classes is not None
+            context = ClassContext(numbers(sizes.classes.num_classes), sizes.classes.num_classes)
         cells, tokens = None, counts[-1]
         if self.recipe.drop_last_scale:
             cells = share.mine(draw_last_cells(rows, tokens, generator, torch.device("cpu"))).to(self.device)
@@ -87,10 +88,12 @@ class RehearsedTransformer(TransformerStage):
     def save(self, folder: Path, module: nn.Module) -> None: ...
 
 
-def parameter_count(recipe: TransformerRecipe) -> int:
-    """Of the recipe's model, without making it."""
+def parameter_counts(recipe: TransformerRecipe) -> tuple[int, int]:
+    """Parameters of the recipe's model, and those of them that are trained, without making it."""
     with torch.device("meta"):
-        return sum(p.numel() for p in Hart(model_config(recipe)).parameters())
+        hart = Hart(model_config(recipe))
+    counts = [(p.numel(), p.requires_grad) for p in with_adapters(hart, recipe).parameters()]
+    return sum(n for n, _ in counts), sum(n for n, trained in counts if trained)
 
 
 def model_config(recipe: TransformerRecipe) -> HartConfig:

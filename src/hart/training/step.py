@@ -15,7 +15,7 @@ from hart.errors import HartError
 from hart.training.config import TrainerConfig
 from hart.training.distributed import Processes, SpreadModule, local, shard_like
 from hart.training.ema import WeightAverage
-from hart.training.optimizer import CombinedOptimizer, build_optimizer, learning_rate
+from hart.training.optimizer import CombinedOptimizer, build_optimizer, learning_rate, weight_decay
 from hart.training.task import Part, Share, Task
 
 
@@ -84,8 +84,11 @@ class Stepper:
         config, optimizer = self.config, state.part.optimizer
         start = state.part.start_step
         rate = learning_rate(step - start, config.steps - start, optimizer)
+        decay = weight_decay(step - start, config.steps - start, optimizer)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
+            if group["weight_decay"]:  # the others are spared
+                group["weight_decay"] = decay
         state.part.module.train()
         state.optimizer.zero_grad()
         sums: dict[str, Tensor] = {}

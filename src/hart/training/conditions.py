@@ -1,0 +1,161 @@
+"""What the transformer is trained under: captions through a frozen text encoder, or class numbers.
+
+Shapes: B pictures.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from hart.checkpoint.loading import resolve_model
+from hart.checkpoint.storage import CONFIG_FILE
+from hart.config import ConfigError, TextEncoderConfig
+from hart.errors import HartError
+from hart.text_encoder import TextEncoder, encoder_module, load_text_encoder
+from hart.text_encoder.compact import CompactTextEncoder
+from hart.training.config import TransformerRecipe
+from hart.training.starting import text_encoder_config
+from hart.types import ClassContext, Context, TextContext
+
+
+class Conditioner(Protocol):
+    """Turns what a data set says about pictures into contexts, and knows what a model needs to do it again."""
+
+    @property
+    def text_encoder_config(self) -> TextEncoderConfig | None:
+        """What the model's configuration says about its text encoder."""
+        ...
+
+    @property
+    def text_weights(self) -> nn.Module | None:
+        """The text encoder's weights, for comparison with those that an encoded set was made with."""
+        ...
+
+    def context(self, captions: Sequence[str] | None, classes: Tensor | None) -> Context:
+        """The context of B pictures, on the device, from B captions or from classes (B,) int64.
+
+        What is not read may be None. Raises `HartError` where the other is, and for a class that the model lacks.
+        """
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write beside a model what it needs of this."""
+        ...
+
+
+class TextConditioner:
+    """Captions through a frozen text encoder, in float32."""
+
+    def __init__(self, encoder: TextEncoder) -> None:
+        self.encoder = encoder
+
+    @property
+    def text_encoder_config(self) -> TextEncoderConfig:
+        return self.encoder.config
+
+    @property
+    def text_weights(self) -> nn.Module:
+        return encoder_module(self.encoder)
+
+    def context(self, captions: Sequence[str] | None, classes: Tensor | None) -> TextContext:
+        if captions is None:
+            raise HartError("pictures without captions cannot train a text-conditional model: give captions")
+        return self.encoder.encode(captions)
+
+    def save(self, folder: Path) -> None:
+        """Only a compact encoder is stored with its model; others are found by their source."""
+        if isinstance(self.encoder, CompactTextEncoder):
+            self.encoder.save(folder)
+
+
+class ClassConditioner:
+    """Class numbers from 0 on."""
+
+    text_encoder_config = None
+    text_weights = None
+
+    def __init__(self, num_classes: int, device: torch.device) -> None:
+        self.num_classes = num_classes
+        self.device = device
+
+    def context(self, captions: Sequence[str] | None, classes: Tensor | None) -> ClassContext:
+        if classes is None or bool((classes < 0).any()):
+            raise HartError("pictures without a class number: give a folder per class, or records with a label")
+        largest = int(classes.max())
+        if largest >= self.num_classes:
+            raise HartError(
+                f"a picture has the class {largest}, but transformer.classes.num_classes is {self.num_classes}: "
+                f"set it to at least {largest + 1}"
+            )
+        return ClassContext(classes.to(self.device), self.num_classes)
+
+    def save(self, folder: Path) -> None: ...
+
+
+def open_conditioner(recipe: TransformerRecipe, device: torch.device) -> Conditioner:
+    """What the recipe conditions its model on, ready on `device`.
+
+    Raises `HartError` for a text encoder that cannot be loaded, `ConfigError` for one with features of other sizes.
+    """
+    if recipe.transformer.classes is not None:
+        return ClassConditioner(recipe.transformer.classes.num_classes, device)
+    text = recipe.transformer.text
+    assert text is not None
+    config, folder = find_text_encoder(recipe.text_encoder, tokens=text.tokens, instruction=recipe.text_instruction)
+    encoder = load_text_encoder(config, folder)
+    if (text.width, text.tokens) != (encoder.width, config.tokens):
+        raise ConfigError(
+            f"transformer.text must be width {encoder.width} and {config.tokens} tokens, what the text encoder gives"
+        )
+    return TextConditioner(encoder.to(device, torch.float32))
+
+
+def find_text_encoder(name: str, *, tokens: int, instruction: bool) -> tuple[TextEncoderConfig, Path | None]:
+    """Settings of the text encoder `name`, and the folder that holds it where it is a compact one.
+
+    name: folder that the text encoder's stage wrote, or of a model (also a shipped one), which has its own settings;
+        or folder or hub id of a Qwen2 language model. tokens, instruction: settings of the latter.
+    Raises `HartError` for an unknown name, `ConfigError` for a model whose own encoder reads other prompts.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir() and "/" not in name:
+        folder = resolve_model(name)
+    if not folder.is_dir():
+        return TextEncoderConfig("qwen2", tokens=tokens, source=name, instruction=instruction), None
+    if _is_language_model(folder):
+        return TextEncoderConfig("qwen2", tokens=tokens, source=str(folder.resolve()), instruction=instruction), None
+    config = text_encoder_config(folder)
+    if config.instruction != instruction:
+        raise ConfigError(
+            f"text_encoder {name}: it reads captions {'with' if config.instruction else 'without'} the instruction: "
+            f"set text_instruction = {'true' if config.instruction else 'false'}"
+        )
+    return config, folder
+
+
+def _is_language_model(folder: Path) -> bool:
+    """Whether transformers wrote the configuration in a folder."""
+    try:
+        values = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and "model_type" in values
+
+
+def drop_condition(context: Context, dropped: Tensor) -> Context:
+    """Replace the contexts where `dropped` (B,) by the null context; the given one is left as it is."""
+    if isinstance(context, ClassContext):
+        labels = torch.where(dropped.to(context.labels.device), context.null().labels, context.labels)
+        return ClassContext(labels, context.num_classes)
+    null = context.null()
+    chosen = dropped.to(context.mask.device).unsqueeze(1)
+    return TextContext(
+        torch.where(chosen.unsqueeze(2), null.embeddings, context.embeddings),
+        torch.where(chosen, null.mask, context.mask),
+    )
