@@ -1,0 +1,178 @@
+"""The paper's ablations of training at a size for two CPU cores; prints a table, keeps the runs and their curves.
+
+    python benchmarks/ablations.py data/emoji64 data/emoji128 --out runs/ablations
+
+- hybrid, discrete: with and without residual diffusion (paper, table 5).
+- all tokens: every token of the last scale is trained on, instead of about 20% (paper, section 3.4).
+- scratch, from 64 px: at the doubled resolution, from random weights and from the hybrid run (paper, section 4.1).
+
+A stopped run goes on where it was. Losses are of the held-out pictures with the averaged weights; speeds are
+comparable when nothing else ran beside any of the runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+from torch import Tensor
+
+from hart.checkpoint.loading import load_model
+from hart.config import SamplingConfig
+from hart.data.datasets import open_dataset
+from hart.data.opening import open_source
+from hart.data.transforms import ImageTransform
+from hart.evaluation.features import open_extractor
+from hart.evaluation.generation import GenerationOptions, evaluate_generation
+from hart.evaluation.pictures import Pictures
+from hart.losses.hart_loss import draw_diffusion, hart_loss
+from hart.pipeline import HartPipeline
+from hart.training.conditions import open_conditioner
+from hart.training.config import TransformerRecipe
+from hart.training.distributed import Processes
+from hart.training.hart_task import TransformerTask
+from hart.training.image_sources import open_training_data
+from hart.training.randomness import generator_for
+from hart.training.token_sources import encode_all, select
+from hart.training.trainer import MODEL_FOLDER, Trainer
+
+RECIPE = Path(__file__).parent.parent / "recipes" / "ablations" / "transformer.toml"
+LARGER_SCALES = (1, 2, 3, 5, 8, 12, 16)
+CPU = torch.device("cpu")
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One run: its name, recipe, and the side of its pictures in pixels."""
+
+    name: str
+    recipe: TransformerRecipe
+    size: int
+
+
+def variants(small: str, large: str, steps: int | None, out: Path) -> list[Variant]:
+    """All runs, in the order in which they can be made."""
+    base = TransformerRecipe.read(RECIPE, (f"data={small}",))
+    if steps is not None:
+        base = base.replace(trainer=base.trainer.replace(steps=steps))
+    larger = base.replace(data=large, transformer=base.transformer.replace(scales=LARGER_SCALES))
+    larger = larger.replace(trainer=larger.trainer.replace(batch_size=base.trainer.batch_size // 2))
+    return [
+        Variant("hybrid", base, 64),
+        Variant("discrete", base.replace(diffusion=None), 64),
+        Variant("all tokens", base.replace(drop_last_scale=False), 64),
+        Variant("128 px, scratch", larger, 128),
+        Variant("128 px, from 64 px", larger.replace(init_from=str(out / "hybrid" / MODEL_FOLDER)), 128),
+    ]
+
+
+def folder_of(variant: Variant, out: Path) -> Path:
+    return out / variant.name.replace(",", "").replace(" ", "-")
+
+
+def train(variant: Variant, folder: Path) -> None:
+    """Train, or go on with what was begun."""
+    recipe = variant.recipe
+    processes = Processes(recipe.trainer)
+    data = open_training_data(recipe, variant.size, "caption")
+    task = TransformerTask(recipe, data, processes.device)
+    Trainer(task, recipe, folder, processes, on_log=lambda step, figures: _say(variant.name, step, figures)).run()
+
+
+def _say(name: str, step: int, figures: dict[str, float]) -> None:
+    typer.echo(f"{name}: step {step}  loss {figures['loss']:.3f}  {figures['images_per_second']:.1f} pictures/s")
+
+
+@torch.inference_mode()
+def held_out(variant: Variant, folder: Path, limit: int) -> dict[str, float]:
+    """Mean loss terms of held-out pictures, all tokens of all scales, first caption each."""
+    recipe = variant.recipe
+    model = load_model(folder / MODEL_FOLDER)
+    data = open_dataset(Path(recipe.data), "val", variant.size)
+    count = min(limit, len(data))
+    maps = encode_all(model.tokenizer.eval(), recipe.transformer.schedule, data, CPU)
+    conditioner = open_conditioner(recipe, CPU)
+    sums: dict[str, float] = {}
+    for start in range(0, count, BATCH):
+        rows = torch.arange(start, min(start + BATCH, count))
+        chosen = select(maps, rows, CPU)
+        draws = None
+        if model.hart.residual is not None:
+            tokens, channels = chosen.last_scale_continuous.shape[1:]
+            draws = draw_diffusion(
+                model.hart.residual, len(rows), tokens, channels, generator_for(0, "held out", start)
+            )
+        context = conditioner.context([data.captions(row)[0] for row in rows.tolist()], None)
+        _, parts = hart_loss(
+            model.hart.eval(), model.tokenizer.quantizer.codebook, context, chosen, None, draws, diffusion_weight=1.0
+        )
+        for name, value in parts.items():
+            sums[name] = sums.get(name, 0.0) + float(value) * len(rows) / count
+    return sums
+
+
+def drawn(variant: Variant, folder: Path, limit: int) -> dict[str, float]:
+    """Frechet and kernel distance of drawn pictures to all held-out ones, EfficientNet-Lite0 features."""
+    pipe = HartPipeline.from_pretrained(str(folder / MODEL_FOLDER), device="cpu")
+    references = Pictures(open_source(variant.recipe.data, "val"), ImageTransform(variant.size))
+    sampling: SamplingConfig = pipe.config.sampling
+    result = evaluate_generation(
+        pipe,
+        sampling,
+        references,
+        open_extractor("efficientnet-lite0", CPU),
+        folder / "drawn",
+        GenerationOptions(limit, 0, 8),
+        {"run": variant.name},
+    )
+    return {name: figure.value for name, figure in result.figures["drawn"].items() if figure is not None}
+
+
+def speed(folder: Path) -> float:
+    """Median pictures a second over the log lines of the run."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    values: Tensor = torch.tensor([json.loads(line)["images_per_second"] for line in lines])
+    return float(values.median())
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """Markdown, a row a run."""
+    columns = list(dict.fromkeys(name for result in results.values() for name in result))
+    rows = [f"| run | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for name, result in results.items():
+        cells = [f"{result[column]:.3g}" if column in result else "" for column in columns]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="The paper's ablations of training, small.")
+    parser.add_argument("small", help="emoji at 64 px, from hart data emoji --size 64")
+    parser.add_argument("large", help="emoji at 128 px, from hart data emoji --size 128")
+    parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
+    parser.add_argument("--steps", type=int, help="of every run; by default the recipe's")
+    parser.add_argument("--limit", type=int, default=704, help="held-out pictures for the loss, and pictures to draw")
+    options = parser.parse_args(arguments)
+    results: dict[str, dict[str, Any]] = {}
+    for variant in variants(options.small, options.large, options.steps, options.out):
+        folder = folder_of(variant, options.out)
+        train(variant, folder)
+        losses = held_out(variant, folder, options.limit)
+        results[variant.name] = {
+            "pictures/s": speed(folder),
+            **{name: losses[name] for name in ("cross_entropy", "diffusion_mse") if name in losses},
+            **drawn(variant, folder, options.limit),
+        }
+        (options.out / "results.json").write_text(json.dumps(results, indent=1))
+    typer.echo(table(results))
+
+
+if __name__ == "__main__":
+    main()
