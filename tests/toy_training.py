@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from hart.training.config import (
+    DiscriminatorConfig,
     OptimizerConfig,
     Recipe,
-    TokenizerLossConfig,
     TokenizerRecipe,
     TrainerConfig,
     TransformerRecipe,
@@ -147,13 +147,12 @@ def _adversarial(given: Recipe) -> tuple[ToyTask, Recipe]:
 
 
 def _tokenizer(given: Recipe) -> tuple[TokenizerTask, Recipe]:
-    loss = TokenizerLossConfig(perceptual=0.0)
     own = TokenizerRecipe(
         data="",
         tokenizer=tiny_tokenizer_config(),
         trainer=given.trainer,
         optimizer=GENTLE,
-        loss=loss,
+        adversarial=DiscriminatorConfig(optimizer=GENTLE, start_step=1, width=16, layers=1, norm="group"),
         revive_every=1,
     )
     return TokenizerTask(own, pictures(6)), own

@@ -201,12 +201,18 @@ class TokenizerRecipe(Recipe):
             "counts the codes' use from the same step",
         )
         require(0 <= self.discrete_probability <= 1, "TokenizerRecipe.discrete_probability must be in [0, 1]")
-        adversarial, side = self.adversarial, self.tokenizer.image_size
-        require(
-            adversarial is None or side >= adversarial.smallest_side,
-            f"TokenizerRecipe: a discriminator with {adversarial and adversarial.layers} layers needs pictures of at "
-            f"least {adversarial and adversarial.smallest_side} px, not {side}: set fewer adversarial.layers",
-        )
+        if self.adversarial is not None:
+            layers, least, side = self.adversarial.layers, self.adversarial.smallest_side, self.tokenizer.image_size
+            require(
+                side >= least,
+                f"TokenizerRecipe: a discriminator with adversarial.layers = {layers} needs pictures of at least "
+                f"{least} px, not {side}: set fewer",
+            )
+
+    @property
+    def usage_window(self) -> int:
+        """Steps over which the codebook's use is counted."""
+        return self.revive_every or self.trainer.checkpoint_every
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,8 +73,10 @@ def measure(
 
     with torch.no_grad():
         batch = task.batch(stepper.share(0))
+    model = next(iter(task.parts))
+    stepper.before_losses(model, [batch])
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss, _ = stepper.forward(next(iter(task.parts)), batch)
+        loss, _ = stepper.forward(model, batch)
     del loss
     stepper.step(0)
     start = clock()
