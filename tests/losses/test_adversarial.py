@@ -133,5 +133,5 @@ def test_configuration() -> None:
     for values in ({"kind": "lpips"}, {"kind": "efficientnet_lite0", "files": ["vgg.pth"]}):
         with pytest.raises(ConfigError, match="needs files"):
             PerceptualConfig.from_dict(values)
-    with pytest.raises(ConfigError, match="missing key.* kind"):
+    with pytest.raises(ConfigError, match=r"missing key.* kind"):
         PerceptualConfig.from_dict({})

@@ -85,8 +85,14 @@ def test_overrides_replace_single_values(recipe: Path) -> None:
         ("perceptual.weight=1", "PerceptualConfig: missing key.* kind"),
         ("perceptual.kind=lpips", "'lpips' needs files"),
         ("adversarial.weight=1", "DiscriminatorConfig: missing key.* optimizer"),
-        ("adversarial={optimizer={learning_rate=1e-4, kind='muon'}}", "DiscriminatorConfig.optimizer.kind must be 'adamw'"),
-        ("adversarial={layers=5, optimizer={learning_rate=1e-4}}", "needs pictures of at least 96 px, not 64: set fewer"),
+        (
+            "adversarial={optimizer={learning_rate=1e-4, kind='muon'}}",
+            "DiscriminatorConfig.optimizer.kind must be 'adamw'",
+        ),
+        (
+            "adversarial={layers=5, optimizer={learning_rate=1e-4}}",
+            "needs pictures of at least 96 px, not 64: set fewer",
+        ),
     ],
 )
 def test_wrong_overrides_are_named(recipe: Path, override: str, message: str) -> None:
