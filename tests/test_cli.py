@@ -510,8 +510,6 @@ def test_train_writes_a_model_and_prints_its_figures(tmp_path: Path) -> None:
         residual_blocks = 1
         latent_channels = 4
         codebook_size = 16
-        [loss]
-        perceptual = 0.0
         [trainer]
         steps = 50
         batch_size = 2
@@ -530,7 +528,7 @@ def test_train_writes_a_model_and_prints_its_figures(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stage", ["tokenizer", "transformer"])
 def test_a_dry_run_says_what_a_recipe_takes_without_its_data(stage: str) -> None:
     small = {
-        "tokenizer": ("tokenizer.base_channels=32", "tokenizer.channel_multipliers=[1,1]", "loss.perceptual=0"),
+        "tokenizer": ("tokenizer.base_channels=32", "tokenizer.channel_multipliers=[1,1]", "perceptual.weight=0"),
         "transformer": ("transformer.depth=1", "diffusion.depth=1"),
     }
     result = run("train", stage, RECIPES / f"{stage}.toml", "--dry-run", "data='nowhere'", *small[stage])

@@ -18,13 +18,13 @@ from hart.presets import (
 from hart.training.config import TokenizerRecipe, TransformerRecipe
 
 RECIPES = Path(__file__).parent.parent / "recipes"
-TOKENIZERS = sorted(RECIPES.rglob("tokenizer.toml"))
+TOKENIZERS = sorted(RECIPES.rglob("tokenizer*.toml"))
 TRANSFORMERS = sorted(path for path in RECIPES.rglob("*.toml") if "[transformer]" in path.read_text(encoding="utf-8"))
 
 
 def test_there_are_recipes_for_every_stage_of_the_paper() -> None:
     names = {path.relative_to(RECIPES).as_posix() for path in (*TOKENIZERS, *TRANSFORMERS)}
-    stages = {f"hart-0.7b/{stage}.toml" for stage in ("tokenizer", "256", "512", "1024")}
+    stages = {f"hart-0.7b/{stage}.toml" for stage in ("tokenizer-discrete", "tokenizer", "256", "512", "1024")}
     assert names >= stages | {f"imagenet/hart-d{depth}.toml" for depth in (16, 20, 24, 30)}
 
 
@@ -73,3 +73,17 @@ def test_the_tokenizer_recipe_tunes_the_decoder_of_the_released_sizes() -> None:
     assert recipe.decoder_only
     assert recipe.init_from
     assert recipe.discrete_probability == 0.5
+    assert recipe.perceptual is not None
+    assert (recipe.perceptual.kind, recipe.perceptual.weight) == ("lpips", 1.0)
+    assert recipe.adversarial is not None
+    assert (recipe.adversarial.weight, recipe.adversarial.width, recipe.adversarial.layers) == (0.5, 64, 3)
+
+
+def test_the_discrete_tokenizer_is_one_that_the_hybrid_one_can_start_from() -> None:
+    discrete, hybrid = (
+        TokenizerRecipe.read(RECIPES / f"hart-0.7b/{name}.toml") for name in ("tokenizer-discrete", "tokenizer")
+    )
+    assert discrete.tokenizer == hybrid.tokenizer
+    assert discrete.discrete_probability == 1.0
+    assert not discrete.decoder_only
+    assert not discrete.init_from

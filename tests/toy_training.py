@@ -17,10 +17,10 @@ from hart.data.transforms import ImageTransform
 from hart.precompute import EncodeOptions, Encoders, encode_dataset
 from hart.text_encoder import load_text_encoder
 from hart.training.config import (
+    DiscriminatorConfig,
     OptimizerConfig,
     ReadingConfig,
     Recipe,
-    TokenizerLossConfig,
     TokenizerRecipe,
     TrainerConfig,
     TransformerRecipe,
@@ -164,7 +164,7 @@ def tiny_tokenizer_recipe(given: Recipe) -> TokenizerRecipe:
         tokenizer=tiny_tokenizer_config(),
         trainer=given.trainer,
         optimizer=GENTLE,
-        loss=TokenizerLossConfig(perceptual=0.0),
+        adversarial=DiscriminatorConfig(optimizer=GENTLE, start_step=1, width=16, layers=1, norm="group"),
         revive_every=1,
     )
 

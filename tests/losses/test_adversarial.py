@@ -18,6 +18,7 @@ from hart.losses.adversarial import (
     discriminator_loss,
     generator_loss,
     hinge_loss,
+    last_layer_gradients,
 )
 from hart.losses.config import AdversarialConfig, PerceptualConfig
 from helpers import random_image, random_tensor, without_gradient
@@ -86,29 +87,26 @@ def test_the_adaptive_weight_is_the_ratio_of_gradient_norms() -> None:
     x = random_tensor(4, seed=1)
     loss, adversarial = (last @ x).square().sum(), -(last @ x).sum()
     wanted = torch.outer(2 * (last @ x), x).norm() / (torch.outer(-torch.ones(3), x).norm() + 1e-4)
-    weight = adaptive_weight(loss, adversarial, last)
+    weight = adaptive_weight(last_layer_gradients(loss, adversarial, last))
     torch.testing.assert_close(weight, wanted.detach())
     assert not weight.requires_grad
-    assert adaptive_weight(loss, 0 * adversarial, last) == 1e4
+    assert adaptive_weight(last_layer_gradients(loss, 0 * adversarial, last)) == 1e4
     assert last.grad is None
     with pytest.raises(ValueError, match="does not depend on the last layer"):
-        adaptive_weight(loss, random_tensor(1).requires_grad_().sum(), last)
+        last_layer_gradients(loss, random_tensor(1).requires_grad_().sum(), last)
 
 
-def test_processes_with_averaged_gradients_agree_with_one_process() -> None:
-    """Two halves of a batch, their gradients averaged, weigh as the whole batch does."""
+def test_halves_of_a_batch_with_averaged_gradients_weigh_as_the_whole() -> None:
     last, network = nn.Conv2d(3, 3, 1), discriminator()
     image = random_image(4)
 
-    def terms(rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    def gradients(rows: slice) -> torch.Tensor:
         output = last(image[rows])
-        return (output - image[rows]).square().mean(), generator_loss(network(output))
+        loss = (output - image[rows]).square().mean()
+        return last_layer_gradients(loss, generator_loss(network(output)), last.weight)
 
-    whole = adaptive_weight(*terms(slice(0, 4)), last.weight)
-    halves = [terms(slice(0, 2)), terms(slice(2, 4))]
-    of_other = iter([torch.autograd.grad(term, last.weight, retain_graph=True)[0] for term in halves[1]])
-    averaged = adaptive_weight(*halves[0], last.weight, lambda gradient: (gradient + next(of_other)) / 2)
-    torch.testing.assert_close(averaged, whole)
+    halves = [gradients(slice(0, 2)), gradients(slice(2, 4))]
+    torch.testing.assert_close(adaptive_weight(sum(halves) / 2), adaptive_weight(gradients(slice(0, 4))))
 
 
 def test_the_term_trains_the_decoder_and_leaves_the_discriminator_alone() -> None:
@@ -116,9 +114,9 @@ def test_the_term_trains_the_decoder_and_leaves_the_discriminator_alone() -> Non
     image = random_image(2)
     reconstruction = last(image)
     loss = (reconstruction - image).abs().mean()
-    term, parts = AdversarialTerm(network, last.weight, 0.5)(loss, reconstruction)
+    term, parts = AdversarialTerm(network, 0.5, lambda loss, adversarial: torch.tensor(3.0))(loss, reconstruction)
     torch.testing.assert_close(parts["adversarial"], generator_loss(network(reconstruction)))
-    torch.testing.assert_close(term, 0.5 * parts["adaptive_weight"] * parts["adversarial"])
+    torch.testing.assert_close(term, 0.5 * 3.0 * parts["adversarial"])
     term.backward()
     assert not without_gradient(last)
     assert all(p.grad is None for p in network.parameters())
@@ -131,7 +129,9 @@ def test_configuration() -> None:
     for values in ({"weight": 0}, {"start_step": -1}, {"layers": 0}, {"norm": "group", "width": 24}, {"norm": "none"}):
         with pytest.raises(ConfigError):
             AdversarialConfig.from_dict(values)
-    assert PerceptualConfig().kind == "efficientnet_lite0"
-    for values in ({"kind": "lpips"}, {"weights": ["vgg.pth"]}):
-        with pytest.raises(ConfigError, match="needs weights"):
+    assert config.smallest_side == 24
+    for values in ({"kind": "lpips"}, {"kind": "efficientnet_lite0", "files": ["vgg.pth"]}):
+        with pytest.raises(ConfigError, match="needs files"):
             PerceptualConfig.from_dict(values)
+    with pytest.raises(ConfigError, match=r"missing key.* kind"):
+        PerceptualConfig.from_dict({})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hart.losses.adversarial import AdversarialTerm, PatchDiscriminator, adaptive_weight
+from hart.losses.adversarial import AdversarialTerm, PatchDiscriminator, adaptive_weight, last_layer_gradients
 from hart.losses.config import AdversarialConfig
 from hart.losses.tokenizer_loss import tokenizer_loss
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
@@ -45,13 +45,18 @@ def test_squared_error_and_discriminator_where_asked_for() -> None:
     reconstruction = tokenizer.decode_unclamped(result.latent)
     config = AdversarialConfig(width=16, layers=1, norm="group")
     network = PatchDiscriminator(config, torch.Generator().manual_seed(0))
-    term = AdversarialTerm(network, tokenizer.decoder.conv_out.weight, config.weight)
+    last_layer = tokenizer.decoder.conv_out.weight
+
+    def adaptive(loss: torch.Tensor, adversarial: torch.Tensor) -> torch.Tensor:
+        return adaptive_weight(last_layer_gradients(loss, adversarial, last_layer))
+
+    term = AdversarialTerm(network, config.weight, adaptive)
     weights = WEIGHTS | {"squared": 3.0}
     before, _ = tokenizer_loss(image, reconstruction, result, Distance(), weights)
     total, parts = tokenizer_loss(image, reconstruction, result, Distance(), weights, term)
     torch.testing.assert_close(parts["squared"], (image - reconstruction).square().mean())
     on_pixels = before - 0.5 * parts["quantizer"]
-    expected = adaptive_weight(on_pixels, parts["adversarial"], tokenizer.decoder.conv_out.weight)
+    expected = adaptive(on_pixels, parts["adversarial"])
     torch.testing.assert_close(parts["adaptive_weight"], expected)
     torch.testing.assert_close(total, before + 0.5 * expected * parts["adversarial"])
     total.backward()

@@ -51,7 +51,7 @@ def test_overrides_replace_single_values(recipe: Path) -> None:
             "optimizer.learning_rate = 2e-4",
             "data=/other/folder",
             "tokenizer.scales=[1, 3]",
-            "loss.perceptual=0",
+            "loss.quantizer=0",
             "decoder_only=true",
         ),
     )
@@ -59,7 +59,7 @@ def test_overrides_replace_single_values(recipe: Path) -> None:
     assert read.optimizer.learning_rate == 2e-4
     assert read.data == "/other/folder", "text needs no quotes"
     assert read.tokenizer.scales == (1, 3)
-    assert read.loss.perceptual == 0.0, "a table that the recipe leaves out is made"
+    assert read.loss.quantizer == 0.0, "a table that the recipe leaves out is made"
     assert read.decoder_only
 
 
@@ -82,6 +82,17 @@ def test_overrides_replace_single_values(recipe: Path) -> None:
         ("data.folder=x", "data is not a table"),
         ("revive_every=7", "checkpoint_every must be a multiple of revive_every"),
         ("discrete_probability=1.5", r"discrete_probability must be in \[0, 1\]"),
+        ("perceptual.weight=1", "PerceptualConfig: missing key.* kind"),
+        ("perceptual.kind=lpips", "'lpips' needs files"),
+        ("adversarial.weight=1", "DiscriminatorConfig: missing key.* optimizer"),
+        (
+            "adversarial={optimizer={learning_rate=1e-4, kind='muon'}}",
+            "DiscriminatorConfig.optimizer.kind must be 'adamw'",
+        ),
+        (
+            "adversarial={layers=5, optimizer={learning_rate=1e-4}}",
+            "needs pictures of at least 96 px, not 64: set fewer",
+        ),
     ],
 )
 def test_wrong_overrides_are_named(recipe: Path, override: str, message: str) -> None:

@@ -7,14 +7,23 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from hart.checkpoint.loading import save_model
 from hart.checkpoint.storage import CheckpointError
 from hart.config import ConfigError
-from hart.training.config import OptimizerConfig, TokenizerLossConfig, TokenizerRecipe, TrainerConfig
+from hart.data.datasets import CaptionedImages
+from hart.data.transforms import to_signed
+from hart.losses.config import PerceptualConfig
+from hart.losses.perceptual import Lpips
+from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
+from hart.training.config import DiscriminatorConfig, OptimizerConfig, TokenizerRecipe, TrainerConfig
+from hart.training.distributed import Processes
+from hart.training.dry_run import measure
+from hart.training.rehearsal import RehearsedTokenizer
 from hart.training.starting import load_tokenizer, save_tokenizer
 from hart.training.task import Share
-from hart.training.tokenizer_task import TokenizerTask, reconstruction_psnr
+from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer
 from helpers import pictures, tiny_model, tiny_text_config, tiny_tokenizer_config
 
@@ -23,9 +32,25 @@ RECIPE = TokenizerRecipe(
     tokenizer=tiny_tokenizer_config(),
     trainer=TrainerConfig(steps=4, batch_size=4, checkpoint_every=2, log_every=2),
     optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=1),
-    loss=TokenizerLossConfig(perceptual=0.0),
     revive_every=2,
 )
+ADVERSARIAL = RECIPE.replace(
+    adversarial=DiscriminatorConfig(
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=0), start_step=1, width=16, layers=1, norm="group"
+    )
+)
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+@torch.no_grad()
+def reconstruction_psnr(tokenizer: HybridTokenizer, data: CaptionedImages) -> dict[str, float]:
+    """In dB, from codes alone and from the continuous latent."""
+    image = to_signed(torch.stack([data.image(i) for i in range(len(data))]))
+    errors = {
+        name: F.mse_loss(tokenizer.reconstruct(image, discrete=name == "discrete"), image)
+        for name in ("discrete", "continuous")
+    }
+    return {name: float(10 * torch.log10(4 / error)) for name, error in errors.items()}
 
 
 def test_it_learns_one_batch(tmp_path: Path) -> None:
@@ -40,21 +65,149 @@ def test_it_learns_one_batch(tmp_path: Path) -> None:
     assert {"loss", "l1_discrete", "l1_continuous", "quantizer"} <= logs[-1].keys()
 
 
-def test_a_resumed_run_is_the_unbroken_one_to_the_last_bit(tmp_path: Path) -> None:
-    Trainer(TokenizerTask(RECIPE, pictures()), RECIPE, tmp_path / "whole").run()
+@pytest.mark.parametrize("start_step", [1, 3])
+def test_a_resumed_run_is_the_unbroken_one_to_the_last_bit(tmp_path: Path, start_step: int) -> None:
+    assert ADVERSARIAL.adversarial is not None
+    recipe = ADVERSARIAL.replace(adversarial=ADVERSARIAL.adversarial.replace(start_step=start_step))
+    Trainer(TokenizerTask(recipe, pictures()), recipe, tmp_path / "whole").run()
     last = Path("checkpoints", "step-00000004.pt")
     whole = torch.load(tmp_path / "whole" / last, weights_only=True)["weights"]
     (tmp_path / "whole" / last).unlink()
-    again = Trainer(TokenizerTask(RECIPE, pictures()), RECIPE, tmp_path / "whole")
+    again = Trainer(TokenizerTask(recipe, pictures()), recipe, tmp_path / "whole")
     assert again.step == 2
     again.run()
     resumed = torch.load(tmp_path / "whole" / last, weights_only=True)["weights"]
-    for one, other in ((whole["average"], resumed["average"]), (_weights(whole), _weights(resumed))):
+    assert not any(name.startswith("discriminator") for name in whole["average"]), "the tokenizer alone is averaged"
+    for one, other in [(whole["average"], resumed["average"]), *_weights(whole, resumed)]:
         assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def _weights(saved: dict[str, Any]) -> dict[str, torch.Tensor]:
-    return saved["parts"]["model"]["module"]
+def _weights(*saved: dict[str, Any]) -> list[tuple[dict[str, torch.Tensor], ...]]:
+    return [tuple(state["parts"][part]["module"] for state in saved) for part in ("model", "discriminator")]
+
+
+def test_the_discriminator_is_heard_from_its_start_step_on(tmp_path: Path) -> None:
+    logs: list[dict[str, float]] = []
+    recipe = ADVERSARIAL.replace(trainer=RECIPE.trainer.replace(log_every=1, steps=2))
+    task = TokenizerTask(recipe, pictures())
+    assert task.discriminator is not None
+    before = {name: value.clone() for name, value in task.discriminator.state_dict().items()}
+    Trainer(task, recipe, tmp_path, on_log=lambda step, figures: logs.append(figures)).run()
+    heard = {"adversarial", "adaptive_weight", "discriminator_loss", "score_real", "score_fake"}
+    assert not heard & logs[0].keys()
+    assert heard <= logs[1].keys()
+    assert logs[1]["adaptive_weight"] > 0
+    moved = [name for name, value in task.discriminator.state_dict().items() if not value.equal(before[name])]
+    assert len(moved) >= len(before) - 1, "the bias of the last layer may rest: the halves of the hinge cancel there"
+
+
+def test_parts_of_a_batch_have_the_adaptive_weight_of_the_whole(tmp_path: Path) -> None:
+    weights, logs = [], []
+    for parts in (1, 2):
+        gentle = RECIPE.optimizer.replace(learning_rate=1e-5, warmup_steps=0)
+        trainer = RECIPE.trainer.replace(log_every=1, steps=2, accumulate=parts, activation_checkpointing=parts == 2)
+        recipe = ADVERSARIAL.replace(trainer=trainer, optimizer=gentle)
+        task = TokenizerTask(recipe, pictures())
+        Trainer(task, recipe, tmp_path / str(parts), on_log=lambda step, figures: logs.append(figures)).run()
+        weights.append(task.module.state_dict())
+    assert logs[1]["adaptive_weight"] == pytest.approx(logs[3]["adaptive_weight"], rel=1e-4)
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, atol=1e-5, rtol=0)
+
+
+def test_the_use_of_the_codebook_is_reported_by_scale(tmp_path: Path) -> None:
+    logs: list[dict[str, float]] = []
+    recipe = RECIPE.replace(revive_every=0, trainer=RECIPE.trainer.replace(steps=3))
+    task = TokenizerTask(recipe, pictures())
+    seen: list[tuple[torch.Tensor, ...]] = []
+    original = task.module.quantizer.encode
+
+    def watched(*arguments: Any) -> Any:
+        quantized = original(*arguments)
+        seen.append(quantized.indices)
+        return quantized
+
+    task.module.quantizer.encode = watched  # type: ignore[method-assign]
+    Trainer(task, recipe, tmp_path, on_log=lambda step, figures: logs.append(figures)).run()
+    # checkpoint_every is 2: the first two steps, then the last one
+    for steps, figures in ((seen[:2], logs[0]), (seen[2:], logs[1])):
+        for k in range(4):
+            chosen = torch.cat([indices[k].flatten() for indices in steps])
+            share = torch.bincount(chosen, minlength=24) / len(chosen)
+            entropy = -(share * share.clamp(min=1e-9).log()).sum()
+            assert figures[f"codes_used_{k}"] == pytest.approx(len(chosen.unique()) / 24)
+            assert figures[f"perplexity_{k}"] == pytest.approx(float(entropy.exp()), rel=1e-4)
+        assert "dead_codes" not in figures
+
+
+def test_squared_error_and_a_perceptual_loss_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def made(kind: str, files: Any) -> torch.nn.Module:
+        asked.append((kind, files))
+        return Lpips()
+
+    monkeypatch.setattr("hart.training.tokenizer_task.perceptual_loss", made)
+    perceptual = PerceptualConfig(kind="lpips", weight=0.5, files=("vgg16.pth", "vgg.pth"))
+    tokenizer = RECIPE.tokenizer.replace(channel_multipliers=(1, 1, 1), scales=(1, 2, 4))
+    recipe = RECIPE.replace(
+        perceptual=perceptual, loss=RECIPE.loss.replace(reconstruction=0.0, squared=2.0), tokenizer=tokenizer
+    )
+    task = TokenizerTask(recipe, _large_pictures())
+    assert asked == [("lpips", ("vgg16.pth", "vgg.pth"))]
+    total, parts = task.loss("model", task.batch(Share(0, 0, 1, slice(0, 1))))
+    torch.testing.assert_close(total, 2 * parts["squared"] + 0.5 * parts["perceptual"] + parts["quantizer"])
+    unheard = TokenizerTask(recipe.replace(perceptual=perceptual.replace(weight=0.0)), _large_pictures())
+    assert len(asked) == 1, "weight 0 reads no files"
+    assert "perceptual" not in unheard.loss("model", unheard.batch(Share(0, 0, 1, slice(0, 1))))[1]
+
+
+def _large_pictures() -> CaptionedImages:
+    """16 x 16 pixels, the least that VGG-16 halves four times."""
+    small = pictures(2)
+    pixels = torch.stack([small.image(i) for i in range(2)]).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    return CaptionedImages(pixels, (("a blob",),) * 2, torch.ones(2), ({},) * 2, 0)
+
+
+def test_a_rehearsal_has_every_loss_and_needs_no_files() -> None:
+    assert ADVERSARIAL.adversarial is not None
+    recipe = ADVERSARIAL.replace(
+        perceptual=PerceptualConfig(kind="lpips", files=("nowhere.pth",)),
+        adversarial=ADVERSARIAL.adversarial.replace(start_step=1000),
+        tokenizer=RECIPE.tokenizer.replace(channel_multipliers=(1, 1, 1)),
+        init_from="nowhere",
+    )
+    processes = Processes(recipe.trainer)
+    task = RehearsedTokenizer(recipe, processes.device)
+    assert sum(p.numel() for p in task.parts["discriminator"].module.parameters()) > 0
+    measured = measure(task, recipe.trainer, processes)
+    assert 0 < measured.activation_bytes < 14e6 * 4, "frozen weights are no activations"
+
+
+@pytest.mark.parametrize("layout", ["t2i", "t2i-rounds", "var-c2i"])
+def test_the_decoder_of_a_published_tokenizer_is_tuned(tmp_path: Path, layout: str) -> None:
+    source = load_tokenizer(GOLDEN / layout)
+    recipe = ADVERSARIAL.replace(
+        tokenizer=source.config.replace(commitment_weight=0.0),
+        init_from=str(GOLDEN / layout),
+        decoder_only=True,
+        revive_every=0,
+        trainer=RECIPE.trainer.replace(steps=2, batch_size=2),
+    )
+    side = source.config.image_size
+    pixels = torch.randint(256, (2, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    data = CaptionedImages(pixels, (("noise",),) * 2, torch.ones(2), ({},) * 2, 0)
+    logs: list[dict[str, float]] = []
+    task = TokenizerTask(recipe, data)
+    Trainer(task, recipe, tmp_path, on_log=lambda step, figures: logs.append(figures)).run()
+    assert logs[-1]["adaptive_weight"] > 0
+    tuned = load_tokenizer(tmp_path / "model")
+    state = tuned.state_dict()
+    moved = {name.split(".")[0] for name, value in source.state_dict().items() if not value.equal(state[name])}
+    assert moved == {"decoder", "post_quant_conv"}
+    image = to_signed(pixels)
+    codes = (tokenizer.quantize(tokenizer.encode(image)).indices for tokenizer in (source, tuned))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*codes, strict=True)), "the codes mean what they did"
 
 
 def test_the_seed_decides_the_starting_weights() -> None:

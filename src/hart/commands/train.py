@@ -215,9 +215,9 @@ class _Plan:
 
 def _plan_tokenizer(recipe: TokenizerRecipe, processes: Processes) -> _Plan:
     from hart.training.dry_run import measure
-    from hart.training.rehearsal import rehearse_tokenizer
+    from hart.training.rehearsal import RehearsedTokenizer
 
-    task = rehearse_tokenizer(recipe, processes.device)
+    task = RehearsedTokenizer(recipe, processes.device)
     sizes = [(p.numel(), p.requires_grad) for part in task.parts.values() for p in part.module.parameters()]
     measurement = measure(task, recipe.trainer, processes)
     trained = sum(count for count, is_trained in sizes if is_trained)

@@ -60,22 +60,19 @@ class PatchDiscriminator(nn.Module):
             else:
                 parameter.normal_(1.0 if parameter.dim() == 1 else 0.0, INITIAL_STD, generator=generator)
 
-    @property
-    def smallest_side(self) -> int:
-        """Pixels that a picture's side must have for at least one patch."""
-        return 3 * 2**self.config.layers
-
     def forward(self, image: Tensor) -> Tensor:
-        """Image (B, 3, H, W) in [-1, 1] to scores (B, 1, p, q), high for real patches.
+        """Image (B, 3, H, W) in [-1, 1] to scores (B, 1, p, q) in float32, high for real patches.
 
-        Raises `HartError` for pictures smaller than `smallest_side`.
+        Raises `HartError` for pictures smaller than `config.smallest_side`.
         """
-        if min(image.shape[-2:]) < self.smallest_side:
+        least = self.config.smallest_side
+        if min(image.shape[-2:]) < least:
             raise HartError(
-                f"a discriminator with {self.config.layers} layers needs pictures of at least {self.smallest_side} px, "
+                f"a discriminator with {self.config.layers} layers needs pictures of at least {least} px, "
                 f"not {image.shape[-2]} x {image.shape[-1]}: set fewer layers"
             )
-        return self.layers(image)
+        scores: Tensor = self.layers(image)
+        return scores.float()
 
 
 def generator_loss(fake_scores: Tensor) -> Tensor:
@@ -91,34 +88,34 @@ def hinge_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
 def discriminator_loss(
     discriminator: nn.Module, image: Tensor, reconstruction: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The discriminator's own loss, and the mean scores of images and reconstructions (B, 3, H, W).
+    """The discriminator's own loss, and the mean scores of images and reconstructions (B, 3, H, W) by name.
 
     No gradient reaches the tokenizer.
     """
     real, fake = discriminator(image), discriminator(reconstruction.detach())
-    loss = hinge_loss(real, fake)
-    return loss, {"discriminator": loss, "score_real": real.mean(), "score_fake": fake.mean()}
+    return hinge_loss(real, fake), {"score_real": real.mean(), "score_fake": fake.mean()}
 
 
-def adaptive_weight(
-    loss: Tensor,
-    adversarial: Tensor,
-    last_layer: Tensor,
-    mean_over_processes: Callable[[Tensor], Tensor] | None = None,
-) -> Tensor:
-    """Scalar, detached: |grad loss| / (|grad adversarial| + 1e-4) at the decoder's last layer, at most 1e4.
+def last_layer_gradients(loss: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
+    """Gradients of both scalars at the weight `last_layer`, (2, *last_layer.shape); their graphs are kept.
 
-    loss: reconstruction and perceptual terms. last_layer: the weight whose gradients are compared.
-    mean_over_processes: averages a tensor over the processes of a run; with it, all have the weight that one process
-        would have for the whole batch.
-    Raises `ValueError` where either loss does not depend on `last_layer`.
+    loss: reconstruction and perceptual terms. last_layer: the weight of the decoder's last convolution.
+    Raises `ValueError` where either does not depend on `last_layer`.
     """
     gradients = []
     for name, term in (("reconstruction", loss), ("adversarial", adversarial)):
         (gradient,) = torch.autograd.grad(term, last_layer, retain_graph=True, allow_unused=True)
         if gradient is None:
             raise ValueError(f"the {name} loss does not depend on the last layer that was given")
-        gradients.append(gradient if mean_over_processes is None else mean_over_processes(gradient))
+        gradients.append(gradient)
+    return torch.stack(gradients)
+
+
+def adaptive_weight(gradients: Tensor) -> Tensor:
+    """Scalar: |grad loss| / (|grad adversarial| + 1e-4), at most 1e4, of `last_layer_gradients`.
+
+    The gradients of parts of a batch are averaged before: only so do they weigh as the whole batch does.
+    """
     wanted, given = (gradient.float().norm() for gradient in gradients)
     return (wanted / (given + WEIGHT_EPS)).clamp(max=MAX_WEIGHT)
 
@@ -128,18 +125,21 @@ class AdversarialTerm:
     """What the tokenizer's loss needs to hear the discriminator at one step.
 
     discriminator: the module itself, not one wrapped for several processes: its parameters get no gradient here.
-    last_layer: weight of the decoder's last convolution. weight: multiplies the adaptive weight.
-    mean_over_processes: see `adaptive_weight`.
+    weight: multiplies the adaptive weight.
+    adaptive: the detached adaptive weight of a loss and its adversarial term.
     """
 
     discriminator: nn.Module
-    last_layer: Tensor
     weight: float
-    mean_over_processes: Callable[[Tensor], Tensor] | None = None
+    adaptive: Callable[[Tensor, Tensor], Tensor]
 
     def __call__(self, loss: Tensor, reconstruction: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted term to add to `loss`, and the parts `adversarial` and `adaptive_weight`."""
-        frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
-        adversarial = generator_loss(functional_call(self.discriminator, frozen, (reconstruction,)))
-        adaptive = adaptive_weight(loss, adversarial, self.last_layer, self.mean_over_processes)
+        adversarial = self.unweighted(reconstruction)
+        adaptive = self.adaptive(loss, adversarial)
         return self.weight * adaptive * adversarial, {"adversarial": adversarial, "adaptive_weight": adaptive}
+
+    def unweighted(self, reconstruction: Tensor) -> Tensor:
+        """Scalar: `generator_loss` of a reconstruction (B, 3, H, W); differentiable in it only."""
+        frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
+        return generator_loss(functional_call(self.discriminator, frozen, (reconstruction,)))

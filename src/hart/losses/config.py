@@ -13,22 +13,25 @@ GROUP_CHANNELS = 16
 """Channels of one group where the discriminator uses GroupNorm."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PerceptualConfig(Config):
     """Which perceptual loss, see `hart.losses.perceptual.perceptual_loss`."""
 
-    kind: PerceptualKind = "efficientnet_lite0"
-    weights: tuple[str, ...] = ()
-    """Files of the `lpips` kind: VGG-16's and the heads'."""
+    kind: PerceptualKind
+    weight: float = 1.0
+    """Multiplies the distance; 0 leaves it out and reads no weights."""
+    files: tuple[str, ...] = ()
+    """Weights of the `lpips` kind: VGG-16's file and the heads'."""
 
     def __post_init__(self) -> None:
+        require(self.weight >= 0, f"PerceptualConfig.weight must not be negative, but is {self.weight}")
         require(
-            (self.kind == "lpips") == bool(self.weights),
-            "PerceptualConfig: kind 'lpips' needs weights (the files of VGG-16 and of the heads), no other takes any",
+            (self.kind == "lpips") == bool(self.files),
+            "PerceptualConfig: kind 'lpips' needs files (the weights of VGG-16 and of the heads), no other takes any",
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AdversarialConfig(Config):
     """PatchGAN and its weight, see `hart.losses.adversarial`; the numbers are VQGAN's (Esser et al., 2021)."""
 
@@ -41,7 +44,8 @@ class AdversarialConfig(Config):
     layers: int = 3
     """Halvings of the side; 3 let each output see 70 x 70 pixels."""
     norm: Literal["batch", "group"] = "batch"
-    """batch: as published, over the pictures of one process. group: each picture by itself, whatever the batch."""
+    """batch: as published, over the pictures that a process computes at once. group: each picture by itself, so that
+    processes and parts of a batch change nothing."""
 
     def __post_init__(self) -> None:
         require_positive(self, "width", "layers")
@@ -51,6 +55,11 @@ class AdversarialConfig(Config):
             self.norm == "batch" or self.width % GROUP_CHANNELS == 0,
             f"AdversarialConfig.width must be a multiple of {GROUP_CHANNELS} with norm 'group'",
         )
+
+    @property
+    def smallest_side(self) -> int:
+        """Pixels that a picture's side must have for at least one patch."""
+        return 3 * 2**self.layers
 
     def active(self, step: int) -> bool:
         """Whether the adversarial part takes place at `step` (0-based)."""

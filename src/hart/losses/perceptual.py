@@ -38,17 +38,15 @@ LPIPS_SCALE = (0.458, 0.448, 0.450)
 LPIPS_EPS = 1e-10
 
 
-def perceptual_loss(kind: PerceptualKind, weights: Sequence[str | Path] = ()) -> nn.Module:
+def perceptual_loss(kind: PerceptualKind, files: Sequence[str | Path] = ()) -> nn.Module:
     """The perceptual loss called `kind`: a frozen module (image, target) -> scalar.
 
-    weights: for `lpips` the files (.pth or .safetensors) that together hold the VGG-16 trunk in torchvision's layout
-        (`features.0.weight`; its classifier is ignored) and the heads in LPIPS's (`lin0.model.1.weight`), in any
-        order; none for `efficientnet_lite0`.
-    Raises `HartError` where the weights are missing, given to the wrong kind, or do not fit.
+    files: for `lpips` the weights, in any order, see `Lpips.from_files`; none for `efficientnet_lite0`.
+    Raises `HartError` where they are missing, given to the wrong kind, or do not fit.
     """
     if kind == "lpips":
-        return Lpips.from_files([Path(file) for file in weights])
-    if weights:
+        return Lpips.from_files([Path(file) for file in files])
+    if files:
         raise HartError(f"the perceptual loss {kind!r} takes no weight files: leave them out, or choose 'lpips'")
     return EfficientNetLitePerceptualLoss()
 
@@ -78,7 +76,17 @@ class Lpips(nn.Module):
 
     @classmethod
     def from_files(cls, files: Sequence[Path]) -> Lpips:
-        """LPIPS with the weights of `files`; see `perceptual_loss`. Raises `HartError`."""
+        """LPIPS with the published weights: `.pth` or `.safetensors` files that together hold
+
+        - the trunk, as torchvision stores VGG-16 (`vgg16-397923af.pth`): `features.N.weight` (C_out, C_in, 3, 3) and
+          `features.N.bias` (C_out,), N = 0, 2 (64 channels), 5, 7 (128), 10, 12, 14 (256), 17, 19, 21, 24, 26, 28
+          (512); `classifier.*` is ignored;
+        - the heads, as LPIPS 0.1 stores them (`vgg.pth` in `weights/v0.1` of the package `lpips`):
+          `lin0.model.1.weight` (1, 64, 1, 1) to `lin4.model.1.weight` (1, 512, 1, 1), with 64, 128, 256, 512 and 512
+          channels.
+
+        Raises `HartError` for missing and wrongly shaped tensors.
+        """
         if not files:
             raise HartError(
                 "the perceptual loss 'lpips' needs weights: give torchvision's VGG-16 file (vgg16-*.pth) and LPIPS's "

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from hart.losses.adversarial import AdversarialTerm
 from hart.tokenizer.hybrid_tokenizer import TrainingPass
+
+
+def pixel_loss(
+    image: Tensor, reconstruction: Tensor, perceptual: nn.Module | None, weights: Mapping[str, float]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum of what compares pictures, and its unweighted parts; see `tokenizer_loss`."""
+    error = reconstruction - image
+    parts = {
+        "reconstruction": error.abs().mean(),
+        "chroma": (error - error.roll(1, dims=1)).square().mean(),
+    }
+    if "squared" in weights:
+        parts["squared"] = error.square().mean()
+    if perceptual is not None:
+        parts["perceptual"] = perceptual(reconstruction, image)
+    return sum((weights[name] * value for name, value in parts.items()), start=image.new_zeros(())), parts
 
 
 def tokenizer_loss(
@@ -13,7 +31,7 @@ def tokenizer_loss(
     reconstruction: Tensor,
     training_pass: TrainingPass,
     perceptual: nn.Module | None,
-    weights: dict[str, float],
+    weights: Mapping[str, float],
     adversarial: AdversarialTerm | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum and its unweighted parts.
@@ -25,16 +43,7 @@ def tokenizer_loss(
     adversarial: the discriminator's word on the reconstruction; None before its start step, and without one. It adds
         the parts `adversarial` and `adaptive_weight`. Its weight follows the gradient of all terms on the pixels.
     """
-    error = reconstruction - image
-    parts = {
-        "reconstruction": error.abs().mean(),
-        "chroma": (error - error.roll(1, dims=1)).square().mean(),
-    }
-    if "squared" in weights:
-        parts["squared"] = error.square().mean()
-    if perceptual is not None:
-        parts["perceptual"] = perceptual(reconstruction, image)
-    on_pixels = sum((weights[name] * value for name, value in parts.items()), start=image.new_zeros(()))
+    on_pixels, parts = pixel_loss(image, reconstruction, perceptual, weights)
     parts["quantizer"] = training_pass.quantizer_loss
     total = on_pixels + weights["quantizer"] * training_pass.quantizer_loss
     if adversarial is not None:

@@ -138,8 +138,13 @@ class Decoder(nn.Module):
         self.norm_out = group_norm(width, config.norm_groups)
         self.conv_out = nn.Conv2d(width, 3, 3, padding=1)
 
-    def forward(self, latent: Tensor) -> Tensor:
+    def features(self, latent: Tensor) -> Tensor:
+        """What the last convolution, `conv_out`, turns into the image: (B, C, f h, f w)."""
         h = self.middle(self.conv_in(latent))
         for layer in self.levels:
             h = layer(h)
-        return self.conv_out(silu(self.norm_out(h)))
+        return silu(self.norm_out(h))
+
+    def forward(self, latent: Tensor) -> Tensor:
+        image: Tensor = self.conv_out(self.features(latent))
+        return image

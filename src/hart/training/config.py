@@ -19,6 +19,7 @@ from hart.config import (
     require,
     require_positive,
 )
+from hart.losses.config import AdversarialConfig, PerceptualConfig
 
 
 @dataclass(frozen=True)
@@ -190,12 +191,31 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 @dataclass(frozen=True)
 class TokenizerLossConfig(Config):
-    """Weights of the tokenizer's loss, see `hart.losses.tokenizer_loss`; the commitment is inside the quantiser's."""
+    """Weights of the tokenizer's loss, see `hart.losses.tokenizer_loss`; the commitment is inside the quantiser's.
+
+    Perceptual and adversarial terms have tables of their own.
+    """
 
     reconstruction: float = 1.0
+    """Of the mean absolute error (L1)."""
+    squared: float = 0.0
+    """Of the mean squared error (L2)."""
     chroma: float = 0.0
-    perceptual: float = 1.0
     quantizer: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscriminatorConfig(AdversarialConfig):
+    """The adversarial term and how its discriminator learns."""
+
+    optimizer: OptimizerConfig
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.optimizer.kind == "adamw",
+            "DiscriminatorConfig.optimizer.kind must be 'adamw': the discriminator has no repeated blocks for muon",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,10 +224,15 @@ class TokenizerRecipe(Recipe):
 
     tokenizer: TokenizerConfig
     loss: TokenizerLossConfig = field(default_factory=TokenizerLossConfig)
+    perceptual: PerceptualConfig | None = None
+    """Which perceptual distance, and its weight; none without this table."""
+    adversarial: DiscriminatorConfig | None = None
+    """A discriminator that learns beside the tokenizer; none without this table."""
     discrete_probability: float = 0.5
     """Chance that a step decodes the codes and not the continuous latent (paper, section 3.1)."""
     revive_every: int = 100
-    """Steps between revivals of codes that no cell chose since; 0 leaves dead codes alone."""
+    """Steps between revivals of codes that no cell chose since; 0 leaves dead codes alone. The codebook's use by scale
+    is counted and reported over as many steps; with 0 over `trainer.checkpoint_every`."""
     decoder_only: bool = False
     """Freeze encoder, quant_conv and quantiser, as the released recipe does."""
     init_from: str = ""
@@ -223,6 +248,18 @@ class TokenizerRecipe(Recipe):
             "counts the codes' use from the same step",
         )
         require(0 <= self.discrete_probability <= 1, "TokenizerRecipe.discrete_probability must be in [0, 1]")
+        if self.adversarial is not None:
+            layers, least, side = self.adversarial.layers, self.adversarial.smallest_side, self.tokenizer.image_size
+            require(
+                side >= least,
+                f"TokenizerRecipe: a discriminator with adversarial.layers = {layers} needs pictures of at least "
+                f"{least} px, not {side}: set fewer",
+            )
+
+    @property
+    def usage_window(self) -> int:
+        """Steps over which the codebook's use is counted."""
+        return self.revive_every or self.trainer.checkpoint_every
 
 
 @dataclass(frozen=True)

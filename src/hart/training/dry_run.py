@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hart.training.config import TrainerConfig
 from hart.training.distributed import Processes
@@ -67,14 +67,17 @@ def measure(
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
+        # frozen networks of the loss are no part of the task, and their weights do not grow with the batch either
+        if storage.data_ptr() not in weights and not isinstance(tensor, nn.Parameter):
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.no_grad():
         batch = task.batch(stepper.share(0))
+    model = next(iter(task.parts))
+    stepper.before_losses(model, [batch])
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss, _ = stepper.forward(next(iter(task.parts)), batch)
+        loss, _ = stepper.forward(model, batch)
     del loss
     stepper.step(0)
     start = clock()

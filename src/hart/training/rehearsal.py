@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from hart.config import HartConfig, TokenizerConfig
 from hart.data.datasets import CaptionedImages
+from hart.losses.config import PerceptualConfig
 from hart.losses.hart_loss import draw_diffusion, draw_last_cells
+from hart.losses.perceptual import Lpips
 from hart.model import Hart
 from hart.training.config import TokenizerRecipe, TransformerRecipe
 from hart.training.hart_task import TransformerBatch, TransformerStage, repeated_blocks, with_adapters
@@ -25,15 +27,22 @@ from hart.types import ClassContext, Context, TextContext, TokenMaps
 PICTURES = 4
 
 
-def rehearse_tokenizer(recipe: TokenizerRecipe, device: torch.device) -> TokenizerTask:
-    """The stage on random pictures of the recipe's size."""
-    size = recipe.tokenizer.image_size
-    pixels = torch.randint(
-        256, (PICTURES, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
-    data = CaptionedImages(pixels, ((),) * PICTURES, torch.ones(PICTURES), ({},) * PICTURES, 0)
-    # no code is revived: the codebook's use says nothing on noise
-    return TokenizerTask(recipe.replace(init_from="", revive_every=0), data, device)
+class RehearsedTokenizer(TokenizerTask):
+    """The tokenizer's stage on random pictures of the recipe's size, with its discriminator from the first step on."""
+
+    def __init__(self, recipe: TokenizerRecipe, device: torch.device) -> None:
+        size = recipe.tokenizer.image_size
+        pixels = torch.randint(
+            256, (PICTURES, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        )
+        data = CaptionedImages(pixels, ((),) * PICTURES, torch.ones(PICTURES), ({},) * PICTURES, 0)
+        adversarial = recipe.adversarial and recipe.adversarial.replace(start_step=0)
+        # no code is revived: the codebook's use says nothing on noise
+        super().__init__(recipe.replace(init_from="", revive_every=0, adversarial=adversarial), data, device)
+
+    def perceptual_network(self, config: PerceptualConfig) -> nn.Module:
+        """LPIPS with random weights: a rehearsal needs none of its files."""
+        return Lpips() if config.kind == "lpips" else super().perceptual_network(config)
 
 
 class RehearsedTransformer(TransformerStage):

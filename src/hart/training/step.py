@@ -91,6 +91,7 @@ class Stepper:
                 group["weight_decay"] = decay
         state.part.module.train()
         state.optimizer.zero_grad()
+        self.before_losses(name, batches)
         sums: dict[str, Tensor] = {}
         for number, batch in enumerate(batches):
             with state.spread.synchronized(last=number == len(batches) - 1):
@@ -113,15 +114,28 @@ class Stepper:
         state.optimizer.step()
         return figures | {f"{prefix}learning_rate": rate}
 
+    def before_losses(self, name: str, batches: Sequence[Any]) -> None:
+        """Let a part look at all shares of the process before their losses."""
+        look = self.parts[name].part.before_losses
+        if look is not None:
+            with self._precision():
+                look(batches, self)
+
     def forward(self, name: str, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one share in the configured precision."""
-        bfloat16 = self.config.precision == "bfloat16"
-        with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=bfloat16):
+        with self._precision():
             loss, parts = self.parts[name].spread(self.task.loss, name, batch)
         return loss, parts
 
+    def _precision(self) -> torch.autocast:
+        bfloat16 = self.config.precision == "bfloat16"
+        return torch.autocast(self.processes.device.type, torch.bfloat16, enabled=bfloat16)
+
     def sum(self, value: Tensor) -> Tensor:
         return self.processes.sum(value)
+
+    def mean(self, value: Tensor) -> Tensor:
+        return self.processes.mean(value)
 
     def gather(self, rows: Tensor) -> Tensor:
         return self.processes.gather(rows)

@@ -2,14 +2,14 @@
 
 A task has one or more parts, each a module with an optimiser of its own. In every step, for every part in order:
 
-    batch (once) -> loss(part, batch) -> backward -> clip -> optimiser
+    batch (once) -> before_losses -> loss(part, batch) -> backward -> clip -> optimiser
 
 so that an adversarial task is two parts: the model, then the discriminator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +32,9 @@ class Part:
     """Its repeated layers, inner ones first: computed again, compiled and sharded one by one where that is asked."""
     start_step: int = 0
     """The first step that steps this part; warm-up counts from there."""
+    before_losses: Callable[[Sequence[Any], Engine], None] | None = None
+    """Called in each step with all batches of the process before the first of them is given to the loss, for what a
+    loss must know of the whole batch. Runs in the configured precision and may not leave gradients."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,14 @@ class Share:
 
 
 class Engine(Protocol):
-    """What a task may ask for between two steps."""
+    """What a task may ask for of all processes. All of them must ask."""
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum over all processes."""
+        ...
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over all processes."""
         ...
 
     def gather(self, rows: Tensor) -> Tensor:

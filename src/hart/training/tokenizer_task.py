@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hart.checkpoint.storage import load_state
 from hart.data.datasets import CaptionedImages
-from hart.data.transforms import to_signed
-from hart.losses.perceptual import EfficientNetLitePerceptualLoss
-from hart.losses.tokenizer_loss import tokenizer_loss
+from hart.losses.adversarial import (
+    AdversarialTerm,
+    PatchDiscriminator,
+    adaptive_weight,
+    discriminator_loss,
+    last_layer_gradients,
+)
+from hart.losses.config import PerceptualConfig
+from hart.losses.perceptual import perceptual_loss
+from hart.losses.tokenizer_loss import pixel_loss, tokenizer_loss
+from hart.tokenizer.codebook_usage import code_counts, codebook_usage
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.config import TokenizerRecipe
 from hart.training.image_sources import TrainingData, image_source
 from hart.training.pictures import picture_row
-from hart.training.randomness import seed_of
+from hart.training.randomness import generator_for, seed_of
 from hart.training.starting import load_tokenizer, same_sizes, save_tokenizer
 from hart.training.task import Engine, Part, Picture, Share
 
 CPU = torch.device("cpu")
 SAMPLES = 8
+MODEL, DISCRIMINATOR = "model", "discriminator"
 
 
 def fresh_tokenizer(recipe: TokenizerRecipe) -> HybridTokenizer:
@@ -44,10 +53,17 @@ def start_from(recipe: TokenizerRecipe) -> HybridTokenizer:
 
 @dataclass
 class TokenizerBatch:
-    """Images (B, 3, H, W) in [-1, 1], and which of the two latents this step decodes."""
+    """Images (B, 3, H, W) in [-1, 1], which of the two latents the step decodes, and what the parts leave in it.
 
+    adversarial: how the tokenizer hears the discriminator; None before its start step, and without one.
+    reconstruction: (B, 3, H, W) without gradient, what the discriminator's loss compares with the images.
+    """
+
+    step: int
     image: Tensor
     discrete: bool
+    adversarial: AdversarialTerm | None = None
+    reconstruction: Tensor | None = None
 
 
 class TokenizerTask:
@@ -69,17 +85,28 @@ class TokenizerTask:
             for part in (self.module.encoder, self.module.quant_conv, self.module.quantizer):
                 part.requires_grad_(False)
         blocks = [*self.module.encoder.levels, *self.module.decoder.levels]
-        self.parts = {"model": Part(self.module, recipe.optimizer, blocks)}
-        weights = recipe.loss
-        self.weights = {
-            "reconstruction": weights.reconstruction,
-            "chroma": weights.chroma,
-            "perceptual": weights.perceptual,
-            "quantizer": weights.quantizer,
-        }
-        self.perceptual = EfficientNetLitePerceptualLoss().to(device) if weights.perceptual > 0 else None
-        self._hits = torch.zeros(self.module.config.codebook_size, device=device)
+        self.parts = {MODEL: Part(self.module, recipe.optimizer, blocks, before_losses=self.hear_discriminator)}
+        loss = recipe.loss
+        self.weights = {"reconstruction": loss.reconstruction, "chroma": loss.chroma, "quantizer": loss.quantizer}
+        if loss.squared > 0:
+            self.weights["squared"] = loss.squared
+        self.perceptual: nn.Module | None = None
+        if recipe.perceptual is not None and recipe.perceptual.weight > 0:
+            self.weights["perceptual"] = recipe.perceptual.weight
+            self.perceptual = self.perceptual_network(recipe.perceptual).to(device)
+        self.discriminator: PatchDiscriminator | None = None
+        if (adversarial := recipe.adversarial) is not None:
+            generator = generator_for(recipe.trainer.seed, "weights of the discriminator")
+            self.discriminator = PatchDiscriminator(adversarial, generator).to(device)
+            part = Part(self.discriminator, adversarial.optimizer, start_step=adversarial.start_step)
+            self.parts[DISCRIMINATOR] = part
+        sizes = recipe.tokenizer
+        self._counts = torch.zeros(len(sizes.scales), sizes.codebook_size, dtype=torch.int64, device=device)
         self._rests: list[Tensor] = []
+
+    def perceptual_network(self, config: PerceptualConfig) -> nn.Module:
+        """The frozen network of a perceptual loss, with its weights."""
+        return perceptual_loss(config.kind, config.files)
 
     def prepare(self) -> None: ...
 
@@ -87,37 +114,87 @@ class TokenizerTask:
         image = self.images.images(share, self.device)
         coin = torch.rand((), generator=share.generator("which latent"))
         discrete = bool(coin < self.recipe.discrete_probability)
-        return TokenizerBatch(image.contiguous(memory_format=torch.channels_last), discrete)
+        return TokenizerBatch(share.step, image.contiguous(memory_format=torch.channels_last), discrete)
+
+    def hear_discriminator(self, batches: Sequence[TokenizerBatch], engine: Engine) -> None:
+        """From the discriminator's start step on, give each share its adversarial term.
+
+        All have the adaptive weight of the whole batch. Where a process computes its rows at once, it comes from the
+        graph of the loss itself; where it computes them in parts, none of them can know it, and they are decoded once
+        before, with a graph for the last layer alone.
+        """
+        adversarial = self.recipe.adversarial
+        if adversarial is None or not adversarial.active(batches[0].step):
+            return
+        assert self.discriminator is not None
+        last_layer = self.module.decoder.conv_out.weight
+
+        def of_graph(loss: Tensor, scores: Tensor) -> Tensor:
+            return adaptive_weight(engine.mean(last_layer_gradients(loss, scores, last_layer)))
+
+        term = AdversarialTerm(self.discriminator, adversarial.weight, of_graph)
+        if len(batches) > 1:
+            gradients = [self._last_layer_gradients(batch, term) for batch in batches]
+            known = adaptive_weight(engine.mean(torch.stack(gradients).mean(dim=0)))
+            term = AdversarialTerm(self.discriminator, adversarial.weight, lambda loss, scores: known)
+        for batch in batches:
+            batch.adversarial = term
+
+    def _last_layer_gradients(self, batch: TokenizerBatch, term: AdversarialTerm) -> Tensor:
+        decoder = self.module.decoder
+        with torch.no_grad():
+            latent = self.module.training_pass(batch.image, discrete=batch.discrete).latent
+            features = decoder.features(self.module.post_quant_conv(latent))
+        reconstruction = decoder.conv_out(features)
+        loss, _ = pixel_loss(batch.image, reconstruction, self.perceptual, self.weights)
+        return last_layer_gradients(loss, term.unweighted(reconstruction), decoder.conv_out.weight)
 
     def loss(self, part: str, batch: TokenizerBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        if part == DISCRIMINATOR:
+            assert self.discriminator is not None
+            assert batch.reconstruction is not None
+            return discriminator_loss(self.discriminator, batch.image, batch.reconstruction)
         result = self.module.training_pass(batch.image, discrete=batch.discrete)
         reconstruction = self.module.decode_unclamped(result.latent)
-        total, parts = tokenizer_loss(batch.image, reconstruction, result, self.perceptual, self.weights)
-        for index in result.quantized.indices:
-            self._hits += torch.bincount(index.flatten(), minlength=len(self._hits))
+        total, parts = tokenizer_loss(
+            batch.image, reconstruction, result, self.perceptual, self.weights, batch.adversarial
+        )
+        if batch.adversarial is not None:
+            batch.reconstruction = reconstruction.detach()
+        self._counts += code_counts(result.quantized.indices, self.module.config.codebook_size)
         self._rests.append(result.quantized.last_rest)
         parts["l1_discrete" if batch.discrete else "l1_continuous"] = parts.pop("reconstruction")
         return total, parts
 
     @torch.no_grad()
     def after_step(self, share: Share, engine: Engine) -> dict[str, float]:
-        """Every `revive_every` steps, move codes that nothing chose onto random cells of the last scale's rest."""
+        """At the end of each `usage_window`, say how each scale uses the codebook, and revive dead codes."""
         rests, self._rests = self._rests, []
         figures = self.images.figures(share, engine, self.device)
-        every = self.recipe.revive_every
-        if every == 0 or (share.step + 1) % every or self.recipe.decoder_only:
+        window_ends = (share.step + 1) % self.recipe.usage_window == 0
+        if not window_ends and share.step + 1 < self.recipe.trainer.steps:
             return figures
-        dead = (engine.sum(self._hits) == 0).nonzero().flatten()
-        self._hits.zero_()
-        # the last third of training keeps the codebook as it is
-        if len(dead) and share.step < self.recipe.trainer.steps * 2 // 3:
-            cells = engine.gather(torch.cat(rests)).permute(0, 2, 3, 1).flatten(0, 2)
-            chosen = torch.randint(len(cells), (len(dead),), generator=share.generator("revived codes"))
-            codebook = self.module.quantizer.codebook.weight
-            codebook[dead] = cells[chosen.to(self.device)].float()
-            assert isinstance(codebook, nn.Parameter)
-            engine.forget(codebook, dead)
-        return figures | {"dead_codes": len(dead)}
+        counts = engine.sum(self._counts).cpu()
+        self._counts = torch.zeros_like(self._counts)
+        usage = codebook_usage(counts)
+        for k, (used, perplexity) in enumerate(zip(usage.used_share, usage.perplexity, strict=True)):
+            figures |= {f"codes_used_{k}": float(used), f"perplexity_{k}": float(perplexity)}
+        if window_ends and self.recipe.revive_every and not self.recipe.decoder_only:
+            dead = (counts.sum(dim=0) == 0).nonzero().flatten()
+            figures["dead_codes"] = len(dead)
+            # the last third of training keeps the codebook as it is
+            if len(dead) and share.step < self.recipe.trainer.steps * 2 // 3:
+                self._revive(dead.to(self.device), torch.cat(rests), share, engine)
+        return figures
+
+    def _revive(self, dead: Tensor, rests: Tensor, share: Share, engine: Engine) -> None:
+        """Move codes onto random cells of the last scale's rest (B, D, n_K, n_K)."""
+        cells = engine.gather(rests).permute(0, 2, 3, 1).flatten(0, 2)
+        chosen = torch.randint(len(cells), (len(dead),), generator=share.generator("revived codes"))
+        codebook = self.module.quantizer.codebook.weight
+        codebook[dead] = cells[chosen.to(self.device)].float()
+        assert isinstance(codebook, nn.Parameter)
+        engine.forget(codebook, dead)
 
     def samples(self, step: int, module: nn.Module) -> dict[str, Picture]:
         """The first pictures: as they are, from codes alone, and from codes with the exact rest."""
@@ -129,17 +206,3 @@ class TokenizerTask:
     def save(self, folder: Path, module: nn.Module) -> None:
         assert isinstance(module, HybridTokenizer)
         save_tokenizer(folder, module)
-
-
-@torch.no_grad()
-def reconstruction_psnr(tokenizer: HybridTokenizer, data: CaptionedImages, limit: int = 256) -> dict[str, float]:
-    """Mean PSNR in dB over the first `limit` images, from codes alone and from the continuous latent."""
-    images = to_signed(torch.stack([data.image(i) for i in range(min(limit, len(data)))]))
-    figures = {}
-    for name, discrete in (("discrete", True), ("continuous", False)):
-        errors = [
-            F.mse_loss(tokenizer.reconstruct(part, discrete=discrete), part, reduction="none").mean(dim=(1, 2, 3))
-            for part in images.split(32)
-        ]
-        figures[name] = float((10 * torch.log10(4 / torch.cat(errors))).mean())
-    return figures
