@@ -24,6 +24,7 @@ from hart.cli import app
 from hart.config import HartConfig
 from hart.data.emoji import EmojiSummary
 from hart.data.encoded import EncodedSet
+from hart.lora import add_lora, save_lora
 from hart.picture_metadata import read_record
 from hart.text_encoder.compact import CompactTextEncoder
 from hart.text_encoder.random_features import RandomTextFeatures
@@ -158,6 +159,27 @@ def test_like_changes_what_is_given(text_model: Path, class_model: Path, tmp_pat
     assert more[0].read_bytes() == path.read_bytes()
     (moved,) = drawn(run("generate", "2", "--like", path, "--model", class_model, "--out", tmp_path / "4"))
     assert read_record(moved).model == str(class_model)
+
+
+def test_an_adapter_draws_along_and_is_recorded(text_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    hart = add_lora(load_model(text_model).hart, rank=2, alpha=2, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for name, parameter in hart.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.2)
+    save_lora(hart, tmp_path / "adapter", base_model=str(text_model))
+    options = ("a cat", "--model", text_model, "--guidance", 0, "--lora", tmp_path / "adapter")
+    (plain,) = drawn(run("generate", *options[:-2], "--out", tmp_path / "1"))
+    (path,) = drawn(run("generate", *options, "--lora-scale", 4, "--out", tmp_path / "2"))
+    assert path.read_bytes() != plain.read_bytes()
+    settings = read_record(path).settings
+    assert (settings.loras, settings.lora_scale) == ((str(tmp_path / "adapter"),), 4)
+    (again,) = drawn(run("generate", "--like", path, "--out", tmp_path / "3"))
+    assert again.read_bytes() == path.read_bytes()
+    (off,) = drawn(run("generate", "--like", path, "--lora-scale", 0, "--out", tmp_path / "4"))
+    assert Image.open(off).tobytes() == Image.open(plain).tobytes()
+    assert "adapter" in refused(run("generate", "a cat", "--model", text_model, "--lora", tmp_path, "--out", tmp_path))
 
 
 def test_like_refuses_pictures_that_say_nothing(tmp_path: Path) -> None:

@@ -40,6 +40,9 @@ class PictureSettings(Config):
     dtype: str
     random_weights: bool = False
     """Drawn with random weights in place of the model's."""
+    loras: tuple[str, ...] = ()
+    """Folders of the adapters that the model was drawn with, all at the strength `lora_scale`."""
+    lora_scale: float = 1.0
     batch: BatchPlace | None = None
     """None: drawn alone."""
 

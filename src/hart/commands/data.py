@@ -11,7 +11,7 @@ import typer
 from hart.commands.console import needs_extra, note, progress, writable_folder
 from hart.errors import HartError
 
-app = typer.Typer(help="Build, check and encode data sets.", no_args_is_help=False)
+app = typer.Typer(help="Build and encode data sets.", no_args_is_help=False)
 
 SetPath = Annotated[
     str, typer.Argument(metavar="DATA", help="Folder, file, pattern or URLs of shards, or hf:OWNER/NAME.")
@@ -30,7 +30,7 @@ MaxDamaged = Annotated[float, typer.Option(min=0, max=1, help="Share of damaged 
 
 @app.callback()
 def data() -> None:
-    """Build, check and encode data sets."""
+    """Build and encode data sets."""
 
 
 @app.command()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hart.commands.console import model_name, note, progress, scale_reporter, writable_folder
+from hart.commands.console import model_name, needs_extra, note, progress, scale_reporter, writable_folder
 from hart.errors import HartError
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class Job:
     batch_size: int | None
     sampling: SamplingConfig | None
     random_weights: bool
+    loras: tuple[str, ...]
+    lora_scale: float
     only: int | None = None
 
 
@@ -76,6 +78,10 @@ def generate(
     like: Annotated[
         Path | None, typer.Option(help="Draw this picture again; whatever else is given is changed.")
     ] = None,
+    lora: Annotated[
+        list[Path] | None, typer.Option(help="Folder of an adapter to draw with; several add up.", show_default=False)
+    ] = None,
+    lora_scale: Annotated[float | None, typer.Option(help="Strength of the adapters; 1 is as trained.")] = None,
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Use the model's sizes with random weights.")
     ] = False,
@@ -101,10 +107,14 @@ def generate(
         batch_size=batch_size,
         sampling=None,
         random_weights=random_weights,
+        loras=tuple(str(folder.expanduser().resolve()) for folder in lora or ()),
+        lora_scale=1.0 if lora_scale is None else lora_scale,
     )
     if record is not None:
         again = not wanted and (images_per_prompt, seed, batch_size) == (None, None, None)
         job = _like(record, job, keep_seed=seed is None, keep_model=model is None, keep_batch=again)
+        if lora_scale is not None:
+            job = replace(job, lora_scale=lora_scale)
     with progress(f"loading {job.model}") as report:
         pipe = _open(job)
         drawn = pipe(
@@ -201,6 +211,8 @@ def _like(record: PictureRecord, given: Job, *, keep_seed: bool, keep_model: boo
         batch_size=batch_size,
         sampling=settings.sampling,
         random_weights=given.random_weights or (settings.random_weights and keep_model),
+        loras=settings.loras if keep_model and not given.loras else given.loras,
+        lora_scale=settings.lora_scale if keep_model and not given.loras else given.lora_scale,
         only=only,
     )
 
@@ -210,8 +222,13 @@ def _open(job: Job) -> HartPipeline:
     from hart.pipeline import HartPipeline
 
     if job.random_weights:
-        return HartPipeline.from_config(load_config(job.model), device=job.device, dtype=job.dtype)
-    return HartPipeline.from_pretrained(job.model, device=job.device, dtype=job.dtype)
+        pipe = HartPipeline.from_config(load_config(job.model), device=job.device, dtype=job.dtype)
+    else:
+        pipe = HartPipeline.from_pretrained(job.model, device=job.device, dtype=job.dtype)
+    for folder in job.loras:
+        with needs_extra("lora"):
+            pipe.load_lora(folder, job.lora_scale)
+    return pipe
 
 
 def _prompts_for(pipe: HartPipeline, prompts: list[str]) -> list[str | int]:
@@ -259,6 +276,8 @@ def _settings_of(row: int, job: Job, pipe: HartPipeline, drawn: HartOutput) -> P
         device=str(pipe.device),
         dtype=dtype_name(pipe.dtype),
         random_weights=job.random_weights,
+        loras=job.loras,
+        lora_scale=job.lora_scale,
         batch=BatchPlace(together, drawn.seeds[first], row - first) if len(together) > 1 else None,
     )
 
