@@ -24,6 +24,7 @@ picture: install
 	$(BIN)/hart generate "$$PROMPT" --out "$(OUT)"
 
 contact-sheet: install
+	rm -rf outputs/sheet
 	$(BIN)/hart generate --prompts-file docs/contact_sheet_prompts.txt --grid --seed 0 --out outputs/sheet
 	cp outputs/sheet/grid-*.png docs/contact_sheet.png
 

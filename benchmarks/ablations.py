@@ -92,7 +92,7 @@ def _say(name: str, step: int, figures: dict[str, float]) -> None:
 
 @torch.inference_mode()
 def held_out(variant: Variant, folder: Path, limit: int) -> dict[str, float]:
-    """Mean loss terms of held-out pictures, all tokens of all scales, first caption each."""
+    """Mean loss terms of held-out pictures: all tokens of all scales, the last caption each, which tells the style."""
     recipe = variant.recipe
     model = load_model(folder / MODEL_FOLDER)
     data = open_dataset(Path(recipe.data), "val", variant.size)
@@ -109,7 +109,7 @@ def held_out(variant: Variant, folder: Path, limit: int) -> dict[str, float]:
             draws = draw_diffusion(
                 model.hart.residual, len(rows), tokens, channels, generator_for(0, "held out", start)
             )
-        context = conditioner.context([data.captions(row)[0] for row in rows.tolist()], None)
+        context = conditioner.context([data.captions(row)[-1] for row in rows.tolist()], None)
         _, parts = hart_loss(
             model.hart.eval(), model.tokenizer.quantizer.codebook, context, chosen, None, draws, diffusion_weight=1.0
         )

@@ -16,7 +16,7 @@ from hart.config import SamplingConfig, TextConditioning
 from hart.pipeline import MAX_SEED, ScalePreview
 from hart.text_encoder.compact import WEIGHTS_FILE
 from hart.text_encoder.random_features import RandomTextFeatures
-from helpers import CLASSES, SCALES, TEXT_TOKENS, TEXT_WIDTH
+from helpers import CLASSES, SCALES, TEXT_TOKENS, TEXT_WIDTH, tiny_text_config
 from models import save_tiny_class_model, save_tiny_text_model
 
 PROMPTS = ["a red apple", "a cat"]
@@ -253,3 +253,14 @@ def test_a_model_without_text_encoder_says_so(text: HartPipeline) -> None:
     pipe = HartPipeline(config, text.tokenizer, text.hart, device=text.device, dtype=text.dtype)
     with pytest.raises(HartError, match="names no text encoder"):
         pipe("a cat")
+
+
+def test_fingerprints_tell_weights_of_any_part_from_others(tmp_path: Path) -> None:
+    # wide enough that its layers are packed on processors where that helps
+    config = tiny_text_config(width=256, heads=4)
+    pipe = HartPipeline.from_config(config, seed=0, device="cpu")
+    ours = pipe.fingerprints()
+    assert ours == HartPipeline.from_config(config, seed=0, device="cpu").fingerprints()
+    others = HartPipeline.from_config(config, seed=1, device="cpu").fingerprints()
+    assert set(ours) == {"transformer", "tokenizer", "text_encoder"}
+    assert all(ours[part] != others[part] for part in ours)

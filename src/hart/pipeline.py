@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from hart.checkpoint.loading import load_model, resolve_model
+from hart.checkpoint.storage import fingerprint
 from hart.config import HartConfig, SamplingConfig
 from hart.data.transforms import pil_to_pixels, to_signed, unit_to_pil
 from hart.devices import resolve_device, resolve_dtype
@@ -31,7 +32,7 @@ from hart.generation.next_scale import NextScaleGenerator, ScaleStep
 from hart.lora import merge_lora
 from hart.model import Hart
 from hart.random_weights import random_model
-from hart.text_encoder import TextEncoder, load_text_encoder
+from hart.text_encoder import TextEncoder, encoder_module, load_text_encoder
 from hart.text_encoder.random_features import RandomTextFeatures
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.types import ClassContext, Context, TextContext
@@ -187,6 +188,24 @@ class HartPipeline:
             merge_lora(self.hart, Path(folder).expanduser(), scale, model=str(self.folder or "this model"))
         finally:
             self.hart.pack()
+
+    def fingerprints(self) -> dict[str, str]:
+        """What tells the weights of each part from others; see `hart.checkpoint.storage.fingerprint`.
+
+        Keys: transformer (with the residual diffusion), tokenizer and, for a text model, text_encoder.
+        """
+        self.hart.unpack()
+        try:
+            found = {"transformer": fingerprint(self.hart), "tokenizer": fingerprint(self.tokenizer)}
+        finally:
+            self.hart.pack()
+        if self.config.transformer.text is not None:
+            encoder = self.text_encoder
+            if isinstance(encoder, RandomTextFeatures):
+                found["text_encoder"] = f"random features, seed {encoder.seed}"
+            else:
+                found["text_encoder"] = fingerprint(encoder_module(encoder))
+        return found
 
     @property
     def image_size(self) -> int:

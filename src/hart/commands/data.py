@@ -1,4 +1,4 @@
-"""`hart data`: builds data sets, looks into them, and precomputes what training reads."""
+"""`hart data`: builds data sets, and precomputes what training reads."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hart.commands.console import model_name, needs_extra, note, progress, scale_reporter, writable_folder
+from hart.commands.console import model_name, note, progress, scale_reporter, writable_folder
 from hart.errors import HartError
 
 if TYPE_CHECKING:
@@ -115,6 +115,8 @@ def generate(
         job = _like(record, job, keep_seed=seed is None, keep_model=model is None, keep_batch=again)
         if lora_scale is not None:
             job = replace(job, lora_scale=lora_scale)
+    if lora_scale is not None and not job.loras:
+        raise HartError("--lora-scale is the strength of adapters, and there is none: give --lora too")
     with progress(f"loading {job.model}") as report:
         pipe = _open(job)
         drawn = pipe(
@@ -226,8 +228,7 @@ def _open(job: Job) -> HartPipeline:
     else:
         pipe = HartPipeline.from_pretrained(job.model, device=job.device, dtype=job.dtype)
     for folder in job.loras:
-        with needs_extra("lora"):
-            pipe.load_lora(folder, job.lora_scale)
+        pipe.load_lora(folder, job.lora_scale)
     return pipe
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hart.checkpoint.storage import fingerprint
 from hart.config import SamplingConfig
 from hart.data.transforms import pil_to_pixels
 from hart.devices import dtype_name
@@ -41,8 +40,7 @@ class DrawnPictures:
         self._seed = seed
         self._folder = folder
         self._plan: dict[str, Any] = {
-            "transformer_sha256": fingerprint(pipe.hart),
-            "tokenizer_sha256": fingerprint(pipe.tokenizer),
+            "weights": pipe.fingerprints(),
             "device": pipe.device.type,
             "dtype": dtype_name(pipe.dtype),
             "sampling": sampling.to_dict(),

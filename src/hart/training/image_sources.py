@@ -171,7 +171,7 @@ def open_training_data(
     transform = ImageTransform(size, reading.fit, reading.crop, reading.shorter_side, reading.flip)
     folder = Path(recipe.data)
     if reading.kind == "auto" and is_encoded_set(folder):
-        _require_plain(reading, size, folder)
+        _require_plain(reading, folder)
         data = EncodedSet(folder)
         loader = EncodedLoader(data, batch_size=batch_size, seed=seed, rank=rank, world=world, workers=reading.workers)
         return EncodedPictures(data, loader)
@@ -235,7 +235,7 @@ def _why_not_memory(source: Source | Stream, transform: ImageTransform, reading:
     return None
 
 
-def _require_plain(reading: ReadingConfig, size: int, folder: Path) -> None:
+def _require_plain(reading: ReadingConfig, folder: Path) -> None:
     """What was encoded once cannot be cropped or flipped any more."""
     plain = ReadingConfig()
     names = ("fit", "crop", "shorter_side", "flip", "image_column", "caption_column", "label_column")

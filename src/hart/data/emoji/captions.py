@@ -134,7 +134,7 @@ def _styled(text: str, style: str, rng: random.Random) -> str:
 
 
 def captions(concept: Concept, style: str, tone: str | None, keywords: Keywords, rng: random.Random) -> list[str]:
-    """8 to 16 captions; about half are the bare name, repeated ones count as weight.
+    """8 to 16 captions, about half of the name alone but for style and tone; repeated ones count as weight.
 
     style: the style's readable word ("old noto"); all captions but the first tell it, of `DEFAULT_STYLE` only some.
     tone: one of `TONES` or None, then every caption tells it.
