@@ -142,14 +142,14 @@ def test_every_source_gives_the_maps_of_its_pictures(encoded: Path) -> None:
     first = [task.tokens.first(2) for task in (stored, live, memory)]
     assert first[1].captions == first[2].captions == ("first of 0", "first of 1")
     assert first[0].text is not None
-    torch.testing.assert_close(first[0].text.embeddings, live.text_encoder.encode(first[1].captions).embeddings)
+    torch.testing.assert_close(first[0].text.embeddings, live.conditioner.encoder.encode(first[1].captions).embeddings)
 
 
 def test_a_precomputed_set_runs_neither_encoder(encoded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = tiny_transformer_recipe(recipe(data=str(encoded / "codes")), encoded / "model")
     task = TransformerTask(given, opened(given, "caption"))
     monkeypatch.setattr(task.tokenizer, "encoder", None)
-    monkeypatch.setattr(task.text_encoder, "blocks", None)
+    monkeypatch.setattr(task.conditioner.encoder, "blocks", None)
     task.prepare()
     loss, _ = task.loss("model", task.batch(WHOLE))
     assert loss.isfinite()
@@ -173,7 +173,7 @@ def test_classes_are_handed_on(tmp_path: Path) -> None:
     sizes = tiny_class_config().transformer
     for address, reading in (("set", {}), ("set", {"memory_gb": 0.0}), ("codes", {})):
         given = tiny_transformer_recipe(recipe(data=str(tmp_path / address)), tmp_path).replace(
-            transformer=sizes, diffusion=None, reading=ReadingConfig(**reading)
+            transformer=sizes, text_encoder="", diffusion=None, reading=ReadingConfig(**reading)
         )
         data = opened(given, condition_of(given))
         source = token_source(data, given, tokenizer, None, CPU)
