@@ -103,6 +103,8 @@ def test_pictures_carry_prompt_seed_model_and_settings(text_model: Path, tmp_pat
         "device": "cpu",
         "dtype": "bfloat16",
         "random_weights": False,
+        "loras": [],
+        "lora_scale": 1.0,
         "batch": None,
     }
 
