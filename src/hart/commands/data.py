@@ -9,20 +9,21 @@ from typing import Annotated, Literal
 import typer
 
 from hart.commands.console import needs_extra, note, progress, writable_folder
+from hart.commands.options import (
+    DATA_HELP,
+    DATA_METAVAR,
+    CaptionColumn,
+    DeviceOption,
+    FitOption,
+    ImageColumn,
+    KindOption,
+    SplitOption,
+)
 from hart.errors import HartError
 
 app = typer.Typer(help="Build and encode data sets.", no_args_is_help=False)
 
-SetPath = Annotated[
-    str, typer.Argument(metavar="DATA", help="Folder, file, pattern or URLs of shards, or hf:OWNER/NAME.")
-]
-Split = Annotated[str, typer.Option(help="Part of the set: train, val, or another that it has.")]
-Kind = Annotated[
-    Literal["folder", "classes", "jsonl", "shards", "stream", "parquet", "huggingface"] | None,
-    typer.Option(help="Format of the set; told from DATA by default."),
-]
-ImageColumn = Annotated[str, typer.Option(help="Field with the image, where it has an unusual name.")]
-CaptionColumn = Annotated[str, typer.Option(help="Field with the captions, where it has an unusual name.")]
+SetPath = Annotated[str, typer.Argument(metavar=DATA_METAVAR, help=DATA_HELP)]
 LabelColumn = Annotated[str, typer.Option(help="Field with the class, where it has an unusual name.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that decode pictures.")]
 MaxDamaged = Annotated[float, typer.Option(min=0, max=1, help="Share of damaged pictures that is put up with.")]
@@ -62,14 +63,12 @@ def encode(
     text_encoder: Annotated[
         Path | None, typer.Option(help="Folder of the text encoder; without it class labels are stored.")
     ] = None,
-    split: Split = "train",
-    kind: Kind = None,
+    split: SplitOption = "train",
+    kind: KindOption = None,
     scales: Annotated[
         str, typer.Option(metavar="1,2,...", help="Sides of the scales; the tokenizer's own by default.")
     ] = "",
-    fit: Annotated[
-        Literal["crop", "pad"], typer.Option(help="crop: the largest centred square. pad: all of it, on white.")
-    ] = "crop",
+    fit: FitOption = "crop",
     dtype: Annotated[
         Literal["float16", "bfloat16", "float32"], typer.Option(help="Type of residuals and text features.")
     ] = "float16",
@@ -77,7 +76,7 @@ def encode(
     shard_size: Annotated[int, typer.Option(min=1, help="Pictures a shard.")] = 1024,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures encoded together.")] = 32,
     workers: Workers = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is by default.")] = None,
+    device: DeviceOption = None,
     part: Annotated[str, typer.Option(metavar="I/N", help="Write every N-th shard, as one of N processes.")] = "1/1",
     max_damaged: MaxDamaged = 0.05,
     image_column: ImageColumn = "",

@@ -14,6 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from hart.commands.console import model_name, needs_extra, note, progress, writable_folder
+from hart.commands.options import (
+    DATA_HELP,
+    DATA_METAVAR,
+    CaptionColumn,
+    DeviceOption,
+    FitOption,
+    ImageColumn,
+    KindOption,
+    SplitOption,
+)
 from hart.errors import HartError
 
 if TYPE_CHECKING:
@@ -27,19 +37,7 @@ app = typer.Typer(help="Measure a model: figures, a table and picture grids.", n
 EXTRA = "evaluate"
 
 ModelOption = Annotated[str, typer.Option(help="Shipped name, folder or hub id.")]
-DataOption = Annotated[
-    str, typer.Option(metavar="DATA", help="Folder, file, pattern or URLs of shards, or hf:OWNER/NAME.")
-]
-SplitOption = Annotated[str, typer.Option(help="Part of the set: train, val, or another that it has.")]
-KindOption = Annotated[
-    Literal["folder", "classes", "jsonl", "shards", "stream", "parquet", "huggingface"] | None,
-    typer.Option(help="Format of the set; told from DATA by default."),
-]
-ImageColumn = Annotated[str, typer.Option(help="Field with the image, where it has an unusual name.")]
-CaptionColumn = Annotated[str, typer.Option(help="Field with the captions, where it has an unusual name.")]
-FitOption = Annotated[
-    Literal["crop", "pad"], typer.Option(help="crop: the largest centred square. pad: all of it, on white.")
-]
+DataOption = Annotated[str, typer.Option(metavar=DATA_METAVAR, help=DATA_HELP)]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Pictures to measure; all by default.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of every random draw.")]
 FeaturesOption = Annotated[
@@ -53,9 +51,6 @@ SmoothOption = Annotated[
 ]
 ResamplesOption = Annotated[int, typer.Option(min=0, help="Resamples of each interval; 0 leaves intervals out.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures computed together.")]
-DeviceOption = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; by default CUDA where there is one.", show_default=False)
-]
 OutOption = Annotated[Path, typer.Option(help="Folder for figures.json, table.md and the pictures.")]
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hart.commands.console import model_name, note, progress, scale_reporter, writable_folder
+from hart.commands.options import DeviceOption
 from hart.errors import HartError
 
 if TYPE_CHECKING:
@@ -24,9 +25,6 @@ ModelOption = Annotated[
     str | None, typer.Option(help=f"Shipped name, folder or hub id; {DEFAULT_MODEL} by default.", show_default=False)
 ]
 OutOption = Annotated[Path, typer.Option(help="Folder for the pictures.")]
-DeviceOption = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; by default CUDA where there is one.", show_default=False)
-]
 DtypeOption = Annotated[
     str | None,
     typer.Option(help="float32, bfloat16 or float16; bfloat16 on cuda by default, else float32.", show_default=False),
@@ -112,9 +110,14 @@ def generate(
     )
     if record is not None:
         again = not wanted and (images_per_prompt, seed, batch_size) == (None, None, None)
-        job = _like(record, job, keep_seed=seed is None, keep_model=model is None, keep_batch=again)
-        if lora_scale is not None:
-            job = replace(job, lora_scale=lora_scale)
+        job = _like(
+            record,
+            job,
+            keep_seed=seed is None,
+            keep_model=model is None,
+            keep_batch=again,
+            keep_lora_scale=lora_scale is None,
+        )
     if lora_scale is not None and not job.loras:
         raise HartError("--lora-scale is the strength of adapters, and there is none: give --lora too")
     with progress(f"loading {job.model}") as report:
@@ -185,13 +188,16 @@ def slug(text: str) -> str:
     return "-".join(words)[:SLUG_LENGTH].strip("-") or "picture"
 
 
-def _like(record: PictureRecord, given: Job, *, keep_seed: bool, keep_model: bool, keep_batch: bool) -> Job:
+def _like(
+    record: PictureRecord, given: Job, *, keep_seed: bool, keep_model: bool, keep_batch: bool, keep_lora_scale: bool
+) -> Job:
     """The job that draws a recorded picture again, changed by whatever was given."""
     from hart import __version__
 
     if record.version != __version__:
         note(f"drawn by hart {record.version}, this is {__version__}: the picture may come out differently")
     settings = record.settings
+    keep_loras = keep_model and not given.loras
     prompts, seed, batch_size, only = given.prompts, given.seed, given.batch_size, None
     if keep_seed:
         seed = record.seed
@@ -213,8 +219,8 @@ def _like(record: PictureRecord, given: Job, *, keep_seed: bool, keep_model: boo
         batch_size=batch_size,
         sampling=settings.sampling,
         random_weights=given.random_weights or (settings.random_weights and keep_model),
-        loras=settings.loras if keep_model and not given.loras else given.loras,
-        lora_scale=settings.lora_scale if keep_model and not given.loras else given.lora_scale,
+        loras=settings.loras if keep_loras else given.loras,
+        lora_scale=settings.lora_scale if keep_loras and keep_lora_scale else given.lora_scale,
         only=only,
     )
 

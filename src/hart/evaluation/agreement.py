@@ -20,22 +20,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hart.config import SamplingConfig
-from hart.contact_sheet import contact_sheet
 from hart.data.datasets import open_dataset
 from hart.errors import HartError
 from hart.evaluation.drawing import DrawnPictures
 from hart.evaluation.features import FeatureExtractor
 from hart.evaluation.report import Progress, Result, extractor_facts, pictures_text
 from hart.evaluation.statistics import RESAMPLES, Figure, bootstrap_mean
-from hart.picture_metadata import open_image
 from hart.pipeline import HartPipeline
 
 LEFT_OUT = frozenset({"flags", "symbols"})
 TOPS = (1, 5, 20)
 FEATURE_SIDE = 128
 """EfficientNet-Lite0 sees the pictures at this side: emoji of 64 px have nothing finer, and it takes a third."""
-IMAGES_FOLDER = "images"
-SHEET_FILE, SHEET_PICTURES = "drawn.png", 36
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,7 @@ def evaluate_agreement(
     pool = pool[: options.names]
     prompts = [f"a {concepts[name]['names'][0]}" for name in pool]
 
-    drawn = DrawnPictures(pipe, prompts, sampling, options.seed, folder / IMAGES_FOLDER)
+    drawn = DrawnPictures(pipe, prompts, sampling, options.seed, folder)
     drawn.draw(options.draw_batch, progress)
     bank = []
     for start in range(0, len(rows), options.feature_batch):
@@ -88,8 +84,6 @@ def evaluate_agreement(
         torch.tensor([number[name] for name in pool]),
     )
     generator = torch.Generator().manual_seed(options.seed)
-    shown = range(min(len(drawn), SHEET_PICTURES))
-    labels = [f"{prompts[i]}: {int(ranks[i])}" for i in shown]
     return Result(
         suite="agreement",
         title=f"{pictures_text(len(drawn))}, {len(names):,} concepts",
@@ -107,7 +101,7 @@ def evaluate_agreement(
         settings={**settings, **drawn.settings, "resamples": options.resamples},
         counts={"drawn": len(drawn), "references": len(rows), "concepts": len(names), "damaged": pictures.skipped},
         extractor=extractor_facts(extractor),
-        sheets={SHEET_FILE: contact_sheet([[open_image(drawn.path(i))] for i in shown], labels)},
+        sheets=drawn.sheet([f"{prompt}: {rank}" for prompt, rank in zip(prompts, ranks.tolist(), strict=True)]),
     )
 
 

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from hart.config import SamplingConfig
+from hart.contact_sheet import contact_sheet
 from hart.data.transforms import pil_to_pixels
 from hart.devices import dtype_name
 from hart.errors import HartError
@@ -25,15 +27,18 @@ from hart.picture_metadata import open_image, save_png
 from hart.pipeline import HartPipeline, Prompt
 
 PLAN_FILE = "plan.json"
+IMAGES_FOLDER = "images"
+SHEET_FILE, SHEET_PICTURES = "drawn.png", 36
 
 
 class DrawnPictures:
-    """One picture a prompt; picture i has the seed `seed + i`. The folder's files are the only state."""
+    """One picture a prompt; picture i has the seed `seed + i`. The files in `out`/images are the only state."""
 
     def __init__(
-        self, pipe: HartPipeline, prompts: Sequence[Prompt], sampling: SamplingConfig, seed: int, folder: Path
+        self, pipe: HartPipeline, prompts: Sequence[Prompt], sampling: SamplingConfig, seed: int, out: Path
     ) -> None:
-        """Raises `HartError` when the folder holds pictures of another plan."""
+        """Raises `HartError` when `out` holds pictures of another plan."""
+        folder = out / IMAGES_FOLDER
         self._pipe = pipe
         self._prompts = list(prompts)
         self._sampling = sampling
@@ -88,6 +93,12 @@ class DrawnPictures:
                 save_png(self.path(number), image)
             done += len(batch)
         return kept
+
+    def sheet(self, labels: Sequence[str]) -> dict[str, Image.Image]:
+        """A contact sheet of the first pictures, for `Result.sheets`. labels: one of each picture, or more."""
+        shown = range(min(len(self), SHEET_PICTURES))
+        images = [[open_image(self.path(number))] for number in shown]
+        return {SHEET_FILE: contact_sheet(images, list(labels)[: len(images)])}
 
     def features(self, extractor: FeatureExtractor, batch_size: int, progress: Progress) -> Features:
         """Features of all pictures, which must have been drawn."""

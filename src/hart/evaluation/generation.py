@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from hart.config import SamplingConfig
-from hart.contact_sheet import contact_sheet
 from hart.data.samples import Sample
 from hart.errors import HartError
 from hart.evaluation.drawing import DrawnPictures
@@ -32,11 +31,7 @@ from hart.evaluation.statistics import (
     kernel_distance,
     precision_recall,
 )
-from hart.picture_metadata import open_image
 from hart.pipeline import HartPipeline, Prompt
-
-IMAGES_FOLDER = "images"
-SHEET_FILE, SHEET_PICTURES = "drawn.png", 36
 
 
 @dataclass(frozen=True)
@@ -76,12 +71,11 @@ def evaluate_generation(
         samples += [replace(sample, image=b"", record={}) for sample in batch.samples]
     real = Features.cat(parts)
     prompts = _prompts(samples, pipe.num_classes, options)
-    drawn = DrawnPictures(pipe, prompts, sampling, options.seed, folder / IMAGES_FOLDER)
+    drawn = DrawnPictures(pipe, prompts, sampling, options.seed, folder)
     drawn.draw(options.draw_batch, progress)
     generated = drawn.features(extractor, options.feature_batch, progress)
     progress(0, None, "distances and intervals")
     warning = few_pictures_warning("FID", min(len(real), len(generated)))
-    shown = range(min(len(drawn), SHEET_PICTURES))
     return Result(
         suite="generation",
         title=f"{pictures_text(len(generated))} of {pipe.image_size} px against {len(real):,}",
@@ -90,9 +84,7 @@ def evaluate_generation(
         counts={"drawn": len(generated), "references": len(real), "damaged": len(references.damaged)},
         extractor=extractor_facts(extractor),
         notes=(warning,) if warning else (),
-        sheets={
-            SHEET_FILE: contact_sheet([[open_image(drawn.path(i))] for i in shown], [str(prompts[i]) for i in shown])
-        },
+        sheets=drawn.sheet([str(prompt) for prompt in prompts]),
     )
 
 

@@ -52,8 +52,9 @@ class Mistakes:
     generator: torch.Generator
     among: int = 32
 
-    def replace(self, index: Tensor, near: Tensor) -> Tensor:
-        """Codes (B, N) with some exchanged for one of their near ones (B, N, among)."""
+    def replace(self, index: Tensor, distances: Tensor) -> Tensor:
+        """Codes (B, N) with some exchanged for a near one, by the distances (B, N, V) of all codes."""
+        near = distances.topk(min(self.among, distances.shape[-1]), largest=False).indices
         chance = self.share * torch.rand(len(index), 1, generator=self.generator)
         wrong = torch.rand(index.shape, generator=self.generator) < chance
         choice = torch.randint(near.shape[-1], (*index.shape, 1), generator=self.generator)
@@ -98,18 +99,17 @@ class MultiScaleQuantizer(nn.Module):
         assert isinstance(phi, Phi)
         return phi
 
-    def nearest(self, x: Tensor, count: int | None = None) -> Tensor:
-        """Indices (...,) of the codes nearest to x (..., D) in squared Euclidean distance, in float32.
-
-        count: give that many instead, at most V, as (..., count), the nearest first.
-        """
+    def distances(self, x: Tensor) -> Tensor:
+        """Squared Euclidean distances (..., V) of x (..., D) to all codes, in float32."""
         codes = self.codebook.weight.float()
         flat = x.reshape(-1, x.shape[-1]).float()
         distances = flat.square().sum(1, keepdim=True) + codes.square().sum(1)
         distances.addmm_(flat, codes.T, alpha=-2)
-        if count is not None:
-            return distances.topk(min(count, len(codes)), dim=1, largest=False).indices.view(*x.shape[:-1], -1)
-        return distances.argmin(dim=1).view(x.shape[:-1])
+        return distances.view(*x.shape[:-1], -1)
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """Indices (...,) of the codes nearest to x (..., D)."""
+        return self.distances(x).argmin(dim=-1)
 
     def contribution(self, embeddings: Tensor, k: int, schedule: ScaleSchedule) -> Tensor:
         """What scale k adds to the running sum: embeddings (B, N_k, D) -> (B, D, n_K, n_K), phi applied."""
@@ -131,9 +131,9 @@ class MultiScaleQuantizer(nn.Module):
         rest = latent
         for k, scale_side in enumerate(schedule):
             rest = latent - total.detach()
-            target = next_scale_input(rest, scale_side)
-            index = self.nearest(target)
-            summed = index if mistakes is None else mistakes.replace(index, self.nearest(target, mistakes.among))
+            distances = self.distances(next_scale_input(rest, scale_side))
+            index = distances.argmin(dim=-1)
+            summed = index if mistakes is None else mistakes.replace(index, distances)
             total = total + self.contribution(self.codebook(summed), k, schedule)
             indices.append(index)
             partial_sums.append(total)
