@@ -12,11 +12,12 @@ from PIL import Image
 
 from hart import HartPipeline
 from hart.checkpoint.loading import SHIPPED_MODELS
+from hart.training.config import TransformerRecipe
 from hart.training.starting import load_tokenizer, text_encoder_config
 from hart.training.text_retrieval import accuracy, read_synonyms, retrieve
 
 EMOJI = SHIPPED_MODELS / "emoji"
-SYNONYMS = Path(__file__).parent.parent / "recipes" / "emoji" / "synonyms.toml"
+RECIPES = Path(__file__).parent.parent / "recipes" / "emoji"
 MEGABYTE = 1_000_000
 
 
@@ -59,7 +60,7 @@ def test_training_can_start_from_its_parts() -> None:
 
 def test_synonyms_mean_what_they_should(pipe: HartPipeline) -> None:
     """The feature of the first token is the meaning of the whole prompt (`hart.training.text_distillation`)."""
-    synonyms = read_synonyms(SYNONYMS)
+    synonyms = read_synonyms(RECIPES / "synonyms.toml")
     names = sorted({name for accepted in synonyms.values() for name in accepted})
 
     def embed(texts: Sequence[str]) -> torch.Tensor:
@@ -68,3 +69,10 @@ def test_synonyms_mean_what_they_should(pipe: HartPipeline) -> None:
     results = retrieve(embed, synonyms, names)
     assert accuracy(results, 5) >= 0.95
     assert {r.rank for r in results if r.prompt in ("puppy", "automobile")} == {1}
+
+
+def test_its_sizes_and_settings_are_the_recipes(pipe: HartPipeline) -> None:
+    recipe = TransformerRecipe.read(RECIPES / "transformer.toml")
+    assert recipe.transformer == pipe.config.transformer
+    assert recipe.diffusion == pipe.config.diffusion
+    assert recipe.sampling == pipe.config.sampling

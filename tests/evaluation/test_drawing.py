@@ -46,7 +46,7 @@ def test_pictures_are_those_of_the_pipeline_and_are_kept(pipe: HartPipeline, tmp
 
 def test_pictures_of_another_plan_are_not_taken_over(pipe: HartPipeline, tmp_path: Path) -> None:
     sampling = pipe.config.sampling
-    DrawnPictures(pipe, PROMPTS, sampling, 7, tmp_path)
+    folder = DrawnPictures(pipe, PROMPTS, sampling, 7, tmp_path).path(0).parent
     DrawnPictures(pipe, PROMPTS, sampling, 7, tmp_path)
     for prompts, other, seed in (
         (PROMPTS[1:], sampling, 7),
@@ -55,10 +55,10 @@ def test_pictures_of_another_plan_are_not_taken_over(pipe: HartPipeline, tmp_pat
     ):
         with pytest.raises(HartError, match="another model, other prompts or other settings"):
             DrawnPictures(pipe, prompts, other, seed, tmp_path)
-    (tmp_path / "plan.json").write_text("{")
+    (folder / "plan.json").write_text("{")
     with pytest.raises(HartError, match="is damaged"):
         DrawnPictures(pipe, PROMPTS, sampling, 7, tmp_path)
-    (tmp_path / "plan.json").unlink()
-    Image.new("RGB", (8, 8)).save(tmp_path / "000000.png")
+    (folder / "plan.json").unlink()
+    Image.new("RGB", (8, 8)).save(folder / "000000.png")
     with pytest.raises(HartError, match=r"holds pictures but no plan\.json"):
         DrawnPictures(pipe, PROMPTS, sampling, 7, tmp_path)
