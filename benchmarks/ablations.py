@@ -39,7 +39,7 @@ from hart.training.distributed import Processes
 from hart.training.hart_task import TransformerTask
 from hart.training.image_sources import open_training_data
 from hart.training.randomness import generator_for
-from hart.training.token_sources import encode_all, select
+from hart.training.token_sources import TokenSource, encode_all, select
 from hart.training.trainer import MODEL_FOLDER, Trainer
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "ablations" / "transformer.toml"
@@ -77,12 +77,13 @@ def folder_of(variant: Variant, out: Path) -> Path:
     return out / variant.name.replace(",", "").replace(" ", "-")
 
 
-def train(variant: Variant, folder: Path) -> None:
-    """Train, or go on with what was begun."""
+def train(variant: Variant, folder: Path, encoded: dict[int, TokenSource]) -> None:
+    """Train, or go on with what was begun. encoded: by the side of the pictures, so that runs share what they read."""
     recipe = variant.recipe
     processes = Processes(recipe.trainer)
     data = open_training_data(recipe, variant.size, "caption")
     task = TransformerTask(recipe, data, processes.device)
+    task.tokens = encoded.setdefault(variant.size, task.tokens)
     Trainer(task, recipe, folder, processes, on_log=lambda step, figures: _say(variant.name, step, figures)).run()
 
 
@@ -161,9 +162,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--limit", type=int, default=704, help="held-out pictures for the loss, and pictures to draw")
     options = parser.parse_args(arguments)
     results: dict[str, dict[str, Any]] = {}
+    encoded: dict[int, TokenSource] = {}
     for variant in variants(options.small, options.large, options.steps, options.out):
         folder = folder_of(variant, options.out)
-        train(variant, folder)
+        train(variant, folder, encoded)
         losses = held_out(variant, folder, options.limit)
         results[variant.name] = {
             "pictures/s": speed(folder),

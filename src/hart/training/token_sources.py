@@ -121,7 +121,9 @@ class MemoryTokens:
         self._maps: TokenMaps | None = None
 
     def prepare(self) -> None:
-        """Encode all pictures, so that the tokenizer runs once and not in every step."""
+        """Encode all pictures, so that the tokenizer runs once and not in every step. A second call does nothing."""
+        if self._maps is not None:
+            return
         self._maps = encode_all(
             self.tokenizer,
             self.recipe.transformer.schedule,
