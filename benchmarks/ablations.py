@@ -3,11 +3,12 @@
     python benchmarks/ablations.py data/emoji64 data/emoji128 --out runs/ablations
 
 - hybrid, discrete: with and without residual diffusion (paper, table 5).
-- all tokens: every token of the last scale is trained on, instead of about 20% (paper, section 3.4).
-- scratch, from 64 px: at the doubled resolution, from random weights and from the hybrid run (paper, section 4.1).
+- all-tokens: every token of the last scale is trained on, instead of about 20% (paper, section 3.4).
+- 128-scratch, 128-from-64: at the doubled resolution, from random weights and from the hybrid run (paper, section 4.1),
+  for half of the steps with half of the batch.
 
-A stopped run goes on where it was. Losses are of the held-out pictures with the averaged weights; speeds are
-comparable when nothing else ran beside any of the runs.
+A stopped run goes on where it was; results.json keeps what earlier calls measured. Losses are of the held-out pictures
+with the averaged weights; speeds are comparable when nothing else ran beside any of the runs.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from hart.training.token_sources import TokenSource, encode_all, select
 from hart.training.trainer import MODEL_FOLDER, Trainer
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "ablations" / "transformer.toml"
+RUNS = ("hybrid", "discrete", "all-tokens", "128-scratch", "128-from-64")
 LARGER_SCALES = (1, 2, 3, 5, 8, 12, 16)
 CPU = torch.device("cpu")
 BATCH = 64
@@ -63,18 +65,15 @@ def variants(small: str, large: str, steps: int | None, out: Path) -> list[Varia
     if steps is not None:
         base = base.replace(trainer=base.trainer.replace(steps=steps))
     larger = base.replace(data=large, transformer=base.transformer.replace(scales=LARGER_SCALES))
-    larger = larger.replace(trainer=larger.trainer.replace(batch_size=base.trainer.batch_size // 2))
+    trainer = base.trainer
+    larger = larger.replace(trainer=trainer.replace(steps=trainer.steps // 2, batch_size=trainer.batch_size // 2))
     return [
         Variant("hybrid", base, 64),
         Variant("discrete", base.replace(diffusion=None), 64),
-        Variant("all tokens", base.replace(drop_last_scale=False), 64),
-        Variant("128 px, scratch", larger, 128),
-        Variant("128 px, from 64 px", larger.replace(init_from=str(out / "hybrid" / MODEL_FOLDER)), 128),
+        Variant("all-tokens", base.replace(drop_last_scale=False), 64),
+        Variant("128-scratch", larger, 128),
+        Variant("128-from-64", larger.replace(init_from=str(out / "hybrid" / MODEL_FOLDER)), 128),
     ]
-
-
-def folder_of(variant: Variant, out: Path) -> Path:
-    return out / variant.name.replace(",", "").replace(" ", "-")
 
 
 def train(variant: Variant, folder: Path, encoded: dict[int, TokenSource]) -> None:
@@ -158,13 +157,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("small", help="emoji at 64 px, from hart data emoji --size 64")
     parser.add_argument("large", help="emoji at 128 px, from hart data emoji --size 128")
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
-    parser.add_argument("--steps", type=int, help="of every run; by default the recipe's")
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=RUNS, help="all by default")
+    parser.add_argument("--steps", type=int, help="of the runs at 64 px; by default the recipe's")
     parser.add_argument("--limit", type=int, default=704, help="held-out pictures for the loss, and pictures to draw")
     options = parser.parse_args(arguments)
-    results: dict[str, dict[str, Any]] = {}
+    file = options.out / "results.json"
+    results: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
     encoded: dict[int, TokenSource] = {}
     for variant in variants(options.small, options.large, options.steps, options.out):
-        folder = folder_of(variant, options.out)
+        if variant.name not in options.runs:
+            continue
+        folder = options.out / variant.name
         train(variant, folder, encoded)
         losses = held_out(variant, folder, options.limit)
         results[variant.name] = {
@@ -172,8 +175,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             **{name: losses[name] for name in ("cross_entropy", "diffusion_mse") if name in losses},
             **drawn(variant, folder, options.limit),
         }
-        (options.out / "results.json").write_text(json.dumps(results, indent=1))
-    typer.echo(table(results))
+        file.write_text(json.dumps(results, indent=1))
+    typer.echo(table({name: results[name] for name in RUNS if name in results}))
 
 
 if __name__ == "__main__":
