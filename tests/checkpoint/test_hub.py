@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging as std_logging
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils import logging
 
 from hart.checkpoint.hub import needed_files
 from hart.checkpoint.loading import resolve_model
@@ -89,6 +91,20 @@ def test_without_the_hub_and_an_earlier_download_the_reason_is_given(hub: Hub) -
     hub.failure, hub.is_cached = RuntimeError("no route to host\nand so on"), False
     with pytest.raises(CheckpointError, match=r"'someone/model' .*cannot be downloaded.*: no route to host$"):
         resolve_model("someone/model")
+
+
+def test_retries_are_not_told(hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def retry(repository: str) -> list[str]:
+        logging.get_logger("huggingface_hub.utils._http").warning("Retrying in 1s")
+        raise RuntimeError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", retry)
+    monkeypatch.setattr(std_logging.getLogger("huggingface_hub"), "propagate", True)
+    hub.is_cached, before = False, logging.get_verbosity()
+    with pytest.raises(CheckpointError, match="no route to host"):
+        resolve_model("someone/model")
+    assert not caplog.records
+    assert logging.get_verbosity() == before
 
 
 def test_a_download_that_breaks_off_is_an_error(hub: Hub) -> None:

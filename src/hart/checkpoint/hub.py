@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
@@ -23,7 +25,8 @@ def download(repository: str) -> Path:
 
     files: list[str] | None = None
     try:
-        files = list_repo_files(repository)
+        with _retrying_quietly():
+            files = list_repo_files(repository)
     except Exception as error:  # the hub's own kinds, and those of the HTTP library below it
         reason: Exception = error
     try:
@@ -37,6 +40,19 @@ def download(repository: str) -> Path:
     raise CheckpointError(
         f"model {repository!r} is no folder here and cannot be downloaded from the Hugging Face hub: {words}"
     )
+
+
+@contextmanager
+def _retrying_quietly() -> Iterator[None]:
+    """Keeps the hub's library from two lines a retry: what it gives up with is in our own error."""
+    from huggingface_hub.utils import logging as hub_logging
+
+    before = hub_logging.get_verbosity()
+    hub_logging.set_verbosity(max(before, logging.ERROR))
+    try:
+        yield
+    finally:
+        hub_logging.set_verbosity(before)
 
 
 def needed_files(repository: str, files: Sequence[str]) -> list[str]:
