@@ -1,0 +1,44 @@
+"""Answers to questions about pictures: BLIP (Li et al., 2022) tuned for visual question answering, by transformers.
+
+DPG-Bench was published with mPLUG-large, which transformers does not have: scores by BLIP are other scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+
+from hart.checkpoint.storage import fingerprint
+from hart.evaluation.pretrained import load_frozen, load_words, short_name
+
+
+class BlipAnswers:
+    """source: folder or hub id of a BLIP model for questions, with its tokenizer."""
+
+    def __init__(self, source: str, device: torch.device) -> None:
+        """Raises `HartError` for what cannot be loaded."""
+        from transformers import BlipForQuestionAnswering, BlipImageProcessorPil
+
+        self._network = load_frozen(BlipForQuestionAnswering, source, "answerer").to(device)
+        self._words = load_words(source, "answerer")
+        side = int(self._network.config.vision_config.image_size)
+        self._images = BlipImageProcessorPil(size={"height": side, "width": side})
+        self._device = device
+        self.name = short_name(source)
+        self.weights = fingerprint(self._network)
+
+    @torch.inference_mode()
+    def __call__(self, image: Image.Image, questions: Sequence[str]) -> list[str]:
+        """One short answer, in small letters, to each question; greedy."""
+        pixels = self._images(image, return_tensors="pt")["pixel_values"].to(self._device)
+        tokens = self._words(list(questions), padding=True, truncation=True, return_tensors="pt").to(self._device)
+        out = self._network.generate(
+            input_ids=tokens["input_ids"],
+            attention_mask=tokens["attention_mask"],
+            pixel_values=pixels.expand(len(questions), -1, -1, -1),
+            do_sample=False,
+            num_beams=1,
+        )
+        return [text.strip().lower() for text in self._words.batch_decode(out, skip_special_tokens=True)]
