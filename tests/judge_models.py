@@ -47,7 +47,7 @@ def save_detector(folder: Path) -> Path:
         out_features=["stage1", "stage2", "stage3", "stage4"],
     )  # fmt: skip
     config = Mask2FormerConfig(
-        backbone_config=swin, feature_size=16, mask_feature_size=16, hidden_dim=16, encoder_feedforward_dim=16,
+        backbone_config=swin, feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=16,
         dim_feedforward=16, encoder_layers=1, decoder_layers=2, num_attention_heads=2, num_queries=8,
         id2label=dict(enumerate(LABELS)), label2id={label: i for i, label in enumerate(LABELS)},
     )  # fmt: skip
@@ -82,6 +82,8 @@ def save_answerer(folder: Path) -> Path:
         "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16,
         "patch_size": 8,
     }  # fmt: skip
-    BlipForQuestionAnswering(BlipConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder)
+    BlipForQuestionAnswering(BlipConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(
+        folder
+    )
     _save_words(folder)
     return folder

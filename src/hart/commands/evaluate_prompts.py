@@ -91,7 +91,6 @@ def dpg(
     seed: SeedOption = 0,
     resamples: ResamplesOption = 100,
     batch_size: BatchSize = 1,
-    judge_batch: Annotated[int, typer.Option(min=1, help="Questions about a picture asked together.")] = 8,
     device: DeviceOption = None,
     out: OutOption = Path("outputs/evaluate-dpg"),
 ) -> None:
@@ -116,7 +115,7 @@ def dpg(
             prompts,
             BlipAnswers(vqa, where),
             out,
-            AskingOptions(limit, per_prompt, seed, batch_size, judge_batch, resamples),
+            AskingOptions(limit, per_prompt, seed, batch_size, resamples=resamples),
             {"model": model_name(model), "questions": str(file), "size": pipe.image_size},
             report,
         )

@@ -168,7 +168,9 @@ def test_a_target_of_the_wrong_colour_is_no_target() -> None:
 
 
 def test_all_pairs_hold() -> None:
-    prompt = ObjectPrompt("position", "two dogs left of a cat", (Wanted("cat", 1), Wanted("dog", 2, None, ("left of", 0))))
+    prompt = ObjectPrompt(
+        "position", "two dogs left of a cat", (Wanted("cat", 1), Wanted("dog", 2, None, ("left of", 0)))
+    )
     left, right = found("dog", 0.9, (0, 40, 20, 60)), found("dog", 0.8, (80, 40, 100, 60))
     assert said(prompt, [found("cat"), left, left]) == []
     assert said(prompt, [found("cat"), left, right]) == ["expected dog left of cat, found right of"]

@@ -15,7 +15,7 @@ from hart.evaluation.alignment.prompt_files import located, spread
 
 def test_a_given_file_or_its_folder(tmp_path: Path) -> None:
     file = tmp_path / PROMPTS.name
-    with pytest.raises(HartError, match="no such file: fetch it from https://raw.githubusercontent.com/djghosh13"):
+    with pytest.raises(HartError, match=r"no such file: fetch it from https://raw\.githubusercontent\.com/djghosh13"):
         located(PROMPTS, tmp_path)
     file.write_text("{}")
     assert located(PROMPTS, tmp_path) == located(PROMPTS, file) == file

@@ -33,12 +33,17 @@ class BlipAnswers:
     def __call__(self, image: Image.Image, questions: Sequence[str]) -> list[str]:
         """One short answer, in small letters, to each question; greedy."""
         pixels = self._images(image, return_tensors="pt")["pixel_values"].to(self._device)
-        tokens = self._words(list(questions), padding=True, truncation=True, return_tensors="pt").to(self._device)
-        out = self._network.generate(
-            input_ids=tokens["input_ids"],
-            attention_mask=tokens["attention_mask"],
-            pixel_values=pixels.expand(len(questions), -1, -1, -1),
-            do_sample=False,
-            num_beams=1,
-        )
-        return [text.strip().lower() for text in self._words.batch_decode(out, skip_special_tokens=True)]
+        tokens: list[list[int]] = self._words(list(questions), truncation=True)["input_ids"]
+        answers = [""] * len(questions)
+        # Only questions of one length go together: BLIP's decoder attends to padding.
+        for length in {len(row) for row in tokens}:
+            rows = [number for number, row in enumerate(tokens) if len(row) == length]
+            out = self._network.generate(
+                input_ids=torch.tensor([tokens[number] for number in rows], device=self._device),
+                pixel_values=pixels.expand(len(rows), -1, -1, -1),
+                do_sample=False,
+                num_beams=1,
+            )
+            for number, text in zip(rows, self._words.batch_decode(out, skip_special_tokens=True), strict=True):
+                answers[number] = text.strip().lower()
+        return answers

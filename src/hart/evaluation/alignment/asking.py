@@ -17,7 +17,8 @@ from hart.pipeline import HartPipeline
 @dataclass(frozen=True)
 class AskingOptions:
     """limit: prompts; None takes all. per_prompt: pictures of each. seed: of the first picture, of the choice of
-    prompts and of the intervals. draw_batch, judge_batch: pictures computed together. resamples: of the intervals."""
+    prompts and of the intervals. draw_batch, judge_batch: pictures drawn, and detected in,
+    together. resamples: of the intervals."""
 
     limit: int | None = None
     per_prompt: int = 4

@@ -45,7 +45,7 @@ def evaluate_dpg(
     progress: Progress = lambda _done, _total, _what: None,
 ) -> Result:
     """Draw, ask and judge. Pictures lie in `folder`/images, verdicts in `folder`/verdicts.jsonl; both are gone on with
-    after a stop. settings: what the caller chose, for the report. options.judge_batch: questions asked together.
+    after a stop. settings: what the caller chose, for the report.
     """
     chosen = [prompts[row] for row in spread([""] * len(prompts), options.limit, options.seed)]
     drawn = draw_prompts(pipe, sampling, [prompt.prompt for prompt in chosen], folder, options)
@@ -56,10 +56,7 @@ def evaluate_dpg(
     def verdict(number: int) -> Verdict:
         prompt, image = asked[number], open_image(drawn.path(number)).convert("RGB")
         texts = [question.text for question in prompt.questions.values()]
-        answers: list[str] = []
-        for start in range(0, len(texts), options.judge_batch):
-            answers += answerer(image, texts[start : start + options.judge_batch])
-        return _verdict(prompt, answers)
+        return _verdict(prompt, answerer(image, texts))
 
     verdicts = kept_verdicts(
         folder / VERDICTS_FILE,
