@@ -17,7 +17,7 @@ from hart.pipeline import HartPipeline
 @dataclass(frozen=True)
 class AskingOptions:
     """limit: prompts; None takes all. per_prompt: pictures of each. seed: of the first picture, of the choice of
-    prompts and of the intervals. draw_batch, judge_batch: pictures drawn, and detected in,
+    prompts and of the intervals. draw_batch: pictures drawn together. judge_batch: pictures that a detector sees
     together. resamples: of the intervals."""
 
     limit: int | None = None
