@@ -13,6 +13,9 @@ from PIL import Image
 from hart.checkpoint.storage import fingerprint
 from hart.evaluation.pretrained import load_frozen, load_words, short_name
 
+MOST_TOKENS = 20
+"""Of an answer; yes is one."""
+
 
 class BlipAnswers:
     """source: folder or hub id of a BLIP model for questions, with its tokenizer."""
@@ -43,6 +46,7 @@ class BlipAnswers:
                 pixel_values=pixels.expand(len(rows), -1, -1, -1),
                 do_sample=False,
                 num_beams=1,
+                max_new_tokens=MOST_TOKENS,
             )
             for number, text in zip(rows, self._words.batch_decode(out, skip_special_tokens=True), strict=True):
                 answers[number] = text.strip().lower()
