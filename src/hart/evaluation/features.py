@@ -22,12 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hart.checkpoint.storage import fingerprint
-from hart.devices import is_out_of_memory
 from hart.errors import HartError
 from hart.evaluation.inception import FidInception
+from hart.evaluation.pretrained import load_frozen, short_name
 from hart.losses.efficientnet import PIXEL_MEAN, PIXEL_SCALE, load_efficientnet_lite0
 
 DEFAULT_FEATURES = "efficientnet-lite0"
+ROLE = "features"
 FEATURES_HELP = "efficientnet-lite0, inception-v3:FILE, clip:SOURCE or dinov2:SOURCE"
 
 # Mean and standard deviation, by colour, of pictures in [0, 1] that the networks were trained with.
@@ -144,10 +145,10 @@ class Clip:
     def __init__(self, source: str, device: torch.device) -> None:
         from transformers import CLIPVisionModelWithProjection
 
-        self._network = _from_pretrained(CLIPVisionModelWithProjection, source).to(device)
+        self._network = load_frozen(CLIPVisionModelWithProjection, source, ROLE).to(device)
         self._device = device
         self._side = int(self._network.config.image_size)
-        self.name = f"clip {_last_part(source)}"
+        self.name = f"clip {short_name(source)}"
         self.weights = fingerprint(self._network)
 
     @torch.inference_mode()
@@ -162,34 +163,15 @@ class DinoV2:
     def __init__(self, source: str, device: torch.device) -> None:
         from transformers import Dinov2Model
 
-        self._network = _from_pretrained(Dinov2Model, source).to(device)
+        self._network = load_frozen(Dinov2Model, source, ROLE).to(device)
         self._device = device
-        self.name = f"dinov2 {_last_part(source)}"
+        self.name = f"dinov2 {short_name(source)}"
         self.weights = fingerprint(self._network)
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Features:
         x = _normalised(pixels.to(self._device), DINOV2_SIDE, IMAGENET_MEAN, IMAGENET_STD)
         return Features(self._network(pixel_values=x).pooler_output.float().cpu())
-
-
-def _from_pretrained(kind: Any, source: str) -> Any:
-    """A frozen float32 model of transformers. Raises `HartError`, also for weights that are another network's."""
-    try:
-        model, report = kind.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
-    except Exception as error:  # transformers raises many kinds
-        if is_out_of_memory(error):
-            raise
-        reason = " ".join(str(error).split())
-        raise HartError(
-            f"features {source!r}: transformers cannot load it as {kind.__name__} ({reason}); "
-            "give a hub id or a folder with its configuration and weights"
-        ) from None
-    if report["missing_keys"]:
-        raise HartError(
-            f"features {source!r}: is no {kind.__name__}: it has no {', '.join(sorted(report['missing_keys'])[:3])}"
-        )
-    return model.eval().requires_grad_(False)
 
 
 def _normalised(pixels: Tensor, side: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -206,10 +188,6 @@ def _resized(pixels: Tensor, side: int) -> Tensor:
 def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
     tensors = [part for part in parts if part is not None]
     return torch.cat(tensors) if tensors else None
-
-
-def _last_part(source: str) -> str:
-    return source.rstrip("/").rsplit("/", maxsplit=1)[-1]
 
 
 def _example(kind: str) -> str:
