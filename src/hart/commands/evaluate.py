@@ -41,7 +41,11 @@ DataOption = Annotated[str, typer.Option(metavar=DATA_METAVAR, help=DATA_HELP)]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Pictures to measure; all by default.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of every random draw.")]
 FeaturesOption = Annotated[
-    str, typer.Option(help="Feature extractor: efficientnet-lite0, inception-v3:FILE, clip:SOURCE or dinov2:SOURCE.")
+    str,
+    typer.Option(
+        help="Feature extractor: efficientnet-lite0, inception-v3:FILE, inception-v3-clean:FILE, clip:SOURCE or "
+        "dinov2:SOURCE."
+    ),
 ]
 GuidanceOption = Annotated[
     float | None, typer.Option(help="Guidance scale; 0 turns it off. The model's own by default.", show_default=False)

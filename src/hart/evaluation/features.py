@@ -3,7 +3,8 @@
 | name | width | side | weights |
 |---|---|---|---|
 | `efficientnet-lite0` | 1,280 | 224 | a package of the extra `evaluate`; no hub |
-| `inception-v3:FILE` | 2,048 | 299 | the FID weights, a given file |
+| `inception-v3:FILE` | 2,048 | 299, as TensorFlow resized | the FID weights, a given file |
+| `inception-v3-clean:FILE` | 2,048 | 299, as clean-fid resizes | the same |
 | `clip:SOURCE` | projection | the model's | a folder or hub id, through transformers |
 | `dinov2:SOURCE` | hidden | 224 | a folder or hub id, through transformers |
 
@@ -24,11 +25,12 @@ from torch import Tensor
 from hart.checkpoint.storage import fingerprint
 from hart.devices import is_out_of_memory
 from hart.errors import HartError
-from hart.evaluation.inception import FidInception
+from hart.evaluation.inception import SIDE, FidInception, resize_like_clean_fid, resize_like_tensorflow
 from hart.losses.efficientnet import PIXEL_MEAN, PIXEL_SCALE, load_efficientnet_lite0
 
 DEFAULT_FEATURES = "efficientnet-lite0"
-FEATURES_HELP = "efficientnet-lite0, inception-v3:FILE, clip:SOURCE or dinov2:SOURCE"
+FEATURES_HELP = "efficientnet-lite0, inception-v3:FILE, inception-v3-clean:FILE, clip:SOURCE or dinov2:SOURCE"
+KINDS = ("efficientnet-lite0", "inception-v3", "inception-v3-clean", "clip", "dinov2")
 
 # Mean and standard deviation, by colour, of pictures in [0, 1] that the networks were trained with.
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -89,7 +91,7 @@ def open_extractor(spec: str, device: torch.device) -> FeatureExtractor:
     Raises `HartError` for an unknown name, a missing file or source, or weights that cannot be loaded.
     """
     kind, _, source = spec.partition(":")
-    if kind not in {"efficientnet-lite0", "inception-v3", "clip", "dinov2"}:
+    if kind not in KINDS:
         raise HartError(f"unknown feature extractor {spec!r}: give {FEATURES_HELP}")
     if kind == "efficientnet-lite0":
         if source:
@@ -99,6 +101,8 @@ def open_extractor(spec: str, device: torch.device) -> FeatureExtractor:
         raise HartError(f"{kind} needs weights: give {_example(kind)}")
     if kind == "inception-v3":
         return InceptionV3(Path(source).expanduser(), device)
+    if kind == "inception-v3-clean":
+        return CleanInceptionV3(Path(source).expanduser(), device)
     return Clip(source, device) if kind == "clip" else DinoV2(source, device)
 
 
@@ -134,8 +138,27 @@ class InceptionV3:
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Features:
-        out = self._network(pixels.to(self._device).float())
+        out = self._network(resize_like_tensorflow(pixels.to(self._device).float(), SIDE))
         return Features(out.pooled.cpu(), out.spatial.cpu(), out.logits.cpu())
+
+
+class CleanInceptionV3:
+    """The same network, fed as clean-fid does: what FIDs on MJHQ-30K are published with.
+
+    Only the pooled features: sFID and the Inception Score are published with TensorFlow's resizing.
+    """
+
+    name = "inception-v3-clean"
+
+    def __init__(self, file: Path, device: torch.device) -> None:
+        self._network = FidInception.from_file(file).to(device)
+        self._device = device
+        self.weights = fingerprint(self._network)
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor) -> Features:
+        x = resize_like_clean_fid(pixels, SIDE).to(self._device)
+        return Features(self._network(x).pooled.cpu())
 
 
 class Clip:
@@ -215,6 +238,7 @@ def _last_part(source: str) -> str:
 def _example(kind: str) -> str:
     examples = {
         "inception-v3": "inception-v3:pt_inception-2015-12-05-6726825d.pth",
+        "inception-v3-clean": "inception-v3-clean:pt_inception-2015-12-05-6726825d.pth",
         "clip": "clip:openai/clip-vit-base-patch32",
         "dinov2": "dinov2:facebook/dinov2-large",
     }
