@@ -22,7 +22,7 @@ ALLOWED: dict[str, str] = {
     "config": "errors scales",
     "presets": "config errors",
     "devices": "errors",
-    "data": "errors types",
+    "data": "errors files types",
     "text_encoder": "config devices errors files types",
     "tokenizer": "config layers scales types",
     "transformer": "config layers scales types",
@@ -54,9 +54,10 @@ ALLOWED: dict[str, str] = {
 
 # Third-party package -> the only places that may import it: parts, or single files.
 CONFINED: dict[str, str] = {
-    "transformers": "text_encoder training/text_distillation.py evaluation/features.py",
+    "transformers": "text_encoder training/text_distillation.py evaluation/pretrained.py evaluation/features.py "
+    "evaluation/scorers.py",
     "tokenizers": "text_encoder training/text_distillation.py",
-    "huggingface_hub": "checkpoint text_encoder",
+    "huggingface_hub": "checkpoint text_encoder evaluation/downloads.py",
     "safetensors": "checkpoint lora text_encoder precompute data/encoded.py",
     "webdataset": "data/readers/web_stream.py",
     "pyarrow": "data/readers/parquet.py",

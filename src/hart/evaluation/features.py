@@ -3,7 +3,7 @@
 | name | width | side | weights |
 |---|---|---|---|
 | `efficientnet-lite0` | 1,280 | 224 | a package of the extra `evaluate`; no hub |
-| `inception-v3:FILE` | 2,048 | 299, as TensorFlow resized | the FID weights, a given file |
+| `inception-v3:FILE` | 2,048 | 299, as TensorFlow resized | the FID weights: FILE, or fetched once without it |
 | `inception-v3-clean:FILE` | 2,048 | 299, as clean-fid resizes | the same |
 | `clip:SOURCE` | projection | the model's | a folder or hub id, through transformers |
 | `dinov2:SOURCE` | hidden | 224 | a folder or hub id, through transformers |
@@ -23,13 +23,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hart.checkpoint.storage import fingerprint
-from hart.devices import is_out_of_memory
 from hart.errors import HartError
+from hart.evaluation.downloads import cached_file
 from hart.evaluation.inception import SIDE, FidInception, resize_like_clean_fid, resize_like_tensorflow
+from hart.evaluation.pretrained import load_frozen, short_name
 from hart.losses.efficientnet import PIXEL_MEAN, PIXEL_SCALE, load_efficientnet_lite0
 
 DEFAULT_FEATURES = "efficientnet-lite0"
+ROLE = "features"
 FEATURES_HELP = "efficientnet-lite0, inception-v3:FILE, inception-v3-clean:FILE, clip:SOURCE or dinov2:SOURCE"
+INCEPTION_ADDRESS = (
+    "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
+)
+INCEPTION_SHA256 = "6726825d"
+"""As the file's name says."""
 KINDS = ("efficientnet-lite0", "inception-v3", "inception-v3-clean", "clip", "dinov2")
 
 # Mean and standard deviation, by colour, of pictures in [0, 1] that the networks were trained with.
@@ -97,12 +104,11 @@ def open_extractor(spec: str, device: torch.device) -> FeatureExtractor:
         if source:
             raise HartError(f"{spec}: efficientnet-lite0 has its weights in a package: leave {':' + source} out")
         return EfficientNetLite0(device)
+    if kind.startswith("inception-v3"):
+        file = Path(source).expanduser() if source else published_inception(kind)
+        return InceptionV3(file, device) if kind == "inception-v3" else CleanInceptionV3(file, device)
     if not source:
         raise HartError(f"{kind} needs weights: give {_example(kind)}")
-    if kind == "inception-v3":
-        return InceptionV3(Path(source).expanduser(), device)
-    if kind == "inception-v3-clean":
-        return CleanInceptionV3(Path(source).expanduser(), device)
     return Clip(source, device) if kind == "clip" else DinoV2(source, device)
 
 
@@ -167,10 +173,10 @@ class Clip:
     def __init__(self, source: str, device: torch.device) -> None:
         from transformers import CLIPVisionModelWithProjection
 
-        self._network = _from_pretrained(CLIPVisionModelWithProjection, source).to(device)
+        self._network = load_frozen(CLIPVisionModelWithProjection, source, ROLE).to(device)
         self._device = device
         self._side = int(self._network.config.image_size)
-        self.name = f"clip {_last_part(source)}"
+        self.name = f"clip {short_name(source)}"
         self.weights = fingerprint(self._network)
 
     @torch.inference_mode()
@@ -185,34 +191,15 @@ class DinoV2:
     def __init__(self, source: str, device: torch.device) -> None:
         from transformers import Dinov2Model
 
-        self._network = _from_pretrained(Dinov2Model, source).to(device)
+        self._network = load_frozen(Dinov2Model, source, ROLE).to(device)
         self._device = device
-        self.name = f"dinov2 {_last_part(source)}"
+        self.name = f"dinov2 {short_name(source)}"
         self.weights = fingerprint(self._network)
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Features:
         x = _normalised(pixels.to(self._device), DINOV2_SIDE, IMAGENET_MEAN, IMAGENET_STD)
         return Features(self._network(pixel_values=x).pooler_output.float().cpu())
-
-
-def _from_pretrained(kind: Any, source: str) -> Any:
-    """A frozen float32 model of transformers. Raises `HartError`, also for weights that are another network's."""
-    try:
-        model, report = kind.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
-    except Exception as error:  # transformers raises many kinds
-        if is_out_of_memory(error):
-            raise
-        reason = " ".join(str(error).split())
-        raise HartError(
-            f"features {source!r}: transformers cannot load it as {kind.__name__} ({reason}); "
-            "give a hub id or a folder with its configuration and weights"
-        ) from None
-    if report["missing_keys"]:
-        raise HartError(
-            f"features {source!r}: is no {kind.__name__}: it has no {', '.join(sorted(report['missing_keys'])[:3])}"
-        )
-    return model.eval().requires_grad_(False)
 
 
 def _normalised(pixels: Tensor, side: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -231,15 +218,12 @@ def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
     return torch.cat(tensors) if tensors else None
 
 
-def _last_part(source: str) -> str:
-    return source.rstrip("/").rsplit("/", maxsplit=1)[-1]
-
-
 def _example(kind: str) -> str:
-    examples = {
-        "inception-v3": "inception-v3:pt_inception-2015-12-05-6726825d.pth",
-        "inception-v3-clean": "inception-v3-clean:pt_inception-2015-12-05-6726825d.pth",
-        "clip": "clip:openai/clip-vit-base-patch32",
-        "dinov2": "dinov2:facebook/dinov2-large",
-    }
+    examples = {"clip": "clip:openai/clip-vit-base-patch32", "dinov2": "dinov2:facebook/dinov2-large"}
     return examples[kind]
+
+
+def published_inception(kind: str) -> Path:
+    """The file with the FID weights, fetched at the first call. Raises `HartError` with its address."""
+    instead = f"fetch it elsewhere, and give {kind}:FILE"
+    return cached_file(INCEPTION_ADDRESS, instead, sha256_prefix=INCEPTION_SHA256)

@@ -24,9 +24,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hart.config import Config, ConfigError, TextEncoderConfig, require
-from hart.data.emoji import default_cache
 from hart.errors import HartError
-from hart.files import atomic_write
+from hart.files import atomic_write, default_cache
 from hart.text_encoder.compact import SPECIAL_PIECES, CompactTextEncoder, build_tokenizer
 from hart.training.starting import TEXT_ENCODER_CONFIG
 from hart.training.text_corpus import Phrase, build_corpus, read_emoji_words, read_wordnet

@@ -10,7 +10,6 @@ import io
 import json
 import os
 import random
-import sys
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from hart.data.emoji.catalogue import Icon, IconSet, catalogue
 from hart.data.emoji.npm import NpmPackage, fetch_package, read_json
 from hart.data.emoji.plan import SPLIT_RULE, Picture, held_out_keywords, plan_pictures
 from hart.errors import HartError
+from hart.files import default_cache
 
 BUILDER_VERSION = 2
 """Part of the fingerprint: raised when the same packages, size and seed give other files."""
@@ -80,17 +80,6 @@ class EmojiSummary:
     reused: bool
 
 
-def default_cache() -> Path:
-    """The platform's folder for files that can be fetched again, with `hart` below it."""
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return base / "hart"
-
-
 def build_emoji(
     directory: Path,
     *,
@@ -102,7 +91,7 @@ def build_emoji(
 ) -> EmojiSummary:
     """Draw the emoji sets into `directory`: `train-*.tar`, `val-*.tar`, `concepts.json`, `dataset.json`.
 
-    size: side of the pictures, pixels, 16 to 1024. cache: where the npm archives lie or go; see `default_cache`.
+    size: side of the pictures, pixels, 16 to 1024. cache: where the npm archives lie or go; see `files.default_cache`.
     styles: names of `STYLES`. A stopped build goes on with the first missing shard; a complete one is only checked.
     Each shard member pair is `<key>.webp` (lossless) and `<key>.json` with captions, concept, style, skin_tone, group,
     weight and held_out (None, "style" or "tone"; see `hart.data.emoji.plan`).

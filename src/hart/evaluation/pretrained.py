@@ -1,0 +1,52 @@
+"""Networks of others, through transformers, frozen in float32: for features and for judging pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from hart.devices import is_out_of_memory
+from hart.errors import HartError
+
+TRAINING_ONLY = ("criterion.",)
+"""Buffers of a loss: not every published file has them, and nothing here uses them."""
+
+
+def load_frozen(kind: Any, source: str, role: str) -> Any:
+    """A model class of transformers, loaded from a folder or hub id, for inference.
+
+    role: what it is for, as errors call it. Raises `HartError`, also for weights that are another network's.
+    """
+    model, report = _loaded(
+        lambda: kind.from_pretrained(source, dtype=torch.float32, output_loading_info=True), kind.__name__, source, role
+    )
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith(TRAINING_ONLY))
+    if missing:
+        raise HartError(f"{role} {source!r}: is no {kind.__name__}: it has no {', '.join(missing[:3])}")
+    return model.eval().requires_grad_(False)
+
+
+def load_words(source: str, role: str) -> Any:
+    """The text tokenizer that lies beside a model. Raises `HartError`."""
+    from transformers import AutoTokenizer
+
+    return _loaded(lambda: AutoTokenizer.from_pretrained(source), "tokenizer", source, role)
+
+
+def short_name(source: str) -> str:
+    """The last part of a folder or hub id, for column heads."""
+    return source.rstrip("/").rsplit("/", maxsplit=1)[-1]
+
+
+def _loaded(load: Any, what: str, source: str, role: str) -> Any:
+    try:
+        return load()
+    except Exception as error:  # transformers raises many kinds
+        if is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())
+        raise HartError(
+            f"{role} {source!r}: transformers cannot load it as {what} ({reason}); "
+            "give a hub id or a folder with its configuration and weights"
+        ) from None
