@@ -98,7 +98,7 @@ def test_clip_is_fed_as_it_was_trained(vision_models: Path) -> None:
     [
         ("resnet", "unknown feature extractor 'resnet': give efficientnet-lite0"),
         ("efficientnet-lite0:x", "weights in a package"),
-        ("inception-v3", "needs weights: give inception-v3:pt_inception"),
+        ("clip", "needs weights: give clip:openai"),
         ("inception-v3:/absent.pth", "no such file"),
         ("clip:/absent", "transformers cannot load it as CLIPVisionModelWithProjection"),
     ],

@@ -101,5 +101,5 @@ def test_long_prompts_are_cut_with_their_end_kept_and_neighbours_change_nothing(
 
 
 def test_a_missing_model_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(HartError, match="CLIP score '.*absent': transformers cannot load it as CLIPModel"):
+    with pytest.raises(HartError, match=r"CLIP score '.*absent': transformers cannot load it as CLIPModel"):
         ClipScore(str(tmp_path / "absent"), CPU)

@@ -3,8 +3,8 @@
     annotations/captions_val2014.json   or annotations_trainval2014.zip
     val2014/COCO_val2014_NUMBER.jpg     or val2014.zip
 
-There is no list of the captions: everybody draws 30,000 of them. Here they are of different pictures, one each, drawn by
-the seed, and compared at 256 px with all 40,504 pictures.
+There is no list of the captions: everybody draws 30,000 of them. Here they are of different pictures, one each, drawn
+by the seed, and compared at 256 px with all 40,504 pictures.
 """
 
 from __future__ import annotations

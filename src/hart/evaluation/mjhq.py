@@ -1,7 +1,7 @@
 """MJHQ-30K (Playground, 2023): 30,000 prompts with a picture each, in 10 categories, as it is published.
 
-    meta_data.json                 {ID: {"category": ..., "prompt": ...}}
-    mjhq30k_imgs/CATEGORY/ID.jpg   or mjhq30k_imgs.zip
+meta_data.json                 {ID: {"category": ..., "prompt": ...}}
+mjhq30k_imgs/CATEGORY/ID.jpg   or mjhq30k_imgs.zip
 """
 
 from __future__ import annotations

@@ -80,7 +80,9 @@ def evaluate_text_to_image(
     pictures.
     """
     if pipe.num_classes is not None:
-        raise HartError(f"{benchmark.suite} draws from words, and this model draws classes by number: give a text model")
+        raise HartError(
+            f"{benchmark.suite} draws from words, and this model draws classes by number: give a text model"
+        )
     _require_enough(benchmark)
     drawn = DrawnPictures(pipe, benchmark.prompts, sampling, options.seed, folder)
     drawn.draw(options.draw_batch, progress)
