@@ -145,7 +145,7 @@ def test_coco_draws_a_caption_each_of_different_pictures(model: Path, clip: Path
                  "--limit", 6, "--resamples", 0, "--device", "cpu", "--out", out)  # fmt: skip
     values = figures(run(*arguments), out)
     assert values["counts"] == {"drawn": 6, "references": 8, "damaged": 0}
-    assert values["settings"]["size at which drawn ones are compared"] == 256
+    assert values["settings"]["compared_size"] == 256
     assert set(values["figures"]) == {"drawn"}
     assert values["figures"]["drawn"]["CLIP score (clip-tiny)"]["value"] >= 0
     assert figures(run(*arguments, "--clip", "none", "--smooth", "--out", tmp_path / "other"), tmp_path / "other")[

@@ -43,7 +43,7 @@ SeedOption = Annotated[int, typer.Option(min=0, help="Seed of every random draw.
 FeaturesOption = Annotated[
     str,
     typer.Option(
-        help="Feature extractor: efficientnet-lite0, inception-v3:FILE, inception-v3-clean:FILE, clip:SOURCE or "
+        help="Feature extractor: efficientnet-lite0, inception-v3[:FILE], inception-v3-clean[:FILE], clip:SOURCE or "
         "dinov2:SOURCE."
     ),
 ]

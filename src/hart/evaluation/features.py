@@ -31,7 +31,7 @@ from hart.losses.efficientnet import PIXEL_MEAN, PIXEL_SCALE, load_efficientnet_
 
 DEFAULT_FEATURES = "efficientnet-lite0"
 ROLE = "features"
-FEATURES_HELP = "efficientnet-lite0, inception-v3:FILE, inception-v3-clean:FILE, clip:SOURCE or dinov2:SOURCE"
+FEATURES_HELP = "efficientnet-lite0, inception-v3[:FILE], inception-v3-clean[:FILE], clip:SOURCE or dinov2:SOURCE"
 INCEPTION_ADDRESS = (
     "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
 )

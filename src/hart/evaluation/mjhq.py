@@ -36,7 +36,7 @@ def open_mjhq(folder: Path | None, limit: int | None, seed: int, reference_side:
     entries = _read_entries(folder / PROMPTS_FILE)
     categories = [category for _, category, _ in entries]
     rows = spread(categories, limit, seed)
-    notes = ()
+    notes: tuple[str, ...] = ()
     if (len(entries), len(set(categories))) != (COUNT, CATEGORIES):
         notes = (
             f"this set has {len(entries):,} pictures in {len(set(categories))} categories, MJHQ-30K {COUNT:,} in "

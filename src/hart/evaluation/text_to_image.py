@@ -122,10 +122,10 @@ def evaluate_text_to_image(
         settings={
             **settings,
             "size": pipe.image_size,
-            "size of the set's pictures": benchmark.reference_side,
-            "size at which drawn ones are compared": benchmark.drawn_side or pipe.image_size,
+            "reference_size": benchmark.reference_side,
+            "compared_size": benchmark.drawn_side or pipe.image_size,
             **drawn.settings,
-            **{f"weights of {scorer.name}": scorer.weights for scorer in scorers},
+            "scorers": {scorer.name: scorer.weights for scorer in scorers},
             "resamples": options.resamples,
         },
         counts={"drawn": len(generated), "references": len(real), "damaged": len(references.damaged)},
