@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from hart import __version__
-from hart.commands import data, evaluate, evaluate_prompts, generate, models, train
+from hart.commands import data, evaluate, evaluate_prompts, evaluate_text, generate, models, train
 from hart.errors import HartError
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -85,6 +85,8 @@ app.command()(train.train)
 app.add_typer(data.app, name="data")
 evaluate.app.command()(evaluate_prompts.geneval)
 evaluate.app.command()(evaluate_prompts.dpg)
+evaluate.app.command()(evaluate_text.mjhq)
+evaluate.app.command()(evaluate_text.coco)
 app.add_typer(evaluate.app, name="evaluate")
 
 

@@ -11,7 +11,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from hart.errors import HartError
 from hart.evaluation.features import EfficientNetLite0, Features, open_extractor
-from hart.evaluation.inception import FidInception
+from hart.evaluation.inception import SIDE, FidInception, resize_like_clean_fid, resize_like_tensorflow
 from hart.losses.efficientnet import load_efficientnet_lite0
 
 CPU = torch.device("cpu")
@@ -63,7 +63,12 @@ def test_inception_gives_all_that_adm_reads(pixels: torch.Tensor, tmp_path: Path
     assert extractor.name == "inception-v3"
     assert features.spatial is not None and features.logits is not None
     assert [features.pooled.shape, features.spatial.shape, features.logits.shape] == [(2, 2048), (2, 2023), (2, 1008)]
-    torch.testing.assert_close(features.pooled, network(pixels.float()).pooled)
+    torch.testing.assert_close(features.pooled, network(resize_like_tensorflow(pixels.float(), SIDE)).pooled)
+    clean = open_extractor(f"inception-v3-clean:{tmp_path / 'fid.pth'}", CPU)
+    # one network, other features: the names keep their figures apart
+    assert (clean.name, clean.weights) == ("inception-v3-clean", extractor.weights)
+    torch.testing.assert_close(clean(pixels).pooled, network(resize_like_clean_fid(pixels, SIDE)).pooled)
+    assert not torch.allclose(clean(pixels).pooled, features.pooled)
 
 
 @pytest.mark.parametrize(("kind", "folder", "width"), [("clip", "clip-tiny", 8), ("dinov2", "dino-tiny", 16)])
@@ -93,7 +98,7 @@ def test_clip_is_fed_as_it_was_trained(vision_models: Path) -> None:
     [
         ("resnet", "unknown feature extractor 'resnet': give efficientnet-lite0"),
         ("efficientnet-lite0:x", "weights in a package"),
-        ("inception-v3", "needs weights: give inception-v3:pt_inception"),
+        ("clip", "needs weights: give clip:openai"),
         ("inception-v3:/absent.pth", "no such file"),
         ("clip:/absent", "transformers cannot load it as CLIPVisionModelWithProjection"),
     ],

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hart.checkpoint.storage import CheckpointError
-from hart.evaluation.inception import FidInception, resize_like_tensorflow
+from hart.evaluation.inception import SIDE, FidInception, resize_like_clean_fid, resize_like_tensorflow
 
 
 @torch.no_grad()
@@ -66,7 +67,7 @@ def test_layout_is_that_of_the_fid_weights(network: FidInception) -> None:
 
 def test_numbers_are_those_of_torch_fidelity(network: FidInception) -> None:
     """Expected values: torch-fidelity 0.4.0 with the same weights and pictures."""
-    out = network(pictures())
+    out = network(resize_like_tensorflow(pictures(), SIDE))
     expected = torch.tensor([1.7302229, 1.9378248, 2.1246243, 2.2086971, 2.1466091])
     torch.testing.assert_close(out.pooled[0, :5], expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(out.pooled[1, 1000:1003], torch.tensor([0.0, 0.0279937, 0.0396215]), rtol=0, atol=1e-5)
@@ -97,3 +98,30 @@ def test_resizes_as_tensorflow_did() -> None:
     # pixel i is read at i * 3 / 6, without the half pixel that later versions add; the edge is repeated
     assert resize_like_tensorflow(row, 6)[0, 0, 0].tolist() == [0, 5, 10, 15, 20, 20]
     assert resize_like_tensorflow(row, 3).equal(row)
+
+
+def cubic(x: np.ndarray) -> np.ndarray:
+    """Keys' kernel with a = -1/2."""
+    x = np.abs(x)
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+
+
+def resampling(old: int, new: int) -> np.ndarray:
+    """(new, old): weights of the cubic filter, widened by the factor of shrinking, normalised at the border."""
+    centres = (np.arange(new) + 0.5) * old / new
+    weights = cubic((np.arange(old) + 0.5 - centres[:, None]) / max(old / new, 1))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("shape", [(40, 33), (410, 350), (299, 299)])
+def test_resizes_as_clean_fid(shape: tuple[int, int]) -> None:
+    """Against the filter written out in float64; by hand, equal to clean-fid 0.1.35's own function."""
+    pixels = torch.randint(256, (2, 3, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    down, across = (resampling(old, 60) for old in shape)
+    expected = np.clip(down @ pixels.double().numpy() @ across.T, 0, 255)
+    resized = resize_like_clean_fid(pixels, 60)
+    assert resized.dtype == torch.float32 and (resized != resized.round()).any()
+    np.testing.assert_allclose(resized.numpy(), expected, atol=1e-3)
+    assert resize_like_clean_fid(pixels, 299).shape == (2, 3, 299, 299)

@@ -1,6 +1,6 @@
 """`hart evaluate SUITE`: figures of a model with what they were measured on, a table, and picture grids.
 
-A suite is a function in `hart.evaluation` that gives a `Result`, and a command here that opens what it needs; `_finish`
+A suite is a function in `hart.evaluation` that gives a `Result`, and a command here that opens what it needs; `finish`
 writes and prints the result of any.
 """
 
@@ -41,7 +41,11 @@ DataOption = Annotated[str, typer.Option(metavar=DATA_METAVAR, help=DATA_HELP)]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Pictures to measure; all by default.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of every random draw.")]
 FeaturesOption = Annotated[
-    str, typer.Option(help="Feature extractor: efficientnet-lite0, inception-v3:FILE, clip:SOURCE or dinov2:SOURCE.")
+    str,
+    typer.Option(
+        help="Feature extractor: efficientnet-lite0, inception-v3[:FILE], inception-v3-clean[:FILE], clip:SOURCE or "
+        "dinov2:SOURCE."
+    ),
 ]
 GuidanceOption = Annotated[
     float | None, typer.Option(help="Guidance scale; 0 turns it off. The model's own by default.", show_default=False)
@@ -118,7 +122,7 @@ def tokenizer(
             _settings(model, data, source, split, fit=fit, size=side),
             report,
         )
-    _finish(out, result)
+    finish(out, result)
 
 
 @app.command()
@@ -154,7 +158,7 @@ def generation(
         source = _open(data, split, kind, image_column, caption_column)
         result = evaluate_generation(
             pipe,
-            _sampling(pipe, guidance, smooth),
+            sampling_of(pipe, guidance, smooth),
             Pictures(source, ImageTransform(pipe.image_size, fit=fit)),
             open_extractor(features, resolve_device(device)),
             out,
@@ -162,7 +166,7 @@ def generation(
             _settings(model, data, source, split, fit=fit, size=pipe.image_size),
             report,
         )
-    _finish(out, result)
+    finish(out, result)
 
 
 @app.command()
@@ -189,7 +193,7 @@ def agreement(
         pipe = HartPipeline.from_pretrained(model, device=device)
         result = evaluate_agreement(
             pipe,
-            _sampling(pipe, guidance, smooth),
+            sampling_of(pipe, guidance, smooth),
             data,
             EfficientNetLite0(resolve_device(device), side=FEATURE_SIDE),
             out,
@@ -197,10 +201,10 @@ def agreement(
             {"model": model_name(model), "data": str(data), "size": pipe.image_size},
             report,
         )
-    _finish(out, result)
+    finish(out, result)
 
 
-def _sampling(pipe: HartPipeline, guidance: float | None, smooth: bool | None) -> SamplingConfig:
+def sampling_of(pipe: HartPipeline, guidance: float | None, smooth: bool | None) -> SamplingConfig:
     """The model's own settings but for what was given."""
     given: dict[str, Any] = {"guidance_scale": guidance, "smooth": smooth}
     return pipe.config.sampling.replace(**{name: value for name, value in given.items() if value is not None})
@@ -228,7 +232,7 @@ def _sides(text: str) -> tuple[int, ...]:
         raise HartError(f"scales {text!r}: give whole numbers with commas, such as 1,2,4,8") from None
 
 
-def _finish(out: Path, result: Result) -> None:
+def finish(out: Path, result: Result) -> None:
     """Write a result, print its table and where it lies, and say its warnings on stderr."""
     from hart.evaluation.report import figures_table, write_result
 

@@ -16,8 +16,8 @@ from hart.commands.evaluate import (
     ResamplesOption,
     SeedOption,
     SmoothOption,
-    _finish,
-    _sampling,
+    finish,
+    sampling_of,
 )
 from hart.commands.options import DeviceOption
 
@@ -66,7 +66,7 @@ def geneval(
         pipe = HartPipeline.from_pretrained(model, device=device)
         result = evaluate_geneval(
             pipe,
-            _sampling(pipe, guidance, smooth),
+            sampling_of(pipe, guidance, smooth),
             prompts,
             Mask2FormerDetector(detector, where, detector_size),
             ClipColours(clip, where),
@@ -75,7 +75,7 @@ def geneval(
             {"model": model_name(model), "prompts": str(file), "size": pipe.image_size},
             report,
         )
-    _finish(out, result)
+    finish(out, result)
 
 
 def dpg(
@@ -111,7 +111,7 @@ def dpg(
         pipe = HartPipeline.from_pretrained(model, device=device)
         result = evaluate_dpg(
             pipe,
-            _sampling(pipe, guidance, smooth),
+            sampling_of(pipe, guidance, smooth),
             prompts,
             BlipAnswers(vqa, where),
             out,
@@ -119,4 +119,4 @@ def dpg(
             {"model": model_name(model), "questions": str(file), "size": pipe.image_size},
             report,
         )
-    _finish(out, result)
+    finish(out, result)

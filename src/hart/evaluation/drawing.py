@@ -100,17 +100,20 @@ class DrawnPictures:
         images = [[open_image(self.path(number))] for number in shown]
         return {SHEET_FILE: contact_sheet(images, list(labels)[: len(images)])}
 
-    def features(self, extractor: FeatureExtractor, batch_size: int, progress: Progress) -> Features:
-        """Features of all pictures, which must have been drawn."""
+    def features(
+        self, extractor: FeatureExtractor, batch_size: int, progress: Progress, size: int | None = None
+    ) -> Features:
+        """Features of all pictures, which must have been drawn. size: see `pixels`."""
         parts = []
         for start in range(0, len(self), batch_size):
             progress(start, len(self), "features of the drawn pictures")
-            parts.append(extractor(self.pixels(range(start, min(start + batch_size, len(self))))))
+            parts.append(extractor(self.pixels(range(start, min(start + batch_size, len(self))), size)))
         return Features.cat(parts)
 
-    def pixels(self, numbers: Sequence[int]) -> Tensor:
-        """(B, 3, H, W) uint8 of drawn pictures."""
-        return torch.stack([pil_to_pixels(open_image(self.path(i)), self._pipe.image_size) for i in numbers])
+    def pixels(self, numbers: Sequence[int], size: int | None = None) -> Tensor:
+        """(B, 3, size, size) uint8 of drawn pictures, resized where `size` is not their own."""
+        side = self._pipe.image_size if size is None else size
+        return torch.stack([pil_to_pixels(open_image(self.path(i)), side) for i in numbers])
 
 
 def _runs(numbers: Sequence[int], longest: int) -> Iterator[list[int]]:

@@ -3,7 +3,8 @@
 | name | width | side | weights |
 |---|---|---|---|
 | `efficientnet-lite0` | 1,280 | 224 | a package of the extra `evaluate`; no hub |
-| `inception-v3:FILE` | 2,048 | 299 | the FID weights, a given file |
+| `inception-v3:FILE` | 2,048 | 299, as TensorFlow resized | the FID weights: FILE, or fetched once without it |
+| `inception-v3-clean:FILE` | 2,048 | 299, as clean-fid resizes | the same |
 | `clip:SOURCE` | projection | the model's | a folder or hub id, through transformers |
 | `dinov2:SOURCE` | hidden | 224 | a folder or hub id, through transformers |
 
@@ -23,13 +24,20 @@ from torch import Tensor
 
 from hart.checkpoint.storage import fingerprint
 from hart.errors import HartError
-from hart.evaluation.inception import FidInception
+from hart.evaluation.downloads import cached_file
+from hart.evaluation.inception import SIDE, FidInception, resize_like_clean_fid, resize_like_tensorflow
 from hart.evaluation.pretrained import load_frozen, short_name
 from hart.losses.efficientnet import PIXEL_MEAN, PIXEL_SCALE, load_efficientnet_lite0
 
 DEFAULT_FEATURES = "efficientnet-lite0"
 ROLE = "features"
-FEATURES_HELP = "efficientnet-lite0, inception-v3:FILE, clip:SOURCE or dinov2:SOURCE"
+FEATURES_HELP = "efficientnet-lite0, inception-v3[:FILE], inception-v3-clean[:FILE], clip:SOURCE or dinov2:SOURCE"
+INCEPTION_ADDRESS = (
+    "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
+)
+INCEPTION_SHA256 = "6726825d"
+"""As the file's name says."""
+KINDS = ("efficientnet-lite0", "inception-v3", "inception-v3-clean", "clip", "dinov2")
 
 # Mean and standard deviation, by colour, of pictures in [0, 1] that the networks were trained with.
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -90,16 +98,17 @@ def open_extractor(spec: str, device: torch.device) -> FeatureExtractor:
     Raises `HartError` for an unknown name, a missing file or source, or weights that cannot be loaded.
     """
     kind, _, source = spec.partition(":")
-    if kind not in {"efficientnet-lite0", "inception-v3", "clip", "dinov2"}:
+    if kind not in KINDS:
         raise HartError(f"unknown feature extractor {spec!r}: give {FEATURES_HELP}")
     if kind == "efficientnet-lite0":
         if source:
             raise HartError(f"{spec}: efficientnet-lite0 has its weights in a package: leave {':' + source} out")
         return EfficientNetLite0(device)
+    if kind.startswith("inception-v3"):
+        file = Path(source).expanduser() if source else published_inception(kind)
+        return InceptionV3(file, device) if kind == "inception-v3" else CleanInceptionV3(file, device)
     if not source:
         raise HartError(f"{kind} needs weights: give {_example(kind)}")
-    if kind == "inception-v3":
-        return InceptionV3(Path(source).expanduser(), device)
     return Clip(source, device) if kind == "clip" else DinoV2(source, device)
 
 
@@ -135,8 +144,27 @@ class InceptionV3:
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Features:
-        out = self._network(pixels.to(self._device).float())
+        out = self._network(resize_like_tensorflow(pixels.to(self._device).float(), SIDE))
         return Features(out.pooled.cpu(), out.spatial.cpu(), out.logits.cpu())
+
+
+class CleanInceptionV3:
+    """The same network, fed as clean-fid does: what FIDs on MJHQ-30K are published with.
+
+    Only the pooled features: sFID and the Inception Score are published with TensorFlow's resizing.
+    """
+
+    name = "inception-v3-clean"
+
+    def __init__(self, file: Path, device: torch.device) -> None:
+        self._network = FidInception.from_file(file).to(device)
+        self._device = device
+        self.weights = fingerprint(self._network)
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor) -> Features:
+        x = resize_like_clean_fid(pixels, SIDE).to(self._device)
+        return Features(self._network(x).pooled.cpu())
 
 
 class Clip:
@@ -191,9 +219,11 @@ def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
 
 
 def _example(kind: str) -> str:
-    examples = {
-        "inception-v3": "inception-v3:pt_inception-2015-12-05-6726825d.pth",
-        "clip": "clip:openai/clip-vit-base-patch32",
-        "dinov2": "dinov2:facebook/dinov2-large",
-    }
+    examples = {"clip": "clip:openai/clip-vit-base-patch32", "dinov2": "dinov2:facebook/dinov2-large"}
     return examples[kind]
+
+
+def published_inception(kind: str) -> Path:
+    """The file with the FID weights, fetched at the first call. Raises `HartError` with its address."""
+    instead = f"fetch it elsewhere, and give {kind}:FILE"
+    return cached_file(INCEPTION_ADDRESS, instead, sha256_prefix=INCEPTION_SHA256)

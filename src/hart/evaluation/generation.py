@@ -15,22 +15,12 @@ import torch
 from hart.config import SamplingConfig
 from hart.data.samples import Sample
 from hart.errors import HartError
+from hart.evaluation.comparison import all_figures, features_of_set
 from hart.evaluation.drawing import DrawnPictures
-from hart.evaluation.features import FeatureExtractor, Features
+from hart.evaluation.features import FeatureExtractor
 from hart.evaluation.pictures import Pictures
 from hart.evaluation.report import Progress, Result, extractor_facts, pictures_text
-from hart.evaluation.statistics import (
-    RESAMPLES,
-    Figure,
-    Gaussian,
-    bootstrap,
-    bootstrap_mean,
-    few_pictures_warning,
-    frechet_distance,
-    inception_score_of_parts,
-    kernel_distance,
-    precision_recall,
-)
+from hart.evaluation.statistics import RESAMPLES, few_pictures_warning
 from hart.pipeline import HartPipeline, Prompt
 
 
@@ -62,24 +52,25 @@ def evaluate_generation(
     references: all of them are compared with; captions are taken from them. settings: what the caller chose, for the
     report. Raises `HartError` when the set has no captions (or classes, for a class model), or too few pictures.
     """
-    parts: list[Features] = []
-    samples: list[Sample] = []
-    for batch in references.batches(options.feature_batch):
-        progress(len(samples), references.total, "features of the set")
-        parts.append(extractor(batch.pixels))
-        # only their words are needed from here on: the encoded pictures of a large set would fill the memory
-        samples += [replace(sample, image=b"", record={}) for sample in batch.samples]
-    real = Features.cat(parts)
+    # only their words are needed from here on
+    real, samples = features_of_set(
+        references,
+        extractor,
+        options.feature_batch,
+        lambda sample: replace(sample, image=b"", record={}),
+        progress,
+    )
     prompts = _prompts(samples, pipe.num_classes, options)
     drawn = DrawnPictures(pipe, prompts, sampling, options.seed, folder)
     drawn.draw(options.draw_batch, progress)
     generated = drawn.features(extractor, options.feature_batch, progress)
     progress(0, None, "distances and intervals")
+    generator = torch.Generator().manual_seed(options.seed)
     warning = few_pictures_warning("FID", min(len(real), len(generated)))
     return Result(
         suite="generation",
         title=f"{pictures_text(len(generated))} of {pipe.image_size} px against {len(real):,}",
-        figures={"drawn": _figures(real, generated, extractor.name, options)},
+        figures={"drawn": all_figures(real, generated, extractor.name, generator, options.resamples)},
         settings={**settings, **drawn.settings, "resamples": options.resamples},
         counts={"drawn": len(generated), "references": len(real), "damaged": len(references.damaged)},
         extractor=extractor_facts(extractor),
@@ -106,26 +97,3 @@ def _prompts(samples: list[Sample], num_classes: int | None, options: Generation
             assert sample.label is not None
             prompts.append(sample.label)
     return prompts
-
-
-def _figures(real: Features, generated: Features, extractor: str, options: GenerationOptions) -> dict[str, Figure]:
-    generator = torch.Generator().manual_seed(options.seed)
-    counts, resamples = [len(real), len(generated)], options.resamples
-    manifolds = precision_recall(real.pooled, generated.pooled)
-
-    def distance(a: torch.Tensor, b: torch.Tensor) -> Figure:
-        return bootstrap(
-            lambda i, j: frechet_distance(Gaussian.of(a[i]), Gaussian.of(b[j])), counts, generator, resamples
-        )
-
-    figures = {
-        f"FID ({extractor})": distance(real.pooled, generated.pooled),
-        f"KID ({extractor})": kernel_distance(real.pooled, generated.pooled, generator),
-        f"precision ({extractor})": bootstrap_mean(manifolds.precise, generator, resamples),
-        f"recall ({extractor})": bootstrap_mean(manifolds.recalled, generator, resamples),
-    }
-    if real.spatial is not None and generated.spatial is not None:
-        figures[f"sFID ({extractor})"] = distance(real.spatial, generated.spatial)
-    if generated.logits is not None:
-        figures[f"Inception Score ({extractor})"] = inception_score_of_parts(generated.logits)
-    return figures

@@ -14,15 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from hart.checkpoint.loading import read_pickle
 from hart.checkpoint.storage import load_state, read_safetensors
 
 SIDE = 299
-"""The graph resizes every picture to this side."""
+"""What the network sees every picture at."""
 WIDTH = 2048
 CLASSES = 1008
 SPATIAL_BLOCK = "Mixed_6d"
@@ -234,8 +236,11 @@ class FidInception(nn.Module):
         return module
 
     def forward(self, pixels: Tensor) -> InceptionOutput:
-        """Pictures (B, 3, H, W), float, 0 to 255, of any size. The bias is left out of the logits, as in ADM's."""
-        x = (resize_like_tensorflow(pixels, SIDE) - 128) / 128
+        """Pictures (B, 3, 299, 299), float, 0 to 255; how they are resized is the caller's choice, and part of the FID.
+
+        The bias is left out of the logits, as in ADM's.
+        """
+        x = (pixels - 128) / 128
         for unit in STEM:
             x = self.get_submodule(unit.name)(x)
             if unit.name in POOL_AFTER:
@@ -260,6 +265,18 @@ def resize_like_tensorflow(pixels: Tensor, side: int) -> Tensor:
         share = share.view(-1, 1) if dim == 2 else share
         pixels = torch.lerp(pixels.index_select(dim, low), pixels.index_select(dim, high), share)
     return pixels
+
+
+def resize_like_clean_fid(pixels: Tensor, side: int) -> Tensor:
+    """Pictures (B, 3, H, W), uint8 or float, to (B, 3, side, side) float32: bicubic with antialiasing, not rounded.
+
+    As clean-fid does (Parmar et al., 2022): Pillow's filter on each colour as float, then what overshoots is cut off.
+    """
+    resized = [
+        np.asarray(Image.fromarray(colour).resize((side, side), Image.Resampling.BICUBIC))
+        for colour in pixels.to("cpu", torch.float32).flatten(0, 1).numpy()
+    ]
+    return torch.from_numpy(np.stack(resized)).clamp(0, 255).view(*pixels.shape[:2], side, side)
 
 
 def _is_counter(name: str) -> bool:

@@ -15,9 +15,9 @@ from hart.config import SamplingConfig
 from hart.evaluation.alignment import published
 from hart.evaluation.alignment.asking import AskingOptions, draw_prompts, part_warning
 from hart.evaluation.alignment.dpg_rules import CATEGORIES, QUESTIONS, DensePrompt, judge, unknown_parents
-from hart.evaluation.alignment.prompt_files import spread
 from hart.evaluation.alignment.verdicts import VERDICTS_FILE, Verdict, kept_verdicts
 from hart.evaluation.report import Progress, Result, pictures_text
+from hart.evaluation.selection import spread
 from hart.evaluation.statistics import Figure, bootstrap, bootstrap_mean
 from hart.picture_metadata import open_image
 from hart.pipeline import HartPipeline

@@ -26,9 +26,9 @@ from hart.evaluation.alignment.geneval_rules import (
     counted_objects,
     faults,
 )
-from hart.evaluation.alignment.prompt_files import spread
 from hart.evaluation.alignment.verdicts import VERDICTS_FILE, Verdict, kept_verdicts
 from hart.evaluation.report import Progress, Result, pictures_text
+from hart.evaluation.selection import spread
 from hart.evaluation.statistics import Figure, bootstrap, bootstrap_mean
 from hart.picture_metadata import open_image
 from hart.pipeline import HartPipeline

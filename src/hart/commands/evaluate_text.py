@@ -1,0 +1,151 @@
+"""`hart evaluate mjhq` and `coco`: text-to-image models on published sets of prompts and pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hart.commands.console import model_name, progress, writable_folder
+from hart.commands.evaluate import (
+    BatchSize,
+    FeaturesOption,
+    GuidanceOption,
+    ModelOption,
+    OutOption,
+    ResamplesOption,
+    SeedOption,
+    finish,
+    sampling_of,
+)
+from hart.commands.options import DeviceOption
+
+if TYPE_CHECKING:
+    import torch
+
+    from hart.evaluation.scorers import Scorer
+    from hart.evaluation.text_to_image import Benchmark
+
+NONE = "none"
+DEFAULT_CLIP = "openai/clip-vit-large-patch14"
+"""The paper does not say which CLIP its scores are from. This one is the most used, and torchmetrics' default."""
+
+SetOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder with the set as published; fetched once from its public home by default."),
+]
+PromptsOption = Annotated[int | None, typer.Option(min=1, help="Pictures to draw; as many as published by default.")]
+SmoothOption = Annotated[
+    bool, typer.Option("--smooth/--no-smooth", help="Mix codes; the published FIDs are drawn without.")
+]
+ClipOption = Annotated[
+    str, typer.Option(help="CLIP model of the CLIP score: a folder, a hub id, or none to leave the score out.")
+]
+HpsOption = Annotated[
+    str | None, typer.Option(help="Also give HPS v2: a folder or hub id with its weights in transformers' layout.")
+]
+
+
+def mjhq(
+    model: ModelOption = "emoji",
+    data: SetOption = None,
+    limit: PromptsOption = None,
+    features: FeaturesOption = "inception-v3-clean",
+    reference_size: Annotated[
+        int, typer.Option(min=1, help="Pixels that the set's pictures are first brought to; 1024 is their own size.")
+    ] = 1024,
+    clip: ClipOption = DEFAULT_CLIP,
+    hps: HpsOption = None,
+    guidance: GuidanceOption = None,
+    smooth: SmoothOption = False,
+    seed: SeedOption = 0,
+    resamples: ResamplesOption = 100,
+    batch_size: BatchSize = 1,
+    device: DeviceOption = None,
+    out: OutOption = Path("outputs/evaluate-mjhq"),
+) -> None:
+    """MJHQ-30K: FID and KID, over all and by category, and CLIP score. A stopped run goes on."""
+    from hart.evaluation.mjhq import open_mjhq
+
+    writable_folder(out)
+    benchmark = open_mjhq(_expanded(data), limit, seed, reference_size)
+    _evaluate(model, data, benchmark, features, clip, hps, guidance, smooth, seed, resamples, batch_size, device, out)
+
+
+def coco(
+    model: ModelOption = "emoji",
+    data: SetOption = None,
+    limit: PromptsOption = None,
+    features: FeaturesOption = "inception-v3",
+    clip: ClipOption = DEFAULT_CLIP,
+    hps: HpsOption = None,
+    guidance: GuidanceOption = None,
+    smooth: SmoothOption = False,
+    seed: SeedOption = 0,
+    resamples: ResamplesOption = 100,
+    batch_size: BatchSize = 1,
+    device: DeviceOption = None,
+    out: OutOption = Path("outputs/evaluate-coco"),
+) -> None:
+    """COCO-30K: FID and KID at 256 px against val2014, and CLIP score. A stopped run goes on."""
+    from hart.evaluation.coco import open_coco
+
+    writable_folder(out)
+    benchmark = open_coco(_expanded(data), limit, seed)
+    _evaluate(model, data, benchmark, features, clip, hps, guidance, smooth, seed, resamples, batch_size, device, out)
+
+
+def _evaluate(
+    model: str,
+    data: Path | None,
+    benchmark: Benchmark,
+    features: str,
+    clip: str,
+    hps: str | None,
+    guidance: float | None,
+    smooth: bool,
+    seed: int,
+    resamples: int,
+    batch_size: int,
+    device: str | None,
+    out: Path,
+) -> None:
+    from hart.devices import resolve_device
+    from hart.evaluation.features import open_extractor
+    from hart.evaluation.text_to_image import TextToImageOptions, evaluate_text_to_image
+    from hart.pipeline import HartPipeline
+
+    where = resolve_device(device)
+    with progress(f"loading {model}") as report:
+        # what may be missing is looked for before anything is drawn
+        extractor = open_extractor(features, where)
+        scorers = _open_scorers(clip, hps, where)
+        pipe = HartPipeline.from_pretrained(model, device=device)
+        result = evaluate_text_to_image(
+            pipe,
+            sampling_of(pipe, guidance, smooth),
+            benchmark,
+            extractor,
+            scorers,
+            out,
+            TextToImageOptions(seed, batch_size, resamples=resamples),
+            {"model": model_name(model), "data": "public home" if data is None else str(data)},
+            report,
+        )
+    finish(out, result)
+
+
+def _open_scorers(clip: str, hps: str | None, device: torch.device) -> list[Scorer]:
+    from hart.evaluation.scorers import ClipScore, HpsV2
+
+    scorers: list[Scorer] = []
+    if clip != NONE:
+        scorers.append(ClipScore(clip, device))
+    if hps is not None:
+        scorers.append(HpsV2(hps, device))
+    return scorers
+
+
+def _expanded(path: Path | None) -> Path | None:
+    return None if path is None else path.expanduser()

@@ -1,0 +1,69 @@
+"""MJHQ-30K (Playground, 2023): 30,000 prompts with a picture each, in 10 categories, as it is published.
+
+meta_data.json                 {ID: {"category": ..., "prompt": ...}}
+mjhq30k_imgs/CATEGORY/ID.jpg   or mjhq30k_imgs.zip
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hart.errors import HartError
+from hart.evaluation.downloads import HUB_DATASETS, hub_dataset
+from hart.evaluation.published_files import PublishedFiles, PublishedPictures, read_json
+from hart.evaluation.published_text import RESIDUAL_TOKENS, TEXT_TO_IMAGE
+from hart.evaluation.selection import spread
+from hart.evaluation.text_to_image import CATEGORY, Benchmark
+
+REPOSITORY = "playgroundai/MJHQ-30K"
+ADDRESS = f"{HUB_DATASETS}{REPOSITORY}"
+PROMPTS_FILE, PICTURES, ARCHIVE = "meta_data.json", "mjhq30k_imgs", "mjhq30k_imgs.zip"
+SIDE = 1024
+"""Of the set's own pictures."""
+COUNT, CATEGORIES = 30_000, 10
+
+
+def open_mjhq(folder: Path | None, limit: int | None, seed: int, reference_side: int = SIDE) -> Benchmark:
+    """The set in `folder`; None fetches it once, 9 GB, through the hub.
+
+    limit: prompts to draw, as many of each category as can be, chosen by `seed`; None draws all. Drawn pictures are
+    compared with all pictures of the set. Raises `HartError` for what is not there, with its address.
+    """
+    if folder is None:
+        instead = f"fetch {PROMPTS_FILE} and {ARCHIVE} there, and give their folder with --data"
+        folder = hub_dataset(REPOSITORY, [PROMPTS_FILE, ARCHIVE], instead)
+    files = PublishedFiles(folder, PICTURES, ARCHIVE, ADDRESS)
+    entries = _read_entries(folder / PROMPTS_FILE)
+    categories = [category for _, category, _ in entries]
+    rows = spread(categories, limit, seed)
+    notes: tuple[str, ...] = ()
+    if (len(entries), len(set(categories))) != (COUNT, CATEGORIES):
+        notes = (
+            f"this set has {len(entries):,} pictures in {len(set(categories))} categories, MJHQ-30K {COUNT:,} in "
+            f"{CATEGORIES}: nothing here compares with published figures",
+        )
+    return Benchmark(
+        suite="mjhq",
+        prompts=tuple(entries[row][2] for row in rows),
+        categories=tuple(categories[row] for row in rows),
+        references=PublishedPictures(
+            files,
+            [f"{category}/{number}.jpg" for number, category, _ in entries],
+            [{CATEGORY: category} for category in categories],
+        ),
+        reference_side=reference_side,
+        notes=notes,
+        published=(TEXT_TO_IMAGE, RESIDUAL_TOKENS),
+    )
+
+
+def _read_entries(file: Path) -> list[tuple[str, str, str]]:
+    """ID, category and prompt of every picture."""
+    try:
+        entries = read_json(file.read_bytes(), str(file))
+    except OSError:
+        raise HartError(f"{file}: cannot be read: fetch it from {ADDRESS}") from None
+    try:
+        return [(str(number), str(entry["category"]), str(entry["prompt"])) for number, entry in entries.items()]
+    except (AttributeError, KeyError, TypeError):
+        raise HartError(f"{file}: not every entry has a category and a prompt: fetch it from {ADDRESS}") from None

@@ -1,0 +1,33 @@
+"""Figures of text-to-image models as printed in the paper (arXiv 2410.10812), for the tables of `hart evaluate`."""
+
+from __future__ import annotations
+
+from hart.evaluation.report import PublishedTable
+
+TEXT_TO_IMAGE = PublishedTable(
+    source="paper, Table 2: FID of 30,000 pictures on Inception-v3; which CLIP the score is from is not said",
+    columns=("parameters", "size", "MJHQ-30K FID", "CLIP score"),
+    rows={
+        "Stable Diffusion v2.1": ("860M", "768", "26.96", "25.90"),
+        "SDXL": ("2.6B", "1024", "8.76", "28.60"),
+        "PixArt-alpha": ("630M", "512", "6.14", "27.55"),
+        "PixArt-Sigma": ("630M", "1024", "6.34", "27.62"),
+        "Playground v2.5": ("2B", "1024", "6.84", "29.39"),
+        "SD3-medium": ("2B", "1024", "11.92", "27.83"),
+        "LlamaGen": ("775M", "512", "25.59", "23.03"),
+        "Show-o": ("1.3B", "256", "14.99", "27.02"),
+        "HART 512": ("732M", "512", "5.22", "29.01"),
+        "HART 1024": ("732M", "1024", "5.38", "29.09"),
+    },
+)
+
+RESIDUAL_TOKENS = PublishedTable(
+    source="paper, Table 5, right: HART with and without residual tokens",
+    columns=("FID without", "FID with", "CLIP score without", "CLIP score with"),
+    rows={
+        "256 px": ("6.11", "5.52", "27.96", "28.03"),
+        "512 px": ("6.29", "5.22", "28.91", "29.01"),
+        "1024 px": ("5.73", "5.38", "29.08", "29.09"),
+        "1024 px, VAR's quantiser": ("7.85", "", "28.85", ""),
+    },
+)
