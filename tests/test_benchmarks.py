@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from hart.config import HartConfig
 from helpers import tiny_class_config, tiny_text_config
@@ -51,3 +53,24 @@ def test_refuses_processor_time_of_several_threads(program: ModuleType, capsys: 
     with pytest.raises(SystemExit, match="2"):
         program.main(["--model", "var-d16-256", "--random-weights", "--clock", "cpu", "--threads", "2"])
     assert "--threads 1" in capsys.readouterr().err
+
+
+def test_curves_of_runs_become_a_picture(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    curves = importlib.import_module("curves")
+    assert curves.running_mean(np.array([2.0, 4.0, 9.0, 11.0]), 2).tolist() == [2, 3, 6.5, 10]
+    for run, figures in (("a", {"loss": 2.0}), ("b", {"loss": 1.0, "accuracy": 0.5})):
+        (tmp_path / run).mkdir()
+        lines = [json.dumps({"step": step, **figures}) for step in (10, 20)]
+        (tmp_path / run / "metrics.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    runs, out = [str(tmp_path / "a"), str(tmp_path / "b")], tmp_path / "curves.png"
+    curves.main([*runs, "--figure", "loss", "accuracy", "--out", str(out)])
+    assert capsys.readouterr().out.strip() == str(out)
+    with Image.open(out) as picture:
+        assert picture.width > 2 * picture.height
+    with pytest.raises(SystemExit, match="none of the runs has the figure 'typo'"):
+        curves.main([*runs, "--figure", "typo", "--out", str(out)])
+    with pytest.raises(SystemExit, match="no readable figures"):
+        curves.main([str(tmp_path / "c")])

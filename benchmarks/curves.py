@@ -1,0 +1,79 @@
+"""Curves of training runs as one picture.
+
+    python benchmarks/curves.py RUN... --out curves.png [--figure cross_entropy] [--smooth 5]
+
+A panel a figure, a line a run, named by its folder. Reads each run's metrics.jsonl; a run that lacks a figure is left
+out of its panel. Needs `pip install 'hart[plots]'`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import typer
+from matplotlib.figure import Figure
+
+from hart.training.trackers import LOG_FILE
+
+INCHES = (5.2, 3.6)
+
+
+def read(run: Path, figure: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values (N,) of a run's figure; none where it has none. Exits when the run cannot be read."""
+    file = run / LOG_FILE
+    try:
+        records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{file}: no readable figures ({error}): give folders that hart train wrote") from None
+    points = [(record["step"], record[figure]) for record in records if figure in record]
+    steps, values = zip(*points, strict=True) if points else ((), ())
+    return np.array(steps), np.array(values)
+
+
+def running_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """Mean (N,) of each value and of up to `width` - 1 before it."""
+    total = np.cumsum(np.concatenate([[0.0], values]))
+    last = np.arange(1, len(values) + 1)
+    first = np.maximum(last - width, 0)
+    return (total[last] - total[first]) / (last - first)
+
+
+def draw(runs: Sequence[Path], figures: Sequence[str], smooth: int, out: Path) -> None:
+    """One panel for each of `figures`."""
+    canvas = Figure(figsize=(INCHES[0] * len(figures), INCHES[1]), layout="constrained")
+    panels = canvas.subplots(1, len(figures), squeeze=False)
+    for panel, figure in zip(panels[0], figures, strict=True):
+        for run in runs:
+            steps, values = read(run, figure)
+            if len(steps):
+                panel.plot(steps, running_mean(values, smooth), label=run.name, linewidth=1.5)
+        if not panel.lines:
+            raise SystemExit(f"none of the runs has the figure {figure!r}")
+        name = figure.replace("_", " ")
+        panel.set_ylabel(name if smooth == 1 else f"{name}, mean of {smooth} log lines")
+        panel.set_xlabel("step")
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.legend(frameon=False)
+    canvas.savefig(out, dpi=110)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Curves of training runs as one picture.")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder that hart train wrote")
+    parser.add_argument("--out", type=Path, default=Path("curves.png"))
+    parser.add_argument("--figure", nargs="+", default=["loss"], dest="figures", help="names in metrics.jsonl")
+    parser.add_argument("--smooth", type=int, default=1, help="log lines averaged")
+    options = parser.parse_args(arguments)
+    if options.smooth < 1:
+        parser.error("--smooth is a number of log lines, at least 1")
+    draw(options.runs, options.figures, options.smooth, options.out)
+    typer.echo(options.out)
+
+
+if __name__ == "__main__":
+    main()
