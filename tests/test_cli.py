@@ -561,6 +561,16 @@ def test_a_dry_run_says_what_a_recipe_takes_without_its_data(stage: str) -> None
     assert {"parameters", "tokens", "memory", "checkpoint", "time"} <= said
 
 
+def test_the_scales_of_another_size_follow_from_the_recipes() -> None:
+    small = ("tokenizer=emoji", "transformer.depth=1", "diffusion.depth=1")
+    result = run("train", "transformer", RECIPES / "transformer.toml", "--dry-run", "--size", 128, *small)
+    assert result.exit_code == 0, result.output
+    # 1, 2, 3, 5, 8, 11 and 16 cells
+    assert "480 a picture" in result.stdout
+    for size, said in ((100, "give a multiple of 8 px"), (8, "two or more")):
+        assert said in refused(run("train", "tokenizer", RECIPES / "tokenizer.toml", "--dry-run", "--size", size))
+
+
 def test_training_without_a_folder_is_refused() -> None:
     assert "--out is missing" in refused(run("train", "tokenizer", RECIPES / "tokenizer.toml"))
 

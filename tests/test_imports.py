@@ -20,7 +20,7 @@ ALLOWED: dict[str, str] = {
     "types": "",
     "layers": "",
     "config": "errors scales",
-    "presets": "config errors",
+    "presets": "config errors scales",
     "devices": "errors",
     "data": "errors files types",
     "text_encoder": "config devices errors files types",

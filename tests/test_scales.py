@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from hart.scales import ScaleSchedule
 from helpers import schedules
@@ -30,3 +33,24 @@ def test_token_counts_of_the_paper() -> None:
 def test_refuses_what_is_no_schedule(sides: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="scale schedule"):
         ScaleSchedule(sides)
+
+
+@given(schedules, st.integers(2, 200))
+def test_a_schedule_reaches_any_side(sides: tuple[int, ...], side: int) -> None:
+    schedule = ScaleSchedule(sides)
+    other = schedule.ending_at(side)
+    assert other.final_side == side
+    # what both have of coarse scales is the same
+    assert [n for n in other if n < min(side, sides[-1])] == [n for n in sides if n < min(side, sides[-1])]
+    assert schedule.ending_at(schedule.final_side) == schedule
+    beyond = [n for n in other if n >= sides[-1]]
+    assert all(b <= max(a + 1, 1.7 * a) for a, b in pairwise(beyond))
+
+
+def test_growth_beyond_the_schedule_is_that_of_the_paper() -> None:
+    paper = ScaleSchedule((1, 2, 3, 4, 5, 6, 8, 10, 13, 16))
+    assert paper.ending_at(64).sides[-6:] == (16, 21, 27, 36, 48, 64)
+    assert paper.ending_at(8).sides == (1, 2, 3, 4, 5, 6, 8)
+    assert ScaleSchedule((1, 2, 3, 5, 8)).ending_at(16).sides == (1, 2, 3, 5, 8, 11, 16)
+    with pytest.raises(ValueError, match="starts at 1"):
+        paper.ending_at(1)

@@ -20,10 +20,13 @@ from hart.config import (
     TransformerConfig,
 )
 from hart.errors import HartError
+from hart.scales import ScaleSchedule
 
 SCALES_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 SCALES_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
 SCALES_1024 = (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64)
+
+PUBLISHED_SCALES = {scales[-1]: scales for scales in (SCALES_256, SCALES_512, SCALES_1024)}
 
 # The text encoder of the released 0.7B weights.
 RELEASED_TEXT_ENCODER = "mit-han-lab/Qwen2-VL-1.5B-Instruct"
@@ -105,3 +108,18 @@ def preset(name: str) -> HartConfig:
     if name not in PRESETS:
         raise HartError(f"unknown preset {name!r}: known are {', '.join(PRESETS)}")
     return PRESETS[name]()
+
+
+def scales_of_size(scales: tuple[int, ...], downsampling: int, size: int) -> tuple[int, ...]:
+    """The scales with which pictures of `size` pixels are coded by a model whose own are `scales`.
+
+    The model's own at its own size; a published model's at 256, 512 and 1024 px are published; all others are derived
+    from its own (`ScaleSchedule.ending_at`). downsampling: pixels a cell of the latent. Raises `HartError` for a size
+    that is no multiple of that, or of one cell.
+    """
+    side, rest = divmod(size, downsampling)
+    if rest or side < 2:  # a schedule has two scales
+        raise HartError(f"size {size}: give a multiple of {downsampling} px, the side of a latent cell, two or more")
+    if scales in PUBLISHED_SCALES.values():
+        scales = PUBLISHED_SCALES.get(side, scales)
+    return ScaleSchedule(scales).ending_at(side).sides

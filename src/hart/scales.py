@@ -6,8 +6,12 @@ tokens each scale has and where it stands when all scales are laid out in one ro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+GROWTH = 4 / 3
+"""From one side to the next beyond a known schedule; the paper's of 1024 px grows so from 16 to 64."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,21 @@ class ScaleSchedule:
     def total_tokens(self) -> int:
         """Tokens of all scales, L."""
         return sum(self.token_counts)
+
+    def ending_at(self, side: int) -> ScaleSchedule:
+        """The schedule of another resolution, whose latent has `side` cells, 2 or more.
+
+        Smaller: the scales below `side`, then `side`. Larger: all of these, then as many more as bring the growth of
+        each nearest to 4/3, as from 16 to 64 cells in the paper's schedule of 1024 px. The coarse scales, and what was
+        learned of them, stay the same. Raises `ValueError` for a side below 2.
+        """
+        last = self.final_side
+        sides = {n for n in self.sides if n < side} | {side}
+        if side > last:
+            more = max(1, round(math.log(side / last) / math.log(GROWTH)))
+            # rounded down, but for what float arithmetic lacks of a whole number
+            sides |= {math.floor(last * (side / last) ** (i / more) + 1e-9) for i in range(1, more)}
+        return ScaleSchedule(tuple(sorted(sides)))
 
     def offset(self, k: int) -> int:
         """Where scale k (0-based) begins in the row of all L tokens."""

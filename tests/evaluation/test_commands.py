@@ -98,7 +98,7 @@ def test_agreement(model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (("--size", "16"), "no scales are known for a latent of 8 x 8"),
+        (("--size", "17"), "give a multiple of 2 px"),
         (("--size", "16", "--scales", "1,x"), "give whole numbers with commas"),
         (("--size", "16", "--scales", "1,2,4,8", "--features", "vgg"), "unknown feature extractor 'vgg'"),
         (("--size", "16", "--scales", "1,2,4,8", "--distance", "lpips"), "'lpips' needs weights"),

@@ -68,6 +68,10 @@ def encode(
     scales: Annotated[
         str, typer.Option(metavar="1,2,...", help="Sides of the scales; the tokenizer's own by default.")
     ] = "",
+    size: Annotated[
+        int | None,
+        typer.Option(help="Side of the pictures in pixels, in place of --scales, which then follow from it."),
+    ] = None,
     fit: FitOption = "crop",
     dtype: Annotated[
         Literal["float16", "bfloat16", "float32"], typer.Option(help="Type of residuals and text features.")
@@ -93,6 +97,7 @@ def encode(
     from hart.data.transforms import ImageTransform
     from hart.devices import resolve_device
     from hart.precompute import EncodeOptions, Encoders, encode_dataset
+    from hart.presets import scales_of_size
     from hart.text_encoder import load_text_encoder
 
     number, parts = _part(part)
@@ -109,8 +114,12 @@ def encode(
     writable_folder(directory)
     where = resolve_device(device)
     codes = load_tokenizer(tokenizer)
+    if scales and size is not None:
+        raise HartError("--scales and --size say the same twice: give one of them")
     if scales:
         codes = over_scales(codes, _scales(scales))
+    elif size is not None:
+        codes = over_scales(codes, scales_of_size(codes.config.scales, codes.config.downsampling, size))
     codes = codes.requires_grad_(False).to(where)
     words = None
     if text_encoder is not None:

@@ -50,6 +50,10 @@ def train(
     init_from: Annotated[
         str | None, typer.Option(help="Model to start from, also one of a lower resolution; as init_from=MODEL.")
     ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(help="Side of the pictures in pixels; scales follow from the recipe's. Its own by default."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say parameters, memory and time; train nothing, read no data.")
     ] = False,
@@ -60,6 +64,8 @@ def train(
     """
     changes = (*(overrides or ()), *([f"init_from={init_from}"] if init_from is not None else []))
     with needs_extra("train"):
+        if size is not None:
+            changes = (*changes, _scales_override(stage, recipe, changes, size))
         if dry_run:
             _dry_run(stage, recipe, changes)
             return
@@ -68,6 +74,24 @@ def train(
         writable_folder(out)
         if _run(stage, recipe, changes, out):
             typer.echo(out)
+
+
+def _scales_override(stage: Stage, path: Path, overrides: tuple[str, ...], size: int) -> str:
+    """The override of a recipe that makes its scales those of pictures of `size` pixels."""
+    from hart.presets import scales_of_size
+    from hart.training.config import TokenizerRecipe, TransformerRecipe
+    from hart.training.starting import load_tokenizer
+
+    match stage:
+        case Stage.text_encoder:
+            raise HartError("--size is for the tokenizer and the transformer: a text encoder sees no pictures")
+        case Stage.tokenizer:
+            coder = TokenizerRecipe.read(path, overrides).tokenizer
+            scales = coder.scales
+        case Stage.transformer:
+            recipe = TransformerRecipe.read(path, overrides)
+            scales, coder = recipe.transformer.scales, load_tokenizer(recipe.tokenizer).config
+    return f"{stage.value}.scales={list(scales_of_size(scales, coder.downsampling, size))}"
 
 
 def _run(stage: Stage, path: Path, overrides: tuple[str, ...], out: Path) -> bool:

@@ -40,7 +40,7 @@ from hart.evaluation.statistics import (
 )
 from hart.losses.config import PerceptualKind
 from hart.losses.perceptual import EfficientNetLitePerceptualLoss, Lpips, perceptual_loss
-from hart.presets import SCALES_256, SCALES_512, SCALES_1024
+from hart.presets import scales_of_size
 from hart.scales import ScaleSchedule
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
@@ -89,20 +89,15 @@ class ReconstructionOptions:
 def schedule_for(config: TokenizerConfig, size: int, scales: tuple[int, ...] | None = None) -> ScaleSchedule:
     """The scales with which pictures of `size` pixels are coded.
 
-    `scales` if they are given, else the tokenizer's own at its own size, else the published ones of 16, 32 and 64
-    cells. Raises `HartError` when there are none, or when they do not end at the latent's side.
+    `scales` if they are given, else those of `hart.presets.scales_of_size`. Raises `HartError` when they do not end at
+    the latent's side.
     """
-    if size < SSIM_WINDOW or size % config.downsampling:
-        raise HartError(
-            f"size {size}: give a multiple of {config.downsampling} px, the side of a latent cell, and at least "
-            f"{SSIM_WINDOW} px, the window of SSIM"
-        )
-    side = size // config.downsampling
-    known = {sides[-1]: sides for sides in (SCALES_256, SCALES_512, SCALES_1024)} | {config.scales[-1]: config.scales}
-    if scales is None and side not in known:
-        raise HartError(f"size {size}: no scales are known for a latent of {side} x {side}; name them, 1 to {side}")
+    if size < SSIM_WINDOW:
+        raise HartError(f"size {size}: give at least {SSIM_WINDOW} px, the window of SSIM")
+    derived = scales_of_size(config.scales, config.downsampling, size)
+    side = derived[-1]
     try:
-        schedule = ScaleSchedule(known[side] if scales is None else scales)
+        schedule = ScaleSchedule(derived if scales is None else scales)
     except ValueError as error:
         raise HartError(f"scales: {error}") from None
     if schedule.final_side != side:
