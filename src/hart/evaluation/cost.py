@@ -1,7 +1,7 @@
 """Suite `cost`: parameters and MACs by part, latency, throughput and peak memory of drawing.
 
-MACs are those of `hart.cost`, which `hart info` prints. The paper does not say what its figures count, so they are given
-with guidance (two rows, as pictures are drawn) and without (one row).
+MACs are those of `hart.cost`, which `hart info` prints. The paper does not say what its figures count, so they are
+given with guidance (two rows, as pictures are drawn) and without (one row).
 """
 
 from __future__ import annotations
