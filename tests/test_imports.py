@@ -39,8 +39,8 @@ ALLOWED: dict[str, str] = {
     "pipeline": "checkpoint config data devices errors generation lora model random_weights scales text_encoder "
     "tokenizer types",
     "contact_sheet": "errors pipeline types",
-    "evaluation": "checkpoint config contact_sheet data devices errors files losses picture_metadata pipeline presets "
-    "scales tokenizer __init__",
+    "evaluation": "checkpoint config contact_sheet cost data devices errors files losses picture_metadata pipeline "
+    "presets scales tokenizer __init__",
     "precompute": "checkpoint data errors files text_encoder tokenizer",
     # generation: the sample pictures of a run
     "training": "checkpoint config data devices errors files generation layers lora losses model scales text_encoder "
