@@ -13,7 +13,7 @@ from hart.config import ConfigError, TextConditioning
 from hart.model import Hart
 from hart.training.conditions import drop_condition
 from hart.training.config import OptimizerConfig, TrainerConfig, TransformerRecipe
-from hart.training.hart_task import TransformerTask, start_from
+from hart.training.hart_task import TOKEN_LAYERS, TransformerTask, start_from
 from hart.training.starting import save_tokenizer
 from hart.training.task import Share
 from hart.training.token_sources import encode_all, select
@@ -109,6 +109,24 @@ def test_a_table_of_levels_cannot_go_to_other_scales(tmp_path: Path) -> None:
     goal = Hart(config.replace(tokenizer=config.tokenizer.replace(scales=sizes.scales), transformer=sizes))
     with pytest.raises(ConfigError, match='level_embedding = "table" cannot be carried over'):
         start_from(goal, str(tmp_path))
+
+
+def test_another_tokenizers_model_lends_what_lies_between_its_tokens(tmp_path: Path) -> None:
+    config = tiny_text_config(level_embedding="table")
+    _, hart = tiny_model(config)
+    save_model(tmp_path, config, tiny_model(config)[0], hart)
+    tokens = {"codebook_size": 2 * config.transformer.codebook_size, "scales": (1, 2, 4)}
+    goal = Hart(
+        config.replace(tokenizer=config.tokenizer.replace(**tokens), transformer=config.transformer.replace(**tokens))
+    )
+    before = {name: value.clone() for name, value in goal.state_dict().items()}
+    start_from(goal, str(tmp_path))
+    theirs = hart.state_dict()
+    for name, value in goal.state_dict().items():
+        own = name.startswith(("residual.", *(f"transformer.{layer}" for layer in TOKEN_LAYERS)))
+        assert torch.equal(value, before[name] if own else theirs[name]), name
+    with pytest.raises(ConfigError, match="tokens are of other sizes"):
+        start_from(goal, str(tmp_path), frozen=True)
 
 
 # torch says that its fused RMSNorm does not serve bfloat16 beside float32 weights: slower, not wrong

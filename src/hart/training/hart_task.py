@@ -17,6 +17,7 @@ from hart.generation.next_scale import NextScaleGenerator
 from hart.lora import add_lora, save_lora
 from hart.losses.hart_loss import DiffusionDraws, draw_diffusion, draw_last_cells, hart_loss
 from hart.model import Hart
+from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.conditions import drop_condition, open_conditioner
 from hart.training.config import TransformerRecipe
 from hart.training.image_sources import TrainingData
@@ -31,6 +32,9 @@ from hart.types import Context, TokenMaps
 
 CPU = torch.device("cpu")
 SAMPLES = 8
+TOKEN_SIZES = ("latent_channels", "codebook_size")
+TOKEN_LAYERS = ("word_embed.", "head.linear.", "level_embedding.embedding.")
+"""What of the transformer belongs to one tokenizer and its scales."""
 
 
 def starting_model(recipe: TransformerRecipe, config: HartConfig) -> Hart:
@@ -53,21 +57,29 @@ def with_adapters(hart: Hart, recipe: TransformerRecipe) -> Hart:
 def start_from(hart: Hart, name: str, *, frozen: bool = False) -> None:
     """Copy the weights of the model `name`, of the same sizes at any resolution, into `hart`.
 
-    The residual diffusion is copied where both have one; elsewhere it stays as it is, which is an error where it is
-    to be `frozen`. Raises `ConfigError`, naming the sizes that differ.
+    Tokens of other sizes are another tokenizer's: then the layers that read and write tokens, a table of levels and the
+    residual diffusion stay as they are. So does the residual diffusion where the source has none. With `frozen`,
+    nothing may stay as it is. Raises `ConfigError`, naming the sizes that differ.
     """
     source = load_model(resolve_model(name))
-    same_sizes(name, source.config.transformer, hart.config.transformer, besides={"scales"})
-    if hart.config.transformer.scales != source.config.transformer.scales:
-        for kind, value in (("level_embedding", "table"), ("position", "absolute")):
-            if getattr(hart.config.transformer, kind) == value:
-                raise ConfigError(
-                    f'init_from {name}: of other scales, to which transformer.{kind} = "{value}" cannot be carried over'
-                )
-    load_state(hart.transformer, source.hart.transformer.state_dict(), name)
+    theirs, ours = source.config.transformer, hart.config.transformer
+    same_sizes(name, theirs, ours, besides={"scales", *TOKEN_SIZES})
+    same_tokens = all(getattr(theirs, size) == getattr(ours, size) for size in TOKEN_SIZES)
+    if frozen and not same_tokens:
+        raise ConfigError(f"init_from {name}: its tokens are of other sizes, so that not all of it can be kept")
+    tied = {"position": "absolute"} | ({"level_embedding": "table"} if same_tokens else {})
+    for kind, value in tied.items():
+        if theirs.scales != ours.scales and getattr(ours, kind) == value:
+            raise ConfigError(
+                f'init_from {name}: of other scales, to which transformer.{kind} = "{value}" cannot be carried over'
+            )
+    weights = source.hart.transformer.state_dict()
+    if not same_tokens:
+        weights |= {key: own for key, own in hart.transformer.state_dict().items() if key.startswith(TOKEN_LAYERS)}
+    load_state(hart.transformer, weights, name)
     if frozen and hart.residual is not None and source.hart.residual is None:
         raise ConfigError(f"init_from {name}: it has no residual diffusion to keep as it is: leave [diffusion] out")
-    if hart.residual is not None and source.hart.residual is not None:
+    if hart.residual is not None and source.hart.residual is not None and same_tokens:
         assert hart.config.diffusion is not None
         assert source.config.diffusion is not None
         same_sizes(name, source.config.diffusion, hart.config.diffusion, besides={"sampling_steps"})
@@ -114,7 +126,9 @@ class TransformerTask(TransformerStage):
     ) -> None:
         self.recipe = recipe
         self.device = device
-        self.tokenizer = load_tokenizer(recipe.tokenizer).requires_grad_(False).to(device)
+        # channels-last: half as long to encode a set on a CPU
+        tokenizer = load_tokenizer(recipe.tokenizer).requires_grad_(False)
+        self.tokenizer: HybridTokenizer = tokenizer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.conditioner = open_conditioner(recipe, device)
         self.config = HartConfig(
             tokenizer=self.tokenizer.config.replace(scales=recipe.transformer.scales),

@@ -111,7 +111,8 @@ class Stepper:
                 raise HartError(
                     f"the {key.replace('_', ' ')} is {figures[key]}: go on with a lower learning rate or gradient_clip"
                 )
-        state.optimizer.step()
+        with self._precision():
+            state.optimizer.step()
         return figures | {f"{prefix}learning_rate": rate}
 
     def before_losses(self, name: str, batches: Sequence[Any]) -> None:
