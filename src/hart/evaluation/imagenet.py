@@ -23,6 +23,7 @@ from hart.evaluation.comparison import LEAST_PICTURES, all_figures
 from hart.evaluation.downloads import cached_file
 from hart.evaluation.drawing import SHEET_FILE, SHEET_PICTURES, DrawnPictures
 from hart.evaluation.features import FeatureExtractor, Features, InceptionV3
+from hart.evaluation.inception import WIDTH
 from hart.evaluation.published_class import CLASS_RESIDUAL_TOKENS, CLASS_TO_IMAGE
 from hart.evaluation.report import Progress, Result, extractor_facts, pictures_text
 from hart.evaluation.sample_files import SampleFile, write_samples
@@ -104,13 +105,11 @@ def draw_samples(
     write_samples(folder / SAMPLES_FILE, batches(), pipe.image_size, classes)
     notes = _notes(count, (pipe.image_size, pipe.image_size))
     if pipe.num_classes != CLASSES:
-        notes += (
-            f"this model draws {pipe.num_classes} classes, ImageNet has {CLASSES:,}: compare with no published row",
-        )
+        notes += (f"this model draws {pipe.num_classes} classes, ImageNet has {CLASSES:,}: no published row compares",)
     if sampling != SAMPLING:
         notes += ("drawn with other settings than VAR's published figures",)
     if pipe.config.hybrid:
-        notes += ("HART's settings for ImageNet are not published: these are VAR's, halved top-k at the late scales",)
+        notes += ("HART's settings for ImageNet are not published: these are VAR's, with half of top-k at late scales",)
     return Samples(SampleFile(folder / SAMPLES_FILE), {"size": pipe.image_size, **drawn.settings}, notes)
 
 
@@ -128,11 +127,13 @@ def evaluate_imagenet(
     if whole is not None and not isinstance(extractor, InceptionV3):
         notes.append("the reference's statistics are of inception-v3: FID is to the pictures beside them instead")
         whole = None
+    if whole is not None and len(whole.pooled.mean) != WIDTH:
+        raise HartError(
+            f"{reference.path}: statistics of {len(whole.pooled.mean)} features, Inception-v3 has {WIDTH:,}"
+        )
     generated = _features(samples.file, extractor, options.feature_batch, "features of the samples", progress)
     real = _features(reference, extractor, options.feature_batch, "features of the reference", progress)
     progress(0, None, "distances and intervals")
-    if whole is not None and len(whole.pooled.mean) != generated.pooled.shape[1]:
-        raise HartError(f"{reference.path}: statistics of {len(whole.pooled.mean)} features, not Inception-v3's 2,048")
     compared = len(generated) if whole is not None else min(len(generated), len(real))
     if warning := few_pictures_warning("FID", compared):
         notes.insert(0, warning)
@@ -185,8 +186,8 @@ def _notes(count: int, size: tuple[int, int]) -> tuple[str, ...]:
     if (count, size) == (COUNT, (SIDE, SIDE)):
         return ()
     return (
-        f"{pictures_text(count)} of {size[1]} x {size[0]} px: published figures are of {COUNT:,} of {SIDE} px, and do not "
-        "compare with these",
+        f"{pictures_text(count)} of {size[1]} x {size[0]} px: published figures are of {COUNT:,} of {SIDE} px: "
+        "do not compare them with these",
     )
 
 

@@ -44,13 +44,13 @@ def write_samples(path: Path, batches: Iterable[Tensor], size: int, classes: Seq
     header = {"shape": (len(classes), size, size, 3), "fortran_order": False, "descr": npy.dtype_to_descr(BYTE)}
 
     def write(file: BinaryIO) -> None:
-        # stored, not compressed, as numpy.savez does
+        # stored, not compressed, as numpy.savez does; an entry made here has no time: equal pictures give equal files
         with zipfile.ZipFile(file, "w") as archive:
-            with archive.open(f"{PICTURES}.npy", "w", force_zip64=True) as member:
+            with archive.open(zipfile.ZipInfo(f"{PICTURES}.npy"), "w", force_zip64=True) as member:
                 npy.write_array_header_1_0(member, header)
                 for batch in batches:
                     member.write(batch.permute(0, 2, 3, 1).contiguous().numpy())
-            with archive.open(f"{CLASSES}.npy", "w") as member:
+            with archive.open(zipfile.ZipInfo(f"{CLASSES}.npy"), "w") as member:
                 npy.write_array(member, np.asarray(classes, dtype=np.int64))
 
     atomic_write(path, write)
