@@ -51,9 +51,9 @@ Written by `python benchmarks/leaderboard.py`; do not edit it by hand.
 
 **Printed** rows are copied from the paper (arXiv 2410.10812) or from where their caption says; nothing in them was
 measured here. **Measured** tables are this project's own runs, each with its command, weights and machine. Their
-columns name the feature extractor. Figures of different extractors, sets or counts do not compare: nothing measured so
-far compares with a printed row but parameters and MACs. What the figures mean: [evaluation](evaluation.md); how to add a
-row: [benchmarks](../benchmarks/README.md)."""
+columns name the feature extractor. Figures of different extractors, sets or counts do not compare, and so far nothing
+measured compares with a printed row. What the figures mean: [evaluation](evaluation.md). How a row is measured again:
+[benchmarks](../benchmarks/README.md)."""
 
 
 @dataclass(frozen=True)

@@ -182,5 +182,7 @@ def test_another_file_names_what_does_not_fit(file: Path, words: str, tmp_path: 
         CheckpointError, match=r"missing blip\.visual_encoder\.blocks\.1\.attn\.proj\.bias; unexpected module"
     ):
         ImageReward(tmp_path / "cut.pt", words, CPU, SIZES)
+    with pytest.raises(HartError, match=r"absent\.pt: no such file: fetch it from https://huggingface\.co/THUDM"):
+        ImageReward(tmp_path / "absent.pt", words, CPU, SIZES)
     with pytest.raises(HartError, match=r"ImageReward '.*absent': transformers cannot load it as tokenizer"):
         ImageReward(file, str(tmp_path / "absent"), CPU, SIZES)

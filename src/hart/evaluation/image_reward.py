@@ -19,11 +19,13 @@ from torch import Tensor, nn
 
 from hart.checkpoint.loading import read_pickle
 from hart.checkpoint.storage import fingerprint, load_state
+from hart.errors import HartError
 from hart.evaluation.features import CLIP_MEAN, CLIP_STD
 from hart.evaluation.pretrained import load_words
 
 REWARD_MEAN, REWARD_DEVIATION = 0.16717362830052426, 1.0333394966054072
 """Of the network's raw numbers, published with it: scores are these in deviations from their mean."""
+ADDRESS = "https://huggingface.co/THUDM/ImageReward/resolve/main/ImageReward.pt"
 MOST_TOKENS = 35
 """Of a prompt, both ends included; the rest is cut off."""
 HEAD_WIDTHS = (1024, 128, 64, 16, 1)
@@ -131,7 +133,9 @@ def name_in_file(name: str) -> str:
 
 
 def load_image_reward(file: Path, sizes: RewardSizes = PUBLISHED) -> RewardNetwork:
-    """The network with the weights of `ImageReward.pt`. Raises `CheckpointError`, for any unknown name too."""
+    """The network with the weights of `ImageReward.pt`. Raises `HartError`, for any unknown name too."""
+    if not file.is_file():
+        raise HartError(f"{file}: no such file: fetch it from {ADDRESS}")
     tensors = {name: value for name, value in read_pickle(file).items() if not name.startswith(UNUSED)}
     network = RewardNetwork(sizes)
     ours = {name_in_file(name): name for name in network.state_dict()}
