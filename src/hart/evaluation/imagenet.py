@@ -19,11 +19,10 @@ from hart.config import SamplingConfig
 from hart.contact_sheet import contact_sheet
 from hart.data.transforms import unit_to_pil
 from hart.errors import HartError
-from hart.evaluation.comparison import LEAST_PICTURES, all_figures
+from hart.evaluation.comparison import LEAST_PICTURES, SetStatistics, all_figures
 from hart.evaluation.downloads import cached_file
 from hart.evaluation.drawing import SHEET_FILE, SHEET_PICTURES, DrawnPictures
 from hart.evaluation.features import FeatureExtractor, Features, InceptionV3
-from hart.evaluation.inception import WIDTH
 from hart.evaluation.published_class import CLASS_RESIDUAL_TOKENS, CLASS_TO_IMAGE
 from hart.evaluation.report import Progress, Result, extractor_facts, pictures_text
 from hart.evaluation.sample_files import SampleFile, write_samples
@@ -127,12 +126,10 @@ def evaluate_imagenet(
     if whole is not None and not isinstance(extractor, InceptionV3):
         notes.append("the reference's statistics are of inception-v3: FID is to the pictures beside them instead")
         whole = None
-    if whole is not None and len(whole.pooled.mean) != WIDTH:
-        raise HartError(
-            f"{reference.path}: statistics of {len(whole.pooled.mean)} features, Inception-v3 has {WIDTH:,}"
-        )
-    generated = _features(samples.file, extractor, options.feature_batch, "features of the samples", progress)
     real = _features(reference, extractor, options.feature_batch, "features of the reference", progress)
+    if whole is not None:
+        _require_fitting(whole, real, reference.path)
+    generated = _features(samples.file, extractor, options.feature_batch, "features of the samples", progress)
     progress(0, None, "distances and intervals")
     compared = len(generated) if whole is not None else min(len(generated), len(real))
     if warning := few_pictures_warning("FID", compared):
@@ -175,6 +172,15 @@ def _features(
         progress(number * batch_size, len(file), what)
         parts.append(extractor(batch))
     return Features.cat(parts)
+
+
+def _require_fitting(whole: SetStatistics, features: Features, path: Path) -> None:
+    for known, found in ((whole.pooled, features.pooled), (whole.spatial, features.spatial)):
+        if found is not None and len(known.mean) != found.shape[1]:
+            raise HartError(
+                f"{path}: statistics of {len(known.mean):,} features, and Inception-v3 has {found.shape[1]:,} there: "
+                "give a reference batch of ADM"
+            )
 
 
 def _sheet(file: SampleFile) -> dict[str, Any]:
