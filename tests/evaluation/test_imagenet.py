@@ -163,11 +163,11 @@ def test_statistics_beside_the_reference_are_what_fid_is_to(tmp_path: Path) -> N
         # tr(S + c 1 - 2 (c S)^(1/2)), S with these square roots of eigenvalues
         expected = apart + roots.square().sum() + scale * len(centre) - 2 * math.sqrt(scale) * roots.sum()
         assert row[name] == pytest.approx(float(expected), abs=1e-3)
-    assert values["settings"]["FID to"] == "its statistics of the whole set"
+    assert values["settings"]["fid_to"] == "statistics of the reference"
     assert "Inception Score (inception-v3)" in row
     # features of another network have nothing to do with these statistics
     other = run(*arguments, "--features", NAME)
-    assert figures(other, out)["settings"]["FID to"] == "its pictures"
+    assert figures(other, out)["settings"]["fid_to"] == "pictures of the reference"
     assert "statistics are of inception-v3" in other.stderr
 
 

@@ -143,7 +143,7 @@ def evaluate_imagenet(
             **settings,
             **samples.settings,
             "reference": reference.path.name,
-            "FID to": "its pictures" if whole is None else "its statistics of the whole set",
+            "fid_to": "pictures of the reference" if whole is None else "statistics of the reference",
             "seed": options.seed,
             "resamples": options.resamples,
         },

@@ -49,7 +49,7 @@ def write_samples(path: Path, batches: Iterable[Tensor], size: int, classes: Seq
             with archive.open(zipfile.ZipInfo(f"{PICTURES}.npy"), "w", force_zip64=True) as member:
                 npy.write_array_header_1_0(member, header)
                 for batch in batches:
-                    member.write(batch.permute(0, 2, 3, 1).contiguous().numpy())
+                    member.write(batch.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
             with archive.open(zipfile.ZipInfo(f"{CLASSES}.npy"), "w") as member:
                 npy.write_array(member, np.asarray(classes, dtype=np.int64))
 

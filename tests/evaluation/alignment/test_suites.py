@@ -182,7 +182,7 @@ def test_geneval_end_to_end(models: Path, tmp_path: Path) -> None:
     assert [v["prompt"] for v in verdicts] == [line["prompt"] for line in PROMPT_LINES for _ in range(2)]
     assert all(v["correct"] or v["reason"] for v in verdicts)
     page = (out / "table.md").read_text()
-    assert "## Published: HART's paper, Table 2" in page and "IF-XL" in page
+    assert "## Published: paper, Table 2" in page and "IF-XL" in page
     assert (out / "drawn.png").exists()
     # nothing is drawn or judged again
     before = (out / "verdicts.jsonl").stat().st_mtime_ns, (out / "images" / "000000.png").stat().st_mtime_ns
