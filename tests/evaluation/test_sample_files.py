@@ -47,7 +47,7 @@ def test_reads_what_numpy_writes(save: Any, tmp_path: Path) -> None:
     assert (len(file), file.height, file.width) == (5, 4, 8)
     for size in (1, 2, 5, 64):
         np.testing.assert_array_equal(read(file, size), array)
-    assert file.statistics() is None
+    assert not file.has_statistics
 
 
 def test_statistics_of_a_reference_batch(tmp_path: Path) -> None:
@@ -55,8 +55,9 @@ def test_statistics_of_a_reference_batch(tmp_path: Path) -> None:
     values = {"mu": features.mean(axis=0), "sigma": np.cov(features, rowvar=False), "mu_s": np.zeros(3),
               "sigma_s": np.eye(3)}  # fmt: skip
     np.savez(tmp_path / "reference.npz", arr_0=pictures(), **values)
-    statistics = SampleFile(tmp_path / "reference.npz").statistics()
-    assert statistics is not None
+    file = SampleFile(tmp_path / "reference.npz")
+    assert file.has_statistics
+    statistics = file.statistics()
     for gaussian, mean, covariance in (
         (statistics.pooled, values["mu"], values["sigma"]),
         (statistics.spatial, values["mu_s"], values["sigma_s"]),

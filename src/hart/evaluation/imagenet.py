@@ -121,11 +121,12 @@ def evaluate_imagenet(
     progress: Progress = lambda _done, _total, _what: None,
 ) -> Result:
     """Compare. settings: what the caller chose, for the report."""
-    whole = reference.statistics()
     notes = list(samples.notes)
-    if whole is not None and not isinstance(extractor, InceptionV3):
+    whole = None
+    if reference.has_statistics and isinstance(extractor, InceptionV3):
+        whole = reference.statistics()
+    elif reference.has_statistics:
         notes.append("the reference's statistics are of inception-v3: FID is to the pictures beside them instead")
-        whole = None
     real = _features(reference, extractor, options.feature_batch, "features of the reference", progress)
     if whole is not None:
         _require_fitting(whole, real, reference.path)

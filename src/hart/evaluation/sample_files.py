@@ -82,12 +82,14 @@ class SampleFile:
                     raise HartError(f"{self.path}: ends before its last picture: copy or download it again")
                 yield torch.frombuffer(content, dtype=torch.uint8).view(part).permute(0, 3, 1, 2)
 
-    def statistics(self) -> SetStatistics | None:
-        """Of the whole set that a reference batch is of; None where the file has none."""
+    @property
+    def has_statistics(self) -> bool:
+        """Whether it holds any of those of the whole set that it is a part of."""
         with self._opened() as archive:
-            names = set(archive.namelist())
-        if not any(f"{name}.npy" in names for name in STATISTICS):
-            return None
+            return not {f"{name}.npy" for name in STATISTICS}.isdisjoint(archive.namelist())
+
+    def statistics(self) -> SetStatistics:
+        """Of the whole set that a reference batch is a part of. Raises `HartError` where one is missing."""
         means, covariances = ([self._array(name) for name in STATISTICS[start::2]] for start in (0, 1))
         for mean, covariance in zip(means, covariances, strict=True):
             if mean.dim() != 1 or covariance.shape != (len(mean), len(mean)):
