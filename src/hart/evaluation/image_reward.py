@@ -150,8 +150,8 @@ class ImageReward:
 
     def __init__(self, file: Path, words: str, device: torch.device, sizes: RewardSizes = PUBLISHED) -> None:
         """file: `ImageReward.pt`. words: folder or hub id of BERT's text tokenizer. Raises `HartError`."""
-        self._words = load_words(words, self.name)
         self._network = load_image_reward(file, sizes).to(device)
+        self._words = load_words(words, self.name)
         self._device = device
         self._mean, self._std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
         self.weights = fingerprint(self._network)
