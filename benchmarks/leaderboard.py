@@ -105,12 +105,15 @@ def measured_table(name: str, values: Mapping[str, Any]) -> list[str]:
     result = Result(values["suite"], values["title"], figures, values["settings"], values["counts"])
     machine = values["environment"]
     processor = ", ".join([machine["processor"], f"{machine['cores']} cores", *machine["gpus"]])
+    load = machine["load_average"]
     facts = [
         f"command: `{values['command']}`",
         f"weights: {weights(values['settings'])}",
-        f"machine: {processor}; {machine['threads']} threads, load {machine['load_average']:.1f} at the end; "
-        f"torch {machine['packages']['torch']}, hart {machine['hart']}",
+        f"machine: {processor}; threads used: {machine['threads']}; torch {machine['packages']['torch']}, "
+        f"hart {machine['hart']}",
     ]
+    if values["suite"] == "cost" and load is not None and load > machine["cores"]:
+        facts.append(f"**busy machine**: load {load:.1f} on {machine['cores']} cores, so the times are too long")
     if values["extractor"] is not None:
         facts.append(f"features: {values['extractor']['name']} (weights {values['extractor']['weights_sha256'][:12]})")
     facts += [f"note: {note}" for note in values["notes"]]

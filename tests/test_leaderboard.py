@@ -69,3 +69,12 @@ def test_its_commands_are_commands_of_hart(program: ModuleType) -> None:
         assert suites[suite].make_context(suite, options)
     with pytest.raises(SystemExit, match="2"):
         program.main(["--measure", "typo"])
+
+
+@pytest.mark.parametrize(("load", "busy"), [(1.5, False), (9.2, True), (None, False)])
+def test_times_of_a_busy_machine_are_marked(program: ModuleType, load: float | None, busy: bool) -> None:
+    machine = {"processor": "Xeon", "cores": 2, "gpus": [], "threads": 2, "load_average": load, "hart": "0.1.0",
+               "packages": {"torch": "2.13.0"}}  # fmt: skip
+    values = {"suite": "cost", "title": "", "command": "", "figures": {}, "settings": {"model": "m"}, "counts": {},
+              "notes": [], "extractor": None, "environment": machine}  # fmt: skip
+    assert ("busy machine" in program.measured_table("cost-m", values)[-1]) == busy
