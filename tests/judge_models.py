@@ -28,7 +28,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[DEC]"]
 PIECES = [*SPECIAL, *string.ascii_lowercase, *("##" + letter for letter in string.ascii_lowercase), "?", "-"]
 
 
-def _save_words(folder: Path) -> None:
+def save_words(folder: Path) -> None:
     tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(PIECES)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -67,7 +67,7 @@ def save_clip(folder: Path) -> Path:
         "patch_size": 8,
     }  # fmt: skip
     CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder)
-    _save_words(folder)
+    save_words(folder)
     return folder
 
 
@@ -85,5 +85,5 @@ def save_answerer(folder: Path) -> Path:
     BlipForQuestionAnswering(BlipConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(
         folder
     )
-    _save_words(folder)
+    save_words(folder)
     return folder

@@ -55,8 +55,8 @@ ALLOWED: dict[str, str] = {
 # Third-party package -> the only places that may import it: parts, or single files.
 CONFINED: dict[str, str] = {
     "transformers": "text_encoder training/text_distillation.py evaluation/pretrained.py evaluation/features.py "
-    "evaluation/scorers.py evaluation/alignment/detection.py evaluation/alignment/colours.py "
-    "evaluation/alignment/answers.py",
+    "evaluation/scorers.py evaluation/image_reward.py evaluation/alignment/detection.py "
+    "evaluation/alignment/colours.py evaluation/alignment/answers.py",
     "tokenizers": "text_encoder training/text_distillation.py",
     "huggingface_hub": "checkpoint text_encoder evaluation/downloads.py",
     "safetensors": "checkpoint lora text_encoder precompute data/encoded.py",

@@ -15,7 +15,17 @@ import typer
 from typer.core import TyperGroup
 
 from hart import __version__
-from hart.commands import data, evaluate, evaluate_cost, evaluate_prompts, evaluate_text, generate, models, train
+from hart.commands import (
+    data,
+    evaluate,
+    evaluate_cost,
+    evaluate_imagenet,
+    evaluate_prompts,
+    evaluate_text,
+    generate,
+    models,
+    train,
+)
 from hart.errors import HartError
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -87,6 +97,7 @@ evaluate.app.command()(evaluate_prompts.geneval)
 evaluate.app.command()(evaluate_prompts.dpg)
 evaluate.app.command()(evaluate_text.mjhq)
 evaluate.app.command()(evaluate_text.coco)
+evaluate.app.command()(evaluate_imagenet.imagenet)
 evaluate.app.command()(evaluate_cost.cost)
 app.add_typer(evaluate.app, name="evaluate")
 

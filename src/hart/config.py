@@ -323,7 +323,7 @@ class SamplingConfig(Config):
 
     guidance_scale: float = 4.5
     top_k: int | None = 600
-    """Codes kept at the first 7 scales; half of it at the later ones. None keeps all."""
+    """Codes kept; a hybrid model keeps half as many from the eighth scale on. None keeps all."""
     top_p: float | None = None
     smooth: bool = True
     """Mix codes with Gumbel noise instead of taking the sampled code's embedding."""

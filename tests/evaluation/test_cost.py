@@ -14,7 +14,9 @@ from hart.cost import model_cost
 from models import save_tiny_class_model, save_tiny_text_model
 
 
-@pytest.mark.parametrize(("text", "published"), [(True, "| HART 1024 | 732M |"), (False, "| HART-d20 | 649M |")])
+@pytest.mark.parametrize(
+    ("text", "published"), [(True, "| HART 1024 | 732M |"), (False, "| HART-d20 | 2.39 | 316.4 | 649M |")]
+)
 def test_counts_and_measures_random_weights(text: bool, published: str, tmp_path: Path) -> None:
     model = (save_tiny_text_model if text else save_tiny_class_model)(tmp_path / "model")
     out = tmp_path / "out"

@@ -13,6 +13,7 @@ from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from hart.errors import HartError
+from hart.evaluation import statistics
 from hart.evaluation.statistics import (
     Gaussian,
     Moments,
@@ -115,7 +116,7 @@ def test_inception_score_is_that_of_torchmetrics() -> None:
     assert parts.value == pytest.approx((inception_score(logits[:20]) + inception_score(logits[20:])) / 2)
 
 
-def test_precision_and_recall_are_what_their_paper_says() -> None:
+def test_precision_and_recall_are_what_their_paper_says(monkeypatch: pytest.MonkeyPatch) -> None:
     real, generated = random_tensor(30, 4, seed=7), 0.5 * random_tensor(20, 4, seed=8) + 0.4
 
     def covered(point: Tensor, centres: Tensor) -> bool:
@@ -128,6 +129,10 @@ def test_precision_and_recall_are_what_their_paper_says() -> None:
     found = precision_recall(real, generated, neighbours=3)
     assert found.precise.tolist() == [covered(point, real) for point in generated]
     assert found.recalled.tolist() == [covered(point, generated) for point in real]
+    # in parts, as large sets are compared
+    monkeypatch.setattr(statistics, "MAX_DISTANCES", 70)
+    parts = precision_recall(real, generated, neighbours=3)
+    assert parts.precise.equal(found.precise) and parts.recalled.equal(found.recalled)
     # generated pictures that are all alike are precise but recall little
     alike = precision_recall(real, real[:1] + 0.01 * generated)
     assert alike.precise.all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ from typer.testing import CliRunner, Result
 from clip_models import save_tiny_clip
 from hart.cli import app
 from hart.errors import HartError
+from hart.evaluation import image_reward
 from hart.evaluation.coco import open_coco
 from hart.evaluation.downloads import cached_file
 from hart.evaluation.features import open_extractor
 from hart.evaluation.mjhq import open_mjhq
+from judge_models import save_words
 from models import save_tiny_class_model, save_tiny_text_model
 from picture_files import numbered
+from reward_models import SIZES, random_state
 
 CATEGORIES = ("animals", "logo")
 EACH = 5
@@ -78,17 +82,24 @@ def coco(tmp_path: Path) -> Path:
     return folder
 
 
-def test_mjhq_overall_and_by_category_goes_on_after_a_stop(model: Path, clip: Path, mjhq: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+def test_mjhq_overall_and_by_category_goes_on_after_a_stop(
+    model: Path, clip: Path, mjhq: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, reward = tmp_path / "out", tmp_path / "ImageReward.pt"
+    torch.save(random_state(SIZES), reward)
+    save_words(tmp_path / "words")
+    # the published file has 447 million weights
+    monkeypatch.setattr(image_reward, "ImageReward", partial(image_reward.ImageReward, sizes=SIZES))
     arguments = ("mjhq", "--model", model, "--data", mjhq, "--features", "efficientnet-lite0", "--clip", clip, "--hps",
-                 clip, "--reference-size", 16, "--limit", 9, "--resamples", 2, "--device", "cpu", "--out",
+                 clip, "--image-reward", reward, "--image-reward-words", tmp_path / "words", "--reference-size", 16,
+                 "--limit", 9, "--resamples", 2, "--device", "cpu", "--out",
                  out)  # fmt: skip
     result = run(*arguments)
     values = figures(result, out)
     assert set(values["figures"]) == {"drawn", *CATEGORIES}
-    assert {FID, "KID (efficientnet-lite0)", "CLIP score (clip-tiny)", "HPS v2 (clip-tiny)"} == set(
-        values["figures"]["logo"]
-    )
+    assert {
+        FID, "KID (efficientnet-lite0)", "CLIP score (clip-tiny)", "HPS v2 (clip-tiny)", "ImageReward",
+    } == set(values["figures"]["logo"])  # fmt: skip
     assert "precision (efficientnet-lite0)" in values["figures"]["drawn"]
     assert values["counts"] == {"drawn": 9, "references": 10, "damaged": 0}
     # as published: the drawn code itself, with the model's own guidance
@@ -160,6 +171,7 @@ def test_coco_draws_a_caption_each_of_different_pictures(model: Path, clip: Path
         (("coco", "--limit", "3"), "give --limit 4 or more"),
         (("coco", "--limit", "8"), "the set has 7 pictures with captions"),
         (("mjhq", "--clip", "/absent"), "CLIP score '/absent': transformers cannot load it"),
+        (("coco", "--image-reward", "/absent.pt"), "/absent.pt: no such file: fetch it from https://huggingface.co/"),
     ],
 )
 def test_bad_input_is_one_line(

@@ -210,3 +210,25 @@ def test_impossible_rounds_are_refused() -> None:
         generate(TEXT, random_context(TEXT, 1), SETTINGS.replace(rounds=17), seeded(0))
     with pytest.raises(ValueError, match="rounds at the last scale are for hybrid models"):
         generate(CLASS, random_context(CLASS, 1), SETTINGS.replace(rounds=2), seeded(0))
+
+
+@pytest.mark.parametrize(("kind", "late"), [("text", 5), ("class", 10)], ids=["hybrid", "VAR"])
+def test_only_hybrid_models_keep_fewer_codes_at_late_scales(kind: str, late: int) -> None:
+    """HART's published code halves top-k from the eighth scale on; VAR's figures are drawn with one for all."""
+
+    class Counting(BestCodes):
+        def __init__(self) -> None:
+            super().__init__(1)
+            self.kept: list[int] = []
+
+        def codes(self, logits: Tensor) -> Tensor:
+            self.kept.append(int(logits[0, 0].isfinite().sum()))
+            return super().codes(logits)
+
+    config, scales = KINDS[kind], tuple(range(1, 10))
+    config = config.replace(
+        tokenizer=config.tokenizer.replace(scales=scales), transformer=config.transformer.replace(scales=scales)
+    )
+    draws = Counting()
+    generate(config, random_context(config, 1), SETTINGS.replace(smooth=False), draws)
+    assert draws.kept == [10] * 7 + [late] * 2

@@ -48,7 +48,7 @@ def cost(
             pipe,
             sampling_of(pipe, guidance, None),
             CostOptions(tuple(batch_size or (1, 8)), warm_up, repeats, seed, resamples),
-            {"model": model_name(model), "weights": "random" if random_weights else "loaded"},
+            {"model": model_name(model), "weights": "random" if random_weights else pipe.fingerprints()},
             report,
         )
     finish(out, result)

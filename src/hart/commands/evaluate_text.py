@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 NONE = "none"
 DEFAULT_CLIP = "openai/clip-vit-large-patch14"
 """The paper does not say which CLIP its scores are from. This one is the most used, and torchmetrics' default."""
+DEFAULT_REWARD_WORDS = "google-bert/bert-base-uncased"
 
 SetOption = Annotated[
     Path | None,
@@ -45,6 +47,33 @@ ClipOption = Annotated[
 HpsOption = Annotated[
     str | None, typer.Option(help="Also give HPS v2: a folder or hub id with its weights in transformers' layout.")
 ]
+ImageRewardOption = Annotated[Path | None, typer.Option(help="Also give ImageReward: the file ImageReward.pt.")]
+RewardWordsOption = Annotated[
+    str, typer.Option(help="Text tokenizer of ImageReward, which its file does not hold: a folder or hub id.")
+]
+
+
+@dataclass(frozen=True)
+class ScorerChoice:
+    """Which scores of picture and words to give, as they were given."""
+
+    clip: str
+    hps: str | None
+    image_reward: Path | None
+    image_reward_words: str
+
+    def open(self, device: torch.device) -> list[Scorer]:
+        from hart.evaluation.image_reward import ImageReward
+        from hart.evaluation.scorers import ClipScore, HpsV2
+
+        scorers: list[Scorer] = []
+        if self.clip != NONE:
+            scorers.append(ClipScore(self.clip, device))
+        if self.hps is not None:
+            scorers.append(HpsV2(self.hps, device))
+        if self.image_reward is not None:
+            scorers.append(ImageReward(self.image_reward.expanduser(), self.image_reward_words, device))
+        return scorers
 
 
 def mjhq(
@@ -57,6 +86,8 @@ def mjhq(
     ] = 1024,
     clip: ClipOption = DEFAULT_CLIP,
     hps: HpsOption = None,
+    image_reward: ImageRewardOption = None,
+    image_reward_words: RewardWordsOption = DEFAULT_REWARD_WORDS,
     guidance: GuidanceOption = None,
     smooth: SmoothOption = False,
     seed: SeedOption = 0,
@@ -70,7 +101,8 @@ def mjhq(
 
     writable_folder(out)
     benchmark = open_mjhq(_expanded(data), limit, seed, reference_size)
-    _evaluate(model, data, benchmark, features, clip, hps, guidance, smooth, seed, resamples, batch_size, device, out)
+    scorers = ScorerChoice(clip, hps, image_reward, image_reward_words)
+    _evaluate(model, data, benchmark, features, scorers, guidance, smooth, seed, resamples, batch_size, device, out)
 
 
 def coco(
@@ -80,6 +112,8 @@ def coco(
     features: FeaturesOption = "inception-v3",
     clip: ClipOption = DEFAULT_CLIP,
     hps: HpsOption = None,
+    image_reward: ImageRewardOption = None,
+    image_reward_words: RewardWordsOption = DEFAULT_REWARD_WORDS,
     guidance: GuidanceOption = None,
     smooth: SmoothOption = False,
     seed: SeedOption = 0,
@@ -93,7 +127,8 @@ def coco(
 
     writable_folder(out)
     benchmark = open_coco(_expanded(data), limit, seed)
-    _evaluate(model, data, benchmark, features, clip, hps, guidance, smooth, seed, resamples, batch_size, device, out)
+    scorers = ScorerChoice(clip, hps, image_reward, image_reward_words)
+    _evaluate(model, data, benchmark, features, scorers, guidance, smooth, seed, resamples, batch_size, device, out)
 
 
 def _evaluate(
@@ -101,8 +136,7 @@ def _evaluate(
     data: Path | None,
     benchmark: Benchmark,
     features: str,
-    clip: str,
-    hps: str | None,
+    scorers: ScorerChoice,
     guidance: float | None,
     smooth: bool,
     seed: int,
@@ -120,31 +154,20 @@ def _evaluate(
     with progress(f"loading {model}") as report:
         # what may be missing is looked for before anything is drawn
         extractor = open_extractor(features, where)
-        scorers = _open_scorers(clip, hps, where)
+        judges = scorers.open(where)
         pipe = HartPipeline.from_pretrained(model, device=device)
         result = evaluate_text_to_image(
             pipe,
             sampling_of(pipe, guidance, smooth),
             benchmark,
             extractor,
-            scorers,
+            judges,
             out,
             TextToImageOptions(seed, batch_size, resamples=resamples),
             {"model": model_name(model), "data": "public home" if data is None else str(data)},
             report,
         )
     finish(out, result)
-
-
-def _open_scorers(clip: str, hps: str | None, device: torch.device) -> list[Scorer]:
-    from hart.evaluation.scorers import ClipScore, HpsV2
-
-    scorers: list[Scorer] = []
-    if clip != NONE:
-        scorers.append(ClipScore(clip, device))
-    if hps is not None:
-        scorers.append(HpsV2(hps, device))
-    return scorers
 
 
 def _expanded(path: Path | None) -> Path | None:

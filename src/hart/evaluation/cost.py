@@ -18,7 +18,8 @@ from hart.config import SamplingConfig
 from hart.cost import MODULES, PARTS, model_cost
 from hart.devices import dtype_name
 from hart.errors import HartError
-from hart.evaluation.published_cost import CLASS_COST, TEXT_COST
+from hart.evaluation.published_class import CLASS_TO_IMAGE
+from hart.evaluation.published_cost import TEXT_COST
 from hart.evaluation.report import Progress, Result
 from hart.evaluation.statistics import RESAMPLES, Figure, bootstrap
 from hart.pipeline import HartPipeline, Prompt
@@ -80,7 +81,7 @@ def evaluate_cost(
             if pipe.device.type == "cuda"
             else "peak memory is the process's largest so far, loading and earlier rows included",
         ),
-        published=(TEXT_COST if pipe.num_classes is None else CLASS_COST,),
+        published=(TEXT_COST if pipe.num_classes is None else CLASS_TO_IMAGE,),
     )
 
 

@@ -28,19 +28,3 @@ TEXT_COST = PublishedTable(
         "HART 1024": ("732M", "14", "", "", "", "0.75", "2.23", "12.5"),
     },
 )
-
-CLASS_COST = PublishedTable(
-    source="paper, Table 4: ImageNet 256 px, A100, seconds for a batch of 64",
-    columns=("parameters", "steps", "MACs", "seconds"),
-    rows={
-        "DiT-XL/2": ("675M", "250", "57.2T", "113"),
-        "VAR-d20": ("600M", "10", "412G", "1.3"),
-        "VAR-d24": ("1.0B", "10", "709G", "1.7"),
-        "VAR-d30": ("2.0B", "10", "1.4T", "2.6"),
-        "MAR-B": ("208M", "64", "7.0T", "26.1"),
-        "MAR-L": ("479M", "64", "16.0T", "34.9"),
-        "HART-d20": ("649M", "10", "579G", "1.5"),
-        "HART-d24": ("1.0B", "10", "858G", "1.9"),
-        "HART-d30": ("2.0B", "10", "1.5T", "2.7"),
-    },
-)

@@ -73,6 +73,7 @@ def write_result(folder: Path, result: Result, command: str) -> list[Path]:
     """Write figures, table and grids into `folder` and return their paths. command: as it was given."""
     values = {
         "suite": result.suite,
+        "title": result.title,
         "command": command,
         "settings": dict(result.settings),
         "counts": dict(result.counts),
@@ -109,6 +110,7 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "load_average": _load_average(),
         "gpus": gpus,
         "python": platform.python_version(),
         "hart": __version__,
@@ -123,7 +125,7 @@ def figures_table(result: Result) -> str:
         name: tuple(_shown(row[column]) if column in row else "–" for column in columns)  # noqa: RUF001
         for name, row in result.figures.items()
     }
-    return _table(result.title, columns, rows)
+    return markdown_table(result.title, columns, rows)
 
 
 def _page(result: Result, command: str) -> str:
@@ -144,11 +146,12 @@ def _page(result: Result, command: str) -> str:
         facts.append(f"features: {result.extractor['name']} (weights {result.extractor['weights_sha256'][:12]})")
     parts.append("\n".join(f"- {fact}" for fact in facts))
     for published in result.published:
-        parts += [f"## Published: {published.source}", _table("", published.columns, published.rows)]
+        parts += [f"## Published: {published.source}", markdown_table("", published.columns, published.rows)]
     return "\n\n".join(parts) + "\n"
 
 
-def _table(corner: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+def markdown_table(corner: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+    """A row each, its name first. corner: above the names."""
     lines = [[corner, *columns], ["---"] * (len(columns) + 1), *([name, *cells] for name, cells in rows.items())]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -181,6 +184,11 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def _load_average() -> float | None:
+    """Of the last minute, this process included: above the number of cores others were at work. None on Windows."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def _version(package: str) -> str | None:

@@ -17,7 +17,9 @@ from hart.errors import HartError
 FEW_PICTURES = 10_000
 """Below as many, the FID depends on their number more than on the pictures."""
 CHUNK = 4096
-"""Rows that are compared with all others at once."""
+"""Rows that enter a covariance at once."""
+MAX_DISTANCES = 2**25
+"""Distances between two sets that are held at once: 256 MiB, and as much again while they are computed."""
 
 
 @dataclass(frozen=True)
@@ -235,13 +237,23 @@ def _polynomial(x: Tensor, y: Tensor) -> Tensor:
 def _radii(rows: Tensor, neighbours: int) -> Tensor:
     """(N,): distance of each row to its k-th nearest other one."""
     # each row is its own nearest: one more is asked for
-    parts = [torch.cdist(part, rows).kthvalue(neighbours + 1, dim=1).values for part in rows.split(CHUNK)]
+    parts = [_kth_smallest(torch.cdist(part, rows), neighbours + 1) for part in _compared(rows, rows)]
     return torch.cat(parts)
 
 
 def _within(rows: Tensor, centres: Tensor, radii: Tensor) -> Tensor:
     """(N,) bool: whether each row lies in any of the balls."""
-    return torch.cat([(torch.cdist(part, centres) <= radii).any(dim=1) for part in rows.split(CHUNK)])
+    return torch.cat([(torch.cdist(part, centres) <= radii).any(dim=1) for part in _compared(rows, centres)])
+
+
+def _compared(rows: Tensor, others: Tensor) -> tuple[Tensor, ...]:
+    """The rows in parts that can be compared with all others at once, whatever their number."""
+    return rows.split(max(1, MAX_DISTANCES // len(others)))
+
+
+def _kth_smallest(values: Tensor, k: int) -> Tensor:
+    """(B,) of (B, N), k counted from 1. Looks for a few smallest, which is far less work than an order of all."""
+    return values.topk(k, dim=1, largest=False).values[:, -1]
 
 
 def _require_pictures(count: int, least: int, what: str) -> None:

@@ -151,7 +151,9 @@ class NextScaleGenerator:
             raise HartError("the transformer's numbers left the range of its type: draw in float32 or bfloat16")
         if self.trace is not None:
             self.trace.logits.append(logits)
-        kept = filtered(logits, top_k_at(k, self.settings.top_k), self.settings.top_p)
+        top_k = self.settings.top_k
+        # plain VAR keeps as many at every scale
+        kept = filtered(logits, top_k_at(k, top_k) if self.hybrid else top_k, self.settings.top_p)
         codes = self.draws.codes(kept)
         if self.trace is not None:
             self.trace.indices.append(codes)

@@ -99,8 +99,6 @@ def test_dpg_scores() -> None:
 
 def test_published_rows_have_the_names_of_the_measured_ones() -> None:
     assert list(published.GENEVAL.rows) == ["overall", *TASKS.values()]
-    for table in (published.GENEVAL, published.GENEVAL_PAPER, published.DPG_PAPER):
-        assert all(len(cells) == len(table.columns) for cells in table.rows.values())
 
 
 def test_the_published_means_are_those_of_the_tasks() -> None:
@@ -184,7 +182,7 @@ def test_geneval_end_to_end(models: Path, tmp_path: Path) -> None:
     assert [v["prompt"] for v in verdicts] == [line["prompt"] for line in PROMPT_LINES for _ in range(2)]
     assert all(v["correct"] or v["reason"] for v in verdicts)
     page = (out / "table.md").read_text()
-    assert "## Published: HART's paper, Table 2" in page and "IF-XL" in page
+    assert "## Published: paper, Table 2" in page and "IF-XL" in page
     assert (out / "drawn.png").exists()
     # nothing is drawn or judged again
     before = (out / "verdicts.jsonl").stat().st_mtime_ns, (out / "images" / "000000.png").stat().st_mtime_ns

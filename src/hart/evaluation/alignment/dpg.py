@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from hart.config import SamplingConfig
-from hart.evaluation.alignment import published
 from hart.evaluation.alignment.asking import AskingOptions, draw_prompts, part_warning
 from hart.evaluation.alignment.dpg_rules import CATEGORIES, QUESTIONS, DensePrompt, judge, unknown_parents
 from hart.evaluation.alignment.verdicts import VERDICTS_FILE, Verdict, kept_verdicts
+from hart.evaluation.published_text import TEXT_TO_IMAGE
 from hart.evaluation.report import Progress, Result, pictures_text
 from hart.evaluation.selection import spread
 from hart.evaluation.statistics import Figure, bootstrap, bootstrap_mean
@@ -85,7 +85,7 @@ def evaluate_dpg(
             "questions": sum(len(prompt.questions) for prompt in chosen),
         },
         notes=tuple(notes),
-        published=(published.DPG_PAPER,),
+        published=(TEXT_TO_IMAGE,),
         sheets=drawn.sheet([f"{100 * v['score']:.0f}: {v['prompt'][:80]}" for v in verdicts]),
     )
 

@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 from hart.config import SamplingConfig
-from hart.evaluation.alignment import published
 from hart.evaluation.alignment.asking import AskingOptions, draw_prompts, part_warning
 from hart.evaluation.alignment.geneval_rules import (
     CONFIDENCE,
@@ -26,7 +25,9 @@ from hart.evaluation.alignment.geneval_rules import (
     counted_objects,
     faults,
 )
+from hart.evaluation.alignment.published import GENEVAL
 from hart.evaluation.alignment.verdicts import VERDICTS_FILE, Verdict, kept_verdicts
+from hart.evaluation.published_text import TEXT_TO_IMAGE
 from hart.evaluation.report import Progress, Result, pictures_text
 from hart.evaluation.selection import spread
 from hart.evaluation.statistics import Figure, bootstrap, bootstrap_mean
@@ -112,7 +113,7 @@ def evaluate_geneval(
             *part_warning(PROMPTS, len(chosen), options),
             "the published scores are by mmdetection's training of the same detector: compare with care",
         ),
-        published=(published.GENEVAL_PAPER, published.GENEVAL),
+        published=(TEXT_TO_IMAGE, GENEVAL),
         sheets=drawn.sheet([f"{'right' if v['correct'] else 'wrong'}: {v['prompt']}" for v in verdicts]),
     )
 

@@ -1,19 +1,9 @@
-"""Scores of GenEval and DPG-Bench as printed, for the tables of the suites `geneval` and `dpg`."""
+"""Scores by task as GenEval's authors printed them (arXiv 2310.11513), for the table of the suite `geneval`."""
 
 from __future__ import annotations
 
 from hart.evaluation.report import PublishedTable
 
-_MODELS = (
-    "SD v2.1", "SDXL", "PixArt-alpha", "PixArt-Sigma", "Playground v2.5", "SD3-medium", "LlamaGen", "Show-o",
-    "HART 512", "HART 1024",
-)  # fmt: skip
-
-GENEVAL_PAPER = PublishedTable(
-    source="HART's paper, Table 2: GenEval; two others measured 0.51 with the released weights at their defaults",
-    columns=_MODELS,
-    rows={"overall": ("0.50", "0.55", "0.48", "0.52", "0.56", "0.62", "0.32", "0.53", "0.56", "0.56")},
-)
 GENEVAL = PublishedTable(
     source="GenEval, main results: share of right pictures by mmdetection's Mask2Former and CLIP ViT-L/14",
     columns=("CLIP retrieval", "minDALL-E", "SD v1.5", "SD v2.1", "SDXL", "IF-XL"),
@@ -25,13 +15,5 @@ GENEVAL = PublishedTable(
         "colours": ("0.62", "0.37", "0.76", "0.85", "0.85", "0.81"),
         "position": ("0.03", "0.02", "0.04", "0.07", "0.15", "0.13"),
         "colour attribution": ("0.00", "0.01", "0.06", "0.17", "0.23", "0.35"),
-    },
-)
-DPG_PAPER = PublishedTable(
-    source="HART's paper, Table 2: DPG-Bench, answers by mPLUG-large; two others measured 66.7 with the released "
-    "weights at their defaults",
-    columns=_MODELS,
-    rows={
-        "overall": ("68.09", "74.65", "71.11", "79.46", "76.75", "85.80", "65.16", "67.48", "80.72", "80.89"),
     },
 )

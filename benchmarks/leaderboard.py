@@ -1,0 +1,154 @@
+"""Writes docs/leaderboard.md: the paper's tables as printed, and below each what this project measured.
+
+    python benchmarks/leaderboard.py                            # the page, from what is there
+    python benchmarks/leaderboard.py --measure tokenizer-emoji  # measures a row again, then writes the page
+    python benchmarks/leaderboard.py --measure all
+
+Published rows come from `hart.evaluation`, where `hart evaluate` has them; measured ones from docs/results/NAME.json,
+the `figures.json` of a run. Any other run enters the page when its figures are copied there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hart.checkpoint.loading import load_config
+from hart.evaluation.alignment.published import GENEVAL
+from hart.evaluation.published import TOKENIZER
+from hart.evaluation.published_class import CLASS_RESIDUAL_TOKENS, CLASS_TO_IMAGE
+from hart.evaluation.published_cost import TEXT_COST
+from hart.evaluation.published_text import RESIDUAL_TOKENS, TEXT_TO_IMAGE
+from hart.evaluation.report import FIGURES_FILE, PublishedTable, Result, figures_table, markdown_table
+from hart.evaluation.statistics import Figure
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "leaderboard.md"
+RESULTS = ROOT / "docs" / "results"
+OUTPUTS = ROOT / "outputs" / "leaderboard"
+
+RUNS = {
+    "tokenizer-emoji": "tokenizer --model emoji --data data/emoji{side}",
+    "tokenizer-photos": "tokenizer --model emoji --data data/photos-256-val.tar",
+    "generation-emoji": "generation --model emoji --data data/emoji{side}",
+    "agreement-emoji": "agreement --model emoji --data data/emoji{side}",
+    "cost-emoji": "cost --model emoji",
+    "cost-0.7b-256": "cost --model hart-0.7b-256 --random-weights --batch-size 1 --warm-up 1 --repeats 3",
+}
+"""What `--measure` runs, in the repository's root. {side}: of the shipped model's pictures."""
+
+HEAD = """# Leaderboard
+
+Written by `python benchmarks/leaderboard.py`; do not edit it by hand.
+
+**Printed** rows are copied from the paper (arXiv 2410.10812) or from where their caption says; nothing in them was
+measured here. **Measured** tables are this project's own runs, each with its command, weights and machine. Their
+columns name the feature extractor. Figures of different extractors, sets or counts do not compare, and so far nothing
+measured compares with a printed row. What the figures mean: [evaluation](evaluation.md). How a row is measured again:
+[benchmarks](../benchmarks/README.md)."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, printed tables, and the suites whose results stand below them."""
+
+    title: str
+    published: tuple[PublishedTable, ...]
+    suites: tuple[str, ...]
+    end: str = ""
+
+
+SECTIONS = (
+    Section("Reconstruction", (TOKENIZER,), ("tokenizer",)),
+    Section("Text to image", (TEXT_TO_IMAGE, GENEVAL), ("mjhq", "coco", "geneval", "dpg", "generation", "agreement")),
+    Section("Cost", (TEXT_COST,), ("cost",)),
+    Section("Class-conditional ImageNet", (CLASS_TO_IMAGE,), ("imagenet",)),
+    Section(
+        "Ablations",
+        (CLASS_RESIDUAL_TOKENS, RESIDUAL_TOKENS),
+        (),
+        "What this project measured of the paper's claims about training: [experiments](experiments.md).",
+    ),
+)
+
+
+def page(results: Path = RESULTS) -> str:
+    """The whole page, from the figures in `results`."""
+    measured = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(results.glob("*.json"))}
+    parts = [HEAD]
+    for section in SECTIONS:
+        parts.append(f"## {section.title}")
+        for table in section.published:
+            parts += [f"Printed: {table.source}.", markdown_table("", table.columns, table.rows)]
+        for name, values in measured.items():
+            if values["suite"] in section.suites:
+                parts += measured_table(name, values)
+        if section.end:
+            parts.append(section.end)
+    return "\n\n".join(parts) + "\n"
+
+
+def measured_table(name: str, values: Mapping[str, Any]) -> list[str]:
+    """A run's figures and what they were measured on. values: of its figures.json."""
+    figures = {
+        row: {column: Figure(**figure) for column, figure in columns.items()}
+        for row, columns in values["figures"].items()
+    }
+    result = Result(values["suite"], values["title"], figures, values["settings"], values["counts"])
+    machine = values["environment"]
+    processor = ", ".join([machine["processor"], f"{machine['cores']} cores", *machine["gpus"]])
+    load = machine["load_average"]
+    facts = [
+        f"command: `{values['command']}`",
+        f"weights: {weights(values['settings'])}",
+        f"machine: {processor}; threads used: {machine['threads']}; torch {machine['packages']['torch']}, "
+        f"hart {machine['hart']}",
+    ]
+    if values["suite"] == "cost" and load is not None and load > machine["cores"]:
+        facts.append(f"**busy machine**: load {load:.1f} on {machine['cores']} cores, so the times are too long")
+    if values["extractor"] is not None:
+        facts.append(f"features: {values['extractor']['name']} (weights {values['extractor']['weights_sha256'][:12]})")
+    facts += [f"note: {note}" for note in values["notes"]]
+    return [f"### Measured: {name}", figures_table(result), "\n".join(f"- {fact}" for fact in facts)]
+
+
+def weights(settings: Mapping[str, Any]) -> str:
+    """The model's name with the beginning of its weights' hashes, as far as the run recorded them."""
+    found = settings.get("weights", settings.get("weights_sha256", "not recorded"))
+    hashes = {"": found} if isinstance(found, str) else found
+    shown = ", ".join(f"{part} {digest[:12]}".strip() for part, digest in hashes.items())
+    return f"{settings.get('model', settings.get('samples'))} ({shown})"
+
+
+def measure(name: str, results: Path = RESULTS) -> None:
+    """Run a row of `RUNS` and keep its figures. Stops the program when the run fails."""
+    out = OUTPUTS / name
+    arguments = shlex.split(RUNS[name].format(side=load_config("emoji").tokenizer.image_size))
+    command = [sys.executable, "-m", "hart", "evaluate", *arguments, "--out", str(out.relative_to(ROOT))]
+    if subprocess.run(command, cwd=ROOT, check=False).returncode:
+        sys.exit(f"{name}: hart evaluate failed, see above; the page stays as it was")
+    results.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(out / FIGURES_FILE, results / f"{name}.json")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Writes docs/leaderboard.md.")
+    parser.add_argument("--measure", nargs="+", choices=[*RUNS, "all"], default=[], metavar="NAME",
+                        help=f"measure these rows first: {', '.join(RUNS)}, or all")  # fmt: skip
+    chosen = parser.parse_args(arguments).measure
+    for name in RUNS if "all" in chosen else chosen:
+        measure(name)
+    PAGE.write_text(page(), encoding="utf-8")
+    print(PAGE)  # noqa: T201 - the program's output
+
+
+if __name__ == "__main__":
+    main()

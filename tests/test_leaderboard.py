@@ -1,0 +1,80 @@
+"""The leaderboard page is what its program writes, and a measured row says with what it was measured."""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import typer
+
+from hart.cli import app
+from hart.evaluation.report import FIGURES_FILE, Result, write_result
+from hart.evaluation.statistics import Figure
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("leaderboard")
+
+
+def test_the_page_is_up_to_date(program: ModuleType) -> None:
+    assert program.PAGE.read_text(encoding="utf-8") == program.page(), "run python benchmarks/leaderboard.py"
+
+
+def test_printed_rows_have_a_cell_for_every_column(program: ModuleType) -> None:
+    for section in program.SECTIONS:
+        for table in section.published:
+            assert all(len(cells) == len(table.columns) for cells in table.rows.values()), table.source
+
+
+def test_a_measured_row_says_command_weights_machine_and_features(program: ModuleType, tmp_path: Path) -> None:
+    result = Result(
+        suite="imagenet",
+        title="5 pictures",
+        figures={"samples": {"FID (net)": Figure(12.345, 11.0, 13.0)}},
+        settings={"model": "var-d16", "weights": {"transformer": "0123456789abcdef", "tokenizer": "fedcba9876543210"}},
+        counts={"samples": 5},
+        extractor={"name": "net", "weights_sha256": "aaaabbbbccccdddd"},
+        notes=("too few",),
+    )
+    write_result(tmp_path / "run", result, "hart evaluate imagenet --model var-d16")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "run" / FIGURES_FILE).rename(tmp_path / "results" / "d16.json")
+    page = program.page(tmp_path / "results")
+    section = page[page.index("## Class-conditional ImageNet") : page.index("## Ablations")]
+    for said in (
+        "| HART-d30 | 1.77 | 330.3 |",
+        "### Measured: d16",
+        "| samples | 12.35 (11.00 to 13.00) |",
+        "- command: `hart evaluate imagenet --model var-d16`",
+        "- weights: var-d16 (transformer 0123456789ab, tokenizer fedcba987654)",
+        "- features: net (weights aaaabbbbcccc)",
+        "- note: too few",
+        "- machine: ",
+    ):
+        assert said in section
+
+
+def test_its_commands_are_commands_of_hart(program: ModuleType) -> None:
+    suites: Any = typer.main.get_command(app).commands["evaluate"].commands  # type: ignore[attr-defined]
+    for run in program.RUNS.values():
+        suite, *options = shlex.split(run.format(side=64))
+        assert suites[suite].make_context(suite, options)
+    with pytest.raises(SystemExit, match="2"):
+        program.main(["--measure", "typo"])
+
+
+@pytest.mark.parametrize(("load", "busy"), [(1.5, False), (9.2, True), (None, False)])
+def test_times_of_a_busy_machine_are_marked(program: ModuleType, load: float | None, busy: bool) -> None:
+    machine = {"processor": "Xeon", "cores": 2, "gpus": [], "threads": 2, "load_average": load, "hart": "0.1.0",
+               "packages": {"torch": "2.13.0"}}  # fmt: skip
+    values = {"suite": "cost", "title": "", "command": "", "figures": {}, "settings": {"model": "m"}, "counts": {},
+              "notes": [], "extractor": None, "environment": machine}  # fmt: skip
+    assert ("busy machine" in program.measured_table("cost-m", values)[-1]) == busy
