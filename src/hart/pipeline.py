@@ -357,14 +357,11 @@ class HartPipeline:
             raise HartError("rounds: this model has no residual diffusion and draws its last scale in 1 round")
         if settings.rounds > tokens:
             raise HartError(f"rounds: {settings.rounds} are more than the {tokens} tokens of the last scale")
-        diffusion = self.config.diffusion
-        if settings.diffusion_steps is not None:
-            if diffusion is None:
-                raise HartError("diffusion_steps: this model has no residual diffusion")
-            if settings.diffusion_steps > diffusion.training_steps:
-                raise HartError(
-                    f"diffusion_steps: {settings.diffusion_steps} are more than the {diffusion.training_steps} of training"
-                )
+        steps, diffusion = settings.diffusion_steps, self.config.diffusion
+        if steps is not None and diffusion is None:
+            raise HartError("diffusion_steps: this model has no residual diffusion")
+        if steps is not None and diffusion is not None and steps > diffusion.training_steps:
+            raise HartError(f"diffusion_steps: {steps} are more than the {diffusion.training_steps} of training")
         return settings
 
     def _context(self, prompt: Prompt) -> Context:
