@@ -15,7 +15,17 @@ import typer
 from typer.core import TyperGroup
 
 from hart import __version__
-from hart.commands import data, evaluate, evaluate_cost, evaluate_prompts, evaluate_text, generate, models, train
+from hart.commands import (
+    data,
+    evaluate,
+    evaluate_cost,
+    evaluate_emoji,
+    evaluate_prompts,
+    evaluate_text,
+    generate,
+    models,
+    train,
+)
 from hart.errors import HartError
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -88,6 +98,9 @@ evaluate.app.command()(evaluate_prompts.dpg)
 evaluate.app.command()(evaluate_text.mjhq)
 evaluate.app.command()(evaluate_text.coco)
 evaluate.app.command()(evaluate_cost.cost)
+evaluate.app.command()(evaluate_emoji.agreement)
+evaluate.app.command()(evaluate_emoji.sampling)
+evaluate.app.command()(evaluate_emoji.copies)
 app.add_typer(evaluate.app, name="evaluate")
 
 
