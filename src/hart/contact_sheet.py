@@ -28,7 +28,7 @@ def contact_sheet(groups: Sequence[Sequence[Image.Image]], labels: Sequence[str]
     factor = max(1, SMALLEST_SHOWN // max(groups[0][0].size))
     rows = [side_by_side([_enlarged(image, factor) for image in group]) for group in groups]
     width, height = rows[0].width, LABEL_HEIGHT + rows[0].height
-    columns = min(len(rows), max(1, round(math.sqrt(len(rows) * height / width))))
+    columns = min(len(rows), max(1, math.floor(math.sqrt(len(rows) * height / width))))
     sheet = Image.new("RGB", (columns * width, math.ceil(len(rows) / columns) * height), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_SIZE)
     for i, (row, label) in enumerate(zip(rows, labels, strict=True)):

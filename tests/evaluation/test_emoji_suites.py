@@ -135,8 +135,11 @@ def test_agreement(model: Path, data: Path, tmp_path: Path) -> None:
     for group in ("names seen", "synonyms never seen", "style x concept never seen", "free prompts"):
         assert rows[f"{group}: drawn"][f"right concept in the nearest 20 {COLUMN}"]["value"] == 1
     # a held-out rendering is the nearest to itself: style and tone are right, and chance is not
-    for group, column in (("style x concept", "right style"), ("skin tone x concept", "right skin tone")):
-        own, chance = (rows[f"{group} never seen: {row}"][f"{column} {COLUMN}"]["value"]
+    for group, column in (
+        ("style x concept", f"right style {COLUMN}"),
+        ("skin tone x concept", "right skin tone (pixels at 32 px)"),
+    ):
+        own, chance = (rows[f"{group} never seen: {row}"][column]["value"]
                        for row in ("the rendering itself", "chance"))  # fmt: skip
         assert own == 1 and chance < 0.5
     assert {"names seen: codes", "names seen: codes and exact rest"} < set(rows)

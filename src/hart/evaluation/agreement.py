@@ -5,8 +5,11 @@ tone and concept that it has not, and free prompts from a file (`hart.evaluation
 
 - Right concept: all concepts rank by the nearest of their training pictures, by cosine of the extractor's features.
   Prompts that tell a skin tone are ranked among all training pictures, others among those without skin tones.
-- Right style (skin tone): of all rendered pictures of the right concept, held out or not, without skin tone (with one),
-  the nearest has the style (tone) that was asked for.
+- Right style: of all rendered pictures of the right concept without skin tone, held out or not, the nearest by the
+  same features has the style that was asked for.
+- Right skin tone: of the rendered pictures of the right concept in the style that was asked for, held out or not, the
+  nearest by pixels has the tone. The features hardly see skin tones: by them, not even half of the tokenizer's
+  reconstructions at 64 px have theirs.
 
 Beside every drawn row: what chance gives, and what the tokenizer's reconstructions of the renderings reach that the
 prompts describe, from codes and exact rest, and from the codes alone: a model that draws tokens of this tokenizer can
@@ -39,7 +42,7 @@ from hart.evaluation.emoji_prompts import (
     unseen_synonyms,
     unseen_tones,
 )
-from hart.evaluation.emoji_set import BATCH, EmojiSet, features_of
+from hart.evaluation.emoji_set import BATCH, PIXEL_SIDE, EmojiSet, Looks, looks, reduced
 from hart.evaluation.features import FeatureExtractor
 from hart.evaluation.reconstruction import reconstruct
 from hart.evaluation.report import Progress, Result, extractor_facts, pictures_text
@@ -47,6 +50,8 @@ from hart.evaluation.statistics import RESAMPLES, Figure, bootstrap_mean
 from hart.pipeline import HartPipeline
 
 TOPS = (1, 5, 20)
+RIGHT = {"style": "right style ({})", "tone": f"right skin tone (pixels at {PIXEL_SIDE} px)"}
+"""What is judged besides the concept, with its column, for pictures that were held out for it."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +96,13 @@ def evaluate_agreement(
     for group in groups:
         drawn = DrawnPictures(pipe, group.texts, sampling, options.seed, folder / group.key)
         drawn.draw(options.draw_batch, progress)
-        features = drawn.features(extractor, BATCH, progress).pooled
-        verdicts = judge.verdicts(features, group.prompts)
+        progress(0, None, f"what the pictures of {group.title} look like")
+        seen = looks(drawn.pixels(range(len(drawn))), extractor)
+        verdicts = judge.verdicts(seen, group.prompts)
         figures |= _rows(judge, group, verdicts, _reconstructed(pipe, emoji, extractor, group, progress), options)
         labels = [
             prompt.text if rank is None else f"{prompt.text}: {rank}"
-            for prompt, rank in zip(group.prompts, judge.ranks(features, group.prompts), strict=True)
+            for prompt, rank in zip(group.prompts, judge.ranks(seen, group.prompts), strict=True)
         ]
         sheets |= drawn.sheet(labels, f"{group.key}.png", len(drawn) if group.key == "free" else None)
         counts[group.key] = len(drawn)
@@ -121,15 +127,15 @@ class Judge:
         self._bank = F.normalize(features, dim=1)
         self._extractor = extractor
 
-    def ranks(self, features: Tensor, prompts: Sequence[EmojiPrompt]) -> list[int | None]:
-        """Rank from 1 of the best right concept for pictures (N, D) of prompts; None where none is right."""
+    def ranks(self, seen: Looks, prompts: Sequence[EmojiPrompt]) -> list[int | None]:
+        """Rank from 1 of the best right concept for a picture of each prompt; None where none is right."""
         ranks: list[int | None] = [None] * len(prompts)
         for toned in (False, True):
             asked = [i for i, prompt in enumerate(prompts) if prompt.accepted and self._toned(prompt) == toned]
             rows = [row for row in self._emoji.training if toned or self._emoji.tone[row] is None]
             if asked:
                 found = concept_ranks(
-                    features[asked],
+                    seen.features[asked],
                     self._bank[rows],
                     self._emoji.concept[rows],
                     [prompts[i].accepted for i in asked],
@@ -138,15 +144,19 @@ class Judge:
                     ranks[i] = rank
         return ranks
 
-    def verdicts(self, features: Tensor, prompts: Sequence[EmojiPrompt]) -> dict[str, Tensor]:
-        """By column: 1 or 0 for each picture of (N, D) that the column is about."""
-        found = [rank for rank in self.ranks(features, prompts) if rank is not None]
+    def verdicts(self, seen: Looks, prompts: Sequence[EmojiPrompt]) -> dict[str, Tensor]:
+        """By column: 1 or 0 for each picture that the column is about, of one picture of each prompt."""
+        found = [rank for rank in self.ranks(seen, prompts) if rank is not None]
         columns = {self._column(top): torch.tensor([float(rank <= top) for rank in found]) for top in TOPS}
         for what, told in self._told(prompts).items():
             right = []
-            for feature, prompt in zip(F.normalize(features, dim=1), prompts, strict=True):
+            for i, prompt in enumerate(prompts):
                 candidates, matching = self._candidates(prompt, what)
-                right.append(float(matching[int((self._bank[candidates] @ feature).argmax())]))
+                if what == "style":
+                    near = self._bank[candidates] @ seen.features[i]
+                else:
+                    near = -torch.cdist(seen.pixels[i : i + 1], reduced(self._emoji.pixels(candidates)))[0]
+                right.append(float(matching[int(near.argmax())]))
             columns[told] = torch.tensor(right)
         return columns
 
@@ -167,12 +177,11 @@ class Judge:
         return f"right concept in the nearest {top} ({self._extractor})"
 
     def _told(self, prompts: Sequence[EmojiPrompt]) -> dict[str, str]:
-        """What is judged besides the concept, with its column: style or tone, where all prompts hold one out."""
+        """The entry of `RIGHT`, with its extractor, that goes for all of the prompts; none where there is none."""
         reasons = {None if prompt.rendering is None else self._emoji.held_out[prompt.rendering] for prompt in prompts}
         if len(reasons) != 1 or (reason := reasons.pop()) is None:
             return {}
-        name = {"style": "style", "tone": "skin tone"}[reason]
-        return {reason: f"right {name} ({self._extractor})"}
+        return {reason: RIGHT[reason].format(self._extractor)}
 
     def _toned(self, prompt: EmojiPrompt) -> bool:
         return prompt.rendering is not None and self._emoji.tone[prompt.rendering] is not None
@@ -182,9 +191,11 @@ class Judge:
         emoji, asked = self._emoji, prompt.rendering
         assert asked is not None
         rows = emoji.pictures_of(prompt.accepted[0])
-        rows = [row for row in rows if (emoji.tone[row] is None) == (what == "style")]
-        kinds = emoji.style if what == "style" else emoji.tone
-        return rows, [kinds[row] == kinds[asked] for row in rows]
+        if what == "style":
+            rows = [row for row in rows if emoji.tone[row] is None]
+            return rows, [emoji.style[row] == emoji.style[asked] for row in rows]
+        rows = [row for row in rows if emoji.tone[row] is not None and emoji.style[row] == emoji.style[asked]]
+        return rows, [emoji.tone[row] == emoji.tone[asked] for row in rows]
 
 
 def concept_ranks(drawn: Tensor, bank: Tensor, concept: Tensor, accepted: Sequence[Collection[int]]) -> Tensor:
@@ -210,8 +221,8 @@ def chance_of_rank(top: int, accepted: int, concepts: int) -> float:
 
 def _reconstructed(
     pipe: HartPipeline, emoji: EmojiSet, extractor: FeatureExtractor, group: PromptGroup, progress: Progress
-) -> dict[str, Tensor]:
-    """By kind: features (N, D) of what the prompts describe; nothing where they describe no picture."""
+) -> dict[str, Looks]:
+    """By kind: what the prompts describe; nothing where they describe no picture."""
     rows = [prompt.rendering for prompt in group.prompts if prompt.rendering is not None]
     if len(rows) < len(group.prompts):
         return {}
@@ -222,17 +233,21 @@ def _reconstructed(
         progress(start, len(rows), "reconstructions")
         pixels = emoji.pixels(rows[start : start + BATCH])
         decoded = reconstruct(pipe.tokenizer, pixels.to(pipe.device), pipe.config.tokenizer.schedule)
-        seen = {"codes and exact rest": decoded["hybrid"], "codes": decoded["discrete"], "the rendering itself": pixels}
-        for kind, features in parts.items():
-            features.append(features_of(seen[kind], extractor))
-    return {kind: torch.cat(features) for kind, features in parts.items()}
+        kinds = {
+            "codes and exact rest": decoded["hybrid"],
+            "codes": decoded["discrete"],
+            "the rendering itself": pixels,
+        }
+        for kind, decoded_so_far in parts.items():
+            decoded_so_far.append(kinds[kind].cpu())
+    return {kind: looks(torch.cat(decoded), extractor) for kind, decoded in parts.items()}
 
 
 def _rows(
     judge: Judge,
     group: PromptGroup,
     drawn: Mapping[str, Tensor],
-    reconstructed: Mapping[str, Tensor],
+    reconstructed: Mapping[str, Looks],
     options: AgreementOptions,
 ) -> dict[str, Mapping[str, Figure]]:
     generator = torch.Generator().manual_seed(options.seed)
@@ -248,6 +263,6 @@ def _rows(
     rows[f"{group.title}: chance"] = {
         column: Figure(float(values.mean())) for column, values in judge.chance(group.prompts).items() if len(values)
     }
-    for kind, features in reconstructed.items():
-        rows[f"{group.title}: {kind}"] = shares(judge.verdicts(features, group.prompts))
+    for kind, seen in reconstructed.items():
+        rows[f"{group.title}: {kind}"] = shares(judge.verdicts(seen, group.prompts))
     return rows

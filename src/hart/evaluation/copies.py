@@ -5,9 +5,9 @@ pictures that certainly are no copies (renderings held out of training) and of p
 pictures through the tokenizer, as a copy would have to go). A model that copies has distances like the latter.
 
 Distances: 1 - cosine of the extractor's features; and the root mean square of differences of pixel values, 0 to 255, of
-pictures reduced to `SIDE` px.
+pictures reduced to `PIXEL_SIDE` px.
 
-Shapes: N pictures, M pictures of the set, D width of a feature, P = 3 * SIDE**2.
+Shapes: N pictures, M pictures of the set, D width of a feature, P = 3 * PIXEL_SIDE**2.
 """
 
 from __future__ import annotations
@@ -29,14 +29,13 @@ from hart.data.transforms import unit_to_pil
 from hart.errors import HartError
 from hart.evaluation.drawing import DrawnPictures
 from hart.evaluation.emoji_prompts import PromptGroup, seen_names, styled, unseen_styles
-from hart.evaluation.emoji_set import BATCH, EmojiSet, features_of
+from hart.evaluation.emoji_set import BATCH, PIXEL_SIDE, EmojiSet, looks, reduced
 from hart.evaluation.features import FeatureExtractor
 from hart.evaluation.reconstruction import reconstruct
 from hart.evaluation.report import Progress, Result, extractor_facts, pictures_text
 from hart.evaluation.statistics import Figure
 from hart.pipeline import HartPipeline
 
-SIDE = 32
 SHOWN = 24
 """Drawn pictures on the sheet with their nearest training pictures."""
 CONCEPTS = 12
@@ -83,7 +82,7 @@ def evaluate_copies(
     training = list(emoji.training)
     bank = _Bank(
         F.normalize(emoji.features(extractor, progress)[training], dim=1),
-        torch.cat([_reduced(emoji.pixels(training[i : i + BATCH])) for i in range(0, len(training), BATCH)]),
+        torch.cat([reduced(emoji.pixels(training[i : i + BATCH])) for i in range(0, len(training), BATCH)]),
         extractor,
     )
     drawn = {
@@ -121,12 +120,13 @@ class _Bank:
 
     def nearest(self, pixels: Tensor) -> dict[str, Nearest]:
         """By distance, for pictures (N, 3, H, W)."""
-        cosine = (F.normalize(features_of(pixels, self.extractor), dim=1) @ self.features.T).max(dim=1)
-        apart = torch.cdist(_reduced(pixels), self.reduced).min(dim=1)
+        drawn = looks(pixels, self.extractor)
+        cosine = (F.normalize(drawn.features, dim=1) @ self.features.T).max(dim=1)
+        apart = torch.cdist(drawn.pixels, self.reduced).min(dim=1)
         rms = apart.values / math.sqrt(self.reduced.shape[1])
         return {
             f"feature distance ({self.extractor.name})": Nearest(1 - cosine.values, cosine.indices),
-            f"pixel distance ({SIDE} px)": Nearest(rms, apart.indices),
+            f"pixel distance ({PIXEL_SIDE} px)": Nearest(rms, apart.indices),
         }
 
 
@@ -140,11 +140,6 @@ def _figures(nearest: Mapping[str, Nearest], held_out: Mapping[str, Nearest]) ->
         border = held_out[name].distance.double().quantile(QUANTILES[0])
         figures[f"{name}, nearer than 95% of held-out"] = Figure(float((found.distance < border).double().mean()))
     return figures
-
-
-def _reduced(pixels: Tensor) -> Tensor:
-    """Pictures (B, 3, H, W) at `SIDE` px, as rows (B, P)."""
-    return F.interpolate(pixels.float(), size=(SIDE, SIDE), mode="area").flatten(1)
 
 
 def _renderings(emoji: EmojiSet, group: PromptGroup) -> Tensor:

@@ -1,6 +1,6 @@
 """An emoji set as its suites see it: all rendered pictures by concept, style and skin tone, and their features.
 
-Shapes: M pictures of the set, D width of a feature.
+Shapes: B, M pictures, D width of a feature, P = 3 * PIXEL_SIDE**2.
 """
 
 from __future__ import annotations
@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hart.data.datasets import open_dataset
@@ -23,6 +25,8 @@ from hart.files import atomic_write, default_cache
 
 FEATURE_SIDE = 128
 """EfficientNet-Lite0 sees emoji at this side: they have little that is finer, and it takes a third of the time."""
+PIXEL_SIDE = 32
+"""Pictures are compared pixel by pixel at this side: colours and masses count, not the exact place of an edge."""
 BATCH = 8
 """Pictures that the extractor sees together; more at once are slower on a CPU."""
 CHUNK = 512
@@ -97,6 +101,25 @@ class EmojiSet:
 def emoji_extractor(device: torch.device) -> EfficientNetLite0:
     """What the suites on emoji compare pictures with."""
     return EfficientNetLite0(device, side=FEATURE_SIDE)
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What pictures look like: features (B, D), and pixel values 0 to 255 (B, P), see `PIXEL_SIDE`."""
+
+    features: Tensor
+    pixels: Tensor
+
+
+def looks(pixels: Tensor, extractor: FeatureExtractor) -> Looks:
+    """Of pictures (B, 3, H, W), uint8."""
+    return Looks(features_of(pixels, extractor), reduced(pixels))
+
+
+def reduced(pixels: Tensor) -> Tensor:
+    """Pictures (B, 3, H, W) at `PIXEL_SIDE` px, as float32 rows (B, P) on the CPU."""
+    parts = [F.interpolate(part.float(), (PIXEL_SIDE, PIXEL_SIDE), mode="area").cpu() for part in pixels.split(CHUNK)]
+    return torch.cat(parts).flatten(1)
 
 
 def features_of(pixels: Tensor, extractor: FeatureExtractor) -> Tensor:

@@ -23,7 +23,7 @@ from hart.evaluation.agreement import Judge
 from hart.evaluation.comparison import LEAST_PICTURES, all_figures
 from hart.evaluation.drawing import DrawnPictures
 from hart.evaluation.emoji_prompts import PromptGroup, unseen_styles
-from hart.evaluation.emoji_set import BATCH, EmojiSet, features_of
+from hart.evaluation.emoji_set import BATCH, EmojiSet, features_of, looks
 from hart.evaluation.features import FeatureExtractor, Features
 from hart.evaluation.report import Progress, Result, extractor_facts, pictures_text
 from hart.evaluation.statistics import RESAMPLES, Figure, bootstrap_mean, few_pictures_warning
@@ -146,8 +146,8 @@ class _Measure:
         generator = torch.Generator().manual_seed(options.seed)
         compared = Features(drawn.features(self.comparing, BATCH, self.progress).pooled)
         figures = all_figures(self.real, compared, self.comparing.name, generator, options.resamples)
-        verdicts = self.judge.verdicts(drawn.features(self.judging, BATCH, self.progress).pooled, self.group.prompts)
-        for column, values in verdicts.items():
+        seen = looks(drawn.pixels(range(len(drawn))), self.judging)
+        for column, values in self.judge.verdicts(seen, self.group.prompts).items():
             figures[column] = bootstrap_mean(values, generator, options.resamples)
         figures["seconds a picture"] = Figure(_seconds(self.pipe, self.group.texts[:TIMED], sampling, options.seed))
         content = {"measured_with": measured_with, "figures": {column: asdict(f) for column, f in figures.items()}}
