@@ -40,7 +40,7 @@ SHOWN = 24
 """Drawn pictures on the sheet with their nearest training pictures."""
 CONCEPTS = 12
 """Concepts on the sheet of styles."""
-HELD_OUT = "held-out renderings"
+HELD_OUT, COPIES = "held-out renderings", "training pictures through the tokenizer"
 QUANTILES = (0.05, 0.5, 0.95)
 NEAREST_FILE, STYLES_FILE = "nearest.png", "styles.png"
 
@@ -95,11 +95,11 @@ def evaluate_copies(
         progress(0, None, "nearest training pictures")
         found[f"drawn: {group.title}"] = bank.nearest(drawn[group.key].pixels(range(len(group.prompts))))
     found[HELD_OUT] = bank.nearest(_renderings(emoji, styles))
-    found["training pictures through the tokenizer"] = bank.nearest(_copies(pipe, _renderings(emoji, names)))
+    found[COPIES] = bank.nearest(_copies(pipe, _renderings(emoji, names)))
     return Result(
         suite="copies",
         title=f"{pictures_text(len(names.prompts))} of names, {len(training):,} in training",
-        figures={row: _figures(nearest, found[HELD_OUT]) for row, nearest in found.items()},
+        figures={row: _figures(nearest, found[HELD_OUT], found[COPIES]) for row, nearest in found.items()},
         settings={**settings, **drawn[names.key].settings},
         counts={**{key: len(pictures) for key, pictures in drawn.items()}, "damaged": emoji.damaged},
         extractor=extractor_facts(extractor),
@@ -130,15 +130,20 @@ class _Bank:
         }
 
 
-def _figures(nearest: Mapping[str, Nearest], held_out: Mapping[str, Nearest]) -> dict[str, Figure]:
-    """Quantiles of each distance, and the share of pictures nearer than the nearest 5% of the held-out ones."""
+def _figures(
+    nearest: Mapping[str, Nearest], held_out: Mapping[str, Nearest], copies: Mapping[str, Nearest]
+) -> dict[str, Figure]:
+    """Quantiles of each distance, and the shares nearer than most held-out pictures and as near as most copies."""
+    low, median, high = QUANTILES
     figures = {}
     for name, found in nearest.items():
-        values = found.distance.double().quantile(torch.tensor(QUANTILES, dtype=torch.float64))
-        for q, value in zip(QUANTILES, values.tolist(), strict=True):
-            figures[f"{name}, {q:.0%}"] = Figure(value)
-        border = held_out[name].distance.double().quantile(QUANTILES[0])
-        figures[f"{name}, nearer than 95% of held-out"] = Figure(float((found.distance < border).double().mean()))
+        distance = found.distance.double()
+        for q in QUANTILES:
+            figures[f"{name}, {'median' if q == median else f'{q:.0%}'}"] = Figure(float(distance.quantile(q)))
+        nearer = distance < held_out[name].distance.double().quantile(low)
+        copied = distance <= copies[name].distance.double().quantile(high)
+        figures[f"{name}, nearer than {high:.0%} of held-out"] = Figure(float(nearer.double().mean()))
+        figures[f"{name}, as near as {high:.0%} of copies"] = Figure(float(copied.double().mean()))
     return figures
 
 
