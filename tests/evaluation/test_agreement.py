@@ -14,7 +14,7 @@ from helpers import random_tensor
 def test_rank_is_by_the_nearest_picture_of_each_concept() -> None:
     drawn, bank = random_tensor(6, 5, seed=1), random_tensor(12, 5, seed=2)
     concept, accepted = torch.arange(12) % 4, [(0,), (1, 2), (2,), (3, 0), (0,), (1,)]
-    ranks = concept_ranks(drawn, bank, concept, accepted)
+    ranks = concept_ranks(drawn, bank, concept, accepted, 4)
     for row in range(6):
         cosine = torch.nn.functional.cosine_similarity(drawn[row], bank, dim=1)
         best = [float(cosine[concept == number].max()) for number in range(4)]
@@ -24,7 +24,7 @@ def test_rank_is_by_the_nearest_picture_of_each_concept() -> None:
 
 def test_a_picture_of_the_set_has_rank_one() -> None:
     bank = random_tensor(8, 5, seed=3)
-    assert concept_ranks(3 * bank, bank, torch.arange(8), [(n,) for n in range(8)]).tolist() == [1] * 8
+    assert concept_ranks(3 * bank, bank, torch.arange(8), [(n,) for n in range(8)], 8).tolist() == [1] * 8
 
 
 @pytest.mark.parametrize(("top", "accepted"), [(1, 1), (2, 2), (3, 4), (5, 1), (6, 2)])

@@ -4,7 +4,7 @@ Groups of prompts: names that training has seen, synonyms that it has not, combi
 tone and concept that it has not, and free prompts from a file (`hart.evaluation.emoji_prompts`). One picture a prompt.
 
 - Right concept: all concepts rank by the nearest of their training pictures, by cosine of the extractor's features.
-  Prompts that tell a skin tone are ranked among all training pictures, others among those without skin tones.
+  The group of skin tones is ranked among all training pictures, the others among those without skin tones.
 - Right style: of all rendered pictures of the right concept without skin tone, held out or not, the nearest by the
   same features has the style that was asked for.
 - Right skin tone: of the rendered pictures of the right concept in the style that was asked for, held out or not, the
@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -98,11 +99,11 @@ def evaluate_agreement(
         drawn.draw(options.draw_batch, progress)
         progress(0, None, f"what the pictures of {group.title} look like")
         seen = looks(drawn.pixels(range(len(drawn))), extractor)
-        verdicts = judge.verdicts(seen, group.prompts)
+        verdicts = judge.verdicts(seen, group)
         figures |= _rows(judge, group, verdicts, _reconstructed(pipe, emoji, extractor, group, progress), options)
         labels = [
             prompt.text if rank is None else f"{prompt.text}: {rank}"
-            for prompt, rank in zip(group.prompts, judge.ranks(seen, group.prompts), strict=True)
+            for prompt, rank in zip(group.prompts, judge.ranks(seen, group), strict=True)
         ]
         sheets |= drawn.sheet(labels, f"{group.key}.png", len(drawn) if group.key == "free" else None)
         counts[group.key] = len(drawn)
@@ -127,64 +128,49 @@ class Judge:
         self._bank = F.normalize(features, dim=1)
         self._extractor = extractor
 
-    def ranks(self, seen: Looks, prompts: Sequence[EmojiPrompt]) -> list[int | None]:
+    def ranks(self, seen: Looks, group: PromptGroup) -> list[int | None]:
         """Rank from 1 of the best right concept for a picture of each prompt; None where none is right."""
-        ranks: list[int | None] = [None] * len(prompts)
-        for toned in (False, True):
-            asked = [i for i, prompt in enumerate(prompts) if prompt.accepted and self._toned(prompt) == toned]
-            rows = [row for row in self._emoji.training if toned or self._emoji.tone[row] is None]
-            if asked:
-                found = concept_ranks(
-                    seen.features[asked],
-                    self._bank[rows],
-                    self._emoji.concept[rows],
-                    [prompts[i].accepted for i in asked],
-                )
-                for i, rank in zip(asked, found.tolist(), strict=True):
-                    ranks[i] = rank
-        return ranks
+        toned = group.held_out == "tone"
+        rows = [row for row in self._emoji.training if toned or self._emoji.tone[row] is None]
+        asked = [i for i, prompt in enumerate(group.prompts) if prompt.accepted]
+        found = concept_ranks(
+            seen.features[asked],
+            self._bank[rows],
+            self._emoji.concept[rows],
+            [group.prompts[i].accepted for i in asked],
+            len(self._emoji.slugs),
+        )
+        rank_of = dict(zip(asked, found.tolist(), strict=True))
+        return [rank_of.get(i) for i in range(len(group.prompts))]
 
-    def verdicts(self, seen: Looks, prompts: Sequence[EmojiPrompt]) -> dict[str, Tensor]:
+    def verdicts(self, seen: Looks, group: PromptGroup) -> dict[str, Tensor]:
         """By column: 1 or 0 for each picture that the column is about, of one picture of each prompt."""
-        found = [rank for rank in self.ranks(seen, prompts) if rank is not None]
+        found = [rank for rank in self.ranks(seen, group) if rank is not None]
         columns = {self._column(top): torch.tensor([float(rank <= top) for rank in found]) for top in TOPS}
-        for what, told in self._told(prompts).items():
+        if group.held_out is not None:
             right = []
-            for i, prompt in enumerate(prompts):
-                candidates, matching = self._candidates(prompt, what)
-                if what == "style":
+            for i, prompt in enumerate(group.prompts):
+                candidates, matching = self._candidates(prompt, group.held_out)
+                if group.held_out == "style":
                     near = self._bank[candidates] @ seen.features[i]
                 else:
                     near = -torch.cdist(seen.pixels[i : i + 1], reduced(self._emoji.pixels(candidates)))[0]
                 right.append(float(matching[int(near.argmax())]))
-            columns[told] = torch.tensor(right)
+            columns[RIGHT[group.held_out].format(self._extractor)] = torch.tensor(right)
         return columns
 
-    def chance(self, prompts: Sequence[EmojiPrompt]) -> dict[str, Tensor]:
-        """As `verdicts`: the probability for a picture that has nothing to do with its prompt."""
-        ranked = [prompt for prompt in prompts if prompt.accepted]
+    def chance(self, group: PromptGroup) -> dict[str, Figure]:
+        """By column: the share that pictures would reach that have nothing to do with their prompts."""
+        accepted = [len(prompt.accepted) for prompt in group.prompts if prompt.accepted]
         count = len(self._emoji.slugs)
-        columns = {
-            self._column(top): torch.tensor([chance_of_rank(top, len(prompt.accepted), count) for prompt in ranked])
-            for top in TOPS
-        }
-        for what, told in self._told(prompts).items():
-            shares = [self._candidates(prompt, what)[1] for prompt in prompts]
-            columns[told] = torch.tensor([sum(matching) / len(matching) for matching in shares])
-        return columns
+        columns = {self._column(top): [chance_of_rank(top, right, count) for right in accepted] for top in TOPS}
+        if group.held_out is not None:
+            choices = [self._candidates(prompt, group.held_out)[1] for prompt in group.prompts]
+            columns[RIGHT[group.held_out].format(self._extractor)] = [sum(m) / len(m) for m in choices]
+        return {column: Figure(fmean(values)) for column, values in columns.items() if values}
 
     def _column(self, top: int) -> str:
         return f"right concept in the nearest {top} ({self._extractor})"
-
-    def _told(self, prompts: Sequence[EmojiPrompt]) -> dict[str, str]:
-        """The entry of `RIGHT`, with its extractor, that goes for all of the prompts; none where there is none."""
-        reasons = {None if prompt.rendering is None else self._emoji.held_out[prompt.rendering] for prompt in prompts}
-        if len(reasons) != 1 or (reason := reasons.pop()) is None:
-            return {}
-        return {reason: RIGHT[reason].format(self._extractor)}
-
-    def _toned(self, prompt: EmojiPrompt) -> bool:
-        return prompt.rendering is not None and self._emoji.tone[prompt.rendering] is not None
 
     def _candidates(self, prompt: EmojiPrompt, what: str) -> tuple[list[int], list[bool]]:
         """Pictures of the right concept to choose from, and which of them have the style or tone asked for."""
@@ -198,14 +184,18 @@ class Judge:
         return rows, [emoji.tone[row] == emoji.tone[asked] for row in rows]
 
 
-def concept_ranks(drawn: Tensor, bank: Tensor, concept: Tensor, accepted: Sequence[Collection[int]]) -> Tensor:
+def concept_ranks(
+    drawn: Tensor, bank: Tensor, concept: Tensor, accepted: Sequence[Collection[int]], concepts: int
+) -> Tensor:
     """Rank (N,) from 1 of the best of the concepts `accepted` of each picture, for features `drawn` (N, D).
 
-    bank: (M, D) features of pictures of the concepts `concept` (M,), numbered from 0. Concepts rank by the cosine of
-    the nearest of their pictures.
+    bank: (M, D) features of pictures of the concepts `concept` (M,), numbered from 0 to `concepts` - 1. Concepts rank
+    by the cosine of the nearest of their pictures; those without pictures come last.
     """
+    if not accepted:
+        return torch.empty(0, dtype=torch.int64)
     similarity = F.normalize(drawn, dim=1) @ F.normalize(bank, dim=1).T
-    nearest = torch.full((len(drawn), int(concept.max()) + 1), -1.0)
+    nearest = torch.full((len(drawn), concepts), -torch.inf)
     nearest = nearest.scatter_reduce(1, concept.expand(len(drawn), -1), similarity, "amax")
     best = torch.stack([row[list(right)].max() for row, right in zip(nearest, accepted, strict=True)])
     return (nearest > best[:, None]).sum(dim=1) + 1
@@ -226,21 +216,19 @@ def _reconstructed(
     rows = [prompt.rendering for prompt in group.prompts if prompt.rendering is not None]
     if len(rows) < len(group.prompts):
         return {}
-    parts: dict[str, list[Tensor]] = {"codes and exact rest": [], "codes": []}
-    if rows[0] not in emoji.training:
-        parts["the rendering itself"] = []
+    pixels = emoji.pixels(rows)
+    kinds = {"codes and exact rest": "hybrid", "codes": "discrete"}
+    decoded: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
     for start in range(0, len(rows), BATCH):
         progress(start, len(rows), "reconstructions")
-        pixels = emoji.pixels(rows[start : start + BATCH])
-        decoded = reconstruct(pipe.tokenizer, pixels.to(pipe.device), pipe.config.tokenizer.schedule)
-        kinds = {
-            "codes and exact rest": decoded["hybrid"],
-            "codes": decoded["discrete"],
-            "the rendering itself": pixels,
-        }
-        for kind, decoded_so_far in parts.items():
-            decoded_so_far.append(kinds[kind].cpu())
-    return {kind: looks(torch.cat(decoded), extractor) for kind, decoded in parts.items()}
+        batch = pixels[start : start + BATCH].to(pipe.device)
+        both = reconstruct(pipe.tokenizer, batch, pipe.config.tokenizer.schedule)
+        for kind, name in kinds.items():
+            decoded[kind].append(both[name].cpu())
+    found = {kind: looks(torch.cat(parts), extractor) for kind, parts in decoded.items()}
+    if group.held_out is not None:
+        found["the rendering itself"] = looks(pixels, extractor)
+    return found
 
 
 def _rows(
@@ -260,9 +248,7 @@ def _rows(
         }
 
     rows: dict[str, Mapping[str, Figure]] = {f"{group.title}: drawn": shares(drawn)}
-    rows[f"{group.title}: chance"] = {
-        column: Figure(float(values.mean())) for column, values in judge.chance(group.prompts).items() if len(values)
-    }
+    rows[f"{group.title}: chance"] = judge.chance(group)
     for kind, seen in reconstructed.items():
-        rows[f"{group.title}: {kind}"] = shares(judge.verdicts(seen, group.prompts))
+        rows[f"{group.title}: {kind}"] = shares(judge.verdicts(seen, group))
     return rows

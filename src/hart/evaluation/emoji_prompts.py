@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from hart.data.emoji.captions import DEFAULT_STYLE, with_article
 from hart.errors import HartError
@@ -33,11 +34,15 @@ class EmojiPrompt:
 
 @dataclass(frozen=True)
 class PromptGroup:
-    """Prompts of one kind. key: for file names; title: for tables."""
+    """Prompts of one kind. key: for file names; title: for tables.
+
+    held_out: what of the prompts' renderings training has not seen with their concepts; None where it has seen all.
+    """
 
     key: str
     title: str
     prompts: tuple[EmojiPrompt, ...]
+    held_out: Literal["style", "tone"] | None = None
 
     @property
     def texts(self) -> list[str]:
@@ -75,13 +80,15 @@ def unseen_synonyms(emoji: EmojiSet, limit: int, seed: int) -> PromptGroup:
 def unseen_styles(emoji: EmojiSet, limit: int, seed: int, left_out: frozenset[str] = LEFT_OUT) -> PromptGroup:
     """Held-out pictures without skin tone: concepts in a style in which training has not seen them."""
     pool = [row for row, why in enumerate(emoji.held_out) if why == "style" and emoji.tone[row] is None]
-    return PromptGroup("styles", "style x concept never seen", _described(emoji, pool, limit, seed, left_out))
+    prompts = _described(emoji, pool, limit, seed, left_out)
+    return PromptGroup("styles", "style x concept never seen", prompts, "style")
 
 
 def unseen_tones(emoji: EmojiSet, limit: int, seed: int) -> PromptGroup:
     """Held-out skin tones of concepts: in no style has training seen them."""
     pool = [row for row, why in enumerate(emoji.held_out) if why == "tone"]
-    return PromptGroup("tones", "skin tone x concept never seen", _described(emoji, pool, limit, seed, LEFT_OUT))
+    prompts = _described(emoji, pool, limit, seed, LEFT_OUT)
+    return PromptGroup("tones", "skin tone x concept never seen", prompts, "tone")
 
 
 def free_prompts(emoji: EmojiSet, file: Path, limit: int, seed: int) -> PromptGroup:

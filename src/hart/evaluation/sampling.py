@@ -147,7 +147,7 @@ class _Measure:
         compared = Features(drawn.features(self.comparing, BATCH, self.progress).pooled)
         figures = all_figures(self.real, compared, self.comparing.name, generator, options.resamples)
         seen = looks(drawn.pixels(range(len(drawn))), self.judging)
-        for column, values in self.judge.verdicts(seen, self.group.prompts).items():
+        for column, values in self.judge.verdicts(seen, self.group).items():
             figures[column] = bootstrap_mean(values, generator, options.resamples)
         figures["seconds a picture"] = Figure(_seconds(self.pipe, self.group.texts[:TIMED], sampling, options.seed))
         content = {"measured_with": measured_with, "figures": {column: asdict(f) for column, f in figures.items()}}
