@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from emoji_packages import write_packages
 from hart.cli import app
+from hart.data.datasets import open_dataset
 from hart.data.emoji import build_emoji, plan
 from hart.errors import HartError
 from hart.evaluation import emoji_set
@@ -25,6 +26,7 @@ from hart.evaluation.emoji_prompts import (
     unseen_tones,
 )
 from hart.evaluation.emoji_set import EmojiSet
+from hart.evaluation.features import Features
 from models import save_tiny_text_model
 
 COLUMN = "(efficientnet-lite0 at 128 px)"
@@ -68,13 +70,8 @@ def figures(result: Result, out: Path) -> dict[str, Any]:
     return values
 
 
-def trained(data: Path) -> set[str]:
-    """All captions of training."""
-    return {caption for split in [EmojiSet(data, 16)._splits[0]] for texts in split.texts for caption in texts}
-
-
 def test_prompts_ask_for_what_training_has_seen_and_has_not(data: Path, emoji: EmojiSet) -> None:
-    captions = trained(data)
+    captions = {caption for captions in open_dataset(data, "train", 16).texts for caption in captions}
     for prompt in seen_names(emoji, 100, 0).prompts:
         (number,), row = prompt.accepted, prompt.rendering
         assert emoji.name(emoji.slugs[number]) in captions and emoji.name(emoji.slugs[number]) in prompt.text
@@ -105,8 +102,6 @@ def test_features_are_kept(emoji: EmojiSet, tmp_path: Path) -> None:
         name, weights, seen = "mean", "1", 0
 
         def __call__(self, pixels: Any) -> Any:
-            from hart.evaluation.features import Features
-
             self.seen += len(pixels)
             return Features(pixels.float().mean(dim=(2, 3)))
 

@@ -29,7 +29,7 @@ from hart.data.transforms import unit_to_pil
 from hart.errors import HartError
 from hart.evaluation.drawing import DrawnPictures
 from hart.evaluation.emoji_prompts import PromptGroup, seen_names, styled, unseen_styles
-from hart.evaluation.emoji_set import BATCH, PIXEL_SIDE, EmojiSet, looks, reduced
+from hart.evaluation.emoji_set import BATCH, CHUNK, PIXEL_SIDE, EmojiSet, looks, reduced
 from hart.evaluation.features import FeatureExtractor
 from hart.evaluation.reconstruction import reconstruct
 from hart.evaluation.report import Progress, Result, extractor_facts, pictures_text
@@ -79,10 +79,10 @@ def evaluate_copies(
     names, styles = (make(emoji, options.limit, options.seed) for make in (seen_names, unseen_styles))
     if not names.prompts or not styles.prompts:
         raise HartError("the set has no concepts to ask for, or holds no style of them out: build a larger one")
-    training = list(emoji.training)
+    training = emoji.training
     bank = _Bank(
-        F.normalize(emoji.features(extractor, progress)[training], dim=1),
-        torch.cat([reduced(emoji.pixels(training[i : i + BATCH])) for i in range(0, len(training), BATCH)]),
+        F.normalize(emoji.features(extractor, progress)[: len(training)], dim=1),
+        torch.cat([reduced(emoji.pixels(training[i : i + CHUNK])) for i in range(0, len(training), CHUNK)]),
         extractor,
     )
     drawn = {
