@@ -102,7 +102,7 @@ def evaluate_agreement(
         verdicts = judge.verdicts(seen, group)
         figures |= _rows(judge, group, verdicts, _reconstructed(pipe, emoji, extractor, group, progress), options)
         labels = [
-            prompt.text if rank is None else f"{prompt.text}: {rank}"
+            prompt.text if rank is None else f"{rank}: {prompt.text}"
             for prompt, rank in zip(group.prompts, judge.ranks(seen, group), strict=True)
         ]
         sheets |= drawn.sheet(labels, f"{group.key}.png", len(drawn) if group.key == "free" else None)
