@@ -89,7 +89,8 @@ def test_generate_writes_one_png_a_picture_named_after_prompt_and_seed(text_mode
 
 def test_pictures_carry_prompt_seed_model_and_settings(text_model: Path, tmp_path: Path) -> None:
     (path,) = drawn(run("generate", "café", "--model", text_model, "--seed", 9, "--guidance", 2, "--top-k", 0,
-                        "--top-p", 0.9, "--no-smooth", "--rounds", 2, "--size", 8, "--device", "cpu", "--dtype", "bf16",
+                        "--top-p", 0.9, "--no-smooth", "--rounds", 2, "--diffusion-steps", 3,
+                        "--discrete-only", "--size", 8, "--device", "cpu", "--dtype", "bf16",
                         "--out", tmp_path))  # fmt: skip
     with Image.open(path) as image:
         chunks = image.text  # type: ignore[attr-defined]
@@ -98,7 +99,15 @@ def test_pictures_carry_prompt_seed_model_and_settings(text_model: Path, tmp_pat
     assert chunks["model"] == str(text_model)
     assert chunks["Software"] == f"hart {__version__}"
     assert json.loads(chunks["settings"]) == {
-        "sampling": {"guidance_scale": 2.0, "top_k": None, "top_p": 0.9, "smooth": False, "rounds": 2},
+        "sampling": {
+            "guidance_scale": 2.0,
+            "top_k": None,
+            "top_p": 0.9,
+            "smooth": False,
+            "rounds": 2,
+            "diffusion_steps": 3,
+            "discrete_only": True,
+        },
         "size": 8,
         "device": "cpu",
         "dtype": "bfloat16",

@@ -42,6 +42,8 @@ def test_json_round_trip(config: HartConfig) -> None:
         top_p=st.none() | st.floats(0.01, 1),
         smooth=st.booleans(),
         rounds=st.integers(1, 9),
+        diffusion_steps=st.none() | st.integers(1, 50),
+        discrete_only=st.booleans(),
     )
 )
 def test_sampling_round_trip(settings: SamplingConfig) -> None:
@@ -119,6 +121,7 @@ def with_change(path: str, value: Any) -> dict[str, Any]:
         ("sampling.top_k", 0, "top_k must be at least 1"),
         ("sampling.top_p", 0.0, r"top_p must be in \(0, 1\]"),
         ("sampling.rounds", 0, "rounds must be at least 1"),
+        ("sampling.diffusion_steps", 0, "diffusion_steps must be at least 1"),
         ("format_version", 99, "format version 99"),
     ],
 )

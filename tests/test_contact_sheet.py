@@ -35,8 +35,10 @@ def test_each_prompt_has_a_row_of_its_pictures() -> None:
 
 
 def test_single_pictures_fill_a_square() -> None:
-    sheet = contact_sheet([[picture(shade)] for shade in range(9)], [str(i) for i in range(9)])
-    assert reds_in_reading_order(sheet, (3, 3)) == list(range(9))
+    for side in (3, 10):
+        shades = list(range(side * side))
+        sheet = contact_sheet([[picture(shade)] for shade in shades], [str(shade) for shade in shades])
+        assert reds_in_reading_order(sheet, (side, side)) == shades
 
 
 @pytest.mark.parametrize(("side", "shown"), [(8, 128), (64, 128), (100, 100), (128, 128), (256, 256)])

@@ -60,6 +60,8 @@ DIFFUSION = ResidualDiffusionConfig(width=24, depth=2)
 CONFIGS = {
     "text": HartConfig(TOKENIZER, TEXT, DIFFUSION),
     "text, rounds": HartConfig(TOKENIZER, TEXT, DIFFUSION, sampling=SamplingConfig(rounds=3)),
+    "text, 3 diffusion steps": HartConfig(TOKENIZER, TEXT, DIFFUSION, sampling=SamplingConfig(diffusion_steps=3)),
+    "text, discrete only": HartConfig(TOKENIZER, TEXT, DIFFUSION, sampling=SamplingConfig(discrete_only=True)),
     "text, discrete": HartConfig(TOKENIZER, TEXT),
     "classes": HartConfig(TOKENIZER, CLASSES, sampling=SamplingConfig(smooth=False)),
     "classes, shared AdaLN": HartConfig(TOKENIZER, CLASSES.replace(modulation="shared")),

@@ -91,10 +91,24 @@ def test_a_call_leaves_the_global_generator_alone(text: HartPipeline) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"guidance_scale": 0}, {"top_k": 2}, {"top_p": 0.3}, {"smooth": False}, {"rounds": 3}, {"discrete_only": True}],
+    [
+        {"guidance_scale": 0},
+        {"top_k": 2},
+        {"top_p": 0.3},
+        {"smooth": False},
+        {"rounds": 3},
+        {"diffusion_steps": 2},
+        {"discrete_only": True},
+    ],
 )
 def test_every_setting_changes_the_picture(text: HartPipeline, change: dict[str, Any]) -> None:
     assert text("a cat", **change).images[0].tobytes() != text("a cat").images[0].tobytes()
+
+
+def test_the_steps_of_the_model_are_the_default(text: HartPipeline) -> None:
+    assert text.config.diffusion is not None
+    steps = text.config.diffusion.sampling_steps
+    assert pixels(text("a cat", diffusion_steps=steps).images) == pixels(text("a cat").images)
 
 
 def test_settings_come_from_the_call_then_from_sampling_then_from_the_model(text: HartPipeline) -> None:
@@ -197,6 +211,8 @@ def test_random_weights_need_no_files_and_follow_their_seed(text: HartPipeline) 
         ({"top_p": 1.5}, "top_p"),
         ({"rounds": 0}, "rounds"),
         ({"rounds": 17}, "16 tokens"),
+        ({"diffusion_steps": 0}, "diffusion_steps must be at least 1"),
+        ({"diffusion_steps": 1001}, "more than the 1000 of training"),
     ],
 )
 def test_refuses_what_it_cannot_draw(text: HartPipeline, arguments: dict[str, Any], message: str) -> None:
@@ -213,6 +229,8 @@ def test_a_class_model_takes_its_class_numbers_only(classes: HartPipeline, label
 def test_rounds_need_residual_diffusion(classes: HartPipeline) -> None:
     with pytest.raises(HartError, match="rounds"):
         classes(1, rounds=2)
+    with pytest.raises(HartError, match="diffusion_steps: this model has no residual diffusion"):
+        classes(1, diffusion_steps=2)
 
 
 @pytest.mark.parametrize(

@@ -329,6 +329,10 @@ class SamplingConfig(Config):
     """Mix codes with Gumbel noise instead of taking the sampled code's embedding."""
     rounds: int = 1
     """Rounds in which the last scale is drawn."""
+    diffusion_steps: int | None = None
+    """Steps of the residual diffusion; None takes those of `ResidualDiffusionConfig.sampling_steps`."""
+    discrete_only: bool = False
+    """Leave the residual tokens out (the paper's ablation)."""
 
     def __post_init__(self) -> None:
         require(
@@ -338,6 +342,10 @@ class SamplingConfig(Config):
         require(self.top_k is None or self.top_k >= 1, "SamplingConfig.top_k must be at least 1, or none")
         require(self.top_p is None or 0 < self.top_p <= 1, "SamplingConfig.top_p must be in (0, 1], or none")
         require(self.rounds >= 1, "SamplingConfig.rounds must be at least 1")
+        require(
+            self.diffusion_steps is None or self.diffusion_steps >= 1,
+            "SamplingConfig.diffusion_steps must be at least 1, or none",
+        )
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def contact_sheet(groups: Sequence[Sequence[Image.Image]], labels: Sequence[str]
     factor = max(1, SMALLEST_SHOWN // max(groups[0][0].size))
     rows = [side_by_side([_enlarged(image, factor) for image in group]) for group in groups]
     width, height = rows[0].width, LABEL_HEIGHT + rows[0].height
-    columns = min(len(rows), max(1, round(math.sqrt(len(rows) * height / width))))
+    columns = _columns(len(rows), math.sqrt(len(rows) * height / width))
     sheet = Image.new("RGB", (columns * width, math.ceil(len(rows) / columns) * height), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_SIZE)
     for i, (row, label) in enumerate(zip(rows, labels, strict=True)):
@@ -36,6 +36,12 @@ def contact_sheet(groups: Sequence[Sequence[Image.Image]], labels: Sequence[str]
         draw.text((left + GAP, top + GAP // 2), _fitting(label, font, width - 2 * GAP), "black", font)
         sheet.paste(row, (left, top + LABEL_HEIGHT))
     return sheet
+
+
+def _columns(cells: int, square: float) -> int:
+    """Columns for so many cells: the whole number next to `square` that leaves fewer places empty."""
+    neighbours = {max(1, math.floor(square)), math.ceil(square)}
+    return min(neighbours, key=lambda columns: (-cells % columns, abs(columns - square)))
 
 
 def _enlarged(image: Image.Image, factor: int) -> Image.Image:

@@ -229,10 +229,10 @@ def _codes(config: HartConfig) -> int:
 
 def _diffusion(config: HartConfig, rows: int, tokens: int) -> int:
     """Residual tokens of N positions: the condition once, the denoiser at every sampling step."""
-    if config.diffusion is None:
+    if config.diffusion is None or config.sampling.discrete_only:
         return 0
     channels, context_width = config.transformer.latent_channels, config.transformer.width
-    width, steps = config.diffusion.width, config.diffusion.sampling_steps
+    width, steps = config.diffusion.width, config.sampling.diffusion_steps or config.diffusion.sampling_steps
     condition = channels * context_width + context_width * width  # word_embed of the code, then condition_embed
     time = width * (2 * FREQUENCIES + width)
     block = 5 * width**2  # two linear layers, and three modulation parameters a channel

@@ -36,7 +36,7 @@ class ResidualHead(nn.Module):
         self.denoiser = ResidualDenoiser(self.config, config.transformer.latent_channels, config.transformer.width)
         steps = self.config.training_steps
         self.process = DiffusionProcess(steps)
-        self.sampling_process = DiffusionProcess(steps, respaced_steps(steps, self.config.sampling_steps))
+        self.sampling_process = self._respaced(self.config.sampling_steps)
 
     def loss(self, condition: Tensor, target: Tensor, timesteps: Tensor, noise: Tensor) -> DiffusionLoss:
         """Per-token loss at given timesteps (N,) and noise (N, D).
@@ -56,11 +56,19 @@ class ResidualHead(nn.Module):
         guidance: float,
         start: Tensor,
         draw_noise: Callable[[], Tensor],
+        steps: int | None = None,
     ) -> Tensor:
-        """Residual tokens (N, D) in latent units; arguments as in `sample_residual`."""
-        process = self.sampling_process.to(start.device)
+        """Residual tokens (N, D) in latent units in `steps` steps, by default the configured ones.
+
+        The other arguments as in `sample_residual`.
+        """
+        process = (self.sampling_process if steps is None else self._respaced(steps)).to(start.device)
         tokens = sample_residual(self.denoiser, process, condition, null_condition, guidance, start, draw_noise)
         return tokens * self.config.tokens_scale
+
+    def _respaced(self, steps: int) -> DiffusionProcess:
+        training_steps = self.config.training_steps
+        return DiffusionProcess(training_steps, respaced_steps(training_steps, steps))
 
 
 class Hart(nn.Module):

@@ -12,7 +12,7 @@ Shapes: B pictures, D latent channels, n_K side of the latent.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -230,8 +230,9 @@ class HartPipeline:
         top_p: float | None = None,
         smooth: bool | None = None,
         rounds: int | None = None,
+        diffusion_steps: int | None = None,
+        discrete_only: bool | None = None,
         size: int | None = None,
-        discrete_only: bool = False,
         batch_size: int | None = None,
         sampling: SamplingConfig | None = None,
         on_scale: Callable[[ScalePreview], None] | None = None,
@@ -239,10 +240,9 @@ class HartPipeline:
         """Draw `images_per_prompt` pictures of every prompt; picture i has the seed `seed + i`.
 
         prompts: words for a text model, class numbers for a class model.
-        guidance_scale, top_k, top_p, smooth, rounds: see `SamplingConfig`; what is None is taken from `sampling`,
-            by default the model's own settings. top_k 0 and top_p 1 keep all codes.
+        guidance_scale, top_k, top_p, smooth, rounds, diffusion_steps, discrete_only: see `SamplingConfig`; what is
+            None is taken from `sampling`, by default the model's own settings. top_k 0 and top_p 1 keep all codes.
         size: side in pixels; a model has one, and any other is an error.
-        discrete_only: leave the residual tokens out (the paper's ablation).
         batch_size: pictures drawn together; by default 1 on a CPU and `GPU_BATCH` elsewhere.
         on_scale: called after every scale of every batch.
         Raises `HartError` for input that the model cannot draw.
@@ -253,7 +253,18 @@ class HartPipeline:
             raise HartError(f"images_per_prompt is {images_per_prompt}: ask for at least 1")
         if batch_size is not None and batch_size < 1:
             raise HartError(f"batch_size is {batch_size}: it must be at least 1")
-        settings = self._settings(sampling, guidance_scale, top_k, top_p, smooth, rounds)
+        settings = self._settings(
+            sampling,
+            {
+                "guidance_scale": guidance_scale,
+                "top_k": top_k,
+                "top_p": top_p,
+                "smooth": smooth,
+                "rounds": rounds,
+                "diffusion_steps": diffusion_steps,
+                "discrete_only": discrete_only,
+            },
+        )
         batch_size = batch_size or (1 if self.device.type == "cpu" else GPU_BATCH)
 
         picture_prompts = [prompt for prompt in checked for _ in range(images_per_prompt)]
@@ -273,7 +284,6 @@ class HartPipeline:
                 self.tokenizer.quantizer,
                 settings,
                 GeneratorDraws(generators, self.device),
-                discrete_only=discrete_only,
                 on_scale=self._previewer(on_scale, number, len(batches), pictures),
             )
             latent = generator(_stack([contexts[prompt] for prompt in wanted]))
@@ -336,16 +346,8 @@ class HartPipeline:
                 f"size {size}: this model has no scale schedule for it; it draws {self.image_size} px (scales {scales})"
             )
 
-    def _settings(
-        self,
-        base: SamplingConfig | None,
-        guidance_scale: float | None,
-        top_k: int | None,
-        top_p: float | None,
-        smooth: bool | None,
-        rounds: int | None,
-    ) -> SamplingConfig:
-        given = {"guidance_scale": guidance_scale, "top_k": top_k, "top_p": top_p, "smooth": smooth, "rounds": rounds}
+    def _settings(self, base: SamplingConfig | None, given: Mapping[str, Any]) -> SamplingConfig:
+        """`base` or the model's own settings, changed by what is `given` and not None; checked against the model."""
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if changes.get("top_k") == 0:
             changes["top_k"] = None
@@ -355,6 +357,11 @@ class HartPipeline:
             raise HartError("rounds: this model has no residual diffusion and draws its last scale in 1 round")
         if settings.rounds > tokens:
             raise HartError(f"rounds: {settings.rounds} are more than the {tokens} tokens of the last scale")
+        steps, diffusion = settings.diffusion_steps, self.config.diffusion
+        if steps is not None and diffusion is None:
+            raise HartError("diffusion_steps: this model has no residual diffusion")
+        if steps is not None and diffusion is not None and steps > diffusion.training_steps:
+            raise HartError(f"diffusion_steps: {steps} are more than the {diffusion.training_steps} of training")
         return settings
 
     def _context(self, prompt: Prompt) -> Context:

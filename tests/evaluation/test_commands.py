@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from hart.cli import app
 from models import save_tiny_text_model
-from picture_files import picture, write_captioned_folder, write_tar
+from picture_files import write_captioned_folder
 
 
 def run(*arguments: Any) -> Result:
@@ -69,30 +69,6 @@ def test_generation_goes_on_after_a_stop(model: Path, tmp_path: Path) -> None:
     assert (out / "images" / "000002.png").stat().st_mtime_ns == kept
     again = run(*arguments, "--guidance", 1)
     assert again.exit_code == 2 and "other settings" in again.stderr
-
-
-def test_agreement(model: Path, tmp_path: Path) -> None:
-    names = ["apple", "cat", "dog", "flag of x"]
-    members = {}
-    for number, name in enumerate(names):
-        record = {"caption": f"a {name}", "concept": name, "skin_tone": None}
-        members[f"{number}.png"] = picture((60 * number, 100, 50))
-        members[f"{number}.json"] = json.dumps(record).encode()
-    write_tar(tmp_path / "train-0000.tar", members)
-    concepts = {name: {"names": [name], "group": "flags" if "flag" in name else "things"} for name in names}
-    (tmp_path / "concepts.json").write_text(json.dumps(concepts))
-    out = tmp_path / "out"
-    arguments = ("agreement", "--model", model, "--data", tmp_path, "--resamples", 0, "--device", "cpu", "--out", out)
-    result = run(*arguments, "--limit", 3)
-    assert result.exit_code == 0, result.output
-    values = json.loads((out / "figures.json").read_text())
-    column = "named concept in the nearest 5 (efficientnet-lite0 at 128 px)"
-    assert values["figures"]["drawn"][column] == {"value": 1.0}
-    assert values["counts"]["concepts"] == 4
-    plan = json.loads((out / "images" / "plan.json").read_text())
-    assert sorted(plan["prompts"]) == ["a apple", "a cat", "a dog"]
-    too_many = run(*arguments, "--limit", 4)
-    assert too_many.exit_code == 2 and "the set has 3 concepts" in too_many.stderr
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_discrete_generation_agrees_with_a_slow_reference(config: HartConfig, sm
     """Guidance grows with the scale; the last scale of a hybrid model takes the one before, and no phi."""
     settings = SamplingConfig(guidance_scale=2.0, top_k=None, smooth=smooth)
     context = random_context(config, 2)
-    ours = generate(config, context, settings, BestCodes(2), discrete_only=True)
+    ours = generate(config, context, settings.replace(discrete_only=True), BestCodes(2))
     with torch.no_grad():
         expected = slow_reference(config, context, settings)
     torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-3)
@@ -167,8 +167,8 @@ def test_the_residual_is_what_hybrid_adds_to_discrete() -> None:
     context = random_context(TEXT, 1)
     steps: dict[bool, list[ScaleStep]] = {True: [], False: []}
     for discrete_only, seen in steps.items():
-        settings = SETTINGS.replace(smooth=False)
-        generate(TEXT, context, settings, seeded(3), discrete_only=discrete_only, on_scale=seen.append)
+        settings = SETTINGS.replace(smooth=False, discrete_only=discrete_only)
+        generate(TEXT, context, settings, seeded(3), on_scale=seen.append)
     assert torch.equal(steps[True][2].latent, steps[False][2].latent)
     residual = steps[False][3].latent - steps[True][3].latent
     assert residual.abs().max() > 1e-3

@@ -169,41 +169,6 @@ def generation(
     finish(out, result)
 
 
-@app.command()
-def agreement(
-    data: Annotated[Path, typer.Option(help="Folder that hart data emoji built.")],
-    model: ModelOption = "emoji",
-    limit: Annotated[int, typer.Option(min=1, help="Names to draw.")] = 300,
-    guidance: GuidanceOption = None,
-    smooth: SmoothOption = None,
-    seed: SeedOption = 0,
-    resamples: ResamplesOption = 100,
-    batch_size: BatchSize = 1,
-    device: DeviceOption = None,
-    out: OutOption = Path("outputs/evaluate-agreement"),
-) -> None:
-    """How often a drawn emoji looks most like the concept that it was asked for. A stopped run goes on."""
-    writable_folder(out)
-    from hart.devices import resolve_device
-    from hart.evaluation.agreement import FEATURE_SIDE, AgreementOptions, evaluate_agreement
-    from hart.evaluation.features import EfficientNetLite0
-    from hart.pipeline import HartPipeline
-
-    with progress(f"loading {model}") as report:
-        pipe = HartPipeline.from_pretrained(model, device=device)
-        result = evaluate_agreement(
-            pipe,
-            sampling_of(pipe, guidance, smooth),
-            data,
-            EfficientNetLite0(resolve_device(device), side=FEATURE_SIDE),
-            out,
-            AgreementOptions(limit, seed, batch_size, resamples=resamples),
-            {"model": model_name(model), "data": str(data), "size": pipe.image_size},
-            report,
-        )
-    finish(out, result)
-
-
 def sampling_of(pipe: HartPipeline, guidance: float | None, smooth: bool | None) -> SamplingConfig:
     """The model's own settings but for what was given."""
     given: dict[str, Any] = {"guidance_scale": guidance, "smooth": smooth}

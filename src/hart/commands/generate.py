@@ -64,6 +64,8 @@ def generate(
     top_p: Annotated[float | None, typer.Option(help="Probability kept at a draw; 1 keeps all.")] = None,
     smooth: Annotated[bool | None, typer.Option(help="Mix codes instead of taking the drawn one.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds in which the last scale is drawn.")] = None,
+    diffusion_steps: Annotated[int | None, typer.Option(help="Steps of the residual diffusion.")] = None,
+    discrete_only: Annotated[bool | None, typer.Option(help="Leave the residual tokens out.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of the pictures in pixels.")] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Pictures drawn together; 1 on a CPU by default, 4 on a GPU.")
@@ -131,6 +133,8 @@ def generate(
             top_p=top_p,
             smooth=smooth,
             rounds=rounds,
+            diffusion_steps=diffusion_steps,
+            discrete_only=discrete_only,
             size=job.size,
             batch_size=job.batch_size,
             sampling=job.sampling,

@@ -94,11 +94,14 @@ class DrawnPictures:
             done += len(batch)
         return kept
 
-    def sheet(self, labels: Sequence[str]) -> dict[str, Image.Image]:
-        """A contact sheet of the first pictures, for `Result.sheets`. labels: one of each picture, or more."""
-        shown = range(min(len(self), SHEET_PICTURES))
+    def sheet(self, labels: Sequence[str], file: str = SHEET_FILE, count: int | None = None) -> dict[str, Image.Image]:
+        """A contact sheet of the first pictures, for `Result.sheets`. labels: one of each picture, or more.
+
+        file: its name. count: how many to show; by default `SHEET_PICTURES`.
+        """
+        shown = range(min(len(self), SHEET_PICTURES if count is None else count))
         images = [[open_image(self.path(number))] for number in shown]
-        return {SHEET_FILE: contact_sheet(images, list(labels)[: len(images)])}
+        return {file: contact_sheet(images, list(labels)[: len(images)])}
 
     def features(
         self, extractor: FeatureExtractor, batch_size: int, progress: Progress, size: int | None = None

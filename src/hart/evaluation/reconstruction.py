@@ -137,7 +137,7 @@ def evaluate_tokenizer(
     for batch in pictures.batches(options.batch_size):
         progress(done, pictures.total, f"{done} pictures reconstructed")
         originals.append(extractor(batch.pixels))
-        decoded = _reconstruct(tokenizer, batch.pixels.to(device), schedule)
+        decoded = reconstruct(tokenizer, batch.pixels.to(device), schedule)
         for kind, pixels in decoded.items():
             for name, scores in _scores(pixels, batch.pixels.to(device), distance).items():
                 gathered[kind].scores[name].append(scores.cpu())
@@ -178,7 +178,7 @@ def psnr(image: Tensor, original: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def _reconstruct(tokenizer: HybridTokenizer, pixels: Tensor, schedule: ScaleSchedule) -> dict[str, Tensor]:
+def reconstruct(tokenizer: HybridTokenizer, pixels: Tensor, schedule: ScaleSchedule) -> dict[str, Tensor]:
     """Each kind of reconstruction of pictures (B, 3, H, W), as 8-bit pictures."""
     latent = tokenizer.encode(to_signed(pixels))
     latents = {"discrete": tokenizer.quantize(latent, schedule).latent, "hybrid": latent}

@@ -66,8 +66,7 @@ def round_sizes(tokens: int, rounds: int) -> list[int]:
 class NextScaleGenerator:
     """Draws the latents of one batch of pictures.
 
-    `guidance_scale` 0 runs the conditional half alone. `discrete_only` leaves the residual tokens out
-    (the paper's ablation).
+    `guidance_scale` 0 runs the conditional half alone.
     """
 
     def __init__(
@@ -77,7 +76,6 @@ class NextScaleGenerator:
         settings: SamplingConfig,
         draws: Draws,
         *,
-        discrete_only: bool = False,
         on_scale: Callable[[ScaleStep], None] | None = None,
         trace: Trace | None = None,
     ) -> None:
@@ -88,7 +86,7 @@ class NextScaleGenerator:
         self.settings = settings
         self.draws = draws
         self.hybrid = hart.residual is not None
-        self.draw_residual = self.hybrid and not discrete_only
+        self.draw_residual = self.hybrid and not settings.discrete_only
         self.on_scale = on_scale
         self.trace = trace
         if settings.rounds > 1 and not self.hybrid:
@@ -209,5 +207,6 @@ class NextScaleGenerator:
             guidance,
             self.draws.start_noise(tokens, channels).flatten(0, 1),
             lambda: self.draws.step_noise(tokens, channels).flatten(0, 1),
+            self.settings.diffusion_steps,
         )
         return residual.view(batch, tokens, channels)
