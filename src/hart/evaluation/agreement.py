@@ -99,7 +99,7 @@ def evaluate_agreement(
             },
         },
         settings={**settings, **drawn.settings, "resamples": options.resamples},
-        counts={"drawn": len(drawn), "references": len(rows), "concepts": len(names), "damaged": pictures.skipped},
+        counts={"drawn": len(drawn), "references": len(rows), "concepts": len(names), "damaged": len(pictures.damaged)},
         extractor=extractor_facts(extractor),
         sheets=drawn.sheet([f"{prompt}: {rank}" for prompt, rank in zip(prompts, ranks.tolist(), strict=True)]),
     )

@@ -324,6 +324,11 @@ def _require_fitting(
         raise HartError(f"{encoded.folder} holds no text features: encode the set again with --text-encoder")
     assert text_encoder is not None
     encoded.require_made_by(tokenizer=fingerprint(tokenizer), text_encoder=fingerprint(text_encoder))
+    if settings["text_instruction"] != recipe.text_instruction:
+        raise HartError(
+            f"{encoded.folder} was encoded {'with' if settings['text_instruction'] else 'without'} the instruction "
+            "before captions: set text_instruction accordingly, or encode it again"
+        )
     text = recipe.transformer.text
     if text is not None and (text.width, text.tokens) != (settings["text_width"], settings["text_tokens"]):
         raise HartError(
