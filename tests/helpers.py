@@ -157,7 +157,7 @@ def pictures(count: int = 4) -> CaptionedImages:
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand((count, 3, 2, 2), generator=generator)
     pixels = (F.interpolate(coarse, size=8, mode="bilinear") * 255).to(torch.uint8)
-    return CaptionedImages(pixels, (("a blob",),) * count, torch.ones(count), ({},) * count, 0)
+    return CaptionedImages(pixels, (("a blob",),) * count, torch.ones(count), ({},) * count)
 
 
 def teacher_input(config: HartConfig, batch: int, seed: int = 0) -> Tensor:

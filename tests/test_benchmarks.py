@@ -74,3 +74,28 @@ def test_curves_of_runs_become_a_picture(
         curves.main([*runs, "--figure", "typo", "--out", str(out)])
     with pytest.raises(SystemExit, match="no readable figures"):
         curves.main([str(tmp_path / "c")])
+
+
+def test_results_of_tokenizers_become_one_table(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    reconstructions = importlib.import_module("reconstructions")
+    for name, value, more in (("small", 21.5, {}), ("large", 25.25, {"rFID (x)": {"value": 3.0}})):
+        (tmp_path / name).mkdir()
+        kinds = {"discrete": {"PSNR": {"value": value, "low": 20.0, "high": 26.0}} | more, "hybrid": {}}
+        result = {"suite": "tokenizer", "settings": {"size": 128}, "counts": {"pictures": 9}, "figures": kinds}
+        (tmp_path / name / "figures.json").write_text(json.dumps(result), encoding="utf-8")
+    reconstructions.main([str(tmp_path / "small"), str(tmp_path / "large")])
+    assert capsys.readouterr().out.splitlines() == [
+        "|  | latent | px | pictures | PSNR | rFID (x) |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| small | discrete | 128 | 9 | 21.50 (20.00 to 26.00) |  |",
+        "| small | hybrid | 128 | 9 |  |  |",
+        "| large | discrete | 128 | 9 | 25.25 (20.00 to 26.00) | 3.000 |",
+        "| large | hybrid | 128 | 9 |  |  |",
+    ]
+    (tmp_path / "small" / "figures.json").write_text(json.dumps({"suite": "generation"}), encoding="utf-8")
+    for folder, message in (("small", "of the suite generation"), ("nowhere", "no readable result")):
+        with pytest.raises(SystemExit, match=message):
+            reconstructions.main([str(tmp_path / folder)])

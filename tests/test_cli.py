@@ -482,6 +482,10 @@ def test_data_encode_writes_a_set_that_training_can_read(text_model: Path, tmp_p
     assert "6 pictures" in result.stderr
     data = EncodedSet(tmp_path / "codes")
     assert len(data) == 6 and data.has_text
+    # a whole model has both
+    again = run(*call[:3], tmp_path / "again", "--tokenizer", text_model, "--text-encoder", text_model)
+    assert again.exit_code == 0, again.output
+    assert EncodedSet(tmp_path / "again").settings["text_encoder"] == data.settings["text_encoder"]
     for changes, message in (
         (("--part", "3/2"), "part 3 of 2"),
         (("--part", "all"), "give it as I/N"),

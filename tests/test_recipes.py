@@ -14,12 +14,15 @@ from hart.presets import (
     VAR_SAMPLING,
     hart_imagenet,
     hart_text_to_image,
+    scales_of_size,
 )
 from hart.training.config import TokenizerRecipe, TransformerRecipe
 
 RECIPES = Path(__file__).parent.parent / "recipes"
-TOKENIZERS = sorted(RECIPES.rglob("tokenizer*.toml"))
-TRANSFORMERS = sorted(path for path in RECIPES.rglob("*.toml") if "[transformer]" in path.read_text(encoding="utf-8"))
+TOKENIZERS, TRANSFORMERS = (
+    sorted(path for path in RECIPES.rglob("*.toml") if f"[{stage}]" in path.read_text(encoding="utf-8"))
+    for stage in ("tokenizer", "transformer")
+)
 
 
 def test_there_are_recipes_for_every_stage_of_the_paper() -> None:
@@ -32,7 +35,7 @@ def test_there_are_recipes_for_every_stage_of_the_paper() -> None:
 def test_a_recipe_is_read_and_says_how_it_is_run(path: Path) -> None:
     kind, stage = (TokenizerRecipe, "tokenizer") if path in TOKENIZERS else (TransformerRecipe, "transformer")
     kind.read(path)
-    if path.parent.name == "ablations":
+    if path.parent.name == "ablations" and stage == "transformer":
         assert "benchmarks/ablations.py" in path.read_text(encoding="utf-8")  # trains variants of it
         return
     assert f"hart train {stage} recipes/{path.relative_to(RECIPES).as_posix()}" in path.read_text(encoding="utf-8")
@@ -68,6 +71,12 @@ def test_the_adapter_recipe_is_of_the_shipped_model() -> None:
     recipe, shipped = TransformerRecipe.read(RECIPES / "emoji/lora.toml"), load_config("emoji")
     assert recipe.lora is not None
     assert (recipe.transformer, recipe.diffusion) == (shipped.transformer, shipped.diffusion)
+
+
+def test_the_tokenizer_of_photographs_starts_at_half_the_size_with_scales_derived_from_the_paper_s() -> None:
+    recipe = TokenizerRecipe.read(RECIPES / "ablations/photos.toml")
+    assert recipe.tokenizer.scales == SCALES_256
+    assert scales_of_size(recipe.tokenizer.scales, recipe.tokenizer.downsampling, 128) == (1, 2, 3, 4, 5, 6, 8)
 
 
 def test_the_tokenizer_recipe_tunes_the_decoder_of_the_released_sizes() -> None:

@@ -186,6 +186,7 @@ def _settings(
         "text_encoder": None if text is None else fingerprint(encoder_module(text)),
         "text_width": None if text is None else text.width,
         "text_tokens": None if text is None else text.config.tokens,
+        "text_instruction": text is not None and text.config.instruction,
         "dtype": options.dtype,
         "residual": options.residual,
         "shard_size": options.shard_size,

@@ -76,7 +76,7 @@ def test_damaged_files_are_skipped_and_counted(tmp_path: Path) -> None:
     (tmp_path / "train-2.tar").write_bytes(b"no tar at all" * 100)
     data = open_dataset(tmp_path, "train", 8)
     assert len(data) == 2
-    assert data.skipped == 5
+    assert len(data.damaged) == 5
 
 
 def test_nothing_readable_is_an_error_that_says_so(tmp_path: Path) -> None:

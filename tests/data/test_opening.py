@@ -329,4 +329,4 @@ def test_every_kind_can_be_read_into_memory(tmp_path: Path) -> None:
     data = open_dataset(tmp_path / "a.parquet", "train", 4)
     assert data.captions(0) == ("a",)
     assert data.image(0)[0, 0, 0] == 3
-    assert (len(data), data.skipped) == (1, 1)
+    assert (len(data), len(data.damaged)) == (1, 1)

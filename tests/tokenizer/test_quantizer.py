@@ -140,10 +140,16 @@ def test_wrong_codes_stand_in_the_sum_and_the_targets_correct_them() -> None:
     schedule, latent = ScaleSchedule((1, 2, 4)), torch.randn(64, 4, 4, 4, generator=torch.Generator().manual_seed(1))
     quantizer = MultiScaleQuantizer(16, 4, 2, 0.5)
     right = quantizer.encode(latent, schedule)
-    wrong = quantizer.encode(latent, schedule, Mistakes(0.9, torch.Generator().manual_seed(2), among=4))
+    shares = torch.full((64, 1), 0.9)
+    shares[:8] = 0
+    wrong = quantizer.encode(latent, schedule, Mistakes(shares, torch.Generator().manual_seed(2), among=4))
     changed = (wrong.partial_sums[0] != right.partial_sums[0]).flatten(1).any(dim=1)
     assert changed.any()
-    assert not changed.all()
+    assert not changed[8:].all()
+    assert not changed[:8].any(), "each picture has its own share"
+    part = Mistakes(shares, torch.Generator().manual_seed(2), slice(8, 24), among=4)
+    alone = quantizer.encode(latent[8:24], schedule, part)
+    assert torch.equal(alone.indices[1], wrong.indices[1][8:24]), "whatever is coded together"
     assert torch.equal(wrong.indices[0], right.indices[0])
     rest = latent - wrong.partial_sums[0]
     assert torch.equal(wrong.indices[1], quantizer.nearest(next_scale_input(rest, 2)))

@@ -42,7 +42,7 @@ SHARE = Share(0, 0, 2, slice(0, 2))
 def labelled(*labels: int) -> CaptionedImages:
     data = pictures(len(labels))
     count = len(labels)
-    return CaptionedImages(data.pixels, ((),) * count, data.weights, data.records, 0, torch.tensor(labels))
+    return CaptionedImages(data.pixels, ((),) * count, data.weights, data.records, labels=torch.tensor(labels))
 
 
 def recipe(config: HartConfig, **changes: Any) -> TransformerRecipe:

@@ -16,7 +16,7 @@ from hart.data.opening import open_source
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
 from hart.precompute import EncodeOptions, Encoders, encode_dataset
-from hart.training.config import ReadingConfig, TokenizerRecipe
+from hart.training.config import ReadingConfig, TokenizerRecipe, TransformerRecipe
 from hart.training.hart_task import TransformerTask
 from hart.training.image_sources import (
     EncodedPictures,
@@ -30,7 +30,7 @@ from hart.training.task import Share
 from hart.training.token_sources import condition_of, token_source
 from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer
-from hart.types import TextContext
+from hart.types import TextContext, TokenMaps
 from helpers import tiny_class_config, tiny_model
 from picture_files import numbered, write_captioned_folder, write_numbered_shards
 from toy_training import recipe, tiny_encoded_set, tiny_tokenizer_recipe, tiny_transformer_recipe
@@ -111,15 +111,31 @@ def test_what_cannot_be_done_with_a_set_is_refused(encoded: Path, shards: Path) 
         image_source(opened(tokenizer_recipe(encoded / "codes")), 0)
     with pytest.raises(HartError, match=r"reading\.flip cannot change it"):
         opened(tokenizer_recipe(encoded / "codes", flip=0.5))
-    with pytest.raises(HartError, match=r"1 of 12 pictures are damaged, more than 5%.*reading\.max_damaged"):
+    with pytest.raises(HartError, match=r"1 of 12 pictures are damaged, more than 5%.*allow more with max_damaged"):
         opened(tokenizer_recipe(shards))
-    views = tiny_transformer_recipe(recipe(data=str(encoded / "pictures")), encoded / "model").replace(views=2)
-    stream = opened(views.replace(reading=ReadingConfig(memory_gb=0.0)), "caption")
-    with pytest.raises(ConfigError, match="only pictures in memory are encoded in several views"):
-        TransformerTask(views, stream)
+    views = tiny_transformer_recipe(recipe(data=str(encoded / "codes")), encoded / "model").replace(views=2)
+    with pytest.raises(ConfigError, match=r"views is 2, but .*codes holds each picture in one view: set views = 1"):
+        TransformerTask(views, opened(views, "caption"))
 
 
 # --- token maps
+
+
+def test_pictures_that_are_read_in_every_step_are_seen_in_views_made_anew(encoded: Path) -> None:
+    plain = tiny_transformer_recipe(recipe(data=str(encoded / "pictures"), batch_size=8), encoded / "model")
+    plain = plain.replace(reading=ReadingConfig(memory_gb=0.0))
+
+    def maps(given: TransformerRecipe, rows: slice = slice(0, 8), step: int = 0) -> TokenMaps:
+        return TransformerTask(given, opened(given, "caption")).tokens.batch(Share(0, step, 8, rows)).maps
+
+    moved, mended = maps(plain.replace(views=2)), maps(plain.replace(views=2, mistakes=1.0))
+    changed = (moved.last_scale_continuous != maps(plain).last_scale_continuous).flatten(1).any(dim=1)
+    assert 1 <= changed.sum() <= 7, "some are the pictures themselves"
+    wrong = (mended.teacher_forcing_input != moved.teacher_forcing_input).flatten(1).any(dim=1)
+    assert wrong.any() and not (wrong & ~changed).any(), "mistakes are made in the further views alone"
+    part = maps(plain.replace(views=2, mistakes=1.0), slice(4, 6))
+    torch.testing.assert_close(part.teacher_forcing_input, mended.teacher_forcing_input[4:6])
+    assert not torch.equal(moved.last_scale_continuous, maps(plain.replace(views=2), step=1).last_scale_continuous)
 
 
 def test_every_source_gives_the_maps_of_its_pictures(encoded: Path) -> None:
@@ -195,6 +211,7 @@ def test_classes_are_handed_on(tmp_path: Path) -> None:
         ({"text_encoder": "other"}, "another text encoder"),
         ({"tokenizer": "other"}, "another tokenizer"),
         ({"text_tokens": 9}, "and 9 tokens"),
+        ({"text_instruction": True}, "encoded with the instruction"),
     ],
 )
 def test_a_set_that_was_encoded_otherwise_is_refused(encoded: Path, change: dict[str, Any], message: str) -> None:

@@ -3,33 +3,106 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
+import torch
+from torch import Tensor, nn
 
+from hart.config import HartConfig
+from hart.training.config import TrainerConfig, TransformerRecipe
 from hart.training.distributed import Processes
-from hart.training.dry_run import Measurement, deeper, estimate, measure
-from toy_training import TRAINER, ToyTask
+from hart.training.dry_run import Measurement, activation_bytes, deeper, estimate, measure
+from hart.training.rehearsal import RehearsedTransformer
+from hart.training.task import Part, Share
+from helpers import tiny_text_config
+from toy_training import OPTIMIZER, TRAINER, ToyTask
+
+CPU = torch.device("cpu")
 
 
 def test_each_further_block_adds_what_the_second_added() -> None:
-    assert deeper(Measurement(2, 100, 1.0), Measurement(2, 130, 1.5), 24) == Measurement(2, 100 + 23 * 30, 1 + 23 * 0.5)
+    assert deeper(Measurement(2, 1.0), Measurement(2, 1.5), 24) == Measurement(2, 1 + 23 * 0.5)
 
 
 def test_memory_and_time_grow_with_the_batch_and_are_shared_out() -> None:
     config = TRAINER.replace(batch_size=64, accumulate=4)
-    measured = Measurement(rows=2, activation_bytes=1000, seconds=0.1)
-    one = estimate(100, 80, "adamw", config, measured, processes=1, sharded=False)
+    measured = Measurement(rows=2, seconds=0.1)
+    one = estimate(100, 80, "adamw", config, measured, 1000, processes=1, sharded=False)
     assert (one.weights, one.gradients, one.moments, one.average) == (400, 320, 640, 320)
-    assert one.activations == 1000 * 64 // 4 // 2, "one of the four parts at a time"
+    assert one.memory == 400 + 320 + 640 + 320 + 1000
     assert one.step_seconds == pytest.approx(0.1 * 64 / 2)
-    four = estimate(100, 80, "adamw", config, measured, processes=4, sharded=True)
-    assert (four.weights, four.moments, four.activations) == (100, 160, one.activations // 4)
+    four = estimate(100, 80, "adamw", config, measured, 1000, processes=4, sharded=True)
+    assert (four.weights, four.moments) == (100, 160)
+    assert four.step_seconds == pytest.approx(one.step_seconds / 4)
     assert four.checkpoint == one.checkpoint == 4 * (100 + 80 + 160)
 
 
-def test_activations_are_those_kept_for_the_backward_pass() -> None:
-    clock = itertools.count().__next__
-    plain = measure(ToyTask(), TRAINER, Processes(TRAINER), clock)
-    assert (plain.rows, plain.seconds) == (2, 1)
-    lean = TRAINER.replace(activation_checkpointing=True)
-    assert 0 < measure(ToyTask(), lean, Processes(lean), clock).activation_bytes <= plain.activation_bytes
+def test_a_step_is_timed_after_one_that_warms_up_unless_that_takes_long() -> None:
+    def timed(tokens: int, *moments: float) -> Measurement:
+        clock: Callable[[], float] = iter(itertools.accumulate(moments)).__next__
+        return measure(ToyTask(), TRAINER, Processes(TRAINER), tokens, clock)
+
+    assert timed(100, 0, 5, 0, 3) == Measurement(rows=4, seconds=3), "the whole batch of 4 pictures"
+    assert timed(2048, 0, 5, 0, 3).rows == 2
+    assert timed(10_000, 0, 50) == Measurement(rows=1, seconds=50)
+
+
+class Chain(ToyTask):
+    """Blocks that each keep their input and their output: a product with a weight (W, W), then tanh."""
+
+    width, depth = 64, 6
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = [nn.Linear(self.width, self.width, bias=False) for _ in range(self.depth)]
+        self.chain = nn.Sequential(*(nn.Sequential(layer, nn.Tanh()) for layer in layers))
+        self.parts = {"model": Part(self.chain, OPTIMIZER, list(self.chain))}
+
+    def batch(self, share: Share) -> Tensor:
+        return share.mine(torch.rand(share.batch_size, self.width, generator=share.generator("points")))
+
+    def loss(self, part: str, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.chain(batch).mean(), {}
+
+
+def test_activations_are_what_the_two_passes_hold_at_once() -> None:
+    rows, one = 1024, 1024 * Chain.width * 4
+    plain = activation_bytes(Chain(), TRAINER, rows)
+    # the pictures, one output a block, and while going back the gradients of what is worked on
+    assert (Chain.depth + 1) * one <= plain <= (Chain.depth + 5) * one
+    assert activation_bytes(Chain(), TRAINER, 2 * rows) == pytest.approx(2 * plain, rel=0.02)
+
+
+def test_copies_of_weights_do_not_grow_with_the_batch() -> None:
+    lean = TRAINER.replace(precision="bfloat16")
+    copy = Chain.width**2 * 2
+    few, many = (activation_bytes(Chain(), lean, rows) for rows in (256, 512))
+    assert 2 * few - many >= (Chain.depth - 1) * copy, "counted once, but for the last block's, which is done with"
+    assert many < activation_bytes(Chain(), TRAINER, 512)
+
+
+def tiny_recipe(trainer: TrainerConfig) -> TransformerRecipe:
+    config: HartConfig = tiny_text_config()
+    return TransformerRecipe(
+        data="",
+        tokenizer="",
+        text_encoder="none",
+        trainer=trainer,
+        optimizer=OPTIMIZER,
+        transformer=config.transformer.replace(depth=6),
+        diffusion=config.diffusion,
+    )
+
+
+def test_blocks_that_are_computed_again_hold_less() -> None:
+    def held(trainer: TrainerConfig) -> int:
+        return activation_bytes(RehearsedTransformer(tiny_recipe(trainer), CPU, empty=True), trainer, 8)
+
+    assert held(TRAINER.replace(activation_checkpointing=True)) < 0.7 * held(TRAINER)
+
+
+def test_a_model_without_memory_is_counted_as_one_with() -> None:
+    recipe = tiny_recipe(TRAINER)
+    tasks = (RehearsedTransformer(recipe, CPU, empty=empty) for empty in (False, True))
+    assert len({activation_bytes(task, TRAINER, 4) for task in tasks}) == 1

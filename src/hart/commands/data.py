@@ -59,10 +59,18 @@ def emoji(
 def encode(
     source: SetPath,
     directory: Annotated[Path, typer.Argument(help="Folder to write; an unfinished one is gone on with.")],
-    tokenizer: Annotated[Path, typer.Option(help="Folder of the trained tokenizer.")],
+    tokenizer: Annotated[str, typer.Option(help="Trained tokenizer, or a model that has one: folder, name or hub id.")],
     text_encoder: Annotated[
-        Path | None, typer.Option(help="Folder of the text encoder; without it class labels are stored.")
+        str | None,
+        typer.Option(
+            help="Text encoder, or a model that has one: folder, name, or hub id of a Qwen2; without it class labels "
+            "are stored."
+        ),
     ] = None,
+    text_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a Qwen2's features; others have their own.")] = 300,
+    text_instruction: Annotated[
+        bool, typer.Option("--text-instruction", help="Put the enhancement instruction before every caption.")
+    ] = False,
     split: SplitOption = "train",
     kind: KindOption = None,
     scales: Annotated[
@@ -89,7 +97,8 @@ def encode(
 ) -> None:
     """Precompute codes, residuals and text features of a set, so that training the transformer runs no encoder."""
     with needs_extra("train"):
-        from hart.training.starting import load_tokenizer, over_scales, text_encoder_config
+        from hart.training.conditions import find_text_encoder
+        from hart.training.starting import load_tokenizer, over_scales
     import torch
 
     from hart.data.opening import open_source
@@ -123,8 +132,8 @@ def encode(
     codes = codes.requires_grad_(False).to(where)
     words = None
     if text_encoder is not None:
-        words = load_text_encoder(text_encoder_config(text_encoder), text_encoder)
-        words = words.to(where, torch.float32)
+        config, folder = find_text_encoder(text_encoder, tokens=text_tokens, instruction=text_instruction)
+        words = load_text_encoder(config, folder).to(where, torch.float32)
     transform = ImageTransform(codes.config.image_size, fit=fit)
     columns = Columns(image_column, caption_column, label_column)
     pictures = open_source(source, split, kind=kind, columns=columns)

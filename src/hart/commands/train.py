@@ -27,8 +27,6 @@ LOG_EVERY = 25
 """Steps between lines of the text encoder's training; the other stages take it from their recipe."""
 LARGE = 60_000_000
 """Parameters above which a dry run measures a model of one and of two blocks and reckons the others from them."""
-MEAN_KEPT_SHARE = 0.18
-"""Mean share of the last scale's tokens that a step computes: half a normal of std 0.25, cut at 0.5."""
 
 
 class Stage(StrEnum):
@@ -233,36 +231,53 @@ class _Plan:
     trained: int
     tokens: int
     macs: int
+    activations: int
     measurement: Measurement
     blocks_measured: bool
 
 
 def _plan_tokenizer(recipe: TokenizerRecipe, processes: Processes) -> _Plan:
-    from hart.training.dry_run import measure
+    import torch
+
+    from hart.training.dry_run import activation_bytes, measure
     from hart.training.rehearsal import RehearsedTokenizer
 
+    tokens = recipe.tokenizer.schedule.total_tokens
     task = RehearsedTokenizer(recipe, processes.device)
     sizes = [(p.numel(), p.requires_grad) for part in task.parts.values() for p in part.module.parameters()]
-    measurement = measure(task, recipe.trainer, processes)
+    measurement = measure(task, recipe.trainer, processes, tokens)
+    activations = activation_bytes(
+        RehearsedTokenizer(recipe, torch.device("cpu")), recipe.trainer, _rows_at_once(recipe, processes)
+    )
     trained = sum(count for count, is_trained in sizes if is_trained)
-    tokens = recipe.tokenizer.schedule.total_tokens
-    return _Plan(sum(n for n, _ in sizes), trained, tokens, _tokenizer_macs(recipe), measurement, False)
+    return _Plan(sum(n for n, _ in sizes), trained, tokens, _tokenizer_macs(recipe), activations, measurement, False)
 
 
 def _plan_transformer(recipe: TransformerRecipe, processes: Processes) -> _Plan:
-    from hart.training.dry_run import deeper, measure
+    import torch
+
+    from hart.losses.hart_loss import LARGEST_KEPT_SHARE
+    from hart.training.dry_run import activation_bytes, deeper, measure
     from hart.training.rehearsal import RehearsedTransformer, parameter_counts
 
     parameters, trained = parameter_counts(recipe)
+    tokens, depth = recipe.transformer.schedule.total_tokens, recipe.transformer.depth
 
-    def measured(depth: int) -> Measurement:
-        shallow = recipe.replace(transformer=recipe.transformer.replace(depth=depth))
-        return measure(RehearsedTransformer(shallow, processes.device), recipe.trainer, processes)
+    def measured(blocks: int) -> Measurement:
+        shallow = recipe.replace(transformer=recipe.transformer.replace(depth=blocks))
+        return measure(RehearsedTransformer(shallow, processes.device), recipe.trainer, processes, tokens)
 
-    large, depth = parameters > LARGE, recipe.transformer.depth
+    # the steps that keep most of the last scale must find memory too
+    largest = RehearsedTransformer(recipe, torch.device("cpu"), kept=LARGEST_KEPT_SHARE, empty=True)
+    activations = activation_bytes(largest, recipe.trainer, _rows_at_once(recipe, processes))
+    large = parameters > LARGE
     measurement = deeper(measured(1), measured(2), depth) if large else measured(depth)
-    tokens, macs = recipe.transformer.schedule.total_tokens, _transformer_macs(recipe)
-    return _Plan(parameters, trained, tokens, macs, measurement, large)
+    return _Plan(parameters, trained, tokens, _transformer_macs(recipe), activations, measurement, large)
+
+
+def _rows_at_once(recipe: Recipe, processes: Processes) -> int:
+    """Pictures that a process computes together."""
+    return recipe.trainer.batch_size // (processes.count * recipe.trainer.accumulate)
 
 
 def _print_plan(recipe: Recipe, plan: _Plan, processes: Processes) -> None:
@@ -275,6 +290,7 @@ def _print_plan(recipe: Recipe, plan: _Plan, processes: Processes) -> None:
         recipe.optimizer.kind,
         trainer,
         plan.measurement,
+        plan.activations,
         processes=processes.count,
         sharded=processes.strategy == "fsdp2",
     )
@@ -286,7 +302,7 @@ def _print_plan(recipe: Recipe, plan: _Plan, processes: Processes) -> None:
         "processes": f"{processes.count} ({processes.strategy}), {trainer.precision}, on {processes.device}",
         "memory": f"{_size(need.memory)} a process: weights {_size(need.weights)}, gradients {_size(need.gradients)}, "
         f"optimiser {_size(need.moments)}, average {_size(need.average)}, "
-        f"activations {_size(need.activations)} ({how})",
+        f"activations {_size(need.activations)}",
         "checkpoint": f"{_size(need.checkpoint)} of disk each, {trainer.keep_checkpoints} kept",
         "time": f"{need.step_seconds:.3g} s a step, {trainer.batch_size / need.step_seconds:.3g} pictures/s, "
         f"{_duration(need.step_seconds * trainer.steps)} for {trainer.steps} steps ({how})",
@@ -304,10 +320,11 @@ def _tokenizer_macs(recipe: TokenizerRecipe) -> int:
 
 def _transformer_macs(recipe: TransformerRecipe) -> int:
     from hart.cost import transformer_training_macs
+    from hart.losses.hart_loss import MEAN_KEPT_SHARE, kept_tokens
 
     last = recipe.transformer.schedule.token_counts[-1]
     if recipe.drop_last_scale:
-        last = min(last, max(32, round(MEAN_KEPT_SHARE * last)))
+        last = kept_tokens(MEAN_KEPT_SHARE, last)
     return transformer_training_macs(recipe.transformer, recipe.diffusion, last_tokens=last)
 
 

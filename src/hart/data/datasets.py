@@ -32,15 +32,14 @@ class CaptionedImages:
     pixels: (N, 3, H, W) uint8, RGB, 0 to 255. texts: the captions of each picture, possibly none.
     weights: (N,) float32, how often a picture is drawn relative to others; 1 where the source does not say.
     records: what a `.json` beside the picture holds (concept, style and so on), else empty.
-    skipped: how many files could not be read. labels: (N,) int64, the class of each, -1 for none; None where no
-    picture has one.
+    damaged: what could not be read. labels: (N,) int64, the class of each, -1 for none; None where no picture has one.
     """
 
     pixels: Tensor
     texts: tuple[tuple[str, ...], ...]
     weights: Tensor
     records: tuple[Mapping[str, Any], ...]
-    skipped: int
+    damaged: tuple[Damage, ...] = ()
     labels: Tensor | None = None
 
     def __len__(self) -> int:
@@ -77,7 +76,7 @@ def open_dataset(
     """Read the pictures of one split, square and `size` pixels wide (see `hart.data.transforms.pil_to_pixels`).
 
     path, split, kind, columns: as for `hart.data.opening.open_source`; every format will do.
-    Unreadable files are skipped and counted. Raises `HartError` where nothing at all can be read.
+    Unreadable files are skipped and named. Raises `HartError` where nothing at all can be read.
     """
     return read_all(open_source(path, split, kind=kind, columns=columns), ImageTransform(size), f"{path} ({split})")
 
@@ -91,25 +90,27 @@ def read_all(source: Source | Stream, transform: ImageTransform, where: str) -> 
     weights: list[float] = []
     records: list[Mapping[str, Any]] = []
     labels: list[int] = []
-    skipped = 0
+    damaged: list[Damage] = []
     for sample in iterate(source):
         if len(texts) == len(pixels):
             pixels = torch.cat([pixels, torch.empty_like(pixels)])
+        if isinstance(sample, Damage):
+            damaged.append(sample)
+            continue
         try:
-            if isinstance(sample, Damage):
-                raise DamagedSample(sample.reason)
             pixels[len(texts)] = sample.pixels(transform)
-        except DamagedSample:
-            skipped += 1
+        except DamagedSample as error:
+            damaged.append(Damage(sample.key, str(error)))
             continue
         texts.append(sample.captions)
         weights.append(sample.weight)
         records.append(sample.record)
         labels.append(-1 if sample.label is None else sample.label)
     if not texts:
-        raise HartError(f"{where}: no picture could be read, {skipped} damaged: give .webp, .png or .jpg")
+        raise HartError(f"{where}: no picture could be read, {len(damaged)} damaged: give .webp, .png or .jpg")
     classes = torch.tensor(labels) if max(labels) >= 0 else None
-    return CaptionedImages(pixels[: len(texts)], tuple(texts), as_weights(weights), tuple(records), skipped, classes)
+    pixels = pixels[: len(texts)]
+    return CaptionedImages(pixels, tuple(texts), as_weights(weights), tuple(records), tuple(damaged), classes)
 
 
 class SampleOrder:

@@ -28,7 +28,7 @@ from hart.data.loader import ReadAhead, require_sharing, within
 from hart.errors import HartError
 from hart.types import TextContext
 
-FORMAT = 1
+FORMAT = 2
 CODES = "codes"  # (n, L) int32, all scales one after the other
 LAST_SCALE = "last_scale"  # (n, N_K, D), what the last scale has to hold; absent where only codes were wanted
 LABELS = "labels"  # (n,) int64, -1 for none

@@ -99,12 +99,12 @@ def to_signed(pixels: Tensor) -> Tensor:
     return pixels.float().div_(127.5).sub_(1)
 
 
-def slightly_moved(image: Tensor, generator: torch.Generator) -> Tensor:
+def slightly_moved(image: Tensor, draws: Tensor) -> Tensor:
     """Each picture of (B, 3, H, W) turned by up to 6 degrees, scaled by 0.85 to 1.1, shifted by up to 6% of its side.
 
-    What comes in from outside repeats the border.
+    draws: (4, B) uniform in [0, 1), on the CPU; they decide how. What comes in from outside repeats the border.
     """
-    angle, scale, right, down = torch.rand(4, len(image), generator=generator)
+    angle, scale, right, down = draws
     angle, scale = (2 * angle - 1) * math.radians(6), 0.85 + 0.25 * scale
     right, down = 0.12 * (2 * right - 1), 0.12 * (2 * down - 1)  # the grid is 2 wide
     cos, sin = angle.cos() / scale, angle.sin() / scale

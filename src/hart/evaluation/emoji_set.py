@@ -47,7 +47,7 @@ class EmojiSet:
         styles = _read_json(folder / "dataset.json")["styles"]
         self.style_words: Mapping[str, str] = {name: style["word"] for name, style in styles.items()}
         self._splits = [open_dataset(folder, split, size) for split in ("train", "val")]
-        self.damaged = sum(split.skipped for split in self._splits)
+        self.damaged = sum(len(split.damaged) for split in self._splits)
         self.training_count = len(self._splits[0])
         records = [record for split in self._splits for record in split.records]
         self.slugs = sorted({str(record["concept"]) for record in records})

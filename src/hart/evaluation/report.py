@@ -122,7 +122,7 @@ def figures_table(result: Result) -> str:
     """The figures as a Markdown table, a row each; intervals in brackets, deviations after a plus-minus sign."""
     columns = list(dict.fromkeys(column for row in result.figures.values() for column in row))
     rows = {
-        name: tuple(_shown(row[column]) if column in row else "–" for column in columns)  # noqa: RUF001
+        name: tuple(figure_text(row[column]) if column in row else "–" for column in columns)  # noqa: RUF001
         for name, row in result.figures.items()
     }
     return markdown_table(result.title, columns, rows)
@@ -156,7 +156,8 @@ def markdown_table(corner: str, columns: Sequence[str], rows: Mapping[str, Seque
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _shown(figure: Figure) -> str:
+def figure_text(figure: Figure) -> str:
+    """A figure as tables show it, with its interval or deviation."""
     decimals = _decimals(figure.value)
     text = f"{figure.value:.{decimals}f}"
     if figure.low is not None and figure.high is not None:

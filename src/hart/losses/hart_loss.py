@@ -19,6 +19,21 @@ from hart.types import Context, TokenMaps
 # Codes that condition the diffusion in training are drawn from the model's own distribution, cut to these.
 SAMPLED_TOP_K, SAMPLED_TOP_P = 600, 0.96
 MINIMUM_KEPT = 32
+# Of the last scale's tokens, the share that a step computes: half a normal of this standard deviation, cut here.
+KEPT_DEVIATION, LARGEST_KEPT_SHARE = 0.25, 0.5
+MEAN_KEPT_SHARE = 0.18
+"""The mean of that distribution (0.1807)."""
+
+
+def kept_tokens(share: float, tokens: int) -> int:
+    """How many of a last scale's N tokens a step computes that keeps this share: at least `MINIMUM_KEPT`, or all."""
+    return min(tokens, max(MINIMUM_KEPT, round(share * tokens)))
+
+
+def random_cells(batch: int, tokens: int, count: int, generator: torch.Generator) -> Tensor:
+    """(B, M) sorted raster positions: M of N for each picture, on the generator's device."""
+    noise = torch.rand(batch, tokens, generator=generator, device=generator.device)
+    return noise.argsort(dim=1)[:, :count].sort(dim=1).values
 
 
 def draw_last_cells(batch: int, tokens: int, generator: torch.Generator, device: torch.device) -> Tensor:
@@ -28,11 +43,9 @@ def draw_last_cells(batch: int, tokens: int, generator: torch.Generator, device:
     kept, at least `MINIMUM_KEPT` (or all there are).
     """
     kept = 1.0
-    while kept > 0.5:
-        kept = abs(0.25 * torch.randn((), generator=generator, device=generator.device).item())
-    count = min(tokens, max(MINIMUM_KEPT, round(kept * tokens)))
-    noise = torch.rand(batch, tokens, generator=generator, device=generator.device)
-    return noise.argsort(dim=1)[:, :count].sort(dim=1).values.to(device)
+    while kept > LARGEST_KEPT_SHARE:
+        kept = abs(KEPT_DEVIATION * torch.randn((), generator=generator, device=generator.device).item())
+    return random_cells(batch, tokens, kept_tokens(kept, tokens), generator).to(device)
 
 
 @dataclass(frozen=True)

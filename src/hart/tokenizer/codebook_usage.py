@@ -25,7 +25,9 @@ class CodebookUsage:
 
 def code_counts(indices: Sequence[Tensor], codes: int) -> Tensor:
     """How often each scale chose each code: K maps of indices (B, N_k) to (K, V) int64."""
-    return torch.stack([torch.bincount(index.flatten(), minlength=codes) for index in indices])
+    flat = [index.flatten() for index in indices]
+    # not bincount: it makes a GPU wait, and cannot run without values (a dry run)
+    return torch.stack([one.new_zeros(codes).index_add_(0, one, torch.ones_like(one)) for one in flat])
 
 
 def codebook_usage(counts: Tensor) -> CodebookUsage:

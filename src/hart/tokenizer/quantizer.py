@@ -10,7 +10,7 @@ n_k side of scale k, n_K side of the latent.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -43,22 +43,26 @@ class QuantizedLatent:
 class Mistakes:
     """Wrong codes, as a generator that draws its codes makes them: what training shows, so that they get corrected.
 
-    share: each picture has a chance of a wrong code drawn evenly from 0 to this.
+    share: (A, 1), for each of A pictures: it has a chance of a wrong code drawn evenly from 0 to this.
+    generator: on the CPU, draws for all A pictures.
+    rows: which of them are coded; so what a picture gets does not depend on how many are coded together.
     among: a wrong code is any of so many nearest ones.
-    generator: on the CPU.
     """
 
-    share: float
+    share: Tensor
     generator: torch.Generator
+    rows: slice = field(default_factory=lambda: slice(None))
     among: int = 32
 
     def replace(self, index: Tensor, distances: Tensor) -> Tensor:
         """Codes (B, N) with some exchanged for a near one, by the distances (B, N, V) of all codes."""
         near = distances.topk(min(self.among, distances.shape[-1]), largest=False).indices
-        chance = self.share * torch.rand(len(index), 1, generator=self.generator)
-        wrong = torch.rand(index.shape, generator=self.generator) < chance
-        choice = torch.randint(near.shape[-1], (*index.shape, 1), generator=self.generator)
-        return torch.where(wrong.to(index.device), near.gather(-1, choice.to(near.device)).squeeze(-1), index)
+        pictures, tokens = len(self.share), index.shape[1]
+        chance = self.share * torch.rand(pictures, 1, generator=self.generator)
+        wrong = torch.rand(pictures, tokens, generator=self.generator) < chance
+        choice = torch.randint(near.shape[-1], (pictures, tokens, 1), generator=self.generator)
+        wrong, choice = (drawn[self.rows].to(index.device) for drawn in (wrong, choice))
+        return torch.where(wrong, near.gather(-1, choice).squeeze(-1), index)
 
 
 class Phi(nn.Module):

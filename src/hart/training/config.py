@@ -302,7 +302,8 @@ class TransformerRecipe(Recipe):
     """Compute only a random part of the last scale's tokens (paper, section 3.4)."""
     views: int = 1
     """Versions of every picture that training draws from: the picture itself, and slightly turned, scaled and shifted
-    ones (`hart.data.transforms.slightly_moved`). All are encoded before the first step."""
+    ones (`hart.data.transforms.slightly_moved`). Of pictures in memory all are encoded before the first step; of
+    pictures that are read in every step, all but the first are made anew each time. Encoded sets have one."""
     mistakes: float = 0.0
     """Largest share of wrong codes in the teacher-forcing input of the further views; the codes of the scales after
     them correct them, so that the model learns to mend what it drew wrong (self-correction; Han et al., 2024)."""

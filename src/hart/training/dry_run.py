@@ -1,25 +1,33 @@
-"""What a run will take, before it starts: parameters, memory and time, from a few real steps on few pictures.
+"""What a run will take, before it starts: memory, counted on tensors without content, and time, from real steps.
 
-Memory of weights, gradients, moments and averages is counted. Activations and time are measured on a small batch and
-grow in proportion to its size; where `depth` says that the task was built with fewer blocks, in proportion to them.
+The memory of weights, gradients, moments and averages follows from their number. That of activations is what the real
+forward and backward pass of a process's whole share hold at once, run on tensors that have sizes only: nothing is
+computed, and any model fits. Time is measured on few pictures and grows in proportion to their number.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, UntypedStorage, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from hart.training.config import TrainerConfig
 from hart.training.distributed import Processes
-from hart.training.step import Stepper
-from hart.training.task import Task
+from hart.training.step import Stepper, recompute
+from hart.training.task import Share, Task
 
-MEASURED_ROWS = 2
-"""Pictures of the measured steps."""
+MEASURED_TOKENS = 4096
+"""A measured step has so many tokens or fewer, but one picture at least."""
+LONG = 10.0
+"""Seconds of a first step after which no second one is needed: warming up is then a small part of it."""
 FLOAT_BYTES = 4
 MOMENTS = {"adamw": 2, "muon": 1}
 """Numbers kept for each parameter; Muon's matrices have one, and are nearly all."""
@@ -27,13 +35,9 @@ MOMENTS = {"adamw": 2, "muon": 1}
 
 @dataclass(frozen=True)
 class Measurement:
-    """Of one process: bytes that the forward pass keeps for the backward pass, and seconds of a step.
-
-    rows: pictures they were measured on.
-    """
+    """Seconds that one process takes for a step of `rows` pictures."""
 
     rows: int
-    activation_bytes: int
     seconds: float
 
 
@@ -57,43 +61,120 @@ class Estimate:
 
 
 def measure(
-    task: Task, config: TrainerConfig, processes: Processes, clock: Callable[[], float] = time.perf_counter
+    task: Task,
+    config: TrainerConfig,
+    processes: Processes,
+    tokens: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Measurement:
-    """Two steps on a few pictures; the first warms up and is not timed."""
-    rows = min(config.batch_size // processes.count, MEASURED_ROWS) * processes.count
-    stepper = Stepper(task, config.replace(batch_size=rows, accumulate=1), processes)
-    kept: dict[int, int] = {}
-    weights = {p.untyped_storage().data_ptr() for part in task.parts.values() for p in part.module.parameters()}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        # frozen networks of the loss are no part of the task, and their weights do not grow with the batch either
-        if storage.data_ptr() not in weights and not isinstance(tensor, nn.Parameter):
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.no_grad():
-        batch = task.batch(stepper.share(0))
-    model = next(iter(task.parts))
-    stepper.before_losses(model, [batch])
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss, _ = stepper.forward(model, batch)
-    del loss
-    stepper.step(0)
-    start = clock()
-    stepper.step(1)
-    return Measurement(rows // processes.count, sum(kept.values()), clock() - start)
+    """Time a step of pictures of `tokens` tokens, after one to warm up where that is not long."""
+    rows = max(1, min(config.batch_size // processes.count, MEASURED_TOKENS // tokens))
+    stepper = Stepper(task, config.replace(batch_size=rows * processes.count, accumulate=1), processes)
+    seconds = 0.0
+    for step in range(2):
+        start = clock()
+        stepper.step(step)
+        seconds = clock() - start
+        if seconds > LONG:
+            break
+    return Measurement(rows, seconds)
 
 
 def deeper(one: Measurement, two: Measurement, depth: int) -> Measurement:
     """From measurements with one and two blocks to one with `depth`: each block adds the same."""
+    return Measurement(one.rows, one.seconds + (depth - 1) * max(two.seconds - one.seconds, 0.0))
 
-    def line(first: float, second: float) -> float:
-        return first + (depth - 1) * max(second - first, 0.0)
 
-    return Measurement(
-        one.rows, round(line(one.activation_bytes, two.activation_bytes)), line(one.seconds, two.seconds)
-    )
+def activation_bytes(task: Task, config: TrainerConfig, rows: int) -> int:
+    """The most that forward and backward pass of `rows` pictures hold at once beside weights and their gradients.
+
+    Results that only the backward pass needs, copies of weights in bfloat16 and intermediate results are inside; what
+    the optimiser needs while it works is not. The kernels are the CPU's, whatever the device of the run.
+    task: on the CPU or without memory; its weights lose their content.
+    """
+    trained: dict[str, list[nn.Parameter]] = {}
+    with FakeTensorMode(allow_non_fake_inputs=True), _LiveBytes() as live:
+        for name, part in task.parts.items():
+            trained[name] = _hollow(part.module)
+            if config.activation_checkpointing:
+                for block in part.blocks:
+                    recompute(block)
+        before = live.now
+        with torch.no_grad():
+            batch = task.batch(Share(config.seed, 0, rows, slice(0, rows)))
+        live.peak = live.now
+        for name, part in task.parts.items():
+            for other, parameters in trained.items():
+                for parameter in parameters:
+                    parameter.requires_grad_(other == name)
+            with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
+                if part.before_losses is not None:
+                    part.before_losses([batch], _Alone())
+                loss, _ = task.loss(name, batch)
+            loss.backward()
+            del loss
+    return live.peak - before
+
+
+def _hollow(module: nn.Module) -> list[nn.Parameter]:
+    """Exchange all parameters for ones on the CPU as the present mode makes them; those to train, with gradients."""
+    trained = []
+    for owner in module.modules():
+        for name, old in list(owner.named_parameters(recurse=False)):
+            new = nn.Parameter(torch.empty_like(old, device="cpu"), requires_grad=old.requires_grad)
+            if old.requires_grad:
+                new.grad = torch.empty_like(new)
+                trained.append(new)
+            setattr(owner, name, new)
+    return trained
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Adds up the memory of all tensors that operations make, for as long as they live.
+
+    now: bytes at present. peak: the most there were at once; may be set.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0
+        self.peak = 0
+        self._alive: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._hold(leaf.untyped_storage())
+        return result
+
+    def _hold(self, storage: UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self._alive:  # neither a view nor changed in place
+            self._alive[key] = storage.nbytes()
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._drop, key)
+
+    def _drop(self, key: int) -> None:
+        self.now -= self._alive.pop(key)
+
+
+class _Alone:
+    """The `Engine` of a process that has no others."""
+
+    def sum(self, value: Tensor) -> Tensor:
+        return value
+
+    def mean(self, value: Tensor) -> Tensor:
+        return value
+
+    def gather(self, rows: Tensor) -> Tensor:
+        return rows
+
+    def forget(self, parameter: nn.Parameter, rows: Tensor) -> None: ...
 
 
 def estimate(
@@ -102,11 +183,15 @@ def estimate(
     optimizer: str,
     config: TrainerConfig,
     measurement: Measurement,
+    activations: int,
     *,
     processes: int,
     sharded: bool,
 ) -> Estimate:
-    """Scale a measurement to the recipe's batch; `sharded` spreads all that belongs to weights over the processes."""
+    """Scale a measurement to the recipe's batch.
+
+    activations: bytes, of one process. sharded: spread all that belongs to weights over the processes.
+    """
     share = config.batch_size // processes
     split = processes if sharded else 1
     weights = parameters * FLOAT_BYTES // split
@@ -118,7 +203,7 @@ def estimate(
         gradients=gradients,
         moments=gradients * MOMENTS[optimizer],
         average=gradients,
-        activations=measurement.activation_bytes * share // (config.accumulate * measurement.rows),
+        activations=activations,
         checkpoint=FLOAT_BYTES * (parameters + (1 + MOMENTS[optimizer]) * trained),
         step_seconds=measurement.seconds * share / measurement.rows,
     )

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hart.data.datasets import CaptionedImages, SampleOrder, iterate, read_all
 from hart.data.encoded import EncodedLoader, EncodedSet, is_encoded_set
-from hart.data.loader import Condition, ImageLoader
+from hart.data.loader import Condition, ImageLoader, require_mostly_sound
 from hart.data.opening import open_source
 from hart.data.samples import Columns, Damage, DamagedSample, Sample
 from hart.data.sources import Source, Stream
@@ -58,7 +58,7 @@ class MemoryPictures:
         self.pictures = pictures
         self.order = SampleOrder(pictures.weights, seed)
         self.description = description
-        self.damaged: tuple[Damage, ...] = ()
+        self.damaged = pictures.damaged
 
     def rows(self, share: Share) -> Tensor:
         """Which pictures a share sees: (B,) int64."""
@@ -211,13 +211,9 @@ def has_condition(sample: Sample, condition: Condition) -> bool:
 
 def _in_memory(source: Source | Stream, transform: ImageTransform, recipe: Recipe) -> MemoryPictures:
     pictures = read_all(source, transform, recipe.data)
-    total = len(pictures) + pictures.skipped
-    if pictures.skipped > recipe.reading.max_damaged * total:
-        raise HartError(
-            f"{source.description}: {pictures.skipped} of {total} pictures are damaged, more than "
-            f"{recipe.reading.max_damaged:.0%}; mend the set, or allow more with reading.max_damaged"
-        )
-    left_out = f", {pictures.skipped} damaged left out" if pictures.skipped else ""
+    damaged = pictures.damaged
+    require_mostly_sound(damaged, len(pictures) + len(damaged), recipe.reading.max_damaged, source.description)
+    left_out = f", {len(damaged)} damaged left out" if damaged else ""
     return MemoryPictures(
         pictures, recipe.trainer.seed, f"{source.description}; held in memory{left_out} ({_size(pictures.pixels)})"
     )
@@ -246,4 +242,5 @@ def _require_plain(reading: ReadingConfig, folder: Path) -> None:
 
 
 def _size(tensor: Tensor) -> str:
-    return f"{tensor.nbytes / 1e9:.3g} GB"
+    megabytes = tensor.nbytes / 1e6
+    return f"{megabytes / 1000:.3g} GB" if megabytes >= 1000 else f"{megabytes:.3g} MB"

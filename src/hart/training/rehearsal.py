@@ -13,32 +13,37 @@ import torch
 from torch import Tensor, nn
 
 from hart.config import HartConfig, TokenizerConfig
-from hart.data.datasets import CaptionedImages
 from hart.losses.config import PerceptualConfig
-from hart.losses.hart_loss import draw_diffusion, draw_last_cells
+from hart.losses.hart_loss import MEAN_KEPT_SHARE, draw_diffusion, kept_tokens, random_cells
 from hart.losses.perceptual import Lpips
 from hart.model import Hart
 from hart.training.config import TokenizerRecipe, TransformerRecipe
 from hart.training.hart_task import TransformerBatch, TransformerStage, repeated_blocks, with_adapters
 from hart.training.task import Part, Picture, Share
-from hart.training.tokenizer_task import TokenizerTask
+from hart.training.tokenizer_task import TokenizerBatch, TokenizerStage
 from hart.types import ClassContext, Context, TextContext, TokenMaps
 
-PICTURES = 4
 
-
-class RehearsedTokenizer(TokenizerTask):
+class RehearsedTokenizer(TokenizerStage):
     """The tokenizer's stage on random pictures of the recipe's size, with its discriminator from the first step on."""
 
     def __init__(self, recipe: TokenizerRecipe, device: torch.device) -> None:
-        size = recipe.tokenizer.image_size
-        pixels = torch.randint(
-            256, (PICTURES, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-        )
-        data = CaptionedImages(pixels, ((),) * PICTURES, torch.ones(PICTURES), ({},) * PICTURES, 0)
         adversarial = recipe.adversarial and recipe.adversarial.replace(start_step=0)
         # no code is revived: the codebook's use says nothing on noise
-        super().__init__(recipe.replace(init_from="", revive_every=0, adversarial=adversarial), data, device)
+        super().__init__(recipe.replace(init_from="", revive_every=0, adversarial=adversarial), device)
+
+    def prepare(self) -> None: ...
+
+    def batch(self, share: Share) -> TokenizerBatch:
+        size = self.recipe.tokenizer.image_size
+        noise = torch.rand(share.batch_size, 3, size, size, generator=share.generator("rehearsal"))
+        image = share.mine(2 * noise - 1).to(self.device).contiguous(memory_format=torch.channels_last)
+        return TokenizerBatch(share.step, image, discrete=self.recipe.discrete_probability == 1)
+
+    def samples(self, step: int, module: nn.Module) -> dict[str, Picture]:
+        return {}
+
+    def save(self, folder: Path, module: nn.Module) -> None: ...
 
     def perceptual_network(self, config: PerceptualConfig) -> nn.Module:
         """LPIPS with random weights: a rehearsal needs none of its files."""
@@ -50,10 +55,18 @@ class RehearsedTransformer(TransformerStage):
 
     shardable = True
 
-    def __init__(self, recipe: TransformerRecipe, device: torch.device) -> None:
+    def __init__(
+        self, recipe: TransformerRecipe, device: torch.device, *, kept: float = MEAN_KEPT_SHARE, empty: bool = False
+    ) -> None:
+        """kept: share of the last scale's tokens that a step computes, where the recipe drops some.
+
+        empty: give the weights no memory; `hart.training.dry_run.activation_bytes` needs none.
+        """
         self.recipe = recipe
         self.device = device
-        self.module = with_adapters(Hart(model_config(recipe)), recipe).to(device)
+        self.kept = kept
+        with torch.device("meta" if empty else device):
+            self.module = with_adapters(Hart(model_config(recipe)), recipe)
         sizes = recipe.transformer
         self.codebook = nn.Embedding(sizes.codebook_size, sizes.latent_channels, device=device).requires_grad_(False)
         self.parts: Mapping[str, Part] = {"model": Part(self.module, recipe.optimizer, repeated_blocks(self.module))}
@@ -84,8 +97,8 @@ class RehearsedTransformer(TransformerStage):
             context = ClassContext(numbers(sizes.classes.num_classes), sizes.classes.num_classes)
         cells, tokens = None, counts[-1]
         if self.recipe.drop_last_scale:
-            cells = share.mine(draw_last_cells(rows, tokens, generator, torch.device("cpu"))).to(self.device)
-            tokens = cells.shape[1]
+            tokens = kept_tokens(self.kept, tokens)
+            cells = share.mine(random_cells(rows, counts[-1], tokens, generator)).to(self.device)
         draws = None
         if self.module.residual is not None:
             draws = draw_diffusion(self.module.residual, rows, tokens, channels, generator).rows(share.rows)

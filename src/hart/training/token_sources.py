@@ -1,7 +1,8 @@
 """Token maps and conditions of a batch for stage `transformer`, wherever they are from.
 
-From pictures in memory the maps are made once, before the first step; from pictures that are read in every step, in
-every step; of an encoded set they are put together from its codes, by codebook and phi alone.
+From pictures in memory the maps are made once, before the first step, in all views; from pictures that are read in
+every step, in every step, in one view drawn anew; of an encoded set they are put together from its codes, by codebook
+and phi alone, in the one view that it holds.
 
 Shapes: B pictures of a share, N pictures of a set; otherwise see `hart.types`.
 """
@@ -170,8 +171,8 @@ class LiveTokens:
     def __init__(
         self, data: LoadedPictures, recipe: TransformerRecipe, tokenizer: HybridTokenizer, device: torch.device
     ) -> None:
-        _require_no_views(recipe, data.source.description)
         self.data = data
+        self.recipe = recipe
         self.schedule = recipe.transformer.schedule
         self.tokenizer = tokenizer
         self.device = device
@@ -180,7 +181,8 @@ class LiveTokens:
 
     def batch(self, share: Share) -> TokenBatch:
         batch = self.data.loader.rows(share.step, share.rows)
-        maps = self.tokenizer.token_maps(self.tokenizer.encode(batch.signed(self.device)), self.schedule)
+        image, mistakes = self._view(batch.signed(self.device), share)
+        maps = self.tokenizer.token_maps(self.tokenizer.encode(image), self.schedule, mistakes)
         if self.data.condition == "label":
             return TokenBatch(maps, Conditions(classes=batch.labels))
         return TokenBatch(maps, Conditions(captions=batch.captions))
@@ -195,6 +197,17 @@ class LiveTokens:
     def figures(self, share: Share, engine: Engine) -> dict[str, float]:
         return self.data.figures(share, engine, self.device)
 
+    def _view(self, image: Tensor, share: Share) -> tuple[Tensor, Mistakes | None]:
+        """The pictures (B, 3, H, W) of a share, each in one of the recipe's views; all but the first are made anew."""
+        if self.recipe.views == 1:
+            return image, None
+        generator = share.generator("view")
+        further = torch.randint(self.recipe.views, (share.batch_size, 1), generator=generator) > 0
+        moved = slightly_moved(image, torch.rand(4, share.batch_size, generator=generator)[:, share.rows])
+        chosen = share.mine(further).to(self.device)[..., None, None]
+        mistakes = Mistakes(self.recipe.mistakes * further, generator, share.rows) if self.recipe.mistakes else None
+        return torch.where(chosen, moved, image), mistakes
+
 
 class StoredTokens:
     """Of an encoded set: neither the tokenizer's encoder nor the text encoder runs."""
@@ -207,7 +220,6 @@ class StoredTokens:
         text_encoder: nn.Module | None,
         device: torch.device,
     ) -> None:
-        _require_no_views(recipe, str(data.data.folder))
         _require_fitting(data, recipe, tokenizer, text_encoder)
         self.data = data.data
         self.loader = data.loader
@@ -263,8 +275,8 @@ def encode_all(
             image = to_signed(torch.stack([data.image(i) for i in rows]))
             wrong = None
             if view:
-                image = slightly_moved(image, generator)
-                wrong = Mistakes(mistakes, generator) if mistakes else None
+                image = slightly_moved(image, torch.rand(4, len(rows), generator=generator))
+                wrong = Mistakes(torch.full((len(rows), 1), mistakes), generator) if mistakes else None
             maps = tokenizer.token_maps(tokenizer.encode(image.to(device)), schedule, wrong)
             parts.append(select(maps, torch.arange(len(rows), device=device), CPU))
     return TokenMaps(
@@ -283,19 +295,16 @@ def select(maps: TokenMaps, rows: Tensor, device: torch.device) -> TokenMaps:
     )
 
 
-def _require_no_views(recipe: TransformerRecipe, where: str) -> None:
-    if recipe.views > 1:
-        raise ConfigError(
-            f"TransformerRecipe.views is {recipe.views}, but only pictures in memory are encoded in several views, and "
-            f"{where} is not held there: set views = 1"
-        )
-
-
 def _require_fitting(
     data: EncodedPictures, recipe: TransformerRecipe, tokenizer: HybridTokenizer, text_encoder: nn.Module | None
 ) -> None:
     """Raises `HartError` unless a set was encoded with these weights, at these scales, with what the recipe needs."""
     encoded, settings = data.data, data.data.settings
+    if recipe.views > 1:
+        raise ConfigError(
+            f"TransformerRecipe.views is {recipe.views}, but {encoded.folder} holds each picture in one view: set "
+            "views = 1, or give the pictures that it was encoded from as data"
+        )
     if encoded.sides != recipe.transformer.scales:
         raise HartError(
             f"{encoded.folder} was encoded at the scales {list(encoded.sides)}, the recipe has "
@@ -315,6 +324,11 @@ def _require_fitting(
         raise HartError(f"{encoded.folder} holds no text features: encode the set again with --text-encoder")
     assert text_encoder is not None
     encoded.require_made_by(tokenizer=fingerprint(tokenizer), text_encoder=fingerprint(text_encoder))
+    if settings["text_instruction"] != recipe.text_instruction:
+        raise HartError(
+            f"{encoded.folder} was encoded {'with' if settings['text_instruction'] else 'without'} the instruction "
+            "before captions: set text_instruction accordingly, or encode it again"
+        )
     text = recipe.transformer.text
     if text is not None and (text.width, text.tokens) != (settings["text_width"], settings["text_tokens"]):
         raise HartError(

@@ -66,17 +66,14 @@ class TokenizerBatch:
     reconstruction: Tensor | None = None
 
 
-class TokenizerTask:
-    """One optimisation step of the tokenizer; see `hart.training.task.Task`."""
+class TokenizerStage:
+    """What a step of the stage does with a batch, wherever the batch is from."""
 
     # convolutions, called through several methods, with a codebook that is changed between steps
     shardable = False
 
-    def __init__(
-        self, recipe: TokenizerRecipe, data: TrainingData | CaptionedImages, device: torch.device = CPU
-    ) -> None:
+    def __init__(self, recipe: TokenizerRecipe, device: torch.device) -> None:
         self.recipe = recipe
-        self.images = image_source(data, recipe.trainer.seed)
         self.device = device
         tokenizer = start_from(recipe) if recipe.init_from else fresh_tokenizer(recipe)
         # channels-last lets the convolutions of CPUs and GPUs run without transposing
@@ -107,14 +104,6 @@ class TokenizerTask:
     def perceptual_network(self, config: PerceptualConfig) -> nn.Module:
         """The frozen network of a perceptual loss, with its weights."""
         return perceptual_loss(config.kind, config.files)
-
-    def prepare(self) -> None: ...
-
-    def batch(self, share: Share) -> TokenizerBatch:
-        image = self.images.images(share, self.device)
-        coin = torch.rand((), generator=share.generator("which latent"))
-        discrete = bool(coin < self.recipe.discrete_probability)
-        return TokenizerBatch(share.step, image.contiguous(memory_format=torch.channels_last), discrete)
 
     def hear_discriminator(self, batches: Sequence[TokenizerBatch], engine: Engine) -> None:
         """From the discriminator's start step on, give each share its adversarial term.
@@ -170,7 +159,7 @@ class TokenizerTask:
     def after_step(self, share: Share, engine: Engine) -> dict[str, float]:
         """At the end of each `usage_window`, say how each scale uses the codebook, and revive dead codes."""
         rests, self._rests = self._rests, []
-        figures = self.images.figures(share, engine, self.device)
+        figures: dict[str, float] = {}
         window_ends = (share.step + 1) % self.recipe.usage_window == 0
         if not window_ends and share.step + 1 < self.recipe.trainer.steps:
             return figures
@@ -195,6 +184,27 @@ class TokenizerTask:
         codebook[dead] = cells[chosen.to(self.device)].float()
         assert isinstance(codebook, nn.Parameter)
         engine.forget(codebook, dead)
+
+
+class TokenizerTask(TokenizerStage):
+    """One optimisation step of the tokenizer; see `hart.training.task.Task`."""
+
+    def __init__(
+        self, recipe: TokenizerRecipe, data: TrainingData | CaptionedImages, device: torch.device = CPU
+    ) -> None:
+        self.images = image_source(data, recipe.trainer.seed)
+        super().__init__(recipe, device)
+
+    def prepare(self) -> None: ...
+
+    def batch(self, share: Share) -> TokenizerBatch:
+        image = self.images.images(share, self.device)
+        coin = torch.rand((), generator=share.generator("which latent"))
+        discrete = bool(coin < self.recipe.discrete_probability)
+        return TokenizerBatch(share.step, image.contiguous(memory_format=torch.channels_last), discrete)
+
+    def after_step(self, share: Share, engine: Engine) -> dict[str, float]:
+        return self.images.figures(share, engine, self.device) | super().after_step(share, engine)
 
     def samples(self, step: int, module: nn.Module) -> dict[str, Picture]:
         """The first pictures: as they are, from codes alone, and from codes with the exact rest."""

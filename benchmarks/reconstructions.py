@@ -1,0 +1,57 @@
+"""Several results of `hart evaluate tokenizer` as one Markdown table.
+
+    python benchmarks/reconstructions.py FOLDER...
+
+Two lines a result, discrete and hybrid, named by its folder; columns that a result lacks stay empty.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from hart.evaluation.report import FIGURES_FILE, figure_text
+from hart.evaluation.statistics import Figure
+
+SUITE = "tokenizer"
+
+
+def read(folder: Path) -> dict[str, dict[str, str]]:
+    """The figures of a result by kind and column, as text. Exits when they cannot be read or are of another suite."""
+    file = folder / FIGURES_FILE
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        found = values["suite"]
+    except (OSError, ValueError, KeyError) as error:
+        raise SystemExit(f"{file}: no readable result ({error}): give what hart evaluate tokenizer wrote") from None
+    if found != SUITE:
+        raise SystemExit(f"{file}: of the suite {found}: give what hart evaluate tokenizer wrote")
+    return {
+        kind: {"px": str(values["settings"]["size"]), "pictures": str(values["counts"]["pictures"])}
+        | {column: figure_text(Figure(**figure)) for column, figure in figures.items()}
+        for kind, figures in values["figures"].items()
+    }
+
+
+def table(folders: Sequence[Path]) -> str:
+    """Markdown, in the order of the folders."""
+    results = {folder.name: read(folder) for folder in folders}
+    rows = {(name, kind): cells for name, kinds in results.items() for kind, cells in kinds.items()}
+    columns = list(dict.fromkeys(column for cells in rows.values() for column in cells))
+    lines = [["", "latent", *columns], ["---"] * (len(columns) + 2)]
+    lines += [[name, kind, *(cells.get(column, "") for column in columns)] for (name, kind), cells in rows.items()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Results of hart evaluate tokenizer as one Markdown table.")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="what --out named")
+    typer.echo(table(parser.parse_args(arguments).folders))
+
+
+if __name__ == "__main__":
+    main()
