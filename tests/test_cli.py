@@ -140,6 +140,21 @@ def test_a_grid_comes_after_the_pictures(text_model: Path, tmp_path: Path) -> No
         assert sheet.width > sheet.height > 2 * 8  # two rows of three
 
 
+def test_a_run_that_stops_leaves_what_it_has_drawn(
+    text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode, calls = HartPipeline._decode, iter(range(3))
+
+    def stops_at_the_third(self: HartPipeline, latent: torch.Tensor) -> Image.Image:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return decode(self, latent)
+
+    monkeypatch.setattr(HartPipeline, "_decode", stops_at_the_third)
+    assert run("generate", "cat", "-n", 3, "--model", text_model, "--out", tmp_path).exit_code != 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000-cat-0.png", "001-cat-1.png"]
+
+
 def test_random_weights_need_a_configuration_only(text_model: Path, tmp_path: Path) -> None:
     paths = drawn(run("generate", "cat", "--random-weights", "--model", text_model / "config.json", "--out", tmp_path))
     again = drawn(run("generate", "--like", paths[0], "--out", tmp_path / "again"))

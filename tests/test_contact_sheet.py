@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-from hart.contact_sheet import contact_sheet, side_by_side
+from hart.contact_sheet import FONT_SIZE, contact_sheet, side_by_side
 
 SIDE = 128
 
@@ -45,6 +45,17 @@ def test_single_pictures_fill_a_square() -> None:
 def test_small_pictures_are_enlarged_in_whole_steps(side: int, shown: int) -> None:
     sheet = contact_sheet([[picture(200, side)]], ["a label that is far too long for such a picture, so it is cut"])
     assert shown <= sheet.width <= shown + 16
+
+
+def test_a_label_keeps_as_much_of_a_prompt_as_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, xy, text, *_: drawn.append(text))
+    contact_sheet([[picture(1)]], ["word " * 20_000])
+    contact_sheet([[picture(1)]], ["a cat"])
+    font = ImageFont.load_default(FONT_SIZE)
+    long, short = drawn
+    assert font.getlength(long) <= SIDE < font.getlength(long.removesuffix("...") + "word...")
+    assert short == "a cat"
 
 
 def test_every_picture_needs_its_label() -> None:

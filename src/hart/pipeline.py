@@ -236,6 +236,7 @@ class HartPipeline:
         batch_size: int | None = None,
         sampling: SamplingConfig | None = None,
         on_scale: Callable[[ScalePreview], None] | None = None,
+        on_batch: Callable[[HartOutput], None] | None = None,
     ) -> HartOutput:
         """Draw `images_per_prompt` pictures of every prompt; picture i has the seed `seed + i`.
 
@@ -245,6 +246,7 @@ class HartPipeline:
         size: side in pixels; a model has one, and any other is an error.
         batch_size: pictures drawn together; by default 1 on a CPU and `GPU_BATCH` elsewhere.
         on_scale: called after every scale of every batch.
+        on_batch: called with every batch as soon as it is drawn.
         Raises `HartError` for input that the model cannot draw.
         """
         checked = self._checked_prompts(prompts)
@@ -287,7 +289,10 @@ class HartPipeline:
                 on_scale=self._previewer(on_scale, number, len(batches), pictures),
             )
             latent = generator(_stack([contexts[prompt] for prompt in wanted]))
-            images += [self._decode(one) for one in latent]
+            drawn = [self._decode(one) for one in latent]
+            if on_batch is not None:
+                on_batch(HartOutput(drawn, wanted, [seeds[i] for i in pictures], settings, batch_size))
+            images += drawn
         return HartOutput(images, picture_prompts, seeds, settings, batch_size)
 
     @torch.inference_mode()

@@ -46,3 +46,14 @@ def test_the_gain_of_modulation_is_the_recipe_s() -> None:
     gains = 2 * tiny_class_config().transformer.width
     torch.testing.assert_close(small[:gains], 1e-4 * one[:gains])
     assert torch.equal(small[gains:], one[gains:]), "scales and shifts are not gains"
+
+
+def test_the_gain_of_modulation_reaches_the_tables_of_a_shared_layer() -> None:
+    def table(gain: float) -> torch.Tensor:
+        hart = Hart(tiny_class_config(modulation="shared"))
+        initialize(hart, torch.Generator().manual_seed(0), modulation_gain=gain)
+        return hart.transformer.blocks[0].modulation.table.detach()
+
+    one, small = table(1.0), table(1e-4)
+    torch.testing.assert_close(small[:2], 1e-4 * one[:2])
+    assert torch.equal(small[2:], one[2:]), "scales and shifts are not gains"

@@ -124,6 +124,7 @@ def generate(
         raise HartError("--lora-scale is the strength of adapters, and there is none: give --lora too")
     with progress(f"loading {job.model}") as report:
         pipe = _open(job)
+        writer = PictureWriter(out, job, pipe)
         drawn = pipe(
             _prompts_for(pipe, job.prompts),
             images_per_prompt=job.images_per_prompt,
@@ -139,8 +140,12 @@ def generate(
             batch_size=job.batch_size,
             sampling=job.sampling,
             on_scale=scale_reporter(report),
+            on_batch=writer.write,
         )
-    _write(out, job, pipe, drawn, grid)
+    for path in writer.paths:
+        typer.echo(path)
+    if grid:
+        typer.echo(_write_grid(out, job, drawn))
 
 
 def reconstruct(
@@ -252,45 +257,57 @@ def _prompts_for(pipe: HartPipeline, prompts: list[str]) -> list[str | int]:
         raise HartError(f"this model draws classes by number: give 0 to {pipe.num_classes - 1}, not words") from None
 
 
-def _write(out: Path, job: Job, pipe: HartPipeline, drawn: HartOutput, grid: bool) -> None:
-    from hart import __version__
+class PictureWriter:
+    """Writes batches as they are drawn, so that a run that is stopped leaves what it has done. `paths`: the files."""
+
+    def __init__(self, out: Path, job: Job, pipe: HartPipeline) -> None:
+        self.out, self.job, self.pipe = out, job, pipe
+        self.paths: list[Path] = []
+
+    def write(self, batch: HartOutput) -> None:
+        """Write the pictures of one batch, or of a recorded one the picture that is asked for."""
+        from hart import __version__
+        from hart.picture_metadata import PictureRecord, write_picture
+
+        model, only = model_name(self.job.model), self.job.only
+        count = len(self.job.prompts) * self.job.images_per_prompt if only is None else 1
+        for row in range(len(batch.images)) if only is None else [only]:
+            prompt, seed = str(batch.prompts[row]), batch.seeds[row]
+            path = self.out / f"{_index(len(self.paths), count)}-{slug(prompt)}-{seed}.png"
+            record = PictureRecord(prompt, seed, model, self._settings(batch, row), __version__)
+            write_picture(path, batch.images[row], record)
+            self.paths.append(path)
+
+    def _settings(self, batch: HartOutput, row: int) -> PictureSettings:
+        """The settings of one picture; with its batch, where it was not alone in it."""
+        from hart.devices import dtype_name
+        from hart.picture_metadata import BatchPlace, PictureSettings
+
+        together = tuple(str(prompt) for prompt in batch.prompts)
+        return PictureSettings(
+            sampling=batch.sampling,
+            size=self.pipe.image_size,
+            device=str(self.pipe.device),
+            dtype=dtype_name(self.pipe.dtype),
+            random_weights=self.job.random_weights,
+            loras=self.job.loras,
+            lora_scale=self.job.lora_scale,
+            batch=BatchPlace(together, batch.seeds[0], row) if len(together) > 1 else None,
+        )
+
+
+def _write_grid(out: Path, job: Job, drawn: HartOutput) -> Path:
+    """A contact sheet of all pictures, a group for every prompt."""
     from hart.contact_sheet import contact_sheet
-    from hart.picture_metadata import PictureRecord, save_png, write_picture
+    from hart.picture_metadata import save_png
 
-    model = model_name(job.model)
+    n = job.images_per_prompt
     rows = range(len(drawn.images)) if job.only is None else [job.only]
-    for index, row in enumerate(rows):
-        prompt, seed = str(drawn.prompts[row]), drawn.seeds[row]
-        path = out / f"{_index(index, len(rows))}-{slug(prompt)}-{seed}.png"
-        settings = _settings_of(row, job, pipe, drawn)
-        write_picture(path, drawn.images[row], PictureRecord(prompt, seed, model, settings, __version__))
-        typer.echo(path)
-    if grid:
-        n = job.images_per_prompt
-        images = [drawn.images[row] for row in rows]
-        labels = [str(drawn.prompts[row]) for row in rows[::n]]
-        path = out / f"grid-{slug(labels[0])}-{drawn.seeds[rows[0]]}.png"
-        save_png(path, contact_sheet([images[i : i + n] for i in range(0, len(images), n)], labels))
-        typer.echo(path)
-
-
-def _settings_of(row: int, job: Job, pipe: HartPipeline, drawn: HartOutput) -> PictureSettings:
-    """The settings of one picture; with its batch, where it was not alone in it."""
-    from hart.devices import dtype_name
-    from hart.picture_metadata import BatchPlace, PictureSettings
-
-    first = row - row % drawn.batch_size
-    together = tuple(str(prompt) for prompt in drawn.prompts[first : first + drawn.batch_size])
-    return PictureSettings(
-        sampling=drawn.sampling,
-        size=pipe.image_size,
-        device=str(pipe.device),
-        dtype=dtype_name(pipe.dtype),
-        random_weights=job.random_weights,
-        loras=job.loras,
-        lora_scale=job.lora_scale,
-        batch=BatchPlace(together, drawn.seeds[first], row - first) if len(together) > 1 else None,
-    )
+    images = [drawn.images[row] for row in rows]
+    labels = [str(drawn.prompts[row]) for row in rows[::n]]
+    path = out / f"grid-{slug(labels[0])}-{drawn.seeds[rows[0]]}.png"
+    save_png(path, contact_sheet([images[i : i + n] for i in range(0, len(images), n)], labels))
+    return path
 
 
 def _index(i: int, count: int) -> str:

@@ -44,5 +44,5 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Turn x (B, H, N, d): channel c is paired with c + d/2. Computed in float32, returned in x's dtype."""
     cos, signed_sin = rotation
     wide = x.float()
-    partners = wide.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+    partners = wide.roll(x.shape[-1] // 2, dims=-1)
     return torch.addcmul(wide * cos, partners, signed_sin).to(x.dtype)

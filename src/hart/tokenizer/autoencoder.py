@@ -33,7 +33,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(silu(self.norm1(x)))
         h = self.conv2(silu(self.norm2(h)))
-        return self.skip(x) + h
+        return h.add_(self.skip(x))  # a convolution's gradient does not need its output
 
 
 class SpatialAttention(nn.Module):
@@ -50,7 +50,7 @@ class SpatialAttention(nn.Module):
         # (B, 3C, h, w) -> three of (B, 1, h w, C); the scale C^-0.5 is SDPA's own
         q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).unsqueeze(1).chunk(3, dim=-1)
         h = F.scaled_dot_product_attention(q, k, v).squeeze(1).transpose(1, 2)
-        return x + self.proj(h.unflatten(2, (height, width)))
+        return self.proj(h.unflatten(2, (height, width))).add_(x)
 
 
 class Middle(nn.Sequential):

@@ -21,8 +21,8 @@ INITIAL_SCALE_AND_SHIFT = 0.5
 def initialize(hart: Hart, generator: torch.Generator, *, modulation_gain: float) -> None:
     """Fill all weights from `generator`, as VAR and MAR start theirs.
 
-    modulation_gain: factor on the weights that give the gains of modulated branches: small, so that a block starts
-    close to the identity.
+    modulation_gain: factor on what gives the gains of modulated branches, the weights of "linear" or the table of
+    "shared": small, so that a block starts close to the identity.
 
     Linear layers are normal with std 1 / sqrt(3 C); what a branch writes back shrinks with depth; the head
     starts near zero, the diffusion's modulation and output at zero, so that both start as no-ops.
@@ -44,7 +44,10 @@ def initialize(hart: Hart, generator: torch.Generator, *, modulation_gain: float
             weight[: 2 * width].mul_(modulation_gain)
             weight[2 * width :].mul_(INITIAL_SCALE_AND_SHIFT)
         elif isinstance(block.modulation, TableModulation):
-            block.modulation.table.normal_(0, 1 / math.sqrt(width), generator=generator)
+            table = block.modulation.table.normal_(0, 1 / math.sqrt(width), generator=generator)
+            if hart.config.transformer.modulation == "shared":
+                table[:2].mul_(modulation_gain)
+                table[2:].mul_(INITIAL_SCALE_AND_SHIFT)
     hart.transformer.head.linear.weight.mul_(0.02)
     hart.transformer.head.modulation.linear.weight.mul_(INITIAL_SCALE_AND_SHIFT)
     if hart.residual is not None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hart.config import TransformerConfig
-from hart.layers.activation import silu
+from hart.layers.activation import gated_silu
 from hart.layers.attention import Attention
 from hart.layers.kv_cache import KVCache
 from hart.layers.norm import PlainLayerNorm, RMSNorm
@@ -29,7 +29,7 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(silu(self.gate(x)) * self.up(x))
+        return self.down(gated_silu(self.gate(x), self.up(x)))
 
 
 class GeluMLP(nn.Module):
@@ -75,6 +75,6 @@ class Block(nn.Module):
     ) -> Tensor:
         """x (B, N, C) to (B, N, C); `segments`, `cache` and `layer` as in `Attention`."""
         h = modulation.into(0, self.norm(x))
-        x = x + modulation.out(0, self.attention(h, rotation, segments=segments, cache=cache, layer=layer))
+        x = modulation.add(0, x, self.attention(h, rotation, segments=segments, cache=cache, layer=layer))
         h = modulation.into(1, self.norm(x))
-        return x + modulation.out(1, self.mlp(h))
+        return modulation.add(1, x, self.mlp(h))
