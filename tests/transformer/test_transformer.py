@@ -135,6 +135,19 @@ def test_cells_have_the_positions_of_their_place(config: HartConfig) -> None:
         torch.testing.assert_close(ours, torch.stack([wanted[i, :, cells[i]] for i in range(2)]))
 
 
+@each_variant
+def test_one_token_stands_for_a_null_context(config: HartConfig) -> None:
+    module = build(config)
+    conditioning = module.condition(random_context(config, 2).with_null())
+    whole, short = (module.new_cache(4, dtype=torch.float32, device=torch.device("cpu")) for _ in range(2))
+    with torch.no_grad():
+        wanted, found = module.first_scale(conditioning, whole), module.first_scale(conditioning, short, null_rows=2)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    assert short.length == whole.length == module.context_tokens
+    for ours, theirs in ((short.keys, whole.keys), (short.values, whole.values)):
+        torch.testing.assert_close(ours[..., : whole.length, :], theirs[..., : whole.length, :], rtol=1e-4, atol=1e-5)
+
+
 def test_sinusoidal_levels_carry_over_to_longer_schedules() -> None:
     """What lets a 256px model be tuned at 512 and 1024: no tensor depends on the number of scales."""
     module = build(tiny_text_config())

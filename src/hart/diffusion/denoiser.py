@@ -5,7 +5,6 @@ Shapes: N tokens, D channels, W width of the MLP, C width of the transformer.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from hart.config import ResidualDiffusionConfig
@@ -27,7 +26,7 @@ class DenoiserBlock(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         shift, scale, gate = self.modulation(condition).chunk(3, dim=-1)
         h = modulate(self.norm(x), scale, shift)
-        return torch.addcmul(x, gate, self.linear2(silu(self.linear1(h))))
+        return x + gate * self.linear2(silu(self.linear1(h)))
 
 
 class ResidualDenoiser(nn.Module):

@@ -127,7 +127,8 @@ class NextScaleGenerator:
     ) -> Tensor:
         """Hidden states of scale k for both halves of the guidance, (B or 2B, N, C)."""
         if k == 0:
-            return self.transformer.first_scale(conditioning, cache)
+            null_rows = len(total) if self.settings.guidance_scale > 0 else 0
+            return self.transformer.first_scale(conditioning, cache, null_rows)
         scale_input = next_scale_input(total, self.schedule.sides[k])
         if cells is not None:
             scale_input = gather_tokens(scale_input, cells)

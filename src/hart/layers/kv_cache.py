@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -41,6 +43,24 @@ class KVCache:
         self.keys[layer, :, :, self.length : end] = keys
         self.values[layer, :, :, self.length : end] = values
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def rows(self, rows: slice) -> KVCache:
+        """A cache of some rows of the batch: it writes into this one's memory and counts by itself."""
+        part = copy.copy(self)
+        part.keys, part.values = self.keys[:, rows], self.values[:, rows]
+        return part
+
+    def for_one_token(self) -> KVCache:
+        """An empty cache with room for one token of one row, for `append_copies`."""
+        layers, _, heads, _, head_width = self.keys.shape
+        return KVCache(layers, 1, heads, 1, head_width, dtype=self.keys.dtype, device=self.keys.device)
+
+    def append_copies(self, one: KVCache, tokens: int) -> None:
+        """Write the token of `one` as the next `tokens` tokens of all rows, in all layers; no `advance` is needed."""
+        end = self.length + tokens
+        self.keys[:, :, :, self.length : end] = one.keys
+        self.values[:, :, :, self.length : end] = one.values
+        self.length = end
 
     def advance(self, tokens: int) -> None:
         """Count the tokens that every layer has appended."""

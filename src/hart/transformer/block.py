@@ -75,6 +75,6 @@ class Block(nn.Module):
     ) -> Tensor:
         """x (B, N, C) to (B, N, C); `segments`, `cache` and `layer` as in `Attention`."""
         h = modulation.into(0, self.norm(x))
-        x = modulation.add(0, x, self.attention(h, rotation, segments=segments, cache=cache, layer=layer))
+        x = x + modulation.out(0, self.attention(h, rotation, segments=segments, cache=cache, layer=layer))
         h = modulation.into(1, self.norm(x))
-        return modulation.add(1, x, self.mlp(h))
+        return x + modulation.out(1, self.mlp(h))

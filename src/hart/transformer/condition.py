@@ -39,6 +39,15 @@ class EmbeddedContext:
         """(B,), where the context ends; image tokens count from here."""
         return self.position_ids[:, -1]
 
+    def part(self, rows: slice, tokens: slice = slice(None)) -> EmbeddedContext:
+        """Some rows of the batch, and some of their tokens, conditioned as they are."""
+        return EmbeddedContext(
+            self.tokens[rows, tokens],
+            self.position_ids[rows, tokens],
+            self.block_condition[rows],
+            self.head_condition[rows],
+        )
+
 
 class TextEmbedder(nn.Module):
     """Text features through norm and projection. The head always sees the maximum over all tokens."""

@@ -1,7 +1,7 @@
 """How a pooled condition changes the two branches of a block: not at all, by a linear layer, or by a table.
 
 Each kind turns the condition (B, C), or (B, 6C) from a layer that all blocks share, into a `Modulation` that
-wraps the attention branch (0) and the MLP branch (1): add(x, f(into(norm(x)))).
+wraps the attention branch (0) and the MLP branch (1): x + out(f(into(norm(x)))).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from hart.layers.norm import SiluLinear, modulate
 
 
 class Modulation(Protocol):
-    """What goes into each branch of one block, and how its result joins x (B, N, C)."""
+    """What happens before and after each branch of one block."""
 
     def into(self, branch: int, h: Tensor) -> Tensor: ...
 
-    def add(self, branch: int, x: Tensor, h: Tensor) -> Tensor: ...
+    def out(self, branch: int, h: Tensor) -> Tensor: ...
 
 
 class Unmodulated:
@@ -28,8 +28,8 @@ class Unmodulated:
     def into(self, branch: int, h: Tensor) -> Tensor:
         return h
 
-    def add(self, branch: int, x: Tensor, h: Tensor) -> Tensor:
-        return x + h
+    def out(self, branch: int, h: Tensor) -> Tensor:
+        return h
 
 
 class AdaptiveModulation:
@@ -41,8 +41,8 @@ class AdaptiveModulation:
     def into(self, branch: int, h: Tensor) -> Tensor:
         return modulate(h, self.scales[branch], self.shifts[branch])
 
-    def add(self, branch: int, x: Tensor, h: Tensor) -> Tensor:
-        return torch.addcmul(x, h, self.gains[branch])
+    def out(self, branch: int, h: Tensor) -> Tensor:
+        return h * self.gains[branch]
 
 
 class NoModulation(nn.Module):

@@ -104,9 +104,11 @@ class HartTransformer(nn.Module):
 
     def condition(self, context: Context) -> Conditioning:
         """Embed a context of batch B and compute the blocks' modulations."""
-        embedded = self.context_embedder(context)
+        return self._modulated(self.context_embedder(context))
+
+    def _modulated(self, context: EmbeddedContext) -> Conditioning:
         blocks = [cast(Block, block) for block in self.blocks]
-        return Conditioning(embedded, tuple(block.modulation(embedded.block_condition) for block in blocks))
+        return Conditioning(context, tuple(block.modulation(context.block_condition) for block in blocks))
 
     def embed_context(self, conditioning: Conditioning) -> tuple[Tensor, Rotation | None]:
         """The context's tokens (B, S, C) with level (and absolute position) added, and their rotation."""
@@ -167,8 +169,27 @@ class HartTransformer(nn.Module):
             len(self.blocks), batch, self.config.heads, capacity, self.head_width, dtype=dtype, device=device
         )
 
-    def first_scale(self, conditioning: Conditioning, cache: KVCache) -> Tensor:
-        """Run the context; the hidden state (B, 1, C) that predicts scale 1's token."""
+    def first_scale(self, conditioning: Conditioning, cache: KVCache, null_rows: int = 0) -> Tensor:
+        """Run the context; the hidden state (B, 1, C) that predicts scale 1's token.
+
+        null_rows: so many rows at the end are the null context of guidance. The tokens of a null text are all equal, in
+        features and in position, and attention over equal tokens leaves them so in every layer: one token of one row is
+        computed and stands for all of them, exactly.
+        """
+        if null_rows == 0:
+            return self._run_context(conditioning, cache)
+        context = conditioning.context
+        rows, tokens = context.tokens.shape[:2]
+        given, null = slice(0, rows - null_rows), slice(rows - null_rows, rows)
+        hidden = self._run_context(self._modulated(context.part(given)), cache.rows(given))
+        one = cache.for_one_token()
+        first = context.part(slice(null.start, null.start + 1), slice(0, 1))
+        null_hidden = self._run_context(self._modulated(first), one)
+        cache.rows(null).append_copies(one, tokens)
+        cache.advance(tokens)
+        return torch.cat([hidden, null_hidden.expand(null_rows, -1, -1)])
+
+    def _run_context(self, conditioning: Conditioning, cache: KVCache) -> Tensor:
         tokens, rotation = self.embed_context(conditioning)
         return self._blocks(tokens, rotation, conditioning, cache=cache)[:, -1:]
 
