@@ -57,5 +57,5 @@ def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
     if font.getlength(text) <= width:
         return text
     # the longest start that fits, by halving: measuring a text takes time in its length
-    length = bisect_right(range(1, len(text) + 1), width, key=lambda n: font.getlength(text[:n] + "..."))
+    length = bisect_right(range(1, len(text) + 1), width, key=lambda n: math.ceil(font.getlength(text[:n] + "...")))
     return text[:length] + "..."
