@@ -105,7 +105,10 @@ class Benchmark:
         """Seconds by the names of `part_flops`; "rest" is what is left: sampling, codes, embeddings, PIL."""
         calls = watch.calls
         scales = len(self.cost.scale_tokens)
-        steps = [blocks + head for blocks, head in zip(calls["blocks"], calls["head"], strict=True)]
+        # the context is one call, or one for the texts and one for the null context
+        context = len(calls["blocks"]) - len(calls["head"]) + 1
+        blocks = [sum(calls["blocks"][:context]), *calls["blocks"][context:]]
+        steps = [block + head for block, head in zip(blocks, calls["head"], strict=True)]
         parts = dict(zip(step_names(self.cost), [*steps[: scales - 1], sum(steps[scales - 1 :])], strict=True))
         for name in ("residual diffusion", "decoder"):
             parts[name] = sum(calls[name])
