@@ -41,13 +41,16 @@ def emoji(
     cache: Annotated[
         Path | None, typer.Option(help="Where the npm packages lie or go; the user's cache folder by default.")
     ] = None,
+    held_out_only: Annotated[
+        bool, typer.Option("--held-out-only", help="Only the held-out pictures, for evaluation at another size.")
+    ] = False,
 ) -> None:
     """Draw the open emoji sets with captions, as WebDataset shards; needs npm."""
     writable_folder(directory)
     with needs_extra("data"):
         from hart.data.emoji import build_emoji
     with progress("emoji") as report:
-        summary = build_emoji(directory, size=size, cache=cache, progress=report)
+        summary = build_emoji(directory, size=size, cache=cache, progress=report, held_out_only=held_out_only)
     reused = " (was complete already)" if summary.reused else ""
     typer.echo(
         f"{summary.directory}: {summary.train} pictures to train on, {summary.val} held out, "

@@ -109,6 +109,20 @@ def test_leaving_a_style_out_moves_no_other_picture_to_the_other_split(tmp_path:
     assert all(everything[key]["split"] == record["split"] for key, record in few.items())
 
 
+def test_held_out_pictures_alone_are_those_of_the_whole_set(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "HELD_OUT_STYLES", 0.5)
+    build_emoji(tmp_path / "all", size=16, cache=cache)
+    summary = build_emoji(tmp_path / "part", size=16, cache=cache, held_out_only=True)
+    assert summary.train == 0
+    assert summary.val > 0
+    assert [path.name for path in (tmp_path / "part").glob("*.tar")] == ["val-0000.tar"]
+    assert (tmp_path / "part" / "val-0000.tar").read_bytes() == (tmp_path / "all" / "val-0000.tar").read_bytes()
+    with pytest.raises(HartError, match="other settings"):
+        build_emoji(tmp_path / "part", size=16, cache=cache)
+
+
 def test_a_stopped_build_goes_on_and_a_complete_one_is_left_alone(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,11 +88,13 @@ def build_emoji(
     progress: Progress | None = None,
     seed: int = 0,
     styles: Collection[str] = tuple(STYLES),
+    held_out_only: bool = False,
 ) -> EmojiSummary:
     """Draw the emoji sets into `directory`: `train-*.tar`, `val-*.tar`, `concepts.json`, `dataset.json`.
 
     size: side of the pictures, pixels, 16 to 1024. cache: where the npm archives lie or go; see `files.default_cache`.
-    styles: names of `STYLES`. A stopped build goes on with the first missing shard; a complete one is only checked.
+    styles: names of `STYLES`. held_out_only: leave the pictures to train on undrawn, for evaluation at another size.
+    A stopped build goes on with the first missing shard; a complete one is only checked.
     Each shard member pair is `<key>.webp` (lossless) and `<key>.json` with captions, concept, style, skin_tone, group,
     weight and held_out (None, "style" or "tone"; see `hart.data.emoji.plan`).
     Raises `HartError` for a bad size or style, for a directory with another data set, and where npm fails.
@@ -103,7 +105,8 @@ def build_emoji(
         raise HartError(f"unknown emoji style(s) {', '.join(unknown)}: choose from {', '.join(STYLES)}")
     chosen = {name: style for name, style in STYLES.items() if name in styles}
     report = progress or (lambda done, total, what: None)
-    fingerprint = _fingerprint(size, seed, chosen)
+    splits = ("val",) if held_out_only else ("train", "val")
+    fingerprint = _fingerprint(size, seed, chosen, splits)
     if (summary := _finished(directory, fingerprint)) is not None:
         return summary
     _claim(directory, fingerprint)
@@ -113,7 +116,7 @@ def build_emoji(
     withheld = held_out_keywords(concepts.values(), seed)
     keywords = Keywords(concepts.values(), withheld)
     pictures = plan_pictures(icons, seed)
-    counts, skipped = _write_shards(directory, pictures, keywords, size, seed, report)
+    counts, skipped = _write_shards(directory, pictures, splits, keywords, size, seed, report)
     _write_json(directory / "concepts.json", _concept_table(pictures, keywords, withheld))
     # Written last: its presence says that the set is complete.
     _write_json(
@@ -161,9 +164,10 @@ def render(svg: str, size: int) -> Image.Image | None:
     return picture if picture.getcolors(maxcolors=1) is None else None
 
 
-def _fingerprint(size: int, seed: int, styles: Mapping[str, Style]) -> str:
+def _fingerprint(size: int, seed: int, styles: Mapping[str, Style], splits: Sequence[str]) -> str:
     packages = [f"{p.name}@{p.version}" for p in (*(style.package for style in styles.values()), NAMES, KEYWORDS)]
-    return hashlib.sha256(json.dumps([BUILDER_VERSION, size, seed, packages]).encode()).hexdigest()[:16]
+    part = [] if "train" in splits else list(splits)
+    return hashlib.sha256(json.dumps([BUILDER_VERSION, size, seed, packages, *part]).encode()).hexdigest()[:16]
 
 
 def _finished(directory: Path, fingerprint: str) -> EmojiSummary | None:
@@ -216,25 +220,35 @@ def _read_icons(styles: Mapping[str, Style], cache: Path, report: Progress) -> l
 
 
 def _write_shards(
-    directory: Path, pictures: Sequence[Picture], keywords: Keywords, size: int, seed: int, report: Progress
+    directory: Path,
+    pictures: Sequence[Picture],
+    splits: Sequence[str],
+    keywords: Keywords,
+    size: int,
+    seed: int,
+    report: Progress,
 ) -> tuple[dict[str, int], int]:
     """Write the shards that are not there yet; returns the pictures per split, and how many icons were skipped."""
     counts = {"train": 0, "val": 0}
     done = 0
-    for split in counts:
-        chosen = [picture for picture in pictures if (picture.held_out is not None) == (split == "val")]
+    parts = {
+        split: [picture for picture in pictures if (picture.held_out is not None) == (split == "val")]
+        for split in splits
+    }
+    total = sum(len(chosen) for chosen in parts.values())
+    for split, chosen in parts.items():
         for start in range(0, len(chosen), SHARD_SIZE):
             part = chosen[start : start + SHARD_SIZE]
             path = directory / f"{split}-{start // SHARD_SIZE:04d}.tar"
             if not path.is_file():
                 with _atomic(path) as draft, tarfile.open(draft, "w") as tar:
                     for offset, picture in enumerate(part):
-                        report(done + offset, len(pictures), f"drawing {split}")
+                        report(done + offset, total, f"drawing {split}")
                         _add_picture(tar, picture, keywords, size, seed)
             done += len(part)
             counts[split] += _shard_length(path)
-    report(done, len(pictures), "done")
-    return counts, len(pictures) - sum(counts.values())
+    report(done, total, "done")
+    return counts, total - sum(counts.values())
 
 
 def _add_picture(tar: tarfile.TarFile, picture: Picture, keywords: Keywords, size: int, seed: int) -> None:
