@@ -526,7 +526,7 @@ def test_data_emoji_hands_its_options_on_and_sums_up(tmp_path: Path, monkeypatch
     result = run("data", "emoji", tmp_path / "set", "--size", 64, "--cache", tmp_path)
     assert (result.exit_code, result.stderr) == (0, "")
     assert "40 pictures" in result.stdout
-    assert asked == {"size": 64, "cache": tmp_path}
+    assert asked == {"size": 64, "cache": tmp_path, "held_out_only": False}
 
 
 def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

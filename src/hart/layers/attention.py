@@ -83,7 +83,7 @@ class Attention(nn.Module):
         return torch.cat(outputs, dim=2)
 
     def _masked_attention(self, q: Tensor, k: Tensor, v: Tensor, segments: Sequence[int]) -> Tensor:
-        group = torch.arange(len(segments)).repeat_interleave(torch.tensor(segments))
+        group = torch.cat([torch.full((length,), i) for i, length in enumerate(segments)])
         hidden = torch.zeros(len(group), len(group)).masked_fill(group[:, None] < group, float("-inf"))
         scores = (q * self.scale) @ k.transpose(2, 3) + hidden
         return scores.softmax(dim=-1).to(v.dtype) @ v

@@ -176,10 +176,10 @@ class HartTransformer(nn.Module):
         features and in position, and attention over equal tokens leaves them so in every layer: one token of one row is
         computed and stands for all of them, exactly.
         """
-        if null_rows == 0:
-            return self._run_context(conditioning, cache)
         context = conditioning.context
         rows, tokens = context.tokens.shape[:2]
+        if null_rows == 0 or tokens == 1:
+            return self._run_context(conditioning, cache)
         given, null = slice(0, rows - null_rows), slice(rows - null_rows, rows)
         hidden = self._run_context(self._modulated(context.part(given)), cache.rows(given))
         one = cache.for_one_token()
