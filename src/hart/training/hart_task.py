@@ -126,7 +126,7 @@ class TransformerTask(TransformerStage):
     ) -> None:
         self.recipe = recipe
         self.device = device
-        # channels-last: half as long to encode a set on a CPU
+        # channels-last: a third less time to encode a set on a CPU
         tokenizer = load_tokenizer(recipe.tokenizer).requires_grad_(False)
         self.tokenizer: HybridTokenizer = tokenizer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.conditioner = open_conditioner(recipe, device)
