@@ -35,15 +35,43 @@ PAGE = ROOT / "docs" / "leaderboard.md"
 RESULTS = ROOT / "docs" / "results"
 OUTPUTS = ROOT / "outputs" / "leaderboard"
 
+
+@dataclass(frozen=True)
+class Data:
+    """Pictures that rows are measured on. path: where they are looked for, in the repository's root. origin: how they
+    come there. {side} in either: of the shipped model's pictures."""
+
+    path: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `--measure` runs. arguments: of `hart evaluate`. data: what it reads; None reads nothing."""
+
+    arguments: str
+    data: Data | None = None
+
+    def command(self, side: int) -> list[str]:
+        """The arguments one by one, data included."""
+        words = shlex.split(self.arguments)
+        return words if self.data is None else [*words, "--data", self.data.path.format(side=side)]
+
+
+EMOJI = Data("data/emoji{side}", "run hart data emoji data/emoji{side}")
+PHOTOS = Data(
+    "data/photos-256-val.tar",
+    "the 201 photographs of the committed row cannot be passed on; put any tar of photographs there (docs/data.md, "
+    "WebDataset form), whose figures are then its own, or name the other rows",
+)
 RUNS = {
-    "tokenizer-emoji": "tokenizer --model emoji --data data/emoji{side}",
-    "tokenizer-photos": "tokenizer --model emoji --data data/photos-256-val.tar",
-    "generation-emoji": "generation --model emoji --data data/emoji{side}",
-    "agreement-emoji": "agreement --model emoji --data data/emoji{side}",
-    "cost-emoji": "cost --model emoji",
-    "cost-0.7b-256": "cost --model hart-0.7b-256 --random-weights --batch-size 1 --warm-up 1 --repeats 3",
+    "tokenizer-emoji": Run("tokenizer --model emoji", EMOJI),
+    "tokenizer-photos": Run("tokenizer --model emoji", PHOTOS),
+    "generation-emoji": Run("generation --model emoji", EMOJI),
+    "agreement-emoji": Run("agreement --model emoji --free-prompts recipes/emoji/free_prompts.toml", EMOJI),
+    "cost-emoji": Run("cost --model emoji"),
+    "cost-0.7b-256": Run("cost --model hart-0.7b-256 --random-weights --batch-size 1 --warm-up 1 --repeats 3"),
 }
-"""What `--measure` runs, in the repository's root. {side}: of the shipped model's pictures."""
 
 HEAD = """# Leaderboard
 
@@ -68,13 +96,17 @@ class Section:
 
 SECTIONS = (
     Section("Reconstruction", (TOKENIZER,), ("tokenizer",)),
-    Section("Text to image", (TEXT_TO_IMAGE, GENEVAL), ("mjhq", "coco", "geneval", "dpg", "generation", "agreement")),
+    Section(
+        "Text to image",
+        (TEXT_TO_IMAGE, GENEVAL),
+        ("mjhq", "coco", "geneval", "dpg", "generation", "agreement", "copies"),
+    ),
     Section("Cost", (TEXT_COST,), ("cost",)),
     Section("Class-conditional ImageNet", (CLASS_TO_IMAGE,), ("imagenet",)),
     Section(
         "Ablations",
         (CLASS_RESIDUAL_TOKENS, RESIDUAL_TOKENS),
-        (),
+        ("sampling",),
         "What this project measured of the paper's claims about training: [experiments](experiments.md).",
     ),
 )
@@ -128,10 +160,20 @@ def weights(settings: Mapping[str, Any]) -> str:
     return f"{settings.get('model', settings.get('samples'))} ({shown})"
 
 
-def measure(name: str, results: Path = RESULTS) -> None:
+def missing(names: Sequence[str], side: int, root: Path = ROOT) -> list[str]:
+    """A line for each of these rows whose data is not there: what it is and what to do."""
+    needed = {name: RUNS[name].data for name in names}
+    return [
+        f"{name}: {data.path.format(side=side)} is not there: {data.origin.format(side=side)}"
+        for name, data in needed.items()
+        if data is not None and not (root / data.path.format(side=side)).exists()
+    ]
+
+
+def measure(name: str, side: int, results: Path = RESULTS) -> None:
     """Run a row of `RUNS` and keep its figures. Stops the program when the run fails."""
     out = OUTPUTS / name
-    arguments = shlex.split(RUNS[name].format(side=load_config("emoji").tokenizer.image_size))
+    arguments = RUNS[name].command(side)
     command = [sys.executable, "-m", "hart", "evaluate", *arguments, "--out", str(out.relative_to(ROOT))]
     if subprocess.run(command, cwd=ROOT, check=False).returncode:
         sys.exit(f"{name}: hart evaluate failed, see above; the page stays as it was")
@@ -144,8 +186,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--measure", nargs="+", choices=[*RUNS, "all"], default=[], metavar="NAME",
                         help=f"measure these rows first: {', '.join(RUNS)}, or all")  # fmt: skip
     chosen = parser.parse_args(arguments).measure
-    for name in RUNS if "all" in chosen else chosen:
-        measure(name)
+    names = list(RUNS) if "all" in chosen else chosen
+    side = load_config("emoji").tokenizer.image_size
+    # before hours are spent on the rows that come first
+    if lines := missing(names, side):
+        sys.exit("\n".join(lines))
+    for name in names:
+        measure(name, side)
     PAGE.write_text(page(), encoding="utf-8")
     print(PAGE)  # noqa: T201 - the program's output
 

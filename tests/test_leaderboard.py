@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import shlex
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,6 +21,12 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 def program(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(BENCHMARKS)
     return importlib.import_module("leaderboard")
+
+
+def commands() -> dict[str, Any]:
+    """The suites of `hart evaluate`, by name."""
+    group: Any = typer.main.get_command(app)
+    return dict(group.commands["evaluate"].commands)
 
 
 def test_the_page_is_up_to_date(program: ModuleType) -> None:
@@ -63,12 +68,40 @@ def test_a_measured_row_says_command_weights_machine_and_features(program: Modul
 
 
 def test_its_commands_are_commands_of_hart(program: ModuleType) -> None:
-    suites: Any = typer.main.get_command(app).commands["evaluate"].commands  # type: ignore[attr-defined]
+    suites = commands()
     for run in program.RUNS.values():
-        suite, *options = shlex.split(run.format(side=64))
+        suite, *options = run.command(64)
         assert suites[suite].make_context(suite, options)
     with pytest.raises(SystemExit, match="2"):
         program.main(["--measure", "typo"])
+
+
+def test_results_of_every_suite_have_a_place(program: ModuleType) -> None:
+    """A file in docs/results that no section shows would be lost without a word."""
+    assert sorted(commands()) == sorted(suite for section in program.SECTIONS for suite in section.suites)
+
+
+def test_a_measured_row_is_of_the_command_that_measures_it(program: ModuleType) -> None:
+    run = program.RUNS["agreement-emoji"].command(128)
+    assert run[run.index("--free-prompts") + 1] == "recipes/emoji/free_prompts.toml"
+    assert (program.ROOT / "recipes/emoji/free_prompts.toml").is_file()
+
+
+def test_missing_data_is_said_before_anything_is_measured(
+    program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emoji, photos = program.missing(["tokenizer-emoji", "tokenizer-photos", "cost-emoji"], 128, tmp_path)
+    assert emoji == "tokenizer-emoji: data/emoji128 is not there: run hart data emoji data/emoji128"
+    assert photos.startswith("tokenizer-photos: data/photos-256-val.tar is not there") and "any tar" in photos
+    (tmp_path / "data" / "emoji128").mkdir(parents=True)
+    assert program.missing(["tokenizer-emoji"], 128, tmp_path) == []
+
+    measured: list[str] = []
+    monkeypatch.setattr(program, "missing", lambda *_: ["tokenizer-photos: not there"])
+    monkeypatch.setattr(program, "measure", lambda name, _side: measured.append(name))
+    with pytest.raises(SystemExit, match="tokenizer-photos: not there"):
+        program.main(["--measure", "all"])
+    assert not measured
 
 
 @pytest.mark.parametrize(("load", "busy"), [(1.5, False), (9.2, True), (None, False)])

@@ -77,6 +77,17 @@ def test_numbers_are_those_of_torch_fidelity(network: FidInception) -> None:
     assert float(out.spatial.sum()) == pytest.approx(2461.35498, rel=1e-4)
 
 
+def test_spatial_features_are_in_the_order_of_adms_statistics(network: FidInception) -> None:
+    """TensorFlow's maps are (B, H, W, C), and ADM's evaluator flattens the first 7 channels of them."""
+    seen: list[Tensor] = []
+    hook = network.Mixed_6d.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    out = network(resize_like_tensorflow(pictures(), SIDE))
+    hook.remove()
+    (block,) = seen
+    as_published = np.transpose(block.numpy(), (0, 2, 3, 1))[..., :7].reshape(2, -1)
+    assert np.array_equal(out.spatial.numpy(), as_published)
+
+
 def test_loads_the_published_file_with_and_without_counters(network: FidInception, tmp_path: Path) -> None:
     state = network.state_dict()
     torch.save(state, tmp_path / "weights.pth")

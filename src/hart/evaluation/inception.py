@@ -29,7 +29,10 @@ WIDTH = 2048
 CLASSES = 1008
 SPATIAL_BLOCK = "Mixed_6d"
 SPATIAL_CHANNELS = 7
-"""sFID reads the first channels of that block's first branch, 17 x 17 cells (Nash et al., 2021; ADM's evaluator)."""
+"""sFID reads the first channels of that block's first branch, 17 x 17 cells (Nash et al., 2021; ADM's evaluator).
+
+Cell by cell, the channels of one beside each other, as TensorFlow lays them out: published statistics (`mu_s` and
+`sigma_s` of ADM's reference batches) are in this order."""
 NORM_EPS = 1e-3
 
 
@@ -201,7 +204,7 @@ BLOCKS = {
 
 @dataclass(frozen=True)
 class InceptionOutput:
-    """pooled: (B, 2048). spatial: (B, 2023), 7 channels of 17 x 17 cells. logits: (B, 1008) without the bias."""
+    """pooled: (B, 2048). spatial: (B, 2023), 17 x 17 cells of 7 channels. logits: (B, 1008) without the bias."""
 
     pooled: Tensor
     spatial: Tensor
@@ -249,7 +252,7 @@ class FidInception(nn.Module):
         for name in BLOCKS:
             x = self.get_submodule(name)(x)
             if name == SPATIAL_BLOCK:
-                spatial = x[:, :SPATIAL_CHANNELS].flatten(1)
+                spatial = x[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
         pooled = x.mean(dim=(2, 3))
         return InceptionOutput(pooled, spatial, F.linear(pooled, self.fc.weight))
 
