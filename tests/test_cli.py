@@ -506,7 +506,7 @@ def test_data_encode_writes_a_set_that_training_can_read(text_model: Path, tmp_p
         (("--part", "all"), "give it as I/N"),
         (("--scales", "1 2 4"), "give sides with commas"),
         (("--scales", "1,2,4,6"), "with other options"),
-        (("--split", "test"), "ask for train or val"),
+        (("--split", "test"), "ask for train, val or all"),
         (("--kind", "imagenet"), "huggingface"),
     ):
         refused_call = run(*call, *changes)

@@ -88,6 +88,17 @@ def test_class_folders_without_split_folders_are_divided_by_name(tmp_path: Path)
     train, val = (rows(open_source(tmp_path, split)) for split in ("train", "val"))
     assert len(train) + len(val) == 80 and len(train) > len(val) > 0
     assert train.classes == val.classes == ("ant", "bee")
+    whole = rows(open_source(tmp_path, "all"))
+    assert len(whole) == 80 and whole.classes == train.classes
+
+
+def test_the_whole_of_a_divided_set_is_refused(tmp_path: Path) -> None:
+    """Its folders would be taken for classes."""
+    for name in ("train/cat", "validation/cat"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "x.png").write_bytes(b"unread")
+    with pytest.raises(HartError, match="divided into folders: name one as the split: train, validation"):
+        open_source(tmp_path, "all")
 
 
 # --- JSON lines
@@ -134,7 +145,8 @@ def test_one_jsonl_in_a_folder_is_divided_by_the_name_of_the_picture(tmp_path: P
     train, val = (rows(open_source(tmp_path, split)) for split in ("train", "val"))
     assert len(train) + len(val) == 80 and len(train) > len(val) > 0
     assert train.classes == val.classes
-    with pytest.raises(HartError, match="ask for train or val"):
+    assert len(rows(open_source(tmp_path, "all"))) == 80
+    with pytest.raises(HartError, match="ask for train, val or all"):
         open_source(tmp_path, "test")
     write_lines(tmp_path / "other.jsonl", [])
     with pytest.raises(HartError, match=r"looked for train.jsonl or a single .jsonl"):

@@ -100,6 +100,17 @@ def test_long_prompts_are_cut_with_their_end_kept_and_neighbours_change_nothing(
     torch.testing.assert_close(scores[3:], scorer(one[3:], ["a"]), rtol=1e-5, atol=1e-5)
 
 
+def test_a_model_that_cannot_be_fetched_is_one_line_with_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise OSError("no network:\nsee the manual")
+
+    monkeypatch.setattr(CLIPModel, "from_pretrained", unreachable)
+    with pytest.raises(HartError) as error:
+        ClipScore("openai/clip-vit-large-patch14", CPU)
+    assert "(no network: see the manual)" in str(error.value)
+    assert "fetch it elsewhere from https://huggingface.co/openai/clip-vit-large-patch14" in str(error.value)
+
+
 def test_a_missing_model_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(HartError, match=r"CLIP score '.*absent': transformers cannot load it as CLIPModel"):
         ClipScore(str(tmp_path / "absent"), CPU)

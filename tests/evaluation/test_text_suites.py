@@ -18,8 +18,9 @@ from hart.cli import app
 from hart.errors import HartError
 from hart.evaluation import image_reward
 from hart.evaluation.coco import open_coco
-from hart.evaluation.downloads import cached_file
+from hart.evaluation.downloads import at_hand, cached_file
 from hart.evaluation.features import open_extractor
+from hart.evaluation.imagenet import REFERENCE_ADDRESS, open_reference
 from hart.evaluation.mjhq import open_mjhq
 from judge_models import save_words
 from models import save_tiny_class_model, save_tiny_text_model
@@ -164,6 +165,31 @@ def test_coco_draws_a_caption_each_of_different_pictures(model: Path, clip: Path
     ]["sampling"]["smooth"]
 
 
+def test_weights_beside_the_set_serve_by_their_public_names(model: Path, mjhq: Path, tmp_path: Path) -> None:
+    """As on a machine without network: the default CLIP lies in the folder of --data."""
+    save_tiny_clip(mjhq / "clip-vit-large-patch14")
+    out = tmp_path / "out"
+    result = run("mjhq", "--model", model, "--data", mjhq, "--features", "efficientnet-lite0", "--reference-size", 16,
+                 "--limit", 8, "--resamples", 0, "--discrete-only", "--device", "cpu", "--out", out)  # fmt: skip
+    values = figures(result, out)
+    assert "CLIP score (clip-vit-large-patch14)" in values["figures"]["drawn"]
+    # the paper's Table 5, right: without residual tokens
+    assert values["settings"]["sampling"]["discrete_only"] is True
+    assert "| 1024 px | 5.73 | 5.38 |" in (out / "table.md").read_text()
+
+
+def test_where_public_weights_lie(tmp_path: Path) -> None:
+    (tmp_path / "clip").mkdir()
+    assert at_hand("openai/clip", tmp_path) == at_hand("https://home/of/clip", tmp_path) == str(tmp_path / "clip")
+    # not there, nowhere to look, and what was named as a path
+    for source, data in (("openai/other", tmp_path), ("openai/clip", None), ("/absent/clip", tmp_path)):
+        assert at_hand(source, data) == source
+    file = tmp_path / "pt_inception-2015-12-05-6726825d.pth"
+    file.write_bytes(b"not the weights")
+    with pytest.raises(HartError, match=str(file)):
+        open_extractor("inception-v3", torch.device("cpu"), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -206,6 +232,9 @@ def test_what_is_missing_is_named_with_its_address(
     with pytest.raises(HartError, match=r"has no annotations/ and no annotations_trainval2014\.zip: fetch it"):
         open_coco(tmp_path, None, 0)
 
+    with pytest.raises(HartError, match=rf"VIRTUAL_imagenet256_labeled\.npz: .* fetch it from {REFERENCE_ADDRESS}"):
+        open_reference(None, tmp_path)
+
     def unreachable(*_: Any, **__: Any) -> None:
         raise OSError("no network")
 
@@ -216,6 +245,7 @@ def test_what_is_missing_is_named_with_its_address(
         (lambda: open_mjhq(None, None, 0), "huggingface.co/datasets/playgroundai/MJHQ-30K"),
         (lambda: open_coco(None, None, 0), "images.cocodataset.org"),
         (lambda: open_extractor("inception-v3-clean", torch.device("cpu")), "pt_inception-2015-12-05"),
+        (lambda: open_reference(None), "openaipublic.blob.core.windows.net"),
     ):
         with pytest.raises(HartError, match=rf"{address}.*cannot be fetched \(no network\)"):
             call()

@@ -53,6 +53,9 @@ GuidanceOption = Annotated[
 SmoothOption = Annotated[
     bool | None, typer.Option(help="Mix codes instead of taking the drawn one. The model's own by default.")
 ]
+DiscreteOnlyOption = Annotated[
+    bool, typer.Option("--discrete-only", help="Leave the residual tokens out, as in the paper's ablation.")
+]
 ResamplesOption = Annotated[int, typer.Option(min=0, help="Resamples of each interval; 0 leaves intervals out.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures computed together.")]
 OutOption = Annotated[Path, typer.Option(help="Folder for figures.json, table.md and the pictures.")]
@@ -136,6 +139,7 @@ def generation(
     features: FeaturesOption = "efficientnet-lite0",
     guidance: GuidanceOption = None,
     smooth: SmoothOption = None,
+    discrete_only: DiscreteOnlyOption = False,
     seed: SeedOption = 0,
     resamples: ResamplesOption = 100,
     batch_size: BatchSize = 1,
@@ -158,7 +162,7 @@ def generation(
         source = _open(data, split, kind, image_column, caption_column)
         result = evaluate_generation(
             pipe,
-            sampling_of(pipe, guidance, smooth),
+            sampling_of(pipe, guidance, smooth, discrete_only),
             Pictures(source, ImageTransform(pipe.image_size, fit=fit)),
             open_extractor(features, resolve_device(device)),
             out,
@@ -169,10 +173,14 @@ def generation(
     finish(out, result)
 
 
-def sampling_of(pipe: HartPipeline, guidance: float | None, smooth: bool | None) -> SamplingConfig:
+def sampling_of(
+    pipe: HartPipeline, guidance: float | None, smooth: bool | None, discrete_only: bool = False
+) -> SamplingConfig:
     """The model's own settings but for what was given."""
+    own = pipe.config.sampling
     given: dict[str, Any] = {"guidance_scale": guidance, "smooth": smooth}
-    return pipe.config.sampling.replace(**{name: value for name, value in given.items() if value is not None})
+    changed = {name: value for name, value in given.items() if value is not None}
+    return own.replace(**changed, discrete_only=own.discrete_only or discrete_only)
 
 
 def _open(data: str, split: str, kind: KindOption, image_column: str = "", caption_column: str = "") -> Source | Stream:

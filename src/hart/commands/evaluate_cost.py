@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 
 from hart.commands.console import model_name, progress, writable_folder
-from hart.commands.evaluate import GuidanceOption, OutOption, ResamplesOption, SeedOption, finish, sampling_of
+from hart.commands.evaluate import (
+    DiscreteOnlyOption,
+    GuidanceOption,
+    OutOption,
+    ResamplesOption,
+    SeedOption,
+    finish,
+    sampling_of,
+)
 from hart.commands.options import DeviceOption
 
 
@@ -28,6 +36,7 @@ def cost(
         str | None, typer.Option(help="float32, bfloat16 or float16; by default what the device is used with.")
     ] = None,
     guidance: GuidanceOption = None,
+    discrete_only: DiscreteOnlyOption = False,
     seed: SeedOption = 0,
     resamples: ResamplesOption = 100,
     device: DeviceOption = None,
@@ -46,7 +55,7 @@ def cost(
             pipe = HartPipeline.from_pretrained(model, device=device, dtype=dtype)
         result = evaluate_cost(
             pipe,
-            sampling_of(pipe, guidance, None),
+            sampling_of(pipe, guidance, None, discrete_only),
             CostOptions(tuple(batch_size or (1, 8)), warm_up, repeats, seed, resamples),
             {"model": model_name(model), "weights": "random" if random_weights else pipe.fingerprints()},
             report,

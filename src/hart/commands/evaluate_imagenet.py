@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 
 from hart.commands.console import model_name, progress, writable_folder
-from hart.commands.evaluate import BatchSize, FeaturesOption, OutOption, ResamplesOption, SeedOption, finish
+from hart.commands.evaluate import (
+    BatchSize,
+    DiscreteOnlyOption,
+    FeaturesOption,
+    OutOption,
+    ResamplesOption,
+    SeedOption,
+    finish,
+)
 from hart.commands.options import DeviceOption
 from hart.errors import HartError
 
@@ -24,12 +32,16 @@ def imagenet(
         Path | None,
         typer.Option(help="ADM's reference batch, .npz; VIRTUAL_imagenet256_labeled.npz is fetched once by default."),
     ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with that file, and with the weights of the features if they are there.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Pictures to draw, as many of every class as can be.")] = 50_000,
     features: FeaturesOption = "inception-v3",
     guidance: Annotated[float, typer.Option(help="Guidance scale; the published one by default.")] = 1.5,
     smooth: Annotated[
         bool, typer.Option("--smooth/--no-smooth", help="Mix codes; the published figures are drawn without.")
     ] = False,
+    discrete_only: DiscreteOnlyOption = False,
     seed: SeedOption = 0,
     resamples: ResamplesOption = 100,
     batch_size: BatchSize = 1,
@@ -56,14 +68,15 @@ def imagenet(
     options = ImageNetOptions(seed, batch_size, resamples=resamples)
     with progress("loading") as report:
         # what may be missing is looked for before anything is drawn
-        extractor = open_extractor(features, where)
-        batch = open_reference(None if reference is None else reference.expanduser())
+        folder = None if data is None else data.expanduser()
+        extractor = open_extractor(features, where, folder)
+        batch = open_reference(None if reference is None else reference.expanduser(), folder)
         if samples is not None:
             measured = open_samples(samples.expanduser())
         else:
             assert model is not None
             pipe = HartPipeline.from_pretrained(model, device=device)
-            sampling = SAMPLING.replace(guidance_scale=guidance, smooth=smooth)
+            sampling = SAMPLING.replace(guidance_scale=guidance, smooth=smooth, discrete_only=discrete_only)
             measured = draw_samples(pipe, sampling, limit, out, options, report)
         settings = {} if model is None else {"model": model_name(model)}
         result = evaluate_imagenet(measured, batch, extractor, options, settings, report)

@@ -27,7 +27,8 @@ PerPrompt = Annotated[int, typer.Option(min=1, help="Pictures of each prompt; 4 
 
 def geneval(
     data: Annotated[
-        Path | None, typer.Option(help="evaluation_metadata.jsonl, or its folder; fetched once by default.")
+        Path | None,
+        typer.Option(help="evaluation_metadata.jsonl, or its folder with weights beside it; fetched once by default."),
     ] = None,
     model: ModelOption = "emoji",
     limit: PromptLimit = None,
@@ -57,6 +58,7 @@ def geneval(
     from hart.evaluation.alignment.geneval import evaluate_geneval
     from hart.evaluation.alignment.geneval_rules import PROMPTS, read_prompts
     from hart.evaluation.alignment.prompt_files import located
+    from hart.evaluation.downloads import at_hand
     from hart.pipeline import HartPipeline
 
     where = resolve_device(device)
@@ -68,8 +70,8 @@ def geneval(
             pipe,
             sampling_of(pipe, guidance, smooth),
             prompts,
-            Mask2FormerDetector(detector, where, detector_size),
-            ClipColours(clip, where),
+            Mask2FormerDetector(at_hand(detector, data), where, detector_size),
+            ClipColours(at_hand(clip, data), where),
             out,
             AskingOptions(limit, per_prompt, seed, batch_size, judge_batch, resamples),
             {"model": model_name(model), "prompts": str(file), "size": pipe.image_size},
@@ -79,7 +81,9 @@ def geneval(
 
 
 def dpg(
-    data: Annotated[Path | None, typer.Option(help="dpg_bench.csv, or its folder; fetched once by default.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="dpg_bench.csv, or its folder with weights beside it; fetched once by default.")
+    ] = None,
     model: ModelOption = "emoji",
     limit: PromptLimit = None,
     per_prompt: PerPrompt = 4,
@@ -102,6 +106,7 @@ def dpg(
     from hart.evaluation.alignment.dpg import evaluate_dpg
     from hart.evaluation.alignment.dpg_rules import QUESTIONS, read_questions
     from hart.evaluation.alignment.prompt_files import located
+    from hart.evaluation.downloads import at_hand
     from hart.pipeline import HartPipeline
 
     where = resolve_device(device)
@@ -113,7 +118,7 @@ def dpg(
             pipe,
             sampling_of(pipe, guidance, smooth),
             prompts,
-            BlipAnswers(vqa, where),
+            BlipAnswers(at_hand(vqa, data), where),
             out,
             AskingOptions(limit, per_prompt, seed, batch_size, resamples=resamples),
             {"model": model_name(model), "questions": str(file), "size": pipe.image_size},

@@ -11,6 +11,7 @@ import typer
 from hart.commands.console import model_name, progress, writable_folder
 from hart.commands.evaluate import (
     BatchSize,
+    DiscreteOnlyOption,
     FeaturesOption,
     GuidanceOption,
     ModelOption,
@@ -35,7 +36,10 @@ DEFAULT_REWARD_WORDS = "google-bert/bert-base-uncased"
 
 SetOption = Annotated[
     Path | None,
-    typer.Option(help="Folder with the set as published; fetched once from its public home by default."),
+    typer.Option(
+        help="Folder with the set as published, and with weights by their names if they are there; both are fetched "
+        "once from their public homes by default."
+    ),
 ]
 PromptsOption = Annotated[int | None, typer.Option(min=1, help="Pictures to draw; as many as published by default.")]
 SmoothOption = Annotated[
@@ -54,6 +58,19 @@ RewardWordsOption = Annotated[
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """What draws, as it was given."""
+
+    model: str
+    guidance: float | None
+    smooth: bool
+    discrete_only: bool
+    seed: int
+    batch_size: int
+    device: str | None
+
+
+@dataclass(frozen=True)
 class ScorerChoice:
     """Which scores of picture and words to give, as they were given."""
 
@@ -62,17 +79,19 @@ class ScorerChoice:
     image_reward: Path | None
     image_reward_words: str
 
-    def open(self, device: torch.device) -> list[Scorer]:
+    def open(self, device: torch.device, data: Path | None) -> list[Scorer]:
+        """data: a folder where public weights are looked for before they are fetched."""
+        from hart.evaluation.downloads import at_hand
         from hart.evaluation.image_reward import ImageReward
         from hart.evaluation.scorers import ClipScore, HpsV2
 
         scorers: list[Scorer] = []
         if self.clip != NONE:
-            scorers.append(ClipScore(self.clip, device))
+            scorers.append(ClipScore(at_hand(self.clip, data), device))
         if self.hps is not None:
-            scorers.append(HpsV2(self.hps, device))
+            scorers.append(HpsV2(at_hand(self.hps, data), device))
         if self.image_reward is not None:
-            scorers.append(ImageReward(self.image_reward.expanduser(), self.image_reward_words, device))
+            scorers.append(ImageReward(self.image_reward.expanduser(), at_hand(self.image_reward_words, data), device))
         return scorers
 
 
@@ -90,6 +109,7 @@ def mjhq(
     image_reward_words: RewardWordsOption = DEFAULT_REWARD_WORDS,
     guidance: GuidanceOption = None,
     smooth: SmoothOption = False,
+    discrete_only: DiscreteOnlyOption = False,
     seed: SeedOption = 0,
     resamples: ResamplesOption = 100,
     batch_size: BatchSize = 1,
@@ -100,9 +120,11 @@ def mjhq(
     from hart.evaluation.mjhq import open_mjhq
 
     writable_folder(out)
-    benchmark = open_mjhq(_expanded(data), limit, seed, reference_size)
+    folder = _expanded(data)
+    benchmark = open_mjhq(folder, limit, seed, reference_size)
     scorers = ScorerChoice(clip, hps, image_reward, image_reward_words)
-    _evaluate(model, data, benchmark, features, scorers, guidance, smooth, seed, resamples, batch_size, device, out)
+    drawing = Drawing(model, guidance, smooth, discrete_only, seed, batch_size, device)
+    _evaluate(drawing, folder, benchmark, features, scorers, resamples, out)
 
 
 def coco(
@@ -116,6 +138,7 @@ def coco(
     image_reward_words: RewardWordsOption = DEFAULT_REWARD_WORDS,
     guidance: GuidanceOption = None,
     smooth: SmoothOption = False,
+    discrete_only: DiscreteOnlyOption = False,
     seed: SeedOption = 0,
     resamples: ResamplesOption = 100,
     batch_size: BatchSize = 1,
@@ -126,23 +149,20 @@ def coco(
     from hart.evaluation.coco import open_coco
 
     writable_folder(out)
-    benchmark = open_coco(_expanded(data), limit, seed)
+    folder = _expanded(data)
+    benchmark = open_coco(folder, limit, seed)
     scorers = ScorerChoice(clip, hps, image_reward, image_reward_words)
-    _evaluate(model, data, benchmark, features, scorers, guidance, smooth, seed, resamples, batch_size, device, out)
+    drawing = Drawing(model, guidance, smooth, discrete_only, seed, batch_size, device)
+    _evaluate(drawing, folder, benchmark, features, scorers, resamples, out)
 
 
 def _evaluate(
-    model: str,
+    drawing: Drawing,
     data: Path | None,
     benchmark: Benchmark,
     features: str,
     scorers: ScorerChoice,
-    guidance: float | None,
-    smooth: bool,
-    seed: int,
     resamples: int,
-    batch_size: int,
-    device: str | None,
     out: Path,
 ) -> None:
     from hart.devices import resolve_device
@@ -150,21 +170,21 @@ def _evaluate(
     from hart.evaluation.text_to_image import TextToImageOptions, evaluate_text_to_image
     from hart.pipeline import HartPipeline
 
-    where = resolve_device(device)
-    with progress(f"loading {model}") as report:
+    where = resolve_device(drawing.device)
+    with progress(f"loading {drawing.model}") as report:
         # what may be missing is looked for before anything is drawn
-        extractor = open_extractor(features, where)
-        judges = scorers.open(where)
-        pipe = HartPipeline.from_pretrained(model, device=device)
+        extractor = open_extractor(features, where, data)
+        judges = scorers.open(where, data)
+        pipe = HartPipeline.from_pretrained(drawing.model, device=drawing.device)
         result = evaluate_text_to_image(
             pipe,
-            sampling_of(pipe, guidance, smooth),
+            sampling_of(pipe, drawing.guidance, drawing.smooth, drawing.discrete_only),
             benchmark,
             extractor,
             judges,
             out,
-            TextToImageOptions(seed, batch_size, resamples=resamples),
-            {"model": model_name(model), "data": "public home" if data is None else str(data)},
+            TextToImageOptions(drawing.seed, drawing.batch_size, resamples=resamples),
+            {"model": model_name(drawing.model), "data": "public home" if data is None else str(data)},
             report,
         )
     finish(out, result)

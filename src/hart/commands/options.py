@@ -9,7 +9,9 @@ import typer
 DATA_METAVAR = "DATA"
 DATA_HELP = "Folder, file, pattern or URLs of shards, or hf:OWNER/NAME."
 
-SplitOption = Annotated[str, typer.Option(help="Part of the set: train, val, or another that it has.")]
+SplitOption = Annotated[
+    str, typer.Option(help="Part of the set: train, val, another that it has, or all of a set that is not divided.")
+]
 KindOption = Annotated[
     Literal["folder", "classes", "jsonl", "shards", "stream", "parquet", "huggingface"] | None,
     typer.Option(help="Format of the set; told from DATA by default."),

@@ -33,6 +33,8 @@ WEIGHT_FIELD = "weight"
 SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {"train": ("train", "training"), "val": ("val", "validation", "valid")}
 """Other names under which a split is found."""
 VALIDATION_SHARE = 0.05
+WHOLE = "all"
+"""Split that every picture of an undivided set belongs to: for measuring, where nothing is held out."""
 """Of a set that is not divided, by the hash of the picture's name."""
 
 
@@ -181,15 +183,17 @@ def number_classes(labels: Sequence[int | str | None]) -> tuple[tuple[int | None
 
 
 def in_split(name: str, split: str) -> bool:
-    """Whether a picture of an undivided set belongs to "train" or "val", by the hash of its name."""
+    """Whether a picture of an undivided set belongs to "train" or "val", by the hash of its name; to `WHOLE` all do."""
+    if split == WHOLE:
+        return True
     digest = hashlib.sha256(name.encode()).digest()
     return (int.from_bytes(digest[:4], "big") / 2**32 < VALIDATION_SHARE) == (split == "val")
 
 
 def require_hash_split(split: str, where: str, wanted: str) -> None:
-    """Only train and val can be told apart by name. Raises `HartError` for another split."""
-    if split not in SPLIT_NAMES:
-        raise HartError(f"{where} has no {wanted}: ask for train or val, or make it")
+    """Only train and val can be told apart by name. Raises `HartError` for another split but `WHOLE`."""
+    if split not in SPLIT_NAMES and split != WHOLE:
+        raise HartError(f"{where} has no {wanted}: ask for train, val or {WHOLE}, or make it")
 
 
 def split_names(split: str) -> tuple[str, ...]:

@@ -9,9 +9,23 @@ import torch
 
 from hart.data.samples import one_line
 from hart.errors import HartError
+from hart.evaluation.pretrained import is_hub_id, short_name
 from hart.files import default_cache
 
 HUB_DATASETS = "https://huggingface.co/datasets/"
+
+
+def at_hand(source: str, data: Path | None) -> str:
+    """Where something public lies: below `data` if a file or folder there has its name, else `source` itself.
+
+    source: a hub id or a web address; a path stays as it is. data: what `--data` gives. On a machine without network
+    that folder may hold weights beside the set: `clip-vit-large-patch14/` for `openai/clip-vit-large-patch14`.
+    """
+    if data is not None and (is_hub_id(source) or "://" in source):
+        beside = data.expanduser() / short_name(source)
+        if beside.exists():
+            return str(beside)
+    return source
 
 
 def cached_file(address: str, instead: str, *, sha256_prefix: str | None = None, cache: Path | None = None) -> Path:

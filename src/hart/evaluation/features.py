@@ -24,7 +24,7 @@ from torch import Tensor
 
 from hart.checkpoint.storage import fingerprint
 from hart.errors import HartError
-from hart.evaluation.downloads import cached_file
+from hart.evaluation.downloads import at_hand, cached_file
 from hart.evaluation.inception import SIDE, FidInception, resize_like_clean_fid, resize_like_tensorflow
 from hart.evaluation.pretrained import load_frozen, short_name
 from hart.losses.efficientnet import PIXEL_MEAN, PIXEL_SCALE, load_efficientnet_lite0
@@ -92,9 +92,10 @@ class FeatureExtractor(Protocol):
         ...
 
 
-def open_extractor(spec: str, device: torch.device) -> FeatureExtractor:
+def open_extractor(spec: str, device: torch.device, data: Path | None = None) -> FeatureExtractor:
     """The extractor that `spec` names, see the table above, on `device`.
 
+    data: a folder where public weights are looked for by their names before they are fetched (`at_hand`).
     Raises `HartError` for an unknown name, a missing file or source, or weights that cannot be loaded.
     """
     kind, _, source = spec.partition(":")
@@ -105,10 +106,11 @@ def open_extractor(spec: str, device: torch.device) -> FeatureExtractor:
             raise HartError(f"{spec}: efficientnet-lite0 has its weights in a package: leave {':' + source} out")
         return EfficientNetLite0(device)
     if kind.startswith("inception-v3"):
-        file = Path(source).expanduser() if source else published_inception(kind)
+        file = Path(source).expanduser() if source else published_inception(kind, data)
         return InceptionV3(file, device) if kind == "inception-v3" else CleanInceptionV3(file, device)
     if not source:
         raise HartError(f"{kind} needs weights: give {_example(kind)}")
+    source = at_hand(source, data)
     return Clip(source, device) if kind == "clip" else DinoV2(source, device)
 
 
@@ -225,7 +227,12 @@ def _example(kind: str) -> str:
     return examples[kind]
 
 
-def published_inception(kind: str) -> Path:
-    """The file with the FID weights, fetched at the first call. Raises `HartError` with its address."""
+def published_inception(kind: str, data: Path | None) -> Path:
+    """The file with the FID weights: of `data` if it is there, else fetched at the first call.
+
+    Raises `HartError` with its address.
+    """
+    if (place := at_hand(INCEPTION_ADDRESS, data)) != INCEPTION_ADDRESS:
+        return Path(place)
     instead = f"fetch it elsewhere, and give {kind}:FILE"
     return cached_file(INCEPTION_ADDRESS, instead, sha256_prefix=INCEPTION_SHA256)

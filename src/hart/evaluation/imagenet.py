@@ -23,6 +23,7 @@ from hart.evaluation.comparison import LEAST_PICTURES, SetStatistics, all_figure
 from hart.evaluation.downloads import cached_file
 from hart.evaluation.drawing import SHEET_FILE, SHEET_PICTURES, DrawnPictures
 from hart.evaluation.features import FeatureExtractor, Features, InceptionV3
+from hart.evaluation.pretrained import short_name
 from hart.evaluation.published_class import CLASS_RESIDUAL_TOKENS, CLASS_TO_IMAGE
 from hart.evaluation.report import Progress, Result, extractor_facts, pictures_text
 from hart.evaluation.sample_files import SampleFile, write_samples
@@ -60,10 +61,17 @@ class Samples:
     notes: tuple[str, ...] = ()
 
 
-def open_reference(path: Path | None) -> SampleFile:
-    """ADM's reference batch; None fetches the published one once, 2 GB. Raises `HartError`."""
-    if path is None:
-        path = cached_file(REFERENCE_ADDRESS, "fetch it elsewhere, and give it with --reference")
+def open_reference(path: Path | None, data: Path | None = None) -> SampleFile:
+    """ADM's reference batch; None takes the published one: of the folder `data`, or fetched once, 2 GB.
+
+    Raises `HartError` with its address.
+    """
+    if path is None and data is not None:
+        path = data / short_name(REFERENCE_ADDRESS)
+        if not path.exists():
+            raise HartError(f"{path}: no such file: fetch it from {REFERENCE_ADDRESS}")
+    elif path is None:
+        path = cached_file(REFERENCE_ADDRESS, "fetch it elsewhere, and give its folder with --data")
     reference = SampleFile(path)
     _require_enough(len(reference), f"{path} has")
     return reference

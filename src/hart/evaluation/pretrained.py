@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from hart.data.samples import one_line
 from hart.devices import is_out_of_memory
 from hart.errors import HartError
 
@@ -39,14 +42,20 @@ def short_name(source: str) -> str:
     return source.rstrip("/").rsplit("/", maxsplit=1)[-1]
 
 
+def is_hub_id(source: str) -> bool:
+    """Whether it is OWNER/NAME of a public home, and no folder on this machine."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", source) is not None and not Path(source).exists()
+
+
 def _loaded(load: Any, what: str, source: str, role: str) -> Any:
     try:
         return load()
     except Exception as error:  # transformers raises many kinds
         if is_out_of_memory(error):
             raise
-        reason = " ".join(str(error).split())
+        remedy = "give a hub id or a folder with its configuration and weights"
+        if is_hub_id(source):
+            remedy = f"fetch it elsewhere from https://huggingface.co/{source}, and give its folder"
         raise HartError(
-            f"{role} {source!r}: transformers cannot load it as {what} ({reason}); "
-            "give a hub id or a folder with its configuration and weights"
+            f"{role} {source!r}: transformers cannot load it as {what} ({one_line(error)}): {remedy}"
         ) from None

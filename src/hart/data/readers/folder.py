@@ -13,6 +13,8 @@ from torch import Tensor
 from hart.data.samples import (
     IMAGE_SUFFIXES,
     NOTE_SUFFIXES,
+    SPLIT_NAMES,
+    WHOLE,
     Damage,
     DamagedSample,
     Sample,
@@ -46,6 +48,9 @@ def split_folder(path: Path, split: str) -> Path | None:
     for name in split_names(split):
         if (path / name).is_dir():
             return path / name
+    parts = [name for other in SPLIT_NAMES for name in split_names(other) if (path / name).is_dir()]
+    if split == WHOLE and parts:
+        raise HartError(f"{path} is divided into folders: name one as the split: {', '.join(parts)}")
     require_hash_split(split, str(path), f"folder '{split}'")
     return None
 
