@@ -52,6 +52,28 @@ def test_tokenizer(model: Path, tmp_path: Path) -> None:
     assert (out / "reconstructions.png").exists()
 
 
+def test_tokenizer_goes_on_after_a_stop(model: Path, tmp_path: Path) -> None:
+    """What was measured of a batch is not measured again; of other scales it is another measurement."""
+    write_captioned_folder(tmp_path / "set", 8)
+    out = tmp_path / "out"
+    arguments = ("tokenizer", "--model", model, "--data", tmp_path / "set", "--split", "all", "--size", 16,
+                 "--batch-size", 4, "--resamples", 2, "--device", "cpu", "--out", out, "--scales")  # fmt: skip
+    values = figures(run(*arguments, "1,2,4,8"), out)
+    sheet = (out / "reconstructions.png").read_bytes()
+    first, second = sorted((out / "measured").iterdir())
+    before = first.stat().st_mtime_ns
+    second.unlink()
+    again = figures(run(*arguments, "1,2,4,8"), out)
+    assert again["figures"] == values["figures"] and (out / "reconstructions.png").read_bytes() == sheet
+    assert sorted((out / "measured").iterdir()) == [first, second]
+    assert first.stat().st_mtime_ns == before < second.stat().st_mtime_ns
+    assert figures(run(*arguments, "1,3,8"), out)["figures"]["discrete"] != values["figures"]["discrete"]
+    assert len(list((out / "measured").iterdir())) == 4
+    second.write_bytes(b"cut off")
+    damaged = run(*arguments, "1,2,4,8")
+    assert damaged.exit_code == 2 and str(second) in damaged.stderr and "Traceback" not in damaged.stderr
+
+
 def test_generation_goes_on_after_a_stop(model: Path, tmp_path: Path) -> None:
     write_captioned_folder(tmp_path / "set", 7)
     out = tmp_path / "out"

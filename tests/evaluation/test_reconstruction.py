@@ -48,7 +48,7 @@ def test_psnr_is_its_definition() -> None:
     assert psnr(image, original).tolist() == pytest.approx(expected)
 
 
-def test_figures_are_those_of_the_8_bit_pictures(folder: Path) -> None:
+def test_figures_are_those_of_the_8_bit_pictures(folder: Path, tmp_path: Path) -> None:
     tokenizer, _ = tiny_model(tiny_text_config())
     source = open_source(folder, kind="folder", split="train")
     transform = ImageTransform(SIZE)
@@ -59,6 +59,7 @@ def test_figures_are_those_of_the_8_bit_pictures(folder: Path) -> None:
         ScaleSchedule(SCALES),
         extractor,
         distance,
+        tmp_path / "out",
         ReconstructionOptions(batch_size=4, resamples=3),
         {"model": "tiny"},
     )

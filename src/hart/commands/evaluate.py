@@ -94,7 +94,7 @@ def tokenizer(
     image_column: ImageColumn = "",
     out: OutOption = Path("outputs/evaluate-tokenizer"),
 ) -> None:
-    """Reconstruction by the tokenizer, discrete against hybrid: PSNR, SSIM, perceptual distance, rFID, rKID."""
+    """Reconstruction, discrete against hybrid: PSNR, SSIM, perceptual distance, rFID, rKID. A stopped run goes on."""
     writable_folder(out)
     with needs_extra(EXTRA):
         from hart.evaluation.reconstruction import (
@@ -121,6 +121,7 @@ def tokenizer(
             schedule,
             open_extractor(features, where),
             perceptual_distance(distance, distance_weights or [], where),
+            out,
             ReconstructionOptions(batch_size, seed, resamples),
             _settings(model, data, source, split, fit=fit, size=side),
             report,

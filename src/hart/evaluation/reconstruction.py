@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from hart.contact_sheet import contact_sheet
 from hart.data.transforms import to_signed, unit_to_pil
 from hart.errors import HartError
 from hart.evaluation.features import FeatureExtractor, Features
+from hart.evaluation.kept_batches import KeptBatches
 from hart.evaluation.pictures import Pictures
 from hart.evaluation.published import TOKENIZER
 from hart.evaluation.report import Progress, Result, extractor_facts, pictures_text
@@ -45,7 +47,9 @@ from hart.scales import ScaleSchedule
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
 KINDS = ("discrete", "hybrid")
-PSNR = "PSNR, dB"
+INPUT = "input"
+PSNR, SSIM = "PSNR, dB", "SSIM"
+MEASURED_FOLDER = "measured"
 SSIM_WINDOW = 11
 IDENTICAL_PSNR = 100.0
 """dB that stand for a picture of which nothing is lost; one value off by one in a 256 px picture is 101 dB."""
@@ -119,16 +123,41 @@ def evaluate_tokenizer(
     schedule: ScaleSchedule,
     extractor: FeatureExtractor,
     distance: PerceptualDistance,
+    folder: Path,
     options: ReconstructionOptions,
     settings: Mapping[str, Any],
     progress: Progress = lambda _done, _total, _what: None,
 ) -> Result:
     """PSNR, SSIM, perceptual distance, rFID, rKID (and spatial rFID, where the extractor has it) of each kind.
 
-    tokenizer, extractor, distance: on their devices already. settings: what the caller chose (model, data and so on),
-    for the report. Raises `HartError` for sets of fewer than four pictures, or decoded pictures that are not finite.
+    tokenizer, extractor, distance: on their devices already. Scores and features of every batch are kept in
+    `folder`/measured: a stopped run goes on there. settings: what the caller chose (model, data and so on), for the
+    report. Raises `HartError` for sets of fewer than four pictures, or decoded pictures that are not finite.
     """
     device = next(tokenizer.parameters()).device
+    weights = fingerprint(tokenizer)
+    kept = KeptBatches(
+        folder / MEASURED_FOLDER,
+        {
+            "tokenizer": weights,
+            "scales": list(schedule),
+            "features": extractor_facts(extractor),
+            "distance": [distance.name, fingerprint(distance.module)],
+            "device": device.type,
+        },
+    )
+
+    def decoded_of(pixels: Tensor) -> dict[str, Tensor]:
+        return reconstruct(tokenizer, pixels.to(device), schedule)
+
+    def measured(pixels: Tensor) -> dict[str, Tensor]:
+        values = _named(INPUT, extractor(pixels))
+        for kind, image in decoded_of(pixels).items():
+            values |= _named(kind, extractor(image))
+            for name, scores in _scores(image, pixels.to(device), distance).items():
+                values[f"{kind}: {name}"] = scores.cpu()
+        return values
+
     originals: list[Features] = []
     gathered = {kind: _Gathered() for kind in KINDS}
     groups: list[list[Image.Image]] = []
@@ -136,15 +165,20 @@ def evaluate_tokenizer(
     done = 0
     for batch in pictures.batches(options.batch_size):
         progress(done, pictures.total, f"{done} pictures reconstructed")
-        originals.append(extractor(batch.pixels))
-        decoded = reconstruct(tokenizer, batch.pixels.to(device), schedule)
-        for kind, pixels in decoded.items():
-            for name, scores in _scores(pixels, batch.pixels.to(device), distance).items():
-                gathered[kind].scores[name].append(scores.cpu())
-            gathered[kind].features.append(extractor(pixels))
-        for row in range(min(len(batch), SHEET_PICTURES - len(groups))):
-            groups.append([unit_to_pil(side[row].float() / 255) for side in (batch.pixels, *decoded.values())])
-            labels.append("input, " + ", ".join(f"{k} {gathered[k].scores[PSNR][-1][row]:.1f} dB" for k in KINDS))
+        values = kept.of(batch.pixels, partial(measured, batch.pixels))
+        originals.append(_features(values, INPUT))
+        for kind in KINDS:
+            for name in (PSNR, SSIM, distance.name):
+                gathered[kind].scores[name].append(values[f"{kind}: {name}"])
+            gathered[kind].features.append(_features(values, kind))
+        if shown := min(len(batch), SHEET_PICTURES - len(groups)):
+            # decoded again: pictures are not kept, and these are few
+            sides = (batch.pixels, *decoded_of(batch.pixels).values())
+            groups += [[unit_to_pil(side[row].float() / 255) for side in sides] for row in range(shown)]
+            decibels = {kind: gathered[kind].scores[PSNR][-1] for kind in KINDS}
+            labels += [
+                f"input, {', '.join(f'{k} {db[row]:.1f} dB' for k, db in decibels.items())}" for row in range(shown)
+            ]
         done += len(batch)
     real = Features.cat(originals)
     figures = {}
@@ -158,7 +192,7 @@ def evaluate_tokenizer(
         figures=figures,
         settings={
             **settings,
-            "weights_sha256": fingerprint(tokenizer),
+            "weights_sha256": weights,
             "scales": list(schedule),
             "seed": options.seed,
             "resamples": options.resamples,
@@ -198,9 +232,19 @@ def _scores(pixels: Tensor, original: Tensor, distance: PerceptualDistance) -> d
     """By column: one number a picture (B,)."""
     return {
         PSNR: psnr(pixels, original),
-        "SSIM": ssim(pixels.float(), original.float(), data_range=255, size_average=False, win_size=SSIM_WINDOW),
+        SSIM: ssim(pixels.float(), original.float(), data_range=255, size_average=False, win_size=SSIM_WINDOW),
         distance.name: distance(to_signed(pixels), to_signed(original)),
     }
+
+
+def _named(picture: str, features: Features) -> dict[str, Tensor]:
+    """Features that distances are of, under names for `KeptBatches`; `_features` reads them."""
+    values = {f"{picture}: pooled": features.pooled}
+    return values if features.spatial is None else values | {f"{picture}: spatial": features.spatial}
+
+
+def _features(values: Mapping[str, Tensor], picture: str) -> Features:
+    return Features(values[f"{picture}: pooled"], values.get(f"{picture}: spatial"))
 
 
 def _figures(real: Features, gathered: _Gathered, extractor: str, options: ReconstructionOptions) -> dict[str, Figure]:
