@@ -12,9 +12,16 @@ import pytest
 import torch
 from PIL import Image
 
-from hart.config import HartConfig
-from helpers import tiny_class_config, tiny_text_config
+from hart.config import HartConfig, TokenizerConfig
+from hart.losses.hart_loss import draw_last_cells
+from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
+from hart.training.randomness import generator_for
+from hart.training.starting import save_tokenizer
+from helpers import TEXT_TOKENS, TEXT_WIDTH, randomize, tiny_class_config, tiny_text_config
+from models import save_tiny_text_model
+from picture_files import write_captioned_folder
 
+CPU = torch.device("cpu")
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -99,3 +106,76 @@ def test_results_of_tokenizers_become_one_table(
     for folder, message in (("small", "of the suite generation"), ("nowhere", "no readable result")):
         with pytest.raises(SystemExit, match=message):
             reconstructions.main([str(tmp_path / folder)])
+
+
+def tiny_ablations_recipe(folder: Path) -> Path:
+    """A recipe of pictures of 64 px beside the tokenizer and the text encoder that it names."""
+    sizes = TokenizerConfig((1, 2, 3, 5, 8), 8, (1,) * 4, 1, norm_groups=4, latent_channels=4, codebook_size=16)
+    tokenizer = HybridTokenizer(sizes)
+    randomize(tokenizer)
+    save_tokenizer(folder / "tokenizer", tokenizer)
+    recipe = folder / "recipe.toml"
+    recipe.write_text(
+        f"""
+        data = ""
+        tokenizer = {json.dumps(str(folder / "tokenizer"))}
+        text_encoder = {json.dumps(str(save_tiny_text_model(folder / "text")))}
+        [transformer]
+        scales = {list(sizes.scales)}
+        latent_channels = 4
+        codebook_size = 16
+        width = 32
+        depth = 1
+        heads = 2
+        [transformer.text]
+        width = {TEXT_WIDTH}
+        tokens = {TEXT_TOKENS}
+        [diffusion]
+        width = 16
+        depth = 1
+        sampling_steps = 2
+        [trainer]
+        steps = 400
+        batch_size = 4
+        [optimizer]
+        learning_rate = 1e-3
+        """,
+        encoding="utf-8",
+    )
+    return recipe
+
+
+@pytest.mark.slow
+def test_ablations_are_trained_and_measured_one_call_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    ablations = importlib.import_module("ablations")
+    monkeypatch.setattr(ablations, "RECIPE", tiny_ablations_recipe(tmp_path))
+    data, other = tmp_path / "pictures", tmp_path / "other"
+    write_captioned_folder(data, 6)
+    write_captioned_folder(other, 4)
+    (other / "train").rename(data / "val")
+    options = ["--out", str(tmp_path / "runs"), "--steps", "4", "--limit", "4"]
+    for runs in (["hybrid", "128-from-64"], ["discrete"]):
+        ablations.main([str(data), str(data), *options, "--runs", *runs])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")][-5:]
+    header, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines if "---" not in line)
+    cells = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+    assert list(cells) == ["hybrid", "discrete", "128-from-64"]
+    entropies = {name: [k for k in range(7) if row[f"cross_entropy_{k}"]] for name, row in cells.items()}
+    assert entropies == {"hybrid": list(range(5)), "discrete": list(range(5)), "128-from-64": list(range(7))}
+    assert [bool(row["diffusion_mse"]) for row in cells.values()] == [True, False, True]
+    assert all(row["pictures/s"] for row in cells.values())
+
+
+def test_the_ablation_at_the_doubled_resolution_drops_what_the_paper_drops(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    runs = {run.name: run.recipe for run in importlib.import_module("ablations").variants("", "", None, tmp_path)}
+    one, other = runs["128-scratch"], runs["128-all-tokens"]
+    assert one == other.replace(drop_last_scale=True)
+    tokens = one.transformer.schedule.token_counts[-1]
+    kept = [draw_last_cells(1, tokens, generator_for(0, "last scale", step), CPU).shape[1] for step in range(400)]
+    assert np.mean(kept) / tokens == pytest.approx(0.2, abs=0.02)

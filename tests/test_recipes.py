@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from hart.checkpoint.loading import load_config
 from hart.presets import (
@@ -16,8 +18,12 @@ from hart.presets import (
     hart_text_to_image,
     scales_of_size,
 )
-from hart.training.config import TokenizerRecipe, TransformerRecipe
+from hart.training.config import Recipe, TokenizerRecipe, TransformerRecipe
+from hart.training.distributed import Processes
+from hart.training.rehearsal import RehearsedTokenizer, RehearsedTransformer
+from hart.training.step import Stepper
 
+CPU = torch.device("cpu")
 RECIPES = Path(__file__).parent.parent / "recipes"
 TOKENIZERS, TRANSFORMERS = (
     sorted(path for path in RECIPES.rglob("*.toml") if f"[{stage}]" in path.read_text(encoding="utf-8"))
@@ -71,6 +77,7 @@ def test_the_adapter_recipe_is_of_the_shipped_model() -> None:
     recipe, shipped = TransformerRecipe.read(RECIPES / "emoji/lora.toml"), load_config("emoji")
     assert recipe.lora is not None
     assert (recipe.transformer, recipe.diffusion) == (shipped.transformer, shipped.diffusion)
+    assert recipe.sampling == shipped.sampling, "sample pictures of a run are those that the model would draw"
 
 
 def test_the_tokenizer_of_photographs_starts_at_half_the_size_with_scales_derived_from_the_paper_s() -> None:
@@ -99,3 +106,47 @@ def test_the_discrete_tokenizer_is_one_that_the_hybrid_one_can_start_from() -> N
     assert discrete.discrete_probability == 1.0
     assert not discrete.decoder_only
     assert not discrete.init_from
+
+
+def narrow_trainer(recipe: Recipe) -> Recipe:
+    """The recipe with four pictures a step, on the CPU; in parts still where it had parts."""
+    trainer = recipe.trainer
+    return recipe.replace(trainer=trainer.replace(device="cpu", batch_size=4, accumulate=min(trainer.accumulate, 2)))
+
+
+def narrow_tokenizer(path: Path) -> RehearsedTokenizer:
+    recipe = narrow_trainer(TokenizerRecipe.read(path))
+    assert isinstance(recipe, TokenizerRecipe)
+    # 32 px: the least that the discriminator takes
+    sizes = recipe.tokenizer.replace(scales=(1, 2), base_channels=32, channel_multipliers=(1,) * 5, residual_blocks=1)
+    return RehearsedTokenizer(recipe.replace(tokenizer=sizes), CPU)
+
+
+def narrow_transformer(path: Path) -> RehearsedTransformer:
+    recipe = narrow_trainer(TransformerRecipe.read(path))
+    assert isinstance(recipe, TransformerRecipe)
+    sizes = recipe.transformer.replace(scales=(1, 2, 7), width=32, depth=2, heads=2, codebook_size=32)
+    if sizes.text is not None:
+        sizes = sizes.replace(text=sizes.text.replace(width=8, tokens=4))
+    assert recipe.diffusion is not None
+    return RehearsedTransformer(
+        recipe.replace(transformer=sizes, diffusion=recipe.diffusion.replace(width=32, depth=1)), CPU
+    )
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype:UserWarning")
+@pytest.mark.parametrize(
+    "path",
+    [path for path in (*TOKENIZERS, *TRANSFORMERS) if path.parent.name in ("hart-0.7b", "imagenet")],
+    ids=lambda path: f"{path.parent.name}-{path.stem}",
+)
+def test_a_stage_of_the_paper_takes_steps_at_reduced_width(path: Path) -> None:
+    """Losses, precision, optimiser and schedule as written; the discriminator takes part from the first step on."""
+    task = narrow_tokenizer(path) if path in TOKENIZERS else narrow_transformer(path)
+    trainer = task.recipe.trainer
+    stepper = Stepper(task, trainer, Processes(trainer))
+    trained = {name: p for part in task.parts.values() for name, p in part.module.named_parameters() if p.requires_grad}
+    before = {name: p.detach().clone() for name, p in trained.items()}
+    figures = [stepper.step(step) for step in range(2)]
+    assert all(math.isfinite(value) for step in figures for value in step.values())
+    assert any(not torch.equal(p, before[name]) for name, p in trained.items())

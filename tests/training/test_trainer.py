@@ -245,6 +245,23 @@ def test_bfloat16_is_an_autocast_of_float32_weights_in_the_loss_alone(tmp_path: 
     assert task.module.first.weight.dtype == torch.float32
 
 
+def test_compiled_blocks_learn_what_plain_ones_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[nn.Module] = []
+
+    def trace_only(module: nn.Module) -> None:
+        compiled.append(module)
+        # the real compiler would take minutes and a C++ one; what it is given is the same
+        real(module, backend="eager")
+
+    real = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", trace_only)
+    plain, traced = ToyTask(), ToyTask()
+    Trainer(plain, recipe(steps=3), tmp_path / "plain").run()
+    Trainer(traced, recipe(steps=3, compile=True, activation_checkpointing=True), tmp_path / "traced").run()
+    assert compiled == list(traced.module.blocks)
+    assert flat(traced.module.state_dict()) == flat(plain.module.state_dict())
+
+
 def test_parts_are_stepped_by_their_own_losses(tmp_path: Path) -> None:
     task, logs = AdversarialTask(), []
     start = task.judge.weight.item()

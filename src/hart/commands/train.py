@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ def train(
     On several GPUs or machines: accelerate launch -m hart train ...
     """
     changes = (*(overrides or ()), *([f"init_from={init_from}"] if init_from is not None else []))
-    with needs_extra("train"):
+    with needs_extra("train"), _quiet_norms():
         if size is not None:
             changes = (*changes, _scales_override(stage, recipe, changes, size))
         if dry_run:
@@ -72,6 +73,14 @@ def train(
         writable_folder(out)
         if _run(stage, recipe, changes, out):
             typer.echo(out)
+
+
+@contextmanager
+def _quiet_norms() -> Iterator[None]:
+    """Keeps from the user that torch's fused RMSNorm does not serve bfloat16 beside the float32 weights of autocast."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mismatch dtype between input and weight", UserWarning)
+        yield
 
 
 def _scales_override(stage: Stage, path: Path, overrides: tuple[str, ...], size: int) -> str:

@@ -294,7 +294,7 @@ class TransformerRecipe(Recipe):
     diffusion: ResidualDiffusionConfig | None = None
     """Without it the model draws discrete tokens only (VAR, and the paper's ablation)."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    """Written into the model as its defaults; training does not read it."""
+    """How sample pictures are drawn; written into the model as its defaults, where a whole model is written."""
     diffusion_weight: float = 1.0
     condition_dropout: float = 0.1
     """Share of captions or classes replaced by the null condition, for classifier-free guidance."""

@@ -21,6 +21,10 @@ class Modulation(Protocol):
 
     def out(self, branch: int, h: Tensor) -> Tensor: ...
 
+    def part(self, rows: slice) -> Modulation:
+        """That of some rows of the batch."""
+        ...
+
 
 class Unmodulated:
     """Branches as they are."""
@@ -31,11 +35,15 @@ class Unmodulated:
     def out(self, branch: int, h: Tensor) -> Tensor:
         return h
 
+    def part(self, rows: slice) -> Modulation:
+        return self
+
 
 class AdaptiveModulation:
     """AdaLN with six parameters (B, 6, C): gains, scales and shifts of the two branches, in this order."""
 
     def __init__(self, parameters: Tensor) -> None:
+        self.parameters = parameters
         self.gains, self.scales, self.shifts = (p.unsqueeze(2).unbind(1) for p in parameters.chunk(3, dim=1))
 
     def into(self, branch: int, h: Tensor) -> Tensor:
@@ -43,6 +51,9 @@ class AdaptiveModulation:
 
     def out(self, branch: int, h: Tensor) -> Tensor:
         return h * self.gains[branch]
+
+    def part(self, rows: slice) -> Modulation:
+        return AdaptiveModulation(self.parameters[rows])
 
 
 class NoModulation(nn.Module):

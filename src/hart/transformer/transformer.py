@@ -47,6 +47,10 @@ class Conditioning:
     context: EmbeddedContext
     modulations: tuple[Modulation, ...]
 
+    def part(self, rows: slice, tokens: slice = slice(None)) -> Conditioning:
+        """That of some rows of the batch, and of some of their tokens."""
+        return Conditioning(self.context.part(rows, tokens), tuple(m.part(rows) for m in self.modulations))
+
 
 class ModulatedHead(nn.Module):
     """Norm, modulation by the pooled condition, and a linear layer to the codes, which computes in float32."""
@@ -104,11 +108,9 @@ class HartTransformer(nn.Module):
 
     def condition(self, context: Context) -> Conditioning:
         """Embed a context of batch B and compute the blocks' modulations."""
-        return self._modulated(self.context_embedder(context))
-
-    def _modulated(self, context: EmbeddedContext) -> Conditioning:
+        embedded = self.context_embedder(context)
         blocks = [cast(Block, block) for block in self.blocks]
-        return Conditioning(context, tuple(block.modulation(context.block_condition) for block in blocks))
+        return Conditioning(embedded, tuple(block.modulation(embedded.block_condition) for block in blocks))
 
     def embed_context(self, conditioning: Conditioning) -> tuple[Tensor, Rotation | None]:
         """The context's tokens (B, S, C) with level (and absolute position) added, and their rotation."""
@@ -176,15 +178,14 @@ class HartTransformer(nn.Module):
         features and in position, and attention over equal tokens leaves them so in every layer: one token of one row is
         computed and stands for all of them, exactly.
         """
-        context = conditioning.context
-        rows, tokens = context.tokens.shape[:2]
+        rows, tokens = conditioning.context.tokens.shape[:2]
         if null_rows == 0 or tokens == 1:
             return self._run_context(conditioning, cache)
         given, null = slice(0, rows - null_rows), slice(rows - null_rows, rows)
-        hidden = self._run_context(self._modulated(context.part(given)), cache.rows(given))
+        hidden = self._run_context(conditioning.part(given), cache.rows(given))
         one = cache.for_one_token()
-        first = context.part(slice(null.start, null.start + 1), slice(0, 1))
-        null_hidden = self._run_context(self._modulated(first), one)
+        first = conditioning.part(slice(null.start, null.start + 1), slice(0, 1))
+        null_hidden = self._run_context(first, one)
         cache.rows(null).append_copies(one, tokens)
         cache.advance(tokens)
         return torch.cat([hidden, null_hidden.expand(null_rows, -1, -1)])
