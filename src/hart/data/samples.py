@@ -33,9 +33,9 @@ WEIGHT_FIELD = "weight"
 SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {"train": ("train", "training"), "val": ("val", "validation", "valid")}
 """Other names under which a split is found."""
 VALIDATION_SHARE = 0.05
+"""Of a set that is not divided, by the hash of the picture's name."""
 WHOLE = "all"
 """Split that every picture of an undivided set belongs to: for measuring, where nothing is held out."""
-"""Of a set that is not divided, by the hash of the picture's name."""
 
 
 class DamagedSample(Exception):
