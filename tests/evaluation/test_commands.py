@@ -56,7 +56,7 @@ def test_tokenizer_goes_on_after_a_stop(model: Path, tmp_path: Path) -> None:
     """What was measured of a batch is not measured again; of other scales it is another measurement."""
     write_captioned_folder(tmp_path / "set", 8)
     out = tmp_path / "out"
-    arguments = ("tokenizer", "--model", model, "--data", tmp_path / "set", "--split", "all", "--size", 16,
+    arguments = ("tokenizer", "--model", model, "--data", tmp_path / "set", "--split", "train", "--size", 16,
                  "--batch-size", 4, "--resamples", 2, "--device", "cpu", "--out", out, "--scales")  # fmt: skip
     values = figures(run(*arguments, "1,2,4,8"), out)
     sheet = (out / "reconstructions.png").read_bytes()
