@@ -35,11 +35,16 @@ class CheckpointError(HartError):
 
 def save_module(path: Path, module: nn.Module, dtype: torch.dtype | None = None) -> None:
     """Save the parameters and buffers of `module`, optionally cast to `dtype`, as one safetensors file."""
-    tensors = {
-        name: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
-        for name, value in module.state_dict().items()
-    }
-    atomic_write(path, lambda file: file.write(save(tensors)))
+    state = module.state_dict()
+    write_safetensors(
+        path, {name: value.to("cpu", dtype if value.is_floating_point() else None) for name, value in state.items()}
+    )
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors on the CPU as one safetensors file."""
+    stored = {name: value.detach().contiguous() for name, value in tensors.items()}
+    atomic_write(path, lambda file: file.write(save(stored)))
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -14,11 +14,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
 from torch import Tensor
 
-from hart.checkpoint.storage import read_safetensors
-from hart.files import atomic_write
+from hart.checkpoint.storage import read_safetensors, write_safetensors
 
 
 class KeptBatches:
@@ -37,6 +35,5 @@ class KeptBatches:
         digest.update(pixels.numpy().tobytes())
         file = self._folder / f"{digest.hexdigest()}.safetensors"
         if not file.exists():
-            values = {name: value.contiguous() for name, value in compute().items()}
-            atomic_write(file, lambda stream: stream.write(save(values)))
+            write_safetensors(file, compute())
         return read_safetensors(file)
