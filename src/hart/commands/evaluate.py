@@ -178,10 +178,8 @@ def sampling_of(
     pipe: HartPipeline, guidance: float | None, smooth: bool | None, discrete_only: bool = False
 ) -> SamplingConfig:
     """The model's own settings but for what was given."""
-    own = pipe.config.sampling
-    given: dict[str, Any] = {"guidance_scale": guidance, "smooth": smooth}
-    changed = {name: value for name, value in given.items() if value is not None}
-    return own.replace(**changed, discrete_only=own.discrete_only or discrete_only)
+    given: dict[str, Any] = {"guidance_scale": guidance, "smooth": smooth, "discrete_only": discrete_only or None}
+    return pipe.config.sampling.replace(**{name: value for name, value in given.items() if value is not None})
 
 
 def _open(data: str, split: str, kind: KindOption, image_column: str = "", caption_column: str = "") -> Source | Stream:
