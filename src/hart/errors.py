@@ -1,5 +1,13 @@
-"""The one exception that means 'the caller can fix this'."""
+"""What ends a command in a way that is no fault of the program."""
 
 
 class HartError(ValueError):
     """Bad input, in one line that says what was wrong and what to do. The command line prints it and exits with 2."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Ended by a signal, in order; says in one line what was kept and how to go on. Exit code 128 + `signal`."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal

@@ -112,16 +112,16 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], Any], *, overwrite: boo
 
     Readers see the old file or the whole new one. The neighbour has a random name of its own, so that programs that
     write the same file do not disturb each other. When `write` fails, the old file stays, nothing is left beside it,
-    and the error is passed on.
+    and the error is passed on; that of a full disk and the like as an `OSError` that names `path`.
     overwrite: False raises `FileExistsError` where `path` exists, also when another program makes it meanwhile.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not overwrite and os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     temporary = path.with_name(f".{secrets.token_hex(8)}{PARTIAL}")
-    # exclusive, so that neither a file nor a link that somebody put there is written through
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
+        # exclusive, so that neither a file nor a link that somebody put there is written through
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         with os.fdopen(handle, "wb") as file:
             write(file)
             file.flush()
@@ -130,8 +130,13 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], Any], *, overwrite: boo
             temporary.replace(path)
         else:
             _rename_to_new(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        # torch's writer reports a failed write as a RuntimeError, with the cause behind it
+        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        if isinstance(cause, OSError) and cause.filename in (None, str(temporary)):
+            raise OSError(cause.errno, cause.strerror or str(cause), str(path)) from None
         raise
     flush_folder(path.parent)
 

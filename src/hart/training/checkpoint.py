@@ -1,17 +1,18 @@
-"""Checkpoints of a run: written whole or not at all, the newest few kept, read back only by the same recipe.
+"""Checkpoints of a run: written whole or not at all, the newest few kept, gone on with only by the same run.
 
-RUN/recipe.json                      what is trained; another recipe is refused here
-RUN/checkpoints/step-00000200.pt     weights, average, optimisers and half-finished figures after 200 steps
+RUN/recipe.json                      what is trained, for people; what counts is in the checkpoints
+RUN/checkpoints/step-00000200.pt     weights, average, optimisers and half-finished figures after 200 steps, and what
+                                     they were learned from: recipe, data, frozen networks (`Identity`)
 """
 
 from __future__ import annotations
 
 import errno
 import json
-import re
-import zipfile
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ import torch
 
 from hart.config import Config, ConfigError
 from hart.errors import HartError
-from hart.files import atomic_write
+from hart.files import PARTIAL, atomic_write, read_json
+from hart.training.saved_state import DamagedError, read_saved, table
+from hart.training.task import Source
 
 RECIPE_FILE = "recipe.json"
 FOLDER = "checkpoints"
+MODEL_FOLDER = "model"
 # What may change between two sittings of one run: it decides how long and where, not what is computed.
 HARMLESS = frozenset({"reading.workers", "reading.max_damaged"}) | frozenset(
     f"trainer.{name}"
@@ -43,6 +47,55 @@ HARMLESS = frozenset({"reading.workers", "reading.max_damaged"}) | frozenset(
 )
 
 
+@dataclass(frozen=True)
+class Identity:
+    """What a run is of.
+
+    stage: what it trains. recipe: its settings, as JSON values. sources: what it learns from beside them, by name.
+    """
+
+    stage: str
+    recipe: Mapping[str, Any]
+    sources: Mapping[str, Source]
+
+    @staticmethod
+    def of(stage: str, recipe: Config, sources: Mapping[str, Source]) -> Identity:
+        return Identity(stage, _plain(recipe), sources)
+
+    @staticmethod
+    def read(values: Any) -> Identity:
+        """What `to_dict` gave. Raises `DamagedError`."""
+        entries = table(values, "its identity", {"stage", "recipe", "sources"})
+        pairs = table(entries["sources"], "its list of sources").items()
+        if any(not isinstance(pair, list) or [type(part) for part in pair] != [str, str] for _, pair in pairs):
+            raise DamagedError("its list of sources is no list of texts")
+        sources = {str(name): Source(*pair) for name, pair in pairs}
+        return Identity(str(entries["stage"]), table(entries["recipe"], "its recipe"), sources)
+
+    def to_dict(self) -> dict[str, Any]:
+        sources = {name: [source.digest, source.said] for name, source in self.sources.items()}
+        return {"stage": self.stage, "recipe": dict(self.recipe), "sources": sources}
+
+    def changes(self, now: Identity, recipe: type[Config]) -> list[str]:
+        """What is no longer as it was, one text each. recipe: class of the recipe of `now`.
+
+        A setting that the old recipe does not know yet had its default then.
+        """
+        theirs: Any = self.recipe
+        with suppress(ConfigError):  # of another version: what differs is named below
+            theirs = _plain(recipe.from_dict(dict(theirs)))
+        keys = sorted(set(_differing(theirs, now.recipe)))
+        said = [f"{key} ({_at(theirs, key)!r} there, {_at(now.recipe, key)!r} now)" for key in keys]
+        for name in sorted(self.sources.keys() | now.sources.keys()):
+            there, here = self.sources.get(name, NO_SOURCE), now.sources.get(name, NO_SOURCE)
+            if there.digest != here.digest:
+                said.append(f"{name} ({there.told(here)} there, {here.told(there)} now)")
+        return said
+
+
+NO_SOURCE = Source("", "none")
+
+
 class RunFolder:
     """The checkpoints in one run's folder."""
 
@@ -52,8 +105,12 @@ class RunFolder:
 
     def steps(self) -> list[int]:
         """The steps after which there is a checkpoint, oldest first."""
-        names = (re.fullmatch(r"step-(\d+)\.pt", path.name) for path in (self.folder / FOLDER).glob("*.pt"))
-        return sorted(int(name[1]) for name in names if name)
+        found = []
+        for path in (self.folder / FOLDER).glob("step-*.pt"):
+            number = path.stem.removeprefix("step-")
+            if number.isascii() and number.isdigit() and path == self.path(int(number)):
+                found.append(int(number))
+        return sorted(found)
 
     def path(self, step: int) -> Path:
         return self.folder / FOLDER / f"step-{step:08d}.pt"
@@ -63,25 +120,25 @@ class RunFolder:
         steps = self.steps()
         return f"the last good checkpoint is {self.path(steps[-1])}" if steps else "there is no checkpoint yet"
 
-    def claim(self, recipe: Config) -> None:
-        """Store the recipe, or compare it with the stored one. Raises `HartError` naming what differs.
-
-        A setting that the stored one does not know yet had its default then.
-        """
+    def write_recipe(self, recipe: Config) -> None:
         path = self.folder / RECIPE_FILE
-        if self.steps() and path.exists():
-            try:
-                stored = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise HartError(f"{path}: cannot be read ({error}); restore it or choose another folder") from None
-            with suppress(ConfigError):  # of another version: what differs is named below
-                stored = _plain(type(recipe).from_dict(stored))
-            now = _plain(recipe)
-            if differing := sorted(_differing(stored, now)):
-                shown = ", ".join(f"{key} ({_at(stored, key)!r} there, {_at(now, key)!r} now)" for key in differing)
-                raise HartError(f"{self.folder} holds a run of another recipe: {shown}; choose another folder")
         with self.writing("the recipe"):
             atomic_write(path, lambda file: file.write(recipe.to_json().encode()))
+
+    def identity(self, state: Mapping[str, Any], stage: str) -> Identity | None:
+        """That of a checkpoint, or of an older version's recipe.json; None where neither says anything.
+
+        Raises `HartError` for a recipe.json that is needed and cannot be read.
+        """
+        if "identity" in state:
+            return Identity.read(state["identity"])
+        path = self.folder / RECIPE_FILE
+        if not path.exists():
+            return None
+        try:
+            return Identity(stage, read_json(path), {})
+        except HartError as error:
+            raise HartError(f"{error}; restore it or choose another folder") from None
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Write a checkpoint and remove the oldest beyond `keep`."""
@@ -94,65 +151,76 @@ class RunFolder:
         """Remove what is beyond `keep`, and what a killed run left half-written."""
         for old in self.steps()[: -self.keep]:
             self.path(old).unlink()
-        for left in (self.folder / FOLDER).glob("*.partial"):
-            left.unlink()
+        for folder in (self.folder, *(self.folder / name for name in (FOLDER, MODEL_FOLDER, "samples"))):
+            for left in folder.glob(f"*{PARTIAL}"):
+                left.unlink()
 
-    def load(self) -> dict[str, Any] | None:
+    def load(self, stage: str, check: Callable[[Mapping[str, Any]], None]) -> dict[str, Any] | None:
         """The newest checkpoint, None where there is none.
 
-        Raises `HartError` when it is damaged, naming the next older one that can be read; goes back to it only
-        when the damaged file is gone, since that is a person's decision.
+        stage: what is trained. check: raises `DamagedError` for weights that are not this run's.
+        Raises `HartError` when it is damaged, naming the next older one that is not; goes back to it only when the
+        damaged file is gone, since that is a person's decision.
         """
         steps = self.steps()
         if not steps:
             return None
         try:
-            return _read(self.path(steps[-1]))
-        except OSError as error:
-            raise HartError(f"{self.path(steps[-1])}: cannot be read ({error})") from None
-        except Exception as error:  # damaged files make the unpickler fail in many ways
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            good = next((step for step in reversed(steps[:-1]) if _readable(self.path(step))), None)
+            return self._read(steps[-1], stage, check)
+        except DamagedError as error:
+            good = next((step for step in reversed(steps[:-1]) if self._is_good(step, stage, check)), None)
             advice = (
                 "no older one can be read: start anew in another folder"
                 if good is None
                 else f"delete it{' and newer ones' if good != steps[-2] else ''} to go on from {self.path(good)}"
             )
-            raise HartError(f"{self.path(steps[-1])} is damaged ({reason}); {advice}") from None
+            raise HartError(f"{self.path(steps[-1])} is damaged ({error}); {advice}") from None
+
+    def _read(self, step: int, stage: str, check: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
+        state = read_saved(self.path(step))
+        table(state, "it", {"step", "sums", "counts", "weights"} | (state.keys() & {"identity", "model"}))
+        if type(state["step"]) is not int or state["step"] != step:
+            raise DamagedError(f"it is of step {state['step']}, its name says {step}")
+        _require_means(state["sums"], state["counts"])
+        if "identity" in state:
+            identity = Identity.read(state["identity"])
+            if identity.stage != stage:
+                raise DamagedError(f"it is of stage {identity.stage}")
+            steps = _at(identity.recipe, "trainer.steps")
+            if type(steps) is not int or step > steps:
+                raise DamagedError(f"it is of step {step} of {steps}")
+        check(state["weights"])
+        return state
+
+    def _is_good(self, step: int, stage: str, check: Callable[[Mapping[str, Any]], None]) -> bool:
+        try:
+            self._read(step, stage, check)
+        except HartError:
+            return False
+        return True
 
     @contextmanager
     def writing(self, what: str) -> Iterator[None]:
-        """Says clearly what could not be written and what is left."""
+        """Says clearly what could not be written, where, and what is left."""
         try:
             yield
-        except (OSError, RuntimeError) as error:
-            # torch's writer reports a failed write as a RuntimeError, with the cause behind it
-            cause = error if isinstance(error, OSError) else error.__context__
-            if not isinstance(cause, OSError):
-                raise
-            full = cause.errno in (errno.ENOSPC, errno.EDQUOT)
-            reason = "the disk is full" if full else cause.strerror
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            reason = "the disk is full" if full else error.strerror or error
             advice = "make room" if full else "mend that"
             raise HartError(
-                f"{self.folder}: {what} could not be written: {reason}; {self.last_good()}; {advice} and run again"
+                f"{error.filename or self.folder}: {what} could not be written: {reason}; {self.last_good()}; "
+                f"{advice} and run again"
             ) from None
 
 
-def _read(path: Path) -> dict[str, Any]:
-    # torch does not look at the checksums of its zip file
-    with zipfile.ZipFile(path) as archive:
-        if (damaged := archive.testzip()) is not None:
-            raise zipfile.BadZipFile(f"{damaged} has another checksum")
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
-
-
-def _readable(path: Path) -> bool:
-    try:
-        _read(path)
-    except Exception:
-        return False
-    return True
+def _require_means(sums: Any, counts: Any) -> None:
+    """Raise `DamagedError` unless these are what `Means` holds."""
+    table(counts, "its count of figures", set(map(str, table(sums, "its sum of figures"))))
+    if any(type(value) not in (int, float) or not math.isfinite(value) for value in sums.values()):
+        raise DamagedError("its sums of figures are no numbers")
+    if any(type(value) is not int or value < 1 for value in counts.values()):
+        raise DamagedError("its counts of figures are no counts")
 
 
 def _plain(recipe: Config) -> dict[str, Any]:

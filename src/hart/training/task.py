@@ -10,7 +10,7 @@ so that an adversarial task is two parts: the model, then the discriminator.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +19,18 @@ from torch import Tensor, nn
 
 from hart.training.config import OptimizerConfig
 from hart.training.randomness import generator_for
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something that a run learns from. digest: changes with its content; said: what it is, for people."""
+
+    digest: str
+    said: str
+
+    def told(self, other: Source) -> str:
+        """For people, so that it can be told from the other."""
+        return self.said if self.said != other.said else f"{self.said} [{self.digest[:8]}]"
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,8 @@ class Part:
     before_losses: Callable[[Sequence[Any], Engine], None] | None = None
     """Called in each step with all batches of the process before the first of them is given to the loss, for what a
     loss must know of the whole batch. Runs in the configured precision and may not leave gradients."""
+    counters: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the steps of this process have counted so far, changed in place. Checkpoints hold the sums over all."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +108,11 @@ class Task(Protocol):
     @property
     def parts(self) -> Mapping[str, Part]:
         """By name, in the order of the step. The first is the model: it is averaged and saved."""
+        ...
+
+    @property
+    def sources(self) -> Mapping[str, Source]:
+        """What is learned from beside the recipe, by name: the data, frozen networks. Asked for once."""
         ...
 
     def prepare(self) -> None:

@@ -1,0 +1,69 @@
+"""Ctrl-C and SIGTERM in a run: end after the step in progress, with a checkpoint; a second signal ends at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TypeVar
+
+T = TypeVar("T")
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+HEARD = b"\nstopping after this step; a second signal ends at once\n"
+SHOW_CURSOR = b"\x1b[?25h"
+"""Progress bars hide it; after the second signal nobody would show it again."""
+
+
+class StopSignal:
+    """Hears the two signals. number: of the one that came, or None."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._waiting = False
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Take the signals over, where this is the main thread, which alone may."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._hear) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                # None: set by something that is not Python
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def unless_stopped(self, wait: Callable[[], T]) -> T | None:
+        """What `wait` gives. At a signal it is given up, and after one not begun: data may never come. Then None."""
+        try:
+            self._waiting = True
+            if self.number is not None:
+                return None
+            result = wait()
+            self._waiting = False
+            return result
+        except _GivenUp:
+            return None
+        finally:
+            self._waiting = False
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        for known in SIGNALS:
+            signal.signal(known, signal.SIG_DFL)
+        if sys.stderr is not None and sys.stderr.isatty():
+            os.write(sys.stderr.fileno(), HEARD + SHOW_CURSOR)
+        if self._waiting:
+            self._waiting = False
+            raise _GivenUp
+
+
+class _GivenUp(BaseException):
+    """Leaves what `StopSignal.unless_stopped` waits for."""
