@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hart.data.datasets import SampleOrder
+from hart.data.digests import SetDigest, mark_shard
 from hart.data.draws import draw_generator
 from hart.data.loader import ReadAhead, require_sharing, within
 from hart.errors import HartError
@@ -143,6 +144,14 @@ class EncodedSet:
             if self.settings[part] != digest:
                 name = part.replace("_", " ")
                 raise HartError(f"{self.folder} was encoded with another {name}: encode the set again with this one")
+
+    def digest(self) -> str:
+        """What there is to learn from, as SHA-256 in hex; see `hart.data.digests`."""
+        digest = SetDigest("encoded set")
+        digest.add(json.dumps(self.settings, sort_keys=True))
+        for file in self._files:
+            digest.add(file.name, mark_shard(file))
+        return digest.hexdigest()
 
     def captions(self, row: int) -> int:
         """How many captions a picture has."""

@@ -175,7 +175,7 @@ def _shards(name: str, split: str) -> Sequence[str]:
     if path.is_file():
         return [name]
     shards = expand(name)
-    if len(shards) == 1 and _has_star(name):
+    if len(shards) == 1 and _has_star(name) and not is_remote(name):
         shards = tuple(sorted(glob.glob(name)))  # noqa: PTH207 - the pattern may be absolute
         if not shards:
             raise HartError(f"{name}: no file matches: check the pattern")

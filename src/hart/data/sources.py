@@ -43,6 +43,14 @@ class Source(Protocol):
         """The picture of a row, not decoded. Raises `DamagedSample`."""
         ...
 
+    def digest(self) -> str:
+        """What there is to learn from, as SHA-256 in hex: names, images and everything said about them.
+
+        Another one when an image is removed, added or swapped, or what is said about it is changed; the same for a
+        copy of the set. See `hart.data.digests`. Reads all notes and a part of each image: seconds for 100,000 files.
+        """
+        ...
+
 
 @runtime_checkable
 class Stream(Protocol):
@@ -61,4 +69,8 @@ class Stream(Protocol):
 
         A unit that breaks off is a `Damage` after what could be read. Raises `HartError` when it cannot be had at all.
         """
+        ...
+
+    def digest(self) -> str:
+        """As `Source.digest`; of what is read from the network, the addresses alone."""
         ...

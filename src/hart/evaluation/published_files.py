@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hart.data.digests import ABSENT, SetDigest, mark_bytes
 from hart.data.samples import Damage, DamagedSample, Sample, one_line
 from hart.errors import HartError
 
@@ -86,6 +87,15 @@ class PublishedPictures:
         except OSError as error:
             raise DamagedSample(f"cannot be read ({one_line(error)})") from None
         return Sample(self.key(row), image, record={} if self._records is None else self._records[row])
+
+    def digest(self) -> str:
+        digest = SetDigest("published files")
+        for row, path in enumerate(self._paths):
+            try:
+                digest.add(path, mark_bytes(self.read(row).image))
+            except DamagedSample:
+                digest.add(path, ABSENT)
+        return digest.hexdigest()
 
 
 def read_json(content: bytes, where: str) -> Any:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from hart.data.datasets import CaptionedImages, SampleOrder, iterate, read_all
+from hart.data.digests import SetDigest
 from hart.data.encoded import EncodedLoader, EncodedSet, is_encoded_set
 from hart.data.loader import Condition, ImageLoader, require_mostly_sound
 from hart.data.opening import open_source
@@ -54,8 +55,16 @@ class ImageSource(Protocol):
 class MemoryPictures:
     """All pictures decoded in memory."""
 
-    def __init__(self, pictures: CaptionedImages, seed: int, description: str = "pictures in memory") -> None:
+    def __init__(
+        self,
+        pictures: CaptionedImages,
+        seed: int,
+        description: str = "pictures in memory",
+        source: Source | Stream | None = None,
+    ) -> None:
+        """source: where they are from, if that is known."""
         self.pictures = pictures
+        self._source = source
         self.order = SampleOrder(pictures.weights, seed)
         self.description = description
         self.damaged = pictures.damaged
@@ -72,6 +81,17 @@ class MemoryPictures:
 
     def figures(self, share: Share, engine: Engine, device: torch.device) -> dict[str, float]:
         return {}
+
+    def digest(self) -> str:
+        """As `Source.digest`; of pictures that came from nowhere else, of what is in memory."""
+        if self._source is not None:
+            return self._source.digest()
+        digest = SetDigest("pictures in memory")
+        for row in range(len(self.pictures)):
+            digest.add(self.pictures.image(row).numpy().tobytes(), *self.pictures.captions(row))
+        for numbers in (self.pictures.weights, self.pictures.labels):
+            digest.add(b"" if numbers is None else numbers.numpy().tobytes())
+        return digest.hexdigest()
 
     def close(self) -> None: ...
 
@@ -117,6 +137,10 @@ class LoadedPictures:
         replaced = self.loader.rows(share.step, share.rows).replaced
         return {"damaged": float(engine.sum(torch.tensor(float(sum(replaced)), device=device)))}
 
+    def digest(self) -> str:
+        """As `Source.digest`."""
+        return self.source.digest()
+
     def close(self) -> None:
         """End the processes that read ahead."""
         self.loader.close()
@@ -148,6 +172,10 @@ class EncodedPictures:
             f"encoded set {self.data.folder}: {len(self.data)} pictures as codes, with {text}; "
             "neither pictures nor prompts are encoded in training"
         )
+
+    def digest(self) -> str:
+        """As `EncodedSet.digest`."""
+        return self.data.digest()
 
     def close(self) -> None:
         """End the processes that read ahead."""
@@ -214,9 +242,8 @@ def _in_memory(source: Source | Stream, transform: ImageTransform, recipe: Recip
     damaged = pictures.damaged
     require_mostly_sound(damaged, len(pictures) + len(damaged), recipe.reading.max_damaged, source.description)
     left_out = f", {len(damaged)} damaged left out" if damaged else ""
-    return MemoryPictures(
-        pictures, recipe.trainer.seed, f"{source.description}; held in memory{left_out} ({_size(pictures.pixels)})"
-    )
+    description = f"{source.description}; held in memory{left_out} ({_size(pictures.pixels)})"
+    return MemoryPictures(pictures, recipe.trainer.seed, description, source)
 
 
 def _why_not_memory(source: Source | Stream, transform: ImageTransform, reading: ReadingConfig) -> str | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from hart.data.digests import ABSENT, SetDigest, mark_image
 from hart.data.samples import (
     IMAGE_SUFFIXES,
     NOTE_SUFFIXES,
@@ -73,6 +74,7 @@ class FolderSource:
     classes: tuple[str, ...] = ()
 
     def __init__(self, path: Path, split: str) -> None:
+        self._root = split_folder(path, split) or path
         self._files: list[tuple[Path, tuple[str, ...]]] = []
         weights = []
         damaged = []
@@ -102,6 +104,18 @@ class FolderSource:
         note = read_notes({suffix: _read(file.with_suffix(f".{suffix}")) for suffix in suffixes})
         return Sample(str(file), _read(file), note.captions, class_number(note.label), note.weight, note.record)
 
+    def digest(self) -> str:
+        digest = SetDigest("captioned images")
+        for file, suffixes in self._files:
+            notes: list[str | bytes] = []
+            for suffix in suffixes:
+                try:
+                    notes += [suffix, _read(file.with_suffix(f".{suffix}"))]
+                except DamagedSample:
+                    notes += [suffix, ABSENT]
+            digest.add(file.relative_to(self._root).as_posix(), *notes, mark_image(file))
+        return digest.hexdigest()
+
 
 class ClassFolderSource:
     """`class/picture.png`: the name of the folder is the class; classes are numbered in alphabetical order.
@@ -121,11 +135,11 @@ class ClassFolderSource:
         if not self.classes:
             raise HartError(f"{path} ({split}): no folders to take as classes: put the pictures of a class in a folder")
         number: Mapping[str, int] = {name: place for place, name in enumerate(self.classes)}
-        root = inside or path
+        self._root = inside or path
         self._files: list[tuple[Path, int]] = []
         damaged = []
         for file, _ in pictures_of_split(path, split):
-            place = file.relative_to(root).parts
+            place = file.relative_to(self._root).parts
             if len(place) > 1:
                 self._files.append((file, number[place[0]]))
             else:
@@ -143,6 +157,13 @@ class ClassFolderSource:
     def read(self, row: int) -> Sample:
         file, label = self._files[row]
         return Sample(str(file), _read(file), label=label)
+
+    def digest(self) -> str:
+        digest = SetDigest("images by class")
+        digest.add(*self.classes)
+        for file, label in self._files:
+            digest.add(file.relative_to(self._root).as_posix(), str(label), mark_image(file))
+        return digest.hexdigest()
 
 
 def _is_class(folder: Path) -> bool:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hart.data.digests import ABSENT, SetDigest, mark_bytes
 from hart.data.samples import (
     Columns,
     Damage,
+    DamagedSample,
     Sample,
     as_weights,
     number_classes,
@@ -71,6 +74,20 @@ class HuggingFaceSource:
         assert label is None or isinstance(label, int)
         # -1 is how the library writes "no label"
         return Sample(self.key(row), image, note.captions, None if label == -1 else label, note.weight, record)
+
+    def digest(self) -> str:
+        digest = SetDigest("Hugging Face")
+        digest.add(*self.classes)
+        wanted = [name for name in (self._columns.image, self._columns.caption, self._columns.label) if name]
+        if "weight" in self._table.column_names:
+            wanted.append("weight")
+        for record in self._table.select_columns(wanted):
+            try:
+                mark = mark_bytes(read_image_field(record.pop(self._columns.image), None))
+            except DamagedSample:
+                mark = ABSENT
+            digest.add(json.dumps(record, sort_keys=True, default=str), mark)
+        return digest.hexdigest()
 
     @staticmethod
     def _load(name: str, split: str) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from hart.data.digests import ABSENT, SetDigest, mark_bytes
 from hart.data.samples import (
     Columns,
     Damage,
@@ -82,6 +83,19 @@ class JsonlSource:
         note = read_record(record, self._columns)
         image = read_image_field(record.get(self._columns.image), self._file.parent)
         return Sample(self.key(row), image, note.captions, self._labels[row], note.weight, record)
+
+    def digest(self) -> str:
+        digest = SetDigest("JSON lines")
+        digest.add(*self.classes)
+        with self._file.open("rb") as lines:
+            for row, start in enumerate(self._starts):
+                lines.seek(start)
+                try:
+                    mark = mark_bytes(self.read(row).image)
+                except DamagedSample:
+                    mark = ABSENT
+                digest.add(lines.readline().strip(), mark)
+        return digest.hexdigest()
 
 
 def _parse(line: bytes) -> Mapping[str, Any]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from hart.data.digests import SetDigest, mark_image, mark_shard
 from hart.data.samples import (
     WEIGHT_FIELD,
     Columns,
@@ -80,3 +83,35 @@ class ParquetStream:
             raise HartError(f"{file}: no such file: it was there when the run began") from None
         except (pa.ArrowException, OSError) as error:
             yield Damage(self.units[unit], f"cannot be read to its end ({one_line(error)})")
+
+    def digest(self) -> str:
+        """Images are marked in the bytes of the file, not one by one, but for those that lie beside it."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        digest = SetDigest("Parquet")
+        for file in dict.fromkeys(file for file, _ in self._groups):
+            digest.add(mark_shard(file))
+            try:
+                with pq.ParquetFile(file) as table:
+                    for batch in table.iter_batches(columns=self._small_columns(table.schema_arrow)):
+                        for record in batch.to_pylist():
+                            image = record.pop(self._columns.image, None)
+                            path = image.get("path") if isinstance(image, dict) else image
+                            mark = mark_image(file.parent / path) if isinstance(path, str) else b""
+                            digest.add(json.dumps(record, sort_keys=True, default=str), mark)
+            except (pa.ArrowException, OSError) as error:
+                digest.add(one_line(error))
+        return digest.hexdigest()
+
+    def _small_columns(self, schema: Any) -> list[str]:
+        """All that is read but the images themselves."""
+        import pyarrow as pa
+
+        wanted = [name for name in (self._columns.caption, self._columns.label) if name]
+        kind = schema.field(self._columns.image).type
+        if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0:
+            wanted.append(f"{self._columns.image}.path")
+        elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            wanted.append(self._columns.image)
+        return wanted

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
 
+from hart.data.digests import ABSENT, SetDigest, mark_range
 from hart.data.samples import (
     IMAGE_SUFFIXES,
     NOTE_SUFFIXES,
@@ -21,10 +24,11 @@ from hart.data.samples import (
     one_line,
     read_notes,
 )
+from hart.files import FileError, open_regular
 
 
 @dataclass
-class _Member:
+class Member:
     """A picture inside a shard: where its image lies, and its notes by suffix."""
 
     key: str
@@ -32,6 +36,19 @@ class _Member:
     offset: int = -1
     size: int = 0
     notes: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Within its shard."""
+        return self.key.removeprefix(f"{self.shard}:")
+
+    def notes_digest(self) -> bytes:
+        """Of all its notes as they are written."""
+        digest = hashlib.sha256()
+        for suffix, content in sorted(self.notes.items()):
+            digest.update(f"{suffix} {len(content)} ".encode())
+            digest.update(content)
+        return digest.digest()
 
 
 class TarSource:
@@ -42,15 +59,17 @@ class TarSource:
 
     def __init__(self, shards: Sequence[Path]) -> None:
         damaged: list[Damage] = []
-        self._members: list[_Member] = []
+        self._said: list[bytes] = []
+        self._members: list[Member] = []
         self._notes: list[Note] = []
         for shard in shards:
-            for member in _list_shard(shard, damaged):
+            for member in list_shard(shard, damaged):
                 try:
                     note = read_notes(member.notes)
                 except DamagedSample as error:
                     damaged.append(Damage(member.key, str(error)))
                     continue
+                self._said.append(member.notes_digest())
                 member.notes.clear()
                 self._members.append(member)
                 self._notes.append(note)
@@ -75,10 +94,26 @@ class TarSource:
             raise DamagedSample(f"cannot be read ({error.strerror})") from None
         return Sample(member.key, image, note.captions, self._labels[row], note.weight, note.record)
 
+    def digest(self) -> str:
+        return digest_of_members(zip(self._members, self._said, strict=True))
 
-def _list_shard(shard: Path, damaged: list[Damage]) -> list[_Member]:
+
+def digest_of_members(members: Iterable[tuple[Member, bytes]]) -> str:
+    """Of images in tar shards, each with `Member.notes_digest`."""
+    digest = SetDigest("tar shards")
+    for shard, own in itertools.groupby(members, key=lambda member: member[0].shard):
+        try:
+            with open_regular(shard) as file:
+                for member, notes in own:
+                    digest.add(member.name, notes, mark_range(file, member.offset, member.size))
+        except (FileError, OSError):
+            digest.add(ABSENT)
+    return digest.hexdigest()
+
+
+def list_shard(shard: Path, damaged: list[Damage]) -> list[Member]:
     """The pictures of a shard; adds to `damaged` where it breaks off."""
-    members: dict[str, _Member] = {}
+    members: dict[str, Member] = {}
     try:
         with tarfile.open(shard, "r:") as tar:
             for info in tar:
@@ -88,7 +123,7 @@ def _list_shard(shard: Path, damaged: list[Damage]) -> list[_Member]:
                 if not (info.isfile() and stem and suffix in IMAGE_SUFFIXES | NOTE_SUFFIXES):
                     continue
                 key = f"{shard}:{folder}/{stem}" if folder else f"{shard}:{stem}"
-                member = members.setdefault(key, _Member(key, shard))
+                member = members.setdefault(key, Member(key, shard))
                 if suffix in IMAGE_SUFFIXES:
                     if info.offset_data + info.size > shard.stat().st_size:
                         raise tarfile.ReadError("it breaks off inside a picture")

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from hart.data.digests import SetDigest
+from hart.data.readers.tar import Member, digest_of_members, list_shard
 from hart.data.samples import (
     IMAGE_SUFFIXES,
     NOTE_SUFFIXES,
@@ -40,7 +42,7 @@ class WebDatasetStream:
         """Raises `HartError` naming local shards that are missing; remote ones are asked for when their turn comes."""
         import webdataset.gopen  # noqa: F401 - a missing package is said here, not in the middle of a run
 
-        local = [Path(shard.removeprefix("file://").removeprefix("file:")) for shard in shards if not is_remote(shard)]
+        local = [_local(shard) for shard in shards if not is_remote(shard)]
         if missing := [str(path) for path in local if not path.is_file()]:
             raise HartError(missing_shards(missing))
         if not shards:
@@ -72,6 +74,25 @@ class WebDatasetStream:
             # the library adds the stream and the address to the arguments
             reason = fault.args[0] if fault.args else type(fault).__name__
             yield Damage(shard, f"the shard cannot be read to its end ({reason})")
+
+    def digest(self) -> str:
+        digest = SetDigest("stream")
+        for shard in self.units:
+            if is_remote(shard):
+                # what stands after "?" are passwords and dates
+                digest.add(shard if shard.startswith("pipe:") else shard.partition("?")[0])
+            else:
+                digest.add(digest_of_members((member, member.notes_digest()) for member in _members(shard)))
+        return digest.hexdigest()
+
+
+def _local(shard: str) -> Path:
+    return Path(shard.removeprefix("file://").removeprefix("file:"))
+
+
+def _members(shard: str) -> list[Member]:
+    """Those that can be read."""
+    return list_shard(_local(shard), [])
 
 
 def missing_shards(missing: Sequence[str]) -> str:

@@ -1,0 +1,86 @@
+"""What a run learns from, as one number: `digest` of a set of images.
+
+A digest covers, in the order of the rows, the names of images within the set, what is said about each (captions,
+label, weight, the whole of its notes), and a mark of each image file: its size with its content, the whole of up to
+`WHOLE_IMAGE` bytes and of larger files three blocks. So an image that is removed, added or swapped and a caption that
+is edited give another digest. Neither the place of the set nor times of files are part of it: a copy of a set is the
+same set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import BinaryIO
+
+from hart.files import FileError, open_regular
+
+WHOLE_IMAGE = 64 * 2**10
+IMAGE_BLOCKS = 3
+WHOLE_SHARD = 256 * 2**20
+SHARD_BLOCKS = 1024
+BLOCK = 16 * 2**10
+"""Bytes of a block of a file that is too large to be read whole."""
+ABSENT = b"absent"
+"""The mark of a file that cannot be read."""
+
+
+class SetDigest:
+    """SHA-256 over entries, each of some strings and bytes; no two lists of entries are written alike."""
+
+    def __init__(self, kind: str) -> None:
+        self._digest = hashlib.sha256(kind.encode())
+
+    def add(self, *parts: str | bytes) -> None:
+        """One entry. Strings may hold lone surrogates, as names of files do."""
+        for part in (str(len(parts)), *parts):
+            content = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+            self._digest.update(len(content).to_bytes(8, "little"))
+            self._digest.update(content)
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+
+def mark_bytes(image: bytes) -> bytes:
+    """The mark of an image that is in memory: the same as that of its file."""
+    return mark_range(io.BytesIO(image), 0, len(image))
+
+
+def mark_image(path: Path) -> bytes:
+    """The mark of an image file; `ABSENT` for one that cannot be read."""
+    return _mark_file(path, WHOLE_IMAGE, IMAGE_BLOCKS)
+
+
+def mark_shard(path: Path) -> bytes:
+    """The mark of a large file of many images: whole up to `WHOLE_SHARD` bytes, of larger ones `SHARD_BLOCKS`."""
+    return _mark_file(path, WHOLE_SHARD, SHARD_BLOCKS)
+
+
+def mark_range(file: BinaryIO, start: int, size: int) -> bytes:
+    """The mark of an image that lies inside a larger file, from byte `start` on."""
+    return _mark(file, start, size, WHOLE_IMAGE, IMAGE_BLOCKS)
+
+
+def _mark_file(path: Path, whole: int, blocks: int) -> bytes:
+    try:
+        with open_regular(path) as file:
+            return _mark(file, 0, file.seek(0, io.SEEK_END), whole, blocks)
+    except (FileError, OSError):
+        return ABSENT
+
+
+def _mark(file: BinaryIO, start: int, size: int, whole: int, blocks: int) -> bytes:
+    digest = hashlib.sha256(str(size).encode())
+    if size <= whole:
+        file.seek(start)
+        left = size
+        while left and (content := file.read(min(left, WHOLE_SHARD // 64))):
+            digest.update(content)
+            left -= len(content)
+    else:
+        for number in range(blocks):
+            file.seek(start + (size - BLOCK) * number // (blocks - 1))
+            digest.update(file.read(BLOCK))
+    return digest.digest()
