@@ -16,6 +16,8 @@ ROOT = Path(hart.__file__).parent
 ALLOWED: dict[str, str] = {
     "errors": "",
     "files": "errors",
+    "locks": "errors",
+    "streams": "",
     "scales": "",
     "types": "",
     "layers": "",
@@ -45,9 +47,9 @@ ALLOWED: dict[str, str] = {
     # generation: the sample pictures of a run
     "training": "checkpoint config data devices errors files generation layers lora losses model scales text_encoder "
     "tokenizer transformer types",
-    "commands": "checkpoint config contact_sheet cost data devices errors evaluation losses picture_metadata pipeline "
-    "precompute presets text_encoder training verification __init__",
-    "cli": "commands devices errors __init__",
+    "commands": "checkpoint config contact_sheet cost data devices errors evaluation locks losses picture_metadata "
+    "pipeline precompute presets text_encoder training verification __init__",
+    "cli": "commands devices errors streams __init__",
     "__init__": "config errors pipeline",
     "__main__": "cli",
 }

@@ -1,7 +1,9 @@
 """The command `hart`: how its parts are called, and how errors look.
 
 Exit codes: 0 done; 1 `hart verify` found a difference; 2 bad input or too little memory, one line on stderr;
-130 Ctrl-C.
+130 Ctrl-C; 143 SIGTERM where a command ends in order.
+
+Nobody reading the output any more (`hart train ... | head -1`) is no reason to stop: the work goes on, unseen.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from hart.commands import (
     models,
     train,
 )
-from hart.errors import HartError
+from hart.errors import HartError, Stopped
+from hart.streams import outlive_readers
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -56,6 +59,9 @@ class HartGroup(TyperGroup):
             return run()
         try:
             code = run()
+        except Stopped as stop:
+            typer.echo(str(stop), err=True)
+            sys.exit(128 + stop.signal)
         except (KeyboardInterrupt, typer.Abort):
             sys.exit(INTERRUPTED)
         except HartError as error:
@@ -63,7 +69,7 @@ class HartGroup(TyperGroup):
         except OSError as error:
             if error.errno == errno.ENOMEM:
                 _fail(OUT_OF_MEMORY)
-            _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+            _fail(f"{error.filename}: {error.strerror or error}" if error.filename else str(error))
         except Exception as error:
             # what the argument parser raises knows how to say itself
             say = getattr(error, "format_message", None)
@@ -123,4 +129,5 @@ def hart(
 
 def main() -> None:
     """Entry point of the console script."""
+    outlive_readers()
     app(prog_name="hart")

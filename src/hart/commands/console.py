@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from hart.errors import HartError
+from hart.locks import LOCK_FILE, locked
 
 if TYPE_CHECKING:
     from hart.pipeline import ScalePreview
@@ -56,6 +57,15 @@ def writable_folder(path: Path) -> Path:
     except OSError as error:
         raise HartError(f"{path}: cannot write there ({error.strerror}): choose another folder") from None
     return path
+
+
+@contextmanager
+def owned(folder: Path, what: str, name: str = LOCK_FILE) -> Iterator[None]:
+    """A folder that exists, for this process alone; see `hart.locks.locked`."""
+    with locked(folder, what, name) as has_lock:
+        if not has_lock:
+            note(f"{folder}: this drive has no locks: see to it that nothing else writes there")
+        yield
 
 
 @contextmanager

@@ -4,38 +4,35 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hart.commands.console import needs_extra, note, writable_folder
+from hart.commands.console import needs_extra, note, owned, writable_folder
+from hart.commands.train_plan import Stage, dry_run_plan, duration, tokenizer_macs, transformer_macs
 from hart.errors import HartError
 
 if TYPE_CHECKING:
     from hart.data.loader import Condition
-    from hart.training.config import Recipe, TokenizerRecipe, TransformerRecipe
+    from hart.training.config import Recipe
     from hart.training.distributed import Processes
-    from hart.training.dry_run import Measurement
     from hart.training.image_sources import TrainingData
     from hart.training.progress import StepReport
     from hart.training.task import Task
 
 LOG_EVERY = 25
 """Steps between lines of the text encoder's training; the other stages take it from their recipe."""
-LARGE = 60_000_000
-"""Parameters above which a dry run measures a model of one and of two blocks and reckons the others from them."""
 
 
-class Stage(StrEnum):
-    """What can be trained, in the order in which a model needs it."""
+@dataclass(frozen=True)
+class Destination:
+    """Where a run goes. accept_changes: see `hart.training.trainer.Trainer`."""
 
-    text_encoder = "text-encoder"
-    tokenizer = "tokenizer"
-    transformer = "transformer"
+    folder: Path
+    accept_changes: bool
 
 
 def train(
@@ -56,8 +53,16 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say parameters, memory and time; train nothing, read no data.")
     ] = False,
+    accept_changes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changes", help="Go on although settings, data or frozen networks are not those of the checkpoint."
+        ),
+    ] = False,
 ) -> None:
     """Train a stage from a recipe; run it again to go on after a stop.
+
+    Ctrl-C ends it after the step in progress, with a checkpoint.
 
     On several GPUs or machines: accelerate launch -m hart train ...
     """
@@ -66,12 +71,12 @@ def train(
         if size is not None:
             changes = (*changes, _scales_override(stage, recipe, changes, size))
         if dry_run:
-            _dry_run(stage, recipe, changes)
+            dry_run_plan(stage, recipe, changes)
             return
         if out is None:
             raise HartError("--out is missing: give the folder for checkpoints, log and the finished model")
         writable_folder(out)
-        if _run(stage, recipe, changes, out):
+        if _run(stage, recipe, changes, Destination(out, accept_changes)):
             typer.echo(out)
 
 
@@ -101,7 +106,7 @@ def _scales_override(stage: Stage, path: Path, overrides: tuple[str, ...], size:
     return f"{stage.value}.scales={list(scales_of_size(scales, coder.downsampling, size))}"
 
 
-def _run(stage: Stage, path: Path, overrides: tuple[str, ...], out: Path) -> bool:
+def _run(stage: Stage, path: Path, overrides: tuple[str, ...], out: Destination) -> bool:
     """Train; whether this is the process that reports."""
     match stage:
         case Stage.text_encoder:
@@ -112,33 +117,37 @@ def _run(stage: Stage, path: Path, overrides: tuple[str, ...], out: Path) -> boo
             return _transformer(path, overrides, out)
 
 
-def _text_encoder(path: Path, overrides: tuple[str, ...], out: Path) -> bool:
-    from hart.training.config import read_table
-    from hart.training.text_distillation import TextDistillationRecipe, distill_text_encoder
+def _text_encoder(path: Path, overrides: tuple[str, ...], out: Destination) -> bool:
+    from hart.training.distributed import launched
+    from hart.training.text_distillation import distill_text_encoder
+    from hart.training.text_recipe import TextDistillationRecipe
 
-    recipe = TextDistillationRecipe.from_dict(read_table(path, overrides))
+    recipe = TextDistillationRecipe.load(path, overrides)
+    if launched() > 1:
+        raise HartError("the text encoder trains in one process, but several were launched: run hart train alone")
 
     def on_step(step: int, figures: dict[str, float]) -> None:
         if step % LOG_EVERY == 0 or step == recipe.steps:
             _print_figures({"step": step, **figures})
 
-    distill_text_encoder(recipe, out, on_step)
+    with owned(out.folder, "training"):
+        distill_text_encoder(recipe, out.folder, on_step, accept_changes=out.accept_changes)
     return True
 
 
-def _tokenizer(path: Path, overrides: tuple[str, ...], out: Path) -> bool:
+def _tokenizer(path: Path, overrides: tuple[str, ...], out: Destination) -> bool:
     from hart.training.config import TokenizerRecipe
     from hart.training.distributed import Processes
     from hart.training.tokenizer_task import TokenizerTask
 
     recipe = TokenizerRecipe.read(path, overrides)
     processes = Processes(recipe.trainer)
-    with _data(recipe, recipe.tokenizer.image_size, "none", processes) as data:
+    with _alone(out, processes), _data(recipe, recipe.tokenizer.image_size, "none", processes) as data:
         task = TokenizerTask(recipe, data, processes.device)
-        return _train(task, recipe, out, processes, _tokenizer_macs(recipe))
+        return _train(task, recipe, out, processes, tokenizer_macs(recipe))
 
 
-def _transformer(path: Path, overrides: tuple[str, ...], out: Path) -> bool:
+def _transformer(path: Path, overrides: tuple[str, ...], out: Destination) -> bool:
     from hart.training.config import TransformerRecipe
     from hart.training.distributed import Processes
     from hart.training.hart_task import TransformerTask
@@ -149,9 +158,14 @@ def _transformer(path: Path, overrides: tuple[str, ...], out: Path) -> bool:
     # the recipe's scales decide the size: a tokenizer serves any resolution
     tokenizer = load_tokenizer(recipe.tokenizer).config.replace(scales=recipe.transformer.scales)
     processes = Processes(recipe.trainer)
-    with _data(recipe, tokenizer.image_size, condition_of(recipe), processes) as data:
+    with _alone(out, processes), _data(recipe, tokenizer.image_size, condition_of(recipe), processes) as data:
         task = TransformerTask(recipe, data, processes.device)
-        return _train(task, recipe, out, processes, _transformer_macs(recipe))
+        return _train(task, recipe, out, processes, transformer_macs(recipe))
+
+
+def _alone(out: Destination, processes: Processes) -> AbstractContextManager[None]:
+    """The folder for this run; the processes of one run share it."""
+    return owned(out.folder, "training") if processes.main else nullcontext()
 
 
 @contextmanager
@@ -171,18 +185,20 @@ def _data(recipe: Recipe, size: int, condition: Condition, processes: Processes)
             note(f"data: this process passed over {len(data.damaged)} damaged pictures ({shown})")
 
 
-def _train(task: Task, recipe: Recipe, out: Path, processes: Processes, macs: int) -> bool:
+def _train(task: Task, recipe: Recipe, out: Destination, processes: Processes, macs: int) -> bool:
     from hart.training.trainer import Trainer
 
     with _progress(recipe, show=processes.main) as on_step:
         trainer = Trainer(
             task,
             recipe,
-            out,
+            out.folder,
             processes,
             macs=macs,
             on_step=on_step,
             on_log=lambda step, figures: _print_figures({"step": step, **figures}),
+            on_note=note,
+            accept_changes=out.accept_changes,
         )
         trainer.run()
     return processes.main
@@ -200,7 +216,7 @@ def _progress(recipe: Recipe, *, show: bool) -> Iterator[Callable[[StepReport], 
         task = bar.add_task("", total=recipe.trainer.steps)
 
         def on_step(report: StepReport) -> None:
-            said = [f"{report.images_per_second:.3g} pictures/s", f"{_duration(report.seconds_left)} left"]
+            said = [f"{report.images_per_second:.3g} pictures/s", f"{duration(report.seconds_left)} left"]
             if report.mfu is not None:
                 said.append(f"MFU {report.mfu:.0%}")
             bar.update(
@@ -208,148 +224,6 @@ def _progress(recipe: Recipe, *, show: bool) -> Iterator[Callable[[StepReport], 
             )
 
         yield on_step
-
-
-def _dry_run(stage: Stage, path: Path, overrides: tuple[str, ...]) -> None:
-    """Print what one process of the run would need."""
-    from hart.training.config import TokenizerRecipe, TransformerRecipe
-    from hart.training.distributed import Processes
-
-    match stage:
-        case Stage.text_encoder:
-            raise HartError("--dry-run is for the tokenizer and the transformer; the text encoder takes minutes")
-        case Stage.tokenizer:
-            tokenizer_recipe = TokenizerRecipe.read(path, overrides)
-            processes = Processes(tokenizer_recipe.trainer)
-            plan = _plan_tokenizer(tokenizer_recipe, processes)
-            recipe: Recipe = tokenizer_recipe
-        case Stage.transformer:
-            transformer_recipe = TransformerRecipe.read(path, overrides)
-            processes = Processes(transformer_recipe.trainer)
-            plan = _plan_transformer(transformer_recipe, processes)
-            recipe = transformer_recipe
-    if processes.main:
-        _print_plan(recipe, plan, processes)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What a dry run found out."""
-
-    parameters: int
-    trained: int
-    tokens: int
-    macs: int
-    activations: int
-    measurement: Measurement
-    blocks_measured: bool
-
-
-def _plan_tokenizer(recipe: TokenizerRecipe, processes: Processes) -> _Plan:
-    import torch
-
-    from hart.training.dry_run import activation_bytes, measure
-    from hart.training.rehearsal import RehearsedTokenizer
-
-    tokens = recipe.tokenizer.schedule.total_tokens
-    task = RehearsedTokenizer(recipe, processes.device)
-    sizes = [(p.numel(), p.requires_grad) for part in task.parts.values() for p in part.module.parameters()]
-    measurement = measure(task, recipe.trainer, processes, tokens)
-    activations = activation_bytes(
-        RehearsedTokenizer(recipe, torch.device("cpu")), recipe.trainer, _rows_at_once(recipe, processes)
-    )
-    trained = sum(count for count, is_trained in sizes if is_trained)
-    return _Plan(sum(n for n, _ in sizes), trained, tokens, _tokenizer_macs(recipe), activations, measurement, False)
-
-
-def _plan_transformer(recipe: TransformerRecipe, processes: Processes) -> _Plan:
-    import torch
-
-    from hart.losses.hart_loss import LARGEST_KEPT_SHARE
-    from hart.training.dry_run import activation_bytes, deeper, measure
-    from hart.training.rehearsal import RehearsedTransformer, parameter_counts
-
-    parameters, trained = parameter_counts(recipe)
-    tokens, depth = recipe.transformer.schedule.total_tokens, recipe.transformer.depth
-
-    def measured(blocks: int) -> Measurement:
-        shallow = recipe.replace(transformer=recipe.transformer.replace(depth=blocks))
-        return measure(RehearsedTransformer(shallow, processes.device), recipe.trainer, processes, tokens)
-
-    # the steps that keep most of the last scale must find memory too
-    largest = RehearsedTransformer(recipe, torch.device("cpu"), kept=LARGEST_KEPT_SHARE, empty=True)
-    activations = activation_bytes(largest, recipe.trainer, _rows_at_once(recipe, processes))
-    large = parameters > LARGE
-    measurement = deeper(measured(1), measured(2), depth) if large else measured(depth)
-    return _Plan(parameters, trained, tokens, _transformer_macs(recipe), activations, measurement, large)
-
-
-def _rows_at_once(recipe: Recipe, processes: Processes) -> int:
-    """Pictures that a process computes together."""
-    return recipe.trainer.batch_size // (processes.count * recipe.trainer.accumulate)
-
-
-def _print_plan(recipe: Recipe, plan: _Plan, processes: Processes) -> None:
-    from hart.training.dry_run import estimate
-
-    trainer = recipe.trainer
-    need = estimate(
-        plan.parameters,
-        plan.trained,
-        recipe.optimizer.kind,
-        trainer,
-        plan.measurement,
-        plan.activations,
-        processes=processes.count,
-        sharded=processes.strategy == "fsdp2",
-    )
-    how = "reckoned from one and two blocks" if plan.blocks_measured else "measured"
-    lines = {
-        "parameters": f"{plan.parameters / 1e6:.2f}M, {plan.trained / 1e6:.2f}M of them trained",
-        "tokens": f"{plan.tokens} a picture, {plan.tokens * trainer.batch_size} a step",
-        "operations": f"{plan.macs / 1e9:.3g} GMAC a picture forward, three times that with the backward pass",
-        "processes": f"{processes.count} ({processes.strategy}), {trainer.precision}, on {processes.device}",
-        "memory": f"{_size(need.memory)} a process: weights {_size(need.weights)}, gradients {_size(need.gradients)}, "
-        f"optimiser {_size(need.moments)}, average {_size(need.average)}, "
-        f"activations {_size(need.activations)}",
-        "checkpoint": f"{_size(need.checkpoint)} of disk each, {trainer.keep_checkpoints} kept",
-        "time": f"{need.step_seconds:.3g} s a step, {trainer.batch_size / need.step_seconds:.3g} pictures/s, "
-        f"{_duration(need.step_seconds * trainer.steps)} for {trainer.steps} steps ({how})",
-        "not included": "reading data, encoding texts, sample pictures",
-    }
-    for name, value in lines.items():
-        typer.echo(f"{name:<14}{value}")
-
-
-def _tokenizer_macs(recipe: TokenizerRecipe) -> int:
-    from hart.cost import tokenizer_training_macs
-
-    return tokenizer_training_macs(recipe.tokenizer)
-
-
-def _transformer_macs(recipe: TransformerRecipe) -> int:
-    from hart.cost import transformer_training_macs
-    from hart.losses.hart_loss import MEAN_KEPT_SHARE, kept_tokens
-
-    last = recipe.transformer.schedule.token_counts[-1]
-    if recipe.drop_last_scale:
-        last = kept_tokens(MEAN_KEPT_SHARE, last)
-    return transformer_training_macs(recipe.transformer, recipe.diffusion, last_tokens=last)
-
-
-def _duration(seconds: float) -> str:
-    """3 h 05 min, 12 min, 40 s"""
-    minutes = round(seconds / 60)
-    if minutes < 2:
-        return f"{seconds:.0f} s"
-    if minutes < 120:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes < 48 * 60 else f"{minutes / 1440:.1f} days"
-
-
-def _size(count: int) -> str:
-    """12.3 MB, 4.56 GB"""
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _print_figures(figures: Mapping[str, Any]) -> None:

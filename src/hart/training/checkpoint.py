@@ -22,7 +22,7 @@ from hart.config import Config, ConfigError
 from hart.errors import HartError
 from hart.files import PARTIAL, atomic_write, read_json
 from hart.training.saved_state import DamagedError, read_saved, table
-from hart.training.task import Source
+from hart.training.task import Origin
 
 RECIPE_FILE = "recipe.json"
 FOLDER = "checkpoints"
@@ -56,10 +56,10 @@ class Identity:
 
     stage: str
     recipe: Mapping[str, Any]
-    sources: Mapping[str, Source]
+    sources: Mapping[str, Origin]
 
     @staticmethod
-    def of(stage: str, recipe: Config, sources: Mapping[str, Source]) -> Identity:
+    def of(stage: str, recipe: Config, sources: Mapping[str, Origin]) -> Identity:
         return Identity(stage, _plain(recipe), sources)
 
     @staticmethod
@@ -69,15 +69,15 @@ class Identity:
         pairs = table(entries["sources"], "its list of sources").items()
         if any(not isinstance(pair, list) or [type(part) for part in pair] != [str, str] for _, pair in pairs):
             raise DamagedError("its list of sources is no list of texts")
-        sources = {str(name): Source(*pair) for name, pair in pairs}
+        sources = {str(name): Origin(*pair) for name, pair in pairs}
         return Identity(str(entries["stage"]), table(entries["recipe"], "its recipe"), sources)
 
     def to_dict(self) -> dict[str, Any]:
         sources = {name: [source.digest, source.said] for name, source in self.sources.items()}
         return {"stage": self.stage, "recipe": dict(self.recipe), "sources": sources}
 
-    def changes(self, now: Identity, recipe: type[Config]) -> list[str]:
-        """What is no longer as it was, one text each. recipe: class of the recipe of `now`.
+    def other_settings(self, now: Identity, recipe: type[Config]) -> list[str]:
+        """Settings that are no longer as they were, one text each. recipe: class of the recipe of `now`.
 
         A setting that the old recipe does not know yet had its default then.
         """
@@ -85,15 +85,19 @@ class Identity:
         with suppress(ConfigError):  # of another version: what differs is named below
             theirs = _plain(recipe.from_dict(dict(theirs)))
         keys = sorted(set(_differing(theirs, now.recipe)))
-        said = [f"{key} ({_at(theirs, key)!r} there, {_at(now.recipe, key)!r} now)" for key in keys]
+        return [f"{key} ({_at(theirs, key)!r} there, {_at(now.recipe, key)!r} now)" for key in keys]
+
+    def other_sources(self, now: Identity) -> list[str]:
+        """What is learned from and no longer as it was, one text each; none where nothing was kept of it."""
+        said = []
         for name in sorted(self.sources.keys() | now.sources.keys()):
             there, here = self.sources.get(name, NO_SOURCE), now.sources.get(name, NO_SOURCE)
-            if there.digest != here.digest:
+            if self.sources and there.digest != here.digest:
                 said.append(f"{name} ({there.told(here)} there, {here.told(there)} now)")
         return said
 
 
-NO_SOURCE = Source("", "none")
+NO_SOURCE = Origin("", "none")
 
 
 class RunFolder:
@@ -158,7 +162,7 @@ class RunFolder:
     def load(self, stage: str, check: Callable[[Mapping[str, Any]], None]) -> dict[str, Any] | None:
         """The newest checkpoint, None where there is none.
 
-        stage: what is trained. check: raises `DamagedError` for weights that are not this run's.
+        stage: what is trained. check: raises `DamagedError` for one that is not this run's.
         Raises `HartError` when it is damaged, naming the next older one that is not; goes back to it only when the
         damaged file is gone, since that is a person's decision.
         """
@@ -189,7 +193,10 @@ class RunFolder:
             steps = _at(identity.recipe, "trainer.steps")
             if type(steps) is not int or step > steps:
                 raise DamagedError(f"it is of step {step} of {steps}")
-        check(state["weights"])
+        names = state.get("model", [])
+        if not isinstance(names, list) or any(type(name) is not str for name in names):
+            raise DamagedError("its list of the model's files is no list of names")
+        check(state)
         return state
 
     def _is_good(self, step: int, stage: str, check: Callable[[Mapping[str, Any]], None]) -> bool:

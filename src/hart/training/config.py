@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from hart.config import (
     Config,
-    ConfigError,
     LoraTarget,
     ResidualDiffusionConfig,
     SamplingConfig,
     TokenizerConfig,
     TransformerConfig,
     require,
-    require_positive,
 )
 from hart.losses.config import AdversarialConfig, PerceptualConfig
+from hart.training.bounds import (
+    LARGEST,
+    MOST_IMAGES,
+    MOST_PROCESSES,
+    MOST_SEED,
+    MOST_STEPS,
+    MOST_VIEWS,
+    require_above,
+    require_within,
+)
+from hart.training.recipe_files import read_recipe
 
 
 @dataclass(frozen=True)
@@ -43,18 +51,14 @@ class OptimizerConfig(Config):
     """Largest norm of the gradient; 0 does not clip."""
 
     def __post_init__(self) -> None:
-        require(self.learning_rate > 0, f"OptimizerConfig.learning_rate must be above 0, not {self.learning_rate}")
-        for name in ("warmup_steps", "weight_decay", "gradient_clip"):
-            value = getattr(self, name)
-            require(value >= 0, f"OptimizerConfig.{name} must not be negative, but is {value}")
+        require_above(self, 0, LARGEST, "learning_rate")
+        require_within(self, 0, MOST_STEPS, "warmup_steps")
+        require_within(self, 0, LARGEST, "weight_decay", "gradient_clip")
+        require_within(self, 0, 1, "final_fraction")
         final = self.final_weight_decay
         require(
-            final is None or (final > 0 and self.weight_decay > 0),
+            final is None or (0 < final <= LARGEST and self.weight_decay > 0),
             "OptimizerConfig.final_weight_decay: it and weight_decay must be above 0, or leave it out",
-        )
-        require(
-            0 <= self.final_fraction <= 1,
-            f"OptimizerConfig.final_fraction must be in [0, 1], not {self.final_fraction}",
         )
         for name in ("beta1", "beta2"):
             value = getattr(self, name)
@@ -95,10 +99,12 @@ class TrainerConfig(Config):
     """What one device can do at most, for the share of it that is used (MFU); 0 measures a matrix product."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints")
-        require(self.sample_every >= 0, f"TrainerConfig.sample_every must not be negative, but is {self.sample_every}")
+        require_within(self, 1, MOST_STEPS, "steps", "log_every", "checkpoint_every", "keep_checkpoints")
+        require_within(self, 1, MOST_IMAGES, "batch_size", "accumulate")
+        require_within(self, 0, MOST_STEPS, "sample_every")
+        require_within(self, 0, MOST_SEED, "seed")
+        require_within(self, 0, LARGEST, "peak_tflops")
         require(0 <= self.ema_decay < 1, f"TrainerConfig.ema_decay must be from 0 to below 1, not {self.ema_decay}")
-        require(self.peak_tflops >= 0, f"TrainerConfig.peak_tflops must not be negative, but is {self.peak_tflops}")
         require(
             re.fullmatch(r"cpu|mps|cuda(:\d+)?", self.device) is not None,
             f"TrainerConfig.device: {self.device!r} is none of cpu, cuda, cuda:<number>, mps",
@@ -137,12 +143,11 @@ class ReadingConfig(Config):
     """Encoded pictures of a stream among which the next is drawn."""
 
     def __post_init__(self) -> None:
-        require(self.workers >= 0, f"ReadingConfig.workers must not be negative, but is {self.workers}")
-        require(self.memory_gb >= 0, f"ReadingConfig.memory_gb must not be negative, but is {self.memory_gb}")
-        require_positive(self, "shuffle_buffer")
-        for name in ("max_damaged", "flip"):
-            value = getattr(self, name)
-            require(0 <= value <= 1, f"ReadingConfig.{name} must be from 0 to 1, not {value}")
+        require_within(self, 0, MOST_PROCESSES, "workers")
+        require_within(self, 0, LARGEST, "memory_gb")
+        require_within(self, 1, MOST_IMAGES, "shuffle_buffer")
+        require_within(self, 0, 1, "max_damaged", "flip")
+        require_within(self, 1, 8, "shorter_side")
 
 
 @dataclass(frozen=True)
@@ -156,37 +161,13 @@ class Recipe(Config):
     optimizer: OptimizerConfig
     reading: ReadingConfig = field(default_factory=ReadingConfig)
 
+    stage: ClassVar[str] = ""
+    """What `hart train` calls what this is a recipe of."""
+
     @classmethod
     def read(cls, path: Path, overrides: tuple[str, ...] = ()) -> Self:
-        """`read_table` and `from_dict` in one."""
-        return cls.from_dict(read_table(path, overrides))
-
-
-def read_table(path: Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Read a TOML recipe; `overrides` are `key.subkey=value` with TOML values. Raises `ConfigError`."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as a recipe: {error}") from None
-    for override in overrides:
-        _override(values, override)
-    return values
-
-
-def _override(values: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator:
-        raise ConfigError(f"override {override!r} is not of the form key=value")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    *tables, name = key.strip().split(".")
-    for table in tables:
-        values = values.setdefault(table, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"override {override!r}: {table} is not a table")
-    values[name] = value
+        """A TOML recipe with overrides; see `hart.training.recipe_files`. Raises `HartError`."""
+        return read_recipe(cls, cls.stage, path, overrides)
 
 
 @dataclass(frozen=True)
@@ -202,6 +183,9 @@ class TokenizerLossConfig(Config):
     """Of the mean squared error (L2)."""
     chroma: float = 0.0
     quantizer: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_within(self, 0, LARGEST, "reconstruction", "squared", "chroma", "quantizer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +206,7 @@ class DiscriminatorConfig(AdversarialConfig):
 class TokenizerRecipe(Recipe):
     """Stage `tokenizer`: autoencoder and quantiser from scratch, or the decoder alone."""
 
+    stage: ClassVar[str] = "tokenizer"
     tokenizer: TokenizerConfig
     loss: TokenizerLossConfig = field(default_factory=TokenizerLossConfig)
     perceptual: PerceptualConfig | None = None
@@ -239,15 +224,8 @@ class TokenizerRecipe(Recipe):
     """A tokenizer to start from: what this stage wrote, or any model whose tokenizer has these sizes."""
 
     def __post_init__(self) -> None:
-        require(
-            self.revive_every >= 0, f"TokenizerRecipe.revive_every must not be negative, but is {self.revive_every}"
-        )
-        require(
-            self.revive_every == 0 or self.trainer.checkpoint_every % self.revive_every == 0,
-            "TokenizerRecipe: trainer.checkpoint_every must be a multiple of revive_every, so that a resumed run "
-            "counts the codes' use from the same step",
-        )
-        require(0 <= self.discrete_probability <= 1, "TokenizerRecipe.discrete_probability must be in [0, 1]")
+        require_within(self, 0, MOST_STEPS, "revive_every")
+        require_within(self, 0, 1, "discrete_probability")
         if self.adversarial is not None:
             layers, least, side = self.adversarial.layers, self.adversarial.smallest_side, self.tokenizer.image_size
             require(
@@ -272,7 +250,7 @@ class LoraConfig(Config):
     targets: tuple[LoraTarget, ...] = ("attention", "mlp")
 
     def __post_init__(self) -> None:
-        require_positive(self, "rank", "alpha")
+        require_within(self, 1, 2**16, "rank", "alpha")
         require(bool(self.targets), "LoraConfig.targets must name at least one kind of layer")
 
 
@@ -283,6 +261,7 @@ class TransformerRecipe(Recipe):
     The condition is text where the recipe has `[transformer.text]`, the class where it has `[transformer.classes]`.
     """
 
+    stage: ClassVar[str] = "transformer"
     tokenizer: str
     """Folder of the trained tokenizer."""
     text_encoder: str = ""
@@ -315,7 +294,6 @@ class TransformerRecipe(Recipe):
     """Train adapters of this size beside the frozen weights of `init_from`, and write them in place of a model."""
 
     def __post_init__(self) -> None:
-        dropout = self.condition_dropout
         if self.transformer.classes is None:
             require(
                 bool(self.text_encoder),
@@ -332,12 +310,10 @@ class TransformerRecipe(Recipe):
             self.lora is None or bool(self.init_from),
             "TransformerRecipe.lora trains adapters beside the weights of a model: name it in init_from",
         )
-        require(self.modulation_gain >= 0, "TransformerRecipe.modulation_gain must not be negative")
-        require(self.views >= 1, f"TransformerRecipe.views must be at least 1, not {self.views}")
-        require(0 <= self.mistakes <= 1, f"TransformerRecipe.mistakes must be in [0, 1], not {self.mistakes}")
+        require_within(self, 0, LARGEST, "modulation_gain", "diffusion_weight")
+        require_within(self, 1, MOST_VIEWS, "views")
+        require_within(self, 0, 1, "mistakes", "condition_dropout")
         require(
             self.views > 1 or not self.mistakes,
             "TransformerRecipe.mistakes are made in further views: set views to 2 or more",
         )
-        require(0 <= dropout <= 1, f"TransformerRecipe.condition_dropout must be in [0, 1], not {dropout}")
-        require(self.diffusion_weight >= 0, "TransformerRecipe.diffusion_weight must not be negative")

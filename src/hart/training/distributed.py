@@ -24,6 +24,27 @@ from hart.errors import HartError
 from hart.training.config import TrainerConfig
 
 LAUNCH = "accelerate launch --num_processes N -m hart train ..."
+START = f"start several processes with {LAUNCH}, or one without it"
+LAUNCH_NUMBERS = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE", "RANK", "LOCAL_RANK"), 2**20) | {"MASTER_PORT": 65535}
+"""Variables that a launch sets to whole numbers, and the most that each can be."""
+MEETING = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What several processes need to find each other."""
+
+
+def launched() -> int:
+    """How many processes the launch says there are. Raises `HartError` for a launch that is none."""
+    numbers: dict[str, int] = {}
+    for name, most in LAUNCH_NUMBERS.items():
+        text = os.environ.get(name, "")
+        if text and not (text.isascii() and text.isdigit() and int(text[:10]) <= most):
+            raise HartError(f"the environment variable {name} is {text[:40]!r}, no number up to {most}: {START}")
+        if text:
+            numbers[name] = int(text)
+    world = numbers.get("WORLD_SIZE", 1)
+    for rank, count in (("RANK", world), ("LOCAL_RANK", numbers.get("LOCAL_WORLD_SIZE", world))):
+        if count < 1 or numbers.get(rank, 0) >= count:
+            raise HartError(f"the environment variable {rank} is {numbers.get(rank, 0)} of {count} processes: {START}")
+    return world
 
 
 class Processes:
@@ -31,13 +52,20 @@ class Processes:
 
     def __init__(self, config: TrainerConfig) -> None:
         """Joins the others, if any. Raises `HartError` for a device or a launch that does not fit the recipe."""
-        alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+        alone = launched() == 1
         if config.distributed == "none" and not alone:
             raise HartError('trainer.distributed is "none", but several processes were launched: set it to "auto"')
         if ":" in config.device and not alone:
             raise HartError(f"trainer.device {config.device!r}: each process takes its own GPU; give cuda")
         resolve_device(config.device)
-        self._state = PartialState(cpu=config.device == "cpu")
+        joined = distributed.is_initialized()
+        if not (alone or joined) and (missing := [name for name in MEETING if not os.environ.get(name)]):
+            raise HartError(f"the environment variable {missing[0]} is not set: {START}")
+        try:
+            self._state = PartialState(cpu=config.device == "cpu")
+        except (ValueError, RuntimeError, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise HartError(f"the processes cannot join each other ({reason[:200]}): {START}") from None
         self.count: int = self._state.num_processes
         self.rank: int = self._state.process_index
         self.device = torch.device(config.device) if alone else self._state.device
@@ -76,6 +104,14 @@ class Processes:
 
     def mean(self, value: Tensor) -> Tensor:
         return self.sum(value) / self.count
+
+    def largest(self, number: int) -> int:
+        """The largest of all processes' numbers."""
+        if self.count == 1:
+            return number
+        value = torch.tensor(number, device=self.device)
+        distributed.all_reduce(value, distributed.ReduceOp.MAX)
+        return int(value)
 
     def gather(self, rows: Tensor) -> Tensor:
         """The rows (N, ...) of all processes as (processes N, ...), by rank."""

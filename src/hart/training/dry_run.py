@@ -40,10 +40,14 @@ class Measurement:
     rows: int
     seconds: float
 
+    def seconds_of(self, rows: int) -> float:
+        """Of a step of so many pictures of a process: in proportion."""
+        return self.seconds * rows / self.rows
+
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one process needs, in bytes, and the seconds of a step of the whole batch."""
+    """What one process needs, in bytes."""
 
     parameters: int
     trained: int
@@ -53,7 +57,6 @@ class Estimate:
     average: int
     activations: int
     checkpoint: int
-    step_seconds: float
 
     @property
     def memory(self) -> int:
@@ -73,7 +76,7 @@ def measure(
     seconds = 0.0
     for step in range(2):
         start = clock()
-        stepper.step(step)
+        stepper.step(step, stepper.batches(step))
         seconds = clock() - start
         if seconds > LONG:
             break
@@ -181,18 +184,15 @@ def estimate(
     parameters: int,
     trained: int,
     optimizer: str,
-    config: TrainerConfig,
-    measurement: Measurement,
     activations: int,
     *,
     processes: int,
     sharded: bool,
 ) -> Estimate:
-    """Scale a measurement to the recipe's batch.
+    """Memory by kind.
 
     activations: bytes, of one process. sharded: spread all that belongs to weights over the processes.
     """
-    share = config.batch_size // processes
     split = processes if sharded else 1
     weights = parameters * FLOAT_BYTES // split
     gradients = trained * FLOAT_BYTES // split
@@ -205,5 +205,4 @@ def estimate(
         average=gradients,
         activations=activations,
         checkpoint=FLOAT_BYTES * (parameters + (1 + MOMENTS[optimizer]) * trained),
-        step_seconds=measurement.seconds * share / measurement.rows,
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hart.checkpoint.loading import load_model, resolve_model, save_model
-from hart.checkpoint.storage import load_state
+from hart.checkpoint.storage import fingerprint, load_state
 from hart.config import ConfigError, HartConfig
 from hart.data.datasets import CaptionedImages
 from hart.generation.draws import GeneratorDraws
@@ -25,7 +25,7 @@ from hart.training.initialization import initialize
 from hart.training.pictures import picture_row
 from hart.training.randomness import generator_for
 from hart.training.starting import load_tokenizer, same_sizes
-from hart.training.task import Engine, Part, Picture, Share
+from hart.training.task import Engine, Origin, Part, Picture, Share
 from hart.training.token_sources import Conditions, token_source
 from hart.transformer.modulation import LinearModulation
 from hart.types import Context, TokenMaps
@@ -138,11 +138,26 @@ class TransformerTask(TransformerStage):
             sampling=recipe.sampling,
         )
         self.module = starting_model(recipe, self.config).to(device)
+        # adapters belong to the weights beside which they were begun; other runs leave where they started behind
+        self._base = fingerprint(self.module) if recipe.lora is not None else None
         self.parts = {"model": Part(self.module, recipe.optimizer, repeated_blocks(self.module))}
         # a table is added outside its block, where FSDP2 has it in shards
         self.shardable = recipe.transformer.modulation != "table"
         self.codebook = self.tokenizer.quantizer.codebook
         self.tokens = token_source(data, recipe, self.tokenizer, self.conditioner.text_weights, device)
+
+    @property
+    def sources(self) -> dict[str, Origin]:
+        data, words = self.tokens.data, self.conditioner.text_weights
+        found = {
+            "data": Origin(data.digest(), data.description),
+            "tokenizer": Origin(fingerprint(self.tokenizer), f"weights of {self.recipe.tokenizer}"),
+        }
+        if words is not None:
+            found["text encoder"] = Origin(fingerprint(words), f"weights of {self.recipe.text_encoder}")
+        if self._base is not None:
+            found["init_from"] = Origin(self._base, f"weights of {self.recipe.init_from}")
+        return found
 
     def prepare(self) -> None:
         self.tokens.prepare()

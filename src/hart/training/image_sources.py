@@ -51,6 +51,10 @@ class ImageSource(Protocol):
         """What is to be logged of a step that has just been made; `share` holds all rows of the process."""
         ...
 
+    def digest(self) -> str:
+        """As `hart.data.sources.Source.digest`."""
+        ...
+
 
 class MemoryPictures:
     """All pictures decoded in memory."""

@@ -13,11 +13,17 @@ from hart.config import ConfigError
 from hart.training.config import OptimizerConfig
 from hart.training.distributed import shard_like
 from hart.training.muon import Muon
+from hart.training.saved_state import DamagedError, require_tensor, table
 
 # Module names under which transformer, denoiser, encoder and decoder keep their repeated layers.
 INNER_PARTS = frozenset({"blocks", "levels", "middle"})
 LINEAR_HOLD = 0.05
 """Share of the steps after the warm-up in which the linear schedule stays at the full rate, as in VAR's training."""
+
+
+STEP = "step"
+ADAMW_MOMENTS, MUON_MOMENTS = {STEP, "exp_avg", "exp_avg_sq"}, {"momentum"}
+NOT_NEGATIVE = frozenset({STEP, "exp_avg_sq"})
 
 
 class CombinedOptimizer:
@@ -49,11 +55,28 @@ class CombinedOptimizer:
     def state_dict(self) -> dict[str, Any]:
         return {str(i): optimizer.state_dict() for i, optimizer in enumerate(self.optimizers)}
 
+    def check(self, saved: Any, what: str) -> None:
+        """Raise `DamagedError` unless this is a state of these optimisers over these parameters."""
+        table(saved, what, {str(i) for i in range(len(self.optimizers))})
+        for i, optimizer in enumerate(self.optimizers):
+            state = table(saved[str(i)], what, {"state", "param_groups"})["state"]
+            parameters = _parameters(optimizer)
+            moments = MUON_MOMENTS if isinstance(optimizer, Muon) else ADAMW_MOMENTS
+            for number, entries in table(state, what).items():
+                if type(number) is not int or not 0 <= number < len(parameters):
+                    raise DamagedError(f"{what} knows a parameter {number!r} of {len(parameters)}")
+                for name, value in table(entries, what, moments).items():
+                    like = parameters[number]
+                    shape = torch.Size() if name == STEP else like.shape
+                    require_tensor(value, shape, torch.float32 if name == STEP else like.dtype, f"{what}: {name}")
+                    if name in NOT_NEGATIVE and bool((value < 0).any()):
+                        raise DamagedError(f"{what}: {name} is negative")
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """A state of whole tensors, also for sharded parameters."""
+        """A state that `check` let pass, of whole tensors, also for sharded parameters; settings stay as they are."""
         for i, optimizer in enumerate(self.optimizers):
             saved = state[str(i)]
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            parameters = _parameters(optimizer)
             moments = {
                 number: {
                     name: shard_like(value, parameters[number]) if value.shape == parameters[number].shape else value
@@ -61,7 +84,12 @@ class CombinedOptimizer:
                 }
                 for number, entries in saved["state"].items()
             }
-            optimizer.load_state_dict({"state": moments, "param_groups": saved["param_groups"]})
+            optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """In the order of their numbers in a state."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> CombinedOptimizer:

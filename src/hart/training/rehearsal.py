@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from hart.losses.perceptual import Lpips
 from hart.model import Hart
 from hart.training.config import TokenizerRecipe, TransformerRecipe
 from hart.training.hart_task import TransformerBatch, TransformerStage, repeated_blocks, with_adapters
-from hart.training.task import Part, Picture, Share
+from hart.training.task import Origin, Part, Picture, Share
 from hart.training.tokenizer_task import TokenizerBatch, TokenizerStage
 from hart.types import ClassContext, Context, TextContext, TokenMaps
 
@@ -31,6 +32,8 @@ class RehearsedTokenizer(TokenizerStage):
         adversarial = recipe.adversarial and recipe.adversarial.replace(start_step=0)
         # no code is revived: the codebook's use says nothing on noise
         super().__init__(recipe.replace(init_from="", revive_every=0, adversarial=adversarial), device)
+
+    sources: Mapping[str, Origin] = MappingProxyType({})
 
     def prepare(self) -> None: ...
 
@@ -70,6 +73,8 @@ class RehearsedTransformer(TransformerStage):
         sizes = recipe.transformer
         self.codebook = nn.Embedding(sizes.codebook_size, sizes.latent_channels, device=device).requires_grad_(False)
         self.parts: Mapping[str, Part] = {"model": Part(self.module, recipe.optimizer, repeated_blocks(self.module))}
+
+    sources: Mapping[str, Origin] = MappingProxyType({})
 
     def prepare(self) -> None: ...
 

@@ -16,6 +16,7 @@ from hart.training.config import TrainerConfig
 from hart.training.distributed import Processes, SpreadModule, local, shard_like
 from hart.training.ema import WeightAverage
 from hart.training.optimizer import CombinedOptimizer, build_optimizer, learning_rate, weight_decay
+from hart.training.saved_state import require_tensors, table
 from hart.training.task import Part, Share, Task
 
 
@@ -47,12 +48,15 @@ class Stepper:
         start = self.processes.rank * size
         return Share(self.config.seed, step, self.config.batch_size, slice(start, start + size))
 
-    def step(self, step: int) -> dict[str, float]:
-        """Run step `step` (0-based) and return its figures, the same in all processes.
+    def batches(self, step: int) -> list[Any]:
+        """What `step` works on, share by share. Changes nothing of this, and does not wait for other processes."""
+        return [self._batch(share) for share in self.shares(step)]
+
+    def step(self, step: int, batches: Sequence[Any]) -> dict[str, float]:
+        """Run step `step` (0-based) on its `batches` and return its figures, the same in all processes.
 
         Raises `HartError` before any weight of a part is touched when its loss or gradient is not finite.
         """
-        batches = [self._batch(share) for share in self.shares(step)]
         figures: dict[str, float] = {}
         for position, (name, state) in enumerate(self.parts.items()):
             if step < state.part.start_step:
@@ -163,13 +167,30 @@ class Stepper:
     def state_dict(self) -> dict[str, Any]:
         """Everything that a step changes, whole and on the CPU, in the main process. All processes must call it."""
         parts = {
-            name: {"module": state.part.module.state_dict(), "optimizer": state.optimizer.state_dict()}
+            name: {
+                "module": state.part.module.state_dict(),
+                "optimizer": state.optimizer.state_dict(),
+                "counters": {key: self.processes.sum(value) for key, value in state.part.counters.items()},
+            }
             for name, state in self.parts.items()
         }
         return self.processes.collect({"parts": parts, "average": self.average.weights})
 
+    def check(self, saved: Any) -> None:
+        """Raise `DamagedError` unless `load_state_dict` can take this, whoever made it."""
+        table(saved, "it", {"parts", "average"})
+        entries = table(saved["parts"], "it", set(self.parts))
+        for name, state in self.parts.items():
+            entry = table(entries[name], name)
+            table(entry, name, {"module", "optimizer"} | (entry.keys() & {"counters"}))
+            require_tensors(entry["module"], state.part.module.state_dict(), name)
+            state.optimizer.check(entry["optimizer"], f"the optimiser of {name}")
+            if "counters" in entry:
+                require_tensors(entry["counters"], state.part.counters, f"the counters of {name}")
+        require_tensors(saved["average"], self.average.weights, "the average")
+
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Go on from a state, of any number of processes."""
+        """Go on from a state that `check` let pass, of any number of processes."""
         for name, state in self.parts.items():
             entry = saved["parts"][name]
             present = state.part.module.state_dict()
@@ -177,6 +198,9 @@ class Stepper:
                 {key: shard_like(value, present[key]) for key, value in entry["module"].items()}
             )
             state.optimizer.load_state_dict(entry["optimizer"])
+            # older versions kept none
+            for key, value in entry.get("counters", {}).items():
+                state.part.counters[key].copy_(value if self.processes.main else torch.zeros_like(value))
         for key, value in self.average.weights.items():
             local(value).copy_(local(shard_like(saved["average"][key], value)))
 

@@ -22,13 +22,13 @@ from hart.training.randomness import generator_for
 
 
 @dataclass(frozen=True)
-class Source:
+class Origin:
     """Something that a run learns from. digest: changes with its content; said: what it is, for people."""
 
     digest: str
     said: str
 
-    def told(self, other: Source) -> str:
+    def told(self, other: Origin) -> str:
         """For people, so that it can be told from the other."""
         return self.said if self.said != other.said else f"{self.said} [{self.digest[:8]}]"
 
@@ -111,7 +111,7 @@ class Task(Protocol):
         ...
 
     @property
-    def sources(self) -> Mapping[str, Source]:
+    def sources(self) -> Mapping[str, Origin]:
         """What is learned from beside the recipe, by name: the data, frozen networks. Asked for once."""
         ...
 

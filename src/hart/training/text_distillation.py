@@ -7,75 +7,36 @@ of the same words. All texts are encoded by the teacher once; training then draw
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 import math
 import random
-import tomllib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
-from hart.config import Config, ConfigError, TextEncoderConfig, require
-from hart.errors import HartError
+from hart.checkpoint.storage import fingerprint
+from hart.config import require
+from hart.errors import HartError, Stopped
 from hart.files import atomic_write, default_cache
 from hart.text_encoder.compact import SPECIAL_PIECES, CompactTextEncoder, build_tokenizer
+from hart.training.checkpoint import Identity
+from hart.training.distillation_files import RESUME_FILE, TARGETS_FILE, KeptFiles, check_resume, check_targets
+from hart.training.optimizer import CombinedOptimizer
 from hart.training.starting import TEXT_ENCODER_CONFIG
+from hart.training.stopping import StopSignal
+from hart.training.task import Origin
 from hart.training.text_corpus import Phrase, build_corpus, read_emoji_words, read_wordnet
+from hart.training.text_recipe import TextDistillationRecipe
 
 log = logging.getLogger(__name__)
-
-RESUME_FILE = "resume.pt"
-TARGETS_FILE = "teacher_targets.pt"
-
-
-@dataclass(frozen=True)
-class TextDistillationRecipe(Config):
-    """One distillation run: the student's sizes, where its words come from, and how long it learns."""
-
-    encoder: TextEncoderConfig
-    teacher: str
-    """Folder of a BERT-like sentence encoder (mean pooling), or the name of a Python package with one in `model/`."""
-    wordnet: str
-    """Folder of the WordNet database files."""
-    emoji_packages: str = ""
-    """Folder of the npm archives of `emojibase-data` and `emojilib`; empty for the cache of the emoji data set."""
-    combinations: int = 80_000
-    """Phrases made from templates."""
-    steps: int = 1500
-    batch_size: int = 512
-    learning_rate: float = 2e-3
-    warm_up: int = 100
-    weight_decay: float = 0.01
-    sentence_weight: float = 1.0
-    token_weight: float = 0.5
-    relation_weight: float = 0.5
-    """Weight of matching the similarities within the batch."""
-    temperature: float = 0.05
-    save_every: int = 250
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require(self.encoder.kind == "compact", "TextDistillationRecipe.encoder must be of kind 'compact'")
-        for name in ("steps", "batch_size", "save_every"):
-            require(getattr(self, name) >= 1, f"TextDistillationRecipe.{name} must be at least 1")
-
-    @classmethod
-    def load(cls, path: Path) -> TextDistillationRecipe:
-        """Reads a TOML recipe; raises `ConfigError` naming the file and the key."""
-        try:
-            return cls.from_dict(tomllib.loads(path.read_text(encoding="utf-8")))
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read as a recipe: {error}") from None
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from None
 
 
 class SentenceTeacher:
@@ -285,12 +246,17 @@ def distil_step(
 
 
 def distill_text_encoder(
-    recipe: TextDistillationRecipe, out: Path, on_step: Callable[[int, dict[str, float]], None] | None = None
+    recipe: TextDistillationRecipe,
+    out: Path,
+    on_step: Callable[[int, dict[str, float]], None] | None = None,
+    *,
+    accept_changes: bool = False,
 ) -> CompactTextEncoder:
     """Runs the recipe on the CPU; leaves `word_pieces.json`, `text_encoder.safetensors`, `text_encoder.json` in `out`.
 
-    A run that was interrupted goes on where it last saved when called again with the same recipe; with
-    another recipe it raises `HartError`. Returns the trained encoder, frozen.
+    A run that was interrupted goes on where it last saved when called again; with another recipe, teacher or words it
+    raises `HartError`, unless `accept_changes`. Ctrl-C and SIGTERM save after the step in progress and raise `Stopped`.
+    Returns the trained encoder, frozen.
     """
     out.mkdir(parents=True, exist_ok=True)
     teacher = SentenceTeacher(recipe.teacher)
@@ -308,6 +274,11 @@ def distill_text_encoder(
     tokenizer = build_tokenizer(
         choose_pieces(teacher.tokenizer, corpus, recipe.encoder.vocabulary_size), recipe.encoder.tokens
     )
+    sources = {
+        "teacher": Origin(fingerprint(teacher.model), recipe.teacher),
+        "words": Origin(_digest(corpus), f"{len(corpus)} phrases"),
+    }
+    kept = KeptFiles(out, Identity.of(recipe.stage, recipe, sources), accept_changes=accept_changes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         student = CompactTextEncoder(recipe.encoder, tokenizer)
@@ -316,43 +287,70 @@ def distill_text_encoder(
     )
     generator = torch.Generator().manual_seed(recipe.seed)
     step = 0
-    saved = _read(out / RESUME_FILE, recipe)
+    saved = kept.read_resume(lambda state: check_resume(state, student, optimizer, generator, recipe.steps))
     if saved is None:
         initialise_pieces(student, teacher)
     else:
         student.load_state_dict(saved["student"])
-        optimizer.load_state_dict(saved["optimizer"])
+        CombinedOptimizer([optimizer]).load_state_dict({"0": saved["optimizer"]})
         generator.set_state(saved["generator"])
         step = saved["step"]
         log.info("going on after step %d", step)
-    stored = _read(out / TARGETS_FILE, recipe)
+    sizes = (len(corpus), recipe.encoder.tokens, recipe.encoder.vocabulary_size, recipe.encoder.output_width)
+    stored = kept.read_targets(lambda state: check_targets(state, *sizes))
     targets = _Targets(**stored["targets"]) if stored else _make_targets(teacher, tokenizer, corpus)
     if not stored:
-        _write(out / TARGETS_FILE, recipe, {"targets": dataclasses.asdict(targets)})
+        kept.write(TARGETS_FILE, {"targets": dataclasses.asdict(targets)})
     log.info("%d phrases, %.2fM parameters", len(corpus), sum(p.numel() for p in student.parameters()) / 1e6)
 
+    require(
+        recipe.batch_size <= len(corpus),
+        f"TextDistillationRecipe.batch_size {recipe.batch_size} is more than the {len(corpus)} phrases: lower it",
+    )
     student.train()
-    while step < recipe.steps:
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * _schedule(step, recipe)
-        rows = torch.multinomial(targets.weights, recipe.batch_size, replacement=False, generator=generator)
-        losses = distil_step(student, targets, rows, recipe)
-        optimizer.zero_grad(set_to_none=True)
-        losses["total"].backward()
-        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        if on_step is not None:
-            on_step(step, {name: loss.item() for name, loss in losses.items()})
-        if step % recipe.save_every == 0 and step < recipe.steps:
-            state = {"student": student.state_dict(), "optimizer": optimizer.state_dict()}
-            _write(out / RESUME_FILE, recipe, {**state, "generator": generator.get_state(), "step": step})
+    stop = StopSignal()
+    with stop.heard():
+        for done in range(step + 1, recipe.steps + 1):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate * _schedule(done - 1, recipe)
+            rows = torch.multinomial(targets.weights, recipe.batch_size, replacement=False, generator=generator)
+            losses = _take_step(student, optimizer, targets, rows, recipe)
+            if on_step is not None:
+                on_step(done, losses)
+            if done < recipe.steps and (stop.number or done % recipe.save_every == 0):
+                state = {"student": student.state_dict(), "optimizer": optimizer.state_dict()}
+                kept.write(RESUME_FILE, {**state, "generator": generator.get_state(), "step": done})
+                if stop.number:
+                    where = f"{out / RESUME_FILE}; the same command goes on from there"
+                    raise Stopped(f"stopped after step {done}: it is kept in {where}", stop.number)
     student.save(out)
-    sizes = json.dumps(recipe.encoder.to_dict(), indent=2) + "\n"
-    atomic_write(out / TEXT_ENCODER_CONFIG, lambda file: file.write(sizes.encode()))
-    for name in (RESUME_FILE, TARGETS_FILE):
-        (out / name).unlink(missing_ok=True)
+    text = json.dumps(recipe.encoder.to_dict(), indent=2) + "\n"
+    atomic_write(out / TEXT_ENCODER_CONFIG, lambda file: file.write(text.encode()))
+    kept.remove()
     return student.eval().requires_grad_(False)
+
+
+def _take_step(
+    student: CompactTextEncoder,
+    optimizer: torch.optim.Optimizer,
+    targets: _Targets,
+    rows: Tensor,
+    recipe: TextDistillationRecipe,
+) -> dict[str, float]:
+    """Learn from one batch; the losses of `distil_step`."""
+    losses = distil_step(student, targets, rows, recipe)
+    optimizer.zero_grad(set_to_none=True)
+    losses["total"].backward()
+    torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+    optimizer.step()
+    return {name: loss.item() for name, loss in losses.items()}
+
+
+def _digest(corpus: Sequence[Phrase]) -> str:
+    digest = hashlib.sha256()
+    for phrase in corpus:
+        digest.update(repr((phrase.text, phrase.meaning, phrase.weight)).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def _schedule(step: int, recipe: TextDistillationRecipe) -> float:
@@ -360,17 +358,3 @@ def _schedule(step: int, recipe: TextDistillationRecipe) -> float:
     if step < recipe.warm_up:
         return (step + 1) / recipe.warm_up
     return 0.5 * (1 + math.cos(math.pi * (step - recipe.warm_up) / max(1, recipe.steps - recipe.warm_up)))
-
-
-def _write(path: Path, recipe: TextDistillationRecipe, state: dict[str, Any]) -> None:
-    atomic_write(path, lambda file: torch.save({**state, "recipe": recipe.to_dict()}, file))
-
-
-def _read(path: Path, recipe: TextDistillationRecipe) -> dict[str, Any] | None:
-    """What `_write` stored, or None; raises `HartError` when it belongs to another recipe."""
-    if not path.exists():
-        return None
-    state: dict[str, Any] = torch.load(path, weights_only=True)
-    if state.pop("recipe") != recipe.to_dict():
-        raise HartError(f"{path}: is of another recipe; finish that one, or choose another folder")
-    return state

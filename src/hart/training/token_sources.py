@@ -58,6 +58,11 @@ class TokenBatch:
 class TokenSource(Protocol):
     """Token maps for stage `transformer`."""
 
+    @property
+    def data(self) -> TrainingData:
+        """What they are made of."""
+        ...
+
     def prepare(self) -> None:
         """What takes long and is done once, before the first step."""
         ...
@@ -221,7 +226,8 @@ class StoredTokens:
         device: torch.device,
     ) -> None:
         _require_fitting(data, recipe, tokenizer, text_encoder)
-        self.data = data.data
+        self.data = data
+        self.encoded = data.data
         self.loader = data.loader
         self.by_class = condition_of(recipe) == "label"
         self.schedule = recipe.transformer.schedule
@@ -240,9 +246,9 @@ class StoredTokens:
         return TokenBatch(maps, self._conditions(batch.text, batch.labels))
 
     def first(self, count: int) -> Conditions:
-        rows = range(min(count, len(self.data)))
-        text = None if self.by_class else TextContext.cat(self.data.text(row, 0) for row in rows)
-        return self._conditions(text, self.data.labels[: len(rows)])
+        rows = range(min(count, len(self.encoded)))
+        text = None if self.by_class else TextContext.cat(self.encoded.text(row, 0) for row in rows)
+        return self._conditions(text, self.encoded.labels[: len(rows)])
 
     def figures(self, share: Share, engine: Engine) -> dict[str, float]:
         return {}

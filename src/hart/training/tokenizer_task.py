@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hart.checkpoint.storage import load_state
+from hart.checkpoint.storage import fingerprint, load_state
 from hart.data.datasets import CaptionedImages
 from hart.losses.adversarial import (
     AdversarialTerm,
@@ -28,7 +28,7 @@ from hart.training.image_sources import TrainingData, image_source
 from hart.training.pictures import picture_row
 from hart.training.randomness import generator_for, seed_of
 from hart.training.starting import load_tokenizer, same_sizes, save_tokenizer
-from hart.training.task import Engine, Part, Picture, Share
+from hart.training.task import Engine, Origin, Part, Picture, Share
 
 CPU = torch.device("cpu")
 SAMPLES = 8
@@ -81,8 +81,19 @@ class TokenizerStage:
         if recipe.decoder_only:
             for part in (self.module.encoder, self.module.quant_conv, self.module.quantizer):
                 part.requires_grad_(False)
+        sizes = recipe.tokenizer
+        self._counts = torch.zeros(len(sizes.scales), sizes.codebook_size, dtype=torch.int64, device=device)
+        self._rests: list[Tensor] = []
         blocks = [*self.module.encoder.levels, *self.module.decoder.levels]
-        self.parts = {MODEL: Part(self.module, recipe.optimizer, blocks, before_losses=self.hear_discriminator)}
+        self.parts = {
+            MODEL: Part(
+                self.module,
+                recipe.optimizer,
+                blocks,
+                before_losses=self.hear_discriminator,
+                counters={"codes": self._counts},
+            )
+        }
         loss = recipe.loss
         self.weights = {"reconstruction": loss.reconstruction, "chroma": loss.chroma, "quantizer": loss.quantizer}
         if loss.squared > 0:
@@ -97,9 +108,6 @@ class TokenizerStage:
             self.discriminator = PatchDiscriminator(adversarial, generator).to(device)
             part = Part(self.discriminator, adversarial.optimizer, start_step=adversarial.start_step)
             self.parts[DISCRIMINATOR] = part
-        sizes = recipe.tokenizer
-        self._counts = torch.zeros(len(sizes.scales), sizes.codebook_size, dtype=torch.int64, device=device)
-        self._rests: list[Tensor] = []
 
     def perceptual_network(self, config: PerceptualConfig) -> nn.Module:
         """The frozen network of a perceptual loss, with its weights."""
@@ -163,8 +171,8 @@ class TokenizerStage:
         window_ends = (share.step + 1) % self.recipe.usage_window == 0
         if not window_ends and share.step + 1 < self.recipe.trainer.steps:
             return figures
-        counts = engine.sum(self._counts).cpu()
-        self._counts = torch.zeros_like(self._counts)
+        counts = engine.sum(self._counts).to("cpu", copy=True)
+        self._counts.zero_()
         usage = codebook_usage(counts)
         for k, (used, perplexity) in enumerate(zip(usage.used_share, usage.perplexity, strict=True)):
             figures |= {f"codes_used_{k}": float(used), f"perplexity_{k}": float(perplexity)}
@@ -194,6 +202,13 @@ class TokenizerTask(TokenizerStage):
     ) -> None:
         self.images = image_source(data, recipe.trainer.seed)
         super().__init__(recipe, device)
+
+    @property
+    def sources(self) -> dict[str, Origin]:
+        found = {"data": Origin(self.images.digest(), self.images.description)}
+        if self.perceptual is not None:
+            found["perceptual network"] = Origin(fingerprint(self.perceptual), "weights")
+        return found
 
     def prepare(self) -> None: ...
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from hart.errors import HartError
-from hart.files import atomic_write
+from hart.files import atomic_write, open_regular
 from hart.training.task import Picture
 
 LOG_FILE = "metrics.jsonl"
@@ -27,16 +27,24 @@ class Tracker(Protocol):
 class JsonLines:
     """`metrics.jsonl`, a line a report, and `samples/` with a PNG a picture."""
 
-    def __init__(self, folder: Path, step: int) -> None:
-        """Drops lines after `step`, which the run is about to write again."""
+    def __init__(self, folder: Path, step: int, note: Callable[[str], None]) -> None:
+        """Drops lines after `step`, which the run is about to write again, and such as are none.
+
+        note: called with how many were none; one that a killed run has cut short is not worth a word.
+        """
         self.folder = folder
         self.path = folder / LOG_FILE
-        if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            # the last line of a killed run may be cut short
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-            if kept != lines:
-                atomic_write(self.path, lambda file: file.write("".join(kept).encode()))
+        if not self.path.exists():
+            return
+        with open_regular(self.path) as file:
+            lines = file.readlines()
+        kept = [(line, _step_of(line)) for line in lines]
+        broken = sum(found is None for _, found in kept[:-1])
+        if broken:
+            note(f"{self.path}: {broken} damaged lines are left out")
+        whole = b"".join(line for line, found in kept if found is not None and found <= step)
+        if whole != b"".join(lines):
+            atomic_write(self.path, lambda file: file.write(whole))
 
     def figures(self, step: int, values: Mapping[str, float]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
@@ -96,9 +104,21 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-def open_trackers(names: Sequence[str], folder: Path, step: int, recipe: Mapping[str, Any]) -> list[Tracker]:
-    """The JSONL file and the trackers called `names`, for a run that stands at `step`."""
-    trackers: list[Tracker] = [JsonLines(folder, step)]
+def _step_of(line: bytes) -> int | None:
+    """Of a whole line of the log; None for anything else."""
+    try:
+        values = json.loads(line) if line.endswith(b"\n") else None
+    except (ValueError, RecursionError):
+        return None
+    step = values.get("step") if isinstance(values, dict) else None
+    return step if type(step) is int else None
+
+
+def open_trackers(
+    names: Sequence[str], folder: Path, step: int, recipe: Mapping[str, Any], note: Callable[[str], None]
+) -> list[Tracker]:
+    """The JSONL file and the trackers called `names`, for a run that stands at `step`. note: see `JsonLines`."""
+    trackers: list[Tracker] = [JsonLines(folder, step, note)]
     for name in names:
         trackers.append(TensorBoard(folder, step) if name == "tensorboard" else WeightsAndBiases(folder, recipe))
     return trackers

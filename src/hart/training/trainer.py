@@ -7,22 +7,24 @@ goes on as an unbroken one would, whatever the number of processes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
+from torch import nn
 
-from hart.errors import HartError
-from hart.training.checkpoint import RunFolder
+from hart.errors import HartError, Stopped
+from hart.training.checkpoint import MODEL_FOLDER, Identity, RunFolder
 from hart.training.config import Recipe
 from hart.training.distributed import Processes
 from hart.training.progress import Means, Speed, StepReport, measure_peak
+from hart.training.saved_state import DamagedError
 from hart.training.step import Stepper
+from hart.training.stopping import StopSignal
 from hart.training.task import Task
 from hart.training.trackers import Tracker, open_trackers
-
-MODEL_FOLDER = "model"
 
 
 class Trainer:
@@ -38,12 +40,18 @@ class Trainer:
         macs: int = 0,
         on_step: Callable[[StepReport], None] | None = None,
         on_log: Callable[[int, dict[str, float]], None] | None = None,
+        on_note: Callable[[str], None] | None = None,
+        accept_changes: bool = False,
     ) -> None:
         """processes: by default those that the recipe and the launch ask for.
 
         macs: multiply-accumulates of one picture's forward pass, for the MFU; 0 leaves it out.
         on_step, on_log: called in the main process after each step, and with the averages of each log line.
-        Raises `HartError` when the folder holds a run of another recipe or a damaged checkpoint.
+        on_note: called in the main process with what a person should know.
+        accept_changes: go on although recipe, data or frozen networks are not those of the checkpoint; from then on
+        these are the run's. Weights must still fit.
+        Raises `HartError` when the folder holds a run of another recipe, data or networks, or a damaged checkpoint. One
+        process at a time may use a folder; see `hart.locks`.
         """
         self.task = task
         self.recipe = recipe
@@ -53,32 +61,76 @@ class Trainer:
         self.macs = macs
         self.on_step = on_step
         self.on_log = on_log
+        self.on_note = on_note
         self.run_folder = RunFolder(folder, self.config.keep_checkpoints)
         self.means = Means()
         self.step = 0
-        if self.processes.main:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.run_folder.claim(recipe)
-        self.processes.wait()
+        self.saved = 0
+        """The step of the last checkpoint."""
         self.stepper = Stepper(task, self.config, self.processes)
-        if (state := self.run_folder.load()) is not None:
+        self.identity = Identity.of(type(recipe).stage, recipe, task.sources)
+        self._changes: list[str] = []
+        state = self.run_folder.load(type(recipe).stage, lambda state: self._check(state, accept_changes))
+        if state is not None:
             self.stepper.load_state_dict(state["weights"])
             self.means.sums, self.means.counts = state["sums"], state["counts"]
-            self.step = state["step"]
+            self.step = self.saved = state["step"]
+        # nobody may still be looking for the checkpoint
+        self.processes.wait()
         if self.processes.main:
+            with self.run_folder.writing("the recipe"):
+                folder.mkdir(parents=True, exist_ok=True)
+            if state is not None and self._changes:
+                self._note(f"goes on with changes: {', '.join(self._changes)}")
+                self.run_folder.save(self.step, state | {"identity": self.identity.to_dict()})
+            self.run_folder.write_recipe(recipe)
             self.run_folder.tidy()
+        self._model_files: list[str] = [] if state is None else state.get("model", [])
+
+    def _check(self, state: Mapping[str, Any], accept_changes: bool) -> None:
+        """Raise `HartError` for a checkpoint of another run, `DamagedError` for weights that do not fit this one."""
+        theirs = self.run_folder.identity(state, self.identity.stage)
+        settings = [] if theirs is None else theirs.other_settings(self.identity, type(self.recipe))
+        sources = [] if theirs is None else theirs.other_sources(self.identity)
+        self._changes = [*settings, *sources]
+        if self._changes and not accept_changes:
+            raise HartError(
+                f"{self.folder} holds a run of {'another recipe' if settings else 'other data or weights'}: "
+                f"{', '.join(self._changes)}; choose another folder, or go on with --accept-changes"
+            )
+        if theirs is None or (self.identity.sources and not theirs.sources):
+            self._note("this run was begun by a version that did not keep what it learns from: taken as unchanged")
+        try:
+            self.stepper.check(state["weights"])
+        except DamagedError as error:
+            if not settings:
+                raise
+            raise HartError(f"{self.folder}: its weights do not fit: {error}; choose another folder") from None
+
+    def _note(self, message: str) -> None:
+        if self.processes.main and self.on_note is not None:
+            self.on_note(message)
 
     def run(self) -> None:
-        """Train to the end; the averaged model is written with every checkpoint."""
+        """Train to the end; the averaged model is written with every checkpoint.
+
+        Ctrl-C and SIGTERM, in any of the processes, end the run after the step in progress, with a checkpoint: raises
+        `Stopped`.
+        """
         if self.step >= self.config.steps:
+            self._restore_model()
             return
         trackers: list[Tracker] = []
         try:
             if self.processes.main:
                 with self.run_folder.writing("the log"):
-                    trackers = open_trackers(self.config.trackers, self.folder, self.step, self.recipe.to_dict())
+                    trackers = open_trackers(
+                        self.config.trackers, self.folder, self.step, self.recipe.to_dict(), self._note
+                    )
             self.task.prepare()
-            self._loop(trackers)
+            stop = StopSignal()
+            with stop.heard():
+                self._loop(trackers, stop)
         except HartError as error:
             message = str(error)
             last = self.run_folder.last_good()
@@ -88,11 +140,16 @@ class Trainer:
                 with suppress(OSError):  # a full disk has been reported already
                     tracker.close()
 
-    def _loop(self, trackers: list[Tracker]) -> None:
+    def _loop(self, trackers: list[Tracker], stop: StopSignal) -> None:
         config = self.config
         speed = Speed(config, self.macs, self._peak(), time.perf_counter)
         while self.step < config.steps:
-            figures = self.stepper.step(self.step)
+            batches = stop.unless_stopped(lambda: self.stepper.batches(self.step))
+            # all stop at one step: those that wait for data give up, those that have some do not use it
+            if number := self.processes.largest(stop.number or 0):
+                self._stop(number)
+            assert batches is not None
+            figures = self.stepper.step(self.step, batches)
             self.step += 1
             self.means.add(figures)
             report = speed.step(self.step, figures)
@@ -136,17 +193,41 @@ class Trainer:
                     tracker.pictures(self.step, pictures)
         self.processes.wait()
 
+    def _stop(self, number: int) -> NoReturn:
+        if self.saved < self.step:
+            self._save()
+        last = self.run_folder.last_good()
+        raise Stopped(f"stopped after step {self.step}: {last}; the same command goes on from there", number)
+
+    def _restore_model(self) -> None:
+        """Write the model of a finished run again where a file of it is gone."""
+        folder = self.folder / MODEL_FOLDER
+        whole = folder.is_dir() and all((folder / name).exists() for name in self._model_files)
+        if self.processes.largest(int(self.processes.main and not whole)):
+            module = self.stepper.averaged_module()
+            if module is not None:
+                self._note(f"{folder} was not whole: it is written again from the checkpoint")
+                self._save_model(module)
+
+    def _save_model(self, module: nn.Module) -> list[str]:
+        """Names of its files."""
+        folder = self.folder / MODEL_FOLDER
+        with self.run_folder.writing("the model"):
+            self.task.save(folder, module)
+        return sorted(path.name for path in folder.glob("*"))
+
     def _save(self) -> None:
         module = self.stepper.averaged_module()
         state = {
             "step": self.step,
+            "identity": self.identity.to_dict(),
             "sums": self.means.sums,
             "counts": self.means.counts,
             "weights": self.stepper.state_dict(),
         }
         if module is not None:
             # the model first: a checkpoint that says "finished" must find its model written
-            with self.run_folder.writing("the model"):
-                self.task.save(self.folder / MODEL_FOLDER, module)
+            state["model"] = self._save_model(module)
             self.run_folder.save(self.step, state)
+        self.saved = self.step
         self.processes.wait()

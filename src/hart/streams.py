@@ -1,0 +1,55 @@
+"""Standard output and error whose readers may go away."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from typing import Any
+
+CLOSED = frozenset({errno.EPIPE, errno.ESHUTDOWN, errno.ECONNRESET}) | (
+    {errno.EINVAL} if sys.platform == "win32" else frozenset()
+)
+"""What writing to a pipe without a reader gives."""
+
+
+def outlive_readers() -> None:
+    """Let writing to the standard streams succeed after their readers are gone; nothing is then written."""
+    for name, said in (("stdout", "standard output"), ("stderr", "standard error")):
+        stream = getattr(sys, name)
+        # neither where it is closed nor where a test or a notebook has put another object
+        if isinstance(stream, io.TextIOWrapper) and isinstance(stream.buffer, io.BufferedWriter | io.FileIO):
+            stream.flush()
+            file: Any = _Lasting(stream.fileno(), said)
+            lasting = io.TextIOWrapper(
+                io.BufferedWriter(file) if isinstance(stream.buffer, io.BufferedWriter) else file,
+                stream.encoding,
+                stream.errors,
+                line_buffering=stream.line_buffering,
+                write_through=stream.write_through,
+            )
+            setattr(sys, name, lasting)
+
+
+class _Lasting(io.FileIO):
+    """A file that was open already, which it leaves open."""
+
+    def __init__(self, handle: int, said: str) -> None:
+        super().__init__(handle, "wb", closefd=False)
+        self._said = said
+
+    def write(self, content: Any) -> Any:
+        """All of the content, also where there is nobody any more to read it. Other failures are said once."""
+        try:
+            return super().write(content)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            # whatever is written to it from now on, by anybody, goes nowhere
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            if error.errno not in CLOSED:
+                raise OSError(error.errno, error.strerror, self._said) from None
+            return len(memoryview(content).cast("B"))
