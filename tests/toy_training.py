@@ -30,7 +30,7 @@ from hart.training.hart_task import TransformerTask
 from hart.training.image_sources import TrainingData, open_training_data
 from hart.training.rehearsal import RehearsedTransformer
 from hart.training.starting import load_tokenizer
-from hart.training.task import Engine, Part, Picture, Share
+from hart.training.task import Engine, Origin, Part, Picture, Share
 from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer
 from helpers import pictures, tiny_text_config, tiny_tokenizer_config
@@ -80,6 +80,7 @@ class ToyTask:
     def __init__(self, optimizer: OptimizerConfig = OPTIMIZER) -> None:
         self.module = Network()
         self.parts = {"model": Part(self.module, optimizer, list(self.module.blocks))}
+        self.sources = {"data": Origin("a line", "points on a line")}
         self.saved: list[Path] = []
         self.prepared = 0
 
@@ -102,6 +103,8 @@ class ToyTask:
     def save(self, folder: Path, module: nn.Module) -> None:
         assert module is not self.module, "the averaged weights are what is kept"
         self.saved.append(folder)
+        folder.mkdir(exist_ok=True)
+        (folder / "weights").write_bytes(b"weights")
 
 
 class AdversarialTask(ToyTask):

@@ -16,12 +16,13 @@ CLOSED = frozenset({errno.EPIPE, errno.ESHUTDOWN, errno.ECONNRESET}) | (
 
 def outlive_readers() -> None:
     """Let writing to the standard streams succeed after their readers are gone; nothing is then written."""
-    for name, said in (("stdout", "standard output"), ("stderr", "standard error")):
+    # what cannot be said on standard error cannot be said at all
+    for name, failures in (("stdout", "standard output"), ("stderr", None)):
         stream = getattr(sys, name)
         # neither where it is closed nor where a test or a notebook has put another object
         if isinstance(stream, io.TextIOWrapper) and isinstance(stream.buffer, io.BufferedWriter | io.FileIO):
             stream.flush()
-            file: Any = _Lasting(stream.fileno(), said)
+            file: Any = _Lasting(stream.fileno(), failures)
             lasting = io.TextIOWrapper(
                 io.BufferedWriter(file) if isinstance(stream.buffer, io.BufferedWriter) else file,
                 stream.encoding,
@@ -35,12 +36,13 @@ def outlive_readers() -> None:
 class _Lasting(io.FileIO):
     """A file that was open already, which it leaves open."""
 
-    def __init__(self, handle: int, said: str) -> None:
+    def __init__(self, handle: int, failures: str | None) -> None:
+        """failures: name under which others than missing readers are raised, once; None for none."""
         super().__init__(handle, "wb", closefd=False)
-        self._said = said
+        self._failures = failures
 
     def write(self, content: Any) -> Any:
-        """All of the content, also where there is nobody any more to read it. Other failures are said once."""
+        """All of the content, also where there is nobody any more to read it."""
         try:
             return super().write(content)
         except BlockingIOError:
@@ -50,6 +52,6 @@ class _Lasting(io.FileIO):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)
-            if error.errno not in CLOSED:
-                raise OSError(error.errno, error.strerror, self._said) from None
+            if self._failures is not None and error.errno not in CLOSED:
+                raise OSError(error.errno, error.strerror, self._failures) from None
             return len(memoryview(content).cast("B"))
