@@ -5,8 +5,11 @@ class HartError(ValueError):
     """Bad input, in one line that says what was wrong and what to do. The command line prints it and exits with 2."""
 
 
-class Stopped(KeyboardInterrupt):
-    """Ended by a signal, in order; says in one line what was kept and how to go on. Exit code 128 + `signal`."""
+class Stopped(BaseException):
+    """Ended by a signal, in order; says in one line what was kept and how to go on. Exit code 128 + `signal`.
+
+    No `KeyboardInterrupt`, which the argument parser would take for one that has nothing to say.
+    """
 
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)

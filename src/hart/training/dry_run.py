@@ -76,7 +76,7 @@ def measure(
     seconds = 0.0
     for step in range(2):
         start = clock()
-        stepper.step(step, stepper.batches(step))
+        stepper.step(step)
         seconds = clock() - start
         if seconds > LONG:
             break

@@ -52,11 +52,15 @@ class Stepper:
         """What `step` works on, share by share. Changes nothing of this, and does not wait for other processes."""
         return [self._batch(share) for share in self.shares(step)]
 
-    def step(self, step: int, batches: Sequence[Any]) -> dict[str, float]:
-        """Run step `step` (0-based) on its `batches` and return its figures, the same in all processes.
+    def step(self, step: int, batches: Sequence[Any] | None = None) -> dict[str, float]:
+        """Run step `step` (0-based) and return its figures, the same in all processes.
+
+        batches: what `batches` gave for it, where that is done already.
 
         Raises `HartError` before any weight of a part is touched when its loss or gradient is not finite.
         """
+        if batches is None:
+            batches = self.batches(step)
         figures: dict[str, float] = {}
         for position, (name, state) in enumerate(self.parts.items()):
             if step < state.part.start_step:

@@ -196,8 +196,8 @@ class Trainer:
     def _stop(self, number: int) -> NoReturn:
         if self.saved < self.step:
             self._save()
-        last = self.run_folder.last_good()
-        raise Stopped(f"stopped after step {self.step}: {last}; the same command goes on from there", number)
+        kept = f"{self.run_folder.path(self.step)}; the same command goes on from there" if self.step else "nothing yet"
+        raise Stopped(f"stopped after step {self.step}; kept: {kept}", number)
 
     def _restore_model(self) -> None:
         """Write the model of a finished run again where a file of it is gone."""
