@@ -60,7 +60,8 @@ class HartGroup(TyperGroup):
         try:
             code = run()
         except Stopped as stop:
-            typer.echo(str(stop), err=True)
+            if str(stop):
+                typer.echo(str(stop), err=True)
             sys.exit(128 + stop.signal)
         except (KeyboardInterrupt, typer.Abort):
             sys.exit(INTERRUPTED)

@@ -197,7 +197,8 @@ class Trainer:
         if self.saved < self.step:
             self._save()
         kept = f"{self.run_folder.path(self.step)}; the same command goes on from there" if self.step else "nothing yet"
-        raise Stopped(f"stopped after step {self.step}; kept: {kept}", number)
+        # one process says it for all
+        raise Stopped("" if not self.processes.main else f"stopped after step {self.step}; kept: {kept}", number)
 
     def _restore_model(self) -> None:
         """Write the model of a finished run again where a file of it is gone."""
