@@ -35,8 +35,8 @@ from hart.data.encoded import (
     index_file,
     shard_file,
 )
-from hart.data.loader import MIN_SEEN, require_mostly_sound
-from hart.data.samples import Damage, DamagedSample, Sample
+from hart.data.loader import MIN_SEEN
+from hart.data.samples import Condition, Damage, DamagedSample, Sample, require_mostly_sound
 from hart.data.sources import Source, Stream
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
@@ -157,12 +157,13 @@ def encode_dataset(
     damaged: list[Damage] = []
     seen = 0
     shard = _Shard()
-    for chunk in _chunks(source, transform, wanted, options, encoders.text_encoder is not None):
+    condition: Condition = "none" if encoders.text_encoder is None else "caption"
+    for chunk in _chunks(source, transform, wanted, options, condition):
         _encode_chunk(shard, chunk, encoders, options)
         damaged += chunk.damaged
         seen += len(chunk.labels) + len(chunk.damaged)
         least = MIN_SEEN if isinstance(source, Stream) else len(source)
-        require_mostly_sound(damaged, max(seen, least), options.max_damaged, source.description)
+        require_mostly_sound(damaged, max(seen, least), options.max_damaged, source.description, "--max-damaged")
         if chunk.last:
             _write_shard(shard_file(folder, split, chunk.shard), shard, encoders, options, stamp)
             shard = _Shard()
@@ -304,7 +305,7 @@ def _finish(
     pictures, captions = (sum(fact[name] for fact in present) for name in ("pictures", "captions"))
     finished = len(present) == total
     if finished:
-        require_mostly_sound(damaged, pictures + len(damaged), options.max_damaged, source.description)
+        require_mostly_sound(damaged, pictures + len(damaged), options.max_damaged, source.description, "--max-damaged")
         shards = [
             {"file": file.name, "pictures": fact["pictures"], "captions": fact["captions"]}
             for file, fact in zip(files, facts, strict=True)
@@ -315,10 +316,14 @@ def _finish(
 
 
 def _chunks(
-    source: Source | Stream, transform: ImageTransform, shards: Sequence[int], options: EncodeOptions, captions: bool
+    source: Source | Stream,
+    transform: ImageTransform,
+    shards: Sequence[int],
+    options: EncodeOptions,
+    condition: Condition,
 ) -> Iterator[_Chunk]:
     """All chunks of the shards in their order, decoded by worker processes. Raises `HartError`."""
-    dataset = _Decoding(source, transform, shards, options, captions)
+    dataset = _Decoding(source, transform, shards, options, condition)
     # a stream is one sequence: more than one process would only read it twice
     workers = min(options.workers, 1) if isinstance(source, Stream) else options.workers
     generator = torch.Generator().manual_seed(0)
@@ -341,13 +346,13 @@ class _Decoding(IterableDataset[Any]):
         transform: ImageTransform,
         shards: Sequence[int],
         options: EncodeOptions,
-        captions: bool,
+        condition: Condition,
     ) -> None:
         self._source = source
         self._transform = transform
         self._shards = shards
         self._options = options
-        self._captions = captions
+        self._condition = condition
 
     def __iter__(self) -> Iterator[_Chunk | HartError]:
         worker = get_worker_info()
@@ -389,8 +394,7 @@ class _Decoding(IterableDataset[Any]):
             try:
                 if isinstance(sample, Damage):
                     raise DamagedSample(sample.reason)
-                if self._captions and not sample.captions:
-                    raise DamagedSample("no caption")
+                sample.require(self._condition)
                 pixels.append(sample.pixels(self._transform))
             except DamagedSample as error:
                 damaged.append(Damage(sample.key, str(error)))

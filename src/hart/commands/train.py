@@ -16,7 +16,7 @@ from hart.commands.console import needs_extra, note, writable_folder
 from hart.errors import HartError
 
 if TYPE_CHECKING:
-    from hart.data.loader import Condition
+    from hart.data.samples import Condition
     from hart.training.config import Recipe, TokenizerRecipe, TransformerRecipe
     from hart.training.distributed import Processes
     from hart.training.dry_run import Measurement

@@ -21,9 +21,10 @@ from torch import Tensor
 from hart.data.datasets import CaptionedImages, SampleOrder, iterate, read_all
 from hart.data.digests import SetDigest
 from hart.data.encoded import EncodedLoader, EncodedSet, is_encoded_set
-from hart.data.loader import Condition, ImageLoader, require_mostly_sound
+from hart.data.loader import ImageLoader
+from hart.data.notes import Columns
 from hart.data.opening import open_source
-from hart.data.samples import Columns, Damage, DamagedSample, Sample
+from hart.data.samples import Condition, Damage, DamagedSample, Sample, require_mostly_sound
 from hart.data.sources import Source, Stream
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
@@ -148,9 +149,10 @@ class LoadedPictures:
     def _sound(self) -> Iterator[tuple[Sample, Tensor]]:
         plain = dataclasses.replace(self.transform, crop="center", flip=0.0)
         for sample in iterate(self.source):
-            if isinstance(sample, Damage) or not has_condition(sample, self.condition):
+            if isinstance(sample, Damage):
                 continue
             try:
+                sample.require(self.condition)
                 pixels = sample.pixels(plain)
             except DamagedSample:
                 continue
@@ -207,7 +209,7 @@ def open_training_data(
     source = open_source(recipe.data, kind=None if reading.kind == "auto" else reading.kind, columns=columns)
     why = _why_not_memory(source, transform, reading)
     if why is None:
-        return _in_memory(source, transform, recipe)
+        return _in_memory(source, transform, recipe, condition)
     images = ImageLoader(
         source,
         transform,
@@ -232,15 +234,13 @@ def image_source(data: TrainingData | CaptionedImages, seed: int) -> ImageSource
     return data
 
 
-def has_condition(sample: Sample, condition: Condition) -> bool:
-    """Whether a sample comes with what is asked for."""
-    return condition == "none" or bool(sample.captions if condition == "caption" else sample.label is not None)
-
-
-def _in_memory(source: Source | Stream, transform: ImageTransform, recipe: Recipe) -> MemoryPictures:
-    pictures = read_all(source, transform, recipe.data)
-    damaged = pictures.damaged
-    require_mostly_sound(damaged, len(pictures) + len(damaged), recipe.reading.max_damaged, source.description)
+def _in_memory(
+    source: Source | Stream, transform: ImageTransform, recipe: Recipe, condition: Condition
+) -> MemoryPictures:
+    pictures = read_all(source, transform, recipe.data, condition)
+    damaged, total = pictures.damaged, len(pictures) + len(pictures.damaged)
+    where, option = source.description, "reading.max_damaged"
+    require_mostly_sound(damaged, total, recipe.reading.max_damaged, where, option)
     left_out = f", {len(damaged)} damaged left out" if damaged else ""
     description = f"{source.description}; held in memory{left_out} ({_size(pictures.pixels)})"
     return MemoryPictures(pictures, recipe.trainer.seed, description, source)

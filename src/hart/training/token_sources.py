@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hart.checkpoint.storage import fingerprint
 from hart.config import ConfigError
 from hart.data.datasets import CaptionedImages
-from hart.data.loader import Condition
+from hart.data.samples import Condition
 from hart.data.transforms import slightly_moved, to_signed
 from hart.errors import HartError
 from hart.scales import ScaleSchedule
