@@ -40,14 +40,14 @@ ALLOWED: dict[str, str] = {
     "pipeline": "checkpoint config data devices errors generation lora model random_weights scales text_encoder "
     "tokenizer types",
     "contact_sheet": "errors pipeline types",
-    "evaluation": "checkpoint config contact_sheet cost data devices errors files images losses picture_metadata pipeline "
-    "presets scales tokenizer __init__",
+    "evaluation": "checkpoint config contact_sheet cost data devices errors files images losses picture_metadata "
+    "pipeline presets scales tokenizer __init__",
     "precompute": "checkpoint data errors files text_encoder tokenizer",
     # generation: the sample pictures of a run
     "training": "checkpoint config data devices errors files generation layers lora losses model scales text_encoder "
     "tokenizer transformer types",
-    "commands": "checkpoint config contact_sheet cost data devices errors evaluation images losses picture_metadata pipeline "
-    "precompute presets text_encoder training verification __init__",
+    "commands": "checkpoint config contact_sheet cost data devices errors evaluation images losses picture_metadata "
+    "pipeline precompute presets text_encoder training verification __init__",
     "cli": "commands devices errors __init__",
     "__init__": "config errors pipeline",
     "__main__": "cli",
@@ -60,7 +60,7 @@ CONFINED: dict[str, str] = {
     "evaluation/alignment/colours.py evaluation/alignment/answers.py",
     "tokenizers": "text_encoder training/text_distillation.py",
     "huggingface_hub": "checkpoint text_encoder evaluation/downloads.py",
-    "safetensors": "checkpoint lora text_encoder precompute data/encoded.py",
+    "safetensors": "checkpoint lora text_encoder precompute data/encoded_files.py",
     "webdataset": "data/readers/web_stream.py",
     "pyarrow": "data/readers/parquet.py",
     "datasets": "data/readers/hugging_face.py",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from hart.data.readers.tar import TarSource
 from hart.data.readers.web_stream import WebDatasetStream, is_remote, local_path, missing_shards
 from hart.data.samples import shown
 from hart.data.sources import Source, Stream
-from hart.data.splits import require_hash_split, split_names
+from hart.data.splits import SPLIT_NAMES, WHOLE, require_hash_split, split_names
 from hart.data.written_sets import require_finished
 from hart.errors import HartError
 from hart.files import require_regular
@@ -65,13 +66,24 @@ def open_source(
     return source
 
 
+def whole_of(path: str | Path, kind: Kind | None = None) -> str:
+    """The split that leaves nothing out for evaluation: "all" of an undivided set, "train" of one that is divided."""
+    name, place = str(path), Path(path)
+    kind = kind or detect_kind(name)
+    if kind in {"folder", "classes"}:
+        divided = any((place / own).is_dir() for names in SPLIT_NAMES.values() for own in names)
+    else:
+        divided = kind != "jsonl" or not place.is_dir() or _is_divided(_files(place, ".jsonl"))
+    return "train" if divided else WHOLE
+
+
 def detect_kind(name: str, split: str = "train") -> Kind:
     """The format of a path. Raises `HartError` when there is none or more than one."""
     if name.startswith(PREFIX):
         return "huggingface"
     path = Path(name)
-    if not path.is_dir():
-        if not path.exists():
+    if (what := _found(path)) != "folder":
+        if not what:
             return _kind_of_pattern(name)
         require_regular(path)
         kind = _kind_of_suffix(path.name)
@@ -152,22 +164,21 @@ def _kind_of_folder(path: Path, split: str) -> Kind:
 
 
 def _folder(path: Path) -> Path:
-    if not path.is_dir():
+    if _found(path) != "folder":
         raise HartError(f"{path} is no folder: give the folder that holds the pictures")
     return path
 
 
 def _open_jsonl(path: Path, split: str, columns: Columns) -> JsonlSource:
-    if not path.exists():
+    if not (found := _found(path)):
         raise HartError(f"{path} does not exist: give a .jsonl file or the folder that holds it")
-    if path.is_file():
+    if found == "file":
         return JsonlSource(path, columns)
     files = _files(path, ".jsonl")
     ours = [file for file in files if _has_word(file.name, split)]
     if len(ours) == 1:
         return JsonlSource(ours[0], columns)
-    divided = any(_has_word(file.name, other) for file in files for other in ("train", "val", "test"))
-    if len(files) == 1 and not divided:
+    if len(files) == 1 and not _is_divided(files):
         require_hash_split(split, str(path), f"file {split}.jsonl")
         return JsonlSource(files[0], columns, split)
     raise HartError(
@@ -175,11 +186,15 @@ def _open_jsonl(path: Path, split: str, columns: Columns) -> JsonlSource:
     )
 
 
+def _is_divided(files: Sequence[Path]) -> bool:
+    return any(_has_word(file.name, split) for file in files for split in ("train", "val", "test"))
+
+
 def _shards(name: str, split: str) -> Sequence[str]:
     path = Path(name)
-    if path.is_dir():
+    if (found := _found(path)) == "folder":
         return [str(file) for file in _of_split(_files(path, ".tar"), path, split, "tar")]
-    if path.is_file():
+    if found == "file":
         return [name]
     shards = expand(name)
     if len(shards) == 1 and _has_star(name) and not is_remote(name):
@@ -191,9 +206,9 @@ def _shards(name: str, split: str) -> Sequence[str]:
 
 def _parquet(name: str, split: str) -> Sequence[Path]:
     path = Path(name)
-    if path.is_dir():
+    if (found := _found(path)) == "folder":
         return _of_split(_parquet_files(path), path, split, "parquet")
-    if path.is_file():
+    if found == "file":
         return [path]
     return [Path(file) for pattern in expand(name) for file in (sorted(glob.glob(pattern)) or [pattern])]  # noqa: PTH207
 
@@ -223,7 +238,7 @@ def _files(folder: Path, suffix: str) -> list[Path]:
 
 def _require_whole(shards: Sequence[Path]) -> None:
     """Raises `HartError` for shards that are not there, or of a set that is not finished."""
-    if missing := [str(shard) for shard in shards if not shard.exists()]:
+    if missing := [str(shard) for shard in shards if not _found(shard)]:
         raise HartError(missing_shards(missing))
     for shard in shards:
         require_regular(shard)
@@ -233,6 +248,16 @@ def _require_whole(shards: Sequence[Path]) -> None:
 
 def _has_word(name: str, split: str) -> bool:
     return not set(split_names(split)).isdisjoint(re.split(r"[^0-9A-Za-z]+", name))
+
+
+def _found(path: Path) -> Literal["", "folder", "file"]:
+    """What lies at a path, which may also be an address or a pattern that no file system takes for a path."""
+    try:
+        return "folder" if stat.S_ISDIR(path.stat().st_mode) else "file"
+    except PermissionError:
+        raise
+    except (OSError, ValueError):
+        return ""
 
 
 def _is_pattern(name: str) -> bool:

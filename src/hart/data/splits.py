@@ -49,10 +49,11 @@ class Division:
     @property
     def note(self) -> str:
         """What a description says about it: how many pictures are kept from training, and why."""
-        if self._split != "train":
-            return ""
-        count = len(self._held_out)
-        return f", {count} more held out ({HELD_OUT_SHARE:.0%} by name; split '{WHOLE}' takes them all)"
+        if self._split == WHOLE:
+            return ", none held out"
+        if self._split == "val":
+            return f", the {HELD_OUT_SHARE:.0%} by name that training does not see"
+        return f", {len(self._held_out)} more held out ({HELD_OUT_SHARE:.0%} by name; split '{WHOLE}' takes them all)"
 
 
 def require_hash_split(split: str, where: str, wanted: str) -> None:

@@ -23,12 +23,12 @@ from hart.data.digests import SetDigest
 from hart.data.encoded import EncodedLoader, EncodedSet, is_encoded_set
 from hart.data.loader import ImageLoader
 from hart.data.notes import Columns
-from hart.data.opening import open_source
+from hart.data.opening import open_source, whole_of
 from hart.data.samples import Condition, Damage, DamagedSample, Sample, require_mostly_sound
 from hart.data.sources import Source, Stream
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
-from hart.training.config import ReadingConfig, Recipe
+from hart.training.config import ReadingConfig, Recipe, TransformerRecipe
 from hart.training.task import Engine, Share
 
 
@@ -200,13 +200,17 @@ def open_training_data(
     reading, seed, batch_size = recipe.reading, recipe.trainer.seed, recipe.trainer.batch_size
     transform = ImageTransform(size, reading.fit, reading.crop, reading.shorter_side, reading.flip)
     folder = Path(recipe.data)
-    if reading.kind == "auto" and is_encoded_set(folder):
+    split = "train" if reading.split == "auto" else reading.split
+    if reading.kind == "auto" and is_encoded_set(folder, split):
         _require_plain(reading, folder)
-        data = EncodedSet(folder)
+        data = EncodedSet(folder, split)
         loader = EncodedLoader(data, batch_size=batch_size, seed=seed, rank=rank, world=world, workers=reading.workers)
         return EncodedPictures(data, loader)
     columns = Columns(reading.image_column, reading.caption_column, reading.label_column)
-    source = open_source(recipe.data, kind=None if reading.kind == "auto" else reading.kind, columns=columns)
+    kind = None if reading.kind == "auto" else reading.kind
+    if reading.split == "auto" and isinstance(recipe, TransformerRecipe) and recipe.lora is not None:
+        split = whole_of(recipe.data, kind)
+    source = open_source(recipe.data, split, kind=kind, columns=columns)
     why = _why_not_memory(source, transform, reading)
     if why is None:
         return _in_memory(source, transform, recipe, condition)

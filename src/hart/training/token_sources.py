@@ -221,6 +221,7 @@ class StoredTokens:
         device: torch.device,
     ) -> None:
         _require_fitting(data, recipe, tokenizer, text_encoder)
+        data.data.require_codes_of(tokenizer.config.codebook_size, tokenizer.config.latent_channels)
         self.data = data.data
         self.loader = data.loader
         self.by_class = condition_of(recipe) == "label"
