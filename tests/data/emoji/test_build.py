@@ -163,8 +163,8 @@ def test_a_folder_with_another_set_is_refused(tmp_path: Path, cache: Path) -> No
     build_emoji(tmp_path / "set", size=16, cache=cache)
     with pytest.raises(HartError, match="other settings"):
         build_emoji(tmp_path / "set", size=32, cache=cache)
-    for name in ("holiday.tar", "holiday.png", "2025/holiday.png"):
-        mine = tmp_path / f"mine-{len(name)}"
+    for number, name in enumerate(("holiday.tar", "holiday.png", "2025/holiday.png")):
+        mine = tmp_path / f"mine-{number}"
         (mine / name).parent.mkdir(parents=True)
         (mine / name).write_bytes(b"")
         with pytest.raises(HartError, match=r"mine-.*: holds other files \((holiday|2025)"):

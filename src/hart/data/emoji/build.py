@@ -179,7 +179,7 @@ def _finished(directory: Path, fingerprint: str) -> EmojiSummary | None:
     if info.get("fingerprint") != fingerprint:
         raise HartError(f"{directory} holds a data set with other settings: choose another directory or empty it")
     counts = info.get("counts")
-    numbers = {name: info.get(name) for name in ("skipped", "concepts")}
+    numbers: dict[str, Any] = {name: info.get(name) for name in ("skipped", "concepts")}
     numbers |= {split: counts.get(split) if isinstance(counts, dict) else None for split in ("train", "val")}
     if not all(isinstance(number, int) for number in numbers.values()):
         raise HartError(f"{directory / INDEX} is damaged: delete it and run again")
