@@ -24,7 +24,8 @@ ALLOWED: dict[str, str] = {
     "config": "errors scales",
     "presets": "config errors scales",
     "devices": "errors",
-    "data": "errors files types",
+    "images": "errors files",
+    "data": "errors files images types",
     "text_encoder": "config devices errors files types",
     "tokenizer": "config layers scales types",
     "transformer": "config layers scales types",
@@ -37,18 +38,18 @@ ALLOWED: dict[str, str] = {
     "random_weights": "checkpoint config model tokenizer",
     "cost": "checkpoint config generation layers",
     "verification": "checkpoint config diffusion generation types",
-    "picture_metadata": "config errors files",
+    "picture_metadata": "config errors files images",
     "pipeline": "checkpoint config data devices errors generation lora model random_weights scales text_encoder "
     "tokenizer types",
     "contact_sheet": "errors pipeline types",
-    "evaluation": "checkpoint config contact_sheet cost data devices errors files losses picture_metadata pipeline "
-    "presets scales tokenizer __init__",
+    "evaluation": "checkpoint config contact_sheet cost data devices errors files images losses picture_metadata "
+    "pipeline presets scales tokenizer __init__",
     "precompute": "checkpoint data errors files text_encoder tokenizer",
     # generation: the sample pictures of a run
     "training": "checkpoint config data devices errors files generation layers lora losses model scales text_encoder "
     "tokenizer transformer types",
-    "commands": "checkpoint config contact_sheet cost data devices errors evaluation locks losses picture_metadata "
-    "pipeline precompute presets text_encoder training verification __init__",
+    "commands": "checkpoint config contact_sheet cost data devices errors evaluation images locks losses "
+    "picture_metadata pipeline precompute presets text_encoder training verification __init__",
     "cli": "commands devices errors streams __init__",
     "__init__": "config errors pipeline",
     "__main__": "cli",
@@ -61,12 +62,12 @@ CONFINED: dict[str, str] = {
     "evaluation/alignment/colours.py evaluation/alignment/answers.py",
     "tokenizers": "text_encoder training/text_distillation.py",
     "huggingface_hub": "checkpoint text_encoder evaluation/downloads.py",
-    "safetensors": "checkpoint lora text_encoder precompute data/encoded.py",
+    "safetensors": "checkpoint lora text_encoder precompute data/encoded_files.py",
     "webdataset": "data/readers/web_stream.py",
     "pyarrow": "data/readers/parquet.py",
     "datasets": "data/readers/hugging_face.py",
     "resvg_py": "data",
-    "PIL": "data pipeline picture_metadata contact_sheet evaluation",
+    "PIL": "images data pipeline picture_metadata contact_sheet evaluation",
     "accelerate": "training/distributed.py",
     "tensorboard": "training/trackers.py",
     "wandb": "training/trackers.py",

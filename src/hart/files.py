@@ -76,7 +76,15 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 def read_text(path: Path, limit: int = TEXT_LIMIT) -> str:
     """A UTF-8 text file, with or without byte order mark. Raises `FileError`."""
-    return _decoded(read_bytes(path, limit), str(path))
+    return decode_text(read_bytes(path, limit), str(path))
+
+
+def decode_text(content: bytes, where: str) -> str:
+    """UTF-8 text, with or without byte order mark. Raises `FileError`, which begins with `where`."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FileError(f"{where}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
 def read_json(path: Path, limit: int = TEXT_LIMIT) -> dict[str, Any]:
@@ -90,7 +98,7 @@ def read_json(path: Path, limit: int = TEXT_LIMIT) -> dict[str, Any]:
 def parse_json(content: bytes, where: str) -> Any:
     """Any JSON value, with or without byte order mark. Raises `FileError`, which begins with `where`."""
     try:
-        return json.loads(_decoded(content, where))
+        return json.loads(decode_text(content, where))
     except ValueError as error:  # also a number of thousands of digits
         raise FileError(f"{where}: is not JSON ({error})") from None
     except RecursionError:
@@ -163,10 +171,3 @@ def _rename_to_new(temporary: Path, path: Path) -> None:
         temporary.replace(path)
     else:
         temporary.unlink()
-
-
-def _decoded(content: bytes, where: str) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise FileError(f"{where}: is not UTF-8 text ({error.reason} at byte {error.start})") from None

@@ -9,11 +9,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 
 from hart.config import Config, ConfigError, SamplingConfig
 from hart.errors import HartError
-from hart.files import atomic_write
+from hart.files import atomic_write, parse_json
+from hart.images import open_image
 
 SOFTWARE = "hart"
 
@@ -87,23 +88,9 @@ def read_record(path: Path) -> PictureRecord:
             prompt=chunks["prompt"],
             seed=int(chunks["seed"]),
             model=chunks["model"],
-            settings=PictureSettings.from_dict(json.loads(chunks["settings"])),
+            settings=PictureSettings.from_dict(parse_json(chunks["settings"].encode(), "settings")),
             version=chunks["Software"].removeprefix(f"{SOFTWARE} "),
         )
     except (ValueError, TypeError, AttributeError) as error:
         reason = str(error) if isinstance(error, ConfigError) else "they are damaged"
         raise HartError(f"{path}: its settings cannot be read: {reason}") from None
-
-
-def open_image(path: Path) -> Image.Image:
-    """An image file of any format that Pillow reads. Raises `HartError` naming the file if it is none."""
-    try:
-        image = Image.open(path)
-        image.load()
-    except FileNotFoundError:
-        raise HartError(f"{path}: no such file") from None
-    except UnidentifiedImageError:
-        raise HartError(f"{path}: not an image; give PNG, JPEG or WebP") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise HartError(f"{path}: cannot be read as an image: {error}") from None
-    return image

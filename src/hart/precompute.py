@@ -8,23 +8,23 @@ Shapes: see `hart.data.encoded`.
 
 from __future__ import annotations
 
-import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from hart.checkpoint.storage import fingerprint
-from hart.data.encoded import (
+from hart.data.encoded_files import (
     CAPTION_EDGES,
     CODES,
+    FACTS,
     FORMAT,
     LABELS,
     LAST_SCALE,
@@ -33,19 +33,19 @@ from hart.data.encoded import (
     TEXT_PLACE,
     WEIGHTS,
     index_file,
+    read_facts,
     shard_file,
+    stamp_of,
 )
-from hart.data.loader import MIN_SEEN, require_mostly_sound
-from hart.data.samples import Damage, DamagedSample, Sample
+from hart.data.loader import MIN_SEEN
+from hart.data.samples import Condition, Damage, DamagedSample, Sample, require_mostly_sound
 from hart.data.sources import Source, Stream
 from hart.data.transforms import ImageTransform, to_signed
+from hart.data.written_sets import require_own_folder
 from hart.errors import HartError
 from hart.files import atomic_write
 from hart.text_encoder import TextEncoder, encoder_module
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
-
-FACTS = "hart"
-"""Entry of a shard's metadata that says how it was made and what was left out."""
 
 StoredType = Literal["float16", "bfloat16", "float32"]
 
@@ -147,22 +147,29 @@ def encode_dataset(
     """
     if transform.random:
         raise HartError("a set that is encoded once cannot have random crops or flips: leave crop and flip as they are")
-    settings = _settings(source, transform, encoders, split, options)
-    stamp = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    total = len(source.units) if isinstance(source, Stream) else -(-len(source) // options.shard_size)
+    if not re.fullmatch(r"\w[\w.-]*", split):
+        raise HartError(f"split is {split!r}: it names files, so give a word")
     folder.mkdir(parents=True, exist_ok=True)
+    require_own_folder(folder, r".+-\d{5,}\.safetensors|.+\.json")
+    settings = _settings(source, transform, encoders, split, options)
+    stamp = stamp_of(settings)
+    total = len(source.units) if isinstance(source, Stream) else -(-len(source) // options.shard_size)
     done = {number for number in range(total) if _is_done(shard_file(folder, split, number), stamp)}
     wanted = [number for number in range(total) if number % options.parts == options.part and number not in done]
+    if len(done) < total:
+        # one of an older set, or of this one before shards were deleted
+        index_file(folder, split).unlink(missing_ok=True)
     count = len(wanted)
     damaged: list[Damage] = []
     seen = 0
     shard = _Shard()
-    for chunk in _chunks(source, transform, wanted, options, encoders.text_encoder is not None):
+    condition: Condition = "none" if encoders.text_encoder is None else "caption"
+    for chunk in _chunks(source, transform, wanted, options, condition):
         _encode_chunk(shard, chunk, encoders, options)
         damaged += chunk.damaged
         seen += len(chunk.labels) + len(chunk.damaged)
         least = MIN_SEEN if isinstance(source, Stream) else len(source)
-        require_mostly_sound(damaged, max(seen, least), options.max_damaged, source.description)
+        require_mostly_sound(damaged, max(seen, least), options.max_damaged, source.description, "--max-damaged")
         if chunk.last:
             _write_shard(shard_file(folder, split, chunk.shard), shard, encoders, options, stamp)
             shard = _Shard()
@@ -179,6 +186,7 @@ def _settings(
     text = encoders.text_encoder
     return {
         "source": source.description,
+        "source_digest": source.digest(),
         "split": split,
         "transform": asdict(transform),
         "scales": list(config.scales),
@@ -264,18 +272,8 @@ def _joined(parts: Sequence[Tensor], empty: tuple[int, ...], dtype: torch.dtype)
     return torch.cat(list(parts)).contiguous() if parts else torch.empty(empty, dtype=dtype)
 
 
-def _facts(path: Path) -> dict[str, Any]:
-    """What a shard says about itself; nothing when it is not there or not whole."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts: dict[str, Any] = json.loads((file.metadata() or {}).get(FACTS, "{}"))
-            return facts
-    except (SafetensorError, OSError):
-        return {}
-
-
 def _is_done(path: Path, stamp: str) -> bool:
-    facts = _facts(path)
+    facts = read_facts(path)
     if facts and facts.get("stamp") != stamp:
         raise HartError(
             f"{path} was made from another set, with other encoders or with other options: "
@@ -296,7 +294,7 @@ def _finish(
 ) -> EncodedSummary:
     """Sum up; write the index if no shard is missing, whichever process wrote it."""
     files = [shard_file(folder, split, number) for number in range(total)]
-    facts = [_facts(file) for file in files]
+    facts = [read_facts(file) for file in files]
     present = [fact for fact in facts if fact.get("stamp") == stamp]
     damaged = [] if isinstance(source, Stream) else list(source.damaged)
     for fact in present:
@@ -304,7 +302,7 @@ def _finish(
     pictures, captions = (sum(fact[name] for fact in present) for name in ("pictures", "captions"))
     finished = len(present) == total
     if finished:
-        require_mostly_sound(damaged, pictures + len(damaged), options.max_damaged, source.description)
+        require_mostly_sound(damaged, pictures + len(damaged), options.max_damaged, source.description, "--max-damaged")
         shards = [
             {"file": file.name, "pictures": fact["pictures"], "captions": fact["captions"]}
             for file, fact in zip(files, facts, strict=True)
@@ -315,10 +313,14 @@ def _finish(
 
 
 def _chunks(
-    source: Source | Stream, transform: ImageTransform, shards: Sequence[int], options: EncodeOptions, captions: bool
+    source: Source | Stream,
+    transform: ImageTransform,
+    shards: Sequence[int],
+    options: EncodeOptions,
+    condition: Condition,
 ) -> Iterator[_Chunk]:
     """All chunks of the shards in their order, decoded by worker processes. Raises `HartError`."""
-    dataset = _Decoding(source, transform, shards, options, captions)
+    dataset = _Decoding(source, transform, shards, options, condition)
     # a stream is one sequence: more than one process would only read it twice
     workers = min(options.workers, 1) if isinstance(source, Stream) else options.workers
     generator = torch.Generator().manual_seed(0)
@@ -341,13 +343,13 @@ class _Decoding(IterableDataset[Any]):
         transform: ImageTransform,
         shards: Sequence[int],
         options: EncodeOptions,
-        captions: bool,
+        condition: Condition,
     ) -> None:
         self._source = source
         self._transform = transform
         self._shards = shards
         self._options = options
-        self._captions = captions
+        self._condition = condition
 
     def __iter__(self) -> Iterator[_Chunk | HartError]:
         worker = get_worker_info()
@@ -389,8 +391,7 @@ class _Decoding(IterableDataset[Any]):
             try:
                 if isinstance(sample, Damage):
                     raise DamagedSample(sample.reason)
-                if self._captions and not sample.captions:
-                    raise DamagedSample("no caption")
+                sample.require(self._condition)
                 pixels.append(sample.pixels(self._transform))
             except DamagedSample as error:
                 damaged.append(Damage(sample.key, str(error)))

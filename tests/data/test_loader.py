@@ -168,7 +168,7 @@ def test_a_shard_that_vanishes_is_said_by_name(tmp_path: Path) -> None:
     for workers in (0, 2):
         loader = load(tmp_path, "stream", workers=workers)
         hidden = (tmp_path / "train-0001.tar").rename(tmp_path / "gone")
-        with pytest.raises(HartError, match=r"^shard .*train-0001.tar cannot be opened"):
+        with pytest.raises(HartError, match=r"train-0001.tar: no such file"):
             loader.batch(0)
         hidden.rename(tmp_path / "train-0001.tar")
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from hart.data.datasets import open_dataset
+from hart.data.notes import Columns
 from hart.data.opening import detect_kind, open_source
-from hart.data.samples import Columns, Damage, DamagedSample, Sample
+from hart.data.samples import Damage, DamagedSample, Sample
 from hart.data.sources import Source, Stream
 from hart.errors import HartError
 from picture_files import numbered, picture, write_numbered_shards, write_tar
@@ -133,7 +134,7 @@ def test_damaged_lines_are_counted_and_damaged_pictures_found_when_read(tmp_path
     source = rows(open_source(path))
     assert len(source) == 2
     assert [damage.key for damage in source.damaged] == [f"{path}:3", f"{path}:4"]
-    with pytest.raises(DamagedSample, match=r"gone.png cannot be read"):
+    with pytest.raises(DamagedSample, match=r"gone.png: no such file"):
         source.read(0)
     with pytest.raises(DamagedSample, match="web address"):
         source.read(1)

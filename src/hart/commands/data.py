@@ -104,8 +104,8 @@ def encode(
         from hart.training.starting import load_tokenizer, over_scales
     import torch
 
+    from hart.data.notes import Columns
     from hart.data.opening import open_source
-    from hart.data.samples import Columns
     from hart.data.transforms import ImageTransform
     from hart.devices import resolve_device
     from hart.precompute import EncodeOptions, Encoders, encode_dataset

@@ -183,8 +183,8 @@ def sampling_of(
 
 
 def _open(data: str, split: str, kind: KindOption, image_column: str = "", caption_column: str = "") -> Source | Stream:
+    from hart.data.notes import Columns
     from hart.data.opening import open_source
-    from hart.data.samples import Columns
 
     source = open_source(data, split, kind=kind, columns=Columns(image=image_column, caption=caption_column))
     note(source.description)

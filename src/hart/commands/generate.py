@@ -156,7 +156,8 @@ def reconstruct(
     dtype: DtypeOption = None,
 ) -> None:
     """Encode and decode images with a model's tokenizer: input, discrete and hybrid side by side, PSNR in dB."""
-    from hart.picture_metadata import open_image, save_png
+    from hart.images import open_image
+    from hart.picture_metadata import save_png
 
     opened = [open_image(path) for path in images]
     writable_folder(out)

@@ -16,7 +16,7 @@ from hart.commands.train_plan import Stage, dry_run_plan, duration, tokenizer_ma
 from hart.errors import HartError
 
 if TYPE_CHECKING:
-    from hart.data.loader import Condition
+    from hart.data.samples import Condition
     from hart.training.config import Recipe
     from hart.training.distributed import Processes
     from hart.training.image_sources import TrainingData

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hart.data.notes import Columns, as_weights
 from hart.data.opening import Kind, open_source
-from hart.data.samples import Columns, Damage, DamagedSample, Sample, as_weights
+from hart.data.samples import Condition, Damage, DamagedSample, Sample
 from hart.data.sources import Source, Stream
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
@@ -81,8 +82,13 @@ def open_dataset(
     return read_all(open_source(path, split, kind=kind, columns=columns), ImageTransform(size), f"{path} ({split})")
 
 
-def read_all(source: Source | Stream, transform: ImageTransform, where: str) -> CaptionedImages:
-    """Every picture of a set, in its order; `where` names the set in errors. Raises as `open_dataset` does."""
+def read_all(
+    source: Source | Stream, transform: ImageTransform, where: str, condition: Condition = "none"
+) -> CaptionedImages:
+    """Every picture of a set, in its order; `where` names the set in errors. Raises as `open_dataset` does.
+
+    condition: a picture that comes without it counts as damaged.
+    """
     size = transform.size
     room = STREAM_ROOM if isinstance(source, Stream) else len(source)
     pixels = torch.empty(room, 3, size, size, dtype=torch.uint8)
@@ -98,6 +104,7 @@ def read_all(source: Source | Stream, transform: ImageTransform, where: str) -> 
             damaged.append(sample)
             continue
         try:
+            sample.require(condition)
             pixels[len(texts)] = sample.pixels(transform)
         except DamagedSample as error:
             damaged.append(Damage(sample.key, str(error)))
@@ -107,7 +114,8 @@ def read_all(source: Source | Stream, transform: ImageTransform, where: str) -> 
         records.append(sample.record)
         labels.append(-1 if sample.label is None else sample.label)
     if not texts:
-        raise HartError(f"{where}: no picture could be read, {len(damaged)} damaged: give .webp, .png or .jpg")
+        reasons = "; ".join(f"{damage.key}: {damage.reason}" for damage in damaged[:3])
+        raise HartError(f"{where}: no picture could be read, {len(damaged)} damaged ({reasons}): mend the set")
     classes = torch.tensor(labels) if max(labels) >= 0 else None
     pixels = pixels[: len(texts)]
     return CaptionedImages(pixels, tuple(texts), as_weights(weights), tuple(records), tuple(damaged), classes)

@@ -1,64 +1,45 @@
 """Pictures as codes and captions as text features, precomputed by `hart data encode` and read back by row.
 
-A set is a folder:
-
-    train.json                      the index: settings, shards and their sizes; written last, when all shards are there
-    train-00000.safetensors ...     `TENSORS` of some pictures each
-
-Shapes: n pictures and c captions of a shard, B pictures of a batch, K scales, L tokens of all scales, N_k tokens of
-scale k, D latent channels, S text tokens, E text width, T stored rows of text features.
+Shapes: B pictures of a batch, K scales, N_k tokens of scale k, S text tokens, E text width; else see
+`hart.data.encoded_files`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from hart.data.datasets import SampleOrder
 from hart.data.digests import SetDigest, mark_shard
 from hart.data.draws import draw_generator
+from hart.data.encoded_files import Shard, index_file, read_index
 from hart.data.loader import ReadAhead, require_sharing, within
 from hart.errors import HartError
+from hart.files import FileError, read_json
 from hart.types import TextContext
 
-FORMAT = 2
-CODES = "codes"  # (n, L) int32, all scales one after the other
-LAST_SCALE = "last_scale"  # (n, N_K, D), what the last scale has to hold; absent where only codes were wanted
-LABELS = "labels"  # (n,) int64, -1 for none
-WEIGHTS = "weights"  # (n,) float32
-CAPTION_EDGES = "caption_edges"  # (n + 1,) int64: captions edges[i] to edges[i + 1] are those of picture i
-TEXT_MASK = "text_mask"  # (c, S) uint8
-TEXT_PLACE = "text_place"  # (c, 3) int64: first row in text_features, first token, number of tokens
-TEXT_FEATURES = "text_features"  # (T, E); tokens before and after are zero and not stored
 OPEN_SHARDS = 256
 """Shards kept open by a process."""
-
-
-def index_file(folder: Path, split: str) -> Path:
-    return folder / f"{split}.json"
 
 
 def is_encoded_set(folder: Path, split: str = "train") -> bool:
     """Whether a folder holds a precomputed set, told by its index, or by shards where it is not finished."""
     try:
-        index = json.loads(index_file(folder, split).read_bytes())
-    except (OSError, ValueError):
-        index = None
-    if isinstance(index, dict) and {"format", "settings", "shards"} <= index.keys():
-        return True
-    return any(folder.glob(f"{split}-*.safetensors"))
-
-
-def shard_file(folder: Path, split: str, number: int) -> Path:
-    return folder / f"{split}-{number:05d}.safetensors"
+        if {"format", "settings", "shards"} <= read_json(index_file(folder, split)).keys():
+            return True
+    except FileError:
+        pass
+    try:
+        return any(folder.glob(f"{split}-*.safetensors"))
+    except (OSError, ValueError):  # an address that is no path
+        return False
 
 
 @dataclass(frozen=True)
@@ -95,37 +76,26 @@ class EncodedSet:
     """Random access to a precomputed set. Shards are mapped into memory: only the rows asked for are read."""
 
     def __init__(self, folder: Path, split: str = "train") -> None:
-        """Raises `HartError` when the set is unfinished, or shards are missing or damaged."""
+        """Raises `HartError` when the set is unfinished, or its index or a shard is missing or damaged."""
         self.folder = folder
-        path = index_file(folder, split)
-        if not path.is_file():
-            begun = any(folder.glob(f"{split}-*.safetensors"))
-            advice = "it was not finished: run the same hart data encode again" if begun else "run hart data encode"
-            raise HartError(f"{path}: not found; {advice}")
-        try:
-            index = json.loads(path.read_text(encoding="utf-8"))
-            if index["format"] != FORMAT:
-                raise HartError(f"{path}: format {index['format']}, this version reads {FORMAT}: encode the set again")
-            self.settings: dict[str, Any] = index["settings"]
-            self._files = [folder / shard["file"] for shard in index["shards"]]
-            sizes = [int(shard["pictures"]) for shard in index["shards"]]
-            self.sides: tuple[int, ...] = tuple(self.settings["scales"])
-        except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, HartError):
-                raise
-            raise HartError(f"{path}: no index of an encoded set ({error}): encode it again") from None
-        if missing := [file.name for file in self._files if not file.is_file()]:
-            raise HartError(f"{folder}: missing shards: {', '.join(missing[:5])}: copy them there or encode them again")
-        self._open: dict[int, Any] = {}
-        self._firsts = torch.tensor([0, *sizes]).cumsum(0)
-        shards = range(len(self._files))
-        self.weights = torch.cat([self._whole(shard, WEIGHTS) for shard in shards])
-        self.labels = torch.cat([self._whole(shard, LABELS) for shard in shards])
-        self._edges = [self._whole(shard, CAPTION_EDGES) for shard in shards]
-        if len(self.weights) != int(self._firsts[-1]):
-            raise HartError(f"{path}: the shards hold {len(self.weights)} pictures, the index says {self._firsts[-1]}")
-        if not len(self):
-            raise HartError(f"{path}: no pictures in it: encode it again")
+        index = read_index(folder, split)
+        self.settings: Mapping[str, Any] = index.settings
+        self.sides = index.sides
+        self._files = index.files
+        self._sizes = index.sizes
+        self._firsts = torch.tensor([0, *index.sizes]).cumsum(0)
+        self._open: dict[int, Shard] = {}
+        if not int(self._firsts[-1]):
+            raise HartError(f"{index_file(folder, split)}: no pictures in it: encode it again")
+        weights, labels, self._edges = [], [], list[Tensor]()
+        for number in range(len(self._files)):
+            shard = self._shard(number)
+            weights.append(shard.weights)
+            labels.append(shard.labels)
+            self._edges.append(shard.edges)
+        self.weights = torch.cat(weights)
+        self.labels = torch.cat(labels)
+        self._code_count: int | None = None
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -153,6 +123,13 @@ class EncodedSet:
             digest.add(file.name, mark_shard(file))
         return digest.hexdigest()
 
+    def require_codes_of(self, codebook_size: int, latent_channels: int) -> None:
+        """Raises `HartError` for residuals of other channels; from now on also for codes that are not in the book."""
+        self._code_count = codebook_size
+        for number in range(len(self._files)):
+            if (shard := self._shard(number)).channels not in (None, latent_channels):
+                raise shard.damaged(f"residuals of {shard.channels} channels, the tokenizer has {latent_channels}")
+
     def captions(self, row: int) -> int:
         """How many captions a picture has."""
         shard, local = self._place(row)
@@ -160,26 +137,24 @@ class EncodedSet:
 
     def codes(self, row: int) -> Tensor:
         """(L,) int64."""
-        shard, local = self._place(row)
-        return self._slice(shard, CODES, local, local + 1)[0].long()
+        number, local = self._place(row)
+        codes = self._shard(number).codes(local)
+        if self._code_count is not None and codes.max() >= self._code_count:
+            raise self._shard(number).damaged(f"codes above {self._code_count - 1}, the last that the tokenizer has")
+        return codes
 
     def last_scale(self, row: int) -> Tensor | None:
         """(N_K, D) float32, or None where only codes were stored."""
         if not self.settings["residual"]:
             return None
         shard, local = self._place(row)
-        return self._slice(shard, LAST_SCALE, local, local + 1)[0].float()
+        return self._shard(shard).last_scale(local)
 
     def text(self, row: int, caption: int) -> TextContext:
         """Features of one caption of a picture, as a batch of one in float32."""
         shard, local = self._place(row)
-        number = int(self._edges[shard][local]) + caption
-        first, token, count = self._slice(shard, TEXT_PLACE, number, number + 1)[0].tolist()
-        mask = self._slice(shard, TEXT_MASK, number, number + 1).bool()
-        features = torch.zeros(1, mask.shape[1], self.settings["text_width"])
-        if count:
-            features[0, token : token + count] = self._slice(shard, TEXT_FEATURES, first, first + count).float()
-        return TextContext(features, mask)
+        features, mask = self._shard(shard).text(int(self._edges[shard][local]) + caption)
+        return TextContext(features[None], mask[None])
 
     def batch(self, step: int, rows: Sequence[int], captions: Sequence[int]) -> EncodedBatch:
         """Some rows; `captions` says which caption of each."""
@@ -201,23 +176,15 @@ class EncodedSet:
         shard = int(torch.searchsorted(self._firsts, row, right=True)) - 1
         return shard, row - int(self._firsts[shard])
 
-    def _shard(self, number: int) -> Any:
+    def _shard(self, number: int) -> Shard:
         if number not in self._open:
             if len(self._open) >= OPEN_SHARDS:
                 del self._open[next(iter(self._open))]
-            try:
-                self._open[number] = safe_open(self._files[number], framework="pt")
-            except FileNotFoundError:
-                raise HartError(f"{self._files[number]}: missing: copy it there or encode it again") from None
-            except (SafetensorError, OSError) as error:
-                raise HartError(f"{self._files[number]}: damaged ({error}): delete it and encode again") from None
+            shard = Shard(self._files[number], self.settings)
+            if len(shard.labels) != self._sizes[number]:
+                raise shard.damaged(f"{len(shard.labels)} pictures, the index says {self._sizes[number]}")
+            self._open[number] = shard
         return self._open[number]
-
-    def _whole(self, shard: int, name: str) -> Tensor:
-        return self._shard(shard).get_tensor(name)
-
-    def _slice(self, shard: int, name: str, start: int, stop: int) -> Tensor:
-        return self._shard(shard).get_slice(name)[start:stop]
 
 
 class EncodedLoader:

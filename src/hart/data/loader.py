@@ -20,7 +20,7 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,13 +29,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 
 from hart.data.datasets import SampleOrder
 from hart.data.draws import draw_generator
-from hart.data.samples import Damage, DamagedSample, Sample, one_line
+from hart.data.samples import Condition, Damage, DamagedSample, Sample, one_line, require_mostly_sound
 from hart.data.sources import Source, Stream
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
-
-Condition = Literal["none", "caption", "label"]
-"""What a picture must come with."""
 
 MAX_LANES = 64
 MAX_REPLACEMENTS = 50
@@ -107,14 +104,11 @@ class _Recipe:
     def picture(self, sample: Sample, step: int, place: int, replaced: int) -> _Picture:
         """Raises `DamagedSample` when the image does not decode or its condition is missing."""
         draws = draw_generator(self.seed, "picture", step, place)
+        sample.require(self.condition)
         caption, label = "", -1
         if self.condition == "caption":
-            if not sample.captions:
-                raise DamagedSample("no caption")
             caption = sample.captions[int(draws.random() * len(sample.captions))]
-        elif self.condition == "label":
-            if sample.label is None:
-                raise DamagedSample("no class number")
+        elif sample.label is not None:
             label = sample.label
         return _Picture(sample.pixels(self.transform, draws), caption, label, sample.key, replaced)
 
@@ -217,17 +211,8 @@ class ImageLoader:
             total = max(self._seen, MIN_SEEN)
         else:
             total = len(self._source) + len(self._source.damaged)
-        require_mostly_sound(self.damaged, total, self._max_damaged, self._source.description)
-
-
-def require_mostly_sound(damaged: Sequence[Damage], total: int, max_damaged: float, where: str) -> None:
-    """Raises `HartError` with the first reasons when more than a share `max_damaged` of `total` pictures is damaged."""
-    if len(damaged) > max_damaged * total:
-        reasons = "; ".join(f"{damage.key}: {damage.reason}" for damage in damaged[:3])
-        raise HartError(
-            f"{where}: {len(damaged)} of {total} pictures are damaged, more than {max_damaged:.0%} ({reasons}); "
-            "mend the set, or allow more with max_damaged"
-        )
+        where, option = self._source.description, "reading.max_damaged"
+        require_mostly_sound(self.damaged, total, self._max_damaged, where, option)
 
 
 def lane_count(units: int, batch_size: int) -> int:

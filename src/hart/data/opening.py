@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import glob
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, get_args
 
+from hart.data.notes import Columns
+from hart.data.patterns import expand
 from hart.data.readers.folder import ClassFolderSource, FolderSource, list_pictures, split_folder
 from hart.data.readers.hugging_face import PREFIX, HuggingFaceSource, is_saved_dataset
 from hart.data.readers.jsonl import JsonlSource
 from hart.data.readers.parquet import ParquetStream
 from hart.data.readers.tar import TarSource
-from hart.data.readers.web_stream import WebDatasetStream, expand, is_remote, missing_shards
-from hart.data.samples import Columns, require_hash_split, split_names
+from hart.data.readers.web_stream import WebDatasetStream, is_remote, local_path, missing_shards
+from hart.data.samples import shown
 from hart.data.sources import Source, Stream
+from hart.data.splits import SPLIT_NAMES, WHOLE, require_hash_split, split_names
+from hart.data.written_sets import require_finished
 from hart.errors import HartError
+from hart.files import require_regular
 
 Kind = Literal["folder", "classes", "jsonl", "shards", "stream", "parquet", "huggingface"]
 """folder: pictures with captions beside them. classes: a folder per class. jsonl: a picture on each line.
@@ -39,8 +45,8 @@ def open_source(
     path: a folder or a file; shards or Parquet files as a pattern, with braces ("train-{000..063}.tar") or stars;
         URLs of shards; "hf:OWNER/NAME" or "hf:OWNER/NAME:CONFIG".
     split: "train", "val" or another that the set has. A folder is divided by folders or file names that have the split
-        as a word, and without these, for loose pictures and one JSONL file, by the hash of the picture's name.
-        A file or a pattern is taken whole for whichever split.
+        as a word, and without these, for loose pictures and one JSONL file, by the hash of the picture's name; "all"
+        is the whole of such a set. A file or a pattern is taken whole for whichever split.
     kind: the format; told from the path where it is None.
     columns: fields of JSONL, Parquet and Hugging Face records, where they have unusual names.
     Raises `HartError` when the path holds none of these, or more than one.
@@ -48,16 +54,27 @@ def open_source(
     name, columns = str(path), columns or Columns()
     if kind is not None and kind not in KINDS:
         raise HartError(f"kind is {kind!r}: give one of {', '.join(KINDS)}")
-    kind = kind or detect_kind(name, split)
-    with _needs_package():
+    with _readable(name):
+        kind = kind or detect_kind(name, split)
         source = _open(name, split, kind, columns)
     if not isinstance(source, Stream) and not len(source):
         reasons = "; ".join(f"{damage.key}: {damage.reason}" for damage in source.damaged[:3])
         raise HartError(
-            f"{name} ({split}), read as {kind}: no picture could be read, {len(source.damaged)} damaged"
+            f"{shown(name)} ({split}), read as {kind}: no picture could be read, {len(source.damaged)} damaged"
             f"{f' ({reasons})' if reasons else ''}; looked for {_LOOKED_FOR}"
         )
     return source
+
+
+def whole_of(path: str | Path, kind: Kind | None = None) -> str:
+    """The split that leaves nothing out for evaluation: "all" of an undivided set, "train" of one that is divided."""
+    name, place = str(path), Path(path)
+    kind = kind or detect_kind(name)
+    if kind in {"folder", "classes"}:
+        divided = any((place / own).is_dir() for names in SPLIT_NAMES.values() for own in names)
+    else:
+        divided = kind != "jsonl" or not place.is_dir() or _is_divided(_files(place, ".jsonl"))
+    return "train" if divided else WHOLE
 
 
 def detect_kind(name: str, split: str = "train") -> Kind:
@@ -65,9 +82,10 @@ def detect_kind(name: str, split: str = "train") -> Kind:
     if name.startswith(PREFIX):
         return "huggingface"
     path = Path(name)
-    if not path.exists():
-        return _kind_of_pattern(name)
-    if path.is_file():
+    if (what := _found(path)) != "folder":
+        if not what:
+            return _kind_of_pattern(name)
+        require_regular(path)
         kind = _kind_of_suffix(path.name)
         if kind is None:
             raise HartError(f"{path}: the format is not told by its name: give .tar, .parquet or .jsonl, or a folder")
@@ -75,11 +93,11 @@ def detect_kind(name: str, split: str = "train") -> Kind:
     if is_saved_dataset(path):
         return "huggingface"
     found: list[Kind] = []
-    if any(path.glob("*.tar")):
+    if _files(path, ".tar"):
         found.append("shards")
     if _parquet_files(path):
         found.append("parquet")
-    if any(path.glob("*.jsonl")):
+    if _files(path, ".jsonl"):
         found.append("jsonl")
     if len(found) > 1:
         raise HartError(f"{path} can be read as {' and as '.join(found)}: name one as its kind")
@@ -99,11 +117,13 @@ def _open(name: str, split: str, kind: Kind, columns: Columns) -> Source | Strea
             shards = _shards(name, split)
             if remote := [shard for shard in shards if is_remote(shard)]:
                 raise HartError(f"{remote[0]} is not on this machine: read it with the kind 'stream'")
-            if missing := [shard for shard in shards if not Path(shard).is_file()]:
-                raise HartError(missing_shards(missing))
-            return TarSource([Path(shard) for shard in shards])
+            paths = [local_path(shard) for shard in shards]
+            _require_whole(paths)
+            return TarSource(paths)
         case "stream":
-            return WebDatasetStream(_shards(name, split))
+            shards = _shards(name, split)
+            _require_whole([local_path(shard) for shard in shards if not is_remote(shard)])
+            return WebDatasetStream(shards)
         case "parquet":
             return ParquetStream(_parquet(name, split), columns)
         case "huggingface":
@@ -113,8 +133,7 @@ def _open(name: str, split: str, kind: Kind, columns: Columns) -> Source | Strea
 def _kind_of_pattern(name: str) -> Kind:
     suffix = _kind_of_suffix(name)
     if suffix == "shards":
-        with _needs_package():
-            return "stream" if any(is_remote(shard) for shard in expand(name)) else "shards"
+        return "stream" if any(is_remote(shard) for shard in expand(name)) else "shards"
     if name.startswith("pipe:"):
         return "stream"
     if suffix == "parquet" and not is_remote(name) and _is_pattern(name):
@@ -135,8 +154,8 @@ def _kind_of_folder(path: Path, split: str) -> Kind:
     """Captions anywhere make a folder of captioned pictures; without them, folders of pictures are classes."""
     root = split_folder(path, split) or path
     seen = False
-    for file, notes in list_pictures(root):
-        if notes or file.parent == root:
+    for file in list_pictures(root):
+        if file.notes or file.path.parent == root:
             return "folder"
         seen = True
     if not seen:
@@ -145,22 +164,21 @@ def _kind_of_folder(path: Path, split: str) -> Kind:
 
 
 def _folder(path: Path) -> Path:
-    if not path.is_dir():
+    if _found(path) != "folder":
         raise HartError(f"{path} is no folder: give the folder that holds the pictures")
     return path
 
 
 def _open_jsonl(path: Path, split: str, columns: Columns) -> JsonlSource:
-    if not path.exists():
+    if not (found := _found(path)):
         raise HartError(f"{path} does not exist: give a .jsonl file or the folder that holds it")
-    if path.is_file():
+    if found == "file":
         return JsonlSource(path, columns)
-    files = sorted(path.glob("*.jsonl"))
+    files = _files(path, ".jsonl")
     ours = [file for file in files if _has_word(file.name, split)]
     if len(ours) == 1:
         return JsonlSource(ours[0], columns)
-    divided = any(_has_word(file.name, other) for file in files for other in ("train", "val", "test"))
-    if len(files) == 1 and not divided:
+    if len(files) == 1 and not _is_divided(files):
         require_hash_split(split, str(path), f"file {split}.jsonl")
         return JsonlSource(files[0], columns, split)
     raise HartError(
@@ -168,11 +186,15 @@ def _open_jsonl(path: Path, split: str, columns: Columns) -> JsonlSource:
     )
 
 
+def _is_divided(files: Sequence[Path]) -> bool:
+    return any(_has_word(file.name, split) for file in files for split in ("train", "val", "test"))
+
+
 def _shards(name: str, split: str) -> Sequence[str]:
     path = Path(name)
-    if path.is_dir():
-        return [str(file) for file in _of_split(sorted(path.glob("*.tar")), path, split, "tar")]
-    if path.is_file():
+    if (found := _found(path)) == "folder":
+        return [str(file) for file in _of_split(_files(path, ".tar"), path, split, "tar")]
+    if found == "file":
         return [name]
     shards = expand(name)
     if len(shards) == 1 and _has_star(name) and not is_remote(name):
@@ -184,12 +206,11 @@ def _shards(name: str, split: str) -> Sequence[str]:
 
 def _parquet(name: str, split: str) -> Sequence[Path]:
     path = Path(name)
-    if path.is_dir():
+    if (found := _found(path)) == "folder":
         return _of_split(_parquet_files(path), path, split, "parquet")
-    if path.is_file():
+    if found == "file":
         return [path]
-    files = [Path(file) for pattern in _braces(name) for file in (sorted(glob.glob(pattern)) or [pattern])]  # noqa: PTH207
-    return files
+    return [Path(file) for pattern in expand(name) for file in (sorted(glob.glob(pattern)) or [pattern])]  # noqa: PTH207
 
 
 def _of_split(files: Sequence[Path], path: Path, split: str, suffix: str) -> Sequence[Path]:
@@ -205,11 +226,38 @@ def _of_split(files: Sequence[Path], path: Path, split: str, suffix: str) -> Seq
 
 def _parquet_files(path: Path) -> Sequence[Path]:
     """Where data sets of the hub have them: in the folder, or in `data/`."""
-    return sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet"))
+    data = path / "data"
+    return _files(path, ".parquet") or (_files(data, ".parquet") if data.is_dir() else [])
+
+
+def _files(folder: Path, suffix: str) -> list[Path]:
+    """Those with a suffix, in upper or lower case, in order of name."""
+    found = (entry for entry in folder.iterdir() if entry.name.lower().endswith(suffix))
+    return sorted(entry for entry in found if not entry.name.startswith("."))
+
+
+def _require_whole(shards: Sequence[Path]) -> None:
+    """Raises `HartError` for shards that are not there, or of a set that is not finished."""
+    if missing := [str(shard) for shard in shards if not _found(shard)]:
+        raise HartError(missing_shards(missing))
+    for shard in shards:
+        require_regular(shard)
+    for folder in {shard.parent for shard in shards}:
+        require_finished(folder)
 
 
 def _has_word(name: str, split: str) -> bool:
     return not set(split_names(split)).isdisjoint(re.split(r"[^0-9A-Za-z]+", name))
+
+
+def _found(path: Path) -> Literal["", "folder", "file"]:
+    """What lies at a path, which may also be an address or a pattern that no file system takes for a path."""
+    try:
+        return "folder" if stat.S_ISDIR(path.stat().st_mode) else "file"
+    except PermissionError:
+        raise
+    except (OSError, ValueError):
+        return ""
 
 
 def _is_pattern(name: str) -> bool:
@@ -220,14 +268,13 @@ def _has_star(name: str) -> bool:
     return any(character in name for character in "*?[")
 
 
-def _braces(name: str) -> Sequence[str]:
-    return expand(name) if "{" in name else [name]
-
-
 @contextmanager
-def _needs_package() -> Iterator[None]:
+def _readable(name: str) -> Iterator[None]:
+    """What stands in the way of reading a set, in one line."""
     try:
         yield
     except ModuleNotFoundError as error:
         extra = "huggingface" if error.name == "datasets" else "data"
         raise HartError(f"{error.name} is not installed: run pip install 'hart[{extra}]'") from None
+    except OSError as error:
+        raise HartError(f"{shown(error.filename or name)}: cannot be read ({error.strerror})") from None

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from hart.errors import HartError
+from hart.images import as_rgb
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,13 @@ class ImageTransform:
         """(3, size, size) uint8, 0 to 255, RGB. `draws` is needed where the transform is random.
 
         Follows the EXIF orientation, lays transparency on white, resizes bicubically with antialiasing; an image
-        that already fits is not resampled.
+        that already fits is not resampled; see `hart.images.as_rgb`.
         """
         if self.random and draws is None:
             raise TypeError("a random transform needs a generator")
         # always three draws, so that one option does not change what another draws
         across, down, mirror = (0.0, 0.0, 1.0) if draws is None else draws.random(3)
-        image = _upright_rgb(image)
+        image = as_rgb(image)
         image = self._padded(image) if self.fit == "pad" else self._cropped(image, across, down)
         if mirror < self.flip:
             image = ImageOps.mirror(image)
@@ -117,12 +118,3 @@ def unit_to_pil(image: Tensor) -> Image.Image:
     """(3, H, W) float, 0 to 1 (values outside are clipped) -> an RGB image."""
     pixels = image.detach().float().clamp(0, 1).mul(255).round().to("cpu", torch.uint8)
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy(), "RGB")
-
-
-def _upright_rgb(image: Image.Image) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        image = Image.new("RGBA", layer.size, "white")
-        image.alpha_composite(layer)
-    return image.convert("RGB")

@@ -23,7 +23,8 @@ from hart.errors import HartError
 from hart.evaluation.features import FeatureExtractor, Features
 from hart.evaluation.report import Progress
 from hart.files import atomic_write
-from hart.picture_metadata import open_image, save_png
+from hart.images import open_image
+from hart.picture_metadata import save_png
 from hart.pipeline import HartPipeline, Prompt
 
 PLAN_FILE = "plan.json"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hart.data.loader import MIN_SEEN, require_mostly_sound
-from hart.data.samples import Damage, DamagedSample, Sample
+from hart.data.loader import MIN_SEEN
+from hart.data.samples import Damage, DamagedSample, Sample, require_mostly_sound
 from hart.data.sources import Source, Stream
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
@@ -80,7 +80,8 @@ class Pictures:
             count += len(samples)
         # few pictures of a stream say little about its damage
         least = MIN_SEEN if isinstance(self._source, Stream) else 1
-        require_mostly_sound(self.damaged, max(count + len(self.damaged), least), MAX_DAMAGED, self.description)
+        total = max(count + len(self.damaged), least)
+        require_mostly_sound(self.damaged, total, MAX_DAMAGED, self.description, option="")
         if not count:
             raise HartError(f"{self.description}: no picture could be read")
 

@@ -125,6 +125,9 @@ class ReadingConfig(Config):
     """Field of JSONL, Parquet and Hugging Face records with the image, where it has an unusual name."""
     caption_column: str = ""
     label_column: str = ""
+    split: str = "auto"
+    """Part of the set, as for `hart.data.opening.open_source`. auto: train; where adapters are trained, which have no
+    use for pictures that are held out, all of an undivided set."""
     fit: Literal["crop", "pad"] = "crop"
     """crop: fill the square and cut what is outside. pad: the whole picture, on white."""
     crop: Literal["center", "random"] = "center"

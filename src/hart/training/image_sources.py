@@ -21,13 +21,14 @@ from torch import Tensor
 from hart.data.datasets import CaptionedImages, SampleOrder, iterate, read_all
 from hart.data.digests import SetDigest
 from hart.data.encoded import EncodedLoader, EncodedSet, is_encoded_set
-from hart.data.loader import Condition, ImageLoader, require_mostly_sound
-from hart.data.opening import open_source
-from hart.data.samples import Columns, Damage, DamagedSample, Sample
+from hart.data.loader import ImageLoader
+from hart.data.notes import Columns
+from hart.data.opening import open_source, whole_of
+from hart.data.samples import Condition, Damage, DamagedSample, Sample, require_mostly_sound
 from hart.data.sources import Source, Stream
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
-from hart.training.config import ReadingConfig, Recipe
+from hart.training.config import ReadingConfig, Recipe, TransformerRecipe
 from hart.training.task import Engine, Share
 
 
@@ -152,9 +153,10 @@ class LoadedPictures:
     def _sound(self) -> Iterator[tuple[Sample, Tensor]]:
         plain = dataclasses.replace(self.transform, crop="center", flip=0.0)
         for sample in iterate(self.source):
-            if isinstance(sample, Damage) or not has_condition(sample, self.condition):
+            if isinstance(sample, Damage):
                 continue
             try:
+                sample.require(self.condition)
                 pixels = sample.pixels(plain)
             except DamagedSample:
                 continue
@@ -202,16 +204,20 @@ def open_training_data(
     reading, seed, batch_size = recipe.reading, recipe.trainer.seed, recipe.trainer.batch_size
     transform = ImageTransform(size, reading.fit, reading.crop, reading.shorter_side, reading.flip)
     folder = Path(recipe.data)
-    if reading.kind == "auto" and is_encoded_set(folder):
+    split = "train" if reading.split == "auto" else reading.split
+    if reading.kind == "auto" and is_encoded_set(folder, split):
         _require_plain(reading, folder)
-        data = EncodedSet(folder)
+        data = EncodedSet(folder, split)
         loader = EncodedLoader(data, batch_size=batch_size, seed=seed, rank=rank, world=world, workers=reading.workers)
         return EncodedPictures(data, loader)
     columns = Columns(reading.image_column, reading.caption_column, reading.label_column)
-    source = open_source(recipe.data, kind=None if reading.kind == "auto" else reading.kind, columns=columns)
+    kind = None if reading.kind == "auto" else reading.kind
+    if reading.split == "auto" and isinstance(recipe, TransformerRecipe) and recipe.lora is not None:
+        split = whole_of(recipe.data, kind)
+    source = open_source(recipe.data, split, kind=kind, columns=columns)
     why = _why_not_memory(source, transform, reading)
     if why is None:
-        return _in_memory(source, transform, recipe)
+        return _in_memory(source, transform, recipe, condition)
     images = ImageLoader(
         source,
         transform,
@@ -236,15 +242,13 @@ def image_source(data: TrainingData | CaptionedImages, seed: int) -> ImageSource
     return data
 
 
-def has_condition(sample: Sample, condition: Condition) -> bool:
-    """Whether a sample comes with what is asked for."""
-    return condition == "none" or bool(sample.captions if condition == "caption" else sample.label is not None)
-
-
-def _in_memory(source: Source | Stream, transform: ImageTransform, recipe: Recipe) -> MemoryPictures:
-    pictures = read_all(source, transform, recipe.data)
-    damaged = pictures.damaged
-    require_mostly_sound(damaged, len(pictures) + len(damaged), recipe.reading.max_damaged, source.description)
+def _in_memory(
+    source: Source | Stream, transform: ImageTransform, recipe: Recipe, condition: Condition
+) -> MemoryPictures:
+    pictures = read_all(source, transform, recipe.data, condition)
+    damaged, total = pictures.damaged, len(pictures) + len(pictures.damaged)
+    where, option = source.description, "reading.max_damaged"
+    require_mostly_sound(damaged, total, recipe.reading.max_damaged, where, option)
     left_out = f", {len(damaged)} damaged left out" if damaged else ""
     description = f"{source.description}; held in memory{left_out} ({_size(pictures.pixels)})"
     return MemoryPictures(pictures, recipe.trainer.seed, description, source)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hart.checkpoint.storage import fingerprint
 from hart.config import ConfigError
 from hart.data.datasets import CaptionedImages
-from hart.data.loader import Condition
+from hart.data.samples import Condition
 from hart.data.transforms import slightly_moved, to_signed
 from hart.errors import HartError
 from hart.scales import ScaleSchedule
@@ -226,6 +226,7 @@ class StoredTokens:
         device: torch.device,
     ) -> None:
         _require_fitting(data, recipe, tokenizer, text_encoder)
+        data.data.require_codes_of(tokenizer.config.codebook_size, tokenizer.config.latent_channels)
         self.data = data
         self.encoded = data.data
         self.loader = data.loader

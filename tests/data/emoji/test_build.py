@@ -14,6 +14,7 @@ from hart.data.emoji import build, build_emoji, plan
 from hart.data.emoji.build import render
 from hart.data.emoji.catalogue import Concept, Icon
 from hart.data.emoji.npm import NpmPackage, fetch_package, read_json
+from hart.data.opening import open_source
 from hart.errors import HartError
 
 SQUARE = (
@@ -143,6 +144,9 @@ def test_a_stopped_build_goes_on_and_a_complete_one_is_left_alone(
         "train-0000.tar",
         "train-0001.tar",
     ]
+    for address, kind in ((tmp_path / "set", None), (tmp_path / "set" / "train-0000.tar", "stream")):
+        with pytest.raises(HartError, match="not finished: run the same hart data emoji again"):
+            open_source(address, kind=kind)
     drawn: list[int] = []
     resumed = build_emoji(
         tmp_path / "set", size=16, cache=cache, progress=lambda d, _, what: drawn.append(d) if "draw" in what else None
@@ -159,11 +163,13 @@ def test_a_folder_with_another_set_is_refused(tmp_path: Path, cache: Path) -> No
     build_emoji(tmp_path / "set", size=16, cache=cache)
     with pytest.raises(HartError, match="other settings"):
         build_emoji(tmp_path / "set", size=32, cache=cache)
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "holiday.tar").write_bytes(b"")
-    with pytest.raises(HartError, match="something else"):
-        build_emoji(tmp_path / "mine", size=16, cache=cache)
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["holiday.tar"]
+    for number, name in enumerate(("holiday.tar", "holiday.png", "2025/holiday.png")):
+        mine = tmp_path / f"mine-{number}"
+        (mine / name).parent.mkdir(parents=True)
+        (mine / name).write_bytes(b"")
+        with pytest.raises(HartError, match=r"mine-.*: holds other files \((holiday|2025)"):
+            build_emoji(mine, size=16, cache=cache)
+        assert [path.relative_to(mine).as_posix() for path in mine.rglob("*") if path.is_file()] == [name]
 
 
 def test_a_missing_shard_is_noticed(tmp_path: Path, cache: Path) -> None:

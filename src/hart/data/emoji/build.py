@@ -8,15 +8,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import random
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import resvg_py
 from PIL import Image
@@ -25,8 +24,10 @@ from hart.data.emoji.captions import Keywords, captions, plain_names
 from hart.data.emoji.catalogue import Icon, IconSet, catalogue
 from hart.data.emoji.npm import NpmPackage, fetch_package, read_json
 from hart.data.emoji.plan import SPLIT_RULE, Picture, held_out_keywords, plan_pictures
+from hart.data.written_sets import INDEX, MARKER, require_own_folder
 from hart.errors import HartError
-from hart.files import default_cache
+from hart.files import FileError, atomic_write, default_cache
+from hart.files import read_json as read_json_file
 
 BUILDER_VERSION = 2
 """Part of the fingerprint: raised when the same packages, size and seed give other files."""
@@ -120,7 +121,7 @@ def build_emoji(
     _write_json(directory / "concepts.json", _concept_table(pictures, keywords, withheld))
     # Written last: its presence says that the set is complete.
     _write_json(
-        directory / "dataset.json",
+        directory / INDEX,
         {
             "name": "hart emoji",
             "fingerprint": fingerprint,
@@ -172,30 +173,31 @@ def _fingerprint(size: int, seed: int, styles: Mapping[str, Style], splits: Sequ
 
 def _finished(directory: Path, fingerprint: str) -> EmojiSummary | None:
     """The summary of a complete set in the directory, or None if there is none yet."""
-    if not (directory / "dataset.json").is_file():
+    if not (directory / INDEX).is_file():
         return None
-    info = _load_json(directory / "dataset.json")
+    info = _load_json(directory / INDEX)
     if info.get("fingerprint") != fingerprint:
         raise HartError(f"{directory} holds a data set with other settings: choose another directory or empty it")
-    for split, count in info["counts"].items():
-        if sum(_shard_length(path) for path in directory.glob(f"{split}-*.tar")) != count:
+    counts = info.get("counts")
+    numbers: dict[str, Any] = {name: info.get(name) for name in ("skipped", "concepts")}
+    numbers |= {split: counts.get(split) if isinstance(counts, dict) else None for split in ("train", "val")}
+    if not all(isinstance(number, int) for number in numbers.values()):
+        raise HartError(f"{directory / INDEX} is damaged: delete it and run again")
+    for split in ("train", "val"):
+        if sum(_shard_length(path) for path in directory.glob(f"{split}-*.tar")) != numbers[split]:
             raise HartError(f"{directory}: {split} shards are missing: delete dataset.json and run again")
-    return EmojiSummary(
-        directory, info["counts"]["train"], info["counts"]["val"], info["skipped"], info["concepts"], reused=True
-    )
+    return EmojiSummary(directory, **numbers, reused=True)
 
 
 def _claim(directory: Path, fingerprint: str) -> None:
     """Mark a directory before the first shard, so that shards of other settings are never mixed in."""
     directory.mkdir(parents=True, exist_ok=True)
-    marker = directory / "building.json"
-    if marker.is_file():
-        if _load_json(marker).get("fingerprint") != fingerprint:
-            raise HartError(f"{directory} holds shards with other settings: choose another directory or empty it")
-    elif any(directory.glob("*.tar")):
-        raise HartError(f"{directory} already holds tar files of something else: choose another directory")
-    else:
+    marker = directory / MARKER
+    if not marker.is_file():
+        require_own_folder(directory, "")
         _write_json(marker, {"fingerprint": fingerprint})
+    elif _load_json(marker).get("fingerprint") != fingerprint:
+        raise HartError(f"{directory} holds shards with other settings: choose another directory or empty it")
 
 
 def _read_icons(styles: Mapping[str, Style], cache: Path, report: Progress) -> list[Icon]:
@@ -241,14 +243,25 @@ def _write_shards(
             part = chosen[start : start + SHARD_SIZE]
             path = directory / f"{split}-{start // SHARD_SIZE:04d}.tar"
             if not path.is_file():
-                with _atomic(path) as draft, tarfile.open(draft, "w") as tar:
-                    for offset, picture in enumerate(part):
-                        report(done + offset, total, f"drawing {split}")
-                        _add_picture(tar, picture, keywords, size, seed)
+                told = _told(part, report, done, total, f"drawing {split}")
+                atomic_write(path, partial(_draw_shard, pictures=told, keywords=keywords, size=size, seed=seed))
             done += len(part)
             counts[split] += _shard_length(path)
     report(done, total, "done")
     return counts, total - sum(counts.values())
+
+
+def _told(pictures: Iterable[Picture], report: Progress, done: int, total: int, what: str) -> Iterator[Picture]:
+    """The same pictures, each reported as its turn comes."""
+    for number, picture in enumerate(pictures):
+        report(done + number, total, what)
+        yield picture
+
+
+def _draw_shard(file: BinaryIO, pictures: Iterable[Picture], keywords: Keywords, size: int, seed: int) -> None:
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for picture in pictures:
+            _add_picture(tar, picture, keywords, size, seed)
 
 
 def _add_picture(tar: tarfile.TarFile, picture: Picture, keywords: Keywords, size: int, seed: int) -> None:
@@ -313,27 +326,13 @@ def _concept_table(
     return table
 
 
-@contextmanager
-def _atomic(path: Path) -> Iterator[Path]:
-    """A temporary path that becomes `path` if the block ends well, and is removed if not."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield draft
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    with _atomic(path) as draft:
-        draft.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    atomic_write(path, lambda file: file.write(text.encode()))
 
 
 def _load_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise HartError(f"{path} is damaged ({error}): delete it and run again") from error
-    if not isinstance(value, dict):
-        raise HartError(f"{path} is damaged (not an object): delete it and run again")
-    return value
+        return read_json_file(path)
+    except FileError as error:
+        raise HartError(f"{error}: delete it and run again") from None

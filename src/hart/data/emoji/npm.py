@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import tarfile
 import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hart.errors import HartError
+from hart.files import parse_json
 
 FETCH_TIMEOUT_S = 600
 
@@ -72,9 +73,9 @@ def read_json(archive: Path, *members: str) -> list[Any]:
                 name = entry.name.partition("/")[2]
                 stream = tar.extractfile(entry) if entry.isfile() and name in members else None
                 if stream is not None:
-                    found[name] = json.load(stream)
+                    found[name] = parse_json(stream.read(), f"{archive}: {name}")
                     if len(found) == len(set(members)):
                         break
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
         raise HartError(f"{archive} is damaged ({error}): delete it and run again") from error
     return [found.get(member) for member in members]

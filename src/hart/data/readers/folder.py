@@ -3,45 +3,62 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from hart.data.digests import ABSENT, SetDigest, mark_image
-from hart.data.samples import (
-    IMAGE_SUFFIXES,
-    NOTE_SUFFIXES,
-    SPLIT_NAMES,
-    WHOLE,
-    Damage,
-    DamagedSample,
-    Sample,
-    as_weights,
-    class_number,
-    in_split,
-    read_notes,
-    require_hash_split,
-    split_names,
-)
+from hart.data.notes import NOTE_LIMIT, NOTE_SUFFIXES, Note, as_weights, class_number, read_notes
+from hart.data.samples import Damage, DamagedSample, Sample, one_line, read_sample_image, shown, text_fault
+from hart.data.splits import SPLIT_NAMES, WHOLE, Division, require_hash_split, split_names
 from hart.errors import HartError
+from hart.files import FileError, read_bytes
+
+IMAGE_SUFFIXES = frozenset({"webp", "png", "jpg", "jpeg", "bmp"})
 
 
-def list_pictures(folder: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """Every picture below a folder with the suffixes of the notes beside it, in order of path; hidden ones left out."""
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        notes: defaultdict[str, list[str]] = defaultdict(list)
-        for name in sorted(files):
-            stem, dot, suffix = name.rpartition(".")
-            if dot and suffix in NOTE_SUFFIXES:
-                notes[stem].append(suffix)
-        for name in sorted(files):
-            stem, dot, suffix = name.rpartition(".")
-            if suffix.lower() in IMAGE_SUFFIXES and dot and not name.startswith("."):
-                yield Path(place) / name, tuple(notes[stem])
+@dataclass(frozen=True)
+class PictureFile:
+    """A picture in a folder. notes: the files beside it, by suffix. fault: why it cannot be used; empty for none."""
+
+    path: Path
+    notes: Mapping[str, Path] = field(default_factory=dict)
+    fault: str = ""
+
+    def read_notes(self) -> Note:
+        """Raises `DamagedSample`."""
+        try:
+            return read_notes({suffix: read_bytes(note, NOTE_LIMIT) for suffix, note in self.notes.items()})
+        except FileError as error:
+            raise DamagedSample(one_line(error)) from None
+
+
+def list_pictures(folder: Path) -> Iterator[PictureFile]:
+    """Every picture below a folder, in order of path; hidden files and folders are left out.
+
+    Linked folders are followed, but for one that leads back to a folder that it lies in. A folder that cannot be
+    listed stands in the place of its pictures, with its fault.
+    """
+    # a stack, since folders can lie deeper in each other than functions can call each other
+    waiting: list[tuple[Path, frozenset[tuple[int, int]], str]] = [(folder, frozenset(), "")]
+    while waiting:
+        place, above, fault = waiting.pop()
+        try:
+            status = place.stat()
+            within = above | {(status.st_dev, status.st_ino)}
+            if within == above:
+                continue
+            with os.scandir(place) as entries:
+                names = {entry.name: _is_folder(entry) for entry in entries if not entry.name.startswith(".")}
+        except OSError as error:
+            yield PictureFile(place, fault=f"this folder cannot be listed ({error.strerror})")
+            continue
+        yield from _pictures_among(place, sorted(name for name, is_folder in names.items() if not is_folder), fault)
+        folders = sorted((name for name, is_folder in names.items() if is_folder), reverse=True)
+        waiting += [(place / name, within, fault or text_fault(name)) for name in folders]
 
 
 def split_folder(path: Path, split: str) -> Path | None:
@@ -56,16 +73,18 @@ def split_folder(path: Path, split: str) -> Path | None:
     return None
 
 
-def pictures_of_split(path: Path, split: str) -> list[tuple[Path, tuple[str, ...]]]:
-    """`list_pictures` of the split's folder, or of the share of an undivided folder that the names decide."""
+def pictures_of_split(path: Path, split: str) -> tuple[list[PictureFile], str]:
+    """`list_pictures` of the split's folder, or of the share of an undivided folder that the names decide.
+
+    The second says what is held out, for a description.
+    """
     inside = split_folder(path, split)
     if inside is not None:
-        return list(list_pictures(inside))
-    return [
-        (file, notes)
-        for file, notes in list_pictures(path)
-        if in_split(file.relative_to(path).with_suffix("").as_posix(), split)
-    ]
+        return list(list_pictures(inside)), ""
+    files = list(list_pictures(path))
+    names = [file.path.relative_to(path).with_suffix("").as_posix() for file in files]
+    division = Division(names, split, str(path))
+    return [file for file, name in zip(files, names, strict=True) if name in division], division.note
 
 
 class FolderSource:
@@ -75,45 +94,48 @@ class FolderSource:
 
     def __init__(self, path: Path, split: str) -> None:
         self._root = split_folder(path, split) or path
-        self._files: list[tuple[Path, tuple[str, ...]]] = []
+        self._files: list[PictureFile] = []
         weights = []
         damaged = []
-        for file, notes in pictures_of_split(path, split):
+        files, held_out = pictures_of_split(path, split)
+        for file in files:
             weight = 1.0
-            if "json" in notes:
-                # only a .json can hold a weight, and the order of a whole epoch needs all of them
-                try:
-                    weight = read_notes({"json": file.with_suffix(".json").read_bytes()}).weight
-                except (DamagedSample, OSError) as error:
-                    damaged.append(Damage(str(file), str(error)))
-                    continue
-            self._files.append((file, notes))
+            try:
+                if file.fault:
+                    raise DamagedSample(file.fault)
+                if "json" in file.notes:
+                    # only a .json can hold a weight, and the order of a whole epoch needs all of them
+                    weight = file.read_notes().weight
+            except DamagedSample as error:
+                damaged.append(Damage(shown(str(file.path)), str(error)))
+                continue
+            self._files.append(file)
             weights.append(weight)
         self.weights: Tensor = as_weights(weights)
         self.damaged = tuple(damaged)
-        self.description = f"folder {path} ({split}): {len(self._files)} pictures"
+        self.description = f"folder {path} ({split}): {len(self)} pictures{held_out}"
 
     def __len__(self) -> int:
         return len(self._files)
 
     def key(self, row: int) -> str:
-        return str(self._files[row][0])
+        return shown(str(self._files[row].path))
 
     def read(self, row: int) -> Sample:
-        file, suffixes = self._files[row]
-        note = read_notes({suffix: _read(file.with_suffix(f".{suffix}")) for suffix in suffixes})
-        return Sample(str(file), _read(file), note.captions, class_number(note.label), note.weight, note.record)
+        note = self._files[row].read_notes()
+        image = read_sample_image(self._files[row].path)
+        return Sample(self.key(row), image, note.captions, class_number(note.label), note.weight, note.record)
 
     def digest(self) -> str:
         digest = SetDigest("captioned images")
-        for file, suffixes in self._files:
+        for file in self._files:
             notes: list[str | bytes] = []
-            for suffix in suffixes:
+            for suffix, path in file.notes.items():
                 try:
-                    notes += [suffix, _read(file.with_suffix(f".{suffix}"))]
-                except DamagedSample:
+                    notes += [suffix, read_bytes(path, NOTE_LIMIT)]
+                except FileError:
                     notes += [suffix, ABSENT]
-            digest.add(file.relative_to(self._root).as_posix(), *notes, mark_image(file))
+            digest.add(file.path.relative_to(self._root).as_posix(), *notes, mark_image(file.path))
         return digest.hexdigest()
 
 
@@ -130,7 +152,7 @@ class ClassFolderSource:
         if inside is not None:
             siblings = {name for other in ("train", "val", split) for name in split_names(other)}
             roots = [path / name for name in sorted(siblings) if (path / name).is_dir()]
-        names = {folder.name for root in roots for folder in root.iterdir() if _is_class(folder)}
+        names = {folder.name for root in roots for folder in root.iterdir() if _is_class(folder, root)}
         self.classes = tuple(sorted(names))
         if not self.classes:
             raise HartError(f"{path} ({split}): no folders to take as classes: put the pictures of a class in a folder")
@@ -138,25 +160,29 @@ class ClassFolderSource:
         self._root = inside or path
         self._files: list[tuple[Path, int]] = []
         damaged = []
-        for file, _ in pictures_of_split(path, split):
-            place = file.relative_to(self._root).parts
-            if len(place) > 1:
-                self._files.append((file, number[place[0]]))
+        files, held_out = pictures_of_split(path, split)
+        for file in files:
+            place = file.path.relative_to(self._root).parts
+            fault = file.fault or ("" if len(place) > 1 else "lies outside the class folders")
+            if fault:
+                damaged.append(Damage(shown(str(file.path)), fault))
             else:
-                damaged.append(Damage(str(file), "lies outside the class folders"))
+                self._files.append((file.path, number[place[0]]))
         self.damaged = tuple(damaged)
         self.weights: Tensor = torch.ones(len(self._files))
-        self.description = f"class folders {path} ({split}): {len(self)} pictures of {len(self.classes)} classes"
+        self.description = (
+            f"class folders {path} ({split}): {len(self)} pictures of {len(self.classes)} classes{held_out}"
+        )
 
     def __len__(self) -> int:
         return len(self._files)
 
     def key(self, row: int) -> str:
-        return str(self._files[row][0])
+        return shown(str(self._files[row][0]))
 
     def read(self, row: int) -> Sample:
         file, label = self._files[row]
-        return Sample(str(file), _read(file), label=label)
+        return Sample(self.key(row), read_sample_image(file), label=label)
 
     def digest(self) -> str:
         digest = SetDigest("images by class")
@@ -166,12 +192,42 @@ class ClassFolderSource:
         return digest.hexdigest()
 
 
-def _is_class(folder: Path) -> bool:
-    return folder.is_dir() and not folder.name.startswith(".")
+def _is_class(folder: Path, root: Path) -> bool:
+    if not folder.is_dir() or folder.name.startswith(".") or text_fault(folder.name):
+        return False
+    # a link that leads back is followed nowhere
+    return not root.resolve().is_relative_to(folder.resolve())
 
 
-def _read(file: Path) -> bytes:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        return file.read_bytes()
-    except OSError as error:
-        raise DamagedSample(f"{file.name} cannot be read ({error.strerror})") from None
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _pictures_among(place: Path, names: Sequence[str], fault: str) -> Iterator[PictureFile]:
+    """The pictures among the files of a folder, each with its notes; suffixes in upper or lower case.
+
+    fault: of the folder's own name.
+    """
+    notes: dict[str, dict[str, list[str]]] = {}
+    for name in names:
+        stem, suffix = _parts(name)
+        if suffix in NOTE_SUFFIXES:
+            notes.setdefault(stem, {}).setdefault(suffix, []).append(name)
+    for name in names:
+        stem, suffix = _parts(name)
+        if suffix not in IMAGE_SUFFIXES:
+            continue
+        own = notes.get(stem, {})
+        reason = f"its name {named}" if (named := fault or text_fault(name)) else ""
+        if twice := [files for files in own.values() if len(files) > 1]:
+            reason = f"two notes of one kind lie beside it: {', '.join(twice[0])}"
+        yield PictureFile(place / name, {kind: place / files[0] for kind, files in own.items()}, reason)
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """ "a.b.PNG" as ("a.b", "png"); no suffix without a dot."""
+    stem, dot, suffix = name.rpartition(".")
+    return (stem, suffix.lower()) if dot else (name, "")

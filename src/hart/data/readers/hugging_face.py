@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hart.data.digests import ABSENT, SetDigest, mark_bytes
-from hart.data.samples import (
-    Columns,
-    Damage,
-    DamagedSample,
-    Sample,
-    as_weights,
-    number_classes,
-    one_line,
-    read_image_field,
-    read_record,
-    split_names,
-)
+from hart.data.notes import WEIGHT_FIELD, Columns, as_weights, number_classes, read_label, read_record, read_weight
+from hart.data.readers.parquet import read_row
+from hart.data.samples import Damage, DamagedSample, Sample, one_line, read_image_field
+from hart.data.splits import split_names
 from hart.errors import HartError
 
 PREFIX = "hf:"
+READ_ROWS = 1000
+"""Rows of labels and weights read at a time."""
 
 
 class HuggingFaceSource:
@@ -33,81 +27,88 @@ class HuggingFaceSource:
     Images stay encoded until a picture is read. A `ClassLabel` column gives the class names.
     """
 
-    damaged: tuple[Damage, ...] = ()
-
     def __init__(self, name: str, split: str, columns: Columns) -> None:
         import datasets
 
         where = f"Hugging Face data set {name}"
-        table = self._load(name, split)
+        table = _load(name, split)
         images = [column for column, feature in table.features.items() if isinstance(feature, datasets.Image)]
         if not columns.image and len(images) == 1:
             columns = Columns(images[0], columns.caption, columns.label)
         self._columns = columns.resolve(table.column_names, where)
-        if self._columns.image in images:
-            table = table.cast_column(self._columns.image, datasets.Image(decode=False))
-        self._table = table
+        feature = table.features.get(self._columns.label)
+        named = isinstance(feature, datasets.ClassLabel)
+        # columns as Arrow has them: images are not decoded, and what is damaged is met row by row
+        self._table = table.with_format("arrow")
         self._name = name
-        label = self._columns.label
-        feature = table.features.get(label)
-        self._labels: tuple[int | None, ...] = ()
-        self.classes: tuple[str, ...] = ()
-        if isinstance(feature, datasets.ClassLabel):
-            self.classes = tuple(feature.names)
-        elif label:
-            self._labels, self.classes = number_classes(list(table[label]))
-        weights = table["weight"] if "weight" in table.column_names else None
-        self.weights: Tensor = torch.ones(len(table)) if weights is None else as_weights(weights)
-        self.description = f"{where} ({split}): {len(table)} rows"
+        labels: list[int | str | None] = []
+        self._rows: list[int] = []
+        weights: list[float] = []
+        damaged = []
+        for row, record in enumerate(self._small_columns()):
+            try:
+                if isinstance(record, DamagedSample):
+                    raise record
+                # -1 is how the library writes "no label"
+                label = record.get(self._columns.label)
+                labels.append(read_label(None if label == -1 and not isinstance(label, bool) else label))
+                weights.append(read_weight(record.get(WEIGHT_FIELD, 1.0)))
+            except DamagedSample as error:
+                del labels[len(weights) :]
+                damaged.append(Damage(f"{name}, row {row}", str(error)))
+                continue
+            self._rows.append(row)
+        numbers, names = number_classes(labels)
+        self.classes: tuple[str, ...] = tuple(feature.names) if named else names
+        self._labels = numbers
+        self.weights: Tensor = as_weights(weights)
+        self.damaged = tuple(damaged)
+        self.description = f"{where} ({split}): {len(self)} rows"
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self._rows)
 
     def key(self, row: int) -> str:
-        return f"{self._name}, row {row}"
+        return f"{self._name}, row {self._rows[row]}"
 
     def read(self, row: int) -> Sample:
-        record = self._table[row]
-        note = read_record(record, self._columns)
-        label = self._labels[row] if self._labels else note.label
+        record = self._record(row)
+        note = read_record(record | {self._columns.label: None}, self._columns)
         image = read_image_field(record[self._columns.image], None)
-        assert label is None or isinstance(label, int)
-        # -1 is how the library writes "no label"
-        return Sample(self.key(row), image, note.captions, None if label == -1 else label, note.weight, record)
+        return Sample(self.key(row), image, note.captions, self._labels[row], note.weight, record)
 
     def digest(self) -> str:
         digest = SetDigest("Hugging Face")
         digest.add(*self.classes)
-        wanted = [name for name in (self._columns.image, self._columns.caption, self._columns.label) if name]
-        if "weight" in self._table.column_names:
-            wanted.append("weight")
-        for record in self._table.select_columns(wanted):
+        wanted = {self._columns.caption, self._columns.label, WEIGHT_FIELD}
+        for row in range(len(self)):
             try:
-                mark = mark_bytes(read_image_field(record.pop(self._columns.image), None))
+                record = self._record(row)
+                mark = mark_bytes(read_image_field(record[self._columns.image], None))
             except DamagedSample:
-                mark = ABSENT
-            digest.add(json.dumps(record, sort_keys=True, default=str), mark)
+                digest.add(ABSENT)
+                continue
+            said = {name: value for name, value in record.items() if name in wanted}
+            digest.add(json.dumps(said, sort_keys=True, default=str), mark)
         return digest.hexdigest()
 
-    @staticmethod
-    def _load(name: str, split: str) -> Any:
-        import datasets
+    def _record(self, row: int) -> dict[str, Any]:
+        return read_row(self._table[self._rows[row] : self._rows[row] + 1], 0)
 
-        try:
-            if name.startswith(PREFIX):
-                place, _, config = name.removeprefix(PREFIX).partition(":")
-                found = datasets.get_dataset_split_names(place, config or None)
-                chosen = _choose_split(found, split, name)
-                table = datasets.load_dataset(place, config or None, split=chosen)
-            else:
-                table = datasets.load_from_disk(name)
-                if isinstance(table, datasets.DatasetDict):
-                    table = table[_choose_split(list(table), split, name)]
-        except HartError:
-            raise
-        except Exception as error:  # the library raises whatever its builders and the network raise
-            raise HartError(f"{name}: the library datasets cannot load it: {one_line(error)}") from None
-        return table
+    def _small_columns(self) -> Iterator[dict[str, Any] | DamagedSample]:
+        """Label and weight of every row, or why they cannot be had."""
+        wanted = {self._columns.label, WEIGHT_FIELD} & set(self._table.column_names)
+        if not wanted:
+            yield from ({} for _ in range(len(self._table)))
+            return
+        table = self._table.select_columns(sorted(wanted))
+        for start in range(0, len(table), READ_ROWS):
+            batch = table[start : start + READ_ROWS]
+            for number in range(batch.num_rows):
+                try:
+                    yield read_row(batch, number)
+                except DamagedSample as error:
+                    yield error
 
 
 def is_saved_dataset(path: Path) -> bool:
@@ -115,7 +116,27 @@ def is_saved_dataset(path: Path) -> bool:
     return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
 
 
-def _choose_split(found: list[str], split: str, name: str) -> str:
+def _load(name: str, split: str) -> Any:
+    import datasets
+
+    try:
+        if name.startswith(PREFIX):
+            place, _, config = name.removeprefix(PREFIX).partition(":")
+            found = datasets.get_dataset_split_names(place, config or None)
+            chosen = _choose_split(found, split, name)
+            table = datasets.load_dataset(place, config or None, split=chosen)
+        else:
+            table = datasets.load_from_disk(name)
+            if isinstance(table, datasets.DatasetDict):
+                table = table[_choose_split(list(table), split, name)]
+    except HartError:
+        raise
+    except Exception as error:  # the library raises whatever its builders and the network raise
+        raise HartError(f"{name}: the library datasets cannot load it: {one_line(error)}") from None
+    return table
+
+
+def _choose_split(found: Sequence[str], split: str, name: str) -> str:
     for candidate in split_names(split):
         if candidate in found:
             return candidate

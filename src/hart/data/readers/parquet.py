@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hart.data.digests import SetDigest, mark_image, mark_shard
-from hart.data.samples import (
-    WEIGHT_FIELD,
-    Columns,
-    Damage,
-    DamagedSample,
-    Sample,
-    class_number,
-    one_line,
-    read_image_field,
-    read_record,
-)
+from hart.data.notes import WEIGHT_FIELD, Columns, class_number, read_record
+from hart.data.samples import Damage, DamagedSample, Sample, one_line, read_image_field, shown
 from hart.errors import HartError
+from hart.files import require_regular
 
 READ_ROWS = 16
 """Rows decoded at a time: pictures are large."""
@@ -29,22 +22,18 @@ class ParquetStream:
     """Rows with an image column (bytes, Hugging Face's {"bytes", "path"}, or a path) and caption or label columns."""
 
     def __init__(self, files: Sequence[Path], columns: Columns) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         if not files:
             raise HartError("no Parquet files: give at least one")
         self._groups: list[tuple[Path, int]] = []
         rows = 0
         names: set[str] | None = None
         for file in files:
+            require_regular(file)
             try:
-                with pq.ParquetFile(file) as table:
+                with _opened(file) as table:
                     here = set(table.schema_arrow.names)
                     groups, count = table.num_row_groups, table.metadata.num_rows
-            except FileNotFoundError:
-                raise HartError(f"{file}: no such file: copy it there, or take it out of the pattern") from None
-            except (pa.ArrowException, OSError) as error:
+            except _BrokenFileError as error:
                 raise HartError(f"{file}: no readable Parquet file ({one_line(error)}); copy it again") from None
             if names is not None and here != names:
                 raise HartError(f"{file}: its columns differ from those of {files[0]}: read them as two sets")
@@ -52,57 +41,61 @@ class ParquetStream:
             self._groups += [(file, group) for group in range(groups)]
             rows += count
         assert names is not None
+        if not self._groups:
+            raise HartError(f"{files[0]}: no rows in it: give another file")
         if WEIGHT_FIELD in names:
             raise HartError(f"{files[0]}: has a column 'weight', which a stream cannot follow: drop it")
         self._columns = columns.resolve(names, str(files[0]))
-        self.units = tuple(f"{file}, row group {group}" for file, group in self._groups)
+        self.units = tuple(shown(f"{file}, row group {group}") for file, group in self._groups)
         self.description = f"{len(files)} Parquet files in {files[0].parent}: {rows} rows, {len(self.units)} row groups"
 
     def read_unit(self, unit: int) -> Iterator[Sample | Damage]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         file, group = self._groups[unit]
         columns = self._columns
         wanted = [name for name in (columns.image, columns.caption, columns.label) if name]
+        require_regular(file)
         row = 0
         try:
-            with pq.ParquetFile(file) as table:
+            with _opened(file) as table:
                 for batch in table.iter_batches(batch_size=READ_ROWS, row_groups=[group], columns=wanted):
-                    for record in batch.to_pylist():
+                    for number in range(batch.num_rows):
                         key = f"{self.units[unit]}, row {row}"
                         row += 1
                         try:
+                            record = read_row(batch, number)
                             note = read_record(record, columns)
                             image = read_image_field(record[columns.image], file.parent)
                         except DamagedSample as error:
                             yield Damage(key, str(error))
                             continue
                         yield Sample(key, image, note.captions, class_number(note.label))
-        except FileNotFoundError:
-            raise HartError(f"{file}: no such file: it was there when the run began") from None
-        except (pa.ArrowException, OSError) as error:
+        except _BrokenFileError as error:
             yield Damage(self.units[unit], f"cannot be read to its end ({one_line(error)})")
 
     def digest(self) -> str:
         """Images are marked in the bytes of the file, not one by one, but for those that lie beside it."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         digest = SetDigest("Parquet")
         for file in dict.fromkeys(file for file, _ in self._groups):
             digest.add(mark_shard(file))
             try:
-                with pq.ParquetFile(file) as table:
+                with _opened(file) as table:
                     for batch in table.iter_batches(columns=self._small_columns(table.schema_arrow)):
-                        for record in batch.to_pylist():
-                            image = record.pop(self._columns.image, None)
-                            path = image.get("path") if isinstance(image, dict) else image
-                            mark = mark_image(file.parent / path) if isinstance(path, str) else b""
-                            digest.add(json.dumps(record, sort_keys=True, default=str), mark)
-            except (pa.ArrowException, OSError) as error:
+                        for number in range(batch.num_rows):
+                            self._add_row(digest, batch, number, file.parent)
+            except _BrokenFileError as error:
                 digest.add(one_line(error))
         return digest.hexdigest()
+
+    def _add_row(self, digest: SetDigest, batch: Any, number: int, folder: Path) -> None:
+        try:
+            record = read_row(batch, number)
+        except DamagedSample as error:
+            digest.add(str(error))
+            return
+        image = record.pop(self._columns.image, None)
+        path = image.get("path") if isinstance(image, dict) else image
+        mark = mark_image(folder / path) if isinstance(path, str) else b""
+        digest.add(json.dumps(record, sort_keys=True, default=str), mark)
 
     def _small_columns(self, schema: Any) -> list[str]:
         """All that is read but the images themselves."""
@@ -115,3 +108,32 @@ class ParquetStream:
         elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
             wanted.append(self._columns.image)
         return wanted
+
+
+def read_row(batch: Any, number: int) -> dict[str, Any]:
+    """A row of an Arrow table or batch. Raises `DamagedSample` for what has no counterpart in Python."""
+    import pyarrow as pa
+
+    try:
+        return {name: batch.column(name)[number].as_py() for name in batch.schema.names}
+    except (pa.ArrowException, ValueError, OverflowError, ArithmeticError, KeyError) as error:
+        raise DamagedSample(f"the row cannot be read ({one_line(error)})") from None
+
+
+class _BrokenFileError(Exception):
+    """What the library raises for a damaged file."""
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """A Parquet file. Raises `_BrokenFileError` for whatever goes wrong with it, also in the block."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(file) as table:
+            yield table
+    except (pa.ArrowException, OSError, ValueError, KeyError, OverflowError, MemoryError) as error:
+        if isinstance(error, HartError):
+            raise
+        raise _BrokenFileError(one_line(error)) from None

@@ -9,25 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from hart.data.digests import SetDigest
-from hart.data.readers.tar import Member, digest_of_members, list_shard
-from hart.data.samples import (
-    IMAGE_SUFFIXES,
-    NOTE_SUFFIXES,
-    Damage,
-    DamagedSample,
-    Sample,
-    class_number,
-    one_line,
-    read_notes,
-)
+from hart.data.notes import class_number
+from hart.data.readers.tar import digest_of_members, list_shard
+from hart.data.readers.tar_members import TAR_FAULTS, TWICE, Group, StrictHeader, read_groups
+from hart.data.samples import Damage, DamagedSample, Sample, one_line, shown
 from hart.errors import HartError
-
-
-def expand(pattern: str) -> tuple[str, ...]:
-    """The shards that a pattern names: braces as in "train-{0000..0063}.tar", several patterns joined by "::"."""
-    from webdataset.shardlists import expand_urls
-
-    return tuple(expand_urls(pattern))
+from hart.files import FileError, open_regular
 
 
 def is_remote(shard: str) -> bool:
@@ -36,44 +23,32 @@ def is_remote(shard: str) -> bool:
 
 
 class WebDatasetStream:
-    """Shards in WebDataset form, wherever `webdataset.gopen` reads from (files, http, s3, gs, hf, "pipe:")."""
+    """Shards in WebDataset form: files, or what `webdataset.gopen` reads from (http, s3, gs, hf, "pipe:")."""
 
     def __init__(self, shards: Sequence[str]) -> None:
-        """Raises `HartError` naming local shards that are missing; remote ones are asked for when their turn comes."""
-        import webdataset.gopen  # noqa: F401 - a missing package is said here, not in the middle of a run
-
-        local = [_local(shard) for shard in shards if not is_remote(shard)]
-        if missing := [str(path) for path in local if not path.is_file()]:
-            raise HartError(missing_shards(missing))
+        """Remote shards are asked for when their turn comes."""
         if not shards:
             raise HartError("no shards: give at least one")
+        if any(is_remote(shard) for shard in shards):
+            import webdataset.gopen  # noqa: F401 - a missing package is said here, not in the middle of a run
         self.units = tuple(shards)
         self.description = f"stream of {len(shards)} tar shards from {shards[0]}"
 
     def read_unit(self, unit: int) -> Iterator[Sample | Damage]:
-        from webdataset.gopen import Pipe, gopen
-        from webdataset.tariterators import group_by_keys, tar_file_expander
-
         shard = self.units[unit]
-        try:
-            stream = gopen(shard)
-        except Exception as error:  # every scheme has its own kinds
-            raise HartError(f"shard {shard} cannot be opened: {one_line(error)}") from None
-        if isinstance(stream, Pipe):
-            stream.ignore_errors = True  # its exit status is judged below, once, whenever it comes
-        faults: list[Exception] = []
-        with stream:
-            members = _until_fault(tar_file_expander(iter([{"url": shard, "stream": stream}])), faults)
-            for entry in group_by_keys(members):
-                sample = _to_sample(shard, entry)
-                if sample is not None:
-                    yield sample
-            if isinstance(stream, Pipe):
-                _require_arrival(shard, stream, bool(faults))
-        for fault in faults:
-            # the library adds the stream and the address to the arguments
-            reason = fault.args[0] if fault.args else type(fault).__name__
-            yield Damage(shard, f"the shard cannot be read to its end ({reason})")
+        fault: Exception | None = None
+        with _opened(shard) as stream:
+            try:
+                with tarfile.open(fileobj=stream, mode="r|*", tarinfo=StrictHeader) as tar:
+                    yield from _samples(shard, read_groups(tar, lambda member: _content(tar, member)))
+            except TAR_FAULTS as error:
+                if isinstance(error, HartError) and not isinstance(error, FileError):
+                    raise
+                fault = error
+            if is_remote(shard):
+                _require_arrival(shard, stream, fault is not None)
+        if fault is not None:
+            yield Damage(shown(shard), f"the shard cannot be read to its end ({one_line(fault)})")
 
     def digest(self) -> str:
         digest = SetDigest("stream")
@@ -82,17 +57,13 @@ class WebDatasetStream:
                 # what stands after "?" are passwords and dates
                 digest.add(shard if shard.startswith("pipe:") else shard.partition("?")[0])
             else:
-                digest.add(digest_of_members((member, member.notes_digest()) for member in _members(shard)))
+                digest.add(digest_of_members(list_shard(local_path(shard), [])))
         return digest.hexdigest()
 
 
-def _local(shard: str) -> Path:
+def local_path(shard: str) -> Path:
+    """The file of a shard on this machine."""
     return Path(shard.removeprefix("file://").removeprefix("file:"))
-
-
-def _members(shard: str) -> list[Member]:
-    """Those that can be read."""
-    return list_shard(_local(shard), [])
 
 
 def missing_shards(missing: Sequence[str]) -> str:
@@ -101,30 +72,59 @@ def missing_shards(missing: Sequence[str]) -> str:
     return f"missing shards: {shown}: copy them there, or take them out of the pattern"
 
 
-def _to_sample(shard: str, entry: dict[str, Any]) -> Sample | Damage | None:
-    key = f"{shard}:{entry['__key__']}"
-    image = next((entry[suffix] for suffix in entry if suffix in IMAGE_SUFFIXES), None)
-    if image is None:
-        return None
-    try:
-        note = read_notes({suffix: entry[suffix] for suffix in entry if suffix in NOTE_SUFFIXES})
-    except DamagedSample as error:
-        return Damage(key, str(error))
-    if note.weight != 1:
-        raise HartError(f"{key} has a weight, which a stream cannot follow: read local shards with the kind 'shards'")
-    return Sample(key, image, note.captions, class_number(note.label), note.weight, note.record)
+def _samples(shard: str, groups: Iterator[Group]) -> Iterator[Sample | Damage]:
+    """What the groups of a shard are; of those with one name, the first."""
+    seen: dict[str, bool] = {}
+    for group in groups:
+        key = shown(f"{shard}:{group.name}")
+        is_picture = group.image is not None or bool(group.fault)
+        before = seen.get(group.name)
+        seen[group.name] = bool(before) or is_picture
+        if not seen[group.name]:
+            continue
+        if before is not None:
+            yield Damage(key, TWICE)
+            continue
+        try:
+            note = group.note()
+        except DamagedSample as error:
+            yield Damage(key, str(error))
+            continue
+        if note.weight != 1:
+            raise HartError(f"{key} has a weight, which a stream cannot follow: read local shards as kind 'shards'")
+        yield Sample(key, group.content, note.captions, class_number(note.label), note.weight, note.record)
 
 
-def _until_fault(members: Iterator[Any], faults: list[Exception]) -> Iterator[Any]:
-    """Members up to the first that cannot be read, so that what is complete before it is still handed on."""
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    stream = tar.extractfile(member)
+    assert stream is not None
+    content = stream.read()
+    if len(content) < member.size:
+        raise tarfile.ReadError("it breaks off inside a picture")
+    return content
+
+
+def _opened(shard: str) -> Any:
+    """A binary stream. Raises `HartError`."""
+    if not is_remote(shard):
+        return open_regular(local_path(shard))
+    from webdataset.gopen import Pipe, gopen
+
     try:
-        yield from members
-    except (tarfile.TarError, EOFError, OSError, ValueError) as fault:
-        faults.append(fault)
+        stream = gopen(shard)
+    except Exception as error:  # every scheme has its own kinds
+        raise HartError(f"shard {shard} cannot be opened: {one_line(error)}") from None
+    if isinstance(stream, Pipe):
+        stream.ignore_errors = True  # its exit status is judged by us, once, whenever it comes
+    return stream
 
 
 def _require_arrival(shard: str, stream: Any, broken: bool) -> None:
     """A download that failed is no damage to skip: another run would see other pictures. Raises `HartError`."""
+    from webdataset.gopen import Pipe
+
+    if not isinstance(stream, Pipe):
+        return
     if broken:
         stream.stream.close()
     else:

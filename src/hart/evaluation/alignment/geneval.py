@@ -31,7 +31,7 @@ from hart.evaluation.published_text import TEXT_TO_IMAGE
 from hart.evaluation.report import Progress, Result, pictures_text
 from hart.evaluation.selection import spread
 from hart.evaluation.statistics import Figure, bootstrap, bootstrap_mean
-from hart.picture_metadata import open_image
+from hart.images import open_image
 from hart.pipeline import HartPipeline
 
 OVERALL = "overall"

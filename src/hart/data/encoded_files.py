@@ -1,0 +1,245 @@
+"""The files of an encoded set, checked when they are opened: the index, and the shards that it names.
+
+    train.json                      the index: settings, shards and their sizes; written last, when all shards are there
+    train-00000.safetensors ...     `TENSORS` of some pictures each
+
+Shapes: n pictures and c captions of a shard, L tokens of all scales, N_K tokens of the last, D latent channels, S text
+tokens, E text width, T stored rows of text features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from hart.data.samples import one_line, shown
+from hart.errors import HartError
+from hart.files import FileError, parse_json, read_json, require_regular
+
+FORMAT = 2
+CODES = "codes"  # (n, L) int32, all scales one after the other
+LAST_SCALE = "last_scale"  # (n, N_K, D), what the last scale has to hold; absent where only codes were wanted
+LABELS = "labels"  # (n,) int64, -1 for none
+WEIGHTS = "weights"  # (n,) float32
+CAPTION_EDGES = "caption_edges"  # (n + 1,) int64: captions edges[i] to edges[i + 1] are those of picture i
+TEXT_MASK = "text_mask"  # (c, S) uint8
+TEXT_PLACE = "text_place"  # (c, 3) int64: first row in text_features, first token, number of tokens
+TEXT_FEATURES = "text_features"  # (T, E); tokens before and after are zero and not stored
+FACTS = "hart"
+"""Entry of a shard's metadata that says how it was made and what was left out."""
+
+LARGEST = 2**20
+"""Of widths, lengths and numbers of tokens."""
+_STORED = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
+
+
+def index_file(folder: Path, split: str) -> Path:
+    return folder / f"{split}.json"
+
+
+def shard_file(folder: Path, split: str, number: int) -> Path:
+    return folder / f"{split}-{number:05d}.safetensors"
+
+
+def stamp_of(settings: Mapping[str, Any]) -> str:
+    """What shards made with these settings carry."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What a shard says about itself; nothing when it is not there or not whole."""
+    try:
+        require_regular(path)
+        with safe_open(path, framework="pt") as file:
+            facts = parse_json((file.metadata() or {}).get(FACTS, "{}").encode(), str(path))
+    except (FileError, SafetensorError, OSError):
+        return {}
+    counts = [facts.get(name) for name in ("pictures", "captions")] if isinstance(facts, dict) else [None]
+    return facts if all(isinstance(count, int) for count in counts) and isinstance(facts.get("damaged"), list) else {}
+
+
+@dataclass(frozen=True)
+class EncodedIndex:
+    """What the index says. files: the shards, all in the set's folder; sizes: pictures of each."""
+
+    settings: Mapping[str, Any]
+    files: tuple[Path, ...]
+    sizes: tuple[int, ...]
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        return tuple(self.settings["scales"])
+
+
+def read_index(folder: Path, split: str) -> EncodedIndex:
+    """Raises `HartError` for a set that is not there, not finished, or whose index is damaged."""
+    path = index_file(folder, split)
+    if not path.exists():
+        begun = any(folder.glob(f"{split}-*.safetensors"))
+        advice = "it was not finished: run the same hart data encode again" if begun else "run hart data encode"
+        raise HartError(f"{path}: not found; {advice}")
+    index = read_json(path)
+    if index.get("format") != FORMAT:
+        version = shown(str(index.get("format")))[:20]
+        raise HartError(f"{path}: format {version}, this version reads {FORMAT}: encode the set again")
+    try:
+        settings = _checked(index.get("settings"), "settings", dict)
+        _check_settings(settings)
+        shards = _checked(index.get("shards"), "shards", list)
+        files = tuple(folder / _plain_name(_checked(shard, "a shard", dict).get("file")) for shard in shards)
+        sizes = tuple(_number(shard.get("pictures"), "pictures of a shard", 0, LARGEST**2) for shard in shards)
+    except _BadIndexError as error:
+        raise HartError(f"{path}: no index of an encoded set ({error}): encode it again") from None
+    if missing := [file.name for file in files if not file.exists()]:
+        raise HartError(f"{folder}: missing shards: {', '.join(missing[:5])}: copy them there or encode them again")
+    return EncodedIndex(settings, files, sizes)
+
+
+class Shard:
+    """A shard, mapped into memory: only the rows asked for are read."""
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        """Raises `HartError` unless the file holds what `settings` say, in the types and shapes of this format."""
+        self.path = path
+        require_regular(path)
+        try:
+            self._file: Any = safe_open(path, framework="pt")
+            facts = parse_json((self._file.metadata() or {}).get(FACTS, "{}").encode(), str(path))
+        except (SafetensorError, OSError) as error:
+            raise self.damaged(one_line(error)) from None
+        if not isinstance(facts, dict) or facts.get("stamp") != stamp_of(settings):
+            raise self.damaged("it was made with other settings than the index says")
+        self.labels = self._tensor(LABELS, "I64", (None,))
+        count = len(self.labels)
+        tokens = [side * side for side in settings["scales"]]
+        self._declare(CODES, {"I32"}, (count, sum(tokens)))
+        self.channels: int | None = None
+        if settings["residual"]:
+            shape = self._declare(LAST_SCALE, set(_STORED.values()), (count, tokens[-1], None))
+            self.channels = shape[-1]
+        self.weights = self._tensor(WEIGHTS, "F32", (count,))
+        self.edges = self._tensor(CAPTION_EDGES, "I64", (count + 1,))
+        if self.labels.lt(-1).any():
+            raise self.damaged("labels below -1")
+        if not (self.weights.isfinite() & self.weights.ge(0)).all():
+            raise self.damaged("weights that are negative or not finite")
+        if self.edges[0] != 0 or self.edges.diff().lt(0).any():
+            raise self.damaged("caption edges that do not rise from 0")
+        self._rows, self._width = 0, 0
+        if settings["text_encoder"] is not None:
+            captions = int(self.edges[-1])
+            if count and self.edges.diff().min() < 1:
+                raise self.damaged("a picture without a caption")
+            self._declare(TEXT_MASK, {"U8"}, (captions, settings["text_tokens"]))
+            self._declare(TEXT_PLACE, {"I64"}, (captions, 3))
+            self._rows, self._width = self._declare(
+                TEXT_FEATURES, set(_STORED.values()), (None, settings["text_width"])
+            )
+
+    def damaged(self, what: str) -> HartError:
+        return HartError(f"{self.path}: damaged ({what}): delete it and encode again")
+
+    def codes(self, row: int) -> Tensor:
+        """(L,) int64, from 0 up."""
+        codes: Tensor = self._slice(CODES, row, row + 1)[0].long()
+        if codes.min() < 0:
+            raise self.damaged("codes below 0")
+        return codes
+
+    def last_scale(self, row: int) -> Tensor:
+        """(N_K, D) float32."""
+        return self._finite(LAST_SCALE, row, row + 1)[0]
+
+    def text(self, number: int) -> tuple[Tensor, Tensor]:
+        """Features (S, E) in float32 and mask (S,) bool of a caption of this shard."""
+        first, token, count = self._slice(TEXT_PLACE, number, number + 1)[0].tolist()
+        mask: Tensor = self._slice(TEXT_MASK, number, number + 1)[0].bool()
+        if min(first, token, count) < 0 or first + count > self._rows or token + count > len(mask):
+            raise self.damaged("text features that lie outside")
+        features = torch.zeros(len(mask), self._width)
+        if count:
+            features[token : token + count] = self._finite(TEXT_FEATURES, first, first + count)
+        return features, mask
+
+    def _tensor(self, name: str, dtype: str, shape: tuple[int | None, ...]) -> Tensor:
+        self._declare(name, {dtype}, shape)
+        tensor: Tensor = self._read(lambda: self._file.get_tensor(name))
+        return tensor
+
+    def _slice(self, name: str, start: int, stop: int) -> Tensor:
+        rows: Tensor = self._read(lambda: self._file.get_slice(name)[start:stop])
+        return rows
+
+    def _finite(self, name: str, start: int, stop: int) -> Tensor:
+        values = self._slice(name, start, stop).float()
+        if not values.isfinite().all():
+            raise self.damaged(f"{name} that are not finite")
+        return values
+
+    def _declare(self, name: str, dtypes: set[str], shape: tuple[int | None, ...]) -> list[int]:
+        """The shape of a tensor, which must have one of these types and this shape; None is any length."""
+        found = self._read(lambda: self._file.get_slice(name))
+        here: list[int] = list(found.get_shape())
+        fits = len(here) == len(shape) and all(want in (None, size) for want, size in zip(shape, here, strict=True))
+        if found.get_dtype() not in dtypes or not fits:
+            wanted = " x ".join("any" if size is None else str(size) for size in shape)
+            is_now = f"{found.get_dtype()} of {' x '.join(map(str, here))}"
+            raise self.damaged(f"{name} is {is_now}, not {' or '.join(sorted(dtypes))} of {wanted}")
+        return here
+
+    def _read(self, read: Callable[[], Any]) -> Any:
+        try:
+            return read()
+        except (SafetensorError, OSError, ValueError, OverflowError) as error:
+            raise self.damaged(one_line(error)) from None
+
+
+class _BadIndexError(Exception):
+    """What is wrong with an index."""
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    scales = _checked(settings.get("scales"), "settings.scales", list)
+    if not 0 < len(scales) <= 64:
+        raise _BadIndexError(f"settings.scales has {len(scales)} entries")
+    for side in scales:
+        _number(side, "an entry of settings.scales", 1, 1024)
+    _checked(settings.get("tokenizer"), "settings.tokenizer", str)
+    for name in ("residual", "text_instruction"):
+        _checked(settings.get(name), f"settings.{name}", bool)
+    if settings.get("dtype") not in _STORED:
+        raise _BadIndexError("settings.dtype is no type of features")
+    if settings.get("text_encoder") is not None:
+        _checked(settings["text_encoder"], "settings.text_encoder", str)
+        for name in ("text_width", "text_tokens"):
+            _number(settings.get(name), f"settings.{name}", 1, LARGEST)
+    elif "text_encoder" not in settings:
+        raise _BadIndexError("settings.text_encoder is missing")
+
+
+def _checked(value: Any, what: str, kind: type[Any]) -> Any:
+    if not isinstance(value, kind):
+        raise _BadIndexError(f"{what} is missing" if value is None else f"{what} is no {kind.__name__}")
+    return value
+
+
+def _number(value: Any, what: str, least: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise _BadIndexError(f"{what} is no number from {least} to {most}")
+    return value
+
+
+def _plain_name(name: Any) -> str:
+    """A name of a file in the same folder, and of no other."""
+    _checked(name, "file of a shard", str)
+    if not name.endswith(".safetensors") or {"/", "\\", "\0", ":"} & set(name):
+        raise _BadIndexError(f"{shown(name)[:100]} is no name of a shard in this folder")
+    return str(name)

@@ -1,0 +1,170 @@
+"""What is said about a picture: captions, class and weight, the same from a record's fields and from files beside it.
+
+Whatever is of another type, or no text, makes the record a damaged one: nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hart.data.samples import DamagedSample, one_line, text_fault
+from hart.errors import HartError
+from hart.files import FileError, decode_text, parse_json
+
+NOTE_SUFFIXES = frozenset({"txt", "json", "cls"})
+NOTE_LIMIT = 2**24
+"""Bytes of a note or of a line of JSON."""
+
+IMAGE_FIELDS = ("image", "file_name", "image_path", "path", "img", "jpg", "png", "webp")
+CAPTION_FIELDS = ("captions", "caption", "text", "prompt")
+LABEL_FIELDS = ("label", "class", "cls")
+WEIGHT_FIELD = "weight"
+LARGEST_LABEL = 2**63 - 1
+LARGEST_WEIGHT = 1e9
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the fields of a record; an empty one is looked for among the usual names."""
+
+    image: str = ""
+    caption: str = ""
+    label: str = ""
+
+    def resolve(self, available: Collection[str], where: str) -> Columns:
+        """The fields that are there. Raises `HartError` for a named one that is not, or when none holds the image."""
+        for name in (self.image, self.caption, self.label):
+            if name and name not in available:
+                raise HartError(f"{where}: no field {name!r}; it has {', '.join(sorted(available)) or 'none'}")
+        found = self.among(available)
+        if not found.image:
+            raise HartError(
+                f"{where}: no field holds the image: looked for {', '.join(IMAGE_FIELDS)} among "
+                f"{', '.join(sorted(available)) or 'no fields'}; name it with the option for the image column"
+            )
+        return found
+
+    def among(self, available: Collection[str]) -> Columns:
+        """The same with the first of the usual names that is there in place of each empty one."""
+        return Columns(
+            self.image or _first(IMAGE_FIELDS, available),
+            self.caption or _first(CAPTION_FIELDS, available),
+            self.label or _first(LABEL_FIELDS, available),
+        )
+
+
+@dataclass(frozen=True)
+class Note:
+    """What is said about a picture. label: a class number, or the name of a class."""
+
+    captions: tuple[str, ...] = ()
+    label: int | str | None = None
+    weight: float = 1.0
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_record(record: Mapping[str, Any], columns: Columns) -> Note:
+    """What a record with known fields says. Raises `DamagedSample` where it makes no sense."""
+    given = record.get(columns.caption) if columns.caption else None
+    captions = [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
+    return Note(
+        _texts(captions),
+        read_label(record.get(columns.label) if columns.label else None),
+        read_weight(record.get(WEIGHT_FIELD, 1.0)),
+        record,
+    )
+
+
+def read_notes(files: Mapping[str, bytes]) -> Note:
+    """The note of a picture from the files beside it, by suffix (`NOTE_SUFFIXES`).
+
+    `.txt`: captions, one a line. `.json`: an object with the usual fields. `.cls`: a class number or name, which also
+    serves as a caption. Raises `DamagedSample` where they make no sense.
+    """
+    record: Any = {}
+    try:
+        if "json" in files:
+            record = parse_json(files["json"], "its .json")
+        txt, cls = (decode_text(files.get(suffix, b""), f"its .{suffix}").splitlines() for suffix in ("txt", "cls"))
+    except FileError as error:
+        raise DamagedSample(one_line(error)) from None
+    if not isinstance(record, dict):
+        raise DamagedSample("its .json holds no object")
+    note = read_record(record, Columns().among(record))
+    label = read_label(" ".join(cls))
+    # img2dataset writes the same caption into .txt and .json; repeats within one list are meant, they come more often
+    others = tuple(caption for caption in _texts(txt + cls) if caption not in note.captions)
+    return Note(note.captions + others, note.label if label is None else label, note.weight, record)
+
+
+def read_label(value: Any) -> int | str | None:
+    """A class number from 0 to `LARGEST_LABEL`, also one in digits, or a name; None for nothing or blanks."""
+    if isinstance(value, str):
+        name = value.strip()
+        if not re.fullmatch(r"[+-]?[0-9]+", name):
+            if fault := text_fault(name):
+                raise DamagedSample(f"its class {fault}")
+            return name or None
+        # more digits than any label has, and than Python would turn into a number
+        value = int(name) if len(name) < 100 else -1
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise DamagedSample(f"its class is {_kind(value)}: give a number from 0 up, or a name")
+    if not 0 <= value <= LARGEST_LABEL:
+        raise DamagedSample(f"its class is out of range: give a number from 0 to {LARGEST_LABEL}")
+    return value
+
+
+def read_weight(value: Any) -> float:
+    """A number from 0 to `LARGEST_WEIGHT`. Raises `DamagedSample`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST_WEIGHT:
+        raise DamagedSample(f"weight is not a number from 0 to {LARGEST_WEIGHT:g}")
+    return float(value)
+
+
+def class_number(label: int | str | None) -> int | None:
+    """The number that a label is, or None where it is a name or absent."""
+    return label if isinstance(label, int) else None
+
+
+def number_classes(labels: Sequence[int | str | None]) -> tuple[tuple[int | None, ...], tuple[str, ...]]:
+    """Class numbers, and the names in the order of their numbers; no names where all labels are numbers."""
+    names = {str(label) for label in labels if label is not None}
+    if not any(isinstance(label, str) for label in labels):
+        return tuple(class_number(label) for label in labels), ()
+    place = {name: number for number, name in enumerate(sorted(names))}
+    return tuple(None if label is None else place[str(label)] for label in labels), tuple(place)
+
+
+def as_weights(weights: Iterable[float]) -> Tensor:
+    """(N,) float32."""
+    return torch.tensor(list(weights), dtype=torch.float32)
+
+
+def _texts(captions: Iterable[Any]) -> tuple[str, ...]:
+    """Stripped, without blank ones. Raises `DamagedSample` for what is no text."""
+    texts = []
+    for caption in captions:
+        if not isinstance(caption, str):
+            raise DamagedSample(f"a caption is {_kind(caption)} and no text")
+        if fault := text_fault(caption):
+            raise DamagedSample(f"a caption {fault}")
+        texts.append(caption.strip())
+    return tuple(text for text in texts if text)
+
+
+def _kind(value: Any) -> str:
+    """What a value is, for people."""
+    kinds = {bool: "true or false", int: "a number", float: "a number", dict: "a table", list: "a list"}
+    return "nothing" if value is None else kinds.get(type(value), f"of type {type(value).__name__}")
+
+
+def _first(names: Sequence[str], available: Collection[str]) -> str:
+    return next((name for name in names if name in available), "")

@@ -1,0 +1,158 @@
+"""The one way to open an image file, within bounds of memory whatever the file says.
+
+Regular files only, of formats that hold pixels and start no other program, of at most `MAX_PIXELS` pixels: 200 MB as
+RGB. A larger baseline JPEG, up to four times as many, is decoded at half its size. `as_rgb` gives what is seen: turned
+upright, on white, 16 bits scaled to 8.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from hart.errors import HartError
+from hart.files import FileError, read_bytes
+
+MAX_PIXELS = 2**26
+MAX_SIDE = 2**16 - 1
+MAX_FILE = 8 * MAX_PIXELS
+"""Bytes of an image file: what `MAX_PIXELS` take at most, four channels of 16 bits."""
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM")
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what turns the image upright; 1 is upright."""
+
+
+class ImageError(HartError):
+    """An image file that cannot be had or is out of bounds. Its text is the reason, and names no file in memory."""
+
+
+def open_image(path: Path) -> Image.Image:
+    """An image file, decoded. Raises `ImageError`, which names the file."""
+    content = read_image(path)
+    try:
+        return decode_image(content)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from None
+
+
+def read_image(path: Path) -> bytes:
+    """The content of an image file, not decoded. Raises `ImageError`, which names the file."""
+    try:
+        return read_bytes(path, MAX_FILE)
+    except FileError as error:
+        raise ImageError(str(error)) from None
+
+
+def decode_image(content: bytes) -> Image.Image:
+    """An encoded image of any of `FORMATS`; of an animation the first frame. Raises `ImageError`."""
+    try:
+        image = Image.open(io.BytesIO(content), formats=_known_formats())
+        _keep_bounds(image)
+        image.load()
+    except UnidentifiedImageError:
+        # its own words name an object in memory
+        raise ImageError("no image that can be decoded: give PNG, JPEG or WebP") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(f"is too large: make it smaller, at most {MAX_PIXELS:,} pixels are decoded") from None
+    except ImageError:
+        raise
+    except Exception as error:  # decoders of damaged files raise whatever they run into
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ImageError(f"no image that can be decoded ({reason})") from None
+    return image
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """RGB, upright by the EXIF orientation, transparency on white, of more than 8 bits scaled and not clipped.
+
+    Grey of 32 bits or of floats is taken for 0 to 255, for 0 to 65,535 where values are above 255, and for 0 to 1
+    where floats are not above 1.
+    """
+    image.load()  # some formats say how they lie after their pixels
+    turn = _TURNS.get(_orientation(image))
+    if image.mode[0] in "IF":
+        image = _grey_of_8_bits(image)
+    elif image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.new("RGBA", layer.size, "white")
+        image.alpha_composite(layer)
+    image = image.convert("RGB")
+    return image if turn is None else image.transpose(turn)
+
+
+def _known_formats() -> list[str]:
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _keep_bounds(image: Image.Image) -> None:
+    """Raises `ImageError` for an image that is too large; has a large JPEG decoded at half its size."""
+    width, height = image.size
+    if max(width, height) > MAX_SIDE:
+        raise ImageError(f"is {width} x {height} pixels: {MAX_SIDE:,} is the longest side that is decoded")
+    # a progressive JPEG is held in memory whole before it is made smaller
+    if width * height > MAX_PIXELS and image.format in {"JPEG", "MPO"} and "progressive" not in image.info:
+        image.draft(image.mode, ((width + 1) // 2, (height + 1) // 2))
+        width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"is {width} x {height}: make it smaller, at most {MAX_PIXELS:,} pixels are decoded")
+
+
+def _grey_of_8_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.float32)
+    np.nan_to_num(values, copy=False, posinf=2**16 - 1, neginf=0)
+    largest = values.max()
+    if image.mode.startswith("I;16") or largest > 255:
+        scale = 255 / (2**16 - 1)
+    else:
+        scale = 255 if image.mode == "F" and largest <= 1 else 1
+    grey = (values * scale).round().clip(0, 255).astype(np.uint8)
+    if isinstance(see_through := image.info.get("transparency"), int):
+        grey[values == see_through] = 255
+    return Image.fromarray(grey)
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 to 8, 1 for none that can be read; tags beside it may be as broken as they like."""
+    exif = image.info.get("exif")
+    if image.format != "TIFF" and isinstance(exif, bytes) and (found := _exif_orientation(exif)):
+        return found
+    try:
+        # other places where it may stand: XMP, text chunks
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # the library raises whatever broken tags make it run into
+        return 1
+
+
+def _exif_orientation(exif: bytes) -> int:
+    """Of the first directory of a TIFF structure; 0 where it has none."""
+    exif = exif.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    try:
+        if order is None:
+            return 0
+        (start,) = struct.unpack_from(f"{order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, start)
+        for place in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind, _, value, _ = struct.unpack_from(f"{order}HHIHH", exif, place)
+            if tag == _ORIENTATION and kind == 4:  # a long, where the standard has a short
+                (value,) = struct.unpack_from(f"{order}I", exif, place + 8)
+            if tag == _ORIENTATION:
+                return value if value in range(1, 9) else 0
+    except struct.error:
+        pass  # it breaks off before
+    return 0

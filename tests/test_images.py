@@ -1,0 +1,145 @@
+"""Opening image files: what is seen, upright and in 8 bits, and nothing that has no bounds."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hart.data.opening import open_source
+from hart.errors import HartError
+from hart.images import MAX_PIXELS, as_rgb, decode_image, open_image
+from picture_files import numbered, picture
+from set_formats import read_all
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def huge_png(width: int, height: int) -> bytes:
+    """One that says so, and breaks off before its pixels: nobody who looks at its size first minds."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    whole = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    return b"\x89PNG\r\n\x1a\n" + whole + struct.pack(">I", 9) + b"IDAT" + b"\0" * 13
+
+
+# --- orientation
+
+
+def exif(tags: list[bytes], order: str = "<") -> bytes:
+    """A directory of tags that are 12 bytes each."""
+    begin = b"II*\0" if order == "<" else b"MM\0*"
+    return b"Exif\0\0" + begin + struct.pack(f"{order}IH", 8, len(tags)) + b"".join(tags) + b"\0" * 16
+
+
+TURN = struct.pack("<HHIHH", 0x112, 3, 1, 6, 0)
+MISTYPED = struct.pack("<HHI4s", 0x100, 2, 4, b"32\0\0")
+EXIFS = {
+    "as it should be": (exif([TURN]), True),
+    "big-endian": (exif([struct.pack(">HHIHH", 0x112, 3, 1, 6, 0)], ">"), True),
+    "as a long": (exif([struct.pack("<HHII", 0x112, 4, 1, 6)]), True),
+    "after a mistyped tag": (exif([MISTYPED, TURN]), True),
+    "before one that lies outside": (exif([TURN, struct.pack("<HHII", 0x8769, 4, 1, 2**31)]), True),
+    "broken off after it": (exif([TURN])[: 6 + 8 + 2 + 12], True),
+    "of a value that is none": (exif([struct.pack("<HHIHH", 0x112, 3, 1, 77, 0)]), False),
+    "that begins outside": (b"Exif\0\0II*\0\xff\xff\xff\xff", False),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(("tags", "turned"), EXIFS.values(), ids=EXIFS)
+def test_broken_exif_stops_nothing_and_orientation_is_followed_where_it_can_be_read(
+    kind: str, tags: bytes, turned: bool
+) -> None:
+    image = Image.new("RGB", (32, 16), "white")
+    image.paste("red", (0, 0, 16, 16))  # on the left; upright it is on top
+    seen = as_rgb(decode_image(encoded(image, kind, exif=tags, quality=95)))
+    assert seen.size == ((16, 32) if turned else (32, 16))
+    red = seen.crop((0, 0, 16, 12) if turned else (0, 0, 12, 16))
+    assert np.asarray(red)[..., 1].mean() < 60
+
+
+# --- depth
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_grey_of_16_bits_is_scaled_and_not_clipped(kind: str) -> None:
+    ramp = np.tile(np.arange(64, dtype=np.uint16) * 1040, (64, 1))
+    seen = np.asarray(as_rgb(decode_image(encoded(Image.fromarray(ramp), kind))))
+    assert np.abs(seen.astype(int) - (ramp >> 8)[..., None]).max() <= 1
+
+
+@pytest.mark.parametrize(("values", "expected"), [([0.0, 0.5, 1.0], [0, 128, 255]), ([0, 128, 255], [0, 128, 255])])
+def test_floats_and_wide_integers_are_taken_by_their_range(values: list[float], expected: list[int]) -> None:
+    for dtype in (np.float32, np.int32)[: 1 if isinstance(values[1], float) else 2]:
+        seen = as_rgb(decode_image(encoded(Image.fromarray(np.array([values], dtype)), "TIFF")))
+        assert np.asarray(seen)[0, :, 0].tolist() == expected
+    not_a_number = Image.fromarray(np.array([[np.nan, np.inf, -np.inf, 3]], np.float32))
+    as_rgb(decode_image(encoded(not_a_number, "TIFF")))
+
+
+# --- bounds
+
+REFUSED = {
+    "13,000 pixels a side": (huge_png(13_000, 13_000), "at most 67,108,864 pixels are decoded"),
+    "9,000 pixels a side": (huge_png(9_000, 9_000), "at most 67,108,864 pixels are decoded"),
+    "a long side": (huge_png(70_000, 2), "65,535 is the longest side"),
+    "another kind of file": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image that can be decoded"),
+    "nothing": (b"", "no image that can be decoded"),
+    "half of one": (numbered(3, (64, 64))[:-40], "no image that can be decoded"),
+}
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(("content", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_is_out_of_bounds_is_refused_by_every_reader(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(HartError, match=rf"a\.png: .*{message}"):
+        open_image(tmp_path / "a.png")
+    from hart.data.datasets import read_all as in_memory
+    from hart.data.transforms import ImageTransform
+
+    (tmp_path / "b.png").write_bytes(numbered(1))
+    read = in_memory(open_source(tmp_path, "all"), ImageTransform(8), "set")
+    assert len(read) == 1 and message in read.damaged[0].reason
+
+
+def test_a_jpeg_of_many_pixels_is_decoded_at_half_its_size() -> None:
+    image = decode_image(encoded(Image.new("L", (8200, 8200), 200), "JPEG"))
+    assert image.size == (4100, 4100) and image.getpixel((9, 9)) == 200
+    with pytest.raises(HartError, match="make it smaller"):
+        decode_image(encoded(Image.new("L", (8200, 8200), 200), "JPEG", progressive=True))
+    assert MAX_PIXELS < 8200**2
+
+
+def test_what_is_no_regular_file_is_refused_and_nobody_waits(tmp_path: Path) -> None:
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "fifo.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "gone.png").symlink_to("nowhere")
+    (tmp_path / "good.png").write_bytes(picture("red"))
+    (tmp_path / "good.txt").symlink_to("/dev/zero")
+    (tmp_path / "sound.png").write_bytes(picture("red"))
+    names = ["folder.png", "fifo.png", "zero.png", "gone.png", "good.png", "sound.png"]
+    (tmp_path / "set.jsonl").write_text("\n".join(json.dumps({"image": name, "text": "x"}) for name in names))
+    for name in names[:4]:
+        with pytest.raises(HartError, match=name):
+            open_image(tmp_path / name)
+    samples, damaged = read_all(open_source(tmp_path, "all", kind="folder"))
+    assert [Path(sample.key).name for sample in samples] == ["sound.png"] and len(damaged) == 4
+    samples, damaged = read_all(open_source(tmp_path, "all", kind="jsonl"))
+    assert len(samples) == 2 and len(damaged) == 4
+    for name in ("fifo.png", "zero.png"):
+        with pytest.raises(HartError, match=name):
+            open_source(tmp_path / name)
