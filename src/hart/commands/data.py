@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from hart.commands.console import needs_extra, note, progress, writable_folder
+from hart.commands.console import needs_extra, note, owned, progress, writable_folder
 from hart.commands.options import (
     DATA_HELP,
     DATA_METAVAR,
@@ -20,6 +20,7 @@ from hart.commands.options import (
     SplitOption,
 )
 from hart.errors import HartError
+from hart.locks import LOCK_FILE
 
 app = typer.Typer(help="Build and encode data sets.", no_args_is_help=False)
 
@@ -141,7 +142,9 @@ def encode(
     columns = Columns(image_column, caption_column, label_column)
     pictures = open_source(source, split, kind=kind, columns=columns)
     note(pictures.description)
-    with progress("encoding") as report:
+    # others may write other parts of the same set
+    lock = re.sub(r"\W", "_", f"{split} {number} of {parts}")
+    with owned(directory, f"encoding of part {part}", f"{LOCK_FILE}-{lock}"), progress("encoding") as report:
         summary = encode_dataset(
             pictures, transform, Encoders(codes, words, where), directory, split, options, progress=report
         )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hart.commands.console import model_name, needs_extra, note, progress, writable_folder
+from hart.commands.console import model_name, needs_extra, note, owned, progress, writable_folder
 from hart.commands.options import (
     DATA_HELP,
     DATA_METAVAR,
@@ -39,7 +39,7 @@ EXTRA = "evaluate"
 ModelOption = Annotated[str, typer.Option(help="Shipped name, folder or hub id.")]
 DataOption = Annotated[str, typer.Option(metavar=DATA_METAVAR, help=DATA_HELP)]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Pictures to measure; all by default.")]
-SeedOption = Annotated[int, typer.Option(min=0, help="Seed of every random draw.")]
+SeedOption = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of every random draw.")]
 FeaturesOption = Annotated[
     str,
     typer.Option(
@@ -110,7 +110,7 @@ def tokenizer(
     from hart.training.starting import load_tokenizer
 
     where = resolve_device(device)
-    with progress(f"loading {model}") as report:
+    with owned(out, "an evaluation"), progress(f"loading {model}") as report:
         subject = load_tokenizer(model).requires_grad_(False).to(where)
         side = subject.config.image_size if size is None else size
         schedule = schedule_for(subject.config, side, None if scales is None else _sides(scales))
@@ -158,7 +158,7 @@ def generation(
     from hart.evaluation.pictures import Pictures
     from hart.pipeline import HartPipeline
 
-    with progress(f"loading {model}") as report:
+    with owned(out, "an evaluation"), progress(f"loading {model}") as report:
         pipe = HartPipeline.from_pretrained(model, device=device)
         source = _open(data, split, kind, image_column, caption_column)
         result = evaluate_generation(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hart.commands.console import model_name, progress, writable_folder
+from hart.commands.console import model_name, owned, progress, writable_folder
 from hart.commands.evaluate import (
     DiscreteOnlyOption,
     GuidanceOption,
@@ -48,7 +48,7 @@ def cost(
     from hart.pipeline import HartPipeline
 
     writable_folder(out)
-    with progress(f"loading {model}") as report:
+    with owned(out, "an evaluation"), progress(f"loading {model}") as report:
         if random_weights:
             pipe = HartPipeline.from_config(load_config(model), seed=seed, device=device, dtype=dtype)
         else:

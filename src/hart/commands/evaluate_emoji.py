@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hart.commands.console import Report, model_name, needs_extra, progress, writable_folder
+from hart.commands.console import Report, model_name, needs_extra, owned, progress, writable_folder
 from hart.commands.evaluate import (
     BatchSize,
     GuidanceOption,
@@ -148,7 +148,7 @@ def _run(data: Path, model: str, device: str | None, out: Path, measure: Callabl
     from hart.evaluation.emoji_set import EmojiSet, emoji_extractor
     from hart.pipeline import HartPipeline
 
-    with progress(f"loading {model}") as report:
+    with owned(out, "an evaluation"), progress(f"loading {model}") as report:
         pipe = HartPipeline.from_pretrained(model, device=device)
         extractor = emoji_extractor(pipe.device)
         report(0, None, "reading the set")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hart.commands.console import model_name, progress, writable_folder
+from hart.commands.console import model_name, owned, progress, writable_folder
 from hart.commands.evaluate import (
     BatchSize,
     DiscreteOnlyOption,
@@ -66,7 +66,7 @@ def imagenet(
     writable_folder(out)
     where = resolve_device(device)
     options = ImageNetOptions(seed, batch_size, resamples=resamples)
-    with progress("loading") as report:
+    with owned(out, "an evaluation"), progress("loading") as report:
         # what may be missing is looked for before anything is drawn
         folder = None if data is None else data.expanduser()
         extractor = open_extractor(features, where, folder)

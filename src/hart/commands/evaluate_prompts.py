@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hart.commands.console import model_name, progress, writable_folder
+from hart.commands.console import model_name, owned, progress, writable_folder
 from hart.commands.evaluate import (
     BatchSize,
     GuidanceOption,
@@ -62,7 +62,7 @@ def geneval(
     from hart.pipeline import HartPipeline
 
     where = resolve_device(device)
-    with progress(f"loading {model}") as report:
+    with owned(out, "an evaluation"), progress(f"loading {model}") as report:
         file = located(PROMPTS, data)
         prompts = read_prompts(file)
         pipe = HartPipeline.from_pretrained(model, device=device)
@@ -110,7 +110,7 @@ def dpg(
     from hart.pipeline import HartPipeline
 
     where = resolve_device(device)
-    with progress(f"loading {model}") as report:
+    with owned(out, "an evaluation"), progress(f"loading {model}") as report:
         file = located(QUESTIONS, data)
         prompts = read_questions(file)
         pipe = HartPipeline.from_pretrained(model, device=device)

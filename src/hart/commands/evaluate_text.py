@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hart.commands.console import model_name, progress, writable_folder
+from hart.commands.console import model_name, owned, progress, writable_folder
 from hart.commands.evaluate import (
     BatchSize,
     DiscreteOnlyOption,
@@ -171,7 +171,7 @@ def _evaluate(
     from hart.pipeline import HartPipeline
 
     where = resolve_device(drawing.device)
-    with progress(f"loading {drawing.model}") as report:
+    with owned(out, "an evaluation"), progress(f"loading {drawing.model}") as report:
         # what may be missing is looked for before anything is drawn
         extractor = open_extractor(features, where, data)
         judges = scorers.open(where, data)

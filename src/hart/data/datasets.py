@@ -159,7 +159,8 @@ class SampleOrder:
     def _rows_of_round(self, number: int) -> Tensor:
         if number != self._round:
             count = len(self._edges)
-            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + number)
+            # no more bits than a generator takes, whatever the seed
+            generator = torch.Generator().manual_seed((self._seed * 1_000_003 + number) % 2**63)
             start = torch.rand((), generator=generator, dtype=torch.float64)
             place = torch.randperm(count, generator=generator)
             self._round, self._rows = number, torch.searchsorted(self._edges, place + start, right=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from hart.data.samples import one_line
 from hart.errors import HartError
 from hart.evaluation.downloads import cached_file
-from hart.evaluation.published_files import PublishedFiles, PublishedPictures, read_json
+from hart.evaluation.published_files import PublishedFiles, PublishedPictures, parse_published
 from hart.evaluation.text_to_image import Benchmark
 
 HOME = "http://images.cocodataset.org/"
@@ -46,6 +46,8 @@ def open_coco(folder: Path | None, limit: int | None, seed: int) -> Benchmark:
     count = min(COUNT, len(captioned)) if limit is None else limit
     if count > len(captioned):
         raise HartError(f"{count} captions asked for: the set has {len(captioned)} pictures with captions")
+    if unknown := sorted(captions.keys() - names.keys()):
+        raise HartError(f"{texts.place}: captions of {len(unknown)} pictures that it does not list: fetch it again")
     chosen = generator.sample(captioned, count)
     notes = ["which captions others drew is not known; these are this project's own draw, by the seed"]
     if len(names) != OF_PICTURES:
@@ -68,13 +70,13 @@ def _read_captions(texts: PublishedFiles) -> tuple[dict[int, str], dict[int, lis
         content = texts.read(CAPTIONS_FILE)
     except OSError as error:
         raise HartError(f"{where}: cannot be read ({one_line(error)}): fetch it from {TEXTS_ADDRESS}") from None
-    values = read_json(content, where)
+    values = parse_published(content, where)
     captions: dict[int, list[str]] = defaultdict(list)
     try:
         names = {int(picture["id"]): str(picture["file_name"]) for picture in values["images"]}
         for annotation in values["annotations"]:
             if caption := str(annotation["caption"]).strip():
                 captions[int(annotation["image_id"])].append(caption)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise HartError(f"{where}: not in the form of COCO's captions: fetch it from {TEXTS_ADDRESS}") from None
     return names, captions

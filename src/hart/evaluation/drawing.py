@@ -22,7 +22,7 @@ from hart.devices import dtype_name
 from hart.errors import HartError
 from hart.evaluation.features import FeatureExtractor, Features
 from hart.evaluation.report import Progress
-from hart.files import atomic_write
+from hart.files import FileError, atomic_write, read_json
 from hart.images import open_image
 from hart.picture_metadata import save_png
 from hart.pipeline import HartPipeline, Prompt
@@ -132,8 +132,8 @@ def _runs(numbers: Sequence[int], longest: int) -> Iterator[list[int]]:
         yield run
 
 
-def _read_plan(file: Path) -> Any:
+def _read_plan(file: Path) -> dict[str, Any]:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        raise HartError(f"{file}: is damaged: choose another --out, or delete the folder") from None
+        return read_json(file)
+    except FileError as error:
+        raise HartError(f"{error}: choose another --out, or delete the folder") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import tomllib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from hart.data.emoji.captions import DEFAULT_STYLE, with_article
 from hart.errors import HartError
 from hart.evaluation.emoji_set import EmojiSet
 from hart.evaluation.selection import spread
+from hart.files import read_toml
 
 LEFT_OUT = frozenset({"flags", "symbols"})
 """Groups of concepts that are never asked for: hundreds of look-alikes."""
@@ -113,10 +113,7 @@ def free_prompts(emoji: EmojiSet, file: Path, limit: int, seed: int) -> PromptGr
 
 def read_free_prompts(file: Path) -> dict[str, dict[str, list[str]]]:
     """Table -> prompt -> slugs of the right concepts. Raises `HartError` for a file of another form."""
-    try:
-        tables = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # ValueError: neither TOML nor UTF-8
-        raise HartError(f"{file}: cannot be read as TOML: {error}") from None
+    tables = read_toml(file)
     for name, entries in tables.items():
         if not isinstance(entries, dict) or not all(
             isinstance(slugs, list) and all(isinstance(slug, str) for slug in slugs) for slugs in entries.values()

@@ -6,7 +6,7 @@ Shapes: B, M pictures, D width of a feature, P = 3 * PIXEL_SIDE**2.
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +19,10 @@ from torch import Tensor
 
 from hart.data.datasets import open_dataset
 from hart.errors import HartError
+from hart.evaluation.arrays import ArrayError, read_floats
 from hart.evaluation.features import EfficientNetLite0, FeatureExtractor
 from hart.evaluation.report import Progress
-from hart.files import atomic_write, default_cache
+from hart.files import FileError, atomic_write, default_cache, open_regular, read_json
 
 FEATURE_SIDE = 128
 """EfficientNet-Lite0 sees emoji at this side: they have little that is finer, and it takes a third of the time."""
@@ -44,12 +45,13 @@ class EmojiSet:
     def __init__(self, folder: Path, size: int) -> None:
         """Reads all pictures at `size` px. Raises `HartError` for a folder that `hart data emoji` did not build."""
         self.concepts: Mapping[str, Any] = _read_json(folder / "concepts.json")
-        styles = _read_json(folder / "dataset.json")["styles"]
-        self.style_words: Mapping[str, str] = {name: style["word"] for name, style in styles.items()}
+        dataset = _read_json(folder / "dataset.json")
         self._splits = [open_dataset(folder, split, size) for split in ("train", "val")]
         self.damaged = sum(len(split.damaged) for split in self._splits)
         self.training_count = len(self._splits[0])
         records = [record for split in self._splits for record in split.records]
+        _require_form(self.concepts, dataset, records, folder)
+        self.style_words: Mapping[str, str] = {name: style["word"] for name, style in dataset["styles"].items()}
         self.slugs = sorted({str(record["concept"]) for record in records})
         self.number = {slug: number for number, slug in enumerate(self.slugs)}
         self.concept = torch.tensor([self.number[str(record["concept"])] for record in records])
@@ -134,12 +136,50 @@ def _cached_features(pixels: Tensor, extractor: FeatureExtractor, folder: Path) 
     if not file.exists():
         features = features_of(pixels, extractor).numpy()
         atomic_write(file, lambda stream: np.save(stream, features))
-    return torch.from_numpy(np.load(file))
+    with open_regular(file) as stream:
+        try:
+            kept = read_floats(stream, os.fstat(stream.fileno()).st_size, (len(pixels), None))
+        except ArrayError as error:
+            raise HartError(f"{file}: is damaged ({error}): delete it, and the features are computed again") from None
+    return kept.float()
 
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise HartError(f"{file}: cannot be read: give a folder that hart data emoji built") from None
-    return values
+        return read_json(file)
+    except FileError as error:
+        raise HartError(f"{error}: give a folder that hart data emoji built") from None
+
+
+def _require_form(
+    concepts: Mapping[str, Any], dataset: Mapping[str, Any], records: Sequence[Any], folder: Path
+) -> None:
+    """Raises `HartError` where what the suites read of an emoji set is missing or of another type."""
+    styles = dataset.get("styles")
+    whole = isinstance(styles, dict) and all(
+        isinstance(style, dict) and isinstance(style.get("word"), str) for style in styles.values()
+    )
+    whole = whole and all(_is_concept(concept) for concept in concepts.values())
+    whole = whole and all(
+        isinstance(record, dict)
+        and record.get("concept") in concepts
+        and record.get("style") in (styles or {})
+        and {"skin_tone", "held_out"} <= record.keys()
+        and all(isinstance(record[name], str | None) for name in ("skin_tone", "held_out"))
+        for record in records
+    )
+    if not whole:
+        raise HartError(f"{folder}: its concepts, styles or notes are not those of an emoji set: build it again")
+
+
+def _is_concept(value: Any) -> bool:
+    """Whether an entry of concepts.json has what is read of it."""
+    if not isinstance(value, dict):
+        return False
+    names, words = value.get("names"), value.get("held_out_keywords")
+    return (
+        isinstance(names, list)
+        and bool(names)
+        and isinstance(words, list)
+        and all(isinstance(word, str) for word in (*names, *words, value.get("group")))
+    )

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from hart.errors import HartError
 from hart.evaluation.downloads import HUB_DATASETS, hub_dataset
-from hart.evaluation.published_files import PublishedFiles, PublishedPictures, read_json
+from hart.evaluation.published_files import PublishedFiles, PublishedPictures, parse_published
 from hart.evaluation.published_text import RESIDUAL_TOKENS, TEXT_TO_IMAGE
 from hart.evaluation.selection import spread
 from hart.evaluation.text_to_image import CATEGORY, Benchmark
+from hart.files import TEXT_LIMIT, FileError, read_bytes
 
 REPOSITORY = "playgroundai/MJHQ-30K"
 ADDRESS = f"{HUB_DATASETS}{REPOSITORY}"
@@ -60,9 +61,9 @@ def open_mjhq(folder: Path | None, limit: int | None, seed: int, reference_side:
 def _read_entries(file: Path) -> list[tuple[str, str, str]]:
     """ID, category and prompt of every picture."""
     try:
-        entries = read_json(file.read_bytes(), str(file))
-    except OSError:
-        raise HartError(f"{file}: cannot be read: fetch it from {ADDRESS}") from None
+        entries = parse_published(read_bytes(file, TEXT_LIMIT), str(file))
+    except FileError as error:
+        raise HartError(f"{error}: fetch it from {ADDRESS}") from None
     try:
         return [(str(number), str(entry["category"]), str(entry["prompt"])) for number, entry in entries.items()]
     except (AttributeError, KeyError, TypeError):

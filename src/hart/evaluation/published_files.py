@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-import json
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,10 @@ from torch import Tensor
 from hart.data.digests import ABSENT, SetDigest, mark_bytes
 from hart.data.samples import Damage, DamagedSample, Sample, one_line
 from hart.errors import HartError
+from hart.files import MEBIBYTE, FileError, parse_json, read_bytes
+
+FILE_LIMIT = 256 * MEBIBYTE
+"""Bytes of one file of a benchmark."""
 
 
 class PublishedFiles:
@@ -41,8 +45,13 @@ class PublishedFiles:
 
     def read(self, path: str) -> bytes:
         """A file's content; `path` below the folder, with "/", always equally deep. Raises `OSError`."""
+        if path.startswith("/") or "\\" in path or ".." in path.split("/"):
+            raise FileNotFoundError(errno.ENOENT, f"{path} is no place below it", str(self.place))
         if self._archive is None:
-            return (self._folder / path).read_bytes()
+            try:
+                return read_bytes(self._folder / path, FILE_LIMIT)
+            except FileError as error:
+                raise OSError(str(error)) from None
         try:
             if self._zip is None:
                 self._zip = zipfile.ZipFile(self._archive)
@@ -51,8 +60,11 @@ class PublishedFiles:
                 self._members = {"/".join(name.split("/")[-depth:]): name for name in self._zip.namelist()}
             if path not in self._members:
                 raise FileNotFoundError(errno.ENOENT, f"no {path} in it", str(self._archive))
-            return self._zip.read(self._members[path])
-        except zipfile.BadZipFile as error:
+            member = self._zip.getinfo(self._members[path])
+            if member.file_size > FILE_LIMIT:
+                raise OSError(f"{path}: is larger than {FILE_LIMIT / MEBIBYTE:g} MiB")
+            return self._zip.read(member)
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, ValueError, EOFError) as error:
             raise OSError(f"{self._archive}: {one_line(error)}") from None
 
 
@@ -98,9 +110,9 @@ class PublishedPictures:
         return digest.hexdigest()
 
 
-def read_json(content: bytes, where: str) -> Any:
-    """Raises `HartError` for what is no JSON."""
+def parse_published(content: bytes, where: str) -> Any:
+    """JSON of any kind. Raises `HartError` for what is none."""
     try:
-        return json.loads(content)
-    except ValueError as error:
-        raise HartError(f"{where}: no JSON ({one_line(error)}): fetch it again") from None
+        return parse_json(content, where)
+    except FileError as error:
+        raise HartError(f"{one_line(error)}: fetch it again") from None

@@ -145,6 +145,7 @@ def evaluate_tokenizer(
             "distance": [distance.name, fingerprint(distance.module)],
             "device": device.type,
         },
+        {f"{INPUT}: pooled"} | {f"{kind}: {name}" for kind in KINDS for name in ("pooled", PSNR, SSIM, distance.name)},
     )
 
     def decoded_of(pixels: Tensor) -> dict[str, Tensor]:

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import math
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -26,13 +26,16 @@ from torch import Tensor
 
 from hart.data.samples import one_line
 from hart.errors import HartError
+from hart.evaluation.arrays import UNREADABLE, ArrayError, read_floats, read_header, sides
 from hart.evaluation.comparison import SetStatistics
 from hart.evaluation.statistics import Gaussian
-from hart.files import atomic_write
+from hart.files import atomic_write, require_regular
 
 PICTURES, CLASSES = "arr_0", "arr_1"
 STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
 BYTE = np.dtype(np.uint8)
+LARGEST_SIDE = 4096
+"""Of a picture, in pixels."""
 FORM = "ADM's batches have arr_0, 8-bit pictures of N x height x width x 3"
 
 
@@ -62,22 +65,22 @@ class SampleFile:
     def __init__(self, path: Path) -> None:
         """Raises `HartError` for what is not in the form above."""
         self.path = path
-        with self._member(PICTURES) as member:
-            self._count, self.height, self.width, _ = self._read_shape(member)
+        with self._member(PICTURES) as (member, length):
+            self._count, self.height, self.width, _ = self._read_shape(member, length)
 
     def __len__(self) -> int:
         return self._count
 
     def batches(self, size: int) -> Iterator[Tensor]:
         """All pictures (B, 3, H, W), uint8, `size` at a time."""
-        with self._member(PICTURES) as member:
-            _, *shape = self._read_shape(member)
+        with self._member(PICTURES) as (member, length):
+            _, *shape = self._read_shape(member, length)
             for start in range(0, len(self), size):
                 part = (min(size, len(self) - start), *shape)
                 try:
                     content = bytearray(member.read(math.prod(part)))
-                except (zipfile.BadZipFile, OSError, EOFError, zlib.error) as error:
-                    raise self._damaged(error) from None
+                except UNREADABLE as error:
+                    raise self._damaged(one_line(error)) from None
                 if len(content) != math.prod(part):
                     raise HartError(f"{self.path}: ends before its last picture: copy or download it again")
                 yield torch.frombuffer(content, dtype=torch.uint8).view(part).permute(0, 3, 1, 2)
@@ -85,53 +88,56 @@ class SampleFile:
     @property
     def has_statistics(self) -> bool:
         """Whether it holds any of those of the whole set that it is a part of."""
-        with self._opened() as archive:
-            return not {f"{name}.npy" for name in STATISTICS}.isdisjoint(archive.namelist())
+        return not {f"{name}.npy" for name in STATISTICS}.isdisjoint(self._opened().namelist())
 
     def statistics(self) -> SetStatistics:
         """Of the whole set that a reference batch is a part of. Raises `HartError` where one is missing."""
-        means, covariances = ([self._array(name) for name in STATISTICS[start::2]] for start in (0, 1))
-        for mean, covariance in zip(means, covariances, strict=True):
-            if mean.dim() != 1 or covariance.shape != (len(mean), len(mean)):
-                raise HartError(
-                    f"{self.path}: a mean of {tuple(mean.shape)} with a covariance of {tuple(covariance.shape)}: "
-                    "give a reference batch of ADM"
-                )
-        return SetStatistics(*map(Gaussian.from_covariance, means, covariances))
+        return SetStatistics(*(self._gaussian(*names) for names in (STATISTICS[:2], STATISTICS[2:])))
 
-    def _array(self, name: str) -> Tensor:
-        with self._member(name) as member:
+    def _gaussian(self, mean_name: str, covariance_name: str) -> Gaussian:
+        mean = self._floats(mean_name, (None,))
+        covariance = self._floats(covariance_name, (len(mean), len(mean)))
+        if not torch.allclose(covariance, covariance.T):
+            raise HartError(f"{self.path}: {covariance_name} is no covariance: give a reference batch of ADM")
+        return Gaussian.from_covariance(mean, covariance)
+
+    def _floats(self, name: str, shape: Sequence[int | None]) -> Tensor:
+        with self._member(name) as (member, size):
             try:
-                return torch.from_numpy(npy.read_array(member)).double()
-            except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-                raise self._damaged(error) from None
+                return read_floats(member, size, shape)
+            except ArrayError as error:
+                raise HartError(f"{self.path}: {name}: {error}: give a reference batch of ADM") from None
 
-    def _read_shape(self, member: IO[bytes]) -> tuple[int, int, int, int]:
+    def _read_shape(self, member: IO[bytes], size: int) -> tuple[int, int, int, int]:
         """Of the pictures; the stream then stands at the first of them."""
-        readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
         try:
-            shape, fortran, dtype = readers[npy.read_magic(member)](member)
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise self._damaged(error) from None
-        if dtype != BYTE or fortran or len(shape) != 4 or shape[3] != 3 or 0 in shape:
-            raise HartError(f"{self.path}: {PICTURES} holds {dtype} of {' x '.join(map(str, shape))}: {FORM}")
-        return shape
+            shape, dtype = read_header(member, size)
+        except ArrayError as error:
+            raise self._damaged(str(error)) from None
+        if dtype != BYTE or len(shape) != 4 or shape[3] != 3 or 0 in shape or max(shape[1:3]) > LARGEST_SIDE:
+            raise HartError(f"{self.path}: {PICTURES} holds {dtype} of {sides(shape)}: {FORM}")
+        return shape[0], shape[1], shape[2], shape[3]
 
-    def _member(self, name: str) -> IO[bytes]:
-        """A stream of one array's file; it keeps the archive open as long as it is read."""
+    @contextmanager
+    def _member(self, name: str) -> Iterator[tuple[IO[bytes], int]]:
+        """A stream of one array's file, and its length."""
         with self._opened() as archive:
             try:
-                return archive.open(f"{name}.npy")
+                info = archive.getinfo(f"{name}.npy")
+                member = archive.open(info)
             except KeyError:
                 raise HartError(f"{self.path}: has no {name}: {FORM}") from None
+            except UNREADABLE as error:
+                raise self._damaged(one_line(error)) from None
+            with member:
+                yield member, info.file_size
 
     def _opened(self) -> zipfile.ZipFile:
+        require_regular(self.path)
         try:
             return zipfile.ZipFile(self.path)
-        except FileNotFoundError:
-            raise HartError(f"{self.path}: no such file") from None
-        except (zipfile.BadZipFile, OSError) as error:
+        except UNREADABLE as error:
             raise HartError(f"{self.path}: no readable .npz ({one_line(error)}): {FORM}") from None
 
-    def _damaged(self, error: Exception) -> HartError:
-        return HartError(f"{self.path}: damaged ({one_line(error)}): copy or download it again")
+    def _damaged(self, reason: str) -> HartError:
+        return HartError(f"{self.path}: damaged ({reason}): copy or download it again")

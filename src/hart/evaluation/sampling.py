@@ -8,10 +8,11 @@ its folder and not measured again.
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from hart.evaluation.emoji_set import BATCH, EmojiSet, features_of, looks
 from hart.evaluation.features import FeatureExtractor, Features
 from hart.evaluation.report import Progress, Result, extractor_facts, pictures_text
 from hart.evaluation.statistics import RESAMPLES, Figure, bootstrap_mean, few_pictures_warning
-from hart.files import atomic_write
+from hart.files import atomic_write, read_json
 from hart.pipeline import HartPipeline
 
 OWN = "own"
@@ -138,10 +139,8 @@ class _Measure:
             "references": len(self.real),
             "resamples": options.resamples,
         }
-        if file.exists():
-            kept = json.loads(file.read_text(encoding="utf-8"))
-            if kept["measured_with"] == measured_with:
-                return {column: Figure(**values) for column, values in kept["figures"].items()}
+        if (kept := _read_figures(file, measured_with)) is not None:
+            return kept
         drawn.draw(options.draw_batch, lambda done, total, what: self.progress(done, total, f"{name}: {what}"))
         generator = torch.Generator().manual_seed(options.seed)
         compared = Features(drawn.features(self.comparing, BATCH, self.progress).pooled)
@@ -153,6 +152,33 @@ class _Measure:
         content = {"measured_with": measured_with, "figures": {column: asdict(f) for column, f in figures.items()}}
         atomic_write(file, lambda stream: stream.write(json.dumps(content, indent=1).encode()))
         return figures
+
+
+def _read_figures(file: Path, measured_with: Mapping[str, Any]) -> dict[str, Figure] | None:
+    """What was kept of a variant; None where nothing was, or measured otherwise. Raises `HartError` for other files."""
+    if not file.exists():
+        return None
+    kept = read_json(file)
+    if kept.get("measured_with") != measured_with:
+        return None
+    figures = kept.get("figures")
+    if not isinstance(figures, dict) or not all(map(_is_figure, figures.values())):
+        raise HartError(f"{file}: holds no figures: delete it, and they are measured again")
+    return {column: Figure(**values) for column, values in figures.items()}
+
+
+def _is_figure(values: Any) -> bool:
+    names = {f.name for f in fields(Figure)}
+    return (
+        isinstance(values, dict)
+        and "value" in values
+        and values.keys() <= names
+        and all(
+            type(value) in (int, float) and math.isfinite(value)
+            for name, value in values.items()
+            if name == "value" or value is not None
+        )
+    )
 
 
 def _seconds(pipe: HartPipeline, prompts: Sequence[str], sampling: SamplingConfig, seed: int) -> float:

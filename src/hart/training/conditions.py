@@ -5,7 +5,6 @@ Shapes: B pictures.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +16,7 @@ from hart.checkpoint.loading import resolve_model
 from hart.checkpoint.storage import CONFIG_FILE
 from hart.config import ConfigError, TextEncoderConfig
 from hart.errors import HartError
+from hart.files import FileError, read_json
 from hart.text_encoder import TextEncoder, encoder_module, load_text_encoder
 from hart.text_encoder.compact import CompactTextEncoder
 from hart.training.config import TransformerRecipe
@@ -142,10 +142,9 @@ def find_text_encoder(name: str, *, tokens: int, instruction: bool) -> tuple[Tex
 def _is_language_model(folder: Path) -> bool:
     """Whether transformers wrote the configuration in a folder."""
     try:
-        values = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return "model_type" in read_json(folder / CONFIG_FILE)
+    except FileError:
         return False
-    return isinstance(values, dict) and "model_type" in values
 
 
 def drop_condition(context: Context, dropped: Tensor) -> Context:

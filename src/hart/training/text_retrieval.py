@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hart.errors import HartError
+from hart.files import read_toml
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Retrieval:
 
 def read_synonyms(path: Path) -> dict[str, tuple[str, ...]]:
     """prompt -> accepted concept names, lower-cased, from a TOML file; raises `HartError` when it is none."""
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise HartError(f"{path}: cannot be read as a table of synonyms: {error}") from None
+    table = read_toml(path)
+    for prompt, names in table.items():
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise HartError(f'{path}: {prompt}: give "prompt" = ["name", ...]')
     return {prompt: tuple(name.lower() for name in names) for prompt, names in table.items()}
 
 

@@ -66,6 +66,7 @@ def evaluate_dpg(
         lambda numbers: [verdict(number) for number in numbers],
         1,
         progress,
+        _is_whole,
     )
     notes = [
         *part_warning(QUESTIONS, len(chosen), options),
@@ -138,6 +139,21 @@ def _verdict(prompt: DensePrompt, answers: Sequence[str]) -> Verdict:
             )
         ],
     }
+
+
+def _is_whole(verdict: Verdict) -> bool:
+    """Whether a kept verdict has what the scores are of."""
+    score, answers = verdict.get("score"), verdict.get("answers")
+    return (
+        type(score) in (int, float)
+        and 0 <= float(str(score)) <= 1
+        and isinstance(verdict.get("prompt"), str)
+        and isinstance(answers, list)
+        and all(
+            isinstance(answer, dict) and isinstance(answer.get("category"), str) and type(answer.get("yes")) is bool
+            for answer in answers
+        )
+    )
 
 
 def _reason(prompt: DensePrompt, number: int, answer: str, yes: bool, counted: bool) -> str:

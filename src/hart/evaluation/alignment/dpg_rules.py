@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hart.errors import HartError
-from hart.evaluation.alignment.prompt_files import PublishedFile, read_text
+from hart.evaluation.alignment.prompt_files import PublishedFile, read_prompt_file
 
 QUESTIONS = PublishedFile(
     "DPG-Bench",
@@ -60,7 +60,7 @@ class Judged:
 
 def read_questions(file: Path) -> list[DensePrompt]:
     """The published format: a question a row. Raises `HartError` that names the line."""
-    reader = csv.DictReader(io.StringIO(read_text(file), newline=""), strict=True)
+    reader = csv.DictReader(io.StringIO(read_prompt_file(file), newline=""), strict=True)
     prompts: dict[str, DensePrompt] = {}
     try:
         missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]

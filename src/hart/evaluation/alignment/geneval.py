@@ -100,6 +100,7 @@ def evaluate_geneval(
         judge,
         options.judge_batch,
         progress,
+        lambda verdict: type(verdict.get("correct")) is bool and isinstance(verdict.get("prompt"), str),
     )
     right = torch.tensor([bool(verdict["correct"]) for verdict in verdicts]).view(-1, options.per_prompt)
     judged_by = f"{detector.name}, {colours.name}"

@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from hart.errors import HartError
-from hart.evaluation.alignment.prompt_files import PublishedFile, read_text
+from hart.evaluation.alignment.prompt_files import PublishedFile, read_prompt_file
 
 PROMPTS = PublishedFile(
     "GenEval",
@@ -97,12 +97,12 @@ ColoursOf = Callable[[str, Sequence[Found]], Sequence[str]]
 def read_prompts(file: Path) -> list[ObjectPrompt]:
     """The published format: a JSON object a line. Raises `HartError` that names the line."""
     prompts = []
-    for number, line in enumerate(read_text(file).split("\n"), start=1):
+    for number, line in enumerate(read_prompt_file(file).split("\n"), start=1):
         if not line.strip():
             continue
         try:
             prompts.append(_prompt(json.loads(line)))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else error
             raise HartError(
                 f"{file}, line {number}: is no prompt of GenEval ({reason}): see {PROMPTS.address}"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hart.errors import HartError
 from hart.evaluation.downloads import cached_file
+from hart.files import FileError, read_text
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ def located(published: PublishedFile, given: Path | None, cache: Path | None = N
     return cached_file(published.address, f"fetch {published.name} elsewhere and give it with --data", cache=cache)
 
 
-def read_text(file: Path) -> str:
+def read_prompt_file(file: Path) -> str:
     """Raises `HartError` for what is no UTF-8 text."""
     try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise HartError(f"{file}: is no UTF-8 text: give the file as it is published") from None
+        return read_text(file)
+    except FileError as error:
+        raise HartError(f"{error}: give the file as it is published") from None

@@ -14,7 +14,7 @@ from typing import Any
 
 from hart.evaluation.drawing import DrawnPictures
 from hart.evaluation.report import Progress
-from hart.files import atomic_write
+from hart.files import atomic_write, open_regular
 
 VERDICTS_FILE = "verdicts.jsonl"
 
@@ -30,15 +30,17 @@ def kept_verdicts(
     judge: Callable[[Sequence[int]], Sequence[Verdict]],
     batch_size: int,
     progress: Progress,
+    is_whole: Callable[[Verdict], bool] = lambda verdict: True,
 ) -> list[Verdict]:
     """A verdict on every picture, in their order; those that `file` has are not made again.
 
     asked: what each picture should show. judge_facts: all that decides a verdict beside the picture and what was asked.
-    judge: verdicts on pictures by number. `file` ends with a line for each picture, in their order.
+    judge: verdicts on pictures by number. is_whole: whether a kept verdict has what is read of it; others are made
+    again. `file` ends with a line for each picture, in their order.
     """
     base = json.dumps(judge_facts, sort_keys=True)
     keys = [_digest(base, json.dumps(asked[i], sort_keys=True), drawn.path(i).read_bytes()) for i in range(len(drawn))]
-    known = {str(line["key"]): line for line in _read(file)}
+    known = {str(line["key"]): line for line in _read(file) if is_whole(line)}
     lines = {i: known[key] for i, key in enumerate(keys) if key in known}
     _write(file, lines)
     missing = [i for i in range(len(drawn)) if i not in lines]
@@ -68,10 +70,12 @@ def _read(file: Path) -> list[Verdict]:
     """Whole lines only: a run that was killed may have left half of one."""
     lines = []
     if file.exists():
-        for text in file.read_text(encoding="utf-8", errors="replace").split("\n"):
+        with open_regular(file) as stream:
+            texts = stream.readlines()
+        for text in texts:
             try:
                 line = json.loads(text)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(line, dict) and "key" in line:
                 lines.append(line)
