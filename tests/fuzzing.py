@@ -30,7 +30,7 @@ from mutations import damage_file
 from victims import SEARCHED, VICTIMS, run
 
 LONGEST = 60
-"""Seconds after which a command is taken to hang. Sound ones need below one; a busy machine makes them slow."""
+"""Seconds after which a command is taken to hang. Sound ones need below one."""
 MEMORY = 12 * 2**30
 """Bytes of address space of the process."""
 
@@ -51,12 +51,12 @@ class Hang(BaseException):
 
 
 @contextmanager
-def _limited(seconds: int) -> Iterator[None]:
+def _limited(seconds: int | None) -> Iterator[None]:
     def stop(*_: object) -> None:
         raise Hang
 
     signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    signal.alarm(seconds or 0)
     try:
         yield
     finally:
@@ -64,10 +64,11 @@ def _limited(seconds: int) -> Iterator[None]:
 
 
 class Fuzzer:
-    """Makes the victims once, in `folder`."""
+    """Makes the victims once, in `folder`. longest: seconds after which a command is taken to hang; None waits."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, longest: int | None = None) -> None:
         self.folder = folder
+        self._longest = longest
         self.model = save_tiny_text_model(folder / "sound-model")
         self._made: dict[str, Path] = {}
 
@@ -84,7 +85,7 @@ class Fuzzer:
             what.append(f"{path.relative_to(copy)}: {damage_file(path, rng)}")
         command = rng.choice(kind.commands)
         arguments = [word.replace("{}", str(copy)).replace("{model}", str(self.model)) for word in command.split()]
-        fault, refused = _faults(arguments, copy)
+        fault, refused = _faults(arguments, copy, self._longest)
         return Trial(f"{victim}:{number}", "; ".join(what), command, fault, refused)
 
     def _sound(self, victim: str) -> Path:
@@ -96,10 +97,10 @@ class Fuzzer:
         return self._made[victim]
 
 
-def _faults(arguments: list[str], copy: Path) -> tuple[str, str]:
+def _faults(arguments: list[str], copy: Path, longest: int | None) -> tuple[str, str]:
     """What is wrong with the way a command takes its input; and the line with which it refuses it."""
     try:
-        with _limited(LONGEST):
+        with _limited(longest):
             result = run(arguments)
     except Hang:
         return "hang", ""
@@ -136,7 +137,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        fuzzer = Fuzzer(Path(folder))
+        fuzzer = Fuzzer(Path(folder), LONGEST)
         if given.only:
             victim, number = given.only.split(":")
             print(fuzzer.trial(victim, int(number)))  # noqa: T201

@@ -203,6 +203,6 @@ VICTIMS: dict[str, Victim] = {
         (
             "evaluate imagenet --samples {}/samples.npz --reference {}/reference.npz --features efficientnet-lite0 "
             "--out {}/out --limit 12",
-        ),  # fmt: skip
+        ),
     ),
 }
