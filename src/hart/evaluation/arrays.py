@@ -30,7 +30,7 @@ class ArrayError(HartError):
     """Why there is no array of the form that is asked for; does not name the file."""
 
 
-def read_header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], np.dtype]:  # type: ignore[type-arg]
+def read_header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type of an array in rows, in a file of `size` bytes, which then stands at the first value.
 
     Raises `ArrayError`, also where the file is not as long as that takes.

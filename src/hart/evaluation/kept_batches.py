@@ -48,7 +48,5 @@ class KeptBatches:
             self._shapes = shapes
         rows = all(len(value) == len(pixels) for value in values.values() if value.dim())
         if shapes != self._shapes or not rows or any(bool(value.isnan().any()) for value in values.values()):
-            raise HartError(
-                f"{file}: holds other figures than those of a batch: delete it, and they are measured again"
-            )
+            raise HartError(f"{file}: holds no figures of these pictures: delete it, and they are measured again")
         return values
