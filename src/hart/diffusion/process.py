@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,6 +81,10 @@ class DiffusionProcess:
             name: torch.as_tensor(values, dtype=torch.float32, device="cpu") for name, values in constants.items()
         }
         self._moved: dict[torch.device, DiffusionProcess] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles go to any machine: what lies on a device is left out."""
+        return self.__dict__ | {"_moved": {}}
 
     def __len__(self) -> int:
         return len(self.timesteps)
