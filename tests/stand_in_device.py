@@ -26,9 +26,8 @@ READS = frozenset(
 
 
 class Traffic(TorchDispatchMode):
-    """waits: how often the host read a number of the device, or tensors.
-
-    sent: numbers copied to the device.
+    """waits: how often the host stops until the device is ready: to read from it, or to copy to it without
+    `non_blocking`. sent: numbers copied to the device.
     """
 
     def __init__(self) -> None:
@@ -45,15 +44,19 @@ class Traffic(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Sequence[Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        kwargs = kwargs or {}
         if func in READS:
             return self.read(args[0])
-        result = func(*args, **(kwargs or {}))
+        result = func(*args, **kwargs)
         before, after = _tensors((args, kwargs)), _tensors(result)
         places = {tensor.device for tensor in before}
-        if len(places) == 1:
-            moved = [tensor for tensor in after if tensor.device not in places]
-            self.waits += any(tensor.device != DEVICE for tensor in moved)
-            self.sent += sum(tensor.numel() for tensor in moved if tensor.device == DEVICE)
+        moved = [tensor for tensor in after if tensor.device not in places] if before else []
+        sent = [tensor.numel() for tensor in moved if tensor.device == DEVICE]
+        # indices on the CPU of a tensor on the device
+        sent += [tensor.numel() for tensor in before if len(places) > 1 and tensor.device != DEVICE and tensor.dim()]
+        self.sent += sum(sent)
+        self.waits += any(tensor.device != DEVICE for tensor in moved)
+        self.waits += bool(sent) and not _argument(func, args, kwargs, "non_blocking")
         return result
 
 
@@ -72,6 +75,14 @@ def stand_in() -> Iterator[Traffic]:
 
 def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _argument(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
+    """What a call of an operator gives for one of its arguments; None where it has no such."""
+    for place, argument in enumerate(func._schema.arguments):
+        if argument.name == name:
+            return kwargs.get(name, args[place] if place < len(args) else argument.default_value)
+    return None
 
 
 def _replace(self: nn.Module, move: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:

@@ -119,9 +119,10 @@ def test_a_set_kept_on_the_device_trains_as_one_that_is_not(encoded: Path, monke
         losses.append(task.loss("model", task.batch(WHOLE))[0])
         assert len(task.tokens.first(3).captions or ()) == 3
     torch.testing.assert_close(*losses)
+    given = base.replace(data=str(encoded / "codes"), reading=ReadingConfig(on_device=True))
+    codes = opened(given, "caption")
     with pytest.raises(HartError, match=r"reading\.on_device keeps pictures that are held in memory, but: encoded set"):
-        given = base.replace(data=str(encoded / "codes"), reading=ReadingConfig(on_device=True))
-        TransformerTask(given, opened(given, "caption"))
+        TransformerTask(given, codes)
 
 
 def test_what_cannot_be_done_with_a_set_is_refused(encoded: Path, shards: Path) -> None:

@@ -56,7 +56,7 @@ class CaptionedImages:
 
     def images(self, rows: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 of rows (B,) int64, where the pixels are."""
-        return self.pixels[rows.to(self.pixels.device)]
+        return self.pixels[rows.to(self.pixels.device, non_blocking=True)]
 
     def captions(self, index: int) -> tuple[str, ...]:
         return self.texts[index]

@@ -77,7 +77,9 @@ class TextConditioner:
             raise HartError("pictures without captions cannot train a text-conditional model: give captions")
         if self._features is None or not self._rows.keys() >= set(captions):
             return self.encoder.encode(captions)
-        rows = torch.tensor([self._rows[caption] for caption in captions]).to(self._features.mask.device)
+        rows = torch.tensor([self._rows[caption] for caption in captions]).to(
+            self._features.mask.device, non_blocking=True
+        )
         return TextContext(self._features.embeddings[rows], self._features.mask[rows])
 
     def remember(self, captions: Iterable[str]) -> None:
@@ -111,7 +113,7 @@ class ClassConditioner:
                 f"a picture has the class {largest}, but transformer.classes.num_classes is {self.num_classes}: "
                 f"set it to at least {largest + 1}"
             )
-        return ClassContext(classes.to(self.device), self.num_classes)
+        return ClassContext(classes.to(self.device, non_blocking=True), self.num_classes)
 
     def remember(self, captions: Iterable[str]) -> None: ...
 
@@ -171,10 +173,12 @@ def _is_language_model(folder: Path) -> bool:
 def drop_condition(context: Context, dropped: Tensor) -> Context:
     """Replace the contexts where `dropped` (B,) by the null context; the given one is left as it is."""
     if isinstance(context, ClassContext):
-        labels = torch.where(dropped.to(context.labels.device), context.null().labels, context.labels)
+        labels = torch.where(
+            dropped.to(context.labels.device, non_blocking=True), context.null().labels, context.labels
+        )
         return ClassContext(labels, context.num_classes)
     null = context.null()
-    chosen = dropped.to(context.mask.device).unsqueeze(1)
+    chosen = dropped.to(context.mask.device, non_blocking=True).unsqueeze(1)
     return TextContext(
         torch.where(chosen.unsqueeze(2), null.embeddings, context.embeddings),
         torch.where(chosen, null.mask, context.mask),

@@ -160,7 +160,7 @@ class TransformerTask(TransformerStage):
         cells = None
         if self.recipe.drop_last_scale:
             cells = share.mine(draw_last_cells(share.batch_size, tokens, share.generator("last scale"), CPU))
-            cells, tokens = cells.to(self.device), cells.shape[1]
+            cells, tokens = cells.to(self.device, non_blocking=True), cells.shape[1]
         draws = None
         if self.module.residual is not None:
             generator = share.generator("diffusion", self.device)

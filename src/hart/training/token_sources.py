@@ -288,7 +288,7 @@ def encode_all(
 
 def select(maps: TokenMaps, rows: Tensor, device: torch.device) -> TokenMaps:
     """Rows of token maps on a device."""
-    rows = rows.to(maps.teacher_forcing_input.device)
+    rows = rows.to(maps.teacher_forcing_input.device, non_blocking=True)
     return TokenMaps(
         tuple(index[rows].to(device) for index in maps.indices),
         maps.teacher_forcing_input[rows].to(device),
