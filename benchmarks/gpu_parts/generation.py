@@ -181,10 +181,10 @@ def part_bytes(timer: PictureTimer, batch: int) -> dict[str, int]:
     for name, tokens in zip(step_names(timer.cost), (0, *counts[1:]), strict=True):
         seen += tokens
         moved[name] = weights + rows * seen * token
-    steps = pipe.config.sampling.diffusion_steps or (
-        pipe.config.diffusion.sampling_steps if pipe.config.diffusion else 0
-    )
-    moved["residual diffusion"] = steps * _bytes(residual) if residual is not None else 0
+    moved["residual diffusion"] = 0
+    if residual is not None:
+        steps = pipe.config.sampling.diffusion_steps or residual.config.sampling_steps
+        moved["residual diffusion"] = steps * _bytes(residual)
     moved["decoder"] = _bytes(pipe.tokenizer.decoder, pipe.tokenizer.post_quant_conv)
     return moved | {"rest": 0}
 
