@@ -25,6 +25,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -140,6 +141,8 @@ class Run:
                 line = messages.get(timeout=max(min(limit, end) - time.monotonic(), 0.01))
             except queue.Empty:
                 _kill(process)
+                while messages.get() is not None:  # to the end of its output
+                    pass
                 if begun:
                     part.rows[begun] = {"error": "stopped: its time was over"}
                 return None
@@ -165,8 +168,9 @@ def _lines_of(stream: BinaryIO | Any) -> queue.Queue[bytes | None]:
     lines: queue.Queue[bytes | None] = queue.Queue()
 
     def read() -> None:
-        for line in stream:
-            lines.put(line)
+        with stream:
+            for line in stream:
+                lines.put(line)
         lines.put(None)
 
     threading.Thread(target=read, daemon=True).start()
@@ -175,10 +179,8 @@ def _lines_of(stream: BinaryIO | Any) -> queue.Queue[bytes | None]:
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """With everything that it started."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
     process.wait()
 
 

@@ -7,8 +7,8 @@
 `pack` runs where the set is: it makes few small files of a set of captioned pictures or of a folder of vector files.
 `train` runs on a bare machine: torch, numpy, pillow, safetensors, tokenizers, accelerate and the pack. It trains with
 the recipes in `recipes/emoji`, the tokenizer first, everything on the device, and writes averaged weights in files
-below 16 MiB, the logs and sample pictures, anew every minute. WORK holds checkpoints: the same command goes on from there.
-`--from OUT` starts from what another run wrote. `join` makes a model's folder of OUT.
+below 16 MiB, the logs and sample pictures, anew every minute. WORK holds checkpoints: the same command goes on from
+there. `--from OUT` starts from what another run wrote. `join` makes a model's folder of OUT.
 """
 
 from __future__ import annotations
