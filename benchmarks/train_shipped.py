@@ -51,7 +51,8 @@ def train(parsed: argparse.Namespace) -> None:
         write_report(parsed, record)
         sys.stdout.write(f"{stage}: {outcome}\n")
         if not (parsed.work / stage / "model").exists():
-            raise SystemExit(f"{stage}: no model was written: see {parsed.work / 'log'}")
+            said = "\n".join(record["log"])
+            raise SystemExit(f"{said}\n{stage}: no model was written")
 
 
 def give_tokenizer(source: Path, folder: Path) -> None:
@@ -91,7 +92,7 @@ def run_process(parsed: argparse.Namespace, stage: str, deadline: float, compile
     command += ["--from", str(parsed.start_from)] if parsed.start_from is not None else []
     started = parsed.work / stage / "started"
     with (parsed.work / "log").open("ab") as log:
-        process = subprocess.Popen([*command, "--", *overrides], stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen([*command, "--set", *overrides], stdout=log, stderr=log, start_new_session=True)
         begun = time.time()
         while process.poll() is None:
             time.sleep(0.2)
@@ -178,7 +179,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         command.add_argument("--no-perceptual", dest="perceptual", action="store_false", help="leave that loss out")
         command.add_argument("--from", dest="start_from", type=Path, help="what another run wrote to its OUT")
     one_stage.add_argument("--deadline", type=float, required=True)
-    one_stage.add_argument("overrides", nargs="*")
+    one_stage.add_argument("--set", dest="overrides", nargs="*", default=[])
     one_stage.set_defaults(run=stage)
     training.add_argument("--minutes", type=float, required=True, help="of both stages together, all included")
     training.add_argument("--tokenizer-share", type=float, default=0.4, help="of the time; 0 keeps that of --from")
