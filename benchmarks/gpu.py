@@ -37,6 +37,7 @@ from gpu_parts.machine import clocks, machine
 from gpu_parts.report import markdown
 
 from hart.devices import resolve_device
+from hart.errors import HartError
 from hart.files import atomic_write
 
 SHARES = {"correctness": 0.25, "generation": 0.45, "training": 0.3}
@@ -213,7 +214,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=5.0, help="of all parts together")
     parser.add_argument("--out", type=Path, help="folder of gpu.json, gpu.md and gpu.log")
     parser.add_argument("--parts", nargs="+", choices=SHARES, default=list(SHARES))
-    parser.add_argument("--device", help="cuda or cpu; by default CUDA where there is one")
+    parser.add_argument("--device", default="cuda", help="cuda, or cpu to try the program")
     parser.add_argument("--tiny", action="store_true", help="tiny models in the 0.7B model's place; always on a CPU")
     parser.add_argument("--commit", default="", help="what is running, for a copy that has no git")
     parser.add_argument("--part", choices=SHARES, help=argparse.SUPPRESS)
@@ -231,7 +232,10 @@ def main(arguments: list[str] | None = None) -> None:
     if parsed.part is not None:
         run_part(parsed, report_stream())
         return
-    run = Run(parsed)
+    try:
+        run = Run(parsed)
+    except HartError as error:
+        raise SystemExit(f"{error}: --device cpu tries the program with tiny models") from None
     run.run()
     sys.stdout.write(f"{summary(run.parts)}\n{run.out / 'gpu.md'}\n")
 

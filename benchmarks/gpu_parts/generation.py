@@ -57,9 +57,8 @@ def run(cells: Cells, *, tiny: bool) -> None:
         return timers[size]
 
     plan: list[tuple[str, int, int]] = [("time", size, 1) for size in SIZES]
-    plan += [("profile", SIZES[0], 1)]
+    plan += [("profile", size, 1) for size in (SIZES[0], SIZES[-1])]
     plan += [("time", size, batch) for batch in BATCHES[1:] for size in SIZES]
-    plan += [("profile", SIZES[-1], 1)]
     for place, (what, size, batch) in enumerate(plan):
         # what a measurement leaves goes to those after it
         budget = max(cells.left / (len(plan) - place), 5.0)
