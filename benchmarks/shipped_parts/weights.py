@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from hart.checkpoint.loading import resolve_model, save_model
@@ -46,7 +46,7 @@ def export(out: Path, writing: str, config: Mapping[str, Any], **modules: nn.Mod
     names = [f"weights-{i}-of-{len(parts)}.safetensors" for i in range(1, len(parts) + 1)]
     out.mkdir(parents=True, exist_ok=True)
     for name, part in zip(names, parts, strict=True):
-        save_file(part, out / f"{name}.partial", metadata={"writing": writing})
+        (out / f"{name}.partial").write_bytes(save(part, metadata={"writing": writing}))
     text = json.dumps({"writing": writing, **config}, indent=1)
     before = [path for path in out.iterdir() if NAME.fullmatch(path.name) and path.name not in names]
     for name in names:
