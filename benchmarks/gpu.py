@@ -122,9 +122,7 @@ class Run:
             log.write(f"--- {name}\n".encode())
             log.flush()
             log_start = log.tell()
-            process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=log, env=environment, start_new_session=True
-            )
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment, process_group=0)
             assert process.stdout is not None
             messages = _lines_of(process.stdout)
             status = self._follow(process, messages, part, end)
