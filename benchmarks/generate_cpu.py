@@ -19,133 +19,26 @@ import platform
 import statistics
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import nn
+from timing import SEED, PictureTimer, host_clock, model_products, product_rate
 
 from hart.checkpoint.loading import load_config, load_model, resolve_model
-from hart.cost import ModelCost, model_cost
 from hart.devices import DTYPES, dtype_name
 from hart.pipeline import HartPipeline
 from hart.presets import PRESETS
 from hart.text_encoder.random_features import RandomTextFeatures
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
-SEED = 0
 
 
-@dataclass
-class Stopwatch:
-    """Seconds spent in modules, by name, a list entry a call; several modules may share a name."""
-
-    clock: Callable[[], float]
-    calls: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-
-    @contextmanager
-    def watching(self, spans: dict[str, tuple[nn.Module, nn.Module]]) -> Iterator[None]:
-        """Time from entering the first module of each pair to leaving the second."""
-        handles = []
-        for name, (first, last) in spans.items():
-            handles.append(first.register_forward_pre_hook(lambda *_, name=name: self._enter(name)))
-            handles.append(last.register_forward_hook(lambda *_, name=name: self._leave(name)))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _enter(self, name: str) -> None:
-        self.calls[name].append(-self.clock())
-
-    def _leave(self, name: str) -> None:
-        self.calls[name][-1] += self.clock()
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One timed picture: seconds in all and of each part."""
-
-    seconds: float
-    parts: dict[str, float]
-
-
-class Benchmark:
-    """A pipeline that draws one picture again and again."""
-
-    def __init__(self, pipe: HartPipeline, clock: Callable[[], float]) -> None:
-        self.pipe, self.clock = pipe, clock
-        self.cost = model_cost(pipe.config)
-        self.prompt: str | int = "a picture" if pipe.num_classes is None else 0
-
-    def draw(self) -> Picture:
-        """Draw the picture of `SEED`, from text features to pixels."""
-        transformer, residual = self.pipe.hart.transformer, self.pipe.hart.residual
-        spans: dict[str, tuple[nn.Module, nn.Module]] = {
-            "blocks": (transformer.blocks[0], transformer.blocks[-1]),
-            "head": (transformer.head, transformer.head),
-            "decoder": (self.pipe.tokenizer.decoder, self.pipe.tokenizer.decoder),
-        }
-        if residual is not None:
-            spans["residual diffusion"] = (residual.denoiser, residual.denoiser)
-        watch = Stopwatch(self.clock)
-        with watch.watching(spans):
-            start = self.clock()
-            self.pipe(self.prompt, seed=SEED)
-            seconds = self.clock() - start
-        return Picture(seconds, self._by_part(watch, seconds))
-
-    def _by_part(self, watch: Stopwatch, seconds: float) -> dict[str, float]:
-        """Seconds by the names of `part_flops`; "rest" is what is left: sampling, codes, embeddings, PIL."""
-        calls = watch.calls
-        scales = len(self.cost.scale_tokens)
-        # the context is one call, or one for the texts and one for the null context
-        context = len(calls["blocks"]) - len(calls["head"]) + 1
-        blocks = [sum(calls["blocks"][:context]), *calls["blocks"][context:]]
-        steps = [block + head for block, head in zip(blocks, calls["head"], strict=True)]
-        parts = dict(zip(step_names(self.cost), [*steps[: scales - 1], sum(steps[scales - 1 :])], strict=True))
-        for name in ("residual diffusion", "decoder"):
-            parts[name] = sum(calls[name])
-        return parts | {"rest": seconds - sum(parts.values())}
-
-    def part_flops(self) -> dict[str, int]:
-        """Counted FLOPs by the names of a picture's parts."""
-        macs = dict(zip(step_names(self.cost), self.cost.step_macs, strict=True))
-        macs |= {"residual diffusion": self.cost.macs["residual diffusion"], "decoder": self.cost.macs["decoder"]}
-        return {name: 2 * count for name, count in macs.items()} | {"rest": 2 * self.cost.macs["codes"]}
-
-    def rates(self, squares: Sequence[int]) -> dict[str, float]:
-        """FLOP/s of matrix products: large squares, and this model's layers at its last scale."""
-        sizes = self.pipe.config.transformer
-        rows = 2 * self.cost.scale_tokens[-1]
-        shapes = [(side, side, side) for side in squares]
-        shapes += [(rows, sizes.width, 3 * sizes.width), (rows, sizes.width, sizes.mlp_width)]
-        shapes += [(rows, sizes.mlp_width, sizes.width)]
-        return {"x".join(map(str, shape)): product_rate(*shape, self.pipe.dtype, self.clock) for shape in shapes}
-
-
-def step_names(cost: ModelCost) -> list[str]:
-    """Names of the transformer's steps: the context, then the scales from the second on."""
-    return ["context", *(f"scale {k} ({n} tokens)" for k, n in enumerate(cost.scale_tokens[1:], start=2))]
-
-
-@torch.inference_mode()
-def product_rate(rows: int, inputs: int, outputs: int, dtype: torch.dtype, clock: Callable[[], float]) -> float:
-    """Best FLOP/s of a linear layer (rows, inputs) -> (rows, outputs) in about a second."""
-    x, weight = torch.ones(rows, inputs, dtype=dtype), torch.ones(outputs, inputs, dtype=dtype)
-    F.linear(x, weight)
-    times: list[float] = []
-    while not times or (sum(times) < 0.5 and len(times) < 20):
-        start = clock()
-        F.linear(x, weight)
-        times.append(max(clock() - start, 1e-9))
-    return 2 * rows * inputs * outputs / min(times)
+def rates(timer: PictureTimer, squares: Sequence[int]) -> dict[str, float]:
+    """FLOP/s of matrix products: large squares, and this model's layers at its last scale."""
+    shapes = [*((side, side, side) for side in squares), *model_products(timer)]
+    return {"x".join(map(str, shape)): product_rate(*shape, timer.pipe.dtype, timer.clock) for shape in shapes}
 
 
 def machine() -> dict[str, Any]:
@@ -186,14 +79,14 @@ def load(arguments: argparse.Namespace) -> HartPipeline:
     )
 
 
-def measure(benchmark: Benchmark, repeats: int, squares: Sequence[int]) -> dict[str, Any]:
+def measure(benchmark: PictureTimer, repeats: int, squares: Sequence[int]) -> dict[str, Any]:
     """Draw `repeats` pictures with the rates measured before, between and after them. Warm up before it."""
     environment = machine()
-    rates, pictures = [benchmark.rates(squares)], []
+    found, pictures = [rates(benchmark, squares)], []
     for _ in range(repeats):
         pictures.append(benchmark.draw())
-        rates.append(benchmark.rates(squares))
-    fastest = {shape: max(rate[shape] for rate in rates) for shape in rates[0]}
+        found.append(rates(benchmark, squares))
+    fastest = {shape: max(rate[shape] for rate in found) for shape in found[0]}
     rate = max(fastest.values())
     best = min(pictures, key=lambda picture: picture.seconds)
     floor = benchmark.cost.total_flops / rate
@@ -279,7 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
         "weights": "random" if parsed.random_weights else "loaded",
         "clock": parsed.clock,
     }
-    benchmark = Benchmark(load(parsed), CLOCKS[parsed.clock])
+    benchmark = PictureTimer(load(parsed), host_clock(CLOCKS[parsed.clock]))
     benchmark.draw()
     result = named | measure(benchmark, parsed.repeats, parsed.squares)
     sys.stdout.write(report(result) + "\n")

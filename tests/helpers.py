@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from hart.checkpoint.loading import build
@@ -30,9 +29,6 @@ CHANNELS = 4
 CODES = 24
 TEXT_TOKENS, TEXT_WIDTH = 5, 12
 CLASSES = 6
-
-# Scale schedules of latents up to 7 x 7.
-schedules = st.sets(st.integers(2, 7), min_size=1, max_size=4).map(lambda sides: (1, *sorted(sides)))
 
 
 def tiny_tokenizer_config() -> TokenizerConfig:

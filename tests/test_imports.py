@@ -37,7 +37,7 @@ ALLOWED: dict[str, str] = {
     "lora": "checkpoint config errors files model transformer",
     "random_weights": "checkpoint config model tokenizer",
     "cost": "checkpoint config generation layers",
-    "verification": "checkpoint config diffusion generation types",
+    "verification": "checkpoint config devices diffusion generation types",
     "picture_metadata": "config errors files images",
     "pipeline": "checkpoint config data devices errors generation lora model random_weights scales text_encoder "
     "tokenizer types",

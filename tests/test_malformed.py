@@ -1,4 +1,4 @@
-"""Malformed input of every kind is used or refused in one line; see `fuzzing.py`, which runs for as long as one likes."""
+"""Malformed input of every kind is used or refused in one line; `fuzzing.py` runs for as long as one likes."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hart.scales import ScaleSchedule
-from helpers import schedules
+from strategies import schedules
 
 
 @given(schedules)

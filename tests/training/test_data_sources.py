@@ -106,6 +106,25 @@ def test_memory_and_loader_show_the_same_pictures(encoded: Path) -> None:
     assert torch.equal(loaded.first(3), memory.first(3))
 
 
+def test_a_set_kept_on_the_device_trains_as_one_that_is_not(encoded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its captions are encoded once."""
+    losses = []
+    for on_device in (False, True):
+        base = tiny_transformer_recipe(recipe(data=str(encoded / "pictures")), encoded / "model")
+        given = base.replace(views=2, reading=ReadingConfig(on_device=on_device))
+        task = TransformerTask(given, opened(given, "caption"))
+        task.prepare()
+        if on_device:
+            monkeypatch.setattr(task.conditioner.encoder, "blocks", None)
+        losses.append(task.loss("model", task.batch(WHOLE))[0])
+        assert len(task.tokens.first(3).captions or ()) == 3
+    torch.testing.assert_close(*losses)
+    given = base.replace(data=str(encoded / "codes"), reading=ReadingConfig(on_device=True))
+    codes = opened(given, "caption")
+    with pytest.raises(HartError, match=r"reading\.on_device keeps pictures that are held in memory, but: encoded set"):
+        TransformerTask(given, codes)
+
+
 def test_what_cannot_be_done_with_a_set_is_refused(encoded: Path, shards: Path) -> None:
     with pytest.raises(HartError, match="holds codes and no pictures"):
         image_source(opened(tokenizer_recipe(encoded / "codes")), 0)

@@ -7,6 +7,7 @@ by `hart.data.loader`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ STREAM_ROOM = 1024
 class CaptionedImages:
     """Pictures with captions, by number.
 
-    pixels: (N, 3, H, W) uint8, RGB, 0 to 255. texts: the captions of each picture, possibly none.
+    pixels: (N, 3, H, W) uint8, RGB, 0 to 255, on any device. texts: the captions of each picture, possibly none.
     weights: (N,) float32, how often a picture is drawn relative to others; 1 where the source does not say.
     records: what a `.json` beside the picture holds (concept, style and so on), else empty.
     damaged: what could not be read. labels: (N,) int64, the class of each, -1 for none; None where no picture has one.
@@ -46,9 +47,17 @@ class CaptionedImages:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def to(self, device: torch.device) -> CaptionedImages:
+        """The same pictures with their pixels on `device`."""
+        return dataclasses.replace(self, pixels=self.pixels.to(device))
+
     def image(self, index: int) -> Tensor:
         """(3, H, W) uint8."""
         return self.pixels[index]
+
+    def images(self, rows: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 of rows (B,) int64, where the pixels are."""
+        return self.pixels[rows.to(self.pixels.device, non_blocking=True)]
 
     def captions(self, index: int) -> tuple[str, ...]:
         return self.texts[index]
@@ -137,7 +146,7 @@ class SampleOrder:
         edges = weights.double().cumsum(0)
         # Divided by the last edge itself, so that the line ends at exactly N whatever the rounding.
         self._edges = edges / edges[-1] * len(weights)
-        self._seed = seed
+        self.seed = seed
         self._round = -1
         self._rows = torch.empty(0, dtype=torch.int64)
 
@@ -160,7 +169,7 @@ class SampleOrder:
         if number != self._round:
             count = len(self._edges)
             # no more bits than a generator takes, whatever the seed
-            generator = torch.Generator().manual_seed((self._seed * 1_000_003 + number) % 2**63)
+            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + number) % 2**63)
             start = torch.rand((), generator=generator, dtype=torch.float64)
             place = torch.randperm(count, generator=generator)
             self._round, self._rows = number, torch.searchsorted(self._edges, place + start, right=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,16 +80,26 @@ class DiffusionProcess:
         self._constants = {
             name: torch.as_tensor(values, dtype=torch.float32, device="cpu") for name, values in constants.items()
         }
+        self._moved: dict[torch.device, DiffusionProcess] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles go to any machine: what lies on a device is left out."""
+        return self.__dict__ | {"_moved": {}}
 
     def __len__(self) -> int:
         return len(self.timesteps)
 
     def to(self, device: torch.device) -> DiffusionProcess:
-        """This process with its constants on `device`; this one stays as it is."""
-        moved = copy.copy(self)
-        moved.timesteps = self.timesteps.to(device)
-        moved._constants = {name: values.to(device) for name, values in self._constants.items()}
-        return moved
+        """This process with its constants on `device`, where they stay for the next call; this one stays as it is."""
+        if device == self.timesteps.device:
+            return self
+        if device not in self._moved:
+            moved = copy.copy(self)
+            with torch.inference_mode(False):  # training may come after drawing
+                moved.timesteps = self.timesteps.to(device)
+                moved._constants = {name: values.to(device) for name, values in self._constants.items()}
+            self._moved[device] = moved
+        return self._moved[device]
 
     def _at(self, name: str, step: Tensor) -> Tensor:
         """The constant `name` at steps (N,) as (N, 1) float32."""

@@ -52,7 +52,7 @@ class GeneratorDraws:
         self.device = device
 
     def _stack(self, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
-        return torch.stack([draw(generator) for generator in self.generators]).to(self.device)
+        return torch.stack([draw(generator) for generator in self.generators]).to(self.device, non_blocking=True)
 
     def _uniform(self, *shape: int) -> Tensor:
         return self._stack(lambda g: torch.rand(shape, generator=g, device=g.device))

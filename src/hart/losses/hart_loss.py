@@ -111,13 +111,14 @@ def hart_loss(
     assert draws is not None
     with torch.no_grad():
         last_logits = filtered(logits[:, -output.segments[-1] :], SAMPLED_TOP_K, SAMPLED_TOP_P)
-        codes = sample(last_logits, draws.codes.to(last.device))
+        codes = sample(last_logits, draws.codes.to(last.device, non_blocking=True))
         embeddings = codebook(codes)
         continuous = maps.last_scale_continuous
         if last_cells is not None:
             continuous = gather_tokens(continuous, last_cells)
         target = continuous - embeddings
-    timesteps, noise = draws.timesteps.to(target.device), draws.noise.to(target.device)
+    timesteps = draws.timesteps.to(target.device, non_blocking=True)
+    noise = draws.noise.to(target.device, non_blocking=True)
 
     def repeated(x: Tensor) -> Tensor:
         """(B, M, ...) as (B R M, ...)"""

@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hart.checkpoint.loading import read_pickle
-from hart.checkpoint.storage import read_safetensors
+from hart.checkpoint.storage import load_module, read_safetensors
 from hart.errors import HartError
 from hart.losses.config import PerceptualKind
-from hart.losses.efficientnet import PIXEL_MEAN, PIXEL_SCALE, load_efficientnet_lite0
+from hart.losses.efficientnet import PIXEL_MEAN, PIXEL_SCALE, load_efficientnet_lite0, random_efficientnet_lite0
 
 # From [-1, 1] to the normalisation of EfficientNet-Lite0.
 INPUT_SCALE, INPUT_SHIFT = 127.5 / PIXEL_SCALE, (127.5 - PIXEL_MEAN) / PIXEL_SCALE
@@ -41,14 +41,16 @@ LPIPS_EPS = 1e-10
 def perceptual_loss(kind: PerceptualKind, files: Sequence[str | Path] = ()) -> nn.Module:
     """The perceptual loss called `kind`: a frozen module (image, target) -> scalar.
 
-    files: for `lpips` the weights, in any order, see `Lpips.from_files`; none for `efficientnet_lite0`.
-    Raises `HartError` where they are missing, given to the wrong kind, or do not fit.
+    files: for `lpips` the weights, in any order, see `Lpips.from_files`; for `efficientnet_lite0` none, or one in place
+        of its package of weights. Raises `HartError` where they are missing, too many, or do not fit.
     """
     if kind == "lpips":
         return Lpips.from_files([Path(file) for file in files])
-    if files:
-        raise HartError(f"the perceptual loss {kind!r} takes no weight files: leave them out, or choose 'lpips'")
-    return EfficientNetLitePerceptualLoss()
+    if len(files) > 1:
+        raise HartError(
+            f"the perceptual loss {kind!r} takes one weight file or none: leave them out, or choose 'lpips'"
+        )
+    return EfficientNetLitePerceptualLoss(Path(files[0]) if files else None)
 
 
 class Lpips(nn.Module):
@@ -148,14 +150,17 @@ def _lpips_state(module: Lpips, tensors: Mapping[str, Tensor], source: str) -> d
 class EfficientNetLitePerceptualLoss(nn.Module):
     """Mean squared difference of channel-normalised features, averaged over four resolutions.
 
-    Raises `HartError` when its two packages are not installed.
+    Raises `HartError` when its two packages are not installed, of which a file takes the place of the second.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, file: Path | None = None) -> None:
+        """file: the state of such a module, of a machine that has the packages."""
         super().__init__()
-        network = load_efficientnet_lite0()
+        network = load_efficientnet_lite0() if file is None else random_efficientnet_lite0()
         self.stem = nn.Sequential(network._conv_stem, network._bn0, network._swish)
         self.blocks = nn.ModuleList(network._blocks[: FEATURE_BLOCKS[-1] + 1])
+        if file is not None:
+            load_module(file, self)
         self.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> EfficientNetLitePerceptualLoss:

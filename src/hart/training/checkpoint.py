@@ -28,7 +28,7 @@ RECIPE_FILE = "recipe.json"
 FOLDER = "checkpoints"
 MODEL_FOLDER = "model"
 # What may change between two sittings of one run: it decides how long and where, not what is computed.
-HARMLESS = frozenset({"reading.workers", "reading.max_damaged"}) | frozenset(
+HARMLESS = frozenset({"reading.workers", "reading.max_damaged", "reading.on_device"}) | frozenset(
     f"trainer.{name}"
     for name in (
         "steps",

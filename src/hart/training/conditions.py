@@ -5,7 +5,7 @@ Shapes: B pictures.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +22,9 @@ from hart.text_encoder.compact import CompactTextEncoder
 from hart.training.config import TransformerRecipe
 from hart.training.starting import text_encoder_config
 from hart.types import ClassContext, Context, TextContext
+
+REMEMBER_BATCH = 1024
+"""Captions that are encoded together to be remembered."""
 
 
 class Conditioner(Protocol):
@@ -44,6 +47,10 @@ class Conditioner(Protocol):
         """
         ...
 
+    def remember(self, captions: Iterable[str]) -> None:
+        """Encode captions once and keep their features on the device, for all steps to come."""
+        ...
+
     def save(self, folder: Path) -> None:
         """Write beside a model what it needs of this."""
         ...
@@ -54,6 +61,8 @@ class TextConditioner:
 
     def __init__(self, encoder: TextEncoder) -> None:
         self.encoder = encoder
+        self._rows: dict[str, int] = {}
+        self._features: TextContext | None = None
 
     @property
     def text_encoder_config(self) -> TextEncoderConfig:
@@ -66,7 +75,20 @@ class TextConditioner:
     def context(self, captions: Sequence[str] | None, classes: Tensor | None) -> TextContext:
         if captions is None:
             raise HartError("pictures without captions cannot train a text-conditional model: give captions")
-        return self.encoder.encode(captions)
+        if self._features is None or not self._rows.keys() >= set(captions):
+            return self.encoder.encode(captions)
+        rows = torch.tensor([self._rows[caption] for caption in captions]).to(
+            self._features.mask.device, non_blocking=True
+        )
+        return TextContext(self._features.embeddings[rows], self._features.mask[rows])
+
+    def remember(self, captions: Iterable[str]) -> None:
+        distinct = sorted(set(captions))
+        if self._rows.keys() >= set(distinct):
+            return
+        parts = [distinct[start : start + REMEMBER_BATCH] for start in range(0, len(distinct), REMEMBER_BATCH)]
+        self._features = TextContext.cat(self.encoder.encode(part) for part in parts)
+        self._rows = {caption: row for row, caption in enumerate(distinct)}
 
     def save(self, folder: Path) -> None:
         """Only a compact encoder is stored with its model; others are found by their source."""
@@ -93,7 +115,9 @@ class ClassConditioner:
                 f"a picture has the class {largest}, but transformer.classes.num_classes is {self.num_classes}: "
                 f"set it to at least {largest + 1}"
             )
-        return ClassContext(classes.to(self.device), self.num_classes)
+        return ClassContext(classes.to(self.device, non_blocking=True), self.num_classes)
+
+    def remember(self, captions: Iterable[str]) -> None: ...
 
     def save(self, folder: Path) -> None: ...
 
@@ -150,10 +174,12 @@ def _is_language_model(folder: Path) -> bool:
 def drop_condition(context: Context, dropped: Tensor) -> Context:
     """Replace the contexts where `dropped` (B,) by the null context; the given one is left as it is."""
     if isinstance(context, ClassContext):
-        labels = torch.where(dropped.to(context.labels.device), context.null().labels, context.labels)
+        labels = torch.where(
+            dropped.to(context.labels.device, non_blocking=True), context.null().labels, context.labels
+        )
         return ClassContext(labels, context.num_classes)
     null = context.null()
-    chosen = dropped.to(context.mask.device).unsqueeze(1)
+    chosen = dropped.to(context.mask.device, non_blocking=True).unsqueeze(1)
     return TextContext(
         torch.where(chosen.unsqueeze(2), null.embeddings, context.embeddings),
         torch.where(chosen, null.mask, context.mask),

@@ -138,6 +138,9 @@ class ReadingConfig(Config):
     memory_gb: float = 4.0
     """Sets that can be read at random, at no random crops or flips, are held in memory up to this size (decoded);
     others are read in every step. 0: always read."""
+    on_device: bool = False
+    """Keep a set that is held in memory on the device, with its token maps and the features of its captions (one of 16
+    tokens of width 384 takes 25 kB): no step waits for data. For GPUs that small models would leave idle."""
     workers: int = 0
     """Processes that read ahead, for each process that trains."""
     max_damaged: float = 0.05

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from hart.model import Hart
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.conditions import drop_condition, open_conditioner
 from hart.training.config import TransformerRecipe
-from hart.training.image_sources import TrainingData
+from hart.training.image_sources import MemoryPictures, TrainingData, kept_data
 from hart.training.initialization import initialize
 from hart.training.pictures import picture_row
 from hart.training.randomness import generator_for
@@ -144,7 +145,8 @@ class TransformerTask(TransformerStage):
         # a table is added outside its block, where FSDP2 has it in shards
         self.shardable = recipe.transformer.modulation != "table"
         self.codebook = self.tokenizer.quantizer.codebook
-        self.tokens = token_source(data, recipe, self.tokenizer, self.conditioner.text_weights, device)
+        self.data = kept_data(data, recipe, device)
+        self.tokens = token_source(self.data, recipe, self.tokenizer, self.conditioner.text_weights, device)
 
     @property
     def sources(self) -> dict[str, Origin]:
@@ -161,6 +163,8 @@ class TransformerTask(TransformerStage):
 
     def prepare(self) -> None:
         self.tokens.prepare()
+        if self.recipe.reading.on_device and isinstance(self.data, MemoryPictures):
+            self.conditioner.remember(chain.from_iterable(self.data.pictures.texts))
 
     def batch(self, share: Share) -> TransformerBatch:
         given = self.tokens.batch(share)
@@ -171,10 +175,10 @@ class TransformerTask(TransformerStage):
         cells = None
         if self.recipe.drop_last_scale:
             cells = share.mine(draw_last_cells(share.batch_size, tokens, share.generator("last scale"), CPU))
-            cells, tokens = cells.to(self.device), cells.shape[1]
+            cells, tokens = cells.to(self.device, non_blocking=True), cells.shape[1]
         draws = None
         if self.module.residual is not None:
-            generator = share.generator("diffusion")
+            generator = share.generator("diffusion", self.device)
             draws = draw_diffusion(self.module.residual, share.batch_size, tokens, channels, generator).rows(share.rows)
         return TransformerBatch(context, maps, cells, draws)
 

@@ -58,7 +58,7 @@ class ImageSource(Protocol):
 
 
 class MemoryPictures:
-    """All pictures decoded in memory."""
+    """All pictures decoded in memory, the machine's or the device's."""
 
     def __init__(
         self,
@@ -79,10 +79,10 @@ class MemoryPictures:
         return share.mine(self.order.batch(share.step, share.batch_size))
 
     def images(self, share: Share, device: torch.device) -> Tensor:
-        return self._signed(self.rows(share).tolist()).to(device)
+        return to_signed(self.pictures.images(self.rows(share)).to(device))
 
     def first(self, count: int) -> Tensor:
-        return self._signed(range(min(count, len(self.pictures))))
+        return to_signed(self.pictures.pixels[:count].cpu())
 
     def figures(self, share: Share, engine: Engine, device: torch.device) -> dict[str, float]:
         return {}
@@ -93,15 +93,18 @@ class MemoryPictures:
             return self._source.digest()
         digest = SetDigest("pictures in memory")
         for row in range(len(self.pictures)):
-            digest.add(self.pictures.image(row).numpy().tobytes(), *self.pictures.captions(row))
+            digest.add(self.pictures.image(row).cpu().numpy().tobytes(), *self.pictures.captions(row))
         for numbers in (self.pictures.weights, self.pictures.labels):
-            digest.add(b"" if numbers is None else numbers.numpy().tobytes())
+            digest.add(b"" if numbers is None else numbers.cpu().numpy().tobytes())
         return digest.hexdigest()
 
-    def close(self) -> None: ...
+    def to(self, device: torch.device) -> MemoryPictures:
+        """The same with all pixels on `device`."""
+        return MemoryPictures(
+            self.pictures.to(device), self.order.seed, f"{self.description}, on {device}", self._source
+        )
 
-    def _signed(self, rows: list[int] | range) -> Tensor:
-        return to_signed(torch.stack([self.pictures.image(row) for row in rows]))
+    def close(self) -> None: ...
 
 
 class LoadedPictures:
@@ -231,6 +234,20 @@ def open_training_data(
         shuffle_buffer=reading.shuffle_buffer,
     )
     return LoadedPictures(source, transform, condition, images, why)
+
+
+def kept_data(data: TrainingData | CaptionedImages, recipe: Recipe, device: torch.device) -> TrainingData:
+    """`data` where the recipe wants it kept. Raises `HartError` where `reading.on_device` cannot be had."""
+    if isinstance(data, CaptionedImages):
+        data = MemoryPictures(data, recipe.trainer.seed)
+    if not recipe.reading.on_device:
+        return data
+    if not isinstance(data, MemoryPictures):
+        raise HartError(
+            f"reading.on_device keeps pictures that are held in memory, but: {data.description}: leave it out, or "
+            "raise reading.memory_gb"
+        )
+    return data.to(device)
 
 
 def image_source(data: TrainingData | CaptionedImages, seed: int) -> ImageSource:

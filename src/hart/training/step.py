@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -109,13 +110,14 @@ class Stepper:
                 sums[key] = sums.get(key, 0) + value.detach().float() / len(batches)
         # the same order in all processes
         names = sorted(sums)
-        means = self.processes.mean(torch.stack([sums[key] for key in names])).tolist()
-        figures = dict(zip(names, means, strict=True))
+        means = self.processes.mean(torch.stack([sums[key] for key in names]))
         limit = optimizer.gradient_clip or float("inf")
-        norm = nn.utils.clip_grad_norm_(state.trainable, limit)
-        figures[f"{prefix}gradient_norm"] = float(self.processes.whole(norm))
+        norm = self.processes.whole(nn.utils.clip_grad_norm_(state.trainable, limit)).float()
+        # the one place where a step waits for the device
+        values = torch.cat([means, norm.reshape(1)]).tolist()
+        figures = dict(zip([*names, f"{prefix}gradient_norm"], values, strict=True))
         for key in (f"{prefix}loss", f"{prefix}gradient_norm"):
-            if not torch.isfinite(torch.tensor(figures[key])):
+            if not math.isfinite(figures[key]):
                 raise HartError(
                     f"the {key.replace('_', ' ')} is {figures[key]}: go on with a lower learning rate or gradient_clip"
                 )

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from hart.training.config import OptimizerConfig
 from hart.training.randomness import generator_for
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -64,9 +66,12 @@ class Share:
     batch_size: int
     rows: slice
 
-    def generator(self, purpose: str) -> torch.Generator:
-        """The generator of everything drawn for `purpose` in this step, the same in every process."""
-        return generator_for(self.seed, purpose, self.step)
+    def generator(self, purpose: str, device: torch.device = CPU) -> torch.Generator:
+        """The generator of everything drawn for `purpose` in this step, the same in every process.
+
+        device: where large amounts are needed; see `generator_for`.
+        """
+        return generator_for(self.seed, purpose, self.step, device)
 
     def mine(self, drawn: Tensor) -> Tensor:
         """The rows of this process of a tensor (batch_size, ...)."""

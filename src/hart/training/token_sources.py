@@ -158,7 +158,7 @@ class MemoryTokens:
         """Of these views of these pictures; before `prepare`, of the pictures themselves."""
         if self._maps is not None:
             return select(self._maps, views * len(self.pictures) + rows, self.device)
-        image = to_signed(torch.stack([self.pictures.image(i) for i in rows.tolist()])).to(self.device)
+        image = to_signed(self.pictures.images(rows).to(self.device))
         return self.tokenizer.token_maps(self.tokenizer.encode(image), self.recipe.transformer.schedule)
 
     def _conditions(self, rows: Tensor, share: Share) -> Conditions:
@@ -269,7 +269,7 @@ def encode_all(
     mistakes: float = 0.0,
     seed: int = 0,
 ) -> TokenMaps:
-    """Token maps of every picture of a set, kept on the CPU: the tokenizer runs once, on `device`, not every step.
+    """Token maps of every picture of a set, kept where its pixels are: the tokenizer runs once, on `device`.
 
     views: how many versions of the set follow each other; the first is as it is, the others are `slightly_moved`.
     mistakes: largest share of wrong codes in a picture of those others, see `hart.tokenizer.quantizer.Mistakes`.
@@ -278,14 +278,14 @@ def encode_all(
     for view in range(views):
         generator = generator_for(seed, "views", view)
         for start in range(0, len(data), ENCODE_BATCH):
-            rows = range(start, min(start + ENCODE_BATCH, len(data)))
-            image = to_signed(torch.stack([data.image(i) for i in rows]))
+            image = to_signed(data.pixels[start : start + ENCODE_BATCH].to(device))
+            rows = len(image)
             wrong = None
             if view:
-                image = slightly_moved(image, torch.rand(4, len(rows), generator=generator))
-                wrong = Mistakes(torch.full((len(rows), 1), mistakes), generator) if mistakes else None
-            maps = tokenizer.token_maps(tokenizer.encode(image.to(device)), schedule, wrong)
-            parts.append(select(maps, torch.arange(len(rows), device=device), CPU))
+                image = slightly_moved(image, torch.rand(4, rows, generator=generator))
+                wrong = Mistakes(torch.full((rows, 1), mistakes), generator) if mistakes else None
+            maps = tokenizer.token_maps(tokenizer.encode(image), schedule, wrong)
+            parts.append(select(maps, torch.arange(rows, device=device), data.pixels.device))
     return TokenMaps(
         indices=tuple(torch.cat(maps) for maps in zip(*(part.indices for part in parts), strict=True)),
         teacher_forcing_input=torch.cat([part.teacher_forcing_input for part in parts]),
@@ -295,6 +295,7 @@ def encode_all(
 
 def select(maps: TokenMaps, rows: Tensor, device: torch.device) -> TokenMaps:
     """Rows of token maps on a device."""
+    rows = rows.to(maps.teacher_forcing_input.device, non_blocking=True)
     return TokenMaps(
         tuple(index[rows].to(device) for index in maps.indices),
         maps.teacher_forcing_input[rows].to(device),

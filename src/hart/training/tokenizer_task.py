@@ -24,7 +24,7 @@ from hart.losses.tokenizer_loss import pixel_loss, tokenizer_loss
 from hart.tokenizer.codebook_usage import code_counts, codebook_usage
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.config import TokenizerRecipe
-from hart.training.image_sources import TrainingData, image_source
+from hart.training.image_sources import TrainingData, image_source, kept_data
 from hart.training.pictures import picture_row
 from hart.training.randomness import generator_for, seed_of
 from hart.training.starting import load_tokenizer, same_sizes, save_tokenizer
@@ -200,7 +200,7 @@ class TokenizerTask(TokenizerStage):
     def __init__(
         self, recipe: TokenizerRecipe, data: TrainingData | CaptionedImages, device: torch.device = CPU
     ) -> None:
-        self.images = image_source(data, recipe.trainer.seed)
+        self.images = image_source(kept_data(data, recipe, device), recipe.trainer.seed)
         super().__init__(recipe, device)
 
     @property

@@ -206,7 +206,7 @@ class HartTransformer(nn.Module):
         return self.head(hidden, conditioning.context.head_condition)
 
     def _level(self, k: int, like: Tensor) -> Tensor:
-        return self.level_embedding(torch.tensor([k], device=like.device))
+        return self.level_embedding(torch.full((1,), k, device=like.device))
 
     def _blocks(
         self,

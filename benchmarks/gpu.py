@@ -1,0 +1,242 @@
+"""What a GPU does with this project, in one command on a bare machine.
+
+    PYTHONPATH=src python benchmarks/gpu.py --minutes 5 --out DIR
+
+Three parts, each in a process of its own and under its own share of the time: correctness (golden numbers and the
+checks of `tests/test_devices.py`, in float32 and bfloat16), generation (the 0.7B model with random weights: latency,
+images a second, time over floor by part, memory) and training (steps of its recipes: tokens a second, MFU). `gpu.json`
+and `gpu.md` are written anew after every measurement, so that a run that is cut loses at most one. What fails is
+reported with its error, and the next goes on; `gpu.log` has what the parts printed.
+
+Needs torch, numpy, pillow, safetensors, tokenizers, transformers, accelerate and rich. On a CPU, and with `--tiny`,
+tiny models stand in for the large one: that tests the program.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import queue
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+
+import torch
+from gpu_parts.cells import Cells, report_stream
+from gpu_parts.machine import clocks, machine
+from gpu_parts.report import markdown
+
+from hart.devices import resolve_device
+from hart.errors import HartError
+from hart.files import atomic_write
+
+SHARES = {"correctness": 0.25, "generation": 0.45, "training": 0.3}
+"""The parts in their order, and of the time; what one leaves goes to those after it."""
+GRACE = 0.1
+"""Of a part's time is kept for what it has begun when its time is over."""
+LOG_LINES = 15
+
+
+@dataclass
+class Part:
+    """What a part's processes have reported so far."""
+
+    outcome: str = "not begun"
+    seconds: float = 0.0
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    stderr: list[str] = field(default_factory=list)
+
+
+class Run:
+    """All parts, and the files that say how far they are."""
+
+    def __init__(self, parsed: argparse.Namespace) -> None:
+        self.parsed = parsed
+        self.out: Path = parsed.out
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.end = time.monotonic() + 60 * parsed.minutes
+        self.device = resolve_device(parsed.device)
+        self.tiny = parsed.tiny or self.device.type == "cpu"
+        self.machine = machine(self.device, parsed.commit)
+        self.parts = {name: Part() for name in parsed.parts}
+
+    def write(self) -> None:
+        state = {
+            "title": f"{'Tiny models' if self.tiny else '0.7B'} on {self.machine.get('GPU', self.device.type)}",
+            "machine": self.machine,
+            "command": shlex.join(["python", "benchmarks/gpu.py", *self.parsed.arguments]),
+            "minutes": self.parsed.minutes,
+            "parts": {name: vars(part) for name, part in self.parts.items()},
+        }
+        texts = {"gpu.json": json.dumps(state, indent=1), "gpu.md": markdown(state)}
+        for name, text in texts.items():
+            atomic_write(self.out / name, lambda file, text=text: file.write(text.encode()))
+
+    def run(self) -> None:
+        self.write()
+        waiting = list(self.parts)
+        while waiting:
+            name = waiting[0]
+            left = self.end - time.monotonic()
+            seconds = left * SHARES[name] / sum(SHARES[other] for other in waiting)
+            self.run_part(name, seconds)
+            waiting.pop(0)
+        if after := clocks():
+            self.machine["clocks at the end"] = ", ".join(f"{key} {value}" for key, value in after.items())
+        self.write()
+
+    def run_part(self, name: str, seconds: float) -> None:
+        """Processes of a part, a new one where one died, until all is measured or the time is over."""
+        part, start = self.parts[name], time.monotonic()
+        part.outcome = "running"
+        end = start + seconds
+        while True:
+            began = len(part.rows)
+            status = self._process(name, part, end)
+            part.seconds = time.monotonic() - start
+            part.outcome = "done" if status == 0 else f"ended with status {status}" if status is not None else "cut"
+            self.write()
+            again = status not in (0, None) or (status is None and time.monotonic() < end - 5)
+            if not again or len(part.rows) == began:
+                return
+
+    def _process(self, name: str, part: Part, end: float) -> int | None:
+        """Run one process; its exit status, None where it was stopped: at `end`, or when a measurement hung."""
+        seconds = max(end - time.monotonic(), 1.0)
+        command = [sys.executable, __file__, "--part", name, "--seconds", f"{seconds * (1 - GRACE):.1f}"]
+        command += ["--device", self.device.type, *(["--tiny"] if self.tiny else []), "--done", *part.rows]
+        environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+        log_path = self.out / "gpu.log"
+        with log_path.open("ab") as log:
+            log.write(f"--- {name}\n".encode())
+            log.flush()
+            log_start = log.tell()
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment, process_group=0)
+            assert process.stdout is not None
+            messages = _lines_of(process.stdout)
+            status = self._follow(process, messages, part, end)
+        if status != 0:
+            part.stderr = _last_lines(log_path, log_start)
+        return status
+
+    def _follow(
+        self, process: subprocess.Popen[bytes], messages: queue.Queue[bytes | None], part: Part, end: float
+    ) -> int | None:
+        begun, limit = "", end
+        while True:
+            try:
+                line = messages.get(timeout=max(min(limit, end) - time.monotonic(), 0.01))
+            except queue.Empty:
+                _kill(process)
+                while messages.get() is not None:  # to the end of its output
+                    pass
+                if begun:
+                    part.rows[begun] = {"error": "stopped: its time was over"}
+                return None
+            if line is None:
+                status = process.wait()
+                if begun:
+                    part.rows[begun] = {"error": f"the process died with status {status}"}
+                return status
+            message = json.loads(line)
+            if "begin" in message:
+                begun, limit = message["begin"], time.monotonic() + message["limit"]
+                continue
+            if "row" in message:
+                part.rows[message["row"]] = message["values"]
+                begun, limit = "", end
+            elif "fact" in message:
+                part.facts[message["fact"]] = message["value"]
+            self.write()
+
+
+def _lines_of(stream: BinaryIO | Any) -> queue.Queue[bytes | None]:
+    """Lines as they come, then None."""
+    lines: queue.Queue[bytes | None] = queue.Queue()
+
+    def read() -> None:
+        with stream:
+            for line in stream:
+                lines.put(line)
+        lines.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    return lines
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """With everything that it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _last_lines(path: Path, start: int) -> list[str]:
+    with path.open("rb") as file:
+        file.seek(start)
+        text = file.read().decode(errors="replace")
+    return [line[:300] for line in text.splitlines() if line.strip()][-LOG_LINES:]
+
+
+def run_part(parsed: argparse.Namespace, stream: TextIO) -> None:
+    """What a part's own process does."""
+    device = resolve_device(parsed.device)
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    # here alone: what one part cannot import is no fault of the others
+    part = importlib.import_module(f"gpu_parts.{parsed.part}")
+    part.run(Cells(device, parsed.seconds, stream, frozenset(parsed.done)), tiny=parsed.tiny)
+
+
+def summary(parts: Mapping[str, Part]) -> str:
+    return "\n".join(
+        f"{name}: {part.outcome}, {part.seconds:.0f} s, {len(part.rows)} measurements, "
+        f"{sum('error' in row for row in part.rows.values())} of them failed or left out"
+        for name, part in parts.items()
+    )
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=5.0, help="of all parts together")
+    parser.add_argument("--out", type=Path, help="folder of gpu.json, gpu.md and gpu.log")
+    parser.add_argument("--parts", nargs="+", choices=SHARES, default=list(SHARES))
+    parser.add_argument("--device", default="cuda", help="cuda, or cpu to try the program")
+    parser.add_argument("--tiny", action="store_true", help="tiny models in the 0.7B model's place; always on a CPU")
+    parser.add_argument("--commit", default="", help="what is running, for a copy that has no git")
+    parser.add_argument("--part", choices=SHARES, help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--done", nargs="*", default=[], help=argparse.SUPPRESS)
+    parsed = parser.parse_args(arguments)
+    if parsed.part is None and parsed.out is None:
+        parser.error("--out is missing")
+    parsed.arguments = arguments
+    return parsed
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parsed = parse(sys.argv[1:] if arguments is None else arguments)
+    if parsed.part is not None:
+        run_part(parsed, report_stream())
+        return
+    try:
+        run = Run(parsed)
+    except HartError as error:
+        raise SystemExit(f"{error}: --device cpu tries the program with tiny models") from None
+    run.run()
+    sys.stdout.write(f"{summary(run.parts)}\n{run.out / 'gpu.md'}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""What a part's process tells the one that started it: a JSON line where a measurement begins and one where it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+import torch
+
+from hart.devices import is_out_of_memory
+
+BROKEN_DEVICE = 3
+"""Exit status where a GPU answers nothing any more: another process can go on with the other measurements."""
+Row = dict[str, Any]
+
+
+def report_stream() -> TextIO:
+    """The process's standard output, which from now on nothing else writes to: prints go to standard error."""
+    stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return stream
+
+
+@dataclass
+class Cells:
+    """Runs the measurements of a part one after the other and reports each as soon as it is there.
+
+    seconds: time of the part. done: keys of measurements that an earlier process of this part began.
+    """
+
+    device: torch.device
+    seconds: float
+    stream: TextIO
+    done: Collection[str] = ()
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self.seconds - (time.monotonic() - self.started)
+
+    def fact(self, name: str, value: Any) -> None:
+        """Report something that belongs to the part as a whole."""
+        self._tell(fact=name, value=value)
+
+    def cell(self, key: str, work: Callable[[], Row], *, limit: float, least: float = 2.0) -> None:
+        """Run a measurement and report what it returns, or how it failed.
+
+        limit: seconds after which the process is taken to hang. least: seconds below which it is not begun.
+        """
+        if key in self.done:
+            return
+        if self.left < least:
+            self._tell(row=key, values={"error": f"left out: {max(self.left, 0):.0f} s of the part's time were left"})
+            return
+        self._tell(begin=key, limit=limit)
+        start = time.monotonic()
+        broken = False
+        try:
+            values = work()
+        except Exception as error:
+            traceback.print_exc()
+            values = {"error": "out of memory" if is_out_of_memory(error) else one_line(error)}
+            broken = self._broken()
+        self._tell(row=key, values=values | {"took_s": round(time.monotonic() - start, 2)})
+        if broken:
+            sys.stderr.write("the device is broken: this process ends\n")
+            sys.stderr.flush()
+            os._exit(BROKEN_DEVICE)
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _broken(self) -> bool:
+        if self.device.type != "cuda":
+            return False
+        try:
+            torch.cuda.synchronize()
+            torch.ones(8, device=self.device).sum().item()
+        except Exception as error:
+            return not is_out_of_memory(error)
+        return False
+
+    def _tell(self, **message: Any) -> None:
+        self.stream.write(json.dumps(message) + "\n")
+        self.stream.flush()
+
+
+def one_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
+
+
+def peak_memory(device: torch.device) -> Callable[[], float | None]:
+    """Starts counting; the function it returns gives the most GiB that tensors took since, None without a GPU."""
+    if device.type != "cuda":
+        return lambda: None
+    with contextlib.suppress(RuntimeError):
+        torch.cuda.reset_peak_memory_stats()
+    return lambda: round(torch.cuda.max_memory_allocated() / 2**30, 3)

@@ -1,0 +1,88 @@
+"""Part 1: the golden numbers and the checks of `tests/test_devices.py` on a device."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from gpu_parts.cells import Cells, Row
+from hart.verification import GOLDEN_FILE, Comparison, verify
+
+ROOT = Path(__file__).resolve().parents[2]
+TESTS, GOLDEN = ROOT / "tests", ROOT / "tests" / "golden"
+CPU = torch.device("cpu")
+# the CPU's bfloat16 says how much of a difference is the number type's and not the device's
+RUNS = (("float32", False), ("bfloat16", False), ("bfloat16", True))
+
+
+def run(cells: Cells, *, tiny: bool) -> None:
+    cases = sorted(path.parent.name for path in GOLDEN.glob(f"*/{GOLDEN_FILE}"))
+    if not cases:
+        cells.fact("note", f"{GOLDEN} is not here: no golden number was compared")
+    for dtype, on_cpu in RUNS:
+        device = CPU if on_cpu else cells.device
+        for case in cases[:1] if tiny else cases:
+            key = f"golden {case}, {dtype}, {device}"
+            cells.cell(key, lambda case=case, device=device, dtype=dtype: golden(case, device, dtype), limit=60)
+    sys.path.insert(0, str(TESTS))
+    for kind in ("text", "class"):
+        cells.cell(f"device {kind}, float32", lambda kind=kind: picture_difference(kind, cells.device), limit=60)
+        for dtype in ("bfloat16", "float16"):
+            key = f"device {kind}, {dtype}"
+            cells.cell(key, lambda kind=kind, dtype=dtype: contrast(kind, cells.device, dtype), limit=60)
+    cells.cell("pytest tests/test_devices.py", lambda: pytest_devices(cells.left), limit=cells.left + 2, least=10)
+
+
+def golden(case: str, device: torch.device, dtype: str) -> Row:
+    comparisons = verify(GOLDEN / case, device=device, dtype=getattr(torch, dtype))
+    return {
+        "case": case,
+        "dtype": dtype,
+        "device": str(device),
+        "compared": len(comparisons),
+        "failed": [c.name for c in comparisons if not c.passed],
+        "keys": {c.name: comparison_row(c) for c in comparisons},
+    }
+
+
+def comparison_row(comparison: Comparison) -> Row:
+    return {
+        "difference": comparison.difference,
+        "tolerance": comparison.tolerance,
+        "passed": comparison.passed,
+        "remark": comparison.remark,
+    }
+
+
+def picture_difference(kind: str, device: torch.device) -> Row:
+    from device_checks import LARGEST_DIFFERENCE, difference
+
+    found = difference(kind, device.type)
+    return {"mean_difference_of_255": found, "tolerance": LARGEST_DIFFERENCE, "passed": found < LARGEST_DIFFERENCE}
+
+
+def contrast(kind: str, device: torch.device, dtype: str) -> Row:
+    from device_checks import contrast, difference
+
+    found = contrast(kind, device.type, dtype)
+    return {
+        "standard_deviation_of_255": found,
+        "passed": found > 0,
+        "mean_difference_of_255": difference(kind, device.type, dtype),
+        "same_type_on_cpu": difference(kind, "cpu", dtype),
+    }
+
+
+def pytest_devices(seconds: float) -> Row:
+    """The file itself, where pytest and hypothesis, which the tests' settings need, are installed."""
+    if missing := [name for name in ("pytest", "hypothesis") if importlib.util.find_spec(name) is None]:
+        return {"note": f"{', '.join(missing)} not installed: the rows above are the same checks"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "default", "tests/test_devices.py"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False)
+    sys.stderr.write(result.stdout + result.stderr)
+    lines = [line for line in result.stdout.splitlines() if line.strip()]
+    return {"passed": result.returncode == 0, "summary": lines[-1] if lines else result.stderr[-200:]}

@@ -1,0 +1,83 @@
+"""What a result must state about the machine and the code."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+NVIDIA = {
+    "driver": "driver_version",
+    "SM clock": "clocks.sm",
+    "largest SM clock": "clocks.max.sm",
+    "memory clock": "clocks.mem",
+    "temperature": "temperature.gpu",
+    "power": "power.draw",
+    "power limit": "power.limit",
+}
+
+
+def machine(device: torch.device, commit: str = "") -> dict[str, Any]:
+    """Facts by name, those of the GPU where `device` is one. Asks and changes nothing."""
+    facts: dict[str, Any] = {
+        "commit": commit or _output(["git", "-C", str(ROOT), "rev-parse", "HEAD"]) or "unknown",
+        "source": source_fingerprint(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    if device.type != "cuda":
+        return facts | {"threads": torch.get_num_threads()}
+    properties = torch.cuda.get_device_properties(device)
+    facts |= {
+        "GPU": properties.name,
+        "GPU memory GiB": round(properties.total_memory / 2**30, 1),
+        "multiprocessors": properties.multi_processor_count,
+        "CUDA": torch.version.cuda,
+        "cuDNN": torch.backends.cudnn.version(),
+    }
+    return facts | clocks()
+
+
+def clocks() -> dict[str, str]:
+    """What nvidia-smi reads at this moment; nothing where it is not there."""
+    if shutil.which("nvidia-smi") is None:
+        return {}
+    query = ["nvidia-smi", f"--query-gpu={','.join(NVIDIA.values())}", "--format=csv,noheader"]
+    values = _output(query).splitlines()[:1]
+    return dict(zip(NVIDIA, (value.strip() for value in values[0].split(",")), strict=False)) if values else {}
+
+
+def source_fingerprint() -> str:
+    """What tells the code that ran, where the copy has no git: SHA-256 over the files in `src/hart`."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "src" / "hart").rglob("*.py")):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _output(command: Sequence[str]) -> str:
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return result.stdout.strip()

@@ -1,0 +1,176 @@
+"""The state of a run as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+State = Mapping[str, Any]
+
+
+def markdown(state: State) -> str:
+    """Everything that `gpu.json` holds and that people read."""
+    lines = [f"# {state['title']}", "", *(f"- {name}: {value}" for name, value in state["machine"].items()), ""]
+    lines += [f"`{state['command']}`", ""]
+    lines += ["| part | outcome | seconds |", "|---|---|---|"]
+    for name, part in state["parts"].items():
+        lines.append(f"| {name} | {part['outcome']} | {part['seconds']:.0f} |")
+    for name, part in state["parts"].items():
+        if part["rows"] or part["facts"]:
+            lines += ["", f"## {name.capitalize()}", "", *SECTIONS[name](part["rows"])]
+            lines += [f"- {fact}: {value}" for fact, value in part["facts"].items()]
+            failed = [f"- {key}: {row['error']}" for key, row in part["rows"].items() if "error" in row]
+            lines += ["", "Not measured:", "", *failed] if failed else []
+        if part["stderr"]:
+            lines += ["", f"Last lines of the process of part {name}:", "", "```", *part["stderr"], "```"]
+    return "\n".join(lines) + "\n"
+
+
+def table(header: Sequence[str], rows: Iterator[Sequence[Any]]) -> list[str]:
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(shown(value) for value in row) + " |" for row in rows]
+    return lines if len(lines) > 2 else []
+
+
+def shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "**NO**"
+    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "/")
+
+
+def correctness(rows: Mapping[str, Row]) -> list[str]:
+    golden = {key: row for key, row in rows.items() if "keys" in row}
+    lines = ["Golden numbers. Tolerances are those of float32; of bfloat16 the differences are to be read.", ""]
+    lines += table(
+        ["case", "type", "device", "quantities", "beyond tolerance", "largest difference / tolerance"],
+        ([r["case"], r["dtype"], r["device"], r["compared"], len(r["failed"]), _worst(r)] for r in golden.values()),
+    )
+    lines += ["", "Pictures of tiny models; differences are means of a colour channel, of 255.", ""]
+    lines += table(
+        ["check", "passed", "against the CPU in float32", "the same type on the CPU", "remark"],
+        (
+            [
+                key,
+                row.get("passed"),
+                row.get("mean_difference_of_255"),
+                row.get("same_type_on_cpu"),
+                row.get("summary", row.get("note", "")),
+            ]
+            for key, row in rows.items()
+            if "keys" not in row and "error" not in row
+        ),
+    )
+    for case in dict.fromkeys(row["case"] for row in golden.values()):
+        of_case = [row for row in golden.values() if row["case"] == case]
+        columns = [f"{row['dtype']}, {row['device']}" for row in of_case]
+        lines += ["", f"### {case}: largest difference by quantity", ""]
+        lines += table(
+            ["quantity", "tolerance", *columns],
+            (
+                [name, first["tolerance"], *(_difference(row["keys"].get(name)) for row in of_case)]
+                for name, first in of_case[0]["keys"].items()
+            ),
+        )
+    return [*lines, ""]
+
+
+def _worst(row: Row) -> str:
+    ratios = {name: key["difference"] / key["tolerance"] for name, key in row["keys"].items() if key["tolerance"] > 0}
+    name = max(ratios, key=lambda name: ratios[name], default="")
+    return f"{ratios[name]:.3g} ({name})" if name else "-"
+
+
+def _difference(key: Row | None) -> str:
+    """Bold where it is beyond the tolerance; of indices how many differ."""
+    if key is None:
+        return "-"
+    text = f"{key['difference']:.1e}" + (f" ({key['remark']})" if key["remark"] else "")
+    return text if key["passed"] else f"**{text}**"
+
+
+def generation(rows: Mapping[str, Row]) -> list[str]:
+    ceilings = [row for key, row in rows.items() if key.startswith("ceilings") and "error" not in row]
+    timed = {key: row for key, row in rows.items() if "parts" in row}
+    profiles = {key: row for key, row in rows.items() if "seconds_profiled" in row}
+    lines = [
+        f"- fastest product {shown(row['fastest_tflops'])} TFLOP/s (squares: {row['tflops']}), "
+        f"copy {shown(row['copy_gb_s'])} GB/s"
+        for row in ceilings
+    ]
+    lines += ["", "From text features to pixels; the floor is the sum of the parts' floors.", ""]
+    lines += table(
+        ["pictures", "calls", "median s", "best s", "images/s", "floor s", "time / floor", "peak GiB"],
+        (
+            [
+                key,
+                len(row["latencies_s"]),
+                row["median_s"],
+                min(row["latencies_s"]),
+                row["images_per_s"],
+                row["floor_s"],
+                row["ratio"],
+                row["peak_gib"],
+            ]
+            for key, row in timed.items()
+        ),
+    )
+    lines += ["", "Kernels of one picture, under the profiler.", ""]
+    names = ["waits", "launches", "copies", "kernels", "kernels_s", "seconds_profiled"]
+    lines += table(
+        ["", "host waits", "launches", "copies", "kernels", "kernels s", "in all s"],
+        ([key, *(row.get(name) for name in names)] for key, row in profiles.items()),
+    )
+    for key, row in timed.items():
+        lines += ["", f"### {key}", ""]
+        lines += table(
+            ["part", "measured ms", "floor ms", "time / floor", "bound by", "GFLOP", "GB"],
+            (
+                [
+                    name,
+                    1e3 * part["measured_s"],
+                    1e3 * part["floor_s"],
+                    part["measured_s"] / part["floor_s"] if part["floor_s"] else None,
+                    part["bound"],
+                    part["gflop"],
+                    part["gb"],
+                ]
+                for name, part in row["parts"].items()
+            ),
+        )
+    for key, row in profiles.items():
+        lines += ["", f"### {key}: longest kernels", ""] if row.get("longest") else []
+        lines += table(["kernel", "calls", "ms"], ([k["kernel"], k["calls"], k["ms"]] for k in row.get("longest", [])))
+    return [*lines, ""]
+
+
+def training(rows: Mapping[str, Row]) -> list[str]:
+    lines = [
+        f"- fastest product {shown(row['tflops'])} TFLOP/s in {row['dtype']}"
+        for key, row in rows.items()
+        if key == "fastest product" and "error" not in row
+    ]
+    lines += ["", "Tokens are those that a step computes: text, and the scales with the kept part of the last.", ""]
+    lines += table(
+        ["step", "steps", "median s", "images/s", "tokens a picture", "tokens/s", "MFU", "peak GiB"],
+        (
+            [
+                key,
+                row["steps"],
+                row["median_s"],
+                row["images_per_s"],
+                row["tokens_a_picture"],
+                row["tokens_per_s"],
+                row["mfu"],
+                row["peak_gib"],
+            ]
+            for key, row in rows.items()
+            if "mfu" in row
+        ),
+    )
+    return [*lines, ""]
+
+
+SECTIONS = {"correctness": correctness, "generation": generation, "training": training}

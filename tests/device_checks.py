@@ -1,0 +1,36 @@
+"""That a device draws what the CPU draws. Needs neither pytest nor hypothesis: `benchmarks/gpu.py` runs it too."""
+
+from __future__ import annotations
+
+from PIL import Image, ImageChops, ImageStat
+
+from hart import HartPipeline
+from hart.config import HartConfig
+from hart.devices import exact_float32
+from helpers import tiny_class_config, tiny_text_config
+
+CONFIGS: dict[str, HartConfig] = {"text": tiny_text_config(), "class": tiny_class_config()}
+LARGEST_DIFFERENCE = 2.0
+"""Mean difference of a colour channel, of 255."""
+SHORT_DTYPES = ("bfloat16", "float16")
+
+
+def draw(kind: str, device: str, dtype: str) -> list[Image.Image]:
+    """Two pictures of a tiny model with random weights."""
+    pipe = HartPipeline.from_config(CONFIGS[kind], seed=0, device=device, dtype=dtype)
+    prompts = ["a red apple", "a cat"] if pipe.num_classes is None else [1, 4]
+    with exact_float32():
+        out = pipe(prompts, seed=3)
+    assert [image.size for image in out.images] == [(pipe.image_size,) * 2] * 2
+    return out.images
+
+
+def difference(kind: str, device: str, dtype: str = "float32") -> float:
+    """Largest mean difference of a colour channel, of 255, between a device's pictures and those of the CPU."""
+    pairs = zip(draw(kind, device, dtype), draw(kind, "cpu", "float32"), strict=True)
+    return max(max(ImageStat.Stat(ImageChops.difference(ours, wanted)).mean) for ours, wanted in pairs)
+
+
+def contrast(kind: str, device: str, dtype: str) -> float:
+    """Smallest standard deviation of a picture's colours, of 255: 0 for a picture of one colour."""
+    return min(max(ImageStat.Stat(image).stddev) for image in draw(kind, device, dtype))

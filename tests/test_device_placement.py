@@ -1,0 +1,127 @@
+"""Nothing that runs on an accelerator mixes devices, and the host waits for it as rarely as it should."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hart.checkpoint.loading import load_model
+from hart.config import HartConfig
+from hart.generation.draws import GeneratorDraws
+from hart.generation.next_scale import NextScaleGenerator
+from hart.pipeline import HartPipeline
+from hart.random_weights import random_model
+from hart.text_encoder import load_text_encoder
+from hart.text_encoder.random_features import RandomTextFeatures
+from hart.training.config import (
+    DiscriminatorConfig,
+    OptimizerConfig,
+    ReadingConfig,
+    TokenizerRecipe,
+    TrainerConfig,
+    TransformerRecipe,
+)
+from hart.training.distributed import Processes
+from hart.training.hart_task import TransformerTask
+from hart.training.starting import load_tokenizer
+from hart.training.step import Stepper
+from hart.training.task import Task
+from hart.training.tokenizer_task import TokenizerTask
+from hart.types import ClassContext
+from helpers import pictures, tiny_class_config, tiny_text_config, tiny_tokenizer_config
+from models import save_tiny_text_model
+from stand_in_device import DEVICE, Traffic, stand_in
+
+BATCH = 2
+OPTIMIZER = OptimizerConfig(learning_rate=1e-3, kind="muon")
+TRAINER = TrainerConfig(steps=4, batch_size=BATCH, precision="bfloat16", checkpoint_every=4)
+
+
+@pytest.mark.parametrize(
+    ("config", "changes"),
+    [
+        (tiny_text_config(modulation="table", qk_norm=True), {"rounds": 3, "top_p": 0.9}),
+        (tiny_class_config(), {"smooth": False, "guidance_scale": 0.0}),
+    ],
+    ids=["text", "class"],
+)
+def test_a_picture_is_drawn_on_one_device(config: HartConfig, changes: dict[str, Any]) -> None:
+    text = config.transformer.text
+    with stand_in() as traffic:
+        tokenizer, hart = random_model(config, torch.Generator(), dtype=torch.bfloat16)
+        encoder = None if text is None else RandomTextFeatures(text, 0)
+        pipe = HartPipeline(config, tokenizer, hart, device=DEVICE, dtype=torch.bfloat16, text_encoder=encoder)
+        if text is None:
+            context: Any = ClassContext(torch.zeros(BATCH, dtype=torch.int64, device=DEVICE), pipe.num_classes or 0)
+        else:
+            context = RandomTextFeatures(text, 0).encode(["a"] * BATCH).to(DEVICE)
+        settings = config.sampling.replace(**changes)
+        draws = GeneratorDraws([torch.Generator() for _ in range(BATCH)], DEVICE)
+        generate = NextScaleGenerator(pipe.hart, pipe.tokenizer.quantizer, settings, draws)
+        image = pipe.tokenizer.decode(generate(context))
+        assert image.shape == (BATCH, 3, pipe.image_size, pipe.image_size)
+        assert image.device == DEVICE
+        before = traffic.waits
+        generate(context)  # what is constant is on the device by now
+        # one look at the logits of each step
+        assert traffic.waits - before <= len(config.transformer.scales) - 1 + settings.rounds
+
+
+def trained(task: Task, trainer: TrainerConfig, traffic: Traffic) -> tuple[int, int]:
+    """How often the host waits in the second step of a task, and the numbers that it sends."""
+    processes = Processes(trainer)
+    processes.device = DEVICE
+    stepper = Stepper(task, trainer, processes)
+    stepper.step(0)
+    before = traffic.waits, traffic.sent
+    stepper.step(1)
+    return traffic.waits - before[0], traffic.sent - before[1]
+
+
+def test_the_tokenizer_trains_on_one_device() -> None:
+    recipe = TokenizerRecipe(
+        data="",
+        trainer=TRAINER,
+        optimizer=OPTIMIZER,
+        reading=ReadingConfig(on_device=True),
+        tokenizer=tiny_tokenizer_config(),
+        adversarial=DiscriminatorConfig(optimizer=OPTIMIZER.replace(kind="adamw"), width=16, layers=1),
+        revive_every=0,
+    )
+    with stand_in() as traffic:
+        waits, sent = trained(TokenizerTask(recipe, pictures(4), DEVICE), TRAINER, traffic)
+    assert waits == 2  # the figures of each of the two parts, and nothing in between
+    assert sent <= BATCH  # which pictures; the pictures are there
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer")  # of constants without content that are copied
+def test_the_transformer_trains_on_one_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = save_tiny_text_model(tmp_path)
+    config = load_model(model).config
+    assert config.text_encoder is not None
+    assert config.diffusion is not None
+    tokenizer, encoder = load_tokenizer(model), load_text_encoder(config.text_encoder, model)
+    monkeypatch.setattr("hart.training.hart_task.load_tokenizer", lambda _: tokenizer)
+    monkeypatch.setattr("hart.training.conditions.load_text_encoder", lambda *_: encoder)
+    recipe = TransformerRecipe(
+        data="",
+        tokenizer=str(model),
+        text_encoder=str(model),
+        transformer=config.transformer,
+        diffusion=config.diffusion,
+        trainer=TRAINER,
+        optimizer=OPTIMIZER,
+        reading=ReadingConfig(on_device=True),
+        views=2,
+        mistakes=0.3,
+    )
+    with stand_in() as traffic:
+        task = TransformerTask(recipe, pictures(4), DEVICE)
+        task.prepare()
+        waits, sent = trained(task, TRAINER, traffic)
+    assert waits == 1
+    noise = BATCH * config.diffusion.batch_multiplier * config.transformer.schedule.token_counts[-1]
+    assert sent < 2 * noise * config.transformer.latent_channels  # a GPU draws this itself
