@@ -101,7 +101,6 @@ REFUSED = {
 }
 
 
-@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize(("content", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_is_out_of_bounds_is_refused_by_every_reader(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(content)
