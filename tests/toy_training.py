@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hart.config import HartConfig
 from hart.data.opening import open_source
 from hart.data.transforms import ImageTransform
+from hart.errors import Stopped
 from hart.precompute import EncodeOptions, Encoders, encode_dataset
 from hart.text_encoder import load_text_encoder
 from hart.training.config import (
@@ -133,14 +134,19 @@ class AdversarialTask(ToyTask):
         return loss - 0.1 * self.judge(made).mean(), parts
 
 
+def join(rank: int, world: int, rendezvous: str) -> None:
+    """Become one of `world` processes."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+    os.environ |= {"ACCELERATE_USE_CPU": "true"}
+    torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world)
+
+
 def train_in_process(
     rank: int, world: int, rendezvous: str, folder: str, kind: str, trainer: dict[str, Any], results: Any
 ) -> None:
     """One of `world` processes of a run."""
     torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
-    os.environ |= {"ACCELERATE_USE_CPU": "true"}
-    torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world)
+    join(rank, world, rendezvous)
     given = recipe(**trainer)
     task, given = TASKS[kind](given)
     lines: list[tuple[int, dict[str, float]]] = []
@@ -263,3 +269,39 @@ def train_and_die(folder: str, moment: int) -> None:
     ToyTask.loss = dying(ToyTask.loss)  # type: ignore[method-assign]
     run = Trainer(ToyTask(), recipe(steps=8), Path(folder), on_log=dying(lambda step, figures: None))
     run.run()
+
+
+class HeardByOne(ToyTask):
+    """One process of several gets a signal in step 3, while the others go on to the next."""
+
+    def loss(self, part: str, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        self.calls = getattr(self, "calls", 0) + 1
+        if self.calls == 4 and os.environ["RANK"] == "1":
+            signal.raise_signal(signal.SIGTERM)
+        return super().loss(part, batch)
+
+
+def stop_in_process(rank: int, world: int, rendezvous: str, folder: str, results: Any) -> None:
+    """One of `world` processes of a run that is stopped; puts (rank, (step, signal))."""
+    torch.set_num_threads(1)
+    join(rank, world, rendezvous)
+    run = Trainer(HeardByOne(), recipe(), Path(folder), Processes(recipe().trainer))
+    try:
+        run.run()
+    except Stopped as stop:
+        results.put((rank, (run.step, stop.signal)))
+    torch.distributed.destroy_process_group()
+
+
+def die_at_the_second_signal(folder: str) -> None:
+    """A run that gets SIGTERM twice in the loss of step 4."""
+
+    class Twice(ToyTask):
+        def loss(self, part: str, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            self.calls = getattr(self, "calls", 0) + 1
+            if self.calls == 5:
+                signal.raise_signal(signal.SIGTERM)
+                signal.raise_signal(signal.SIGTERM)
+            return super().loss(part, batch)
+
+    Trainer(Twice(), recipe(), Path(folder)).run()

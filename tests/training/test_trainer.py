@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import random
 import signal
 from pathlib import Path
@@ -19,9 +18,9 @@ from hart.training import checkpoint
 from hart.training.config import OptimizerConfig
 from hart.training.progress import StepReport
 from hart.training.task import Picture, Share
-from hart.training.trackers import LOG_FILE
 from hart.training.trainer import Trainer
 from toy_training import CONTEXT, OPTIMIZER, AdversarialTask, ToyTask, recipe, train_and_die
+from training_state import checkpoints, flat, log_lines, state
 
 
 class FaultyTask(ToyTask):
@@ -48,29 +47,6 @@ class FaultyTask(ToyTask):
             # finite itself, and infinitely steep
             loss = loss + (self.module.last.weight - self.module.last.weight.detach()).abs().sqrt().sum()
         return loss, parts
-
-
-def checkpoints(folder: Path) -> list[str]:
-    return sorted(path.name for path in (folder / checkpoint.FOLDER).iterdir())
-
-
-def state(folder: Path, step: int) -> dict[str, Any]:
-    return torch.load(folder / checkpoint.FOLDER / f"step-{step:08d}.pt", weights_only=True)
-
-
-def flat(values: Any) -> list[Any]:
-    """All leaves of nested dictionaries and lists, in order."""
-    if isinstance(values, dict):
-        return [leaf for key in values for leaf in flat(values[key])]
-    if isinstance(values, list):
-        return [leaf for value in values for leaf in flat(value)]
-    return [values.tolist()] if isinstance(values, Tensor) else [values]
-
-
-def log_lines(folder: Path) -> list[dict[str, float]]:
-    """The log without what depends on the clock."""
-    lines = [json.loads(line) for line in (folder / LOG_FILE).read_text(encoding="utf-8").splitlines()]
-    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])

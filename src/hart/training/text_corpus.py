@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import random
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hart.data.emoji.build import KEYWORDS, NAMES
 from hart.data.emoji.npm import NpmPackage, fetch_package, read_json
 from hart.errors import HartError
+from hart.files import MEBIBYTE, read_text
+
+T = TypeVar("T")
+DATABASE_LIMIT = 256 * MEBIBYTE
+"""Bytes of one file of WordNet."""
 
 
 @dataclass(frozen=True)
@@ -69,28 +74,48 @@ def with_article(name: str) -> str:
 
 def read_emoji_words(packages: Path) -> EmojiWords:
     """From the npm archives in `packages`, which are fetched there if need be; `HartError` when that fails."""
-    entries = _read_package(NAMES, packages, "en/data.json")
-    library = _read_package(KEYWORDS, packages, "dist/emoji-en-US.json")
     names, keywords, symbols = [], [], []
-    for entry in entries:
+    for entry in _read_package(NAMES, packages, "en/data.json", _is_emoji_list):
         name = entry["label"].lower()
         if "regional indicator" not in name:
             names.append(name)
         keywords += [tag.lower() for tag in entry.get("tags", ())]
         symbols += [(variant["emoji"], variant["label"].lower()) for variant in (entry, *entry.get("skins", ()))]
-    for words in library.values():
+    for words in _read_package(KEYWORDS, packages, "dist/emoji-en-US.json", _is_library).values():
         keywords += [word.replace("_", " ").lower() for word in words]
     known = set(names)
     keywords = [word for word in distinct(keywords) if word not in known and any(map(str.isalpha, word))]
     return EmojiWords(distinct(names), tuple(keywords), tuple(symbols))
 
 
-def _read_package(package: NpmPackage, packages: Path, member: str) -> Any:
+def _read_package(package: NpmPackage, packages: Path, member: str, is_whole: Callable[[Any], bool]) -> Any:
     archive = fetch_package(package, packages)
     (content,) = read_json(archive, member)
     if content is None:
         raise HartError(f"{archive} has no {member}: delete it and run again")
+    if not is_whole(content):
+        raise HartError(f"{archive}: {member} is not as it is published: delete the archive and run again")
     return content
+
+
+def _is_words(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(word, str) for word in values)
+
+
+def _is_library(values: Any) -> bool:
+    """{emoji: words}"""
+    return isinstance(values, dict) and all(map(_is_words, values.values()))
+
+
+def _is_emoji_list(values: Any) -> bool:
+    """[{"label": text, "emoji": text, "tags": words, "skins": the same}], the last two where there are any"""
+    return isinstance(values, list) and all(
+        isinstance(entry, dict)
+        and _is_words([entry.get("label"), entry.get("emoji")])
+        and _is_words(entry.get("tags", []))
+        and _is_emoji_list(entry.get("skins", []))
+        for entry in values
+    )
 
 
 def read_wordnet(folder: Path, rank: Mapping[str, int]) -> WordNetWords:
@@ -103,17 +128,16 @@ def read_wordnet(folder: Path, rank: Mapping[str, int]) -> WordNetWords:
             raise HartError(f"{folder / name}: not found; install WordNet (Debian: wordnet-base) or correct the path")
 
     lexical_files, glosses, proper = {}, {}, set()
-    for line in _database_lines(folder / "data.noun"):
-        fields = line.split(" ", 5)
-        lexical_files[fields[0]] = fields[1]
+    for offset, lexical_file, word, gloss in _parsed(folder / "data.noun", _synset):
+        lexical_files[offset] = lexical_file
         # A synset's first word tells whether it is a proper noun: names of people, places and genera.
-        if fields[4] != fields[4].lower():
-            proper.add(fields[0])
-        glosses[fields[0]] = line.split(" | ", 1)[1].split(";")[0].split("(")[0].strip()
+        if word != word.lower():
+            proper.add(offset)
+        glosses[offset] = gloss
     nouns, things, explained = [], [], []
-    for line in _database_lines(folder / "index.noun"):
-        fields = line.split()
-        lemma, senses = fields[0].replace("_", " "), fields[-int(fields[2]) :]
+    for lemma, senses in _parsed(folder / "index.noun", _senses):
+        if unknown := [offset for offset in senses if offset not in lexical_files]:
+            raise HartError(f"{folder}: index.noun knows a sense {unknown[0]} that data.noun lacks: install it again")
         nouns.append(lemma)
         if any(lexical_files[offset] in DEPICTABLE and offset not in proper for offset in senses[:2]):
             things.append(lemma)
@@ -132,18 +156,40 @@ def read_wordnet(folder: Path, rank: Mapping[str, int]) -> WordNetWords:
 
     gloss_of = dict(explained)
     ordered = by_use(things, rare=True)
-    others = [
-        by_use(line.split()[0].replace("_", " ") for line in _database_lines(folder / name))
-        for name in ("index.adj", "index.verb")
-    ]
+    others = [by_use(lemma for lemma, _ in _parsed(folder / name, _senses)) for name in ("index.adj", "index.verb")]
     short = distinct([gloss_of[lemma] for lemma in ordered if lemma in gloss_of])
     return WordNetWords(tuple(ordered), tuple(by_use(nouns)), tuple(others[0]), tuple(others[1]), short)
 
 
-def _database_lines(path: Path) -> Iterable[str]:
-    """Lines of a WordNet file without its licence, which is indented."""
-    with path.open(encoding="utf-8") as file:
-        yield from (line for line in file if not line.startswith("  "))
+def _parsed(path: Path, parse: Callable[[str], T]) -> Iterator[T]:
+    """Lines of a WordNet file without its licence, which is indented. Raises `HartError` that names the line."""
+    for number, line in enumerate(read_text(path, DATABASE_LIMIT).split("\n"), start=1):
+        if not line or line.startswith("  "):
+            continue
+        try:
+            yield parse(line)
+        except (IndexError, ValueError):
+            raise HartError(f"{path}, line {number}: is none of WordNet's database: install it again") from None
+
+
+def _synset(line: str) -> tuple[str, str, str, str]:
+    """Offset, lexicographer file, first word and gloss."""
+    fields = line.split(" ", 5)
+    return (
+        fields[0],
+        fields[1],
+        fields[4],
+        line.split(" | ", 1)[1].split(";", maxsplit=1)[0].split("(", maxsplit=1)[0].strip(),
+    )
+
+
+def _senses(line: str) -> tuple[str, list[str]]:
+    """A lemma and the offsets of its synsets."""
+    fields = line.split()
+    count = int(fields[2])
+    if not 0 < count < len(fields):
+        raise ValueError(count)
+    return fields[0].replace("_", " "), fields[-count:]
 
 
 def _rank(lemma: str, rank: Mapping[str, int]) -> int | None:

@@ -1,0 +1,76 @@
+"""One process at a time in a folder."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from hart.errors import HartError
+from hart.locks import LOCK_FILE, locked
+from lock_processes import hold_and_die, try_lock
+
+CONTEXT = multiprocessing.get_context("forkserver")
+
+
+def test_of_several_at_the_same_moment_one_works_and_the_others_are_told_by_whom(tmp_path: Path) -> None:
+    barrier, results = CONTEXT.Barrier(3), CONTEXT.Queue()
+    processes = [CONTEXT.Process(target=try_lock, args=(str(tmp_path), barrier, results)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    said = dict(results.get(timeout=300) for _ in processes)
+    for process in processes:
+        process.join(300)
+    (owner,) = [pid for pid, message in said.items() if not message]
+    refusals = [message for message in said.values() if message]
+    assert len(refusals) == 2
+    for message in refusals:
+        assert message.startswith(f"{tmp_path}: training goes on there already, by process {owner} on ")
+        assert socket.gethostname() in message and " since 20" in message
+    assert not list(tmp_path.iterdir()), "nothing is left"
+
+
+def test_the_lock_of_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
+    process = CONTEXT.Process(target=hold_and_die, args=(str(tmp_path),))
+    process.start()
+    process.join(300)
+    assert json.loads((tmp_path / LOCK_FILE).read_bytes())["process"] == process.pid
+    with locked(tmp_path, "training") as has_lock:
+        assert has_lock
+        assert json.loads((tmp_path / LOCK_FILE).read_bytes())["process"] == os.getpid()
+        with pytest.raises(HartError, match=f"by process {os.getpid()} on"), locked(tmp_path, "training"):
+            pass
+        with locked(tmp_path, "encoding", f"{LOCK_FILE}-other") as other:
+            assert other, "another name is another lock"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_drive_without_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with locked(tmp_path, "training") as has_lock:
+        assert not has_lock
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "folder"])
+def test_what_somebody_put_in_the_place_of_a_lock_is_not_written_to(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "precious").write_text("precious")
+    path = tmp_path / LOCK_FILE
+    if kind == "link":
+        path.symlink_to(tmp_path / "precious")
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    with pytest.raises(HartError, match="remove it"), locked(tmp_path, "training"):
+        pass
+    assert (tmp_path / "precious").read_text() == "precious"

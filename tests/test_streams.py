@@ -1,0 +1,47 @@
+"""A command whose output nobody reads any more does its work."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+WORK = """
+import sys
+from pathlib import Path
+from hart.cli import main
+from hart.streams import outlive_readers
+outlive_readers()
+for _ in range(1000):
+    print("a line that is longer than nothing")
+    print("a line that is longer than nothing", file=sys.stderr)
+Path(sys.argv[1]).write_text("done")
+"""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_work_goes_on_after_the_reader_is_gone(tmp_path: Path, closed: str, unbuffered: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    other = "stderr" if closed == "stdout" else "stdout"
+    streams = {closed: writer, other: subprocess.PIPE}
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    result = subprocess.run([sys.executable, "-c", WORK, tmp_path / "file"], env=environment, check=False, **streams)
+    os.close(writer)
+    assert result.returncode == 0
+    assert (tmp_path / "file").read_text() == "done"
+    heard = getattr(result, other).decode()
+    assert heard.splitlines() == ["a line that is longer than nothing"] * 1000, "no traceback, not even at the end"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_behind_the_output_is_named() -> None:
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "hart", "--version"]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert result.returncode == 2
+    assert result.stderr.decode() == "error: standard output: No space left on device\n"

@@ -1,0 +1,125 @@
+"""Ctrl-C and SIGTERM: a checkpoint after the step in progress, from which a run ends as an unbroken one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hart.errors import Stopped
+from hart.training import checkpoint
+from hart.training.stopping import SIGNALS
+from hart.training.task import Share
+from hart.training.tokenizer_task import TokenizerTask
+from hart.training.trainer import Trainer
+from helpers import pictures
+from toy_training import CONTEXT, ToyTask, die_at_the_second_signal, recipe, stop_in_process, tiny_tokenizer_recipe
+from training_state import checkpoints, flat, log_lines, state
+
+
+class SignalledTask(ToyTask):
+    """Gets a signal at a moment of its step 4 (0-based)."""
+
+    def __init__(self, moment: str, number: int) -> None:
+        super().__init__()
+        self.moment = moment
+        self.number = number
+
+    def batch(self, share: Share) -> Tensor:
+        if share.step == 4 and self.moment == "data":
+            signal.raise_signal(self.number)
+        if share.step == 4 and self.moment == "data that never come":
+            threading.Thread(target=os.kill, args=(os.getpid(), self.number)).start()
+            threading.Event().wait()
+        return super().batch(share)
+
+    def loss(self, part: str, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.prepared and len(self.saved) == 1 and self.moment == "loss" and self.step == 4:
+            signal.raise_signal(self.number)
+        return super().loss(part, batch)
+
+    def after_step(self, share: Share, engine: Any) -> dict[str, float]:
+        self.step = share.step + 1
+        return super().after_step(share, engine)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize(("moment", "done"), [("loss", 5), ("data", 4), ("data that never come", 4)])
+def test_a_signal_keeps_all_steps_that_were_done(tmp_path: Path, moment: str, done: int, number: int) -> None:
+    Trainer(ToyTask(), recipe(), tmp_path / "whole").run()
+    folder = tmp_path / "stopped"
+    before = signal.getsignal(number)
+    with pytest.raises(
+        Stopped, match=rf"stopped after step {done}; kept: .*step-0000000{done}\.pt; the same command"
+    ) as e:
+        Trainer(SignalledTask(moment, number), recipe(), folder).run()
+    assert e.value.signal == number
+    assert signal.getsignal(number) == before
+    assert checkpoints(folder) == ["step-00000003.pt", f"step-0000000{done}.pt"]
+    resumed = Trainer(ToyTask(), recipe(), folder)
+    assert resumed.step == done
+    resumed.run()
+    assert flat(state(tmp_path / "whole", 6)["weights"]) == flat(state(folder, 6)["weights"])
+    assert log_lines(folder) == log_lines(tmp_path / "whole")
+
+
+def test_nothing_is_kept_before_the_first_step(tmp_path: Path) -> None:
+    class Early(ToyTask):
+        def batch(self, share: Share) -> Tensor:
+            signal.raise_signal(signal.SIGTERM)
+            return super().batch(share)
+
+    with pytest.raises(Stopped, match="stopped after step 0; kept: nothing yet"):
+        Trainer(Early(), recipe(), tmp_path).run()
+    assert not (tmp_path / checkpoint.FOLDER).exists()
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    process = CONTEXT.Process(target=die_at_the_second_signal, args=(str(tmp_path),))
+    process.start()
+    process.join(300)
+    assert process.exitcode == -signal.SIGTERM
+    assert checkpoints(tmp_path) == ["step-00000003.pt"]
+
+
+def test_all_processes_stop_at_one_step_whichever_hears_the_signal(tmp_path: Path) -> None:
+    results = CONTEXT.Queue()
+    arguments = (2, (tmp_path / "rendezvous").as_uri(), str(tmp_path / "run"), results)
+    workers = [CONTEXT.Process(target=stop_in_process, args=(rank, *arguments)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    said = dict(results.get(timeout=300) for _ in workers)
+    for worker in workers:
+        worker.join(300)
+        assert worker.exitcode == 0
+    assert said == {0: (4, signal.SIGTERM), 1: (4, signal.SIGTERM)}
+    assert checkpoints(tmp_path / "run") == ["step-00000003.pt", "step-00000004.pt"]
+    Trainer(ToyTask(), recipe(), tmp_path / "run").run()
+    Trainer(ToyTask(), recipe(), tmp_path / "whole").run()
+    ours, theirs = (state(tmp_path / name, 6)["weights"]["average"] for name in ("run", "whole"))
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, atol=1e-5, rtol=0)
+
+
+def test_what_a_tokenizer_has_counted_of_its_codes_is_kept(tmp_path: Path) -> None:
+    given = tiny_tokenizer_recipe(recipe(steps=7, checkpoint_every=6)).replace(revive_every=3)
+
+    def run(folder: Path, stop_at: int = 0) -> None:
+        def on_step(report: Any) -> None:
+            if report.step == stop_at:
+                signal.raise_signal(signal.SIGINT)
+
+        Trainer(TokenizerTask(given, pictures(6)), given, folder, on_step=on_step).run()
+
+    run(tmp_path / "whole")
+    with pytest.raises(Stopped, match="stopped after step 4"):
+        run(tmp_path / "stopped", stop_at=4)
+    run(tmp_path / "stopped")
+    assert flat(state(tmp_path / "whole", 7)["weights"]) == flat(state(tmp_path / "stopped", 7)["weights"])
+    assert log_lines(tmp_path / "stopped") == log_lines(tmp_path / "whole"), "the codes' use over the whole window"

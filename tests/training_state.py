@@ -1,0 +1,36 @@
+"""What is in the folder of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hart.training import checkpoint
+from hart.training.trackers import LOG_FILE
+
+
+def checkpoints(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / checkpoint.FOLDER).iterdir())
+
+
+def state(folder: Path, step: int) -> dict[str, Any]:
+    return torch.load(folder / checkpoint.FOLDER / f"step-{step:08d}.pt", weights_only=True)
+
+
+def flat(values: Any) -> list[Any]:
+    """All leaves of nested dictionaries and lists, in order."""
+    if isinstance(values, dict):
+        return [leaf for key in values for leaf in flat(values[key])]
+    if isinstance(values, list):
+        return [leaf for value in values for leaf in flat(value)]
+    return [values.tolist()] if isinstance(values, Tensor) else [values]
+
+
+def log_lines(folder: Path) -> list[dict[str, float]]:
+    """The log without what depends on the clock."""
+    lines = [json.loads(line) for line in (folder / LOG_FILE).read_text(encoding="utf-8").splitlines()]
+    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
