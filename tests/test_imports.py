@@ -31,14 +31,14 @@ ALLOWED: dict[str, str] = {
     "generation": "config diffusion errors layers model scales tokenizer transformer types",
     "losses": "checkpoint config diffusion errors generation model scales tokenizer transformer types",
     "checkpoint": "config devices errors files model presets tokenizer",
-    "lora": "checkpoint config errors files model transformer",
-    "random_weights": "checkpoint config model tokenizer",
-    "cost": "checkpoint config generation layers",
+    "lora": "checkpoint config devices errors files model transformer",
+    "random_weights": "checkpoint config devices model tokenizer",
+    "cost": "checkpoint config devices generation layers",
     "verification": "checkpoint config diffusion generation types",
     "picture_metadata": "config errors files",
     "inference": "config lora model text_encoder tokenizer",
-    "pipeline": "checkpoint config data devices errors generation inference lora model random_weights scales text_encoder "
-    "tokenizer types",
+    "pipeline": "checkpoint config data devices errors generation inference lora model random_weights scales "
+    "text_encoder tokenizer types",
     "contact_sheet": "errors pipeline types",
     "evaluation": "checkpoint config contact_sheet cost data devices errors files losses picture_metadata pipeline "
     "presets scales tokenizer __init__",

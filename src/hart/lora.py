@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from hart.checkpoint.storage import read_safetensors
 from hart.config import LoraTarget
+from hart.devices import without_memory
 from hart.errors import HartError
 from hart.files import atomic_write
 from hart.model import Hart
@@ -178,7 +179,7 @@ def _check(
     """Compare the adapter with what it would be on this transformer, tried on a copy without memory."""
     source = config.base_model_name_or_path or "another model"
     mismatch = f"{folder}: this adapter was trained on {source} and does not fit {model}"
-    with torch.device("meta"):
+    with without_memory():
         skeleton = HartTransformer(transformer.config)
         try:
             _inject(peft, skeleton, config)

@@ -164,7 +164,7 @@ class HartPipeline:
         """
         place = resolve_device(device)
         number_type = resolve_dtype(dtype, place)
-        model = load_model(resolve_model(name))
+        model = load_model(resolve_model(name), number_type)
         return cls.__new__(cls)._take(
             model.config, model.tokenizer, model.hart, place, number_type, model.folder, text_encoder
         )

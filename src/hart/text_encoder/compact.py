@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hart.config import TextEncoderConfig
+from hart.devices import without_memory
 from hart.errors import HartError
 from hart.files import atomic_write
 from hart.types import TextContext
@@ -146,7 +147,8 @@ class CompactTextEncoder(nn.Module):
         # The file's own settings could differ from the configuration, which is the authority.
         tokenizer.enable_truncation(config.tokens)
         tokenizer.enable_padding(pad_id=tokenizer.token_to_id(PADDING) or 0, pad_token=PADDING, length=config.tokens)
-        encoder = cls(config, tokenizer)
+        with without_memory():
+            encoder = cls(config, tokenizer)
         path = folder / WEIGHTS_FILE
         if not path.is_file():
             raise HartError(f"{path}: not found; the model folder must hold the weights of its text encoder")
@@ -155,7 +157,9 @@ class CompactTextEncoder(nn.Module):
         except (SafetensorError, OSError) as error:
             raise HartError(f"{path}: not a safetensors file: {error}") from None
         try:
-            encoder.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+            # copied, so that nothing depends on a mapped file
+            own = {name: tensor.to(torch.float32, copy=True) for name, tensor in weights.items()}
+            encoder.load_state_dict(own, assign=True)
         except RuntimeError as error:
             raise HartError(f"{path}: does not fit the configuration: {' '.join(str(error).split())}") from None
         return encoder.eval().requires_grad_(False)
