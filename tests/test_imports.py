@@ -37,7 +37,8 @@ ALLOWED: dict[str, str] = {
     "verification": "checkpoint config diffusion generation types",
     "picture_metadata": "config errors files",
     "inference": "config lora model text_encoder tokenizer",
-    "pipeline": "checkpoint config data devices errors generation inference lora model random_weights scales "
+    "conversion": "checkpoint config errors lora model text_encoder tokenizer",
+    "pipeline": "checkpoint config conversion data devices errors generation inference model random_weights "
     "text_encoder tokenizer types",
     "contact_sheet": "errors pipeline types",
     "evaluation": "checkpoint config contact_sheet cost data devices errors files losses picture_metadata pipeline "
@@ -46,8 +47,8 @@ ALLOWED: dict[str, str] = {
     # generation: the sample pictures of a run
     "training": "checkpoint config data devices errors files generation layers lora losses model scales text_encoder "
     "tokenizer transformer types",
-    "commands": "checkpoint config contact_sheet cost data devices errors evaluation losses picture_metadata pipeline "
-    "precompute presets text_encoder training verification __init__",
+    "commands": "checkpoint config contact_sheet conversion cost data devices errors evaluation inference losses picture_metadata "
+    "pipeline precompute presets text_encoder training verification __init__",
     "cli": "commands devices errors __init__",
     "__init__": "config errors pipeline",
     "__main__": "cli",

@@ -26,6 +26,7 @@ from torch import Tensor
 from hart.checkpoint.loading import load_model, resolve_model
 from hart.checkpoint.storage import fingerprint
 from hart.config import HartConfig, SamplingConfig
+from hart.conversion import store_model
 from hart.data.transforms import pil_to_pixels, to_signed, unit_to_pil
 from hart.devices import resolve_device, resolve_dtype
 from hart.errors import HartError
@@ -114,7 +115,7 @@ class HartPipeline:
         device: torch.device,
         dtype: torch.dtype,
         folder: Path | None = None,
-        text_encoder: TextEncoder | RandomTextFeatures | None = None,
+        text_encoder: TextEncoder | None = None,
     ) -> None:
         """Draws with copies of the modules as they are now; the caller's own stay as they were.
 
@@ -134,7 +135,7 @@ class HartPipeline:
         device: torch.device,
         dtype: torch.dtype,
         folder: Path | None,
-        text_encoder: TextEncoder | RandomTextFeatures | None,
+        text_encoder: TextEncoder | None,
     ) -> Self:
         """Start with modules that nobody else uses, so that weights are held once."""
         if text_encoder is not None:
@@ -154,7 +155,7 @@ class HartPipeline:
         *,
         device: str | None = None,
         dtype: torch.dtype | str | None = None,
-        text_encoder: TextEncoder | RandomTextFeatures | None = None,
+        text_encoder: TextEncoder | None = None,
     ) -> Self:
         """Open a model: one shipped with the package ("emoji"), a folder in any supported layout, or a hub id.
 
@@ -217,6 +218,24 @@ class HartPipeline:
             model = str(self.folder or "this model")
             self._parts = self._parts.adapted(Path(folder).expanduser(), scale, model)
 
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | str | None = None) -> None:
+        """Write the whole model to a folder that `from_pretrained` opens: text encoder included, adapters merged.
+
+        dtype: how weights are stored, by default as they are here. Raises `HartError` where the folder holds a model
+        or parts of one, or a text encoder cannot be stored.
+        """
+        stored = None if dtype is None else resolve_dtype(dtype, self.device)
+        parts = self._parts
+        store_model(
+            Path(folder).expanduser(),
+            self.config,
+            parts.tokenizer,
+            parts.hart,
+            parts.text_encoder,
+            self.folder,
+            stored,
+        )
+
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
 
@@ -233,7 +252,7 @@ class HartPipeline:
         if self.config.transformer.text is not None:
             encoder = self.text_encoder
             if isinstance(encoder, RandomTextFeatures):
-                found["text_encoder"] = f"random features, seed {encoder.seed}"
+                found["text_encoder"] = f"random features, seed {encoder.config.seed}"
             else:
                 found["text_encoder"] = fingerprint(encoder_module(encoder))
         return found
@@ -344,7 +363,7 @@ class HartPipeline:
         )
 
     @property
-    def text_encoder(self) -> TextEncoder | RandomTextFeatures:
+    def text_encoder(self) -> TextEncoder:
         """The prompt encoder, loaded at the first use. Raises `HartError` where the model has none."""
         # as ordinary tensors also when the first prompt asks for them
         with self._lock, torch.inference_mode(False):
@@ -354,7 +373,7 @@ class HartPipeline:
                     raise HartError("this model names no text encoder: pass one as text_encoder")
                 # language models leave the range of float16
                 encoder_dtype = torch.float32 if self.dtype == torch.float16 else self.dtype
-                encoder = load_text_encoder(config, self.folder).to(self.device, encoder_dtype)
+                encoder = load_text_encoder(config, self.folder, encoder_dtype).to(self.device, encoder_dtype)
                 _check_text_encoder(encoder, self.config)
                 self._parts = replace(self._parts, text_encoder=encoder)
             encoder_now = self._parts.text_encoder
@@ -433,7 +452,7 @@ class HartPipeline:
         return (image + 1) / 2
 
 
-def _check_text_encoder(encoder: TextEncoder | RandomTextFeatures, config: HartConfig) -> None:
+def _check_text_encoder(encoder: TextEncoder, config: HartConfig) -> None:
     """Raise `HartError` unless the encoder's features are what the transformer takes."""
     text = config.transformer.text
     if text is None:

@@ -68,7 +68,8 @@ def resolve_model(name: str) -> Path:
 def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> LoadedModel:
     """Load any supported layout; each tensor is read, brought to its type and freed before the next.
 
-    dtype: of transformer and residual diffusion; the tokenizer is in float32. Raises `CheckpointError` or `ConfigError`.
+    dtype: of transformer and residual diffusion; the tokenizer is in float32. Raises `CheckpointError` or
+    `ConfigError`.
     """
     if (folder / CONFIG_FILE).exists() and (folder / HART_FILE).exists():
         return _load_own(folder, dtype)
@@ -100,12 +101,21 @@ def load_config(name: str) -> HartConfig:
 
 
 def save_model(
-    folder: Path, config: HartConfig, tokenizer: HybridTokenizer, hart: Hart, dtype: torch.dtype | None = None
+    folder: Path,
+    config: HartConfig,
+    tokenizer: HybridTokenizer,
+    hart: Hart,
+    dtype: torch.dtype | None = None,
+    *,
+    overwrite: bool = True,
 ) -> None:
-    """Write the project's layout; the configuration last, so that an unfinished folder is not taken for a model."""
-    save_module(folder / TOKENIZER_FILE, tokenizer, dtype)
-    save_module(folder / HART_FILE, hart, dtype)
-    atomic_write(folder / CONFIG_FILE, lambda file: file.write(config.to_json().encode()))
+    """Write the project's layout; the configuration last, so that an unfinished folder is not taken for a model.
+
+    dtype: how weights are stored, None as they are. overwrite: see `hart.files.atomic_write`.
+    """
+    save_module(folder / TOKENIZER_FILE, tokenizer, dtype, overwrite=overwrite)
+    save_module(folder / HART_FILE, hart, dtype, overwrite=overwrite)
+    atomic_write(folder / CONFIG_FILE, lambda file: file.write(config.to_json().encode()), overwrite=overwrite)
 
 
 def build(config: HartConfig) -> tuple[HybridTokenizer, Hart]:

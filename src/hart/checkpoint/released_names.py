@@ -165,7 +165,10 @@ class PublishedWeights:
 
 
 def transformer_weights(published: MutableMapping[str, Tensor], source: str) -> PublishedWeights:
-    """A published transformer, whose tensors are taken out of `published`. Raises `CheckpointError` naming tensors that have no counterpart."""
+    """A published transformer, whose tensors are taken out of `published`.
+
+    Raises `CheckpointError` naming tensors that have no counterpart.
+    """
     return _renamed(published, TRANSFORMER_NAMES, source)
 
 

@@ -35,19 +35,24 @@ class CheckpointError(HartError):
     """A checkpoint that is absent, damaged or of another model; names the file and the tensors."""
 
 
-def save_module(path: Path, module: nn.Module, dtype: torch.dtype | None = None) -> None:
-    """Save the parameters and buffers of `module`, optionally cast to `dtype`, as one safetensors file."""
+def save_module(path: Path, module: nn.Module, dtype: torch.dtype | None = None, *, overwrite: bool = True) -> None:
+    """Save the parameters and buffers of `module`, optionally cast to `dtype`, as one safetensors file.
+
+    overwrite: see `hart.files.atomic_write`.
+    """
     state = module.state_dict()
     write_safetensors(
-        path, {name: value.to("cpu", dtype if value.is_floating_point() else None) for name, value in state.items()}
+        path,
+        {name: value.to("cpu", dtype if value.is_floating_point() else None) for name, value in state.items()},
+        overwrite=overwrite,
     )
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], *, overwrite: bool = True) -> None:
     """Write tensors on the CPU as one safetensors file."""
     stored = {name: value.detach().contiguous() for name, value in tensors.items()}
     # by name, so that the library does not build the whole file in memory first
-    atomic_write(path, lambda file: save_file(stored, file.name))
+    atomic_write(path, lambda file: save_file(stored, file.name), overwrite=overwrite)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

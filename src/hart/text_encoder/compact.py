@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
 from tokenizers.processors import TemplateProcessing
@@ -128,11 +128,15 @@ class CompactTextEncoder(nn.Module):
         ids, mask = self.tokenize(prompts)
         return TextContext(self(ids, mask), mask)
 
-    def save(self, folder: Path, dtype: torch.dtype = torch.float16) -> None:
-        """Writes `word_pieces.json` and `text_encoder.safetensors` (floats as `dtype`); each appears whole or not."""
+    def save(self, folder: Path, dtype: torch.dtype | None = torch.float16, *, overwrite: bool = True) -> None:
+        """Writes `word_pieces.json` and `text_encoder.safetensors`; each appears whole or not.
+
+        dtype: how weights are stored, None as they are. overwrite: see `hart.files.atomic_write`.
+        """
         weights = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in self.state_dict().items()}
-        atomic_write(folder / PIECES_FILE, lambda file: file.write(self.tokenizer.to_str(pretty=True).encode()))
-        atomic_write(folder / WEIGHTS_FILE, lambda file: file.write(save(weights)))
+        pieces = self.tokenizer.to_str(pretty=True).encode()
+        atomic_write(folder / PIECES_FILE, lambda file: file.write(pieces), overwrite=overwrite)
+        atomic_write(folder / WEIGHTS_FILE, lambda file: save_file(weights, file.name), overwrite=overwrite)
 
     @classmethod
     def load(cls, config: TextEncoderConfig, folder: Path) -> CompactTextEncoder:
