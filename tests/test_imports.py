@@ -47,8 +47,8 @@ ALLOWED: dict[str, str] = {
     # generation: the sample pictures of a run
     "training": "checkpoint config data devices errors files generation layers lora losses model scales text_encoder "
     "tokenizer transformer types",
-    "commands": "checkpoint config contact_sheet conversion cost data devices errors evaluation inference losses picture_metadata "
-    "pipeline precompute presets text_encoder training verification __init__",
+    "commands": "checkpoint config contact_sheet conversion cost data devices errors evaluation inference losses "
+    "picture_metadata pipeline precompute presets text_encoder training verification __init__",
     "cli": "commands devices errors __init__",
     "__init__": "config errors pipeline",
     "__main__": "cli",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
 from tokenizers.processors import TemplateProcessing
@@ -96,7 +96,7 @@ class CompactTextEncoder(nn.Module):
         self.tokenizer = tokenizer
         self.pieces = nn.Embedding(config.vocabulary_size, config.embedding_width)
         self.lift = nn.Linear(config.embedding_width, config.width)
-        self.positions = nn.Parameter(torch.randn(config.tokens, config.width) * 0.02)
+        self.positions = nn.Parameter(nn.init.normal_(torch.empty(config.tokens, config.width), std=0.02))
         self.blocks = nn.ModuleList(_Block(config.width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
         self.output = nn.Linear(config.width, config.output_width)
@@ -136,7 +136,7 @@ class CompactTextEncoder(nn.Module):
         weights = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in self.state_dict().items()}
         pieces = self.tokenizer.to_str(pretty=True).encode()
         atomic_write(folder / PIECES_FILE, lambda file: file.write(pieces), overwrite=overwrite)
-        atomic_write(folder / WEIGHTS_FILE, lambda file: save_file(weights, file.name), overwrite=overwrite)
+        atomic_write(folder / WEIGHTS_FILE, lambda file: file.write(save(weights)), overwrite=overwrite)
 
     @classmethod
     def load(cls, config: TextEncoderConfig, folder: Path) -> CompactTextEncoder:
