@@ -92,7 +92,7 @@ class PictureTimer:
 
     def draw(self, count: int = 1) -> Drawing:
         """Draw `count` pictures together, the first of `SEED`."""
-        transformer, residual = self.pipe.hart.transformer, self.pipe.hart.residual
+        transformer, residual = self.pipe.parts.hart.transformer, self.pipe.parts.hart.residual
         spans: dict[str, tuple[nn.Module, nn.Module]] = {
             "blocks": (transformer.blocks[0], transformer.blocks[-1]),
             "head": (transformer.head, transformer.head),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,13 +35,15 @@ ALLOWED: dict[str, str] = {
     "generation": "config diffusion errors layers model scales tokenizer transformer types",
     "losses": "checkpoint config diffusion errors generation model scales tokenizer transformer types",
     "checkpoint": "config devices errors files model presets tokenizer",
-    "lora": "checkpoint config errors files model transformer",
-    "random_weights": "checkpoint config model tokenizer",
-    "cost": "checkpoint config generation layers",
+    "lora": "checkpoint config devices errors files model transformer",
+    "random_weights": "checkpoint config devices model tokenizer",
+    "cost": "checkpoint config devices generation layers",
     "verification": "checkpoint config devices diffusion generation types",
     "picture_metadata": "config errors files images",
-    "pipeline": "checkpoint config data devices errors generation lora model random_weights scales text_encoder "
-    "tokenizer types",
+    "inference": "config lora model text_encoder tokenizer",
+    "conversion": "checkpoint config errors lora model text_encoder tokenizer",
+    "pipeline": "checkpoint config conversion data devices errors generation inference model random_weights "
+    "text_encoder tokenizer types",
     "contact_sheet": "errors pipeline types",
     "evaluation": "checkpoint config contact_sheet cost data devices errors files images losses picture_metadata "
     "pipeline presets scales tokenizer __init__",
@@ -48,8 +51,8 @@ ALLOWED: dict[str, str] = {
     # generation: the sample pictures of a run
     "training": "checkpoint config data devices errors files generation layers lora losses model scales text_encoder "
     "tokenizer transformer types",
-    "commands": "checkpoint config contact_sheet cost data devices errors evaluation images locks losses "
-    "picture_metadata pipeline precompute presets text_encoder training verification __init__",
+    "commands": "checkpoint config contact_sheet conversion cost data devices errors evaluation images inference locks "
+    "losses picture_metadata pipeline precompute presets text_encoder training verification __init__",
     "cli": "commands devices errors streams __init__",
     "__init__": "config errors pipeline",
     "__main__": "cli",
@@ -85,7 +88,8 @@ def part_of(file: Path) -> str:
     return file.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
-def imports(file: Path) -> set[str]:
+@cache
+def imports(file: Path) -> frozenset[str]:
     """Dotted names of all modules that a file imports, inside functions too."""
     names = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -94,7 +98,7 @@ def imports(file: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0 and node.module, f"{file}: relative imports hide where a name is from"
             names.add(node.module)
-    return names
+    return frozenset(names)
 
 
 def own_parts(file: Path) -> set[str]:

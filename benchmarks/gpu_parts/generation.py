@@ -171,7 +171,7 @@ def part_bytes(timer: PictureTimer, batch: int) -> dict[str, int]:
     With guidance there are two rows a picture. Activations are left out: what they move depends on the program.
     """
     pipe, sizes, counts = timer.pipe, timer.pipe.config.transformer, timer.cost.scale_tokens
-    transformer, residual = pipe.hart.transformer, pipe.hart.residual
+    transformer, residual = pipe.parts.hart.transformer, pipe.parts.hart.residual
     rows = batch * (2 if pipe.config.sampling.guidance_scale > 0 else 1)
     seen = sizes.text.tokens if sizes.text is not None else 1
     token = 2 * sizes.depth * sizes.width * pipe.dtype.itemsize  # its key and value

@@ -1,12 +1,15 @@
-"""Names of devices and number types, as users write them, to torch's own; a name that cannot be served is an error."""
+"""Names of devices and number types, as users write them, to torch's own; a name that cannot be served is an error.
+And the device that holds nothing: modules with shapes alone."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from hart.errors import HartError
 
@@ -86,3 +89,23 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
+
+
+class _WithoutValues(TorchFunctionMode):
+    """Leaves `torch.nn.init` out: on the meta device it changes nothing, and the first random number there costs a
+    second, in which PyTorch imports its compiler."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Modules that are built inside have shapes and types, on the meta device, and neither memory nor values."""
+    with torch.device("meta"), _WithoutValues():
+        yield

@@ -9,15 +9,21 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load, save
 from torch import nn
 
 from hart.checkpoint.storage import (
+    TYPE_NAMES,
     CheckpointError,
+    fill_module,
+    fill_state,
     load_module,
     load_state,
     read_safetensors,
     save_module,
+    write_safetensors,
 )
+from hart.devices import without_memory
 from hart.errors import HartError
 from helpers import randomize
 
@@ -49,6 +55,22 @@ def test_half_precision_is_for_numbers_with_a_point_only(tmp_path: Path) -> None
     loaded = network(1)
     load_module(tmp_path / "m.safetensors", loaded)
     torch.testing.assert_close(loaded[0].weight, saved[0].weight, rtol=1e-3, atol=1e-4)
+
+
+def test_files_are_those_of_the_library(tmp_path: Path) -> None:
+    values = torch.tensor([[0, 1, 2], [3, 4, 250]])
+    tensors = {f"a {dtype}": values.to(dtype) for dtype in TYPE_NAMES}
+    tensors |= {"scalar": torch.tensor(3.5), "empty": torch.zeros(0, 4), "transposed": values.T, "é": torch.ones(1)}
+    write_safetensors(tmp_path / "m.safetensors", tensors)
+    content = (tmp_path / "m.safetensors").read_bytes()
+    for loaded in (load(content), read_safetensors(tmp_path / "m.safetensors")):
+        assert loaded.keys() == tensors.keys()
+        assert all(torch.equal(value, tensors[name]) for name, value in loaded.items())
+        assert all(value.dtype == tensors[name].dtype for name, value in loaded.items())
+    library = tmp_path / "library.safetensors"
+    library.write_bytes(save({name: value.contiguous() for name, value in tensors.items()}))
+    assert len(content) == library.stat().st_size
+    assert (tmp_path / "m.safetensors").stat().st_mode == library.stat().st_mode
 
 
 @pytest.mark.parametrize(
@@ -115,3 +137,39 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: py
 
 def test_checkpoint_errors_are_errors_that_the_user_can_mend() -> None:
     assert issubclass(CheckpointError, HartError)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_module_without_memory_is_filled_in_the_asked_type(tmp_path: Path, dtype: torch.dtype) -> None:
+    saved = network()
+    save_module(tmp_path / "m.safetensors", saved, torch.bfloat16)
+    with without_memory():
+        from_file, from_state = network(), network()
+    assert all(tensor.is_meta for tensor in from_file.state_dict().values())
+    fill_module(from_file, tmp_path / "m.safetensors", dtype)
+    state = read_safetensors(tmp_path / "m.safetensors")
+    fill_state(from_state, state, dtype, "m.safetensors")
+    assert not state
+    wanted = {name: v.to(torch.bfloat16).to(dtype) for name, v in saved.state_dict().items() if v.is_floating_point()}
+    for filled in (from_file, from_state):
+        assert all(torch.equal(value, filled.state_dict()[name]) for name, value in wanted.items())
+        assert {p.dtype for p in filled.parameters()} == {dtype}
+        assert filled.state_dict()["1.num_batches_tracked"].dtype == torch.int64
+        assert all(p.requires_grad for p in filled.parameters())
+    with pytest.raises(CheckpointError, match=r"m\.safetensors: does not fit.*0\.weight is \(4, 3\)"):
+        fill_module(network(width=5), tmp_path / "m.safetensors", dtype)
+
+
+def test_filled_weights_share_no_memory() -> None:
+    """A pickle may hold one tensor under two names, and parts of a larger one."""
+    whole = torch.arange(100.0)
+    state = {"0.weight": whole[:12].view(4, 3), "0.bias": torch.ones(4), "2.weight": torch.ones(2, 4)}
+    state["2.bias"] = state["0.bias"][:2]
+    with without_memory():
+        module = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 2))
+    fill_state(module, state, torch.float32, "file")
+    with torch.no_grad():
+        module[0].bias.zero_()
+        whole.zero_()
+    assert module[2].bias.tolist() == [1, 1]
+    assert module[0].weight.flatten().tolist() == list(range(12))

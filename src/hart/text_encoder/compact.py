@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hart.config import TextEncoderConfig
+from hart.devices import without_memory
 from hart.errors import HartError
 from hart.files import atomic_write
 from hart.types import TextContext
@@ -95,7 +96,7 @@ class CompactTextEncoder(nn.Module):
         self.tokenizer = tokenizer
         self.pieces = nn.Embedding(config.vocabulary_size, config.embedding_width)
         self.lift = nn.Linear(config.embedding_width, config.width)
-        self.positions = nn.Parameter(torch.randn(config.tokens, config.width) * 0.02)
+        self.positions = nn.Parameter(nn.init.normal_(torch.empty(config.tokens, config.width), std=0.02))
         self.blocks = nn.ModuleList(_Block(config.width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
         self.output = nn.Linear(config.width, config.output_width)
@@ -127,11 +128,15 @@ class CompactTextEncoder(nn.Module):
         ids, mask = self.tokenize(prompts)
         return TextContext(self(ids, mask), mask)
 
-    def save(self, folder: Path, dtype: torch.dtype = torch.float16) -> None:
-        """Writes `word_pieces.json` and `text_encoder.safetensors` (floats as `dtype`); each appears whole or not."""
+    def save(self, folder: Path, dtype: torch.dtype | None = torch.float16, *, overwrite: bool = True) -> None:
+        """Writes `word_pieces.json` and `text_encoder.safetensors`; each appears whole or not.
+
+        dtype: how weights are stored, None as they are. overwrite: see `hart.files.atomic_write`.
+        """
         weights = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in self.state_dict().items()}
-        atomic_write(folder / PIECES_FILE, lambda file: file.write(self.tokenizer.to_str(pretty=True).encode()))
-        atomic_write(folder / WEIGHTS_FILE, lambda file: file.write(save(weights)))
+        pieces = self.tokenizer.to_str(pretty=True).encode()
+        atomic_write(folder / PIECES_FILE, lambda file: file.write(pieces), overwrite=overwrite)
+        atomic_write(folder / WEIGHTS_FILE, lambda file: file.write(save(weights)), overwrite=overwrite)
 
     @classmethod
     def load(cls, config: TextEncoderConfig, folder: Path) -> CompactTextEncoder:
@@ -146,7 +151,8 @@ class CompactTextEncoder(nn.Module):
         # The file's own settings could differ from the configuration, which is the authority.
         tokenizer.enable_truncation(config.tokens)
         tokenizer.enable_padding(pad_id=tokenizer.token_to_id(PADDING) or 0, pad_token=PADDING, length=config.tokens)
-        encoder = cls(config, tokenizer)
+        with without_memory():
+            encoder = cls(config, tokenizer)
         path = folder / WEIGHTS_FILE
         if not path.is_file():
             raise HartError(f"{path}: not found; the model folder must hold the weights of its text encoder")
@@ -155,7 +161,9 @@ class CompactTextEncoder(nn.Module):
         except (SafetensorError, OSError) as error:
             raise HartError(f"{path}: not a safetensors file: {error}") from None
         try:
-            encoder.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+            # copied, so that nothing depends on a mapped file
+            own = {name: tensor.to(torch.float32, copy=True) for name, tensor in weights.items()}
+            encoder.load_state_dict(own, assign=True)
         except RuntimeError as error:
             raise HartError(f"{path}: does not fit the configuration: {' '.join(str(error).split())}") from None
         return encoder.eval().requires_grad_(False)

@@ -10,25 +10,28 @@ from collections.abc import Sequence
 
 import torch
 
-from hart.config import TextConditioning
+from hart.config import TextConditioning, TextEncoderConfig
 from hart.types import TextContext
 
 
 class RandomTextFeatures:
     """Standard normal features; the same prompt and seed always give the same ones. All S tokens are real."""
 
-    def __init__(self, config: TextConditioning, seed: int) -> None:
-        self.config = config
-        self.seed = seed
+    def __init__(self, sizes: TextConditioning, seed: int) -> None:
+        self.config = TextEncoderConfig(kind="random", tokens=sizes.tokens, output_width=sizes.width, seed=seed)
 
     @property
     def width(self) -> int:
         """E, the width of the features."""
-        return self.config.width
+        return self.config.output_width
 
     def encode(self, prompts: Sequence[str]) -> TextContext:
         """Embeddings (B, S, E) in float32 on the CPU and mask (B, S) for B prompts."""
-        shape = (self.config.tokens, self.config.width)
-        seeds = [self.seed * 2**32 + zlib.crc32(prompt.encode()) for prompt in prompts]
+        shape = (self.config.tokens, self.width)
+        seeds = [self.config.seed * 2**32 + zlib.crc32(prompt.encode()) for prompt in prompts]
         embeddings = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return TextContext(torch.stack(embeddings), torch.ones(len(prompts), shape[0], dtype=torch.bool))
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> RandomTextFeatures:
+        """There is nothing to move: whoever uses the features brings them where they are wanted."""
+        return self
