@@ -86,7 +86,7 @@ class Benchmark:
 
     def draw(self) -> Picture:
         """Draw the picture of `SEED`, from text features to pixels."""
-        transformer, residual = self.pipe.hart.transformer, self.pipe.hart.residual
+        transformer, residual = self.pipe.parts.hart.transformer, self.pipe.parts.hart.residual
         spans: dict[str, tuple[nn.Module, nn.Module]] = {
             "blocks": (transformer.blocks[0], transformer.blocks[-1]),
             "head": (transformer.head, transformer.head),

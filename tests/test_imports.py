@@ -37,7 +37,8 @@ ALLOWED: dict[str, str] = {
     "cost": "checkpoint config generation layers",
     "verification": "checkpoint config diffusion generation types",
     "picture_metadata": "config errors files",
-    "pipeline": "checkpoint config data devices errors generation lora model random_weights scales text_encoder "
+    "inference": "config lora model text_encoder tokenizer",
+    "pipeline": "checkpoint config data devices errors generation inference lora model random_weights scales text_encoder "
     "tokenizer types",
     "contact_sheet": "errors pipeline types",
     "evaluation": "checkpoint config contact_sheet cost data devices errors files losses picture_metadata pipeline "

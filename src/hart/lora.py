@@ -66,8 +66,7 @@ def add_lora(
         raise HartError(f"LoRA with rank {rank} and alpha {alpha}: both must be at least 1")
     if not targets:
         raise HartError(f"LoRA without targets: give one or more of {', '.join(LAYERS)}")
-    if hasattr(hart.transformer, "peft_config"):
-        raise HartError("this model has LoRA adapters already: start from the plain one")
+    _require_plain(hart)
     hart.requires_grad_(False)
     present = [name for name, _ in hart.transformer.named_modules()]
     layers = [layer for target in targets for layer in LAYERS[target] if any(_ends(name, layer) for name in present)]
@@ -111,6 +110,7 @@ def merge_lora(hart: Hart, folder: Path, scale: float = 1.0, *, model: str = "th
     peft = _peft()
     if not math.isfinite(scale):
         raise HartError(f"LoRA scale {scale}: give a finite number, 1 for the adapter as trained")
+    _require_plain(hart)
     config = _read_config(peft, folder)
     tensors = {name.removeprefix(FILE_PREFIX): t for name, t in read_safetensors(folder / ADAPTER_FILE).items()}
     _check(peft, hart.transformer, config, tensors, folder, model)
@@ -123,6 +123,11 @@ def merge_lora(hart: Hart, folder: Path, scale: float = 1.0, *, model: str = "th
         tuner.merge_and_unload()
 
 
+def has_lora(hart: Hart) -> bool:
+    """Whether the model went through `add_lora`: its adapters are beside its weights, not in them."""
+    return hasattr(hart.transformer, "peft_config")
+
+
 def _peft() -> Any:
     """The library, imported only where it is needed: it is an extra, and slow to load."""
     try:
@@ -131,6 +136,11 @@ def _peft() -> Any:
         raise HartError("LoRA needs the package peft: pip install 'hart[lora]'") from None
     module: ModuleType = peft
     return module
+
+
+def _require_plain(hart: Hart) -> None:
+    if has_lora(hart):
+        raise HartError("this model has LoRA adapters already: start from the plain one")
 
 
 def _ends(name: str, layer: str) -> bool:

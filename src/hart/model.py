@@ -19,7 +19,6 @@ from hart.config import HartConfig
 from hart.diffusion.denoiser import ResidualDenoiser
 from hart.diffusion.process import DiffusionLoss, DiffusionProcess, respaced_steps
 from hart.diffusion.sampler import sample_residual
-from hart.layers.linear import can_pack, pack_linears, unpack_linears
 from hart.layers.norm import RMSNorm
 from hart.transformer.transformer import HartTransformer
 
@@ -87,20 +86,6 @@ class Hart(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.transformer.word_embed.weight.device
-
-    def pack(self) -> None:
-        """Pack the large linear layers of the blocks where that makes inference faster: on x86 processors."""
-        if can_pack(self.device, self.dtype):
-            for blocks in self._repeated_blocks():
-                pack_linears(blocks)
-
-    def unpack(self) -> None:
-        """Undo `pack`, so that weights can be changed, moved and stored."""
-        for blocks in self._repeated_blocks():
-            unpack_linears(blocks)
-
-    def _repeated_blocks(self) -> list[nn.ModuleList]:
-        return [self.transformer.blocks] + ([] if self.residual is None else [self.residual.denoiser.blocks])
 
     def residual_condition(self, hidden: Tensor, code_embeddings: Tensor) -> Tensor:
         """What the diffusion is conditioned on: norm(hidden + word_embed(code)), (B, N, C).

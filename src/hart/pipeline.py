@@ -11,9 +11,11 @@ Shapes: B pictures, D latent channels, n_K side of the latent.
 
 from __future__ import annotations
 
+import logging
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,7 +31,7 @@ from hart.devices import resolve_device, resolve_dtype
 from hart.errors import HartError
 from hart.generation.draws import GeneratorDraws
 from hart.generation.next_scale import NextScaleGenerator, ScaleStep
-from hart.lora import merge_lora
+from hart.inference.parts import Parts, copied, prepared
 from hart.model import Hart
 from hart.random_weights import random_model
 from hart.text_encoder import TextEncoder, encoder_module, load_text_encoder
@@ -40,6 +42,8 @@ from hart.types import ClassContext, Context, TextContext
 GPU_BATCH = 4
 """Pictures drawn together on a GPU unless the caller says otherwise."""
 MAX_SEED = 2**63 - 1
+
+log = logging.getLogger(__name__)
 
 Prompt = str | int
 """Words for a text model, a class number for a class model."""
@@ -112,29 +116,36 @@ class HartPipeline:
         folder: Path | None = None,
         text_encoder: TextEncoder | RandomTextFeatures | None = None,
     ) -> None:
-        """Takes the modules over and moves them to `device`; transformer and residual diffusion compute in `dtype`.
+        """Draws with copies of the modules as they are now; the caller's own stay as they were.
 
-        So does the decoder, but for float16, whose range its activations may leave: it stays in float32 then,
-        as encoder and quantiser always do.
+        device, dtype: where and in what type they compute, see `hart.inference.parts.prepared`.
         folder: where a text encoder that is stored with the model is found when the first prompt comes.
         text_encoder: used instead of the one that the configuration names. Raises `HartError` if its features
             are not what the transformer takes.
         """
+        tokenizer, hart = copied(tokenizer, device, torch.float32), copied(hart, device, dtype)
+        self._take(config, tokenizer, hart, device, dtype, folder, text_encoder)
+
+    def _take(
+        self,
+        config: HartConfig,
+        tokenizer: HybridTokenizer,
+        hart: Hart,
+        device: torch.device,
+        dtype: torch.dtype,
+        folder: Path | None,
+        text_encoder: TextEncoder | RandomTextFeatures | None,
+    ) -> Self:
+        """Start with modules that nobody else uses, so that weights are held once."""
         if text_encoder is not None:
             _check_text_encoder(text_encoder, config)
         self.config = config
         self.device = device
         self.dtype = dtype
         self.folder = folder
-        self.hart: Hart = hart.to(device, dtype).eval().requires_grad_(False)
-        self.tokenizer: HybridTokenizer = tokenizer.to(device, torch.float32).eval().requires_grad_(False)
-        if dtype != torch.float16:
-            self.tokenizer.decoder.to(dtype)
-            self.tokenizer.post_quant_conv.to(dtype)
-        # convolutions run on channels-last memory without reordering it
-        self.tokenizer.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.hart.pack()
-        self._text_encoder = text_encoder
+        self._parts = replace(prepared(tokenizer, hart, device, dtype), text_encoder=text_encoder)
+        self._lock = threading.RLock()
+        return self
 
     @classmethod
     def from_pretrained(
@@ -154,14 +165,8 @@ class HartPipeline:
         place = resolve_device(device)
         number_type = resolve_dtype(dtype, place)
         model = load_model(resolve_model(name))
-        return cls(
-            model.config,
-            model.tokenizer,
-            model.hart,
-            device=place,
-            dtype=number_type,
-            folder=model.folder,
-            text_encoder=text_encoder,
+        return cls.__new__(cls)._take(
+            model.config, model.tokenizer, model.hart, place, number_type, model.folder, text_encoder
         )
 
     @classmethod
@@ -175,30 +180,56 @@ class HartPipeline:
         tokenizer, hart = random_model(config, generator, dtype=number_type)
         text = config.transformer.text
         encoder = RandomTextFeatures(text, seed) if text is not None else None
-        return cls(config, tokenizer, hart, device=place, dtype=number_type, text_encoder=encoder)
+        return cls.__new__(cls)._take(config, tokenizer, hart, place, number_type, None, encoder)
+
+    @property
+    def parts(self) -> Parts:
+        """The modules that a call draws with from now on, for looking at them; to change weights, take `hart`."""
+        return self._parts
+
+    @property
+    def tokenizer(self) -> HybridTokenizer:
+        return self._parts.tokenizer
+
+    @property
+    def hart(self) -> Hart:
+        """Transformer and residual diffusion as plain modules, to look at, change, train or store.
+
+        The pipeline draws with them as they are from then on, changes included. On x86 processors that is slower than
+        before, by a seventh at 0.7B: nothing is packed any more (`hart.inference.packing`). A copy of the pipeline
+        made by its constructor, or `load_lora`, packs again.
+        """
+        with self._lock, torch.inference_mode(False):
+            plain = self._parts.plain()
+            if plain is not self._parts:
+                log.info("the model's plain modules were asked for: it draws with them from now on, packed no more")
+                self._parts = plain
+            return plain.hart
 
     def load_lora(self, folder: str | Path, scale: float = 1.0) -> None:
         """Merge a LoRA adapter (see `hart.lora`) into the transformer; several add up.
 
+        Calls that are drawing in other threads finish with the weights that they began with.
         scale: strength of the adapter; 1 is as trained. To be rid of it, open the model again. Raises `HartError` for
         an adapter that is damaged or of another model; nothing is changed then.
         """
-        self.hart.unpack()
-        try:
-            merge_lora(self.hart, Path(folder).expanduser(), scale, model=str(self.folder or "this model"))
-        finally:
-            self.hart.pack()
+        with self._lock, torch.inference_mode(False):
+            model = str(self.folder or "this model")
+            self._parts = self._parts.adapted(Path(folder).expanduser(), scale, model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.RLock())
 
     def fingerprints(self) -> dict[str, str]:
         """What tells the weights of each part from others; see `hart.checkpoint.storage.fingerprint`.
 
         Keys: transformer (with the residual diffusion), tokenizer and, for a text model, text_encoder.
         """
-        self.hart.unpack()
-        try:
-            found = {"transformer": fingerprint(self.hart), "tokenizer": fingerprint(self.tokenizer)}
-        finally:
-            self.hart.pack()
+        parts = self._parts
+        found = {"transformer": fingerprint(parts.hart), "tokenizer": fingerprint(parts.tokenizer)}
         if self.config.transformer.text is not None:
             encoder = self.text_encoder
             if isinstance(encoder, RandomTextFeatures):
@@ -269,6 +300,7 @@ class HartPipeline:
         )
         batch_size = batch_size or (1 if self.device.type == "cpu" else GPU_BATCH)
 
+        parts = self._parts  # of the whole call, whatever is loaded meanwhile
         picture_prompts = [prompt for prompt in checked for _ in range(images_per_prompt)]
         count = len(picture_prompts)
         first_seed = _checked_seed(seed, count)
@@ -282,8 +314,8 @@ class HartPipeline:
             contexts = {prompt: contexts.get(prompt) or self._context(prompt) for prompt in wanted}
             generators = [torch.Generator().manual_seed(seeds[i]) for i in pictures]
             generator = NextScaleGenerator(
-                self.hart,
-                self.tokenizer.quantizer,
+                parts.hart,
+                parts.tokenizer.quantizer,
                 settings,
                 GeneratorDraws(generators, self.device),
                 on_scale=self._previewer(on_scale, number, len(batches), pictures),
@@ -314,16 +346,20 @@ class HartPipeline:
     @property
     def text_encoder(self) -> TextEncoder | RandomTextFeatures:
         """The prompt encoder, loaded at the first use. Raises `HartError` where the model has none."""
-        if self._text_encoder is None:
-            config = self.config.text_encoder
-            if config is None:
-                raise HartError("this model names no text encoder: pass one as text_encoder")
-            # language models leave the range of float16
-            encoder_dtype = torch.float32 if self.dtype == torch.float16 else self.dtype
-            encoder = load_text_encoder(config, self.folder).to(self.device, encoder_dtype)
-            _check_text_encoder(encoder, self.config)
-            self._text_encoder = encoder
-        return self._text_encoder
+        # as ordinary tensors also when the first prompt asks for them
+        with self._lock, torch.inference_mode(False):
+            if self._parts.text_encoder is None:
+                config = self.config.text_encoder
+                if config is None:
+                    raise HartError("this model names no text encoder: pass one as text_encoder")
+                # language models leave the range of float16
+                encoder_dtype = torch.float32 if self.dtype == torch.float16 else self.dtype
+                encoder = load_text_encoder(config, self.folder).to(self.device, encoder_dtype)
+                _check_text_encoder(encoder, self.config)
+                self._parts = replace(self._parts, text_encoder=encoder)
+            encoder_now = self._parts.text_encoder
+            assert encoder_now is not None
+            return encoder_now
 
     def _checked_prompts(self, prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
         given: list[Any] = [prompts] if isinstance(prompts, str | int) else list(prompts)

@@ -1,0 +1,150 @@
+"""Linear layers whose weight lies in the order that oneDNN's kernels read, for inference on x86 processors.
+
+MKL, PyTorch's choice for float32 products on x86, copies the weight into the order that its kernel reads at every
+call. An image takes ten calls with few rows, where this copy costs as much as the product. Packing does it once.
+The packed weight is the only copy; the plain one is computed from it when somebody asks.
+
+Packing calls operators that are private to PyTorch and that not every processor has: `packing_refusal` tries them,
+and where they are not to be had, layers stay plain.
+
+Shapes: C inputs, D outputs.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import platform
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hart.model import Hart
+
+PACKED_DTYPES = (torch.float32, torch.bfloat16)
+SMALLEST_PACKED = 2**18
+"""Weights with fewer numbers stay in the processor's cache and gain nothing."""
+
+log = logging.getLogger(__name__)
+
+
+class PackedLinear(nn.Module):
+    """A linear layer for inference; its copies, its pickle and its `state_dict` are as a plain layer's."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.kind = type(linear)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.bias = linear.bias
+        self.packed = _pack(linear.weight.detach())
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x (..., C), bias (D,), to (..., D)."""
+        return _packed_linear(x, self.packed, self.bias if bias is None else bias)
+
+    def plain(self) -> nn.Linear:
+        """The layer as it was before, frozen. Its weight is new memory, its bias this layer's own."""
+        linear = self.kind(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
+        linear.weight = nn.Parameter(self.packed.to_dense(), requires_grad=False)
+        linear.bias = self.bias
+        return linear.train(self.training)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PackedLinear:
+        """Shares the packed weight, which nothing writes to."""
+        twin = PackedLinear.__new__(PackedLinear)
+        nn.Module.__init__(twin)
+        twin.kind, twin.in_features, twin.out_features = self.kind, self.in_features, self.out_features
+        twin.bias, twin.packed = copy.deepcopy(self.bias, memo), self.packed
+        return twin.train(self.training)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As a plain layer, which is packed again where the processor that reads it can."""
+        return _restored, (self.plain(),)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        destination[prefix + "weight"] = self.packed.to_dense()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+
+@cache
+def packing_refusal(dtype: torch.dtype) -> str | None:
+    """Why weights of this type stay plain on this machine; None where packing is there, right and known to gain.
+
+    Found out once, by packing and multiplying: whether a processor has a kernel is known to oneDNN alone.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return "packing is known to gain on x86 processors only"
+    if dtype not in PACKED_DTYPES:
+        return "packing is for float32 and bfloat16"
+    if not torch.backends.mkldnn.is_available():
+        return "this PyTorch is built without oneDNN"
+    weight = torch.linspace(-1, 1, 96 * 64).view(96, 64).to(dtype)
+    bias = weight[:, 0].contiguous()
+    try:
+        packed = _pack(weight)
+        agrees = torch.equal(packed.to_dense(), weight)
+        for rows in (1, 40):
+            x = torch.linspace(-1, 1, rows * 64).view(1, rows, 64).to(dtype)
+            agrees = agrees and torch.allclose(
+                _packed_linear(x, packed, bias).float(), F.linear(x.float(), weight.float(), bias.float()), 2e-2, 2e-2
+            )
+    except (AttributeError, RuntimeError, TypeError) as error:  # the operators are private, and may go or change
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return None if agrees else "oneDNN's packed product differs from the plain one"
+
+
+def pack(hart: Hart) -> None:
+    """Pack the large linear layers of the model's blocks, in place and one by one, where that makes drawing faster."""
+    if hart.device.type != "cpu":
+        return
+    if (refusal := packing_refusal(hart.dtype)) is not None:
+        log.info("linear layers in %s are not packed: %s", hart.dtype, refusal)
+        return
+    for blocks in _repeated_blocks(hart):
+        pack_linears(blocks)
+
+
+def pack_linears(module: nn.Module, smallest: int = SMALLEST_PACKED) -> None:
+    """Replace the linear layers inside `module` by packed ones, if their weight has `smallest` numbers or more."""
+    for parent, name in _places(module, nn.Linear):
+        linear = getattr(parent, name)
+        if linear.weight.numel() >= smallest:
+            setattr(parent, name, PackedLinear(linear))
+
+
+def unpack_linears(module: nn.Module) -> None:
+    """Undo `pack_linears`: the weights of packed layers become plain ones in new memory."""
+    for parent, name in _places(module, PackedLinear):
+        setattr(parent, name, getattr(parent, name).plain())
+
+
+def is_packed(module: nn.Module) -> bool:
+    """Whether any layer inside is packed."""
+    return any(isinstance(layer, PackedLinear) for layer in module.modules())
+
+
+def _repeated_blocks(hart: Hart) -> list[nn.ModuleList]:
+    return [hart.transformer.blocks] + ([] if hart.residual is None else [hart.residual.denoiser.blocks])
+
+
+def _places(module: nn.Module, kind: type[nn.Module]) -> list[tuple[nn.Module, str]]:
+    """Parents and names of the layers of a kind. The layers themselves are not held, so that each can be freed."""
+    parents = [parent for parent in module.modules() if not isinstance(parent, kind)]
+    return [(parent, name) for parent in parents for name, child in parent.named_children() if isinstance(child, kind)]
+
+
+def _restored(linear: nn.Linear) -> nn.Module:
+    return linear if packing_refusal(linear.weight.dtype) is not None else PackedLinear(linear)
+
+
+def _pack(weight: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
+    return packed
+
+
+def _packed_linear(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    return product

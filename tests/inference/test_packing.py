@@ -1,0 +1,133 @@
+"""Packed linear layers compute what plain ones do, are as plain ones to others, and are not used where they cannot be."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hart.inference.packing import (
+    PACKED_DTYPES,
+    PackedLinear,
+    is_packed,
+    pack,
+    pack_linears,
+    packing_refusal,
+    unpack_linears,
+)
+from hart.layers.linear import Linear
+from helpers import random_tensor, tiny_model, tiny_text_config
+
+needs_packing = pytest.mark.skipif(packing_refusal(torch.float32) is not None, reason="this processor does not pack")
+
+
+@pytest.fixture
+def asked_again() -> Iterator[None]:
+    """The processor is asked anew, in a test and after it."""
+    packing_refusal.cache_clear()
+    yield
+    packing_refusal.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", PACKED_DTYPES)
+def test_packed_equals_plain(dtype: torch.dtype) -> None:
+    if packing_refusal(dtype) is not None:
+        pytest.skip("this processor does not pack")
+    linear = nn.Linear(64, 96).to(dtype).requires_grad_(False)
+    for rows in (1, 7, 130):
+        x = random_tensor(2, rows, 64, seed=rows).to(dtype)
+        torch.testing.assert_close(PackedLinear(linear)(x), linear(x))
+
+
+@needs_packing
+def test_a_bias_at_the_call_takes_the_place_of_the_own() -> None:
+    linear, bias, x = Linear(32, 48).requires_grad_(False), random_tensor(48), random_tensor(5, 32)
+    expected = x @ linear.weight.T + bias
+    torch.testing.assert_close(linear(x, bias), expected)
+    torch.testing.assert_close(PackedLinear(linear)(x, bias), expected)
+
+
+@needs_packing
+def test_unpacking_gives_the_same_layers_back() -> None:
+    net = nn.Sequential(Linear(64, 96, bias=False), nn.Sequential(nn.GELU(), nn.Linear(96, 32))).requires_grad_(False)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    kinds = [type(module) for module in net.modules()]
+    pack_linears(net, smallest=64 * 96)
+    assert isinstance(net[0], PackedLinear)
+    assert isinstance(net[1][1], nn.Linear)  # too small to gain
+    unpack_linears(net)
+    assert [type(module) for module in net.modules()] == kinds
+    assert same_state(net.state_dict(), before)
+
+
+@needs_packing
+def test_copies_pickles_and_states_are_those_of_plain_layers() -> None:
+    net = nn.Sequential(nn.Linear(64, 96), Linear(96, 32, bias=False)).requires_grad_(False)
+    before, x = {name: value.clone() for name, value in net.state_dict().items()}, random_tensor(3, 64)
+    pack_linears(net, smallest=1)
+    assert same_state(net.state_dict(), before)
+    assert list(net.state_dict()) == list(before)
+    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), copy.copy(net)):
+        assert is_packed(twin)
+        assert torch.equal(twin(x), net(x))
+        assert same_state(twin.state_dict(), before)
+    twin = copy.deepcopy(net)
+    twin[0].bias.fill_(7)
+    assert same_state(net.state_dict(), before)
+
+
+def same_state(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+class Broken:
+    """In place of `torch.ops.mkldnn`: operators that are missing, refuse, or compute something else."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __getattr__(self, name: str) -> object:
+        if self.kind == "missing":
+            raise AttributeError(f"no attribute {name!r}")
+        return lambda weight, *_: self.call(weight, name)
+
+    def call(self, x: Tensor, name: str) -> Tensor:
+        if self.kind == "refusing" or (self.kind == "refusing to multiply" and name == "_linear_pointwise"):
+            raise RuntimeError("could not create a primitive\nat some line")
+        return x.to_mkldnn() if name == "_reorder_linear_weight" else torch.ones(*x.shape[:-1], 96)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("missing", "no attribute '_reorder_linear_weight'"),
+        ("refusing", "could not create a primitive"),
+        ("refusing to multiply", "could not create a primitive"),
+        ("wrong", "differs from the plain one"),
+    ],
+)
+def test_operators_that_do_not_serve_leave_layers_plain(
+    kind: str, reason: str, asked_again: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("hart.inference.packing.platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.ops, "mkldnn", Broken(kind), raising=False)
+    hart = tiny_model(tiny_text_config(width=512, heads=4, depth=1))[1]
+    with caplog.at_level(logging.INFO, "hart"):
+        pack(hart)
+    assert not is_packed(hart)
+    assert reason in (packing_refusal(torch.float32) or "")
+    assert reason in caplog.text
+
+
+def test_other_machines_and_types_are_not_tried(asked_again: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.ops, "mkldnn", Broken("missing"), raising=False)
+    monkeypatch.setattr("hart.inference.packing.platform.machine", lambda: "arm64")
+    assert "x86" in (packing_refusal(torch.float32) or "")
+    packing_refusal.cache_clear()
+    monkeypatch.setattr("hart.inference.packing.platform.machine", lambda: "AMD64")
+    assert "float32 and bfloat16" in (packing_refusal(torch.float16) or "")

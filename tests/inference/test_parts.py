@@ -1,0 +1,153 @@
+"""A pipeline is a value to others: it is copied, pickled and stored whatever is packed in it, and shares nothing."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from hart import HartPipeline
+from hart.config import HartConfig
+from hart.inference.packing import is_packed, packing_refusal
+from hart.lora import add_lora, save_lora
+from helpers import random_context, teacher_input, tiny_model, tiny_text_config
+
+# layers of 512 x 1536 and more are packed; those of 512 x 512 in the diffusion too
+WIDE = tiny_text_config(width=512, heads=4, depth=1)
+needs_packing = pytest.mark.skipif(packing_refusal(torch.float32) is not None, reason="this processor does not pack")
+
+
+def wide(dtype: str = "float32") -> HartPipeline:
+    return HartPipeline.from_config(WIDE, device="cpu", dtype=dtype)
+
+
+def drawn(pipe: HartPipeline) -> bytes:
+    return pipe("a cat", seed=3).images[0].tobytes()
+
+
+def described(*modules: nn.Module) -> list[object]:
+    """All that a caller can see of modules: kinds, modes, types, gradients, places in memory, values."""
+    seen: list[object] = [(name, type(m), m.training) for module in modules for name, m in module.named_modules()]
+    for module in modules:
+        for name, p in module.named_parameters():
+            seen.append((name, p.dtype, p.requires_grad, p.stride(), p.data_ptr(), p.double().sum().item()))
+    return seen
+
+
+@needs_packing
+def test_wide_models_are_packed() -> None:
+    assert is_packed(wide().parts.hart)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_copies_and_pickles_draw_the_same(dtype: str) -> None:
+    pipe = wide(dtype)
+    image = drawn(pipe)
+    for twin in (copy.deepcopy(pipe), pickle.loads(pickle.dumps(pipe))):
+        assert drawn(twin) == image
+        assert is_packed(twin.parts.hart) == is_packed(pipe.parts.hart)
+        assert twin.fingerprints() == pipe.fingerprints()
+        twin.hart.transformer.head.linear.bias.fill_(9.0)
+    assert drawn(pipe) == image
+
+
+def test_the_plain_modules_are_what_the_pipeline_draws_with() -> None:
+    pipe, untouched = wide(), wide()
+    state = {name: value.clone() for name, value in tiny_model(WIDE)[1].state_dict().items()}
+    pipe.hart.load_state_dict(state)
+    assert not is_packed(pipe.hart)
+    assert pipe.hart is pipe.parts.hart
+    other = HartPipeline(
+        WIDE, pipe.tokenizer, pipe.hart, device=pipe.device, dtype=pipe.dtype, text_encoder=pipe.text_encoder
+    )
+    assert other.fingerprints() == pipe.fingerprints() != untouched.fingerprints()
+    ours, theirs = (torch.tensor(list(drawn(p)), dtype=torch.float32) for p in (pipe, other))
+    assert (ours - theirs).abs().mean() < 2  # packed or plain: rounding alone
+    assert drawn(pipe) != drawn(untouched)
+
+
+def test_adapters_are_trained_on_the_pipelines_own_model() -> None:
+    pytest.importorskip("peft")
+    pipe = wide()
+    hart = add_lora(pipe.hart, rank=2, alpha=2, generator=torch.Generator().manual_seed(0))
+    before = drawn(pipe)
+    output = hart.transformer(random_context(WIDE, 1), teacher_input(WIDE, 1))
+    hart.transformer.logits(output.hidden, output.conditioning).square().mean().backward()
+    moved = 0
+    with torch.no_grad():
+        for parameter in hart.parameters():
+            if parameter.requires_grad and parameter.grad is not None:
+                parameter.sub_(100 * parameter.grad)
+                moved += 1
+    assert moved > 0
+    assert drawn(pipe) != before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("config", [WIDE, tiny_text_config()], ids=["wide", "narrow"])
+def test_the_callers_modules_stay_as_they_were(config: HartConfig, dtype: torch.dtype) -> None:
+    tokenizer, hart = tiny_model(config)
+    hart.train()
+    before = described(tokenizer, hart)
+    encoder = HartPipeline.from_config(config, device="cpu").text_encoder
+    pipe = HartPipeline(config, tokenizer, hart, device=torch.device("cpu"), dtype=dtype, text_encoder=encoder)
+    image = drawn(pipe)
+    assert described(tokenizer, hart) == before
+    for parameter in (*hart.parameters(), *tokenizer.parameters()):
+        parameter.data.zero_()
+    assert drawn(pipe) == image
+    assert pipe.hart.dtype == dtype
+
+
+def test_what_is_loaded_while_drawing_serves_later_calls_only(tmp_path: Path) -> None:
+    """Another thread loads an adapter between two scales of a call: that call ends as it began."""
+    pytest.importorskip("peft")
+    trained = add_lora(tiny_model(WIDE)[1], rank=2, alpha=8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for name, parameter in trained.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.3)
+    save_lora(trained, tmp_path, base_model="runs/base")
+    pipe = wide()
+    plain, calls = drawn(pipe), 0
+
+    def load_meanwhile(_: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            thread = threading.Thread(target=pipe.load_lora, args=(tmp_path,))
+            thread.start()
+            thread.join()
+
+    during = pipe("a cat", seed=3, on_scale=load_meanwhile).images[0].tobytes()
+    assert during == plain
+    after = drawn(pipe)
+    assert after != plain
+    expected = wide()
+    expected.load_lora(tmp_path)
+    assert after == drawn(expected)
+
+
+def test_loads_of_several_threads_all_count(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    config = tiny_text_config()
+    trained = add_lora(tiny_model(config)[1], rank=2, alpha=2, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for name, parameter in trained.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.25)
+    save_lora(trained, tmp_path, base_model="runs/base")
+    pipe, one_by_one = (HartPipeline.from_config(config, device="cpu") for _ in range(2))
+    threads = [threading.Thread(target=pipe.load_lora, args=(tmp_path,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for _ in range(4):
+        one_by_one.load_lora(tmp_path)
+    assert pipe.fingerprints() == one_by_one.fingerprints()
