@@ -31,7 +31,7 @@ ALLOWED: dict[str, str] = {
     "model": "config diffusion layers scales transformer types",
     "generation": "config diffusion errors layers model scales tokenizer transformer types",
     "losses": "checkpoint config diffusion errors generation model scales tokenizer transformer types",
-    "checkpoint": "config devices errors files model presets tokenizer",
+    "checkpoint": "config devices errors files model presets strict tokenizer",
     "lora": "checkpoint config errors files model transformer",
     "random_weights": "checkpoint config model tokenizer",
     "cost": "checkpoint config generation layers",

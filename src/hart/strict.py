@@ -69,10 +69,7 @@ class Config:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a JSON file. Raises `ConfigError` naming it when it is absent, no JSON, or does not fit."""
-        try:
-            values = read_json(path)
-        except FileError as error:
-            raise ConfigError(str(error)) from None
+        values = read_object(path)
         try:
             return cls.from_dict(values)
         except ConfigError as error:
@@ -109,6 +106,14 @@ def require(condition: bool, message: str) -> None:
     """Raise `ConfigError(message)` unless `condition`."""
     if not condition:
         raise ConfigError(message)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of settings. Raises `ConfigError` naming the file when it holds none."""
+    try:
+        return read_json(path)
+    except FileError as error:
+        raise ConfigError(str(error)) from None
 
 
 def shown(value: Any) -> str:

@@ -21,12 +21,16 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from hart.errors import HartError
-from hart.files import atomic_write
+from hart.files import FileError, atomic_write, require_regular
 
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.safetensors"
 HART_FILE = "hart.safetensors"
 TEXT_ENCODER_FILE = "text_encoder.safetensors"
+
+WEIGHT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""What weights may be stored as. Others, 8-bit floats too, are quantised by a scale that no layout here has."""
+SHOWN_PROBLEMS = 8
 
 
 class CheckpointError(HartError):
@@ -50,10 +54,11 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a file. Raises `CheckpointError` when it is absent, truncated or of another format."""
     try:
+        require_regular(path)
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
+    except FileError as error:
+        raise CheckpointError(str(error)) from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error}); copy or download it again") from None
 
@@ -74,9 +79,20 @@ def fingerprint(module: nn.Module) -> str:
 def load_state(
     module: nn.Module, state: Mapping[str, Tensor], source: Path | str, name_in_file: Callable[[str], str] = str
 ) -> None:
-    """Copy `state` into `module` strictly: same names, same shapes, or `CheckpointError` and no change.
+    """Copy `state` into `module` strictly: what `require_fitting` asks for, all numbers finite, or `CheckpointError`
+    and no change. source, name_in_file: how errors call the file, and a tensor in it.
+    """
+    require_fitting(module, state, source, name_in_file)
+    require_finite(state, source, name_in_file)
+    module.load_state_dict(dict(state))
 
-    source, name_in_file: how errors call the file, and a tensor in it.
+
+def require_fitting(
+    module: nn.Module, state: Mapping[str, Tensor], source: Path | str, name_in_file: Callable[[str], str] = str
+) -> None:
+    """Raise `CheckpointError` unless `state` has the names, shapes and kinds of numbers of the module's own.
+
+    The module may be without memory (on the meta device). Floating-point numbers may be any of `WEIGHT_TYPES`.
     """
     expected = module.state_dict()
     problems = [
@@ -87,11 +103,38 @@ def load_state(
             for name, value in expected.items()
             if name in state and state[name].shape != value.shape
         ),
+        *(
+            f"{name_in_file(name)} holds {_short(state[name].dtype)}, not {wanted}"
+            for name, value in expected.items()
+            if name in state and (wanted := _unmet_type(state[name], value))
+        ),
     ]
     if problems:
-        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-        raise CheckpointError(f"{source}: does not fit the configuration beside it: {shown}")
-    module.load_state_dict(dict(state))
+        hidden = len(problems) - SHOWN_PROBLEMS
+        listed = "; ".join(problems[:SHOWN_PROBLEMS]) + (f"; and {hidden} more" if hidden > 0 else "")
+        raise CheckpointError(f"{source}: does not fit the configuration beside it: {listed}")
+
+
+def require_finite(state: Mapping[str, Tensor], source: Path | str, name_in_file: Callable[[str], str] = str) -> None:
+    """Raise `CheckpointError` naming the first tensor with a NaN or an infinite number in it."""
+    for name, value in state.items():
+        # a finite sum has finite terms; only where it overflowed are they looked at one by one
+        if value.is_floating_point() and not value.sum().isfinite() and not value.isfinite().all():
+            raise CheckpointError(
+                f"{source}: {name_in_file(name)} holds numbers that are not finite: the training that wrote it went "
+                "astray, or the file is damaged"
+            )
+
+
+def _unmet_type(value: Tensor, expected: Tensor) -> str:
+    """What the number type of a tensor should have been; nothing where it is right."""
+    if expected.is_floating_point():
+        return "" if value.dtype in WEIGHT_TYPES else f"one of {', '.join(map(_short, WEIGHT_TYPES))}"
+    return "" if value.dtype == expected.dtype else _short(expected.dtype)
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def load_module(path: Path, module: nn.Module) -> None:
