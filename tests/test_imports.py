@@ -21,10 +21,11 @@ ALLOWED: dict[str, str] = {
     "layers": "",
     "strict": "errors files",
     "config": "scales strict",
+    "inputs": "config strict",
     "presets": "config errors scales",
     "devices": "errors",
     "data": "errors files types",
-    "text_encoder": "config devices errors files types",
+    "text_encoder": "checkpoint config devices errors files types",
     "tokenizer": "config layers scales types",
     "transformer": "config layers scales types",
     "diffusion": "config layers",
@@ -32,17 +33,17 @@ ALLOWED: dict[str, str] = {
     "generation": "config diffusion errors layers model scales tokenizer transformer types",
     "losses": "checkpoint config diffusion errors generation model scales tokenizer transformer types",
     "checkpoint": "config devices errors files model presets strict tokenizer",
-    "lora": "checkpoint config errors files model transformer",
+    "lora": "checkpoint config errors files model strict transformer",
     "random_weights": "checkpoint config model tokenizer",
     "cost": "checkpoint config generation layers",
     "verification": "checkpoint config diffusion generation types",
-    "picture_metadata": "config errors files",
+    "picture_metadata": "config errors files strict",
     "inference": "config lora model text_encoder tokenizer",
-    "pipeline": "checkpoint config data devices errors generation inference lora model random_weights scales text_encoder "
-    "tokenizer types",
+    "pipeline": "checkpoint config data devices errors generation inference inputs lora model random_weights scales "
+    "text_encoder tokenizer types",
     "contact_sheet": "errors pipeline types",
-    "evaluation": "checkpoint config contact_sheet cost data devices errors files losses picture_metadata pipeline "
-    "presets scales tokenizer __init__",
+    "evaluation": "checkpoint config contact_sheet cost data devices errors files inputs losses picture_metadata "
+    "pipeline presets scales tokenizer __init__",
     "precompute": "checkpoint data errors files text_encoder tokenizer",
     # generation: the sample pictures of a run
     "training": "checkpoint config data devices errors files generation layers lora losses model scales text_encoder "

@@ -6,14 +6,16 @@ Chunks: `prompt`, `seed`, `model`, `settings` (JSON), `Software` ("hart" and its
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from hart.config import Config, ConfigError, SamplingConfig
+from hart.config import MAX_SEED, SamplingConfig
 from hart.errors import HartError
-from hart.files import atomic_write
+from hart.files import atomic_write, parse_json
+from hart.strict import Config, shown
 
 SOFTWARE = "hart"
 
@@ -82,17 +84,19 @@ def read_record(path: Path) -> PictureRecord:
         raise HartError(
             f"{path}: lacks {', '.join(missing)}: no picture by hart generate, or its PNG text chunks were removed"
         )
+    if not re.fullmatch("[0-9]{1,19}", chunks["seed"]) or int(chunks["seed"]) > MAX_SEED:
+        raise HartError(f"{path}: its seed is {shown(chunks['seed'])}: seeds go from 0 to {MAX_SEED}")
     try:
-        return PictureRecord(
-            prompt=chunks["prompt"],
-            seed=int(chunks["seed"]),
-            model=chunks["model"],
-            settings=PictureSettings.from_dict(json.loads(chunks["settings"])),
-            version=chunks["Software"].removeprefix(f"{SOFTWARE} "),
-        )
-    except (ValueError, TypeError, AttributeError) as error:
-        reason = str(error) if isinstance(error, ConfigError) else "they are damaged"
-        raise HartError(f"{path}: its settings cannot be read: {reason}") from None
+        settings = PictureSettings.from_dict(parse_json(chunks["settings"].encode(), "their JSON"))
+    except HartError as error:
+        raise HartError(f"{path}: its settings cannot be read: {error}") from None
+    return PictureRecord(
+        prompt=chunks["prompt"],
+        seed=int(chunks["seed"]),
+        model=chunks["model"],
+        settings=settings,
+        version=chunks["Software"].removeprefix(f"{SOFTWARE} "),
+    )
 
 
 def open_image(path: Path) -> Image.Image:

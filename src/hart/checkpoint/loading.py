@@ -6,13 +6,12 @@ Everything is read and checked before anything is handed out: a model is loaded 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hart.checkpoint.hub import download
 from hart.checkpoint.pickles import read_pickle
@@ -23,9 +22,9 @@ from hart.checkpoint.storage import (
     HART_FILE,
     TOKENIZER_FILE,
     CheckpointError,
+    load_module,
     load_state,
     read_safetensors,
-    require_fitting,
     save_module,
 )
 from hart.config import HartConfig, TextEncoderConfig
@@ -70,8 +69,10 @@ def resolve_model(name: str | os.PathLike[str]) -> Path:
     raise CheckpointError(f"unknown model {shown(text)}: no folder, no hub id, and the shipped models are: {names}")
 
 
-def user_path(name: str) -> Path:
-    """A path as a person writes it, with ~ for the home folder where that is known."""
+def user_path(name: str | os.PathLike[str]) -> Path:
+    """A path as a person writes it, with ~ for the home folder where that is known. Raises `CheckpointError`."""
+    if not isinstance(name, str | os.PathLike):
+        raise CheckpointError(f"{shown(name)}: give a path, or the text of one")
     with suppress(RuntimeError):  # nobody of that name
         return Path(name).expanduser()
     return Path(name)
@@ -133,24 +134,16 @@ def build(config: HartConfig) -> tuple[HybridTokenizer, Hart]:
 
 
 def _build_empty(config: HartConfig) -> tuple[HybridTokenizer, Hart]:
-    """Modules of a configuration without memory, for `_fill`."""
+    """Modules of a configuration without memory, which `load_state` gives them."""
     with torch.device("meta"):
         return build(config)
-
-
-def _fill(
-    module: nn.Module, state: Mapping[str, Tensor], source: Path | str, name_in_file: Callable[[str], str] = str
-) -> None:
-    """`load_state` of a module without memory, which is taken only where the file holds what is asked for."""
-    require_fitting(module, state, source, name_in_file)
-    load_state(module.to_empty(device="cpu"), state, source, name_in_file)
 
 
 def _load_own(folder: Path) -> LoadedModel:
     config = HartConfig.load(folder / CONFIG_FILE)
     tokenizer, hart = _build_empty(config)
-    for path, module in ((folder / TOKENIZER_FILE, tokenizer), (folder / HART_FILE, hart)):
-        _fill(module, read_safetensors(path), path)
+    load_module(folder / TOKENIZER_FILE, tokenizer)
+    load_module(folder / HART_FILE, hart)
     return LoadedModel(config, tokenizer, hart, folder)
 
 
@@ -158,8 +151,8 @@ def _load_published(
     folder: Path, config: HartConfig, tokenizer_tensors: PublishedWeights, hart_tensors: PublishedWeights
 ) -> LoadedModel:
     tokenizer, hart = _build_empty(config)
-    _fill(tokenizer, tokenizer_tensors.tensors, tokenizer_tensors.source, tokenizer_tensors.name_in_file)
-    _fill(hart, hart_tensors.tensors, hart_tensors.source, hart_tensors.name_in_file)
+    load_state(tokenizer, tokenizer_tensors.tensors, tokenizer_tensors.source, tokenizer_tensors.name_in_file)
+    load_state(hart, hart_tensors.tensors, hart_tensors.source, hart_tensors.name_in_file)
     return LoadedModel(config, tokenizer, hart, folder)
 
 

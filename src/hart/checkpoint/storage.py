@@ -80,10 +80,15 @@ def load_state(
     module: nn.Module, state: Mapping[str, Tensor], source: Path | str, name_in_file: Callable[[str], str] = str
 ) -> None:
     """Copy `state` into `module` strictly: what `require_fitting` asks for, all numbers finite, or `CheckpointError`
-    and no change. source, name_in_file: how errors call the file, and a tensor in it.
+    and no change.
+
+    A module without memory (on the meta device) gets its memory on the CPU, once the file is known to fit.
+    source, name_in_file: how errors call the file, and a tensor in it.
     """
     require_fitting(module, state, source, name_in_file)
     require_finite(state, source, name_in_file)
+    if any(tensor.is_meta for tensor in module.state_dict().values()):
+        module.to_empty(device="cpu")
     module.load_state_dict(dict(state))
 
 
@@ -92,7 +97,7 @@ def require_fitting(
 ) -> None:
     """Raise `CheckpointError` unless `state` has the names, shapes and kinds of numbers of the module's own.
 
-    The module may be without memory (on the meta device). Floating-point numbers may be any of `WEIGHT_TYPES`.
+    Floating-point numbers may be any of `WEIGHT_TYPES`.
     """
     expected = module.state_dict()
     problems = [

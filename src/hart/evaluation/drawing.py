@@ -23,8 +23,9 @@ from hart.errors import HartError
 from hart.evaluation.features import FeatureExtractor, Features
 from hart.evaluation.report import Progress
 from hart.files import atomic_write
+from hart.inputs import Prompt
 from hart.picture_metadata import open_image, save_png
-from hart.pipeline import HartPipeline, Prompt
+from hart.pipeline import HartPipeline
 
 PLAN_FILE = "plan.json"
 IMAGES_FOLDER = "images"

@@ -8,26 +8,28 @@ Shapes: B prompts, S text tokens, D width, E output width.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hart.checkpoint.storage import TEXT_ENCODER_FILE, load_module
 from hart.config import TextEncoderConfig
 from hart.errors import HartError
-from hart.files import atomic_write
+from hart.files import atomic_write, parse_json, read_text
 from hart.types import TextContext
 
 PADDING, UNKNOWN, START = "[PAD]", "[UNK]", "[CLS]"
 SPECIAL_PIECES = (PADDING, UNKNOWN, START)
-WEIGHTS_FILE = "text_encoder.safetensors"
+WEIGHTS_FILE = TEXT_ENCODER_FILE
 PIECES_FILE = "word_pieces.json"
 
 
@@ -136,26 +138,40 @@ class CompactTextEncoder(nn.Module):
     @classmethod
     def load(cls, config: TextEncoderConfig, folder: Path) -> CompactTextEncoder:
         """Reads what `save` wrote, in float32. Raises `HartError` naming the file that does not fit."""
-        path = folder / PIECES_FILE
-        if not path.is_file():
-            raise HartError(f"{path}: not found; the model folder must hold the tokenizer of its text encoder")
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises plain Exception for every fault
-            raise HartError(f"{path}: not a tokenizer file: {error}") from None
-        # The file's own settings could differ from the configuration, which is the authority.
-        tokenizer.enable_truncation(config.tokens)
-        tokenizer.enable_padding(pad_id=tokenizer.token_to_id(PADDING) or 0, pad_token=PADDING, length=config.tokens)
-        encoder = cls(config, tokenizer)
-        path = folder / WEIGHTS_FILE
-        if not path.is_file():
-            raise HartError(f"{path}: not found; the model folder must hold the weights of its text encoder")
-        try:
-            weights = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise HartError(f"{path}: not a safetensors file: {error}") from None
-        try:
-            encoder.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-        except RuntimeError as error:
-            raise HartError(f"{path}: does not fit the configuration: {' '.join(str(error).split())}") from None
+        tokenizer = _read_tokenizer(folder / PIECES_FILE, config.tokens)
+        with torch.device("meta"):
+            encoder = cls(config, tokenizer)
+        load_module(folder / WEIGHTS_FILE, encoder)
         return encoder.eval().requires_grad_(False)
+
+
+def _read_tokenizer(path: Path, tokens: int) -> Tokenizer:
+    """What `build_tokenizer` makes of a file's vocabulary. Raises `HartError` where the file's own would differ."""
+    text = read_text(path)
+    model = parse_json(text.encode(), str(path))
+    vocabulary = model.get("model", {}).get("vocab") if isinstance(model, dict) and _is_table(model.get("model")) else 0
+    if not _is_table(vocabulary) or not all(type(number) is int for number in vocabulary.values()):
+        raise HartError(f"{path}: not a tokenizer file: it holds no vocabulary of word pieces")
+    pieces = sorted(vocabulary, key=vocabulary.__getitem__)
+    if [vocabulary[piece] for piece in pieces] != list(range(len(pieces))):
+        raise HartError(f"{path}: its word pieces must be numbered from 0 to {len(pieces) - 1}, each number once")
+    try:
+        tokenizer = build_tokenizer(pieces, tokens)
+        stored = Tokenizer.from_str(text)
+    except HartError as error:
+        raise HartError(f"{path}: {error}") from None
+    except Exception as error:  # tokenizers raises plain Exception for every fault
+        raise HartError(f"{path}: not a tokenizer file: {error}") from None
+    # how long prompts may be is the configuration's to say
+    stored.no_truncation()
+    stored.no_padding()
+    plain = build_tokenizer(pieces, tokens)
+    plain.no_truncation()
+    plain.no_padding()
+    if json.loads(stored.to_str()) != json.loads(plain.to_str()):
+        raise HartError(f"{path}: it cuts words otherwise than the text encoder that this version of hart writes")
+    return tokenizer
+
+
+def _is_table(value: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)

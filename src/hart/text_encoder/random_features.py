@@ -29,6 +29,7 @@ class RandomTextFeatures:
     def encode(self, prompts: Sequence[str]) -> TextContext:
         """Embeddings (B, S, E) in float32 on the CPU and mask (B, S) for B prompts."""
         shape = (self.config.tokens, self.config.width)
-        seeds = [self.seed * 2**32 + zlib.crc32(prompt.encode()) for prompt in prompts]
+        # a prime just below the range of generators' seeds: no two seeds of a pipeline fall together throughout
+        seeds = [(self.seed * 2**32 + zlib.crc32(prompt.encode())) % (2**64 - 59) for prompt in prompts]
         embeddings = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return TextContext(torch.stack(embeddings), torch.ones(len(prompts), shape[0], dtype=torch.bool))
