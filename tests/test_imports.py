@@ -21,7 +21,7 @@ ALLOWED: dict[str, str] = {
     "layers": "",
     "strict": "errors files",
     "config": "scales strict",
-    "inputs": "config strict",
+    "inputs": "config errors strict",
     "presets": "config errors scales",
     "devices": "errors",
     "data": "errors files types",
@@ -36,7 +36,7 @@ ALLOWED: dict[str, str] = {
     "lora": "checkpoint config errors files model strict transformer",
     "random_weights": "checkpoint config model tokenizer",
     "cost": "checkpoint config generation layers",
-    "verification": "checkpoint config diffusion generation types",
+    "verification": "checkpoint config diffusion generation strict types",
     "picture_metadata": "config errors files strict",
     "inference": "config lora model text_encoder tokenizer",
     "pipeline": "checkpoint config data devices errors generation inference inputs lora model random_weights scales "

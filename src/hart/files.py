@@ -89,8 +89,9 @@ def read_json(path: Path, limit: int = TEXT_LIMIT) -> dict[str, Any]:
 
 def parse_json(content: bytes, where: str) -> Any:
     """Any JSON value, with or without byte order mark. Raises `FileError`, which begins with `where`."""
+    text = _decoded(content, where)
     try:
-        return json.loads(_decoded(content, where))
+        return json.loads(text)
     except ValueError as error:  # also a number of thousands of digits
         raise FileError(f"{where}: is not JSON ({error})") from None
     except RecursionError:
@@ -99,8 +100,9 @@ def parse_json(content: bytes, where: str) -> Any:
 
 def read_toml(path: Path, limit: int = TEXT_LIMIT) -> dict[str, Any]:
     """The table that a TOML file holds. Raises `FileError`."""
+    text = read_text(path, limit)
     try:
-        return tomllib.loads(read_text(path, limit))
+        return tomllib.loads(text)
     except (ValueError, OverflowError) as error:
         raise FileError(f"{path}: is not TOML ({error})") from None
     except RecursionError:

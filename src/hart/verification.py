@@ -17,8 +17,8 @@ from torch import Tensor
 from hart.checkpoint.loading import LoadedModel, load_model
 from hart.checkpoint.storage import CheckpointError, read_safetensors
 from hart.config import ConfigError, HartConfig, SamplingConfig
-from hart.files import read_json
 from hart.generation.next_scale import NextScaleGenerator, Trace
+from hart.strict import read_object
 from hart.types import ClassContext, Context, TextContext
 
 GOLDEN_FILE = "golden.safetensors"
@@ -101,7 +101,7 @@ def verify(folder: Path) -> list[Comparison]:
 
 def read_case(path: Path) -> SamplingConfig:
     """The sampling that a golden case was drawn with. Raises `CheckpointError` naming the file and the key."""
-    case = read_json(path)
+    case = read_object(path)
     if missing := [name for name in ("guidance_scale", "smooth") if name not in case]:
         raise CheckpointError(f"{path}: lacks {', '.join(missing)}, which the golden numbers were drawn with")
     settings = {"guidance_scale": case["guidance_scale"], "smooth": case["smooth"], "top_k": None}

@@ -8,9 +8,9 @@ from torch import nn
 
 from hart.config import TextEncoderConfig
 from hart.errors import HartError
-from hart.text_encoder.base import TextEncoder
+from hart.text_encoder.base import Reading, TextEncoder
 
-__all__ = ["TextEncoder", "encoder_module", "load_text_encoder"]
+__all__ = ["Reading", "TextEncoder", "encoder_module", "load_text_encoder"]
 
 
 def load_text_encoder(config: TextEncoderConfig, folder: Path | None) -> TextEncoder:

@@ -9,13 +9,14 @@ Shapes: B prompts, S text tokens, D width, E output width.
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import torch
 from safetensors.torch import save
-from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
+from tokenizers import Encoding, Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ from hart.checkpoint.storage import TEXT_ENCODER_FILE, load_module
 from hart.config import TextEncoderConfig
 from hart.errors import HartError
 from hart.files import atomic_write, parse_json, read_text
+from hart.text_encoder.base import Reading
+from hart.text_encoder.emoji import named_emoji
 from hart.types import TextContext
 
 PADDING, UNKNOWN, START = "[PAD]", "[UNK]", "[CLS]"
@@ -108,12 +111,20 @@ class CompactTextEncoder(nn.Module):
         return self.config.output_width
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """ids (B, S) int64 and mask (B, S) bool, true where a token is real, on the encoder's device."""
-        encodings = self.tokenizer.encode_batch(list(prompts))
+        """ids (B, S) int64 and mask (B, S) bool, true where a token is real, on the encoder's device.
+
+        Emoji are read as their names, see `hart.text_encoder.emoji`.
+        """
+        encodings = self.tokenizer.encode_batch([named_emoji(prompt) for prompt in prompts])
         device = self.positions.device
         ids = torch.tensor([e.ids for e in encodings], dtype=torch.long, device=device)
         mask = torch.tensor([e.attention_mask for e in encodings], dtype=torch.bool, device=device)
         return ids.view(-1, self.config.tokens), mask.view(-1, self.config.tokens)
+
+    def reading(self, prompts: Sequence[str]) -> list[Reading]:
+        """See `TextEncoder.reading`."""
+        texts = [named_emoji(prompt) for prompt in prompts]
+        return [_reading(text, read) for text, read in zip(texts, self.tokenizer.encode_batch(texts), strict=True)]
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids and mask (B, s) with s <= S -> features (B, s, E)."""
@@ -143,6 +154,22 @@ class CompactTextEncoder(nn.Module):
             encoder = cls(config, tokenizer)
         load_module(folder / WEIGHTS_FILE, encoder)
         return encoder.eval().requires_grad_(False)
+
+
+def _reading(text: str, read: Encoding) -> Reading:
+    """What became of `text`, with the emoji named, from its tokens and those that were cut off."""
+    left_out = ""
+    if read.overflowing:
+        cut = read.overflowing[0]
+        places = zip(cut.offsets, cut.word_ids, strict=True)
+        start, word = next((at, word) for (at, _), word in places if word is not None)
+        # a word that is read in part counts as left out
+        begun = (at for (at, _), own in zip(read.offsets, read.word_ids, strict=True) if own == word)
+        left_out = text[next(begun, start) :].strip()
+    words = (text[at:end] for token, (at, end) in zip(read.tokens, read.offsets, strict=True) if token == UNKNOWN)
+    # marks between words say little
+    named = (word for word in words if any(unicodedata.category(character)[0] not in "PZC" for character in word))
+    return Reading(left_out, tuple(dict.fromkeys(named)))
 
 
 def _read_tokenizer(path: Path, tokens: int) -> Tokenizer:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from hart.config import TextConditioning
+from hart.text_encoder.base import Reading
 from hart.types import TextContext
 
 
@@ -25,6 +26,10 @@ class RandomTextFeatures:
     def width(self) -> int:
         """E, the width of the features."""
         return self.config.width
+
+    def reading(self, prompts: Sequence[str]) -> list[Reading]:
+        """Whole prompts: every one has features of its own."""
+        return [Reading() for _ in prompts]
 
     def encode(self, prompts: Sequence[str]) -> TextContext:
         """Embeddings (B, S, E) in float32 on the CPU and mask (B, S) for B prompts."""
