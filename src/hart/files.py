@@ -42,6 +42,15 @@ def default_cache() -> Path:
     return base / "hart"
 
 
+def user_path(name: str | os.PathLike[str]) -> Path:
+    """A path as a person writes it, with ~ for the home folder where that is known. Raises `FileError`."""
+    if not isinstance(name, str | os.PathLike):
+        raise FileError(f"{name!r}: give a path, or the text of one")
+    with suppress(RuntimeError):  # nobody of that name
+        return Path(name).expanduser()
+    return Path(name)
+
+
 def open_regular(path: Path) -> BinaryIO:
     """A regular file opened for reading, links followed. Raises `FileError` for what is absent or of another kind."""
     try:

@@ -61,19 +61,29 @@ class PictureRecord:
 
 
 def write_picture(path: Path, image: Image.Image, record: PictureRecord) -> None:
-    """`save_png` with the picture's record."""
+    """`save_png` to a new file with the picture's record. Raises `FileExistsError` for a name that is taken."""
     chunks = PngImagePlugin.PngInfo()
-    chunks.add_text("prompt", record.prompt)
-    chunks.add_text("seed", str(record.seed))
-    chunks.add_text("model", record.model)
-    chunks.add_text("settings", json.dumps(record.settings.to_dict(), ensure_ascii=False))
-    chunks.add_text("Software", f"{SOFTWARE} {record.version}")
-    save_png(path, image, chunks)
+    texts = {
+        "prompt": record.prompt,
+        "seed": str(record.seed),
+        "model": record.model,
+        "settings": json.dumps(record.settings.to_dict(), ensure_ascii=False),
+        "Software": f"{SOFTWARE} {record.version}",
+    }
+    for name, text in texts.items():
+        # names of folders may hold bytes that are no UTF-8
+        chunks.add_text(name, text.encode("utf-8", "backslashreplace").decode())
+    save_png(path, image, chunks, overwrite=False)
 
 
-def save_png(path: Path, image: Image.Image, chunks: PngImagePlugin.PngInfo | None = None) -> None:
-    """Save `image`, with text chunks if there are any. The file appears whole or not at all."""
-    atomic_write(path, lambda file: image.save(file, "PNG", pnginfo=chunks))
+def save_png(
+    path: Path, image: Image.Image, chunks: PngImagePlugin.PngInfo | None = None, *, overwrite: bool = True
+) -> None:
+    """Save `image`, with text chunks if there are any. The file appears whole or not at all.
+
+    overwrite: False raises `FileExistsError` for a name that is taken.
+    """
+    atomic_write(path, lambda file: image.save(file, "PNG", pnginfo=chunks), overwrite=overwrite)
 
 
 def read_record(path: Path) -> PictureRecord:

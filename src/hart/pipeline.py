@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,12 +25,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hart.checkpoint.loading import load_model, resolve_model, user_path
+from hart.checkpoint.loading import load_model, resolve_model
 from hart.checkpoint.storage import fingerprint
 from hart.config import MAX_SEED, HartConfig, SamplingConfig
 from hart.data.transforms import pil_to_pixels, to_signed, unit_to_pil
 from hart.devices import resolve_device, resolve_dtype
-from hart.errors import HartError
+from hart.errors import HartError, PromptWarning
+from hart.files import user_path
 from hart.generation.draws import GeneratorDraws
 from hart.generation.next_scale import NextScaleGenerator, ScaleStep
 from hart.inference.parts import Parts, copied, prepared
@@ -312,7 +314,10 @@ class HartPipeline:
             wanted = [checked[i // images_per_prompt] for i in pictures]
             seeds = [first_seed + i for i in pictures]
             # pictures of one prompt follow each other: what the last batch knew is enough to remember
-            contexts = {prompt: contexts.get(prompt) or self._context(prompt) for prompt in wanted}
+            known, contexts = contexts, {}
+            for prompt in wanted:
+                if prompt not in contexts:
+                    contexts[prompt] = known[prompt] if prompt in known else self._context(prompt)
             generators = [torch.Generator().manual_seed(one) for one in seeds]
             generator = NextScaleGenerator(
                 parts.hart,
@@ -391,6 +396,8 @@ class HartPipeline:
     def _context(self, prompt: Prompt) -> Context:
         """The context of one picture. Prompts are encoded alone, so that their neighbours change nothing."""
         if isinstance(prompt, str):
+            for remark in self.text_encoder.reading([prompt])[0].remarks(prompt):
+                warnings.warn(remark, PromptWarning, stacklevel=4)  # 4: the line that called the pipeline
             return self.text_encoder.encode([prompt]).to(self.device)
         assert self.num_classes is not None
         return ClassContext(torch.tensor([prompt], device=self.device), self.num_classes)

@@ -6,7 +6,6 @@ Everything is read and checked before anything is handed out: a model is loaded 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -28,7 +27,7 @@ from hart.checkpoint.storage import (
     save_module,
 )
 from hart.config import HartConfig, TextEncoderConfig
-from hart.files import atomic_write
+from hart.files import atomic_write, user_path
 from hart.model import Hart
 from hart.presets import PRESETS, RELEASED_TEXT_ENCODER, VAR_SAMPLING
 from hart.strict import read_object, shown
@@ -67,15 +66,6 @@ def resolve_model(name: str | os.PathLike[str]) -> Path:
     if text in PRESETS:
         raise CheckpointError(f"{text} is a size without weights: add --random-weights, or give a model of that size")
     raise CheckpointError(f"unknown model {shown(text)}: no folder, no hub id, and the shipped models are: {names}")
-
-
-def user_path(name: str | os.PathLike[str]) -> Path:
-    """A path as a person writes it, with ~ for the home folder where that is known. Raises `CheckpointError`."""
-    if not isinstance(name, str | os.PathLike):
-        raise CheckpointError(f"{shown(name)}: give a path, or the text of one")
-    with suppress(RuntimeError):  # nobody of that name
-        return Path(name).expanduser()
-    return Path(name)
 
 
 def _exists(path: Path) -> bool:
