@@ -33,14 +33,15 @@ ALLOWED: dict[str, str] = {
     "generation": "config diffusion errors layers model scales tokenizer transformer types",
     "losses": "checkpoint config diffusion errors generation model scales tokenizer transformer types",
     "checkpoint": "config devices errors files model presets strict tokenizer",
-    "lora": "checkpoint config errors files model strict transformer",
-    "random_weights": "checkpoint config model tokenizer",
-    "cost": "checkpoint config generation layers",
+    "lora": "checkpoint config devices errors files model strict transformer",
+    "random_weights": "checkpoint config devices model tokenizer",
+    "cost": "checkpoint config devices generation layers",
     "verification": "checkpoint config diffusion generation strict types",
     "picture_metadata": "config errors files strict",
     "inference": "config lora model text_encoder tokenizer",
-    "pipeline": "checkpoint config data devices errors generation inference inputs lora model random_weights scales "
-    "text_encoder tokenizer types",
+    "conversion": "checkpoint config errors lora model text_encoder tokenizer",
+    "pipeline": "checkpoint config conversion data devices errors files generation inference inputs model "
+    "random_weights text_encoder tokenizer types",
     "contact_sheet": "errors pipeline types",
     "evaluation": "checkpoint config contact_sheet cost data devices errors files inputs losses picture_metadata "
     "pipeline presets scales tokenizer __init__",
@@ -48,8 +49,8 @@ ALLOWED: dict[str, str] = {
     # generation: the sample pictures of a run
     "training": "checkpoint config data devices errors files generation layers lora losses model scales text_encoder "
     "tokenizer transformer types",
-    "commands": "checkpoint config contact_sheet cost data devices errors evaluation losses picture_metadata pipeline "
-    "precompute presets text_encoder training verification __init__",
+    "commands": "checkpoint config contact_sheet conversion cost data devices errors evaluation inference losses picture_metadata "
+    "pipeline precompute presets text_encoder training verification __init__",
     "cli": "commands devices errors __init__",
     "__init__": "config errors pipeline",
     "__main__": "cli",

@@ -247,13 +247,14 @@ class TextEncoderConfig(Config):
 
     `compact` is the small one of this project, stored with the model (see `hart.text_encoder.compact`);
     `qwen2` is any Qwen2 causal language model that transformers loads from `source` (hub id or folder).
+    `random` gives random features instead: it lets a model with random weights be stored and opened again.
     """
 
-    kind: Literal["compact", "qwen2"]
+    kind: Literal["compact", "qwen2", "random"]
     tokens: int
     """Prompts are padded or cut to this many tokens."""
     source: str = ""
-    """Hub id or folder of a `qwen2` encoder."""
+    """Hub id or folder of a `qwen2` encoder; a folder beside the model's weights by its name there."""
     instruction: bool = False
     """Put the enhancement instruction before the prompt, as the released weights expect."""
     vocabulary_size: int = 0
@@ -264,7 +265,9 @@ class TextEncoderConfig(Config):
     depth: int = 0
     heads: int = 0
     output_width: int = 0
-    """Width of the text features that a `compact` encoder hands on."""
+    """Width of the text features that a `compact` or `random` encoder hands on."""
+    seed: int = 0
+    """Of a `random` encoder."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -283,6 +286,9 @@ class TextEncoderConfig(Config):
                 require(getattr(self, name) == 0, f"TextEncoderConfig.{name}: sizes are for compact encoders")
             return
         require(not self.source and not self.instruction, "TextEncoderConfig: source and instruction are for qwen2")
+        if self.kind == "random":
+            require(self.output_width >= 1, "TextEncoderConfig.output_width must be at least 1")
+            return
         for name in sizes:
             require(getattr(self, name) >= 1, f"TextEncoderConfig.{name}: a compact encoder needs at least 1")
         require_sizes(self, **sizes)

@@ -16,11 +16,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from hart.checkpoint.loading import build
 from hart.config import HartConfig, ResidualDiffusionConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
+from hart.devices import without_memory
 from hart.generation.next_scale import round_sizes
 from hart.layers.embedding import FREQUENCIES
 
@@ -150,7 +150,7 @@ class _Step:
 
 
 def _parameters(config: HartConfig) -> dict[str, int]:
-    with torch.device("meta"):
+    with without_memory():
         tokenizer, hart = build(config)
     modules: dict[str, tuple[nn.Module | None, ...]] = {
         "transformer": (hart.transformer,),

@@ -1,10 +1,15 @@
-"""Names of devices and number types, as users write them, to torch's own; a name that cannot be served is an error."""
+"""Names of devices and number types, as users write them, to torch's own; a name that cannot be served is an error.
+And the device that holds nothing: modules with shapes alone."""
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from hart.errors import HartError
 
@@ -69,3 +74,26 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
+
+
+class _WithoutValues(TorchFunctionMode):
+    """Leaves out what would fill new tensors at random: on the meta device it changes nothing, and the first such call
+    costs a second, in which PyTorch imports its compiler."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        if func is torch.randn:
+            kwargs.pop("generator", None)
+            func = torch.empty
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Modules that are built inside have shapes and types, on the meta device, and neither memory nor values."""
+    with torch.device("meta"), _WithoutValues():
+        yield

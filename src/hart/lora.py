@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from hart.checkpoint.storage import WEIGHT_TYPES, read_safetensors, require_finite
 from hart.config import LoraTarget
+from hart.devices import without_memory
 from hart.errors import HartError
 from hart.files import atomic_write, read_json
 from hart.model import Hart
@@ -239,7 +240,7 @@ def _check(
     """Compare the adapter with what it would be on this transformer, tried on a copy without memory."""
     source = shown(config.base_model_name_or_path or "another model").strip("'")
     mismatch = f"{folder}: this adapter was trained on {source} and does not fit {model}"
-    with torch.device("meta"):
+    with without_memory():
         skeleton = HartTransformer(transformer.config)
         try:
             _inject(peft, skeleton, config)
@@ -259,4 +260,5 @@ def _check(
     if problems:
         more = f"; and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
         raise HartError(f"{mismatch}: {'; '.join(problems[:SHOWN_PROBLEMS])}{more}")
-    require_finite(tensors, folder / ADAPTER_FILE)
+    for name, value in tensors.items():
+        require_finite(value, folder / ADAPTER_FILE, name)

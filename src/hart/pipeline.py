@@ -28,6 +28,7 @@ from torch import Tensor
 from hart.checkpoint.loading import load_model, resolve_model
 from hart.checkpoint.storage import fingerprint
 from hart.config import MAX_SEED, HartConfig, SamplingConfig
+from hart.conversion import store_model
 from hart.data.transforms import pil_to_pixels, to_signed, unit_to_pil
 from hart.devices import resolve_device, resolve_dtype
 from hart.errors import HartError, PromptWarning
@@ -115,7 +116,7 @@ class HartPipeline:
         device: torch.device,
         dtype: torch.dtype,
         folder: Path | None = None,
-        text_encoder: TextEncoder | RandomTextFeatures | None = None,
+        text_encoder: TextEncoder | None = None,
     ) -> None:
         """Draws with copies of the modules as they are now; the caller's own stay as they were.
 
@@ -135,7 +136,7 @@ class HartPipeline:
         device: torch.device,
         dtype: torch.dtype,
         folder: Path | None,
-        text_encoder: TextEncoder | RandomTextFeatures | None,
+        text_encoder: TextEncoder | None,
     ) -> Self:
         """Start with modules that nobody else uses, so that weights are held once."""
         if text_encoder is not None:
@@ -155,7 +156,7 @@ class HartPipeline:
         *,
         device: str | None = None,
         dtype: torch.dtype | str | None = None,
-        text_encoder: TextEncoder | RandomTextFeatures | None = None,
+        text_encoder: TextEncoder | None = None,
     ) -> Self:
         """Open a model: one shipped with the package ("emoji"), a folder in any supported layout, or a hub id.
 
@@ -165,7 +166,7 @@ class HartPipeline:
         """
         place = resolve_device(device)
         number_type = resolve_dtype(dtype, place)
-        model = load_model(resolve_model(name))
+        model = load_model(resolve_model(name), number_type)
         return cls.__new__(cls)._take(
             model.config, model.tokenizer, model.hart, place, number_type, model.folder, text_encoder
         )
@@ -219,6 +220,24 @@ class HartPipeline:
             model = str(self.folder or "this model")
             self._parts = self._parts.adapted(user_path(folder), finite_number("LoRA scale", scale), model)
 
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | str | None = None) -> None:
+        """Write the whole model to a folder that `from_pretrained` opens: text encoder included, adapters merged.
+
+        dtype: how weights are stored, by default as they are here. Raises `HartError` where the folder holds a model
+        or parts of one, or a text encoder cannot be stored.
+        """
+        stored = None if dtype is None else resolve_dtype(dtype, self.device)
+        parts = self._parts
+        store_model(
+            user_path(folder),
+            self.config,
+            parts.tokenizer,
+            parts.hart,
+            parts.text_encoder,
+            self.folder,
+            stored,
+        )
+
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
 
@@ -235,7 +254,7 @@ class HartPipeline:
         if self.config.transformer.text is not None:
             encoder = self.text_encoder
             if isinstance(encoder, RandomTextFeatures):
-                found["text_encoder"] = f"random features, seed {encoder.seed}"
+                found["text_encoder"] = f"random features, seed {encoder.config.seed}"
             else:
                 found["text_encoder"] = fingerprint(encoder_module(encoder))
         return found
@@ -354,7 +373,7 @@ class HartPipeline:
         )
 
     @property
-    def text_encoder(self) -> TextEncoder | RandomTextFeatures:
+    def text_encoder(self) -> TextEncoder:
         """The prompt encoder, loaded at the first use. Raises `HartError` where the model has none."""
         # as ordinary tensors also when the first prompt asks for them
         with self._lock, torch.inference_mode(False):
@@ -364,7 +383,7 @@ class HartPipeline:
                     raise HartError("this model names no text encoder: pass one as text_encoder")
                 # language models leave the range of float16
                 encoder_dtype = torch.float32 if self.dtype == torch.float16 else self.dtype
-                encoder = load_text_encoder(config, self.folder).to(self.device, encoder_dtype)
+                encoder = load_text_encoder(config, self.folder, encoder_dtype).to(self.device, encoder_dtype)
                 _check_text_encoder(encoder, self.config)
                 self._parts = replace(self._parts, text_encoder=encoder)
             encoder_now = self._parts.text_encoder
@@ -423,7 +442,7 @@ class HartPipeline:
         return (image + 1) / 2
 
 
-def _check_text_encoder(encoder: TextEncoder | RandomTextFeatures, config: HartConfig) -> None:
+def _check_text_encoder(encoder: TextEncoder, config: HartConfig) -> None:
     """Raise `HartError` unless the encoder's features are what the transformer takes."""
     text = config.transformer.text
     if text is None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from hart.checkpoint.loading import build
 from hart.config import HartConfig
+from hart.devices import without_memory
 from hart.model import Hart
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
@@ -22,7 +23,7 @@ def random_model(
     Memory never holds more than the weights in `dtype`. Weights are scaled so that activations stay near 1;
     the pictures are noise. To start a training, use `hart.training.initialization` instead.
     """
-    with torch.device("meta"):
+    with without_memory():
         modules = build(config)
     for module in modules:
         module.to(dtype).to_empty(device=generator.device)

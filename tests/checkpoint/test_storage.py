@@ -13,11 +13,14 @@ from torch import nn
 
 from hart.checkpoint.storage import (
     CheckpointError,
+    fill_module,
+    fill_state,
     load_module,
     load_state,
     read_safetensors,
     save_module,
 )
+from hart.devices import without_memory
 from hart.errors import HartError
 from helpers import randomize
 
@@ -115,3 +118,39 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: py
 
 def test_checkpoint_errors_are_errors_that_the_user_can_mend() -> None:
     assert issubclass(CheckpointError, HartError)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_module_without_memory_is_filled_in_the_asked_type(tmp_path: Path, dtype: torch.dtype) -> None:
+    saved = network()
+    save_module(tmp_path / "m.safetensors", saved, torch.bfloat16)
+    with without_memory():
+        from_file, from_state = network(), network()
+    assert all(tensor.is_meta for tensor in from_file.state_dict().values())
+    fill_module(from_file, tmp_path / "m.safetensors", dtype)
+    state = read_safetensors(tmp_path / "m.safetensors")
+    fill_state(from_state, state, dtype, "m.safetensors")
+    assert not state
+    wanted = {name: v.to(torch.bfloat16).to(dtype) for name, v in saved.state_dict().items() if v.is_floating_point()}
+    for filled in (from_file, from_state):
+        assert all(torch.equal(value, filled.state_dict()[name]) for name, value in wanted.items())
+        assert {p.dtype for p in filled.parameters()} == {dtype}
+        assert filled.state_dict()["1.num_batches_tracked"].dtype == torch.int64
+        assert all(p.requires_grad for p in filled.parameters())
+    with pytest.raises(CheckpointError, match=r"m\.safetensors: does not fit.*0\.weight is \(4, 3\)"):
+        fill_module(network(width=5), tmp_path / "m.safetensors", dtype)
+
+
+def test_filled_weights_share_no_memory() -> None:
+    """A pickle may hold one tensor under two names, and parts of a larger one."""
+    whole = torch.arange(100.0)
+    state = {"0.weight": whole[:12].view(4, 3), "0.bias": torch.ones(4), "2.weight": torch.ones(2, 4)}
+    state["2.bias"] = state["0.bias"][:2]
+    with without_memory():
+        module = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 2))
+    fill_state(module, state, torch.float32, "file")
+    with torch.no_grad():
+        module[0].bias.zero_()
+        whole.zero_()
+    assert module[2].bias.tolist() == [1, 1]
+    assert module[0].weight.flatten().tolist() == list(range(12))

@@ -1,4 +1,4 @@
-"""Packed linear layers compute what plain ones do, are as plain ones to others, and are not used where they cannot be."""
+"""Packed linear layers compute what plain ones do, are plain ones to others, and stay away where they cannot be."""
 
 from __future__ import annotations
 

@@ -56,7 +56,8 @@ def _retrying_quietly() -> Iterator[None]:
 
 
 def needed_files(repository: str, files: Sequence[str]) -> list[str]:
-    """What loading reads of a repository's `files`: all JSON, and of each part's weights the preferred kind.
+    """What loading reads of a repository's `files`: all JSON, of each part's weights the preferred kind, and the text
+    encoder's folder.
 
     Raises `CheckpointError` for a repository of several VAR models: which one is meant cannot be told.
     """
@@ -66,6 +67,7 @@ def needed_files(repository: str, files: Sequence[str]) -> list[str]:
         needed += [file for file in here if file.endswith(".json")]
         kinds = ([file for file in here if fnmatch(PurePosixPath(file).name, pattern)] for pattern in patterns)
         needed += next(filter(None, kinds), [])
+    needed += [file for file in files if str(PurePosixPath(file).parent) == "text_encoder"]
     several = [file for file in needed if fnmatch(file, "var*.pth")]
     if len(several) > 1:
         raise CheckpointError(

@@ -21,12 +21,13 @@ from hart.checkpoint.storage import (
     HART_FILE,
     TOKENIZER_FILE,
     CheckpointError,
-    load_module,
-    load_state,
+    fill_module,
+    fill_state,
     read_safetensors,
     save_module,
 )
 from hart.config import HartConfig, TextEncoderConfig
+from hart.devices import without_memory
 from hart.files import atomic_write, user_path
 from hart.model import Hart
 from hart.presets import PRESETS, RELEASED_TEXT_ENCODER, VAR_SAMPLING
@@ -76,16 +77,20 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def load_model(folder: Path) -> LoadedModel:
-    """Load any supported layout. Raises `CheckpointError` or `ConfigError`."""
+def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> LoadedModel:
+    """Load any supported layout; each tensor is read, brought to its type and freed before the next.
+
+    dtype: of transformer and residual diffusion; the tokenizer is in float32. Raises `CheckpointError` or
+    `ConfigError`.
+    """
     if not os.access(folder, os.R_OK | os.X_OK):
         raise CheckpointError(f"{folder}: may not be read")
     if (folder / CONFIG_FILE).exists() and (folder / HART_FILE).exists():
-        return _load_own(folder)
+        return _load_own(folder, dtype)
     if (folder / "llm").is_dir() and (folder / "tokenizer").is_dir():
-        return _load_hart_layout(folder)
+        return _load_hart_layout(folder, dtype)
     if list(folder.glob("var*.pth")):
-        return _load_var_layout(folder)
+        return _load_var_layout(folder, dtype)
     raise CheckpointError(
         f"{folder}: no model here; expected {CONFIG_FILE} and {HART_FILE} (this project), llm/ and tokenizer/ (HART), "
         "or vae*.pth and var*.pth (VAR)"
@@ -110,12 +115,21 @@ def load_config(name: str) -> HartConfig:
 
 
 def save_model(
-    folder: Path, config: HartConfig, tokenizer: HybridTokenizer, hart: Hart, dtype: torch.dtype | None = None
+    folder: Path,
+    config: HartConfig,
+    tokenizer: HybridTokenizer,
+    hart: Hart,
+    dtype: torch.dtype | None = None,
+    *,
+    overwrite: bool = True,
 ) -> None:
-    """Write the project's layout; the configuration last, so that an unfinished folder is not taken for a model."""
-    save_module(folder / TOKENIZER_FILE, tokenizer, dtype)
-    save_module(folder / HART_FILE, hart, dtype)
-    atomic_write(folder / CONFIG_FILE, lambda file: file.write(config.to_json().encode()))
+    """Write the project's layout; the configuration last, so that an unfinished folder is not taken for a model.
+
+    dtype: how weights are stored, None as they are. overwrite: see `hart.files.atomic_write`.
+    """
+    save_module(folder / TOKENIZER_FILE, tokenizer, dtype, overwrite=overwrite)
+    save_module(folder / HART_FILE, hart, dtype, overwrite=overwrite)
+    atomic_write(folder / CONFIG_FILE, lambda file: file.write(config.to_json().encode()), overwrite=overwrite)
 
 
 def build(config: HartConfig) -> tuple[HybridTokenizer, Hart]:
@@ -123,30 +137,30 @@ def build(config: HartConfig) -> tuple[HybridTokenizer, Hart]:
     return HybridTokenizer(config.tokenizer).eval(), Hart(config).eval()
 
 
-def _build_empty(config: HartConfig) -> tuple[HybridTokenizer, Hart]:
-    """Modules of a configuration without memory, which `load_state` gives them."""
-    with torch.device("meta"):
-        return build(config)
-
-
-def _load_own(folder: Path) -> LoadedModel:
+def _load_own(folder: Path, dtype: torch.dtype) -> LoadedModel:
     config = HartConfig.load(folder / CONFIG_FILE)
-    tokenizer, hart = _build_empty(config)
-    load_module(folder / TOKENIZER_FILE, tokenizer)
-    load_module(folder / HART_FILE, hart)
+    with without_memory():
+        tokenizer, hart = build(config)
+    fill_module(tokenizer, folder / TOKENIZER_FILE, torch.float32)
+    fill_module(hart, folder / HART_FILE, dtype)
     return LoadedModel(config, tokenizer, hart, folder)
 
 
 def _load_published(
-    folder: Path, config: HartConfig, tokenizer_tensors: PublishedWeights, hart_tensors: PublishedWeights
+    folder: Path,
+    config: HartConfig,
+    dtype: torch.dtype,
+    tokenizer_tensors: PublishedWeights,
+    hart_tensors: PublishedWeights,
 ) -> LoadedModel:
-    tokenizer, hart = _build_empty(config)
-    load_state(tokenizer, tokenizer_tensors.tensors, tokenizer_tensors.source, tokenizer_tensors.name_in_file)
-    load_state(hart, hart_tensors.tensors, hart_tensors.source, hart_tensors.name_in_file)
+    with without_memory():
+        tokenizer, hart = build(config)
+    for module, weights, wanted in ((tokenizer, tokenizer_tensors, torch.float32), (hart, hart_tensors, dtype)):
+        fill_state(module, weights.tensors, wanted, weights.source, weights.name_in_file)
     return LoadedModel(config, tokenizer, hart, folder)
 
 
-def _load_hart_layout(folder: Path) -> LoadedModel:
+def _load_hart_layout(folder: Path, dtype: torch.dtype) -> LoadedModel:
     tokenizer_folder, llm = folder / "tokenizer", folder / "llm"
     tokenizer_config = hart_tokenizer_config(
         read_object(tokenizer_folder / CONFIG_FILE), str(tokenizer_folder / CONFIG_FILE)
@@ -168,12 +182,13 @@ def _load_hart_layout(folder: Path) -> LoadedModel:
     return _load_published(
         folder,
         config,
+        dtype,
         tokenizer_weights(published_tokenizer, tokenizer_config, tokenizer_source),
         transformer_weights(published, source),
     )
 
 
-def _load_var_layout(folder: Path) -> LoadedModel:
+def _load_var_layout(folder: Path, dtype: torch.dtype) -> LoadedModel:
     vae, var = _only(folder, "vae*.pth"), _only(folder, "var*.pth")
     published_tokenizer, published = read_pickle(vae), read_pickle(var)
     case = folder / "case.json"
@@ -187,6 +202,7 @@ def _load_var_layout(folder: Path) -> LoadedModel:
     return _load_published(
         folder,
         config,
+        dtype,
         tokenizer_weights(published_tokenizer, tokenizer_config, str(vae)),
         transformer_weights(published, str(var)),
     )

@@ -7,7 +7,7 @@ own modules are named after what they compute.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -152,7 +152,8 @@ def tokenizer_names(config: TokenizerConfig, prefix: str = "") -> NameTable:
 class PublishedWeights:
     """Tensors of a published file under our names. source: the file, for errors."""
 
-    tensors: Mapping[str, Tensor]
+    tensors: dict[str, Tensor]
+    """Emptied by whoever loads them."""
     names: Mapping[str, str]
     """What the file calls them."""
     table: NameTable
@@ -163,22 +164,26 @@ class PublishedWeights:
         return self.names.get(ours) or self.table.published(ours)
 
 
-def transformer_weights(published: Mapping[str, Tensor], source: str) -> PublishedWeights:
-    """A published transformer. Raises `CheckpointError` naming tensors that have no counterpart."""
+def transformer_weights(published: MutableMapping[str, Tensor], source: str) -> PublishedWeights:
+    """A published transformer, whose tensors are taken out of `published`.
+
+    Raises `CheckpointError` naming tensors that have no counterpart.
+    """
     return _renamed(published, TRANSFORMER_NAMES, source)
 
 
-def tokenizer_weights(published: Mapping[str, Tensor], config: TokenizerConfig, source: str) -> PublishedWeights:
+def tokenizer_weights(published: MutableMapping[str, Tensor], config: TokenizerConfig, source: str) -> PublishedWeights:
     """A published tokenizer, whose names may all begin with `vae.`. Raises as `transformer_weights`."""
     prefix = "vae." if any(name.startswith("vae.") for name in published) else ""
     return _renamed(published, tokenizer_names(config, prefix), source)
 
 
-def _renamed(published: Mapping[str, Tensor], table: NameTable, source: str) -> PublishedWeights:
+def _renamed(published: MutableMapping[str, Tensor], table: NameTable, source: str) -> PublishedWeights:
     tensors: dict[str, Tensor] = {}
     names: dict[str, str] = {}
     unknown = []
-    for name, value in published.items():
+    for name in list(published):
+        value = published.pop(name)
         if ROLELESS.match(name):
             continue
         ours = table.ours(name)

@@ -12,12 +12,14 @@ A model of this project is a folder:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hart.errors import HartError
@@ -30,33 +32,68 @@ TEXT_ENCODER_FILE = "text_encoder.safetensors"
 
 WEIGHT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """What weights may be stored as. Others, 8-bit floats too, are quantised by a scale that no layout here has."""
+WEIGHTS = tuple(str(dtype).removeprefix("torch.") for dtype in WEIGHT_TYPES)
 SHOWN_PROBLEMS = 8
+TYPE_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""What safetensors calls the types of tensors."""
+
+Kind = tuple[torch.Size, str]
+"""Shape and number type of a tensor, as far as they can be told without reading it."""
 
 
 class CheckpointError(HartError):
     """A checkpoint that is absent, damaged or of another model; names the file and the tensors."""
 
 
-def save_module(path: Path, module: nn.Module, dtype: torch.dtype | None = None) -> None:
-    """Save the parameters and buffers of `module`, optionally cast to `dtype`, as one safetensors file."""
+def save_module(path: Path, module: nn.Module, dtype: torch.dtype | None = None, *, overwrite: bool = True) -> None:
+    """Save the parameters and buffers of `module`, optionally cast to `dtype`, as one safetensors file.
+
+    overwrite: see `hart.files.atomic_write`.
+    """
     state = module.state_dict()
     write_safetensors(
-        path, {name: value.to("cpu", dtype if value.is_floating_point() else None) for name, value in state.items()}
+        path,
+        {name: value.to("cpu", dtype if value.is_floating_point() else None) for name, value in state.items()},
+        overwrite=overwrite,
     )
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], *, overwrite: bool = True) -> None:
     """Write tensors on the CPU as one safetensors file."""
     stored = {name: value.detach().contiguous() for name, value in tensors.items()}
-    atomic_write(path, lambda file: file.write(save(stored)))
+    # by name, so that the library does not build the whole file in memory first
+    atomic_write(path, lambda file: save_file(stored, file.name), overwrite=overwrite)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a file. Raises `CheckpointError` when it is absent, truncated or of another format."""
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file whose tensors are read one by one. Raises as `read_safetensors`."""
     try:
         require_regular(path)
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        try:
+            # a mapped file counts as memory of the process for as long as it is open
+            opened = safe_open(path, framework="pt", backend="pread")
+        except TypeError:  # safetensors before 0.8 maps all files
+            opened = safe_open(path, framework="pt")
+        with opened as file:
+            yield file
     except FileError as error:
         raise CheckpointError(str(error)) from None
     except (SafetensorError, OSError) as error:
@@ -79,39 +116,86 @@ def fingerprint(module: nn.Module) -> str:
 def load_state(
     module: nn.Module, state: Mapping[str, Tensor], source: Path | str, name_in_file: Callable[[str], str] = str
 ) -> None:
-    """Copy `state` into `module` strictly: what `require_fitting` asks for, all numbers finite, or `CheckpointError`
-    and no change.
+    """Copy `state` into `module` strictly, or `CheckpointError` and no change.
 
-    A module without memory (on the meta device) gets its memory on the CPU, once the file is known to fit.
+    Names, shapes and kinds of numbers must be the module's own; floating-point numbers of `WEIGHT_TYPES`, all finite.
     source, name_in_file: how errors call the file, and a tensor in it.
     """
-    require_fitting(module, state, source, name_in_file)
-    require_finite(state, source, name_in_file)
-    if any(tensor.is_meta for tensor in module.state_dict().values()):
-        module.to_empty(device="cpu")
+    _require_fitting(module, {name: _kind(value) for name, value in state.items()}, source, name_in_file)
+    for name, value in state.items():
+        require_finite(value, source, name_in_file(name))
     module.load_state_dict(dict(state))
 
 
-def require_fitting(
-    module: nn.Module, state: Mapping[str, Tensor], source: Path | str, name_in_file: Callable[[str], str] = str
-) -> None:
-    """Raise `CheckpointError` unless `state` has the names, shapes and kinds of numbers of the module's own.
+def load_module(path: Path, module: nn.Module) -> None:
+    """`read_safetensors` and `load_state` in one."""
+    load_state(module, read_safetensors(path), path)
 
-    Floating-point numbers may be any of `WEIGHT_TYPES`.
+
+def fill_state(
+    module: nn.Module,
+    state: MutableMapping[str, Tensor],
+    dtype: torch.dtype,
+    source: Path | str,
+    name_in_file: Callable[[str], str] = str,
+) -> None:
+    """Give a module that was built `without_memory` its weights, in `dtype`; errors as of `load_state`.
+
+    Takes the tensors out of `state` one by one: they become the module's own where their type is the same, and else
+    are freed, so that weights are held once.
     """
-    expected = module.state_dict()
+    kinds = {name: _kind(value) for name, value in state.items()}
+    _require_fitting(module, kinds, source, name_in_file)
+    taken: set[int] = set()
+    for name in kinds:
+        value = state.pop(name)
+        require_finite(value, source, name_in_file(name))
+        # some formats store one tensor under two names, or a part of a larger one
+        alone = value.untyped_storage().nbytes() == value.nbytes and value.data_ptr() not in taken
+        taken.add(value.data_ptr())
+        _put(module, name, value if alone else value.clone(), dtype)
+
+
+def fill_module(module: nn.Module, path: Path, dtype: torch.dtype) -> None:
+    """`fill_state` from a file, which is read tensor by tensor."""
+    with _opened(path) as file:
+        kinds: dict[str, Kind] = {}
+        for name in file.keys():  # noqa: SIM118 - no mapping
+            header = file.get_slice(name)
+            kinds[name] = torch.Size(header.get_shape()), _type_name(header.get_dtype())
+        _require_fitting(module, kinds, path, str)
+        for name in kinds:
+            value = file.get_tensor(name)
+            require_finite(value, path, name)
+            _put(module, name, value, dtype)
+
+
+def require_finite(value: Tensor, source: Path | str, name: str) -> None:
+    """Raise `CheckpointError` where a tensor of weights has a NaN or an infinite number in it."""
+    # a finite sum has finite terms; only where it overflowed are they looked at one by one
+    if value.is_floating_point() and not value.sum().isfinite() and not value.isfinite().all():
+        raise CheckpointError(
+            f"{source}: {name} holds numbers that are not finite: the training that wrote it went astray, or the file "
+            "is damaged"
+        )
+
+
+def _require_fitting(
+    module: nn.Module, kinds: Mapping[str, Kind], source: Path | str, name_in_file: Callable[[str], str]
+) -> None:
+    expected = {name: _kind(value) for name, value in module.state_dict().items()}
     problems = [
-        *(f"missing {name_in_file(name)}" for name in expected if name not in state),
-        *(f"unexpected {name_in_file(name)}" for name in state if name not in expected),
+        *(f"missing {name_in_file(name)}" for name in expected if name not in kinds),
+        *(f"unexpected {name_in_file(name)}" for name in kinds if name not in expected),
         *(
-            f"{name_in_file(name)} is {tuple(state[name].shape)}, the configuration asks for {tuple(value.shape)}"
-            for name, value in expected.items()
-            if name in state and state[name].shape != value.shape
+            f"{name_in_file(name)} is {tuple(kinds[name][0])}, the configuration asks for {tuple(shape)}"
+            for name, (shape, _) in expected.items()
+            if name in kinds and kinds[name][0] != shape
         ),
         *(
-            f"{name_in_file(name)} holds {_short(state[name].dtype)}, not {wanted}"
-            for name, value in expected.items()
-            if name in state and (wanted := _unmet_type(state[name], value))
+            f"{name_in_file(name)} holds {kinds[name][1]}, not {' or '.join(allowed)}"
+            for name, (_, wanted) in expected.items()
+            if name in kinds and kinds[name][1] not in (allowed := WEIGHTS if wanted in WEIGHTS else (wanted,))
         ),
     ]
     if problems:
@@ -120,28 +204,20 @@ def require_fitting(
         raise CheckpointError(f"{source}: does not fit the configuration beside it: {listed}")
 
 
-def require_finite(state: Mapping[str, Tensor], source: Path | str, name_in_file: Callable[[str], str] = str) -> None:
-    """Raise `CheckpointError` naming the first tensor with a NaN or an infinite number in it."""
-    for name, value in state.items():
-        # a finite sum has finite terms; only where it overflowed are they looked at one by one
-        if value.is_floating_point() and not value.sum().isfinite() and not value.isfinite().all():
-            raise CheckpointError(
-                f"{source}: {name_in_file(name)} holds numbers that are not finite: the training that wrote it went "
-                "astray, or the file is damaged"
-            )
+def _kind(value: Tensor) -> Kind:
+    return value.shape, str(value.dtype).removeprefix("torch.")
 
 
-def _unmet_type(value: Tensor, expected: Tensor) -> str:
-    """What the number type of a tensor should have been; nothing where it is right."""
-    if expected.is_floating_point():
-        return "" if value.dtype in WEIGHT_TYPES else f"one of {', '.join(map(_short, WEIGHT_TYPES))}"
-    return "" if value.dtype == expected.dtype else _short(expected.dtype)
+def _type_name(stored: str) -> str:
+    """torch's name of a type, from that of safetensors; unknown ones as they are."""
+    return next((str(dtype).removeprefix("torch.") for dtype, name in TYPE_NAMES.items() if name == stored), stored)
 
 
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def load_module(path: Path, module: nn.Module) -> None:
-    """`read_safetensors` and `load_state` in one."""
-    load_state(module, read_safetensors(path), path)
+def _put(module: nn.Module, name: str, value: Tensor, dtype: torch.dtype) -> None:
+    """Make `value`, which nobody else writes to, the parameter or buffer `name` of a module."""
+    owner_name, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(owner_name)
+    place: Tensor = getattr(owner, leaf)
+    value = value.detach().to(dtype if place.is_floating_point() else place.dtype).contiguous()
+    is_parameter = isinstance(place, nn.Parameter)
+    setattr(owner, leaf, nn.Parameter(value, place.requires_grad) if is_parameter else value)

@@ -34,6 +34,7 @@ def info(
     facts = Table(title=model, show_header=False)
     for name, value in _facts(config).items():
         facts.add_row(name, value)
+    facts.add_row("large layers on this CPU", _packing())
     console = Console()
     console.print(facts)
     console.print(_counts("parameters", "parameters", cost.parameters))
@@ -44,26 +45,26 @@ def convert(
     source: Annotated[str, typer.Argument(metavar="SRC", help=f"{MODEL_HELP} Any layout.")],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write.")],
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16: how weights are stored.")] = "float32",
+    lora: Annotated[
+        list[Path] | None, typer.Option(help="Folder of an adapter to merge; several add up.", show_default=False)
+    ] = None,
+    lora_scale: Annotated[float | None, typer.Option(help="Strength of the adapters; 1 is as trained.")] = None,
 ) -> None:
-    """Write a model in the project's own layout: config.json and safetensors."""
-    if (destination / "config.json").exists():
-        raise HartError(f"{destination}: already holds a model: choose another folder")
-    writable_folder(destination)
+    """Write a model in the project's own layout, adapters merged: a folder that opens and draws alone."""
+    if lora_scale is not None and not lora:
+        raise HartError("--lora-scale is the strength of adapters, and there is none: give --lora too")
     import torch
 
-    from hart.checkpoint.loading import load_model, resolve_model, save_model
+    from hart.checkpoint.loading import resolve_model
+    from hart.conversion import convert_model, require_new_model
     from hart.devices import resolve_dtype
 
     stored = resolve_dtype(dtype, torch.device("cpu"))
-    with progress(f"reading {source}") as report:
-        model = load_model(resolve_model(source))
-        report(0, None, f"writing {destination}")
-        encoder = model.config.text_encoder
-        if encoder is not None and encoder.kind == "compact":
-            from hart.text_encoder.compact import CompactTextEncoder
-
-            CompactTextEncoder.load(encoder, model.folder).save(destination, stored)
-        save_model(destination, model.config, model.tokenizer, model.hart, stored)
+    with progress(f"reading {source}"):
+        require_new_model(destination, resolve_model(source))
+        writable_folder(destination)
+        scale = 1.0 if lora_scale is None else lora_scale
+        convert_model(source, destination, loras=lora or (), lora_scale=scale, dtype=stored)
     typer.echo(destination)
 
 
@@ -109,6 +110,15 @@ def _facts(config: HartConfig) -> dict[str, str]:
         counted = encoder.kind == "compact"
         facts["text encoder"] = encoder.kind if counted else f"{encoder.kind} {encoder.source} (not counted below)"
     return facts
+
+
+def _packing() -> str:
+    """Which number types have their linear layers packed on this machine's processor, and why others have not."""
+    from hart.devices import dtype_name
+    from hart.inference.packing import PACKED_DTYPES, packing_refusal
+
+    refusals = {dtype_name(dtype): packing_refusal(dtype) for dtype in PACKED_DTYPES}
+    return "\n".join(f"{name}: {'packed' if reason is None else reason}" for name, reason in refusals.items())
 
 
 def _counts(title: str, unit: str, parts: Mapping[str, int]) -> object:

@@ -19,7 +19,6 @@ from hart.inference.packing import is_packed, pack, unpack_linears
 from hart.lora import merge_lora
 from hart.model import Hart
 from hart.text_encoder import TextEncoder
-from hart.text_encoder.random_features import RandomTextFeatures
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -31,7 +30,7 @@ class Parts:
 
     tokenizer: HybridTokenizer
     hart: Hart
-    text_encoder: TextEncoder | RandomTextFeatures | None = None
+    text_encoder: TextEncoder | None = None
 
     def plain(self) -> Parts:
         """With no layer packed, so that weights can be seen and changed; these parts if none is."""

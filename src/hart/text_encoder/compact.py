@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import torch
-from safetensors.torch import save
+from safetensors.torch import save_file
 from tokenizers import Encoding, Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hart.checkpoint.storage import TEXT_ENCODER_FILE, load_module
+from hart.checkpoint.storage import TEXT_ENCODER_FILE, fill_module
 from hart.config import TextEncoderConfig
+from hart.devices import without_memory
 from hart.errors import HartError
 from hart.files import atomic_write, parse_json, read_text
 from hart.text_encoder.base import Reading
@@ -140,19 +141,23 @@ class CompactTextEncoder(nn.Module):
         ids, mask = self.tokenize(prompts)
         return TextContext(self(ids, mask), mask)
 
-    def save(self, folder: Path, dtype: torch.dtype = torch.float16) -> None:
-        """Writes `word_pieces.json` and `text_encoder.safetensors` (floats as `dtype`); each appears whole or not."""
+    def save(self, folder: Path, dtype: torch.dtype | None = torch.float16, *, overwrite: bool = True) -> None:
+        """Writes `word_pieces.json` and `text_encoder.safetensors`; each appears whole or not.
+
+        dtype: how weights are stored, None as they are. overwrite: see `hart.files.atomic_write`.
+        """
         weights = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in self.state_dict().items()}
-        atomic_write(folder / PIECES_FILE, lambda file: file.write(self.tokenizer.to_str(pretty=True).encode()))
-        atomic_write(folder / WEIGHTS_FILE, lambda file: file.write(save(weights)))
+        pieces = self.tokenizer.to_str(pretty=True).encode()
+        atomic_write(folder / PIECES_FILE, lambda file: file.write(pieces), overwrite=overwrite)
+        atomic_write(folder / WEIGHTS_FILE, lambda file: save_file(weights, file.name), overwrite=overwrite)
 
     @classmethod
     def load(cls, config: TextEncoderConfig, folder: Path) -> CompactTextEncoder:
         """Reads what `save` wrote, in float32. Raises `HartError` naming the file that does not fit."""
         tokenizer = _read_tokenizer(folder / PIECES_FILE, config.tokens)
-        with torch.device("meta"):
+        with without_memory():
             encoder = cls(config, tokenizer)
-        load_module(folder / WEIGHTS_FILE, encoder)
+        fill_module(encoder, folder / WEIGHTS_FILE, torch.float32)
         return encoder.eval().requires_grad_(False)
 
 

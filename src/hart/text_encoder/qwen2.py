@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -47,23 +48,25 @@ class Qwen2TextEncoder:
         self._prefix: list[int] = tokenizer(enhancement_instruction())["input_ids"] if config.instruction else []
 
     @classmethod
-    def load(cls, config: TextEncoderConfig) -> Qwen2TextEncoder:
-        """From `config.source`, a hub id or a folder, in float32. Raises `HartError` when it cannot be loaded."""
+    def load(
+        cls, config: TextEncoderConfig, source: str | Path, dtype: torch.dtype = torch.float32
+    ) -> Qwen2TextEncoder:
+        """From `source`, a hub id or a folder, in `dtype`. Raises `HartError` when it cannot be loaded."""
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
         try:
             # code that a repository brings along is neither run nor asked about
-            kind = AutoConfig.from_pretrained(config.source, trust_remote_code=False).model_type
+            kind = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type
             if kind != "qwen2":
                 raise HartError(f"it is a {kind!r} model")
-            tokenizer = AutoTokenizer.from_pretrained(config.source)
-            model = AutoModel.from_pretrained(config.source, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            model = AutoModel.from_pretrained(source, dtype=dtype)
         except Exception as error:  # transformers raises many kinds
             if is_out_of_memory(error):
                 raise
             reason = " ".join(str(error).split())
             raise HartError(
-                f"text encoder {config.source!r}: transformers cannot load it as a Qwen2 model ({reason}); "
+                f"text encoder {str(source)!r}: transformers cannot load it as a Qwen2 model ({reason}); "
                 "give a hub id or a folder with its configuration, weights and tokenizer"
             ) from None
         return cls(config, model, tokenizer)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from hart.config import TextConditioning
+from hart.config import TextConditioning, TextEncoderConfig
 from hart.text_encoder.base import Reading
 from hart.types import TextContext
 
@@ -18,14 +18,13 @@ from hart.types import TextContext
 class RandomTextFeatures:
     """Standard normal features; the same prompt and seed always give the same ones. All S tokens are real."""
 
-    def __init__(self, config: TextConditioning, seed: int) -> None:
-        self.config = config
-        self.seed = seed
+    def __init__(self, sizes: TextConditioning, seed: int) -> None:
+        self.config = TextEncoderConfig(kind="random", tokens=sizes.tokens, output_width=sizes.width, seed=seed)
 
     @property
     def width(self) -> int:
         """E, the width of the features."""
-        return self.config.width
+        return self.config.output_width
 
     def reading(self, prompts: Sequence[str]) -> list[Reading]:
         """Whole prompts: every one has features of its own."""
@@ -33,8 +32,12 @@ class RandomTextFeatures:
 
     def encode(self, prompts: Sequence[str]) -> TextContext:
         """Embeddings (B, S, E) in float32 on the CPU and mask (B, S) for B prompts."""
-        shape = (self.config.tokens, self.config.width)
+        shape = (self.config.tokens, self.width)
         # a prime just below the range of generators' seeds: no two seeds of a pipeline fall together throughout
-        seeds = [(self.seed * 2**32 + zlib.crc32(prompt.encode())) % (2**64 - 59) for prompt in prompts]
+        seeds = [(self.config.seed * 2**32 + zlib.crc32(prompt.encode())) % (2**64 - 59) for prompt in prompts]
         embeddings = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return TextContext(torch.stack(embeddings), torch.ones(len(prompts), shape[0], dtype=torch.bool))
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> RandomTextFeatures:
+        """There is nothing to move: whoever uses the features brings them where they are wanted."""
+        return self

@@ -1,0 +1,88 @@
+"""Draws and compares whatever a processor could get wrong, in a process of its own; prints one JSON object.
+
+PyTorch and oneDNN ask the processor, and the environment that may hold them back, once a process.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from hart import HartPipeline
+from hart.generation.next_scale import NextScaleGenerator, Trace
+from hart.inference.packing import is_packed, packing_refusal
+from hart.verification import RecordedDraws, verify
+from helpers import random_context, tiny_class_config, tiny_text_config
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+# every kind of layer that is packed, and none
+CONFIGS = {
+    "wide text": tiny_text_config(width=512, heads=4, depth=1),
+    "wide class": tiny_class_config(width=512, heads=4, depth=1, modulation="shared"),
+    "wide text, modulated": tiny_text_config(width=512, heads=4, depth=1, modulation="linear", qk_norm=True),
+    "narrow": tiny_text_config(),
+}
+
+
+def failed_quantities() -> list[str]:
+    """Recorded quantities of the golden cases that differ by more than their tolerance."""
+    cases = sorted(path.parent for path in GOLDEN.glob("*/golden.safetensors"))
+    return [f"{case.name} {c.name} {c.difference:.1e}" for case in cases for c in verify(case) if not c.passed]
+
+
+def colours() -> dict[str, list[float]]:
+    """Mean colours of pictures by the shipped model, which knows what is red and what is blue."""
+    found = {}
+    for dtype in ("float32", "bfloat16", "float16"):
+        pipe = HartPipeline.from_pretrained("emoji", device="cpu", dtype=dtype)
+        for prompt in ("a red heart", "a blue heart")[: 1 if dtype == "float16" else 2]:
+            image = torch.tensor(list(pipe(prompt).images[0].tobytes()), dtype=torch.float32).view(-1, 3)
+            found[f"{prompt}, {dtype}"] = image[image.amin(1) < 220].mean(0).tolist()
+    return found
+
+
+def tiny_pictures() -> dict[str, bool]:
+    """Whether pictures of random models come, of any width and type, with and without plain layers."""
+    drawn = {}
+    for name, config in CONFIGS.items():
+        for dtype in ("float32", "bfloat16", "float16"):
+            pipe = HartPipeline.from_config(config, device="cpu", dtype=dtype)
+            packs = is_packed(pipe.parts.hart)
+            wanted = name != "narrow" and packing_refusal(pipe.dtype) is None
+            prompt = 1 if pipe.num_classes is not None else "a cat"
+            pictures = pipe(prompt).images
+            pipe.hart.eval()  # plain from here on
+            pictures += pipe(prompt, images_per_prompt=2, batch_size=2).images
+            drawn[f"{name}, {dtype}"] = packs == wanted and len(pictures) == 3
+    return drawn
+
+
+def plain_and_packed_logits() -> dict[str, float]:
+    """Largest difference between the first logits of a packed model and of the same one with plain layers."""
+    differences = {}
+    config = CONFIGS["wide text"]
+    context = random_context(config, 1)
+    for dtype in ("float32", "bfloat16"):
+        pipe, found = HartPipeline.from_config(config, device="cpu", dtype=dtype), []
+        for hart in (pipe.parts.hart, pipe.hart):
+            trace, draws = Trace(), RecordedDraws(torch.zeros(16, 4), 1)
+            NextScaleGenerator(hart, pipe.tokenizer.quantizer, config.sampling, draws, trace=trace)(context)
+            found.append(trace.logits[0])
+        differences[dtype] = float((found[0] - found[1]).abs().max() / found[1].abs().max())
+    return differences
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    results = {
+        "failed quantities": failed_quantities(),
+        "colours": colours(),
+        "pictures": tiny_pictures(),
+        "plain and packed": plain_and_packed_logits(),
+    }
+    print(json.dumps(results))  # noqa: T201

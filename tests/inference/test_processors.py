@@ -1,0 +1,47 @@
+"""All of inference on older processors than this one: PyTorch and oneDNN are held back to what those have."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAM = Path(__file__).parent / "drawn_on_a_processor.py"
+
+HELD_BACK: dict[str, dict[str, str]] = {
+    "as it is": {},
+    "without vectors": {"ATEN_CPU_CAPABILITY": "default"},
+    "AVX2": {"ATEN_CPU_CAPABILITY": "avx2"},
+    "oneDNN with AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+}
+
+
+@pytest.fixture(scope="module", params=HELD_BACK)
+def results(request: pytest.FixtureRequest) -> dict[str, Any]:
+    environment = {
+        name: value for name, value in os.environ.items() if name not in {"ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"}
+    }
+    run = subprocess.run(
+        [sys.executable, str(PROGRAM)],
+        env=environment | HELD_BACK[request.param] | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    found: dict[str, Any] = json.loads(run.stdout)
+    return found
+
+
+def test_everything_is_drawn_and_agrees_with_the_reference(results: dict[str, Any]) -> None:
+    assert not results["failed quantities"]
+    for name, colour in results["colours"].items():
+        assert colour.index(max(colour)) == (0 if "red" in name else 2), name
+    assert all(results["pictures"].values()), results["pictures"]
+    assert results["plain and packed"]["float32"] < 1e-4
+    assert results["plain and packed"]["bfloat16"] < 5e-2

@@ -1,0 +1,175 @@
+"""Models as folders that open and draw alone: text encoder included, adapters merged, nothing written over."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from hart import HartError, HartPipeline
+from hart.checkpoint.loading import load_model, save_model
+from hart.checkpoint.storage import CONFIG_FILE, HART_FILE, read_safetensors
+from hart.cli import app
+from hart.config import HartConfig, TextConditioning, TextEncoderConfig
+from hart.conversion import convert_model
+from hart.lora import add_lora, save_lora
+from hart.text_encoder import load_text_encoder
+from helpers import tiny_model, tiny_text_config
+from language_models import save_language_model
+from models import save_tiny_class_model, save_tiny_text_model
+
+peft = pytest.importorskip("peft")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_text_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def adapter(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_adapter(model, tmp_path_factory.mktemp("adapter"))
+
+
+def save_adapter(model: Path, folder: Path) -> Path:
+    trained = add_lora(load_model(model).hart, rank=2, alpha=4, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for name, parameter in trained.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.3, generator=torch.Generator().manual_seed(2))
+    save_lora(trained, folder, base_model=str(model))
+    return folder
+
+
+def opened(folder: Path) -> HartPipeline:
+    return HartPipeline.from_pretrained(str(folder), device="cpu")
+
+
+def image(pipe: HartPipeline) -> Image.Image:
+    return pipe("a cat" if pipe.num_classes is None else 1, seed=3).images[0]
+
+
+def run(*arguments: object) -> str:
+    """The output of a command that succeeds, or the error line of one that does not."""
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    return result.stdout if result.exit_code == 0 else result.stderr
+
+
+def test_a_merged_model_draws_as_the_adapters_do(model: Path, adapter: Path, tmp_path: Path) -> None:
+    options = ("--lora", adapter, "--lora", adapter, "--lora-scale", 0.4)
+    assert run("convert", model, tmp_path / "own", *options).split() == [str(tmp_path / "own")]
+    pipe = opened(model)
+    plain = image(pipe).tobytes()
+    for _ in range(2):
+        pipe.load_lora(adapter, 0.4)
+    shutil.move(model, tmp_path / "elsewhere")  # it draws alone
+    try:
+        assert image(opened(tmp_path / "own")).tobytes() == image(pipe).tobytes() != plain
+    finally:
+        shutil.move(tmp_path / "elsewhere", model)
+
+
+def test_a_merged_model_in_half_precision_is_near(model: Path, adapter: Path, tmp_path: Path) -> None:
+    convert_model(str(model), tmp_path, loras=[adapter], dtype=torch.bfloat16)
+    assert {value.dtype for value in read_safetensors(tmp_path / HART_FILE).values()} == {torch.bfloat16}
+    merged, pipe = load_model(tmp_path), opened(model)
+    pipe.load_lora(adapter)
+    for name, value in pipe.hart.state_dict().items():
+        assert torch.equal(merged.hart.state_dict()[name], value.bfloat16().float()), name
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["text", "class", "random, packed"])
+def test_a_saved_pipeline_opens_and_draws_the_same(kind: str, dtype: str, tmp_path: Path) -> None:
+    if kind == "random, packed":
+        pipe = HartPipeline.from_config(tiny_text_config(width=512, heads=4, depth=1), device="cpu", dtype=dtype)
+    else:
+        save = save_tiny_text_model if kind == "text" else save_tiny_class_model
+        pipe = HartPipeline.from_pretrained(str(save(tmp_path / "model")), device="cpu", dtype=dtype)
+    before = image(pipe)
+    pipe.save_pretrained(str(tmp_path / "saved"))
+    again = HartPipeline.from_pretrained(str(tmp_path / "saved"), device="cpu", dtype=dtype)
+    assert image(again).tobytes() == before.tobytes() == image(pipe).tobytes()
+    assert again.fingerprints() == pipe.fingerprints()
+    pipe.save_pretrained(tmp_path / "half", dtype="float16")
+    assert {value.dtype for value in read_safetensors(tmp_path / "half" / HART_FILE).values()} == {torch.float16}
+
+
+def test_a_saved_pipeline_keeps_its_adapters(model: Path, adapter: Path, tmp_path: Path) -> None:
+    pipe = opened(model)
+    pipe.load_lora(adapter, 0.8)
+    pipe.save_pretrained(tmp_path / "saved")  # before it has read any prompt
+    assert image(opened(tmp_path / "saved")).tobytes() == image(pipe).tobytes()
+    add_lora(pipe.hart, rank=1, alpha=1, generator=torch.Generator())
+    with pytest.raises(HartError, match="adapters beside its weights"):
+        pipe.save_pretrained(tmp_path / "unmerged")
+    assert not (tmp_path / "unmerged").exists()
+
+
+def test_a_language_model_in_a_folder_goes_along(tmp_path: Path) -> None:
+    save_language_model(tmp_path / "qwen")
+    encoder = TextEncoderConfig(kind="qwen2", tokens=12, source=str(tmp_path / "qwen"))
+    text = TextConditioning(width=load_text_encoder(encoder, None).width, tokens=12)
+    config = tiny_text_config(text=text).replace(text_encoder=encoder)
+    save_model(tmp_path / "model", config, *tiny_model(config))
+    expected = image(opened(tmp_path / "model"))
+    convert_model(str(tmp_path / "model"), tmp_path / "one")
+    shutil.rmtree(tmp_path / "qwen")
+    pipe = opened(tmp_path / "one")
+    assert image(pipe).tobytes() == expected.tobytes()
+    pipe.save_pretrained(tmp_path / "two")
+    shutil.rmtree(tmp_path / "one")
+    assert image(opened(tmp_path / "two")).tobytes() == expected.tobytes()
+
+
+def test_a_language_model_on_the_hub_is_named(tmp_path: Path) -> None:
+    encoder = TextEncoderConfig(kind="qwen2", tokens=5, source="some/encoder")
+    config = tiny_text_config().replace(text_encoder=encoder)
+    save_model(tmp_path / "model", config, *tiny_model(config))
+    convert_model(str(tmp_path / "model"), tmp_path / "own")
+    assert HartConfig.load(tmp_path / "own" / CONFIG_FILE).text_encoder == encoder
+
+
+def test_nothing_is_written_over(model: Path, adapter: Path, tmp_path: Path) -> None:
+    before = {file.name: file.read_bytes() for file in model.iterdir()}
+    link = tmp_path / "link"
+    link.symlink_to(model)
+    for folder in (model, link):
+        assert "own folder" in run("convert", model, folder, "--lora", adapter)
+        with pytest.raises(HartError, match="own folder"):
+            opened(model).save_pretrained(folder)
+    other = save_tiny_class_model(tmp_path / "other")
+    assert "already holds a model" in run("convert", model, other)
+    for name in ("hart.safetensors", "word_pieces.json", "text_encoder"):
+        folder = tmp_path / name.split(".")[0]
+        folder.mkdir()
+        (folder / name).write_text("mine")
+        assert f"already holds {name}" in run("convert", model, folder)
+        assert [file.name for file in folder.iterdir()] == [name]
+    assert {file.name: file.read_bytes() for file in model.iterdir()} == before
+
+
+def test_wrong_adapters_leave_no_model(model: Path, tmp_path: Path) -> None:
+    assert "no LoRA adapter here" in run("convert", model, tmp_path / "own", "--lora", tmp_path)
+    assert "give --lora too" in run("convert", model, tmp_path / "own", "--lora-scale", 2)
+    with pytest.raises(HartError, match="finite"):
+        convert_model(str(model), tmp_path / "own", loras=[tmp_path], lora_scale=math.nan)
+    assert not list((tmp_path / "own").iterdir())
+
+
+def test_other_text_encoders_cannot_be_stored(model: Path, tmp_path: Path) -> None:
+    class Foreign:
+        def __init__(self, inner: object) -> None:
+            self.inner = inner
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.inner, name)
+
+    pipe = HartPipeline.from_pretrained(str(model), device="cpu", text_encoder=Foreign(opened(model).text_encoder))
+    with pytest.raises(HartError, match="Foreign cannot be stored"):
+        pipe.save_pretrained(tmp_path / "own")
