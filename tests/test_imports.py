@@ -34,7 +34,7 @@ ALLOWED: dict[str, str] = {
     "losses": "checkpoint config diffusion errors generation model scales tokenizer transformer types",
     "checkpoint": "config devices errors files model presets strict tokenizer",
     "lora": "checkpoint config devices errors files model strict transformer",
-    "random_weights": "checkpoint config devices model tokenizer",
+    "random_weights": "checkpoint config devices errors model tokenizer",
     "cost": "checkpoint config devices generation layers",
     "verification": "checkpoint config diffusion generation strict types",
     "picture_metadata": "config errors files strict",
@@ -49,8 +49,8 @@ ALLOWED: dict[str, str] = {
     # generation: the sample pictures of a run
     "training": "checkpoint config data devices errors files generation layers lora losses model scales text_encoder "
     "tokenizer transformer types",
-    "commands": "checkpoint config contact_sheet conversion cost data devices errors evaluation inference losses picture_metadata "
-    "pipeline precompute presets text_encoder training verification __init__",
+    "commands": "checkpoint config contact_sheet conversion cost data devices errors evaluation files inference losses "
+    "picture_metadata pipeline precompute presets text_encoder training verification __init__",
     "cli": "commands devices errors __init__",
     "__init__": "config errors pipeline",
     "__main__": "cli",

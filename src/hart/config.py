@@ -287,7 +287,10 @@ class TextEncoderConfig(Config):
             return
         require(not self.source and not self.instruction, "TextEncoderConfig: source and instruction are for qwen2")
         if self.kind == "random":
-            require(self.output_width >= 1, "TextEncoderConfig.output_width must be at least 1")
+            require_sizes(self, output_width=MAX_WIDTH)
+            require(
+                0 <= self.seed <= MAX_SEED, f"TextEncoderConfig.seed must be 0 to {MAX_SEED}, not {shown(self.seed)}"
+            )
             return
         for name in sizes:
             require(getattr(self, name) >= 1, f"TextEncoderConfig.{name}: a compact encoder needs at least 1")

@@ -4,6 +4,7 @@ And the device that holds nothing: modules with shapes alone."""
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -65,6 +66,14 @@ def resolve_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torc
 def dtype_name(dtype: torch.dtype) -> str:
     """The name under which `resolve_dtype` knows a type of `DTYPES`."""
     return next(name for name, known in DTYPES.items() if known == dtype)
+
+
+def machine_memory() -> int | None:
+    """Bytes of the machine's main memory; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows has no such call
+        return None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -22,7 +22,7 @@ def whole_number(name: str, value: object, least: int, most: int) -> int:
     """`value`, of Python or numpy, if it is a whole number from `least` to `most`. `name` is what errors call it."""
     number = _index(value)
     if number is None or not least <= number <= most:
-        raise HartError(f"{name} {shown(value)}: give a whole number from {least} to {most}")
+        raise HartError(f"{name} {shown(value)}: give a whole number, at least {least} and at most {most}")
     return number
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hart.commands.console import needs_extra, note, writable_folder
+from hart.commands.console import needs_extra, note, prompt_notes, writable_folder
 from hart.errors import HartError
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _data(recipe: Recipe, size: int, condition: Condition, processes: Processes)
 def _train(task: Task, recipe: Recipe, out: Path, processes: Processes, macs: int) -> bool:
     from hart.training.trainer import Trainer
 
-    with _progress(recipe, show=processes.main) as on_step:
+    with _progress(recipe, show=processes.main) as on_step, prompt_notes():
         trainer = Trainer(
             task,
             recipe,

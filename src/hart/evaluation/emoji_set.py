@@ -6,7 +6,6 @@ Shapes: B, M pictures, D width of a feature, P = 3 * PIXEL_SIDE**2.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from hart.data.datasets import open_dataset
 from hart.errors import HartError
 from hart.evaluation.features import EfficientNetLite0, FeatureExtractor
 from hart.evaluation.report import Progress
-from hart.files import atomic_write, default_cache
+from hart.files import FileError, atomic_write, default_cache, read_json
 
 FEATURE_SIDE = 128
 """EfficientNet-Lite0 sees emoji at this side: they have little that is finer, and it takes a third of the time."""
@@ -139,7 +138,6 @@ def _cached_features(pixels: Tensor, extractor: FeatureExtractor, folder: Path) 
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise HartError(f"{file}: cannot be read: give a folder that hart data emoji built") from None
-    return values
+        return read_json(file)
+    except FileError as error:
+        raise HartError(f"{error}: give a folder that hart data emoji built") from None

@@ -75,7 +75,7 @@ def evaluate_generation(
         settings={**settings, **drawn.settings, "resamples": options.resamples},
         counts={"drawn": len(generated), "references": len(real), "damaged": len(references.damaged)},
         extractor=extractor_facts(extractor),
-        notes=(warning,) if warning else (),
+        notes=((warning,) if warning else ()) + drawn.notes,
         sheets=drawn.sheet([str(prompt) for prompt in prompts]),
     )
 

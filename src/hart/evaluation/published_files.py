@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from hart.data.samples import Damage, DamagedSample, Sample, one_line
 from hart.errors import HartError
+from hart.files import parse_json
 
 
 class PublishedFiles:
@@ -91,6 +91,6 @@ class PublishedPictures:
 def read_json(content: bytes, where: str) -> Any:
     """Raises `HartError` for what is no JSON."""
     try:
-        return json.loads(content)
-    except ValueError as error:
-        raise HartError(f"{where}: no JSON ({one_line(error)}): fetch it again") from None
+        return parse_json(content, where)
+    except HartError as error:
+        raise HartError(f"{error}: fetch it again") from None

@@ -27,7 +27,7 @@ from hart.evaluation.emoji_set import BATCH, EmojiSet, features_of, looks
 from hart.evaluation.features import FeatureExtractor, Features
 from hart.evaluation.report import Progress, Result, extractor_facts, pictures_text
 from hart.evaluation.statistics import RESAMPLES, Figure, bootstrap_mean, few_pictures_warning
-from hart.files import atomic_write
+from hart.files import atomic_write, read_json
 from hart.pipeline import HartPipeline
 
 OWN = "own"
@@ -139,8 +139,8 @@ class _Measure:
             "resamples": options.resamples,
         }
         if file.exists():
-            kept = json.loads(file.read_text(encoding="utf-8"))
-            if kept["measured_with"] == measured_with:
+            kept = read_json(file)
+            if kept.get("measured_with") == measured_with:
                 return {column: Figure(**values) for column, values in kept["figures"].items()}
         drawn.draw(options.draw_batch, lambda done, total, what: self.progress(done, total, f"{name}: {what}"))
         generator = torch.Generator().manual_seed(options.seed)

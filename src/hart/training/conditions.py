@@ -5,8 +5,9 @@ Shapes: B pictures.
 
 from __future__ import annotations
 
-import json
+import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 from hart.checkpoint.loading import resolve_model
 from hart.checkpoint.storage import CONFIG_FILE
 from hart.config import ConfigError, TextEncoderConfig
-from hart.errors import HartError
-from hart.text_encoder import TextEncoder, encoder_module, load_text_encoder
+from hart.errors import HartError, PromptWarning
+from hart.files import FileError, read_json
+from hart.text_encoder import Reading, TextEncoder, encoder_module, load_text_encoder
 from hart.text_encoder.compact import CompactTextEncoder
 from hart.training.config import TransformerRecipe
 from hart.training.starting import text_encoder_config
@@ -44,6 +46,10 @@ class Conditioner(Protocol):
         """
         ...
 
+    def figures(self) -> dict[str, float]:
+        """What to report of the contexts so far."""
+        ...
+
     def save(self, folder: Path) -> None:
         """Write beside a model what it needs of this."""
         ...
@@ -54,6 +60,8 @@ class TextConditioner:
 
     def __init__(self, encoder: TextEncoder) -> None:
         self.encoder = encoder
+        self._read = self._cut = 0
+        self._is_cut = lru_cache(2**16)(self._left_out)
 
     @property
     def text_encoder_config(self) -> TextEncoderConfig:
@@ -66,7 +74,20 @@ class TextConditioner:
     def context(self, captions: Sequence[str] | None, classes: Tensor | None) -> TextContext:
         if captions is None:
             raise HartError("pictures without captions cannot train a text-conditional model: give captions")
+        self._read += len(captions)
+        self._cut += sum(map(self._is_cut, captions))
         return self.encoder.encode(captions)
+
+    def figures(self) -> dict[str, float]:
+        return {"captions_cut": self._cut / self._read} if self._cut else {}
+
+    def _left_out(self, caption: str) -> bool:
+        """Whether a caption is longer than the encoder reads. The first such one is told with a `PromptWarning`."""
+        left_out = self.encoder.reading([caption])[0].left_out
+        if left_out and not self._cut:
+            remark = Reading(left_out).remarks(caption)[0]
+            warnings.warn(f"{remark}; captions_cut is the share of such captions", PromptWarning, stacklevel=2)
+        return bool(left_out)
 
     def save(self, folder: Path) -> None:
         """Only a compact encoder is stored with its model; others are found by their source."""
@@ -94,6 +115,9 @@ class ClassConditioner:
                 f"set it to at least {largest + 1}"
             )
         return ClassContext(classes.to(self.device), self.num_classes)
+
+    def figures(self) -> dict[str, float]:
+        return {}
 
     def save(self, folder: Path) -> None: ...
 
@@ -142,10 +166,9 @@ def find_text_encoder(name: str, *, tokens: int, instruction: bool) -> tuple[Tex
 def _is_language_model(folder: Path) -> bool:
     """Whether transformers wrote the configuration in a folder."""
     try:
-        values = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return "model_type" in read_json(folder / CONFIG_FILE)
+    except FileError:
         return False
-    return isinstance(values, dict) and "model_type" in values
 
 
 def drop_condition(context: Context, dropped: Tensor) -> Context:
