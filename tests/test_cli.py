@@ -15,12 +15,12 @@ import pytest
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
+from command_line import refused, run
 from hart import HartPipeline, __version__
 from hart.checkpoint.loading import load_model
 from hart.checkpoint.storage import read_safetensors, save_module
-from hart.cli import app
 from hart.config import HartConfig
 from hart.data.emoji import EmojiSummary
 from hart.data.encoded import EncodedSet
@@ -38,25 +38,11 @@ RECIPES = Path(__file__).parent.parent / "recipes" / "emoji"
 CASES = ["t2i", "t2i-qknorm-adaln", "t2i-rounds", "var-c2i"]
 
 
-def run(*arguments: Any) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
 def drawn(result: Result) -> list[Path]:
     """The files that a successful command printed."""
     assert result.exit_code == 0, result.output
     assert result.stderr == ""  # no terminal: no bars, no notes
     return [Path(line) for line in result.stdout.splitlines()]
-
-
-def refused(result: Result) -> str:
-    """The one line of a command that was given bad input."""
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("error: ")
-    assert "Traceback" not in line
-    return line
 
 
 @pytest.fixture(scope="module")

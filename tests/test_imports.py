@@ -25,7 +25,7 @@ ALLOWED: dict[str, str] = {
     "presets": "config errors scales",
     "devices": "errors",
     "data": "errors files types",
-    "text_encoder": "checkpoint config devices errors files types",
+    "text_encoder": "checkpoint config devices errors files strict types",
     "tokenizer": "config layers scales types",
     "transformer": "config layers scales types",
     "diffusion": "config layers",

@@ -30,7 +30,7 @@ from hart.devices import without_memory
 from hart.errors import HartError
 from hart.files import atomic_write, read_json
 from hart.model import Hart
-from hart.strict import shown
+from hart.strict import clipped, shown
 from hart.transformer.transformer import HartTransformer
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -259,6 +259,6 @@ def _check(
     ]
     if problems:
         more = f"; and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
-        raise HartError(f"{mismatch}: {'; '.join(problems[:SHOWN_PROBLEMS])}{more}")
+        raise HartError(f"{mismatch}: {'; '.join(map(clipped, problems[:SHOWN_PROBLEMS]))}{more}")
     for name, value in tensors.items():
         require_finite(value, folder / ADAPTER_FILE, name)

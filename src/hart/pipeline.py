@@ -107,6 +107,7 @@ class Reconstruction:
 class HartPipeline:
     """A whole model on one device; call it with prompts."""
 
+    @torch.inference_mode(False)
     def __init__(
         self,
         config: HartConfig,
@@ -150,6 +151,7 @@ class HartPipeline:
         return self
 
     @classmethod
+    @torch.inference_mode(False)  # parts are ordinary tensors wherever they are made
     def from_pretrained(
         cls,
         name: str | os.PathLike[str],
@@ -172,6 +174,7 @@ class HartPipeline:
         )
 
     @classmethod
+    @torch.inference_mode(False)  # parts are ordinary tensors wherever they are made
     def from_config(
         cls, config: HartConfig, *, seed: int = 0, device: str | None = None, dtype: torch.dtype | str | None = None
     ) -> Self:

@@ -121,6 +121,12 @@ def shown(value: Any) -> str:
     return reprlib.repr(value)
 
 
+def clipped(text: object, length: int = 200) -> str:
+    """Words of others for an error: on one line, and shortened where they are long."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= length else line[:length].rstrip() + "..."
+
+
 def require_positive(config: Config, *names: str) -> None:
     """Raise `ConfigError` for the first of the fields `names` that is below 1."""
     for name in names:

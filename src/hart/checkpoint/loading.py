@@ -31,7 +31,7 @@ from hart.devices import without_memory
 from hart.files import atomic_write, user_path
 from hart.model import Hart
 from hart.presets import PRESETS, RELEASED_TEXT_ENCODER, VAR_SAMPLING
-from hart.strict import read_object, shown
+from hart.strict import clipped, read_object, shown
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
 SHIPPED_MODELS = Path(__file__).parent.parent / "models"
@@ -66,7 +66,7 @@ def resolve_model(name: str | os.PathLike[str]) -> Path:
         return download(text)
     if text in PRESETS:
         raise CheckpointError(f"{text} is a size without weights: add --random-weights, or give a model of that size")
-    raise CheckpointError(f"unknown model {shown(text)}: no folder, no hub id, and the shipped models are: {names}")
+    raise CheckpointError(f"unknown model {clipped(text)!r}: no folder, no hub id, and the shipped models are: {names}")
 
 
 def _exists(path: Path) -> bool:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from hart.errors import HartError
 from hart.files import FileError, atomic_write, require_regular
+from hart.strict import clipped
 
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.safetensors"
@@ -97,7 +98,9 @@ def _opened(path: Path) -> Iterator[Any]:
     except FileError as error:
         raise CheckpointError(str(error)) from None
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error}); copy or download it again") from None
+        raise CheckpointError(
+            f"{path}: not a readable safetensors file ({clipped(error)}); copy or download it again"
+        ) from None
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -200,7 +203,7 @@ def _require_fitting(
     ]
     if problems:
         hidden = len(problems) - SHOWN_PROBLEMS
-        listed = "; ".join(problems[:SHOWN_PROBLEMS]) + (f"; and {hidden} more" if hidden > 0 else "")
+        listed = "; ".join(map(clipped, problems[:SHOWN_PROBLEMS])) + (f"; and {hidden} more" if hidden > 0 else "")
         raise CheckpointError(f"{source}: does not fit the configuration beside it: {listed}")
 
 

@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 
 from hart.config import TextEncoderConfig
+from hart.strict import clipped
 from hart.types import TextContext
 
 SHOWN_WORDS = 8
@@ -29,23 +30,15 @@ class Reading:
 
     def remarks(self, prompt: str) -> list[str]:
         """What whoever wrote the prompt should know, a sentence each."""
-        named = f'"{shortened(prompt, 40)}"'
+        named = f'"{clipped(prompt, 40)}"'
         found = []
         if self.left_out:
-            found.append(
-                f'{named} is longer than the text encoder reads: "{shortened(self.left_out, 400)}" is left out'
-            )
+            found.append(f'{named} is longer than the text encoder reads: "{clipped(self.left_out, 400)}" is left out')
         if self.unknown:
-            words = ", ".join(f'"{shortened(word, 40)}"' for word in self.unknown[:SHOWN_WORDS])
+            words = ", ".join(f'"{clipped(word, 40)}"' for word in self.unknown[:SHOWN_WORDS])
             more = f" and {len(self.unknown) - SHOWN_WORDS} more" if len(self.unknown) > SHOWN_WORDS else ""
             found.append(f"{named}: the text encoder does not know {words}{more}, and reads all such words alike")
         return found
-
-
-def shortened(text: str, length: int) -> str:
-    """A text on one line, with dots in the place of what goes beyond `length`."""
-    line = " ".join(text.split())
-    return line if len(line) <= length else line[:length].rstrip() + "..."
 
 
 class TextEncoder(Protocol):

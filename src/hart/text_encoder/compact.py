@@ -27,6 +27,7 @@ from hart.config import TextEncoderConfig
 from hart.devices import without_memory
 from hart.errors import HartError
 from hart.files import atomic_write, parse_json, read_text
+from hart.strict import clipped
 from hart.text_encoder.base import Reading
 from hart.text_encoder.emoji import named_emoji
 from hart.types import TextContext
@@ -193,7 +194,7 @@ def _read_tokenizer(path: Path, tokens: int) -> Tokenizer:
     except HartError as error:
         raise HartError(f"{path}: {error}") from None
     except Exception as error:  # tokenizers raises plain Exception for every fault
-        raise HartError(f"{path}: not a tokenizer file: {error}") from None
+        raise HartError(f"{path}: not a tokenizer file: {clipped(error)}") from None
     # how long prompts may be is the configuration's to say
     stored.no_truncation()
     stored.no_padding()
