@@ -28,7 +28,7 @@ from hart.types import ClassContext, Context, TextContext
 SCALES = (1, 2, 3, 4)
 CHANNELS = 4
 CODES = 24
-TEXT_TOKENS, TEXT_WIDTH = 5, 12
+TEXT_TOKENS, TEXT_WIDTH = 12, 12
 CLASSES = 6
 
 

@@ -15,12 +15,12 @@ import pytest
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
+from command_line import refused, run
 from hart import HartPipeline, __version__
 from hart.checkpoint.loading import load_model
 from hart.checkpoint.storage import read_safetensors, save_module
-from hart.cli import app
 from hart.config import HartConfig
 from hart.data.emoji import EmojiSummary
 from hart.data.encoded import EncodedSet
@@ -38,25 +38,11 @@ RECIPES = Path(__file__).parent.parent / "recipes" / "emoji"
 CASES = ["t2i-rounds", "var-c2i"]  # sharded and single files; that all convert exactly is tested where they are read
 
 
-def run(*arguments: Any) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
 def drawn(result: Result) -> list[Path]:
     """The files that a successful command printed."""
     assert result.exit_code == 0, result.output
     assert result.stderr == ""  # no terminal: no bars, no notes
     return [Path(line) for line in result.stdout.splitlines()]
-
-
-def refused(result: Result) -> str:
-    """The one line of a command that was given bad input."""
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("error: ")
-    assert "Traceback" not in line
-    return line
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +120,7 @@ def test_a_class_model_takes_numbers(class_model: Path, tmp_path: Path) -> None:
 
 
 def test_a_grid_comes_after_the_pictures(text_model: Path, tmp_path: Path) -> None:
-    paths = drawn(run("generate", "cat", "dog", "-n", 3, "--grid", "--model", text_model, "--out", tmp_path))
+    paths = drawn(run("generate", "a cat", "a dog", "-n", 3, "--grid", "--model", text_model, "--out", tmp_path))
     assert len(paths) == 7
     with Image.open(paths[-1]) as sheet:
         assert sheet.width > sheet.height > 2 * 8  # two rows of three
@@ -166,7 +152,7 @@ def test_random_weights_need_a_configuration_only(text_model: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_like_draws_the_same_file_again(text_model: Path, tmp_path: Path, batch_size: int) -> None:
-    paths = drawn(run("generate", "cat", "dog", "-n", 2, "--seed", 3, "--batch-size", batch_size, "--guidance", 3,
+    paths = drawn(run("generate", "a cat", "a dog", "-n", 2, "--seed", 3, "--batch-size", batch_size, "--guidance", 3,
                       "--dtype", "bf16", "--model", text_model, "--out", tmp_path))  # fmt: skip
     for path in paths:
         (again,) = drawn(run("generate", "--like", path, "--out", tmp_path / "again"))
@@ -425,7 +411,7 @@ def test_ctrl_c_is_quiet(text_model: Path, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(HartPipeline, "__call__", interrupted)
     result = run("generate", "cat", "--model", text_model, "--out", tmp_path)
     assert result.exit_code == 130
-    assert result.output.strip() == ""
+    assert result.output.strip() == f"stopped: 0 of 1 in {tmp_path}"
 
 
 def failing_with(error: BaseException) -> Any:

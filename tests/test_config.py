@@ -107,7 +107,7 @@ def with_change(path: str, value: Any) -> dict[str, Any]:
         ("transformer.codebook_size", 25, "tokenizer and transformer differ in codebook_size"),
         ("diffusion.sampling_steps", 0, "sampling_steps"),
         ("diffusion.sampling_steps", 1001, "sampling_steps"),
-        ("tokenizer.quant_conv_kernel", 0, "quant_conv_kernel must be odd and at least 1, not 0"),
+        ("tokenizer.quant_conv_kernel", 0, "quant_conv_kernel must be at least 1, not 0"),
         ("tokenizer.quant_conv_kernel", 2, "quant_conv_kernel must be odd"),
         ("tokenizer.phi_weight", -0.5, "phi_weight must be in"),
         ("tokenizer.commitment_weight", math.nan, "commitment_weight"),
@@ -124,6 +124,18 @@ def with_change(path: str, value: Any) -> dict[str, Any]:
         ("sampling.rounds", 0, "rounds must be at least 1"),
         ("sampling.diffusion_steps", 0, "diffusion_steps must be at least 1"),
         ("format_version", 99, "format version 99"),
+        ("transformer.depth", 10**6, "TransformerConfig.depth must be at most 512, not 1000000"),
+        ("transformer.width", 2**62, "TransformerConfig.width must be at most 65536"),
+        ("transformer.mlp_ratio", 10**400, "mlp_ratio: 1.*0 is too large"),
+        ("transformer.mlp_ratio", 1e300, "mlp_ratio must be at most 64"),
+        ("transformer.scales", [1, *range(2, 10**5)], "scales: .* at most 64 scales, not 99999"),
+        ("tokenizer.scales", [1, 10**9], "scales: the last side .* at most 1024, not 1000000000"),
+        ("tokenizer.scales", {"side": [1] * 10**6}, r"expected a list, got .{,80}$"),
+        ("tokenizer.channel_multipliers", [1] * 64, "1 to 12 levels"),
+        ("tokenizer.codebook_size", "x" * 10**6, r"expected int, got .{,80}$"),
+        ("x" * 10**6, 1, r"unknown key.{,80}; known are"),
+        ("sampling.top_k", 10**30, "top_k must be .* at most 1048576"),
+        ("sampling.guidance_scale", 1e39, "guidance_scale must be .* at most 1000"),
     ],
 )
 def test_wrong_values_are_named(path: str, value: Any, message: str) -> None:
@@ -134,6 +146,14 @@ def test_wrong_values_are_named(path: str, value: Any, message: str) -> None:
 def test_a_model_of_classes_needs_one() -> None:
     with pytest.raises(ConfigError, match=r"ClassConditioning\.num_classes must be at least 1, not 0"):
         ClassConditioning(0)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"guidance_scale": "4"}, {"top_k": 2.5}, {"smooth": 1}, {"rounds": None}, {"top_p": [1]}]
+)
+def test_settings_that_are_built_are_checked_like_those_that_are_read(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"SamplingConfig.{next(iter(wrong))}: expected"):
+        SamplingConfig(**wrong)
 
 
 def test_missing_keys_are_named() -> None:
@@ -149,7 +169,7 @@ def test_an_integer_stands_for_a_float() -> None:
     assert isinstance(settings.guidance_scale, float)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"null", b"\xff\xfe{}"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"null", b"\xff\xfe{}", b'{"a":' * 10**5, b"[" * 10**5])
 def test_an_unreadable_file_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / CONFIG_FILE
     path.write_bytes(content)

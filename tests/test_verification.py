@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from hart.checkpoint.loading import load_model
 from hart.checkpoint.storage import CheckpointError, read_safetensors
+from hart.errors import HartError
 from hart.verification import CASE_FILE, GOLDEN_FILE, INPUTS, verify
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -84,7 +85,7 @@ def test_inputs_that_are_absent_or_do_not_fit_are_named(folder: Path, monkeypatc
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ([], "expected a JSON object"),
+        ([], "holds no JSON object"),
         ({}, "lacks guidance_scale, smooth"),
         ({"guidance_scale": 3.0}, "lacks smooth"),
         ({"guidance_scale": "high", "smooth": True}, "guidance_scale: expected float"),
@@ -100,7 +101,7 @@ def test_a_case_without_its_settings_is_an_error(folder: Path, case: Any, messag
     (folder / GOLDEN_FILE).symlink_to(GOLDEN / "t2i" / GOLDEN_FILE)
     (folder / CASE_FILE).unlink()
     (folder / CASE_FILE).write_text(json.dumps(case), encoding="utf-8")
-    with pytest.raises(CheckpointError, match=f"{CASE_FILE}: .*{message}"):
+    with pytest.raises(HartError, match=f"{CASE_FILE}: .*{message}"):
         verify(folder)
 
 
@@ -118,7 +119,7 @@ def test_an_unreadable_case_is_an_error(folder: Path, content: bytes) -> None:
     save_file(read_safetensors(CASE / GOLDEN_FILE), folder / GOLDEN_FILE)
     (folder / CASE_FILE).unlink()
     (folder / CASE_FILE).write_bytes(content)
-    with pytest.raises(CheckpointError, match=CASE_FILE):
+    with pytest.raises(HartError, match=CASE_FILE):
         verify(folder)
 
 

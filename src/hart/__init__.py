@@ -11,14 +11,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hart.config import HartConfig
+    from hart.config import HartConfig, SamplingConfig
     from hart.errors import HartError
-    from hart.pipeline import HartPipeline
+    from hart.pipeline import HartOutput, HartPipeline
 
 __version__ = "0.1.0"
-__all__ = ["HartConfig", "HartError", "HartPipeline", "__version__"]
+__all__ = ["HartConfig", "HartError", "HartOutput", "HartPipeline", "SamplingConfig", "__version__"]
 
-_HOMES = {"HartConfig": "hart.config", "HartError": "hart.errors", "HartPipeline": "hart.pipeline"}
+_HOMES = {
+    "HartConfig": "hart.config",
+    "HartError": "hart.errors",
+    "HartOutput": "hart.pipeline",
+    "HartPipeline": "hart.pipeline",
+    "SamplingConfig": "hart.config",
+}
 
 
 def __getattr__(name: str) -> Any:

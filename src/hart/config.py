@@ -6,106 +6,47 @@ an unknown key, a missing one or a wrong value is a `ConfigError` that names it.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
-import types
-import typing
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal
 
-from hart.errors import HartError
 from hart.scales import ScaleSchedule
+from hart.strict import Config, ConfigError, require, require_positive, require_sizes, shown
+
+__all__ = [
+    "ClassConditioning",
+    "Config",
+    "ConfigError",
+    "HartConfig",
+    "LoraTarget",
+    "ResidualDiffusionConfig",
+    "SamplingConfig",
+    "TextConditioning",
+    "TextEncoderConfig",
+    "TokenizerConfig",
+    "TransformerConfig",
+    "require",
+    "require_positive",
+]
 
 FORMAT_VERSION = 1
+MAX_SEED = 2**63 - 1
+"""Seeds of pictures go from 0 to this."""
+
+# Far above every published model: what asks for more is a damaged file, found before memory is taken for it.
+MAX_WIDTH, MAX_DEPTH, MAX_HEADS = 2**16, 512, 2**12
+MAX_CODES, MAX_CHANNELS, MAX_CLASSES, MAX_PIECES = 2**20, 2**12, 2**24, 2**22
+MAX_TOKENS, MAX_LEVELS, MAX_DIFFUSION_STEPS, MAX_RATIO, MAX_GUIDANCE = 2**20, 12, 10**5, 64, 1000
 
 LoraTarget = Literal["attention", "mlp", "word_embed"]
 """Linear layers of the transformer that get adapters, see `hart.lora.LAYERS`."""
 
 
-class ConfigError(HartError):
-    """A configuration that cannot be read or does not fit together; says which field and why."""
-
-
-@dataclass(frozen=True)
-class Config:
-    """Strict dictionary round trip shared by every configuration below."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; `from_dict` reads it back to an equal object."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Raises `ConfigError` for unknown or missing keys and for values of another type."""
-        require(isinstance(values, dict), f"{cls.__name__}: expected a table, got {values!r}")
-        hints = typing.get_type_hints(cls)
-        fields = {f.name: f for f in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - set(fields)):
-            raise ConfigError(f"{cls.__name__}: unknown key(s) {', '.join(unknown)}; known are {', '.join(fields)}")
-        missing = sorted(
-            name
-            for name, f in fields.items()
-            if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        )
-        if missing:
-            raise ConfigError(f"{cls.__name__}: missing key(s) {', '.join(missing)}")
-        return cls(**{name: _convert(f"{cls.__name__}.{name}", hints[name], value) for name, value in values.items()})
-
-    def replace(self, **changes: Any) -> Self:
-        return dataclasses.replace(self, **changes)
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=2) + "\n"
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read a JSON file. Raises `ConfigError` naming it when it is absent, no JSON, or does not fit."""
-        try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from None
-        except (OSError, ValueError) as error:  # ValueError: neither JSON nor UTF-8
-            raise ConfigError(f"{path}: cannot be read as a configuration: {error}") from None
-
-
-def _convert(where: str, hint: Any, value: Any) -> Any:
-    """`value` from JSON or TOML as the annotated type, or a `ConfigError` naming the field."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return None
-        return _convert(where, next(a for a in arguments if a is not type(None)), value)
-    if origin is Literal:
-        if value not in arguments:
-            raise ConfigError(f"{where}: {value!r} is none of {', '.join(map(repr, arguments))}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where}: expected a list, got {value!r}")
-        return tuple(_convert(f"{where}[{i}]", arguments[0], item) for i, item in enumerate(value))
-    if isinstance(hint, type) and issubclass(hint, Config):
-        require(isinstance(value, dict), f"{where}: expected a table, got {value!r}")
-        return hint.from_dict(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, bool) is not (hint is bool) or not isinstance(value, hint):
-        raise ConfigError(f"{where}: expected {hint.__name__}, got {value!r}")
-    return value
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise `ConfigError(message)` unless `condition`."""
-    if not condition:
-        raise ConfigError(message)
-
-
-def require_positive(config: Config, *names: str) -> None:
-    """Raise `ConfigError` for the first of the fields `names` that is below 1."""
-    for name in names:
-        value = getattr(config, name)
-        require(value >= 1, f"{type(config).__name__}.{name} must be at least 1, not {value}")
+def _require_schedule(config: TokenizerConfig | TransformerConfig) -> None:
+    try:
+        ScaleSchedule(config.scales)
+    except ValueError as error:
+        raise ConfigError(f"{type(config).__name__}.scales: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -129,22 +70,28 @@ class TokenizerConfig(Config):
     commitment_weight: float = 0.25
 
     def __post_init__(self) -> None:
-        try:
-            ScaleSchedule(self.scales)
-        except ValueError as error:
-            raise ConfigError(f"TokenizerConfig.scales: {error}") from None
-        require_positive(
-            self, "base_channels", "residual_blocks", "norm_groups", "latent_channels", "codebook_size", "shared_phi"
+        super().__post_init__()
+        _require_schedule(self)
+        require_sizes(
+            self,
+            base_channels=MAX_CHANNELS,
+            residual_blocks=MAX_DEPTH,
+            norm_groups=MAX_CHANNELS,
+            latent_channels=MAX_CHANNELS,
+            codebook_size=MAX_CODES,
+            shared_phi=MAX_DEPTH,
+            quant_conv_kernel=MAX_RATIO,
         )
         require(
-            self.quant_conv_kernel >= 1 and self.quant_conv_kernel % 2 == 1,
-            f"TokenizerConfig.quant_conv_kernel must be odd and at least 1, not {self.quant_conv_kernel}",
+            self.quant_conv_kernel % 2 == 1,
+            f"TokenizerConfig.quant_conv_kernel must be odd, not {self.quant_conv_kernel}",
         )
         require(0 <= self.phi_weight <= 1, "TokenizerConfig.phi_weight must be in [0, 1]")
         require(0 <= self.commitment_weight < math.inf, "TokenizerConfig.commitment_weight must not be negative")
         require(
-            bool(self.channel_multipliers) and min(self.channel_multipliers) >= 1,
-            "TokenizerConfig.channel_multipliers must name at least one level, each at least 1",
+            1 <= len(self.channel_multipliers) <= MAX_LEVELS
+            and all(1 <= multiplier <= MAX_RATIO for multiplier in self.channel_multipliers),
+            f"TokenizerConfig.channel_multipliers must name 1 to {MAX_LEVELS} levels, each 1 to {MAX_RATIO}",
         )
         require(
             self.base_channels % self.norm_groups == 0,
@@ -176,7 +123,8 @@ class TextConditioning(Config):
     """RMSNorm on the text features before they are projected."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "width", "tokens")
+        super().__post_init__()
+        require_sizes(self, width=MAX_WIDTH, tokens=MAX_TOKENS)
 
 
 @dataclass(frozen=True)
@@ -186,7 +134,8 @@ class ClassConditioning(Config):
     num_classes: int = 1000
 
     def __post_init__(self) -> None:
-        require_positive(self, "num_classes")
+        super().__post_init__()
+        require_sizes(self, num_classes=MAX_CLASSES)
 
 
 @dataclass(frozen=True)
@@ -216,14 +165,20 @@ class TransformerConfig(Config):
     """How text tokens are pooled for the blocks' modulation; `max` goes with the linear kind only."""
 
     def __post_init__(self) -> None:
-        try:
-            ScaleSchedule(self.scales)
-        except ValueError as error:
-            raise ConfigError(f"TransformerConfig.scales: {error}") from None
-        require_positive(self, "latent_channels", "codebook_size", "width", "depth", "heads")
+        super().__post_init__()
+        _require_schedule(self)
+        require_sizes(
+            self,
+            latent_channels=MAX_CHANNELS,
+            codebook_size=MAX_CODES,
+            width=MAX_WIDTH,
+            depth=MAX_DEPTH,
+            heads=MAX_HEADS,
+        )
         require(
-            0 < self.mlp_ratio < math.inf and self.mlp_width >= 1,
-            f"TransformerConfig.mlp_ratio must give the MLP a width of at least 1, not {self.mlp_ratio}",
+            0 < self.mlp_ratio <= MAX_RATIO and self.mlp_width >= 1,
+            f"TransformerConfig.mlp_ratio must be at most {MAX_RATIO} and give the MLP a width of at least 1, "
+            f"not {self.mlp_ratio}",
         )
         require((self.text is None) != (self.classes is None), "TransformerConfig: give either text or classes")
         require(
@@ -270,7 +225,15 @@ class ResidualDiffusionConfig(Config):
     """Timesteps drawn for each token in a training step."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "width", "depth", "training_steps", "sampling_steps", "batch_multiplier")
+        super().__post_init__()
+        require_sizes(
+            self,
+            width=MAX_WIDTH,
+            depth=MAX_DEPTH,
+            training_steps=MAX_DIFFUSION_STEPS,
+            sampling_steps=MAX_DIFFUSION_STEPS,
+            batch_multiplier=MAX_WIDTH,
+        )
         require(
             self.sampling_steps <= self.training_steps,
             "ResidualDiffusionConfig.sampling_steps must not exceed training_steps",
@@ -307,8 +270,16 @@ class TextEncoderConfig(Config):
     """Of a `random` encoder."""
 
     def __post_init__(self) -> None:
-        require(self.tokens >= 1, "TextEncoderConfig.tokens must be at least 1")
-        sizes = ("vocabulary_size", "embedding_width", "width", "depth", "heads", "output_width")
+        super().__post_init__()
+        require_sizes(self, tokens=MAX_TOKENS)
+        sizes = {
+            "vocabulary_size": MAX_PIECES,
+            "embedding_width": MAX_WIDTH,
+            "width": MAX_WIDTH,
+            "depth": MAX_DEPTH,
+            "heads": MAX_HEADS,
+            "output_width": MAX_WIDTH,
+        }
         if self.kind == "qwen2":
             require(bool(self.source), "TextEncoderConfig.source: a qwen2 encoder needs a hub id or a folder")
             for name in sizes:
@@ -316,10 +287,14 @@ class TextEncoderConfig(Config):
             return
         require(not self.source and not self.instruction, "TextEncoderConfig: source and instruction are for qwen2")
         if self.kind == "random":
-            require(self.output_width >= 1, "TextEncoderConfig.output_width must be at least 1")
+            require_sizes(self, output_width=MAX_WIDTH)
+            require(
+                0 <= self.seed <= MAX_SEED, f"TextEncoderConfig.seed must be 0 to {MAX_SEED}, not {shown(self.seed)}"
+            )
             return
         for name in sizes:
             require(getattr(self, name) >= 1, f"TextEncoderConfig.{name}: a compact encoder needs at least 1")
+        require_sizes(self, **sizes)
         require(self.width % self.heads == 0, "TextEncoderConfig.width must be a multiple of heads")
 
 
@@ -341,17 +316,20 @@ class SamplingConfig(Config):
     """Leave the residual tokens out (the paper's ablation)."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(
-            0 <= self.guidance_scale < math.inf,
-            f"SamplingConfig.guidance_scale must be finite and not negative, not {self.guidance_scale}",
+            0 <= self.guidance_scale <= MAX_GUIDANCE,
+            f"SamplingConfig.guidance_scale must be finite and not negative, at most {MAX_GUIDANCE}, "
+            f"not {self.guidance_scale}",
         )
-        require(self.top_k is None or self.top_k >= 1, "SamplingConfig.top_k must be at least 1, or none")
+        require(
+            self.top_k is None or 1 <= self.top_k <= MAX_CODES,
+            f"SamplingConfig.top_k must be at least 1 and at most {MAX_CODES}, or none",
+        )
         require(self.top_p is None or 0 < self.top_p <= 1, "SamplingConfig.top_p must be in (0, 1], or none")
-        require(self.rounds >= 1, "SamplingConfig.rounds must be at least 1")
-        require(
-            self.diffusion_steps is None or self.diffusion_steps >= 1,
-            "SamplingConfig.diffusion_steps must be at least 1, or none",
-        )
+        require_sizes(self, rounds=MAX_TOKENS)
+        if self.diffusion_steps is not None:
+            require_sizes(self, diffusion_steps=MAX_DIFFUSION_STEPS)
 
 
 @dataclass(frozen=True)
@@ -367,9 +345,10 @@ class HartConfig(Config):
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(
             self.format_version == FORMAT_VERSION,
-            f"config.json has format version {self.format_version}; this version of hart reads {FORMAT_VERSION}",
+            f"config.json has format version {shown(self.format_version)}; this version of hart reads {FORMAT_VERSION}",
         )
         for name in ("scales", "latent_channels", "codebook_size"):
             ours, theirs = getattr(self.tokenizer, name), getattr(self.transformer, name)

@@ -1,4 +1,4 @@
-"""What ends a command in a way that is no fault of the program."""
+"""What ends a command in a way that is no fault of the program, and the warning about prompts."""
 
 
 class HartError(ValueError):
@@ -14,3 +14,7 @@ class Stopped(BaseException):
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.signal = signal
+
+
+class PromptWarning(UserWarning):
+    """A prompt is drawn, but not as it was written: the text encoder leaves words out, or does not know them."""

@@ -42,6 +42,15 @@ def default_cache() -> Path:
     return base / "hart"
 
 
+def user_path(name: str | os.PathLike[str]) -> Path:
+    """A path as a person writes it, with ~ for the home folder where that is known. Raises `FileError`."""
+    if not isinstance(name, str | os.PathLike):
+        raise FileError(f"{name!r}: give a path, or the text of one")
+    with suppress(RuntimeError):  # nobody of that name
+        return Path(name).expanduser()
+    return Path(name)
+
+
 def open_regular(path: Path) -> BinaryIO:
     """A regular file opened for reading, links followed. Raises `FileError` for what is absent or of another kind."""
     try:
@@ -97,8 +106,9 @@ def read_json(path: Path, limit: int = TEXT_LIMIT) -> dict[str, Any]:
 
 def parse_json(content: bytes, where: str) -> Any:
     """Any JSON value, with or without byte order mark. Raises `FileError`, which begins with `where`."""
+    text = decode_text(content, where)
     try:
-        return json.loads(decode_text(content, where))
+        return json.loads(text)
     except ValueError as error:  # also a number of thousands of digits
         raise FileError(f"{where}: is not JSON ({error})") from None
     except RecursionError:
@@ -107,8 +117,9 @@ def parse_json(content: bytes, where: str) -> Any:
 
 def read_toml(path: Path, limit: int = TEXT_LIMIT) -> dict[str, Any]:
     """The table that a TOML file holds. Raises `FileError`."""
+    text = read_text(path, limit)
     try:
-        return tomllib.loads(read_text(path, limit))
+        return tomllib.loads(text)
     except (ValueError, OverflowError) as error:
         raise FileError(f"{path}: is not TOML ({error})") from None
     except RecursionError:
@@ -121,6 +132,7 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], Any], *, overwrite: boo
     Readers see the old file or the whole new one. The neighbour has a random name of its own, so that programs that
     write the same file do not disturb each other. When `write` fails, the old file stays, nothing is left beside it,
     and the error is passed on; that of a full disk and the like as an `OSError` that names `path`.
+    write: is given the open file; its `name` is a path, for libraries that write to one themselves.
     overwrite: False raises `FileExistsError` where `path` exists, also when another program makes it meanwhile.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -129,8 +141,7 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], Any], *, overwrite: boo
     temporary = path.with_name(f".{secrets.token_hex(8)}{PARTIAL}")
     try:
         # exclusive, so that neither a file nor a link that somebody put there is written through
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())

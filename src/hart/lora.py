@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
@@ -22,12 +24,13 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from hart.checkpoint.storage import read_safetensors
+from hart.checkpoint.storage import WEIGHT_TYPES, read_safetensors, require_finite
 from hart.config import LoraTarget
 from hart.devices import without_memory
 from hart.errors import HartError
-from hart.files import atomic_write
+from hart.files import atomic_write, read_json
 from hart.model import Hart
+from hart.strict import clipped, shown
 from hart.transformer.transformer import HartTransformer
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -46,6 +49,7 @@ LAYERS: Mapping[LoraTarget, tuple[str, ...]] = MappingProxyType(
 ADAPTER = "default"
 FILE_PREFIX = "base_model.model."
 SHOWN_PROBLEMS = 4
+MAX_RANK, MAX_ALPHA = 2**16, 1e6
 
 
 def add_lora(
@@ -159,25 +163,82 @@ def _inject(peft: Any, transformer: HartTransformer, config: Any) -> Any:
 
 
 def _read_config(peft: Any, folder: Path) -> Any:
+    """peft's own configuration, of checked values. Raises `HartError` naming the file and the entry."""
     path = folder / ADAPTER_CONFIG
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        kind = values.get("peft_type")
-        config = peft.LoraConfig.from_pretrained(str(folder)) if kind == "LORA" else None
-    except FileNotFoundError:
-        raise HartError(f"{folder}: no LoRA adapter here: expected {ADAPTER_CONFIG} and {ADAPTER_FILE}") from None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise HartError(f"{path}: cannot be read as an adapter's configuration: {error}") from None
-    if config is None:
-        raise HartError(f"{path}: an adapter of the kind {kind!r}: only LORA can be merged")
-    return config
+    if not os.path.lexists(path):
+        raise HartError(f"{folder}: no LoRA adapter here: expected {ADAPTER_CONFIG} and {ADAPTER_FILE}")
+    values = read_json(path)
+    if values.get("peft_type") != "LORA":
+        raise HartError(f"{path}: an adapter of the kind {shown(values.get('peft_type'))}: only LORA can be merged")
+    if missing := [name for name in ("r", "lora_alpha", "target_modules") if name not in values]:
+        raise HartError(f"{path}: lacks {', '.join(missing)}")
+    plain = peft.LoraConfig().to_dict()
+    for name, value in values.items():
+        check = SETTINGS.get(name)
+        sound = check(value) if check is not None else not value or value == plain.get(name)
+        if not sound:
+            raise HartError(f"{path}: {shown(name)} is {shown(value)}, with which this adapter cannot be merged")
+    return peft.LoraConfig(
+        base_model_name_or_path=values.get("base_model_name_or_path"),
+        **{name: values[name] for name in MERGED if name in values},
+    )
+
+
+def _is_rank(value: object) -> bool:
+    return type(value) is int and 1 <= value <= MAX_RANK
+
+
+def _is_alpha(value: object) -> bool:
+    return isinstance(value, int | float) and type(value) is not bool and abs(value) <= MAX_ALPHA
+
+
+def _is_layer(value: object) -> bool:
+    # a name, or the end of one: peft takes others as patterns, with which it could search for ever
+    return isinstance(value, str) and re.fullmatch(r"[\w.]+", value) is not None
+
+
+def _are_layers(check: Callable[[object], bool]) -> Callable[[object], bool]:
+    """Whether a value is a table of layers with what passes `check`."""
+    return lambda value: isinstance(value, dict) and all(_is_layer(k) and check(v) for k, v in value.items())
+
+
+def _is_flag(value: object) -> bool:
+    return type(value) is bool
+
+
+# What decides the merged weights: entry -> whether a value is one that it may have.
+MERGED: Mapping[str, Callable[[object], bool]] = MappingProxyType(
+    {
+        "r": _is_rank,
+        "lora_alpha": _is_alpha,
+        "target_modules": lambda value: isinstance(value, list) and bool(value) and all(map(_is_layer, value)),
+        "rank_pattern": _are_layers(_is_rank),
+        "alpha_pattern": _are_layers(_is_alpha),
+        "use_rslora": _is_flag,
+        "use_dora": _is_flag,
+        "lora_bias": _is_flag,
+    }
+)
+# What concerned the training only, or says where the adapter is from. All other entries must be as peft has them.
+SETTINGS: Mapping[str, Callable[[object], bool]] = MappingProxyType(
+    dict(MERGED)
+    | {
+        "base_model_name_or_path": lambda value: value is None or isinstance(value, str),
+        "init_lora_weights": lambda value: type(value) is bool or value in ("gaussian", "orthogonal"),
+        **dict.fromkeys(
+            ("peft_type", "peft_version", "task_type", "auto_mapping", "revision", "inference_mode", "lora_dropout",
+             "loftq_config", "qalora_group_size", "megatron_core"),
+            lambda value: True,
+        ),
+    }
+)  # fmt: skip
 
 
 def _check(
     peft: Any, transformer: HartTransformer, config: Any, tensors: Mapping[str, Tensor], folder: Path, model: str
 ) -> None:
     """Compare the adapter with what it would be on this transformer, tried on a copy without memory."""
-    source = config.base_model_name_or_path or "another model"
+    source = shown(config.base_model_name_or_path or "another model").strip("'")
     mismatch = f"{folder}: this adapter was trained on {source} and does not fit {model}"
     with without_memory():
         skeleton = HartTransformer(transformer.config)
@@ -194,7 +255,10 @@ def _check(
             for name, value in expected.items()
             if name in tensors and tensors[name].shape != value.shape
         ),
+        *(f"{name} holds {t.dtype}, no weights" for name, t in tensors.items() if t.dtype not in WEIGHT_TYPES),
     ]
     if problems:
         more = f"; and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
-        raise HartError(f"{mismatch}: {'; '.join(problems[:SHOWN_PROBLEMS])}{more}")
+        raise HartError(f"{mismatch}: {'; '.join(map(clipped, problems[:SHOWN_PROBLEMS]))}{more}")
+    for name, value in tensors.items():
+        require_finite(value, folder / ADAPTER_FILE, name)

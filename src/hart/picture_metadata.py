@@ -6,15 +6,17 @@ Chunks: `prompt`, `seed`, `model`, `settings` (JSON), `Software` ("hart" and its
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, PngImagePlugin
 
-from hart.config import Config, ConfigError, SamplingConfig
+from hart.config import MAX_SEED, SamplingConfig
 from hart.errors import HartError
 from hart.files import atomic_write, parse_json
 from hart.images import open_image
+from hart.strict import Config, shown
 
 SOFTWARE = "hart"
 
@@ -60,19 +62,29 @@ class PictureRecord:
 
 
 def write_picture(path: Path, image: Image.Image, record: PictureRecord) -> None:
-    """`save_png` with the picture's record."""
+    """`save_png` to a new file with the picture's record. Raises `FileExistsError` for a name that is taken."""
     chunks = PngImagePlugin.PngInfo()
-    chunks.add_text("prompt", record.prompt)
-    chunks.add_text("seed", str(record.seed))
-    chunks.add_text("model", record.model)
-    chunks.add_text("settings", json.dumps(record.settings.to_dict(), ensure_ascii=False))
-    chunks.add_text("Software", f"{SOFTWARE} {record.version}")
-    save_png(path, image, chunks)
+    texts = {
+        "prompt": record.prompt,
+        "seed": str(record.seed),
+        "model": record.model,
+        "settings": json.dumps(record.settings.to_dict(), ensure_ascii=False),
+        "Software": f"{SOFTWARE} {record.version}",
+    }
+    for name, text in texts.items():
+        # names of folders may hold bytes that are no UTF-8
+        chunks.add_text(name, text.encode("utf-8", "backslashreplace").decode())
+    save_png(path, image, chunks, overwrite=False)
 
 
-def save_png(path: Path, image: Image.Image, chunks: PngImagePlugin.PngInfo | None = None) -> None:
-    """Save `image`, with text chunks if there are any. The file appears whole or not at all."""
-    atomic_write(path, lambda file: image.save(file, "PNG", pnginfo=chunks))
+def save_png(
+    path: Path, image: Image.Image, chunks: PngImagePlugin.PngInfo | None = None, *, overwrite: bool = True
+) -> None:
+    """Save `image`, with text chunks if there are any. The file appears whole or not at all.
+
+    overwrite: False raises `FileExistsError` for a name that is taken.
+    """
+    atomic_write(path, lambda file: image.save(file, "PNG", pnginfo=chunks), overwrite=overwrite)
 
 
 def read_record(path: Path) -> PictureRecord:
@@ -83,14 +95,16 @@ def read_record(path: Path) -> PictureRecord:
         raise HartError(
             f"{path}: lacks {', '.join(missing)}: no picture by hart generate, or its PNG text chunks were removed"
         )
+    if not re.fullmatch("[0-9]{1,19}", chunks["seed"]) or int(chunks["seed"]) > MAX_SEED:
+        raise HartError(f"{path}: its seed is {shown(chunks['seed'])}: seeds go from 0 to {MAX_SEED}")
     try:
-        return PictureRecord(
-            prompt=chunks["prompt"],
-            seed=int(chunks["seed"]),
-            model=chunks["model"],
-            settings=PictureSettings.from_dict(parse_json(chunks["settings"].encode(), "settings")),
-            version=chunks["Software"].removeprefix(f"{SOFTWARE} "),
-        )
-    except (ValueError, TypeError, AttributeError) as error:
-        reason = str(error) if isinstance(error, ConfigError) else "they are damaged"
-        raise HartError(f"{path}: its settings cannot be read: {reason}") from None
+        settings = PictureSettings.from_dict(parse_json(chunks["settings"].encode(), "their JSON"))
+    except HartError as error:
+        raise HartError(f"{path}: its settings cannot be read: {error}") from None
+    return PictureRecord(
+        prompt=chunks["prompt"],
+        seed=int(chunks["seed"]),
+        model=chunks["model"],
+        settings=settings,
+        version=chunks["Software"].removeprefix(f"{SOFTWARE} "),
+    )

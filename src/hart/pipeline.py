@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -25,14 +27,16 @@ from torch import Tensor
 
 from hart.checkpoint.loading import load_model, resolve_model
 from hart.checkpoint.storage import fingerprint
-from hart.config import HartConfig, SamplingConfig
+from hart.config import MAX_SEED, HartConfig, SamplingConfig
 from hart.conversion import store_model
 from hart.data.transforms import pil_to_pixels, to_signed, unit_to_pil
 from hart.devices import resolve_device, resolve_dtype
-from hart.errors import HartError
+from hart.errors import HartError, PromptWarning
+from hart.files import user_path
 from hart.generation.draws import GeneratorDraws
 from hart.generation.next_scale import NextScaleGenerator, ScaleStep
 from hart.inference.parts import Parts, copied, prepared
+from hart.inputs import Prompt, checked_prompts, checked_seed, checked_settings, finite_number, whole_number
 from hart.model import Hart
 from hart.random_weights import random_model
 from hart.text_encoder import TextEncoder, encoder_module, load_text_encoder
@@ -42,12 +46,9 @@ from hart.types import ClassContext, Context, TextContext
 
 GPU_BATCH = 4
 """Pictures drawn together on a GPU unless the caller says otherwise."""
-MAX_SEED = 2**63 - 1
+MAX_BATCH, MAX_SIZE = 2**12, 2**20
 
 log = logging.getLogger(__name__)
-
-Prompt = str | int
-"""Words for a text model, a class number for a class model."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ class Reconstruction:
 class HartPipeline:
     """A whole model on one device; call it with prompts."""
 
+    @torch.inference_mode(False)
     def __init__(
         self,
         config: HartConfig,
@@ -149,9 +151,10 @@ class HartPipeline:
         return self
 
     @classmethod
+    @torch.inference_mode(False)  # parts are ordinary tensors wherever they are made
     def from_pretrained(
         cls,
-        name: str,
+        name: str | os.PathLike[str],
         *,
         device: str | None = None,
         dtype: torch.dtype | str | None = None,
@@ -171,13 +174,15 @@ class HartPipeline:
         )
 
     @classmethod
+    @torch.inference_mode(False)  # parts are ordinary tensors wherever they are made
     def from_config(
         cls, config: HartConfig, *, seed: int = 0, device: str | None = None, dtype: torch.dtype | str | None = None
     ) -> Self:
         """A model of this size with random weights and random text features: for timings and tests, not pictures."""
+        seed = checked_seed(seed)
         place = resolve_device(device)
         number_type = resolve_dtype(dtype, place)
-        generator = torch.Generator().manual_seed(_checked_seed(seed, 1))
+        generator = torch.Generator().manual_seed(seed)
         tokenizer, hart = random_model(config, generator, dtype=number_type)
         text = config.transformer.text
         encoder = RandomTextFeatures(text, seed) if text is not None else None
@@ -216,7 +221,7 @@ class HartPipeline:
         """
         with self._lock, torch.inference_mode(False):
             model = str(self.folder or "this model")
-            self._parts = self._parts.adapted(Path(folder).expanduser(), scale, model)
+            self._parts = self._parts.adapted(user_path(folder), finite_number("LoRA scale", scale), model)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | str | None = None) -> None:
         """Write the whole model to a folder that `from_pretrained` opens: text encoder included, adapters merged.
@@ -227,7 +232,7 @@ class HartPipeline:
         stored = None if dtype is None else resolve_dtype(dtype, self.device)
         parts = self._parts
         store_model(
-            Path(folder).expanduser(),
+            user_path(folder),
             self.config,
             parts.tokenizer,
             parts.hart,
@@ -271,7 +276,7 @@ class HartPipeline:
     @torch.inference_mode()
     def __call__(
         self,
-        prompts: Prompt | Sequence[Prompt],
+        prompts: Prompt | Iterable[Prompt],
         *,
         images_per_prompt: int = 1,
         seed: int = 0,
@@ -287,6 +292,7 @@ class HartPipeline:
         sampling: SamplingConfig | None = None,
         on_scale: Callable[[ScalePreview], None] | None = None,
         on_batch: Callable[[HartOutput], None] | None = None,
+        collect: bool = True,
     ) -> HartOutput:
         """Draw `images_per_prompt` pictures of every prompt; picture i has the seed `seed + i`.
 
@@ -297,16 +303,17 @@ class HartPipeline:
         batch_size: pictures drawn together; by default 1 on a CPU and `GPU_BATCH` elsewhere.
         on_scale: called after every scale of every batch.
         on_batch: called with every batch as soon as it is drawn.
-        Raises `HartError` for input that the model cannot draw.
+        collect: False returns no pictures, which then take no memory once `on_batch` has had them.
+        Raises `HartError` for input that the model cannot draw. A prompt of which the text encoder leaves words out or
+        does not know some is drawn all the same, with a `PromptWarning`.
         """
-        checked = self._checked_prompts(prompts)
+        checked = checked_prompts(prompts, self.num_classes)
         self._check_size(size)
-        if images_per_prompt < 1:
-            raise HartError(f"images_per_prompt is {images_per_prompt}: ask for at least 1")
-        if batch_size is not None and batch_size < 1:
-            raise HartError(f"batch_size is {batch_size}: it must be at least 1")
+        images_per_prompt = whole_number("images_per_prompt", images_per_prompt, 1, MAX_SEED)
+        if batch_size is not None:
+            batch_size = whole_number("batch_size", batch_size, 1, MAX_BATCH)
         settings = self._settings(
-            sampling,
+            self.config.sampling if sampling is None else sampling,
             {
                 "guidance_scale": guidance_scale,
                 "top_k": top_k,
@@ -320,31 +327,37 @@ class HartPipeline:
         batch_size = batch_size or (1 if self.device.type == "cpu" else GPU_BATCH)
 
         parts = self._parts  # of the whole call, whatever is loaded meanwhile
-        picture_prompts = [prompt for prompt in checked for _ in range(images_per_prompt)]
-        count = len(picture_prompts)
-        first_seed = _checked_seed(seed, count)
-        seeds = list(range(first_seed, first_seed + count))
-        batches = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
-        images: list[Image.Image] = []
+        count = len(checked) * images_per_prompt
+        first_seed = checked_seed(seed, count)
+        collected = HartOutput([], [], [], settings, batch_size)
         contexts: dict[Prompt, Context] = {}
-        for number, pictures in enumerate(batches):
-            wanted = [picture_prompts[i] for i in pictures]
+        for number, start in enumerate(range(0, count, batch_size)):
+            pictures = range(start, min(start + batch_size, count))
+            wanted = [checked[i // images_per_prompt] for i in pictures]
+            seeds = [first_seed + i for i in pictures]
             # pictures of one prompt follow each other: what the last batch knew is enough to remember
-            contexts = {prompt: contexts.get(prompt) or self._context(prompt) for prompt in wanted}
-            generators = [torch.Generator().manual_seed(seeds[i]) for i in pictures]
+            known, contexts = contexts, {}
+            for prompt in wanted:
+                if prompt not in contexts:
+                    contexts[prompt] = known[prompt] if prompt in known else self._context(prompt)
+            generators = [torch.Generator().manual_seed(one) for one in seeds]
             generator = NextScaleGenerator(
                 parts.hart,
                 parts.tokenizer.quantizer,
                 settings,
                 GeneratorDraws(generators, self.device),
-                on_scale=self._previewer(on_scale, number, len(batches), pictures),
+                on_scale=self._previewer(on_scale, number, -(-count // batch_size), pictures),
             )
             latent = generator(_stack([contexts[prompt] for prompt in wanted]))
             drawn = [self._decode(one) for one in latent]
+            batch = HartOutput(drawn, wanted, seeds, settings, batch_size)
             if on_batch is not None:
-                on_batch(HartOutput(drawn, wanted, [seeds[i] for i in pictures], settings, batch_size))
-            images += drawn
-        return HartOutput(images, picture_prompts, seeds, settings, batch_size)
+                on_batch(batch)
+            if collect:
+                collected.images.extend(batch.images)
+                collected.prompts.extend(batch.prompts)
+                collected.seeds.extend(batch.seeds)
+        return collected
 
     @torch.inference_mode()
     def reconstruct(self, image: Image.Image) -> Reconstruction:
@@ -380,38 +393,16 @@ class HartPipeline:
             assert encoder_now is not None
             return encoder_now
 
-    def _checked_prompts(self, prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-        given: list[Any] = [prompts] if isinstance(prompts, str | int) else list(prompts)
-        if not given:
-            raise HartError("no prompts: give at least one")
-        for position, prompt in enumerate(given, start=1):
-            if self.num_classes is not None:
-                if not isinstance(prompt, int) or isinstance(prompt, bool) or not 0 <= prompt < self.num_classes:
-                    raise HartError(
-                        f"this model draws classes by number: give 0 to {self.num_classes - 1}, not {prompt!r}"
-                    )
-            elif not isinstance(prompt, str):
-                raise HartError(f"this model draws from words: give text such as 'a red apple', not {prompt!r}")
-            elif any("\ud800" <= character <= "\udfff" for character in prompt):
-                # the command line hands bytes that are no UTF-8 on as halves of surrogate pairs
-                raise HartError(f"prompt {position} is no valid Unicode text: give it in UTF-8")
-            elif not prompt.strip():
-                raise HartError(f"prompt {position} is empty: describe what to draw")
-        return given
-
     def _check_size(self, size: int | None) -> None:
-        if size is not None and size != self.image_size:
+        if size is not None and whole_number("size", size, 1, MAX_SIZE) != self.image_size:
             scales = ", ".join(map(str, self.config.tokenizer.scales))
             raise HartError(
                 f"size {size}: this model has no scale schedule for it; it draws {self.image_size} px (scales {scales})"
             )
 
-    def _settings(self, base: SamplingConfig | None, given: Mapping[str, Any]) -> SamplingConfig:
-        """`base` or the model's own settings, changed by what is `given` and not None; checked against the model."""
-        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        if changes.get("top_k") == 0:
-            changes["top_k"] = None
-        settings = (base or self.config.sampling).replace(**changes)
+    def _settings(self, base: SamplingConfig, given: Mapping[str, Any]) -> SamplingConfig:
+        """`base`, changed by what is `given` and not None; checked against the model."""
+        settings = checked_settings(base, given)
         tokens = self.config.transformer.schedule.token_counts[-1]
         if settings.rounds > 1 and not self.config.hybrid:
             raise HartError("rounds: this model has no residual diffusion and draws its last scale in 1 round")
@@ -427,6 +418,8 @@ class HartPipeline:
     def _context(self, prompt: Prompt) -> Context:
         """The context of one picture. Prompts are encoded alone, so that their neighbours change nothing."""
         if isinstance(prompt, str):
+            for remark in self.text_encoder.reading([prompt])[0].remarks(prompt):
+                warnings.warn(remark, PromptWarning, stacklevel=4)  # 4: the line that called the pipeline
             return self.text_encoder.encode([prompt]).to(self.device)
         assert self.num_classes is not None
         return ClassContext(torch.full((1,), prompt, device=self.device), self.num_classes)
@@ -468,13 +461,6 @@ def _stack(contexts: Sequence[Context]) -> Context:
     if isinstance(contexts[0], TextContext):
         return TextContext.cat([context for context in contexts if isinstance(context, TextContext)])
     return ClassContext.cat([context for context in contexts if isinstance(context, ClassContext)])
-
-
-def _checked_seed(seed: int, count: int) -> int:
-    """`seed`, if it and the count - 1 seeds after it are ones that a generator takes."""
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED - count + 1:
-        raise HartError(f"seed {seed!r}: give a whole number from 0 to {MAX_SEED - count + 1}")
-    return seed
 
 
 def _psnr(image: Tensor, original: Tensor) -> float:

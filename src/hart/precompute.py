@@ -93,12 +93,17 @@ class EncodeOptions:
 
 @dataclass(frozen=True)
 class EncodedSummary:
-    """What is in the folder now. finished: all shards are there, and the index; damaged: pictures left out."""
+    """What is in the folder now.
+
+    damaged: pictures left out. finished: all shards are there, and the index. cut: captions that are longer than the
+    text encoder reads, as far as the shards say (those of before did not).
+    """
 
     pictures: int
     captions: int
     damaged: int
     finished: bool
+    cut: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,7 @@ class _Shard:
     places: list[tuple[int, int, int]] = field(default_factory=list)
     features: list[Tensor] = field(default_factory=list)
     rows: int = 0
+    cut: int = 0
     damaged: list[Damage] = field(default_factory=list)
 
 
@@ -222,7 +228,9 @@ def _encode_captions(
         shard.edges.append(shard.edges[-1] + len(own))
     flat = [caption for own in captions for caption in own]
     for start in range(0, len(flat), options.batch_size):
-        context = encoder.encode(flat[start : start + options.batch_size])
+        batch = flat[start : start + options.batch_size]
+        context = encoder.encode(batch)
+        shard.cut += sum(bool(reading.left_out) for reading in encoder.reading(batch))
         embeddings = _stored(context.embeddings, options.dtype)
         shard.masks.append(context.mask.cpu().to(torch.uint8))
         for features in embeddings:
@@ -262,6 +270,7 @@ def _write_shard(path: Path, shard: _Shard, encoders: Encoders, options: EncodeO
         "stamp": stamp,
         "pictures": pictures,
         "captions": len(shard.places),
+        "cut": shard.cut,
         "damaged": [asdict(damage) for damage in shard.damaged],
     }
     # one entry: the library writes several in an order that changes from run to run
@@ -309,7 +318,8 @@ def _finish(
         ]
         index = {"format": FORMAT, "settings": settings, "shards": shards, "damaged": [asdict(one) for one in damaged]}
         atomic_write(index_file(folder, split), lambda file: file.write(json.dumps(index, indent=1).encode()))
-    return EncodedSummary(pictures, captions, len(damaged), finished)
+    cut = sum(fact.get("cut", 0) for fact in present)
+    return EncodedSummary(pictures, captions, len(damaged), finished, cut)
 
 
 def _chunks(

@@ -9,7 +9,8 @@ from torch import nn
 
 from hart.checkpoint.loading import build
 from hart.config import HartConfig
-from hart.devices import without_memory
+from hart.devices import dtype_name, machine_memory, without_memory
+from hart.errors import HartError
 from hart.model import Hart
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
@@ -25,6 +26,13 @@ def random_model(
     """
     with without_memory():
         modules = build(config)
+    needed = sum(p.numel() for module in modules for p in module.parameters()) * dtype.itemsize
+    available = machine_memory()
+    if generator.device.type == "cpu" and available is not None and needed > available:
+        raise HartError(
+            f"this configuration has weights of {needed / 2**30:.0f} GiB in {dtype_name(dtype)}, and the machine has "
+            f"{available / 2**30:.0f} GiB of memory"
+        )
     for module in modules:
         module.to(dtype).to_empty(device=generator.device)
         for layer in module.modules():

@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+MAX_SCALES, MAX_SIDE = 64, 1024
+"""Far above every published model, so that a damaged file is found before memory is taken for it."""
 GROWTH = 4 / 3
 """From one side to the next beyond a known schedule; the paper's of 1024 px grows so from 16 to 64."""
 
@@ -18,17 +20,21 @@ GROWTH = 4 / 3
 class ScaleSchedule:
     """Sides n_1 < ... < n_K of the token maps, for example `(1, 2, 3, 4, 5, 6, 8, 10, 13, 16)`.
 
-    The last side is the side of the latent. Raises `ValueError` unless the sides are positive,
-    growing, and start at 1 (the context predicts exactly one token).
+    The last side is the side of the latent. Raises `ValueError` unless the sides are growing, start at 1 (the context
+    predicts exactly one token), and are at most `MAX_SCALES`, the last of them at most `MAX_SIDE`.
     """
 
     sides: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        if len(self.sides) > MAX_SCALES:
+            raise ValueError(f"a scale schedule has at most {MAX_SCALES} scales, not {len(self.sides)}")
         if len(self.sides) < 2 or self.sides[0] != 1:
             raise ValueError(f"a scale schedule starts at 1 and has two scales or more, not {self.sides}")
         if any(a >= b for a, b in zip(self.sides, self.sides[1:], strict=False)):
             raise ValueError(f"the sides of a scale schedule must grow, not {self.sides}")
+        if self.final_side > MAX_SIDE:
+            raise ValueError(f"the last side of a scale schedule is at most {MAX_SIDE}, not {self.final_side}")
 
     def __len__(self) -> int:
         return len(self.sides)

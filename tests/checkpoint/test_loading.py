@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hart.checkpoint.loading import LoadedModel, load_model, read_pickle, resolve_model, save_model
+from hart.checkpoint.loading import LoadedModel, load_model, resolve_model, save_model
+from hart.checkpoint.pickles import read_pickle
 from hart.checkpoint.storage import CONFIG_FILE, HART_FILE, TOKENIZER_FILE, CheckpointError, read_safetensors
 from hart.config import ConfigError, HartConfig
 from hart.errors import HartError

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hart.checkpoint.loading import load_model, read_pickle
+from hart.checkpoint.loading import load_model
+from hart.checkpoint.pickles import read_pickle
 from hart.checkpoint.released_names import (
     ROLELESS,
     TRANSFORMER_NAMES,

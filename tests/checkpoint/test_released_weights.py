@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from hart.checkpoint.loading import read_pickle
+from hart.checkpoint.pickles import read_pickle
 from hart.checkpoint.released_weights import hart_transformer_config, var_configs
 from hart.checkpoint.storage import CheckpointError
 from hart.config import ConfigError, TokenizerConfig

@@ -5,15 +5,15 @@ Everything is read and checked before anything is handed out: a model is loaded 
 
 from __future__ import annotations
 
-import json
+import os
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import torch
 from torch import Tensor
 
 from hart.checkpoint.hub import download
+from hart.checkpoint.pickles import read_pickle
 from hart.checkpoint.released_names import PublishedWeights, tokenizer_weights, transformer_weights
 from hart.checkpoint.released_weights import WEIGHT_FILES, hart_tokenizer_config, hart_transformer_config, var_configs
 from hart.checkpoint.storage import (
@@ -26,11 +26,12 @@ from hart.checkpoint.storage import (
     read_safetensors,
     save_module,
 )
-from hart.config import ConfigError, HartConfig, TextEncoderConfig
-from hart.devices import is_out_of_memory, without_memory
-from hart.files import atomic_write
+from hart.config import HartConfig, TextEncoderConfig
+from hart.devices import without_memory
+from hart.files import atomic_write, user_path
 from hart.model import Hart
 from hart.presets import PRESETS, RELEASED_TEXT_ENCODER, VAR_SAMPLING
+from hart.strict import clipped, read_object, shown
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
 SHIPPED_MODELS = Path(__file__).parent.parent / "models"
@@ -46,23 +47,34 @@ class LoadedModel:
     folder: Path
 
 
-def resolve_model(name: str) -> Path:
+def resolve_model(name: str | os.PathLike[str]) -> Path:
     """The folder of a model: one shipped with the package, a path, or a Hugging Face id that is downloaded.
 
     Raises `CheckpointError` when it is none of them, naming the shipped ones.
     """
-    shipped = SHIPPED_MODELS / name
-    if "/" not in name and (shipped / CONFIG_FILE).exists():
+    if not isinstance(name, str | os.PathLike):
+        raise CheckpointError(f"model {shown(name)}: give a name, a folder or a hub id as text, or a path")
+    text = os.fspath(name)
+    shipped = SHIPPED_MODELS / text
+    if "/" not in text and _exists(shipped / CONFIG_FILE):
         return shipped
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = user_path(text)
+    if _exists(path) and path.is_dir():
         return path
     names = ", ".join(sorted(p.parent.name for p in SHIPPED_MODELS.glob(f"*/{CONFIG_FILE}"))) or "none"
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        return download(name)
-    if name in PRESETS:
-        raise CheckpointError(f"{name} is a size without weights: add --random-weights, or give a model of that size")
-    raise CheckpointError(f"unknown model {name!r}: no folder, no hub id, and the shipped models are: {names}")
+    if isinstance(name, str) and text.count("/") == 1 and not text.startswith((".", "/", "~")):
+        return download(text)
+    if text in PRESETS:
+        raise CheckpointError(f"{text} is a size without weights: add --random-weights, or give a model of that size")
+    raise CheckpointError(f"unknown model {clipped(text)!r}: no folder, no hub id, and the shipped models are: {names}")
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is something; not in folders that may not be looked into, nor under impossible names."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> LoadedModel:
@@ -71,6 +83,8 @@ def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> LoadedModel:
     dtype: of transformer and residual diffusion; the tokenizer is in float32. Raises `CheckpointError` or
     `ConfigError`.
     """
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise CheckpointError(f"{folder}: may not be read")
     if (folder / CONFIG_FILE).exists() and (folder / HART_FILE).exists():
         return _load_own(folder, dtype)
     if (folder / "llm").is_dir() and (folder / "tokenizer").is_dir():
@@ -91,8 +105,8 @@ def load_config(name: str) -> HartConfig:
     """
     if name in PRESETS:
         return PRESETS[name]()
-    path = Path(name).expanduser()
-    if path.suffix == ".json" and path.is_file():
+    path = user_path(name)
+    if path.suffix == ".json" and not path.is_dir():
         return HartConfig.load(path)
     folder = resolve_model(name)
     if (folder / HART_FILE).exists():
@@ -149,12 +163,12 @@ def _load_published(
 def _load_hart_layout(folder: Path, dtype: torch.dtype) -> LoadedModel:
     tokenizer_folder, llm = folder / "tokenizer", folder / "llm"
     tokenizer_config = hart_tokenizer_config(
-        _read_json(tokenizer_folder / CONFIG_FILE), str(tokenizer_folder / CONFIG_FILE)
+        read_object(tokenizer_folder / CONFIG_FILE), str(tokenizer_folder / CONFIG_FILE)
     )
     published_tokenizer, tokenizer_source = _read_weights(tokenizer_folder)
     published, source = _read_weights(llm)
     transformer, diffusion = hart_transformer_config(
-        _read_json(llm / CONFIG_FILE), published, tokenizer_config, str(llm / CONFIG_FILE)
+        read_object(llm / CONFIG_FILE), published, tokenizer_config, str(llm / CONFIG_FILE)
     )
     assert transformer.text is not None
     config = HartConfig(
@@ -178,7 +192,7 @@ def _load_var_layout(folder: Path, dtype: torch.dtype) -> LoadedModel:
     vae, var = _only(folder, "vae*.pth"), _only(folder, "var*.pth")
     published_tokenizer, published = read_pickle(vae), read_pickle(var)
     case = folder / "case.json"
-    scales = _read_json(case).get("patch_nums") if case.exists() else None
+    scales = read_object(case).get("patch_nums") if os.path.lexists(case) else None
     tokenizer_config, transformer = var_configs(published_tokenizer, published, scales, (str(vae), str(var)))
     config = HartConfig(
         tokenizer=tokenizer_config,
@@ -208,7 +222,10 @@ def _read_weights(folder: Path) -> tuple[dict[str, Tensor], str]:
         if files:
             state: dict[str, Tensor] = {}
             for file in files:
-                state.update(read_safetensors(file) if file.suffix == ".safetensors" else read_pickle(file))
+                tensors = read_safetensors(file) if file.suffix == ".safetensors" else read_pickle(file)
+                if twice := sorted(tensors.keys() & state.keys()):
+                    raise CheckpointError(f"{file}: {twice[0]} is in another file of {folder} too")
+                state |= tensors
             return state, str(files[0]) if len(files) == 1 else f"{folder}/{pattern}"
     raise CheckpointError(f"{folder}: no weights: expected {', '.join(WEIGHT_FILES[:-1])} or {WEIGHT_FILES[-1]}")
 
@@ -217,38 +234,23 @@ def _shards(folder: Path, pattern: str) -> list[Path]:
     """Weight files of a folder; an index file beside them names all that must be there."""
     found = sorted(folder.glob(pattern))
     for index in sorted(folder.glob(f"{pattern}.index.json")):
-        shards = _read_json(index).get("weight_map")
-        if not isinstance(shards, dict):
+        shards = read_object(index).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
             raise CheckpointError(f"{index}: no weight_map in it, which names the file of every tensor")
-        wanted = sorted({str(name) for name in shards.values()})
+        wanted = sorted(set(shards.values()))
+        if outside := [name for name in wanted if not _is_file_name(name)]:
+            raise CheckpointError(f"{index}: {shown(outside[0])} is no name of a file in {folder}")
         missing = [name for name in wanted if not (folder / name).exists()]
         if missing:
-            raise CheckpointError(f"{folder}: {index.name} names {', '.join(missing)}, not in the folder")
+            raise CheckpointError(f"{folder}: {index.name} names {', '.join(missing[:8])}, not in the folder")
         return [folder / name for name in wanted]
     return found
 
 
-def read_pickle(path: Path) -> dict[str, Tensor]:
-    """Tensors of a .bin or .pth file, read without running code in it (`weights_only`)."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except Exception as error:  # damaged files make the unpickler fail in many ways
-        if is_out_of_memory(error):
-            raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: not a readable PyTorch weight file ({reason})") from None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise CheckpointError(f"{path}: expected a dictionary of tensors")
-    return dict(state)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read as JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a JSON object")
-    return values
+def _is_file_name(name: str) -> bool:
+    """Whether a name, on any system, can only be of a file in the folder that it is looked up in."""
+    return (
+        name not in ("", ".", "..")
+        and "\0" not in name
+        and {PurePosixPath(name).name, PureWindowsPath(name).name} == {name}
+    )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hart.checkpoint.storage import CheckpointError
 from hart.config import TokenizerConfig
+from hart.strict import clipped
 
 Row = tuple[str, str]
 """A published name and ours; {i} stands for a number, {p} for `weight` or `bias`."""
@@ -194,9 +195,8 @@ def _renamed(published: MutableMapping[str, Tensor], table: NameTable, source: s
         else:
             tensors[ours], names[ours] = _in_our_shape(ours, value), name
     if unknown:
-        raise CheckpointError(
-            f"{source}: {len(unknown)} tensor(s) are of no published HART or VAR layout: {', '.join(unknown[:6])}"
-        )
+        listed = ", ".join(map(clipped, unknown[:6]))
+        raise CheckpointError(f"{source}: {len(unknown)} tensor(s) are of no published HART or VAR layout: {listed}")
     return PublishedWeights(tensors, names, table, source)
 
 

@@ -7,6 +7,7 @@ VAR:   vae*.pth, var*.pth
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -100,7 +101,7 @@ def hart_transformer_config(
         "width": values["diff_width"],
         "depth": _field(values, "diff_depth", source),
         # published as text
-        "sampling_steps": int(steps) if isinstance(steps, str) and steps.isdecimal() else steps,
+        "sampling_steps": int(steps) if isinstance(steps, str) and re.fullmatch("[0-9]{1,6}", steps) else steps,
         "batch_multiplier": values.get("diffusion_batch_mul", 4),
     }
     return transformer, _checked(ResidualDiffusionConfig, diffusion, source)

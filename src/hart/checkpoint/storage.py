@@ -23,12 +23,34 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from hart.errors import HartError
-from hart.files import atomic_write
+from hart.files import FileError, atomic_write, require_regular
+from hart.strict import clipped
 
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.safetensors"
 HART_FILE = "hart.safetensors"
 TEXT_ENCODER_FILE = "text_encoder.safetensors"
+
+WEIGHT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""What weights may be stored as. Others, 8-bit floats too, are quantised by a scale that no layout here has."""
+WEIGHTS = tuple(str(dtype).removeprefix("torch.") for dtype in WEIGHT_TYPES)
+SHOWN_PROBLEMS = 8
+TYPE_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""What safetensors calls the types of tensors."""
+
+Kind = tuple[torch.Size, str]
+"""Shape and number type of a tensor, as far as they can be told without reading it."""
 
 
 TYPE_NAMES = {
@@ -95,6 +117,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 def _opened(path: Path) -> Iterator[Any]:
     """A safetensors file whose tensors are read one by one. Raises as `read_safetensors`."""
     try:
+        require_regular(path)
         try:
             # a mapped file counts as memory of the process for as long as it is open
             opened = safe_open(path, framework="pt", backend="pread")
@@ -102,10 +125,12 @@ def _opened(path: Path) -> Iterator[Any]:
             opened = safe_open(path, framework="pt")
         with opened as file:
             yield file
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
+    except FileError as error:
+        raise CheckpointError(str(error)) from None
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error}); copy or download it again") from None
+        raise CheckpointError(
+            f"{path}: not a readable safetensors file ({clipped(error)}); copy or download it again"
+        ) from None
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -124,12 +149,14 @@ def fingerprint(module: nn.Module) -> str:
 def load_state(
     module: nn.Module, state: Mapping[str, Tensor], source: Path | str, name_in_file: Callable[[str], str] = str
 ) -> None:
-    """Copy `state` into `module` strictly: same names, same shapes, or `CheckpointError` and no change.
+    """Copy `state` into `module` strictly, or `CheckpointError` and no change.
 
+    Names, shapes and kinds of numbers must be the module's own; floating-point numbers of `WEIGHT_TYPES`, all finite.
     source, name_in_file: how errors call the file, and a tensor in it.
     """
-    shapes = {name: value.shape for name, value in state.items()}
-    _require_same_shapes(module, shapes, source, name_in_file)
+    _require_fitting(module, {name: _kind(value) for name, value in state.items()}, source, name_in_file)
+    for name, value in state.items():
+        require_finite(value, source, name_in_file(name))
     module.load_state_dict(dict(state))
 
 
@@ -150,11 +177,12 @@ def fill_state(
     Takes the tensors out of `state` one by one: they become the module's own where their type is the same, and else
     are freed, so that weights are held once.
     """
-    shapes = {name: value.shape for name, value in state.items()}
-    _require_same_shapes(module, shapes, source, name_in_file)
+    kinds = {name: _kind(value) for name, value in state.items()}
+    _require_fitting(module, kinds, source, name_in_file)
     taken: set[int] = set()
-    for name in shapes:
+    for name in kinds:
         value = state.pop(name)
+        require_finite(value, source, name_in_file(name))
         # some formats store one tensor under two names, or a part of a larger one
         alone = value.untyped_storage().nbytes() == value.nbytes and value.data_ptr() not in taken
         taken.add(value.data_ptr())
@@ -164,29 +192,58 @@ def fill_state(
 def fill_module(module: nn.Module, path: Path, dtype: torch.dtype) -> None:
     """`fill_state` from a file, which is read tensor by tensor."""
     with _opened(path) as file:
-        names = list(file.keys())
-        shapes = {name: torch.Size(file.get_slice(name).get_shape()) for name in names}
-        _require_same_shapes(module, shapes, path, str)
-        for name in names:
-            _put(module, name, file.get_tensor(name), dtype)
+        kinds: dict[str, Kind] = {}
+        for name in file.keys():  # noqa: SIM118 - no mapping
+            header = file.get_slice(name)
+            kinds[name] = torch.Size(header.get_shape()), _type_name(header.get_dtype())
+        _require_fitting(module, kinds, path, str)
+        for name in kinds:
+            value = file.get_tensor(name)
+            require_finite(value, path, name)
+            _put(module, name, value, dtype)
 
 
-def _require_same_shapes(
-    module: nn.Module, shapes: Mapping[str, torch.Size], source: Path | str, name_in_file: Callable[[str], str]
+def require_finite(value: Tensor, source: Path | str, name: str) -> None:
+    """Raise `CheckpointError` where a tensor of weights has a NaN or an infinite number in it."""
+    # a finite sum has finite terms; only where it overflowed are they looked at one by one
+    if value.is_floating_point() and not value.sum().isfinite() and not value.isfinite().all():
+        raise CheckpointError(
+            f"{source}: {name} holds numbers that are not finite: the training that wrote it went astray, or the file "
+            "is damaged"
+        )
+
+
+def _require_fitting(
+    module: nn.Module, kinds: Mapping[str, Kind], source: Path | str, name_in_file: Callable[[str], str]
 ) -> None:
-    expected = module.state_dict()
+    expected = {name: _kind(value) for name, value in module.state_dict().items()}
     problems = [
-        *(f"missing {name_in_file(name)}" for name in expected if name not in shapes),
-        *(f"unexpected {name_in_file(name)}" for name in shapes if name not in expected),
+        *(f"missing {name_in_file(name)}" for name in expected if name not in kinds),
+        *(f"unexpected {name_in_file(name)}" for name in kinds if name not in expected),
         *(
-            f"{name_in_file(name)} is {tuple(shapes[name])}, the configuration asks for {tuple(value.shape)}"
-            for name, value in expected.items()
-            if name in shapes and shapes[name] != value.shape
+            f"{name_in_file(name)} is {tuple(kinds[name][0])}, the configuration asks for {tuple(shape)}"
+            for name, (shape, _) in expected.items()
+            if name in kinds and kinds[name][0] != shape
+        ),
+        *(
+            f"{name_in_file(name)} holds {kinds[name][1]}, not {' or '.join(allowed)}"
+            for name, (_, wanted) in expected.items()
+            if name in kinds and kinds[name][1] not in (allowed := WEIGHTS if wanted in WEIGHTS else (wanted,))
         ),
     ]
     if problems:
-        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-        raise CheckpointError(f"{source}: does not fit the configuration beside it: {shown}")
+        hidden = len(problems) - SHOWN_PROBLEMS
+        listed = "; ".join(map(clipped, problems[:SHOWN_PROBLEMS])) + (f"; and {hidden} more" if hidden > 0 else "")
+        raise CheckpointError(f"{source}: does not fit the configuration beside it: {listed}")
+
+
+def _kind(value: Tensor) -> Kind:
+    return value.shape, str(value.dtype).removeprefix("torch.")
+
+
+def _type_name(stored: str) -> str:
+    """torch's name of a type, from that of safetensors; unknown ones as they are."""
+    return next((str(dtype).removeprefix("torch.") for dtype, name in TYPE_NAMES.items() if name == stored), stored)
 
 
 def _put(module: nn.Module, name: str, value: Tensor, dtype: torch.dtype) -> None:

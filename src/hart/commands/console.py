@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import typer
 
-from hart.errors import HartError
+from hart.errors import HartError, PromptWarning
+from hart.files import user_path
 from hart.locks import LOCK_FILE, locked
 
 if TYPE_CHECKING:
@@ -32,7 +35,10 @@ def progress(first: str) -> Iterator[Report]:
 
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    shown = console.is_terminal
+    # what a pipe is to get must not go to the terminal, where lines are put above the bar
+    redirect = sys.stdout.isatty()
+    with Progress(*columns, console=console, transient=True, disable=not shown, redirect_stdout=redirect) as bar:
         task = bar.add_task(first, total=None)
         yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
 
@@ -79,10 +85,41 @@ def needs_extra(extra: str) -> Iterator[None]:
 
 def note(message: str) -> None:
     """One line on stderr."""
-    typer.echo(f"note: {message}", err=True)
+    typer.echo(f"note: {' '.join(message.split())}", err=True)
+
+
+@contextmanager
+def prompt_notes() -> Iterator[None]:
+    """Turns the warnings about prompts into notes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", PromptWarning)
+        others = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, PromptWarning):
+                note(str(message))
+            else:
+                others(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield
+
+
+def print_path(path: Path, rest: str = "") -> None:
+    """A file that was written, and what is to be said of it: one line on stdout."""
+    line = f"{path}{rest}"
+    # names that are no UTF-8 come out as the bytes that they are
+    typer.echo(line if line.isprintable() else os.fsencode(line))
 
 
 def model_name(name: str) -> str:
     """A model's name as it is still right in another working directory: folders and files become absolute."""
-    path = Path(name).expanduser()
+    path = user_path(name)
     return os.path.abspath(path) if path.exists() else name  # noqa: PTH100 - links stay as given

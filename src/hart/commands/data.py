@@ -148,6 +148,8 @@ def encode(
         summary = encode_dataset(
             pictures, transform, Encoders(codes, words, where), directory, split, options, progress=report
         )
+    if summary.cut:
+        note(f"{summary.cut} of {summary.captions} captions are longer than the text encoder reads, and were cut")
     what = "" if summary.finished else " so far; other parts are still to be written"
     typer.echo(
         f"{directory}: {summary.pictures} pictures, {summary.captions} captions, {summary.damaged} damaged{what}"

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hart.commands.console import model_name, note, progress, scale_reporter, writable_folder
+from hart.commands.console import model_name, note, print_path, progress, prompt_notes, scale_reporter, writable_folder
+from hart.commands.new_files import NumberedFiles, with_suffixes, write_new
 from hart.commands.options import DeviceOption
 from hart.errors import HartError
+from hart.files import read_text, user_path
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from hart.config import SamplingConfig
     from hart.picture_metadata import PictureRecord, PictureSettings
     from hart.pipeline import HartOutput, HartPipeline
@@ -20,6 +28,8 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "emoji"
 DEFAULT_OUT = Path("outputs")
 SLUG_LENGTH = 40
+GRID_PIXELS, SMALLEST_SHOWN = 2**28, 128
+"""Pixels of a contact sheet at most; it enlarges pictures below 128 px."""
 
 ModelOption = Annotated[
     str | None, typer.Option(help=f"Shipped name, folder or hub id; {DEFAULT_MODEL} by default.", show_default=False)
@@ -107,7 +117,7 @@ def generate(
         batch_size=batch_size,
         sampling=None,
         random_weights=random_weights,
-        loras=tuple(str(folder.expanduser().resolve()) for folder in lora or ()),
+        loras=tuple(os.path.abspath(user_path(folder)) for folder in lora or ()),  # noqa: PTH100 - links stay as given
         lora_scale=1.0 if lora_scale is None else lora_scale,
     )
     if record is not None:
@@ -122,10 +132,15 @@ def generate(
         )
     if lora_scale is not None and not job.loras:
         raise HartError("--lora-scale is the strength of adapters, and there is none: give --lora too")
-    with progress(f"loading {job.model}") as report:
+    total = len(job.prompts) * job.images_per_prompt if job.only is None else 1
+    writer = PictureWriter(out, job, total, keep=grid)
+    with says_what_is_kept(writer), progress(f"loading {job.model}") as report, prompt_notes():
         pipe = _open(job)
-        writer = PictureWriter(out, job, pipe)
-        drawn = pipe(
+        if pipe.num_classes is None:
+            _hint_at_quotes(prompts or [])
+        if grid and total * max(pipe.image_size, SMALLEST_SHOWN) ** 2 > GRID_PIXELS:
+            raise HartError(f"--grid: {total} pictures of {pipe.image_size} px are too many for one sheet")
+        pipe(
             _prompts_for(pipe, job.prompts),
             images_per_prompt=job.images_per_prompt,
             seed=job.seed,
@@ -140,12 +155,11 @@ def generate(
             batch_size=job.batch_size,
             sampling=job.sampling,
             on_scale=scale_reporter(report),
-            on_batch=writer.write,
+            on_batch=lambda batch: writer.write(batch, pipe),
+            collect=False,
         )
-    for path in writer.paths:
-        typer.echo(path)
     if grid:
-        typer.echo(_write_grid(out, job, drawn))
+        print_path(writer.write_grid())
 
 
 def reconstruct(
@@ -159,34 +173,27 @@ def reconstruct(
     from hart.images import open_image
     from hart.picture_metadata import save_png
 
-    opened = [open_image(path) for path in images]
+    for path in images:
+        open_image(path)
     writable_folder(out)
     from hart.contact_sheet import side_by_side
     from hart.pipeline import HartPipeline
 
     name = DEFAULT_MODEL if model is None else model
-    lines = []
+    files = NumberedFiles(out, len(images))
     with progress(f"loading {name}") as report:
         pipe = HartPipeline.from_pretrained(name, device=device, dtype=dtype)
-        for i, (path, image) in enumerate(zip(images, opened, strict=True)):
+        for i, path in enumerate(images):
             report(i, len(images), f"reconstructing {path.name}")
-            result = pipe.reconstruct(image)
-            file = out / f"{_index(i, len(images))}-{slug(path.stem)}-reconstruction.png"
-            save_png(file, side_by_side([result.original, result.discrete, result.hybrid]))
-            lines.append(f"{file}  discrete {result.discrete_psnr:.2f} dB  hybrid {result.hybrid_psnr:.2f} dB")
-    for line in lines:
-        typer.echo(line)
+            result = pipe.reconstruct(open_image(path))
+            row = side_by_side([result.original, result.discrete, result.hybrid])
+            file = files.write(f"{slug(path.stem)}-reconstruction", partial(save_png, image=row, overwrite=False))
+            print_path(file, f"  discrete {result.discrete_psnr:.2f} dB  hybrid {result.hybrid_psnr:.2f} dB")
 
 
 def read_prompts(path: Path) -> list[str]:
     """The lines of a UTF-8 text file that are not blank. Raises `HartError` when there are none to be had."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise HartError(f"{path}: cannot be read ({error.strerror}): give a text file with a prompt a line") from None
-    except UnicodeDecodeError:
-        raise HartError(f"{path}: is no UTF-8 text: give a text file with a prompt a line") from None
-    prompts = [line.strip() for line in lines if line.strip()]
+    prompts = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not prompts:
         raise HartError(f"{path}: holds no prompt: write one a line")
     return prompts
@@ -259,27 +266,41 @@ def _prompts_for(pipe: HartPipeline, prompts: list[str]) -> list[str | int]:
 
 
 class PictureWriter:
-    """Writes batches as they are drawn, so that a run that is stopped leaves what it has done. `paths`: the files."""
+    """Writes batches as they are drawn and prints the paths: a run that is stopped leaves what it has done."""
 
-    def __init__(self, out: Path, job: Job, pipe: HartPipeline) -> None:
-        self.out, self.job, self.pipe = out, job, pipe
-        self.paths: list[Path] = []
+    def __init__(self, out: Path, job: Job, total: int, *, keep: bool) -> None:
+        """total: pictures to come. keep: hold them for a contact sheet."""
+        self.out, self.job, self.total, self.done = out, job, total, 0
+        self._files = NumberedFiles(out, total)
+        self._model = model_name(job.model)
+        self._kept: list[tuple[str, int, Image.Image]] | None = [] if keep else None
 
-    def write(self, batch: HartOutput) -> None:
+    def write(self, batch: HartOutput, pipe: HartPipeline) -> None:
         """Write the pictures of one batch, or of a recorded one the picture that is asked for."""
         from hart import __version__
         from hart.picture_metadata import PictureRecord, write_picture
 
-        model, only = model_name(self.job.model), self.job.only
-        count = len(self.job.prompts) * self.job.images_per_prompt if only is None else 1
-        for row in range(len(batch.images)) if only is None else [only]:
-            prompt, seed = str(batch.prompts[row]), batch.seeds[row]
-            path = self.out / f"{_index(len(self.paths), count)}-{slug(prompt)}-{seed}.png"
-            record = PictureRecord(prompt, seed, model, self._settings(batch, row), __version__)
-            write_picture(path, batch.images[row], record)
-            self.paths.append(path)
+        for row in range(len(batch.images)) if self.job.only is None else [self.job.only]:
+            prompt, seed, image = str(batch.prompts[row]), batch.seeds[row], batch.images[row]
+            record = PictureRecord(prompt, seed, self._model, self._settings(batch, row, pipe), __version__)
+            print_path(self._files.write(f"{slug(prompt)}-{seed}", partial(write_picture, image=image, record=record)))
+            self.done += 1
+            if self._kept is not None:
+                self._kept.append((prompt, seed, image))
 
-    def _settings(self, batch: HartOutput, row: int) -> PictureSettings:
+    def write_grid(self) -> Path:
+        """A contact sheet of all pictures, a group for every prompt."""
+        from hart.contact_sheet import contact_sheet
+        from hart.picture_metadata import save_png
+
+        assert self._kept, "only a writer that keeps pictures can show them"
+        n = self.job.images_per_prompt
+        prompts, seeds, images = zip(*self._kept, strict=True)
+        sheet = contact_sheet([images[i : i + n] for i in range(0, len(images), n)], prompts[::n])
+        path = self.out / f"grid-{slug(prompts[0])}-{seeds[0]}.png"
+        return write_new(with_suffixes(path), partial(save_png, image=sheet, overwrite=False))
+
+    def _settings(self, batch: HartOutput, row: int, pipe: HartPipeline) -> PictureSettings:
         """The settings of one picture; with its batch, where it was not alone in it."""
         from hart.devices import dtype_name
         from hart.picture_metadata import BatchPlace, PictureSettings
@@ -287,9 +308,9 @@ class PictureWriter:
         together = tuple(str(prompt) for prompt in batch.prompts)
         return PictureSettings(
             sampling=batch.sampling,
-            size=self.pipe.image_size,
-            device=str(self.pipe.device),
-            dtype=dtype_name(self.pipe.dtype),
+            size=pipe.image_size,
+            device=str(pipe.device),
+            dtype=dtype_name(pipe.dtype),
             random_weights=self.job.random_weights,
             loras=self.job.loras,
             lora_scale=self.job.lora_scale,
@@ -297,20 +318,19 @@ class PictureWriter:
         )
 
 
-def _write_grid(out: Path, job: Job, drawn: HartOutput) -> Path:
-    """A contact sheet of all pictures, a group for every prompt."""
-    from hart.contact_sheet import contact_sheet
-    from hart.picture_metadata import save_png
-
-    n = job.images_per_prompt
-    rows = range(len(drawn.images)) if job.only is None else [job.only]
-    images = [drawn.images[row] for row in rows]
-    labels = [str(drawn.prompts[row]) for row in rows[::n]]
-    path = out / f"grid-{slug(labels[0])}-{drawn.seeds[rows[0]]}.png"
-    save_png(path, contact_sheet([images[i : i + n] for i in range(0, len(images), n)], labels))
-    return path
+@contextmanager
+def says_what_is_kept(writer: PictureWriter) -> Iterator[None]:
+    """On Ctrl-C a line on stderr: how many of the pictures there are, and where."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(f"stopped: {writer.done} of {writer.total} in {writer.out}", err=True)
+        raise
 
 
-def _index(i: int, count: int) -> str:
-    """Numbers of one width, so that file names sort in order."""
-    return str(i).zfill(max(3, len(str(count - 1))))
+def _hint_at_quotes(prompts: list[str]) -> None:
+    """A note where the shell has probably made several prompts of one."""
+    if len(prompts) > 1 and all(len(prompt.split()) == 1 for prompt in prompts):
+        joined = " ".join(prompts)
+        short = joined if len(joined) <= SLUG_LENGTH else f"{joined[:SLUG_LENGTH]}..."
+        note(f'these are {len(prompts)} prompts of one word each; to draw them as one: hart generate "{short}"')

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hart.commands.console import needs_extra, note, owned, writable_folder
+from hart.commands.console import needs_extra, note, owned, prompt_notes, writable_folder
 from hart.commands.train_plan import Stage, dry_run_plan, duration, tokenizer_macs, transformer_macs
 from hart.errors import HartError
 
@@ -188,7 +188,7 @@ def _data(recipe: Recipe, size: int, condition: Condition, processes: Processes)
 def _train(task: Task, recipe: Recipe, out: Destination, processes: Processes, macs: int) -> bool:
     from hart.training.trainer import Trainer
 
-    with _progress(recipe, show=processes.main) as on_step:
+    with _progress(recipe, show=processes.main) as on_step, prompt_notes():
         trainer = Trainer(
             task,
             recipe,

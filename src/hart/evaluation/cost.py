@@ -22,7 +22,8 @@ from hart.evaluation.published_class import CLASS_TO_IMAGE
 from hart.evaluation.published_cost import TEXT_COST
 from hart.evaluation.report import Progress, Result
 from hart.evaluation.statistics import RESAMPLES, Figure, bootstrap
-from hart.pipeline import HartPipeline, Prompt
+from hart.inputs import Prompt
+from hart.pipeline import HartPipeline
 
 TOTAL = "total"
 PARAMETERS = "parameters, millions"

@@ -7,6 +7,7 @@ taken over.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ from hart.config import SamplingConfig
 from hart.contact_sheet import contact_sheet
 from hart.data.transforms import pil_to_pixels
 from hart.devices import dtype_name
-from hart.errors import HartError
+from hart.errors import HartError, PromptWarning
 from hart.evaluation.features import FeatureExtractor, Features
 from hart.evaluation.report import Progress
 from hart.files import FileError, atomic_write, read_json
 from hart.images import open_image
+from hart.inputs import Prompt
 from hart.picture_metadata import save_png
-from hart.pipeline import HartPipeline, Prompt
+from hart.pipeline import HartPipeline
 
 PLAN_FILE = "plan.json"
 IMAGES_FOLDER = "images"
@@ -73,6 +75,19 @@ class DrawnPictures:
         """All that decides the pictures but the prompts, for `Result.settings`."""
         return {name: value for name, value in self._plan.items() if name != "prompts"}
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the text encoder did not read of the prompts, for `Result.notes`."""
+        prompts = list(dict.fromkeys(prompt for prompt in self._prompts if isinstance(prompt, str)))
+        readings = self._pipe.text_encoder.reading(prompts) if prompts else []
+        cut = sum(bool(reading.left_out) for reading in readings)
+        unknown = sum(bool(reading.unknown) for reading in readings)
+        found = {
+            "are longer than the text encoder reads, and were cut": cut,
+            "have words that the text encoder does not know": unknown,
+        }
+        return tuple(f"{count:,} of {len(prompts):,} prompts {what}" for what, count in found.items() if count)
+
     def path(self, number: int) -> Path:
         """Where picture `number` lies or will lie."""
         return self._folder / f"{number:06d}.png"
@@ -84,12 +99,14 @@ class DrawnPictures:
         done = kept
         for batch in _runs(missing, batch_size):
             progress(done, len(self), f"{done} of {len(self)} pictures drawn")
-            out = self._pipe(
-                [self._prompts[number] for number in batch],
-                seed=self._seed + batch[0],
-                batch_size=len(batch),
-                sampling=self._sampling,
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", PromptWarning)  # `notes` counts them
+                out = self._pipe(
+                    [self._prompts[number] for number in batch],
+                    seed=self._seed + batch[0],
+                    batch_size=len(batch),
+                    sampling=self._sampling,
+                )
             for number, image in zip(batch, out.images, strict=True):
                 save_png(self.path(number), image)
             done += len(batch)

@@ -21,7 +21,8 @@ from hart.evaluation.features import FeatureExtractor
 from hart.evaluation.pictures import Pictures
 from hart.evaluation.report import Progress, Result, extractor_facts, pictures_text
 from hart.evaluation.statistics import RESAMPLES, few_pictures_warning
-from hart.pipeline import HartPipeline, Prompt
+from hart.inputs import Prompt
+from hart.pipeline import HartPipeline
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def evaluate_generation(
         settings={**settings, **drawn.settings, "resamples": options.resamples},
         counts={"drawn": len(generated), "references": len(real), "damaged": len(references.damaged)},
         extractor=extractor_facts(extractor),
-        notes=(warning,) if warning else (),
+        notes=((warning,) if warning else ()) + drawn.notes,
         sheets=drawn.sheet([str(prompt) for prompt in prompts]),
     )
 

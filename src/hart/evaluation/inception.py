@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from hart.checkpoint.loading import read_pickle
+from hart.checkpoint.pickles import read_pickle
 from hart.checkpoint.storage import load_state, read_safetensors
 
 SIDE = 299

@@ -6,11 +6,13 @@ grids lie beside them. A column that depends on a feature extractor carries its 
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,7 +24,7 @@ from PIL import Image
 from hart import __version__
 from hart.evaluation.features import FeatureExtractor
 from hart.evaluation.statistics import LEVEL, Figure
-from hart.files import atomic_write
+from hart.files import FileError, atomic_write, read_json
 from hart.picture_metadata import save_png
 
 Progress = Callable[[int, int | None, str], None]
@@ -70,8 +72,11 @@ def extractor_facts(extractor: FeatureExtractor) -> dict[str, str]:
 
 
 def write_result(folder: Path, result: Result, command: str) -> list[Path]:
-    """Write figures, table and grids into `folder` and return their paths. command: as it was given."""
-    values = {
+    """Write figures, table and grids into `folder` and return their paths. command: as it was given.
+
+    They take the place of an earlier result of the same settings; one of others stays, and the new names have a number.
+    """
+    values: dict[str, Any] = {
         "suite": result.suite,
         "title": result.title,
         "command": command,
@@ -87,14 +92,34 @@ def write_result(folder: Path, result: Result, command: str) -> list[Path]:
         "environment": environment(),
     }
     text = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False)
-    atomic_write(folder / FIGURES_FILE, lambda file: file.write(f"{text}\n".encode()))
+    suffix = _free_suffix(folder, json.loads(text))
+    figures, table = (_with_suffix(folder / name, suffix) for name in (FIGURES_FILE, TABLE_FILE))
+    atomic_write(figures, lambda file: file.write(f"{text}\n".encode()))
     page = _page(result, command)
-    atomic_write(folder / TABLE_FILE, lambda file: file.write(page.encode()))
-    paths = [folder / FIGURES_FILE, folder / TABLE_FILE]
+    atomic_write(table, lambda file: file.write(page.encode()))
+    paths = [figures, table]
     for name, sheet in result.sheets.items():
-        save_png(folder / name, sheet)
-        paths.append(folder / name)
+        paths.append(_with_suffix(folder / name, suffix))
+        save_png(paths[-1], sheet)
     return paths
+
+
+def _free_suffix(folder: Path, values: Mapping[str, Any]) -> str:
+    """What the names of a result end in: nothing, or the first number that no result of other settings has."""
+    for number in itertools.count(1):
+        suffix = "" if number == 1 else f"-{number}"
+        file = _with_suffix(folder / FIGURES_FILE, suffix)
+        if not file.exists():
+            return suffix
+        with suppress(FileError):
+            there = read_json(file)
+            if all(there.get(name) == values[name] for name in ("suite", "settings", "extractor")):
+                return suffix
+    raise AssertionError("numbers do not end")
+
+
+def _with_suffix(path: Path, suffix: str) -> Path:
+    return path.with_stem(path.stem + suffix)
 
 
 def pictures_text(count: int) -> str:

@@ -130,7 +130,7 @@ def evaluate_text_to_image(
         },
         counts={"drawn": len(generated), "references": len(real), "damaged": len(references.damaged)},
         extractor=extractor_facts(extractor),
-        notes=(*_warnings(benchmark, sampling, min(len(real), len(generated))), *benchmark.notes),
+        notes=(*_warnings(benchmark, sampling, min(len(real), len(generated))), *drawn.notes, *benchmark.notes),
         published=benchmark.published,
         sheets=drawn.sheet(benchmark.prompts),
     )

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hart.checkpoint.loading import read_pickle
+from hart.checkpoint.pickles import read_pickle
 from hart.checkpoint.storage import load_module, read_safetensors
 from hart.errors import HartError
 from hart.losses.config import PerceptualKind

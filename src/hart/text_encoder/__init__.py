@@ -10,10 +10,21 @@ from torch import nn
 
 from hart.config import TextConditioning, TextEncoderConfig
 from hart.errors import HartError
-from hart.text_encoder.base import TextEncoder
+from hart.text_encoder.base import Reading, TextEncoder
 from hart.text_encoder.random_features import RandomTextFeatures
 
-__all__ = ["RandomTextFeatures", "TextEncoder", "encoder_module", "load_text_encoder", "store_text_encoder"]
+__all__ = [
+    "RandomTextFeatures",
+    "Reading",
+    "TextEncoder",
+    "encoder_module",
+    "load_text_encoder",
+    "store_text_encoder",
+]
+
+STORED_FOLDER = "text_encoder"
+"""Folder of a language model that is stored with the model that reads prompts with it."""
+
 
 STORED_FOLDER = "text_encoder"
 """Folder of a language model that is stored with the model that reads prompts with it."""

@@ -6,12 +6,39 @@ Shapes: B prompts, S text tokens (`config.tokens`, always), E text width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
 from hart.config import TextEncoderConfig
+from hart.strict import clipped
 from hart.types import TextContext
+
+SHOWN_WORDS = 8
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What an encoder reads of a prompt.
+
+    left_out: the words behind the last that it reads; empty where it reads all. unknown: words that it does not know.
+    """
+
+    left_out: str = ""
+    unknown: tuple[str, ...] = ()
+
+    def remarks(self, prompt: str) -> list[str]:
+        """What whoever wrote the prompt should know, a sentence each."""
+        named = f'"{clipped(prompt, 40)}"'
+        found = []
+        if self.left_out:
+            found.append(f'{named} is longer than the text encoder reads: "{clipped(self.left_out, 400)}" is left out')
+        if self.unknown:
+            words = ", ".join(f'"{clipped(word, 40)}"' for word in self.unknown[:SHOWN_WORDS])
+            more = f" and {len(self.unknown) - SHOWN_WORDS} more" if len(self.unknown) > SHOWN_WORDS else ""
+            found.append(f"{named}: the text encoder does not know {words}{more}, and reads all such words alike")
+        return found
 
 
 class TextEncoder(Protocol):
@@ -25,6 +52,10 @@ class TextEncoder(Protocol):
 
     def encode(self, prompts: Sequence[str]) -> TextContext:
         """Embeddings (B, S, E) and mask (B, S) for B prompts; longer prompts are cut. No gradient is kept."""
+        ...
+
+    def reading(self, prompts: Sequence[str]) -> list[Reading]:
+        """How `encode` reads each of the prompts, without encoding them."""
         ...
 
     def to(self, device: torch.device, dtype: torch.dtype) -> TextEncoder:

@@ -8,27 +8,32 @@ Shapes: B prompts, S text tokens, D width, E output width.
 
 from __future__ import annotations
 
+import json
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
+from tokenizers import Encoding, Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hart.checkpoint.storage import TEXT_ENCODER_FILE, fill_module
 from hart.config import TextEncoderConfig
 from hart.devices import without_memory
 from hart.errors import HartError
-from hart.files import atomic_write
+from hart.files import atomic_write, parse_json, read_text
+from hart.strict import clipped
+from hart.text_encoder.base import Reading
+from hart.text_encoder.emoji import named_emoji
 from hart.types import TextContext
 
 PADDING, UNKNOWN, START = "[PAD]", "[UNK]", "[CLS]"
 SPECIAL_PIECES = (PADDING, UNKNOWN, START)
-WEIGHTS_FILE = "text_encoder.safetensors"
+WEIGHTS_FILE = TEXT_ENCODER_FILE
 PIECES_FILE = "word_pieces.json"
 
 
@@ -107,12 +112,20 @@ class CompactTextEncoder(nn.Module):
         return self.config.output_width
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """ids (B, S) int64 and mask (B, S) bool, true where a token is real, on the encoder's device."""
-        encodings = self.tokenizer.encode_batch(list(prompts))
+        """ids (B, S) int64 and mask (B, S) bool, true where a token is real, on the encoder's device.
+
+        Emoji are read as their names, see `hart.text_encoder.emoji`.
+        """
+        encodings = self.tokenizer.encode_batch([named_emoji(prompt) for prompt in prompts])
         device = self.positions.device
         ids = torch.tensor([e.ids for e in encodings], dtype=torch.long, device=device)
         mask = torch.tensor([e.attention_mask for e in encodings], dtype=torch.bool, device=device)
         return ids.view(-1, self.config.tokens), mask.view(-1, self.config.tokens)
+
+    def reading(self, prompts: Sequence[str]) -> list[Reading]:
+        """See `TextEncoder.reading`."""
+        texts = [named_emoji(prompt) for prompt in prompts]
+        return [_reading(text, read) for text, read in zip(texts, self.tokenizer.encode_batch(texts), strict=True)]
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids and mask (B, s) with s <= S -> features (B, s, E)."""
@@ -136,34 +149,61 @@ class CompactTextEncoder(nn.Module):
         weights = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in self.state_dict().items()}
         pieces = self.tokenizer.to_str(pretty=True).encode()
         atomic_write(folder / PIECES_FILE, lambda file: file.write(pieces), overwrite=overwrite)
-        atomic_write(folder / WEIGHTS_FILE, lambda file: file.write(save(weights)), overwrite=overwrite)
+        atomic_write(folder / WEIGHTS_FILE, lambda file: save_file(weights, file.name), overwrite=overwrite)
 
     @classmethod
     def load(cls, config: TextEncoderConfig, folder: Path) -> CompactTextEncoder:
         """Reads what `save` wrote, in float32. Raises `HartError` naming the file that does not fit."""
-        path = folder / PIECES_FILE
-        if not path.is_file():
-            raise HartError(f"{path}: not found; the model folder must hold the tokenizer of its text encoder")
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises plain Exception for every fault
-            raise HartError(f"{path}: not a tokenizer file: {error}") from None
-        # The file's own settings could differ from the configuration, which is the authority.
-        tokenizer.enable_truncation(config.tokens)
-        tokenizer.enable_padding(pad_id=tokenizer.token_to_id(PADDING) or 0, pad_token=PADDING, length=config.tokens)
+        tokenizer = _read_tokenizer(folder / PIECES_FILE, config.tokens)
         with without_memory():
             encoder = cls(config, tokenizer)
-        path = folder / WEIGHTS_FILE
-        if not path.is_file():
-            raise HartError(f"{path}: not found; the model folder must hold the weights of its text encoder")
-        try:
-            weights = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise HartError(f"{path}: not a safetensors file: {error}") from None
-        try:
-            # copied, so that nothing depends on a mapped file
-            own = {name: tensor.to(torch.float32, copy=True) for name, tensor in weights.items()}
-            encoder.load_state_dict(own, assign=True)
-        except RuntimeError as error:
-            raise HartError(f"{path}: does not fit the configuration: {' '.join(str(error).split())}") from None
+        fill_module(encoder, folder / WEIGHTS_FILE, torch.float32)
         return encoder.eval().requires_grad_(False)
+
+
+def _reading(text: str, read: Encoding) -> Reading:
+    """What became of `text`, with the emoji named, from its tokens and those that were cut off."""
+    left_out = ""
+    if read.overflowing:
+        cut = read.overflowing[0]
+        places = zip(cut.offsets, cut.word_ids, strict=True)
+        start, word = next((at, word) for (at, _), word in places if word is not None)
+        # a word that is read in part counts as left out
+        begun = (at for (at, _), own in zip(read.offsets, read.word_ids, strict=True) if own == word)
+        left_out = text[next(begun, start) :].strip()
+    words = (text[at:end] for token, (at, end) in zip(read.tokens, read.offsets, strict=True) if token == UNKNOWN)
+    # marks between words say little
+    named = (word for word in words if any(unicodedata.category(character)[0] not in "PZC" for character in word))
+    return Reading(left_out, tuple(dict.fromkeys(named)))
+
+
+def _read_tokenizer(path: Path, tokens: int) -> Tokenizer:
+    """What `build_tokenizer` makes of a file's vocabulary. Raises `HartError` where the file's own would differ."""
+    text = read_text(path)
+    model = parse_json(text.encode(), str(path))
+    vocabulary = model.get("model", {}).get("vocab") if isinstance(model, dict) and _is_table(model.get("model")) else 0
+    if not _is_table(vocabulary) or not all(type(number) is int for number in vocabulary.values()):
+        raise HartError(f"{path}: not a tokenizer file: it holds no vocabulary of word pieces")
+    pieces = sorted(vocabulary, key=vocabulary.__getitem__)
+    if [vocabulary[piece] for piece in pieces] != list(range(len(pieces))):
+        raise HartError(f"{path}: its word pieces must be numbered from 0 to {len(pieces) - 1}, each number once")
+    try:
+        tokenizer = build_tokenizer(pieces, tokens)
+        stored = Tokenizer.from_str(text)
+    except HartError as error:
+        raise HartError(f"{path}: {error}") from None
+    except Exception as error:  # tokenizers raises plain Exception for every fault
+        raise HartError(f"{path}: not a tokenizer file: {clipped(error)}") from None
+    # how long prompts may be is the configuration's to say
+    stored.no_truncation()
+    stored.no_padding()
+    plain = build_tokenizer(pieces, tokens)
+    plain.no_truncation()
+    plain.no_padding()
+    if json.loads(stored.to_str()) != json.loads(plain.to_str()):
+        raise HartError(f"{path}: it cuts words otherwise than the text encoder that this version of hart writes")
+    return tokenizer
+
+
+def _is_table(value: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)

@@ -19,6 +19,7 @@ import torch
 from hart.config import TextEncoderConfig
 from hart.devices import is_out_of_memory
 from hart.errors import HartError
+from hart.text_encoder.base import Reading
 from hart.types import TextContext
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ class Qwen2TextEncoder:
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
         try:
-            kind = AutoConfig.from_pretrained(source).model_type
+            # code that a repository brings along is neither run nor asked about
+            kind = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type
             if kind != "qwen2":
                 raise HartError(f"it is a {kind!r} model")
             tokenizer = AutoTokenizer.from_pretrained(source)
@@ -88,6 +90,15 @@ class Qwen2TextEncoder:
             use_cache=False,
         ).last_hidden_state
         return TextContext(states[:, prefix.shape[1] :], mask)
+
+    def reading(self, prompts: Sequence[str]) -> list[Reading]:
+        """See `TextEncoder.reading`. A language model of bytes knows all words."""
+        at_end = self.tokenizer.truncation_side == "right"
+        readings = []
+        for ids in self.tokenizer(list(prompts), verbose=False)["input_ids"] if prompts else []:
+            outside = ids[self.config.tokens :] if at_end else ids[: -self.config.tokens]
+            readings.append(Reading(str(self.tokenizer.decode(outside, skip_special_tokens=True)).strip()))
+        return readings
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Qwen2TextEncoder:
         """Moves the language model in place; see `TextEncoder.to`."""

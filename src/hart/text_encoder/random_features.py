@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from hart.config import TextConditioning, TextEncoderConfig
+from hart.text_encoder.base import Reading
 from hart.types import TextContext
 
 
@@ -25,10 +26,15 @@ class RandomTextFeatures:
         """E, the width of the features."""
         return self.config.output_width
 
+    def reading(self, prompts: Sequence[str]) -> list[Reading]:
+        """Whole prompts: every one has features of its own."""
+        return [Reading() for _ in prompts]
+
     def encode(self, prompts: Sequence[str]) -> TextContext:
         """Embeddings (B, S, E) in float32 on the CPU and mask (B, S) for B prompts."""
         shape = (self.config.tokens, self.width)
-        seeds = [self.config.seed * 2**32 + zlib.crc32(prompt.encode()) for prompt in prompts]
+        # a prime just below the range of generators' seeds: no two seeds of a pipeline fall together throughout
+        seeds = [(self.config.seed * 2**32 + zlib.crc32(prompt.encode())) % (2**64 - 59) for prompt in prompts]
         embeddings = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return TextContext(torch.stack(embeddings), torch.ones(len(prompts), shape[0], dtype=torch.bool))
 

@@ -5,7 +5,9 @@ Shapes: B pictures.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -15,9 +17,9 @@ from torch import Tensor, nn
 from hart.checkpoint.loading import resolve_model
 from hart.checkpoint.storage import CONFIG_FILE
 from hart.config import ConfigError, TextEncoderConfig
-from hart.errors import HartError
+from hart.errors import HartError, PromptWarning
 from hart.files import FileError, read_json
-from hart.text_encoder import TextEncoder, encoder_module, load_text_encoder
+from hart.text_encoder import Reading, TextEncoder, encoder_module, load_text_encoder
 from hart.text_encoder.compact import CompactTextEncoder
 from hart.training.config import TransformerRecipe
 from hart.training.starting import text_encoder_config
@@ -51,6 +53,10 @@ class Conditioner(Protocol):
         """Encode captions once and keep their features on the device, for all steps to come."""
         ...
 
+    def figures(self) -> dict[str, float]:
+        """What to report of the contexts so far."""
+        ...
+
     def save(self, folder: Path) -> None:
         """Write beside a model what it needs of this."""
         ...
@@ -63,6 +69,8 @@ class TextConditioner:
         self.encoder = encoder
         self._rows: dict[str, int] = {}
         self._features: TextContext | None = None
+        self._read = self._cut = 0
+        self._is_cut = lru_cache(2**16)(self._left_out)
 
     @property
     def text_encoder_config(self) -> TextEncoderConfig:
@@ -75,6 +83,8 @@ class TextConditioner:
     def context(self, captions: Sequence[str] | None, classes: Tensor | None) -> TextContext:
         if captions is None:
             raise HartError("pictures without captions cannot train a text-conditional model: give captions")
+        self._read += len(captions)
+        self._cut += sum(map(self._is_cut, captions))
         if self._features is None or not self._rows.keys() >= set(captions):
             return self.encoder.encode(captions)
         rows = torch.tensor([self._rows[caption] for caption in captions]).to(
@@ -89,6 +99,17 @@ class TextConditioner:
         parts = [distinct[start : start + REMEMBER_BATCH] for start in range(0, len(distinct), REMEMBER_BATCH)]
         self._features = TextContext.cat(self.encoder.encode(part) for part in parts)
         self._rows = {caption: row for row, caption in enumerate(distinct)}
+
+    def figures(self) -> dict[str, float]:
+        return {"captions_cut": self._cut / self._read} if self._cut else {}
+
+    def _left_out(self, caption: str) -> bool:
+        """Whether a caption is longer than the encoder reads. The first such one is told with a `PromptWarning`."""
+        left_out = self.encoder.reading([caption])[0].left_out
+        if left_out and not self._cut:
+            remark = Reading(left_out).remarks(caption)[0]
+            warnings.warn(f"{remark}; captions_cut is the share of such captions", PromptWarning, stacklevel=2)
+        return bool(left_out)
 
     def save(self, folder: Path) -> None:
         """Only a compact encoder is stored with its model; others are found by their source."""
@@ -118,6 +139,9 @@ class ClassConditioner:
         return ClassContext(classes.to(self.device, non_blocking=True), self.num_classes)
 
     def remember(self, captions: Iterable[str]) -> None: ...
+
+    def figures(self) -> dict[str, float]:
+        return {}
 
     def save(self, folder: Path) -> None: ...
 

@@ -183,7 +183,7 @@ class TransformerTask(TransformerStage):
         return TransformerBatch(context, maps, cells, draws)
 
     def after_step(self, share: Share, engine: Engine) -> dict[str, float]:
-        return self.tokens.figures(share, engine)
+        return self.tokens.figures(share, engine) | self.conditioner.figures()
 
     def samples(self, step: int, module: nn.Module) -> dict[str, Picture]:
         """Pictures of the first captions or classes, always from the same random numbers."""

@@ -70,6 +70,7 @@ def evaluate_dpg(
     )
     notes = [
         *part_warning(QUESTIONS, len(chosen), options),
+        *drawn.notes,
         f"answered by {answerer.name}: published scores are mPLUG-large's, and are not to be compared with these",
     ]
     lost = unknown_parents(chosen)

@@ -112,6 +112,7 @@ def evaluate_geneval(
         counts={"prompts": len(chosen), "drawn": len(drawn), "right": int(right.sum())},
         notes=(
             *part_warning(PROMPTS, len(chosen), options),
+            *drawn.notes,
             "the published scores are by mmdetection's training of the same detector: compare with care",
         ),
         published=(TEXT_TO_IMAGE, GENEVAL),

@@ -8,7 +8,6 @@ Boxes: (left, top, right, bottom) in pixels, y down.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from hart.errors import HartError
 from hart.evaluation.alignment.prompt_files import PublishedFile, read_prompt_file
+from hart.files import parse_json
 
 PROMPTS = PublishedFile(
     "GenEval",
@@ -101,8 +101,8 @@ def read_prompts(file: Path) -> list[ObjectPrompt]:
         if not line.strip():
             continue
         try:
-            prompts.append(_prompt(json.loads(line)))
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            prompts.append(_prompt(parse_json(line.encode(), "the line")))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else error
             raise HartError(
                 f"{file}, line {number}: is no prompt of GenEval ({reason}): see {PROMPTS.address}"

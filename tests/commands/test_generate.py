@@ -1,0 +1,164 @@
+"""What `hart generate` writes, where, and what it says about prompts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from command_line import refused, run
+from hart import HartPipeline
+from hart.commands.new_files import NumberedFiles
+from hart.picture_metadata import read_record, save_png
+from models import save_tiny_class_model, save_tiny_text_model
+
+LONG = "a red apple on a table"  # of letters alone, 12 tokens end inside it
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_text_model(tmp_path_factory.mktemp("text"))
+
+
+def written(*arguments: Any) -> list[Path]:
+    result = run("generate", *arguments)
+    assert result.exit_code == 0, result.output
+    return [Path(line) for line in result.stdout.splitlines()]
+
+
+def test_nothing_is_written_over_and_names_sort_as_they_were_written(model: Path, tmp_path: Path) -> None:
+    options = ("--model", model, "--out", tmp_path)
+    first = written("a cat", *options, "-n", 2, "--seed", 3)
+    kept = [path.read_bytes() for path in first]
+    later = written("a cat", *options, "-n", 2, "--seed", 3, "--guidance", 1)
+    later += written("--like", first[1], "--guidance", 5, "--out", tmp_path)
+    assert [path.read_bytes() for path in first] == kept
+    assert [path.name for path in first + later] == [
+        "000-a-cat-3.png", "001-a-cat-4.png", "002-a-cat-3.png", "003-a-cat-4.png", "004-a-cat-4.png",
+    ]  # fmt: skip
+    assert sorted(tmp_path.iterdir()) == first + later
+    assert read_record(later[-1]).settings.sampling.guidance_scale == 5
+
+
+def test_grids_and_reconstructions_get_new_names_too(model: Path, tmp_path: Path) -> None:
+    options = ("--model", model, "--out", tmp_path)
+    grids = [written("a cat", *options, "--grid")[-1] for _ in range(2)]
+    assert [path.name for path in grids] == ["grid-a-cat-0.png", "grid-a-cat-0-2.png"]
+    names = [run("reconstruct", grids[0], *options).stdout.split()[0] for _ in range(2)]
+    assert [Path(name).name[:4] for name in names] == ["002-", "003-"]
+    assert "many for one sheet" in refused(run("generate", "a cat", *options, "-n", 10**9, "--grid"))
+
+
+def test_files_that_others_put_there_meanwhile_are_passed_over(tmp_path: Path) -> None:
+    image, target = Image.new("RGB", (4, 4)), tmp_path / "elsewhere.txt"
+    target.write_text("kept")
+    files = NumberedFiles(tmp_path, 3)
+    (tmp_path / "000-x.png").symlink_to(target)  # planted
+    (tmp_path / "001-x.png").mkdir()
+    path = files.write("x", lambda path: save_png(path, image, overwrite=False))
+    assert path.name == "002-x.png"
+    assert target.read_text() == "kept"
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    files = NumberedFiles(gone, 1)
+    gone.rmdir()
+    gone.write_text("a file where the folder was")
+    with pytest.raises(OSError):
+        files.write("x", lambda path: save_png(path, image, overwrite=False))
+
+
+def test_processes_that_write_into_one_folder_lose_nothing(model: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hart", "generate", "a cat", "-n", "5", "--model", model, "--out", tmp_path]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    printed = [line for process in processes for line in process.communicate(timeout=300)[0].splitlines()]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert sorted(printed) == sorted(str(path) for path in tmp_path.iterdir())
+    assert len(set(printed)) == 10
+
+
+def test_pictures_are_printed_as_they_are_written_and_a_stop_says_how_many(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode, calls = HartPipeline._decode, iter(range(3))
+
+    def stops_at_the_third(self: HartPipeline, latent: Any) -> Image.Image:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return decode(self, latent)
+
+    monkeypatch.setattr(HartPipeline, "_decode", stops_at_the_third)
+    result = run("generate", "a cat", "-n", 40, "--model", model, "--out", tmp_path)
+    assert result.exit_code == 130
+    assert result.stdout.split() == [str(path) for path in sorted(tmp_path.iterdir())]
+    assert result.stderr == f"stopped: 2 of 40 in {tmp_path}\n"
+
+
+def test_memory_does_not_grow_with_what_is_asked_for(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stops(self: HartPipeline, latent: Any) -> Image.Image:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(HartPipeline, "_decode", stops)
+    for count in (10**9, 2**62):
+        result = run("generate", "a cat", "-n", count, "--model", model, "--out", tmp_path)
+        assert result.stderr == f"stopped: 0 of {count} in {tmp_path}\n"
+    for options, said in (
+        (("-n", 10**30), "images_per_prompt"),
+        (("--batch-size", 10**12), "batch_size"),
+        (("--size", 10**12), "size"),
+        (("--top-k", 10**30), "top_k"),
+        (("--seed", 2**64), "seed 18446744073709551616: give a whole number"),
+    ):
+        assert said in refused(run("generate", "a cat", "--model", model, "--out", tmp_path, *options))
+
+
+@pytest.mark.parametrize(
+    ("prompts", "said"),
+    [
+        (["a cat"], []),
+        ([LONG], ['is longer than the text encoder reads: "a table" is left out']),
+        (["a \u043a\u043e\u0442", "a cat"], ['does not know "\u043a\u043e\u0442"']),
+        (["a", "red", "apple"], ['3 prompts of one word each; to draw them as one: hart generate "a red apple"']),
+        (["apple"], []),
+        (["apple", "a cat"], []),
+    ],
+)
+def test_notes_on_prompts(model: Path, tmp_path: Path, prompts: list[str], said: list[str]) -> None:
+    result = run("generate", *prompts, "-n", 2, "--model", model, "--out", tmp_path)
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) == len(list(tmp_path.iterdir())) == 2 * len(prompts)
+    lines = result.stderr.splitlines()
+    assert len(lines) == len(said)
+    assert all(line.startswith("note: ") and words in line for line, words in zip(lines, said, strict=True))
+
+
+def test_class_numbers_are_no_words(tmp_path: Path) -> None:
+    folder = save_tiny_class_model(tmp_path / "model")
+    assert run("generate", "1", "2", "--model", folder, "--out", tmp_path / "out").stderr == ""
+
+
+@pytest.mark.parametrize("place", ["--prompts-file", "--lora", "--model"])
+@pytest.mark.parametrize("kind", ["fifo", "device", "folder"])
+def test_what_is_no_file_is_refused_without_waiting(model: Path, tmp_path: Path, place: str, kind: str) -> None:
+    thing = tmp_path / "thing"
+    if kind == "fifo":
+        os.mkfifo(thing)
+    elif kind == "device":
+        thing.symlink_to("/dev/zero")
+    else:
+        thing.mkdir()
+    options = (() if place == "--model" else ("--model", model)) + (place, thing)
+    assert str(thing) in refused(run("generate", "a cat", *options, "--out", tmp_path / "out"))
+
+
+def test_names_that_are_no_utf8_are_written_and_printed(model: Path, tmp_path: Path) -> None:
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    result = run("generate", "a cat", "--model", model, "--out", folder)
+    assert result.exit_code == 0, result.output
+    assert result.stdout_bytes.strip() == os.fsencode(folder) + b"/000-a-cat-0.png"
