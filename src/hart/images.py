@@ -83,10 +83,11 @@ def as_rgb(image: Image.Image) -> Image.Image:
     if image.mode[0] in "IF":
         image = _grey_of_8_bits(image)
     elif image.has_transparency_data:
-        layer = image.convert("RGBA")
+        layer = image if image.mode == "RGBA" else image.convert("RGBA")
         image = Image.new("RGBA", layer.size, "white")
         image.alpha_composite(layer)
-    image = image.convert("RGB")
+    if image.mode != "RGB":
+        image = image.convert("RGB")
     return image if turn is None else image.transpose(turn)
 
 
@@ -123,10 +124,10 @@ def _grey_of_8_bits(image: Image.Image) -> Image.Image:
         scale = 255 / (2**16 - 1)
     else:
         scale = 255 if image.mode == "F" and largest <= 1 else 1
-    grey = (values * scale).round().clip(0, 255).astype(np.uint8)
     if isinstance(see_through := image.info.get("transparency"), int):
-        grey[values == see_through] = 255
-    return Image.fromarray(grey)
+        values[values == see_through] = 255 / scale
+    values *= scale
+    return Image.fromarray(np.rint(values, out=values).clip(0, 255, out=values).astype(np.uint8))
 
 
 def _orientation(image: Image.Image) -> int:
