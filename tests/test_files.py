@@ -1,14 +1,16 @@
-"""A file is replaced whole or not at all."""
+"""Files are read within bounds, and written whole or not at all."""
 
 from __future__ import annotations
 
 import os
+import re
+import stat
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
 
-from hart.files import atomic_write
+from hart.files import FileError, atomic_write, read_bytes, read_json, read_text, read_toml
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -43,3 +45,95 @@ def test_a_full_disk_is_noticed_before_the_old_file_is_gone(tmp_path: Path, monk
     with pytest.raises(OSError, match="no space left"):
         atomic_write(tmp_path / "file", lambda file: file.write(b"new"))
     assert contents(tmp_path) == {"file": b"old"}
+
+
+def test_what_exists_is_not_written_over_unless_asked(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    atomic_write(file, lambda stream: stream.write(b"first"), overwrite=False)
+    with pytest.raises(FileExistsError):
+        atomic_write(file, lambda stream: stream.write(b"second"), overwrite=False)
+    assert contents(tmp_path) == {"file": b"first"}
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_two_writers_of_a_new_file_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    """Without hard links, as on FAT drives, too."""
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError))
+
+    def while_another_writes(file: BinaryIO) -> None:
+        file.write(b"late")
+        (tmp_path / "file").write_bytes(b"early")
+
+    with pytest.raises(FileExistsError):
+        atomic_write(tmp_path / "file", while_another_writes, overwrite=False)
+    assert contents(tmp_path) == {"file": b"early"}
+
+
+def test_a_folder_that_cannot_be_flushed_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows opens no folders, and some network drives refuse to flush them."""
+    opened, flushed = os.open, os.fsync
+
+    def no_folders(path: Path, *arguments: int) -> int:
+        if Path(path).is_dir():
+            raise PermissionError
+        return opened(path, *arguments)
+
+    def no_flushing(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError("invalid argument")
+        flushed(handle)
+
+    for name, value in (("open", no_folders), ("fsync", no_flushing)):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, name, value)
+            atomic_write(tmp_path / name, lambda file: file.write(b"whole"))
+    assert contents(tmp_path) == {"open": b"whole", "fsync": b"whole"}
+
+
+def test_new_files_have_the_usual_permissions(tmp_path: Path) -> None:
+    (tmp_path / "usual").touch()
+    atomic_write(tmp_path / "ours", lambda file: file.write(b""))
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+UNREADABLE = {
+    "absent": (None, "no such file"),
+    "nested": (b"[" * 100_000, "nested too deeply"),
+    "cut": (b'{"a": 1', "is not"),
+    "not UTF-8": (b'{"a": "\xff"}', "not UTF-8"),
+    "endless number": (b'{"a": ' + b"9" * 10_000 + b"}", "is not"),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_unreadable_text_is_one_line_that_names_the_file(tmp_path: Path, case: str) -> None:
+    content, reason = UNREADABLE[case]
+    file = tmp_path / "file"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(FileError, match=reason) as caught:
+        read_json(file)
+    assert str(file) in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(FileError):
+        read_toml(file)
+
+
+def test_byte_order_marks_are_no_content(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert read_json(tmp_path / "file") == {"a": 1}
+    (tmp_path / "file").write_bytes(b"\xef\xbb\xbfa = 1")
+    assert read_toml(tmp_path / "file") == {"a": 1}
+
+
+def test_only_regular_files_of_a_sensible_size_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (Path("/dev/zero"), tmp_path / "fifo", tmp_path):
+        with pytest.raises(FileError, match=re.escape(str(path))):
+            read_text(path)
+    (tmp_path / "large").write_bytes(b"12345")
+    assert read_bytes(tmp_path / "large", limit=5) == b"12345"
+    with pytest.raises(FileError, match="larger than"):
+        read_bytes(tmp_path / "large", limit=4)

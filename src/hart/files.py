@@ -1,12 +1,34 @@
-"""Files that appear whole or not at all, and the folder for those that can be fetched again."""
+"""Files that are read within bounds and written whole or not at all; the folder for those that can be fetched again.
+
+Everything here raises `FileError` for what a person can mend. Reading takes regular files only: a FIFO would wait
+for ever, a device never ends.
+"""
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+import secrets
+import stat
 import sys
+import tomllib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from hart.errors import HartError
+
+MEBIBYTE = 2**20
+TEXT_LIMIT = 64 * MEBIBYTE
+"""Bytes of a JSON, TOML or text file; larger ones are taken for a mistake."""
+PARTIAL = ".partial"
+"""End of the names of files that are still being written."""
+
+
+class FileError(HartError):
+    """A file that is absent, not a regular one, too large, or not of its format; its text names the file."""
 
 
 def default_cache() -> Path:
@@ -20,20 +42,126 @@ def default_cache() -> Path:
     return base / "hart"
 
 
-def atomic_write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file opened for reading, links followed. Raises `FileError` for what is absent or of another kind."""
+    try:
+        # without waiting: opening a FIFO would block until somebody writes to it
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except FileNotFoundError:
+        raise FileError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise FileError(f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error})") from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise FileError(f"{path}: is no regular file")
+    return os.fdopen(handle, "rb")
+
+
+def require_regular(path: Path) -> None:
+    """Raise `FileError` unless `path` can be opened as a regular file; for libraries that open files themselves."""
+    open_regular(path).close()
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """The content of a regular file of at most `limit` bytes. Raises `FileError`."""
+    with open_regular(path) as file:
+        try:
+            content = file.read(limit + 1)
+        except OSError as error:
+            raise FileError(f"{path}: cannot be read ({error.strerror})") from None
+    if len(content) > limit:
+        raise FileError(f"{path}: is larger than {limit / MEBIBYTE:g} MiB, the most that is read of such a file")
+    return content
+
+
+def read_text(path: Path, limit: int = TEXT_LIMIT) -> str:
+    """A UTF-8 text file, with or without byte order mark. Raises `FileError`."""
+    return _decoded(read_bytes(path, limit), str(path))
+
+
+def read_json(path: Path, limit: int = TEXT_LIMIT) -> dict[str, Any]:
+    """The object that a JSON file holds. Raises `FileError` when it holds anything else."""
+    values = parse_json(read_bytes(path, limit), str(path))
+    if not isinstance(values, dict):
+        raise FileError(f"{path}: holds no JSON object")
+    return values
+
+
+def parse_json(content: bytes, where: str) -> Any:
+    """Any JSON value, with or without byte order mark. Raises `FileError`, which begins with `where`."""
+    try:
+        return json.loads(_decoded(content, where))
+    except ValueError as error:  # also a number of thousands of digits
+        raise FileError(f"{where}: is not JSON ({error})") from None
+    except RecursionError:
+        raise FileError(f"{where}: is nested too deeply") from None
+
+
+def read_toml(path: Path, limit: int = TEXT_LIMIT) -> dict[str, Any]:
+    """The table that a TOML file holds. Raises `FileError`."""
+    try:
+        return tomllib.loads(read_text(path, limit))
+    except (ValueError, OverflowError) as error:
+        raise FileError(f"{path}: is not TOML ({error})") from None
+    except RecursionError:
+        raise FileError(f"{path}: is nested too deeply") from None
+
+
+def atomic_write(path: Path, write: Callable[[BinaryIO], Any], *, overwrite: bool = True) -> None:
     """Let `write` fill a neighbouring file, flush it to disk, rename it to `path`; missing folders are made.
 
-    Readers see the old file or the whole new one. When `write` fails, the old file stays, nothing is left
-    beside it, and the error is passed on.
+    Readers see the old file or the whole new one. The neighbour has a random name of its own, so that programs that
+    write the same file do not disturb each other. When `write` fails, the old file stays, nothing is left beside it,
+    and the error is passed on.
+    overwrite: False raises `FileExistsError` where `path` exists, also when another program makes it meanwhile.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
+    if not overwrite and os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    temporary = path.with_name(f".{secrets.token_hex(8)}{PARTIAL}")
+    # exclusive, so that neither a file nor a link that somebody put there is written through
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
-        with temporary.open("wb") as file:
+        with os.fdopen(handle, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        if overwrite:
+            temporary.replace(path)
+        else:
+            _rename_to_new(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    flush_folder(path.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Make renames in a folder last through a power cut, where the system can: Windows opens no folders, and some
+    network drives cannot flush them."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _rename_to_new(temporary: Path, path: Path) -> None:
+    """Rename without writing over anything. A link fails where its name exists, on every system."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # no links on this drive: reserve the name
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        temporary.replace(path)
+    else:
+        temporary.unlink()
+
+
+def _decoded(content: bytes, where: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FileError(f"{where}: is not UTF-8 text ({error.reason} at byte {error.start})") from None

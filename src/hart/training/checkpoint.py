@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import re
 import zipfile
 from collections.abc import Iterator
@@ -89,7 +88,6 @@ class RunFolder:
         path = self.path(step)
         with self.writing(f"the checkpoint of step {step}"):
             atomic_write(path, lambda file: torch.save(state, file))
-            flush_folder(path.parent)
         self.tidy()
 
     def tidy(self) -> None:
@@ -138,15 +136,6 @@ class RunFolder:
             raise HartError(
                 f"{self.folder}: {what} could not be written: {reason}; {self.last_good()}; {advice} and run again"
             ) from None
-
-
-def flush_folder(folder: Path) -> None:
-    """Make renames in a folder last through a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _read(path: Path) -> dict[str, Any]:
