@@ -28,7 +28,7 @@ from PIL import Image
 RECIPES = Path(__file__).resolve().parents[1] / "recipes" / "emoji"
 STAGES = ("tokenizer", "transformer")
 FIRST_STEP = 240.0
-"""Seconds within which a stage must have made a step; else it is run again without compiling."""
+"""Seconds within which a stage must make a step once its data is encoded; else it is run again without compiling."""
 REPORT = "train_shipped.json"
 
 
@@ -68,7 +68,8 @@ def run_stage(parsed: argparse.Namespace, stage: str, deadline: float) -> dict[s
     folder.mkdir(parents=True, exist_ok=True)
     notes: list[str] = []
     for eager in [False, True] if parsed.compile else [True]:
-        (folder / "started").unlink(missing_ok=True)
+        for sign in ("prepared", "started"):
+            (folder / sign).unlink(missing_ok=True)
         status = run_process(parsed, stage, deadline, eager)
         if status == "done" or eager or deadline - time.time() < 20:
             break
@@ -89,14 +90,14 @@ def run_process(parsed: argparse.Namespace, stage: str, deadline: float, eager: 
     command += ["--out", str(parsed.out), "--work", str(parsed.work), "--recipes", str(parsed.recipes)]
     command += ["--device", parsed.device, *([] if parsed.perceptual else ["--no-perceptual"])]
     command += ["--from", str(parsed.start_from)] if parsed.start_from is not None else []
-    started = parsed.work / stage / "started"
+    prepared, started = (parsed.work / stage / sign for sign in ("prepared", "started"))
     with (parsed.work / "log").open("ab") as log:
         process = subprocess.Popen([*command, "--set", *overrides], stdout=log, stderr=log, process_group=0)
-        begun = time.time()
         while process.poll() is None:
             time.sleep(0.2)
             over = time.time() > deadline + parsed.grace
-            stuck = not eager and not started.exists() and time.time() - begun > FIRST_STEP
+            waited = time.time() - prepared.stat().st_mtime if prepared.exists() and not started.exists() else 0.0
+            stuck = not eager and waited > FIRST_STEP
             if over or stuck:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()

@@ -41,7 +41,7 @@ SAVE_EVERY = 60.0
 MARGIN = 0.94
 """Of the time that is left goes to steps; the rest is for what varies and for saving."""
 LOG_LINES = 400
-PLAN, STARTED = "plan.json", "started"
+PLAN, PREPARED, STARTED = "plan.json", "prepared", "started"
 
 
 @dataclass
@@ -155,6 +155,8 @@ def run_stage(job: Job, folder: Path, task: Any, recipe: Recipe, macs: int, mult
     plan = Plan(**json.loads(plan_path.read_text(encoding="utf-8"))) if plan_path.exists() else Plan()
     times: list[float] = []
     task.prepare()  # encodes all pictures and captions, before the time that is left is shared out
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / PREPARED).touch()
 
     def sitting(steps: int, every: int, sample_every: int) -> None:
         trainer = recipe.trainer.replace(
