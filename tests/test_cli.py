@@ -199,7 +199,7 @@ def test_like_refuses_pictures_that_say_nothing(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(plain)
     text.write_text("no picture")
     assert "lacks prompt" in refused(run("generate", "--like", plain, "--out", tmp_path))
-    assert "not an image" in refused(run("generate", "--like", text, "--out", tmp_path))
+    assert "no image that can be decoded" in refused(run("generate", "--like", text, "--out", tmp_path))
     assert "no such file" in refused(run("generate", "--like", tmp_path / "none.png", "--out", tmp_path))
 
 

@@ -68,7 +68,7 @@ def plain_and_packed_logits() -> dict[str, float]:
     for dtype in ("float32", "bfloat16"):
         pipe, found = HartPipeline.from_config(WIDE, device="cpu", dtype=dtype), []
         for hart in (pipe.parts.hart, pipe.hart):
-            trace, draws = Trace(), RecordedDraws(torch.zeros(16, 4), 1)
+            trace, draws = Trace(), RecordedDraws(torch.zeros(16, 4), 1, torch.device("cpu"))
             NextScaleGenerator(hart, pipe.tokenizer.quantizer, WIDE.sampling, draws, trace=trace)(context)
             found.append(trace.logits[0])
         differences[dtype] = float((found[0] - found[1]).abs().max() / found[1].abs().max())
