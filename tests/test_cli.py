@@ -248,7 +248,9 @@ def test_reconstruct_writes_three_pictures_side_by_side_and_prints_psnr(text_mod
 def test_reconstruct_refuses_what_is_no_image(text_model: Path, tmp_path: Path) -> None:
     path = tmp_path / "notes.png"
     path.write_text("no picture")
-    assert "not an image" in refused(run("reconstruct", path, "--model", text_model, "--out", tmp_path / "out"))
+    assert "no image that can be decoded" in refused(
+        run("reconstruct", path, "--model", text_model, "--out", tmp_path / "out")
+    )
 
 
 def test_info_counts_what_the_model_holds(text_model: Path) -> None:

@@ -21,8 +21,8 @@ from hart.checkpoint.pickles import read_pickle
 from hart.lora import ADAPTER_CONFIG, ADAPTER_FILE, add_lora, merge_lora, save_lora
 from hart.verification import verify
 from helpers import tiny_model, tiny_text_config
-from malformed import damage
 from models import save_tiny_text_model
+from mutations import damage_file
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 NAME = "transformer.word_embed.weight"
@@ -276,7 +276,7 @@ def test_damage_at_random_is_one_line_or_none(kind: str, whole: Path, adapter: P
     for seed in range(12):
         rng = random.Random(zlib.crc32(f"{kind} {seed}".encode()))
         folder = Path(shutil.copytree(source, tmp_path / str(seed)))
-        damage(folder / rng.choice(files), rng)
+        damage_file(folder / rng.choice(files), rng)
         try:
             match kind:
                 case "text":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from hart.data.encoded import EncodedLoader, EncodedSet, is_encoded_set
 from hart.errors import HartError
-from malformed import damaged_bytes, damaged_json
+from mutations import damage_file
 from toy_training import tiny_encoded_set
 
 
@@ -131,14 +132,11 @@ def test_a_shard_of_another_set_is_not_mixed_in(codes: Path, whole: Path) -> Non
         EncodedSet(codes)
 
 
-def test_what_is_damaged_at_random_is_read_or_refused(codes: Path) -> None:
-    for file in (codes / "train.json", codes / "train-00000.safetensors"):
-        content = file.read_bytes()
-        versions = list(damaged_bytes(content, 20, seed=0))
-        if file.suffix == ".json":
-            versions += [json.dumps(value).encode() for value in damaged_json(json.loads(content), 40, seed=0)]
-        for version in versions:
-            file.write_bytes(version)
+def test_what_is_damaged_at_random_is_read_or_refused(whole: Path, tmp_path: Path) -> None:
+    rng = random.Random(0)
+    for number in range(40):
+        for name in ("train.json", "train-00000.safetensors"):
+            copy = Path(shutil.copytree(whole, tmp_path / f"{number}-{name}"))
+            damage_file(copy / name, rng)
             with suppress(HartError):
-                read(codes)
-        file.write_bytes(content)
+                read(copy)
