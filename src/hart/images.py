@@ -68,7 +68,7 @@ def decode_image(content: bytes) -> Image.Image:
         raise
     except Exception as error:  # decoders of damaged files raise whatever they run into
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ImageError(f"no image that can be decoded ({reason})") from None
+        raise ImageError(f"cannot be read as an image: {reason}") from None
     return image
 
 
@@ -100,7 +100,7 @@ def _recognised(content: bytes) -> Image.Image:
             continue
         with suppress(SyntaxError, IndexError, TypeError, struct.error):  # what plugins raise for another format
             return factory(io.BytesIO(content), "")
-    raise ImageError("no image that can be decoded: give PNG, JPEG or WebP")
+    raise ImageError("not an image; give PNG, JPEG or WebP")
 
 
 def _keep_bounds(image: Image.Image) -> None:
