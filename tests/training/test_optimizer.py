@@ -54,6 +54,29 @@ def test_orthogonalised_updates_have_singular_values_near_one(shape: tuple[int, 
     assert values.max() < 1.3
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_muon_steps_matrices_of_one_shape_together_as_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, precision: torch.dtype
+) -> None:
+    def stepped() -> list[torch.Tensor]:
+        shapes = [(8, 5), (6, 4, 3, 3), (8, 5), (5, 8), (6, 4, 3, 3)]
+        parameters = [random_tensor(*shape, seed=i).requires_grad_() for i, shape in enumerate(shapes)]
+        optimizer = Muon(parameters, lr=0.1, momentum=0.9, weight_decay=0.1)
+        for step in range(3):
+            for i, p in enumerate(parameters[step > 1 :]):  # one without a gradient in the last step
+                p.grad = random_tensor(*p.shape, seed=10 * step + i)
+            if step > 1:
+                parameters[0].grad = None
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+                optimizer.step()
+        return parameters
+
+    alone = stepped()
+    monkeypatch.setattr("hart.training.muon.ONE_BY_ONE", frozenset())
+    for together, one in zip(stepped(), alone, strict=True):
+        torch.testing.assert_close(together, one, rtol=1e-5, atol=1e-5 if precision == torch.float32 else 1e-2)
+
+
 def test_muon_refuses_vectors() -> None:
     with pytest.raises(ValueError, match="Muon is for matrices"):
         Muon([torch.zeros(3, requires_grad=True)], lr=0.1, momentum=0.9, weight_decay=0.0)

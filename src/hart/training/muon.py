@@ -6,7 +6,7 @@ bfloat16 matrix units, where the shipped model is trained.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -19,16 +19,25 @@ ROUNDS = 5
 ADAMW_RMS = 0.2
 
 
+ONE_BY_ONE = frozenset({"cpu"})
+"""Devices on which every matrix is iterated by itself, which is a tenth faster there. On others those of one shape go
+together: launching their products takes longer than computing them."""
+
+
 def orthogonalized(matrix: Tensor) -> Tensor:
-    """The nearest semi-orthogonal matrix to `matrix` (M, N), approximately: singular values within 0.7 to 1.2."""
+    """The nearest semi-orthogonal matrix to `matrix` (M, N), approximately: singular values within 0.7 to 1.2.
+
+    Of a stack (B, M, N) of matrices, that of each.
+    """
     a, b, c = COEFFICIENTS
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-7)
+    product = torch.addmm if matrix.dim() == 2 else torch.baddbmm
+    tall = matrix.shape[-2] > matrix.shape[-1]
+    x = matrix.mT if tall else matrix
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(ROUNDS):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if tall else x
+        gram = x @ x.mT
+        x = product(x, product(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 class Muon(torch.optim.Optimizer):
@@ -46,11 +55,25 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One step from the gradients; no closure."""
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                buffer.lerp_(p.grad, 1 - group["momentum"])
-                update = orthogonalized(torch.lerp(p.grad, buffer, group["momentum"]).flatten(1))
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update.reshape(p.shape), alpha=-group["lr"] * ADAMW_RMS * max(update.shape) ** 0.5)
+            sets: dict[Hashable, list[Tensor]] = {}
+            for number, p in enumerate(group["params"]):
+                if p.grad is not None:
+                    sets.setdefault(number if p.device.type in ONE_BY_ONE else p.shape, []).append(p)
+            for same in sets.values():
+                self._step_together(same, group)
+
+    def _step_together(self, same: list[Tensor], group: Mapping[str, Any]) -> None:
+        """Step parameters of one shape."""
+        momentum, rate = group["momentum"], group["lr"]
+        for p in same:
+            if "momentum" not in self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        buffers = [self.state[p]["momentum"] for p in same]
+        gradients = [p.grad for p in same if p.grad is not None]
+        torch._foreach_lerp_(buffers, gradients, 1 - momentum)
+        ahead = torch._foreach_lerp(gradients, buffers, momentum)
+        matrices = ahead[0].flatten(1) if len(same) == 1 else torch.stack(ahead).flatten(2)
+        updates = orthogonalized(matrices)
+        torch._foreach_mul_(same, 1 - rate * group["weight_decay"])
+        alpha = -rate * ADAMW_RMS * max(updates.shape[-2:]) ** 0.5
+        torch._foreach_add_(same, list(updates.reshape(len(same), *same[0].shape).unbind()), alpha=alpha)
