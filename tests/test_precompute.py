@@ -18,7 +18,7 @@ from hart.data.sources import Stream
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
 from hart.precompute import EncodedSummary, EncodeOptions, Encoders, encode_dataset
-from hart.text_encoder import TextEncoder, load_text_encoder
+from hart.text_encoder import Reading, TextEncoder, load_text_encoder
 from hart.types import TextContext
 from helpers import TEXT_TOKENS, TEXT_WIDTH, random_tensor, tiny_class_config, tiny_model, tiny_text_config
 from models import save_tiny_text_model
@@ -184,6 +184,9 @@ class FeaturedPadding:
         self.width = encoder.width
         self.factor = factor
 
+    def reading(self, prompts: list[str]) -> list[Reading]:
+        return [Reading() for _ in prompts]
+
     def encode(self, prompts: list[str]) -> TextContext:
         features = random_tensor(len(prompts), TEXT_TOKENS, TEXT_WIDTH) * self.factor
         return TextContext(features, torch.arange(TEXT_TOKENS).expand(len(prompts), -1) >= 2)
@@ -198,7 +201,7 @@ def test_features_of_padding_are_kept_and_those_out_of_range_refused(
     encode(pictures, replace(encoders, text_encoder=padded), tmp_path / "a", batch_size=1)
     text = EncodedSet(tmp_path / "a").text(3, 0)
     torch.testing.assert_close(text.embeddings, random_tensor(1, TEXT_TOKENS, TEXT_WIDTH))
-    assert text.mask.tolist() == [[False, False, True, True, True]]
+    assert text.mask.tolist() == [[False, False] + [True] * (TEXT_TOKENS - 2)]
     loud: Any = FeaturedPadding(encoders.text_encoder, 1e6)
     with pytest.raises(HartError, match="not finite in float16"):
         encode(pictures, replace(encoders, text_encoder=loud), tmp_path / "b", dtype="float16")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,8 +19,6 @@ from hart.errors import HartError
 from hart.files import read_text, user_path
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from hart.config import SamplingConfig
     from hart.picture_metadata import PictureRecord, PictureSettings
     from hart.pipeline import HartOutput, HartPipeline
@@ -273,7 +271,7 @@ class PictureWriter:
         self.out, self.job, self.total, self.done = out, job, total, 0
         self._files = NumberedFiles(out, total)
         self._model = model_name(job.model)
-        self._kept: list[tuple[str, int, Image.Image]] | None = [] if keep else None
+        self._kept: list[tuple[str, int, Any]] | None = [] if keep else None
 
     def write(self, batch: HartOutput, pipe: HartPipeline) -> None:
         """Write the pictures of one batch, or of a recorded one the picture that is asked for."""
