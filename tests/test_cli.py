@@ -589,27 +589,6 @@ def test_a_dry_run_says_what_a_recipe_takes_without_its_data(stage: str) -> None
     assert {"parameters", "tokens", "memory", "checkpoint", "time"} <= said
 
 
-def test_a_dry_run_says_memory_before_it_measures_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    def slow(*_: object) -> None:
-        raise HartError("measuring")
-
-    monkeypatch.setattr("hart.training.dry_run.measure", slow)
-    small = ("transformer.depth=1", "diffusion.depth=1", "trainer.compile=false")
-    result = run("train", "transformer", RECIPES / "transformer.toml", "--dry-run", *small)
-    assert "measuring" in refused(result)
-    said = [line.split()[0] for line in result.stdout.splitlines()]
-    assert said == ["parameters", "tokens", "operations", "processes", "memory", "checkpoint"]
-
-
-def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
-    with locked(tmp_path, "training"):
-        for line in (
-            ("train", "tokenizer", RECIPES / "tokenizer.toml", "--out", tmp_path),
-            ("evaluate", "cost", "--out", tmp_path),
-        ):
-            assert f"goes on there already, by process {os.getpid()} on " in refused(run(*line))
-
-
 def test_the_scales_of_another_size_follow_from_the_recipes() -> None:
     small = ("tokenizer=emoji", "transformer.depth=1", "diffusion.depth=1", "trainer.compile=false")
     result = run("train", "transformer", RECIPES / "transformer.toml", "--dry-run", "--size", 256, *small)
