@@ -119,6 +119,13 @@ def test_another_tokenizer_set_or_option_is_not_mixed_in(pictures: Path, encoder
     for changed, options in ((other, {}), (encoders, {"residual": False}), (replace(encoders, text_encoder=None), {})):
         with pytest.raises(HartError, match=r"train-00000.safetensors was made .* empty folder"):
             encode(pictures, changed, tmp_path, **options)
+    (pictures / "train" / "0001.txt").write_text("another caption")
+    with pytest.raises(HartError, match=r"train-00000.safetensors was made from another set"):
+        encode(pictures, encoders, tmp_path)
+    (pictures / "train" / "0001.txt").write_text("first of 1\nsecond of 1\n")
+    (tmp_path / "holiday.png").write_bytes(b"")
+    with pytest.raises(HartError, match=r"holds other files \(holiday\.png\)"):
+        encode(pictures, encoders, tmp_path)
     data = EncodedSet(tmp_path)
     ours = fingerprint(encoders.tokenizer)
     words = encoders.text_encoder

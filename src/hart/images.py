@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import io
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from hart.errors import HartError
 from hart.files import FileError, read_bytes
@@ -21,7 +22,7 @@ MAX_PIXELS = 2**26
 MAX_SIDE = 2**16 - 1
 MAX_FILE = 8 * MAX_PIXELS
 """Bytes of an image file: what `MAX_PIXELS` take at most, four channels of 16 bits."""
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM")
 
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -60,19 +61,14 @@ def read_image(path: Path) -> bytes:
 def decode_image(content: bytes) -> Image.Image:
     """An encoded image of any of `FORMATS`; of an animation the first frame. Raises `ImageError`."""
     try:
-        image = Image.open(io.BytesIO(content), formats=_known_formats())
+        image = _recognised(content)
         _keep_bounds(image)
         image.load()
-    except UnidentifiedImageError:
-        # its own words name an object in memory
-        raise ImageError("no image that can be decoded: give PNG, JPEG or WebP") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(f"is too large: make it smaller, at most {MAX_PIXELS:,} pixels are decoded") from None
     except ImageError:
         raise
     except Exception as error:  # decoders of damaged files raise whatever they run into
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ImageError(f"no image that can be decoded ({reason})") from None
+        raise ImageError(f"cannot be read as an image: {reason}") from None
     return image
 
 
@@ -87,16 +83,24 @@ def as_rgb(image: Image.Image) -> Image.Image:
     if image.mode[0] in "IF":
         image = _grey_of_8_bits(image)
     elif image.has_transparency_data:
-        layer = image.convert("RGBA")
+        layer = image if image.mode == "RGBA" else image.convert("RGBA")
         image = Image.new("RGBA", layer.size, "white")
         image.alpha_composite(layer)
-    image = image.convert("RGB")
+    if image.mode != "RGB":
+        image = image.convert("RGB")
     return image if turn is None else image.transpose(turn)
 
 
-def _known_formats() -> list[str]:
+def _recognised(content: bytes) -> Image.Image:
+    """An image whose pixels are not decoded yet. `Image.open` has a limit of its own, and warns below it."""
     Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
+    for name in FORMATS:
+        factory, accepts = Image.OPEN.get(name, (None, None))
+        if factory is None or (accepts is not None and accepts(content[:16]) is not True):
+            continue
+        with suppress(SyntaxError, IndexError, TypeError, struct.error):  # what plugins raise for another format
+            return factory(io.BytesIO(content), "")
+    raise ImageError("not an image; give PNG, JPEG or WebP")
 
 
 def _keep_bounds(image: Image.Image) -> None:
@@ -120,10 +124,10 @@ def _grey_of_8_bits(image: Image.Image) -> Image.Image:
         scale = 255 / (2**16 - 1)
     else:
         scale = 255 if image.mode == "F" and largest <= 1 else 1
-    grey = (values * scale).round().clip(0, 255).astype(np.uint8)
     if isinstance(see_through := image.info.get("transparency"), int):
-        grey[values == see_through] = 255
-    return Image.fromarray(grey)
+        values[values == see_through] = 255 / scale
+    values *= scale
+    return Image.fromarray(np.rint(values, out=values).clip(0, 255, out=values).astype(np.uint8))
 
 
 def _orientation(image: Image.Image) -> int:

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from hart.checkpoint.storage import fingerprint
+from hart.data.datasets import read_row
 from hart.data.encoded_files import (
     CAPTION_EDGES,
     CODES,
@@ -37,7 +38,7 @@ from hart.data.encoded_files import (
     shard_file,
     stamp_of,
 )
-from hart.data.loader import MIN_SEEN
+from hart.data.loader import MIN_SEEN, as_it_is
 from hart.data.samples import Condition, Damage, DamagedSample, Sample, require_mostly_sound
 from hart.data.sources import Source, Stream
 from hart.data.transforms import ImageTransform, to_signed
@@ -324,14 +325,10 @@ def _chunks(
     # a stream is one sequence: more than one process would only read it twice
     workers = min(options.workers, 1) if isinstance(source, Stream) else options.workers
     generator = torch.Generator().manual_seed(0)
-    for item in DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=_same, generator=generator):
+    for item in DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=as_it_is, generator=generator):
         if isinstance(item, HartError):
             raise item
         yield item
-
-
-def _same(item: Any) -> Any:
-    return item
 
 
 class _Decoding(IterableDataset[Any]):
@@ -365,16 +362,10 @@ class _Decoding(IterableDataset[Any]):
                 end = min((shard + 1) * size, len(self._source))
                 plan += [(shard, range(start, min(start + step, end)), end) for start in range(shard * size, end, step)]
             for shard, rows, end in plan[number::count]:
-                yield self._chunk(shard, self._read_rows(self._source, rows), last=rows.stop == end)
+                samples = [read_row(self._source, row) for row in rows]
+                yield self._chunk(shard, samples, last=rows.stop == end)
         except HartError as error:
             yield error
-
-    def _read_rows(self, source: Source, rows: range) -> Iterator[Sample | Damage]:
-        for row in rows:
-            try:
-                yield source.read(row)
-            except DamagedSample as error:
-                yield Damage(source.key(row), str(error))
 
     def _stream_chunks(self, stream: Stream, unit: int) -> Iterator[_Chunk]:
         gathered: list[Sample | Damage] = []

@@ -16,7 +16,7 @@ from hart.data.opening import open_source
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
 from hart.precompute import EncodeOptions, Encoders, encode_dataset
-from hart.training.config import ReadingConfig, TokenizerRecipe, TransformerRecipe
+from hart.training.config import LoraConfig, ReadingConfig, TokenizerRecipe, TransformerRecipe
 from hart.training.hart_task import TransformerTask
 from hart.training.image_sources import (
     EncodedPictures,
@@ -92,6 +92,50 @@ def test_a_parquet_file_trains(tmp_path: Path) -> None:
     assert isinstance(data, LoadedPictures)
     assert [sample.captions for sample, _ in data.first_samples(2)] == [("0",), ("1",)]
     assert image_source(data, 0).images(WHOLE, CPU).shape == (4, 3, 8, 8)
+
+
+def captioned(folder: Path, count: int, bare: tuple[int, ...] = ()) -> Path:
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"{number}.png").write_bytes(numbered(number))
+        if number not in bare:
+            (folder / f"{number}.txt").write_text(f"number {number}")
+    return folder
+
+
+@pytest.mark.parametrize("memory_gb", [4.0, 0.0])
+def test_a_missing_caption_is_damage_and_named(memory_gb: float, tmp_path: Path) -> None:
+    folder = captioned(tmp_path / "set", 9, bare=(3,))
+    with pytest.raises(HartError, match=r"1 of 9 .* more than 5% .*3\.png: no caption.* with reading\.max_damaged"):
+        read_some(opened(tokenizer_recipe(folder, memory_gb=memory_gb), "caption"))
+    data = opened(tokenizer_recipe(folder, memory_gb=memory_gb, max_damaged=0.2), "caption")
+    read_some(data)
+    assert [Path(damage.key).name for damage in data.damaged] == ["3.png"]
+    assert isinstance(data, LoadedPictures) or "1 damaged left out" in data.description
+
+
+def read_some(data: TrainingData) -> None:
+    if isinstance(data, LoadedPictures):
+        for step in range(9):
+            data.loader.batch(step)
+
+
+def test_adapters_learn_from_all_pictures_unless_told(tmp_path: Path) -> None:
+    folder = captioned(tmp_path / "set", 30)
+    given = tiny_transformer_recipe(recipe(data=str(folder)), tmp_path / "model")
+    adapted = given.replace(init_from=str(tmp_path / "model"), lora=LoraConfig(rank=2, alpha=2))
+    for own, count, said in (
+        (given, 28, "2 more held out (5% by name; split 'all' takes them all)"),
+        (adapted, 30, "none held out"),
+        (adapted.replace(reading=ReadingConfig(split="train")), 28, "2 more held out"),
+        (given.replace(reading=ReadingConfig(split="all")), 30, "none held out"),
+    ):
+        data = opened(own, "caption")
+        assert isinstance(data, MemoryPictures)
+        assert len(data.pictures) == count and said in data.description
+    folder.rename(tmp_path / "train")
+    data = opened(adapted.replace(data=str(tmp_path)), "caption")
+    assert isinstance(data, MemoryPictures) and len(data.pictures) == 30
 
 
 def test_memory_and_loader_show_the_same_pictures(encoded: Path) -> None:

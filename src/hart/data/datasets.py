@@ -180,7 +180,12 @@ def iterate(source: Source | Stream) -> Iterator[Sample | Damage]:
         return
     yield from source.damaged
     for row in range(len(source)):
-        try:
-            yield source.read(row)
-        except DamagedSample as error:
-            yield Damage(source.key(row), str(error))
+        yield read_row(source, row)
+
+
+def read_row(source: Source, row: int) -> Sample | Damage:
+    """A picture of a set, or why it cannot be used."""
+    try:
+        return source.read(row)
+    except DamagedSample as error:
+        return Damage(source.key(row), str(error))

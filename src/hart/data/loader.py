@@ -276,7 +276,7 @@ class ReadAhead:
                 batch_size=None,
                 sampler=sampler,
                 num_workers=self.workers,
-                collate_fn=_as_it_is,
+                collate_fn=as_it_is,
                 generator=generator,
             )
         )
@@ -493,5 +493,6 @@ def _hopeless(damaged: Sequence[Damage]) -> str:
     return f"{MAX_REPLACEMENTS} pictures in a row are damaged, the last is {last.key}: {last.reason}; mend the set"
 
 
-def _as_it_is(item: Any) -> Any:
+def as_it_is(item: Any) -> Any:
+    """What a `DataLoader` is to do with an item that is whole already."""
     return item

@@ -51,7 +51,7 @@ class Sample:
         try:
             return transform(decode_image(self.image), draws)
         except (ImageError, ValueError, OSError) as error:
-            raise DamagedSample(one_line(error)) from None
+            raise DamagedSample(f"no image that can be decoded ({one_line(error)})") from None
 
     def require(self, condition: Condition) -> None:
         """Raises `DamagedSample` unless the picture comes with what it is to be drawn from."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hart.data.datasets import read_row
 from hart.data.loader import MIN_SEEN
 from hart.data.samples import Damage, DamagedSample, Sample, require_mostly_sound
 from hart.data.sources import Source, Stream
@@ -90,10 +91,7 @@ class Pictures:
             yield from self._first_of(self._source)
             return
         for row in self._rows(self._source):
-            try:
-                yield self._source.read(row)
-            except DamagedSample as error:
-                yield Damage(self._source.key(row), str(error))
+            yield read_row(self._source, row)
 
     def _first_of(self, stream: Stream) -> Iterator[Sample | Damage]:
         left = self._limit

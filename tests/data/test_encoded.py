@@ -1,0 +1,144 @@
+"""An encoded set is checked where it is opened: whatever is wrong with it is one line that names the file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hart.data.encoded import EncodedLoader, EncodedSet, is_encoded_set
+from hart.errors import HartError
+from malformed import damaged_bytes, damaged_json
+from toy_training import tiny_encoded_set
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_encoded_set(tmp_path_factory.mktemp("encoded")) / "codes"
+
+
+@pytest.fixture
+def codes(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "codes"))
+
+
+def read(folder: Path) -> None:
+    """All that a run reads of a set."""
+    data = EncodedSet(folder)
+    data.require_codes_of(4096, data._shard(0).channels or 1)
+    loader = EncodedLoader(data, batch_size=3, seed=0)
+    for step in range(len(data)):
+        loader.batch(step)
+
+
+def change_shard(folder: Path, name: str, change: Callable[[Tensor], Tensor | None]) -> None:
+    file = folder / "train-00001.safetensors"
+    tensors = load_file(file)
+    with safe_open(file, framework="pt") as opened:
+        metadata = opened.metadata()
+    changed = change(tensors.pop(name))
+    if changed is not None:
+        tensors[name] = changed.contiguous()
+    save_file(tensors, file, metadata)
+
+
+EVERY = ("codes", "last_scale", "labels", "weights", "caption_edges", "text_mask", "text_place", "text_features")
+CHANGES: dict[str, tuple[tuple[str, ...], Callable[[Tensor], Tensor | None]]] = {
+    "missing": (EVERY, lambda tensor: None),
+    "shorter": (EVERY, lambda tensor: tensor[:-1]),
+    "longer": (tuple(name for name in EVERY if name != "text_features"), lambda tensor: torch.cat([tensor, tensor])),
+    "empty": (EVERY, lambda tensor: tensor[:0]),
+    "flat": (tuple(name for name in EVERY if name not in {"labels", "weights", "caption_edges"}), torch.flatten),
+    "of whole numbers": (EVERY, lambda tensor: tensor.to(torch.int8)),
+    "of another type": (EVERY, lambda tensor: tensor.bool()),
+    "out of range": (("codes", "text_place"), lambda tensor: torch.full_like(tensor, 2**31 - 1)),
+    "negative": (("codes", "labels", "weights", "caption_edges", "text_place"), lambda tensor: tensor * 0 - 5),
+    "not finite": (("weights", "last_scale", "text_features"), lambda tensor: tensor * float("nan")),
+    "all nothing": (("caption_edges",), torch.zeros_like),
+}
+CASES = [(name, what) for what, (names, _) in CHANGES.items() for name in names]
+
+
+@pytest.mark.parametrize(("name", "what"), CASES)
+def test_a_tensor_that_is_not_what_it_should_be(name: str, what: str, codes: Path) -> None:
+    change_shard(codes, name, CHANGES[what][1])
+    with pytest.raises(
+        HartError, match=r"train-00001\.safetensors: damaged \(.*\): delete it and encode again"
+    ) as error:
+        read(codes)
+    assert "\n" not in str(error.value)
+
+
+def changed_index(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    index = json.loads((folder / "train.json").read_text())
+    change(index)
+    (folder / "train.json").write_text(json.dumps(index))
+
+
+INDEXES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "a shard above": (lambda index: index["shards"][0].update(file="../train-00000.safetensors"), "no name of a shard"),
+    "a shard elsewhere": (lambda index: index["shards"][0].update(file="/tmp/x.safetensors"), "no name of a shard"),
+    "a shard of Windows": (lambda index: index["shards"][0].update(file="..\\x.safetensors"), "no name of a shard"),
+    "a shard of no name": (lambda index: index["shards"][0].update(file=None), "file of a shard is missing"),
+    "a shard that is not there": (lambda index: index["shards"][0].update(file="a.safetensors"), "missing shards"),
+    "no number of pictures": (lambda index: index["shards"][0].update(pictures="3"), "pictures of a shard"),
+    "another number of pictures": (lambda index: index["shards"][1].update(pictures=2), "damaged .3 pictures"),
+    "no shards": (lambda index: index.update(shards=[]), "no pictures"),
+    "shards that are a table": (lambda index: index.update(shards={}), "shards is no list"),
+    "another format": (lambda index: index.update(format=1), "format 1, this version reads 2"),
+    "no settings": (lambda index: index.pop("settings"), "settings is missing"),
+    "no scales": (lambda index: index["settings"].pop("scales"), "settings.scales is missing"),
+    "scales of words": (lambda index: index["settings"].update(scales=["1"]), "an entry of settings.scales"),
+    "scales without end": (lambda index: index["settings"].update(scales=[10**9]), "an entry of settings.scales"),
+    "no residual": (lambda index: index["settings"].pop("residual"), "settings.residual is missing"),
+    "another text width": (lambda index: index["settings"].update(text_width=10**12), "settings.text_width"),
+    "another tokenizer": (lambda index: index["settings"].update(tokenizer="x"), "made with other settings"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), INDEXES.values(), ids=INDEXES)
+def test_an_index_that_says_what_cannot_be(change: Callable[[Any], Any], message: str, codes: Path) -> None:
+    changed_index(codes, change)
+    with pytest.raises(HartError, match=message) as error:
+        read(codes)
+    assert "\n" not in str(error.value) and str(codes) in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"null", b"[" * 100_000, b"\xff", b'{"format": 2}'])
+def test_an_index_that_is_none(content: bytes, codes: Path) -> None:
+    (codes / "train.json").write_bytes(content)
+    assert is_encoded_set(codes)
+    with pytest.raises(HartError, match=r"train\.json"):
+        read(codes)
+
+
+def test_a_shard_of_another_set_is_not_mixed_in(codes: Path, whole: Path) -> None:
+    with safe_open(codes / "train-00001.safetensors", framework="pt") as opened:
+        facts = json.loads(opened.metadata()["hart"])
+    save_file(load_file(codes / "train-00001.safetensors"), codes / "train-00001.safetensors", {
+        "hart": json.dumps(facts | {"stamp": "of another"})
+    })  # fmt: skip
+    with pytest.raises(HartError, match="made with other settings than the index says"):
+        EncodedSet(codes)
+
+
+def test_what_is_damaged_at_random_is_read_or_refused(codes: Path) -> None:
+    for file in (codes / "train.json", codes / "train-00000.safetensors"):
+        content = file.read_bytes()
+        versions = list(damaged_bytes(content, 20, seed=0))
+        if file.suffix == ".json":
+            versions += [json.dumps(value).encode() for value in damaged_json(json.loads(content), 40, seed=0)]
+        for version in versions:
+            file.write_bytes(version)
+            with suppress(HartError):
+                read(codes)
+        file.write_bytes(content)

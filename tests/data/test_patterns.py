@@ -1,0 +1,51 @@
+"""Braces in the names of shards."""
+
+from __future__ import annotations
+
+import pytest
+
+from hart.data.opening import open_source
+from hart.data.patterns import expand
+from hart.errors import HartError
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("a.tar", "a.tar"),
+        ("a{0..3}.tar", "a0.tar a1.tar a2.tar a3.tar"),
+        ("a{08..11}{x,y}", "a08x a08y a09x a09y a10x a10y a11x a11y"),
+        ("{1..9..4}{5..1..2}", "15 13 11 55 53 51 95 93 91"),
+        ("{a,b{1,2},}", "a b1 b2 "),
+        ("{a..c}{}{x}", "a{}{x} b{}{x} c{}{x}"),
+        ("p::q{1..2}", "p q1 q2"),
+        ("{-1..1}", "-1 0 1"),
+        ("a{b", "a{b"),
+        ("{a{1..2}}", "{a1} {a2}"),
+    ],
+)
+def test_braces_stand_for_names_as_in_a_shell(pattern: str, names: str) -> None:
+    assert list(expand(pattern)) == names.split(" ")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("a{0..99999999}.tar", "stands for 100,000,000 files, at most 100,000"),
+        ("{1..99999}{1..99999}.tar", "stands for 9,999,800,001 files"),
+        ("{0..9999999999999999999999999}.tar", "stands for 10,000,000,000,000,000,000,000,000 files"),
+        ("{a,b}" * 40 + ".tar", "at most 100,000"),
+        ("{a," * 1000 + "}" * 1000 + ".tar", "braces more than 20 deep"),
+    ],
+)
+def test_a_pattern_of_too_many_names_is_refused_before_any_is_made(pattern: str, message: str) -> None:
+    with pytest.raises(HartError, match=message) as error:
+        open_source(pattern)
+    assert len(str(error.value)) < 400
+
+
+def test_an_address_that_no_file_system_takes_for_a_name() -> None:
+    assert open_source(f"pipe:cat {'x' * 5000}.tar").description
+    for address in ("a\0b", "x" * 5000):
+        with pytest.raises(HartError, match="does not exist"):
+            open_source(address)
