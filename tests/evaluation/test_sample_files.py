@@ -66,6 +66,9 @@ def test_statistics_of_a_reference_batch(tmp_path: Path) -> None:
         np.testing.assert_allclose(gaussian.factor.T @ gaussian.factor, covariance, atol=1e-12)
 
 
+GAUSSIANS = {"mu": np.zeros(3), "sigma": np.eye(3), "mu_s": np.zeros(2), "sigma_s": np.eye(2)}
+
+
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
@@ -73,15 +76,29 @@ def test_statistics_of_a_reference_batch(tmp_path: Path) -> None:
         ({"arr_0": pictures().astype(np.float32)}, "arr_0 holds float32 of 7 x 6 x 6 x 3"),
         ({"arr_0": pictures()[..., :1]}, "arr_0 holds uint8 of 7 x 6 x 6 x 1"),
         ({"arr_0": pictures()[:0]}, "arr_0 holds uint8 of 0 x"),
-        ({"arr_0": pictures(), "mu": np.zeros(3)}, "has no mu_s"),
-        ({"arr_0": pictures(), "mu": np.zeros(3), "sigma": np.eye(2), "mu_s": np.zeros(2), "sigma_s": np.eye(2)},
-         r"a mean of \(3,\) with a covariance of \(2, 2\)"),
+        ({"arr_0": pictures(), "mu": np.zeros(3)}, "has no sigma"),
+        ({"arr_0": pictures()} | GAUSSIANS | {"sigma": np.eye(2)}, "sigma: it holds float64 of 2 x 2"),
+        ({"arr_0": pictures()} | GAUSSIANS | {"mu": np.full(3, np.nan)}, "mu: its values are not finite"),
+        ({"arr_0": pictures()} | GAUSSIANS | {"mu": np.array([None] * 3)}, "mu: .*objects"),
+        ({"arr_0": pictures()} | GAUSSIANS | {"mu": np.arange(3)}, "mu: it holds int64 of 3"),
+        ({"arr_0": pictures()} | GAUSSIANS | {"sigma": np.triu(np.ones((3, 3)))}, "sigma is no covariance"),
+        ({"arr_0": np.array([None])}, "damaged .*objects"),
     ],
 )  # fmt: skip
 def test_other_forms_are_one_line(arrays: dict[str, np.ndarray], said: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "batch.npz", **arrays)
     with pytest.raises(HartError, match=rf"batch\.npz: {said}"):
         SampleFile(tmp_path / "batch.npz").statistics()
+
+
+@pytest.mark.parametrize("shape", ["(999999999, 6, 6, 3)", "(7, 6, 6, -3)", "(7, 6, 6, 9" + "9" * 30 + ")", "(((((("])
+def test_what_a_header_declares_is_not_believed(tmp_path: Path, shape: str) -> None:
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(118) + b"\n"
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + pictures().tobytes()
+    with zipfile.ZipFile(tmp_path / "batch.npz", "w") as archive:
+        archive.writestr("arr_0.npy", content)
+    with pytest.raises(HartError, match=r"batch\.npz: damaged"):
+        SampleFile(tmp_path / "batch.npz")
 
 
 def test_damaged_files_are_one_line(tmp_path: Path) -> None:

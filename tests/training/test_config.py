@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hart.config import ConfigError
 from hart.training.config import TokenizerRecipe, TransformerRecipe
+from hart.training.text_recipe import TextDistillationRecipe
 from helpers import tiny_tokenizer_config
 
 RECIPE = """
@@ -53,6 +55,8 @@ def test_overrides_replace_single_values(recipe: Path) -> None:
             "tokenizer.scales=[1, 3]",
             "loss.quantizer=0",
             "decoder_only=true",
+            "trainer.device = cpu",
+            "reading.kind='folder'",
         ),
     )
     assert read.trainer.steps == 5
@@ -61,12 +65,54 @@ def test_overrides_replace_single_values(recipe: Path) -> None:
     assert read.tokenizer.scales == (1, 3)
     assert read.loss.quantizer == 0.0, "a table that the recipe leaves out is made"
     assert read.decoder_only
+    assert (read.trainer.device, read.reading.kind) == ("cpu", "folder")
+
+
+@pytest.mark.parametrize(
+    ("text", "data"),
+    [
+        ("2024", "2024"),
+        ("1.50", "1.50"),
+        ("true", "true"),
+        ("[a]", "[a]"),
+        ("2024-01-01", "2024-01-01"),
+        ("{x=1}", "{x=1}"),
+        ("nan", "nan"),
+        ("'2024'", "2024"),
+        ("a#b", "a#b"),
+        ("a=b", "a=b"),
+        ("", ""),
+        ("5\nx = 3", "5\nx = 3"),
+    ],
+)
+def test_what_is_given_for_a_text_field_stays_text(recipe: Path, text: str, data: str) -> None:
+    assert TokenizerRecipe.read(recipe, (f"data={text}",)).data == data
+    changed = TokenizerRecipe.read(recipe, ("perceptual={kind='efficientnet_lite0'}", f"init_from={text}"))
+    assert changed.init_from == data
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("trainer.steps", "'trainer.steps' is not of the form key=value"),
+        ("trainer..steps=3", "is not of the form key=value"),
+        ("=3", "is not of the form key=value"),
+        ("trainer.steps=5\nx=3", r"trainer\.steps: expected int"),
+        ("trainer.steps=" + "[" * 100_000, "is nested too deeply"),
+        ("trainer.steps=" + "9" * 5000, r"trainer\.steps: expected int"),
+        ("trainer.steps=1000000000000000000", r"trainer\.steps must be at most 1,000,000,000, not 1e\+18"),
+        ("trainer.steps=99999999999999999999", r"trainer\.steps is too large"),
+        ("trainer.batch_size=1000000000000", r"trainer\.batch_size must be at most 1,000,000, not 1e\+12"),
+        ("trainer.seed=-1", r"trainer\.seed must be at least 0"),
+        ("trainer.keep_checkpoints=0", r"trainer\.keep_checkpoints must be at least 1"),
+        ("trainer.peak_tflops=nan", r"trainer\.peak_tflops is no finite number"),
+        ("optimizer.learning_rate=inf", r"optimizer\.learning_rate is no finite number"),
+        ("optimizer.learning_rate=1e300", r"optimizer\.learning_rate is no finite number"),
+        ("loss.chroma=-1", r"loss\.chroma must be at least 0"),
+        ("perceptual={kind='efficientnet_lite0', weight=nan}", r"perceptual\.weight is no finite number"),
+        ("reading.workers=100000", r"reading\.workers must be at most 1,024"),
+        ("reading.shorter_side=1e9", r"reading\.shorter_side must be at most 8"),
+        ("reading.max_damaged=2", r"reading\.max_damaged must be at most 1"),
         ("trainer.stepz=5", "trainer: unknown key.* stepz"),
         ("trainer.steps=few", r"trainer\.steps: expected int, got 'few'"),
         ("trainer.steps=0", r"trainer\.steps must be at least 1, not 0"),
@@ -99,7 +145,10 @@ def test_wrong_overrides_are_named(recipe: Path, override: str, message: str) ->
         TokenizerRecipe.read(recipe, (override,))
 
 
-@pytest.mark.parametrize("content", [b"data = ", b"\xff", b"[trainer]\nsteps = 1\n[trainer]\n"])
+@pytest.mark.parametrize(
+    "content",
+    [b"data = ", b"\xff", b"[trainer]\nsteps = 1\n[trainer]\n", b"x = " + b"[" * 100_000, b"a" * 2**20 + b"\n", b"\0"],
+)  # fmt: skip
 def test_what_is_no_recipe_is_named(recipe: Path, content: bytes) -> None:
     recipe.write_bytes(content)
     with pytest.raises(ConfigError, match=r"recipe\.toml"):
@@ -119,3 +168,15 @@ def test_a_recipe_of_another_stage_is_refused(recipe: Path) -> None:
 def test_recipes_hold_the_models_own_configuration(recipe: Path) -> None:
     read = TokenizerRecipe.read(recipe)
     assert read.replace(tokenizer=tiny_tokenizer_config()).tokenizer == tiny_tokenizer_config()
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "transformer", "text_encoder"])
+@pytest.mark.parametrize("wanted", [TokenizerRecipe, TransformerRecipe, TextDistillationRecipe])
+def test_a_recipe_of_another_stage_says_which_to_run(stage: str, wanted: Any) -> None:
+    path = Path(__file__).parents[2] / "recipes" / "emoji" / f"{stage}.toml"
+    own = stage.replace("_", "-")
+    if wanted.stage == own:
+        assert wanted.read(path) is not None
+        return
+    with pytest.raises(ConfigError, match=rf"{stage}\.toml: this recipe is of stage {own}: run hart train {own}"):
+        wanted.read(path)

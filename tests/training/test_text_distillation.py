@@ -5,8 +5,13 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
+import shutil
+import signal
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,10 +20,11 @@ from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertModel
 
 from hart.config import ConfigError, TextEncoderConfig
-from hart.errors import HartError
+from hart.errors import HartError, Stopped
 from hart.text_encoder import load_text_encoder
 from hart.training.text_corpus import build_corpus, read_emoji_words, read_wordnet, with_article
-from hart.training.text_distillation import SentenceTeacher, TextDistillationRecipe, choose_pieces, distill_text_encoder
+from hart.training.text_distillation import SentenceTeacher, choose_pieces, distill_text_encoder
+from hart.training.text_recipe import TextDistillationRecipe
 from hart.training.text_retrieval import accuracy, read_synonyms, retrieve
 
 TEACHER_TEXT = (
@@ -169,13 +175,83 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(sources: Path, tmp_path
 
     with pytest.raises(KeyboardInterrupt):
         distill_text_encoder(recipe, tmp_path / "broken", interrupt)
-    with pytest.raises(HartError, match="another recipe"):
+    with pytest.raises(HartError, match=r"another recipe .*: seed \(0 there, 1 now\)"):
         distill_text_encoder(recipe.replace(seed=1), tmp_path / "broken")
     steps: list[int] = []
     resumed = distill_text_encoder(recipe, tmp_path / "broken", lambda step, _: steps.append(step))
     assert steps == [5, 6]
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_all_steps(sources: Path, tmp_path: Path, number: int) -> None:
+    recipe = make_recipe(sources, steps=4, save_every=100)
+    whole = distill_text_encoder(recipe, tmp_path / "whole")
+
+    def stop(step: int, parts: dict[str, float]) -> None:
+        if step == 3:
+            signal.raise_signal(number)
+
+    with pytest.raises(Stopped, match=r"stopped after step 3: it is kept in .*resume\.pt; the same command") as caught:
+        distill_text_encoder(recipe, tmp_path / "run", stop)
+    assert caught.value.signal == number
+    resumed = distill_text_encoder(recipe, tmp_path / "run")
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+@pytest.fixture(scope="module")
+def stopped(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was stopped after two steps."""
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.raises(Stopped):
+        distill_text_encoder(make_recipe(sources), folder, lambda *_: signal.raise_signal(signal.SIGTERM))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("resume.pt", lambda s: s.pop("step"), "it lacks step"),
+        ("resume.pt", lambda s: s.update(step=10**9), "it is of step 1000000000 of"),
+        ("resume.pt", lambda s: s["student"].popitem(), "the student lacks"),
+        ("resume.pt", lambda s: s.update(optimizer=[]), "the optimiser holds a list"),
+        ("resume.pt", lambda s: s.update(generator=torch.zeros(3)), "the random state is float32"),
+        ("resume.pt", lambda s: s.pop("identity"), "its identity holds a NoneType"),
+        ("teacher_targets.pt", lambda s: s["targets"].pop("ids"), "it lacks ids"),
+        ("teacher_targets.pt", lambda s: s["targets"]["sentence_row"].fill_(10**6), "sentence_row has numbers outside"),
+        ("teacher_targets.pt", lambda s: s["targets"]["weights"].fill_(torch.nan), "weights is not finite"),
+        ("teacher_targets.pt", None, "is damaged"),
+    ],
+)
+def test_damaged_kept_files_are_named(
+    sources: Path, stopped: Path, tmp_path: Path, name: str, change: Callable[[Any], Any] | None, said: str
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(stopped, folder)
+    if change is None:
+        (folder / name).write_bytes(b"PK cut off")
+    else:
+        kept = torch.load(folder / name, weights_only=True)
+        change(kept)
+        torch.save(kept, folder / name)
+    with pytest.raises(HartError, match=rf"{re.escape(name)}.*{said}.*; delete it: "):
+        distill_text_encoder(make_recipe(sources), folder)
+
+
+def test_another_teacher_is_refused_until_it_is_accepted(sources: Path, tmp_path: Path) -> None:
+    shutil.copytree(sources, tmp_path / "sources")
+    recipe = make_recipe(tmp_path / "sources")
+    with pytest.raises(Stopped):
+        distill_text_encoder(recipe, tmp_path / "run", lambda *_: signal.raise_signal(signal.SIGTERM))
+    teacher = BertModel.from_pretrained(tmp_path / "sources")
+    with torch.no_grad():
+        next(teacher.parameters()).mul_(1.01)
+    teacher.save_pretrained(tmp_path / "sources")
+    with pytest.raises(HartError, match=r"of another recipe or other sources: teacher \(.*go on with --accept-changes"):
+        distill_text_encoder(recipe, tmp_path / "run")
+    assert distill_text_encoder(recipe, tmp_path / "run", accept_changes=True) is not None
 
 
 def test_missing_sources_are_named(tmp_path: Path) -> None:
@@ -190,14 +266,38 @@ def test_missing_sources_are_named(tmp_path: Path) -> None:
         SentenceTeacher(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("data.noun", "00000001 05\n", r"data\.noun, line 1: is none of WordNet's database"),
+        ("index.noun", "puppy n 1 0 1 0 00000077\n", "knows a sense 00000077 that data.noun lacks"),
+        ("index.noun", "puppy n x\n", r"index\.noun, line 1: is none"),
+        ("index.verb", "dog v 99 0\n", r"index\.verb, line 1: is none"),
+        ("index.adj", "\0\n", r"index\.adj, line 1: is none"),
+    ],
+)
+def test_damaged_words_are_one_line(sources: Path, tmp_path: Path, name: str, content: str, said: str) -> None:
+    shutil.copytree(sources, tmp_path / "sources")
+    (tmp_path / "sources" / name).write_text(content)
+    with pytest.raises(HartError, match=said):
+        read_wordnet(tmp_path / "sources", {"dog": 0, "puppy": 1})
+
+
+@pytest.mark.parametrize("entries", [{}, [7], [{"label": "x"}], [{"label": "x", "emoji": "y", "tags": "z"}]])
+def test_a_damaged_emoji_package_is_one_line(tmp_path: Path, entries: object) -> None:
+    pack(tmp_path, "emojibase-data-17.0.0.tgz", "package/en/data.json", entries)
+    with pytest.raises(HartError, match=r"en/data\.json is not as it is published: delete the archive"):
+        read_emoji_words(tmp_path)
+
+
 def test_recipes_are_read_strictly(sources: Path, tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text("steps = ")
     with pytest.raises(ConfigError, match=r"recipe\.toml"):
-        TextDistillationRecipe.load(path)
+        TextDistillationRecipe.read(path)
     path.write_text("stepps = 3")
     with pytest.raises(ConfigError, match="stepps"):
-        TextDistillationRecipe.load(path)
+        TextDistillationRecipe.read(path)
     with pytest.raises(ConfigError, match="output_width"):
         distill_text_encoder(
             make_recipe(sources, encoder=make_recipe(sources).encoder.replace(output_width=8)), tmp_path

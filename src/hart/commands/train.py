@@ -122,7 +122,7 @@ def _text_encoder(path: Path, overrides: tuple[str, ...], out: Destination) -> b
     from hart.training.text_distillation import distill_text_encoder
     from hart.training.text_recipe import TextDistillationRecipe
 
-    recipe = TextDistillationRecipe.load(path, overrides)
+    recipe = TextDistillationRecipe.read(path, overrides)
     if launched() > 1:
         raise HartError("the text encoder trains in one process, but several were launched: run hart train alone")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from hart.errors import HartError
 READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 UNREADABLE = (
     ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError, OSError, EOFError, RuntimeError,
-    NotImplementedError, zipfile.BadZipFile, zlib.error,
+    NotImplementedError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 """What NumPy and the zip library raise for files that are damaged, encrypted or of another format."""
 BYTES_LIMIT = 2**31

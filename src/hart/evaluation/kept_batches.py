@@ -24,7 +24,7 @@ from hart.errors import HartError
 class KeptBatches:
     """Named figures of batches of pictures, a row a picture."""
 
-    def __init__(self, folder: Path, facts: Mapping[str, Any], names: Set[str]) -> None:
+    def __init__(self, folder: Path, facts: Mapping[str, Any], names: Set[str] = frozenset()) -> None:
         """facts: all that decides the numbers beside the pictures, as JSON values. names: what every batch has; there
         may be more."""
         self._folder = folder

@@ -13,6 +13,7 @@ from hart.files import FileError, read_toml
 
 RECIPE_LIMIT = 2**20
 """Bytes of a recipe."""
+MOST = 2.0**63
 MAIN_TABLES = {"transformer": "transformer", "tokenizer": "tokenizer", "text-encoder": "encoder"}
 """Stage -> the table that its recipes have, and those of the stages after it have not."""
 
@@ -33,10 +34,24 @@ def read_recipe(kind: type[C], stage: str, path: Path, overrides: tuple[str, ...
         raise ConfigError(f"{path}: this recipe is of stage {found[0]}: run hart train {found[0]}")
     for override in overrides:
         _override(values, override, kind)
+    _require_numbers(values, "")
     try:
         return kind.from_dict(values)
     except ConfigError as error:
         raise ConfigError(f"{path}: {_with_keys(str(error), kind, values)}") from None
+
+
+def _require_numbers(value: Any, place: str) -> None:
+    """Raise `ConfigError` for a number that is not finite or has more than 64 bits, wherever it stands."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _require_numbers(inner, f"{place}.{name}" if place else name)
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            _require_numbers(inner, f"{place}[{number}]")
+    elif isinstance(value, int | float) and not abs(value) < MOST:
+        what = "no finite number" if isinstance(value, float) else "too large"
+        raise ConfigError(f"{place} is {what}: give one of less than 64 bits")
 
 
 def _with_keys(message: str, kind: type[Config], values: dict[str, Any]) -> str:
@@ -78,9 +93,10 @@ def _value(override: str, text: str, *, is_text: bool) -> Any:
     except RecursionError:
         raise ConfigError(f"override {override[:40]!r}...: is nested too deeply") from None
     except (ValueError, OverflowError):
-        return text
-    value = parsed["value"] if len(parsed) == 1 else text
-    return text.strip() if is_text and not isinstance(value, str) else value
+        return text.strip()
+    value = parsed["value"]
+    # a line break would end the value, and begin another key
+    return text.strip() if len(parsed) > 1 or (is_text and not isinstance(value, str)) else value
 
 
 def _field(hint: Any, name: str) -> Any:

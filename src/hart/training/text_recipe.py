@@ -49,6 +49,6 @@ class TextDistillationRecipe(Config):
         require_above(self, 0, LARGEST, "learning_rate", "temperature")
 
     @classmethod
-    def load(cls, path: Path, overrides: tuple[str, ...] = ()) -> TextDistillationRecipe:
+    def read(cls, path: Path, overrides: tuple[str, ...] = ()) -> TextDistillationRecipe:
         """Reads a TOML recipe; raises `ConfigError` naming the file and the key."""
         return read_recipe(cls, cls.stage, path, overrides)

@@ -143,6 +143,10 @@ def test_verdicts_are_kept_for_the_same_picture_question_and_judge(models: Path,
     Image.new("RGB", (8, 8), "white").save(drawn.path(1))
     assert again() == [1]
     assert again(facts="two") == [0, 1, 2, 3]
+    # what is no verdict is judged again
+    text = (tmp_path / "v.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "v.jsonl").write_bytes("".join(text[:3]).encode() + b"\0\xff\n" + b"[" * 100_000 + b"\n[]\n7\n")
+    assert again(facts="two") == [3]
 
 
 def test_each_picture_has_a_seed_of_its_own(models: Path, tmp_path: Path) -> None:

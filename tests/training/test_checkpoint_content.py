@@ -1,0 +1,160 @@
+"""Checkpoints whose files are whole and whose content is not: named, with the older one that can be gone on from."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hart.errors import HartError
+from hart.training.optimizer import build_optimizer
+from hart.training.trackers import LOG_FILE
+from hart.training.trainer import Trainer
+from toy_training import OPTIMIZER, ToyTask, recipe
+from training_state import log_lines, state
+
+
+@pytest.fixture(scope="module", params=["adamw", "muon"])
+def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp(request.param)
+    run(folder, request.param)
+    return folder
+
+
+def run(folder: Path, kind: str) -> None:
+    given = recipe(OPTIMIZER.replace(kind=kind))
+    Trainer(ToyTask(given.optimizer), given, folder).run()
+
+
+def at(*keys: Any) -> Callable[[dict[str, Any]], dict[Any, Any]]:
+    """The table under some keys."""
+
+    def find(saved: dict[str, Any]) -> dict[Any, Any]:
+        for key in keys:
+            saved = saved[key]
+        return saved
+
+    return find
+
+
+def put(*keys: Any, value: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda saved: at(*keys[:-1])(saved).__setitem__(keys[-1], value)
+
+
+def drop(*keys: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda saved: at(*keys[:-1])(saved).pop(keys[-1])
+
+
+def spoil(*keys: Any, by: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[dict[str, Any]], Any]:
+    return lambda saved: at(*keys[:-1])(saved).__setitem__(keys[-1], by(at(*keys)(saved)))  # type: ignore[arg-type]
+
+
+WHOLE = ("it holds a list in", "it holds a Tensor", "it holds objects")
+"""What is said of checkpoints that are something else altogether."""
+MODULE, OPTIMISER = ("weights", "parts", "model", "module"), ("weights", "parts", "model", "optimizer")
+FIRST = (*MODULE, "first.weight")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda saved: [1, 2], "it holds a list in place of a table"),
+        (lambda saved: torch.zeros(3), "it holds a Tensor in place of a table"),
+        (lambda saved: {"x": Exception("no tensor")}, "it holds objects other than numbers, texts and tensors"),
+        (drop("weights"), "it lacks weights"),
+        (drop("sums"), "it lacks sums"),
+        (put("more", value=1), "it has more, which this run does not know"),
+        (put("step", value=10**9), r"it is of step 1000000000, its name says 6"),
+        (put("step", value=True), "it is of step True"),
+        (put("identity", "recipe", "trainer", "steps", value=5), "it is of step 6 of 5"),
+        (put("identity", "stage", value="tokenizer"), "it is of stage tokenizer"),
+        (put("identity", value=7), "its identity holds a int"),
+        (put("identity", "sources", "data", value=[1, 2]), "its list of sources is no list of texts"),
+        (put("sums", value={"loss": float("nan")}), "it|its"),
+        (put("counts", value={"loss": 0}), "its count of figures"),
+        (put("model", value=[3]), "its list of the model's files"),
+        (put("weights", value=[]), "it holds a list"),
+        (put("weights", "parts", value={}), "it lacks model"),
+        (put("weights", "parts", "model", value=None), "model holds a NoneType"),
+        (drop(*FIRST), r"model lacks first\.weight"),
+        (put(*MODULE, "extra", value=torch.zeros(1)), "model has extra"),
+        (spoil(*FIRST, by=lambda t: t * torch.nan), r"model: first\.weight is not finite"),
+        (spoil(*FIRST, by=lambda t: t.T), r"model: first\.weight is float32 \(2, 4\) in place of float32 \(4, 2\)"),
+        (spoil(*FIRST, by=lambda t: t.char()), r"is int8 \(4, 2\) in place of float32"),
+        (spoil(*FIRST, by=lambda t: t.to_sparse()), "is no plain tensor"),
+        (put(*FIRST, value=[1.0]), "is no plain tensor"),
+        (spoil("weights", "average", "last.bias", by=lambda t: t / 0), r"the average: last\.bias is not finite"),
+        (drop(*OPTIMISER, "0"), "the optimiser of model lacks 0"),
+        (put(*OPTIMISER, "7", value={}), "the optimiser of model has 7"),
+        (put(*OPTIMISER, "0", "state", 99, value={}), "knows a parameter 99 of"),
+        (put(*OPTIMISER, "0", "state", "0", value={}), "knows a parameter '0' of"),
+        (drop(*OPTIMISER, "0", "state", 0, "exp_avg"), "lacks exp_avg"),
+        (spoil(*OPTIMISER, "0", "state", 0, "exp_avg", by=lambda t: t[:1]), "exp_avg is float32"),
+        (spoil(*OPTIMISER, "0", "state", 0, "exp_avg_sq", by=lambda t: t - 1), "exp_avg_sq is negative"),
+    ],
+)  # fmt: skip
+def test_wrong_content_is_named_with_the_older_good_one(
+    tmp_path: Path, finished: Path, change: Callable[[dict[str, Any]], Any], said: str
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    saved = state(folder, 6)
+    other = change(saved)
+    saved = other if said.startswith(WHOLE) else saved
+    path = folder / "checkpoints" / "step-00000006.pt"
+    torch.save(saved, path)
+    with pytest.raises(
+        HartError, match=rf"0006\.pt is damaged \(.*{said}.*; delete it to go on from .*0003\.pt"
+    ) as caught:
+        run(folder, finished.name.rstrip("0123456789"))
+    assert "\n" not in str(caught.value)
+    path.unlink()
+    run(folder, finished.name.rstrip("0123456789"))
+    assert (folder / "checkpoints" / "step-00000006.pt").exists()
+
+
+def test_muons_moments_are_checked_too() -> None:
+    task = ToyTask()
+    optimizer = build_optimizer(task.module, OPTIMIZER.replace(kind="muon"))
+    for parameter in task.module.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    saved = optimizer.state_dict()
+    optimizer.check(saved, "it")
+    saved["1"]["state"][0]["momentum"] = torch.zeros(1)
+    with pytest.raises(HartError, match="it: momentum is float32"):
+        optimizer.check(saved, "it")
+
+
+@pytest.mark.parametrize("lost", ["all", "one file"])
+def test_a_finished_run_writes_a_lost_model_again(tmp_path: Path, lost: str) -> None:
+    Trainer(ToyTask(), recipe(), tmp_path).run()
+    model = tmp_path / "model"
+    if lost == "all":
+        shutil.rmtree(model)
+    else:
+        (model / "weights").unlink()
+    notes: list[str] = []
+    Trainer(ToyTask(), recipe(), tmp_path, on_note=notes.append).run()
+    assert (model / "weights").exists()
+    assert "model was not whole: it is written again from the checkpoint" in notes[0]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [b"\0\0\0\0\n", b"{\n", b"[]\n", b'{"step": "2"}\n', b'{"step": NaN}\n', b"\xff\xfe\n", b"[" * 100_000 + b"\n"],
+)  # fmt: skip
+def test_a_damaged_log_is_mended(tmp_path: Path, broken: bytes) -> None:
+    Trainer(ToyTask(), recipe(), tmp_path / "whole").run()
+    Trainer(ToyTask(), recipe(steps=4), tmp_path / "run").run()
+    log = tmp_path / "run" / LOG_FILE
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(lines[0] + broken + b"".join(lines[1:]) + b'{"step": 4, "cut sho')
+    notes: list[str] = []
+    Trainer(ToyTask(), recipe(steps=6), tmp_path / "run", on_note=notes.append).run()
+    assert notes == [f"{log}: 1 damaged lines are left out"]
+    assert [line["step"] for line in log_lines(tmp_path / "run")] == [2, 4, 6]

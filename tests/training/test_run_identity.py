@@ -1,0 +1,136 @@
+"""What a run learned from is in its checkpoints: a change is refused by name, or accepted by one option."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hart.errors import HartError
+from hart.training.checkpoint import RECIPE_FILE
+from hart.training.hart_task import TransformerTask
+from hart.training.image_sources import open_training_data
+from hart.training.task import Origin
+from hart.training.tokenizer_task import TokenizerTask
+from hart.training.trainer import Trainer
+from picture_files import write_captioned_folder
+from toy_training import OPTIMIZER, ToyTask, recipe, tiny_encoded_set, tiny_tokenizer_recipe, tiny_transformer_recipe
+from training_state import state
+
+
+def toy(folder: Path, sources: dict[str, Origin] | None = None, **options: Any) -> Trainer:
+    given = options.pop("recipe", recipe())
+    task = ToyTask(given.optimizer)
+    if sources is not None:
+        task.sources = sources
+    return Trainer(task, given, folder, **options)
+
+
+OTHER = {"data": Origin("another line", "points on a line")}
+
+
+@pytest.mark.parametrize(
+    ("sources", "said"),
+    [
+        (OTHER, r"data \(points on a line \[a line\] there, points on a line \[another \] now\)"),
+        ({"data": Origin("x", "9 points")}, r"data \(points on a line there, 9 points now\)"),
+        (OTHER | {"tokenizer": Origin("t", "weights of t")}, r"tokenizer \(none there, weights of t now\)"),
+    ],
+)
+def test_another_origin_is_refused_until_it_is_accepted(tmp_path: Path, sources: dict[str, Origin], said: str) -> None:
+    toy(tmp_path).run()
+    with pytest.raises(HartError, match=rf"of other data or weights: .*{said}.*or go on with --accept-changes"):
+        toy(tmp_path, sources)
+    notes: list[str] = []
+    longer = recipe(steps=7)
+    assert toy(tmp_path, sources, accept_changes=True, on_note=notes.append, recipe=longer).step == 6
+    assert "goes on with changes: data" in notes[0]
+    # from then on it is the run's, also if it ended right there
+    toy(tmp_path, sources, recipe=longer).run()
+    with pytest.raises(HartError, match="of other data or weights"):
+        toy(tmp_path)
+
+
+def test_the_recipe_is_that_of_the_checkpoint(tmp_path: Path) -> None:
+    toy(tmp_path).run()
+    (tmp_path / RECIPE_FILE).unlink()
+    faster = recipe(OPTIMIZER.replace(learning_rate=0.1, beta1=0.5), steps=8)
+    with pytest.raises(HartError, match=r"of another recipe: optimizer\.beta1 \(0\.9 there, 0\.5 now\), optim"):
+        toy(tmp_path, recipe=faster)
+    (tmp_path / RECIPE_FILE).write_text("not JSON")
+    run = toy(tmp_path, recipe=faster, accept_changes=True)
+    assert run.step == 6
+    assert run.stepper.parts["model"].optimizer.param_groups[0]["betas"] == (0.5, 0.95), "not that of the checkpoint"
+    assert "0.5" in (tmp_path / RECIPE_FILE).read_text()
+
+
+def test_an_older_checkpoint_is_gone_on_with_and_says_so(tmp_path: Path) -> None:
+    toy(tmp_path).run()
+    path = tmp_path / "checkpoints" / "step-00000006.pt"
+    torch.save({name: value for name, value in state(tmp_path, 6).items() if name not in ("identity", "model")}, path)
+    with pytest.raises(HartError, match=r"of another recipe: optimizer\.learning_rate"):
+        toy(tmp_path, recipe=recipe(OPTIMIZER.replace(learning_rate=0.1)))
+    notes: list[str] = []
+    toy(tmp_path, on_note=notes.append, recipe=recipe(steps=7)).run()
+    assert notes[0] == "this run was begun by a version that did not keep what it learns from: taken as unchanged"
+    with pytest.raises(HartError, match="of other data"):
+        toy(tmp_path, OTHER)
+
+
+def test_weights_that_do_not_fit_an_accepted_recipe_are_named(tmp_path: Path) -> None:
+    toy(tmp_path).run()
+    task = ToyTask()
+    task.module.last = torch.nn.Linear(4, 2)
+    with pytest.raises(HartError, match=r"its weights do not fit: model: last\.weight is float32 \(1, 4\) in place of"):
+        Trainer(task, recipe(OPTIMIZER.replace(learning_rate=0.1)), tmp_path, accept_changes=True)
+
+
+def change_pictures(folder: Path, change: str) -> None:
+    first, second = folder / "train" / "0001.png", folder / "train" / "0002.png"
+    if change == "deleted":
+        first.unlink()
+    elif change == "added":
+        shutil.copy(first, folder / "train" / "9999.png")
+        shutil.copy(first.with_suffix(".txt"), folder / "train" / "9999.txt")
+    elif change == "swapped":
+        content = first.read_bytes()
+        first.write_bytes(second.read_bytes())
+        second.write_bytes(content)
+    else:
+        first.with_suffix(".txt").write_text("something else")
+
+
+@pytest.mark.parametrize("change", ["deleted", "added", "swapped", "caption"])
+@pytest.mark.parametrize("memory_gb", [4.0, 0.0])
+def test_changed_pictures_are_noticed(tmp_path: Path, change: str, memory_gb: float) -> None:
+    write_captioned_folder(tmp_path / "set", 6)
+    given = tiny_tokenizer_recipe(recipe(data=str(tmp_path / "set"), steps=1))
+    given = given.replace(reading=given.reading.replace(memory_gb=memory_gb))
+
+    def run() -> None:
+        Trainer(TokenizerTask(given, open_training_data(given, 8, "none")), given, tmp_path / "run").run()
+
+    run()
+    run()
+    change_pictures(tmp_path / "set", change)
+    with pytest.raises(HartError, match=r"run holds a run of other data or weights: data \(folder"):
+        run()
+
+
+def test_frozen_networks_are_noticed(tmp_path: Path) -> None:
+    folder = tiny_encoded_set(tmp_path / "set")
+    given = tiny_transformer_recipe(recipe(data=str(folder / "pictures")), folder / "model")
+    tasks = [TransformerTask(given, open_training_data(given, 8, "caption")) for _ in range(3)]
+    before = tasks[0].sources
+    assert before == tasks[1].sources
+    with torch.no_grad():
+        next(tasks[1].tokenizer.parameters()).add_(1e-3)
+        words = tasks[2].conditioner.text_weights
+        assert words is not None
+        next(words.parameters()).add_(1e-3)
+    for task, name in ((tasks[1], "tokenizer"), (tasks[2], "text encoder")):
+        now = task.sources
+        assert {key for key in before if before[key] != now[key]} == {name}
