@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from hart.config import (
 )
 from hart.data.datasets import CaptionedImages
 from hart.model import Hart
+from hart.presets import PRESETS
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.types import ClassContext, Context, TextContext
 
@@ -71,35 +72,51 @@ def tiny_class_config(**transformer: Any) -> HartConfig:
     return _tiny(None, var | transformer)
 
 
+VARIED = {
+    "kind": ("text", "class"),
+    "norm": ("rms", "layer"),
+    "mlp": ("swiglu", "gelu"),
+    "modulation": ("none", "linear", "table", "shared"),
+    "qk_norm": (False, True),
+    "level_embedding": ("sinusoidal", "table"),
+    "position": ("rotary", "absolute"),
+}
+
+
 def transformer_variants() -> dict[str, HartConfig]:
-    """Every combination of the transformer's choices that a configuration allows, by name."""
-    variants = {}
-    for kind, norm, modulation, qk_norm, level, position in product(
-        ("text", "class"),
-        ("rms", "layer"),
-        ("none", "linear", "table", "shared"),
-        (False, True),
-        ("sinusoidal", "table"),
-        ("rotary", "absolute"),
-    ):
-        if kind == "text" and (position == "absolute" or modulation == "shared"):
-            continue
+    """The transformers of real models at a tiny size, and so many others that every two choices meet, by name."""
+    variants = {name: _shrunk(PRESETS[name]()) for name in ("hart-0.7b-256", "hart-imagenet-d20-256", "var-d16-256")}
+    for kind, *choices in _covering_rows():
         make = tiny_text_config if kind == "text" else tiny_class_config
-        name = f"{kind}-{norm}-{modulation}-{'qk' if qk_norm else 'plain'}-{level}-{position}"
-        variants[name] = make(
-            norm=norm,
-            mlp="swiglu" if norm == "rms" else "gelu",
-            modulation=modulation,
-            qk_norm=qk_norm,
-            level_embedding=level,
-            position=position,
-        )
+        fields = dict(zip(list(VARIED)[1:], choices, strict=True))
+        variants["-".join(map(str, (kind, *choices)))] = make(**fields)
     variants["text-max-pooling"] = tiny_text_config(modulation="linear", modulation_pooling="max")
-    variants["text-rms-gelu"] = tiny_text_config(mlp="gelu", mlp_ratio=2.0)
     variants["text-without-context-norm"] = tiny_text_config(
-        text=TextConditioning(width=TEXT_WIDTH, tokens=TEXT_TOKENS, norm=False)
+        mlp_ratio=2.0, text=TextConditioning(width=TEXT_WIDTH, tokens=TEXT_TOKENS, norm=False)
     )
     return variants
+
+
+def _covering_rows() -> list[tuple[Any, ...]]:
+    """A few rows of `VARIED`'s values in which every allowed pair of two choices stands; always the same ones."""
+
+    def pairs(row: tuple[Any, ...]) -> set[Any]:
+        return set(combinations(enumerate(row), 2))
+
+    allowed = [row for row in product(*VARIED.values()) if row[0] == "class" or {"shared", "absolute"}.isdisjoint(row)]
+    left = set().union(*map(pairs, allowed))
+    rows = []
+    while left:
+        rows.append(max(allowed, key=lambda row: len(pairs(row) & left)))
+        left -= pairs(rows[-1])
+    return rows
+
+
+def _shrunk(config: HartConfig) -> HartConfig:
+    """A model's choices at the sizes of these tests."""
+    tiny = tiny_text_config() if config.transformer.text is not None else tiny_class_config()
+    kept = ("norm", "mlp", "mlp_ratio", "modulation", "modulation_pooling", "qk_norm", "level_embedding", "position")
+    return tiny.replace(transformer=tiny.transformer.replace(**{k: getattr(config.transformer, k) for k in kept}))
 
 
 @torch.no_grad()

@@ -35,7 +35,7 @@ from picture_files import write_captioned_folder
 
 GOLDEN = Path(__file__).parent / "golden"
 RECIPES = Path(__file__).parent.parent / "recipes" / "emoji"
-CASES = ["t2i", "t2i-qknorm-adaln", "t2i-rounds", "var-c2i"]
+CASES = ["t2i-rounds", "var-c2i"]  # sharded and single files; that all convert exactly is tested where they are read
 
 
 def drawn(result: Result) -> list[Path]:
@@ -269,6 +269,7 @@ def test_info_knows_sizes_without_weights() -> None:
     released = " ".join(run("info", "hart-0.7b-256").stdout.split())
     assert "256 x 256 px" in released
     assert "not counted" in released
+    assert "bfloat16: " in released  # whether this processor packs its layers, or why not
     assert "unknown model" in refused(run("info", "hart-7b"))
 
 

@@ -24,14 +24,15 @@ from hart.config import (
     TransformerConfig,
 )
 from hart.errors import HartError
+from hart.presets import PRESETS
 from helpers import tiny_class_config, tiny_text_config, transformer_variants
 
 SCALES = (1, 2, 4)
 
 
-@pytest.mark.parametrize("config", transformer_variants().values(), ids=transformer_variants().keys())
-def test_json_round_trip(config: HartConfig) -> None:
-    assert HartConfig.from_dict(json.loads(config.to_json())) == config
+def test_json_round_trip() -> None:
+    for config in (*transformer_variants().values(), *(preset() for preset in PRESETS.values())):
+        assert HartConfig.from_dict(json.loads(config.to_json())) == config
 
 
 @given(

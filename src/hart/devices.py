@@ -86,18 +86,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class _WithoutValues(TorchFunctionMode):
-    """Leaves out what would fill new tensors at random: on the meta device it changes nothing, and the first such call
-    costs a second, in which PyTorch imports its compiler."""
+    """Leaves `torch.nn.init` out: on the meta device it changes nothing, and the first random number there costs a
+    second, in which PyTorch imports its compiler."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = dict(kwargs or {})
+        kwargs = kwargs or {}
         if getattr(func, "__module__", None) == "torch.nn.init":
             return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        if func is torch.randn:
-            kwargs.pop("generator", None)
-            func = torch.empty
         return func(*args, **kwargs)
 
 

@@ -124,7 +124,6 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], Any], *, overwrite: boo
     Readers see the old file or the whole new one. The neighbour has a random name of its own, so that programs that
     write the same file do not disturb each other. When `write` fails, the old file stays, nothing is left beside it,
     and the error is passed on.
-    write: is given the open file; its `name` is a path, for libraries that write to one themselves.
     overwrite: False raises `FileExistsError` where `path` exists, also when another program makes it meanwhile.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,9 +131,9 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], Any], *, overwrite: boo
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     temporary = path.with_name(f".{secrets.token_hex(8)}{PARTIAL}")
     # exclusive, so that neither a file nor a link that somebody put there is written through
-    file = temporary.open("xb")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
-        with file:
+        with os.fdopen(handle, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())

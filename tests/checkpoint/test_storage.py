@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load, save
 from torch import nn
 
 from hart.checkpoint.storage import (
+    TYPE_NAMES,
     CheckpointError,
     fill_module,
     fill_state,
@@ -19,6 +21,7 @@ from hart.checkpoint.storage import (
     load_state,
     read_safetensors,
     save_module,
+    write_safetensors,
 )
 from hart.devices import without_memory
 from hart.errors import HartError
@@ -52,6 +55,22 @@ def test_half_precision_is_for_numbers_with_a_point_only(tmp_path: Path) -> None
     loaded = network(1)
     load_module(tmp_path / "m.safetensors", loaded)
     torch.testing.assert_close(loaded[0].weight, saved[0].weight, rtol=1e-3, atol=1e-4)
+
+
+def test_files_are_those_of_the_library(tmp_path: Path) -> None:
+    values = torch.tensor([[0, 1, 2], [3, 4, 250]])
+    tensors = {f"a {dtype}": values.to(dtype) for dtype in TYPE_NAMES}
+    tensors |= {"scalar": torch.tensor(3.5), "empty": torch.zeros(0, 4), "transposed": values.T, "é": torch.ones(1)}
+    write_safetensors(tmp_path / "m.safetensors", tensors)
+    content = (tmp_path / "m.safetensors").read_bytes()
+    for loaded in (load(content), read_safetensors(tmp_path / "m.safetensors")):
+        assert loaded.keys() == tensors.keys()
+        assert all(torch.equal(value, tensors[name]) for name, value in loaded.items())
+        assert all(value.dtype == tensors[name].dtype for name, value in loaded.items())
+    library = tmp_path / "library.safetensors"
+    library.write_bytes(save({name: value.contiguous() for name, value in tensors.items()}))
+    assert len(content) == library.stat().st_size
+    assert (tmp_path / "m.safetensors").stat().st_mode == library.stat().st_mode
 
 
 @pytest.mark.parametrize(

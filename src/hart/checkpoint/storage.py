@@ -12,14 +12,14 @@ A model of this project is a folder:
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hart.errors import HartError
@@ -71,10 +71,25 @@ def save_module(path: Path, module: nn.Module, dtype: torch.dtype | None = None,
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], *, overwrite: bool = True) -> None:
-    """Write tensors on the CPU as one safetensors file."""
+    """Write tensors on the CPU as one safetensors file, tensor by tensor: the library's own writer copies all first."""
     stored = {name: value.detach().contiguous() for name, value in tensors.items()}
-    # by name, so that the library does not build the whole file in memory first
-    atomic_write(path, lambda file: save_file(stored, file.name), overwrite=overwrite)
+    # the widest types first, so that every tensor is aligned
+    order = sorted(stored, key=lambda name: (-stored[name].element_size(), name))
+    header: dict[str, Any] = {}
+    end = 0
+    for name in order:
+        value, begin = stored[name], end
+        end += value.nbytes
+        header[name] = {"dtype": TYPE_NAMES[value.dtype], "shape": list(value.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+
+    def write(file: BinaryIO) -> None:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            file.write(stored[name].flatten().view(torch.uint8).numpy().data)
+
+    atomic_write(path, write, overwrite=overwrite)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

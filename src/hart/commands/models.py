@@ -23,6 +23,7 @@ def info(
 ) -> None:
     """Show a model's scales, parameters by part, and multiply-accumulates (MACs) an image by part."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from hart.checkpoint.loading import load_config
@@ -34,7 +35,7 @@ def info(
     facts = Table(title=model, show_header=False)
     for name, value in _facts(config).items():
         facts.add_row(name, value)
-    facts.add_row("large layers on this CPU", _packing())
+    facts.add_row("packed on CPU", escape(_packing()))
     console = Console()
     console.print(facts)
     console.print(_counts("parameters", "parameters", cost.parameters))
@@ -118,7 +119,7 @@ def _packing() -> str:
     from hart.inference.packing import PACKED_DTYPES, packing_refusal
 
     refusals = {dtype_name(dtype): packing_refusal(dtype) for dtype in PACKED_DTYPES}
-    return "\n".join(f"{name}: {'packed' if reason is None else reason}" for name, reason in refusals.items())
+    return "\n".join(f"{name}: {reason or 'yes'}" for name, reason in refusals.items())
 
 
 def _counts(title: str, unit: str, parts: Mapping[str, int]) -> object:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from hart.checkpoint.pickles import read_pickle
 from hart.checkpoint.storage import load_state, read_safetensors
+from hart.devices import without_memory
 
 SIDE = 299
 """What the network sees every picture at."""
@@ -230,7 +231,7 @@ class FidInception(nn.Module):
         Raises `CheckpointError` for a file that cannot be read or is of another network.
         """
         tensors = read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
-        with torch.device("meta"):
+        with without_memory():
             module = cls()
         module = module.to_empty(device="cpu")
         # how many batches the statistics were gathered from is in some copies of the file; nothing reads it

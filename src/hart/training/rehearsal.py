@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hart.config import HartConfig, TokenizerConfig
+from hart.devices import without_memory
 from hart.losses.config import PerceptualConfig
 from hart.losses.hart_loss import MEAN_KEPT_SHARE, draw_diffusion, kept_tokens, random_cells
 from hart.losses.perceptual import Lpips
@@ -112,7 +113,7 @@ class RehearsedTransformer(TransformerStage):
 
 def parameter_counts(recipe: TransformerRecipe) -> tuple[int, int]:
     """Parameters of the recipe's model, and those of them that are trained, without making it."""
-    with torch.device("meta"):
+    with without_memory():
         hart = Hart(model_config(recipe))
     counts = [(p.numel(), p.requires_grad) for p in with_adapters(hart, recipe).parameters()]
     return sum(n for n, _ in counts), sum(n for n, trained in counts if trained)

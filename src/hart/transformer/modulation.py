@@ -77,7 +77,7 @@ class TableModulation(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.table = nn.Parameter(torch.randn(6, width) / width**0.5)
+        self.table = nn.Parameter(nn.init.normal_(torch.empty(6, width), std=width**-0.5))
 
     def forward(self, condition: Tensor) -> Modulation:
         return AdaptiveModulation(self.table + condition.unflatten(1, (-1, self.table.shape[1])))

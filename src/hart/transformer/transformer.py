@@ -90,7 +90,7 @@ class HartTransformer(nn.Module):
             SinusoidalMLP(width) if config.level_embedding == "sinusoidal" else LevelTable(len(self.schedule), width)
         )
         self.positions = (
-            nn.Parameter(0.02 * torch.randn(self.schedule.total_tokens, width))
+            nn.Parameter(nn.init.normal_(torch.empty(self.schedule.total_tokens, width), std=0.02))
             if config.position == "absolute"
             else None
         )
