@@ -53,21 +53,6 @@ Kind = tuple[torch.Size, str]
 """Shape and number type of a tensor, as far as they can be told without reading it."""
 
 
-TYPE_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-"""What safetensors calls the types of tensors."""
-
-
 class CheckpointError(HartError):
     """A checkpoint that is absent, damaged or of another model; names the file and the tensors."""
 

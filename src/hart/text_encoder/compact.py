@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import torch
-from safetensors.torch import save_file
 from tokenizers import Encoding, Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hart.checkpoint.storage import TEXT_ENCODER_FILE, fill_module
+from hart.checkpoint.storage import TEXT_ENCODER_FILE, fill_module, save_module
 from hart.config import TextEncoderConfig
 from hart.devices import without_memory
 from hart.errors import HartError
@@ -147,10 +146,9 @@ class CompactTextEncoder(nn.Module):
 
         dtype: how weights are stored, None as they are. overwrite: see `hart.files.atomic_write`.
         """
-        weights = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in self.state_dict().items()}
         pieces = self.tokenizer.to_str(pretty=True).encode()
         atomic_write(folder / PIECES_FILE, lambda file: file.write(pieces), overwrite=overwrite)
-        atomic_write(folder / WEIGHTS_FILE, lambda file: save_file(weights, file.name), overwrite=overwrite)
+        save_module(folder / WEIGHTS_FILE, self, dtype, overwrite=overwrite)
 
     @classmethod
     def load(cls, config: TextEncoderConfig, folder: Path) -> CompactTextEncoder:
