@@ -121,7 +121,7 @@ def read_row(batch: Any, number: int) -> dict[str, Any]:
 
 
 def require_sound(table: Any, where: str) -> None:
-    """Of an Arrow table. Raises `HartError` for a table that points outside its own memory: reading it would end the program."""
+    """Raises `HartError` for an Arrow table that points outside its own memory: reading it would end the program."""
     import pyarrow as pa
 
     try:
