@@ -23,6 +23,7 @@ ALLOWED: dict[str, str] = {
     "strict": "errors files",
     "config": "scales strict",
     "inputs": "config errors strict",
+    "outputs": "config inputs",
     "presets": "config errors scales",
     "devices": "errors",
     "data": "errors files types",
@@ -42,7 +43,7 @@ ALLOWED: dict[str, str] = {
     "inference": "config lora model text_encoder tokenizer",
     "conversion": "checkpoint config errors lora model text_encoder tokenizer",
     "pipeline": "checkpoint config conversion data devices errors files generation inference inputs model "
-    "random_weights text_encoder tokenizer types",
+    "outputs random_weights text_encoder tokenizer types",
     "contact_sheet": "errors pipeline types",
     "evaluation": "checkpoint config contact_sheet cost data devices errors files inputs losses picture_metadata "
     "pipeline presets scales tokenizer __init__",
@@ -51,9 +52,9 @@ ALLOWED: dict[str, str] = {
     "training": "checkpoint config data devices errors files generation layers lora losses model scales text_encoder "
     "tokenizer transformer types",
     "commands": "checkpoint config contact_sheet conversion cost data devices errors evaluation files inference losses "
-    "picture_metadata pipeline precompute presets text_encoder training verification __init__",
+    "outputs picture_metadata pipeline precompute presets text_encoder training verification __init__",
     "cli": "commands devices errors __init__",
-    "__init__": "config errors pipeline",
+    "__init__": "config errors outputs pipeline",
     "__main__": "cli",
 }
 
@@ -69,7 +70,7 @@ CONFINED: dict[str, str] = {
     "pyarrow": "data/readers/parquet.py",
     "datasets": "data/readers/hugging_face.py",
     "resvg_py": "data",
-    "PIL": "data pipeline picture_metadata contact_sheet evaluation",
+    "PIL": "data outputs pipeline picture_metadata contact_sheet evaluation",
     "accelerate": "training/distributed.py",
     "tensorboard": "training/trackers.py",
     "wandb": "training/trackers.py",

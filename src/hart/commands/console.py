@@ -17,7 +17,7 @@ from hart.errors import HartError, PromptWarning
 from hart.files import user_path
 
 if TYPE_CHECKING:
-    from hart.pipeline import ScalePreview
+    from hart.outputs import ScalePreview
 
 Report = Callable[[int, int | None, str], None]
 """Called with (steps done, steps in all or None if unknown, what is being done)."""
