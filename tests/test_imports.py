@@ -25,6 +25,7 @@ ALLOWED: dict[str, str] = {
     "strict": "errors files",
     "config": "scales strict",
     "inputs": "config errors strict",
+    "outputs": "config inputs",
     "presets": "config errors scales",
     "devices": "errors",
     "images": "errors files",
@@ -45,7 +46,7 @@ ALLOWED: dict[str, str] = {
     "inference": "config lora model text_encoder tokenizer",
     "conversion": "checkpoint config errors lora model text_encoder tokenizer",
     "pipeline": "checkpoint config conversion data devices errors files generation inference inputs model "
-    "random_weights text_encoder tokenizer types",
+    "outputs random_weights text_encoder tokenizer types",
     "contact_sheet": "errors pipeline types",
     "evaluation": "checkpoint config contact_sheet cost data devices errors files images inputs losses "
     "picture_metadata pipeline presets scales tokenizer __init__",
@@ -54,9 +55,9 @@ ALLOWED: dict[str, str] = {
     "training": "checkpoint config data devices errors files generation layers lora losses model scales text_encoder "
     "tokenizer transformer types",
     "commands": "checkpoint config contact_sheet conversion cost data devices errors evaluation files images inference "
-    "locks losses picture_metadata pipeline precompute presets text_encoder training verification __init__",
+    "locks losses outputs picture_metadata pipeline precompute presets text_encoder training verification __init__",
     "cli": "commands devices errors streams __init__",
-    "__init__": "config errors pipeline",
+    "__init__": "config errors outputs pipeline",
     "__main__": "cli",
 }
 
@@ -72,7 +73,7 @@ CONFINED: dict[str, str] = {
     "pyarrow": "data/readers/parquet.py data/readers/hugging_face.py",
     "datasets": "data/readers/hugging_face.py",
     "resvg_py": "data",
-    "PIL": "images data pipeline picture_metadata contact_sheet evaluation commands/generate.py",
+    "PIL": "images data outputs pipeline picture_metadata contact_sheet evaluation",
     "accelerate": "training/distributed.py",
     "tensorboard": "training/trackers.py",
     "wandb": "training/trackers.py",

@@ -17,7 +17,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -38,6 +38,7 @@ from hart.generation.next_scale import NextScaleGenerator, ScaleStep
 from hart.inference.parts import Parts, copied, prepared
 from hart.inputs import Prompt, checked_prompts, checked_seed, checked_settings, finite_number, whole_number
 from hart.model import Hart
+from hart.outputs import HartOutput, Reconstruction, ScalePreview
 from hart.random_weights import random_model
 from hart.text_encoder import TextEncoder, encoder_module, load_text_encoder
 from hart.text_encoder.random_features import RandomTextFeatures
@@ -49,59 +50,6 @@ GPU_BATCH = 4
 MAX_BATCH, MAX_SIZE = 2**12, 2**20
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class HartOutput:
-    """Pictures in prompt-major order: all of the first prompt, then all of the second.
-
-    images, prompts, seeds: one entry a picture. sampling: the settings they were drawn with.
-    batch_size: how many were drawn together; pictures i // batch_size belong to one batch.
-    """
-
-    images: list[Image.Image]
-    prompts: list[Prompt]
-    seeds: list[int]
-    sampling: SamplingConfig
-    batch_size: int
-
-
-@dataclass(frozen=True)
-class ScalePreview:
-    """A batch after one of its scales, for `on_scale`.
-
-    k: 0-based scale; scales: how many there are.
-    batch: 0-based batch; batches: how many there are.
-    pictures: which pictures of the call are in the batch.
-    latent: (B, D, n_K, n_K), the running sum so far.
-    """
-
-    k: int
-    scales: int
-    batch: int
-    batches: int
-    pictures: range
-    latent: Tensor
-    _decode: Callable[[Tensor], Image.Image]
-
-    def images(self) -> list[Image.Image]:
-        """The pictures as they stand, at full size. Decoded at this call: who does not look does not pay."""
-        return [self._decode(latent) for latent in self.latent]
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    """An image as the tokenizer sees it, and how well it keeps it.
-
-    original: cut and resized to the model's size. discrete: from the codes alone. hybrid: from codes and exact
-    residual tokens. The PSNRs are in dB against `original`; infinite where nothing is lost.
-    """
-
-    original: Image.Image
-    discrete: Image.Image
-    hybrid: Image.Image
-    discrete_psnr: float
-    hybrid_psnr: float
 
 
 class HartPipeline:

@@ -20,8 +20,9 @@ from hart.files import read_text, user_path
 
 if TYPE_CHECKING:
     from hart.config import SamplingConfig
+    from hart.outputs import HartOutput
     from hart.picture_metadata import PictureRecord, PictureSettings
-    from hart.pipeline import HartOutput, HartPipeline
+    from hart.pipeline import HartPipeline
 
 DEFAULT_MODEL = "emoji"
 DEFAULT_OUT = Path("outputs")
