@@ -102,8 +102,8 @@ def read_prompts(file: Path) -> list[ObjectPrompt]:
             continue
         try:
             prompts.append(_prompt(parse_json(line.encode(), "the line")))
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            reason = f"no {error}" if isinstance(error, KeyError) else error
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+            reason = (f"no {error}" if isinstance(error, KeyError) else str(error))[:200]
             raise HartError(
                 f"{file}, line {number}: is no prompt of GenEval ({reason}): see {PROMPTS.address}"
             ) from None
