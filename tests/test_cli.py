@@ -199,7 +199,7 @@ def test_like_refuses_pictures_that_say_nothing(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(plain)
     text.write_text("no picture")
     assert "lacks prompt" in refused(run("generate", "--like", plain, "--out", tmp_path))
-    assert "no image that can be decoded" in refused(run("generate", "--like", text, "--out", tmp_path))
+    assert "not an image" in refused(run("generate", "--like", text, "--out", tmp_path))
     assert "no such file" in refused(run("generate", "--like", tmp_path / "none.png", "--out", tmp_path))
 
 
@@ -248,9 +248,7 @@ def test_reconstruct_writes_three_pictures_side_by_side_and_prints_psnr(text_mod
 def test_reconstruct_refuses_what_is_no_image(text_model: Path, tmp_path: Path) -> None:
     path = tmp_path / "notes.png"
     path.write_text("no picture")
-    assert "no image that can be decoded" in refused(
-        run("reconstruct", path, "--model", text_model, "--out", tmp_path / "out")
-    )
+    assert "not an image" in refused(run("reconstruct", path, "--model", text_model, "--out", tmp_path / "out"))
 
 
 def test_info_counts_what_the_model_holds(text_model: Path) -> None:

@@ -25,9 +25,10 @@ ALLOWED: dict[str, str] = {
     "strict": "errors files",
     "config": "scales strict",
     "inputs": "config errors strict",
+    "outputs": "config inputs",
     "presets": "config errors scales",
     "devices": "errors",
-    "images": "errors files",
+    "images": "errors files strict",
     "data": "errors files images types",
     "text_encoder": "checkpoint config devices errors files strict types",
     "tokenizer": "config layers scales types",
@@ -42,19 +43,19 @@ ALLOWED: dict[str, str] = {
     "cost": "checkpoint config devices generation layers",
     "verification": "checkpoint config devices diffusion generation strict types",
     "picture_metadata": "config errors files images strict",
-    "inference": "config lora model text_encoder tokenizer",
-    "conversion": "checkpoint config errors lora model text_encoder tokenizer",
+    "inference": "config lora model strict text_encoder tokenizer",
+    "conversion": "checkpoint config errors files lora model text_encoder tokenizer",
     "pipeline": "checkpoint config conversion data devices errors files generation inference inputs model "
-    "random_weights text_encoder tokenizer types",
+    "outputs random_weights text_encoder tokenizer types",
     "contact_sheet": "errors pipeline types",
     "evaluation": "checkpoint config contact_sheet cost data devices errors files images inputs losses "
     "picture_metadata pipeline presets scales tokenizer __init__",
     "precompute": "checkpoint data errors files text_encoder tokenizer",
     # generation: the sample pictures of a run
-    "training": "checkpoint config data devices errors files generation layers lora losses model scales text_encoder "
+    "training": "checkpoint config data devices errors files generation layers lora losses model scales strict text_encoder "
     "tokenizer transformer types",
     "commands": "checkpoint config contact_sheet conversion cost data devices errors evaluation files images inference "
-    "locks losses picture_metadata pipeline precompute presets text_encoder training verification __init__",
+    "locks losses picture_metadata pipeline precompute presets strict text_encoder training verification __init__",
     "cli": "commands devices errors streams __init__",
     "__init__": "config errors pipeline",
     "__main__": "cli",
@@ -72,7 +73,7 @@ CONFINED: dict[str, str] = {
     "pyarrow": "data/readers/parquet.py data/readers/hugging_face.py",
     "datasets": "data/readers/hugging_face.py",
     "resvg_py": "data",
-    "PIL": "images data pipeline picture_metadata contact_sheet evaluation commands/generate.py",
+    "PIL": "images data outputs pipeline picture_metadata contact_sheet evaluation commands/generate.py",
     "accelerate": "training/distributed.py",
     "tensorboard": "training/trackers.py",
     "wandb": "training/trackers.py",
