@@ -52,8 +52,8 @@ ALLOWED: dict[str, str] = {
     "picture_metadata pipeline presets scales tokenizer __init__",
     "precompute": "checkpoint data errors files text_encoder tokenizer",
     # generation: the sample pictures of a run
-    "training": "checkpoint config data devices errors files generation layers lora losses model scales strict text_encoder "
-    "tokenizer transformer types",
+    "training": "checkpoint config data devices errors files generation layers lora losses model scales strict "
+    "text_encoder tokenizer transformer types",
     "commands": "checkpoint config contact_sheet conversion cost data devices errors evaluation files images inference "
     "locks losses picture_metadata pipeline precompute presets strict text_encoder training verification __init__",
     "cli": "commands devices errors streams __init__",
