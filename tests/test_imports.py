@@ -38,7 +38,7 @@ ALLOWED: dict[str, str] = {
     "generation": "config diffusion errors layers model scales tokenizer transformer types",
     "losses": "checkpoint config diffusion errors generation model scales tokenizer transformer types",
     "checkpoint": "config devices errors files model presets strict tokenizer",
-    "lora": "checkpoint config devices errors files model strict transformer",
+    "lora": "checkpoint config devices errors files inputs model strict transformer",
     "random_weights": "checkpoint config devices errors model tokenizer",
     "cost": "checkpoint config devices generation layers",
     "verification": "checkpoint config devices diffusion generation strict types",

@@ -292,8 +292,6 @@ class TextEncoderConfig(Config):
                 0 <= self.seed <= MAX_SEED, f"TextEncoderConfig.seed must be 0 to {MAX_SEED}, not {shown(self.seed)}"
             )
             return
-        for name in sizes:
-            require(getattr(self, name) >= 1, f"TextEncoderConfig.{name}: a compact encoder needs at least 1")
         require_sizes(self, **sizes)
         require(self.width % self.heads == 0, "TextEncoderConfig.width must be a multiple of heads")
 

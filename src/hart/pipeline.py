@@ -42,7 +42,6 @@ from hart.inputs import (
     checked_prompts,
     checked_seed,
     checked_settings,
-    finite_number,
     whole_number,
 )
 from hart.model import Hart
@@ -179,7 +178,7 @@ class HartPipeline:
         """
         with self._lock, torch.inference_mode(False):
             model = str(self.folder or "this model")
-            self._parts = self._parts.adapted(user_path(folder), finite_number("LoRA scale", scale), model)
+            self._parts = self._parts.adapted(user_path(folder), scale, model)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | str | None = None) -> None:
         """Write the whole model to a folder that `from_pretrained` opens: text encoder included, adapters merged.
