@@ -178,9 +178,7 @@ def measure(name: str, side: int, results: Path = RESULTS) -> None:
     if subprocess.run(command, cwd=ROOT, check=False).returncode:
         sys.exit(f"{name}: hart evaluate failed, see above; the page stays as it was")
     results.mkdir(parents=True, exist_ok=True)
-    # a result of other settings that was there stays: the new one has a number then
-    newest = max(out.glob(f"{Path(FIGURES_FILE).stem}*.json"), key=lambda file: file.stat().st_mtime)
-    shutil.copyfile(newest, results / f"{name}.json")
+    shutil.copyfile(out / FIGURES_FILE, results / f"{name}.json")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -55,9 +55,10 @@ ALLOWED: dict[str, str] = {
     "training": "checkpoint config data devices errors files generation layers lora losses model scales strict "
     "text_encoder tokenizer transformer types",
     "commands": "checkpoint config contact_sheet conversion cost data devices errors evaluation files images inference "
-    "locks losses picture_metadata pipeline precompute presets strict text_encoder training verification __init__",
+    "locks losses outputs picture_metadata pipeline precompute presets strict text_encoder training verification "
+    "__init__",
     "cli": "commands devices errors streams __init__",
-    "__init__": "config errors pipeline",
+    "__init__": "config errors outputs pipeline",
     "__main__": "cli",
 }
 
@@ -73,7 +74,7 @@ CONFINED: dict[str, str] = {
     "pyarrow": "data/readers/parquet.py data/readers/hugging_face.py",
     "datasets": "data/readers/hugging_face.py",
     "resvg_py": "data",
-    "PIL": "images data outputs pipeline picture_metadata contact_sheet evaluation commands/generate.py",
+    "PIL": "images data outputs pipeline picture_metadata contact_sheet evaluation",
     "accelerate": "training/distributed.py",
     "tensorboard": "training/trackers.py",
     "wandb": "training/trackers.py",

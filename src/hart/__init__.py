@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hart.config import HartConfig, SamplingConfig
     from hart.errors import HartError
-    from hart.pipeline import HartOutput, HartPipeline
+    from hart.outputs import HartOutput
+    from hart.pipeline import HartPipeline
 
 __version__ = "0.1.0"
 __all__ = ["HartConfig", "HartError", "HartOutput", "HartPipeline", "SamplingConfig", "__version__"]
@@ -21,7 +22,7 @@ __all__ = ["HartConfig", "HartError", "HartOutput", "HartPipeline", "SamplingCon
 _HOMES = {
     "HartConfig": "hart.config",
     "HartError": "hart.errors",
-    "HartOutput": "hart.pipeline",
+    "HartOutput": "hart.outputs",
     "HartPipeline": "hart.pipeline",
     "SamplingConfig": "hart.config",
 }

@@ -36,14 +36,7 @@ from hart.files import user_path
 from hart.generation.draws import GeneratorDraws
 from hart.generation.next_scale import NextScaleGenerator, ScaleStep
 from hart.inference.parts import Parts, copied, prepared
-from hart.inputs import (
-    Prompt,
-    check_size,
-    checked_prompts,
-    checked_seed,
-    checked_settings,
-    whole_number,
-)
+from hart.inputs import Prompt, check_size, checked_prompts, checked_seed, checked_settings, whole_number
 from hart.model import Hart
 from hart.outputs import HartOutput, Reconstruction, ScalePreview
 from hart.random_weights import random_model

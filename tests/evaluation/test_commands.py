@@ -68,6 +68,9 @@ def test_tokenizer_goes_on_after_a_stop(model: Path, tmp_path: Path) -> None:
     assert sorted((out / "measured").iterdir()) == [first, second]
     assert first.stat().st_mtime_ns == before < second.stat().st_mtime_ns
     assert figures(run(*arguments, "1,3,8"), out)["figures"]["discrete"] != values["figures"]["discrete"]
+    # what was there is kept
+    assert json.loads((out / "figures-1.json").read_text())["figures"] == values["figures"]
+    assert (out / "reconstructions-1.png").read_bytes() == sheet
     assert len(list((out / "measured").iterdir())) == 4
     second.write_bytes(b"cut off")
     damaged = run(*arguments, "1,2,4,8")

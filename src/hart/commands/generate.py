@@ -21,8 +21,9 @@ from hart.strict import clipped
 
 if TYPE_CHECKING:
     from hart.config import SamplingConfig
+    from hart.outputs import HartOutput
     from hart.picture_metadata import PictureRecord, PictureSettings
-    from hart.pipeline import HartOutput, HartPipeline
+    from hart.pipeline import HartPipeline
 
 DEFAULT_MODEL = "emoji"
 DEFAULT_OUT = Path("outputs")

@@ -12,7 +12,6 @@ import math
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -74,7 +73,7 @@ def extractor_facts(extractor: FeatureExtractor) -> dict[str, str]:
 def write_result(folder: Path, result: Result, command: str) -> list[Path]:
     """Write figures, table and grids into `folder` and return their paths. command: as it was given.
 
-    They take the place of an earlier result of the same settings; one of others stays, and the new names have a number.
+    They take the place of an earlier result of the same settings. One of others is kept: its names get a number.
     """
     values: dict[str, Any] = {
         "suite": result.suite,
@@ -92,34 +91,37 @@ def write_result(folder: Path, result: Result, command: str) -> list[Path]:
         "environment": environment(),
     }
     text = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False)
-    suffix = _free_suffix(folder, json.loads(text))
-    figures, table = (_with_suffix(folder / name, suffix) for name in (FIGURES_FILE, TABLE_FILE))
-    atomic_write(figures, lambda file: file.write(f"{text}\n".encode()))
     page = _page(result, command)
-    atomic_write(table, lambda file: file.write(page.encode()))
-    paths = [figures, table]
-    for name, sheet in result.sheets.items():
-        paths.append(_with_suffix(folder / name, suffix))
-        save_png(paths[-1], sheet)
+    paths = [folder / FIGURES_FILE, folder / TABLE_FILE, *(folder / name for name in result.sheets)]
+    if _holds_another(paths[0], json.loads(text)):
+        _keep(paths)
+    atomic_write(paths[0], lambda file: file.write(f"{text}\n".encode()))
+    atomic_write(paths[1], lambda file: file.write(page.encode()))
+    for path, sheet in zip(paths[2:], result.sheets.values(), strict=True):
+        save_png(path, sheet)
     return paths
 
 
-def _free_suffix(folder: Path, values: Mapping[str, Any]) -> str:
-    """What the names of a result end in: nothing, or the first number that no result of other settings has."""
+def _holds_another(file: Path, values: Mapping[str, Any]) -> bool:
+    """Whether a figures file is of another measurement than `values`; one that cannot be read is."""
+    if not file.exists():
+        return False
+    try:
+        there = read_json(file)
+    except FileError:
+        return True
+    return any(there.get(name) != values[name] for name in ("suite", "settings", "extractor"))
+
+
+def _keep(paths: Sequence[Path]) -> None:
+    """Rename those of `paths` that are there by the first number that none of them has yet."""
     for number in itertools.count(1):
-        suffix = "" if number == 1 else f"-{number}"
-        file = _with_suffix(folder / FIGURES_FILE, suffix)
-        if not file.exists():
-            return suffix
-        with suppress(FileError):
-            there = read_json(file)
-            if all(there.get(name) == values[name] for name in ("suite", "settings", "extractor")):
-                return suffix
-    raise AssertionError("numbers do not end")
-
-
-def _with_suffix(path: Path, suffix: str) -> Path:
-    return path.with_stem(path.stem + suffix)
+        kept = [path.with_stem(f"{path.stem}-{number}") for path in paths]
+        if not any(path.exists() for path in kept):
+            break
+    for path, new in zip(paths, kept, strict=True):
+        if path.exists():
+            path.rename(new)
 
 
 def pictures_text(count: int) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hart.data.digests import ABSENT, SetDigest, mark_bytes
 from hart.data.notes import WEIGHT_FIELD, Columns, as_weights, number_classes, read_label, read_record, read_weight
-from hart.data.readers.parquet import read_row
+from hart.data.readers.parquet import read_row, require_sound
 from hart.data.samples import Damage, DamagedSample, Sample, one_line, read_image_field
 from hart.data.splits import split_names
 from hart.errors import HartError
@@ -38,7 +38,7 @@ class HuggingFaceSource:
         self._columns = columns.resolve(table.column_names, where)
         feature = table.features.get(self._columns.label)
         named = isinstance(feature, datasets.ClassLabel)
-        _require_sound(table, where)
+        require_sound(table.data.table, where)
         # columns as Arrow has them: images are not decoded, and what is damaged is met row by row
         self._table = table.with_format("arrow")
         self._name = name
@@ -110,18 +110,6 @@ class HuggingFaceSource:
                     yield read_row(batch, number)
                 except DamagedSample as error:
                     yield error
-
-
-def _require_sound(table: Any, where: str) -> None:
-    """Raises `HartError` for a table that points outside its own memory: reading it would end the program."""
-    import pyarrow as pa
-
-    try:
-        table.data.table.validate(full=True)
-    except pa.ArrowInvalid as error:
-        # text that is no text is met row by row
-        if "UTF8" not in str(error):
-            raise HartError(f"{where}: damaged ({one_line(error)}): copy or build it again") from None
 
 
 def is_saved_dataset(path: Path) -> bool:

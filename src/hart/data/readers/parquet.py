@@ -120,6 +120,18 @@ def read_row(batch: Any, number: int) -> dict[str, Any]:
         raise DamagedSample(f"the row cannot be read ({one_line(error)})") from None
 
 
+def require_sound(table: Any, where: str) -> None:
+    """Raises `HartError` for an Arrow table that points outside its own memory: reading it would end the program."""
+    import pyarrow as pa
+
+    try:
+        table.validate(full=True)
+    except pa.ArrowInvalid as error:
+        # text that is no text is met row by row
+        if "UTF8" not in str(error):
+            raise HartError(f"{where}: damaged ({one_line(error)}): copy or build it again") from None
+
+
 class _BrokenFileError(Exception):
     """What the library raises for a damaged file."""
 
