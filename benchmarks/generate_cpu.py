@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gpu_parts.machine import processor_name
 from timing import SEED, PictureTimer, host_clock, model_products, product_rate
 
 from hart.checkpoint.loading import load_config, load_model, resolve_model
@@ -43,15 +44,9 @@ def rates(timer: PictureTimer, squares: Sequence[int]) -> dict[str, float]:
 
 def machine() -> dict[str, Any]:
     """What a result must state about the hardware and the software."""
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
     features = torch.cpu.get_capabilities()
     return {
-        "processor": names[0] if names else platform.processor() or platform.machine(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "AMX": bool(features.get("amx_tile", False)),
         "AVX-512": bool(features.get("avx512_f", False)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from typer.testing import CliRunner, Result
@@ -21,3 +22,10 @@ def refused(result: Result) -> str:
     assert line.startswith("error: ")
     assert "Traceback" not in line
     return line
+
+
+def drawn(result: Result) -> list[Path]:
+    """The files that a successful command printed."""
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""  # no terminal: no bars, no notes
+    return [Path(line) for line in result.stdout.splitlines()]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from models import save_tiny_class_model, save_tiny_text_model
 
 settings.register_profile(
     "hart",
@@ -22,3 +26,13 @@ torch.set_num_threads(1)
 def _seeded() -> None:
     """Modules take their first weights from the global generator."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_text_model(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def class_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_class_model(tmp_path_factory.mktemp("class"))

@@ -24,10 +24,11 @@ from pathlib import Path
 
 import torch
 
+from command_line import run
 from hart.files import PARTIAL
 from models import save_tiny_text_model
 from mutations import damage_file
-from victims import SEARCHED, VICTIMS, run
+from victims import SEARCHED, VICTIMS
 
 LONGEST = 60
 """Seconds after which a command is taken to hang. Sound ones need below one."""
@@ -101,7 +102,7 @@ def _faults(arguments: list[str], copy: Path, longest: int | None) -> tuple[str,
     """What is wrong with the way a command takes its input; and the line with which it refuses it."""
     try:
         with _limited(longest):
-            result = run(arguments)
+            result = run(*arguments)
     except Hang:
         return "hang", ""
     error = result.exception

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
+from command_line import drawn, refused, run
 from hart import HartError, HartPipeline
 from hart.checkpoint.loading import load_model, save_model
 from hart.checkpoint.storage import CONFIG_FILE, HART_FILE, read_safetensors
-from hart.cli import app
 from hart.config import HartConfig, TextConditioning, TextEncoderConfig
 from hart.conversion import convert_model
 from hart.lora import add_lora, save_lora
@@ -54,15 +53,9 @@ def image(pipe: HartPipeline) -> Image.Image:
     return pipe("a cat" if pipe.num_classes is None else 1, seed=3).images[0]
 
 
-def run(*arguments: object) -> str:
-    """The output of a command that succeeds, or the error line of one that does not."""
-    result = CliRunner().invoke(app, list(map(str, arguments)))
-    return result.stdout if result.exit_code == 0 else result.stderr
-
-
 def test_a_merged_model_draws_as_the_adapters_do(model: Path, adapter: Path, tmp_path: Path) -> None:
     options = ("--lora", adapter, "--lora", adapter, "--lora-scale", 0.4)
-    assert run("convert", model, tmp_path / "own", *options).split() == [str(tmp_path / "own")]
+    assert drawn(run("convert", model, tmp_path / "own", *options)) == [tmp_path / "own"]
     pipe = opened(model)
     plain = image(pipe).tobytes()
     for _ in range(2):
@@ -140,23 +133,24 @@ def test_nothing_is_written_over(model: Path, adapter: Path, tmp_path: Path) -> 
     link = tmp_path / "link"
     link.symlink_to(model)
     for folder in (model, link):
-        assert "own folder" in run("convert", model, folder, "--lora", adapter)
+        assert "own folder" in refused(run("convert", model, folder, "--lora", adapter))
         with pytest.raises(HartError, match="own folder"):
             opened(model).save_pretrained(folder)
     other = save_tiny_class_model(tmp_path / "other")
-    assert "already holds a model" in run("convert", model, other)
+    assert "already holds a model" in refused(run("convert", model, other))
     for name in ("hart.safetensors", "word_pieces.json", "text_encoder"):
         folder = tmp_path / name.split(".")[0]
         folder.mkdir()
         (folder / name).write_text("mine")
-        assert f"already holds {name}" in run("convert", model, folder)
+        assert f"already holds {name}" in refused(run("convert", model, folder))
         assert [file.name for file in folder.iterdir()] == [name]
     assert {file.name: file.read_bytes() for file in model.iterdir()} == before
 
 
 def test_wrong_adapters_leave_no_model(model: Path, tmp_path: Path) -> None:
-    assert "no LoRA adapter here" in run("convert", model, tmp_path / "own", "--lora", tmp_path)
-    assert "give --lora too" in run("convert", model, tmp_path / "own", "--lora-scale", 2)
+    for nothing in (tmp_path, "~a-user-that-nobody-has/adapter"):
+        assert "no LoRA adapter here" in refused(run("convert", model, tmp_path / "own", "--lora", nothing))
+    assert "give --lora too" in refused(run("convert", model, tmp_path / "own", "--lora-scale", 2))
     with pytest.raises(HartError, match="finite"):
         convert_model(str(model), tmp_path / "own", loras=[tmp_path], lora_scale=math.nan)
     assert not list((tmp_path / "own").iterdir())

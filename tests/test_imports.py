@@ -28,7 +28,7 @@ ALLOWED: dict[str, str] = {
     "outputs": "config inputs",
     "presets": "config errors scales",
     "devices": "errors",
-    "images": "errors files",
+    "images": "errors files strict",
     "data": "errors files images types",
     "text_encoder": "checkpoint config devices errors files strict types",
     "tokenizer": "config layers scales types",
@@ -38,13 +38,13 @@ ALLOWED: dict[str, str] = {
     "generation": "config diffusion errors layers model scales tokenizer transformer types",
     "losses": "checkpoint config diffusion errors generation model scales tokenizer transformer types",
     "checkpoint": "config devices errors files model presets strict tokenizer",
-    "lora": "checkpoint config devices errors files model strict transformer",
+    "lora": "checkpoint config devices errors files inputs model strict transformer",
     "random_weights": "checkpoint config devices errors model tokenizer",
     "cost": "checkpoint config devices generation layers",
     "verification": "checkpoint config devices diffusion generation strict types",
     "picture_metadata": "config errors files images strict",
-    "inference": "config lora model text_encoder tokenizer",
-    "conversion": "checkpoint config errors lora model text_encoder tokenizer",
+    "inference": "config lora model strict text_encoder tokenizer",
+    "conversion": "checkpoint config errors files lora model text_encoder tokenizer",
     "pipeline": "checkpoint config conversion data devices errors files generation inference inputs model "
     "outputs random_weights text_encoder tokenizer types",
     "contact_sheet": "errors pipeline types",
@@ -52,10 +52,11 @@ ALLOWED: dict[str, str] = {
     "picture_metadata pipeline presets scales tokenizer __init__",
     "precompute": "checkpoint data errors files text_encoder tokenizer",
     # generation: the sample pictures of a run
-    "training": "checkpoint config data devices errors files generation layers lora losses model scales text_encoder "
-    "tokenizer transformer types",
+    "training": "checkpoint config data devices errors files generation layers lora losses model scales strict "
+    "text_encoder tokenizer transformer types",
     "commands": "checkpoint config contact_sheet conversion cost data devices errors evaluation files images inference "
-    "locks losses outputs picture_metadata pipeline precompute presets text_encoder training verification __init__",
+    "locks losses outputs picture_metadata pipeline precompute presets strict text_encoder training verification "
+    "__init__",
     "cli": "commands devices errors streams __init__",
     "__init__": "config errors outputs pipeline",
     "__main__": "cli",

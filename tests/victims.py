@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from typer.testing import CliRunner, Result
 
+from command_line import run
 from hart.checkpoint.loading import load_model
-from hart.cli import app
 from hart.lora import add_lora, save_lora
 from models import save_tiny_text_model
 from picture_files import numbered, write_captioned_folder, write_numbered_shards
@@ -38,12 +37,8 @@ class Victim:
     commands: tuple[str, ...]
 
 
-def run(arguments: list[str]) -> Result:
-    return CliRunner().invoke(app, arguments)
-
-
 def succeed(line: str, **places: Path) -> None:
-    result = run([word.format(**places) for word in line.split()])
+    result = run(*(word.format(**places) for word in line.split()))
     assert result.exit_code == 0, result.output
 
 

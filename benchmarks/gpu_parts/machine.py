@@ -30,7 +30,7 @@ def machine(device: torch.device, commit: str = "") -> dict[str, Any]:
     facts: dict[str, Any] = {
         "commit": commit or _output(["git", "-C", str(ROOT), "rev-parse", "HEAD"]) or "unknown",
         "source": source_fingerprint(),
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
@@ -66,7 +66,7 @@ def source_fingerprint() -> str:
     return digest.hexdigest()[:16]
 
 
-def _processor() -> str:
+def processor_name() -> str:
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text(encoding="utf-8").splitlines():

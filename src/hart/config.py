@@ -31,7 +31,7 @@ __all__ = [
 
 FORMAT_VERSION = 1
 MAX_SEED = 2**63 - 1
-"""Seeds of pictures go from 0 to this."""
+"""Seeds from 0 to here serve every generator: NumPy's takes no negative ones, torch's none of more bits."""
 
 # Far above every published model: what asks for more is a damaged file, found before memory is taken for it.
 MAX_WIDTH, MAX_DEPTH, MAX_HEADS = 2**16, 512, 2**12
@@ -292,8 +292,6 @@ class TextEncoderConfig(Config):
                 0 <= self.seed <= MAX_SEED, f"TextEncoderConfig.seed must be 0 to {MAX_SEED}, not {shown(self.seed)}"
             )
             return
-        for name in sizes:
-            require(getattr(self, name) >= 1, f"TextEncoderConfig.{name}: a compact encoder needs at least 1")
         require_sizes(self, **sizes)
         require(self.width % self.heads == 0, "TextEncoderConfig.width must be a multiple of heads")
 

@@ -12,6 +12,7 @@ from hart.checkpoint.loading import load_model, resolve_model, save_model
 from hart.checkpoint.storage import CONFIG_FILE, HART_FILE, TEXT_ENCODER_FILE, TOKENIZER_FILE
 from hart.config import HartConfig
 from hart.errors import HartError
+from hart.files import user_path
 from hart.lora import has_lora, merge_lora
 from hart.model import Hart
 from hart.text_encoder import STORED_FOLDER, TextEncoder, store_text_encoder
@@ -40,7 +41,7 @@ def convert_model(
     # adapters are added in float32, whatever is stored
     model = load_model(folder, torch.float32 if loras else dtype)
     for lora in loras:
-        merge_lora(model.hart, Path(lora).expanduser(), lora_scale, model=source)
+        merge_lora(model.hart, user_path(lora), lora_scale, model=source)
     store_model(destination, model.config, model.tokenizer, model.hart, None, folder, dtype)
 
 

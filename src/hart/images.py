@@ -17,6 +17,7 @@ from PIL import Image
 
 from hart.errors import HartError
 from hart.files import FileError, read_bytes
+from hart.strict import reason
 
 MAX_PIXELS = 2**26
 MAX_SIDE = 2**16 - 1
@@ -67,8 +68,7 @@ def decode_image(content: bytes) -> Image.Image:
     except ImageError:
         raise
     except Exception as error:  # decoders of damaged files raise whatever they run into
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ImageError(f"cannot be read as an image: {reason}") from None
+        raise ImageError(f"cannot be read as an image: {reason(error)}") from None
     return image
 
 

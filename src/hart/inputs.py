@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any
 
-from hart.config import MAX_SEED, SamplingConfig
+from hart.config import MAX_SEED, HartConfig, SamplingConfig
 from hart.errors import HartError
 from hart.strict import shown
 
-MAX_PROMPTS, MAX_PROMPT_LENGTH = 10**7, 10**5
+MAX_PROMPTS, MAX_PROMPT_LENGTH, MAX_SIZE = 10**7, 10**5, 2**20
 
 Prompt = str | int
 """Words for a text model, a class number for a class model."""
@@ -46,14 +46,37 @@ def checked_prompts(prompts: object, num_classes: int | None) -> list[Prompt]:
     return [_checked_prompt(prompt, place, num_classes) for place, prompt in enumerate(_listed(prompts), start=1)]
 
 
-def checked_settings(base: SamplingConfig, given: Mapping[str, Any]) -> SamplingConfig:
-    """`base`, changed by what is `given` and not None; top_k 0 keeps all codes. Raises `ConfigError`."""
+def check_size(size: object, config: HartConfig) -> None:
+    """Raise `HartError` unless `size` is the side of the pictures that a model draws, in pixels, or None."""
+    side = config.tokenizer.image_size
+    if size is not None and whole_number("size", size, 1, MAX_SIZE) != side:
+        scales = ", ".join(map(str, config.tokenizer.scales))
+        raise HartError(f"size {size}: this model has no scale schedule for it; it draws {side} px (scales {scales})")
+
+
+def checked_settings(config: HartConfig, base: SamplingConfig | None, given: Mapping[str, Any]) -> SamplingConfig:
+    """`base`, by default the model's own settings, changed by what is `given` and not None; top_k 0 keeps all codes.
+
+    Raises `HartError` for settings out of range, or that the model cannot draw with.
+    """
+    base = config.sampling if base is None else base
     if not isinstance(base, SamplingConfig):
         raise HartError(f"sampling must be a SamplingConfig, not {shown(base)}")
     changes = {name: _plain(value) for name, value in given.items() if value is not None}
     if _index(changes.get("top_k")) == 0:
         changes["top_k"] = None
-    return SamplingConfig.from_dict(base.to_dict() | changes)
+    settings = SamplingConfig.from_dict(base.to_dict() | changes)
+    tokens = config.transformer.schedule.token_counts[-1]
+    if settings.rounds > 1 and not config.hybrid:
+        raise HartError("rounds: this model has no residual diffusion and draws its last scale in 1 round")
+    if settings.rounds > tokens:
+        raise HartError(f"rounds: {settings.rounds} are more than the {tokens} tokens of the last scale")
+    steps, diffusion = settings.diffusion_steps, config.diffusion
+    if steps is not None and diffusion is None:
+        raise HartError("diffusion_steps: this model has no residual diffusion")
+    if steps is not None and diffusion is not None and steps > diffusion.training_steps:
+        raise HartError(f"diffusion_steps: {steps} are more than the {diffusion.training_steps} of training")
+    return settings
 
 
 def _listed(prompts: object) -> list[object]:

@@ -29,6 +29,7 @@ from hart.config import LoraTarget
 from hart.devices import without_memory
 from hart.errors import HartError
 from hart.files import atomic_write, read_json
+from hart.inputs import finite_number
 from hart.model import Hart
 from hart.strict import clipped, shown
 from hart.transformer.transformer import HartTransformer
@@ -113,8 +114,7 @@ def merge_lora(hart: Hart, folder: Path, scale: float = 1.0, *, model: str = "th
     damaged, no LoRA, or of another model; the weights are as before then.
     """
     peft = _peft()
-    if not math.isfinite(scale):
-        raise HartError(f"LoRA scale {scale}: give a finite number, 1 for the adapter as trained")
+    scale = finite_number("LoRA scale", scale)
     _require_plain(hart)
     config = _read_config(peft, folder)
     tensors = {name.removeprefix(FILE_PREFIX): t for name, t in read_safetensors(folder / ADAPTER_FILE).items()}

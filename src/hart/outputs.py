@@ -1,4 +1,7 @@
-"""What a pipeline hands out."""
+"""What a pipeline hands out: pictures with what they were drawn from, previews, reconstructions.
+
+Shapes: B pictures, D latent channels, n_K side of the latent.
+"""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ Every picture has a seed and a generator of its own, so that it does not depend 
 rounding does: matrix products of another shape differ in their last digits, and sampling can amplify them. On a
 CPU pictures therefore go one at a time, and picture i of a call is bit for bit the one made alone with its seed.
 
-Shapes: B pictures, D latent channels, n_K side of the latent.
+Shapes: D latent channels, n_K side of the latent.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import math
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -36,7 +36,7 @@ from hart.files import user_path
 from hart.generation.draws import GeneratorDraws
 from hart.generation.next_scale import NextScaleGenerator, ScaleStep
 from hart.inference.parts import Parts, copied, prepared
-from hart.inputs import Prompt, checked_prompts, checked_seed, checked_settings, finite_number, whole_number
+from hart.inputs import Prompt, check_size, checked_prompts, checked_seed, checked_settings, whole_number
 from hart.model import Hart
 from hart.outputs import HartOutput, Reconstruction, ScalePreview
 from hart.random_weights import random_model
@@ -45,9 +45,11 @@ from hart.text_encoder.random_features import RandomTextFeatures
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.types import ClassContext, Context, TextContext
 
+__all__ = ["GPU_BATCH", "HartOutput", "HartPipeline", "Reconstruction", "ScalePreview"]
+
 GPU_BATCH = 4
 """Pictures drawn together on a GPU unless the caller says otherwise."""
-MAX_BATCH, MAX_SIZE = 2**12, 2**20
+MAX_BATCH = 2**12
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +171,7 @@ class HartPipeline:
         """
         with self._lock, torch.inference_mode(False):
             model = str(self.folder or "this model")
-            self._parts = self._parts.adapted(user_path(folder), finite_number("LoRA scale", scale), model)
+            self._parts = self._parts.adapted(user_path(folder), scale, model)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | str | None = None) -> None:
         """Write the whole model to a folder that `from_pretrained` opens: text encoder included, adapters merged.
@@ -180,13 +182,7 @@ class HartPipeline:
         stored = None if dtype is None else resolve_dtype(dtype, self.device)
         parts = self._parts
         store_model(
-            user_path(folder),
-            self.config,
-            parts.tokenizer,
-            parts.hart,
-            parts.text_encoder,
-            self.folder,
-            stored,
+            user_path(folder), self.config, parts.tokenizer, parts.hart, parts.text_encoder, self.folder, stored
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -256,12 +252,13 @@ class HartPipeline:
         does not know some is drawn all the same, with a `PromptWarning`.
         """
         checked = checked_prompts(prompts, self.num_classes)
-        self._check_size(size)
+        check_size(size, self.config)
         images_per_prompt = whole_number("images_per_prompt", images_per_prompt, 1, MAX_SEED)
         if batch_size is not None:
             batch_size = whole_number("batch_size", batch_size, 1, MAX_BATCH)
-        settings = self._settings(
-            self.config.sampling if sampling is None else sampling,
+        settings = checked_settings(
+            self.config,
+            sampling,
             {
                 "guidance_scale": guidance_scale,
                 "top_k": top_k,
@@ -328,7 +325,8 @@ class HartPipeline:
         """The prompt encoder, loaded at the first use. Raises `HartError` where the model has none."""
         # as ordinary tensors also when the first prompt asks for them
         with self._lock, torch.inference_mode(False):
-            if self._parts.text_encoder is None:
+            encoder = self._parts.text_encoder
+            if encoder is None:
                 config = self.config.text_encoder
                 if config is None:
                     raise HartError("this model names no text encoder: pass one as text_encoder")
@@ -337,31 +335,7 @@ class HartPipeline:
                 encoder = load_text_encoder(config, self.folder, encoder_dtype).to(self.device, encoder_dtype)
                 _check_text_encoder(encoder, self.config)
                 self._parts = replace(self._parts, text_encoder=encoder)
-            encoder_now = self._parts.text_encoder
-            assert encoder_now is not None
-            return encoder_now
-
-    def _check_size(self, size: int | None) -> None:
-        if size is not None and whole_number("size", size, 1, MAX_SIZE) != self.image_size:
-            scales = ", ".join(map(str, self.config.tokenizer.scales))
-            raise HartError(
-                f"size {size}: this model has no scale schedule for it; it draws {self.image_size} px (scales {scales})"
-            )
-
-    def _settings(self, base: SamplingConfig, given: Mapping[str, Any]) -> SamplingConfig:
-        """`base`, changed by what is `given` and not None; checked against the model."""
-        settings = checked_settings(base, given)
-        tokens = self.config.transformer.schedule.token_counts[-1]
-        if settings.rounds > 1 and not self.config.hybrid:
-            raise HartError("rounds: this model has no residual diffusion and draws its last scale in 1 round")
-        if settings.rounds > tokens:
-            raise HartError(f"rounds: {settings.rounds} are more than the {tokens} tokens of the last scale")
-        steps, diffusion = settings.diffusion_steps, self.config.diffusion
-        if steps is not None and diffusion is None:
-            raise HartError("diffusion_steps: this model has no residual diffusion")
-        if steps is not None and diffusion is not None and steps > diffusion.training_steps:
-            raise HartError(f"diffusion_steps: {steps} are more than the {diffusion.training_steps} of training")
-        return settings
+            return encoder
 
     def _context(self, prompt: Prompt) -> Context:
         """The context of one picture. Prompts are encoded alone, so that their neighbours change nothing."""

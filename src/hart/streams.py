@@ -19,8 +19,8 @@ def outlive_readers() -> None:
     # what cannot be said on standard error cannot be said at all
     for name, failures in (("stdout", "standard output"), ("stderr", None)):
         stream = getattr(sys, name)
-        # neither where it is closed nor where a test or a notebook has put another object
-        if isinstance(stream, io.TextIOWrapper) and isinstance(stream.buffer, io.BufferedWriter | io.FileIO):
+        # neither where it is closed or a Windows console, nor where a test or a notebook has put another object
+        if isinstance(stream, io.TextIOWrapper) and isinstance(getattr(stream.buffer, "raw", stream.buffer), io.FileIO):
             stream.flush()
             file: Any = _Lasting(stream.fileno(), failures)
             lasting = io.TextIOWrapper(

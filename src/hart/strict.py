@@ -127,6 +127,11 @@ def clipped(text: object, length: int = 200) -> str:
     return line if len(line) <= length else line[:length].rstrip() + "..."
 
 
+def reason(error: BaseException) -> str:
+    """What an error of a library says, for one of ours; its kind where it says nothing."""
+    return clipped(error) or type(error).__name__
+
+
 def require_positive(config: Config, *names: str) -> None:
     """Raise `ConfigError` for the first of the fields `names` that is below 1."""
     for name in names:

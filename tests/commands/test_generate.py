@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,28 +12,94 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from command_line import refused, run
-from hart import HartPipeline
+from command_line import drawn, refused, run
+from hart import HartPipeline, __version__
 from hart.commands.new_files import NumberedFiles
 from hart.picture_metadata import read_record, save_png
-from models import save_tiny_class_model, save_tiny_text_model
 
 LONG = "a red apple on a table"  # of letters alone, 12 tokens end inside it
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_text_model(tmp_path_factory.mktemp("text"))
-
-
 def written(*arguments: Any) -> list[Path]:
-    result = run("generate", *arguments)
-    assert result.exit_code == 0, result.output
-    return [Path(line) for line in result.stdout.splitlines()]
+    return drawn(run("generate", *arguments))
 
 
-def test_nothing_is_written_over_and_names_sort_as_they_were_written(model: Path, tmp_path: Path) -> None:
-    options = ("--model", model, "--out", tmp_path)
+def test_generate_writes_one_png_a_picture_named_after_prompt_and_seed(text_model: Path, tmp_path: Path) -> None:
+    paths = drawn(
+        run("generate", "A red apple!", "a cat", "--model", text_model, "-n", 2, "--seed", 5, "--out", tmp_path)
+    )
+    names = ["000-a-red-apple-5.png", "001-a-red-apple-6.png", "002-a-cat-7.png", "003-a-cat-8.png"]
+    assert paths == [tmp_path / name for name in names]
+    assert sorted(tmp_path.iterdir()) == paths
+    expected = HartPipeline.from_pretrained(str(text_model), device="cpu")(
+        ["A red apple!", "a cat"], images_per_prompt=2, seed=5
+    )
+    for path, image in zip(paths, expected.images, strict=True):
+        with Image.open(path) as written:
+            assert written.tobytes() == image.tobytes()
+
+
+def test_pictures_carry_prompt_seed_model_and_settings(text_model: Path, tmp_path: Path) -> None:
+    (path,) = drawn(run("generate", "café", "--model", text_model, "--seed", 9, "--guidance", 2, "--top-k", 0,
+                        "--top-p", 0.9, "--no-smooth", "--rounds", 2, "--diffusion-steps", 3,
+                        "--discrete-only", "--size", 8, "--device", "cpu", "--dtype", "bf16",
+                        "--out", tmp_path))  # fmt: skip
+    with Image.open(path) as image:
+        chunks = image.text  # type: ignore[attr-defined]
+    assert chunks["prompt"] == "café"
+    assert chunks["seed"] == "9"
+    assert chunks["model"] == str(text_model)
+    assert chunks["Software"] == f"hart {__version__}"
+    assert json.loads(chunks["settings"]) == {
+        "sampling": {
+            "guidance_scale": 2.0,
+            "top_k": None,
+            "top_p": 0.9,
+            "smooth": False,
+            "rounds": 2,
+            "diffusion_steps": 3,
+            "discrete_only": True,
+        },
+        "size": 8,
+        "device": "cpu",
+        "dtype": "bfloat16",
+        "random_weights": False,
+        "loras": [],
+        "lora_scale": 1.0,
+        "batch": None,
+    }
+
+
+def test_prompts_come_from_the_file_too(text_model: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\ufeffa dog\n\n  a house  \n", encoding="utf-8")
+    paths = drawn(
+        run("generate", "a cat", "--prompts-file", prompts, "--model", text_model, "--out", tmp_path / "new/out")
+    )
+    assert [read_record(path).prompt for path in paths] == ["a cat", "a dog", "a house"]
+
+
+def test_a_class_model_takes_numbers(class_model: Path, tmp_path: Path) -> None:
+    paths = drawn(run("generate", "3", "0", "--model", class_model, "--out", tmp_path))
+    assert [path.name for path in paths] == ["000-3-0.png", "001-0-1.png"]
+    assert "by number" in refused(run("generate", "a cat", "--model", class_model, "--out", tmp_path))
+
+
+def test_a_grid_comes_after_the_pictures(text_model: Path, tmp_path: Path) -> None:
+    paths = drawn(run("generate", "a cat", "a dog", "-n", 3, "--grid", "--model", text_model, "--out", tmp_path))
+    assert len(paths) == 7
+    with Image.open(paths[-1]) as sheet:
+        assert sheet.width > sheet.height > 2 * 8  # two rows of three
+
+
+def test_random_weights_need_a_configuration_only(text_model: Path, tmp_path: Path) -> None:
+    paths = drawn(run("generate", "cat", "--random-weights", "--model", text_model / "config.json", "--out", tmp_path))
+    again = drawn(run("generate", "--like", paths[0], "--out", tmp_path / "again"))
+    assert paths[0].read_bytes() == again[0].read_bytes()
+
+
+def test_nothing_is_written_over_and_names_sort_as_they_were_written(text_model: Path, tmp_path: Path) -> None:
+    options = ("--model", text_model, "--out", tmp_path)
     first = written("a cat", *options, "-n", 2, "--seed", 3)
     kept = [path.read_bytes() for path in first]
     later = written("a cat", *options, "-n", 2, "--seed", 3, "--guidance", 1)
@@ -45,8 +112,8 @@ def test_nothing_is_written_over_and_names_sort_as_they_were_written(model: Path
     assert read_record(later[-1]).settings.sampling.guidance_scale == 5
 
 
-def test_grids_and_reconstructions_get_new_names_too(model: Path, tmp_path: Path) -> None:
-    options = ("--model", model, "--out", tmp_path)
+def test_grids_and_reconstructions_get_new_names_too(text_model: Path, tmp_path: Path) -> None:
+    options = ("--model", text_model, "--out", tmp_path)
     grids = [written("a cat", *options, "--grid")[-1] for _ in range(2)]
     assert [path.name for path in grids] == ["grid-a-cat-0.png", "grid-a-cat-0-2.png"]
     names = [run("reconstruct", grids[0], *options).stdout.split()[0] for _ in range(2)]
@@ -72,8 +139,8 @@ def test_files_that_others_put_there_meanwhile_are_passed_over(tmp_path: Path) -
         files.write("x", lambda path: save_png(path, image, overwrite=False))
 
 
-def test_processes_that_write_into_one_folder_lose_nothing(model: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hart", "generate", "a cat", "-n", "5", "--model", model, "--out", tmp_path]
+def test_processes_that_write_into_one_folder_lose_nothing(text_model: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hart", "generate", "a cat", "-n", "5", "--model", text_model, "--out", tmp_path]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     printed = [line for process in processes for line in process.communicate(timeout=300)[0].splitlines()]
     assert [process.returncode for process in processes] == [0, 0]
@@ -82,7 +149,7 @@ def test_processes_that_write_into_one_folder_lose_nothing(model: Path, tmp_path
 
 
 def test_pictures_are_printed_as_they_are_written_and_a_stop_says_how_many(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decode, calls = HartPipeline._decode, iter(range(3))
 
@@ -92,21 +159,21 @@ def test_pictures_are_printed_as_they_are_written_and_a_stop_says_how_many(
         return decode(self, latent)
 
     monkeypatch.setattr(HartPipeline, "_decode", stops_at_the_third)
-    result = run("generate", "a cat", "-n", 40, "--model", model, "--out", tmp_path)
+    result = run("generate", "a cat", "-n", 40, "--model", text_model, "--out", tmp_path)
     assert result.exit_code == 130
     assert result.stdout.split() == [str(path) for path in sorted(tmp_path.iterdir())]
     assert result.stderr == f"stopped: 2 of 40 in {tmp_path}\n"
 
 
 def test_memory_does_not_grow_with_what_is_asked_for(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stops(self: HartPipeline, latent: Any) -> Image.Image:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(HartPipeline, "_decode", stops)
     for count in (10**9, 2**62):
-        result = run("generate", "a cat", "-n", count, "--model", model, "--out", tmp_path)
+        result = run("generate", "a cat", "-n", count, "--model", text_model, "--out", tmp_path)
         assert result.stderr == f"stopped: 0 of {count} in {tmp_path}\n"
     for options, said in (
         (("-n", 10**30), "images_per_prompt"),
@@ -115,7 +182,7 @@ def test_memory_does_not_grow_with_what_is_asked_for(
         (("--top-k", 10**30), "top_k"),
         (("--seed", 2**64), "seed 18446744073709551616: give a whole number"),
     ):
-        assert said in refused(run("generate", "a cat", "--model", model, "--out", tmp_path, *options))
+        assert said in refused(run("generate", "a cat", "--model", text_model, "--out", tmp_path, *options))
 
 
 @pytest.mark.parametrize(
@@ -129,8 +196,8 @@ def test_memory_does_not_grow_with_what_is_asked_for(
         (["apple", "a cat"], []),
     ],
 )
-def test_notes_on_prompts(model: Path, tmp_path: Path, prompts: list[str], said: list[str]) -> None:
-    result = run("generate", *prompts, "-n", 2, "--model", model, "--out", tmp_path)
+def test_notes_on_prompts(text_model: Path, tmp_path: Path, prompts: list[str], said: list[str]) -> None:
+    result = run("generate", *prompts, "-n", 2, "--model", text_model, "--out", tmp_path)
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) == len(list(tmp_path.iterdir())) == 2 * len(prompts)
     lines = result.stderr.splitlines()
@@ -138,14 +205,13 @@ def test_notes_on_prompts(model: Path, tmp_path: Path, prompts: list[str], said:
     assert all(line.startswith("note: ") and words in line for line, words in zip(lines, said, strict=True))
 
 
-def test_class_numbers_are_no_words(tmp_path: Path) -> None:
-    folder = save_tiny_class_model(tmp_path / "model")
-    assert run("generate", "1", "2", "--model", folder, "--out", tmp_path / "out").stderr == ""
+def test_class_numbers_are_no_words(class_model: Path, tmp_path: Path) -> None:
+    assert run("generate", "1", "2", "--model", class_model, "--out", tmp_path / "out").stderr == ""
 
 
 @pytest.mark.parametrize("place", ["--prompts-file", "--lora", "--model"])
 @pytest.mark.parametrize("kind", ["fifo", "device", "folder"])
-def test_what_is_no_file_is_refused_without_waiting(model: Path, tmp_path: Path, place: str, kind: str) -> None:
+def test_what_is_no_file_is_refused_without_waiting(text_model: Path, tmp_path: Path, place: str, kind: str) -> None:
     thing = tmp_path / "thing"
     if kind == "fifo":
         os.mkfifo(thing)
@@ -153,12 +219,12 @@ def test_what_is_no_file_is_refused_without_waiting(model: Path, tmp_path: Path,
         thing.symlink_to("/dev/zero")
     else:
         thing.mkdir()
-    options = (() if place == "--model" else ("--model", model)) + (place, thing)
+    options = (() if place == "--model" else ("--model", text_model)) + (place, thing)
     assert str(thing) in refused(run("generate", "a cat", *options, "--out", tmp_path / "out"))
 
 
-def test_names_that_are_no_utf8_are_written_and_printed(model: Path, tmp_path: Path) -> None:
+def test_names_that_are_no_utf8_are_written_and_printed(text_model: Path, tmp_path: Path) -> None:
     folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
-    result = run("generate", "a cat", "--model", model, "--out", folder)
+    result = run("generate", "a cat", "--model", text_model, "--out", folder)
     assert result.exit_code == 0, result.output
     assert result.stdout_bytes.strip() == os.fsencode(folder) + b"/000-a-cat-0.png"

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from hart.errors import HartError
 from hart.files import FileError, atomic_write, require_regular
-from hart.strict import clipped
+from hart.strict import clipped, reason
 
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.safetensors"
@@ -114,7 +114,7 @@ def _opened(path: Path) -> Iterator[Any]:
         raise CheckpointError(str(error)) from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path}: not a readable safetensors file ({clipped(error)}); copy or download it again"
+            f"{path}: not a readable safetensors file ({reason(error)}); copy or download it again"
         ) from None
 
 

@@ -24,10 +24,10 @@ from hart.commands.options import (
     KindOption,
     SplitOption,
 )
+from hart.config import MAX_SEED, SamplingConfig
 from hart.errors import HartError
 
 if TYPE_CHECKING:
-    from hart.config import SamplingConfig
     from hart.data.sources import Source, Stream
     from hart.evaluation.report import Result
     from hart.pipeline import HartPipeline
@@ -39,7 +39,7 @@ EXTRA = "evaluate"
 ModelOption = Annotated[str, typer.Option(help="Shipped name, folder or hub id.")]
 DataOption = Annotated[str, typer.Option(metavar=DATA_METAVAR, help=DATA_HELP)]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Pictures to measure; all by default.")]
-SeedOption = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of every random draw.")]
+SeedOption = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of every random draw.")]
 FeaturesOption = Annotated[
     str,
     typer.Option(

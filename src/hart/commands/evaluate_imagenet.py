@@ -19,6 +19,7 @@ from hart.commands.evaluate import (
 )
 from hart.commands.options import DeviceOption
 from hart.errors import HartError
+from hart.files import user_path
 
 
 def imagenet(
@@ -68,11 +69,11 @@ def imagenet(
     options = ImageNetOptions(seed, batch_size, resamples=resamples)
     with owned(out, "an evaluation"), progress("loading") as report:
         # what may be missing is looked for before anything is drawn
-        folder = None if data is None else data.expanduser()
+        folder = None if data is None else user_path(data)
         extractor = open_extractor(features, where, folder)
-        batch = open_reference(None if reference is None else reference.expanduser(), folder)
+        batch = open_reference(None if reference is None else user_path(reference), folder)
         if samples is not None:
-            measured = open_samples(samples.expanduser())
+            measured = open_samples(user_path(samples))
         else:
             assert model is not None
             pipe = HartPipeline.from_pretrained(model, device=device)

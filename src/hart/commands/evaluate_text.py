@@ -22,6 +22,7 @@ from hart.commands.evaluate import (
     sampling_of,
 )
 from hart.commands.options import DeviceOption
+from hart.files import user_path
 
 if TYPE_CHECKING:
     import torch
@@ -91,7 +92,7 @@ class ScorerChoice:
         if self.hps is not None:
             scorers.append(HpsV2(at_hand(self.hps, data), device))
         if self.image_reward is not None:
-            scorers.append(ImageReward(self.image_reward.expanduser(), at_hand(self.image_reward_words, data), device))
+            scorers.append(ImageReward(user_path(self.image_reward), at_hand(self.image_reward_words, data), device))
         return scorers
 
 
@@ -191,4 +192,4 @@ def _evaluate(
 
 
 def _expanded(path: Path | None) -> Path | None:
-    return None if path is None else path.expanduser()
+    return None if path is None else user_path(path)

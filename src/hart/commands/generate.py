@@ -17,6 +17,7 @@ from hart.commands.new_files import NumberedFiles, with_suffixes, write_new
 from hart.commands.options import DeviceOption
 from hart.errors import HartError
 from hart.files import read_text, user_path
+from hart.strict import clipped
 
 if TYPE_CHECKING:
     from hart.config import SamplingConfig
@@ -330,6 +331,5 @@ def says_what_is_kept(writer: PictureWriter) -> Iterator[None]:
 def _hint_at_quotes(prompts: list[str]) -> None:
     """A note where the shell has probably made several prompts of one."""
     if len(prompts) > 1 and all(len(prompt.split()) == 1 for prompt in prompts):
-        joined = " ".join(prompts)
-        short = joined if len(joined) <= SLUG_LENGTH else f"{joined[:SLUG_LENGTH]}..."
+        short = clipped(" ".join(prompts), SLUG_LENGTH)
         note(f'these are {len(prompts)} prompts of one word each; to draw them as one: hart generate "{short}"')

@@ -10,7 +10,7 @@ import torch
 from hart.data.samples import one_line
 from hart.errors import HartError
 from hart.evaluation.pretrained import is_hub_id, short_name
-from hart.files import default_cache
+from hart.files import default_cache, user_path
 
 HUB_DATASETS = "https://huggingface.co/datasets/"
 
@@ -22,7 +22,7 @@ def at_hand(source: str, data: Path | None) -> str:
     that folder may hold weights beside the set: `clip-vit-large-patch14/` for `openai/clip-vit-large-patch14`.
     """
     if data is not None and (is_hub_id(source) or "://" in source):
-        beside = data.expanduser() / short_name(source)
+        beside = user_path(data) / short_name(source)
         if beside.exists():
             return str(beside)
     return source

@@ -27,6 +27,7 @@ from hart.errors import HartError
 from hart.evaluation.downloads import at_hand, cached_file
 from hart.evaluation.inception import SIDE, FidInception, resize_like_clean_fid, resize_like_tensorflow
 from hart.evaluation.pretrained import load_frozen, short_name
+from hart.files import user_path
 from hart.losses.efficientnet import PIXEL_MEAN, PIXEL_SCALE, load_efficientnet_lite0
 
 DEFAULT_FEATURES = "efficientnet-lite0"
@@ -106,7 +107,7 @@ def open_extractor(spec: str, device: torch.device, data: Path | None = None) ->
             raise HartError(f"{spec}: efficientnet-lite0 has its weights in a package: leave {':' + source} out")
         return EfficientNetLite0(device)
     if kind.startswith("inception-v3"):
-        file = Path(source).expanduser() if source else published_inception(kind, data)
+        file = user_path(source) if source else published_inception(kind, data)
         return InceptionV3(file, device) if kind == "inception-v3" else CleanInceptionV3(file, device)
     if not source:
         raise HartError(f"{kind} needs weights: give {_example(kind)}")

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hart.model import Hart
+from hart.strict import reason
 
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
 SMALLEST_PACKED = 2**18
@@ -92,7 +93,7 @@ def packing_refusal(dtype: torch.dtype) -> str | None:
                 _packed_linear(x, packed, bias).float(), F.linear(x.float(), weight.float(), bias.float()), 2e-2, 2e-2
             )
     except (AttributeError, RuntimeError, TypeError) as error:  # the operators are private, and may go or change
-        return str(error).splitlines()[0] if str(error) else type(error).__name__
+        return reason(error)
     return None if agrees else "oneDNN's packed product differs from the plain one"
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from hart.config import TextConditioning, TextEncoderConfig
 from hart.errors import HartError
+from hart.files import user_path
 from hart.text_encoder.base import Reading, TextEncoder
 from hart.text_encoder.random_features import RandomTextFeatures
 
@@ -21,10 +22,6 @@ __all__ = [
     "load_text_encoder",
     "store_text_encoder",
 ]
-
-STORED_FOLDER = "text_encoder"
-"""Folder of a language model that is stored with the model that reads prompts with it."""
-
 
 STORED_FOLDER = "text_encoder"
 """Folder of a language model that is stored with the model that reads prompts with it."""
@@ -97,6 +94,6 @@ def encoder_module(encoder: TextEncoder) -> nn.Module:
 
 def _language_model(config: TextEncoderConfig, folder: Path | None) -> Path | None:
     """The folder that a Qwen2 is in: beside the weights of its model, or any other; None for one from the hub."""
-    named = Path(config.source).expanduser()
+    named = user_path(config.source)
     places = [named] if folder is None else [folder / config.source, named]
     return next((place for place in places if place.is_dir()), None)

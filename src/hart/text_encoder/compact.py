@@ -26,7 +26,7 @@ from hart.config import TextEncoderConfig
 from hart.devices import without_memory
 from hart.errors import HartError
 from hart.files import atomic_write, parse_json, read_text
-from hart.strict import clipped
+from hart.strict import reason
 from hart.text_encoder.base import Reading
 from hart.text_encoder.emoji import named_emoji
 from hart.types import TextContext
@@ -179,8 +179,9 @@ def _reading(text: str, read: Encoding) -> Reading:
 def _read_tokenizer(path: Path, tokens: int) -> Tokenizer:
     """What `build_tokenizer` makes of a file's vocabulary. Raises `HartError` where the file's own would differ."""
     text = read_text(path)
-    model = parse_json(text.encode(), str(path))
-    vocabulary = model.get("model", {}).get("vocab") if isinstance(model, dict) and _is_table(model.get("model")) else 0
+    file = parse_json(text.encode(), str(path))
+    model = file.get("model") if _is_table(file) else None
+    vocabulary = model.get("vocab") if _is_table(model) else None
     if not _is_table(vocabulary) or not all(type(number) is int for number in vocabulary.values()):
         raise HartError(f"{path}: not a tokenizer file: it holds no vocabulary of word pieces")
     pieces = sorted(vocabulary, key=vocabulary.__getitem__)
@@ -192,7 +193,7 @@ def _read_tokenizer(path: Path, tokens: int) -> Tokenizer:
     except HartError as error:
         raise HartError(f"{path}: {error}") from None
     except Exception as error:  # tokenizers raises plain Exception for every fault
-        raise HartError(f"{path}: not a tokenizer file: {clipped(error)}") from None
+        raise HartError(f"{path}: not a tokenizer file: {reason(error)}") from None
     # how long prompts may be is the configuration's to say
     stored.no_truncation()
     stored.no_padding()

@@ -19,6 +19,7 @@ import torch
 from hart.config import TextEncoderConfig
 from hart.devices import is_out_of_memory
 from hart.errors import HartError
+from hart.strict import reason
 from hart.text_encoder.base import Reading
 from hart.types import TextContext
 
@@ -64,9 +65,8 @@ class Qwen2TextEncoder:
         except Exception as error:  # transformers raises many kinds
             if is_out_of_memory(error):
                 raise
-            reason = " ".join(str(error).split())
             raise HartError(
-                f"text encoder {str(source)!r}: transformers cannot load it as a Qwen2 model ({reason}); "
+                f"text encoder {str(source)!r}: transformers cannot load it as a Qwen2 model ({reason(error)}); "
                 "give a hub id or a folder with its configuration, weights and tokenizer"
             ) from None
         return cls(config, model, tokenizer)

@@ -9,8 +9,6 @@ MOST_IMAGES = 10**6
 """Of one step, of a buffer."""
 MOST_VIEWS = 1000
 MOST_PROCESSES = 1024
-MOST_SEED = 2**63 - 1
-"""Seeds from 0 to here serve every generator: NumPy's takes no negative ones, torch's none of more bits."""
 LARGEST = 1e9
 """Of weights, rates and the like."""
 

@@ -18,7 +18,7 @@ from hart.checkpoint.loading import resolve_model
 from hart.checkpoint.storage import CONFIG_FILE
 from hart.config import ConfigError, TextEncoderConfig
 from hart.errors import HartError, PromptWarning
-from hart.files import FileError, read_json
+from hart.files import FileError, read_json, user_path
 from hart.text_encoder import Reading, TextEncoder, encoder_module, load_text_encoder
 from hart.text_encoder.compact import CompactTextEncoder
 from hart.training.config import TransformerRecipe
@@ -171,7 +171,7 @@ def find_text_encoder(name: str, *, tokens: int, instruction: bool) -> tuple[Tex
         or folder or hub id of a Qwen2 language model. tokens, instruction: settings of the latter.
     Raises `HartError` for an unknown name, `ConfigError` for a model whose own encoder reads other prompts.
     """
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     if not folder.is_dir() and "/" not in name:
         folder = resolve_model(name)
     if not folder.is_dir():

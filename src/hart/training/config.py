@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 from hart.config import (
+    MAX_SEED,
     Config,
     LoraTarget,
     ResidualDiffusionConfig,
@@ -21,7 +22,6 @@ from hart.training.bounds import (
     LARGEST,
     MOST_IMAGES,
     MOST_PROCESSES,
-    MOST_SEED,
     MOST_STEPS,
     MOST_VIEWS,
     require_above,
@@ -102,7 +102,7 @@ class TrainerConfig(Config):
         require_within(self, 1, MOST_STEPS, "steps", "log_every", "checkpoint_every", "keep_checkpoints")
         require_within(self, 1, MOST_IMAGES, "batch_size", "accumulate")
         require_within(self, 0, MOST_STEPS, "sample_every")
-        require_within(self, 0, MOST_SEED, "seed")
+        require_within(self, 0, MAX_SEED, "seed")
         require_within(self, 0, LARGEST, "peak_tflops")
         require(0 <= self.ema_decay < 1, f"TrainerConfig.ema_decay must be from 0 to below 1, not {self.ema_decay}")
         require(

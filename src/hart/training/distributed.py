@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_map
 
 from hart.devices import resolve_device
 from hart.errors import HartError
+from hart.strict import reason
 from hart.training.config import TrainerConfig
 
 LAUNCH = "accelerate launch --num_processes N -m hart train ..."
@@ -64,8 +65,7 @@ class Processes:
         try:
             self._state = PartialState(cpu=config.device == "cpu")
         except (ValueError, RuntimeError, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise HartError(f"the processes cannot join each other ({reason[:200]}): {START}") from None
+            raise HartError(f"the processes cannot join each other ({reason(error)}): {START}") from None
         self.count: int = self._state.num_processes
         self.rank: int = self._state.process_index
         self.device = torch.device(config.device) if alone else self._state.device

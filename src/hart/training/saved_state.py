@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hart.errors import HartError
 from hart.files import require_regular
+from hart.strict import reason
 
 
 class DamagedError(HartError):
@@ -35,7 +36,7 @@ def read_saved(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError:
         raise DamagedError("it holds objects other than numbers, texts and tensors") from None
     except Exception as error:  # damaged files make the unpickler fail in many ways
-        raise DamagedError(str(error).splitlines()[0] if str(error) else type(error).__name__) from None
+        raise DamagedError(reason(error)) from None
     return table(state, "it")
 
 

@@ -14,7 +14,7 @@ from hart.checkpoint.storage import (
     save_module,
 )
 from hart.config import Config, ConfigError, HartConfig, TextEncoderConfig, TokenizerConfig
-from hart.files import atomic_write
+from hart.files import atomic_write, user_path
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
 TEXT_ENCODER_CONFIG = "text_encoder.json"
@@ -32,7 +32,7 @@ def load_tokenizer(name: str | Path) -> HybridTokenizer:
 
     Raises `CheckpointError` or `ConfigError`.
     """
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     alone = (folder / CONFIG_FILE).exists() and not (folder / HART_FILE).exists() and not (folder / "llm").is_dir()
     if not alone:
         return load_model(resolve_model(str(name))).tokenizer

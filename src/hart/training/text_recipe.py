@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from hart.config import Config, TextEncoderConfig, require
-from hart.training.bounds import LARGEST, MOST_IMAGES, MOST_SEED, MOST_STEPS, require_above, require_within
+from hart.config import MAX_SEED, Config, TextEncoderConfig, require
+from hart.training.bounds import LARGEST, MOST_IMAGES, MOST_STEPS, require_above, require_within
 from hart.training.recipe_files import read_recipe
 
 
@@ -44,7 +44,7 @@ class TextDistillationRecipe(Config):
         require_within(self, 1, MOST_STEPS, "steps", "save_every")
         require_within(self, 1, MOST_IMAGES, "batch_size", "combinations")
         require_within(self, 0, MOST_STEPS, "warm_up")
-        require_within(self, 0, MOST_SEED, "seed")
+        require_within(self, 0, MAX_SEED, "seed")
         require_within(self, 0, LARGEST, "weight_decay", "sentence_weight", "token_weight", "relation_weight")
         require_above(self, 0, LARGEST, "learning_rate", "temperature")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hart.errors import HartError
 from hart.evaluation.downloads import cached_file
-from hart.files import FileError, read_text
+from hart.files import FileError, read_text, user_path
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ def located(published: PublishedFile, given: Path | None, cache: Path | None = N
     cache: where it is kept; the user's cache folder by default. Raises `HartError` that names the address.
     """
     if given is not None:
-        given = given.expanduser()
+        given = user_path(given)
         file = given / published.name if given.is_dir() else given
         if not file.is_file():
             raise HartError(f"{file}: no such file: fetch it from {published.address}")

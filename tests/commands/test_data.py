@@ -1,0 +1,70 @@
+"""`hart data`: what its commands hand on and print."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command_line import refused, run
+from hart.config import HartConfig
+from hart.data.emoji import EmojiSummary
+from hart.data.encoded import EncodedSet
+from picture_files import write_captioned_folder
+
+
+def test_data_encode_writes_a_set_that_training_can_read(text_model: Path, tmp_path: Path) -> None:
+    write_captioned_folder(tmp_path / "set", 6)
+    config = HartConfig.load(text_model / "config.json")
+    assert config.text_encoder is not None
+    tokenizer, words = tmp_path / "tokenizer", tmp_path / "words"
+    shutil.copytree(text_model, words)
+    (words / "text_encoder.json").write_text(config.text_encoder.to_json())
+    tokenizer.mkdir()
+    shutil.copy(text_model / "tokenizer.safetensors", tokenizer)
+    (tokenizer / "config.json").write_text(config.tokenizer.to_json())
+    call = ("data", "encode", tmp_path / "set", tmp_path / "codes", "--tokenizer", tokenizer, "--text-encoder", words)
+    result = run(*call, "--shard-size", 4, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{tmp_path / 'codes'}: 6 pictures, 12 captions, 0 damaged\n"
+    assert "6 pictures" in result.stderr
+    data = EncodedSet(tmp_path / "codes")
+    assert len(data) == 6 and data.has_text
+    # a whole model has both
+    again = run(*call[:3], tmp_path / "again", "--tokenizer", text_model, "--text-encoder", text_model)
+    assert again.exit_code == 0, again.output
+    assert EncodedSet(tmp_path / "again").settings["text_encoder"] == data.settings["text_encoder"]
+    for changes, message in (
+        (("--part", "3/2"), "part 3 of 2"),
+        (("--part", "all"), "give it as I/N"),
+        (("--scales", "1 2 4"), "give sides with commas"),
+        (("--scales", "1,2,4,6"), "with other options"),
+        (("--split", "test"), "ask for train, val or all"),
+        (("--kind", "imagenet"), "huggingface"),
+    ):
+        refused_call = run(*call, *changes)
+        assert refused_call.exit_code == 2
+        assert message in refused_call.stderr and "Traceback" not in refused_call.stderr
+
+
+def test_data_emoji_hands_its_options_on_and_sums_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def build(directory: Path, *, progress: Any, **options: Any) -> EmojiSummary:
+        progress(1, 2, "drawing")
+        asked.update(options)
+        return EmojiSummary(directory, train=40, val=2, skipped=1, concepts=7, reused=False)
+
+    monkeypatch.setattr("hart.data.emoji.build_emoji", build)
+    result = run("data", "emoji", tmp_path / "set", "--size", 64, "--cache", tmp_path)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "40 pictures" in result.stdout
+    assert asked == {"size": 64, "cache": tmp_path, "held_out_only": False}
+
+
+def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "hart.data.emoji", None)
+    assert "hart[data]" in refused(run("data", "emoji", tmp_path))

@@ -1,0 +1,133 @@
+"""`hart reconstruct`, `info`, `convert` and `verify`."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from command_line import drawn, refused, run
+from hart import HartPipeline
+from hart.checkpoint.loading import load_model
+from hart.checkpoint.storage import read_safetensors, save_module
+from hart.text_encoder.compact import CompactTextEncoder
+from hart.text_encoder.random_features import RandomTextFeatures
+from hart.verification import CASE_FILE, GOLDEN_FILE
+from helpers import SCALES
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+CASES = ["t2i-rounds", "var-c2i"]  # sharded and single files; that all convert exactly is tested where they are read
+
+
+def test_reconstruct_writes_three_pictures_side_by_side_and_prints_psnr(text_model: Path, tmp_path: Path) -> None:
+    for name in ("one.jpg", "two.webp"):
+        Image.effect_noise((30, 20), 60).convert("RGB").save(tmp_path / name)
+    result = run(
+        "reconstruct", tmp_path / "one.jpg", tmp_path / "two.webp", "--model", text_model, "--out", tmp_path / "out"
+    )
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        path = re.fullmatch(r"(\S+\.png)  discrete \d+\.\d\d dB  hybrid \d+\.\d\d dB", line)
+        assert path is not None
+        with Image.open(path[1]) as image:
+            assert image.width > 3 * 8 > image.height
+
+
+def test_reconstruct_refuses_what_is_no_image(text_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "notes.png"
+    path.write_text("no picture")
+    assert "not an image" in refused(run("reconstruct", path, "--model", text_model, "--out", tmp_path / "out"))
+
+
+def test_info_counts_what_the_model_holds(text_model: Path) -> None:
+    result = run("info", text_model)
+    assert result.exit_code == 0
+    assert "1, 4, 9, 16" in result.stdout  # tokens a scale
+    assert ", ".join(map(str, SCALES)) in result.stdout
+    model = load_model(text_model)
+    assert model.config.text_encoder is not None
+    encoder = CompactTextEncoder.load(model.config.text_encoder, model.folder)
+    held = sum(p.numel() for module in (model.tokenizer, model.hart, encoder) for p in module.parameters())
+    assert f"{held:,}" in result.stdout
+    assert "not counted" not in result.stdout
+    assert "MACs" in result.stdout
+
+
+def test_info_knows_sizes_without_weights() -> None:
+    released = " ".join(run("info", "hart-0.7b-256").stdout.split())
+    assert "256 x 256 px" in released
+    assert "not counted" in released
+    assert "bfloat16: " in released  # whether this processor packs its layers, or why not
+    assert "unknown model" in refused(run("info", "hart-7b"))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_converted_model_computes_the_same(case: str, tmp_path: Path) -> None:
+    assert drawn(run("convert", GOLDEN / case, tmp_path / "own")) == [tmp_path / "own"]
+    for name in (GOLDEN_FILE, CASE_FILE):
+        shutil.copy(GOLDEN / case / name, tmp_path / "own")
+    result = run("verify", tmp_path / "own")
+    assert result.exit_code == 0, result.output
+    pictures = []
+    for folder in (GOLDEN / case, tmp_path / "own"):
+        text = load_model(folder).config.transformer.text
+        encoder = None if text is None else RandomTextFeatures(text, seed=0)
+        pipe = HartPipeline.from_pretrained(str(folder), device="cpu", text_encoder=encoder)
+        pictures.append(pipe("a cat" if text is not None else 1).images[0].tobytes())
+    assert pictures[0] == pictures[1]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_convert_stores_half_and_takes_the_text_encoder_along(text_model: Path, tmp_path: Path, dtype: str) -> None:
+    drawn(run("convert", text_model, tmp_path / "own", "--dtype", dtype))
+    weights = list((tmp_path / "own").glob("*.safetensors"))
+    assert len(weights) == 3
+    assert {value.dtype for file in weights for value in read_safetensors(file).values()} == {getattr(torch, dtype)}
+    assert len(drawn(run("generate", "cat", "--model", tmp_path / "own", "--out", tmp_path))) == 1
+
+
+def test_convert_overwrites_no_model(text_model: Path, class_model: Path, tmp_path: Path) -> None:
+    before = (text_model / "config.json").read_bytes()
+    assert "already holds a model" in refused(run("convert", class_model, text_model))
+    assert (text_model / "config.json").read_bytes() == before
+    assert "unknown dtype" in refused(run("convert", class_model, tmp_path / "own", "--dtype", "int8"))
+
+
+def test_verify_prints_a_line_a_quantity_and_exits_1_where_one_differs(tmp_path: Path) -> None:
+    case = GOLDEN / "var-c2i"
+    good = run("verify", case)
+    assert good.exit_code == 0
+    assert all(line.startswith("ok") and "tolerance" in line for line in good.stdout.splitlines())
+    assert any("teacher.logits  largest difference" in line for line in good.stdout.splitlines())
+
+    drawn(run("convert", case, tmp_path / "own"))
+    for name in (GOLDEN_FILE, CASE_FILE):
+        shutil.copy(case / name, tmp_path / "own")
+    model = load_model(tmp_path / "own")
+    model.hart.transformer.head.linear.bias.data[0] += 0.01
+    save_module(tmp_path / "own" / "hart.safetensors", model.hart)
+    bad = run("verify", tmp_path / "own")
+    assert bad.exit_code == 1
+    failed = [line for line in bad.stdout.splitlines() if line.startswith("FAIL")]
+    assert any("teacher.logits" in line for line in failed)
+    assert not any("tokenizer" in line for line in failed)
+    assert "teacher.logits" in bad.stderr and "Traceback" not in bad.stderr
+
+
+def test_verify_names_keys_that_it_cannot_compute(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    for file in (GOLDEN / "var-c2i").iterdir():
+        shutil.copy(file, tmp_path)
+    golden = read_safetensors(tmp_path / GOLDEN_FILE)
+    save_file(golden | {"teacher.dreams": torch.zeros(1)}, tmp_path / GOLDEN_FILE)
+    result = run("verify", tmp_path)
+    assert result.exit_code == 1
+    assert "teacher.dreams" in result.stderr
+    assert GOLDEN_FILE in refused(run("verify", tmp_path / "elsewhere"))

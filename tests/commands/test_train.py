@@ -1,0 +1,106 @@
+"""`hart train`: recipes, overrides, dry runs, what is printed, and who may use a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from command_line import refused, run
+from hart.errors import HartError
+from hart.locks import locked
+
+RECIPES = Path(__file__).parents[2] / "recipes" / "emoji"
+
+
+@pytest.mark.parametrize("stage", ["text-encoder", "tokenizer", "transformer"])
+def test_train_names_unknown_keys(stage: str, tmp_path: Path) -> None:
+    recipe = RECIPES / f"{stage.replace('-', '_')}.toml"
+    assert "stepz" in refused(run("train", stage, recipe, "stepz=3", "--out", tmp_path))
+
+
+def test_train_reads_overrides(tmp_path: Path) -> None:
+    recipe = RECIPES / "tokenizer.toml"
+    message = refused(run("train", "tokenizer", recipe, f"data='{tmp_path / 'none'}'", "--out", tmp_path))
+    assert "none does not exist" in message
+
+
+def test_train_writes_a_model_and_prints_its_figures(tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(40):
+        Image.effect_noise((8, 8), 10 + i).convert("RGB").save(pictures / f"{i}.png")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        f"""
+        data = {json.dumps(str(pictures))}
+        [tokenizer]
+        scales = [1, 2, 4]
+        base_channels = 32
+        channel_multipliers = [1, 1]
+        residual_blocks = 1
+        latent_channels = 4
+        codebook_size = 16
+        [trainer]
+        steps = 50
+        batch_size = 2
+        log_every = 1
+        [optimizer]
+        learning_rate = 1e-3
+        """
+    )
+    result = run("train", "tokenizer", recipe, "trainer.steps=2", "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["step 1", "step 2", str(tmp_path / "run")]
+    assert list((tmp_path / "run" / "model").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "transformer"])
+def test_a_dry_run_says_what_a_recipe_takes_without_its_data(stage: str) -> None:
+    small = {
+        "tokenizer": ("tokenizer.base_channels=32", "tokenizer.channel_multipliers=[1,1]", "perceptual.weight=0"),
+        "transformer": ("transformer.depth=1", "diffusion.depth=1", "trainer.compile=false"),
+    }
+    result = run("train", stage, RECIPES / f"{stage}.toml", "--dry-run", "data='nowhere'", *small[stage])
+    assert result.exit_code == 0, result.output
+    said = {line.split()[0] for line in result.stdout.splitlines()}
+    assert {"parameters", "tokens", "memory", "checkpoint", "time"} <= said
+
+
+def test_the_scales_of_another_size_follow_from_the_recipes() -> None:
+    small = ("tokenizer=emoji", "transformer.depth=1", "diffusion.depth=1", "trainer.compile=false")
+    result = run("train", "transformer", RECIPES / "transformer.toml", "--dry-run", "--size", 256, *small)
+    assert result.exit_code == 0, result.output
+    # 1, 2, 3, 4, 6, 8, 11 and 16 cells
+    assert "507 a picture" in result.stdout
+    for size, said in ((100, "give a multiple of 16 px"), (16, "two or more")):
+        assert said in refused(run("train", "tokenizer", RECIPES / "tokenizer.toml", "--dry-run", "--size", size))
+
+
+def test_training_without_a_folder_is_refused() -> None:
+    assert "--out is missing" in refused(run("train", "tokenizer", RECIPES / "tokenizer.toml"))
+
+
+def test_a_dry_run_says_memory_before_it_measures_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: object) -> None:
+        raise HartError("measuring")
+
+    monkeypatch.setattr("hart.training.dry_run.measure", slow)
+    small = ("transformer.depth=1", "diffusion.depth=1", "trainer.compile=false")
+    result = run("train", "transformer", RECIPES / "transformer.toml", "--dry-run", *small)
+    assert (result.exit_code, result.stderr) == (2, "error: measuring\n")
+    said = [line.split()[0] for line in result.stdout.splitlines()]
+    assert said == ["parameters", "tokens", "operations", "processes", "memory", "checkpoint"]
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    with locked(tmp_path, "training"):
+        for line in (
+            ("train", "tokenizer", RECIPES / "tokenizer.toml", "--out", tmp_path),
+            ("evaluate", "cost", "--out", tmp_path),
+        ):
+            assert f"goes on there already, by process {os.getpid()} on " in refused(run(*line))
