@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import struct
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -157,10 +158,13 @@ def damage_safetensors(path: Path, rng: random.Random) -> str:
 def damage_pickle(path: Path, rng: random.Random) -> str:
     """Other content in a sound file of torch's own format."""
     state = torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # such tensors go out of use, but files have them
+        quantized = torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8)
     odd: tuple[Any, ...] = (
         *ODD_VALUES,
         torch.zeros(2, 2).to_sparse(),
-        torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8),
+        quantized,
         torch.zeros(0),
         torch.full((3, 3), float("nan")),
         Path,
@@ -203,7 +207,11 @@ def _change_tensors(tensors: dict[str, torch.Tensor], rng: random.Random) -> str
             tensors[name] = value.flatten()[: value.numel() // 2].clone()
             return f"{name} cut"
         case 4:
-            tensors[name] = torch.full_like(value, 2**20) if not value.is_floating_point() else value * float("nan")
+            tensors[name] = (
+                torch.full_like(value, torch.iinfo(value.dtype).max)
+                if not value.is_floating_point()
+                else value * float("nan")
+            )
             return f"{name} out of range"
         case _:
             tensors[name] = value.unsqueeze(0)

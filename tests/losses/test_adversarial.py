@@ -130,8 +130,11 @@ def test_configuration() -> None:
         with pytest.raises(ConfigError):
             AdversarialConfig.from_dict(values)
     assert config.smallest_side == 24
-    for values in ({"kind": "lpips"}, {"kind": "efficientnet_lite0", "files": ["vgg.pth"]}):
-        with pytest.raises(ConfigError, match="needs files"):
+    for values, reason in (
+        ({"kind": "lpips"}, "needs files"),
+        ({"kind": "efficientnet_lite0", "files": ["a.safetensors", "b.safetensors"]}, "one file or none"),
+    ):
+        with pytest.raises(ConfigError, match=reason):
             PerceptualConfig.from_dict(values)
     with pytest.raises(ConfigError, match=r"missing key.* kind"):
         PerceptualConfig.from_dict({})

@@ -27,7 +27,7 @@ from hart.config import SamplingConfig
 from hart.contact_sheet import contact_sheet
 from hart.data.transforms import unit_to_pil
 from hart.errors import HartError
-from hart.evaluation.drawing import DrawnPictures
+from hart.evaluation.drawing import DrawnPictures, quiet_prompts
 from hart.evaluation.emoji_prompts import PromptGroup, seen_names, styled, unseen_styles
 from hart.evaluation.emoji_set import BATCH, CHUNK, PIXEL_SIDE, EmojiSet, looks, reduced
 from hart.evaluation.features import FeatureExtractor
@@ -180,9 +180,9 @@ def _styles_sheet(
         (number,) = prompt.accepted
         rendered = {emoji.style[row]: row for row in emoji.pictures_of(number) if emoji.tone[row] is None}
         blank = Image.new("RGB", (pipe.image_size, pipe.image_size), "white")
-        groups.append(
-            [pipe(styled(emoji, prompt.text, s), seed=seed + i, sampling=sampling).images[0] for s in emoji.style_words]
-        )
+        words = [styled(emoji, prompt.text, style) for style in emoji.style_words]
+        with quiet_prompts():
+            groups.append([pipe(text, seed=seed + i, sampling=sampling).images[0] for text in words])
         groups.append([_image(emoji.pixels([rendered[s]])[0]) if s in rendered else blank for s in emoji.style_words])
         held_out = [word for s, word in emoji.style_words.items() if s in rendered and emoji.held_out[rendered[s]]]
         labels.append(f"{prompt.text}: {', '.join(emoji.style_words.values())}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,14 @@ from hart.pipeline import HartPipeline
 PLAN_FILE = "plan.json"
 IMAGES_FOLDER = "images"
 SHEET_FILE, SHEET_PICTURES = "drawn.png", 36
+
+
+@contextmanager
+def quiet_prompts() -> Iterator[None]:
+    """No `PromptWarning` from the pipeline: hundreds of prompts would say the same."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PromptWarning)
+        yield
 
 
 class DrawnPictures:
@@ -99,8 +108,7 @@ class DrawnPictures:
         done = kept
         for batch in _runs(missing, batch_size):
             progress(done, len(self), f"{done} of {len(self)} pictures drawn")
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", PromptWarning)  # `notes` counts them
+            with quiet_prompts():  # `notes` counts them
                 out = self._pipe(
                     [self._prompts[number] for number in batch],
                     seed=self._seed + batch[0],

@@ -22,7 +22,7 @@ from hart.config import HartConfig, SamplingConfig
 from hart.errors import HartError
 from hart.evaluation.agreement import Judge
 from hart.evaluation.comparison import LEAST_PICTURES, all_figures
-from hart.evaluation.drawing import DrawnPictures
+from hart.evaluation.drawing import DrawnPictures, quiet_prompts
 from hart.evaluation.emoji_prompts import PromptGroup, unseen_styles
 from hart.evaluation.emoji_set import BATCH, EmojiSet, features_of, looks
 from hart.evaluation.features import FeatureExtractor, Features
@@ -186,7 +186,8 @@ def _seconds(pipe: HartPipeline, prompts: Sequence[str], sampling: SamplingConfi
     seconds = []
     for i, prompt in enumerate(prompts):
         start = time.perf_counter()
-        pipe(prompt, seed=seed + i, sampling=sampling)
+        with quiet_prompts():
+            pipe(prompt, seed=seed + i, sampling=sampling)
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
 
