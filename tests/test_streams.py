@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from hart.streams import outlive_readers
 
 WORK = """
 import sys
@@ -45,3 +48,17 @@ def test_a_full_disk_behind_the_output_is_named() -> None:
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
     assert result.returncode == 2
     assert result.stderr.decode() == "error: standard output: No space left on device\n"
+
+
+def test_a_windows_console_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no file of bytes: what is written past it comes out in another encoding."""
+
+    class Console(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+    console = io.TextIOWrapper(io.BufferedWriter(Console()), "utf-8")  # type: ignore[arg-type]
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, console)
+    outlive_readers()
+    assert sys.stdout is sys.stderr is console

@@ -293,6 +293,24 @@ def stop_in_process(rank: int, world: int, rendezvous: str, folder: str, results
     torch.distributed.destroy_process_group()
 
 
+def stop_with_readers(images: str, folder: str, number: int) -> None:
+    """A run that reads ahead in two processes, which get the signal too, as from a terminal or a batch system."""
+    os.setsid()
+    given = tiny_tokenizer_recipe(recipe()).replace(
+        data=images, reading=ReadingConfig(kind="folder", memory_gb=0, workers=2)
+    )
+
+    def on_step(report: Any) -> None:
+        if report.step == 4:
+            os.killpg(0, number)
+
+    task = TokenizerTask(given, open_training_data(given, given.tokenizer.image_size, "none"))
+    try:
+        Trainer(task, given, Path(folder), on_step=on_step).run()
+    except Stopped as stop:
+        raise SystemExit(stop.signal) from None
+
+
 def die_at_the_second_signal(folder: str) -> None:
     """A run that gets SIGTERM twice in the loss of step 4."""
 

@@ -19,7 +19,16 @@ from hart.training.task import Share
 from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer
 from helpers import pictures
-from toy_training import CONTEXT, ToyTask, die_at_the_second_signal, recipe, stop_in_process, tiny_tokenizer_recipe
+from picture_files import write_captioned_folder
+from toy_training import (
+    CONTEXT,
+    ToyTask,
+    die_at_the_second_signal,
+    recipe,
+    stop_in_process,
+    stop_with_readers,
+    tiny_tokenizer_recipe,
+)
 from training_state import checkpoints, flat, log_lines, state
 
 
@@ -86,6 +95,17 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     process.join(300)
     assert process.exitcode == -signal.SIGTERM
     assert checkpoints(tmp_path) == ["step-00000003.pt"]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_processes_that_read_ahead_get_the_signal_too(tmp_path: Path, number: int) -> None:
+    write_captioned_folder(tmp_path / "images", 8)
+    arguments = (str(tmp_path / "images"), str(tmp_path / "run"), number)
+    process = CONTEXT.Process(target=stop_with_readers, args=arguments)
+    process.start()
+    process.join(300)
+    assert process.exitcode == number
+    assert checkpoints(tmp_path / "run") == ["step-00000003.pt", "step-00000004.pt"]
 
 
 def test_all_processes_stop_at_one_step_whichever_hears_the_signal(tmp_path: Path) -> None:

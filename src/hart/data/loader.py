@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -278,6 +279,7 @@ class ReadAhead:
                 num_workers=self.workers,
                 collate_fn=as_it_is,
                 generator=generator,
+                worker_init_fn=_leave_interrupts,
             )
         )
 
@@ -491,6 +493,11 @@ def _take(buffer: list[Sample], draws: np.random.Generator) -> Sample:
 def _hopeless(damaged: Sequence[Damage]) -> str:
     last = damaged[-1]
     return f"{MAX_REPLACEMENTS} pictures in a row are damaged, the last is {last.key}: {last.reason}; mend the set"
+
+
+def _leave_interrupts(worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal: what to do about it is for the one that trains."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def as_it_is(item: Any) -> Any:

@@ -59,7 +59,7 @@ class Columns:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Note:
     """What is said about a picture. label: a class number, or the name of a class."""
 

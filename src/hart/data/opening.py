@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
@@ -232,8 +233,9 @@ def _parquet_files(path: Path) -> Sequence[Path]:
 
 def _files(folder: Path, suffix: str) -> list[Path]:
     """Those with a suffix, in upper or lower case, in order of name."""
-    found = (entry for entry in folder.iterdir() if entry.name.lower().endswith(suffix))
-    return sorted(entry for entry in found if not entry.name.startswith("."))
+    with os.scandir(folder) as entries:  # without a path for each of what may be a million images
+        names = [entry.name for entry in entries]
+    return sorted(folder / name for name in names if name.lower().endswith(suffix) and not name.startswith("."))
 
 
 def _require_whole(shards: Sequence[Path]) -> None:

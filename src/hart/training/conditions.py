@@ -70,6 +70,7 @@ class TextConditioner:
         self._rows: dict[str, int] = {}
         self._features: TextContext | None = None
         self._read = self._cut = 0
+        self._told = False
         self._is_cut = lru_cache(2**16)(self._left_out)
 
     @property
@@ -106,7 +107,8 @@ class TextConditioner:
     def _left_out(self, caption: str) -> bool:
         """Whether a caption is longer than the encoder reads. The first such one is told with a `PromptWarning`."""
         left_out = self.encoder.reading([caption])[0].left_out
-        if left_out and not self._cut:
+        if left_out and not self._told:
+            self._told = True
             remark = Reading(left_out).remarks(caption)[0]
             warnings.warn(f"{remark}; captions_cut is the share of such captions", PromptWarning, stacklevel=2)
         return bool(left_out)

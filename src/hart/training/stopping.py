@@ -58,6 +58,9 @@ class StopSignal:
         self.number = number
         for known in SIGNALS:
             signal.signal(known, signal.SIG_DFL)
+        if sys.platform != "win32":
+            # processes that read ahead may end at the same signal: torch would raise for it, wherever this one then is
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if sys.stderr is not None and sys.stderr.isatty():
             os.write(sys.stderr.fileno(), HEARD + SHOW_CURSOR)
         if self._waiting:

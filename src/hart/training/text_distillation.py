@@ -271,6 +271,10 @@ def distill_text_encoder(
         recipe.combinations,
         random.Random(recipe.seed),
     )
+    require(
+        recipe.batch_size <= len(corpus),
+        f"TextDistillationRecipe.batch_size {recipe.batch_size} is more than the {len(corpus)} phrases: lower it",
+    )
     tokenizer = build_tokenizer(
         choose_pieces(teacher.tokenizer, corpus, recipe.encoder.vocabulary_size), recipe.encoder.tokens
     )
@@ -303,10 +307,6 @@ def distill_text_encoder(
         kept.write(TARGETS_FILE, {"targets": dataclasses.asdict(targets)})
     log.info("%d phrases, %.2fM parameters", len(corpus), sum(p.numel() for p in student.parameters()) / 1e6)
 
-    require(
-        recipe.batch_size <= len(corpus),
-        f"TextDistillationRecipe.batch_size {recipe.batch_size} is more than the {len(corpus)} phrases: lower it",
-    )
     student.train()
     stop = StopSignal()
     with stop.heard():

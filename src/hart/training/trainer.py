@@ -82,7 +82,8 @@ class Trainer:
                 folder.mkdir(parents=True, exist_ok=True)
             if state is not None and self._changes:
                 self._note(f"goes on with changes: {', '.join(self._changes)}")
-                self.run_folder.save(self.step, state | {"identity": self.identity.to_dict()})
+                if self.step <= self.config.steps:  # else nothing is trained with them
+                    self.run_folder.save(self.step, state | {"identity": self.identity.to_dict()})
             self.run_folder.write_recipe(recipe)
             self.run_folder.tidy()
         self._model_files: list[str] = [] if state is None else state.get("model", [])

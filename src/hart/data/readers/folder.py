@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,18 +20,26 @@ from hart.files import FileError, read_bytes
 IMAGE_SUFFIXES = frozenset({"webp", "png", "jpg", "jpeg", "bmp"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PictureFile:
-    """A picture in a folder. notes: the files beside it, by suffix. fault: why it cannot be used; empty for none."""
+    """A picture in a folder, small since there may be millions.
+
+    notes: names of the files beside it, one of a kind. fault: why it cannot be used; empty for none.
+    """
 
     path: Path
-    notes: Mapping[str, Path] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     fault: str = ""
 
-    def read_notes(self) -> Note:
-        """Raises `DamagedSample`."""
+    def note_files(self) -> dict[str, Path]:
+        """By suffix."""
+        return {_parts(name)[1]: self.path.with_name(name) for name in self.notes}
+
+    def read_notes(self, kinds: Collection[str] = NOTE_SUFFIXES) -> Note:
+        """What the notes of some kinds say. Raises `DamagedSample`."""
         try:
-            return read_notes({suffix: read_bytes(note, NOTE_LIMIT) for suffix, note in self.notes.items()})
+            files = {kind: read_bytes(file, NOTE_LIMIT) for kind, file in self.note_files().items() if kind in kinds}
+            return read_notes(files)
         except FileError as error:
             raise DamagedSample(one_line(error)) from None
 
@@ -103,9 +111,9 @@ class FolderSource:
             try:
                 if file.fault:
                     raise DamagedSample(file.fault)
-                if "json" in file.notes:
+                if "json" in file.note_files():
                     # only a .json can hold a weight, and the order of a whole epoch needs all of them
-                    weight = file.read_notes().weight
+                    weight = file.read_notes({"json"}).weight
             except DamagedSample as error:
                 damaged.append(Damage(shown(str(file.path)), str(error)))
                 continue
@@ -130,7 +138,7 @@ class FolderSource:
         digest = SetDigest("captioned images")
         for file in self._files:
             notes: list[str | bytes] = []
-            for suffix, path in file.notes.items():
+            for suffix, path in file.note_files().items():
                 try:
                     notes += [suffix, read_bytes(path, NOTE_LIMIT)]
                 except FileError:
@@ -224,7 +232,7 @@ def _pictures_among(place: Path, names: Sequence[str], fault: str) -> Iterator[P
         reason = f"its name {named}" if (named := fault or text_fault(name)) else ""
         if twice := [files for files in own.values() if len(files) > 1]:
             reason = f"two notes of one kind lie beside it: {', '.join(twice[0])}"
-        yield PictureFile(place / name, {kind: place / files[0] for kind, files in own.items()}, reason)
+        yield PictureFile(place / name, tuple(files[0] for files in own.values()), reason)
 
 
 def _parts(name: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from torch import Tensor
 
-from hart.data.digests import ABSENT, SetDigest, mark_bytes
+from hart.data.digests import ABSENT, SetDigest, mark_bytes, mark_image
 from hart.data.notes import IMAGE_FIELDS, NOTE_LIMIT, Columns, as_weights, number_classes, read_record
 from hart.data.samples import Damage, DamagedSample, Sample, one_line, read_image_field, text_fault
 from hart.data.splits import Division
@@ -89,13 +89,23 @@ class JsonlSource:
     def digest(self) -> str:
         digest = SetDigest("JSON lines")
         digest.add(*self.classes)
-        for row in range(len(self)):
-            try:
-                mark = mark_bytes(self.read(row).image)
-            except DamagedSample:
-                mark = ABSENT
-            digest.add(self._line(row).strip(), mark)
+        with open_regular(self._file) as lines:
+            for start in self._starts:
+                lines.seek(start)
+                line = lines.readline(NOTE_LIMIT + 1)
+                digest.add(line.strip(), self._mark(line))
         return digest.hexdigest()
+
+    def _mark(self, line: bytes) -> bytes:
+        try:
+            record = _parse(line)
+            image = record.get(self._columns.among(record).image)
+            # a file of its own need not be read whole for its mark
+            if isinstance(image, str) and "://" not in image:
+                return mark_image(self._file.parent / image)
+            return mark_bytes(read_image_field(image, self._file.parent))
+        except DamagedSample:
+            return ABSENT
 
     def _line(self, row: int) -> bytes:
         with open_regular(self._file) as lines:

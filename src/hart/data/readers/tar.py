@@ -19,7 +19,7 @@ from hart.data.samples import Damage, DamagedSample, Sample, one_line, shown
 from hart.files import FileError, open_regular
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Member:
     """A picture inside a shard: where its image lies, and what is said about it."""
 
