@@ -3,7 +3,7 @@
 The tokenizer and the text encoder then run once a set and not once a step. Shards are written whole or not at all; a
 run that was stopped goes on with the first shard that is not there. Several processes can share the shards.
 
-Shapes: see `hart.data.encoded`.
+Shapes: see `hart.data.encoded_files`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ from hart.data.encoded_files import (
     shard_file,
     stamp_of,
 )
-from hart.data.loader import MIN_SEEN, as_it_is
+from hart.data.loader import MIN_SEEN
+from hart.data.read_ahead import as_it_is
 from hart.data.samples import Condition, Damage, DamagedSample, Sample, require_mostly_sound
 from hart.data.sources import Source, Stream
 from hart.data.transforms import ImageTransform, to_signed

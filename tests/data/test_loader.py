@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from hart.data.datasets import batch_indices
-from hart.data.loader import ImageBatch, ImageLoader, lane_count
+from hart.data.lanes import lane_count
+from hart.data.loader import ImageBatch, ImageLoader
 from hart.data.opening import open_source
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError

@@ -67,6 +67,12 @@ def test_the_recipe_is_that_of_the_checkpoint(tmp_path: Path) -> None:
     assert "0.5" in (tmp_path / RECIPE_FILE).read_text()
 
 
+def test_changes_accepted_by_a_run_that_is_over_leave_its_checkpoint_whole(tmp_path: Path) -> None:
+    toy(tmp_path).run()
+    toy(tmp_path, OTHER, accept_changes=True, recipe=recipe(steps=4)).run()
+    assert toy(tmp_path).step == 6
+
+
 def test_an_older_checkpoint_is_gone_on_with_and_says_so(tmp_path: Path) -> None:
     toy(tmp_path).run()
     path = tmp_path / "checkpoints" / "step-00000006.pt"

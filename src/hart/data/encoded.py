@@ -20,7 +20,7 @@ from hart.data.datasets import SampleOrder
 from hart.data.digests import SetDigest, mark_shard
 from hart.data.draws import draw_generator
 from hart.data.encoded_files import Shard, index_file, read_index
-from hart.data.loader import ReadAhead, require_sharing, within
+from hart.data.read_ahead import ReadAhead, require_sharing, within
 from hart.errors import HartError
 from hart.files import FileError, read_json
 from hart.types import TextContext
