@@ -207,8 +207,8 @@ class RunFolder:
         return True
 
     @contextmanager
-    def writing(self, what: str) -> Iterator[None]:
-        """Says clearly what could not be written, where, and what is left."""
+    def writing(self, what: str, place: str = "") -> Iterator[None]:
+        """Says clearly what could not be written, where (in `place`, unless the system says it), and what is left."""
         try:
             yield
         except OSError as error:
@@ -216,7 +216,7 @@ class RunFolder:
             reason = "the disk is full" if full else error.strerror or error
             advice = "make room" if full else "mend that"
             raise HartError(
-                f"{error.filename or self.folder}: {what} could not be written: {reason}; {self.last_good()}; "
+                f"{error.filename or self.folder / place}: {what} could not be written: {reason}; {self.last_good()}; "
                 f"{advice} and run again"
             ) from None
 

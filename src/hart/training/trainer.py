@@ -24,7 +24,7 @@ from hart.training.saved_state import DamagedError
 from hart.training.step import Stepper
 from hart.training.stopping import StopSignal
 from hart.training.task import Task
-from hart.training.trackers import Tracker, open_trackers
+from hart.training.trackers import LOG_FILE, Tracker, open_trackers
 
 
 class Trainer:
@@ -124,7 +124,7 @@ class Trainer:
         trackers: list[Tracker] = []
         try:
             if self.processes.main:
-                with self.run_folder.writing("the log"):
+                with self.run_folder.writing("the log", LOG_FILE):
                     trackers = open_trackers(
                         self.config.trackers, self.folder, self.step, self.recipe.to_dict(), self._note
                     )
@@ -178,7 +178,7 @@ class Trainer:
             figures["mfu"] = report.mfu
         if not self.processes.main:
             return
-        with self.run_folder.writing("the log"):
+        with self.run_folder.writing("the log", LOG_FILE):
             for tracker in trackers:
                 tracker.figures(self.step, figures)
         if self.on_log is not None:
@@ -189,7 +189,7 @@ class Trainer:
         if module is not None:
             with torch.no_grad():
                 pictures = self.task.samples(self.step, module.to(self.processes.device))
-            with self.run_folder.writing("a sample picture"):
+            with self.run_folder.writing("a sample picture", "samples"):
                 for tracker in trackers:
                     tracker.pictures(self.step, pictures)
         self.processes.wait()

@@ -207,6 +207,9 @@ def test_the_published_format_is_read(tmp_path: Path) -> None:
         ({"include": [{"class": "dog", "count": 1, "color": "teal"}]}, "unknown colour 'teal'"),
         ({"include": [{"class": "dog", "count": 1, "position": ["near", 0]}]}, "unknown position 'near'"),
         ({"include": [{"class": "dog", "count": 1, "position": ["above", 0]}]}, "does not come before it"),
+        ({"include": [{"class": "dog", "count": 1, "position": []}]}, "list index out of range"),
+        ({"include": [{"class": "dog", "count": float("inf")}]}, "infinity"),
+        ({"include": [{"class": [], "count": 1}]}, "unhashable"),
         ({"include": ["dog"]}, "is no prompt of GenEval"),
     ],
 )
