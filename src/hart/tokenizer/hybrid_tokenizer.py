@@ -112,12 +112,15 @@ class HybridTokenizer(nn.Module):
         latent = self.encode(image)
         return self.decode(self.quantize(latent, schedule).latent if discrete else latent)
 
-    def training_pass(self, image: Tensor, *, discrete: bool) -> TrainingPass:
-        """Encode and quantise with gradients: straight through the codes, or the continuous latent itself."""
+    def training_pass(self, image: Tensor, *, discrete: bool, mistakes: Mistakes | None = None) -> TrainingPass:
+        """Encode and quantise with gradients: straight through the codes, or the continuous latent itself.
+
+        mistakes: wrong codes in the sum that is decoded; see `MultiScaleQuantizer.encode`.
+        """
         latent = self.encode(image).float()
         # a code's distances and what is left for the next scale need float32, in autocast too
         with torch.autocast(latent.device.type, enabled=False):
-            quantized = self.quantize(latent)
+            quantized = self.quantizer.encode(latent, self.config.schedule, mistakes)
         decoded = latent + (quantized.latent - latent).detach() if discrete else latent
         loss = self.quantizer.loss(quantized, latent, self.config.commitment_weight)
         return TrainingPass(decoded, loss, quantized)

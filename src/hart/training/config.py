@@ -235,6 +235,9 @@ class TokenizerRecipe(Recipe):
     is counted and reported over as many steps; with 0 over `trainer.checkpoint_every`."""
     decoder_only: bool = False
     """Freeze encoder, quant_conv and quantiser, as the released recipe does."""
+    mistakes: float = 0.0
+    """Largest share of wrong codes in a discrete latent, with `decoder_only`: the decoder learns to draw a clean image
+    from codes that do not quite fit each other, which is what a transformer gives it."""
     init_from: str = ""
     """A tokenizer to start from: what this stage wrote, or any model whose tokenizer has these sizes."""
 
@@ -248,6 +251,11 @@ class TokenizerRecipe(Recipe):
             "counts the codes' use from the same step",
         )
         require(0 <= self.discrete_probability <= 1, "TokenizerRecipe.discrete_probability must be in [0, 1]")
+        require(0 <= self.mistakes <= 1, f"TokenizerRecipe.mistakes must be in [0, 1], not {self.mistakes}")
+        require(
+            self.decoder_only or not self.mistakes,
+            "TokenizerRecipe.mistakes are for the decoder alone: set decoder_only = true, or leave them out",
+        )
         if self.adversarial is not None:
             layers, least, side = self.adversarial.layers, self.adversarial.smallest_side, self.tokenizer.image_size
             require(
