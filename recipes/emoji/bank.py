@@ -9,6 +9,7 @@ A stopped run goes on; a larger count makes the set longer. `--part 1/2` and `--
 from __future__ import annotations
 
 import argparse
+import tomllib
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from hart.training.conditions import find_text_encoder
 from hart.training.starting import load_tokenizer
 
 SHARD = 1024
+TEST_PROMPTS = Path(__file__).with_name("free_prompts.toml")
 
 
 def main() -> None:
@@ -39,7 +41,9 @@ def main() -> None:
     config, folder = find_text_encoder(given.model, tokens=0, instruction=False)
     encoders = Encoders(tokenizer, load_text_encoder(config, folder), torch.device("cpu"))
     size = tokenizer.config.image_size
-    scenes = EmojiScenes(default_cache(), given.count, size=size, seed=given.seed)
+    tables = tomllib.loads(TEST_PROMPTS.read_text(encoding="utf-8"))
+    barred = {prompt.lower() for prompts in tables.values() for prompt in prompts}
+    scenes = EmojiScenes(default_cache(), given.count, size=size, seed=given.seed, barred=barred)
     options = EncodeOptions(shard_size=SHARD, batch_size=64, part=part - 1, parts=parts)
     summary = encode_dataset(
         scenes,

@@ -313,8 +313,9 @@ class TransformerRecipe(Recipe):
     ones (`hart.data.transforms.slightly_moved`). Of pictures in memory all are encoded before the first step; of
     pictures that are read in every step, all but the first are made anew each time. Encoded sets have one."""
     mistakes: float = 0.0
-    """Largest share of wrong codes in the teacher-forcing input of the further views; the codes of the scales after
-    them correct them, so that the model learns to mend what it drew wrong (self-correction; Han et al., 2024)."""
+    """Largest share of wrong codes in the teacher-forcing input of the further views, and of all of an encoded set; the
+    codes of the scales after them correct them, so that the model learns to mend what it drew wrong (self-correction;
+    Han et al., 2024)."""
     modulation_gain: float = 1e-3
     """Factor on the starting weights that give the gains of modulated branches (AdaLN); VAR's falls with the depth."""
     init_from: str = ""
@@ -343,9 +344,5 @@ class TransformerRecipe(Recipe):
         require(self.modulation_gain >= 0, "TransformerRecipe.modulation_gain must not be negative")
         require(self.views >= 1, f"TransformerRecipe.views must be at least 1, not {self.views}")
         require(0 <= self.mistakes <= 1, f"TransformerRecipe.mistakes must be in [0, 1], not {self.mistakes}")
-        require(
-            self.views > 1 or not self.mistakes,
-            "TransformerRecipe.mistakes are made in further views: set views to 2 or more",
-        )
         require(0 <= dropout <= 1, f"TransformerRecipe.condition_dropout must be in [0, 1], not {dropout}")
         require(self.diffusion_weight >= 0, "TransformerRecipe.diffusion_weight must not be negative")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,8 @@ FIGURES = frozenset({"smileys-emotion", "people-body", "other", *THINGS})
 LONGEST_NAME = 3
 """Words of a thing in a scene of several."""
 
+TRIES = 20
+
 WHITE = (255, 255, 255)
 Describe = Callable[[random.Random], str]
 """One more caption of the same image."""
@@ -57,8 +59,13 @@ class EmojiScenes:
     classes: tuple[str, ...] = ()
     damaged: tuple[Damage, ...] = ()
 
-    def __init__(self, cache: Path, count: int, *, size: int = 128, seed: int = 0) -> None:
-        """cache: where the npm archives of the emoji set lie or go. Raises `HartError` where they cannot be had."""
+    def __init__(
+        self, cache: Path, count: int, *, size: int = 128, seed: int = 0, barred: Collection[str] = ()
+    ) -> None:
+        """cache: where the npm archives of the emoji set lie or go. barred: captions, in lower case, not to be used.
+
+        Raises `HartError` where the archives cannot be had.
+        """
         icons = read_icons(STYLES, cache, lambda done, total, what: None)
         concepts = {icon.concept.slug: icon.concept for icon in icons}
         # split and held-out words are those of the set that `hart data emoji` writes
@@ -69,6 +76,7 @@ class EmojiScenes:
         self.count = count
         self.size = size
         self.seed = seed
+        self.barred = frozenset(barred)
         self._things = self._places(lambda icon: icon.concept.group in THINGS and bool(self._short_names(icon)))
         self._figures = self._places(lambda icon: icon.concept.group in FIGURES)
 
@@ -94,7 +102,7 @@ class EmojiScenes:
         return Sample(self.key(row), encoded.getvalue(), texts)
 
     def scene(self, row: int) -> tuple[Image.Image, tuple[str, ...]]:
-        """The RGB image of a row and its captions. Raises `DamagedSample` for an icon that cannot be drawn."""
+        """The RGB image of a row and its captions. Raises `DamagedSample` where `TRIES` scenes could not be drawn."""
         rng = random.Random(f"{self.seed}|scene|{row}")
         makers = {
             "single": self._single,
@@ -104,8 +112,19 @@ class EmojiScenes:
             "count": self._counted,
         }
         (kind,) = rng.choices(list(KINDS), list(KINDS.values()))
-        image, describe = makers[kind](rng)
-        return image, tuple(sometimes_slipped(describe(rng), rng) for _ in range(CAPTIONS))
+        for last in range(TRIES):
+            try:
+                image, describe = makers[kind](rng)
+                break
+            except DamagedSample:  # a blank icon
+                if last == TRIES - 1:
+                    raise
+        texts: list[str] = []
+        while len(texts) < CAPTIONS:
+            text = describe(rng)
+            if text.lower() not in self.barred:
+                texts.append(sometimes_slipped(text, rng))
+        return image, tuple(texts)
 
     def _single(self, rng: random.Random) -> tuple[Image.Image, Describe]:
         icon = self._chosen(range(len(self.icons)), rng)
@@ -166,9 +185,9 @@ class EmojiScenes:
     def _two(self, rng: random.Random) -> tuple[Image.Image, Describe]:
         """Two things beside or above each other, sometimes of different sizes, sometimes repainted."""
         beside = rng.random() < 0.65
-        large, small = rng.uniform(0.46, 0.56), rng.uniform(0.24, 0.32)
+        large, small = rng.uniform(0.45, 0.52), rng.uniform(0.22, 0.29)
         sized = rng.random() < 0.25
-        sides = [large, small] if sized else [rng.uniform(0.42, 0.5) for _ in range(2)]
+        sides = [large, small] if sized else [rng.uniform(0.38, 0.46) for _ in range(2)]
         if rng.random() < 0.5:
             sides.reverse()
         style = self.icons[self._row(self._things, rng)].style
@@ -207,8 +226,8 @@ class EmojiScenes:
             raise DamagedSample("no icon with a plural was found")
         number = rng.choices(list(NUMBERS), (4, 4, 3, 2, 1))[0]
         cells = _cells(number, rng)
-        side = 0.46 if number <= 4 else 0.33
-        sprite = self._sprite(icon, round(self.size * side * rng.uniform(0.85, 1)), 0)
+        side = 0.44 if number <= 4 else 0.29
+        sprite = self._filling(icon, round(self.size * side * rng.uniform(0.85, 1)))
         word = ""
         if rng.random() < 0.25 and (colour := own_colour(sprite)) is not None:
             word = _another(colour, rng)
@@ -235,7 +254,7 @@ class EmojiScenes:
             icon = self.icons[self._row(rows, rng)]
             if icon.style != style:
                 continue
-            sprite = self._sprite(icon, side, 0)
+            sprite = self._filling(icon, side)
             names = self._short_names(icon)
             if not painted:
                 return Thing(names, sprite)
@@ -274,10 +293,22 @@ class EmojiScenes:
         )
 
     def _sprite(self, icon: Icon, side: int, angle: float) -> Image.Image:
+        """An icon as large as in its set, where `side` is the side of its square."""
         sprite = layer_of(icon.svg, side)
         if sprite is None or sprite.getbbox() is None:
             raise DamagedSample(f"{icon.style} {icon.concept.slug} cannot be drawn")
         return sprite.rotate(angle, Image.Resampling.BICUBIC, expand=True) if angle else sprite
+
+    def _filling(self, icon: Icon, side: int) -> Image.Image:
+        """An icon without its margin, its longer side `side`: what is called big is big."""
+        drawn = side
+        for _ in range(3):  # small icons are measured more than once: their edges take whole pixels
+            sprite = self._sprite(icon, drawn, 0)
+            sprite = sprite.crop(sprite.getbbox())
+            if max(sprite.size) >= side - 1:
+                break
+            drawn = round(drawn * side / max(sprite.size))
+        return sprite
 
     def _laid(self, colour: tuple[int, int, int], placed: Sequence[tuple[Image.Image, float, float]]) -> Image.Image:
         """Sprites with their centres at (x, y), in sides of the image, on a ground of one colour."""
