@@ -13,6 +13,7 @@ import tomllib
 from pathlib import Path
 
 import torch
+import typer
 
 from hart.data.emoji.scenes import EmojiScenes
 from hart.data.transforms import ImageTransform
@@ -52,9 +53,9 @@ def main() -> None:
         given.folder,
         "train",
         options,
-        progress=lambda done, total, what: print(f"{done}/{total}", what, flush=True),
+        progress=lambda done, total, what: typer.echo(f"{done}/{total} {what}"),
     )
-    print(f"{given.folder}: {summary.pictures} images, {summary.captions} captions, {summary.damaged} left out")
+    typer.echo(f"{given.folder}: {summary.pictures} images, {summary.captions} captions, {summary.damaged} left out")
 
 
 if __name__ == "__main__":

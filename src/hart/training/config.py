@@ -70,7 +70,8 @@ class TrainerConfig(Config):
     """Pictures of one step in all: of all processes and of all parts that `accumulate` cuts them into."""
     seed: int = 0
     precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 runs the forward pass in autocast: faster on GPUs and on processors with AMX, slower on others."""
+    """bfloat16 runs the forward pass in autocast: faster on GPUs and on processors with AMX or AVX-512 bf16, slower
+    on others."""
     device: str = "cpu"
     """cpu, cuda or mps. Of several processes each takes the GPU of its own number."""
     distributed: Literal["auto", "none", "ddp", "fsdp2"] = "auto"

@@ -26,7 +26,9 @@ from hart.data.samples import Damage, DamagedSample, Sample
 CAPTIONS = 3
 """Captions an image."""
 KINDS = {"single": 0.5, "coloured": 0.14, "ground": 0.1, "two": 0.16, "count": 0.1}
-"""Kind of scene -> its share."""
+"""Kind of scene -> its share of the images."""
+SEEN = {"single": 2.0}
+"""Kind of scene -> how often training sees an image of it; 1 for all others."""
 THINGS = frozenset({"animals-nature", "food-drink", "travel-places", "activities", "objects"})
 """Groups whose icons stand for things that can be put beside each other and counted."""
 FIGURES = frozenset({"smileys-emotion", "people-body", "other", *THINGS})
@@ -87,7 +89,7 @@ class EmojiScenes:
 
     @property
     def weights(self) -> Tensor:
-        return torch.ones(self.count)
+        return torch.tensor([SEEN.get(self.kind(row), 1.0) for row in range(self.count)])
 
     def __len__(self) -> int:
         return self.count
@@ -99,11 +101,18 @@ class EmojiScenes:
         image, texts = self.scene(row)
         encoded = io.BytesIO()
         image.save(encoded, "BMP")
-        return Sample(self.key(row), encoded.getvalue(), texts)
+        return Sample(self.key(row), encoded.getvalue(), texts, weight=SEEN.get(self.kind(row), 1.0))
+
+    def kind(self, row: int) -> str:
+        """Which of `KINDS` a row is."""
+        return _kind(self._generator(row))
+
+    def _generator(self, row: int) -> random.Random:
+        return random.Random(f"{self.seed}|scene|{row}")
 
     def scene(self, row: int) -> tuple[Image.Image, tuple[str, ...]]:
         """The RGB image of a row and its captions. Raises `DamagedSample` where `TRIES` scenes could not be drawn."""
-        rng = random.Random(f"{self.seed}|scene|{row}")
+        rng = self._generator(row)
         makers = {
             "single": self._single,
             "coloured": self._coloured,
@@ -111,7 +120,7 @@ class EmojiScenes:
             "two": self._two,
             "count": self._counted,
         }
-        (kind,) = rng.choices(list(KINDS), list(KINDS.values()))
+        kind = _kind(rng)
         for last in range(TRIES):
             try:
                 image, describe = makers[kind](rng)
@@ -325,6 +334,10 @@ class EmojiScenes:
             return text
         word = STYLES[style].word
         return rng.choice((f"{text} in {word} style", f"{text}, {word} style", f"{text}, {word}"))
+
+
+def _kind(rng: random.Random) -> str:
+    return rng.choices(list(KINDS), list(KINDS.values()))[0]
 
 
 def _related(first: str, second: str, *, beside: bool, rng: random.Random) -> str:
