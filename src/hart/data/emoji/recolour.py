@@ -88,6 +88,12 @@ def repainted(sprite: Image.Image, colour: OwnColour, word: str) -> Image.Image:
     return Image.fromarray(pixels, "RGBA")
 
 
+def plain_rgb(word: str) -> tuple[int, int, int]:
+    """The colour that a word of `COLOURS` stands for, 0 to 255."""
+    red, green, blue = (int(c) for c in _rgb(*(np.array([c]) for c in COLOURS[word]))[0])
+    return red, green, blue
+
+
 def colour_word(word: str, rng: random.Random) -> str:
     """`word` or another for the same colour."""
     return rng.choice((word, word, *OTHER_WORDS.get(word, ())))
