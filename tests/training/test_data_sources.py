@@ -201,6 +201,30 @@ def test_pictures_that_are_read_in_every_step_are_seen_in_views_made_anew(encode
     assert not torch.equal(moved.last_scale_continuous, maps(plain.replace(views=2), step=1).last_scale_continuous)
 
 
+def test_mistakes_in_a_set_that_was_encoded_are_made_anew_in_every_step(encoded: Path) -> None:
+    plain = tiny_transformer_recipe(recipe(data=str(encoded / "codes"), batch_size=8), encoded / "model")
+
+    def maps(given: TransformerRecipe, rows: slice = slice(0, 8), step: int = 0) -> TokenMaps:
+        return TransformerTask(given, opened(given, "caption")).tokens.batch(Share(0, step, 8, rows)).maps
+
+    right, mended = maps(plain), maps(plain.replace(mistakes=1.0))
+    assert torch.equal(right.indices[0], mended.indices[0]), "targets of the first scale are those of the picture"
+    wrong = (mended.teacher_forcing_input - right.teacher_forcing_input).abs().flatten(1).amax(dim=1) > 1e-3
+    assert wrong.sum() >= 4
+    part = maps(plain.replace(mistakes=1.0), slice(4, 6))
+    torch.testing.assert_close(part.teacher_forcing_input, mended.teacher_forcing_input[4:6])
+    # with hardly any wrong ones, codes and rest give back what was stored
+    almost = maps(plain.replace(mistakes=1e-9))
+    torch.testing.assert_close(almost.teacher_forcing_input, right.teacher_forcing_input, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(almost.last_scale_continuous, right.last_scale_continuous, rtol=1e-4, atol=1e-4)
+
+
+def test_mistakes_need_further_views_of_pictures(encoded: Path) -> None:
+    given = tiny_transformer_recipe(recipe(data=str(encoded / "pictures")), encoded / "model").replace(mistakes=0.5)
+    with pytest.raises(ConfigError, match="set views to 2 or more, or encode the set ahead"):
+        TransformerTask(given, opened(given, "caption"))
+
+
 def test_every_source_gives_the_maps_of_its_pictures(encoded: Path) -> None:
     """Codes stored in float32 and pictures encoded in the step agree, pictures, captions and all."""
     given = tiny_transformer_recipe(recipe(data=str(encoded / "codes")), encoded / "model")

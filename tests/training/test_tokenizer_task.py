@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from hart.checkpoint.loading import save_model
 from hart.checkpoint.storage import CheckpointError
@@ -227,6 +228,24 @@ def test_the_decoder_alone_is_trained_when_asked(tmp_path: Path) -> None:
     Trainer(task, recipe, tmp_path).run()
     moved = {name.split(".")[0] for name, value in task.module.state_dict().items() if not value.equal(before[name])}
     assert moved == {"decoder", "post_quant_conv"}
+
+
+def test_a_decoder_learns_from_wrong_codes_of_discrete_latents_alone() -> None:
+    recipe = RECIPE.replace(decoder_only=True, discrete_probability=1.0, mistakes=1.0)
+    share = Share(0, 0, 4, slice(0, 4))
+
+    def latent(given: TokenizerRecipe) -> Tensor:
+        task = TokenizerTask(given, pictures())
+        batch = task.batch(share)
+        return task.module.training_pass(batch.image, discrete=batch.discrete, mistakes=batch.mistakes).latent
+
+    right = latent(recipe.replace(mistakes=0.0))
+    assert not torch.equal(latent(recipe), right)
+    assert torch.equal(latent(recipe), latent(recipe))
+    continuous = recipe.replace(discrete_probability=0.0)
+    assert torch.equal(latent(continuous), latent(continuous.replace(mistakes=0.0)))
+    with pytest.raises(ConfigError, match="decoder alone: set decoder_only = true"):
+        recipe.replace(decoder_only=False)
 
 
 def test_codes_that_nothing_chose_move_onto_the_data(tmp_path: Path) -> None:

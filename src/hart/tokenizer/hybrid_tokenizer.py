@@ -8,6 +8,7 @@ Shapes: B batch, H W image, f pixels of a latent cell, D latent channels, n_K si
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from hart.config import TokenizerConfig
 from hart.scales import ScaleSchedule
 from hart.tokenizer.autoencoder import Decoder, Encoder
-from hart.tokenizer.quantizer import Mistakes, MultiScaleQuantizer, QuantizedLatent, next_scale_input
+from hart.tokenizer.quantizer import Mistakes, MultiScaleQuantizer, QuantizedLatent, next_scale_input, to_map
 from hart.types import TokenMaps
 
 
@@ -96,12 +97,25 @@ class HybridTokenizer(nn.Module):
         Without it the codes of the last scale stand in for what that scale had to hold: the residual is zero.
         """
         schedule = schedule or self.config.schedule
-        embeddings = [self.quantizer.codebook(index) for index in indices]
-        terms = (self.quantizer.contribution(embeddings[k], k, schedule) for k in range(len(schedule) - 1))
-        totals = accumulate(terms, torch.add)
+        totals = self._totals(indices, schedule)
         inputs = [next_scale_input(total, side) for total, side in zip(totals, schedule.sides[1:], strict=True)]
-        last = embeddings[-1] if last_scale_continuous is None else last_scale_continuous
+        last = self.quantizer.codebook(indices[-1]) if last_scale_continuous is None else last_scale_continuous
         return TokenMaps(indices, torch.cat(inputs, dim=1), last)
+
+    def latent_from_codes(
+        self, indices: tuple[Tensor, ...], last_scale_continuous: Tensor, schedule: ScaleSchedule
+    ) -> Tensor:
+        """The continuous latent (B, D, n_K, n_K) whose codes and rest were stored; see `token_maps_from_codes`."""
+        *_, before_last = self._totals(indices, schedule)
+        return before_last + to_map(last_scale_continuous)
+
+    def _totals(self, indices: tuple[Tensor, ...], schedule: ScaleSchedule) -> Iterator[Tensor]:
+        """The running sum (B, D, n_K, n_K) after each scale but the last."""
+        terms = (
+            self.quantizer.contribution(self.quantizer.codebook(indices[k]), k, schedule)
+            for k in range(len(schedule) - 1)
+        )
+        return accumulate(terms, torch.add)
 
     def reconstruct(self, image: Tensor, *, discrete: bool, schedule: ScaleSchedule | None = None) -> Tensor:
         """Encode and decode an image (B, 3, H, W) in [-1, 1].
@@ -112,12 +126,15 @@ class HybridTokenizer(nn.Module):
         latent = self.encode(image)
         return self.decode(self.quantize(latent, schedule).latent if discrete else latent)
 
-    def training_pass(self, image: Tensor, *, discrete: bool) -> TrainingPass:
-        """Encode and quantise with gradients: straight through the codes, or the continuous latent itself."""
+    def training_pass(self, image: Tensor, *, discrete: bool, mistakes: Mistakes | None = None) -> TrainingPass:
+        """Encode and quantise with gradients: straight through the codes, or the continuous latent itself.
+
+        mistakes: wrong codes in the sum that is decoded; see `MultiScaleQuantizer.encode`.
+        """
         latent = self.encode(image).float()
         # a code's distances and what is left for the next scale need float32, in autocast too
         with torch.autocast(latent.device.type, enabled=False):
-            quantized = self.quantize(latent)
+            quantized = self.quantizer.encode(latent, self.config.schedule, mistakes)
         decoded = latent + (quantized.latent - latent).detach() if discrete else latent
         loss = self.quantizer.loss(quantized, latent, self.config.commitment_weight)
         return TrainingPass(decoded, loss, quantized)

@@ -74,7 +74,8 @@ class TrainerConfig(Config):
     """Pictures of one step in all: of all processes and of all parts that `accumulate` cuts them into."""
     seed: int = 0
     precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 runs the forward pass in autocast: faster on GPUs and on processors with AMX, slower on others."""
+    """bfloat16 runs the forward pass in autocast: faster on GPUs and on processors with AMX or AVX-512 bf16, slower
+    on others."""
     device: str = "cpu"
     """cpu, cuda or mps. Of several processes each takes the GPU of its own number."""
     distributed: Literal["auto", "none", "ddp", "fsdp2"] = "auto"
@@ -226,12 +227,19 @@ class TokenizerRecipe(Recipe):
     is counted and reported over as many steps; with 0 over `trainer.checkpoint_every`."""
     decoder_only: bool = False
     """Freeze encoder, quant_conv and quantiser, as the released recipe does."""
+    mistakes: float = 0.0
+    """Largest share of wrong codes in a discrete latent, with `decoder_only`: the decoder learns to draw a clean image
+    from codes that do not quite fit each other, which is what a transformer gives it."""
     init_from: str = ""
     """A tokenizer to start from: what this stage wrote, or any model whose tokenizer has these sizes."""
 
     def __post_init__(self) -> None:
         require_within(self, 0, MOST_STEPS, "revive_every")
-        require_within(self, 0, 1, "discrete_probability")
+        require_within(self, 0, 1, "discrete_probability", "mistakes")
+        require(
+            self.decoder_only or not self.mistakes,
+            "TokenizerRecipe.mistakes are for the decoder alone: set decoder_only = true, or leave them out",
+        )
         if self.adversarial is not None:
             layers, least, side = self.adversarial.layers, self.adversarial.smallest_side, self.tokenizer.image_size
             require(
@@ -290,8 +298,9 @@ class TransformerRecipe(Recipe):
     ones (`hart.data.transforms.slightly_moved`). Of pictures in memory all are encoded before the first step; of
     pictures that are read in every step, all but the first are made anew each time. Encoded sets have one."""
     mistakes: float = 0.0
-    """Largest share of wrong codes in the teacher-forcing input of the further views; the codes of the scales after
-    them correct them, so that the model learns to mend what it drew wrong (self-correction; Han et al., 2024)."""
+    """Largest share of wrong codes in the teacher-forcing input of the further views, and of all of an encoded set; the
+    codes of the scales after them correct them, so that the model learns to mend what it drew wrong (self-correction;
+    Han et al., 2024)."""
     modulation_gain: float = 1e-3
     """Factor on the starting weights that give the gains of modulated branches (AdaLN); VAR's falls with the depth."""
     init_from: str = ""
@@ -319,7 +328,3 @@ class TransformerRecipe(Recipe):
         require_within(self, 0, LARGEST, "modulation_gain", "diffusion_weight")
         require_within(self, 1, MOST_VIEWS, "views")
         require_within(self, 0, 1, "mistakes", "condition_dropout")
-        require(
-            self.views > 1 or not self.mistakes,
-            "TransformerRecipe.mistakes are made in further views: set views to 2 or more",
-        )

@@ -99,6 +99,10 @@ def token_source(
     """
     if isinstance(data, CaptionedImages):
         data = MemoryPictures(data, recipe.trainer.seed)
+    if recipe.mistakes and recipe.views == 1 and not isinstance(data, EncodedPictures):
+        raise ConfigError(
+            "TransformerRecipe.mistakes are made in further views: set views to 2 or more, or encode the set ahead"
+        )
     match data:
         case MemoryPictures():
             return MemoryTokens(data, recipe, tokenizer, device)
@@ -215,7 +219,10 @@ class LiveTokens:
 
 
 class StoredTokens:
-    """Of an encoded set: neither the tokenizer's encoder nor the text encoder runs."""
+    """Of an encoded set: neither the tokenizer's encoder nor the text encoder runs.
+
+    With mistakes the codes are made anew from the stored ones and the rest, which together are the latent.
+    """
 
     def __init__(
         self,
@@ -232,6 +239,7 @@ class StoredTokens:
         self.loader = data.loader
         self.by_class = condition_of(recipe) == "label"
         self.schedule = recipe.transformer.schedule
+        self.mistakes = recipe.mistakes
         self.tokenizer = tokenizer
         self.device = device
 
@@ -240,10 +248,14 @@ class StoredTokens:
     def batch(self, share: Share) -> TokenBatch:
         batch = self.loader.rows(share.step, share.rows)
         indices = tuple(index.to(self.device) for index in batch.indices)
-        rest = batch.last_scale_continuous
-        maps = self.tokenizer.token_maps_from_codes(
-            indices, None if rest is None else rest.to(self.device), self.schedule
-        )
+        rest = None if batch.last_scale_continuous is None else batch.last_scale_continuous.to(self.device)
+        if self.mistakes:
+            assert rest is not None  # `_require_fitting`
+            wrong = Mistakes(torch.full((share.batch_size, 1), self.mistakes), share.generator("view"), share.rows)
+            latent = self.tokenizer.latent_from_codes(indices, rest, self.schedule)
+            maps = self.tokenizer.token_maps(latent, self.schedule, wrong)
+        else:
+            maps = self.tokenizer.token_maps_from_codes(indices, rest, self.schedule)
         return TokenBatch(maps, self._conditions(batch.text, batch.labels))
 
     def first(self, count: int) -> Conditions:
@@ -318,6 +330,8 @@ def _require_fitting(
             f"{encoded.folder} was encoded at the scales {list(encoded.sides)}, the recipe has "
             f"{list(recipe.transformer.scales)}: encode the set again with --scales"
         )
+    if recipe.mistakes and not settings["residual"]:
+        raise HartError(f"{encoded.folder} was encoded without residuals, which mistakes need: set mistakes = 0")
     if recipe.diffusion is not None and not settings["residual"]:
         raise HartError(
             f"{encoded.folder} was encoded without residuals, which [diffusion] learns: encode it without --no-residual"

@@ -23,6 +23,7 @@ from hart.losses.perceptual import perceptual_loss
 from hart.losses.tokenizer_loss import pixel_loss, tokenizer_loss
 from hart.tokenizer.codebook_usage import code_counts, codebook_usage
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
+from hart.tokenizer.quantizer import Mistakes
 from hart.training.config import TokenizerRecipe
 from hart.training.image_sources import TrainingData, image_source, kept_data
 from hart.training.pictures import picture_row
@@ -55,6 +56,7 @@ def start_from(recipe: TokenizerRecipe) -> HybridTokenizer:
 class TokenizerBatch:
     """Images (B, 3, H, W) in [-1, 1], which of the two latents the step decodes, and what the parts leave in it.
 
+    mistakes: makes codes of a discrete latent wrong, anew at each pass; None leaves them right.
     adversarial: how the tokenizer hears the discriminator; None before its start step, and without one.
     reconstruction: (B, 3, H, W) without gradient, what the discriminator's loss compares with the images.
     """
@@ -62,6 +64,7 @@ class TokenizerBatch:
     step: int
     image: Tensor
     discrete: bool
+    mistakes: Mistakes | None = None
     adversarial: AdversarialTerm | None = None
     reconstruction: Tensor | None = None
 
@@ -140,7 +143,7 @@ class TokenizerStage:
     def _last_layer_gradients(self, batch: TokenizerBatch, term: AdversarialTerm) -> Tensor:
         decoder = self.module.decoder
         with torch.no_grad():
-            latent = self.module.training_pass(batch.image, discrete=batch.discrete).latent
+            latent = self.module.training_pass(batch.image, discrete=batch.discrete, mistakes=batch.mistakes).latent
             features = decoder.features(self.module.post_quant_conv(latent))
         reconstruction = decoder.conv_out(features)
         loss, _ = pixel_loss(batch.image, reconstruction, self.perceptual, self.weights)
@@ -151,7 +154,7 @@ class TokenizerStage:
             assert self.discriminator is not None
             assert batch.reconstruction is not None
             return discriminator_loss(self.discriminator, batch.image, batch.reconstruction)
-        result = self.module.training_pass(batch.image, discrete=batch.discrete)
+        result = self.module.training_pass(batch.image, discrete=batch.discrete, mistakes=batch.mistakes)
         reconstruction = self.module.decode_unclamped(result.latent)
         total, parts = tokenizer_loss(
             batch.image, reconstruction, result, self.perceptual, self.weights, batch.adversarial
@@ -216,7 +219,11 @@ class TokenizerTask(TokenizerStage):
         image = self.images.images(share, self.device)
         coin = torch.rand((), generator=share.generator("which latent"))
         discrete = bool(coin < self.recipe.discrete_probability)
-        return TokenizerBatch(share.step, image.contiguous(memory_format=torch.channels_last), discrete)
+        mistakes = None
+        if discrete and self.recipe.mistakes:
+            largest = torch.full((share.batch_size, 1), self.recipe.mistakes)
+            mistakes = Mistakes(largest, share.generator("mistakes"), share.rows)
+        return TokenizerBatch(share.step, image.contiguous(memory_format=torch.channels_last), discrete, mistakes)
 
     def after_step(self, share: Share, engine: Engine) -> dict[str, float]:
         return self.images.figures(share, engine, self.device) | super().after_step(share, engine)

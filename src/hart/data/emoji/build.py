@@ -112,7 +112,7 @@ def build_emoji(
         return summary
     _claim(directory, fingerprint)
 
-    icons = _read_icons(chosen, cache or default_cache(), report)
+    icons = read_icons(chosen, cache or default_cache(), report)
     concepts = {icon.concept.slug: icon.concept for icon in icons}
     withheld = held_out_keywords(concepts.values(), seed)
     keywords = Keywords(concepts.values(), withheld)
@@ -150,14 +150,21 @@ def build_emoji(
     return EmojiSummary(directory, counts["train"], counts["val"], skipped, len(concepts), reused=False)
 
 
-def render(svg: str, size: int) -> Image.Image | None:
-    """Draw an SVG document on white, centred, as large as fits into (size, size); None if bad or blank."""
+def layer_of(svg: str, size: int) -> Image.Image | None:
+    """Draw an SVG document, as large as fits into (size, size), as RGBA of its own proportions; None if bad."""
     try:
         # Both sides are bounds for resvg: it keeps the proportions.
         drawn = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size))
     except ValueError:
         return None
-    layer = Image.open(io.BytesIO(drawn)).convert("RGBA")
+    return Image.open(io.BytesIO(drawn)).convert("RGBA")
+
+
+def render(svg: str, size: int) -> Image.Image | None:
+    """Draw an SVG document on white, centred, as large as fits into (size, size); None if bad or blank."""
+    layer = layer_of(svg, size)
+    if layer is None:
+        return None
     canvas = Image.new("RGBA", (size, size), "white")
     canvas.alpha_composite(layer, ((size - layer.width) // 2, (size - layer.height) // 2))
     picture = canvas.convert("RGB")
@@ -200,7 +207,8 @@ def _claim(directory: Path, fingerprint: str) -> None:
         raise HartError(f"{directory} holds shards with other settings: choose another directory or empty it")
 
 
-def _read_icons(styles: Mapping[str, Style], cache: Path, report: Progress) -> list[Icon]:
+def read_icons(styles: Mapping[str, Style], cache: Path, report: Progress) -> list[Icon]:
+    """All icons of some styles, from the packages in `cache`, which are fetched where they are missing."""
     packages = [*(style.package for style in styles.values()), NAMES, KEYWORDS]
     archives = {}
     for number, package in enumerate(packages):
