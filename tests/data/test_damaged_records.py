@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -171,6 +173,19 @@ def test_a_name_that_comes_twice_in_a_tar_is_damaged_and_never_mixed(
     samples, damaged = read_all(open_source(tmp_path / "a.tar", kind=kind))
     assert [sample.captions for sample in samples] == [*expected, ("9",)]
     assert [damage.key.rpartition(":")[2] for damage in damaged] == ["0"]
+
+
+@pytest.mark.parametrize("kind", ["shards", "stream"])
+@pytest.mark.parametrize("size", ["-512", "-5", str(2**62), str(10**20)])
+def test_a_tar_whose_header_claims_an_absurd_size_ends_there(kind: Any, size: str, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for name in ("0.png", "1.png", "2.png"):
+            member = tarfile.TarInfo(name)
+            member.size = len(numbered(0))
+            member.pax_headers = {"size": size} if name == "1.png" else {}
+            tar.addfile(member, io.BytesIO(numbered(0)))
+    samples, damaged = read_all(open_source(tmp_path / "a.tar", kind=kind))
+    assert len(samples) == 1 and f"({int(size):,} bytes)" in damaged[0].reason
 
 
 def test_members_that_lie_scattered_are_brought_together_where_shards_are_read_at_random(tmp_path: Path) -> None:

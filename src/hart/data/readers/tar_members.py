@@ -16,6 +16,8 @@ from hart.files import FileError
 from hart.images import MAX_FILE
 
 TWICE = "its name comes twice in the shard"
+MAX_MEMBER = 2**34
+"""Bytes that a header may claim: the library would skip more for hours, and go round in circles for less than none."""
 
 
 @dataclass
@@ -79,6 +81,8 @@ def read_groups(tar: tarfile.TarFile, read_image: Callable[[tarfile.TarInfo], by
             member = tar.next()
             # the library would keep all headers
             cast(Any, tar).members.clear()
+            if member is not None and not 0 <= member.size <= MAX_MEMBER:
+                raise tarfile.ReadError(f"a header is damaged ({member.size:,} bytes)")
         except TAR_FAULTS:
             if group.name:
                 yield group
