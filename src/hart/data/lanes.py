@@ -6,6 +6,7 @@ import copy
 import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import Self
 
 import numpy as np
 from torch.utils.data import get_worker_info
@@ -132,7 +133,7 @@ class StreamSteps(StepStream):
         self._buffer = buffer
         self._first = 0
 
-    def starting_at(self, step: int) -> StreamSteps:
+    def starting_at(self, step: int) -> Self:
         """The same steps from `step` on."""
         other = copy.copy(self)
         other._first = step
