@@ -49,7 +49,7 @@ class Config:
         hints = typing.get_type_hints(cls)
         fields = {f.name: f for f in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - set(fields)):
-            names = ", ".join(shown(name).strip("'") for name in unknown[:SHOWN_NAMES])
+            names = ", ".join(_with_table(name, hints) for name in unknown[:SHOWN_NAMES])
             raise ConfigError(f"{cls.__name__}: unknown key(s) {names}; known are {', '.join(fields)}")
         missing = sorted(
             name
@@ -74,6 +74,19 @@ class Config:
             return cls.from_dict(values)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
+
+
+def _with_table(name: str, hints: dict[str, Any]) -> str:
+    """An unknown key for a message; with its full name where a table inside has a key of this name."""
+    tables = {
+        table: part
+        for table, hint in hints.items()
+        for part in (hint, *typing.get_args(hint))
+        if isinstance(part, type) and issubclass(part, Config)
+    }
+    full = [f"{table}.{name}" for table, kind in tables.items() if name in {f.name for f in dataclasses.fields(kind)}]
+    known = shown(name).strip("'")
+    return f"{known} (is {' or '.join(full)} meant?)" if full else known
 
 
 def _convert(where: str, hint: Any, value: Any) -> Any:

@@ -114,6 +114,7 @@ def test_what_is_given_for_a_text_field_stays_text(recipe: Path, text: str, data
         ("reading.shorter_side=1e9", r"reading\.shorter_side must be at most 8"),
         ("reading.max_damaged=2", r"reading\.max_damaged must be at most 1"),
         ("trainer.stepz=5", "trainer: unknown key.* stepz"),
+        ("max_damaged=0.5", r"max_damaged \(is reading.max_damaged meant"),
         ("trainer.steps=few", r"trainer\.steps: expected int, got 'few'"),
         ("trainer.steps=0", r"trainer\.steps must be at least 1, not 0"),
         ("trainer.log_every=0", r"trainer\.log_every must be at least 1, not 0"),
