@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,10 +18,9 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import save
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from hart.checkpoint.storage import fingerprint
-from hart.data.datasets import read_row
+from hart.data.chunks import Chunk, ChunkSizes, decoded_chunks
 from hart.data.encoded_files import (
     CAPTION_EDGES,
     CODES,
@@ -39,8 +38,7 @@ from hart.data.encoded_files import (
     stamp_of,
 )
 from hart.data.loader import MIN_SEEN
-from hart.data.read_ahead import as_it_is
-from hart.data.samples import Condition, Damage, DamagedSample, Sample, require_mostly_sound
+from hart.data.samples import Condition, Damage, require_mostly_sound
 from hart.data.sources import Source, Stream
 from hart.data.transforms import ImageTransform, to_signed
 from hart.data.written_sets import require_own_folder
@@ -108,19 +106,6 @@ class EncodedSummary:
     cut: int = 0
 
 
-@dataclass(frozen=True)
-class _Chunk:
-    """Decoded pictures of a shard, in their order. last: the shard ends here."""
-
-    shard: int
-    pixels: Tensor
-    captions: tuple[tuple[str, ...], ...]
-    labels: tuple[int, ...]
-    weights: tuple[float, ...]
-    damaged: tuple[Damage, ...]
-    last: bool
-
-
 @dataclass
 class _Shard:
     """A shard in the making."""
@@ -172,7 +157,8 @@ def encode_dataset(
     seen = 0
     shard = _Shard()
     condition: Condition = "none" if encoders.text_encoder is None else "caption"
-    for chunk in _chunks(source, transform, wanted, options, condition):
+    sizes = ChunkSizes(options.shard_size, options.batch_size, options.workers)
+    for chunk in decoded_chunks(source, transform, wanted, sizes, condition):
         _encode_chunk(shard, chunk, encoders, options)
         damaged += chunk.damaged
         seen += len(chunk.labels) + len(chunk.damaged)
@@ -209,7 +195,7 @@ def _settings(
     }
 
 
-def _encode_chunk(shard: _Shard, chunk: _Chunk, encoders: Encoders, options: EncodeOptions) -> None:
+def _encode_chunk(shard: _Shard, chunk: Chunk, encoders: Encoders, options: EncodeOptions) -> None:
     shard.damaged += chunk.damaged
     if not len(chunk.labels):
         return
@@ -322,90 +308,3 @@ def _finish(
         atomic_write(index_file(folder, split), lambda file: file.write(json.dumps(index, indent=1).encode()))
     cut = sum(fact.get("cut", 0) for fact in present)
     return EncodedSummary(pictures, captions, len(damaged), finished, cut)
-
-
-def _chunks(
-    source: Source | Stream,
-    transform: ImageTransform,
-    shards: Sequence[int],
-    options: EncodeOptions,
-    condition: Condition,
-) -> Iterator[_Chunk]:
-    """All chunks of the shards in their order, decoded by worker processes. Raises `HartError`."""
-    dataset = _Decoding(source, transform, shards, options, condition)
-    # a stream is one sequence: more than one process would only read it twice
-    workers = min(options.workers, 1) if isinstance(source, Stream) else options.workers
-    generator = torch.Generator().manual_seed(0)
-    for item in DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=as_it_is, generator=generator):
-        if isinstance(item, HartError):
-            raise item
-        yield item
-
-
-class _Decoding(IterableDataset[Any]):
-    """Chunks of shards; worker w of W takes every W-th, which the loader puts in order again."""
-
-    def __init__(
-        self,
-        source: Source | Stream,
-        transform: ImageTransform,
-        shards: Sequence[int],
-        options: EncodeOptions,
-        condition: Condition,
-    ) -> None:
-        self._source = source
-        self._transform = transform
-        self._shards = shards
-        self._options = options
-        self._condition = condition
-
-    def __iter__(self) -> Iterator[_Chunk | HartError]:
-        worker = get_worker_info()
-        number, count = (worker.id, worker.num_workers) if worker else (0, 1)
-        try:
-            if isinstance(self._source, Stream):
-                for shard in self._shards:
-                    yield from self._stream_chunks(self._source, shard)
-                return
-            size, step = self._options.shard_size, self._options.batch_size
-            plan = []
-            for shard in self._shards:
-                end = min((shard + 1) * size, len(self._source))
-                plan += [(shard, range(start, min(start + step, end)), end) for start in range(shard * size, end, step)]
-            for shard, rows, end in plan[number::count]:
-                samples = [read_row(self._source, row) for row in rows]
-                yield self._chunk(shard, samples, last=rows.stop == end)
-        except HartError as error:
-            yield error
-
-    def _stream_chunks(self, stream: Stream, unit: int) -> Iterator[_Chunk]:
-        gathered: list[Sample | Damage] = []
-        for sample in stream.read_unit(unit):
-            gathered.append(sample)
-            if len(gathered) == self._options.batch_size:
-                yield self._chunk(unit, gathered, last=False)
-                gathered = []
-        yield self._chunk(unit, gathered, last=True)
-
-    def _chunk(self, shard: int, samples: Iterable[Sample | Damage], last: bool) -> _Chunk:
-        pixels, kept, damaged = [], [], []
-        for sample in samples:
-            try:
-                if isinstance(sample, Damage):
-                    raise DamagedSample(sample.reason)
-                sample.require(self._condition)
-                pixels.append(sample.pixels(self._transform))
-            except DamagedSample as error:
-                damaged.append(Damage(sample.key, str(error)))
-                continue
-            kept.append(sample)
-        size = self._transform.size
-        return _Chunk(
-            shard,
-            torch.stack(pixels) if pixels else torch.empty(0, 3, size, size, dtype=torch.uint8),
-            tuple(sample.captions for sample in kept),
-            tuple(-1 if sample.label is None else sample.label for sample in kept),
-            tuple(sample.weight for sample in kept),
-            tuple(damaged),
-            last,
-        )

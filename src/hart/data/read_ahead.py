@@ -79,7 +79,7 @@ class ReadAhead:
                 num_workers=self.workers,
                 collate_fn=as_it_is,
                 generator=generator,
-                worker_init_fn=_leave_interrupts,
+                worker_init_fn=leave_interrupts,
             )
         )
 
@@ -100,7 +100,7 @@ def within(rows: slice, places: range) -> slice:
     return slice(start - places.start, stop - places.start)
 
 
-def _leave_interrupts(worker: int) -> None:
+def leave_interrupts(worker: int) -> None:
     """Ctrl-C reaches all processes of a terminal: what to do about it is for the one that trains."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
