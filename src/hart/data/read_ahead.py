@@ -101,7 +101,7 @@ def within(rows: slice, places: range) -> slice:
 
 
 def leave_interrupts(worker: int) -> None:
-    """Ctrl-C reaches all processes of a terminal: what to do about it is for the one that trains."""
+    """Ctrl-C reaches all processes of a terminal: what to do about it is for the one that reads from here."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
