@@ -46,7 +46,7 @@ Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 LoraTarget = Literal["attention", "mlp", "word_embed"]
-"""Linear layers of the transformer that get adapters, see `hart.lora.LAYERS`."""
+"""Linear layers of the transformer that get adapters, see `hart.checkpoint.lora.LAYERS`."""
 
 
 def _schedule(scales: tuple[int, ...]) -> tuple[int, ...]:

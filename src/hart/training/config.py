@@ -226,7 +226,7 @@ class TokenizerRecipe(Recipe, kw_only=True):
 
 
 class LoraConfig(Config):
-    """Low-rank adapters to train in place of the weights, see `hart.lora.add_lora`."""
+    """Low-rank adapters to train in place of the weights, see `hart.checkpoint.lora.add_lora`."""
 
     rank: Rank
     alpha: Rank
