@@ -14,7 +14,7 @@ from hart.files import FileError, read_toml
 RECIPE_LIMIT = 2**20
 """Bytes of a recipe."""
 MOST = 2.0**63
-MAIN_TABLES = {"transformer": "transformer", "tokenizer": "tokenizer", "text-encoder": "encoder"}
+MAIN_TABLES = {"transformer": "transformer", "tokenizer": "tokenizer"}
 """Stage -> the table that its recipes have, and those of the stages after it have not."""
 
 C = TypeVar("C", bound=Config)
