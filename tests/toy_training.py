@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from hart.config import HartConfig
+from hart.data.encoding import EncodeOptions, Encoders, encode_dataset
 from hart.data.opening import open_source
 from hart.data.transforms import ImageTransform
 from hart.errors import Stopped
-from hart.precompute import EncodeOptions, Encoders, encode_dataset
 from hart.text_encoder import load_text_encoder
 from hart.training.config import (
     DiscriminatorConfig,

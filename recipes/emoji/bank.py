@@ -18,7 +18,7 @@ import typer
 from hart.data.emoji.scenes import EmojiScenes
 from hart.data.transforms import ImageTransform
 from hart.files import default_cache
-from hart.precompute import EncodeOptions, Encoders, encode_dataset
+from hart.data.encoding import EncodeOptions, Encoders, encode_dataset
 from hart.text_encoder import load_text_encoder
 from hart.training.conditions import find_text_encoder
 from hart.training.starting import load_tokenizer

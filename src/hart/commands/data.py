@@ -105,11 +105,11 @@ def encode(
         from hart.training.starting import load_tokenizer, over_scales
     import torch
 
+    from hart.data.encoding import EncodeOptions, Encoders, encode_dataset
     from hart.data.notes import Columns
     from hart.data.opening import open_source
     from hart.data.transforms import ImageTransform
     from hart.devices import resolve_device
-    from hart.precompute import EncodeOptions, Encoders, encode_dataset
     from hart.presets import scales_of_size
     from hart.text_encoder import load_text_encoder
 

@@ -170,7 +170,7 @@ def reconstruct(
     dtype: DtypeOption = None,
 ) -> None:
     """Encode and decode images with a model's tokenizer: input, discrete and hybrid side by side, PSNR in dB."""
-    from hart.images import open_image
+    from hart.data.images import open_image
     from hart.picture_metadata import save_png
 
     for path in images:
