@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from hart.commands.console import needs_extra, note, owned, progress, writable_folder
+from hart.commands.locks import LOCK_FILE
 from hart.commands.options import (
     DATA_HELP,
     DATA_METAVAR,
@@ -20,7 +21,6 @@ from hart.commands.options import (
     SplitOption,
 )
 from hart.errors import HartError
-from hart.locks import LOCK_FILE
 
 app = typer.Typer(help="Build and encode data sets.", no_args_is_help=False)
 
@@ -101,17 +101,17 @@ def encode(
 ) -> None:
     """Precompute codes, residuals and text features of a set, so that training the transformer runs no encoder."""
     with needs_extra("train"):
+        from hart.checkpoint.starting import load_tokenizer, over_scales
         from hart.training.conditions import find_text_encoder
-        from hart.training.starting import load_tokenizer, over_scales
     import torch
 
-    from hart.data.encoding import EncodeOptions, Encoders, encode_dataset
     from hart.data.notes import Columns
     from hart.data.opening import open_source
     from hart.data.transforms import ImageTransform
     from hart.devices import resolve_device
     from hart.presets import scales_of_size
     from hart.text_encoder import load_text_encoder
+    from hart.training.encoding import EncodeOptions, Encoders, encode_dataset
 
     number, parts = _part(part)
     options = EncodeOptions(

@@ -103,11 +103,11 @@ def tokenizer(
             perceptual_distance,
             schedule_for,
         )
+    from hart.checkpoint.starting import load_tokenizer
     from hart.data.transforms import ImageTransform
     from hart.devices import resolve_device
     from hart.evaluation.features import open_extractor
     from hart.evaluation.pictures import Pictures
-    from hart.training.starting import load_tokenizer
 
     where = resolve_device(device)
     with owned(out, "an evaluation"), progress(f"loading {model}") as report:

@@ -1,7 +1,7 @@
 """Suite `cost`: parameters and MACs by part, latency, throughput and peak memory of drawing.
 
-MACs are those of `hart.cost`, which `hart info` prints, with guidance (two rows, as pictures are drawn) and without
-(one row). The paper does not say what its figures count; `printed_macs` is the count that they agree with.
+MACs are those of `hart.inference.cost`, which `hart info` prints, with guidance (two rows) and without (one
+row). The paper does not say what its figures count; `printed_macs` is the count that they agree with.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 import torch
 
 from hart.config import HartConfig, SamplingConfig
-from hart.cost import MODULES, PARTS, model_cost
 from hart.devices import dtype_name
 from hart.errors import HartError
 from hart.evaluation.published_class import CLASS_TO_IMAGE
 from hart.evaluation.published_cost import TEXT_COST
 from hart.evaluation.report import Progress, Result
 from hart.evaluation.statistics import RESAMPLES, Figure, bootstrap
-from hart.inputs import Prompt
+from hart.generation.request import Prompt
+from hart.inference.cost import MODULES, PARTS, model_cost
 from hart.pipeline import HartPipeline
 
 TOTAL = "total"
@@ -88,7 +88,7 @@ def evaluate_cost(
 
 
 def counted_figures(config: HartConfig) -> dict[str, dict[str, Figure]]:
-    """Parameters and MACs by part, as `hart.cost` counts them, and their sums; the sum also by `printed_macs`."""
+    """Parameters and MACs by part, as `model_cost` counts them, and their sums; the sum also by `printed_macs`."""
     guided, plain = (model_cost(config, guided=on) for on in (True, False))
     figures: dict[str, dict[str, Figure]] = {}
     for name in dict.fromkeys((*MODULES, *PARTS)):

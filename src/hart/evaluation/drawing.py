@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor
 
 from hart.config import SamplingConfig
-from hart.contact_sheet import contact_sheet
 from hart.data.images import open_image
 from hart.data.transforms import pil_to_pixels
 from hart.devices import dtype_name
@@ -26,8 +25,9 @@ from hart.errors import HartError, PromptWarning
 from hart.evaluation.features import FeatureExtractor, Features
 from hart.evaluation.report import Progress
 from hart.files import FileError, atomic_write, read_json
-from hart.inputs import Prompt
-from hart.picture_metadata import save_png
+from hart.generation.contact_sheet import contact_sheet
+from hart.generation.metadata import save_png
+from hart.generation.request import Prompt
 from hart.pipeline import HartPipeline
 
 PLAN_FILE = "plan.json"

@@ -21,7 +21,7 @@ from hart.evaluation.features import FeatureExtractor
 from hart.evaluation.pictures import Pictures
 from hart.evaluation.report import Progress, Result, extractor_facts, pictures_text
 from hart.evaluation.statistics import RESAMPLES, few_pictures_warning
-from hart.inputs import Prompt
+from hart.generation.request import Prompt
 from hart.pipeline import HartPipeline
 
 

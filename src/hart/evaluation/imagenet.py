@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from hart.config import SamplingConfig
-from hart.contact_sheet import contact_sheet
 from hart.data.transforms import unit_to_pil
 from hart.errors import HartError
 from hart.evaluation.comparison import LEAST_PICTURES, SetStatistics, all_figures
@@ -28,6 +27,7 @@ from hart.evaluation.published_class import CLASS_RESIDUAL_TOKENS, CLASS_TO_IMAG
 from hart.evaluation.report import Progress, Result, extractor_facts, pictures_text
 from hart.evaluation.sample_files import SampleFile, write_samples
 from hart.evaluation.statistics import RESAMPLES, few_pictures_warning
+from hart.generation.contact_sheet import contact_sheet
 from hart.pipeline import HartPipeline
 from hart.presets import VAR_SAMPLING
 

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from hart.checkpoint.storage import fingerprint
 from hart.config import TokenizerConfig
-from hart.contact_sheet import contact_sheet
 from hart.data.transforms import to_signed, unit_to_pil
 from hart.errors import HartError
 from hart.evaluation.features import FeatureExtractor, Features
@@ -40,6 +39,7 @@ from hart.evaluation.statistics import (
     frechet_distance,
     kernel_distance,
 )
+from hart.generation.contact_sheet import contact_sheet
 from hart.losses.config import PerceptualKind
 from hart.losses.perceptual import EfficientNetLitePerceptualLoss, Lpips, perceptual_loss
 from hart.presets import scales_of_size

@@ -24,7 +24,7 @@ from hart import __version__
 from hart.evaluation.features import FeatureExtractor
 from hart.evaluation.statistics import LEVEL, Figure
 from hart.files import FileError, atomic_write, read_json
-from hart.picture_metadata import save_png
+from hart.generation.metadata import save_png
 
 Progress = Callable[[int, int | None, str], None]
 """Called with (steps done, steps in all or None if unknown, what is being done)."""

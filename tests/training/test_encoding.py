@@ -12,13 +12,13 @@ import torch
 from hart.checkpoint.storage import fingerprint
 from hart.config import HartConfig
 from hart.data.encoded import EncodedLoader, EncodedSet
-from hart.data.encoding import EncodedSummary, EncodeOptions, Encoders, encode_dataset
 from hart.data.loader import ImageLoader
 from hart.data.opening import open_source
 from hart.data.sources import Stream
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
 from hart.text_encoder import Reading, TextEncoder, load_text_encoder
+from hart.training.encoding import EncodedSummary, EncodeOptions, Encoders, encode_dataset
 from hart.types import TextContext
 from helpers import TEXT_TOKENS, TEXT_WIDTH, random_tensor, tiny_class_config, tiny_model, tiny_text_config
 from models import save_tiny_text_model
@@ -202,7 +202,7 @@ class FeaturedPadding:
 def test_features_of_padding_are_kept_and_those_out_of_range_refused(
     pictures: Path, encoders: Encoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hart.data.encoding.encoder_module", lambda encoder: encoder.model)
+    monkeypatch.setattr("hart.training.encoding.encoder_module", lambda encoder: encoder.model)
     assert encoders.text_encoder is not None
     padded: Any = FeaturedPadding(encoders.text_encoder)
     encode(pictures, replace(encoders, text_encoder=padded), tmp_path / "a", batch_size=1)
