@@ -11,7 +11,7 @@ import pytest
 
 from hart.exports import lazy
 
-PUBLIC = ["hart"]
+PUBLIC = ["hart", "hart.training"]
 
 
 @pytest.mark.parametrize("package", PUBLIC)

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from hart.config import SamplingConfig
+from hart.data.images import open_image
 from hart.data.transforms import pil_to_pixels
 from hart.devices import dtype_name
 from hart.errors import HartError, PromptWarning
@@ -27,7 +28,6 @@ from hart.files import FileError, atomic_write, read_json
 from hart.generation.contact_sheet import contact_sheet
 from hart.generation.metadata import save_png
 from hart.generation.request import Prompt
-from hart.images import open_image
 from hart.pipeline import HartPipeline
 
 PLAN_FILE = "plan.json"

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from hart.config import SamplingConfig
+from hart.data.images import open_image
 from hart.evaluation.alignment.asking import AskingOptions, draw_prompts, part_warning
 from hart.evaluation.alignment.dpg_rules import CATEGORIES, QUESTIONS, DensePrompt, judge, unknown_parents
 from hart.evaluation.alignment.verdicts import VERDICTS_FILE, Verdict, kept_verdicts
@@ -19,7 +20,6 @@ from hart.evaluation.published_text import TEXT_TO_IMAGE
 from hart.evaluation.report import Progress, Result, pictures_text
 from hart.evaluation.selection import spread
 from hart.evaluation.statistics import Figure, bootstrap, bootstrap_mean
-from hart.images import open_image
 from hart.pipeline import HartPipeline
 
 OVERALL = "overall"

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from hart.config import SamplingConfig
+from hart.data.images import open_image
 from hart.evaluation.alignment.asking import AskingOptions, draw_prompts, part_warning
 from hart.evaluation.alignment.geneval_rules import (
     CONFIDENCE,
@@ -31,7 +32,6 @@ from hart.evaluation.published_text import TEXT_TO_IMAGE
 from hart.evaluation.report import Progress, Result, pictures_text
 from hart.evaluation.selection import spread
 from hart.evaluation.statistics import Figure, bootstrap, bootstrap_mean
-from hart.images import open_image
 from hart.pipeline import HartPipeline
 
 OVERALL = "overall"
