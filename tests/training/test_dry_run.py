@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from hart.config import HartConfig
 from hart.training.config import TrainerConfig, TransformerRecipe
 from hart.training.distributed import Processes
-from hart.training.dry_run import Measurement, activation_bytes, deeper, estimate, measure
-from hart.training.rehearsal import RehearsedTransformer
+from hart.training.dry_run import Estimate, Measurement, RehearsedTransformer, activation_bytes, deeper, measure
 from hart.training.task import Part, Share
 from helpers import tiny_text_config
 from toy_training import OPTIMIZER, TRAINER, ToyTask
@@ -26,10 +25,10 @@ def test_each_further_block_adds_what_the_second_added() -> None:
 
 
 def test_memory_is_shared_out_and_time_grows_with_the_batch() -> None:
-    one = estimate(100, 80, "adamw", 1000, processes=1, sharded=False)
+    one = Estimate(100, 80, "adamw", 1000)
     assert (one.weights, one.gradients, one.moments, one.average) == (400, 320, 640, 320)
     assert one.memory == 400 + 320 + 640 + 320 + 1000
-    four = estimate(100, 80, "adamw", 1000, processes=4, sharded=True)
+    four = Estimate(100, 80, "adamw", 1000, split=4)
     assert (four.weights, four.moments) == (100, 160)
     assert four.checkpoint == one.checkpoint == 4 * (100 + 80 + 160)
     assert Measurement(rows=2, seconds=0.1).seconds_of(64) == pytest.approx(0.1 * 64 / 2)

@@ -21,8 +21,7 @@ from hart.losses.perceptual import Lpips
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.config import DiscriminatorConfig, OptimizerConfig, TokenizerRecipe, TrainerConfig
 from hart.training.distributed import Processes
-from hart.training.dry_run import activation_bytes, measure
-from hart.training.rehearsal import RehearsedTokenizer
+from hart.training.dry_run import RehearsedTokenizer, activation_bytes, measure
 from hart.training.task import Share
 from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer

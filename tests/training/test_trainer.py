@@ -17,7 +17,7 @@ from hart.errors import HartError
 from hart.training import checkpoint
 from hart.training.config import OptimizerConfig
 from hart.training.progress import StepReport
-from hart.training.task import Picture, Share
+from hart.training.task import Share
 from hart.training.trainer import Trainer
 from toy_training import CONTEXT, OPTIMIZER, AdversarialTask, ToyTask, recipe, train_and_die
 from training_state import checkpoints, flat, log_lines, state
@@ -268,7 +268,7 @@ def test_rows_set_anew_lose_their_moments_and_restart_their_average(tmp_path: Pa
 
 
 class PicturingTask(ToyTask):
-    def samples(self, step: int, module: nn.Module) -> dict[str, Picture]:
+    def samples(self, step: int, module: nn.Module) -> dict[str, Image.Image]:
         assert module is not self.module
         return {"dot": Image.new("RGB", (step, 2))}
 

@@ -15,14 +15,40 @@ from torch.utils.checkpoint import checkpoint
 from hart.errors import HartError
 from hart.training.config import TrainerConfig
 from hart.training.distributed import Processes, SpreadModule, local, shard_like
-from hart.training.ema import WeightAverage
 from hart.training.optimizer import CombinedOptimizer, build_optimizer, learning_rate, weight_decay
 from hart.training.saved_state import require_tensors, table
-from hart.training.task import Part, Share, Task
+from hart.training.task import Engine, Part, Share, Task
 
 
-class Stepper:
-    """Steps the parts of a task; see `hart.training.task` for the order. Is the `Engine` that tasks are given."""
+class WeightAverage:
+    """Averaged copies of the trained parameters of `module`, sharded as they are; call `update` after every step.
+
+    Frozen ones, such as a model under its adapters, are their own average.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.weights: dict[str, Tensor] = {
+            name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad
+        }
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Move towards `module`; early steps weigh more, so that the start is forgotten."""
+        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        ours = [local(average) for average in self.weights.values()]
+        parameters = dict(module.named_parameters())
+        theirs = [local(parameters[name].detach()) for name in self.weights]
+        torch._foreach_lerp_(ours, theirs, weight)
+
+    @torch.no_grad()
+    def restart(self, name: str, parameter: Tensor, rows: Tensor) -> None:
+        """Average the given rows of the parameter from their present values on."""
+        self.weights[name][rows] = parameter[rows]
+
+
+class Stepper(Engine):
+    """Steps the parts of a task; see `hart.training.task` for the order. Is the engine that tasks are given."""
 
     def __init__(self, task: Task, config: TrainerConfig, processes: Processes) -> None:
         """Prepares the modules in place. Raises `HartError` where FSDP2 cannot split the task."""
