@@ -78,8 +78,8 @@ def _print_sizes(recipe: Recipe, parameters: int, trained: int, tokens: int, pro
         {
             "parameters": f"{parameters / 1e6:.2f}M, {trained / 1e6:.2f}M of them trained",
             "tokens": f"{tokens} a picture, {tokens * trainer.batch_size} a step",
-            "operations": f"{training_macs(recipe) / 1e9:.3g} GMAC a picture forward, three times that with the backward "
-            "pass",
+            "operations": f"{training_macs(recipe) / 1e9:.3g} GMAC a picture forward, three times that with the "
+            "backward pass",
             "processes": f"{processes.count} ({processes.strategy}), {trainer.precision}, on {processes.device}",
         },
         processes,

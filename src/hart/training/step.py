@@ -62,22 +62,16 @@ class Stepper(Engine):
         self.model = next(iter(self.parts.values())).part.module
         self.average = WeightAverage(self.model, config.ema_decay)
 
-    def shares(self, step: int) -> list[Share]:
-        """What this process computes of a step, one share after the other."""
-        rows = self.share(step).rows
-        size = (rows.stop - rows.start) // self.config.accumulate
-        parts = [slice(start, start + size) for start in range(rows.start, rows.stop, size)]
-        return [Share(self.config.seed, step, self.config.batch_size, part) for part in parts]
-
-    def share(self, step: int) -> Share:
-        """All rows of this process."""
-        size = self.config.batch_size // self.processes.count
-        start = self.processes.rank * size
-        return Share(self.config.seed, step, self.config.batch_size, slice(start, start + size))
+    def shares(self, step: int, parts: int) -> list[Share]:
+        """The rows of this process, in so many parts."""
+        size = self.config.batch_size // (self.processes.count * parts)
+        first = self.processes.rank * parts * size
+        starts = range(first, first + parts * size, size)
+        return [Share(self.config.seed, step, self.config.batch_size, slice(start, start + size)) for start in starts]
 
     def batches(self, step: int) -> list[Any]:
         """What `step` works on, share by share. Changes nothing of this, and does not wait for other processes."""
-        return [self._batch(share) for share in self.shares(step)]
+        return [self._batch(share) for share in self.shares(step, self.config.accumulate)]
 
     def step(self, step: int, batches: Sequence[Any] | None = None) -> dict[str, float]:
         """Run step `step` (0-based) and return its figures, the same in all processes.
@@ -98,7 +92,7 @@ class Stepper(Engine):
             if position == 0:
                 self.average.update(self.model, step)
         self._require_gradients(*self.parts)
-        return figures | self.task.after_step(self.share(step), self)
+        return figures | self.task.after_step(self.shares(step, 1)[0], self)
 
     def _batch(self, share: Share) -> Any:
         try:
@@ -161,7 +155,7 @@ class Stepper(Engine):
     def forward(self, name: str, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one share in the configured precision."""
         with self._precision():
-            loss, parts = self.parts[name].spread(self.task.loss, name, batch)
+            loss, parts = self.parts[name].spread.forward(self.task.loss, name, batch)
         return loss, parts
 
     def _precision(self) -> torch.autocast:
