@@ -1,8 +1,8 @@
 """AdamW and Muon with decay groups, and learning rate and weight decay as functions of the step.
 
-Muon (Jordan et al., 2024): momentum whose matrix is orthogonalised before it is applied. torch has one too; it iterates
-in bfloat16, which is four times slower than float32 on processors without bfloat16 matrix units, where the shipped model
-is trained.
+Muon (Jordan et al., 2024) is momentum whose matrix is orthogonalised before it is applied. torch has one too; it
+iterates in bfloat16, four times slower than float32 on processors without bfloat16 matrix units, where the shipped
+model is trained.
 """
 
 from __future__ import annotations

@@ -97,10 +97,7 @@ class TokenizerStage(Task):
                 counters={"codes": self._counts},
             )
         }
-        loss = recipe.loss
-        self.weights = {"reconstruction": loss.reconstruction, "chroma": loss.chroma, "quantizer": loss.quantizer}
-        if loss.squared > 0:
-            self.weights["squared"] = loss.squared
+        self.weights = {name: weight for name, weight in recipe.loss.to_dict().items() if weight or name != "squared"}
         self.perceptual: nn.Module | None = None
         if recipe.perceptual is not None and recipe.perceptual.weight > 0:
             self.weights["perceptual"] = recipe.perceptual.weight
