@@ -180,7 +180,7 @@ def test_a_rehearsal_has_every_loss_and_needs_no_files() -> None:
     processes = Processes(recipe.trainer)
     task = RehearsedTokenizer(recipe, processes.device)
     assert sum(p.numel() for p in task.parts["discriminator"].module.parameters()) > 0
-    assert measure(task, recipe.trainer, processes, tokens=100).rows == recipe.trainer.batch_size
+    assert measure(task, recipe.trainer, processes, tokens=100) > 0
     assert 0 < activation_bytes(task, recipe.trainer, 2) < 14e6 * 4, "frozen weights are no activations"
 
 

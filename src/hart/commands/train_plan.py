@@ -14,7 +14,6 @@ from hart.commands.console import progress
 if TYPE_CHECKING:
     from hart.training.config import Recipe, TokenizerRecipe, TransformerRecipe
     from hart.training.distributed import Processes
-    from hart.training.dry_run import Measurement
 
 LARGE = 60_000_000
 """Parameters above which a dry run measures a model of one and of two blocks and reckons the others from them."""
@@ -51,20 +50,20 @@ def dry_run_plan(stage: Stage, path: Path, overrides: tuple[str, ...]) -> None:
         recipe, parameters, trained, activation_bytes(task, recipe.trainer, _rows_at_once(recipe, processes)), processes
     )
 
-    def measured(recipe: Recipe) -> Measurement:
+    def measured(recipe: Recipe) -> float:
         return measure(rehearsed(recipe, processes.device), recipe.trainer, processes, tokens)
 
     if parameters <= LARGE or not isinstance(recipe, TransformerRecipe):
         with progress("timing a step"):
-            measurement = measured(recipe)
-        _print_time(recipe, measurement, processes, "measured")
+            seconds = measured(recipe)
+        _print_time(recipe, seconds, processes, "measured")
         return
     shallow = [recipe.replace(transformer=recipe.transformer.replace(depth=blocks)) for blocks in (1, 2)]
     with progress("timing a step of one block") as report:
         one = measured(shallow[0])
         report(1, 2, "timing a step of two blocks")
-        measurement = deeper(one, measured(shallow[1]), recipe.transformer.depth)
-    _print_time(recipe, measurement, processes, "reckoned from one and two blocks")
+        seconds = deeper(one, measured(shallow[1]), recipe.transformer.depth)
+    _print_time(recipe, seconds, processes, "reckoned from one and two blocks")
 
 
 def _rows_at_once(recipe: Recipe, processes: Processes) -> int:
@@ -87,24 +86,25 @@ def _print_sizes(recipe: Recipe, parameters: int, trained: int, tokens: int, pro
 
 
 def _print_memory(recipe: Recipe, parameters: int, trained: int, activations: int, processes: Processes) -> None:
-    from hart.training.dry_run import Estimate
+    from hart.training.dry_run import checkpoint_bytes, memory_of_weights
 
-    split = processes.count if processes.strategy == "fsdp2" else 1
-    need = Estimate(parameters, trained, recipe.optimizer.kind, activations, split)
+    split, kind = processes.count if processes.strategy == "fsdp2" else 1, recipe.optimizer.kind
+    need = memory_of_weights(parameters, trained, kind, split) | {"activations": activations}
+    parts = ", ".join(f"{name} {_size(count)}" for name, count in need.items())
+    checkpoint = _size(checkpoint_bytes(parameters, trained, kind))
     _print_lines(
         {
-            "memory": f"{_size(need.memory)} a process: weights {_size(need.weights)}, gradients "
-            f"{_size(need.gradients)}, optimiser {_size(need.moments)}, average {_size(need.average)}, "
-            f"activations {_size(need.activations)}",
-            "checkpoint": f"{_size(need.checkpoint)} of disk each, {recipe.trainer.keep_checkpoints} kept",
+            "memory": f"{_size(sum(need.values()))} a process: {parts}",
+            "checkpoint": f"{checkpoint} of disk each, {recipe.trainer.keep_checkpoints} kept",
         },
         processes,
     )
 
 
-def _print_time(recipe: Recipe, measurement: Measurement, processes: Processes, how: str) -> None:
+def _print_time(recipe: Recipe, seconds: float, processes: Processes, how: str) -> None:
+    """seconds: that a process takes for a picture."""
     trainer = recipe.trainer
-    seconds = measurement.seconds_of(trainer.batch_size // processes.count)
+    seconds *= trainer.batch_size // processes.count
     _print_lines(
         {
             "time": f"{seconds:.3g} s a step, {trainer.batch_size / seconds:.3g} pictures/s, "

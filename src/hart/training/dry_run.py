@@ -13,7 +13,6 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,52 +44,15 @@ MOMENTS = {"adamw": 2, "muon": 1}
 """Numbers kept for each parameter; Muon's matrices have one, and are nearly all."""
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """Seconds that one process takes for a step of `rows` pictures."""
-
-    rows: int
-    seconds: float
-
-    def seconds_of(self, rows: int) -> float:
-        """Of a step of so many pictures of a process: in proportion."""
-        return self.seconds * rows / self.rows
+def memory_of_weights(parameters: int, trained: int, optimizer: str, split: int = 1) -> dict[str, int]:
+    """Bytes of a process by kind; split: processes over which all that belongs to weights is spread."""
+    weights, gradients = FLOAT_BYTES * parameters // split, FLOAT_BYTES * trained // split
+    moments = gradients * MOMENTS[optimizer]
+    return {"weights": weights, "gradients": gradients, "optimiser": moments, "average": gradients}
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What one process needs, in bytes. parameters: of the modules, and how many of them are `trained`."""
-
-    parameters: int
-    trained: int
-    optimizer: str
-    activations: int
-    split: int = 1
-    """Processes over which all that belongs to weights is spread."""
-
-    @property
-    def weights(self) -> int:
-        return FLOAT_BYTES * self.parameters // self.split
-
-    @property
-    def gradients(self) -> int:
-        return FLOAT_BYTES * self.trained // self.split
-
-    @property
-    def moments(self) -> int:
-        return self.gradients * MOMENTS[self.optimizer]
-
-    @property
-    def average(self) -> int:
-        return self.gradients
-
-    @property
-    def memory(self) -> int:
-        return self.weights + self.gradients + self.moments + self.average + self.activations
-
-    @property
-    def checkpoint(self) -> int:
-        return FLOAT_BYTES * (self.parameters + (1 + MOMENTS[self.optimizer]) * self.trained)
+def checkpoint_bytes(parameters: int, trained: int, optimizer: str) -> int:
+    return FLOAT_BYTES * (parameters + (1 + MOMENTS[optimizer]) * trained)
 
 
 class RehearsedTokenizer(TokenizerStage):
@@ -193,8 +155,9 @@ def measure(
     processes: Processes,
     tokens: int,
     clock: Callable[[], float] = time.perf_counter,
-) -> Measurement:
-    """Time a step of pictures of `tokens` tokens, after one to warm up where that is not long."""
+) -> float:
+    """Seconds that a process takes for a picture of `tokens` tokens, of a step after one to warm up unless that took
+    long."""
     rows = max(1, min(config.batch_size // processes.count, MEASURED_TOKENS // tokens))
     stepper = Stepper(task, config.replace(batch_size=rows * processes.count, accumulate=1), processes)
     seconds = 0.0
@@ -204,12 +167,12 @@ def measure(
         seconds = clock() - start
         if seconds > LONG:
             break
-    return Measurement(rows, seconds)
+    return seconds / rows
 
 
-def deeper(one: Measurement, two: Measurement, depth: int) -> Measurement:
-    """From measurements with one and two blocks to one with `depth`: each block adds the same."""
-    return Measurement(one.rows, one.seconds + (depth - 1) * max(two.seconds - one.seconds, 0.0))
+def deeper(one: float, two: float, depth: int) -> float:
+    """From the seconds with one and two blocks to those with `depth`: each block adds the same."""
+    return one + (depth - 1) * max(two - one, 0.0)
 
 
 def activation_bytes(task: Task, config: TrainerConfig, rows: int) -> int:

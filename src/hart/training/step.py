@@ -120,11 +120,14 @@ class Stepper(Engine):
                 group["weight_decay"] = decay
         state.part.module.train()
         state.optimizer.zero_grad()
-        self.before_losses(name, batches)
+        if state.part.before_losses is not None:
+            with self._precision():
+                state.part.before_losses(batches, self)
         sums: dict[str, Tensor] = {}
         for number, batch in enumerate(batches):
             with state.spread.synchronized(last=number == len(batches) - 1):
-                loss, parts = self.forward(name, batch)
+                with self._precision():
+                    loss, parts = state.spread.forward(self.task.loss, name, batch)
                 (loss / len(batches)).backward()
             for key, value in ({f"{prefix}loss": loss} | parts).items():
                 sums[key] = sums.get(key, 0) + value.detach().float() / len(batches)
@@ -144,19 +147,6 @@ class Stepper(Engine):
         with self._precision():
             state.optimizer.step()
         return figures | {f"{prefix}learning_rate": rate}
-
-    def before_losses(self, name: str, batches: Sequence[Any]) -> None:
-        """Let a part look at all shares of the process before their losses."""
-        look = self.parts[name].part.before_losses
-        if look is not None:
-            with self._precision():
-                look(batches, self)
-
-    def forward(self, name: str, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of one share in the configured precision."""
-        with self._precision():
-            loss, parts = self.parts[name].spread.forward(self.task.loss, name, batch)
-        return loss, parts
 
     def _precision(self) -> torch.autocast:
         bfloat16 = self.config.precision == "bfloat16"
