@@ -14,7 +14,7 @@ import hart
 
 ROOT = Path(hart.__file__).parent
 DOCUMENT = Path(__file__).parents[1] / "docs" / "architecture.md"
-FOR_ALL = ("errors", "files")  # each stands on the ones before it
+FOR_ALL = ("errors", "exports", "files")  # each stands on the ones before it
 
 
 def table(header: str) -> dict[str, frozenset[str]]:
