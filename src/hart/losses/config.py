@@ -15,7 +15,7 @@ GROUP_CHANNELS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class PerceptualConfig(Config):
-    """Which perceptual loss, see `hart.losses.perceptual.perceptual_loss`."""
+    """Which perceptual loss, see `hart.networks.perceptual.perceptual_loss`."""
 
     kind: PerceptualKind
     weight: float = 1.0
