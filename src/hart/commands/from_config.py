@@ -88,7 +88,7 @@ def option_flags(name: str, field: FieldInfo) -> tuple[str, ...]:
 def config_fields(config: type) -> dict[str, FieldInfo]:
     """Fields of a configuration by name, its own before those of its bases."""
     fields: dict[str, FieldInfo] = config.__pydantic_fields__  # type: ignore[attr-defined]
-    order = dict.fromkeys(name for kind in config.__mro__ for name in kind.__dict__.get("__annotations__", {}))
+    order = dict.fromkeys(name for kind in config.__mro__ for name in inspect.get_annotations(kind))
     return {name: fields[name] for name in order if name in fields}
 
 
