@@ -12,8 +12,8 @@ from PIL import Image
 
 from hart import HartPipeline
 from hart.checkpoint.loading import SHIPPED_MODELS
+from hart.checkpoint.starting import load_tokenizer, text_encoder_config
 from hart.training.config import TransformerRecipe
-from hart.training.starting import load_tokenizer, text_encoder_config
 from hart.training.text_retrieval import accuracy, read_synonyms, retrieve
 
 EMOJI = SHIPPED_MODELS / "emoji"

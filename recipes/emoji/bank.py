@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 import typer
 
+from hart.checkpoint.starting import load_tokenizer
 from hart.data.emoji.scenes import EmojiScenes
 from hart.data.transforms import ImageTransform
 from hart.files import default_cache
 from hart.precompute import EncodeOptions, Encoders, encode_dataset
 from hart.text_encoder import load_text_encoder
 from hart.training.conditions import find_text_encoder
-from hart.training.starting import load_tokenizer
 
 SHARD = 1024
 TEST_PROMPTS = Path(__file__).with_name("free_prompts.toml")

@@ -39,7 +39,7 @@ MAX_CODES, MAX_CHANNELS, MAX_CLASSES, MAX_PIECES = 2**20, 2**12, 2**24, 2**22
 MAX_TOKENS, MAX_LEVELS, MAX_DIFFUSION_STEPS, MAX_RATIO, MAX_GUIDANCE = 2**20, 12, 10**5, 64, 1000
 
 LoraTarget = Literal["attention", "mlp", "word_embed"]
-"""Linear layers of the transformer that get adapters, see `hart.lora.LAYERS`."""
+"""Linear layers of the transformer that get adapters, see `hart.checkpoint.lora.LAYERS`."""
 
 
 def _require_schedule(config: TokenizerConfig | TransformerConfig) -> None:

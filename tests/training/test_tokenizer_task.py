@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hart.checkpoint.loading import save_model
+from hart.checkpoint.starting import load_tokenizer, save_tokenizer
 from hart.checkpoint.storage import CheckpointError
 from hart.config import ConfigError
 from hart.data.datasets import CaptionedImages
@@ -22,7 +23,6 @@ from hart.training.config import DiscriminatorConfig, OptimizerConfig, Tokenizer
 from hart.training.distributed import Processes
 from hart.training.dry_run import activation_bytes, measure
 from hart.training.rehearsal import RehearsedTokenizer
-from hart.training.starting import load_tokenizer, save_tokenizer
 from hart.training.task import Share
 from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer

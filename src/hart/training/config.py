@@ -256,7 +256,7 @@ class TokenizerRecipe(Recipe):
 
 @dataclass(frozen=True)
 class LoraConfig(Config):
-    """Low-rank adapters to train in place of the weights, see `hart.lora.add_lora`."""
+    """Low-rank adapters to train in place of the weights, see `hart.checkpoint.lora.add_lora`."""
 
     rank: int
     alpha: int

@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
+from hart.checkpoint.starting import TEXT_ENCODER_CONFIG
 from hart.checkpoint.storage import fingerprint
 from hart.config import require
 from hart.errors import HartError, Stopped
@@ -30,7 +31,6 @@ from hart.text_encoder.compact import SPECIAL_PIECES, CompactTextEncoder, build_
 from hart.training.checkpoint import Identity
 from hart.training.distillation_files import RESUME_FILE, TARGETS_FILE, KeptFiles, check_resume, check_targets
 from hart.training.optimizer import CombinedOptimizer
-from hart.training.starting import TEXT_ENCODER_CONFIG
 from hart.training.stopping import StopSignal
 from hart.training.task import Origin
 from hart.training.text_corpus import Phrase, build_corpus, read_emoji_words, read_wordnet

@@ -1,6 +1,6 @@
 """Suite `cost`: parameters and MACs by part, latency, throughput and peak memory of drawing.
 
-MACs are those of `hart.cost`, which `hart info` prints, with guidance (two rows, as pictures are drawn) and without
+MACs are those of `hart.inference.cost`, which `hart info` prints, with guidance (two rows, as pictures are drawn) and without
 (one row). The paper does not say what its figures count; `printed_macs` is the count that they agree with.
 """
 
@@ -16,13 +16,13 @@ from pydantic.dataclasses import dataclass
 
 from hart.checkpoint.loading import load_config
 from hart.config import HartConfig, SamplingConfig
-from hart.cost import MODULES, PARTS, model_cost
 from hart.devices import dtype_name
 from hart.evaluation.metrics.figures import Figure, bootstrap
 from hart.evaluation.report import Result
 from hart.evaluation.suites import base
 from hart.evaluation.suites.base import STRICT, Context, SamplingOptions, Suite, SuiteOptions
-from hart.inputs import Prompt
+from hart.generation.request import Prompt
+from hart.inference.cost import MODULES, PARTS, model_cost
 from hart.pipeline import HartPipeline
 
 TOTAL = "total"
@@ -94,7 +94,7 @@ def run(context: Context[CostOptions]) -> Result:
 
 
 def counted_figures(config: HartConfig) -> dict[str, dict[str, Figure]]:
-    """Parameters and MACs by part, as `hart.cost` counts them, and their sums; the sum also by `printed_macs`."""
+    """Parameters and MACs by part, as `hart.inference.cost` counts them, and their sums; the sum also by `printed_macs`."""
     guided, plain = (model_cost(config, guided=on) for on in (True, False))
     figures: dict[str, dict[str, Figure]] = {}
     for name in dict.fromkeys((*MODULES, *PARTS)):

@@ -20,7 +20,7 @@ from hart.evaluation.pictures import Pictures, features_of_set
 from hart.evaluation.report import Result, extractor_facts, pictures_text
 from hart.evaluation.suites import base
 from hart.evaluation.suites.base import STRICT, Context, ImageSetOptions, SamplingOptions, Suite
-from hart.inputs import Prompt
+from hart.generation.request import Prompt
 
 FEATURE_BATCH = 16
 

@@ -17,7 +17,6 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from hart.contact_sheet import contact_sheet
 from hart.data.transforms import unit_to_pil
 from hart.errors import HartError
 from hart.evaluation.drawing import SHEET_FILE, SHEET_PICTURES, DrawnPictures
@@ -30,6 +29,7 @@ from hart.evaluation.report import Result, extractor_facts, pictures_text
 from hart.evaluation.suites import base
 from hart.evaluation.suites.base import STRICT, Context, Progress, Suite, SuiteOptions
 from hart.files import user_path
+from hart.generation.contact_sheet import contact_sheet
 from hart.networks.pretrained import short_name
 from hart.pipeline import HartPipeline
 from hart.presets import VAR_SAMPLING

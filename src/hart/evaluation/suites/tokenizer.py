@@ -20,7 +20,6 @@ from torch import Tensor
 
 from hart.checkpoint.storage import fingerprint
 from hart.config import TokenizerConfig
-from hart.contact_sheet import contact_sheet
 from hart.data.transforms import ImageTransform, to_signed, unit_to_pil
 from hart.errors import HartError
 from hart.evaluation.cache import TENSORS
@@ -32,6 +31,7 @@ from hart.evaluation.pictures import Pictures
 from hart.evaluation.report import Result, extractor_facts, pictures_text
 from hart.evaluation.suites import base
 from hart.evaluation.suites.base import STRICT, Context, ImageSetOptions, Suite, SuiteOptions
+from hart.generation.contact_sheet import contact_sheet
 from hart.networks.perceptual import EfficientNetLitePerceptualLoss, Lpips, perceptual_loss
 from hart.presets import scales_of_size
 from hart.scales import ScaleSchedule
@@ -87,7 +87,7 @@ def run(context: Context[TokenizerOptions]) -> Result:
 
     Raises `HartError` for sets of fewer than four pictures, or decoded pictures that are not finite.
     """
-    from hart.training.starting import load_tokenizer
+    from hart.checkpoint.starting import load_tokenizer
 
     options, progress, device = context.options, context.progress, context.device
     tokenizer = load_tokenizer(options.model).requires_grad_(False).to(device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from hart.contact_sheet import FONT_SIZE, contact_sheet, side_by_side
+from hart.generation.contact_sheet import FONT_SIZE, contact_sheet, side_by_side
 
 SIDE = 128
 

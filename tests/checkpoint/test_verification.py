@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 
 from hart.checkpoint.loading import load_model
 from hart.checkpoint.storage import CheckpointError, read_safetensors
+from hart.checkpoint.verification import CASE_FILE, GOLDEN_FILE, INPUTS, verify
 from hart.errors import HartError
-from hart.verification import CASE_FILE, GOLDEN_FILE, INPUTS, verify
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parent.parent / "golden"
 CASE = GOLDEN / "var-c2i"
 
 
@@ -65,7 +65,7 @@ def test_names_what_differs_and_what_it_cannot_compute(folder: Path) -> None:
 @of("t2i", "var-c2i")
 def test_inputs_that_are_absent_or_do_not_fit_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_model(folder)
-    monkeypatch.setattr("hart.verification.load_model", lambda _: model)
+    monkeypatch.setattr("hart.checkpoint.verification.load_model", lambda _: model)
     golden = read_safetensors(GOLDEN / folder.name / GOLDEN_FILE)
     inputs = sorted(INPUTS & set(golden))
     assert len(inputs) == (6 if folder.name == "t2i" else 2)

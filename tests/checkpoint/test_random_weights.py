@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from hart.checkpoint.loading import build
+from hart.checkpoint.random_weights import random_model
 from hart.config import HartConfig
-from hart.random_weights import random_model
 from helpers import tiny_class_config, tiny_text_config
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from hart.config import SamplingConfig
-from hart.inputs import Prompt
+from hart.generation.request import Prompt
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from hart.config import LoraTarget
 from hart.devices import without_memory
 from hart.errors import HartError
 from hart.files import atomic_write, read_json
-from hart.inputs import finite_number
+from hart.generation.request import finite_number
 from hart.model import Hart
 from hart.strict import clipped, shown
 from hart.transformer.transformer import HartTransformer

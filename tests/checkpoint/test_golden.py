@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from hart.checkpoint.storage import read_safetensors
-from hart.verification import GOLDEN_FILE, INPUTS, verify
+from hart.checkpoint.verification import GOLDEN_FILE, INPUTS, verify
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parent.parent / "golden"
 CASES = sorted(path.parent.name for path in GOLDEN.glob(f"*/{GOLDEN_FILE}"))
 
 

@@ -20,7 +20,9 @@ from hart.config import (
     TokenizerConfig,
     TransformerConfig,
 )
-from hart.cost import (
+from hart.generation.draws import GeneratorDraws
+from hart.generation.next_scale import NextScaleGenerator
+from hart.inference.cost import (
     MODULES,
     PARTS,
     TEXT_ENCODER,
@@ -29,8 +31,6 @@ from hart.cost import (
     tokenizer_training_macs,
     transformer_training_macs,
 )
-from hart.generation.draws import GeneratorDraws
-from hart.generation.next_scale import NextScaleGenerator
 from hart.presets import preset
 from hart.text_encoder.compact import CompactTextEncoder, build_tokenizer
 from hart.training.config import OptimizerConfig, TrainerConfig, TransformerRecipe

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from hart.checkpoint.lora import ADAPTER_CONFIG, ADAPTER_FILE, LoraTarget, add_lora, merge_lora, save_lora
 from hart.config import HartConfig
 from hart.errors import HartError
-from hart.lora import ADAPTER_CONFIG, ADAPTER_FILE, LoraTarget, add_lora, merge_lora, save_lora
 from hart.model import Hart
 from hart.pipeline import HartPipeline
 from helpers import (
