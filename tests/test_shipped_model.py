@@ -10,7 +10,7 @@ from PIL import Image
 
 from hart import HartPipeline
 from hart.checkpoint.loading import SHIPPED_MODELS
-from hart.training.starting import load_tokenizer, text_encoder_config
+from hart.checkpoint.starting import load_tokenizer, text_encoder_config
 
 EMOJI = SHIPPED_MODELS / "emoji"
 MEGABYTE = 1_000_000

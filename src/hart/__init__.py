@@ -15,7 +15,7 @@ from hart.exports import lazy
 if TYPE_CHECKING:
     from hart.config import HartConfig, SamplingConfig
     from hart.errors import HartError
-    from hart.outputs import HartOutput
+    from hart.generation.outputs import HartOutput
     from hart.pipeline import HartPipeline
 
 __version__ = "0.1.0"
@@ -26,7 +26,7 @@ __getattr__, __dir__ = lazy(
     {
         "hart.config": "HartConfig SamplingConfig",
         "hart.errors": "HartError",
-        "hart.outputs": "HartOutput",
+        "hart.generation.outputs": "HartOutput",
         "hart.pipeline": "HartPipeline",
     },
 )

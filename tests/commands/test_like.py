@@ -11,8 +11,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from command_line import drawn, refused, run
 from hart.checkpoint.loading import load_model
-from hart.lora import add_lora, save_lora
-from hart.picture_metadata import read_record
+from hart.checkpoint.lora import add_lora, save_lora
+from hart.generation.metadata import read_record
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])

@@ -14,9 +14,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from hart import HartPipeline
+from hart.checkpoint.verification import RecordedDraws, verify
 from hart.generation.next_scale import NextScaleGenerator, Trace
 from hart.inference.packing import is_packed, packing_refusal
-from hart.verification import RecordedDraws, verify
 from helpers import random_context, tiny_class_config, tiny_text_config
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -77,8 +77,8 @@ def encode(
 ) -> None:
     """Precompute codes, residuals and text features of a set, so that training the transformer runs no encoder."""
     with needs_extra("train"):
+        from hart.checkpoint.starting import load_tokenizer, over_scales
         from hart.training.conditions import find_text_encoder
-        from hart.training.starting import load_tokenizer, over_scales
     import torch
 
     from hart.data.notes import Columns

@@ -87,9 +87,9 @@ def _quiet_norms() -> Iterator[None]:
 
 def _scales_override(stage: Stage, path: Path, overrides: tuple[str, ...], size: int) -> str:
     """The override of a recipe that makes its scales those of pictures of `size` pixels."""
+    from hart.checkpoint.starting import load_tokenizer
     from hart.presets import scales_of_size
     from hart.training.config import TokenizerRecipe, TransformerRecipe
-    from hart.training.starting import load_tokenizer
 
     match stage:
         case Stage.tokenizer:
@@ -123,10 +123,10 @@ def _tokenizer(path: Path, overrides: tuple[str, ...], out: Destination) -> bool
 
 
 def _transformer(path: Path, overrides: tuple[str, ...], out: Destination) -> bool:
+    from hart.checkpoint.starting import load_tokenizer
     from hart.training.config import TransformerRecipe
     from hart.training.distributed import Processes
     from hart.training.hart_task import TransformerTask
-    from hart.training.starting import load_tokenizer
     from hart.training.token_sources import condition_of
 
     recipe = TransformerRecipe.read(path, overrides)

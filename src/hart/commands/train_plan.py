@@ -150,14 +150,14 @@ def _print_lines(lines: Mapping[str, str], processes: Processes) -> None:
 
 def tokenizer_macs(recipe: TokenizerRecipe) -> int:
     """Multiply-accumulates of a picture's forward pass in training."""
-    from hart.cost import tokenizer_training_macs
+    from hart.inference.cost import tokenizer_training_macs
 
     return tokenizer_training_macs(recipe.tokenizer)
 
 
 def transformer_macs(recipe: TransformerRecipe) -> int:
     """As `tokenizer_macs`, of the mean step."""
-    from hart.cost import transformer_training_macs
+    from hart.inference.cost import transformer_training_macs
     from hart.losses.hart_loss import MEAN_KEPT_SHARE, kept_tokens
 
     last = recipe.transformer.schedule.token_counts[-1]

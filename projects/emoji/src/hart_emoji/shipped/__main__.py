@@ -58,7 +58,7 @@ def train(parsed: argparse.Namespace) -> None:
 
 def give_tokenizer(source: Path, folder: Path) -> None:
     """The tokenizer of a model's folder as what its stage writes."""
-    from hart.training.starting import load_tokenizer, save_tokenizer
+    from hart.checkpoint.starting import load_tokenizer, save_tokenizer
 
     save_tokenizer(folder, load_tokenizer(source))
 

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from hart.cost import tokenizer_training_macs, transformer_training_macs
 from hart.data.datasets import CaptionedImages
 from hart.files import atomic_write
+from hart.inference.cost import tokenizer_training_macs, transformer_training_macs
 from hart.losses.hart_loss import MEAN_KEPT_SHARE, kept_tokens
 from hart.model import Hart
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer

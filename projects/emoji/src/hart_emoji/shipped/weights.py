@@ -20,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from hart.checkpoint.loading import resolve_model, save_model
+from hart.checkpoint.starting import save_tokenizer
 from hart.checkpoint.storage import load_state
 from hart.config import HartConfig, TokenizerConfig
 from hart.errors import HartError
@@ -27,7 +28,6 @@ from hart.files import atomic_write
 from hart.model import Hart
 from hart.text_encoder.compact import CompactTextEncoder
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
-from hart.training.starting import save_tokenizer
 
 LARGEST_FILE = 15 * 2**20
 """Bytes, safely below the 16 MiB that some machines give back."""

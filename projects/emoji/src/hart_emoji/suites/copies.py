@@ -24,7 +24,6 @@ from PIL import Image
 from torch import Tensor
 
 from hart.config import SamplingConfig
-from hart.contact_sheet import contact_sheet
 from hart.data.transforms import unit_to_pil
 from hart.errors import HartError
 from hart.evaluation.drawing import DrawnPictures, quiet_prompts
@@ -32,6 +31,7 @@ from hart.evaluation.features import FeatureExtractor
 from hart.evaluation.reconstruction import reconstruct
 from hart.evaluation.report import Progress, Result, extractor_facts, pictures_text
 from hart.evaluation.statistics import Figure
+from hart.generation.contact_sheet import contact_sheet
 from hart.pipeline import HartPipeline
 from hart_emoji.suites.emoji_set import BATCH, CHUNK, PIXEL_SIDE, EmojiSet, looks, reduced
 from hart_emoji.suites.prompts import PromptGroup, seen_names, styled, unseen_styles

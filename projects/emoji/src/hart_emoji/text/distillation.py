@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
+from hart.checkpoint.starting import TEXT_ENCODER_CONFIG
 from hart.checkpoint.storage import fingerprint
 from hart.config import require
 from hart.errors import HartError, Stopped
@@ -29,7 +30,6 @@ from hart.files import atomic_write, default_cache
 from hart.text_encoder.compact import SPECIAL_PIECES, CompactTextEncoder, build_tokenizer
 from hart.training.checkpoint import Identity
 from hart.training.optimizer import CombinedOptimizer
-from hart.training.starting import TEXT_ENCODER_CONFIG
 from hart.training.stopping import StopSignal
 from hart.training.task import Origin
 from hart_emoji.text.corpus import Phrase, build_corpus, read_emoji_words, read_wordnet
