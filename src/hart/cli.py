@@ -24,8 +24,8 @@ from hart.commands import (
     models,
     train,
 )
+from hart.commands.streams import outlive_readers
 from hart.errors import HartError, Stopped
-from hart.streams import outlive_readers
 
 BAD_INPUT, INTERRUPTED = 2, 130
 

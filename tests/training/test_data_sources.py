@@ -15,8 +15,8 @@ from hart.data.datasets import open_dataset
 from hart.data.opening import open_source
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
-from hart.precompute import EncodeOptions, Encoders, encode_dataset
 from hart.training.config import LoraConfig, ReadingConfig, TokenizerRecipe, TransformerRecipe
+from hart.training.encoding import EncodeOptions, Encoders, encode_dataset
 from hart.training.hart_task import TransformerTask
 from hart.training.image_sources import (
     EncodedPictures,

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from hart.commands.console import needs_extra, note, owned, progress, writable_folder
+from hart.commands.locks import LOCK_FILE
 from hart.commands.options import (
     DATA_HELP,
     DATA_METAVAR,
@@ -20,7 +21,6 @@ from hart.commands.options import (
     SplitOption,
 )
 from hart.errors import HartError
-from hart.locks import LOCK_FILE
 
 app = typer.Typer(help="Encode data sets.", no_args_is_help=False)
 
@@ -85,9 +85,9 @@ def encode(
     from hart.data.opening import open_source
     from hart.data.transforms import ImageTransform
     from hart.devices import resolve_device
-    from hart.precompute import EncodeOptions, Encoders, encode_dataset
     from hart.presets import scales_of_size
     from hart.text_encoder import load_text_encoder
+    from hart.training.encoding import EncodeOptions, Encoders, encode_dataset
 
     number, parts = _part(part)
     options = EncodeOptions(

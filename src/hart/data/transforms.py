@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from hart.data.images import as_rgb
 from hart.errors import HartError
-from hart.images import as_rgb
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ImageTransform:
         """(3, size, size) uint8, 0 to 255, RGB. `draws` is needed where the transform is random.
 
         Follows the EXIF orientation, lays transparency on white, resizes bicubically with antialiasing; an image
-        that already fits is not resampled; see `hart.images.as_rgb`.
+        that already fits is not resampled; see `hart.data.images.as_rgb`.
         """
         if self.random and draws is None:
             raise TypeError("a random transform needs a generator")

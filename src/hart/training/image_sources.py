@@ -18,14 +18,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from hart.data.datasets import CaptionedImages, SampleOrder, iterate, read_all
+from hart.data.datasets import CaptionedImages, read_all
 from hart.data.digests import SetDigest
 from hart.data.encoded import EncodedLoader, EncodedSet, is_encoded_set
 from hart.data.loader import ImageLoader
 from hart.data.notes import Columns
 from hart.data.opening import open_source, whole_of
-from hart.data.samples import Condition, Damage, DamagedSample, Sample, require_mostly_sound
-from hart.data.sources import Source, Stream
+from hart.data.order import SampleOrder
+from hart.data.samples import Condition, Damage, Sample, decoded, require_mostly_sound
+from hart.data.sources import Source, Stream, iterate
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
 from hart.training.config import ReadingConfig, Recipe, TransformerRecipe
@@ -155,15 +156,9 @@ class LoadedPictures:
 
     def _sound(self) -> Iterator[tuple[Sample, Tensor]]:
         plain = dataclasses.replace(self.transform, crop="center", flip=0.0)
-        for sample in iterate(self.source):
-            if isinstance(sample, Damage):
-                continue
-            try:
-                sample.require(self.condition)
-                pixels = sample.pixels(plain)
-            except DamagedSample:
-                continue
-            yield sample, pixels
+        for found in decoded(iterate(self.source), plain, self.condition):
+            if not isinstance(found, Damage):
+                yield found
 
 
 @dataclass(frozen=True)

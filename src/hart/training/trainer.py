@@ -51,7 +51,7 @@ class Trainer:
         accept_changes: go on although recipe, data or frozen networks are not those of the checkpoint; from then on
         these are the run's. Weights must still fit.
         Raises `HartError` when the folder holds a run of another recipe, data or networks, or a damaged checkpoint. One
-        process at a time may use a folder; see `hart.locks`.
+        process at a time may use a folder; see `hart.commands.locks`.
         """
         self.task = task
         self.recipe = recipe

@@ -32,7 +32,7 @@ from hart.evaluation.published_files import at_hand, located
 from hart.evaluation.report import Result, pictures_text
 from hart.evaluation.suites.asking import OVERALL, VERDICTS_FILE, Asked, AskingOptions, Verdict
 from hart.evaluation.suites.base import STRICT, Context, Suite
-from hart.images import open_image
+from hart.data.images import open_image
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

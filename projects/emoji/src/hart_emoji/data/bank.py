@@ -11,7 +11,7 @@ import torch
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
 from hart.files import default_cache
-from hart.precompute import EncodedSummary, EncodeOptions, Encoders, encode_dataset
+from hart.training.encoding import EncodedSummary, EncodeOptions, Encoders, encode_dataset
 from hart.text_encoder import load_text_encoder
 from hart.training.conditions import find_text_encoder
 from hart.checkpoint.starting import load_tokenizer
