@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import torch
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass as options_class
+from pydantic import Field
 from safetensors.torch import save
 from torch import Tensor
 
@@ -50,6 +49,7 @@ from hart.data.transforms import ImageTransform, to_signed
 from hart.data.written_sets import require_own_folder
 from hart.errors import HartError
 from hart.files import atomic_write
+from hart.strict import Config, require
 from hart.text_encoder import TextEncoder, encoder_module
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
@@ -66,31 +66,28 @@ class Encoders:
     device: torch.device
 
 
-@options_class(frozen=True, config=ConfigDict(extra="forbid"))
-class EncodeOptions:
+class EncodeOptions(Config):
     """How a set is stored."""
 
-    dtype: Annotated[StoredType, Field(description="Type of residuals and text features.")] = "float16"
-    residual: Annotated[bool, Field(description="Store what hybrid models need beside the codes.")] = True
-    shard_size: Annotated[
-        int, Field(ge=1, description="Pictures a shard; of a stream every unit makes one, however large.")
-    ] = 1024
-    batch_size: Annotated[int, Field(ge=1, description="Pictures encoded together.")] = 32
-    workers: Annotated[int, Field(ge=0, description="Processes that decode pictures.")] = 0
-    part: Annotated[
-        str,
-        Field(
-            pattern=r"^[0-9]{1,9}/[0-9]{1,9}$",
-            description="Write every N-th shard, as one of N processes.",
-            json_schema_extra={"metavar": "I/N"},
-        ),
-    ] = "1/1"
-    max_damaged: Annotated[float, Field(ge=0, le=1, description="Largest share of damaged pictures.")] = 0.05
+    dtype: StoredType = "float16"
+    """Type of residuals and text features."""
+    residual: bool = True
+    """Store what hybrid models need beside the codes."""
+    shard_size: Annotated[int, Field(ge=1)] = 1024
+    """Pictures a shard; of a stream every unit makes one."""
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    """Pictures encoded together."""
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Processes that decode pictures."""
+    part: Annotated[str, Field(json_schema_extra={"metavar": "I/N"})] = "1/1"
+    """Write every N-th shard, as one of N processes."""
+    max_damaged: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Largest share of damaged pictures."""
 
     def __post_init__(self) -> None:
+        require(re.fullmatch(r"[0-9]{1,9}/[0-9]{1,9}", self.part) is not None, "part: give it as I/N, such as 1/4")
         number, parts = self.place
-        if not 0 <= number < parts:
-            raise HartError(f"part {number + 1} of {parts}: parts count from 1 to their number")
+        require(0 <= number < parts, f"part {number + 1} of {parts}: parts count from 1 to their number")
 
     @property
     def place(self) -> tuple[int, int]:
