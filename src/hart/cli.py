@@ -21,7 +21,6 @@ from hart.commands import (
     data,
     evaluate,
     evaluate_cost,
-    evaluate_emoji,
     evaluate_imagenet,
     evaluate_prompts,
     evaluate_text,
@@ -107,9 +106,6 @@ evaluate.app.command()(evaluate_text.mjhq)
 evaluate.app.command()(evaluate_text.coco)
 evaluate.app.command()(evaluate_imagenet.imagenet)
 evaluate.app.command()(evaluate_cost.cost)
-evaluate.app.command()(evaluate_emoji.agreement)
-evaluate.app.command()(evaluate_emoji.sampling)
-evaluate.app.command()(evaluate_emoji.copies)
 app.add_typer(evaluate.app, name="evaluate")
 
 
