@@ -15,10 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from pydantic import Field
 from safetensors.torch import save
 from torch import Tensor
 
@@ -35,7 +34,6 @@ from hart.data.encoded_files import (
     TEXT_MASK,
     TEXT_PLACE,
     WEIGHTS,
-    StoredType,
     index_file,
     read_facts,
     shard_file,
@@ -49,9 +47,9 @@ from hart.data.transforms import ImageTransform, to_signed
 from hart.data.written_sets import require_own_folder
 from hart.errors import HartError
 from hart.files import atomic_write
-from hart.strict import Config, require
 from hart.text_encoder import TextEncoder, encoder_module
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
+from hart.training.encode_options import EncodeOptions
 
 Progress = Callable[[int, int | None, str], None]
 """Called with (shards done, shards in all, what is being done)."""
@@ -64,36 +62,6 @@ class Encoders:
     tokenizer: HybridTokenizer
     text_encoder: TextEncoder | None
     device: torch.device
-
-
-class EncodeOptions(Config):
-    """How a set is stored."""
-
-    dtype: StoredType = "float16"
-    """Type of residuals and text features."""
-    residual: bool = True
-    """Store what hybrid models need beside the codes."""
-    shard_size: Annotated[int, Field(ge=1)] = 1024
-    """Pictures a shard; of a stream every unit makes one."""
-    batch_size: Annotated[int, Field(ge=1)] = 32
-    """Pictures encoded together."""
-    workers: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Processes that decode pictures."""
-    part: Annotated[str, Field(json_schema_extra={"metavar": "I/N"})] = "1/1"
-    """Write every N-th shard, as one of N processes."""
-    max_damaged: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """Largest share of damaged pictures."""
-
-    def __post_init__(self) -> None:
-        require(re.fullmatch(r"[0-9]{1,9}/[0-9]{1,9}", self.part) is not None, "part: give it as I/N, such as 1/4")
-        number, parts = self.place
-        require(0 <= number < parts, f"part {number + 1} of {parts}: parts count from 1 to their number")
-
-    @property
-    def place(self) -> tuple[int, int]:
-        """Which part this is, from 0, and of how many."""
-        number, parts = map(int, self.part.split("/"))
-        return number - 1, parts
 
 
 @dataclass(frozen=True)
