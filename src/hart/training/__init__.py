@@ -15,7 +15,8 @@ if TYPE_CHECKING:
         TrainerConfig,
         TransformerRecipe,
     )
-    from hart.training.encoding import EncodedSummary, EncodeOptions, Encoders, encode_dataset
+    from hart.training.encode_options import EncodeOptions
+    from hart.training.encoding import EncodedSummary, Encoders, encode_dataset
     from hart.training.hart_task import TransformerTask
     from hart.training.progress import StepReport
     from hart.training.task import Engine, Origin, Part, Picture, Share, Task
@@ -48,7 +49,8 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "hart.training.config": "OptimizerConfig Recipe StageRecipe TokenizerRecipe TrainerConfig TransformerRecipe",
-        "hart.training.encoding": "EncodeOptions EncodedSummary Encoders encode_dataset",
+        "hart.training.encode_options": "EncodeOptions",
+        "hart.training.encoding": "EncodedSummary Encoders encode_dataset",
         "hart.training.hart_task": "TransformerTask",
         "hart.training.progress": "StepReport",
         "hart.training.task": "Engine Origin Part Picture Share Task",
