@@ -27,10 +27,10 @@ def suite_app(places: Mapping[str, str], program: str = "hart") -> typer.Typer:
     """
 
     class SuiteGroup(TyperGroup):
-        def list_commands(self, ctx: typer.Context) -> list[str]:
+        def list_commands(self, ctx: Any) -> list[str]:
             return list(places)
 
-        def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:
+        def get_command(self, ctx: Any, cmd_name: str) -> Any:
             if cmd_name not in places:
                 return None
             if cmd_name not in self.commands:

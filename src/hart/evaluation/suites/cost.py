@@ -1,7 +1,7 @@
 """Suite `cost`: parameters and MACs by part, latency, throughput and peak memory of drawing.
 
-MACs are those of `hart.inference.cost`, which `hart info` prints, with guidance (two rows, as pictures are drawn) and without
-(one row). The paper does not say what its figures count; `printed_macs` is the count that they agree with.
+MACs are those of `hart.inference.cost`, which `hart info` prints, with guidance (two rows, as pictures are drawn) and
+without (one row). The paper does not say what its figures count; `printed_macs` is the count that they agree with.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def run(context: Context[CostOptions]) -> Result:
 
 
 def counted_figures(config: HartConfig) -> dict[str, dict[str, Figure]]:
-    """Parameters and MACs by part, as `hart.inference.cost` counts them, and their sums; the sum also by `printed_macs`."""
+    """Parameters and MACs by part, and their sums; the sum also by `printed_macs`."""
     guided, plain = (model_cost(config, guided=on) for on in (True, False))
     figures: dict[str, dict[str, Figure]] = {}
     for name in dict.fromkeys((*MODULES, *PARTS)):
