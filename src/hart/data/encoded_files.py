@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, NotRequired
 
 import torch
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from typing_extensions import TypedDict
 
+from hart.data.kinds import StoredType
 from hart.data.samples import one_line, shown
 from hart.errors import HartError
 from hart.files import FileError, parse_json, read_json, require_regular
@@ -40,7 +41,6 @@ FACTS = "hart"
 
 LARGEST = 2**20
 """Of widths, lengths and numbers of tokens."""
-StoredType = Literal["float16", "bfloat16", "float32"]
 _STORED = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 
 

@@ -1,4 +1,4 @@
-"""Names of the formats that sets of pictures are read in; `hart.data.opening.FORMATS` has what stands behind them."""
+"""Names of formats; `hart.data.opening.FORMATS` has what stands behind those of sets of pictures."""
 
 from typing import Literal, get_args
 
@@ -7,3 +7,5 @@ Kind = Literal["folder", "classes", "jsonl", "shards", "stream", "parquet", "hug
 shards: local WebDataset shards, read at random. stream: WebDataset shards one after the other, local or from URLs.
 parquet: files with an image column. huggingface: what the library `datasets` loads."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
+StoredType = Literal["float16", "bfloat16", "float32"]
+"""Of residuals and text features in an encoded set."""

@@ -25,8 +25,8 @@ from torch.utils._pytree import tree_leaves
 from hart.config import HartConfig, TokenizerConfig
 from hart.losses.config import PerceptualConfig
 from hart.losses.hart_loss import LARGEST_KEPT_SHARE, MEAN_KEPT_SHARE, draw_diffusion, kept_tokens, random_cells
-from hart.losses.perceptual import Lpips
 from hart.model import Hart
+from hart.networks.perceptual import Lpips
 from hart.training.config import Recipe, TokenizerRecipe, TrainerConfig, TransformerRecipe
 from hart.training.distributed import Processes
 from hart.training.hart_task import TransformerBatch, TransformerStage, repeated_blocks, with_adapters

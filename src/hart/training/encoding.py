@@ -15,11 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass as options_class
 from safetensors.torch import save
 from torch import Tensor
 
@@ -36,7 +34,6 @@ from hart.data.encoded_files import (
     TEXT_MASK,
     TEXT_PLACE,
     WEIGHTS,
-    StoredType,
     index_file,
     read_facts,
     shard_file,
@@ -52,6 +49,7 @@ from hart.errors import HartError
 from hart.files import atomic_write
 from hart.text_encoder import TextEncoder, encoder_module
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
+from hart.training.encode_options import EncodeOptions
 
 Progress = Callable[[int, int | None, str], None]
 """Called with (shards done, shards in all, what is being done)."""
@@ -64,39 +62,6 @@ class Encoders:
     tokenizer: HybridTokenizer
     text_encoder: TextEncoder | None
     device: torch.device
-
-
-@options_class(frozen=True, config=ConfigDict(extra="forbid"))
-class EncodeOptions:
-    """How a set is stored."""
-
-    dtype: Annotated[StoredType, Field(description="Type of residuals and text features.")] = "float16"
-    residual: Annotated[bool, Field(description="Store what hybrid models need beside the codes.")] = True
-    shard_size: Annotated[
-        int, Field(ge=1, description="Pictures a shard; of a stream every unit makes one, however large.")
-    ] = 1024
-    batch_size: Annotated[int, Field(ge=1, description="Pictures encoded together.")] = 32
-    workers: Annotated[int, Field(ge=0, description="Processes that decode pictures.")] = 0
-    part: Annotated[
-        str,
-        Field(
-            pattern=r"^[0-9]{1,9}/[0-9]{1,9}$",
-            description="Write every N-th shard, as one of N processes.",
-            json_schema_extra={"metavar": "I/N"},
-        ),
-    ] = "1/1"
-    max_damaged: Annotated[float, Field(ge=0, le=1, description="Largest share of damaged pictures.")] = 0.05
-
-    def __post_init__(self) -> None:
-        number, parts = self.place
-        if not 0 <= number < parts:
-            raise HartError(f"part {number + 1} of {parts}: parts count from 1 to their number")
-
-    @property
-    def place(self) -> tuple[int, int]:
-        """Which part this is, from 0, and of how many."""
-        number, parts = map(int, self.part.split("/"))
-        return number - 1, parts
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from hart.errors import HartError
 from hart.files import atomic_write, open_regular
-from hart.training.config import Recipe
+from hart.training.config import StageRecipe
 
 LOG_FILE = "metrics.jsonl"
 EXTRAS = {"tensorboard": "train", "wandb": "wandb"}
@@ -24,7 +24,7 @@ EXTRAS = {"tensorboard": "train", "wandb": "wandb"}
 class RunLog:
     """`metrics.jsonl`, a line a report, `samples/` with a PNG an image, and the trackers that the recipe names."""
 
-    def __init__(self, recipe: Recipe, folder: Path, step: int, note: Callable[[str], None]) -> None:
+    def __init__(self, recipe: StageRecipe, folder: Path, step: int, note: Callable[[str], None]) -> None:
         """Drops lines after `step`, which the run is about to write again, and such as are none.
 
         note: called with how many were none; one that a killed run has cut short is not worth a word.
@@ -69,7 +69,7 @@ class RunLog:
                 tracker.finish()
 
 
-def _tracker(name: str, recipe: Recipe, folder: Path, step: int) -> GeneralTracker:
+def _tracker(name: str, recipe: StageRecipe, folder: Path, step: int) -> GeneralTracker:
     try:
         import_module(name)
     except ModuleNotFoundError:
