@@ -251,7 +251,7 @@ def test_recipes_are_read_strictly(sources: Path, tmp_path: Path) -> None:
     own = RECIPES / "text_encoder.toml"
     assert TextDistillationRecipe.read(own, ("trainer.steps=3",)).trainer.steps == 3
     with pytest.raises(HartError, match=r"encoder\.kind must be 'compact'"):
-        TextDistillationRecipe.read(own, ("encoder.kind=qwen2", "encoder.source=x"))
+        TextDistillationRecipe.read(own, ("encoder={kind='qwen2', tokens=16, source='x'}",))
     recipe = make_recipe(sources)
     with pytest.raises(HartError, match="output_width"):
         DistillationTask(recipe.replace(encoder=recipe.encoder.replace(output_width=8)), tmp_path)
