@@ -28,10 +28,9 @@ from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.tokenizer.quantizer import Mistakes
 from hart.training.config import TokenizerRecipe
 from hart.training.image_sources import TrainingData, image_source, kept_data
-from hart.training.randomness import generator_for, seed_of
+from hart.training.randomness import CPU, generator_for, seed_of
 from hart.training.task import Engine, Origin, Part, Share, Task, image_row
 
-CPU = torch.device("cpu")
 SAMPLES = 8
 MODEL, DISCRIMINATOR = "model", "discriminator"
 
