@@ -19,9 +19,8 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 
 from hart import HartError
-from hart.errors import Stopped
 from hart.text_encoder import encoder_module, find_text_encoder, load_text_encoder
-from hart.training import StepReport, Trainer
+from hart.training import StepReport, Stopped, Trainer
 from hart_emoji import RECIPES
 from hart_emoji.text.corpus import build_corpus, read_emoji_words, read_wordnet, with_article
 from hart_emoji.text.distillation import DistillationTask, choose_pieces
