@@ -15,7 +15,8 @@ from hart.training.distributed import Processes
 from hart.training.optimizer import build_optimizer
 from hart.training.trainer import Trainer
 from picture_files import write_numbered_shards
-from toy_training import CONTEXT, OPTIMIZER, TASKS, TRAINER, recipe, tiny_encoded_set, train_in_process
+from processes import CONTEXT
+from toy_training import OPTIMIZER, TASKS, TRAINER, recipe, tiny_encoded_set, train_in_process
 
 
 def together(folder: Path, kind: str = "toy", **trainer: Any) -> tuple[list[Any], dict[str, Any]]:

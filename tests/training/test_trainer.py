@@ -19,7 +19,8 @@ from hart.training.config import OptimizerConfig
 from hart.training.progress import StepReport
 from hart.training.task import Picture, Share
 from hart.training.trainer import Trainer
-from toy_training import CONTEXT, OPTIMIZER, AdversarialTask, ToyTask, recipe, train_and_die
+from processes import CONTEXT
+from toy_training import OPTIMIZER, AdversarialTask, ToyTask, recipe, train_and_die
 from training_state import checkpoints, flat, log_lines, state
 
 
