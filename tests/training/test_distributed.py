@@ -68,7 +68,7 @@ def assert_same_weights(ours: tuple[list[Any], dict[str, Any]], theirs: tuple[li
     ids=["ddp", "fsdp2, accumulated", "two parts", "tokenizer", "transformer"],
 )
 def test_two_processes_give_what_one_gives(tmp_path: Path, kind: str, settings: dict[str, Any]) -> None:
-    """A tokenizer of accumulated parts is the streamed one below, fsdp2 without more the run that changes its number."""
+    """Plain fsdp2 and a tokenizer of accumulated parts: in the tests below."""
     one = alone(tmp_path / "one", kind, **{name: settings[name] for name in settings if name == "steps"})
     two = together(tmp_path / "two", kind, **settings)
     assert_same(two, one)
