@@ -2,7 +2,7 @@
 
     python benchmarks/generate_cpu.py --model hart-0.7b-256 --random-weights
 
-The floor is the FLOPs that `hart.cost` counts (what `hart info` prints) over the fastest matrix-product rate
+The floor is the FLOPs that `hart.inference.cost` counts (what `hart info` prints) over the fastest matrix-product rate
 measured in the same run, before, between and after the timed pictures. Printed is Markdown: the machine, the
 rates, floor, latency and ratio, and the same by part. `--json FILE` writes all figures.
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hart.cost import ModelCost, model_cost
+from hart.inference.cost import ModelCost, model_cost
 from hart.pipeline import HartPipeline
 
 SEED = 0

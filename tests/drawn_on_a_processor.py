@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from hart import HartPipeline
+from hart.checkpoint.verification import RecordedDraws, verify
 from hart.generation.next_scale import NextScaleGenerator, Trace
 from hart.inference.packing import is_packed, packing_refusal
-from hart.verification import RecordedDraws, verify
 from helpers import random_context, tiny_class_config, tiny_text_config
 
 GOLDEN = Path(__file__).parent / "golden"

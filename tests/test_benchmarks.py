@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
+from hart.checkpoint.starting import save_tokenizer
 from hart.config import HartConfig, TokenizerConfig
 from hart.losses.hart_loss import draw_last_cells
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.randomness import generator_for
-from hart.training.starting import save_tokenizer
 from helpers import TEXT_TOKENS, TEXT_WIDTH, randomize, tiny_class_config, tiny_text_config
 from models import save_tiny_text_model
 from picture_files import write_captioned_folder

@@ -13,10 +13,10 @@ from PIL import Image
 from command_line import drawn, refused, run
 from hart import HartError, HartPipeline
 from hart.checkpoint.loading import load_model, save_model
+from hart.checkpoint.lora import add_lora, save_lora
 from hart.checkpoint.storage import CONFIG_FILE, HART_FILE, read_safetensors
 from hart.config import HartConfig, TextConditioning, TextEncoderConfig
 from hart.conversion import convert_model
-from hart.lora import add_lora, save_lora
 from hart.text_encoder import load_text_encoder
 from helpers import tiny_model, tiny_text_config
 from language_models import save_language_model

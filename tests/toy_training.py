@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hart.checkpoint.starting import load_tokenizer
 from hart.config import HartConfig
 from hart.data.opening import open_source
 from hart.data.transforms import ImageTransform
@@ -29,7 +30,6 @@ from hart.training.distributed import Processes
 from hart.training.hart_task import TransformerTask
 from hart.training.image_sources import TrainingData, open_training_data
 from hart.training.rehearsal import RehearsedTransformer
-from hart.training.starting import load_tokenizer
 from hart.training.task import Engine, Origin, Part, Picture, Share
 from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer

@@ -17,7 +17,7 @@ from PIL import Image
 
 from command_line import run
 from hart.checkpoint.loading import load_model
-from hart.lora import add_lora, save_lora
+from hart.checkpoint.lora import add_lora, save_lora
 from models import save_tiny_text_model
 from picture_files import numbered, write_captioned_folder, write_numbered_shards
 from toy_training import tiny_encoded_set

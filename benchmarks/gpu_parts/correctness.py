@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from gpu_parts.cells import Cells, Row
-from hart.verification import GOLDEN_FILE, Comparison, verify
+from hart.checkpoint.verification import GOLDEN_FILE, Comparison, verify
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS, GOLDEN = ROOT / "tests", ROOT / "tests" / "golden"

@@ -16,10 +16,10 @@ from timing import SEED, Clock, PictureTimer, device_clock, model_products, prod
 from torch import nn
 
 from gpu_parts.cells import Cells, Row, peak_memory
+from hart.checkpoint.random_weights import random_model
 from hart.config import HartConfig, ResidualDiffusionConfig, TextConditioning, TokenizerConfig, TransformerConfig
 from hart.pipeline import HartPipeline
 from hart.presets import PRESETS
-from hart.random_weights import random_model
 from hart.text_encoder.random_features import RandomTextFeatures
 
 SIZES = (256, 512, 1024)

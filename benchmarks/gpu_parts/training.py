@@ -11,7 +11,7 @@ import torch
 
 from gpu_parts.cells import Cells, Row, peak_memory
 from hart.config import ResidualDiffusionConfig, TextConditioning
-from hart.cost import transformer_training_macs
+from hart.inference.cost import transformer_training_macs
 from hart.losses.hart_loss import MEAN_KEPT_SHARE, kept_tokens
 from hart.training.config import TransformerRecipe
 from hart.training.distributed import Processes

@@ -8,29 +8,25 @@ Names are imported on first use, so that `import hart` does not wait for PyTorch
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hart.exports import lazy
 
 if TYPE_CHECKING:
     from hart.config import HartConfig, SamplingConfig
     from hart.errors import HartError
-    from hart.outputs import HartOutput
+    from hart.generation.outputs import HartOutput
     from hart.pipeline import HartPipeline
 
 __version__ = "0.1.0"
 __all__ = ["HartConfig", "HartError", "HartOutput", "HartPipeline", "SamplingConfig", "__version__"]
 
-_HOMES = {
-    "HartConfig": "hart.config",
-    "HartError": "hart.errors",
-    "HartOutput": "hart.outputs",
-    "HartPipeline": "hart.pipeline",
-    "SamplingConfig": "hart.config",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'hart' has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "hart.config": "HartConfig SamplingConfig",
+        "hart.errors": "HartError",
+        "hart.generation.outputs": "HartOutput",
+        "hart.pipeline": "HartPipeline",
+    },
+)

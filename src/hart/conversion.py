@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 from hart.checkpoint.loading import load_model, resolve_model, save_model
+from hart.checkpoint.lora import has_lora, merge_lora
 from hart.checkpoint.storage import CONFIG_FILE, HART_FILE, TEXT_ENCODER_FILE, TOKENIZER_FILE
 from hart.config import HartConfig
 from hart.errors import HartError
 from hart.files import user_path
-from hart.lora import has_lora, merge_lora
 from hart.model import Hart
 from hart.text_encoder import STORED_FOLDER, TextEncoder, store_text_encoder
 from hart.text_encoder.compact import PIECES_FILE
@@ -32,7 +32,7 @@ def convert_model(
 ) -> None:
     """Write the model `source` (see `resolve_model`) to a folder, adapters merged into its weights.
 
-    loras, lora_scale: folders of adapters, and the strength of each; see `hart.lora.merge_lora`.
+    loras, lora_scale: folders of adapters, and the strength of each; see `hart.checkpoint.lora.merge_lora`.
     dtype: how weights are stored; a Qwen2 text encoder is copied as it is, where it is in a folder. Raises `HartError`
     for what cannot be read or does not fit, and where `destination` holds a model or parts of one already.
     """

@@ -26,6 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 from hart.checkpoint.loading import load_model, resolve_model
+from hart.checkpoint.random_weights import random_model
 from hart.checkpoint.storage import fingerprint
 from hart.config import MAX_SEED, HartConfig, SamplingConfig
 from hart.conversion import store_model
@@ -35,11 +36,10 @@ from hart.errors import HartError, PromptWarning
 from hart.files import user_path
 from hart.generation.draws import GeneratorDraws
 from hart.generation.next_scale import NextScaleGenerator, ScaleStep
+from hart.generation.outputs import HartOutput, Reconstruction, ScalePreview
+from hart.generation.request import Prompt, check_size, checked_prompts, checked_seed, checked_settings, whole_number
 from hart.inference.parts import Parts, copied, prepared
-from hart.inputs import Prompt, check_size, checked_prompts, checked_seed, checked_settings, whole_number
 from hart.model import Hart
-from hart.outputs import HartOutput, Reconstruction, ScalePreview
-from hart.random_weights import random_model
 from hart.text_encoder import TextEncoder, encoder_module, load_text_encoder
 from hart.text_encoder.random_features import RandomTextFeatures
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
@@ -163,7 +163,7 @@ class HartPipeline:
             return plain.hart
 
     def load_lora(self, folder: str | Path, scale: float = 1.0) -> None:
-        """Merge a LoRA adapter (see `hart.lora`) into the transformer; several add up.
+        """Merge a LoRA adapter (see `hart.checkpoint.lora`) into the transformer; several add up.
 
         Calls that are drawing in other threads finish with the weights that they began with.
         scale: strength of the adapter; 1 is as trained. To be rid of it, open the model again. Raises `HartError` for

@@ -13,7 +13,7 @@ from PIL import Image
 from command_line import drawn, refused, run, run_in_process
 from hart import HartPipeline, __version__
 from hart.commands.new_files import NumberedFiles
-from hart.picture_metadata import read_record, save_png
+from hart.generation.metadata import read_record, save_png
 from processes import CONTEXT
 
 LONG = "a red apple on a table"  # of letters alone, 12 tokens end inside it

@@ -11,8 +11,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from command_line import drawn, refused, run
 from hart.checkpoint.loading import load_model
-from hart.lora import add_lora, save_lora
-from hart.picture_metadata import read_record
+from hart.checkpoint.lora import add_lora, save_lora
+from hart.generation.metadata import read_record
 
 
 def test_like_draws_the_same_file_again(text_model: Path, tmp_path: Path) -> None:

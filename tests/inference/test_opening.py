@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hart.checkpoint.loading import save_model
-from hart.random_weights import random_model
+from hart.checkpoint.random_weights import random_model
 from helpers import tiny_text_config
 
 PROGRAM = Path(__file__).parent / "opened_in_a_process.py"

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from hart import HartPipeline
+from hart.checkpoint.lora import add_lora, save_lora
 from hart.config import HartConfig
 from hart.inference.packing import is_packed, packing_refusal
-from hart.lora import add_lora, save_lora
 from helpers import random_context, teacher_input, tiny_model, tiny_text_config
 
 # layers of 512 x 1536 and more are packed; those of 512 x 512 in the diffusion too

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from hart.checkpoint.loading import load_model, save_model
+from hart.checkpoint.lora import add_lora
+from hart.checkpoint.starting import save_tokenizer
 from hart.config import ConfigError, HartConfig, ResidualDiffusionConfig, TextConditioning, TextEncoderConfig
 from hart.data.datasets import CaptionedImages
 from hart.errors import HartError
-from hart.lora import add_lora
 from hart.model import Hart
 from hart.pipeline import HartPipeline
 from hart.training.conditions import (
@@ -26,7 +27,6 @@ from hart.training.conditions import (
 from hart.training.config import LoraConfig, OptimizerConfig, TrainerConfig, TransformerRecipe
 from hart.training.hart_task import TransformerTask, start_from, starting_model
 from hart.training.rehearsal import RehearsedTransformer, parameter_counts
-from hart.training.starting import save_tokenizer
 from hart.training.task import Share
 from hart.training.trainer import Trainer
 from hart.types import ClassContext, TextContext

@@ -9,7 +9,6 @@ import pytest
 
 from hart.config import ConfigError
 from hart.training.config import TokenizerRecipe, TransformerRecipe
-from hart.training.text_recipe import TextDistillationRecipe
 from helpers import tiny_tokenizer_config
 
 RECIPE = """
@@ -97,34 +96,34 @@ def test_what_is_given_for_a_text_field_stays_text(recipe: Path, text: str, data
         ("trainer.steps", "'trainer.steps' is not of the form key=value"),
         ("trainer..steps=3", "is not of the form key=value"),
         ("=3", "is not of the form key=value"),
-        ("trainer.steps=5\nx=3", r"trainer\.steps: expected int"),
+        ("trainer.steps=5\nx=3", r"trainer\.steps: expected a whole number"),
         ("trainer.steps=" + "[" * 100_000, "is nested too deeply"),
-        ("trainer.steps=" + "9" * 5000, r"trainer\.steps: expected int"),
-        ("trainer.steps=1000000000000000000", r"trainer\.steps must be at most 1,000,000,000, not 1e\+18"),
-        ("trainer.steps=99999999999999999999", r"trainer\.steps is too large"),
-        ("trainer.batch_size=1000000000000", r"trainer\.batch_size must be at most 1,000,000, not 1e\+12"),
+        ("trainer.steps=" + "9" * 5000, r"trainer\.steps: expected a whole number"),
+        ("trainer.steps=1000000000000000000", r"trainer\.steps must be at most 1,000,000,000, not 1000000000000000000"),
+        ("trainer.steps=99999999999999999999", r"trainer\.steps must be at most 1,000,000,000, not 9{20}"),
+        ("trainer.batch_size=1000000000000", r"trainer\.batch_size must be at most 1,000,000, not 1000000000000"),
         ("trainer.seed=-1", r"trainer\.seed must be at least 0"),
         ("trainer.keep_checkpoints=0", r"trainer\.keep_checkpoints must be at least 1"),
-        ("trainer.peak_tflops=nan", r"trainer\.peak_tflops is no finite number"),
-        ("optimizer.learning_rate=inf", r"optimizer\.learning_rate is no finite number"),
-        ("optimizer.learning_rate=1e300", r"optimizer\.learning_rate is no finite number"),
+        ("trainer.peak_tflops=nan", r"trainer\.peak_tflops must be a finite number, not nan"),
+        ("optimizer.learning_rate=inf", r"optimizer\.learning_rate must be a finite number"),
+        ("optimizer.learning_rate=1e300", r"optimizer\.learning_rate must be at most 1,000,000,000, not 1e\+300"),
         ("loss.chroma=-1", r"loss\.chroma must be at least 0"),
-        ("perceptual={kind='efficientnet_lite0', weight=nan}", r"perceptual\.weight is no finite number"),
+        ("perceptual={kind='efficientnet_lite0', weight=nan}", r"perceptual\.weight must be a finite number"),
         ("reading.workers=100000", r"reading\.workers must be at most 1,024"),
         ("reading.shorter_side=1e9", r"reading\.shorter_side must be at most 8"),
         ("reading.max_damaged=2", r"reading\.max_damaged must be at most 1"),
-        ("trainer.stepz=5", "trainer: unknown key.* stepz"),
+        ("trainer.stepz=5", r"recipe\.toml: trainer: unknown key.* stepz \(is trainer\.steps meant"),
         ("max_damaged=0.5", r"max_damaged \(is reading.max_damaged meant"),
-        ("trainer.steps=few", r"trainer\.steps: expected int, got 'few'"),
+        ("trainer.steps=few", r"trainer\.steps: expected a whole number, got 'few'"),
         ("trainer.steps=0", r"trainer\.steps must be at least 1, not 0"),
         ("trainer.log_every=0", r"trainer\.log_every must be at least 1, not 0"),
         ("trainer.sample_every=-1", r"trainer\.sample_every must be at least 0"),
-        ("trainer.device=tpu", r"trainer\.device: 'tpu' is none of cpu, cuda"),
+        ("trainer.device=tpu", r"trainer\.device must be cpu, cuda, cuda:<number> or mps, not 'tpu'"),
         ("trainer.accumulate=3", r"batch_size 2 cannot be cut into accumulate = 3"),
-        ("trainer.trackers=['mlflow']", r"trainer\.trackers\[0\]: 'mlflow' is none of 'tensorboard', 'wandb'"),
+        ("trainer.trackers=['mlflow']", r"trainer\.trackers\[0\] must be 'tensorboard' or 'wandb', not 'mlflow'"),
         ("optimizer.learning_rate=-1e-3", r"recipe\.toml: optimizer\.learning_rate must be above 0, not -0\.001"),
         ("optimizer.weight_decay=-1", r"optimizer\.weight_decay must be at least 0"),
-        ("optimizer.beta1=1", r"optimizer\.beta1 must be from 0 to below 1"),
+        ("optimizer.beta1=1", r"optimizer\.beta1 must be below 1, not 1"),
         ("optimizer.final_fraction=2", r"optimizer\.final_fraction must be at most 1"),
         ("data.folder=x", "data is not a table"),
         ("discrete_probability=1.5", r"discrete_probability must be at most 1, not 1\.5"),
@@ -171,13 +170,12 @@ def test_recipes_hold_the_models_own_configuration(recipe: Path) -> None:
     assert read.replace(tokenizer=tiny_tokenizer_config()).tokenizer == tiny_tokenizer_config()
 
 
-@pytest.mark.parametrize("stage", ["tokenizer", "transformer", "text_encoder"])
-@pytest.mark.parametrize("wanted", [TokenizerRecipe, TransformerRecipe, TextDistillationRecipe])
+@pytest.mark.parametrize("stage", ["tokenizer", "transformer"])
+@pytest.mark.parametrize("wanted", [TokenizerRecipe, TransformerRecipe])
 def test_a_recipe_of_another_stage_says_which_to_run(stage: str, wanted: Any) -> None:
-    path = Path(__file__).parents[2] / "recipes" / "emoji" / f"{stage}.toml"
-    own = stage.replace("_", "-")
-    if wanted.stage == own:
+    path = Path(__file__).parents[2] / "recipes" / "ablations" / f"{stage}.toml"
+    if wanted.stage == stage:
         assert wanted.read(path) is not None
         return
-    with pytest.raises(ConfigError, match=rf"{stage}\.toml: this recipe is of stage {own}: run hart train {own}"):
+    with pytest.raises(ConfigError, match=rf"{stage}\.toml: this recipe is of stage {stage}: run hart train {stage}"):
         wanted.read(path)

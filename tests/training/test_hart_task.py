@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from hart.checkpoint.loading import SHIPPED_MODELS, load_model, save_model
+from hart.checkpoint.starting import save_tokenizer
 from hart.config import ConfigError, TextConditioning
 from hart.model import Hart
 from hart.training.conditions import drop_condition
 from hart.training.config import OptimizerConfig, TrainerConfig, TransformerRecipe
 from hart.training.hart_task import TOKEN_LAYERS, TransformerTask, start_from
-from hart.training.starting import save_tokenizer
 from hart.training.task import Share
 from hart.training.token_sources import encode_all, select
 from hart.training.trainer import Trainer

@@ -11,18 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hart.checkpoint.loading import save_model
+from hart.checkpoint.starting import load_tokenizer, save_tokenizer
 from hart.checkpoint.storage import CheckpointError
 from hart.config import ConfigError
 from hart.data.datasets import CaptionedImages
 from hart.data.transforms import to_signed
 from hart.losses.config import PerceptualConfig
-from hart.losses.perceptual import Lpips
+from hart.networks.perceptual import Lpips
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.config import DiscriminatorConfig, OptimizerConfig, TokenizerRecipe, TrainerConfig
 from hart.training.distributed import Processes
 from hart.training.dry_run import activation_bytes, measure
 from hart.training.rehearsal import RehearsedTokenizer
-from hart.training.starting import load_tokenizer, save_tokenizer
 from hart.training.task import Share
 from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer

@@ -18,7 +18,7 @@ from hart.files import user_path
 from hart.locks import LOCK_FILE, locked
 
 if TYPE_CHECKING:
-    from hart.outputs import ScalePreview
+    from hart.generation.outputs import ScalePreview
 
 Report = Callable[[int, int | None, str], None]
 """Called with (steps done, steps in all or None if unknown, what is being done)."""

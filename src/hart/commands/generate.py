@@ -21,8 +21,8 @@ from hart.strict import clipped
 
 if TYPE_CHECKING:
     from hart.config import SamplingConfig
-    from hart.outputs import HartOutput
-    from hart.picture_metadata import PictureRecord, PictureSettings
+    from hart.generation.metadata import PictureRecord, PictureSettings
+    from hart.generation.outputs import HartOutput
     from hart.pipeline import HartPipeline
 
 DEFAULT_MODEL = "emoji"
@@ -103,7 +103,7 @@ def generate(
     if any(not prompt.strip() for prompt in wanted):
         raise HartError("a prompt is empty: describe what to draw")
     writable_folder(out)
-    from hart.picture_metadata import read_record
+    from hart.generation.metadata import read_record
 
     record = read_record(like) if like is not None else None
     job = Job(
@@ -170,13 +170,13 @@ def reconstruct(
     dtype: DtypeOption = None,
 ) -> None:
     """Encode and decode images with a model's tokenizer: input, discrete and hybrid side by side, PSNR in dB."""
+    from hart.generation.metadata import save_png
     from hart.images import open_image
-    from hart.picture_metadata import save_png
 
     for path in images:
         open_image(path)
     writable_folder(out)
-    from hart.contact_sheet import side_by_side
+    from hart.generation.contact_sheet import side_by_side
     from hart.pipeline import HartPipeline
 
     name = DEFAULT_MODEL if model is None else model
@@ -278,7 +278,7 @@ class PictureWriter:
     def write(self, batch: HartOutput, pipe: HartPipeline) -> None:
         """Write the pictures of one batch, or of a recorded one the picture that is asked for."""
         from hart import __version__
-        from hart.picture_metadata import PictureRecord, write_picture
+        from hart.generation.metadata import PictureRecord, write_picture
 
         for row in range(len(batch.images)) if self.job.only is None else [self.job.only]:
             prompt, seed, image = str(batch.prompts[row]), batch.seeds[row], batch.images[row]
@@ -290,8 +290,8 @@ class PictureWriter:
 
     def write_grid(self) -> Path:
         """A contact sheet of all pictures, a group for every prompt."""
-        from hart.contact_sheet import contact_sheet
-        from hart.picture_metadata import save_png
+        from hart.generation.contact_sheet import contact_sheet
+        from hart.generation.metadata import save_png
 
         assert self._kept, "only a writer that keeps pictures can show them"
         n = self.job.images_per_prompt
@@ -303,7 +303,7 @@ class PictureWriter:
     def _settings(self, batch: HartOutput, row: int, pipe: HartPipeline) -> PictureSettings:
         """The settings of one picture; with its batch, where it was not alone in it."""
         from hart.devices import dtype_name
-        from hart.picture_metadata import BatchPlace, PictureSettings
+        from hart.generation.metadata import BatchPlace, PictureSettings
 
         together = tuple(str(prompt) for prompt in batch.prompts)
         return PictureSettings(

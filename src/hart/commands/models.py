@@ -27,7 +27,7 @@ def info(
     from rich.table import Table
 
     from hart.checkpoint.loading import load_config
-    from hart.cost import model_cost
+    from hart.inference.cost import model_cost
 
     config = load_config(model)
     guided = config.sampling.guidance_scale > 0
@@ -73,7 +73,7 @@ def verify(
     folder: Annotated[Path, typer.Argument(help="A checkpoint with case.json and golden.safetensors beside it.")],
 ) -> None:
     """Recompute what a golden file records, a line a quantity; exit 1 if any differs too much."""
-    from hart.verification import verify as compare
+    from hart.checkpoint.verification import verify as compare
 
     with progress(f"recomputing {folder}"):
         results = compare(folder)

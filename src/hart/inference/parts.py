@@ -15,8 +15,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from hart.checkpoint.lora import merge_lora
 from hart.inference.packing import is_packed, pack, unpack_linears
-from hart.lora import merge_lora
 from hart.model import Hart
 from hart.text_encoder import TextEncoder
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
@@ -41,7 +41,7 @@ class Parts:
         return replace(self, hart=hart)
 
     def adapted(self, folder: Path, scale: float, model: str) -> Parts:
-        """With a LoRA adapter merged into a copy of the weights; see `hart.lora.merge_lora`."""
+        """With a LoRA adapter merged into a copy of the weights; see `hart.checkpoint.lora.merge_lora`."""
         hart = copy.deepcopy(self.hart)
         unpack_linears(hart)
         merge_lora(hart, folder, scale, model=model)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hart.checkpoint.loading import resolve_model
+from hart.checkpoint.starting import text_encoder_config
 from hart.checkpoint.storage import CONFIG_FILE
 from hart.config import ConfigError, TextEncoderConfig
 from hart.errors import HartError, PromptWarning
@@ -22,7 +23,6 @@ from hart.files import FileError, read_json, user_path
 from hart.text_encoder import Reading, TextEncoder, encoder_module, load_text_encoder
 from hart.text_encoder.compact import CompactTextEncoder
 from hart.training.config import TransformerRecipe
-from hart.training.starting import text_encoder_config
 from hart.types import ClassContext, Context, TextContext
 
 REMEMBER_BATCH = 1024

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from hart.checkpoint.loading import load_model, resolve_model, save_model
+from hart.checkpoint.lora import add_lora, save_lora
+from hart.checkpoint.starting import load_tokenizer, same_sizes
 from hart.checkpoint.storage import fingerprint, load_state
 from hart.config import ConfigError, HartConfig
 from hart.data.datasets import CaptionedImages
 from hart.generation.draws import GeneratorDraws
 from hart.generation.next_scale import NextScaleGenerator
-from hart.lora import add_lora, save_lora
 from hart.losses.hart_loss import DiffusionDraws, draw_diffusion, draw_last_cells, hart_loss
 from hart.model import Hart
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
@@ -25,7 +26,6 @@ from hart.training.image_sources import MemoryPictures, TrainingData, kept_data
 from hart.training.initialization import initialize
 from hart.training.pictures import picture_row
 from hart.training.randomness import generator_for
-from hart.training.starting import load_tokenizer, same_sizes
 from hart.training.task import Engine, Origin, Part, Picture, Share
 from hart.training.token_sources import Conditions, token_source
 from hart.transformer.modulation import LinearModulation

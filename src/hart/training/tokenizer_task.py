@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from hart.checkpoint.starting import load_tokenizer, same_sizes, save_tokenizer
 from hart.checkpoint.storage import fingerprint, load_state
 from hart.data.datasets import CaptionedImages
 from hart.losses.adversarial import (
@@ -19,8 +20,8 @@ from hart.losses.adversarial import (
     last_layer_gradients,
 )
 from hart.losses.config import PerceptualConfig
-from hart.losses.perceptual import perceptual_loss
 from hart.losses.tokenizer_loss import pixel_loss, tokenizer_loss
+from hart.networks.perceptual import perceptual_loss
 from hart.tokenizer.codebook_usage import code_counts, codebook_usage
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.tokenizer.quantizer import Mistakes
@@ -28,7 +29,6 @@ from hart.training.config import TokenizerRecipe
 from hart.training.image_sources import TrainingData, image_source, kept_data
 from hart.training.pictures import picture_row
 from hart.training.randomness import generator_for, seed_of
-from hart.training.starting import load_tokenizer, same_sizes, save_tokenizer
 from hart.training.task import Engine, Origin, Part, Picture, Share
 
 CPU = torch.device("cpu")

@@ -1,0 +1,264 @@
+"""Low-rank adapters of the transformer (LoRA; Hu et al., 2022) through the peft library.
+
+An adapter is a folder in peft's own format:
+
+    adapter_config.json            rank, scale, adapted layers, and the model that it was trained on
+    adapter_model.safetensors      the two thin matrices of every adapted layer
+
+Training: `add_lora` once, then train the parameters that require a gradient, then `save_lora`. Drawing: `merge_lora`
+adds the product of the matrices to the weights, so that an adapted model costs what the plain one does.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from hart.checkpoint.storage import WEIGHT_TYPES, read_safetensors, require_finite
+from hart.config import LoraTarget
+from hart.devices import without_memory
+from hart.errors import HartError
+from hart.files import atomic_write, read_json
+from hart.generation.request import finite_number
+from hart.model import Hart
+from hart.strict import clipped, shown
+from hart.transformer.transformer import HartTransformer
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILE = "adapter_model.safetensors"
+
+LAYERS: Mapping[LoraTarget, tuple[str, ...]] = MappingProxyType(
+    {
+        "attention": ("attention.qkv", "attention.proj"),
+        "mlp": ("mlp.gate", "mlp.up", "mlp.down", "mlp.linear1", "mlp.linear2"),
+        "word_embed": ("word_embed",),
+    }
+)
+"""Linear layers that a target stands for, in SwiGLU and in GELU blocks."""
+
+# peft's name of a model's only adapter, and what it puts before the names of tensors in a file.
+ADAPTER = "default"
+FILE_PREFIX = "base_model.model."
+SHOWN_PROBLEMS = 4
+MAX_RANK, MAX_ALPHA = 2**16, 1e6
+
+
+def add_lora(
+    hart: Hart,
+    *,
+    rank: int,
+    alpha: int,
+    generator: torch.Generator,
+    targets: Sequence[LoraTarget] = ("attention", "mlp"),
+) -> Hart:
+    """Freeze `hart` and put adapters of `rank` beside the linear layers of its transformer; returns the same module.
+
+    The adapters are float32, change nothing at first, and are the only parameters that require a gradient.
+    alpha: they act with the factor alpha / rank. generator: for their starting weights. Raises `HartError` when peft
+    is not installed, the numbers are out of range, or the model has adapters already.
+    """
+    peft = _peft()
+    if rank < 1 or alpha < 1:
+        raise HartError(f"LoRA with rank {rank} and alpha {alpha}: both must be at least 1")
+    if not targets:
+        raise HartError(f"LoRA without targets: give one or more of {', '.join(LAYERS)}")
+    _require_plain(hart)
+    hart.requires_grad_(False)
+    present = [name for name, _ in hart.transformer.named_modules()]
+    layers = [layer for target in targets for layer in LAYERS[target] if any(_ends(name, layer) for name in present)]
+    _inject(peft, hart.transformer, peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers))
+    with torch.no_grad():
+        for name, parameter in hart.transformer.named_parameters():
+            if ".lora_A." in name:
+                # peft's own start, from our generator
+                start = nn.init.kaiming_uniform_(torch.empty(parameter.shape), a=math.sqrt(5), generator=generator)
+                parameter.copy_(start)
+    return hart
+
+
+def save_lora(hart: Hart, folder: Path, *, base_model: str) -> None:
+    """Write the adapters of a model that went through `add_lora`.
+
+    base_model: folder or hub id of the model they were trained on; whoever loads them is told.
+    """
+    peft = _peft()
+    tensors = peft.get_peft_model_state_dict(hart.transformer, adapter_name=ADAPTER, save_embedding_layers=False)
+    configs: Any = hart.transformer.peft_config
+    config = configs[ADAPTER]
+    values = config.to_dict() | {
+        "base_model_name_or_path": base_model,
+        "target_modules": sorted(config.target_modules),
+        "inference_mode": True,
+    }
+    stored = {FILE_PREFIX + name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    atomic_write(folder / ADAPTER_FILE, lambda file: file.write(save(stored, {"format": "pt"})))
+    # last, so that an unfinished folder is not taken for an adapter
+    text = json.dumps(values, indent=2, sort_keys=True) + "\n"
+    atomic_write(folder / ADAPTER_CONFIG, lambda file: file.write(text.encode()))
+
+
+def merge_lora(hart: Hart, folder: Path, scale: float = 1.0, *, model: str = "this model") -> None:
+    """Add the adapter in `folder`, times `scale`, to the transformer's weights, which stay frozen.
+
+    model: what errors call the model. Raises `HartError` when peft is not installed, or when the adapter is absent,
+    damaged, no LoRA, or of another model; the weights are as before then.
+    """
+    peft = _peft()
+    scale = finite_number("LoRA scale", scale)
+    _require_plain(hart)
+    config = _read_config(peft, folder)
+    tensors = {name.removeprefix(FILE_PREFIX): t for name, t in read_safetensors(folder / ADAPTER_FILE).items()}
+    _check(peft, hart.transformer, config, tensors, folder, model)
+    tuner = _inject(peft, hart.transformer, config)
+    peft.set_peft_model_state_dict(hart.transformer, tensors, adapter_name=ADAPTER)
+    for module in hart.transformer.modules():
+        if isinstance(module, peft.tuners.lora.LoraLayer):
+            module.set_scale(ADAPTER, scale)
+    with torch.no_grad():
+        tuner.merge_and_unload()
+
+
+def has_lora(hart: Hart) -> bool:
+    """Whether the model went through `add_lora`: its adapters are beside its weights, not in them."""
+    return hasattr(hart.transformer, "peft_config")
+
+
+def _peft() -> Any:
+    """The library, imported only where it is needed: it is an extra, and slow to load."""
+    try:
+        import peft
+    except ImportError:
+        raise HartError("LoRA needs the package peft: pip install 'hart[lora]'") from None
+    module: ModuleType = peft
+    return module
+
+
+def _require_plain(hart: Hart) -> None:
+    if has_lora(hart):
+        raise HartError("this model has LoRA adapters already: start from the plain one")
+
+
+def _ends(name: str, layer: str) -> bool:
+    return name == layer or name.endswith("." + layer)
+
+
+def _inject(peft: Any, transformer: HartTransformer, config: Any) -> Any:
+    """Put adapters beside the layers that `config` names, in float32, and return peft's hold on them."""
+    with torch.random.fork_rng(devices=[]):  # peft draws starting weights, which are all overwritten
+        tuner = peft.LoraModel(transformer, config, ADAPTER)
+    for name, parameter in transformer.named_parameters():
+        if ".lora_" in name:
+            parameter.data = parameter.data.float()
+    return tuner
+
+
+def _read_config(peft: Any, folder: Path) -> Any:
+    """peft's own configuration, of checked values. Raises `HartError` naming the file and the entry."""
+    path = folder / ADAPTER_CONFIG
+    if not os.path.lexists(path):
+        raise HartError(f"{folder}: no LoRA adapter here: expected {ADAPTER_CONFIG} and {ADAPTER_FILE}")
+    values = read_json(path)
+    if values.get("peft_type") != "LORA":
+        raise HartError(f"{path}: an adapter of the kind {shown(values.get('peft_type'))}: only LORA can be merged")
+    if missing := [name for name in ("r", "lora_alpha", "target_modules") if name not in values]:
+        raise HartError(f"{path}: lacks {', '.join(missing)}")
+    plain = peft.LoraConfig().to_dict()
+    for name, value in values.items():
+        check = SETTINGS.get(name)
+        sound = check(value) if check is not None else not value or value == plain.get(name)
+        if not sound:
+            raise HartError(f"{path}: {shown(name)} is {shown(value)}, with which this adapter cannot be merged")
+    return peft.LoraConfig(
+        base_model_name_or_path=values.get("base_model_name_or_path"),
+        **{name: values[name] for name in MERGED if name in values},
+    )
+
+
+def _is_rank(value: object) -> bool:
+    return type(value) is int and 1 <= value <= MAX_RANK
+
+
+def _is_alpha(value: object) -> bool:
+    return isinstance(value, int | float) and type(value) is not bool and abs(value) <= MAX_ALPHA
+
+
+def _is_layer(value: object) -> bool:
+    # a name, or the end of one: peft takes others as patterns, with which it could search for ever
+    return isinstance(value, str) and re.fullmatch(r"[\w.]+", value) is not None
+
+
+def _are_layers(check: Callable[[object], bool]) -> Callable[[object], bool]:
+    """Whether a value is a table of layers with what passes `check`."""
+    return lambda value: isinstance(value, dict) and all(_is_layer(k) and check(v) for k, v in value.items())
+
+
+def _is_flag(value: object) -> bool:
+    return type(value) is bool
+
+
+# What decides the merged weights: entry -> whether a value is one that it may have.
+MERGED: Mapping[str, Callable[[object], bool]] = MappingProxyType(
+    {
+        "r": _is_rank,
+        "lora_alpha": _is_alpha,
+        "target_modules": lambda value: isinstance(value, list) and bool(value) and all(map(_is_layer, value)),
+        "rank_pattern": _are_layers(_is_rank),
+        "alpha_pattern": _are_layers(_is_alpha),
+        "use_rslora": _is_flag,
+        "use_dora": _is_flag,
+        "lora_bias": _is_flag,
+    }
+)
+# What concerned the training only, or says where the adapter is from. All other entries must be as peft has them.
+SETTINGS: Mapping[str, Callable[[object], bool]] = MappingProxyType(
+    dict(MERGED)
+    | {
+        "base_model_name_or_path": lambda value: value is None or isinstance(value, str),
+        "init_lora_weights": lambda value: type(value) is bool or value in ("gaussian", "orthogonal"),
+        **dict.fromkeys(
+            ("peft_type", "peft_version", "task_type", "auto_mapping", "revision", "inference_mode", "lora_dropout",
+             "loftq_config", "qalora_group_size", "megatron_core"),
+            lambda value: True,
+        ),
+    }
+)  # fmt: skip
+
+
+def _check(
+    peft: Any, transformer: HartTransformer, config: Any, tensors: Mapping[str, Tensor], folder: Path, model: str
+) -> None:
+    """Compare the adapter with what it would be on this transformer, tried on a copy without memory."""
+    source = shown(config.base_model_name_or_path or "another model").strip("'")
+    mismatch = f"{folder}: this adapter was trained on {source} and does not fit {model}"
+    with without_memory():
+        skeleton = HartTransformer(transformer.config)
+        try:
+            _inject(peft, skeleton, config)
+        except ValueError as error:  # none of the layers is there
+            raise HartError(f"{mismatch}: {error}") from None
+    expected = peft.get_peft_model_state_dict(skeleton, adapter_name=ADAPTER, save_embedding_layers=False)
+    problems = [
+        *(f"the model has no {name}" for name in tensors if name not in expected),
+        *(f"the adapter has no {name}" for name in expected if name not in tensors),
+        *(
+            f"{name} is {tuple(tensors[name].shape)} in the adapter and {tuple(value.shape)} on the model"
+            for name, value in expected.items()
+            if name in tensors and tensors[name].shape != value.shape
+        ),
+        *(f"{name} holds {t.dtype}, no weights" for name, t in tensors.items() if t.dtype not in WEIGHT_TYPES),
+    ]
+    if problems:
+        more = f"; and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
+        raise HartError(f"{mismatch}: {'; '.join(map(clipped, problems[:SHOWN_PROBLEMS]))}{more}")
+    for name, value in tensors.items():
+        require_finite(value, folder / ADAPTER_FILE, name)

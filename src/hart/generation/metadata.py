@@ -1,0 +1,108 @@
+"""What a generated picture says about itself: PNG text chunks from which it can be drawn again.
+
+Chunks: `prompt`, `seed`, `model`, `settings` (JSON), `Software` ("hart" and its version).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, PngImagePlugin
+
+from hart.config import MAX_SEED, SamplingConfig
+from hart.errors import HartError
+from hart.files import atomic_write, parse_json
+from hart.images import open_image
+from hart.strict import Config, Listed, shown
+
+SOFTWARE = "hart"
+
+
+class BatchPlace(Config):
+    """The batch that a picture was drawn in: its neighbours decide the rounding of its last digits.
+
+    prompts: of every picture of the batch; seed: of the batch's first picture; row: which one this is.
+    """
+
+    prompts: Listed[str]
+    seed: int
+    row: int
+
+
+class PictureSettings(Config):
+    """Everything but prompt, seed and model that decides a picture."""
+
+    sampling: SamplingConfig
+    size: int
+    device: str
+    dtype: str
+    random_weights: bool = False
+    """Drawn with random weights in place of the model's."""
+    loras: Listed[str] = ()
+    """Folders of the adapters that the model was drawn with, all at the strength `lora_scale`."""
+    lora_scale: float = 1.0
+    batch: BatchPlace | None = None
+    """None: drawn alone."""
+
+
+@dataclass(frozen=True)
+class PictureRecord:
+    """One picture's origin. prompt: the words, or the class number in digits; version: of hart."""
+
+    prompt: str
+    seed: int
+    model: str
+    settings: PictureSettings
+    version: str
+
+
+def write_picture(path: Path, image: Image.Image, record: PictureRecord) -> None:
+    """`save_png` to a new file with the picture's record. Raises `FileExistsError` for a name that is taken."""
+    chunks = PngImagePlugin.PngInfo()
+    texts = {
+        "prompt": record.prompt,
+        "seed": str(record.seed),
+        "model": record.model,
+        "settings": json.dumps(record.settings.to_dict(), ensure_ascii=False),
+        "Software": f"{SOFTWARE} {record.version}",
+    }
+    for name, text in texts.items():
+        # names of folders may hold bytes that are no UTF-8
+        chunks.add_text(name, text.encode("utf-8", "backslashreplace").decode())
+    save_png(path, image, chunks, overwrite=False)
+
+
+def save_png(
+    path: Path, image: Image.Image, chunks: PngImagePlugin.PngInfo | None = None, *, overwrite: bool = True
+) -> None:
+    """Save `image`, with text chunks if there are any. The file appears whole or not at all.
+
+    overwrite: False raises `FileExistsError` for a name that is taken.
+    """
+    atomic_write(path, lambda file: image.save(file, "PNG", pnginfo=chunks), overwrite=overwrite)
+
+
+def read_record(path: Path) -> PictureRecord:
+    """The record of a picture that `write_picture` saved. Raises `HartError` for any other file."""
+    with open_image(path) as image:
+        chunks = dict(image.text) if isinstance(image, PngImagePlugin.PngImageFile) else {}
+    if missing := [name for name in ("prompt", "seed", "model", "settings", "Software") if name not in chunks]:
+        raise HartError(
+            f"{path}: lacks {', '.join(missing)}: no picture by hart generate, or its PNG text chunks were removed"
+        )
+    if not re.fullmatch("[0-9]{1,19}", chunks["seed"]) or int(chunks["seed"]) > MAX_SEED:
+        raise HartError(f"{path}: its seed is {shown(chunks['seed'])}: seeds go from 0 to {MAX_SEED}")
+    try:
+        settings = PictureSettings.from_stored(parse_json(chunks["settings"].encode(), "their JSON"))
+    except HartError as error:
+        raise HartError(f"{path}: its settings cannot be read: {error}") from None
+    return PictureRecord(
+        prompt=chunks["prompt"],
+        seed=int(chunks["seed"]),
+        model=chunks["model"],
+        settings=settings,
+        version=chunks["Software"].removeprefix(f"{SOFTWARE} "),
+    )

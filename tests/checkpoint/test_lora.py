@@ -1,0 +1,235 @@
+"""LoRA: an adapter trained beside the weights draws the same when merged into them, and fits its own model only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+
+from hart.checkpoint.lora import ADAPTER_CONFIG, ADAPTER_FILE, LoraTarget, add_lora, merge_lora, save_lora
+from hart.config import HartConfig
+from hart.errors import HartError
+from hart.model import Hart
+from hart.pipeline import HartPipeline
+from helpers import (
+    CODES,
+    random_context,
+    teacher_input,
+    tiny_class_config,
+    tiny_model,
+    tiny_text_config,
+    without_gradient,
+)
+
+peft = pytest.importorskip("peft")
+
+ALL: tuple[LoraTarget, ...] = ("attention", "mlp", "word_embed")
+
+
+def adapted(config: HartConfig, targets: tuple[LoraTarget, ...] = ALL) -> Hart:
+    """A tiny model with adapters that do something, as after some training."""
+    hart = add_lora(tiny_model(config)[1], rank=2, alpha=4, generator=torch.Generator().manual_seed(1), targets=targets)
+    with torch.no_grad():
+        for number, (name, parameter) in enumerate(hart.named_parameters()):
+            if "lora_B" in name:
+                parameter.normal_(0, 0.3, generator=torch.Generator().manual_seed(number))
+    return hart
+
+
+@torch.no_grad()
+def logits(hart: Hart) -> Tensor:
+    config = hart.config
+    output = hart.transformer(random_context(config, 2), teacher_input(config, 2))
+    return hart.transformer.logits(output.hidden, output.conditioning)
+
+
+@pytest.mark.parametrize("config", [tiny_text_config(), tiny_class_config()], ids=["swiglu", "gelu"])
+def test_a_saved_adapter_merged_into_the_model_gives_the_trained_logits(config: HartConfig, tmp_path: Path) -> None:
+    trained = adapted(config)
+    save_lora(trained, tmp_path, base_model="runs/base")
+    plain = tiny_model(config)[1]
+    before = logits(plain)
+    names = set(plain.state_dict())
+    merge_lora(plain, tmp_path)
+    torch.testing.assert_close(logits(plain), logits(trained), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(logits(plain), before, atol=1e-2)
+    assert set(plain.state_dict()) == names, "a merged model is a plain one"
+
+
+def test_the_folder_is_peft_s_own_format(tmp_path: Path) -> None:
+    config = tiny_text_config()
+    trained = adapted(config)
+    save_lora(trained, tmp_path, base_model="runs/base")
+    other = tiny_model(config)[1]
+    wrapped = peft.PeftModel.from_pretrained(other.transformer, str(tmp_path), torch_device="cpu")
+    with torch.no_grad():
+        output = wrapped(random_context(config, 2), teacher_input(config, 2))
+        theirs = other.transformer.logits(output.hidden, output.conditioning)
+    torch.testing.assert_close(theirs, logits(trained))
+
+
+def test_only_the_adapters_learn_and_they_start_as_nothing() -> None:
+    config = tiny_text_config()
+    plain = tiny_model(config)[1]
+    hart = add_lora(tiny_model(config)[1], rank=2, alpha=2, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(logits(hart), logits(plain))
+    trainable = {name for name, p in hart.named_parameters() if p.requires_grad}
+    assert len(trainable) == 2 * 5 * config.transformer.depth, "two matrices for each of five layers a block"
+    assert all("lora_" in name for name in trainable)
+
+    hart = adapted(config)
+    output = hart.transformer(random_context(config, 2), teacher_input(config, 2))
+    hart.transformer.logits(output.hidden, output.conditioning).square().mean().backward()
+    assert not without_gradient(hart)
+    assert all(p.grad is None for name, p in hart.named_parameters() if "lora_" not in name)
+
+
+def test_training_changes_the_adapters_alone_and_helps() -> None:
+    config = tiny_text_config()
+    hart = add_lora(tiny_model(config)[1], rank=4, alpha=4, generator=torch.Generator().manual_seed(1))
+    before = {name: value.clone() for name, value in hart.state_dict().items() if "lora_" not in name}
+    optimizer = torch.optim.AdamW([p for p in hart.parameters() if p.requires_grad], lr=1e-2)
+    targets = torch.arange(2 * config.transformer.schedule.total_tokens) % CODES
+    losses = []
+    for _ in range(12):
+        output = hart.transformer(random_context(config, 2), teacher_input(config, 2))
+        scores = hart.transformer.logits(output.hidden, output.conditioning)
+        loss = F.cross_entropy(scores.flatten(0, 1), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+    after = hart.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_the_generator_alone_decides_the_start() -> None:
+    def start(seed: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        hart = add_lora(tiny_model(tiny_text_config())[1], rank=2, alpha=2, generator=generator)
+        return {name: p for name, p in hart.named_parameters() if "lora_A" in name}
+
+    first = start(0)
+    again, other = start(0), start(1)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in first)
+    hart = tiny_model(tiny_text_config())[1]
+    state = torch.get_rng_state()
+    add_lora(hart, rank=2, alpha=2, generator=torch.Generator())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_scale_and_several_adapters(tmp_path: Path) -> None:
+    config = tiny_text_config()
+    save_lora(adapted(config), tmp_path, base_model="runs/base")
+    plain, once, halves = (tiny_model(config)[1] for _ in range(3))
+    merge_lora(once, tmp_path, 0.0)
+    torch.testing.assert_close(logits(once), logits(plain))
+    merge_lora(once, tmp_path)
+    merge_lora(halves, tmp_path, 0.5)
+    merge_lora(halves, tmp_path, 0.5)
+    torch.testing.assert_close(logits(halves), logits(once), rtol=1e-4, atol=1e-5)
+
+
+def test_half_precision_keeps_the_adapter_s_own(tmp_path: Path) -> None:
+    config = tiny_text_config()
+    save_lora(adapted(config), tmp_path, base_model="runs/base")
+    wide, narrow = tiny_model(config)[1], tiny_model(config)[1].to(torch.bfloat16)
+    base = narrow.transformer.word_embed.weight.float()
+    delta = -wide.transformer.word_embed.weight.clone()
+    merge_lora(wide, tmp_path)
+    merge_lora(narrow, tmp_path)
+    delta += wide.transformer.word_embed.weight
+    assert torch.equal(narrow.transformer.word_embed.weight, (base + delta).to(torch.bfloat16))
+    assert narrow.dtype == torch.bfloat16
+
+
+def test_the_pipeline_takes_an_adapter(tmp_path: Path) -> None:
+    # wide enough for layers that are packed for inference, where the processor gains by it
+    config = tiny_text_config(width=256, heads=4, depth=1, mlp="gelu")
+    save_lora(adapted(config), tmp_path, base_model="runs/base")
+    pipe, plain = HartPipeline.from_config(config, device="cpu"), HartPipeline.from_config(config, device="cpu")
+    pipe.load_lora(str(tmp_path))
+    assert pipe(["a"]).images[0].tobytes() != plain(["a"]).images[0].tobytes()
+    merge_lora(plain.hart, tmp_path)
+    expected = plain.hart.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in pipe.parts.hart.state_dict().items())
+    (tmp_path / ADAPTER_CONFIG).unlink()
+    with pytest.raises(HartError, match="no LoRA adapter here"):
+        pipe.load_lora(tmp_path)
+    assert pipe(["a"]).images
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"width": 64}, r"word_embed.lora_B.weight is \(32, 2\) in the adapter and \(64, 2\) on the model"),
+        ({"depth": 1}, r"the model has no blocks.1.attention.qkv.lora_A.weight"),
+        ({"depth": 3}, r"the adapter has no blocks.2.attention.qkv.lora_A.weight"),
+        ({"mlp": "gelu"}, r"the model has no blocks.0.mlp.gate"),
+    ],
+)
+def test_an_adapter_of_another_model_is_refused(tmp_path: Path, other: dict[str, object], named: str) -> None:
+    save_lora(adapted(tiny_text_config()), tmp_path, base_model="runs/base")
+    hart = tiny_model(tiny_text_config(**other))[1]
+    before = logits(hart)
+    with pytest.raises(HartError, match=r"trained on runs/base and does not fit models/mine: .*" + named):
+        merge_lora(hart, tmp_path, model="models/mine")
+    assert torch.equal(logits(hart), before)
+
+
+def test_an_adapter_of_no_layer_of_the_model_is_refused(tmp_path: Path) -> None:
+    save_lora(adapted(tiny_text_config(), ("mlp",)), tmp_path, base_model="runs/base")
+    with pytest.raises(HartError, match=r"does not fit this model: .*not found in the base model"):
+        merge_lora(tiny_model(tiny_class_config())[1], tmp_path)
+
+
+def test_damaged_folders_are_named(tmp_path: Path) -> None:
+    hart = tiny_model(tiny_text_config())[1]
+    with pytest.raises(HartError, match=r"no LoRA adapter here: expected adapter_config.json"):
+        merge_lora(hart, tmp_path)
+    save_lora(adapted(tiny_text_config()), tmp_path, base_model="runs/base")
+    content = (tmp_path / ADAPTER_FILE).read_bytes()
+    (tmp_path / ADAPTER_FILE).write_bytes(content[:-10])
+    with pytest.raises(HartError, match=r"adapter_model.safetensors: not a readable"):
+        merge_lora(hart, tmp_path)
+    values = json.loads((tmp_path / ADAPTER_CONFIG).read_text())
+    for text, named in (("{", "is not JSON"), ("[]", "holds no JSON object"), (values | {"peft_type": "IA3"}, "'IA3'")):
+        (tmp_path / ADAPTER_CONFIG).write_text(text if isinstance(text, str) else json.dumps(text))
+        with pytest.raises(HartError, match=named):
+            merge_lora(hart, tmp_path)
+
+
+def test_bad_numbers_are_refused(tmp_path: Path) -> None:
+    generator = torch.Generator()
+    hart = tiny_model(tiny_text_config())[1]
+    with pytest.raises(HartError, match="at least 1"):
+        add_lora(hart, rank=0, alpha=1, generator=generator)
+    with pytest.raises(HartError, match="without targets"):
+        add_lora(hart, rank=1, alpha=1, generator=generator, targets=())
+    add_lora(hart, rank=1, alpha=1, generator=generator)
+    with pytest.raises(HartError, match="has LoRA adapters already"):
+        add_lora(hart, rank=1, alpha=1, generator=generator)
+    with pytest.raises(HartError, match="has LoRA adapters already"):
+        merge_lora(hart, tmp_path)
+    hart = tiny_model(tiny_text_config())[1]
+    with pytest.raises(HartError, match="finite"):
+        merge_lora(hart, tmp_path, float("nan"))
+
+
+def test_a_missing_peft_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "peft", None)
+    with pytest.raises(HartError, match=r"pip install 'hart\[lora\]'"):
+        merge_lora(tiny_model(tiny_text_config())[1], tmp_path)
+
+
+def test_an_adapter_holds_the_chosen_layers_only(tmp_path: Path) -> None:
+    save_lora(adapted(tiny_text_config(), ("attention",)), tmp_path, base_model="runs/base")
+    tensors = load_file(tmp_path / ADAPTER_FILE)
+    assert all(name.startswith("base_model.model.blocks.") and ".attention." in name for name in tensors)

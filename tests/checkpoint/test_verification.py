@@ -1,0 +1,129 @@
+"""`verify` fails where it must: wrong numbers, other shapes, keys that nothing computes, damaged cases."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hart.checkpoint.loading import load_model
+from hart.checkpoint.storage import CheckpointError, read_safetensors
+from hart.checkpoint.verification import CASE_FILE, GOLDEN_FILE, INPUTS, verify
+from hart.errors import HartError
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+CASE = GOLDEN / "var-c2i"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A copy, without its golden numbers, of the case that a test names by `of`."""
+    copy = tmp_path / request.param
+    copy.mkdir()
+    for file in (GOLDEN / request.param).iterdir():
+        (copy / file.name).symlink_to(file)
+    (copy / GOLDEN_FILE).unlink()
+    return copy
+
+
+def of(*cases: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("folder", cases, indirect=True, ids=cases)
+
+
+@of("var-c2i")
+def test_inputs_alone_prove_nothing(folder: Path) -> None:
+    golden = read_safetensors(CASE / GOLDEN_FILE)
+    save_file({name: value for name, value in golden.items() if name in INPUTS}, folder / GOLDEN_FILE)
+    with pytest.raises(CheckpointError, match="nothing to compare"):
+        verify(folder)
+
+
+@of("var-c2i")
+def test_names_what_differs_and_what_it_cannot_compute(folder: Path) -> None:
+    golden = read_safetensors(CASE / GOLDEN_FILE)
+    golden["tokenizer.reconstruction"] += 2e-4 * golden["tokenizer.reconstruction"].abs().max().clamp(min=1)
+    golden["tokenizer.indices.5"][0, 3] += 1
+    golden["teacher.logits"] = golden["teacher.logits"][:, 1:].contiguous()
+    golden["tokenizer.nobody_computes_this"] = torch.zeros(1)
+    save_file(golden, folder / GOLDEN_FILE)
+    failed = {c.name: c for c in verify(folder) if not c.passed}
+    assert set(failed) == {
+        "tokenizer.reconstruction",
+        "tokenizer.indices.5",
+        "teacher.logits",
+        "tokenizer.nobody_computes_this",
+    }
+    assert "1 of" in failed["tokenizer.indices.5"].remark
+    assert "shape" in failed["teacher.logits"].remark
+    assert "no computation" in failed["tokenizer.nobody_computes_this"].remark
+
+
+@of("t2i", "var-c2i")
+def test_inputs_that_are_absent_or_do_not_fit_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(folder)
+    monkeypatch.setattr("hart.checkpoint.verification.load_model", lambda _: model)
+    golden = read_safetensors(GOLDEN / folder.name / GOLDEN_FILE)
+    inputs = sorted(INPUTS & set(golden))
+    assert len(inputs) == (6 if folder.name == "t2i" else 2)
+    for name in inputs:
+        value = golden[name]
+        damages = [None, value[:1], value.unsqueeze(0), value[0], value[:0], torch.zeros(()), value + 0j]
+        damages += [value.long() + 0.5] if value.dtype == torch.int64 else [value.int()]
+        damages += [value - 1, value + 2000] if value.dtype == torch.int64 else []
+        for damage in damages:
+            changed = golden | {name: damage} if damage is not None else {k: v for k, v in golden.items() if k != name}
+            save_file({key: value.contiguous() for key, value in changed.items()}, folder / GOLDEN_FILE)
+            # a batch of another size shows in what comes after it
+            with pytest.raises(CheckpointError, match=rf"{GOLDEN_FILE}: .*({name}|takes \((1|64)[,)])"):
+                verify(folder)
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ([], "holds no JSON object"),
+        ({}, "lacks guidance_scale, smooth"),
+        ({"guidance_scale": 3.0}, "lacks smooth"),
+        ({"guidance_scale": "high", "smooth": True}, "guidance_scale: expected a number"),
+        ({"guidance_scale": None, "smooth": True}, "guidance_scale: expected a number"),
+        ({"guidance_scale": -1, "smooth": True}, "guidance_scale"),
+        ({"guidance_scale": 3.0, "smooth": 1}, "smooth: expected true or false"),
+        ({"guidance_scale": 3.0, "smooth": True, "maskgit_iterations": 0}, "rounds must be at least 1"),
+        ({"guidance_scale": 3.0, "smooth": True, "maskgit_iterations": 99}, "maskgit_iterations must be at most 64"),
+    ],
+)
+@of("t2i")
+def test_a_case_without_its_settings_is_an_error(folder: Path, case: Any, message: str) -> None:
+    (folder / GOLDEN_FILE).symlink_to(GOLDEN / "t2i" / GOLDEN_FILE)
+    (folder / CASE_FILE).unlink()
+    (folder / CASE_FILE).write_text(json.dumps(case), encoding="utf-8")
+    with pytest.raises(HartError, match=f"{CASE_FILE}: .*{message}"):
+        verify(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"no safetensors", b"\xff" * 64])
+@of("var-c2i")
+def test_golden_numbers_that_are_none_are_an_error(folder: Path, content: bytes) -> None:
+    (folder / GOLDEN_FILE).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{GOLDEN_FILE}: not a readable safetensors file"):
+        verify(folder)
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe"])
+@of("var-c2i")
+def test_an_unreadable_case_is_an_error(folder: Path, content: bytes) -> None:
+    save_file(read_safetensors(CASE / GOLDEN_FILE), folder / GOLDEN_FILE)
+    (folder / CASE_FILE).unlink()
+    (folder / CASE_FILE).write_bytes(content)
+    with pytest.raises(HartError, match=CASE_FILE):
+        verify(folder)
+
+
+@of("var-c2i")
+def test_a_folder_without_golden_numbers_is_an_error(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match=GOLDEN_FILE):
+        verify(folder)

@@ -1,0 +1,220 @@
+"""Counted costs against what the model really computes, and against the figures of the papers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from hart.checkpoint.loading import build
+from hart.config import (
+    ClassConditioning,
+    HartConfig,
+    ResidualDiffusionConfig,
+    SamplingConfig,
+    TextConditioning,
+    TextEncoderConfig,
+    TokenizerConfig,
+    TransformerConfig,
+)
+from hart.generation.draws import GeneratorDraws
+from hart.generation.next_scale import NextScaleGenerator
+from hart.inference.cost import (
+    MODULES,
+    PARTS,
+    TEXT_ENCODER,
+    ModelCost,
+    model_cost,
+    tokenizer_training_macs,
+    transformer_training_macs,
+)
+from hart.presets import preset
+from hart.text_encoder.compact import CompactTextEncoder, build_tokenizer
+from hart.training.config import OptimizerConfig, TrainerConfig, TransformerRecipe
+from hart.training.rehearsal import RehearsedTransformer
+from hart.training.task import Share
+from hart.types import ClassContext, Context, TextContext
+from models import PIECES
+
+SCALES = (1, 2, 3, 4)
+SIZES = {"latent_channels": 8, "codebook_size": 40}
+TOKENIZER = TokenizerConfig(SCALES, base_channels=32, channel_multipliers=(1, 2), residual_blocks=1, **SIZES)
+TEXT = TransformerConfig(SCALES, width=32, depth=2, heads=2, text=TextConditioning(width=12, tokens=5), **SIZES)
+CLASSES = TransformerConfig(
+    SCALES,
+    width=32,
+    depth=2,
+    heads=2,
+    classes=ClassConditioning(3),
+    norm="layer",
+    mlp="gelu",
+    qk_norm=True,
+    level_embedding="table",
+    position="absolute",
+    modulation="linear",
+    **SIZES,
+)
+DIFFUSION = ResidualDiffusionConfig(width=24, depth=2)
+CONFIGS = {
+    "text": HartConfig(TOKENIZER, TEXT, DIFFUSION),
+    "text, rounds": HartConfig(TOKENIZER, TEXT, DIFFUSION, sampling=SamplingConfig(rounds=3)),
+    "text, 3 diffusion steps": HartConfig(TOKENIZER, TEXT, DIFFUSION, sampling=SamplingConfig(diffusion_steps=3)),
+    "text, discrete only": HartConfig(TOKENIZER, TEXT, DIFFUSION, sampling=SamplingConfig(discrete_only=True)),
+    "text, discrete": HartConfig(TOKENIZER, TEXT),
+    "classes": HartConfig(TOKENIZER, CLASSES, sampling=SamplingConfig(smooth=False)),
+    "classes, shared AdaLN": HartConfig(TOKENIZER, CLASSES.replace(modulation="shared")),
+}
+
+
+# The counter knows the attention kernels of GPUs only.
+CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, out_shape=None, **__: (
+        sdpa_flop_count(q, k, v)
+    )
+}
+
+
+def measured_macs(config: HartConfig, *, guided: bool) -> int:
+    """MACs of the matrix products and convolutions of one drawn and decoded picture."""
+    tokenizer, hart = build(config)
+    generator = NextScaleGenerator(
+        hart,
+        tokenizer.quantizer,
+        config.sampling if guided else config.sampling.replace(guidance_scale=0.0),
+        GeneratorDraws([torch.Generator().manual_seed(0)], torch.device("cpu")),
+    )
+    context: Context = (
+        ClassContext(torch.tensor([1]), config.transformer.classes.num_classes)
+        if config.transformer.classes is not None
+        else TextContext(torch.randn(1, 5, 12, generator=torch.Generator().manual_seed(0)), torch.ones(1, 5).bool())
+    )
+    first_scale = hart.transformer.first_scale
+    # counted is the model by definition: all tokens of the null context, of which the program computes one
+    with patch.object(hart.transformer, "first_scale", lambda given, cache, null_rows: first_scale(given, cache)):
+        return counted(lambda: tokenizer.decode(generator(context)))
+
+
+def counted(compute: Callable[[], object]) -> int:
+    """MACs of the matrix products and convolutions of a computation."""
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        compute()
+    return counter.get_total_flops() // 2
+
+
+def test_counts_a_training_step_of_the_tokenizer() -> None:
+    tokenizer, _ = build(CONFIGS["text"])
+
+    def forward() -> object:
+        result = tokenizer.training_pass(torch.zeros(1, 3, TOKENIZER.image_size, TOKENIZER.image_size), discrete=True)
+        return tokenizer.decode_unclamped(result.latent)
+
+    assert tokenizer_training_macs(TOKENIZER) == pytest.approx(counted(forward), rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["text", "text, discrete"])
+def test_counts_a_training_step_of_the_transformer(name: str) -> None:
+    config = CONFIGS[name]
+    recipe = TransformerRecipe(
+        data="",
+        tokenizer="",
+        text_encoder="none",
+        trainer=TrainerConfig(steps=1, batch_size=1),
+        optimizer=OptimizerConfig(learning_rate=1.0),
+        transformer=config.transformer,
+        diffusion=config.diffusion,
+        drop_last_scale=False,
+    )
+    task = RehearsedTransformer(recipe, torch.device("cpu"))
+    batch = task.batch(Share(0, 0, 1, slice(0, 1)))
+    macs = transformer_training_macs(config.transformer, config.diffusion, last_tokens=16)
+    assert macs == pytest.approx(counted(lambda: task.loss("model", batch)), rel=0.03)
+
+
+@pytest.mark.parametrize("guided", [True, False])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_counts_every_matrix_product_of_a_drawn_picture(name: str, guided: bool) -> None:
+    cost = model_cost(CONFIGS[name], guided=guided)
+    assert cost.total_macs == measured_macs(CONFIGS[name], guided=guided)
+
+
+def test_parts_are_complete_and_add_up() -> None:
+    cost = model_cost(CONFIGS["text"])
+    assert (TEXT_ENCODER, *cost.macs) == PARTS and (TEXT_ENCODER, *cost.parameters) == MODULES
+    assert cost.total_flops == 2 * sum(cost.macs.values())
+    assert cost.scale_tokens == (1, 4, 9, 16)
+    transformer = [cost.macs[part] for part in PARTS if part.startswith("transformer") or part == "head"]
+    assert sum(cost.step_macs) == sum(transformer)
+    tokenizer, hart = build(CONFIGS["text"])
+    assert cost.total_parameters == sum(p.numel() for m in (tokenizer, hart) for p in m.parameters())
+
+
+def test_the_compact_text_encoder_is_counted() -> None:
+    sizes = TextEncoderConfig(
+        "compact", tokens=5, vocabulary_size=len(PIECES), embedding_width=6, width=16, depth=2, heads=2, output_width=12
+    )
+    encoder = CompactTextEncoder(sizes, build_tokenizer(PIECES, sizes.tokens)).eval()
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        encoder.encode(["a cat"])
+    cost, without = (model_cost(CONFIGS["text"].replace(text_encoder=given)) for given in (sizes, None))
+    assert cost.macs == {TEXT_ENCODER: counter.get_total_flops() // 2} | dict(without.macs)
+    held = sum(p.numel() for p in encoder.parameters())
+    assert cost.parameters == {TEXT_ENCODER: held} | dict(without.parameters)
+    assert tuple(cost.macs) == PARTS and tuple(cost.parameters) == MODULES
+
+
+def test_a_language_model_that_reads_the_prompts_is_not_counted() -> None:
+    assert preset("hart-0.7b-256").text_encoder is not None
+    cost = model_cost(preset("hart-0.7b-256"))
+    assert TEXT_ENCODER not in {*cost.macs, *cost.parameters}
+
+
+def test_guidance_doubles_what_sees_the_prompt() -> None:
+    guided, single = model_cost(preset("hart-0.7b-256")), model_cost(preset("hart-0.7b-256"), guided=False)
+    for part in guided.macs:
+        factor = 1 if part in ("codes", "decoder") else 2
+        assert guided.macs[part] == pytest.approx(factor * single.macs[part], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "transformer", "total"),
+    [
+        ("hart-0.7b-1024", 696.0e6, 732e6),  # HART, table 2
+        ("hart-imagenet-d20-256", None, 649e6),  # HART, table 4
+        ("hart-imagenet-d24-256", None, 1.07e9),
+        ("hart-imagenet-d30-256", None, 2.05e9),
+        ("var-d16-256", 310e6, 310e6),  # VAR, table 1
+    ],
+)
+def test_parameters_are_the_published_ones(name: str, transformer: float | None, total: float) -> None:
+    parameters = model_cost(preset(name)).parameters
+    assert parameters["transformer"] + parameters["residual diffusion"] == pytest.approx(total, rel=3e-3)
+    if transformer is not None:
+        assert parameters["transformer"] == pytest.approx(transformer, rel=1e-3)
+
+
+def published_macs(cost: ModelCost, single: ModelCost) -> float:
+    """MACs the way the paper's tables seem to count: transformer of one row without attention, guided diffusion."""
+    linear = ("transformer, context", "transformer, linear layers", "head")
+    return sum(single.macs[part] for part in linear) + cost.macs["residual diffusion"]
+
+
+@pytest.mark.parametrize(("name", "published"), [("hart-0.7b-512", 3.2e12), ("hart-0.7b-1024", 12.5e12)])
+def test_text_to_image_macs_agree_with_the_paper(name: str, published: float) -> None:
+    """Table 3, an image; the decoder is in it."""
+    cost, single = model_cost(preset(name)), model_cost(preset(name), guided=False)
+    assert published_macs(cost, single) + cost.macs["decoder"] == pytest.approx(published, rel=0.04)
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [("hart-imagenet-d20-256", 579e9), ("hart-imagenet-d24-256", 858e9), ("hart-imagenet-d30-256", 1.5e12)],
+)
+def test_class_conditional_macs_agree_with_the_paper(name: str, published: float) -> None:
+    """Table 4: no decoder, and the blocks' modulation counted at every token although it is computed once."""
+    config = preset(name)
+    cost, single = model_cost(config), model_cost(config, guided=False)
+    modulation = 6 * config.transformer.width**2 * config.transformer.depth * sum(cost.scale_tokens)
+    assert published_macs(cost, single) + modulation == pytest.approx(published, rel=0.05)

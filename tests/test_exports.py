@@ -1,0 +1,48 @@
+"""The public names of the package and its rooms: what users and projects/emoji import."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from hart.exports import lazy
+
+PUBLIC = ["hart"]
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_public_names_import_and_have_a_docstring(package: str) -> None:
+    module = import_module(package)
+    assert sorted(module.__all__) == sorted(set(module.__all__))
+    for name in module.__all__:
+        value = getattr(module, name)
+        assert not (inspect.isclass(value) or inspect.isroutine(value)) or inspect.getdoc(value), name
+    assert set(module.__all__) <= set(dir(module))
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_type_checkers_see_what_is_imported_on_use(package: str) -> None:
+    module = import_module(package)
+    assert module.__file__
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    seen = {
+        alias.asname or alias.name: statement.module
+        for block in tree.body
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for statement in block.body
+        if isinstance(statement, ast.ImportFrom)
+        for alias in statement.names
+    }
+    homes = inspect.getclosurevars(module.__getattr__).nonlocals["homes"] if hasattr(module, "__getattr__") else {}
+    assert homes == seen
+    assert set(seen) <= set(module.__all__)
+
+
+def test_other_names_are_refused() -> None:
+    get, _ = lazy("hart", {"hart.errors": "HartError"})
+    with pytest.raises(AttributeError, match="module 'hart' has no attribute 'HartPipelin'"):
+        get("HartPipelin")
