@@ -291,7 +291,7 @@ def test_pictures_and_figures_go_to_the_trackers(tmp_path: Path) -> None:
 
 def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
-    with pytest.raises(HartError, match=r"\"wandb\" is not installed: run pip install 'hart\[wandb\]'"):
+    with pytest.raises(HartError, match=r"wandb is not installed: run pip install 'hart-image\[wandb\]'"):
         Trainer(ToyTask(), recipe(trackers=("wandb",)), tmp_path).run()
 
 
