@@ -1,8 +1,9 @@
-"""Griffe extension of the documentation site: lists of arguments in docstrings become lists on the page.
+"""Griffe extension of the documentation site: what docstrings say about arguments becomes a list on the page.
 
-size: pixels of a side.            - **size**: pixels of a side.
-    More about it.         ->
-Raises `HartError` for ...         Raises `HartError` for ...
+size: pixels of a side. flip: whether      - **size**: pixels of a side.
+images are mirrored. Raises `HartError`    - **flip**: whether images are mirrored.
+for a size below 1.
+                                           Raises `HartError` for a size below 1.
 """
 
 from __future__ import annotations
@@ -12,36 +13,29 @@ from typing import Any
 
 import griffe
 
-ARGUMENT = re.compile(r"^(\w+(?:, ?\w+)*): (?=\S)")
-PARAGRAPH = re.compile(r"^(Raises|Returns|Shapes:)\b")
+NAMES = r"[a-z_]\w*(?:, ?\w+)*: "
+FIRST_ITEM = re.compile(rf"^{NAMES}", re.MULTILINE)
+NEXT_ITEM = re.compile(rf"(?<=[.;]) (?={NAMES})")
+RAISES = re.compile(r"(?<=\.)\s+(?=Raises `)")
 
 
 def listed(text: str) -> str:
-    """A docstring with a list item for every line `name: what it is`, and a paragraph for what it raises or returns."""
-    lines: list[str] = []
-    in_list = False
-    for line in text.splitlines():
-        if line.startswith("    ") and in_list:
-            lines.append(f"    {line.strip()}")
-        elif ARGUMENT.match(line) and not PARAGRAPH.match(line):
-            if not in_list:
-                lines.append("")
-            in_list = True
-            lines.append(ARGUMENT.sub(r"- **\1**: ", line))
-        else:
-            if line and (in_list or PARAGRAPH.match(line)):
-                # a line that goes on with the item above it begins in lower case
-                if in_list and line[0].islower():
-                    lines.append(f"    {line}")
-                    continue
-                lines.append("")
-                in_list = False
-            lines.append(line)
-    return "\n".join(lines)
+    """A docstring, in Markdown."""
+    return "\n\n".join(_paragraph(part) for part in text.split("\n\n"))
+
+
+def _paragraph(text: str) -> str:
+    first = FIRST_ITEM.search(text)
+    if first is None or text.startswith("    "):
+        return RAISES.sub("\n\n", text)
+    head, words = text[: first.start()].rstrip(), " ".join(text[first.start() :].split())
+    arguments, *raises = RAISES.split(words, maxsplit=1)
+    items = [f"- **{item.replace(': ', '**: ', 1)}" for item in NEXT_ITEM.split(arguments)]
+    return "\n\n".join(part for part in (head, "\n".join(items), *raises) if part)
 
 
 class Docstrings(griffe.Extension):
-    """Changes docstrings of functions, classes and modules before they are rendered."""
+    """Changes docstrings before they are rendered; those of attributes have no arguments."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring is not None and not obj.is_attribute:

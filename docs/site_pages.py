@@ -141,7 +141,7 @@ def suites_page() -> str:
     from hart.evaluation.suites import CORE, suite_places
 
     places = suite_places()
-    text = reference({name: places[name] for name in CORE})
+    text = re.sub(r"`(None|False|\(\))?` \|", " |", reference({name: places[name] for name in CORE}))
     return f"# Suites\n\n`hart evaluate SUITE`. What the figures mean: [evaluation](../evaluation.md).\n\n{text}"
 
 
@@ -170,7 +170,7 @@ def _commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 def _parameter(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
-        names = [(parameter.metavar or parameter.name).strip("[]").upper()]
+        names = [(parameter.metavar or parameter.name).strip("[].").replace("]", "").upper()]
     else:
         names = [*parameter.opts, *parameter.secondary_opts]
     default = "required" if parameter.required else ""
