@@ -15,10 +15,9 @@ from scipy import linalg
 from typer.testing import CliRunner, Result
 
 from hart.cli import app
-from hart.evaluation.comparison import SetStatistics, all_figures
-from hart.evaluation.features import Features, InceptionV3
-from hart.evaluation.imagenet import balanced_classes
-from hart.evaluation.statistics import Gaussian
+from hart.evaluation.metrics.distances import Gaussian, SetStatistics, all_figures
+from hart.evaluation.metrics.features import Features, InceptionV3
+from hart.evaluation.suites.imagenet import balanced_classes
 from helpers import random_tensor
 from models import save_tiny_class_model, save_tiny_text_model
 
@@ -139,9 +138,9 @@ def test_statistics_beside_the_reference_are_what_fid_is_to(tmp_path: Path, monk
     features = Features(random_tensor(5, width), random_tensor(5, width, seed=1), random_tensor(5, 4, seed=2))
 
     class Narrow(InceptionV3):
-        weights = "those of a test"
+        name, weights = "inception-v3", "those of a test"
 
-        def __init__(self, *_: object) -> None:
+        def __init__(self, *_: object, **__: object) -> None:
             pass
 
         def __call__(self, pixels: torch.Tensor) -> Features:
@@ -161,7 +160,7 @@ def test_statistics_beside_the_reference_are_what_fid_is_to(tmp_path: Path, monk
     arguments = ("--samples", tmp_path / "samples.npz", "--reference", tmp_path / "reference.npz", "--resamples", 0,
                  "--device", "cpu", "--out", out)  # fmt: skip
     with monkeypatch.context() as narrow:
-        narrow.setattr("hart.evaluation.features.InceptionV3", Narrow)
+        narrow.setattr("hart.evaluation.metrics.features.InceptionV3", Narrow)
         values = figures(run(*arguments, "--features", "inception-v3:weights.pth"), out)
     row = {name: figure["value"] for name, figure in values["figures"]["samples"].items()}
     for name, part, centre, scale in (
