@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hart.checkpoint.storage import fingerprint
 from hart.data.transforms import pil_to_pixels
-from hart.errors import HartError
+from hart.errors import HartError, missing_package
 from hart.evaluation.judges.geneval_rules import CONFIDENCE, OBJECTS, Found
 from hart.networks.pretrained import IMAGENET_MEAN, IMAGENET_STD, load_frozen, normalised, short_name
 
@@ -49,7 +49,7 @@ class Mask2FormerDetector:
         try:
             import scipy  # noqa: F401 - transformers asks for it, and says so only in several lines
         except ModuleNotFoundError:
-            raise HartError("scipy is not installed: run pip install 'hart[evaluate]'") from None
+            raise missing_package("scipy", "evaluate") from None
         self._network = load_frozen(Mask2FormerForUniversalSegmentation, source, "detector").to(device)
         self._device = device
         self.side = side

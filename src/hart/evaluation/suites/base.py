@@ -25,6 +25,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import to_jsonable_python
 
 from hart.config import MAX_SEED, SamplingConfig
+from hart.errors import DISTRIBUTION
 from hart.files import user_path
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ class Suite(Generic[O]):
     description: str
     options: type[O]
     run: Callable[[Context[O]], Result]
-    install: str = "hart[evaluate]"
+    install: str = f"{DISTRIBUTION}[evaluate]"
 
     def __call__(self, context: Context[O]) -> Result:
         """Measure; the result has the suite's name and the options among its settings."""
