@@ -147,7 +147,7 @@ class _Measure:
 
 def _are_figures(values: Mapping[str, Any]) -> bool:
     try:
-        FIGURES.validate_python(values, strict=True)
+        FIGURES.validate_python(values)
     except ValidationError:
         return False
     return True
