@@ -44,7 +44,7 @@ class PublishedTable:
 
 @cache
 def published_tables() -> Mapping[str, PublishedTable]:
-    """All of `published.toml`, by name."""
+    """Those of the core's suites, by name: what `published.toml` holds."""
     return {
         name: PublishedTable(
             table["source"], tuple(table["columns"]), {row: tuple(cells) for row, cells in table["rows"].items()}
@@ -59,8 +59,8 @@ class Result:
 
     title: what was measured, for the table's head. figures: row -> column -> figure. settings: all that decides the
     figures beside the suite's options. counts: images measured, and left out. extractor: what features are from
-    (`extractor_facts`), where any were taken. notes: warnings to be read with the figures. published: names of tables
-    for comparison. sheets: file name -> image grid. lines: file name -> JSON lines. suite: its name.
+    (`extractor_facts`), where any were taken. notes: warnings to be read with the figures. published: rows of
+    others for comparison. sheets: file name -> image grid. lines: file name -> JSON lines. suite: its name.
     """
 
     title: str
@@ -69,7 +69,7 @@ class Result:
     counts: Mapping[str, int]
     extractor: Mapping[str, str] | None = None
     notes: tuple[str, ...] = ()
-    published: tuple[str, ...] = ()
+    published: tuple[PublishedTable, ...] = ()
     sheets: Mapping[str, Image.Image] = field(default_factory=dict)
     lines: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     suite: str = ""
@@ -187,8 +187,7 @@ def _page(result: Result, command: str) -> str:
     if result.extractor is not None:
         facts.append(f"features: {result.extractor['name']} (weights {result.extractor['weights_sha256'][:12]})")
     parts.append("\n".join(f"- {fact}" for fact in facts))
-    for name in result.published:
-        table = published_tables()[name]
+    for table in result.published:
         parts += [f"## Published: {table.source}", markdown_table("", table.columns, table.rows)]
     return "\n\n".join(parts) + "\n"
 

@@ -18,7 +18,7 @@ from hart.checkpoint.loading import load_config
 from hart.config import HartConfig, SamplingConfig
 from hart.devices import dtype_name
 from hart.evaluation.metrics.figures import Figure, bootstrap
-from hart.evaluation.report import Result
+from hart.evaluation.report import Result, published_tables
 from hart.evaluation.suites import base
 from hart.evaluation.suites.base import STRICT, Context, SamplingOptions, Suite, SuiteOptions
 from hart.generation.request import Prompt
@@ -89,7 +89,7 @@ def run(context: Context[CostOptions]) -> Result:
             if pipe.device.type == "cuda"
             else "peak memory is the process's largest so far, loading and earlier rows included",
         ),
-        published=("text_cost" if pipe.num_classes is None else "class_to_image",),
+        published=(published_tables()["text_cost" if pipe.num_classes is None else "class_to_image"],),
     )
 
 

@@ -22,7 +22,7 @@ from hart.evaluation.judges.dpg_rules import (
 )
 from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean
 from hart.evaluation.published_files import at_hand, located
-from hart.evaluation.report import Result, pictures_text
+from hart.evaluation.report import Result, pictures_text, published_tables
 from hart.evaluation.suites.asking import OVERALL, VERDICTS_FILE, Asked, AskingOptions, Verdict
 from hart.evaluation.suites.base import STRICT, Context, Suite
 from hart.images import open_image
@@ -70,7 +70,7 @@ def run(context: Context[DpgOptions]) -> Result:
             f"answered by {answerer.name}: published scores are mPLUG-large's, and are not to be compared with these",
             *([f"{lost:,} dependencies name no question of their prompt and were passed over"] if lost else []),
         ),
-        published=("text_to_image",),
+        published=(published_tables()["text_to_image"],),
         sheets=asked.drawn.sheet([f"{100 * v['score']:.0f}: {v['prompt'][:80]}" for v in verdicts]),
         lines={VERDICTS_FILE: verdicts},
     )

@@ -29,7 +29,7 @@ from hart.evaluation.judges.geneval_rules import (
 from hart.evaluation.judges.objects import SIDE, Mask2FormerDetector
 from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean
 from hart.evaluation.published_files import at_hand, located
-from hart.evaluation.report import Result, pictures_text
+from hart.evaluation.report import Result, pictures_text, published_tables
 from hart.evaluation.suites.asking import OVERALL, VERDICTS_FILE, Asked, AskingOptions, Verdict
 from hart.evaluation.suites.base import STRICT, Context, Suite
 from hart.images import open_image
@@ -93,7 +93,7 @@ def run(context: Context[GenevalOptions]) -> Result:
             *asked.notes,
             "the published scores are by mmdetection's training of the same detector: compare with care",
         ),
-        published=("text_to_image", "geneval"),
+        published=(published_tables()["text_to_image"], published_tables()["geneval"]),
         sheets=asked.drawn.sheet([f"{'right' if v['correct'] else 'wrong'}: {v['prompt']}" for v in verdicts]),
         lines={VERDICTS_FILE: verdicts},
     )

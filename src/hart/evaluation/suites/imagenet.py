@@ -25,7 +25,7 @@ from hart.evaluation.metrics.features import PUBLISHED_FEATURES, FeatureExtracto
 from hart.evaluation.metrics.figures import few_pictures_warning
 from hart.evaluation.npz import SampleFile, write_samples
 from hart.evaluation.published_files import cached_file
-from hart.evaluation.report import Result, extractor_facts, pictures_text
+from hart.evaluation.report import Result, extractor_facts, pictures_text, published_tables
 from hart.evaluation.suites import base
 from hart.evaluation.suites.base import STRICT, Context, Progress, Suite, SuiteOptions
 from hart.files import user_path
@@ -182,7 +182,7 @@ def run(context: Context[ImageNetOptions]) -> Result:
         counts={"samples": len(generated), "references": len(real)},
         extractor=extractor_facts(extractor),
         notes=(*few_pictures_warning("FID", compared), *notes),
-        published=("class_to_image", "class_residual_tokens"),
+        published=(published_tables()["class_to_image"], published_tables()["class_residual_tokens"]),
         sheets=_sheet(samples.file),
     )
 

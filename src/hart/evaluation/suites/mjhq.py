@@ -20,7 +20,7 @@ from hart.evaluation.published_files import (
     hub_dataset,
     parse_published,
 )
-from hart.evaluation.report import Result
+from hart.evaluation.report import Result, published_tables
 from hart.evaluation.selection import spread
 from hart.evaluation.suites import base
 from hart.evaluation.suites.base import STRICT, Context, Suite
@@ -74,7 +74,7 @@ def open_mjhq(folder: Path | None, limit: int | None, seed: int, reference_side:
         ),
         reference_side=reference_side,
         notes=notes,
-        published=("text_to_image", "text_residual_tokens"),
+        published=(published_tables()["text_to_image"], published_tables()["text_residual_tokens"]),
     )
 
 

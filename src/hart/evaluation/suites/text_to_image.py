@@ -28,7 +28,7 @@ from hart.evaluation.metrics.features import open_extractor
 from hart.evaluation.metrics.figures import FEW_PICTURES, Figure, bootstrap_mean, few_pictures_warning
 from hart.evaluation.pictures import Pictures, features_of_set
 from hart.evaluation.published_files import at_hand
-from hart.evaluation.report import Result, extractor_facts, pictures_text
+from hart.evaluation.report import PublishedTable, Result, extractor_facts, pictures_text
 from hart.evaluation.suites import base
 from hart.evaluation.suites.base import STRICT, Context, SamplingOptions
 from hart.files import user_path
@@ -84,7 +84,7 @@ class Benchmark:
     prompts: of every picture drawn. categories: of every prompt; empty where the set has none.
     references: all pictures of the set, with a record that holds their `CATEGORY` where the set has any.
     reference_side: pixels that the pictures of the set are cut and resized to. drawn_side: the same for drawn ones;
-    None leaves them as they are. notes: where this is not the published set. published: tables of others.
+    None leaves them as they are. notes: where this is not the published set. published: rows of others.
     """
 
     prompts: tuple[str, ...]
@@ -93,7 +93,7 @@ class Benchmark:
     reference_side: int
     drawn_side: int | None = None
     notes: tuple[str, ...] = ()
-    published: tuple[str, ...] = ()
+    published: tuple[PublishedTable, ...] = ()
 
 
 def measure(context: Context[TextToImageOptions], benchmark: Benchmark) -> Result:

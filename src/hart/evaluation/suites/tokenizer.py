@@ -29,7 +29,7 @@ from hart.evaluation.metrics.features import FeatureExtractor, Features, open_ex
 from hart.evaluation.metrics.figures import Figure, bootstrap_mean, few_pictures_warning
 from hart.evaluation.metrics.images import SSIM_WINDOW, psnr, ssim
 from hart.evaluation.pictures import Pictures
-from hart.evaluation.report import Result, extractor_facts, pictures_text
+from hart.evaluation.report import Result, extractor_facts, pictures_text, published_tables
 from hart.evaluation.suites import base
 from hart.evaluation.suites.base import STRICT, Context, ImageSetOptions, Suite, SuiteOptions
 from hart.generation.contact_sheet import contact_sheet
@@ -131,7 +131,7 @@ def run(context: Context[TokenizerOptions]) -> Result:
         counts={"pictures": done, "damaged": len(pictures.damaged)},
         extractor=extractor_facts(measure.extractor),
         notes=few_pictures_warning("rFID", done),
-        published=("tokenizer",),
+        published=(published_tables()["tokenizer"],),
         sheets={SHEET_FILE: contact_sheet(groups, labels)},
     )
 
