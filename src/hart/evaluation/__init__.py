@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from hart.evaluation.report import Result, extractor_facts, pictures_text, write_result
     from hart.evaluation.selection import spread
     from hart.evaluation.suites.base import (
-        STRICT,
         Context,
         ImageSetOptions,
         Progress,
@@ -38,7 +37,6 @@ __all__ = [
     "DEFAULT_FEATURES",
     "IMAGES",
     "LEAST_PICTURES",
-    "STRICT",
     "TENSORS",
     "VALUES",
     "Cache",
@@ -84,7 +82,7 @@ __getattr__, __dir__ = lazy(
         "hart.evaluation.pictures": "Pictures features_of_set",
         "hart.evaluation.report": "Result extractor_facts pictures_text write_result",
         "hart.evaluation.selection": "spread",
-        "hart.evaluation.suites.base": "STRICT Context ImageSetOptions Progress SamplingOptions Suite SuiteOptions",
+        "hart.evaluation.suites.base": "Context ImageSetOptions Progress SamplingOptions Suite SuiteOptions",
         "hart.evaluation.suites.tokenizer": "reconstruct",
     },
 )

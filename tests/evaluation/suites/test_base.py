@@ -10,20 +10,18 @@ import pytest
 import typer
 from PIL import Image
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from typer.testing import CliRunner
 
 from hart.commands.evaluate import reference, suite_group
 from hart.errors import HartError
-from hart.evaluation import STRICT, VALUES, Context, Figure, Result, Suite, SuiteOptions
+from hart.evaluation import VALUES, Context, Figure, Result, Suite, SuiteOptions
 from hart.evaluation.suites import CORE, load_suite, suite_places
 from hart.images import open_image
 
 computed: list[str] = []
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class CountOptions(SuiteOptions):
+class CountOptions(SuiteOptions, kw_only=True):
     data: Annotated[Path, Field(description="Folder with images.")]
     least: Annotated[int, Field(ge=1, description="Smallest side that counts.")] = 8
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
 from hart.evaluation.cache import VALUES
 from hart.evaluation.drawing import DrawnPictures
 from hart.evaluation.published_files import PublishedFile
 from hart.evaluation.selection import spread
-from hart.evaluation.suites.base import STRICT, Context, SamplingOptions
+from hart.evaluation.suites.base import Context, SamplingOptions
 
 VERDICTS_FILE = "verdicts.jsonl"
 PER_PROMPT = 4
@@ -23,12 +22,11 @@ Verdict = Mapping[str, Any]
 """What a judge says of one picture: JSON values."""
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class AskingOptions(SamplingOptions):
+class AskingOptions(SamplingOptions, kw_only=True):
     """Pictures of one prompt follow each other; each has a seed of its own."""
 
-    limit: Annotated[int | None, Field(ge=1, description="Prompts to draw, chosen by the seed; all by default.")] = None
-    per_prompt: Annotated[int, Field(ge=1, description="Pictures of each prompt; 4 as published.")] = PER_PROMPT
+    limit: int | None = Field(None, ge=1, description="Prompts to draw, chosen by the seed; all by default.")
+    per_prompt: int = Field(PER_PROMPT, ge=1, description="Pictures of each prompt; 4 as published.")
 
 
 class Asked:

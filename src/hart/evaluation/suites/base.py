@@ -1,7 +1,6 @@
 """What a suite is: one declaration, from which its command line, kept results, report and documentation are made.
 
-    @dataclass(frozen=True, kw_only=True, config=STRICT)
-    class CountOptions(SuiteOptions):
+    class CountOptions(SuiteOptions, kw_only=True):
         data: Data
 
     def count(context: Context[CountOptions]) -> Result: ...
@@ -15,17 +14,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass as plain_dataclass
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from pydantic_core import to_jsonable_python
 
 from hart.config import MAX_SEED, SamplingConfig
 from hart.files import user_path
+from hart.strict import Config
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
     from hart.evaluation.report import Result
     from hart.pipeline import HartPipeline
 
-STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=False)
 MEASURED_FOLDER = "measured"
 
 Progress = Callable[[int, int | None, str], None]
@@ -94,8 +91,7 @@ BatchSize = Annotated[int, Field(ge=1, description="Images computed together.")]
 Device = Annotated[str | None, Field(description="cpu, cuda, cuda:1 or mps; by default CUDA where there is one.")]
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class SuiteOptions:
+class SuiteOptions(Config, kw_only=True):
     """What every suite takes; each adds its own."""
 
     seed: Seed = 0
@@ -111,8 +107,7 @@ class SuiteOptions:
         return values
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class SamplingOptions(SuiteOptions):
+class SamplingOptions(SuiteOptions, kw_only=True):
     """Of suites that measure images which a model generates."""
 
     model: Model = "emoji"
@@ -137,8 +132,7 @@ class SamplingOptions(SuiteOptions):
         return pipe.config.sampling.replace(**{name: value for name, value in given.items() if value is not None})
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class ImageSetOptions:
+class ImageSetOptions(Config, kw_only=True):
     """Of suites that read a set of images in any format."""
 
     data: Data
@@ -160,7 +154,7 @@ O = TypeVar("O", bound=SuiteOptions)  # noqa: E741
 O_co = TypeVar("O_co", bound=SuiteOptions, covariant=True)
 
 
-@plain_dataclass(frozen=True)
+@dataclass(frozen=True)
 class Context(Generic[O_co]):
     """What a suite runs with.
 
@@ -192,9 +186,9 @@ class Context(Generic[O_co]):
         return Cache(self.out / MEASURED_FOLDER, form, facts)
 
 
-@plain_dataclass(frozen=True)
+@dataclass(frozen=True)
 class Suite(Generic[O]):
-    """name: of its command. description: one line. options: a pydantic dataclass, a field an option. run: measures.
+    """name: of its command. description: one line. options: a configuration, a field an option. run: measures.
     install: what `pip install` brings the packages that it needs."""
 
     name: str

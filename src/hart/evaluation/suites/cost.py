@@ -12,7 +12,6 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
 from hart.checkpoint.loading import load_config
 from hart.config import HartConfig, SamplingConfig
@@ -20,7 +19,7 @@ from hart.devices import dtype_name
 from hart.evaluation.metrics.figures import Figure, bootstrap
 from hart.evaluation.report import Result, published_tables
 from hart.evaluation.suites import base
-from hart.evaluation.suites.base import STRICT, Context, SamplingOptions, Suite, SuiteOptions
+from hart.evaluation.suites.base import Context, SamplingOptions, Suite, SuiteOptions
 from hart.generation.request import Prompt
 from hart.inference.cost import MODULES, PARTS, model_cost
 from hart.pipeline import HartPipeline
@@ -33,24 +32,21 @@ LATENCY, THROUGHPUT, MEMORY = "seconds", "pictures a second", "peak memory, GiB"
 PROMPT = "a picture of a mountain lake at sunrise"
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class CostOptions(SuiteOptions):
+class CostOptions(SuiteOptions, kw_only=True):
     """The settings of the model decide what is counted and timed."""
 
-    model: Annotated[
-        str, Field(description="Shipped name, folder or hub id; with --random-weights a preset or a config.json.")
-    ] = "emoji"
-    random_weights: Annotated[
-        bool, Field(description="Use the model's sizes with random weights: nothing is downloaded.")
-    ] = False
-    batch_size: Annotated[
-        tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1, description="Pictures drawn together, each timed.")
-    ] = (1, 8)
-    warm_up: Annotated[int, Field(ge=0, description="Runs before the clock starts.")] = 2
-    repeats: Annotated[int, Field(ge=1, description="Timed runs of each batch size.")] = 5
-    dtype: Annotated[
-        str | None, Field(description="float32, bfloat16 or float16; by default what the device is used with.")
-    ] = None
+    model: str = Field(
+        "emoji", description="Shipped name, folder or hub id; with --random-weights a preset or a config.json."
+    )
+    random_weights: bool = Field(False, description="Use the model's sizes with random weights: nothing is downloaded.")
+    batch_size: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (1, 8), min_length=1, description="Pictures drawn together, each timed."
+    )
+    warm_up: int = Field(2, ge=0, description="Runs before the clock starts.")
+    repeats: int = Field(5, ge=1, description="Timed runs of each batch size.")
+    dtype: str | None = Field(
+        None, description="float32, bfloat16 or float16; by default what the device is used with."
+    )
     guidance: base.Guidance = None
     discrete_only: base.DiscreteOnly = False
 

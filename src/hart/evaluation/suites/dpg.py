@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from hart.evaluation.judges.answers import BlipAnswers
@@ -24,21 +22,17 @@ from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean
 from hart.evaluation.published_files import at_hand, located
 from hart.evaluation.report import Result, pictures_text, published_tables
 from hart.evaluation.suites.asking import OVERALL, VERDICTS_FILE, Asked, AskingOptions, Verdict
-from hart.evaluation.suites.base import STRICT, Context, Suite
+from hart.evaluation.suites.base import Context, Suite
 from hart.images import open_image
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class DpgOptions(AskingOptions):
+class DpgOptions(AskingOptions, kw_only=True):
     """The answering model is another than the published one, which transformers does not have."""
 
-    data: Annotated[
-        Path | None,
-        Field(description="dpg_bench.csv, or its folder with weights beside it; fetched once by default."),
-    ] = None
-    vqa: Annotated[str, Field(description="BLIP that answers questions: folder or hub id.")] = (
-        "Salesforce/blip-vqa-capfilt-large"
+    data: Path | None = Field(
+        None, description="dpg_bench.csv, or its folder with weights beside it; fetched once by default."
     )
+    vqa: str = Field("Salesforce/blip-vqa-capfilt-large", description="BLIP that answers questions: folder or hub id.")
 
 
 def run(context: Context[DpgOptions]) -> Result:

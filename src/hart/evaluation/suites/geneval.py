@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
 import torch
 from PIL import Image
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from hart.evaluation.judges.colours import ClipColours
@@ -31,26 +29,22 @@ from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean
 from hart.evaluation.published_files import at_hand, located
 from hart.evaluation.report import Result, pictures_text, published_tables
 from hart.evaluation.suites.asking import OVERALL, VERDICTS_FILE, Asked, AskingOptions, Verdict
-from hart.evaluation.suites.base import STRICT, Context, Suite
+from hart.evaluation.suites.base import Context, Suite
 from hart.images import open_image
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class GenevalOptions(AskingOptions):
+class GenevalOptions(AskingOptions, kw_only=True):
     """The detector is the nearest that transformers has to the published one."""
 
-    data: Annotated[
-        Path | None,
-        Field(description="evaluation_metadata.jsonl, or its folder with weights beside it; fetched once by default."),
-    ] = None
-    detector: Annotated[str, Field(description="Mask2Former for COCO instances: folder or hub id.")] = (
-        "facebook/mask2former-swin-small-coco-instance"
+    data: Path | None = Field(
+        None, description="evaluation_metadata.jsonl, or its folder with weights beside it; fetched once by default."
     )
-    detector_size: Annotated[int, Field(ge=32, description="Pixels that the detector sees; 800 as published.")] = SIDE
-    clip: Annotated[str, Field(description="CLIP that names colours: folder or hub id.")] = (
-        "openai/clip-vit-large-patch14"
+    detector: str = Field(
+        "facebook/mask2former-swin-small-coco-instance", description="Mask2Former for COCO instances: folder or hub id."
     )
-    judge_batch: Annotated[int, Field(ge=1, description="Pictures that the detector sees together.")] = 1
+    detector_size: int = Field(SIDE, ge=32, description="Pixels that the detector sees; 800 as published.")
+    clip: str = Field("openai/clip-vit-large-patch14", description="CLIP that names colours: folder or hub id.")
+    judge_batch: int = Field(1, ge=1, description="Pictures that the detector sees together.")
 
 
 def run(context: Context[GenevalOptions]) -> Result:

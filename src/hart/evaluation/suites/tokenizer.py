@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from PIL import Image
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from hart.checkpoint.storage import fingerprint
@@ -31,7 +30,7 @@ from hart.evaluation.metrics.images import SSIM_WINDOW, psnr, ssim
 from hart.evaluation.pictures import Pictures
 from hart.evaluation.report import Result, extractor_facts, pictures_text, published_tables
 from hart.evaluation.suites import base
-from hart.evaluation.suites.base import STRICT, Context, ImageSetOptions, Suite, SuiteOptions
+from hart.evaluation.suites.base import Context, ImageSetOptions, Suite, SuiteOptions
 from hart.generation.contact_sheet import contact_sheet
 from hart.networks.perceptual import EfficientNetLitePerceptualLoss, Lpips, perceptual_loss
 from hart.presets import scales_of_size
@@ -45,23 +44,22 @@ DISTANCES = {"lpips": "LPIPS (VGG-16)", "efficientnet_lite0": "distance (efficie
 SHEET_FILE, SHEET_PICTURES = "reconstructions.png", 12
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class TokenizerOptions(ImageSetOptions, SuiteOptions):
+class TokenizerOptions(ImageSetOptions, SuiteOptions, kw_only=True):
     """The model may be a tokenizer alone."""
 
     model: base.Model = "emoji"
-    size: Annotated[int | None, Field(description="Side of the pictures in pixels; the model's own by default.")] = None
-    scales: Annotated[
-        tuple[int, ...] | None, Field(description="Sides of the token maps, for sizes that have no known ones.")
-    ] = None
+    size: int | None = Field(None, description="Side of the pictures in pixels; the model's own by default.")
+    scales: tuple[int, ...] | None = Field(
+        None, description="Sides of the token maps, for sizes that have no known ones."
+    )
     limit: base.Limit = None
     features: base.Features = "efficientnet-lite0"
-    distance: Annotated[
-        Literal["lpips", "efficientnet_lite0"], Field(description="Perceptual distance; lpips needs weights.")
-    ] = "efficientnet_lite0"
-    distance_weights: Annotated[
-        tuple[Path, ...], Field(description="File with weights of lpips: VGG-16 and its heads; may be repeated.")
-    ] = ()
+    distance: Literal["lpips", "efficientnet_lite0"] = Field(
+        "efficientnet_lite0", description="Perceptual distance; lpips needs weights."
+    )
+    distance_weights: tuple[Path, ...] = Field(
+        (), description="File with weights of lpips: VGG-16 and its heads; may be repeated."
+    )
     batch_size: base.BatchSize = 8
 
 
