@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hart.exports import lazy
 
 if TYPE_CHECKING:
-    from hart.evaluation.cache import IMAGES, TENSORS, VALUES, Cache
+    from hart.evaluation.cache import IMAGES, TENSORS, Cache, records
     from hart.evaluation.drawing import DrawnPictures, quiet_prompts
     from hart.evaluation.metrics.distances import LEAST_PICTURES, all_figures, distances
     from hart.evaluation.metrics.features import (
@@ -38,7 +38,6 @@ __all__ = [
     "IMAGES",
     "LEAST_PICTURES",
     "TENSORS",
-    "VALUES",
     "Cache",
     "Context",
     "DrawnPictures",
@@ -65,6 +64,7 @@ __all__ = [
     "psnr",
     "quiet_prompts",
     "reconstruct",
+    "records",
     "spread",
     "ssim",
     "write_result",
@@ -72,7 +72,7 @@ __all__ = [
 __getattr__, __dir__ = lazy(
     __name__,
     {
-        "hart.evaluation.cache": "IMAGES TENSORS VALUES Cache",
+        "hart.evaluation.cache": "IMAGES TENSORS Cache records",
         "hart.evaluation.drawing": "DrawnPictures quiet_prompts",
         "hart.evaluation.metrics.distances": "LEAST_PICTURES all_figures distances",
         "hart.evaluation.metrics.features": "DEFAULT_FEATURES EfficientNetLite0 FeatureExtractor Features "

@@ -23,6 +23,7 @@ from hart.evaluation.suites.base import Progress, silent
 from hart.files import FileError, atomic_write, read_json
 from hart.generation.metadata import save_png
 from hart.images import open_image
+from hart.strict import Config
 
 PLAN_FILE = "plan.json"
 
@@ -38,12 +39,19 @@ class Form(Generic[T]):
     read: Callable[[Path], T]
 
 
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    atomic_write(path, lambda file: file.write(json.dumps(values, indent=1, ensure_ascii=False).encode()))
+def _write_json(path: Path, text: str) -> None:
+    atomic_write(path, lambda file: file.write(text.encode()))
+
+
+C = TypeVar("C", bound=Config)
+
+
+def records(kind: type[C]) -> Form[C]:
+    """Configurations, a JSON file each."""
+    return Form(".json", lambda path, record: _write_json(path, record.to_json()), kind.load)
 
 
 TENSORS: Form[Mapping[str, Tensor]] = Form(".safetensors", write_safetensors, read_safetensors)
-VALUES: Form[Mapping[str, Any]] = Form(".json", _write_json, read_json)
 IMAGES: Form[Image.Image] = Form(".png", save_png, open_image)
 
 
@@ -71,7 +79,7 @@ class Cache(Generic[T]):
         if not file.exists():
             if any(self.folder.glob(f"*{self._form.suffix}")):
                 raise HartError(f"{self.folder}: holds files but no {PLAN_FILE}: choose another --out, or empty it")
-            _write_json(file, plan)
+            _write_json(file, json.dumps(plan, indent=1, ensure_ascii=False))
             return
         try:
             found = read_json(file)
@@ -97,15 +105,12 @@ class Cache(Generic[T]):
         """Where an entry lies or will lie."""
         return self.folder / f"{name}{self._form.suffix}"
 
-    def read(self, name: str, sound: Callable[[T], bool] = lambda _: True) -> T:
-        """An entry. sound: whether it is one of its kind. Raises `HartError` that names the file where it is not."""
+    def read(self, name: str) -> T:
+        """An entry. Raises `HartError` that names the file where it is not one."""
         try:
-            value = self._form.read(self.path(name))
+            return self._form.read(self.path(name))
         except HartError as error:
             raise HartError(f"{error}: delete it, and it is computed again") from None
-        if not sound(value):
-            raise HartError(f"{self.path(name)}: holds something else: delete it, and it is computed again")
-        return value
 
     def fill(
         self,
@@ -129,10 +134,10 @@ class Cache(Generic[T]):
             done += len(batch)
         return kept
 
-    def get(self, name: str, compute: Callable[[], T], sound: Callable[[T], bool] = lambda _: True) -> T:
+    def get(self, name: str, compute: Callable[[], T]) -> T:
         """One entry, computed at the first call. Raises as `read`."""
         self.fill([name], lambda _: [compute()])
-        return self.read(name, sound)
+        return self.read(name)
 
 
 def _runs(numbers: Sequence[int], longest: int) -> Iterator[list[int]]:

@@ -22,6 +22,7 @@ from hart.evaluation.report import published_tables
 from hart.evaluation.suites import dpg, geneval
 from hart.evaluation.suites.asking import Asked, AskingOptions
 from hart.evaluation.suites.base import Context
+from hart.strict import Config
 from judge_models import save_answerer, save_clip, save_detector
 from models import save_tiny_class_model, save_tiny_text_model
 
@@ -40,6 +41,10 @@ x2,a wide view,,1,0,global,,global - (wide view),is it a view?
 @dataclass(frozen=True)
 class Prompt:
     prompt: str
+
+
+class Number(Config):
+    number: int
 
 
 ONE = PublishedFile("ONE", "one.jsonl", "https://home/one.jsonl", 2)
@@ -85,11 +90,13 @@ def test_geneval_scores_are_means_over_tasks() -> None:
 
 
 def test_dpg_scores() -> None:
-    def verdict(*answers: tuple[str, bool, bool]) -> dict[str, Any]:
-        return {
-            "score": sum(counted for *_, counted in answers) / len(answers),
-            "answers": [{"category": category, "yes": yes, "counted": counted} for category, yes, counted in answers],
-        }
+    def verdict(*answers: tuple[str, bool, bool]) -> dpg.Verdict:
+        return dpg.Verdict(
+            "x1",
+            "a hat",
+            sum(counted for *_, counted in answers) / len(answers),
+            tuple(dpg.Answer(1, category, "?", "", yes, counted, "") for category, yes, counted in answers),
+        )
 
     verdicts = [
         verdict(("entity", True, True), ("attribute", True, True)),
@@ -128,15 +135,16 @@ def test_parts_are_said(models: Path, tmp_path: Path) -> None:
 def test_verdicts_are_kept_for_the_same_picture_question_and_judge(models: Path, tmp_path: Path) -> None:
     calls: list[int] = []
 
-    def judge(numbers: list[int]) -> list[dict[str, Any]]:
+    def judge(numbers: list[int]) -> list[Number]:
         calls.extend(numbers)
-        return [{"number": number} for number in numbers]
+        return [Number(number) for number in numbers]
 
     def again(facts: str = "one", *texts: str) -> list[int]:
         calls.clear()
         found = asked(models, tmp_path, *(texts or ("a cat", "a dog")), per_prompt=2)
-        verdicts = found.verdicts({"judge": facts}, judge, 3, lambda verdict: "number" in verdict)
-        assert [verdict["picture"] for verdict in verdicts] == [f"{i:06d}.png" for i in range(4)]
+        verdicts = found.verdicts(Number, {"judge": facts}, judge, 3)
+        (lines,) = found.lines(verdicts).values()
+        assert [line["picture"] for line in lines] == [f"{i:06d}.png" for i in range(4)]
         return list(calls)
 
     assert again() == [0, 1, 2, 3]
@@ -146,10 +154,11 @@ def test_verdicts_are_kept_for_the_same_picture_question_and_judge(models: Path,
     assert again("two") == [0, 1, 2, 3]
     assert again() == []
     # what is no verdict is named
-    for file in (tmp_path / "measured").iterdir():
-        file.write_text('{"number')
-    with pytest.raises(HartError, match=r"\.json: is not JSON .*: delete it, and it is computed again"):
-        again()
+    for content, said in (('{"number', "is not JSON"), ('{"number": "x"}', "number: expected a whole number")):
+        for file in (tmp_path / "measured").iterdir():
+            file.write_text(content)
+        with pytest.raises(HartError, match=rf"\.json: {said}.*: delete it, and it is computed again"):
+            again()
 
 
 def test_each_picture_has_a_seed_of_its_own(models: Path, tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 
 from hart.commands.evaluate import reference, suite_group
 from hart.errors import HartError
-from hart.evaluation import VALUES, Context, Figure, Result, Suite, SuiteOptions
+from hart.evaluation import Context, Figure, Result, Suite, SuiteOptions, records
 from hart.evaluation.suites import CORE, load_suite, suite_places
 from hart.images import open_image
+from hart.strict import Config
 
 computed: list[str] = []
 
@@ -26,21 +27,25 @@ class CountOptions(SuiteOptions, kw_only=True):
     least: Annotated[int, Field(ge=1, description="Smallest side that counts.")] = 8
 
 
+class Counted(Config):
+    counts: bool
+
+
 def count(context: Context[CountOptions]) -> Result:
     options = context.options
-    kept = context.cache(VALUES, {"least": options.least})
+    kept = context.cache(records(Counted), {"least": options.least})
     files = sorted(options.data.glob("*.png"))
     names = [kept.key(file.read_bytes()) for file in files]
 
-    def compute(places: list[int]) -> list[dict[str, bool]]:
+    def compute(places: list[int]) -> list[Counted]:
         computed.extend(files[place].name for place in places)
-        return [{"counts": min(open_image(files[place]).size) >= options.least} for place in places]
+        return [Counted(min(open_image(files[place]).size) >= options.least) for place in places]
 
     kept.fill(names, compute)
     context.note("counted")
     return Result(
         title="images",
-        figures={"all": {"counted": Figure(sum(kept.read(name)["counts"] for name in names))}},
+        figures={"all": {"counted": Figure(sum(kept.read(name).counts for name in names))}},
         settings={},
         counts={"files": len(files)},
     )

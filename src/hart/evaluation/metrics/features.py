@@ -46,7 +46,6 @@ INCEPTION_ADDRESS = (
 )
 INCEPTION_SHA256 = "6726825d"
 """As the file's name says."""
-KINDS = ("efficientnet-lite0", "inception-v3", "inception-v3-clean", "clip", "dinov2")
 EXAMPLES = {"clip": "clip:openai/clip-vit-base-patch32", "dinov2": "dinov2:facebook/dinov2-large"}
 
 EFFICIENTNET_SIDE = 224
@@ -74,15 +73,10 @@ class Features:
         """All pictures of one extractor. Raises `HartError` when there are none."""
         if not parts:
             raise HartError("no pictures: there is nothing to take features of")
-        return Features(
-            torch.cat([part.pooled for part in parts]),
-            *(
-                torch.cat(values)
-                if (values := [value for part in parts if (value := getattr(part, name)) is not None])
-                else None
-                for name in ("spatial", "logits")
-            ),
-        )
+        columns = zip(*((part.pooled, part.spatial, part.logits) for part in parts), strict=True)
+        pooled, spatial, logits = (None if values[0] is None else torch.cat(values) for values in columns)
+        assert pooled is not None
+        return Features(pooled, spatial, logits)
 
     def __getitem__(self, rows: Tensor) -> Features:
         """Pooled features of some of the pictures, by number."""
@@ -90,17 +84,17 @@ class Features:
 
 
 class FeatureExtractor(Protocol):
-    """Pictures of any size to features."""
+    """Pictures of any size to features.
+
+    name: short, for column heads; two extractors with different features have different names. weights: their SHA-256
+    in hex (`fingerprint`), which makes two results comparable beyond the name.
+    """
 
     @property
-    def name(self) -> str:
-        """Short, for column heads: two extractors with different features have different names."""
-        ...
+    def name(self) -> str: ...
 
     @property
-    def weights(self) -> str:
-        """SHA-256 of the weights in hex (`fingerprint`): what makes two results comparable beyond the name."""
-        ...
+    def weights(self) -> str: ...
 
     def __call__(self, pixels: Tensor) -> Features:
         """Features of pictures (B, 3, H, W), uint8, 0 to 255, RGB."""
@@ -114,18 +108,23 @@ def open_extractor(spec: str, device: torch.device, data: Path | None = None) ->
     Raises `HartError` for an unknown name, a missing file or source, or weights that cannot be loaded.
     """
     kind, _, source = spec.partition(":")
-    if kind not in KINDS:
-        raise HartError(f"unknown feature extractor {spec!r}: give {FEATURES_HELP}")
-    if kind == "efficientnet-lite0":
-        if source:
+    match kind:
+        case "efficientnet-lite0" if source:
             raise HartError(f"{spec}: efficientnet-lite0 has its weights in a package: leave {':' + source} out")
-        return EfficientNetLite0(device)
-    if kind.startswith("inception-v3"):
-        file = user_path(source) if source else published_inception(kind, data)
-        return InceptionV3(file, device, clean=kind.endswith("clean"))
-    if not source:
-        raise HartError(f"{kind} needs weights: give {EXAMPLES[kind]}")
-    return Embeddings(kind, at_hand(source, data), device)
+        case "efficientnet-lite0":
+            return EfficientNetLite0(device)
+        case "inception-v3" | "inception-v3-clean":
+            source = source or at_hand(INCEPTION_ADDRESS, data)
+            file = user_path(source)
+            if source == INCEPTION_ADDRESS:
+                instead = f"fetch it elsewhere, and give {kind}:FILE"
+                file = cached_file(INCEPTION_ADDRESS, instead, sha256_prefix=INCEPTION_SHA256)
+            return InceptionV3(file, device, clean=kind == "inception-v3-clean")
+        case "clip" | "dinov2" if not source:
+            raise HartError(f"{kind} needs weights: give {EXAMPLES[kind]}")
+        case "clip" | "dinov2":
+            return Embeddings(kind, at_hand(source, data), device)
+    raise HartError(f"unknown feature extractor {spec!r}: give {FEATURES_HELP}")
 
 
 class EfficientNetLite0:
@@ -198,14 +197,3 @@ def _resized(pixels: Tensor, side: int) -> Tensor:
     if pixels.shape[-2:] == (side, side):
         return pixels
     return F.interpolate(pixels, size=(side, side), mode="bicubic", antialias=True)
-
-
-def published_inception(kind: str, data: Path | None) -> Path:
-    """The file with the FID weights: of `data` if it is there, else fetched at the first call.
-
-    Raises `HartError` with its address.
-    """
-    if (place := at_hand(INCEPTION_ADDRESS, data)) != INCEPTION_ADDRESS:
-        return Path(place)
-    instead = f"fetch it elsewhere, and give {kind}:FILE"
-    return cached_file(INCEPTION_ADDRESS, instead, sha256_prefix=INCEPTION_SHA256)

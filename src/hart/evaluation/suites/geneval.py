@@ -28,9 +28,10 @@ from hart.evaluation.judges.objects import SIDE, Mask2FormerDetector
 from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean
 from hart.evaluation.published_files import at_hand, located
 from hart.evaluation.report import Result, pictures_text, published_tables
-from hart.evaluation.suites.asking import OVERALL, VERDICTS_FILE, Asked, AskingOptions, Verdict
+from hart.evaluation.suites.asking import OVERALL, Asked, AskingOptions
 from hart.evaluation.suites.base import Context, Suite
 from hart.images import open_image
+from hart.strict import Config, Listed
 
 
 class GenevalOptions(AskingOptions, kw_only=True):
@@ -45,6 +46,16 @@ class GenevalOptions(AskingOptions, kw_only=True):
     detector_size: int = Field(SIDE, ge=32, description="Pixels that the detector sees; 800 as published.")
     clip: str = Field("openai/clip-vit-large-patch14", description="CLIP that names colours: folder or hub id.")
     judge_batch: int = Field(1, ge=1, description="Pictures that the detector sees together.")
+
+
+class Verdict(Config):
+    """On one picture. reason: what is not as asked. objects: by class, each its box and score."""
+
+    tag: str
+    prompt: str
+    correct: bool
+    reason: str
+    objects: dict[str, Listed[Listed[float]]]
 
 
 def run(context: Context[GenevalOptions]) -> Result:
@@ -70,13 +81,8 @@ def run(context: Context[GenevalOptions]) -> Result:
         found = zip(numbers, images, detector(images), strict=True)
         return [_verdict(asked.each[number], image, objects, colours) for number, image, objects in found]
 
-    verdicts = asked.verdicts(
-        judges,
-        judge,
-        options.judge_batch,
-        lambda verdict: type(verdict.get("correct")) is bool and isinstance(verdict.get("prompt"), str),
-    )
-    right = torch.tensor([bool(verdict["correct"]) for verdict in verdicts]).view(-1, options.per_prompt)
+    verdicts = asked.verdicts(Verdict, judges, judge, options.judge_batch)
+    right = torch.tensor([verdict.correct for verdict in verdicts]).view(-1, options.per_prompt)
     judged_by = f"{detector.name}, {colours.name}"
     return Result(
         title=f"GenEval, {len(asked.prompts):,} prompts, {pictures_text(len(verdicts))}",
@@ -88,8 +94,8 @@ def run(context: Context[GenevalOptions]) -> Result:
             "the published scores are by mmdetection's training of the same detector: compare with care",
         ),
         published=(published_tables()["text_to_image"], published_tables()["geneval"]),
-        sheets=asked.drawn.sheet([f"{'right' if v['correct'] else 'wrong'}: {v['prompt']}" for v in verdicts]),
-        lines={VERDICTS_FILE: verdicts},
+        sheets=asked.drawn.sheet([f"{'right' if v.correct else 'wrong'}: {v.prompt}" for v in verdicts]),
+        lines=asked.lines(verdicts),
     )
 
 
@@ -124,13 +130,13 @@ def scores(
 def _verdict(prompt: ObjectPrompt, image: Image.Image, found: Sequence[Found], colours: ClipColours) -> Verdict:
     objects = counted_objects(found, prompt.tag)
     said = faults(prompt, objects, lambda name, items: colours(image, name, items))
-    return {
-        "tag": prompt.tag,
-        "prompt": prompt.prompt,
-        "correct": not said,
-        "reason": "; ".join(said),
-        "objects": {name: [[*item.box, round(item.score, 4)] for item in items] for name, items in objects.items()},
-    }
+    return Verdict(
+        prompt.tag,
+        prompt.prompt,
+        not said,
+        "; ".join(said),
+        {name: tuple((*item.box, round(item.score, 4)) for item in items) for name, items in objects.items()},
+    )
 
 
 SUITE = Suite(

@@ -10,7 +10,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from hart.data.transforms import unit_to_pil
 from hart.errors import HartError
@@ -28,6 +28,7 @@ from hart.generation.contact_sheet import contact_sheet
 from hart.networks.pretrained import short_name
 from hart.pipeline import HartPipeline
 from hart.presets import VAR_SAMPLING
+from hart.strict import require
 
 FEATURE_BATCH = 16
 COUNT, CLASSES, SIDE = 50_000, 1000, 256
@@ -64,11 +65,11 @@ class ImageNetOptions(SuiteOptions, kw_only=True):
     discrete_only: base.DiscreteOnly = False
     batch_size: base.BatchSize = 1
 
-    @model_validator(mode="after")
-    def _either(self) -> ImageNetOptions:
-        if (self.model is None) == (self.samples is None):
-            raise HartError("give either --model, to draw, or --samples, to measure pictures that are there")
-        return self
+    def __post_init__(self) -> None:
+        require(
+            (self.model is None) != (self.samples is None),
+            "give either --model, to draw, or --samples, to measure pictures that are there",
+        )
 
 
 def open_reference(path: Path | None, data: Path | None = None) -> SampleFile:
@@ -170,12 +171,12 @@ def _draw(context: Context[ImageNetOptions], model: str) -> tuple[SampleFile, di
 
 
 def balanced_classes(count: int, classes: int, seed: int) -> list[int]:
-    """The class of every picture: all classes in turn, and at the end, where they do not fit, some drawn by `seed`.
+    """The class of every picture: all classes in turn, and at the end, where they do not fit, some chosen by `seed`.
 
     The turn matters: the Inception Score is of 5,000 pictures at a time, and sorted ones would show it few classes.
     """
-    turns, rest = divmod(count, classes)
-    return [*range(classes)] * turns + random.Random(seed).sample(range(classes), rest)
+    turns, left = divmod(count, classes)
+    return [*range(classes)] * turns + random.Random(seed).sample(range(classes), left)
 
 
 def _features(file: SampleFile, extractor: FeatureExtractor, what: str, progress: Progress) -> Features:

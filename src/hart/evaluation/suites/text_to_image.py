@@ -41,7 +41,11 @@ FEATURE_BATCH = 16
 class TextToImageOptions(SamplingOptions, kw_only=True):
     """The paper does not say which CLIP its scores are from. The default is the most used, and torchmetrics'."""
 
-    data: base.PublishedSet = None
+    data: Path | None = Field(
+        None,
+        description="Folder with the set as published, and with weights by their names if they are there; both are "
+        "fetched once from their public homes by default.",
+    )
     limit: int | None = Field(None, ge=1, description="Pictures to draw; as many as published by default.")
     features: base.Features = "inception-v3"
     clip: str = Field(

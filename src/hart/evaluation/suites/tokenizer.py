@@ -52,7 +52,7 @@ class TokenizerOptions(ImageSetOptions, SuiteOptions, kw_only=True):
     scales: tuple[int, ...] | None = Field(
         None, description="Sides of the token maps, for sizes that have no known ones."
     )
-    limit: base.Limit = None
+    limit: int | None = Field(None, ge=1, description="Pictures to measure; all by default.")
     features: base.Features = "efficientnet-lite0"
     distance: Literal["lpips", "efficientnet_lite0"] = Field(
         "efficientnet_lite0", description="Perceptual distance; lpips needs weights."
@@ -105,12 +105,9 @@ def run(context: Context[TokenizerOptions]) -> Result:
     done = 0
     for batch in pictures.batches(options.batch_size):
         progress(done, pictures.total, f"{done} pictures reconstructed")
-        shapes = {name: value.shape[1:] for name, value in parts[0].items()} if parts else None
-        values = kept.get(
-            kept.key(batch.pixels),
-            partial(measure, batch.pixels),
-            partial(measure.sound, count=len(batch), shapes=shapes),
-        )
+        values = kept.get(name := kept.key(batch.pixels), partial(measure, batch.pixels))
+        if not measure.sound(values, len(batch)) or (parts and _widths(values) != _widths(parts[0])):
+            raise HartError(f"{kept.path(name)}: holds other numbers: delete it, and they are computed again")
         parts.append(values)
         if shown := min(len(batch), SHEET_PICTURES - len(groups)):
             # decoded again: pictures are not kept, and these are few
@@ -169,14 +166,16 @@ class Measure:
             values |= {f"{kind}: {name}": score.cpu() for name, score in zip(self.scores, scores, strict=True)}
         return values
 
-    def sound(self, values: Mapping[str, Tensor], count: int, shapes: Mapping[str, torch.Size] | None) -> bool:
-        """Whether these are numbers of so many pictures, with the names and widths of other batches."""
+    def sound(self, values: Mapping[str, Tensor], count: int) -> bool:
+        """Whether these are numbers of so many pictures."""
         names = {f"{kind}: {name}" for kind in KINDS for name in ("pooled", *self.scores)} | {f"{INPUT}: pooled"}
-        return (
-            names <= values.keys()
-            and (shapes is None or shapes == {name: value.shape[1:] for name, value in values.items()})
-            and all(value.dim() > 0 and len(value) == count and not value.isnan().any() for value in values.values())
+        return names <= values.keys() and all(
+            value.dim() > 0 and len(value) == count and not value.isnan().any() for value in values.values()
         )
+
+
+def _widths(values: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape[1:] for name, value in values.items()}
 
 
 @torch.inference_mode()
