@@ -20,7 +20,7 @@ from hart.evaluation.judges import scores
 from hart.evaluation.metrics.features import open_extractor
 from hart.evaluation.published_files import at_hand, cached_file
 from hart.evaluation.suites.coco import open_coco
-from hart.evaluation.suites.imagenet import REFERENCE_ADDRESS, open_reference
+from hart.evaluation.suites.imagenet import REFERENCE, open_reference
 from hart.evaluation.suites.mjhq import open_mjhq
 from judge_models import save_words
 from models import save_tiny_class_model, save_tiny_text_model
@@ -232,7 +232,7 @@ def test_what_is_missing_is_named_with_its_address(
     with pytest.raises(HartError, match=r"has no annotations/ and no annotations_trainval2014\.zip: fetch it"):
         open_coco(tmp_path, None, 0)
 
-    with pytest.raises(HartError, match=rf"VIRTUAL_imagenet256_labeled\.npz: .* fetch it from {REFERENCE_ADDRESS}"):
+    with pytest.raises(HartError, match=rf"VIRTUAL_imagenet256_labeled\.npz: .* fetch it from {REFERENCE.address}"):
         open_reference(None, tmp_path)
 
     def unreachable(*_: Any, **__: Any) -> None:

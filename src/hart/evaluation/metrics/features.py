@@ -16,13 +16,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hart.checkpoint.storage import fingerprint
 from hart.errors import HartError
 from hart.evaluation.published_files import at_hand, cached_file
 from hart.files import user_path
@@ -33,6 +32,7 @@ from hart.networks.pretrained import (
     CLIP_STD,
     IMAGENET_MEAN,
     IMAGENET_STD,
+    Frozen,
     load_frozen,
     normalised,
     short_name,
@@ -127,7 +127,7 @@ def open_extractor(spec: str, device: torch.device, data: Path | None = None) ->
     raise HartError(f"unknown feature extractor {spec!r}: give {FEATURES_HELP}")
 
 
-class EfficientNetLite0:
+class EfficientNetLite0(Frozen):
     """Mean of the last feature map of the ImageNet classifier, and its logits.
 
     side: pictures are resized to it; the network's own by default. Others belong to other features and another name.
@@ -135,21 +135,20 @@ class EfficientNetLite0:
 
     def __init__(self, device: torch.device, side: int = EFFICIENTNET_SIDE) -> None:
         # a third faster on a CPU than the usual layout
-        self._network: Any = load_efficientnet_lite0().to(device, memory_format=torch.channels_last)
-        self._device = device
+        network = load_efficientnet_lite0().to(memory_format=torch.channels_last)
+        name = DEFAULT_FEATURES if side == EFFICIENTNET_SIDE else f"{DEFAULT_FEATURES} at {side} px"
+        super().__init__(network, name, device)
         self._side = side
-        self.name = DEFAULT_FEATURES if side == EFFICIENTNET_SIDE else f"{DEFAULT_FEATURES} at {side} px"
-        self.weights = fingerprint(self._network)
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Features:
-        x = _resized((pixels.to(self._device).float() - PIXEL_MEAN) / PIXEL_SCALE, self._side)
+        x = _resized((pixels.to(self.device).float() - PIXEL_MEAN) / PIXEL_SCALE, self._side)
         x = x.contiguous(memory_format=torch.channels_last)
-        pooled = self._network.extract_features(x).mean(dim=(2, 3))
-        return Features(pooled.cpu(), logits=self._network._fc(pooled).cpu())
+        pooled = self.network.extract_features(x).mean(dim=(2, 3))
+        return Features(pooled.cpu(), logits=self.network._fc(pooled).cpu())
 
 
-class InceptionV3:
+class InceptionV3(Frozen):
     """The network of the published FIDs. Resized as TensorFlow did, as ADM evaluates, with sFID's spatial features.
 
     clean: fed as clean-fid does, what FIDs on MJHQ-30K are published with. Then only the pooled features: sFID and the
@@ -157,21 +156,18 @@ class InceptionV3:
     """
 
     def __init__(self, file: Path, device: torch.device, *, clean: bool = False) -> None:
-        self._network = FidInception.from_file(file).to(device)
-        self._device = device
+        super().__init__(FidInception.from_file(file), "inception-v3-clean" if clean else PUBLISHED_FEATURES, device)
         self._clean = clean
-        self.name = "inception-v3-clean" if clean else PUBLISHED_FEATURES
-        self.weights = fingerprint(self._network)
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Features:
         if self._clean:
-            return Features(self._network(resize_like_clean_fid(pixels, SIDE).to(self._device)).pooled.cpu())
-        out = self._network(resize_like_tensorflow(pixels.to(self._device).float(), SIDE))
+            return Features(self.network(resize_like_clean_fid(pixels, SIDE).to(self.device)).pooled.cpu())
+        out = self.network(resize_like_tensorflow(pixels.to(self.device).float(), SIDE))
         return Features(out.pooled.cpu(), out.spatial.cpu(), out.logits.cpu())
 
 
-class Embeddings:
+class Embeddings(Frozen):
     """Of a network of transformers. clip: image embeddings as projected to the space of the texts, not normalised.
     dinov2: the class token after the last norm."""
 
@@ -179,18 +175,16 @@ class Embeddings:
         from transformers import CLIPVisionModelWithProjection, Dinov2Model
 
         clip = kind == "clip"
-        self._network = load_frozen(CLIPVisionModelWithProjection if clip else Dinov2Model, source, ROLE).to(device)
-        self._side = int(self._network.config.image_size) if clip else DINOV2_SIDE
+        network = load_frozen(CLIPVisionModelWithProjection if clip else Dinov2Model, source, ROLE)
+        super().__init__(network, f"{kind} {short_name(source)}", device)
+        self._side = int(self.network.config.image_size) if clip else DINOV2_SIDE
         self._means = (CLIP_MEAN, CLIP_STD) if clip else (IMAGENET_MEAN, IMAGENET_STD)
         self._output = "image_embeds" if clip else "pooler_output"
-        self._device = device
-        self.name = f"{kind} {short_name(source)}"
-        self.weights = fingerprint(self._network)
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Features:
-        x = _resized(pixels.to(self._device).float() / 255, self._side)
-        return Features(getattr(self._network(pixel_values=normalised(x, *self._means)), self._output).float().cpu())
+        x = _resized(pixels.to(self.device).float() / 255, self._side)
+        return Features(getattr(self.network(pixel_values=normalised(x, *self._means)), self._output).float().cpu())
 
 
 def _resized(pixels: Tensor, side: int) -> Tensor:

@@ -19,13 +19,12 @@ from hart.evaluation.metrics.distances import LEAST_PICTURES, all_figures
 from hart.evaluation.metrics.features import PUBLISHED_FEATURES, FeatureExtractor, Features, open_extractor
 from hart.evaluation.metrics.figures import few_pictures_warning
 from hart.evaluation.npz import SampleFile, write_samples
-from hart.evaluation.published_files import cached_file
+from hart.evaluation.published_files import PublishedFile, located
 from hart.evaluation.report import Result, extractor_facts, pictures_text, published_tables
 from hart.evaluation.suites import base
 from hart.evaluation.suites.base import Context, Progress, Suite, SuiteOptions
 from hart.files import user_path
 from hart.generation.contact_sheet import contact_sheet
-from hart.networks.pretrained import short_name
 from hart.pipeline import HartPipeline
 from hart.presets import VAR_SAMPLING
 from hart.strict import require
@@ -33,9 +32,11 @@ from hart.strict import require
 FEATURE_BATCH = 16
 COUNT, CLASSES, SIDE = 50_000, 1000, 256
 SAMPLES_FILE = "samples.npz"
-REFERENCE_ADDRESS = (
+REFERENCE = PublishedFile(
+    "ADM's reference batch",
+    "VIRTUAL_imagenet256_labeled.npz",
     "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet/256/"
-    "VIRTUAL_imagenet256_labeled.npz"
+    "VIRTUAL_imagenet256_labeled.npz",
 )
 SAMPLING = VAR_SAMPLING
 """Of VAR's published numbers, as its authors say. HART's for ImageNet are not published: these are the nearest."""
@@ -77,13 +78,7 @@ def open_reference(path: Path | None, data: Path | None = None) -> SampleFile:
 
     Raises `HartError` with its address.
     """
-    if path is None and data is not None:
-        path = data / short_name(REFERENCE_ADDRESS)
-        if not path.exists():
-            raise HartError(f"{path}: no such file: fetch it from {REFERENCE_ADDRESS}")
-    elif path is None:
-        path = cached_file(REFERENCE_ADDRESS, "fetch it elsewhere, and give its folder with --data")
-    return SampleFile(path)
+    return SampleFile(located(REFERENCE, data if path is None else path))
 
 
 def run(context: Context[ImageNetOptions]) -> Result:
