@@ -170,8 +170,8 @@ def reconstruct(
     dtype: DtypeOption = None,
 ) -> None:
     """Encode and decode images with a model's tokenizer: input, discrete and hybrid side by side, PSNR in dB."""
+    from hart.data.images import open_image
     from hart.generation.metadata import save_png
-    from hart.images import open_image
 
     for path in images:
         open_image(path)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         SuiteOptions,
     )
     from hart.evaluation.suites.tokenizer import reconstruct
+    from hart.generation.contact_sheet import contact_sheet
 
 __all__ = [
     "DEFAULT_FEATURES",
@@ -55,6 +56,7 @@ __all__ = [
     "all_figures",
     "bootstrap",
     "bootstrap_mean",
+    "contact_sheet",
     "distances",
     "extractor_facts",
     "features_of_set",
@@ -84,5 +86,6 @@ __getattr__, __dir__ = lazy(
         "hart.evaluation.selection": "spread",
         "hart.evaluation.suites.base": "Context ImageSetOptions Progress SamplingOptions Suite SuiteOptions",
         "hart.evaluation.suites.tokenizer": "reconstruct",
+        "hart.generation.contact_sheet": "contact_sheet",
     },
 )

@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from PIL import Image
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from hart.checkpoint.storage import read_safetensors, write_safetensors
+from hart.data.images import open_image
 from hart.errors import HartError
 from hart.evaluation.suites.base import Progress, silent
 from hart.files import FileError, atomic_write, read_json
 from hart.generation.metadata import save_png
-from hart.images import open_image
-from hart.strict import Config
+from hart.strict import explain
 
 PLAN_FILE = "plan.json"
 
@@ -39,16 +40,21 @@ class Form(Generic[T]):
     read: Callable[[Path], T]
 
 
-def _write_json(path: Path, text: str) -> None:
-    atomic_write(path, lambda file: file.write(text.encode()))
+def _write_json(path: Path, content: bytes) -> None:
+    atomic_write(path, lambda file: file.write(content))
 
 
-C = TypeVar("C", bound=Config)
+def records(kind: Any) -> Form[Any]:
+    """Values of a type that pydantic knows, such as a configuration or a dictionary of figures, a JSON file each."""
+    adapter = TypeAdapter(kind)
 
+    def read(path: Path) -> Any:
+        try:
+            return adapter.validate_python(read_json(path))
+        except ValidationError as error:
+            raise HartError(explain(error, kind, str(path))) from None
 
-def records(kind: type[C]) -> Form[C]:
-    """Configurations, a JSON file each."""
-    return Form(".json", lambda path, record: _write_json(path, record.to_json()), kind.load)
+    return Form(".json", lambda path, value: _write_json(path, adapter.dump_json(value, indent=1)), read)
 
 
 TENSORS: Form[Mapping[str, Tensor]] = Form(".safetensors", write_safetensors, read_safetensors)
@@ -79,7 +85,7 @@ class Cache(Generic[T]):
         if not file.exists():
             if any(self.folder.glob(f"*{self._form.suffix}")):
                 raise HartError(f"{self.folder}: holds files but no {PLAN_FILE}: choose another --out, or empty it")
-            _write_json(file, json.dumps(plan, indent=1, ensure_ascii=False))
+            _write_json(file, json.dumps(plan, indent=1, ensure_ascii=False).encode())
             return
         try:
             found = read_json(file)
@@ -105,12 +111,15 @@ class Cache(Generic[T]):
         """Where an entry lies or will lie."""
         return self.folder / f"{name}{self._form.suffix}"
 
-    def read(self, name: str) -> T:
-        """An entry. Raises `HartError` that names the file where it is not one."""
+    def read(self, name: str, sound: Callable[[T], bool] = lambda _: True) -> T:
+        """An entry. sound: whether it is of its kind. Raises `HartError` that names the file where it is not."""
         try:
-            return self._form.read(self.path(name))
+            value = self._form.read(self.path(name))
         except HartError as error:
             raise HartError(f"{error}: delete it, and it is computed again") from None
+        if not sound(value):
+            raise HartError(f"{self.path(name)}: holds something else: delete it, and it is computed again")
+        return value
 
     def fill(
         self,
@@ -134,10 +143,10 @@ class Cache(Generic[T]):
             done += len(batch)
         return kept
 
-    def get(self, name: str, compute: Callable[[], T]) -> T:
+    def get(self, name: str, compute: Callable[[], T], sound: Callable[[T], bool] = lambda _: True) -> T:
         """One entry, computed at the first call. Raises as `read`."""
         self.fill([name], lambda _: [compute()])
-        return self.read(name)
+        return self.read(name, sound)
 
 
 def _runs(numbers: Sequence[int], longest: int) -> Iterator[list[int]]:

@@ -13,10 +13,10 @@ from pydantic import Field
 from typer.testing import CliRunner
 
 from hart.commands.evaluate import reference, suite_group
+from hart.data.images import open_image
 from hart.errors import HartError
 from hart.evaluation import Context, Figure, Result, Suite, SuiteOptions, records
 from hart.evaluation.suites import CORE, load_suite, suite_places
-from hart.images import open_image
 from hart.strict import Config
 
 computed: list[str] = []

@@ -92,7 +92,7 @@ def test_kept_numbers_that_are_not_of_these_pictures_are_named(
         write_safetensors(file, changed)
     if "discrete: pooled" in values:  # that of the others differs
         file.unlink()
-    with pytest.raises(HartError, match=r"\.safetensors: holds other numbers: delete it"):
+    with pytest.raises(HartError, match=r"\.safetensors: holds something else: delete it"):
         SUITE(Context(options, tmp_path / "out"))
 
 

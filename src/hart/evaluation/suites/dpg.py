@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from hart.data.images import open_image
 from hart.evaluation.judges.answers import BlipAnswers
 from hart.evaluation.judges.dpg_rules import (
     CATEGORIES,
@@ -24,7 +25,6 @@ from hart.evaluation.published_files import at_hand, located
 from hart.evaluation.report import Result, pictures_text, published_tables
 from hart.evaluation.suites.asking import OVERALL, Asked, AskingOptions
 from hart.evaluation.suites.base import Context, Suite
-from hart.images import open_image
 from hart.strict import Config, Listed
 
 

@@ -105,9 +105,8 @@ def run(context: Context[TokenizerOptions]) -> Result:
     done = 0
     for batch in pictures.batches(options.batch_size):
         progress(done, pictures.total, f"{done} pictures reconstructed")
-        values = kept.get(name := kept.key(batch.pixels), partial(measure, batch.pixels))
-        if not measure.sound(values, len(batch)) or (parts and _widths(values) != _widths(parts[0])):
-            raise HartError(f"{kept.path(name)}: holds other numbers: delete it, and they are computed again")
+        sound = partial(measure.sound, count=len(batch), other=parts[0] if parts else None)
+        values = kept.get(kept.key(batch.pixels), partial(measure, batch.pixels), sound)
         parts.append(values)
         if shown := min(len(batch), SHEET_PICTURES - len(groups)):
             # decoded again: pictures are not kept, and these are few
@@ -166,16 +165,13 @@ class Measure:
             values |= {f"{kind}: {name}": score.cpu() for name, score in zip(self.scores, scores, strict=True)}
         return values
 
-    def sound(self, values: Mapping[str, Tensor], count: int) -> bool:
-        """Whether these are numbers of so many pictures."""
+    def sound(self, values: Mapping[str, Tensor], count: int, other: Mapping[str, Tensor] | None) -> bool:
+        """Whether these are numbers of so many pictures, of the names and widths that another batch has."""
         names = {f"{kind}: {name}" for kind in KINDS for name in ("pooled", *self.scores)} | {f"{INPUT}: pooled"}
-        return names <= values.keys() and all(
+        widths, others = ({k: v.shape[1:] for k, v in (side or {}).items()} for side in (values, other))
+        return (names <= values.keys() and (other is None or widths == others)) and all(
             value.dim() > 0 and len(value) == count and not value.isnan().any() for value in values.values()
         )
-
-
-def _widths(values: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: value.shape[1:] for name, value in values.items()}
 
 
 @torch.inference_mode()
