@@ -26,8 +26,8 @@ V = TypeVar("V", bound=Config)
 class AskingOptions(SamplingOptions, kw_only=True):
     """Pictures of one prompt follow each other; each has a seed of its own."""
 
-    limit: int | None = Field(None, ge=1, description="Prompts to draw, chosen by the seed; all by default.")
-    per_prompt: int = Field(PER_PROMPT, ge=1, description="Pictures of each prompt; 4 as published.")
+    limit: int | None = Field(default=None, ge=1, description="Prompts to draw, chosen by the seed; all by default.")
+    per_prompt: int = Field(default=PER_PROMPT, ge=1, description="Pictures of each prompt; 4 as published.")
 
 
 class Asked:

@@ -61,9 +61,11 @@ BatchSize = Annotated[int, Field(ge=1, description="Images computed together.")]
 class SuiteOptions(Config, kw_only=True):
     """What every suite takes; each adds its own."""
 
-    seed: int = Field(0, ge=0, le=MAX_SEED, description="Seed of everything that is random.")
-    resamples: int = Field(100, ge=0, description="Resamples of each interval; 0 leaves intervals out.")
-    device: str | None = Field(None, description="cpu, cuda, cuda:1 or mps; by default CUDA where there is one.")
+    seed: int = Field(default=0, ge=0, le=MAX_SEED, description="Seed of everything that is random.")
+    resamples: int = Field(default=100, ge=0, description="Resamples of each interval; 0 leaves intervals out.")
+    device: str | None = Field(
+        default=None, description="cpu, cuda, cuda:1 or mps; by default CUDA where there is one."
+    )
 
     def settings(self) -> dict[str, Any]:
         """For a report: JSON values. A model's path is one that is still right in another working directory."""
@@ -80,7 +82,7 @@ class SamplingOptions(SuiteOptions, kw_only=True):
     model: Model = "emoji"
     guidance: Guidance = None
     smooth: bool | None = Field(
-        None, description="Mix codes instead of taking the sampled one. The model's own by default."
+        default=None, description="Mix codes instead of taking the sampled one. The model's own by default."
     )
     discrete_only: DiscreteOnly = False
     batch_size: BatchSize = 1
@@ -104,13 +106,14 @@ class ImageSetOptions(Config, kw_only=True):
         description="Folder, file, pattern or URLs of shards, or hf:OWNER/NAME.", json_schema_extra={"metavar": "DATA"}
     )
     split: str = Field(
-        "val", description="Part of the set: train, val, another that it has, or all of a set that is not divided."
+        default="val",
+        description="Part of the set: train, val, another that it has, or all of a set that is not divided.",
     )
     kind: Literal["folder", "classes", "jsonl", "shards", "stream", "parquet", "huggingface"] | None = Field(
-        None, description="Format of the set; told from DATA by default."
+        default=None, description="Format of the set; told from DATA by default."
     )
     fit: Literal["crop", "pad"] = Field(
-        "crop", description="crop: the largest centred square. pad: all of it, on white."
+        default="crop", description="crop: the largest centred square. pad: all of it, on white."
     )
     image_column: Column = ""
 

@@ -41,16 +41,18 @@ class CostOptions(SuiteOptions, kw_only=True):
     """The settings of the model decide what is counted and timed."""
 
     model: str = Field(
-        "emoji", description="Shipped name, folder or hub id; with --random-weights a preset or a config.json."
+        default="emoji", description="Shipped name, folder or hub id; with --random-weights a preset or a config.json."
     )
-    random_weights: bool = Field(False, description="Use the model's sizes with random weights: nothing is downloaded.")
+    random_weights: bool = Field(
+        default=False, description="Use the model's sizes with random weights: nothing is downloaded."
+    )
     batch_size: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (1, 8), min_length=1, description="Pictures drawn together, each timed."
+        default=(1, 8), min_length=1, description="Pictures drawn together, each timed."
     )
-    warm_up: int = Field(2, ge=0, description="Runs before the clock starts.")
-    repeats: int = Field(5, ge=1, description="Timed runs of each batch size.")
+    warm_up: int = Field(default=2, ge=0, description="Runs before the clock starts.")
+    repeats: int = Field(default=5, ge=1, description="Timed runs of each batch size.")
     dtype: str | None = Field(
-        None, description="float32, bfloat16 or float16; by default what the device is used with."
+        default=None, description="float32, bfloat16 or float16; by default what the device is used with."
     )
     guidance: base.Guidance = None
     discrete_only: base.DiscreteOnly = False

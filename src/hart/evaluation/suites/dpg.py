@@ -32,9 +32,11 @@ class DpgOptions(AskingOptions, kw_only=True):
     """The answering model is another than the published one, which transformers does not have."""
 
     data: Path | None = Field(
-        None, description="dpg_bench.csv, or its folder with weights beside it; fetched once by default."
+        default=None, description="dpg_bench.csv, or its folder with weights beside it; fetched once by default."
     )
-    vqa: str = Field("Salesforce/blip-vqa-capfilt-large", description="BLIP that answers questions: folder or hub id.")
+    vqa: str = Field(
+        default="Salesforce/blip-vqa-capfilt-large", description="BLIP that answers questions: folder or hub id."
+    )
 
 
 class Answer(Config):

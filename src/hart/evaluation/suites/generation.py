@@ -26,7 +26,7 @@ FEATURE_BATCH = 16
 class GenerationOptions(ImageSetOptions, SamplingOptions, kw_only=True):
     """Captions are taken from the set, chosen by the seed, and all of the set is compared with."""
 
-    limit: int | None = Field(None, ge=1, description="Pictures to draw; by default one for each.")
+    limit: int | None = Field(default=None, ge=1, description="Pictures to draw; by default one for each.")
     features: base.Features = "efficientnet-lite0"
     caption_column: base.Column = ""
 

@@ -38,14 +38,16 @@ class GenevalOptions(AskingOptions, kw_only=True):
     """The detector is the nearest that transformers has to the published one."""
 
     data: Path | None = Field(
-        None, description="evaluation_metadata.jsonl, or its folder with weights beside it; fetched once by default."
+        default=None,
+        description="evaluation_metadata.jsonl, or its folder with weights beside it; fetched once by default.",
     )
     detector: str = Field(
-        "facebook/mask2former-swin-small-coco-instance", description="Mask2Former for COCO instances: folder or hub id."
+        default="facebook/mask2former-swin-small-coco-instance",
+        description="Mask2Former for COCO instances: folder or hub id.",
     )
-    detector_size: int = Field(SIDE, ge=32, description="Pixels that the detector sees; 800 as published.")
-    clip: str = Field("openai/clip-vit-large-patch14", description="CLIP that names colours: folder or hub id.")
-    judge_batch: int = Field(1, ge=1, description="Pictures that the detector sees together.")
+    detector_size: int = Field(default=SIDE, ge=32, description="Pixels that the detector sees; 800 as published.")
+    clip: str = Field(default="openai/clip-vit-large-patch14", description="CLIP that names colours: folder or hub id.")
+    judge_batch: int = Field(default=1, ge=1, description="Pictures that the detector sees together.")
 
 
 class Verdict(Config):

@@ -45,21 +45,24 @@ SAMPLING = VAR_SAMPLING
 class ImageNetOptions(SuiteOptions, kw_only=True):
     """Either a model or samples."""
 
-    model: str | None = Field(None, description="Class-conditional model: folder or hub id. Generates and measures.")
+    model: str | None = Field(
+        default=None, description="Class-conditional model: folder or hub id. Generates and measures."
+    )
     samples: Path | None = Field(
-        None, description="Instead of a model: .npz with pictures of any program. Measures only."
+        default=None, description="Instead of a model: .npz with pictures of any program. Measures only."
     )
     reference: Path | None = Field(
-        None, description="ADM's reference batch, .npz; VIRTUAL_imagenet256_labeled.npz is fetched once by default."
+        default=None,
+        description="ADM's reference batch, .npz; VIRTUAL_imagenet256_labeled.npz is fetched once by default.",
     )
     data: Path | None = Field(
-        None, description="Folder with that file, and with the weights of the features if they are there."
+        default=None, description="Folder with that file, and with the weights of the features if they are there."
     )
-    limit: int = Field(COUNT, ge=1, description="Pictures to draw, as many of every class as can be.")
+    limit: int = Field(default=COUNT, ge=1, description="Pictures to draw, as many of every class as can be.")
     features: base.Features = PUBLISHED_FEATURES
-    guidance: float = Field(1.5, description="Guidance scale; the published one by default.")
+    guidance: float = Field(default=1.5, description="Guidance scale; the published one by default.")
     smooth: bool = Field(
-        False,
+        default=False,
         description="Mix codes; the published figures are sampled without.",
         json_schema_extra={"flags": ["--smooth/--no-smooth"]},
     )

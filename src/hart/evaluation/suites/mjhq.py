@@ -38,7 +38,7 @@ class MjhqOptions(TextToImageOptions, kw_only=True):
 
     features: base.Features = "inception-v3-clean"
     reference_size: int = Field(
-        SIDE, ge=1, description="Pixels that the set's pictures are first brought to; 1024 is their own size."
+        default=SIDE, ge=1, description="Pixels that the set's pictures are first brought to; 1024 is their own size."
     )
 
 

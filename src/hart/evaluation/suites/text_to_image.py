@@ -42,25 +42,25 @@ class TextToImageOptions(SamplingOptions, kw_only=True):
     """The paper does not say which CLIP its scores are from. The default is the most used, and torchmetrics'."""
 
     data: Path | None = Field(
-        None,
+        default=None,
         description="Folder with the set as published, and with weights by their names if they are there; both are "
         "fetched once from their public homes by default.",
     )
-    limit: int | None = Field(None, ge=1, description="Pictures to draw; as many as published by default.")
+    limit: int | None = Field(default=None, ge=1, description="Pictures to draw; as many as published by default.")
     features: base.Features = "inception-v3"
     clip: str = Field(
-        "openai/clip-vit-large-patch14",
+        default="openai/clip-vit-large-patch14",
         description="CLIP model of the CLIP score: a folder, a hub id, or none to leave the score out.",
     )
     hps: str | None = Field(
-        None, description="Also give HPS v2: a folder or hub id with its weights in transformers' layout."
+        default=None, description="Also give HPS v2: a folder or hub id with its weights in transformers' layout."
     )
-    image_reward: Path | None = Field(None, description="Also give ImageReward: the file ImageReward.pt.")
+    image_reward: Path | None = Field(default=None, description="Also give ImageReward: the file ImageReward.pt.")
     image_reward_words: str = Field(
-        "google-bert/bert-base-uncased",
+        default="google-bert/bert-base-uncased",
         description="Text tokenizer of ImageReward, which its file does not hold: a folder or hub id.",
     )
-    smooth: bool | None = Field(False, description="Mix codes; the published FIDs are sampled without.")
+    smooth: bool | None = Field(default=False, description="Mix codes; the published FIDs are sampled without.")
 
     @property
     def folder(self) -> Path | None:

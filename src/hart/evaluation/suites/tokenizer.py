@@ -48,17 +48,17 @@ class TokenizerOptions(ImageSetOptions, SuiteOptions, kw_only=True):
     """The model may be a tokenizer alone."""
 
     model: base.Model = "emoji"
-    size: int | None = Field(None, description="Side of the pictures in pixels; the model's own by default.")
+    size: int | None = Field(default=None, description="Side of the pictures in pixels; the model's own by default.")
     scales: tuple[int, ...] | None = Field(
-        None, description="Sides of the token maps, for sizes that have no known ones."
+        default=None, description="Sides of the token maps, for sizes that have no known ones."
     )
-    limit: int | None = Field(None, ge=1, description="Pictures to measure; all by default.")
+    limit: int | None = Field(default=None, ge=1, description="Pictures to measure; all by default.")
     features: base.Features = "efficientnet-lite0"
     distance: Literal["lpips", "efficientnet_lite0"] = Field(
-        "efficientnet_lite0", description="Perceptual distance; lpips needs weights."
+        default="efficientnet_lite0", description="Perceptual distance; lpips needs weights."
     )
     distance_weights: tuple[Path, ...] = Field(
-        (), description="File with weights of lpips: VGG-16 and its heads; may be repeated."
+        default=(), description="File with weights of lpips: VGG-16 and its heads; may be repeated."
     )
     batch_size: base.BatchSize = 8
 
