@@ -4,7 +4,7 @@
     python benchmarks/leaderboard.py --measure tokenizer-emoji  # measures a row again, then writes the page
     python benchmarks/leaderboard.py --measure all
 
-Published rows come from `hart.evaluation`, where `hart evaluate` has them; measured ones from docs/results/NAME.json,
+Published rows come from `hart.evaluation`, where `hart evaluate` has them; measured ones from results/suites/NAME.json,
 the `figures.json` of a run. Any other run enters the page when its figures are copied there.
 """
 
@@ -34,7 +34,7 @@ from hart.evaluation.report import (
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "leaderboard.md"
-RESULTS = ROOT / "docs" / "results"
+RESULTS = ROOT / "benchmarks" / "results" / "suites"
 OUTPUTS = ROOT / "outputs" / "leaderboard"
 
 

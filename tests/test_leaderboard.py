@@ -80,7 +80,7 @@ def test_its_commands_are_commands_of_hart(program: ModuleType) -> None:
 
 
 def test_results_of_every_suite_have_a_place(program: ModuleType) -> None:
-    """A file in docs/results that no section shows would be lost without a word."""
+    """A file in benchmarks/results/suites that no section shows would be lost without a word."""
     assert set(commands()) < {suite for section in program.SECTIONS for suite in section.suites}
 
 

@@ -19,7 +19,8 @@ from hart.training.config import OptimizerConfig
 from hart.training.progress import StepReport
 from hart.training.task import Picture, Share
 from hart.training.trainer import Trainer
-from toy_training import CONTEXT, OPTIMIZER, AdversarialTask, ToyTask, recipe, train_and_die
+from processes import CONTEXT
+from toy_training import OPTIMIZER, AdversarialTask, ToyTask, recipe, train_and_die
 from training_state import checkpoints, flat, log_lines, state
 
 
@@ -290,7 +291,7 @@ def test_pictures_and_figures_go_to_the_trackers(tmp_path: Path) -> None:
 
 def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
-    with pytest.raises(HartError, match=r"\"wandb\" is not installed: run pip install 'hart\[wandb\]'"):
+    with pytest.raises(HartError, match=r"wandb is not installed: run pip install 'hart-image\[wandb\]'"):
         Trainer(ToyTask(), recipe(trackers=("wandb",)), tmp_path).run()
 
 

@@ -28,7 +28,7 @@ from hart.data.samples import first_reasons, shown
 from hart.data.sources import Source, Stream
 from hart.data.splits import SPLIT_NAMES, WHOLE, require_hash_split, split_names
 from hart.data.written_sets import require_finished
-from hart.errors import HartError
+from hart.errors import HartError, missing_package
 from hart.files import require_regular
 
 
@@ -281,6 +281,6 @@ def _readable(name: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         extra = "huggingface" if error.name == "datasets" else "data"
-        raise HartError(f"{error.name} is not installed: run pip install 'hart[{extra}]'") from None
+        raise missing_package(error.name, extra) from None
     except OSError as error:
         raise HartError(f"{shown(error.filename or name)}: cannot be read ({error.strerror})") from None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from hart.errors import HartError
+from hart.errors import missing_package
 from hart.files import atomic_write, open_regular
 from hart.training.task import Picture
 
@@ -89,7 +89,7 @@ class WeightsAndBiases:
         try:
             import wandb
         except ModuleNotFoundError:
-            raise HartError("the tracker \"wandb\" is not installed: run pip install 'hart[wandb]'") from None
+            raise missing_package("wandb", "wandb") from None
         self._wandb: Any = wandb
         name = folder.resolve().name
         self._run = wandb.init(project="hart", name=name, id=name, dir=folder, config=dict(recipe), resume="allow")

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from hart.data.transforms import pil_to_pixels
-from hart.errors import HartError
+from hart.errors import HartError, missing_package
 from hart.evaluation.judges.geneval_rules import CONFIDENCE, OBJECTS, Found
 from hart.networks.pretrained import IMAGENET_MEAN, IMAGENET_STD, Frozen, load_frozen, normalised, short_name
 
@@ -48,7 +48,7 @@ class Mask2FormerDetector(Frozen):
         try:
             import scipy  # noqa: F401 - transformers asks for it, and says so only in several lines
         except ModuleNotFoundError:
-            raise HartError("scipy is not installed: run pip install 'hart[evaluate]'") from None
+            raise missing_package("scipy", "evaluate") from None
         network = load_frozen(Mask2FormerForUniversalSegmentation, source, "detector")
         super().__init__(network, short_name(source), device)
         self.side = side

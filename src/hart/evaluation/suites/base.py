@@ -22,6 +22,7 @@ from pydantic import Field
 from pydantic_core import to_jsonable_python
 
 from hart.config import MAX_SEED, SamplingConfig
+from hart.errors import DISTRIBUTION
 from hart.files import user_path
 from hart.strict import Config
 
@@ -171,7 +172,7 @@ class Suite(Generic[O]):
     description: str
     options: type[O]
     run: Callable[[Context[O]], Result]
-    install: str = "hart[evaluate]"
+    install: str = f"{DISTRIBUTION}[evaluate]"
 
     def __call__(self, context: Context[O]) -> Result:
         """Measure; the result has the suite's name and the options among its settings."""
