@@ -12,7 +12,7 @@ from PIL import Image
 from pydantic import Field
 from typer.testing import CliRunner
 
-from hart.commands.evaluate import reference, suite_group
+from hart.commands.evaluate import reference, suite_app
 from hart.data.images import open_image
 from hart.errors import HartError
 from hart.evaluation import Context, Figure, Result, Suite, SuiteOptions, records
@@ -67,12 +67,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> typer.Typer:
     monkeypatch.setattr("hart.commands.evaluate.load_suite", lambda place: {"SUITE": SUITE, "MISSING": MISSING}[
         place.rpartition(":")[2]
     ])  # fmt: skip
-    group = typer.Typer(cls=suite_group(PLACES), pretty_exceptions_enable=False)
-
-    @group.callback()
-    def evaluate() -> None: ...
-
-    return group
+    return suite_app(PLACES)
 
 
 def test_a_declaration_is_a_command(app: typer.Typer, tmp_path: Path) -> None:
