@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -141,16 +141,15 @@ class Processes:
 
     def spread(self, module: nn.Module, blocks: Sequence[nn.Module]) -> SpreadModule:
         """Make `module` exchange its gradients, or its weights too. FSDP2 replaces its parameters by shards."""
-        forward = Forward(module)
+        forward: nn.Module = Forward(module)
         if self.strategy == "fsdp2":
             for block in blocks:
                 if any(True for _ in block.parameters()):
                     fully_shard(block)
             # with the root sharded again after use, nothing outdated stays in memory between two steps
             fully_shard(forward, reshard_after_forward=True)
-            return SpreadModule(forward)
-        if self.strategy == "ddp" and any(p.requires_grad for p in module.parameters()):
-            return SpreadModule(DistributedDataParallel(forward))
+        elif self.strategy == "ddp" and any(p.requires_grad for p in module.parameters()):
+            forward = DistributedDataParallel(forward)
         return SpreadModule(forward)
 
 
@@ -169,25 +168,21 @@ class Forward(nn.Module):
 
 
 class SpreadModule:
-    """A module whose backward passes end in gradients averaged over all processes."""
+    """A module whose backward passes end in gradients averaged over all processes.
+
+    forward: called with a function and its arguments, it runs that as the module's forward pass.
+    """
 
     def __init__(self, forward: nn.Module) -> None:
         self.forward = forward
-
-    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """`function(*arguments)` as the module's forward pass."""
-        return self.forward(function, *arguments)
 
     @contextmanager
     def synchronized(self, last: bool) -> Iterator[None]:
         """Exchange gradients in this backward pass only where it is the last of the step."""
         if isinstance(self.forward, FSDPModule):
             self.forward.set_requires_gradient_sync(last)
-            yield
-        elif isinstance(self.forward, DistributedDataParallel) and not last:
-            with self.forward.no_sync():
-                yield
-        else:
+        ddp = self.forward if isinstance(self.forward, DistributedDataParallel) and not last else None
+        with ddp.no_sync() if ddp is not None else nullcontext():
             yield
 
 
