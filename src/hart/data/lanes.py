@@ -60,16 +60,14 @@ class StreamSteps:
         # dealt once for the whole run: a lane then knows its length after one epoch
         deal = draw_generator(self._recipe.seed, "lanes").permutation(len(self._stream.units)).tolist()
         lanes = {
-            number: _Lane(
-                self._stream, deal[number :: self._lanes], number, self._recipe.seed, self._buffer, skip=first * each
-            )
-            for number in own
+            lane: _Lane(self._stream, deal[lane :: self._lanes], lane, self._recipe.seed, self._buffer, first * each)
+            for lane in own
         }
         places = range(own.start * each, own.stop * each)
         for step in itertools.count(first):
             batch = self._recipe.batch(step, places, lambda place: lanes[place // each].candidates())
-            damaged = [damage for lane in lanes.values() for damage in lane.unreadable()]
-            yield replace(batch, damaged=(*damaged, *batch.damaged))
+            met = [damage for lane in lanes.values() for damage in lane.unreadable()]
+            yield replace(batch, damaged=(*met, *batch.damaged))
 
 
 class _Lane:

@@ -57,8 +57,7 @@ class ImageLoader(StepLoader[ImageBatch]):
             raise HartError(f"condition is {condition!r}: give none, caption or label")
         if seed < 0 or workers < 0 or not 0 <= max_damaged <= 1:
             raise HartError("seed and workers must be 0 or more, and max_damaged from 0 to 1")
-        recipe = BatchRecipe(transform, condition, seed)
-        places = places_of(rank, world, batch_size)
+        recipe, places = BatchRecipe(transform, condition, seed), places_of(rank, world, batch_size)
         steps: Steps
         if isinstance(source, Stream):
             steps = StreamSteps(source, recipe, batch_size, rank, world, workers, shuffle_buffer)

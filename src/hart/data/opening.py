@@ -22,8 +22,7 @@ from hart.data.readers.folder import ClassFolderReader, FolderReader, list_pictu
 from hart.data.readers.hugging_face import PREFIX, HuggingFaceReader, is_saved_dataset
 from hart.data.readers.jsonl import JsonlReader
 from hart.data.readers.parquet import ParquetStream
-from hart.data.readers.tar import TarReader
-from hart.data.readers.web_stream import TarStream, is_remote, local_path, missing_shards
+from hart.data.readers.tar import TarReader, TarStream, is_remote, local_path
 from hart.data.samples import first_reasons, shown
 from hart.data.sources import Source, Stream
 from hart.data.splits import SPLIT_NAMES, WHOLE, require_hash_split, split_names
@@ -244,7 +243,10 @@ def _whole(shards: Sequence[str]) -> list[Path]:
     """Those on this machine. Raises `HartError` for what is not there, or of a set that is not finished."""
     paths = [local_path(shard) for shard in shards if not is_remote(shard)]
     if missing := [str(path) for path in paths if not _found(path)]:
-        raise HartError(missing_shards(missing))
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise HartError(
+            f"missing shards: {', '.join(missing[:5])}{more}: copy them there, or take them out of the pattern"
+        )
     for path in paths:
         require_regular(path)
     for folder in {path.parent for path in paths}:
