@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from hart.data.lanes import lane_count
-from hart.data.loader import ImageBatch, ImageLoader
+from hart.data.loader import ImageBatch, ImageLoader, lane_count
 from hart.data.opening import open_source
 from hart.data.order import SampleOrder
 from hart.data.transforms import ImageTransform
