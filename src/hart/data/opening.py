@@ -125,14 +125,6 @@ def _kind_of_suffix(name: str) -> Kind | None:
     return next((kind for kind, form in FORMATS.items() if form.suffix and form.suffix == suffix), None)
 
 
-def _open_folder(name: str, split: str, columns: Columns) -> Source:
-    return FolderReader(_folder(name), split)
-
-
-def _open_classes(name: str, split: str, columns: Columns) -> Source:
-    return ClassFolderReader(_folder(name), split)
-
-
 def _open_jsonl(name: str, split: str, columns: Columns) -> Source:
     path = Path(name)
     if not (found := _found(path)):
@@ -151,21 +143,26 @@ def _open_jsonl(name: str, split: str, columns: Columns) -> Source:
     )
 
 
-def _open_shards(name: str, split: str, columns: Columns) -> Source:
+def _shards(name: str, split: str) -> list[str]:
+    """Raises `HartError` for shards of this machine that are not there, or of a set that is not finished."""
     shards = _listed(name, split, ".tar")
+    paths = [local_path(shard) for shard in shards if not is_remote(shard)]
+    if missing := [str(path) for path in paths if not _found(path)]:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise HartError(
+            f"missing shards: {', '.join(missing[:5])}{more}: copy them there, or take them out of the pattern"
+        )
+    for path in paths:
+        require_regular(path)
+    for folder in {path.parent for path in paths}:
+        require_finished(folder)
+    return shards
+
+
+def _local(shards: list[str]) -> list[Path]:
     if remote := [shard for shard in shards if is_remote(shard)]:
         raise HartError(f"{remote[0]} is not on this machine: read it with the kind 'stream'")
-    return TarReader(_whole(shards))
-
-
-def _open_stream(name: str, split: str, columns: Columns) -> Stream:
-    shards = _listed(name, split, ".tar")
-    _whole(shards)
-    return TarStream(shards)
-
-
-def _open_parquet(name: str, split: str, columns: Columns) -> Stream:
-    return ParquetStream([Path(file) for file in _listed(name, split, ".parquet")], columns)
+    return [local_path(shard) for shard in shards]
 
 
 @dataclass(frozen=True)
@@ -181,13 +178,21 @@ class Format:
 
 
 FORMATS: Mapping[Kind, Format] = {
-    "shards": Format(_open_shards, "*.tar", ".tar"),
-    "stream": Format(_open_stream),
-    "parquet": Format(_open_parquet, "*.parquet or data/*.parquet", ".parquet"),
+    "shards": Format(lambda name, split, columns: TarReader(_local(_shards(name, split))), "*.tar", ".tar"),
+    "stream": Format(lambda name, split, columns: TarStream(_shards(name, split))),
+    "parquet": Format(
+        lambda name, split, columns: ParquetStream(list(map(Path, _listed(name, split, ".parquet"))), columns),
+        "*.parquet or data/*.parquet",
+        ".parquet",
+    ),
     "jsonl": Format(_open_jsonl, "*.jsonl", ".jsonl"),
     "huggingface": Format(HuggingFaceReader, "state.json or dataset_dict.json"),
-    "folder": Format(_open_folder, "pictures with captions beside them"),
-    "classes": Format(_open_classes, "pictures in a folder per class"),
+    "folder": Format(
+        lambda name, split, columns: FolderReader(_folder(name), split), "pictures with captions beside them"
+    ),
+    "classes": Format(
+        lambda name, split, columns: ClassFolderReader(_folder(name), split), "pictures in a folder per class"
+    ),
 }
 
 
@@ -201,7 +206,7 @@ def _folder(name: str) -> Path:
     return Path(name)
 
 
-def _listed(name: str, split: str, suffix: str) -> Sequence[str]:
+def _listed(name: str, split: str, suffix: str) -> list[str]:
     """The files of a split in a folder, or those that a path or a pattern names."""
     path = Path(name)
     if (found := _found(path)) == "file":
@@ -237,21 +242,6 @@ def _files(folder: Path, suffix: str) -> list[Path]:
     with os.scandir(folder) as entries:  # without a path for each of what may be a million images
         names = [entry.name for entry in entries]
     return sorted(folder / name for name in names if name.lower().endswith(suffix) and not name.startswith("."))
-
-
-def _whole(shards: Sequence[str]) -> list[Path]:
-    """Those on this machine. Raises `HartError` for what is not there, or of a set that is not finished."""
-    paths = [local_path(shard) for shard in shards if not is_remote(shard)]
-    if missing := [str(path) for path in paths if not _found(path)]:
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise HartError(
-            f"missing shards: {', '.join(missing[:5])}{more}: copy them there, or take them out of the pattern"
-        )
-    for path in paths:
-        require_regular(path)
-    for folder in {path.parent for path in paths}:
-        require_finished(folder)
-    return paths
 
 
 def _is_divided(files: Sequence[Path]) -> bool:
