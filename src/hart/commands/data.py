@@ -68,7 +68,6 @@ def encode(
     """Precompute codes, residuals and text features of a set, so that training the transformer runs no encoder."""
     with needs_extra("train"):
         from hart.checkpoint.starting import load_tokenizer, over_scales
-        from hart.training.conditions import find_text_encoder
     import torch
 
     from hart.data.notes import Columns
@@ -76,7 +75,7 @@ def encode(
     from hart.data.transforms import ImageTransform
     from hart.devices import resolve_device
     from hart.presets import scales_of_size
-    from hart.text_encoder import load_text_encoder
+    from hart.text_encoder import find_text_encoder, load_text_encoder
     from hart.training.encoding import Encoders, encode_dataset
 
     writable_folder(directory)

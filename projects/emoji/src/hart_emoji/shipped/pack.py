@@ -62,7 +62,7 @@ def write_pack(source: str, pack: Path, *, split: str, size: int) -> dict[str, i
 
 def write_perceptual(pack: Path) -> None:
     """Raises `HartError` where the packages of the perceptual network are not installed."""
-    from hart.losses.perceptual import perceptual_loss
+    from hart.networks.perceptual import perceptual_loss
 
     save_module(pack / PERCEPTUAL, perceptual_loss("efficientnet_lite0"))
     spec = importlib.util.find_spec(NETWORK)

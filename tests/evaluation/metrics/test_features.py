@@ -1,0 +1,120 @@
+"""Feature extractors: by name, each fed as its network was trained, faults said in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, Dinov2Config, Dinov2Model
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from hart.errors import HartError
+from hart.evaluation.metrics.features import EfficientNetLite0, Features, open_extractor
+from hart.networks.efficientnet import load_efficientnet_lite0
+from hart.networks.inception import SIDE, FidInception, resize_like_clean_fid, resize_like_tensorflow
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def pixels() -> torch.Tensor:
+    return torch.randint(256, (2, 3, 40, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+@pytest.fixture
+def vision_models(tmp_path: Path) -> Path:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 14}
+    clip = CLIPVisionConfig(intermediate_size=32, projection_dim=8, image_size=28, **sizes)
+    CLIPVisionModelWithProjection(clip).save_pretrained(tmp_path / "clip-tiny")
+    Dinov2Model(Dinov2Config(image_size=56, **sizes)).save_pretrained(tmp_path / "dino-tiny")
+    return tmp_path
+
+
+def test_efficientnet_gives_features_and_classes(pixels: torch.Tensor) -> None:
+    extractor = open_extractor("efficientnet-lite0", CPU)
+    assert extractor.name == "efficientnet-lite0"
+    features = extractor(pixels)
+    assert features.pooled.shape == (2, 1280)
+    assert features.logits is not None and features.logits.shape == (2, 1000)
+    assert features.spatial is None
+    smaller = EfficientNetLite0(CPU, side=64)
+    # other features, so another name; the weights are the same
+    assert smaller.name == "efficientnet-lite0 at 64 px"
+    assert smaller.weights == extractor.weights
+    assert not torch.allclose(smaller(pixels).pooled, features.pooled)
+
+
+def test_efficientnet_is_fed_as_it_was_trained() -> None:
+    """At the network's own side nothing is resampled: (pixel - 127) / 128."""
+    pixels = torch.randint(256, (1, 3, 224, 224), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = load_efficientnet_lite0()((pixels.float() - 127) / 128)
+    logits = EfficientNetLite0(CPU)(pixels).logits
+    assert logits is not None
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_inception_gives_all_that_adm_reads(pixels: torch.Tensor, tmp_path: Path) -> None:
+    network = FidInception()
+    torch.save(network.state_dict(), tmp_path / "fid.pth")
+    extractor = open_extractor(f"inception-v3:{tmp_path / 'fid.pth'}", CPU)
+    features = extractor(pixels)
+    assert extractor.name == "inception-v3"
+    assert features.spatial is not None and features.logits is not None
+    assert [features.pooled.shape, features.spatial.shape, features.logits.shape] == [(2, 2048), (2, 2023), (2, 1008)]
+    torch.testing.assert_close(features.pooled, network(resize_like_tensorflow(pixels.float(), SIDE)).pooled)
+    clean = open_extractor(f"inception-v3-clean:{tmp_path / 'fid.pth'}", CPU)
+    # one network, other features: the names keep their figures apart
+    assert (clean.name, clean.weights) == ("inception-v3-clean", extractor.weights)
+    torch.testing.assert_close(clean(pixels).pooled, network(resize_like_clean_fid(pixels, SIDE)).pooled)
+    assert not torch.allclose(clean(pixels).pooled, features.pooled)
+
+
+@pytest.mark.parametrize(("kind", "folder", "width"), [("clip", "clip-tiny", 8), ("dinov2", "dino-tiny", 16)])
+def test_vision_models_from_a_folder(
+    kind: str, folder: str, width: int, vision_models: Path, pixels: torch.Tensor
+) -> None:
+    extractor = open_extractor(f"{kind}:{vision_models / folder}", CPU)
+    assert extractor.name == f"{kind} {folder}"
+    features = extractor(pixels)
+    assert features.pooled.shape == (2, width) and features.pooled.isfinite().all()
+    assert features.logits is None and features.spatial is None
+    torch.testing.assert_close(extractor(pixels[1:]).pooled, features.pooled[1:], rtol=1e-4, atol=1e-5)
+
+
+def test_clip_is_fed_as_it_was_trained(vision_models: Path) -> None:
+    extractor = open_extractor(f"clip:{vision_models / 'clip-tiny'}", CPU)
+    model = CLIPVisionModelWithProjection.from_pretrained(vision_models / "clip-tiny").eval()
+    pixels = torch.randint(256, (1, 3, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+    with torch.no_grad():
+        expected = model(pixel_values=(pixels / 255 - mean) / std).image_embeds
+    torch.testing.assert_close(extractor(pixels).pooled, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("resnet", "unknown feature extractor 'resnet': give efficientnet-lite0"),
+        ("efficientnet-lite0:x", "weights in a package"),
+        ("clip", "needs weights: give clip:openai"),
+        ("inception-v3:/absent.pth", "no such file"),
+        ("clip:/absent", "transformers cannot load it as CLIPVisionModelWithProjection"),
+    ],
+)
+def test_faults_are_said(spec: str, said: str) -> None:
+    with pytest.raises(HartError, match=said):
+        open_extractor(spec, CPU)
+
+
+def test_another_networks_weights_are_refused(vision_models: Path) -> None:
+    with pytest.raises(HartError, match="Dinov2Model"):
+        open_extractor(f"dinov2:{vision_models / 'clip-tiny'}", CPU)
+
+
+def test_parts_join_and_none_are_an_error() -> None:
+    part = Features(torch.zeros(2, 3))
+    assert len(Features.cat([part, part])) == 4
+    with pytest.raises(HartError, match="no pictures"):
+        Features.cat([])

@@ -1,0 +1,222 @@
+"""Scores of the suites, kept verdicts, and the commands with tiny networks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from hart import HartPipeline
+from hart.cli import app
+from hart.errors import HartError
+from hart.evaluation.alignment import dpg, geneval, published
+from hart.evaluation.alignment.asking import AskingOptions, draw_prompts, part_warning
+from hart.evaluation.alignment.verdicts import kept_verdicts
+from hart.evaluation.drawing import DrawnPictures
+from hart.evaluation.judges.dpg_rules import QUESTIONS
+from hart.evaluation.judges.geneval_rules import PROMPTS, TASKS
+from judge_models import save_answerer, save_clip, save_detector
+from models import save_tiny_class_model, save_tiny_text_model
+
+PROMPT_LINES = [
+    {"tag": "single_object", "include": [{"class": "bench", "count": 1}], "prompt": "a photo of a bench"},
+    {"tag": "colors", "include": [{"class": "dog", "count": 1, "color": "red"}], "prompt": "a photo of a red dog"},
+]
+QUESTION_TABLE = """\
+item_id,text,keywords,proposition_id,dependency,category_broad,category_detailed,tuple,question_natural_language
+x1,a red hat,,1,0,entity,whole,entity - whole (hat),is there a hat?
+x1,a red hat,,2,1,attribute,color,"attribute - color (hat, red)",is the hat red?
+x2,a wide view,,1,0,global,,global - (wide view),is it a view?
+"""
+
+
+def silent(_done: int, _total: int | None, _what: str) -> None:
+    """No progress."""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    save_tiny_text_model(folder / "text")
+    save_detector(folder / "mask2former-tiny")
+    save_clip(folder / "clip-tiny")
+    save_answerer(folder / "blip-tiny")
+    return folder
+
+
+def run(*arguments: Any) -> Result:
+    return CliRunner().invoke(app, ["evaluate", *(str(argument) for argument in arguments)])
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_geneval_scores_are_means_over_tasks() -> None:
+    tags = ["single_object", "counting", "counting", "counting"]
+    right = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0]], dtype=torch.bool)
+    rows = geneval.scores(tags, right, "judge", seed=0, resamples=50)
+    share, once = "right pictures (judge)", "prompts with a right picture (judge)"
+    assert list(rows) == ["overall", "single object", "counting"]
+    assert rows["counting"][share].value == pytest.approx(3 / 12)
+    assert rows["counting"][once].value == pytest.approx(2 / 3)
+    # not 7 of 16: tasks weigh the same
+    assert rows["overall"][share].value == pytest.approx((1 + 3 / 12) / 2)
+    interval = rows["overall"][share]
+    assert interval.low is not None and interval.high is not None
+    # the task with one prompt adds no width, and the other at most half of its own
+    assert 0 < interval.high - interval.low <= 0.5 / 2
+
+
+def test_dpg_scores() -> None:
+    def verdict(*answers: tuple[str, bool, bool]) -> dict[str, Any]:
+        return {
+            "score": sum(counted for *_, counted in answers) / len(answers),
+            "answers": [{"category": category, "yes": yes, "counted": counted} for category, yes, counted in answers],
+        }
+
+    verdicts = [
+        verdict(("entity", True, True), ("attribute", True, True)),
+        verdict(("entity", False, False), ("attribute", True, False)),
+        verdict(("global", True, True), ("style", True, True), ("entity", True, True), ("entity", False, False)),
+        verdict(("global", False, False), ("style", True, True), ("entity", True, True), ("entity", True, True)),
+    ]
+    rows = dpg.scores(verdicts, 2, "blip", seed=0, resamples=20)
+    values = {row: figures["score (blip)"].value for row, figures in rows.items()}
+    # published categories in their order, then others
+    assert list(values) == ["overall", "global", "entity", "attribute", "style"]
+    assert values["overall"] == pytest.approx(100 * (1 + 0 + 0.75 + 0.75) / 4)
+    # a category is the share of answers, whatever they depend on
+    assert values["attribute"] == 100 and values["global"] == 50
+    assert values["entity"] == pytest.approx(100 * 4 / 6)
+
+
+def test_published_rows_have_the_names_of_the_measured_ones() -> None:
+    assert list(published.GENEVAL.rows) == ["overall", *TASKS.values()]
+
+
+def test_the_published_means_are_those_of_the_tasks() -> None:
+    for column in range(len(published.GENEVAL.columns)):
+        overall, *tasks = (float(cells[column]) for cells in published.GENEVAL.rows.values())
+        assert sum(tasks) / len(tasks) == pytest.approx(overall, abs=0.0101)
+
+
+def test_parts_are_said() -> None:
+    assert part_warning(PROMPTS, 553, AskingOptions()) == []
+    assert "where DPG-Bench has 1,065 with 4" in part_warning(QUESTIONS, 10, AskingOptions(limit=10))[0]
+    assert part_warning(PROMPTS, 553, AskingOptions(per_prompt=1))
+
+
+def test_verdicts_are_kept_for_the_same_picture_question_and_judge(models: Path, tmp_path: Path) -> None:
+    pipe = HartPipeline.from_pretrained(str(models / "text"), device="cpu")
+    options = AskingOptions(per_prompt=2)
+    drawn = draw_prompts(pipe, pipe.config.sampling, ["a cat", "a dog"], tmp_path, options)
+    drawn.draw(1, silent)
+    asked = [{"prompt": prompt} for prompt in ("a cat", "a cat", "a dog", "a dog")]
+    calls: list[int] = []
+
+    def judge(numbers: Sequence[int]) -> list[dict[str, Any]]:
+        calls.extend(numbers)
+        return [{"number": number} for number in numbers]
+
+    def again(questions: list[dict[str, str]] = asked, facts: str = "one", by: DrawnPictures = drawn) -> list[int]:
+        calls.clear()
+        verdicts = kept_verdicts(tmp_path / "v.jsonl", by, questions, {"judge": facts}, judge, 3, silent)
+        assert [verdict["picture"] for verdict in verdicts] == [f"{i:06d}.png" for i in range(4)]
+        assert lines(tmp_path / "v.jsonl") == verdicts
+        return list(calls)
+
+    assert again() == [0, 1, 2, 3]
+    assert again() == []
+    # killed in the middle of a line
+    text = (tmp_path / "v.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "v.jsonl").write_text("".join(text[:2]) + text[2][:20])
+    assert again() == [2, 3]
+    assert again([*asked[:3], {"prompt": "a red dog"}]) == [3]
+    assert again() == [3]
+    Image.new("RGB", (8, 8), "white").save(drawn.path(1))
+    assert again() == [1]
+    assert again(facts="two") == [0, 1, 2, 3]
+    # what is no verdict is judged again
+    text = (tmp_path / "v.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "v.jsonl").write_bytes("".join(text[:3]).encode() + b"\0\xff\n" + b"[" * 100_000 + b"\n[]\n7\n")
+    assert again(facts="two") == [3]
+
+
+def test_each_picture_has_a_seed_of_its_own(models: Path, tmp_path: Path) -> None:
+    pipe = HartPipeline.from_pretrained(str(models / "text"), device="cpu")
+    drawn = draw_prompts(pipe, pipe.config.sampling, ["a cat"], tmp_path, AskingOptions(per_prompt=3, seed=5))
+    drawn.draw(1, silent)
+    expected = pipe(["a cat"] * 3, seed=5).images
+    for number, image in enumerate(expected):
+        with Image.open(drawn.path(number)) as written:
+            assert written.tobytes() == image.tobytes()
+
+
+def test_class_models_are_refused(tmp_path: Path) -> None:
+    pipe = HartPipeline.from_pretrained(str(save_tiny_class_model(tmp_path / "model")), device="cpu")
+    with pytest.raises(HartError, match="draws from words"):
+        draw_prompts(pipe, pipe.config.sampling, ["a cat"], tmp_path, AskingOptions())
+
+
+def test_geneval_end_to_end(models: Path, tmp_path: Path) -> None:
+    data, out = tmp_path / PROMPTS.name, tmp_path / "out"
+    data.write_text("".join(json.dumps(line) + "\n" for line in PROMPT_LINES))
+    arguments = ("geneval", "--model", models / "text", "--data", tmp_path, "--detector", models / "mask2former-tiny",
+                 "--detector-size", 64, "--clip", models / "clip-tiny", "--per-prompt", 2, "--judge-batch", 3,
+                 "--resamples", 5, "--device", "cpu", "--out", out)  # fmt: skip
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    assert "do not compare with published scores" in result.stderr and "mmdetection" in result.stderr
+    values = json.loads((out / "figures.json").read_text())
+    assert list(values["figures"]) == ["overall", "single object", "colours"]
+    assert set(values["figures"]["overall"]) == {
+        "right pictures (mask2former-tiny, clip-tiny)",
+        "prompts with a right picture (mask2former-tiny, clip-tiny)",
+    }
+    assert values["counts"]["prompts"] == 2 and values["counts"]["drawn"] == 4
+    assert values["settings"]["detector_side"] == 64 and values["settings"]["confidence"] == 0.3
+    verdicts = lines(out / "verdicts.jsonl")
+    assert [v["prompt"] for v in verdicts] == [line["prompt"] for line in PROMPT_LINES for _ in range(2)]
+    assert all(v["correct"] or v["reason"] for v in verdicts)
+    page = (out / "table.md").read_text()
+    assert "## Published: paper, Table 2" in page and "IF-XL" in page
+    assert (out / "drawn.png").exists()
+    # nothing is drawn or judged again
+    before = (out / "verdicts.jsonl").stat().st_mtime_ns, (out / "images" / "000000.png").stat().st_mtime_ns
+    again = run(*arguments)
+    assert json.loads((out / "figures.json").read_text())["figures"] == values["figures"]
+    assert again.exit_code == 0 and (out / "images" / "000000.png").stat().st_mtime_ns == before[1]
+
+
+def test_dpg_end_to_end(models: Path, tmp_path: Path) -> None:
+    (tmp_path / QUESTIONS.name).write_text(QUESTION_TABLE)
+    out = tmp_path / "out"
+    result = run("dpg", "--model", models / "text", "--data", tmp_path, "--vqa", models / "blip-tiny", "--per-prompt",
+                 2, "--limit", 2, "--resamples", 5, "--device", "cpu", "--out", out)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "mPLUG-large" in result.stderr
+    values = json.loads((out / "figures.json").read_text())
+    assert list(values["figures"]) == ["overall", "global", "entity", "attribute"]
+    assert set(values["figures"]["overall"]) == {"score (blip-tiny)"}
+    assert values["counts"] == {"prompts": 2, "drawn": 4, "questions": 3}
+    verdicts = lines(out / "verdicts.jsonl")
+    assert [v["item"] for v in verdicts] == ["x1", "x1", "x2", "x2"]
+    answer = verdicts[0]["answers"][1]
+    assert answer["question"] == "is the hat red?" and isinstance(answer["answer"], str)
+    assert answer["counted"] or answer["reason"]
+    assert "HART 1024" in (out / "table.md").read_text()
+
+
+@pytest.mark.parametrize(("suite", "name"), [("geneval", PROMPTS), ("dpg", QUESTIONS)])
+def test_a_missing_prompt_file_is_said_with_its_address(suite: str, name: Any, tmp_path: Path) -> None:
+    result = run(suite, "--data", tmp_path, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    *_, line = result.stderr.splitlines()
+    assert line.startswith("error: ") and name.address in line

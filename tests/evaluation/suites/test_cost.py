@@ -1,0 +1,77 @@
+"""`hart evaluate cost` through its entry point: counts are those of `hart info`; nothing here depends on time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from hart.checkpoint.loading import load_config
+from hart.cli import app
+from hart.config import HartConfig
+from hart.evaluation.published_class import CLASS_TO_IMAGE
+from hart.evaluation.published_cost import TEXT_COST
+from hart.evaluation.suites.cost import printed_macs
+from hart.inference.cost import model_cost
+from hart.presets import preset, var_imagenet
+from models import save_tiny_class_model, save_tiny_text_model
+
+
+@pytest.mark.parametrize(
+    ("text", "published"), [(True, "| HART 1024 | 732M |"), (False, "| HART-d20 | 2.39 | 316.4 | 649M |")]
+)
+def test_counts_and_measures_random_weights(text: bool, published: str, tmp_path: Path) -> None:
+    model = (save_tiny_text_model if text else save_tiny_class_model)(tmp_path / "model")
+    out = tmp_path / "out"
+    arguments = ["cost", "--model", str(model), "--random-weights", "--batch-size", "1", "--batch-size", "2",
+                 "--warm-up", "0", "--repeats", "2", "--resamples", "2", "--device", "cpu", "--out",
+                 str(out)]  # fmt: skip
+    result = CliRunner().invoke(app, ["evaluate", *arguments])
+    assert result.exit_code == 0, result.output
+    values = json.loads((out / "figures.json").read_text())
+    config = load_config(str(model))
+    for guided, column in ((True, "GMACs with guidance"), (False, "GMACs without guidance")):
+        counted = model_cost(config, guided=guided)
+        assert values["figures"]["total"][column]["value"] == counted.total_macs / 1e9
+        assert values["figures"]["decoder"][column]["value"] == counted.macs["decoder"] / 1e9
+        assert values["figures"]["total"]["parameters, millions"]["value"] == counted.total_parameters / 1e6
+    assert values["figures"]["total"]["GMACs as the paper seems to count"]["value"] == printed_macs(config) / 1e9
+    for batch in (1, 2):
+        row = values["figures"][f"batch {batch} (cpu, float32)"]
+        assert row["pictures a second"]["value"] == pytest.approx(batch / row["seconds"]["value"])
+    assert values["settings"]["weights"] == "random"
+    assert published in (out / "table.md").read_text()
+
+
+def test_residual_tokens_can_be_left_out_of_counts_and_times(tmp_path: Path) -> None:
+    """The paper's Table 5: what they cost."""
+    model, out = save_tiny_text_model(tmp_path / "model"), tmp_path / "out"
+    arguments = ["cost", "--model", str(model), "--random-weights", "--batch-size", "1", "--warm-up", "0", "--repeats",
+                 "1", "--resamples", "0", "--discrete-only", "--device", "cpu", "--out", str(out)]  # fmt: skip
+    result = CliRunner().invoke(app, ["evaluate", *arguments])
+    assert result.exit_code == 0, result.output
+    figures = json.loads((out / "figures.json").read_text())["figures"]
+    assert figures["residual diffusion"]["GMACs with guidance"]["value"] == 0
+    cost, total = model_cost(load_config(str(model))), figures["total"]["GMACs with guidance"]["value"]
+    assert total == pytest.approx((cost.total_macs - cost.macs["residual diffusion"]) / 1e9)
+
+
+def macs(text: str) -> float:
+    """ "412G" and "1.4T" as numbers."""
+    return float(text[:-1]) * {"G": 1e9, "T": 1e12}[text[-1]]
+
+
+@pytest.mark.parametrize(
+    ("config", "printed"),
+    [
+        (preset("hart-0.7b-512"), macs(TEXT_COST.rows["HART 512"][4] + "T")),
+        (preset("hart-0.7b-1024"), macs(TEXT_COST.rows["HART 1024"][7] + "T")),
+        *((var_imagenet(d), macs(CLASS_TO_IMAGE.rows[f"VAR-d{d}"][4])) for d in (20, 24, 30)),
+        *((preset(f"hart-imagenet-d{d}-256"), macs(CLASS_TO_IMAGE.rows[f"HART-d{d}"][4])) for d in (20, 24, 30)),
+    ],
+    ids=["text-512", "text-1024", "var-20", "var-24", "var-30", "hart-20", "hart-24", "hart-30"],
+)
+def test_the_papers_figures_are_those_of_one_convention(config: HartConfig, printed: float) -> None:
+    assert printed_macs(config) == pytest.approx(printed, rel=0.025)

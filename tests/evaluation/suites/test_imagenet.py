@@ -1,0 +1,196 @@
+"""Suite `imagenet` through its entry point on tiny counts, and its figures against ADM's evaluator written out."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import linalg
+from typer.testing import CliRunner, Result
+
+from hart.cli import app
+from hart.evaluation.metrics.distances import Gaussian, SetStatistics, all_figures
+from hart.evaluation.metrics.features import Features, InceptionV3
+from hart.evaluation.suites.imagenet import balanced_classes
+from hart.networks.inception import FidInception
+from helpers import random_tensor
+from models import save_tiny_class_model, save_tiny_text_model
+
+NAME = "efficientnet-lite0"
+
+
+def run(*arguments: Any) -> Result:
+    return CliRunner().invoke(app, ["evaluate", "imagenet", *(str(argument) for argument in arguments)])
+
+
+def figures(result: Result, out: Path) -> dict[str, Any]:
+    assert result.exit_code == 0, result.output
+    values: dict[str, Any] = json.loads((out / "figures.json").read_text())
+    return values
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_class_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures only."""
+    path = tmp_path_factory.mktemp("reference") / "batch.npz"
+    np.savez(path, np.random.default_rng(0).integers(256, size=(6, 16, 16, 3), dtype=np.uint8))
+    return path
+
+
+def adm_figures(
+    real: Features, drawn: Features, mean: np.ndarray, covariance: np.ndarray, spatial: tuple[np.ndarray, np.ndarray]
+) -> dict[str, float]:
+    """What evaluations/evaluator.py of guided-diffusion computes, without its half precision, in plain numpy."""
+
+    def frechet(features: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> float:
+        own = np.cov(features, rowvar=False)
+        root = linalg.sqrtm(own @ covariance)
+        apart = features.mean(axis=0) - mean
+        return float(apart @ apart + np.trace(own) + np.trace(covariance) - 2 * np.trace(root.real))
+
+    def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return (a**2).sum(axis=1)[:, None] - 2 * a @ b.T + (b**2).sum(axis=1)
+
+    assert drawn.logits is not None and drawn.spatial is not None
+    odds = np.exp(drawn.logits.double().numpy())
+    odds /= odds.sum(axis=1, keepdims=True)
+    scores = []
+    for start in range(0, len(odds), 5000):
+        part = odds[start : start + 5000]
+        scores.append(np.exp((part * (np.log(part) - np.log(part.mean(axis=0)))).sum(axis=1).mean()))
+    a, b = real.pooled.double().numpy(), drawn.pooled.double().numpy()
+    radii_a, radii_b = (np.partition(squared_distances(x, x), 3, axis=1)[:, 3] for x in (a, b))
+    between = squared_distances(a, b)
+    return {
+        "FID": frechet(b, mean, covariance),
+        "sFID": frechet(drawn.spatial.double().numpy(), *spatial),
+        "Inception Score": float(np.mean(scores)),
+        "precision": float((between <= radii_a[:, None]).any(axis=0).mean()),
+        "recall": float((between <= radii_b).any(axis=1).mean()),
+    }
+
+
+def test_figures_are_those_of_the_published_evaluator() -> None:
+    """To 1e-3, of given features: more of them than the score takes at a time, statistics of a larger set than the
+    pictures beside them."""
+    whole, whole_spatial = random_tensor(900, 12, seed=1) @ random_tensor(12, 12, seed=2), random_tensor(900, 8, seed=3)
+    real = Features(whole[:300], whole_spatial[:300], random_tensor(300, 10))
+    drawn = Features(
+        1.1 * random_tensor(5200, 12, seed=4) @ random_tensor(12, 12, seed=2) + 0.3,
+        random_tensor(5200, 8, seed=5) + 0.2,
+        3 * random_tensor(5200, 10, seed=6),
+    )
+    statistics = [(x.mean(axis=0), np.cov(x, rowvar=False)) for x in (whole.double().numpy(), whole_spatial.numpy())]
+    expected = adm_figures(real, drawn, *statistics[0], statistics[1])
+    pooled, spatial = (Gaussian.from_covariance(*map(torch.from_numpy, pair)) for pair in statistics)
+    ours = all_figures(real, drawn, "net", torch.Generator().manual_seed(0), 0, SetStatistics(pooled, spatial))
+    for name, value in expected.items():
+        assert ours[f"{name} (net)"].value == pytest.approx(value, abs=1e-3), name
+    assert 0.1 < expected["recall"] < 1 and expected["FID"] > 1
+    assert "KID (net)" in ours
+
+
+def test_draws_writes_and_measures_and_goes_on_after_a_stop(model: Path, reference: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ("--model", model, "--reference", reference, "--limit", 8, "--features", NAME, "--resamples", 2,
+                 "--device", "cpu", "--out", out)  # fmt: skip
+    result = run(*arguments)
+    values = figures(result, out)
+    assert values["counts"] == {"samples": 8, "references": 6}
+    columns = {name.removesuffix(f" ({NAME})") for name in values["figures"]["samples"]}
+    assert columns == {"FID", "KID", "precision", "recall", "Inception Score"}
+    assert values["settings"]["sampling"] == {
+        "guidance_scale": 1.5, "top_k": 900, "top_p": 0.96, "smooth": False, "rounds": 1,
+        "diffusion_steps": None, "discrete_only": False,
+    }  # fmt: skip
+    for said in ("fewer than 10,000", "of 50,000 of 256 px", "6 classes"):
+        assert said in result.stderr
+    assert "| HART-d30 | 1.77 | 330.3 |" in (out / "table.md").read_text()
+    content = (out / "samples.npz").read_bytes()
+    with np.load(out / "samples.npz") as batch:
+        assert batch["arr_0"].shape == (8, 8, 8, 3)
+        assert sorted(Counter(batch["arr_1"].tolist()).values()) == [1, 1, 1, 1, 2, 2]
+    (out / "images" / "000003.png").unlink()
+    (out / "samples.npz").unlink()
+    assert figures(run(*arguments), out)["figures"] == values["figures"]
+    assert (out / "samples.npz").read_bytes() == content
+    # the same file, as if another program had drawn it
+    others = tmp_path / "others"
+    measured = run("--samples", out / "samples.npz", "--reference", reference, "--features", NAME, "--resamples", 2,
+                   "--device", "cpu", "--out", others)  # fmt: skip
+    assert figures(measured, others)["figures"] == values["figures"]
+    assert not (others / "images").exists()
+
+
+@pytest.mark.slow
+def test_statistics_beside_the_reference_are_what_fid_is_to(tmp_path: Path) -> None:
+    """With Inception-v3 of random weights, and statistics for which the distance can be written down."""
+    torch.save(FidInception().state_dict(), tmp_path / "weights.pth")
+    generator = np.random.default_rng(0)
+    samples = generator.integers(256, size=(5, 24, 24, 3), dtype=np.uint8)
+    np.savez(tmp_path / "samples.npz", samples)
+    mean, spread = generator.normal(size=2048), 0.25
+    np.savez(
+        tmp_path / "reference.npz",
+        arr_0=generator.integers(256, size=(4, 24, 24, 3), dtype=np.uint8),
+        mu=mean, sigma=spread * np.eye(2048), mu_s=np.zeros(2023), sigma_s=np.eye(2023),
+    )  # fmt: skip
+    out = tmp_path / "out"
+    arguments = ("--samples", tmp_path / "samples.npz", "--reference", tmp_path / "reference.npz", "--resamples", 0,
+                 "--device", "cpu", "--out", out)  # fmt: skip
+    values = figures(run(*arguments, "--features", f"inception-v3:{tmp_path / 'weights.pth'}"), out)
+    row = {name: figure["value"] for name, figure in values["figures"]["samples"].items()}
+    features = InceptionV3(tmp_path / "weights.pth", torch.device("cpu"))(torch.from_numpy(samples).permute(0, 3, 1, 2))
+    assert features.spatial is not None
+    for name, part, centre, scale in (
+        ("FID (inception-v3)", features.pooled, torch.from_numpy(mean), spread),
+        ("sFID (inception-v3)", features.spatial, torch.zeros(2023), 1.0),
+    ):
+        rows = part.double()
+        roots = torch.linalg.svdvals(rows - rows.mean(dim=0)) / math.sqrt(len(rows) - 1)
+        apart = (rows.mean(dim=0) - centre).square().sum()
+        # tr(S + c 1 - 2 (c S)^(1/2)), S with these square roots of eigenvalues
+        expected = apart + roots.square().sum() + scale * len(centre) - 2 * math.sqrt(scale) * roots.sum()
+        assert row[name] == pytest.approx(float(expected), abs=1e-3)
+    assert values["settings"]["fid_to"] == "statistics of the reference"
+    assert "Inception Score (inception-v3)" in row
+    # features of another network have nothing to do with these statistics
+    other = run(*arguments, "--features", NAME)
+    assert figures(other, out)["settings"]["fid_to"] == "pictures of the reference"
+    assert "statistics are of inception-v3" in other.stderr
+
+
+def test_classes_are_balanced_and_mixed() -> None:
+    classes = balanced_classes(50_000, 1000, seed=0)
+    # any 5,000 in a row, which the Inception Score takes together, have every class equally often
+    assert set(Counter(classes[5000:10_000]).values()) == {5}
+    few = balanced_classes(2300, 1000, seed=0)
+    assert set(Counter(few).values()) == {2, 3}
+    assert few != balanced_classes(2300, 1000, seed=1)
+    assert max(balanced_classes(20, 1000, seed=0)) > 500, "not the first classes only, which are all animals"
+
+
+def test_bad_input_is_one_line(model: Path, reference: Path, tmp_path: Path) -> None:
+    common = ("--reference", reference, "--features", NAME, "--out", tmp_path / "out")
+    for given, said in (
+        ((), "give either --model"),
+        (("--model", model, "--samples", reference), "give either --model"),
+        (("--model", save_tiny_text_model(tmp_path / "text")), "this model draws from words"),
+        (("--model", model, "--limit", 3), "figures need at least 4"),
+        (("--samples", tmp_path / "absent.npz"), "no such file"),
+    ):
+        result = run(*given, *common)
+        assert result.exit_code == 2
+        *_, line = result.stderr.splitlines()
+        assert line.startswith("error: ") and said in line

@@ -1,0 +1,33 @@
+"""Prompt files: taken where they are given, fetched once where they are not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hart.errors import HartError
+from hart.evaluation.judges.geneval_rules import PROMPTS
+from hart.evaluation.published_files import located
+
+
+def test_a_given_file_or_its_folder(tmp_path: Path) -> None:
+    file = tmp_path / PROMPTS.name
+    with pytest.raises(HartError, match=r"no such file: fetch it from https://raw\.githubusercontent\.com/djghosh13"):
+        located(PROMPTS, tmp_path)
+    file.write_text("{}")
+    assert located(PROMPTS, tmp_path) == located(PROMPTS, file) == file
+
+
+def test_fetched_once(tmp_path: Path) -> None:
+    home = tmp_path / PROMPTS.name
+    home.write_text("published")
+    published = replace(PROMPTS, address=home.as_uri())
+    file = located(published, None, tmp_path / "cache")
+    assert file.read_text() == "published" and file.name == PROMPTS.name
+    home.unlink()
+    assert located(published, None, tmp_path / "cache") == file
+    with pytest.raises(HartError, match=r"cannot be fetched \(") as error:
+        located(published, None, tmp_path / "other")
+    assert "--data" in str(error.value)
