@@ -176,11 +176,11 @@ class Shard:
     def damaged(self, what: str) -> HartError:
         return HartError(f"{self.path}: damaged ({what}): delete it and encode again")
 
-    def codes(self, row: int) -> Tensor:
-        """(L,) int64, from 0 up."""
+    def codes(self, row: int, count: int) -> Tensor:
+        """(L,) int64, from 0 up, below `count`."""
         codes: Tensor = self._slice(CODES, row, row + 1)[0].long()
-        if codes.min() < 0:
-            raise self.damaged("codes below 0")
+        if codes.min() < 0 or codes.max() >= count:
+            raise self.damaged(f"codes outside 0 to {count - 1}, which the tokenizer has")
         return codes
 
     def last_scale(self, row: int) -> Tensor:

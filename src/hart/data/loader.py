@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 
@@ -27,16 +27,14 @@ from torch import Tensor
 
 from hart.data.order import SampleOrder, draw_generator
 from hart.data.read_ahead import StepLoader, Steps, places_of
-from hart.data.samples import Condition, Damage, DamagedSample, Sample, require_mostly_sound
-from hart.data.sources import Source, Stream, read_row
+from hart.data.samples import Condition, Damage, DamagedSample, Sample
+from hart.data.sources import DamageCount, Source, Stream, read_row
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
 
 MAX_LANES = 64
 MAX_REPLACEMENTS = 50
 """Damaged pictures in a row before a batch is given up."""
-MIN_SEEN = 200
-"""A stream does not say how many pictures it has: damage is judged against at least so many."""
 
 
 @dataclass(frozen=True)
@@ -155,32 +153,17 @@ class ImageLoader(StepLoader[ImageBatch]):
         else:
             steps = _RowSteps(source, recipe, batch_size, places)
         super().__init__(steps, places=places, workers=workers)
-        self._source = source
-        self._max_damaged = max_damaged
-        self._damaged: dict[str, str] = {}
-        self._seen = 0
-        self._report(() if isinstance(source, Stream) else source.damaged)
+        self._damage = DamageCount(source, max_damaged, "reading.max_damaged")
 
     @property
     def damaged(self) -> tuple[Damage, ...]:
         """Everything skipped so far by this process, each once."""
-        return tuple(Damage(key, reason) for key, reason in self._damaged.items())
+        return self._damage.found
 
     def join(self, parts: Sequence[ImageBatch]) -> ImageBatch:
-        """Raises `HartError` when more than `max_damaged` of the pictures (of a set with rows; of a stream, of those
-        seen by this process) are damaged."""
         batch = ImageBatch.cat(parts)
-        self._seen += len(batch)
-        self._report(batch.damaged)
+        self._damage.add(batch.damaged, len(batch))
         return batch
-
-    def _report(self, damaged: Iterable[Damage]) -> None:
-        self._damaged.update((damage.key, damage.reason) for damage in damaged)
-        if isinstance(self._source, Stream):
-            total = max(self._seen, MIN_SEEN)
-        else:
-            total = len(self._source) + len(self._source.damaged)
-        require_mostly_sound(self.damaged, total, self._max_damaged, self._source.description, "reading.max_damaged")
 
 
 class _RowSteps:

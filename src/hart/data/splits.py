@@ -23,7 +23,8 @@ def held_out(names: Iterable[str]) -> frozenset[str]:
     Of fewer than `SMALL_SET` names those with the smallest hashes, the share rounded: none of fewer than 10. Of more,
     each whose own hash is below the share, so that adding pictures moves no other.
     """
-    chances = {name: _chance(name) for name in names}
+    hashes = {name: hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest() for name in names}
+    chances = {name: int.from_bytes(found[:4], "big") / 2**32 for name, found in hashes.items()}
     if len(chances) >= SMALL_SET:
         return frozenset(name for name, chance in chances.items() if chance < HELD_OUT_SHARE)
     count = int(HELD_OUT_SHARE * len(chances) + 0.5)
@@ -65,9 +66,3 @@ def require_hash_split(split: str, where: str, wanted: str) -> None:
 def split_names(split: str) -> tuple[str, ...]:
     """All names under which a split is found."""
     return SPLIT_NAMES.get(split, (split,))
-
-
-def _chance(name: str) -> float:
-    """A fixed number in [0, 1) for a name."""
-    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:4], "big") / 2**32

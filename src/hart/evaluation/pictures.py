@@ -9,9 +9,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from hart.data.loader import MIN_SEEN
-from hart.data.samples import Damage, DamagedSample, Sample, require_mostly_sound
-from hart.data.sources import Source, Stream, read_row
+from hart.data.samples import Damage, Sample, decoded, require_mostly_sound
+from hart.data.sources import MIN_SEEN, Source, Stream, read_row
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
 from hart.evaluation.metrics.features import FeatureExtractor, Features
@@ -66,16 +65,12 @@ class Pictures:
         pixels: list[Tensor] = []
         samples: list[Sample] = []
         count = 0
-        for sample in self._samples():
-            if isinstance(sample, Damage):
-                self.damaged.append(sample)
+        for found in decoded(self._samples(), self._transform):
+            if isinstance(found, Damage):
+                self.damaged.append(found)
                 continue
-            try:
-                pixels.append(sample.pixels(self._transform))
-            except DamagedSample as error:
-                self.damaged.append(Damage(sample.key, str(error)))
-                continue
-            samples.append(sample)
+            samples.append(found[0])
+            pixels.append(found[1])
             if len(samples) == size:
                 yield PictureBatch(torch.stack(pixels), tuple(samples))
                 count += size

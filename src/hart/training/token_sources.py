@@ -39,8 +39,7 @@ ENCODE_BATCH = 64
 class Conditions:
     """What pictures are to be drawn from, one entry a picture; what the source does not have is None.
 
-    captions: one of each picture's own. text: features that were stored, in place of captions, on the CPU.
-    classes: (B,) int64, on the CPU.
+    captions: one of each picture's own. text: stored features, in their place. classes: (B,) int64. On the CPU.
     """
 
     captions: tuple[str, ...] | None = None
