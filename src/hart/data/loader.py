@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -228,17 +227,21 @@ class _StreamSteps:
         own, each = self._own[worker], self._per_lane
         # dealt once for the whole run: a lane then knows its length after one epoch
         deal = draw_generator(self._recipe.seed, "lanes").permutation(len(self._stream.units)).tolist()
+        met: list[Damage] = []
         lanes = {
-            lane: _Lane(self._stream, deal[lane :: self._lanes], lane, self._recipe.seed, self._buffer, first * each)
+            lane: _Lane(
+                self._stream, deal[lane :: self._lanes], lane, self._recipe.seed, self._buffer, first * each, met
+            )
             for lane in own
         }
         places = range(own.start * each, own.stop * each)
         for step in itertools.count(first):
             batch = self._recipe.batch(step, places, lambda place: lanes[place // each].candidates())
-            met = [damage for lane in lanes.values() for damage in lane.unreadable()]
             yield replace(batch, damaged=(*met, *batch.damaged))
+            met.clear()
 
 
+@dataclass
 class _Lane:
     """The samples of some units of a stream, epoch after epoch, each in another order.
 
@@ -246,16 +249,19 @@ class _Lane:
     length and whole ones can be passed over.
     """
 
-    def __init__(self, stream: Stream, units: Sequence[int], number: int, seed: int, buffer: int, skip: int) -> None:
-        """skip: samples that earlier steps took. They are read, for one epoch at most twice, but not decoded."""
-        self._stream = stream
-        self._units = units
-        self._number = number
-        self._seed = seed
-        self._buffer = buffer
-        self._samples = self._endless(skip)
+    stream: Stream
+    units: Sequence[int]
+    number: int
+    seed: int
+    buffer: int
+    skip: int
+    """Samples that earlier steps took. They are read, for one epoch at most twice, but not decoded."""
+    met: list[Damage]
+    """Where it is noted what is no sample."""
+
+    def __post_init__(self) -> None:
+        self._samples = self._endless(self.skip)
         self._ahead: deque[Sample] = deque()
-        self._damaged: list[Damage] = []
 
     def candidates(self) -> Iterator[Sample]:
         """The next picture, then those that may stand in for it, which keep their own turns.
@@ -269,11 +275,6 @@ class _Lane:
                 self._ahead.append(next(self._samples))
             yield self._ahead[number]
 
-    def unreadable(self) -> list[Damage]:
-        """What was met and is no sample, since the last call."""
-        found, self._damaged = self._damaged, []
-        return found
-
     def _endless(self, skip: int) -> Iterator[Sample]:
         epoch = 0
         while True:
@@ -285,29 +286,28 @@ class _Lane:
                 else:
                     yield sample
             if not length:
-                names = ", ".join(self._stream.units[unit] for unit in self._units[:3])
+                names = ", ".join(self.stream.units[unit] for unit in self.units[:3])
                 raise HartError(f"{names}: no picture in them: give shards with .webp, .png or .jpg members")
             epoch += 1 + skip // length
             skip %= length
 
     def _epoch(self, epoch: int) -> Iterator[Sample]:
-        draws = draw_generator(self._seed, "shuffle", self._number, epoch)
-        order = draws.permutation(len(self._units))
+        draws = draw_generator(self.seed, "shuffle", self.number, epoch)
         buffer: list[Sample] = []
-        for place in order:
-            for sample in self._stream.read_unit(self._units[place]):
+
+        def taken() -> Sample:
+            """One of the buffer, drawn evenly; the last takes its place."""
+            place = int(draws.integers(len(buffer)))
+            buffer[place], buffer[-1] = buffer[-1], buffer[place]
+            return buffer.pop()
+
+        for place in draws.permutation(len(self.units)):
+            for sample in self.stream.read_unit(self.units[place]):
                 if isinstance(sample, Damage):
-                    self._damaged.append(sample)
+                    self.met.append(sample)
                     continue
                 buffer.append(sample)
-                if len(buffer) > self._buffer:
-                    yield _take(buffer, draws)
+                if len(buffer) > self.buffer:
+                    yield taken()
         while buffer:
-            yield _take(buffer, draws)
-
-
-def _take(buffer: list[Sample], draws: np.random.Generator) -> Sample:
-    """Remove one sample, drawn evenly; the last takes its place."""
-    place = int(draws.integers(len(buffer)))
-    buffer[place], buffer[-1] = buffer[-1], buffer[place]
-    return buffer.pop()
+            yield taken()

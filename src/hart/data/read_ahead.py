@@ -59,9 +59,12 @@ class _Items(IterableDataset[Any]):
 
 
 def _leave_signals(worker: int) -> None:
-    """Ctrl-C and SIGTERM may reach all processes: what to do about them is for the one that reads from here."""
+    """Ctrl-C reaches all processes: what to do about it is for the one that reads from here, and ends this by SIGTERM.
+
+    A forked process would have that one's handlers.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _as_it_is(item: Any) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ from hart.training.randomness import generator_for
 from hart.training.task import Engine, Share
 from hart.types import TextContext, TokenMaps
 
-CPU = torch.device("cpu")
+D = TypeVar("D", MemoryPictures, LoadedPictures, EncodedPictures)
 ENCODE_BATCH = 64
 
 
@@ -55,20 +56,18 @@ class TokenBatch:
     conditions: Conditions
 
 
-class TokenSource(ABC):
+class TokenSource(ABC, Generic[D]):
     """Token maps for stage `transformer`, and the conditions of the same pictures."""
 
-    data: TrainingData
-    """What they are made of."""
-
-    def __init__(self, recipe: TransformerRecipe, tokenizer: HybridTokenizer, device: torch.device) -> None:
+    def __init__(self, data: D, recipe: TransformerRecipe, tokenizer: HybridTokenizer, device: torch.device) -> None:
+        self.data = data
         self.recipe = recipe
         self.by_class = condition_of(recipe) == "label"
         self.schedule = recipe.transformer.schedule
         self.tokenizer = tokenizer
         self.device = device
 
-    def prepare(self) -> None:  # noqa: B027 - most have nothing to do
+    def prepare(self) -> None:
         """What takes long and is done once, before the first step."""
 
     @abstractmethod
@@ -95,7 +94,7 @@ def token_source(
     tokenizer: HybridTokenizer,
     text_encoder: nn.Module | None,
     device: torch.device,
-) -> TokenSource:
+) -> TokenSource[Any]:
     """Token maps of `data` as `tokenizer`, which is on `device`, makes them over the recipe's scales.
 
     text_encoder: weights with which an encoded set must have been made; None for a model without text.
@@ -112,17 +111,17 @@ def token_source(
             return LiveTokens(data, recipe, tokenizer, device)
         case EncodedPictures():
             _require_fitting(data.data, recipe, tokenizer, text_encoder)
+            data.data.require_codes_of(tokenizer.config.codebook_size, tokenizer.config.latent_channels)
             return StoredTokens(data, recipe, tokenizer, device)
 
 
-class MemoryTokens(TokenSource):
+class MemoryTokens(TokenSource[MemoryPictures]):
     """Of pictures in memory; see `encode_all`."""
 
     def __init__(
         self, data: MemoryPictures, recipe: TransformerRecipe, tokenizer: HybridTokenizer, device: torch.device
     ) -> None:
-        super().__init__(recipe, tokenizer, device)
-        self.data: MemoryPictures = data
+        super().__init__(data, recipe, tokenizer, device)
         self.pictures = data.pictures
         self._labels = self.pictures.require_labels() if self.by_class else None
         if not self.by_class:
@@ -158,14 +157,8 @@ class MemoryTokens(TokenSource):
         return Conditions(captions=tuple(captions[0] for captions in self.pictures.texts[:count]))
 
 
-class LiveTokens(TokenSource):
+class LiveTokens(TokenSource[LoadedPictures]):
     """Of pictures that are read, and encoded, in every step."""
-
-    def __init__(
-        self, data: LoadedPictures, recipe: TransformerRecipe, tokenizer: HybridTokenizer, device: torch.device
-    ) -> None:
-        super().__init__(recipe, tokenizer, device)
-        self.data: LoadedPictures = data
 
     def batch(self, share: Share) -> TokenBatch:
         batch = self.data.loader.rows(share.step, share.rows)
@@ -196,18 +189,11 @@ class LiveTokens(TokenSource):
         return torch.where(chosen, moved, image), mistakes
 
 
-class StoredTokens(TokenSource):
+class StoredTokens(TokenSource[EncodedPictures]):
     """Of an encoded set: neither the tokenizer's encoder nor the text encoder runs.
 
     With mistakes the codes are made anew from the stored ones and the rest, which together are the latent.
     """
-
-    def __init__(
-        self, data: EncodedPictures, recipe: TransformerRecipe, tokenizer: HybridTokenizer, device: torch.device
-    ) -> None:
-        super().__init__(recipe, tokenizer, device)
-        self.data: EncodedPictures = data
-        data.data.require_codes_of(tokenizer.config.codebook_size, tokenizer.config.latent_channels)
 
     def batch(self, share: Share) -> TokenBatch:
         batch = self.data.loader.rows(share.step, share.rows)
