@@ -131,15 +131,13 @@ class EncodedSet:
 
     def last_scale(self, row: int) -> Tensor | None:
         """(N_K, D) float32, or None where only codes were stored."""
-        if not self.settings["residual"]:
-            return None
-        shard, local = self._place(row)
-        return self._shard(shard).last_scale(local)
+        number, local = self._place(row)
+        return self._shard(number).last_scale(local) if self.settings["residual"] else None
 
     def text(self, row: int, caption: int) -> TextContext:
         """Features of one caption of a picture, as a batch of one in float32."""
-        shard, local = self._place(row)
-        features, mask = self._shard(shard).text(int(self._edges[shard][local]) + caption)
+        number, local = self._place(row)
+        features, mask = self._shard(number).text(int(self._edges[number][local]) + caption)
         return TextContext(features[None], mask[None])
 
     def batch(self, rows: Sequence[int], captions: Sequence[int]) -> EncodedBatch:

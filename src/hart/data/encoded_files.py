@@ -62,11 +62,16 @@ def read_facts(path: Path) -> dict[str, Any]:
     try:
         require_regular(path)
         with safe_open(path, framework="pt") as file:
-            facts = parse_json((file.metadata() or {}).get(FACTS, "{}").encode(), str(path))
+            facts = _facts(file, path)
     except (FileError, SafetensorError, OSError):
         return {}
-    counts = [facts.get(name) for name in ("pictures", "captions")] if isinstance(facts, dict) else [None]
-    return facts if all(isinstance(count, int) for count in counts) and isinstance(facts.get("damaged"), list) else {}
+    counted = all(isinstance(facts.get(name), int) for name in ("pictures", "captions"))
+    return facts if counted and isinstance(facts.get("damaged"), list) else {}
+
+
+def _facts(file: Any, path: Path) -> dict[str, Any]:
+    facts = parse_json((file.metadata() or {}).get(FACTS, "{}").encode(), str(path))
+    return facts if isinstance(facts, dict) else {}
 
 
 class _Settings(TypedDict):
@@ -144,10 +149,10 @@ class Shard:
         require_regular(path)
         try:
             self._file: Any = safe_open(path, framework="pt")
-            facts = parse_json((self._file.metadata() or {}).get(FACTS, "{}").encode(), str(path))
+            stamp = _facts(self._file, path).get("stamp")
         except (SafetensorError, OSError) as error:
             raise self.damaged(one_line(error)) from None
-        if not isinstance(facts, dict) or facts.get("stamp") != stamp_of(settings):
+        if stamp != stamp_of(settings):
             raise self.damaged("it was made with other settings than the index says")
         (count,) = self._declare(LABELS, {"I64"}, None)
         self._declare(WEIGHTS, {"F32"}, count)

@@ -112,10 +112,10 @@ def _kind_of_pattern(name: str) -> Kind:
         return "stream" if any(is_remote(shard) for shard in expand(name)) else "shards"
     if name.startswith("pipe:"):
         return "stream"
-    if kind == "parquet" and not is_remote(name) and ("{" in name or _has_star(name)):
-        return kind
     if is_remote(name):
         raise HartError(f"{name}: of web addresses only tar shards are read; download it, or give hf:OWNER/NAME")
+    if kind == "parquet" and any(character in name for character in "{*?["):
+        return kind
     raise HartError(f"{name} does not exist: give a folder, a file, a pattern of shards, a URL, or hf:OWNER/NAME")
 
 
@@ -224,7 +224,8 @@ def _listed(name: str, split: str, suffix: str) -> list[str]:
         return ours
     listed: list[str] = []
     for pattern in expand(name):
-        matches = sorted(glob.glob(pattern)) if _has_star(pattern) and not is_remote(pattern) else [pattern]  # noqa: PTH207
+        has_star = any(character in pattern for character in "*?[") and not is_remote(pattern)
+        matches = sorted(glob.glob(pattern)) if has_star else [pattern]  # noqa: PTH207 - it may be absolute
         if not matches:
             raise HartError(f"{pattern}: no file matches: check the pattern")
         listed += matches
@@ -250,10 +251,6 @@ def _is_divided(files: Sequence[Path]) -> bool:
 
 def _has_word(name: str, split: str) -> bool:
     return not set(split_names(split)).isdisjoint(re.split(r"[^0-9A-Za-z]+", name))
-
-
-def _has_star(name: str) -> bool:
-    return any(character in name for character in "*?[")
 
 
 def _found(path: Path) -> Literal["", "folder", "file"]:

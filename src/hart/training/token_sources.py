@@ -164,9 +164,7 @@ class LiveTokens(TokenSource[LoadedPictures]):
         batch = self.data.loader.rows(share.step, share.rows)
         image, mistakes = self._view(batch.signed(self.device), share)
         maps = self.tokenizer.token_maps(self.tokenizer.encode(image), self.schedule, mistakes)
-        return TokenBatch(
-            maps, Conditions(classes=batch.labels) if self.by_class else Conditions(captions=batch.captions)
-        )
+        return TokenBatch(maps, Conditions(captions=batch.captions or None, classes=batch.labels))
 
     def first(self, count: int) -> Conditions:
         samples = [sample for sample, _ in self.data.first_samples(count)]

@@ -6,13 +6,14 @@ import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import compress
 from pathlib import Path
 
 from hart.data.digests import ABSENT, mark_image
 from hart.data.notes import NOTE_LIMIT, NOTE_SUFFIXES, Note, read_notes
 from hart.data.readers.base import Listed, Read, RowReader
 from hart.data.samples import DamagedSample, one_line, read_sample_image, shown, text_fault
-from hart.data.splits import SPLIT_NAMES, WHOLE, Division, require_hash_split, split_names
+from hart.data.splits import SPLIT_NAMES, WHOLE, divide, require_hash_split, split_names
 from hart.errors import HartError
 from hart.files import FileError, read_bytes
 
@@ -83,7 +84,7 @@ def split_folder(path: Path, split: str) -> Path | None:
 class FolderReader(RowReader):
     """`picture.png` with `picture.txt`, `.json` or `.cls` beside it, at any depth."""
 
-    kind = "captioned images"
+    digest_kind = "captioned images"
     title = "folder"
 
     def __init__(self, path: Path, split: str, classes: tuple[str, ...] = ()) -> None:
@@ -93,9 +94,9 @@ class FolderReader(RowReader):
         self._files = list(list_pictures(self._root))
         if inside is None:
             names = [file.path.relative_to(path).with_suffix("").as_posix() for file in self._files]
-            ours = Division(names, split, str(path))
-            self._files = [file for file, name in zip(self._files, names, strict=True) if name in ours]
-            self.remark += ours.note
+            ours, note = divide(names, split, str(path))
+            self._files = list(compress(self._files, ours))
+            self.remark += note
         super().__init__(f"{self.title} {path} ({split})", classes=classes)
 
     def records(self) -> Iterator[tuple[PictureFile, Callable[[], Listed] | str]]:
@@ -130,7 +131,7 @@ class ClassFolderReader(FolderReader):
     lacks does not shift the others.
     """
 
-    kind = "images by class"
+    digest_kind = "images by class"
     title = "class folders"
     digests_classes = True
 

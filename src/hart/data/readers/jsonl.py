@@ -21,7 +21,7 @@ class JsonlReader(RowReader):
     Only where each line begins is kept in memory; a line is read again when its picture is.
     """
 
-    kind = "JSON lines"
+    digest_kind = "JSON lines"
     digests_classes = True
 
     def __init__(self, file: Path, columns: Columns, split: str | None = None) -> None:

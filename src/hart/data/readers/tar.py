@@ -52,7 +52,7 @@ class TarReader(RowReader):
     A shard that breaks off counts as one damage; what comes before is good.
     """
 
-    kind = "tar shards"
+    digest_kind = "tar shards"
 
     def __init__(self, shards: Sequence[Path]) -> None:
         self._shards = shards
