@@ -1,6 +1,7 @@
-# make picture PROMPT="a red apple"   installs into .venv and draws a picture
-# make contact-sheet                  draws docs/contact_sheet.png again
-# make test                           installs the development tools too and runs every check
+# make image PROMPT="a red apple"   installs into .venv and generates an image
+# make test                         installs the development tools too and runs every check
+# make docs                         builds the documentation into build/site
+# make contact-sheet                generates docs/contact_sheet.png again
 #
 # Needs Python 3.11 to 3.13. Another interpreter: make test PYTHON=python3.12
 
@@ -14,13 +15,13 @@ BIN := $(VENV)/bin
 override PROMPT := $(value PROMPT)
 export PROMPT
 
-.PHONY: install install-dev picture contact-sheet test clean
+.PHONY: install install-dev image docs contact-sheet test clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev
 
-picture: install
+image: install
 	$(BIN)/hart generate "$$PROMPT" --out "$(OUT)"
 
 contact-sheet: install
@@ -33,6 +34,12 @@ test: install-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	cd projects/emoji && "$(abspath $(BIN))/python" -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# the site's generator advertises its successor, which is no warning about the pages
+docs: install-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo build/site/index.html
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
@@ -43,8 +50,8 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
 	@touch $@
 
-$(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+$(VENV)/installed-dev: pyproject.toml constraints.txt projects/emoji/pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]" -e "projects/emoji[dev]"
 	@touch $@ $(VENV)/installed
 
 clean:

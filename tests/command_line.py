@@ -14,6 +14,12 @@ def run(*arguments: Any) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+def run_in_process(arguments: tuple[Any, ...], results: Any) -> None:
+    """The same in a process of `processes.CONTEXT`; puts its exit code and standard output."""
+    result = run(*arguments)
+    results.put((result.exit_code, result.stdout))
+
+
 def refused(result: Result) -> str:
     """The one line of a command that was given bad input."""
     assert result.exit_code == 2

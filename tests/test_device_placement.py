@@ -44,8 +44,8 @@ TRAINER = TrainerConfig(steps=4, batch_size=BATCH, precision="bfloat16", checkpo
 @pytest.mark.parametrize(
     ("config", "changes"),
     [
-        (tiny_text_config(modulation="table", qk_norm=True), {"rounds": 3, "top_p": 0.9}),
-        (tiny_class_config(), {"smooth": False, "guidance_scale": 0.0}),
+        (tiny_text_config(modulation="table", qk_norm=True, depth=1), {"rounds": 2, "top_p": 0.9}),
+        (tiny_class_config(depth=1), {"smooth": False, "guidance_scale": 0.0}),
     ],
     ids=["text", "class"],
 )
@@ -93,7 +93,7 @@ def test_the_tokenizer_trains_on_one_device() -> None:
         revive_every=0,
     )
     with stand_in() as traffic:
-        waits, sent = trained(TokenizerTask(recipe, pictures(4), DEVICE), TRAINER, traffic)
+        waits, sent = trained(TokenizerTask(recipe, pictures(BATCH), DEVICE), TRAINER, traffic)
     assert waits == 2  # the figures of each of the two parts, and nothing in between
     assert sent <= BATCH  # which pictures; the pictures are there
 
@@ -111,8 +111,8 @@ def test_the_transformer_trains_on_one_device(tmp_path: Path, monkeypatch: pytes
         data="",
         tokenizer=str(model),
         text_encoder=str(model),
-        transformer=config.transformer,
-        diffusion=config.diffusion,
+        transformer=config.transformer.replace(depth=1),
+        diffusion=config.diffusion.replace(depth=1),
         trainer=TRAINER,
         optimizer=OPTIMIZER,
         reading=ReadingConfig(on_device=True),
@@ -120,7 +120,7 @@ def test_the_transformer_trains_on_one_device(tmp_path: Path, monkeypatch: pytes
         mistakes=0.3,
     )
     with stand_in() as traffic:
-        task = TransformerTask(recipe, pictures(4), DEVICE)
+        task = TransformerTask(recipe, pictures(BATCH), DEVICE)
         task.prepare()
         waits, sent = trained(task, TRAINER, traffic)
     assert waits == 1

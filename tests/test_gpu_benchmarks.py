@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import queue
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,8 +27,26 @@ def module(name: str) -> ModuleType:
 
 
 @pytest.mark.slow
-def test_all_parts_run_and_report(tmp_path: Path) -> None:
-    module("gpu").main(["--minutes", "5", "--out", str(tmp_path), "--device", "cpu"])
+def test_all_parts_run_and_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of the parts in this process, which saves their start; the last in its own."""
+    gpu, correctness = module("gpu"), module("gpu_parts.correctness")
+    apart = gpu.Run._process
+
+    def process(run: Any, name: str, part: Any, end: float) -> int | None:
+        if name == "training":
+            return int(apart(run, name, part, end))
+        stream, messages = io.StringIO(), queue.Queue[str | None]()
+        gpu.run_part(gpu.parse(["--part", name, "--seconds", "60", "--device", "cpu", "--tiny"]), stream)
+        for line in (*stream.getvalue().splitlines(), None):
+            messages.put(line)
+        return int(run._follow(SimpleNamespace(wait=lambda: 0), messages, part, end))
+
+    monkeypatch.setattr(gpu.Run, "_process", process)
+    # the file that pytest runs there runs with all the others too
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_devices.py").write_text("def test_nothing(): pass\n")
+    monkeypatch.setattr(correctness, "ROOT", tmp_path)
+    gpu.main(["--minutes", "5", "--out", str(tmp_path), "--device", "cpu"])
     state = json.loads((tmp_path / "gpu.json").read_text())
     assert {name: part["outcome"] for name, part in state["parts"].items()} == dict.fromkeys(state["parts"], "done")
     assert all(state["machine"][fact] for fact in ("commit", "source", "torch", "processor"))
@@ -37,6 +56,7 @@ def test_all_parts_run_and_report(tmp_path: Path) -> None:
     assert {row["dtype"] for row in correct.values() if "keys" in row} == {"float32", "bfloat16"}
     assert not [row["failed"] for row in correct.values() if row.get("dtype") == "float32" and row["failed"]]
     assert correct["pytest tests/test_devices.py"]["passed"]
+    assert correct["pytest tests/test_devices.py"]["summary"].startswith("1 passed")
     cells = [drawn[f"{size} px, batch {batch}"] for batch in (1, 8) for size in (256, 512, 1024)]
     for row in cells:
         assert row["images_per_s"] == pytest.approx(row["batch"] / row["median_s"])

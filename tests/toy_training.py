@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -37,10 +36,6 @@ from hart.training.trainer import Trainer
 from helpers import pictures, tiny_text_config, tiny_tokenizer_config
 from models import save_tiny_text_model
 from picture_files import write_captioned_folder
-
-# Processes that start with everything heavy imported already.
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["hart.training.trainer"])
 
 TRAINER = TrainerConfig(steps=6, batch_size=4, log_every=2, checkpoint_every=3, ema_decay=0.9)
 OPTIMIZER = OptimizerConfig(learning_rate=0.05, warmup_steps=2)

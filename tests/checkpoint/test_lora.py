@@ -225,7 +225,7 @@ def test_bad_numbers_are_refused(tmp_path: Path) -> None:
 
 def test_a_missing_peft_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
-    with pytest.raises(HartError, match=r"pip install 'hart\[lora\]'"):
+    with pytest.raises(HartError, match=r"pip install 'hart-image\[lora\]'"):
         merge_lora(tiny_model(tiny_text_config())[1], tmp_path)
 
 

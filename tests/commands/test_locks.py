@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
 import os
 import socket
 from pathlib import Path
@@ -14,8 +13,7 @@ import pytest
 from hart.commands.locks import LOCK_FILE, locked
 from hart.errors import HartError
 from lock_processes import hold_and_die, try_lock
-
-CONTEXT = multiprocessing.get_context("forkserver")
+from processes import CONTEXT
 
 
 def test_of_several_at_the_same_moment_one_works_and_the_others_are_told_by_whom(tmp_path: Path) -> None:

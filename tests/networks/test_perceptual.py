@@ -172,5 +172,5 @@ def test_packaged_features_see_pixels_as_the_network_was_trained() -> None:
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
-    with pytest.raises(HartError, match=r"pip install 'hart\[train\]'"):
+    with pytest.raises(HartError, match=r"pip install 'hart-image\[train\]'"):
         EfficientNetLitePerceptualLoss()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hart.config import ConfigError, TextEncoderConfig
@@ -82,7 +82,6 @@ def test_symbols_are_words_of_their_own(encoder: CompactTextEncoder) -> None:
     assert ids[0, 2:4].tolist() == [star, star]
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.lists(st.text(max_size=40), min_size=1, max_size=3))
 def test_any_unicode_is_encoded(encoder: CompactTextEncoder, prompts: list[str]) -> None:
     context = encoder.encode(prompts)

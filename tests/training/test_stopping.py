@@ -20,8 +20,8 @@ from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer
 from helpers import pictures
 from picture_files import write_captioned_folder
+from processes import CONTEXT
 from toy_training import (
-    CONTEXT,
     ToyTask,
     die_at_the_second_signal,
     recipe,

@@ -21,7 +21,8 @@ from hart.training.config import OptimizerConfig
 from hart.training.progress import StepReport
 from hart.training.task import Share
 from hart.training.trainer import Trainer
-from toy_training import CONTEXT, OPTIMIZER, AdversarialTask, ToyTask, recipe, train_and_die
+from processes import CONTEXT
+from toy_training import OPTIMIZER, AdversarialTask, ToyTask, recipe, train_and_die
 from training_state import checkpoints, flat, log_lines, state
 
 
@@ -305,7 +306,7 @@ def test_weights_and_biases_get_figures_and_pictures(tmp_path: Path, monkeypatch
 
 def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
-    with pytest.raises(HartError, match=r"\"wandb\" is not installed: run pip install 'hart\[wandb\]'"):
+    with pytest.raises(HartError, match=r"wandb is not installed: run pip install 'hart-image\[wandb\]'"):
         Trainer(ToyTask(), recipe(trackers=("wandb",)), tmp_path).run()
 
 

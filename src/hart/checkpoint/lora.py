@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from hart.checkpoint.storage import WEIGHT_TYPES, read_safetensors, require_finite
 from hart.config import LoraTarget
 from hart.devices import without_memory
-from hart.errors import HartError
+from hart.errors import HartError, missing_package
 from hart.files import atomic_write, read_json
 from hart.generation.request import finite_number
 from hart.model import Hart
@@ -138,7 +138,7 @@ def _peft() -> Any:
     try:
         import peft
     except ImportError:
-        raise HartError("LoRA needs the package peft: pip install 'hart[lora]'") from None
+        raise missing_package("peft", "lora") from None
     module: ModuleType = peft
     return module
 

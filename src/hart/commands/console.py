@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 import typer
 
 from hart.commands.locks import LOCK_FILE, locked
-from hart.errors import HartError, PromptWarning
+from hart.errors import HartError, PromptWarning, missing_package
 from hart.files import user_path
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def needs_extra(extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise HartError(f"{error.name} is not installed: run pip install 'hart[{extra}]'") from None
+        raise missing_package(error.name, extra) from None
 
 
 def note(message: str) -> None:

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from hart.commands.console import note, owned, progress, writable_folder
 from hart.commands.from_config import config_fields, option_flags, options_from_config
-from hart.errors import HartError
+from hart.errors import HartError, missing_package
 from hart.evaluation.suites import load_suite, suite_places
 from hart.evaluation.suites.base import Context, Suite, SuiteOptions
 
@@ -49,7 +49,7 @@ def _loaded(place: str) -> Suite[Any]:
     try:
         return load_suite(place)
     except ModuleNotFoundError as error:
-        raise HartError(f"{error.name} is not installed: run pip install 'hart[evaluate]'") from None
+        raise missing_package(error.name, "evaluate") from None
 
 
 def _command(suite: Suite[Any], program: str) -> Any:

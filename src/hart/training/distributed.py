@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any, Literal
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from accelerate import PartialState
@@ -23,6 +24,8 @@ from hart.devices import resolve_device
 from hart.errors import HartError
 from hart.strict import reason
 from hart.training.config import TrainerConfig
+
+T = TypeVar("T")
 
 LAUNCH = "accelerate launch --num_processes N -m hart train ..."
 START = f"start several processes with {LAUNCH}, or one without it"
@@ -95,6 +98,17 @@ class Processes:
         """Until all are here."""
         self._state.wait_for_everyone()
 
+    def from_main(self, make: Callable[[], T]) -> T:
+        """What `make` gives in the main process, in all of them: for what reads much, and is the same everywhere."""
+        if self.count == 1:
+            return make()
+        # a group of its own: to read a large set takes longer than a step may
+        group = distributed.new_group(backend="gloo", timeout=timedelta(days=1))
+        made = [make() if self.main else None]
+        distributed.broadcast_object_list(made, group=group)
+        distributed.destroy_process_group(group)
+        return cast(T, made[0])
+
     def sum(self, value: Tensor) -> Tensor:
         """The sum over all processes."""
         if self.count > 1:
@@ -141,15 +155,16 @@ class Processes:
 
     def spread(self, module: nn.Module, blocks: Sequence[nn.Module]) -> SpreadModule:
         """Make `module` exchange its gradients, or its weights too. FSDP2 replaces its parameters by shards."""
-        forward: nn.Module = Forward(module)
+        forward = Forward(module)
         if self.strategy == "fsdp2":
             for block in blocks:
                 if any(True for _ in block.parameters()):
                     fully_shard(block)
             # with the root sharded again after use, nothing outdated stays in memory between two steps
             fully_shard(forward, reshard_after_forward=True)
-        elif self.strategy == "ddp" and any(p.requires_grad for p in module.parameters()):
-            forward = DistributedDataParallel(forward)
+            return SpreadModule(forward)
+        if self.strategy == "ddp" and any(p.requires_grad for p in module.parameters()):
+            return SpreadModule(DistributedDataParallel(forward))
         return SpreadModule(forward)
 
 
@@ -168,21 +183,25 @@ class Forward(nn.Module):
 
 
 class SpreadModule:
-    """A module whose backward passes end in gradients averaged over all processes.
-
-    forward: called with a function and its arguments, it runs that as the module's forward pass.
-    """
+    """A module whose backward passes end in gradients averaged over all processes."""
 
     def __init__(self, forward: nn.Module) -> None:
         self.forward = forward
+
+    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """`function(*arguments)` as the module's forward pass."""
+        return self.forward(function, *arguments)
 
     @contextmanager
     def synchronized(self, last: bool) -> Iterator[None]:
         """Exchange gradients in this backward pass only where it is the last of the step."""
         if isinstance(self.forward, FSDPModule):
             self.forward.set_requires_gradient_sync(last)
-        ddp = self.forward if isinstance(self.forward, DistributedDataParallel) and not last else None
-        with ddp.no_sync() if ddp is not None else nullcontext():
+            yield
+        elif isinstance(self.forward, DistributedDataParallel) and not last:
+            with self.forward.no_sync():
+                yield
+        else:
             yield
 
 

@@ -67,7 +67,7 @@ class Trainer:
         self.saved = 0
         """The step of the last checkpoint."""
         self.stepper = Stepper(task, self.config, self.processes)
-        self.identity = Identity.of(type(recipe).stage, recipe, task.sources)
+        self.identity = Identity.of(type(recipe).stage, recipe, self.processes.from_main(lambda: task.sources))
         self._changes: list[str] = []
         state = self.run_folder.load(type(recipe).stage, lambda state: self._check(state, accept_changes))
         if state is not None:

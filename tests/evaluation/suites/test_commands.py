@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -49,15 +48,17 @@ def test_tokenizer(model: Path, tmp_path: Path) -> None:
     columns = set(values["figures"]["hybrid"])
     assert {"PSNR, dB", "SSIM", "distance (efficientnet-lite0)", "rFID (efficientnet-lite0)"} < columns
     assert "fewer than 10,000" in result.stderr
-    assert (out / "reconstructions.png").exists()
+    with Image.open(out / "reconstructions.png") as sheet:
+        # five groups of three pictures (input, discrete, hybrid), enlarged to about 128 px
+        assert sheet.width % (3 * (128 + 4) + 4) == 0
 
 
 def test_tokenizer_goes_on_after_a_stop(model: Path, tmp_path: Path) -> None:
     """What was measured of a batch is not measured again; of other scales it is another measurement."""
-    write_captioned_folder(tmp_path / "set", 8)
+    write_captioned_folder(tmp_path / "set", 4)
     out = tmp_path / "out"
     arguments = ("tokenizer", "--model", model, "--data", tmp_path / "set", "--split", "train", "--size", 16,
-                 "--batch-size", 4, "--resamples", 2, "--device", "cpu", "--out", out, "--scales")  # fmt: skip
+                 "--batch-size", 2, "--resamples", 0, "--device", "cpu", "--out", out, "--scales")  # fmt: skip
     values = figures(run(*arguments, "1,2,4,8"), out)
     sheet = (out / "reconstructions.png").read_bytes()
     first, second = sorted((out / "measured").iterdir())
@@ -100,7 +101,7 @@ def test_generation_goes_on_after_a_stop(model: Path, tmp_path: Path) -> None:
     ("given", "said"),
     [
         (("--size", "17"), "give a multiple of 2 px"),
-        (("--size", "16", "--scales", "1,x"), "give whole numbers with commas"),
+        (("--size", "16", "--scales", "1,x"), "--scales[1]"),
         (("--size", "16", "--scales", "1,2,4,8", "--features", "vgg"), "unknown feature extractor 'vgg'"),
         (("--size", "16", "--scales", "1,2,4,8", "--distance", "lpips"), "'lpips' needs weights"),
         (("--size", "16", "--scales", "1,2,4,8", "--limit", "3", "--resamples", "0"), "KID"),
@@ -114,13 +115,3 @@ def test_bad_input_is_one_line(model: Path, tmp_path: Path, given: tuple[str, ..
     *_, line = result.stderr.splitlines()
     assert line.startswith("error: ") and said in line
     assert "Traceback" not in result.stderr
-
-
-def test_sheets_show_input_discrete_and_hybrid(model: Path, tmp_path: Path) -> None:
-    write_captioned_folder(tmp_path / "set", 4)
-    out = tmp_path / "out"
-    run("tokenizer", "--model", model, "--data", tmp_path / "set", "--split", "train", "--size", 16, "--scales",
-        "1,2,4,8", "--resamples", 0, "--device", "cpu", "--out", out)  # fmt: skip
-    with Image.open(io.BytesIO((out / "reconstructions.png").read_bytes())) as sheet:
-        # four groups of three pictures, enlarged to about 128 px
-        assert sheet.width % (3 * (128 + 4) + 4) == 0

@@ -18,7 +18,6 @@ from hart.cli import app
 from hart.evaluation.metrics.distances import Gaussian, SetStatistics, all_figures
 from hart.evaluation.metrics.features import Features, InceptionV3
 from hart.evaluation.suites.imagenet import balanced_classes
-from hart.networks.inception import FidInception
 from helpers import random_tensor
 from models import save_tiny_class_model, save_tiny_text_model
 
@@ -133,30 +132,42 @@ def test_draws_writes_and_measures_and_goes_on_after_a_stop(model: Path, referen
     assert not (others / "images").exists()
 
 
-@pytest.mark.slow
-def test_statistics_beside_the_reference_are_what_fid_is_to(tmp_path: Path) -> None:
-    """With Inception-v3 of random weights, and statistics for which the distance can be written down."""
-    torch.save(FidInception().state_dict(), tmp_path / "weights.pth")
+def test_statistics_beside_the_reference_are_what_fid_is_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With statistics for which the distance can be written down, and few features, which are soon decomposed."""
+    width, spread = 12, 0.25
+    features = Features(random_tensor(5, width), random_tensor(5, width, seed=1), random_tensor(5, 4, seed=2))
+
+    class Narrow(InceptionV3):
+        name, weights = "inception-v3", "those of a test"
+
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        def __call__(self, pixels: torch.Tensor) -> Features:
+            rows = slice(0, len(pixels))
+            assert features.spatial is not None and features.logits is not None
+            return Features(features.pooled[rows], features.spatial[rows], features.logits[rows])
+
     generator = np.random.default_rng(0)
-    samples = generator.integers(256, size=(5, 24, 24, 3), dtype=np.uint8)
-    np.savez(tmp_path / "samples.npz", samples)
-    mean, spread = generator.normal(size=2048), 0.25
+    np.savez(tmp_path / "samples.npz", generator.integers(256, size=(5, 24, 24, 3), dtype=np.uint8))
+    mean = generator.normal(size=width)
     np.savez(
         tmp_path / "reference.npz",
         arr_0=generator.integers(256, size=(4, 24, 24, 3), dtype=np.uint8),
-        mu=mean, sigma=spread * np.eye(2048), mu_s=np.zeros(2023), sigma_s=np.eye(2023),
+        mu=mean, sigma=spread * np.eye(width), mu_s=np.zeros(width), sigma_s=np.eye(width),
     )  # fmt: skip
     out = tmp_path / "out"
     arguments = ("--samples", tmp_path / "samples.npz", "--reference", tmp_path / "reference.npz", "--resamples", 0,
                  "--device", "cpu", "--out", out)  # fmt: skip
-    values = figures(run(*arguments, "--features", f"inception-v3:{tmp_path / 'weights.pth'}"), out)
+    with monkeypatch.context() as narrow:
+        narrow.setattr("hart.evaluation.metrics.features.InceptionV3", Narrow)
+        values = figures(run(*arguments, "--features", "inception-v3:weights.pth"), out)
     row = {name: figure["value"] for name, figure in values["figures"]["samples"].items()}
-    features = InceptionV3(tmp_path / "weights.pth", torch.device("cpu"))(torch.from_numpy(samples).permute(0, 3, 1, 2))
-    assert features.spatial is not None
     for name, part, centre, scale in (
         ("FID (inception-v3)", features.pooled, torch.from_numpy(mean), spread),
-        ("sFID (inception-v3)", features.spatial, torch.zeros(2023), 1.0),
+        ("sFID (inception-v3)", features.spatial, torch.zeros(width), 1.0),
     ):
+        assert part is not None
         rows = part.double()
         roots = torch.linalg.svdvals(rows - rows.mean(dim=0)) / math.sqrt(len(rows) - 1)
         apart = (rows.mean(dim=0) - centre).square().sum()

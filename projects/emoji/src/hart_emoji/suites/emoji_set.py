@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,6 @@ from torch import Tensor
 from hart import HartError, HartPipeline
 from hart.data import open_dataset
 from hart.evaluation import (
-    STRICT,
     TENSORS,
     Cache,
     Context,
@@ -42,8 +42,7 @@ CHUNK = 512
 """Images whose features are stored in one file."""
 
 
-@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=STRICT)
-class EmojiOptions(SamplingOptions):
+class EmojiOptions(SamplingOptions, kw_only=True):
     """Of suites that compare images of a model with the emoji set."""
 
     data: Annotated[Path, Field(description="Folder that hart-emoji data built.")]
@@ -136,12 +135,7 @@ class EmojiSet:
         parts = []
         for number, chunk in enumerate(chunks):
             progress(number * CHUNK, len(self), "features of the set")
-            entry = kept.get(
-                kept.key(chunk),
-                lambda chunk=chunk: {"features": features_of(chunk, extractor)},
-                lambda entry, chunk=chunk: len(entry.get("features", ())) == len(chunk),
-            )
-            parts.append(entry["features"])
+            parts.append(kept.get(kept.key(chunk), partial(_features_entry, chunk, extractor))["features"])
         return torch.cat(parts)
 
 
@@ -189,6 +183,10 @@ def reduced(pixels: Tensor) -> Tensor:
     """Images (B, 3, H, W) at `PIXEL_SIDE` px, as float32 rows (B, P) on the CPU."""
     parts = [F.interpolate(part.float(), (PIXEL_SIDE, PIXEL_SIDE), mode="area").cpu() for part in pixels.split(CHUNK)]
     return torch.cat(parts).flatten(1)
+
+
+def _features_entry(pixels: Tensor, extractor: FeatureExtractor) -> dict[str, Tensor]:
+    return {"features": features_of(pixels, extractor)}
 
 
 def features_of(pixels: Tensor, extractor: FeatureExtractor) -> Tensor:
