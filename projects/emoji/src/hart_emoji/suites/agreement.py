@@ -29,12 +29,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from hart import HartError
 from hart.evaluation import (
-    STRICT,
     Context,
     DrawnPictures,
     Figure,
@@ -60,8 +58,7 @@ RIGHT = {"style": "right style ({})", "tone": f"right skin tone (pixels at {PIXE
 """What is judged besides the concept, with its column, for pictures that were held out for it."""
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class AgreementOptions(EmojiOptions):
+class AgreementOptions(EmojiOptions, kw_only=True):
     """The seed is of each group's first image, of the choice of prompts and of the intervals."""
 
     limit: Annotated[int, Field(ge=1, description="Prompts of each group at most.")] = 300

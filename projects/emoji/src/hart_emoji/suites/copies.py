@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
-import pydantic
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -27,7 +26,6 @@ from torch import Tensor
 from hart import HartError
 from hart.data import unit_to_pil
 from hart.evaluation import (
-    STRICT,
     Context,
     DrawnPictures,
     FeatureExtractor,
@@ -51,8 +49,7 @@ QUANTILES = (0.05, 0.5, 0.95)
 NEAREST_FILE, STYLES_FILE = "nearest.png", "styles.png"
 
 
-@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=STRICT)
-class CopiesOptions(EmojiOptions):
+class CopiesOptions(EmojiOptions, kw_only=True):
     """The seed is of the first image and of the choice of prompts."""
 
     limit: Annotated[int, Field(ge=1, description="Images of each kind at most.")] = 100

@@ -19,7 +19,6 @@ from torch import Tensor
 from hart import HartError, HartPipeline
 from hart.data import open_dataset
 from hart.evaluation import (
-    STRICT,
     TENSORS,
     Cache,
     Context,
@@ -42,8 +41,7 @@ CHUNK = 512
 """Images whose features are stored in one file."""
 
 
-@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=STRICT)
-class EmojiOptions(SamplingOptions):
+class EmojiOptions(SamplingOptions, kw_only=True):
     """Of suites that compare images of a model with the emoji set."""
 
     data: Annotated[Path, Field(description="Folder that hart-emoji data built.")]

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
-import pydantic
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
 from hart import HartConfig, HartError, HartPipeline, SamplingConfig
 from hart.evaluation import (
     DEFAULT_FEATURES,
     LEAST_PICTURES,
-    STRICT,
-    VALUES,
     Cache,
     Context,
     DrawnPictures,
@@ -36,6 +33,7 @@ from hart.evaluation import (
     open_extractor,
     pictures_text,
     quiet_prompts,
+    records,
 )
 from hart_emoji.suites.agreement import Judge
 from hart_emoji.suites.emoji_set import BATCH, EmojiOptions, Opened, features_of, looks
@@ -48,11 +46,9 @@ TOP_KS = (50, 200, 600, None)
 TOP_PS = (0.5, 0.7, 0.9, None)
 TIMED = 10
 """Images of each variant that are drawn once more for the time."""
-FIGURES = TypeAdapter(dict[str, Figure])
 
 
-@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=STRICT)
-class AblationOptions(EmojiOptions):
+class AblationOptions(EmojiOptions, kw_only=True):
     """The seed is of the first image, of the choice of prompts and of the intervals."""
 
     limit: Annotated[int, Field(ge=LEAST_PICTURES, description="Images of each variant at most.")] = 300
@@ -129,11 +125,11 @@ class _Measure:
             "references": len(self.real),
             "resamples": options.resamples,
         }
-        kept: Cache[Mapping[str, Any]] = self.context.cache(VALUES, facts)
+        kept: Cache[dict[str, Figure]] = self.context.cache(records(dict[str, Figure]), facts)
         key = kept.key(drawn.settings, self.group.texts)
-        return FIGURES.validate_python(kept.get(key, lambda: self._measured(name, drawn, sampling), _are_figures))
+        return kept.get(key, lambda: self._measured(name, drawn, sampling))
 
-    def _measured(self, name: str, drawn: DrawnPictures, sampling: SamplingConfig) -> dict[str, Any]:
+    def _measured(self, name: str, drawn: DrawnPictures, sampling: SamplingConfig) -> dict[str, Figure]:
         options, progress, generator = self.context.options, self.context.progress, self.context.generator()
         drawn.draw(options.batch_size, lambda done, total, what: progress(done, total, f"{name}: {what}"))
         compared = Features(drawn.features(self.comparing, BATCH, progress).pooled)
@@ -142,15 +138,7 @@ class _Measure:
         for column, values in self.judge.verdicts(seen, self.group).items():
             figures[column] = bootstrap_mean(values, generator, options.resamples)
         figures["seconds a picture"] = Figure(_seconds(self.pipe, self.group.texts[:TIMED], sampling, options.seed))
-        return {column: asdict(figure) for column, figure in figures.items()}
-
-
-def _are_figures(values: Mapping[str, Any]) -> bool:
-    try:
-        FIGURES.validate_python(values, strict=True)
-    except ValidationError:
-        return False
-    return True
+        return figures
 
 
 def _seconds(pipe: HartPipeline, prompts: Sequence[str], sampling: SamplingConfig, seed: int) -> float:
