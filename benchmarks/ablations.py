@@ -26,15 +26,10 @@ import typer
 from torch import Tensor
 
 from hart.checkpoint.loading import load_model
-from hart.config import SamplingConfig
 from hart.data.datasets import open_dataset
-from hart.data.opening import open_source
-from hart.data.transforms import ImageTransform
-from hart.evaluation.features import open_extractor
-from hart.evaluation.generation import GenerationOptions, evaluate_generation
-from hart.evaluation.pictures import Pictures
+from hart.evaluation.suites.base import Context
+from hart.evaluation.suites.generation import SUITE, GenerationOptions
 from hart.losses.hart_loss import draw_diffusion, hart_loss
-from hart.pipeline import HartPipeline
 from hart.training.conditions import open_conditioner
 from hart.training.config import TransformerRecipe
 from hart.training.distributed import Processes
@@ -124,19 +119,11 @@ def held_out(variant: Variant, folder: Path, limit: int) -> dict[str, float]:
 
 def drawn(variant: Variant, folder: Path, limit: int) -> dict[str, float]:
     """Frechet and kernel distance of drawn pictures to all held-out ones, EfficientNet-Lite0 features."""
-    pipe = HartPipeline.from_pretrained(str(folder / MODEL_FOLDER), device="cpu")
-    references = Pictures(open_source(variant.recipe.data, "val"), ImageTransform(variant.size))
-    sampling: SamplingConfig = pipe.config.sampling
-    result = evaluate_generation(
-        pipe,
-        sampling,
-        references,
-        open_extractor("efficientnet-lite0", CPU),
-        folder / "drawn",
-        GenerationOptions(limit, 0, 8),
-        {"run": variant.name},
+    options = GenerationOptions(
+        model=str(folder / MODEL_FOLDER), data=variant.recipe.data, limit=limit, batch_size=8, device="cpu"
     )
-    return {name: figure.value for name, figure in result.figures["drawn"].items() if figure is not None}
+    result = SUITE(Context(options, folder / "drawn"))
+    return {name: figure.value for name, figure in result.figures["drawn"].items()}
 
 
 def speed(folder: Path) -> float:

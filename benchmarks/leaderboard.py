@@ -22,13 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from hart.checkpoint.loading import load_config
-from hart.evaluation.alignment.published import GENEVAL
-from hart.evaluation.published import TOKENIZER
-from hart.evaluation.published_class import CLASS_RESIDUAL_TOKENS, CLASS_TO_IMAGE
-from hart.evaluation.published_cost import TEXT_COST
-from hart.evaluation.published_text import RESIDUAL_TOKENS, TEXT_TO_IMAGE
-from hart.evaluation.report import FIGURES_FILE, PublishedTable, Result, figures_table, markdown_table
-from hart.evaluation.statistics import Figure
+from hart.evaluation.metrics.figures import Figure
+from hart.evaluation.report import (
+    FIGURES_FILE,
+    PublishedTable,
+    Result,
+    figures_table,
+    markdown_table,
+    published_tables,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "leaderboard.md"
@@ -98,18 +100,19 @@ class Section:
     end: str = ""
 
 
+TABLES = published_tables()
 SECTIONS = (
-    Section("Reconstruction", (TOKENIZER,), ("tokenizer",)),
+    Section("Reconstruction", (TABLES["tokenizer"],), ("tokenizer",)),
     Section(
         "Text to image",
-        (TEXT_TO_IMAGE, GENEVAL),
+        (TABLES["text_to_image"], TABLES["geneval"]),
         ("mjhq", "coco", "geneval", "dpg", "generation", "agreement", "copies"),
     ),
-    Section("Cost", (TEXT_COST,), ("cost",)),
-    Section("Class-conditional ImageNet", (CLASS_TO_IMAGE,), ("imagenet",)),
+    Section("Cost", (TABLES["text_cost"],), ("cost",)),
+    Section("Class-conditional ImageNet", (TABLES["class_to_image"],), ("imagenet",)),
     Section(
         "Ablations",
-        (CLASS_RESIDUAL_TOKENS, RESIDUAL_TOKENS),
+        (TABLES["class_residual_tokens"], TABLES["text_residual_tokens"]),
         ("sampling",),
         "What this project measured of the paper's claims about training: [experiments](experiments.md).",
     ),
@@ -138,7 +141,7 @@ def measured_table(name: str, values: Mapping[str, Any]) -> list[str]:
         row: {column: Figure(**figure) for column, figure in columns.items()}
         for row, columns in values["figures"].items()
     }
-    result = Result(values["suite"], values["title"], figures, values["settings"], values["counts"])
+    result = Result(title=values["title"], figures=figures, settings=values["settings"], counts=values["counts"])
     machine = values["environment"]
     processor = ", ".join([machine["processor"], f"{machine['cores']} cores", *machine["gpus"]])
     load = machine["load_average"]

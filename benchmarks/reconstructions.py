@@ -14,8 +14,8 @@ from pathlib import Path
 
 import typer
 
+from hart.evaluation.metrics.figures import Figure
 from hart.evaluation.report import FIGURES_FILE, figure_text
-from hart.evaluation.statistics import Figure
 
 SUITE = "tokenizer"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import pkgutil
 from importlib import import_module
 from pathlib import Path
 
@@ -25,6 +26,8 @@ def test_public_names_import_and_have_a_docstring(package: str) -> None:
         value = getattr(module, name)
         assert not (inspect.isclass(value) or inspect.isroutine(value)) or inspect.getdoc(value), name
     assert set(module.__all__) <= set(dir(module))
+    modules = {found.name for found in pkgutil.iter_modules(getattr(module, "__path__", []))}
+    assert not modules & set(module.__all__), "an imported module hides a name that is imported on first use"
 
 
 @pytest.mark.parametrize("package", PUBLIC)

@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from hart.cli import app
-from hart.evaluation.metrics.distances import Figure
+from hart.evaluation.metrics.figures import Figure
 from hart.evaluation.report import FIGURES_FILE, Result, write_result
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -26,7 +26,8 @@ def program(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def commands() -> dict[str, Any]:
     """The suites of `hart evaluate`, by name."""
     group: Any = typer.main.get_command(app)
-    return dict(group.commands["evaluate"].commands)
+    evaluate = group.commands["evaluate"]
+    return {name: evaluate.get_command(None, name) for name in evaluate.list_commands(None)}
 
 
 def test_the_page_is_up_to_date(program: ModuleType) -> None:

@@ -15,9 +15,9 @@ from hart.commands import (
     models,
     train,
 )
-from hart.commands.program import program, run_program
+from hart.commands.program import new_program, run_program
 
-app = program()
+app = new_program()
 app.command()(generate.generate)
 app.command()(generate.reconstruct)
 app.command()(models.info)

@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 
 import pytest
 import typer
-from pydantic import ConfigDict, Field, field_validator
-from pydantic.dataclasses import dataclass
+from pydantic import Field, field_validator
 from typer.testing import CliRunner
 
 from hart.commands.from_config import config_fields, options_from_config
 from hart.errors import HartError
+from hart.strict import Config
 
 
 class Colour(StrEnum):
@@ -25,8 +25,7 @@ class Colour(StrEnum):
 Count = Annotated[int, Field(ge=1, le=9, description="How many.")]
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
-class Options:
+class Options(Config, kw_only=True):
     source: Annotated[str, Field(description="What is read.", json_schema_extra={"positional": True})]
     data: Path
     count: Annotated[Count, Field(json_schema_extra={"flags": ["-n", "--count"]})] = 3
@@ -93,11 +92,11 @@ def test_what_is_given_becomes_the_configuration(given: tuple[str, ...], changed
         ((), "Missing option '--data'"),
         (("--data", "b", "-n", "10"), "'-n' / '--count': "),
         (("--data", "b", "--mode", "slow"), "'--mode': "),
-        (("--data", "b", "--share", "1"), "--share 1.0: should be less than 1"),
-        (("--data", "b", "--share", "0.75"), "--share 0.75: three quarters are odd: give another"),
-        (("--data", "b", "--sizes", "2,x"), "--sizes 'x': should be a valid integer"),
-        (("--data", "b", "--sizes", "2,0"), "--sizes 0: should be greater than or equal to 1"),
-        (("--data", "b", "--top-k", "many"), "--top-k 'many': should be"),
+        (("--data", "b", "--share", "1"), "--share must be below 1, not 1.0"),
+        (("--data", "b", "--share", "0.75"), "--share: three quarters are odd: give another"),
+        (("--data", "b", "--sizes", "2,x"), "--sizes[1]: expected a whole number, got 'x'"),
+        (("--data", "b", "--sizes", "2,0"), "--sizes[1] must be at least 1, not 0"),
+        (("--data", "b", "--top-k", "many"), "--top-k"),
         (("--data", "b", "--nothing"), "--nothing"),
         (("--data", "b", "--no-plain"), "--no-plain"),
     ],
@@ -116,8 +115,7 @@ def test_help_says_what_fields_say() -> None:
 
 
 def test_a_configuration_comes_before_its_bases() -> None:
-    @dataclass(frozen=True, kw_only=True)
-    class More(Options):
+    class More(Options, kw_only=True):
         own: int = 1
         share: Annotated[float, Field(gt=0)] = 2.0
 

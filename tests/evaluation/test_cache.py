@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from hart.errors import HartError
-from hart.evaluation.cache import IMAGES, TENSORS, VALUES, Cache
+from hart.evaluation.cache import IMAGES, TENSORS, Cache, records
+from hart.strict import Config
 
 PIXELS = torch.arange(12, dtype=torch.uint8).view(1, 3, 2, 2)
 
@@ -45,24 +46,28 @@ def test_an_entry_is_computed_once_for_the_same_facts_and_parts(tmp_path: Path) 
         value({"scales": [1, 2]}, PIXELS)
 
 
+class Place(Config):
+    place: int
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\0\xff", b"[" * 100_000, b'{"correct": 1}'])
 def test_what_is_no_entry_is_named(content: bytes, tmp_path: Path) -> None:
-    kept: Cache[Mapping[str, Any]] = Cache(tmp_path, VALUES, {})
+    kept = Cache(tmp_path, records(Place), {})
     name = kept.key("a cat", b"picture")
     kept.path(name).parent.mkdir(exist_ok=True)
     kept.path(name).write_bytes(content)
     with pytest.raises(HartError, match=rf"{name}.json: .*: delete it, and it is computed again"):
-        kept.read(name, lambda value: type(value.get("correct")) is bool)
+        kept.read(name)
 
 
 def test_a_stopped_run_computes_what_is_missing_in_batches_of_neighbours(tmp_path: Path) -> None:
-    kept: Cache[Mapping[str, Any]] = Cache(tmp_path, VALUES, {})
+    kept = Cache(tmp_path, records(Place), {})
     names = [kept.key(number) for number in range(8)]
     batches: list[list[int]] = []
 
-    def compute(places: list[int]) -> list[dict[str, int]]:
+    def compute(places: list[int]) -> list[Place]:
         batches.append(places)
-        return [{"place": place} for place in places]
+        return [Place(place) for place in places]
 
     assert kept.fill(names, compute, 3) == 0
     assert batches == [[0, 1, 2], [3, 4, 5], [6, 7]]
@@ -71,7 +76,7 @@ def test_a_stopped_run_computes_what_is_missing_in_batches_of_neighbours(tmp_pat
     batches.clear()
     assert kept.fill(names, compute, 3) == 5
     assert batches == [[1, 2], [5]]
-    assert [kept.read(name)["place"] for name in names] == list(range(8))
+    assert [kept.read(name).place for name in names] == list(range(8))
 
 
 def test_a_folder_is_of_one_plan(tmp_path: Path) -> None:

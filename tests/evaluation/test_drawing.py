@@ -60,5 +60,5 @@ def test_pictures_of_another_plan_are_not_taken_over(pipe: HartPipeline, tmp_pat
         DrawnPictures(pipe, PROMPTS, sampling, 7, tmp_path)
     (folder / "plan.json").unlink()
     Image.new("RGB", (8, 8)).save(folder / "000000.png")
-    with pytest.raises(HartError, match=r"holds pictures but no plan\.json"):
+    with pytest.raises(HartError, match=r"holds files but no plan\.json"):
         DrawnPictures(pipe, PROMPTS, sampling, 7, tmp_path)

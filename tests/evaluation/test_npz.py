@@ -79,7 +79,7 @@ GAUSSIANS = {"mu": np.zeros(3), "sigma": np.eye(3), "mu_s": np.zeros(2), "sigma_
         ({"arr_0": pictures(), "mu": np.zeros(3)}, "has no sigma"),
         ({"arr_0": pictures()} | GAUSSIANS | {"sigma": np.eye(2)}, "sigma: it holds float64 of 2 x 2"),
         ({"arr_0": pictures()} | GAUSSIANS | {"mu": np.full(3, np.nan)}, "mu: its values are not finite"),
-        ({"arr_0": pictures()} | GAUSSIANS | {"mu": np.array([None] * 3)}, "mu: .*objects"),
+        ({"arr_0": pictures()} | GAUSSIANS | {"mu": np.array([None] * 3)}, "damaged .mu: .*objects"),
         ({"arr_0": pictures()} | GAUSSIANS | {"mu": np.arange(3)}, "mu: it holds int64 of 3"),
         ({"arr_0": pictures()} | GAUSSIANS | {"sigma": np.triu(np.ones((3, 3)))}, "sigma is no covariance"),
         ({"arr_0": np.array([None])}, "damaged .*objects"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from hart import __version__
-from hart.evaluation.metrics.distances import Figure
+from hart.evaluation.metrics.figures import Figure
 from hart.evaluation.report import PublishedTable, Result, figures_table, write_result
 
 
@@ -26,9 +26,10 @@ def test_files_say_what_was_measured_with_what(tmp_path: Path) -> None:
         notes=("too few",),
         published=(PublishedTable("paper, Table 1", ("rFID",), {"HART": ("0.78",)}),),
         sheets={"sheet.png": Image.new("RGB", (4, 4))},
+        lines={"verdicts.jsonl": [{"right": True, "said": "größer"}, {"right": False}]},
     )
     paths = write_result(tmp_path / "new", result, "hart evaluate tokenizer --model tiny")
-    assert [path.name for path in paths] == ["figures.json", "table.md", "sheet.png"]
+    assert [path.name for path in paths] == ["figures.json", "table.md", "verdicts.jsonl", "sheet.png"]
     values = json.loads(paths[0].read_text())
     assert values["figures"]["discrete"]["PSNR, dB"] == {"value": 21.23456, "low": 20.1, "high": 22.9}
     assert values["settings"] == {"model": "tiny", "seed": 3}
@@ -37,6 +38,10 @@ def test_files_say_what_was_measured_with_what(tmp_path: Path) -> None:
     assert values["extractor"]["name"] == "net"
     assert values["environment"]["hart"] == __version__
     assert values["environment"]["packages"]["torch"] and values["environment"]["processor"]
+    assert [json.loads(line) for line in paths[2].read_text(encoding="utf-8").splitlines()] == [
+        {"right": True, "said": "größer"},
+        {"right": False},
+    ]
     page = paths[1].read_text()
     for line in (
         "| 5 pictures of 16 px | PSNR, dB | rKID (net) |",

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hart import HartPipeline
-from hart.training.config import TransformerRecipe
+from hart.training import TransformerRecipe
 from hart_emoji.text.retrieval import accuracy, read_synonyms, retrieve
 
 RECIPES = Path(__file__).parents[1] / "recipes"

@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from hart.commands.console import Report, needs_extra, note, owned, progress, prompt_notes, writable_folder
     from hart.commands.evaluate import suite_app
     from hart.commands.from_config import options_from_config
-    from hart.commands.program import program, run_program
+    from hart.commands.program import new_program, run_program
 
 __all__ = [
     "Report",
     "needs_extra",
+    "new_program",
     "note",
     "options_from_config",
     "owned",
-    "program",
     "progress",
     "prompt_notes",
     "run_program",
@@ -34,6 +34,6 @@ __getattr__, __dir__ = lazy(
         "hart.commands.console": "Report needs_extra note owned progress prompt_notes writable_folder",
         "hart.commands.evaluate": "suite_app",
         "hart.commands.from_config": "options_from_config",
-        "hart.commands.program": "program run_program",
+        "hart.commands.program": "new_program run_program",
     },
 )

@@ -14,19 +14,19 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import is_pydantic_dataclass
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from hart.errors import HartError
-from hart.strict import shown
+from hart.strict import explain
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -70,9 +70,10 @@ def config_from_options(config: type[T], given: dict[str, Any]) -> T:
     fields = config_fields(config)
     values = {name: _value(fields[name], value) for name, value in given.items()}
     try:
-        return config(**values)
+        return TypeAdapter(config).validate_python(values)
     except ValidationError as error:
-        raise HartError(_complaint(error, fields)) from None
+        called = {name: "/".join(option_flags(name, field)) or name.upper() for name, field in fields.items()}
+        raise HartError(explain(error, config, called=called.__getitem__)) from None
 
 
 def option_flags(name: str, field: FieldInfo) -> tuple[str, ...]:
@@ -157,14 +158,3 @@ def _number(kind: Callable[[str], object], text: str) -> object:
         return kind(text)
     except ValueError:
         return text  # the configuration says what is wrong with it
-
-
-def _complaint(error: ValidationError, fields: dict[str, FieldInfo]) -> str:
-    first = error.errors()[0]
-    place: Sequence[int | str] = first["loc"]
-    said = str(first.get("ctx", {}).get("error", first["msg"]))
-    if not place:
-        return said
-    name = str(place[0])
-    flag = "/".join(option_flags(name, fields[name])) or name.upper()
-    return f"{flag} {shown(first['input'])}: {said.removeprefix('Input ')}"

@@ -80,12 +80,12 @@ def _fail(message: str) -> NoReturn:
     sys.exit(BAD_INPUT)
 
 
-def program() -> typer.Typer:
+def new_program() -> typer.Typer:
     """A command line without sub-commands yet, that reports bad input in one line."""
     return typer.Typer(cls=HartGroup, pretty_exceptions_enable=False, add_completion=False)
 
 
 def run_program(app: typer.Typer, name: str) -> None:
-    """Run a `program` with this process's arguments, and end the process. name: of the console script."""
+    """Run a `new_program` with this process's arguments, and end the process. name: of the console script."""
     outlive_readers()
     app(prog_name=name)

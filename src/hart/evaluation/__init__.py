@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hart.exports import lazy
 
 if TYPE_CHECKING:
-    from hart.evaluation.cache import IMAGES, TENSORS, VALUES, Cache
+    from hart.evaluation.cache import IMAGES, TENSORS, Cache, records
     from hart.evaluation.drawing import DrawnPictures, quiet_prompts
     from hart.evaluation.metrics.distances import LEAST_PICTURES, all_figures, distances
     from hart.evaluation.metrics.features import (
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from hart.evaluation.report import Result, extractor_facts, pictures_text, write_result
     from hart.evaluation.selection import spread
     from hart.evaluation.suites.base import (
-        STRICT,
         Context,
         ImageSetOptions,
         Progress,
@@ -33,14 +32,13 @@ if TYPE_CHECKING:
         SuiteOptions,
     )
     from hart.evaluation.suites.tokenizer import reconstruct
+    from hart.generation.contact_sheet import contact_sheet
 
 __all__ = [
     "DEFAULT_FEATURES",
     "IMAGES",
     "LEAST_PICTURES",
-    "STRICT",
     "TENSORS",
-    "VALUES",
     "Cache",
     "Context",
     "DrawnPictures",
@@ -58,6 +56,7 @@ __all__ = [
     "all_figures",
     "bootstrap",
     "bootstrap_mean",
+    "contact_sheet",
     "distances",
     "extractor_facts",
     "features_of_set",
@@ -67,6 +66,7 @@ __all__ = [
     "psnr",
     "quiet_prompts",
     "reconstruct",
+    "records",
     "spread",
     "ssim",
     "write_result",
@@ -74,7 +74,7 @@ __all__ = [
 __getattr__, __dir__ = lazy(
     __name__,
     {
-        "hart.evaluation.cache": "IMAGES TENSORS VALUES Cache",
+        "hart.evaluation.cache": "IMAGES TENSORS Cache records",
         "hart.evaluation.drawing": "DrawnPictures quiet_prompts",
         "hart.evaluation.metrics.distances": "LEAST_PICTURES all_figures distances",
         "hart.evaluation.metrics.features": "DEFAULT_FEATURES EfficientNetLite0 FeatureExtractor Features "
@@ -84,7 +84,8 @@ __getattr__, __dir__ = lazy(
         "hart.evaluation.pictures": "Pictures features_of_set",
         "hart.evaluation.report": "Result extractor_facts pictures_text write_result",
         "hart.evaluation.selection": "spread",
-        "hart.evaluation.suites.base": "STRICT Context ImageSetOptions Progress SamplingOptions Suite SuiteOptions",
+        "hart.evaluation.suites.base": "Context ImageSetOptions Progress SamplingOptions Suite SuiteOptions",
         "hart.evaluation.suites.tokenizer": "reconstruct",
+        "hart.generation.contact_sheet": "contact_sheet",
     },
 )

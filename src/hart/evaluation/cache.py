@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from PIL import Image
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from hart.checkpoint.storage import read_safetensors, write_safetensors
@@ -23,6 +24,7 @@ from hart.errors import HartError
 from hart.evaluation.suites.base import Progress, silent
 from hart.files import FileError, atomic_write, read_json
 from hart.generation.metadata import save_png
+from hart.strict import explain
 
 PLAN_FILE = "plan.json"
 
@@ -38,12 +40,24 @@ class Form(Generic[T]):
     read: Callable[[Path], T]
 
 
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    atomic_write(path, lambda file: file.write(json.dumps(values, indent=1, ensure_ascii=False).encode()))
+def _write_json(path: Path, content: bytes) -> None:
+    atomic_write(path, lambda file: file.write(content))
+
+
+def records(kind: Any) -> Form[Any]:
+    """Values of a type that pydantic knows, such as a configuration or a dictionary of figures, a JSON file each."""
+    adapter = TypeAdapter(kind)
+
+    def read(path: Path) -> Any:
+        try:
+            return adapter.validate_python(read_json(path))
+        except ValidationError as error:
+            raise HartError(explain(error, kind, str(path))) from None
+
+    return Form(".json", lambda path, value: _write_json(path, adapter.dump_json(value, indent=1)), read)
 
 
 TENSORS: Form[Mapping[str, Tensor]] = Form(".safetensors", write_safetensors, read_safetensors)
-VALUES: Form[Mapping[str, Any]] = Form(".json", _write_json, read_json)
 IMAGES: Form[Image.Image] = Form(".png", save_png, open_image)
 
 
@@ -71,7 +85,7 @@ class Cache(Generic[T]):
         if not file.exists():
             if any(self.folder.glob(f"*{self._form.suffix}")):
                 raise HartError(f"{self.folder}: holds files but no {PLAN_FILE}: choose another --out, or empty it")
-            _write_json(file, plan)
+            _write_json(file, json.dumps(plan, indent=1, ensure_ascii=False).encode())
             return
         try:
             found = read_json(file)
@@ -98,7 +112,7 @@ class Cache(Generic[T]):
         return self.folder / f"{name}{self._form.suffix}"
 
     def read(self, name: str, sound: Callable[[T], bool] = lambda _: True) -> T:
-        """An entry. sound: whether it is one of its kind. Raises `HartError` that names the file where it is not."""
+        """An entry. sound: whether it is of its kind. Raises `HartError` that names the file where it is not."""
         try:
             value = self._form.read(self.path(name))
         except HartError as error:

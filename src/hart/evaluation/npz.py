@@ -1,15 +1,12 @@
 """Batches of pictures as `.npz`, the form that ADM's evaluator reads (Dhariwal and Nichol, 2021).
 
-They are read with distrust: what a header declares must be what the file holds.
-
     arr_0                     pictures (N, H, W, 3), uint8
     arr_1                     classes (N,), int64; ADM's sampler writes them, its evaluator does not read them
     mu, sigma, mu_s, sigma_s  only in reference batches: means and covariances of Inception-v3's pooled and spatial
                               features, over the whole data set
 
-50,000 pictures of 256 px are 9.8 GB: they are written and read a batch at a time.
-
-Shapes: N pictures of a file, B of a batch, H W image, D width of a feature.
+50,000 pictures of 256 px are 9.8 GB: they are written and read a batch at a time, and with distrust: what a header
+declares must be what the file holds.
 """
 
 from __future__ import annotations
@@ -19,7 +16,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -39,6 +36,7 @@ BYTE = np.dtype(np.uint8)
 LARGEST_SIDE = 4096
 """Of a picture, in pixels."""
 FORM = "ADM's batches have arr_0, 8-bit pictures of N x height x width x 3"
+REMEDY = "give a reference batch of ADM"
 READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 UNREADABLE = (
     ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError, OSError, EOFError, RuntimeError,
@@ -47,48 +45,6 @@ UNREADABLE = (
 """What NumPy and the zip library raise for files that are damaged, encrypted or of another format."""
 BYTES_LIMIT = 2**31
 """Of an array that is read at once."""
-
-
-class ArrayError(HartError):
-    """Why there is no array of the form that is asked for; does not name the file."""
-
-
-def read_header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of an array in rows, in a file of `size` bytes, which then stands at the first value.
-
-    Raises `ArrayError`, also where the file is not as long as that takes.
-    """
-    try:
-        shape, fortran, dtype = READERS[npy.read_magic(file)](file)
-        start = file.tell()
-    except UNREADABLE as error:
-        raise ArrayError(one_line(error)) from None
-    if fortran or dtype.hasobject or any(type(side) is not int or side < 0 for side in shape):
-        raise ArrayError(f"an array of {dtype} in another order, or of objects")
-    if start + math.prod(shape) * dtype.itemsize != size:
-        raise ArrayError(f"it declares {dtype} of {sides(shape)} and has {size - start} bytes")
-    return shape, dtype
-
-
-def read_floats(file: IO[bytes], size: int, shape: Sequence[int | None]) -> Tensor:
-    """Finite floating-point numbers of a shape, whose None are any sides, as float64. Raises `ArrayError`."""
-    found, dtype = read_header(file, size)
-    wanted = [side if side is not None else other for side, other in zip(shape, found, strict=False)]
-    if len(found) != len(shape) or list(found) != wanted or dtype.kind != "f" or size > BYTES_LIMIT:
-        raise ArrayError(f"it holds {dtype} of {sides(found)}")
-    try:
-        content = file.read(math.prod(found) * dtype.itemsize)
-        values = torch.from_numpy(np.frombuffer(content, dtype).reshape(found).astype(np.float64))
-    except UNREADABLE as error:
-        raise ArrayError(one_line(error)) from None
-    if not bool(values.isfinite().all()):
-        raise ArrayError("its values are not finite")
-    return values
-
-
-def sides(shape: Sequence[int]) -> str:
-    """A shape for people."""
-    return " x ".join(f"{side:.6g}" for side in shape)
 
 
 def write_samples(path: Path, batches: Iterable[Tensor], size: int, classes: Sequence[int]) -> None:
@@ -117,24 +73,21 @@ class SampleFile:
     def __init__(self, path: Path) -> None:
         """Raises `HartError` for what is not in the form above."""
         self.path = path
-        with self._member(PICTURES) as (member, length):
-            self._count, self.height, self.width, _ = self._read_shape(member, length)
+        with self._array(PICTURES) as (_, shape, dtype):
+            if dtype != BYTE or len(shape) != 4 or shape[3] != 3 or 0 in shape or max(shape[1:3]) > LARGEST_SIDE:
+                raise HartError(f"{path}: {PICTURES} holds {dtype} of {_sides(shape)}: {FORM}")
+        self._shape = shape
+        self.height, self.width = shape[1:3]
 
     def __len__(self) -> int:
-        return self._count
+        return self._shape[0]
 
     def batches(self, size: int) -> Iterator[Tensor]:
         """All pictures (B, 3, H, W), uint8, `size` at a time."""
-        with self._member(PICTURES) as (member, length):
-            _, *shape = self._read_shape(member, length)
+        with self._array(PICTURES) as (member, _, _):
             for start in range(0, len(self), size):
-                part = (min(size, len(self) - start), *shape)
-                try:
-                    content = bytearray(member.read(math.prod(part)))
-                except UNREADABLE as error:
-                    raise self._damaged(one_line(error)) from None
-                if len(content) != math.prod(part):
-                    raise HartError(f"{self.path}: ends before its last picture: copy or download it again")
+                part = (min(size, len(self) - start), *self._shape[1:])
+                content = self._read(member, math.prod(part))
                 yield torch.frombuffer(content, dtype=torch.uint8).view(part).permute(0, 3, 1, 2)
 
     @property
@@ -147,42 +100,56 @@ class SampleFile:
         return SetStatistics(*(self._gaussian(*names) for names in (STATISTICS[:2], STATISTICS[2:])))
 
     def _gaussian(self, mean_name: str, covariance_name: str) -> Gaussian:
-        mean = self._floats(mean_name, (None,))
-        covariance = self._floats(covariance_name, (len(mean), len(mean)))
+        mean = self._floats(mean_name, 1)
+        covariance = self._floats(covariance_name, 2, len(mean))
         if not torch.allclose(covariance, covariance.T):
-            raise HartError(f"{self.path}: {covariance_name} is no covariance: give a reference batch of ADM")
+            raise HartError(f"{self.path}: {covariance_name} is no covariance: {REMEDY}")
         return Gaussian.from_covariance(mean, covariance)
 
-    def _floats(self, name: str, shape: Sequence[int | None]) -> Tensor:
-        with self._member(name) as (member, size):
-            try:
-                return read_floats(member, size, shape)
-            except ArrayError as error:
-                raise HartError(f"{self.path}: {name}: {error}: give a reference batch of ADM") from None
+    def _floats(self, name: str, dimensions: int, side: int | None = None) -> Tensor:
+        """Finite numbers as float64, of `side` in each dimension."""
+        with self._array(name) as (member, shape, dtype):
+            if len(shape) != dimensions or {*shape} - {side or shape[0]} or dtype.kind != "f":
+                raise HartError(
+                    f"{self.path}: {name}: it holds {dtype} of {_sides(shape)}: give a reference batch of ADM"
+                )
+            content = self._read(member, math.prod(shape) * dtype.itemsize)
+        values = torch.from_numpy(np.frombuffer(content, dtype).reshape(shape).astype(np.float64))
+        if not bool(values.isfinite().all()):
+            raise HartError(f"{self.path}: {name}: its values are not finite: {REMEDY}")
+        return values
 
-    def _read_shape(self, member: IO[bytes], size: int) -> tuple[int, int, int, int]:
-        """Of the pictures; the stream then stands at the first of them."""
+    def _read(self, member: IO[bytes], count: int) -> bytearray:
         try:
-            shape, dtype = read_header(member, size)
-        except ArrayError as error:
-            raise self._damaged(str(error)) from None
-        if dtype != BYTE or len(shape) != 4 or shape[3] != 3 or 0 in shape or max(shape[1:3]) > LARGEST_SIDE:
-            raise HartError(f"{self.path}: {PICTURES} holds {dtype} of {sides(shape)}: {FORM}")
-        return shape[0], shape[1], shape[2], shape[3]
+            content = bytearray(member.read(count))
+        except UNREADABLE as error:
+            raise self._damaged(one_line(error)) from None
+        if len(content) != count:
+            raise self._damaged("it ends before its last number")
+        return content
 
     @contextmanager
-    def _member(self, name: str) -> Iterator[tuple[IO[bytes], int]]:
-        """A stream of one array's file, and its length."""
-        with self._opened() as archive:
+    def _array(self, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype]]:
+        """A stream at the first value of an array in rows, its shape and its type."""
+        with ExitStack() as stack:
+            archive = stack.enter_context(self._opened())
             try:
-                info = archive.getinfo(f"{name}.npy")
-                member = archive.open(info)
+                size = archive.getinfo(f"{name}.npy").file_size
+                member = stack.enter_context(archive.open(f"{name}.npy"))
             except KeyError:
                 raise HartError(f"{self.path}: has no {name}: {FORM}") from None
             except UNREADABLE as error:
                 raise self._damaged(one_line(error)) from None
-            with member:
-                yield member, info.file_size
+            try:
+                shape, fortran, dtype = READERS[npy.read_magic(member)](member)
+            except UNREADABLE as error:
+                raise self._damaged(f"{name}: {one_line(error)}") from None
+            if fortran or dtype.hasobject or any(type(side) is not int or side < 0 for side in shape):
+                raise self._damaged(f"{name}: an array of {dtype} in another order, or of objects")
+            found = size - member.tell()
+            if found != math.prod(shape) * dtype.itemsize or (name in STATISTICS and found > BYTES_LIMIT):
+                raise self._damaged(f"{name}: it declares {dtype} of {_sides(shape)} and has {found} bytes")
+            yield member, shape, dtype
 
     def _opened(self) -> zipfile.ZipFile:
         require_regular(self.path)
@@ -193,3 +160,8 @@ class SampleFile:
 
     def _damaged(self, reason: str) -> HartError:
         return HartError(f"{self.path}: damaged ({reason}): copy or download it again")
+
+
+def _sides(shape: Sequence[int]) -> str:
+    """A shape for people."""
+    return " x ".join(f"{side:.6g}" for side in shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeVar
 
 import torch
@@ -67,22 +68,20 @@ class Pictures:
         samples: list[Sample] = []
         count = 0
         for sample in self._samples():
-            if isinstance(sample, Damage):
-                self.damaged.append(sample)
-                continue
             try:
+                if isinstance(sample, Damage):
+                    raise DamagedSample(sample.reason)
                 pixels.append(sample.pixels(self._transform))
             except DamagedSample as error:
                 self.damaged.append(Damage(sample.key, str(error)))
                 continue
             samples.append(sample)
+            count += 1
             if len(samples) == size:
                 yield PictureBatch(torch.stack(pixels), tuple(samples))
-                count += size
                 pixels, samples = [], []
         if samples:
             yield PictureBatch(torch.stack(pixels), tuple(samples))
-            count += len(samples)
         # few pictures of a stream say little about its damage
         least = MIN_SEEN if isinstance(self._source, Stream) else 1
         total = max(count + len(self.damaged), least)
@@ -91,30 +90,18 @@ class Pictures:
             raise HartError(f"{self.description}: no picture could be read")
 
     def _samples(self) -> Iterator[Sample | Damage]:
-        if isinstance(self._source, Stream):
-            yield from self._first_of(self._source)
+        source, limit = self._source, self._limit
+        if isinstance(source, Stream):
+            samples = (sample for unit in range(len(source.units)) for sample in source.read_unit(unit))
+            yield from islice(samples, limit)
             return
-        for row in self._rows(self._source):
-            yield read_row(self._source, row)
-
-    def _first_of(self, stream: Stream) -> Iterator[Sample | Damage]:
-        left = self._limit
-        for unit in range(len(stream.units)):
-            for sample in stream.read_unit(unit):
-                if left == 0:
-                    return
-                yield sample
-                if left is not None:
-                    left -= 1
-
-    def _rows(self, source: Source) -> list[int]:
-        """In the order of the set, whatever was drawn."""
-        count = len(source)
-        if self._limit is None or self._limit >= count:
-            return list(range(count))
-        generator = torch.Generator().manual_seed(self._seed)
-        drawn: list[int] = torch.randperm(count, generator=generator)[: self._limit].tolist()
-        return sorted(drawn)
+        rows = list(range(len(source)))
+        if limit is not None and limit < len(rows):
+            generator = torch.Generator().manual_seed(self._seed)
+            # in the order of the set, whatever was chosen
+            rows = sorted(torch.randperm(len(rows), generator=generator)[:limit].tolist())
+        for row in rows:
+            yield read_row(source, row)
 
 
 def features_of_set(

@@ -72,12 +72,12 @@ def hub_dataset(repository: str, files: Sequence[str], instead: str) -> Path:
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """benchmark: its name. name: of the file. address: its public home. prompts: how many it has."""
+    """benchmark: its name. name: of the file. address: its public home. prompts: how many it has, if any."""
 
     benchmark: str
     name: str
     address: str
-    prompts: int
+    prompts: int = 0
 
 
 def located(published: PublishedFile, given: Path | None, cache: Path | None = None) -> Path:

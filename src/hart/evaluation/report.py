@@ -12,6 +12,7 @@ import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -44,7 +45,7 @@ class PublishedTable:
 
 @cache
 def published_tables() -> Mapping[str, PublishedTable]:
-    """All of `published.toml`, by name."""
+    """Those of the core's suites, by name: what `published.toml` holds."""
     return {
         name: PublishedTable(
             table["source"], tuple(table["columns"]), {row: tuple(cells) for row, cells in table["rows"].items()}
@@ -59,8 +60,8 @@ class Result:
 
     title: what was measured, for the table's head. figures: row -> column -> figure. settings: all that decides the
     figures beside the suite's options. counts: images measured, and left out. extractor: what features are from
-    (`extractor_facts`), where any were taken. notes: warnings to be read with the figures. published: names of tables
-    for comparison. sheets: file name -> image grid. lines: file name -> JSON lines. suite: its name.
+    (`extractor_facts`), where any were taken. notes: warnings to be read with the figures. published: rows of
+    others for comparison. sheets: file name -> image grid. lines: file name -> JSON lines. suite: its name.
     """
 
     title: str
@@ -69,7 +70,7 @@ class Result:
     counts: Mapping[str, int]
     extractor: Mapping[str, str] | None = None
     notes: tuple[str, ...] = ()
-    published: tuple[str, ...] = ()
+    published: tuple[PublishedTable, ...] = ()
     sheets: Mapping[str, Image.Image] = field(default_factory=dict)
     lines: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     suite: str = ""
@@ -131,11 +132,9 @@ def _holds_another(file: Path, values: Mapping[str, Any]) -> bool:
 
 def _keep(paths: Sequence[Path]) -> None:
     """Rename those of `paths` that are there by the first number that none of them has yet."""
-    for number in itertools.count(1):
-        kept = [path.with_stem(f"{path.stem}-{number}") for path in paths]
-        if not any(path.exists() for path in kept):
-            break
-    for path, new in zip(paths, kept, strict=True):
+    numbered = ([path.with_stem(f"{path.stem}-{number}") for path in paths] for number in itertools.count(1))
+    free = next(names for names in numbered if not any(path.exists() for path in names))
+    for path, new in zip(paths, free, strict=True):
         if path.exists():
             path.rename(new)
 
@@ -179,16 +178,18 @@ def _page(result: Result, command: str) -> str:
     if any(figure.deviation is not None for figure in figures):
         parts.append("± is the standard deviation over subsets.")
     parts += [f"**Note:** {note}." for note in result.notes]
-    facts = [f"{name}: {value}" for name, value in (*result.settings.items(), *result.counts.items())]
     machine = environment()
     hardware = [machine["processor"], f"{machine['cores']} cores", *machine["gpus"]]
-    facts.append(f"machine: {', '.join(hardware)}")
-    facts.append(f"torch {machine['packages']['torch']}, hart {machine['hart']}")
+    facts = {
+        **result.settings,
+        **result.counts,
+        "machine": ", ".join(hardware),
+        "versions": f"torch {machine['packages']['torch']}, hart {machine['hart']}",
+    }
     if result.extractor is not None:
-        facts.append(f"features: {result.extractor['name']} (weights {result.extractor['weights_sha256'][:12]})")
-    parts.append("\n".join(f"- {fact}" for fact in facts))
-    for name in result.published:
-        table = published_tables()[name]
+        facts["features"] = f"{result.extractor['name']} (weights {result.extractor['weights_sha256'][:12]})"
+    parts.append("\n".join(f"- {name}: {value}" for name, value in facts.items()))
+    for table in result.published:
         parts += [f"## Published: {table.source}", markdown_table("", table.columns, table.rows)]
     return "\n\n".join(parts) + "\n"
 
@@ -213,16 +214,14 @@ def figure_text(figure: Figure) -> str:
 
 def _processor() -> str:
     """The model's name where Linux says it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:
-    try:
+    with suppress(PackageNotFoundError):
         return version(package)
-    except PackageNotFoundError:
-        return None
+    return None

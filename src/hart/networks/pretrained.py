@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hart.checkpoint.storage import fingerprint
 from hart.data.samples import one_line
 from hart.devices import is_out_of_memory
 from hart.errors import HartError
@@ -19,6 +20,16 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TRAINING_ONLY = ("criterion.",)
 """Buffers of a loss: not every published file has them, and nothing here uses them."""
+
+
+class Frozen:
+    """A network of others with what tells it from others. name: for column heads. weights: SHA-256 of them in hex."""
+
+    def __init__(self, network: Any, name: str, device: torch.device) -> None:
+        self.network = network.to(device)
+        self.device = device
+        self.name = name
+        self.weights = fingerprint(self.network)
 
 
 def load_frozen(kind: Any, source: str, role: str) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from hart.exports import lazy
 
 if TYPE_CHECKING:
+    from hart.config import TextEncoderConfig
     from hart.text_encoder.base import Reading, TextEncoder
     from hart.text_encoder.compact import SPECIAL_PIECES, CompactTextEncoder, build_tokenizer
     from hart.text_encoder.opening import (
@@ -27,6 +28,7 @@ __all__ = [
     "RandomTextFeatures",
     "Reading",
     "TextEncoder",
+    "TextEncoderConfig",
     "build_tokenizer",
     "encoder_module",
     "find_text_encoder",
@@ -38,6 +40,7 @@ __all__ = [
 __getattr__, __dir__ = lazy(
     __name__,
     {
+        "hart.config": "TextEncoderConfig",
         "hart.text_encoder.base": "Reading TextEncoder",
         "hart.text_encoder.compact": "SPECIAL_PIECES CompactTextEncoder build_tokenizer",
         "hart.text_encoder.opening": "STORED_FOLDER encoder_module find_text_encoder load_text_encoder "

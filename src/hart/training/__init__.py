@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from hart.exports import lazy
 
 if TYPE_CHECKING:
+    from hart.errors import Stopped
+    from hart.networks.perceptual import perceptual_loss
     from hart.training.config import (
         OptimizerConfig,
         Recipe,
@@ -36,6 +38,7 @@ __all__ = [
     "Share",
     "StageRecipe",
     "StepReport",
+    "Stopped",
     "Task",
     "TokenizerRecipe",
     "TokenizerTask",
@@ -44,10 +47,13 @@ __all__ = [
     "TransformerRecipe",
     "TransformerTask",
     "encode_dataset",
+    "perceptual_loss",
 ]
 __getattr__, __dir__ = lazy(
     __name__,
     {
+        "hart.errors": "Stopped",
+        "hart.networks.perceptual": "perceptual_loss",
         "hart.training.config": "OptimizerConfig Recipe StageRecipe TokenizerRecipe TrainerConfig TransformerRecipe",
         "hart.training.encode_options": "EncodeOptions",
         "hart.training.encoding": "EncodedSummary Encoders encode_dataset",

@@ -85,7 +85,7 @@ def test_the_detector_is_fed_at_its_side(tmp_path: Path) -> None:
     detector = Mask2FormerDetector(str(save_detector(tmp_path / "mask2former-tiny")), CPU, side=64)
     assert detector.name == "mask2former-tiny" and len(detector.weights) == 64
     seen = []
-    detector._network.register_forward_pre_hook(
+    detector.network.register_forward_pre_hook(
         lambda _m, _a, given: seen.append(given["pixel_values"]), with_kwargs=True
     )
     images = [Image.new("RGB", (16, 16), (255, 0, 0)), Image.new("RGB", (16, 16), (0, 0, 255))]

@@ -14,7 +14,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from clip_models import POSITIONS, SIDE, save_tiny_clip
 from hart.errors import HartError
-from hart.evaluation.judges.scores import ClipScore, HpsV2
+from hart.evaluation.judges.scores import ClipScore
 
 CPU = torch.device("cpu")
 PROMPTS = ["a cat", "Two dogs!", "a", "green"]
@@ -74,11 +74,11 @@ def test_clip_score_is_that_of_torchmetrics(source: str, pixels: torch.Tensor) -
             metric.reset()
     # the metric sums what it has seen; below 0 we clamp each, it clamps the mean
     torch.testing.assert_close(scores, torch.tensor(raw, dtype=torch.float64).clamp(min=0), rtol=1e-4, atol=1e-4)
-    assert scorer.weights == HpsV2(source, CPU).weights
+    assert scorer.weights == ClipScore(source, CPU, "HPS v2").weights
 
 
 def test_hps_is_not_clamped_and_has_its_own_name(source: str, pixels: torch.Tensor) -> None:
-    scorer, clip = HpsV2(source, CPU), ClipScore(source, CPU)
+    scorer, clip = ClipScore(source, CPU, "HPS v2"), ClipScore(source, CPU)
     assert scorer.name == "HPS v2 (clip-tiny)"
     # a text far from everything: some cosines are negative
     values = torch.cat([scorer(pixels, [word] * len(pixels)) for word in PROMPTS])
@@ -90,7 +90,7 @@ def test_hps_is_not_clamped_and_has_its_own_name(source: str, pixels: torch.Tens
 def test_long_prompts_are_cut_with_their_end_kept_and_neighbours_change_nothing(
     source: str, pixels: torch.Tensor
 ) -> None:
-    scorer = HpsV2(source, CPU)
+    scorer = ClipScore(source, CPU, "HPS v2")
     longest = "x" * (POSITIONS - 2)
     one = pixels[:1].expand(4, -1, -1, -1)
     scores = scorer(one, [longest + "yz", longest + "abcdef", longest, "a"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,14 @@ from typer.testing import CliRunner, Result
 from hart import HartPipeline
 from hart.cli import app
 from hart.errors import HartError
-from hart.evaluation.alignment import dpg, geneval, published
-from hart.evaluation.alignment.asking import AskingOptions, draw_prompts, part_warning
-from hart.evaluation.alignment.verdicts import kept_verdicts
-from hart.evaluation.drawing import DrawnPictures
 from hart.evaluation.judges.dpg_rules import QUESTIONS
 from hart.evaluation.judges.geneval_rules import PROMPTS, TASKS
+from hart.evaluation.published_files import PublishedFile
+from hart.evaluation.report import published_tables
+from hart.evaluation.suites import dpg, geneval
+from hart.evaluation.suites.asking import Asked, AskingOptions
+from hart.evaluation.suites.base import Context
+from hart.strict import Config
 from judge_models import save_answerer, save_clip, save_detector
 from models import save_tiny_class_model, save_tiny_text_model
 
@@ -36,8 +38,21 @@ x2,a wide view,,1,0,global,,global - (wide view),is it a view?
 """
 
 
-def silent(_done: int, _total: int | None, _what: str) -> None:
-    """No progress."""
+@dataclass(frozen=True)
+class Prompt:
+    prompt: str
+
+
+class Number(Config):
+    number: int
+
+
+ONE = PublishedFile("ONE", "one.jsonl", "https://home/one.jsonl", 2)
+
+
+def asked(models: Path, out: Path, *texts: str, published: PublishedFile = ONE, **options: Any) -> Asked:
+    given = AskingOptions(model=str(models / "text"), device="cpu", **options)
+    return Asked(Context(given, out), published, [Prompt(text) for text in texts], [""] * len(texts))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +76,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
 def test_geneval_scores_are_means_over_tasks() -> None:
     tags = ["single_object", "counting", "counting", "counting"]
     right = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0]], dtype=torch.bool)
-    rows = geneval.scores(tags, right, "judge", seed=0, resamples=50)
+    rows = geneval.scores(tags, right, "judge", torch.Generator().manual_seed(0), resamples=50)
     share, once = "right pictures (judge)", "prompts with a right picture (judge)"
     assert list(rows) == ["overall", "single object", "counting"]
     assert rows["counting"][share].value == pytest.approx(3 / 12)
@@ -75,11 +90,13 @@ def test_geneval_scores_are_means_over_tasks() -> None:
 
 
 def test_dpg_scores() -> None:
-    def verdict(*answers: tuple[str, bool, bool]) -> dict[str, Any]:
-        return {
-            "score": sum(counted for *_, counted in answers) / len(answers),
-            "answers": [{"category": category, "yes": yes, "counted": counted} for category, yes, counted in answers],
-        }
+    def verdict(*answers: tuple[str, bool, bool]) -> dpg.Verdict:
+        return dpg.Verdict(
+            "x1",
+            "a hat",
+            sum(counted for *_, counted in answers) / len(answers),
+            tuple(dpg.Answer(1, category, "?", "", yes, counted, "") for category, yes, counted in answers),
+        )
 
     verdicts = [
         verdict(("entity", True, True), ("attribute", True, True)),
@@ -87,7 +104,7 @@ def test_dpg_scores() -> None:
         verdict(("global", True, True), ("style", True, True), ("entity", True, True), ("entity", False, False)),
         verdict(("global", False, False), ("style", True, True), ("entity", True, True), ("entity", True, True)),
     ]
-    rows = dpg.scores(verdicts, 2, "blip", seed=0, resamples=20)
+    rows = dpg.scores(verdicts, 2, "blip", torch.Generator(), resamples=20)
     values = {row: figures["score (blip)"].value for row, figures in rows.items()}
     # published categories in their order, then others
     assert list(values) == ["overall", "global", "entity", "attribute", "style"]
@@ -98,71 +115,64 @@ def test_dpg_scores() -> None:
 
 
 def test_published_rows_have_the_names_of_the_measured_ones() -> None:
-    assert list(published.GENEVAL.rows) == ["overall", *TASKS.values()]
+    assert list(published_tables()["geneval"].rows) == ["overall", *TASKS.values()]
 
 
 def test_the_published_means_are_those_of_the_tasks() -> None:
-    for column in range(len(published.GENEVAL.columns)):
-        overall, *tasks = (float(cells[column]) for cells in published.GENEVAL.rows.values())
+    table = published_tables()["geneval"]
+    for column in range(len(table.columns)):
+        overall, *tasks = (float(cells[column]) for cells in table.rows.values())
         assert sum(tasks) / len(tasks) == pytest.approx(overall, abs=0.0101)
 
 
-def test_parts_are_said() -> None:
-    assert part_warning(PROMPTS, 553, AskingOptions()) == []
-    assert "where DPG-Bench has 1,065 with 4" in part_warning(QUESTIONS, 10, AskingOptions(limit=10))[0]
-    assert part_warning(PROMPTS, 553, AskingOptions(per_prompt=1))
+def test_parts_are_said(models: Path, tmp_path: Path) -> None:
+    said = "where ONE has 2 with 4: do not compare"
+    for number, (options, part) in enumerate((({}, False), ({"limit": 1}, True), ({"per_prompt": 1}, True))):
+        notes = asked(models, tmp_path / str(number), "a cat", "a dog", **options).notes
+        assert any(said in note for note in notes) is part
 
 
 def test_verdicts_are_kept_for_the_same_picture_question_and_judge(models: Path, tmp_path: Path) -> None:
-    pipe = HartPipeline.from_pretrained(str(models / "text"), device="cpu")
-    options = AskingOptions(per_prompt=2)
-    drawn = draw_prompts(pipe, pipe.config.sampling, ["a cat", "a dog"], tmp_path, options)
-    drawn.draw(1, silent)
-    asked = [{"prompt": prompt} for prompt in ("a cat", "a cat", "a dog", "a dog")]
     calls: list[int] = []
 
-    def judge(numbers: Sequence[int]) -> list[dict[str, Any]]:
+    def judge(numbers: list[int]) -> list[Number]:
         calls.extend(numbers)
-        return [{"number": number} for number in numbers]
+        return [Number(number) for number in numbers]
 
-    def again(questions: list[dict[str, str]] = asked, facts: str = "one", by: DrawnPictures = drawn) -> list[int]:
+    def again(facts: str = "one", *texts: str) -> list[int]:
         calls.clear()
-        verdicts = kept_verdicts(tmp_path / "v.jsonl", by, questions, {"judge": facts}, judge, 3, silent)
-        assert [verdict["picture"] for verdict in verdicts] == [f"{i:06d}.png" for i in range(4)]
-        assert lines(tmp_path / "v.jsonl") == verdicts
+        found = asked(models, tmp_path, *(texts or ("a cat", "a dog")), per_prompt=2)
+        verdicts = found.verdicts(Number, {"judge": facts}, judge, 3)
+        (lines,) = found.lines(verdicts).values()
+        assert [line["picture"] for line in lines] == [f"{i:06d}.png" for i in range(4)]
         return list(calls)
 
     assert again() == [0, 1, 2, 3]
     assert again() == []
-    # killed in the middle of a line
-    text = (tmp_path / "v.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "v.jsonl").write_text("".join(text[:2]) + text[2][:20])
-    assert again() == [2, 3]
-    assert again([*asked[:3], {"prompt": "a red dog"}]) == [3]
-    assert again() == [3]
-    Image.new("RGB", (8, 8), "white").save(drawn.path(1))
+    Image.new("RGB", (8, 8), "white").save(tmp_path / "images" / "000001.png")
     assert again() == [1]
-    assert again(facts="two") == [0, 1, 2, 3]
-    # what is no verdict is judged again
-    text = (tmp_path / "v.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "v.jsonl").write_bytes("".join(text[:3]).encode() + b"\0\xff\n" + b"[" * 100_000 + b"\n[]\n7\n")
-    assert again(facts="two") == [3]
+    assert again("two") == [0, 1, 2, 3]
+    assert again() == []
+    # what is no verdict is named
+    for content, said in (('{"number', "is not JSON"), ('{"number": "x"}', "number: expected a whole number")):
+        for file in (tmp_path / "measured").iterdir():
+            file.write_text(content)
+        with pytest.raises(HartError, match=rf"\.json: {said}.*: delete it, and it is computed again"):
+            again()
 
 
 def test_each_picture_has_a_seed_of_its_own(models: Path, tmp_path: Path) -> None:
-    pipe = HartPipeline.from_pretrained(str(models / "text"), device="cpu")
-    drawn = draw_prompts(pipe, pipe.config.sampling, ["a cat"], tmp_path, AskingOptions(per_prompt=3, seed=5))
-    drawn.draw(1, silent)
-    expected = pipe(["a cat"] * 3, seed=5).images
+    drawn = asked(models, tmp_path, "a cat", per_prompt=3, seed=5).drawn
+    expected = HartPipeline.from_pretrained(str(models / "text"), device="cpu")(["a cat"] * 3, seed=5).images
     for number, image in enumerate(expected):
         with Image.open(drawn.path(number)) as written:
             assert written.tobytes() == image.tobytes()
 
 
 def test_class_models_are_refused(tmp_path: Path) -> None:
-    pipe = HartPipeline.from_pretrained(str(save_tiny_class_model(tmp_path / "model")), device="cpu")
+    save_tiny_class_model(tmp_path / "text")
     with pytest.raises(HartError, match="draws from words"):
-        draw_prompts(pipe, pipe.config.sampling, ["a cat"], tmp_path, AskingOptions())
+        asked(tmp_path, tmp_path / "out", "a cat")
 
 
 def test_geneval_end_to_end(models: Path, tmp_path: Path) -> None:

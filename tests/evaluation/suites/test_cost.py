@@ -11,8 +11,7 @@ from typer.testing import CliRunner
 from hart.checkpoint.loading import load_config
 from hart.cli import app
 from hart.config import HartConfig
-from hart.evaluation.published_class import CLASS_TO_IMAGE
-from hart.evaluation.published_cost import TEXT_COST
+from hart.evaluation.report import published_tables
 from hart.evaluation.suites.cost import printed_macs
 from hart.inference.cost import model_cost
 from hart.presets import preset, var_imagenet
@@ -58,6 +57,9 @@ def test_residual_tokens_can_be_left_out_of_counts_and_times(tmp_path: Path) -> 
     assert total == pytest.approx((cost.total_macs - cost.macs["residual diffusion"]) / 1e9)
 
 
+TEXT, CLASSES = (published_tables()[name] for name in ("text_cost", "class_to_image"))
+
+
 def macs(text: str) -> float:
     """ "412G" and "1.4T" as numbers."""
     return float(text[:-1]) * {"G": 1e9, "T": 1e12}[text[-1]]
@@ -66,10 +68,10 @@ def macs(text: str) -> float:
 @pytest.mark.parametrize(
     ("config", "printed"),
     [
-        (preset("hart-0.7b-512"), macs(TEXT_COST.rows["HART 512"][4] + "T")),
-        (preset("hart-0.7b-1024"), macs(TEXT_COST.rows["HART 1024"][7] + "T")),
-        *((var_imagenet(d), macs(CLASS_TO_IMAGE.rows[f"VAR-d{d}"][4])) for d in (20, 24, 30)),
-        *((preset(f"hart-imagenet-d{d}-256"), macs(CLASS_TO_IMAGE.rows[f"HART-d{d}"][4])) for d in (20, 24, 30)),
+        (preset("hart-0.7b-512"), macs(TEXT.rows["HART 512"][4] + "T")),
+        (preset("hart-0.7b-1024"), macs(TEXT.rows["HART 1024"][7] + "T")),
+        *((var_imagenet(d), macs(CLASSES.rows[f"VAR-d{d}"][4])) for d in (20, 24, 30)),
+        *((preset(f"hart-imagenet-d{d}-256"), macs(CLASSES.rows[f"HART-d{d}"][4])) for d in (20, 24, 30)),
     ],
     ids=["text-512", "text-1024", "var-20", "var-24", "var-30", "hart-20", "hart-24", "hart-30"],
 )

@@ -16,11 +16,11 @@ from typer.testing import CliRunner, Result
 from clip_models import save_tiny_clip
 from hart.cli import app
 from hart.errors import HartError
-from hart.evaluation import image_reward
+from hart.evaluation.judges import scores
 from hart.evaluation.metrics.features import open_extractor
 from hart.evaluation.published_files import at_hand, cached_file
 from hart.evaluation.suites.coco import open_coco
-from hart.evaluation.suites.imagenet import REFERENCE_ADDRESS, open_reference
+from hart.evaluation.suites.imagenet import REFERENCE, open_reference
 from hart.evaluation.suites.mjhq import open_mjhq
 from judge_models import save_words
 from models import save_tiny_class_model, save_tiny_text_model
@@ -90,7 +90,7 @@ def test_mjhq_overall_and_by_category_goes_on_after_a_stop(
     torch.save(random_state(SIZES), reward)
     save_words(tmp_path / "words")
     # the published file has 447 million weights
-    monkeypatch.setattr(image_reward, "ImageReward", partial(image_reward.ImageReward, sizes=SIZES))
+    monkeypatch.setattr(scores, "ImageReward", partial(scores.ImageReward, sizes=SIZES))
     arguments = ("mjhq", "--model", model, "--data", mjhq, "--features", "efficientnet-lite0", "--clip", clip, "--hps",
                  clip, "--image-reward", reward, "--image-reward-words", tmp_path / "words", "--reference-size", 16,
                  "--limit", 9, "--resamples", 2, "--device", "cpu", "--out",
@@ -232,7 +232,7 @@ def test_what_is_missing_is_named_with_its_address(
     with pytest.raises(HartError, match=r"has no annotations/ and no annotations_trainval2014\.zip: fetch it"):
         open_coco(tmp_path, None, 0)
 
-    with pytest.raises(HartError, match=rf"VIRTUAL_imagenet256_labeled\.npz: .* fetch it from {REFERENCE_ADDRESS}"):
+    with pytest.raises(HartError, match=rf"VIRTUAL_imagenet256_labeled\.npz: .* fetch it from {REFERENCE.address}"):
         open_reference(None, tmp_path)
 
     def unreachable(*_: Any, **__: Any) -> None:

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pytest
 import torch
-from pytorch_msssim import ssim
 
+from hart.checkpoint.starting import load_tokenizer
+from hart.checkpoint.storage import read_safetensors, write_safetensors
 from hart.data.opening import open_source
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
 from hart.evaluation.metrics.distances import Gaussian, frechet_distance
 from hart.evaluation.metrics.features import open_extractor
-from hart.evaluation.pictures import Pictures
-from hart.evaluation.suites.tokenizer import (
-    PSNR,
-    ReconstructionOptions,
-    evaluate_tokenizer,
-    perceptual_distance,
-    psnr,
-    schedule_for,
-)
+from hart.evaluation.metrics.images import psnr, ssim
+from hart.evaluation.suites.base import Context
+from hart.evaluation.suites.tokenizer import PSNR, SUITE, TokenizerOptions, schedule_for
+from hart.networks.perceptual import perceptual_loss
 from hart.scales import ScaleSchedule
-from helpers import tiny_model, tiny_text_config, tiny_tokenizer_config
+from helpers import tiny_tokenizer_config
+from models import save_tiny_text_model
 from picture_files import picture
 
 CPU = torch.device("cpu")
@@ -33,36 +29,24 @@ SIZE, SCALES = 16, (1, 2, 4, 8)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "set"
+    folder.mkdir()
     for number in range(6):
-        (tmp_path / f"{number}.png").write_bytes(picture((40 * number, 100, 200 - 30 * number), (SIZE, SIZE)))
-        (tmp_path / f"{number}.txt").write_text(str(number))
-    return tmp_path
-
-
-def test_psnr_is_its_definition() -> None:
-    original = torch.full((3, 3, 4, 4), 100, dtype=torch.uint8)
-    image = original.clone()
-    image[0] += 10
-    image[1, 0, 0, 0] += 1
-    expected = [20 * math.log10(255 / 10), 20 * math.log10(255 * math.sqrt(48)), 100.0]
-    assert psnr(image, original).tolist() == pytest.approx(expected)
+        (folder / f"{number}.png").write_bytes(picture((40 * number, 100, 200 - 30 * number), (SIZE, SIZE)))
+        (folder / f"{number}.txt").write_text(str(number))
+    return folder
 
 
 def test_figures_are_those_of_the_8_bit_pictures(folder: Path, tmp_path: Path) -> None:
-    tokenizer, _ = tiny_model(tiny_text_config())
-    source = open_source(folder, kind="folder", split="train")
-    transform = ImageTransform(SIZE)
-    extractor, distance = open_extractor("efficientnet-lite0", CPU), perceptual_distance("efficientnet_lite0", [], CPU)
-    result = evaluate_tokenizer(
-        tokenizer,
-        Pictures(source, transform),
-        ScaleSchedule(SCALES),
-        extractor,
-        distance,
-        tmp_path / "out",
-        ReconstructionOptions(batch_size=4, resamples=3),
-        {"model": "tiny"},
-    )
+    model = save_tiny_text_model(tmp_path / "model")
+    options = TokenizerOptions(
+        model=str(model), data=str(folder), split="train", size=SIZE, scales=SCALES, batch_size=4, resamples=3,
+        device="cpu",
+    )  # fmt: skip
+    result = SUITE(Context(options, tmp_path / "out"))
+    tokenizer, extractor = load_tokenizer(model), open_extractor("efficientnet-lite0", CPU)
+    distance = perceptual_loss("efficientnet_lite0")
+    source, transform = open_source(folder, split="train"), ImageTransform(SIZE)
     images = torch.stack([source.read(row).pixels(transform) for row in range(len(source))])  # type: ignore[union-attr]
     with torch.no_grad():
         for kind in ("discrete", "hybrid"):
@@ -72,9 +56,8 @@ def test_figures_are_those_of_the_8_bit_pictures(folder: Path, tmp_path: Path) -
             pixels = ((image + 1) * 127.5).round().byte()
             figures = {name: figure.value for name, figure in result.figures[kind].items()}
             assert figures[PSNR] == pytest.approx(float(psnr(pixels, images).mean()), rel=1e-4)
-            similarity = ssim(pixels.float(), images.float(), data_range=255)
-            assert figures["SSIM"] == pytest.approx(float(similarity), rel=1e-4)
-            apart = distance.module(to_signed(pixels), to_signed(images))
+            assert figures["SSIM"] == pytest.approx(float(ssim(pixels, images).mean()), rel=1e-4)
+            apart = distance(to_signed(pixels), to_signed(images))
             assert figures["distance (efficientnet-lite0)"] == pytest.approx(float(apart), rel=1e-3)
             fid = frechet_distance(Gaussian.of(extractor(images).pooled), Gaussian.of(extractor(pixels).pooled))
             assert figures["rFID (efficientnet-lite0)"] == pytest.approx(fid, rel=1e-2)
@@ -84,6 +67,33 @@ def test_figures_are_those_of_the_8_bit_pictures(folder: Path, tmp_path: Path) -
     assert result.extractor == {"name": "efficientnet-lite0", "weights_sha256": extractor.weights}
     (note,) = result.notes
     assert "fewer than 10,000" in note
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"hybrid: SSIM": None},
+        {"input: pooled": torch.ones(1, 2)},
+        {"discrete: SSIM": torch.tensor([20.0, torch.nan])},
+        {"discrete: pooled": torch.ones(2, 3)},
+    ],
+    ids=["a name is missing", "of other pictures", "no number", "another width"],
+)
+def test_kept_numbers_that_are_not_of_these_pictures_are_named(
+    values: dict[str, torch.Tensor | None], folder: Path, tmp_path: Path
+) -> None:
+    options = TokenizerOptions(
+        model=str(save_tiny_text_model(tmp_path / "model")), data=str(folder), split="train", size=SIZE, scales=SCALES,
+        batch_size=2, resamples=0, device="cpu",
+    )  # fmt: skip
+    SUITE(Context(options, tmp_path / "out"))
+    for file in (tmp_path / "out" / "measured").iterdir():
+        changed = {name: value for name, value in (read_safetensors(file) | values).items() if value is not None}
+        write_safetensors(file, changed)
+    if "discrete: pooled" in values:  # that of the others differs
+        file.unlink()
+    with pytest.raises(HartError, match=r"\.safetensors: holds something else: delete it"):
+        SUITE(Context(options, tmp_path / "out"))
 
 
 @pytest.mark.parametrize(("size", "side"), [(256, 16), (512, 32), (1024, 64)])

@@ -7,16 +7,13 @@ from typing import Annotated
 
 import typer
 
-from hart.cli import HartGroup
-from hart.commands.console import owned, progress, writable_folder
-from hart.errors import HartError
-from hart.streams import outlive_readers
-from hart_emoji.suites import commands
+from hart import HartError
+from hart.commands import new_program, note, owned, progress, run_program, suite_app, writable_folder
 
-LOG_EVERY = 25
-"""Steps between lines of the distillation."""
+SUITES = {name: f"hart_emoji.suites.{name}:SUITE" for name in ("agreement", "sampling", "copies", "scenes")}
 
-app = typer.Typer(cls=HartGroup, pretty_exceptions_enable=False, add_completion=False)
+app = new_program()
+app.add_typer(suite_app(SUITES, "hart-emoji"), name="evaluate")
 
 
 @app.callback()
@@ -79,36 +76,21 @@ def text_encoder(
     ] = False,
 ) -> None:
     """Distil the text encoder from a sentence encoder. Ctrl-C keeps it; run it again to go on."""
-    from hart_emoji.text.distillation import distill_text_encoder
+    from hart.training import Trainer
+    from hart_emoji.text.distillation import DistillationTask
     from hart_emoji.text.recipe import TextDistillationRecipe
 
     read = TextDistillationRecipe.read(recipe, tuple(overrides or ()))
 
-    def on_step(step: int, figures: dict[str, float]) -> None:
-        if step % LOG_EVERY == 0 or step == read.steps:
-            typer.echo("  ".join([f"step {step}", *(f"{name} {value:.4g}" for name, value in figures.items())]))
+    def on_log(step: int, figures: dict[str, float]) -> None:
+        typer.echo("  ".join([f"step {step}", *(f"{name} {value:.4g}" for name, value in figures.items())]))
 
     writable_folder(out)
     with owned(out, "training"):
-        distill_text_encoder(read, out, on_step, accept_changes=accept_changes)
+        task = DistillationTask(read, out)
+        Trainer(task, read, out, on_log=on_log, on_note=note, accept_changes=accept_changes).run()
+        task.remove_targets()
     typer.echo(out)
-
-
-app.command()(commands.agreement)
-app.command()(commands.sampling)
-app.command()(commands.copies)
-
-
-@app.command()
-def judge_scenes(model: Annotated[str, typer.Option(help="Shipped name, folder or hub id.")] = "emoji") -> None:
-    """How often drawings follow words for colours, grounds and counts, judged from pixels alone."""
-    from hart import HartPipeline
-    from hart_emoji.suites.scenes import judge
-
-    with progress(f"loading {model}") as report:
-        rows = judge(HartPipeline.from_pretrained(model), report)
-    for kind, (right, asked) in rows.items():
-        typer.echo(f"{kind}: {right} of {asked} ({right / asked:.0%})")
 
 
 @app.command()
@@ -126,5 +108,4 @@ def names(
 
 def main() -> None:
     """Entry point of the console script."""
-    outlive_readers()
-    app(prog_name="hart-emoji")
+    run_program(app, "hart-emoji")

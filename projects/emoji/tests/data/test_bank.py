@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hart.data.encoded import EncodedSet
-from hart.errors import HartError
+from hart import HartError
+from hart.data import EncodedSet
 from hart_emoji.data import bank
 from hart_emoji.data.bank import write_bank
 from tiny import save_model

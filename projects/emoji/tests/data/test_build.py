@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from hart.data.datasets import open_dataset
-from hart.data.opening import open_source
-from hart.errors import HartError
+from hart import HartError
+from hart.data import open_dataset, open_source
 from hart_emoji.data import build, build_emoji, plan
 from hart_emoji.data.build import render
 from hart_emoji.data.catalogue import Concept, Icon

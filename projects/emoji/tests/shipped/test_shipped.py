@@ -14,10 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from hart import HartPipeline
-from hart.checkpoint.loading import load_model
-from hart.data.datasets import CaptionedImages
-from hart.errors import HartError
+from hart import HartError, HartPipeline
+from hart.checkpoint import load_model, read_safetensors, save_module
+from hart.data import CaptionedImages
+from hart.files import write_text
 from hart_emoji.shipped import __main__ as program
 from hart_emoji.shipped import pack, stages, weights
 from tiny import save_images, save_model
@@ -156,7 +156,7 @@ def test_both_stages_are_trained_in_the_time_and_come_back_in_small_files(
     program.main([*again, "--from", str(tmp_path / "out")])
     more = json.loads((tmp_path / "out" / "train_shipped.json").read_text())["stages"]
     assert list(more) == ["transformer"] and more["transformer"]["outcome"] == "done"
-    assert weights.read_export(tmp_path / "out")[0]["writing"].startswith("transformer")
+    assert load_model(weights.join(tmp_path / "out", tmp_path / "again")).config == trained.config
 
 
 def test_a_stage_that_was_stopped_goes_on(tmp_path: Path, recipes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,18 +182,24 @@ def test_a_stage_that_was_stopped_goes_on(tmp_path: Path, recipes: Path, monkeyp
 
 def test_weights_of_two_writings_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "LARGEST_FILE", 600)
-    linear = torch.nn.Sequential(*(torch.nn.Linear(8, 16) for _ in range(4)))
-    files = weights.export(tmp_path, "one", {"tokenizer": {}, "hart": None}, tokenizer=linear)
+    model, out = tmp_path / "model", tmp_path / "out"
+    save_module(model / "net.safetensors", torch.nn.Sequential(*(torch.nn.Linear(8, 16) for _ in range(4))))
+    write_text(model / "config.json", "{}")
+    files = weights.export(model, out)
     assert [path.name for path in files] == [f"weights-{i}-of-2.safetensors" for i in (1, 2)]
     assert all(path.stat().st_size < 2000 for path in files)
+    joined = weights.join(out, tmp_path / "joined")
+    theirs = read_safetensors(joined / "net.safetensors")
+    for name, ours in read_safetensors(model / "net.safetensors").items():
+        assert torch.equal(theirs[name], ours.half())
+    assert (joined / "config.json").read_text() == "{}"
     first = files[0].read_bytes()
-    assert weights.read_export(tmp_path)[1].keys() == {f"tokenizer.{name}" for name in linear.state_dict()}
-    weights.export(tmp_path, "two", {"tokenizer": {}, "hart": None}, tokenizer=linear)
+    weights.export(model, out)
     files[0].write_bytes(first)
     with pytest.raises(HartError, match="are of two writings"):
-        weights.read_export(tmp_path)
+        weights.join(out, joined)
     files[0].unlink()
     with pytest.raises(HartError, match="weight files are missing"):
-        weights.read_export(tmp_path)
+        weights.join(out, joined)
     with pytest.raises(HartError, match="takes 256 bytes, a file takes 100"):
         weights.bounded({"x": torch.zeros(64)}, 100)

@@ -1,4 +1,4 @@
-"""`hart-emoji agreement`, `sampling`, `copies` on a small emoji set, built from stand-ins of the real packages."""
+"""`hart-emoji evaluate` on a small emoji set, built from stand-ins of the real packages."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from emoji_packages import write_packages
-from hart.data.datasets import open_dataset
-from hart.errors import HartError
-from hart.evaluation.features import Features
+from hart import HartError
+from hart.data import open_dataset
+from hart.evaluation import Features
 from hart_emoji.cli import app
 from hart_emoji.data import build_emoji, plan
 from hart_emoji.suites import emoji_set
@@ -61,7 +61,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(suite: str, *arguments: Any) -> Result:
-    return CliRunner().invoke(app, [suite, *(str(argument) for argument in arguments)])
+    return CliRunner().invoke(app, ["evaluate", suite, *(str(argument) for argument in arguments)])
 
 
 def figures(result: Result, out: Path) -> dict[str, Any]:
@@ -74,12 +74,12 @@ def test_prompts_ask_for_what_training_has_seen_and_has_not(data: Path, emoji: E
     captions = {caption for captions in open_dataset(data, "train", 16).texts for caption in captions}
     for prompt in seen_names(emoji, 100, 0).prompts:
         (number,), row = prompt.accepted, prompt.rendering
-        assert emoji.name(emoji.slugs[number]) in captions and emoji.name(emoji.slugs[number]) in prompt.text
-        assert emoji.group(emoji.slugs[number]) != "flags"
+        assert emoji.entry(number).names[0] in captions and emoji.entry(number).names[0] in prompt.text
+        assert emoji.entry(number).group != "flags"
         assert row in emoji.training and emoji.tone[row] is None and emoji.concept[row] == number
     for prompt in unseen_synonyms(emoji, 100, 0).prompts:
         assert not any(prompt.text in caption.split() for caption in captions)
-        assert all(prompt.text in emoji.concepts[emoji.slugs[n]]["held_out_keywords"] for n in prompt.accepted)
+        assert all(prompt.text in emoji.entry(n).held_out_keywords for n in prompt.accepted)
     for group in (unseen_styles(emoji, 100, 0), unseen_tones(emoji, 100, 0)):
         assert group.prompts
         assert not set(group.texts) & captions

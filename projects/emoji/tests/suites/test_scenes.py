@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from PIL import Image, ImageDraw
 
+from hart.evaluation import Context, SamplingOptions
 from hart_emoji.data.recolour import COLOURS, plain_rgb
 from hart_emoji.suites import scenes as judge
+from tiny import save_model
 
 
 def discs(centres: list[tuple[int, int]], colour: tuple[int, int, int], ground: tuple[int, int, int]) -> Image.Image:
@@ -40,3 +44,11 @@ def test_prompts_name_each_thing_in_every_way() -> None:
     assert len(texts) == len(set(texts)) == len(judge.THINGS) * (2 * len(judge.WORDS) + len(judge.NUMBERS))
     assert {"an orange apple", "a fish on a blue background", "three top hats"} <= set(texts)
     assert all(wanted in COLOURS for kind, _, wanted in prompts if kind != "count")
+
+
+def test_the_suite_counts_what_is_right(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model")
+    context = Context(SamplingOptions(model=str(model), device="cpu", resamples=2, batch_size=50), tmp_path / "out")
+    result = judge.SUITE(context)
+    assert result.counts == {"colour": 70, "ground": 70, "count": 30}
+    assert all(0 <= row["right"].value <= 1 for row in result.figures.values())

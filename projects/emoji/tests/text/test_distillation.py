@@ -5,11 +5,9 @@ from __future__ import annotations
 import io
 import json
 import random
-import re
 import shutil
 import signal
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +15,18 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
+from torch import Tensor
 from transformers import BertConfig, BertModel
 
-from hart.config import ConfigError, TextEncoderConfig
-from hart.errors import HartError, Stopped
-from hart.text_encoder import load_text_encoder
+from hart import HartError
+from hart.text_encoder import encoder_module, find_text_encoder, load_text_encoder
+from hart.training import StepReport, Stopped, Trainer
+from hart_emoji import RECIPES
 from hart_emoji.text.corpus import build_corpus, read_emoji_words, read_wordnet, with_article
-from hart_emoji.text.distillation import SentenceTeacher, choose_pieces, distill_text_encoder
+from hart_emoji.text.distillation import DistillationTask, choose_pieces
 from hart_emoji.text.recipe import TextDistillationRecipe
 from hart_emoji.text.retrieval import accuracy, read_synonyms, retrieve
+from hart_emoji.text.teacher import SentenceTeacher
 
 TEACHER_TEXT = (
     "[PAD] [UNK] [CLS] [SEP] the dog cat puppy red apple a face skin tone dark with and emoji style noto picture of "
@@ -86,15 +87,24 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_recipe(sources: Path, **changes: object) -> TextDistillationRecipe:
-    encoder = TextEncoderConfig(
-        kind="compact", tokens=8, vocabulary_size=130, embedding_width=8, width=16, depth=1, heads=2, output_width=16
+def make_recipe(sources: Path, *, steps: int = 6, seed: int = 0, rate: float = 2e-3) -> TextDistillationRecipe:
+    encoder = {"kind": "compact", "tokens": 8, "vocabulary_size": 130, "embedding_width": 8, "width": 16, "depth": 1,
+               "heads": 2, "output_width": 16}  # fmt: skip
+    trainer = {"steps": steps, "batch_size": 16, "ema_decay": 0, "checkpoint_every": 2, "seed": seed}
+    optimizer = {"learning_rate": rate, "warmup_steps": 1}
+    places = dict.fromkeys(("teacher", "emoji_packages", "wordnet"), str(sources))
+    return TextDistillationRecipe.from_dict(
+        {"encoder": encoder, "trainer": trainer, "optimizer": optimizer, "combinations": 40, **places}
     )
-    recipe = TextDistillationRecipe(
-        encoder=encoder, teacher=str(sources), emoji_packages=str(sources), wordnet=str(sources),
-        combinations=40, steps=6, batch_size=16, warm_up=1, save_every=2,
-    )  # fmt: skip
-    return recipe.replace(**changes)
+
+
+def distil(recipe: TextDistillationRecipe, out: Path, **options: Any) -> dict[str, Tensor]:
+    """Train, and give the weights that were written."""
+    Trainer(DistillationTask(recipe, out), recipe, out, **options).run()
+    config, folder = find_text_encoder(str(out / "model"), tokens=0, instruction=False)
+    encoder = load_text_encoder(config, folder)
+    assert encoder.encode(["a red dog"]).embeddings.shape == (1, 8, 16)
+    return dict(encoder_module(encoder).state_dict())
 
 
 def test_emoji_words(sources: Path) -> None:
@@ -151,107 +161,48 @@ def test_teacher_words_are_the_mean_of_their_pieces(sources: Path) -> None:
 
 
 def test_distillation_brings_the_student_nearer_and_is_saved(sources: Path, tmp_path: Path) -> None:
-    recipe = make_recipe(sources, steps=60, learning_rate=5e-3)
     losses: list[float] = []
-    student = distill_text_encoder(recipe, tmp_path, lambda _, parts: losses.append(parts["sentence"]))
+    distil(make_recipe(sources, steps=60, rate=5e-3), tmp_path,
+           on_step=lambda report: losses.append(report.figures["sentence"]))  # fmt: skip
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "text_encoder.json",
-        "text_encoder.safetensors",
-        "word_pieces.json",
-    ]
-    config = TextEncoderConfig.from_dict(json.loads((tmp_path / "text_encoder.json").read_text()))
-    loaded = load_text_encoder(config, tmp_path).encode(["a red dog"])
-    torch.testing.assert_close(loaded.embeddings, student.encode(["a red dog"]).embeddings, atol=2e-2, rtol=0)
 
 
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(sources: Path, tmp_path: Path) -> None:
     recipe = make_recipe(sources)
-    whole = distill_text_encoder(recipe, tmp_path / "whole")
+    whole = distil(recipe, tmp_path / "whole")
 
-    def interrupt(step: int, losses: dict[str, float]) -> None:
-        if step == 5:
-            raise KeyboardInterrupt
+    def stop(report: StepReport) -> None:
+        if report.step == 5:
+            signal.raise_signal(signal.SIGTERM)
 
-    with pytest.raises(KeyboardInterrupt):
-        distill_text_encoder(recipe, tmp_path / "broken", interrupt)
-    with pytest.raises(HartError, match=r"another recipe .*: seed \(0 there, 1 now\)"):
-        distill_text_encoder(recipe.replace(seed=1), tmp_path / "broken")
-    steps: list[int] = []
-    resumed = distill_text_encoder(recipe, tmp_path / "broken", lambda step, _: steps.append(step))
-    assert steps == [5, 6]
-    for name, tensor in whole.state_dict().items():
-        assert torch.equal(tensor, resumed.state_dict()[name]), name
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_keeps_all_steps(sources: Path, tmp_path: Path, number: int) -> None:
-    recipe = make_recipe(sources, steps=4, save_every=100)
-    whole = distill_text_encoder(recipe, tmp_path / "whole")
-
-    def stop(step: int, parts: dict[str, float]) -> None:
-        if step == 3:
-            signal.raise_signal(number)
-
-    with pytest.raises(Stopped, match=r"stopped after step 3: it is kept in .*resume\.pt; the same command") as caught:
-        distill_text_encoder(recipe, tmp_path / "run", stop)
-    assert caught.value.signal == number
-    resumed = distill_text_encoder(recipe, tmp_path / "run")
-    for name, tensor in whole.state_dict().items():
-        assert torch.equal(tensor, resumed.state_dict()[name]), name
-
-
-@pytest.fixture(scope="module")
-def stopped(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was stopped after two steps."""
-    folder = tmp_path_factory.mktemp("stopped")
     with pytest.raises(Stopped):
-        distill_text_encoder(make_recipe(sources), folder, lambda *_: signal.raise_signal(signal.SIGTERM))
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("name", "change", "said"),
-    [
-        ("resume.pt", lambda s: s.pop("step"), "it lacks step"),
-        ("resume.pt", lambda s: s.update(step=10**9), "it is of step 1000000000 of"),
-        ("resume.pt", lambda s: s["student"].popitem(), "the student lacks"),
-        ("resume.pt", lambda s: s.update(optimizer=[]), "the optimiser holds a list"),
-        ("resume.pt", lambda s: s.update(generator=torch.zeros(3)), "the random state is float32"),
-        ("resume.pt", lambda s: s.pop("identity"), "its identity holds a NoneType"),
-        ("teacher_targets.pt", lambda s: s["targets"].pop("ids"), "it lacks ids"),
-        ("teacher_targets.pt", lambda s: s["targets"]["sentence_row"].fill_(10**6), "sentence_row has numbers outside"),
-        ("teacher_targets.pt", lambda s: s["targets"]["weights"].fill_(torch.nan), "weights is not finite"),
-        ("teacher_targets.pt", None, "is damaged"),
-    ],
-)
-def test_damaged_kept_files_are_named(
-    sources: Path, stopped: Path, tmp_path: Path, name: str, change: Callable[[Any], Any] | None, said: str
-) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(stopped, folder)
-    if change is None:
-        (folder / name).write_bytes(b"PK cut off")
-    else:
-        kept = torch.load(folder / name, weights_only=True)
-        change(kept)
-        torch.save(kept, folder / name)
-    with pytest.raises(HartError, match=rf"{re.escape(name)}.*{said}.*; delete it: "):
-        distill_text_encoder(make_recipe(sources), folder)
+        distil(recipe, tmp_path / "broken", on_step=stop)
+    with pytest.raises(HartError, match=r"another recipe: trainer\.seed \(0 there, 1 now\)"):
+        distil(make_recipe(sources, seed=1), tmp_path / "broken")
+    steps: list[int] = []
+    (targets,) = (tmp_path / "broken" / "targets").iterdir()
+    written = targets.stat().st_mtime_ns
+    resumed = distil(recipe, tmp_path / "broken", on_step=lambda report: steps.append(report.step))
+    assert steps == [6] and targets.stat().st_mtime_ns == written
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, resumed[name]), name
+    targets.write_bytes(b"cut off")
+    with pytest.raises(HartError, match=r"targets.*delete it, and it is computed again"):
+        distil(make_recipe(sources, steps=8), tmp_path / "broken")
 
 
 def test_another_teacher_is_refused_until_it_is_accepted(sources: Path, tmp_path: Path) -> None:
     shutil.copytree(sources, tmp_path / "sources")
-    recipe = make_recipe(tmp_path / "sources")
-    with pytest.raises(Stopped):
-        distill_text_encoder(recipe, tmp_path / "run", lambda *_: signal.raise_signal(signal.SIGTERM))
+    recipe = make_recipe(tmp_path / "sources", steps=2)
+    distil(recipe, tmp_path / "run")
     teacher = BertModel.from_pretrained(tmp_path / "sources")
     with torch.no_grad():
         next(teacher.parameters()).mul_(1.01)
     teacher.save_pretrained(tmp_path / "sources")
-    with pytest.raises(HartError, match=r"of another recipe or other sources: teacher \(.*go on with --accept-changes"):
-        distill_text_encoder(recipe, tmp_path / "run")
-    assert distill_text_encoder(recipe, tmp_path / "run", accept_changes=True) is not None
+    recipe = make_recipe(tmp_path / "sources", steps=4)
+    with pytest.raises(HartError, match=r"other data or weights: teacher \(.*go on with --accept-changes"):
+        distil(recipe, tmp_path / "run")
+    assert distil(recipe, tmp_path / "run", accept_changes=True)
 
 
 def test_missing_sources_are_named(tmp_path: Path) -> None:
@@ -292,16 +243,19 @@ def test_a_damaged_emoji_package_is_one_line(tmp_path: Path, entries: object) ->
 
 def test_recipes_are_read_strictly(sources: Path, tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
-    path.write_text("steps = ")
-    with pytest.raises(ConfigError, match=r"recipe\.toml"):
-        TextDistillationRecipe.read(path)
-    path.write_text("stepps = 3")
-    with pytest.raises(ConfigError, match="stepps"):
-        TextDistillationRecipe.read(path)
-    with pytest.raises(ConfigError, match="output_width"):
-        distill_text_encoder(
-            make_recipe(sources, encoder=make_recipe(sources).encoder.replace(output_width=8)), tmp_path
-        )
+    for content, said in (("steps = ", r"recipe\.toml"), ("stepps = 3", "stepps")):
+        path.write_text(content)
+        with pytest.raises(HartError, match=said):
+            TextDistillationRecipe.read(path)
+    own = RECIPES / "text_encoder.toml"
+    assert TextDistillationRecipe.read(own, ("trainer.steps=3",)).trainer.steps == 3
+    with pytest.raises(HartError, match=r"encoder\.kind must be 'compact'"):
+        TextDistillationRecipe.read(own, ("encoder.kind=qwen2", "encoder.source=x"))
+    recipe = make_recipe(sources)
+    with pytest.raises(HartError, match="output_width"):
+        DistillationTask(recipe.replace(encoder=recipe.encoder.replace(output_width=8)), tmp_path)
+    with pytest.raises(HartError, match="batch_size"):
+        DistillationTask(recipe.replace(trainer=recipe.trainer.replace(batch_size=10**5)), tmp_path)
 
 
 def test_retrieval_ranks_the_accepted_names(tmp_path: Path) -> None:

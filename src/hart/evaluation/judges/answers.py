@@ -10,39 +10,36 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 
-from hart.checkpoint.storage import fingerprint
-from hart.networks.pretrained import load_frozen, load_words, short_name
+from hart.networks.pretrained import Frozen, load_frozen, load_words, short_name
 
 MOST_TOKENS = 20
 """Of an answer; yes is one."""
 
 
-class BlipAnswers:
+class BlipAnswers(Frozen):
     """source: folder or hub id of a BLIP model for questions, with its tokenizer."""
 
     def __init__(self, source: str, device: torch.device) -> None:
         """Raises `HartError` for what cannot be loaded."""
         from transformers import BlipForQuestionAnswering, BlipImageProcessorPil
 
-        self._network = load_frozen(BlipForQuestionAnswering, source, "answerer").to(device)
+        network = load_frozen(BlipForQuestionAnswering, source, "answerer")
+        super().__init__(network, short_name(source), device)
         self._words = load_words(source, "answerer")
-        side = int(self._network.config.vision_config.image_size)
+        side = int(self.network.config.vision_config.image_size)
         self._images = BlipImageProcessorPil(size={"height": side, "width": side})
-        self._device = device
-        self.name = short_name(source)
-        self.weights = fingerprint(self._network)
 
     @torch.inference_mode()
     def __call__(self, image: Image.Image, questions: Sequence[str]) -> list[str]:
         """One short answer, in small letters, to each question; greedy."""
-        pixels = self._images(image, return_tensors="pt")["pixel_values"].to(self._device)
+        pixels = self._images(image, return_tensors="pt")["pixel_values"].to(self.device)
         tokens: list[list[int]] = self._words(list(questions), truncation=True)["input_ids"]
         answers = [""] * len(questions)
         # Only questions of one length go together: BLIP's decoder attends to padding.
         for length in {len(row) for row in tokens}:
             rows = [number for number, row in enumerate(tokens) if len(row) == length]
-            out = self._network.generate(
-                input_ids=torch.tensor([tokens[number] for number in rows], device=self._device),
+            out = self.network.generate(
+                input_ids=torch.tensor([tokens[number] for number in rows], device=self.device),
                 pixel_values=pixels.expand(len(rows), -1, -1, -1),
                 do_sample=False,
                 num_beams=1,

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
+from pydantic import AfterValidator, Field, Strict
 from torch import Tensor
 
 from hart.errors import HartError
 from hart.evaluation.published_files import PublishedFile, read_prompt_file
 from hart.files import parse_json
+from hart.strict import Config, Listed, require
 
 PROMPTS = PublishedFile(
     "GenEval",
@@ -60,24 +62,40 @@ OBJECTS = frozenset(_COCO.split(", "))
 """COCO's 80 classes by the names that the prompts use."""
 
 
-@dataclass(frozen=True)
-class Wanted:
+def _one_of(what: str, known: Container[str]) -> AfterValidator:
+    def check(name: str) -> str:
+        if name not in known:
+            raise ValueError(f"unknown {what} {name!r}")
+        return name
+
+    return AfterValidator(check)
+
+
+class Wanted(Config):
     """At least `count` objects `name`, in `colour`, each `position[0]` all objects of the clause `position[1]`."""
 
-    name: str
-    count: int
-    colour: str | None = None
-    position: tuple[str, int] | None = None
+    name: Annotated[str, _one_of("class", OBJECTS), Field(validation_alias="class")]
+    count: Annotated[int, Field(ge=1)]
+    colour: Annotated[str, _one_of("colour", COLOURS)] | None = Field(None, validation_alias="color")
+    position: Annotated[tuple[Annotated[str, _one_of("position", RELATIONS)], int], Strict(False)] | None = None
 
 
-@dataclass(frozen=True)
-class ObjectPrompt:
+class ObjectPrompt(Config):
     """A line of the file. tag: its task. exclude: as many of these objects, or more, are too many."""
 
-    tag: str
+    tag: Annotated[str, _one_of("tag", TASKS)]
     prompt: str
-    include: tuple[Wanted, ...]
-    exclude: tuple[Wanted, ...] = ()
+    include: Listed[Wanted]
+    exclude: Listed[Wanted] = ()
+
+    def __post_init__(self) -> None:
+        require(bool(self.prompt.strip()), "prompt: is empty")
+        require(bool(self.include), "include: is empty")
+        for number, wanted in enumerate(self.include):
+            require(
+                wanted.position is None or 0 <= wanted.position[1] < number,
+                "a position refers to a clause that does not come before it",
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,15 +116,13 @@ def read_prompts(file: Path) -> list[ObjectPrompt]:
     """The published format: a JSON object a line. Raises `HartError` that names the line."""
     prompts = []
     for number, line in enumerate(read_prompt_file(file).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            prompts.append(_prompt(parse_json(line.encode(), "the line")))
-        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
-            reason = (f"no {error}" if isinstance(error, KeyError) else str(error))[:200]
-            raise HartError(
-                f"{file}, line {number}: is no prompt of GenEval ({reason}): see {PROMPTS.address}"
-            ) from None
+        if line.strip():
+            try:
+                prompts.append(ObjectPrompt.from_dict(parse_json(line.encode(), "the line")))
+            except HartError as error:
+                raise HartError(
+                    f"{file}, line {number}: is no prompt of GenEval ({error}): see {PROMPTS.address}"
+                ) from None
     if not prompts:
         raise HartError(f"{file}: holds no prompts: fetch {PROMPTS.address}")
     return prompts
@@ -187,38 +203,3 @@ def _position_fault(wanted: Wanted, chosen: Sequence[Found], matched: Sequence[S
             if relation not in true:
                 return f"expected {wanted.name} {relation} {target.name}, found {' and '.join(true) or 'neither side'}"
     return ""
-
-
-def _prompt(line: Mapping[str, Any]) -> ObjectPrompt:
-    include = tuple(_wanted(clause) for clause in line["include"])
-    exclude = tuple(_wanted(clause) for clause in line.get("exclude", ()))
-    prompt = ObjectPrompt(line["tag"], line["prompt"], include, exclude)
-    if prompt.tag not in TASKS:
-        raise ValueError(f"unknown tag {prompt.tag!r}")
-    if not isinstance(prompt.prompt, str) or not prompt.prompt.strip():
-        raise ValueError("the prompt is no text")
-    if not include:
-        raise ValueError("nothing to include")
-    for number, wanted in enumerate(include):
-        if wanted.position is not None and not 0 <= wanted.position[1] < number:
-            raise ValueError("a position refers to a clause that does not come before it")
-    return prompt
-
-
-def _wanted(clause: Mapping[str, Any]) -> Wanted:
-    position = clause.get("position")
-    wanted = Wanted(
-        clause["class"],
-        int(clause["count"]),
-        clause.get("color"),
-        None if position is None else (str(position[0]), int(position[1])),
-    )
-    if wanted.name not in OBJECTS:
-        raise ValueError(f"unknown class {wanted.name!r}")
-    if wanted.count < 1:
-        raise ValueError(f"count {wanted.count}")
-    if wanted.colour is not None and wanted.colour not in COLOURS:
-        raise ValueError(f"unknown colour {wanted.colour!r}")
-    if wanted.position is not None and wanted.position[0] not in RELATIONS:
-        raise ValueError(f"unknown position {wanted.position[0]!r}")
-    return wanted

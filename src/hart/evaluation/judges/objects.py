@@ -16,11 +16,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from hart.checkpoint.storage import fingerprint
 from hart.data.transforms import pil_to_pixels
 from hart.errors import HartError, missing_package
 from hart.evaluation.judges.geneval_rules import CONFIDENCE, OBJECTS, Found
-from hart.networks.pretrained import IMAGENET_MEAN, IMAGENET_STD, load_frozen, normalised, short_name
+from hart.networks.pretrained import IMAGENET_MEAN, IMAGENET_STD, Frozen, load_frozen, normalised, short_name
 
 SIDE = 800
 """Pixels that the detector sees, as mmdetection tests."""
@@ -39,7 +38,7 @@ ALIASES = {
 """Other names of COCO's classes in label files."""
 
 
-class Mask2FormerDetector:
+class Mask2FormerDetector(Frozen):
     """source: folder or hub id. side: pictures are square and are resized to it, in pixels."""
 
     def __init__(self, source: str, device: torch.device, side: int = SIDE) -> None:
@@ -50,21 +49,19 @@ class Mask2FormerDetector:
             import scipy  # noqa: F401 - transformers asks for it, and says so only in several lines
         except ModuleNotFoundError:
             raise missing_package("scipy", "evaluate") from None
-        self._network = load_frozen(Mask2FormerForUniversalSegmentation, source, "detector").to(device)
-        self._device = device
+        network = load_frozen(Mask2FormerForUniversalSegmentation, source, "detector")
+        super().__init__(network, short_name(source), device)
         self.side = side
-        self._names = object_names(self._network.config.id2label, source)
-        self.name = short_name(source)
-        self.weights = fingerprint(self._network)
+        self._names = object_names(self.network.config.id2label, source)
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image]) -> list[list[Found]]:
         """Objects of each picture, all square and of one size, with a score above `CONFIDENCE`."""
         side = images[0].width
-        pixels = torch.stack([pil_to_pixels(image, side) for image in images]).to(self._device).float()
+        pixels = torch.stack([pil_to_pixels(image, side) for image in images]).to(self.device).float()
         # bilinear without smoothing, as OpenCV resizes for mmdetection
         x = F.interpolate(pixels, size=(self.side, self.side), mode="bilinear", align_corners=False)
-        out = self._network(pixel_values=normalised(x / 255, IMAGENET_MEAN, IMAGENET_STD))
+        out = self.network(pixel_values=normalised(x / 255, IMAGENET_MEAN, IMAGENET_STD))
         return [
             instances(classes, masks, self._names, self.side, side)
             for classes, masks in zip(out.class_queries_logits, out.masks_queries_logits, strict=True)

@@ -12,7 +12,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from hart.checkpoint.storage import fingerprint
 from hart.evaluation.drawing import DrawnPictures
 from hart.evaluation.suites.base import Progress
 from hart.networks.image_reward import (
@@ -23,7 +22,7 @@ from hart.networks.image_reward import (
     RewardSizes,
     load_image_reward,
 )
-from hart.networks.pretrained import CLIP_MEAN, CLIP_STD, load_frozen, load_words, normalised, short_name
+from hart.networks.pretrained import CLIP_MEAN, CLIP_STD, Frozen, load_frozen, load_words, normalised, short_name
 
 
 class Scorer(Protocol):
@@ -44,7 +43,7 @@ class Scorer(Protocol):
         ...
 
 
-class ClipScore:
+class ClipScore(Frozen):
     """100 times the cosine of a CLIP model's image and text embeddings.
 
     As "CLIP score" at least 0 (Hessel et al., 2021, as usual now); as "HPS v2" in the CLIP model that Wu et al. (2023)
@@ -56,50 +55,43 @@ class ClipScore:
         """source: folder or hub id with model and tokenizer. Raises `HartError` when it cannot be loaded."""
         from transformers import CLIPModel
 
-        self._network = load_frozen(CLIPModel, source, role).to(device)
+        super().__init__(load_frozen(CLIPModel, source, role), f"{role} ({short_name(source)})", device)
         self._words = load_words(source, role)
-        self._device = device
         self._least = 0.0 if role == "CLIP score" else None
-        self._positions = int(self._network.config.text_config.max_position_embeddings)
-        self.side = int(self._network.config.vision_config.image_size)
-        self.name = f"{role} ({short_name(source)})"
-        self.weights = fingerprint(self._network)
+        self._positions = int(self.network.config.text_config.max_position_embeddings)
+        self.side = int(self.network.config.vision_config.image_size)
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         words = self._words(
             list(prompts), padding=True, truncation=True, max_length=self._positions, return_tensors="pt"
-        ).to(self._device)
-        out = self._network(
+        ).to(self.device)
+        out = self.network(
             input_ids=words["input_ids"],
             attention_mask=words["attention_mask"],
-            pixel_values=normalised(pixels.to(self._device).float() / 255, CLIP_MEAN, CLIP_STD),
+            pixel_values=normalised(pixels.to(self.device).float() / 255, CLIP_MEAN, CLIP_STD),
         )
         # both are of length 1
         cosines = 100 * (out.image_embeds * out.text_embeds).double().sum(dim=1).cpu()
         return cosines if self._least is None else cosines.clamp(min=self._least)
 
 
-class ImageReward:
+class ImageReward(Frozen):
     """The reward, in deviations from its mean over the pictures that it was published with."""
-
-    name = "ImageReward"
 
     def __init__(self, file: Path, words: str, device: torch.device, sizes: RewardSizes = PUBLISHED) -> None:
         """file: `ImageReward.pt`. words: folder or hub id of BERT's text tokenizer. Raises `HartError`."""
-        self._network = load_image_reward(file, sizes).to(device)
+        super().__init__(load_image_reward(file, sizes), "ImageReward", device)
         self._words = load_words(words, self.name)
-        self._device = device
-        self.weights = fingerprint(self._network)
         self.side = sizes.side
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         words = self._words(
             list(prompts), padding=True, truncation=True, max_length=MOST_TOKENS, return_tensors="pt"
-        ).to(self._device)
-        seen = normalised(pixels.to(self._device).float() / 255, CLIP_MEAN, CLIP_STD)
-        raw = self._network(seen, words["input_ids"], words["attention_mask"])
+        ).to(self.device)
+        seen = normalised(pixels.to(self.device).float() / 255, CLIP_MEAN, CLIP_STD)
+        raw = self.network(seen, words["input_ids"], words["attention_mask"])
         return (raw.double().cpu() - REWARD_MEAN) / REWARD_DEVIATION
 
 

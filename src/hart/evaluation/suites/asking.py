@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any, TypeVar
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
-from hart.evaluation.cache import VALUES
+from hart.evaluation.cache import Cache, records
 from hart.evaluation.drawing import DrawnPictures
 from hart.evaluation.published_files import PublishedFile
 from hart.evaluation.selection import spread
-from hart.evaluation.suites.base import STRICT, Context, SamplingOptions
+from hart.evaluation.suites.base import Context, SamplingOptions
+from hart.strict import Config
 
 VERDICTS_FILE = "verdicts.jsonl"
 PER_PROMPT = 4
 OVERALL = "overall"
 
-Verdict = Mapping[str, Any]
-"""What a judge says of one picture: JSON values."""
+V = TypeVar("V", bound=Config)
+"""What a judge says of one picture."""
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class AskingOptions(SamplingOptions):
+class AskingOptions(SamplingOptions, kw_only=True):
     """Pictures of one prompt follow each other; each has a seed of its own."""
 
-    limit: Annotated[int | None, Field(ge=1, description="Prompts to draw, chosen by the seed; all by default.")] = None
-    per_prompt: Annotated[int, Field(ge=1, description="Pictures of each prompt; 4 as published.")] = PER_PROMPT
+    limit: int | None = Field(default=None, ge=1, description="Prompts to draw, chosen by the seed; all by default.")
+    per_prompt: int = Field(default=PER_PROMPT, ge=1, description="Pictures of each prompt; 4 as published.")
 
 
 class Asked:
@@ -56,21 +55,21 @@ class Asked:
             self.notes = (part, *self.notes)
 
     def verdicts(
-        self,
-        judge_facts: Mapping[str, Any],
-        judge: Callable[[list[int]], Sequence[Verdict]],
-        batch_size: int,
-        sound: Callable[[Verdict], bool],
-    ) -> list[Verdict]:
+        self, kind: type[V], judge_facts: Mapping[str, Any], judge: Callable[[list[int]], Sequence[V]], batch_size: int
+    ) -> list[V]:
         """A verdict on every picture; it is kept for as long as picture, prompt and judges are the same.
 
-        judge_facts: all that decides a verdict beside picture and prompt. judge: of pictures by number. sound: whether
-        a kept verdict has what is read of it.
+        judge_facts: all that decides a verdict beside picture and prompt. judge: of pictures by number.
         """
-        kept = self._context.cache(VALUES, judge_facts)
+        kept: Cache[V] = self._context.cache(records(kind), judge_facts)
         keys = [
             kept.key(dataclasses.asdict(prompt), self.drawn.path(number).read_bytes())
             for number, prompt in enumerate(self.each)
         ]
         kept.fill(keys, judge, batch_size, self._context.progress, "{} of {} pictures judged")
-        return [{"picture": self.drawn.path(number).name, **kept.read(key, sound)} for number, key in enumerate(keys)]
+        return [kept.read(key) for key in keys]
+
+    def lines(self, verdicts: Sequence[Config]) -> dict[str, list[dict[str, Any]]]:
+        """For `Result.lines`: every verdict with the name of its picture."""
+        named = enumerate(verdicts)
+        return {VERDICTS_FILE: [{"picture": self.drawn.path(i).name, **verdict.to_dict()} for i, verdict in named]}

@@ -1,7 +1,6 @@
 """What a suite is: one declaration, from which its command line, kept results, report and documentation are made.
 
-    @dataclass(frozen=True, kw_only=True, config=STRICT)
-    class CountOptions(SuiteOptions):
+    class CountOptions(SuiteOptions, kw_only=True):
         data: Data
 
     def count(context: Context[CountOptions]) -> Result: ...
@@ -15,18 +14,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass as plain_dataclass
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from pydantic_core import to_jsonable_python
 
 from hart.config import MAX_SEED, SamplingConfig
 from hart.errors import DISTRIBUTION
 from hart.files import user_path
+from hart.strict import Config
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
     from hart.evaluation.report import Result
     from hart.pipeline import HartPipeline
 
-STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=False)
 MEASURED_FOLDER = "measured"
 
 Progress = Callable[[int, int | None, str], None]
@@ -47,25 +44,8 @@ def silent(_done: int, _total: int | None, _what: str) -> None:
     """No progress shown."""
 
 
-# Options that several suites have, with one wording.
+# Options of several suites whose defaults differ.
 Model = Annotated[str, Field(description="Shipped name, folder or hub id.")]
-Data = Annotated[
-    str,
-    Field(
-        description="Folder, file, pattern or URLs of shards, or hf:OWNER/NAME.",
-        json_schema_extra={"metavar": "DATA"},
-    ),
-]
-Split = Annotated[
-    str, Field(description="Part of the set: train, val, another that it has, or all of a set that is not divided.")
-]
-Kind = Annotated[
-    Literal["folder", "classes", "jsonl", "shards", "stream", "parquet", "huggingface"] | None,
-    Field(description="Format of the set; told from DATA by default."),
-]
-Fit = Annotated[
-    Literal["crop", "pad"], Field(description="crop: the largest centred square. pad: all of it, on white.")
-]
 Column = Annotated[str, Field(description="Its field, where that has an unusual name.")]
 Features = Annotated[
     str,
@@ -74,34 +54,19 @@ Features = Annotated[
         "clip:SOURCE or dinov2:SOURCE."
     ),
 ]
-PublishedSet = Annotated[
-    Path | None,
-    Field(
-        description="Folder with the set as published, and with weights by their names if they are there; both are "
-        "fetched once from their public homes by default."
-    ),
-]
-Guidance = Annotated[
-    float | None, Field(description="Guidance scale; 0 turns it off. The model's own by default.", allow_inf_nan=False)
-]
-Smooth = Annotated[
-    bool | None, Field(description="Mix codes instead of taking the sampled one. The model's own by default.")
-]
+Guidance = Annotated[float | None, Field(description="Guidance scale; 0 turns it off. The model's own by default.")]
 DiscreteOnly = Annotated[bool, Field(description="Leave the residual tokens out, as in the paper's ablation.")]
-Limit = Annotated[int | None, Field(ge=1, description="How many to measure; all by default.")]
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED, description="Seed of everything that is random.")]
-Resamples = Annotated[int, Field(ge=0, description="Resamples of each interval; 0 leaves intervals out.")]
 BatchSize = Annotated[int, Field(ge=1, description="Images computed together.")]
-Device = Annotated[str | None, Field(description="cpu, cuda, cuda:1 or mps; by default CUDA where there is one.")]
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class SuiteOptions:
+class SuiteOptions(Config, kw_only=True):
     """What every suite takes; each adds its own."""
 
-    seed: Seed = 0
-    resamples: Resamples = 100
-    device: Device = None
+    seed: int = Field(default=0, ge=0, le=MAX_SEED, description="Seed of everything that is random.")
+    resamples: int = Field(default=100, ge=0, description="Resamples of each interval; 0 leaves intervals out.")
+    device: str | None = Field(
+        default=None, description="cpu, cuda, cuda:1 or mps; by default CUDA where there is one."
+    )
 
     def settings(self) -> dict[str, Any]:
         """For a report: JSON values. A model's path is one that is still right in another working directory."""
@@ -112,13 +77,14 @@ class SuiteOptions:
         return values
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class SamplingOptions(SuiteOptions):
+class SamplingOptions(SuiteOptions, kw_only=True):
     """Of suites that measure images which a model generates."""
 
     model: Model = "emoji"
     guidance: Guidance = None
-    smooth: Smooth = None
+    smooth: bool | None = Field(
+        default=None, description="Mix codes instead of taking the sampled one. The model's own by default."
+    )
     discrete_only: DiscreteOnly = False
     batch_size: BatchSize = 1
 
@@ -130,22 +96,26 @@ class SamplingOptions(SuiteOptions):
 
     def sampling(self, pipe: HartPipeline) -> SamplingConfig:
         """The model's own settings but for what was given."""
-        given: dict[str, Any] = {
-            "guidance_scale": self.guidance,
-            "smooth": self.smooth,
-            "discrete_only": self.discrete_only or None,
-        }
+        given = {"guidance_scale": self.guidance, "smooth": self.smooth, "discrete_only": self.discrete_only or None}
         return pipe.config.sampling.replace(**{name: value for name, value in given.items() if value is not None})
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class ImageSetOptions:
+class ImageSetOptions(Config, kw_only=True):
     """Of suites that read a set of images in any format."""
 
-    data: Data
-    split: Split = "val"
-    kind: Kind = None
-    fit: Fit = "crop"
+    data: str = Field(
+        description="Folder, file, pattern or URLs of shards, or hf:OWNER/NAME.", json_schema_extra={"metavar": "DATA"}
+    )
+    split: str = Field(
+        default="val",
+        description="Part of the set: train, val, another that it has, or all of a set that is not divided.",
+    )
+    kind: Literal["folder", "classes", "jsonl", "shards", "stream", "parquet", "huggingface"] | None = Field(
+        default=None, description="Format of the set; told from DATA by default."
+    )
+    fit: Literal["crop", "pad"] = Field(
+        default="crop", description="crop: the largest centred square. pad: all of it, on white."
+    )
     image_column: Column = ""
 
     def source(self, caption_column: str = "") -> Source | Stream:
@@ -161,7 +131,7 @@ O = TypeVar("O", bound=SuiteOptions)  # noqa: E741
 O_co = TypeVar("O_co", bound=SuiteOptions, covariant=True)
 
 
-@plain_dataclass(frozen=True)
+@dataclass(frozen=True)
 class Context(Generic[O_co]):
     """What a suite runs with.
 
@@ -193,9 +163,9 @@ class Context(Generic[O_co]):
         return Cache(self.out / MEASURED_FOLDER, form, facts)
 
 
-@plain_dataclass(frozen=True)
+@dataclass(frozen=True)
 class Suite(Generic[O]):
-    """name: of its command. description: one line. options: a pydantic dataclass, a field an option. run: measures.
+    """name: of its command. description: one line. options: a configuration, a field an option. run: measures.
     install: what `pip install` brings the packages that it needs."""
 
     name: str

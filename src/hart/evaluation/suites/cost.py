@@ -12,18 +12,22 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
 from hart.checkpoint.loading import load_config
 from hart.config import HartConfig, SamplingConfig
 from hart.devices import dtype_name
 from hart.evaluation.metrics.figures import Figure, bootstrap
-from hart.evaluation.report import Result
+from hart.evaluation.report import Result, published_tables
 from hart.evaluation.suites import base
-from hart.evaluation.suites.base import STRICT, Context, SamplingOptions, Suite, SuiteOptions
+from hart.evaluation.suites.base import Context, SamplingOptions, Suite, SuiteOptions
 from hart.generation.request import Prompt
 from hart.inference.cost import MODULES, PARTS, model_cost
 from hart.pipeline import HartPipeline
+
+try:
+    import resource
+except ModuleNotFoundError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 TOTAL = "total"
 PARAMETERS = "parameters, millions"
@@ -33,24 +37,23 @@ LATENCY, THROUGHPUT, MEMORY = "seconds", "pictures a second", "peak memory, GiB"
 PROMPT = "a picture of a mountain lake at sunrise"
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class CostOptions(SuiteOptions):
+class CostOptions(SuiteOptions, kw_only=True):
     """The settings of the model decide what is counted and timed."""
 
-    model: Annotated[
-        str, Field(description="Shipped name, folder or hub id; with --random-weights a preset or a config.json.")
-    ] = "emoji"
-    random_weights: Annotated[
-        bool, Field(description="Use the model's sizes with random weights: nothing is downloaded.")
-    ] = False
-    batch_size: Annotated[
-        tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1, description="Pictures drawn together, each timed.")
-    ] = (1, 8)
-    warm_up: Annotated[int, Field(ge=0, description="Runs before the clock starts.")] = 2
-    repeats: Annotated[int, Field(ge=1, description="Timed runs of each batch size.")] = 5
-    dtype: Annotated[
-        str | None, Field(description="float32, bfloat16 or float16; by default what the device is used with.")
-    ] = None
+    model: str = Field(
+        default="emoji", description="Shipped name, folder or hub id; with --random-weights a preset or a config.json."
+    )
+    random_weights: bool = Field(
+        default=False, description="Use the model's sizes with random weights: nothing is downloaded."
+    )
+    batch_size: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(1, 8), min_length=1, description="Pictures drawn together, each timed."
+    )
+    warm_up: int = Field(default=2, ge=0, description="Runs before the clock starts.")
+    repeats: int = Field(default=5, ge=1, description="Timed runs of each batch size.")
+    dtype: str | None = Field(
+        default=None, description="float32, bfloat16 or float16; by default what the device is used with."
+    )
     guidance: base.Guidance = None
     discrete_only: base.DiscreteOnly = False
 
@@ -89,30 +92,26 @@ def run(context: Context[CostOptions]) -> Result:
             if pipe.device.type == "cuda"
             else "peak memory is the process's largest so far, loading and earlier rows included",
         ),
-        published=("text_cost" if pipe.num_classes is None else "class_to_image",),
+        published=(published_tables()["text_cost" if pipe.num_classes is None else "class_to_image"],),
     )
 
 
 def counted_figures(config: HartConfig) -> dict[str, dict[str, Figure]]:
     """Parameters and MACs by part, and their sums; the sum also by `printed_macs`."""
     guided, plain = (model_cost(config, guided=on) for on in (True, False))
-    figures: dict[str, dict[str, Figure]] = {}
-    for name in dict.fromkeys((*MODULES, *PARTS)):
-        row = {}
-        if name in guided.parameters:
-            row[PARAMETERS] = Figure(guided.parameters[name] / 1e6)
-        if name in guided.macs:
-            row[MACS_GUIDED] = Figure(guided.macs[name] / 1e9)
-            row[MACS_PLAIN] = Figure(plain.macs[name] / 1e9)
-        if row:
-            figures[name] = row
-    figures[TOTAL] = {
-        PARAMETERS: Figure(guided.total_parameters / 1e6),
-        MACS_GUIDED: Figure(guided.total_macs / 1e9),
-        MACS_PLAIN: Figure(plain.total_macs / 1e9),
-        MACS_PRINTED: Figure(printed_macs(config) / 1e9),
+    columns = {
+        PARAMETERS: (guided.parameters, 1e6),
+        MACS_GUIDED: (guided.macs, 1e9),
+        MACS_PLAIN: (plain.macs, 1e9),
     }
-    return figures
+    parts = dict.fromkeys((*MODULES, *PARTS))
+    rows = {
+        part: {column: Figure(counts[part] / unit) for column, (counts, unit) in columns.items() if part in counts}
+        for part in parts
+    }
+    rows[TOTAL] = {column: Figure(sum(counts.values()) / unit) for column, (counts, unit) in columns.items()}
+    rows[TOTAL][MACS_PRINTED] = Figure(printed_macs(config) / 1e9)
+    return {part: row for part, row in rows.items() if row}
 
 
 def printed_macs(config: HartConfig) -> int:
@@ -140,44 +139,30 @@ def _measured(
     options = context.options
     prompts: list[Prompt] = [PROMPT if pipe.num_classes is None else 0] * batch
     on_cuda = pipe.device.type == "cuda"
+    # a call may return before the device has done its work
+    wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(pipe.device.type, lambda: None)
     if on_cuda:
         torch.cuda.reset_peak_memory_stats(pipe.device)
     seconds = []
     runs = options.warm_up + options.repeats
     for number in range(runs):
         context.progress(number, runs, f"batch {batch}")
-        _wait(pipe.device)
+        wait()
         start = time.perf_counter()
         pipe(prompts, seed=options.seed, batch_size=batch, sampling=sampling)
-        # a call may return before the device has done its work
-        _wait(pipe.device)
+        wait()
         seconds.append(time.perf_counter() - start)
     timed = torch.tensor(seconds[options.warm_up :], dtype=torch.float64)
     latency = bootstrap(
         lambda rows: float(timed[rows].quantile(0.5)), [len(timed)], context.generator(), options.resamples
     )
     figures = {LATENCY: latency, THROUGHPUT: Figure(batch / latency.value)}
-    peak = torch.cuda.max_memory_allocated(pipe.device) if on_cuda else _peak_of_process()
-    if peak is not None:
-        figures[MEMORY] = Figure(peak / 2**30)
+    if on_cuda:
+        figures[MEMORY] = Figure(torch.cuda.max_memory_allocated(pipe.device) / 2**30)
+    elif resource is not None:
+        unit = 1 if sys.platform == "darwin" else 1024
+        figures[MEMORY] = Figure(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30)
     return figures
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
-def _peak_of_process() -> int | None:
-    """Bytes; None where the system does not say, as on Windows."""
-    try:
-        import resource
-    except ModuleNotFoundError:
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 SUITE = Suite("cost", "Parameters and MACs by part, latency, throughput and peak memory.", CostOptions, run)

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from hart.data.images import open_image
@@ -23,22 +22,42 @@ from hart.evaluation.judges.dpg_rules import (
 )
 from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean
 from hart.evaluation.published_files import at_hand, located
-from hart.evaluation.report import Result, pictures_text
-from hart.evaluation.suites.asking import OVERALL, VERDICTS_FILE, Asked, AskingOptions, Verdict
-from hart.evaluation.suites.base import STRICT, Context, Suite
+from hart.evaluation.report import Result, pictures_text, published_tables
+from hart.evaluation.suites.asking import OVERALL, Asked, AskingOptions
+from hart.evaluation.suites.base import Context, Suite
+from hart.strict import Config, Listed
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class DpgOptions(AskingOptions):
+class DpgOptions(AskingOptions, kw_only=True):
     """The answering model is another than the published one, which transformers does not have."""
 
-    data: Annotated[
-        Path | None,
-        Field(description="dpg_bench.csv, or its folder with weights beside it; fetched once by default."),
-    ] = None
-    vqa: Annotated[str, Field(description="BLIP that answers questions: folder or hub id.")] = (
-        "Salesforce/blip-vqa-capfilt-large"
+    data: Path | None = Field(
+        default=None, description="dpg_bench.csv, or its folder with weights beside it; fetched once by default."
     )
+    vqa: str = Field(
+        default="Salesforce/blip-vqa-capfilt-large", description="BLIP that answers questions: folder or hub id."
+    )
+
+
+class Answer(Config):
+    """To one question. yes: what was answered. counted: after the rule of dependence. reason: why it does not count."""
+
+    number: int
+    category: str
+    question: str
+    answer: str
+    yes: bool
+    counted: bool
+    reason: str
+
+
+class Verdict(Config):
+    """On one picture. score: the share of questions that count."""
+
+    item: str
+    prompt: str
+    score: Annotated[float, Field(ge=0, le=1)]
+    answers: Listed[Answer]
 
 
 def run(context: Context[DpgOptions]) -> Result:
@@ -54,7 +73,7 @@ def run(context: Context[DpgOptions]) -> Result:
         prompt, image = asked.each[number], open_image(asked.drawn.path(number)).convert("RGB")
         return _verdict(prompt, answerer(image, [question.text for question in prompt.questions.values()]))
 
-    verdicts = asked.verdicts(judges, lambda numbers: [verdict(number) for number in numbers], 1, _is_whole)
+    verdicts = asked.verdicts(Verdict, judges, lambda numbers: [verdict(number) for number in numbers], 1)
     lost = unknown_parents(asked.prompts)
     return Result(
         title=f"DPG-Bench, {len(asked.prompts):,} prompts, {pictures_text(len(verdicts))}",
@@ -70,9 +89,9 @@ def run(context: Context[DpgOptions]) -> Result:
             f"answered by {answerer.name}: published scores are mPLUG-large's, and are not to be compared with these",
             *([f"{lost:,} dependencies name no question of their prompt and were passed over"] if lost else []),
         ),
-        published=("text_to_image",),
-        sheets=asked.drawn.sheet([f"{100 * v['score']:.0f}: {v['prompt'][:80]}" for v in verdicts]),
-        lines={VERDICTS_FILE: verdicts},
+        published=(published_tables()["text_to_image"],),
+        sheets=asked.drawn.sheet([f"{100 * v.score:.0f}: {v.prompt[:80]}" for v in verdicts]),
+        lines=asked.lines(verdicts),
     )
 
 
@@ -85,11 +104,11 @@ def scores(
     are answered yes, over all pictures, without the rule of dependence, as published.
     """
     column = f"score ({answerer})"
-    whole = 100 * torch.tensor([v["score"] for v in verdicts], dtype=torch.float64).view(-1, per_prompt).mean(dim=1)
+    whole = 100 * torch.tensor([v.score for v in verdicts], dtype=torch.float64).view(-1, per_prompt).mean(dim=1)
     rows = {OVERALL: {column: bootstrap_mean(whole, generator, resamples)}}
-    present = {answer["category"] for v in verdicts for answer in v["answers"]}
+    present = {answer.category for v in verdicts for answer in v.answers}
     for category in (*(c for c in CATEGORIES if c in present), *sorted(present - set(CATEGORIES))):
-        tallies = [[a["yes"] for a in v["answers"] if a["category"] == category] for v in verdicts]
+        tallies = [[a.yes for a in v.answers if a.category == category] for v in verdicts]
         yes, count = (
             torch.tensor([measure(tally) for tally in tallies], dtype=torch.float64).view(-1, per_prompt).sum(dim=1)
             for measure in (sum, len)
@@ -104,49 +123,15 @@ def _share(yes: Tensor, count: Tensor, generator: torch.Generator, resamples: in
 
 def _verdict(prompt: DensePrompt, answers: Sequence[str]) -> Verdict:
     judged = judge(prompt.questions, answers)
-    return {
-        "item": prompt.item,
-        "prompt": prompt.prompt,
-        "score": judged.score,
-        "answers": [
-            {
-                "number": number,
-                "category": question.category,
-                "question": question.text,
-                "answer": answer,
-                "yes": yes,
-                "counted": counted,
-                "reason": _reason(prompt, number, answer, yes, counted),
-            }
-            for (number, question), answer, yes, counted in zip(
-                prompt.questions.items(), answers, judged.yes, judged.counted, strict=True
-            )
-        ],
-    }
-
-
-def _is_whole(verdict: Verdict) -> bool:
-    """Whether a kept verdict has what the scores are of."""
-    score, answers = verdict.get("score"), verdict.get("answers")
-    return (
-        type(score) in (int, float)
-        and 0 <= float(str(score)) <= 1
-        and isinstance(verdict.get("prompt"), str)
-        and isinstance(answers, list)
-        and all(
-            isinstance(answer, dict) and isinstance(answer.get("category"), str) and type(answer.get("yes")) is bool
-            for answer in answers
-        )
-    )
-
-
-def _reason(prompt: DensePrompt, number: int, answer: str, yes: bool, counted: bool) -> str:
-    """Why a question counts 0."""
-    if counted:
-        return ""
-    if not yes:
-        return f"answered {answer!r}"
-    return f"depends on {', '.join(map(str, prompt.questions[number].parents))}, of which one counts 0"
+    found = []
+    for (number, question), answer, yes, counted in zip(
+        prompt.questions.items(), answers, judged.yes, judged.counted, strict=True
+    ):
+        reason = "" if counted else f"answered {answer!r}"
+        if yes and not counted:
+            reason = f"depends on {', '.join(map(str, question.parents))}, of which one counts 0"
+        found.append(Answer(number, question.category, question.text, answer, yes, counted, reason))
+    return Verdict(prompt.item, prompt.prompt, judged.score, tuple(found))
 
 
 SUITE = Suite("dpg", "DPG-Bench: questions about pictures of long prompts. A stopped run goes on.", DpgOptions, run)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
 from hart.data.samples import Sample
 from hart.data.transforms import ImageTransform
@@ -19,17 +17,16 @@ from hart.evaluation.metrics.figures import few_pictures_warning
 from hart.evaluation.pictures import Pictures, features_of_set
 from hart.evaluation.report import Result, extractor_facts, pictures_text
 from hart.evaluation.suites import base
-from hart.evaluation.suites.base import STRICT, Context, ImageSetOptions, SamplingOptions, Suite
+from hart.evaluation.suites.base import Context, ImageSetOptions, SamplingOptions, Suite
 from hart.generation.request import Prompt
 
 FEATURE_BATCH = 16
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class GenerationOptions(ImageSetOptions, SamplingOptions):
+class GenerationOptions(ImageSetOptions, SamplingOptions, kw_only=True):
     """Captions are taken from the set, chosen by the seed, and all of the set is compared with."""
 
-    limit: Annotated[int | None, Field(ge=1, description="Pictures to draw; by default one for each.")] = None
+    limit: int | None = Field(default=None, ge=1, description="Pictures to draw; by default one for each.")
     features: base.Features = "efficientnet-lite0"
     caption_column: base.Column = ""
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
 import torch
 from PIL import Image
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from hart.data.images import open_image
@@ -30,27 +28,36 @@ from hart.evaluation.judges.geneval_rules import (
 from hart.evaluation.judges.objects import SIDE, Mask2FormerDetector
 from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean
 from hart.evaluation.published_files import at_hand, located
-from hart.evaluation.report import Result, pictures_text
-from hart.evaluation.suites.asking import OVERALL, VERDICTS_FILE, Asked, AskingOptions, Verdict
-from hart.evaluation.suites.base import STRICT, Context, Suite
+from hart.evaluation.report import Result, pictures_text, published_tables
+from hart.evaluation.suites.asking import OVERALL, Asked, AskingOptions
+from hart.evaluation.suites.base import Context, Suite
+from hart.strict import Config, Listed
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class GenevalOptions(AskingOptions):
+class GenevalOptions(AskingOptions, kw_only=True):
     """The detector is the nearest that transformers has to the published one."""
 
-    data: Annotated[
-        Path | None,
-        Field(description="evaluation_metadata.jsonl, or its folder with weights beside it; fetched once by default."),
-    ] = None
-    detector: Annotated[str, Field(description="Mask2Former for COCO instances: folder or hub id.")] = (
-        "facebook/mask2former-swin-small-coco-instance"
+    data: Path | None = Field(
+        default=None,
+        description="evaluation_metadata.jsonl, or its folder with weights beside it; fetched once by default.",
     )
-    detector_size: Annotated[int, Field(ge=32, description="Pixels that the detector sees; 800 as published.")] = SIDE
-    clip: Annotated[str, Field(description="CLIP that names colours: folder or hub id.")] = (
-        "openai/clip-vit-large-patch14"
+    detector: str = Field(
+        default="facebook/mask2former-swin-small-coco-instance",
+        description="Mask2Former for COCO instances: folder or hub id.",
     )
-    judge_batch: Annotated[int, Field(ge=1, description="Pictures that the detector sees together.")] = 1
+    detector_size: int = Field(default=SIDE, ge=32, description="Pixels that the detector sees; 800 as published.")
+    clip: str = Field(default="openai/clip-vit-large-patch14", description="CLIP that names colours: folder or hub id.")
+    judge_batch: int = Field(default=1, ge=1, description="Pictures that the detector sees together.")
+
+
+class Verdict(Config):
+    """On one picture. reason: what is not as asked. objects: by class, each its box and score."""
+
+    tag: str
+    prompt: str
+    correct: bool
+    reason: str
+    objects: dict[str, Listed[Listed[float]]]
 
 
 def run(context: Context[GenevalOptions]) -> Result:
@@ -76,13 +83,8 @@ def run(context: Context[GenevalOptions]) -> Result:
         found = zip(numbers, images, detector(images), strict=True)
         return [_verdict(asked.each[number], image, objects, colours) for number, image, objects in found]
 
-    verdicts = asked.verdicts(
-        judges,
-        judge,
-        options.judge_batch,
-        lambda verdict: type(verdict.get("correct")) is bool and isinstance(verdict.get("prompt"), str),
-    )
-    right = torch.tensor([bool(verdict["correct"]) for verdict in verdicts]).view(-1, options.per_prompt)
+    verdicts = asked.verdicts(Verdict, judges, judge, options.judge_batch)
+    right = torch.tensor([verdict.correct for verdict in verdicts]).view(-1, options.per_prompt)
     judged_by = f"{detector.name}, {colours.name}"
     return Result(
         title=f"GenEval, {len(asked.prompts):,} prompts, {pictures_text(len(verdicts))}",
@@ -93,9 +95,9 @@ def run(context: Context[GenevalOptions]) -> Result:
             *asked.notes,
             "the published scores are by mmdetection's training of the same detector: compare with care",
         ),
-        published=("text_to_image", "geneval"),
-        sheets=asked.drawn.sheet([f"{'right' if v['correct'] else 'wrong'}: {v['prompt']}" for v in verdicts]),
-        lines={VERDICTS_FILE: verdicts},
+        published=(published_tables()["text_to_image"], published_tables()["geneval"]),
+        sheets=asked.drawn.sheet([f"{'right' if v.correct else 'wrong'}: {v.prompt}" for v in verdicts]),
+        lines=asked.lines(verdicts),
     )
 
 
@@ -130,13 +132,13 @@ def scores(
 def _verdict(prompt: ObjectPrompt, image: Image.Image, found: Sequence[Found], colours: ClipColours) -> Verdict:
     objects = counted_objects(found, prompt.tag)
     said = faults(prompt, objects, lambda name, items: colours(image, name, items))
-    return {
-        "tag": prompt.tag,
-        "prompt": prompt.prompt,
-        "correct": not said,
-        "reason": "; ".join(said),
-        "objects": {name: [[*item.box, round(item.score, 4)] for item in items] for name, items in objects.items()},
-    }
+    return Verdict(
+        prompt.tag,
+        prompt.prompt,
+        not said,
+        "; ".join(said),
+        {name: tuple((*item.box, round(item.score, 4)) for item in items) for name, items in objects.items()},
+    )
 
 
 SUITE = Suite(

@@ -7,10 +7,8 @@ mjhq30k_imgs/CATEGORY/ID.jpg   or mjhq30k_imgs.zip
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
 from hart.errors import HartError
 from hart.evaluation.published_files import (
@@ -20,10 +18,10 @@ from hart.evaluation.published_files import (
     hub_dataset,
     parse_published,
 )
-from hart.evaluation.report import Result
+from hart.evaluation.report import Result, published_tables
 from hart.evaluation.selection import spread
 from hart.evaluation.suites import base
-from hart.evaluation.suites.base import STRICT, Context, Suite
+from hart.evaluation.suites.base import Context, Suite
 from hart.evaluation.suites.text_to_image import CATEGORY, Benchmark, TextToImageOptions, measure
 from hart.files import TEXT_LIMIT, FileError, read_bytes
 
@@ -35,14 +33,13 @@ SIDE = 1024
 COUNT, CATEGORIES = 30_000, 10
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class MjhqOptions(TextToImageOptions):
+class MjhqOptions(TextToImageOptions, kw_only=True):
     """The settings of the published figures are the defaults."""
 
     features: base.Features = "inception-v3-clean"
-    reference_size: Annotated[
-        int, Field(ge=1, description="Pixels that the set's pictures are first brought to; 1024 is their own size.")
-    ] = SIDE
+    reference_size: int = Field(
+        default=SIDE, ge=1, description="Pixels that the set's pictures are first brought to; 1024 is their own size."
+    )
 
 
 def open_mjhq(folder: Path | None, limit: int | None, seed: int, reference_side: int = SIDE) -> Benchmark:
@@ -74,7 +71,7 @@ def open_mjhq(folder: Path | None, limit: int | None, seed: int, reference_side:
         ),
         reference_side=reference_side,
         notes=notes,
-        published=("text_to_image", "text_residual_tokens"),
+        published=(published_tables()["text_to_image"], published_tables()["text_residual_tokens"]),
     )
 
 

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass as plain_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from hart.config import SamplingConfig
@@ -28,9 +26,9 @@ from hart.evaluation.metrics.features import open_extractor
 from hart.evaluation.metrics.figures import FEW_PICTURES, Figure, bootstrap_mean, few_pictures_warning
 from hart.evaluation.pictures import Pictures, features_of_set
 from hart.evaluation.published_files import at_hand
-from hart.evaluation.report import Result, extractor_facts, pictures_text
+from hart.evaluation.report import PublishedTable, Result, extractor_facts, pictures_text
 from hart.evaluation.suites import base
-from hart.evaluation.suites.base import STRICT, Context, SamplingOptions
+from hart.evaluation.suites.base import Context, SamplingOptions
 from hart.files import user_path
 
 CATEGORY = "category"
@@ -40,24 +38,29 @@ NONE = "none"
 FEATURE_BATCH = 16
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class TextToImageOptions(SamplingOptions):
+class TextToImageOptions(SamplingOptions, kw_only=True):
     """The paper does not say which CLIP its scores are from. The default is the most used, and torchmetrics'."""
 
-    data: base.PublishedSet = None
-    limit: Annotated[int | None, Field(ge=1, description="Pictures to draw; as many as published by default.")] = None
+    data: Path | None = Field(
+        default=None,
+        description="Folder with the set as published, and with weights by their names if they are there; both are "
+        "fetched once from their public homes by default.",
+    )
+    limit: int | None = Field(default=None, ge=1, description="Pictures to draw; as many as published by default.")
     features: base.Features = "inception-v3"
-    clip: Annotated[
-        str, Field(description="CLIP model of the CLIP score: a folder, a hub id, or none to leave the score out.")
-    ] = "openai/clip-vit-large-patch14"
-    hps: Annotated[
-        str | None, Field(description="Also give HPS v2: a folder or hub id with its weights in transformers' layout.")
-    ] = None
-    image_reward: Annotated[Path | None, Field(description="Also give ImageReward: the file ImageReward.pt.")] = None
-    image_reward_words: Annotated[
-        str, Field(description="Text tokenizer of ImageReward, which its file does not hold: a folder or hub id.")
-    ] = "google-bert/bert-base-uncased"
-    smooth: Annotated[bool | None, Field(description="Mix codes; the published FIDs are sampled without.")] = False
+    clip: str = Field(
+        default="openai/clip-vit-large-patch14",
+        description="CLIP model of the CLIP score: a folder, a hub id, or none to leave the score out.",
+    )
+    hps: str | None = Field(
+        default=None, description="Also give HPS v2: a folder or hub id with its weights in transformers' layout."
+    )
+    image_reward: Path | None = Field(default=None, description="Also give ImageReward: the file ImageReward.pt.")
+    image_reward_words: str = Field(
+        default="google-bert/bert-base-uncased",
+        description="Text tokenizer of ImageReward, which its file does not hold: a folder or hub id.",
+    )
+    smooth: bool | None = Field(default=False, description="Mix codes; the published FIDs are sampled without.")
 
     @property
     def folder(self) -> Path | None:
@@ -77,14 +80,14 @@ class TextToImageOptions(SamplingOptions):
         return found
 
 
-@plain_dataclass(frozen=True)
+@dataclass(frozen=True)
 class Benchmark:
     """A published set: what is drawn for it and what is compared.
 
     prompts: of every picture drawn. categories: of every prompt; empty where the set has none.
     references: all pictures of the set, with a record that holds their `CATEGORY` where the set has any.
     reference_side: pixels that the pictures of the set are cut and resized to. drawn_side: the same for drawn ones;
-    None leaves them as they are. notes: where this is not the published set. published: tables of others.
+    None leaves them as they are. notes: where this is not the published set. published: rows of others.
     """
 
     prompts: tuple[str, ...]
@@ -93,7 +96,7 @@ class Benchmark:
     reference_side: int
     drawn_side: int | None = None
     notes: tuple[str, ...] = ()
-    published: tuple[str, ...] = ()
+    published: tuple[PublishedTable, ...] = ()
 
 
 def measure(context: Context[TextToImageOptions], benchmark: Benchmark) -> Result:

@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from PIL import Image
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from hart.checkpoint.storage import fingerprint
@@ -29,9 +28,9 @@ from hart.evaluation.metrics.features import FeatureExtractor, Features, open_ex
 from hart.evaluation.metrics.figures import Figure, bootstrap_mean, few_pictures_warning
 from hart.evaluation.metrics.images import SSIM_WINDOW, psnr, ssim
 from hart.evaluation.pictures import Pictures
-from hart.evaluation.report import Result, extractor_facts, pictures_text
+from hart.evaluation.report import Result, extractor_facts, pictures_text, published_tables
 from hart.evaluation.suites import base
-from hart.evaluation.suites.base import STRICT, Context, ImageSetOptions, Suite, SuiteOptions
+from hart.evaluation.suites.base import Context, ImageSetOptions, Suite, SuiteOptions
 from hart.generation.contact_sheet import contact_sheet
 from hart.networks.perceptual import EfficientNetLitePerceptualLoss, Lpips, perceptual_loss
 from hart.presets import scales_of_size
@@ -45,23 +44,22 @@ DISTANCES = {"lpips": "LPIPS (VGG-16)", "efficientnet_lite0": "distance (efficie
 SHEET_FILE, SHEET_PICTURES = "reconstructions.png", 12
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class TokenizerOptions(ImageSetOptions, SuiteOptions):
+class TokenizerOptions(ImageSetOptions, SuiteOptions, kw_only=True):
     """The model may be a tokenizer alone."""
 
     model: base.Model = "emoji"
-    size: Annotated[int | None, Field(description="Side of the pictures in pixels; the model's own by default.")] = None
-    scales: Annotated[
-        tuple[int, ...] | None, Field(description="Sides of the token maps, for sizes that have no known ones.")
-    ] = None
-    limit: base.Limit = None
+    size: int | None = Field(default=None, description="Side of the pictures in pixels; the model's own by default.")
+    scales: tuple[int, ...] | None = Field(
+        default=None, description="Sides of the token maps, for sizes that have no known ones."
+    )
+    limit: int | None = Field(default=None, ge=1, description="Pictures to measure; all by default.")
     features: base.Features = "efficientnet-lite0"
-    distance: Annotated[
-        Literal["lpips", "efficientnet_lite0"], Field(description="Perceptual distance; lpips needs weights.")
-    ] = "efficientnet_lite0"
-    distance_weights: Annotated[
-        tuple[Path, ...], Field(description="File with weights of lpips: VGG-16 and its heads; may be repeated.")
-    ] = ()
+    distance: Literal["lpips", "efficientnet_lite0"] = Field(
+        default="efficientnet_lite0", description="Perceptual distance; lpips needs weights."
+    )
+    distance_weights: tuple[Path, ...] = Field(
+        default=(), description="File with weights of lpips: VGG-16 and its heads; may be repeated."
+    )
     batch_size: base.BatchSize = 8
 
 
@@ -107,12 +105,8 @@ def run(context: Context[TokenizerOptions]) -> Result:
     done = 0
     for batch in pictures.batches(options.batch_size):
         progress(done, pictures.total, f"{done} pictures reconstructed")
-        shapes = {name: value.shape[1:] for name, value in parts[0].items()} if parts else None
-        values = kept.get(
-            kept.key(batch.pixels),
-            partial(measure, batch.pixels),
-            partial(measure.sound, count=len(batch), shapes=shapes),
-        )
+        sound = partial(measure.sound, count=len(batch), other=parts[0] if parts else None)
+        values = kept.get(kept.key(batch.pixels), partial(measure, batch.pixels), sound)
         parts.append(values)
         if shown := min(len(batch), SHEET_PICTURES - len(groups)):
             # decoded again: pictures are not kept, and these are few
@@ -131,7 +125,7 @@ def run(context: Context[TokenizerOptions]) -> Result:
         counts={"pictures": done, "damaged": len(pictures.damaged)},
         extractor=extractor_facts(measure.extractor),
         notes=few_pictures_warning("rFID", done),
-        published=("tokenizer",),
+        published=(published_tables()["tokenizer"],),
         sheets={SHEET_FILE: contact_sheet(groups, labels)},
     )
 
@@ -171,13 +165,12 @@ class Measure:
             values |= {f"{kind}: {name}": score.cpu() for name, score in zip(self.scores, scores, strict=True)}
         return values
 
-    def sound(self, values: Mapping[str, Tensor], count: int, shapes: Mapping[str, torch.Size] | None) -> bool:
-        """Whether these are numbers of so many pictures, with the names and widths of other batches."""
+    def sound(self, values: Mapping[str, Tensor], count: int, other: Mapping[str, Tensor] | None) -> bool:
+        """Whether these are numbers of so many pictures, of the names and widths that another batch has."""
         names = {f"{kind}: {name}" for kind in KINDS for name in ("pooled", *self.scores)} | {f"{INPUT}: pooled"}
-        return (
-            names <= values.keys()
-            and (shapes is None or shapes == {name: value.shape[1:] for name, value in values.items()})
-            and all(value.dim() > 0 and len(value) == count and not value.isnan().any() for value in values.values())
+        widths, others = ({k: v.shape[1:] for k, v in (side or {}).items()} for side in (values, other))
+        return (names <= values.keys() and (other is None or widths == others)) and all(
+            value.dim() > 0 and len(value) == count and not value.isnan().any() for value in values.values()
         )
 
 

@@ -20,10 +20,9 @@ from typing import Any, BinaryIO
 import resvg_py
 from PIL import Image
 
-from hart.data.written_sets import INDEX, MARKER, require_own_folder
-from hart.errors import HartError
-from hart.files import FileError, atomic_write, default_cache
-from hart.files import read_json as read_json_file
+from hart import HartError
+from hart.data import begin_set, finish_set
+from hart.files import atomic_write, default_cache, write_json
 from hart_emoji.data.captions import Keywords, captions, plain_names
 from hart_emoji.data.catalogue import Icon, IconSet, catalogue
 from hart_emoji.data.npm import NpmPackage, fetch_package, read_json
@@ -108,9 +107,8 @@ def build_emoji(
     report = progress or (lambda done, total, what: None)
     splits = ("val",) if held_out_only else ("train", "val")
     fingerprint = _fingerprint(size, seed, chosen, splits)
-    if (summary := _finished(directory, fingerprint)) is not None:
-        return summary
-    _claim(directory, fingerprint)
+    if (finished := begin_set(directory, fingerprint)) is not None:
+        return _summary(directory, finished)
 
     icons = read_icons(chosen, cache or default_cache(), report)
     concepts = {icon.concept.slug: icon.concept for icon in icons}
@@ -118,13 +116,12 @@ def build_emoji(
     keywords = Keywords(concepts.values(), withheld)
     pictures = plan_pictures(icons, seed)
     counts, skipped = _write_shards(directory, pictures, splits, keywords, size, seed, report)
-    _write_json(directory / "concepts.json", _concept_table(pictures, keywords, withheld))
-    # Written last: its presence says that the set is complete.
-    _write_json(
-        directory / INDEX,
+    write_json(directory / "concepts.json", _concept_table(pictures, keywords, withheld))
+    finish_set(
+        directory,
+        fingerprint,
         {
             "name": "hart emoji",
-            "fingerprint": fingerprint,
             "size": size,
             "seed": seed,
             "counts": counts,
@@ -178,33 +175,17 @@ def _fingerprint(size: int, seed: int, styles: Mapping[str, Style], splits: Sequ
     return hashlib.sha256(json.dumps([BUILDER_VERSION, size, seed, packages, *part]).encode()).hexdigest()[:16]
 
 
-def _finished(directory: Path, fingerprint: str) -> EmojiSummary | None:
-    """The summary of a complete set in the directory, or None if there is none yet."""
-    if not (directory / INDEX).is_file():
-        return None
-    info = _load_json(directory / INDEX)
-    if info.get("fingerprint") != fingerprint:
-        raise HartError(f"{directory} holds a data set with other settings: choose another directory or empty it")
-    counts = info.get("counts")
-    numbers: dict[str, Any] = {name: info.get(name) for name in ("skipped", "concepts")}
+def _summary(directory: Path, index: Mapping[str, Any]) -> EmojiSummary:
+    """Of a set that is finished. Raises `HartError` for one of which something is gone."""
+    counts = index.get("counts")
+    numbers: dict[str, Any] = {name: index.get(name) for name in ("skipped", "concepts")}
     numbers |= {split: counts.get(split) if isinstance(counts, dict) else None for split in ("train", "val")}
     if not all(isinstance(number, int) for number in numbers.values()):
-        raise HartError(f"{directory / INDEX} is damaged: delete it and run again")
+        raise HartError(f"{directory}: its dataset.json is damaged: delete it and run again")
     for split in ("train", "val"):
         if sum(_shard_length(path) for path in directory.glob(f"{split}-*.tar")) != numbers[split]:
             raise HartError(f"{directory}: {split} shards are missing: delete dataset.json and run again")
     return EmojiSummary(directory, **numbers, reused=True)
-
-
-def _claim(directory: Path, fingerprint: str) -> None:
-    """Mark a directory before the first shard, so that shards of other settings are never mixed in."""
-    directory.mkdir(parents=True, exist_ok=True)
-    marker = directory / MARKER
-    if not marker.is_file():
-        require_own_folder(directory, "")
-        _write_json(marker, {"fingerprint": fingerprint})
-    elif _load_json(marker).get("fingerprint") != fingerprint:
-        raise HartError(f"{directory} holds shards with other settings: choose another directory or empty it")
 
 
 def read_icons(styles: Mapping[str, Style], cache: Path, report: Progress) -> list[Icon]:
@@ -332,15 +313,3 @@ def _concept_table(
         if value not in listed:
             listed.append(value)
     return table
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-    atomic_write(path, lambda file: file.write(text.encode()))
-
-
-def _load_json(path: Path) -> dict[str, Any]:
-    try:
-        return read_json_file(path)
-    except FileError as error:
-        raise HartError(f"{error}: delete it and run again") from None

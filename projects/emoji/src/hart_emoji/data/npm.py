@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hart.errors import HartError
+from hart import HartError
 from hart.files import parse_json
 
 FETCH_TIMEOUT_S = 600

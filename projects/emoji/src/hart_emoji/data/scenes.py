@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hart.data.samples import Damage, DamagedSample, Sample
+from hart.data import Damage, DamagedSample, Sample
 from hart_emoji.data.build import STYLES, layer_of, read_icons
 from hart_emoji.data.captions import DEFAULT_STYLE, Keywords, captions, plain_names, with_article
 from hart_emoji.data.catalogue import Icon

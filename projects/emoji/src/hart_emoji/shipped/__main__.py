@@ -46,7 +46,9 @@ def train(parsed: argparse.Namespace) -> None:
 
         parsed.start_from = join(parsed.start_from, parsed.work / "start")
         if share == 0:
-            give_tokenizer(parsed.start_from, parsed.work / "tokenizer" / "model")
+            from hart.checkpoint import load_tokenizer, save_tokenizer
+
+            save_tokenizer(parsed.work / "tokenizer" / "model", load_tokenizer(parsed.start_from))
     for stage in STAGES[share == 0 :]:
         record["stages"][stage] = outcome = run_stage(parsed, stage, deadlines[stage])
         write_report(parsed, record)
@@ -54,13 +56,6 @@ def train(parsed: argparse.Namespace) -> None:
         if not (parsed.work / stage / "model").exists():
             said = "\n".join(record["log"])
             raise SystemExit(f"{said}\n{stage}: no model was written")
-
-
-def give_tokenizer(source: Path, folder: Path) -> None:
-    """The tokenizer of a model's folder as what its stage writes."""
-    from hart.checkpoint.starting import load_tokenizer, save_tokenizer
-
-    save_tokenizer(folder, load_tokenizer(source))
 
 
 def run_stage(parsed: argparse.Namespace, stage: str, deadline: float) -> dict[str, Any]:
@@ -135,7 +130,8 @@ def stage(parsed: argparse.Namespace) -> None:
     """What a stage's own process does."""
     # the packed network is for machines that lack it
     sys.path.append(str(parsed.pack / "site"))
-    from hart.devices import resolve_device
+    import torch
+
     from hart_emoji.shipped.stages import Job, tokenizer_stage, transformer_stage
 
     job = Job(
@@ -143,7 +139,7 @@ def stage(parsed: argparse.Namespace) -> None:
         parsed.work,
         parsed.out,
         parsed.recipes,
-        resolve_device(parsed.device),
+        torch.device(parsed.device),
         parsed.deadline,
         tuple(parsed.overrides),
         parsed.perceptual,

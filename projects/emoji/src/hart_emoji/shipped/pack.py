@@ -27,9 +27,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hart.checkpoint.storage import read_safetensors, save_module, write_safetensors
-from hart.data.datasets import CaptionedImages, open_dataset
-from hart.errors import HartError
+from hart import HartError
+from hart.checkpoint import read_safetensors, save_module, write_safetensors
+from hart.data import CaptionedImages, open_dataset
+from hart.training import perceptual_loss
 
 PICTURES, PERCEPTUAL, SITE = "pictures.safetensors", "perceptual.safetensors", "site"
 NETWORK = "efficientnet_lite_pytorch"
@@ -62,8 +63,6 @@ def write_pack(source: str, pack: Path, *, split: str, size: int) -> dict[str, i
 
 def write_perceptual(pack: Path) -> None:
     """Raises `HartError` where the packages of the perceptual network are not installed."""
-    from hart.networks.perceptual import perceptual_loss
-
     save_module(pack / PERCEPTUAL, perceptual_loss("efficientnet_lite0"))
     spec = importlib.util.find_spec(NETWORK)
     assert spec is not None

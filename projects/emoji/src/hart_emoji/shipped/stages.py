@@ -13,24 +13,21 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from hart.data.datasets import CaptionedImages
-from hart.files import atomic_write
-from hart.inference.cost import tokenizer_training_macs, transformer_training_macs
-from hart.losses.hart_loss import MEAN_KEPT_SHARE, kept_tokens
-from hart.model import Hart
-from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
-from hart.training.checkpoint import RunFolder
-from hart.training.config import Recipe, TokenizerRecipe, TransformerRecipe
-from hart.training.hart_task import TransformerTask
-from hart.training.progress import StepReport
-from hart.training.tokenizer_task import TokenizerTask
-from hart.training.trackers import LOG_FILE
-from hart.training.trainer import Trainer
+from hart.files import write_json
+from hart.training import (
+    Recipe,
+    StepReport,
+    Task,
+    TokenizerRecipe,
+    TokenizerTask,
+    Trainer,
+    TransformerRecipe,
+    TransformerTask,
+)
 from hart_emoji.shipped.pack import PERCEPTUAL, read_pack
 from hart_emoji.shipped.weights import export
 
@@ -84,8 +81,9 @@ def tokenizer_stage(job: Job) -> None:
     if not job.perceptual:
         changes.append("perceptual.weight=0")
     recipe = TokenizerRecipe.read(table, (*common(job), *changes, *job.overrides))
-    task = ExportedTokenizer(recipe, read_pack(job.pack), job)
-    run_stage(job, job.work / "tokenizer", task, recipe, tokenizer_training_macs(recipe.tokenizer), recipe.revive_every)
+    task = ExportedTokenizer(recipe, read_pack(job.pack), job.device)
+    task.out = job.out
+    run_stage(job, job.work / "tokenizer", task, recipe, recipe.revive_every)
 
 
 def transformer_stage(job: Job) -> None:
@@ -94,11 +92,9 @@ def transformer_stage(job: Job) -> None:
     if job.start_from and (Path(job.start_from) / "hart.safetensors").exists():
         changes.append(f"init_from={json.dumps(job.start_from)}")
     recipe = TransformerRecipe.read(job.recipes / "transformer.toml", (*common(job), *changes, *job.overrides))
-    task = ExportedTransformer(recipe, read_pack(job.pack), job)
-    last = recipe.transformer.schedule.token_counts[-1]
-    last = kept_tokens(MEAN_KEPT_SHARE, last) if recipe.drop_last_scale else last
-    macs = transformer_training_macs(recipe.transformer, recipe.diffusion, last_tokens=last)
-    run_stage(job, job.work / "transformer", task, recipe, macs)
+    task = ExportedTransformer(recipe, read_pack(job.pack), job.device)
+    task.out = job.out
+    run_stage(job, job.work / "transformer", task, recipe)
 
 
 def common(job: Job) -> tuple[str, ...]:
@@ -117,36 +113,24 @@ def common(job: Job) -> tuple[str, ...]:
 class ExportedTokenizer(TokenizerTask):
     """Also writes what it saves for the way back."""
 
-    def __init__(self, recipe: TokenizerRecipe, data: CaptionedImages, job: Job) -> None:
-        super().__init__(recipe, data, job.device)
-        self.job = job
+    out: Path
 
     def save(self, folder: Path, module: nn.Module) -> None:
         super().save(folder, module)
-        assert isinstance(module, HybridTokenizer)
-        config = {"tokenizer": module.config.to_dict(), "hart": None}
-        export(self.job.out, f"tokenizer {time.time()}", config, tokenizer=module)
+        export(folder, self.out)
 
 
 class ExportedTransformer(TransformerTask):
-    """Also writes what it saves for the way back, with the tokenizer."""
+    """The same; its model has the tokenizer with it."""
 
-    def __init__(self, recipe: TransformerRecipe, data: CaptionedImages, job: Job) -> None:
-        super().__init__(recipe, data, job.device)
-        self.job = job
+    out: Path
 
     def save(self, folder: Path, module: nn.Module) -> None:
         super().save(folder, module)
-        assert isinstance(module, Hart)
-        config = {
-            "tokenizer": self.tokenizer.config.to_dict(),
-            "hart": self.config.to_dict(),
-            "text_encoder": self.recipe.text_encoder,
-        }
-        export(self.job.out, f"transformer {time.time()}", config, tokenizer=self.tokenizer, hart=module)
+        export(folder, self.out)
 
 
-def run_stage(job: Job, folder: Path, task: Any, recipe: Recipe, macs: int, multiple: int = 0) -> None:
+def run_stage(job: Job, folder: Path, task: Task, recipe: Recipe, multiple: int = 0) -> None:
     """Train until the job's time is over.
 
     multiple: steps between checkpoints are a multiple of it, where it is not 0.
@@ -159,28 +143,28 @@ def run_stage(job: Job, folder: Path, task: Any, recipe: Recipe, macs: int, mult
     (folder / PREPARED).touch()
 
     def sitting(steps: int, every: int, sample_every: int) -> None:
-        trainer = recipe.trainer.replace(
+        settings = recipe.trainer.replace(
             steps=steps,
             checkpoint_every=every,
             sample_every=sample_every,
             log_every=max(1, steps // LOG_LINES),
         )
-        given = recipe.replace(trainer=trainer)
+        given = recipe.replace(trainer=settings)
         on_step, on_log = timed(times, folder / STARTED), logged(job, folder)
-        Trainer(task, given, folder, macs=macs, on_step=on_step, on_log=on_log).run()
+        Trainer(task, given, folder, on_step=on_step, on_log=on_log).run()
 
     trial = min(TRIAL, max(recipe.optimizer.warmup_steps, 4))
     if not plan.step_seconds:
         sitting(trial, whole_multiple(trial, multiple), 0)
         plan.step_seconds = statistics.median(times[len(times) // 2 :])
         plan.save_seconds = save_time(job, folder)
-    done = max(RunFolder(folder, 1).steps(), default=0)
+    done = max(int(file.stem.removeprefix("step-")) for file in (folder / "checkpoints").glob("step-*.pt"))
     per_save = max(SAVE_EVERY, 10 * plan.save_seconds)
     every = whole_multiple(max(1, round(per_save / plan.step_seconds)), multiple)
     seconds = max(job.left, 0.0) * MARGIN
     seconds -= plan.save_seconds * (seconds // per_save + 1)
     plan.steps = max(done + int(seconds / plan.step_seconds), done + 1)
-    atomic_write(plan_path, lambda file: file.write(json.dumps(vars(plan)).encode()))
+    write_json(plan_path, vars(plan))
     # pictures at the end alone
     sitting(plan.steps, every, plan.steps)
 
@@ -206,7 +190,7 @@ def timed(times: list[float], started: Path) -> Callable[[StepReport], None]:
 def logged(job: Job, folder: Path) -> Callable[[int, dict[str, float]], None]:
     def on_log(step: int, figures: dict[str, float]) -> None:
         job.out.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(folder / LOG_FILE, job.out / f"{folder.name}.jsonl")
+        shutil.copyfile(folder / "metrics.jsonl", job.out / f"{folder.name}.jsonl")
 
     return on_log
 

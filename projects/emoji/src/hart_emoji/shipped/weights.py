@@ -1,57 +1,49 @@
-"""Averaged weights in files of a bounded size, and whole models of them again.
+"""A model's folder in files of a bounded size, and the folder again.
 
-    OUT/weights-1-of-3.safetensors    tensors named tokenizer.* and hart.*, in float16
-    OUT/model.json                    the configuration; "hart" is null while only the tokenizer is trained
+    OUT/weights-1-of-3.safetensors    the tensors of all files, in float16, each named FILE/TENSOR
+    OUT/model.json                    the other files, which are text
 
-All files of one writing have its number in their names' metadata: a mixture of two is refused.
+All files of one writing hold its number: a mixture of two is refused.
 """
 
 from __future__ import annotations
 
-import json
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
-from hart.checkpoint.loading import resolve_model, save_model
-from hart.checkpoint.starting import save_tokenizer
-from hart.checkpoint.storage import load_state
-from hart.config import HartConfig, TokenizerConfig
-from hart.errors import HartError
-from hart.files import atomic_write
-from hart.model import Hart
-from hart.text_encoder.compact import CompactTextEncoder
-from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
+from hart import HartError
+from hart.checkpoint import read_safetensors, write_safetensors
+from hart.files import read_json, read_text, write_json, write_text
 
 LARGEST_FILE = 15 * 2**20
 """Bytes, safely below the 16 MiB that some machines give back."""
-MODEL_FILE = "model.json"
+MODEL_FILE, WRITING = "model.json", "writing"
 NAME = re.compile(r"weights-(\d+)-of-(\d+)\.safetensors")
 
 
-def export(out: Path, writing: str, config: Mapping[str, Any], **modules: nn.Module) -> list[Path]:
-    """Write modules as weight files, all of them or the ones of before. `writing` tells this writing from others."""
+def export(model: Path, out: Path) -> list[Path]:
+    """Write a model's folder, all of it or what was there before stays. Raises `HartError` for a tensor too large."""
     tensors = {
-        f"{kind}.{name}": value.detach().to("cpu", torch.float16 if value.is_floating_point() else None).contiguous()
-        for kind, module in modules.items()
-        for name, value in module.state_dict().items()
+        f"{file.name}/{name}": value.half() if value.is_floating_point() else value
+        for file in sorted(model.glob("*.safetensors"))
+        for name, value in read_safetensors(file).items()
     }
     parts = bounded(tensors, LARGEST_FILE)
+    writing = time.time_ns()
     names = [f"weights-{i}-of-{len(parts)}.safetensors" for i in range(1, len(parts) + 1)]
     out.mkdir(parents=True, exist_ok=True)
     for name, part in zip(names, parts, strict=True):
-        (out / f"{name}.partial").write_bytes(save(part, metadata={"writing": writing}))
-    text = json.dumps({"writing": writing, **config}, indent=1)
+        write_safetensors(out / f"{name}.new", part | {WRITING: torch.tensor(writing)})
     before = [path for path in out.iterdir() if NAME.fullmatch(path.name) and path.name not in names]
     for name in names:
-        (out / f"{name}.partial").replace(out / name)
-    atomic_write(out / MODEL_FILE, lambda file: file.write(text.encode()))
+        (out / f"{name}.new").replace(out / name)
+    texts = {file.name: read_text(file) for file in sorted(model.glob("*.json"))}
+    write_json(out / MODEL_FILE, {WRITING: writing, "files": texts})
     for path in before:
         path.unlink()
     return [out / name for name in names]
@@ -72,42 +64,23 @@ def bounded(tensors: Mapping[str, Tensor], most: int) -> list[dict[str, Tensor]]
     return parts
 
 
-def read_export(out: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The configuration and all tensors. Raises `HartError` where files are missing or of two writings."""
-    try:
-        config = json.loads((out / MODEL_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise HartError(f"{out / MODEL_FILE}: cannot be read: {error}") from None
+def join(out: Path, model: Path) -> Path:
+    """The folder of what `export` wrote. Raises `HartError` where files are missing or of two writings."""
+    config = read_json(out / MODEL_FILE)
     found = {int(match[1]): match for path in out.iterdir() if (match := NAME.fullmatch(path.name))}
     if not found or sorted(found) != list(range(1, int(next(iter(found.values()))[2]) + 1)):
         there = ", ".join(match[0] for match in found.values()) or "none"
         raise HartError(f"{out}: weight files are missing: there are {there}")
-    tensors: dict[str, Tensor] = {}
+    files: dict[str, dict[str, Tensor]] = {}
     for match in found.values():
-        with safe_open(out / match[0], framework="pt") as file:
-            if (file.metadata() or {}).get("writing") != config["writing"]:
-                raise HartError(f"{out / match[0]} and {MODEL_FILE} are of two writings: copy all files again")
-            tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    return config, tensors
-
-
-def join(out: Path, folder: Path) -> Path:
-    """Write the model (or, where no transformer was trained yet, the tokenizer) of an export as a model's folder."""
-    config, tensors = read_export(out)
-
-    def filled(kind: str, module: nn.Module) -> Any:
-        prefix = f"{kind}."
-        own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-        load_state(module, own, out)
-        return module.eval()
-
-    tokenizer = filled("tokenizer", HybridTokenizer(TokenizerConfig.from_dict(config["tokenizer"])))
-    if config["hart"] is None:
-        save_tokenizer(folder, tokenizer)
-        return folder
-    whole = HartConfig.from_dict(config["hart"])
-    encoder = whole.text_encoder
-    if encoder is not None and encoder.kind == "compact":
-        CompactTextEncoder.load(encoder, resolve_model(config["text_encoder"])).save(folder)
-    save_model(folder, whole, tokenizer, filled("hart", Hart(whole)), torch.float16)
-    return folder
+        tensors = read_safetensors(out / match[0])
+        if int(tensors.pop(WRITING)) != config[WRITING]:
+            raise HartError(f"{out / match[0]} and {MODEL_FILE} are of two writings: copy all files again")
+        for name, tensor in tensors.items():
+            file, _, own = name.partition("/")
+            files.setdefault(file, {})[own] = tensor
+    for file, own_tensors in files.items():
+        write_safetensors(model / file, own_tensors)
+    for file, text in config["files"].items():
+        write_text(model / file, text)
+    return model

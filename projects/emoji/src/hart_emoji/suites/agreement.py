@@ -21,25 +21,28 @@ Shapes: N pictures, M pictures of the set, C concepts, D width of a feature.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from pydantic import Field
 from torch import Tensor
 
-from hart.config import SamplingConfig
-from hart.errors import HartError
-from hart.evaluation.drawing import DrawnPictures
-from hart.evaluation.features import FeatureExtractor
-from hart.evaluation.reconstruction import reconstruct
-from hart.evaluation.report import Progress, Result, extractor_facts, pictures_text
-from hart.evaluation.statistics import RESAMPLES, Figure, bootstrap_mean
-from hart.pipeline import HartPipeline
-from hart_emoji.suites.emoji_set import BATCH, PIXEL_SIDE, EmojiSet, Looks, looks, reduced
+from hart import HartError
+from hart.evaluation import (
+    Context,
+    DrawnPictures,
+    Figure,
+    Result,
+    Suite,
+    bootstrap_mean,
+    extractor_facts,
+    pictures_text,
+)
+from hart_emoji.suites.emoji_set import PIXEL_SIDE, EmojiOptions, EmojiSet, Looks, Opened, looks, reduced
 from hart_emoji.suites.prompts import (
     EmojiPrompt,
     PromptGroup,
@@ -55,37 +58,25 @@ RIGHT = {"style": "right style ({})", "tone": f"right skin tone (pixels at {PIXE
 """What is judged besides the concept, with its column, for pictures that were held out for it."""
 
 
-@dataclass(frozen=True)
-class AgreementOptions:
-    """limit: prompts of each group at most. seed: of each group's first picture, of the choice of prompts and of the
-    intervals. free: a file of free prompts, or None for none."""
+class AgreementOptions(EmojiOptions, kw_only=True):
+    """The seed is of each group's first image, of the choice of prompts and of the intervals."""
 
-    limit: int = 300
-    free: Path | None = None
-    seed: int = 0
-    draw_batch: int = 1
-    resamples: int = RESAMPLES
+    limit: Annotated[int, Field(ge=1, description="Prompts of each group at most.")] = 300
+    free_prompts: Annotated[
+        Path | None, Field(description="TOML file with free prompts and what is right; none by default.")
+    ] = None
 
 
-def evaluate_agreement(
-    pipe: HartPipeline,
-    sampling: SamplingConfig,
-    emoji: EmojiSet,
-    extractor: FeatureExtractor,
-    folder: Path,
-    options: AgreementOptions,
-    settings: Mapping[str, Any],
-    progress: Progress = lambda _done, _total, _what: None,
-) -> Result:
-    """Draw and rank. Pictures of each group are kept in a folder of `folder`: a stopped run goes on there.
-
-    Raises `HartError` when there is no prompt at all.
-    """
+def run(context: Context[AgreementOptions]) -> Result:
+    """Images of each group are kept in a folder: a stopped run goes on. Raises `HartError` without any prompt."""
+    options, progress = context.options, context.progress
+    opened = Opened.by(context)
+    emoji, extractor = opened.emoji, opened.extractor
     groups = [
         make(emoji, options.limit, options.seed) for make in (seen_names, unseen_synonyms, unseen_styles, unseen_tones)
     ]
-    if options.free is not None:
-        groups.append(free_prompts(emoji, options.free, options.limit, options.seed))
+    if options.free_prompts is not None:
+        groups.append(free_prompts(emoji, options.free_prompts, options.limit, options.seed))
     groups = [group for group in groups if group.prompts]
     if not groups:
         raise HartError("the set has no concept to ask for besides flags and symbols: build a larger one")
@@ -95,12 +86,13 @@ def evaluate_agreement(
     counts: dict[str, int] = {}
     shared: dict[str, Any] = {}
     for group in groups:
-        drawn = DrawnPictures(pipe, group.texts, sampling, options.seed, folder / group.key)
-        drawn.draw(options.draw_batch, progress)
-        progress(0, None, f"what the pictures of {group.title} look like")
+        drawn = DrawnPictures(
+            opened.pipe, group.texts, options.sampling(opened.pipe), options.seed, context.out / group.key
+        )
+        drawn.draw(options.batch_size, progress)
+        progress(0, None, f"what the images of {group.title} look like")
         seen = looks(drawn.pixels(range(len(drawn))), extractor)
-        verdicts = judge.verdicts(seen, group)
-        figures |= _rows(judge, group, verdicts, _reconstructed(pipe, emoji, extractor, group, progress), options)
+        figures |= _rows(judge, group, seen, _described(opened, group, context), context)
         labels = [
             prompt.text if rank is None else f"{rank}: {prompt.text}"
             for prompt, rank in zip(group.prompts, judge.ranks(seen, group), strict=True)
@@ -109,10 +101,9 @@ def evaluate_agreement(
         counts[group.key] = len(drawn)
         shared = drawn.settings
     return Result(
-        suite="agreement",
         title=f"{pictures_text(sum(counts.values()))}, {len(emoji.slugs):,} concepts",
         figures=figures,
-        settings={**settings, **shared, "resamples": options.resamples},
+        settings={"size": opened.pipe.image_size, **shared},
         counts={**counts, "references": len(emoji), "concepts": len(emoji.slugs), "damaged": emoji.damaged},
         extractor=extractor_facts(extractor),
         sheets=sheets,
@@ -176,7 +167,7 @@ class Judge:
         """Pictures of the right concept to choose from, and which of them have the style or tone asked for."""
         emoji, asked = self._emoji, prompt.rendering
         assert asked is not None
-        rows = emoji.pictures_of(prompt.accepted[0])
+        rows = emoji.images_of(prompt.accepted[0])
         if what == "style":
             rows = [row for row in rows if emoji.tone[row] is None]
             return rows, [emoji.style[row] == emoji.style[asked] for row in rows]
@@ -209,46 +200,42 @@ def chance_of_rank(top: int, accepted: int, concepts: int) -> float:
     return 1 - missed
 
 
-def _reconstructed(
-    pipe: HartPipeline, emoji: EmojiSet, extractor: FeatureExtractor, group: PromptGroup, progress: Progress
-) -> dict[str, Looks]:
-    """By kind: what the prompts describe; nothing where they describe no picture."""
+def _described(opened: Opened, group: PromptGroup, context: Context[AgreementOptions]) -> dict[str, Looks]:
+    """By kind: what the prompts describe; nothing where they describe no image."""
     rows = [prompt.rendering for prompt in group.prompts if prompt.rendering is not None]
     if len(rows) < len(group.prompts):
         return {}
-    pixels = emoji.pixels(rows)
-    kinds = {"codes and exact rest": "hybrid", "codes": "discrete"}
-    decoded: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
-    for start in range(0, len(rows), BATCH):
-        progress(start, len(rows), "reconstructions")
-        batch = pixels[start : start + BATCH].to(pipe.device)
-        both = reconstruct(pipe.tokenizer, batch, pipe.config.tokenizer.schedule)
-        for kind, name in kinds.items():
-            decoded[kind].append(both[name].cpu())
-    found = {kind: looks(torch.cat(parts), extractor) for kind, parts in decoded.items()}
+    decoded = opened.reconstructions(rows, context.progress)
+    images = {"codes and exact rest": decoded["hybrid"], "codes": decoded["discrete"]}
     if group.held_out is not None:
-        found["the rendering itself"] = looks(pixels, extractor)
-    return found
+        images["the rendering itself"] = opened.emoji.pixels(rows)
+    return {kind: looks(pixels, opened.extractor) for kind, pixels in images.items()}
 
 
 def _rows(
     judge: Judge,
     group: PromptGroup,
-    drawn: Mapping[str, Tensor],
-    reconstructed: Mapping[str, Looks],
-    options: AgreementOptions,
+    drawn: Looks,
+    described: Mapping[str, Looks],
+    context: Context[AgreementOptions],
 ) -> dict[str, Mapping[str, Figure]]:
-    generator = torch.Generator().manual_seed(options.seed)
-
-    def shares(verdicts: Mapping[str, Tensor]) -> dict[str, Figure]:
-        return {
-            column: bootstrap_mean(values, generator, options.resamples)
-            for column, values in verdicts.items()
+    generator = context.generator()
+    rows: dict[str, Mapping[str, Figure]] = {}
+    for kind, seen in {"drawn": drawn, **described}.items():
+        rows[f"{group.title}: {kind}"] = {
+            column: bootstrap_mean(values, generator, context.options.resamples)
+            for column, values in judge.verdicts(seen, group).items()
             if len(values)
         }
-
-    rows: dict[str, Mapping[str, Figure]] = {f"{group.title}: drawn": shares(drawn)}
-    rows[f"{group.title}: chance"] = judge.chance(group)
-    for kind, seen in reconstructed.items():
-        rows[f"{group.title}: {kind}"] = shares(judge.verdicts(seen, group))
+        if kind == "drawn":
+            rows[f"{group.title}: chance"] = judge.chance(group)
     return rows
+
+
+SUITE = Suite(
+    "agreement",
+    "How often a drawn emoji looks most like what it was asked for. A stopped run goes on.",
+    AgreementOptions,
+    run,
+    "hart-emoji",
+)

@@ -15,25 +15,29 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from pydantic import Field
 from torch import Tensor
 
-from hart.config import SamplingConfig
-from hart.data.transforms import unit_to_pil
-from hart.errors import HartError
-from hart.evaluation.drawing import DrawnPictures, quiet_prompts
-from hart.evaluation.features import FeatureExtractor
-from hart.evaluation.reconstruction import reconstruct
-from hart.evaluation.report import Progress, Result, extractor_facts, pictures_text
-from hart.evaluation.statistics import Figure
-from hart.generation.contact_sheet import contact_sheet
-from hart.pipeline import HartPipeline
-from hart_emoji.suites.emoji_set import BATCH, CHUNK, PIXEL_SIDE, EmojiSet, looks, reduced
+from hart import HartError
+from hart.data import unit_to_pil
+from hart.evaluation import (
+    Context,
+    DrawnPictures,
+    FeatureExtractor,
+    Figure,
+    Result,
+    Suite,
+    contact_sheet,
+    extractor_facts,
+    pictures_text,
+    quiet_prompts,
+)
+from hart_emoji.suites.emoji_set import CHUNK, PIXEL_SIDE, EmojiOptions, EmojiSet, Opened, looks, reduced
 from hart_emoji.suites.prompts import PromptGroup, seen_names, styled, unseen_styles
 
 SHOWN = 24
@@ -45,13 +49,10 @@ QUANTILES = (0.05, 0.5, 0.95)
 NEAREST_FILE, STYLES_FILE = "nearest.png", "styles.png"
 
 
-@dataclass(frozen=True)
-class CopiesOptions:
-    """limit: pictures of each kind. seed: of the first picture and of the choice of prompts."""
+class CopiesOptions(EmojiOptions, kw_only=True):
+    """The seed is of the first image and of the choice of prompts."""
 
-    limit: int = 100
-    seed: int = 0
-    draw_batch: int = 1
+    limit: Annotated[int, Field(ge=1, description="Images of each kind at most.")] = 100
 
 
 @dataclass(frozen=True)
@@ -62,20 +63,14 @@ class Nearest:
     row: Tensor
 
 
-def evaluate_copies(
-    pipe: HartPipeline,
-    sampling: SamplingConfig,
-    emoji: EmojiSet,
-    extractor: FeatureExtractor,
-    folder: Path,
-    options: CopiesOptions,
-    settings: Mapping[str, Any],
-    progress: Progress = lambda _done, _total, _what: None,
-) -> Result:
-    """Draw, look for the nearest, and make both sheets. Pictures are kept in `folder`; those of styles are not.
+def run(context: Context[CopiesOptions]) -> Result:
+    """Images are kept, those of styles are not.
 
     Raises `HartError` when the set has no concept to ask for, or holds nothing out.
     """
+    options, progress = context.options, context.progress
+    opened = Opened.by(context)
+    pipe, emoji, extractor = opened.pipe, opened.emoji, opened.extractor
     names, styles = (make(emoji, options.limit, options.seed) for make in (seen_names, unseen_styles))
     if not names.prompts or not styles.prompts:
         raise HartError("the set has no concepts to ask for, or holds no style of them out: build a larger one")
@@ -86,26 +81,25 @@ def evaluate_copies(
         extractor,
     )
     drawn = {
-        group.key: DrawnPictures(pipe, group.texts, sampling, options.seed, folder / group.key)
+        group.key: DrawnPictures(pipe, group.texts, options.sampling(pipe), options.seed, context.out / group.key)
         for group in (names, styles)
     }
     found: dict[str, dict[str, Nearest]] = {}
     for group in (names, styles):
-        drawn[group.key].draw(options.draw_batch, progress)
-        progress(0, None, "nearest training pictures")
+        drawn[group.key].draw(options.batch_size, progress)
+        progress(0, None, "nearest training images")
         found[f"drawn: {group.title}"] = bank.nearest(drawn[group.key].pixels(range(len(group.prompts))))
-    found[HELD_OUT] = bank.nearest(_renderings(emoji, styles))
-    found[COPIES] = bank.nearest(_copies(pipe, _renderings(emoji, names)))
+    found[HELD_OUT] = bank.nearest(emoji.pixels(_renderings(styles)))
+    found[COPIES] = bank.nearest(opened.reconstructions(_renderings(names), progress)["hybrid"])
     return Result(
-        suite="copies",
         title=f"{pictures_text(len(names.prompts))} of names, {len(training):,} in training",
         figures={row: _figures(nearest, found[HELD_OUT], found[COPIES]) for row, nearest in found.items()},
-        settings={**settings, **drawn[names.key].settings},
-        counts={**{key: len(pictures) for key, pictures in drawn.items()}, "damaged": emoji.damaged},
+        settings={"size": pipe.image_size, **drawn[names.key].settings},
+        counts={**{key: len(images) for key, images in drawn.items()}, "damaged": emoji.damaged},
         extractor=extractor_facts(extractor),
         sheets={
             NEAREST_FILE: _nearest_sheet(emoji, names, drawn[names.key], found[f"drawn: {names.title}"]),
-            STYLES_FILE: _styles_sheet(pipe, sampling, emoji, names, options.seed, progress),
+            STYLES_FILE: _styles_sheet(opened, names, context),
         },
     )
 
@@ -147,15 +141,8 @@ def _figures(
     return figures
 
 
-def _renderings(emoji: EmojiSet, group: PromptGroup) -> Tensor:
-    return emoji.pixels([prompt.rendering for prompt in group.prompts if prompt.rendering is not None])
-
-
-def _copies(pipe: HartPipeline, pixels: Tensor) -> Tensor:
-    """Pictures through the tokenizer, codes and exact rest."""
-    schedule = pipe.config.tokenizer.schedule
-    parts = [reconstruct(pipe.tokenizer, batch.to(pipe.device), schedule)["hybrid"] for batch in pixels.split(BATCH)]
-    return torch.cat(parts).cpu()
+def _renderings(group: PromptGroup) -> list[int]:
+    return [prompt.rendering for prompt in group.prompts if prompt.rendering is not None]
 
 
 def _nearest_sheet(
@@ -170,19 +157,19 @@ def _nearest_sheet(
     return contact_sheet(groups, labels)
 
 
-def _styles_sheet(
-    pipe: HartPipeline, sampling: SamplingConfig, emoji: EmojiSet, group: PromptGroup, seed: int, progress: Progress
-) -> Image.Image:
+def _styles_sheet(opened: Opened, group: PromptGroup, context: Context[CopiesOptions]) -> Image.Image:
     """A concept a row, drawn in every style from one seed, beside its renderings; white where there is none."""
+    pipe, emoji, options = opened.pipe, opened.emoji, context.options
     groups, labels = [], []
     for i, prompt in enumerate(group.prompts[:CONCEPTS]):
-        progress(i, min(len(group.prompts), CONCEPTS), "the same in all styles")
+        context.progress(i, min(len(group.prompts), CONCEPTS), "the same in all styles")
         (number,) = prompt.accepted
-        rendered = {emoji.style[row]: row for row in emoji.pictures_of(number) if emoji.tone[row] is None}
+        rendered = {emoji.style[row]: row for row in emoji.images_of(number) if emoji.tone[row] is None}
         blank = Image.new("RGB", (pipe.image_size, pipe.image_size), "white")
         words = [styled(emoji, prompt.text, style) for style in emoji.style_words]
+        seed, sampling = options.seed + i, options.sampling(pipe)
         with quiet_prompts():
-            groups.append([pipe(text, seed=seed + i, sampling=sampling).images[0] for text in words])
+            groups.append([pipe(text, seed=seed, sampling=sampling).images[0] for text in words])
         groups.append([_image(emoji.pixels([rendered[s]])[0]) if s in rendered else blank for s in emoji.style_words])
         held_out = [word for s, word in emoji.style_words.items() if s in rendered and emoji.held_out[rendered[s]]]
         labels.append(f"{prompt.text}: {', '.join(emoji.style_words.values())}")
@@ -193,3 +180,12 @@ def _styles_sheet(
 def _image(pixels: Tensor) -> Image.Image:
     """(3, H, W) uint8 as a picture."""
     return unit_to_pil(pixels.float() / 255)
+
+
+SUITE = Suite(
+    "copies",
+    "Drawn emoji beside the nearest training images, and the same concept in all styles.",
+    CopiesOptions,
+    run,
+    "hart-emoji",
+)

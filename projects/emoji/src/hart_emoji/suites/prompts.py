@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hart.errors import HartError
-from hart.evaluation.selection import spread
+from hart import HartError
+from hart.evaluation import spread
 from hart.files import read_toml
 from hart_emoji.data.captions import DEFAULT_STYLE, with_article
 from hart_emoji.suites.emoji_set import EmojiSet
@@ -56,10 +56,10 @@ def seen_names(emoji: EmojiSet, limit: int, seed: int) -> PromptGroup:
         number = int(emoji.concept[row])
         if emoji.tone[row] is None and (number not in renderings or emoji.style[row] == DEFAULT_STYLE):
             renderings[number] = row
-    pool = [number for number in sorted(renderings) if emoji.group(emoji.slugs[number]) not in LEFT_OUT]
+    pool = [number for number in sorted(renderings) if emoji.entry(number).group not in LEFT_OUT]
     random.Random(seed).shuffle(pool)
     prompts = [
-        EmojiPrompt(with_article(emoji.name(emoji.slugs[number])), (number,), renderings[number])
+        EmojiPrompt(with_article(emoji.entry(number).names[0]), (number,), renderings[number])
         for number in pool[:limit]
     ]
     return PromptGroup("names", "names seen", tuple(prompts))
@@ -69,9 +69,9 @@ def unseen_synonyms(emoji: EmojiSet, limit: int, seed: int) -> PromptGroup:
     """Keywords that no training caption has, each alone; every concept that has the keyword is right."""
     owners: defaultdict[str, list[int]] = defaultdict(list)
     for slug in emoji.slugs:
-        for word in emoji.concepts[slug]["held_out_keywords"]:
+        for word in emoji.concepts[slug].held_out_keywords:
             owners[word].append(emoji.number[slug])
-    pool = [word for word in sorted(owners) if any(emoji.group(emoji.slugs[n]) not in LEFT_OUT for n in owners[word])]
+    pool = [word for word in sorted(owners) if any(emoji.entry(n).group not in LEFT_OUT for n in owners[word])]
     random.Random(seed).shuffle(pool)
     prompts = [EmojiPrompt(word, tuple(owners[word])) for word in pool[:limit]]
     return PromptGroup("synonyms", "synonyms never seen", tuple(prompts))
@@ -126,15 +126,15 @@ def _described(
     emoji: EmojiSet, pool: Sequence[int], limit: int, seed: int, left_out: frozenset[str]
 ) -> tuple[EmojiPrompt, ...]:
     """Prompts that say concept, style and skin tone of pictures, in a wording that captions have."""
-    rows = [row for row in pool if emoji.group(emoji.slugs[int(emoji.concept[row])]) not in left_out]
+    rows = [row for row in pool if emoji.entry(int(emoji.concept[row])).group not in left_out]
     random.Random(seed).shuffle(rows)
     return tuple(EmojiPrompt(description(emoji, row), (int(emoji.concept[row]),), row) for row in rows[:limit])
 
 
 def description(emoji: EmojiSet, row: int) -> str:
     """A picture in words: "a cat face in twemoji style", "a waving hand in noto style with medium dark skin"."""
-    slug, tone = emoji.slugs[int(emoji.concept[row])], emoji.tone[row]
-    text = styled(emoji, with_article(emoji.name(slug)), emoji.style[row])
+    name, tone = emoji.entry(int(emoji.concept[row])).names[0], emoji.tone[row]
+    text = styled(emoji, with_article(name), emoji.style[row])
     return text if tone is None else f"{text} with {tone.replace('-', ' ')} skin"
 
 

@@ -1,4 +1,4 @@
-"""How often drawings follow words for colours, grounds and counts, judged from pixels alone.
+"""Suite `scenes`: how often images follow words for colours, grounds and counts, judged from pixels alone.
 
 Prompts: 10 things, each in 7 colours, on 7 grounds, and 2 to 4 times. A colour is right when most of what is not white
 has it (`hart_emoji.data.recolour.own_colour`); a ground, when the border is nearer to its colour than to any other; a
@@ -7,14 +7,12 @@ count, when that many separate blots stand on white.
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from hart import HartPipeline
-from hart_emoji.data.build import Progress
+from hart.evaluation import Context, DrawnPictures, Result, SamplingOptions, Suite, bootstrap_mean, pictures_text
 from hart_emoji.data.captions import with_article
 from hart_emoji.data.recolour import COLOURS, own_colour, plain_rgb
 from hart_emoji.data.rewriting import plural
@@ -68,14 +66,37 @@ def blots_of(image: Image.Image) -> int:
     return count
 
 
-def judge(pipe: HartPipeline, progress: Progress) -> dict[str, tuple[int, int]]:
-    """What is judged -> how many images are right, of how many."""
-    judges = {"colour": colour_of, "ground": ground_of, "count": blots_of}
-    right, asked = Counter[str](), Counter[str]()
-    todo = prompts()
-    for seed, (kind, prompt, wanted) in enumerate(todo):
-        progress(seed, len(todo), "images")
-        image = pipe(prompt, seed=seed).images[0]
-        asked[kind] += 1
-        right[kind] += judges[kind](image) == wanted
-    return {kind: (right[kind], number) for kind, number in asked.items()}
+JUDGES = {"colour": colour_of, "ground": ground_of, "count": blots_of}
+
+
+def run(context: Context[SamplingOptions]) -> Result:
+    """A row for each kind: the share of images that are right. Images are kept: a stopped run goes on."""
+    options, asked = context.options, prompts()
+    pipe = options.pipeline()
+    drawn = DrawnPictures(pipe, [text for _, text, _ in asked], options.sampling(pipe), options.seed, context.out)
+    drawn.draw(options.batch_size, context.progress)
+    right: dict[str, list[float]] = {kind: [] for kind in JUDGES}
+    for number, (kind, _, wanted) in enumerate(asked):
+        pixels = drawn.pixels([number])[0].permute(1, 2, 0).numpy()
+        right[kind].append(float(JUDGES[kind](Image.fromarray(pixels)) == wanted))
+    generator = context.generator()
+    figures = {
+        kind: {"right": bootstrap_mean(torch.tensor(found), generator, options.resamples)}
+        for kind, found in right.items()
+    }
+    return Result(
+        title=pictures_text(len(drawn)),
+        figures=figures,
+        settings={"size": pipe.image_size, **drawn.settings},
+        counts={kind: len(found) for kind, found in right.items()},
+        sheets=drawn.sheet([text for _, text, _ in asked]),
+    )
+
+
+SUITE = Suite(
+    "scenes",
+    "How often images follow words for colours, grounds and counts, judged from pixels alone. A stopped run goes on.",
+    SamplingOptions,
+    run,
+    "hart-emoji",
+)

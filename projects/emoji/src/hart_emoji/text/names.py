@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from hart.files import atomic_write, default_cache
+from hart.files import default_cache, write_text
 from hart_emoji.data.build import NAMES as PACKAGE
 from hart_emoji.data.captions import readable_name
 from hart_emoji.data.npm import fetch_package, read_json
@@ -27,5 +27,4 @@ def write_names(file: Path) -> None:
             # some couples with skin tones are made of other characters than the one without
             for emoji in (entry["emoji"], *(skin["emoji"] for skin in entry.get("skins", ()))):
                 names.setdefault(MARKS.sub("", emoji), readable_name(entry["label"]))
-    text = "".join(f"{emoji}\t{name}\n" for emoji, name in names.items())
-    atomic_write(file, lambda stream: stream.write(text.encode()))
+    write_text(file, "".join(f"{emoji}\t{name}\n" for emoji, name in names.items()))

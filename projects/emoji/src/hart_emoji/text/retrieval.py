@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 from torch.nn import functional as F
 
-from hart.errors import HartError
+from hart import HartError
 from hart.files import read_toml
 
 

@@ -1,0 +1,122 @@
+"""A suite of another package: its declaration makes the command line, kept results, report and documentation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+import typer
+from PIL import Image
+from pydantic import Field
+from typer.testing import CliRunner
+
+from hart.commands.evaluate import reference, suite_app
+from hart.data.images import open_image
+from hart.errors import HartError
+from hart.evaluation import Context, Figure, Result, Suite, SuiteOptions, records
+from hart.evaluation.suites import CORE, load_suite, suite_places
+from hart.strict import Config
+
+computed: list[str] = []
+
+
+class CountOptions(SuiteOptions, kw_only=True):
+    data: Annotated[Path, Field(description="Folder with images.")]
+    least: Annotated[int, Field(ge=1, description="Smallest side that counts.")] = 8
+
+
+class Counted(Config):
+    counts: bool
+
+
+def count(context: Context[CountOptions]) -> Result:
+    options = context.options
+    kept = context.cache(records(Counted), {"least": options.least})
+    files = sorted(options.data.glob("*.png"))
+    names = [kept.key(file.read_bytes()) for file in files]
+
+    def compute(places: list[int]) -> list[Counted]:
+        computed.extend(files[place].name for place in places)
+        return [Counted(min(open_image(files[place]).size) >= options.least) for place in places]
+
+    kept.fill(names, compute)
+    context.note("counted")
+    return Result(
+        title="images",
+        figures={"all": {"counted": Figure(sum(kept.read(name).counts for name in names))}},
+        settings={},
+        counts={"files": len(files)},
+    )
+
+
+SUITE = Suite("count", "How many images are large enough.", CountOptions, count)
+
+
+def missing_package(context: Context[SuiteOptions]) -> Result:
+    raise ModuleNotFoundError("No module named 'absent'", name="absent")
+
+
+MISSING = Suite("missing", "Needs a package.", SuiteOptions, missing_package, install="hart[other]")
+PLACES = {"count": f"{__name__}:SUITE", "missing": f"{__name__}:MISSING"}
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch) -> typer.Typer:
+    monkeypatch.setattr("hart.commands.evaluate.load_suite", lambda place: {"SUITE": SUITE, "MISSING": MISSING}[
+        place.rpartition(":")[2]
+    ])  # fmt: skip
+    return suite_app(PLACES)
+
+
+def test_a_declaration_is_a_command(app: typer.Typer, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for side in (4, 8, 12):
+        Image.new("RGB", (side, side)).save(tmp_path / f"{side:02d}.png")
+
+    def run(*given: Any) -> Any:
+        arguments = ["count", "--data", tmp_path, "--out", out, *given]
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    result = run("--seed", 3)
+    assert result.exit_code == 0, result.output
+    assert "| all | 2.000 |" in result.stdout and "note: counted" in result.stderr
+    values = json.loads((out / "figures.json").read_text())
+    assert values["suite"] == "count" and values["figures"] == {"all": {"counted": {"value": 2}}}
+    assert values["settings"] == {
+        "data": str(tmp_path), "least": 8, "seed": 3, "resamples": 100, "device": None,
+    }  # fmt: skip
+    assert values["environment"]["cores"] and values["command"].startswith("hart ")
+    assert "# hart evaluate count" in (out / "table.md").read_text()
+    # kept for the same file and settings
+    assert computed == ["04.png", "08.png", "12.png"]
+    run("--seed", 4)
+    assert computed == ["04.png", "08.png", "12.png"]
+    run("--least", 4)
+    assert computed[3:] == ["04.png", "08.png", "12.png"]
+    assert json.loads((out / "figures.json").read_text())["figures"]["all"]["counted"]["value"] == 3
+    # results of other settings are kept beside it
+    assert (out / "figures-1.json").exists() and (out / "figures-2.json").exists()
+    bad = run("--least", 0)
+    assert bad.exit_code == 2 and "--least" in bad.stderr
+
+
+def test_a_package_that_is_missing_is_said_with_the_way_to_it(app: typer.Typer, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["missing", "--out", str(tmp_path)])
+    assert isinstance(result.exception, HartError)
+    assert "absent is not installed: run pip install 'hart[other]'" in str(result.exception)
+
+
+def test_the_reference_lists_every_option_of_every_suite() -> None:
+    page = reference()
+    for name in CORE:
+        assert f"## {name}\n" in page
+    assert "| `--smooth/--no-smooth` | `None` | " in page and "| `--data` | required | " in page
+    assert "| `--batch-size` | `(1, 8)` | " in page
+
+
+def test_every_core_suite_is_where_the_table_says() -> None:
+    places = suite_places()
+    assert set(CORE) <= set(places)
+    assert [load_suite(places[name]).name for name in CORE] == list(CORE)
