@@ -71,7 +71,8 @@ RUNS = {
     "tokenizer-photos": Run("hart evaluate tokenizer --model emoji", PHOTOS),
     "generation-emoji": Run("hart evaluate generation --model emoji", EMOJI),
     "agreement-emoji": Run(
-        "hart-emoji agreement --model emoji --free-prompts projects/emoji/recipes/free_prompts.toml", EMOJI
+        "hart-emoji evaluate agreement --model emoji --free-prompts projects/emoji/recipes/free_prompts.toml",
+        EMOJI,
     ),
     "cost-emoji": Run("hart evaluate cost --model emoji"),
     "cost-0.7b-256": Run(

@@ -19,7 +19,7 @@ from hart.presets import (
 )
 from hart.training.config import Recipe, TokenizerRecipe, TransformerRecipe
 from hart.training.distributed import Processes
-from hart.training.rehearsal import RehearsedTokenizer, RehearsedTransformer
+from hart.training.dry_run import RehearsedTokenizer, RehearsedTransformer
 from hart.training.step import Stepper
 
 CPU = torch.device("cpu")

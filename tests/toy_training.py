@@ -26,11 +26,11 @@ from hart.training.config import (
     TransformerRecipe,
 )
 from hart.training.distributed import Processes
+from hart.training.dry_run import RehearsedTransformer
 from hart.training.encoding import EncodeOptions, Encoders, encode_dataset
 from hart.training.hart_task import TransformerTask
 from hart.training.image_sources import TrainingData, open_training_data
-from hart.training.rehearsal import RehearsedTransformer
-from hart.training.task import Engine, Origin, Part, Picture, Share
+from hart.training.task import Engine, Origin, Part, Share, Task
 from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer
 from helpers import pictures, tiny_text_config, tiny_tokenizer_config
@@ -68,10 +68,10 @@ class Network(nn.Module):
         return self.last(h)
 
 
-class ToyTask:
+class ToyTask(Task):
     """Fits a line through noisy points, which the steps' generators draw."""
 
-    shardable = True
+    sources: Any = None
 
     def __init__(self, optimizer: OptimizerConfig = OPTIMIZER) -> None:
         self.module = Network()
@@ -92,9 +92,6 @@ class ToyTask:
 
     def after_step(self, share: Share, engine: Engine) -> dict[str, float]:
         return {"step_number": share.step} | ({"odd": 1.0} if share.step % 2 else {})
-
-    def samples(self, step: int, module: nn.Module) -> dict[str, Picture]:
-        return {}
 
     def save(self, folder: Path, module: nn.Module) -> None:
         assert module is not self.module, "the averaged weights are what is kept"

@@ -15,9 +15,9 @@ from hart.inference.cost import transformer_training_macs
 from hart.losses.hart_loss import MEAN_KEPT_SHARE, kept_tokens
 from hart.training.config import TransformerRecipe
 from hart.training.distributed import Processes
+from hart.training.dry_run import RehearsedTransformer
 from hart.training.hart_task import TransformerBatch
 from hart.training.progress import TRAINING_FLOPS_PER_MAC, measure_peak
-from hart.training.rehearsal import RehearsedTransformer
 from hart.training.step import Stepper
 from hart.training.task import Share
 

@@ -120,24 +120,22 @@ def read_json(path: Path, limit: int = TEXT_LIMIT) -> dict[str, Any]:
 
 def parse_json(content: bytes, where: str) -> Any:
     """Any JSON value, with or without byte order mark. Raises `FileError`, which begins with `where`."""
-    text = decode_text(content, where)
-    try:
-        return json.loads(text)
-    except ValueError as error:  # also a number of thousands of digits
-        raise FileError(f"{where}: is not JSON ({error})") from None
-    except RecursionError:
-        raise FileError(f"{where}: is nested too deeply") from None
+    return _parsed(json.loads, decode_text(content, where), where, "JSON")
 
 
 def read_toml(path: Path, limit: int = TEXT_LIMIT) -> dict[str, Any]:
     """The table that a TOML file holds. Raises `FileError`."""
-    text = read_text(path, limit)
+    values: dict[str, Any] = _parsed(tomllib.loads, read_text(path, limit), str(path), "TOML")
+    return values
+
+
+def _parsed(parse: Callable[[str], Any], text: str, where: str, kind: str) -> Any:
     try:
-        return tomllib.loads(text)
-    except (ValueError, OverflowError) as error:
-        raise FileError(f"{path}: is not TOML ({error})") from None
+        return parse(text)
+    except (ValueError, OverflowError) as error:  # also a number of thousands of digits
+        raise FileError(f"{where}: is not {kind} ({error})") from None
     except RecursionError:
-        raise FileError(f"{path}: is nested too deeply") from None
+        raise FileError(f"{where}: is nested too deeply") from None
 
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], Any], *, overwrite: bool = True) -> None:

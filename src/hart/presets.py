@@ -71,23 +71,9 @@ def hart_imagenet(depth: int) -> HartConfig:
 
 def var_imagenet(depth: int) -> HartConfig:
     """Plain VAR at 256 px (VAR paper, table 1): 310M at depth 16."""
-    return HartConfig(
-        TokenizerConfig(SCALES_256),
-        TransformerConfig(
-            SCALES_256,
-            width=64 * depth,
-            depth=depth,
-            heads=depth,
-            classes=ClassConditioning(),
-            norm="layer",
-            mlp="gelu",
-            qk_norm=True,
-            level_embedding="table",
-            position="absolute",
-            modulation="linear",
-        ),
-        sampling=VAR_SAMPLING,
-    )
+    ours = hart_imagenet(depth)
+    plain = ours.transformer.replace(norm="layer", mlp="gelu", position="absolute")
+    return ours.replace(transformer=plain, diffusion=None)
 
 
 PRESETS: Mapping[str, Callable[[], HartConfig]] = MappingProxyType(

@@ -175,6 +175,8 @@ def _said(entry: ErrorDetails) -> str:
         return f" {said}" if said.startswith("must ") else f": {said}"
     if kind == "literal_error":
         return f" must be {context['expected']}, not {value}"
+    if kind == "string_unicode":
+        return f": {value} is no valid Unicode text"
     if kind == "finite_number":
         return f" must be a finite number, not {value}"
     if kind == "float_type" and isinstance(entry["input"], int) and not isinstance(entry["input"], bool):
@@ -192,7 +194,7 @@ def _label(kind: type, place: Place, source: str, called: Callable[[str], str] |
         place, source = (called(str(place[0])), *place[1:]), ""
     else:
         source = f"{source}: " if source and place else source or f"{kind.__name__}{'.' * bool(place)}"
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{clipped(part, LONGEST_KEY)}" for part in place)
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{_shown_key(part)}" for part in place)
     return source + key.removeprefix(".")
 
 
@@ -201,7 +203,7 @@ def _unknown_keys(kind: type, table: Place, keys: list[Any]) -> str:
     near = table_at(kind, table)
     names = {}
     for key in map(str, keys[:SHOWN_NAMES]):
-        names[clipped(key, LONGEST_KEY)] = _meant(key, kind, table) if len(key) <= LONGEST_KEY else []
+        names[_shown_key(key)] = _meant(key, kind, table) if len(key) <= LONGEST_KEY else []
     said = [name + (f" (is {' or '.join(meant)} meant?)" if meant else "") for name, meant in names.items()]
     known = "" if all(names.values()) else f"; known are {', '.join(_tables(near))}"
     return f"unknown key(s) {', '.join(said)}{known}"
@@ -220,6 +222,11 @@ def _meant(key: str, kind: type, table: Place) -> list[str]:
         return [_dotted((*table, siblings[0]))]
     names = get_close_matches(key, {str(place[-1]) for place in places}, n=1, cutoff=0.8)
     return [_dotted(place) for place in places if place[-1] in names]
+
+
+def _shown_key(key: str) -> str:
+    text = clipped(key, LONGEST_KEY)
+    return text if text.isprintable() else ascii(text)
 
 
 def _dotted(place: Place) -> str:

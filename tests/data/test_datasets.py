@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hart.data.datasets import open_dataset
-from hart.data.order import batch_indices
+from hart.data.order import SampleOrder
 from hart.errors import HartError
 from picture_files import picture, write_tar
 
@@ -101,7 +101,7 @@ def test_missing_captions_are_fine_until_text_is_trained(tmp_path: Path) -> None
 
 
 def test_equal_weights_show_every_picture_once_a_round() -> None:
-    seen = torch.cat([batch_indices(torch.ones(10), 4, seed=0, step=step) for step in range(5)])
+    seen = torch.cat([SampleOrder(torch.ones(10), 0).batch(step, 4) for step in range(5)])
     assert sorted(seen[:10].tolist()) == list(range(10))
     assert sorted(seen[10:].tolist()) == list(range(10))
     assert seen[:10].tolist() != seen[10:].tolist()
@@ -109,14 +109,14 @@ def test_equal_weights_show_every_picture_once_a_round() -> None:
 
 def test_weights_set_how_often_a_picture_comes() -> None:
     weights = torch.tensor([1.0, 0.5, 0.0, 2.5, 0.0])
-    seen = torch.cat([batch_indices(weights, 20, seed=3, step=step) for step in range(50)])
+    seen = torch.cat([SampleOrder(weights, 3).batch(step, 20) for step in range(50)])
     counts = torch.bincount(seen, minlength=5) / len(seen)
     assert torch.allclose(counts, weights / weights.sum(), atol=0.01)
     assert counts[2] == counts[4] == 0
 
 
 def test_order_depends_on_the_seed() -> None:
-    first, second = (batch_indices(torch.ones(50), 50, seed=seed, step=0).tolist() for seed in (0, 1))
+    first, second = (SampleOrder(torch.ones(50), seed).batch(0, 50).tolist() for seed in (0, 1))
     assert first != second
 
 
@@ -124,12 +124,12 @@ def test_order_depends_on_the_seed() -> None:
 @given(st.integers(1, 12), st.integers(1, 30), st.integers(0, 40))
 def test_batches_of_any_size_cut_one_and_the_same_stream(count: int, batch_size: int, step: int) -> None:
     weights = torch.ones(count)
-    stream = torch.cat([batch_indices(weights, 1, seed=5, step=n) for n in range((step + 1) * batch_size)])
-    batch = batch_indices(weights, batch_size, seed=5, step=step)
+    stream = torch.cat([SampleOrder(weights, 5).batch(n, 1) for n in range((step + 1) * batch_size)])
+    batch = SampleOrder(weights, 5).batch(step, batch_size)
     assert batch.tolist() == stream[step * batch_size :].tolist()
 
 
 @pytest.mark.parametrize("weights", [[0.0, 0.0], [1.0, -1.0], [1.0, float("nan")]])
 def test_senseless_weights_are_refused(weights: list[float]) -> None:
     with pytest.raises(HartError, match="weights"):
-        batch_indices(torch.tensor(weights), 2, seed=0, step=0)
+        SampleOrder(torch.tensor(weights), 0).batch(0, 2)

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from hart.data.lanes import lane_count
-from hart.data.loader import ImageBatch, ImageLoader
+from hart.data.loader import ImageBatch, ImageLoader, lane_count
 from hart.data.opening import open_source
-from hart.data.order import batch_indices
+from hart.data.order import SampleOrder
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
 from picture_files import picture, write_captioned_folder, write_numbered_shards
@@ -58,7 +57,7 @@ def test_a_batch_holds_pictures_and_one_of_the_captions_of_each(folder: Path) ->
     batch = loader.batch(0)
     assert batch.images.shape == (8, 3, 4, 4) and batch.images.dtype == torch.uint8
     assert batch.signed().min() >= -1 and batch.signed().max() <= 1 and batch.signed().dtype == torch.float32
-    assert numbers(batch) == batch_indices(torch.ones(24), 8, 3, 0).tolist()
+    assert numbers(batch) == SampleOrder(torch.ones(24), 3).batch(0, 8).tolist()
     seen = {caption.split()[0] for step in range(3) for caption in loader.batch(step).captions}
     assert seen == {"first", "second"}
     for caption, number in zip(batch.captions, numbers(batch), strict=True):

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from hart.data.datasets import open_dataset
+from hart.data.kinds import KINDS
 from hart.data.notes import Columns
-from hart.data.opening import detect_kind, open_source
+from hart.data.opening import FORMATS, detect_kind, open_source
 from hart.data.samples import Damage, DamagedSample, Sample
 from hart.data.sources import Source, Stream
 from hart.errors import HartError
@@ -309,6 +310,10 @@ def test_hugging_face_set_by_name(tmp_path: Path, library: Any) -> None:
 
 
 # --- what is what
+
+
+def test_every_kind_has_its_format() -> None:
+    assert set(FORMATS) == set(KINDS)
 
 
 def test_what_cannot_be_told_is_asked_for(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from hart.inference.cost import (
 from hart.presets import preset
 from hart.text_encoder.compact import CompactTextEncoder, build_tokenizer
 from hart.training.config import OptimizerConfig, TrainerConfig, TransformerRecipe
-from hart.training.rehearsal import RehearsedTransformer
+from hart.training.dry_run import RehearsedTransformer
 from hart.training.task import Share
 from hart.types import ClassContext, Context, TextContext
 from models import PIECES

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from hart.training.ema import WeightAverage
+from hart.training.step import WeightAverage
 
 
 def test_the_average_follows_its_formula_and_leaves_the_model_alone() -> None:

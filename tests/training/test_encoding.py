@@ -66,7 +66,7 @@ def test_codes_residuals_and_text_are_those_of_the_encoders(pictures: Path, enco
     image = to_signed(torch.stack([sample.pixels(TRANSFORM) for sample in samples]))
     with torch.inference_mode():
         expected = encoders.tokenizer.token_maps(encoders.tokenizer.encode(image))
-        batch = data.batch(0, range(11), [1] * 11)
+        batch = data.batch(range(11), [1] * 11)
         maps = encoders.tokenizer.token_maps_from_codes(batch.indices, batch.last_scale_continuous)
         assert encoders.text_encoder is not None
         text = encoders.text_encoder.encode([sample.captions[1] for sample in samples])
@@ -175,7 +175,7 @@ def test_classes_without_text_and_codes_without_residual(encoders: Encoders, tmp
     tokenizer = tiny_model(tiny_class_config())[0]
     plain = replace(encoders, tokenizer=tokenizer, text_encoder=None)
     encode(tmp_path / "set", plain, tmp_path / "codes", residual=False, dtype="float16")
-    batch = EncodedSet(tmp_path / "codes").batch(0, [0, 1], [0, 0])
+    batch = EncodedSet(tmp_path / "codes").batch([0, 1], [0, 0])
     assert batch.labels.tolist() == [0, 1]
     assert batch.text is None and batch.last_scale_continuous is None
     maps = tokenizer.token_maps_from_codes(batch.indices)

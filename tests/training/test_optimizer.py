@@ -10,8 +10,7 @@ import torch
 from hart.config import ConfigError
 from hart.model import Hart
 from hart.training.config import OptimizerConfig
-from hart.training.muon import Muon, orthogonalized
-from hart.training.optimizer import build_optimizer, learning_rate, weight_decay
+from hart.training.optimizer import Muon, build_optimizer, learning_rate, orthogonalized, weight_decay
 from helpers import random_tensor, tiny_class_config, tiny_text_config
 
 CONFIG = OptimizerConfig(learning_rate=1e-2, warmup_steps=10, weight_decay=0.1)
@@ -72,7 +71,7 @@ def test_muon_steps_matrices_of_one_shape_together_as_one_by_one(
         return parameters
 
     alone = stepped()
-    monkeypatch.setattr("hart.training.muon.ONE_BY_ONE", frozenset())
+    monkeypatch.setattr("hart.training.optimizer.ONE_BY_ONE", frozenset())
     for together, one in zip(stepped(), alone, strict=True):
         torch.testing.assert_close(together, one, rtol=1e-5, atol=1e-5 if precision == torch.float32 else 1e-2)
 

@@ -21,8 +21,7 @@ from hart.networks.perceptual import Lpips
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.config import DiscriminatorConfig, OptimizerConfig, TokenizerRecipe, TrainerConfig
 from hart.training.distributed import Processes
-from hart.training.dry_run import activation_bytes, measure
-from hart.training.rehearsal import RehearsedTokenizer
+from hart.training.dry_run import RehearsedTokenizer, activation_bytes, measure
 from hart.training.task import Share
 from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer
@@ -181,7 +180,7 @@ def test_a_rehearsal_has_every_loss_and_needs_no_files() -> None:
     processes = Processes(recipe.trainer)
     task = RehearsedTokenizer(recipe, processes.device)
     assert sum(p.numel() for p in task.parts["discriminator"].module.parameters()) > 0
-    assert measure(task, recipe.trainer, processes, tokens=100).rows == recipe.trainer.batch_size
+    assert measure(task, recipe.trainer, processes, tokens=100) > 0
     assert 0 < activation_bytes(task, recipe.trainer, 2) < 14e6 * 4, "frozen weights are no activations"
 
 

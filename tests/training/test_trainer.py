@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import random
 import signal
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from hart.errors import HartError
 from hart.training import checkpoint
 from hart.training.config import OptimizerConfig
 from hart.training.progress import StepReport
-from hart.training.task import Picture, Share
+from hart.training.task import Share
 from hart.training.trainer import Trainer
 from processes import CONTEXT
 from toy_training import OPTIMIZER, AdversarialTask, ToyTask, recipe, train_and_die
@@ -269,7 +271,7 @@ def test_rows_set_anew_lose_their_moments_and_restart_their_average(tmp_path: Pa
 
 
 class PicturingTask(ToyTask):
-    def samples(self, step: int, module: nn.Module) -> dict[str, Picture]:
+    def samples(self, step: int, module: nn.Module) -> dict[str, Image.Image]:
         assert module is not self.module
         return {"dot": Image.new("RGB", (step, 2))}
 
@@ -287,6 +289,19 @@ def test_pictures_and_figures_go_to_the_trackers(tmp_path: Path) -> None:
     events.Reload()
     assert [event.step for event in events.Scalars("loss")] == [2, 4, 6]
     assert [event.step for event in events.Images("dot")] == [4, 6]
+
+
+def test_weights_and_biases_get_figures_and_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[tuple[int, str]] = []
+    wandb, started = ModuleType("wandb"), []
+    run = SimpleNamespace(log=lambda values, step: logged.extend((step, name) for name in values), finish=list)
+    wandb.init = lambda **options: started.append(options) or run  # type: ignore[attr-defined]
+    wandb.Image = lambda pixels: pixels.shape  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    Trainer(PicturingTask(), recipe(sample_every=6, trackers=("wandb",)), tmp_path).run()
+    assert (started[0]["name"], started[0]["resume"]) == (tmp_path.name, "allow")
+    assert started[0]["config"]["trainer"]["steps"] == 6
+    assert {(2, "loss"), (4, "loss"), (6, "loss"), (6, "dot")} <= set(logged)
 
 
 def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

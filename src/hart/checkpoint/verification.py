@@ -117,7 +117,7 @@ def read_case(path: Path) -> SamplingConfig:
         raise CheckpointError(f"{path}: lacks {', '.join(missing)}, which the golden numbers were drawn with")
     settings = {"guidance_scale": case["guidance_scale"], "smooth": case["smooth"], "top_k": None}
     try:
-        return SamplingConfig.from_dict(settings | {"rounds": case.get("maskgit_iterations", 1)})
+        return SamplingConfig.from_stored(settings | {"rounds": case.get("maskgit_iterations", 1)})
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from None
 

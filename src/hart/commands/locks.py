@@ -50,8 +50,16 @@ def locked(folder: Path, what: str, name: str = LOCK_FILE) -> Iterator[bool]:
 
 def _taken(path: Path, what: str) -> tuple[int, bool]:
     """The open file, and whether it is locked."""
+    # neither waiting for a FIFO nor following a link that somebody put there
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
     while True:
-        handle = _opened(path)
+        try:
+            handle = os.open(path, flags, 0o666)
+        except OSError as error:
+            raise HartError(f"{path}: cannot be opened as a lock ({error.strerror}): remove it") from None
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise HartError(f"{path}: is no regular file: remove it")
         try:
             _lock(handle)
         except OSError as error:
@@ -65,19 +73,6 @@ def _taken(path: Path, what: str) -> tuple[int, bool]:
             if sys.platform == "win32" or os.path.samestat(os.fstat(handle), path.stat()):
                 return handle, True
         os.close(handle)
-
-
-def _opened(path: Path) -> int:
-    try:
-        # neither waiting for a FIFO nor following a link that somebody put there
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
-        handle = os.open(path, flags, 0o666)
-    except OSError as error:
-        raise HartError(f"{path}: cannot be opened as a lock ({error.strerror}): remove it") from None
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise HartError(f"{path}: is no regular file: remove it")
-    return handle
 
 
 def _lock(handle: int) -> None:

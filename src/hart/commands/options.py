@@ -6,16 +6,15 @@ from typing import Annotated, Literal
 
 import typer
 
+from hart.data.kinds import Kind
+
 DATA_METAVAR = "DATA"
 DATA_HELP = "Folder, file, pattern or URLs of shards, or hf:OWNER/NAME."
 
 SplitOption = Annotated[
     str, typer.Option(help="Part of the set: train, val, another that it has, or all of a set that is not divided.")
 ]
-KindOption = Annotated[
-    Literal["folder", "classes", "jsonl", "shards", "stream", "parquet", "huggingface"] | None,
-    typer.Option(help="Format of the set; told from DATA by default."),
-]
+KindOption = Annotated[Kind | None, typer.Option(help="Format of the set; told from DATA by default.")]
 ImageColumn = Annotated[str, typer.Option(help="Field with the image, where it has an unusual name.")]
 CaptionColumn = Annotated[str, typer.Option(help="Field with the captions, where it has an unusual name.")]
 FitOption = Annotated[

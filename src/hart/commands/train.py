@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hart.commands.console import needs_extra, note, owned, prompt_notes, writable_folder
-from hart.commands.train_plan import Stage, dry_run_plan, duration, tokenizer_macs, transformer_macs
+from hart.commands.train_plan import Stage, dry_run_plan, duration, recipe_class, training_macs
 from hart.errors import HartError
 
 if TYPE_CHECKING:
+    from hart.config import TokenizerConfig
     from hart.data.samples import Condition
-    from hart.training.config import Recipe
+    from hart.training.config import Recipe, TokenizerRecipe, TransformerRecipe
     from hart.training.distributed import Processes
     from hart.training.image_sources import TrainingData
     from hart.training.progress import StepReport
-    from hart.training.task import Task
 
 
 @dataclass(frozen=True)
@@ -85,62 +85,59 @@ def _quiet_norms() -> Iterator[None]:
         yield
 
 
+def _coder(recipe: TokenizerRecipe | TransformerRecipe) -> TokenizerConfig:
+    """The tokenizer of a recipe's pictures; its scales are the recipe's, since a tokenizer serves any resolution."""
+    from hart.checkpoint.starting import load_tokenizer
+    from hart.training.config import TokenizerRecipe
+
+    if isinstance(recipe, TokenizerRecipe):
+        return recipe.tokenizer
+    return load_tokenizer(recipe.tokenizer).config.replace(scales=recipe.transformer.scales)
+
+
 def _scales_override(stage: Stage, path: Path, overrides: tuple[str, ...], size: int) -> str:
     """The override of a recipe that makes its scales those of pictures of `size` pixels."""
-    from hart.checkpoint.starting import load_tokenizer
     from hart.presets import scales_of_size
-    from hart.training.config import TokenizerRecipe, TransformerRecipe
 
-    match stage:
-        case Stage.tokenizer:
-            coder = TokenizerRecipe.read(path, overrides).tokenizer
-            scales = coder.scales
-        case Stage.transformer:
-            recipe = TransformerRecipe.read(path, overrides)
-            scales, coder = recipe.transformer.scales, load_tokenizer(recipe.tokenizer).config
-    return f"{stage.value}.scales={list(scales_of_size(scales, coder.downsampling, size))}"
+    coder = _coder(recipe_class(stage).read(path, overrides))
+    return f"{stage.value}.scales={list(scales_of_size(coder.scales, coder.downsampling, size))}"
 
 
 def _run(stage: Stage, path: Path, overrides: tuple[str, ...], out: Destination) -> bool:
     """Train; whether this is the process that reports."""
-    match stage:
-        case Stage.tokenizer:
-            return _tokenizer(path, overrides, out)
-        case Stage.transformer:
-            return _transformer(path, overrides, out)
-
-
-def _tokenizer(path: Path, overrides: tuple[str, ...], out: Destination) -> bool:
-    from hart.training.config import TokenizerRecipe
-    from hart.training.distributed import Processes
-    from hart.training.tokenizer_task import TokenizerTask
-
-    recipe = TokenizerRecipe.read(path, overrides)
-    processes = Processes(recipe.trainer)
-    with _alone(out, processes), _data(recipe, recipe.tokenizer.image_size, "none", processes) as data:
-        task = TokenizerTask(recipe, data, processes.device)
-        return _train(task, recipe, out, processes, tokenizer_macs(recipe))
-
-
-def _transformer(path: Path, overrides: tuple[str, ...], out: Destination) -> bool:
-    from hart.checkpoint.starting import load_tokenizer
     from hart.training.config import TransformerRecipe
     from hart.training.distributed import Processes
     from hart.training.hart_task import TransformerTask
     from hart.training.token_sources import condition_of
+    from hart.training.tokenizer_task import TokenizerTask
+    from hart.training.trainer import Trainer
 
-    recipe = TransformerRecipe.read(path, overrides)
-    # the recipe's scales decide the size: a tokenizer serves any resolution
-    tokenizer = load_tokenizer(recipe.tokenizer).config.replace(scales=recipe.transformer.scales)
+    recipe = recipe_class(stage).read(path, overrides)
+    coder = _coder(recipe)
     processes = Processes(recipe.trainer)
-    with _alone(out, processes), _data(recipe, tokenizer.image_size, condition_of(recipe), processes) as data:
-        task = TransformerTask(recipe, data, processes.device)
-        return _train(task, recipe, out, processes, transformer_macs(recipe))
-
-
-def _alone(out: Destination, processes: Processes) -> AbstractContextManager[None]:
-    """The folder for this run; the processes of one run share it."""
-    return owned(out.folder, "training") if processes.main else nullcontext()
+    condition = condition_of(recipe) if isinstance(recipe, TransformerRecipe) else "none"
+    with (
+        owned(out.folder, "training") if processes.main else nullcontext(),  # the processes of one run share it
+        _data(recipe, coder.image_size, condition, processes) as data,
+    ):
+        task = (
+            TransformerTask(recipe, data, processes.device)
+            if isinstance(recipe, TransformerRecipe)
+            else TokenizerTask(recipe, data, processes.device)
+        )
+        with _progress(recipe, show=processes.main) as on_step, prompt_notes():
+            Trainer(
+                task,
+                recipe,
+                out.folder,
+                processes,
+                macs=training_macs(recipe),
+                on_step=on_step,
+                on_log=lambda step, figures: _print_figures({"step": step, **figures}),
+                on_note=note,
+                accept_changes=out.accept_changes,
+            ).run()
+    return processes.main
 
 
 @contextmanager
@@ -158,25 +155,6 @@ def _data(recipe: Recipe, size: int, condition: Condition, processes: Processes)
         if processes.main and data.damaged:
             shown = "; ".join(f"{damage.key}: {damage.reason}" for damage in data.damaged[:3])
             note(f"data: this process passed over {len(data.damaged)} damaged pictures ({shown})")
-
-
-def _train(task: Task, recipe: Recipe, out: Destination, processes: Processes, macs: int) -> bool:
-    from hart.training.trainer import Trainer
-
-    with _progress(recipe, show=processes.main) as on_step, prompt_notes():
-        trainer = Trainer(
-            task,
-            recipe,
-            out.folder,
-            processes,
-            macs=macs,
-            on_step=on_step,
-            on_log=lambda step, figures: _print_figures({"step": step, **figures}),
-            on_note=note,
-            accept_changes=out.accept_changes,
-        )
-        trainer.run()
-    return processes.main
 
 
 @contextmanager

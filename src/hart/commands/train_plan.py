@@ -14,7 +14,6 @@ from hart.commands.console import progress
 if TYPE_CHECKING:
     from hart.training.config import Recipe, TokenizerRecipe, TransformerRecipe
     from hart.training.distributed import Processes
-    from hart.training.dry_run import Measurement
 
 LARGE = 60_000_000
 """Parameters above which a dry run measures a model of one and of two blocks and reckons the others from them."""
@@ -27,67 +26,44 @@ class Stage(StrEnum):
     transformer = "transformer"
 
 
+def recipe_class(stage: Stage) -> type[TokenizerRecipe] | type[TransformerRecipe]:
+    from hart.training.config import TokenizerRecipe, TransformerRecipe
+
+    return TokenizerRecipe if stage is Stage.tokenizer else TransformerRecipe
+
+
 def dry_run_plan(stage: Stage, path: Path, overrides: tuple[str, ...]) -> None:
     """Print what one process of the run would need. Raises `HartError`."""
-    from hart.training.config import TokenizerRecipe, TransformerRecipe
+    from hart.training.config import TransformerRecipe
     from hart.training.distributed import Processes
+    from hart.training.dry_run import activation_bytes, at_its_largest, deeper, measure, rehearsed
 
-    match stage:
-        case Stage.tokenizer:
-            tokenizer_recipe = TokenizerRecipe.read(path, overrides)
-            _plan_tokenizer(tokenizer_recipe, Processes(tokenizer_recipe.trainer))
-        case Stage.transformer:
-            transformer_recipe = TransformerRecipe.read(path, overrides)
-            _plan_transformer(transformer_recipe, Processes(transformer_recipe.trainer))
-
-
-def _plan_tokenizer(recipe: TokenizerRecipe, processes: Processes) -> None:
-    import torch
-
-    from hart.training.dry_run import activation_bytes, measure
-    from hart.training.rehearsal import RehearsedTokenizer
-
-    tokens = recipe.tokenizer.schedule.total_tokens
-    task = RehearsedTokenizer(recipe, torch.device("cpu"))
+    recipe = recipe_class(stage).read(path, overrides)
+    processes = Processes(recipe.trainer)
+    task = at_its_largest(recipe)
     sizes = [(p.numel(), p.requires_grad) for part in task.parts.values() for p in part.module.parameters()]
-    trained = sum(count for count, is_trained in sizes if is_trained)
-    _print_sizes(recipe, sum(n for n, _ in sizes), trained, tokens, tokenizer_macs(recipe), processes)
-    activations = activation_bytes(task, recipe.trainer, _rows_at_once(recipe, processes))
-    _print_memory(recipe, sum(n for n, _ in sizes), trained, activations, processes)
-    with progress("timing a step"):
-        measurement = measure(RehearsedTokenizer(recipe, processes.device), recipe.trainer, processes, tokens)
-    _print_time(recipe, measurement, processes, "measured")
+    parameters, trained = sum(n for n, _ in sizes), sum(n for n, is_trained in sizes if is_trained)
+    model = recipe.transformer if isinstance(recipe, TransformerRecipe) else recipe.tokenizer
+    tokens = model.schedule.total_tokens
+    _print_sizes(recipe, parameters, trained, tokens, processes)
+    _print_memory(
+        recipe, parameters, trained, activation_bytes(task, recipe.trainer, _rows_at_once(recipe, processes)), processes
+    )
 
+    def measured(recipe: Recipe) -> float:
+        return measure(rehearsed(recipe, processes.device), recipe.trainer, processes, tokens)
 
-def _plan_transformer(recipe: TransformerRecipe, processes: Processes) -> None:
-    import torch
-
-    from hart.losses.hart_loss import LARGEST_KEPT_SHARE
-    from hart.training.dry_run import activation_bytes, deeper, measure
-    from hart.training.rehearsal import RehearsedTransformer, parameter_counts
-
-    parameters, trained = parameter_counts(recipe)
-    tokens, depth = recipe.transformer.schedule.total_tokens, recipe.transformer.depth
-    _print_sizes(recipe, parameters, trained, tokens, transformer_macs(recipe), processes)
-    # the steps that keep most of the last scale must find memory too
-    largest = RehearsedTransformer(recipe, torch.device("cpu"), kept=LARGEST_KEPT_SHARE, empty=True)
-    activations = activation_bytes(largest, recipe.trainer, _rows_at_once(recipe, processes))
-    _print_memory(recipe, parameters, trained, activations, processes)
-
-    def measured(blocks: int) -> Measurement:
-        shallow = recipe.replace(transformer=recipe.transformer.replace(depth=blocks))
-        return measure(RehearsedTransformer(shallow, processes.device), recipe.trainer, processes, tokens)
-
-    if parameters <= LARGE:
+    if parameters <= LARGE or not isinstance(recipe, TransformerRecipe):
         with progress("timing a step"):
-            measurement = measured(depth)
-        _print_time(recipe, measurement, processes, "measured")
+            seconds = measured(recipe)
+        _print_time(recipe, seconds, processes, "measured")
         return
+    shallow = [recipe.replace(transformer=recipe.transformer.replace(depth=blocks)) for blocks in (1, 2)]
     with progress("timing a step of one block") as report:
-        one = measured(1)
+        one = measured(shallow[0])
         report(1, 2, "timing a step of two blocks")
-        measurement = deeper(one, measured(2), depth)
-    _print_time(recipe, measurement, processes, "reckoned from one and two blocks")
+        seconds = deeper(one, measured(shallow[1]), recipe.transformer.depth)
+    _print_time(recipe, seconds, processes, "reckoned from one and two blocks")
 
 
 def _rows_at_once(recipe: Recipe, processes: Processes) -> int:
@@ -95,13 +71,14 @@ def _rows_at_once(recipe: Recipe, processes: Processes) -> int:
     return recipe.trainer.batch_size // (processes.count * recipe.trainer.accumulate)
 
 
-def _print_sizes(recipe: Recipe, parameters: int, trained: int, tokens: int, macs: int, processes: Processes) -> None:
+def _print_sizes(recipe: Recipe, parameters: int, trained: int, tokens: int, processes: Processes) -> None:
     trainer = recipe.trainer
     _print_lines(
         {
             "parameters": f"{parameters / 1e6:.2f}M, {trained / 1e6:.2f}M of them trained",
             "tokens": f"{tokens} a picture, {tokens * trainer.batch_size} a step",
-            "operations": f"{macs / 1e9:.3g} GMAC a picture forward, three times that with the backward pass",
+            "operations": f"{training_macs(recipe) / 1e9:.3g} GMAC a picture forward, three times that with the "
+            "backward pass",
             "processes": f"{processes.count} ({processes.strategy}), {trainer.precision}, on {processes.device}",
         },
         processes,
@@ -109,30 +86,25 @@ def _print_sizes(recipe: Recipe, parameters: int, trained: int, tokens: int, mac
 
 
 def _print_memory(recipe: Recipe, parameters: int, trained: int, activations: int, processes: Processes) -> None:
-    from hart.training.dry_run import estimate
+    from hart.training.dry_run import checkpoint_bytes, memory_of_weights
 
-    need = estimate(
-        parameters,
-        trained,
-        recipe.optimizer.kind,
-        activations,
-        processes=processes.count,
-        sharded=processes.strategy == "fsdp2",
-    )
+    split, kind = processes.count if processes.strategy == "fsdp2" else 1, recipe.optimizer.kind
+    need = memory_of_weights(parameters, trained, kind, split) | {"activations": activations}
+    parts = ", ".join(f"{name} {_size(count)}" for name, count in need.items())
+    checkpoint = _size(checkpoint_bytes(parameters, trained, kind))
     _print_lines(
         {
-            "memory": f"{_size(need.memory)} a process: weights {_size(need.weights)}, gradients "
-            f"{_size(need.gradients)}, optimiser {_size(need.moments)}, average {_size(need.average)}, "
-            f"activations {_size(need.activations)}",
-            "checkpoint": f"{_size(need.checkpoint)} of disk each, {recipe.trainer.keep_checkpoints} kept",
+            "memory": f"{_size(sum(need.values()))} a process: {parts}",
+            "checkpoint": f"{checkpoint} of disk each, {recipe.trainer.keep_checkpoints} kept",
         },
         processes,
     )
 
 
-def _print_time(recipe: Recipe, measurement: Measurement, processes: Processes, how: str) -> None:
+def _print_time(recipe: Recipe, seconds: float, processes: Processes, how: str) -> None:
+    """seconds: that a process takes for a picture."""
     trainer = recipe.trainer
-    seconds = measurement.seconds_of(trainer.batch_size // processes.count)
+    seconds *= trainer.batch_size // processes.count
     _print_lines(
         {
             "time": f"{seconds:.3g} s a step, {trainer.batch_size / seconds:.3g} pictures/s, "
@@ -148,18 +120,15 @@ def _print_lines(lines: Mapping[str, str], processes: Processes) -> None:
         typer.echo(f"{name:<14}{value}")
 
 
-def tokenizer_macs(recipe: TokenizerRecipe) -> int:
-    """Multiply-accumulates of a picture's forward pass in training."""
-    from hart.inference.cost import tokenizer_training_macs
-
-    return tokenizer_training_macs(recipe.tokenizer)
-
-
-def transformer_macs(recipe: TransformerRecipe) -> int:
-    """As `tokenizer_macs`, of the mean step."""
-    from hart.inference.cost import transformer_training_macs
+def training_macs(recipe: Recipe) -> int:
+    """Multiply-accumulates of a picture's forward pass in the mean training step."""
+    from hart.inference.cost import tokenizer_training_macs, transformer_training_macs
     from hart.losses.hart_loss import MEAN_KEPT_SHARE, kept_tokens
+    from hart.training.config import TokenizerRecipe, TransformerRecipe
 
+    if isinstance(recipe, TokenizerRecipe):
+        return tokenizer_training_macs(recipe.tokenizer)
+    assert isinstance(recipe, TransformerRecipe)
     last = recipe.transformer.schedule.token_counts[-1]
     if recipe.drop_last_scale:
         last = kept_tokens(MEAN_KEPT_SHARE, last)

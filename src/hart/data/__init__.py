@@ -8,38 +8,57 @@ from hart.exports import lazy
 
 if TYPE_CHECKING:
     from hart.data.datasets import CaptionedImages, open_dataset
-    from hart.data.encoded import EncodedSet
-    from hart.data.opening import open_source
-    from hart.data.samples import Damage, DamagedSample, Sample
+    from hart.data.encoded import EncodedBatch, EncodedLoader, EncodedSet
+    from hart.data.images import open_image
+    from hart.data.kinds import Kind
+    from hart.data.loader import ImageBatch, ImageLoader
+    from hart.data.notes import Columns
+    from hart.data.opening import detect_kind, open_source, whole_of
+    from hart.data.samples import Condition, Damage, DamagedSample, Sample
     from hart.data.sources import Source, Stream
-    from hart.data.transforms import ImageTransform, pil_to_pixels, unit_to_pil
+    from hart.data.transforms import ImageTransform, pil_to_pixels, to_signed, unit_to_pil
     from hart.data.written_sets import begin_set, finish_set
 
 __all__ = [
     "CaptionedImages",
+    "Columns",
+    "Condition",
     "Damage",
     "DamagedSample",
+    "EncodedBatch",
+    "EncodedLoader",
     "EncodedSet",
+    "ImageBatch",
+    "ImageLoader",
     "ImageTransform",
+    "Kind",
     "Sample",
     "Source",
     "Stream",
     "begin_set",
+    "detect_kind",
     "finish_set",
     "open_dataset",
+    "open_image",
     "open_source",
     "pil_to_pixels",
+    "to_signed",
     "unit_to_pil",
+    "whole_of",
 ]
 __getattr__, __dir__ = lazy(
     __name__,
     {
         "hart.data.datasets": "CaptionedImages open_dataset",
-        "hart.data.encoded": "EncodedSet",
-        "hart.data.opening": "open_source",
-        "hart.data.samples": "Damage DamagedSample Sample",
+        "hart.data.encoded": "EncodedBatch EncodedLoader EncodedSet",
+        "hart.data.images": "open_image",
+        "hart.data.kinds": "Kind",
+        "hart.data.loader": "ImageBatch ImageLoader",
+        "hart.data.notes": "Columns",
+        "hart.data.opening": "detect_kind open_source whole_of",
+        "hart.data.samples": "Condition Damage DamagedSample Sample",
         "hart.data.sources": "Source Stream",
-        "hart.data.transforms": "ImageTransform pil_to_pixels unit_to_pil",
+        "hart.data.transforms": "ImageTransform pil_to_pixels to_signed unit_to_pil",
         "hart.data.written_sets": "begin_set finish_set",
     },
 )

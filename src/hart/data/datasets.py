@@ -64,19 +64,16 @@ class CaptionedImages:
 
     def require_captions(self) -> None:
         """Raises `HartError` unless every picture has a caption, which text-to-image training needs."""
-        bare = sum(not captions for captions in self.texts)
-        if bare:
-            raise HartError(
-                f"{bare} of {len(self)} pictures have no caption: add a .txt with the same name beside each"
-            )
+        if bare := sum(not captions for captions in self.texts):
+            advice = "add a .txt with the same name beside each"
+            raise HartError(f"{bare} of {len(self)} pictures have no caption: {advice}")
 
     def require_labels(self) -> Tensor:
         """The class of each picture, (N,) int64. Raises `HartError` unless every picture has one."""
         bare = len(self) if self.labels is None else int((self.labels < 0).sum())
         if self.labels is None or bare:
-            raise HartError(
-                f"{bare} of {len(self)} pictures have no class number: give a folder per class, or records with a label"
-            )
+            advice = "give a folder per class, or records with a label"
+            raise HartError(f"{bare} of {len(self)} pictures have no class number: {advice}")
         return self.labels
 
 

@@ -3,8 +3,7 @@
 A digest covers, in the order of the rows, the names of images within the set, what is said about each (captions,
 label, weight, the whole of its notes), and a mark of each image file: its size with its content, the whole of up to
 `WHOLE_IMAGE` bytes and of larger files three blocks. So an image that is removed, added or swapped and a caption that
-is edited give another digest. Neither the place of the set nor times of files are part of it: a copy of a set is the
-same set.
+is edited give another digest. Neither the place of the set nor times of files are part of it.
 """
 
 from __future__ import annotations
@@ -16,10 +15,8 @@ from typing import BinaryIO
 
 from hart.files import FileError, open_regular
 
-WHOLE_IMAGE = 64 * 2**10
-IMAGE_BLOCKS = 3
-WHOLE_SHARD = 256 * 2**20
-SHARD_BLOCKS = 1024
+WHOLE_IMAGE, IMAGE_BLOCKS = 64 * 2**10, 3
+WHOLE_SHARD, SHARD_BLOCKS = 256 * 2**20, 1024
 BLOCK = 16 * 2**10
 """Bytes of a block of a file that is too large to be read whole."""
 ABSENT = b"absent"
@@ -48,37 +45,28 @@ def mark_bytes(image: bytes) -> bytes:
     return mark_range(io.BytesIO(image), 0, len(image))
 
 
-def mark_image(path: Path) -> bytes:
+def mark_image(path: Path, whole: int = WHOLE_IMAGE, blocks: int = IMAGE_BLOCKS) -> bytes:
     """The mark of an image file; `ABSENT` for one that cannot be read."""
-    return _mark_file(path, WHOLE_IMAGE, IMAGE_BLOCKS)
-
-
-def mark_shard(path: Path) -> bytes:
-    """The mark of a large file of many images: whole up to `WHOLE_SHARD` bytes, of larger ones `SHARD_BLOCKS`."""
-    return _mark_file(path, WHOLE_SHARD, SHARD_BLOCKS)
-
-
-def mark_range(file: BinaryIO, start: int, size: int) -> bytes:
-    """The mark of an image that lies inside a larger file, from byte `start` on."""
-    return _mark(file, start, size, WHOLE_IMAGE, IMAGE_BLOCKS)
-
-
-def _mark_file(path: Path, whole: int, blocks: int) -> bytes:
     try:
         with open_regular(path) as file:
-            return _mark(file, 0, file.seek(0, io.SEEK_END), whole, blocks)
+            return mark_range(file, 0, file.seek(0, io.SEEK_END), whole, blocks)
     except (FileError, OSError):
         return ABSENT
 
 
-def _mark(file: BinaryIO, start: int, size: int, whole: int, blocks: int) -> bytes:
+def mark_shard(path: Path) -> bytes:
+    """The mark of a large file of many images: whole up to `WHOLE_SHARD` bytes, of larger ones `SHARD_BLOCKS`."""
+    return mark_image(path, WHOLE_SHARD, SHARD_BLOCKS)
+
+
+def mark_range(file: BinaryIO, start: int, size: int, whole: int = WHOLE_IMAGE, blocks: int = IMAGE_BLOCKS) -> bytes:
+    """The mark of an image that lies inside a larger file, from byte `start` on."""
     digest = hashlib.sha256(str(size).encode())
     if size <= whole:
         file.seek(start)
-        left = size
-        while left and (content := file.read(min(left, WHOLE_SHARD // 64))):
+        while size and (content := file.read(min(size, WHOLE_SHARD // 64))):
             digest.update(content)
-            left -= len(content)
+            size -= len(content)
     else:
         for number in range(blocks):
             file.seek(start + (size - BLOCK) * number // (blocks - 1))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,9 @@ OPEN_SHARDS = 256
 
 def is_encoded_set(folder: Path, split: str = "train") -> bool:
     """Whether a folder holds a precomputed set, told by its index, or by shards where it is not finished."""
-    try:
+    with suppress(FileError):
         if {"format", "settings", "shards"} <= read_json(index_file(folder, split)).keys():
             return True
-    except FileError:
-        pass
     try:
         return any(folder.glob(f"{split}-*.safetensors"))
     except (OSError, ValueError):  # an address that is no path
@@ -50,7 +49,6 @@ class EncodedBatch:
     labels: (B,) int64, -1 where a picture has none.
     """
 
-    step: int
     indices: tuple[Tensor, ...]
     last_scale_continuous: Tensor | None
     text: TextContext | None
@@ -62,13 +60,9 @@ class EncodedBatch:
     def select(self, rows: slice) -> EncodedBatch:
         """Some of the pictures."""
         rest, text = self.last_scale_continuous, self.text
-        return EncodedBatch(
-            self.step,
-            tuple(index[rows] for index in self.indices),
-            None if rest is None else rest[rows],
-            None if text is None else TextContext(text.embeddings[rows], text.mask[rows]),
-            self.labels[rows],
-        )
+        rest = None if rest is None else rest[rows]
+        text = None if text is None else TextContext(text.embeddings[rows], text.mask[rows])
+        return EncodedBatch(tuple(index[rows] for index in self.indices), rest, text, self.labels[rows])
 
 
 class EncodedSet:
@@ -86,15 +80,11 @@ class EncodedSet:
         self._open: dict[int, Shard] = {}
         if not int(self._firsts[-1]):
             raise HartError(f"{index_file(folder, split)}: no pictures in it: encode it again")
-        weights, labels, self._edges = [], [], list[Tensor]()
-        for number in range(len(self._files)):
-            shard = self._shard(number)
-            weights.append(shard.weights)
-            labels.append(shard.labels)
-            self._edges.append(shard.edges)
-        self.weights = torch.cat(weights)
-        self.labels = torch.cat(labels)
-        self._code_count: int | None = None
+        # one after the other: not all of them are kept open
+        known = [(shard.weights, shard.labels, shard.edges) for shard in map(self._shard, range(len(self._files)))]
+        weights, labels, self._edges = zip(*known, strict=True)
+        self.weights, self.labels = torch.cat(weights), torch.cat(labels)
+        self._code_count = 2**31
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -137,31 +127,25 @@ class EncodedSet:
     def codes(self, row: int) -> Tensor:
         """(L,) int64."""
         number, local = self._place(row)
-        codes = self._shard(number).codes(local)
-        if self._code_count is not None and codes.max() >= self._code_count:
-            raise self._shard(number).damaged(f"codes above {self._code_count - 1}, the last that the tokenizer has")
-        return codes
+        return self._shard(number).codes(local, self._code_count)
 
     def last_scale(self, row: int) -> Tensor | None:
         """(N_K, D) float32, or None where only codes were stored."""
-        if not self.settings["residual"]:
-            return None
-        shard, local = self._place(row)
-        return self._shard(shard).last_scale(local)
+        number, local = self._place(row)
+        return self._shard(number).last_scale(local) if self.settings["residual"] else None
 
     def text(self, row: int, caption: int) -> TextContext:
         """Features of one caption of a picture, as a batch of one in float32."""
-        shard, local = self._place(row)
-        features, mask = self._shard(shard).text(int(self._edges[shard][local]) + caption)
+        number, local = self._place(row)
+        features, mask = self._shard(number).text(int(self._edges[number][local]) + caption)
         return TextContext(features[None], mask[None])
 
-    def batch(self, step: int, rows: Sequence[int], captions: Sequence[int]) -> EncodedBatch:
+    def batch(self, rows: Sequence[int], captions: Sequence[int]) -> EncodedBatch:
         """Some rows; `captions` says which caption of each."""
         codes = torch.stack([self.codes(row) for row in rows])
         rests = [rest for row in rows if (rest := self.last_scale(row)) is not None]
         texts = [self.text(row, caption) for row, caption in zip(rows, captions, strict=True)] if self.has_text else []
         return EncodedBatch(
-            step,
             tuple(codes.split([side * side for side in self.sides], dim=1)),
             torch.stack(rests) if rests else None,
             TextContext.cat(texts) if texts else None,
@@ -216,4 +200,4 @@ class _EncodedSteps:
             # the same draw as `ImageLoader` makes for the caption of this place
             draws = [draw_generator(self._seed, "picture", step, place).random() for place in self._places]
             captions = [int(draw * self._data.captions(row)) for row, draw in zip(rows, draws, strict=True)]
-            yield self._data.batch(step, rows, captions)
+            yield self._data.batch(rows, captions)

@@ -62,11 +62,16 @@ def read_facts(path: Path) -> dict[str, Any]:
     try:
         require_regular(path)
         with safe_open(path, framework="pt") as file:
-            facts = parse_json((file.metadata() or {}).get(FACTS, "{}").encode(), str(path))
+            facts = _facts(file, path)
     except (FileError, SafetensorError, OSError):
         return {}
-    counts = [facts.get(name) for name in ("pictures", "captions")] if isinstance(facts, dict) else [None]
-    return facts if all(isinstance(count, int) for count in counts) and isinstance(facts.get("damaged"), list) else {}
+    counted = all(isinstance(facts.get(name), int) for name in ("pictures", "captions"))
+    return facts if counted and isinstance(facts.get("damaged"), list) else {}
+
+
+def _facts(file: Any, path: Path) -> dict[str, Any]:
+    facts = parse_json((file.metadata() or {}).get(FACTS, "{}").encode(), str(path))
+    return facts if isinstance(facts, dict) else {}
 
 
 class _Settings(TypedDict):
@@ -144,46 +149,43 @@ class Shard:
         require_regular(path)
         try:
             self._file: Any = safe_open(path, framework="pt")
-            facts = parse_json((self._file.metadata() or {}).get(FACTS, "{}").encode(), str(path))
+            stamp = _facts(self._file, path).get("stamp")
         except (SafetensorError, OSError) as error:
             raise self.damaged(one_line(error)) from None
-        if not isinstance(facts, dict) or facts.get("stamp") != stamp_of(settings):
+        if stamp != stamp_of(settings):
             raise self.damaged("it was made with other settings than the index says")
-        self.labels = self._tensor(LABELS, "I64", (None,))
-        count = len(self.labels)
-        tokens = [side * side for side in settings["scales"]]
-        self._declare(CODES, {"I32"}, (count, sum(tokens)))
-        self.channels: int | None = None
-        if settings["residual"]:
-            shape = self._declare(LAST_SCALE, set(_STORED.values()), (count, tokens[-1], None))
-            self.channels = shape[-1]
-        self.weights = self._tensor(WEIGHTS, "F32", (count,))
-        self.edges = self._tensor(CAPTION_EDGES, "I64", (count + 1,))
+        (count,) = self._declare(LABELS, {"I64"}, None)
+        self._declare(WEIGHTS, {"F32"}, count)
+        self._declare(CAPTION_EDGES, {"I64"}, count + 1)
+        self.labels, self.weights, self.edges = map(self._whole, (LABELS, WEIGHTS, CAPTION_EDGES))
         if self.labels.lt(-1).any():
             raise self.damaged("labels below -1")
         if not (self.weights.isfinite() & self.weights.ge(0)).all():
             raise self.damaged("weights that are negative or not finite")
         if self.edges[0] != 0 or self.edges.diff().lt(0).any():
             raise self.damaged("caption edges that do not rise from 0")
-        self._rows, self._width = 0, 0
+        tokens = [side * side for side in settings["scales"]]
+        features = set(_STORED.values())
+        self._declare(CODES, {"I32"}, count, sum(tokens))
+        self.channels: int | None = None
+        if settings["residual"]:
+            self.channels = self._declare(LAST_SCALE, features, count, tokens[-1], None)[-1]
         if settings["text_encoder"] is not None:
             captions = int(self.edges[-1])
             if count and self.edges.diff().min() < 1:
                 raise self.damaged("a picture without a caption")
-            self._declare(TEXT_MASK, {"U8"}, (captions, settings["text_tokens"]))
-            self._declare(TEXT_PLACE, {"I64"}, (captions, 3))
-            self._rows, self._width = self._declare(
-                TEXT_FEATURES, set(_STORED.values()), (None, settings["text_width"])
-            )
+            self._declare(TEXT_MASK, {"U8"}, captions, settings["text_tokens"])
+            self._declare(TEXT_PLACE, {"I64"}, captions, 3)
+            self._rows, self._width = self._declare(TEXT_FEATURES, features, None, settings["text_width"])
 
     def damaged(self, what: str) -> HartError:
         return HartError(f"{self.path}: damaged ({what}): delete it and encode again")
 
-    def codes(self, row: int) -> Tensor:
-        """(L,) int64, from 0 up."""
+    def codes(self, row: int, count: int) -> Tensor:
+        """(L,) int64, from 0 up, below `count`."""
         codes: Tensor = self._slice(CODES, row, row + 1)[0].long()
-        if codes.min() < 0:
-            raise self.damaged("codes below 0")
+        if codes.min() < 0 or codes.max() >= count:
+            raise self.damaged(f"codes outside 0 to {count - 1}, which the tokenizer has")
         return codes
 
     def last_scale(self, row: int) -> Tensor:
@@ -201,8 +203,7 @@ class Shard:
             features[token : token + count] = self._finite(TEXT_FEATURES, first, first + count)
         return features, mask
 
-    def _tensor(self, name: str, dtype: str, shape: tuple[int | None, ...]) -> Tensor:
-        self._declare(name, {dtype}, shape)
+    def _whole(self, name: str) -> Tensor:
         tensor: Tensor = self._read(lambda: self._file.get_tensor(name))
         return tensor
 
@@ -216,7 +217,7 @@ class Shard:
             raise self.damaged(f"{name} that are not finite")
         return values
 
-    def _declare(self, name: str, dtypes: set[str], shape: tuple[int | None, ...]) -> list[int]:
+    def _declare(self, name: str, dtypes: set[str], *shape: int | None) -> list[int]:
         """The shape of a tensor, which must have one of these types and this shape; None is any length."""
         found = self._read(lambda: self._file.get_slice(name))
         here: list[int] = list(found.get_shape())

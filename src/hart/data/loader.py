@@ -5,7 +5,9 @@ ranks nor that of workers changes a picture, a crop or a caption. A resumed run 
 kept. Two ways lead there:
 
 - A `Source` has rows. `SampleOrder` says which rows step n sees.
-- A `Stream` can only be read in order. It is divided into lanes, see `hart.data.lanes`.
+- A `Stream` can only be read in order. It is divided into lanes: lane l reads units l, l + lanes, ... and feeds fixed
+  places of every batch. The number of lanes follows from the batch and the units, never from the processes; ranks and
+  workers share the lanes out. To resume, a lane passes over what came before without decoding it.
 
 A damaged picture is replaced (by one drawn at random from a `Source`, by the next of its lane in a `Stream`) and
 counted.
@@ -14,20 +16,106 @@ counted.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
-from hart.data.batches import BatchRecipe, ImageBatch
-from hart.data.lanes import StreamSteps
+import torch
+from torch import Tensor
+
 from hart.data.order import SampleOrder, draw_generator
 from hart.data.read_ahead import StepLoader, Steps, places_of
-from hart.data.samples import Condition, Damage, Sample, require_mostly_sound
-from hart.data.sources import Source, Stream, read_row
-from hart.data.transforms import ImageTransform
+from hart.data.samples import Condition, Damage, DamagedSample, Sample
+from hart.data.sources import DamageCount, Source, Stream, read_row
+from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
 
-MIN_SEEN = 200
-"""A stream does not say how many pictures it has: damage is judged against at least so many."""
+MAX_LANES = 64
+MAX_REPLACEMENTS = 50
+"""Damaged pictures in a row before a batch is given up."""
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """One rank's part of a step, or a part of that.
+
+    images: (B, 3, H, W) uint8, 0 to 255. captions: one a picture, drawn evenly among its own; empty unless asked for.
+    labels: (B,) int64; None unless asked for. keys: where the pictures are from.
+    replaced: for each picture, how many damaged ones it stands in for; like all else a function of (seed, step).
+    damaged: what was met, of the whole part.
+    """
+
+    images: Tensor
+    captions: tuple[str, ...]
+    labels: Tensor | None
+    keys: tuple[str, ...]
+    replaced: tuple[int, ...]
+    damaged: tuple[Damage, ...]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def select(self, rows: slice) -> ImageBatch:
+        """Some of the pictures."""
+        labels = None if self.labels is None else self.labels[rows]
+        own = self.images[rows], self.captions[rows], labels, self.keys[rows], self.replaced[rows]
+        return ImageBatch(*own, self.damaged)
+
+    @staticmethod
+    def cat(parts: Sequence[ImageBatch]) -> ImageBatch:
+        """Parts of a step, one after the other."""
+        columns = [[getattr(part, field.name) for part in parts] for field in fields(ImageBatch)]
+        joined: list[object] = [
+            column[0] if len(column) == 1 or column[0] is None
+            else torch.cat(column) if isinstance(column[0], Tensor)
+            else tuple(itertools.chain.from_iterable(column))
+            for column in columns
+        ]  # fmt: skip
+        return ImageBatch(*joined)  # type: ignore[arg-type]
+
+    def signed(self, device: torch.device | str = "cpu") -> Tensor:
+        """(B, 3, H, W) float32 in [-1, 1] on `device`; sent there as uint8, a quarter of the bytes."""
+        return to_signed(self.images.to(device))
+
+
+@dataclass(frozen=True)
+class BatchRecipe:
+    """How stored samples become pictures of a batch; everything drawn comes from (seed, step, place)."""
+
+    transform: ImageTransform
+    condition: Condition
+    seed: int
+
+    def batch(self, step: int, places: range, candidates: Callable[[int], Iterator[Sample | Damage]]) -> ImageBatch:
+        """For each place the first sound one of its candidates."""
+        chosen: list[tuple[Tensor, str, int | None, str, int]] = []
+        damaged: list[Damage] = []
+        for place in places:
+            for number, sample in enumerate(itertools.islice(candidates(place), MAX_REPLACEMENTS)):
+                try:
+                    chosen.append((*self._picture(sample, step, place), sample.key, number))
+                    break
+                except DamagedSample as error:
+                    damaged.append(Damage(sample.key, str(error)))
+            else:
+                last = f"{damaged[-1].key}: {damaged[-1].reason}"
+                raise HartError(f"{MAX_REPLACEMENTS} pictures in a row are damaged, the last is {last}; mend the set")
+        pixels, captions, labels, keys, replaced = zip(*chosen, strict=True)
+        captions = captions if self.condition == "caption" else ()
+        numbers = torch.tensor(labels) if self.condition == "label" else None
+        return ImageBatch(torch.stack(pixels), captions, numbers, keys, replaced, tuple(damaged))
+
+    def _picture(self, sample: Sample | Damage, step: int, place: int) -> tuple[Tensor, str, int | None]:
+        """Pixels, one of the captions, label. Raises `DamagedSample`."""
+        if isinstance(sample, Damage):
+            raise DamagedSample(sample.reason)
+        draws = draw_generator(self.seed, "picture", step, place)
+        sample.require(self.condition)
+        caption = ""
+        if self.condition == "caption":
+            caption = sample.captions[int(draws.random() * len(sample.captions))]
+        return sample.pixels(self.transform, draws), caption, sample.label
 
 
 class ImageLoader(StepLoader[ImageBatch]):
@@ -57,40 +145,24 @@ class ImageLoader(StepLoader[ImageBatch]):
             raise HartError(f"condition is {condition!r}: give none, caption or label")
         if seed < 0 or workers < 0 or not 0 <= max_damaged <= 1:
             raise HartError("seed and workers must be 0 or more, and max_damaged from 0 to 1")
-        recipe = BatchRecipe(transform, condition, seed)
-        places = places_of(rank, world, batch_size)
+        recipe, places = BatchRecipe(transform, condition, seed), places_of(rank, world, batch_size)
         steps: Steps
         if isinstance(source, Stream):
-            steps = StreamSteps(source, recipe, batch_size, rank, world, workers, shuffle_buffer)
+            steps = _StreamSteps(source, recipe, batch_size, rank, world, workers, shuffle_buffer)
         else:
             steps = _RowSteps(source, recipe, batch_size, places)
         super().__init__(steps, places=places, workers=workers)
-        self._source = source
-        self._max_damaged = max_damaged
-        self._damaged: dict[str, str] = {}
-        self._seen = 0
-        self._report(() if isinstance(source, Stream) else source.damaged)
+        self._damage = DamageCount(source, max_damaged, "reading.max_damaged")
 
     @property
     def damaged(self) -> tuple[Damage, ...]:
         """Everything skipped so far by this process, each once."""
-        return tuple(Damage(key, reason) for key, reason in self._damaged.items())
+        return self._damage.found
 
     def join(self, parts: Sequence[ImageBatch]) -> ImageBatch:
-        """Raises `HartError` when more than `max_damaged` of the pictures (of a set with rows; of a stream, of those
-        seen by this process) are damaged."""
         batch = ImageBatch.cat(parts)
-        self._seen += len(batch)
-        self._report(batch.damaged)
+        self._damage.add(batch.damaged, len(batch))
         return batch
-
-    def _report(self, damaged: Iterable[Damage]) -> None:
-        self._damaged.update((damage.key, damage.reason) for damage in damaged)
-        if isinstance(self._source, Stream):
-            total = max(self._seen, MIN_SEEN)
-        else:
-            total = len(self._source) + len(self._source.damaged)
-        require_mostly_sound(self.damaged, total, self._max_damaged, self._source.description, "reading.max_damaged")
 
 
 class _RowSteps:
@@ -116,3 +188,126 @@ class _RowSteps:
         others = draw_generator(self._recipe.seed, "replacement", step, place)
         while True:
             yield read_row(self._source, self._order.anywhere(others.random()))
+
+
+def lane_count(units: int, batch_size: int) -> int:
+    """Into how many lanes a stream is divided: the largest divisor of the batch that the units can fill."""
+    return max(lanes for lanes in range(1, min(units, batch_size, MAX_LANES) + 1) if batch_size % lanes == 0)
+
+
+class _StreamSteps:
+    """The lanes of one rank in every step of a `Stream`; each worker makes the part of its lanes."""
+
+    def __init__(
+        self, stream: Stream, recipe: BatchRecipe, batch_size: int, rank: int, world: int, workers: int, buffer: int
+    ) -> None:
+        """buffer: encoded pictures over all lanes. Raises `HartError` when there are too few lanes."""
+        lanes = lane_count(len(stream.units), batch_size)
+        self.parts = max(workers, 1)
+        if lanes % world:
+            raise HartError(
+                f"the stream has {lanes} lanes, which {world} processes cannot share evenly: give more shards (at "
+                f"least as many as processes) and a batch_size that is a multiple of {world}, or read local shards as "
+                "'shards'"
+            )
+        mine = lanes // world
+        if self.parts > mine:
+            raise HartError(
+                f"the stream has {lanes} lanes, {mine} a process: ask for at most {mine} workers, or give more shards"
+            )
+        edges = [rank * mine + mine * part // self.parts for part in range(self.parts + 1)]
+        self._own = [range(first, last) for first, last in itertools.pairwise(edges)]
+        self._stream = stream
+        self._recipe = recipe
+        self._lanes = lanes
+        self._per_lane = batch_size // lanes
+        self._buffer = max(buffer // lanes, 1)
+
+    def items(self, first: int, worker: int, workers: int) -> Iterator[ImageBatch]:
+        own, each = self._own[worker], self._per_lane
+        # dealt once for the whole run: a lane then knows its length after one epoch
+        deal = draw_generator(self._recipe.seed, "lanes").permutation(len(self._stream.units)).tolist()
+        met: list[Damage] = []
+        lanes = {
+            lane: _Lane(
+                self._stream, deal[lane :: self._lanes], lane, self._recipe.seed, self._buffer, first * each, met
+            )
+            for lane in own
+        }
+        places = range(own.start * each, own.stop * each)
+        for step in itertools.count(first):
+            batch = self._recipe.batch(step, places, lambda place: lanes[place // each].candidates())
+            yield replace(batch, damaged=(*met, *batch.damaged))
+            met.clear()
+
+
+@dataclass
+class _Lane:
+    """The samples of some units of a stream, epoch after epoch, each in another order.
+
+    An epoch shuffles the units and draws from a buffer that it empties at its end, so that every epoch has the same
+    length and whole ones can be passed over.
+    """
+
+    stream: Stream
+    units: Sequence[int]
+    number: int
+    seed: int
+    buffer: int
+    skip: int
+    """Samples that earlier steps took. They are read, for one epoch at most twice, but not decoded."""
+    met: list[Damage]
+    """Where it is noted what is no sample."""
+
+    def __post_init__(self) -> None:
+        self._samples = self._endless(self.skip)
+        self._ahead: deque[Sample] = deque()
+
+    def candidates(self) -> Iterator[Sample]:
+        """The next picture, then those that may stand in for it, which keep their own turns.
+
+        So every place takes exactly one sample, whatever is damaged, and nobody need decode to count them.
+        """
+        if self._ahead:
+            self._ahead.popleft()
+        for number in itertools.count():
+            if number == len(self._ahead):
+                self._ahead.append(next(self._samples))
+            yield self._ahead[number]
+
+    def _endless(self, skip: int) -> Iterator[Sample]:
+        epoch = 0
+        while True:
+            length = 0
+            for sample in self._epoch(epoch):
+                length += 1
+                if skip:
+                    skip -= 1
+                else:
+                    yield sample
+            if not length:
+                names = ", ".join(self.stream.units[unit] for unit in self.units[:3])
+                raise HartError(f"{names}: no picture in them: give shards with .webp, .png or .jpg members")
+            epoch += 1 + skip // length
+            skip %= length
+
+    def _epoch(self, epoch: int) -> Iterator[Sample]:
+        draws = draw_generator(self.seed, "shuffle", self.number, epoch)
+        buffer: list[Sample] = []
+
+        def taken() -> Sample:
+            """One of the buffer, drawn evenly; the last takes its place."""
+            place = int(draws.integers(len(buffer)))
+            buffer[place], buffer[-1] = buffer[-1], buffer[place]
+            return buffer.pop()
+
+        for place in draws.permutation(len(self.units)):
+            for sample in self.stream.read_unit(self.units[place]):
+                if isinstance(sample, Damage):
+                    self.met.append(sample)
+                    continue
+                buffer.append(sample)
+                if len(buffer) > self.buffer:
+                    yield taken()
+        while buffer:
+            yield taken()

@@ -36,24 +36,22 @@ class Columns:
 
     def resolve(self, available: Collection[str], where: str) -> Columns:
         """The fields that are there. Raises `HartError` for a named one that is not, or when none holds the image."""
+        known = ", ".join(sorted(available)) or "none"
         for name in (self.image, self.caption, self.label):
             if name and name not in available:
-                raise HartError(f"{where}: no field {name!r}; it has {', '.join(sorted(available)) or 'none'}")
+                raise HartError(f"{where}: no field {name!r}; it has {known}")
         found = self.among(available)
         if not found.image:
             raise HartError(
-                f"{where}: no field holds the image: looked for {', '.join(IMAGE_FIELDS)} among "
-                f"{', '.join(sorted(available)) or 'no fields'}; name it with the option for the image column"
+                f"{where}: no field holds the image: looked for {', '.join(IMAGE_FIELDS)} among {known}; name it with "
+                "the option for the image column"
             )
         return found
 
     def among(self, available: Collection[str]) -> Columns:
         """The same with the first of the usual names that is there in place of each empty one."""
-        return Columns(
-            self.image or _first(IMAGE_FIELDS, available),
-            self.caption or _first(CAPTION_FIELDS, available),
-            self.label or _first(LABEL_FIELDS, available),
-        )
+        named = zip((self.image, self.caption, self.label), (IMAGE_FIELDS, CAPTION_FIELDS, LABEL_FIELDS), strict=True)
+        return Columns(*(name or next((one for one in usual if one in available), "") for name, usual in named))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +67,9 @@ class Note:
 def read_record(record: Mapping[str, Any], columns: Columns) -> Note:
     """What a record with known fields says. Raises `DamagedSample` where it makes no sense."""
     given = record.get(columns.caption) if columns.caption else None
-    captions = [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
-    return Note(
-        _texts(captions),
-        read_label(record.get(columns.label) if columns.label else None),
-        read_weight(record.get(WEIGHT_FIELD, 1.0)),
-        record,
-    )
+    captions = [] if given is None else given if isinstance(given, list | tuple) else [given]
+    label = read_label(record.get(columns.label) if columns.label else None)
+    return Note(_texts(captions), label, read_weight(record.get(WEIGHT_FIELD, 1.0)), record)
 
 
 def read_notes(files: Mapping[str, bytes]) -> Note:
@@ -156,7 +150,3 @@ def _kind(value: Any) -> str:
     """What a value is, for people."""
     kinds = {bool: "true or false", int: "a number", float: "a number", dict: "a table", list: "a list"}
     return "nothing" if value is None else kinds.get(type(value), f"of type {type(value).__name__}")
-
-
-def _first(names: Sequence[str], available: Collection[str]) -> str:
-    return next((name for name in names if name in available), "")

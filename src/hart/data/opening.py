@@ -22,8 +22,7 @@ from hart.data.readers.folder import ClassFolderReader, FolderReader, list_pictu
 from hart.data.readers.hugging_face import PREFIX, HuggingFaceReader, is_saved_dataset
 from hart.data.readers.jsonl import JsonlReader
 from hart.data.readers.parquet import ParquetStream
-from hart.data.readers.tar import TarReader
-from hart.data.readers.web_stream import TarStream, is_remote, local_path, missing_shards
+from hart.data.readers.tar import TarReader, TarStream, is_remote, local_path
 from hart.data.samples import first_reasons, shown
 from hart.data.sources import Source, Stream
 from hart.data.splits import SPLIT_NAMES, WHOLE, require_hash_split, split_names
@@ -113,10 +112,10 @@ def _kind_of_pattern(name: str) -> Kind:
         return "stream" if any(is_remote(shard) for shard in expand(name)) else "shards"
     if name.startswith("pipe:"):
         return "stream"
-    if kind == "parquet" and not is_remote(name) and ("{" in name or _has_star(name)):
-        return kind
     if is_remote(name):
         raise HartError(f"{name}: of web addresses only tar shards are read; download it, or give hf:OWNER/NAME")
+    if kind == "parquet" and any(character in name for character in "{*?["):
+        return kind
     raise HartError(f"{name} does not exist: give a folder, a file, a pattern of shards, a URL, or hf:OWNER/NAME")
 
 
@@ -124,14 +123,6 @@ def _kind_of_suffix(name: str) -> Kind | None:
     # the query of a URL comes after the name
     suffix = Path(name.split("?", maxsplit=1)[0].lower()).suffix
     return next((kind for kind, form in FORMATS.items() if form.suffix and form.suffix == suffix), None)
-
-
-def _open_folder(name: str, split: str, columns: Columns) -> Source:
-    return FolderReader(_folder(name), split)
-
-
-def _open_classes(name: str, split: str, columns: Columns) -> Source:
-    return ClassFolderReader(_folder(name), split)
 
 
 def _open_jsonl(name: str, split: str, columns: Columns) -> Source:
@@ -152,21 +143,26 @@ def _open_jsonl(name: str, split: str, columns: Columns) -> Source:
     )
 
 
-def _open_shards(name: str, split: str, columns: Columns) -> Source:
+def _shards(name: str, split: str) -> list[str]:
+    """Raises `HartError` for shards of this machine that are not there, or of a set that is not finished."""
     shards = _listed(name, split, ".tar")
+    paths = [local_path(shard) for shard in shards if not is_remote(shard)]
+    if missing := [str(path) for path in paths if not _found(path)]:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise HartError(
+            f"missing shards: {', '.join(missing[:5])}{more}: copy them there, or take them out of the pattern"
+        )
+    for path in paths:
+        require_regular(path)
+    for folder in {path.parent for path in paths}:
+        require_finished(folder)
+    return shards
+
+
+def _local(shards: list[str]) -> list[Path]:
     if remote := [shard for shard in shards if is_remote(shard)]:
         raise HartError(f"{remote[0]} is not on this machine: read it with the kind 'stream'")
-    return TarReader(_whole(shards))
-
-
-def _open_stream(name: str, split: str, columns: Columns) -> Stream:
-    shards = _listed(name, split, ".tar")
-    _whole(shards)
-    return TarStream(shards)
-
-
-def _open_parquet(name: str, split: str, columns: Columns) -> Stream:
-    return ParquetStream([Path(file) for file in _listed(name, split, ".parquet")], columns)
+    return [local_path(shard) for shard in shards]
 
 
 @dataclass(frozen=True)
@@ -182,13 +178,21 @@ class Format:
 
 
 FORMATS: Mapping[Kind, Format] = {
-    "shards": Format(_open_shards, "*.tar", ".tar"),
-    "stream": Format(_open_stream),
-    "parquet": Format(_open_parquet, "*.parquet or data/*.parquet", ".parquet"),
+    "shards": Format(lambda name, split, columns: TarReader(_local(_shards(name, split))), "*.tar", ".tar"),
+    "stream": Format(lambda name, split, columns: TarStream(_shards(name, split))),
+    "parquet": Format(
+        lambda name, split, columns: ParquetStream(list(map(Path, _listed(name, split, ".parquet"))), columns),
+        "*.parquet or data/*.parquet",
+        ".parquet",
+    ),
     "jsonl": Format(_open_jsonl, "*.jsonl", ".jsonl"),
     "huggingface": Format(HuggingFaceReader, "state.json or dataset_dict.json"),
-    "folder": Format(_open_folder, "pictures with captions beside them"),
-    "classes": Format(_open_classes, "pictures in a folder per class"),
+    "folder": Format(
+        lambda name, split, columns: FolderReader(_folder(name), split), "pictures with captions beside them"
+    ),
+    "classes": Format(
+        lambda name, split, columns: ClassFolderReader(_folder(name), split), "pictures in a folder per class"
+    ),
 }
 
 
@@ -202,7 +206,7 @@ def _folder(name: str) -> Path:
     return Path(name)
 
 
-def _listed(name: str, split: str, suffix: str) -> Sequence[str]:
+def _listed(name: str, split: str, suffix: str) -> list[str]:
     """The files of a split in a folder, or those that a path or a pattern names."""
     path = Path(name)
     if (found := _found(path)) == "file":
@@ -220,7 +224,8 @@ def _listed(name: str, split: str, suffix: str) -> Sequence[str]:
         return ours
     listed: list[str] = []
     for pattern in expand(name):
-        matches = sorted(glob.glob(pattern)) if _has_star(pattern) and not is_remote(pattern) else [pattern]  # noqa: PTH207
+        has_star = any(character in pattern for character in "*?[") and not is_remote(pattern)
+        matches = sorted(glob.glob(pattern)) if has_star else [pattern]  # noqa: PTH207 - it may be absolute
         if not matches:
             raise HartError(f"{pattern}: no file matches: check the pattern")
         listed += matches
@@ -240,28 +245,12 @@ def _files(folder: Path, suffix: str) -> list[Path]:
     return sorted(folder / name for name in names if name.lower().endswith(suffix) and not name.startswith("."))
 
 
-def _whole(shards: Sequence[str]) -> list[Path]:
-    """Those on this machine. Raises `HartError` for what is not there, or of a set that is not finished."""
-    paths = [local_path(shard) for shard in shards if not is_remote(shard)]
-    if missing := [str(path) for path in paths if not _found(path)]:
-        raise HartError(missing_shards(missing))
-    for path in paths:
-        require_regular(path)
-    for folder in {path.parent for path in paths}:
-        require_finished(folder)
-    return paths
-
-
 def _is_divided(files: Sequence[Path]) -> bool:
     return any(_has_word(file.name, split) for file in files for split in ("train", "val", "test"))
 
 
 def _has_word(name: str, split: str) -> bool:
     return not set(split_names(split)).isdisjoint(re.split(r"[^0-9A-Za-z]+", name))
-
-
-def _has_star(name: str) -> bool:
-    return any(character in name for character in "*?[")
 
 
 def _found(path: Path) -> Literal["", "folder", "file"]:

@@ -64,8 +64,3 @@ class SampleOrder:
             place = torch.randperm(count, generator=generator)
             self._round, self._rows = number, torch.searchsorted(self._edges, place + start, right=True)
         return self._rows
-
-
-def batch_indices(weights: Tensor, batch_size: int, seed: int, step: int) -> Tensor:
-    """`SampleOrder.batch` in one call: (batch_size,) int64. Raises `HartError` for senseless weights."""
-    return SampleOrder(weights, seed).batch(step, batch_size)

@@ -20,16 +20,15 @@ Make = Callable[[int, int], Iterator[Any]]
 def read_ahead(make: Make, workers: int) -> Iterator[Any]:
     """All items, one of each worker in turn. With 0 workers they are made when asked for.
 
-    Raises `HartError`, also one from a worker. To end the processes, `close` the iterator or let it go.
+    The processes end with the iterator. Raises `HartError`, also one from a worker.
     """
-    # a generator of its own: the loader would otherwise draw from the global one, which models use
-    generator = torch.Generator().manual_seed(0)
     loader = DataLoader(
         _Items(make),
         batch_size=None,
         num_workers=workers,
         collate_fn=_as_it_is,
-        generator=generator,
+        # of its own: the loader would otherwise draw from the global one, which models use
+        generator=torch.Generator().manual_seed(0),
         worker_init_fn=_leave_signals,
     )
     try:
@@ -60,35 +59,29 @@ class _Items(IterableDataset[Any]):
 
 
 def _leave_signals(worker: int) -> None:
-    """Ctrl-C and SIGTERM may reach all processes: what to do about them is for the one that reads from here."""
+    """Ctrl-C reaches all processes: what to do about it is for the one that reads from here, and ends this by SIGTERM.
+
+    A forked process would have that one's handlers.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _as_it_is(item: Any) -> Any:
     return item
 
 
-class Selectable(Protocol):
-    """A batch of which some rows can be had."""
-
-    def select(self, rows: slice) -> Any: ...
-
-
-Batch = TypeVar("Batch", bound=Selectable)
-
-
 class Steps(Protocol):
-    """What makes batches; goes to the processes that read ahead."""
+    """What makes batches; goes to the processes that read ahead. parts: items that make one batch."""
 
-    @property
-    def parts(self) -> int:
-        """Items that make one batch."""
-        ...
+    parts: int
 
     def items(self, first: int, worker: int, workers: int) -> Iterator[Any]:
         """What a worker makes, from step `first` on."""
         ...
+
+
+Batch = TypeVar("Batch", bound=Any)
 
 
 class StepLoader(Generic[Batch]):
@@ -108,7 +101,7 @@ class StepLoader(Generic[Batch]):
         return parts[0]
 
     def batch(self, step: int) -> Batch:
-        """This rank's part of step `step`, from 0. Raises `HartError`."""
+        """This rank's part of step `step`, from 0; the last is kept. Raises `HartError`."""
         if step < 0:
             raise HartError(f"step is {step}: steps count from 0")
         if self._batch is None or step != self._step:
@@ -123,15 +116,11 @@ class StepLoader(Generic[Batch]):
         return self._batch
 
     def rows(self, step: int, rows: slice) -> Batch:
-        """Places `rows` of the global batch of a step, which must be of this rank: a share of an accumulated step.
-
-        The batch last asked for is kept, so that its shares cost nothing more.
-        """
+        """Places `rows` of the global batch of a step, which must be of this rank: a share of an accumulated step."""
         start, stop, own = rows.start or 0, self.places.stop if rows.stop is None else rows.stop, self.places
         if not own.start <= start < stop <= own.stop:
             raise HartError(f"rows {start} to {stop} are not of this process, which has {own.start} to {own.stop}")
-        selected: Batch = self.batch(step).select(slice(start - own.start, stop - own.start))
-        return selected
+        return self.batch(step).select(slice(start - own.start, stop - own.start))
 
     def close(self) -> None:
         """End the processes that read ahead; a later `batch` starts them again."""

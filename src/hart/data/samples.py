@@ -34,9 +34,8 @@ class Damage:
 class Sample:
     """One picture as stored.
 
-    key: where it lies, for messages. image: the encoded file. captions: possibly none.
-    label: class number, or None. weight: how often it is drawn relative to others.
-    record: what a `.json` beside it, or its line or row, holds.
+    key: where it lies, for messages. image: the encoded file. label: class number. weight: how often it is drawn
+    relative to others. record: what a `.json` beside it, or its line or row, holds.
     """
 
     key: str

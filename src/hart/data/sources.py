@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from hart.data.samples import Damage, DamagedSample, Sample
+from hart.data.samples import Damage, DamagedSample, Sample, require_mostly_sound
+
+MIN_SEEN = 200
+"""A stream does not say how many pictures it has: damage is judged against at least so many."""
 
 
 class Source(Protocol):
-    """Pictures by number. Cheap to send to another process; nothing is kept open between two reads."""
+    """Pictures by number. Cheap to send to another process; nothing is kept open between two reads.
+
+    description: format, place and number of pictures, for people. classes: names in the order of their numbers.
+    weights: (N,) float32, how often a picture is drawn relative to others; 1 where the set does not say.
+    damaged: what was found unusable while the set was listed; it has no row.
+    """
 
     @property
-    def description(self) -> str:
-        """Format, place and number of pictures, for people."""
-        ...
-
+    def description(self) -> str: ...
     @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names in the order of their numbers; empty where there are none."""
-        ...
-
+    def classes(self) -> tuple[str, ...]: ...
     @property
-    def weights(self) -> Tensor:
-        """(N,) float32, how often a picture is drawn relative to others; 1 where the set does not say."""
-        ...
-
+    def weights(self) -> Tensor: ...
     @property
-    def damaged(self) -> tuple[Damage, ...]:
-        """What was found unusable while the set was listed; it has no row."""
-        ...
+    def damaged(self) -> tuple[Damage, ...]: ...
 
     def __len__(self) -> int: ...
 
@@ -50,15 +47,16 @@ class Source(Protocol):
 
 @runtime_checkable
 class Stream(Protocol):
-    """Pictures that can only be read one after the other, in units (tar shards, Parquet row groups)."""
+    """Pictures that can only be read one after the other, in units (tar shards, Parquet row groups) that have names.
+
+    digest: of what is read from the network, the addresses alone.
+    """
 
     @property
     def description(self) -> str: ...
-
     @property
-    def units(self) -> tuple[str, ...]:
-        """Names of the units."""
-        ...
+    def units(self) -> tuple[str, ...]: ...
+    def digest(self) -> str: ...
 
     def read_unit(self, unit: int) -> Iterator[Sample | Damage]:
         """The pictures of a unit in their order, not decoded.
@@ -67,9 +65,29 @@ class Stream(Protocol):
         """
         ...
 
-    def digest(self) -> str:
-        """As `Source.digest`; of what is read from the network, the addresses alone."""
-        ...
+
+class DamageCount:
+    """What was skipped of a set, each once; too much of it is an error."""
+
+    def __init__(self, source: Source | Stream, max_damaged: float, option: str) -> None:
+        """option: what the user sets `max_damaged` with; empty where it is fixed."""
+        self._reasons: dict[str, str] = {}
+        self._sound = 0
+        self._limit = max_damaged, source.description, option
+        self._total = None if isinstance(source, Stream) else len(source) + len(source.damaged)
+        self.add(() if isinstance(source, Stream) else source.damaged)
+
+    @property
+    def found(self) -> tuple[Damage, ...]:
+        return tuple(Damage(key, reason) for key, reason in self._reasons.items())
+
+    def add(self, damaged: Iterable[Damage], sound: int = 0) -> None:
+        """Raises `HartError` when more than a share `max_damaged` is damaged: of a `Source` as a whole, of a `Stream`
+        of what was seen, `MIN_SEEN` at least."""
+        self._reasons.update((damage.key, damage.reason) for damage in damaged)
+        self._sound += sound
+        total = max(self._sound + len(self._reasons), MIN_SEEN) if self._total is None else self._total
+        require_mostly_sound(self.found, total, *self._limit)
 
 
 def read_row(source: Source, row: int) -> Sample | Damage:

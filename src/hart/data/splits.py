@@ -23,37 +23,31 @@ def held_out(names: Iterable[str]) -> frozenset[str]:
     Of fewer than `SMALL_SET` names those with the smallest hashes, the share rounded: none of fewer than 10. Of more,
     each whose own hash is below the share, so that adding pictures moves no other.
     """
-    chances = {name: _chance(name) for name in names}
+    hashes = {name: hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest() for name in names}
+    chances = {name: int.from_bytes(found[:4], "big") / 2**32 for name, found in hashes.items()}
     if len(chances) >= SMALL_SET:
         return frozenset(name for name, chance in chances.items() if chance < HELD_OUT_SHARE)
     count = int(HELD_OUT_SHARE * len(chances) + 0.5)
     return frozenset(sorted(chances, key=lambda name: (chances[name], name))[:count])
 
 
-class Division:
-    """The names of an undivided set, told apart: which of them belong to a split."""
+def divide(names: Collection[str], split: str, where: str) -> tuple[list[bool], str]:
+    """Which of the names of an undivided set belong to "train", "val" or `WHOLE`, and what a description says about it.
 
-    def __init__(self, names: Collection[str], split: str, where: str) -> None:
-        """split: "train", "val" or `WHOLE`. where: the set, for errors. Raises `HartError` for a "val" of nothing."""
-        self._split = split
-        self._held_out = frozenset() if split == WHOLE else held_out(names)
-        if split == "val" and names and not self._held_out:
-            raise HartError(
-                f"{where}: none of its {len(names)} pictures is held out, as {HELD_OUT_SHARE:.0%} by name would be "
-                f"from 10 on: add --split {WHOLE} to take them all"
-            )
-
-    def __contains__(self, name: str) -> bool:
-        return self._split == WHOLE or (name in self._held_out) == (self._split == "val")
-
-    @property
-    def note(self) -> str:
-        """What a description says about it: how many pictures are kept from training, and why."""
-        if self._split == WHOLE:
-            return ", none held out"
-        if self._split == "val":
-            return f", the {HELD_OUT_SHARE:.0%} by name that training does not see"
-        return f", {len(self._held_out)} more held out ({HELD_OUT_SHARE:.0%} by name; split '{WHOLE}' takes them all)"
+    where: the set, for errors. Raises `HartError` for a "val" of nothing.
+    """
+    if split == WHOLE:
+        return [True] * len(names), ", none held out"
+    out = held_out(names)
+    if split == "val" and names and not out:
+        raise HartError(
+            f"{where}: none of its {len(names)} pictures is held out, as {HELD_OUT_SHARE:.0%} by name would be "
+            f"from 10 on: add --split {WHOLE} to take them all"
+        )
+    note = f", {len(out)} more held out ({HELD_OUT_SHARE:.0%} by name; split '{WHOLE}' takes them all)"
+    if split == "val":
+        note = f", the {HELD_OUT_SHARE:.0%} by name that training does not see"
+    return [(name in out) == (split == "val") for name in names], note
 
 
 def require_hash_split(split: str, where: str, wanted: str) -> None:
@@ -65,9 +59,3 @@ def require_hash_split(split: str, where: str, wanted: str) -> None:
 def split_names(split: str) -> tuple[str, ...]:
     """All names under which a split is found."""
     return SPLIT_NAMES.get(split, (split,))
-
-
-def _chance(name: str) -> float:
-    """A fixed number in [0, 1) for a name."""
-    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:4], "big") / 2**32

@@ -1,4 +1,7 @@
-"""Training: the loop, and a task a stage, also one of your own."""
+"""Training: `Trainer` is the loop, a `Task` one thing to train; `hart train` runs the two tasks of this package.
+
+A stage of your own has a `StageRecipe` and a `Task`; projects/emoji has one.
+"""
 
 from __future__ import annotations
 
@@ -9,57 +12,55 @@ from hart.exports import lazy
 if TYPE_CHECKING:
     from hart.errors import Stopped
     from hart.networks.perceptual import perceptual_loss
+    from hart.strict import Config, ConfigError, key_table, require
     from hart.training.config import (
         OptimizerConfig,
+        ReadingConfig,
         Recipe,
         StageRecipe,
         TokenizerRecipe,
         TrainerConfig,
         TransformerRecipe,
     )
+    from hart.training.distributed import Processes
     from hart.training.encode_options import EncodeOptions
     from hart.training.encoding import EncodedSummary, Encoders, encode_dataset
     from hart.training.hart_task import TransformerTask
+    from hart.training.image_sources import open_training_data
+    from hart.training.optimizer import build_optimizer
     from hart.training.progress import StepReport
-    from hart.training.task import Engine, Origin, Part, Picture, Share, Task
+    from hart.training.randomness import generator_for
+    from hart.training.task import Engine, Origin, Part, Share, Task
     from hart.training.tokenizer_task import TokenizerTask
     from hart.training.trainer import Trainer
 
+# fmt: off
 __all__ = [
-    "EncodeOptions",
-    "EncodedSummary",
-    "Encoders",
-    "Engine",
-    "OptimizerConfig",
-    "Origin",
-    "Part",
-    "Picture",
-    "Recipe",
-    "Share",
-    "StageRecipe",
-    "StepReport",
-    "Stopped",
-    "Task",
-    "TokenizerRecipe",
-    "TokenizerTask",
-    "Trainer",
-    "TrainerConfig",
-    "TransformerRecipe",
-    "TransformerTask",
-    "encode_dataset",
-    "perceptual_loss",
+    "Config", "ConfigError", "EncodeOptions", "EncodedSummary", "Encoders", "Engine", "OptimizerConfig", "Origin",
+    "Part", "Processes", "ReadingConfig", "Recipe", "Share", "StageRecipe", "StepReport", "Stopped", "Task",
+    "TokenizerRecipe", "TokenizerTask", "Trainer", "TrainerConfig", "TransformerRecipe", "TransformerTask",
+    "build_optimizer", "encode_dataset", "generator_for", "key_table", "open_training_data", "perceptual_loss",
+    "require",
 ]
+# fmt: on
+
 __getattr__, __dir__ = lazy(
     __name__,
     {
         "hart.errors": "Stopped",
         "hart.networks.perceptual": "perceptual_loss",
-        "hart.training.config": "OptimizerConfig Recipe StageRecipe TokenizerRecipe TrainerConfig TransformerRecipe",
+        "hart.strict": "Config ConfigError key_table require",
+        "hart.training.config": "OptimizerConfig ReadingConfig Recipe StageRecipe TokenizerRecipe TrainerConfig "
+        "TransformerRecipe",
+        "hart.training.distributed": "Processes",
         "hart.training.encode_options": "EncodeOptions",
         "hart.training.encoding": "EncodedSummary Encoders encode_dataset",
         "hart.training.hart_task": "TransformerTask",
+        "hart.training.image_sources": "open_training_data",
+        "hart.training.optimizer": "build_optimizer",
         "hart.training.progress": "StepReport",
-        "hart.training.task": "Engine Origin Part Picture Share Task",
+        "hart.training.randomness": "generator_for",
+        "hart.training.task": "Engine Origin Part Share Task",
         "hart.training.tokenizer_task": "TokenizerTask",
         "hart.training.trainer": "Trainer",
     },

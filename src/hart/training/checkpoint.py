@@ -28,23 +28,14 @@ RECIPE_FILE = "recipe.json"
 FOLDER = "checkpoints"
 MODEL_FOLDER = "model"
 # What may change between two sittings of one run: it decides how long and where, not what is computed.
-HARMLESS = frozenset({"reading.workers", "reading.max_damaged", "reading.on_device"}) | frozenset(
+HARMLESS = {f"reading.{name}" for name in ("workers", "max_damaged", "on_device")} | {
     f"trainer.{name}"
-    for name in (
-        "steps",
-        "log_every",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "sample_every",
-        "trackers",
-        "peak_tflops",
-        "device",
-        "distributed",
-        "accumulate",
-        "activation_checkpointing",
-        "compile",
+    for names in (
+        ("steps", "log_every", "checkpoint_every", "keep_checkpoints", "sample_every", "trackers", "peak_tflops"),
+        ("device", "distributed", "accumulate", "activation_checkpointing", "compile"),
     )
-)
+    for name in names
+}
 
 
 @dataclass(frozen=True)
@@ -84,8 +75,9 @@ class Identity:
         theirs: Any = self.recipe
         with suppress(ConfigError):  # of another version: what differs is named below
             theirs = _plain(recipe.from_stored(theirs))
-        keys = sorted(set(_differing(theirs, now.recipe)))
-        return [f"{key} ({_at(theirs, key)!r} there, {_at(now.recipe, key)!r} now)" for key in keys]
+        there, here = _flat(theirs), _flat(now.recipe)
+        keys = sorted(key for key in (there.keys() | here.keys()) - HARMLESS if there.get(key) != here.get(key))
+        return [f"{key} ({there.get(key)!r} there, {here.get(key)!r} now)" for key in keys]
 
     def other_sources(self, now: Identity) -> list[str]:
         """What is learned from and no longer as it was, one text each; none where nothing was kept of it."""
@@ -190,7 +182,7 @@ class RunFolder:
             identity = Identity.read(state["identity"])
             if identity.stage != stage:
                 raise DamagedError(f"it is of stage {identity.stage}")
-            steps = _at(identity.recipe, "trainer.steps")
+            steps = _flat(identity.recipe).get("trainer.steps")
             if type(steps) is not int or step > steps:
                 raise DamagedError(f"it is of step {step} of {steps}")
         names = state.get("model", [])
@@ -236,18 +228,9 @@ def _plain(recipe: Config) -> dict[str, Any]:
     return values
 
 
-def _differing(stored: Any, now: Any, key: str = "") -> Iterator[str]:
-    """Dotted keys, other than harmless ones, whose values are not the same."""
-    if isinstance(stored, dict) and isinstance(now, dict):
-        for name in stored.keys() | now.keys():
-            inner = f"{key}.{name}" if key else name
-            if inner not in HARMLESS:
-                yield from _differing(stored.get(name), now.get(name), inner)
-    elif stored != now:
-        yield key
-
-
-def _at(values: Any, key: str) -> Any:
-    for name in key.split("."):
-        values = values.get(name) if isinstance(values, dict) else None
-    return values
+def _flat(values: Mapping[str, Any], begin: str = "") -> dict[str, Any]:
+    """Dotted keys of nested tables -> their values."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{begin}{key}.") if isinstance(value, dict) else {f"{begin}{key}": value}
+    return found

@@ -1,6 +1,6 @@
 """What the transformer is trained under: captions through a frozen text encoder, or class numbers.
 
-Shapes: B pictures.
+A `Conditioner` turns what a data set says about B pictures into contexts, and knows what a model needs to do it again.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ import warnings
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hart.config import ConfigError, TextEncoderConfig
+from hart.config import ConfigError
 from hart.errors import HartError, PromptWarning
 from hart.text_encoder import Reading, TextEncoder, encoder_module, find_text_encoder, load_text_encoder
 from hart.text_encoder.compact import CompactTextEncoder
@@ -25,59 +24,21 @@ REMEMBER_BATCH = 1024
 """Captions that are encoded together to be remembered."""
 
 
-class Conditioner(Protocol):
-    """Turns what a data set says about pictures into contexts, and knows what a model needs to do it again."""
-
-    @property
-    def text_encoder_config(self) -> TextEncoderConfig | None:
-        """What the model's configuration says about its text encoder."""
-        ...
-
-    @property
-    def text_weights(self) -> nn.Module | None:
-        """The text encoder's weights, for comparison with those that an encoded set was made with."""
-        ...
-
-    def context(self, captions: Sequence[str] | None, classes: Tensor | None) -> Context:
-        """The context of B pictures, on the device, from B captions or from classes (B,) int64.
-
-        What is not read may be None. Raises `HartError` where the other is, and for a class that the model lacks.
-        """
-        ...
-
-    def remember(self, captions: Iterable[str]) -> None:
-        """Encode captions once and keep their features on the device, for all steps to come."""
-        ...
-
-    def figures(self) -> dict[str, float]:
-        """What to report of the contexts so far."""
-        ...
-
-    def save(self, folder: Path) -> None:
-        """Write beside a model what it needs of this."""
-        ...
-
-
 class TextConditioner:
     """Captions through a frozen text encoder, in float32."""
 
     def __init__(self, encoder: TextEncoder) -> None:
         self.encoder = encoder
+        self.text_encoder_config = encoder.config
+        self.text_weights = encoder_module(encoder)
         self._rows: dict[str, int] = {}
         self._features: TextContext | None = None
         self._read = self._cut = 0
         self._told = False
         self._is_cut = lru_cache(2**16)(self._left_out)
 
-    @property
-    def text_encoder_config(self) -> TextEncoderConfig:
-        return self.encoder.config
-
-    @property
-    def text_weights(self) -> nn.Module:
-        return encoder_module(self.encoder)
-
     def context(self, captions: Sequence[str] | None, classes: Tensor | None) -> TextContext:
+        """Of B captions, on the device. Raises `HartError` where there are none."""
         if captions is None:
             raise HartError("pictures without captions cannot train a text-conditional model: give captions")
         self._read += len(captions)
@@ -90,6 +51,7 @@ class TextConditioner:
         return TextContext(self._features.embeddings[rows], self._features.mask[rows])
 
     def remember(self, captions: Iterable[str]) -> None:
+        """Encode captions once and keep their features on the device, for all steps to come."""
         distinct = sorted(set(captions))
         if self._rows.keys() >= set(distinct):
             return
@@ -98,6 +60,7 @@ class TextConditioner:
         self._rows = {caption: row for row, caption in enumerate(distinct)}
 
     def figures(self) -> dict[str, float]:
+        """What to report of the contexts so far."""
         return {"captions_cut": self._cut / self._read} if self._cut else {}
 
     def _left_out(self, caption: str) -> bool:
@@ -126,6 +89,7 @@ class ClassConditioner:
         self.device = device
 
     def context(self, captions: Sequence[str] | None, classes: Tensor | None) -> ClassContext:
+        """Of classes (B,) int64. Raises `HartError` where there are none, and for a class that the model lacks."""
         if classes is None or bool((classes < 0).any()):
             raise HartError("pictures without a class number: give a folder per class, or records with a label")
         largest = int(classes.max())
@@ -142,6 +106,9 @@ class ClassConditioner:
         return {}
 
     def save(self, folder: Path) -> None: ...
+
+
+Conditioner = TextConditioner | ClassConditioner
 
 
 def open_conditioner(recipe: TransformerRecipe, device: torch.device) -> Conditioner:

@@ -18,6 +18,7 @@ from hart.config import (
     TokenizerConfig,
     TransformerConfig,
 )
+from hart.data.kinds import Kind
 from hart.losses.config import LARGEST, AdversarialConfig, PerceptualConfig, Weight
 from hart.strict import Listed, require
 from hart.training.recipe_files import read_recipe
@@ -107,7 +108,7 @@ class TrainerConfig(Config):
 class ReadingConfig(Config):
     """How the pictures of `data` are read; see `docs/data.md`. A precomputed set heeds `workers` alone."""
 
-    kind: Literal["auto", "folder", "classes", "jsonl", "shards", "stream", "parquet", "huggingface"] = "auto"
+    kind: Literal["auto", Kind] = "auto"
     """Format of the set; auto: told from the address."""
     image_column: str = ""
     """Field of JSONL, Parquet and Hugging Face records with the image, where it has an unusual name."""

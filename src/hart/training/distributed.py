@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from datetime import timedelta
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from accelerate import PartialState
@@ -23,6 +24,8 @@ from hart.devices import resolve_device
 from hart.errors import HartError
 from hart.strict import reason
 from hart.training.config import TrainerConfig
+
+T = TypeVar("T")
 
 LAUNCH = "accelerate launch --num_processes N -m hart train ..."
 START = f"start several processes with {LAUNCH}, or one without it"
@@ -94,6 +97,17 @@ class Processes:
     def wait(self) -> None:
         """Until all are here."""
         self._state.wait_for_everyone()
+
+    def from_main(self, make: Callable[[], T]) -> T:
+        """What `make` gives in the main process, in all of them: for what reads much, and is the same everywhere."""
+        if self.count == 1:
+            return make()
+        # a group of its own: to read a large set takes longer than a step may
+        group = distributed.new_group(backend="gloo", timeout=timedelta(days=1))
+        made = [make() if self.main else None]
+        distributed.broadcast_object_list(made, group=group)
+        distributed.destroy_process_group(group)
+        return cast(T, made[0])
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum over all processes."""

@@ -3,6 +3,9 @@
 The memory of weights, gradients, moments and averages follows from their number. That of activations is what the real
 forward and backward pass of a process's whole share hold at once, run on tensors that have sizes only: nothing is
 computed, and any model fits. Time is measured on few pictures and grows in proportion to their number.
+
+Both are made with the stages' real networks and losses on made-up pictures, texts and tokens: no data set, no tokenizer
+and no text encoder is needed, and reading pictures and encoding texts is all that is left out.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,10 +22,18 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hart.training.config import TrainerConfig
+from hart.config import HartConfig, TokenizerConfig
+from hart.losses.config import PerceptualConfig
+from hart.losses.hart_loss import LARGEST_KEPT_SHARE, MEAN_KEPT_SHARE, draw_diffusion, kept_tokens, random_cells
+from hart.model import Hart
+from hart.networks.perceptual import Lpips
+from hart.training.config import Recipe, TokenizerRecipe, TrainerConfig, TransformerRecipe
 from hart.training.distributed import Processes
+from hart.training.hart_task import TransformerBatch, TransformerStage, repeated_blocks, with_adapters
 from hart.training.step import Stepper, recompute
-from hart.training.task import Share, Task
+from hart.training.task import Engine, Part, Share, Task
+from hart.training.tokenizer_task import TokenizerBatch, TokenizerStage
+from hart.types import ClassContext, Context, TextContext, TokenMaps
 
 MEASURED_TOKENS = 4096
 """A measured step has so many tokens or fewer, but one picture at least."""
@@ -33,34 +44,109 @@ MOMENTS = {"adamw": 2, "muon": 1}
 """Numbers kept for each parameter; Muon's matrices have one, and are nearly all."""
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """Seconds that one process takes for a step of `rows` pictures."""
-
-    rows: int
-    seconds: float
-
-    def seconds_of(self, rows: int) -> float:
-        """Of a step of so many pictures of a process: in proportion."""
-        return self.seconds * rows / self.rows
+def memory_of_weights(parameters: int, trained: int, optimizer: str, split: int = 1) -> dict[str, int]:
+    """Bytes of a process by kind; split: processes over which all that belongs to weights is spread."""
+    weights, gradients = FLOAT_BYTES * parameters // split, FLOAT_BYTES * trained // split
+    moments = gradients * MOMENTS[optimizer]
+    return {"weights": weights, "gradients": gradients, "optimiser": moments, "average": gradients}
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What one process needs, in bytes."""
+def checkpoint_bytes(parameters: int, trained: int, optimizer: str) -> int:
+    return FLOAT_BYTES * (parameters + (1 + MOMENTS[optimizer]) * trained)
 
-    parameters: int
-    trained: int
-    weights: int
-    gradients: int
-    moments: int
-    average: int
-    activations: int
-    checkpoint: int
 
-    @property
-    def memory(self) -> int:
-        return self.weights + self.gradients + self.moments + self.average + self.activations
+class RehearsedTokenizer(TokenizerStage):
+    """The tokenizer's stage on random pictures of the recipe's size, with its discriminator from the first step on."""
+
+    def __init__(self, recipe: TokenizerRecipe, device: torch.device) -> None:
+        adversarial = recipe.adversarial and recipe.adversarial.replace(start_step=0)
+        # no code is revived: the codebook's use says nothing on noise
+        super().__init__(recipe.replace(init_from="", revive_every=0, adversarial=adversarial), device)
+
+    def batch(self, share: Share) -> TokenizerBatch:
+        size = self.recipe.tokenizer.image_size
+        noise = torch.rand(share.batch_size, 3, size, size, generator=share.generator("rehearsal"))
+        image = share.mine(2 * noise - 1).to(self.device).contiguous(memory_format=torch.channels_last)
+        return TokenizerBatch(share.step, image, discrete=self.recipe.discrete_probability == 1)
+
+    def save(self, folder: Path, module: nn.Module) -> None: ...
+
+    def perceptual_network(self, config: PerceptualConfig) -> nn.Module:
+        """LPIPS with random weights: a rehearsal needs none of its files."""
+        return Lpips() if config.kind == "lpips" else super().perceptual_network(config)
+
+
+class RehearsedTransformer(TransformerStage):
+    """The transformer's stage on random tokens and texts or classes."""
+
+    def __init__(
+        self, recipe: TransformerRecipe, device: torch.device, *, kept: float = MEAN_KEPT_SHARE, empty: bool = False
+    ) -> None:
+        """kept: share of the last scale's tokens that a step computes, where the recipe drops some.
+
+        empty: give the weights no memory; `activation_bytes` needs none.
+        """
+        self.recipe = recipe
+        self.device = device
+        self.kept = kept
+        sizes = recipe.transformer
+        # any tokenizer that gives its tokens
+        tokenizer = TokenizerConfig(
+            sizes.scales, latent_channels=sizes.latent_channels, codebook_size=sizes.codebook_size
+        )
+        config = HartConfig(tokenizer=tokenizer, transformer=sizes, diffusion=recipe.diffusion)
+        with torch.device("meta" if empty else device):
+            self.module = with_adapters(Hart(config), recipe)
+        self.codebook = nn.Embedding(sizes.codebook_size, sizes.latent_channels, device=device).requires_grad_(False)
+        self.parts: Mapping[str, Part] = {"model": Part(self.module, recipe.optimizer, repeated_blocks(self.module))}
+
+    def batch(self, share: Share) -> TransformerBatch:
+        sizes, generator, rows = self.recipe.transformer, share.generator("rehearsal"), share.batch_size
+        counts, channels = sizes.schedule.token_counts, sizes.latent_channels
+
+        def noise(*shape: int) -> Tensor:
+            return share.mine(torch.randn(rows, *shape, generator=generator)).to(self.device)
+
+        def numbers(end: int, *shape: int) -> Tensor:
+            return share.mine(torch.randint(end, (rows, *shape), generator=generator)).to(self.device)
+
+        maps = TokenMaps(
+            tuple(numbers(sizes.codebook_size, count) for count in counts),
+            noise(sum(counts[1:]), channels),
+            noise(counts[-1], channels),
+        )
+        context: Context
+        if sizes.text is not None:
+            features = noise(sizes.text.tokens, sizes.text.width)
+            context = TextContext(features, torch.ones(features.shape[:2], dtype=torch.bool, device=self.device))
+        else:
+            assert sizes.classes is not None
+            context = ClassContext(numbers(sizes.classes.num_classes), sizes.classes.num_classes)
+        cells, tokens = None, counts[-1]
+        if self.recipe.drop_last_scale:
+            tokens = kept_tokens(self.kept, tokens)
+            cells = share.mine(random_cells(rows, counts[-1], tokens, generator)).to(self.device)
+        draws = None
+        if self.module.residual is not None:
+            draws = draw_diffusion(self.module.residual, rows, tokens, channels, generator).rows(share.rows)
+        return TransformerBatch(context, maps, cells, draws)
+
+    def save(self, folder: Path, module: nn.Module) -> None: ...
+
+
+def rehearsed(recipe: Recipe, device: torch.device) -> Task:
+    """The recipe's stage as its mean step takes time."""
+    if isinstance(recipe, TokenizerRecipe):
+        return RehearsedTokenizer(recipe, device)
+    assert isinstance(recipe, TransformerRecipe)
+    return RehearsedTransformer(recipe, device)
+
+
+def at_its_largest(recipe: Recipe) -> Task:
+    """The recipe's stage for `activation_bytes`: as the step that keeps most of the last scale takes memory."""
+    if isinstance(recipe, TransformerRecipe):
+        return RehearsedTransformer(recipe, torch.device("cpu"), kept=LARGEST_KEPT_SHARE, empty=True)
+    return rehearsed(recipe, torch.device("cpu"))
 
 
 def measure(
@@ -69,8 +155,9 @@ def measure(
     processes: Processes,
     tokens: int,
     clock: Callable[[], float] = time.perf_counter,
-) -> Measurement:
-    """Time a step of pictures of `tokens` tokens, after one to warm up where that is not long."""
+) -> float:
+    """Seconds that a process takes for a picture of `tokens` tokens, of a step after one to warm up unless that took
+    long."""
     rows = max(1, min(config.batch_size // processes.count, MEASURED_TOKENS // tokens))
     stepper = Stepper(task, config.replace(batch_size=rows * processes.count, accumulate=1), processes)
     seconds = 0.0
@@ -80,12 +167,12 @@ def measure(
         seconds = clock() - start
         if seconds > LONG:
             break
-    return Measurement(rows, seconds)
+    return seconds / rows
 
 
-def deeper(one: Measurement, two: Measurement, depth: int) -> Measurement:
-    """From measurements with one and two blocks to one with `depth`: each block adds the same."""
-    return Measurement(one.rows, one.seconds + (depth - 1) * max(two.seconds - one.seconds, 0.0))
+def deeper(one: float, two: float, depth: int) -> float:
+    """From the seconds with one and two blocks to those with `depth`: each block adds the same."""
+    return one + (depth - 1) * max(two - one, 0.0)
 
 
 def activation_bytes(task: Task, config: TrainerConfig, rows: int) -> int:
@@ -112,7 +199,7 @@ def activation_bytes(task: Task, config: TrainerConfig, rows: int) -> int:
                     parameter.requires_grad_(other == name)
             with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
                 if part.before_losses is not None:
-                    part.before_losses([batch], _Alone())
+                    part.before_losses([batch], Engine())
                 loss, _ = task.loss(name, batch)
             loss.backward()
             del loss
@@ -163,46 +250,3 @@ class _LiveBytes(TorchDispatchMode):
 
     def _drop(self, key: int) -> None:
         self.now -= self._alive.pop(key)
-
-
-class _Alone:
-    """The `Engine` of a process that has no others."""
-
-    def sum(self, value: Tensor) -> Tensor:
-        return value
-
-    def mean(self, value: Tensor) -> Tensor:
-        return value
-
-    def gather(self, rows: Tensor) -> Tensor:
-        return rows
-
-    def forget(self, parameter: nn.Parameter, rows: Tensor) -> None: ...
-
-
-def estimate(
-    parameters: int,
-    trained: int,
-    optimizer: str,
-    activations: int,
-    *,
-    processes: int,
-    sharded: bool,
-) -> Estimate:
-    """Memory by kind.
-
-    activations: bytes, of one process. sharded: spread all that belongs to weights over the processes.
-    """
-    split = processes if sharded else 1
-    weights = parameters * FLOAT_BYTES // split
-    gradients = trained * FLOAT_BYTES // split
-    return Estimate(
-        parameters=parameters,
-        trained=trained,
-        weights=weights,
-        gradients=gradients,
-        moments=gradients * MOMENTS[optimizer],
-        average=gradients,
-        activations=activations,
-        checkpoint=FLOAT_BYTES * (parameters + (1 + MOMENTS[optimizer]) * trained),
-    )

@@ -39,10 +39,9 @@ from hart.data.encoded_files import (
     shard_file,
     stamp_of,
 )
-from hart.data.loader import MIN_SEEN
 from hart.data.read_ahead import read_ahead
 from hart.data.samples import Condition, Damage, Sample, require_mostly_sound
-from hart.data.sources import Source, Stream, read_row
+from hart.data.sources import DamageCount, Source, Stream, read_row
 from hart.data.transforms import ImageTransform, to_signed
 from hart.data.written_sets import require_own_folder
 from hart.errors import HartError
@@ -114,15 +113,12 @@ def encode_dataset(
     chunks = partial(_chunks, source, transform, wanted, options, condition)
     # a stream is one sequence: more than one process would only read it twice
     workers = min(options.workers, 1) if isinstance(source, Stream) else options.workers
-    damaged: list[Damage] = []
-    seen = done = 0
+    damage = DamageCount(source, options.max_damaged, "--max-damaged")
+    done = 0
     shard = _Shard(encoders, options)
     for chunk in read_ahead(chunks, workers):
         shard.add(chunk.images)
-        damaged += chunk.images.damaged
-        seen += len(chunk.images) + len(chunk.images.damaged)
-        least = MIN_SEEN if isinstance(source, Stream) else len(source)
-        require_mostly_sound(damaged, max(seen, least), options.max_damaged, source.description, "--max-damaged")
+        damage.add(chunk.images.damaged, len(chunk.images))
         if chunk.last:
             shard.write(files[chunk.shard], stamp)
             shard = _Shard(encoders, options)

@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from hart.checkpoint.loading import load_model, resolve_model, save_model
@@ -24,9 +25,8 @@ from hart.training.conditions import drop_condition, open_conditioner
 from hart.training.config import TransformerRecipe
 from hart.training.image_sources import MemoryPictures, TrainingData, kept_data
 from hart.training.initialization import initialize
-from hart.training.pictures import picture_row
 from hart.training.randomness import generator_for
-from hart.training.task import Engine, Origin, Part, Picture, Share
+from hart.training.task import Engine, Origin, Part, Share, Task, image_row
 from hart.training.token_sources import Conditions, token_source
 from hart.transformer.modulation import LinearModulation
 from hart.types import Context, TokenMaps
@@ -97,7 +97,7 @@ class TransformerBatch:
     draws: DiffusionDraws | None
 
 
-class TransformerStage:
+class TransformerStage(Task):
     """What a step of the stage does with a batch, wherever the batch is from."""
 
     recipe: TransformerRecipe
@@ -114,9 +114,6 @@ class TransformerStage:
             batch.draws,
             diffusion_weight=self.recipe.diffusion_weight,
         )
-
-    def after_step(self, share: Share, engine: Engine) -> dict[str, float]:
-        return {}
 
 
 class TransformerTask(TransformerStage):
@@ -185,7 +182,7 @@ class TransformerTask(TransformerStage):
     def after_step(self, share: Share, engine: Engine) -> dict[str, float]:
         return self.tokens.figures(share, engine) | self.conditioner.figures()
 
-    def samples(self, step: int, module: nn.Module) -> dict[str, Picture]:
+    def samples(self, step: int, module: nn.Module) -> dict[str, Image.Image]:
         """Pictures of the first captions or classes, always from the same random numbers."""
         assert isinstance(module, Hart)
         context = self._context(self.tokens.first(SAMPLES))
@@ -194,7 +191,7 @@ class TransformerTask(TransformerStage):
         draws = GeneratorDraws([generator_for(seed, "samples", i) for i in range(len(context))], self.device)
         generate = NextScaleGenerator(module, self.tokenizer.quantizer, self.recipe.sampling, draws)
         image = self.tokenizer.decode(generate(context))
-        return {"generated": picture_row(image)}
+        return {"generated": image_row(image)}
 
     def save(self, folder: Path, module: nn.Module) -> None:
         assert isinstance(module, Hart)

@@ -9,7 +9,6 @@ Shapes: B pictures of a share, H W image.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,8 +21,8 @@ from hart.data.loader import ImageLoader
 from hart.data.notes import Columns
 from hart.data.opening import open_source, whole_of
 from hart.data.order import SampleOrder
-from hart.data.samples import Condition, Damage, Sample, decoded, require_mostly_sound
-from hart.data.sources import Source, Stream, iterate
+from hart.data.samples import Condition, Damage, Sample, decoded
+from hart.data.sources import DamageCount, Source, Stream, iterate
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
 from hart.training.config import ReadingConfig, Recipe, TransformerRecipe
@@ -125,27 +124,21 @@ class LoadedPictures:
         return {"damaged": float(engine.sum(torch.tensor(float(sum(replaced)), device=device)))}
 
 
-@dataclass(frozen=True)
 class EncodedPictures:
     """Codes, and text features or classes, stored by `hart data encode`."""
 
-    data: EncodedSet
-    loader: EncodedLoader
     damaged: tuple[Damage, ...] = ()
 
-    @property
-    def description(self) -> str:
-        text = "text features" if self.data.has_text else "classes"
-        return (
-            f"encoded set {self.data.folder}: {len(self.data)} pictures as codes, with {text}; "
+    def __init__(self, data: EncodedSet, loader: EncodedLoader) -> None:
+        self.data = data
+        self.loader = loader
+        self.digest = data.digest
+        self.close = loader.close
+        text = "text features" if data.has_text else "classes"
+        self.description = (
+            f"encoded set {data.folder}: {len(data)} pictures as codes, with {text}; "
             "neither pictures nor prompts are encoded in training"
         )
-
-    def digest(self) -> str:
-        return self.data.digest()
-
-    def close(self) -> None:
-        self.loader.close()
 
 
 ImageSource = MemoryPictures | LoadedPictures
@@ -218,10 +211,8 @@ def _in_memory(
     source: Source | Stream, transform: ImageTransform, recipe: Recipe, condition: Condition
 ) -> MemoryPictures:
     pictures = read_all(source, transform, recipe.data, condition)
-    damaged, total = pictures.damaged, len(pictures) + len(pictures.damaged)
-    most, option = recipe.reading.max_damaged, "reading.max_damaged"
-    require_mostly_sound(damaged, total, most, source.description, option)
-    left_out = f", {len(damaged)} damaged left out" if damaged else ""
+    DamageCount(source, recipe.reading.max_damaged, "reading.max_damaged").add(pictures.damaged, len(pictures))
+    left_out = f", {len(pictures.damaged)} damaged left out" if pictures.damaged else ""
     megabytes = pictures.pixels.nbytes / 1e6
     size = f"{megabytes / 1000:.3g} GB" if megabytes >= 1000 else f"{megabytes:.3g} MB"
     description = f"{source.description}; held in memory{left_out} ({size})"

@@ -15,14 +15,40 @@ from torch.utils.checkpoint import checkpoint
 from hart.errors import HartError
 from hart.training.config import TrainerConfig
 from hart.training.distributed import Processes, SpreadModule, local, shard_like
-from hart.training.ema import WeightAverage
 from hart.training.optimizer import CombinedOptimizer, build_optimizer, learning_rate, weight_decay
 from hart.training.saved_state import require_tensors, table
-from hart.training.task import Part, Share, Task
+from hart.training.task import Engine, Part, Share, Task
 
 
-class Stepper:
-    """Steps the parts of a task; see `hart.training.task` for the order. Is the `Engine` that tasks are given."""
+class WeightAverage:
+    """Averaged copies of the trained parameters of `module`, sharded as they are; call `update` after every step.
+
+    Frozen ones, such as a model under its adapters, are their own average.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.weights: dict[str, Tensor] = {
+            name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad
+        }
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Move towards `module`; early steps weigh more, so that the start is forgotten."""
+        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        ours = [local(average) for average in self.weights.values()]
+        parameters = dict(module.named_parameters())
+        theirs = [local(parameters[name].detach()) for name in self.weights]
+        torch._foreach_lerp_(ours, theirs, weight)
+
+    @torch.no_grad()
+    def restart(self, name: str, parameter: Tensor, rows: Tensor) -> None:
+        """Average the given rows of the parameter from their present values on."""
+        self.weights[name][rows] = parameter[rows]
+
+
+class Stepper(Engine):
+    """Steps the parts of a task; see `hart.training.task` for the order. Is the engine that tasks are given."""
 
     def __init__(self, task: Task, config: TrainerConfig, processes: Processes) -> None:
         """Prepares the modules in place. Raises `HartError` where FSDP2 cannot split the task."""
@@ -36,22 +62,16 @@ class Stepper:
         self.model = next(iter(self.parts.values())).part.module
         self.average = WeightAverage(self.model, config.ema_decay)
 
-    def shares(self, step: int) -> list[Share]:
-        """What this process computes of a step, one share after the other."""
-        rows = self.share(step).rows
-        size = (rows.stop - rows.start) // self.config.accumulate
-        parts = [slice(start, start + size) for start in range(rows.start, rows.stop, size)]
-        return [Share(self.config.seed, step, self.config.batch_size, part) for part in parts]
-
-    def share(self, step: int) -> Share:
-        """All rows of this process."""
-        size = self.config.batch_size // self.processes.count
-        start = self.processes.rank * size
-        return Share(self.config.seed, step, self.config.batch_size, slice(start, start + size))
+    def shares(self, step: int, parts: int) -> list[Share]:
+        """The rows of this process, in so many parts."""
+        size = self.config.batch_size // (self.processes.count * parts)
+        first = self.processes.rank * parts * size
+        starts = range(first, first + parts * size, size)
+        return [Share(self.config.seed, step, self.config.batch_size, slice(start, start + size)) for start in starts]
 
     def batches(self, step: int) -> list[Any]:
         """What `step` works on, share by share. Changes nothing of this, and does not wait for other processes."""
-        return [self._batch(share) for share in self.shares(step)]
+        return [self._batch(share) for share in self.shares(step, self.config.accumulate)]
 
     def step(self, step: int, batches: Sequence[Any] | None = None) -> dict[str, float]:
         """Run step `step` (0-based) and return its figures, the same in all processes.
@@ -72,7 +92,7 @@ class Stepper:
             if position == 0:
                 self.average.update(self.model, step)
         self._require_gradients(*self.parts)
-        return figures | self.task.after_step(self.share(step), self)
+        return figures | self.task.after_step(self.shares(step, 1)[0], self)
 
     def _batch(self, share: Share) -> Any:
         try:
@@ -100,11 +120,14 @@ class Stepper:
                 group["weight_decay"] = decay
         state.part.module.train()
         state.optimizer.zero_grad()
-        self.before_losses(name, batches)
+        if state.part.before_losses is not None:
+            with self._precision():
+                state.part.before_losses(batches, self)
         sums: dict[str, Tensor] = {}
         for number, batch in enumerate(batches):
             with state.spread.synchronized(last=number == len(batches) - 1):
-                loss, parts = self.forward(name, batch)
+                with self._precision():
+                    loss, parts = state.spread.forward(self.task.loss, name, batch)
                 (loss / len(batches)).backward()
             for key, value in ({f"{prefix}loss": loss} | parts).items():
                 sums[key] = sums.get(key, 0) + value.detach().float() / len(batches)
@@ -124,19 +147,6 @@ class Stepper:
         with self._precision():
             state.optimizer.step()
         return figures | {f"{prefix}learning_rate": rate}
-
-    def before_losses(self, name: str, batches: Sequence[Any]) -> None:
-        """Let a part look at all shares of the process before their losses."""
-        look = self.parts[name].part.before_losses
-        if look is not None:
-            with self._precision():
-                look(batches, self)
-
-    def forward(self, name: str, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of one share in the configured precision."""
-        with self._precision():
-            loss, parts = self.parts[name].spread(self.task.loss, name, batch)
-        return loss, parts
 
     def _precision(self) -> torch.autocast:
         bfloat16 = self.config.precision == "bfloat16"

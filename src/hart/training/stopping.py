@@ -24,7 +24,6 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self._process = os.getpid()
         self._waiting = False
 
     @contextmanager
@@ -56,8 +55,6 @@ class StopSignal:
             self._waiting = False
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:
-            return  # one that reads ahead: Ctrl-C reaches it too, and this process ends it
         self.number = number
         for known in SIGNALS:
             signal.signal(known, signal.SIG_DFL)

@@ -9,14 +9,17 @@ so that an adversarial task is two parts: the model, then the discriminator.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from hart.data.transforms import unit_to_pil
 from hart.training.config import OptimizerConfig
 from hart.training.randomness import generator_for
 
@@ -78,74 +81,70 @@ class Share:
         return drawn[self.rows]
 
 
-class Engine(Protocol):
-    """What a task may ask for of all processes. All of them must ask."""
+class Engine:
+    """What a task may ask for of all processes, all of which must ask. This one is of a process that has no others."""
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum over all processes."""
-        ...
+        return value
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean over all processes."""
-        ...
+        return value
 
     def gather(self, rows: Tensor) -> Tensor:
         """The rows of all processes, in the order of the batch."""
-        ...
+        return rows
 
     def forget(self, parameter: nn.Parameter, rows: Tensor) -> None:
         """Rows of a parameter were set anew: clear their optimiser moments and start their average there."""
-        ...
 
 
-class Picture(Protocol):
-    """What an image library gives, as far as the engine needs it."""
-
-    def save(self, fp: Any) -> None: ...
-
-
-class Task(Protocol):
+class Task(ABC):
     """One thing to train."""
 
-    shardable: bool
+    shardable: bool = True
     """Whether FSDP2 may split the module: all parameters are used inside the loss, blocks only by calling them."""
-
-    @property
-    def parts(self) -> Mapping[str, Part]:
-        """By name, in the order of the step. The first is the model: it is averaged and saved."""
-        ...
+    parts: Mapping[str, Part]
+    """By name, in the order of the step. The first is the model: it is averaged and saved."""
 
     @property
     def sources(self) -> Mapping[str, Origin]:
         """What is learned from beside the recipe, by name: the data, frozen networks. Asked for once."""
-        ...
+        return {}
 
     def prepare(self) -> None:
         """Called once before the first step, for work that takes long (not before a dry run)."""
-        ...
+        return
 
+    @abstractmethod
     def batch(self, share: Share) -> Any:
         """Data, frozen networks and random draws of a share, in float32 and without gradients.
 
         Made once and given to the loss of every part, so that a part may leave something for the next.
         """
-        ...
 
+    @abstractmethod
     def loss(self, part: str, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar loss, a mean over the rows, and its parts to log; runs in the configured precision.
 
         The parameters of the other parts need no gradient meanwhile.
         """
-        ...
 
     def after_step(self, share: Share, engine: Engine) -> dict[str, float]:
         """Called after each step, with all rows of the process; returns figures to log, often none."""
-        ...
+        return {}
 
-    def samples(self, step: int, module: nn.Module) -> Mapping[str, Picture]:
-        """Pictures that show how far `module` (the averaged weights) is, by name."""
-        ...
+    def samples(self, step: int, module: nn.Module) -> Mapping[str, Image.Image]:
+        """Images that show how far `module` (the averaged weights) is, by name."""
+        return {}
 
+    @abstractmethod
     def save(self, folder: Path, module: nn.Module) -> None:
         """Write `module` (the averaged weights) as a finished model."""
-        ...
+
+
+def image_row(*rows: Tensor) -> Image.Image:
+    """Batches (N, 3, H, W) in [-1, 1], each laid out as one row, under each other."""
+    lines = [torch.cat(list(images), dim=2) for images in rows]
+    return unit_to_pil((torch.cat(lines, dim=1) + 1) / 2)

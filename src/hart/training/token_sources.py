@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ from hart.training.randomness import generator_for
 from hart.training.task import Engine, Share
 from hart.types import TextContext, TokenMaps
 
-CPU = torch.device("cpu")
+D = TypeVar("D", MemoryPictures, LoadedPictures, EncodedPictures)
 ENCODE_BATCH = 64
 
 
@@ -39,8 +40,7 @@ ENCODE_BATCH = 64
 class Conditions:
     """What pictures are to be drawn from, one entry a picture; what the source does not have is None.
 
-    captions: one of each picture's own. text: features that were stored, in place of captions, on the CPU.
-    classes: (B,) int64, on the CPU.
+    captions: one of each picture's own. text: stored features, in their place. classes: (B,) int64. On the CPU.
     """
 
     captions: tuple[str, ...] | None = None
@@ -56,20 +56,18 @@ class TokenBatch:
     conditions: Conditions
 
 
-class TokenSource(ABC):
+class TokenSource(ABC, Generic[D]):
     """Token maps for stage `transformer`, and the conditions of the same pictures."""
 
-    data: TrainingData
-    """What they are made of."""
-
-    def __init__(self, recipe: TransformerRecipe, tokenizer: HybridTokenizer, device: torch.device) -> None:
+    def __init__(self, data: D, recipe: TransformerRecipe, tokenizer: HybridTokenizer, device: torch.device) -> None:
+        self.data = data
         self.recipe = recipe
         self.by_class = condition_of(recipe) == "label"
         self.schedule = recipe.transformer.schedule
         self.tokenizer = tokenizer
         self.device = device
 
-    def prepare(self) -> None:  # noqa: B027 - most have nothing to do
+    def prepare(self) -> None:
         """What takes long and is done once, before the first step."""
 
     @abstractmethod
@@ -96,7 +94,7 @@ def token_source(
     tokenizer: HybridTokenizer,
     text_encoder: nn.Module | None,
     device: torch.device,
-) -> TokenSource:
+) -> TokenSource[Any]:
     """Token maps of `data` as `tokenizer`, which is on `device`, makes them over the recipe's scales.
 
     text_encoder: weights with which an encoded set must have been made; None for a model without text.
@@ -113,17 +111,17 @@ def token_source(
             return LiveTokens(data, recipe, tokenizer, device)
         case EncodedPictures():
             _require_fitting(data.data, recipe, tokenizer, text_encoder)
+            data.data.require_codes_of(tokenizer.config.codebook_size, tokenizer.config.latent_channels)
             return StoredTokens(data, recipe, tokenizer, device)
 
 
-class MemoryTokens(TokenSource):
+class MemoryTokens(TokenSource[MemoryPictures]):
     """Of pictures in memory; see `encode_all`."""
 
     def __init__(
         self, data: MemoryPictures, recipe: TransformerRecipe, tokenizer: HybridTokenizer, device: torch.device
     ) -> None:
-        super().__init__(recipe, tokenizer, device)
-        self.data: MemoryPictures = data
+        super().__init__(data, recipe, tokenizer, device)
         self.pictures = data.pictures
         self._labels = self.pictures.require_labels() if self.by_class else None
         if not self.by_class:
@@ -159,22 +157,14 @@ class MemoryTokens(TokenSource):
         return Conditions(captions=tuple(captions[0] for captions in self.pictures.texts[:count]))
 
 
-class LiveTokens(TokenSource):
+class LiveTokens(TokenSource[LoadedPictures]):
     """Of pictures that are read, and encoded, in every step."""
-
-    def __init__(
-        self, data: LoadedPictures, recipe: TransformerRecipe, tokenizer: HybridTokenizer, device: torch.device
-    ) -> None:
-        super().__init__(recipe, tokenizer, device)
-        self.data: LoadedPictures = data
 
     def batch(self, share: Share) -> TokenBatch:
         batch = self.data.loader.rows(share.step, share.rows)
         image, mistakes = self._view(batch.signed(self.device), share)
         maps = self.tokenizer.token_maps(self.tokenizer.encode(image), self.schedule, mistakes)
-        return TokenBatch(
-            maps, Conditions(classes=batch.labels) if self.by_class else Conditions(captions=batch.captions)
-        )
+        return TokenBatch(maps, Conditions(captions=batch.captions or None, classes=batch.labels))
 
     def first(self, count: int) -> Conditions:
         samples = [sample for sample, _ in self.data.first_samples(count)]
@@ -197,18 +187,11 @@ class LiveTokens(TokenSource):
         return torch.where(chosen, moved, image), mistakes
 
 
-class StoredTokens(TokenSource):
+class StoredTokens(TokenSource[EncodedPictures]):
     """Of an encoded set: neither the tokenizer's encoder nor the text encoder runs.
 
     With mistakes the codes are made anew from the stored ones and the rest, which together are the latent.
     """
-
-    def __init__(
-        self, data: EncodedPictures, recipe: TransformerRecipe, tokenizer: HybridTokenizer, device: torch.device
-    ) -> None:
-        super().__init__(recipe, tokenizer, device)
-        self.data: EncodedPictures = data
-        data.data.require_codes_of(tokenizer.config.codebook_size, tokenizer.config.latent_channels)
 
     def batch(self, share: Share) -> TokenBatch:
         batch = self.data.loader.rows(share.step, share.rows)

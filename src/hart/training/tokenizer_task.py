@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from hart.checkpoint.starting import load_tokenizer, same_sizes, save_tokenizer
@@ -27,9 +28,8 @@ from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.tokenizer.quantizer import Mistakes
 from hart.training.config import TokenizerRecipe
 from hart.training.image_sources import TrainingData, image_source, kept_data
-from hart.training.pictures import picture_row
 from hart.training.randomness import generator_for, seed_of
-from hart.training.task import Engine, Origin, Part, Picture, Share
+from hart.training.task import Engine, Origin, Part, Share, Task, image_row
 
 CPU = torch.device("cpu")
 SAMPLES = 8
@@ -69,7 +69,7 @@ class TokenizerBatch:
     reconstruction: Tensor | None = None
 
 
-class TokenizerStage:
+class TokenizerStage(Task):
     """What a step of the stage does with a batch, wherever the batch is from."""
 
     # convolutions, called through several methods, with a codebook that is changed between steps
@@ -97,10 +97,7 @@ class TokenizerStage:
                 counters={"codes": self._counts},
             )
         }
-        loss = recipe.loss
-        self.weights = {"reconstruction": loss.reconstruction, "chroma": loss.chroma, "quantizer": loss.quantizer}
-        if loss.squared > 0:
-            self.weights["squared"] = loss.squared
+        self.weights = {name: weight for name, weight in recipe.loss.to_dict().items() if weight or name != "squared"}
         self.perceptual: nn.Module | None = None
         if recipe.perceptual is not None and recipe.perceptual.weight > 0:
             self.weights["perceptual"] = recipe.perceptual.weight
@@ -213,8 +210,6 @@ class TokenizerTask(TokenizerStage):
             found["perceptual network"] = Origin(fingerprint(self.perceptual), "weights")
         return found
 
-    def prepare(self) -> None: ...
-
     def batch(self, share: Share) -> TokenizerBatch:
         image = self.images.images(share, self.device)
         coin = torch.rand((), generator=share.generator("which latent"))
@@ -228,12 +223,12 @@ class TokenizerTask(TokenizerStage):
     def after_step(self, share: Share, engine: Engine) -> dict[str, float]:
         return self.images.figures(share, engine, self.device) | super().after_step(share, engine)
 
-    def samples(self, step: int, module: nn.Module) -> dict[str, Picture]:
+    def samples(self, step: int, module: nn.Module) -> dict[str, Image.Image]:
         """The first pictures: as they are, from codes alone, and from codes with the exact rest."""
         assert isinstance(module, HybridTokenizer)
         image = self.images.first(SAMPLES).to(self.device)
         rebuilt = (module.reconstruct(image, discrete=discrete) for discrete in (True, False))
-        return {"reconstructions": picture_row(image, *rebuilt)}
+        return {"reconstructions": image_row(image, *rebuilt)}
 
     def save(self, folder: Path, module: nn.Module) -> None:
         assert isinstance(module, HybridTokenizer)

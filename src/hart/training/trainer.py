@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,7 +23,7 @@ from hart.training.saved_state import DamagedError
 from hart.training.step import Stepper
 from hart.training.stopping import StopSignal
 from hart.training.task import Task
-from hart.training.trackers import LOG_FILE, Tracker, open_trackers
+from hart.training.trackers import LOG_FILE, RunLog
 
 
 class Trainer:
@@ -68,7 +67,7 @@ class Trainer:
         self.saved = 0
         """The step of the last checkpoint."""
         self.stepper = Stepper(task, self.config, self.processes)
-        self.identity = Identity.of(type(recipe).stage, recipe, task.sources)
+        self.identity = Identity.of(type(recipe).stage, recipe, self.processes.from_main(lambda: task.sources))
         self._changes: list[str] = []
         state = self.run_folder.load(type(recipe).stage, lambda state: self._check(state, accept_changes))
         if state is not None:
@@ -121,27 +120,24 @@ class Trainer:
         if self.step >= self.config.steps:
             self._restore_model()
             return
-        trackers: list[Tracker] = []
+        log: RunLog | None = None
         try:
             if self.processes.main:
                 with self.run_folder.writing("the log", LOG_FILE):
-                    trackers = open_trackers(
-                        self.config.trackers, self.folder, self.step, self.recipe.to_dict(), self._note
-                    )
+                    log = RunLog(self.recipe, self.folder, self.step, self._note)
             self.task.prepare()
             stop = StopSignal()
             with stop.heard():
-                self._loop(trackers, stop)
+                self._loop(log, stop)
         except HartError as error:
             message = str(error)
             last = self.run_folder.last_good()
             raise HartError(message if last in message else f"step {self.step}: {message}; {last}") from None
         finally:
-            for tracker in trackers:
-                with suppress(OSError):  # a full disk has been reported already
-                    tracker.close()
+            if log is not None:
+                log.close()
 
-    def _loop(self, trackers: list[Tracker], stop: StopSignal) -> None:
+    def _loop(self, log: RunLog | None, stop: StopSignal) -> None:
         config = self.config
         speed = Speed(config, self.macs, self._peak(), time.perf_counter)
         while self.step < config.steps:
@@ -158,9 +154,9 @@ class Trainer:
                 self.on_step(report)
             last = self.step == config.steps
             if last or self.step % config.log_every == 0:
-                self._log(trackers, report)
+                self._log(log, report)
             if config.sample_every and (last or self.step % config.sample_every == 0):
-                self._sample(trackers)
+                self._sample(log)
             if last or self.step % config.checkpoint_every == 0:
                 self._save()
 
@@ -172,26 +168,24 @@ class Trainer:
         one = self.config.peak_tflops * 1e12 or measure_peak(self.processes.device, dtype)
         return one * self.processes.count
 
-    def _log(self, trackers: list[Tracker], report: StepReport) -> None:
+    def _log(self, log: RunLog | None, report: StepReport) -> None:
         figures = self.means.take() | {"images_per_second": report.images_per_second}
         if report.mfu is not None:
             figures["mfu"] = report.mfu
-        if not self.processes.main:
+        if log is None:
             return
         with self.run_folder.writing("the log", LOG_FILE):
-            for tracker in trackers:
-                tracker.figures(self.step, figures)
+            log.figures(self.step, figures)
         if self.on_log is not None:
             self.on_log(self.step, figures)
 
-    def _sample(self, trackers: list[Tracker]) -> None:
+    def _sample(self, log: RunLog | None) -> None:
         module = self.stepper.averaged_module()
-        if module is not None:
+        if module is not None and log is not None:
             with torch.no_grad():
                 pictures = self.task.samples(self.step, module.to(self.processes.device))
             with self.run_folder.writing("a sample picture", "samples"):
-                for tracker in trackers:
-                    tracker.pictures(self.step, pictures)
+                log.images(self.step, pictures)
         self.processes.wait()
 
     def _stop(self, number: int) -> NoReturn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Iterator
+from itertools import compress
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from hart.data.digests import SetDigest
 from hart.data.notes import Note, class_number, number_classes
 from hart.data.samples import Damage, DamagedSample, Sample
-from hart.data.splits import Division
+from hart.data.splits import divide
 from hart.errors import HartError
 
 Read = tuple[Note, bytes]
@@ -34,7 +35,7 @@ class RowReader(ABC):
     Records are known by their place, which a reader chooses: small, since there may be millions.
     """
 
-    kind: str
+    digest_kind: str
     """First word of its digest: it never changes."""
     digests_classes = False
     remark = ""
@@ -65,10 +66,9 @@ class RowReader(ABC):
         self.classes = found if classes is None else classes
         self.damaged = tuple(damaged)
         if division is not None:
-            ours = Division(names, division, title)
-            kept = [row for row, name in enumerate(names) if name in ours]
-            places, numbers = [places[row] for row in kept], tuple(numbers[row] for row in kept)
-            weights, self.remark = array("d", [weights[row] for row in kept]), ours.note
+            ours, self.remark = divide(names, division, title)
+            places, numbers = list(compress(places, ours)), tuple(compress(numbers, ours))
+            weights = array("d", compress(weights, ours))
         self._places = array("q", places) if places and isinstance(places[0], int) else places
         self._labels = numbers
         self.weights: Tensor = torch.tensor(weights, dtype=torch.float32)
@@ -103,7 +103,7 @@ class RowReader(ABC):
         return Sample(self.key(row), image, note.captions, label, note.weight, note.record)
 
     def digest(self) -> str:
-        digest = SetDigest(self.kind)
+        digest = SetDigest(self.digest_kind)
         if self.digests_classes:
             digest.add(*self.classes)
         for place, label in zip(self._places, self._labels, strict=True):

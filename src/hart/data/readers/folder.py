@@ -6,13 +6,14 @@ import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import compress
 from pathlib import Path
 
 from hart.data.digests import ABSENT, mark_image
 from hart.data.notes import NOTE_LIMIT, NOTE_SUFFIXES, Note, read_notes
 from hart.data.readers.base import Listed, Read, RowReader
 from hart.data.samples import DamagedSample, one_line, read_sample_image, shown, text_fault
-from hart.data.splits import SPLIT_NAMES, WHOLE, Division, require_hash_split, split_names
+from hart.data.splits import SPLIT_NAMES, WHOLE, divide, require_hash_split, split_names
 from hart.errors import HartError
 from hart.files import FileError, read_bytes
 
@@ -80,35 +81,30 @@ def split_folder(path: Path, split: str) -> Path | None:
     return None
 
 
-def pictures_of_split(path: Path, split: str) -> tuple[list[PictureFile], str]:
-    """`list_pictures` of the split's folder, or of the share of an undivided folder that the names decide.
-
-    The second says what is held out, for a description.
-    """
-    inside = split_folder(path, split)
-    if inside is not None:
-        return list(list_pictures(inside)), ""
-    files = list(list_pictures(path))
-    names = [file.path.relative_to(path).with_suffix("").as_posix() for file in files]
-    division = Division(names, split, str(path))
-    return [file for file, name in zip(files, names, strict=True) if name in division], division.note
-
-
 class FolderReader(RowReader):
     """`picture.png` with `picture.txt`, `.json` or `.cls` beside it, at any depth."""
 
-    kind = "captioned images"
+    digest_kind = "captioned images"
+    title = "folder"
 
-    def __init__(self, path: Path, split: str) -> None:
-        self._root = split_folder(path, split) or path
-        self._files, self.remark = pictures_of_split(path, split)
-        super().__init__(f"folder {path} ({split})", classes=())
+    def __init__(self, path: Path, split: str, classes: tuple[str, ...] = ()) -> None:
+        self.remark = f" of {len(classes)} classes" if classes else ""
+        inside = split_folder(path, split)
+        self._root = inside or path
+        self._files = list(list_pictures(self._root))
+        if inside is None:
+            names = [file.path.relative_to(path).with_suffix("").as_posix() for file in self._files]
+            ours, note = divide(names, split, str(path))
+            self._files = list(compress(self._files, ours))
+            self.remark += note
+        super().__init__(f"{self.title} {path} ({split})", classes=classes)
 
     def records(self) -> Iterator[tuple[PictureFile, Callable[[], Listed] | str]]:
         for file in self._files:
-            yield file, file.fault or partial(self._facts, file)
+            yield file, file.fault or partial(self.facts, file)
+        del self._files
 
-    def _facts(self, file: PictureFile) -> Listed:
+    def facts(self, file: PictureFile) -> Listed:
         # only a .json can hold a weight, and the order of a whole epoch needs all of them
         return Listed(weight=file.read_notes({"json"}).weight if "json" in file.note_files() else 1.0)
 
@@ -128,46 +124,39 @@ class FolderReader(RowReader):
         return place.path.relative_to(self._root).as_posix(), *notes, mark_image(place.path)
 
 
-class ClassFolderReader(RowReader):
+class ClassFolderReader(FolderReader):
     """`class/picture.png`: the name of the folder is the class; classes are numbered in alphabetical order.
 
     With a folder per split, the classes of all splits are numbered together, so that a class that one of them
     lacks does not shift the others.
     """
 
-    kind = "images by class"
+    digest_kind = "images by class"
+    title = "class folders"
     digests_classes = True
 
     def __init__(self, path: Path, split: str) -> None:
-        inside = split_folder(path, split)
         roots: Sequence[Path] = [path]
-        if inside is not None:
+        if split_folder(path, split) is not None:
             siblings = {name for other in ("train", "val", split) for name in split_names(other)}
             roots = [path / name for name in sorted(siblings) if (path / name).is_dir()]
         classes = sorted({folder.name for root in roots for folder in root.iterdir() if _is_class(folder, root)})
         if not classes:
             raise HartError(f"{path} ({split}): no folders to take as classes: put the pictures of a class in a folder")
         self._numbers = {name: number for number, name in enumerate(classes)}
-        self._root = inside or path
-        self._files, self.remark = pictures_of_split(path, split)
-        self.remark = f" of {len(classes)} classes{self.remark}"
-        super().__init__(f"class folders {path} ({split})", classes=tuple(classes))
+        super().__init__(path, split, tuple(classes))
 
-    def records(self) -> Iterator[tuple[Path, Callable[[], Listed] | str]]:
-        for file in self._files:
-            inside = file.path.relative_to(self._root).parts
-            outside = "" if len(inside) > 1 else "lies outside the class folders"
-            yield file.path, file.fault or outside or partial(Listed, self._numbers.get(inside[0]))
-        del self._files
+    def facts(self, file: PictureFile) -> Listed:
+        place = file.path.relative_to(self._root).parts
+        if len(place) < 2:
+            raise DamagedSample("lies outside the class folders")
+        return Listed(self._numbers[place[0]])
 
-    def name(self, place: Path) -> str:
-        return shown(str(place))
+    def read_record(self, place: PictureFile) -> Read:
+        return Note(), read_sample_image(place.path)
 
-    def read_record(self, place: Path) -> Read:
-        return Note(), read_sample_image(place)
-
-    def mark(self, place: Path, label: int | None) -> tuple[str | bytes, ...]:
-        return place.relative_to(self._root).as_posix(), str(label), mark_image(place)
+    def mark(self, place: PictureFile, label: int | None) -> tuple[str | bytes, ...]:
+        return place.path.relative_to(self._root).as_posix(), str(label), mark_image(place.path)
 
 
 def _is_class(folder: Path, root: Path) -> bool:

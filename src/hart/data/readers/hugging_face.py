@@ -28,7 +28,7 @@ class HuggingFaceReader(RowReader):
     Images stay encoded until a picture is read. A `ClassLabel` column gives the class names.
     """
 
-    kind = "Hugging Face"
+    digest_kind = "Hugging Face"
     digests_classes = True
 
     def __init__(self, name: str, split: str, columns: Columns) -> None:

@@ -21,7 +21,7 @@ class JsonlReader(RowReader):
     Only where each line begins is kept in memory; a line is read again when its picture is.
     """
 
-    kind = "JSON lines"
+    digest_kind = "JSON lines"
     digests_classes = True
 
     def __init__(self, file: Path, columns: Columns, split: str | None = None) -> None:
@@ -76,17 +76,13 @@ class JsonlReader(RowReader):
             line = lines.readline(NOTE_LIMIT + 1)
         try:
             record = _parse(line)
-            image = record.get(self._columns.among(record).image)
-            # a file of its own need not be read whole for its mark
-            beside = isinstance(image, str) and "://" not in image
-            mark = (
-                mark_image(self._file.parent / image)
-                if beside
-                else mark_bytes(read_image_field(image, self._file.parent))
-            )
+            image: Any = record.get(self._columns.among(record).image)
+            if isinstance(image, str) and "://" not in image:
+                # it need not be read whole for its mark
+                return line.strip(), mark_image(self._file.parent / image)
+            return line.strip(), mark_bytes(read_image_field(image, self._file.parent))
         except DamagedSample:
-            mark = ABSENT
-        return line.strip(), mark
+            return line.strip(), ABSENT
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:

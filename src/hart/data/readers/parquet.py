@@ -28,22 +28,19 @@ class ParquetStream(StreamReader):
         if not files:
             raise HartError("no Parquet files: give at least one")
         self._groups: list[tuple[Path, int]] = []
-        rows = 0
-        names: set[str] | None = None
+        rows, names = 0, set[str]()
         for file in files:
             require_regular(file)
             try:
                 with _opened(file) as table:
                     here = set(table.schema_arrow.names)
-                    groups, count = table.num_row_groups, table.metadata.num_rows
+                    self._groups += [(file, group) for group in range(table.num_row_groups)]
+                    rows += table.metadata.num_rows
             except _BrokenFileError as error:
                 raise HartError(f"{file}: no readable Parquet file ({one_line(error)}); copy it again") from None
-            if names is not None and here != names:
+            names = here if file is files[0] else names
+            if here != names:
                 raise HartError(f"{file}: its columns differ from those of {files[0]}: read them as two sets")
-            names = here
-            self._groups += [(file, group) for group in range(groups)]
-            rows += count
-        assert names is not None
         if not self._groups:
             raise HartError(f"{files[0]}: no rows in it: give another file")
         if WEIGHT_FIELD in names:

@@ -1,22 +1,37 @@
-"""Tar shards on this machine, in WebDataset form, read at random: the place of every member is listed once."""
+"""Tar shards in WebDataset form: at random from files of this machine, or one after the other from anywhere.
+
+The library `webdataset` opens what lies elsewhere. What members belong together is the same however a shard is read.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
+import signal
 import tarfile
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any, BinaryIO, Self, cast
 
-from hart.data.digests import ABSENT, mark_range
-from hart.data.notes import Note
-from hart.data.readers.base import Listed, Read, RowReader
-from hart.data.readers.tar_members import TAR_FAULTS, TWICE, Group, StrictHeader, broken_off, read_groups
-from hart.data.samples import DamagedSample, one_line, shown
+from hart.data.digests import ABSENT, SetDigest, mark_range
+from hart.data.images import MAX_FILE
+from hart.data.notes import NOTE_LIMIT, NOTE_SUFFIXES, Note, read_notes
+from hart.data.readers.base import Listed, Read, RowReader, StreamReader
+from hart.data.readers.folder import IMAGE_SUFFIXES
+from hart.data.samples import DamagedSample, one_line, shown, text_fault
+from hart.errors import HartError
 from hart.files import FileError, open_regular
+
+TWICE = "its name comes twice in the shard"
+MAX_MEMBER = 2**34
+"""Bytes that a header may claim: the library would skip more for hours, and go round in circles for less than none."""
+TAR_FAULTS = (tarfile.TarError, FileError, EOFError, OSError, ValueError, OverflowError, zlib.error)
+"""What a damaged archive makes the library raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +47,12 @@ class Member:
 
 
 class TarReader(RowReader):
-    """The pictures of tar shards; those with the same name but for the suffix belong together.
+    """The pictures of local shards; those with the same name but for the suffix belong together.
 
     A shard that breaks off counts as one damage; what comes before is good.
     """
 
-    kind = "tar shards"
+    digest_kind = "tar shards"
 
     def __init__(self, shards: Sequence[Path]) -> None:
         self._shards = shards
@@ -45,7 +60,7 @@ class TarReader(RowReader):
 
     def records(self) -> Iterator[tuple[Member | str, Callable[[], Listed] | str]]:
         for shard in self._shards:
-            yield from list_shard(shard)
+            yield from _list_shard(shard)
 
     def name(self, place: Member | str) -> str:
         return shown(place if isinstance(place, str) else f"{place.shard}:{place.name}")
@@ -66,54 +81,210 @@ class TarReader(RowReader):
             return (ABSENT,)
 
 
-def list_shard(shard: Path) -> Iterator[tuple[Member | str, Callable[[], Listed] | str]]:
+class TarStream(StreamReader):
+    """Shards one after the other: files, or what `webdataset.gopen` reads from (http, s3, gs, hf, "pipe:")."""
+
+    def __init__(self, shards: Sequence[str]) -> None:
+        """Remote shards are asked for when their turn comes."""
+        if not shards:
+            raise HartError("no shards: give at least one")
+        if any(is_remote(shard) for shard in shards):
+            import webdataset.gopen  # noqa: F401 - a missing package is said here, not in the middle of a run
+        self.units = tuple(shards)
+        self.description = f"stream of {len(shards)} tar shards from {shards[0]}"
+
+    def records(self, unit: int) -> Iterator[tuple[str, Callable[[], Read] | str]]:
+        shard = self.units[unit]
+        fault: Exception | None = None
+        with _opened(shard) as stream:
+            try:
+                with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_StrictHeader) as tar:
+                    yield from _first_of_each_name(shard, _groups(tar, lambda member: _content(tar, member, "picture")))
+            except TAR_FAULTS as error:
+                if isinstance(error, HartError) and not isinstance(error, FileError):
+                    raise
+                fault = error
+            if is_remote(shard):
+                _require_arrival(shard, stream, fault is not None)
+        if fault is not None:
+            yield shown(shard), _broken_off(fault)
+
+    def digest(self) -> str:
+        digest = SetDigest("stream")
+        for shard in self.units:
+            if is_remote(shard):
+                # what stands after "?" are passwords and dates
+                digest.add(shard if shard.startswith("pipe:") else shard.partition("?")[0])
+            else:
+                digest.add(TarReader([local_path(shard)]).digest())
+        return digest.hexdigest()
+
+
+def is_remote(shard: str) -> bool:
+    """Whether a shard is opened by another program: a URL with a scheme, or "pipe:" and a shell command."""
+    return shard.startswith("pipe:") or ("://" in shard and not shard.startswith("file:"))
+
+
+def local_path(shard: str) -> Path:
+    """The file of a shard on this machine."""
+    return Path(shard.removeprefix("file://").removeprefix("file:"))
+
+
+@dataclass
+class _Group:
+    """Members that follow each other and have the same name but for the suffix.
+
+    image: the member that is the picture. notes: contents by suffix. fault: why they cannot be used; empty for none.
+    """
+
+    name: str
+    image: tarfile.TarInfo | None = None
+    content: bytes = b""
+    notes: dict[str, bytes] = field(default_factory=dict)
+    fault: str = ""
+
+    @property
+    def is_picture(self) -> bool:
+        return self.image is not None or bool(self.fault)
+
+    def read(self) -> Read:
+        """Raises `DamagedSample`."""
+        if self.fault:
+            raise DamagedSample(self.fault)
+        return read_notes(self.notes), self.content
+
+    def has_same(self, other: _Group) -> bool:
+        """Whether both have a picture, or a note of one kind, or something is wrong with one of them."""
+        twice = self.image is not None and other.image is not None
+        return twice or not self.notes.keys().isdisjoint(other.notes) or bool(self.fault or other.fault)
+
+
+class _StrictHeader(tarfile.TarInfo):
+    """A header whose damage is an error, where the library takes it for the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if not any(buf):  # the end
+                raise
+            raise tarfile.ReadError(f"a header is damaged ({error})") from None
+
+
+def _groups(tar: tarfile.TarFile, read_image: Callable[[tarfile.TarInfo], bytes]) -> Iterator[_Group]:
+    """The groups of a shard; what `read_image` gives becomes `_Group.content`.
+
+    Raises one of `TAR_FAULTS` where the shard breaks off, after the groups that are whole.
+    """
+    group = _Group("")
+    fault: Exception | None = None
+    while fault is None:
+        try:
+            member = tar.next()
+            # the library would keep all headers
+            cast(Any, tar).members.clear()
+            if member is not None and not 0 <= member.size <= MAX_MEMBER:
+                raise tarfile.ReadError(f"a header is damaged ({member.size:,} bytes)")
+        except TAR_FAULTS as error:
+            member, fault = None, error
+        if member is None:
+            break
+        folder, _, file = member.name.rpartition("/")
+        stem, _, suffix = file.partition(".")
+        suffix = suffix.lower()
+        if member.isdir() or not stem or suffix not in IMAGE_SUFFIXES | NOTE_SUFFIXES:
+            continue
+        name = f"{folder}/{stem}" if folder else stem
+        if name != group.name:
+            if group.name:
+                yield group
+            group = _Group(name)
+        _add(group, tar, member, suffix, read_image)
+    if group.name:
+        yield group
+    if fault is not None:
+        raise fault
+
+
+def _add(
+    group: _Group, tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str, read: Callable[[tarfile.TarInfo], bytes]
+) -> None:
+    is_image = suffix in IMAGE_SUFFIXES
+    if fault := text_fault(member.name):
+        group.fault = f"its name {fault}"
+    elif not member.isreg() or member.issparse():
+        group.fault = f"its .{suffix} is a link or no plain file"
+    elif not 0 <= member.size <= (MAX_FILE if is_image else NOTE_LIMIT):
+        group.fault = f"its .{suffix} is too large, {member.size:,} bytes"
+    elif suffix in group.notes:
+        group.fault = f"two .{suffix} of this name"
+    elif is_image and group.image is not None:
+        group.fault = "two pictures of this name"
+    elif is_image:
+        group.image, group.content = member, read(member)
+    else:
+        group.notes[suffix] = _content(tar, member, "note")
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, what: str) -> bytes:
+    stream = tar.extractfile(member)
+    assert stream is not None
+    content = stream.read()
+    if len(content) < member.size:
+        raise tarfile.ReadError(f"it breaks off inside a {what}")
+    return content
+
+
+def _broken_off(error: Exception) -> str:
+    return f"the shard cannot be read to its end ({one_line(error)})"
+
+
+def _first_of_each_name(shard: str, groups: Iterator[_Group]) -> Iterator[tuple[str, Callable[[], Read] | str]]:
+    seen: dict[str, bool] = {}
+    for group in groups:
+        before = seen.get(group.name)
+        seen[group.name] = bool(before) or group.is_picture
+        if seen[group.name]:
+            yield shown(f"{shard}:{group.name}"), group.read if before is None else TWICE
+
+
+def _list_shard(shard: Path) -> Iterator[tuple[Member | str, Callable[[], Listed] | str]]:
     """What lies in a shard, as `TarReader.records` gives it.
 
     What lies scattered, as in an archive of a folder as it stood, is brought together by name; but where a name brings
     a second picture or note of one kind, only its first group stands, as for who reads one after the other.
     """
-    groups: dict[str, Group] = {}
-    later: list[Group] = []
+    groups: defaultdict[str, list[_Group]] = defaultdict(list)
     try:
-        with open_regular(shard) as file, tarfile.open(fileobj=file, mode="r:", tarinfo=StrictHeader) as tar:
+        with open_regular(shard) as file, tarfile.open(fileobj=file, mode="r:", tarinfo=_StrictHeader) as tar:
             size = os.fstat(file.fileno()).st_size
-            for group in read_groups(tar, lambda member: _within(member, size)):
-                if group.name in groups:
-                    later.append(group)
-                else:
-                    groups[group.name] = group
+            for group in _groups(tar, lambda member: _within(member, size)):
+                groups[group.name].append(group)
     except TAR_FAULTS as error:
-        yield str(shard), broken_off(error)
-    yield from ((f"{shard}:{name}", TWICE) for name in _bring_together(groups, later))
-    for group in groups.values():
-        if group.image is None and not group.fault:
+        yield str(shard), _broken_off(error)
+    for name, (first, *later) in groups.items():
+        if not any(group.is_picture for group in (first, *later)):
+            continue
+        if any(one.has_same(other) for one, other in itertools.combinations((first, *later), 2)):
+            yield from ((f"{shard}:{name}", TWICE) for _ in later)
+        else:
+            for other in later:
+                first.image = first.image or other.image
+                first.notes |= other.notes
+        if not first.is_picture:
             continue
         try:
-            note = group.note()
+            note, _ = first.read()
         except DamagedSample as error:
-            yield f"{shard}:{group.name}", str(error)
+            yield f"{shard}:{name}", str(error)
             continue
-        assert group.image is not None
-        place = group.image.offset_data, group.image.size
-        member = Member(shard, group.name, *place, note, group.notes_digest())
-        yield member, partial(Listed, note.label, note.weight)
-
-
-def _bring_together(groups: dict[str, Group], later: Sequence[Group]) -> Iterator[str]:
-    """Add groups that came later to the first of their name; the names of those that bring a thing twice."""
-    again: defaultdict[str, list[Group]] = defaultdict(list)
-    for group in later:
-        again[group.name].append(group)
-    for name, others in again.items():
-        whole = [groups[name], *others]
-        if all(group.image is None and not group.fault for group in whole):
-            continue
-        if any(one.has_same(other) for one, other in itertools.combinations(whole, 2)):
-            yield from (name for _ in others)
-            continue
-        for other in others:
-            groups[name].image = groups[name].image or other.image
-            groups[name].notes |= other.notes
+        assert first.image is not None
+        digest = hashlib.sha256()
+        for suffix, content in sorted(first.notes.items()):
+            digest.update(f"{suffix} {len(content)} ".encode() + content)
+        place = first.image.offset_data, first.image.size
+        yield Member(shard, name, *place, note, digest.digest()), partial(Listed, note.label, note.weight)
 
 
 def _within(member: tarfile.TarInfo, size: int) -> bytes:
@@ -121,3 +292,34 @@ def _within(member: tarfile.TarInfo, size: int) -> bytes:
     if member.offset_data + member.size > size:
         raise tarfile.ReadError("it breaks off inside a picture")
     return b""
+
+
+def _opened(shard: str) -> BinaryIO | Any:
+    """Raises `HartError`."""
+    if not is_remote(shard):
+        return open_regular(local_path(shard))
+    from webdataset.gopen import Pipe, gopen
+
+    try:
+        stream = gopen(shard)
+    except Exception as error:  # every scheme has its own kinds
+        raise HartError(f"shard {shard} cannot be opened: {one_line(error)}") from None
+    if isinstance(stream, Pipe):
+        stream.ignore_errors = True  # its exit status is judged by us, once, whenever it comes
+    return stream
+
+
+def _require_arrival(shard: str, stream: Any, broken: bool) -> None:
+    """A download that failed is no damage to skip: another run would see other pictures. Raises `HartError`."""
+    from webdataset.gopen import Pipe
+
+    if not isinstance(stream, Pipe):
+        return
+    if broken:
+        stream.stream.close()
+    else:
+        stream.stream.read()
+    status = stream.proc.wait()
+    # 141, 23 and SIGPIPE: the reader closed first, which it does after damage inside the file
+    if status and not (broken and status in {141, 23, -signal.SIGPIPE}):
+        raise HartError(f"shard {shard} did not arrive: its download ended with status {status}; is the address right?")

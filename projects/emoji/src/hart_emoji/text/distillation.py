@@ -12,7 +12,7 @@ import hashlib
 import random
 import shutil
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from hart.checkpoint import fingerprint
 from hart.evaluation import TENSORS, Cache
 from hart.files import default_cache
 from hart.text_encoder import SPECIAL_PIECES, CompactTextEncoder, build_tokenizer, save_text_encoder
-from hart.training import Engine, Origin, Part, Picture, Share
+from hart.training import Origin, Part, Share, Task
 from hart_emoji.text.corpus import Phrase, build_corpus, read_emoji_words, read_wordnet
 from hart_emoji.text.recipe import TextDistillationRecipe
 from hart_emoji.text.teacher import SentenceTeacher
@@ -34,7 +34,7 @@ from hart_emoji.text.teacher import SentenceTeacher
 TARGETS_FOLDER = "targets"
 
 
-class DistillationTask:
+class DistillationTask(Task):
     """One optimisation step of the student; see `hart.training.Task`."""
 
     shardable = False
@@ -123,12 +123,6 @@ class DistillationTask:
             + recipe.relation_weight * losses["relation"]
         )
         return total, losses
-
-    def after_step(self, share: Share, engine: Engine) -> dict[str, float]:
-        return {}
-
-    def samples(self, step: int, module: nn.Module) -> Mapping[str, Picture]:
-        return {}
 
     def save(self, folder: Path, module: nn.Module) -> None:
         assert isinstance(module, CompactTextEncoder)
