@@ -10,9 +10,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from hart.data.loader import MIN_SEEN
 from hart.data.samples import Damage, DamagedSample, Sample, require_mostly_sound
-from hart.data.sources import Source, Stream, read_row
+from hart.data.sources import MIN_SEEN, Source, Stream, read_row
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
 from hart.evaluation.metrics.features import FeatureExtractor, Features
