@@ -34,6 +34,7 @@ test: install-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	cd projects/emoji && "$(abspath $(BIN))/python" -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # the site's generator advertises its successor, which is no warning about the pages
 docs: install-dev
@@ -49,8 +50,8 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
 	@touch $@
 
-$(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+$(VENV)/installed-dev: pyproject.toml constraints.txt projects/emoji/pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]" -e "projects/emoji[dev]"
 	@touch $@ $(VENV)/installed
 
 clean:

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 
 from hart import HartError
-from hart.text_encoder import encoder_module, find_text_encoder, load_text_encoder
+from hart.text_encoder import TextEncoderConfig, encoder_module, find_text_encoder, load_text_encoder
 from hart.training import StepReport, Stopped, Trainer
 from hart_emoji import RECIPES
 from hart_emoji.text.corpus import build_corpus, read_emoji_words, read_wordnet, with_article
@@ -249,9 +249,9 @@ def test_recipes_are_read_strictly(sources: Path, tmp_path: Path) -> None:
             TextDistillationRecipe.read(path)
     own = RECIPES / "text_encoder.toml"
     assert TextDistillationRecipe.read(own, ("trainer.steps=3",)).trainer.steps == 3
-    with pytest.raises(HartError, match=r"encoder\.kind must be 'compact'"):
-        TextDistillationRecipe.read(own, ("encoder.kind=qwen2", "encoder.source=x"))
     recipe = make_recipe(sources)
+    with pytest.raises(HartError, match=r"encoder\.kind must be 'compact'"):
+        recipe.replace(encoder=TextEncoderConfig(kind="random", tokens=8, output_width=16))
     with pytest.raises(HartError, match="output_width"):
         DistillationTask(recipe.replace(encoder=recipe.encoder.replace(output_width=8)), tmp_path)
     with pytest.raises(HartError, match="batch_size"):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hart_emoji.data.aliases import ALIASES
+from hart_emoji.data.words import ALIASES
 
 TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
 """Fitzpatrick modifiers, in the order of their code points."""

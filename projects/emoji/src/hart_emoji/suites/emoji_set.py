@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -134,12 +135,7 @@ class EmojiSet:
         parts = []
         for number, chunk in enumerate(chunks):
             progress(number * CHUNK, len(self), "features of the set")
-            entry = kept.get(
-                kept.key(chunk),
-                lambda chunk=chunk: {"features": features_of(chunk, extractor)},
-                lambda entry, chunk=chunk: len(entry.get("features", ())) == len(chunk),
-            )
-            parts.append(entry["features"])
+            parts.append(kept.get(kept.key(chunk), partial(_features_entry, chunk, extractor))["features"])
         return torch.cat(parts)
 
 
@@ -187,6 +183,10 @@ def reduced(pixels: Tensor) -> Tensor:
     """Images (B, 3, H, W) at `PIXEL_SIDE` px, as float32 rows (B, P) on the CPU."""
     parts = [F.interpolate(part.float(), (PIXEL_SIDE, PIXEL_SIDE), mode="area").cpu() for part in pixels.split(CHUNK)]
     return torch.cat(parts).flatten(1)
+
+
+def _features_entry(pixels: Tensor, extractor: FeatureExtractor) -> dict[str, Tensor]:
+    return {"features": features_of(pixels, extractor)}
 
 
 def features_of(pixels: Tensor, extractor: FeatureExtractor) -> Tensor:
