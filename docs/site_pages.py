@@ -42,6 +42,8 @@ CONFIGURATIONS = (
     ("hart.training", "TokenizerRecipe", "Recipe of the stage `tokenizer`"),
     ("hart.training", "TransformerRecipe", "Recipe of the stage `transformer`"),
 )
+OWN_MEMBERS = "\n    options:\n      inherited_members: false"
+WIDE = "---\nhide: [toc]\n---\n\n"
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 
@@ -108,17 +110,26 @@ def module_page(name: str) -> str:
     values = {public: getattr(module, public) for public in module.__all__ if not public.startswith("__")}
     objects = [public for public, value in values.items() if inspect.isclass(value) or inspect.isroutine(value)]
     constants = [f"- `{public}` = `{reprlib.repr(values[public])}`" for public in values if public not in objects]
-    parts = [f"# {name}", inspect.getdoc(module) or "", *(f"::: {name}.{public}" for public in objects)]
+    parts = [f"# {name}", inspect.getdoc(module) or ""]
+    for public in objects:
+        parts.append(f"::: {name}.{public}" + (OWN_MEMBERS if is_configuration(values[public]) else ""))
     if constants:
         parts += ["## Constants", "\n".join(constants)]
     return "\n\n".join(parts) + "\n"
+
+
+def is_configuration(value: Any) -> bool:
+    """What configurations have in common is not repeated for each."""
+    from hart.strict import Config
+
+    return inspect.isclass(value) and issubclass(value, Config)
 
 
 def configuration_page() -> str:
     from hart.strict import key_table
 
     parts = [
-        "# Configuration",
+        f"{WIDE}# Configuration",
         "Unknown keys and values out of bounds are refused with the full key. A recipe is TOML: `trainer.steps` is the "
         "key `steps` of the table `[trainer]`, and may be given behind the command, `trainer.steps=10`.",
     ]
@@ -142,14 +153,14 @@ def suites_page() -> str:
 
     places = suite_places()
     text = re.sub(r"`(None|False|\(\))?` \|", " |", reference({name: places[name] for name in CORE}))
-    return f"# Suites\n\n`hart evaluate SUITE`. What the figures mean: [evaluation](../evaluation.md).\n\n{text}"
+    return f"{WIDE}# Suites\n\n`hart evaluate SUITE`. What the figures mean: [evaluation](../evaluation.md).\n\n{text}"
 
 
 def commands_page() -> str:
     from hart.cli import app
 
     command = typer.main.get_command(app)
-    parts = ["# Commands", "Bad input is one line on stderr and exit code 2."]
+    parts = [f"{WIDE}# Commands", "Bad input is one line on stderr and exit code 2."]
     for path, found in _commands(command, "hart"):
         rows = [_parameter(parameter) for parameter in found.params if parameter.name != "help"]
         table = ["| option | default | what it does |", "|---|---|---|", *rows] if rows else []

@@ -38,7 +38,7 @@ def failed_quantities() -> list[str]:
 def colours() -> dict[str, list[float]]:
     """Mean colours of pictures by the shipped model, which knows what is red and what is blue."""
     found = {}
-    for prompt, dtype in (("a red heart", "float32"), ("a blue heart", "bfloat16"), ("a red heart", "float16")):
+    for prompt, dtype in (("a red heart", "float32"), ("a blue heart", "bfloat16")):
         pipe = HartPipeline.from_pretrained("emoji", device="cpu", dtype=dtype)
         image = torch.tensor(list(pipe(prompt).images[0].tobytes()), dtype=torch.float32).view(-1, 3)
         found[f"{prompt}, {dtype}"] = image[image.amin(1) < 220].mean(0).tolist()

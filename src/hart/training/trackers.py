@@ -12,7 +12,7 @@ import numpy as np
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from PIL import Image
 
-from hart.errors import DISTRIBUTION, HartError
+from hart.errors import HartError, install_command
 from hart.files import atomic_write, open_regular
 from hart.training.config import StageRecipe
 
@@ -73,8 +73,7 @@ def _tracker(name: str, recipe: StageRecipe, folder: Path, step: int) -> General
     try:
         import_module(name)
     except ModuleNotFoundError:
-        advice = f"run pip install '{DISTRIBUTION}[{EXTRAS[name]}]'"
-        raise HartError(f'the tracker "{name}" is not installed: {advice}') from None
+        raise HartError(f'the tracker "{name}" is not installed: run {install_command(EXTRAS[name])}') from None
     if name == "tensorboard":  # what was logged after `step` is made again
         return TensorBoardTracker("tensorboard", folder, purge_step=step + 1)
     run = folder.resolve().name  # the same run where the folder is the same
