@@ -138,10 +138,8 @@ def test_statistics_beside_the_reference_are_what_fid_is_to(tmp_path: Path, monk
     features = Features(random_tensor(5, width), random_tensor(5, width, seed=1), random_tensor(5, 4, seed=2))
 
     class Narrow(InceptionV3):
-        weights = "those of a test"
-
-        def __init__(self, *_: object) -> None:
-            pass
+        def __init__(self, *_: object, **__: object) -> None:
+            self.name, self.weights = "inception-v3", "those of a test"
 
         def __call__(self, pixels: torch.Tensor) -> Features:
             rows = slice(0, len(pixels))
@@ -160,7 +158,7 @@ def test_statistics_beside_the_reference_are_what_fid_is_to(tmp_path: Path, monk
     arguments = ("--samples", tmp_path / "samples.npz", "--reference", tmp_path / "reference.npz", "--resamples", 0,
                  "--device", "cpu", "--out", out)  # fmt: skip
     with monkeypatch.context() as narrow:
-        narrow.setattr("hart.evaluation.features.InceptionV3", Narrow)
+        narrow.setattr("hart.evaluation.metrics.features.InceptionV3", Narrow)
         values = figures(run(*arguments, "--features", "inception-v3:weights.pth"), out)
     row = {name: figure["value"] for name, figure in values["figures"]["samples"].items()}
     for name, part, centre, scale in (
