@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from hart import HartPipeline
 from hart.checkpoint.verification import RecordedDraws, verify
-from hart.generation.next_scale import NextScaleGenerator, Trace
+from hart.generation.next_scale import NextScaleGenerator
 from hart.inference.packing import is_packed, packing_refusal
 from helpers import random_context, tiny_class_config, tiny_text_config
 
@@ -68,9 +68,9 @@ def plain_and_packed_logits() -> dict[str, float]:
     for dtype in ("float32", "bfloat16"):
         pipe, found = HartPipeline.from_config(WIDE, device="cpu", dtype=dtype), []
         for hart in (pipe.parts.hart, pipe.hart):
-            trace, draws = Trace(), RecordedDraws(torch.zeros(16, 4), 1, torch.device("cpu"))
-            NextScaleGenerator(hart, pipe.tokenizer.quantizer, WIDE.sampling, draws, trace=trace)(context)
-            found.append(trace.logits[0])
+            draws = RecordedDraws(torch.zeros(16, 4), 1, torch.device("cpu"))
+            states = NextScaleGenerator(hart, pipe.tokenizer.quantizer, WIDE.sampling, draws).states(context)
+            found.append(next(states).steps[0].logits)
         differences[dtype] = float((found[0] - found[1]).abs().max() / found[1].abs().max())
     return differences
 

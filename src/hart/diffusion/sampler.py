@@ -22,14 +22,14 @@ def sample_residual(
 ) -> Tensor:
     """Clean tokens (N, D) of the process, in [-1, 1].
 
-    process: respaced, on the device of the tokens.
+    process: respaced.
     condition, null_condition: (N, C), what the denoiser is given with and without the prompt; without a
         null condition nothing is guided.
     guidance: g in (1 + g) noise(condition) - g noise(null); the variance is the conditional one.
     start: (N, D) standard normal noise; both halves of the guidance see the same tokens.
     draw_noise: called once for every step but the last, gives (N, D) standard normal noise.
     """
-    guided = null_condition is not None
+    process, guided = process.to(start.device), null_condition is not None
     tokens = start.shape[0]
     embedded = denoiser.embed_condition(condition if null_condition is None else torch.cat([condition, null_condition]))
     x = start.float()

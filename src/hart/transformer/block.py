@@ -14,9 +14,9 @@ from hart.config import TransformerConfig
 from hart.layers.activation import gated_silu
 from hart.layers.attention import Attention
 from hart.layers.kv_cache import KVCache
-from hart.layers.norm import PlainLayerNorm, RMSNorm
+from hart.layers.norm import PlainLayerNorm, RMSNorm, modulate
 from hart.layers.rope import Rotation
-from hart.transformer.modulation import Modulation, build_modulation
+from hart.transformer.modulation import build_modulation
 
 
 class SwiGLU(nn.Module):
@@ -67,14 +67,25 @@ class Block(nn.Module):
         self,
         x: Tensor,
         rotation: Rotation | None,
-        modulation: Modulation,
+        modulation: Tensor | None,
         *,
         segments: Sequence[int] | None = None,
         cache: KVCache | None = None,
         layer: int = 0,
     ) -> Tensor:
-        """x (B, N, C) to (B, N, C); `segments`, `cache` and `layer` as in `Attention`."""
-        h = modulation.into(0, self.norm(x))
-        x = x + modulation.out(0, self.attention(h, rotation, segments=segments, cache=cache, layer=layer))
-        h = modulation.into(1, self.norm(x))
-        return x + modulation.out(1, self.mlp(h))
+        """x (B, N, C) to (B, N, C).
+
+        modulation: (B, 6, C) from `self.modulation`, or None. segments, cache, layer: as in `Attention`.
+        """
+
+        def attention(h: Tensor) -> Tensor:
+            return self.attention(h, rotation, segments=segments, cache=cache, layer=layer)
+
+        for i, branch in enumerate((attention, self.mlp)):
+            h = self.norm(x)
+            if modulation is None:
+                x = x + branch(h)
+            else:
+                gate, scale, shift = modulation.unsqueeze(2)[:, i::2].unbind(1)
+                x = x + branch(modulate(h, scale, shift)) * gate
+        return x
