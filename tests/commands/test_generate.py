@@ -32,7 +32,7 @@ def test_generate_writes_one_png_a_picture_named_after_prompt_and_seed(text_mode
     assert paths == [tmp_path / name for name in names]
     assert sorted(tmp_path.iterdir()) == paths
     expected = HartPipeline.from_pretrained(str(text_model), device="cpu")(
-        ["A red apple!", "a cat"], images_per_prompt=2, seed=5
+        ["A red apple!", "a cat"], num_images_per_prompt=2, seed=5
     )
     for path, image in zip(paths, expected.images, strict=True):
         with Image.open(path) as written:
@@ -176,7 +176,7 @@ def test_memory_does_not_grow_with_what_is_asked_for(
         result = run("generate", "a cat", "-n", count, "--model", text_model, "--out", tmp_path)
         assert result.stderr == f"stopped: 0 of {count} in {tmp_path}\n"
     for options, said in (
-        (("-n", 10**30), "images_per_prompt"),
+        (("-n", 10**30), "num_images_per_prompt"),
         (("--batch-size", 10**12), "batch_size"),
         (("--size", 10**12), "size"),
         (("--top-k", 10**30), "top_k"),

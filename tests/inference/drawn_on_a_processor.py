@@ -56,7 +56,7 @@ def random_pictures() -> dict[str, bool]:
         prompt = 1 if pipe.num_classes is not None else "a cat"
         pictures = pipe(prompt).images
         pipe.hart.eval()  # plain from here on
-        pictures += pipe(prompt, images_per_prompt=2, batch_size=2).images
+        pictures += pipe(prompt, num_images_per_prompt=2, batch_size=2).images
         drawn[name] = packs and len(pictures) == 3
     return drawn
 

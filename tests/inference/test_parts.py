@@ -124,7 +124,7 @@ def test_what_is_loaded_while_drawing_serves_later_calls_only(tmp_path: Path) ->
             thread.start()
             thread.join()
 
-    during = pipe("a cat", seed=3, on_scale=load_meanwhile).images[0].tobytes()
+    during = pipe("a cat", seed=3, callback_on_scale=load_meanwhile).images[0].tobytes()
     assert during == plain
     after = drawn(pipe)
     assert after != plain

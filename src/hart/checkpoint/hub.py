@@ -1,4 +1,4 @@
-"""Models from the Hugging Face hub: only the files that loading reads are fetched."""
+"""Models from the Hugging Face hub, of which only the files that loading reads are fetched, and models to it."""
 
 from __future__ import annotations
 
@@ -40,6 +40,22 @@ def download(repository: str) -> Path:
     raise CheckpointError(
         f"model {repository!r} is no folder here and cannot be downloaded from the Hugging Face hub: {words}"
     )
+
+
+def upload(folder: Path, repository: str, *, private: bool | None, token: str | bool | None, message: str) -> str:
+    """Put a model's folder into a repository of the hub, made where there is none; the address of the commit.
+
+    token: of the hub; None takes the one that `hf auth login` stored. Raises `CheckpointError` where it cannot be done.
+    """
+    from huggingface_hub import create_repo, upload_folder
+
+    try:
+        with _retrying_quietly():
+            name = create_repo(repository, private=private, token=token, exist_ok=True).repo_id
+            return str(upload_folder(repo_id=name, folder_path=folder, token=token, commit_message=message).commit_url)
+    except Exception as error:  # the hub's own kinds, and those of the HTTP library below it
+        words = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{repository!r} cannot be written on the Hugging Face hub: {words}") from None
 
 
 @contextmanager

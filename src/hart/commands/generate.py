@@ -142,7 +142,7 @@ def generate(
             raise HartError(f"--grid: {total} pictures of {pipe.image_size} px are too many for one sheet")
         pipe(
             _prompts_for(pipe, job.prompts),
-            images_per_prompt=job.images_per_prompt,
+            num_images_per_prompt=job.images_per_prompt,
             seed=job.seed,
             guidance_scale=guidance,
             top_k=top_k,
@@ -154,8 +154,8 @@ def generate(
             size=job.size,
             batch_size=job.batch_size,
             sampling=job.sampling,
-            on_scale=scale_reporter(report),
-            on_batch=lambda batch: writer.write(batch, pipe),
+            callback_on_scale=scale_reporter(report),
+            callback_on_batch=lambda batch: writer.write(batch, pipe),
             collect=False,
         )
     if grid:

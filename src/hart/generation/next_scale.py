@@ -165,7 +165,8 @@ class NextScaleGenerator:
         hidden = self._hidden(k, total, prefix, positions)
         logits = self.transformer.logits(hidden, prefix.conditioning)
         if self.guided:
-            logits = guided(*logits.chunk(2), guidance)
+            conditional, unconditional = logits.chunk(2)
+            logits = guided(conditional, unconditional, guidance)
         if not logits.isfinite().all():
             raise HartError("the transformer's numbers left the range of its type: draw in float32 or bfloat16")
         # plain VAR keeps as many at every scale

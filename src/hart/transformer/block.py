@@ -5,7 +5,7 @@ Shapes: B batch, N tokens, C width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -81,7 +81,8 @@ class Block(nn.Module):
         def attention(h: Tensor) -> Tensor:
             return self.attention(h, rotation, segments=segments, cache=cache, layer=layer)
 
-        for i, branch in enumerate((attention, self.mlp)):
+        branches: tuple[Callable[[Tensor], Tensor], ...] = (attention, self.mlp)
+        for i, branch in enumerate(branches):
             h = self.norm(x)
             if modulation is None:
                 x = x + branch(h)
