@@ -80,62 +80,62 @@ def with_change(path: str, value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("tokenizer.colour", 3, "TokenizerConfig: unknown key.*colour.*known are"),
-        ("tokenizer.codebook_size", "many", "TokenizerConfig.codebook_size: expected int, got 'many'"),
-        ("tokenizer.codebook_size", True, "expected int, got True"),
-        ("tokenizer.codebook_size", 24.0, "expected int, got 24.0"),
-        ("tokenizer.phi_weight", False, "expected float, got False"),
-        ("tokenizer.scales", 4, "TokenizerConfig.scales: expected a list"),
-        ("tokenizer.scales", [1, "2", 3, 4], r"TokenizerConfig.scales\[1\]: expected int"),
-        ("tokenizer.scales", [1, 3, 2], "TokenizerConfig.scales: .* must grow"),
+        ("tokenizer.colour", 3, "HartConfig.tokenizer: unknown key.*colour.*known are"),
+        ("tokenizer.codebook_size", "many", "HartConfig.tokenizer.codebook_size: expected a whole number, got 'many'"),
+        ("tokenizer.codebook_size", True, "codebook_size: expected a whole number, got True"),
+        ("tokenizer.codebook_size", 24.0, "expected a whole number, got 24.0"),
+        ("tokenizer.phi_weight", False, "expected a number, got False"),
+        ("tokenizer.scales", 4, "tokenizer.scales: expected a list"),
+        ("tokenizer.scales", [1, "2", 3, 4], r"tokenizer.scales\[1\]: expected a whole number"),
+        ("tokenizer.scales", [1, 3, 2], "tokenizer.scales: .* must grow"),
         ("tokenizer.base_channels", 40, "multiple of norm_groups"),
         ("tokenizer.channel_multipliers", [], "channel_multipliers"),
         ("tokenizer.shared_phi", 0, "shared_phi must be at least 1"),
         ("transformer", None, "HartConfig.transformer: expected a table"),
-        ("transformer.norm", "batch", "TransformerConfig.norm: 'batch' is none of 'rms', 'layer'"),
-        ("transformer.qk_norm", 1, "expected bool, got 1"),
+        ("transformer.norm", "batch", "HartConfig.transformer.norm must be 'rms' or 'layer', not 'batch'"),
+        ("transformer.qk_norm", 1, "expected true or false, got 1"),
         ("transformer.text", None, "give either text or classes"),
         ("transformer.classes", {"num_classes": 3}, "give either text or classes"),
-        ("transformer.position", "absolute", "absolute positions go with class conditioning"),
+        ("transformer.position", "absolute", "transformer.position 'absolute' goes with class conditioning"),
         ("transformer.modulation_pooling", "max", "goes with modulation 'linear' only"),
         ("transformer.modulation", "shared", "'shared' goes with class conditioning only"),
         ("transformer.heads", 3, "width must be a multiple of heads"),
-        ("transformer.heads", 0, "TransformerConfig.heads must be at least 1"),
+        ("transformer.heads", 0, "transformer.heads must be at least 1"),
         ("transformer.heads", 16, "head width that 4 divides, not 2"),
-        ("transformer.depth", -1, "TransformerConfig.depth must be at least 1"),
+        ("transformer.depth", -1, "transformer.depth must be at least 1"),
         ("transformer.scales", [1, 2, 3], "tokenizer and transformer differ in scales"),
         ("transformer.codebook_size", 25, "tokenizer and transformer differ in codebook_size"),
         ("diffusion.sampling_steps", 0, "sampling_steps"),
         ("diffusion.sampling_steps", 1001, "sampling_steps"),
         ("tokenizer.quant_conv_kernel", 0, "quant_conv_kernel must be at least 1, not 0"),
         ("tokenizer.quant_conv_kernel", 2, "quant_conv_kernel must be odd"),
-        ("tokenizer.phi_weight", -0.5, "phi_weight must be in"),
-        ("tokenizer.commitment_weight", math.nan, "commitment_weight"),
-        ("transformer.text.width", 0, "TextConditioning.width must be at least 1, not 0"),
-        ("transformer.text.tokens", -1, "TextConditioning.tokens must be at least 1, not -1"),
-        ("transformer.mlp_ratio", 0.0, "TransformerConfig.mlp_ratio"),
-        ("transformer.mlp_ratio", math.inf, "TransformerConfig.mlp_ratio"),
-        ("diffusion.width", 0, "ResidualDiffusionConfig.width must be at least 1"),
-        ("diffusion.tokens_scale", math.inf, "tokens_scale must be above 0"),
-        ("sampling.guidance_scale", -0.5, "guidance_scale must be finite and not negative"),
-        ("sampling.guidance_scale", math.nan, "guidance_scale must be finite"),
+        ("tokenizer.phi_weight", -0.5, "phi_weight must be at least 0, not -0.5"),
+        ("tokenizer.commitment_weight", math.nan, "commitment_weight must be a finite number, not nan"),
+        ("transformer.text.width", 0, "HartConfig.transformer.text.width must be at least 1, not 0"),
+        ("transformer.text.tokens", -1, "text.tokens must be at least 1, not -1"),
+        ("transformer.mlp_ratio", 0.0, "mlp_ratio must be above 0, not 0.0"),
+        ("transformer.mlp_ratio", math.inf, "mlp_ratio must be a finite number"),
+        ("diffusion.width", 0, "diffusion.width must be at least 1"),
+        ("diffusion.tokens_scale", math.inf, "tokens_scale must be a finite number"),
+        ("sampling.guidance_scale", -0.5, "guidance_scale must be at least 0, not -0.5"),
+        ("sampling.guidance_scale", math.nan, "guidance_scale must be a finite number"),
         ("sampling.top_k", 0, "top_k must be at least 1"),
-        ("sampling.top_p", 0.0, r"top_p must be in \(0, 1\]"),
+        ("sampling.top_p", 0.0, "top_p must be above 0, not 0.0"),
         ("sampling.rounds", 0, "rounds must be at least 1"),
         ("sampling.diffusion_steps", 0, "diffusion_steps must be at least 1"),
-        ("format_version", 99, "format version 99"),
-        ("transformer.depth", 10**6, "TransformerConfig.depth must be at most 512, not 1000000"),
-        ("transformer.width", 2**62, "TransformerConfig.width must be at most 65536"),
+        ("format_version", 99, "format_version must be 1, which this version of hart reads, not 99"),
+        ("transformer.depth", 10**6, "transformer.depth must be at most 512, not 1000000"),
+        ("transformer.width", 2**62, "transformer.width must be at most 65,536"),
         ("transformer.mlp_ratio", 10**400, "mlp_ratio: 1.*0 is too large"),
         ("transformer.mlp_ratio", 1e300, "mlp_ratio must be at most 64"),
         ("transformer.scales", [1, *range(2, 10**5)], "scales: .* at most 64 scales, not 99999"),
         ("tokenizer.scales", [1, 10**9], "scales: the last side .* at most 1024, not 1000000000"),
         ("tokenizer.scales", {"side": [1] * 10**6}, r"expected a list, got .{,80}$"),
-        ("tokenizer.channel_multipliers", [1] * 64, "1 to 12 levels"),
-        ("tokenizer.codebook_size", "x" * 10**6, r"expected int, got .{,80}$"),
+        ("tokenizer.channel_multipliers", [1] * 64, "channel_multipliers must have 12 entries or fewer, not 64"),
+        ("tokenizer.codebook_size", "x" * 10**6, r"expected a whole number, got .{,80}$"),
         ("x" * 10**6, 1, r"unknown key.{,80}; known are"),
-        ("sampling.top_k", 10**30, "top_k must be .* at most 1048576"),
-        ("sampling.guidance_scale", 1e39, "guidance_scale must be .* at most 1000"),
+        ("sampling.top_k", 10**30, "top_k must be at most 1,048,576"),
+        ("sampling.guidance_scale", 1e39, "guidance_scale must be at most 1,000, not"),
     ],
 )
 def test_wrong_values_are_named(path: str, value: Any, message: str) -> None:
@@ -159,7 +159,7 @@ def test_settings_that_are_built_are_checked_like_those_that_are_read(wrong: dic
 def test_missing_keys_are_named() -> None:
     values = tiny_class_config().to_dict()
     del values["transformer"]["scales"]
-    with pytest.raises(ConfigError, match=r"TransformerConfig: missing key.* scales"):
+    with pytest.raises(ConfigError, match=r"HartConfig.transformer: missing key.* scales"):
         HartConfig.from_dict(values)
 
 
@@ -185,7 +185,7 @@ def test_an_absent_file_is_named(tmp_path: Path) -> None:
 def test_a_wrong_value_in_a_file_names_both(tmp_path: Path) -> None:
     path = tmp_path / CONFIG_FILE
     path.write_text(json.dumps(with_change("transformer.norm", "batch")), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"config.json: TransformerConfig.norm"):
+    with pytest.raises(ConfigError, match=r"config.json: transformer.norm must"):
         HartConfig.load(path)
 
 

@@ -1,6 +1,6 @@
-"""Frozen dataclasses that are read strictly from JSON or TOML: what all configurations, recipes and records share.
+"""Frozen dataclasses that pydantic reads strictly: what all configurations, recipes and records share.
 
-An unknown key, a missing one or a wrong value is a `ConfigError` that names it.
+An unknown key, a missing one or a wrong value is a `ConfigError`: one line that names file, key, value and bound.
 """
 
 from __future__ import annotations
@@ -8,57 +8,115 @@ from __future__ import annotations
 import dataclasses
 import json
 import reprlib
-import types
-import typing
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
+from functools import wraps
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar, dataclass_transform, get_args
+
+from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+from pydantic.dataclasses import is_pydantic_dataclass
 
 from hart.errors import HartError
 from hart.files import FileError, read_json
 
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler
+    from pydantic.fields import FieldInfo
+    from pydantic_core import CoreSchema, ErrorDetails
+
 SHOWN_NAMES = 8
+SHOWN_ERRORS = 3
+EXPECTED = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "path_type": "a path",
+    "tuple_type": "a list",
+    "dataclass_type": "a table",
+}
+TYPE_NAMES = {"integer": "integer", "number": "number", "boolean": "boolean", "string": "text", "array": "list"}
+BOUNDS = {
+    "greater_than_equal": ("ge", "be at least {}"),
+    "greater_than": ("gt", "be above {}"),
+    "less_than_equal": ("le", "be at most {}"),
+    "less_than": ("lt", "be below {}"),
+    "too_short": ("min_length", "have {} entries or more"),
+    "too_long": ("max_length", "have {} entries or fewer"),
+}
+LONGEST_KEY = 60
+"""Characters of a key that one is suggested for."""
+
+RENAMED_KEYS: dict[str, dict[str, str]] = {}
+"""Class of a configuration -> key that stored ones may still have -> its name today."""
+
+T = TypeVar("T")
+Listed = Annotated[tuple[T, ...], Strict(False)]
+"""A tuple, which JSON and TOML hold as a list."""
 
 
 class ConfigError(HartError):
     """A configuration that cannot be read or does not fit together; says which field and why."""
 
 
-@dataclass(frozen=True)
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, Field))
 class Config:
-    """Strict dictionary round trip shared by every configuration below.
+    """Every class below this one is a frozen pydantic dataclass with a strict dictionary round trip.
 
-    The kinds below also check the types of what they are built from, since callers of the library build them.
+    Types are exact (a whole number serves as a float), numbers finite, unknown keys refused, however it is made. The
+    text under a field describes it. Checks of several fields stand in `__post_init__` and `require` what they need; a
+    message that begins with the name of a field is told with its full key. kw_only: as for any dataclass.
     """
 
-    def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            if not isinstance(value, Config):
-                _convert(f"{type(self).__name__}.{f.name}", hints[f.name], value)
+    if TYPE_CHECKING:
+        __dataclass_fields__: ClassVar[dict[str, Any]]
+        __pydantic_fields__: ClassVar[dict[str, FieldInfo]]
+
+    def __init_subclass__(cls, *, kw_only: bool = False) -> None:
+        super().__init_subclass__()
+        options = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+        pydantic_dataclass(frozen=True, kw_only=kw_only, config=options)(cls)
+        for name, field in cls.__pydantic_fields__.items():  # pydantic reads what classes below this one inherit here
+            cls.__dataclass_fields__[name].metadata = {"description": field.description}
+        checked = cls.__init__
+
+        @wraps(checked)
+        def __init__(self: Config, *args: Any, **kwargs: Any) -> None:
+            try:
+                checked(self, *args, **kwargs)
+            except ValidationError as error:
+                raise ConfigError(explain(error, cls)) from None
+
+        cls.__init__ = __init__  # type: ignore[method-assign, assignment]
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        # strict fields, but a table may stand for an object: files hold tables
+        return {**handler(source), "strict": False}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` reads it back to an equal object."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Raises `ConfigError` for unknown or missing keys and for values of another type."""
-        require(isinstance(values, dict), f"{cls.__name__}: expected a table, got {shown(values)}")
-        hints = typing.get_type_hints(cls)
-        fields = {f.name: f for f in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - set(fields)):
-            names = ", ".join(_with_table(name, hints) for name in unknown[:SHOWN_NAMES])
-            raise ConfigError(f"{cls.__name__}: unknown key(s) {names}; known are {', '.join(fields)}")
-        missing = sorted(
-            name
-            for name, f in fields.items()
-            if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        )
-        if missing:
-            raise ConfigError(f"{cls.__name__}: missing key(s) {', '.join(missing)}")
-        return cls(**{name: _convert(f"{cls.__name__}.{name}", hints[name], value) for name, value in values.items()})
+    def from_dict(cls, values: Mapping[str, Any], source: str = "") -> Self:
+        """Raises `ConfigError`, which begins with `source`, or with the name of the class where that is empty."""
+        try:
+            return TypeAdapter(cls).validate_python(values)
+        except ValidationError as error:
+            raise ConfigError(explain(error, cls, source)) from None
+
+    @classmethod
+    def from_stored(cls, values: Mapping[str, Any], source: str = "") -> Self:
+        """As `from_dict`, of what this or an older version stored: keys that were renamed since are understood."""
+        return cls.from_dict(_with_names_of_today(cls, values), source)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a stored JSON file. Raises `ConfigError` naming it when it is absent, no JSON, or does not fit."""
+        return cls.from_stored(read_object(path), str(path))
 
     def replace(self, **changes: Any) -> Self:
         return dataclasses.replace(self, **changes)
@@ -66,53 +124,167 @@ class Config:
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read a JSON file. Raises `ConfigError` naming it when it is absent, no JSON, or does not fit."""
-        values = read_object(path)
-        try:
-            return cls.from_dict(values)
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from None
+
+Place = tuple[int | str, ...]
 
 
-def _with_table(name: str, hints: dict[str, Any]) -> str:
-    """An unknown key for a message; with its full name where a table inside has a key of this name."""
-    tables = {
-        table: part
-        for table, hint in hints.items()
-        for part in (hint, *typing.get_args(hint))
-        if isinstance(part, type) and issubclass(part, Config)
+def explain(error: ValidationError, kind: type, source: str = "", called: Callable[[str], str] | None = None) -> str:
+    """What pydantic found wrong with the values of a dataclass, as one line.
+
+    A misspelt key comes before all else, since a missing one may follow from it. source: what the line begins with; the
+    name of the class where it is empty. called: gives what the caller calls a field of `kind`, such as an option's
+    name, in place of source and key.
+    """
+    found = error.errors(include_url=False)
+    unknown = [entry for entry in found if entry["type"] in ("unexpected_keyword_argument", "invalid_key")]
+    missing = [entry for entry in found if entry["type"] in ("missing", "missing_argument")]
+    if entries := unknown or missing:
+        table = entries[0]["loc"][:-1]
+        keys = [entry["loc"][-1] for entry in entries if entry["loc"][:-1] == table]
+        said = _unknown_keys(kind, table, keys) if unknown else f"missing key(s) {', '.join(map(str, keys))}"
+        return f"{_label(kind, table, source, None)}: {said}"
+    lines = [_line(kind, entry, source, called) for entry in found[:SHOWN_ERRORS]]
+    return "; ".join([lines[0], *(line.removeprefix(f"{source}: ") for line in lines[1:])])
+
+
+def table_at(kind: Any, place: Place) -> Any:
+    """The class of the table at `place` below a configuration; None where there is none."""
+    for part in place:
+        kind = _tables(kind).get(str(part))
+    return kind
+
+
+def _line(kind: type, entry: ErrorDetails, source: str, called: Callable[[str], str] | None) -> str:
+    place, said = entry["loc"], _said(entry)
+    # a check of several fields names the one that is wrong
+    field, _, rest = said.removeprefix(": ").partition(" ")
+    names = field.rstrip(":").split(".")
+    if entry["type"] == "value_error" and names[0] in _tables(table_at(kind, place)):
+        place, said = (*place, *names), f"{':' * field.endswith(':')} {rest}"
+    return _label(kind, place, source, called) + said
+
+
+def _said(entry: ErrorDetails) -> str:
+    """What is wrong with a value, to be put behind its key."""
+    kind, context, value = entry["type"], entry.get("ctx", {}), shown(entry["input"])
+    if kind in BOUNDS:
+        bound, words = BOUNDS[kind]
+        return f" must {words.format(_number(context[bound]))}, not {context.get('actual_length', value)}"
+    if kind == "value_error":
+        said = str(context["error"])
+        return f" {said}" if said.startswith("must ") else f": {said}"
+    if kind == "literal_error":
+        return f" must be {context['expected']}, not {value}"
+    if kind == "finite_number":
+        return f" must be a finite number, not {value}"
+    if kind == "float_type" and isinstance(entry["input"], int) and not isinstance(entry["input"], bool):
+        return f": {value} is too large"
+    if kind in EXPECTED:
+        return f": expected {EXPECTED[kind]}, got {value}"
+    return f" {entry['msg'].removeprefix('Input ').replace('should', 'must', 1)}, not {value}"
+
+
+def _label(kind: type, place: Place, source: str, called: Callable[[str], str] | None) -> str:
+    """What a line begins with: `TrainerConfig.steps`, `recipe.toml: trainer.steps`, `x.json: files[1]`, `--out`."""
+    if place and isinstance(place[0], int):  # an argument without its name
+        place = (*[name for number, name in enumerate(_tables(kind)) if number == place[0]], *place[1:])
+    if called and place:
+        place, source = (called(str(place[0])), *place[1:]), ""
+    else:
+        source = f"{source}: " if source and place else source or f"{kind.__name__}{'.' * bool(place)}"
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{clipped(part, LONGEST_KEY)}" for part in place)
+    return source + key.removeprefix(".")
+
+
+def _unknown_keys(kind: type, table: Place, keys: list[Any]) -> str:
+    """Unknown keys of a table, each with what is meant if that can be told, or else with all that are known."""
+    near = table_at(kind, table)
+    names = {}
+    for key in map(str, keys[:SHOWN_NAMES]):
+        names[clipped(key, LONGEST_KEY)] = _meant(key, kind, table) if len(key) <= LONGEST_KEY else []
+    said = [name + (f" (is {' or '.join(meant)} meant?)" if meant else "") for name, meant in names.items()]
+    known = "" if all(names.values()) else f"; known are {', '.join(_tables(near))}"
+    return f"unknown key(s) {', '.join(said)}{known}"
+
+
+def _meant(key: str, kind: type, table: Place) -> list[str]:
+    """The keys, in full, that an unknown one may stand for."""
+    near = table_at(kind, table)
+    if renamed := RENAMED_KEYS.get(near.__name__, {}).get(key):
+        return [_dotted((*table, renamed))]
+    places = list(_keys(kind))
+    if elsewhere := [place for place in places if place[-1] == key]:
+        return [_dotted(place) for place in elsewhere]
+    siblings = get_close_matches(key, _tables(near), n=1)
+    if siblings:
+        return [_dotted((*table, siblings[0]))]
+    names = get_close_matches(key, {str(place[-1]) for place in places}, n=1, cutoff=0.8)
+    return [_dotted(place) for place in places if place[-1] in names]
+
+
+def _dotted(place: Place) -> str:
+    return ".".join(map(str, place))
+
+
+def _tables(kind: Any) -> dict[str, Any]:
+    """Fields of a configuration -> the class of a table, or None; empty for anything else."""
+    found = {}
+    for name, field in getattr(kind, "__pydantic_fields__", {}).items():
+        kinds = [part for part in (field.annotation, *get_args(field.annotation)) if is_pydantic_dataclass(part)]
+        found[name] = kinds[0] if kinds else None
+    return found
+
+
+def _keys(kind: Any, begin: Place = ()) -> Iterator[Place]:
+    for name, table in _tables(kind).items():
+        yield (*begin, name)
+        yield from _keys(table, (*begin, name))
+
+
+def key_table(kind: type[Config]) -> list[tuple[str, str, str, str, str]]:
+    """Every key of a configuration, from its JSON schema: key, type, default, what is allowed, description."""
+    schema = TypeAdapter(kind).json_schema()
+    return list(_rows(schema, schema.get("$defs", {}), ""))
+
+
+def _rows(table: dict[str, Any], tables: dict[str, Any], begin: str) -> Iterator[tuple[str, str, str, str, str]]:
+    for name, declared in table["properties"].items():
+        choices = [part for part in declared.get("anyOf", [declared]) if part.get("type") != "null"]
+        value = choices[0]
+        if "$ref" in value:
+            yield from _rows(tables[value["$ref"].rpartition("/")[2]], tables, f"{begin}{name}.")
+            continue
+        default = "required" if name in table.get("required", ()) else json.dumps(declared.get("default"))
+        kind = TYPE_NAMES[value["type"]] + (f" of {TYPE_NAMES[value['items']['type']]}" if "items" in value else "")
+        item = value.get("items", value)
+        said = " ".join(declared.get("description", "").split())
+        yield f"{begin}{name}", kind, default.replace("null", "none"), _allowed(item), said
+
+
+def _allowed(value: dict[str, Any]) -> str:
+    if "enum" in value:
+        return ", ".join(map(json.dumps, value["enum"]))
+    words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+    limits = {words[name]: _number(value[name]) for name in words if name in value}
+    if list(limits) == ["at least", "at most"]:
+        return " to ".join(limits.values())
+    return ", ".join(f"{word} {number}" for word, number in limits.items())
+
+
+def _number(value: float) -> str:
+    return f"{int(value) if value == int(value) else value:,}"
+
+
+def _with_names_of_today(kind: Any, values: Any) -> Any:
+    """Stored values of a configuration with the keys that were renamed since."""
+    if not isinstance(values, Mapping):
+        return values
+    renamed, tables = RENAMED_KEYS.get(kind.__name__, {}), _tables(kind)
+    renamed = {old: new for old, new in renamed.items() if new not in values}
+    now = {renamed.get(name, name): value for name, value in values.items()}
+    return now | {
+        name: _with_names_of_today(table, now[name]) for name, table in tables.items() if table and name in now
     }
-    full = [f"{table}.{name}" for table, kind in tables.items() if name in {f.name for f in dataclasses.fields(kind)}]
-    known = shown(name).strip("'")
-    return f"{known} (is {' or '.join(full)} meant?)" if full else known
-
-
-def _convert(where: str, hint: Any, value: Any) -> Any:
-    """`value` from JSON or TOML as the annotated type, or a `ConfigError` naming the field."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return None
-        return _convert(where, next(a for a in arguments if a is not type(None)), value)
-    if origin is Literal:
-        if value not in arguments:
-            raise ConfigError(f"{where}: {shown(value)} is none of {', '.join(map(repr, arguments))}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where}: expected a list, got {shown(value)}")
-        return tuple(_convert(f"{where}[{i}]", arguments[0], item) for i, item in enumerate(value))
-    if isinstance(hint, type) and issubclass(hint, Config):
-        require(isinstance(value, dict), f"{where}: expected a table, got {shown(value)}")
-        return hint.from_dict(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        require(abs(value) < 2**1023, f"{where}: {shown(value)} is too large")
-        return float(value)
-    if isinstance(value, bool) is not (hint is bool) or not isinstance(value, hint):
-        raise ConfigError(f"{where}: expected {hint.__name__}, got {shown(value)}")
-    return value
 
 
 def require(condition: bool, message: str) -> None:
@@ -143,18 +315,3 @@ def clipped(text: object, length: int = 200) -> str:
 def reason(error: BaseException) -> str:
     """What an error of a library says, for one of ours; its kind where it says nothing."""
     return clipped(error) or type(error).__name__
-
-
-def require_positive(config: Config, *names: str) -> None:
-    """Raise `ConfigError` for the first of the fields `names` that is below 1."""
-    for name in names:
-        value = getattr(config, name)
-        require(value >= 1, f"{type(config).__name__}.{name} must be at least 1, not {shown(value)}")
-
-
-def require_sizes(config: Config, **largest: int) -> None:
-    """Raise `ConfigError` for the first of the named fields that is below 1 or above what is given for it."""
-    require_positive(config, *largest)
-    for name, most in largest.items():
-        value = getattr(config, name)
-        require(value <= most, f"{type(config).__name__}.{name} must be at most {most}, not {shown(value)}")

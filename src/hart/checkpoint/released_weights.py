@@ -37,10 +37,7 @@ def _field(values: Mapping[str, Any], name: str, source: str) -> Any:
 
 def _checked(kind: type[AnyConfig], values: dict[str, Any], source: str) -> AnyConfig:
     """A configuration from published values, as strictly as from our own file; errors name `source`."""
-    try:
-        return kind.from_dict(values)
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from None
+    return kind.from_dict(values, source)
 
 
 def hart_tokenizer_config(values: Mapping[str, Any], source: str) -> TokenizerConfig:

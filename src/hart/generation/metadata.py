@@ -16,24 +16,22 @@ from hart.config import MAX_SEED, SamplingConfig
 from hart.errors import HartError
 from hart.files import atomic_write, parse_json
 from hart.images import open_image
-from hart.strict import Config, shown
+from hart.strict import Config, Listed, shown
 
 SOFTWARE = "hart"
 
 
-@dataclass(frozen=True)
 class BatchPlace(Config):
     """The batch that a picture was drawn in: its neighbours decide the rounding of its last digits.
 
     prompts: of every picture of the batch; seed: of the batch's first picture; row: which one this is.
     """
 
-    prompts: tuple[str, ...]
+    prompts: Listed[str]
     seed: int
     row: int
 
 
-@dataclass(frozen=True)
 class PictureSettings(Config):
     """Everything but prompt, seed and model that decides a picture."""
 
@@ -43,7 +41,7 @@ class PictureSettings(Config):
     dtype: str
     random_weights: bool = False
     """Drawn with random weights in place of the model's."""
-    loras: tuple[str, ...] = ()
+    loras: Listed[str] = ()
     """Folders of the adapters that the model was drawn with, all at the strength `lora_scale`."""
     lora_scale: float = 1.0
     batch: BatchPlace | None = None
@@ -98,7 +96,7 @@ def read_record(path: Path) -> PictureRecord:
     if not re.fullmatch("[0-9]{1,19}", chunks["seed"]) or int(chunks["seed"]) > MAX_SEED:
         raise HartError(f"{path}: its seed is {shown(chunks['seed'])}: seeds go from 0 to {MAX_SEED}")
     try:
-        settings = PictureSettings.from_dict(parse_json(chunks["settings"].encode(), "their JSON"))
+        settings = PictureSettings.from_stored(parse_json(chunks["settings"].encode(), "their JSON"))
     except HartError as error:
         raise HartError(f"{path}: its settings cannot be read: {error}") from None
     return PictureRecord(

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from hart.config import Config, require, require_positive
+from pydantic import Field
+
+from hart.config import Config, Width
+from hart.strict import Listed, require
+
+LARGEST = 1e9
+Weight = Annotated[float, Field(ge=0, le=LARGEST)]
+"""Of a loss or of the decay of weights, and whatever else is 0 or a number of usual size."""
 
 PerceptualKind = Literal["lpips", "efficientnet_lite0"]
 
@@ -13,52 +19,46 @@ GROUP_CHANNELS = 16
 """Channels of one group where the discriminator uses GroupNorm."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PerceptualConfig(Config):
+class PerceptualConfig(Config, kw_only=True):
     """Which perceptual loss, see `hart.losses.perceptual.perceptual_loss`."""
 
     kind: PerceptualKind
-    weight: float = 1.0
+    weight: Weight = 1.0
     """Multiplies the distance; 0 leaves it out and reads no weights."""
-    files: tuple[str, ...] = ()
+    files: Listed[str] = ()
     """Weights. `lpips` needs VGG-16's file and the heads'. `efficientnet_lite0` has its own as a package, and takes one
     file in its place: what `hart.checkpoint.storage.save_module` writes of its loss, 3 MB."""
 
     def __post_init__(self) -> None:
-        require(self.weight >= 0, f"PerceptualConfig.weight must not be negative, but is {self.weight}")
         require(
             self.kind != "lpips" or bool(self.files),
-            "PerceptualConfig: kind 'lpips' needs files (the weights of VGG-16 and of the heads)",
+            "kind 'lpips' needs files (the weights of VGG-16 and of the heads)",
         )
         require(
             self.kind != "efficientnet_lite0" or len(self.files) <= 1,
-            "PerceptualConfig: kind 'efficientnet_lite0' takes one file or none",
+            "kind 'efficientnet_lite0' takes one file or none",
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class AdversarialConfig(Config):
+class AdversarialConfig(Config, kw_only=True):
     """PatchGAN and its weight, see `hart.losses.adversarial`; the numbers are VQGAN's (Esser et al., 2021)."""
 
-    weight: float = 0.5
-    """Multiplies the adaptive weight."""
-    start_step: int = 0
+    weight: Annotated[float, Field(gt=0, le=LARGEST)] = 0.5
+    """Multiplies the adaptive weight. Leave the table out to train without."""
+    start_step: Annotated[int, Field(ge=0)] = 0
     """The first step at which the discriminator learns and is heard; before it, reconstruction settles."""
-    width: int = 64
+    width: Width = 64
     """Channels of the discriminator's first layer."""
-    layers: int = 3
+    layers: Annotated[int, Field(ge=1, le=16)] = 3
     """Halvings of the side; 3 let each output see 70 x 70 pixels."""
     norm: Literal["batch", "group"] = "batch"
     """batch: as published, over the pictures that a process computes at once. group: each picture by itself, so that
     processes and parts of a batch change nothing."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "width", "layers")
-        require(self.weight > 0, "AdversarialConfig.weight must be above 0; leave the table out to train without")
-        require(self.start_step >= 0, "AdversarialConfig.start_step must not be negative")
         require(
             self.norm == "batch" or self.width % GROUP_CHANNELS == 0,
-            f"AdversarialConfig.width must be a multiple of {GROUP_CHANNELS} with norm 'group'",
+            f"width must be a multiple of {GROUP_CHANNELS} with norm 'group'",
         )
 
     @property

@@ -83,7 +83,7 @@ class Identity:
         """
         theirs: Any = self.recipe
         with suppress(ConfigError):  # of another version: what differs is named below
-            theirs = _plain(recipe.from_dict(dict(theirs)))
+            theirs = _plain(recipe.from_stored(theirs))
         keys = sorted(set(_differing(theirs, now.recipe)))
         return [f"{key} ({_at(theirs, key)!r} there, {_at(now.recipe, key)!r} now)" for key in keys]
 

@@ -3,120 +3,107 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, Field
 
 from hart.config import (
-    MAX_SEED,
     Config,
+    Fraction,
     LoraTarget,
     ResidualDiffusionConfig,
     SamplingConfig,
+    Seed,
     TokenizerConfig,
     TransformerConfig,
-    require,
 )
-from hart.losses.config import AdversarialConfig, PerceptualConfig
-from hart.training.bounds import (
-    LARGEST,
-    MOST_IMAGES,
-    MOST_PROCESSES,
-    MOST_STEPS,
-    MOST_VIEWS,
-    require_above,
-    require_within,
-)
+from hart.losses.config import LARGEST, AdversarialConfig, PerceptualConfig, Weight
+from hart.strict import Listed, require
 from hart.training.recipe_files import read_recipe
 
+# How large the numbers of a recipe may be: above, they are taken for a mistake. None is near what a run uses.
+Steps = Annotated[int, Field(ge=1, le=10**9)]
+StepsOrNone = Annotated[int, Field(ge=0, le=10**9)]
+Images = Annotated[int, Field(ge=1, le=10**6)]
+Rank = Annotated[int, Field(ge=1, le=2**16)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+"""Of a running average."""
+Rate = Annotated[float, Field(gt=0, le=LARGEST)]
 
-@dataclass(frozen=True)
+
+def _device(name: str) -> str:
+    known = re.fullmatch(r"cpu|mps|cuda(:\d+)?", name)
+    require(known is not None, f"must be cpu, cuda, cuda:<number> or mps, not {name!r}")
+    return name
+
+
 class OptimizerConfig(Config):
     """AdamW or Muon; the rate warms up linearly, then stays or falls to `final_fraction` of itself."""
 
-    learning_rate: float
+    learning_rate: Rate
     kind: Literal["adamw", "muon"] = "adamw"
     """muon: orthogonalised momentum for the matrices of the blocks (Jordan et al., 2024), AdamW for the rest."""
-    warmup_steps: int = 100
+    warmup_steps: StepsOrNone = 100
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
     """linear: held for a twentieth of the steps, then falling evenly (VAR)."""
-    final_fraction: float = 0.05
-    weight_decay: float = 0.05
+    final_fraction: Fraction = 0.05
+    weight_decay: Weight = 0.05
     """Applied to matrices and convolutions only; not to biases, norms, embeddings and tables."""
-    final_weight_decay: float | None = None
+    final_weight_decay: Rate | None = None
     """The weight decay of the last step, reached along half a cosine over all steps; None keeps it as it is."""
-    beta1: float = 0.9
-    beta2: float = 0.95
-    gradient_clip: float = 1.0
+    beta1: Decay = 0.9
+    beta2: Decay = 0.95
+    gradient_clip: Weight = 1.0
     """Largest norm of the gradient; 0 does not clip."""
 
     def __post_init__(self) -> None:
-        require_above(self, 0, LARGEST, "learning_rate")
-        require_within(self, 0, MOST_STEPS, "warmup_steps")
-        require_within(self, 0, LARGEST, "weight_decay", "gradient_clip")
-        require_within(self, 0, 1, "final_fraction")
-        final = self.final_weight_decay
         require(
-            final is None or (0 < final <= LARGEST and self.weight_decay > 0),
-            "OptimizerConfig.final_weight_decay: it and weight_decay must be above 0, or leave it out",
+            self.final_weight_decay is None or self.weight_decay > 0,
+            "final_weight_decay: weight_decay must then be above 0 too, or leave it out",
         )
-        for name in ("beta1", "beta2"):
-            value = getattr(self, name)
-            require(0 <= value < 1, f"OptimizerConfig.{name} must be from 0 to below 1, not {value}")
 
 
-@dataclass(frozen=True)
 class TrainerConfig(Config):
     """How long, how often, where, and with which seed."""
 
-    steps: int
-    batch_size: int
+    steps: Steps
+    batch_size: Images
     """Pictures of one step in all: of all processes and of all parts that `accumulate` cuts them into."""
-    seed: int = 0
+    seed: Seed = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs the forward pass in autocast: faster on GPUs and on processors with AMX or AVX-512 bf16, slower
     on others."""
-    device: str = "cpu"
+    device: Annotated[str, AfterValidator(_device)] = "cpu"
     """cpu, cuda or mps. Of several processes each takes the GPU of its own number."""
     distributed: Literal["auto", "none", "ddp", "fsdp2"] = "auto"
     """How several processes share the work. auto: what `accelerate launch` says, DDP where it says nothing."""
-    accumulate: int = 1
+    accumulate: Images = 1
     """Parts in which a process computes its share of a batch, one after the other: less memory, the same result."""
     activation_checkpointing: bool = False
     """Keep only the inputs of the repeated blocks and compute them again in the backward pass: less memory."""
     compile: bool = False
     """torch.compile of the repeated blocks."""
-    ema_decay: float = 0.999
+    ema_decay: Decay = 0.999
     """Decay of the weight average; warmed up as (1 + step) / (10 + step)."""
-    log_every: int = 50
-    checkpoint_every: int = 500
-    keep_checkpoints: int = 2
+    log_every: Steps = 50
+    checkpoint_every: Steps = 500
+    keep_checkpoints: Steps = 2
     """So many of the newest checkpoints stay; a damaged one can then be left for the one before."""
-    sample_every: int = 0
+    sample_every: StepsOrNone = 0
     """Steps between pictures in `samples/`; 0 makes none."""
-    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    trackers: Listed[Literal["tensorboard", "wandb"]] = ()
     """Where figures and pictures go besides `metrics.jsonl`."""
-    peak_tflops: float = 0.0
+    peak_tflops: Weight = 0.0
     """What one device can do at most, for the share of it that is used (MFU); 0 measures a matrix product."""
 
     def __post_init__(self) -> None:
-        require_within(self, 1, MOST_STEPS, "steps", "log_every", "checkpoint_every", "keep_checkpoints")
-        require_within(self, 1, MOST_IMAGES, "batch_size", "accumulate")
-        require_within(self, 0, MOST_STEPS, "sample_every")
-        require_within(self, 0, MAX_SEED, "seed")
-        require_within(self, 0, LARGEST, "peak_tflops")
-        require(0 <= self.ema_decay < 1, f"TrainerConfig.ema_decay must be from 0 to below 1, not {self.ema_decay}")
-        require(
-            re.fullmatch(r"cpu|mps|cuda(:\d+)?", self.device) is not None,
-            f"TrainerConfig.device: {self.device!r} is none of cpu, cuda, cuda:<number>, mps",
-        )
         require(
             self.batch_size % self.accumulate == 0,
-            f"TrainerConfig.batch_size {self.batch_size} cannot be cut into accumulate = {self.accumulate} equal parts",
+            f"batch_size {self.batch_size} cannot be cut into accumulate = {self.accumulate} equal parts",
         )
 
 
-@dataclass(frozen=True)
 class ReadingConfig(Config):
     """How the pictures of `data` are read; see `docs/data.md`. A precomputed set heeds `workers` alone."""
 
@@ -132,32 +119,24 @@ class ReadingConfig(Config):
     fit: Literal["crop", "pad"] = "crop"
     """crop: fill the square and cut what is outside. pad: the whole picture, on white."""
     crop: Literal["center", "random"] = "center"
-    shorter_side: float = 1.0
+    shorter_side: Annotated[float, Field(ge=1, le=8)] = 1.0
     """Shorter side before the crop, in multiples of the pictures' size."""
-    flip: float = 0.0
+    flip: Fraction = 0.0
     """Probability of a mirror image."""
-    memory_gb: float = 4.0
+    memory_gb: Weight = 4.0
     """Sets that can be read at random, at no random crops or flips, are held in memory up to this size (decoded);
     others are read in every step. 0: always read."""
     on_device: bool = False
     """Keep a set that is held in memory on the device, with its token maps and the features of its captions (one of 16
     tokens of width 384 takes 25 kB): no step waits for data. For GPUs that small models would leave idle."""
-    workers: int = 0
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Processes that read ahead, for each process that trains."""
-    max_damaged: float = 0.05
+    max_damaged: Fraction = 0.05
     """Share of pictures that may be damaged."""
-    shuffle_buffer: int = 4096
+    shuffle_buffer: Images = 4096
     """Encoded pictures of a stream among which the next is drawn."""
 
-    def __post_init__(self) -> None:
-        require_within(self, 0, MOST_PROCESSES, "workers")
-        require_within(self, 0, LARGEST, "memory_gb")
-        require_within(self, 1, MOST_IMAGES, "shuffle_buffer")
-        require_within(self, 0, 1, "max_damaged", "flip")
-        require_within(self, 1, 8, "shorter_side")
 
-
-@dataclass(frozen=True)
 class Recipe(Config):
     """What every stage has: data and trainer."""
 
@@ -166,7 +145,7 @@ class Recipe(Config):
     shards, or "hf:OWNER/NAME"."""
     trainer: TrainerConfig
     optimizer: OptimizerConfig
-    reading: ReadingConfig = field(default_factory=ReadingConfig)
+    reading: ReadingConfig = ReadingConfig()
 
     stage: ClassVar[str] = ""
     """What `hart train` calls what this is a recipe of."""
@@ -177,26 +156,21 @@ class Recipe(Config):
         return read_recipe(cls, cls.stage, path, overrides)
 
 
-@dataclass(frozen=True)
 class TokenizerLossConfig(Config):
     """Weights of the tokenizer's loss, see `hart.losses.tokenizer_loss`; the commitment is inside the quantiser's.
 
     Perceptual and adversarial terms have tables of their own.
     """
 
-    reconstruction: float = 1.0
+    reconstruction: Weight = 1.0
     """Of the mean absolute error (L1)."""
-    squared: float = 0.0
+    squared: Weight = 0.0
     """Of the mean squared error (L2)."""
-    chroma: float = 0.0
-    quantizer: float = 1.0
-
-    def __post_init__(self) -> None:
-        require_within(self, 0, LARGEST, "reconstruction", "squared", "chroma", "quantizer")
+    chroma: Weight = 0.0
+    quantizer: Weight = 1.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class DiscriminatorConfig(AdversarialConfig):
+class DiscriminatorConfig(AdversarialConfig, kw_only=True):
     """The adversarial term and how its discriminator learns."""
 
     optimizer: OptimizerConfig
@@ -205,47 +179,44 @@ class DiscriminatorConfig(AdversarialConfig):
         super().__post_init__()
         require(
             self.optimizer.kind == "adamw",
-            "DiscriminatorConfig.optimizer.kind must be 'adamw': the discriminator has no repeated blocks for muon",
+            "optimizer.kind must be 'adamw': the discriminator has no repeated blocks for muon",
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class TokenizerRecipe(Recipe):
+class TokenizerRecipe(Recipe, kw_only=True):
     """Stage `tokenizer`: autoencoder and quantiser from scratch, or the decoder alone."""
 
     stage: ClassVar[str] = "tokenizer"
     tokenizer: TokenizerConfig
-    loss: TokenizerLossConfig = field(default_factory=TokenizerLossConfig)
+    loss: TokenizerLossConfig = TokenizerLossConfig()
     perceptual: PerceptualConfig | None = None
     """Which perceptual distance, and its weight; none without this table."""
     adversarial: DiscriminatorConfig | None = None
     """A discriminator that learns beside the tokenizer; none without this table."""
-    discrete_probability: float = 0.5
+    discrete_probability: Fraction = 0.5
     """Chance that a step decodes the codes and not the continuous latent (paper, section 3.1)."""
-    revive_every: int = 100
+    revive_every: StepsOrNone = 100
     """Steps between revivals of codes that no cell chose since; 0 leaves dead codes alone. The codebook's use by scale
     is counted and reported over as many steps; with 0 over `trainer.checkpoint_every`."""
     decoder_only: bool = False
     """Freeze encoder, quant_conv and quantiser, as the released recipe does."""
-    mistakes: float = 0.0
+    mistakes: Fraction = 0.0
     """Largest share of wrong codes in a discrete latent, with `decoder_only`: the decoder learns to draw a clean image
     from codes that do not quite fit each other, which is what a transformer gives it."""
     init_from: str = ""
     """A tokenizer to start from: what this stage wrote, or any model whose tokenizer has these sizes."""
 
     def __post_init__(self) -> None:
-        require_within(self, 0, MOST_STEPS, "revive_every")
-        require_within(self, 0, 1, "discrete_probability", "mistakes")
         require(
             self.decoder_only or not self.mistakes,
-            "TokenizerRecipe.mistakes are for the decoder alone: set decoder_only = true, or leave them out",
+            "mistakes are for the decoder alone: set decoder_only = true, or leave them out",
         )
         if self.adversarial is not None:
             layers, least, side = self.adversarial.layers, self.adversarial.smallest_side, self.tokenizer.image_size
             require(
                 side >= least,
-                f"TokenizerRecipe: a discriminator with adversarial.layers = {layers} needs pictures of at least "
-                f"{least} px, not {side}: set fewer",
+                f"adversarial.layers = {layers}: the discriminator then needs pictures of at least {least} px, "
+                f"not {side}: set fewer",
             )
 
     @property
@@ -254,22 +225,16 @@ class TokenizerRecipe(Recipe):
         return self.revive_every or self.trainer.checkpoint_every
 
 
-@dataclass(frozen=True)
 class LoraConfig(Config):
     """Low-rank adapters to train in place of the weights, see `hart.checkpoint.lora.add_lora`."""
 
-    rank: int
-    alpha: int
+    rank: Rank
+    alpha: Rank
     """The adapters act with the factor alpha / rank."""
-    targets: tuple[LoraTarget, ...] = ("attention", "mlp")
-
-    def __post_init__(self) -> None:
-        require_within(self, 1, 2**16, "rank", "alpha")
-        require(bool(self.targets), "LoraConfig.targets must name at least one kind of layer")
+    targets: Annotated[Listed[LoraTarget], Field(min_length=1)] = ("attention", "mlp")
 
 
-@dataclass(frozen=True, kw_only=True)
-class TransformerRecipe(Recipe):
+class TransformerRecipe(Recipe, kw_only=True):
     """Stage `transformer`: cross entropy over the token maps plus residual diffusion, on frozen tokens and text.
 
     The condition is text where the recipe has `[transformer.text]`, the class where it has `[transformer.classes]`.
@@ -286,22 +251,22 @@ class TransformerRecipe(Recipe):
     transformer: TransformerConfig
     diffusion: ResidualDiffusionConfig | None = None
     """Without it the model draws discrete tokens only (VAR, and the paper's ablation)."""
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    sampling: SamplingConfig = SamplingConfig()
     """How sample pictures are drawn; written into the model as its defaults, where a whole model is written."""
-    diffusion_weight: float = 1.0
-    condition_dropout: float = 0.1
+    diffusion_weight: Weight = 1.0
+    condition_dropout: Fraction = 0.1
     """Share of captions or classes replaced by the null condition, for classifier-free guidance."""
     drop_last_scale: bool = True
     """Compute only a random part of the last scale's tokens (paper, section 3.4)."""
-    views: int = 1
+    views: Annotated[int, Field(ge=1, le=1000)] = 1
     """Versions of every picture that training draws from: the picture itself, and slightly turned, scaled and shifted
     ones (`hart.data.transforms.slightly_moved`). Of pictures in memory all are encoded before the first step; of
     pictures that are read in every step, all but the first are made anew each time. Encoded sets have one."""
-    mistakes: float = 0.0
+    mistakes: Fraction = 0.0
     """Largest share of wrong codes in the teacher-forcing input of the further views, and of all of an encoded set; the
     codes of the scales after them correct them, so that the model learns to mend what it drew wrong (self-correction;
     Han et al., 2024)."""
-    modulation_gain: float = 1e-3
+    modulation_gain: Weight = 1e-3
     """Factor on the starting weights that give the gains of modulated branches (AdaLN); VAR's falls with the depth."""
     init_from: str = ""
     """A model to start from, at this resolution or a lower one."""
@@ -312,19 +277,16 @@ class TransformerRecipe(Recipe):
         if self.transformer.classes is None:
             require(
                 bool(self.text_encoder),
-                "TransformerRecipe.text_encoder is missing: a text-conditional model needs one; for a "
+                "text_encoder is missing: a text-conditional model needs one; for a "
                 "class-conditional one give [transformer.classes] in place of [transformer.text]",
             )
         else:
             require(
                 not self.text_encoder and not self.text_instruction,
-                "TransformerRecipe: text_encoder and text_instruction are for text-conditional models; leave them out, "
+                "text_encoder and text_instruction are for text-conditional models; leave them out, "
                 "or give [transformer.text] in place of [transformer.classes]",
             )
         require(
             self.lora is None or bool(self.init_from),
-            "TransformerRecipe.lora trains adapters beside the weights of a model: name it in init_from",
+            "lora trains adapters beside the weights of a model: name it in init_from",
         )
-        require_within(self, 0, LARGEST, "modulation_gain", "diffusion_weight")
-        require_within(self, 1, MOST_VIEWS, "views")
-        require_within(self, 0, 1, "mistakes", "condition_dropout")

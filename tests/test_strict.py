@@ -1,0 +1,107 @@
+"""What every configuration has: exact types, suggestions for misspelt keys, old names in stored files, a schema."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hart.config import ConfigError, HartConfig, SamplingConfig, TextConditioning, TransformerConfig
+from hart.strict import RENAMED_KEYS, explain, key_table
+from hart.training.config import OptimizerConfig, TokenizerRecipe, TrainerConfig
+from helpers import tiny_text_config
+
+
+def test_configurations_are_frozen_values() -> None:
+    config = tiny_text_config()
+    assert config == HartConfig.from_dict(config.to_dict())
+    assert hash(config) == hash(pickle.loads(pickle.dumps(config)))
+    with pytest.raises(AttributeError):
+        config.tokenizer = None  # type: ignore[misc, assignment]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"tokenizr": {}}, "HartConfig: unknown key(s) tokenizr (is tokenizer meant?)"),
+        ({"codebok_size": 3}, "codebok_size (is tokenizer.codebook_size or transformer.codebook_size meant?)"),
+        ({"smooth": True}, "smooth (is sampling.smooth meant?)"),
+        ({"sampling": {"topk": 3}}, "HartConfig.sampling: unknown key(s) topk (is sampling.top_k meant?)"),
+        ({"transformer": {"widht": 3, "abc": 3}}, "widht (is transformer.width meant?), abc; known are scales, "),
+        ({"sampling": {3: 4}}, "HartConfig.sampling: unknown key(s) 3; known are guidance_scale, "),
+        ({}, "HartConfig: missing key(s) tokenizer, transformer"),
+        ([], "HartConfig: expected a table, got []"),
+    ],
+)
+def test_keys_that_are_wrong(values: Any, said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        HartConfig.from_dict(values)
+    assert said in str(error.value)
+
+
+def test_all_that_is_wrong_stands_in_one_line() -> None:
+    with pytest.raises(ConfigError) as error:
+        SamplingConfig.from_dict({"top_k": 0, "top_p": 2, "smooth": 1}, "x.json")
+    assert str(error.value) == (
+        "x.json: top_k must be at least 1, not 0; top_p must be at most 1, not 2; smooth: expected true or false, got 1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: SamplingConfig("4"), "SamplingConfig.guidance_scale: expected a number, got '4'"),
+        (lambda: SamplingConfig(top_k=True), "SamplingConfig.top_k: expected a whole number, got True"),
+        (lambda: SamplingConfig(topk=3), "SamplingConfig: unknown key(s) topk (is top_k meant?)"),
+        (lambda: SamplingConfig().replace(rounds=0), "SamplingConfig.rounds must be at least 1, not 0"),
+        (lambda: TrainerConfig(steps=3), "TrainerConfig: missing key(s) batch_size"),
+        (
+            lambda: TransformerConfig((1, 2), heads=5, text=TextConditioning()),
+            "TransformerConfig.width must be a multiple of heads (5), not 1536",
+        ),
+    ],
+)
+def test_what_is_built_is_checked_like_what_is_read(build: Any, said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        build()
+    assert str(error.value) == said
+
+
+def test_the_caller_may_call_fields_by_other_names() -> None:
+    from pydantic import TypeAdapter, ValidationError
+
+    with pytest.raises(ValidationError) as error:
+        TypeAdapter(OptimizerConfig).validate_python({"learning_rate": -1.0})
+    said = explain(error.value, OptimizerConfig, called=lambda name: f"--{name.replace('_', '-')}")
+    assert said == "--learning-rate must be above 0, not -1.0"
+
+
+def test_stored_configurations_may_have_old_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RENAMED_KEYS, "HartConfig", {"painter": "transformer"})
+    monkeypatch.setitem(RENAMED_KEYS, "TextConditioning", {"breadth": "width"})
+    config = tiny_text_config()
+    old = config.to_dict()
+    old["painter"] = old.pop("transformer")
+    old["painter"]["text"]["breadth"] = old["painter"]["text"].pop("width")
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(old), encoding="utf-8")
+    assert HartConfig.load(path) == config
+    with pytest.raises(ConfigError, match=r"painter \(is transformer meant\?\)"):  # what people write has today's names
+        HartConfig.from_dict(old)
+    old["painter"]["text"]["breadth"] = 0
+    with pytest.raises(ConfigError, match=r"^x: transformer\.text\.width must be at least 1, not 0$"):
+        HartConfig.from_stored(old, "x")
+
+
+def test_the_reference_of_keys_has_all_that_is_declared() -> None:
+    rows = {row[0]: row for row in key_table(TokenizerRecipe)}
+    assert rows["trainer.steps"][1:4] == ("integer", "required", "1 to 1,000,000,000")
+    assert rows["optimizer.beta1"][1:4] == ("number", "0.9", "at least 0, below 1")
+    assert rows["trainer.precision"][1:4] == ("text", '"float32"', '"float32", "bfloat16"')
+    assert rows["perceptual.files"][1:3] == ("list of text", "[]")
+    assert rows["optimizer.final_weight_decay"][2] == "none"
+    assert rows["loss.reconstruction"][4] == "Of the mean absolute error (L1)."
+    assert rows["data"][4].startswith("Pictures")
