@@ -1,0 +1,166 @@
+"""Commands from configurations: every field of a pydantic dataclass becomes an option, so that it is declared once.
+
+    @app.command()
+    @options_from_config
+    def train(recipe: Annotated[Path, typer.Argument()], options: TrainOptions) -> None: ...
+
+A field's type, default, `description` and bounds (`ge`, `le`) become the option's. Numbers of a tuple are given with
+commas or by repeating the option, other items by repeating it; a switch has a `--no-` form. A field's
+`json_schema_extra` may hold `metavar`, `flags` (`["-n", "--count"]`), and `positional` for an argument.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import typer
+from pydantic import ValidationError
+from pydantic.dataclasses import is_pydantic_dataclass
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from hart.errors import HartError
+from hart.strict import shown
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+NUMBERS = (int, float)
+PLAIN = (bool, int, float, str, Path)
+
+
+def options_from_config(command: Callable[P, T]) -> Callable[..., T]:
+    """A command whose parameters that are configurations are replaced with one option a field.
+
+    What the fields do not allow is a `HartError` that names the option. Raises `TypeError` at once where two parameters
+    have one name.
+    """
+    hints = typing.get_type_hints(command, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    configs: dict[str, type] = {}
+    for parameter in inspect.signature(command).parameters.values():
+        hint = hints[parameter.name]
+        if isinstance(hint, type) and is_pydantic_dataclass(hint):
+            configs[parameter.name] = hint
+            parameters += [_parameter(name, field) for name, field in _fields(hint).items()]
+        else:
+            parameters.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
+    if len({parameter.name for parameter in parameters}) < len(parameters):
+        raise TypeError(f"{command.__name__}: two options have one name")
+
+    @wraps(command)
+    def run(**given: Any) -> T:
+        for name, config in configs.items():
+            given[name] = config_from_options(config, {field: given.pop(field) for field in _fields(config)})
+        return command(**given)  # type: ignore[call-arg]
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def config_from_options(config: type[T], given: dict[str, Any]) -> T:
+    """The configuration with what was given as options, by field. Raises `HartError` that names the option."""
+    fields = _fields(config)
+    values = {name: _value(fields[name], value) for name, value in given.items()}
+    try:
+        return config(**values)
+    except ValidationError as error:
+        raise HartError(_complaint(error, fields)) from None
+
+
+def option_flags(name: str, field: FieldInfo) -> tuple[str, ...]:
+    """How a field is given on the command line; nothing for an argument."""
+    extra = _extra(field)
+    return () if extra.get("positional") else tuple(extra.get("flags", (f"--{name.replace('_', '-')}",)))
+
+
+def _fields(config: type) -> dict[str, FieldInfo]:
+    fields: dict[str, FieldInfo] = config.__pydantic_fields__  # type: ignore[attr-defined]
+    return fields
+
+
+def _extra(field: FieldInfo) -> dict[str, Any]:
+    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+
+
+def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+    kind, optional, many = _kind(field)
+    bounds = {type(bound).__name__.lower(): bound for bound in field.metadata}
+    number = kind in NUMBERS and not many
+    declared: dict[str, Any] = {
+        "help": field.description,
+        "min": bounds["ge"].ge if number and "ge" in bounds else None,
+        "max": bounds["le"].le if number and "le" in bounds else None,
+        "metavar": _extra(field).get("metavar", "N,..." if many and kind in NUMBERS else None),
+    }
+    default = field.get_default(call_default_factory=True)
+    if default is PydanticUndefined:
+        default = inspect.Parameter.empty
+    elif many:
+        default = [str(item) if kind in NUMBERS else item for item in default or ()]
+    declared["show_default"] = default not in (None, [])
+    if _extra(field).get("positional"):
+        info: Any = typer.Argument(**declared)
+    elif flags := option_flags(name, field)[kind is bool and "flags" not in _extra(field) :]:
+        info = typer.Option(*flags, **declared)
+    else:
+        info = typer.Option(**declared)  # typer's own names of a switch
+    if many:
+        kind = list[str if kind in NUMBERS else kind]  # type: ignore[misc]
+    annotation = Annotated[kind | None if optional and not many else kind, info]  # type: ignore[valid-type]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _kind(field: FieldInfo) -> tuple[Any, bool, bool]:
+    """What the command line reads for a field (text, where only the configuration can tell), whether it may be None,
+    and whether there may be several."""
+    kind: Any = field.annotation
+    optional = False
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        others = [item for item in typing.get_args(kind) if item is not type(None)]
+        optional = len(others) < len(typing.get_args(kind))
+        kind = others[0] if len(others) == 1 else str
+    many = typing.get_origin(kind) in (tuple, list)
+    if many:
+        kind = typing.get_args(kind)[0]
+    if typing.get_origin(kind) is Annotated:
+        kind = typing.get_args(kind)[0]
+    enumerated = typing.get_origin(kind) is typing.Literal or (isinstance(kind, type) and hasattr(kind, "__members__"))
+    return (kind if enumerated or kind in PLAIN else str), optional, many
+
+
+def _value(field: FieldInfo, value: Any) -> Any:
+    """What typer read, as the configuration takes it."""
+    kind, optional, many = _kind(field)
+    if not many:
+        return value
+    if not value and optional:
+        return None
+    if kind in NUMBERS:
+        value = [_number(kind, text) for item in value for text in item.split(",")]
+    return tuple(value)
+
+
+def _number(kind: Callable[[str], object], text: str) -> object:
+    try:
+        return kind(text)
+    except ValueError:
+        return text  # the configuration says what is wrong with it
+
+
+def _complaint(error: ValidationError, fields: dict[str, FieldInfo]) -> str:
+    first = error.errors()[0]
+    place: Sequence[int | str] = first["loc"]
+    said = str(first.get("ctx", {}).get("error", first["msg"]))
+    if not place:
+        return said
+    name = str(place[0])
+    flag = "/".join(option_flags(name, fields[name])) or name.upper()
+    return f"{flag} {shown(first['input'])}: {said.removeprefix('Input ')}"

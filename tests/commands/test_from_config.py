@@ -1,0 +1,121 @@
+"""Options made from a configuration: what is read, what help says, and one line for what does not fit."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+import typer
+from pydantic import ConfigDict, Field, field_validator
+from pydantic.dataclasses import dataclass
+from typer.testing import CliRunner
+
+from hart.commands.from_config import options_from_config
+from hart.errors import HartError
+
+
+class Colour(StrEnum):
+    red = "red"
+    blue = "blue"
+
+
+Count = Annotated[int, Field(ge=1, le=9, description="How many.")]
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
+class Options:
+    source: Annotated[str, Field(description="What is read.", json_schema_extra={"positional": True})]
+    data: Path
+    count: Annotated[Count, Field(json_schema_extra={"flags": ["-n", "--count"]})] = 3
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    mode: Literal["fast", "exact"] = "fast"
+    colour: Colour = Colour.red
+    smooth: bool | None = None
+    plain: bool = False
+    sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(description="Sides.")] = (1, 8)
+    scales: tuple[int, ...] | None = None
+    files: tuple[Path, ...] = ()
+    top_k: int | Literal["all"] = Field("all", union_mode="left_to_right")
+
+    @field_validator("share")
+    @classmethod
+    def _not_odd(cls, share: float) -> float:
+        if share == 0.75:
+            raise HartError("three quarters are odd: give another")
+        return share
+
+
+app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
+seen: list[Any] = []
+
+
+@app.command()
+@options_from_config
+def command(options: Options, extra: Annotated[str, typer.Option(help="Of the command alone.")] = "none") -> None:
+    """Does it."""
+    seen.append((options, extra))
+
+
+def run(*arguments: str) -> Any:
+    seen.clear()
+    return CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+
+
+DEFAULTS = asdict(Options(source="a", data=Path("b")))
+
+
+@pytest.mark.parametrize(
+    ("given", "changed"),
+    [
+        ((), {}),
+        (("--count", "9"), {"count": 9}),
+        (("-n", "1", "--share", "0.25", "--mode", "exact"), {"count": 1, "share": 0.25, "mode": "exact"}),
+        (("--colour", "blue", "--smooth", "--plain"), {"colour": Colour.blue, "smooth": True, "plain": True}),
+        (("--no-smooth", "--no-plain"), {"smooth": False}),
+        (("--sizes", "2,4", "--sizes", "16"), {"sizes": (2, 4, 16)}),
+        (("--scales", "1"), {"scales": (1,)}),
+        (("--files", "x", "--files", "y,z"), {"files": (Path("x"), Path("y,z"))}),
+    ],
+)
+def test_what_is_given_becomes_the_configuration(given: tuple[str, ...], changed: dict[str, Any]) -> None:
+    result = run("a", "--data", "b", *given)
+    assert result.exit_code == 0, result.output
+    ((options, extra),) = seen
+    assert asdict(options) == DEFAULTS | changed and extra == "none"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((), "Missing option '--data'"),
+        (("--data", "b", "-n", "10"), "'-n' / '--count': "),
+        (("--data", "b", "--mode", "slow"), "'--mode': "),
+        (("--data", "b", "--share", "1"), "--share 1.0: should be less than 1"),
+        (("--data", "b", "--share", "0.75"), "--share 0.75: three quarters are odd: give another"),
+        (("--data", "b", "--sizes", "2,x"), "--sizes 'x': should be a valid integer"),
+        (("--data", "b", "--sizes", "2,0"), "--sizes 0: should be greater than or equal to 1"),
+        (("--data", "b", "--top-k", "many"), "--top-k 'many': should be"),
+        (("--data", "b", "--nothing"), "--nothing"),
+    ],
+)
+def test_what_does_not_fit_names_its_flag(given: tuple[str, ...], said: str) -> None:
+    result = run("a", *given)
+    assert result.exit_code != 0 and not seen
+    assert said in (str(result.exception) if isinstance(result.exception, HartError) else result.stderr)
+
+
+def test_help_says_what_fields_say() -> None:
+    lines = " ".join(run("--help").output.split())
+    for text in ("What is read.", "[required]", "How many.", "1<=x<=9", "fast|exact", "--smooth", "--no-smooth",
+                 "N,...", "[default: 1, 8]", "Of the command alone."):  # fmt: skip
+        assert text in lines, text
+
+
+def test_two_options_of_one_name_are_refused_at_once() -> None:
+    with pytest.raises(TypeError, match="one name"):
+
+        @options_from_config
+        def twice(options: Options, data: Path) -> None: ...
