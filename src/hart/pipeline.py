@@ -115,7 +115,7 @@ class HartPipeline(BasePipeline):
         for images, latents in self._sampled(request, parts, callback_on_scale):
             batch = HartOutput(
                 parts.images(latents, output_type),
-                [request.prompts[i // num_images_per_prompt] for i in images] if request.prompts else [],
+                [request.prompts[i // request.images_per_prompt] for i in images] if request.prompts else [],
                 [request.seeds[i] for i in images] if request.seeds else [],
                 request.sampling,
                 batch_size,

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from command_line import drawn, refused, run
 from hart import HartPipeline, __version__
 from hart.commands.new_files import NumberedFiles
 from hart.generation.metadata import read_record, save_png
+from hart.inference.parts import Parts
 
 LONG = "a red apple on a table"  # of letters alone, 12 tokens end inside it
 
@@ -42,8 +44,8 @@ def test_generate_writes_one_png_a_picture_named_after_prompt_and_seed(text_mode
 def test_pictures_carry_prompt_seed_model_and_settings(text_model: Path, tmp_path: Path) -> None:
     (path,) = drawn(run("generate", "café", "--model", text_model, "--seed", 9, "--guidance", 2, "--top-k", 0,
                         "--top-p", 0.9, "--no-smooth", "--rounds", 2, "--diffusion-steps", 3,
-                        "--discrete-only", "--size", 8, "--device", "cpu", "--dtype", "bf16",
-                        "--out", tmp_path))  # fmt: skip
+                        "--discrete-only", "--negative-prompt", "a dog", "--size", 8, "--device", "cpu",
+                        "--dtype", "bf16", "--out", tmp_path))  # fmt: skip
     with Image.open(path) as image:
         chunks = image.text  # type: ignore[attr-defined]
     assert chunks["prompt"] == "café"
@@ -63,6 +65,7 @@ def test_pictures_carry_prompt_seed_model_and_settings(text_model: Path, tmp_pat
         "size": 8,
         "device": "cpu",
         "dtype": "bfloat16",
+        "negative_prompt": "a dog",
         "random_weights": False,
         "loras": [],
         "lora_scale": 1.0,
@@ -151,14 +154,14 @@ def test_processes_that_write_into_one_folder_lose_nothing(text_model: Path, tmp
 def test_pictures_are_printed_as_they_are_written_and_a_stop_says_how_many(
     text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode, calls = HartPipeline._decode, iter(range(3))
+    decode, calls = Parts.decode, iter(range(3))
 
-    def stops_at_the_third(self: HartPipeline, latent: Any) -> Image.Image:
+    def stops_at_the_third(self: Parts, latent: Any) -> torch.Tensor:
         if next(calls) == 2:
             raise KeyboardInterrupt
         return decode(self, latent)
 
-    monkeypatch.setattr(HartPipeline, "_decode", stops_at_the_third)
+    monkeypatch.setattr(Parts, "decode", stops_at_the_third)
     result = run("generate", "a cat", "-n", 40, "--model", text_model, "--out", tmp_path)
     assert result.exit_code == 130
     assert result.stdout.split() == [str(path) for path in sorted(tmp_path.iterdir())]
@@ -168,10 +171,10 @@ def test_pictures_are_printed_as_they_are_written_and_a_stop_says_how_many(
 def test_memory_does_not_grow_with_what_is_asked_for(
     text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stops(self: HartPipeline, latent: Any) -> Image.Image:
+    def stops(self: Parts, latent: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(HartPipeline, "_decode", stops)
+    monkeypatch.setattr(Parts, "decode", stops)
     for count in (10**9, 2**62):
         result = run("generate", "a cat", "-n", count, "--model", text_model, "--out", tmp_path)
         assert result.stderr == f"stopped: 0 of {count} in {tmp_path}\n"
