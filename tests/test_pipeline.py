@@ -13,8 +13,8 @@ from torch import nn
 
 from hart import HartError, HartPipeline, ScalePreview
 from hart.config import MAX_SEED, SamplingConfig, TextConditioning
+from hart.text_encoder.base import RandomTextFeatures
 from hart.text_encoder.compact import WEIGHTS_FILE
-from hart.text_encoder.random_features import RandomTextFeatures
 from helpers import CLASSES, SCALES, TEXT_TOKENS, TEXT_WIDTH, tiny_text_config
 from models import save_tiny_class_model, save_tiny_text_model
 

@@ -18,9 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from hart.config import HartConfig
-from hart.diffusion.denoiser import ResidualDenoiser
+from hart.diffusion.denoiser import ResidualDenoiser, sample_residual
 from hart.diffusion.process import DiffusionLoss, DiffusionProcess, respaced_steps
-from hart.diffusion.sampler import sample_residual
 from hart.layers.norm import RMSNorm
 from hart.transformer.transformer import HartTransformer, gather_tokens
 from hart.types import Context, TokenMaps

@@ -15,7 +15,7 @@ from PIL import Image
 
 from command_line import drawn, refused, run
 from hart import HartPipeline, __version__
-from hart.commands.new_files import NumberedFiles
+from hart.commands.console import NumberedFiles
 from hart.generation.metadata import read_record, save_png
 from hart.inference.parts import Parts
 

@@ -12,9 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import Field
 
-from hart.commands.console import model_name, note, print_path, progress, prompt_notes, scale_reporter, writable_folder
+from hart.commands.console import (
+    NumberedFiles,
+    model_name,
+    note,
+    print_path,
+    progress,
+    prompt_notes,
+    scale_reporter,
+    with_suffixes,
+    writable_folder,
+    write_new,
+)
 from hart.commands.from_config import options_from_config
-from hart.commands.new_files import NumberedFiles, with_suffixes, write_new
 from hart.commands.options import sampling_options
 from hart.config import Config
 from hart.errors import HartError

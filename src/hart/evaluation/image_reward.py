@@ -17,8 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hart.checkpoint.pickles import read_pickle
-from hart.checkpoint.storage import fingerprint, load_state
+from hart.checkpoint.storage import fingerprint, load_state, read_pickle
 from hart.errors import HartError
 from hart.evaluation.features import CLIP_MEAN, CLIP_STD
 from hart.evaluation.pretrained import load_words

@@ -13,8 +13,7 @@ from typing import Any, Self
 import torch
 
 from hart.checkpoint.hub import upload
-from hart.checkpoint.loading import load_model, resolve_model
-from hart.checkpoint.random_weights import random_model
+from hart.checkpoint.loading import load_model, random_model, resolve_model
 from hart.checkpoint.storage import fingerprint
 from hart.config import HartConfig
 from hart.devices import resolve_device, resolve_dtype

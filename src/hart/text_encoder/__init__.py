@@ -11,8 +11,7 @@ from torch import nn
 from hart.config import TextConditioning, TextEncoderConfig
 from hart.errors import HartError
 from hart.files import user_path
-from hart.text_encoder.base import Reading, TextEncoder
-from hart.text_encoder.random_features import RandomTextFeatures
+from hart.text_encoder.base import RandomTextFeatures, Reading, TextEncoder
 
 __all__ = [
     "RandomTextFeatures",

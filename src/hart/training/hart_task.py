@@ -28,7 +28,7 @@ from hart.training.pictures import picture_row
 from hart.training.randomness import generator_for
 from hart.training.task import Engine, Origin, Part, Picture, Share
 from hart.training.token_sources import Conditions, token_source
-from hart.transformer.modulation import LinearModulation
+from hart.transformer.block import LinearModulation
 from hart.types import Context, TokenMaps
 
 CPU = torch.device("cpu")
