@@ -46,8 +46,9 @@ class SamplingOptions(TypedDict, total=False):
 class Request:
     """The images that one call asks for, every value checked; image i is of prompt i // images_per_prompt.
 
-    prompts: or their features in `embeds`. negative_prompts, negative_embeds: one a prompt, or neither; None stands for
-        the null context. seeds: one an image, or the `generators` in their place.
+    prompts: or their features in `embeds`. negative_prompts, negative_embeds: one for each prompt, one for all, or
+        none; a prompt that is None stands for the null context. seeds: one an image, or in their place `generators`:
+        one an image, or one for all.
     """
 
     prompts: Sequence[Prompt]
@@ -78,8 +79,9 @@ class Request:
         else:
             context = cat_contexts([encode(self.prompts[row]).to(device) for row in rows])
         if self.negative_embeds is not None:
-            return context, self.negative_embeds.rows(rows).to(device)
-        negatives = [self.negative_prompts[row] for row in rows] if self.negative_prompts else []
+            return context, self.negative_embeds.rows([row % len(self.negative_embeds) for row in rows]).to(device)
+        given = self.negative_prompts or (None,)
+        negatives = [given[row % len(given)] for row in rows]
         if all(prompt is None for prompt in negatives):
             return context, None
         null = context.null()
@@ -90,7 +92,7 @@ class Request:
     def noise(self, images: range, device: torch.device) -> GeneratorDraws:
         """The random numbers of a batch."""
         if self.generators:
-            return GeneratorDraws([self.generators[i] for i in images], device)
+            return GeneratorDraws([self.generators[i % len(self.generators)] for i in images], device)
         return GeneratorDraws([torch.Generator().manual_seed(self.seeds[i]) for i in images], device)
 
 
@@ -125,9 +127,15 @@ def checked_request(
             raise HartError("a negative prompt works through guidance: give a guidance_scale above 0")
         if negative_embeds is not None:
             negative = checked_embeds("negative_prompt_embeds", negative_embeds, config)
-            negative = _one_a_prompt("negative_prompt_embeds", negative, rows)
         else:
-            negatives = _negative_prompts(negative_prompt, num_classes, rows)
+            negatives = [
+                None
+                if one is None or (isinstance(one, str) and one == "")
+                else _checked_prompt(one, place, num_classes)
+                for place, one in enumerate(_listed(negative_prompt), start=1)
+            ]
+        if (given_rows := len(negative or negatives or ())) not in (1, rows):
+            raise HartError(f"{given_rows} negative prompts for {rows} prompts: give one, or one for each")
     each = whole_number("num_images_per_prompt", images_per_prompt, 1, MAX_SEED)
     count = rows * each
     generators = [] if generator is None else _generators(generator, count)
@@ -215,14 +223,20 @@ def checked_settings(config: HartConfig, base: SamplingConfig | None, given: Map
 def checked_embeds(name: str, value: object, config: HartConfig) -> Context:
     """Features of prompts, or classes, if they are what a model takes."""
     text, classes = config.transformer.text, config.transformer.classes
+    tensors = list(vars(value).values())[: 1 if classes is not None else 2] if isinstance(value, Context) else [None]
+    sound = all(isinstance(tensor, Tensor) for tensor in tensors)
     if classes is not None:
-        if not isinstance(value, ClassContext) or value.num_classes != classes.num_classes or value.labels.dim() != 1:
-            raise HartError(f"{name} must be a ClassContext of {classes.num_classes} classes, not {shown(value)}")
-        if len(value) == 0 or not 0 <= int(value.labels.min()) <= int(value.labels.max()) <= classes.num_classes:
-            raise HartError(f"{name}: give labels from 0 to {classes.num_classes}, which stands for no class")
+        known = classes.num_classes
+        if not isinstance(value, ClassContext) or not sound or value.num_classes != known:
+            raise HartError(f"{name} must be a ClassContext of {known} classes, what encode_prompt returns")
+        labels = value.labels
+        if labels.dim() != 1 or labels.dtype != torch.int64 or not ((labels >= 0) & (labels <= known)).all():
+            raise HartError(f"{name}: give a row of int64 labels from 0 to {known}, which stands for no class")
+        if len(value) == 0:
+            raise HartError(f"{name} are empty: give a row for each prompt")
         return value
     assert text is not None
-    if not isinstance(value, TextContext):
+    if not isinstance(value, TextContext) or not sound:
         raise HartError(f"{name} must be a TextContext, what encode_prompt returns, not {type(value).__name__}")
     rows, shape = len(value), tuple(value.embeddings.shape)
     if rows == 0 or shape != (rows, text.tokens, text.width) or value.mask.shape != shape[:2]:
@@ -249,30 +263,15 @@ def checked_latents(value: object, config: HartConfig) -> Tensor:
 
 def check_output_type(value: object) -> None:
     """Raise `HartError` unless `value` is an `OutputType`."""
-    if value not in typing.get_args(OutputType):
+    if not isinstance(value, str) or value not in typing.get_args(OutputType):
         raise HartError(f"output_type {shown(value)}: choose {', '.join(typing.get_args(OutputType))}")
 
 
-def _negative_prompts(given: object, num_classes: int | None, rows: int) -> list[Prompt | None]:
-    listed = _listed(given)
-    if len(listed) not in (1, rows):
-        raise HartError(f"{len(listed)} negative prompts for {rows} prompts: give one, or one for each")
-    prompts = [
-        None if prompt is None or prompt == "" else _checked_prompt(prompt, place, num_classes)
-        for place, prompt in enumerate(listed, start=1)
-    ]
-    return prompts * rows if len(prompts) == 1 else prompts
-
-
-def _one_a_prompt(name: str, context: Context, rows: int) -> Context:
-    if len(context) not in (1, rows):
-        raise HartError(f"{name} have {len(context)} rows for {rows} prompts: give one, or one for each")
-    return context.rows([0] * rows) if len(context) == 1 else context
-
-
 def _generators(given: object, count: int) -> list[torch.Generator]:
-    """One an image; a single generator serves all of them in turn."""
-    listed = [given] * count if isinstance(given, torch.Generator) else given
+    """One an image, or one that serves all of them in turn."""
+    if isinstance(given, torch.Generator):
+        return [given]
+    listed = given
     if not isinstance(listed, list | tuple) or not all(isinstance(one, torch.Generator) for one in listed):
         raise HartError(f"generator must be a torch.Generator or a list of them, not {shown(given)}")
     if len(listed) != count:
