@@ -47,30 +47,34 @@ class Data:
 
 @dataclass(frozen=True)
 class Run:
-    """What `--measure` runs. arguments: of `hart evaluate`. data: what it reads; None reads nothing."""
+    """What `--measure` runs. words: the command. data: what it reads; None reads nothing."""
 
-    arguments: str
+    words: str
     data: Data | None = None
 
     def command(self, side: int) -> list[str]:
-        """The arguments one by one, data included."""
-        words = shlex.split(self.arguments)
+        """The words one by one, data included."""
+        words = shlex.split(self.words)
         return words if self.data is None else [*words, "--data", self.data.path.format(side=side)]
 
 
-EMOJI = Data("data/emoji{side}", "run hart data emoji data/emoji{side}")
+EMOJI = Data("data/emoji{side}", "run hart-emoji data data/emoji{side} (projects/emoji)")
 PHOTOS = Data(
     "data/photos-256-val.tar",
     "the 201 photographs of the committed row cannot be passed on; put any tar of photographs there (docs/data.md, "
     "WebDataset form), whose figures are then its own, or name the other rows",
 )
 RUNS = {
-    "tokenizer-emoji": Run("tokenizer --model emoji", EMOJI),
-    "tokenizer-photos": Run("tokenizer --model emoji", PHOTOS),
-    "generation-emoji": Run("generation --model emoji", EMOJI),
-    "agreement-emoji": Run("agreement --model emoji --free-prompts recipes/emoji/free_prompts.toml", EMOJI),
-    "cost-emoji": Run("cost --model emoji"),
-    "cost-0.7b-256": Run("cost --model hart-0.7b-256 --random-weights --batch-size 1 --warm-up 1 --repeats 3"),
+    "tokenizer-emoji": Run("hart evaluate tokenizer --model emoji", EMOJI),
+    "tokenizer-photos": Run("hart evaluate tokenizer --model emoji", PHOTOS),
+    "generation-emoji": Run("hart evaluate generation --model emoji", EMOJI),
+    "agreement-emoji": Run(
+        "hart-emoji agreement --model emoji --free-prompts projects/emoji/recipes/free_prompts.toml", EMOJI
+    ),
+    "cost-emoji": Run("hart evaluate cost --model emoji"),
+    "cost-0.7b-256": Run(
+        "hart evaluate cost --model hart-0.7b-256 --random-weights --batch-size 1 --warm-up 1 --repeats 3"
+    ),
 }
 
 HEAD = """# Leaderboard
@@ -173,10 +177,10 @@ def missing(names: Sequence[str], side: int, root: Path = ROOT) -> list[str]:
 def measure(name: str, side: int, results: Path = RESULTS) -> None:
     """Run a row of `RUNS` and keep its figures. Stops the program when the run fails."""
     out = OUTPUTS / name
-    arguments = RUNS[name].command(side)
-    command = [sys.executable, "-m", "hart", "evaluate", *arguments, "--out", str(out.relative_to(ROOT))]
+    program, *arguments = RUNS[name].command(side)
+    command = [sys.executable, "-m", program.replace("-", "_"), *arguments, "--out", str(out.relative_to(ROOT))]
     if subprocess.run(command, cwd=ROOT, check=False).returncode:
-        sys.exit(f"{name}: hart evaluate failed, see above; the page stays as it was")
+        sys.exit(f"{name}: {program} failed, see above; the page stays as it was")
     results.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(out / FIGURES_FILE, results / f"{name}.json")
 

@@ -53,8 +53,6 @@ def test_bad_input_is_one_line_and_exit_code_2(text_model: Path, tmp_path: Path)
         (("convert", text_model, file / "own"), "cannot write there"),
         (("train", "transformer", tmp_path / "none.toml", "--out", tmp_path / "run"), "none.toml"),
         (("train", "toaster", tmp_path / "none.toml", "--out", tmp_path / "run"), "toaster"),
-        (("data", "emoji", file / "set"), "cannot write there"),
-        (("data", "emoji", tmp_path / "set", "--size", 3), "size 3"),
         (("no-such-command",), "no-such-command"),
         ((), "Missing command"),
     ]

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from hart import HartPipeline
 from hart.checkpoint.loading import SHIPPED_MODELS
 from hart.checkpoint.starting import load_tokenizer, text_encoder_config
-from hart.training.config import TransformerRecipe
-from hart.training.text_retrieval import accuracy, read_synonyms, retrieve
 
 EMOJI = SHIPPED_MODELS / "emoji"
-RECIPES = Path(__file__).parent.parent / "recipes" / "emoji"
 MEGABYTE = 1_000_000
 
 
@@ -59,23 +54,3 @@ def corner_means(image: Image.Image, side: int = 8) -> list[float]:
 def test_training_can_start_from_its_parts() -> None:
     assert text_encoder_config(EMOJI).tokens == 16
     assert load_tokenizer(EMOJI).config.scales == (1, 2, 3, 4, 6, 8)
-
-
-def test_synonyms_mean_what_they_should(pipe: HartPipeline) -> None:
-    """The feature of the first token is the meaning of the whole prompt (`hart.training.text_distillation`)."""
-    synonyms = read_synonyms(RECIPES / "synonyms.toml")
-    names = sorted({name for accepted in synonyms.values() for name in accepted})
-
-    def embed(texts: Sequence[str]) -> torch.Tensor:
-        return pipe.text_encoder.encode(list(texts)).embeddings[:, 0]
-
-    results = retrieve(embed, synonyms, names)
-    assert accuracy(results, 5) >= 0.95
-    assert {r.rank for r in results if r.prompt in ("puppy", "automobile")} == {1}
-
-
-def test_its_sizes_and_settings_are_the_recipes(pipe: HartPipeline) -> None:
-    recipe = TransformerRecipe.read(RECIPES / "transformer.toml")
-    assert recipe.transformer == pipe.config.transformer
-    assert recipe.diffusion == pipe.config.diffusion
-    assert recipe.sampling == pipe.config.sampling

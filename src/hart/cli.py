@@ -20,11 +20,6 @@ from hart import __version__
 from hart.commands import (
     data,
     evaluate,
-    evaluate_cost,
-    evaluate_emoji,
-    evaluate_imagenet,
-    evaluate_prompts,
-    evaluate_text,
     generate,
     models,
     train,
@@ -101,15 +96,6 @@ app.command()(models.convert)
 app.command()(models.verify)
 app.command()(train.train)
 app.add_typer(data.app, name="data")
-evaluate.app.command()(evaluate_prompts.geneval)
-evaluate.app.command()(evaluate_prompts.dpg)
-evaluate.app.command()(evaluate_text.mjhq)
-evaluate.app.command()(evaluate_text.coco)
-evaluate.app.command()(evaluate_imagenet.imagenet)
-evaluate.app.command()(evaluate_cost.cost)
-evaluate.app.command()(evaluate_emoji.agreement)
-evaluate.app.command()(evaluate_emoji.sampling)
-evaluate.app.command()(evaluate_emoji.copies)
 app.add_typer(evaluate.app, name="evaluate")
 
 

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
-from typing import Any
 
-import pytest
-
-from command_line import refused, run
+from command_line import run
 from hart.config import HartConfig
-from hart.data.emoji import EmojiSummary
 from hart.data.encoded import EncodedSet
 from picture_files import write_captioned_folder
 
@@ -48,23 +43,3 @@ def test_data_encode_writes_a_set_that_training_can_read(text_model: Path, tmp_p
         refused_call = run(*call, *changes)
         assert refused_call.exit_code == 2
         assert message in refused_call.stderr and "Traceback" not in refused_call.stderr
-
-
-def test_data_emoji_hands_its_options_on_and_sums_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, Any] = {}
-
-    def build(directory: Path, *, progress: Any, **options: Any) -> EmojiSummary:
-        progress(1, 2, "drawing")
-        asked.update(options)
-        return EmojiSummary(directory, train=40, val=2, skipped=1, concepts=7, reused=False)
-
-    monkeypatch.setattr("hart.data.emoji.build_emoji", build)
-    result = run("data", "emoji", tmp_path / "set", "--size", 64, "--cache", tmp_path)
-    assert (result.exit_code, result.stderr) == (0, "")
-    assert "40 pictures" in result.stdout
-    assert asked == {"size": 64, "cache": tmp_path, "held_out_only": False}
-
-
-def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "hart.data.emoji", None)
-    assert "hart[data]" in refused(run("data", "emoji", tmp_path))

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, field_validator
 from pydantic.dataclasses import dataclass
 from typer.testing import CliRunner
 
-from hart.commands.from_config import options_from_config
+from hart.commands.from_config import config_fields, options_from_config
 from hart.errors import HartError
 
 
@@ -74,7 +74,7 @@ DEFAULTS = asdict(Options(source="a", data=Path("b")))
         (("--count", "9"), {"count": 9}),
         (("-n", "1", "--share", "0.25", "--mode", "exact"), {"count": 1, "share": 0.25, "mode": "exact"}),
         (("--colour", "blue", "--smooth", "--plain"), {"colour": Colour.blue, "smooth": True, "plain": True}),
-        (("--no-smooth", "--no-plain"), {"smooth": False}),
+        (("--no-smooth",), {"smooth": False}),
         (("--sizes", "2,4", "--sizes", "16"), {"sizes": (2, 4, 16)}),
         (("--scales", "1"), {"scales": (1,)}),
         (("--files", "x", "--files", "y,z"), {"files": (Path("x"), Path("y,z"))}),
@@ -99,6 +99,7 @@ def test_what_is_given_becomes_the_configuration(given: tuple[str, ...], changed
         (("--data", "b", "--sizes", "2,0"), "--sizes 0: should be greater than or equal to 1"),
         (("--data", "b", "--top-k", "many"), "--top-k 'many': should be"),
         (("--data", "b", "--nothing"), "--nothing"),
+        (("--data", "b", "--no-plain"), "--no-plain"),
     ],
 )
 def test_what_does_not_fit_names_its_flag(given: tuple[str, ...], said: str) -> None:
@@ -112,6 +113,16 @@ def test_help_says_what_fields_say() -> None:
     for text in ("What is read.", "[required]", "How many.", "1<=x<=9", "fast|exact", "--smooth", "--no-smooth",
                  "N,...", "[default: 1, 8]", "Of the command alone."):  # fmt: skip
         assert text in lines, text
+
+
+def test_a_configuration_comes_before_its_bases() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class More(Options):
+        own: int = 1
+        share: Annotated[float, Field(gt=0)] = 2.0
+
+    names = list(config_fields(More))
+    assert names[:3] == ["own", "share", "source"] and len(names) == len(config_fields(Options)) + 1
 
 
 def test_two_options_of_one_name_are_refused_at_once() -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from hart.checkpoint.storage import save_module
 from hart.errors import HartError
-from hart.losses.perceptual import (
+from hart.networks.perceptual import (
     INPUT_SCALE,
     INPUT_SHIFT,
     EfficientNetLitePerceptualLoss,

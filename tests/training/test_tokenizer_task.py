@@ -17,7 +17,7 @@ from hart.config import ConfigError
 from hart.data.datasets import CaptionedImages
 from hart.data.transforms import to_signed
 from hart.losses.config import PerceptualConfig
-from hart.losses.perceptual import Lpips
+from hart.networks.perceptual import Lpips
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.config import DiscriminatorConfig, OptimizerConfig, TokenizerRecipe, TrainerConfig
 from hart.training.distributed import Processes

@@ -1,4 +1,4 @@
-"""`hart data`: builds data sets, and precomputes what training reads."""
+"""`hart data`: precomputes what training reads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hart.commands.options import (
 from hart.errors import HartError
 from hart.locks import LOCK_FILE
 
-app = typer.Typer(help="Build and encode data sets.", no_args_is_help=False)
+app = typer.Typer(help="Encode data sets.", no_args_is_help=False)
 
 SetPath = Annotated[str, typer.Argument(metavar=DATA_METAVAR, help=DATA_HELP)]
 LabelColumn = Annotated[str, typer.Option(help="Field with the class, where it has an unusual name.")]
@@ -32,31 +32,7 @@ MaxDamaged = Annotated[float, typer.Option(min=0, max=1, help="Share of damaged 
 
 @app.callback()
 def data() -> None:
-    """Build and encode data sets."""
-
-
-@app.command()
-def emoji(
-    directory: Annotated[Path, typer.Argument(help="Folder to write.")],
-    size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 128,
-    cache: Annotated[
-        Path | None, typer.Option(help="Where the npm packages lie or go; the user's cache folder by default.")
-    ] = None,
-    held_out_only: Annotated[
-        bool, typer.Option("--held-out-only", help="Only the held-out pictures, for evaluation at another size.")
-    ] = False,
-) -> None:
-    """Draw the open emoji sets with captions, as WebDataset shards; needs npm."""
-    writable_folder(directory)
-    with needs_extra("data"):
-        from hart.data.emoji import build_emoji
-    with progress("emoji") as report:
-        summary = build_emoji(directory, size=size, cache=cache, progress=report, held_out_only=held_out_only)
-    reused = " (was complete already)" if summary.reused else ""
-    typer.echo(
-        f"{summary.directory}: {summary.train} pictures to train on, {summary.val} held out, "
-        f"{summary.concepts} concepts, {summary.skipped} icons skipped{reused}"
-    )
+    """Encode data sets."""
 
 
 @app.command()

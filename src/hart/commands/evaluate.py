@@ -1,64 +1,43 @@
-"""`hart evaluate SUITE`: figures of a model with what they were measured on, a table, and picture grids.
-
-A suite is a function in `hart.evaluation` that gives a `Result`, and a command here that opens what it needs; `finish`
-writes and prints the result of any.
-"""
+"""`hart evaluate SUITE`: the command line of every suite, made from its declaration, and their reference page."""
 
 from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from hart.commands.console import model_name, needs_extra, note, owned, progress, writable_folder
-from hart.commands.options import (
-    DATA_HELP,
-    DATA_METAVAR,
-    CaptionColumn,
-    DeviceOption,
-    FitOption,
-    ImageColumn,
-    KindOption,
-    SplitOption,
-)
-from hart.config import MAX_SEED, SamplingConfig
+from hart.commands.console import note, owned, progress, writable_folder
+from hart.commands.from_config import config_fields, option_flags, options_from_config
 from hart.errors import HartError
+from hart.evaluation.suites import load_suite, suite_places
+from hart.evaluation.suites.base import Context, Suite, SuiteOptions
 
-if TYPE_CHECKING:
-    from hart.data.sources import Source, Stream
-    from hart.evaluation.report import Result
-    from hart.pipeline import HartPipeline
+HELP = "Measure a model: figures, a table and picture grids."
 
-app = typer.Typer(help="Measure a model: figures, a table and picture grids.", no_args_is_help=False)
 
-EXTRA = "evaluate"
+def suite_group(places: Mapping[str, str]) -> type[TyperGroup]:
+    """A command group of suites: name -> "module:variable". A suite is imported when its command is asked for."""
 
-ModelOption = Annotated[str, typer.Option(help="Shipped name, folder or hub id.")]
-DataOption = Annotated[str, typer.Option(metavar=DATA_METAVAR, help=DATA_HELP)]
-LimitOption = Annotated[int | None, typer.Option(min=1, help="Pictures to measure; all by default.")]
-SeedOption = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of every random draw.")]
-FeaturesOption = Annotated[
-    str,
-    typer.Option(
-        help="Feature extractor: efficientnet-lite0, inception-v3[:FILE], inception-v3-clean[:FILE], clip:SOURCE or "
-        "dinov2:SOURCE."
-    ),
-]
-GuidanceOption = Annotated[
-    float | None, typer.Option(help="Guidance scale; 0 turns it off. The model's own by default.", show_default=False)
-]
-SmoothOption = Annotated[
-    bool | None, typer.Option(help="Mix codes instead of taking the drawn one. The model's own by default.")
-]
-DiscreteOnlyOption = Annotated[
-    bool, typer.Option("--discrete-only", help="Leave the residual tokens out, as in the paper's ablation.")
-]
-ResamplesOption = Annotated[int, typer.Option(min=0, help="Resamples of each interval; 0 leaves intervals out.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Pictures computed together.")]
-OutOption = Annotated[Path, typer.Option(help="Folder for figures.json, table.md and the pictures.")]
+    class SuiteGroup(TyperGroup):
+        def list_commands(self, ctx: typer.Context) -> list[str]:
+            return list(places)
+
+        def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:
+            if cmd_name not in places:
+                return None
+            if cmd_name not in self.commands:
+                self.commands[cmd_name] = _command(_loaded(places[cmd_name]))
+            return self.commands[cmd_name]
+
+    return SuiteGroup
+
+
+app = typer.Typer(cls=suite_group(suite_places()), help=HELP, no_args_is_help=False)
 
 
 @app.callback()
@@ -66,151 +45,59 @@ def evaluate() -> None:
     """Measure a model: figures, a table and picture grids."""
 
 
-@app.command()
-def tokenizer(
-    data: DataOption,
-    model: ModelOption = "emoji",
-    split: SplitOption = "val",
-    kind: KindOption = None,
-    size: Annotated[
-        int | None, typer.Option(help="Side of the pictures in pixels; the model's own by default.")
-    ] = None,
-    scales: Annotated[
-        str | None, typer.Option(metavar="1,2,...", help="Sides of the token maps, for sizes that have no known ones.")
-    ] = None,
-    fit: FitOption = "crop",
-    limit: LimitOption = None,
-    features: FeaturesOption = "efficientnet-lite0",
-    distance: Annotated[
-        Literal["lpips", "efficientnet_lite0"], typer.Option(help="Perceptual distance; lpips needs weights.")
-    ] = "efficientnet_lite0",
-    distance_weights: Annotated[
-        list[Path] | None, typer.Option(help="File with weights of lpips: VGG-16 and its heads; may be repeated.")
-    ] = None,
-    seed: SeedOption = 0,
-    resamples: ResamplesOption = 100,
-    batch_size: BatchSize = 8,
-    device: DeviceOption = None,
-    image_column: ImageColumn = "",
-    out: OutOption = Path("outputs/evaluate-tokenizer"),
-) -> None:
-    """Reconstruction, discrete against hybrid: PSNR, SSIM, perceptual distance, rFID, rKID. A stopped run goes on."""
-    writable_folder(out)
-    with needs_extra(EXTRA):
-        from hart.evaluation.reconstruction import (
-            ReconstructionOptions,
-            evaluate_tokenizer,
-            perceptual_distance,
-            schedule_for,
-        )
-    from hart.checkpoint.starting import load_tokenizer
-    from hart.data.transforms import ImageTransform
-    from hart.devices import resolve_device
-    from hart.evaluation.features import open_extractor
-    from hart.evaluation.pictures import Pictures
-
-    where = resolve_device(device)
-    with owned(out, "an evaluation"), progress(f"loading {model}") as report:
-        subject = load_tokenizer(model).requires_grad_(False).to(where)
-        side = subject.config.image_size if size is None else size
-        schedule = schedule_for(subject.config, side, None if scales is None else _sides(scales))
-        source = _open(data, split, kind, image_column)
-        result = evaluate_tokenizer(
-            subject,
-            Pictures(source, ImageTransform(side, fit=fit), limit=limit, seed=seed),
-            schedule,
-            open_extractor(features, where),
-            perceptual_distance(distance, distance_weights or [], where),
-            out,
-            ReconstructionOptions(batch_size, seed, resamples),
-            _settings(model, data, source, split, fit=fit, size=side),
-            report,
-        )
-    finish(out, result)
-
-
-@app.command()
-def generation(
-    data: DataOption,
-    model: ModelOption = "emoji",
-    split: SplitOption = "val",
-    kind: KindOption = None,
-    fit: FitOption = "crop",
-    limit: Annotated[int | None, typer.Option(min=1, help="Pictures to draw; by default one for each.")] = None,
-    features: FeaturesOption = "efficientnet-lite0",
-    guidance: GuidanceOption = None,
-    smooth: SmoothOption = None,
-    discrete_only: DiscreteOnlyOption = False,
-    seed: SeedOption = 0,
-    resamples: ResamplesOption = 100,
-    batch_size: BatchSize = 1,
-    device: DeviceOption = None,
-    image_column: ImageColumn = "",
-    caption_column: CaptionColumn = "",
-    out: OutOption = Path("outputs/evaluate-generation"),
-) -> None:
-    """Pictures drawn for captions of a set, against the set: FID, KID, precision, recall. A stopped run goes on."""
-    writable_folder(out)
-    from hart.data.transforms import ImageTransform
-    from hart.devices import resolve_device
-    from hart.evaluation.features import open_extractor
-    from hart.evaluation.generation import GenerationOptions, evaluate_generation
-    from hart.evaluation.pictures import Pictures
-    from hart.pipeline import HartPipeline
-
-    with owned(out, "an evaluation"), progress(f"loading {model}") as report:
-        pipe = HartPipeline.from_pretrained(model, device=device)
-        source = _open(data, split, kind, image_column, caption_column)
-        result = evaluate_generation(
-            pipe,
-            sampling_of(pipe, guidance, smooth, discrete_only),
-            Pictures(source, ImageTransform(pipe.image_size, fit=fit)),
-            open_extractor(features, resolve_device(device)),
-            out,
-            GenerationOptions(limit, seed, batch_size, resamples=resamples),
-            _settings(model, data, source, split, fit=fit, size=pipe.image_size),
-            report,
-        )
-    finish(out, result)
-
-
-def sampling_of(
-    pipe: HartPipeline, guidance: float | None, smooth: bool | None, discrete_only: bool = False
-) -> SamplingConfig:
-    """The model's own settings but for what was given."""
-    given: dict[str, Any] = {"guidance_scale": guidance, "smooth": smooth, "discrete_only": discrete_only or None}
-    return pipe.config.sampling.replace(**{name: value for name, value in given.items() if value is not None})
-
-
-def _open(data: str, split: str, kind: KindOption, image_column: str = "", caption_column: str = "") -> Source | Stream:
-    from hart.data.notes import Columns
-    from hart.data.opening import open_source
-
-    source = open_source(data, split, kind=kind, columns=Columns(image=image_column, caption=caption_column))
-    note(source.description)
-    return source
-
-
-def _settings(model: str, data: str, source: Source | Stream, split: str, **others: object) -> dict[str, object]:
-    """What every suite on a data set was given, for its report."""
-    return {"model": model_name(model), "data": data, "set": source.description, "split": split, **others}
-
-
-def _sides(text: str) -> tuple[int, ...]:
-    """ "1,2,4" as (1, 2, 4)."""
+def _loaded(place: str) -> Suite[Any]:
     try:
-        return tuple(int(side) for side in text.split(","))
-    except ValueError:
-        raise HartError(f"scales {text!r}: give whole numbers with commas, such as 1,2,4,8") from None
+        return load_suite(place)
+    except ModuleNotFoundError as error:
+        raise HartError(f"{error.name} is not installed: run pip install 'hart[evaluate]'") from None
 
 
-def finish(out: Path, result: Result) -> None:
-    """Write a result, print its table and where it lies, and say its warnings on stderr."""
+def _command(suite: Suite[Any]) -> Any:
+    def command(
+        options: SuiteOptions,
+        out: Annotated[Path, typer.Option(help="Folder for figures.json, table.md and the pictures.")] = Path(
+            f"outputs/evaluate-{suite.name}"
+        ),
+    ) -> None:
+        run_suite(suite, options, out)
+
+    command.__annotations__["options"] = suite.options
+    single = typer.Typer(add_completion=False)
+    single.command(suite.name, help=suite.description)(options_from_config(command))
+    return typer.main.get_command(single)
+
+
+def run_suite(suite: Suite[Any], options: SuiteOptions, out: Path) -> None:
+    """Measure, write the result into `out`, print its table and where it lies, and say its warnings on stderr."""
     from hart.evaluation.report import figures_table, write_result
 
+    writable_folder(out)
+    with owned(out, "an evaluation"), progress("loading") as report:
+        try:
+            result = suite(Context(options, out, report, note))
+        except ModuleNotFoundError as error:
+            raise HartError(f"{error.name} is not installed: run pip install '{suite.install}'") from None
     paths = write_result(out, result, shlex.join(["hart", *sys.argv[1:]]))
     typer.echo(figures_table(result))
     for remark in result.notes:
         note(remark)
     for path in paths:
         typer.echo(path)
+
+
+def reference(places: Mapping[str, str] | None = None) -> str:
+    """A Markdown page of all suites with their options, for the documentation."""
+    from hart.evaluation.report import markdown_table
+
+    parts = []
+    for place in (places or suite_places()).values():
+        suite = load_suite(place)
+        rows = {
+            f"`{' '.join(option_flags(name, field))}`": (
+                "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)}`",
+                field.description or "",
+            )
+            for name, field in config_fields(suite.options).items()
+        }
+        parts += [f"## {suite.name}", suite.description, markdown_table("option", ("default", "what"), rows)]
+    return "\n\n".join(parts) + "\n"

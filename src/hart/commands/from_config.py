@@ -5,8 +5,8 @@
     def train(recipe: Annotated[Path, typer.Argument()], options: TrainOptions) -> None: ...
 
 A field's type, default, `description` and bounds (`ge`, `le`) become the option's. Numbers of a tuple are given with
-commas or by repeating the option, other items by repeating it; a switch has a `--no-` form. A field's
-`json_schema_extra` may hold `metavar`, `flags` (`["-n", "--count"]`), and `positional` for an argument.
+commas or by repeating the option, other items by repeating it; a switch that is not off by itself has a `--no-` form. A
+field's `json_schema_extra` may hold `metavar`, `flags` (`["-n", "--count"]`), and `positional` for an argument.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def options_from_config(command: Callable[P, T]) -> Callable[..., T]:
         hint = hints[parameter.name]
         if isinstance(hint, type) and is_pydantic_dataclass(hint):
             configs[parameter.name] = hint
-            parameters += [_parameter(name, field) for name, field in _fields(hint).items()]
+            parameters += [_parameter(name, field) for name, field in config_fields(hint).items()]
         else:
             parameters.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
     if len({parameter.name for parameter in parameters}) < len(parameters):
@@ -57,7 +57,7 @@ def options_from_config(command: Callable[P, T]) -> Callable[..., T]:
     @wraps(command)
     def run(**given: Any) -> T:
         for name, config in configs.items():
-            given[name] = config_from_options(config, {field: given.pop(field) for field in _fields(config)})
+            given[name] = config_from_options(config, {field: given.pop(field) for field in config_fields(config)})
         return command(**given)  # type: ignore[call-arg]
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -67,7 +67,7 @@ def options_from_config(command: Callable[P, T]) -> Callable[..., T]:
 
 def config_from_options(config: type[T], given: dict[str, Any]) -> T:
     """The configuration with what was given as options, by field. Raises `HartError` that names the option."""
-    fields = _fields(config)
+    fields = config_fields(config)
     values = {name: _value(fields[name], value) for name, value in given.items()}
     try:
         return config(**values)
@@ -78,12 +78,18 @@ def config_from_options(config: type[T], given: dict[str, Any]) -> T:
 def option_flags(name: str, field: FieldInfo) -> tuple[str, ...]:
     """How a field is given on the command line; nothing for an argument."""
     extra = _extra(field)
-    return () if extra.get("positional") else tuple(extra.get("flags", (f"--{name.replace('_', '-')}",)))
+    if "flags" in extra or extra.get("positional"):
+        return tuple(extra.get("flags", ()))
+    flag = name.replace("_", "-")
+    both = _kind(field)[0] is bool and field.default is not False
+    return (f"--{flag}/--no-{flag}" if both else f"--{flag}",)
 
 
-def _fields(config: type) -> dict[str, FieldInfo]:
+def config_fields(config: type) -> dict[str, FieldInfo]:
+    """Fields of a configuration by name, its own before those of its bases."""
     fields: dict[str, FieldInfo] = config.__pydantic_fields__  # type: ignore[attr-defined]
-    return fields
+    order = dict.fromkeys(name for kind in config.__mro__ for name in inspect.get_annotations(kind))
+    return {name: fields[name] for name in order if name in fields}
 
 
 def _extra(field: FieldInfo) -> dict[str, Any]:
@@ -108,10 +114,8 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     declared["show_default"] = default not in (None, [])
     if _extra(field).get("positional"):
         info: Any = typer.Argument(**declared)
-    elif flags := option_flags(name, field)[kind is bool and "flags" not in _extra(field) :]:
-        info = typer.Option(*flags, **declared)
     else:
-        info = typer.Option(**declared)  # typer's own names of a switch
+        info = typer.Option(*option_flags(name, field), **declared)
     if many:
         kind = list[str if kind in NUMBERS else kind]  # type: ignore[misc]
     annotation = Annotated[kind | None if optional and not many else kind, info]  # type: ignore[valid-type]

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from hart.training.progress import StepReport
     from hart.training.task import Task
 
-LOG_EVERY = 25
-"""Steps between lines of the text encoder's training; the other stages take it from their recipe."""
-
 
 @dataclass(frozen=True)
 class Destination:
@@ -95,8 +92,6 @@ def _scales_override(stage: Stage, path: Path, overrides: tuple[str, ...], size:
     from hart.training.config import TokenizerRecipe, TransformerRecipe
 
     match stage:
-        case Stage.text_encoder:
-            raise HartError("--size is for the tokenizer and the transformer: a text encoder sees no pictures")
         case Stage.tokenizer:
             coder = TokenizerRecipe.read(path, overrides).tokenizer
             scales = coder.scales
@@ -109,30 +104,10 @@ def _scales_override(stage: Stage, path: Path, overrides: tuple[str, ...], size:
 def _run(stage: Stage, path: Path, overrides: tuple[str, ...], out: Destination) -> bool:
     """Train; whether this is the process that reports."""
     match stage:
-        case Stage.text_encoder:
-            return _text_encoder(path, overrides, out)
         case Stage.tokenizer:
             return _tokenizer(path, overrides, out)
         case Stage.transformer:
             return _transformer(path, overrides, out)
-
-
-def _text_encoder(path: Path, overrides: tuple[str, ...], out: Destination) -> bool:
-    from hart.training.distributed import launched
-    from hart.training.text_distillation import distill_text_encoder
-    from hart.training.text_recipe import TextDistillationRecipe
-
-    recipe = TextDistillationRecipe.read(path, overrides)
-    if launched() > 1:
-        raise HartError("the text encoder trains in one process, but several were launched: run hart train alone")
-
-    def on_step(step: int, figures: dict[str, float]) -> None:
-        if step % LOG_EVERY == 0 or step == recipe.steps:
-            _print_figures({"step": step, **figures})
-
-    with owned(out.folder, "training"):
-        distill_text_encoder(recipe, out.folder, on_step, accept_changes=out.accept_changes)
-    return True
 
 
 def _tokenizer(path: Path, overrides: tuple[str, ...], out: Destination) -> bool:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import typer
 
 from hart.commands.console import progress
-from hart.errors import HartError
 
 if TYPE_CHECKING:
     from hart.training.config import Recipe, TokenizerRecipe, TransformerRecipe
@@ -24,7 +23,6 @@ LARGE = 60_000_000
 class Stage(StrEnum):
     """What can be trained, in the order in which a model needs it."""
 
-    text_encoder = "text-encoder"
     tokenizer = "tokenizer"
     transformer = "transformer"
 
@@ -35,8 +33,6 @@ def dry_run_plan(stage: Stage, path: Path, overrides: tuple[str, ...]) -> None:
     from hart.training.distributed import Processes
 
     match stage:
-        case Stage.text_encoder:
-            raise HartError("--dry-run is for the tokenizer and the transformer; the text encoder takes minutes")
         case Stage.tokenizer:
             tokenizer_recipe = TokenizerRecipe.read(path, overrides)
             _plan_tokenizer(tokenizer_recipe, Processes(tokenizer_recipe.trainer))

@@ -1,6 +1,6 @@
-"""Folders that `hart data` writes: only into what is empty or its own, and refused while they are not finished.
+"""Folders that data sets are written to: only into what is empty or its own, and refused while they are not finished.
 
-`hart data emoji` writes `MARKER` first and `INDEX` last; an encoded set has its own index, see `hart.data.encoded`.
+A builder of sets writes `MARKER` first and `INDEX` last; an encoded set has its own index, see `hart.data.encoded`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def require_own_folder(folder: Path, own: str) -> None:
 
 
 def require_finished(folder: Path) -> None:
-    """Raises `HartError` for a set that `hart data emoji` began and did not end."""
+    """Raises `HartError` for a set that its builder began and did not end."""
     if (folder / INDEX).is_file() or not (folder / MARKER).is_file():
         return
     try:
@@ -33,4 +33,4 @@ def require_finished(folder: Path) -> None:
     except FileError:
         return
     if marker.keys() == {"fingerprint"}:
-        raise HartError(f"{folder}: the set is not finished: run the same hart data emoji again")
+        raise HartError(f"{folder}: the set is not finished: run the same command again that builds it")

@@ -6,7 +6,6 @@ taken over.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,16 +20,14 @@ from hart.config import SamplingConfig
 from hart.data.transforms import pil_to_pixels
 from hart.devices import dtype_name
 from hart.errors import HartError, PromptWarning
-from hart.evaluation.features import FeatureExtractor, Features
-from hart.evaluation.report import Progress
-from hart.files import FileError, atomic_write, read_json
+from hart.evaluation.cache import IMAGES, Cache
+from hart.evaluation.metrics.features import FeatureExtractor, Features
+from hart.evaluation.suites.base import Progress
 from hart.generation.contact_sheet import contact_sheet
-from hart.generation.metadata import save_png
 from hart.generation.request import Prompt
 from hart.images import open_image
 from hart.pipeline import HartPipeline
 
-PLAN_FILE = "plan.json"
 IMAGES_FOLDER = "images"
 SHEET_FILE, SHEET_PICTURES = "drawn.png", 36
 
@@ -49,13 +46,13 @@ class DrawnPictures:
     def __init__(
         self, pipe: HartPipeline, prompts: Sequence[Prompt], sampling: SamplingConfig, seed: int, out: Path
     ) -> None:
-        """Raises `HartError` when `out` holds pictures of another plan."""
-        folder = out / IMAGES_FOLDER
+        """Raises `HartError` when `out` holds pictures of another plan, or a model of classes is given text."""
+        if pipe.num_classes is not None and any(isinstance(prompt, str) for prompt in prompts):
+            raise HartError("this suite draws from words, and this model draws classes by number: give a text model")
         self._pipe = pipe
         self._prompts = list(prompts)
         self._sampling = sampling
         self._seed = seed
-        self._folder = folder
         self._plan: dict[str, Any] = {
             "weights": pipe.fingerprints(),
             "device": pipe.device.type,
@@ -64,17 +61,7 @@ class DrawnPictures:
             "seed": seed,
             "prompts": self._prompts,
         }
-        file = folder / PLAN_FILE
-        if not file.exists():
-            if any(folder.glob("*.png")):
-                raise HartError(f"{folder}: holds pictures but no {PLAN_FILE}: choose another --out, or empty it")
-            text = json.dumps(self._plan, indent=1, ensure_ascii=False)
-            atomic_write(file, lambda stream: stream.write(text.encode()))
-        elif _read_plan(file) != self._plan:
-            raise HartError(
-                f"{folder}: holds pictures of another model, other prompts or other settings: choose another --out, or "
-                "delete the folder"
-            )
+        self._files: Cache[Image.Image] = Cache(out / IMAGES_FOLDER, IMAGES, plan=self._plan)
 
     def __len__(self) -> int:
         return len(self._prompts)
@@ -99,26 +86,29 @@ class DrawnPictures:
 
     def path(self, number: int) -> Path:
         """Where picture `number` lies or will lie."""
-        return self._folder / f"{number:06d}.png"
+        return self._files.path(f"{number:06d}")
 
     def draw(self, batch_size: int, progress: Progress) -> int:
         """Draw what is missing, a file at a time; returns how many were there already."""
-        missing = [number for number in range(len(self)) if not self.path(number).exists()]
-        kept = len(self) - len(missing)
-        done = kept
-        for batch in _runs(missing, batch_size):
-            progress(done, len(self), f"{done} of {len(self)} pictures drawn")
-            with quiet_prompts():  # `notes` counts them
-                out = self._pipe(
-                    [self._prompts[number] for number in batch],
-                    seed=self._seed + batch[0],
-                    batch_size=len(batch),
-                    sampling=self._sampling,
-                )
-            for number, image in zip(batch, out.images, strict=True):
-                save_png(self.path(number), image)
-            done += len(batch)
-        return kept
+        names = [f"{number:06d}" for number in range(len(self))]
+        return self._files.fill(names, self._drawn, batch_size, progress, "{} of {} pictures drawn")
+
+    def _drawn(self, numbers: Sequence[int]) -> list[Image.Image]:
+        """Pictures whose numbers, and so whose seeds, follow each other."""
+        with quiet_prompts():  # `notes` counts them
+            out = self._pipe(
+                [self._prompts[number] for number in numbers],
+                seed=self._seed + numbers[0],
+                batch_size=len(numbers),
+                sampling=self._sampling,
+            )
+        return list(out.images)
+
+    def batches(self, size: int, progress: Progress, what: str) -> Iterator[list[int]]:
+        """All numbers, `size` at a time. what: said while they are worked on."""
+        for start in range(0, len(self), size):
+            progress(start, len(self), what)
+            yield list(range(start, min(start + size, len(self))))
 
     def sheet(self, labels: Sequence[str], file: str = SHEET_FILE, count: int | None = None) -> dict[str, Image.Image]:
         """A contact sheet of the first pictures, for `Result.sheets`. labels: one of each picture, or more.
@@ -133,32 +123,10 @@ class DrawnPictures:
         self, extractor: FeatureExtractor, batch_size: int, progress: Progress, size: int | None = None
     ) -> Features:
         """Features of all pictures, which must have been drawn. size: see `pixels`."""
-        parts = []
-        for start in range(0, len(self), batch_size):
-            progress(start, len(self), "features of the drawn pictures")
-            parts.append(extractor(self.pixels(range(start, min(start + batch_size, len(self))), size)))
-        return Features.cat(parts)
+        batches = self.batches(batch_size, progress, "features of the drawn pictures")
+        return Features.cat([extractor(self.pixels(numbers, size)) for numbers in batches])
 
     def pixels(self, numbers: Sequence[int], size: int | None = None) -> Tensor:
         """(B, 3, size, size) uint8 of drawn pictures, resized where `size` is not their own."""
         side = self._pipe.image_size if size is None else size
         return torch.stack([pil_to_pixels(open_image(self.path(i)), side) for i in numbers])
-
-
-def _runs(numbers: Sequence[int], longest: int) -> Iterator[list[int]]:
-    """Neighbouring numbers together, at most `longest`: the seeds of a batch follow each other."""
-    run: list[int] = []
-    for number in numbers:
-        if run and (number != run[-1] + 1 or len(run) == longest):
-            yield run
-            run = []
-        run.append(number)
-    if run:
-        yield run
-
-
-def _read_plan(file: Path) -> dict[str, Any]:
-    try:
-        return read_json(file)
-    except FileError as error:
-        raise HartError(f"{error}: choose another --out, or delete the folder") from None

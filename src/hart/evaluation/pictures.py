@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,8 +15,12 @@ from hart.data.samples import Damage, DamagedSample, Sample, require_mostly_soun
 from hart.data.sources import Source, Stream
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
+from hart.evaluation.metrics.features import FeatureExtractor, Features
+from hart.evaluation.suites.base import Progress
 
 MAX_DAMAGED = 0.05
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -111,3 +116,20 @@ class Pictures:
         generator = torch.Generator().manual_seed(self._seed)
         drawn: list[int] = torch.randperm(count, generator=generator)[: self._limit].tolist()
         return sorted(drawn)
+
+
+def features_of_set(
+    pictures: Pictures,
+    extractor: FeatureExtractor,
+    batch_size: int,
+    keep: Callable[[Sample], T],
+    progress: Progress,
+) -> tuple[Features, list[T]]:
+    """Features of a set, and of each picture what `keep` takes: the encoded pictures would fill the memory."""
+    parts: list[Features] = []
+    kept: list[T] = []
+    for batch in pictures.batches(batch_size):
+        progress(len(kept), pictures.total, "features of the set")
+        parts.append(extractor(batch.pixels))
+        kept += [keep(sample) for sample in batch.samples]
+    return Features.cat(parts), kept

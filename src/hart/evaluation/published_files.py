@@ -1,4 +1,7 @@
-"""Pictures and texts of a benchmark as it is published: in folders, or in the archive that they come in."""
+"""Files of benchmarks as they are published: fetched once from their homes, read from folders or from archives.
+
+What cannot be had is named with its address.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import errno
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +19,87 @@ from torch import Tensor
 from hart.data.digests import ABSENT, SetDigest, mark_bytes
 from hart.data.samples import Damage, DamagedSample, Sample, one_line
 from hart.errors import HartError
-from hart.files import MEBIBYTE, FileError, parse_json, read_bytes
+from hart.files import MEBIBYTE, FileError, default_cache, parse_json, read_bytes, read_text, user_path
+from hart.networks.pretrained import is_hub_id, short_name
 
+HUB_DATASETS = "https://huggingface.co/datasets/"
 FILE_LIMIT = 256 * MEBIBYTE
 """Bytes of one file of a benchmark."""
+
+
+def at_hand(source: str, data: Path | None) -> str:
+    """Where something public lies: below `data` if a file or folder there has its name, else `source` itself.
+
+    source: a hub id or a web address; a path stays as it is. data: what `--data` gives. On a machine without network
+    that folder may hold weights beside the set: `clip-vit-large-patch14/` for `openai/clip-vit-large-patch14`.
+    """
+    if data is not None and (is_hub_id(source) or "://" in source):
+        beside = user_path(data) / short_name(source)
+        if beside.exists():
+            return str(beside)
+    return source
+
+
+def cached_file(address: str, instead: str, *, sha256_prefix: str | None = None, cache: Path | None = None) -> Path:
+    """The file behind a web address, on this machine; fetched at the first call.
+
+    instead: what to do where there is no network, for the error. sha256_prefix: hex digits that its SHA-256 begins
+    with. cache: by default the user's cache folder. Raises `HartError`.
+    """
+    file = (default_cache() if cache is None else cache) / "evaluation" / address.rsplit("/", maxsplit=1)[-1]
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # whole or not at all: it fills a neighbouring file and renames it
+            torch.hub.download_url_to_file(address, str(file), hash_prefix=sha256_prefix, progress=False)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise HartError(f"{address}: cannot be fetched ({one_line(error)}): {instead}") from None
+    return file
+
+
+def hub_dataset(repository: str, files: Sequence[str], instead: str) -> Path:
+    """A folder with these files of a Hugging Face data set, in the hub's own cache; fetched at the first call.
+
+    Raises `HartError` with the data set's address. instead: see `cached_file`.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repository, repo_type="dataset", allow_patterns=list(files)))
+    except Exception as error:  # the hub's own kinds, and those of the HTTP library below it
+        raise HartError(f"{HUB_DATASETS}{repository}: cannot be fetched ({one_line(error)}): {instead}") from None
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """benchmark: its name. name: of the file. address: its public home. prompts: how many it has."""
+
+    benchmark: str
+    name: str
+    address: str
+    prompts: int
+
+
+def located(published: PublishedFile, given: Path | None, cache: Path | None = None) -> Path:
+    """The file on this machine: `given`, or the one of its name in the folder `given`; with None fetched once.
+
+    cache: where it is kept; the user's cache folder by default. Raises `HartError` that names the address.
+    """
+    if given is not None:
+        given = user_path(given)
+        file = given / published.name if given.is_dir() else given
+        if not file.is_file():
+            raise HartError(f"{file}: no such file: fetch it from {published.address}")
+        return file
+    return cached_file(published.address, f"fetch {published.name} elsewhere and give it with --data", cache=cache)
+
+
+def read_prompt_file(file: Path) -> str:
+    """Raises `HartError` for what is no UTF-8 text."""
+    try:
+        return read_text(file)
+    except FileError as error:
+        raise HartError(f"{error}: give the file as it is published") from None
 
 
 class PublishedFiles:

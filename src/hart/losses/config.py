@@ -20,7 +20,7 @@ GROUP_CHANNELS = 16
 
 
 class PerceptualConfig(Config, kw_only=True):
-    """Which perceptual loss, see `hart.losses.perceptual.perceptual_loss`."""
+    """Which perceptual loss, see `hart.networks.perceptual.perceptual_loss`."""
 
     kind: PerceptualKind
     weight: Weight = 1.0

@@ -1,7 +1,7 @@
 """The text encoder of this project: a few million parameters, shipped beside the model that it serves.
 
 Word pieces -> factorised embedding + learned positions -> small bidirectional transformer -> text features.
-The first token, [CLS], carries the meaning of the whole prompt; `hart.training.text_distillation` trains it.
+The first token, [CLS], carries the meaning of the whole prompt; `projects/emoji` trains one.
 
 Shapes: B prompts, S text tokens, D width, E output width.
 """

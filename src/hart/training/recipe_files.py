@@ -11,7 +11,7 @@ from hart.strict import Config, ConfigError, table_at
 
 RECIPE_LIMIT = 2**20
 """Bytes of a recipe."""
-MAIN_TABLES = {"transformer": "transformer", "tokenizer": "tokenizer", "text-encoder": "encoder"}
+MAIN_TABLES = {"transformer": "transformer", "tokenizer": "tokenizer"}
 """Stage -> the table that its recipes have, and those of the stages after it have not."""
 
 C = TypeVar("C", bound=Config)

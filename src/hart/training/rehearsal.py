@@ -17,8 +17,8 @@ from hart.config import HartConfig, TokenizerConfig
 from hart.devices import without_memory
 from hart.losses.config import PerceptualConfig
 from hart.losses.hart_loss import MEAN_KEPT_SHARE, draw_diffusion, kept_tokens, random_cells
-from hart.losses.perceptual import Lpips
 from hart.model import Hart
+from hart.networks.perceptual import Lpips
 from hart.training.config import TokenizerRecipe, TransformerRecipe
 from hart.training.hart_task import TransformerBatch, TransformerStage, repeated_blocks, with_adapters
 from hart.training.task import Origin, Part, Picture, Share

@@ -20,8 +20,8 @@ from hart.losses.adversarial import (
     last_layer_gradients,
 )
 from hart.losses.config import PerceptualConfig
-from hart.losses.perceptual import perceptual_loss
 from hart.losses.tokenizer_loss import pixel_loss, tokenizer_loss
+from hart.networks.perceptual import perceptual_loss
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.tokenizer.quantizer import Mistakes, code_counts, codebook_usage
 from hart.training.config import TokenizerRecipe

@@ -1,0 +1,346 @@
+"""Builds the emoji data set: open emoji sets drawn to pictures, with captions, as WebDataset shards.
+
+Everything follows from the pinned packages, the size and the seed: the same call gives the same files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import random
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import resvg_py
+from PIL import Image
+
+from hart.data.written_sets import INDEX, MARKER, require_own_folder
+from hart.errors import HartError
+from hart.files import FileError, atomic_write, default_cache
+from hart.files import read_json as read_json_file
+from hart_emoji.data.captions import Keywords, captions, plain_names
+from hart_emoji.data.catalogue import Icon, IconSet, catalogue
+from hart_emoji.data.npm import NpmPackage, fetch_package, read_json
+from hart_emoji.data.plan import SPLIT_RULE, Picture, held_out_keywords, plan_pictures
+
+BUILDER_VERSION = 2
+"""Part of the fingerprint: raised when the same packages, size and seed give other files."""
+SHARD_SIZE = 1000
+
+Progress = Callable[[int, int | None, str], None]
+"""Called with (done, total or None, what is being done)."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """One icon set. word: what captions call it; licence: SPDX identifier; author: whom to name."""
+
+    package: NpmPackage
+    word: str
+    licence: str
+    author: str
+
+
+STYLES: dict[str, Style] = {
+    "noto": Style(NpmPackage("@iconify-json/noto", "1.2.9"), "noto", "Apache-2.0", "Google"),
+    "noto-v1": Style(NpmPackage("@iconify-json/noto-v1", "1.2.5"), "old noto", "Apache-2.0", "Google"),
+    "twemoji": Style(NpmPackage("@iconify-json/twemoji", "1.2.5"), "twemoji", "CC-BY-4.0", "Twitter and contributors"),
+    "fluent-emoji": Style(NpmPackage("@iconify-json/fluent-emoji", "1.2.7"), "fluent", "MIT", "Microsoft"),
+    "fluent-emoji-flat": Style(
+        NpmPackage("@iconify-json/fluent-emoji-flat", "1.2.6"), "flat fluent", "MIT", "Microsoft"
+    ),
+    "emojione": Style(NpmPackage("@iconify-json/emojione", "1.2.3"), "emoji one", "CC-BY-4.0", "EmojiOne"),
+    "fxemoji": Style(NpmPackage("@iconify-json/fxemoji", "1.2.2"), "firefox", "Apache-2.0", "Mozilla"),
+}
+"""Style name (as in the records) -> where it comes from."""
+
+NAMES = NpmPackage("emojibase-data", "17.0.0")
+KEYWORDS = NpmPackage("emojilib", "4.0.3")
+WORD_LICENCES = {NAMES: "MIT", KEYWORDS: "MIT"}
+SHORT_CODES = ("github", "iamcal", "emojibase", "joypixels")
+
+
+@dataclass(frozen=True)
+class EmojiSummary:
+    """What lies in the directory.
+
+    train, val: pictures. skipped: icons that drew blank or could not be drawn. reused: nothing had to be built.
+    """
+
+    directory: Path
+    train: int
+    val: int
+    skipped: int
+    concepts: int
+    reused: bool
+
+
+def build_emoji(
+    directory: Path,
+    *,
+    size: int = 128,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+    seed: int = 0,
+    styles: Collection[str] = tuple(STYLES),
+    held_out_only: bool = False,
+) -> EmojiSummary:
+    """Draw the emoji sets into `directory`: `train-*.tar`, `val-*.tar`, `concepts.json`, `dataset.json`.
+
+    size: side of the pictures, pixels, 16 to 1024. cache: where the npm archives lie or go; see `files.default_cache`.
+    styles: names of `STYLES`. held_out_only: leave the pictures to train on undrawn, for evaluation at another size.
+    A stopped build goes on with the first missing shard; a complete one is only checked.
+    Each shard member pair is `<key>.webp` (lossless) and `<key>.json` with captions, concept, style, skin_tone, group,
+    weight and held_out (None, "style" or "tone"; see `hart_emoji.data.plan`).
+    Raises `HartError` for a bad size or style, for a directory with another data set, and where npm fails.
+    """
+    if not 16 <= size <= 1024:
+        raise HartError(f"size {size} is out of range: give 16 to 1024 pixels")
+    if unknown := sorted(set(styles) - set(STYLES)):
+        raise HartError(f"unknown emoji style(s) {', '.join(unknown)}: choose from {', '.join(STYLES)}")
+    chosen = {name: style for name, style in STYLES.items() if name in styles}
+    report = progress or (lambda done, total, what: None)
+    splits = ("val",) if held_out_only else ("train", "val")
+    fingerprint = _fingerprint(size, seed, chosen, splits)
+    if (summary := _finished(directory, fingerprint)) is not None:
+        return summary
+    _claim(directory, fingerprint)
+
+    icons = read_icons(chosen, cache or default_cache(), report)
+    concepts = {icon.concept.slug: icon.concept for icon in icons}
+    withheld = held_out_keywords(concepts.values(), seed)
+    keywords = Keywords(concepts.values(), withheld)
+    pictures = plan_pictures(icons, seed)
+    counts, skipped = _write_shards(directory, pictures, splits, keywords, size, seed, report)
+    _write_json(directory / "concepts.json", _concept_table(pictures, keywords, withheld))
+    # Written last: its presence says that the set is complete.
+    _write_json(
+        directory / INDEX,
+        {
+            "name": "hart emoji",
+            "fingerprint": fingerprint,
+            "size": size,
+            "seed": seed,
+            "counts": counts,
+            "skipped": skipped,
+            "concepts": len(concepts),
+            "held_out": Counter(picture.held_out for picture in pictures if picture.held_out),
+            "split_rule": SPLIT_RULE,
+            "held_out_keywords": withheld,
+            "styles": {
+                name: {
+                    "package": style.package.name,
+                    "version": style.package.version,
+                    "word": style.word,
+                    "licence": style.licence,
+                    "author": style.author,
+                    "pictures": sum(picture.icon.style == name for picture in pictures),
+                }
+                for name, style in chosen.items()
+            },
+            "words": {p.name: {"version": p.version, "licence": licence} for p, licence in WORD_LICENCES.items()},
+        },
+    )
+    return EmojiSummary(directory, counts["train"], counts["val"], skipped, len(concepts), reused=False)
+
+
+def layer_of(svg: str, size: int) -> Image.Image | None:
+    """Draw an SVG document, as large as fits into (size, size), as RGBA of its own proportions; None if bad."""
+    try:
+        # Both sides are bounds for resvg: it keeps the proportions.
+        drawn = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size))
+    except ValueError:
+        return None
+    return Image.open(io.BytesIO(drawn)).convert("RGBA")
+
+
+def render(svg: str, size: int) -> Image.Image | None:
+    """Draw an SVG document on white, centred, as large as fits into (size, size); None if bad or blank."""
+    layer = layer_of(svg, size)
+    if layer is None:
+        return None
+    canvas = Image.new("RGBA", (size, size), "white")
+    canvas.alpha_composite(layer, ((size - layer.width) // 2, (size - layer.height) // 2))
+    picture = canvas.convert("RGB")
+    # A picture of one colour has a single entry in its table of colours.
+    return picture if picture.getcolors(maxcolors=1) is None else None
+
+
+def _fingerprint(size: int, seed: int, styles: Mapping[str, Style], splits: Sequence[str]) -> str:
+    packages = [f"{p.name}@{p.version}" for p in (*(style.package for style in styles.values()), NAMES, KEYWORDS)]
+    part = [] if "train" in splits else list(splits)
+    return hashlib.sha256(json.dumps([BUILDER_VERSION, size, seed, packages, *part]).encode()).hexdigest()[:16]
+
+
+def _finished(directory: Path, fingerprint: str) -> EmojiSummary | None:
+    """The summary of a complete set in the directory, or None if there is none yet."""
+    if not (directory / INDEX).is_file():
+        return None
+    info = _load_json(directory / INDEX)
+    if info.get("fingerprint") != fingerprint:
+        raise HartError(f"{directory} holds a data set with other settings: choose another directory or empty it")
+    counts = info.get("counts")
+    numbers: dict[str, Any] = {name: info.get(name) for name in ("skipped", "concepts")}
+    numbers |= {split: counts.get(split) if isinstance(counts, dict) else None for split in ("train", "val")}
+    if not all(isinstance(number, int) for number in numbers.values()):
+        raise HartError(f"{directory / INDEX} is damaged: delete it and run again")
+    for split in ("train", "val"):
+        if sum(_shard_length(path) for path in directory.glob(f"{split}-*.tar")) != numbers[split]:
+            raise HartError(f"{directory}: {split} shards are missing: delete dataset.json and run again")
+    return EmojiSummary(directory, **numbers, reused=True)
+
+
+def _claim(directory: Path, fingerprint: str) -> None:
+    """Mark a directory before the first shard, so that shards of other settings are never mixed in."""
+    directory.mkdir(parents=True, exist_ok=True)
+    marker = directory / MARKER
+    if not marker.is_file():
+        require_own_folder(directory, "")
+        _write_json(marker, {"fingerprint": fingerprint})
+    elif _load_json(marker).get("fingerprint") != fingerprint:
+        raise HartError(f"{directory} holds shards with other settings: choose another directory or empty it")
+
+
+def read_icons(styles: Mapping[str, Style], cache: Path, report: Progress) -> list[Icon]:
+    """All icons of some styles, from the packages in `cache`, which are fetched where they are missing."""
+    packages = [*(style.package for style in styles.values()), NAMES, KEYWORDS]
+    archives = {}
+    for number, package in enumerate(packages):
+        report(number, len(packages), f"fetching {package.name}")
+        archives[package] = fetch_package(package, cache)
+    sets: dict[str, IconSet] = {}
+    for name, style in styles.items():
+        report(len(sets), len(styles), f"reading {name}")
+        icons, chars = read_json(archives[style.package], "icons.json", "chars.json")
+        if icons is None:
+            raise HartError(f"{archives[style.package]} has no icons.json: delete it and run again")
+        sets[name] = IconSet(icons["icons"], icons.get("aliases", {}), chars or {}, icons)
+    files = ("en/data.json", *(f"en/shortcodes/{table}.json" for table in SHORT_CODES))
+    entries, *short_codes = read_json(archives[NAMES], *files)
+    (keywords,) = read_json(archives[KEYWORDS], "dist/emoji-en-US.json")
+    if entries is None or keywords is None:
+        raise HartError(f"{archives[NAMES]} or {archives[KEYWORDS]} lacks its English data: delete both and run again")
+    return catalogue(sets, entries, keywords, [table for table in short_codes if table])
+
+
+def _write_shards(
+    directory: Path,
+    pictures: Sequence[Picture],
+    splits: Sequence[str],
+    keywords: Keywords,
+    size: int,
+    seed: int,
+    report: Progress,
+) -> tuple[dict[str, int], int]:
+    """Write the shards that are not there yet; returns the pictures per split, and how many icons were skipped."""
+    counts = {"train": 0, "val": 0}
+    done = 0
+    parts = {
+        split: [picture for picture in pictures if (picture.held_out is not None) == (split == "val")]
+        for split in splits
+    }
+    total = sum(len(chosen) for chosen in parts.values())
+    for split, chosen in parts.items():
+        for start in range(0, len(chosen), SHARD_SIZE):
+            part = chosen[start : start + SHARD_SIZE]
+            path = directory / f"{split}-{start // SHARD_SIZE:04d}.tar"
+            if not path.is_file():
+                told = _told(part, report, done, total, f"drawing {split}")
+                atomic_write(path, partial(_draw_shard, pictures=told, keywords=keywords, size=size, seed=seed))
+            done += len(part)
+            counts[split] += _shard_length(path)
+    report(done, total, "done")
+    return counts, total - sum(counts.values())
+
+
+def _told(pictures: Iterable[Picture], report: Progress, done: int, total: int, what: str) -> Iterator[Picture]:
+    """The same pictures, each reported as its turn comes."""
+    for number, picture in enumerate(pictures):
+        report(done + number, total, what)
+        yield picture
+
+
+def _draw_shard(file: BinaryIO, pictures: Iterable[Picture], keywords: Keywords, size: int, seed: int) -> None:
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for picture in pictures:
+            _add_picture(tar, picture, keywords, size, seed)
+
+
+def _add_picture(tar: tarfile.TarFile, picture: Picture, keywords: Keywords, size: int, seed: int) -> None:
+    icon = picture.icon
+    drawn = render(icon.svg, size)
+    if drawn is None:
+        return
+    encoded = io.BytesIO()
+    drawn.save(encoded, "WEBP", lossless=True, quality=50, method=2)
+    rng = random.Random(f"{seed}|captions|{picture.key}")
+    record = {
+        "captions": captions(icon.concept, STYLES[icon.style].word, icon.tone, keywords, rng),
+        "concept": icon.concept.slug,
+        "style": icon.style,
+        "skin_tone": icon.tone,
+        "group": icon.concept.group,
+        "weight": picture.weight,
+        "held_out": picture.held_out,
+    }
+    for suffix, data in (("webp", encoded.getvalue()), ("json", json.dumps(record).encode())):
+        member = tarfile.TarInfo(f"{picture.key}.{suffix}")
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+
+
+def _shard_length(path: Path) -> int:
+    try:
+        with tarfile.open(path) as tar:
+            return sum(name.endswith(".webp") for name in tar.getnames())
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise HartError(f"{path} is damaged ({error}): delete it and dataset.json, and run again") from error
+
+
+def _concept_table(
+    pictures: Iterable[Picture], keywords: Keywords, withheld: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    """Concept -> names, keywords and pictures, for evaluation."""
+    table: dict[str, Any] = {}
+    for picture in sorted(pictures, key=lambda picture: picture.key):
+        concept = picture.icon.concept
+        entry = table.setdefault(
+            concept.slug,
+            {
+                "names": plain_names(concept),
+                "group": concept.group,
+                "keywords": keywords.standing_alone(concept),
+                "held_out_keywords": [word for word in concept.keywords if concept.slug in withheld.get(word, ())],
+                "styles": [],
+                "held_out_styles": [],
+                "skin_tones": [],
+                "held_out_skin_tones": [],
+            },
+        )
+        if picture.icon.tone is None:
+            kind, value = "styles", picture.icon.style
+        else:
+            kind, value = "skin_tones", picture.icon.tone
+        held_out = picture.held_out == ("style" if kind == "styles" else "tone")
+        listed = entry[f"held_out_{kind}" if held_out else kind]
+        if value not in listed:
+            listed.append(value)
+    return table
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    atomic_write(path, lambda file: file.write(text.encode()))
+
+
+def _load_json(path: Path) -> dict[str, Any]:
+    try:
+        return read_json_file(path)
+    except FileError as error:
+        raise HartError(f"{error}: delete it and run again") from None

@@ -1,0 +1,128 @@
+"""What becomes of each picture: training or held out, how much it weighs, and in which place it is stored.
+
+Every choice is a hash of the seed and a name, never of a position: adding icons leaves the others where they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from hart_emoji.data.captions import Keywords, mentions, plain_names
+from hart_emoji.data.catalogue import Concept, Icon, drawing
+
+HELD_OUT_STYLES = 0.03
+"""Share of (concept, style) pairs."""
+HELD_OUT_TONES = 0.04
+"""Share of (concept, skin tone) pairs."""
+HELD_OUT_KEYWORDS = 0.05
+TONED_TOTAL = 1.5
+"""Weight of a picture and its skin tones together, where a picture without skin tones weighs 1."""
+FLAG_WEIGHT = 0.3
+GUESS_WEIGHT = 0.5
+"""For an icon whose name had to be guessed from unspaced words."""
+
+SPLIT_RULE = (
+    "By SHA-256 of (seed, kind, key). 'style': a picture of a concept in one style, with all its skin tones, where the "
+    "concept stays in training in another style. 'tone': a skin tone of a concept, in every style, where the concept "
+    "has three tones or more. Drawings that two concepts share are never held out. Keywords in held_out_keywords are "
+    "in no training caption."
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An icon with its place in the data set. key: unique, fit for a file name; held_out: why, or None for training."""
+
+    key: str
+    icon: Icon
+    held_out: Literal["style", "tone"] | None
+    weight: float
+
+
+def plan_pictures(icons: Sequence[Icon], seed: int) -> list[Picture]:
+    """Split, weight and order of every picture; the order is shuffled, so that shards are alike."""
+    shared = _shared_drawings(icons)
+    held_styles = _held_out_styles(icons, shared, seed)
+    held_tones = _held_out_tones(icons, shared, seed)
+    tones = Counter((icon.concept.slug, icon.style) for icon in icons if icon.tone)
+    pictures = []
+    for icon in icons:
+        slug, style, tone = icon.concept.slug, icon.style, icon.tone
+        held_out: Literal["style", "tone"] | None = None
+        if (slug, style) in held_styles:
+            held_out = "style"
+        elif (slug, tone) in held_tones:
+            held_out = "tone"
+        weight = 1.0
+        if count := tones[slug, style]:
+            # The plain picture takes a third: most prompts name no skin tone.
+            weight = TONED_TOTAL * (2 / 3 / count if tone else 1 / 3)
+        if icon.concept.group == "flags":
+            weight *= FLAG_WEIGHT
+        if not icon.certain:
+            weight *= GUESS_WEIGHT
+        key = "-".join(part for part in (style, slug, tone) if part)
+        pictures.append(Picture(key, icon, held_out, round(weight, 4)))
+    return sorted(pictures, key=lambda picture: _chance(seed, "order", picture.key))
+
+
+def held_out_keywords(concepts: Collection[Concept], seed: int) -> dict[str, list[str]]:
+    """Keywords that no training caption uses -> the concepts they belong to; both sorted.
+
+    Only words that could stand alone, and that are in no concept's name, are held out.
+    """
+    allowed = Keywords(concepts)
+    owners: defaultdict[str, list[str]] = defaultdict(list)
+    for concept in concepts:
+        for word in allowed.standing_alone(concept):
+            owners[word].append(concept.slug)
+    picked = {word for word in owners if _chance(seed, "keyword", word) < HELD_OUT_KEYWORDS}
+    names = [name for concept in concepts for name in plain_names(concept)]
+    in_names = {word for word in picked for name in names if mentions(name, frozenset({word}))}
+    return {word: sorted(owners[word]) for word in sorted(picked - in_names)}
+
+
+def _chance(seed: int, kind: str, key: str) -> float:
+    """A fixed number in [0, 1) for this key."""
+    digest = hashlib.sha256(f"{seed}|{kind}|{key}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _shared_drawings(icons: Sequence[Icon]) -> set[tuple[str, str]]:
+    """(concept, style) pairs that have a drawing in common with another concept of the style."""
+    owners: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for icon in icons:
+        owners[icon.style, drawing(icon.svg)].add(icon.concept.slug)
+    return {(slug, style) for (style, _), slugs in owners.items() if len(slugs) > 1 for slug in slugs}
+
+
+def _held_out_styles(icons: Sequence[Icon], shared: set[tuple[str, str]], seed: int) -> set[tuple[str, str]]:
+    styles: defaultdict[str, set[str]] = defaultdict(set)
+    for icon in icons:
+        styles[icon.concept.slug].add(icon.style)
+    held = set()
+    for slug, names in styles.items():
+        chance = {style: _chance(seed, "style", f"{style}/{slug}") for style in names}
+        free = sorted((style for style in names if (slug, style) not in shared), key=lambda style: chance[style])
+        # At least one style of the concept always stays in training.
+        held |= {(slug, style) for style in free[: len(names) - 1] if chance[style] < HELD_OUT_STYLES}
+    return held
+
+
+def _held_out_tones(icons: Sequence[Icon], shared: set[tuple[str, str]], seed: int) -> set[tuple[str, str | None]]:
+    tones: defaultdict[str, set[str]] = defaultdict(set)
+    for icon in icons:
+        if icon.tone:
+            tones[icon.concept.slug].add(icon.tone)
+    shared_concepts = {slug for slug, _ in shared}
+    return {
+        (slug, tone)
+        for slug, known in tones.items()
+        if len(known) >= 3 and slug not in shared_concepts
+        for tone in known
+        if _chance(seed, "tone", f"{slug}/{tone}") < HELD_OUT_TONES
+    }

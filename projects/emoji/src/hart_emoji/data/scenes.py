@@ -1,0 +1,388 @@
+"""Images composed from emoji without end, with captions of what is there: things, colours, counts, places, grounds.
+
+Row n is a function of the seed and n. Only icons that the emoji set trains on are used, and none of its held-out words.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import random
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hart.data.samples import Damage, DamagedSample, Sample
+from hart_emoji.data.build import STYLES, layer_of, read_icons
+from hart_emoji.data.captions import DEFAULT_STYLE, Keywords, captions, plain_names, with_article
+from hart_emoji.data.catalogue import Icon
+from hart_emoji.data.plan import held_out_keywords, plan_pictures
+from hart_emoji.data.recolour import COLOUR_WORDS, COLOURS, OwnColour, colour_word, ground, own_colour, repainted
+from hart_emoji.data.rewriting import NUMBERS, one_thing, plural, sometimes_slipped
+
+CAPTIONS = 3
+"""Captions an image."""
+KINDS = {"single": 0.5, "coloured": 0.14, "ground": 0.1, "two": 0.16, "count": 0.1}
+"""Kind of scene -> its share of the images."""
+SEEN = {"single": 2.0}
+"""Kind of scene -> how often training sees an image of it; 1 for all others."""
+THINGS = frozenset({"animals-nature", "food-drink", "travel-places", "activities", "objects"})
+"""Groups whose icons stand for things that can be put beside each other and counted."""
+FIGURES = frozenset({"smileys-emotion", "people-body", "other", *THINGS})
+"""Groups that may stand on a coloured ground."""
+LONGEST_NAME = 3
+"""Words of a thing in a scene of several."""
+
+TRIES = 20
+
+WHITE = (255, 255, 255)
+Describe = Callable[[random.Random], str]
+"""One more caption of the same image."""
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An icon in a scene. names: what it may be called, without article. sprite: RGBA, as large as it is drawn."""
+
+    names: tuple[str, ...]
+    sprite: Image.Image
+
+    def called(self, rng: random.Random) -> str:
+        """With its article."""
+        return with_article(rng.choice(self.names))
+
+
+class EmojiScenes:
+    """`count` composed images of `size` pixels; a `hart.data.sources.Source`."""
+
+    classes: tuple[str, ...] = ()
+    damaged: tuple[Damage, ...] = ()
+
+    def __init__(
+        self, cache: Path, count: int, *, size: int = 128, seed: int = 0, barred: Collection[str] = ()
+    ) -> None:
+        """cache: where the npm archives of the emoji set lie or go. barred: captions, in lower case, not to be used.
+
+        Raises `HartError` where the archives cannot be had.
+        """
+        icons = read_icons(STYLES, cache, lambda done, total, what: None)
+        concepts = {icon.concept.slug: icon.concept for icon in icons}
+        # split and held-out words are those of the set that `hart data emoji` writes
+        self.keywords = Keywords(concepts.values(), held_out_keywords(concepts.values(), seed=0))
+        kept = [picture for picture in plan_pictures(icons, seed=0) if picture.held_out is None]
+        self.icons = [picture.icon for picture in kept]
+        self.chances = [picture.weight for picture in kept]
+        self.count = count
+        self.size = size
+        self.seed = seed
+        self.barred = frozenset(barred)
+        self._things = self._places(lambda icon: icon.concept.group in THINGS and bool(self._short_names(icon)))
+        self._figures = self._places(lambda icon: icon.concept.group in FIGURES)
+
+    @property
+    def description(self) -> str:
+        # without the number, so that an encoded set can be made longer
+        return f"scenes of emoji, {self.size} px, seed {self.seed}"
+
+    @property
+    def weights(self) -> Tensor:
+        return torch.tensor([SEEN.get(self.kind(row), 1.0) for row in range(self.count)])
+
+    def __len__(self) -> int:
+        return self.count
+
+    def digest(self) -> str:
+        """As the description: rows follow from it and from the packages, whose versions are pinned."""
+        packages = [f"{style.package.name}@{style.package.version}" for style in STYLES.values()]
+        return hashlib.sha256(" ".join([self.description, *packages]).encode()).hexdigest()
+
+    def key(self, row: int) -> str:
+        return f"scene {row}"
+
+    def read(self, row: int) -> Sample:
+        image, texts = self.scene(row)
+        encoded = io.BytesIO()
+        image.save(encoded, "BMP")
+        return Sample(self.key(row), encoded.getvalue(), texts, weight=SEEN.get(self.kind(row), 1.0))
+
+    def kind(self, row: int) -> str:
+        """Which of `KINDS` a row is."""
+        return _kind(self._generator(row))
+
+    def _generator(self, row: int) -> random.Random:
+        return random.Random(f"{self.seed}|scene|{row}")
+
+    def scene(self, row: int) -> tuple[Image.Image, tuple[str, ...]]:
+        """The RGB image of a row and its captions. Raises `DamagedSample` where `TRIES` scenes could not be drawn."""
+        rng = self._generator(row)
+        makers = {
+            "single": self._single,
+            "coloured": self._coloured,
+            "ground": self._on_ground,
+            "two": self._two,
+            "count": self._counted,
+        }
+        kind = _kind(rng)
+        for last in range(TRIES):
+            try:
+                image, describe = makers[kind](rng)
+                break
+            except DamagedSample:  # a blank icon
+                if last == TRIES - 1:
+                    raise
+        texts: list[str] = []
+        while len(texts) < CAPTIONS:
+            text = describe(rng)
+            if text.lower() not in self.barred:
+                texts.append(sometimes_slipped(text, rng))
+        return image, tuple(texts)
+
+    def _single(self, rng: random.Random) -> tuple[Image.Image, Describe]:
+        icon = self._chosen(range(len(self.icons)), rng)
+        moved = rng.random() < 0.7
+        scale = rng.uniform(0.85, 1.05) if moved else 1.0
+        sprite = self._sprite(icon, round(self.size * scale), rng.uniform(-6, 6) if moved else 0)
+        shift = 0.05 if moved else 0.0
+        image = self._laid(WHITE, [(sprite, rng.uniform(-shift, shift) + 0.5, rng.uniform(-shift, shift) + 0.5)])
+        colour = own_colour(sprite) if icon.concept.group in THINGS else None
+        names = plain_names(icon.concept)
+
+        def describe(rng: random.Random) -> str:
+            if colour is not None and colour.word and rng.random() < 0.15:
+                name = _without_colour(rng.choice(names))
+                return self._styled(one_thing(f"{colour_word(colour.word, rng)} {name}", rng), icon.style, rng)
+            if icon.tone is None and rng.random() < 0.4:
+                return self._styled(one_thing(rng.choice(names), rng), icon.style, rng)
+            return rng.choice(captions(icon.concept, STYLES[icon.style].word, icon.tone, self.keywords, rng)[1:])
+
+        return image, describe
+
+    def _coloured(self, rng: random.Random) -> tuple[Image.Image, Describe]:
+        """One thing in a colour that is not its own."""
+        icon, sprite, colour = self._with_colour(round(self.size * rng.uniform(0.85, 1.0)), rng)
+        word = _another(colour, rng)
+        painted = repainted(sprite, colour, word)
+        image = self._laid(WHITE, [(painted, 0.5, 0.5)])
+        names = tuple(_without_colour(name) for name in plain_names(icon.concept))
+
+        def describe(rng: random.Random) -> str:
+            name, said = rng.choice(names), colour_word(word, rng)
+            if rng.random() < 0.12:
+                return self._styled(f"{with_article(name)} in {said}", icon.style, rng)
+            return self._styled(one_thing(f"{said} {name}", rng), icon.style, rng)
+
+        return image, describe
+
+    def _on_ground(self, rng: random.Random) -> tuple[Image.Image, Describe]:
+        icon = self._chosen(self._figures, rng)
+        sprite = self._sprite(icon, round(self.size * rng.uniform(0.65, 0.9)), rng.uniform(-8, 8))
+        said, colour = ground(rng)
+        image = self._laid(colour, [(sprite, rng.uniform(0.45, 0.55), rng.uniform(0.45, 0.55))])
+        names = plain_names(icon.concept)
+        tone = f" with {icon.tone} skin tone" if icon.tone else ""
+
+        def describe(rng: random.Random) -> str:
+            name = rng.choice(names)
+            thing = (with_article(name) if rng.random() < 0.7 else name) + tone
+            where = rng.choice(("on a {} background", "on a {} background", "on {}", "against a {} background"))
+            where = where.format(said)
+            if said.startswith(("orange",)):
+                where = where.replace("a orange", "an orange")
+            text = rng.choice((f"{thing} {where}", f"{thing} {where}", f"{thing}, {said} background"))
+            return self._styled(text, icon.style, rng)
+
+        return image, describe
+
+    def _two(self, rng: random.Random) -> tuple[Image.Image, Describe]:
+        """Two things beside or above each other, sometimes of different sizes, sometimes repainted."""
+        beside = rng.random() < 0.65
+        large, small = rng.uniform(0.45, 0.52), rng.uniform(0.22, 0.29)
+        sized = rng.random() < 0.25
+        sides = [large, small] if sized else [rng.uniform(0.38, 0.46) for _ in range(2)]
+        if rng.random() < 0.5:
+            sides.reverse()
+        style = self.icons[self._row(self._things, rng)].style
+        painted = rng.random() < 0.3
+        things = [self._thing(style, round(self.size * side), rng, painted=painted) for side in sides]
+        middle = rng.uniform(0.47, 0.53)
+        first, second = (middle - 0.245, middle + 0.245) if beside else (middle - 0.25, middle + 0.25)
+        other = rng.uniform(0.47, 0.53)
+        places = [(first, other), (second, other)] if beside else [(other, first), (other, second)]
+        said, colour = ground(rng) if rng.random() < 0.15 else ("", WHITE)
+        image = self._laid(colour, [(t.sprite, x, y) for t, (x, y) in zip(things, places, strict=True)])
+        sizes = ["big" if side == max(sides) else "small" for side in sides] if sized else ["", ""]
+
+        def describe(rng: random.Random) -> str:
+            tell = sized and rng.random() < 0.6
+            texts = []
+            for thing, size in zip(things, sizes, strict=True):
+                name = rng.choice(thing.names)
+                texts.append(with_article(f"{size} {name}" if tell else name))
+            text = _related(*texts, beside=beside, rng=rng)
+            if said:
+                text = f"{text} on {rng.choice((said, f'a {said} background')).replace('a orange', 'an orange')}"
+            return self._styled(text, style, rng)
+
+        return image, describe
+
+    def _counted(self, rng: random.Random) -> tuple[Image.Image, Describe]:
+        """Several times the same, sometimes repainted."""
+        for _ in range(50):
+            row = self._row(self._things, rng)
+            icon = self.icons[row]
+            names = [name for name in self._short_names(icon) if plural(name)]
+            if names:
+                break
+        else:
+            raise DamagedSample("no icon with a plural was found")
+        number = rng.choices(list(NUMBERS), (4, 4, 3, 2, 1))[0]
+        cells = _cells(number, rng)
+        side = 0.44 if number <= 4 else 0.29
+        sprite = self._filling(icon, round(self.size * side * rng.uniform(0.85, 1)))
+        word = ""
+        if rng.random() < 0.25 and (colour := own_colour(sprite)) is not None:
+            word = _another(colour, rng)
+            sprite = repainted(sprite, colour, word)
+            names = [_without_colour(name) for name in names]
+        jitter = 0.02
+        placed = [
+            (sprite.rotate(rng.uniform(-10, 10), Image.Resampling.BICUBIC), x + rng.uniform(-jitter, jitter), y)
+            for x, y in cells
+        ]
+        image = self._laid(WHITE, placed)
+
+        def describe(rng: random.Random) -> str:
+            name = rng.choice(names)
+            many = plural(f"{colour_word(word, rng)} {name}" if word else name)
+            return self._styled(f"{rng.choice(NUMBERS[number])} {many}", icon.style, rng)
+
+        return image, describe
+
+    def _thing(self, style: str, side: int, rng: random.Random, *, painted: bool) -> Thing:
+        """A thing of a style, in another colour than its own where `painted`."""
+        rows = self._things
+        for _ in range(200):
+            icon = self.icons[self._row(rows, rng)]
+            if icon.style != style:
+                continue
+            sprite = self._filling(icon, side)
+            names = self._short_names(icon)
+            if not painted:
+                return Thing(names, sprite)
+            if (colour := own_colour(sprite)) is not None:
+                word = _another(colour, rng)
+                said = tuple(f"{colour_word(word, rng)} {_without_colour(name)}" for name in names)
+                return Thing(said, repainted(sprite, colour, word))
+        raise DamagedSample(f"no thing of style {style} was found")
+
+    def _with_colour(self, side: int, rng: random.Random) -> tuple[Icon, Image.Image, OwnColour]:
+        for _ in range(50):
+            icon = self._chosen(self._things, rng)
+            sprite = self._sprite(icon, side, 0)
+            if (colour := own_colour(sprite)) is not None:
+                return icon, sprite, colour
+        raise DamagedSample("no icon of one colour was found")
+
+    def _places(self, wanted: Callable[[Icon], bool]) -> list[int]:
+        return [row for row, icon in enumerate(self.icons) if icon.tone is None and icon.certain and wanted(icon)]
+
+    def _row(self, rows: Sequence[int], rng: random.Random) -> int:
+        """One of some rows, by their weights: by rejection, none is above 1.5."""
+        while True:
+            row = rows[rng.randrange(len(rows))]
+            if rng.random() * 1.5 < self.chances[row]:
+                return row
+
+    def _chosen(self, rows: Sequence[int], rng: random.Random) -> Icon:
+        return self.icons[self._row(rows, rng)]
+
+    def _short_names(self, icon: Icon) -> tuple[str, ...]:
+        """Names of a thing among others; none for one that is many or no thing by itself."""
+        names = plain_names(icon.concept)
+        return tuple(
+            name for name in names if len(name.split()) <= LONGEST_NAME and with_article(name)[:2] in ("a ", "an")
+        )
+
+    def _sprite(self, icon: Icon, side: int, angle: float) -> Image.Image:
+        """An icon as large as in its set, where `side` is the side of its square."""
+        sprite = layer_of(icon.svg, side)
+        if sprite is None or sprite.getbbox() is None:
+            raise DamagedSample(f"{icon.style} {icon.concept.slug} cannot be drawn")
+        return sprite.rotate(angle, Image.Resampling.BICUBIC, expand=True) if angle else sprite
+
+    def _filling(self, icon: Icon, side: int) -> Image.Image:
+        """An icon without its margin, its longer side `side`: what is called big is big."""
+        drawn = side
+        for _ in range(3):  # small icons are measured more than once: their edges take whole pixels
+            sprite = self._sprite(icon, drawn, 0)
+            sprite = sprite.crop(sprite.getbbox())
+            if max(sprite.size) >= side - 1:
+                break
+            drawn = round(drawn * side / max(sprite.size))
+        return sprite
+
+    def _laid(self, colour: tuple[int, int, int], placed: Sequence[tuple[Image.Image, float, float]]) -> Image.Image:
+        """Sprites with their centres at (x, y), in sides of the image, on a ground of one colour."""
+        canvas = Image.new("RGBA", (self.size, self.size), (*colour, 255))
+        for sprite, x, y in placed:
+            layer = Image.new("RGBA", canvas.size)
+            layer.paste(sprite, (round(x * self.size - sprite.width / 2), round(y * self.size - sprite.height / 2)))
+            canvas = Image.alpha_composite(canvas, layer)
+        return canvas.convert("RGB")
+
+    def _styled(self, text: str, style: str, rng: random.Random) -> str:
+        """As in `captions`: words without a style mean the default one."""
+        if rng.random() < (0.85 if style == DEFAULT_STYLE else 0.05):
+            return text
+        word = STYLES[style].word
+        return rng.choice((f"{text} in {word} style", f"{text}, {word} style", f"{text}, {word}"))
+
+
+def _kind(rng: random.Random) -> str:
+    return rng.choices(list(KINDS), list(KINDS.values()))[0]
+
+
+def _related(first: str, second: str, *, beside: bool, rng: random.Random) -> str:
+    """Words for two things, the first of which is left of the second, or above it."""
+    if rng.random() < 0.4:
+        pair = [first, second]
+        rng.shuffle(pair)
+        joint = rng.choice(("and", "and", "next to", "beside")) if beside else "and"
+        return f"{pair[0]} {joint} {pair[1]}"
+    if beside:
+        phrase = rng.choice(("left of", "to the left of", "on the left of"))
+        swapped = phrase.replace("left", "right")
+    else:
+        phrase, swapped = rng.choice((("above", "below"), ("over", "under"), ("above", "beneath")))
+    return f"{first} {phrase} {second}" if rng.random() < 0.6 else f"{second} {swapped} {first}"
+
+
+def _cells(number: int, rng: random.Random) -> list[tuple[float, float]]:
+    """Centres of so many places, in sides of the image."""
+    near, far, middle = 0.26, 0.74, 0.5
+    thirds = (0.19, 0.5, 0.81)
+    match number:
+        case 2:
+            return [(near, middle), (far, middle)] if rng.random() < 0.7 else [(middle, near), (middle, far)]
+        case 3:
+            return [(middle, near), (near, far), (far, far)]
+        case 4:
+            return [(x, y) for y in (near, far) for x in (near, far)]
+        case 5:
+            return [(x, 0.32) for x in thirds] + [(x, 0.68) for x in (0.33, 0.67)]
+        case _:
+            return [(x, y) for y in (0.32, 0.68) for x in thirds]
+
+
+def _another(colour: OwnColour, rng: random.Random) -> str:
+    """A colour word that is not an icon's own, and shows on white."""
+    return rng.choice([word for word in COLOURS if word not in (colour.word, "white")])
+
+
+def _without_colour(name: str) -> str:
+    """ "red apple" -> "apple"; a name that is nothing but colours stays."""
+    return " ".join(word for word in name.split() if word.lower() not in COLOUR_WORDS) or name

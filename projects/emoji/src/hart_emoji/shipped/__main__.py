@@ -1,0 +1,224 @@
+"""The shipped model's tokenizer and transformer, trained end to end on one GPU within a given number of minutes.
+
+    python -m hart_emoji.shipped pack data/emoji128 .pack
+    PYTHONPATH=src:projects/emoji/src python -m hart_emoji.shipped train .pack --minutes 9 --out OUT --work /tmp/shipped
+    python -m hart_emoji.shipped join OUT runs/shipped
+
+`pack` runs where the set is: it makes few small files of a set of captioned pictures or of a folder of vector files.
+`train` runs on a bare machine: torch, numpy, pillow, safetensors, tokenizers, accelerate and the pack. It trains with
+the project's recipes, the tokenizer first, everything on the device, and writes averaged weights in files below 16 MiB,
+the logs and sample pictures, anew every minute. WORK holds checkpoints: the same command goes on from there. `--from
+OUT` starts from what another run wrote. `join` makes a model's folder of OUT.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from hart_emoji import RECIPES
+
+STAGES = ("tokenizer", "transformer")
+FIRST_STEP = 240.0
+"""Seconds within which a stage must make a step once its data is encoded; else it is run again without compiling."""
+REPORT = "train_shipped.json"
+
+
+def train(parsed: argparse.Namespace) -> None:
+    """Run the stages one after the other, each in a process of its own."""
+    start = time.time()
+    end = start + 60 * parsed.minutes
+    parsed.out.mkdir(parents=True, exist_ok=True)
+    record: dict[str, Any] = {"arguments": parsed.arguments, "minutes": parsed.minutes, "stages": {}}
+    share = parsed.tokenizer_share
+    deadlines = {"tokenizer": start + share * (end - start), "transformer": end}
+    if parsed.start_from is not None:
+        from hart_emoji.shipped.weights import join
+
+        parsed.start_from = join(parsed.start_from, parsed.work / "start")
+        if share == 0:
+            give_tokenizer(parsed.start_from, parsed.work / "tokenizer" / "model")
+    for stage in STAGES[share == 0 :]:
+        record["stages"][stage] = outcome = run_stage(parsed, stage, deadlines[stage])
+        write_report(parsed, record)
+        sys.stdout.write(f"{stage}: {outcome}\n")
+        if not (parsed.work / stage / "model").exists():
+            said = "\n".join(record["log"])
+            raise SystemExit(f"{said}\n{stage}: no model was written")
+
+
+def give_tokenizer(source: Path, folder: Path) -> None:
+    """The tokenizer of a model's folder as what its stage writes."""
+    from hart.checkpoint.starting import load_tokenizer, save_tokenizer
+
+    save_tokenizer(folder, load_tokenizer(source))
+
+
+def run_stage(parsed: argparse.Namespace, stage: str, deadline: float) -> dict[str, Any]:
+    """Train a stage as its recipe says until `deadline` (by `time.time`); where that fails, again without compiling."""
+    folder, begun = parsed.work / stage, time.time()
+    folder.mkdir(parents=True, exist_ok=True)
+    notes: list[str] = []
+    for eager in [False, True] if parsed.compile else [True]:
+        for sign in ("prepared", "started"):
+            (folder / sign).unlink(missing_ok=True)
+        status = run_process(parsed, stage, deadline, eager)
+        if status == "done" or eager or deadline - time.time() < 20:
+            break
+        notes.append(f"{status}; run again without torch.compile")
+    plan = folder / "plan.json"
+    return {
+        "outcome": status,
+        "seconds": round(time.time() - begun, 1),
+        "notes": notes,
+        "plan": json.loads(plan.read_text()) if plan.exists() else {},
+    }
+
+
+def run_process(parsed: argparse.Namespace, stage: str, deadline: float, eager: bool) -> str:
+    """One process of a stage: "done", or how it ended. eager: without compiling, whatever the recipe says."""
+    overrides = [*getattr(parsed, stage), *(["trainer.compile=false"] if eager else [])]
+    command = [
+        sys.executable,
+        "-m",
+        "hart_emoji.shipped",
+        "stage",
+        stage,
+        str(parsed.pack),
+        "--deadline",
+        str(deadline),
+    ]
+    command += ["--out", str(parsed.out), "--work", str(parsed.work), "--recipes", str(parsed.recipes)]
+    command += ["--device", parsed.device, *([] if parsed.perceptual else ["--no-perceptual"])]
+    command += ["--from", str(parsed.start_from)] if parsed.start_from is not None else []
+    prepared, started = (parsed.work / stage / sign for sign in ("prepared", "started"))
+    with (parsed.work / "log").open("ab") as log:
+        process = subprocess.Popen([*command, "--set", *overrides], stdout=log, stderr=log, process_group=0)
+        while process.poll() is None:
+            time.sleep(0.2)
+            over = time.time() > deadline + parsed.grace
+            waited = time.time() - prepared.stat().st_mtime if prepared.exists() and not started.exists() else 0.0
+            stuck = not eager and waited > FIRST_STEP
+            if over or stuck:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                return "stopped: its time was over" if over else f"no step within {FIRST_STEP:.0f} s"
+    return "done" if process.returncode == 0 else f"ended with status {process.returncode}"
+
+
+def write_report(parsed: argparse.Namespace, record: dict[str, Any]) -> None:
+    """What was done, the end of the processes' output, and one picture of the samples."""
+    log = (parsed.work / "log").read_text(encoding="utf-8", errors="replace").splitlines()
+    record["log"] = [line[:300] for line in log if line.strip()][-40:]
+    (parsed.out / REPORT).write_text(json.dumps(record, indent=1, default=str), encoding="utf-8")
+    samples = [newest[-1] for stage in STAGES if (newest := sorted((parsed.work / stage / "samples").glob("*.png")))]
+    if samples:
+        images = [Image.open(path).convert("RGB") for path in samples]
+        sheet = Image.new("RGB", (max(i.width for i in images), sum(i.height for i in images)), "white")
+        top = 0
+        for image in images:
+            sheet.paste(image, (0, top))
+            top += image.height
+        sheet.save(parsed.out / "samples.png")
+
+
+def stage(parsed: argparse.Namespace) -> None:
+    """What a stage's own process does."""
+    # the packed network is for machines that lack it
+    sys.path.append(str(parsed.pack / "site"))
+    from hart.devices import resolve_device
+    from hart_emoji.shipped.stages import Job, tokenizer_stage, transformer_stage
+
+    job = Job(
+        parsed.pack,
+        parsed.work,
+        parsed.out,
+        parsed.recipes,
+        resolve_device(parsed.device),
+        parsed.deadline,
+        tuple(parsed.overrides),
+        parsed.perceptual,
+        "" if parsed.start_from is None else str(parsed.start_from),
+    )
+    {"tokenizer": tokenizer_stage, "transformer": transformer_stage}[parsed.stage](job)
+
+
+def pack(parsed: argparse.Namespace) -> None:
+    from hart_emoji.shipped.pack import write_pack
+
+    sizes = write_pack(parsed.source, parsed.pack, split=parsed.split, size=parsed.size)
+    for name, size in sizes.items():
+        sys.stdout.write(f"{size:>12,}  {name}\n")
+    sys.stdout.write(f"{sum(sizes.values()) / 2**20:.1f} MiB in {parsed.pack}\n")
+
+
+def join_files(parsed: argparse.Namespace) -> None:
+    from hart_emoji.shipped.weights import join
+
+    sys.stdout.write(f"{join(parsed.out, parsed.model)}\n")
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    packing = commands.add_parser("pack", help="make a pack of a set")
+    packing.add_argument("source", help="any set that `hart train` reads, or a folder of vector files")
+    packing.add_argument("pack", type=Path)
+    packing.add_argument("--split", default="train")
+    packing.add_argument("--size", type=int, default=128)
+    packing.set_defaults(run=pack)
+    training = commands.add_parser("train", help="train both stages")
+    one_stage = commands.add_parser("stage")
+    one_stage.add_argument("stage", choices=STAGES)
+    for command in (training, one_stage):
+        command.add_argument("pack", type=Path)
+        command.add_argument("--out", type=Path, required=True, help="weights, logs and samples, small files")
+        command.add_argument("--work", type=Path, required=True, help="checkpoints: the same command goes on there")
+        command.add_argument("--recipes", type=Path, default=RECIPES)
+        command.add_argument("--device", default="cuda")
+        command.add_argument("--no-perceptual", dest="perceptual", action="store_false", help="leave that loss out")
+        command.add_argument("--from", dest="start_from", type=Path, help="what another run wrote to its OUT")
+    one_stage.add_argument("--deadline", type=float, required=True)
+    one_stage.add_argument("--set", dest="overrides", nargs="*", default=[])
+    one_stage.set_defaults(run=stage)
+    training.add_argument("--minutes", type=float, required=True, help="of both stages together, all included")
+    training.add_argument("--tokenizer-share", type=float, default=0.4, help="of the time; 0 keeps that of --from")
+    training.add_argument("--grace", type=float, default=15.0, help="seconds that a stage may take longer than it has")
+    training.add_argument(
+        "--no-compile", dest="compile", action="store_false", help="no torch.compile, whatever recipes say"
+    )
+    for name in STAGES:
+        training.add_argument(
+            f"--{name}", action="append", default=[], metavar="KEY=VALUE", help=f"change a setting of {name}.toml"
+        )
+    training.set_defaults(run=train)
+    joining = commands.add_parser("join", help="make a model's folder of OUT")
+    joining.add_argument("out", type=Path)
+    joining.add_argument("model", type=Path)
+    joining.set_defaults(run=join_files)
+    parsed = parser.parse_args(arguments)
+    parsed.arguments = arguments
+    if parsed.run is train:
+        if not 0 <= parsed.tokenizer_share < 1:
+            parser.error("--tokenizer-share must be from 0 to below 1")
+        if parsed.tokenizer_share == 0 and parsed.start_from is None:
+            parser.error("--tokenizer-share 0 keeps the tokenizer of --from, which is missing")
+    return parsed
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parsed = parse(sys.argv[1:] if arguments is None else arguments)
+    parsed.run(parsed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""A set of captioned pictures in few small files, for a machine that nothing can be downloaded to.
+
+    PACK/pictures.safetensors     pictures as lossless WebP sheets, captions, weights
+    PACK/perceptual.safetensors   the perceptual network's weights
+    PACK/site/                    the package that the network is built of, which is pure Python
+
+A sheet holds pictures of one concept and style side by side, such as the skin tones of a person: together they take 70%
+of what they take one by one.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import itertools
+import json
+import lzma
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hart.checkpoint.storage import read_safetensors, save_module, write_safetensors
+from hart.data.datasets import CaptionedImages, open_dataset
+from hart.errors import HartError
+
+PICTURES, PERCEPTUAL, SITE = "pictures.safetensors", "perceptual.safetensors", "site"
+NETWORK = "efficientnet_lite_pytorch"
+WIDEST = 100
+"""Pictures of a sheet; WebP's sides end at 16,383 pixels."""
+
+
+def write_pack(source: str, pack: Path, *, split: str, size: int) -> dict[str, int]:
+    """Pack a split of any set that training reads, or a folder of vector files; the bytes of each part by name."""
+    vectors = sorted(Path(source).glob("**/*.svg")) if Path(source).is_dir() else []
+    data = drawn(vectors, size) if vectors else open_dataset(source, split, size)
+    data.require_captions()
+    order, groups = sheets(data)
+    blobs = [encoded(data.pixels[rows]) for rows in groups]
+    captions = json.dumps([data.texts[row] for row in order], ensure_ascii=False).encode()
+    tensors = {
+        "sheets": as_bytes(b"".join(blobs)),
+        "sheet_bytes": torch.tensor([len(blob) for blob in blobs]),
+        "sheet_pictures": torch.tensor([len(rows) for rows in groups]),
+        "captions": as_bytes(lzma.compress(captions)),
+        "weights": data.weights[order],
+        "size": torch.tensor(size),
+    }
+    write_safetensors(pack / PICTURES, tensors)
+    write_perceptual(pack)
+    return {
+        path.relative_to(pack).as_posix(): path.stat().st_size for path in sorted(pack.rglob("*")) if path.is_file()
+    }
+
+
+def write_perceptual(pack: Path) -> None:
+    """Raises `HartError` where the packages of the perceptual network are not installed."""
+    from hart.networks.perceptual import perceptual_loss
+
+    save_module(pack / PERCEPTUAL, perceptual_loss("efficientnet_lite0"))
+    spec = importlib.util.find_spec(NETWORK)
+    assert spec is not None
+    assert spec.origin is not None
+    files = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(Path(spec.origin).parent, pack / SITE / NETWORK, ignore=files, dirs_exist_ok=True)
+
+
+def read_pack(pack: Path) -> CaptionedImages:
+    """What `write_pack` packed, decoded. Raises `HartError` for a file that is not there or not whole."""
+    tensors = read_safetensors(pack / PICTURES)
+    size = int(tensors["size"])
+    texts = json.loads(lzma.decompress(tensors["captions"].numpy().tobytes()))
+    pixels = torch.empty(len(texts), 3, size, size, dtype=torch.uint8)
+    blobs, counts = tensors["sheets"].numpy(), tensors["sheet_pictures"].tolist()
+    byte_ends = tensors["sheet_bytes"].cumsum(0).tolist()
+    if not (len(blobs) == byte_ends[-1] and sum(counts) == len(texts) == len(tensors["weights"])):
+        raise HartError(f"{pack / PICTURES}: its parts do not fit together: pack the set again")
+
+    def decode(sheet: int, first: int) -> None:
+        start = byte_ends[sheet - 1] if sheet else 0
+        image = Image.open(io.BytesIO(blobs[start : byte_ends[sheet]].tobytes())).convert("RGB")
+        strip = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        pixels[first : first + counts[sheet]] = strip.unflatten(2, (-1, size)).permute(2, 0, 1, 3)
+
+    firsts = itertools.accumulate(counts, initial=0)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(decode, range(len(counts)), firsts))
+    return CaptionedImages(pixels, tuple(map(tuple, texts)), tensors["weights"], ({},) * len(texts))
+
+
+def sheets(data: CaptionedImages) -> tuple[list[int], list[list[int]]]:
+    """Rows in the order of the pack, and the rows of each sheet."""
+
+    def group(row: int) -> tuple[str, str]:
+        record: Any = data.records[row]
+        return str(record.get("concept", row)), str(record.get("style", ""))
+
+    order = sorted(range(len(data)), key=lambda row: (*group(row), str(data.records[row].get("skin_tone") or "")))
+    groups = [rows for _, same in itertools.groupby(order, group) for rows in batches(list(same), WIDEST)]
+    return order, groups
+
+
+def batches(rows: Sequence[int], most: int) -> Iterator[list[int]]:
+    for start in range(0, len(rows), most):
+        yield list(rows[start : start + most])
+
+
+def encoded(pixels: Tensor) -> bytes:
+    """(N, 3, H, W) uint8 as one picture, N H wide."""
+    strip = torch.cat(list(pixels), dim=2).permute(1, 2, 0).contiguous().numpy()
+    file = io.BytesIO()
+    Image.fromarray(strip, "RGB").save(file, format="WEBP", lossless=True, quality=60, method=4)
+    return file.getvalue()
+
+
+def as_bytes(data: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
+def drawn(files: Sequence[Path], size: int) -> CaptionedImages:
+    """Vector files as pictures. Captions are the lines of a `.txt` beside each, or the words of its name."""
+    from hart_emoji.data.build import render
+
+    pixels, texts = [], []
+    for file in files:
+        image = render(file.read_text(encoding="utf-8"), size)
+        if image is None:
+            continue
+        beside = file.with_suffix(".txt")
+        lines = beside.read_text(encoding="utf-8").splitlines() if beside.exists() else [file.stem.replace("-", " ")]
+        pixels.append(torch.from_numpy(np.array(image)).permute(2, 0, 1))
+        texts.append(tuple(line.strip() for line in lines if line.strip()))
+    if not pixels:
+        raise HartError("none of the vector files could be drawn")
+    return CaptionedImages(torch.stack(pixels), tuple(texts), torch.ones(len(texts)), ({},) * len(texts))

@@ -1,0 +1,218 @@
+"""One stage of the shipped model on one device within a given time, with the project's own trainer.
+
+A stage runs in two sittings of one run: a short one inside the warm-up, which tells how long a step takes, and the
+rest, whose number of steps fills the time. A stage that was stopped goes on from its newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hart.data.datasets import CaptionedImages
+from hart.files import atomic_write
+from hart.inference.cost import tokenizer_training_macs, transformer_training_macs
+from hart.losses.hart_loss import MEAN_KEPT_SHARE, kept_tokens
+from hart.model import Hart
+from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
+from hart.training.checkpoint import RunFolder
+from hart.training.config import Recipe, TokenizerRecipe, TransformerRecipe
+from hart.training.hart_task import TransformerTask
+from hart.training.progress import StepReport
+from hart.training.tokenizer_task import TokenizerTask
+from hart.training.trackers import LOG_FILE
+from hart.training.trainer import Trainer
+from hart_emoji.shipped.pack import PERCEPTUAL, read_pack
+from hart_emoji.shipped.weights import export
+
+TRIAL = 40
+"""Steps of the first sitting, or the warm-up where that is shorter."""
+SAVE_EVERY = 60.0
+"""Seconds."""
+MARGIN = 0.94
+"""Of the time that is left goes to steps; the rest is for what varies and for saving."""
+LOG_LINES = 400
+PLAN, PREPARED, STARTED = "plan.json", "prepared", "started"
+
+
+@dataclass
+class Plan:
+    """What a stage found out about itself; kept beside its checkpoints."""
+
+    step_seconds: float = 0.0
+    save_seconds: float = 0.0
+    steps: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Where a stage reads and writes, and how it is changed."""
+
+    pack: Path
+    work: Path
+    out: Path
+    recipes: Path
+    device: torch.device
+    deadline: float
+    """By `time.time`."""
+    overrides: tuple[str, ...]
+    perceptual: bool = True
+    start_from: str = ""
+    """A folder of a model, or of a tokenizer."""
+
+    @property
+    def left(self) -> float:
+        return self.deadline - time.time()
+
+
+def tokenizer_stage(job: Job) -> None:
+    """Writes `work/tokenizer/model`."""
+    table = job.recipes / "tokenizer.toml"
+    changes = [f"init_from={json.dumps(job.start_from)}"] if job.start_from else []
+    if job.perceptual and (job.pack / PERCEPTUAL).exists():
+        changes.append(f"perceptual.files=[{json.dumps(str(job.pack / PERCEPTUAL))}]")
+    if not job.perceptual:
+        changes.append("perceptual.weight=0")
+    recipe = TokenizerRecipe.read(table, (*common(job), *changes, *job.overrides))
+    task = ExportedTokenizer(recipe, read_pack(job.pack), job)
+    run_stage(job, job.work / "tokenizer", task, recipe, tokenizer_training_macs(recipe.tokenizer), recipe.revive_every)
+
+
+def transformer_stage(job: Job) -> None:
+    """Writes `work/transformer/model`, from the tokenizer in `work/tokenizer/model`."""
+    changes = [f"tokenizer={json.dumps(str(job.work / 'tokenizer' / 'model'))}", 'text_encoder="emoji"']
+    if job.start_from and (Path(job.start_from) / "hart.safetensors").exists():
+        changes.append(f"init_from={json.dumps(job.start_from)}")
+    recipe = TransformerRecipe.read(job.recipes / "transformer.toml", (*common(job), *changes, *job.overrides))
+    task = ExportedTransformer(recipe, read_pack(job.pack), job)
+    last = recipe.transformer.schedule.token_counts[-1]
+    last = kept_tokens(MEAN_KEPT_SHARE, last) if recipe.drop_last_scale else last
+    macs = transformer_training_macs(recipe.transformer, recipe.diffusion, last_tokens=last)
+    run_stage(job, job.work / "transformer", task, recipe, macs)
+
+
+def common(job: Job) -> tuple[str, ...]:
+    """What every recipe is changed to: data on the device, one process."""
+    precision = [] if job.device.type == "cuda" else ['trainer.precision="float32"']
+    return (
+        f"data={json.dumps(str(job.pack))}",
+        f'trainer.device="{job.device.type}"',
+        'trainer.distributed="none"',
+        "trainer.keep_checkpoints=1",
+        "reading.on_device=true",
+        *precision,
+    )
+
+
+class ExportedTokenizer(TokenizerTask):
+    """Also writes what it saves for the way back."""
+
+    def __init__(self, recipe: TokenizerRecipe, data: CaptionedImages, job: Job) -> None:
+        super().__init__(recipe, data, job.device)
+        self.job = job
+
+    def save(self, folder: Path, module: nn.Module) -> None:
+        super().save(folder, module)
+        assert isinstance(module, HybridTokenizer)
+        config = {"tokenizer": module.config.to_dict(), "hart": None}
+        export(self.job.out, f"tokenizer {time.time()}", config, tokenizer=module)
+
+
+class ExportedTransformer(TransformerTask):
+    """Also writes what it saves for the way back, with the tokenizer."""
+
+    def __init__(self, recipe: TransformerRecipe, data: CaptionedImages, job: Job) -> None:
+        super().__init__(recipe, data, job.device)
+        self.job = job
+
+    def save(self, folder: Path, module: nn.Module) -> None:
+        super().save(folder, module)
+        assert isinstance(module, Hart)
+        config = {
+            "tokenizer": self.tokenizer.config.to_dict(),
+            "hart": self.config.to_dict(),
+            "text_encoder": self.recipe.text_encoder,
+        }
+        export(self.job.out, f"transformer {time.time()}", config, tokenizer=self.tokenizer, hart=module)
+
+
+def run_stage(job: Job, folder: Path, task: Any, recipe: Recipe, macs: int, multiple: int = 0) -> None:
+    """Train until the job's time is over.
+
+    multiple: steps between checkpoints are a multiple of it, where it is not 0.
+    """
+    plan_path = folder / PLAN
+    plan = Plan(**json.loads(plan_path.read_text(encoding="utf-8"))) if plan_path.exists() else Plan()
+    times: list[float] = []
+    task.prepare()  # encodes all pictures and captions, before the time that is left is shared out
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / PREPARED).touch()
+
+    def sitting(steps: int, every: int, sample_every: int) -> None:
+        trainer = recipe.trainer.replace(
+            steps=steps,
+            checkpoint_every=every,
+            sample_every=sample_every,
+            log_every=max(1, steps // LOG_LINES),
+        )
+        given = recipe.replace(trainer=trainer)
+        on_step, on_log = timed(times, folder / STARTED), logged(job, folder)
+        Trainer(task, given, folder, macs=macs, on_step=on_step, on_log=on_log).run()
+
+    trial = min(TRIAL, max(recipe.optimizer.warmup_steps, 4))
+    if not plan.step_seconds:
+        sitting(trial, whole_multiple(trial, multiple), 0)
+        plan.step_seconds = statistics.median(times[len(times) // 2 :])
+        plan.save_seconds = save_time(job, folder)
+    done = max(RunFolder(folder, 1).steps(), default=0)
+    per_save = max(SAVE_EVERY, 10 * plan.save_seconds)
+    every = whole_multiple(max(1, round(per_save / plan.step_seconds)), multiple)
+    seconds = max(job.left, 0.0) * MARGIN
+    seconds -= plan.save_seconds * (seconds // per_save + 1)
+    plan.steps = max(done + int(seconds / plan.step_seconds), done + 1)
+    atomic_write(plan_path, lambda file: file.write(json.dumps(vars(plan)).encode()))
+    # pictures at the end alone
+    sitting(plan.steps, every, plan.steps)
+
+
+def whole_multiple(steps: int, of: int) -> int:
+    return steps if of == 0 else -(-steps // of) * of
+
+
+def timed(times: list[float], started: Path) -> Callable[[StepReport], None]:
+    """Notes the seconds of each step, and that there was one."""
+    last = [time.perf_counter()]
+
+    def on_step(report: StepReport) -> None:
+        now = time.perf_counter()
+        times.append(now - last[0])
+        last[0] = now
+        if not started.exists():
+            started.touch()
+
+    return on_step
+
+
+def logged(job: Job, folder: Path) -> Callable[[int, dict[str, float]], None]:
+    def on_log(step: int, figures: dict[str, float]) -> None:
+        job.out.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / LOG_FILE, job.out / f"{folder.name}.jsonl")
+
+    return on_log
+
+
+def save_time(job: Job, folder: Path) -> float:
+    """Seconds that the checkpoint at the end of the trial took: from its model to its last file."""
+    files: Sequence[Path] = [*(folder / "model").iterdir(), *(folder / "checkpoints").iterdir()]
+    changed = [file.stat().st_mtime for file in files]
+    return max(changed) - min(changed) + 0.1

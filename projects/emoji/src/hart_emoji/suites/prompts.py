@@ -1,0 +1,143 @@
+"""Prompts for which it is known what an emoji model should draw, in groups by what training has seen of them."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hart.errors import HartError
+from hart.evaluation.selection import spread
+from hart.files import read_toml
+from hart_emoji.data.captions import DEFAULT_STYLE, with_article
+from hart_emoji.suites.emoji_set import EmojiSet
+
+LEFT_OUT = frozenset({"flags", "symbols"})
+"""Groups of concepts that are never asked for: hundreds of look-alikes."""
+
+
+@dataclass(frozen=True)
+class EmojiPrompt:
+    """Words, and what would be right.
+
+    accepted: numbers of the right concepts; none where no emoji says it. rendering: the picture of the set that the
+    words describe in full, or None.
+    """
+
+    text: str
+    accepted: tuple[int, ...]
+    rendering: int | None = None
+
+
+@dataclass(frozen=True)
+class PromptGroup:
+    """Prompts of one kind. key: for file names; title: for tables.
+
+    held_out: what of the prompts' renderings training has not seen with their concepts; None where it has seen all.
+    """
+
+    key: str
+    title: str
+    prompts: tuple[EmojiPrompt, ...]
+    held_out: Literal["style", "tone"] | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        return [prompt.text for prompt in self.prompts]
+
+
+def seen_names(emoji: EmojiSet, limit: int, seed: int) -> PromptGroup:
+    """Names of concepts, as training captions have them, chosen by `seed`. Their rendering is of the default style."""
+    renderings: dict[int, int] = {}
+    for row in emoji.training:
+        number = int(emoji.concept[row])
+        if emoji.tone[row] is None and (number not in renderings or emoji.style[row] == DEFAULT_STYLE):
+            renderings[number] = row
+    pool = [number for number in sorted(renderings) if emoji.group(emoji.slugs[number]) not in LEFT_OUT]
+    random.Random(seed).shuffle(pool)
+    prompts = [
+        EmojiPrompt(with_article(emoji.name(emoji.slugs[number])), (number,), renderings[number])
+        for number in pool[:limit]
+    ]
+    return PromptGroup("names", "names seen", tuple(prompts))
+
+
+def unseen_synonyms(emoji: EmojiSet, limit: int, seed: int) -> PromptGroup:
+    """Keywords that no training caption has, each alone; every concept that has the keyword is right."""
+    owners: defaultdict[str, list[int]] = defaultdict(list)
+    for slug in emoji.slugs:
+        for word in emoji.concepts[slug]["held_out_keywords"]:
+            owners[word].append(emoji.number[slug])
+    pool = [word for word in sorted(owners) if any(emoji.group(emoji.slugs[n]) not in LEFT_OUT for n in owners[word])]
+    random.Random(seed).shuffle(pool)
+    prompts = [EmojiPrompt(word, tuple(owners[word])) for word in pool[:limit]]
+    return PromptGroup("synonyms", "synonyms never seen", tuple(prompts))
+
+
+def unseen_styles(emoji: EmojiSet, limit: int, seed: int, left_out: frozenset[str] = LEFT_OUT) -> PromptGroup:
+    """Held-out pictures without skin tone: concepts in a style in which training has not seen them."""
+    pool = [row for row, why in enumerate(emoji.held_out) if why == "style" and emoji.tone[row] is None]
+    prompts = _described(emoji, pool, limit, seed, left_out)
+    return PromptGroup("styles", "style x concept never seen", prompts, "style")
+
+
+def unseen_tones(emoji: EmojiSet, limit: int, seed: int) -> PromptGroup:
+    """Held-out skin tones of concepts: in no style has training seen them."""
+    pool = [row for row, why in enumerate(emoji.held_out) if why == "tone"]
+    prompts = _described(emoji, pool, limit, seed, LEFT_OUT)
+    return PromptGroup("tones", "skin tone x concept never seen", prompts, "tone")
+
+
+def free_prompts(emoji: EmojiSet, file: Path, limit: int, seed: int) -> PromptGroup:
+    """Prompts of a TOML file, as many of each of its tables as can be: [table] "prompt" = ["slug of a concept", ...].
+
+    An empty list says that no emoji is right: such a prompt is drawn, not ranked. Raises `HartError` for a file of
+    another form, or a concept that the set does not have.
+    """
+    tables, texts, slugs = [], [], []
+    for table, entries in read_free_prompts(file).items():
+        for text, accepted in entries.items():
+            if unknown := [slug for slug in accepted if slug not in emoji.number]:
+                raise HartError(f"{file}: {text!r}: the set has no concept {unknown[0]!r}: mend its name")
+            tables.append(table)
+            texts.append(text)
+            slugs.append(accepted)
+    prompts = [
+        EmojiPrompt(texts[row], tuple(emoji.number[slug] for slug in slugs[row])) for row in spread(tables, limit, seed)
+    ]
+    return PromptGroup("free", "free prompts", tuple(prompts))
+
+
+def read_free_prompts(file: Path) -> dict[str, dict[str, list[str]]]:
+    """Table -> prompt -> slugs of the right concepts. Raises `HartError` for a file of another form."""
+    tables = read_toml(file)
+    for name, entries in tables.items():
+        if not isinstance(entries, dict) or not all(
+            isinstance(slugs, list) and all(isinstance(slug, str) for slug in slugs) for slugs in entries.values()
+        ):
+            raise HartError(f'{file}: {name}: give tables of "prompt" = ["concept", ...]')
+    return tables
+
+
+def _described(
+    emoji: EmojiSet, pool: Sequence[int], limit: int, seed: int, left_out: frozenset[str]
+) -> tuple[EmojiPrompt, ...]:
+    """Prompts that say concept, style and skin tone of pictures, in a wording that captions have."""
+    rows = [row for row in pool if emoji.group(emoji.slugs[int(emoji.concept[row])]) not in left_out]
+    random.Random(seed).shuffle(rows)
+    return tuple(EmojiPrompt(description(emoji, row), (int(emoji.concept[row]),), row) for row in rows[:limit])
+
+
+def description(emoji: EmojiSet, row: int) -> str:
+    """A picture in words: "a cat face in twemoji style", "a waving hand in noto style with medium dark skin"."""
+    slug, tone = emoji.slugs[int(emoji.concept[row])], emoji.tone[row]
+    text = styled(emoji, with_article(emoji.name(slug)), emoji.style[row])
+    return text if tone is None else f"{text} with {tone.replace('-', ' ')} skin"
+
+
+def styled(emoji: EmojiSet, text: str, style: str) -> str:
+    """Words that tell a style too, as captions do."""
+    return f"{text} in {emoji.style_words[style]} style"

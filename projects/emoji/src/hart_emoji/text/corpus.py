@@ -1,0 +1,292 @@
+"""Short picture prompts to distil a text encoder on: emoji names and keywords, WordNet words, and templates of both.
+
+Sources: the npm archives `emojibase-data` and `emojilib` (MIT) and the WordNet 3.0 database files
+(`data.noun` and so on, as Debian's `wordnet-base` installs them).
+"""
+
+from __future__ import annotations
+
+import random
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hart.errors import HartError
+from hart.files import MEBIBYTE, read_text
+from hart_emoji.data.build import KEYWORDS, NAMES
+from hart_emoji.data.npm import NpmPackage, fetch_package, read_json
+
+T = TypeVar("T")
+DATABASE_LIMIT = 256 * MEBIBYTE
+"""Bytes of one file of WordNet."""
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """A prompt, how often it is drawn relative to others, and (if not itself) the text that it means."""
+
+    text: str
+    weight: float
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
+class EmojiWords:
+    """names: concept names; keywords: their tags; symbols: (emoji, name) for every emoji, skin tones included."""
+
+    names: tuple[str, ...]
+    keywords: tuple[str, ...]
+    symbols: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class WordNetWords:
+    """Lemmas by use, most to least: `things` can be drawn; `glosses` are short definitions of them."""
+
+    things: tuple[str, ...]
+    nouns: tuple[str, ...]
+    adjectives: tuple[str, ...]
+    verbs: tuple[str, ...]
+    glosses: tuple[str, ...]
+
+
+_WORDS: dict[str, list[str]] = tomllib.loads(
+    files("hart_emoji.text").joinpath("picture_words.toml").read_text(encoding="utf-8")
+)
+DEPICTABLE = {"05", "06", "08", "12", "13", "17", "18", "19", "20", "25"}
+"""WordNet lexicographer files: animal, artifact, body, feeling, food, object, person, phenomenon, plant, shape."""
+
+
+def distinct(words: Sequence[str]) -> tuple[str, ...]:
+    """The words without repetitions, in order."""
+    return tuple(dict.fromkeys(word for word in words if word))
+
+
+def with_article(name: str) -> str:
+    """For "owl" gives "an owl"; names that look plural or already have an article stay."""
+    if name.startswith(("a ", "an ", "the ")) or (name.endswith("s") and not name.endswith("ss")):
+        return name
+    return f"{'an' if name[:1] in 'aeiou' else 'a'} {name}"
+
+
+def read_emoji_words(packages: Path) -> EmojiWords:
+    """From the npm archives in `packages`, which are fetched there if need be; `HartError` when that fails."""
+    names, keywords, symbols = [], [], []
+    for entry in _read_package(NAMES, packages, "en/data.json", _is_emoji_list):
+        name = entry["label"].lower()
+        if "regional indicator" not in name:
+            names.append(name)
+        keywords += [tag.lower() for tag in entry.get("tags", ())]
+        symbols += [(variant["emoji"], variant["label"].lower()) for variant in (entry, *entry.get("skins", ()))]
+    for words in _read_package(KEYWORDS, packages, "dist/emoji-en-US.json", _is_library).values():
+        keywords += [word.replace("_", " ").lower() for word in words]
+    known = set(names)
+    keywords = [word for word in distinct(keywords) if word not in known and any(map(str.isalpha, word))]
+    return EmojiWords(distinct(names), tuple(keywords), tuple(symbols))
+
+
+def _read_package(package: NpmPackage, packages: Path, member: str, is_whole: Callable[[Any], bool]) -> Any:
+    archive = fetch_package(package, packages)
+    (content,) = read_json(archive, member)
+    if content is None:
+        raise HartError(f"{archive} has no {member}: delete it and run again")
+    if not is_whole(content):
+        raise HartError(f"{archive}: {member} is not as it is published: delete the archive and run again")
+    return content
+
+
+def _is_words(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(word, str) for word in values)
+
+
+def _is_library(values: Any) -> bool:
+    """{emoji: words}"""
+    return isinstance(values, dict) and all(map(_is_words, values.values()))
+
+
+def _is_emoji_list(values: Any) -> bool:
+    """[{"label": text, "emoji": text, "tags": words, "skins": the same}], the last two where there are any"""
+    return isinstance(values, list) and all(
+        isinstance(entry, dict)
+        and _is_words([entry.get("label"), entry.get("emoji")])
+        and _is_words(entry.get("tags", []))
+        and _is_emoji_list(entry.get("skins", []))
+        for entry in values
+    )
+
+
+def read_wordnet(folder: Path, rank: Mapping[str, int]) -> WordNetWords:
+    """Lemmas all of whose words are in `rank` (word -> how common it is, 0 the most), by that order.
+
+    Raises `HartError` when the database files are not in `folder`.
+    """
+    for name in ("index.noun", "data.noun", "index.adj", "index.verb"):
+        if not (folder / name).is_file():
+            raise HartError(f"{folder / name}: not found; install WordNet (Debian: wordnet-base) or correct the path")
+
+    lexical_files, glosses, proper = {}, {}, set()
+    for offset, lexical_file, word, gloss in _parsed(folder / "data.noun", _synset):
+        lexical_files[offset] = lexical_file
+        # A synset's first word tells whether it is a proper noun: names of people, places and genera.
+        if word != word.lower():
+            proper.add(offset)
+        glosses[offset] = gloss
+    nouns, things, explained = [], [], []
+    for lemma, senses in _parsed(folder / "index.noun", _senses):
+        if unknown := [offset for offset in senses if offset not in lexical_files]:
+            raise HartError(f"{folder}: index.noun knows a sense {unknown[0]} that data.noun lacks: install it again")
+        nouns.append(lemma)
+        if any(lexical_files[offset] in DEPICTABLE and offset not in proper for offset in senses[:2]):
+            things.append(lemma)
+            if (
+                lexical_files[senses[0]] in DEPICTABLE
+                and senses[0] not in proper
+                and 2 <= len(glosses[senses[0]].split()) <= 10
+            ):
+                explained.append((lemma, glosses[senses[0]]))
+
+    def by_use(lemmas: Iterable[str], rare: bool = False) -> list[str]:
+        ranks = {lemma: _rank(lemma, rank) for lemma in lemmas if len(lemma) > 1}
+        if rare:  # single words that are no known piece: the shorter, the more common
+            ranks |= {lemma: 30_000 + 500 * len(lemma) for lemma, r in ranks.items() if r is None and lemma.isalpha()}
+        return sorted((lemma for lemma, r in ranks.items() if r is not None), key=lambda lemma: ranks[lemma] or 0)
+
+    gloss_of = dict(explained)
+    ordered = by_use(things, rare=True)
+    others = [by_use(lemma for lemma, _ in _parsed(folder / name, _senses)) for name in ("index.adj", "index.verb")]
+    short = distinct([gloss_of[lemma] for lemma in ordered if lemma in gloss_of])
+    return WordNetWords(tuple(ordered), tuple(by_use(nouns)), tuple(others[0]), tuple(others[1]), short)
+
+
+def _parsed(path: Path, parse: Callable[[str], T]) -> Iterator[T]:
+    """Lines of a WordNet file without its licence, which is indented. Raises `HartError` that names the line."""
+    for number, line in enumerate(read_text(path, DATABASE_LIMIT).split("\n"), start=1):
+        if not line or line.startswith("  "):
+            continue
+        try:
+            yield parse(line)
+        except (IndexError, ValueError):
+            raise HartError(f"{path}, line {number}: is none of WordNet's database: install it again") from None
+
+
+def _synset(line: str) -> tuple[str, str, str, str]:
+    """Offset, lexicographer file, first word and gloss."""
+    fields = line.split(" ", 5)
+    return (
+        fields[0],
+        fields[1],
+        fields[4],
+        line.split(" | ", 1)[1].split(";", maxsplit=1)[0].split("(", maxsplit=1)[0].strip(),
+    )
+
+
+def _senses(line: str) -> tuple[str, list[str]]:
+    """A lemma and the offsets of its synsets."""
+    fields = line.split()
+    count = int(fields[2])
+    if not 0 < count < len(fields):
+        raise ValueError(count)
+    return fields[0].replace("_", " "), fields[-count:]
+
+
+def _rank(lemma: str, rank: Mapping[str, int]) -> int | None:
+    """How common the rarest word of a lemma is; None when one is not known or is a number."""
+    ranks = [rank.get(word.strip("'.")) for word in lemma.replace("-", " ").split()]
+    if not ranks or any(r is None for r in ranks) or not any(map(str.isalpha, lemma)):
+        return None
+    return max(r for r in ranks if r is not None) * len(ranks)
+
+
+def build_corpus(emoji: EmojiWords, wordnet: WordNetWords, combinations: int, generator: random.Random) -> list[Phrase]:
+    """Distinct phrases, with weights that give each source its share of the draws.
+
+    combinations: how many phrases are made of templates for two or more words.
+    """
+    names = [name for name in emoji.names if not name.startswith("flag: ")]
+    short_names = [name for name in names if len(name.split()) <= 2 and ":" not in name]
+    things = list(wordnet.things[:6000])
+    groups: list[tuple[float, list[Phrase]]] = [
+        (0.10, [Phrase(name, 1.0) for name in emoji.names]),
+        (0.06, [Phrase(with_article(name), 1.0) for name in names]),
+        (0.10, [Phrase(word, 1.0) for word in emoji.keywords]),
+        (0.02, [Phrase(with_article(word), 1.0) for word in emoji.keywords if " " not in word]),
+        (0.04, [Phrase(symbol, 1.0, name) for symbol, name in emoji.symbols]),
+        (0.12, _by_frequency(wordnet.things[:20_000])),
+        (0.06, _by_frequency([with_article(word) for word in things])),
+        (0.05, _by_frequency(wordnet.nouns[:12_000])),
+        (0.04, _by_frequency(wordnet.adjectives)),
+        (0.03, _by_frequency(wordnet.verbs)),
+        (0.03, _by_frequency(wordnet.glosses[:6000])),
+    ]
+
+    def thing() -> str:
+        """A thing to draw: the more common, the more often."""
+        draw = generator.random()
+        if draw < 0.35:
+            return generator.choice(short_names)
+        if draw < 0.55:
+            return generator.choice(_WORDS["animals"] + _WORDS["people"])
+        return things[int(len(things) * generator.random() ** 2)]
+
+    def adjective() -> str:
+        return generator.choice(_WORDS["colours"] if generator.random() < 0.5 else _WORDS["qualities"])
+
+    def picture() -> str:
+        what = generator.choice(names) if generator.random() < 0.6 else thing()
+        what = with_article(what) if generator.random() < 0.5 else what
+        return generator.choice(_WORDS["pictures"]).format(what, style=generator.choice(_WORDS["styles"]))
+
+    def skin() -> str:
+        who = generator.choice([*_WORDS["people"], *(name for name in names if "person" in name or "man" in name)])
+        tone = generator.choice(_WORDS["skin_tones"]) + " skin"
+        return generator.choice(
+            (f"{who}, {tone} tone", f"{who} with {tone}", f"a {who} with {tone} tone", f"{tone} {who}")
+        )
+
+    def two() -> str:
+        one, other = thing(), thing()
+        return generator.choice(
+            (f"{one} and {other}", f"{with_article(one)} and {with_article(other)}",
+             f"{with_article(one)} with {with_article(other)}", f"{one} with {other}",
+             f"{with_article(one)} holding {with_article(other)}", f"{with_article(one)} on {with_article(other)}")
+        )  # fmt: skip
+
+    def scene() -> str:
+        who = generator.choice(_WORDS["animals"] + _WORDS["people"]) if generator.random() < 0.7 else thing()
+        who = f"{adjective()} {who}" if generator.random() < 0.3 else who
+        what = (
+            f"wearing {generator.choice(_WORDS['clothing'])}"
+            if generator.random() < 0.5
+            else generator.choice(_WORDS["places"])
+        )
+        return f"{with_article(who)} {what}"
+
+    def described() -> str:
+        what = f"{adjective()} {thing()}"
+        if generator.random() < 0.15:
+            what = f"{adjective()} {what}"
+        return with_article(what) if generator.random() < 0.6 else what
+
+    makers: list[tuple[float, Callable[[], str]]] = [
+        (0.12, described), (0.09, picture), (0.05, two), (0.06, scene), (0.03, skin),
+    ]  # fmt: skip
+    total = sum(share for share, _ in makers)
+    for share, make in makers:
+        made = distinct([make() for _ in range(round(combinations * share / total))])
+        groups.append((share, [Phrase(text, 1.0) for text in made]))
+
+    weights: dict[tuple[str, str], float] = {}
+    for share, phrases in groups:
+        mass = sum(phrase.weight for phrase in phrases)
+        for phrase in phrases:
+            key = (phrase.text, phrase.meaning)
+            weights[key] = weights.get(key, 0.0) + share * phrase.weight / mass
+    return [Phrase(text, weight, meaning) for (text, meaning), weight in weights.items()]
+
+
+def _by_frequency(words: Sequence[str]) -> list[Phrase]:
+    """Phrases in order of use, weighted with a flattened Zipf law."""
+    return [Phrase(word, (position + 300) ** -0.6) for position, word in enumerate(words)]

@@ -1,0 +1,34 @@
+"""Composed scenes become an encoded set that training reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hart.data.encoded import EncodedSet
+from hart.errors import HartError
+from hart_emoji.data import bank
+from hart_emoji.data.bank import write_bank
+from tiny import save_model
+
+
+def write(folder: Path, model: Path, count: int, part: str = "1/1") -> int:
+    return write_bank(folder, count, model=str(model), seed=0, part=part, progress=lambda *_: None).pictures
+
+
+def test_scenes_are_encoded_and_the_set_can_be_made_longer(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bank, "default_cache", lambda: cache)
+    monkeypatch.setattr(bank, "SHARD", 4)
+    model = save_model(tmp_path / "model")
+    assert write(tmp_path / "set", model, 4) == 4
+    before = (tmp_path / "set" / "train-000000.safetensors").stat().st_mtime_ns
+    write(tmp_path / "set", model, 12, "2/2")
+    assert write(tmp_path / "set", model, 12, "1/2") == 12
+    assert (tmp_path / "set" / "train-000000.safetensors").stat().st_mtime_ns == before
+    assert len(EncodedSet(tmp_path / "set", "train")) == 12
+    for count, part in ((5, "1/1"), (0, "1/1"), (4, "2"), (4, "3/2")):
+        with pytest.raises(HartError):
+            write(tmp_path / "other", model, count, part)

@@ -1,0 +1,246 @@
+"""The emoji data set: complete, repeatable, honestly split."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hart.data.datasets import open_dataset
+from hart.data.opening import open_source
+from hart.errors import HartError
+from hart_emoji.data import build, build_emoji, plan
+from hart_emoji.data.build import render
+from hart_emoji.data.catalogue import Concept, Icon
+from hart_emoji.data.npm import NpmPackage, fetch_package, read_json
+
+SQUARE = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h}"><rect width="{w}" height="{h}" fill="red"/></svg>'
+)
+
+
+def read(directory: Path) -> dict[str, dict[str, Any]]:
+    """Key -> record, with the name of the split."""
+    records = {}
+    for shard in directory.glob("*.tar"):
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                if member.name.endswith(".json"):
+                    stream = tar.extractfile(member)
+                    assert stream is not None
+                    records[member.name.removesuffix(".json")] = json.load(stream) | {"split": shard.name.split("-")[0]}
+    return records
+
+
+def test_set_holds_every_visible_icon_with_its_captions(tmp_path: Path, cache: Path) -> None:
+    summary = build_emoji(tmp_path / "set", size=16, cache=cache)
+    records = read(tmp_path / "set")
+    assert len(records) == summary.train + summary.val
+    assert summary.skipped == 7  # one blank icon in each of the seven sets
+    apple = records["noto-red-apple"]
+    assert [apple[key] for key in ("concept", "style", "skin_tone", "group")] == [
+        "red-apple",
+        "noto",
+        None,
+        "food-drink",
+    ]
+    assert "a red apple" in apple["captions"]
+    assert not any("old-icon" in key or "red-hair" in key for key in records)
+    data = open_dataset(tmp_path / "set", "train", 16)
+    assert len(data) == summary.train
+    assert not data.damaged
+    corner_is_white = data.image(0)[:, 0, 0].tolist() == [255, 255, 255]
+    assert corner_is_white
+
+
+def test_skin_tones_are_told_and_weigh_little_and_mixed_ones_are_left_out(tmp_path: Path, cache: Path) -> None:
+    build_emoji(tmp_path / "set", size=16, cache=cache)
+    hands = {k: r for k, r in read(tmp_path / "set").items() if k.startswith("noto-waving-hand")}
+    assert len(hands) == 6
+    assert sum(record["weight"] for record in hands.values()) == pytest.approx(1.5)
+    dark = hands["noto-waving-hand-dark"]
+    assert dark["skin_tone"] == "dark"
+    assert all("dark skin" in caption for caption in dark["captions"])
+    assert not any("skin" in caption for caption in hands["noto-waving-hand"]["captions"])
+
+
+def test_held_out_pictures_have_their_concept_in_training(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "HELD_OUT_STYLES", 0.8)
+    monkeypatch.setattr(plan, "HELD_OUT_TONES", 0.5)
+    build_emoji(tmp_path / "set", size=16, cache=cache)
+    records = read(tmp_path / "set").values()
+    held = [record for record in records if record["split"] == "val"]
+    trained = [record for record in records if record["split"] == "train"]
+    assert {record["held_out"] for record in held} == {"style", "tone"}
+    assert {record["concept"] for record in held} <= {record["concept"] for record in trained}
+    styles = {(r["concept"], r["style"]) for r in held if r["held_out"] == "style"}
+    tones = {(r["concept"], r["skin_tone"]) for r in held if r["held_out"] == "tone"}
+    assert not any((r["concept"], r["style"]) in styles or (r["concept"], r["skin_tone"]) in tones for r in trained)
+
+
+def test_drawing_that_two_concepts_share_is_never_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "HELD_OUT_STYLES", 1.0)
+    flags = [Concept("flag-norway", "flag: Norway", "flags"), Concept("flag-bouvet", "flag: Bouvet", "flags")]
+    icons = [Icon(flag, "a", None, "<svg/>") for flag in flags] + [Icon(flag, "b", None, flag.slug) for flag in flags]
+    assert {picture.key: picture.held_out for picture in plan.plan_pictures(icons, seed=0)} == {
+        "a-flag-norway": None,
+        "a-flag-bouvet": None,
+        "b-flag-norway": "style",
+        "b-flag-bouvet": "style",
+    }
+
+
+def test_two_builds_are_alike_byte_by_byte(tmp_path: Path, cache: Path) -> None:
+    for name in ("a", "b"):
+        build_emoji(tmp_path / name, size=16, cache=cache)
+    for file in sorted((tmp_path / "a").iterdir()):
+        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+
+
+def test_leaving_a_style_out_moves_no_other_picture_to_the_other_split(tmp_path: Path, cache: Path) -> None:
+    build_emoji(tmp_path / "all", size=16, cache=cache)
+    build_emoji(tmp_path / "few", size=16, cache=cache, styles=[s for s in build.STYLES if s != "fxemoji"])
+    everything, few = read(tmp_path / "all"), read(tmp_path / "few")
+    assert len(few) < len(everything)
+    assert all(everything[key]["split"] == record["split"] for key, record in few.items())
+
+
+def test_held_out_pictures_alone_are_those_of_the_whole_set(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "HELD_OUT_STYLES", 0.5)
+    build_emoji(tmp_path / "all", size=16, cache=cache)
+    summary = build_emoji(tmp_path / "part", size=16, cache=cache, held_out_only=True)
+    assert summary.train == 0
+    assert summary.val > 0
+    assert [path.name for path in (tmp_path / "part").glob("*.tar")] == ["val-0000.tar"]
+    assert (tmp_path / "part" / "val-0000.tar").read_bytes() == (tmp_path / "all" / "val-0000.tar").read_bytes()
+    with pytest.raises(HartError, match="other settings"):
+        build_emoji(tmp_path / "part", size=16, cache=cache)
+
+
+def test_a_stopped_build_goes_on_and_a_complete_one_is_left_alone(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "SHARD_SIZE", 20)
+    whole = build_emoji(tmp_path / "whole", size=16, cache=cache)
+
+    class Stopped(Exception):
+        pass
+
+    def stop(done: int, total: int, what: str) -> None:
+        if what.startswith("drawing") and done == 50:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        build_emoji(tmp_path / "set", size=16, cache=cache, progress=stop)
+    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == [
+        "building.json",
+        "train-0000.tar",
+        "train-0001.tar",
+    ]
+    for address, kind in ((tmp_path / "set", None), (tmp_path / "set" / "train-0000.tar", "stream")):
+        with pytest.raises(HartError, match="not finished: run the same command again"):
+            open_source(address, kind=kind)
+    drawn: list[int] = []
+    resumed = build_emoji(
+        tmp_path / "set", size=16, cache=cache, progress=lambda d, _, what: drawn.append(d) if "draw" in what else None
+    )
+    assert drawn[0] == 40
+    assert (resumed.train, resumed.val, resumed.skipped) == (whole.train, whole.val, whole.skipped)
+    assert read(tmp_path / "set") == read(tmp_path / "whole")
+    again = build_emoji(tmp_path / "set", size=16, cache=tmp_path / "nothing-here")
+    assert again.reused
+    assert again.train == whole.train
+
+
+def test_a_folder_with_another_set_is_refused(tmp_path: Path, cache: Path) -> None:
+    build_emoji(tmp_path / "set", size=16, cache=cache)
+    with pytest.raises(HartError, match="other settings"):
+        build_emoji(tmp_path / "set", size=32, cache=cache)
+    for number, name in enumerate(("holiday.tar", "holiday.png", "2025/holiday.png")):
+        mine = tmp_path / f"mine-{number}"
+        (mine / name).parent.mkdir(parents=True)
+        (mine / name).write_bytes(b"")
+        with pytest.raises(HartError, match=r"mine-.*: holds other files \((holiday|2025)"):
+            build_emoji(mine, size=16, cache=cache)
+        assert [path.relative_to(mine).as_posix() for path in mine.rglob("*") if path.is_file()] == [name]
+
+
+def test_a_missing_shard_is_noticed(tmp_path: Path, cache: Path) -> None:
+    build_emoji(tmp_path / "set", size=16, cache=cache)
+    (tmp_path / "set" / "train-0000.tar").unlink()
+    with pytest.raises(HartError, match="missing"):
+        build_emoji(tmp_path / "set", size=16, cache=cache)
+
+
+def test_dataset_json_names_licences_and_held_out_words(tmp_path: Path, cache: Path) -> None:
+    build_emoji(tmp_path / "set", size=16, cache=cache)
+    info = json.loads((tmp_path / "set" / "dataset.json").read_text())
+    assert info["styles"]["twemoji"]["licence"] == "CC-BY-4.0"
+    assert info["size"] == 16
+    assert info["split_rule"]
+    used = [caption for record in read(tmp_path / "set").values() for caption in record["captions"]]
+    assert not any(word in caption.split() for word in info["held_out_keywords"] for caption in used)
+
+
+@pytest.mark.parametrize("size", [0, 8, 5000])
+def test_absurd_sizes_are_refused(tmp_path: Path, size: int) -> None:
+    with pytest.raises(HartError, match="16 to 1024"):
+        build_emoji(tmp_path / "set", size=size)
+
+
+def test_unknown_style_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(HartError, match="unknown emoji style"):
+        build_emoji(tmp_path / "set", styles=["cave painting"])
+
+
+def test_render_keeps_proportions_and_reports_blank_or_broken_documents() -> None:
+    wide = render(SQUARE.format(w=20, h=10), 16)
+    assert wide is not None
+    assert wide.size == (16, 16)
+    assert wide.getpixel((8, 1)) == (255, 255, 255)
+    assert wide.getpixel((8, 8)) == (255, 0, 0)
+    assert render('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"></svg>', 16) is None
+    assert render("this is no picture", 16) is None
+
+
+def test_missing_npm_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(HartError, match="install Node"):
+        fetch_package(NpmPackage("@scope/thing", "1.0.0"), tmp_path / "cache")
+
+
+def test_failing_npm_is_explained_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    npm = tmp_path / "bin" / "npm"
+    npm.parent.mkdir()
+    npm.write_text("#!/bin/sh\necho 'npm error 404 no such thing' >&2\nexit 1\n")
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", str(npm.parent))
+    with pytest.raises(HartError, match="404 no such thing"):
+        fetch_package(NpmPackage("@scope/thing", "1.0.0"), tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_package_is_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    npm = tmp_path / "bin" / "npm"
+    npm.parent.mkdir()
+    npm.write_text('#!/bin/sh\necho x >> "$LOG"\necho made > "$5/scope-thing-1.0.0.tgz"\n')
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", str(npm.parent))
+    monkeypatch.setenv("LOG", str(tmp_path / "log"))
+    for _ in range(2):
+        archive = fetch_package(NpmPackage("@scope/thing", "1.0.0"), tmp_path / "cache")
+    assert archive.read_text() == "made\n"
+    assert (tmp_path / "log").read_text() == "x\n"
+
+
+def test_damaged_archive_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "a.tgz").write_bytes(b"\x1f\x8bnonsense")
+    with pytest.raises(HartError, match="delete it"):
+        read_json(tmp_path / "a.tgz", "icons.json")

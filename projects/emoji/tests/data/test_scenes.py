@@ -1,0 +1,149 @@
+"""Composed scenes: repeatable, and what their captions say is there."""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from hart_emoji.data.recolour import COLOURS, ground, own_colour, repainted
+from hart_emoji.data.rewriting import NUMBERS, one_thing, plural, with_slip
+from hart_emoji.data.scenes import CAPTIONS, EmojiScenes
+
+
+@pytest.fixture
+def scenes(cache: Path) -> EmojiScenes:
+    return EmojiScenes(cache, 300, size=48)
+
+
+def disc(colour: str, side: int = 32) -> Image.Image:
+    sprite = Image.new("RGBA", (side, side))
+    ImageDraw.Draw(sprite).ellipse((0, 0, side - 1, side - 1), fill=colour)
+    return sprite
+
+
+def painted(image: Image.Image) -> np.ndarray:
+    """(H, W): where an image is not its ground, the colour of its first pixel."""
+    pixels = np.asarray(image).astype(int)
+    apart: np.ndarray = np.abs(pixels - pixels[0, 0]).sum(axis=-1) > 60
+    return apart
+
+
+def test_a_row_is_a_function_of_the_seed(cache: Path, scenes: EmojiScenes) -> None:
+    again, other = EmojiScenes(cache, 5, size=48), EmojiScenes(cache, 5, size=48, seed=1)
+    for row in range(5):
+        assert scenes.read(row) == again.read(row)
+    assert any(scenes.read(row).image != other.read(row).image for row in range(5))
+    assert len(scenes) == len(scenes.weights) == 300
+    assert [scenes.read(row).weight for row in range(20)] == scenes.weights[:20].tolist()
+    assert scenes.description == again.description, "a set that was encoded can be made longer"
+
+
+def test_captions_are_of_the_set_and_bar_what_is_barred(cache: Path) -> None:
+    barred = {"a pear", "pear", "red apple"}
+    scenes = EmojiScenes(cache, 200, size=24, barred=barred)
+    texts = [text for row in range(200) for text in scenes.read(row).captions]
+    assert len(texts) == 200 * CAPTIONS
+    assert not {text.lower() for text in texts} & barred
+    assert all(text == text.strip() and "  " not in text and "{" not in text for text in texts)
+    assert not any(re.search(r"\ba [aeio]|\ban [^aeiouhAEFHILMNORSX]", text) for text in texts)
+
+
+def test_sides_and_numbers_are_true(scenes: EmojiScenes) -> None:
+    """What lies left or above is what the caption says: told by where the largest thing is."""
+    told = {"sided": 0, "counted": 0}
+    for row in range(200):
+        image, texts = scenes.scene(row)
+        for text in texts:
+            match = re.match(r"(?:an? )?(big|small) .+ (left|right|above|below|over|under|beneath)\b", text)
+            if match and "background" not in text and " on " not in text.replace("on the", ""):
+                where = painted(image)
+                where = where.sum(axis=0) if match[2] in ("left", "right") else where.sum(axis=1)
+                half = len(where) // 2
+                first_is_larger = where[:half].max() > where[half:].max()
+                says_first = match[2] in ("left", "above", "over")
+                assert first_is_larger == ((match[1] == "big") == says_first), text
+                told["sided"] += 1
+            number = next((n for n, words in NUMBERS.items() if text.startswith(words)), None)
+            if number is not None:
+                side = 0.3 if number > 4 else 0.45
+                share = painted(image).mean()
+                assert share < number * side**2, text
+                told["counted"] += 1
+    assert min(told.values()) > 5
+
+
+@pytest.mark.parametrize(
+    ("name", "many"),
+    [
+        ("cat", "cats"),
+        ("cherry", "cherries"),
+        ("toy", "toys"),
+        ("fox", "foxes"),
+        ("loaf", "loaves"),
+        ("slice of pizza", "slices of pizza"),
+        ("house with garden", "houses with garden"),
+        ("mouse", "mice"),
+        ("fish", "fish"),
+        ("red heart", "red hearts"),
+        ("grapes", None),
+        ("bread", None),
+        ("fire", None),
+        ("flag of Norway", "flags of Norway"),
+    ],
+)
+def test_plurals(name: str, many: str | None) -> None:
+    assert plural(name) == many
+
+
+def test_sentences_about_one_thing_hold_its_name_once() -> None:
+    rng = random.Random(0)
+    for name in ("apple", "flag of Norway", "skis", "hourglass"):
+        for _ in range(200):
+            text = one_thing(name, rng)
+            assert text.count(name) == 1
+            assert not re.search(r"\b(a|an|the|my|one) (a|an|the) ", text), text
+
+
+def test_a_slip_changes_one_word_a_little() -> None:
+    rng = random.Random(0)
+    for _ in range(100):
+        before, after = ["a", "yellow", "banana", "on", "ice"], with_slip("a yellow banana on ice", rng).split()
+        changed = [i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b]
+        assert len(changed) <= 1
+        assert all(abs(len(before[i]) - len(after[i])) <= 1 and after[i][0] == before[i][0] for i in changed)
+    assert with_slip("a cat", rng) == "a cat"
+
+
+@pytest.mark.parametrize("word", [word for word in COLOURS if word not in ("black", "white", "grey")])
+def test_what_is_repainted_has_the_new_colour(word: str) -> None:
+    other = "#2a6fd6" if word != "blue" else "#d62a2a"
+    sprite = disc(other)
+    own = own_colour(sprite)
+    assert own is not None
+    assert own.word == ("blue" if word != "blue" else "red")
+    again = own_colour(repainted(sprite, own, word))
+    assert again is not None
+    assert again.word == word
+
+
+def test_an_icon_of_two_colours_or_none_has_no_colour_of_its_own() -> None:
+    thirds = disc("red")
+    thirds.paste("blue", (0, 0, 11, 32))
+    thirds.paste("lime", (11, 0, 22, 32))
+    assert own_colour(thirds) is None
+    assert own_colour(disc("#888888")) is None
+
+
+def test_grounds_are_called_what_they_are() -> None:
+    rng = random.Random(0)
+    seen = {}
+    for _ in range(200):
+        said, colour = ground(rng)
+        seen[said] = sum(colour)
+    assert "white" not in seen
+    assert seen["light blue"] > seen["blue"] > seen["dark blue"]

@@ -1,0 +1,42 @@
+"""The judge of colours, grounds and counts on images whose answer is plain."""
+
+from __future__ import annotations
+
+from PIL import Image, ImageDraw
+
+from hart_emoji.data.recolour import COLOURS, plain_rgb
+from hart_emoji.suites import scenes as judge
+
+
+def discs(centres: list[tuple[int, int]], colour: tuple[int, int, int], ground: tuple[int, int, int]) -> Image.Image:
+    image = Image.new("RGB", (96, 96), ground)
+    for x, y in centres:
+        ImageDraw.Draw(image).ellipse((x - 14, y - 14, x + 14, y + 14), fill=colour)
+    return image
+
+
+WHITE = (255, 255, 255)
+
+
+def test_colours_and_grounds() -> None:
+    for word in judge.WORDS:
+        assert judge.colour_of(discs([(48, 48)], plain_rgb(word), WHITE)) == word
+        assert judge.ground_of(discs([(48, 48)], WHITE, plain_rgb(word))) == word
+    assert judge.ground_of(discs([(48, 48)], plain_rgb("red"), WHITE)) == "white"
+    assert judge.colour_of(Image.new("RGB", (96, 96), "white")) is None
+
+
+def test_counts_leave_specks_out() -> None:
+    centres = [(20, 20), (76, 20), (20, 76), (76, 76)]
+    for number in range(5):
+        image = discs(centres[:number], (200, 30, 30), WHITE)
+        image.putpixel((48, 48), (0, 0, 0))
+        assert judge.blots_of(image) == number
+
+
+def test_prompts_name_each_thing_in_every_way() -> None:
+    prompts = judge.prompts()
+    texts = [prompt for _, prompt, _ in prompts]
+    assert len(texts) == len(set(texts)) == len(judge.THINGS) * (2 * len(judge.WORDS) + len(judge.NUMBERS))
+    assert {"an orange apple", "a fish on a blue background", "three top hats"} <= set(texts)
+    assert all(wanted in COLOURS for kind, _, wanted in prompts if kind != "count")

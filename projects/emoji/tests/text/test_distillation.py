@@ -1,0 +1,315 @@
+"""Distillation and its corpus, on a tiny teacher and tiny sources made here."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import re
+import shutil
+import signal
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
+from transformers import BertConfig, BertModel
+
+from hart.config import ConfigError, TextEncoderConfig
+from hart.errors import HartError, Stopped
+from hart.text_encoder import load_text_encoder
+from hart_emoji.text.corpus import build_corpus, read_emoji_words, read_wordnet, with_article
+from hart_emoji.text.distillation import SentenceTeacher, choose_pieces, distill_text_encoder
+from hart_emoji.text.recipe import TextDistillationRecipe
+from hart_emoji.text.retrieval import accuracy, read_synonyms, retrieve
+
+TEACHER_TEXT = (
+    "[PAD] [UNK] [CLS] [SEP] the dog cat puppy red apple a face skin tone dark with and emoji style noto picture of "
+    "an ##s car ##ness friend in young animal d o g c t p u y r e l f s k i n h w m j b v x z q"
+)
+TEACHER_PIECES = TEACHER_TEXT.split()
+
+
+def pack(folder: Path, archive: str, member: str, content: object) -> None:
+    data = json.dumps(content).encode()
+    with tarfile.open(folder / archive, "w:gz") as file:
+        info = tarfile.TarInfo(member)
+        info.size = len(data)
+        file.addfile(info, io.BytesIO(data))
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds emoji archives, WordNet files and a teacher."""
+    folder = tmp_path_factory.mktemp("sources")
+    dog = {"label": "Dog Face", "emoji": "\U0001f436", "tags": ["puppy"], "skins": []}
+    hand = {
+        "label": "hand",
+        "emoji": "\u270b",
+        "skins": [{"label": "hand: dark skin tone", "emoji": "\u270b\U0001f3ff"}],
+    }
+    flag = {"label": "regional indicator A", "emoji": "\U0001f1e6"}
+    pack(folder, "emojibase-data-17.0.0.tgz", "package/en/data.json", [dog, hand, flag])
+    pack(
+        folder,
+        "emojilib-4.0.3.tgz",
+        "package/dist/emoji-en-US.json",
+        {"\U0001f436": ["dog_face", "dog", "a_friend", ":3"]},
+    )
+    licence = "  1 This database is free  \n"
+    (folder / "data.noun").write_text(
+        licence
+        + "00000001 05 n 02 puppy 0 pup 0 000 | a young dog; loved by all  \n"
+        + "00000002 18 n 01 Paris 0 000 | a person of that name  \n"
+        + "00000003 07 n 01 redness 0 000 | the property of being red  \n"
+    )
+    (folder / "index.noun").write_text(
+        licence
+        + "puppy n 1 0 1 0 00000001  \npup n 1 0 1 0 00000001  \n"
+        + "paris n 1 0 1 0 00000002  \nredness n 1 0 1 0 00000003  \n"
+    )
+    (folder / "index.adj").write_text(licence + "red a 1 0 1 0 00000009  \n")
+    (folder / "index.verb").write_text(licence + "dog v 1 0 1 0 00000008  \n")
+
+    tokenizer = Tokenizer(models.WordPiece({p: i for i, p in enumerate(TEACHER_PIECES)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=len(TEACHER_PIECES), **sizes)).save_pretrained(folder)
+    return folder
+
+
+def make_recipe(sources: Path, **changes: object) -> TextDistillationRecipe:
+    encoder = TextEncoderConfig(
+        kind="compact", tokens=8, vocabulary_size=130, embedding_width=8, width=16, depth=1, heads=2, output_width=16
+    )
+    recipe = TextDistillationRecipe(
+        encoder=encoder, teacher=str(sources), emoji_packages=str(sources), wordnet=str(sources),
+        combinations=40, steps=6, batch_size=16, warm_up=1, save_every=2,
+    )  # fmt: skip
+    return recipe.replace(**changes)
+
+
+def test_emoji_words(sources: Path) -> None:
+    words = read_emoji_words(sources)
+    assert words.names == ("dog face", "hand")
+    assert words.keywords == ("puppy", "dog", "a friend")
+    assert ("\u270b\U0001f3ff", "hand: dark skin tone") in words.symbols
+
+
+def test_wordnet_things_are_common_nouns_that_can_be_drawn(sources: Path) -> None:
+    words = read_wordnet(sources, {"puppy": 5, "paris": 1, "redness": 2, "red": 0, "dog": 3})
+    assert words.things == ("puppy", "pup")  # the second is not among the known words: rare
+    assert words.nouns == ("paris", "redness", "puppy")
+    assert words.adjectives == ("red",) and words.verbs == ("dog",)
+    assert words.glosses == ("a young dog",)
+
+
+def test_corpus_is_distinct_weighted_and_repeatable(sources: Path) -> None:
+    emoji, wordnet = read_emoji_words(sources), read_wordnet(sources, {"puppy": 5, "red": 0, "dog": 3})
+    corpus = build_corpus(emoji, wordnet, 100, random.Random(0))
+    assert corpus == build_corpus(emoji, wordnet, 100, random.Random(0))
+    assert len({(p.text, p.meaning) for p in corpus}) == len(corpus)
+    assert all(p.weight > 0 for p in corpus)
+    by_text = {p.text: p for p in corpus}
+    assert by_text["\U0001f436"].meaning == "dog face"
+    assert {"dog face", "a dog face", "puppy", "a young dog"} <= set(by_text)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("owl", "an owl"), ("dog", "a dog"), ("a dog", "a dog"), ("boots", "boots"), ("glass", "a glass")],
+)
+def test_articles(name: str, expected: str) -> None:
+    assert with_article(name) == expected
+
+
+def test_pieces_spell_every_ascii_word_and_hold_the_symbols(sources: Path) -> None:
+    corpus = build_corpus(read_emoji_words(sources), read_wordnet(sources, {"puppy": 5}), 20, random.Random(0))
+    teacher = SentenceTeacher(str(sources)).tokenizer
+    pieces = choose_pieces(teacher, corpus, 130)
+    assert len(pieces) == 130 and {"z", "##z", "7", "##7", "!", "puppy", "\U0001f436", "\U0001f3ff"} <= set(pieces)
+    with pytest.raises(HartError, match="vocabulary_size 50"):
+        choose_pieces(teacher, corpus, 50)
+
+
+def test_teacher_words_are_the_mean_of_their_pieces(sources: Path) -> None:
+    teacher = SentenceTeacher(str(sources))
+    sentences, states, first = teacher.encode_words(["red dogs", "cat"])
+    assert first.tolist() == [0, 2] and len(states) == 3
+    ids = torch.tensor([teacher.tokenizer.encode("red dogs").ids])
+    sentence, expected = teacher.states(ids, torch.ones_like(ids, dtype=torch.bool))
+    torch.testing.assert_close(states[1].float(), expected[0, 2:4].mean(0), atol=1e-2, rtol=0)
+    torch.testing.assert_close(sentences[0].float(), sentence[0], atol=1e-3, rtol=0)
+
+
+def test_distillation_brings_the_student_nearer_and_is_saved(sources: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(sources, steps=60, learning_rate=5e-3)
+    losses: list[float] = []
+    student = distill_text_encoder(recipe, tmp_path, lambda _, parts: losses.append(parts["sentence"]))
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "text_encoder.json",
+        "text_encoder.safetensors",
+        "word_pieces.json",
+    ]
+    config = TextEncoderConfig.from_dict(json.loads((tmp_path / "text_encoder.json").read_text()))
+    loaded = load_text_encoder(config, tmp_path).encode(["a red dog"])
+    torch.testing.assert_close(loaded.embeddings, student.encode(["a red dog"]).embeddings, atol=2e-2, rtol=0)
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(sources: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(sources)
+    whole = distill_text_encoder(recipe, tmp_path / "whole")
+
+    def interrupt(step: int, losses: dict[str, float]) -> None:
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distill_text_encoder(recipe, tmp_path / "broken", interrupt)
+    with pytest.raises(HartError, match=r"another recipe .*: seed \(0 there, 1 now\)"):
+        distill_text_encoder(recipe.replace(seed=1), tmp_path / "broken")
+    steps: list[int] = []
+    resumed = distill_text_encoder(recipe, tmp_path / "broken", lambda step, _: steps.append(step))
+    assert steps == [5, 6]
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_all_steps(sources: Path, tmp_path: Path, number: int) -> None:
+    recipe = make_recipe(sources, steps=4, save_every=100)
+    whole = distill_text_encoder(recipe, tmp_path / "whole")
+
+    def stop(step: int, parts: dict[str, float]) -> None:
+        if step == 3:
+            signal.raise_signal(number)
+
+    with pytest.raises(Stopped, match=r"stopped after step 3: it is kept in .*resume\.pt; the same command") as caught:
+        distill_text_encoder(recipe, tmp_path / "run", stop)
+    assert caught.value.signal == number
+    resumed = distill_text_encoder(recipe, tmp_path / "run")
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+@pytest.fixture(scope="module")
+def stopped(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was stopped after two steps."""
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.raises(Stopped):
+        distill_text_encoder(make_recipe(sources), folder, lambda *_: signal.raise_signal(signal.SIGTERM))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("resume.pt", lambda s: s.pop("step"), "it lacks step"),
+        ("resume.pt", lambda s: s.update(step=10**9), "it is of step 1000000000 of"),
+        ("resume.pt", lambda s: s["student"].popitem(), "the student lacks"),
+        ("resume.pt", lambda s: s.update(optimizer=[]), "the optimiser holds a list"),
+        ("resume.pt", lambda s: s.update(generator=torch.zeros(3)), "the random state is float32"),
+        ("resume.pt", lambda s: s.pop("identity"), "its identity holds a NoneType"),
+        ("teacher_targets.pt", lambda s: s["targets"].pop("ids"), "it lacks ids"),
+        ("teacher_targets.pt", lambda s: s["targets"]["sentence_row"].fill_(10**6), "sentence_row has numbers outside"),
+        ("teacher_targets.pt", lambda s: s["targets"]["weights"].fill_(torch.nan), "weights is not finite"),
+        ("teacher_targets.pt", None, "is damaged"),
+    ],
+)
+def test_damaged_kept_files_are_named(
+    sources: Path, stopped: Path, tmp_path: Path, name: str, change: Callable[[Any], Any] | None, said: str
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(stopped, folder)
+    if change is None:
+        (folder / name).write_bytes(b"PK cut off")
+    else:
+        kept = torch.load(folder / name, weights_only=True)
+        change(kept)
+        torch.save(kept, folder / name)
+    with pytest.raises(HartError, match=rf"{re.escape(name)}.*{said}.*; delete it: "):
+        distill_text_encoder(make_recipe(sources), folder)
+
+
+def test_another_teacher_is_refused_until_it_is_accepted(sources: Path, tmp_path: Path) -> None:
+    shutil.copytree(sources, tmp_path / "sources")
+    recipe = make_recipe(tmp_path / "sources")
+    with pytest.raises(Stopped):
+        distill_text_encoder(recipe, tmp_path / "run", lambda *_: signal.raise_signal(signal.SIGTERM))
+    teacher = BertModel.from_pretrained(tmp_path / "sources")
+    with torch.no_grad():
+        next(teacher.parameters()).mul_(1.01)
+    teacher.save_pretrained(tmp_path / "sources")
+    with pytest.raises(HartError, match=r"of another recipe or other sources: teacher \(.*go on with --accept-changes"):
+        distill_text_encoder(recipe, tmp_path / "run")
+    assert distill_text_encoder(recipe, tmp_path / "run", accept_changes=True) is not None
+
+
+def test_missing_sources_are_named(tmp_path: Path) -> None:
+    pack(tmp_path, "emojibase-data-17.0.0.tgz", "package/other.json", [])
+    with pytest.raises(HartError, match=r"emojibase-data.* has no en/data\.json"):
+        read_emoji_words(tmp_path)
+    with pytest.raises(HartError, match="wordnet-base"):
+        read_wordnet(tmp_path, {})
+    with pytest.raises(HartError, match="no_such_teacher"):
+        SentenceTeacher("no_such_teacher")
+    with pytest.raises(HartError, match="cannot be loaded as a teacher"):
+        SentenceTeacher(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("data.noun", "00000001 05\n", r"data\.noun, line 1: is none of WordNet's database"),
+        ("index.noun", "puppy n 1 0 1 0 00000077\n", "knows a sense 00000077 that data.noun lacks"),
+        ("index.noun", "puppy n x\n", r"index\.noun, line 1: is none"),
+        ("index.verb", "dog v 99 0\n", r"index\.verb, line 1: is none"),
+        ("index.adj", "\0\n", r"index\.adj, line 1: is none"),
+    ],
+)
+def test_damaged_words_are_one_line(sources: Path, tmp_path: Path, name: str, content: str, said: str) -> None:
+    shutil.copytree(sources, tmp_path / "sources")
+    (tmp_path / "sources" / name).write_text(content)
+    with pytest.raises(HartError, match=said):
+        read_wordnet(tmp_path / "sources", {"dog": 0, "puppy": 1})
+
+
+@pytest.mark.parametrize("entries", [{}, [7], [{"label": "x"}], [{"label": "x", "emoji": "y", "tags": "z"}]])
+def test_a_damaged_emoji_package_is_one_line(tmp_path: Path, entries: object) -> None:
+    pack(tmp_path, "emojibase-data-17.0.0.tgz", "package/en/data.json", entries)
+    with pytest.raises(HartError, match=r"en/data\.json is not as it is published: delete the archive"):
+        read_emoji_words(tmp_path)
+
+
+def test_recipes_are_read_strictly(sources: Path, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text("steps = ")
+    with pytest.raises(ConfigError, match=r"recipe\.toml"):
+        TextDistillationRecipe.read(path)
+    path.write_text("stepps = 3")
+    with pytest.raises(ConfigError, match="stepps"):
+        TextDistillationRecipe.read(path)
+    with pytest.raises(ConfigError, match="output_width"):
+        distill_text_encoder(
+            make_recipe(sources, encoder=make_recipe(sources).encoder.replace(output_width=8)), tmp_path
+        )
+
+
+def test_retrieval_ranks_the_accepted_names(tmp_path: Path) -> None:
+    axes = {"puppy": [1.0, 0.1], "dog": [1.0, 0.0], "car": [0.0, 1.0], "auto": [0.8, 0.7]}
+    path = tmp_path / "synonyms.toml"
+    path.write_text('puppy = ["Dog"]\nauto = ["car"]\n')
+    results = retrieve(lambda texts: torch.tensor([axes[t] for t in texts]), read_synonyms(path), ["car", "dog"])
+    assert [r.rank for r in results] == [1, 2] and results[0].nearest == ("dog", "car")
+    assert accuracy(results, 1) == 0.5 and accuracy(results, 2) == 1.0
+    with pytest.raises(HartError, match="not among the concept names: dog"):
+        retrieve(lambda texts: torch.zeros(len(texts), 2), read_synonyms(path), ["car"])

@@ -1,1 +1,0 @@
-"""How well pictures follow their prompts: GenEval (detected objects) and DPG-Bench (answered questions)."""

@@ -1,0 +1,147 @@
+"""What a suite has computed, kept in files so that a stopped run goes on: the one place for all of it.
+
+A file an entry, written whole or not at all. Where its name is a digest (`Cache.key`) of all that decides the entry, it
+is taken over only where all of that is the same; where names are the caller's, a `plan.json` beside the files says what
+they are of, and a folder of another plan is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from PIL import Image
+from torch import Tensor
+
+from hart.checkpoint.storage import read_safetensors, write_safetensors
+from hart.errors import HartError
+from hart.evaluation.suites.base import Progress, silent
+from hart.files import FileError, atomic_write, read_json
+from hart.generation.metadata import save_png
+from hart.images import open_image
+
+PLAN_FILE = "plan.json"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Form(Generic[T]):
+    """How entries are stored. read: raises `HartError` for a file of another form."""
+
+    suffix: str
+    write: Callable[[Path, T], None]
+    read: Callable[[Path], T]
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    atomic_write(path, lambda file: file.write(json.dumps(values, indent=1, ensure_ascii=False).encode()))
+
+
+TENSORS: Form[Mapping[str, Tensor]] = Form(".safetensors", write_safetensors, read_safetensors)
+VALUES: Form[Mapping[str, Any]] = Form(".json", _write_json, read_json)
+IMAGES: Form[Image.Image] = Form(".png", save_png, open_image)
+
+
+class Cache(Generic[T]):
+    """Entries of one form in a folder."""
+
+    def __init__(
+        self,
+        folder: Path,
+        form: Form[T],
+        facts: Mapping[str, Any] | None = None,
+        *,
+        plan: Mapping[str, Any] | None = None,
+    ) -> None:
+        """facts: all that decides every entry beside its own parts, as JSON values; it enters the keys. plan: the same,
+        where names are the caller's. Raises `HartError` when the folder holds entries of another plan."""
+        self.folder = folder
+        self._form = form
+        self._facts = json.dumps(facts, sort_keys=True)
+        if plan is not None:
+            self._require_plan(dict(plan))
+
+    def _require_plan(self, plan: dict[str, Any]) -> None:
+        file = self.folder / PLAN_FILE
+        if not file.exists():
+            if any(self.folder.glob(f"*{self._form.suffix}")):
+                raise HartError(f"{self.folder}: holds files but no {PLAN_FILE}: choose another --out, or empty it")
+            _write_json(file, plan)
+            return
+        try:
+            found = read_json(file)
+        except FileError as error:
+            raise HartError(f"{error}: choose another --out, or delete the folder") from None
+        if found != json.loads(json.dumps(plan)):
+            raise HartError(
+                f"{self.folder}: holds results of another model, other prompts or other settings: choose another "
+                "--out, or delete the folder"
+            )
+
+    def key(self, *parts: object) -> str:
+        """The name of an entry: a digest of the facts and of what is its own. parts: bytes, tensors, JSON values."""
+        digest = hashlib.sha256(self._facts.encode())
+        for part in parts:
+            if isinstance(part, Tensor):
+                part = f"{part.dtype} {tuple(part.shape)} ".encode() + part.numpy().tobytes()  # noqa: PLW2901
+            content = part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode()
+            digest.update(len(content).to_bytes(8, "big") + content)
+        return digest.hexdigest()
+
+    def path(self, name: str) -> Path:
+        """Where an entry lies or will lie."""
+        return self.folder / f"{name}{self._form.suffix}"
+
+    def read(self, name: str, sound: Callable[[T], bool] = lambda _: True) -> T:
+        """An entry. sound: whether it is one of its kind. Raises `HartError` that names the file where it is not."""
+        try:
+            value = self._form.read(self.path(name))
+        except HartError as error:
+            raise HartError(f"{error}: delete it, and it is computed again") from None
+        if not sound(value):
+            raise HartError(f"{self.path(name)}: holds something else: delete it, and it is computed again")
+        return value
+
+    def fill(
+        self,
+        names: Sequence[str],
+        compute: Callable[[list[int]], Iterable[T]],
+        batch_size: int = 1,
+        progress: Progress = silent,
+        what: str = "{} of {} done",
+    ) -> int:
+        """Compute what is missing, and return how many were there already.
+
+        compute: values of some of the names, by their places: at most `batch_size` that follow each other. what: for
+        `progress`, with the numbers of those that are there and of all.
+        """
+        missing = [place for place, name in enumerate(names) if not self.path(name).exists()]
+        done = kept = len(names) - len(missing)
+        for batch in _runs(missing, batch_size):
+            progress(done, len(names), what.format(done, len(names)))
+            for place, value in zip(batch, compute(batch), strict=True):
+                self._form.write(self.path(names[place]), value)
+            done += len(batch)
+        return kept
+
+    def get(self, name: str, compute: Callable[[], T], sound: Callable[[T], bool] = lambda _: True) -> T:
+        """One entry, computed at the first call. Raises as `read`."""
+        self.fill([name], lambda _: [compute()])
+        return self.read(name, sound)
+
+
+def _runs(numbers: Sequence[int], longest: int) -> Iterator[list[int]]:
+    """Neighbouring numbers together, at most `longest`."""
+    run: list[int] = []
+    for number in numbers:
+        if run and (number != run[-1] + 1 or len(run) == longest):
+            yield run
+            run = []
+        run.append(number)
+    if run:
+        yield run

@@ -1,0 +1,53 @@
+"""Answers to questions about pictures: BLIP (Li et al., 2022) tuned for visual question answering, by transformers.
+
+DPG-Bench was published with mPLUG-large, which transformers does not have: scores by BLIP are other scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+
+from hart.checkpoint.storage import fingerprint
+from hart.networks.pretrained import load_frozen, load_words, short_name
+
+MOST_TOKENS = 20
+"""Of an answer; yes is one."""
+
+
+class BlipAnswers:
+    """source: folder or hub id of a BLIP model for questions, with its tokenizer."""
+
+    def __init__(self, source: str, device: torch.device) -> None:
+        """Raises `HartError` for what cannot be loaded."""
+        from transformers import BlipForQuestionAnswering, BlipImageProcessorPil
+
+        self._network = load_frozen(BlipForQuestionAnswering, source, "answerer").to(device)
+        self._words = load_words(source, "answerer")
+        side = int(self._network.config.vision_config.image_size)
+        self._images = BlipImageProcessorPil(size={"height": side, "width": side})
+        self._device = device
+        self.name = short_name(source)
+        self.weights = fingerprint(self._network)
+
+    @torch.inference_mode()
+    def __call__(self, image: Image.Image, questions: Sequence[str]) -> list[str]:
+        """One short answer, in small letters, to each question; greedy."""
+        pixels = self._images(image, return_tensors="pt")["pixel_values"].to(self._device)
+        tokens: list[list[int]] = self._words(list(questions), truncation=True)["input_ids"]
+        answers = [""] * len(questions)
+        # Only questions of one length go together: BLIP's decoder attends to padding.
+        for length in {len(row) for row in tokens}:
+            rows = [number for number, row in enumerate(tokens) if len(row) == length]
+            out = self._network.generate(
+                input_ids=torch.tensor([tokens[number] for number in rows], device=self._device),
+                pixel_values=pixels.expand(len(rows), -1, -1, -1),
+                do_sample=False,
+                num_beams=1,
+                max_new_tokens=MOST_TOKENS,
+            )
+            for number, text in zip(rows, self._words.batch_decode(out, skip_special_tokens=True), strict=True):
+                answers[number] = text.strip().lower()
+        return answers

@@ -1,0 +1,218 @@
+"""Distances of two sets of features and scores of one, alone and together. Float64 throughout.
+
+Shapes: N real pictures, M generated ones, D width of a feature, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.image.inception import InceptionScore
+from torchmetrics.image.kid import poly_mmd
+
+from hart.evaluation.metrics.features import Features
+from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean, require_pictures
+
+CHUNK = 4096
+"""Rows that enter a covariance at once."""
+MAX_DISTANCES = 2**25
+"""Distances between two sets that are held at once: 256 MiB, and as much again while they are computed."""
+LEAST_PICTURES = 4
+"""Fewer have no KID, which compares halves, and no neighbours for precision and recall."""
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Mean (D,) and covariance of a set, the covariance as a factor (R, D): covariance = factor^T factor."""
+
+    mean: Tensor
+    factor: Tensor
+
+    @staticmethod
+    def of(features: Tensor) -> Gaussian:
+        """Of features (N, D), N at least 2, with the unbiased covariance."""
+        count, width = features.shape
+        require_pictures(count, 2, "a covariance")
+        mean = features.mean(dim=0, dtype=torch.float64)
+        if count <= width:  # the centred rows are a factor already
+            return Gaussian(mean, (features.double() - mean) / math.sqrt(count - 1))
+        scatter = torch.zeros(width, width, dtype=torch.float64)
+        for chunk in features.split(CHUNK):
+            centred = chunk.double() - mean
+            scatter += centred.T @ centred
+        return Gaussian.from_covariance(mean, scatter / (count - 1))
+
+    @staticmethod
+    def from_covariance(mean: Tensor, covariance: Tensor) -> Gaussian:
+        """Of a mean (D,) and a covariance (D, D), such as published statistics give."""
+        values, vectors = torch.linalg.eigh(covariance.double())
+        return Gaussian(mean.double(), values.clamp(min=0).sqrt()[:, None] * vectors.T)
+
+
+@dataclass(frozen=True)
+class SetStatistics:
+    """Published ones of a whole set: of pooled features, for FID, and of spatial ones, for sFID."""
+
+    pooled: Gaussian
+    spatial: Gaussian
+
+
+def frechet_distance(a: Gaussian, b: Gaussian) -> float:
+    """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)): FID, rFID and sFID, by the features (Heusel et al., 2017).
+
+    With A = F^T F and B = G^T G the last trace is the sum of the singular values of F G^T, which needs no root of a
+    matrix that is not symmetric, and is small for sets smaller than the features are wide.
+    """
+    common = torch.linalg.svdvals(a.factor @ b.factor.T).sum()
+    distance = (a.mean - b.mean).square().sum() + a.factor.square().sum() + b.factor.square().sum() - 2 * common
+    return max(float(distance), 0.0)
+
+
+def frechet_figure(
+    real: Tensor | Gaussian, generated: Tensor, generator: torch.Generator, resamples: int, *, paired: bool = False
+) -> Figure:
+    """The distance of features (N, D) and (M, D), with an interval over pictures of both.
+
+    real: or what is known of a set whose features are not at hand; then only generated pictures are resampled.
+    paired: rows of both belong together and are resampled together, as a picture and its reconstruction.
+    """
+    if isinstance(real, Gaussian):
+        return bootstrap(
+            lambda j: frechet_distance(real, Gaussian.of(generated[j])), [len(generated)], generator, resamples
+        )
+    counts = [len(real)] if paired else [len(real), len(generated)]
+    return bootstrap(
+        lambda i, *j: frechet_distance(Gaussian.of(real[i]), Gaussian.of(generated[j[0] if j else i])),
+        counts,
+        generator,
+        resamples,
+    )
+
+
+def kernel_distance(
+    x: Tensor, y: Tensor, generator: torch.Generator, *, subsets: int = 100, subset_size: int = 1000
+) -> Figure:
+    """KID (Binkowski et al., 2018) of features x (N, D) and y (M, D): mean and standard deviation over random subsets.
+
+    The unbiased squared MMD with the kernel (x.y / D + 1)^3; it may be negative. Subsets are of `subset_size`, or of
+    half the smaller set where that has fewer than twice as many, so that they differ. torchmetrics' own class chooses
+    them by the global generator: here `generator` does.
+    """
+    size = min(subset_size, len(x) // 2, len(y) // 2)
+    require_pictures(size, 2, "KID, of half of the pictures,")
+    x, y = x.double(), y.double()
+    values = torch.stack(
+        [
+            poly_mmd(*(rows[torch.randperm(len(rows), generator=generator)[:size]] for rows in (x, y)))
+            for _ in range(subsets)
+        ]
+    )
+    return Figure(float(values.mean()), deviation=float(values.std(correction=0)))
+
+
+def inception_score(logits: Tensor, part: int = 5000) -> Figure:
+    """Mean and standard deviation over parts of exp(mean KL(p(class | picture), p(class))) (Salimans et al., 2016).
+
+    logits: (N, C). Parts are in order, the last perhaps smaller, as in ADM's protocol. Named after its network: of
+    other logits it is another score.
+    """
+    scores = []
+    for rows in logits.double().split(part):
+        # a metric a part, with one split: it would shuffle the rows of several, by the global generator
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("ignore")
+            metric = InceptionScore(nn.Identity(), splits=1)
+            metric.update(rows)
+            scores.append(metric.compute()[0])
+    values = torch.stack(scores)
+    return Figure(float(values.mean()), deviation=float(values.std(correction=0)) if len(scores) > 1 else None)
+
+
+@dataclass(frozen=True)
+class Manifolds:
+    """Who lies in whose manifold. precise: (M,) bool, of the generated; recalled: (N,) bool, of the real."""
+
+    precise: Tensor
+    recalled: Tensor
+
+
+def precision_recall(real: Tensor, generated: Tensor, neighbours: int = 3) -> Manifolds:
+    """Improved precision and recall (Kynkaanniemi et al., 2019) of features (N, D) and (M, D), with ADM's 3 neighbours.
+
+    A set's manifold: balls around its pictures that reach to the k-th nearest other one. Precision is the share of
+    generated pictures in the manifold of the real ones, recall the reverse.
+    """
+    require_pictures(min(len(real), len(generated)), neighbours + 1, "precision and recall")
+    real, generated = real.double(), generated.double()
+    return Manifolds(
+        precise=_within(generated, real, _radii(real, neighbours)),
+        recalled=_within(real, generated, _radii(generated, neighbours)),
+    )
+
+
+def _radii(rows: Tensor, neighbours: int) -> Tensor:
+    """(N,): distance of each row to its k-th nearest other one."""
+    # each row is its own nearest: one more is asked for; a few smallest are far less work than an order of all
+    parts = [
+        torch.cdist(part, rows).topk(neighbours + 1, dim=1, largest=False).values[:, -1]
+        for part in _compared(rows, rows)
+    ]
+    return torch.cat(parts)
+
+
+def _within(rows: Tensor, centres: Tensor, radii: Tensor) -> Tensor:
+    """(N,) bool: whether each row lies in any of the balls."""
+    return torch.cat([(torch.cdist(part, centres) <= radii).any(dim=1) for part in _compared(rows, centres)])
+
+
+def _compared(rows: Tensor, others: Tensor) -> tuple[Tensor, ...]:
+    """The rows in parts that can be compared with all others at once, whatever their number."""
+    return rows.split(max(1, MAX_DISTANCES // len(others)))
+
+
+def distances(
+    real: Features,
+    generated: Features,
+    extractor: str,
+    generator: torch.Generator,
+    resamples: int,
+    whole: SetStatistics | None = None,
+) -> dict[str, Figure]:
+    """FID and KID. extractor: its name, for the columns. whole: see `all_figures`."""
+    return {
+        f"FID ({extractor})": frechet_figure(
+            real.pooled if whole is None else whole.pooled, generated.pooled, generator, resamples
+        ),
+        f"KID ({extractor})": kernel_distance(real.pooled, generated.pooled, generator),
+    }
+
+
+def all_figures(
+    real: Features,
+    generated: Features,
+    extractor: str,
+    generator: torch.Generator,
+    resamples: int,
+    whole: SetStatistics | None = None,
+) -> dict[str, Figure]:
+    """`distances`, precision and recall; sFID and the Inception Score where the extractor has features for them.
+
+    whole: statistics of the set that `real` is a part of; FID and sFID are then to the whole set.
+    """
+    manifolds = precision_recall(real.pooled, generated.pooled)
+    figures = {
+        **distances(real, generated, extractor, generator, resamples, whole),
+        f"precision ({extractor})": bootstrap_mean(manifolds.precise, generator, resamples),
+        f"recall ({extractor})": bootstrap_mean(manifolds.recalled, generator, resamples),
+    }
+    if real.spatial is not None and generated.spatial is not None:
+        figures[f"sFID ({extractor})"] = frechet_figure(
+            real.spatial if whole is None else whole.spatial, generated.spatial, generator, resamples
+        )
+    if generated.logits is not None:
+        figures[f"Inception Score ({extractor})"] = inception_score(generated.logits)
+    return figures

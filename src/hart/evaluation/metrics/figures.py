@@ -1,0 +1,81 @@
+"""A figure and how sure it is: intervals by resampling images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hart.errors import HartError
+
+LEVEL = 0.95
+RESAMPLES = 100
+FEW_PICTURES = 10_000
+"""Below as many, the FID depends on their number more than on the pictures."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number and how sure it is.
+
+    low, high: an interval of `LEVEL` by bootstrap, or None. deviation: standard deviation over subsets, or None.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    deviation: float | None = None
+
+
+def bootstrap(
+    statistic: Callable[..., float],
+    counts: Sequence[int],
+    generator: torch.Generator,
+    resamples: int = RESAMPLES,
+) -> Figure:
+    """The statistic with an interval of `LEVEL` by resampling pictures with replacement.
+
+    statistic: takes one tensor of row numbers a set, int64, and reads those rows. counts: rows of each set; sets whose
+    pictures belong together (a picture and its reconstruction) count as one. resamples: 0 leaves the interval out.
+    Resampled sets have fewer different pictures, which alone moves a biased statistic such as FID: the interval is that
+    of the resamples, moved so that their mean lies on the value.
+    """
+    value = statistic(*(torch.arange(count) for count in counts))
+    if not resamples:
+        return Figure(value)
+    resampled = torch.tensor(
+        [
+            statistic(*(torch.randint(count, (count,), generator=generator) for count in counts))
+            for _ in range(resamples)
+        ],
+        dtype=torch.float64,
+    )
+    tails = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
+    low, high = ((resampled - resampled.mean()).quantile(tails) + value).tolist()
+    return Figure(value, low, high)
+
+
+def bootstrap_mean(values: Tensor, generator: torch.Generator, resamples: int = RESAMPLES) -> Figure:
+    """The mean of one number a picture (N,) with its interval."""
+    values = values.double()
+    return bootstrap(lambda rows: float(values[rows].mean()), [len(values)], generator, resamples)
+
+
+def few_pictures_warning(name: str, count: int) -> tuple[str, ...]:
+    """What to say beside a Frechet distance of too few pictures."""
+    if count >= FEW_PICTURES:
+        return ()
+    return (
+        f"{name} of {count:,} pictures, fewer than {FEW_PICTURES:,}: it is too high by an amount that depends on their "
+        "number. Compare it only with figures of as many pictures and the same features, and read KID beside it",
+    )
+
+
+def require_pictures(count: int, least: int, what: str) -> None:
+    """Raise `HartError` for fewer than `least` pictures."""
+    if count < least:
+        raise HartError(
+            f"{what} needs at least {least} pictures, there are {count}: raise --limit, or give a larger set"
+        )

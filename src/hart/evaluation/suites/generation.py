@@ -1,0 +1,89 @@
+"""Suite `generation`: pictures drawn for the captions (or classes) of a set, against the pictures of the set."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from hart.data.samples import Sample
+from hart.data.transforms import ImageTransform
+from hart.errors import HartError
+from hart.evaluation.drawing import DrawnPictures
+from hart.evaluation.metrics.distances import all_figures
+from hart.evaluation.metrics.features import open_extractor
+from hart.evaluation.metrics.figures import few_pictures_warning
+from hart.evaluation.pictures import Pictures, features_of_set
+from hart.evaluation.report import Result, extractor_facts, pictures_text
+from hart.evaluation.suites import base
+from hart.evaluation.suites.base import STRICT, Context, ImageSetOptions, SamplingOptions, Suite
+from hart.generation.request import Prompt
+
+FEATURE_BATCH = 16
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class GenerationOptions(ImageSetOptions, SamplingOptions):
+    """Captions are taken from the set, chosen by the seed, and all of the set is compared with."""
+
+    limit: Annotated[int | None, Field(ge=1, description="Pictures to draw; by default one for each.")] = None
+    features: base.Features = "efficientnet-lite0"
+    caption_column: base.Column = ""
+
+
+def run(context: Context[GenerationOptions]) -> Result:
+    """Raises `HartError` when the set has no captions (or classes, for a class model), or too few pictures."""
+    options, progress = context.options, context.progress
+    pipe = options.pipeline()
+    source = options.source(options.caption_column)
+    context.note(source.description)
+    extractor = open_extractor(options.features, context.device)
+    references = Pictures(source, ImageTransform(pipe.image_size, fit=options.fit))
+    # only their words are needed from here on
+    real, samples = features_of_set(
+        references, extractor, FEATURE_BATCH, lambda sample: replace(sample, image=b"", record={}), progress
+    )
+    prompts = _prompts(samples, pipe.num_classes, options)
+    drawn = DrawnPictures(pipe, prompts, options.sampling(pipe), options.seed, context.out)
+    drawn.draw(options.batch_size, progress)
+    generated = drawn.features(extractor, FEATURE_BATCH, progress)
+    progress(0, None, "distances and intervals")
+    return Result(
+        title=f"{pictures_text(len(generated))} of {pipe.image_size} px against {len(real):,}",
+        figures={"drawn": all_figures(real, generated, extractor.name, context.generator(), options.resamples)},
+        settings={"set": source.description, "size": pipe.image_size, **drawn.settings},
+        counts={"drawn": len(generated), "references": len(real), "damaged": len(references.damaged)},
+        extractor=extractor_facts(extractor),
+        notes=few_pictures_warning("FID", min(len(real), len(generated))) + drawn.notes,
+        sheets=drawn.sheet([str(prompt) for prompt in prompts]),
+    )
+
+
+def _prompts(samples: list[Sample], num_classes: int | None, options: GenerationOptions) -> list[Prompt]:
+    """A caption (chosen among its own) or the class of each of `limit` samples, chosen without replacement."""
+    generator = torch.Generator().manual_seed(options.seed)
+    usable = [sample for sample in samples if (sample.captions if num_classes is None else sample.label is not None)]
+    count = len(samples) if options.limit is None else options.limit
+    if count > len(usable):
+        what = "a caption" if num_classes is None else "a class"
+        raise HartError(f"{count} pictures are to be drawn, and {len(usable)} of the set have {what}: lower --limit")
+    prompts: list[Prompt] = []
+    for row in torch.randperm(len(usable), generator=generator)[:count].tolist():
+        captions, label = usable[row].captions, usable[row].label
+        if num_classes is None:
+            prompts.append(captions[int(torch.randint(len(captions), (), generator=generator))])
+        else:
+            assert label is not None
+            prompts.append(label)
+    return prompts
+
+
+SUITE = Suite(
+    "generation",
+    "Pictures drawn for captions of a set, against the set: FID, KID, precision, recall. A stopped run goes on.",
+    GenerationOptions,
+    run,
+)

@@ -1,0 +1,147 @@
+"""Suite `geneval`: are the objects there that a prompt names, as many, in the colours and places that it says?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from PIL import Image
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from hart.evaluation.judges.colours import ClipColours
+from hart.evaluation.judges.geneval_rules import (
+    CONFIDENCE,
+    COUNTING_CONFIDENCE,
+    MOST_OBJECTS,
+    POSITION_MARGIN,
+    PROMPTS,
+    TASKS,
+    Found,
+    ObjectPrompt,
+    counted_objects,
+    faults,
+    read_prompts,
+)
+from hart.evaluation.judges.objects import SIDE, Mask2FormerDetector
+from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean
+from hart.evaluation.published_files import at_hand, located
+from hart.evaluation.report import Result, pictures_text
+from hart.evaluation.suites.asking import OVERALL, VERDICTS_FILE, Asked, AskingOptions, Verdict
+from hart.evaluation.suites.base import STRICT, Context, Suite
+from hart.images import open_image
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class GenevalOptions(AskingOptions):
+    """The detector is the nearest that transformers has to the published one."""
+
+    data: Annotated[
+        Path | None,
+        Field(description="evaluation_metadata.jsonl, or its folder with weights beside it; fetched once by default."),
+    ] = None
+    detector: Annotated[str, Field(description="Mask2Former for COCO instances: folder or hub id.")] = (
+        "facebook/mask2former-swin-small-coco-instance"
+    )
+    detector_size: Annotated[int, Field(ge=32, description="Pixels that the detector sees; 800 as published.")] = SIDE
+    clip: Annotated[str, Field(description="CLIP that names colours: folder or hub id.")] = (
+        "openai/clip-vit-large-patch14"
+    )
+    judge_batch: Annotated[int, Field(ge=1, description="Pictures that the detector sees together.")] = 1
+
+
+def run(context: Context[GenevalOptions]) -> Result:
+    """Draw, detect and judge. Raises `HartError`."""
+    options = context.options
+    file = located(PROMPTS, options.data)
+    prompts = read_prompts(file)
+    detector = Mask2FormerDetector(at_hand(options.detector, options.data), context.device, options.detector_size)
+    colours = ClipColours(at_hand(options.clip, options.data), context.device)
+    asked = Asked(context, PROMPTS, prompts, [prompt.tag for prompt in prompts])
+    judges = {
+        "detector": f"{detector.name} {detector.weights}",
+        "detector_side": detector.side,
+        "colours": f"{colours.name} {colours.weights}",
+        "confidence": CONFIDENCE,
+        "counting_confidence": COUNTING_CONFIDENCE,
+        "most_objects": MOST_OBJECTS,
+        "position_margin": POSITION_MARGIN,
+    }
+
+    def judge(numbers: list[int]) -> list[Verdict]:
+        images = [open_image(asked.drawn.path(number)) for number in numbers]
+        found = zip(numbers, images, detector(images), strict=True)
+        return [_verdict(asked.each[number], image, objects, colours) for number, image, objects in found]
+
+    verdicts = asked.verdicts(
+        judges,
+        judge,
+        options.judge_batch,
+        lambda verdict: type(verdict.get("correct")) is bool and isinstance(verdict.get("prompt"), str),
+    )
+    right = torch.tensor([bool(verdict["correct"]) for verdict in verdicts]).view(-1, options.per_prompt)
+    judged_by = f"{detector.name}, {colours.name}"
+    return Result(
+        title=f"GenEval, {len(asked.prompts):,} prompts, {pictures_text(len(verdicts))}",
+        figures=scores([p.tag for p in asked.prompts], right, judged_by, context.generator(), options.resamples),
+        settings={"prompts": str(file), **asked.settings, **judges},
+        counts={"prompts": len(asked.prompts), "drawn": len(verdicts), "right": int(right.sum())},
+        notes=(
+            *asked.notes,
+            "the published scores are by mmdetection's training of the same detector: compare with care",
+        ),
+        published=("text_to_image", "geneval"),
+        sheets=asked.drawn.sheet([f"{'right' if v['correct'] else 'wrong'}: {v['prompt']}" for v in verdicts]),
+        lines={VERDICTS_FILE: verdicts},
+    )
+
+
+def scores(
+    tags: Sequence[str], right: Tensor, judged_by: str, generator: torch.Generator, resamples: int
+) -> dict[str, dict[str, Figure]]:
+    """Shares of right pictures by task, and overall the mean over tasks, with intervals over prompts.
+
+    tags: task of each prompt. right: (prompts, pictures) bool. Overall, prompts are resampled within their tasks.
+    """
+    values = right.double().mean(dim=1)
+    any_right = right.any(dim=1)
+    present = [tag for tag in TASKS if tag in tags]
+    parts = [torch.tensor([row for row, other in enumerate(tags) if other == tag]) for tag in present]
+
+    def over_tasks(of: Tensor) -> Figure:
+        def mean(*rows: Tensor) -> float:
+            return sum(float(of[part[i]].double().mean()) for part, i in zip(parts, rows, strict=True)) / len(parts)
+
+        return bootstrap(mean, [len(part) for part in parts], generator, resamples)
+
+    share, once = f"right pictures ({judged_by})", f"prompts with a right picture ({judged_by})"
+    rows = {OVERALL: {share: over_tasks(values), once: over_tasks(any_right)}}
+    for tag, part in zip(present, parts, strict=True):
+        rows[TASKS[tag]] = {
+            share: bootstrap_mean(values[part], generator, resamples),
+            once: bootstrap_mean(any_right[part], generator, resamples),
+        }
+    return rows
+
+
+def _verdict(prompt: ObjectPrompt, image: Image.Image, found: Sequence[Found], colours: ClipColours) -> Verdict:
+    objects = counted_objects(found, prompt.tag)
+    said = faults(prompt, objects, lambda name, items: colours(image, name, items))
+    return {
+        "tag": prompt.tag,
+        "prompt": prompt.prompt,
+        "correct": not said,
+        "reason": "; ".join(said),
+        "objects": {name: [[*item.box, round(item.score, 4)] for item in items] for name, items in objects.items()},
+    }
+
+
+SUITE = Suite(
+    "geneval",
+    "GenEval: are the named objects there, as many, in the named colours and places? A stopped run goes on.",
+    GenevalOptions,
+    run,
+)

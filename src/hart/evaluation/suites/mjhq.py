@@ -1,0 +1,101 @@
+"""MJHQ-30K (Playground, 2023): 30,000 prompts with a picture each, in 10 categories, as it is published.
+
+meta_data.json                 {ID: {"category": ..., "prompt": ...}}
+mjhq30k_imgs/CATEGORY/ID.jpg   or mjhq30k_imgs.zip
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from hart.errors import HartError
+from hart.evaluation.published_files import (
+    HUB_DATASETS,
+    PublishedFiles,
+    PublishedPictures,
+    hub_dataset,
+    parse_published,
+)
+from hart.evaluation.report import Result
+from hart.evaluation.selection import spread
+from hart.evaluation.suites import base
+from hart.evaluation.suites.base import STRICT, Context, Suite
+from hart.evaluation.suites.text_to_image import CATEGORY, Benchmark, TextToImageOptions, measure
+from hart.files import TEXT_LIMIT, FileError, read_bytes
+
+REPOSITORY = "playgroundai/MJHQ-30K"
+ADDRESS = f"{HUB_DATASETS}{REPOSITORY}"
+PROMPTS_FILE, PICTURES, ARCHIVE = "meta_data.json", "mjhq30k_imgs", "mjhq30k_imgs.zip"
+SIDE = 1024
+"""Of the set's own pictures."""
+COUNT, CATEGORIES = 30_000, 10
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class MjhqOptions(TextToImageOptions):
+    """The settings of the published figures are the defaults."""
+
+    features: base.Features = "inception-v3-clean"
+    reference_size: Annotated[
+        int, Field(ge=1, description="Pixels that the set's pictures are first brought to; 1024 is their own size.")
+    ] = SIDE
+
+
+def open_mjhq(folder: Path | None, limit: int | None, seed: int, reference_side: int = SIDE) -> Benchmark:
+    """The set in `folder`; None fetches it once, 9 GB, through the hub.
+
+    limit: prompts to draw, as many of each category as can be, chosen by `seed`; None draws all. Drawn pictures are
+    compared with all pictures of the set. Raises `HartError` for what is not there, with its address.
+    """
+    if folder is None:
+        instead = f"fetch {PROMPTS_FILE} and {ARCHIVE} there, and give their folder with --data"
+        folder = hub_dataset(REPOSITORY, [PROMPTS_FILE, ARCHIVE], instead)
+    files = PublishedFiles(folder, PICTURES, ARCHIVE, ADDRESS)
+    entries = _read_entries(folder / PROMPTS_FILE)
+    categories = [category for _, category, _ in entries]
+    rows = spread(categories, limit, seed)
+    notes: tuple[str, ...] = ()
+    if (len(entries), len(set(categories))) != (COUNT, CATEGORIES):
+        notes = (
+            f"this set has {len(entries):,} pictures in {len(set(categories))} categories, MJHQ-30K {COUNT:,} in "
+            f"{CATEGORIES}: nothing here compares with published figures",
+        )
+    return Benchmark(
+        prompts=tuple(entries[row][2] for row in rows),
+        categories=tuple(categories[row] for row in rows),
+        references=PublishedPictures(
+            files,
+            [f"{category}/{number}.jpg" for number, category, _ in entries],
+            [{CATEGORY: category} for category in categories],
+        ),
+        reference_side=reference_side,
+        notes=notes,
+        published=("text_to_image", "text_residual_tokens"),
+    )
+
+
+def _read_entries(file: Path) -> list[tuple[str, str, str]]:
+    """ID, category and prompt of every picture."""
+    try:
+        entries = parse_published(read_bytes(file, TEXT_LIMIT), str(file))
+    except FileError as error:
+        raise HartError(f"{error}: fetch it from {ADDRESS}") from None
+    try:
+        return [(str(number), str(entry["category"]), str(entry["prompt"])) for number, entry in entries.items()]
+    except (AttributeError, KeyError, TypeError):
+        raise HartError(f"{file}: not every entry has a category and a prompt: fetch it from {ADDRESS}") from None
+
+
+def run(context: Context[MjhqOptions]) -> Result:
+    """Raises `HartError`."""
+    options = context.options
+    return measure(context, open_mjhq(options.folder, options.limit, options.seed, options.reference_size))
+
+
+SUITE = Suite(
+    "mjhq", "MJHQ-30K: FID and KID, over all and by category, and CLIP score. A stopped run goes on.", MjhqOptions, run
+)

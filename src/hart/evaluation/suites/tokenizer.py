@@ -1,0 +1,228 @@
+"""Suite `tokenizer`: what a picture loses on its way through the tokenizer, discrete against hybrid.
+
+Everything is measured on 8-bit pictures, as they would be stored. `hybrid` is codes plus the exact rest, which is the
+encoder's continuous latent: what hybrid tokens reach when the rest is drawn without error (paper, Table 1).
+
+Shapes: B batch, N pictures, H W image, D width of a feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from PIL import Image
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from hart.checkpoint.storage import fingerprint
+from hart.config import TokenizerConfig
+from hart.data.transforms import ImageTransform, to_signed, unit_to_pil
+from hart.errors import HartError
+from hart.evaluation.cache import TENSORS
+from hart.evaluation.metrics.distances import frechet_figure, kernel_distance
+from hart.evaluation.metrics.features import FeatureExtractor, Features, open_extractor
+from hart.evaluation.metrics.figures import Figure, bootstrap_mean, few_pictures_warning
+from hart.evaluation.metrics.images import SSIM_WINDOW, psnr, ssim
+from hart.evaluation.pictures import Pictures
+from hart.evaluation.report import Result, extractor_facts, pictures_text
+from hart.evaluation.suites import base
+from hart.evaluation.suites.base import STRICT, Context, ImageSetOptions, Suite, SuiteOptions
+from hart.generation.contact_sheet import contact_sheet
+from hart.networks.perceptual import EfficientNetLitePerceptualLoss, Lpips, perceptual_loss
+from hart.presets import scales_of_size
+from hart.scales import ScaleSchedule
+from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
+
+KINDS = ("discrete", "hybrid")
+INPUT = "input"
+PSNR, SSIM = "PSNR, dB", "SSIM"
+DISTANCES = {"lpips": "LPIPS (VGG-16)", "efficientnet_lite0": "distance (efficientnet-lite0)"}
+SHEET_FILE, SHEET_PICTURES = "reconstructions.png", 12
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TokenizerOptions(ImageSetOptions, SuiteOptions):
+    """The model may be a tokenizer alone."""
+
+    model: base.Model = "emoji"
+    size: Annotated[int | None, Field(description="Side of the pictures in pixels; the model's own by default.")] = None
+    scales: Annotated[
+        tuple[int, ...] | None, Field(description="Sides of the token maps, for sizes that have no known ones.")
+    ] = None
+    limit: base.Limit = None
+    features: base.Features = "efficientnet-lite0"
+    distance: Annotated[
+        Literal["lpips", "efficientnet_lite0"], Field(description="Perceptual distance; lpips needs weights.")
+    ] = "efficientnet_lite0"
+    distance_weights: Annotated[
+        tuple[Path, ...], Field(description="File with weights of lpips: VGG-16 and its heads; may be repeated.")
+    ] = ()
+    batch_size: base.BatchSize = 8
+
+
+def schedule_for(config: TokenizerConfig, size: int, scales: tuple[int, ...] | None = None) -> ScaleSchedule:
+    """The scales with which pictures of `size` pixels are coded.
+
+    `scales` if they are given, else those of `hart.presets.scales_of_size`. Raises `HartError` when they do not end at
+    the latent's side.
+    """
+    if size < SSIM_WINDOW:
+        raise HartError(f"size {size}: give at least {SSIM_WINDOW} px, the window of SSIM")
+    derived = scales_of_size(config.scales, config.downsampling, size)
+    try:
+        schedule = ScaleSchedule(derived if scales is None else scales)
+    except ValueError as error:
+        raise HartError(f"scales: {error}") from None
+    if schedule.final_side != (side := derived[-1]):
+        raise HartError(f"scales end at {schedule.final_side}: pictures of {size} px have a latent of {side} x {side}")
+    return schedule
+
+
+def run(context: Context[TokenizerOptions]) -> Result:
+    """Scores and features of every batch are kept: a stopped run goes on.
+
+    Raises `HartError` for sets of fewer than four pictures, or decoded pictures that are not finite.
+    """
+    from hart.checkpoint.starting import load_tokenizer
+
+    options, progress, device = context.options, context.progress, context.device
+    tokenizer = load_tokenizer(options.model).requires_grad_(False).to(device)
+    size = tokenizer.config.image_size if options.size is None else options.size
+    schedule = schedule_for(tokenizer.config, size, options.scales)
+    source = options.source()
+    context.note(source.description)
+    pictures = Pictures(source, ImageTransform(size, fit=options.fit), limit=options.limit, seed=options.seed)
+    measure = Measure(tokenizer, schedule, open_extractor(options.features, device), options)
+    weights = fingerprint(tokenizer)
+    facts = {"tokenizer": weights, "scales": list(schedule), "device": device.type, **measure.facts()}
+    kept = context.cache(TENSORS, facts)
+    parts: list[Mapping[str, Tensor]] = []
+    groups: list[list[Image.Image]] = []
+    labels: list[str] = []
+    done = 0
+    for batch in pictures.batches(options.batch_size):
+        progress(done, pictures.total, f"{done} pictures reconstructed")
+        shapes = {name: value.shape[1:] for name, value in parts[0].items()} if parts else None
+        values = kept.get(
+            kept.key(batch.pixels),
+            lambda pixels=batch.pixels: measure(pixels),
+            lambda values, batch=batch, shapes=shapes: measure.sound(values, len(batch), shapes),
+        )
+        parts.append(values)
+        if shown := min(len(batch), SHEET_PICTURES - len(groups)):
+            # decoded again: pictures are not kept, and these are few
+            versions = (batch.pixels, *reconstruct(tokenizer, batch.pixels.to(device), schedule).values())
+            groups += [[unit_to_pil(version[row].float() / 255) for version in versions] for row in range(shown)]
+            for row in range(shown):
+                decibels = (f"{kind} {values[f'{kind}: {PSNR}'][row]:.1f} dB" for kind in KINDS)
+                labels.append(f"input, {', '.join(decibels)}")
+        done += len(batch)
+    progress(done, None, "distances and intervals")
+    measured = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return Result(
+        title=f"{pictures_text(done)} of {size} px",
+        figures={kind: _figures(measured, kind, measure, context) for kind in KINDS},
+        settings={"set": source.description, "size": size, "scales": list(schedule), "weights_sha256": weights},
+        counts={"pictures": done, "damaged": len(pictures.damaged)},
+        extractor=extractor_facts(measure.extractor),
+        notes=few_pictures_warning("rFID", done),
+        published=("tokenizer",),
+        sheets={SHEET_FILE: contact_sheet(groups, labels)},
+    )
+
+
+class Measure:
+    """Scores and features of pictures and their reconstructions, by "KIND: NAME", a row a picture."""
+
+    def __init__(
+        self,
+        tokenizer: HybridTokenizer,
+        schedule: ScaleSchedule,
+        extractor: FeatureExtractor,
+        options: TokenizerOptions,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._schedule = schedule
+        self._device = next(tokenizer.parameters()).device
+        distance = perceptual_loss(options.distance, options.distance_weights).to(self._device)
+        assert isinstance(distance, Lpips | EfficientNetLitePerceptualLoss)
+        self._distance = distance
+        self.extractor = extractor
+        self.scores = (PSNR, SSIM, DISTANCES[options.distance])
+
+    def facts(self) -> dict[str, object]:
+        """What decides the numbers, beside the tokenizer."""
+        return {"features": extractor_facts(self.extractor), "distance": [self.scores[-1], fingerprint(self._distance)]}
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Of pictures (B, 3, H, W) uint8."""
+        values = _named(INPUT, self.extractor(pixels))
+        original = pixels.to(self._device)
+        for kind, image in reconstruct(self._tokenizer, original, self._schedule).items():
+            distance = self._distance.distances(to_signed(image), to_signed(original))
+            scores = (psnr(image, original), ssim(image, original), distance)
+            values |= _named(kind, self.extractor(image))
+            values |= {f"{kind}: {name}": score.cpu() for name, score in zip(self.scores, scores, strict=True)}
+        return values
+
+    def sound(self, values: Mapping[str, Tensor], count: int, shapes: Mapping[str, torch.Size] | None) -> bool:
+        """Whether these are numbers of so many pictures, with the names and widths of other batches."""
+        names = {f"{kind}: {name}" for kind in KINDS for name in ("pooled", *self.scores)} | {f"{INPUT}: pooled"}
+        return (
+            names <= values.keys()
+            and (shapes is None or shapes == {name: value.shape[1:] for name, value in values.items()})
+            and all(value.dim() > 0 and len(value) == count and not value.isnan().any() for value in values.values())
+        )
+
+
+@torch.inference_mode()
+def reconstruct(tokenizer: HybridTokenizer, pixels: Tensor, schedule: ScaleSchedule) -> dict[str, Tensor]:
+    """Each kind of reconstruction of pictures (B, 3, H, W), as 8-bit pictures."""
+    latent = tokenizer.encode(to_signed(pixels))
+    decoded = {}
+    for kind, version in (("discrete", tokenizer.quantize(latent, schedule).latent), ("hybrid", latent)):
+        image = tokenizer.decode(version)
+        if not bool(image.isfinite().all()):
+            raise HartError(
+                "a reconstruction is not finite: the tokenizer's weights are damaged or its training failed"
+            )
+        decoded[kind] = ((image + 1) * 127.5).round().to(torch.uint8)
+    return decoded
+
+
+def _named(kind: str, features: Features) -> dict[str, Tensor]:
+    """Features that distances are of."""
+    values = {f"{kind}: pooled": features.pooled}
+    return values if features.spatial is None else values | {f"{kind}: spatial": features.spatial}
+
+
+def _figures(
+    measured: Mapping[str, Tensor], kind: str, measure: Measure, context: Context[TokenizerOptions]
+) -> dict[str, Figure]:
+    # one generator a kind: both see the same resamples
+    generator, resamples, extractor = context.generator(), context.options.resamples, measure.extractor.name
+    figures = {name: bootstrap_mean(measured[f"{kind}: {name}"], generator, resamples) for name in measure.scores}
+
+    def distance(features: str) -> Figure:
+        real, decoded = measured[f"{INPUT}: {features}"], measured[f"{kind}: {features}"]
+        return frechet_figure(real, decoded, generator, resamples, paired=True)
+
+    pooled = measured[f"{INPUT}: pooled"], measured[f"{kind}: pooled"]
+    figures[f"rFID ({extractor})"] = distance("pooled")
+    figures[f"rKID ({extractor})"] = kernel_distance(*pooled, generator)
+    if f"{INPUT}: spatial" in measured:
+        figures[f"spatial rFID ({extractor})"] = distance("spatial")
+    return figures
+
+
+SUITE = Suite(
+    "tokenizer",
+    "Reconstruction, discrete against hybrid: PSNR, SSIM, perceptual distance, rFID, rKID. A stopped run goes on.",
+    TokenizerOptions,
+    run,
+)

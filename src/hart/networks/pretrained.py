@@ -1,0 +1,71 @@
+"""Networks of others, through transformers, frozen in float32: for features and for judging pictures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hart.data.samples import one_line
+from hart.devices import is_out_of_memory
+from hart.errors import HartError
+
+# Mean and standard deviation, by colour, of pictures in [0, 1] that networks were trained with.
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TRAINING_ONLY = ("criterion.",)
+"""Buffers of a loss: not every published file has them, and nothing here uses them."""
+
+
+def load_frozen(kind: Any, source: str, role: str) -> Any:
+    """A model class of transformers, loaded from a folder or hub id, for inference.
+
+    role: what it is for, as errors call it. Raises `HartError`, also for weights that are another network's.
+    """
+    model, report = _loaded(
+        lambda: kind.from_pretrained(source, dtype=torch.float32, output_loading_info=True), kind.__name__, source, role
+    )
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith(TRAINING_ONLY))
+    if missing:
+        raise HartError(f"{role} {source!r}: is no {kind.__name__}: it has no {', '.join(missing[:3])}")
+    return model.eval().requires_grad_(False)
+
+
+def load_words(source: str, role: str) -> Any:
+    """The text tokenizer that lies beside a model. Raises `HartError`."""
+    from transformers import AutoTokenizer
+
+    return _loaded(lambda: AutoTokenizer.from_pretrained(source), "tokenizer", source, role)
+
+
+def normalised(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Pictures (B, 3, H, W), float, 0 to 1, as a network was trained to see them."""
+    return (pixels - pixels.new_tensor(mean).view(3, 1, 1)) / pixels.new_tensor(std).view(3, 1, 1)
+
+
+def short_name(source: str) -> str:
+    """The last part of a folder or hub id, for column heads."""
+    return source.rstrip("/").rsplit("/", maxsplit=1)[-1]
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether it is OWNER/NAME of a public home, and no folder on this machine."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", source) is not None and not Path(source).exists()
+
+
+def _loaded(load: Any, what: str, source: str, role: str) -> Any:
+    try:
+        return load()
+    except Exception as error:  # transformers raises many kinds
+        if is_out_of_memory(error):
+            raise
+        remedy = "give a hub id or a folder with its configuration and weights"
+        if is_hub_id(source):
+            remedy = f"fetch it elsewhere from https://huggingface.co/{source}, and give its folder"
+        raise HartError(
+            f"{role} {source!r}: transformers cannot load it as {what} ({one_line(error)}): {remedy}"
+        ) from None
