@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from hart.commands.locks import locked
 from hart.errors import HartError
-from hart.locks import locked
 
 
 def try_lock(folder: str, barrier: Any, results: Any) -> None:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from hart.evaluation.image_reward import RewardSizes
+from hart.networks.image_reward import RewardSizes
 from judge_models import PIECES
 
 SIZES = RewardSizes(

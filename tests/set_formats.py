@@ -12,10 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hart.data.datasets import iterate
 from hart.data.opening import Kind, open_source
 from hart.data.samples import Damage, Sample
-from hart.data.sources import Source, Stream
+from hart.data.sources import Source, Stream, iterate
 from picture_files import write_tar
 
 

@@ -11,7 +11,10 @@ import pytest
 
 from hart.exports import lazy
 
-PUBLIC = ["hart"]
+PUBLIC = [
+    "hart", "hart.checkpoint", "hart.commands", "hart.data", "hart.evaluation", "hart.files", "hart.text_encoder",
+    "hart.tokenizer", "hart.training",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("package", PUBLIC)

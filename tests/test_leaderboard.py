@@ -11,8 +11,8 @@ import pytest
 import typer
 
 from hart.cli import app
+from hart.evaluation.metrics.distances import Figure
 from hart.evaluation.report import FIGURES_FILE, Result, write_result
-from hart.evaluation.statistics import Figure
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 

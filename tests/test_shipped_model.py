@@ -10,7 +10,8 @@ from PIL import Image
 
 from hart import HartPipeline
 from hart.checkpoint.loading import SHIPPED_MODELS
-from hart.checkpoint.starting import load_tokenizer, text_encoder_config
+from hart.checkpoint.starting import load_tokenizer
+from hart.text_encoder import text_encoder_config
 
 EMOJI = SHIPPED_MODELS / "emoji"
 MEGABYTE = 1_000_000

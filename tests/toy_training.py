@@ -16,7 +16,6 @@ from hart.config import HartConfig
 from hart.data.opening import open_source
 from hart.data.transforms import ImageTransform
 from hart.errors import Stopped
-from hart.precompute import EncodeOptions, Encoders, encode_dataset
 from hart.text_encoder import load_text_encoder
 from hart.training.config import (
     DiscriminatorConfig,
@@ -28,6 +27,7 @@ from hart.training.config import (
     TransformerRecipe,
 )
 from hart.training.distributed import Processes
+from hart.training.encoding import EncodeOptions, Encoders, encode_dataset
 from hart.training.hart_task import TransformerTask
 from hart.training.image_sources import TrainingData, open_training_data
 from hart.training.rehearsal import RehearsedTransformer

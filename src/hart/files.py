@@ -20,6 +20,20 @@ from typing import Any, BinaryIO
 
 from hart.errors import HartError
 
+__all__ = [
+    "FileError",
+    "atomic_write",
+    "default_cache",
+    "parse_json",
+    "read_bytes",
+    "read_json",
+    "read_text",
+    "read_toml",
+    "user_path",
+    "write_json",
+    "write_text",
+]
+
 MEBIBYTE = 2**20
 TEXT_LIMIT = 64 * MEBIBYTE
 """Bytes of a JSON, TOML or text file; larger ones are taken for a mistake."""
@@ -158,6 +172,16 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], Any], *, overwrite: boo
             raise OSError(cause.errno, cause.strerror or str(cause), str(path)) from None
         raise
     flush_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text; see `atomic_write`."""
+    atomic_write(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write a JSON value for people to read; see `atomic_write`."""
+    write_text(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
 def flush_folder(folder: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from command_line import refused, run
+from hart.commands.locks import locked
 from hart.errors import HartError
-from hart.locks import locked
 
 RECIPES = Path(__file__).parents[2] / "projects" / "emoji" / "recipes"
 

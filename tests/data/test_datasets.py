@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hart.data.datasets import batch_indices, open_dataset
+from hart.data.datasets import open_dataset
+from hart.data.order import batch_indices
 from hart.errors import HartError
 from picture_files import picture, write_tar
 

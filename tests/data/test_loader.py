@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from hart.data.datasets import batch_indices
 from hart.data.lanes import lane_count
 from hart.data.loader import ImageBatch, ImageLoader
 from hart.data.opening import open_source
+from hart.data.order import batch_indices
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
 from picture_files import picture, write_captioned_folder, write_numbered_shards

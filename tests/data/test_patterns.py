@@ -31,11 +31,11 @@ def test_braces_stand_for_names_as_in_a_shell(pattern: str, names: str) -> None:
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("a{0..99999999}.tar", "stands for 100,000,000 files, at most 100,000"),
-        ("{1..99999}{1..99999}.tar", "stands for 9,999,800,001 files"),
-        ("{0..9999999999999999999999999}.tar", "stands for 10,000,000,000,000,000,000,000,000 files"),
-        ("{a,b}" * 40 + ".tar", "at most 100,000"),
-        ("{a," * 1000 + "}" * 1000 + ".tar", "braces more than 20 deep"),
+        ("a{0..99999999}.tar", "stands for more than 100,000 files"),
+        ("{1..99999}{1..99999}.tar", "more than 100,000 files"),
+        ("{0..9999999999999999999999999}.tar", "more than 100,000 files"),
+        ("{a,b}" * 40 + ".tar", "more than 100,000 files"),
+        ("{a," * 1000 + "}" * 1000 + ".tar", "more than 100 braces"),
     ],
 )
 def test_a_pattern_of_too_many_names_is_refused_before_any_is_made(pattern: str, message: str) -> None:

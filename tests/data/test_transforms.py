@@ -115,11 +115,11 @@ def test_padding_keeps_the_whole_picture_on_white() -> None:
 
 def test_settings_without_sense_are_refused() -> None:
     for changes, message in (
-        ({"size": 0}, "size is 0"),
+        ({"size": 0}, "ImageTransform.size must be at least 1"),
         ({"shorter_side": 0.5}, "at least 1"),
-        ({"flip": 2}, "probability"),
+        ({"flip": 2}, "flip must be at most 1"),
         ({"fit": "pad", "crop": "random"}, "cuts nothing"),
-        ({"crop": "centre"}, "center or random"),
+        ({"crop": "centre"}, "must be .center. or .random."),
     ):
         with pytest.raises(HartError, match=message):
             ImageTransform(**{"size": 8} | changes)

@@ -8,8 +8,8 @@ from pathlib import Path
 from PIL import Image
 
 from hart import __version__
+from hart.evaluation.metrics.distances import Figure
 from hart.evaluation.report import PublishedTable, Result, figures_table, write_result
-from hart.evaluation.statistics import Figure
 
 
 def test_files_say_what_was_measured_with_what(tmp_path: Path) -> None:

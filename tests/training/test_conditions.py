@@ -17,11 +17,11 @@ from hart.data.datasets import CaptionedImages
 from hart.errors import HartError
 from hart.model import Hart
 from hart.pipeline import HartPipeline
+from hart.text_encoder import find_text_encoder
 from hart.training.conditions import (
     ClassConditioner,
     TextConditioner,
     drop_condition,
-    find_text_encoder,
     open_conditioner,
 )
 from hart.training.config import LoraConfig, OptimizerConfig, TrainerConfig, TransformerRecipe

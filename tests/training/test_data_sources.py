@@ -15,8 +15,8 @@ from hart.data.datasets import open_dataset
 from hart.data.opening import open_source
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
-from hart.precompute import EncodeOptions, Encoders, encode_dataset
 from hart.training.config import LoraConfig, ReadingConfig, TokenizerRecipe, TransformerRecipe
+from hart.training.encoding import EncodeOptions, Encoders, encode_dataset
 from hart.training.hart_task import TransformerTask
 from hart.training.image_sources import (
     EncodedPictures,
@@ -91,7 +91,7 @@ def test_a_parquet_file_trains(tmp_path: Path) -> None:
     data = opened(tokenizer_recipe(tmp_path / "set.parquet", image_column="photo", caption_column="words"), "caption")
     assert isinstance(data, LoadedPictures)
     assert [sample.captions for sample, _ in data.first_samples(2)] == [("0",), ("1",)]
-    assert image_source(data, 0).images(WHOLE, CPU).shape == (4, 3, 8, 8)
+    assert image_source(data).images(WHOLE, CPU).shape == (4, 3, 8, 8)
 
 
 def captioned(folder: Path, count: int, bare: tuple[int, ...] = ()) -> Path:
@@ -140,7 +140,7 @@ def test_adapters_learn_from_all_pictures_unless_told(tmp_path: Path) -> None:
 
 def test_memory_and_loader_show_the_same_pictures(encoded: Path) -> None:
     memory, loaded = (
-        image_source(opened(tokenizer_recipe(encoded / "pictures", memory_gb=size)), 0) for size in (4.0, 0.0)
+        image_source(opened(tokenizer_recipe(encoded / "pictures", memory_gb=size))) for size in (4.0, 0.0)
     )
     expected = open_dataset(encoded / "pictures", "train", 8)
     for step in (0, 2):
@@ -171,7 +171,7 @@ def test_a_set_kept_on_the_device_trains_as_one_that_is_not(encoded: Path, monke
 
 def test_what_cannot_be_done_with_a_set_is_refused(encoded: Path, shards: Path) -> None:
     with pytest.raises(HartError, match="holds codes and no pictures"):
-        image_source(opened(tokenizer_recipe(encoded / "codes")), 0)
+        image_source(opened(tokenizer_recipe(encoded / "codes")))
     with pytest.raises(HartError, match=r"reading\.flip cannot change it"):
         opened(tokenizer_recipe(encoded / "codes", flip=0.5))
     with pytest.raises(HartError, match=r"1 of 12 pictures are damaged, more than 5%.*with reading\.max_damaged"):
@@ -284,7 +284,7 @@ def test_classes_are_handed_on(tmp_path: Path) -> None:
         assert batch.conditions.captions is None and batch.conditions.text is None
         assert batch.conditions.classes is not None and batch.conditions.classes.dtype == torch.int64
         if not isinstance(data, EncodedPictures):
-            red = image_source(data, 0).images(WHOLE, CPU)[:, 0, 0, 0]
+            red = image_source(data).images(WHOLE, CPU)[:, 0, 0, 0]
             assert batch.conditions.classes.tolist() == (red > -0.5).int().tolist()
         assert source.first(4).classes.tolist() == [0, 0, 0, 1]
 

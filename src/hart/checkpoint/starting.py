@@ -13,11 +13,9 @@ from hart.checkpoint.storage import (
     load_module,
     save_module,
 )
-from hart.config import Config, ConfigError, HartConfig, TextEncoderConfig, TokenizerConfig
+from hart.config import Config, ConfigError, TokenizerConfig
 from hart.files import atomic_write, user_path
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
-
-TEXT_ENCODER_CONFIG = "text_encoder.json"
 
 
 def save_tokenizer(folder: Path, tokenizer: HybridTokenizer) -> None:
@@ -46,16 +44,6 @@ def over_scales(tokenizer: HybridTokenizer, scales: tuple[int, ...]) -> HybridTo
     other = HybridTokenizer(tokenizer.config.replace(scales=scales))
     other.load_state_dict(tokenizer.state_dict())
     return other.eval()
-
-
-def text_encoder_config(folder: Path) -> TextEncoderConfig:
-    """Sizes of the text encoder in `folder`: what its training wrote, or what a whole model holds. `ConfigError`s."""
-    if (folder / TEXT_ENCODER_CONFIG).exists():
-        return TextEncoderConfig.load(folder / TEXT_ENCODER_CONFIG)
-    config = HartConfig.load(folder / CONFIG_FILE).text_encoder
-    if config is None:
-        raise ConfigError(f"{folder}: this model names no text encoder")
-    return config
 
 
 def same_sizes(source: str, theirs: Config, ours: Config, *, besides: Set[str]) -> None:

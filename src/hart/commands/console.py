@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, TextIO
 
 import typer
 
+from hart.commands.locks import LOCK_FILE, locked
 from hart.errors import HartError, PromptWarning
 from hart.files import user_path
-from hart.locks import LOCK_FILE, locked
 
 if TYPE_CHECKING:
     from hart.generation.outputs import ScalePreview
@@ -69,7 +69,7 @@ def writable_folder(path: Path) -> Path:
 
 @contextmanager
 def owned(folder: Path, what: str, name: str = LOCK_FILE) -> Iterator[None]:
-    """A folder that exists, for this process alone; see `hart.locks.locked`."""
+    """A folder that exists, for this process alone; see `hart.commands.locks.locked`."""
     with locked(folder, what, name) as has_lock:
         if not has_lock:
             note(f"{folder}: this drive has no locks: see to it that nothing else writes there")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from hart.commands.console import needs_extra, note, owned, progress, writable_folder
+from hart.commands.from_config import options_from_config
+from hart.commands.locks import LOCK_FILE
 from hart.commands.options import (
     DATA_HELP,
     DATA_METAVAR,
@@ -20,14 +22,9 @@ from hart.commands.options import (
     SplitOption,
 )
 from hart.errors import HartError
-from hart.locks import LOCK_FILE
+from hart.training.encode_options import EncodeOptions
 
 app = typer.Typer(help="Encode data sets.", no_args_is_help=False)
-
-SetPath = Annotated[str, typer.Argument(metavar=DATA_METAVAR, help=DATA_HELP)]
-LabelColumn = Annotated[str, typer.Option(help="Field with the class, where it has an unusual name.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that decode pictures.")]
-MaxDamaged = Annotated[float, typer.Option(min=0, max=1, help="Share of damaged pictures that is put up with.")]
 
 
 @app.callback()
@@ -36,9 +33,11 @@ def data() -> None:
 
 
 @app.command()
+@options_from_config
 def encode(
-    source: SetPath,
-    directory: Annotated[Path, typer.Argument(help="Folder to write; an unfinished one is gone on with.")],
+    source: Annotated[str, typer.Argument(metavar=DATA_METAVAR, help=DATA_HELP)],
+    directory: Annotated[Path, typer.Argument(help="Folder to write; a run that was stopped continues.")],
+    options: EncodeOptions,
     tokenizer: Annotated[str, typer.Option(help="Trained tokenizer, or a model that has one: folder, name or hub id.")],
     text_encoder: Annotated[
         str | None,
@@ -61,45 +60,24 @@ def encode(
         typer.Option(help="Side of the pictures in pixels, in place of --scales, which then follow from it."),
     ] = None,
     fit: FitOption = "crop",
-    dtype: Annotated[
-        Literal["float16", "bfloat16", "float32"], typer.Option(help="Type of residuals and text features.")
-    ] = "float16",
-    residual: Annotated[bool, typer.Option(help="Store what hybrid models need beside the codes.")] = True,
-    shard_size: Annotated[int, typer.Option(min=1, help="Pictures a shard.")] = 1024,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures encoded together.")] = 32,
-    workers: Workers = 0,
     device: DeviceOption = None,
-    part: Annotated[str, typer.Option(metavar="I/N", help="Write every N-th shard, as one of N processes.")] = "1/1",
-    max_damaged: MaxDamaged = 0.05,
     image_column: ImageColumn = "",
     caption_column: CaptionColumn = "",
-    label_column: LabelColumn = "",
+    label_column: Annotated[str, typer.Option(help="Field with the class, where it has an unusual name.")] = "",
 ) -> None:
     """Precompute codes, residuals and text features of a set, so that training the transformer runs no encoder."""
     with needs_extra("train"):
         from hart.checkpoint.starting import load_tokenizer, over_scales
-        from hart.training.conditions import find_text_encoder
     import torch
 
     from hart.data.notes import Columns
     from hart.data.opening import open_source
     from hart.data.transforms import ImageTransform
     from hart.devices import resolve_device
-    from hart.precompute import EncodeOptions, Encoders, encode_dataset
     from hart.presets import scales_of_size
-    from hart.text_encoder import load_text_encoder
+    from hart.text_encoder import find_text_encoder, load_text_encoder
+    from hart.training.encoding import Encoders, encode_dataset
 
-    number, parts = _part(part)
-    options = EncodeOptions(
-        dtype=dtype,
-        residual=residual,
-        shard_size=shard_size,
-        batch_size=batch_size,
-        workers=workers,
-        part=number - 1,
-        parts=parts,
-        max_damaged=max_damaged,
-    )
     writable_folder(directory)
     where = resolve_device(device)
     codes = load_tokenizer(tokenizer)
@@ -119,8 +97,8 @@ def encode(
     pictures = open_source(source, split, kind=kind, columns=columns)
     note(pictures.description)
     # others may write other parts of the same set
-    lock = re.sub(r"\W", "_", f"{split} {number} of {parts}")
-    with owned(directory, f"encoding of part {part}", f"{LOCK_FILE}-{lock}"), progress("encoding") as report:
+    lock = re.sub(r"\W", "_", f"{split} {options.part}")
+    with owned(directory, f"encoding of part {options.part}", f"{LOCK_FILE}-{lock}"), progress("encoding") as report:
         summary = encode_dataset(
             pictures, transform, Encoders(codes, words, where), directory, split, options, progress=report
         )
@@ -137,11 +115,3 @@ def _scales(text: str) -> tuple[int, ...]:
     if re.fullmatch(r"[0-9]+(,[0-9]+)*", text) is None:
         raise HartError(f"scales {text!r}: give sides with commas, such as 1,2,3,4,5,6,8,10,13,16")
     return tuple(int(side) for side in text.split(","))
-
-
-def _part(text: str) -> tuple[int, int]:
-    """ "2/8" as (2, 8)."""
-    match = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
-    if match is None:
-        raise HartError(f"part {text!r}: give it as I/N, such as 1/4")
-    return int(match[1]), int(match[2])

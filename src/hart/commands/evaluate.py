@@ -20,29 +20,29 @@ from hart.evaluation.suites.base import Context, Suite, SuiteOptions
 HELP = "Measure a model: figures, a table and picture grids."
 
 
-def suite_group(places: Mapping[str, str]) -> type[TyperGroup]:
-    """A command group of suites: name -> "module:variable". A suite is imported when its command is asked for."""
+def suite_app(places: Mapping[str, str], program: str = "hart") -> typer.Typer:
+    """Suites as sub-commands: name -> "module:variable". A suite is imported when its command is asked for.
+
+    program: what the command line is called, for the record of a result.
+    """
 
     class SuiteGroup(TyperGroup):
-        def list_commands(self, ctx: typer.Context) -> list[str]:
+        def list_commands(self, ctx: Any) -> list[str]:
             return list(places)
 
-        def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:
+        def get_command(self, ctx: Any, cmd_name: str) -> Any:
             if cmd_name not in places:
                 return None
             if cmd_name not in self.commands:
-                self.commands[cmd_name] = _command(_loaded(places[cmd_name]))
+                self.commands[cmd_name] = _command(_loaded(places[cmd_name]), program)
             return self.commands[cmd_name]
 
-    return SuiteGroup
+    group = typer.Typer(cls=SuiteGroup, help=HELP, no_args_is_help=False)
+    group.callback()(_group)
+    return group
 
 
-app = typer.Typer(cls=suite_group(suite_places()), help=HELP, no_args_is_help=False)
-
-
-@app.callback()
-def evaluate() -> None:
-    """Measure a model: figures, a table and picture grids."""
+def _group() -> None: ...
 
 
 def _loaded(place: str) -> Suite[Any]:
@@ -52,14 +52,14 @@ def _loaded(place: str) -> Suite[Any]:
         raise HartError(f"{error.name} is not installed: run pip install 'hart[evaluate]'") from None
 
 
-def _command(suite: Suite[Any]) -> Any:
+def _command(suite: Suite[Any], program: str) -> Any:
     def command(
         options: SuiteOptions,
         out: Annotated[Path, typer.Option(help="Folder for figures.json, table.md and the pictures.")] = Path(
             f"outputs/evaluate-{suite.name}"
         ),
     ) -> None:
-        run_suite(suite, options, out)
+        run_suite(suite, options, out, program)
 
     command.__annotations__["options"] = suite.options
     single = typer.Typer(add_completion=False)
@@ -67,7 +67,7 @@ def _command(suite: Suite[Any]) -> Any:
     return typer.main.get_command(single)
 
 
-def run_suite(suite: Suite[Any], options: SuiteOptions, out: Path) -> None:
+def run_suite(suite: Suite[Any], options: SuiteOptions, out: Path, program: str = "hart") -> None:
     """Measure, write the result into `out`, print its table and where it lies, and say its warnings on stderr."""
     from hart.evaluation.report import figures_table, write_result
 
@@ -77,7 +77,7 @@ def run_suite(suite: Suite[Any], options: SuiteOptions, out: Path) -> None:
             result = suite(Context(options, out, report, note))
         except ModuleNotFoundError as error:
             raise HartError(f"{error.name} is not installed: run pip install '{suite.install}'") from None
-    paths = write_result(out, result, shlex.join(["hart", *sys.argv[1:]]))
+    paths = write_result(out, result, shlex.join([program, *sys.argv[1:]]))
     typer.echo(figures_table(result))
     for remark in result.notes:
         note(remark)
@@ -101,3 +101,6 @@ def reference(places: Mapping[str, str] | None = None) -> str:
         }
         parts += [f"## {suite.name}", suite.description, markdown_table("option", ("default", "what"), rows)]
     return "\n\n".join(parts) + "\n"
+
+
+app = suite_app(suite_places())

@@ -143,8 +143,8 @@ def reconstruct(
     images: Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)],
 ) -> None:
     """Encode and decode images with a model's tokenizer: input, discrete and hybrid side by side, PSNR in dB."""
+    from hart.data.images import open_image
     from hart.generation.metadata import save_png
-    from hart.images import open_image
 
     for path in images:
         open_image(path)

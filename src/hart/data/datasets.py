@@ -1,4 +1,4 @@
-"""Captioned pictures in memory, and the order in which training sees the pictures of a set.
+"""Captioned pictures in memory.
 
 All pictures of a split are decoded once and kept: 3 * size**2 bytes each (0.2 GB for 18,000 at 64 px). That makes every
 later access instant and the order free, which suits sets of up to a few 100,000 small pictures. Larger ones are read
@@ -7,19 +7,19 @@ by `hart.data.loader`.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hart.data.notes import Columns, as_weights
-from hart.data.opening import Kind, open_source
-from hart.data.samples import Condition, Damage, DamagedSample, Sample
-from hart.data.sources import Source, Stream
+from hart.data.kinds import Kind
+from hart.data.notes import Columns
+from hart.data.opening import open_source
+from hart.data.samples import Condition, Damage, Sample, decoded, first_reasons
+from hart.data.sources import Source, Stream, iterate
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
 
@@ -49,7 +49,7 @@ class CaptionedImages:
 
     def to(self, device: torch.device) -> CaptionedImages:
         """The same pictures with their pixels on `device`."""
-        return dataclasses.replace(self, pixels=self.pixels.to(device))
+        return replace(self, pixels=self.pixels.to(device))
 
     def image(self, index: int) -> Tensor:
         """(3, H, W) uint8."""
@@ -98,103 +98,36 @@ def read_all(
 
     condition: a picture that comes without it counts as damaged.
     """
-    size = transform.size
     room = STREAM_ROOM if isinstance(source, Stream) else len(source)
-    pixels = torch.empty(room, 3, size, size, dtype=torch.uint8)
-    texts: list[tuple[str, ...]] = []
-    weights: list[float] = []
-    records: list[Mapping[str, Any]] = []
-    labels: list[int] = []
+    found = gather(iterate(source), transform, condition, room)
+    if not len(found):
+        reasons = f"{len(found.damaged)} damaged ({first_reasons(found.damaged)})"
+        raise HartError(f"{where}: no picture could be read, {reasons}: mend the set")
+    return found
+
+
+def gather(
+    samples: Iterable[Sample | Damage], transform: ImageTransform, condition: Condition, room: int
+) -> CaptionedImages:
+    """Samples decoded, damaged ones named. room: pictures that memory is made for at first."""
+    pixels = torch.empty(max(room, 1), 3, transform.size, transform.size, dtype=torch.uint8)
+    kept: list[Sample] = []
     damaged: list[Damage] = []
-    for sample in iterate(source):
-        if len(texts) == len(pixels):
+    for found in decoded(samples, transform, condition):
+        if isinstance(found, Damage):
+            damaged.append(found)
+            continue
+        if len(kept) == len(pixels):
             pixels = torch.cat([pixels, torch.empty_like(pixels)])
-        if isinstance(sample, Damage):
-            damaged.append(sample)
-            continue
-        try:
-            sample.require(condition)
-            pixels[len(texts)] = sample.pixels(transform)
-        except DamagedSample as error:
-            damaged.append(Damage(sample.key, str(error)))
-            continue
-        texts.append(sample.captions)
-        weights.append(sample.weight)
-        records.append(sample.record)
-        labels.append(-1 if sample.label is None else sample.label)
-    if not texts:
-        reasons = "; ".join(f"{damage.key}: {damage.reason}" for damage in damaged[:3])
-        raise HartError(f"{where}: no picture could be read, {len(damaged)} damaged ({reasons}): mend the set")
-    classes = torch.tensor(labels) if max(labels) >= 0 else None
-    pixels = pixels[: len(texts)]
-    return CaptionedImages(pixels, tuple(texts), as_weights(weights), tuple(records), tuple(damaged), classes)
-
-
-class SampleOrder:
-    """Which pictures a step sees.
-
-    Draws run in rounds of N. In each, picture i comes N * w_i / sum(w) times, rounded up or down at random
-    (systematic sampling), in random order: with equal weights every picture exactly once. A resumed run needs no
-    state but the step. The round last asked for is kept, since the next step mostly goes on in it.
-    """
-
-    def __init__(self, weights: Tensor, seed: int) -> None:
-        """Raises `HartError` for weights that are negative, not finite, or all zero."""
-        total = weights.double().sum()
-        if not (torch.isfinite(total) and total > 0 and bool((weights >= 0).all())):
-            raise HartError("weights must be finite, not negative, and not all zero")
-        edges = weights.double().cumsum(0)
-        # Divided by the last edge itself, so that the line ends at exactly N whatever the rounding.
-        self._edges = edges / edges[-1] * len(weights)
-        self.seed = seed
-        self._round = -1
-        self._rows = torch.empty(0, dtype=torch.int64)
-
-    def batch(self, step: int, batch_size: int) -> Tensor:
-        """The pictures of training step `step`: (batch_size,) int64, always the same for the same arguments."""
-        count = len(self._edges)
-        first = step * batch_size
-        parts = []
-        for number in range(first // count, (first + batch_size - 1) // count + 1):
-            rows = self._rows_of_round(number)
-            parts.append(rows[max(first - number * count, 0) : first + batch_size - number * count])
-        return torch.cat(parts)
-
-    def anywhere(self, draw: float) -> int:
-        """A picture by its weight for a draw in [0, 1)."""
-        count = len(self._edges)
-        return int(torch.searchsorted(self._edges, torch.tensor(draw * count, dtype=torch.float64), right=True))
-
-    def _rows_of_round(self, number: int) -> Tensor:
-        if number != self._round:
-            count = len(self._edges)
-            # no more bits than a generator takes, whatever the seed
-            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + number) % 2**63)
-            start = torch.rand((), generator=generator, dtype=torch.float64)
-            place = torch.randperm(count, generator=generator)
-            self._round, self._rows = number, torch.searchsorted(self._edges, place + start, right=True)
-        return self._rows
-
-
-def batch_indices(weights: Tensor, batch_size: int, seed: int, step: int) -> Tensor:
-    """`SampleOrder.batch` in one call: (batch_size,) int64. Raises `HartError` for senseless weights."""
-    return SampleOrder(weights, seed).batch(step, batch_size)
-
-
-def iterate(source: Source | Stream) -> Iterator[Sample | Damage]:
-    """Everything a set holds, in its order. Raises `HartError` when a shard is missing."""
-    if isinstance(source, Stream):
-        for unit in range(len(source.units)):
-            yield from source.read_unit(unit)
-        return
-    yield from source.damaged
-    for row in range(len(source)):
-        yield read_row(source, row)
-
-
-def read_row(source: Source, row: int) -> Sample | Damage:
-    """A picture of a set, or why it cannot be used."""
-    try:
-        return source.read(row)
-    except DamagedSample as error:
-        return Damage(source.key(row), str(error))
+        pixels[len(kept)] = found[1]
+        # without the file itself
+        kept.append(replace(found[0], image=b""))
+    labels = torch.tensor([-1 if sample.label is None else sample.label for sample in kept], dtype=torch.int64)
+    return CaptionedImages(
+        pixels[: len(kept)],
+        tuple(sample.captions for sample in kept),
+        torch.tensor([sample.weight for sample in kept], dtype=torch.float32),
+        tuple(sample.record for sample in kept),
+        tuple(damaged),
+        labels if bool((labels >= 0).any()) else None,
+    )

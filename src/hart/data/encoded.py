@@ -6,21 +6,20 @@ Shapes: B pictures of a batch, K scales, N_k tokens of scale k, S text tokens, E
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from hart.data.datasets import SampleOrder
 from hart.data.digests import SetDigest, mark_shard
-from hart.data.draws import draw_generator
 from hart.data.encoded_files import Shard, index_file, read_index
-from hart.data.read_ahead import ReadAhead, require_sharing, within
+from hart.data.order import SampleOrder, draw_generator
+from hart.data.read_ahead import StepLoader, places_of
 from hart.errors import HartError
 from hart.files import FileError, read_json
 from hart.types import TextContext
@@ -80,7 +79,7 @@ class EncodedSet:
         self.folder = folder
         index = read_index(folder, split)
         self.settings: Mapping[str, Any] = index.settings
-        self.sides = index.sides
+        self.sides = tuple(index.settings["scales"])
         self._files = index.files
         self._sizes = index.sizes
         self._firsts = torch.tensor([0, *index.sizes]).cumsum(0)
@@ -187,36 +186,21 @@ class EncodedSet:
         return self._open[number]
 
 
-class EncodedLoader:
+class EncodedLoader(StepLoader[EncodedBatch]):
     """Batches of a precomputed set by step: the same rows as `hart.data.loader.ImageLoader` of a set in that order."""
 
     def __init__(
         self, data: EncodedSet, *, batch_size: int, seed: int, rank: int = 0, world: int = 1, workers: int = 0
     ) -> None:
         """batch_size: of all ranks together. Raises `HartError` for numbers that do not fit each other."""
-        require_sharing(batch_size, rank, world)
-        part = batch_size // world
-        self.places = range(rank * part, (rank + 1) * part)
-        self._ahead = ReadAhead(_EncodedSteps(data, batch_size, seed, self.places), workers)
-        self._last: EncodedBatch | None = None
-
-    def batch(self, step: int) -> EncodedBatch:
-        """This rank's part of step `step`, from 0."""
-        if self._last is None or self._last.step != step:
-            self._last = self._ahead.parts(step)[0]
-        return self._last
-
-    def rows(self, step: int, rows: slice) -> EncodedBatch:
-        """Some places of the global batch of a step; see `ImageLoader.rows`."""
-        return self.batch(step).select(within(rows, self.places))
-
-    def close(self) -> None:
-        """End the worker processes; a later `batch` starts them again."""
-        self._ahead.close()
+        places = places_of(rank, world, batch_size)
+        super().__init__(_EncodedSteps(data, batch_size, seed, places), places=places, workers=workers)
 
 
-class _EncodedSteps(Dataset[Any]):
-    """The places of one rank in every step."""
+class _EncodedSteps:
+    """The places of one rank in every step; a worker makes whole steps."""
+
+    parts = 1
 
     def __init__(self, data: EncodedSet, batch_size: int, seed: int, places: range) -> None:
         self._data = data
@@ -225,13 +209,11 @@ class _EncodedSteps(Dataset[Any]):
         self._places = places
         self._order = SampleOrder(data.weights, seed)
 
-    def __getitem__(self, step: int) -> EncodedBatch | HartError:
-        everyone = self._order.batch(step, self._batch_size).tolist()
-        rows = [everyone[place] for place in self._places]
-        # the same draw as `ImageLoader` makes for the caption of this place
-        draws = [draw_generator(self._seed, "picture", step, place).random() for place in self._places]
-        captions = [int(draw * self._data.captions(row)) for row, draw in zip(rows, draws, strict=True)]
-        try:
-            return self._data.batch(step, rows, captions)
-        except HartError as error:
-            return error
+    def items(self, first: int, worker: int, workers: int) -> Iterator[EncodedBatch]:
+        for step in itertools.count(first + worker, workers):
+            everyone = self._order.batch(step, self._batch_size).tolist()
+            rows = [everyone[place] for place in self._places]
+            # the same draw as `ImageLoader` makes for the caption of this place
+            draws = [draw_generator(self._seed, "picture", step, place).random() for place in self._places]
+            captions = [int(draw * self._data.captions(row)) for row, draw in zip(rows, draws, strict=True)]
+            yield self._data.batch(step, rows, captions)

@@ -14,12 +14,15 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import torch
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from typing_extensions import TypedDict
 
+from hart.data.kinds import StoredType
 from hart.data.samples import one_line, shown
 from hart.errors import HartError
 from hart.files import FileError, parse_json, read_json, require_regular
@@ -66,17 +69,42 @@ def read_facts(path: Path) -> dict[str, Any]:
     return facts if all(isinstance(count, int) for count in counts) and isinstance(facts.get("damaged"), list) else {}
 
 
+class _Settings(TypedDict):
+    """What all shards of a set have in common, as far as reading depends on it."""
+
+    scales: Annotated[list[Annotated[int, Field(ge=1, le=1024)]], Field(min_length=1, max_length=64)]
+    tokenizer: str
+    text_encoder: str | None
+    text_width: NotRequired[Annotated[int, Field(ge=1, le=LARGEST)] | None]
+    text_tokens: NotRequired[Annotated[int, Field(ge=1, le=LARGEST)] | None]
+    text_instruction: bool
+    residual: bool
+    dtype: StoredType
+
+
+def _plain_name(name: str) -> str:
+    if not name.endswith(".safetensors") or {"/", "\\", "\0", ":"} & set(name):
+        raise ValueError(f"{shown(name)[:100]} is no name of a shard in this folder")
+    return name
+
+
+class _ShardEntry(TypedDict):
+    file: Annotated[str, AfterValidator(_plain_name)]
+    pictures: Annotated[int, Field(ge=0, le=LARGEST**2)]
+
+
+class _Index(TypedDict):
+    settings: _Settings
+    shards: list[_ShardEntry]
+
+
 @dataclass(frozen=True)
 class EncodedIndex:
     """What the index says. files: the shards, all in the set's folder; sizes: pictures of each."""
 
-    settings: Mapping[str, Any]
+    settings: dict[str, Any]
     files: tuple[Path, ...]
     sizes: tuple[int, ...]
-
-    @property
-    def sides(self) -> tuple[int, ...]:
-        return tuple(self.settings["scales"])
 
 
 def read_index(folder: Path, split: str) -> EncodedIndex:
@@ -90,17 +118,21 @@ def read_index(folder: Path, split: str) -> EncodedIndex:
     if index.get("format") != FORMAT:
         version = shown(str(index.get("format")))[:20]
         raise HartError(f"{path}: format {version}, this version reads {FORMAT}: encode the set again")
+    fault = ""
     try:
-        settings = _checked(index.get("settings"), "settings", dict)
-        _check_settings(settings)
-        shards = _checked(index.get("shards"), "shards", list)
-        files = tuple(folder / _plain_name(_checked(shard, "a shard", dict).get("file")) for shard in shards)
-        sizes = tuple(_number(shard.get("pictures"), "pictures of a shard", 0, LARGEST**2) for shard in shards)
-    except _BadIndexError as error:
-        raise HartError(f"{path}: no index of an encoded set ({error}): encode it again") from None
+        TypeAdapter(_Index).validate_python(index, strict=True)
+        settings: dict[str, Any] = index["settings"]
+        if settings["text_encoder"] is not None and None in (settings.get("text_width"), settings.get("text_tokens")):
+            fault = "settings.text_width or settings.text_tokens is missing"
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        fault = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    if fault:
+        raise HartError(f"{path}: no index of an encoded set ({shown(fault)}): encode it again")
+    files = tuple(folder / shard["file"] for shard in index["shards"])
     if missing := [file.name for file in files if not file.exists()]:
         raise HartError(f"{folder}: missing shards: {', '.join(missing[:5])}: copy them there or encode them again")
-    return EncodedIndex(settings, files, sizes)
+    return EncodedIndex(settings, files, tuple(shard["pictures"] for shard in index["shards"]))
 
 
 class Shard:
@@ -200,46 +232,3 @@ class Shard:
             return read()
         except (SafetensorError, OSError, ValueError, OverflowError) as error:
             raise self.damaged(one_line(error)) from None
-
-
-class _BadIndexError(Exception):
-    """What is wrong with an index."""
-
-
-def _check_settings(settings: Mapping[str, Any]) -> None:
-    scales = _checked(settings.get("scales"), "settings.scales", list)
-    if not 0 < len(scales) <= 64:
-        raise _BadIndexError(f"settings.scales has {len(scales)} entries")
-    for side in scales:
-        _number(side, "an entry of settings.scales", 1, 1024)
-    _checked(settings.get("tokenizer"), "settings.tokenizer", str)
-    for name in ("residual", "text_instruction"):
-        _checked(settings.get(name), f"settings.{name}", bool)
-    if settings.get("dtype") not in _STORED:
-        raise _BadIndexError("settings.dtype is no type of features")
-    if settings.get("text_encoder") is not None:
-        _checked(settings["text_encoder"], "settings.text_encoder", str)
-        for name in ("text_width", "text_tokens"):
-            _number(settings.get(name), f"settings.{name}", 1, LARGEST)
-    elif "text_encoder" not in settings:
-        raise _BadIndexError("settings.text_encoder is missing")
-
-
-def _checked(value: Any, what: str, kind: type[Any]) -> Any:
-    if not isinstance(value, kind):
-        raise _BadIndexError(f"{what} is missing" if value is None else f"{what} is no {kind.__name__}")
-    return value
-
-
-def _number(value: Any, what: str, least: int, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise _BadIndexError(f"{what} is no number from {least} to {most}")
-    return value
-
-
-def _plain_name(name: Any) -> str:
-    """A name of a file in the same folder, and of no other."""
-    _checked(name, "file of a shard", str)
-    if not name.endswith(".safetensors") or {"/", "\\", "\0", ":"} & set(name):
-        raise _BadIndexError(f"{shown(name)[:100]} is no name of a shard in this folder")
-    return str(name)

@@ -1,20 +1,21 @@
-"""The lanes of a stream: see `hart.data.loader`."""
+"""The lanes of a stream: lane l reads units l, l + lanes, ... and feeds fixed places of every batch.
+
+The number of lanes follows from the batch and the units, never from the processes; ranks and workers share the lanes
+out. To resume, a lane passes over what came before without decoding it.
+"""
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Self
+from dataclasses import replace
 
 import numpy as np
-from torch.utils.data import get_worker_info
 
-from hart.data.batch_parts import MAX_REPLACEMENTS, Part, Picture, PictureRecipe, hopeless, join
-from hart.data.draws import draw_generator
-from hart.data.read_ahead import StepStream
-from hart.data.samples import Damage, DamagedSample, Sample
+from hart.data.batches import BatchRecipe, ImageBatch
+from hart.data.order import draw_generator
+from hart.data.samples import Damage, Sample
 from hart.data.sources import Stream
 from hart.errors import HartError
 
@@ -26,23 +27,49 @@ def lane_count(units: int, batch_size: int) -> int:
     return max(lanes for lanes in range(1, min(units, batch_size, MAX_LANES) + 1) if batch_size % lanes == 0)
 
 
-def share_lanes(lanes: int, world: int, workers: int) -> list[list[range]]:
-    """The lanes of each worker of each rank, in order. Raises `HartError` when there are too few."""
-    if lanes % world:
-        raise HartError(
-            f"the stream has {lanes} lanes, which {world} processes cannot share evenly: give more shards (at least as "
-            f"many as processes) and a batch_size that is a multiple of {world}, or read local shards as 'shards'"
-        )
-    mine, parts = lanes // world, max(workers, 1)
-    if parts > mine:
-        raise HartError(
-            f"the stream has {lanes} lanes, {mine} a process: ask for at most {mine} workers, or give more shards"
-        )
-    edges = [mine * part // parts for part in range(parts + 1)]
-    return [
-        [range(rank * mine + edges[part], rank * mine + edges[part + 1]) for part in range(parts)]
-        for rank in range(world)
-    ]
+class StreamSteps:
+    """The lanes of one rank in every step of a `Stream`; each worker makes the part of its lanes."""
+
+    def __init__(
+        self, stream: Stream, recipe: BatchRecipe, batch_size: int, rank: int, world: int, workers: int, buffer: int
+    ) -> None:
+        """buffer: encoded pictures over all lanes. Raises `HartError` when there are too few lanes."""
+        lanes = lane_count(len(stream.units), batch_size)
+        self.parts = max(workers, 1)
+        if lanes % world:
+            raise HartError(
+                f"the stream has {lanes} lanes, which {world} processes cannot share evenly: give more shards (at "
+                f"least as many as processes) and a batch_size that is a multiple of {world}, or read local shards as "
+                "'shards'"
+            )
+        mine = lanes // world
+        if self.parts > mine:
+            raise HartError(
+                f"the stream has {lanes} lanes, {mine} a process: ask for at most {mine} workers, or give more shards"
+            )
+        edges = [rank * mine + mine * part // self.parts for part in range(self.parts + 1)]
+        self._own = [range(first, last) for first, last in itertools.pairwise(edges)]
+        self._stream = stream
+        self._recipe = recipe
+        self._lanes = lanes
+        self._per_lane = batch_size // lanes
+        self._buffer = max(buffer // lanes, 1)
+
+    def items(self, first: int, worker: int, workers: int) -> Iterator[ImageBatch]:
+        own, each = self._own[worker], self._per_lane
+        # dealt once for the whole run: a lane then knows its length after one epoch
+        deal = draw_generator(self._recipe.seed, "lanes").permutation(len(self._stream.units)).tolist()
+        lanes = {
+            number: _Lane(
+                self._stream, deal[number :: self._lanes], number, self._recipe.seed, self._buffer, skip=first * each
+            )
+            for number in own
+        }
+        places = range(own.start * each, own.stop * each)
+        for step in itertools.count(first):
+            batch = self._recipe.batch(step, places, lambda place: lanes[place // each].candidates())
+            damaged = [damage for lane in lanes.values() for damage in lane.unreadable()]
+            yield replace(batch, damaged=(*damaged, *batch.damaged))
 
 
 class _Lane:
@@ -58,33 +85,27 @@ class _Lane:
         self._units = units
         self._number = number
         self._seed = seed
-        self._buffer = max(buffer, 1)
+        self._buffer = buffer
         self._samples = self._endless(skip)
         self._ahead: deque[Sample] = deque()
         self._damaged: list[Damage] = []
 
-    def picture(self, recipe: PictureRecipe, step: int, place: int, damaged: list[Damage]) -> Picture:
-        """The next picture; a damaged one is replaced by one of those after it, which keep their own turns.
+    def candidates(self) -> Iterator[Sample]:
+        """The next picture, then those that may stand in for it, which keep their own turns.
 
         So every place takes exactly one sample, whatever is damaged, and nobody need decode to count them.
         """
-        failed: list[Damage] = []
-        picture: Picture | None = None
-        for number in range(MAX_REPLACEMENTS):
+        if self._ahead:
+            self._ahead.popleft()
+        for number in itertools.count():
             if number == len(self._ahead):
                 self._ahead.append(next(self._samples))
-            sample = self._ahead[number]
-            try:
-                picture = recipe.picture(sample, step, place, number)
-                break
-            except DamagedSample as error:
-                failed.append(Damage(sample.key, str(error)))
-        if picture is None:
-            raise HartError(hopeless(failed))
-        self._ahead.popleft()
-        damaged += self._damaged + failed
-        self._damaged.clear()
-        return picture
+            yield self._ahead[number]
+
+    def unreadable(self) -> list[Damage]:
+        """What was met and is no sample, since the last call."""
+        found, self._damaged = self._damaged, []
+        return found
 
     def _endless(self, skip: int) -> Iterator[Sample]:
         epoch = 0
@@ -116,56 +137,6 @@ class _Lane:
                     yield _take(buffer, draws)
         while buffer:
             yield _take(buffer, draws)
-
-
-class StreamSteps(StepStream):
-    """The lanes of one rank in every step of a `Stream`, from `first` on; each worker yields the part of its lanes."""
-
-    def __init__(
-        self, stream: Stream, recipe: PictureRecipe, mine: Sequence[range], lanes: int, per_lane: int, buffer: int
-    ) -> None:
-        """mine: the lanes of each worker of this rank. per_lane: places of a batch that a lane feeds."""
-        self._stream = stream
-        self._recipe = recipe
-        self._mine = mine
-        self._lanes = lanes
-        self._per_lane = per_lane
-        self._buffer = buffer
-        self._first = 0
-
-    def starting_at(self, step: int) -> Self:
-        """The same steps from `step` on."""
-        other = copy.copy(self)
-        other._first = step
-        return other
-
-    def __iter__(self) -> Iterator[Part | HartError]:
-        worker = get_worker_info()
-        numbers = self._mine[worker.id if worker else 0]
-        seed, count = self._recipe.seed, len(self._stream.units)
-        # dealt once for the whole run: a lane then knows its length after one epoch
-        deal = draw_generator(seed, "lanes").permutation(count).tolist()
-        try:
-            lanes = {
-                number: _Lane(
-                    self._stream,
-                    deal[number :: self._lanes],
-                    number,
-                    seed,
-                    self._buffer,
-                    skip=self._first * self._per_lane,
-                )
-                for number in numbers
-            }
-            for step in itertools.count(self._first):
-                pictures: list[Picture] = []
-                damaged: list[Damage] = []
-                for number, lane in lanes.items():
-                    for place in range(number * self._per_lane, (number + 1) * self._per_lane):
-                        pictures.append(lane.picture(self._recipe, step, place, damaged))
-                yield join(pictures, damaged)
-        except HartError as error:
-            yield error
 
 
 def _take(buffer: list[Sample], draws: np.random.Generator) -> Sample:

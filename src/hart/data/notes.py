@@ -10,9 +10,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from hart.data.samples import DamagedSample, one_line, text_fault
 from hart.errors import HartError
 from hart.files import FileError, decode_text, parse_json
@@ -141,11 +138,6 @@ def number_classes(labels: Sequence[int | str | None]) -> tuple[tuple[int | None
         return tuple(class_number(label) for label in labels), ()
     place = {name: number for number, name in enumerate(sorted(names))}
     return tuple(None if label is None else place[str(label)] for label in labels), tuple(place)
-
-
-def as_weights(weights: Iterable[float]) -> Tensor:
-    """(N,) float32."""
-    return torch.tensor(list(weights), dtype=torch.float32)
 
 
 def _texts(captions: Iterable[Any]) -> tuple[str, ...]:

@@ -1,4 +1,7 @@
-"""Open a set of pictures of any format: the kind is named, or told from the path, and what was looked for is said."""
+"""Open a set of pictures of any format: the kind is named, or told from the path, and what was looked for is said.
+
+A format is a file in `readers` and an entry in `FORMATS`; its name stands in `hart.data.kinds`.
+"""
 
 from __future__ import annotations
 
@@ -6,36 +9,27 @@ import glob
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
+from hart.data.kinds import KINDS, Kind
 from hart.data.notes import Columns
 from hart.data.patterns import expand
-from hart.data.readers.folder import ClassFolderSource, FolderSource, list_pictures, split_folder
-from hart.data.readers.hugging_face import PREFIX, HuggingFaceSource, is_saved_dataset
-from hart.data.readers.jsonl import JsonlSource
+from hart.data.readers.folder import ClassFolderReader, FolderReader, list_pictures, split_folder
+from hart.data.readers.hugging_face import PREFIX, HuggingFaceReader, is_saved_dataset
+from hart.data.readers.jsonl import JsonlReader
 from hart.data.readers.parquet import ParquetStream
-from hart.data.readers.tar import TarSource
-from hart.data.readers.web_stream import WebDatasetStream, is_remote, local_path, missing_shards
-from hart.data.samples import shown
+from hart.data.readers.tar import TarReader
+from hart.data.readers.web_stream import TarStream, is_remote, local_path, missing_shards
+from hart.data.samples import first_reasons, shown
 from hart.data.sources import Source, Stream
 from hart.data.splits import SPLIT_NAMES, WHOLE, require_hash_split, split_names
 from hart.data.written_sets import require_finished
 from hart.errors import HartError
 from hart.files import require_regular
-
-Kind = Literal["folder", "classes", "jsonl", "shards", "stream", "parquet", "huggingface"]
-"""folder: pictures with captions beside them. classes: a folder per class. jsonl: a picture on each line.
-shards: local WebDataset shards, read at random. stream: WebDataset shards one after the other, local or from URLs.
-parquet: files with an image column. huggingface: what the library `datasets` loads."""
-KINDS: tuple[Kind, ...] = get_args(Kind)
-
-_LOOKED_FOR = (
-    "*.tar (shards), *.parquet or data/*.parquet (parquet), *.jsonl (jsonl), state.json or dataset_dict.json "
-    "(huggingface), pictures with captions beside them (folder), pictures in a folder per class (classes)"
-)
 
 
 def open_source(
@@ -52,17 +46,17 @@ def open_source(
     columns: fields of JSONL, Parquet and Hugging Face records, where they have unusual names.
     Raises `HartError` when the path holds none of these, or more than one.
     """
-    name, columns = str(path), columns or Columns()
-    if kind is not None and kind not in KINDS:
+    name = str(path)
+    if kind is not None and kind not in FORMATS:
         raise HartError(f"kind is {kind!r}: give one of {', '.join(KINDS)}")
     with _readable(name):
         kind = kind or detect_kind(name, split)
-        source = _open(name, split, kind, columns)
+        source = FORMATS[kind].open(name, split, columns or Columns())
     if not isinstance(source, Stream) and not len(source):
-        reasons = "; ".join(f"{damage.key}: {damage.reason}" for damage in source.damaged[:3])
+        reasons = f" ({first_reasons(source.damaged)})" if source.damaged else ""
         raise HartError(
             f"{shown(name)} ({split}), read as {kind}: no picture could be read, {len(source.damaged)} damaged"
-            f"{f' ({reasons})' if reasons else ''}; looked for {_LOOKED_FOR}"
+            f"{reasons}; looked for {_looked_for()}"
         )
     return source
 
@@ -83,76 +77,25 @@ def detect_kind(name: str, split: str = "train") -> Kind:
     if name.startswith(PREFIX):
         return "huggingface"
     path = Path(name)
-    if (what := _found(path)) != "folder":
-        if not what:
-            return _kind_of_pattern(name)
-        require_regular(path)
-        kind = _kind_of_suffix(path.name)
-        if kind is None:
-            raise HartError(f"{path}: the format is not told by its name: give .tar, .parquet or .jsonl, or a folder")
-        return kind
-    if is_saved_dataset(path):
-        return "huggingface"
-    found: list[Kind] = []
-    if _files(path, ".tar"):
-        found.append("shards")
-    if _parquet_files(path):
-        found.append("parquet")
-    if _files(path, ".jsonl"):
-        found.append("jsonl")
-    if len(found) > 1:
-        raise HartError(f"{path} can be read as {' and as '.join(found)}: name one as its kind")
-    return found[0] if found else _kind_of_folder(path, split)
-
-
-def _open(name: str, split: str, kind: Kind, columns: Columns) -> Source | Stream:
-    path = Path(name)
-    match kind:
-        case "folder":
-            return FolderSource(_folder(path), split)
-        case "classes":
-            return ClassFolderSource(_folder(path), split)
-        case "jsonl":
-            return _open_jsonl(path, split, columns)
-        case "shards":
-            shards = _shards(name, split)
-            if remote := [shard for shard in shards if is_remote(shard)]:
-                raise HartError(f"{remote[0]} is not on this machine: read it with the kind 'stream'")
-            paths = [local_path(shard) for shard in shards]
-            _require_whole(paths)
-            return TarSource(paths)
-        case "stream":
-            shards = _shards(name, split)
-            _require_whole([local_path(shard) for shard in shards if not is_remote(shard)])
-            return WebDatasetStream(shards)
-        case "parquet":
-            return ParquetStream(_parquet(name, split), columns)
-        case "huggingface":
-            return HuggingFaceSource(name, split, columns)
-
-
-def _kind_of_pattern(name: str) -> Kind:
-    suffix = _kind_of_suffix(name)
-    if suffix == "shards":
-        return "stream" if any(is_remote(shard) for shard in expand(name)) else "shards"
-    if name.startswith("pipe:"):
-        return "stream"
-    if suffix == "parquet" and not is_remote(name) and _is_pattern(name):
-        return suffix
-    if is_remote(name):
-        raise HartError(f"{name}: of web addresses only tar shards are read; download it, or give hf:OWNER/NAME")
-    raise HartError(f"{name} does not exist: give a folder, a file, a pattern of shards, a URL, or hf:OWNER/NAME")
-
-
-def _kind_of_suffix(name: str) -> Kind | None:
-    # the query of a URL comes after the name
-    name = name.split("?", maxsplit=1)[0].lower()
-    suffixes: dict[str, Kind] = {".tar": "shards", ".parquet": "parquet", ".jsonl": "jsonl"}
-    return next((kind for suffix, kind in suffixes.items() if name.endswith(suffix)), None)
+    if (what := _found(path)) == "folder":
+        return _kind_of_folder(path, split)
+    if not what:
+        return _kind_of_pattern(name)
+    require_regular(path)
+    if (kind := _kind_of_suffix(path.name)) is None:
+        raise HartError(f"{path}: the format is not told by its name: give .tar, .parquet or .jsonl, or a folder")
+    return kind
 
 
 def _kind_of_folder(path: Path, split: str) -> Kind:
     """Captions anywhere make a folder of captioned pictures; without them, folders of pictures are classes."""
+    if is_saved_dataset(path):
+        return "huggingface"
+    found = [kind for kind, form in FORMATS.items() if form.suffix and _files_within(path, form.suffix)]
+    if len(found) > 1:
+        raise HartError(f"{path} can be read as {' and as '.join(found)}: name one as its kind")
+    if found:
+        return found[0]
     root = split_folder(path, split) or path
     seen = False
     for file in list_pictures(root):
@@ -160,75 +103,134 @@ def _kind_of_folder(path: Path, split: str) -> Kind:
             return "folder"
         seen = True
     if not seen:
-        raise HartError(f"{path} ({split}): no picture could be read: looked for {_LOOKED_FOR}")
+        raise HartError(f"{path} ({split}): no picture could be read: looked for {_looked_for()}")
     return "classes"
 
 
-def _folder(path: Path) -> Path:
-    if _found(path) != "folder":
-        raise HartError(f"{path} is no folder: give the folder that holds the pictures")
-    return path
+def _kind_of_pattern(name: str) -> Kind:
+    kind = _kind_of_suffix(name)
+    if kind == "shards":
+        return "stream" if any(is_remote(shard) for shard in expand(name)) else "shards"
+    if name.startswith("pipe:"):
+        return "stream"
+    if kind == "parquet" and not is_remote(name) and ("{" in name or _has_star(name)):
+        return kind
+    if is_remote(name):
+        raise HartError(f"{name}: of web addresses only tar shards are read; download it, or give hf:OWNER/NAME")
+    raise HartError(f"{name} does not exist: give a folder, a file, a pattern of shards, a URL, or hf:OWNER/NAME")
 
 
-def _open_jsonl(path: Path, split: str, columns: Columns) -> JsonlSource:
+def _kind_of_suffix(name: str) -> Kind | None:
+    # the query of a URL comes after the name
+    suffix = Path(name.split("?", maxsplit=1)[0].lower()).suffix
+    return next((kind for kind, form in FORMATS.items() if form.suffix and form.suffix == suffix), None)
+
+
+def _open_folder(name: str, split: str, columns: Columns) -> Source:
+    return FolderReader(_folder(name), split)
+
+
+def _open_classes(name: str, split: str, columns: Columns) -> Source:
+    return ClassFolderReader(_folder(name), split)
+
+
+def _open_jsonl(name: str, split: str, columns: Columns) -> Source:
+    path = Path(name)
     if not (found := _found(path)):
         raise HartError(f"{path} does not exist: give a .jsonl file or the folder that holds it")
     if found == "file":
-        return JsonlSource(path, columns)
+        return JsonlReader(path, columns)
     files = _files(path, ".jsonl")
     ours = [file for file in files if _has_word(file.name, split)]
     if len(ours) == 1:
-        return JsonlSource(ours[0], columns)
+        return JsonlReader(ours[0], columns)
     if len(files) == 1 and not _is_divided(files):
         require_hash_split(split, str(path), f"file {split}.jsonl")
-        return JsonlSource(files[0], columns, split)
+        return JsonlReader(files[0], columns, split)
     raise HartError(
         f"{path}: looked for {split}.jsonl or a single .jsonl, found {', '.join(file.name for file in files) or 'none'}"
     )
 
 
-def _is_divided(files: Sequence[Path]) -> bool:
-    return any(_has_word(file.name, split) for file in files for split in ("train", "val", "test"))
+def _open_shards(name: str, split: str, columns: Columns) -> Source:
+    shards = _listed(name, split, ".tar")
+    if remote := [shard for shard in shards if is_remote(shard)]:
+        raise HartError(f"{remote[0]} is not on this machine: read it with the kind 'stream'")
+    return TarReader(_whole(shards))
 
 
-def _shards(name: str, split: str) -> Sequence[str]:
+def _open_stream(name: str, split: str, columns: Columns) -> Stream:
+    shards = _listed(name, split, ".tar")
+    _whole(shards)
+    return TarStream(shards)
+
+
+def _open_parquet(name: str, split: str, columns: Columns) -> Stream:
+    return ParquetStream([Path(file) for file in _listed(name, split, ".parquet")], columns)
+
+
+@dataclass(frozen=True)
+class Format:
+    """open: the pictures at a path, in a split, from named fields. looks_like: what a folder of it holds, for people.
+
+    suffix: of the files that it is told by; empty where something else tells it.
+    """
+
+    open: Callable[[str, str, Columns], Source | Stream]
+    looks_like: str = ""
+    suffix: str = ""
+
+
+FORMATS: Mapping[Kind, Format] = {
+    "shards": Format(_open_shards, "*.tar", ".tar"),
+    "stream": Format(_open_stream),
+    "parquet": Format(_open_parquet, "*.parquet or data/*.parquet", ".parquet"),
+    "jsonl": Format(_open_jsonl, "*.jsonl", ".jsonl"),
+    "huggingface": Format(HuggingFaceReader, "state.json or dataset_dict.json"),
+    "folder": Format(_open_folder, "pictures with captions beside them"),
+    "classes": Format(_open_classes, "pictures in a folder per class"),
+}
+
+
+def _looked_for() -> str:
+    return ", ".join(f"{form.looks_like} ({kind})" for kind, form in FORMATS.items() if form.looks_like)
+
+
+def _folder(name: str) -> Path:
+    if _found(Path(name)) != "folder":
+        raise HartError(f"{name} is no folder: give the folder that holds the pictures")
+    return Path(name)
+
+
+def _listed(name: str, split: str, suffix: str) -> Sequence[str]:
+    """The files of a split in a folder, or those that a path or a pattern names."""
     path = Path(name)
-    if (found := _found(path)) == "folder":
-        return [str(file) for file in _of_split(_files(path, ".tar"), path, split, "tar")]
-    if found == "file":
+    if (found := _found(path)) == "file":
         return [name]
-    shards = expand(name)
-    if len(shards) == 1 and _has_star(name) and not is_remote(name):
-        shards = tuple(sorted(glob.glob(name)))  # noqa: PTH207 - the pattern may be absolute
-        if not shards:
-            raise HartError(f"{name}: no file matches: check the pattern")
-    return shards
+    if found == "folder":
+        files = _files_within(path, suffix)
+        if not files:
+            raise HartError(f"{path}: no {suffix} files: put them there, or give another path")
+        ours = [str(file) for file in files if _has_word(file.name, split)]
+        if not ours:
+            raise HartError(
+                f"{path} has {suffix[1:]} files but none for the split '{split}': name them {split}-0000{suffix} "
+                "and so on"
+            )
+        return ours
+    listed: list[str] = []
+    for pattern in expand(name):
+        matches = sorted(glob.glob(pattern)) if _has_star(pattern) and not is_remote(pattern) else [pattern]  # noqa: PTH207
+        if not matches:
+            raise HartError(f"{pattern}: no file matches: check the pattern")
+        listed += matches
+    return listed
 
 
-def _parquet(name: str, split: str) -> Sequence[Path]:
-    path = Path(name)
-    if (found := _found(path)) == "folder":
-        return _of_split(_parquet_files(path), path, split, "parquet")
-    if found == "file":
-        return [path]
-    return [Path(file) for pattern in expand(name) for file in (sorted(glob.glob(pattern)) or [pattern])]  # noqa: PTH207
-
-
-def _of_split(files: Sequence[Path], path: Path, split: str, suffix: str) -> Sequence[Path]:
-    ours = [file for file in files if _has_word(file.name, split)]
-    if not ours and files:
-        raise HartError(
-            f"{path} has {suffix} files but none for the split '{split}': name them {split}-0000.{suffix} and so on"
-        )
-    if not ours:
-        raise HartError(f"{path}: no .{suffix} files: put them there, or give another path")
-    return ours
-
-
-def _parquet_files(path: Path) -> Sequence[Path]:
-    """Where data sets of the hub have them: in the folder, or in `data/`."""
-    data = path / "data"
-    return _files(path, ".parquet") or (_files(data, ".parquet") if data.is_dir() else [])
+def _files_within(folder: Path, suffix: str) -> list[Path]:
+    """Those with a suffix; Parquet files may lie in `data/`, where data sets of the hub have them."""
+    data = folder / "data"
+    return _files(folder, suffix) or (_files(data, suffix) if suffix == ".parquet" and data.is_dir() else [])
 
 
 def _files(folder: Path, suffix: str) -> list[Path]:
@@ -238,18 +240,28 @@ def _files(folder: Path, suffix: str) -> list[Path]:
     return sorted(folder / name for name in names if name.lower().endswith(suffix) and not name.startswith("."))
 
 
-def _require_whole(shards: Sequence[Path]) -> None:
-    """Raises `HartError` for shards that are not there, or of a set that is not finished."""
-    if missing := [str(shard) for shard in shards if not _found(shard)]:
+def _whole(shards: Sequence[str]) -> list[Path]:
+    """Those on this machine. Raises `HartError` for what is not there, or of a set that is not finished."""
+    paths = [local_path(shard) for shard in shards if not is_remote(shard)]
+    if missing := [str(path) for path in paths if not _found(path)]:
         raise HartError(missing_shards(missing))
-    for shard in shards:
-        require_regular(shard)
-    for folder in {shard.parent for shard in shards}:
+    for path in paths:
+        require_regular(path)
+    for folder in {path.parent for path in paths}:
         require_finished(folder)
+    return paths
+
+
+def _is_divided(files: Sequence[Path]) -> bool:
+    return any(_has_word(file.name, split) for file in files for split in ("train", "val", "test"))
 
 
 def _has_word(name: str, split: str) -> bool:
     return not set(split_names(split)).isdisjoint(re.split(r"[^0-9A-Za-z]+", name))
+
+
+def _has_star(name: str) -> bool:
+    return any(character in name for character in "*?[")
 
 
 def _found(path: Path) -> Literal["", "folder", "file"]:
@@ -260,14 +272,6 @@ def _found(path: Path) -> Literal["", "folder", "file"]:
         raise
     except (OSError, ValueError):
         return ""
-
-
-def _is_pattern(name: str) -> bool:
-    return "{" in name or _has_star(name)
-
-
-def _has_star(name: str) -> bool:
-    return any(character in name for character in "*?[")
 
 
 @contextmanager

@@ -1,110 +1,148 @@
-"""Steps in their order from processes that read ahead."""
+"""Items and batches in their order, made by processes that read ahead."""
 
 from __future__ import annotations
 
-import itertools
 import signal
-from collections.abc import Iterator
-from typing import Any, Self
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from hart.data.samples import one_line
 from hart.errors import HartError
 
-
-class StepStream(IterableDataset[Any]):
-    """Endless steps, of which each worker makes a part."""
-
-    def starting_at(self, step: int) -> Self:
-        """The same steps from `step` on."""
-        raise NotImplementedError
+Make = Callable[[int, int], Iterator[Any]]
+"""(worker, workers) -> the items of a worker: number worker, worker + workers, ... of all."""
 
 
-class ReadAhead:
-    """Steps in their order through torch's `DataLoader`, whose worker processes run ahead.
+def read_ahead(make: Make, workers: int) -> Iterator[Any]:
+    """All items, one of each worker in turn. With 0 workers they are made when asked for.
 
-    dataset: gives a step by its number; or all steps from one on, as a `StepStream`. Errors that the user can mend come
-    out of it as values, since exceptions lose their type and their one line on the way between processes.
+    Raises `HartError`, also one from a worker. To end the processes, `close` the iterator or let it go.
     """
+    # a generator of its own: the loader would otherwise draw from the global one, which models use
+    generator = torch.Generator().manual_seed(0)
+    loader = DataLoader(
+        _Items(make),
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        generator=generator,
+        worker_init_fn=_leave_signals,
+    )
+    try:
+        for item in loader:
+            if isinstance(item, HartError):
+                raise item
+            yield item
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise HartError(
+            f"a process that reads data was killed ({one_line(error)}): memory may have run out; use fewer workers"
+        ) from None
 
-    def __init__(self, dataset: Dataset[Any], workers: int) -> None:
-        self._dataset = dataset
+
+class _Items(IterableDataset[Any]):
+    """Errors that the user can mend come out as items: exceptions lose their type between processes."""
+
+    def __init__(self, make: Make) -> None:
+        self._make = make
+
+    def __iter__(self) -> Iterator[Any]:
+        info = get_worker_info()
+        try:
+            yield from self._make(info.id, info.num_workers) if info else self._make(0, 1)
+        except HartError as error:
+            yield error
+
+
+def _leave_signals(worker: int) -> None:
+    """Ctrl-C and SIGTERM may reach all processes: what to do about them is for the one that reads from here."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+class Selectable(Protocol):
+    """A batch of which some rows can be had."""
+
+    def select(self, rows: slice) -> Any: ...
+
+
+Batch = TypeVar("Batch", bound=Selectable)
+
+
+class Steps(Protocol):
+    """What makes batches; goes to the processes that read ahead."""
+
+    @property
+    def parts(self) -> int:
+        """Items that make one batch."""
+        ...
+
+    def items(self, first: int, worker: int, workers: int) -> Iterator[Any]:
+        """What a worker makes, from step `first` on."""
+        ...
+
+
+class StepLoader(Generic[Batch]):
+    """One rank's part of the batches by step. Ask for steps in their order: others are right too, but start anew."""
+
+    def __init__(self, steps: Steps, *, places: range, workers: int) -> None:
+        """places: of the global batch, which are this rank's. workers: processes that read ahead."""
+        self.places = places
         self.workers = workers
-        self._next = -1
-        self._iterator: Iterator[Any] | None = None
+        self._steps = steps
+        self._step = -1
+        self._batch: Batch | None = None
+        self._items: Iterator[Any] | None = None
 
-    def parts(self, step: int) -> list[Any]:
-        """The parts of a step in the order of the workers. Raises `HartError`, also one from a worker."""
+    def join(self, parts: Sequence[Batch]) -> Batch:
+        """A batch from its parts, in the order of the workers."""
+        return parts[0]
+
+    def batch(self, step: int) -> Batch:
+        """This rank's part of step `step`, from 0. Raises `HartError`."""
         if step < 0:
             raise HartError(f"step is {step}: steps count from 0")
-        if self._iterator is None or step != self._next:
-            self.close()
-            self._iterator = self._start(step)
-        count = max(self.workers, 1) if isinstance(self._dataset, StepStream) else 1
-        self._next = step + 1
-        try:
-            parts = [next(self._iterator) for _ in range(count)]
-        except RuntimeError as error:
-            self.close()
-            if "DataLoader worker" not in str(error):
-                raise
-            raise HartError(
-                f"a process that reads data was killed ({one_line(error)}): memory may have run out; use fewer workers"
-            ) from None
-        for part in parts:
-            if isinstance(part, HartError):
+        if self._batch is None or step != self._step:
+            if self._items is None or step != self._step + 1:
+                self._items = read_ahead(partial(self._steps.items, step), self.workers)
+            try:
+                self._batch = self.join([next(self._items) for _ in range(self._steps.parts)])
+            except BaseException:
                 self.close()
-                raise part
-        return parts
+                raise
+            self._step = step
+        return self._batch
+
+    def rows(self, step: int, rows: slice) -> Batch:
+        """Places `rows` of the global batch of a step, which must be of this rank: a share of an accumulated step.
+
+        The batch last asked for is kept, so that its shares cost nothing more.
+        """
+        start, stop, own = rows.start or 0, self.places.stop if rows.stop is None else rows.stop, self.places
+        if not own.start <= start < stop <= own.stop:
+            raise HartError(f"rows {start} to {stop} are not of this process, which has {own.start} to {own.stop}")
+        selected: Batch = self.batch(step).select(slice(start - own.start, stop - own.start))
+        return selected
 
     def close(self) -> None:
-        """End the worker processes: they go with the iterator that holds them."""
-        self._iterator = None
-
-    def _start(self, step: int) -> Iterator[Any]:
-        dataset, sampler = self._dataset, None
-        if isinstance(dataset, StepStream):
-            dataset = dataset.starting_at(step)
-        else:
-            sampler = itertools.count(step)
-        # a generator of its own: the loader would otherwise draw from the global one, which models use
-        generator = torch.Generator().manual_seed(0)
-        return iter(
-            DataLoader(
-                dataset,
-                batch_size=None,
-                sampler=sampler,
-                num_workers=self.workers,
-                collate_fn=as_it_is,
-                generator=generator,
-                worker_init_fn=leave_interrupts,
-            )
-        )
+        """End the processes that read ahead; a later `batch` starts them again."""
+        self._items = self._batch = None
 
 
-def require_sharing(batch_size: int, rank: int, world: int) -> None:
-    """Raises `HartError` for a batch that the processes cannot share evenly, or a rank that is not among them."""
+def places_of(rank: int, world: int, batch_size: int) -> range:
+    """A rank's places of the global batch. Raises `HartError` where the processes cannot share it evenly."""
     if world < 1 or not 0 <= rank < world:
         raise HartError(f"rank {rank} of {world}: ranks count from 0 to the number of processes less 1")
     if batch_size < 1 or batch_size % world:
         raise HartError(f"batch_size {batch_size} cannot be shared by {world} processes: make it a multiple of {world}")
-
-
-def within(rows: slice, places: range) -> slice:
-    """A slice of the global batch as one of a rank's part. Raises `HartError` when it reaches outside."""
-    start, stop = rows.start or 0, places.stop if rows.stop is None else rows.stop
-    if not places.start <= start < stop <= places.stop:
-        raise HartError(f"rows {start} to {stop} are not of this process, which has {places.start} to {places.stop}")
-    return slice(start - places.start, stop - places.start)
-
-
-def leave_interrupts(worker: int) -> None:
-    """Ctrl-C reaches all processes of a terminal: what to do about it is for the one that reads from here."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def as_it_is(item: Any) -> Any:
-    """What a `DataLoader` is to do with an item that is whole already."""
-    return item
+    part = batch_size // world
+    return range(rank * part, (rank + 1) * part)

@@ -1,8 +1,8 @@
-"""One stored picture with what is said about it. Every format ends here."""
+"""One stored picture with what is said about it. Every format ends here, and here what is damaged is met."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
+from hart.data.images import ImageError, decode_image, read_image
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
-from hart.images import ImageError, decode_image, read_image
 
 Condition = Literal["none", "caption", "label"]
 """What a picture must come with."""
@@ -61,17 +61,35 @@ class Sample:
             raise DamagedSample("no class number")
 
 
+def decoded(
+    samples: Iterable[Sample | Damage], transform: ImageTransform, condition: Condition = "none"
+) -> Iterator[tuple[Sample, Tensor] | Damage]:
+    """Each sample with its pixels (3, size, size) uint8, or why it cannot be used. transform: without random draws."""
+    for sample in samples:
+        if isinstance(sample, Damage):
+            yield sample
+            continue
+        try:
+            sample.require(condition)
+            yield sample, sample.pixels(transform)
+        except DamagedSample as error:
+            yield Damage(sample.key, str(error))
+
+
 def require_mostly_sound(damaged: Sequence[Damage], total: int, max_damaged: float, where: str, option: str) -> None:
     """Raises `HartError` with the first reasons when more than a share `max_damaged` of `total` pictures is damaged.
 
     option: what the user sets `max_damaged` with; empty where it is fixed.
     """
     if len(damaged) > max_damaged * total:
-        reasons = "; ".join(f"{damage.key}: {damage.reason}" for damage in damaged[:3])
         raise HartError(
-            f"{where}: {len(damaged)} of {total} pictures are damaged, more than {max_damaged:.0%} ({reasons}); "
-            f"mend the set{f', or allow more with {option}' if option else ''}"
+            f"{where}: {len(damaged)} of {total} pictures are damaged, more than {max_damaged:.0%} "
+            f"({first_reasons(damaged)}); mend the set{f', or allow more with {option}' if option else ''}"
         )
+
+
+def first_reasons(damaged: Sequence[Damage]) -> str:
+    return "; ".join(f"{damage.key}: {damage.reason}" for damage in damaged[:3])
 
 
 def read_image_field(value: Any, folder: Path | None) -> bytes:

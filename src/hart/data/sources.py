@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from hart.data.samples import Damage, Sample
+from hart.data.samples import Damage, DamagedSample, Sample
 
 
 class Source(Protocol):
@@ -44,11 +44,7 @@ class Source(Protocol):
         ...
 
     def digest(self) -> str:
-        """What there is to learn from, as SHA-256 in hex: names, images and everything said about them.
-
-        Another one when an image is removed, added or swapped, or what is said about it is changed; the same for a
-        copy of the set. See `hart.data.digests`. Reads all notes and a part of each image: seconds for 100,000 files.
-        """
+        """What there is to learn from, as SHA-256 in hex: see `hart.data.digests`. Seconds for 100,000 files."""
         ...
 
 
@@ -74,3 +70,22 @@ class Stream(Protocol):
     def digest(self) -> str:
         """As `Source.digest`; of what is read from the network, the addresses alone."""
         ...
+
+
+def read_row(source: Source, row: int) -> Sample | Damage:
+    """A picture of a set, or why it cannot be used."""
+    try:
+        return source.read(row)
+    except DamagedSample as error:
+        return Damage(source.key(row), str(error))
+
+
+def iterate(source: Source | Stream) -> Iterator[Sample | Damage]:
+    """Everything a set holds, in its order. Raises `HartError` when a shard is missing."""
+    if isinstance(source, Stream):
+        for unit in range(len(source.units)):
+            yield from source.read_unit(unit)
+        return
+    yield from source.damaged
+    for row in range(len(source)):
+        yield read_row(source, row)

@@ -3,44 +3,34 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
+from pydantic import Field
 from torch import Tensor
 
+from hart.data.images import as_rgb
 from hart.errors import HartError
-from hart.images import as_rgb
+from hart.strict import Config
 
 
-@dataclass(frozen=True)
-class ImageTransform:
-    """From an image of any mode and shape to a square of `size` pixels.
+class ImageTransform(Config):
+    """From an image of any mode and shape to a square of `size` pixels."""
 
-    fit: "crop" fills the square and cuts what is outside; "pad" shows the whole picture on white.
-    crop: where a crop is cut, in the "center" or at a "random" place.
-    shorter_side: the shorter side before the crop, in multiples of `size` (VAR trains with 1.125 and random crops).
-    flip: probability of a mirror image, left to right.
-    """
-
-    size: int
+    size: Annotated[int, Field(ge=1)]
     fit: Literal["crop", "pad"] = "crop"
+    """crop: fill the square and cut what is outside. pad: the whole picture, on white."""
     crop: Literal["center", "random"] = "center"
-    shorter_side: float = 1.0
-    flip: float = 0.0
+    """Where a crop is cut."""
+    shorter_side: Annotated[float, Field(ge=1)] = 1.0
+    """The shorter side before the crop, in multiples of `size` (VAR trains with 1.125 and random crops)."""
+    flip: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Probability of a mirror image, left to right."""
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise HartError(f"size is {self.size}: give the side of the pictures in pixels")
-        if self.fit not in {"crop", "pad"} or self.crop not in {"center", "random"}:
-            raise HartError(f"fit is {self.fit!r} and crop {self.crop!r}: give crop or pad, and center or random")
-        if not 1 <= self.shorter_side < float("inf"):
-            raise HartError(f"shorter_side is {self.shorter_side}: it must be at least 1, in multiples of size")
-        if not 0 <= self.flip <= 1:
-            raise HartError(f"flip is {self.flip}: it is a probability, from 0 to 1")
         if self.fit == "pad" and (self.crop, self.shorter_side) != ("center", 1.0):
             raise HartError("fit is pad, which cuts nothing: leave crop and shorter_side as they are")
 
@@ -53,7 +43,7 @@ class ImageTransform:
         """(3, size, size) uint8, 0 to 255, RGB. `draws` is needed where the transform is random.
 
         Follows the EXIF orientation, lays transparency on white, resizes bicubically with antialiasing; an image
-        that already fits is not resampled; see `hart.images.as_rgb`.
+        that already fits is not resampled; see `hart.data.images.as_rgb`.
         """
         if self.random and draws is None:
             raise TypeError("a random transform needs a generator")

@@ -1,15 +1,17 @@
 """Folders that data sets are written to: only into what is empty or its own, and refused while they are not finished.
 
-A builder of sets writes `MARKER` first and `INDEX` last; an encoded set has its own index, see `hart.data.encoded`.
+`begin_set` writes `MARKER`, `finish_set` writes `INDEX`; an encoded set has its own index, see `hart.data.encoded`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hart.errors import HartError
-from hart.files import FileError, read_json
+from hart.files import FileError, read_json, write_json
 
 MARKER = "building.json"
 INDEX = "dataset.json"
@@ -22,6 +24,33 @@ def require_own_folder(folder: Path, own: str) -> None:
     if foreign:
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         raise HartError(f"{folder}: holds other files ({', '.join(foreign[:3])}{more}): give an empty or a new folder")
+
+
+def begin_set(folder: Path, fingerprint: str) -> dict[str, Any] | None:
+    """Begin to write a set, or go on with it; what `finish_set` wrote where it is finished.
+
+    fingerprint: another one for each set, which is never mixed with others. Raises `HartError` for a folder with
+    something else, or with a file of these that is damaged.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (INDEX, MARKER):
+        if not (folder / name).is_file():
+            continue
+        try:
+            found = read_json(folder / name)
+        except FileError as error:
+            raise HartError(f"{error}: delete it and run again") from None
+        if found.get("fingerprint") != fingerprint:
+            raise HartError(f"{folder} holds a set with other settings: choose another folder or empty it")
+        return found if name == INDEX else None
+    require_own_folder(folder, "")
+    write_json(folder / MARKER, {"fingerprint": fingerprint})
+    return None
+
+
+def finish_set(folder: Path, fingerprint: str, index: Mapping[str, Any]) -> None:
+    """Say that a set is complete, and what is to be known of it."""
+    write_json(folder / INDEX, {"fingerprint": fingerprint, **index})
 
 
 def require_finished(folder: Path) -> None:

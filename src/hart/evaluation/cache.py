@@ -18,11 +18,11 @@ from PIL import Image
 from torch import Tensor
 
 from hart.checkpoint.storage import read_safetensors, write_safetensors
+from hart.data.images import open_image
 from hart.errors import HartError
 from hart.evaluation.suites.base import Progress, silent
 from hart.files import FileError, atomic_write, read_json
 from hart.generation.metadata import save_png
-from hart.images import open_image
 
 PLAN_FILE = "plan.json"
 

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from hart.config import SamplingConfig
+from hart.data.images import open_image
 from hart.data.transforms import pil_to_pixels
 from hart.devices import dtype_name
 from hart.errors import HartError, PromptWarning
@@ -25,7 +26,6 @@ from hart.evaluation.metrics.features import FeatureExtractor, Features
 from hart.evaluation.suites.base import Progress
 from hart.generation.contact_sheet import contact_sheet
 from hart.generation.request import Prompt
-from hart.images import open_image
 from hart.pipeline import HartPipeline
 
 IMAGES_FOLDER = "images"

@@ -9,10 +9,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from hart.data.datasets import read_row
 from hart.data.loader import MIN_SEEN
 from hart.data.samples import Damage, DamagedSample, Sample, require_mostly_sound
-from hart.data.sources import Source, Stream
+from hart.data.sources import Source, Stream, read_row
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
 from hart.evaluation.metrics.features import FeatureExtractor, Features

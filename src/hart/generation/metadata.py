@@ -13,9 +13,9 @@ from pathlib import Path
 from PIL import Image, PngImagePlugin
 
 from hart.config import MAX_SEED, SamplingConfig
+from hart.data.images import open_image
 from hart.errors import HartError
 from hart.files import atomic_write, parse_json
-from hart.images import open_image
 from hart.strict import Config, Listed, shown
 
 SOFTWARE = "hart"

@@ -2,97 +2,44 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
+from hart.exports import lazy
 
-from hart.config import TextConditioning, TextEncoderConfig
-from hart.errors import HartError
-from hart.files import user_path
-from hart.text_encoder.base import RandomTextFeatures, Reading, TextEncoder
+if TYPE_CHECKING:
+    from hart.text_encoder.base import RandomTextFeatures, Reading, TextEncoder
+    from hart.text_encoder.compact import SPECIAL_PIECES, CompactTextEncoder, build_tokenizer
+    from hart.text_encoder.opening import (
+        STORED_FOLDER,
+        encoder_module,
+        find_text_encoder,
+        load_text_encoder,
+        save_text_encoder,
+        store_text_encoder,
+        text_encoder_config,
+    )
 
 __all__ = [
+    "SPECIAL_PIECES",
+    "STORED_FOLDER",
+    "CompactTextEncoder",
     "RandomTextFeatures",
     "Reading",
     "TextEncoder",
+    "build_tokenizer",
     "encoder_module",
+    "find_text_encoder",
     "load_text_encoder",
+    "save_text_encoder",
     "store_text_encoder",
+    "text_encoder_config",
 ]
-
-STORED_FOLDER = "text_encoder"
-"""Folder of a language model that is stored with the model that reads prompts with it."""
-
-
-def load_text_encoder(
-    config: TextEncoderConfig, folder: Path | None, dtype: torch.dtype = torch.float32
-) -> TextEncoder:
-    """The frozen encoder of a configuration, on the CPU in `dtype`.
-
-    folder: the model folder. It holds `text_encoder.safetensors` and `word_pieces.json` of a compact encoder, and may
-        hold the folder of a Qwen2. Raises `HartError` when the encoder is not there or does not load.
-    """
-    if config.kind == "random":
-        return RandomTextFeatures(TextConditioning(config.output_width, config.tokens), config.seed)
-    if config.kind == "qwen2":
-        from hart.text_encoder.qwen2 import Qwen2TextEncoder
-
-        return Qwen2TextEncoder.load(config, _language_model(config, folder) or config.source, dtype)
-    if folder is None:
-        raise HartError("a compact text encoder is stored with its model; give the model's folder")
-    from hart.text_encoder.compact import CompactTextEncoder
-
-    return CompactTextEncoder.load(config, folder).to(dtype=dtype)
-
-
-def store_text_encoder(
-    config: TextEncoderConfig | None,
-    encoder: TextEncoder | None,
-    folder: Path | None,
-    destination: Path,
-    dtype: torch.dtype | None = None,
-) -> TextEncoderConfig | None:
-    """Write an encoder into the folder of a model, and return what the model's configuration says about it there.
-
-    encoder: None takes the one that `config` describes, with `folder` as in `load_text_encoder`.
-    dtype: how a compact encoder is stored; None as it is. A Qwen2 in a folder is copied as it is, one from the hub goes
-        on being named by its id. Raises `HartError` for an encoder of another kind, and `FileExistsError`.
-    """
-    config = config if encoder is None else encoder.config
-    if config is None or config.kind == "random":
-        return config
-    if config.kind == "qwen2":
-        source = _language_model(config, folder)
-        if source is None:
-            return config
-        (destination / STORED_FOLDER).mkdir(parents=True)
-        for file in sorted(source.iterdir()):
-            if file.is_file():
-                shutil.copyfile(file, destination / STORED_FOLDER / file.name)
-        return config.replace(source=STORED_FOLDER)
-    encoder = load_text_encoder(config, folder) if encoder is None else encoder
-    from hart.text_encoder.compact import CompactTextEncoder
-
-    if not isinstance(encoder, CompactTextEncoder):
-        raise HartError(f"a text encoder of the kind {type(encoder).__name__} cannot be stored with a model")
-    encoder.save(destination, dtype, overwrite=False)
-    return config
-
-
-def encoder_module(encoder: TextEncoder) -> nn.Module:
-    """What holds the weights of an encoder. Raises `HartError` for random features, which have none."""
-    from hart.text_encoder.qwen2 import Qwen2TextEncoder
-
-    module = encoder.model if isinstance(encoder, Qwen2TextEncoder) else encoder
-    if not isinstance(module, nn.Module):
-        raise HartError("random text features have no weights: give a text encoder that was trained")
-    return module
-
-
-def _language_model(config: TextEncoderConfig, folder: Path | None) -> Path | None:
-    """The folder that a Qwen2 is in: beside the weights of its model, or any other; None for one from the hub."""
-    named = user_path(config.source)
-    places = [named] if folder is None else [folder / config.source, named]
-    return next((place for place in places if place.is_dir()), None)
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "hart.text_encoder.base": "RandomTextFeatures Reading TextEncoder",
+        "hart.text_encoder.compact": "SPECIAL_PIECES CompactTextEncoder build_tokenizer",
+        "hart.text_encoder.opening": "STORED_FOLDER encoder_module find_text_encoder load_text_encoder "
+        "save_text_encoder store_text_encoder text_encoder_config",
+    },
+)

@@ -1,1 +1,22 @@
-"""Images to discrete tokens at growing scales plus a continuous rest, and back."""
+"""Images <-> token maps: a convolutional autoencoder with a residual quantiser over scales."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hart.exports import lazy
+
+if TYPE_CHECKING:
+    from hart.tokenizer.autoencoder import Decoder, Encoder
+    from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
+    from hart.tokenizer.quantizer import MultiScaleQuantizer, codebook_usage
+
+__all__ = ["Decoder", "Encoder", "HybridTokenizer", "MultiScaleQuantizer", "codebook_usage"]
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "hart.tokenizer.autoencoder": "Decoder Encoder",
+        "hart.tokenizer.hybrid_tokenizer": "HybridTokenizer",
+        "hart.tokenizer.quantizer": "MultiScaleQuantizer codebook_usage",
+    },
+)

@@ -14,13 +14,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from hart.checkpoint.loading import resolve_model
-from hart.checkpoint.starting import text_encoder_config
-from hart.checkpoint.storage import CONFIG_FILE
 from hart.config import ConfigError, TextEncoderConfig
 from hart.errors import HartError, PromptWarning
-from hart.files import FileError, read_json, user_path
-from hart.text_encoder import Reading, TextEncoder, encoder_module, load_text_encoder
+from hart.text_encoder import Reading, TextEncoder, encoder_module, find_text_encoder, load_text_encoder
 from hart.text_encoder.compact import CompactTextEncoder
 from hart.training.config import TransformerRecipe
 from hart.types import ClassContext, Context, TextContext
@@ -164,37 +160,6 @@ def open_conditioner(recipe: TransformerRecipe, device: torch.device) -> Conditi
             f"transformer.text must be width {encoder.width} and {config.tokens} tokens, what the text encoder gives"
         )
     return TextConditioner(encoder.to(device, torch.float32))
-
-
-def find_text_encoder(name: str, *, tokens: int, instruction: bool) -> tuple[TextEncoderConfig, Path | None]:
-    """Settings of the text encoder `name`, and the folder that holds it where it is a compact one.
-
-    name: folder that the text encoder's stage wrote, or of a model (also a shipped one), which has its own settings;
-        or folder or hub id of a Qwen2 language model. tokens, instruction: settings of the latter.
-    Raises `HartError` for an unknown name, `ConfigError` for a model whose own encoder reads other prompts.
-    """
-    folder = user_path(name)
-    if not folder.is_dir() and "/" not in name:
-        folder = resolve_model(name)
-    if not folder.is_dir():
-        return TextEncoderConfig("qwen2", tokens=tokens, source=name, instruction=instruction), None
-    if _is_language_model(folder):
-        return TextEncoderConfig("qwen2", tokens=tokens, source=str(folder.resolve()), instruction=instruction), None
-    config = text_encoder_config(folder)
-    if config.instruction != instruction:
-        raise ConfigError(
-            f"text_encoder {name}: it reads captions {'with' if config.instruction else 'without'} the instruction: "
-            f"set text_instruction = {'true' if config.instruction else 'false'}"
-        )
-    return config, folder
-
-
-def _is_language_model(folder: Path) -> bool:
-    """Whether transformers wrote the configuration in a folder."""
-    try:
-        return "model_type" in read_json(folder / CONFIG_FILE)
-    except FileError:
-        return False
 
 
 def drop_condition(context: Context, dropped: Tensor) -> Context:

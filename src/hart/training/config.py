@@ -137,23 +137,28 @@ class ReadingConfig(Config):
     """Encoded pictures of a stream among which the next is drawn."""
 
 
-class Recipe(Config):
-    """What every stage has: data and trainer."""
+class StageRecipe(Config):
+    """What every stage has, also one of your own."""
 
-    data: str
-    """Pictures, or for stage `transformer` a set that `hart data encode` wrote: a folder, a file, a pattern or URLs of
-    shards, or "hf:OWNER/NAME"."""
     trainer: TrainerConfig
     optimizer: OptimizerConfig
-    reading: ReadingConfig = ReadingConfig()
 
     stage: ClassVar[str] = ""
-    """What `hart train` calls what this is a recipe of."""
+    """What messages call what this is a recipe of."""
 
     @classmethod
     def read(cls, path: Path, overrides: tuple[str, ...] = ()) -> Self:
         """A TOML recipe with overrides; see `hart.training.recipe_files`. Raises `HartError`."""
         return read_recipe(cls, cls.stage, path, overrides)
+
+
+class Recipe(StageRecipe, kw_only=True):
+    """What the stages of `hart train` have: pictures."""
+
+    data: str
+    """Pictures, or for stage `transformer` a set that `hart data encode` wrote: a folder, a file, a pattern or URLs of
+    shards, or "hf:OWNER/NAME"."""
+    reading: ReadingConfig = ReadingConfig()
 
 
 class TokenizerLossConfig(Config):

@@ -8,53 +8,26 @@ Shapes: B pictures of a share, H W image.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from hart.data.datasets import CaptionedImages, SampleOrder, iterate, read_all
+from hart.data.datasets import CaptionedImages, read_all
 from hart.data.digests import SetDigest
 from hart.data.encoded import EncodedLoader, EncodedSet, is_encoded_set
 from hart.data.loader import ImageLoader
 from hart.data.notes import Columns
 from hart.data.opening import open_source, whole_of
-from hart.data.samples import Condition, Damage, DamagedSample, Sample, require_mostly_sound
-from hart.data.sources import Source, Stream
+from hart.data.order import SampleOrder
+from hart.data.samples import Condition, Damage, Sample, decoded, require_mostly_sound
+from hart.data.sources import Source, Stream, iterate
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
 from hart.training.config import ReadingConfig, Recipe, TransformerRecipe
 from hart.training.task import Engine, Share
-
-
-class ImageSource(Protocol):
-    """Pictures for stage `tokenizer`."""
-
-    @property
-    def description(self) -> str:
-        """What is read and how, in one line for people."""
-        ...
-
-    def images(self, share: Share, device: torch.device) -> Tensor:
-        """(B, 3, H, W) float32 in [-1, 1]. Raises `HartError` when they cannot be had."""
-        ...
-
-    def first(self, count: int) -> Tensor:
-        """At most `count` pictures, always the same, without random crops: (n, 3, H, W) in [-1, 1] on the CPU."""
-        ...
-
-    def figures(self, share: Share, engine: Engine, device: torch.device) -> dict[str, float]:
-        """What is to be logged of a step that has just been made; `share` holds all rows of the process."""
-        ...
-
-    def digest(self) -> str:
-        """As `hart.data.sources.Source.digest`."""
-        ...
 
 
 class MemoryPictures:
@@ -79,16 +52,19 @@ class MemoryPictures:
         return share.mine(self.order.batch(share.step, share.batch_size))
 
     def images(self, share: Share, device: torch.device) -> Tensor:
+        """(B, 3, H, W) float32 in [-1, 1]."""
         return to_signed(self.pictures.images(self.rows(share)).to(device))
 
     def first(self, count: int) -> Tensor:
+        """At most `count` pictures, always the same, without random crops: (n, 3, H, W) in [-1, 1] on the CPU."""
         return to_signed(self.pictures.pixels[:count].cpu())
 
     def figures(self, share: Share, engine: Engine, device: torch.device) -> dict[str, float]:
+        """What is to be logged of a step that has just been made; `share` holds all rows of the process."""
         return {}
 
     def digest(self) -> str:
-        """As `Source.digest`; of pictures that came from nowhere else, of what is in memory."""
+        """As `hart.data.sources.Source.digest`; of pictures that came from nowhere else, of what is in memory."""
         if self._source is not None:
             return self._source.digest()
         digest = SetDigest("pictures in memory")
@@ -100,26 +76,27 @@ class MemoryPictures:
 
     def to(self, device: torch.device) -> MemoryPictures:
         """The same with all pixels on `device`."""
-        return MemoryPictures(
-            self.pictures.to(device), self.order.seed, f"{self.description}, on {device}", self._source
-        )
+        said = f"{self.description}, on {device}"
+        return MemoryPictures(self.pictures.to(device), self.order.seed, said, self._source)
 
     def close(self) -> None: ...
 
 
 class LoadedPictures:
-    """Pictures read and decoded in every step."""
+    """Pictures read and decoded in every step; the methods are those of `MemoryPictures`."""
 
     def __init__(
         self, source: Source | Stream, transform: ImageTransform, condition: Condition, loader: ImageLoader, why: str
     ) -> None:
         """why: they are not held in memory."""
-        self.source = source
-        self.transform = transform
         self.condition = condition
         self.loader = loader
+        self.digest = source.digest
+        self.close = loader.close
         ahead = f", {loader.workers} processes ahead" if loader.workers else ""
         self.description = f"{source.description}; read in every step{ahead} ({why})"
+        self._source = source
+        self._plain = transform.replace(crop="center", flip=0.0)
         self._first: list[tuple[Sample, Tensor]] = []
         self._asked = 0
 
@@ -137,33 +114,15 @@ class LoadedPictures:
     def first_samples(self, count: int) -> list[tuple[Sample, Tensor]]:
         """The first sound samples of the set that have what they are conditioned on, with their pixels."""
         if self._asked < count:
-            self._first, self._asked = list(itertools.islice(self._sound(), count)), count
+            every = decoded(iterate(self._source), self._plain, self.condition)
+            sound = (found for found in every if not isinstance(found, Damage))
+            self._first, self._asked = list(itertools.islice(sound, count)), count
         return self._first[:count]
 
     def figures(self, share: Share, engine: Engine, device: torch.device) -> dict[str, float]:
         """damaged: pictures of the step that could not be used and were replaced."""
         replaced = self.loader.rows(share.step, share.rows).replaced
         return {"damaged": float(engine.sum(torch.tensor(float(sum(replaced)), device=device)))}
-
-    def digest(self) -> str:
-        """As `Source.digest`."""
-        return self.source.digest()
-
-    def close(self) -> None:
-        """End the processes that read ahead."""
-        self.loader.close()
-
-    def _sound(self) -> Iterator[tuple[Sample, Tensor]]:
-        plain = dataclasses.replace(self.transform, crop="center", flip=0.0)
-        for sample in iterate(self.source):
-            if isinstance(sample, Damage):
-                continue
-            try:
-                sample.require(self.condition)
-                pixels = sample.pixels(plain)
-            except DamagedSample:
-                continue
-            yield sample, pixels
 
 
 @dataclass(frozen=True)
@@ -183,15 +142,14 @@ class EncodedPictures:
         )
 
     def digest(self) -> str:
-        """As `EncodedSet.digest`."""
         return self.data.digest()
 
     def close(self) -> None:
-        """End the processes that read ahead."""
         self.loader.close()
 
 
-TrainingData = MemoryPictures | LoadedPictures | EncodedPictures
+ImageSource = MemoryPictures | LoadedPictures
+TrainingData = ImageSource | EncodedPictures
 
 
 def open_training_data(
@@ -205,19 +163,18 @@ def open_training_data(
     crops or flips, are held in memory; others, and all streams, are read in every step. Raises `HartError`.
     """
     reading, seed, batch_size = recipe.reading, recipe.trainer.seed, recipe.trainer.batch_size
-    transform = ImageTransform(size, reading.fit, reading.crop, reading.shorter_side, reading.flip)
-    folder = Path(recipe.data)
     split = "train" if reading.split == "auto" else reading.split
-    if reading.kind == "auto" and is_encoded_set(folder, split):
-        _require_plain(reading, folder)
-        data = EncodedSet(folder, split)
+    if reading.kind == "auto" and is_encoded_set(Path(recipe.data), split):
+        _require_plain(reading, recipe.data)
+        data = EncodedSet(Path(recipe.data), split)
         loader = EncodedLoader(data, batch_size=batch_size, seed=seed, rank=rank, world=world, workers=reading.workers)
         return EncodedPictures(data, loader)
-    columns = Columns(reading.image_column, reading.caption_column, reading.label_column)
     kind = None if reading.kind == "auto" else reading.kind
     if reading.split == "auto" and isinstance(recipe, TransformerRecipe) and recipe.lora is not None:
         split = whole_of(recipe.data, kind)
+    columns = Columns(reading.image_column, reading.caption_column, reading.label_column)
     source = open_source(recipe.data, split, kind=kind, columns=columns)
+    transform = ImageTransform(size, reading.fit, reading.crop, reading.shorter_side, reading.flip)
     why = _why_not_memory(source, transform, reading)
     if why is None:
         return _in_memory(source, transform, recipe, condition)
@@ -250,10 +207,8 @@ def kept_data(data: TrainingData | CaptionedImages, recipe: Recipe, device: torc
     return data.to(device)
 
 
-def image_source(data: TrainingData | CaptionedImages, seed: int) -> ImageSource:
+def image_source(data: TrainingData) -> ImageSource:
     """The pictures of stage `tokenizer`. Raises `HartError` for an encoded set, which has none."""
-    if isinstance(data, CaptionedImages):
-        return MemoryPictures(data, seed)
     if isinstance(data, EncodedPictures):
         raise HartError(f"{data.data.folder} holds codes and no pictures: give the set that it was encoded from")
     return data
@@ -264,10 +219,12 @@ def _in_memory(
 ) -> MemoryPictures:
     pictures = read_all(source, transform, recipe.data, condition)
     damaged, total = pictures.damaged, len(pictures) + len(pictures.damaged)
-    where, option = source.description, "reading.max_damaged"
-    require_mostly_sound(damaged, total, recipe.reading.max_damaged, where, option)
+    most, option = recipe.reading.max_damaged, "reading.max_damaged"
+    require_mostly_sound(damaged, total, most, source.description, option)
     left_out = f", {len(damaged)} damaged left out" if damaged else ""
-    description = f"{source.description}; held in memory{left_out} ({_size(pictures.pixels)})"
+    megabytes = pictures.pixels.nbytes / 1e6
+    size = f"{megabytes / 1000:.3g} GB" if megabytes >= 1000 else f"{megabytes:.3g} MB"
+    description = f"{source.description}; held in memory{left_out} ({size})"
     return MemoryPictures(pictures, recipe.trainer.seed, description, source)
 
 
@@ -283,16 +240,11 @@ def _why_not_memory(source: Source | Stream, transform: ImageTransform, reading:
     return None
 
 
-def _require_plain(reading: ReadingConfig, folder: Path) -> None:
+def _require_plain(reading: ReadingConfig, folder: str) -> None:
     """What was encoded once cannot be cropped or flipped any more."""
-    plain = ReadingConfig()
-    names = ("fit", "crop", "shorter_side", "flip", "image_column", "caption_column", "label_column")
-    if changed := [name for name in names if getattr(reading, name) != getattr(plain, name)]:
-        raise HartError(
-            f"{folder} is encoded already: reading.{changed[0]} cannot change it: leave it out, or name the pictures"
-        )
-
-
-def _size(tensor: Tensor) -> str:
-    megabytes = tensor.nbytes / 1e6
-    return f"{megabytes / 1000:.3g} GB" if megabytes >= 1000 else f"{megabytes:.3g} MB"
+    heeded = {"kind", "split", "memory_gb", "on_device", "workers", "max_damaged", "shuffle_buffer"}
+    for name, value in reading.to_dict().items():
+        if name not in heeded and value != getattr(ReadingConfig(), name):
+            raise HartError(
+                f"{folder} is encoded already: reading.{name} cannot change it: leave it out, or name the pictures"
+            )

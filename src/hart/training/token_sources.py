@@ -9,8 +9,8 @@ Shapes: B pictures of a share, N pictures of a set; otherwise see `hart.types`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from hart.checkpoint.storage import fingerprint
 from hart.config import ConfigError
 from hart.data.datasets import CaptionedImages
+from hart.data.encoded import EncodedSet
 from hart.data.samples import Condition
 from hart.data.transforms import slightly_moved, to_signed
 from hart.errors import HartError
@@ -55,29 +56,33 @@ class TokenBatch:
     conditions: Conditions
 
 
-class TokenSource(Protocol):
-    """Token maps for stage `transformer`."""
+class TokenSource(ABC):
+    """Token maps for stage `transformer`, and the conditions of the same pictures."""
 
-    @property
-    def data(self) -> TrainingData:
-        """What they are made of."""
-        ...
+    data: TrainingData
+    """What they are made of."""
 
-    def prepare(self) -> None:
+    def __init__(self, recipe: TransformerRecipe, tokenizer: HybridTokenizer, device: torch.device) -> None:
+        self.recipe = recipe
+        self.by_class = condition_of(recipe) == "label"
+        self.schedule = recipe.transformer.schedule
+        self.tokenizer = tokenizer
+        self.device = device
+
+    def prepare(self) -> None:  # noqa: B027 - most have nothing to do
         """What takes long and is done once, before the first step."""
-        ...
 
+    @abstractmethod
     def batch(self, share: Share) -> TokenBatch:
         """Those of a share. Raises `HartError` when they cannot be had."""
-        ...
 
+    @abstractmethod
     def first(self, count: int) -> Conditions:
         """Conditions of at most `count` pictures, always the same, for samples."""
-        ...
 
     def figures(self, share: Share, engine: Engine) -> dict[str, float]:
         """What is to be logged of a step that has just been made; `share` holds all rows of the process."""
-        ...
+        return {}
 
 
 def condition_of(recipe: TransformerRecipe) -> Condition:
@@ -86,7 +91,7 @@ def condition_of(recipe: TransformerRecipe) -> Condition:
 
 
 def token_source(
-    data: TrainingData | CaptionedImages,
+    data: TrainingData,
     recipe: TransformerRecipe,
     tokenizer: HybridTokenizer,
     text_encoder: nn.Module | None,
@@ -97,8 +102,6 @@ def token_source(
     text_encoder: weights with which an encoded set must have been made; None for a model without text.
     Raises `HartError` when the set has no captions (no classes), or was encoded otherwise.
     """
-    if isinstance(data, CaptionedImages):
-        data = MemoryPictures(data, recipe.trainer.seed)
     if recipe.mistakes and recipe.views == 1 and not isinstance(data, EncodedPictures):
         raise ConfigError(
             "TransformerRecipe.mistakes are made in further views: set views to 2 or more, or encode the set ahead"
@@ -109,98 +112,74 @@ def token_source(
         case LoadedPictures():
             return LiveTokens(data, recipe, tokenizer, device)
         case EncodedPictures():
-            return StoredTokens(data, recipe, tokenizer, text_encoder, device)
+            _require_fitting(data.data, recipe, tokenizer, text_encoder)
+            return StoredTokens(data, recipe, tokenizer, device)
 
 
-class MemoryTokens:
+class MemoryTokens(TokenSource):
     """Of pictures in memory; see `encode_all`."""
 
     def __init__(
         self, data: MemoryPictures, recipe: TransformerRecipe, tokenizer: HybridTokenizer, device: torch.device
     ) -> None:
-        self.data = data
+        super().__init__(recipe, tokenizer, device)
+        self.data: MemoryPictures = data
         self.pictures = data.pictures
-        self.recipe = recipe
-        self.tokenizer = tokenizer
-        self.device = device
-        self._labels: Tensor | None = None
-        if condition_of(recipe) == "label":
-            self._labels = self.pictures.require_labels()
-        else:
+        self._labels = self.pictures.require_labels() if self.by_class else None
+        if not self.by_class:
             self.pictures.require_captions()
         self._maps: TokenMaps | None = None
 
     def prepare(self) -> None:
         """Encode all pictures, so that the tokenizer runs once and not in every step. A second call does nothing."""
-        if self._maps is not None:
-            return
-        self._maps = encode_all(
-            self.tokenizer,
-            self.recipe.transformer.schedule,
-            self.pictures,
-            self.device,
-            views=self.recipe.views,
-            mistakes=self.recipe.mistakes,
-            seed=self.recipe.trainer.seed,
-        )
+        if self._maps is None:
+            views, mistakes, seed = self.recipe.views, self.recipe.mistakes, self.recipe.trainer.seed
+            self._maps = encode_all(
+                self.tokenizer, self.schedule, self.pictures, self.device, views=views, mistakes=mistakes, seed=seed
+            )
 
     def batch(self, share: Share) -> TokenBatch:
         rows = self.data.rows(share)
         views = torch.randint(self.recipe.views, (share.batch_size,), generator=share.generator("view"))
-        return TokenBatch(self._token_maps(rows, share.mine(views)), self._conditions(rows, share))
+        if self._maps is not None:
+            maps = select(self._maps, share.mine(views) * len(self.pictures) + rows, self.device)
+        else:  # not prepared: of the pictures themselves
+            image = to_signed(self.pictures.images(rows).to(self.device))
+            maps = self.tokenizer.token_maps(self.tokenizer.encode(image), self.schedule)
+        if self._labels is not None:
+            return TokenBatch(maps, Conditions(classes=self._labels[rows]))
+        draws = share.mine(torch.rand(share.batch_size, generator=share.generator("captions"))).tolist()
+        choices = [self.pictures.captions(row) for row in rows.tolist()]
+        captions = tuple(own[int(draw * len(own))] for own, draw in zip(choices, draws, strict=True))
+        return TokenBatch(maps, Conditions(captions=captions))
 
     def first(self, count: int) -> Conditions:
-        rows = range(min(count, len(self.pictures)))
         if self._labels is not None:
-            return Conditions(classes=self._labels[: len(rows)])
-        return Conditions(captions=tuple(self.pictures.captions(row)[0] for row in rows))
-
-    def figures(self, share: Share, engine: Engine) -> dict[str, float]:
-        return {}
-
-    def _token_maps(self, rows: Tensor, views: Tensor) -> TokenMaps:
-        """Of these views of these pictures; before `prepare`, of the pictures themselves."""
-        if self._maps is not None:
-            return select(self._maps, views * len(self.pictures) + rows, self.device)
-        image = to_signed(self.pictures.images(rows).to(self.device))
-        return self.tokenizer.token_maps(self.tokenizer.encode(image), self.recipe.transformer.schedule)
-
-    def _conditions(self, rows: Tensor, share: Share) -> Conditions:
-        """The class of each picture, or one of its captions, chosen evenly."""
-        if self._labels is not None:
-            return Conditions(classes=self._labels[rows])
-        choices = [self.pictures.captions(i) for i in rows.tolist()]
-        draws = share.mine(torch.rand(share.batch_size, generator=share.generator("captions"))).tolist()
-        return Conditions(captions=tuple(own[int(draw * len(own))] for own, draw in zip(choices, draws, strict=True)))
+            return Conditions(classes=self._labels[:count])
+        return Conditions(captions=tuple(captions[0] for captions in self.pictures.texts[:count]))
 
 
-class LiveTokens:
+class LiveTokens(TokenSource):
     """Of pictures that are read, and encoded, in every step."""
 
     def __init__(
         self, data: LoadedPictures, recipe: TransformerRecipe, tokenizer: HybridTokenizer, device: torch.device
     ) -> None:
-        self.data = data
-        self.recipe = recipe
-        self.schedule = recipe.transformer.schedule
-        self.tokenizer = tokenizer
-        self.device = device
-
-    def prepare(self) -> None: ...
+        super().__init__(recipe, tokenizer, device)
+        self.data: LoadedPictures = data
 
     def batch(self, share: Share) -> TokenBatch:
         batch = self.data.loader.rows(share.step, share.rows)
         image, mistakes = self._view(batch.signed(self.device), share)
         maps = self.tokenizer.token_maps(self.tokenizer.encode(image), self.schedule, mistakes)
-        if self.data.condition == "label":
-            return TokenBatch(maps, Conditions(classes=batch.labels))
-        return TokenBatch(maps, Conditions(captions=batch.captions))
+        return TokenBatch(
+            maps, Conditions(classes=batch.labels) if self.by_class else Conditions(captions=batch.captions)
+        )
 
     def first(self, count: int) -> Conditions:
         samples = [sample for sample, _ in self.data.first_samples(count)]
-        if self.data.condition == "label":
-            labels = [sample.label for sample in samples if sample.label is not None]
-            return Conditions(classes=torch.tensor(labels))
+        if self.by_class:
+            return Conditions(classes=torch.tensor([sample.label for sample in samples]))
         return Conditions(captions=tuple(sample.captions[0] for sample in samples))
 
     def figures(self, share: Share, engine: Engine) -> dict[str, float]:
@@ -218,56 +197,39 @@ class LiveTokens:
         return torch.where(chosen, moved, image), mistakes
 
 
-class StoredTokens:
+class StoredTokens(TokenSource):
     """Of an encoded set: neither the tokenizer's encoder nor the text encoder runs.
 
     With mistakes the codes are made anew from the stored ones and the rest, which together are the latent.
     """
 
     def __init__(
-        self,
-        data: EncodedPictures,
-        recipe: TransformerRecipe,
-        tokenizer: HybridTokenizer,
-        text_encoder: nn.Module | None,
-        device: torch.device,
+        self, data: EncodedPictures, recipe: TransformerRecipe, tokenizer: HybridTokenizer, device: torch.device
     ) -> None:
-        _require_fitting(data, recipe, tokenizer, text_encoder)
+        super().__init__(recipe, tokenizer, device)
+        self.data: EncodedPictures = data
         data.data.require_codes_of(tokenizer.config.codebook_size, tokenizer.config.latent_channels)
-        self.data = data
-        self.encoded = data.data
-        self.loader = data.loader
-        self.by_class = condition_of(recipe) == "label"
-        self.schedule = recipe.transformer.schedule
-        self.mistakes = recipe.mistakes
-        self.tokenizer = tokenizer
-        self.device = device
-
-    def prepare(self) -> None: ...
 
     def batch(self, share: Share) -> TokenBatch:
-        batch = self.loader.rows(share.step, share.rows)
+        batch = self.data.loader.rows(share.step, share.rows)
         indices = tuple(index.to(self.device) for index in batch.indices)
         rest = None if batch.last_scale_continuous is None else batch.last_scale_continuous.to(self.device)
-        if self.mistakes:
+        if self.recipe.mistakes:
             assert rest is not None  # `_require_fitting`
-            wrong = Mistakes(torch.full((share.batch_size, 1), self.mistakes), share.generator("view"), share.rows)
+            largest = torch.full((share.batch_size, 1), self.recipe.mistakes)
+            wrong = Mistakes(largest, share.generator("view"), share.rows)
             latent = self.tokenizer.latent_from_codes(indices, rest, self.schedule)
             maps = self.tokenizer.token_maps(latent, self.schedule, wrong)
         else:
             maps = self.tokenizer.token_maps_from_codes(indices, rest, self.schedule)
-        return TokenBatch(maps, self._conditions(batch.text, batch.labels))
+        return TokenBatch(maps, Conditions(classes=batch.labels) if self.by_class else Conditions(text=batch.text))
 
     def first(self, count: int) -> Conditions:
-        rows = range(min(count, len(self.encoded)))
-        text = None if self.by_class else TextContext.cat(self.encoded.text(row, 0) for row in rows)
-        return self._conditions(text, self.encoded.labels[: len(rows)])
-
-    def figures(self, share: Share, engine: Engine) -> dict[str, float]:
-        return {}
-
-    def _conditions(self, text: TextContext | None, labels: Tensor) -> Conditions:
-        return Conditions(classes=labels) if self.by_class else Conditions(text=text)
+        encoded = self.data.data
+        rows = range(min(count, len(encoded)))
+        if self.by_class:
+            return Conditions(classes=encoded.labels[: len(rows)])
+        return Conditions(text=TextContext.cat(encoded.text(row, 0) for row in rows))
 
 
 @torch.inference_mode()
@@ -316,44 +278,39 @@ def select(maps: TokenMaps, rows: Tensor, device: torch.device) -> TokenMaps:
 
 
 def _require_fitting(
-    data: EncodedPictures, recipe: TransformerRecipe, tokenizer: HybridTokenizer, text_encoder: nn.Module | None
+    encoded: EncodedSet, recipe: TransformerRecipe, tokenizer: HybridTokenizer, text_encoder: nn.Module | None
 ) -> None:
     """Raises `HartError` unless a set was encoded with these weights, at these scales, with what the recipe needs."""
-    encoded, settings = data.data, data.data.settings
+    there, text, by_class = encoded.settings, recipe.transformer.text, condition_of(recipe) == "label"
     if recipe.views > 1:
         raise ConfigError(
             f"TransformerRecipe.views is {recipe.views}, but {encoded.folder} holds each picture in one view: set "
             "views = 1, or give the pictures that it was encoded from as data"
         )
-    if encoded.sides != recipe.transformer.scales:
-        raise HartError(
-            f"{encoded.folder} was encoded at the scales {list(encoded.sides)}, the recipe has "
-            f"{list(recipe.transformer.scales)}: encode the set again with --scales"
-        )
-    if recipe.mistakes and not settings["residual"]:
+    if recipe.mistakes and not there["residual"]:
         raise HartError(f"{encoded.folder} was encoded without residuals, which mistakes need: set mistakes = 0")
-    if recipe.diffusion is not None and not settings["residual"]:
-        raise HartError(
-            f"{encoded.folder} was encoded without residuals, which [diffusion] learns: encode it without --no-residual"
+    fault = ""
+    if encoded.sides != recipe.transformer.scales:
+        scales = list(recipe.transformer.scales)
+        fault = f"was encoded at the scales {list(encoded.sides)}, the recipe has {scales}: encode it with --scales"
+    elif recipe.diffusion is not None and not there["residual"]:
+        fault = "was encoded without residuals, which [diffusion] learns: encode it without --no-residual"
+    elif by_class and bool((encoded.labels < 0).any()):
+        fault = "has pictures without a class number: encode a set in which all have one"
+    elif not by_class and not encoded.has_text:
+        fault = "holds no text features: encode the set again with --text-encoder"
+    elif text is not None and there["text_instruction"] != recipe.text_instruction:
+        has = "with" if there["text_instruction"] else "without"
+        fault = (
+            f"was encoded {has} the instruction before captions: set text_instruction accordingly, or encode it again"
         )
-    if condition_of(recipe) == "label":
-        if bool((encoded.labels < 0).any()):
-            raise HartError(f"{encoded.folder}: not every picture has a class number: encode a set that has them")
-        # the text, if there is any, is not used
-        encoded.require_made_by(tokenizer=fingerprint(tokenizer), text_encoder=settings["text_encoder"])
-        return
-    if not encoded.has_text:
-        raise HartError(f"{encoded.folder} holds no text features: encode the set again with --text-encoder")
-    assert text_encoder is not None
-    encoded.require_made_by(tokenizer=fingerprint(tokenizer), text_encoder=fingerprint(text_encoder))
-    if settings["text_instruction"] != recipe.text_instruction:
-        raise HartError(
-            f"{encoded.folder} was encoded {'with' if settings['text_instruction'] else 'without'} the instruction "
-            "before captions: set text_instruction accordingly, or encode it again"
+    elif text is not None and (text.width, text.tokens) != (there["text_width"], there["text_tokens"]):
+        fault = (
+            f"has text of width {there['text_width']} and {there['text_tokens']} tokens, the recipe's transformer.text "
+            f"{text.width} and {text.tokens}: encode it again with the recipe's text encoder"
         )
-    text = recipe.transformer.text
-    if text is not None and (text.width, text.tokens) != (settings["text_width"], settings["text_tokens"]):
-        raise HartError(
-            f"{encoded.folder} has text of width {settings['text_width']} and {settings['text_tokens']} tokens, the "
-            f"recipe's transformer.text {text.width} and {text.tokens}: encode it again with the recipe's text encoder"
-        )
+    if fault:
+        raise HartError(f"{encoded.folder} {fault}")
+    # by class the text, if there is any, is not used
+    theirs = there["text_encoder"] if by_class or text_encoder is None else fingerprint(text_encoder)
+    encoded.require_made_by(tokenizer=fingerprint(tokenizer), text_encoder=theirs)

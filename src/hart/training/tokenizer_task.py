@@ -202,7 +202,7 @@ class TokenizerTask(TokenizerStage):
     def __init__(
         self, recipe: TokenizerRecipe, data: TrainingData | CaptionedImages, device: torch.device = CPU
     ) -> None:
-        self.images = image_source(kept_data(data, recipe, device), recipe.trainer.seed)
+        self.images = image_source(kept_data(data, recipe, device))
         super().__init__(recipe, device)
 
     @property

@@ -17,7 +17,7 @@ from torch import nn
 
 from hart.errors import HartError, Stopped
 from hart.training.checkpoint import MODEL_FOLDER, Identity, RunFolder
-from hart.training.config import Recipe
+from hart.training.config import StageRecipe
 from hart.training.distributed import Processes
 from hart.training.progress import Means, Speed, StepReport, measure_peak
 from hart.training.saved_state import DamagedError
@@ -33,7 +33,7 @@ class Trainer:
     def __init__(
         self,
         task: Task,
-        recipe: Recipe,
+        recipe: StageRecipe,
         folder: Path,
         processes: Processes | None = None,
         *,
@@ -51,7 +51,7 @@ class Trainer:
         accept_changes: go on although recipe, data or frozen networks are not those of the checkpoint; from then on
         these are the run's. Weights must still fit.
         Raises `HartError` when the folder holds a run of another recipe, data or networks, or a damaged checkpoint. One
-        process at a time may use a folder; see `hart.locks`.
+        process at a time may use a folder; see `hart.commands.locks`.
         """
         self.task = task
         self.recipe = recipe

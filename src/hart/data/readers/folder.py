@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from hart.data.digests import ABSENT, SetDigest, mark_image
-from hart.data.notes import NOTE_LIMIT, NOTE_SUFFIXES, Note, as_weights, class_number, read_notes
-from hart.data.samples import Damage, DamagedSample, Sample, one_line, read_sample_image, shown, text_fault
+from hart.data.digests import ABSENT, mark_image
+from hart.data.notes import NOTE_LIMIT, NOTE_SUFFIXES, Note, read_notes
+from hart.data.readers.base import Listed, Read, RowReader
+from hart.data.samples import DamagedSample, one_line, read_sample_image, shown, text_fault
 from hart.data.splits import SPLIT_NAMES, WHOLE, Division, require_hash_split, split_names
 from hart.errors import HartError
 from hart.files import FileError, read_bytes
@@ -95,64 +94,49 @@ def pictures_of_split(path: Path, split: str) -> tuple[list[PictureFile], str]:
     return [file for file, name in zip(files, names, strict=True) if name in division], division.note
 
 
-class FolderSource:
+class FolderReader(RowReader):
     """`picture.png` with `picture.txt`, `.json` or `.cls` beside it, at any depth."""
 
-    classes: tuple[str, ...] = ()
+    kind = "captioned images"
 
     def __init__(self, path: Path, split: str) -> None:
         self._root = split_folder(path, split) or path
-        self._files: list[PictureFile] = []
-        weights = []
-        damaged = []
-        files, held_out = pictures_of_split(path, split)
-        for file in files:
-            weight = 1.0
-            try:
-                if file.fault:
-                    raise DamagedSample(file.fault)
-                if "json" in file.note_files():
-                    # only a .json can hold a weight, and the order of a whole epoch needs all of them
-                    weight = file.read_notes({"json"}).weight
-            except DamagedSample as error:
-                damaged.append(Damage(shown(str(file.path)), str(error)))
-                continue
-            self._files.append(file)
-            weights.append(weight)
-        self.weights: Tensor = as_weights(weights)
-        self.damaged = tuple(damaged)
-        self.description = f"folder {path} ({split}): {len(self)} pictures{held_out}"
+        self._files, self.remark = pictures_of_split(path, split)
+        super().__init__(f"folder {path} ({split})", classes=())
 
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def key(self, row: int) -> str:
-        return shown(str(self._files[row].path))
-
-    def read(self, row: int) -> Sample:
-        note = self._files[row].read_notes()
-        image = read_sample_image(self._files[row].path)
-        return Sample(self.key(row), image, note.captions, class_number(note.label), note.weight, note.record)
-
-    def digest(self) -> str:
-        digest = SetDigest("captioned images")
+    def records(self) -> Iterator[tuple[PictureFile, Callable[[], Listed] | str]]:
         for file in self._files:
-            notes: list[str | bytes] = []
-            for suffix, path in file.note_files().items():
-                try:
-                    notes += [suffix, read_bytes(path, NOTE_LIMIT)]
-                except FileError:
-                    notes += [suffix, ABSENT]
-            digest.add(file.path.relative_to(self._root).as_posix(), *notes, mark_image(file.path))
-        return digest.hexdigest()
+            yield file, file.fault or partial(self._facts, file)
+
+    def _facts(self, file: PictureFile) -> Listed:
+        # only a .json can hold a weight, and the order of a whole epoch needs all of them
+        return Listed(weight=file.read_notes({"json"}).weight if "json" in file.note_files() else 1.0)
+
+    def name(self, place: PictureFile) -> str:
+        return shown(str(place.path))
+
+    def read_record(self, place: PictureFile) -> Read:
+        return place.read_notes(), read_sample_image(place.path)
+
+    def mark(self, place: PictureFile, label: int | None) -> tuple[str | bytes, ...]:
+        notes: list[str | bytes] = []
+        for suffix, path in place.note_files().items():
+            try:
+                notes += [suffix, read_bytes(path, NOTE_LIMIT)]
+            except FileError:
+                notes += [suffix, ABSENT]
+        return place.path.relative_to(self._root).as_posix(), *notes, mark_image(place.path)
 
 
-class ClassFolderSource:
+class ClassFolderReader(RowReader):
     """`class/picture.png`: the name of the folder is the class; classes are numbered in alphabetical order.
 
     With a folder per split, the classes of all splits are numbered together, so that a class that one of them
     lacks does not shift the others.
     """
+
+    kind = "images by class"
+    digests_classes = True
 
     def __init__(self, path: Path, split: str) -> None:
         inside = split_folder(path, split)
@@ -160,44 +144,30 @@ class ClassFolderSource:
         if inside is not None:
             siblings = {name for other in ("train", "val", split) for name in split_names(other)}
             roots = [path / name for name in sorted(siblings) if (path / name).is_dir()]
-        names = {folder.name for root in roots for folder in root.iterdir() if _is_class(folder, root)}
-        self.classes = tuple(sorted(names))
-        if not self.classes:
+        classes = sorted({folder.name for root in roots for folder in root.iterdir() if _is_class(folder, root)})
+        if not classes:
             raise HartError(f"{path} ({split}): no folders to take as classes: put the pictures of a class in a folder")
-        number: Mapping[str, int] = {name: place for place, name in enumerate(self.classes)}
+        self._numbers = {name: number for number, name in enumerate(classes)}
         self._root = inside or path
-        self._files: list[tuple[Path, int]] = []
-        damaged = []
-        files, held_out = pictures_of_split(path, split)
-        for file in files:
-            place = file.path.relative_to(self._root).parts
-            fault = file.fault or ("" if len(place) > 1 else "lies outside the class folders")
-            if fault:
-                damaged.append(Damage(shown(str(file.path)), fault))
-            else:
-                self._files.append((file.path, number[place[0]]))
-        self.damaged = tuple(damaged)
-        self.weights: Tensor = torch.ones(len(self._files))
-        self.description = (
-            f"class folders {path} ({split}): {len(self)} pictures of {len(self.classes)} classes{held_out}"
-        )
+        self._files, self.remark = pictures_of_split(path, split)
+        self.remark = f" of {len(classes)} classes{self.remark}"
+        super().__init__(f"class folders {path} ({split})", classes=tuple(classes))
 
-    def __len__(self) -> int:
-        return len(self._files)
+    def records(self) -> Iterator[tuple[Path, Callable[[], Listed] | str]]:
+        for file in self._files:
+            inside = file.path.relative_to(self._root).parts
+            outside = "" if len(inside) > 1 else "lies outside the class folders"
+            yield file.path, file.fault or outside or partial(Listed, self._numbers.get(inside[0]))
+        del self._files
 
-    def key(self, row: int) -> str:
-        return shown(str(self._files[row][0]))
+    def name(self, place: Path) -> str:
+        return shown(str(place))
 
-    def read(self, row: int) -> Sample:
-        file, label = self._files[row]
-        return Sample(self.key(row), read_sample_image(file), label=label)
+    def read_record(self, place: Path) -> Read:
+        return Note(), read_sample_image(place)
 
-    def digest(self) -> str:
-        digest = SetDigest("images by class")
-        digest.add(*self.classes)
-        for file, label in self._files:
-            digest.add(file.relative_to(self._root).as_posix(), str(label), mark_image(file))
-        return digest.hexdigest()
+    def mark(self, place: Path, label: int | None) -> tuple[str | bytes, ...]:
+        return place.relative_to(self._root).as_posix(), str(label), mark_image(place)
 
 
 def _is_class(folder: Path, root: Path) -> bool:

@@ -2,115 +2,91 @@
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from torch import Tensor
-
-from hart.data.digests import ABSENT, SetDigest, mark_bytes, mark_image
-from hart.data.notes import IMAGE_FIELDS, NOTE_LIMIT, Columns, as_weights, number_classes, read_record
-from hart.data.samples import Damage, DamagedSample, Sample, one_line, read_image_field, text_fault
-from hart.data.splits import Division
+from hart.data.digests import ABSENT, mark_bytes, mark_image
+from hart.data.notes import IMAGE_FIELDS, NOTE_LIMIT, Columns, read_record
+from hart.data.readers.base import Listed, Read, RowReader
+from hart.data.samples import DamagedSample, one_line, read_image_field, text_fault
 from hart.errors import HartError
 from hart.files import MEBIBYTE, FileError, open_regular, parse_json
 
 
-class JsonlSource:
+class JsonlReader(RowReader):
     """Lines such as {"image": "a/b.png", "caption": "a cat"}; paths are relative to the file's folder.
 
     Only where each line begins is kept in memory; a line is read again when its picture is.
     """
 
+    kind = "JSON lines"
+    digests_classes = True
+
     def __init__(self, file: Path, columns: Columns, split: str | None = None) -> None:
         """split: keep only the pictures that belong to it by the hash of their name; None keeps all."""
         self._file = file
         self._columns = columns
-        starts, weights = array("q"), array("d")
-        labels: list[int | str | None] = []
-        names: list[str] = []
-        damaged: list[Damage] = []
-        wanted = {columns.image, columns.caption, columns.label, *IMAGE_FIELDS}
-        fields: set[str] = set()
-        with open_regular(file) as lines:
-            for number, (start, line) in enumerate(_lines(lines), start=1):
-                if not line.strip():
-                    continue
-                try:
-                    record = _parse(line)
-                    # the first record stands for all in messages
-                    fields |= record.keys() & wanted if fields else record.keys()
-                    own = columns.among(record)
-                    image = record.get(own.image)
-                    if image is None:
-                        raise DamagedSample("no field holds the image")
-                    note = read_record(record, own)
-                    if isinstance(image, str) and (fault := text_fault(image)):
-                        raise DamagedSample(f"the name of its image {fault}")
-                except DamagedSample as error:
-                    damaged.append(Damage(f"{file}:{number}", str(error)))
-                    continue
-                # numbered before the split is taken, so that both splits number the classes alike
-                starts.append(start)
-                labels.append(note.label)
-                weights.append(note.weight)
-                if split is not None:
-                    names.append(str(image))
-        if not fields:
+        self._fields: set[str] = set()
+        self._line = 0
+        super().__init__(f"JSON lines {file}{f' ({split})' if split else ''}", division=split)
+        if not self._fields:
             raise HartError(f"{file}: no line holds a JSON object: write one a line, with an image and a caption")
-        columns.resolve(fields, str(file))
-        numbers, self.classes = number_classes(labels)
-        division = None if split is None else Division(names, split, str(file))
-        kept = [row for row in range(len(labels)) if division is None or names[row] in division]
-        self._starts = array("q", [starts[row] for row in kept])
-        self._labels = [numbers[row] for row in kept]
-        self.weights: Tensor = as_weights(weights[row] for row in kept)
-        self.damaged = tuple(damaged)
-        held_out = "" if division is None else division.note
-        self.description = f"JSON lines {file}{f' ({split})' if split else ''}: {len(self)} pictures{held_out}"
+        columns.resolve(self._fields, str(file))
 
-    def __len__(self) -> int:
-        return len(self._starts)
+    def records(self) -> Iterator[tuple[int, Callable[[], Listed]]]:
+        with open_regular(self._file) as lines:
+            for self._line, (start, line) in enumerate(_lines(lines), start=1):
+                if line.strip():
+                    yield start, partial(self._facts, line)
+        self._line = 0
 
-    def key(self, row: int) -> str:
-        return f"{self._file} at byte {self._starts[row]}"
+    def _facts(self, line: bytes) -> Listed:
+        record = _parse(line)
+        # the first record stands for all in messages
+        wanted = {self._columns.image, self._columns.caption, self._columns.label, *IMAGE_FIELDS}
+        self._fields |= record.keys() & wanted if self._fields else record.keys()
+        columns = self._columns.among(record)
+        image = record.get(columns.image)
+        if image is None:
+            raise DamagedSample("no field holds the image")
+        note = read_record(record, columns)
+        if isinstance(image, str) and (fault := text_fault(image)):
+            raise DamagedSample(f"the name of its image {fault}")
+        return Listed(note.label, note.weight, str(image))
 
-    def read(self, row: int) -> Sample:
+    def name(self, place: int) -> str:
+        # while the file is listed, its lines are counted
+        return f"{self._file}:{self._line}" if self._line else f"{self._file} at byte {place}"
+
+    def read_record(self, place: int) -> Read:
         try:
-            record = _parse(self._line(row))
+            with open_regular(self._file) as lines:
+                lines.seek(place)
+                record = _parse(lines.readline(NOTE_LIMIT + 1))
         except FileError as error:
             raise DamagedSample(one_line(error)) from None
         columns = self._columns.among(record)
-        note = read_record(record, columns)
-        image = read_image_field(record.get(columns.image), self._file.parent)
-        return Sample(self.key(row), image, note.captions, self._labels[row], note.weight, record)
+        return read_record(record, columns), read_image_field(record.get(columns.image), self._file.parent)
 
-    def digest(self) -> str:
-        digest = SetDigest("JSON lines")
-        digest.add(*self.classes)
+    def mark(self, place: int, label: int | None) -> tuple[str | bytes, ...]:
         with open_regular(self._file) as lines:
-            for start in self._starts:
-                lines.seek(start)
-                line = lines.readline(NOTE_LIMIT + 1)
-                digest.add(line.strip(), self._mark(line))
-        return digest.hexdigest()
-
-    def _mark(self, line: bytes) -> bytes:
+            lines.seek(place)
+            line = lines.readline(NOTE_LIMIT + 1)
         try:
             record = _parse(line)
             image = record.get(self._columns.among(record).image)
             # a file of its own need not be read whole for its mark
-            if isinstance(image, str) and "://" not in image:
-                return mark_image(self._file.parent / image)
-            return mark_bytes(read_image_field(image, self._file.parent))
+            beside = isinstance(image, str) and "://" not in image
+            mark = (
+                mark_image(self._file.parent / image)
+                if beside
+                else mark_bytes(read_image_field(image, self._file.parent))
+            )
         except DamagedSample:
-            return ABSENT
-
-    def _line(self, row: int) -> bytes:
-        with open_regular(self._file) as lines:
-            lines.seek(self._starts[row])
-            return lines.readline(NOTE_LIMIT + 1)
+            mark = ABSENT
+        return line.strip(), mark
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:

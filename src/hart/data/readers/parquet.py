@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hart.data.digests import SetDigest, mark_image, mark_shard
-from hart.data.notes import WEIGHT_FIELD, Columns, class_number, read_record
-from hart.data.samples import Damage, DamagedSample, Sample, one_line, read_image_field, shown
+from hart.data.notes import WEIGHT_FIELD, Columns, read_record
+from hart.data.readers.base import Read, StreamReader
+from hart.data.samples import DamagedSample, one_line, read_image_field, shown
 from hart.errors import HartError
 from hart.files import require_regular
 
@@ -18,7 +21,7 @@ READ_ROWS = 16
 """Rows decoded at a time: pictures are large."""
 
 
-class ParquetStream:
+class ParquetStream(StreamReader):
     """Rows with an image column (bytes, Hugging Face's {"bytes", "path"}, or a path) and caption or label columns."""
 
     def __init__(self, files: Sequence[Path], columns: Columns) -> None:
@@ -49,28 +52,23 @@ class ParquetStream:
         self.units = tuple(shown(f"{file}, row group {group}") for file, group in self._groups)
         self.description = f"{len(files)} Parquet files in {files[0].parent}: {rows} rows, {len(self.units)} row groups"
 
-    def read_unit(self, unit: int) -> Iterator[Sample | Damage]:
+    def records(self, unit: int) -> Iterator[tuple[str, Callable[[], Read] | str]]:
         file, group = self._groups[unit]
-        columns = self._columns
-        wanted = [name for name in (columns.image, columns.caption, columns.label) if name]
+        wanted = [name for name in (self._columns.image, self._columns.caption, self._columns.label) if name]
         require_regular(file)
-        row = 0
+        rows = itertools.count()
         try:
             with _opened(file) as table:
                 for batch in table.iter_batches(batch_size=READ_ROWS, row_groups=[group], columns=wanted):
                     for number in range(batch.num_rows):
-                        key = f"{self.units[unit]}, row {row}"
-                        row += 1
-                        try:
-                            record = read_row(batch, number)
-                            note = read_record(record, columns)
-                            image = read_image_field(record[columns.image], file.parent)
-                        except DamagedSample as error:
-                            yield Damage(key, str(error))
-                            continue
-                        yield Sample(key, image, note.captions, class_number(note.label))
+                        yield f"{self.units[unit]}, row {next(rows)}", partial(self._read, batch, number, file.parent)
         except _BrokenFileError as error:
-            yield Damage(self.units[unit], f"cannot be read to its end ({one_line(error)})")
+            yield self.units[unit], f"cannot be read to its end ({one_line(error)})"
+
+    def _read(self, batch: Any, number: int, folder: Path) -> Read:
+        record = read_row(batch, number)
+        image = record.pop(self._columns.image)
+        return read_record(record, self._columns), read_image_field(image, folder)
 
     def digest(self) -> str:
         """Images are marked in the bytes of the file, not one by one, but for those that lie beside it."""

@@ -6,16 +6,16 @@ import itertools
 import os
 import tarfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from torch import Tensor
-
-from hart.data.digests import ABSENT, SetDigest, mark_range
-from hart.data.notes import Note, as_weights, number_classes
-from hart.data.readers.tar_members import TAR_FAULTS, TWICE, Group, StrictHeader, read_groups
-from hart.data.samples import Damage, DamagedSample, Sample, one_line, shown
+from hart.data.digests import ABSENT, mark_range
+from hart.data.notes import Note
+from hart.data.readers.base import Listed, Read, RowReader
+from hart.data.readers.tar_members import TAR_FAULTS, TWICE, Group, StrictHeader, broken_off, read_groups
+from hart.data.samples import DamagedSample, one_line, shown
 from hart.files import FileError, open_regular
 
 
@@ -30,61 +30,44 @@ class Member:
     note: Note
     notes_digest: bytes
 
-    @property
-    def key(self) -> str:
-        return shown(f"{self.shard}:{self.name}")
 
-
-class TarSource:
+class TarReader(RowReader):
     """The pictures of tar shards; those with the same name but for the suffix belong together.
 
     A shard that breaks off counts as one damage; what comes before is good.
     """
 
+    kind = "tar shards"
+
     def __init__(self, shards: Sequence[Path]) -> None:
-        damaged: list[Damage] = []
-        self._members = [member for shard in shards for member in list_shard(shard, damaged)]
-        self._labels, self.classes = number_classes([member.note.label for member in self._members])
-        self.weights: Tensor = as_weights(member.note.weight for member in self._members)
-        self.damaged = tuple(damaged)
-        self.description = f"{len(shards)} tar shards in {shards[0].parent}: {len(self)} pictures"
+        self._shards = shards
+        super().__init__(f"{len(shards)} tar shards in {shards[0].parent}")
 
-    def __len__(self) -> int:
-        return len(self._members)
+    def records(self) -> Iterator[tuple[Member | str, Callable[[], Listed] | str]]:
+        for shard in self._shards:
+            yield from list_shard(shard)
 
-    def key(self, row: int) -> str:
-        return self._members[row].key
+    def name(self, place: Member | str) -> str:
+        return shown(place if isinstance(place, str) else f"{place.shard}:{place.name}")
 
-    def read(self, row: int) -> Sample:
-        member = self._members[row]
+    def read_record(self, place: Member) -> Read:
         try:
-            with open_regular(member.shard) as file:
-                file.seek(member.offset)
-                image = file.read(member.size)
+            with open_regular(place.shard) as file:
+                file.seek(place.offset)
+                return place.note, file.read(place.size)
         except (FileError, OSError) as error:
             raise DamagedSample(one_line(error)) from None
-        note = member.note
-        return Sample(member.key, image, note.captions, self._labels[row], note.weight, note.record)
 
-    def digest(self) -> str:
-        return digest_of_members(self._members)
-
-
-def digest_of_members(members: Iterable[Member]) -> str:
-    """Of images in tar shards."""
-    digest = SetDigest("tar shards")
-    for shard, own in itertools.groupby(members, key=lambda member: member.shard):
+    def mark(self, place: Member, label: int | None) -> tuple[str | bytes, ...]:
         try:
-            with open_regular(shard) as file:
-                for member in own:
-                    digest.add(member.name, member.notes_digest, mark_range(file, member.offset, member.size))
+            with open_regular(place.shard) as file:
+                return place.name, place.notes_digest, mark_range(file, place.offset, place.size)
         except (FileError, OSError):
-            digest.add(ABSENT)
-    return digest.hexdigest()
+            return (ABSENT,)
 
 
-def list_shard(shard: Path, damaged: list[Damage]) -> list[Member]:
-    """The pictures of a shard; adds to `damaged` what cannot be used, and where the shard breaks off.
+def list_shard(shard: Path) -> Iterator[tuple[Member | str, Callable[[], Listed] | str]]:
+    """What lies in a shard, as `TarReader.records` gives it.
 
     What lies scattered, as in an archive of a folder as it stood, is brought together by name; but where a name brings
     a second picture or note of one kind, only its first group stands, as for who reads one after the other.
@@ -100,21 +83,20 @@ def list_shard(shard: Path, damaged: list[Damage]) -> list[Member]:
                 else:
                     groups[group.name] = group
     except TAR_FAULTS as error:
-        damaged.append(Damage(shown(str(shard)), f"the shard cannot be read to its end ({one_line(error)})"))
-    damaged += [Damage(shown(f"{shard}:{name}"), TWICE) for name in _bring_together(groups, later)]
-    members = []
+        yield str(shard), broken_off(error)
+    yield from ((f"{shard}:{name}", TWICE) for name in _bring_together(groups, later))
     for group in groups.values():
         if group.image is None and not group.fault:
             continue
         try:
             note = group.note()
         except DamagedSample as error:
-            damaged.append(Damage(shown(f"{shard}:{group.name}"), str(error)))
+            yield f"{shard}:{group.name}", str(error)
             continue
         assert group.image is not None
         place = group.image.offset_data, group.image.size
-        members.append(Member(shard, group.name, *place, note, group.notes_digest()))
-    return members
+        member = Member(shard, group.name, *place, note, group.notes_digest())
+        yield member, partial(Listed, note.label, note.weight)
 
 
 def _bring_together(groups: dict[str, Group], later: Sequence[Group]) -> Iterator[str]:

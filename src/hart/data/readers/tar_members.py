@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Self, cast
 
+from hart.data.images import MAX_FILE
 from hart.data.notes import NOTE_LIMIT, NOTE_SUFFIXES, Note, read_notes
 from hart.data.readers.folder import IMAGE_SUFFIXES
-from hart.data.samples import DamagedSample, text_fault
+from hart.data.samples import DamagedSample, one_line, text_fault
 from hart.files import FileError
-from hart.images import MAX_FILE
 
 TWICE = "its name comes twice in the shard"
 MAX_MEMBER = 2**34
@@ -68,6 +68,10 @@ class StrictHeader(tarfile.TarInfo):
 
 TAR_FAULTS = (tarfile.TarError, FileError, EOFError, OSError, ValueError, OverflowError, zlib.error)
 """What a damaged archive makes the library raise."""
+
+
+def broken_off(error: Exception) -> str:
+    return f"the shard cannot be read to its end ({one_line(error)})"
 
 
 def read_groups(tar: tarfile.TarFile, read_image: Callable[[tarfile.TarInfo], bytes]) -> Iterator[Group]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import signal
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hart.data.digests import SetDigest
-from hart.data.notes import class_number
-from hart.data.readers.tar import digest_of_members, list_shard
-from hart.data.readers.tar_members import TAR_FAULTS, TWICE, Group, StrictHeader, read_groups
-from hart.data.samples import Damage, DamagedSample, Sample, one_line, shown
+from hart.data.readers.base import Read, StreamReader
+from hart.data.readers.tar import TarReader
+from hart.data.readers.tar_members import TAR_FAULTS, TWICE, Group, StrictHeader, broken_off, read_groups
+from hart.data.samples import one_line, shown
 from hart.errors import HartError
 from hart.files import FileError, open_regular
 
@@ -22,7 +23,7 @@ def is_remote(shard: str) -> bool:
     return shard.startswith("pipe:") or ("://" in shard and not shard.startswith("file:"))
 
 
-class WebDatasetStream:
+class TarStream(StreamReader):
     """Shards in WebDataset form: files, or what `webdataset.gopen` reads from (http, s3, gs, hf, "pipe:")."""
 
     def __init__(self, shards: Sequence[str]) -> None:
@@ -34,13 +35,13 @@ class WebDatasetStream:
         self.units = tuple(shards)
         self.description = f"stream of {len(shards)} tar shards from {shards[0]}"
 
-    def read_unit(self, unit: int) -> Iterator[Sample | Damage]:
+    def records(self, unit: int) -> Iterator[tuple[str, Callable[[], Read] | str]]:
         shard = self.units[unit]
         fault: Exception | None = None
         with _opened(shard) as stream:
             try:
                 with tarfile.open(fileobj=stream, mode="r|*", tarinfo=StrictHeader) as tar:
-                    yield from _samples(shard, read_groups(tar, lambda member: _content(tar, member)))
+                    yield from _records(shard, read_groups(tar, lambda member: _content(tar, member)))
             except TAR_FAULTS as error:
                 if isinstance(error, HartError) and not isinstance(error, FileError):
                     raise
@@ -48,7 +49,7 @@ class WebDatasetStream:
             if is_remote(shard):
                 _require_arrival(shard, stream, fault is not None)
         if fault is not None:
-            yield Damage(shown(shard), f"the shard cannot be read to its end ({one_line(fault)})")
+            yield shown(shard), broken_off(fault)
 
     def digest(self) -> str:
         digest = SetDigest("stream")
@@ -57,7 +58,7 @@ class WebDatasetStream:
                 # what stands after "?" are passwords and dates
                 digest.add(shard if shard.startswith("pipe:") else shard.partition("?")[0])
             else:
-                digest.add(digest_of_members(list_shard(local_path(shard), [])))
+                digest.add(TarReader([local_path(shard)]).digest())
         return digest.hexdigest()
 
 
@@ -72,27 +73,19 @@ def missing_shards(missing: Sequence[str]) -> str:
     return f"missing shards: {shown}: copy them there, or take them out of the pattern"
 
 
-def _samples(shard: str, groups: Iterator[Group]) -> Iterator[Sample | Damage]:
+def _records(shard: str, groups: Iterator[Group]) -> Iterator[tuple[str, Callable[[], Read] | str]]:
     """What the groups of a shard are; of those with one name, the first."""
     seen: dict[str, bool] = {}
     for group in groups:
-        key = shown(f"{shard}:{group.name}")
         is_picture = group.image is not None or bool(group.fault)
         before = seen.get(group.name)
         seen[group.name] = bool(before) or is_picture
-        if not seen[group.name]:
-            continue
-        if before is not None:
-            yield Damage(key, TWICE)
-            continue
-        try:
-            note = group.note()
-        except DamagedSample as error:
-            yield Damage(key, str(error))
-            continue
-        if note.weight != 1:
-            raise HartError(f"{key} has a weight, which a stream cannot follow: read local shards as kind 'shards'")
-        yield Sample(key, group.content, note.captions, class_number(note.label), note.weight, note.record)
+        if seen[group.name]:
+            yield shown(f"{shard}:{group.name}"), TWICE if before is not None else partial(_read, group)
+
+
+def _read(group: Group) -> Read:
+    return group.note(), group.content
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

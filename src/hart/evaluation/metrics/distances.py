@@ -105,12 +105,11 @@ def kernel_distance(
     size = min(subset_size, len(x) // 2, len(y) // 2)
     require_pictures(size, 2, "KID, of half of the pictures,")
     x, y = x.double(), y.double()
-    values = torch.stack(
-        [
-            poly_mmd(*(rows[torch.randperm(len(rows), generator=generator)[:size]] for rows in (x, y)))
-            for _ in range(subsets)
-        ]
-    )
+
+    def subset(rows: Tensor) -> Tensor:
+        return rows[torch.randperm(len(rows), generator=generator)[:size]]
+
+    values = torch.stack([poly_mmd(subset(x), subset(y)) for _ in range(subsets)])
     return Figure(float(values.mean()), deviation=float(values.std(correction=0)))
 
 

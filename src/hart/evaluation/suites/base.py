@@ -157,16 +157,17 @@ class ImageSetOptions:
 
 
 O = TypeVar("O", bound=SuiteOptions)  # noqa: E741
+O_co = TypeVar("O_co", bound=SuiteOptions, covariant=True)
 
 
 @plain_dataclass(frozen=True)
-class Context(Generic[O]):
+class Context(Generic[O_co]):
     """What a suite runs with.
 
     out: the folder of its results. progress: told what is being done. note: one line to the user while it runs.
     """
 
-    options: O
+    options: O_co
     out: Path
     progress: Progress = silent
     note: Callable[[str], None] = lambda _: None

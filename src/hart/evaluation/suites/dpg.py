@@ -11,6 +11,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from hart.data.images import open_image
 from hart.evaluation.judges.answers import BlipAnswers
 from hart.evaluation.judges.dpg_rules import (
     CATEGORIES,
@@ -25,7 +26,6 @@ from hart.evaluation.published_files import at_hand, located
 from hart.evaluation.report import Result, pictures_text
 from hart.evaluation.suites.asking import OVERALL, VERDICTS_FILE, Asked, AskingOptions, Verdict
 from hart.evaluation.suites.base import STRICT, Context, Suite
-from hart.images import open_image
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

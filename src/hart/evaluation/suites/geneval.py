@@ -12,6 +12,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from hart.data.images import open_image
 from hart.evaluation.judges.colours import ClipColours
 from hart.evaluation.judges.geneval_rules import (
     CONFIDENCE,
@@ -32,7 +33,6 @@ from hart.evaluation.published_files import at_hand, located
 from hart.evaluation.report import Result, pictures_text
 from hart.evaluation.suites.asking import OVERALL, VERDICTS_FILE, Asked, AskingOptions, Verdict
 from hart.evaluation.suites.base import STRICT, Context, Suite
-from hart.images import open_image
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -9,6 +9,7 @@ Shapes: B batch, N pictures, H W image, D width of a feature.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -109,8 +110,8 @@ def run(context: Context[TokenizerOptions]) -> Result:
         shapes = {name: value.shape[1:] for name, value in parts[0].items()} if parts else None
         values = kept.get(
             kept.key(batch.pixels),
-            lambda pixels=batch.pixels: measure(pixels),
-            lambda values, batch=batch, shapes=shapes: measure.sound(values, len(batch), shapes),
+            partial(measure, batch.pixels),
+            partial(measure.sound, count=len(batch), shapes=shapes),
         )
         parts.append(values)
         if shown := min(len(batch), SHEET_PICTURES - len(groups)):

@@ -12,9 +12,9 @@ from hart.checkpoint.starting import load_tokenizer
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
 from hart.files import default_cache
-from hart.precompute import EncodedSummary, EncodeOptions, Encoders, encode_dataset
 from hart.text_encoder import load_text_encoder
 from hart.training.conditions import find_text_encoder
+from hart.training.encoding import EncodedSummary, EncodeOptions, Encoders, encode_dataset
 from hart_emoji import RECIPES
 from hart_emoji.data.build import Progress
 from hart_emoji.data.scenes import EmojiScenes

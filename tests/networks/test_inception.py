@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hart.checkpoint.storage import CheckpointError
-from hart.evaluation.inception import SIDE, FidInception, resize_like_clean_fid, resize_like_tensorflow
+from hart.networks.inception import SIDE, FidInception, resize_like_clean_fid, resize_like_tensorflow
 
 
 @torch.no_grad()

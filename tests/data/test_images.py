@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hart.data.images import MAX_PIXELS, as_rgb, decode_image, open_image
 from hart.data.opening import open_source
 from hart.errors import HartError
-from hart.images import MAX_PIXELS, as_rgb, decode_image, open_image
 from picture_files import numbered, picture
 from set_formats import read_all
 

@@ -17,11 +17,11 @@ from clip_models import save_tiny_clip
 from hart.cli import app
 from hart.errors import HartError
 from hart.evaluation import image_reward
-from hart.evaluation.coco import open_coco
-from hart.evaluation.downloads import at_hand, cached_file
-from hart.evaluation.features import open_extractor
-from hart.evaluation.imagenet import REFERENCE_ADDRESS, open_reference
-from hart.evaluation.mjhq import open_mjhq
+from hart.evaluation.metrics.features import open_extractor
+from hart.evaluation.published_files import at_hand, cached_file
+from hart.evaluation.suites.coco import open_coco
+from hart.evaluation.suites.imagenet import REFERENCE_ADDRESS, open_reference
+from hart.evaluation.suites.mjhq import open_mjhq
 from judge_models import save_words
 from models import save_tiny_class_model, save_tiny_text_model
 from picture_files import numbered

@@ -8,29 +8,20 @@ import numpy as np
 import pytest
 import torch
 from scipy import linalg
-from torch import Tensor, nn
-from torchmetrics.image.inception import InceptionScore
-from torchmetrics.image.kid import KernelInceptionDistance
+from torch import Tensor
 
 from hart.errors import HartError
-from hart.evaluation import statistics
-from hart.evaluation.statistics import (
+from hart.evaluation.metrics import distances
+from hart.evaluation.metrics.distances import (
     Gaussian,
-    Moments,
-    bootstrap,
-    bootstrap_mean,
-    few_pictures_warning,
     frechet_distance,
+    frechet_figure,
     inception_score,
-    inception_score_of_parts,
     kernel_distance,
     precision_recall,
-    unbiased_squared_mmd,
 )
+from hart.evaluation.metrics.figures import bootstrap_mean, few_pictures_warning
 from helpers import random_tensor
-
-# torchmetrics says of every metric that it keeps its features
-keeps_features = pytest.mark.filterwarnings("ignore:Metric .* will save all extracted features:UserWarning")
 
 
 def correlated(count: int, width: int, seed: int) -> Tensor:
@@ -67,30 +58,36 @@ def test_a_set_is_at_no_distance_from_itself() -> None:
     assert frechet_distance(Gaussian.of(x), Gaussian.of(x)) == pytest.approx(0, abs=1e-6)
 
 
-def test_moments_in_parts_are_those_of_the_whole() -> None:
+def test_a_covariance_in_parts_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     x = correlated(101, 8, 4) + 1000
-    parts, other = Moments(8), Moments(8)
-    for part in x[:60].split(7):
-        parts.add(part)
-    other.add(x[60:])
-    parts.merge(other)
-    assert parts.count == 101
-    np.testing.assert_allclose(parts.mean, x.double().mean(dim=0), rtol=1e-12)
-    np.testing.assert_allclose(parts.covariance, np.cov(x.double().numpy(), rowvar=False), rtol=1e-8)
-    assert frechet_distance(parts.gaussian(), Gaussian.of(x)) == pytest.approx(0, abs=1e-6)
+    monkeypatch.setattr(distances, "CHUNK", 7)
+    found = Gaussian.of(x)
+    np.testing.assert_allclose(found.mean, x.double().mean(dim=0), rtol=1e-12)
+    np.testing.assert_allclose(found.factor.T @ found.factor, np.cov(x.double().numpy(), rowvar=False), rtol=1e-8)
 
 
-@keeps_features
-def test_kid_is_that_of_torchmetrics() -> None:
+def squared_mmd(x: Tensor, y: Tensor) -> float:
+    """KID's estimate as its paper writes it: no picture is compared with itself."""
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (a.double() @ b.double().T / a.shape[1] + 1) ** 3
+
+    def within(rows: Tensor) -> float:
+        values = kernel(rows, rows)
+        return float(values.sum() - values.diagonal().sum()) / (len(rows) * (len(rows) - 1))
+
+    return within(x) + within(y) - 2 * float(kernel(x, y).mean())
+
+
+def test_kid_is_its_definition_over_subsets_of_the_generator() -> None:
     x, y = random_tensor(30, 12, seed=1), random_tensor(25, 12, seed=2) + 0.3
-    theirs = KernelInceptionDistance(feature=nn.Identity(), subsets=1, subset_size=25)
-    theirs.update(x[:25], real=True)
-    theirs.update(y, real=False)
-    # subsets in another order of rows are the same set
-    assert unbiased_squared_mmd(x[:25].double(), y.double()) == pytest.approx(float(theirs.compute()[0]), rel=1e-4)
-    figure = kernel_distance(x, y, torch.Generator().manual_seed(0))
-    assert figure.deviation is not None and figure.deviation > 0
-    assert figure.value == pytest.approx(unbiased_squared_mmd(x.double(), y.double()), abs=2 * figure.deviation)
+    figure = kernel_distance(x, y, torch.Generator().manual_seed(3), subsets=5)
+    generator = torch.Generator().manual_seed(3)
+    expected = [
+        squared_mmd(*(rows[torch.randperm(len(rows), generator=generator)[:12]] for rows in (x, y))) for _ in range(5)
+    ]
+    assert figure.value == pytest.approx(np.mean(expected), rel=1e-12)
+    assert figure.deviation == pytest.approx(np.std(expected), rel=1e-9)
 
 
 def test_kid_of_two_halves_of_one_set_is_about_zero() -> None:
@@ -102,18 +99,23 @@ def test_kid_of_two_halves_of_one_set_is_about_zero() -> None:
     assert frechet_distance(Gaussian.of(x[:200]), Gaussian.of(x[200:])) > 0.1
 
 
-@keeps_features
-@pytest.mark.filterwarnings("ignore:std.* degrees of freedom:UserWarning")
-def test_inception_score_is_that_of_torchmetrics() -> None:
+def test_inception_score_is_its_definition_in_parts_and_leaves_the_global_generator_alone() -> None:
     logits = 3 * random_tensor(40, 10, seed=6)
-    theirs = InceptionScore(feature=nn.Identity(), splits=1)
-    theirs.update(logits)
-    assert inception_score(logits) == pytest.approx(float(theirs.compute()[0]), rel=1e-5)
+
+    def score(rows: Tensor) -> float:
+        odds = rows.double().softmax(dim=1)
+        return float((odds * (odds.log() - odds.mean(dim=0).log())).sum(dim=1).mean().exp())
+
+    state = torch.random.get_rng_state()
+    whole, parts = inception_score(logits), inception_score(logits, part=20)
+    assert torch.random.get_rng_state().equal(state)
+    assert whole.value == pytest.approx(score(logits), rel=1e-12) and whole.deviation is None
+    expected = [score(logits[:20]), score(logits[20:])]
+    assert parts.value == pytest.approx(np.mean(expected), rel=1e-12)
+    assert parts.deviation == pytest.approx(np.std(expected), rel=1e-9)
     # certain and evenly spread over C classes scores C; the same guess for all scores 1
-    assert inception_score(100 * torch.eye(7)) == pytest.approx(7, rel=1e-6)
-    assert inception_score(torch.ones(5, 3)) == pytest.approx(1)
-    parts = inception_score_of_parts(logits, part=20)
-    assert parts.value == pytest.approx((inception_score(logits[:20]) + inception_score(logits[20:])) / 2)
+    assert inception_score(100 * torch.eye(7)).value == pytest.approx(7, rel=1e-6)
+    assert inception_score(torch.ones(5, 3)).value == pytest.approx(1)
 
 
 def test_precision_and_recall_are_what_their_paper_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +132,7 @@ def test_precision_and_recall_are_what_their_paper_says(monkeypatch: pytest.Monk
     assert found.precise.tolist() == [covered(point, real) for point in generated]
     assert found.recalled.tolist() == [covered(point, generated) for point in real]
     # in parts, as large sets are compared
-    monkeypatch.setattr(statistics, "MAX_DISTANCES", 70)
+    monkeypatch.setattr(distances, "MAX_DISTANCES", 70)
     parts = precision_recall(real, generated, neighbours=3)
     assert parts.precise.equal(found.precise) and parts.recalled.equal(found.recalled)
     # generated pictures that are all alike are precise but recall little
@@ -152,11 +154,11 @@ def test_interval_of_a_mean_is_that_of_the_normal_law() -> None:
 def test_interval_of_a_biased_statistic_holds_its_value() -> None:
     """Resampling alone raises a Frechet distance far above its value at small counts."""
     x, y = random_tensor(40, 16, seed=1), random_tensor(40, 16, seed=2)
-    figure = bootstrap(
-        lambda i, j: frechet_distance(Gaussian.of(x[i]), Gaussian.of(y[j])), [40, 40], torch.Generator().manual_seed(0)
-    )
-    assert figure.low is not None and figure.high is not None
-    assert figure.low < figure.value < figure.high
+    for paired in (False, True):
+        figure = frechet_figure(x, y, torch.Generator().manual_seed(0), 20, paired=paired)
+        assert figure.value == frechet_distance(Gaussian.of(x), Gaussian.of(y))
+        assert figure.low is not None and figure.high is not None
+        assert figure.low < figure.value < figure.high
 
 
 def test_intervals_follow_from_the_generator_and_can_be_left_out() -> None:
@@ -177,4 +179,4 @@ def test_too_few_pictures_are_said() -> None:
         with pytest.raises(HartError, match=r"needs at least \d pictures, there are"):
             compute()
     assert "9,999 pictures, fewer than 10,000" in str(few_pictures_warning("FID", 9_999))
-    assert few_pictures_warning("FID", 10_000) is None
+    assert few_pictures_warning("FID", 10_000) == ()

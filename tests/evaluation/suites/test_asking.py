@@ -17,10 +17,10 @@ from hart.cli import app
 from hart.errors import HartError
 from hart.evaluation.alignment import dpg, geneval, published
 from hart.evaluation.alignment.asking import AskingOptions, draw_prompts, part_warning
-from hart.evaluation.alignment.dpg_rules import QUESTIONS
-from hart.evaluation.alignment.geneval_rules import PROMPTS, TASKS
 from hart.evaluation.alignment.verdicts import kept_verdicts
 from hart.evaluation.drawing import DrawnPictures
+from hart.evaluation.judges.dpg_rules import QUESTIONS
+from hart.evaluation.judges.geneval_rules import PROMPTS, TASKS
 from judge_models import save_answerer, save_clip, save_detector
 from models import save_tiny_class_model, save_tiny_text_model
 

@@ -14,7 +14,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from hart.checkpoint.storage import CheckpointError
 from hart.errors import HartError
-from hart.evaluation.image_reward import ImageReward, RewardNetwork, RewardSizes, name_in_file
+from hart.networks.image_reward import ImageReward, RewardNetwork, RewardSizes, name_in_file
 from judge_models import save_words
 from reward_models import SIZES, published_layout, random_state
 

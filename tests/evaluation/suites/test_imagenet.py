@@ -15,11 +15,10 @@ from scipy import linalg
 from typer.testing import CliRunner, Result
 
 from hart.cli import app
-from hart.evaluation.comparison import SetStatistics, all_figures
-from hart.evaluation.features import Features, InceptionV3
-from hart.evaluation.imagenet import balanced_classes
-from hart.evaluation.inception import FidInception
-from hart.evaluation.statistics import Gaussian
+from hart.evaluation.metrics.distances import Gaussian, SetStatistics, all_figures
+from hart.evaluation.metrics.features import Features, InceptionV3
+from hart.evaluation.suites.imagenet import balanced_classes
+from hart.networks.inception import FidInception
 from helpers import random_tensor
 from models import save_tiny_class_model, save_tiny_text_model
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hart.errors import HartError
-from hart.evaluation.sample_files import SampleFile, write_samples
+from hart.evaluation.npz import SampleFile, write_samples
 
 
 def pictures(count: int = 7, height: int = 6, width: int = 6) -> np.ndarray:

@@ -14,7 +14,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from clip_models import POSITIONS, SIDE, save_tiny_clip
 from hart.errors import HartError
-from hart.evaluation.scorers import ClipScore, HpsV2
+from hart.evaluation.judges.scores import ClipScore, HpsV2
 
 CPU = torch.device("cpu")
 PROMPTS = ["a cat", "Two dogs!", "a", "green"]

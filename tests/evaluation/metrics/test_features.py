@@ -10,9 +10,9 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, Dinov2
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from hart.errors import HartError
-from hart.evaluation.features import EfficientNetLite0, Features, open_extractor
-from hart.evaluation.inception import SIDE, FidInception, resize_like_clean_fid, resize_like_tensorflow
+from hart.evaluation.metrics.features import EfficientNetLite0, Features, open_extractor
 from hart.networks.efficientnet import load_efficientnet_lite0
+from hart.networks.inception import SIDE, FidInception, resize_like_clean_fid, resize_like_tensorflow
 
 CPU = torch.device("cpu")
 

@@ -12,9 +12,10 @@ from pytorch_msssim import ssim
 from hart.data.opening import open_source
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
-from hart.evaluation.features import open_extractor
+from hart.evaluation.metrics.distances import Gaussian, frechet_distance
+from hart.evaluation.metrics.features import open_extractor
 from hart.evaluation.pictures import Pictures
-from hart.evaluation.reconstruction import (
+from hart.evaluation.suites.tokenizer import (
     PSNR,
     ReconstructionOptions,
     evaluate_tokenizer,
@@ -22,7 +23,6 @@ from hart.evaluation.reconstruction import (
     psnr,
     schedule_for,
 )
-from hart.evaluation.statistics import Gaussian, frechet_distance
 from hart.scales import ScaleSchedule
 from helpers import tiny_model, tiny_text_config, tiny_tokenizer_config
 from picture_files import picture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hart.errors import HartError
-from hart.evaluation.alignment.geneval_rules import (
+from hart.evaluation.judges.geneval_rules import (
     MOST_OBJECTS,
     OBJECTS,
     Found,

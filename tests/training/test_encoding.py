@@ -17,8 +17,8 @@ from hart.data.opening import open_source
 from hart.data.sources import Stream
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
-from hart.precompute import EncodedSummary, EncodeOptions, Encoders, encode_dataset
 from hart.text_encoder import Reading, TextEncoder, load_text_encoder
+from hart.training.encoding import EncodedSummary, EncodeOptions, Encoders, encode_dataset
 from hart.types import TextContext
 from helpers import TEXT_TOKENS, TEXT_WIDTH, random_tensor, tiny_class_config, tiny_model, tiny_text_config
 from models import save_tiny_text_model
@@ -106,10 +106,10 @@ def test_a_run_that_was_stopped_goes_on_and_writes_the_same(
 
 def test_parts_and_workers_write_the_same_set(pictures: Path, encoders: Encoders, tmp_path: Path) -> None:
     encode(pictures, encoders, tmp_path / "one")
-    assert not encode(pictures, encoders, tmp_path / "two", part=1, parts=2).finished
+    assert not encode(pictures, encoders, tmp_path / "two", part="2/2").finished
     with pytest.raises(HartError, match="was not finished"):
         EncodedSet(tmp_path / "two")
-    assert encode(pictures, encoders, tmp_path / "two", part=0, parts=2, workers=2).finished
+    assert encode(pictures, encoders, tmp_path / "two", part="1/2", workers=2).finished
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 
@@ -202,7 +202,7 @@ class FeaturedPadding:
 def test_features_of_padding_are_kept_and_those_out_of_range_refused(
     pictures: Path, encoders: Encoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hart.precompute.encoder_module", lambda encoder: encoder.model)
+    monkeypatch.setattr("hart.training.encoding.encoder_module", lambda encoder: encoder.model)
     assert encoders.text_encoder is not None
     padded: Any = FeaturedPadding(encoders.text_encoder)
     encode(pictures, replace(encoders, text_encoder=padded), tmp_path / "a", batch_size=1)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from hart.commands.locks import LOCK_FILE, locked
 from hart.errors import HartError
-from hart.locks import LOCK_FILE, locked
 from lock_processes import hold_and_die, try_lock
 
 CONTEXT = multiprocessing.get_context("forkserver")

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from hart.checkpoint.loading import load_config
 from hart.cli import app
 from hart.config import HartConfig
-from hart.evaluation.cost import printed_macs
 from hart.evaluation.published_class import CLASS_TO_IMAGE
 from hart.evaluation.published_cost import TEXT_COST
+from hart.evaluation.suites.cost import printed_macs
 from hart.inference.cost import model_cost
 from hart.presets import preset, var_imagenet
 from models import save_tiny_class_model, save_tiny_text_model

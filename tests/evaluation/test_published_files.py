@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hart.errors import HartError
-from hart.evaluation.alignment.geneval_rules import PROMPTS
-from hart.evaluation.alignment.prompt_files import located
+from hart.evaluation.judges.geneval_rules import PROMPTS
+from hart.evaluation.published_files import located
 
 
 def test_a_given_file_or_its_folder(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from PIL import Image
 from transformers import CLIPModel
 
 from hart.errors import HartError
-from hart.evaluation.alignment.answers import BlipAnswers
-from hart.evaluation.alignment.colours import WORDINGS, ClipColours, cut_out
-from hart.evaluation.alignment.detection import Mask2FormerDetector, instances, object_names
-from hart.evaluation.alignment.geneval_rules import COLOURS, OBJECTS, Found
+from hart.evaluation.judges.answers import BlipAnswers
+from hart.evaluation.judges.colours import WORDINGS, ClipColours, cut_out
+from hart.evaluation.judges.geneval_rules import COLOURS, OBJECTS, Found
+from hart.evaluation.judges.objects import Mask2FormerDetector, instances, object_names
 from judge_models import LABELS, save_answerer, save_clip, save_detector
 
 CPU = torch.device("cpu")

@@ -1,0 +1,140 @@
+"""What all formats do alike. A reader lists its records and reads one; what is damaged is skipped and counted here."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from array import array
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hart.data.digests import SetDigest
+from hart.data.notes import Note, class_number, number_classes
+from hart.data.samples import Damage, DamagedSample, Sample
+from hart.data.splits import Division
+from hart.errors import HartError
+
+Read = tuple[Note, bytes]
+"""What is said about a picture, and its encoded image."""
+
+
+class Listed(NamedTuple):
+    """What must be known of every picture before the first is read. name: which decides the split, if the hash does."""
+
+    label: int | str | None = None
+    weight: float = 1.0
+    name: str = ""
+
+
+class RowReader(ABC):
+    """A `hart.data.sources.Source`: a format of which any record can be read at any time.
+
+    Records are known by their place, which a reader chooses: small, since there may be millions.
+    """
+
+    kind: str
+    """First word of its digest: it never changes."""
+    digests_classes = False
+    remark = ""
+    """End of the description."""
+
+    def __init__(self, title: str, *, division: str | None = None, classes: tuple[str, ...] | None = None) -> None:
+        """title: what the set is, for people. division: the split to keep, where names decide it by their hash.
+
+        classes: names of the labels; told from the labels where they are not given.
+        """
+        weights, names = array("d"), list[str]()
+        places: list[Any] = []
+        labels: list[int | str | None] = []
+        damaged: list[Damage] = []
+        for place, facts in self.records():
+            try:
+                listed = facts() if callable(facts) else _damaged(facts)
+            except DamagedSample as error:
+                damaged.append(Damage(self.name(place), str(error)))
+                continue
+            places.append(place)
+            labels.append(listed.label)
+            weights.append(listed.weight)
+            if division is not None:
+                names.append(listed.name)
+        # before the set is divided, so that all splits number the classes alike
+        numbers, found = number_classes(labels)
+        self.classes = found if classes is None else classes
+        self.damaged = tuple(damaged)
+        if division is not None:
+            ours = Division(names, division, title)
+            kept = [row for row, name in enumerate(names) if name in ours]
+            places, numbers = [places[row] for row in kept], tuple(numbers[row] for row in kept)
+            weights, self.remark = array("d", [weights[row] for row in kept]), ours.note
+        self._places = array("q", places) if places and isinstance(places[0], int) else places
+        self._labels = numbers
+        self.weights: Tensor = torch.tensor(weights, dtype=torch.float32)
+        self.description = f"{title}: {len(self)} pictures{self.remark}"
+
+    @abstractmethod
+    def records(self) -> Iterator[tuple[Any, Callable[[], Listed] | str]]:
+        """The place of every record, with a call that looks at it or raises `DamagedSample`, or with its fault."""
+
+    @abstractmethod
+    def name(self, place: Any) -> str:
+        """Where a record lies, for messages."""
+
+    @abstractmethod
+    def read_record(self, place: Any) -> Read:
+        """Raises `DamagedSample`."""
+
+    @abstractmethod
+    def mark(self, place: Any, label: int | None) -> tuple[str | bytes, ...]:
+        """What a digest covers of a record; never fails."""
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def key(self, row: int) -> str:
+        return self.name(self._places[row])
+
+    def read(self, row: int) -> Sample:
+        note, image = self.read_record(self._places[row])
+        label = self._labels[row]
+        label = class_number(note.label) if label is None else label
+        return Sample(self.key(row), image, note.captions, label, note.weight, note.record)
+
+    def digest(self) -> str:
+        digest = SetDigest(self.kind)
+        if self.digests_classes:
+            digest.add(*self.classes)
+        for place, label in zip(self._places, self._labels, strict=True):
+            digest.add(*self.mark(place, label))
+        return digest.hexdigest()
+
+
+class StreamReader(ABC):
+    """A `hart.data.sources.Stream`: a format whose records come one after the other, in units."""
+
+    units: tuple[str, ...]
+    description: str
+
+    @abstractmethod
+    def records(self, unit: int) -> Iterator[tuple[str, Callable[[], Read] | str]]:
+        """The name of every record, with a call that reads it or raises `DamagedSample`, or with its fault."""
+
+    @abstractmethod
+    def digest(self) -> str: ...
+
+    def read_unit(self, unit: int) -> Iterator[Sample | Damage]:
+        for key, read in self.records(unit):
+            try:
+                note, image = read() if callable(read) else _damaged(read)
+            except DamagedSample as error:
+                yield Damage(key, str(error))
+                continue
+            if note.weight != 1:
+                raise HartError(f"{key} has a weight, which a stream cannot follow: read local shards as kind 'shards'")
+            yield Sample(key, image, note.captions, class_number(note.label), record=note.record)
+
+
+def _damaged(reason: str) -> Any:
+    raise DamagedSample(reason)

@@ -1,0 +1,303 @@
+"""Precompute what stage `transformer` reads: codes and rest of every picture, features of every caption.
+
+The tokenizer and the text encoder then run once a set and not once a step. Shards are written whole or not at all; a
+run that was stopped goes on with the first shard that is not there. Several processes can share the shards.
+
+Shapes: see `hart.data.encoded_files`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from hart.checkpoint.storage import fingerprint
+from hart.data.datasets import CaptionedImages, gather
+from hart.data.encoded_files import (
+    CAPTION_EDGES,
+    CODES,
+    FACTS,
+    FORMAT,
+    LABELS,
+    LAST_SCALE,
+    TEXT_FEATURES,
+    TEXT_MASK,
+    TEXT_PLACE,
+    WEIGHTS,
+    index_file,
+    read_facts,
+    shard_file,
+    stamp_of,
+)
+from hart.data.loader import MIN_SEEN
+from hart.data.read_ahead import read_ahead
+from hart.data.samples import Condition, Damage, Sample, require_mostly_sound
+from hart.data.sources import Source, Stream, read_row
+from hart.data.transforms import ImageTransform, to_signed
+from hart.data.written_sets import require_own_folder
+from hart.errors import HartError
+from hart.files import atomic_write
+from hart.text_encoder import TextEncoder, encoder_module
+from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
+from hart.training.encode_options import EncodeOptions
+
+Progress = Callable[[int, int | None, str], None]
+"""Called with (shards done, shards in all, what is being done)."""
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """What runs over the set, already on `device`. text_encoder: None stores class labels only."""
+
+    tokenizer: HybridTokenizer
+    text_encoder: TextEncoder | None
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class EncodedSummary:
+    """What is in the folder now.
+
+    damaged: pictures left out. finished: all shards are there, and the index. cut: captions that are longer than the
+    text encoder reads, as far as the shards say (those of before did not).
+    """
+
+    pictures: int
+    captions: int
+    damaged: int
+    finished: bool
+    cut: int = 0
+
+
+@torch.inference_mode()
+def encode_dataset(
+    source: Source | Stream,
+    transform: ImageTransform,
+    encoders: Encoders,
+    folder: Path,
+    split: str,
+    options: EncodeOptions,
+    progress: Progress = lambda done, total, what: None,
+) -> EncodedSummary:
+    """Write the shards of this part that are not there yet, and the index once all shards of all parts are.
+
+    Raises `HartError` when the folder holds shards made otherwise, when too many pictures are damaged, or when
+    features leave the range of `options.dtype`.
+    """
+    if transform.random:
+        raise HartError("a set that is encoded once cannot have random crops or flips: leave crop and flip as they are")
+    if not re.fullmatch(r"\w[\w.-]*", split):
+        raise HartError(f"split is {split!r}: it names files, so give a word")
+    folder.mkdir(parents=True, exist_ok=True)
+    require_own_folder(folder, r".+-\d{5,}\.safetensors|.+\.json")
+    settings = _settings(source, transform, encoders, split, options)
+    stamp = stamp_of(settings)
+    total = len(source.units) if isinstance(source, Stream) else -(-len(source) // options.shard_size)
+    files = [shard_file(folder, split, number) for number in range(total)]
+    missing = [number for number, file in enumerate(files) if not _is_done(file, stamp)]
+    if missing:
+        # one of an older set, or of this one before shards were deleted
+        index_file(folder, split).unlink(missing_ok=True)
+    part, parts = options.place
+    wanted = [number for number in missing if number % parts == part]
+    condition: Condition = "none" if encoders.text_encoder is None else "caption"
+    chunks = partial(_chunks, source, transform, wanted, options, condition)
+    # a stream is one sequence: more than one process would only read it twice
+    workers = min(options.workers, 1) if isinstance(source, Stream) else options.workers
+    damaged: list[Damage] = []
+    seen = done = 0
+    shard = _Shard(encoders, options)
+    for chunk in read_ahead(chunks, workers):
+        shard.add(chunk.images)
+        damaged += chunk.images.damaged
+        seen += len(chunk.images) + len(chunk.images.damaged)
+        least = MIN_SEEN if isinstance(source, Stream) else len(source)
+        require_mostly_sound(damaged, max(seen, least), options.max_damaged, source.description, "--max-damaged")
+        if chunk.last:
+            shard.write(files[chunk.shard], stamp)
+            shard = _Shard(encoders, options)
+            done += 1
+            progress(done, len(wanted), f"shard {chunk.shard + 1}/{total}")
+    return _finish(index_file(folder, split), files, settings, source, options)
+
+
+def _settings(
+    source: Source | Stream, transform: ImageTransform, encoders: Encoders, split: str, options: EncodeOptions
+) -> dict[str, Any]:
+    """All that decides what is in the shards."""
+    config = encoders.tokenizer.config
+    text = encoders.text_encoder
+    return {
+        "source": source.description,
+        "source_digest": source.digest(),
+        "split": split,
+        "transform": asdict(transform),
+        "scales": list(config.scales),
+        "tokenizer": fingerprint(encoders.tokenizer),
+        "text_encoder": None if text is None else fingerprint(encoder_module(text)),
+        "text_width": None if text is None else text.width,
+        "text_tokens": None if text is None else text.config.tokens,
+        "text_instruction": text is not None and text.config.instruction,
+        "dtype": options.dtype,
+        "residual": options.residual,
+        "shard_size": options.shard_size,
+    }
+
+
+class _Chunk(NamedTuple):
+    """Decoded pictures of a shard, in their order. last: the shard ends here."""
+
+    shard: int
+    images: CaptionedImages
+    last: bool
+
+
+def _chunks(
+    source: Source | Stream,
+    transform: ImageTransform,
+    shards: Sequence[int],
+    options: EncodeOptions,
+    condition: Condition,
+    worker: int,
+    workers: int,
+) -> Iterator[_Chunk]:
+    """What a worker decodes of the shards: of rows every chunk whose turn it is, of a stream all."""
+
+    def chunk(shard: int, samples: Sequence[Sample | Damage], last: bool) -> _Chunk:
+        return _Chunk(shard, gather(samples, transform, condition, len(samples)), last)
+
+    size, step = options.shard_size, options.batch_size
+    if isinstance(source, Stream):
+        for shard in shards:
+            samples = source.read_unit(shard)
+            while len(own := list(itertools.islice(samples, step))) == step:
+                yield chunk(shard, own, last=False)
+            yield chunk(shard, own, last=True)
+        return
+    plan = []
+    for shard in shards:
+        end = min((shard + 1) * size, len(source))
+        plan += [(shard, range(start, min(start + step, end)), end) for start in range(shard * size, end, step)]
+    for shard, rows, end in plan[worker::workers]:
+        yield chunk(shard, [read_row(source, row) for row in rows], last=rows.stop == end)
+
+
+class _Shard:
+    """A shard in the making: tensors as they are stored, chunk after chunk."""
+
+    def __init__(self, encoders: Encoders, options: EncodeOptions) -> None:
+        self._encoders = encoders
+        self._options = options
+        self._dtype: torch.dtype = getattr(torch, options.dtype)
+        self._damaged: list[Damage] = []
+        self._cut = 0
+        config, text = encoders.tokenizer.config, encoders.text_encoder
+        schedule = config.schedule
+        self._parts = {
+            CODES: [torch.empty(0, schedule.total_tokens, dtype=torch.int32)],
+            LABELS: [torch.empty(0, dtype=torch.int64)],
+            WEIGHTS: [torch.empty(0, dtype=torch.float32)],
+            CAPTION_EDGES: [torch.zeros(1, dtype=torch.int64)],
+        }
+        if options.residual:
+            shape = schedule.token_counts[-1], config.latent_channels
+            self._parts[LAST_SCALE] = [torch.empty(0, *shape, dtype=self._dtype)]
+        if text is not None:
+            self._parts[TEXT_MASK] = [torch.empty(0, text.config.tokens, dtype=torch.uint8)]
+            self._parts[TEXT_PLACE] = [torch.empty(0, 3, dtype=torch.int64)]
+            self._parts[TEXT_FEATURES] = [torch.empty(0, text.width, dtype=self._dtype)]
+
+    def add(self, images: CaptionedImages) -> None:
+        self._damaged += images.damaged
+        if not len(images):
+            return
+        tokenizer, text = self._encoders.tokenizer, self._encoders.text_encoder
+        quantized = tokenizer.quantize(tokenizer.encode(to_signed(images.pixels.to(self._encoders.device))))
+        self._parts[CODES].append(torch.cat(quantized.indices, dim=1).int().cpu())
+        if self._options.residual:
+            self._parts[LAST_SCALE].append(self._stored(quantized.last_rest.flatten(2).transpose(1, 2)))
+        none = torch.full((len(images),), -1)
+        self._parts[LABELS].append(none if images.labels is None else images.labels)
+        self._parts[WEIGHTS].append(images.weights)
+        # until they are all there, their numbers
+        counts = [0 if text is None else len(captions) for captions in images.texts]
+        self._parts[CAPTION_EDGES].append(torch.tensor(counts))
+        if text is not None:
+            self._add_captions([caption for captions in images.texts for caption in captions], text)
+
+    def _add_captions(self, captions: Sequence[str], encoder: TextEncoder) -> None:
+        for start in range(0, len(captions), self._options.batch_size):
+            batch = captions[start : start + self._options.batch_size]
+            context = encoder.encode(batch)
+            self._cut += sum(bool(reading.left_out) for reading in encoder.reading(batch))
+            self._parts[TEXT_MASK].append(context.mask.cpu().to(torch.uint8))
+            for features in self._stored(context.embeddings):
+                # padding counts where an encoder gives it features: only tokens that are zero throughout are left out
+                used = features.ne(0).any(dim=1).nonzero().flatten().tolist()
+                first, last = (used[0], used[-1] + 1) if used else (0, 0)
+                self._parts[TEXT_PLACE].append(torch.tensor([[0, first, last - first]]))
+                self._parts[TEXT_FEATURES].append(features[first:last])
+
+    def _stored(self, values: Tensor) -> Tensor:
+        stored = values.to("cpu", self._dtype)
+        if not bool(stored.isfinite().all()):
+            raise HartError(f"features are not finite in {self._options.dtype}: store them as bfloat16 or float32")
+        return stored
+
+    def write(self, path: Path, stamp: str) -> None:
+        tensors = {name: torch.cat(parts).contiguous() for name, parts in self._parts.items()}
+        tensors[CAPTION_EDGES] = tensors[CAPTION_EDGES].cumsum(0)
+        if TEXT_PLACE in tensors:
+            counts = tensors[TEXT_PLACE][:, 2]
+            tensors[TEXT_PLACE][:, 0] = counts.cumsum(0) - counts
+        facts = {
+            "stamp": stamp,
+            "pictures": len(tensors[LABELS]),
+            "captions": int(tensors[CAPTION_EDGES][-1]),
+            "cut": self._cut,
+            "damaged": [asdict(damage) for damage in self._damaged],
+        }
+        # one entry: the library writes several in an order that changes from run to run
+        atomic_write(path, lambda file: file.write(save(tensors, metadata={FACTS: json.dumps(facts)})))
+
+
+def _is_done(path: Path, stamp: str) -> bool:
+    facts = read_facts(path)
+    if facts and facts.get("stamp") != stamp:
+        raise HartError(
+            f"{path} was made from another set, with other encoders or with other options: "
+            "give an empty folder, or delete the shards there"
+        )
+    return bool(facts)
+
+
+def _finish(
+    index: Path, files: Sequence[Path], settings: dict[str, Any], source: Source | Stream, options: EncodeOptions
+) -> EncodedSummary:
+    """Sum up; write the index if no shard is missing, whichever process wrote it."""
+    shards = [(file.name, facts) for file in files if (facts := read_facts(file)).get("stamp") == stamp_of(settings)]
+    damaged = [] if isinstance(source, Stream) else list(source.damaged)
+    damaged += [Damage(**entry) for _, facts in shards for entry in facts["damaged"]]
+    pictures, captions, cut = (
+        sum(facts.get(what, 0) for _, facts in shards) for what in ("pictures", "captions", "cut")
+    )
+    finished = len(shards) == len(files)
+    if finished:
+        require_mostly_sound(damaged, pictures + len(damaged), options.max_damaged, source.description, "--max-damaged")
+        entries = [
+            {"file": name, "pictures": facts["pictures"], "captions": facts["captions"]} for name, facts in shards
+        ]
+        content = {"format": FORMAT, "settings": settings, "shards": entries}
+        content["damaged"] = [asdict(damage) for damage in damaged]
+        atomic_write(index, lambda file: file.write(json.dumps(content, indent=1).encode()))
+    return EncodedSummary(pictures, captions, len(damaged), finished, cut)
