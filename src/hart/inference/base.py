@@ -45,12 +45,12 @@ class BasePipeline:
     ) -> None:
         """Samples with copies of the modules as they are now; the caller's own stay as they were.
 
-        device, dtype: where and in what type they compute, as in `from_pretrained`.
+        device, dtype: where and in what type they compute, as in `from_pretrained`; a `torch.device` is taken as it is.
         folder: where a text encoder that is stored with the model is found when the first prompt comes.
         text_encoder: used instead of the one that the configuration names. Raises `HartError` if its features
             are not what the transformer takes.
         """
-        place = resolve_device(device)
+        place = device if isinstance(device, torch.device) else resolve_device(device)
         number_type = resolve_dtype(dtype, place)
         tokenizer, hart = copied(tokenizer, place, torch.float32), copied(hart, place, number_type)
         self._start(config, prepared(tokenizer, hart, place, number_type), folder, text_encoder)
