@@ -206,7 +206,9 @@ class HartPipeline(BasePipeline):
                         preview = ScalePreview(state.k, scales, number, batches, images, state.latent, parts.images)
                         if stopped := on_scale(preview) is False:
                             break
-                yield images, state.latent
+                latents = state.latent
+                del state  # its logits are as large as what decoding needs
+                yield images, latents
                 if stopped:
                     return
 
