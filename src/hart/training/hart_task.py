@@ -28,7 +28,7 @@ from hart.training.initialization import initialize
 from hart.training.randomness import CPU, generator_for
 from hart.training.task import Engine, Origin, Part, Share, Task, image_row
 from hart.training.token_sources import Conditions, token_source
-from hart.transformer.modulation import LinearModulation
+from hart.transformer.block import LinearModulation
 from hart.types import Context, TokenMaps
 
 SAMPLES = 8
