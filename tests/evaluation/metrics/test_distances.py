@@ -109,6 +109,8 @@ def test_inception_score_is_its_definition_in_parts_and_leaves_the_global_genera
     state = torch.random.get_rng_state()
     whole, parts = inception_score(logits), inception_score(logits, part=20)
     assert torch.random.get_rng_state().equal(state)
+    torch.rand(1)
+    assert inception_score(logits) == whole, "to the last digit, whatever the global generator's state"
     assert whole.value == pytest.approx(score(logits), rel=1e-12) and whole.deviation is None
     expected = [score(logits[:20]), score(logits[20:])]
     assert parts.value == pytest.approx(np.mean(expected), rel=1e-12)
