@@ -31,7 +31,7 @@ from hart.checkpoint.loading import load_config, load_model, resolve_model
 from hart.devices import DTYPES, dtype_name
 from hart.pipeline import HartPipeline
 from hart.presets import PRESETS
-from hart.text_encoder.random_features import RandomTextFeatures
+from hart.text_encoder.base import RandomTextFeatures
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 

@@ -103,7 +103,7 @@ class PictureTimer:
         watch = Stopwatch(self.clock)
         with watch.watching(spans):
             start = self.clock.mark()
-            self.pipe(self.prompt, seed=SEED, images_per_prompt=count, batch_size=count)
+            self.pipe(self.prompt, seed=SEED, num_images_per_prompt=count, batch_size=count)
             end = self.clock.mark()
         self.clock.wait()
         seconds = self.clock.between(start, end)

@@ -13,7 +13,7 @@ import torch
 
 from hart import HartPipeline
 from hart.checkpoint.verification import RecordedDraws, verify
-from hart.generation.next_scale import NextScaleGenerator, Trace
+from hart.generation.next_scale import NextScaleGenerator
 from hart.inference.packing import is_packed, packing_refusal
 from helpers import random_context, tiny_class_config, tiny_text_config
 
@@ -54,7 +54,7 @@ def random_pictures() -> dict[str, bool]:
         prompt = 1 if pipe.num_classes is not None else "a cat"
         pictures = pipe(prompt).images
         pipe.hart.eval()  # plain from here on
-        pictures += pipe(prompt, images_per_prompt=2, batch_size=2).images
+        pictures += pipe(prompt, num_images_per_prompt=2, batch_size=2).images
         drawn[name] = packs and len(pictures) == 3
     return drawn
 
@@ -66,9 +66,9 @@ def plain_and_packed_logits() -> dict[str, float]:
     for dtype in ("float32", "bfloat16"):
         pipe, found = HartPipeline.from_config(WIDE, device="cpu", dtype=dtype), []
         for hart in (pipe.parts.hart, pipe.hart):
-            trace, draws = Trace(), RecordedDraws(torch.zeros(16, 4), 1, torch.device("cpu"))
-            NextScaleGenerator(hart, pipe.tokenizer.quantizer, WIDE.sampling, draws, trace=trace)(context)
-            found.append(trace.logits[0])
+            draws = RecordedDraws(torch.zeros(16, 4), 1, torch.device("cpu"))
+            states = NextScaleGenerator(hart, pipe.tokenizer.quantizer, WIDE.sampling, draws).states(context)
+            found.append(next(states).steps[0].logits)
         differences[dtype] = float((found[0] - found[1]).abs().max() / found[1].abs().max())
     return differences
 

@@ -8,15 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from hart.checkpoint.loading import load_model
-from hart.checkpoint.random_weights import random_model
+from hart.checkpoint.loading import load_model, random_model
 from hart.checkpoint.starting import load_tokenizer
 from hart.config import HartConfig
 from hart.generation.draws import GeneratorDraws
 from hart.generation.next_scale import NextScaleGenerator
 from hart.pipeline import HartPipeline
 from hart.text_encoder import load_text_encoder
-from hart.text_encoder.random_features import RandomTextFeatures
+from hart.text_encoder.base import RandomTextFeatures
 from hart.training.config import (
     DiscriminatorConfig,
     OptimizerConfig,

@@ -4,35 +4,45 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from hart.diffusion.process import DiffusionProcess
-from hart.model import Hart, ResidualHead
+from hart.model import Hart, ResidualHead, ResidualInputs
 from helpers import (
     CHANNELS,
     random_context,
     random_tensor,
     randomize,
-    teacher_input,
     tiny_class_config,
+    tiny_model,
     tiny_text_config,
     without_gradient,
 )
 
 
-def test_cross_entropy_and_diffusion_reach_every_parameter() -> None:
+def test_the_training_pass_predicts_every_scale_and_reaches_every_parameter() -> None:
     config = tiny_text_config()
-    hart = Hart(config)
-    randomize(hart)
-    output = hart.transformer(random_context(config, 2), teacher_input(config, 2))
-    logits = hart.transformer.logits(output.hidden, output.conditioning)
-    codes = random_tensor(2, 16, CHANNELS, seed=5)
-    condition = hart.residual_condition(output.last_scale, codes).flatten(0, 1)
-    assert hart.residual is not None
-    target, noise = random_tensor(32, CHANNELS, seed=1), random_tensor(32, CHANNELS, seed=2)
-    steps = torch.arange(0, 960, 30)
-    loss = hart.residual.loss(condition, target, steps, noise)
-    (logits.logsumexp(dim=-1).mean() + loss.total.mean()).backward()
+    tokenizer, hart = tiny_model(config)
+    maps, context = tokenizer.token_maps(random_tensor(2, CHANNELS, 4, 4)), random_context(config, 2)
+    seen: list[Tensor] = []
+
+    def embed_codes(logits: Tensor) -> Tensor:
+        seen.append(logits)
+        return random_tensor(2, logits.shape[1], CHANNELS, seed=5)
+
+    residual = ResidualInputs(embed_codes, torch.arange(0, 960, 30).view(2, 2, 8), random_tensor(2, 2, 8, CHANNELS))
+    positions = torch.arange(0, 16, 2).expand(2, 8)
+    output = hart(context, maps, positions, residual)
+    assert output.segments == (1, 4, 9, 8)
+    assert output.logits.shape == (2, 22, config.transformer.codebook_size)
+    assert torch.equal(seen[0], output.logits[:, -8:])
+    assert output.diffusion is not None
+    assert output.diffusion.total.shape == (32,)
+    (output.logits.logsumexp(dim=-1).mean() + output.diffusion.total.mean()).backward()
     assert not without_gradient(hart)
+    plain = hart(context, maps)
+    assert plain.diffusion is None
+    torch.testing.assert_close(plain.logits[:, :14], output.logits[:, :14])
 
 
 def test_the_condition_is_the_norm_of_hidden_state_and_code() -> None:

@@ -11,11 +11,10 @@ import torch
 from PIL import Image, ImageChops, ImageStat
 from torch import nn
 
-from hart import HartError, HartPipeline
-from hart.config import SamplingConfig, TextConditioning
-from hart.pipeline import MAX_SEED, ScalePreview
+from hart import HartError, HartPipeline, ScalePreview
+from hart.config import MAX_SEED, SamplingConfig, TextConditioning
+from hart.text_encoder.base import RandomTextFeatures
 from hart.text_encoder.compact import WEIGHTS_FILE
-from hart.text_encoder.random_features import RandomTextFeatures
 from helpers import CLASSES, SCALES, TEXT_TOKENS, TEXT_WIDTH, tiny_text_config
 from models import save_tiny_class_model, save_tiny_text_model
 
@@ -49,7 +48,7 @@ def decoder_calls(module: nn.Module) -> list[int]:
 
 
 def test_pictures_come_prompt_by_prompt_with_growing_seeds(text: HartPipeline) -> None:
-    out = text(PROMPTS, images_per_prompt=2, seed=5)
+    out = text(PROMPTS, num_images_per_prompt=2, seed=5)
     assert out.prompts == [PROMPTS[0], PROMPTS[0], PROMPTS[1], PROMPTS[1]]
     assert out.seeds == [5, 6, 7, 8]
     assert [image.size for image in out.images] == [(text.image_size, text.image_size)] * 4
@@ -70,15 +69,15 @@ def test_prompt_and_seed_matter(text: HartPipeline) -> None:
 def test_a_picture_is_the_one_made_alone_with_its_seed(kind: str, request: pytest.FixtureRequest) -> None:
     pipe: HartPipeline = request.getfixturevalue(kind)
     prompts: list[Any] = PROMPTS if kind == "text" else [1, 4]
-    out = pipe(prompts, images_per_prompt=2, seed=7)
+    out = pipe(prompts, num_images_per_prompt=2, seed=7)
     for image, prompt, seed in zip(out.images, out.prompts, out.seeds, strict=True):
         assert pipe(prompt, seed=seed).images[0].tobytes() == image.tobytes()
 
 
 def test_the_batch_size_changes_rounding_only(text: HartPipeline) -> None:
-    alone = text(PROMPTS, images_per_prompt=2, batch_size=1)
+    alone = text(PROMPTS, num_images_per_prompt=2, batch_size=1)
     for batch_size in (2, 3, 100):
-        together = text(PROMPTS, images_per_prompt=2, batch_size=batch_size)
+        together = text(PROMPTS, num_images_per_prompt=2, batch_size=batch_size)
         for one, other in zip(alone.images, together.images, strict=True):
             assert max(ImageStat.Stat(ImageChops.difference(one, other)).mean) < 1
 
@@ -120,7 +119,7 @@ def test_settings_come_from_the_call_then_from_sampling_then_from_the_model(text
 def test_previews_come_once_a_scale_and_are_decoded_only_when_looked_at(text: HartPipeline) -> None:
     calls = decoder_calls(text.tokenizer.decoder)
     seen: list[ScalePreview] = []
-    out = text("a cat", images_per_prompt=3, batch_size=2, rounds=2, on_scale=seen.append)
+    out = text("a cat", num_images_per_prompt=3, batch_size=2, rounds=2, callback_on_scale=seen.append)
     assert len(calls) == 3  # the pictures themselves
     order = [(preview.batch, preview.k) for preview in seen]
     assert order == [(batch, k) for batch in range(2) for k in range(len(SCALES))]
@@ -132,7 +131,7 @@ def test_previews_come_once_a_scale_and_are_decoded_only_when_looked_at(text: Ha
 
 
 def test_previews_change_nothing(text: HartPipeline) -> None:
-    shown = text("a cat", on_scale=lambda preview: preview.images())
+    shown = text("a cat", callback_on_scale=lambda preview: preview.images())
     assert pixels(shown.images) == pixels(text("a cat").images)
 
 
@@ -141,9 +140,9 @@ def test_previews_change_nothing(text: HartPipeline) -> None:
 def test_short_number_types(kind: str, dtype: Any, text_folder: Path, tmp_path: Path) -> None:
     folder = text_folder if kind == "text" else save_tiny_class_model(tmp_path)
     pipe = HartPipeline.from_pretrained(str(folder), device="cpu", dtype=dtype)
-    assert pipe.hart.dtype in (torch.bfloat16, torch.float16)
+    assert pipe.hart.transformer.word_embed.weight.dtype in (torch.bfloat16, torch.float16)
     seen: list[ScalePreview] = []
-    out = pipe("a cat" if kind == "text" else 2, on_scale=seen.append)
+    out = pipe("a cat" if kind == "text" else 2, callback_on_scale=seen.append)
     assert all(preview.latent.dtype == torch.float32 and preview.latent.isfinite().all() for preview in seen)
     assert out.images[0].size == (pipe.image_size, pipe.image_size)
     assert math.isfinite(pipe.reconstruct(out.images[0]).hybrid_psnr)
@@ -194,15 +193,15 @@ def test_random_weights_need_no_files_and_follow_their_seed(text: HartPipeline) 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"prompts": ""}, "empty"),
-        ({"prompts": ["a cat", "  \n"]}, "prompt 2 is empty"),
-        ({"prompts": []}, "at least one"),
-        ({"prompts": [3]}, "words"),
-        ({"prompts": ["a cat", "caf\udce9"]}, "prompt 2 is no valid Unicode"),
-        ({"images_per_prompt": 0}, "images_per_prompt"),
+        ({"prompt": ""}, "empty"),
+        ({"prompt": ["a cat", "  \n"]}, "prompt 2 is empty"),
+        ({"prompt": []}, "at least one"),
+        ({"prompt": [3]}, "words"),
+        ({"prompt": ["a cat", "caf\udce9"]}, "prompt 2 is no valid Unicode"),
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt"),
         ({"batch_size": 0}, "batch_size"),
         ({"seed": -1}, "seed"),
-        ({"seed": MAX_SEED, "images_per_prompt": 2}, "seed"),
+        ({"seed": MAX_SEED, "num_images_per_prompt": 2}, "seed"),
         ({"seed": 1.5}, "seed"),
         ({"size": 1024}, "1024.*8 px"),
         ({"guidance_scale": -1.0}, "guidance_scale"),
@@ -217,7 +216,7 @@ def test_random_weights_need_no_files_and_follow_their_seed(text: HartPipeline) 
 )
 def test_refuses_what_it_cannot_draw(text: HartPipeline, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(HartError, match=message):
-        text(**{"prompts": "a cat"} | arguments)
+        text(**{"prompt": "a cat"} | arguments)
 
 
 @pytest.mark.parametrize("label", ["a cat", CLASSES, -1, True])

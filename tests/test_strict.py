@@ -107,3 +107,5 @@ def test_the_reference_of_keys_has_all_that_is_declared() -> None:
     assert rows["optimizer.final_weight_decay"][2] == "none"
     assert rows["loss.reconstruction"][4] == "Of the mean absolute error (L1)."
     assert rows["data"][4].startswith("Pictures")
+    scale = SamplingConfig.json_schema()["properties"]["guidance_scale"]
+    assert (scale["type"], scale["minimum"], scale["maximum"], scale["default"]) == ("number", 0, 1000, 4.5)

@@ -16,11 +16,11 @@ from timing import SEED, Clock, PictureTimer, device_clock, model_products, prod
 from torch import nn
 
 from gpu_parts.cells import Cells, Row, peak_memory
-from hart.checkpoint.random_weights import random_model
+from hart.checkpoint.loading import random_model
 from hart.config import HartConfig, ResidualDiffusionConfig, TextConditioning, TokenizerConfig, TransformerConfig
 from hart.pipeline import HartPipeline
 from hart.presets import PRESETS
-from hart.text_encoder.random_features import RandomTextFeatures
+from hart.text_encoder.base import RandomTextFeatures
 
 SIZES = (256, 512, 1024)
 BATCHES = (1, 8)

@@ -3,7 +3,8 @@
     from hart import HartPipeline
     HartPipeline.from_pretrained("emoji")("a red apple").images[0].save("apple.png")
 
-Names are imported on first use, so that `import hart` does not wait for PyTorch.
+Names are imported on first use, so that `import hart` does not wait for PyTorch. The library reports through the logger
+"hart" and prints nothing.
 """
 
 from __future__ import annotations
@@ -14,19 +15,36 @@ from hart.exports import lazy
 
 if TYPE_CHECKING:
     from hart.config import HartConfig, SamplingConfig
-    from hart.errors import HartError
-    from hart.generation.outputs import HartOutput
+    from hart.errors import HartError, PromptWarning
+    from hart.generation.outputs import HartOutput, Reconstruction, ScalePreview
+    from hart.model import Hart
     from hart.pipeline import HartPipeline
+    from hart.types import ClassContext, TextContext
 
 __version__ = "0.1.0"
-__all__ = ["HartConfig", "HartError", "HartOutput", "HartPipeline", "SamplingConfig", "__version__"]
+__all__ = [
+    "ClassContext",
+    "Hart",
+    "HartConfig",
+    "HartError",
+    "HartOutput",
+    "HartPipeline",
+    "PromptWarning",
+    "Reconstruction",
+    "SamplingConfig",
+    "ScalePreview",
+    "TextContext",
+    "__version__",
+]
 
 __getattr__, __dir__ = lazy(
     __name__,
     {
         "hart.config": "HartConfig SamplingConfig",
-        "hart.errors": "HartError",
-        "hart.generation.outputs": "HartOutput",
+        "hart.errors": "HartError PromptWarning",
+        "hart.generation.outputs": "HartOutput Reconstruction ScalePreview",
+        "hart.model": "Hart",
         "hart.pipeline": "HartPipeline",
+        "hart.types": "ClassContext TextContext",
     },
 )

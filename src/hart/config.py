@@ -242,9 +242,11 @@ class SamplingConfig(Config):
     """How pictures are drawn unless the caller says otherwise (section 5 of the paper's appendix)."""
 
     guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 4.5
+    """g in (1 + g) conditional - g unconditional, as HART publishes it: diffusers' value is g + 1. 0 turns it off."""
     top_k: Codes | None = 600
-    """Codes kept; a hybrid model keeps half as many from the eighth scale on. None keeps all."""
+    """Codes kept; a hybrid model keeps half as many from the eighth scale on. None, or 0 in a call, keeps all."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Probability kept. None or 1 keeps all codes."""
     smooth: bool = True
     """Mix codes with Gumbel noise instead of taking the sampled code's embedding."""
     rounds: Tokens = 1

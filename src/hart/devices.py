@@ -22,7 +22,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 SHORT_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
-def resolve_device(name: str | None) -> torch.device:
+def resolve_device(name: torch.device | str | None) -> torch.device:
     """The device called `name`: "cpu", "cuda", "cuda:1", "mps". None takes CUDA where there is one, else the CPU.
 
     MPS is taken by name only: this project has not been run on it.
@@ -35,15 +35,15 @@ def resolve_device(name: str | None) -> torch.device:
     except (RuntimeError, TypeError):
         device = None
     if device is None or device.type not in ("cpu", "cuda", "mps"):
-        raise HartError(f"unknown device {name!r}: choose cpu, cuda, cuda:<number> or mps")
+        raise HartError(f"unknown device {str(name)!r}: choose cpu, cuda, cuda:<number> or mps")
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if count == 0:
-            raise HartError(f"device {name!r}: PyTorch sees no CUDA GPU on this machine; choose cpu")
+            raise HartError(f"device {str(name)!r}: PyTorch sees no CUDA GPU on this machine; choose cpu")
         if (device.index or 0) >= count:
-            raise HartError(f"device {name!r}: this machine has {count} CUDA GPU(s), numbered from 0")
+            raise HartError(f"device {str(name)!r}: this machine has {count} CUDA GPU(s), numbered from 0")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise HartError(f"device {name!r}: PyTorch sees no Apple GPU on this machine; choose cpu")
+        raise HartError(f"device {str(name)!r}: PyTorch sees no Apple GPU on this machine; choose cpu")
     return device
 
 

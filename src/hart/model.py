@@ -1,26 +1,106 @@
-"""HART: the transformer that draws discrete tokens and the diffusion that draws what they leave out. Read this first.
+"""HART: a transformer that predicts discrete tokens, a diffusion that predicts what they leave out. Read this first.
 
-    context -> transformer, scale by scale -> logits of the discrete tokens
-    hidden state of the last scale + its sampled code -> condition -> residual diffusion -> continuous tokens
+    text + token maps -> transformer, all scales -> logits of the discrete tokens
+    hidden states of the last scale + its sampled codes -> condition -> residual diffusion -> continuous tokens
 
-The paper is arXiv 2410.10812; "plain VAR" is this model without the second line.
+`Hart.forward` is the training pass; `hart.generation.next_scale` samples scale by scale from the same modules. The
+paper is arXiv 2410.10812; "plain VAR" is this model without the second line.
 
-Shapes: B batch, N tokens, C width, D latent channels.
+Shapes: B batch, K scales, L' computed tokens of all scales, M of the last one, V codes, C width, D latent channels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from hart.config import HartConfig
-from hart.diffusion.denoiser import ResidualDenoiser
+from hart.diffusion.denoiser import ResidualDenoiser, sample_residual
 from hart.diffusion.process import DiffusionLoss, DiffusionProcess, respaced_steps
-from hart.diffusion.sampler import sample_residual
 from hart.layers.norm import RMSNorm
-from hart.transformer.transformer import HartTransformer
+from hart.transformer.transformer import HartTransformer, gather_tokens
+from hart.types import Context, TokenMaps
+
+
+@dataclass(frozen=True)
+class ResidualInputs:
+    """What the residual diffusion is trained with.
+
+    embed_codes: logits (B, M, V) of the last scale to embeddings (B, M, D) of codes sampled from them. The diffusion is
+        conditioned on what the model itself samples, as in generation.
+    timesteps: (B, R, M), noise: (B, R, M, D); each token is used R times.
+    """
+
+    embed_codes: Callable[[Tensor], Tensor]
+    timesteps: Tensor
+    noise: Tensor
+
+
+@dataclass(frozen=True)
+class HartPrediction:
+    """A training pass. logits: (B, L', V) float32, K segments of scales; diffusion: losses of B R M tokens."""
+
+    logits: Tensor
+    segments: tuple[int, ...]
+    diffusion: DiffusionLoss | None
+
+
+class Hart(nn.Module):
+    """Transformer and residual head; `residual` is None in a discrete-only model."""
+
+    def __init__(self, config: HartConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.transformer = HartTransformer(config.transformer)
+        self.residual = ResidualHead(config) if config.diffusion is not None else None
+
+    def forward(
+        self,
+        context: Context,
+        maps: TokenMaps,
+        last_positions: Tensor | None = None,
+        residual: ResidualInputs | None = None,
+    ) -> HartPrediction:
+        """Every scale's tokens from the text and all coarser scales; the last scale's residual from its hidden states.
+
+        last_positions: (B, M) raster positions of the last scale that are computed; None computes all.
+        residual: None leaves the diffusion out.
+        """
+        output = self.transformer(context, maps.teacher_forcing_input, last_positions)
+        logits = self.transformer.logits(output.hidden, output.conditioning)
+        if residual is None:
+            return HartPrediction(logits, output.segments, None)
+        with torch.no_grad():
+            embeddings = residual.embed_codes(logits[:, -output.segments[-1] :])
+            continuous = maps.last_scale_continuous
+            if last_positions is not None:
+                continuous = gather_tokens(continuous, last_positions)
+            target = continuous - embeddings
+        condition = self.residual_condition(output.last_scale, embeddings)
+        return HartPrediction(logits, output.segments, self._residual_loss(condition, target, residual))
+
+    def residual_condition(self, hidden: Tensor, code_embeddings: Tensor) -> Tensor:
+        """What the diffusion is conditioned on: norm(hidden + word_embed(code)), (B, M, C).
+
+        hidden: (B, M, C) of the last scale; code_embeddings: (B, M, D) of its codes.
+        """
+        if self.residual is None:
+            raise ValueError("this model draws discrete tokens only: it has no residual diffusion")
+        return self.residual.norm(hidden + self.transformer.embed_tokens(code_embeddings))
+
+    def _residual_loss(self, condition: Tensor, target: Tensor, inputs: ResidualInputs) -> DiffusionLoss:
+        assert self.residual is not None, "residual_condition has refused"
+        repeats = inputs.timesteps.shape[1]
+
+        def repeated(x: Tensor) -> Tensor:
+            """(B, M, ...) as (B R M, ...)"""
+            return x.unsqueeze(1).expand(-1, repeats, -1, -1).flatten(0, 2)
+
+        noise = inputs.noise.flatten(0, 2)
+        return self.residual.loss(repeated(condition), repeated(target), inputs.timesteps.flatten(), noise)
 
 
 class ResidualHead(nn.Module):
@@ -33,8 +113,7 @@ class ResidualHead(nn.Module):
         self.config = config.diffusion
         self.norm = RMSNorm(config.transformer.width)
         self.denoiser = ResidualDenoiser(self.config, config.transformer.latent_channels, config.transformer.width)
-        steps = self.config.training_steps
-        self.process = DiffusionProcess(steps)
+        self.process = DiffusionProcess(self.config.training_steps)
         self.sampling_process = self._respaced(self.config.sampling_steps)
 
     def loss(self, condition: Tensor, target: Tensor, timesteps: Tensor, noise: Tensor) -> DiffusionLoss:
@@ -42,11 +121,10 @@ class ResidualHead(nn.Module):
 
         condition: (N, C) from `Hart.residual_condition`; target: (N, D) residual tokens in latent units.
         """
-        process = self.process.to(target.device)
         x0 = target.float() / self.config.tokens_scale
-        x = process.noised(x0, timesteps, noise)
+        x = self.process.noised(x0, timesteps, noise)
         output = self.denoiser(x, timesteps, self.denoiser.embed_condition(condition))
-        return process.loss(output, x0, x, timesteps, noise)
+        return self.process.loss(output, x0, x, timesteps, noise)
 
     def sample(
         self,
@@ -61,38 +139,10 @@ class ResidualHead(nn.Module):
 
         The other arguments as in `sample_residual`.
         """
-        process = (self.sampling_process if steps is None else self._respaced(steps)).to(start.device)
+        process = self.sampling_process if steps is None else self._respaced(steps)
         tokens = sample_residual(self.denoiser, process, condition, null_condition, guidance, start, draw_noise)
         return tokens * self.config.tokens_scale
 
     def _respaced(self, steps: int) -> DiffusionProcess:
         training_steps = self.config.training_steps
         return DiffusionProcess(training_steps, respaced_steps(training_steps, steps))
-
-
-class Hart(nn.Module):
-    """Transformer and residual head; `residual` is None in a discrete-only model."""
-
-    def __init__(self, config: HartConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.transformer = HartTransformer(config.transformer)
-        self.residual = ResidualHead(config) if config.diffusion is not None else None
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.transformer.word_embed.weight.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.transformer.word_embed.weight.device
-
-    def residual_condition(self, hidden: Tensor, code_embeddings: Tensor) -> Tensor:
-        """What the diffusion is conditioned on: norm(hidden + word_embed(code)), (B, N, C).
-
-        hidden: (B, N, C) of the last scale; code_embeddings: (B, N, D) of its codes.
-        """
-        if self.residual is None:
-            raise ValueError("this model draws discrete tokens only: it has no residual diffusion")
-        embedded = self.transformer.word_embed(code_embeddings.to(self.dtype))
-        return self.residual.norm(hidden + embedded)

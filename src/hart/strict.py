@@ -118,6 +118,11 @@ class Config:
         """Read a stored JSON file. Raises `ConfigError` naming it when it is absent, no JSON, or does not fit."""
         return cls.from_stored(read_object(path), str(path))
 
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """Keys with types, defaults, bounds and descriptions, as JSON Schema."""
+        return TypeAdapter(cls).json_schema()
+
     def replace(self, **changes: Any) -> Self:
         return dataclasses.replace(self, **changes)
 
@@ -250,7 +255,7 @@ def _keys(kind: Any, begin: Place = ()) -> Iterator[Place]:
 
 def key_table(kind: type[Config]) -> list[tuple[str, str, str, str, str]]:
     """Every key of a configuration, from its JSON schema: key, type, default, what is allowed, description."""
-    schema = TypeAdapter(kind).json_schema()
+    schema = kind.json_schema()
     return list(_rows(schema, schema.get("$defs", {}), ""))
 
 

@@ -38,9 +38,9 @@ class TextContext:
     def to(self, device: torch.device) -> TextContext:
         return TextContext(self.embeddings.to(device), self.mask.to(device))
 
-    def with_null(self) -> TextContext:
-        """(2B,): this batch, then as many null contexts: both halves of the guidance."""
-        return TextContext.cat([self, self.null()])
+    def rows(self, rows: slice | list[int]) -> TextContext:
+        """The contexts of some images of the batch."""
+        return TextContext(self.embeddings[rows], self.mask[rows])
 
     @staticmethod
     def cat(contexts: Iterable[TextContext]) -> TextContext:
@@ -64,9 +64,8 @@ class ClassContext:
     def to(self, device: torch.device) -> ClassContext:
         return ClassContext(self.labels.to(device), self.num_classes)
 
-    def with_null(self) -> ClassContext:
-        """As `TextContext.with_null`."""
-        return ClassContext.cat([self, self.null()])
+    def rows(self, rows: slice | list[int]) -> ClassContext:
+        return ClassContext(self.labels[rows], self.num_classes)
 
     @staticmethod
     def cat(contexts: Iterable[ClassContext]) -> ClassContext:
@@ -78,6 +77,14 @@ class ClassContext:
 
 
 Context = TextContext | ClassContext
+
+
+def cat_contexts(contexts: Iterable[Context]) -> Context:
+    """The contexts of one batch, all of one kind."""
+    contexts = list(contexts)
+    if isinstance(contexts[0], TextContext):
+        return TextContext.cat([context for context in contexts if isinstance(context, TextContext)])
+    return ClassContext.cat([context for context in contexts if isinstance(context, ClassContext)])
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,14 @@ import torch
 from safetensors.torch import save_file
 
 from hart.checkpoint.loading import LoadedModel, load_model, resolve_model, save_model
-from hart.checkpoint.pickles import read_pickle
-from hart.checkpoint.storage import CONFIG_FILE, HART_FILE, TOKENIZER_FILE, CheckpointError, read_safetensors
+from hart.checkpoint.storage import (
+    CONFIG_FILE,
+    HART_FILE,
+    TOKENIZER_FILE,
+    CheckpointError,
+    read_pickle,
+    read_safetensors,
+)
 from hart.config import ConfigError, HartConfig
 from hart.errors import HartError
 from helpers import random_context, random_tensor, tiny_class_config, tiny_model, tiny_text_config

@@ -147,7 +147,7 @@ def test_half_precision_keeps_the_adapter_s_own(tmp_path: Path) -> None:
     merge_lora(narrow, tmp_path)
     delta += wide.transformer.word_embed.weight
     assert torch.equal(narrow.transformer.word_embed.weight, (base + delta).to(torch.bfloat16))
-    assert narrow.dtype == torch.bfloat16
+    assert narrow.transformer.word_embed.weight.dtype == torch.bfloat16
 
 
 def test_the_pipeline_takes_an_adapter(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from hart import HartError, HartPipeline
 from hart.checkpoint.loading import load_model
 from hart.checkpoint.lora import ADAPTER_CONFIG, ADAPTER_FILE, add_lora, merge_lora, save_lora
-from hart.checkpoint.pickles import read_pickle
+from hart.checkpoint.storage import read_pickle
 from hart.checkpoint.verification import verify
 from helpers import tiny_model, tiny_text_config
 from models import save_tiny_text_model

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hart.checkpoint.loading import build
-from hart.checkpoint.random_weights import random_model
+from hart.checkpoint.loading import build, random_model
 from hart.config import HartConfig
 from helpers import tiny_class_config, tiny_text_config
 

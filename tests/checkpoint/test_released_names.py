@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from hart.checkpoint.loading import load_model
-from hart.checkpoint.pickles import read_pickle
 from hart.checkpoint.released_names import (
     ROLELESS,
     TRANSFORMER_NAMES,
@@ -16,7 +15,7 @@ from hart.checkpoint.released_names import (
     tokenizer_weights,
     transformer_weights,
 )
-from hart.checkpoint.storage import CheckpointError, read_safetensors
+from hart.checkpoint.storage import CheckpointError, read_pickle, read_safetensors
 from hart.config import TokenizerConfig
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
-from command_line import drawn, refused, run, run_in_process
+from command_line import drawn, refused, run
 from hart import HartPipeline, __version__
-from hart.commands.new_files import NumberedFiles
+from hart.commands.console import NumberedFiles
 from hart.generation.metadata import read_record, save_png
-from processes import CONTEXT
+from hart.inference.parts import Parts
 
 LONG = "a red apple on a table"  # of letters alone, 12 tokens end inside it
 
@@ -31,7 +34,7 @@ def test_generate_writes_one_png_a_picture_named_after_prompt_and_seed(text_mode
     assert paths == [tmp_path / name for name in names]
     assert sorted(tmp_path.iterdir()) == paths
     expected = HartPipeline.from_pretrained(str(text_model), device="cpu")(
-        ["A red apple!", "a cat"], images_per_prompt=2, seed=5
+        ["A red apple!", "a cat"], num_images_per_prompt=2, seed=5
     )
     for path, image in zip(paths, expected.images, strict=True):
         with Image.open(path) as written:
@@ -41,8 +44,8 @@ def test_generate_writes_one_png_a_picture_named_after_prompt_and_seed(text_mode
 def test_pictures_carry_prompt_seed_model_and_settings(text_model: Path, tmp_path: Path) -> None:
     (path,) = drawn(run("generate", "café", "--model", text_model, "--seed", 9, "--guidance", 2, "--top-k", 0,
                         "--top-p", 0.9, "--no-smooth", "--rounds", 2, "--diffusion-steps", 3,
-                        "--discrete-only", "--size", 8, "--device", "cpu", "--dtype", "bf16",
-                        "--out", tmp_path))  # fmt: skip
+                        "--discrete-only", "--negative-prompt", "a dog", "--size", 8, "--device", "cpu",
+                        "--dtype", "bf16", "--out", tmp_path))  # fmt: skip
     with Image.open(path) as image:
         chunks = image.text  # type: ignore[attr-defined]
     assert chunks["prompt"] == "café"
@@ -62,6 +65,7 @@ def test_pictures_carry_prompt_seed_model_and_settings(text_model: Path, tmp_pat
         "size": 8,
         "device": "cpu",
         "dtype": "bfloat16",
+        "negative_prompt": "a dog",
         "random_weights": False,
         "loras": [],
         "lora_scale": 1.0,
@@ -139,14 +143,10 @@ def test_files_that_others_put_there_meanwhile_are_passed_over(tmp_path: Path) -
 
 
 def test_processes_that_write_into_one_folder_lose_nothing(text_model: Path, tmp_path: Path) -> None:
-    command = ("generate", "a cat", "-n", "5", "--model", text_model, "--out", tmp_path)
-    results = CONTEXT.Queue()
-    processes = [CONTEXT.Process(target=run_in_process, args=(command, results)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    said = [results.get(timeout=300) for _ in processes]
-    assert [code for code, _ in said] == [0, 0]
-    printed = [line for _, stdout in said for line in stdout.splitlines()]
+    command = [sys.executable, "-m", "hart", "generate", "a cat", "-n", "5", "--model", text_model, "--out", tmp_path]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    printed = [line for process in processes for line in process.communicate(timeout=300)[0].splitlines()]
+    assert [process.returncode for process in processes] == [0, 0]
     assert sorted(printed) == sorted(str(path) for path in tmp_path.iterdir())
     assert len(set(printed)) == 10
 
@@ -154,14 +154,14 @@ def test_processes_that_write_into_one_folder_lose_nothing(text_model: Path, tmp
 def test_pictures_are_printed_as_they_are_written_and_a_stop_says_how_many(
     text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode, calls = HartPipeline._decode, iter(range(3))
+    decode, calls = Parts.decode, iter(range(3))
 
-    def stops_at_the_third(self: HartPipeline, latent: Any) -> Image.Image:
+    def stops_at_the_third(self: Parts, latent: Any) -> torch.Tensor:
         if next(calls) == 2:
             raise KeyboardInterrupt
         return decode(self, latent)
 
-    monkeypatch.setattr(HartPipeline, "_decode", stops_at_the_third)
+    monkeypatch.setattr(Parts, "decode", stops_at_the_third)
     result = run("generate", "a cat", "-n", 40, "--model", text_model, "--out", tmp_path)
     assert result.exit_code == 130
     assert result.stdout.split() == [str(path) for path in sorted(tmp_path.iterdir())]
@@ -171,15 +171,15 @@ def test_pictures_are_printed_as_they_are_written_and_a_stop_says_how_many(
 def test_memory_does_not_grow_with_what_is_asked_for(
     text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stops(self: HartPipeline, latent: Any) -> Image.Image:
+    def stops(self: Parts, latent: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(HartPipeline, "_decode", stops)
+    monkeypatch.setattr(Parts, "decode", stops)
     for count in (10**9, 2**62):
         result = run("generate", "a cat", "-n", count, "--model", text_model, "--out", tmp_path)
         assert result.stderr == f"stopped: 0 of {count} in {tmp_path}\n"
     for options, said in (
-        (("-n", 10**30), "images_per_prompt"),
+        (("-n", 10**30), "num_images_per_prompt"),
         (("--batch-size", 10**12), "batch_size"),
         (("--size", 10**12), "size"),
         (("--top-k", 10**30), "top_k"),

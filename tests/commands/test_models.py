@@ -15,8 +15,8 @@ from hart import HartPipeline
 from hart.checkpoint.loading import load_model
 from hart.checkpoint.storage import read_safetensors, save_module
 from hart.checkpoint.verification import CASE_FILE, GOLDEN_FILE
+from hart.text_encoder.base import RandomTextFeatures
 from hart.text_encoder.compact import CompactTextEncoder
-from hart.text_encoder.random_features import RandomTextFeatures
 from helpers import SCALES
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from hart.config import ResidualDiffusionConfig
-from hart.diffusion.denoiser import ResidualDenoiser
+from hart.diffusion.denoiser import ResidualDenoiser, sample_residual
 from hart.diffusion.process import DiffusionProcess, cosine_alphas_bar, respaced_steps
-from hart.diffusion.sampler import sample_residual
 from helpers import random_tensor, randomize
 
 CONFIG = ResidualDiffusionConfig(width=16, depth=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 
 from hart import HartPipeline
 from hart.errors import HartError
-from hart.evaluation.drawing import DrawnPictures
+from hart.evaluation.drawing import DrawnPictures, spread
 from models import save_tiny_text_model
 
 PROMPTS = ["a cat", "a dog", "a house", "a tree", "a cat"]
@@ -62,3 +63,12 @@ def test_pictures_of_another_plan_are_not_taken_over(pipe: HartPipeline, tmp_pat
     Image.new("RGB", (8, 8)).save(folder / "000000.png")
     with pytest.raises(HartError, match=r"holds files but no plan\.json"):
         DrawnPictures(pipe, PROMPTS, sampling, 7, tmp_path)
+
+
+def test_a_part_has_as_many_of_each_task_as_can_be() -> None:
+    tags = ["a"] * 10 + ["b"] * 3 + ["c"] * 10
+    rows = spread(tags, 12, seed=1)
+    assert rows == sorted(set(rows))
+    assert sorted(Counter(tags[row] for row in rows).values()) == [3, 4, 5]
+    assert rows == spread(tags, 12, seed=1) != spread(tags, 12, seed=2)
+    assert spread(tags, None, 0) == spread(tags, 99, 0) == list(range(23))

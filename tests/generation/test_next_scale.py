@@ -15,7 +15,7 @@ from torch import Tensor
 from hart.config import HartConfig, SamplingConfig
 from hart.generation.draws import GeneratorDraws
 from hart.generation.logits import smooth_mixture
-from hart.generation.next_scale import NextScaleGenerator, ScaleStep, Trace, round_sizes
+from hart.generation.next_scale import NextScaleGenerator, ScaleState, TokenStep, round_sizes
 from hart.tokenizer.quantizer import to_map
 from hart.types import Context
 from helpers import CHANNELS, alone, random_context, tiny_class_config, tiny_model, tiny_text_config
@@ -29,9 +29,18 @@ def seeded(*seeds: int) -> GeneratorDraws:
     return GeneratorDraws([torch.Generator().manual_seed(seed) for seed in seeds], torch.device("cpu"))
 
 
-def generate(config: HartConfig, context: Context, settings: SamplingConfig, draws: Any, **options: Any) -> Tensor:
+def states(config: HartConfig, context: Context, settings: SamplingConfig, draws: Any) -> list[ScaleState]:
     tokenizer, hart = tiny_model(config)
-    return NextScaleGenerator(hart, tokenizer.quantizer, settings, draws, **options)(context)
+    return list(NextScaleGenerator(hart, tokenizer.quantizer, settings, draws).states(context))
+
+
+def steps(config: HartConfig, context: Context, settings: SamplingConfig, draws: Any) -> list[TokenStep]:
+    return [step for state in states(config, context, settings, draws) for step in state.steps]
+
+
+def generate(config: HartConfig, context: Context, settings: SamplingConfig, draws: Any) -> Tensor:
+    tokenizer, hart = tiny_model(config)
+    return NextScaleGenerator(hart, tokenizer.quantizer, settings, draws)(context)
 
 
 class BestCodes:
@@ -127,16 +136,28 @@ def test_the_seed_decides_the_picture(rounds: int) -> None:
 
 
 def test_guidance_grows_from_nothing_at_the_first_scale() -> None:
-    context, traces = random_context(TEXT, 1), {}
-    for guidance in (0.0, 1.0, 3.0):
-        traces[guidance] = Trace()
-        settings = SETTINGS.replace(guidance_scale=guidance)
-        generate(TEXT, context, settings, BestCodes(1), trace=traces[guidance])
-    torch.testing.assert_close(traces[0.0].logits[0], traces[3.0].logits[0], rtol=1e-4, atol=1e-5)
+    context = random_context(TEXT, 1)
+    found = {g: steps(TEXT, context, SETTINGS.replace(guidance_scale=g), BestCodes(1)) for g in (0.0, 1.0, 3.0)}
+    torch.testing.assert_close(found[0.0][0].logits, found[3.0][0].logits, rtol=1e-4, atol=1e-5)
     # while the codes agree, the logits move in proportion to the guidance
-    assert traces[0.0].indices[0].equal(traces[3.0].indices[0])
-    plain, weak, strong = (traces[g].logits[1] for g in (0.0, 1.0, 3.0))
+    assert found[0.0][0].codes.equal(found[3.0][0].codes)
+    plain, weak, strong = (found[g][1].logits for g in (0.0, 1.0, 3.0))
     torch.testing.assert_close(strong - plain, 3 * (weak - plain), rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("config", KINDS.values(), ids=KINDS.keys())
+def test_a_null_context_that_is_given_takes_the_unconditional_rows(config: HartConfig) -> None:
+    tokenizer, hart = tiny_model(config)
+    context, other = random_context(config, 2), random_context(config, 2, seed=1)
+
+    def latent(null: Context | None) -> Tensor:
+        return NextScaleGenerator(hart, tokenizer.quantizer, SETTINGS, BestCodes(2))(context, null)
+
+    torch.testing.assert_close(latent(context.null()), latent(None), rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(latent(other), latent(None), atol=1e-2)
+    # led away from the prompt itself, nothing is guided
+    unguided = generate(config, context, SETTINGS.replace(guidance_scale=0.0), BestCodes(2))
+    torch.testing.assert_close(latent(context), unguided, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize(("guidance", "rows"), [(0.0, 2), (1.5, 4)])
@@ -156,32 +177,42 @@ def test_without_guidance_only_the_conditional_half_is_computed(guidance: float,
 
 
 @pytest.mark.parametrize("config", KINDS.values(), ids=KINDS.keys())
-def test_a_callback_sees_every_scale_once(config: HartConfig) -> None:
-    steps: list[ScaleStep] = []
-    latent = generate(config, random_context(config, 2), SETTINGS, seeded(1, 2), on_scale=steps.append)
-    assert [(step.k, step.scales) for step in steps] == [(k, 4) for k in range(4)]
-    assert all(step.latent.shape == (2, CHANNELS, 4, 4) for step in steps)
-    assert torch.equal(steps[-1].latent, latent)
+def test_there_is_one_state_a_scale(config: HartConfig) -> None:
+    context = random_context(config, 2)
+    seen = states(config, context, SETTINGS, seeded(1, 2))
+    assert [(state.k, state.scales) for state in seen] == [(k, 4) for k in range(4)]
+    assert all(state.latent.shape == (2, CHANNELS, 4, 4) for state in seen)
+    assert torch.equal(seen[-1].latent, generate(config, context, SETTINGS, seeded(1, 2)))
+
+
+def test_who_stops_asking_stops_the_generation() -> None:
+    tokenizer, hart = tiny_model(TEXT)
+    calls: list[int] = []
+    hart.transformer.head.register_forward_hook(lambda *_: calls.append(1))
+    for state in NextScaleGenerator(hart, tokenizer.quantizer, SETTINGS, seeded(1)).states(random_context(TEXT, 1)):
+        if state.k == 1:
+            break
+    assert len(calls) == 2
 
 
 def test_the_residual_is_what_hybrid_adds_to_discrete() -> None:
-    context = random_context(TEXT, 1)
-    steps: dict[bool, list[ScaleStep]] = {True: [], False: []}
-    for discrete_only, seen in steps.items():
-        settings = SETTINGS.replace(smooth=False, discrete_only=discrete_only)
-        generate(TEXT, context, settings, seeded(3), on_scale=seen.append)
-    assert torch.equal(steps[True][2].latent, steps[False][2].latent)
-    residual = steps[False][3].latent - steps[True][3].latent
-    assert residual.abs().max() > 1e-3
-    assert residual.abs().max() <= 0.6 + 1e-5, "x0 is clipped to [-1, 1] and times 0.6"
+    context, settings = random_context(TEXT, 1), SETTINGS.replace(smooth=False)
+    hybrid = states(TEXT, context, settings, seeded(3))
+    discrete = states(TEXT, context, settings.replace(discrete_only=True), seeded(3))
+    assert torch.equal(discrete[2].latent, hybrid[2].latent)
+    residual = hybrid[3].steps[0].residual
+    assert residual is not None
+    torch.testing.assert_close(hybrid[3].latent - discrete[3].latent, to_map(residual))
+    assert 1e-3 < residual.abs().max() <= 0.6 + 1e-5, "x0 is clipped to [-1, 1] and times 0.6"
 
 
-def test_a_trace_holds_every_step_and_one_a_round_at_the_end() -> None:
-    trace = Trace()
-    generate(TEXT, random_context(TEXT, 2), SETTINGS.replace(rounds=3), seeded(1, 2), trace=trace)
+def test_the_last_scale_has_a_step_a_round() -> None:
+    found = steps(TEXT, random_context(TEXT, 2), SETTINGS.replace(rounds=3), seeded(1, 2))
     sizes = [1, 4, 9, *round_sizes(16, 3)]
-    assert [tuple(logits.shape[:2]) for logits in trace.logits] == [(2, n) for n in sizes]
-    assert [tuple(codes.shape) for codes in trace.indices] == [(2, n) for n in sizes]
+    assert [tuple(step.logits.shape[:2]) for step in found] == [(2, n) for n in sizes]
+    assert [tuple(step.codes.shape) for step in found] == [(2, n) for n in sizes]
+    positions = torch.cat([step.positions for step in found if step.positions is not None], dim=1)
+    assert positions.sort(dim=1).values.equal(torch.arange(16).expand(2, 16))
 
 
 def test_bfloat16_models_give_finite_float32_latents() -> None:

@@ -61,24 +61,23 @@ def test_numbers_of_numpy_are_numbers(text: HartPipeline, classes: HartPipeline)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"prompts": None}, "prompts must be words"),
-        ({"prompts": 3.5}, "prompts must be words"),
-        ({"prompts": b"a cat"}, "prompts must be words"),
-        ({"prompts": {"a cat": 1}}, "prompts must be words"),
-        ({"prompts": np.array(3.5)}, "prompts must be words"),
-        ({"prompts": [None]}, "not None"),
-        ({"prompts": "x" * 10**6}, "has 1000000 characters: give at most 100000"),
+        ({"prompt": None}, "give either a prompt or prompt_embeds"),
+        ({"prompt": 3.5}, "a prompt must be words"),
+        ({"prompt": b"a cat"}, "a prompt must be words"),
+        ({"prompt": {"a cat": 1}}, "a prompt must be words"),
+        ({"prompt": np.array(3.5)}, "a prompt must be words"),
+        ({"prompt": [None]}, "not None"),
+        ({"prompt": "x" * 10**6}, "has 1000000 characters: give at most 100000"),
         ({"guidance_scale": "4"}, "guidance_scale: expected a number, got '4'"),
         ({"top_k": 2.5}, "top_k: expected a whole number, got 2.5"),
         ({"top_k": 10**30}, "top_k must be at most"),
         ({"smooth": "yes"}, "smooth: expected true or false"),
         ({"sampling": {"top_k": 3}}, "must be a SamplingConfig"),
-        ({"seed": None}, "seed None: give a whole number"),
         ({"seed": True}, "seed True"),
         ({"seed": "1"}, "seed '1'"),
         ({"seed": 2**64}, "seed 18446744073709551616"),
-        ({"images_per_prompt": "2"}, "images_per_prompt '2'"),
-        ({"images_per_prompt": 10**30}, "images_per_prompt"),
+        ({"num_images_per_prompt": "2"}, "num_images_per_prompt '2'"),
+        ({"num_images_per_prompt": 10**30}, "num_images_per_prompt"),
         ({"batch_size": 1e3}, "batch_size"),
         ({"size": "8"}, "size '8'"),
         ({"size": 10**12}, "size"),
@@ -86,7 +85,7 @@ def test_numbers_of_numpy_are_numbers(text: HartPipeline, classes: HartPipeline)
 )
 def test_other_types_are_one_error(text: HartPipeline, arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(HartError, match=said) as error:
-        text(**{"prompts": "a cat"} | arguments)
+        text(**{"prompt": "a cat"} | arguments)
     assert len(str(error.value)) < 300
 
 
@@ -118,7 +117,7 @@ def test_other_seeds_are_refused(text: HartPipeline, seed: Any) -> None:
 
 def test_what_the_text_encoder_does_not_read_is_a_warning(text: HartPipeline) -> None:
     with pytest.warns(PromptWarning, match='"a table" is left out') as caught:
-        text("a red apple on a table", images_per_prompt=2)
+        text("a red apple on a table", num_images_per_prompt=2)
     assert [warning.filename for warning in caught] == [__file__], "one, and it points at this call"
     with pytest.warns(PromptWarning, match="does not know"):
         text("\u043a\u043e\u0442")
@@ -126,7 +125,7 @@ def test_what_the_text_encoder_does_not_read_is_a_warning(text: HartPipeline) ->
 
 def test_pictures_that_are_not_collected_are_handed_on(text: HartPipeline) -> None:
     seen: list[HartOutput] = []
-    out = text("a cat", images_per_prompt=3, batch_size=2, on_batch=seen.append, collect=False)
+    out = text("a cat", num_images_per_prompt=3, batch_size=2, callback_on_batch=seen.append, collect=False)
     assert (out.images, out.prompts, out.seeds) == ([], [], [])
     assert [batch.seeds for batch in seen] == [[0, 1], [2]]
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hart.checkpoint.loading import save_model
-from hart.checkpoint.random_weights import random_model
+from hart.checkpoint.loading import random_model, save_model
 from helpers import tiny_text_config
 
 PROGRAM = Path(__file__).parent / "opened_in_a_process.py"

@@ -101,7 +101,7 @@ def test_the_callers_modules_stay_as_they_were(config: HartConfig, dtype: torch.
     for parameter in (*hart.parameters(), *tokenizer.parameters()):
         parameter.data.zero_()
     assert drawn(pipe) == image
-    assert pipe.hart.dtype == dtype
+    assert pipe.hart.transformer.word_embed.weight.dtype == dtype
 
 
 def test_what_is_loaded_while_drawing_serves_later_calls_only(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_what_is_loaded_while_drawing_serves_later_calls_only(tmp_path: Path) ->
             thread.start()
             thread.join()
 
-    during = pipe("a cat", seed=3, on_scale=load_meanwhile).images[0].tobytes()
+    during = pipe("a cat", seed=3, callback_on_scale=load_meanwhile).images[0].tobytes()
     assert during == plain
     after = drawn(pipe)
     assert after != plain

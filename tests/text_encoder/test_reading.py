@@ -9,9 +9,8 @@ import pytest
 import hart
 from hart.config import HartConfig, TextConditioning
 from hart.text_encoder import Reading, load_text_encoder
-from hart.text_encoder.base import TextEncoder
+from hart.text_encoder.base import RandomTextFeatures, TextEncoder
 from hart.text_encoder.emoji import named_emoji
-from hart.text_encoder.random_features import RandomTextFeatures
 
 EMOJI_MODEL = Path(hart.__file__).parent / "models" / "emoji"
 TABLE = "a red apple on a wooden table in the kitchen next to a blue cup"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hart.tokenizer.codebook_usage import code_counts, codebook_usage
+from hart.tokenizer.quantizer import code_counts, codebook_usage
 
 
 def test_share_and_perplexity_of_each_scale() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from hart.config import HartConfig
 from hart.layers.norm import modulate
 from hart.transformer.transformer import HartTransformer, gather_tokens
-from hart.types import Context, TextContext
+from hart.types import Context, TextContext, cat_contexts
 from helpers import (
     alone,
     random_context,
@@ -38,7 +38,7 @@ def build(config: HartConfig) -> HartTransformer:
 def scale_by_scale(module: HartTransformer, context: Context, teacher: Tensor) -> Tensor:
     """Hidden states of all scales, one call a scale, as generation computes them."""
     conditioning = module.condition(context)
-    cache = module.new_cache(len(context), dtype=torch.float32, device=torch.device("cpu"))
+    cache = module.new_cache(len(context))
     hidden = [module.first_scale(conditioning, cache)]
     for k, scale_input in enumerate(teacher.split(list(module.schedule.token_counts[1:]), dim=1), start=1):
         hidden.append(module.next_scale(k, scale_input, conditioning, cache))
@@ -138,8 +138,8 @@ def test_cells_have_the_positions_of_their_place(config: HartConfig) -> None:
 @each_variant
 def test_one_token_stands_for_a_null_context(config: HartConfig) -> None:
     module = build(config)
-    conditioning = module.condition(random_context(config, 2).with_null())
-    whole, short = (module.new_cache(4, dtype=torch.float32, device=torch.device("cpu")) for _ in range(2))
+    conditioning = module.condition(cat_contexts([context := random_context(config, 2), context.null()]))
+    whole, short = (module.new_cache(4) for _ in range(2))
     with torch.no_grad():
         wanted, found = module.first_scale(conditioning, whole), module.first_scale(conditioning, short, null_rows=2)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Models from the Hugging Face hub: only the files that loading reads are fetched."""
+"""Models from the Hugging Face hub, of which only the files that loading reads are fetched, and models to it."""
 
 from __future__ import annotations
 
@@ -28,18 +28,39 @@ def download(repository: str) -> Path:
         with _retrying_quietly():
             files = list_repo_files(repository)
     except Exception as error:  # the hub's own kinds, and those of the HTTP library below it
-        reason: Exception = error
+        refusal: Exception = error
     try:
         if files is None:
             return Path(snapshot_download(repository, local_files_only=True))
         return Path(snapshot_download(repository, allow_patterns=needed_files(repository, files)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         if files is not None:
-            reason = error
-    words = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
+            refusal = error
     raise CheckpointError(
-        f"model {repository!r} is no folder here and cannot be downloaded from the Hugging Face hub: {words}"
+        f"model {repository!r} is no folder here and cannot be downloaded from the Hugging Face hub: "
+        f"{_first_line(refusal)}"
     )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def upload(folder: Path, repository: str, *, private: bool | None, token: str | bool | None, message: str) -> str:
+    """Put a model's folder into a repository of the hub, made where there is none; the address of the commit.
+
+    token: of the hub; None takes the one that `hf auth login` stored. Raises `CheckpointError` where it cannot be done.
+    """
+    from huggingface_hub import create_repo, upload_folder
+
+    try:
+        with _retrying_quietly():
+            name = create_repo(repository, private=private, token=token, exist_ok=True).repo_id
+            return str(upload_folder(repo_id=name, folder_path=folder, token=token, commit_message=message).commit_url)
+    except Exception as error:  # the hub's own kinds, and those of the HTTP library below it
+        raise CheckpointError(
+            f"{repository!r} cannot be written on the Hugging Face hub: {_first_line(error)}"
+        ) from None
 
 
 @contextmanager

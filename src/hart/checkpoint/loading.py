@@ -1,19 +1,20 @@
 """Open a model from a folder or a Hugging Face id, in the published layouts or in our own.
 
-Everything is read and checked before anything is handed out: a model is loaded whole or not at all.
+Everything is read and checked before anything is handed out: a model is loaded whole or not at all. `random_model`
+makes one of any configuration without a file.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hart.checkpoint.hub import download
-from hart.checkpoint.pickles import read_pickle
 from hart.checkpoint.released_names import PublishedWeights, tokenizer_weights, transformer_weights
 from hart.checkpoint.released_weights import WEIGHT_FILES, hart_tokenizer_config, hart_transformer_config, var_configs
 from hart.checkpoint.storage import (
@@ -23,11 +24,13 @@ from hart.checkpoint.storage import (
     CheckpointError,
     fill_module,
     fill_state,
+    read_pickle,
     read_safetensors,
     save_module,
 )
 from hart.config import HartConfig, TextEncoderConfig
-from hart.devices import without_memory
+from hart.devices import dtype_name, machine_memory, without_memory
+from hart.errors import HartError
 from hart.files import atomic_write, user_path
 from hart.model import Hart
 from hart.presets import PRESETS, RELEASED_TEXT_ENCODER, VAR_SAMPLING
@@ -254,3 +257,39 @@ def _is_file_name(name: str) -> bool:
         and "\0" not in name
         and {PurePosixPath(name).name, PureWindowsPath(name).name} == {name}
     )
+
+
+@torch.no_grad()
+def random_model(
+    config: HartConfig, generator: torch.Generator, *, dtype: torch.dtype = torch.float32
+) -> tuple[HybridTokenizer, Hart]:
+    """Tokenizer and model in evaluation mode on the generator's device, filled from `generator`.
+
+    Memory never holds more than the weights in `dtype`. Weights are scaled so that activations stay near 1;
+    the pictures are noise. To start a training, use `hart.training.initialization` instead.
+    """
+    with without_memory():
+        modules = build(config)
+    needed = sum(p.numel() for module in modules for p in module.parameters()) * dtype.itemsize
+    available = machine_memory()
+    if generator.device.type == "cpu" and available is not None and needed > available:
+        raise HartError(
+            f"this configuration has weights of {needed / 2**30:.0f} GiB in {dtype_name(dtype)}, and the machine has "
+            f"{available / 2**30:.0f} GiB of memory"
+        )
+    for module in modules:
+        module.to(dtype).to_empty(device=generator.device)
+        for layer in module.modules():
+            _fill(layer, generator)
+    return modules
+
+
+def _fill(layer: nn.Module, generator: torch.Generator) -> None:
+    """Norms as identity, other vectors zero, matrices and kernels normal with variance 1 / inputs."""
+    for name, parameter in layer.named_parameters(recurse=False):
+        if parameter.dim() == 1:
+            is_gain = name == "weight" and isinstance(layer, nn.RMSNorm | nn.LayerNorm | nn.GroupNorm)
+            parameter.fill_(1.0 if is_gain else 0.0)
+        else:
+            inputs = math.prod(parameter.shape[1:])
+            parameter.normal_(0.0, 1 / math.sqrt(inputs), generator=generator)

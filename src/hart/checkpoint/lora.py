@@ -14,13 +14,13 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType, ModuleType
-from typing import Any
+from types import ModuleType
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -37,20 +37,45 @@ from hart.transformer.transformer import HartTransformer
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 
-LAYERS: Mapping[LoraTarget, tuple[str, ...]] = MappingProxyType(
-    {
-        "attention": ("attention.qkv", "attention.proj"),
-        "mlp": ("mlp.gate", "mlp.up", "mlp.down", "mlp.linear1", "mlp.linear2"),
-        "word_embed": ("word_embed",),
-    }
-)
+LAYERS: Mapping[LoraTarget, tuple[str, ...]] = {
+    "attention": ("attention.qkv", "attention.proj"),
+    "mlp": ("mlp.gate", "mlp.up", "mlp.down", "mlp.linear1", "mlp.linear2"),
+    "word_embed": ("word_embed",),
+}
 """Linear layers that a target stands for, in SwiGLU and in GELU blocks."""
 
 # peft's name of a model's only adapter, and what it puts before the names of tensors in a file.
 ADAPTER = "default"
 FILE_PREFIX = "base_model.model."
 SHOWN_PROBLEMS = 4
-MAX_RANK, MAX_ALPHA = 2**16, 1e6
+
+Rank = Annotated[int, Field(ge=1, le=2**16)]
+Alpha = Annotated[float, Field(ge=-1e6, le=1e6)]
+# a name, or the end of one: peft takes others as patterns, with which it could search for ever
+Layer = Annotated[str, Field(pattern=r"^[\w.]+$")]
+# What decides the merged weights: entry -> the values that it may have.
+MERGED: Mapping[str, Any] = {
+    "r": Rank,
+    "lora_alpha": Alpha,
+    "target_modules": Annotated[list[Layer], Field(min_length=1)],
+    "rank_pattern": dict[Layer, Rank],
+    "alpha_pattern": dict[Layer, Alpha],
+    **dict.fromkeys(("use_rslora", "use_dora", "lora_bias"), bool),
+}
+# What concerned the training only, or says where the adapter is from. All other entries must be as peft has them.
+TRAINING = (
+    "peft_type", "peft_version", "task_type", "auto_mapping", "revision", "inference_mode", "lora_dropout",
+    "loftq_config", "qalora_group_size", "megatron_core",
+)  # fmt: skip
+SETTINGS: Mapping[str, TypeAdapter[Any]] = {
+    name: TypeAdapter(kind)
+    for name, kind in {
+        **MERGED,
+        "base_model_name_or_path": str | None,
+        "init_lora_weights": bool | Literal["gaussian", "orthogonal"],
+        **dict.fromkeys(TRAINING, Any),
+    }.items()
+}
 
 
 def add_lora(
@@ -174,64 +199,18 @@ def _read_config(peft: Any, folder: Path) -> Any:
         raise HartError(f"{path}: lacks {', '.join(missing)}")
     plain = peft.LoraConfig().to_dict()
     for name, value in values.items():
-        check = SETTINGS.get(name)
-        sound = check(value) if check is not None else not value or value == plain.get(name)
+        try:
+            if name in SETTINGS:
+                SETTINGS[name].validate_python(value, strict=True)
+            sound = name in SETTINGS or not value or value == plain.get(name)
+        except ValidationError:
+            sound = False
         if not sound:
             raise HartError(f"{path}: {shown(name)} is {shown(value)}, with which this adapter cannot be merged")
     return peft.LoraConfig(
         base_model_name_or_path=values.get("base_model_name_or_path"),
         **{name: values[name] for name in MERGED if name in values},
     )
-
-
-def _is_rank(value: object) -> bool:
-    return type(value) is int and 1 <= value <= MAX_RANK
-
-
-def _is_alpha(value: object) -> bool:
-    return isinstance(value, int | float) and type(value) is not bool and abs(value) <= MAX_ALPHA
-
-
-def _is_layer(value: object) -> bool:
-    # a name, or the end of one: peft takes others as patterns, with which it could search for ever
-    return isinstance(value, str) and re.fullmatch(r"[\w.]+", value) is not None
-
-
-def _are_layers(check: Callable[[object], bool]) -> Callable[[object], bool]:
-    """Whether a value is a table of layers with what passes `check`."""
-    return lambda value: isinstance(value, dict) and all(_is_layer(k) and check(v) for k, v in value.items())
-
-
-def _is_flag(value: object) -> bool:
-    return type(value) is bool
-
-
-# What decides the merged weights: entry -> whether a value is one that it may have.
-MERGED: Mapping[str, Callable[[object], bool]] = MappingProxyType(
-    {
-        "r": _is_rank,
-        "lora_alpha": _is_alpha,
-        "target_modules": lambda value: isinstance(value, list) and bool(value) and all(map(_is_layer, value)),
-        "rank_pattern": _are_layers(_is_rank),
-        "alpha_pattern": _are_layers(_is_alpha),
-        "use_rslora": _is_flag,
-        "use_dora": _is_flag,
-        "lora_bias": _is_flag,
-    }
-)
-# What concerned the training only, or says where the adapter is from. All other entries must be as peft has them.
-SETTINGS: Mapping[str, Callable[[object], bool]] = MappingProxyType(
-    dict(MERGED)
-    | {
-        "base_model_name_or_path": lambda value: value is None or isinstance(value, str),
-        "init_lora_weights": lambda value: type(value) is bool or value in ("gaussian", "orthogonal"),
-        **dict.fromkeys(
-            ("peft_type", "peft_version", "task_type", "auto_mapping", "revision", "inference_mode", "lora_dropout",
-             "loftq_config", "qalora_group_size", "megatron_core"),
-            lambda value: True,
-        ),
-    }
-)  # fmt: skip
 
 
 def _check(

@@ -18,7 +18,7 @@ from hart.checkpoint.loading import LoadedModel, load_model
 from hart.checkpoint.storage import CheckpointError, read_safetensors
 from hart.config import ConfigError, HartConfig, SamplingConfig
 from hart.devices import exact_float32
-from hart.generation.next_scale import NextScaleGenerator, Trace
+from hart.generation.next_scale import NextScaleGenerator, TokenStep
 from hart.strict import read_object
 from hart.types import ClassContext, Context, TextContext
 
@@ -228,13 +228,16 @@ def _teacher(model: LoadedModel, context: Context, inputs: Mapping[str, Tensor])
 def _generate(
     model: LoadedModel, context: Context, inputs: Mapping[str, Tensor], settings: SamplingConfig
 ) -> dict[str, Tensor]:
-    trace = Trace()
-    draws = RecordedDraws(inputs.get("generate.start_noise"), len(context), model.hart.device)
-    generator = NextScaleGenerator(model.hart, model.tokenizer.quantizer, settings, draws, trace=trace)
-    latent = generator(context)
-    results = {"generate.latent": latent, "generate.image": (model.tokenizer.decode(latent) + 1) / 2}
-    results |= {f"generate.logits.{i}": logits for i, logits in enumerate(trace.logits)}
-    return results | {f"generate.indices.{i}": codes for i, codes in enumerate(trace.indices)}
+    draws = RecordedDraws(
+        inputs.get("generate.start_noise"), len(context), model.hart.transformer.word_embed.weight.device
+    )
+    steps: list[TokenStep] = []
+    for state in NextScaleGenerator(model.hart, model.tokenizer.quantizer, settings, draws).states(context):
+        steps += state.steps
+    results = {"generate.latent": state.latent, "generate.image": (model.tokenizer.decode(state.latent) + 1) / 2}
+    for i, step in enumerate(steps):
+        results |= {f"generate.logits.{i}": step.logits, f"generate.indices.{i}": step.codes}
+    return results
 
 
 def _compare(name: str, golden: Tensor, computed: Tensor | None) -> Comparison:

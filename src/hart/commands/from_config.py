@@ -73,7 +73,9 @@ def config_from_options(config: type[T], given: dict[str, Any]) -> T:
         return TypeAdapter(config).validate_python(values)
     except ValidationError as error:
         called = {name: "/".join(option_flags(name, field)) or name.upper() for name, field in fields.items()}
-        raise HartError(explain(error, config, called=called.__getitem__)) from None
+        said = explain(error, config, called=called.__getitem__)
+        # a check of several fields stands for itself
+        raise HartError(said.removeprefix(f"{config.__name__}: ")) from None
 
 
 def option_flags(name: str, field: FieldInfo) -> tuple[str, ...]:

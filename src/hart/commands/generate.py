@@ -1,173 +1,146 @@
-"""`hart generate` and `hart reconstruct`: pictures from a model."""
+"""`hart generate` and `hart reconstruct`: images from a model."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import Field
 
-from hart.commands.console import model_name, note, print_path, progress, prompt_notes, scale_reporter, writable_folder
-from hart.commands.new_files import NumberedFiles, with_suffixes, write_new
-from hart.commands.options import DeviceOption
+from hart.commands.console import (
+    NumberedFiles,
+    model_name,
+    note,
+    print_path,
+    progress,
+    prompt_notes,
+    scale_reporter,
+    with_suffixes,
+    writable_folder,
+    write_new,
+)
+from hart.commands.from_config import options_from_config
+from hart.commands.options import sampling_options
+from hart.config import Config
 from hart.errors import HartError
 from hart.files import read_text, user_path
-from hart.strict import clipped
+from hart.strict import Listed, clipped
 
 if TYPE_CHECKING:
-    from hart.config import SamplingConfig
     from hart.generation.metadata import PictureRecord, PictureSettings
     from hart.generation.outputs import HartOutput
     from hart.pipeline import HartPipeline
 
 DEFAULT_MODEL = "emoji"
-DEFAULT_OUT = Path("outputs")
 SLUG_LENGTH = 40
 GRID_PIXELS, SMALLEST_SHOWN = 2**28, 128
-"""Pixels of a contact sheet at most; it enlarges pictures below 128 px."""
-
-ModelOption = Annotated[
-    str | None, typer.Option(help=f"Shipped name, folder or hub id; {DEFAULT_MODEL} by default.", show_default=False)
-]
-OutOption = Annotated[Path, typer.Option(help="Folder for the pictures.")]
-DtypeOption = Annotated[
-    str | None,
-    typer.Option(help="float32, bfloat16 or float16; bfloat16 on cuda by default, else float32.", show_default=False),
-]
+"""Pixels of a contact sheet at most; it enlarges images below 128 px."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """What to draw, once options and a picture's record are put together. `only`: keep this row of the result."""
+class ModelOptions(Config, kw_only=True):
+    """Which model runs where; None is the default, or that of the image which is made again."""
 
-    prompts: list[str]
-    images_per_prompt: int
-    seed: int
-    model: str
-    device: str | None
-    dtype: str | None
-    size: int | None
-    batch_size: int | None
-    sampling: SamplingConfig | None
-    random_weights: bool
-    loras: tuple[str, ...]
-    lora_scale: float
-    only: int | None = None
+    model: str | None = None
+    """Shipped name, folder or hub id; emoji by default."""
+    device: str | None = None
+    """cpu, cuda, cuda:1 or mps; by default CUDA where there is one."""
+    dtype: str | None = None
+    """float32, bfloat16 or float16; bfloat16 on cuda by default, else float32."""
+    out: Path = Path("outputs")
+    """Folder for the images."""
 
 
-def generate(
-    prompts: Annotated[
-        list[str] | None, typer.Argument(help="What to draw; a class number for class models.", show_default=False)
-    ] = None,
-    model: ModelOption = None,
+class GenerateOptions(ModelOptions, kw_only=True):
+    """What to make. None is the default, or that of the image which is made again."""
+
+    prompts: Annotated[Listed[str], Field(json_schema_extra={"positional": True})] = ()
+    """What to draw; a class number for class models."""
+    negative_prompt: str | None = None
+    """What guidance leads away from, in all images."""
     images_per_prompt: Annotated[
-        int | None, typer.Option("-n", "--images-per-prompt", help="Pictures a prompt; 1 by default.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the first picture; 0 by default.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale; 0 turns it off.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Codes kept at a draw; 0 keeps all.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Probability kept at a draw; 1 keeps all.")] = None,
-    smooth: Annotated[bool | None, typer.Option(help="Mix codes instead of taking the drawn one.")] = None,
-    rounds: Annotated[int | None, typer.Option(help="Rounds in which the last scale is drawn.")] = None,
-    diffusion_steps: Annotated[int | None, typer.Option(help="Steps of the residual diffusion.")] = None,
-    discrete_only: Annotated[bool | None, typer.Option(help="Leave the residual tokens out.")] = None,
-    size: Annotated[int | None, typer.Option(help="Side of the pictures in pixels.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Pictures drawn together; 1 on a CPU by default, 4 on a GPU.")
-    ] = None,
-    out: OutOption = DEFAULT_OUT,
-    grid: Annotated[bool, typer.Option("--grid", help="Also write a contact sheet of all pictures.")] = False,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
+        int | None, Field(ge=1, json_schema_extra={"flags": ["-n", "--images-per-prompt"]})
+    ] = None
+    """Images of each prompt; 1 by default."""
+    seed: Annotated[int | None, Field(ge=0)] = None
+    """Seed of the first image; 0 by default."""
+    size: int | None = None
+    """Side of the images in pixels."""
+    batch_size: Annotated[int | None, Field(ge=1)] = None
+    """Images made together; 1 on a CPU by default, 4 on a GPU."""
+    lora: Listed[Path] = ()
+    """Folder of an adapter to merge; several add up."""
+    lora_scale: float | None = None
+    """Strength of the adapters; 1 is as trained."""
+    random_weights: Annotated[bool, Field(json_schema_extra={"flags": ["--random-weights"]})] = False
+    """Use the model's sizes with random weights."""
+
+
+NOTHING = GenerateOptions()
+
+
+@sampling_options
+@options_from_config
+def generate(
+    options: GenerateOptions,
+    settings: Any,
     prompts_file: Annotated[Path | None, typer.Option(help="Text file with a prompt a line.")] = None,
-    like: Annotated[
-        Path | None, typer.Option(help="Draw this picture again; whatever else is given is changed.")
-    ] = None,
-    lora: Annotated[
-        list[Path] | None, typer.Option(help="Folder of an adapter to draw with; several add up.", show_default=False)
-    ] = None,
-    lora_scale: Annotated[float | None, typer.Option(help="Strength of the adapters; 1 is as trained.")] = None,
-    random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Use the model's sizes with random weights.")
-    ] = False,
+    like: Annotated[Path | None, typer.Option(help="Make this image again; what else is given is changed.")] = None,
+    grid: Annotated[bool, typer.Option("--grid", help="Also write a contact sheet of all images.")] = False,
 ) -> None:
-    """Draw pictures and print their paths. What is not given is taken from the model's own settings."""
-    wanted = [*(prompts or []), *(read_prompts(prompts_file) if prompts_file is not None else [])]
+    """Make images and print their paths. What is not given is taken from the model's own settings."""
+    wanted = [*options.prompts, *(read_prompts(prompts_file) if prompts_file is not None else [])]
     if not wanted and like is None:
         raise HartError("nothing to draw: give a prompt, --prompts-file or --like")
     if any(not prompt.strip() for prompt in wanted):
         raise HartError("a prompt is empty: describe what to draw")
-    writable_folder(out)
+    writable_folder(options.out)
     from hart.generation.metadata import read_record
 
-    record = read_record(like) if like is not None else None
-    job = Job(
-        prompts=wanted,
-        images_per_prompt=1 if images_per_prompt is None else images_per_prompt,
-        seed=0 if seed is None else seed,
-        model=DEFAULT_MODEL if model is None else model,
-        device=device,
-        dtype=dtype,
-        size=size,
-        batch_size=batch_size,
-        sampling=None,
-        random_weights=random_weights,
-        loras=tuple(os.path.abspath(user_path(folder)) for folder in lora or ()),  # noqa: PTH100 - links stay as given
-        lora_scale=1.0 if lora_scale is None else lora_scale,
-    )
-    if record is not None:
-        again = not wanted and (images_per_prompt, seed, batch_size) == (None, None, None)
-        job = _like(
-            record,
-            job,
-            keep_seed=seed is None,
-            keep_model=model is None,
-            keep_batch=again,
-            keep_lora_scale=lora_scale is None,
-        )
-    if lora_scale is not None and not job.loras:
+    # links stay as given
+    loras = tuple(Path(os.path.abspath(user_path(folder))) for folder in options.lora)  # noqa: PTH100
+    options = options.replace(prompts=tuple(wanted), lora=loras)
+    sampling, row, given = None, None, options
+    if like is not None:
+        record = read_record(like)
+        options, row = _like(record, options)
+        sampling = record.settings.sampling
+    if given.lora_scale is not None and not options.lora:
         raise HartError("--lora-scale is the strength of adapters, and there is none: give --lora too")
-    total = len(job.prompts) * job.images_per_prompt if job.only is None else 1
-    writer = PictureWriter(out, job, total, keep=grid)
-    with says_what_is_kept(writer), progress(f"loading {job.model}") as report, prompt_notes():
-        pipe = _open(job)
+    total = 1 if row is not None else len(options.prompts) * (options.images_per_prompt or 1)
+    writer = PictureWriter(options, total, row, keep=grid)
+    with says_what_is_kept(writer), progress(f"loading {options.model or DEFAULT_MODEL}") as report, prompt_notes():
+        pipe = _open(options)
         if pipe.num_classes is None:
-            _hint_at_quotes(prompts or [])
+            _hint_at_quotes(given.prompts)
         if grid and total * max(pipe.image_size, SMALLEST_SHOWN) ** 2 > GRID_PIXELS:
             raise HartError(f"--grid: {total} pictures of {pipe.image_size} px are too many for one sheet")
+        negative = options.negative_prompt
         pipe(
-            _prompts_for(pipe, job.prompts),
-            images_per_prompt=job.images_per_prompt,
-            seed=job.seed,
-            guidance_scale=guidance,
-            top_k=top_k,
-            top_p=top_p,
-            smooth=smooth,
-            rounds=rounds,
-            diffusion_steps=diffusion_steps,
-            discrete_only=discrete_only,
-            size=job.size,
-            batch_size=job.batch_size,
-            sampling=job.sampling,
-            on_scale=scale_reporter(report),
-            on_batch=lambda batch: writer.write(batch, pipe),
+            _prompts_for(pipe, options.prompts),
+            negative_prompt=None if negative is None else _prompts_for(pipe, [negative]),
+            num_images_per_prompt=options.images_per_prompt or 1,
+            seed=options.seed or 0,
+            size=options.size,
+            batch_size=options.batch_size,
+            sampling=sampling,
+            callback_on_scale=scale_reporter(report),
+            callback_on_batch=lambda batch: writer.write(batch, pipe),
             collect=False,
+            **settings,
         )
     if grid:
         print_path(writer.write_grid())
 
 
+@options_from_config
 def reconstruct(
+    options: ModelOptions,
     images: Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)],
-    model: ModelOption = None,
-    out: OutOption = DEFAULT_OUT,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
 ) -> None:
     """Encode and decode images with a model's tokenizer: input, discrete and hybrid side by side, PSNR in dB."""
     from hart.data.images import open_image
@@ -175,14 +148,14 @@ def reconstruct(
 
     for path in images:
         open_image(path)
-    writable_folder(out)
+    writable_folder(options.out)
     from hart.generation.contact_sheet import side_by_side
     from hart.pipeline import HartPipeline
 
-    name = DEFAULT_MODEL if model is None else model
-    files = NumberedFiles(out, len(images))
+    name = options.model or DEFAULT_MODEL
+    files = NumberedFiles(options.out, len(images))
     with progress(f"loading {name}") as report:
-        pipe = HartPipeline.from_pretrained(name, device=device, dtype=dtype)
+        pipe = HartPipeline.from_pretrained(name, device=options.device, dtype=options.dtype)
         for i, path in enumerate(images):
             report(i, len(images), f"reconstructing {path.name}")
             result = pipe.reconstruct(open_image(path))
@@ -205,58 +178,51 @@ def slug(text: str) -> str:
     return "-".join(words)[:SLUG_LENGTH].strip("-") or "picture"
 
 
-def _like(
-    record: PictureRecord, given: Job, *, keep_seed: bool, keep_model: bool, keep_batch: bool, keep_lora_scale: bool
-) -> Job:
-    """The job that draws a recorded picture again, changed by whatever was given."""
+def _like(record: PictureRecord, given: GenerateOptions) -> tuple[GenerateOptions, int | None]:
+    """The options that make a recorded image again, changed by what was given; and which row of the result it is."""
     from hart import __version__
 
     if record.version != __version__:
         note(f"drawn by hart {record.version}, this is {__version__}: the picture may come out differently")
-    settings = record.settings
-    keep_loras = keep_model and not given.loras
-    prompts, seed, batch_size, only = given.prompts, given.seed, given.batch_size, None
-    if keep_seed:
-        seed = record.seed
-    if keep_batch and settings.batch is not None:
-        prompts, seed, only = list(settings.batch.prompts), settings.batch.seed, settings.batch.row
-        batch_size = len(prompts)
-        if not 0 <= only < batch_size:
-            raise HartError("--like: the picture's settings name a row that its batch does not have")
-    elif keep_batch:
-        batch_size = 1
-    return Job(
-        prompts=prompts or [record.prompt],
-        images_per_prompt=given.images_per_prompt,
-        seed=seed,
-        model=record.model if keep_model else given.model,
-        device=given.device or settings.device,
-        dtype=given.dtype or settings.dtype,
-        size=settings.size if given.size is None and keep_model else given.size,
-        batch_size=batch_size,
-        sampling=settings.sampling,
-        random_weights=given.random_weights or (settings.random_weights and keep_model),
-        loras=settings.loras if keep_loras else given.loras,
-        lora_scale=settings.lora_scale if keep_loras and keep_lora_scale else given.lora_scale,
-        only=only,
-    )
+    settings, changes = record.settings, dict[str, Any]()
+    if not given.prompts and (given.images_per_prompt, given.seed, given.batch_size) == (None, None, None):
+        changes["batch_size"] = 1
+        if settings.batch is not None:
+            together, row = settings.batch.prompts, settings.batch.row
+            if not 0 <= row < len(together):
+                raise HartError("--like: the picture's settings name a row that its batch does not have")
+            changes |= {"prompts": together, "seed": settings.batch.seed, "batch_size": len(together)}
+    recorded: dict[str, Any] = {
+        "prompts": (record.prompt,),
+        "negative_prompt": settings.negative_prompt,
+        "seed": record.seed,
+        "device": settings.device,
+        "dtype": settings.dtype,
+    }
+    if given.model is None:
+        recorded |= {"model": record.model, "size": settings.size, "random_weights": settings.random_weights}
+        if not given.lora:
+            recorded |= {"lora": tuple(map(Path, settings.loras)), "lora_scale": settings.lora_scale}
+    kept = {name: value for name, value in recorded.items() if getattr(given, name) == getattr(NOTHING, name)}
+    return given.replace(**kept | changes), settings.batch.row if settings.batch and "prompts" in changes else None
 
 
-def _open(job: Job) -> HartPipeline:
+def _open(options: GenerateOptions) -> HartPipeline:
     from hart.checkpoint.loading import load_config
     from hart.pipeline import HartPipeline
 
-    if job.random_weights:
-        pipe = HartPipeline.from_config(load_config(job.model), device=job.device, dtype=job.dtype)
+    name = options.model or DEFAULT_MODEL
+    if options.random_weights:
+        pipe = HartPipeline.from_config(load_config(name), device=options.device, dtype=options.dtype)
     else:
-        pipe = HartPipeline.from_pretrained(job.model, device=job.device, dtype=job.dtype)
-    for folder in job.loras:
-        pipe.load_lora(folder, job.lora_scale)
+        pipe = HartPipeline.from_pretrained(name, device=options.device, dtype=options.dtype)
+    for folder in options.lora:
+        pipe.load_lora(folder, 1.0 if options.lora_scale is None else options.lora_scale)
     return pipe
 
 
-def _prompts_for(pipe: HartPipeline, prompts: list[str]) -> list[str | int]:
-    """Words as they are; for a class model the numbers they spell."""
+def _prompts_for(pipe: HartPipeline, prompts: Sequence[str]) -> list[str | int]:
+    """Text as it is; for a class model the numbers that it spells."""
     if pipe.num_classes is None:
         return list(prompts)
     try:
@@ -268,11 +234,11 @@ def _prompts_for(pipe: HartPipeline, prompts: list[str]) -> list[str | int]:
 class PictureWriter:
     """Writes batches as they are drawn and prints the paths: a run that is stopped leaves what it has done."""
 
-    def __init__(self, out: Path, job: Job, total: int, *, keep: bool) -> None:
-        """total: pictures to come. keep: hold them for a contact sheet."""
-        self.out, self.job, self.total, self.done = out, job, total, 0
-        self._files = NumberedFiles(out, total)
-        self._model = model_name(job.model)
+    def __init__(self, options: GenerateOptions, total: int, row: int | None, *, keep: bool) -> None:
+        """total: images to come. row: write this one of the batch alone. keep: hold them for a contact sheet."""
+        self.options, self.row, self.total, self.done = options, row, total, 0
+        self._files = NumberedFiles(options.out, total)
+        self._model = model_name(options.model or DEFAULT_MODEL)
         self._kept: list[tuple[str, int, Any]] | None = [] if keep else None
 
     def write(self, batch: HartOutput, pipe: HartPipeline) -> None:
@@ -280,7 +246,7 @@ class PictureWriter:
         from hart import __version__
         from hart.generation.metadata import PictureRecord, write_picture
 
-        for row in range(len(batch.images)) if self.job.only is None else [self.job.only]:
+        for row in range(len(batch.images)) if self.row is None else [self.row]:
             prompt, seed, image = str(batch.prompts[row]), batch.seeds[row], batch.images[row]
             record = PictureRecord(prompt, seed, self._model, self._settings(batch, row, pipe), __version__)
             print_path(self._files.write(f"{slug(prompt)}-{seed}", partial(write_picture, image=image, record=record)))
@@ -294,10 +260,10 @@ class PictureWriter:
         from hart.generation.metadata import save_png
 
         assert self._kept, "only a writer that keeps pictures can show them"
-        n = self.job.images_per_prompt
+        n = self.options.images_per_prompt or 1
         prompts, seeds, images = zip(*self._kept, strict=True)
         sheet = contact_sheet([images[i : i + n] for i in range(0, len(images), n)], prompts[::n])
-        path = self.out / f"grid-{slug(prompts[0])}-{seeds[0]}.png"
+        path = self.options.out / f"grid-{slug(prompts[0])}-{seeds[0]}.png"
         return write_new(with_suffixes(path), partial(save_png, image=sheet, overwrite=False))
 
     def _settings(self, batch: HartOutput, row: int, pipe: HartPipeline) -> PictureSettings:
@@ -311,9 +277,10 @@ class PictureWriter:
             size=pipe.image_size,
             device=str(pipe.device),
             dtype=dtype_name(pipe.dtype),
-            random_weights=self.job.random_weights,
-            loras=self.job.loras,
-            lora_scale=self.job.lora_scale,
+            negative_prompt=self.options.negative_prompt,
+            random_weights=self.options.random_weights,
+            loras=tuple(map(str, self.options.lora)),
+            lora_scale=1.0 if self.options.lora_scale is None else self.options.lora_scale,
             batch=BatchPlace(together, batch.seeds[0], row) if len(together) > 1 else None,
         )
 
@@ -324,11 +291,11 @@ def says_what_is_kept(writer: PictureWriter) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo(f"stopped: {writer.done} of {writer.total} in {writer.out}", err=True)
+        typer.echo(f"stopped: {writer.done} of {writer.total} in {writer.options.out}", err=True)
         raise
 
 
-def _hint_at_quotes(prompts: list[str]) -> None:
+def _hint_at_quotes(prompts: Sequence[str]) -> None:
     """A note where the shell has probably made several prompts of one."""
     if len(prompts) > 1 and all(len(prompt.split()) == 1 for prompt in prompts):
         short = clipped(" ".join(prompts), SLUG_LENGTH)

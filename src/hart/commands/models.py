@@ -9,6 +9,7 @@ import typer
 
 from hart.commands.console import progress, writable_folder
 from hart.errors import HartError
+from hart.files import user_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,16 +57,22 @@ def convert(
         raise HartError("--lora-scale is the strength of adapters, and there is none: give --lora too")
     import torch
 
-    from hart.checkpoint.loading import resolve_model
-    from hart.conversion import convert_model, require_new_model
+    from hart.checkpoint.loading import load_model, resolve_model
+    from hart.checkpoint.lora import merge_lora
     from hart.devices import resolve_dtype
+    from hart.inference.parts import Parts, require_new_model
 
-    stored = resolve_dtype(dtype, torch.device("cpu"))
+    cpu = torch.device("cpu")
+    stored = resolve_dtype(dtype, cpu)
     with progress(f"reading {source}"):
-        require_new_model(destination, resolve_model(source))
+        folder = resolve_model(source)
+        require_new_model(destination, folder)
         writable_folder(destination)
-        scale = 1.0 if lora_scale is None else lora_scale
-        convert_model(source, destination, loras=lora or (), lora_scale=scale, dtype=stored)
+        # adapters are added in float32, whatever is stored
+        model = load_model(folder, torch.float32 if lora else stored)
+        for adapter in lora or ():
+            merge_lora(model.hart, user_path(adapter), 1.0 if lora_scale is None else lora_scale, model=source)
+        Parts(model.tokenizer, model.hart, cpu, stored).save(destination, model.config, folder, stored)
     typer.echo(destination)
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import inspect
+import typing
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any, Literal
 
 import typer
 
+from hart.config import SamplingConfig
 from hart.data.kinds import Kind
 
 DATA_METAVAR = "DATA"
@@ -23,3 +28,32 @@ FitOption = Annotated[
 DeviceOption = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; by default CUDA where there is one.", show_default=False)
 ]
+
+
+SAMPLING_FLAGS = {"guidance_scale": ("--guidance",)}
+"""Options of other names than their fields."""
+
+
+def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command whose parameter `settings` is replaced with an option for every field of `SamplingConfig`.
+
+    The command gets a dictionary; None stands for what is not given.
+    """
+    fields = SamplingConfig.__pydantic_fields__
+    signature = inspect.signature(command)
+    parameters = [parameter for parameter in signature.parameters.values() if parameter.name != "settings"]
+    for name, field in fields.items():
+        kind = next(one for one in (*typing.get_args(field.annotation), field.annotation) if one is not type(None))
+        kind = next((one for one in typing.get_args(kind) if isinstance(one, type)), kind)  # without its bounds
+        option = typer.Option(*SAMPLING_FLAGS.get(name, ()), help=field.description, show_default=False)
+        annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+
+    @wraps(command)
+    def run(**given: Any) -> Any:
+        settings = {name: given.pop(name) for name in fields}
+        return command(**given, settings=settings)
+
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run

@@ -53,9 +53,9 @@ class DiffusionLoss:
 class DiffusionProcess:
     """A process over a subset `timesteps` of the training steps (all of them for training).
 
-    A step below is an index into `timesteps`, (T,) int64. Constants are computed in float64 and kept in float32 on
-    the CPU; `to` gives the same process for tensors on another device. It is no module, since its constants have
-    neither the model's number type nor a place in its state.
+    A step below is an index into `timesteps`, (T,) int64. Constants are computed in float64 and kept in float32, on
+    the CPU and on every device that steps were given on. It is no module, since its constants have neither the model's
+    number type nor a place in its state.
     """
 
     def __init__(self, training_steps: int, timesteps: np.ndarray | None = None) -> None:
@@ -103,7 +103,7 @@ class DiffusionProcess:
 
     def _at(self, name: str, step: Tensor) -> Tensor:
         """The constant `name` at steps (N,) as (N, 1) float32."""
-        return self._constants[name][step].unsqueeze(-1)
+        return self.to(step.device)._constants[name][step].unsqueeze(-1)
 
     def noised(self, x0: Tensor, step: Tensor, noise: Tensor) -> Tensor:
         """x0 (N, D) at steps (N,) or (1,): sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) noise."""

@@ -9,7 +9,7 @@ from hart.exports import lazy
 
 if TYPE_CHECKING:
     from hart.evaluation.cache import IMAGES, TENSORS, Cache, records
-    from hart.evaluation.drawing import DrawnPictures, quiet_prompts
+    from hart.evaluation.drawing import DrawnPictures, quiet_prompts, spread
     from hart.evaluation.metrics.distances import LEAST_PICTURES, all_figures, distances
     from hart.evaluation.metrics.features import (
         DEFAULT_FEATURES,
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from hart.evaluation.metrics.images import psnr, ssim
     from hart.evaluation.pictures import Pictures, features_of_set
     from hart.evaluation.report import Result, extractor_facts, pictures_text, write_result
-    from hart.evaluation.selection import spread
     from hart.evaluation.suites.base import (
         Context,
         ImageSetOptions,
@@ -75,7 +74,7 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "hart.evaluation.cache": "IMAGES TENSORS Cache records",
-        "hart.evaluation.drawing": "DrawnPictures quiet_prompts",
+        "hart.evaluation.drawing": "DrawnPictures quiet_prompts spread",
         "hart.evaluation.metrics.distances": "LEAST_PICTURES all_figures distances",
         "hart.evaluation.metrics.features": "DEFAULT_FEATURES EfficientNetLite0 FeatureExtractor Features "
         "open_extractor",
@@ -83,7 +82,6 @@ __getattr__, __dir__ = lazy(
         "hart.evaluation.metrics.images": "psnr ssim",
         "hart.evaluation.pictures": "Pictures features_of_set",
         "hart.evaluation.report": "Result extractor_facts pictures_text write_result",
-        "hart.evaluation.selection": "spread",
         "hart.evaluation.suites.base": "Context ImageSetOptions Progress SamplingOptions Suite SuiteOptions",
         "hart.evaluation.suites.tokenizer": "reconstruct",
         "hart.generation.contact_sheet": "contact_sheet",

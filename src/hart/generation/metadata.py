@@ -39,6 +39,7 @@ class PictureSettings(Config):
     size: int
     device: str
     dtype: str
+    negative_prompt: str | None = None
     random_weights: bool = False
     """Drawn with random weights in place of the model's."""
     loras: Listed[str] = ()

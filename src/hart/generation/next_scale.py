@@ -3,16 +3,17 @@
     logits -> codes -> embeddings -> running sum -> next scale's input, K times;
     at the last scale also the residual tokens.
 
-Text encoding and decoding to pixels are elsewhere: a context goes in, a latent comes out.
+Generation is an iterator of states, one a scale: previews, callbacks and a stop need nothing else.
+Text encoding and decoding to pixels are elsewhere: a context goes in, latents come out.
 
-Shapes: B pictures, K scales, N tokens of a scale, V codes, D latent channels, n_K side of the latent.
+Shapes: B images, K scales, N tokens of a step, V codes, D latent channels, n_K side of the latent.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -25,28 +26,48 @@ from hart.layers.kv_cache import KVCache
 from hart.model import Hart
 from hart.tokenizer.quantizer import MultiScaleQuantizer, next_scale_input, to_map
 from hart.transformer.transformer import Conditioning, gather_tokens
-from hart.types import Context
+from hart.types import Context, cat_contexts
 
 
 @dataclass(frozen=True)
-class ScaleStep:
-    """What a callback sees after a step.
+class TokenStep:
+    """What one step sampled: all tokens of a scale, or those of one MaskGIT step at the last scale.
 
-    k: 0-based scale; scales: K.
-    latent: (B, D, n_K, n_K), the running sum so far: decode it for a preview.
+    positions: (B, N) raster positions of the tokens; None: all of them in raster order.
+    logits: (B, N, V) float32, guided, before any filter. codes: (B, N), sampled from them.
+    residual: (B, N, D), the continuous tokens that a hybrid model adds at the last scale.
+    """
+
+    positions: Tensor | None
+    logits: Tensor
+    codes: Tensor
+    residual: Tensor | None
+
+
+@dataclass(frozen=True)
+class ScaleState:
+    """A batch after scale k (0-based) of `scales`.
+
+    latent: (B, D, n_K, n_K) float32, the running sum so far: decode it for a preview; after the last scale, the result.
+    steps: one, or the MaskGIT steps of the last scale.
     """
 
     k: int
     scales: int
     latent: Tensor
+    steps: tuple[TokenStep, ...]
 
 
-@dataclass
-class Trace:
-    """Guided logits (before any filter) and codes of every step; the last scale has one step a round."""
+@dataclass(frozen=True)
+class _Prefix:
+    """What the transformer knows of a batch: both halves of the guidance, and the tokens seen so far.
 
-    logits: list[Tensor] = field(default_factory=list)
-    indices: list[Tensor] = field(default_factory=list)
+    null_rows: rows at the end whose context is the null one; 0 where a negative prompt stands there.
+    """
+
+    conditioning: Conditioning
+    cache: KVCache
+    null_rows: int
 
 
 def round_sizes(tokens: int, rounds: int) -> list[int]:
@@ -64,21 +85,9 @@ def round_sizes(tokens: int, rounds: int) -> list[int]:
 
 
 class NextScaleGenerator:
-    """Draws the latents of one batch of pictures.
+    """Samples the latents of one batch of images. `guidance_scale` 0 runs the conditional half alone."""
 
-    `guidance_scale` 0 runs the conditional half alone.
-    """
-
-    def __init__(
-        self,
-        hart: Hart,
-        quantizer: MultiScaleQuantizer,
-        settings: SamplingConfig,
-        draws: Draws,
-        *,
-        on_scale: Callable[[ScaleStep], None] | None = None,
-        trace: Trace | None = None,
-    ) -> None:
+    def __init__(self, hart: Hart, quantizer: MultiScaleQuantizer, settings: SamplingConfig, draws: Draws) -> None:
         self.hart = hart
         self.transformer = hart.transformer
         self.schedule = hart.transformer.schedule
@@ -86,128 +95,118 @@ class NextScaleGenerator:
         self.settings = settings
         self.draws = draws
         self.hybrid = hart.residual is not None
-        self.draw_residual = self.hybrid and not settings.discrete_only
-        self.on_scale = on_scale
-        self.trace = trace
+        self.guided = settings.guidance_scale > 0
         if settings.rounds > 1 and not self.hybrid:
             raise ValueError("rounds at the last scale are for hybrid models; this one draws discrete tokens only")
         if settings.rounds > self.schedule.token_counts[-1]:
             raise ValueError(f"{settings.rounds} rounds are more than the last scale's tokens")
 
+    def __call__(self, context: Context, null_context: Context | None = None) -> Tensor:
+        """Latents (B, D, n_K, n_K) in float32: those of the last of `states`."""
+        for state in self.states(context, null_context):
+            latent = state.latent
+        return latent
+
     @torch.inference_mode()
-    def __call__(self, context: Context) -> Tensor:
-        """Latent (B, D, n_K, n_K) in float32 for a context of B pictures."""
-        batch, last = len(context), len(self.schedule) - 1
-        if self.settings.guidance_scale > 0:
-            context = context.with_null()
+    def states(self, context: Context, null_context: Context | None = None) -> Iterator[ScaleState]:
+        """The states of a batch, one after every scale; who stops asking stops the generation.
+
+        context: of B images. null_context: what guidance leads away from, by default the null context of each.
+        """
+        batch, null_rows = len(context), 0
+        if self.guided:
+            null_rows = batch if null_context is None else 0
+            context = cat_contexts([context, context.null() if null_context is None else null_context])
         conditioning = self.transformer.condition(context)
-        cache = self.transformer.new_cache(len(context), dtype=self.hart.dtype, device=self.hart.device)
-        side = self.schedule.final_side
-        channels = self.quantizer.codebook.embedding_dim
-        total = torch.zeros(batch, channels, side, side, device=self.hart.device)
-        for k in range(len(self.schedule)):
+        prefix = _Prefix(conditioning, self.transformer.new_cache(len(context)), null_rows)
+        side, last = self.schedule.final_side, len(self.schedule) - 1
+        total = self._codes.new_zeros((batch, self._codes.shape[1], side, side), dtype=torch.float32)
+        for k in range(last + 1):
             if k == last and self.hybrid:
-                total = total + to_map(self._last_scale(total, conditioning, cache))
+                tokens, steps = self._last_scale(total, prefix)
+                total = total + to_map(tokens)  # without phi
             else:
-                ratio = k / last
-                hidden = self._hidden(k, total, conditioning, cache)
-                _, embeddings = self._tokens(k, hidden, conditioning, ratio)
-                contribution = self.quantizer.contribution(embeddings.to(self._codes.dtype), k, self.schedule)
-                total = total + contribution.float()
-            if self.on_scale is not None:
-                self.on_scale(ScaleStep(k, len(self.schedule), total))
-        return total
+                tokens, step = self._step(k, total, prefix)
+                steps = [step]
+                total = total + self.quantizer.contribution(tokens.to(self._codes.dtype), k, self.schedule).float()
+            yield ScaleState(k, last + 1, total, tuple(steps))
 
     @property
     def _codes(self) -> Tensor:
         return self.quantizer.codebook.weight
 
-    def _hidden(
-        self, k: int, total: Tensor, conditioning: Conditioning, cache: KVCache, cells: Tensor | None = None
-    ) -> Tensor:
-        """Hidden states of scale k for both halves of the guidance, (B or 2B, N, C)."""
-        if k == 0:
-            null_rows = len(total) if self.settings.guidance_scale > 0 else 0
-            return self.transformer.first_scale(conditioning, cache, null_rows)
-        scale_input = next_scale_input(total, self.schedule.sides[k])
-        if cells is not None:
-            scale_input = gather_tokens(scale_input, cells)
-        return self.transformer.next_scale(
-            k, self._both(scale_input), conditioning, cache, None if cells is None else self._both(cells)
-        )
-
-    def _both(self, x: Tensor) -> Tensor:
-        """The same tensor for the conditional and the unconditional half."""
-        return x.repeat(2, *(1,) * (x.dim() - 1)) if self.settings.guidance_scale > 0 else x
-
-    def _tokens(self, k: int, hidden: Tensor, conditioning: Conditioning, ratio: float) -> tuple[Tensor, Tensor]:
-        """Codes (B, N) of a step and the embeddings (B, N, D) float32 that enter the running sum."""
-        logits = self.transformer.logits(hidden, conditioning)
-        if self.settings.guidance_scale > 0:
-            conditional, unconditional = logits.chunk(2)
-            logits = guided(conditional, unconditional, self.settings.guidance_scale * ratio)
-        if not logits.isfinite().all():
-            raise HartError("the transformer's numbers left the range of its type: draw in float32 or bfloat16")
-        if self.trace is not None:
-            self.trace.logits.append(logits)
-        top_k = self.settings.top_k
-        # plain VAR keeps as many at every scale
-        kept = filtered(logits, top_k_at(k, top_k) if self.hybrid else top_k, self.settings.top_p)
-        codes = self.draws.codes(kept)
-        if self.trace is not None:
-            self.trace.indices.append(codes)
-        if self.settings.smooth:
-            return codes, smooth_mixture(kept, self.draws.gumbel(kept), ratio, self._codes)
-        return codes, self.quantizer.codebook(codes).float()
-
-    def _last_scale(self, total: Tensor, conditioning: Conditioning, cache: KVCache) -> Tensor:
-        """Tokens (B, N_K, D) of the last scale: codes plus residual, without phi, in one round or more."""
+    def _last_scale(self, total: Tensor, prefix: _Prefix) -> tuple[Tensor, list[TokenStep]]:
+        """Tokens (B, N_K, D) of a hybrid model's last scale, in one MaskGIT step or more."""
         k = len(self.schedule) - 1
-        ratio = (k - 1) / k  # of the scale before, as published
-        count = self.schedule.token_counts[k]
+        count = remaining = self.schedule.token_counts[k]
         sizes = round_sizes(count, self.settings.rounds)
         if len(sizes) == 1:
-            return self._round(k, None, total, conditioning, cache, ratio)
-        tokens = torch.zeros(total.shape[0], count, self._codes.shape[1], device=total.device)
-        order = self.draws.order(count)
-        remaining = count
+            tokens, step = self._step(k, total, prefix)
+            return tokens, [step]
+        tokens = total.new_zeros(len(total), count, self._codes.shape[1])
+        order, steps = self.draws.order(count), []
         for size in sizes:
-            # positions at the front of the order wait for later rounds; a round goes in raster order
-            cells = order[:, remaining - size : remaining].sort(dim=1).values
-            drawn = self._round(k, cells, total, conditioning, cache, ratio)
-            tokens.scatter_(1, cells.unsqueeze(2).expand_as(drawn), drawn)
+            # positions at the front of the order wait for later steps; a step goes in raster order
+            positions = order[:, remaining - size : remaining].sort(dim=1).values
+            sampled, step = self._step(k, total, prefix, positions)
+            tokens.scatter_(1, positions.unsqueeze(2).expand_as(sampled), sampled)
+            steps.append(step)
             remaining -= size
-        return tokens
+        return tokens, steps
 
-    def _round(
-        self,
-        k: int,
-        cells: Tensor | None,
-        total: Tensor,
-        conditioning: Conditioning,
-        cache: KVCache,
-        ratio: float,
-    ) -> Tensor:
-        hidden = self._hidden(k, total, conditioning, cache, cells)
-        codes, embeddings = self._tokens(k, hidden, conditioning, ratio)
-        if not self.draw_residual:
-            return embeddings
-        return embeddings + self._residual(hidden, codes, self.settings.guidance_scale * ratio)
+    def _step(
+        self, k: int, total: Tensor, prefix: _Prefix, positions: Tensor | None = None
+    ) -> tuple[Tensor, TokenStep]:
+        """Embeddings (B, N, D) float32 of the tokens of scale k, residual added, and how they came about."""
+        settings, last = self.settings, len(self.schedule) - 1
+        final = k == last and self.hybrid
+        ratio = (k - 1 if final else k) / last  # the last scale takes that of the one before, as published
+        guidance = settings.guidance_scale * ratio
+        hidden = self._hidden(k, total, prefix, positions)
+        logits = self.transformer.logits(hidden, prefix.conditioning)
+        if self.guided:
+            conditional, unconditional = logits.chunk(2)
+            logits = guided(conditional, unconditional, guidance)
+        if not logits.isfinite().all():
+            raise HartError("the transformer's numbers left the range of its type: draw in float32 or bfloat16")
+        # plain VAR keeps as many at every scale
+        kept = filtered(logits, top_k_at(k, settings.top_k) if self.hybrid else settings.top_k, settings.top_p)
+        codes = self.draws.codes(kept)
+        if settings.smooth:
+            embeddings = smooth_mixture(kept, self.draws.gumbel(kept), ratio, self._codes)
+        else:
+            embeddings = self.quantizer.codebook(codes).float()
+        if not final or settings.discrete_only:
+            return embeddings, TokenStep(positions, logits, codes, None)
+        residual = self._residual(hidden, codes, guidance)
+        return embeddings + residual, TokenStep(positions, logits, codes, residual)
+
+    def _hidden(self, k: int, total: Tensor, prefix: _Prefix, positions: Tensor | None) -> Tensor:
+        """Hidden states of scale k for both halves of the guidance, (B or 2B, N, C)."""
+        if k == 0:
+            return self.transformer.first_scale(prefix.conditioning, prefix.cache, prefix.null_rows)
+        scale_input = next_scale_input(total, self.schedule.sides[k])
+        if positions is not None:
+            scale_input, positions = gather_tokens(scale_input, positions), self._both(positions)
+        return self.transformer.next_scale(k, self._both(scale_input), prefix.conditioning, prefix.cache, positions)
 
     def _residual(self, hidden: Tensor, codes: Tensor, guidance: float) -> Tensor:
         """Residual tokens (B, N, D) for the hidden states of both halves and the sampled codes (B, N)."""
         head = self.hart.residual
         assert head is not None
         condition = self.hart.residual_condition(hidden, self._both(self.quantizer.codebook(codes)))
-        batch, tokens = codes.shape
-        channels = self._codes.shape[1]
+        (batch, tokens), channels = codes.shape, self._codes.shape[1]
         flat = condition.flatten(0, 1).split(batch * tokens)
         residual = head.sample(
             flat[0],
-            flat[1] if len(flat) > 1 else None,
+            flat[1] if self.guided else None,
             guidance,
             self.draws.start_noise(tokens, channels).flatten(0, 1),
             lambda: self.draws.step_noise(tokens, channels).flatten(0, 1),
             self.settings.diffusion_steps,
         )
         return residual.view(batch, tokens, channels)
+
+    def _both(self, x: Tensor) -> Tensor:
+        """The same tensor for the conditional and the unconditional half."""
+        return x.repeat(2, *(1,) * (x.dim() - 1)) if self.guided else x

@@ -1,13 +1,17 @@
-"""What a pipeline hands out: pictures with what they were drawn from, previews, reconstructions.
+"""What a pipeline hands out: images with what they were made from, previews, reconstructions.
 
-Shapes: B pictures, D latent channels, n_K side of the latent.
+Shapes: B images, H W pixels, D latent channels, n_K side of the latent.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -17,13 +21,16 @@ from hart.generation.request import Prompt
 
 @dataclass(frozen=True)
 class HartOutput:
-    """Pictures in prompt-major order: all of the first prompt, then all of the second.
+    """Images in prompt-major order: all of the first prompt, then all of the second.
 
-    images, prompts, seeds: one entry a picture. sampling: the settings they were drawn with.
-    batch_size: how many were drawn together; pictures i // batch_size belong to one batch.
+    images: of the `hart.generation.request.OutputType` that was asked for, by default a list of PIL images.
+    prompts: one an image; empty where features were given in their place.
+    seeds: one an image; empty where generators were given in their place.
+    sampling: the settings they were made with.
+    batch_size: how many were made together; images i // batch_size belong to one batch.
     """
 
-    images: list[Image.Image]
+    images: Any
     prompts: list[Prompt]
     seeds: list[int]
     sampling: SamplingConfig
@@ -32,11 +39,11 @@ class HartOutput:
 
 @dataclass(frozen=True)
 class ScalePreview:
-    """A batch after one of its scales, for `on_scale`.
+    """A batch after one of its scales, for `callback_on_scale`.
 
     k: 0-based scale; scales: how many there are.
     batch: 0-based batch; batches: how many there are.
-    pictures: which pictures of the call are in the batch.
+    pictures: which images of the call are in the batch.
     latent: (B, D, n_K, n_K), the running sum so far.
     """
 
@@ -46,11 +53,12 @@ class ScalePreview:
     batches: int
     pictures: range
     latent: Tensor
-    _decode: Callable[[Tensor], Image.Image]
+    _decode: Callable[[Tensor], Any]
 
     def images(self) -> list[Image.Image]:
-        """The pictures as they stand, at full size. Decoded at this call: who does not look does not pay."""
-        return [self._decode(latent) for latent in self.latent]
+        """The images as they stand, at full size. Decoded at this call: who does not look does not pay."""
+        images: list[Image.Image] = self._decode(self.latent)
+        return images
 
 
 @dataclass(frozen=True)
@@ -66,3 +74,16 @@ class Reconstruction:
     hybrid: Image.Image
     discrete_psnr: float
     hybrid_psnr: float
+
+
+def joined_images(parts: list[Any]) -> Any:
+    """The images of several batches as one, of the kind that they are; an empty list where there are none."""
+    if not parts or isinstance(parts[0], list):
+        return [image for part in parts for image in part]
+    return torch.cat(parts) if isinstance(parts[0], Tensor) else np.concatenate(parts)
+
+
+def psnr(image: Tensor, original: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of two images in [0, 1]."""
+    error = float((image - original).double().square().mean())
+    return math.inf if error == 0 else -10 * math.log10(error)

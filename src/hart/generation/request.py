@@ -4,18 +4,155 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Iterable, Mapping
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Literal, TypedDict
+
+import torch
+from torch import Tensor
 
 from hart.config import MAX_SEED, HartConfig, SamplingConfig
 from hart.errors import HartError
+from hart.generation.draws import GeneratorDraws
 from hart.strict import shown
+from hart.types import ClassContext, Context, TextContext, cat_contexts
 
-MAX_PROMPTS, MAX_PROMPT_LENGTH, MAX_SIZE = 10**7, 10**5, 2**20
+MAX_PROMPTS, MAX_PROMPT_LENGTH, MAX_SIZE, MAX_BATCH = 10**7, 10**5, 2**20, 2**12
 
 Prompt = str | int
 """Words for a text model, a class number for a class model."""
+
+
+OutputType = Literal["pil", "np", "pt", "latent"]
+"""As in diffusers: a list of images; an array (B, H, W, 3) float32 or a tensor (B, 3, H, W) float32 on the CPU, both in
+[0, 1]; or the latents (B, D, n_K, n_K) float32, which are not decoded."""
+
+
+class SamplingOptions(TypedDict, total=False):
+    """Fields of `SamplingConfig` as arguments of a call; None: the model's own. top_k 0, top_p 1 keep all codes."""
+
+    guidance_scale: float | None
+    top_k: int | None
+    top_p: float | None
+    smooth: bool | None
+    rounds: int | None
+    diffusion_steps: int | None
+    discrete_only: bool | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """The images that one call asks for, every value checked; image i is of prompt i // images_per_prompt.
+
+    prompts: or their features in `embeds`. negative_prompts, negative_embeds: one for each prompt, one for all, or
+        none; a prompt that is None stands for the null context. seeds: one an image, or in their place `generators`:
+        one an image, or one for all.
+    """
+
+    prompts: Sequence[Prompt]
+    embeds: Context | None
+    negative_prompts: Sequence[Prompt | None] | None
+    negative_embeds: Context | None
+    images_per_prompt: int
+    seeds: Sequence[int]
+    generators: Sequence[torch.Generator]
+    sampling: SamplingConfig
+    batch_size: int
+
+    @property
+    def count(self) -> int:
+        return self.images_per_prompt * (len(self.prompts) if self.embeds is None else len(self.embeds))
+
+    def batches(self) -> Iterator[range]:
+        """Which images are made together."""
+        return (range(at, min(at + self.batch_size, self.count)) for at in range(0, self.count, self.batch_size))
+
+    def contexts(
+        self, images: range, encode: Callable[[Prompt], Context], device: torch.device
+    ) -> tuple[Context, Context | None]:
+        """The contexts of a batch, and what guidance leads away from: None where that is the null context of all."""
+        rows = [i // self.images_per_prompt for i in images]
+        if self.embeds is not None:
+            context = self.embeds.rows(rows).to(device)
+        else:
+            context = cat_contexts([encode(self.prompts[row]).to(device) for row in rows])
+        if self.negative_embeds is not None:
+            return context, self.negative_embeds.rows([row % len(self.negative_embeds) for row in rows]).to(device)
+        given = self.negative_prompts or (None,)
+        negatives = [given[row % len(given)] for row in rows]
+        if all(prompt is None for prompt in negatives):
+            return context, None
+        null = context.null()
+        return context, cat_contexts(
+            [null.rows([i]) if one is None else encode(one).to(device) for i, one in enumerate(negatives)]
+        )
+
+    def noise(self, images: range, device: torch.device) -> GeneratorDraws:
+        """The random numbers of a batch."""
+        if self.generators:
+            return GeneratorDraws([self.generators[i % len(self.generators)] for i in images], device)
+        return GeneratorDraws([torch.Generator().manual_seed(self.seeds[i]) for i in images], device)
+
+
+def checked_request(
+    config: HartConfig,
+    prompt: object = None,
+    *,
+    embeds: object = None,
+    negative_prompt: object = None,
+    negative_embeds: object = None,
+    images_per_prompt: object = 1,
+    seed: object = None,
+    generator: object = None,
+    sampling: SamplingConfig | None = None,
+    settings: Mapping[str, Any],
+    batch_size: object,
+) -> Request:
+    """A `Request` from what a caller gave, see `HartPipeline.__call__`. Raises `HartError` for what does not fit."""
+    if (prompt is None) == (embeds is None):
+        raise HartError("give either a prompt or prompt_embeds, what encode_prompt returns")
+    if negative_prompt is not None and negative_embeds is not None:
+        raise HartError("give either negative_prompt or negative_prompt_embeds")
+    classes = config.transformer.classes
+    num_classes = None if classes is None else classes.num_classes
+    prompts = [] if prompt is None else checked_prompts(prompt, num_classes)
+    given = None if embeds is None else checked_embeds("prompt_embeds", embeds, config)
+    rows = len(prompts) if given is None else len(given)
+    changed = checked_settings(config, sampling, settings)
+    negatives, negative = None, None
+    if negative_prompt is not None or negative_embeds is not None:
+        if changed.guidance_scale == 0:
+            raise HartError("a negative prompt works through guidance: give a guidance_scale above 0")
+        if negative_embeds is not None:
+            negative = checked_embeds("negative_prompt_embeds", negative_embeds, config)
+        else:
+            negatives = [
+                None
+                if one is None or (isinstance(one, str) and one == "")
+                else _checked_prompt(one, place, num_classes)
+                for place, one in enumerate(_listed(negative_prompt), start=1)
+            ]
+        if (given_rows := len(negative or negatives or ())) not in (1, rows):
+            raise HartError(f"{given_rows} negative prompts for {rows} prompts: give one, or one for each")
+    each = whole_number("num_images_per_prompt", images_per_prompt, 1, MAX_SEED)
+    count = rows * each
+    generators = [] if generator is None else _generators(generator, count)
+    if generators and seed is not None:
+        raise HartError("give either a seed or a generator")
+    first = checked_seed(0 if seed is None else seed, count)
+    return Request(
+        prompts=prompts,
+        embeds=given,
+        negative_prompts=negatives,
+        negative_embeds=negative,
+        images_per_prompt=each,
+        seeds=range(0) if generators else range(first, first + count),
+        generators=generators,
+        sampling=changed,
+        batch_size=whole_number("batch_size", batch_size, 1, MAX_BATCH),
+    )
 
 
 def whole_number(name: str, value: object, least: int, most: int) -> int:
@@ -62,6 +199,10 @@ def checked_settings(config: HartConfig, base: SamplingConfig | None, given: Map
     base = config.sampling if base is None else base
     if not isinstance(base, SamplingConfig):
         raise HartError(f"sampling must be a SamplingConfig, not {shown(base)}")
+    if unknown := sorted(set(given) - set(SamplingOptions.__annotations__)):
+        raise HartError(
+            f"unknown argument {shown(unknown[0])}: settings are {', '.join(SamplingOptions.__annotations__)}"
+        )
     changes = {name: _plain(value) for name, value in given.items() if value is not None}
     if _index(changes.get("top_k")) == 0:
         changes["top_k"] = None
@@ -79,11 +220,70 @@ def checked_settings(config: HartConfig, base: SamplingConfig | None, given: Map
     return settings
 
 
+def checked_embeds(name: str, value: object, config: HartConfig) -> Context:
+    """Features of prompts, or classes, if they are what a model takes."""
+    text, classes = config.transformer.text, config.transformer.classes
+    tensors = list(vars(value).values())[: 1 if classes is not None else 2] if isinstance(value, Context) else [None]
+    sound = all(isinstance(tensor, Tensor) for tensor in tensors)
+    if classes is not None:
+        known = classes.num_classes
+        if not isinstance(value, ClassContext) or not sound or value.num_classes != known:
+            raise HartError(f"{name} must be a ClassContext of {known} classes, what encode_prompt returns")
+        labels = value.labels
+        if labels.dim() != 1 or labels.dtype != torch.int64 or not ((labels >= 0) & (labels <= known)).all():
+            raise HartError(f"{name}: give a row of int64 labels from 0 to {known}, which stands for no class")
+        if len(value) == 0:
+            raise HartError(f"{name} are empty: give a row for each prompt")
+        return value
+    assert text is not None
+    if not isinstance(value, TextContext) or not sound:
+        raise HartError(f"{name} must be a TextContext, what encode_prompt returns, not {type(value).__name__}")
+    rows, shape = len(value), tuple(value.embeddings.shape)
+    if rows == 0 or shape != (rows, text.tokens, text.width) or value.mask.shape != shape[:2]:
+        wanted = f"(B, {text.tokens}, {text.width}) with a mask (B, {text.tokens})"
+        raise HartError(f"{name} are {shape} with a mask {tuple(value.mask.shape)}: this model takes {wanted}")
+    if value.mask.dtype != torch.bool or not value.mask.any(dim=1).all():
+        raise HartError(f"{name}: the mask must be bool, with a real token in every row")
+    if not value.embeddings.is_floating_point() or not value.embeddings.isfinite().all():
+        raise HartError(f"{name} must hold finite floating-point numbers")
+    return value
+
+
+def checked_latents(value: object, config: HartConfig) -> Tensor:
+    """Latents (B, D, n_K, n_K) of a model, finite."""
+    sizes = config.tokenizer
+    shape = (sizes.latent_channels, sizes.scales[-1], sizes.scales[-1])
+    if not isinstance(value, Tensor) or value.dim() != 4 or value.shape[1:] != shape or len(value) == 0:
+        found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise HartError(f"latents must be a tensor (B, {', '.join(map(str, shape))}), not {found}")
+    if not value.is_floating_point() or not value.isfinite().all():
+        raise HartError("latents must hold finite floating-point numbers")
+    return value.float()
+
+
+def check_output_type(value: object) -> None:
+    """Raise `HartError` unless `value` is an `OutputType`."""
+    if not isinstance(value, str) or value not in typing.get_args(OutputType):
+        raise HartError(f"output_type {shown(value)}: choose {', '.join(typing.get_args(OutputType))}")
+
+
+def _generators(given: object, count: int) -> list[torch.Generator]:
+    """One an image, or one that serves all of them in turn."""
+    if isinstance(given, torch.Generator):
+        return [given]
+    listed = given
+    if not isinstance(listed, list | tuple) or not all(isinstance(one, torch.Generator) for one in listed):
+        raise HartError(f"generator must be a torch.Generator or a list of them, not {shown(given)}")
+    if len(listed) != count:
+        raise HartError(f"{len(listed)} generators for {count} images: give one for each image, or one for all")
+    return list(listed)
+
+
 def _listed(prompts: object) -> list[object]:
     if isinstance(prompts, str) or _index(prompts) is not None:
         return [prompts]
     if not isinstance(prompts, Iterable) or isinstance(prompts, bytes | bytearray | Mapping) or _is_scalar(prompts):
-        raise HartError(f"prompts must be words, a class number, or a list of them, not {shown(prompts)}")
+        raise HartError(f"a prompt must be words, a class number, or a list of them, not {shown(prompts)}")
     listed = list(islice(prompts, MAX_PROMPTS + 1))
     if not listed:
         raise HartError("no prompts: give at least one")

@@ -81,28 +81,27 @@ def model_cost(config: HartConfig, *, guided: bool = True) -> ModelCost:
     last_rounds = round_sizes(counts[-1], config.sampling.rounds)
     seen = sizes.text.tokens if sizes.text is not None else 1
     context = _context(sizes, rows)
-    steps = [_Step(linear=0, attention=0, head=_head(sizes, rows, tokens=1))]
+    # of each scale: linear layers, attention, head
+    steps = [(0, 0, _head(sizes, rows, tokens=1))]
     for rounds in [*([count] for count in counts[1:-1]), last_rounds]:
-        step = _Step(0, 0, 0)
+        linear = attention = head = 0
         for tokens in rounds:
             seen += tokens
-            step += _Step(
-                linear=_level(sizes) + rows * tokens * (sizes.latent_channels * sizes.width + _block_linear(sizes)),
-                attention=rows * _attention(sizes, tokens, seen),
-                head=_head(sizes, rows, tokens),
-            )
-        steps.append(step)
-    total = sum(steps, _Step(0, 0, 0))
+            linear += _level(sizes) + rows * tokens * (sizes.latent_channels * sizes.width + _block_linear(sizes))
+            attention += rows * _attention(sizes, tokens, seen)
+            head += _head(sizes, rows, tokens)
+        steps.append((linear, attention, head))
+    all_linear, all_attention, all_heads = map(sum, zip(*steps, strict=True))
     macs = _text_encoder_macs(config.text_encoder) | {
         "transformer, context": context,
-        "transformer, linear layers": total.linear,
-        "transformer, attention": total.attention,
-        "head": total.head,
+        "transformer, linear layers": all_linear,
+        "transformer, attention": all_attention,
+        "head": all_heads,
         "codes": _codes(config),
         "residual diffusion": sum(_diffusion(config, rows, tokens) for tokens in last_rounds),
         "decoder": _decoder(config.tokenizer),
     }
-    step_macs = [step.linear + step.attention + step.head for step in steps]
+    step_macs = list(map(sum, steps))
     return ModelCost(_parameters(config), macs, counts, (context + step_macs[0], *step_macs[1:]))
 
 
@@ -130,23 +129,16 @@ def transformer_training_macs(
         total += _level(sizes) + linear + _attention(sizes, tokens, seen) + tokens * sizes.width * sizes.codebook_size
     if diffusion is None:
         return total
-    width, channels = diffusion.width, sizes.latent_channels
-    denoiser = 3 * channels * width + diffusion.depth * 5 * width**2 + 2 * width**2
-    time = width * (2 * FREQUENCIES + width)
-    use = sizes.width * width + time + denoiser
-    return total + last_tokens * (channels * sizes.width + diffusion.batch_multiplier * use)
+    denoiser, time = _denoiser(diffusion, sizes.latent_channels)
+    use = sizes.width * diffusion.width + time + denoiser
+    return total + last_tokens * (sizes.latent_channels * sizes.width + diffusion.batch_multiplier * use)
 
 
-@dataclass(frozen=True)
-class _Step:
-    """MACs of the image tokens of one scale."""
-
-    linear: int
-    attention: int
-    head: int
-
-    def __add__(self, other: _Step) -> _Step:
-        return _Step(self.linear + other.linear, self.attention + other.attention, self.head + other.head)
+def _denoiser(sizes: ResidualDiffusionConfig, channels: int) -> tuple[int, int]:
+    """The diffusion's network for one token, and the embedding of one timestep."""
+    width = sizes.width
+    block = 5 * width**2  # two linear layers, and three modulation parameters a channel
+    return 3 * channels * width + sizes.depth * block + 2 * width**2, width * (2 * FREQUENCIES + width)
 
 
 def _parameters(config: HartConfig) -> dict[str, int]:
@@ -232,11 +224,9 @@ def _diffusion(config: HartConfig, rows: int, tokens: int) -> int:
     if config.diffusion is None or config.sampling.discrete_only:
         return 0
     channels, context_width = config.transformer.latent_channels, config.transformer.width
-    width, steps = config.diffusion.width, config.sampling.diffusion_steps or config.diffusion.sampling_steps
-    condition = channels * context_width + context_width * width  # word_embed of the code, then condition_embed
-    time = width * (2 * FREQUENCIES + width)
-    block = 5 * width**2  # two linear layers, and three modulation parameters a channel
-    denoiser = 3 * channels * width + config.diffusion.depth * block + 2 * width**2
+    steps = config.sampling.diffusion_steps or config.diffusion.sampling_steps
+    condition = context_width * (channels + config.diffusion.width)  # word_embed of the code, then condition_embed
+    denoiser, time = _denoiser(config.diffusion, channels)
     return rows * tokens * (condition + steps * denoiser) + steps * time
 
 

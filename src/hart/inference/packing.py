@@ -99,10 +99,11 @@ def packing_refusal(dtype: torch.dtype) -> str | None:
 
 def pack(hart: Hart) -> None:
     """Pack the large linear layers of the model's blocks, in place and one by one, where that makes drawing faster."""
-    if hart.device.type != "cpu":
+    weight = hart.transformer.word_embed.weight
+    if weight.device.type != "cpu":
         return
-    if (refusal := packing_refusal(hart.dtype)) is not None:
-        log.info("linear layers in %s are not packed: %s", hart.dtype, refusal)
+    if (refusal := packing_refusal(weight.dtype)) is not None:
+        log.info("linear layers in %s are not packed: %s", weight.dtype, refusal)
         return
     for blocks in _repeated_blocks(hart):
         pack_linears(blocks)

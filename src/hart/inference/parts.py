@@ -1,44 +1,73 @@
-"""The modules that a pipeline draws with: made once, never changed while a call may use them.
+"""The modules that a pipeline samples with: made once, never changed while a call may use them.
 
-What changes a pipeline (another adapter, a text encoder that is loaded late) makes new parts, which share with the old
-ones what stays the same.
+What changes a pipeline (another adapter, another device, a text encoder that is loaded late) makes new parts, which
+share with the old ones what stays the same.
 """
 
 from __future__ import annotations
 
 import copy
+import os
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from hart.checkpoint.lora import merge_lora
+from hart.checkpoint.loading import save_model
+from hart.checkpoint.lora import has_lora, merge_lora
+from hart.checkpoint.storage import CONFIG_FILE, HART_FILE, TEXT_ENCODER_FILE, TOKENIZER_FILE
+from hart.config import HartConfig
+from hart.data.transforms import unit_to_pil
+from hart.errors import HartError
+from hart.generation.request import OutputType
 from hart.inference.packing import is_packed, pack, unpack_linears
 from hart.model import Hart
-from hart.text_encoder import TextEncoder
+from hart.text_encoder import STORED_FOLDER, TextEncoder, store_text_encoder
+from hart.text_encoder.compact import PIECES_FILE
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
+
+FILES = (CONFIG_FILE, TOKENIZER_FILE, HART_FILE, TEXT_ENCODER_FILE, PIECES_FILE, STORED_FOLDER)
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What one call draws with. text_encoder: None until the first prompt asks for it."""
+    """What one call samples with.
+
+    text_encoder: None until the first prompt asks for it. without_lora: the model from before adapters were merged.
+    """
 
     tokenizer: HybridTokenizer
     hart: Hart
+    device: torch.device
+    dtype: torch.dtype
     text_encoder: TextEncoder | None = None
+    without_lora: Hart | None = None
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """One latent (D, n_K, n_K) to an image (3, H, W) in [0, 1], float32 on the CPU."""
+        image = self.tokenizer.decode(latent.unsqueeze(0).to(self.device))[0].float().cpu()
+        if not bool(image.isfinite().all()):
+            raise HartError(f"the picture is not finite in {self.dtype}: draw it in float32 or bfloat16")
+        return (image + 1) / 2
+
+    def images(self, latents: Tensor, output_type: OutputType = "pil") -> Any:
+        """Latents (B, D, n_K, n_K), decoded one by one, as images of a type."""
+        if output_type == "latent":
+            return latents
+        images = [self.decode(latent) for latent in latents]
+        if output_type == "pil":
+            return [unit_to_pil(image) for image in images]
+        stacked = torch.stack(images)
+        return stacked if output_type == "pt" else stacked.permute(0, 2, 3, 1).numpy()
 
     def plain(self) -> Parts:
         """With no layer packed, so that weights can be seen and changed; these parts if none is."""
-        if not is_packed(self.hart):
-            return self
-        hart = shared(self.hart)
-        unpack_linears(hart)
-        return replace(self, hart=hart)
+        return replace(self, hart=_unpacked(self.hart)) if is_packed(self.hart) else self
 
     def adapted(self, folder: Path, scale: float, model: str) -> Parts:
         """With a LoRA adapter merged into a copy of the weights; see `hart.checkpoint.lora.merge_lora`."""
@@ -46,11 +75,50 @@ class Parts:
         unpack_linears(hart)
         merge_lora(hart, folder, scale, model=model)
         pack(hart)
-        return replace(self, hart=hart)
+        return replace(self, hart=hart, without_lora=self.without_lora or self.hart)
+
+    def unadapted(self) -> Parts:
+        """With the weights as they were before the first adapter; these parts if there was none."""
+        return self if self.without_lora is None else replace(self, hart=self.without_lora, without_lora=None)
+
+    def moved(self, device: torch.device, dtype: torch.dtype) -> Parts:
+        """Copies on another device or in another type; these parts if nothing changes."""
+        if (device, dtype) == (self.device, self.dtype):
+            return self
+        moved = prepared(
+            copied(self.tokenizer, device, torch.float32), copied(_unpacked(self.hart), device, dtype), device, dtype
+        )
+        encoder, before = self.text_encoder, self.without_lora
+        if encoder is not None:
+            encoder = copy.deepcopy(encoder).to(device, text_encoder_dtype(dtype))
+        if before is not None:
+            before = copied(_unpacked(before), device, dtype)
+            pack(before)
+        return replace(moved, text_encoder=encoder, without_lora=before)
+
+    def save(
+        self, destination: Path, config: HartConfig, folder: Path | None, dtype: torch.dtype | None = None
+    ) -> None:
+        """Write a whole model; the configuration last, so that an unfinished folder is not taken for a model.
+
+        folder: where a text encoder lies that was not loaded. dtype: how weights are stored, None as they are.
+        Raises `HartError` where `destination` holds a model, and for adapters that are not merged.
+        """
+        require_new_model(destination, folder)
+        if has_lora(self.hart):
+            raise HartError(
+                "the model has LoRA adapters beside its weights: keep them by save_lora, or load them merged"
+            )
+        try:
+            described = store_text_encoder(config.text_encoder, self.text_encoder, folder, destination, dtype)
+            config = config.replace(text_encoder=described)
+            save_model(destination, config, self.tokenizer, self.hart, dtype, overwrite=False)
+        except FileExistsError as error:
+            raise HartError(f"{error.filename}: another program wrote it meanwhile: choose another folder") from None
 
 
 def prepared(tokenizer: HybridTokenizer, hart: Hart, device: torch.device, dtype: torch.dtype) -> Parts:
-    """Parts of modules that nobody else uses: moved to the device, frozen, and made ready to draw.
+    """Parts of modules that nobody else uses: moved to the device, frozen, and made ready to sample.
 
     Transformer and residual diffusion compute in `dtype`. So does the decoder, but for float16, whose range its
     activations may leave: it stays in float32 then, as encoder and quantiser always do.
@@ -63,7 +131,12 @@ def prepared(tokenizer: HybridTokenizer, hart: Hart, device: torch.device, dtype
     # convolutions run on channels-last memory without reordering it
     tokenizer.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     pack(hart)
-    return Parts(tokenizer, hart)
+    return Parts(tokenizer, hart, device, dtype)
+
+
+def text_encoder_dtype(dtype: torch.dtype) -> torch.dtype:
+    """In what type a text encoder computes beside a model in `dtype`: language models leave the range of float16."""
+    return torch.float32 if dtype == torch.float16 else dtype
 
 
 def copied(module: AnyModule, device: torch.device, dtype: torch.dtype) -> AnyModule:
@@ -75,6 +148,19 @@ def copied(module: AnyModule, device: torch.device, dtype: torch.dtype) -> AnyMo
     return copy.deepcopy(module, memo)
 
 
-def shared(module: AnyModule) -> AnyModule:
-    """A second tree of modules over the same tensors: layers can be replaced in one and not in the other."""
-    return copy.deepcopy(module, {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())})
+def require_new_model(destination: Path, source: Path | None) -> None:
+    """Raise `HartError` where writing a model would write over anything, or into the folder that it is read from."""
+    if source is not None and destination.exists() and destination.samefile(source):
+        raise HartError(f"{destination}: is the model's own folder: choose another one")
+    there = [name for name in FILES if os.path.lexists(destination / name)]
+    if CONFIG_FILE in there:
+        raise HartError(f"{destination}: already holds a model: choose another folder")
+    if there:
+        raise HartError(f"{destination}: already holds {', '.join(there)}: choose another folder, or remove them")
+
+
+def _unpacked(hart: Hart) -> Hart:
+    """A second tree of modules over the same tensors, with plain layers in place of packed ones."""
+    twin = copy.deepcopy(hart, {id(tensor): tensor for tensor in chain(hart.parameters(), hart.buffers())})
+    unpack_linears(twin)
+    return twin

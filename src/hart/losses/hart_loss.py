@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hart.generation.logits import filtered, sample
-from hart.model import Hart, ResidualHead
-from hart.transformer.transformer import gather_tokens
+from hart.model import Hart, ResidualHead, ResidualInputs
 from hart.types import Context, TokenMaps
 
 # Codes that condition the diffusion in training are drawn from the model's own distribution, cut to these.
@@ -63,6 +62,18 @@ class DiffusionDraws:
         """Those of some of the pictures."""
         return DiffusionDraws(self.codes[rows], self.timesteps[rows], self.noise[rows])
 
+    def inputs(self, codebook: nn.Embedding) -> ResidualInputs:
+        """These numbers on the codebook's device; codes come from the model's own distribution."""
+        device = codebook.weight.device
+
+        def embed_codes(logits: Tensor) -> Tensor:
+            kept = filtered(logits, SAMPLED_TOP_K, SAMPLED_TOP_P)
+            embeddings: Tensor = codebook(sample(kept, self.codes.to(device, non_blocking=True)))
+            return embeddings
+
+        timesteps, noise = (x.to(device, non_blocking=True) for x in (self.timesteps, self.noise))
+        return ResidualInputs(embed_codes, timesteps, noise)
+
 
 def draw_diffusion(
     residual: ResidualHead, batch: int, tokens: int, channels: int, generator: torch.Generator
@@ -92,9 +103,12 @@ def hart_loss(
     last_cells: (B, M) positions of the last scale that are computed and supervised; None takes all.
     draws: from `draw_diffusion`; None for a model without residual diffusion.
     """
-    transformer = hart.transformer
-    output = transformer(context, maps.teacher_forcing_input, last_cells)
-    logits = transformer.logits(output.hidden, output.conditioning)
+    residual = None
+    if hart.residual is not None:
+        assert draws is not None
+        residual = draws.inputs(codebook)
+    output = hart(context, maps, last_cells, residual)
+    logits = output.logits
     last = maps.indices[-1] if last_cells is None else maps.indices[-1].gather(1, last_cells)
     targets = torch.cat([*maps.indices[:-1], last], dim=1)
     per_token = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
@@ -106,26 +120,8 @@ def hart_loss(
         for k, (entropy, accuracy) in enumerate(scales):
             parts[f"cross_entropy_{k}"] = entropy.mean()
             parts[f"accuracy_{k}"] = accuracy.mean()
-    if hart.residual is None:
+    if output.diffusion is None:
         return total, parts
-    assert draws is not None
-    with torch.no_grad():
-        last_logits = filtered(logits[:, -output.segments[-1] :], SAMPLED_TOP_K, SAMPLED_TOP_P)
-        codes = sample(last_logits, draws.codes.to(last.device, non_blocking=True))
-        embeddings = codebook(codes)
-        continuous = maps.last_scale_continuous
-        if last_cells is not None:
-            continuous = gather_tokens(continuous, last_cells)
-        target = continuous - embeddings
-    timesteps = draws.timesteps.to(target.device, non_blocking=True)
-    noise = draws.noise.to(target.device, non_blocking=True)
-
-    def repeated(x: Tensor) -> Tensor:
-        """(B, M, ...) as (B R M, ...)"""
-        return x.unsqueeze(1).expand(-1, timesteps.shape[1], -1, -1).flatten(0, 2)
-
-    condition = hart.residual_condition(output.last_scale, embeddings)
-    diffusion = hart.residual.loss(repeated(condition), repeated(target), timesteps.flatten(), noise.flatten(0, 2))
-    parts["diffusion_mse"] = diffusion.mse.mean()
-    parts["diffusion_bound"] = diffusion.variational_bound.mean()
-    return total + diffusion_weight * diffusion.total.mean(), parts
+    parts["diffusion_mse"] = output.diffusion.mse.mean()
+    parts["diffusion_bound"] = output.diffusion.variational_bound.mean()
+    return total + diffusion_weight * output.diffusion.total.mean(), parts

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from hart.checkpoint.pickles import read_pickle
-from hart.checkpoint.storage import load_state
+from hart.checkpoint.storage import load_state, read_pickle
 from hart.errors import HartError
 
 REWARD_MEAN, REWARD_DEVIATION = 0.16717362830052426, 1.0333394966054072

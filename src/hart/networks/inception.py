@@ -20,8 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from hart.checkpoint.pickles import read_pickle
-from hart.checkpoint.storage import load_state, read_safetensors
+from hart.checkpoint.storage import load_state, read_pickle, read_safetensors
 from hart.devices import without_memory
 
 SIDE = 299

@@ -20,8 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hart.checkpoint.pickles import read_pickle
-from hart.checkpoint.storage import load_module, read_safetensors
+from hart.checkpoint.storage import load_module, read_pickle, read_safetensors
 from hart.errors import HartError
 from hart.networks.efficientnet import PIXEL_MEAN, PIXEL_SCALE, load_efficientnet_lite0, random_efficientnet_lite0
 

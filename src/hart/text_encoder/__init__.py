@@ -8,7 +8,7 @@ from hart.exports import lazy
 
 if TYPE_CHECKING:
     from hart.config import TextEncoderConfig
-    from hart.text_encoder.base import Reading, TextEncoder
+    from hart.text_encoder.base import RandomTextFeatures, Reading, TextEncoder
     from hart.text_encoder.compact import SPECIAL_PIECES, CompactTextEncoder, build_tokenizer
     from hart.text_encoder.opening import (
         STORED_FOLDER,
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
         store_text_encoder,
         text_encoder_config,
     )
-    from hart.text_encoder.random_features import RandomTextFeatures
 
 __all__ = [
     "SPECIAL_PIECES",
@@ -41,10 +40,9 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "hart.config": "TextEncoderConfig",
-        "hart.text_encoder.base": "Reading TextEncoder",
+        "hart.text_encoder.base": "RandomTextFeatures Reading TextEncoder",
         "hart.text_encoder.compact": "SPECIAL_PIECES CompactTextEncoder build_tokenizer",
         "hart.text_encoder.opening": "STORED_FOLDER encoder_module find_text_encoder load_text_encoder "
         "save_text_encoder store_text_encoder text_encoder_config",
-        "hart.text_encoder.random_features": "RandomTextFeatures",
     },
 )

@@ -14,8 +14,7 @@ from hart.checkpoint.storage import CONFIG_FILE
 from hart.config import ConfigError, HartConfig, TextConditioning, TextEncoderConfig
 from hart.errors import HartError
 from hart.files import FileError, read_json, user_path, write_text
-from hart.text_encoder.base import TextEncoder
-from hart.text_encoder.random_features import RandomTextFeatures
+from hart.text_encoder.base import RandomTextFeatures, TextEncoder
 
 if TYPE_CHECKING:
     from hart.text_encoder.compact import CompactTextEncoder

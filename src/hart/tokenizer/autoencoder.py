@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hart.config import TokenizerConfig
-from hart.layers.activation import silu
+from hart.layers.linear import silu
 
 NORM_EPS = 1e-6
 

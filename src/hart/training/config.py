@@ -1,10 +1,11 @@
-"""Training settings, read strictly from `recipes/*.toml`."""
+"""Training settings, read strictly from TOML recipes, with `key.subkey=value` behind the command."""
 
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
 from pydantic import AfterValidator, Field
 
@@ -19,9 +20,9 @@ from hart.config import (
     TransformerConfig,
 )
 from hart.data.kinds import Kind
+from hart.files import FileError, read_toml
 from hart.losses.config import LARGEST, AdversarialConfig, PerceptualConfig, Weight
-from hart.strict import Listed, require
-from hart.training.recipe_files import read_recipe
+from hart.strict import ConfigError, Listed, require, table_at
 
 # How large the numbers of a recipe may be: above, they are taken for a mistake. None is near what a run uses.
 Steps = Annotated[int, Field(ge=1, le=10**9)]
@@ -31,6 +32,12 @@ Rank = Annotated[int, Field(ge=1, le=2**16)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 """Of a running average."""
 Rate = Annotated[float, Field(gt=0, le=LARGEST)]
+
+
+RECIPE_LIMIT = 2**20
+"""Bytes of a recipe."""
+MAIN_TABLES = ("transformer", "tokenizer")
+"""Stages whose recipes have a table of their name, which those of the stages after it have not."""
 
 
 def _device(name: str) -> str:
@@ -149,8 +156,20 @@ class StageRecipe(Config):
 
     @classmethod
     def read(cls, path: Path, overrides: tuple[str, ...] = ()) -> Self:
-        """A TOML recipe with overrides; see `hart.training.recipe_files`. Raises `HartError`."""
-        return read_recipe(cls, cls.stage, path, overrides)
+        """The recipe in a TOML file. Raises `ConfigError`.
+
+        overrides: texts for text fields as they stand, TOML values for others.
+        """
+        try:
+            values = read_toml(path, RECIPE_LIMIT)
+        except FileError as error:
+            raise ConfigError(f"{error}: give a recipe, such as those in recipes/") from None
+        found = next((stage for stage in MAIN_TABLES if isinstance(values.get(stage), dict)), cls.stage)
+        if found != cls.stage and cls.stage in MAIN_TABLES and not isinstance(values.get(cls.stage), dict):
+            raise ConfigError(f"{path}: this recipe is of stage {found}: run hart train {found}")
+        for override in overrides:
+            _override(values, override, cls)
+        return cls.from_dict(values, str(path))
 
 
 class Recipe(StageRecipe, kw_only=True):
@@ -160,6 +179,38 @@ class Recipe(StageRecipe, kw_only=True):
     """Pictures, or for stage `transformer` a set that `hart data encode` wrote: a folder, a file, a pattern or URLs of
     shards, or "hf:OWNER/NAME"."""
     reading: ReadingConfig = ReadingConfig()
+
+
+def _override(values: dict[str, Any], override: str, kind: type[Config]) -> None:
+    key, separator, text = override.partition("=")
+    *tables, name = (part.strip() for part in key.split("."))
+    if not separator or not all((*tables, name)):
+        raise ConfigError(f"override {override!r} is not of the form key=value")
+    for table in tables:
+        values = values.setdefault(table, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"override {override!r}: {table} is not a table")
+    field = getattr(table_at(kind, tuple(tables)), "__pydantic_fields__", {}).get(name)
+    values[name] = _value(override, text, is_text=field is not None and _is_text(field.annotation))
+
+
+def _value(override: str, text: str, *, is_text: bool) -> Any:
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except RecursionError:
+        raise ConfigError(f"override {override[:40]!r}...: is nested too deeply") from None
+    except (ValueError, OverflowError):
+        return text.strip()
+    value = parsed["value"]
+    # a line break would end the value, and begin another key
+    return text.strip() if len(parsed) > 1 or (is_text and not isinstance(value, str)) else value
+
+
+def _is_text(hint: Any) -> bool:
+    """Whether a field holds text, or one of some words."""
+    if get_origin(hint) is Literal:
+        return all(isinstance(word, str) for word in get_args(hint))
+    return hint is str
 
 
 class TokenizerLossConfig(Config):

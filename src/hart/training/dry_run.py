@@ -30,6 +30,7 @@ from hart.networks.perceptual import Lpips
 from hart.training.config import Recipe, TokenizerRecipe, TrainerConfig, TransformerRecipe
 from hart.training.distributed import Processes
 from hart.training.hart_task import TransformerBatch, TransformerStage, repeated_blocks, with_adapters
+from hart.training.randomness import CPU
 from hart.training.step import Stepper, recompute
 from hart.training.task import Engine, Part, Share, Task
 from hart.training.tokenizer_task import TokenizerBatch, TokenizerStage
@@ -145,8 +146,8 @@ def rehearsed(recipe: Recipe, device: torch.device) -> Task:
 def at_its_largest(recipe: Recipe) -> Task:
     """The recipe's stage for `activation_bytes`: as the step that keeps most of the last scale takes memory."""
     if isinstance(recipe, TransformerRecipe):
-        return RehearsedTransformer(recipe, torch.device("cpu"), kept=LARGEST_KEPT_SHARE, empty=True)
-    return rehearsed(recipe, torch.device("cpu"))
+        return RehearsedTransformer(recipe, CPU, kept=LARGEST_KEPT_SHARE, empty=True)
+    return rehearsed(recipe, CPU)
 
 
 def measure(

@@ -25,13 +25,12 @@ from hart.training.conditions import drop_condition, open_conditioner
 from hart.training.config import TransformerRecipe
 from hart.training.image_sources import MemoryPictures, TrainingData, kept_data
 from hart.training.initialization import initialize
-from hart.training.randomness import generator_for
+from hart.training.randomness import CPU, generator_for
 from hart.training.task import Engine, Origin, Part, Share, Task, image_row
 from hart.training.token_sources import Conditions, token_source
-from hart.transformer.modulation import LinearModulation
+from hart.transformer.block import LinearModulation
 from hart.types import Context, TokenMaps
 
-CPU = torch.device("cpu")
 SAMPLES = 8
 TOKEN_SIZES = ("latent_channels", "codebook_size")
 TOKEN_LAYERS = ("word_embed.", "head.linear.", "level_embedding.embedding.")

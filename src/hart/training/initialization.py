@@ -10,8 +10,7 @@ from torch import nn
 from hart.layers.attention import Attention
 from hart.layers.norm import SiluLinear
 from hart.model import Hart
-from hart.transformer.block import Block, GeluMLP, SwiGLU
-from hart.transformer.modulation import LinearModulation, TableModulation
+from hart.transformer.block import Block, GeluMLP, LinearModulation, SwiGLU, TableModulation
 
 # Factor on the starting weights of modulation that give scales and shifts (VAR).
 INITIAL_SCALE_AND_SHIFT = 0.5

@@ -168,7 +168,7 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> CombinedOptim
     """
     if config.kind == "muon" and any(isinstance(p, DTensor) for p in module.parameters()):
         raise ConfigError(
-            'OptimizerConfig.kind "muon" needs whole matrices, which fsdp2 splits: choose "adamw", or '
+            'optimizer.kind "muon" needs whole matrices, which fsdp2 splits: choose "adamw", or '
             'trainer.distributed "ddp"'
         )
     embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}

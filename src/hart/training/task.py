@@ -21,9 +21,7 @@ from torch import Tensor, nn
 
 from hart.data.transforms import unit_to_pil
 from hart.training.config import OptimizerConfig
-from hart.training.randomness import generator_for
-
-CPU = torch.device("cpu")
+from hart.training.randomness import CPU, generator_for
 
 
 @dataclass(frozen=True)

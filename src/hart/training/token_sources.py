@@ -60,7 +60,7 @@ class TokenSource(ABC, Generic[D]):
     """Token maps for stage `transformer`, and the conditions of the same pictures."""
 
     def __init__(self, data: D, recipe: TransformerRecipe, tokenizer: HybridTokenizer, device: torch.device) -> None:
-        self.data = data
+        self.data: D = data
         self.recipe = recipe
         self.by_class = condition_of(recipe) == "label"
         self.schedule = recipe.transformer.schedule

@@ -23,15 +23,13 @@ from hart.losses.adversarial import (
 from hart.losses.config import PerceptualConfig
 from hart.losses.tokenizer_loss import pixel_loss, tokenizer_loss
 from hart.networks.perceptual import perceptual_loss
-from hart.tokenizer.codebook_usage import code_counts, codebook_usage
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
-from hart.tokenizer.quantizer import Mistakes
+from hart.tokenizer.quantizer import Mistakes, code_counts, codebook_usage
 from hart.training.config import TokenizerRecipe
 from hart.training.image_sources import TrainingData, image_source, kept_data
-from hart.training.randomness import generator_for, seed_of
+from hart.training.randomness import CPU, generator_for, seed_of
 from hart.training.task import Engine, Origin, Part, Share, Task, image_row
 
-CPU = torch.device("cpu")
 SAMPLES = 8
 MODEL, DISCRIMINATOR = "model", "discriminator"
 

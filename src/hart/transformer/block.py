@@ -1,22 +1,26 @@
-"""One transformer block, composed from the configuration's choices.
+"""One transformer block, composed from the configuration's choices; and how a pooled condition modulates it (AdaLN).
+
+Modulation turns the condition (B, C), or (B, 6C) from a layer that all blocks share, into six parameters a channel,
+(B, 6, C): gate, scale and shift, each for the attention branch and the MLP branch; or into None.
 
 Shapes: B batch, N tokens, C width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hart.config import TransformerConfig
-from hart.layers.activation import gated_silu
 from hart.layers.attention import Attention
 from hart.layers.kv_cache import KVCache
-from hart.layers.norm import PlainLayerNorm, RMSNorm
+from hart.layers.linear import gated_silu
+from hart.layers.norm import PlainLayerNorm, RMSNorm, SiluLinear, modulate
 from hart.layers.rope import Rotation
-from hart.transformer.modulation import Modulation, build_modulation
 
 
 class SwiGLU(nn.Module):
@@ -67,14 +71,63 @@ class Block(nn.Module):
         self,
         x: Tensor,
         rotation: Rotation | None,
-        modulation: Modulation,
+        modulation: Tensor | None,
         *,
         segments: Sequence[int] | None = None,
         cache: KVCache | None = None,
         layer: int = 0,
     ) -> Tensor:
-        """x (B, N, C) to (B, N, C); `segments`, `cache` and `layer` as in `Attention`."""
-        h = modulation.into(0, self.norm(x))
-        x = x + modulation.out(0, self.attention(h, rotation, segments=segments, cache=cache, layer=layer))
-        h = modulation.into(1, self.norm(x))
-        return x + modulation.out(1, self.mlp(h))
+        """x (B, N, C) to (B, N, C).
+
+        modulation: (B, 6, C) from `self.modulation`, or None. segments, cache, layer: as in `Attention`.
+        """
+
+        def attention(h: Tensor) -> Tensor:
+            return self.attention(h, rotation, segments=segments, cache=cache, layer=layer)
+
+        branches: tuple[Callable[[Tensor], Tensor], ...] = (attention, self.mlp)
+        for i, branch in enumerate(branches):
+            h = self.norm(x)
+            if modulation is None:
+                x = x + branch(h)
+            else:
+                gate, scale, shift = modulation.unsqueeze(2)[:, i::2].unbind(1)
+                x = x + branch(modulate(h, scale, shift)) * gate
+        return x
+
+
+class NoModulation(nn.Module):
+    def forward(self, condition: Tensor) -> None:
+        return None
+
+
+class LinearModulation(nn.Module):
+    """Six parameters a channel from SiLU and a linear layer of this block's own."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.project = SiluLinear(width, 6 * width)
+
+    def forward(self, condition: Tensor) -> Tensor:
+        return self.project(condition).unflatten(1, (6, -1))
+
+
+class TableModulation(nn.Module):
+    """A table (6, C) of this block added to the condition: (B, C), broadcast over its rows, or (B, 6C)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(nn.init.normal_(torch.empty(6, width), std=width**-0.5))
+
+    def forward(self, condition: Tensor) -> Tensor:
+        return self.table + condition.unflatten(1, (-1, self.table.shape[1]))
+
+
+def build_modulation(kind: Literal["none", "linear", "table", "shared"], width: int) -> nn.Module:
+    match kind:
+        case "none":
+            return NoModulation()
+        case "linear":
+            return LinearModulation(width)
+        case "table" | "shared":
+            return TableModulation(width)

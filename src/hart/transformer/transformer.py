@@ -25,7 +25,6 @@ from hart.layers.norm import SiluLinear, modulate
 from hart.layers.rope import Rotation, cat_rotations, rotation_1d, rotation_2d
 from hart.transformer.block import Block, build_norm
 from hart.transformer.condition import ClassEmbedder, EmbeddedContext, TextEmbedder
-from hart.transformer.modulation import Modulation
 from hart.types import Context
 
 
@@ -42,14 +41,15 @@ class LevelTable(nn.Module):
 
 @dataclass(frozen=True)
 class Conditioning:
-    """A context prepared once for all scales: its embedding and the modulation of every block."""
+    """A context prepared once for all scales: its embedding and the modulation (B, 6, C) of every block, or None."""
 
     context: EmbeddedContext
-    modulations: tuple[Modulation, ...]
+    modulations: tuple[Tensor | None, ...]
 
     def part(self, rows: slice, tokens: slice = slice(None)) -> Conditioning:
         """That of some rows of the batch, and of some of their tokens."""
-        return Conditioning(self.context.part(rows, tokens), tuple(m.part(rows) for m in self.modulations))
+        modulations = (None if m is None else m[rows] for m in self.modulations)
+        return Conditioning(self.context.part(rows, tokens), tuple(modulations))
 
 
 class ModulatedHead(nn.Module):
@@ -128,7 +128,7 @@ class HartTransformer(nn.Module):
         scale_input: (B, N, D), the running sum of the scales before, resized to this one.
         cells: (B, M) raster positions that `scale_input` (B, M, D) holds, when it is not all N of them.
         """
-        tokens = self.word_embed(scale_input.to(self.word_embed.weight.dtype))
+        tokens = self.embed_tokens(scale_input)
         tokens = tokens + self._level(k, tokens)
         side = self.schedule.sides[k]
         if cells is None:
@@ -164,12 +164,18 @@ class HartTransformer(nn.Module):
         # the context's last position stands for scale 1
         return HartHidden(x[:, segments[0] - 1 :], (1, *segments[1:]), conditioning)
 
-    def new_cache(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> KVCache:
+    def new_cache(self, batch: int) -> KVCache:
         """An empty cache for the context and all scales of `batch` pictures."""
         capacity = self.context_tokens + self.schedule.total_tokens - 1
+        weight = self.word_embed.weight
         return KVCache(
-            len(self.blocks), batch, self.config.heads, capacity, self.head_width, dtype=dtype, device=device
-        )
+            len(self.blocks), batch, self.config.heads, capacity, self.head_width,
+            dtype=weight.dtype, device=weight.device,
+        )  # fmt: skip
+
+    def embed_tokens(self, embeddings: Tensor) -> Tensor:
+        """Code embeddings or sums of them (..., D) in the transformer's width and type: (..., C)."""
+        return self.word_embed(embeddings.to(self.word_embed.weight.dtype))
 
     def first_scale(self, conditioning: Conditioning, cache: KVCache, null_rows: int = 0) -> Tensor:
         """Run the context; the hidden state (B, 1, C) that predicts scale 1's token.

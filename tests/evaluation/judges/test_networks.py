@@ -11,9 +11,8 @@ from transformers import CLIPModel
 
 from hart.errors import HartError
 from hart.evaluation.judges.answers import BlipAnswers
-from hart.evaluation.judges.colours import WORDINGS, ClipColours, cut_out
 from hart.evaluation.judges.geneval_rules import COLOURS, OBJECTS, Found
-from hart.evaluation.judges.objects import Mask2FormerDetector, instances, object_names
+from hart.evaluation.judges.objects import WORDINGS, ClipColours, Mask2FormerDetector, cut_out, instances, object_names
 from judge_models import LABELS, save_answerer, save_clip, save_detector
 
 CPU = torch.device("cpu")

@@ -138,10 +138,8 @@ def test_statistics_beside_the_reference_are_what_fid_is_to(tmp_path: Path, monk
     features = Features(random_tensor(5, width), random_tensor(5, width, seed=1), random_tensor(5, 4, seed=2))
 
     class Narrow(InceptionV3):
-        name, weights = "inception-v3", "those of a test"
-
         def __init__(self, *_: object, **__: object) -> None:
-            pass
+            self.name, self.weights = "inception-v3", "those of a test"
 
         def __call__(self, pixels: torch.Tensor) -> Features:
             rows = slice(0, len(pixels))

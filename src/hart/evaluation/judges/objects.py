@@ -1,4 +1,4 @@
-"""Objects in pictures: Mask2Former (Cheng et al., 2022) through transformers, read as mmdetection reads it.
+"""Objects in pictures, by Mask2Former (Cheng et al., 2022) read as mmdetection reads it, and their colours, by CLIP.
 
 GenEval was published with mmdetection's own training of Mask2Former Swin-S on COCO instances, which transformers cannot
 load; the authors' weights of the same network are the nearest. Size, normalisation, scores and boxes follow
@@ -18,8 +18,20 @@ from torch import Tensor
 
 from hart.data.transforms import pil_to_pixels
 from hart.errors import HartError, missing_package
-from hart.evaluation.judges.geneval_rules import CONFIDENCE, OBJECTS, Found
-from hart.networks.pretrained import IMAGENET_MEAN, IMAGENET_STD, Frozen, load_frozen, normalised, short_name
+from hart.evaluation.judges.geneval_rules import COLOURS, CONFIDENCE, OBJECTS, Found
+from hart.networks.pretrained import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Frozen,
+    load_frozen,
+    load_words,
+    normalised,
+    short_name,
+)
+
+WORDINGS = ("a photo of a {colour} {name}", "a photo of a {colour}-colored {name}", "a photo of a {colour} object")
+GREY = (153, 153, 153)
+"""What surrounds the object, #999."""
 
 SIDE = 800
 """Pixels that the detector sees, as mmdetection tests."""
@@ -109,3 +121,45 @@ def object_names(labels: Mapping[int, str], source: str) -> dict[int, str]:
 def _box(mask: Tensor) -> tuple[int, int, int, int]:
     rows, columns = (mask.any(dim=axis).nonzero().flatten().tolist() for axis in (1, 0))
     return columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+
+
+class ClipColours(Frozen):
+    """The colour of a detected object, by CLIP without training: the object is cut out by its mask on grey, cropped to
+    its box, and compared with the wordings for each of ten colours. source: folder or hub id with its tokenizer."""
+
+    def __init__(self, source: str, device: torch.device) -> None:
+        """Raises `HartError` for what cannot be loaded."""
+        from transformers import CLIPImageProcessorPil, CLIPModel
+
+        super().__init__(load_frozen(CLIPModel, source, "clip"), short_name(source), device)
+        self._words = load_words(source, "clip")
+        side = int(self.network.config.vision_config.image_size)
+        self._images = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+        self._directions: dict[str, Tensor] = {}
+
+    @torch.inference_mode()
+    def __call__(self, image: Image.Image, name: str, objects: Sequence[Found]) -> list[str]:
+        """The colour of each object of the class `name`."""
+        crops = self._images([cut_out(image, item) for item in objects], return_tensors="pt")
+        vectors = self.network.get_image_features(crops["pixel_values"].to(self.device)).pooler_output
+        likeness = F.normalize(vectors, dim=1) @ self._colours_of(name).T
+        return [COLOURS[number] for number in likeness.argmax(dim=1).tolist()]
+
+    def _colours_of(self, name: str) -> Tensor:
+        """(10, D): the mean direction of the wordings for each colour of a class."""
+        if name not in self._directions:
+            texts = [wording.format(colour=colour, name=name) for colour in COLOURS for wording in WORDINGS]
+            tokens = self._words(texts, padding=True, return_tensors="pt").to(self.device)
+            out = self.network.get_text_features(tokens["input_ids"], attention_mask=tokens["attention_mask"])
+            directions = F.normalize(out.pooler_output, dim=1).view(len(COLOURS), len(WORDINGS), -1)
+            self._directions[name] = F.normalize(directions.mean(dim=1), dim=1)
+        return self._directions[name]
+
+
+def cut_out(image: Image.Image, item: Found) -> Image.Image:
+    """The object on grey, cropped to its box; without a mask the box as it is."""
+    image = image.convert("RGB")
+    if item.mask is not None:
+        mask = Image.fromarray(item.mask.numpy())
+        image = Image.composite(image, Image.new("RGB", image.size, GREY), mask)
+    return image.crop(item.box)

@@ -9,9 +9,8 @@ from typing import Any, TypeVar
 from pydantic import Field
 
 from hart.evaluation.cache import Cache, records
-from hart.evaluation.drawing import DrawnPictures
+from hart.evaluation.drawing import DrawnPictures, spread
 from hart.evaluation.published_files import PublishedFile
-from hart.evaluation.selection import spread
 from hart.evaluation.suites.base import Context, SamplingOptions
 from hart.strict import Config
 

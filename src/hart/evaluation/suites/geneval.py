@@ -11,7 +11,6 @@ from pydantic import Field
 from torch import Tensor
 
 from hart.data.images import open_image
-from hart.evaluation.judges.colours import ClipColours
 from hart.evaluation.judges.geneval_rules import (
     CONFIDENCE,
     COUNTING_CONFIDENCE,
@@ -25,7 +24,7 @@ from hart.evaluation.judges.geneval_rules import (
     faults,
     read_prompts,
 )
-from hart.evaluation.judges.objects import SIDE, Mask2FormerDetector
+from hart.evaluation.judges.objects import SIDE, ClipColours, Mask2FormerDetector
 from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean
 from hart.evaluation.published_files import at_hand, located
 from hart.evaluation.report import Result, pictures_text, published_tables

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import Field
 
 from hart.errors import HartError
+from hart.evaluation.drawing import spread
 from hart.evaluation.published_files import (
     HUB_DATASETS,
     PublishedFiles,
@@ -19,7 +20,6 @@ from hart.evaluation.published_files import (
     parse_published,
 )
 from hart.evaluation.report import Result, published_tables
-from hart.evaluation.selection import spread
 from hart.evaluation.suites import base
 from hart.evaluation.suites.base import Context, Suite
 from hart.evaluation.suites.text_to_image import CATEGORY, Benchmark, TextToImageOptions, measure

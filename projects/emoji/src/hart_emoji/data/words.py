@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from importlib.resources import files
 
@@ -12,7 +11,7 @@ _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 _HOURS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
 EVERYDAY: dict[str, tuple[str, ...]] = {concept: tuple(names) for concept, names in _WORDS["everyday"].items()}
-NO_ARTICLE = frozenset(re.split(r",\s", _WORDS["no_article"]))
+NO_ARTICLE = frozenset(" ".join(name.split()) for name in _WORDS["no_article"].split(","))
 UNCOUNTABLE, PROPER, VAGUE = (frozenset(_WORDS[name].split()) for name in ("uncountable", "proper", "vague"))
 
 ALIASES: dict[str, str] = {

@@ -1,0 +1,253 @@
+"""A whole model on one device: opened, moved, adapted and stored. `hart.pipeline` adds what it does with prompts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from hart.checkpoint.hub import upload
+from hart.checkpoint.loading import load_model, random_model, resolve_model
+from hart.checkpoint.storage import fingerprint
+from hart.config import HartConfig
+from hart.devices import resolve_device, resolve_dtype
+from hart.errors import HartError
+from hart.files import user_path
+from hart.generation.request import checked_seed
+from hart.inference.parts import Parts, copied, prepared, text_encoder_dtype
+from hart.model import Hart
+from hart.text_encoder import RandomTextFeatures, TextEncoder, encoder_module, load_text_encoder
+from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
+
+log = logging.getLogger(__name__)
+
+
+class BasePipeline:
+    """The modules of a model, and what changes them. Several threads may use it: each call keeps what it began with."""
+
+    @torch.inference_mode(False)  # parts are ordinary tensors wherever they are made
+    def __init__(
+        self,
+        config: HartConfig,
+        tokenizer: HybridTokenizer,
+        hart: Hart,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | str | None = None,
+        folder: Path | None = None,
+        text_encoder: TextEncoder | None = None,
+    ) -> None:
+        """Samples with copies of the modules as they are now; the caller's own stay as they were.
+
+        device, dtype: where and in what type they compute, as in `from_pretrained`; a `torch.device` is taken as it is.
+        folder: where a text encoder that is stored with the model is found when the first prompt comes.
+        text_encoder: used instead of the one that the configuration names. Raises `HartError` if its features
+            are not what the transformer takes.
+        """
+        place = device if isinstance(device, torch.device) else resolve_device(device)
+        number_type = resolve_dtype(dtype, place)
+        tokenizer, hart = copied(tokenizer, place, torch.float32), copied(hart, place, number_type)
+        self._start(config, prepared(tokenizer, hart, place, number_type), folder, text_encoder)
+
+    def _start(self, config: HartConfig, parts: Parts, folder: Path | None, text_encoder: TextEncoder | None) -> Self:
+        if text_encoder is not None:
+            _check_text_encoder(text_encoder, config)
+        self.config = config
+        self.folder = folder
+        self._parts = replace(parts, text_encoder=text_encoder)
+        self._progress_bar: dict[str, Any] = {"disable": True}
+        self._lock = threading.RLock()
+        return self
+
+    @classmethod
+    @torch.inference_mode(False)
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | str | None = None,
+        text_encoder: TextEncoder | None = None,
+    ) -> Self:
+        """Open a model: one shipped with the package ("emoji"), a folder in any supported layout, or a hub id.
+
+        device: "cpu", "cuda", "cuda:1", "mps"; by default CUDA where there is one. dtype: float32, bfloat16 or float16;
+        by default bfloat16 on CUDA, else float32. text_encoder: used instead of the model's own. Raises
+        `HartError` for an unknown model, a damaged one, or a device that is not there.
+        """
+        place = resolve_device(device)
+        number_type = resolve_dtype(dtype, place)
+        model = load_model(resolve_model(name), number_type)
+        parts = prepared(model.tokenizer, model.hart, place, number_type)
+        return cls.__new__(cls)._start(model.config, parts, model.folder, text_encoder)
+
+    @classmethod
+    @torch.inference_mode(False)
+    def from_config(
+        cls,
+        config: HartConfig,
+        *,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | str | None = None,
+    ) -> Self:
+        """A model of this size with random weights and random text features: for timings and tests, not images."""
+        seed = checked_seed(seed)
+        place = resolve_device(device)
+        number_type = resolve_dtype(dtype, place)
+        tokenizer, hart = random_model(config, torch.Generator().manual_seed(seed), dtype=number_type)
+        text = config.transformer.text
+        encoder = RandomTextFeatures(text, seed) if text is not None else None
+        return cls.__new__(cls)._start(config, prepared(tokenizer, hart, place, number_type), None, encoder)
+
+    @property
+    def parts(self) -> Parts:
+        """The modules that a call samples with from now on, for looking at them; to change weights, take `hart`."""
+        return self._parts
+
+    @property
+    def device(self) -> torch.device:
+        return self._parts.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In what type the transformer computes."""
+        return self._parts.dtype
+
+    @property
+    def tokenizer(self) -> HybridTokenizer:
+        return self._parts.tokenizer
+
+    @property
+    def hart(self) -> Hart:
+        """Transformer and residual diffusion as plain modules, to look at, change, train or store.
+
+        The pipeline samples with them as they are from then on, changes included. On x86 processors that is slower than
+        before, by a seventh at 0.7B: nothing is packed any more (`hart.inference.packing`). A copy of the pipeline
+        made by its constructor, or `load_lora`, packs again.
+        """
+        with self._lock, torch.inference_mode(False):
+            plain = self._parts.plain()
+            if plain is not self._parts:
+                log.info("the model's plain modules were asked for: it samples with them from now on, packed no more")
+                self._parts = plain
+            return plain.hart
+
+    @property
+    def text_encoder(self) -> TextEncoder:
+        """The prompt encoder, loaded at the first use. Raises `HartError` where the model has none."""
+        # as ordinary tensors also when the first prompt asks for them
+        with self._lock, torch.inference_mode(False):
+            encoder, dtype = self._parts.text_encoder, text_encoder_dtype(self.dtype)
+            if encoder is None:
+                if self.config.text_encoder is None:
+                    raise HartError("this model names no text encoder: pass one as text_encoder")
+                encoder = load_text_encoder(self.config.text_encoder, self.folder, dtype).to(self.device, dtype)
+                _check_text_encoder(encoder, self.config)
+                self._parts = replace(self._parts, text_encoder=encoder)
+            return encoder
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+        return self.config.tokenizer.image_size
+
+    @property
+    def num_classes(self) -> int | None:
+        """How many classes a class-conditional model knows; None for a text model."""
+        classes = self.config.transformer.classes
+        return None if classes is None else classes.num_classes
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None) -> Self:
+        """Move the model to a device, into a number type, or both; returns the pipeline. None leaves as it is.
+
+        Calls that run in other threads finish where they began.
+        """
+        with self._lock, torch.inference_mode(False):
+            place = self.device if device is None else resolve_device(device)
+            self._parts = self._parts.moved(place, self.dtype if dtype is None else resolve_dtype(dtype, place))
+        return self
+
+    def load_lora(self, folder: str | Path, scale: float = 1.0) -> None:
+        """Merge a LoRA adapter (see `hart.checkpoint.lora`) into a copy of the transformer's weights; several add up.
+
+        The weights from before stay in memory for `unload_lora`. Calls that run in other threads finish with the
+        weights that they began with. scale: strength of the adapter; 1 is as trained. Raises `HartError` for an adapter
+        that is damaged or of another model; nothing is changed then.
+        """
+        with self._lock, torch.inference_mode(False):
+            self._parts = self._parts.adapted(user_path(folder), scale, str(self.folder or "this model"))
+
+    def unload_lora(self) -> None:
+        """Return to the weights from before the first adapter, exactly; nothing to do where none was loaded."""
+        with self._lock:
+            self._parts = self._parts.unadapted()
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | str | None = None) -> None:
+        """Write the whole model to a folder that `from_pretrained` opens: text encoder included, adapters merged.
+
+        dtype: how weights are stored, by default as they are here. Raises `HartError` where the folder holds a model
+        or parts of one, or a text encoder cannot be stored.
+        """
+        stored = None if dtype is None else resolve_dtype(dtype, self.device)
+        self._parts.save(user_path(folder), self.config, self.folder, stored)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        commit_message: str = "Upload a HART model",
+        dtype: torch.dtype | str | None = None,
+    ) -> str:
+        """Store the model as `save_pretrained` does, in a repository of the Hugging Face hub; the commit's address.
+
+        private: of a repository that is made for it. token: None takes the one that `hf auth login` stored.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, dtype)
+            return upload(Path(folder), repo_id, private=private, token=token, message=commit_message)
+
+    def set_progress_bar_config(self, **options: Any) -> None:
+        """Options of tqdm for the bar of a call's scales, which is off at first: `disable=False` shows it."""
+        self._progress_bar = self._progress_bar | options
+
+    def fingerprints(self) -> dict[str, str]:
+        """What tells the weights of each part from others; see `hart.checkpoint.storage.fingerprint`.
+
+        Keys: transformer (with the residual diffusion), tokenizer and, for a text model, text_encoder.
+        """
+        parts = self._parts
+        found = {"transformer": fingerprint(parts.hart), "tokenizer": fingerprint(parts.tokenizer)}
+        if self.config.transformer.text is not None:
+            encoder = self.text_encoder
+            if isinstance(encoder, RandomTextFeatures):
+                found["text_encoder"] = f"random features, seed {encoder.config.seed}"
+            else:
+                found["text_encoder"] = fingerprint(encoder_module(encoder))
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.RLock())
+
+
+def _check_text_encoder(encoder: TextEncoder, config: HartConfig) -> None:
+    """Raise `HartError` unless the encoder's features are what the transformer takes."""
+    text = config.transformer.text
+    if text is None:
+        raise HartError("this model draws classes by number: it takes no text encoder")
+    if (encoder.config.tokens, encoder.width) != (text.tokens, text.width):
+        raise HartError(
+            f"the text encoder gives {encoder.config.tokens} tokens of width {encoder.width}, "
+            f"the transformer takes {text.tokens} of width {text.width}: they are not of one model"
+        )

@@ -1,0 +1,287 @@
+"""What a diffusers user reaches for first: stages by themselves, negative prompts, features, generators, outputs."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import threading
+import typing
+from dataclasses import fields, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import hart
+from hart import HartError, HartPipeline, SamplingConfig
+from hart.generation.outputs import ScalePreview
+from hart.generation.request import OutputType, SamplingOptions
+from hart.types import ClassContext, TextContext
+from helpers import CHANNELS, CLASSES, SCALES, TEXT_TOKENS, TEXT_WIDTH, tiny_text_config
+
+
+@pytest.fixture(scope="module")
+def text(text_model: Path) -> HartPipeline:
+    return HartPipeline.from_pretrained(text_model, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def classes(class_model: Path) -> HartPipeline:
+    return HartPipeline.from_pretrained(class_model, device="cpu")
+
+
+def image(pipe: HartPipeline, *arguments: Any, **options: Any) -> bytes:
+    data: bytes = pipe(*arguments, **options).images[0].tobytes()
+    return data
+
+
+def test_everything_public_has_a_docstring_and_annotations() -> None:
+    assert hart.__all__ == sorted(hart.__all__)
+    for name in set(hart.__all__) - {"__version__"}:
+        member = getattr(hart, name)
+        assert inspect.getdoc(member), name
+    for name, member in inspect.getmembers(HartPipeline, inspect.isfunction):
+        if name.startswith("_") and name not in ("__init__", "__call__"):
+            continue
+        signature = inspect.signature(member)
+        assert inspect.getdoc(member), name
+        assert signature.return_annotation is not inspect.Signature.empty, name
+        untyped = [p.name for p in signature.parameters.values() if p.annotation is p.empty and p.name != "self"]
+        assert not untyped, name
+
+
+def test_the_settings_of_a_call_are_those_of_the_configuration() -> None:
+    assert list(SamplingOptions.__annotations__) == [field.name for field in fields(SamplingConfig)]
+
+
+@pytest.mark.parametrize("kind", ["text", "classes"])
+def test_a_call_is_made_of_its_stages(kind: str, request: pytest.FixtureRequest) -> None:
+    pipe: HartPipeline = request.getfixturevalue(kind)
+    prompts: list[Any] = ["a cat", "a dog"] if kind == "text" else [1, 2]
+    embeds = pipe.encode_prompt(prompts)
+    latents = pipe.generate(embeds, seed=4, guidance_scale=2)
+    assert latents.shape == (2, CHANNELS, SCALES[-1], SCALES[-1])
+    called = pipe(prompts, seed=4, guidance_scale=2, batch_size=2)
+    assert [i.tobytes() for i in pipe.decode(latents)] == [i.tobytes() for i in called.images]
+    again = pipe(prompt_embeds=embeds, seed=4, guidance_scale=2, batch_size=2)
+    assert [i.tobytes() for i in again.images] == [i.tobytes() for i in called.images]
+    assert (again.prompts, again.seeds) == ([], [4, 5])
+    one = pipe(prompt_embeds=embeds, num_images_per_prompt=2)
+    assert [i.tobytes() for i in one.images] == [i.tobytes() for i in pipe(prompts, num_images_per_prompt=2).images]
+
+
+def test_outputs_come_as_pil_np_pt_and_latents(text: HartPipeline) -> None:
+    def called(kind: OutputType) -> Any:
+        return text(["a cat", "a dog"], num_images_per_prompt=2, output_type=kind).images
+
+    pil, array, tensor, latents = (called(kind) for kind in typing.get_args(OutputType))
+    size = text.image_size
+    assert array.shape == (4, size, size, 3)
+    assert tensor.shape == (4, 3, size, size)
+    assert array.dtype == np.float32
+    assert tensor.dtype == torch.float32
+    assert np.array_equal(array, tensor.permute(0, 2, 3, 1).numpy())
+    assert 0 <= array.min() <= array.max() <= 1
+    assert np.array_equal(np.stack([np.asarray(one) for one in pil]), np.round(array * 255).astype(np.uint8))
+    assert latents.shape == (4, CHANNELS, SCALES[-1], SCALES[-1])
+    assert torch.equal(text.decode(latents, "pt"), tensor)
+
+
+@pytest.mark.parametrize("kind", ["text", "classes"])
+def test_a_negative_prompt_takes_the_unconditional_place(kind: str, request: pytest.FixtureRequest) -> None:
+    pipe: HartPipeline = request.getfixturevalue(kind)
+    first, second, other = ("a cat", "a dog", "b") if kind == "text" else (1, 2, 3)
+    plain = image(pipe, first)
+    led = image(pipe, first, negative_prompt=other)
+    assert led != plain
+    assert image(pipe, first, negative_prompt_embeds=pipe.encode_prompt(other)) == led
+    assert image(pipe, first, negative_prompt=[None]) == plain
+    if kind == "text":
+        assert image(pipe, first, negative_prompt="") == plain
+    # one for all prompts, or one for each, also in one batch with prompts that have none
+    both = pipe([first, second], negative_prompt=other).images
+    assert both[0].tobytes() == led
+    mixed = pipe([first, second], negative_prompt=[None, other]).images
+    assert [i.tobytes() for i in mixed] == [plain, both[1].tobytes()]
+    together = pipe([first, second], negative_prompt=[None, other], batch_size=2, output_type="np").images
+    alone = pipe([first, second], negative_prompt=[None, other], output_type="np").images
+    assert np.abs(together - alone).mean() < 0.02
+
+
+def test_generators_stand_in_place_of_seeds(text: HartPipeline) -> None:
+    def generator(seed: int) -> torch.Generator:
+        return torch.Generator().manual_seed(seed)
+
+    seeded = [i.tobytes() for i in text(["a cat", "a dog"], seed=7).images]
+    given = text(["a cat", "a dog"], generator=[generator(7), generator(8)])
+    assert [i.tobytes() for i in given.images] == seeded
+    assert given.seeds == []
+    assert image(text, "a cat", generator=generator(7)) == seeded[0]
+    shared = [text("a cat", num_images_per_prompt=2, generator=generator(7)).images for _ in range(2)]
+    assert [i.tobytes() for i in shared[0]] == [i.tobytes() for i in shared[1]]
+    assert shared[0][0].tobytes() != shared[0][1].tobytes()
+
+
+def test_a_callback_may_stop_the_call(text: HartPipeline) -> None:
+    seen: list[ScalePreview] = []
+
+    def stop(preview: ScalePreview) -> bool:
+        seen.append(preview)
+        return preview.k < 1
+
+    out = text(["a cat", "a dog"], callback_on_scale=stop)
+    assert [preview.k for preview in seen] == [0, 1]
+    assert len(out.images) == 1
+    assert out.images[0].tobytes() == seen[-1].images()[0].tobytes()
+
+    def fail(preview: ScalePreview) -> None:
+        raise KeyError(preview.k)
+
+    with pytest.raises(KeyError):
+        text("a cat", callback_on_scale=fail)
+
+
+def test_a_progress_bar_is_shown_where_it_is_wanted(text: HartPipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    text("a cat")
+    assert capsys.readouterr() == ("", "")
+    pipe = pickle.loads(pickle.dumps(text))
+    pipe.set_progress_bar_config(disable=False, desc="scales")
+    pipe("a cat")
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert f"{len(SCALES)}/{len(SCALES)}" in shown.err
+
+
+def test_a_pipeline_moves_between_number_types(text_model: Path, text: HartPipeline) -> None:
+    pipe = HartPipeline.from_pretrained(text_model, device="cpu")
+    before = image(pipe, "a cat")
+    assert pipe.to("cpu", "float32") is pipe
+    assert image(pipe, "a cat") == before
+    expected = HartPipeline.from_pretrained(text_model, device="cpu", dtype="bfloat16")
+    during: list[bytes] = []
+
+    def move(preview: ScalePreview) -> None:
+        if preview.k == 0:
+            thread = threading.Thread(target=pipe.to, kwargs={"dtype": "bfloat16"})
+            thread.start()
+            thread.join()
+
+    during.append(image(pipe, "a cat", callback_on_scale=move))
+    assert during == [before]
+    assert pipe.dtype == torch.bfloat16
+    assert image(pipe, "a cat") == image(expected, "a cat")
+    for wrong in ("tpu", "cuda:99"):
+        with pytest.raises(HartError, match="device"):
+            pipe.to(wrong)
+
+
+def test_a_model_goes_to_the_hub(text: HartPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def create_repo(repository: str, **options: Any) -> SimpleNamespace:
+        asked["created"] = (repository, options)
+        return SimpleNamespace(repo_id=f"me/{repository}")
+
+    def upload_folder(*, repo_id: str, folder_path: Path, token: str | None, commit_message: str) -> SimpleNamespace:
+        asked["uploaded"] = (repo_id, token, commit_message)
+        Path(folder_path).rename(tmp_path / "uploaded")
+        Path(folder_path).mkdir()
+        return SimpleNamespace(commit_url="https://hub/commit")
+
+    monkeypatch.setattr("huggingface_hub.create_repo", create_repo)
+    monkeypatch.setattr("huggingface_hub.upload_folder", upload_folder)
+    assert text.push_to_hub("cats", private=True, token="t", commit_message="first") == "https://hub/commit"
+    assert asked["created"] == ("cats", {"private": True, "token": "t", "exist_ok": True})
+    assert asked["uploaded"] == ("me/cats", "t", "first")
+    opened = HartPipeline.from_pretrained(tmp_path / "uploaded", device="cpu")
+    assert image(opened, "a cat") == image(text, "a cat")
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("401 Client Error\nRequest ID: 1")
+
+    monkeypatch.setattr("huggingface_hub.create_repo", refuse)
+    with pytest.raises(HartError, match="'cats' cannot be written on the Hugging Face hub: 401 Client Error"):
+        text.push_to_hub("cats")
+
+
+CONTEXT = TextContext(torch.zeros(2, TEXT_TOKENS, TEXT_WIDTH), torch.ones(2, TEXT_TOKENS, dtype=torch.bool))
+GENERATOR = torch.Generator()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({}, "give either a prompt or prompt_embeds"),
+        ({"prompt": "a", "prompt_embeds": CONTEXT}, "give either a prompt or prompt_embeds"),
+        ({"prompt": "a", "negative_prompt": "b", "negative_prompt_embeds": CONTEXT}, "give either negative_prompt"),
+        ({"prompt": "a", "negative_prompt": "b", "guidance_scale": 0}, "works through guidance"),
+        ({"prompt": "a", "negative_prompt": ["b", "c"]}, "2 negative prompts for 1 prompts"),
+        ({"prompt": "a", "negative_prompt": 3}, "words"),
+        ({"prompt": "a", "negative_prompt": "  "}, "empty"),
+        ({"prompt": "a", "negative_prompt_embeds": CONTEXT}, "2 negative prompts for 1 prompts"),
+        ({"prompt_embeds": CONTEXT.embeddings}, "must be a TextContext, what encode_prompt returns, not Tensor"),
+        ({"prompt_embeds": replace(CONTEXT, embeddings=torch.zeros(2, 1, TEXT_WIDTH))}, "this model takes"),
+        ({"prompt_embeds": replace(CONTEXT, embeddings=CONTEXT.embeddings / 0)}, "finite"),
+        ({"prompt_embeds": replace(CONTEXT, mask=~CONTEXT.mask)}, "real token"),
+        ({"prompt_embeds": replace(CONTEXT, mask=CONTEXT.mask.long())}, "bool"),
+        ({"prompt_embeds": TextContext([1], [2])}, "must be a TextContext"),  # type: ignore[arg-type]
+        ({"prompt_embeds": ClassContext(torch.zeros(1).long(), 2)}, "must be a TextContext"),
+        ({"prompt": "a", "generator": 3}, "torch.Generator"),
+        ({"prompt": "a", "generator": [3]}, "torch.Generator"),
+        ({"prompt": "a", "generator": [GENERATOR, GENERATOR]}, "2 generators for 1 images"),
+        ({"prompt": "a", "generator": GENERATOR, "seed": 1}, "either a seed or a generator"),
+        ({"prompt": "a", "output_type": ["pil"]}, "output_type"),
+        ({"prompt": "a", "output_type": "jpeg"}, "output_type 'jpeg': choose pil, np, pt, latent"),
+        ({"prompt": "a", "num_inference_steps": 20}, "unknown argument 'num_inference_steps': settings are"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_one_error(text: HartPipeline, arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(HartError, match=said) as error:
+        text(**arguments)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("labels", "known"),
+    [([CLASSES + 1], CLASSES), ([-1], CLASSES), ([], CLASSES), ([0], CLASSES + 1), ([[0]], CLASSES)],
+)
+def test_classes_that_do_not_fit_are_one_error(classes: HartPipeline, labels: Any, known: int) -> None:
+    with pytest.raises(HartError, match="prompt_embeds"):
+        classes.generate(ClassContext(torch.tensor(labels, dtype=torch.long), known))
+
+
+@pytest.mark.parametrize(
+    "latents",
+    [None, torch.zeros(CHANNELS, 4, 4), torch.zeros(1, CHANNELS, 8, 8), torch.full((1, CHANNELS, 4, 4), np.nan)],
+)
+def test_latents_that_do_not_fit_are_one_error(text: HartPipeline, latents: Any) -> None:
+    with pytest.raises(HartError, match="latents"):
+        text.decode(latents)
+
+
+def test_unloading_adapters_returns_to_the_weights_from_before(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    from hart.checkpoint.lora import add_lora, save_lora
+    from helpers import tiny_model
+
+    config = tiny_text_config(width=512, heads=4, depth=1)  # packed where the processor can
+    trained = add_lora(tiny_model(config)[1], rank=2, alpha=2, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for name, parameter in trained.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.25)
+    save_lora(trained, tmp_path, base_model="runs/base")
+    pipe = HartPipeline.from_config(config, device="cpu")
+    before = image(pipe, "a cat")
+    pipe.unload_lora()
+    assert image(pipe, "a cat") == before
+    pipe.load_lora(tmp_path)
+    once = image(pipe, "a cat")
+    pipe.load_lora(tmp_path, 0.5)
+    assert len({before, once, image(pipe, "a cat")}) == 3
+    pipe.unload_lora()
+    assert image(pipe, "a cat") == before
