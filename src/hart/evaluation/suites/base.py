@@ -22,6 +22,7 @@ from pydantic import Field
 from pydantic_core import to_jsonable_python
 
 from hart.config import MAX_SEED, SamplingConfig
+from hart.data.kinds import Kind
 from hart.errors import DISTRIBUTION
 from hart.files import user_path
 from hart.strict import Config
@@ -110,7 +111,7 @@ class ImageSetOptions(Config, kw_only=True):
         default="val",
         description="Part of the set: train, val, another that it has, or all of a set that is not divided.",
     )
-    kind: Literal["folder", "classes", "jsonl", "shards", "stream", "parquet", "huggingface"] | None = Field(
+    kind: Kind | None = Field(
         default=None, description="Format of the set; told from DATA by default."
     )
     fit: Literal["crop", "pad"] = Field(
