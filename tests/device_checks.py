@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from PIL import Image, ImageChops, ImageStat
 
 from hart import HartPipeline
@@ -15,6 +17,7 @@ LARGEST_DIFFERENCE = 2.0
 SHORT_DTYPES = ("bfloat16", "float16")
 
 
+@cache
 def draw(kind: str, device: str, dtype: str) -> list[Image.Image]:
     """Two pictures of a tiny model with random weights."""
     pipe = HartPipeline.from_config(CONFIGS[kind], seed=0, device=device, dtype=dtype)

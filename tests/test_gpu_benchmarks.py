@@ -36,7 +36,7 @@ def test_all_parts_run_and_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         if name == "training":
             return int(apart(run, name, part, end))
         stream, messages = io.StringIO(), queue.Queue[str | None]()
-        gpu.run_part(gpu.parse(["--part", name, "--seconds", "60", "--device", "cpu", "--tiny"]), stream)
+        gpu.run_part(gpu.parse(["--part", name, "--seconds", "100000", "--device", "cpu", "--tiny"]), stream)
         for line in (*stream.getvalue().splitlines(), None):
             messages.put(line)
         return int(run._follow(SimpleNamespace(wait=lambda: 0), messages, part, end))
@@ -46,7 +46,7 @@ def test_all_parts_run_and_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_devices.py").write_text("def test_nothing(): pass\n")
     monkeypatch.setattr(correctness, "ROOT", tmp_path)
-    gpu.main(["--minutes", "5", "--out", str(tmp_path), "--device", "cpu"])
+    gpu.main(["--minutes", "1000", "--out", str(tmp_path), "--device", "cpu"])
     state = json.loads((tmp_path / "gpu.json").read_text())
     assert {name: part["outcome"] for name, part in state["parts"].items()} == dict.fromkeys(state["parts"], "done")
     assert all(state["machine"][fact] for fact in ("commit", "source", "torch", "processor"))
