@@ -36,11 +36,11 @@ def test_all_files_together_stay_small() -> None:
     ("prompt", "channel"), [("a red heart", 0), ("a green heart", 1), ("a blue heart", 2), ("a red apple", 0)]
 )
 def test_the_named_colour_is_the_strongest(pipe: HartPipeline, prompt: str, channel: int) -> None:
-    assert mean_colour(pipe(prompt, images_per_prompt=2, batch_size=2).images).argmax() == channel
+    assert mean_colour(pipe(prompt, num_images_per_prompt=2, batch_size=2).images).argmax() == channel
 
 
 def test_a_picture_stands_on_white(pipe: HartPipeline) -> None:
-    corners = [corner for image in pipe("a red apple", images_per_prompt=2).images for corner in corner_means(image)]
+    corners = [corner for image in pipe("a red apple", num_images_per_prompt=2).images for corner in corner_means(image)]
     assert np.mean(corners) > 240
 
 

@@ -338,7 +338,7 @@ def test_what_cannot_be_told_is_asked_for(tmp_path: Path) -> None:
 
 def test_a_package_that_is_not_there_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(HartError, match=r"hart\[huggingface\]"):
+    with pytest.raises(HartError, match=r"hart-image\[huggingface\]"):
         open_source("hf:someone/something")
 
 
