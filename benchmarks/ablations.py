@@ -8,7 +8,7 @@
   for a quarter of the steps with half of the batch.
 - 128-all-tokens: 128-scratch with every token of the last scale, instead of about 20% of its 256 (paper, section 3.4).
 
-A stopped run goes on where it was; results.json keeps what earlier calls measured. Losses are of the held-out pictures
+A stopped run goes on where it was; results.json keeps what earlier calls measured. Losses are of the held-out images
 with the averaged weights; speeds are comparable when nothing else ran beside any of the runs.
 """
 
@@ -29,10 +29,10 @@ from hart.checkpoint.loading import load_model
 from hart.data.datasets import open_dataset
 from hart.evaluation.suites.base import Context
 from hart.evaluation.suites.generation import SUITE, GenerationOptions
-from hart.losses.hart_loss import draw_diffusion, hart_loss
+from hart.losses.hart_loss import hart_loss, sample_diffusion_noise
 from hart.training.conditions import open_conditioner
 from hart.training.config import TransformerRecipe
-from hart.training.distributed import Processes
+from hart.training.distributed import DistributedContext
 from hart.training.hart_task import TransformerTask
 from hart.training.image_sources import open_training_data
 from hart.training.randomness import generator_for
@@ -48,7 +48,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Variant:
-    """One run: its name, recipe, and the side of its pictures in pixels."""
+    """One run: its name, recipe, and the side of its images in pixels."""
 
     name: str
     recipe: TransformerRecipe
@@ -60,7 +60,7 @@ def variants(small: str, large: str, steps: int | None, out: Path) -> list[Varia
     base = TransformerRecipe.read(RECIPE, (f"data={small}",))
     if steps is not None:
         base = base.replace(trainer=base.trainer.replace(steps=steps))
-    # encoding all pictures first would take longer than encoding those that so few steps use
+    # encoding all images first would take longer than encoding those that so few steps use
     live = base.reading.replace(memory_gb=0.0)
     larger = base.replace(data=large, reading=live, transformer=base.transformer.replace(scales=LARGER_SCALES))
     trainer = base.trainer
@@ -76,13 +76,13 @@ def variants(small: str, large: str, steps: int | None, out: Path) -> list[Varia
 
 
 def train(variant: Variant, folder: Path, encoded: dict[int, TokenSource]) -> None:
-    """Train, or go on with what was begun. encoded: by the side of the pictures, so that runs share what they read."""
+    """Train, or go on with what was begun. encoded: by the side of the images, so that runs share what they read."""
     recipe = variant.recipe
-    processes = Processes(recipe.trainer)
+    distributed = DistributedContext(recipe.trainer)
     data = open_training_data(recipe, variant.size, "caption")
-    task = TransformerTask(recipe, data, processes.device)
+    task = TransformerTask(recipe, data, distributed.device)
     task.tokens = encoded.setdefault(variant.size, task.tokens)
-    Trainer(task, recipe, folder, processes, on_log=lambda step, figures: _say(variant.name, step, figures)).run()
+    Trainer(task, recipe, folder, distributed, on_log=lambda step, figures: _say(variant.name, step, figures)).run()
 
 
 def _say(name: str, step: int, figures: dict[str, float]) -> None:
@@ -91,7 +91,7 @@ def _say(name: str, step: int, figures: dict[str, float]) -> None:
 
 @torch.inference_mode()
 def held_out(variant: Variant, folder: Path, limit: int) -> dict[str, float]:
-    """Mean loss terms of held-out pictures: all tokens of all scales, the last caption each, which tells the style."""
+    """Mean loss terms of held-out images: all tokens of all scales, the last caption each, which tells the style."""
     recipe = variant.recipe
     model = load_model(folder / MODEL_FOLDER)
     data = open_dataset(Path(recipe.data), "val", variant.size)
@@ -102,32 +102,38 @@ def held_out(variant: Variant, folder: Path, limit: int) -> dict[str, float]:
     for start in range(0, count, BATCH):
         rows = torch.arange(start, min(start + BATCH, count))
         chosen = select(maps, rows, CPU)
-        draws = None
+        diffusion_noise = None
         if model.hart.residual is not None:
             tokens, channels = chosen.last_scale_continuous.shape[1:]
-            draws = draw_diffusion(
+            diffusion_noise = sample_diffusion_noise(
                 model.hart.residual, len(rows), tokens, channels, generator_for(0, "held out", start)
             )
         context = conditioner.context([data.captions(row)[-1] for row in rows.tolist()], None)
         _, parts = hart_loss(
-            model.hart.eval(), model.tokenizer.quantizer.codebook, context, chosen, None, draws, diffusion_weight=1.0
+            model.hart.eval(),
+            model.tokenizer.quantizer.codebook,
+            context,
+            chosen,
+            None,
+            diffusion_noise,
+            diffusion_weight=1.0,
         )
         for name, value in parts.items():
             sums[name] = sums.get(name, 0.0) + float(value) * len(rows) / count
     return sums
 
 
-def drawn(variant: Variant, folder: Path, limit: int) -> dict[str, float]:
-    """Frechet and kernel distance of drawn pictures to all held-out ones, EfficientNet-Lite0 features."""
+def generated(variant: Variant, folder: Path, limit: int) -> dict[str, float]:
+    """Frechet and kernel distance of generated images to all held-out ones, EfficientNet-Lite0 features."""
     options = GenerationOptions(
         model=str(folder / MODEL_FOLDER), data=variant.recipe.data, limit=limit, batch_size=8, device="cpu"
     )
-    result = SUITE(Context(options, folder / "drawn"))
-    return {name: figure.value for name, figure in result.figures["drawn"].items()}
+    result = SUITE(Context(options, folder / "generated"))
+    return {name: figure.value for name, figure in result.figures["generated"].items()}
 
 
 def speed(folder: Path) -> float:
-    """Median pictures a second over the log lines of the run."""
+    """Median images a second over the log lines of the run."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     values: Tensor = torch.tensor([json.loads(line)["images_per_second"] for line in lines])
     return float(values.median())
@@ -150,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=RUNS, help="all by default")
     parser.add_argument("--steps", type=int, help="of the runs at 64 px; by default the recipe's")
-    parser.add_argument("--limit", type=int, default=704, help="held-out pictures for the loss, and pictures to draw")
+    parser.add_argument("--limit", type=int, default=704, help="held-out images for the loss, and images to generate")
     options = parser.parse_args(arguments)
     file = options.out / "results.json"
     results: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
@@ -162,9 +168,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         train(variant, folder, encoded)
         losses = held_out(variant, folder, options.limit)
         results[variant.name] = {
-            "pictures/s": speed(folder),
+            "images/s": speed(folder),
             **{name: loss for name, loss in losses.items() if name.startswith(("cross_entropy", "diffusion_mse"))},
-            **drawn(variant, folder, options.limit),
+            **generated(variant, folder, options.limit),
         }
         file.write_text(json.dumps(results, indent=1))
     typer.echo(table({name: results[name] for name in RUNS if name in results}))

@@ -1,4 +1,4 @@
-"""Curves of training runs as one picture.
+"""Curves of training runs as one image.
 
     python benchmarks/curves.py RUN... --out curves.png [--figure cross_entropy] [--smooth 5]
 
@@ -63,7 +63,7 @@ def draw(runs: Sequence[Path], figures: Sequence[str], smooth: int, out: Path) -
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Curves of training runs as one picture.")
+    parser = argparse.ArgumentParser(description="Curves of training runs as one image.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder that hart train wrote")
     parser.add_argument("--out", type=Path, default=Path("curves.png"))
     parser.add_argument("--figure", nargs="+", default=["loss"], dest="figures", help="names in metrics.jsonl")

@@ -1,9 +1,9 @@
-"""Time to draw one picture on a CPU, against the time that its matrix products alone would take.
+"""Time to generate one image on a CPU, against the time that its matrix products alone would take.
 
     python benchmarks/generate_cpu.py --model hart-0.7b-256 --random-weights
 
 The floor is the FLOPs that `hart.inference.cost` counts (what `hart info` prints) over the fastest matrix-product rate
-measured in the same run, before, between and after the timed pictures. Printed is Markdown: the machine, the
+measured in the same run, before, between and after the timed images. Printed is Markdown: the machine, the
 rates, floor, latency and ratio, and the same by part. `--json FILE` writes all figures.
 
 Text features are random and the text encoder is left out, in the count and in the timing. Guidance is on, and
@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from gpu_parts.machine import processor_name
-from timing import SEED, PictureTimer, host_clock, model_products, product_rate
+from timing import SEED, GenerationTimer, host_clock, model_products, product_rate
 
 from hart.checkpoint.loading import load_config, load_model, resolve_model
 from hart.devices import DTYPES, dtype_name
@@ -36,9 +36,9 @@ from hart.text_encoder.base import RandomTextFeatures
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
-def rates(timer: PictureTimer, squares: Sequence[int]) -> dict[str, float]:
+def rates(timer: GenerationTimer, squares: Sequence[int]) -> dict[str, float]:
     """FLOP/s of matrix products: large squares, and this model's layers at its last scale."""
-    shapes = [*((side, side, side) for side in squares), *model_products(timer)]
+    shapes = [*((size, size, size) for size in squares), *model_products(timer)]
     return {"x".join(map(str, shape)): product_rate(*shape, timer.pipe.dtype, timer.clock) for shape in shapes}
 
 
@@ -74,16 +74,16 @@ def load(arguments: argparse.Namespace) -> HartPipeline:
     )
 
 
-def measure(benchmark: PictureTimer, repeats: int, squares: Sequence[int]) -> dict[str, Any]:
-    """Draw `repeats` pictures with the rates measured before, between and after them. Warm up before it."""
+def measure(benchmark: GenerationTimer, repeats: int, squares: Sequence[int]) -> dict[str, Any]:
+    """Draw `repeats` images with the rates measured before, between and after them. Warm up before it."""
     environment = machine()
-    found, pictures = [rates(benchmark, squares)], []
+    found, images = [rates(benchmark, squares)], []
     for _ in range(repeats):
-        pictures.append(benchmark.draw())
+        images.append(benchmark.generate())
         found.append(rates(benchmark, squares))
     fastest = {shape: max(rate[shape] for rate in found) for shape in found[0]}
     rate = max(fastest.values())
-    best = min(pictures, key=lambda picture: picture.seconds)
+    best = min(images, key=lambda image: image.seconds)
     floor = benchmark.cost.total_flops / rate
     flops = benchmark.part_flops()
     return {
@@ -92,9 +92,9 @@ def measure(benchmark: PictureTimer, repeats: int, squares: Sequence[int]) -> di
         "rates_gflops": {shape: value / 1e9 for shape, value in fastest.items()},
         "gflop": benchmark.cost.total_flops / 1e9,
         "floor_s": floor,
-        "latencies_s": [picture.seconds for picture in pictures],
+        "latencies_s": [image.seconds for image in images],
         "ratio_best": best.seconds / floor,
-        "ratio_median": statistics.median(picture.seconds for picture in pictures) / floor,
+        "ratio_median": statistics.median(image.seconds for image in images) / floor,
         "parts": {
             name: {"gflop": flops[name] / 1e9, "floor_s": flops[name] / rate, "best_run_s": seconds}
             for name, seconds in best.parts.items()
@@ -139,7 +139,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--random-weights", action="store_true", help="nothing is downloaded")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--threads", type=int, help="default: what torch takes")
-    parser.add_argument("--repeats", type=int, default=3, help="timed pictures, after one that is not timed")
+    parser.add_argument("--repeats", type=int, default=3, help="timed images, after one that is not timed")
     parser.add_argument(
         "--clock",
         choices=CLOCKS,
@@ -167,8 +167,8 @@ def main(arguments: list[str] | None = None) -> None:
         "weights": "random" if parsed.random_weights else "loaded",
         "clock": parsed.clock,
     }
-    benchmark = PictureTimer(load(parsed), host_clock(CLOCKS[parsed.clock]))
-    benchmark.draw()
+    benchmark = GenerationTimer(load(parsed), host_clock(CLOCKS[parsed.clock]))
+    benchmark.generate()
     result = named | measure(benchmark, parsed.repeats, parsed.squares)
     sys.stdout.write(report(result) + "\n")
     if parsed.json:

@@ -40,8 +40,8 @@ OUTPUTS = ROOT / "outputs" / "leaderboard"
 
 @dataclass(frozen=True)
 class Data:
-    """Pictures that rows are measured on. path: where they are looked for, in the repository's root. origin: how they
-    come there. {side} in either: of the shipped model's pictures."""
+    """Images that rows are measured on. path: where they are looked for, in the repository's root. origin: how they
+    come there. {side} in either: of the shipped model's images."""
 
     path: str
     origin: str
@@ -54,13 +54,13 @@ class Run:
     words: str
     data: Data | None = None
 
-    def command(self, side: int) -> list[str]:
+    def command(self, image_size: int) -> list[str]:
         """The words one by one, data included."""
         words = shlex.split(self.words)
-        return words if self.data is None else [*words, "--data", self.data.path.format(side=side)]
+        return words if self.data is None else [*words, "--data", self.data.path.format(image_size=image_size)]
 
 
-EMOJI = Data("data/emoji{side}", "run hart-emoji data data/emoji{side} (projects/emoji)")
+EMOJI = Data("data/emoji{image_size}", "run hart-emoji data data/emoji{image_size} (projects/emoji)")
 PHOTOS = Data(
     "data/photos-256-val.tar",
     "the 201 photographs of the committed row cannot be passed on; put any tar of photographs there (docs/data.md, "
@@ -168,20 +168,20 @@ def weights(settings: Mapping[str, Any]) -> str:
     return f"{settings.get('model', settings.get('samples'))} ({shown})"
 
 
-def missing(names: Sequence[str], side: int, root: Path = ROOT) -> list[str]:
+def missing(names: Sequence[str], image_size: int, root: Path = ROOT) -> list[str]:
     """A line for each of these rows whose data is not there: what it is and what to do."""
     needed = {name: RUNS[name].data for name in names}
     return [
-        f"{name}: {data.path.format(side=side)} is not there: {data.origin.format(side=side)}"
+        f"{name}: {data.path.format(image_size=image_size)} is not there: {data.origin.format(image_size=image_size)}"
         for name, data in needed.items()
-        if data is not None and not (root / data.path.format(side=side)).exists()
+        if data is not None and not (root / data.path.format(image_size=image_size)).exists()
     ]
 
 
-def measure(name: str, side: int, results: Path = RESULTS) -> None:
+def measure(name: str, image_size: int, results: Path = RESULTS) -> None:
     """Run a row of `RUNS` and keep its figures. Stops the program when the run fails."""
     out = OUTPUTS / name
-    program, *arguments = RUNS[name].command(side)
+    program, *arguments = RUNS[name].command(image_size)
     command = [sys.executable, "-m", program.replace("-", "_"), *arguments, "--out", str(out.relative_to(ROOT))]
     if subprocess.run(command, cwd=ROOT, check=False).returncode:
         sys.exit(f"{name}: {program} failed, see above; the page stays as it was")
@@ -195,12 +195,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         help=f"measure these rows first: {', '.join(RUNS)}, or all")  # fmt: skip
     chosen = parser.parse_args(arguments).measure
     names = list(RUNS) if "all" in chosen else chosen
-    side = load_config("emoji").tokenizer.image_size
+    image_size = load_config("emoji").tokenizer.image_size
     # before hours are spent on the rows that come first
-    if lines := missing(names, side):
+    if lines := missing(names, image_size):
         sys.exit("\n".join(lines))
     for name in names:
-        measure(name, side)
+        measure(name, image_size)
     PAGE.write_text(page(), encoding="utf-8")
     print(PAGE)  # noqa: T201 - the program's output
 

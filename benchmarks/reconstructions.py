@@ -31,7 +31,7 @@ def read(folder: Path) -> dict[str, dict[str, str]]:
     if found != SUITE:
         raise SystemExit(f"{file}: of the suite {found}: give what hart evaluate tokenizer wrote")
     return {
-        kind: {"px": str(values["settings"]["size"]), "pictures": str(values["counts"]["pictures"])}
+        kind: {"px": str(values["settings"]["size"]), "images": str(values["counts"]["images"])}
         | {column: figure_text(Figure(**figure)) for column, figure in figures.items()}
         for kind, figures in values["figures"].items()
     }

@@ -1,4 +1,4 @@
-"""What the programs here share to time pictures: clocks, seconds by part, counted work by part, product rates."""
+"""What the programs here share to time images: clocks, seconds by part, counted work by part, product rates."""
 
 from __future__ import annotations
 
@@ -75,24 +75,24 @@ class Stopwatch:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class Generation:
     """One timed call of a pipeline: seconds in all and of each part."""
 
     seconds: float
     parts: dict[str, float]
 
 
-class PictureTimer:
-    """A pipeline that draws the same pictures again and again, from text features to pixels."""
+class GenerationTimer:
+    """A pipeline that generates the same images again and again, from text features to pixels."""
 
     def __init__(self, pipe: HartPipeline, clock: Clock) -> None:
         self.pipe, self.clock = pipe, clock
         self.cost = model_cost(pipe.config)
         self.prompt: str | int = "a picture" if pipe.num_classes is None else 0
 
-    def draw(self, count: int = 1) -> Drawing:
-        """Draw `count` pictures together, the first of `SEED`."""
-        transformer, residual = self.pipe.parts.hart.transformer, self.pipe.parts.hart.residual
+    def generate(self, count: int = 1) -> Generation:
+        """Draw `count` images together, the first of `SEED`."""
+        transformer, residual = self.pipe.components.hart.transformer, self.pipe.components.hart.residual
         spans: dict[str, tuple[nn.Module, nn.Module]] = {
             "blocks": (transformer.blocks[0], transformer.blocks[-1]),
             "head": (transformer.head, transformer.head),
@@ -107,7 +107,7 @@ class PictureTimer:
             end = self.clock.mark()
         self.clock.wait()
         seconds = self.clock.between(start, end)
-        return Drawing(seconds, self._by_part(watch.seconds(), seconds))
+        return Generation(seconds, self._by_part(watch.seconds(), seconds))
 
     def _by_part(self, calls: dict[str, list[float]], seconds: float) -> dict[str, float]:
         """Seconds by the names of `part_flops`; "rest" is what is left: sampling, codes, embeddings, PIL."""
@@ -122,7 +122,7 @@ class PictureTimer:
         return parts | {"rest": seconds - sum(parts.values())}
 
     def part_flops(self) -> dict[str, int]:
-        """Counted FLOPs of one picture by the names of its parts."""
+        """Counted FLOPs of one image by the names of its parts."""
         macs = dict(zip(step_names(self.cost), self.cost.step_macs, strict=True))
         macs |= {"residual diffusion": self.cost.macs["residual diffusion"], "decoder": self.cost.macs["decoder"]}
         return {name: 2 * count for name, count in macs.items()} | {"rest": 2 * self.cost.macs["codes"]}
@@ -165,10 +165,10 @@ def product_rate(
     return 2 * rows * inputs * outputs / min(times)
 
 
-def model_products(timer: PictureTimer, pictures: int = 1) -> list[tuple[int, int, int]]:
+def model_products(timer: GenerationTimer, images: int = 1) -> list[tuple[int, int, int]]:
     """(rows, inputs, outputs) of the large layers of a model at its last scale."""
     sizes = timer.pipe.config.transformer
-    rows = 2 * pictures * timer.cost.scale_tokens[-1]
+    rows = 2 * images * timer.cost.scale_tokens[-1]
     return [
         (rows, sizes.width, 3 * sizes.width),
         (rows, sizes.width, sizes.mlp_width),

@@ -8,20 +8,20 @@ import torch
 from tokenizers import pre_tokenizers
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-SIDE, POSITIONS = 28, 16
+IMAGE_SIZE, POSITIONS = 28, 16
 
 
 def save_tiny_clip(folder: Path) -> Path:
-    """Pictures of `SIDE` px, texts of at most `POSITIONS` tokens: one a byte, and one at each end."""
+    """Images of `IMAGE_SIZE` px, texts of at most `POSITIONS` tokens: one a byte, and one at each end."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     pieces = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    words = CLIPTokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, merges=[])
-    words.save_pretrained(folder)
+    tokenizer = CLIPTokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, merges=[])
+    tokenizer.save_pretrained(folder)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     ends = {"bos_token_id": len(pieces) - 2, "eos_token_id": len(pieces) - 1, "pad_token_id": len(pieces) - 1}
     config = CLIPConfig(
         text_config={**sizes, **ends, "vocab_size": len(pieces), "max_position_embeddings": POSITIONS},
-        vision_config={**sizes, "image_size": SIDE, "patch_size": 14},
+        vision_config={**sizes, "image_size": IMAGE_SIZE, "patch_size": 14},
         projection_dim=8,
     )
     torch.manual_seed(0)

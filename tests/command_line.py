@@ -30,7 +30,7 @@ def refused(result: Result) -> str:
     return line
 
 
-def drawn(result: Result) -> list[Path]:
+def outputs(result: Result) -> list[Path]:
     """The files that a successful command printed."""
     assert result.exit_code == 0, result.output
     assert result.stderr == ""  # no terminal: no bars, no notes

@@ -18,8 +18,8 @@ SHORT_DTYPES = ("bfloat16", "float16")
 
 
 @cache
-def draw(kind: str, device: str, dtype: str) -> list[Image.Image]:
-    """Two pictures of a tiny model with random weights."""
+def generate(kind: str, device: str, dtype: str) -> list[Image.Image]:
+    """Two images of a tiny model with random weights."""
     pipe = HartPipeline.from_config(CONFIGS[kind], seed=0, device=device, dtype=dtype)
     prompts = ["a red apple", "a cat"] if pipe.num_classes is None else [1, 4]
     with exact_float32():
@@ -29,11 +29,11 @@ def draw(kind: str, device: str, dtype: str) -> list[Image.Image]:
 
 
 def difference(kind: str, device: str, dtype: str = "float32") -> float:
-    """Largest mean difference of a colour channel, of 255, between a device's pictures and those of the CPU."""
-    pairs = zip(draw(kind, device, dtype), draw(kind, "cpu", "float32"), strict=True)
+    """Largest mean difference of a colour channel, of 255, between a device's images and those of the CPU."""
+    pairs = zip(generate(kind, device, dtype), generate(kind, "cpu", "float32"), strict=True)
     return max(max(ImageStat.Stat(ImageChops.difference(ours, wanted)).mean) for ours, wanted in pairs)
 
 
 def contrast(kind: str, device: str, dtype: str) -> float:
-    """Smallest standard deviation of a picture's colours, of 255: 0 for a picture of one colour."""
-    return min(max(ImageStat.Stat(image).stddev) for image in draw(kind, device, dtype))
+    """Smallest standard deviation of an image's colours, of 255: 0 for an image of one colour."""
+    return min(max(ImageStat.Stat(image).stddev) for image in generate(kind, device, dtype))

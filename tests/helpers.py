@@ -150,7 +150,7 @@ def random_context(config: HartConfig, batch: int, seed: int = 0) -> Context:
 
 
 def alone(context: Context, i: int) -> Context:
-    """Picture i of a batch by itself."""
+    """Image i of a batch by itself."""
     if isinstance(context, TextContext):
         return TextContext(context.embeddings[i : i + 1], context.mask[i : i + 1])
     return ClassContext(context.labels[i : i + 1], context.num_classes)
@@ -165,7 +165,7 @@ def random_image(batch: int, size: int = 8, seed: int = 0) -> Tensor:
     return torch.rand((batch, 3, size, size), generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def pictures(count: int = 4) -> CaptionedImages:
+def captioned_images(count: int = 4) -> CaptionedImages:
     """Blobs of colour, 8 x 8 pixels, as training reads them."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand((count, 3, 2, 2), generator=generator)

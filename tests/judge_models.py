@@ -1,4 +1,4 @@
-"""Tiny random networks that judge pictures, as transformers stores them."""
+"""Tiny random networks that judge images, as transformers stores them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[DEC]"]
 PIECES = [*SPECIAL, *string.ascii_lowercase, *("##" + letter for letter in string.ascii_lowercase), "?", "-"]
 
 
-def save_words(folder: Path) -> None:
+def save_text_tokenizer(folder: Path) -> None:
     tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(PIECES)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -67,7 +67,7 @@ def save_clip(folder: Path) -> Path:
         "patch_size": 8,
     }  # fmt: skip
     CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder)
-    save_words(folder)
+    save_text_tokenizer(folder)
     return folder
 
 
@@ -85,5 +85,5 @@ def save_answerer(folder: Path) -> Path:
     BlipForQuestionAnswering(BlipConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(
         folder
     )
-    save_words(folder)
+    save_text_tokenizer(folder)
     return folder

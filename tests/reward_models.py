@@ -11,7 +11,7 @@ from hart.networks.image_reward import RewardSizes
 from judge_models import PIECES
 
 SIZES = RewardSizes(
-    side=16, patch=8, vision_width=12, vision_depth=2, text_width=8, text_depth=2, vocabulary=len(PIECES), positions=40,
+    image_size=16, patch=8, vision_width=12, vision_depth=2, text_width=8, text_depth=2, vocabulary=len(PIECES), positions=40,
     head_width=4,
 )  # fmt: skip
 
@@ -26,11 +26,11 @@ def norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
 
 def published_layout(sizes: RewardSizes) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the file, by ImageReward.py, blip_pretrain.py, vit.py and med.py of the two repositories."""
-    eye, text, cells = sizes.vision_width, sizes.text_width, (sizes.side // sizes.patch) ** 2
+    eye, text, patches = sizes.vision_width, sizes.text_width, (sizes.image_size // sizes.patch) ** 2
     vision, bert = "blip.visual_encoder", "blip.text_encoder"
     layout: dict[str, tuple[int, ...]] = {
         f"{vision}.cls_token": (1, 1, eye),
-        f"{vision}.pos_embed": (1, cells + 1, eye),
+        f"{vision}.pos_embed": (1, patches + 1, eye),
         f"{vision}.patch_embed.proj.weight": (eye, 3, sizes.patch, sizes.patch),
         f"{vision}.patch_embed.proj.bias": (eye,),
         **norm(f"{vision}.norm", eye),

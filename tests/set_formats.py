@@ -15,7 +15,7 @@ import pytest
 from hart.data.opening import Kind, open_source
 from hart.data.samples import Damage, Sample
 from hart.data.sources import Source, Stream, iterate
-from picture_files import write_tar
+from image_files import write_tar
 
 
 @dataclass(frozen=True)

@@ -5,4 +5,4 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 # Scale schedules of latents up to 7 x 7.
-schedules = st.sets(st.integers(2, 7), min_size=1, max_size=4).map(lambda sides: (1, *sorted(sides)))
+schedules = st.sets(st.integers(2, 7), min_size=1, max_size=4).map(lambda grid_sizes: (1, *sorted(grid_sizes)))

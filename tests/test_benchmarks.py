@@ -14,12 +14,12 @@ from PIL import Image
 
 from hart.checkpoint.starting import save_tokenizer
 from hart.config import HartConfig, TokenizerConfig
-from hart.losses.hart_loss import draw_last_cells
+from hart.losses.hart_loss import sample_last_positions
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.randomness import generator_for
 from helpers import TEXT_TOKENS, TEXT_WIDTH, randomize, tiny_class_config, tiny_text_config
+from image_files import write_captioned_folder
 from models import save_tiny_text_model
-from picture_files import write_captioned_folder
 
 CPU = torch.device("cpu")
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -62,7 +62,7 @@ def test_refuses_processor_time_of_several_threads(program: ModuleType, capsys: 
     assert "--threads 1" in capsys.readouterr().err
 
 
-def test_curves_of_runs_become_a_picture(
+def test_curves_of_runs_become_an_image(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
@@ -75,8 +75,8 @@ def test_curves_of_runs_become_a_picture(
     runs, out = [str(tmp_path / "a"), str(tmp_path / "b")], tmp_path / "curves.png"
     curves.main([*runs, "--figure", "loss", "accuracy", "--out", str(out)])
     assert capsys.readouterr().out.strip() == str(out)
-    with Image.open(out) as picture:
-        assert picture.width > 2 * picture.height
+    with Image.open(out) as image:
+        assert image.width > 2 * image.height
     with pytest.raises(SystemExit, match="none of the runs has the figure 'typo'"):
         curves.main([*runs, "--figure", "typo", "--out", str(out)])
     with pytest.raises(SystemExit, match="no readable figures"):
@@ -91,11 +91,11 @@ def test_results_of_tokenizers_become_one_table(
     for name, value, more in (("small", 21.5, {}), ("large", 25.25, {"rFID (x)": {"value": 3.0}})):
         (tmp_path / name).mkdir()
         kinds = {"discrete": {"PSNR": {"value": value, "low": 20.0, "high": 26.0}} | more, "hybrid": {}}
-        result = {"suite": "tokenizer", "settings": {"size": 128}, "counts": {"pictures": 9}, "figures": kinds}
+        result = {"suite": "tokenizer", "settings": {"size": 128}, "counts": {"images": 9}, "figures": kinds}
         (tmp_path / name / "figures.json").write_text(json.dumps(result), encoding="utf-8")
     reconstructions.main([str(tmp_path / "small"), str(tmp_path / "large")])
     assert capsys.readouterr().out.splitlines() == [
-        "|  | latent | px | pictures | PSNR | rFID (x) |",
+        "|  | latent | px | images | PSNR | rFID (x) |",
         "| --- | --- | --- | --- | --- | --- |",
         "| small | discrete | 128 | 9 | 21.50 (20.00 to 26.00) |  |",
         "| small | hybrid | 128 | 9 |  |  |",
@@ -109,7 +109,7 @@ def test_results_of_tokenizers_become_one_table(
 
 
 def tiny_ablations_recipe(folder: Path) -> Path:
-    """A recipe of pictures of 64 px beside the tokenizer and the text encoder that it names."""
+    """A recipe of images of 64 px beside the tokenizer and the text encoder that it names."""
     sizes = TokenizerConfig((1, 2, 3, 5, 8), 8, (1,) * 4, 1, norm_groups=4, latent_channels=4, codebook_size=16)
     tokenizer = HybridTokenizer(sizes)
     randomize(tokenizer)
@@ -152,7 +152,7 @@ def test_ablations_are_trained_and_measured_one_call_after_the_other(
     monkeypatch.syspath_prepend(BENCHMARKS)
     ablations = importlib.import_module("ablations")
     monkeypatch.setattr(ablations, "RECIPE", tiny_ablations_recipe(tmp_path))
-    data, other = tmp_path / "pictures", tmp_path / "other"
+    data, other = tmp_path / "images", tmp_path / "other"
     write_captioned_folder(data, 6)
     write_captioned_folder(other, 4)
     (other / "train").rename(data / "val")
@@ -166,7 +166,7 @@ def test_ablations_are_trained_and_measured_one_call_after_the_other(
     entropies = {name: [k for k in range(7) if row[f"cross_entropy_{k}"]] for name, row in cells.items()}
     assert entropies == {"hybrid": list(range(5)), "discrete": list(range(5)), "128-from-64": list(range(7))}
     assert [bool(row["diffusion_mse"]) for row in cells.values()] == [True, False, True]
-    assert all(row["pictures/s"] for row in cells.values())
+    assert all(row["images/s"] for row in cells.values())
 
 
 def test_the_ablation_at_the_doubled_resolution_drops_what_the_paper_drops(
@@ -177,5 +177,5 @@ def test_the_ablation_at_the_doubled_resolution_drops_what_the_paper_drops(
     one, other = runs["128-scratch"], runs["128-all-tokens"]
     assert one == other.replace(drop_last_scale=True)
     tokens = one.transformer.schedule.token_counts[-1]
-    kept = [draw_last_cells(1, tokens, generator_for(0, "last scale", step), CPU).shape[1] for step in range(400)]
+    kept = [sample_last_positions(1, tokens, generator_for(0, "last scale", step), CPU).shape[1] for step in range(400)]
     assert np.mean(kept) / tokens == pytest.approx(0.2, abs=0.02)

@@ -40,7 +40,7 @@ def test_bad_input_is_one_line_and_exit_code_2(text_model: Path, tmp_path: Path)
         (("generate", "cat", *model, "-n", 0), "-n"),
         (("generate", "cat", *model, "--guidance", "nan"), "guidance"),
         (("generate", "cat", *model, "--top-p", 2), "top_p"),
-        (("generate", "cat", *model, "--rounds", 99), "rounds"),
+        (("generate", "cat", *model, "--maskgit-steps", 99), "maskgit_steps"),
         (("generate", "--prompts-file", tmp_path / "none.txt", *model), "none.txt"),
         (("generate", "--prompts-file", tmp_path, *model), str(tmp_path)),
         (("generate", "--prompts-file", binary, *model), "UTF-8"),
@@ -112,7 +112,7 @@ def test_too_little_memory_says_what_to_do(
         assert way_out in message
 
 
-def test_too_little_memory_on_a_cpu_is_noticed_while_drawing_and_while_loading(
+def test_too_little_memory_on_a_cpu_is_noticed_while_generating_and_while_loading(
     class_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the allocator's real error."""
@@ -120,8 +120,8 @@ def test_too_little_memory_on_a_cpu_is_noticed_while_drawing_and_while_loading(
     def allocate(*_: Any, **__: Any) -> None:
         torch.empty(10**15)
 
-    with monkeypatch.context() as drawing:
-        drawing.setattr(HartPipeline, "__call__", allocate)
+    with monkeypatch.context() as patched:
+        patched.setattr(HartPipeline, "__call__", allocate)
         assert "out of memory" in refused(run("generate", "1", "--model", class_model, "--out", tmp_path))
     monkeypatch.setattr(torch, "load", allocate)
     assert "out of memory" in refused(run("info", GOLDEN / "var-c2i"))

@@ -41,8 +41,8 @@ def test_json_round_trip() -> None:
         guidance_scale=st.floats(0, 20),
         top_k=st.none() | st.integers(1, 5000),
         top_p=st.none() | st.floats(0.01, 1),
-        smooth=st.booleans(),
-        rounds=st.integers(1, 9),
+        gumbel_smoothing=st.booleans(),
+        maskgit_steps=st.integers(1, 9),
         diffusion_steps=st.none() | st.integers(1, 50),
         discrete_only=st.booleans(),
     )
@@ -121,7 +121,7 @@ def with_change(path: str, value: Any) -> dict[str, Any]:
         ("sampling.guidance_scale", math.nan, "guidance_scale must be a finite number"),
         ("sampling.top_k", 0, "top_k must be at least 1"),
         ("sampling.top_p", 0.0, "top_p must be above 0, not 0.0"),
-        ("sampling.rounds", 0, "rounds must be at least 1"),
+        ("sampling.maskgit_steps", 0, "maskgit_steps must be at least 1"),
         ("sampling.diffusion_steps", 0, "diffusion_steps must be at least 1"),
         ("format_version", 99, "format_version must be 1, which this version of hart reads, not 99"),
         ("transformer.depth", 10**6, "transformer.depth must be at most 512, not 1000000"),
@@ -129,7 +129,7 @@ def with_change(path: str, value: Any) -> dict[str, Any]:
         ("transformer.mlp_ratio", 10**400, "mlp_ratio: 1.*0 is too large"),
         ("transformer.mlp_ratio", 1e300, "mlp_ratio must be at most 64"),
         ("transformer.scales", [1, *range(2, 10**5)], "scales: .* at most 64 scales, not 99999"),
-        ("tokenizer.scales", [1, 10**9], "scales: the last side .* at most 1024, not 1000000000"),
+        ("tokenizer.scales", [1, 10**9], "scales: the last grid size .* at most 1024, not 1000000000"),
         ("tokenizer.scales", {"side": [1] * 10**6}, r"expected a list, got .{,80}$"),
         ("tokenizer.channel_multipliers", [1] * 64, "channel_multipliers must have 12 entries or fewer, not 64"),
         ("tokenizer.codebook_size", "x" * 10**6, r"expected a whole number, got .{,80}$"),
@@ -149,7 +149,7 @@ def test_a_model_of_classes_needs_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"guidance_scale": "4"}, {"top_k": 2.5}, {"smooth": 1}, {"rounds": None}, {"top_p": [1]}]
+    "wrong", [{"guidance_scale": "4"}, {"top_k": 2.5}, {"gumbel_smoothing": 1}, {"maskgit_steps": None}, {"top_p": [1]}]
 )
 def test_settings_that_are_built_are_checked_like_those_that_are_read(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=rf"SamplingConfig.{next(iter(wrong))}: expected"):
@@ -207,7 +207,7 @@ def test_config_errors_are_errors_that_the_user_can_mend() -> None:
     assert issubclass(ConfigError, HartError)
 
 
-def test_hybrid_means_that_a_rest_is_drawn() -> None:
+def test_hybrid_means_that_a_residual_is_sampled() -> None:
     assert tiny_text_config().hybrid
     assert not tiny_text_config().replace(diffusion=None).hybrid
     assert tiny_text_config().replace(diffusion=ResidualDiffusionConfig()).hybrid

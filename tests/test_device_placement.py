@@ -11,8 +11,8 @@ import torch
 from hart.checkpoint.loading import load_model, random_model
 from hart.checkpoint.starting import load_tokenizer
 from hart.config import HartConfig
-from hart.generation.draws import GeneratorDraws
 from hart.generation.next_scale import NextScaleGenerator
+from hart.generation.noise import GeneratorNoise
 from hart.pipeline import HartPipeline
 from hart.text_encoder import load_text_encoder
 from hart.text_encoder.base import RandomTextFeatures
@@ -24,13 +24,13 @@ from hart.training.config import (
     TrainerConfig,
     TransformerRecipe,
 )
-from hart.training.distributed import Processes
+from hart.training.distributed import DistributedContext
 from hart.training.hart_task import TransformerTask
 from hart.training.step import Stepper
 from hart.training.task import Task
 from hart.training.tokenizer_task import TokenizerTask
 from hart.types import ClassContext
-from helpers import pictures, tiny_class_config, tiny_text_config, tiny_tokenizer_config
+from helpers import captioned_images, tiny_class_config, tiny_text_config, tiny_tokenizer_config
 from models import save_tiny_text_model
 from stand_in_device import DEVICE, Traffic, stand_in
 
@@ -43,12 +43,12 @@ TRAINER = TrainerConfig(steps=4, batch_size=BATCH, precision="bfloat16", checkpo
 @pytest.mark.parametrize(
     ("config", "changes"),
     [
-        (tiny_text_config(modulation="table", qk_norm=True, depth=1), {"rounds": 2, "top_p": 0.9}),
-        (tiny_class_config(depth=1), {"smooth": False, "guidance_scale": 0.0}),
+        (tiny_text_config(modulation="table", qk_norm=True, depth=1), {"maskgit_steps": 2, "top_p": 0.9}),
+        (tiny_class_config(depth=1), {"gumbel_smoothing": False, "guidance_scale": 0.0}),
     ],
     ids=["text", "class"],
 )
-def test_a_picture_is_drawn_on_one_device(config: HartConfig, changes: dict[str, Any]) -> None:
+def test_an_image_is_generated_on_one_device(config: HartConfig, changes: dict[str, Any]) -> None:
     text = config.transformer.text
     with stand_in() as traffic:
         tokenizer, hart = random_model(config, torch.Generator(), dtype=torch.bfloat16)
@@ -59,22 +59,22 @@ def test_a_picture_is_drawn_on_one_device(config: HartConfig, changes: dict[str,
         else:
             context = RandomTextFeatures(text, 0).encode(["a"] * BATCH).to(DEVICE)
         settings = config.sampling.replace(**changes)
-        draws = GeneratorDraws([torch.Generator() for _ in range(BATCH)], DEVICE)
-        generate = NextScaleGenerator(pipe.hart, pipe.tokenizer.quantizer, settings, draws)
+        noise = GeneratorNoise([torch.Generator() for _ in range(BATCH)], DEVICE)
+        generate = NextScaleGenerator(pipe.hart, pipe.tokenizer.quantizer, settings, noise)
         image = pipe.tokenizer.decode(generate(context))
         assert image.shape == (BATCH, 3, pipe.image_size, pipe.image_size)
         assert image.device == DEVICE
         before = traffic.waits
         generate(context)  # what is constant is on the device by now
         # one look at the logits of each step
-        assert traffic.waits - before <= len(config.transformer.scales) - 1 + settings.rounds
+        assert traffic.waits - before <= len(config.transformer.scales) - 1 + settings.maskgit_steps
 
 
 def trained(task: Task, trainer: TrainerConfig, traffic: Traffic) -> tuple[int, int]:
     """How often the host waits in the second step of a task, and the numbers that it sends."""
-    processes = Processes(trainer)
-    processes.device = DEVICE
-    stepper = Stepper(task, trainer, processes)
+    distributed = DistributedContext(trainer)
+    distributed.device = DEVICE
+    stepper = Stepper(task, trainer, distributed)
     stepper.step(0)
     before = traffic.waits, traffic.sent
     stepper.step(1)
@@ -92,9 +92,9 @@ def test_the_tokenizer_trains_on_one_device() -> None:
         revive_every=0,
     )
     with stand_in() as traffic:
-        waits, sent = trained(TokenizerTask(recipe, pictures(BATCH), DEVICE), TRAINER, traffic)
+        waits, sent = trained(TokenizerTask(recipe, captioned_images(BATCH), DEVICE), TRAINER, traffic)
     assert waits == 2  # the figures of each of the two parts, and nothing in between
-    assert sent <= BATCH  # which pictures; the pictures are there
+    assert sent <= BATCH  # which images; the images are there
 
 
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer")  # of constants without content that are copied
@@ -115,11 +115,11 @@ def test_the_transformer_trains_on_one_device(tmp_path: Path, monkeypatch: pytes
         trainer=TRAINER,
         optimizer=OPTIMIZER,
         reading=ReadingConfig(on_device=True),
-        views=2,
-        mistakes=0.3,
+        augmentations=2,
+        code_corruption=0.3,
     )
     with stand_in() as traffic:
-        task = TransformerTask(recipe, pictures(BATCH), DEVICE)
+        task = TransformerTask(recipe, captioned_images(BATCH), DEVICE)
         task.prepare()
         waits, sent = trained(task, TRAINER, traffic)
     assert waits == 1

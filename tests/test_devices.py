@@ -27,7 +27,7 @@ def test_mps_is_taken_by_name_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @kinds
 @devices
-def test_a_device_draws_the_pictures_of_the_cpu(device: str, kind: str) -> None:
+def test_a_device_generates_the_images_of_the_cpu(device: str, kind: str) -> None:
     assert difference(kind, device) < LARGEST_DIFFERENCE
 
 

@@ -50,14 +50,14 @@ def test_all_parts_run_and_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     state = json.loads((tmp_path / "gpu.json").read_text())
     assert {name: part["outcome"] for name, part in state["parts"].items()} == dict.fromkeys(state["parts"], "done")
     assert all(state["machine"][fact] for fact in ("commit", "source", "torch", "processor"))
-    correct, drawn, trained = (state["parts"][name]["rows"] for name in ("correctness", "generation", "training"))
-    for rows in (correct, drawn, trained):
+    correct, generated, trained = (state["parts"][name]["rows"] for name in ("correctness", "generation", "training"))
+    for rows in (correct, generated, trained):
         assert not [key for key, row in rows.items() if "error" in row]
     assert {row["dtype"] for row in correct.values() if "keys" in row} == {"float32", "bfloat16"}
     assert not [row["failed"] for row in correct.values() if row.get("dtype") == "float32" and row["failed"]]
     assert correct["pytest tests/test_devices.py"]["passed"]
     assert correct["pytest tests/test_devices.py"]["summary"].startswith("1 passed")
-    cells = [drawn[f"{size} px, batch {batch}"] for batch in (1, 8) for size in (256, 512, 1024)]
+    cells = [generated[f"{size} px, batch {batch}"] for batch in (1, 8) for size in (256, 512, 1024)]
     for row in cells:
         assert row["images_per_s"] == pytest.approx(row["batch"] / row["median_s"])
         assert row["ratio"] == pytest.approx(row["median_s"] / row["floor_s"])
@@ -67,7 +67,7 @@ def test_all_parts_run_and_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     steps = [row for row in trained.values() if "mfu" in row]
     assert [row["size"] for row in steps] == [256, 512]
     for row in steps:
-        assert row["tokens_per_s"] == pytest.approx(row["rows"] * row["tokens_a_picture"] / row["median_s"])
+        assert row["tokens_per_s"] == pytest.approx(row["rows"] * row["tokens_an_image"] / row["median_s"])
     text = (tmp_path / "gpu.md").read_text()
     for wanted in ("time / floor", "tokens/s", "| 1024 px, batch 8 |", "### t2i: largest difference by quantity"):
         assert wanted in text

@@ -95,6 +95,6 @@ def test_the_configuration_needs_no_torch() -> None:
     """Sizes can be read and checked without waiting for PyTorch."""
     light = [
         ROOT / name
-        for name in ("errors.py", "scales.py", "config.py", "presets.py", "losses/config.py", "training/config.py")
+        for name in ("errors.py", "grids.py", "config.py", "presets.py", "losses/config.py", "training/config.py")
     ]
     assert not any("torch" in {name.split(".")[0] for name in imports(file)} for file in light)

@@ -43,7 +43,7 @@ def test_printed_rows_have_a_cell_for_every_column(program: ModuleType) -> None:
 def test_a_measured_row_says_command_weights_machine_and_features(program: ModuleType, tmp_path: Path) -> None:
     result = Result(
         suite="imagenet",
-        title="5 pictures",
+        title="5 images",
         figures={"samples": {"FID (net)": Figure(12.345, 11.0, 13.0)}},
         settings={"model": "var-d16", "weights": {"transformer": "0123456789abcdef", "tokenizer": "fedcba9876543210"}},
         counts={"samples": 5},
@@ -101,7 +101,7 @@ def test_missing_data_is_said_before_anything_is_measured(
 
     measured: list[str] = []
     monkeypatch.setattr(program, "missing", lambda *_: ["tokenizer-photos: not there"])
-    monkeypatch.setattr(program, "measure", lambda name, _side: measured.append(name))
+    monkeypatch.setattr(program, "measure", lambda name, _image_size: measured.append(name))
     with pytest.raises(SystemExit, match="tokenizer-photos: not there"):
         program.main(["--measure", "all"])
     assert not measured

@@ -70,14 +70,14 @@ def test_residual_tokens_are_in_latent_units_and_the_process_in_float32_in_every
     for parameter in head.denoiser.parameters():
         parameter.data.zero_()
     start = 100 * torch.ones(2, CHANNELS)
-    drawn = head.sample(random_tensor(2, 32).to(dtype), None, 0.0, start, lambda: torch.zeros(2, CHANNELS))
-    torch.testing.assert_close(drawn, torch.full((2, CHANNELS), 0.6))
+    sampled = head.sample(random_tensor(2, 32).to(dtype), None, 0.0, start, lambda: torch.zeros(2, CHANNELS))
+    torch.testing.assert_close(sampled, torch.full((2, CHANNELS), 0.6))
 
 
 def test_a_discrete_model_has_no_residual() -> None:
     hart = Hart(tiny_class_config())
     assert hart.residual is None
-    with pytest.raises(ValueError, match="draws discrete tokens only"):
+    with pytest.raises(ValueError, match="samples discrete tokens only"):
         hart.residual_condition(torch.zeros(1, 1, 32), torch.zeros(1, 1, CHANNELS))
     with pytest.raises(ValueError, match=r"needs HartConfig\.diffusion"):
         ResidualHead(tiny_class_config())

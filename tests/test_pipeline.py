@@ -47,7 +47,7 @@ def decoder_calls(module: nn.Module) -> list[int]:
     return calls
 
 
-def test_pictures_come_prompt_by_prompt_with_growing_seeds(text: HartPipeline) -> None:
+def test_images_come_prompt_by_prompt_with_growing_seeds(text: HartPipeline) -> None:
     out = text(PROMPTS, num_images_per_prompt=2, seed=5)
     assert out.prompts == [PROMPTS[0], PROMPTS[0], PROMPTS[1], PROMPTS[1]]
     assert out.seeds == [5, 6, 7, 8]
@@ -66,7 +66,7 @@ def test_prompt_and_seed_matter(text: HartPipeline) -> None:
 
 
 @pytest.mark.parametrize("kind", ["text", "classes"])
-def test_a_picture_is_the_one_made_alone_with_its_seed(kind: str, request: pytest.FixtureRequest) -> None:
+def test_an_image_is_the_one_made_alone_with_its_seed(kind: str, request: pytest.FixtureRequest) -> None:
     pipe: HartPipeline = request.getfixturevalue(kind)
     prompts: list[Any] = PROMPTS if kind == "text" else [1, 4]
     out = pipe(prompts, num_images_per_prompt=2, seed=7)
@@ -94,13 +94,13 @@ def test_a_call_leaves_the_global_generator_alone(text: HartPipeline) -> None:
         {"guidance_scale": 0},
         {"top_k": 2},
         {"top_p": 0.3},
-        {"smooth": False},
-        {"rounds": 3},
+        {"gumbel_smoothing": False},
+        {"maskgit_steps": 3},
         {"diffusion_steps": 2},
         {"discrete_only": True},
     ],
 )
-def test_every_setting_changes_the_picture(text: HartPipeline, change: dict[str, Any]) -> None:
+def test_every_setting_changes_the_image(text: HartPipeline, change: dict[str, Any]) -> None:
     assert text("a cat", **change).images[0].tobytes() != text("a cat").images[0].tobytes()
 
 
@@ -119,12 +119,12 @@ def test_settings_come_from_the_call_then_from_sampling_then_from_the_model(text
 def test_previews_come_once_a_scale_and_are_decoded_only_when_looked_at(text: HartPipeline) -> None:
     calls = decoder_calls(text.tokenizer.decoder)
     seen: list[ScalePreview] = []
-    out = text("a cat", num_images_per_prompt=3, batch_size=2, rounds=2, callback_on_scale=seen.append)
-    assert len(calls) == 3  # the pictures themselves
+    out = text("a cat", num_images_per_prompt=3, batch_size=2, maskgit_steps=2, callback_on_scale=seen.append)
+    assert len(calls) == 3  # the images themselves
     order = [(preview.batch, preview.k) for preview in seen]
     assert order == [(batch, k) for batch in range(2) for k in range(len(SCALES))]
     assert {(preview.batches, preview.scales) for preview in seen} == {(2, len(SCALES))}
-    assert [list(preview.pictures) for preview in seen[:: len(SCALES)]] == [[0, 1], [2]]
+    assert [list(preview.image_numbers) for preview in seen[:: len(SCALES)]] == [[0, 1], [2]]
     last = seen[-1].images()
     assert len(calls) == 4
     assert pixels(last) == pixels(out.images[2:])
@@ -155,7 +155,7 @@ def test_numbers_that_leave_their_range_are_an_error(text_folder: Path) -> None:
         pipe("a cat")
 
 
-def test_a_picture_that_is_not_finite_is_an_error(text_folder: Path) -> None:
+def test_an_image_that_is_not_finite_is_an_error(text_folder: Path) -> None:
     pipe = HartPipeline.from_pretrained(str(text_folder), device="cpu")
     pipe.tokenizer.decoder.conv_out.bias.data.fill_(math.nan)
     with pytest.raises(HartError, match="not finite"):
@@ -171,7 +171,7 @@ def test_reconstruction_cuts_a_square_and_measures_what_is_lost(text: HartPipeli
     for image, psnr in ((result.discrete, result.discrete_psnr), (result.hybrid, result.hybrid_psnr)):
         difference = ImageStat.Stat(ImageChops.difference(image, result.original))
         error = sum(difference.sum2) / sum(difference.count) / 255**2
-        assert psnr == pytest.approx(-10 * math.log10(error), abs=0.2)  # of the pictures rounded to 8 bits
+        assert psnr == pytest.approx(-10 * math.log10(error), abs=0.2)  # of the images rounded to 8 bits
 
 
 def test_the_text_encoder_is_read_when_the_first_prompt_comes(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_random_weights_need_no_files_and_follow_their_seed(text: HartPipeline) 
         ({"prompt": ""}, "empty"),
         ({"prompt": ["a cat", "  \n"]}, "prompt 2 is empty"),
         ({"prompt": []}, "at least one"),
-        ({"prompt": [3]}, "words"),
+        ({"prompt": [3]}, "text"),
         ({"prompt": ["a cat", "caf\udce9"]}, "prompt 2 is no valid Unicode"),
         ({"num_images_per_prompt": 0}, "num_images_per_prompt"),
         ({"batch_size": 0}, "batch_size"),
@@ -208,8 +208,8 @@ def test_random_weights_need_no_files_and_follow_their_seed(text: HartPipeline) 
         ({"guidance_scale": math.inf}, "guidance_scale"),
         ({"top_k": -3}, "top_k"),
         ({"top_p": 1.5}, "top_p"),
-        ({"rounds": 0}, "rounds"),
-        ({"rounds": 17}, "16 tokens"),
+        ({"maskgit_steps": 0}, "maskgit_steps"),
+        ({"maskgit_steps": 17}, "16 tokens"),
         ({"diffusion_steps": 0}, "diffusion_steps must be at least 1"),
         ({"diffusion_steps": 1001}, "more than the 1000 of training"),
     ],
@@ -225,9 +225,9 @@ def test_a_class_model_takes_its_class_numbers_only(classes: HartPipeline, label
         classes([label])
 
 
-def test_rounds_need_residual_diffusion(classes: HartPipeline) -> None:
-    with pytest.raises(HartError, match="rounds"):
-        classes(1, rounds=2)
+def test_maskgit_steps_need_residual_diffusion(classes: HartPipeline) -> None:
+    with pytest.raises(HartError, match="maskgit_steps"):
+        classes(1, maskgit_steps=2)
     with pytest.raises(HartError, match="diffusion_steps: this model has no residual diffusion"):
         classes(1, diffusion_steps=2)
 
@@ -258,7 +258,7 @@ def test_a_text_encoder_of_other_sizes_is_refused(text_folder: Path, tokens: int
 
 def test_a_class_model_takes_no_text_encoder(classes: HartPipeline) -> None:
     encoder = RandomTextFeatures(TextConditioning(), seed=0)
-    with pytest.raises(HartError, match="draws classes"):
+    with pytest.raises(HartError, match="generates classes"):
         HartPipeline(
             classes.config, classes.tokenizer, classes.hart, device=classes.device, dtype=classes.dtype,
             text_encoder=encoder,

@@ -18,7 +18,7 @@ from hart.presets import (
     scales_of_size,
 )
 from hart.training.config import Recipe, TokenizerRecipe, TransformerRecipe
-from hart.training.distributed import Processes
+from hart.training.distributed import DistributedContext
 from hart.training.dry_run import RehearsedTokenizer, RehearsedTransformer
 from hart.training.step import Stepper
 
@@ -46,11 +46,11 @@ def test_a_recipe_is_read_and_says_how_it_is_run(path: Path) -> None:
     assert f"hart train {stage} recipes/{path.relative_to(RECIPES).as_posix()}" in path.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("side", "scales"), [(256, SCALES_256), (512, SCALES_512), (1024, SCALES_1024)])
-def test_the_text_recipes_build_the_released_model(side: int, scales: tuple[int, ...]) -> None:
-    recipe, preset = TransformerRecipe.read(RECIPES / f"hart-0.7b/{side}.toml"), hart_text_to_image(scales)
+@pytest.mark.parametrize(("image_size", "scales"), [(256, SCALES_256), (512, SCALES_512), (1024, SCALES_1024)])
+def test_the_text_recipes_build_the_released_model(image_size: int, scales: tuple[int, ...]) -> None:
+    recipe, preset = TransformerRecipe.read(RECIPES / f"hart-0.7b/{image_size}.toml"), hart_text_to_image(scales)
     assert (recipe.transformer, recipe.diffusion) == (preset.transformer, preset.diffusion)
-    assert preset.tokenizer.image_size == side
+    assert preset.tokenizer.image_size == image_size
     assert preset.text_encoder is not None
     assert recipe.text_encoder == preset.text_encoder.source
     assert recipe.text_instruction == preset.text_encoder.instruction
@@ -67,7 +67,7 @@ def test_the_imagenet_recipes_are_trained_as_var_was() -> None:
     """VAR's published commands: --alng, --wpe, --twde by depth."""
     recipes = [TransformerRecipe.read(RECIPES / f"imagenet/hart-d{depth}.toml") for depth in (16, 20, 24, 30)]
     assert {recipe.optimizer.schedule for recipe in recipes} == {"linear"}
-    assert [recipe.modulation_gain for recipe in recipes] == [1e-3, 1e-3, 1e-4, 1e-5]
+    assert [recipe.gate_gain for recipe in recipes] == [1e-3, 1e-3, 1e-4, 1e-5]
     assert [recipe.optimizer.final_fraction for recipe in recipes] == [0.1, 0.1, 0.01, 0.01]
     assert [recipe.optimizer.final_weight_decay for recipe in recipes] == [None, None, None, 0.08]
 
@@ -101,7 +101,7 @@ def test_the_discrete_tokenizer_is_one_that_the_hybrid_one_can_start_from() -> N
 
 
 def narrow_trainer(recipe: Recipe) -> Recipe:
-    """The recipe with four pictures a step, on the CPU; in parts still where it had parts."""
+    """The recipe with four images a step, on the CPU; in parts still where it had parts."""
     trainer = recipe.trainer
     return recipe.replace(trainer=trainer.replace(device="cpu", batch_size=4, accumulate=min(trainer.accumulate, 2)))
 
@@ -136,8 +136,13 @@ def test_a_stage_of_the_paper_takes_steps_at_reduced_width(path: Path) -> None:
     """Losses, precision, optimiser and schedule as written; the discriminator takes part from the first step on."""
     task = narrow_tokenizer(path) if path in TOKENIZERS else narrow_transformer(path)
     trainer = task.recipe.trainer
-    stepper = Stepper(task, trainer, Processes(trainer))
-    trained = {name: p for part in task.parts.values() for name, p in part.module.named_parameters() if p.requires_grad}
+    stepper = Stepper(task, trainer, DistributedContext(trainer))
+    trained = {
+        name: p
+        for optimized in task.optimized.values()
+        for name, p in optimized.module.named_parameters()
+        if p.requires_grad
+    }
     before = {name: p.detach().clone() for name, p in trained.items()}
     figures = [stepper.step(step) for step in range(2)]
     assert all(math.isfinite(value) for step in figures for value in step.values())

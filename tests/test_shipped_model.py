@@ -39,15 +39,17 @@ def test_the_named_colour_is_the_strongest(pipe: HartPipeline, prompt: str, chan
     assert mean_colour(pipe(prompt, num_images_per_prompt=2, batch_size=2).images).argmax() == channel
 
 
-def test_a_picture_stands_on_white(pipe: HartPipeline) -> None:
-    corners = [corner for image in pipe("a red apple", num_images_per_prompt=2).images for corner in corner_means(image)]
+def test_an_image_stands_on_white(pipe: HartPipeline) -> None:
+    corners = [
+        corner for image in pipe("a red apple", num_images_per_prompt=2).images for corner in corner_means(image)
+    ]
     assert np.mean(corners) > 240
 
 
-def corner_means(image: Image.Image, side: int = 8) -> list[float]:
-    """Mean brightness, 0 to 255, of the four squares of `side` pixels in the corners."""
+def corner_means(image: Image.Image, image_size: int = 8) -> list[float]:
+    """Mean brightness, 0 to 255, of the four squares of `image_size` pixels in the corners."""
     array = np.asarray(image)
-    ends = (slice(None, side), slice(-side, None))
+    ends = (slice(None, image_size), slice(-image_size, None))
     return [float(array[rows, columns].mean()) for rows in ends for columns in ends]
 
 

@@ -28,7 +28,7 @@ def test_configurations_are_frozen_values() -> None:
     [
         ({"tokenizr": {}}, "HartConfig: unknown key(s) tokenizr (is tokenizer meant?)"),
         ({"codebok_size": 3}, "codebok_size (is tokenizer.codebook_size or transformer.codebook_size meant?)"),
-        ({"smooth": True}, "smooth (is sampling.smooth meant?)"),
+        ({"gumbel_smoothing": True}, "gumbel_smoothing (is sampling.gumbel_smoothing meant?)"),
         ({"sampling": {"topk": 3}}, "HartConfig.sampling: unknown key(s) topk (is sampling.top_k meant?)"),
         ({"transformer": {"widht": 3, "abc": 3}}, "widht (is transformer.width meant?), abc; known are scales, "),
         ({"sampling": {3: 4}}, "HartConfig.sampling: unknown key(s) 3; known are guidance_scale, "),
@@ -46,9 +46,10 @@ def test_keys_that_are_wrong(values: Any, said: str) -> None:
 
 def test_all_that_is_wrong_stands_in_one_line() -> None:
     with pytest.raises(ConfigError) as error:
-        SamplingConfig.from_dict({"top_k": 0, "top_p": 2, "smooth": 1}, "x.json")
+        SamplingConfig.from_dict({"top_k": 0, "top_p": 2, "gumbel_smoothing": 1}, "x.json")
     assert str(error.value) == (
-        "x.json: top_k must be at least 1, not 0; top_p must be at most 1, not 2; smooth: expected true or false, got 1"
+        "x.json: top_k must be at least 1, not 0; top_p must be at most 1, not 2; gumbel_smoothing: expected true or "
+        "false, got 1"
     )
 
 
@@ -58,7 +59,7 @@ def test_all_that_is_wrong_stands_in_one_line() -> None:
         (lambda: SamplingConfig("4"), "SamplingConfig.guidance_scale: expected a number, got '4'"),
         (lambda: SamplingConfig(top_k=True), "SamplingConfig.top_k: expected a whole number, got True"),
         (lambda: SamplingConfig(topk=3), "SamplingConfig: unknown key(s) topk (is top_k meant?)"),
-        (lambda: SamplingConfig().replace(rounds=0), "SamplingConfig.rounds must be at least 1, not 0"),
+        (lambda: SamplingConfig().replace(maskgit_steps=0), "SamplingConfig.maskgit_steps must be at least 1, not 0"),
         (lambda: TrainerConfig(steps=3), "TrainerConfig: missing key(s) batch_size"),
         (
             lambda: TransformerConfig((1, 2), heads=5, text=TextConditioning()),
@@ -106,6 +107,6 @@ def test_the_reference_of_keys_has_all_that_is_declared() -> None:
     assert rows["perceptual.files"][1:3] == ("list of text", "[]")
     assert rows["optimizer.final_weight_decay"][2] == "none"
     assert rows["loss.reconstruction"][4] == "Of the mean absolute error (L1)."
-    assert rows["data"][4].startswith("Pictures")
+    assert rows["data"][4].startswith("Images")
     scale = SamplingConfig.json_schema()["properties"]["guidance_scale"]
     assert (scale["type"], scale["minimum"], scale["maximum"], scale["default"]) == ("number", 0, 1000, 4.5)

@@ -25,17 +25,17 @@ from hart.training.config import (
     TrainerConfig,
     TransformerRecipe,
 )
-from hart.training.distributed import Processes
+from hart.training.distributed import DistributedContext
 from hart.training.dry_run import RehearsedTransformer
 from hart.training.encoding import EncodeOptions, Encoders, encode_dataset
 from hart.training.hart_task import TransformerTask
 from hart.training.image_sources import TrainingData, open_training_data
-from hart.training.task import Engine, Origin, Part, Share, Task
+from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext
 from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer
-from helpers import pictures, tiny_text_config, tiny_tokenizer_config
+from helpers import captioned_images, tiny_text_config, tiny_tokenizer_config
+from image_files import write_captioned_folder
 from models import save_tiny_text_model
-from picture_files import write_captioned_folder
 
 TRAINER = TrainerConfig(steps=6, batch_size=4, log_every=2, checkpoint_every=3, ema_decay=0.9)
 OPTIMIZER = OptimizerConfig(learning_rate=0.05, warmup_steps=2)
@@ -75,7 +75,7 @@ class ToyTask(Task):
 
     def __init__(self, optimizer: OptimizerConfig = OPTIMIZER) -> None:
         self.module = Network()
-        self.parts = {"model": Part(self.module, optimizer, list(self.module.blocks))}
+        self.optimized = {"model": OptimizedModule(self.module, optimizer, list(self.module.blocks))}
         self.sources = {"data": Origin("a line", "points on a line")}
         self.saved: list[Path] = []
         self.prepared = 0
@@ -83,15 +83,15 @@ class ToyTask(Task):
     def prepare(self) -> None:
         self.prepared += 1
 
-    def batch(self, share: Share) -> Tensor:
-        return share.mine(torch.rand(share.batch_size, 2, generator=share.generator("points")))
+    def batch(self, microbatch: Microbatch) -> Tensor:
+        return microbatch.mine(torch.rand(microbatch.batch_size, 2, generator=microbatch.generator("points")))
 
-    def loss(self, part: str, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, name: str, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         error = self.module.predict(batch) - (batch @ torch.tensor([[2.0], [-1.0]]) + 1)
         return error.square().mean(), {"absolute": error.abs().mean()}
 
-    def after_step(self, share: Share, engine: Engine) -> dict[str, float]:
-        return {"step_number": share.step} | ({"odd": 1.0} if share.step % 2 else {})
+    def after_step(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
+        return {"step_number": microbatch.step} | ({"odd": 1.0} if microbatch.step % 2 else {})
 
     def save(self, folder: Path, module: nn.Module) -> None:
         assert module is not self.module, "the averaged weights are what is kept"
@@ -110,19 +110,19 @@ class AdversarialTask(ToyTask):
         self.judge = nn.Linear(1, 1)
         nn.init.constant_(self.judge.weight, 0.5)
         nn.init.zeros_(self.judge.bias)
-        self.parts["judge"] = Part(self.judge, OPTIMIZER.replace(learning_rate=0.02), start_step=1)
+        self.optimized["judge"] = OptimizedModule(self.judge, OPTIMIZER.replace(learning_rate=0.02), start_step=1)
 
-    def batch(self, share: Share) -> dict[str, Tensor]:  # type: ignore[override]
-        return {"points": super().batch(share)}
+    def batch(self, microbatch: Microbatch) -> dict[str, Tensor]:  # type: ignore[override]
+        return {"points": super().batch(microbatch)}
 
-    def loss(self, part: str, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:  # type: ignore[override]
-        if part == "judge":
+    def loss(self, name: str, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:  # type: ignore[override]
+        if name == "judge":
             truth = batch["points"] @ torch.tensor([[2.0], [-1.0]]) + 1
             gap = self.judge(truth).tanh() - self.judge(batch["made"]).tanh()
             return -gap.mean(), {"gap": gap.mean()}
         made = self.module.predict(batch["points"])
         batch["made"] = made.detach()
-        loss, parts = super().loss(part, batch["points"])
+        loss, parts = super().loss(name, batch["points"])
         return loss - 0.1 * self.judge(made).mean(), parts
 
 
@@ -142,7 +142,9 @@ def train_in_process(
     given = recipe(**trainer)
     task, given = TASKS[kind](given)
     lines: list[tuple[int, dict[str, float]]] = []
-    run = Trainer(task, given, Path(folder), Processes(given.trainer), on_log=lambda step, f: lines.append((step, f)))
+    run = Trainer(
+        task, given, Path(folder), DistributedContext(given.trainer), on_log=lambda step, f: lines.append((step, f))
+    )
     run.run()
     state = run.stepper.state_dict()
     if rank == 0:
@@ -185,20 +187,20 @@ def tiny_transformer_recipe(given: Recipe, model: Path) -> TransformerRecipe:
 
 
 def tiny_encoded_set(folder: Path) -> Path:
-    """Writes `model`, nine captioned `pictures`, and `codes` made of both in three shards."""
+    """Writes `model`, nine captioned `captioned_images`, and `codes` made of both in three shards."""
     model = save_tiny_text_model(folder / "model")
-    write_captioned_folder(folder / "pictures", 9)
+    write_captioned_folder(folder / "images", 9)
     config = HartConfig.load(model / "config.json").text_encoder
     assert config is not None
     encoders = Encoders(load_tokenizer(model), load_text_encoder(config, model), torch.device("cpu"))
-    source, options = open_source(folder / "pictures"), EncodeOptions(dtype="float32", shard_size=3)
+    source, options = open_source(folder / "images"), EncodeOptions(dtype="float32", shard_size=3)
     encode_dataset(source, ImageTransform(8), encoders, folder / "codes", "train", options)
     return folder
 
 
 def _tokenizer(given: Recipe) -> tuple[TokenizerTask, Recipe]:
     own = tiny_tokenizer_recipe(given)
-    return TokenizerTask(own, pictures(6)), own
+    return TokenizerTask(own, captioned_images(6)), own
 
 
 def _opened(own: Recipe, condition: Any) -> TrainingData:
@@ -266,18 +268,18 @@ def train_and_die(folder: str, moment: int) -> None:
 class HeardByOne(ToyTask):
     """One process of several gets a signal in step 3, while the others go on to the next."""
 
-    def loss(self, part: str, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, name: str, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         self.calls = getattr(self, "calls", 0) + 1
         if self.calls == 4 and os.environ["RANK"] == "1":
             signal.raise_signal(signal.SIGTERM)
-        return super().loss(part, batch)
+        return super().loss(name, batch)
 
 
 def stop_in_process(rank: int, world: int, rendezvous: str, folder: str, results: Any) -> None:
     """One of `world` processes of a run that is stopped; puts (rank, (step, signal))."""
     torch.set_num_threads(1)
     join(rank, world, rendezvous)
-    run = Trainer(HeardByOne(), recipe(), Path(folder), Processes(recipe().trainer))
+    run = Trainer(HeardByOne(), recipe(), Path(folder), DistributedContext(recipe().trainer))
     try:
         run.run()
     except Stopped as stop:
@@ -307,11 +309,11 @@ def die_at_the_second_signal(folder: str) -> None:
     """A run that gets SIGTERM twice in the loss of step 4."""
 
     class Twice(ToyTask):
-        def loss(self, part: str, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        def loss(self, name: str, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             self.calls = getattr(self, "calls", 0) + 1
             if self.calls == 5:
                 signal.raise_signal(signal.SIGTERM)
                 signal.raise_signal(signal.SIGTERM)
-            return super().loss(part, batch)
+            return super().loss(name, batch)
 
     Trainer(Twice(), recipe(), Path(folder)).run()

@@ -18,8 +18,8 @@ from PIL import Image
 from command_line import run
 from hart.checkpoint.loading import load_model
 from hart.checkpoint.lora import add_lora, save_lora
+from image_files import numbered, write_captioned_folder, write_numbered_shards
 from models import save_tiny_text_model
-from picture_files import numbered, write_captioned_folder, write_numbered_shards
 from toy_training import tiny_encoded_set
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -30,7 +30,7 @@ def run(cells: Cells, *, tiny: bool) -> None:
             cells.cell(key, lambda case=case, device=device, dtype=dtype: golden(case, device, dtype), limit=60)
     sys.path.insert(0, str(TESTS))
     for kind in ("text", "class"):
-        cells.cell(f"device {kind}, float32", lambda kind=kind: picture_difference(kind, cells.device), limit=60)
+        cells.cell(f"device {kind}, float32", lambda kind=kind: image_difference(kind, cells.device), limit=60)
         for dtype in ("bfloat16", "float16"):
             key = f"device {kind}, {dtype}"
             cells.cell(key, lambda kind=kind, dtype=dtype: contrast(kind, cells.device, dtype), limit=60)
@@ -58,7 +58,7 @@ def comparison_row(comparison: Comparison) -> Row:
     }
 
 
-def picture_difference(kind: str, device: torch.device) -> Row:
+def image_difference(kind: str, device: torch.device) -> Row:
     from device_checks import LARGEST_DIFFERENCE, difference
 
     found = difference(kind, device.type)

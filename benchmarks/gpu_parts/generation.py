@@ -1,4 +1,4 @@
-"""Part 2: pictures with random weights: latency, images a second, time over floor by part, memory, launches and waits.
+"""Part 2: images with random weights: latency, images a second, time over floor by part, memory, launches and waits.
 
 The floor of a part is the larger of its counted operations over the fastest matrix product of the same process, and of
 the bytes that it must at least move over the bandwidth of a copy: weights once a call, keys and values once a scale.
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timing import SEED, Clock, PictureTimer, device_clock, model_products, product_rate, step_names
+from timing import SEED, Clock, GenerationTimer, device_clock, model_products, product_rate, step_names
 from torch import nn
 
 from gpu_parts.cells import Cells, Row, peak_memory
@@ -48,12 +48,12 @@ def run(cells: Cells, *, tiny: bool) -> None:
     ceilings = Ceilings(device, dtype, clock, tiny=tiny)
     cells.fact("dtype", str(dtype).removeprefix("torch."))
     cells.cell("ceilings", ceilings.measure, limit=60)
-    timers: dict[int, PictureTimer] = {}
+    timers: dict[int, GenerationTimer] = {}
 
-    def timer(size: int) -> PictureTimer:
+    def timer(size: int) -> GenerationTimer:
         if size not in timers:
             config = tiny_config(size) if tiny else PRESETS[f"hart-0.7b-{size}"]()
-            timers[size] = PictureTimer(random_pipeline(config, device, dtype), clock)
+            timers[size] = GenerationTimer(random_pipeline(config, device, dtype), clock)
         return timers[size]
 
     plan: list[tuple[str, int, int]] = [("time", size, 1) for size in SIZES]
@@ -91,8 +91,8 @@ class Ceilings:
 
     def measure(self) -> Row:
         rates = {}
-        for side in (64,) if self.tiny else SQUARES:
-            rates[f"{side}^3"] = self.product((side, side, side))
+        for size in (64,) if self.tiny else SQUARES:
+            rates[f"{size}^3"] = self.product((size, size, size))
         self.bandwidth = max(self.bandwidth, self.copy(2**20 if self.tiny else COPY_BYTES))
         return {
             "tflops": {shape: round(rate / 1e12, 4) for shape, rate in rates.items()},
@@ -119,7 +119,7 @@ class Ceilings:
         return best
 
 
-def timed(timer: PictureTimer, batch: int, ceilings: Ceilings, budget: float) -> Row:
+def timed(timer: GenerationTimer, batch: int, ceilings: Ceilings, budget: float) -> Row:
     """Median of up to `REPEATS` calls after one to warm up, in about `budget` seconds; one call where that is long."""
     peak = peak_memory(timer.pipe.device)
     if ceilings.rate == 0:  # an earlier process of this part measured them
@@ -127,12 +127,14 @@ def timed(timer: PictureTimer, batch: int, ceilings: Ceilings, budget: float) ->
     for shape in model_products(timer, batch):
         ceilings.product(shape)
     start = time.monotonic()
-    timer.draw(batch)
-    drawings = []
-    while not drawings or (len(drawings) < REPEATS and time.monotonic() - start + drawings[-1].seconds < budget):
-        drawings.append(timer.draw(batch))
-    seconds = [drawing.seconds for drawing in drawings]
-    middle = sorted(drawings, key=lambda drawing: drawing.seconds)[len(drawings) // 2]
+    timer.generate(batch)
+    generations = []
+    while not generations or (
+        len(generations) < REPEATS and time.monotonic() - start + generations[-1].seconds < budget
+    ):
+        generations.append(timer.generate(batch))
+    seconds = [generation.seconds for generation in generations]
+    middle = sorted(generations, key=lambda generation: generation.seconds)[len(generations) // 2]
     floors = part_floors(timer, batch, ceilings)
     floor = sum(found["floor_s"] for found in floors.values())
     median = statistics.median(seconds)
@@ -150,8 +152,8 @@ def timed(timer: PictureTimer, batch: int, ceilings: Ceilings, budget: float) ->
     }
 
 
-def part_floors(timer: PictureTimer, batch: int, ceilings: Ceilings) -> dict[str, dict[str, Any]]:
-    """By the names of a picture's parts: the floor in seconds of a batch, and what sets it."""
+def part_floors(timer: GenerationTimer, batch: int, ceilings: Ceilings) -> dict[str, dict[str, Any]]:
+    """By the names of an image's parts: the floor in seconds of a batch, and what sets it."""
     moved = part_bytes(timer, batch)
     floors = {}
     for name, flops in timer.part_flops().items():
@@ -165,13 +167,13 @@ def part_floors(timer: PictureTimer, batch: int, ceilings: Ceilings) -> dict[str
     return floors
 
 
-def part_bytes(timer: PictureTimer, batch: int) -> dict[str, int]:
+def part_bytes(timer: GenerationTimer, batch: int) -> dict[str, int]:
     """The least bytes that a batch moves, by part: weights once a call, keys and values as often as they are needed.
 
-    With guidance there are two rows a picture. Activations are left out: what they move depends on the program.
+    With guidance there are two rows an image. Activations are left out: what they move depends on the program.
     """
     pipe, sizes, counts = timer.pipe, timer.pipe.config.transformer, timer.cost.scale_tokens
-    transformer, residual = pipe.parts.hart.transformer, pipe.parts.hart.residual
+    transformer, residual = pipe.components.hart.transformer, pipe.components.hart.residual
     rows = batch * (2 if pipe.config.sampling.guidance_scale > 0 else 1)
     seen = sizes.text.tokens if sizes.text is not None else 1
     token = 2 * sizes.depth * sizes.width * pipe.dtype.itemsize  # its key and value
@@ -192,17 +194,17 @@ def _bytes(*modules: nn.Module) -> int:
     return sum(parameter.nbytes for module in modules for parameter in module.parameters())
 
 
-def profile(timer: PictureTimer) -> Row:
-    """Kernels of one picture: how many are launched, how long they run, and how often the host waits for the device."""
-    timer.draw()
+def profile(timer: GenerationTimer) -> Row:
+    """Kernels of one image: how many are launched, how long they run, and how often the host waits for the device."""
+    timer.generate()
     activities = [torch.profiler.ProfilerActivity.CPU]
     on_gpu = timer.pipe.device.type == "cuda"
     if on_gpu:
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     with torch.profiler.profile(activities=activities) as profiler:
-        drawing = timer.draw()
+        generation = timer.generate()
     events = profiler.key_averages()
-    row: Row = {"seconds_profiled": drawing.seconds}
+    row: Row = {"seconds_profiled": generation.seconds}
     if not on_gpu:
         return row | {"note": "no GPU: no kernels, no waits"}
     kernels = [event for event in events if str(event.device_type).endswith("CUDA")]

@@ -48,7 +48,7 @@ def correctness(rows: Mapping[str, Row]) -> list[str]:
         ["case", "type", "device", "quantities", "beyond tolerance", "largest difference / tolerance"],
         ([r["case"], r["dtype"], r["device"], r["compared"], len(r["failed"]), _worst(r)] for r in golden.values()),
     )
-    lines += ["", "Pictures of tiny models; differences are means of a colour channel, of 255.", ""]
+    lines += ["", "Images of tiny models; differences are means of a colour channel, of 255.", ""]
     lines += table(
         ["check", "passed", "against the CPU in float32", "the same type on the CPU", "remark"],
         (
@@ -102,7 +102,7 @@ def generation(rows: Mapping[str, Row]) -> list[str]:
     ]
     lines += ["", "From text features to pixels; the floor is the sum of the parts' floors.", ""]
     lines += table(
-        ["pictures", "calls", "median s", "best s", "images/s", "floor s", "time / floor", "peak GiB"],
+        ["images", "calls", "median s", "best s", "images/s", "floor s", "time / floor", "peak GiB"],
         (
             [
                 key,
@@ -117,7 +117,7 @@ def generation(rows: Mapping[str, Row]) -> list[str]:
             for key, row in timed.items()
         ),
     )
-    lines += ["", "Kernels of one picture, under the profiler.", ""]
+    lines += ["", "Kernels of one image, under the profiler.", ""]
     names = ["waits", "launches", "copies", "kernels", "kernels_s", "seconds_profiled"]
     lines += table(
         ["", "host waits", "launches", "copies", "kernels", "kernels s", "in all s"],
@@ -154,14 +154,14 @@ def training(rows: Mapping[str, Row]) -> list[str]:
     ]
     lines += ["", "Tokens are those that a step computes: text, and the scales with the kept part of the last.", ""]
     lines += table(
-        ["step", "steps", "median s", "images/s", "tokens a picture", "tokens/s", "MFU", "peak GiB"],
+        ["step", "steps", "median s", "images/s", "tokens an image", "tokens/s", "MFU", "peak GiB"],
         (
             [
                 key,
                 row["steps"],
                 row["median_s"],
                 row["images_per_s"],
-                row["tokens_a_picture"],
+                row["tokens_an_image"],
                 row["tokens_per_s"],
                 row["mfu"],
                 row["peak_gib"],

@@ -14,12 +14,12 @@ from hart.config import ResidualDiffusionConfig, TextConditioning
 from hart.inference.cost import transformer_training_macs
 from hart.losses.hart_loss import MEAN_KEPT_SHARE, kept_tokens
 from hart.training.config import TransformerRecipe
-from hart.training.distributed import Processes
+from hart.training.distributed import DistributedContext
 from hart.training.dry_run import RehearsedTransformer
 from hart.training.hart_task import TransformerBatch
 from hart.training.progress import TRAINING_FLOPS_PER_MAC, measure_peak
 from hart.training.step import Stepper
-from hart.training.task import Share
+from hart.training.task import Microbatch
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "hart-0.7b"
 STEPS = 6
@@ -27,7 +27,7 @@ STEPS = 6
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to train. rows: pictures that are computed at once."""
+    """One way to train. rows: images that are computed at once."""
 
     size: int
     rows: int
@@ -57,9 +57,9 @@ class SameBatch(RehearsedTransformer):
 
     _batch: TransformerBatch | None = None
 
-    def batch(self, share: Share) -> TransformerBatch:
+    def batch(self, microbatch: Microbatch) -> TransformerBatch:
         if self._batch is None:
-            self._batch = super().batch(share)
+            self._batch = super().batch(microbatch)
         return self._batch
 
 
@@ -116,7 +116,7 @@ def trained(recipe: TransformerRecipe, setting: Setting, device: torch.device, p
     memory = peak_memory(device)
     begun = time.monotonic()
     task = SameBatch(recipe, device)
-    stepper = Stepper(task, recipe.trainer, Processes(recipe.trainer))
+    stepper = Stepper(task, recipe.trainer, DistributedContext(recipe.trainer))
     seconds: list[float] = []
     loss = 0.0
     for step in range(2 + STEPS):
@@ -142,9 +142,9 @@ def trained(recipe: TransformerRecipe, setting: Setting, device: torch.device, p
         "step_s": seconds,
         "median_s": median,
         "images_per_s": images,
-        "tokens_a_picture": tokens,
+        "tokens_an_image": tokens,
         "tokens_per_s": images * tokens,
-        "tflop_a_picture": macs * TRAINING_FLOPS_PER_MAC / 1e12,
+        "tflop_an_image": macs * TRAINING_FLOPS_PER_MAC / 1e12,
         "mfu": images * macs * TRAINING_FLOPS_PER_MAC / peak_rate,
         "peak_gib": memory(),
         "loss": loss,

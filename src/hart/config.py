@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from hart.scales import ScaleSchedule
+from hart.grids import ScaleSchedule
 from hart.strict import Config, ConfigError, Listed, require, shown
 
 __all__ = [
@@ -67,7 +67,7 @@ def _readable(version: int) -> int:
 
 
 Scales = Annotated[Listed[int], AfterValidator(_schedule)]
-"""Sides of the token maps, see `ScaleSchedule`."""
+"""Grid sizes of the token maps, see `ScaleSchedule`."""
 
 
 class TokenizerConfig(Config):
@@ -101,12 +101,12 @@ class TokenizerConfig(Config):
 
     @property
     def downsampling(self) -> int:
-        """Pixels of a latent cell's side."""
+        """Pixels of a latent position's side."""
         return 2 ** (len(self.channel_multipliers) - 1)
 
     @property
     def image_size(self) -> int:
-        """Side of the pictures of this schedule in pixels."""
+        """Side of the images of this schedule in pixels."""
         return self.downsampling * self.scales[-1]
 
 
@@ -179,7 +179,7 @@ class TransformerConfig(Config):
 
 
 class ResidualDiffusionConfig(Config):
-    """The MLP that draws the continuous rest of the last scale (paper, section 3.3)."""
+    """The MLP that samples the continuous residual of the last scale (paper, section 3.3)."""
 
     width: Width = 1024
     depth: Depth = 6
@@ -239,7 +239,7 @@ class TextEncoderConfig(Config):
 
 
 class SamplingConfig(Config):
-    """How pictures are drawn unless the caller says otherwise (section 5 of the paper's appendix)."""
+    """How images are generated unless the caller says otherwise (section 5 of the paper's appendix)."""
 
     guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 4.5
     """g in (1 + g) conditional - g unconditional, as HART publishes it: diffusers' value is g + 1. 0 turns it off."""
@@ -247,10 +247,10 @@ class SamplingConfig(Config):
     """Codes kept; a hybrid model keeps half as many from the eighth scale on. None, or 0 in a call, keeps all."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     """Probability kept. None or 1 keeps all codes."""
-    smooth: bool = True
+    gumbel_smoothing: bool = True
     """Mix codes with Gumbel noise instead of taking the sampled code's embedding."""
-    rounds: Tokens = 1
-    """Rounds in which the last scale is drawn."""
+    maskgit_steps: Tokens = 1
+    """MaskGIT steps in which the last scale is sampled."""
     diffusion_steps: DiffusionSteps | None = None
     """Steps of the residual diffusion; None takes those of `ResidualDiffusionConfig.sampling_steps`."""
     discrete_only: bool = False
@@ -275,5 +275,5 @@ class HartConfig(Config):
 
     @property
     def hybrid(self) -> bool:
-        """Whether a continuous rest is drawn on top of the last scale's codes."""
+        """Whether a continuous residual is sampled on top of the last scale's codes."""
         return self.diffusion is not None

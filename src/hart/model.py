@@ -88,7 +88,7 @@ class Hart(nn.Module):
         hidden: (B, M, C) of the last scale; code_embeddings: (B, M, D) of its codes.
         """
         if self.residual is None:
-            raise ValueError("this model draws discrete tokens only: it has no residual diffusion")
+            raise ValueError("this model samples discrete tokens only: it has no residual diffusion")
         return self.residual.norm(hidden + self.transformer.embed_tokens(code_embeddings))
 
     def _residual_loss(self, condition: Tensor, target: Tensor, inputs: ResidualInputs) -> DiffusionLoss:
@@ -132,7 +132,7 @@ class ResidualHead(nn.Module):
         null_condition: Tensor | None,
         guidance: float,
         start: Tensor,
-        draw_noise: Callable[[], Tensor],
+        sample_noise: Callable[[], Tensor],
         steps: int | None = None,
     ) -> Tensor:
         """Residual tokens (N, D) in latent units in `steps` steps, by default the configured ones.
@@ -140,7 +140,7 @@ class ResidualHead(nn.Module):
         The other arguments as in `sample_residual`.
         """
         process = self.sampling_process if steps is None else self._respaced(steps)
-        tokens = sample_residual(self.denoiser, process, condition, null_condition, guidance, start, draw_noise)
+        tokens = sample_residual(self.denoiser, process, condition, null_condition, guidance, start, sample_noise)
         return tokens * self.config.tokens_scale
 
     def _respaced(self, steps: int) -> DiffusionProcess:

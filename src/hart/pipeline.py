@@ -6,7 +6,7 @@ Every image has a seed and a generator of its own, so that it does not depend on
 rounding does: matrix products of another shape differ in their last digits, and sampling can amplify them. On a
 CPU images are therefore made one at a time, and image i of a call is bit for bit the one made alone with its seed.
 
-Shapes: B images, H W pixels, D latent channels, n_K side of the latent.
+Shapes: B images, H W pixels, D latent channels, n_K grid size of the latent.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from hart.generation.request import (
     checked_request,
 )
 from hart.inference.base import BasePipeline
-from hart.inference.parts import Parts
+from hart.inference.components import Components
 from hart.types import ClassContext, Context, cat_contexts
 
 GPU_BATCH = 4
@@ -95,9 +95,9 @@ class HartPipeline(BasePipeline):
         """
         check_size(size, self.config)
         check_output_type(output_type)
-        parts = self._parts  # of the whole call, whatever is loaded meanwhile
+        components = self._components  # of the whole call, whatever is loaded meanwhile
         if batch_size is None:
-            batch_size = 1 if parts.device.type == "cpu" else GPU_BATCH
+            batch_size = 1 if components.device.type == "cpu" else GPU_BATCH
         request = checked_request(
             self.config,
             prompt,
@@ -112,9 +112,9 @@ class HartPipeline(BasePipeline):
             batch_size=batch_size,
         )
         batches = []
-        for images, latents in self._sampled(request, parts, callback_on_scale):
+        for images, latents in self._sampled(request, components, callback_on_scale):
             batch = HartOutput(
-                parts.images(latents, output_type),
+                components.images(latents, output_type),
                 [request.prompts[i // request.images_per_prompt] for i in images] if request.prompts else [],
                 [request.seeds[i] for i in images] if request.seeds else [],
                 request.sampling,
@@ -153,7 +153,7 @@ class HartPipeline(BasePipeline):
         **settings: Unpack[SamplingOptions],
     ) -> Tensor:
         """Latents (B, D, n_K, n_K) float32 of one batch, an image for each row of `prompt_embeds`; see `__call__`."""
-        parts = self._parts
+        components = self._components
         request = checked_request(
             self.config,
             embeds=prompt_embeds,
@@ -164,24 +164,24 @@ class HartPipeline(BasePipeline):
             settings=settings,
             batch_size=len(prompt_embeds) if isinstance(prompt_embeds, Context) else 1,
         )
-        ((_, latents),) = self._sampled(request, parts, callback_on_scale)
+        ((_, latents),) = self._sampled(request, components, callback_on_scale)
         return latents
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, output_type: OutputType = "pil") -> Any:
         """Images of latents (B, D, n_K, n_K): see `hart.generation.request.OutputType`."""
         check_output_type(output_type)
-        return self._parts.images(checked_latents(latents, self.config), output_type)
+        return self._components.images(checked_latents(latents, self.config), output_type)
 
     @torch.inference_mode()
     def reconstruct(self, image: Image.Image) -> Reconstruction:
         """Encode and decode an image with the tokenizer alone; it is cut to a square and resized first."""
-        parts = self._parts
+        components = self._components
         pixels = pil_to_pixels(image, self.image_size)
-        latent = parts.tokenizer.encode(to_signed(pixels).unsqueeze(0).to(parts.device))
+        latent = components.tokenizer.encode(to_signed(pixels).unsqueeze(0).to(components.device))
         original = pixels.float() / 255
-        discrete = parts.decode(parts.tokenizer.quantize(latent).latent[0])
-        hybrid = parts.decode(latent[0])
+        discrete = components.decode(components.tokenizer.quantize(latent).latent[0])
+        hybrid = components.decode(latent[0])
         return Reconstruction(
             original=unit_to_pil(original),
             discrete=unit_to_pil(discrete),
@@ -190,7 +190,7 @@ class HartPipeline(BasePipeline):
             hybrid_psnr=psnr(hybrid, original),
         )
 
-    def _sampled(self, request: Request, parts: Parts, on_scale: OnScale | None) -> Iterator[tuple[range, Tensor]]:
+    def _sampled(self, request: Request, parts: Components, on_scale: OnScale | None) -> Iterator[tuple[range, Tensor]]:
         """Batch by batch, which images of the call are in it, and their latents."""
         encode = lru_cache(2 * request.batch_size)(self._encoded)  # images of one prompt follow each other
         batches, scales = -(-request.count // request.batch_size), len(self.config.tokenizer.scales)

@@ -20,7 +20,7 @@ from hart.config import (
     TransformerConfig,
 )
 from hart.errors import HartError
-from hart.scales import ScaleSchedule
+from hart.grids import ScaleSchedule
 
 SCALES_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 SCALES_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
@@ -32,7 +32,7 @@ PUBLISHED_SCALES = {scales[-1]: scales for scales in (SCALES_256, SCALES_512, SC
 RELEASED_TEXT_ENCODER = "mit-han-lab/Qwen2-VL-1.5B-Instruct"
 
 # Sampling of VAR's published numbers.
-VAR_SAMPLING = SamplingConfig(guidance_scale=1.5, top_k=900, top_p=0.96, smooth=False)
+VAR_SAMPLING = SamplingConfig(guidance_scale=1.5, top_k=900, top_p=0.96, gumbel_smoothing=False)
 
 
 def hart_text_to_image(scales: tuple[int, ...]) -> HartConfig:
@@ -97,15 +97,17 @@ def preset(name: str) -> HartConfig:
 
 
 def scales_of_size(scales: tuple[int, ...], downsampling: int, size: int) -> tuple[int, ...]:
-    """The scales with which pictures of `size` pixels are coded by a model whose own are `scales`.
+    """The scales with which images of `size` pixels are coded by a model whose own are `scales`.
 
     The model's own at its own size; a published model's at 256, 512 and 1024 px are published; all others are derived
-    from its own (`ScaleSchedule.ending_at`). downsampling: pixels a cell of the latent. Raises `HartError` for a size
-    that is no multiple of that, or of one cell.
+    from its own (`ScaleSchedule.ending_at`). downsampling: pixels a position of the latent. Raises `HartError` for a
+    size that is no multiple of that, or of one position.
     """
-    side, rest = divmod(size, downsampling)
-    if rest or side < 2:  # a schedule has two scales
-        raise HartError(f"size {size}: give a multiple of {downsampling} px, the side of a latent cell, two or more")
+    grid_size, residual = divmod(size, downsampling)
+    if residual or grid_size < 2:  # a schedule has two scales
+        raise HartError(
+            f"size {size}: give a multiple of {downsampling} px, the side of a latent position, two or more"
+        )
     if scales in PUBLISHED_SCALES.values():
-        scales = PUBLISHED_SCALES.get(side, scales)
-    return ScaleSchedule(scales).ending_at(side).sides
+        scales = PUBLISHED_SCALES.get(grid_size, scales)
+    return ScaleSchedule(scales).ending_at(grid_size).grid_sizes

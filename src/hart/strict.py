@@ -49,7 +49,11 @@ BOUNDS = {
 LONGEST_KEY = 60
 """Characters of a key that one is suggested for."""
 
-RENAMED_KEYS: dict[str, dict[str, str]] = {}
+RENAMED_KEYS: dict[str, dict[str, str]] = {
+    "SamplingConfig": {"smooth": "gumbel_smoothing", "rounds": "maskgit_steps"},
+    "TokenizerRecipe": {"mistakes": "code_corruption"},
+    "TransformerRecipe": {"views": "augmentations", "mistakes": "code_corruption", "modulation_gain": "gate_gain"},
+}
 """Class of a configuration -> key that stored ones may still have -> its name today."""
 
 T = TypeVar("T")

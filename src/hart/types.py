@@ -1,7 +1,7 @@
 """What the stages hand to each other: frozen dataclasses of tensors.
 
 Shapes: B batch, K scales, L tokens of all scales, N tokens of one scale, S text tokens,
-E text width, D latent channels, n_K side of the latent.
+E text width, D latent channels, n_K grid size of the latent.
 """
 
 from __future__ import annotations

@@ -159,7 +159,7 @@ def test_the_pipeline_takes_an_adapter(tmp_path: Path) -> None:
     assert pipe(["a"]).images[0].tobytes() != plain(["a"]).images[0].tobytes()
     merge_lora(plain.hart, tmp_path)
     expected = plain.hart.state_dict()
-    assert all(torch.equal(value, expected[name]) for name, value in pipe.parts.hart.state_dict().items())
+    assert all(torch.equal(value, expected[name]) for name, value in pipe.components.hart.state_dict().items())
     (tmp_path / ADAPTER_CONFIG).unlink()
     with pytest.raises(HartError, match="no LoRA adapter here"):
         pipe.load_lora(tmp_path)

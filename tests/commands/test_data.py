@@ -8,24 +8,33 @@ from pathlib import Path
 from command_line import run
 from hart.config import HartConfig
 from hart.data.encoded import EncodedSet
-from picture_files import write_captioned_folder
+from image_files import write_captioned_folder
 
 
 def test_data_encode_writes_a_set_that_training_can_read(text_model: Path, tmp_path: Path) -> None:
     write_captioned_folder(tmp_path / "set", 6)
     config = HartConfig.load(text_model / "config.json")
     assert config.text_encoder is not None
-    tokenizer, words = tmp_path / "tokenizer", tmp_path / "words"
-    shutil.copytree(text_model, words)
-    (words / "text_encoder.json").write_text(config.text_encoder.to_json())
+    tokenizer, text_encoder = tmp_path / "tokenizer", tmp_path / "words"
+    shutil.copytree(text_model, text_encoder)
+    (text_encoder / "text_encoder.json").write_text(config.text_encoder.to_json())
     tokenizer.mkdir()
     shutil.copy(text_model / "tokenizer.safetensors", tokenizer)
     (tokenizer / "config.json").write_text(config.tokenizer.to_json())
-    call = ("data", "encode", tmp_path / "set", tmp_path / "codes", "--tokenizer", tokenizer, "--text-encoder", words)
+    call = (
+        "data",
+        "encode",
+        tmp_path / "set",
+        tmp_path / "codes",
+        "--tokenizer",
+        tokenizer,
+        "--text-encoder",
+        text_encoder,
+    )
     result = run(*call, "--shard-size", 4, "--device", "cpu")
     assert result.exit_code == 0, result.output
-    assert result.stdout == f"{tmp_path / 'codes'}: 6 pictures, 12 captions, 0 damaged\n"
-    assert "6 pictures" in result.stderr
+    assert result.stdout == f"{tmp_path / 'codes'}: 6 images, 12 captions, 0 damaged\n"
+    assert "6 images" in result.stderr
     data = EncodedSet(tmp_path / "codes")
     assert len(data) == 6 and data.has_text
     # a whole model has both
@@ -35,7 +44,7 @@ def test_data_encode_writes_a_set_that_training_can_read(text_model: Path, tmp_p
     for changes, message in (
         (("--part", "3/2"), "part 3 of 2"),
         (("--part", "all"), "give it as I/N"),
-        (("--scales", "1 2 4"), "give sides with commas"),
+        (("--scales", "1 2 4"), "give grid sizes with commas"),
         (("--scales", "1,2,4,6"), "with other options"),
         (("--split", "test"), "ask for train, val or all"),
         (("--kind", "imagenet"), "huggingface"),

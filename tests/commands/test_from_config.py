@@ -32,7 +32,7 @@ class Options(Config, kw_only=True):
     share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     mode: Literal["fast", "exact"] = "fast"
     colour: Colour = Colour.red
-    smooth: bool | None = None
+    gumbel_smoothing: bool | None = None
     plain: bool = False
     sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(description="Sides.")] = (1, 8)
     scales: tuple[int, ...] | None = None
@@ -75,8 +75,11 @@ DEFAULTS = asdict(Options(source="a", data=Path("b")))
         ((), {}),
         (("--count", "8"), {"count": 8}),
         (("-n", "1", "--share", "0.25", "--mode", "exact"), {"count": 1, "share": 0.25, "mode": "exact"}),
-        (("--colour", "blue", "--smooth", "--plain"), {"colour": Colour.blue, "smooth": True, "plain": True}),
-        (("--no-smooth",), {"smooth": False}),
+        (
+            ("--colour", "blue", "--gumbel-smoothing", "--plain"),
+            {"colour": Colour.blue, "gumbel_smoothing": True, "plain": True},
+        ),
+        (("--no-gumbel-smoothing",), {"gumbel_smoothing": False}),
         (("--sizes", "2,4", "--sizes", "16"), {"sizes": (2, 4, 16)}),
         (("--scales", "1"), {"scales": (1,)}),
         (("--files", "x", "--files", "y,z"), {"files": (Path("x"), Path("y,z"))}),
@@ -116,7 +119,7 @@ def test_what_does_not_fit_names_its_flag(given: tuple[str, ...], said: str) -> 
 
 def test_help_says_what_fields_say() -> None:
     lines = " ".join(run("--help").output.split())
-    for text in ("What is read.", "[required]", "How many.", "1<=x<=9", "fast|exact", "--smooth", "--no-smooth",
+    for text in ("What is read.", "[required]", "How many.", "1<=x<=9", "fast|exact", "--gumbel-smoothing", "--no-gumbel-smoothing",
                  "N,...", "[default: 1, 8]", "Of the command alone."):  # fmt: skip
         assert text in lines, text
 

@@ -13,21 +13,21 @@ import pytest
 import torch
 from PIL import Image
 
-from command_line import drawn, refused, run
+from command_line import outputs, refused, run
 from hart import HartPipeline, __version__
 from hart.commands.console import NumberedFiles
 from hart.generation.metadata import read_record, save_png
-from hart.inference.parts import Parts
+from hart.inference.components import Components
 
 LONG = "a red apple on a table"  # of letters alone, 12 tokens end inside it
 
 
 def written(*arguments: Any) -> list[Path]:
-    return drawn(run("generate", *arguments))
+    return outputs(run("generate", *arguments))
 
 
-def test_generate_writes_one_png_a_picture_named_after_prompt_and_seed(text_model: Path, tmp_path: Path) -> None:
-    paths = drawn(
+def test_generate_writes_one_png_an_image_named_after_prompt_and_seed(text_model: Path, tmp_path: Path) -> None:
+    paths = outputs(
         run("generate", "A red apple!", "a cat", "--model", text_model, "-n", 2, "--seed", 5, "--out", tmp_path)
     )
     names = ["000-a-red-apple-5.png", "001-a-red-apple-6.png", "002-a-cat-7.png", "003-a-cat-8.png"]
@@ -41,9 +41,9 @@ def test_generate_writes_one_png_a_picture_named_after_prompt_and_seed(text_mode
             assert written.tobytes() == image.tobytes()
 
 
-def test_pictures_carry_prompt_seed_model_and_settings(text_model: Path, tmp_path: Path) -> None:
-    (path,) = drawn(run("generate", "café", "--model", text_model, "--seed", 9, "--guidance", 2, "--top-k", 0,
-                        "--top-p", 0.9, "--no-smooth", "--rounds", 2, "--diffusion-steps", 3,
+def test_images_carry_prompt_seed_model_and_settings(text_model: Path, tmp_path: Path) -> None:
+    (path,) = outputs(run("generate", "café", "--model", text_model, "--seed", 9, "--guidance", 2, "--top-k", 0,
+                        "--top-p", 0.9, "--no-gumbel-smoothing", "--maskgit-steps", 2, "--diffusion-steps", 3,
                         "--discrete-only", "--negative-prompt", "a dog", "--size", 8, "--device", "cpu",
                         "--dtype", "bf16", "--out", tmp_path))  # fmt: skip
     with Image.open(path) as image:
@@ -57,8 +57,8 @@ def test_pictures_carry_prompt_seed_model_and_settings(text_model: Path, tmp_pat
             "guidance_scale": 2.0,
             "top_k": None,
             "top_p": 0.9,
-            "smooth": False,
-            "rounds": 2,
+            "gumbel_smoothing": False,
+            "maskgit_steps": 2,
             "diffusion_steps": 3,
             "discrete_only": True,
         },
@@ -76,28 +76,30 @@ def test_pictures_carry_prompt_seed_model_and_settings(text_model: Path, tmp_pat
 def test_prompts_come_from_the_file_too(text_model: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("\ufeffa dog\n\n  a house  \n", encoding="utf-8")
-    paths = drawn(
+    paths = outputs(
         run("generate", "a cat", "--prompts-file", prompts, "--model", text_model, "--out", tmp_path / "new/out")
     )
     assert [read_record(path).prompt for path in paths] == ["a cat", "a dog", "a house"]
 
 
 def test_a_class_model_takes_numbers(class_model: Path, tmp_path: Path) -> None:
-    paths = drawn(run("generate", "3", "0", "--model", class_model, "--out", tmp_path))
+    paths = outputs(run("generate", "3", "0", "--model", class_model, "--out", tmp_path))
     assert [path.name for path in paths] == ["000-3-0.png", "001-0-1.png"]
     assert "by number" in refused(run("generate", "a cat", "--model", class_model, "--out", tmp_path))
 
 
-def test_a_grid_comes_after_the_pictures(text_model: Path, tmp_path: Path) -> None:
-    paths = drawn(run("generate", "a cat", "a dog", "-n", 3, "--grid", "--model", text_model, "--out", tmp_path))
+def test_a_grid_comes_after_the_images(text_model: Path, tmp_path: Path) -> None:
+    paths = outputs(run("generate", "a cat", "a dog", "-n", 3, "--grid", "--model", text_model, "--out", tmp_path))
     assert len(paths) == 7
     with Image.open(paths[-1]) as sheet:
         assert sheet.width > sheet.height > 2 * 8  # two rows of three
 
 
 def test_random_weights_need_a_configuration_only(text_model: Path, tmp_path: Path) -> None:
-    paths = drawn(run("generate", "cat", "--random-weights", "--model", text_model / "config.json", "--out", tmp_path))
-    again = drawn(run("generate", "--like", paths[0], "--out", tmp_path / "again"))
+    paths = outputs(
+        run("generate", "cat", "--random-weights", "--model", text_model / "config.json", "--out", tmp_path)
+    )
+    again = outputs(run("generate", "--like", paths[0], "--out", tmp_path / "again"))
     assert paths[0].read_bytes() == again[0].read_bytes()
 
 
@@ -151,17 +153,17 @@ def test_processes_that_write_into_one_folder_lose_nothing(text_model: Path, tmp
     assert len(set(printed)) == 10
 
 
-def test_pictures_are_printed_as_they_are_written_and_a_stop_says_how_many(
+def test_images_are_printed_as_they_are_written_and_a_stop_says_how_many(
     text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode, calls = Parts.decode, iter(range(3))
+    decode, calls = Components.decode, iter(range(3))
 
-    def stops_at_the_third(self: Parts, latent: Any) -> torch.Tensor:
+    def stops_at_the_third(self: Components, latent: Any) -> torch.Tensor:
         if next(calls) == 2:
             raise KeyboardInterrupt
         return decode(self, latent)
 
-    monkeypatch.setattr(Parts, "decode", stops_at_the_third)
+    monkeypatch.setattr(Components, "decode", stops_at_the_third)
     result = run("generate", "a cat", "-n", 40, "--model", text_model, "--out", tmp_path)
     assert result.exit_code == 130
     assert result.stdout.split() == [str(path) for path in sorted(tmp_path.iterdir())]
@@ -171,10 +173,10 @@ def test_pictures_are_printed_as_they_are_written_and_a_stop_says_how_many(
 def test_memory_does_not_grow_with_what_is_asked_for(
     text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stops(self: Parts, latent: Any) -> None:
+    def stops(self: Components, latent: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Parts, "decode", stops)
+    monkeypatch.setattr(Components, "decode", stops)
     for count in (10**9, 2**62):
         result = run("generate", "a cat", "-n", count, "--model", text_model, "--out", tmp_path)
         assert result.stderr == f"stopped: 0 of {count} in {tmp_path}\n"
@@ -194,7 +196,7 @@ def test_memory_does_not_grow_with_what_is_asked_for(
         (["a cat"], []),
         ([LONG], ['is longer than the text encoder reads: "a table" is left out']),
         (["a \u043a\u043e\u0442", "a cat"], ['does not know "\u043a\u043e\u0442"']),
-        (["a", "red", "apple"], ['3 prompts of one word each; to draw them as one: hart generate "a red apple"']),
+        (["a", "red", "apple"], ['3 prompts of one word each; to generate them as one: hart generate "a red apple"']),
         (["apple"], []),
         (["apple", "a cat"], []),
     ],

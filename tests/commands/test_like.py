@@ -1,4 +1,4 @@
-"""`hart generate --like` and `--lora`: pictures drawn again."""
+"""`hart generate --like` and `--lora`: images generated again."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from command_line import drawn, refused, run
+from command_line import outputs, refused, run
 from hart.checkpoint.loading import load_model
 from hart.checkpoint.lora import add_lora, save_lora
 from hart.generation.metadata import read_record
 
 
 def test_like_draws_the_same_file_again(text_model: Path, tmp_path: Path) -> None:
-    """Of pictures that were drawn three at a time; of single ones the tests below."""
-    paths = drawn(run("generate", "a cat", "a dog", "-n", 2, "--seed", 3, "--batch-size", 3, "--guidance", 3,
+    """Of images that were drawn three at a time; of single ones the tests below."""
+    paths = outputs(run("generate", "a cat", "a dog", "-n", 2, "--seed", 3, "--batch-size", 3, "--guidance", 3,
                       "--dtype", "bf16", "--model", text_model, "--out", tmp_path))  # fmt: skip
     for path in paths:
-        (again,) = drawn(run("generate", "--like", path, "--out", tmp_path / "again"))
+        (again,) = outputs(run("generate", "--like", path, "--out", tmp_path / "again"))
         assert again.read_bytes() == path.read_bytes()
 
 
 def test_like_changes_what_is_given(text_model: Path, class_model: Path, tmp_path: Path) -> None:
-    (path,) = drawn(run("generate", "cat", "--seed", 3, "--guidance", 3, "--model", text_model, "--out", tmp_path))
+    (path,) = outputs(run("generate", "cat", "--seed", 3, "--guidance", 3, "--model", text_model, "--out", tmp_path))
     old = read_record(path)
-    (other,) = drawn(run("generate", "dog", "--like", path, "--top-k", 5, "--out", tmp_path / "2"))
+    (other,) = outputs(run("generate", "dog", "--like", path, "--top-k", 5, "--out", tmp_path / "2"))
     new = read_record(other)
     assert (new.prompt, new.seed, new.model) == ("dog", 3, old.model)
     assert new.settings.sampling == old.settings.sampling.replace(top_k=5)
-    more = drawn(run("generate", "--like", path, "-n", 2, "--out", tmp_path / "3"))
+    more = outputs(run("generate", "--like", path, "-n", 2, "--out", tmp_path / "3"))
     assert [(read_record(p).prompt, read_record(p).seed) for p in more] == [("cat", 3), ("cat", 4)]
     assert more[0].read_bytes() == path.read_bytes()
-    (moved,) = drawn(run("generate", "2", "--like", path, "--model", class_model, "--out", tmp_path / "4"))
+    (moved,) = outputs(run("generate", "2", "--like", path, "--model", class_model, "--out", tmp_path / "4"))
     assert read_record(moved).model == str(class_model)
 
 
@@ -47,22 +47,22 @@ def test_an_adapter_draws_along_and_is_recorded(text_model: Path, tmp_path: Path
                 parameter.fill_(0.2)
     save_lora(hart, tmp_path / "adapter", base_model=str(text_model))
     options = ("a cat", "--model", text_model, "--guidance", 0, "--lora", tmp_path / "adapter")
-    (plain,) = drawn(run("generate", *options[:-2], "--out", tmp_path / "1"))
-    (path,) = drawn(run("generate", *options, "--lora-scale", 4, "--out", tmp_path / "2"))
+    (plain,) = outputs(run("generate", *options[:-2], "--out", tmp_path / "1"))
+    (path,) = outputs(run("generate", *options, "--lora-scale", 4, "--out", tmp_path / "2"))
     assert path.read_bytes() != plain.read_bytes()
     settings = read_record(path).settings
     assert (settings.loras, settings.lora_scale) == ((str(tmp_path / "adapter"),), 4)
-    (again,) = drawn(run("generate", "--like", path, "--out", tmp_path / "3"))
+    (again,) = outputs(run("generate", "--like", path, "--out", tmp_path / "3"))
     assert again.read_bytes() == path.read_bytes()
-    (off,) = drawn(run("generate", "--like", path, "--lora-scale", 0, "--out", tmp_path / "4"))
+    (off,) = outputs(run("generate", "--like", path, "--lora-scale", 0, "--out", tmp_path / "4"))
     assert Image.open(off).tobytes() == Image.open(plain).tobytes()
     assert "adapter" in refused(run("generate", "a cat", "--model", text_model, "--lora", tmp_path, "--out", tmp_path))
 
 
-def test_like_refuses_pictures_that_say_nothing(tmp_path: Path) -> None:
+def test_like_refuses_images_that_say_nothing(tmp_path: Path) -> None:
     plain, text = tmp_path / "plain.png", tmp_path / "notes.txt"
     Image.new("RGB", (4, 4)).save(plain)
-    text.write_text("no picture")
+    text.write_text("no image")
     assert "lacks prompt" in refused(run("generate", "--like", plain, "--out", tmp_path))
     assert "not an image" in refused(run("generate", "--like", text, "--out", tmp_path))
     assert "no such file" in refused(run("generate", "--like", tmp_path / "none.png", "--out", tmp_path))
@@ -79,8 +79,8 @@ def test_like_refuses_damaged_settings(tmp_path: Path, settings: str) -> None:
     assert "settings" in refused(run("generate", "--like", tmp_path / "bad.png", "--out", tmp_path))
 
 
-def test_like_says_when_another_version_drew_the_picture(text_model: Path, tmp_path: Path) -> None:
-    (path,) = drawn(run("generate", "cat", "--model", text_model, "--out", tmp_path))
+def test_like_says_when_another_version_drew_the_image(text_model: Path, tmp_path: Path) -> None:
+    (path,) = outputs(run("generate", "cat", "--model", text_model, "--out", tmp_path))
     with Image.open(path) as image:
         chunks = PngInfo()
         for name, value in image.text.items():  # type: ignore[attr-defined]

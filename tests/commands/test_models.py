@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from command_line import drawn, refused, run
+from command_line import outputs, refused, run
 from hart import HartPipeline
 from hart.checkpoint.loading import load_model
 from hart.checkpoint.storage import read_safetensors, save_module
@@ -23,7 +23,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = ["t2i-rounds", "var-c2i"]  # sharded and single files; that all convert exactly is tested where they are read
 
 
-def test_reconstruct_writes_three_pictures_side_by_side_and_prints_psnr(text_model: Path, tmp_path: Path) -> None:
+def test_reconstruct_writes_three_images_side_by_side_and_prints_psnr(text_model: Path, tmp_path: Path) -> None:
     for name in ("one.jpg", "two.webp"):
         Image.effect_noise((30, 20), 60).convert("RGB").save(tmp_path / name)
     result = run(
@@ -41,7 +41,7 @@ def test_reconstruct_writes_three_pictures_side_by_side_and_prints_psnr(text_mod
 
 def test_reconstruct_refuses_what_is_no_image(text_model: Path, tmp_path: Path) -> None:
     path = tmp_path / "notes.png"
-    path.write_text("no picture")
+    path.write_text("no image")
     assert "not an image" in refused(run("reconstruct", path, "--model", text_model, "--out", tmp_path / "out"))
 
 
@@ -69,27 +69,27 @@ def test_info_knows_sizes_without_weights() -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_converted_model_computes_the_same(case: str, tmp_path: Path) -> None:
-    assert drawn(run("convert", GOLDEN / case, tmp_path / "own")) == [tmp_path / "own"]
+    assert outputs(run("convert", GOLDEN / case, tmp_path / "own")) == [tmp_path / "own"]
     for name in (GOLDEN_FILE, CASE_FILE):
         shutil.copy(GOLDEN / case / name, tmp_path / "own")
     result = run("verify", tmp_path / "own")
     assert result.exit_code == 0, result.output
-    pictures = []
+    images = []
     for folder in (GOLDEN / case, tmp_path / "own"):
         text = load_model(folder).config.transformer.text
         encoder = None if text is None else RandomTextFeatures(text, seed=0)
         pipe = HartPipeline.from_pretrained(str(folder), device="cpu", text_encoder=encoder)
-        pictures.append(pipe("a cat" if text is not None else 1).images[0].tobytes())
-    assert pictures[0] == pictures[1]
+        images.append(pipe("a cat" if text is not None else 1).images[0].tobytes())
+    assert images[0] == images[1]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_convert_stores_half_and_takes_the_text_encoder_along(text_model: Path, tmp_path: Path, dtype: str) -> None:
-    drawn(run("convert", text_model, tmp_path / "own", "--dtype", dtype))
+    outputs(run("convert", text_model, tmp_path / "own", "--dtype", dtype))
     weights = list((tmp_path / "own").glob("*.safetensors"))
     assert len(weights) == 3
     assert {value.dtype for file in weights for value in read_safetensors(file).values()} == {getattr(torch, dtype)}
-    assert len(drawn(run("generate", "cat", "--model", tmp_path / "own", "--out", tmp_path))) == 1
+    assert len(outputs(run("generate", "cat", "--model", tmp_path / "own", "--out", tmp_path))) == 1
 
 
 def test_convert_overwrites_no_model(text_model: Path, class_model: Path, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_verify_prints_a_line_a_quantity_and_exits_1_where_one_differs(tmp_path:
     assert all(line.startswith("ok") and "tolerance" in line for line in good.stdout.splitlines())
     assert any("teacher.logits  largest difference" in line for line in good.stdout.splitlines())
 
-    drawn(run("convert", case, tmp_path / "own"))
+    outputs(run("convert", case, tmp_path / "own"))
     for name in (GOLDEN_FILE, CASE_FILE):
         shutil.copy(case / name, tmp_path / "own")
     model = load_model(tmp_path / "own")

@@ -29,14 +29,14 @@ def test_train_reads_overrides(tmp_path: Path) -> None:
 
 
 def test_train_writes_a_model_and_prints_its_figures(tmp_path: Path) -> None:
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+    images = tmp_path / "images"
+    images.mkdir()
     for i in range(40):
-        Image.effect_noise((8, 8), 10 + i).convert("RGB").save(pictures / f"{i}.png")
+        Image.effect_noise((8, 8), 10 + i).convert("RGB").save(images / f"{i}.png")
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
         f"""
-        data = {json.dumps(str(pictures))}
+        data = {json.dumps(str(images))}
         [tokenizer]
         scales = [1, 2, 4]
         base_channels = 32
@@ -78,7 +78,7 @@ def test_the_scales_of_another_size_follow_from_the_recipes() -> None:
     result = run("train", "transformer", RECIPES / "transformer.toml", "--dry-run", "--size", 256, *small)
     assert result.exit_code == 0, result.output
     # 1, 2, 3, 4, 6, 8, 11 and 16 cells
-    assert "507 a picture" in result.stdout
+    assert "507 an image" in result.stdout
     for size, said in ((100, "give a multiple of 16 px"), (16, "two or more")):
         assert said in refused(run("train", "tokenizer", RECIPES / "tokenizer.toml", "--dry-run", "--size", size))
 

@@ -17,7 +17,7 @@ import pytest
 from hart.data.opening import open_source
 from hart.data.samples import Damage, Sample
 from hart.errors import HartError
-from picture_files import numbered, picture, write_tar
+from image_files import encoded_image, numbered, write_tar
 from set_formats import Entry, every_format, open_written, read_all
 
 NESTED = "[" * 100_000 + "]" * 100_000
@@ -150,12 +150,12 @@ def test_text_in_parquet_that_is_no_text(tmp_path: Path) -> None:
 
 
 TWICE = {
-    "two pictures": (["0.png", "0.png", "0.txt"], []),
-    "two kinds of picture": (["0.png", "0.jpg", "0.txt"], []),
+    "two images": (["0.png", "0.png", "0.txt"], []),
+    "two kinds of image": (["0.png", "0.jpg", "0.txt"], []),
     "upper and lower case": (["0.png", "0.PNG", "0.txt"], []),
     "two notes": (["0.png", "0.txt", "0.TXT"], []),
     "again later": (["0.png", "0.txt", "1.png", "1.txt", "0.png", "0.txt"], [("0.txt of 1",), ("1.txt of 3",)]),
-    "a picture again later": (["0.png", "0.txt", "1.png", "1.txt", "0.png"], [("0.txt of 1",), ("1.txt of 3",)]),
+    "an image again later": (["0.png", "0.txt", "1.png", "1.txt", "0.png"], [("0.txt of 1",), ("1.txt of 3",)]),
     "a note again later": (["0.png", "0.txt", "1.png", "1.txt", "0.txt"], [("0.txt of 1",), ("1.txt of 3",)]),
 }
 
@@ -215,7 +215,7 @@ def test_byte_order_marks_and_suffixes_in_upper_case(tmp_path: Path) -> None:
 def test_links_to_folders_are_followed_once_around(tmp_path: Path) -> None:
     for place in ("elsewhere/cat", "set/dog", "set/emu"):
         (tmp_path / place).mkdir(parents=True)
-        (tmp_path / place / "0.png").write_bytes(picture("red"))
+        (tmp_path / place / "0.png").write_bytes(encoded_image("red"))
     try:
         (tmp_path / "set" / "cat").symlink_to(tmp_path / "elsewhere" / "cat")
     except OSError:

@@ -1,4 +1,4 @@
-"""Reading captioned pictures, and the order that training sees them in."""
+"""Reading captioned images, and the order that training sees them in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hart.data.datasets import open_dataset
 from hart.data.order import SampleOrder
 from hart.errors import HartError
-from picture_files import picture, write_tar
+from image_files import encoded_image, write_tar
 
 
 def test_shards_with_text_json_and_class_captions(tmp_path: Path) -> None:
@@ -21,14 +21,14 @@ def test_shards_with_text_json_and_class_captions(tmp_path: Path) -> None:
     write_tar(
         tmp_path / "photos-train.tar",
         {
-            "0.webp": picture("red", kind="WEBP"),
+            "0.webp": encoded_image("red", kind="WEBP"),
             "0.json": json.dumps(record).encode(),
-            "1.png": picture("lime"),
+            "1.png": encoded_image("lime"),
             "1.txt": "grün\n a green square \n".encode(),
         },
     )
-    write_tar(tmp_path / "train-0001.tar", {"2.jpg": picture("blue", kind="JPEG"), "2.cls": b"7"})
-    write_tar(tmp_path / "val-0000.tar", {"3.png": picture("white")})
+    write_tar(tmp_path / "train-0001.tar", {"2.jpg": encoded_image("blue", kind="JPEG"), "2.cls": b"7"})
+    write_tar(tmp_path / "val-0000.tar", {"3.png": encoded_image("white")})
     data = open_dataset(tmp_path, "train", 8)
     assert [data.captions(i) for i in range(len(data))] == [("a red dot", "dot"), ("grün", "a green square"), ("7",)]
     assert data.weights.tolist() == [0.25, 1.0, 1.0]
@@ -42,7 +42,7 @@ def test_shards_with_text_json_and_class_captions(tmp_path: Path) -> None:
 def test_folder_with_a_folder_per_split(tmp_path: Path) -> None:
     for split in ("train", "val"):
         (tmp_path / split).mkdir()
-        (tmp_path / split / "a.png").write_bytes(picture("red", (20, 10)))
+        (tmp_path / split / "a.png").write_bytes(encoded_image("red", (20, 10)))
         (tmp_path / split / "a.txt").write_text(f"red in {split}")
     data = open_dataset(tmp_path, "val", 4)
     assert data.captions(0) == ("red in val",)
@@ -51,7 +51,7 @@ def test_folder_with_a_folder_per_split(tmp_path: Path) -> None:
 
 def test_loose_folder_is_split_by_name_without_overlap(tmp_path: Path) -> None:
     for number in range(60):
-        (tmp_path / f"{number}.png").write_bytes(picture("red"))
+        (tmp_path / f"{number}.png").write_bytes(encoded_image("red"))
         (tmp_path / f"{number}.txt").write_text(str(number))
     train, val = (open_dataset(tmp_path, split, 8) for split in ("train", "val"))
     names = [{data.captions(i)[0] for i in range(len(data))} for data in (train, val)]
@@ -64,14 +64,14 @@ def test_damaged_files_are_skipped_and_counted(tmp_path: Path) -> None:
     write_tar(
         tmp_path / "train-0.tar",
         {
-            "good.png": picture("red"),
-            "bad.png": picture("red")[:30],
-            "text.png": b"no picture",
-            "note.png": picture("red"),
+            "good.png": encoded_image("red"),
+            "bad.png": encoded_image("red")[:30],
+            "text.png": b"no image",
+            "note.png": encoded_image("red"),
             "note.json": b"{not json",
         },
     )
-    write_tar(tmp_path / "train-1.tar", {"whole.png": picture("blue"), "cut.png": picture("red", (64, 64))})
+    write_tar(tmp_path / "train-1.tar", {"whole.png": encoded_image("blue"), "cut.png": encoded_image("red", (64, 64))})
     shard = (tmp_path / "train-1.tar").read_bytes()
     (tmp_path / "train-1.tar").write_bytes(shard[: 512 + 512 + 512 + 60])
     (tmp_path / "train-2.tar").write_bytes(b"no tar at all" * 100)
@@ -83,7 +83,7 @@ def test_damaged_files_are_skipped_and_counted(tmp_path: Path) -> None:
 def test_nothing_readable_is_an_error_that_says_so(tmp_path: Path) -> None:
     with pytest.raises(HartError, match="does not exist"):
         open_dataset(tmp_path / "nowhere", "train", 8)
-    with pytest.raises(HartError, match="no picture could be read"):
+    with pytest.raises(HartError, match="no image could be read"):
         open_dataset(tmp_path, "train", 8)
     write_tar(tmp_path / "train-0.tar", {"bad.png": b"x"})
     with pytest.raises(HartError, match="1 damaged"):
@@ -93,21 +93,21 @@ def test_nothing_readable_is_an_error_that_says_so(tmp_path: Path) -> None:
 
 
 def test_missing_captions_are_fine_until_text_is_trained(tmp_path: Path) -> None:
-    write_tar(tmp_path / "train-0.tar", {"a.png": picture("red"), "b.png": picture("red"), "b.txt": b"red"})
+    write_tar(tmp_path / "train-0.tar", {"a.png": encoded_image("red"), "b.png": encoded_image("red"), "b.txt": b"red"})
     data = open_dataset(tmp_path, "train", 8)
     assert data.captions(0) == ()
-    with pytest.raises(HartError, match="1 of 2 pictures have no caption"):
+    with pytest.raises(HartError, match="1 of 2 images have no caption"):
         data.require_captions()
 
 
-def test_equal_weights_show_every_picture_once_a_round() -> None:
+def test_equal_weights_show_every_image_once_a_round() -> None:
     seen = torch.cat([SampleOrder(torch.ones(10), 0).batch(step, 4) for step in range(5)])
     assert sorted(seen[:10].tolist()) == list(range(10))
     assert sorted(seen[10:].tolist()) == list(range(10))
     assert seen[:10].tolist() != seen[10:].tolist()
 
 
-def test_weights_set_how_often_a_picture_comes() -> None:
+def test_weights_set_how_often_an_image_comes() -> None:
     weights = torch.tensor([1.0, 0.5, 0.0, 2.5, 0.0])
     seen = torch.cat([SampleOrder(weights, 3).batch(step, 20) for step in range(50)])
     counts = torch.bincount(seen, minlength=5) / len(seen)

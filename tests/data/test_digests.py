@@ -10,7 +10,7 @@ import pytest
 
 from hart.data.digests import WHOLE_IMAGE, mark_bytes, mark_image
 from hart.data.opening import open_source
-from picture_files import numbered, picture, write_numbered_shards
+from image_files import encoded_image, numbered, write_numbered_shards
 from set_formats import WRITERS, Entry, every_format, open_written
 
 SET = [Entry(f"{n}", numbered(n), {"caption": f"a {n}", "label": n}) for n in range(4)]
@@ -85,7 +85,7 @@ def test_images_beside_a_parquet_file_count(tmp_path: Path) -> None:
     for name, images in {"path": ["0.png"], "struct": [{"bytes": None, "path": "0.png"}]}.items():
         digests = []
         for colour in ("red", "blue"):
-            (tmp_path / "0.png").write_bytes(picture(colour))
+            (tmp_path / "0.png").write_bytes(encoded_image(colour))
             pq.write_table(pa.table({"image": images}), tmp_path / f"{name}.parquet")
             digests.append(open_source(tmp_path / f"{name}.parquet").digest())
         assert len(set(digests)) == 2

@@ -16,7 +16,7 @@ from PIL import Image
 from hart.data.images import MAX_PIXELS, as_rgb, decode_image, open_image
 from hart.data.opening import open_source
 from hart.errors import HartError
-from picture_files import numbered, picture
+from image_files import encoded_image, numbered
 from set_formats import read_all
 
 
@@ -130,9 +130,9 @@ def test_what_is_no_regular_file_is_refused_and_nobody_waits(tmp_path: Path) -> 
     os.mkfifo(tmp_path / "fifo.png")
     (tmp_path / "zero.png").symlink_to("/dev/zero")
     (tmp_path / "gone.png").symlink_to("nowhere")
-    (tmp_path / "good.png").write_bytes(picture("red"))
+    (tmp_path / "good.png").write_bytes(encoded_image("red"))
     (tmp_path / "good.txt").symlink_to("/dev/zero")
-    (tmp_path / "sound.png").write_bytes(picture("red"))
+    (tmp_path / "sound.png").write_bytes(encoded_image("red"))
     names = ["folder.png", "fifo.png", "zero.png", "gone.png", "good.png", "sound.png"]
     (tmp_path / "set.jsonl").write_text("\n".join(json.dumps({"image": name, "text": "x"}) for name in names))
     for name in names[:4]:

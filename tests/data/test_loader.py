@@ -14,7 +14,7 @@ from hart.data.opening import open_source
 from hart.data.order import SampleOrder
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
-from picture_files import picture, write_captioned_folder, write_numbered_shards
+from image_files import encoded_image, write_captioned_folder, write_numbered_shards
 
 RANDOM = ImageTransform(4, crop="random", shorter_side=1.5, flip=0.5)
 PLAIN = ImageTransform(4)
@@ -43,7 +43,7 @@ def load(path: Path, kind: Any = None, **changes: Any) -> ImageLoader:
 
 
 def numbers(batch: ImageBatch) -> list[int]:
-    """Which pictures of `numbered` are in a batch."""
+    """Which images of `numbered` are in a batch."""
     return batch.images[:, 0, 0, 0].tolist()
 
 
@@ -52,7 +52,7 @@ def assert_same(a: ImageBatch, b: ImageBatch) -> None:
     assert (a.captions, a.keys) == (b.captions, b.keys)
 
 
-def test_a_batch_holds_pictures_and_one_of_the_captions_of_each(folder: Path) -> None:
+def test_a_batch_holds_images_and_one_of_the_captions_of_each(folder: Path) -> None:
     loader = load(folder, transform=PLAIN)
     batch = loader.batch(0)
     assert batch.images.shape == (8, 3, 4, 4) and batch.images.dtype == torch.uint8
@@ -91,11 +91,11 @@ def test_a_resumed_run_sees_what_the_unbroken_one_saw(folder: Path, shards: Path
     assert_same(unbroken.batch(2), batches[2])
 
 
-def test_every_picture_comes_once_an_epoch(folder: Path, shards: Path) -> None:
+def test_every_image_comes_once_an_epoch(folder: Path, shards: Path) -> None:
     rows, stream = load(folder, transform=PLAIN), load(shards, "stream", transform=PLAIN, batch_size=5)
     assert sorted(number for step in range(3) for number in numbers(rows.batch(step))) == list(range(24))
-    drawn = [number for step in range(12) for number in numbers(stream.batch(step))]
-    orders = [drawn[:30], drawn[30:]]
+    sampled = [number for step in range(12) for number in numbers(stream.batch(step))]
+    orders = [sampled[:30], sampled[30:]]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(30))
     assert orders[0] != orders[1] and orders[0] != sorted(orders[0])
 
@@ -108,7 +108,7 @@ def test_crops_flips_and_captions_differ_between_epochs_and_seeds(folder: Path) 
     assert captions[0].keys() == captions[1].keys() and captions[0] != captions[1]
 
 
-def test_shares_of_a_step_are_cut_from_the_part_of_the_rank(folder: Path) -> None:
+def test_microbatches_are_cut_from_the_rows_of_the_rank(folder: Path) -> None:
     loader = load(folder, rank=1, world=2)
     whole = load(folder).batch(4)
     assert_same(loader.rows(4, slice(4, 6)), whole.select(slice(4, 6)))
@@ -121,7 +121,7 @@ def test_labels_of_classes(tmp_path: Path) -> None:
     for name, colour in {"ant": "red", "bee": "blue"}.items():
         (tmp_path / "train" / name).mkdir(parents=True)
         for number in range(4):
-            (tmp_path / "train" / name / f"{number}.png").write_bytes(picture(colour))
+            (tmp_path / "train" / name / f"{number}.png").write_bytes(encoded_image(colour))
     batch = load(tmp_path, condition="label").batch(0)
     assert batch.labels is not None and batch.labels.dtype == torch.int64
     assert [int(label) for label in batch.labels] == [int("bee" in key) for key in batch.keys]
@@ -133,7 +133,7 @@ def test_labels_of_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder", "stream"])
-def test_damaged_pictures_are_replaced_counted_and_do_not_depend_on_processes(tmp_path: Path, kind: str) -> None:
+def test_damaged_images_are_replaced_counted_and_do_not_depend_on_processes(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "set"
     if kind == "folder":
         write_captioned_folder(path, 24, damaged=(3, 17))
@@ -153,13 +153,13 @@ def test_damaged_pictures_are_replaced_counted_and_do_not_depend_on_processes(tm
 def test_too_much_damage_is_an_error_with_reasons(tmp_path: Path) -> None:
     write_captioned_folder(tmp_path / "set", 24, damaged=(3, 17))
     loader = load(tmp_path / "set", workers=1, batch_size=24)
-    with pytest.raises(HartError, match=r"2 of 24 pictures are damaged, more than 5% \(.*png: no image"):
+    with pytest.raises(HartError, match=r"2 of 24 images are damaged, more than 5% \(.*png: no image"):
         loader.batch(0)
 
 
 def test_a_stream_of_nothing_but_damage_ends(tmp_path: Path) -> None:
     write_numbered_shards(tmp_path, shards=2, each=3, damaged=tuple(range(6)))
-    with pytest.raises(HartError, match=r"50 pictures in a row are damaged"):
+    with pytest.raises(HartError, match=r"50 images in a row are damaged"):
         load(tmp_path, "stream").batch(0)
 
 

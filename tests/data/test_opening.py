@@ -17,7 +17,7 @@ from hart.data.opening import FORMATS, detect_kind, open_source
 from hart.data.samples import Damage, DamagedSample, Sample
 from hart.data.sources import Source, Stream
 from hart.errors import HartError
-from picture_files import numbered, picture, write_numbered_shards, write_tar
+from image_files import encoded_image, numbered, write_numbered_shards, write_tar
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -50,13 +50,13 @@ def write_parquet(path: Path, columns: dict[str, list[Any]], row_group: int = 2)
 # --- folders
 
 
-def test_a_folder_of_pictures_with_captions_beside_them(tmp_path: Path) -> None:
+def test_a_folder_of_images_with_captions_beside_them(tmp_path: Path) -> None:
     (tmp_path / "train" / "deep").mkdir(parents=True)
-    (tmp_path / "train" / "a.png").write_bytes(picture("red"))
+    (tmp_path / "train" / "a.png").write_bytes(encoded_image("red"))
     (tmp_path / "train" / "a.txt").write_text("red\n a red square \n\n")
-    (tmp_path / "train" / "deep" / "b.JPG").write_bytes(picture("blue", kind="JPEG"))
+    (tmp_path / "train" / "deep" / "b.JPG").write_bytes(encoded_image("blue", kind="JPEG"))
     (tmp_path / "train" / "deep" / "b.json").write_text('{"caption": "blue", "weight": 2.5, "by": "me"}')
-    (tmp_path / "train" / ".hidden.png").write_bytes(picture("red"))
+    (tmp_path / "train" / ".hidden.png").write_bytes(encoded_image("red"))
     assert detect_kind(str(tmp_path)) == "folder"
     source = rows(open_source(tmp_path))
     assert captions(source) == [("red", "a red square"), ("blue",)]
@@ -66,14 +66,14 @@ def test_a_folder_of_pictures_with_captions_beside_them(tmp_path: Path) -> None:
 
 def test_a_caption_in_two_files_counts_once_and_one_repeated_in_a_list_as_often(tmp_path: Path) -> None:
     record = b'{"captions": ["a cat", "a cat", "a dog"]}'
-    write_tar(tmp_path / "train-0.tar", {"a.png": picture("red"), "a.json": record, "a.txt": b"a cat\na bird"})
+    write_tar(tmp_path / "train-0.tar", {"a.png": encoded_image("red"), "a.json": record, "a.txt": b"a cat\na bird"})
     assert captions(open_source(tmp_path)) == [("a cat", "a cat", "a dog", "a bird")]
 
 
 def test_class_folders_are_numbered_in_the_order_of_their_names_over_all_splits(tmp_path: Path) -> None:
     for name in ("train/cat", "train/ant", "val/cat", "validation-notes"):
         (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "x.png").write_bytes(picture("red"))
+        (tmp_path / name / "x.png").write_bytes(encoded_image("red"))
     assert detect_kind(str(tmp_path)) == "classes"
     train, val = (rows(open_source(tmp_path, split)) for split in ("train", "val"))
     assert train.classes == val.classes == ("ant", "cat")
@@ -107,15 +107,15 @@ def test_the_whole_of_a_divided_set_is_refused(tmp_path: Path) -> None:
 
 
 def test_json_lines_with_captions_labels_and_weights(tmp_path: Path) -> None:
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for number in range(3):
-        (tmp_path / "pictures" / f"{number}.png").write_bytes(numbered(number))
+        (tmp_path / "images" / f"{number}.png").write_bytes(numbered(number))
     write_lines(
         tmp_path / "train.jsonl",
         [
-            {"image": "pictures/0.png", "caption": "zero", "label": "odd"},
-            {"image": str(tmp_path / "pictures/1.png"), "caption": ["one", "1"], "label": "even", "weight": 3},
-            {"image": "pictures/2.png", "label": "odd"},
+            {"image": "images/0.png", "caption": "zero", "label": "odd"},
+            {"image": str(tmp_path / "images/1.png"), "caption": ["one", "1"], "label": "even", "weight": 3},
+            {"image": "images/2.png", "label": "odd"},
         ],
     )
     for path in (tmp_path, tmp_path / "train.jsonl"):
@@ -127,7 +127,7 @@ def test_json_lines_with_captions_labels_and_weights(tmp_path: Path) -> None:
         assert read_all(source)[2].image == numbered(2)
 
 
-def test_damaged_lines_are_counted_and_damaged_pictures_found_when_read(tmp_path: Path) -> None:
+def test_damaged_lines_are_counted_and_damaged_images_found_when_read(tmp_path: Path) -> None:
     path = tmp_path / "set.jsonl"
     write_lines(path, [{"file_name": "gone.png", "text": "gone"}, {"file_name": "https://x/y.png", "text": "far"}])
     with path.open("a") as file:
@@ -141,7 +141,7 @@ def test_damaged_lines_are_counted_and_damaged_pictures_found_when_read(tmp_path
         source.read(1)
 
 
-def test_one_jsonl_in_a_folder_is_divided_by_the_name_of_the_picture(tmp_path: Path) -> None:
+def test_one_jsonl_in_a_folder_is_divided_by_the_name_of_the_image(tmp_path: Path) -> None:
     records = [{"file_name": f"{n}.png", "text": "x", "label": f"c{n}"} for n in range(80)]
     write_lines(tmp_path / "metadata.jsonl", records)
     train, val = (rows(open_source(tmp_path, split)) for split in ("train", "val"))
@@ -156,7 +156,7 @@ def test_one_jsonl_in_a_folder_is_divided_by_the_name_of_the_picture(tmp_path: P
 
 
 def test_fields_with_unusual_names_are_named(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(picture("red"))
+    (tmp_path / "a.png").write_bytes(encoded_image("red"))
     path = tmp_path / "set.jsonl"
     write_lines(path, [{"datei": "a.png", "worte": "rot"}])
     with pytest.raises(HartError, match=r"no field holds the image.*datei, worte"):
@@ -212,7 +212,7 @@ def test_a_download_that_fails_is_an_error_and_no_damage(tmp_path: Path) -> None
 
 
 def test_a_shard_that_breaks_off_is_one_damage_and_its_beginning_good(tmp_path: Path) -> None:
-    write_tar(tmp_path / "train-0.tar", {"a.png": picture("red"), "b.png": picture("red", (64, 64))})
+    write_tar(tmp_path / "train-0.tar", {"a.png": encoded_image("red"), "b.png": encoded_image("red", (64, 64))})
     whole = (tmp_path / "train-0.tar").read_bytes()
     (tmp_path / "train-0.tar").write_bytes(whole[: 512 + 512 + 512 + 60])
     stream = open_source(tmp_path, kind="stream")
@@ -225,7 +225,7 @@ def test_a_shard_that_breaks_off_is_one_damage_and_its_beginning_good(tmp_path: 
 
 
 def test_weights_need_random_access(tmp_path: Path) -> None:
-    write_tar(tmp_path / "train-0.tar", {"a.png": picture("red"), "a.json": b'{"weight": 2}'})
+    write_tar(tmp_path / "train-0.tar", {"a.png": encoded_image("red"), "a.json": b'{"weight": 2}'})
     assert rows(open_source(tmp_path)).weights.tolist() == [2]
     with pytest.raises(HartError, match="kind 'shards'"):
         read_all(open_source(tmp_path, kind="stream"))
@@ -319,7 +319,7 @@ def test_every_kind_has_its_format() -> None:
 def test_what_cannot_be_told_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(HartError, match=r"looked for \*\.tar .*parquet.*jsonl.*class"):
         detect_kind(str(tmp_path))
-    write_tar(tmp_path / "train-0.tar", {"a.png": picture("red")})
+    write_tar(tmp_path / "train-0.tar", {"a.png": encoded_image("red")})
     write_lines(tmp_path / "train.jsonl", [{"image": "a.png"}])
     with pytest.raises(HartError, match="read as shards and as jsonl: name one"):
         open_source(tmp_path)

@@ -1,4 +1,4 @@
-"""Which pictures are held out: the share that is promised, always the same ones."""
+"""Which images are held out: the share that is promised, always the same ones."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from hart.data.opening import open_source, whole_of
 from hart.data.sources import Source, Stream
 from hart.data.splits import held_out
 from hart.errors import HartError
-from picture_files import picture
+from image_files import encoded_image
 
 
 @pytest.mark.parametrize(("count", "expected"), [(0, 0), (9, 0), (10, 1), (29, 1), (30, 2), (120, 6), (999, 50)])
 def test_a_small_set_keeps_the_share_exactly(count: int, expected: int) -> None:
-    assert len(held_out(f"picture {n}" for n in range(count))) == expected
+    assert len(held_out(f"image {n}" for n in range(count))) == expected
 
 
-def test_in_a_large_set_pictures_that_are_added_move_no_other() -> None:
-    names = [f"picture {n}" for n in range(4000)]
+def test_in_a_large_set_images_that_are_added_move_no_other() -> None:
+    names = [f"image {n}" for n in range(4000)]
     before, after = held_out(names[:2000]), held_out(names)
     assert before == {name for name in after if name in set(names[:2000])}
     assert 0.04 < len(after) / 4000 < 0.06
@@ -30,7 +30,7 @@ def write(folder: Path, count: int, form: str) -> None:
     for n in range(count):
         place = folder / ("ant" if n % 2 else "bee") if form == "classes" else folder
         place.mkdir(parents=True, exist_ok=True)
-        (place / f"{n}.png").write_bytes(picture("red"))
+        (place / f"{n}.png").write_bytes(encoded_image("red"))
     if form == "jsonl":
         lines = [json.dumps({"image": f"{n}.png", "text": f"{n}"}) for n in range(count) for _ in range(2)]
         (folder / "set.jsonl").write_text("\n".join(lines))
@@ -51,7 +51,7 @@ def test_train_and_val_are_the_set_and_what_is_held_out_is_said(form: str, tmp_p
 @pytest.mark.parametrize("form", ["folder", "classes", "jsonl"])
 def test_where_nothing_is_held_out_the_way_out_is_said(form: str, tmp_path: Path) -> None:
     write(tmp_path, 8, form)
-    with pytest.raises(HartError, match=r"none of its .* pictures is held out.*add --split all"):
+    with pytest.raises(HartError, match=r"none of its .* images is held out.*add --split all"):
         open_source(tmp_path, "val")
     assert "0 more held out" in open_source(tmp_path).description
 

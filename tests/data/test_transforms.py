@@ -22,16 +22,16 @@ def test_centre_square_is_cut_from_wide_and_tall_images() -> None:
         assert (pixels[0] == 0).all()
 
 
-def test_moved_pictures_stay_whole_on_their_ground() -> None:
+def test_moved_images_stay_whole_on_their_ground() -> None:
     image = torch.ones(16, 3, 32, 32)
     image[:, 0, 12:20, 12:20] = -1
-    draws = torch.rand(4, 16, generator=torch.Generator().manual_seed(0))
-    moved = slightly_moved(image, draws)
+    uniform = torch.rand(4, 16, generator=torch.Generator().manual_seed(0))
+    moved = slightly_moved(image, uniform)
     assert moved.amax() <= 1 and moved.amin() >= -1
     torch.testing.assert_close(moved[:, 1:], image[:, 1:])  # no black edges
     area = (moved[:, 0] < 0).sum(dim=(1, 2)) / 64
     assert ((area > 0.7) & (area < 1.6)).all() and area.std() > 0.05
-    assert torch.equal(moved[3:5], slightly_moved(image[3:5], draws[:, 3:5])), "each by its own draws"
+    assert torch.equal(moved[3:5], slightly_moved(image[3:5], uniform[:, 3:5])), "each by its own draws"
 
 
 def test_shrinking_is_antialiased() -> None:
@@ -75,12 +75,12 @@ def gradient() -> Image.Image:
     return Image.fromarray(np.stack([columns, rows, 0 * rows], axis=2).astype(np.uint8), "RGB")
 
 
-def test_a_random_crop_is_a_window_of_the_picture_and_reaches_its_edges() -> None:
+def test_a_random_crop_is_a_window_of_the_image_and_reaches_its_edges() -> None:
     transform = ImageTransform(10, crop="random", shorter_side=2)  # windows of 10 x 10 pixels, not resampled
-    draws = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     corners = set()
     for _ in range(300):
-        pixels = transform(gradient(), draws)
+        pixels = transform(gradient(), rng)
         left, top = int(pixels[0, 0, 0]), int(pixels[1, 0, 0])
         corners.add((left, top))
         assert torch.equal(pixels[0], torch.arange(left, left + 10, dtype=torch.uint8).expand(10, 10))
@@ -98,13 +98,13 @@ def test_the_same_draws_give_the_same_crop_and_flip() -> None:
 
 
 def test_flips_come_as_often_as_asked() -> None:
-    draws = np.random.default_rng(0)
-    flipped = [bool((row := ImageTransform(20, flip=0.3)(gradient(), draws)[0, 0])[0] > row[-1]) for _ in range(400)]
+    rng = np.random.default_rng(0)
+    flipped = [bool((row := ImageTransform(20, flip=0.3)(gradient(), rng)[0, 0])[0] > row[-1]) for _ in range(400)]
     assert 0.23 < sum(flipped) / len(flipped) < 0.37
-    assert torch.equal(ImageTransform(20, flip=1)(gradient(), draws), pil_to_pixels(gradient(), 20).flip(2))
+    assert torch.equal(ImageTransform(20, flip=1)(gradient(), rng), pil_to_pixels(gradient(), 20).flip(2))
 
 
-def test_padding_keeps_the_whole_picture_on_white() -> None:
+def test_padding_keeps_the_whole_image_on_white() -> None:
     for image in (Image.new("RGB", (40, 20), "red"), Image.new("RGB", (20, 40), "red")):
         pixels = ImageTransform(16, fit="pad")(image)
         red = (pixels[1] == 0) & (pixels[0] == 255)

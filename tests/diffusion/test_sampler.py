@@ -30,7 +30,7 @@ def noise_source(seed: int = 9) -> Callable[[], Tensor]:
     return lambda: torch.randn(TOKENS, CHANNELS, generator=generator)
 
 
-def drawn(denoiser: nn.Module, guidance: float, null: Tensor | None) -> Tensor:
+def sampled(denoiser: nn.Module, guidance: float, null: Tensor | None) -> Tensor:
     condition, start = random_tensor(TOKENS, WIDTH, seed=1), random_tensor(TOKENS, CHANNELS, seed=3)
     with torch.no_grad():
         return sample_residual(denoiser, PROCESS, condition, null, guidance, start, noise_source())  # type: ignore[arg-type]
@@ -57,13 +57,13 @@ class Oracle(nn.Module):
 def test_a_perfect_denoiser_gives_the_clean_tokens() -> None:
     clean = random_tensor(TOKENS, CHANNELS).clamp(-0.9, 0.9)
     oracle = Oracle(clean)
-    result = drawn(oracle, 0.0, None)
+    result = sampled(oracle, 0.0, None)
     torch.testing.assert_close(result, clean, rtol=1e-3, atol=1e-3)
     assert oracle.seen == [999, 856, 714, 571, 428, 285, 143, 0]
 
 
 def test_predictions_are_clipped() -> None:
-    result = drawn(Oracle(torch.full((TOKENS, CHANNELS), 3.0)), 0.0, None)
+    result = sampled(Oracle(torch.full((TOKENS, CHANNELS), 3.0)), 0.0, None)
     torch.testing.assert_close(result, torch.ones(TOKENS, CHANNELS))
 
 
@@ -94,10 +94,10 @@ def test_guidance_leads_away_from_the_null_condition() -> None:
 
 def test_no_guidance_is_the_unguided_path_and_guidance_1_is_like_its_neighbours(denoiser: ResidualDenoiser) -> None:
     null = random_tensor(TOKENS, WIDTH, seed=2)
-    torch.testing.assert_close(drawn(denoiser, 0.0, null), drawn(denoiser, 0.0, None), rtol=0, atol=1e-2)
-    at_1 = drawn(denoiser, 1.0, null)
-    torch.testing.assert_close(at_1, drawn(denoiser, 1.0001, null), rtol=0, atol=1e-2)
-    assert not torch.allclose(at_1, drawn(denoiser, 1.0, None), atol=1e-1)
+    torch.testing.assert_close(sampled(denoiser, 0.0, null), sampled(denoiser, 0.0, None), rtol=0, atol=1e-2)
+    at_1 = sampled(denoiser, 1.0, null)
+    torch.testing.assert_close(at_1, sampled(denoiser, 1.0001, null), rtol=0, atol=1e-2)
+    assert not torch.allclose(at_1, sampled(denoiser, 1.0, None), atol=1e-1)
 
 
 def test_tokens_do_not_depend_on_their_neighbours(denoiser: ResidualDenoiser) -> None:
@@ -124,12 +124,12 @@ def test_every_step_but_the_last_draws_noise(denoiser: ResidualDenoiser, steps: 
     calls = []
     source = noise_source()
 
-    def draw() -> Tensor:
+    def sample() -> Tensor:
         calls.append(1)
         return source()
 
     start, condition = random_tensor(TOKENS, CHANNELS), random_tensor(TOKENS, WIDTH)
     process = DiffusionProcess(CONFIG.training_steps, respaced_steps(CONFIG.training_steps, steps))
-    result = sample_residual(denoiser, process, condition, None, 0.0, start, draw)
+    result = sample_residual(denoiser, process, condition, None, 0.0, start, sample)
     assert len(calls) == steps - 1
     assert result.abs().max() <= 1

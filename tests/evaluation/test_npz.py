@@ -1,4 +1,4 @@
-"""Batches of pictures as ADM's evaluator has them: numpy reads what is written, and what numpy writes is read."""
+"""Batches of images as ADM's evaluator has them: numpy reads what is written, and what numpy writes is read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hart.errors import HartError
 from hart.evaluation.npz import SampleFile, write_samples
 
 
-def pictures(count: int = 7, height: int = 6, width: int = 6) -> np.ndarray:
+def images(count: int = 7, height: int = 6, width: int = 6) -> np.ndarray:
     return np.random.default_rng(0).integers(256, size=(count, height, width, 3), dtype=np.uint8)
 
 
@@ -23,7 +23,7 @@ def read(file: SampleFile, size: int) -> np.ndarray:
 
 
 def test_numpy_reads_what_is_written(tmp_path: Path) -> None:
-    array, path = pictures(), tmp_path / "samples.npz"
+    array, path = images(), tmp_path / "samples.npz"
     batches = torch.from_numpy(array).permute(0, 3, 1, 2).split(3)
     write_samples(path, iter(batches), 6, [5, 4, 3, 2, 1, 0, 9])
     with np.load(path) as written:
@@ -41,7 +41,7 @@ def test_numpy_reads_what_is_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_reads_what_numpy_writes(save: Any, tmp_path: Path) -> None:
-    array = pictures(5, 4, 8)
+    array = images(5, 4, 8)
     save(tmp_path / "batch.npz", array)
     file = SampleFile(tmp_path / "batch.npz")
     assert (len(file), file.height, file.width) == (5, 4, 8)
@@ -54,7 +54,7 @@ def test_statistics_of_a_reference_batch(tmp_path: Path) -> None:
     features = np.random.default_rng(1).normal(size=(50, 6))
     values = {"mu": features.mean(axis=0), "sigma": np.cov(features, rowvar=False), "mu_s": np.zeros(3),
               "sigma_s": np.eye(3)}  # fmt: skip
-    np.savez(tmp_path / "reference.npz", arr_0=pictures(), **values)
+    np.savez(tmp_path / "reference.npz", arr_0=images(), **values)
     file = SampleFile(tmp_path / "reference.npz")
     assert file.has_statistics
     statistics = file.statistics()
@@ -72,16 +72,16 @@ GAUSSIANS = {"mu": np.zeros(3), "sigma": np.eye(3), "mu_s": np.zeros(2), "sigma_
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
-        ({"images": pictures()}, "has no arr_0"),
-        ({"arr_0": pictures().astype(np.float32)}, "arr_0 holds float32 of 7 x 6 x 6 x 3"),
-        ({"arr_0": pictures()[..., :1]}, "arr_0 holds uint8 of 7 x 6 x 6 x 1"),
-        ({"arr_0": pictures()[:0]}, "arr_0 holds uint8 of 0 x"),
-        ({"arr_0": pictures(), "mu": np.zeros(3)}, "has no sigma"),
-        ({"arr_0": pictures()} | GAUSSIANS | {"sigma": np.eye(2)}, "sigma: it holds float64 of 2 x 2"),
-        ({"arr_0": pictures()} | GAUSSIANS | {"mu": np.full(3, np.nan)}, "mu: its values are not finite"),
-        ({"arr_0": pictures()} | GAUSSIANS | {"mu": np.array([None] * 3)}, "damaged .mu: .*objects"),
-        ({"arr_0": pictures()} | GAUSSIANS | {"mu": np.arange(3)}, "mu: it holds int64 of 3"),
-        ({"arr_0": pictures()} | GAUSSIANS | {"sigma": np.triu(np.ones((3, 3)))}, "sigma is no covariance"),
+        ({"images": images()}, "has no arr_0"),
+        ({"arr_0": images().astype(np.float32)}, "arr_0 holds float32 of 7 x 6 x 6 x 3"),
+        ({"arr_0": images()[..., :1]}, "arr_0 holds uint8 of 7 x 6 x 6 x 1"),
+        ({"arr_0": images()[:0]}, "arr_0 holds uint8 of 0 x"),
+        ({"arr_0": images(), "mu": np.zeros(3)}, "has no sigma"),
+        ({"arr_0": images()} | GAUSSIANS | {"sigma": np.eye(2)}, "sigma: it holds float64 of 2 x 2"),
+        ({"arr_0": images()} | GAUSSIANS | {"mu": np.full(3, np.nan)}, "mu: its values are not finite"),
+        ({"arr_0": images()} | GAUSSIANS | {"mu": np.array([None] * 3)}, "damaged .mu: .*objects"),
+        ({"arr_0": images()} | GAUSSIANS | {"mu": np.arange(3)}, "mu: it holds int64 of 3"),
+        ({"arr_0": images()} | GAUSSIANS | {"sigma": np.triu(np.ones((3, 3)))}, "sigma is no covariance"),
         ({"arr_0": np.array([None])}, "damaged .*objects"),
     ],
 )  # fmt: skip
@@ -94,7 +94,7 @@ def test_other_forms_are_one_line(arrays: dict[str, np.ndarray], said: str, tmp_
 @pytest.mark.parametrize("shape", ["(999999999, 6, 6, 3)", "(7, 6, 6, -3)", "(7, 6, 6, 9" + "9" * 30 + ")", "(((((("])
 def test_what_a_header_declares_is_not_believed(tmp_path: Path, shape: str) -> None:
     header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(118) + b"\n"
-    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + pictures().tobytes()
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + images().tobytes()
     with zipfile.ZipFile(tmp_path / "batch.npz", "w") as archive:
         archive.writestr("arr_0.npy", content)
     with pytest.raises(HartError, match=r"batch\.npz: damaged"):
@@ -105,7 +105,7 @@ def test_damaged_files_are_one_line(tmp_path: Path) -> None:
     path = tmp_path / "batch.npz"
     with pytest.raises(HartError, match="no such file"):
         SampleFile(path)
-    np.savez(path, pictures(200))
+    np.savez(path, images(200))
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(HartError, match=r"no readable \.npz"):

@@ -15,13 +15,13 @@ from hart.evaluation.report import PublishedTable, Result, figures_table, write_
 def test_files_say_what_was_measured_with_what(tmp_path: Path) -> None:
     result = Result(
         suite="tokenizer",
-        title="5 pictures of 16 px",
+        title="5 images of 16 px",
         figures={
             "discrete": {"PSNR, dB": Figure(21.23456, 20.1, 22.9), "rKID (net)": Figure(0.00123456, deviation=0.0002)},
             "hybrid": {"PSNR, dB": Figure(30.0)},
         },
         settings={"model": "tiny", "seed": 3},
-        counts={"pictures": 5, "damaged": 1},
+        counts={"images": 5, "damaged": 1},
         extractor={"name": "net", "weights_sha256": "0123456789abcdef"},
         notes=("too few",),
         published=(PublishedTable("paper, Table 1", ("rFID",), {"HART": ("0.78",)}),),
@@ -33,7 +33,7 @@ def test_files_say_what_was_measured_with_what(tmp_path: Path) -> None:
     values = json.loads(paths[0].read_text())
     assert values["figures"]["discrete"]["PSNR, dB"] == {"value": 21.23456, "low": 20.1, "high": 22.9}
     assert values["settings"] == {"model": "tiny", "seed": 3}
-    assert values["counts"] == {"pictures": 5, "damaged": 1}
+    assert values["counts"] == {"images": 5, "damaged": 1}
     assert values["command"] == "hart evaluate tokenizer --model tiny"
     assert values["extractor"]["name"] == "net"
     assert values["environment"]["hart"] == __version__
@@ -44,7 +44,7 @@ def test_files_say_what_was_measured_with_what(tmp_path: Path) -> None:
     ]
     page = paths[1].read_text()
     for line in (
-        "| 5 pictures of 16 px | PSNR, dB | rKID (net) |",
+        "| 5 images of 16 px | PSNR, dB | rKID (net) |",
         "| discrete | 21.23 (20.10 to 22.90) | 0.001235 ± 0.000200 |",
         "| hybrid | 30.00 | – |",  # noqa: RUF001
         "**Note:** too few.",

@@ -1,4 +1,4 @@
-"""Where pictures stand on a sheet."""
+"""Where images stand on a sheet."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from hart.generation.contact_sheet import FONT_SIZE, contact_sheet, side_by_side
 
-SIDE = 128
+IMAGE_SIZE = 128
 
 
-def picture(shade: int, side: int = SIDE) -> Image.Image:
-    return Image.new("RGB", (side, side), (shade, 0, 0))
+def image(shade: int, image_size: int = IMAGE_SIZE) -> Image.Image:
+    return Image.new("RGB", (image_size, image_size), (shade, 0, 0))
 
 
 def reds_in_reading_order(sheet: Image.Image, cells: tuple[int, int]) -> list[int]:
@@ -22,42 +22,42 @@ def reds_in_reading_order(sheet: Image.Image, cells: tuple[int, int]) -> list[in
     return [sheet.getpixel(middle)[0] for middle in middles]
 
 
-def test_side_by_side_keeps_pictures_as_they_are() -> None:
-    row = side_by_side([picture(shade, side=8) for shade in (10, 20, 30)])
+def test_side_by_side_keeps_images_as_they_are() -> None:
+    row = side_by_side([image(shade, image_size=8) for shade in (10, 20, 30)])
     assert row.height <= 2 * 8
     assert reds_in_reading_order(row, (3, 1)) == [10, 20, 30]
 
 
-def test_each_prompt_has_a_row_of_its_pictures() -> None:
-    groups = [[picture(10 * row + column) for column in range(3)] for row in range(2)]
+def test_each_prompt_has_a_row_of_its_images() -> None:
+    groups = [[image(10 * row + column) for column in range(3)] for row in range(2)]
     sheet = contact_sheet(groups, ["a cat", "a dog"])
     assert reds_in_reading_order(sheet, (3, 2)) == [0, 1, 2, 10, 11, 12]
 
 
-def test_single_pictures_fill_a_square() -> None:
-    for side in (3, 10):
-        shades = list(range(side * side))
-        sheet = contact_sheet([[picture(shade)] for shade in shades], [str(shade) for shade in shades])
-        assert reds_in_reading_order(sheet, (side, side)) == shades
+def test_single_images_fill_a_square() -> None:
+    for size in (3, 10):
+        shades = list(range(size * size))
+        sheet = contact_sheet([[image(shade)] for shade in shades], [str(shade) for shade in shades])
+        assert reds_in_reading_order(sheet, (size, size)) == shades
 
 
-@pytest.mark.parametrize(("side", "shown"), [(8, 128), (64, 128), (100, 100), (128, 128), (256, 256)])
-def test_small_pictures_are_enlarged_in_whole_steps(side: int, shown: int) -> None:
-    sheet = contact_sheet([[picture(200, side)]], ["a label that is far too long for such a picture, so it is cut"])
+@pytest.mark.parametrize(("size", "shown"), [(8, 128), (64, 128), (100, 100), (128, 128), (256, 256)])
+def test_small_images_are_enlarged_in_whole_steps(size: int, shown: int) -> None:
+    sheet = contact_sheet([[image(200, size)]], ["a label that is far too long for such an image, so it is cut"])
     assert shown <= sheet.width <= shown + 16
 
 
 def test_a_label_keeps_as_much_of_a_prompt_as_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[str] = []
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, xy, text, *_: drawn.append(text))
-    contact_sheet([[picture(1)]], ["word " * 20_000])
-    contact_sheet([[picture(1)]], ["a cat"])
+    contact_sheet([[image(1)]], ["word " * 20_000])
+    contact_sheet([[image(1)]], ["a cat"])
     font = ImageFont.load_default(FONT_SIZE)
     long, short = drawn
-    assert font.getlength(long) <= SIDE < font.getlength(long.removesuffix("...") + "word...")
+    assert font.getlength(long) <= IMAGE_SIZE < font.getlength(long.removesuffix("...") + "word...")
     assert short == "a cat"
 
 
-def test_every_picture_needs_its_label() -> None:
+def test_every_image_needs_its_label() -> None:
     with pytest.raises(ValueError, match="shorter"):
-        contact_sheet([[picture(1)], [picture(2)]], ["a cat"])
+        contact_sheet([[image(1)], [image(2)]], ["a cat"])

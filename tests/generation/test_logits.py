@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hart.generation.logits import filtered, guided, sample, smooth_mixture, smooth_temperature, top_k_at
+from hart.generation.logits import filtered, guided, gumbel_mixture, gumbel_temperature, sample, top_k_at
 from helpers import random_tensor
 
 # Distinct by more than rounding, so that the order of the codes is certain.
@@ -68,14 +68,14 @@ def test_guidance_extrapolates() -> None:
 
 def test_samples_have_the_frequencies_of_the_probabilities() -> None:
     logits = filtered(2 * random_tensor(1, 1, 10), 7, None)
-    draws = 20_000
-    uniform = torch.rand((1, draws), generator=torch.Generator().manual_seed(0))
-    counts = torch.bincount(sample(logits.expand(1, draws, -1), uniform).flatten(), minlength=10)
+    samples = 20_000
+    uniform = torch.rand((1, samples), generator=torch.Generator().manual_seed(0))
+    counts = torch.bincount(sample(logits.expand(1, samples, -1), uniform).flatten(), minlength=10)
     probabilities = logits.double().softmax(dim=-1).flatten()
     out = probabilities == 0
     assert out.sum() == 3
     assert not counts[out].any()
-    chi_square = ((counts - draws * probabilities)[~out].square() / (draws * probabilities[~out])).sum()
+    chi_square = ((counts - samples * probabilities)[~out].square() / (samples * probabilities[~out])).sum()
     assert chi_square < 22.5  # 6 degrees of freedom: exceeded once in 1,000
 
 
@@ -92,13 +92,13 @@ def test_a_number_decides_by_inverting_the_distribution_function() -> None:
 
 @pytest.mark.parametrize(("ratio", "temperature"), [(0.0, 0.27), (0.5, 0.14175), (1.0, 0.0135)])
 def test_mixing_grows_sharper_with_the_scales(ratio: float, temperature: float) -> None:
-    assert smooth_temperature(ratio) == pytest.approx(temperature)
+    assert gumbel_temperature(ratio) == pytest.approx(temperature)
     logits, gumbel, codebook = random_tensor(2, 3, 8), random_tensor(2, 3, 8, seed=1), random_tensor(8, 4, seed=2)
     weights = (((1 + ratio) * logits + gumbel) / temperature).softmax(dim=-1)
-    torch.testing.assert_close(smooth_mixture(logits, gumbel, ratio, codebook), weights @ codebook)
+    torch.testing.assert_close(gumbel_mixture(logits, gumbel, ratio, codebook), weights @ codebook)
 
 
 def test_filtered_codes_stay_out_of_the_mixture() -> None:
     logits, codebook = filtered(random_tensor(1, 4, 8), 1, None), random_tensor(8, 4, seed=2)
-    mixture = smooth_mixture(logits, torch.zeros_like(logits), 0.0, codebook)
+    mixture = gumbel_mixture(logits, torch.zeros_like(logits), 0.0, codebook)
     torch.testing.assert_close(mixture, codebook[logits.argmax(dim=-1)])

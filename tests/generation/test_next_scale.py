@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hart.config import HartConfig, SamplingConfig
-from hart.generation.draws import GeneratorDraws
-from hart.generation.logits import smooth_mixture
-from hart.generation.next_scale import NextScaleGenerator, ScaleState, TokenStep, round_sizes
+from hart.generation.logits import gumbel_mixture
+from hart.generation.next_scale import NextScaleGenerator, ScaleState, TokenStep, maskgit_step_sizes
+from hart.generation.noise import GeneratorNoise
 from hart.tokenizer.quantizer import to_map
 from hart.types import Context
 from helpers import CHANNELS, alone, random_context, tiny_class_config, tiny_model, tiny_text_config
@@ -25,29 +25,29 @@ KINDS = {"text": TEXT, "class": CLASS}
 SETTINGS = SamplingConfig(guidance_scale=3.0, top_k=10)
 
 
-def seeded(*seeds: int) -> GeneratorDraws:
-    return GeneratorDraws([torch.Generator().manual_seed(seed) for seed in seeds], torch.device("cpu"))
+def seeded(*seeds: int) -> GeneratorNoise:
+    return GeneratorNoise([torch.Generator().manual_seed(seed) for seed in seeds], torch.device("cpu"))
 
 
-def states(config: HartConfig, context: Context, settings: SamplingConfig, draws: Any) -> list[ScaleState]:
+def states(config: HartConfig, context: Context, settings: SamplingConfig, noise: Any) -> list[ScaleState]:
     tokenizer, hart = tiny_model(config)
-    return list(NextScaleGenerator(hart, tokenizer.quantizer, settings, draws).states(context))
+    return list(NextScaleGenerator(hart, tokenizer.quantizer, settings, noise).states(context))
 
 
-def steps(config: HartConfig, context: Context, settings: SamplingConfig, draws: Any) -> list[TokenStep]:
-    return [step for state in states(config, context, settings, draws) for step in state.steps]
+def steps(config: HartConfig, context: Context, settings: SamplingConfig, uniform: Any) -> list[TokenStep]:
+    return [step for state in states(config, context, settings, uniform) for step in state.steps]
 
 
-def generate(config: HartConfig, context: Context, settings: SamplingConfig, draws: Any) -> Tensor:
+def generate(config: HartConfig, context: Context, settings: SamplingConfig, noise: Any) -> Tensor:
     tokenizer, hart = tiny_model(config)
-    return NextScaleGenerator(hart, tokenizer.quantizer, settings, draws)(context)
+    return NextScaleGenerator(hart, tokenizer.quantizer, settings, noise)(context)
 
 
 class BestCodes:
     """No chance at all: arg max, no Gumbel noise, zeros for the diffusion."""
 
-    def __init__(self, pictures: int) -> None:
-        self.pictures = pictures
+    def __init__(self, images: int) -> None:
+        self.images = images
 
     def codes(self, logits: Tensor) -> Tensor:
         return logits.argmax(dim=-1)
@@ -56,20 +56,20 @@ class BestCodes:
         return torch.zeros_like(logits)
 
     def start_noise(self, tokens: int, channels: int) -> Tensor:
-        return torch.zeros(self.pictures, tokens, channels)
+        return torch.zeros(self.images, tokens, channels)
 
     step_noise = start_noise
 
     def order(self, tokens: int) -> Tensor:
-        return torch.arange(tokens).expand(self.pictures, tokens)
+        return torch.arange(tokens).expand(self.images, tokens)
 
 
 def slow_reference(config: HartConfig, context: Context, settings: SamplingConfig) -> Tensor:
     """Discrete generation with full training passes: no cache, the two halves of guidance apart."""
     tokenizer, hart = tiny_model(config)
     quantizer, transformer, schedule = tokenizer.quantizer, hart.transformer, config.transformer.schedule
-    last, side = len(schedule) - 1, schedule.final_side
-    total = torch.zeros(len(context), CHANNELS, side, side)
+    last, grid_size = len(schedule) - 1, schedule.final_grid_size
+    total = torch.zeros(len(context), CHANNELS, grid_size, grid_size)
     teacher = torch.zeros(len(context), schedule.total_tokens - 1, CHANNELS)
     for k, n in enumerate(schedule):
         span = schedule.span(k)
@@ -83,8 +83,8 @@ def slow_reference(config: HartConfig, context: Context, settings: SamplingConfi
         ratio = (last - 1) / last if k == last and config.hybrid else k / last
         strength = settings.guidance_scale * ratio
         logits = (1 + strength) * halves[0] - strength * halves[1]
-        if settings.smooth:
-            embeddings = smooth_mixture(logits, torch.zeros_like(logits), ratio, quantizer.codebook.weight)
+        if settings.gumbel_smoothing:
+            embeddings = gumbel_mixture(logits, torch.zeros_like(logits), ratio, quantizer.codebook.weight)
         else:
             embeddings = quantizer.codebook(logits.argmax(dim=-1))
         if k == last and config.hybrid:
@@ -94,11 +94,11 @@ def slow_reference(config: HartConfig, context: Context, settings: SamplingConfi
     return total
 
 
-@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("gumbel_smoothing", [False, True])
 @pytest.mark.parametrize("config", KINDS.values(), ids=KINDS.keys())
-def test_discrete_generation_agrees_with_a_slow_reference(config: HartConfig, smooth: bool) -> None:
+def test_discrete_generation_agrees_with_a_slow_reference(config: HartConfig, gumbel_smoothing: bool) -> None:
     """Guidance grows with the scale; the last scale of a hybrid model takes the one before, and no phi."""
-    settings = SamplingConfig(guidance_scale=2.0, top_k=None, smooth=smooth)
+    settings = SamplingConfig(guidance_scale=2.0, top_k=None, gumbel_smoothing=gumbel_smoothing)
     context = random_context(config, 2)
     ours = generate(config, context, settings.replace(discrete_only=True), BestCodes(2))
     with torch.no_grad():
@@ -106,10 +106,10 @@ def test_discrete_generation_agrees_with_a_slow_reference(config: HartConfig, sm
     torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("rounds", [1, 3])
-@pytest.mark.parametrize("smooth", [False, True])
-def test_a_picture_is_the_same_alone_and_in_a_batch(smooth: bool, rounds: int) -> None:
-    settings = SETTINGS.replace(smooth=smooth, rounds=rounds)
+@pytest.mark.parametrize("maskgit_steps", [1, 3])
+@pytest.mark.parametrize("gumbel_smoothing", [False, True])
+def test_an_image_is_the_same_alone_and_in_a_batch(gumbel_smoothing: bool, maskgit_steps: int) -> None:
+    settings = SETTINGS.replace(gumbel_smoothing=gumbel_smoothing, maskgit_steps=maskgit_steps)
     context = random_context(TEXT, 2)
     together = generate(TEXT, context, settings, seeded(5, 6))
     single = [generate(TEXT, alone(context, i), settings, seeded(seed)) for i, seed in enumerate((5, 6))]
@@ -119,17 +119,17 @@ def test_a_picture_is_the_same_alone_and_in_a_batch(smooth: bool, rounds: int) -
     assert difference.mean() < 1e-3
 
 
-def test_class_pictures_are_the_same_alone_and_in_a_batch() -> None:
-    settings = SETTINGS.replace(smooth=False)
+def test_class_images_are_the_same_alone_and_in_a_batch() -> None:
+    settings = SETTINGS.replace(gumbel_smoothing=False)
     context = random_context(CLASS, 2)
     together = generate(CLASS, context, settings, seeded(5, 6))
     single = [generate(CLASS, alone(context, i), settings, seeded(seed)) for i, seed in enumerate((5, 6))]
     torch.testing.assert_close(together, torch.cat(single), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("rounds", [1, 3])
-def test_the_seed_decides_the_picture(rounds: int) -> None:
-    context, settings = random_context(TEXT, 1), SETTINGS.replace(rounds=rounds)
+@pytest.mark.parametrize("maskgit_steps", [1, 3])
+def test_the_seed_decides_the_image(maskgit_steps: int) -> None:
+    context, settings = random_context(TEXT, 1), SETTINGS.replace(maskgit_steps=maskgit_steps)
     first, second, other = (generate(TEXT, context, settings, seeded(seed)) for seed in (7, 7, 8))
     assert torch.equal(first, second)
     assert not torch.allclose(first, other, atol=1e-2)
@@ -196,7 +196,7 @@ def test_who_stops_asking_stops_the_generation() -> None:
 
 
 def test_the_residual_is_what_hybrid_adds_to_discrete() -> None:
-    context, settings = random_context(TEXT, 1), SETTINGS.replace(smooth=False)
+    context, settings = random_context(TEXT, 1), SETTINGS.replace(gumbel_smoothing=False)
     hybrid = states(TEXT, context, settings, seeded(3))
     discrete = states(TEXT, context, settings.replace(discrete_only=True), seeded(3))
     assert torch.equal(discrete[2].latent, hybrid[2].latent)
@@ -207,8 +207,8 @@ def test_the_residual_is_what_hybrid_adds_to_discrete() -> None:
 
 
 def test_the_last_scale_has_a_step_a_round() -> None:
-    found = steps(TEXT, random_context(TEXT, 2), SETTINGS.replace(rounds=3), seeded(1, 2))
-    sizes = [1, 4, 9, *round_sizes(16, 3)]
+    found = steps(TEXT, random_context(TEXT, 2), SETTINGS.replace(maskgit_steps=3), seeded(1, 2))
+    sizes = [1, 4, 9, *maskgit_step_sizes(16, 3)]
     assert [tuple(step.logits.shape[:2]) for step in found] == [(2, n) for n in sizes]
     assert [tuple(step.codes.shape) for step in found] == [(2, n) for n in sizes]
     positions = torch.cat([step.positions for step in found if step.positions is not None], dim=1)
@@ -224,29 +224,29 @@ def test_bfloat16_models_give_finite_float32_latents() -> None:
 
 
 @given(tokens=st.integers(1, 4096), share=st.floats(0, 1))
-def test_rounds_share_out_all_tokens(tokens: int, share: float) -> None:
-    rounds = max(1, round(share * min(tokens, 64)))
-    sizes = round_sizes(tokens, rounds)
-    assert len(sizes) == rounds
+def test_maskgit_steps_share_out_all_tokens(tokens: int, share: float) -> None:
+    maskgit_steps = max(1, round(share * min(tokens, 64)))
+    sizes = maskgit_step_sizes(tokens, maskgit_steps)
+    assert len(sizes) == maskgit_steps
     assert sum(sizes) == tokens
     assert min(sizes) >= 1
     left = tokens
     for r, size in enumerate(sizes[:-1], start=1):
-        wanted = math.floor(tokens * math.cos(math.pi / 2 * r / rounds))
+        wanted = math.floor(tokens * math.cos(math.pi / 2 * r / maskgit_steps))
         assert left - size == max(1, min(wanted, left - 1))
         left -= size
 
 
-def test_impossible_rounds_are_refused() -> None:
-    with pytest.raises(ValueError, match="17 rounds are more than the last scale's tokens"):
-        generate(TEXT, random_context(TEXT, 1), SETTINGS.replace(rounds=17), seeded(0))
-    with pytest.raises(ValueError, match="rounds at the last scale are for hybrid models"):
-        generate(CLASS, random_context(CLASS, 1), SETTINGS.replace(rounds=2), seeded(0))
+def test_impossible_maskgit_steps_are_refused() -> None:
+    with pytest.raises(ValueError, match="17 MaskGIT steps are more than the last scale's tokens"):
+        generate(TEXT, random_context(TEXT, 1), SETTINGS.replace(maskgit_steps=17), seeded(0))
+    with pytest.raises(ValueError, match="MaskGIT steps at the last scale are for hybrid models"):
+        generate(CLASS, random_context(CLASS, 1), SETTINGS.replace(maskgit_steps=2), seeded(0))
 
 
 @pytest.mark.parametrize(("kind", "late"), [("text", 5), ("class", 10)], ids=["hybrid", "VAR"])
 def test_only_hybrid_models_keep_fewer_codes_at_late_scales(kind: str, late: int) -> None:
-    """HART's published code halves top-k from the eighth scale on; VAR's figures are drawn with one for all."""
+    """HART's published code halves top-k from the eighth scale on; VAR's figures are generated with one for all."""
 
     class Counting(BestCodes):
         def __init__(self) -> None:
@@ -261,6 +261,6 @@ def test_only_hybrid_models_keep_fewer_codes_at_late_scales(kind: str, late: int
     config = config.replace(
         tokenizer=config.tokenizer.replace(scales=scales), transformer=config.transformer.replace(scales=scales)
     )
-    draws = Counting()
-    generate(config, random_context(config, 1), SETTINGS.replace(smooth=False), draws)
-    assert draws.kept == [10] * 7 + [late] * 2
+    noise = Counting()
+    generate(config, random_context(config, 1), SETTINGS.replace(gumbel_smoothing=False), noise)
+    assert noise.kept == [10] * 7 + [late] * 2

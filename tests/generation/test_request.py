@@ -52,8 +52,10 @@ def test_prompts_come_in_any_container(text: HartPipeline, prompts: Any) -> None
 
 
 def test_numbers_of_numpy_are_numbers(text: HartPipeline, classes: HartPipeline) -> None:
-    out = text("a cat", seed=np.int64(3), guidance_scale=np.float32(2), top_k=np.int32(5), smooth=np.bool_(False))  # type: ignore[arg-type]
-    assert images(out) == images(text("a cat", seed=3, guidance_scale=2, top_k=5, smooth=False))
+    out = text(
+        "a cat", seed=np.int64(3), guidance_scale=np.float32(2), top_k=np.int32(5), gumbel_smoothing=np.bool_(False)
+    )  # type: ignore[arg-type]
+    assert images(out) == images(text("a cat", seed=3, guidance_scale=2, top_k=5, gumbel_smoothing=False))
     assert type(out.seeds[0]) is int
     assert images(classes(np.array([1, 2]))) == images(classes([1, 2])) == images(classes(torch.tensor([1, 2])))
 
@@ -62,16 +64,16 @@ def test_numbers_of_numpy_are_numbers(text: HartPipeline, classes: HartPipeline)
     ("arguments", "said"),
     [
         ({"prompt": None}, "give either a prompt or prompt_embeds"),
-        ({"prompt": 3.5}, "a prompt must be words"),
-        ({"prompt": b"a cat"}, "a prompt must be words"),
-        ({"prompt": {"a cat": 1}}, "a prompt must be words"),
-        ({"prompt": np.array(3.5)}, "a prompt must be words"),
+        ({"prompt": 3.5}, "a prompt must be text"),
+        ({"prompt": b"a cat"}, "a prompt must be text"),
+        ({"prompt": {"a cat": 1}}, "a prompt must be text"),
+        ({"prompt": np.array(3.5)}, "a prompt must be text"),
         ({"prompt": [None]}, "not None"),
         ({"prompt": "x" * 10**6}, "has 1000000 characters: give at most 100000"),
         ({"guidance_scale": "4"}, "guidance_scale: expected a number, got '4'"),
         ({"top_k": 2.5}, "top_k: expected a whole number, got 2.5"),
         ({"top_k": 10**30}, "top_k must be at most"),
-        ({"smooth": "yes"}, "smooth: expected true or false"),
+        ({"gumbel_smoothing": "yes"}, "gumbel_smoothing: expected true or false"),
         ({"sampling": {"top_k": 3}}, "must be a SamplingConfig"),
         ({"seed": True}, "seed True"),
         ({"seed": "1"}, "seed '1'"),
@@ -123,7 +125,7 @@ def test_what_the_text_encoder_does_not_read_is_a_warning(text: HartPipeline) ->
         text("\u043a\u043e\u0442")
 
 
-def test_pictures_that_are_not_collected_are_handed_on(text: HartPipeline) -> None:
+def test_images_that_are_not_collected_are_handed_on(text: HartPipeline) -> None:
     seen: list[HartOutput] = []
     out = text("a cat", num_images_per_prompt=3, batch_size=2, callback_on_batch=seen.append, collect=False)
     assert (out.images, out.prompts, out.seeds) == ([], [], [])

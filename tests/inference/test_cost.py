@@ -20,8 +20,8 @@ from hart.config import (
     TokenizerConfig,
     TransformerConfig,
 )
-from hart.generation.draws import GeneratorDraws
 from hart.generation.next_scale import NextScaleGenerator
+from hart.generation.noise import GeneratorNoise
 from hart.inference.cost import (
     MODULES,
     PARTS,
@@ -35,7 +35,7 @@ from hart.presets import preset
 from hart.text_encoder.compact import CompactTextEncoder, build_tokenizer
 from hart.training.config import OptimizerConfig, TrainerConfig, TransformerRecipe
 from hart.training.dry_run import RehearsedTransformer
-from hart.training.task import Share
+from hart.training.task import Microbatch
 from hart.types import ClassContext, Context, TextContext
 from models import PIECES
 
@@ -60,11 +60,11 @@ CLASSES = TransformerConfig(
 DIFFUSION = ResidualDiffusionConfig(width=24, depth=2)
 CONFIGS = {
     "text": HartConfig(TOKENIZER, TEXT, DIFFUSION),
-    "text, rounds": HartConfig(TOKENIZER, TEXT, DIFFUSION, sampling=SamplingConfig(rounds=3)),
+    "text, rounds": HartConfig(TOKENIZER, TEXT, DIFFUSION, sampling=SamplingConfig(maskgit_steps=3)),
     "text, 3 diffusion steps": HartConfig(TOKENIZER, TEXT, DIFFUSION, sampling=SamplingConfig(diffusion_steps=3)),
     "text, discrete only": HartConfig(TOKENIZER, TEXT, DIFFUSION, sampling=SamplingConfig(discrete_only=True)),
     "text, discrete": HartConfig(TOKENIZER, TEXT),
-    "classes": HartConfig(TOKENIZER, CLASSES, sampling=SamplingConfig(smooth=False)),
+    "classes": HartConfig(TOKENIZER, CLASSES, sampling=SamplingConfig(gumbel_smoothing=False)),
     "classes, shared AdaLN": HartConfig(TOKENIZER, CLASSES.replace(modulation="shared")),
 }
 
@@ -78,13 +78,13 @@ CPU_ATTENTION = {
 
 
 def measured_macs(config: HartConfig, *, guided: bool) -> int:
-    """MACs of the matrix products and convolutions of one drawn and decoded picture."""
+    """MACs of the matrix products and convolutions of one drawn and decoded image."""
     tokenizer, hart = build(config)
     generator = NextScaleGenerator(
         hart,
         tokenizer.quantizer,
         config.sampling if guided else config.sampling.replace(guidance_scale=0.0),
-        GeneratorDraws([torch.Generator().manual_seed(0)], torch.device("cpu")),
+        GeneratorNoise([torch.Generator().manual_seed(0)], torch.device("cpu")),
     )
     context: Context = (
         ClassContext(torch.tensor([1]), config.transformer.classes.num_classes)
@@ -128,14 +128,14 @@ def test_counts_a_training_step_of_the_transformer(name: str) -> None:
         drop_last_scale=False,
     )
     task = RehearsedTransformer(recipe, torch.device("cpu"))
-    batch = task.batch(Share(0, 0, 1, slice(0, 1)))
+    batch = task.batch(Microbatch(0, 0, 1, slice(0, 1)))
     macs = transformer_training_macs(config.transformer, config.diffusion, last_tokens=16)
     assert macs == pytest.approx(counted(lambda: task.loss("model", batch)), rel=0.03)
 
 
 @pytest.mark.parametrize("guided", [True, False])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_counts_every_matrix_product_of_a_drawn_picture(name: str, guided: bool) -> None:
+def test_counts_every_matrix_product_of_a_generated_image(name: str, guided: bool) -> None:
     cost = model_cost(CONFIGS[name], guided=guided)
     assert cost.total_macs == measured_macs(CONFIGS[name], guided=guided)
 

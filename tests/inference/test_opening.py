@@ -24,6 +24,6 @@ def test_weights_are_held_once_and_the_compiler_stays_away(tmp_path: Path) -> No
     assert run.returncode == 0, run.stderr
     results = json.loads(run.stdout)
     assert results["imported"] == []
-    # times the weights in the type that is drawn with: a layer more while it is packed, and the tokenizer
+    # times the weights in the type that is computed in: a layer more while it is packed, and the tokenizer
     assert results["bfloat16"] < 1.35
     assert results["float32"] < 1.35

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-import drawn_on_a_processor
+import generated_on_a_processor
 
 HELD_BACK: dict[str, dict[str, str]] = {
     "as it is": {},
@@ -24,9 +24,9 @@ HELD_BACK: dict[str, dict[str, str]] = {
 def results(request: pytest.FixtureRequest) -> dict[str, Any]:
     held_back = HELD_BACK[request.param]
     if not held_back:
-        return drawn_on_a_processor.everything()
+        return generated_on_a_processor.everything()
     run = subprocess.run(
-        [sys.executable, drawn_on_a_processor.__file__],
+        [sys.executable, generated_on_a_processor.__file__],
         env=os.environ | held_back | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -41,6 +41,6 @@ def test_everything_is_drawn_and_agrees_with_the_reference(results: dict[str, An
     assert not results.get("failed quantities"), "of this processor itself: tests/test_golden.py"
     for name, colour in results["colours"].items():
         assert colour.index(max(colour)) == (0 if "red" in name else 2), name
-    assert all(results["pictures"].values()), results["pictures"]
+    assert all(results["images"].values()), results["images"]
     assert results["plain and packed"]["float32"] < 1e-4
     assert results["plain and packed"]["bfloat16"] < 5e-2

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from command_line import drawn, refused, run
+from command_line import outputs, refused, run
 from hart import HartError, HartPipeline
 from hart.checkpoint.loading import load_model, save_model
 from hart.checkpoint.lora import add_lora, save_lora
@@ -51,9 +51,9 @@ def image(pipe: HartPipeline) -> Image.Image:
     return pipe("a cat" if pipe.num_classes is None else 1, seed=3).images[0]
 
 
-def test_a_merged_model_draws_as_the_adapters_do(model: Path, adapter: Path, tmp_path: Path) -> None:
+def test_a_merged_model_generates_as_the_adapters_do(model: Path, adapter: Path, tmp_path: Path) -> None:
     options = ("--lora", adapter, "--lora", adapter, "--lora-scale", 0.4)
-    assert drawn(run("convert", model, tmp_path / "own", *options)) == [tmp_path / "own"]
+    assert outputs(run("convert", model, tmp_path / "own", *options)) == [tmp_path / "own"]
     pipe = opened(model)
     plain = image(pipe).tobytes()
     for _ in range(2):
@@ -66,7 +66,7 @@ def test_a_merged_model_draws_as_the_adapters_do(model: Path, adapter: Path, tmp
 
 
 def test_a_merged_model_in_half_precision_is_near(model: Path, adapter: Path, tmp_path: Path) -> None:
-    drawn(run("convert", model, tmp_path, "--lora", adapter, "--dtype", "bfloat16"))
+    outputs(run("convert", model, tmp_path, "--lora", adapter, "--dtype", "bfloat16"))
     assert {value.dtype for value in read_safetensors(tmp_path / HART_FILE).values()} == {torch.bfloat16}
     merged, pipe = load_model(tmp_path), opened(model)
     pipe.load_lora(adapter)
@@ -76,7 +76,7 @@ def test_a_merged_model_in_half_precision_is_near(model: Path, adapter: Path, tm
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", ["text", "class", "random, packed"])
-def test_a_saved_pipeline_opens_and_draws_the_same(kind: str, dtype: str, tmp_path: Path) -> None:
+def test_a_saved_pipeline_opens_and_generates_the_same(kind: str, dtype: str, tmp_path: Path) -> None:
     if kind == "random, packed":
         pipe = HartPipeline.from_config(tiny_text_config(width=512, heads=4, depth=1), device="cpu", dtype=dtype)
     else:
@@ -109,7 +109,7 @@ def test_a_language_model_in_a_folder_goes_along(tmp_path: Path) -> None:
     config = tiny_text_config(text=text).replace(text_encoder=encoder)
     save_model(tmp_path / "model", config, *tiny_model(config))
     expected = image(opened(tmp_path / "model"))
-    drawn(run("convert", tmp_path / "model", tmp_path / "one"))
+    outputs(run("convert", tmp_path / "model", tmp_path / "one"))
     shutil.rmtree(tmp_path / "qwen")
     pipe = opened(tmp_path / "one")
     assert image(pipe).tobytes() == expected.tobytes()
@@ -122,7 +122,7 @@ def test_a_language_model_on_the_hub_is_named(tmp_path: Path) -> None:
     encoder = TextEncoderConfig(kind="qwen2", tokens=5, source="some/encoder")
     config = tiny_text_config().replace(text_encoder=encoder)
     save_model(tmp_path / "model", config, *tiny_model(config))
-    drawn(run("convert", tmp_path / "model", tmp_path / "own"))
+    outputs(run("convert", tmp_path / "model", tmp_path / "own"))
     assert HartConfig.load(tmp_path / "own" / CONFIG_FILE).text_encoder == encoder
 
 

@@ -49,7 +49,7 @@ def test_the_generator_decides_the_first_weights() -> None:
     assert not torch.equal(first["layers.0.weight"], other["layers.0.weight"])
 
 
-def test_group_norm_scores_each_picture_by_itself() -> None:
+def test_group_norm_scores_each_image_by_itself() -> None:
     pair = random_image(2, size=8)
     alone, together = discriminator()(pair[:1]), discriminator()(pair)
     torch.testing.assert_close(alone, together[:1])
@@ -58,7 +58,7 @@ def test_group_norm_scores_each_picture_by_itself() -> None:
     assert not list(batch.buffers()), "nothing beside weights that a resumed run would have to restore"
 
 
-def test_small_pictures_are_refused() -> None:
+def test_small_images_are_refused() -> None:
     assert discriminator(layers=2)(random_image(1, size=12)).numel() == 1
     with pytest.raises(HartError, match="at least 12 px, not 8 x 8: set fewer layers"):
         discriminator(layers=2)(random_image(1, size=8))
@@ -129,7 +129,7 @@ def test_configuration() -> None:
     for values in ({"weight": 0}, {"start_step": -1}, {"layers": 0}, {"norm": "group", "width": 24}, {"norm": "none"}):
         with pytest.raises(ConfigError):
             AdversarialConfig.from_dict(values)
-    assert config.smallest_side == 24
+    assert config.smallest_image_size == 24
     for values, reason in (
         ({"kind": "lpips"}, "needs files"),
         ({"kind": "efficientnet_lite0", "files": ["a.safetensors", "b.safetensors"]}, "one file or none"),

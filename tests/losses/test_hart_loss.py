@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from hart.config import HartConfig
-from hart.losses.hart_loss import MINIMUM_KEPT, draw_diffusion, draw_last_cells, hart_loss
+from hart.losses.hart_loss import MINIMUM_KEPT, hart_loss, sample_diffusion_noise, sample_last_positions
 from helpers import random_context, random_image, tiny_class_config, tiny_model, tiny_text_config, without_gradient
 
 CPU = torch.device("cpu")
@@ -17,17 +17,21 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def compute(config: HartConfig, cells: torch.Tensor | None = None, seed: int = 0) -> tuple[object, torch.Tensor, dict]:
+def compute(
+    config: HartConfig, positions: torch.Tensor | None = None, seed: int = 0
+) -> tuple[object, torch.Tensor, dict]:
     tokenizer, hart = tiny_model(config)
     with torch.no_grad():
         maps = tokenizer.token_maps(tokenizer.encode(random_image(2)))
     codebook = tokenizer.quantizer.codebook.requires_grad_(False)
     context = random_context(config, 2)
-    draws = None
+    diffusion_noise = None
     if hart.residual is not None:
-        tokens = maps.indices[-1].shape[1] if cells is None else cells.shape[1]
-        draws = draw_diffusion(hart.residual, 2, tokens, maps.last_scale_continuous.shape[2], generator(seed))
-    total, parts = hart_loss(hart, codebook, context, maps, cells, draws, diffusion_weight=0.5)
+        tokens = maps.indices[-1].shape[1] if positions is None else positions.shape[1]
+        diffusion_noise = sample_diffusion_noise(
+            hart.residual, 2, tokens, maps.last_scale_continuous.shape[2], generator(seed)
+        )
+    total, parts = hart_loss(hart, codebook, context, maps, positions, diffusion_noise, diffusion_weight=0.5)
     return (hart, maps, context), total, parts
 
 
@@ -47,17 +51,17 @@ def test_the_total_is_made_of_its_parts_and_reaches_every_parameter(config: Hart
     assert not without_gradient(hart)
 
 
-def test_only_the_kept_cells_are_supervised() -> None:
-    cells = torch.tensor([[0, 5], [7, 15]])
+def test_only_the_kept_positions_are_supervised() -> None:
+    positions = torch.tensor([[0, 5], [7, 15]])
     _, _, whole = compute(tiny_text_config())
-    _, total, part = compute(tiny_text_config(), cells)
+    _, total, part = compute(tiny_text_config(), positions)
     assert total.isfinite()
     for k in range(3):
         torch.testing.assert_close(part[f"cross_entropy_{k}"], whole[f"cross_entropy_{k}"])
     assert not torch.isclose(part["cross_entropy_3"], whole["cross_entropy_3"])
 
 
-def test_the_generator_decides_the_draws() -> None:
+def test_the_generator_decides_the_noise() -> None:
     torch.manual_seed(1)
     first = compute(tiny_text_config())[2]
     torch.manual_seed(2)
@@ -67,18 +71,18 @@ def test_the_generator_decides_the_draws() -> None:
 
 
 def test_about_a_fifth_of_the_last_scale_is_kept() -> None:
-    draws = [draw_last_cells(2, 1024, generator(seed), CPU) for seed in range(400)]
-    counts = torch.tensor([cells.shape[1] for cells in draws])
+    samples = [sample_last_positions(2, 1024, generator(seed), CPU) for seed in range(400)]
+    counts = torch.tensor([positions.shape[1] for positions in samples])
     # half a normal of std 0.25 cut at 0.5 has mean 0.18
     assert counts.float().mean().item() / 1024 == pytest.approx(0.18, abs=0.02)
     assert counts.min() >= MINIMUM_KEPT
     assert counts.max() <= 512
-    for cells in draws[:20]:
-        assert (cells.diff(dim=1) > 0).all(), "sorted, and none twice"
-        assert cells.min() >= 0
-        assert cells.max() < 1024
-        assert not torch.equal(cells[0], cells[1])
+    for positions in samples[:20]:
+        assert (positions.diff(dim=1) > 0).all(), "sorted, and none twice"
+        assert positions.min() >= 0
+        assert positions.max() < 1024
+        assert not torch.equal(positions[0], positions[1])
 
 
 def test_a_small_last_scale_keeps_all_there_is() -> None:
-    assert draw_last_cells(1, 16, generator(), CPU).tolist() == [list(range(16))]
+    assert sample_last_positions(1, 16, generator(), CPU).tolist() == [list(range(16))]

@@ -16,7 +16,7 @@ from hart.checkpoint.storage import CheckpointError
 from hart.errors import HartError
 from hart.evaluation.judges.scores import ImageReward
 from hart.networks.image_reward import RewardNetwork, RewardSizes, name_in_file
-from judge_models import save_words
+from judge_models import save_text_tokenizer
 from reward_models import SIZES, published_layout, random_state
 
 CPU = torch.device("cpu")
@@ -24,7 +24,7 @@ PROMPTS = ["a cat", "two dogs and a very large house", "green"]
 
 
 def written_out(state: dict[str, Tensor], pixels: Tensor, tokens: list[int]) -> float:
-    """The score of one normalised picture (3, side, side) and one prompt without padding."""
+    """The score of one normalised image (3, side, side) and one prompt without padding."""
 
     def apply(name: str, x: Tensor) -> Tensor:
         return F.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
@@ -72,9 +72,9 @@ def written_out(state: dict[str, Tensor], pixels: Tensor, tokens: list[int]) -> 
 
 
 @pytest.fixture(scope="module")
-def words(tmp_path_factory: pytest.TempPathFactory) -> str:
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("words")
-    save_words(folder)
+    save_text_tokenizer(folder)
     return str(folder)
 
 
@@ -85,19 +85,19 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_scores_are_those_of_the_published_network(file: Path, words: str) -> None:
-    scorer = ImageReward(file, words, CPU, SIZES)
-    assert (scorer.name, scorer.side) == ("ImageReward", 16)
+def test_scores_are_those_of_the_published_network(file: Path, tokenizer: str) -> None:
+    scorer = ImageReward(file, tokenizer, CPU, SIZES)
+    assert (scorer.name, scorer.image_size) == ("ImageReward", 16)
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randint(256, (len(PROMPTS), 3, 16, 16), generator=generator, dtype=torch.uint8)
     long = "x" * 60
     scores = scorer(pixels, [*PROMPTS[:2], long])
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
-    tokenizer, state = AutoTokenizer.from_pretrained(words), random_state(SIZES)
-    for score, picture, prompt in zip(scores.tolist(), pixels, [*PROMPTS[:2], long], strict=True):
+    tokenizer, state = AutoTokenizer.from_pretrained(tokenizer), random_state(SIZES)
+    for score, image, prompt in zip(scores.tolist(), pixels, [*PROMPTS[:2], long], strict=True):
         tokens = tokenizer(prompt, truncation=True, max_length=35)["input_ids"]
         assert len(tokens) <= 35
-        assert score == pytest.approx(written_out(state, (picture / 255 - mean) / std, tokens), abs=1e-4)
+        assert score == pytest.approx(written_out(state, (image / 255 - mean) / std, tokens), abs=1e-4)
     assert scores.dtype == torch.float64 and len({round(score, 3) for score in scores.tolist()}) == 3
 
 
@@ -112,7 +112,7 @@ def test_layout_is_that_of_the_published_file() -> None:
     assert ours["blip.text_encoder.encoder.layer.11.crossattention.self.key.weight"] == (768, 1024)
 
 
-def test_another_file_names_what_does_not_fit(file: Path, words: str, tmp_path: Path) -> None:
+def test_another_file_names_what_does_not_fit(file: Path, tokenizer: str, tmp_path: Path) -> None:
     state = random_state(SIZES)
     del state["blip.visual_encoder.blocks.1.attn.proj.bias"]
     state["module.extra"] = torch.zeros(1)
@@ -120,8 +120,8 @@ def test_another_file_names_what_does_not_fit(file: Path, words: str, tmp_path: 
     with pytest.raises(
         CheckpointError, match=r"missing blip\.visual_encoder\.blocks\.1\.attn\.proj\.bias; unexpected module"
     ):
-        ImageReward(tmp_path / "cut.pt", words, CPU, SIZES)
+        ImageReward(tmp_path / "cut.pt", tokenizer, CPU, SIZES)
     with pytest.raises(HartError, match=r"absent\.pt: no such file: fetch it from https://huggingface\.co/THUDM"):
-        ImageReward(tmp_path / "absent.pt", words, CPU, SIZES)
+        ImageReward(tmp_path / "absent.pt", tokenizer, CPU, SIZES)
     with pytest.raises(HartError, match=r"ImageReward '.*absent': transformers cannot load it as tokenizer"):
         ImageReward(file, str(tmp_path / "absent"), CPU, SIZES)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hart.checkpoint.storage import CheckpointError
-from hart.networks.inception import SIDE, FidInception, resize_like_clean_fid, resize_like_tensorflow
+from hart.networks.inception import IMAGE_SIZE, FidInception, resize_like_clean_fid, resize_like_tensorflow
 
 
 @torch.no_grad()
@@ -38,12 +38,12 @@ def network() -> FidInception:
     return module
 
 
-def pictures() -> Tensor:
+def images() -> Tensor:
     """Two waves of colour, 75 x 60 pixels, one the negative of the other."""
     y, x = torch.meshgrid(torch.arange(75.0), torch.arange(60.0), indexing="ij")
     waves = [(128 + 100 * torch.sin(x * a + y * b)).round() for a, b in ((0.1, 0.2), (0.3, 0.05), (0.02, 0.4))]
-    picture = torch.stack(waves).unsqueeze(0)
-    return torch.cat([picture, 255 - picture])
+    image = torch.stack(waves).unsqueeze(0)
+    return torch.cat([image, 255 - image])
 
 
 def test_layout_is_that_of_the_fid_weights(network: FidInception) -> None:
@@ -66,8 +66,8 @@ def test_layout_is_that_of_the_fid_weights(network: FidInception) -> None:
 
 
 def test_numbers_are_those_of_torch_fidelity(network: FidInception) -> None:
-    """Expected values: torch-fidelity 0.4.0 with the same weights and pictures."""
-    out = network(resize_like_tensorflow(pictures(), SIDE))
+    """Expected values: torch-fidelity 0.4.0 with the same weights and images."""
+    out = network(resize_like_tensorflow(images(), IMAGE_SIZE))
     expected = torch.tensor([1.7302229, 1.9378248, 2.1246243, 2.2086971, 2.1466091])
     torch.testing.assert_close(out.pooled[0, :5], expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(out.pooled[1, 1000:1003], torch.tensor([0.0, 0.0279937, 0.0396215]), rtol=0, atol=1e-5)
@@ -81,7 +81,7 @@ def test_spatial_features_are_in_the_order_of_adms_statistics(network: FidIncept
     """TensorFlow's maps are (B, H, W, C), and ADM's evaluator flattens the first 7 channels of them."""
     seen: list[Tensor] = []
     hook = network.Mixed_6d.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
-    out = network(resize_like_tensorflow(pictures(), SIDE))
+    out = network(resize_like_tensorflow(images(), IMAGE_SIZE))
     hook.remove()
     (block,) = seen
     as_published = np.transpose(block.numpy(), (0, 2, 3, 1))[..., :7].reshape(2, -1)

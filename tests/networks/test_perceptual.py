@@ -106,7 +106,7 @@ def test_lpips_is_what_its_paper_says(
     assert not any(p.requires_grad for p in loss.parameters())
 
 
-def test_a_picture_that_wakes_no_channel_has_a_finite_gradient() -> None:
+def test_an_image_that_wakes_no_channel_has_a_finite_gradient() -> None:
     loss = Lpips()
     torch.nn.init.constant_(loss.stages[0][0].bias, -100.0)
     image = random_image(1, size=16).requires_grad_()

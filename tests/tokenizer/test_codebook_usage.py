@@ -18,7 +18,7 @@ def test_share_and_perplexity_of_each_scale() -> None:
 
 def test_counts_add_up_over_batches() -> None:
     generator = torch.Generator().manual_seed(0)
-    indices = [torch.randint(5, (6, side * side), generator=generator) for side in (1, 2, 3)]
+    indices = [torch.randint(5, (6, size * size), generator=generator) for size in (1, 2, 3)]
     parts = [code_counts([index[rows] for index in indices], 5) for rows in (slice(0, 2), slice(2, 6))]
     assert torch.equal(parts[0] + parts[1], code_counts(indices, 5))
 

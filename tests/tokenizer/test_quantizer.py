@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hart.scales import ScaleSchedule
+from hart.grids import ScaleSchedule
 from hart.tokenizer.quantizer import (
-    Mistakes,
+    CodeCorruption,
     MultiScaleQuantizer,
     Phi,
     next_scale_input,
@@ -31,7 +31,7 @@ def quantizer(seed: int = 0) -> MultiScaleQuantizer:
 
 
 def latent_for(schedule: ScaleSchedule, seed: int = 0) -> torch.Tensor:
-    return random_tensor(2, CHANNELS, schedule.final_side, schedule.final_side, seed=seed)
+    return random_tensor(2, CHANNELS, schedule.final_grid_size, schedule.final_grid_size, seed=seed)
 
 
 @pytest.mark.parametrize(
@@ -54,36 +54,36 @@ def test_any_number_of_phi_is_spread_over_the_scales(shared: int) -> None:
     assert list(table) == sorted(table)
 
 
-@given(sides=schedules, seed=st.integers(0, 99))
-def test_the_contributions_of_all_codes_are_the_quantised_latent(sides: tuple[int, ...], seed: int) -> None:
-    schedule, module = ScaleSchedule(sides), quantizer(seed)
+@given(grid_sizes=schedules, seed=st.integers(0, 99))
+def test_the_contributions_of_all_codes_are_the_quantised_latent(grid_sizes: tuple[int, ...], seed: int) -> None:
+    schedule, module = ScaleSchedule(grid_sizes), quantizer(seed)
     result = module.encode(latent_for(schedule, seed), schedule)
     assert [index.shape for index in result.indices] == [(2, n) for n in schedule.token_counts]
     contributions = [module.contribution(module.codebook(index), k, schedule) for k, index in enumerate(result.indices)]
     torch.testing.assert_close(sum(contributions), result.latent, rtol=1e-5, atol=1e-5)
 
 
-@given(sides=schedules, seed=st.integers(0, 99))
-def test_codes_and_the_exact_rest_are_the_latent(sides: tuple[int, ...], seed: int) -> None:
+@given(grid_sizes=schedules, seed=st.integers(0, 99))
+def test_codes_and_the_exact_residual_are_the_latent(grid_sizes: tuple[int, ...], seed: int) -> None:
     """What hybrid tokens rest on: without phi at the last scale, codes plus residual lose nothing."""
-    schedule, module = ScaleSchedule(sides), quantizer(seed)
+    schedule, module = ScaleSchedule(grid_sizes), quantizer(seed)
     latent = latent_for(schedule, seed)
     result = module.encode(latent, schedule)
     coarse = result.partial_sums[-2]
-    torch.testing.assert_close(coarse + result.last_rest, latent, rtol=0, atol=1e-5)
+    torch.testing.assert_close(coarse + result.last_residual, latent, rtol=0, atol=1e-5)
     last_codes = module.codebook(result.indices[-1])
-    residual = result.last_rest.flatten(2).transpose(1, 2) - last_codes
+    residual = result.last_residual.flatten(2).transpose(1, 2) - last_codes
     torch.testing.assert_close(coarse + to_map(last_codes + residual), latent, rtol=0, atol=1e-5)
 
 
-@given(sides=schedules, seed=st.integers(0, 99))
-def test_every_cell_takes_the_nearest_code_of_the_pooled_rest(sides: tuple[int, ...], seed: int) -> None:
-    schedule, module = ScaleSchedule(sides), quantizer(seed)
+@given(grid_sizes=schedules, seed=st.integers(0, 99))
+def test_every_position_takes_the_nearest_code_of_the_pooled_residual(grid_sizes: tuple[int, ...], seed: int) -> None:
+    schedule, module = ScaleSchedule(grid_sizes), quantizer(seed)
     latent = latent_for(schedule, seed)
     result = module.encode(latent, schedule)
     sums = [torch.zeros_like(latent), *result.partial_sums]
-    for k, side in enumerate(schedule):
-        pooled = F.adaptive_avg_pool2d(latent - sums[k], side).flatten(2).transpose(1, 2)
+    for k, grid_size in enumerate(schedule):
+        pooled = F.adaptive_avg_pool2d(latent - sums[k], grid_size).flatten(2).transpose(1, 2)
         distances = torch.cdist(pooled.double(), module.codebook.weight.double().expand(2, -1, -1))
         chosen = distances.gather(2, result.indices[k].unsqueeze(2)).squeeze(2)
         torch.testing.assert_close(chosen, distances.amin(dim=2), rtol=1e-5, atol=1e-5)
@@ -103,9 +103,11 @@ def test_tokens_stand_in_raster_order() -> None:
 
 @given(wide=st.integers(1, 40), data=st.data())
 def test_pooling_is_area_interpolation(wide: int, data: st.DataObject) -> None:
-    side = data.draw(st.integers(1, wide))
+    grid_size = data.draw(st.integers(1, wide))
     x = random_tensor(2, CHANNELS, wide, wide, seed=wide)
-    torch.testing.assert_close(pool(x, side), F.interpolate(x, size=(side, side), mode="area"), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        pool(x, grid_size), F.interpolate(x, size=(grid_size, grid_size), mode="area"), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_phi_mixes_the_map_with_its_convolution() -> None:
@@ -141,17 +143,17 @@ def test_wrong_codes_stand_in_the_sum_and_the_targets_correct_them() -> None:
     schedule, latent = ScaleSchedule((1, 2, 4)), torch.randn(64, 4, 4, 4, generator=torch.Generator().manual_seed(1))
     quantizer = MultiScaleQuantizer(16, 4, 2, 0.5)
     right = quantizer.encode(latent, schedule)
-    shares = torch.full((64, 1), 0.9)
-    shares[:8] = 0
-    wrong = quantizer.encode(latent, schedule, Mistakes(shares, torch.Generator().manual_seed(2), among=4))
+    rates = torch.full((64, 1), 0.9)
+    rates[:8] = 0
+    wrong = quantizer.encode(latent, schedule, CodeCorruption(rates, torch.Generator().manual_seed(2), among=4))
     changed = (wrong.partial_sums[0] != right.partial_sums[0]).flatten(1).any(dim=1)
     assert changed.any()
     assert not changed[8:].all()
-    assert not changed[:8].any(), "each picture has its own share"
-    part = Mistakes(shares, torch.Generator().manual_seed(2), slice(8, 24), among=4)
+    assert not changed[:8].any(), "each image has its own share"
+    part = CodeCorruption(rates, torch.Generator().manual_seed(2), slice(8, 24), among=4)
     alone = quantizer.encode(latent[8:24], schedule, part)
     assert torch.equal(alone.indices[1], wrong.indices[1][8:24]), "whatever is coded together"
     assert torch.equal(wrong.indices[0], right.indices[0])
-    rest = latent - wrong.partial_sums[0]
-    assert torch.equal(wrong.indices[1], quantizer.nearest(next_scale_input(rest, 2)))
-    assert torch.allclose(wrong.last_rest, latent - wrong.partial_sums[1])
+    residual = latent - wrong.partial_sums[0]
+    assert torch.equal(wrong.indices[1], quantizer.nearest(next_scale_input(residual, 2)))
+    assert torch.allclose(wrong.last_residual, latent - wrong.partial_sums[1])

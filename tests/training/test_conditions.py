@@ -1,4 +1,4 @@
-"""What the transformer is trained under, by text or by class, from a recipe to a model that draws."""
+"""What the transformer is trained under, by text or by class, from a recipe to a model that generates."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from hart.training.conditions import (
 from hart.training.config import LoraConfig, OptimizerConfig, TrainerConfig, TransformerRecipe
 from hart.training.dry_run import RehearsedTransformer, at_its_largest
 from hart.training.hart_task import TransformerTask, start_from, starting_model
-from hart.training.task import Share
+from hart.training.task import Microbatch
 from hart.training.trainer import Trainer
 from hart.types import ClassContext, TextContext
-from helpers import CLASSES, TEXT_TOKENS, TEXT_WIDTH, pictures, tiny_class_config, tiny_model, tiny_text_config
+from helpers import CLASSES, TEXT_TOKENS, TEXT_WIDTH, captioned_images, tiny_class_config, tiny_model, tiny_text_config
 from language_models import WIDTH as LANGUAGE_WIDTH
 from language_models import save_language_model
 from models import save_tiny_text_model
 
 CPU = torch.device("cpu")
-SHARE = Share(0, 0, 2, slice(0, 2))
+MICROBATCH = Microbatch(0, 0, 2, slice(0, 2))
 
 
 def labelled(*labels: int) -> CaptionedImages:
-    data = pictures(len(labels))
+    data = captioned_images(len(labels))
     count = len(labels)
     return CaptionedImages(data.pixels, ((),) * count, data.weights, data.records, labels=torch.tensor(labels))
 
@@ -116,11 +116,11 @@ def test_a_model_s_own_text_encoder_keeps_its_settings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("hybrid", [True, False], ids=["hybrid", "discrete"])
-def test_classes_train_a_model_that_draws_them(tmp_path: Path, hybrid: bool) -> None:
+def test_classes_train_a_model_that_generates_them(tmp_path: Path, hybrid: bool) -> None:
     config = tiny_class_config().replace(diffusion=ResidualDiffusionConfig(width=16, depth=1) if hybrid else None)
     given = recipe(config, tokenizer=saved_tokenizer(tmp_path / "tokenizer"), condition_dropout=0.0)
     task = TransformerTask(given, labelled(4, 4, 4))
-    context = task.batch(SHARE).context
+    context = task.batch(MICROBATCH).context
     assert isinstance(context, ClassContext)
     assert context.labels.tolist() == [4, 4]
     Trainer(task, given, tmp_path / "run").run()
@@ -128,7 +128,7 @@ def test_classes_train_a_model_that_draws_them(tmp_path: Path, hybrid: bool) -> 
     pipe = HartPipeline.from_pretrained(str(tmp_path / "run" / "model"), device="cpu")
     assert pipe.config.hybrid is hybrid
     assert len(pipe([4, 0]).images) == 2
-    with pytest.raises(HartError, match="1 of 2 pictures have no class number"):
+    with pytest.raises(HartError, match="1 of 2 images have no class number"):
         TransformerTask(given, labelled(1, -1))
 
 
@@ -136,9 +136,9 @@ def test_the_discrete_ablation_trains_from_captions_and_draws(tmp_path: Path) ->
     config = tiny_text_config().replace(diffusion=None)
     base = save_tiny_text_model(tmp_path / "base")
     given = recipe(config, tokenizer=str(base), text_encoder=str(base))
-    task = TransformerTask(given, pictures(3))
-    batch = task.batch(SHARE)
-    assert batch.draws is None
+    task = TransformerTask(given, captioned_images(3))
+    batch = task.batch(MICROBATCH)
+    assert batch.noise is None
     _, figures = task.loss("model", batch)
     assert "cross_entropy" in figures and not any("diffusion" in name for name in figures)
     Trainer(task, given, tmp_path / "run").run()
@@ -153,8 +153,8 @@ def test_a_qwen2_folder_conditions_training_and_is_found_again(tmp_path: Path, m
     config = tiny_text_config(text=TextConditioning(width=LANGUAGE_WIDTH, tokens=9)).replace(diffusion=None)
     tokenizer = saved_tokenizer(tmp_path / "tokenizer")
     given = recipe(config, tokenizer=tokenizer, text_encoder="language", text_instruction=True, condition_dropout=0.0)
-    task = TransformerTask(given, pictures(3))
-    context = task.batch(SHARE).context
+    task = TransformerTask(given, captioned_images(3))
+    context = task.batch(MICROBATCH).context
     assert isinstance(context, TextContext)
     assert context.mask.sum(dim=1).tolist() == [len("a blob")] * 2
     Trainer(task, given, tmp_path / "run").run()
@@ -194,15 +194,15 @@ def test_an_adapter_is_trained_resumed_saved_and_drawn_with(tmp_path: Path) -> N
     given = recipe(
         tiny_text_config(), tokenizer=base, text_encoder=base, init_from=base, lora=LoraConfig(rank=2, alpha=8)
     )
-    task = TransformerTask(given, pictures(3))
+    task = TransformerTask(given, captioned_images(3))
     before = {name: value.clone() for name, value in task.module.state_dict().items()}
     Trainer(task, given, tmp_path / "whole").run()
     changed = differing(before, task.module.state_dict())
     assert changed and all("lora_" in name for name in changed), "the model under the adapter stays as it is"
 
     first = given.replace(trainer=given.trainer.replace(steps=1))
-    Trainer(TransformerTask(first, pictures(3)), first, tmp_path / "parts").run()
-    Trainer(TransformerTask(given, pictures(3)), given, tmp_path / "parts").run()
+    Trainer(TransformerTask(first, captioned_images(3)), first, tmp_path / "parts").run()
+    Trainer(TransformerTask(given, captioned_images(3)), given, tmp_path / "parts").run()
     files = [(tmp_path / run / "model" / "adapter_model.safetensors").read_bytes() for run in ("whole", "parts")]
     assert files[0] == files[1], "a run in two sittings ends as an unbroken one"
 
@@ -214,13 +214,13 @@ def test_an_adapter_is_trained_resumed_saved_and_drawn_with(tmp_path: Path) -> N
 
 def counted(given: TransformerRecipe) -> tuple[int, int]:
     """Parameters of what a dry run makes, and how many are trained."""
-    parameters = list(at_its_largest(given).parts["model"].module.parameters())
+    parameters = list(at_its_largest(given).optimized["model"].module.parameters())
     return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
 
 
 def test_a_dry_run_takes_classes_and_counts_what_adapters_train() -> None:
     by_class = recipe(tiny_class_config())
-    context = RehearsedTransformer(by_class, CPU).batch(SHARE).context
+    context = RehearsedTransformer(by_class, CPU).batch(MICROBATCH).context
     assert isinstance(context, ClassContext)
     everything, trained = counted(by_class)
     assert everything == trained == sum(p.numel() for p in Hart(tiny_class_config()).parameters())

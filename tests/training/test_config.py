@@ -136,7 +136,7 @@ def test_what_is_given_for_a_text_field_stays_text(recipe: Path, text: str, data
         ),
         (
             "adversarial={layers=5, optimizer={learning_rate=1e-4}}",
-            "needs pictures of at least 96 px, not 64: set fewer",
+            "needs images of at least 96 px, not 64: set fewer",
         ),
     ],
 )

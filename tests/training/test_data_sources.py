@@ -19,24 +19,24 @@ from hart.training.config import LoraConfig, ReadingConfig, TokenizerRecipe, Tra
 from hart.training.encoding import EncodeOptions, Encoders, encode_dataset
 from hart.training.hart_task import TransformerTask
 from hart.training.image_sources import (
-    EncodedPictures,
-    LoadedPictures,
-    MemoryPictures,
+    EncodedImages,
+    LoadedImages,
+    MemoryImages,
     TrainingData,
     image_source,
     open_training_data,
 )
-from hart.training.task import Share
+from hart.training.task import Microbatch
 from hart.training.token_sources import condition_of, token_source
 from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer
 from hart.types import TextContext, TokenMaps
 from helpers import tiny_class_config, tiny_model
-from picture_files import numbered, write_captioned_folder, write_numbered_shards
+from image_files import numbered, write_captioned_folder, write_numbered_shards
 from toy_training import recipe, tiny_encoded_set, tiny_tokenizer_recipe, tiny_transformer_recipe
 
 CPU = torch.device("cpu")
-WHOLE = Share(0, 0, 4, slice(0, 4))
+WHOLE = Microbatch(0, 0, 4, slice(0, 4))
 
 
 def opened(given: Any, condition: Any = "none") -> TrainingData:
@@ -63,23 +63,23 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- what an address is
 
 
-def test_the_address_decides_how_pictures_are_read_and_it_is_said(encoded: Path, shards: Path, tmp_path: Path) -> None:
-    pictures = encoded / "pictures"
-    (tmp_path / "set.jsonl").write_text(json.dumps({"image": str(pictures / "train" / "0001.png"), "text": "one"}))
+def test_the_address_decides_how_images_are_read_and_it_is_said(encoded: Path, shards: Path, tmp_path: Path) -> None:
+    images = encoded / "images"
+    (tmp_path / "set.jsonl").write_text(json.dumps({"image": str(images / "train" / "0001.png"), "text": "one"}))
     pipes = f"pipe:cat {shards}/train-{{0000..0003}}.tar"
     for address, kind, said in (
-        (pictures, MemoryPictures, "held in memory"),
-        (tmp_path / "set.jsonl", MemoryPictures, "JSON lines"),
-        (f"{shards}/train-{{0000..0003}}.tar", MemoryPictures, "1 damaged left out"),
-        (pipes, LoadedPictures, "a stream cannot be read at random"),
-        (encoded / "codes", EncodedPictures, "neither pictures nor prompts are encoded"),
+        (images, MemoryImages, "held in memory"),
+        (tmp_path / "set.jsonl", MemoryImages, "JSON lines"),
+        (f"{shards}/train-{{0000..0003}}.tar", MemoryImages, "1 damaged left out"),
+        (pipes, LoadedImages, "a stream cannot be read at random"),
+        (encoded / "codes", EncodedImages, "neither images nor prompts are encoded"),
     ):
         data = opened(tokenizer_recipe(address, max_damaged=0.1))
         assert isinstance(data, kind), address
         assert said in data.description and "\n" not in data.description
     for reading, why in (({"memory_gb": 1e-7}, "GB decoded"), ({"flip": 0.5}, "random crops or flips")):
-        data = opened(tokenizer_recipe(pictures, **reading))
-        assert isinstance(data, LoadedPictures) and why in data.description
+        data = opened(tokenizer_recipe(images, **reading))
+        assert isinstance(data, LoadedImages) and why in data.description
     with pytest.raises(HartError, match="of web addresses only tar shards are read"):
         opened(tokenizer_recipe("https://example.org/set/pictures.zip"))
 
@@ -89,7 +89,7 @@ def test_a_parquet_file_trains(tmp_path: Path) -> None:
     table = pa.table({"photo": [numbered(n) for n in range(6)], "words": [f"{n}" for n in range(6)]})
     pq.write_table(table, tmp_path / "set.parquet")
     data = opened(tokenizer_recipe(tmp_path / "set.parquet", image_column="photo", caption_column="words"), "caption")
-    assert isinstance(data, LoadedPictures)
+    assert isinstance(data, LoadedImages)
     assert [sample.captions for sample, _ in data.first_samples(2)] == [("0",), ("1",)]
     assert image_source(data).images(WHOLE, CPU).shape == (4, 3, 8, 8)
 
@@ -111,16 +111,16 @@ def test_a_missing_caption_is_damage_and_named(memory_gb: float, tmp_path: Path)
     data = opened(tokenizer_recipe(folder, memory_gb=memory_gb, max_damaged=0.2), "caption")
     read_some(data)
     assert [Path(damage.key).name for damage in data.damaged] == ["3.png"]
-    assert isinstance(data, LoadedPictures) or "1 damaged left out" in data.description
+    assert isinstance(data, LoadedImages) or "1 damaged left out" in data.description
 
 
 def read_some(data: TrainingData) -> None:
-    if isinstance(data, LoadedPictures):
+    if isinstance(data, LoadedImages):
         for step in range(9):
             data.loader.batch(step)
 
 
-def test_adapters_learn_from_all_pictures_unless_told(tmp_path: Path) -> None:
+def test_adapters_learn_from_all_images_unless_told(tmp_path: Path) -> None:
     folder = captioned(tmp_path / "set", 30)
     given = tiny_transformer_recipe(recipe(data=str(folder)), tmp_path / "model")
     adapted = given.replace(init_from=str(tmp_path / "model"), lora=LoraConfig(rank=2, alpha=2))
@@ -131,21 +131,19 @@ def test_adapters_learn_from_all_pictures_unless_told(tmp_path: Path) -> None:
         (given.replace(reading=ReadingConfig(split="all")), 30, "none held out"),
     ):
         data = opened(own, "caption")
-        assert isinstance(data, MemoryPictures)
-        assert len(data.pictures) == count and said in data.description
+        assert isinstance(data, MemoryImages)
+        assert len(data.captioned) == count and said in data.description
     folder.rename(tmp_path / "train")
     data = opened(adapted.replace(data=str(tmp_path)), "caption")
-    assert isinstance(data, MemoryPictures) and len(data.pictures) == 30
+    assert isinstance(data, MemoryImages) and len(data.captioned) == 30
 
 
-def test_memory_and_loader_show_the_same_pictures(encoded: Path) -> None:
-    memory, loaded = (
-        image_source(opened(tokenizer_recipe(encoded / "pictures", memory_gb=size))) for size in (4.0, 0.0)
-    )
-    expected = open_dataset(encoded / "pictures", "train", 8)
+def test_memory_and_loader_show_the_same_images(encoded: Path) -> None:
+    memory, loaded = (image_source(opened(tokenizer_recipe(encoded / "images", memory_gb=size))) for size in (4.0, 0.0))
+    expected = open_dataset(encoded / "images", "train", 8)
     for step in (0, 2):
-        share = Share(0, step, 4, slice(1, 3))
-        assert torch.equal(memory.images(share, CPU), loaded.images(share, CPU))
+        microbatch = Microbatch(0, step, 4, slice(1, 3))
+        assert torch.equal(memory.images(microbatch, CPU), loaded.images(microbatch, CPU))
     assert torch.equal(memory.first(3), to_signed(expected.pixels[:3]))
     assert torch.equal(loaded.first(3), memory.first(3))
 
@@ -154,8 +152,8 @@ def test_a_set_kept_on_the_device_trains_as_one_that_is_not(encoded: Path, monke
     """And its captions are encoded once."""
     losses = []
     for on_device in (False, True):
-        base = tiny_transformer_recipe(recipe(data=str(encoded / "pictures")), encoded / "model")
-        given = base.replace(views=2, reading=ReadingConfig(on_device=on_device))
+        base = tiny_transformer_recipe(recipe(data=str(encoded / "images")), encoded / "model")
+        given = base.replace(augmentations=2, reading=ReadingConfig(on_device=on_device))
         task = TransformerTask(given, opened(given, "caption"))
         task.prepare()
         if on_device:
@@ -165,78 +163,86 @@ def test_a_set_kept_on_the_device_trains_as_one_that_is_not(encoded: Path, monke
     torch.testing.assert_close(*losses)
     given = base.replace(data=str(encoded / "codes"), reading=ReadingConfig(on_device=True))
     codes = opened(given, "caption")
-    with pytest.raises(HartError, match=r"reading\.on_device keeps pictures that are held in memory, but: encoded set"):
+    with pytest.raises(HartError, match=r"reading\.on_device keeps images that are held in memory, but: encoded set"):
         TransformerTask(given, codes)
 
 
 def test_what_cannot_be_done_with_a_set_is_refused(encoded: Path, shards: Path) -> None:
-    with pytest.raises(HartError, match="holds codes and no pictures"):
+    with pytest.raises(HartError, match="holds codes and no images"):
         image_source(opened(tokenizer_recipe(encoded / "codes")))
     with pytest.raises(HartError, match=r"reading\.flip cannot change it"):
         opened(tokenizer_recipe(encoded / "codes", flip=0.5))
-    with pytest.raises(HartError, match=r"1 of 12 pictures are damaged, more than 5%.*with reading\.max_damaged"):
+    with pytest.raises(HartError, match=r"1 of 12 images are damaged, more than 5%.*with reading\.max_damaged"):
         opened(tokenizer_recipe(shards))
-    views = tiny_transformer_recipe(recipe(data=str(encoded / "codes")), encoded / "model").replace(views=2)
-    with pytest.raises(ConfigError, match=r"views is 2, but .*codes holds each picture in one view: set views = 1"):
-        TransformerTask(views, opened(views, "caption"))
+    augmentations = tiny_transformer_recipe(recipe(data=str(encoded / "codes")), encoded / "model").replace(
+        augmentations=2
+    )
+    with pytest.raises(
+        ConfigError, match=r"augmentations is 2, but .*codes holds each image in one version: set augmentations = 1"
+    ):
+        TransformerTask(augmentations, opened(augmentations, "caption"))
 
 
 # --- token maps
 
 
-def test_pictures_that_are_read_in_every_step_are_seen_in_views_made_anew(encoded: Path) -> None:
-    plain = tiny_transformer_recipe(recipe(data=str(encoded / "pictures"), batch_size=8), encoded / "model")
+def test_images_that_are_read_in_every_step_are_augmented_anew(encoded: Path) -> None:
+    plain = tiny_transformer_recipe(recipe(data=str(encoded / "images"), batch_size=8), encoded / "model")
     plain = plain.replace(reading=ReadingConfig(memory_gb=0.0))
 
     def maps(given: TransformerRecipe, rows: slice = slice(0, 8), step: int = 0) -> TokenMaps:
-        return TransformerTask(given, opened(given, "caption")).tokens.batch(Share(0, step, 8, rows)).maps
+        return TransformerTask(given, opened(given, "caption")).tokens.batch(Microbatch(0, step, 8, rows)).maps
 
-    moved, mended = maps(plain.replace(views=2)), maps(plain.replace(views=2, mistakes=1.0))
+    moved, mended = maps(plain.replace(augmentations=2)), maps(plain.replace(augmentations=2, code_corruption=1.0))
     changed = (moved.last_scale_continuous != maps(plain).last_scale_continuous).flatten(1).any(dim=1)
-    assert 1 <= changed.sum() <= 7, "some are the pictures themselves"
+    assert 1 <= changed.sum() <= 7, "some are the images themselves"
     wrong = (mended.teacher_forcing_input != moved.teacher_forcing_input).flatten(1).any(dim=1)
-    assert wrong.any() and not (wrong & ~changed).any(), "mistakes are made in the further views alone"
-    part = maps(plain.replace(views=2, mistakes=1.0), slice(4, 6))
+    assert wrong.any() and not (wrong & ~changed).any(), "codes are corrupted in the augmented versions alone"
+    part = maps(plain.replace(augmentations=2, code_corruption=1.0), slice(4, 6))
     torch.testing.assert_close(part.teacher_forcing_input, mended.teacher_forcing_input[4:6])
-    assert not torch.equal(moved.last_scale_continuous, maps(plain.replace(views=2), step=1).last_scale_continuous)
+    assert not torch.equal(
+        moved.last_scale_continuous, maps(plain.replace(augmentations=2), step=1).last_scale_continuous
+    )
 
 
-def test_mistakes_in_a_set_that_was_encoded_are_made_anew_in_every_step(encoded: Path) -> None:
+def test_codes_of_an_encoded_set_are_corrupted_anew_in_every_step(encoded: Path) -> None:
     plain = tiny_transformer_recipe(recipe(data=str(encoded / "codes"), batch_size=8), encoded / "model")
 
     def maps(given: TransformerRecipe, rows: slice = slice(0, 8), step: int = 0) -> TokenMaps:
-        return TransformerTask(given, opened(given, "caption")).tokens.batch(Share(0, step, 8, rows)).maps
+        return TransformerTask(given, opened(given, "caption")).tokens.batch(Microbatch(0, step, 8, rows)).maps
 
-    right, mended = maps(plain), maps(plain.replace(mistakes=1.0))
-    assert torch.equal(right.indices[0], mended.indices[0]), "targets of the first scale are those of the picture"
+    right, mended = maps(plain), maps(plain.replace(code_corruption=1.0))
+    assert torch.equal(right.indices[0], mended.indices[0]), "targets of the first scale are those of the image"
     wrong = (mended.teacher_forcing_input - right.teacher_forcing_input).abs().flatten(1).amax(dim=1) > 1e-3
     assert wrong.sum() >= 4
-    part = maps(plain.replace(mistakes=1.0), slice(4, 6))
+    part = maps(plain.replace(code_corruption=1.0), slice(4, 6))
     torch.testing.assert_close(part.teacher_forcing_input, mended.teacher_forcing_input[4:6])
-    # with hardly any wrong ones, codes and rest give back what was stored
-    almost = maps(plain.replace(mistakes=1e-9))
+    # with hardly any wrong ones, codes and residual give back what was stored
+    almost = maps(plain.replace(code_corruption=1e-9))
     torch.testing.assert_close(almost.teacher_forcing_input, right.teacher_forcing_input, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(almost.last_scale_continuous, right.last_scale_continuous, rtol=1e-4, atol=1e-4)
 
 
-def test_mistakes_need_further_views_of_pictures(encoded: Path) -> None:
-    given = tiny_transformer_recipe(recipe(data=str(encoded / "pictures")), encoded / "model").replace(mistakes=0.5)
-    with pytest.raises(ConfigError, match="set views to 2 or more, or encode the set ahead"):
+def test_code_corruption_needs_augmentations_of_images(encoded: Path) -> None:
+    given = tiny_transformer_recipe(recipe(data=str(encoded / "images")), encoded / "model").replace(
+        code_corruption=0.5
+    )
+    with pytest.raises(ConfigError, match="set augmentations to 2 or more, or encode the set ahead"):
         TransformerTask(given, opened(given, "caption"))
 
 
-def test_every_source_gives_the_maps_of_its_pictures(encoded: Path) -> None:
-    """Codes stored in float32 and pictures encoded in the step agree, pictures, captions and all."""
+def test_every_source_gives_the_maps_of_its_images(encoded: Path) -> None:
+    """Codes stored in float32 and images encoded in the step agree, images, captions and all."""
     given = tiny_transformer_recipe(recipe(data=str(encoded / "codes")), encoded / "model")
     stored = TransformerTask(given, opened(given, "caption"))
-    live_recipe = given.replace(data=str(encoded / "pictures"), reading=ReadingConfig(memory_gb=0.0))
+    live_recipe = given.replace(data=str(encoded / "images"), reading=ReadingConfig(memory_gb=0.0))
     live = TransformerTask(live_recipe, opened(live_recipe, "caption"))
-    memory_recipe = given.replace(data=str(encoded / "pictures"))
+    memory_recipe = given.replace(data=str(encoded / "images"))
     memory = TransformerTask(memory_recipe, opened(memory_recipe, "caption"))
     memory.prepare()
     for rows in (slice(0, 4), slice(2, 3)):
-        share = Share(0, 1, 4, rows)
-        batches = [task.batch(share) for task in (stored, live, memory)]
+        microbatch = Microbatch(0, 1, 4, rows)
+        batches = [task.batch(microbatch) for task in (stored, live, memory)]
         for batch in batches[1:]:
             assert all(torch.equal(a, b) for a, b in zip(batch.maps.indices, batches[0].maps.indices, strict=True))
             torch.testing.assert_close(batch.maps.teacher_forcing_input, batches[0].maps.teacher_forcing_input)
@@ -283,7 +289,7 @@ def test_classes_are_handed_on(tmp_path: Path) -> None:
         batch = source.batch(WHOLE)
         assert batch.conditions.captions is None and batch.conditions.text is None
         assert batch.conditions.classes is not None and batch.conditions.classes.dtype == torch.int64
-        if not isinstance(data, EncodedPictures):
+        if not isinstance(data, EncodedImages):
             red = image_source(data).images(WHOLE, CPU)[:, 0, 0, 0]
             assert batch.conditions.classes.tolist() == (red > -0.5).int().tolist()
         assert source.first(4).classes.tolist() == [0, 0, 0, 1]
@@ -292,7 +298,7 @@ def test_classes_are_handed_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sides": (1, 2, 4)}, r"encoded at the scales \[1, 2, 4\].*--scales"),
+        ({"grid_sizes": (1, 2, 4)}, r"encoded at the scales \[1, 2, 4\].*--scales"),
         ({"residual": False}, "without --no-residual"),
         ({"text_encoder": None}, "no text features.*--text-encoder"),
         ({"text_encoder": "other"}, "another text encoder"),
@@ -304,17 +310,17 @@ def test_classes_are_handed_on(tmp_path: Path) -> None:
 def test_a_set_that_was_encoded_otherwise_is_refused(encoded: Path, change: dict[str, Any], message: str) -> None:
     given = tiny_transformer_recipe(recipe(data=str(encoded / "codes")), encoded / "model")
     data = opened(given, "caption")
-    assert isinstance(data, EncodedPictures)
+    assert isinstance(data, EncodedImages)
     for name, value in change.items():
-        if name == "sides":
-            data.data.sides = value
+        if name == "grid_sizes":
+            data.data.grid_sizes = value
         else:
             data.data.settings[name] = value
     with pytest.raises(HartError, match=message):
         TransformerTask(given, data)
 
 
-# --- the engine's promises
+# --- the training loop's promises
 
 
 def final(folder: Path, step: int) -> dict[str, Any]:
@@ -353,7 +359,7 @@ def test_a_resumed_run_is_the_unbroken_one_to_the_last_bit(
     for name, value in whole["parts"]["model"]["module"].items():
         assert torch.equal(value, resumed["parts"]["model"]["module"][name])
     if kind == "streamed":
-        # 24 pictures are two epochs of twelve, with one damaged picture each
+        # 24 images are two epochs of twelve, with one damaged image each
         assert sum(line["damaged"] for line in lines) == 2
 
 

@@ -11,10 +11,10 @@ from torch.distributed.fsdp import fully_shard
 
 from hart.config import ConfigError
 from hart.errors import HartError
-from hart.training.distributed import Processes
+from hart.training.distributed import DistributedContext
 from hart.training.optimizer import build_optimizer
 from hart.training.trainer import Trainer
-from picture_files import write_numbered_shards
+from image_files import write_numbered_shards
 from processes import CONTEXT
 from toy_training import OPTIMIZER, TASKS, TRAINER, recipe, tiny_encoded_set, train_in_process
 
@@ -128,7 +128,7 @@ def test_a_launch_that_does_not_fit_is_refused(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(HartError, match=message):
-        Processes(TRAINER.replace(**change))
+        DistributedContext(TRAINER.replace(**change))
 
 
 def test_muon_is_refused_where_matrices_are_split(tmp_path: Path) -> None:

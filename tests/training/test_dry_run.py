@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hart.config import HartConfig
 from hart.training.config import TrainerConfig, TransformerRecipe
-from hart.training.distributed import Processes
+from hart.training.distributed import DistributedContext
 from hart.training.dry_run import (
     RehearsedTransformer,
     activation_bytes,
@@ -20,7 +20,7 @@ from hart.training.dry_run import (
     measure,
     memory_of_weights,
 )
-from hart.training.task import Part, Share
+from hart.training.task import Microbatch, OptimizedModule
 from helpers import tiny_text_config
 from toy_training import OPTIMIZER, TRAINER, ToyTask
 
@@ -40,9 +40,9 @@ def test_memory_is_shared_out() -> None:
 def test_a_step_is_timed_after_one_that_warms_up_unless_that_takes_long() -> None:
     def timed(tokens: int, *moments: float) -> float:
         clock: Callable[[], float] = iter(itertools.accumulate(moments)).__next__
-        return measure(ToyTask(), TRAINER, Processes(TRAINER), tokens, clock)
+        return measure(ToyTask(), TRAINER, DistributedContext(TRAINER), tokens, clock)
 
-    assert timed(100, 0, 5, 0, 3) == 3 / 4, "the whole batch of 4 pictures"
+    assert timed(100, 0, 5, 0, 3) == 3 / 4, "the whole batch of 4 images"
     assert timed(2048, 0, 5, 0, 3) == 3 / 2
     assert timed(10_000, 0, 50) == 50
 
@@ -56,19 +56,19 @@ class Chain(ToyTask):
         super().__init__()
         layers = [nn.Linear(self.width, self.width, bias=False) for _ in range(self.depth)]
         self.chain = nn.Sequential(*(nn.Sequential(layer, nn.Tanh()) for layer in layers))
-        self.parts = {"model": Part(self.chain, OPTIMIZER, list(self.chain))}
+        self.optimized = {"model": OptimizedModule(self.chain, OPTIMIZER, list(self.chain))}
 
-    def batch(self, share: Share) -> Tensor:
-        return share.mine(torch.rand(share.batch_size, self.width, generator=share.generator("points")))
+    def batch(self, microbatch: Microbatch) -> Tensor:
+        return microbatch.mine(torch.rand(microbatch.batch_size, self.width, generator=microbatch.generator("points")))
 
-    def loss(self, part: str, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, name: str, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return self.chain(batch).mean(), {}
 
 
 def test_activations_are_what_the_two_passes_hold_at_once() -> None:
     rows, one = 1024, 1024 * Chain.width * 4
     plain = activation_bytes(Chain(), TRAINER, rows)
-    # the pictures, one output a block, and while going back the gradients of what is worked on
+    # the images, one output a block, and while going back the gradients of what is worked on
     assert (Chain.depth + 1) * one <= plain <= (Chain.depth + 5) * one
     assert activation_bytes(Chain(), TRAINER, 2 * rows) == pytest.approx(2 * plain, rel=0.02)
 

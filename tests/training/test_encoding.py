@@ -21,8 +21,8 @@ from hart.text_encoder import Reading, TextEncoder, load_text_encoder
 from hart.training.encoding import EncodedSummary, EncodeOptions, Encoders, encode_dataset
 from hart.types import TextContext
 from helpers import TEXT_TOKENS, TEXT_WIDTH, random_tensor, tiny_class_config, tiny_model, tiny_text_config
+from image_files import encoded_image, write_captioned_folder, write_numbered_shards
 from models import save_tiny_text_model
-from picture_files import picture, write_captioned_folder, write_numbered_shards
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 
@@ -39,7 +39,7 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> Encoders:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def captioned_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("set") / "folder"
     write_captioned_folder(path, 12, damaged=(4,))
     return path
@@ -54,11 +54,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
-def test_codes_residuals_and_text_are_those_of_the_encoders(pictures: Path, encoders: Encoders, tmp_path: Path) -> None:
-    summary = encode(pictures, encoders, tmp_path)
-    assert summary == EncodedSummary(pictures=11, captions=22, damaged=1, finished=True)
+def test_codes_residuals_and_text_are_those_of_the_encoders(
+    captioned_images: Path, encoders: Encoders, tmp_path: Path
+) -> None:
+    summary = encode(captioned_images, encoders, tmp_path)
+    assert summary == EncodedSummary(images=11, captions=22, damaged=1, finished=True)
     data = EncodedSet(tmp_path)
-    source = open_source(pictures)
+    source = open_source(captioned_images)
     assert len(data) == 11
     kept = [row for row in range(12) if row != 4]
     assert not isinstance(source, Stream)
@@ -80,9 +82,9 @@ def test_codes_residuals_and_text_are_those_of_the_encoders(pictures: Path, enco
 
 
 def test_a_run_that_was_stopped_goes_on_and_writes_the_same(
-    pictures: Path, encoders: Encoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    captioned_images: Path, encoders: Encoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode(pictures, encoders, tmp_path / "unbroken")
+    encode(captioned_images, encoders, tmp_path / "unbroken")
     broken = tmp_path / "broken"
 
     class Stop(Exception):
@@ -91,48 +93,50 @@ def test_a_run_that_was_stopped_goes_on_and_writes_the_same(
     def stop(done: int, total: int | None, what: str) -> None:
         raise Stop
 
-    source, options = open_source(pictures), replace(OPTIONS, max_damaged=0.2)
+    source, options = open_source(captioned_images), replace(OPTIONS, max_damaged=0.2)
     for _ in range(2):
         with pytest.raises(Stop):
             encode_dataset(source, TRANSFORM, encoders, broken, "train", options, stop)
         with pytest.raises(HartError, match="was not finished"):
             EncodedSet(broken)
     (broken / "train-00000.safetensors").write_bytes(b"torn")
-    encode(pictures, encoders, broken)
+    encode(captioned_images, encoders, broken)
     assert contents(broken) == contents(tmp_path / "unbroken")
     monkeypatch.setattr(encoders.tokenizer, "encode", None)
-    assert encode(pictures, encoders, broken).finished
+    assert encode(captioned_images, encoders, broken).finished
 
 
-def test_parts_and_workers_write_the_same_set(pictures: Path, encoders: Encoders, tmp_path: Path) -> None:
-    encode(pictures, encoders, tmp_path / "one")
-    assert not encode(pictures, encoders, tmp_path / "two", part="2/2").finished
+def test_parts_and_workers_write_the_same_set(captioned_images: Path, encoders: Encoders, tmp_path: Path) -> None:
+    encode(captioned_images, encoders, tmp_path / "one")
+    assert not encode(captioned_images, encoders, tmp_path / "two", part="2/2").finished
     with pytest.raises(HartError, match="was not finished"):
         EncodedSet(tmp_path / "two")
-    assert encode(pictures, encoders, tmp_path / "two", part="1/2", workers=2).finished
+    assert encode(captioned_images, encoders, tmp_path / "two", part="1/2", workers=2).finished
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 
-def test_another_tokenizer_set_or_option_is_not_mixed_in(pictures: Path, encoders: Encoders, tmp_path: Path) -> None:
-    encode(pictures, encoders, tmp_path)
+def test_another_tokenizer_set_or_option_is_not_mixed_in(
+    captioned_images: Path, encoders: Encoders, tmp_path: Path
+) -> None:
+    encode(captioned_images, encoders, tmp_path)
     other = replace(encoders, tokenizer=tiny_model(tiny_text_config(), seed=5)[0])
     for changed, options in ((other, {}), (encoders, {"residual": False}), (replace(encoders, text_encoder=None), {})):
         with pytest.raises(HartError, match=r"train-00000.safetensors was made .* empty folder"):
-            encode(pictures, changed, tmp_path, **options)
-    (pictures / "train" / "0001.txt").write_text("another caption")
+            encode(captioned_images, changed, tmp_path, **options)
+    (captioned_images / "train" / "0001.txt").write_text("another caption")
     with pytest.raises(HartError, match=r"train-00000.safetensors was made from another set"):
-        encode(pictures, encoders, tmp_path)
-    (pictures / "train" / "0001.txt").write_text("first of 1\nsecond of 1\n")
+        encode(captioned_images, encoders, tmp_path)
+    (captioned_images / "train" / "0001.txt").write_text("first of 1\nsecond of 1\n")
     (tmp_path / "holiday.png").write_bytes(b"")
     with pytest.raises(HartError, match=r"holds other files \(holiday\.png\)"):
-        encode(pictures, encoders, tmp_path)
+        encode(captioned_images, encoders, tmp_path)
     data = EncodedSet(tmp_path)
     ours = fingerprint(encoders.tokenizer)
-    words = encoders.text_encoder
-    assert isinstance(words, torch.nn.Module)
-    data.require_made_by(tokenizer=ours, text_encoder=fingerprint(words))
+    text_encoder = encoders.text_encoder
+    assert isinstance(text_encoder, torch.nn.Module)
+    data.require_made_by(tokenizer=ours, text_encoder=fingerprint(text_encoder))
     with pytest.raises(HartError, match="another tokenizer"):
-        data.require_made_by(tokenizer=fingerprint(other.tokenizer), text_encoder=fingerprint(words))
+        data.require_made_by(tokenizer=fingerprint(other.tokenizer), text_encoder=fingerprint(text_encoder))
     with pytest.raises(HartError, match="another text encoder"):
         data.require_made_by(tokenizer=ours, text_encoder="")
 
@@ -140,14 +144,14 @@ def test_another_tokenizer_set_or_option_is_not_mixed_in(pictures: Path, encoder
 def test_a_stream_gives_a_shard_for_each_of_its_units(encoders: Encoders, tmp_path: Path) -> None:
     write_numbered_shards(tmp_path, shards=3, each=4, damaged=(5,))
     summary = encode(tmp_path, encoders, tmp_path / "stream", "stream", workers=1)
-    assert (summary.pictures, summary.damaged, summary.finished) == (11, 1, True)
+    assert (summary.images, summary.damaged, summary.finished) == (11, 1, True)
     assert len(list((tmp_path / "stream").glob("*.safetensors"))) == 3
     encode(tmp_path, encoders, tmp_path / "rows", "shards")
     stream, rows = EncodedSet(tmp_path / "stream"), EncodedSet(tmp_path / "rows")
     assert all(torch.equal(stream.codes(row), rows.codes(row)) for row in range(11))
 
 
-def test_batches_follow_the_order_of_the_pictures_over_ranks_and_workers(encoders: Encoders, tmp_path: Path) -> None:
+def test_batches_follow_the_order_of_the_images_over_ranks_and_workers(encoders: Encoders, tmp_path: Path) -> None:
     write_captioned_folder(tmp_path / "set", 12)
     encode(tmp_path / "set", encoders, tmp_path / "codes")
     data = EncodedSet(tmp_path / "codes")
@@ -171,7 +175,7 @@ def test_batches_follow_the_order_of_the_pictures_over_ranks_and_workers(encoder
 def test_classes_without_text_and_codes_without_residual(encoders: Encoders, tmp_path: Path) -> None:
     for name in ("ant", "bee"):
         (tmp_path / "set" / "train" / name).mkdir(parents=True)
-        (tmp_path / "set" / "train" / name / "x.png").write_bytes(picture("red"))
+        (tmp_path / "set" / "train" / name / "x.png").write_bytes(encoded_image("red"))
     tokenizer = tiny_model(tiny_class_config())[0]
     plain = replace(encoders, tokenizer=tokenizer, text_encoder=None)
     encode(tmp_path / "set", plain, tmp_path / "codes", residual=False, dtype="float16")
@@ -200,29 +204,31 @@ class FeaturedPadding:
 
 
 def test_features_of_padding_are_kept_and_those_out_of_range_refused(
-    pictures: Path, encoders: Encoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    captioned_images: Path, encoders: Encoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hart.training.encoding.encoder_module", lambda encoder: encoder.model)
     assert encoders.text_encoder is not None
     padded: Any = FeaturedPadding(encoders.text_encoder)
-    encode(pictures, replace(encoders, text_encoder=padded), tmp_path / "a", batch_size=1)
+    encode(captioned_images, replace(encoders, text_encoder=padded), tmp_path / "a", batch_size=1)
     text = EncodedSet(tmp_path / "a").text(3, 0)
     torch.testing.assert_close(text.embeddings, random_tensor(1, TEXT_TOKENS, TEXT_WIDTH))
     assert text.mask.tolist() == [[False, False] + [True] * (TEXT_TOKENS - 2)]
     loud: Any = FeaturedPadding(encoders.text_encoder, 1e6)
     with pytest.raises(HartError, match="not finite in float16"):
-        encode(pictures, replace(encoders, text_encoder=loud), tmp_path / "b", dtype="float16")
+        encode(captioned_images, replace(encoders, text_encoder=loud), tmp_path / "b", dtype="float16")
 
 
-def test_faults_of_a_set_are_said(pictures: Path, encoders: Encoders, tmp_path: Path) -> None:
+def test_faults_of_a_set_are_said(captioned_images: Path, encoders: Encoders, tmp_path: Path) -> None:
     with pytest.raises(HartError, match="run hart data encode"):
         EncodedSet(tmp_path)
     options = replace(OPTIONS, max_damaged=0.05)
-    with pytest.raises(HartError, match="1 of 12 pictures are damaged, more than 5%"):
-        encode_dataset(open_source(pictures), TRANSFORM, encoders, tmp_path / "bad", "train", options)
+    with pytest.raises(HartError, match="1 of 12 images are damaged, more than 5%"):
+        encode_dataset(open_source(captioned_images), TRANSFORM, encoders, tmp_path / "bad", "train", options)
     with pytest.raises(HartError, match="random crops"):
-        encode_dataset(open_source(pictures), ImageTransform(8, flip=0.5), encoders, tmp_path / "bad", "train", options)
-    encode(pictures, encoders, tmp_path / "good")
+        encode_dataset(
+            open_source(captioned_images), ImageTransform(8, flip=0.5), encoders, tmp_path / "bad", "train", options
+        )
+    encode(captioned_images, encoders, tmp_path / "good")
     (tmp_path / "good" / "train-00001.safetensors").unlink()
     with pytest.raises(HartError, match=r"missing shards: train-00001.safetensors"):
         EncodedSet(tmp_path / "good")

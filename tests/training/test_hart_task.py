@@ -15,11 +15,11 @@ from hart.model import Hart
 from hart.training.conditions import drop_condition
 from hart.training.config import OptimizerConfig, TrainerConfig, TransformerRecipe
 from hart.training.hart_task import TOKEN_LAYERS, TransformerTask, start_from
-from hart.training.task import Share
+from hart.training.task import Microbatch
 from hart.training.token_sources import encode_all, select
 from hart.training.trainer import Trainer
 from hart.types import TextContext
-from helpers import SCALES, TEXT_TOKENS, pictures, random_tensor, tiny_model, tiny_text_config
+from helpers import SCALES, TEXT_TOKENS, captioned_images, random_tensor, tiny_model, tiny_text_config
 
 
 def contexts(count: int) -> TextContext:
@@ -40,7 +40,7 @@ def test_captions_are_dropped_as_often_as_asked(probability: float) -> None:
 
 def test_tokens_made_once_are_those_made_in_a_step() -> None:
     tokenizer, _ = tiny_model(tiny_text_config())
-    data = pictures(5)
+    data = captioned_images(5)
     maps = encode_all(tokenizer, tokenizer.config.schedule, data, torch.device("cpu"))
     assert [index.shape for index in maps.indices] == [(5, n * n) for n in SCALES]
     rows = torch.tensor([4, 0, 4])
@@ -53,22 +53,22 @@ def test_tokens_made_once_are_those_made_in_a_step() -> None:
     assert weight.grad is not None
 
 
-def test_views_follow_each_other_the_plain_one_first() -> None:
+def test_augmentations_follow_each_other_the_plain_one_first() -> None:
     tokenizer, _ = tiny_model(tiny_text_config())
-    data, cpu = pictures(3), torch.device("cpu")
+    data, cpu = captioned_images(3), torch.device("cpu")
     plain = encode_all(tokenizer, tokenizer.config.schedule, data, cpu)
-    views = encode_all(tokenizer, tokenizer.config.schedule, data, cpu, views=3)
-    latents = views.last_scale_continuous.view(3, *plain.last_scale_continuous.shape)
+    augmentations = encode_all(tokenizer, tokenizer.config.schedule, data, cpu, augmentations=3)
+    latents = augmentations.last_scale_continuous.view(3, *plain.last_scale_continuous.shape)
     assert torch.equal(latents[0], plain.last_scale_continuous)
     assert not torch.equal(latents[1], latents[0])
     assert not torch.equal(latents[1], latents[2])
 
 
-def test_mistakes_are_made_in_the_further_views_and_mended_by_later_scales() -> None:
+def test_codes_of_augmentations_are_corrupted_and_corrected_by_later_scales() -> None:
     tokenizer, _ = tiny_model(tiny_text_config())
-    data, cpu, schedule = pictures(3), torch.device("cpu"), tokenizer.config.schedule
-    right = encode_all(tokenizer, schedule, data, cpu, views=2)
-    wrong = encode_all(tokenizer, schedule, data, cpu, views=2, mistakes=1.0, seed=0)
+    data, cpu, schedule = captioned_images(3), torch.device("cpu"), tokenizer.config.schedule
+    right = encode_all(tokenizer, schedule, data, cpu, augmentations=2)
+    wrong = encode_all(tokenizer, schedule, data, cpu, augmentations=2, code_corruption=1.0, seed=0)
     plain, moved = slice(0, 3), slice(3, 6)
     assert torch.equal(wrong.teacher_forcing_input[plain], right.teacher_forcing_input[plain])
     assert not torch.equal(wrong.teacher_forcing_input[moved], right.teacher_forcing_input[moved])
@@ -131,7 +131,7 @@ def test_another_tokenizers_model_lends_what_lies_between_its_tokens(tmp_path: P
 
 # torch says that its fused RMSNorm does not serve bfloat16 beside float32 weights: slower, not wrong
 @pytest.mark.filterwarnings("ignore:Mismatch dtype:UserWarning")
-def test_the_stage_runs_from_captions_to_a_model_and_pictures(tmp_path: Path) -> None:
+def test_the_stage_runs_from_captions_to_a_model_and_images(tmp_path: Path) -> None:
     tokenizer, _ = tiny_model(tiny_text_config())
     save_tokenizer(tmp_path / "tokenizer", tokenizer)
     text = TextConditioning(width=384, tokens=16)
@@ -145,11 +145,11 @@ def test_the_stage_runs_from_captions_to_a_model_and_pictures(tmp_path: Path) ->
         transformer=config.transformer,
         diffusion=config.diffusion,
     )
-    task = TransformerTask(recipe, pictures(3))
-    share = Share(0, 0, 2, slice(0, 2))
-    before = task.batch(share)
+    task = TransformerTask(recipe, captioned_images(3))
+    microbatch = Microbatch(0, 0, 2, slice(0, 2))
+    before = task.batch(microbatch)
     Trainer(task, recipe, tmp_path / "run").run()
-    after = task.batch(share)
+    after = task.batch(microbatch)
     assert torch.equal(before.maps.teacher_forcing_input, after.maps.teacher_forcing_input), "encoded ahead or not"
     assert torch.equal(before.context.embeddings, after.context.embeddings)
     assert before.context.embeddings.dtype == torch.float32

@@ -16,7 +16,7 @@ from helpers import random_context, teacher_input, tiny_class_config, tiny_text_
 @pytest.mark.parametrize("config", [tiny_text_config(), tiny_text_config(modulation="table"), tiny_class_config()])
 def test_training_starts_near_the_uniform_distribution(config: HartConfig) -> None:
     hart = Hart(config)
-    initialize(hart, torch.Generator().manual_seed(0), modulation_gain=0.01)
+    initialize(hart, torch.Generator().manual_seed(0), gate_gain=0.01)
     output = hart.transformer(random_context(config, 2), teacher_input(config, 2))
     probabilities = hart.transformer.logits(output.hidden, output.conditioning).softmax(dim=-1)
     entropy = -(probabilities * probabilities.log()).sum(dim=-1).mean().item()
@@ -30,28 +30,28 @@ def test_training_starts_near_the_uniform_distribution(config: HartConfig) -> No
 def test_the_generator_decides_the_weights() -> None:
     models = [Hart(tiny_text_config()) for _ in range(3)]
     for model, seed in zip(models, (0, 0, 1), strict=True):
-        initialize(model, torch.Generator().manual_seed(seed), modulation_gain=0.01)
+        initialize(model, torch.Generator().manual_seed(seed), gate_gain=0.01)
     states = [model.state_dict() for model in models]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
     assert not torch.equal(states[0]["transformer.word_embed.weight"], states[2]["transformer.word_embed.weight"])
 
 
-def test_the_gain_of_modulation_is_the_recipe_s() -> None:
+def test_the_gain_of_gates_is_the_recipe_s() -> None:
     def weights(gain: float) -> torch.Tensor:
         hart = Hart(tiny_class_config())
-        initialize(hart, torch.Generator().manual_seed(0), modulation_gain=gain)
+        initialize(hart, torch.Generator().manual_seed(0), gate_gain=gain)
         return hart.transformer.blocks[0].modulation.project.linear.weight.detach()
 
     one, small = weights(1.0), weights(1e-4)
-    gains = 2 * tiny_class_config().transformer.width
-    torch.testing.assert_close(small[:gains], 1e-4 * one[:gains])
-    assert torch.equal(small[gains:], one[gains:]), "scales and shifts are not gains"
+    gates = 2 * tiny_class_config().transformer.width
+    torch.testing.assert_close(small[:gates], 1e-4 * one[:gates])
+    assert torch.equal(small[gates:], one[gates:]), "scales and shifts are not gains"
 
 
-def test_the_gain_of_modulation_reaches_the_tables_of_a_shared_layer() -> None:
+def test_the_gain_of_gates_reaches_the_tables_of_a_shared_layer() -> None:
     def table(gain: float) -> torch.Tensor:
         hart = Hart(tiny_class_config(modulation="shared"))
-        initialize(hart, torch.Generator().manual_seed(0), modulation_gain=gain)
+        initialize(hart, torch.Generator().manual_seed(0), gate_gain=gain)
         return hart.transformer.blocks[0].modulation.table.detach()
 
     one, small = table(1.0), table(1e-4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from hart.training.randomness import generator_for, seed_of
-from hart.training.task import Share
+from hart.training.task import Microbatch
 
 
 def test_every_seed_purpose_and_step_has_its_own_numbers() -> None:
@@ -14,7 +14,9 @@ def test_every_seed_purpose_and_step_has_its_own_numbers() -> None:
     assert torch.equal(*(torch.rand(3, generator=generator_for(1, "noise", 2)) for _ in range(2)))
 
 
-def test_shares_of_a_batch_are_rows_of_the_same_draw() -> None:
-    shares = [Share(0, 7, 6, rows) for rows in (slice(0, 6), slice(0, 3), slice(3, 6))]
-    whole, first, second = (share.mine(torch.rand(6, 2, generator=share.generator("x"))) for share in shares)
+def test_microbatches_are_rows_of_the_same_numbers() -> None:
+    microbatches = [Microbatch(0, 7, 6, rows) for rows in (slice(0, 6), slice(0, 3), slice(3, 6))]
+    whole, first, second = (
+        microbatch.mine(torch.rand(6, 2, generator=microbatch.generator("x"))) for microbatch in microbatches
+    )
     assert torch.equal(whole, torch.cat([first, second]))

@@ -16,7 +16,7 @@ from hart.training.image_sources import open_training_data
 from hart.training.task import Origin
 from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer
-from picture_files import write_captioned_folder
+from image_files import write_captioned_folder
 from toy_training import OPTIMIZER, ToyTask, recipe, tiny_encoded_set, tiny_tokenizer_recipe, tiny_transformer_recipe
 from training_state import state
 
@@ -63,7 +63,9 @@ def test_the_recipe_is_that_of_the_checkpoint(tmp_path: Path) -> None:
     (tmp_path / RECIPE_FILE).write_text("not JSON")
     run = toy(tmp_path, recipe=faster, accept_changes=True)
     assert run.step == 6
-    assert run.stepper.parts["model"].optimizer.param_groups[0]["betas"] == (0.5, 0.95), "not that of the checkpoint"
+    assert run.stepper.optimized["model"].optimizer.param_groups[0]["betas"] == (0.5, 0.95), (
+        "not that of the checkpoint"
+    )
     assert "0.5" in (tmp_path / RECIPE_FILE).read_text()
 
 
@@ -94,7 +96,7 @@ def test_weights_that_do_not_fit_an_accepted_recipe_are_named(tmp_path: Path) ->
         Trainer(task, recipe(OPTIMIZER.replace(learning_rate=0.1)), tmp_path, accept_changes=True)
 
 
-def change_pictures(folder: Path, change: str) -> None:
+def change_images(folder: Path, change: str) -> None:
     first, second = folder / "train" / "0001.png", folder / "train" / "0002.png"
     if change == "deleted":
         first.unlink()
@@ -111,7 +113,7 @@ def change_pictures(folder: Path, change: str) -> None:
 
 @pytest.mark.parametrize("change", ["deleted", "added", "swapped", "caption"])
 @pytest.mark.parametrize("memory_gb", [4.0, 0.0])
-def test_changed_pictures_are_noticed(tmp_path: Path, change: str, memory_gb: float) -> None:
+def test_changed_images_are_noticed(tmp_path: Path, change: str, memory_gb: float) -> None:
     write_captioned_folder(tmp_path / "set", 6)
     given = tiny_tokenizer_recipe(recipe(data=str(tmp_path / "set"), steps=1))
     given = given.replace(reading=given.reading.replace(memory_gb=memory_gb))
@@ -121,22 +123,22 @@ def test_changed_pictures_are_noticed(tmp_path: Path, change: str, memory_gb: fl
 
     run()
     run()
-    change_pictures(tmp_path / "set", change)
+    change_images(tmp_path / "set", change)
     with pytest.raises(HartError, match=r"run holds a run of other data or weights: data \(folder"):
         run()
 
 
 def test_frozen_networks_are_noticed(tmp_path: Path) -> None:
     folder = tiny_encoded_set(tmp_path / "set")
-    given = tiny_transformer_recipe(recipe(data=str(folder / "pictures")), folder / "model")
+    given = tiny_transformer_recipe(recipe(data=str(folder / "images")), folder / "model")
     tasks = [TransformerTask(given, open_training_data(given, 8, "caption")) for _ in range(3)]
     before = tasks[0].sources
     assert before == tasks[1].sources
     with torch.no_grad():
         next(tasks[1].tokenizer.parameters()).add_(1e-3)
-        words = tasks[2].conditioner.text_weights
-        assert words is not None
-        next(words.parameters()).add_(1e-3)
+        text_weights = tasks[2].conditioner.text_weights
+        assert text_weights is not None
+        next(text_weights.parameters()).add_(1e-3)
     for task, name in ((tasks[1], "tokenizer"), (tasks[2], "text encoder")):
         now = task.sources
         assert {key for key in before if before[key] != now[key]} == {name}

@@ -15,11 +15,11 @@ from torch import Tensor
 from hart.errors import Stopped
 from hart.training import checkpoint
 from hart.training.stopping import SIGNALS
-from hart.training.task import Share
+from hart.training.task import Microbatch
 from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer
-from helpers import pictures
-from picture_files import write_captioned_folder
+from helpers import captioned_images
+from image_files import write_captioned_folder
 from processes import CONTEXT
 from toy_training import (
     ToyTask,
@@ -40,22 +40,22 @@ class SignalledTask(ToyTask):
         self.moment = moment
         self.number = number
 
-    def batch(self, share: Share) -> Tensor:
-        if share.step == 4 and self.moment == "data":
+    def batch(self, microbatch: Microbatch) -> Tensor:
+        if microbatch.step == 4 and self.moment == "data":
             signal.raise_signal(self.number)
-        if share.step == 4 and self.moment == "data that never come":
+        if microbatch.step == 4 and self.moment == "data that never come":
             threading.Thread(target=os.kill, args=(os.getpid(), self.number)).start()
             threading.Event().wait()
-        return super().batch(share)
+        return super().batch(microbatch)
 
-    def loss(self, part: str, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, name: str, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         if self.prepared and len(self.saved) == 1 and self.moment == "loss" and self.step == 4:
             signal.raise_signal(self.number)
-        return super().loss(part, batch)
+        return super().loss(name, batch)
 
-    def after_step(self, share: Share, engine: Any) -> dict[str, float]:
-        self.step = share.step + 1
-        return super().after_step(share, engine)
+    def after_step(self, microbatch: Microbatch, train_context: Any) -> dict[str, float]:
+        self.step = microbatch.step + 1
+        return super().after_step(microbatch, train_context)
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -80,9 +80,9 @@ def test_a_signal_keeps_all_steps_that_were_done(tmp_path: Path, moment: str, do
 
 def test_nothing_is_kept_before_the_first_step(tmp_path: Path) -> None:
     class Early(ToyTask):
-        def batch(self, share: Share) -> Tensor:
+        def batch(self, microbatch: Microbatch) -> Tensor:
             signal.raise_signal(signal.SIGTERM)
-            return super().batch(share)
+            return super().batch(microbatch)
 
     with pytest.raises(Stopped, match="stopped after step 0; kept: nothing yet"):
         Trainer(Early(), recipe(), tmp_path).run()
@@ -135,7 +135,7 @@ def test_what_a_tokenizer_has_counted_of_its_codes_is_kept(tmp_path: Path) -> No
             if report.step == stop_at:
                 signal.raise_signal(signal.SIGINT)
 
-        Trainer(TokenizerTask(given, pictures(6)), given, folder, on_step=on_step).run()
+        Trainer(TokenizerTask(given, captioned_images(6)), given, folder, on_step=on_step).run()
 
     run(tmp_path / "whole")
     with pytest.raises(Stopped, match="stopped after step 4"):

@@ -1,4 +1,4 @@
-"""Stage `tokenizer` on a handful of pictures in memory: it learns, resumes exactly, and freezes what it should."""
+"""Stage `tokenizer` on a handful of images in memory: it learns, resumes exactly, and freezes what it should."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from hart.losses.config import PerceptualConfig
 from hart.networks.perceptual import Lpips
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.config import DiscriminatorConfig, OptimizerConfig, TokenizerRecipe, TrainerConfig
-from hart.training.distributed import Processes
+from hart.training.distributed import DistributedContext
 from hart.training.dry_run import RehearsedTokenizer, activation_bytes, measure
-from hart.training.task import Share
+from hart.training.task import Microbatch
 from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer
-from helpers import pictures, tiny_model, tiny_text_config, tiny_tokenizer_config
+from helpers import captioned_images, tiny_model, tiny_text_config, tiny_tokenizer_config
 
 RECIPE = TokenizerRecipe(
     data="",
@@ -55,7 +55,7 @@ def reconstruction_psnr(tokenizer: HybridTokenizer, data: CaptionedImages) -> di
 
 def test_it_learns_one_batch(tmp_path: Path) -> None:
     recipe = RECIPE.replace(trainer=RECIPE.trainer.replace(steps=60, log_every=20, checkpoint_every=60))
-    data, logs = pictures(), []
+    data, logs = captioned_images(), []
     task = TokenizerTask(recipe, data)
     before = reconstruction_psnr(task.module.eval(), data)
     Trainer(task, recipe, tmp_path, on_log=lambda step, figures: logs.append(figures)).run()
@@ -69,11 +69,11 @@ def test_it_learns_one_batch(tmp_path: Path) -> None:
 def test_a_resumed_run_is_the_unbroken_one_to_the_last_bit(tmp_path: Path, start_step: int) -> None:
     assert ADVERSARIAL.adversarial is not None
     recipe = ADVERSARIAL.replace(adversarial=ADVERSARIAL.adversarial.replace(start_step=start_step))
-    Trainer(TokenizerTask(recipe, pictures()), recipe, tmp_path / "whole").run()
+    Trainer(TokenizerTask(recipe, captioned_images()), recipe, tmp_path / "whole").run()
     last = Path("checkpoints", "step-00000004.pt")
     whole = torch.load(tmp_path / "whole" / last, weights_only=True)["weights"]
     (tmp_path / "whole" / last).unlink()
-    again = Trainer(TokenizerTask(recipe, pictures()), recipe, tmp_path / "whole")
+    again = Trainer(TokenizerTask(recipe, captioned_images()), recipe, tmp_path / "whole")
     assert again.step == 2
     again.run()
     resumed = torch.load(tmp_path / "whole" / last, weights_only=True)["weights"]
@@ -89,7 +89,7 @@ def _weights(*saved: dict[str, Any]) -> list[tuple[dict[str, torch.Tensor], ...]
 def test_the_discriminator_is_heard_from_its_start_step_on(tmp_path: Path) -> None:
     logs: list[dict[str, float]] = []
     recipe = ADVERSARIAL.replace(trainer=RECIPE.trainer.replace(log_every=1, steps=2))
-    task = TokenizerTask(recipe, pictures())
+    task = TokenizerTask(recipe, captioned_images())
     assert task.discriminator is not None
     before = {name: value.clone() for name, value in task.discriminator.state_dict().items()}
     Trainer(task, recipe, tmp_path, on_log=lambda step, figures: logs.append(figures)).run()
@@ -107,7 +107,7 @@ def test_parts_of_a_batch_have_the_adaptive_weight_of_the_whole(tmp_path: Path) 
         gentle = RECIPE.optimizer.replace(learning_rate=1e-5, warmup_steps=0)
         trainer = RECIPE.trainer.replace(log_every=1, steps=2, accumulate=parts, activation_checkpointing=parts == 2)
         recipe = ADVERSARIAL.replace(trainer=trainer, optimizer=gentle)
-        task = TokenizerTask(recipe, pictures())
+        task = TokenizerTask(recipe, captioned_images())
         Trainer(task, recipe, tmp_path / str(parts), on_log=lambda step, figures: logs.append(figures)).run()
         weights.append(task.module.state_dict())
     assert logs[1]["adaptive_weight"] == pytest.approx(logs[3]["adaptive_weight"], rel=1e-4)
@@ -118,7 +118,7 @@ def test_parts_of_a_batch_have_the_adaptive_weight_of_the_whole(tmp_path: Path) 
 def test_the_use_of_the_codebook_is_reported_by_scale(tmp_path: Path) -> None:
     logs: list[dict[str, float]] = []
     recipe = RECIPE.replace(revive_every=0, trainer=RECIPE.trainer.replace(steps=3))
-    task = TokenizerTask(recipe, pictures())
+    task = TokenizerTask(recipe, captioned_images())
     seen: list[tuple[torch.Tensor, ...]] = []
     original = task.module.quantizer.encode
 
@@ -153,18 +153,18 @@ def test_squared_error_and_a_perceptual_loss_by_name(monkeypatch: pytest.MonkeyP
     recipe = RECIPE.replace(
         perceptual=perceptual, loss=RECIPE.loss.replace(reconstruction=0.0, squared=2.0), tokenizer=tokenizer
     )
-    task = TokenizerTask(recipe, _large_pictures())
+    task = TokenizerTask(recipe, _large_images())
     assert asked == [("lpips", ("vgg16.pth", "vgg.pth"))]
-    total, parts = task.loss("model", task.batch(Share(0, 0, 1, slice(0, 1))))
+    total, parts = task.loss("model", task.batch(Microbatch(0, 0, 1, slice(0, 1))))
     torch.testing.assert_close(total, 2 * parts["squared"] + 0.5 * parts["perceptual"] + parts["quantizer"])
-    unheard = TokenizerTask(recipe.replace(perceptual=perceptual.replace(weight=0.0)), _large_pictures())
+    unheard = TokenizerTask(recipe.replace(perceptual=perceptual.replace(weight=0.0)), _large_images())
     assert len(asked) == 1, "weight 0 reads no files"
-    assert "perceptual" not in unheard.loss("model", unheard.batch(Share(0, 0, 1, slice(0, 1))))[1]
+    assert "perceptual" not in unheard.loss("model", unheard.batch(Microbatch(0, 0, 1, slice(0, 1))))[1]
 
 
-def _large_pictures() -> CaptionedImages:
+def _large_images() -> CaptionedImages:
     """16 x 16 pixels, the least that VGG-16 halves four times."""
-    small = pictures(2)
+    small = captioned_images(2)
     pixels = torch.stack([small.image(i) for i in range(2)]).repeat_interleave(2, 2).repeat_interleave(2, 3)
     return CaptionedImages(pixels, (("a blob",),) * 2, torch.ones(2), ({},) * 2)
 
@@ -177,10 +177,10 @@ def test_a_rehearsal_has_every_loss_and_needs_no_files() -> None:
         tokenizer=RECIPE.tokenizer.replace(channel_multipliers=(1, 1, 1)),
         init_from="nowhere",
     )
-    processes = Processes(recipe.trainer)
-    task = RehearsedTokenizer(recipe, processes.device)
-    assert sum(p.numel() for p in task.parts["discriminator"].module.parameters()) > 0
-    assert measure(task, recipe.trainer, processes, tokens=100) > 0
+    distributed = DistributedContext(recipe.trainer)
+    task = RehearsedTokenizer(recipe, distributed.device)
+    assert sum(p.numel() for p in task.optimized["discriminator"].module.parameters()) > 0
+    assert measure(task, recipe.trainer, distributed, tokens=100) > 0
     assert 0 < activation_bytes(task, recipe.trainer, 2) < 14e6 * 4, "frozen weights are no activations"
 
 
@@ -194,8 +194,10 @@ def test_the_decoder_of_a_published_tokenizer_is_tuned(tmp_path: Path, layout: s
         revive_every=0,
         trainer=RECIPE.trainer.replace(steps=2, batch_size=2),
     )
-    side = source.config.image_size
-    pixels = torch.randint(256, (2, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    image_size = source.config.image_size
+    pixels = torch.randint(
+        256, (2, 3, image_size, image_size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     data = CaptionedImages(pixels, (("noise",),) * 2, torch.ones(2), ({},) * 2)
     logs: list[dict[str, float]] = []
     task = TokenizerTask(recipe, data)
@@ -212,17 +214,19 @@ def test_the_decoder_of_a_published_tokenizer_is_tuned(tmp_path: Path, layout: s
 
 def test_the_seed_decides_the_starting_weights() -> None:
     torch.manual_seed(1)
-    first = TokenizerTask(RECIPE, pictures()).module.state_dict()
+    first = TokenizerTask(RECIPE, captioned_images()).module.state_dict()
     torch.manual_seed(2)
-    second = TokenizerTask(RECIPE, pictures()).module.state_dict()
-    other = TokenizerTask(RECIPE.replace(trainer=RECIPE.trainer.replace(seed=1)), pictures()).module.state_dict()
+    second = TokenizerTask(RECIPE, captioned_images()).module.state_dict()
+    other = TokenizerTask(
+        RECIPE.replace(trainer=RECIPE.trainer.replace(seed=1)), captioned_images()
+    ).module.state_dict()
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     assert not torch.equal(first["encoder.conv_in.weight"], other["encoder.conv_in.weight"])
 
 
 def test_the_decoder_alone_is_trained_when_asked(tmp_path: Path) -> None:
     recipe = RECIPE.replace(decoder_only=True)
-    task = TokenizerTask(recipe, pictures())
+    task = TokenizerTask(recipe, captioned_images())
     before = {name: value.clone() for name, value in task.module.state_dict().items()}
     Trainer(task, recipe, tmp_path).run()
     moved = {name.split(".")[0] for name, value in task.module.state_dict().items() if not value.equal(before[name])}
@@ -230,34 +234,36 @@ def test_the_decoder_alone_is_trained_when_asked(tmp_path: Path) -> None:
 
 
 def test_a_decoder_learns_from_wrong_codes_of_discrete_latents_alone() -> None:
-    recipe = RECIPE.replace(decoder_only=True, discrete_probability=1.0, mistakes=1.0)
-    share = Share(0, 0, 4, slice(0, 4))
+    recipe = RECIPE.replace(decoder_only=True, discrete_probability=1.0, code_corruption=1.0)
+    microbatch = Microbatch(0, 0, 4, slice(0, 4))
 
     def latent(given: TokenizerRecipe) -> Tensor:
-        task = TokenizerTask(given, pictures())
-        batch = task.batch(share)
-        return task.module.training_pass(batch.image, discrete=batch.discrete, mistakes=batch.mistakes).latent
+        task = TokenizerTask(given, captioned_images())
+        batch = task.batch(microbatch)
+        return task.module.training_pass(
+            batch.image, discrete=batch.discrete, code_corruption=batch.code_corruption
+        ).latent
 
-    right = latent(recipe.replace(mistakes=0.0))
+    right = latent(recipe.replace(code_corruption=0.0))
     assert not torch.equal(latent(recipe), right)
     assert torch.equal(latent(recipe), latent(recipe))
     continuous = recipe.replace(discrete_probability=0.0)
-    assert torch.equal(latent(continuous), latent(continuous.replace(mistakes=0.0)))
+    assert torch.equal(latent(continuous), latent(continuous.replace(code_corruption=0.0)))
     with pytest.raises(ConfigError, match="decoder alone: set decoder_only = true"):
         recipe.replace(decoder_only=False)
 
 
 def test_codes_that_nothing_chose_move_onto_the_data(tmp_path: Path) -> None:
-    task = TokenizerTask(RECIPE, pictures())
+    task = TokenizerTask(RECIPE, captioned_images())
     codebook = task.module.quantizer.codebook.weight
-    codebook.data[5:] = 1000.0  # far from every cell
+    codebook.data[5:] = 1000.0  # far from every vector
     logs: list[dict[str, float]] = []
     run = Trainer(task, RECIPE, tmp_path, on_log=lambda step, figures: logs.append(figures))
     run.run()
     assert logs[0]["dead_codes"] >= 19, "a count, not diluted by the steps between"
     assert codebook.abs().max() < 100
     assert run.stepper.average.weights["quantizer.codebook.weight"].abs().max() < 100, "the average starts anew too"
-    late = Share(0, RECIPE.trainer.steps - 1, 4, slice(0, 4))
+    late = Microbatch(0, RECIPE.trainer.steps - 1, 4, slice(0, 4))
     codebook.data[5:] = 1000.0
     task.loss("model", task.batch(late))
     assert task.after_step(late, run.stepper)["dead_codes"] >= 19
@@ -265,7 +271,7 @@ def test_codes_that_nothing_chose_move_onto_the_data(tmp_path: Path) -> None:
 
 
 def test_saved_tokenizers_come_back(tmp_path: Path) -> None:
-    tokenizer = TokenizerTask(RECIPE, pictures()).module
+    tokenizer = TokenizerTask(RECIPE, captioned_images()).module
     save_tokenizer(tmp_path, tokenizer)
     loaded = load_tokenizer(tmp_path)
     assert loaded.config == tokenizer.config
@@ -277,9 +283,9 @@ def test_saved_tokenizers_come_back(tmp_path: Path) -> None:
 
 
 def test_training_goes_on_from_a_tokenizer(tmp_path: Path) -> None:
-    tokenizer = TokenizerTask(RECIPE.replace(trainer=RECIPE.trainer.replace(seed=9)), pictures()).module
+    tokenizer = TokenizerTask(RECIPE.replace(trainer=RECIPE.trainer.replace(seed=9)), captioned_images()).module
     save_tokenizer(tmp_path, tokenizer)
-    task = TokenizerTask(RECIPE.replace(init_from=str(tmp_path)), pictures())
+    task = TokenizerTask(RECIPE.replace(init_from=str(tmp_path)), captioned_images())
     assert torch.equal(task.module.encoder.conv_in.weight, tokenizer.encoder.conv_in.weight)
 
 
@@ -288,17 +294,17 @@ def test_training_goes_on_from_any_model_of_the_same_sizes(tmp_path: Path) -> No
     tokenizer, hart = tiny_model(config)
     save_model(tmp_path, config, tokenizer, hart)
     other_scales = RECIPE.replace(init_from=str(tmp_path), tokenizer=RECIPE.tokenizer.replace(scales=(1, 2, 4, 8)))
-    task = TokenizerTask(other_scales, pictures())
+    task = TokenizerTask(other_scales, captioned_images())
     assert torch.equal(task.module.decoder.conv_out.weight, tokenizer.decoder.conv_out.weight)
     assert task.module.config.scales == (1, 2, 4, 8)
     narrow = RECIPE.replace(init_from=str(tmp_path), tokenizer=RECIPE.tokenizer.replace(codebook_size=8))
     with pytest.raises(ConfigError, match="codebook_size is 24 there and 8 in the recipe"):
-        TokenizerTask(narrow, pictures())
+        TokenizerTask(narrow, captioned_images())
 
 
 def test_quantisation_stays_in_float32_under_autocast() -> None:
-    task = TokenizerTask(RECIPE, pictures())
-    image = task.batch(Share(0, 0, 4, slice(0, 4))).image
+    task = TokenizerTask(RECIPE, captioned_images())
+    image = task.batch(Microbatch(0, 0, 4, slice(0, 4))).image
     with torch.autocast("cpu", torch.bfloat16):
         latent = task.module.encode(image).float()
         inside = task.module.training_pass(image, discrete=True)
@@ -307,5 +313,5 @@ def test_quantisation_stays_in_float32_under_autocast() -> None:
 
 
 def test_reconstructions_are_shown() -> None:
-    task = TokenizerTask(RECIPE, pictures(3))
+    task = TokenizerTask(RECIPE, captioned_images(3))
     assert task.samples(0, task.module)["reconstructions"].size == (24, 24)  # type: ignore[attr-defined]

@@ -19,7 +19,7 @@ from hart.errors import HartError
 from hart.training import checkpoint
 from hart.training.config import OptimizerConfig
 from hart.training.progress import StepReport
-from hart.training.task import Share
+from hart.training.task import Microbatch
 from hart.training.trainer import Trainer
 from processes import CONTEXT
 from toy_training import OPTIMIZER, AdversarialTask, ToyTask, recipe, train_and_die
@@ -34,16 +34,16 @@ class FaultyTask(ToyTask):
         self.fault = fault
         self.step = step
 
-    def batch(self, share: Share) -> Tensor:
-        self.failing = share.step == self.step
+    def batch(self, microbatch: Microbatch) -> Tensor:
+        self.failing = microbatch.step == self.step
         if self.failing and self.fault == "shard":
             raise FileNotFoundError(errno.ENOENT, "No such file", "train-0007.tar")
         if self.failing and self.fault == "interrupt":
             raise KeyboardInterrupt
-        return super().batch(share)
+        return super().batch(microbatch)
 
-    def loss(self, part: str, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, parts = super().loss(part, batch)
+    def loss(self, name: str, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, parts = super().loss(name, batch)
         if self.failing and self.fault == "loss":
             loss = loss * torch.nan
         if self.failing and self.fault == "gradient":
@@ -210,13 +210,13 @@ def test_bfloat16_is_an_autocast_of_float32_weights_in_the_loss_alone(tmp_path: 
     seen = []
 
     class Probe(ToyTask):
-        def batch(self, share: Share) -> Tensor:
+        def batch(self, microbatch: Microbatch) -> Tensor:
             seen.append(self.module.predict(torch.ones(1, 2)).dtype)
-            return super().batch(share)
+            return super().batch(microbatch)
 
-        def loss(self, part: str, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        def loss(self, name: str, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             seen.append(self.module.predict(torch.ones(1, 2)).dtype)
-            return super().loss(part, batch)
+            return super().loss(name, batch)
 
     task = Probe()
     Trainer(task, recipe(precision="bfloat16", steps=1), tmp_path).run()
@@ -262,9 +262,9 @@ def test_rows_set_anew_lose_their_moments_and_restart_their_average(tmp_path: Pa
     weight, rows = task.module.first.weight, torch.tensor([1, 3])
     with torch.no_grad():
         weight[rows] = 9.0
-    moments = run.stepper.parts["model"].optimizer.optimizers[0].state[weight]
+    moments = run.stepper.optimized["model"].optimizer.optimizers[0].state[weight]
     assert moments["exp_avg"].all()
-    run.stepper.forget(weight, rows)
+    run.stepper.reset_rows(weight, rows)
     for name in ("exp_avg", "exp_avg_sq"):
         assert (moments[name] == 0).all(dim=1).tolist() == [False, True, False, True]
     assert (run.stepper.average.weights["first.weight"] == 9.0).all(dim=1).tolist() == [False, True, False, True]
@@ -277,7 +277,7 @@ class PicturingTask(ToyTask):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_pictures_and_figures_go_to_the_trackers(tmp_path: Path) -> None:
+def test_images_and_figures_go_to_the_trackers(tmp_path: Path) -> None:
     Trainer(PicturingTask(), recipe(sample_every=4, trackers=("tensorboard",)), tmp_path).run()
     assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == [
         "step-00000004-dot.png",
@@ -291,7 +291,7 @@ def test_pictures_and_figures_go_to_the_trackers(tmp_path: Path) -> None:
     assert [event.step for event in events.Images("dot")] == [4, 6]
 
 
-def test_weights_and_biases_get_figures_and_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_and_biases_get_figures_and_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[tuple[int, str]] = []
     wandb, started = ModuleType("wandb"), []
     run = SimpleNamespace(log=lambda values, step: logged.extend((step, name) for name in values), finish=list)

@@ -109,30 +109,30 @@ def test_mean_pooling_leaves_padding_out_and_max_pooling_does_not(pooling: str, 
 @each_kind
 def test_a_part_of_the_last_scale_leaves_the_others_as_they_are(config: HartConfig) -> None:
     module, context, teacher = build(config), random_context(config, 2), teacher_input(config, 2)
-    cells = torch.tensor([[0, 3, 5, 15], [1, 2, 8, 9]])
+    positions = torch.tensor([[0, 3, 5, 15], [1, 2, 8, 9]])
     count = module.schedule.token_counts[-1]
     with torch.no_grad():
-        whole, part = module(context, teacher), module(context, teacher, last_cells=cells)
-        every = module(context, teacher, last_cells=torch.arange(count).expand(2, -1))
+        whole, part = module(context, teacher), module(context, teacher, last_positions=positions)
+        every = module(context, teacher, last_positions=torch.arange(count).expand(2, -1))
     assert part.segments == (*module.schedule.token_counts[:-1], 4)
     torch.testing.assert_close(part.hidden[:, :-4], whole.hidden[:, :-count], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(every.hidden, whole.hidden, rtol=1e-4, atol=1e-5)
     # the kept tokens see each other only
-    assert not torch.allclose(part.last_scale, gather_tokens(whole.last_scale, cells), atol=1e-3)
+    assert not torch.allclose(part.last_scale, gather_tokens(whole.last_scale, positions), atol=1e-3)
 
 
 @each_kind
-def test_cells_have_the_positions_of_their_place(config: HartConfig) -> None:
+def test_chosen_tokens_have_the_rotation_of_their_position(config: HartConfig) -> None:
     """A lone token of the last scale is the same whether it is taken out before or after it is embedded."""
     module = build(config)
     conditioning = module.condition(random_context(config, 2))
-    scale_input, cells = random_tensor(2, 16, 4), torch.tensor([[4], [15]])
+    scale_input, positions = random_tensor(2, 16, 4), torch.tensor([[4], [15]])
     whole, whole_rotation = module.embed_scale(3, scale_input, conditioning)
-    some, some_rotation = module.embed_scale(3, gather_tokens(scale_input, cells), conditioning, cells)
-    torch.testing.assert_close(some, gather_tokens(whole, cells))
+    some, some_rotation = module.embed_scale(3, gather_tokens(scale_input, positions), conditioning, positions)
+    torch.testing.assert_close(some, gather_tokens(whole, positions))
     assert (some_rotation is None) == (whole_rotation is None)
     for ours, wanted in zip(some_rotation or (), whole_rotation or (), strict=True):
-        torch.testing.assert_close(ours, torch.stack([wanted[i, :, cells[i]] for i in range(2)]))
+        torch.testing.assert_close(ours, torch.stack([wanted[i, :, positions[i]] for i in range(2)]))
 
 
 @each_variant
@@ -161,7 +161,7 @@ def test_sinusoidal_levels_carry_over_to_longer_schedules() -> None:
     assert hidden.isfinite().all()
 
 
-def test_pictures_of_a_batch_do_not_mix() -> None:
+def test_images_of_a_batch_do_not_mix() -> None:
     config = tiny_text_config(modulation="linear")
     module, context, teacher = build(config), random_context(config, 3), teacher_input(config, 3)
     with torch.no_grad():

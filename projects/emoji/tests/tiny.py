@@ -1,4 +1,4 @@
-"""A tiny model and tiny pictures on disk, made as a user would make them."""
+"""A tiny model and tiny images on disk, made as a user would make them."""
 
 from __future__ import annotations
 

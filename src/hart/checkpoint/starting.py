@@ -40,7 +40,7 @@ def load_tokenizer(name: str | Path) -> HybridTokenizer:
 
 
 def over_scales(tokenizer: HybridTokenizer, scales: tuple[int, ...]) -> HybridTokenizer:
-    """The same weights over other scales, in evaluation mode; the last scale decides the size of the pictures."""
+    """The same weights over other scales, in evaluation mode; the last scale decides the size of the images."""
     other = HybridTokenizer(tokenizer.config.replace(scales=scales))
     other.load_state_dict(tokenizer.state_dict())
     return other.eval()

@@ -121,13 +121,24 @@ def _opened(path: Path) -> Iterator[Any]:
         ) from None
 
 
+RENAMED_TENSORS = {
+    "pieces.weight": "token_embedding.weight",
+    "lift.weight": "embed_proj.weight",
+    "lift.bias": "embed_proj.bias",
+}
+"""Names that files of older versions have for tensors of the compact text encoder -> names today."""
+FIRST_NAMES = {new: old for old, new in RENAMED_TENSORS.items()}
+
+
 def fingerprint(module: nn.Module) -> str:
     """What tells weights from others: SHA-256 over names, shapes and float32 values, in hex.
 
     The same for one model on any device, in any file; weights that were stored in a narrower type are other weights.
     """
     digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
+    # by the first names, so that sets and runs that were made with a model still know it
+    state = {FIRST_NAMES.get(name, name): value for name, value in module.state_dict().items()}
+    for name, value in sorted(state.items()):
         stored = value.detach().to("cpu", torch.float32 if value.is_floating_point() else None).contiguous()
         digest.update(f"{name} {tuple(stored.shape)}".encode())
         digest.update(stored.numpy())
@@ -181,13 +192,14 @@ def fill_module(module: nn.Module, path: Path, dtype: torch.dtype) -> None:
     """`fill_state` from a file, which is read tensor by tensor."""
     with _opened(path) as file:
         kinds: dict[str, Kind] = {}
-        for name in file.keys():  # noqa: SIM118 - no mapping
-            header = file.get_slice(name)
+        stored = {RENAMED_TENSORS.get(name, name): name for name in file.keys()}  # noqa: SIM118 - no mapping
+        for name, first in stored.items():
+            header = file.get_slice(first)
             kinds[name] = torch.Size(header.get_shape()), _type_name(header.get_dtype())
         _require_fitting(module, kinds, path, str)
         for name in kinds:
-            value = file.get_tensor(name)
-            require_finite(value, path, name)
+            value = file.get_tensor(stored[name])
+            require_finite(value, path, stored[name])
             _put(module, name, value, dtype)
 
 

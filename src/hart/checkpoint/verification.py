@@ -58,12 +58,12 @@ class Comparison:
     remark: str = ""
 
 
-class RecordedDraws:
-    """Generation with its random parts switched off (see `hart.generation.draws.Draws`)."""
+class RecordedNoise:
+    """Generation with its random parts switched off (see `hart.generation.noise.NoiseSource`)."""
 
-    def __init__(self, start_noise: Tensor | None, pictures: int, device: torch.device) -> None:
+    def __init__(self, start_noise: Tensor | None, images: int, device: torch.device) -> None:
         self.noise = start_noise
-        self.pictures = pictures
+        self.images = images
         self.device = device
 
     def codes(self, logits: Tensor) -> Tensor:
@@ -74,14 +74,14 @@ class RecordedDraws:
 
     def start_noise(self, tokens: int, channels: int) -> Tensor:
         assert self.noise is not None, "the inputs of a hybrid model hold enough of it"
-        rows, self.noise = self.noise.split([self.pictures * tokens, len(self.noise) - self.pictures * tokens])
-        return rows.view(self.pictures, tokens, channels)
+        rows, self.noise = self.noise.split([self.images * tokens, len(self.noise) - self.images * tokens])
+        return rows.view(self.images, tokens, channels)
 
     def step_noise(self, tokens: int, channels: int) -> Tensor:
-        return torch.zeros(self.pictures, tokens, channels, device=self.device)
+        return torch.zeros(self.images, tokens, channels, device=self.device)
 
     def order(self, tokens: int) -> Tensor:
-        return torch.arange(tokens, device=self.device).expand(self.pictures, tokens)
+        return torch.arange(tokens, device=self.device).expand(self.images, tokens)
 
 
 def verify(folder: Path, *, device: torch.device = CPU, dtype: torch.dtype = torch.float32) -> list[Comparison]:
@@ -95,7 +95,7 @@ def verify(folder: Path, *, device: torch.device = CPU, dtype: torch.dtype = tor
     settings = read_case(folder / CASE_FILE)
     model = load_model(folder)
     most = model.config.transformer.schedule.token_counts[-1] if model.config.hybrid else 1
-    if settings.rounds > most:
+    if settings.maskgit_steps > most:
         raise CheckpointError(f"{folder / CASE_FILE}: maskgit_iterations must be at most {most} for this model")
     inputs = _checked_inputs(folder / GOLDEN_FILE, model.config, golden)
     model.hart.to(device, dtype)
@@ -111,24 +111,24 @@ def verify(folder: Path, *, device: torch.device = CPU, dtype: torch.dtype = tor
 
 
 def read_case(path: Path) -> SamplingConfig:
-    """The sampling that a golden case was drawn with. Raises `CheckpointError` naming the file and the key."""
+    """The sampling that a golden case was generated with. Raises `CheckpointError` naming the file and the key."""
     case = read_object(path)
     if missing := [name for name in ("guidance_scale", "smooth") if name not in case]:
-        raise CheckpointError(f"{path}: lacks {', '.join(missing)}, which the golden numbers were drawn with")
-    settings = {"guidance_scale": case["guidance_scale"], "smooth": case["smooth"], "top_k": None}
+        raise CheckpointError(f"{path}: lacks {', '.join(missing)}, which the golden numbers were generated with")
+    settings = {"guidance_scale": case["guidance_scale"], "gumbel_smoothing": case["smooth"], "top_k": None}
     try:
-        return SamplingConfig.from_stored(settings | {"rounds": case.get("maskgit_iterations", 1)})
+        return SamplingConfig.from_stored(settings | {"maskgit_steps": case.get("maskgit_iterations", 1)})
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from None
 
 
 def _checked_inputs(path: Path, config: HartConfig, golden: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`INPUTS` as this model takes them, in float32 or int64. Raises `CheckpointError` for absent or unfit ones."""
-    sizes, side = config.transformer, config.tokenizer.image_size
+    sizes, image_size = config.transformer, config.tokenizer.image_size
     image = golden.get("tokenizer.image")
     batch = len(image) if image is not None and image.dim() else 0
     rows = batch * sizes.schedule.token_counts[-1]
-    shapes: dict[str, tuple[int, ...]] = {"tokenizer.image": (batch, 3, side, side)}
+    shapes: dict[str, tuple[int, ...]] = {"tokenizer.image": (batch, 3, image_size, image_size)}
     bounds: dict[str, int] = {}
     if sizes.text is not None:
         tokens = (batch, sizes.text.tokens)
@@ -228,11 +228,11 @@ def _teacher(model: LoadedModel, context: Context, inputs: Mapping[str, Tensor])
 def _generate(
     model: LoadedModel, context: Context, inputs: Mapping[str, Tensor], settings: SamplingConfig
 ) -> dict[str, Tensor]:
-    draws = RecordedDraws(
+    noise = RecordedNoise(
         inputs.get("generate.start_noise"), len(context), model.hart.transformer.word_embed.weight.device
     )
     steps: list[TokenStep] = []
-    for state in NextScaleGenerator(model.hart, model.tokenizer.quantizer, settings, draws).states(context):
+    for state in NextScaleGenerator(model.hart, model.tokenizer.quantizer, settings, noise).states(context):
         steps += state.steps
     results = {"generate.latent": state.latent, "generate.image": (model.tokenizer.decode(state.latent) + 1) / 2}
     for i, step in enumerate(steps):

@@ -53,11 +53,11 @@ def encode(
     split: SplitOption = "train",
     kind: KindOption = None,
     scales: Annotated[
-        str, typer.Option(metavar="1,2,...", help="Sides of the scales; the tokenizer's own by default.")
+        str, typer.Option(metavar="1,2,...", help="Grid sizes of the scales; the tokenizer's own by default.")
     ] = "",
     size: Annotated[
         int | None,
-        typer.Option(help="Side of the pictures in pixels, in place of --scales, which then follow from it."),
+        typer.Option(help="Side of the images in pixels, in place of --scales, which then follow from it."),
     ] = None,
     fit: FitOption = "crop",
     device: DeviceOption = None,
@@ -88,30 +88,28 @@ def encode(
     elif size is not None:
         codes = over_scales(codes, scales_of_size(codes.config.scales, codes.config.downsampling, size))
     codes = codes.requires_grad_(False).to(where)
-    words = None
+    text_model = None
     if text_encoder is not None:
         config, folder = find_text_encoder(text_encoder, tokens=text_tokens, instruction=text_instruction)
-        words = load_text_encoder(config, folder).to(where, torch.float32)
+        text_model = load_text_encoder(config, folder).to(where, torch.float32)
     transform = ImageTransform(codes.config.image_size, fit=fit)
     columns = Columns(image_column, caption_column, label_column)
-    pictures = open_source(source, split, kind=kind, columns=columns)
-    note(pictures.description)
+    opened = open_source(source, split, kind=kind, columns=columns)
+    note(opened.description)
     # others may write other parts of the same set
     lock = re.sub(r"\W", "_", f"{split} {options.part}")
     with owned(directory, f"encoding of part {options.part}", f"{LOCK_FILE}-{lock}"), progress("encoding") as report:
         summary = encode_dataset(
-            pictures, transform, Encoders(codes, words, where), directory, split, options, progress=report
+            opened, transform, Encoders(codes, text_model, where), directory, split, options, progress=report
         )
     if summary.cut:
         note(f"{summary.cut} of {summary.captions} captions are longer than the text encoder reads, and were cut")
     what = "" if summary.finished else " so far; other parts are still to be written"
-    typer.echo(
-        f"{directory}: {summary.pictures} pictures, {summary.captions} captions, {summary.damaged} damaged{what}"
-    )
+    typer.echo(f"{directory}: {summary.images} images, {summary.captions} captions, {summary.damaged} damaged{what}")
 
 
 def _scales(text: str) -> tuple[int, ...]:
     """ "1,2,4" as (1, 2, 4)."""
     if re.fullmatch(r"[0-9]+(,[0-9]+)*", text) is None:
-        raise HartError(f"scales {text!r}: give sides with commas, such as 1,2,3,4,5,6,8,10,13,16")
-    return tuple(int(side) for side in text.split(","))
+        raise HartError(f"scales {text!r}: give grid sizes with commas, such as 1,2,3,4,5,6,8,10,13,16")
+    return tuple(int(grid_size) for grid_size in text.split(","))

@@ -17,7 +17,7 @@ from hart.errors import HartError, missing_package
 from hart.evaluation.suites import load_suite, suite_places
 from hart.evaluation.suites.base import Context, Suite, SuiteOptions
 
-HELP = "Measure a model: figures, a table and picture grids."
+HELP = "Measure a model: figures, a table and image grids."
 
 
 def suite_app(places: Mapping[str, str], program: str = "hart") -> typer.Typer:
@@ -55,7 +55,7 @@ def _loaded(place: str) -> Suite[Any]:
 def _command(suite: Suite[Any], program: str) -> Any:
     def command(
         options: SuiteOptions,
-        out: Annotated[Path, typer.Option(help="Folder for figures.json, table.md and the pictures.")] = Path(
+        out: Annotated[Path, typer.Option(help="Folder for figures.json, table.md and the images.")] = Path(
             f"outputs/evaluate-{suite.name}"
         ),
     ) -> None:

@@ -52,7 +52,7 @@ def convert(
     ] = None,
     lora_scale: Annotated[float | None, typer.Option(help="Strength of the adapters; 1 is as trained.")] = None,
 ) -> None:
-    """Write a model in the project's own layout, adapters merged: a folder that opens and draws alone."""
+    """Write a model in the project's own layout, adapters merged: a folder that opens and generates alone."""
     if lora_scale is not None and not lora:
         raise HartError("--lora-scale is the strength of adapters, and there is none: give --lora too")
     import torch
@@ -60,7 +60,7 @@ def convert(
     from hart.checkpoint.loading import load_model, resolve_model
     from hart.checkpoint.lora import merge_lora
     from hart.devices import resolve_dtype
-    from hart.inference.parts import Parts, require_new_model
+    from hart.inference.components import Components, require_new_model
 
     cpu = torch.device("cpu")
     stored = resolve_dtype(dtype, cpu)
@@ -72,7 +72,7 @@ def convert(
         model = load_model(folder, torch.float32 if lora else stored)
         for adapter in lora or ():
             merge_lora(model.hart, user_path(adapter), 1.0 if lora_scale is None else lora_scale, model=source)
-        Parts(model.tokenizer, model.hart, cpu, stored).save(destination, model.config, folder, stored)
+        Components(model.tokenizer, model.hart, cpu, stored).save(destination, model.config, folder, stored)
     typer.echo(destination)
 
 

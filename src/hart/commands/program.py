@@ -22,8 +22,8 @@ from hart.errors import HartError, Stopped
 BAD_INPUT, INTERRUPTED = 2, 130
 
 OUT_OF_MEMORY = (
-    "out of memory: draw fewer pictures together (--batch-size 1, a smaller -n), choose --dtype bfloat16, "
-    "--device cpu or a model that draws smaller pictures; in training, a smaller trainer.batch_size"
+    "out of memory: generate fewer images together (--batch-size 1, a smaller -n), choose --dtype bfloat16, "
+    "--device cpu or a model that generates smaller images; in training, a smaller trainer.batch_size"
 )
 
 

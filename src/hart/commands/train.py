@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hart.config import TokenizerConfig
     from hart.data.samples import Condition
     from hart.training.config import Recipe, TokenizerRecipe, TransformerRecipe
-    from hart.training.distributed import Processes
+    from hart.training.distributed import DistributedContext
     from hart.training.image_sources import TrainingData
     from hart.training.progress import StepReport
 
@@ -45,7 +45,7 @@ def train(
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option(help="Side of the pictures in pixels; scales follow from the recipe's. Its own by default."),
+        typer.Option(help="Side of the images in pixels; scales follow from the recipe's. Its own by default."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say parameters, memory and time; train nothing, read no data.")
@@ -86,7 +86,7 @@ def _quiet_norms() -> Iterator[None]:
 
 
 def _coder(recipe: TokenizerRecipe | TransformerRecipe) -> TokenizerConfig:
-    """The tokenizer of a recipe's pictures; its scales are the recipe's, since a tokenizer serves any resolution."""
+    """The tokenizer of a recipe's images; its scales are the recipe's, since a tokenizer serves any resolution."""
     from hart.checkpoint.starting import load_tokenizer
     from hart.training.config import TokenizerRecipe
 
@@ -96,7 +96,7 @@ def _coder(recipe: TokenizerRecipe | TransformerRecipe) -> TokenizerConfig:
 
 
 def _scales_override(stage: Stage, path: Path, overrides: tuple[str, ...], size: int) -> str:
-    """The override of a recipe that makes its scales those of pictures of `size` pixels."""
+    """The override of a recipe that makes its scales those of images of `size` pixels."""
     from hart.presets import scales_of_size
 
     coder = _coder(recipe_class(stage).read(path, overrides))
@@ -106,7 +106,7 @@ def _scales_override(stage: Stage, path: Path, overrides: tuple[str, ...], size:
 def _run(stage: Stage, path: Path, overrides: tuple[str, ...], out: Destination) -> bool:
     """Train; whether this is the process that reports."""
     from hart.training.config import TransformerRecipe
-    from hart.training.distributed import Processes
+    from hart.training.distributed import DistributedContext
     from hart.training.hart_task import TransformerTask
     from hart.training.token_sources import condition_of
     from hart.training.tokenizer_task import TokenizerTask
@@ -114,47 +114,47 @@ def _run(stage: Stage, path: Path, overrides: tuple[str, ...], out: Destination)
 
     recipe = recipe_class(stage).read(path, overrides)
     coder = _coder(recipe)
-    processes = Processes(recipe.trainer)
+    distributed = DistributedContext(recipe.trainer)
     condition = condition_of(recipe) if isinstance(recipe, TransformerRecipe) else "none"
     with (
-        owned(out.folder, "training") if processes.main else nullcontext(),  # the processes of one run share it
-        _data(recipe, coder.image_size, condition, processes) as data,
+        owned(out.folder, "training") if distributed.main else nullcontext(),  # the processes of one run share it
+        _data(recipe, coder.image_size, condition, distributed) as data,
     ):
         task = (
-            TransformerTask(recipe, data, processes.device)
+            TransformerTask(recipe, data, distributed.device)
             if isinstance(recipe, TransformerRecipe)
-            else TokenizerTask(recipe, data, processes.device)
+            else TokenizerTask(recipe, data, distributed.device)
         )
-        with _progress(recipe, show=processes.main) as on_step, prompt_notes():
+        with _progress(recipe, show=distributed.main) as on_step, prompt_notes():
             Trainer(
                 task,
                 recipe,
                 out.folder,
-                processes,
+                distributed,
                 macs=training_macs(recipe),
                 on_step=on_step,
                 on_log=lambda step, figures: _print_figures({"step": step, **figures}),
                 on_note=note,
                 accept_changes=out.accept_changes,
             ).run()
-    return processes.main
+    return distributed.main
 
 
 @contextmanager
-def _data(recipe: Recipe, size: int, condition: Condition, processes: Processes) -> Iterator[TrainingData]:
+def _data(recipe: Recipe, size: int, condition: Condition, distributed: DistributedContext) -> Iterator[TrainingData]:
     """The recipe's data; says what it is, and at the end what of it was damaged."""
     from hart.training.image_sources import open_training_data
 
-    data = open_training_data(recipe, size, condition, rank=processes.rank, world=processes.count)
-    if processes.main:
+    data = open_training_data(recipe, size, condition, rank=distributed.rank, world=distributed.count)
+    if distributed.main:
         note(f"data: {data.description}")
     try:
         yield data
     finally:
         data.close()
-        if processes.main and data.damaged:
+        if distributed.main and data.damaged:
             shown = "; ".join(f"{damage.key}: {damage.reason}" for damage in data.damaged[:3])
-            note(f"data: this process passed over {len(data.damaged)} damaged pictures ({shown})")
+            note(f"data: this process passed over {len(data.damaged)} damaged images ({shown})")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from hart.commands.console import progress
 
 if TYPE_CHECKING:
     from hart.training.config import Recipe, TokenizerRecipe, TransformerRecipe
-    from hart.training.distributed import Processes
+    from hart.training.distributed import DistributedContext
 
 LARGE = 60_000_000
 """Parameters above which a dry run measures a model of one and of two blocks and reckons the others from them."""
@@ -35,60 +35,68 @@ def recipe_class(stage: Stage) -> type[TokenizerRecipe] | type[TransformerRecipe
 def dry_run_plan(stage: Stage, path: Path, overrides: tuple[str, ...]) -> None:
     """Print what one process of the run would need. Raises `HartError`."""
     from hart.training.config import TransformerRecipe
-    from hart.training.distributed import Processes
+    from hart.training.distributed import DistributedContext
     from hart.training.dry_run import activation_bytes, at_its_largest, deeper, measure, rehearsed
 
     recipe = recipe_class(stage).read(path, overrides)
-    processes = Processes(recipe.trainer)
+    distributed = DistributedContext(recipe.trainer)
     task = at_its_largest(recipe)
-    sizes = [(p.numel(), p.requires_grad) for part in task.parts.values() for p in part.module.parameters()]
+    sizes = [
+        (p.numel(), p.requires_grad) for optimized in task.optimized.values() for p in optimized.module.parameters()
+    ]
     parameters, trained = sum(n for n, _ in sizes), sum(n for n, is_trained in sizes if is_trained)
     model = recipe.transformer if isinstance(recipe, TransformerRecipe) else recipe.tokenizer
     tokens = model.schedule.total_tokens
-    _print_sizes(recipe, parameters, trained, tokens, processes)
+    _print_sizes(recipe, parameters, trained, tokens, distributed)
     _print_memory(
-        recipe, parameters, trained, activation_bytes(task, recipe.trainer, _rows_at_once(recipe, processes)), processes
+        recipe,
+        parameters,
+        trained,
+        activation_bytes(task, recipe.trainer, _rows_at_once(recipe, distributed)),
+        distributed,
     )
 
     def measured(recipe: Recipe) -> float:
-        return measure(rehearsed(recipe, processes.device), recipe.trainer, processes, tokens)
+        return measure(rehearsed(recipe, distributed.device), recipe.trainer, distributed, tokens)
 
     if parameters <= LARGE or not isinstance(recipe, TransformerRecipe):
         with progress("timing a step"):
             seconds = measured(recipe)
-        _print_time(recipe, seconds, processes, "measured")
+        _print_time(recipe, seconds, distributed, "measured")
         return
     shallow = [recipe.replace(transformer=recipe.transformer.replace(depth=blocks)) for blocks in (1, 2)]
     with progress("timing a step of one block") as report:
         one = measured(shallow[0])
         report(1, 2, "timing a step of two blocks")
         seconds = deeper(one, measured(shallow[1]), recipe.transformer.depth)
-    _print_time(recipe, seconds, processes, "reckoned from one and two blocks")
+    _print_time(recipe, seconds, distributed, "reckoned from one and two blocks")
 
 
-def _rows_at_once(recipe: Recipe, processes: Processes) -> int:
-    """Pictures that a process computes together."""
-    return recipe.trainer.batch_size // (processes.count * recipe.trainer.accumulate)
+def _rows_at_once(recipe: Recipe, distributed: DistributedContext) -> int:
+    """Images that a process computes together."""
+    return recipe.trainer.batch_size // (distributed.count * recipe.trainer.accumulate)
 
 
-def _print_sizes(recipe: Recipe, parameters: int, trained: int, tokens: int, processes: Processes) -> None:
+def _print_sizes(recipe: Recipe, parameters: int, trained: int, tokens: int, distributed: DistributedContext) -> None:
     trainer = recipe.trainer
     _print_lines(
         {
             "parameters": f"{parameters / 1e6:.2f}M, {trained / 1e6:.2f}M of them trained",
-            "tokens": f"{tokens} a picture, {tokens * trainer.batch_size} a step",
-            "operations": f"{training_macs(recipe) / 1e9:.3g} GMAC a picture forward, three times that with the "
+            "tokens": f"{tokens} an image, {tokens * trainer.batch_size} a step",
+            "operations": f"{training_macs(recipe) / 1e9:.3g} GMAC an image forward, three times that with the "
             "backward pass",
-            "processes": f"{processes.count} ({processes.strategy}), {trainer.precision}, on {processes.device}",
+            "processes": f"{distributed.count} ({distributed.strategy}), {trainer.precision}, on {distributed.device}",
         },
-        processes,
+        distributed,
     )
 
 
-def _print_memory(recipe: Recipe, parameters: int, trained: int, activations: int, processes: Processes) -> None:
+def _print_memory(
+    recipe: Recipe, parameters: int, trained: int, activations: int, distributed: DistributedContext
+) -> None:
     from hart.training.dry_run import checkpoint_bytes, memory_of_weights
 
-    split, kind = processes.count if processes.strategy == "fsdp2" else 1, recipe.optimizer.kind
+    split, kind = distributed.count if distributed.strategy == "fsdp2" else 1, recipe.optimizer.kind
     need = memory_of_weights(parameters, trained, kind, split) | {"activations": activations}
     parts = ", ".join(f"{name} {_size(count)}" for name, count in need.items())
     checkpoint = _size(checkpoint_bytes(parameters, trained, kind))
@@ -97,31 +105,31 @@ def _print_memory(recipe: Recipe, parameters: int, trained: int, activations: in
             "memory": f"{_size(sum(need.values()))} a process: {parts}",
             "checkpoint": f"{checkpoint} of disk each, {recipe.trainer.keep_checkpoints} kept",
         },
-        processes,
+        distributed,
     )
 
 
-def _print_time(recipe: Recipe, seconds: float, processes: Processes, how: str) -> None:
-    """seconds: that a process takes for a picture."""
+def _print_time(recipe: Recipe, seconds: float, distributed: DistributedContext, how: str) -> None:
+    """seconds: that a process takes for an image."""
     trainer = recipe.trainer
-    seconds *= trainer.batch_size // processes.count
+    seconds *= trainer.batch_size // distributed.count
     _print_lines(
         {
             "time": f"{seconds:.3g} s a step, {trainer.batch_size / seconds:.3g} pictures/s, "
             f"{duration(seconds * trainer.steps)} for {trainer.steps} steps ({how})",
-            "not included": "reading data, encoding texts, sample pictures",
+            "not included": "reading data, encoding texts, sample images",
         },
-        processes,
+        distributed,
     )
 
 
-def _print_lines(lines: Mapping[str, str], processes: Processes) -> None:
-    for name, value in lines.items() if processes.main else ():
+def _print_lines(lines: Mapping[str, str], distributed: DistributedContext) -> None:
+    for name, value in lines.items() if distributed.main else ():
         typer.echo(f"{name:<14}{value}")
 
 
 def training_macs(recipe: Recipe) -> int:
-    """Multiply-accumulates of a picture's forward pass in the mean training step."""
+    """Multiply-accumulates of an image's forward pass in the mean training step."""
     from hart.inference.cost import tokenizer_training_macs, transformer_training_macs
     from hart.losses.hart_loss import MEAN_KEPT_SHARE, kept_tokens
     from hart.training.config import TokenizerRecipe, TransformerRecipe

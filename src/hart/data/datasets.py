@@ -1,7 +1,7 @@
-"""Captioned pictures in memory.
+"""Captioned images in memory.
 
-All pictures of a split are decoded once and kept: 3 * size**2 bytes each (0.2 GB for 18,000 at 64 px). That makes every
-later access instant and the order free, which suits sets of up to a few 100,000 small pictures. Larger ones are read
+All images of a split are decoded once and kept: 3 * size**2 bytes each (0.2 GB for 18,000 at 64 px). That makes every
+later access instant and the order free, which suits sets of up to a few 100,000 small images. Larger ones are read
 by `hart.data.loader`.
 """
 
@@ -24,17 +24,17 @@ from hart.data.transforms import ImageTransform
 from hart.errors import HartError
 
 STREAM_ROOM = 1024
-"""Pictures that memory is made for at first where their number is not known."""
+"""Images that memory is made for at first where their number is not known."""
 
 
 @dataclass(frozen=True)
 class CaptionedImages:
-    """Pictures with captions, by number.
+    """Images with captions, by number.
 
-    pixels: (N, 3, H, W) uint8, RGB, 0 to 255, on any device. texts: the captions of each picture, possibly none.
-    weights: (N,) float32, how often a picture is drawn relative to others; 1 where the source does not say.
-    records: what a `.json` beside the picture holds (concept, style and so on), else empty.
-    damaged: what could not be read. labels: (N,) int64, the class of each, -1 for none; None where no picture has one.
+    pixels: (N, 3, H, W) uint8, RGB, 0 to 255, on any device. texts: the captions of each image, possibly none.
+    weights: (N,) float32, how often an image is generated relative to others; 1 where the source does not say.
+    records: what a `.json` beside the image holds (concept, style and so on), else empty.
+    damaged: what could not be read. labels: (N,) int64, the class of each, -1 for none; None where no image has one.
     """
 
     pixels: Tensor
@@ -48,7 +48,7 @@ class CaptionedImages:
         return len(self.texts)
 
     def to(self, device: torch.device) -> CaptionedImages:
-        """The same pictures with their pixels on `device`."""
+        """The same images with their pixels on `device`."""
         return replace(self, pixels=self.pixels.to(device))
 
     def image(self, index: int) -> Tensor:
@@ -63,24 +63,24 @@ class CaptionedImages:
         return self.texts[index]
 
     def require_captions(self) -> None:
-        """Raises `HartError` unless every picture has a caption, which text-to-image training needs."""
+        """Raises `HartError` unless every image has a caption, which text-to-image training needs."""
         if bare := sum(not captions for captions in self.texts):
             advice = "add a .txt with the same name beside each"
-            raise HartError(f"{bare} of {len(self)} pictures have no caption: {advice}")
+            raise HartError(f"{bare} of {len(self)} images have no caption: {advice}")
 
     def require_labels(self) -> Tensor:
-        """The class of each picture, (N,) int64. Raises `HartError` unless every picture has one."""
+        """The class of each image, (N,) int64. Raises `HartError` unless every image has one."""
         bare = len(self) if self.labels is None else int((self.labels < 0).sum())
         if self.labels is None or bare:
             advice = "give a folder per class, or records with a label"
-            raise HartError(f"{bare} of {len(self)} pictures have no class number: {advice}")
+            raise HartError(f"{bare} of {len(self)} images have no class number: {advice}")
         return self.labels
 
 
 def open_dataset(
     path: str | Path, split: str, size: int, *, kind: Kind | None = None, columns: Columns | None = None
 ) -> CaptionedImages:
-    """Read the pictures of one split, square and `size` pixels wide (see `hart.data.transforms.pil_to_pixels`).
+    """Read the images of one split, square and `size` pixels wide (see `hart.data.transforms.pil_to_pixels`).
 
     path, split, kind, columns: as for `hart.data.opening.open_source`; every format will do.
     Unreadable files are skipped and named. Raises `HartError` where nothing at all can be read.
@@ -91,22 +91,22 @@ def open_dataset(
 def read_all(
     source: Source | Stream, transform: ImageTransform, where: str, condition: Condition = "none"
 ) -> CaptionedImages:
-    """Every picture of a set, in its order; `where` names the set in errors. Raises as `open_dataset` does.
+    """Every image of a set, in its order; `where` names the set in errors. Raises as `open_dataset` does.
 
-    condition: a picture that comes without it counts as damaged.
+    condition: an image that comes without it counts as damaged.
     """
     room = STREAM_ROOM if isinstance(source, Stream) else len(source)
     found = gather(iterate(source), transform, condition, room)
     if not len(found):
         reasons = f"{len(found.damaged)} damaged ({first_reasons(found.damaged)})"
-        raise HartError(f"{where}: no picture could be read, {reasons}: mend the set")
+        raise HartError(f"{where}: no image could be read, {reasons}: mend the set")
     return found
 
 
 def gather(
     samples: Iterable[Sample | Damage], transform: ImageTransform, condition: Condition, room: int
 ) -> CaptionedImages:
-    """Samples decoded, damaged ones named. room: pictures that memory is made for at first."""
+    """Samples decoded, damaged ones named. room: images that memory is made for at first."""
     pixels = torch.empty(max(room, 1), 3, transform.size, transform.size, dtype=torch.uint8)
     kept: list[Sample] = []
     damaged: list[Damage] = []

@@ -1,6 +1,6 @@
-"""Pictures as codes and captions as text features, precomputed by `hart data encode` and read back by row.
+"""Images as codes and captions as text features, precomputed by `hart data encode` and read back by row.
 
-Shapes: B pictures of a batch, K scales, N_k tokens of scale k, S text tokens, E text width; else see
+Shapes: B images of a batch, K scales, N_k tokens of scale k, S text tokens, E text width; else see
 `hart.data.encoded_files`.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hart.data.digests import SetDigest, mark_shard
 from hart.data.encoded_files import Shard, index_file, read_index
-from hart.data.order import SampleOrder, draw_generator
+from hart.data.order import SampleOrder, numpy_generator
 from hart.data.read_ahead import StepLoader, places_of
 from hart.errors import HartError
 from hart.files import FileError, read_json
@@ -45,8 +45,8 @@ class EncodedBatch:
     """One rank's part of a step.
 
     indices: K tensors (B, N_k) int64. last_scale_continuous: (B, N_K, D) float32, None where only codes were stored.
-    text: features of one caption a picture, drawn evenly among its own, in float32; None for a set without.
-    labels: (B,) int64, -1 where a picture has none.
+    text: features of one caption an image, drawn evenly among its own, in float32; None for a set without.
+    labels: (B,) int64, -1 where an image has none.
     """
 
     indices: tuple[Tensor, ...]
@@ -58,11 +58,11 @@ class EncodedBatch:
         return len(self.labels)
 
     def select(self, rows: slice) -> EncodedBatch:
-        """Some of the pictures."""
-        rest, text = self.last_scale_continuous, self.text
-        rest = None if rest is None else rest[rows]
+        """Some of the images."""
+        residual, text = self.last_scale_continuous, self.text
+        residual = None if residual is None else residual[rows]
         text = None if text is None else TextContext(text.embeddings[rows], text.mask[rows])
-        return EncodedBatch(tuple(index[rows] for index in self.indices), rest, text, self.labels[rows])
+        return EncodedBatch(tuple(index[rows] for index in self.indices), residual, text, self.labels[rows])
 
 
 class EncodedSet:
@@ -73,13 +73,13 @@ class EncodedSet:
         self.folder = folder
         index = read_index(folder, split)
         self.settings: Mapping[str, Any] = index.settings
-        self.sides = tuple(index.settings["scales"])
+        self.grid_sizes = tuple(index.settings["scales"])
         self._files = index.files
         self._sizes = index.sizes
         self._firsts = torch.tensor([0, *index.sizes]).cumsum(0)
         self._open: dict[int, Shard] = {}
         if not int(self._firsts[-1]):
-            raise HartError(f"{index_file(folder, split)}: no pictures in it: encode it again")
+            raise HartError(f"{index_file(folder, split)}: no images in it: encode it again")
         # one after the other: not all of them are kept open
         known = [(shard.weights, shard.labels, shard.edges) for shard in map(self._shard, range(len(self._files)))]
         weights, labels, self._edges = zip(*known, strict=True)
@@ -120,7 +120,7 @@ class EncodedSet:
                 raise shard.damaged(f"residuals of {shard.channels} channels, the tokenizer has {latent_channels}")
 
     def captions(self, row: int) -> int:
-        """How many captions a picture has."""
+        """How many captions an image has."""
         shard, local = self._place(row)
         return int(self._edges[shard][local + 1] - self._edges[shard][local])
 
@@ -135,7 +135,7 @@ class EncodedSet:
         return self._shard(number).last_scale(local) if self.settings["residual"] else None
 
     def text(self, row: int, caption: int) -> TextContext:
-        """Features of one caption of a picture, as a batch of one in float32."""
+        """Features of one caption of an image, as a batch of one in float32."""
         number, local = self._place(row)
         features, mask = self._shard(number).text(int(self._edges[number][local]) + caption)
         return TextContext(features[None], mask[None])
@@ -143,11 +143,11 @@ class EncodedSet:
     def batch(self, rows: Sequence[int], captions: Sequence[int]) -> EncodedBatch:
         """Some rows; `captions` says which caption of each."""
         codes = torch.stack([self.codes(row) for row in rows])
-        rests = [rest for row in rows if (rest := self.last_scale(row)) is not None]
+        residuals = [residual for row in rows if (residual := self.last_scale(row)) is not None]
         texts = [self.text(row, caption) for row, caption in zip(rows, captions, strict=True)] if self.has_text else []
         return EncodedBatch(
-            tuple(codes.split([side * side for side in self.sides], dim=1)),
-            torch.stack(rests) if rests else None,
+            tuple(codes.split([grid_size * grid_size for grid_size in self.grid_sizes], dim=1)),
+            torch.stack(residuals) if residuals else None,
             TextContext.cat(texts) if texts else None,
             self.labels[list(rows)],
         )
@@ -165,7 +165,7 @@ class EncodedSet:
                 del self._open[next(iter(self._open))]
             shard = Shard(self._files[number], self.settings)
             if len(shard.labels) != self._sizes[number]:
-                raise shard.damaged(f"{len(shard.labels)} pictures, the index says {self._sizes[number]}")
+                raise shard.damaged(f"{len(shard.labels)} images, the index says {self._sizes[number]}")
             self._open[number] = shard
         return self._open[number]
 
@@ -198,6 +198,6 @@ class _EncodedSteps:
             everyone = self._order.batch(step, self._batch_size).tolist()
             rows = [everyone[place] for place in self._places]
             # the same draw as `ImageLoader` makes for the caption of this place
-            draws = [draw_generator(self._seed, "picture", step, place).random() for place in self._places]
-            captions = [int(draw * self._data.captions(row)) for row, draw in zip(rows, draws, strict=True)]
+            uniform = [numpy_generator(self._seed, "picture", step, place).random() for place in self._places]
+            captions = [int(chance * self._data.captions(row)) for row, chance in zip(rows, uniform, strict=True)]
             yield self._data.batch(rows, captions)

@@ -1,9 +1,9 @@
 """The files of an encoded set, checked when they are opened: the index, and the shards that it names.
 
     train.json                      the index: settings, shards and their sizes; written last, when all shards are there
-    train-00000.safetensors ...     `TENSORS` of some pictures each
+    train-00000.safetensors ...     `TENSORS` of some images each
 
-Shapes: n pictures and c captions of a shard, L tokens of all scales, N_K tokens of the last, D latent channels, S text
+Shapes: n images and c captions of a shard, L tokens of all scales, N_K tokens of the last, D latent channels, S text
 tokens, E text width, T stored rows of text features.
 """
 
@@ -32,7 +32,7 @@ CODES = "codes"  # (n, L) int32, all scales one after the other
 LAST_SCALE = "last_scale"  # (n, N_K, D), what the last scale has to hold; absent where only codes were wanted
 LABELS = "labels"  # (n,) int64, -1 for none
 WEIGHTS = "weights"  # (n,) float32
-CAPTION_EDGES = "caption_edges"  # (n + 1,) int64: captions edges[i] to edges[i + 1] are those of picture i
+CAPTION_EDGES = "caption_edges"  # (n + 1,) int64: captions edges[i] to edges[i + 1] are those of image i
 TEXT_MASK = "text_mask"  # (c, S) uint8
 TEXT_PLACE = "text_place"  # (c, 3) int64: first row in text_features, first token, number of tokens
 TEXT_FEATURES = "text_features"  # (T, E); tokens before and after are zero and not stored
@@ -105,7 +105,7 @@ class _Index(TypedDict):
 
 @dataclass(frozen=True)
 class EncodedIndex:
-    """What the index says. files: the shards, all in the set's folder; sizes: pictures of each."""
+    """What the index says. files: the shards, all in the set's folder; sizes: images of each."""
 
     settings: dict[str, Any]
     files: tuple[Path, ...]
@@ -164,7 +164,7 @@ class Shard:
             raise self.damaged("weights that are negative or not finite")
         if self.edges[0] != 0 or self.edges.diff().lt(0).any():
             raise self.damaged("caption edges that do not rise from 0")
-        tokens = [side * side for side in settings["scales"]]
+        tokens = [grid_size * grid_size for grid_size in settings["scales"]]
         features = set(_STORED.values())
         self._declare(CODES, {"I32"}, count, sum(tokens))
         self.channels: int | None = None
@@ -173,7 +173,7 @@ class Shard:
         if settings["text_encoder"] is not None:
             captions = int(self.edges[-1])
             if count and self.edges.diff().min() < 1:
-                raise self.damaged("a picture without a caption")
+                raise self.damaged("an image without a caption")
             self._declare(TEXT_MASK, {"U8"}, captions, settings["text_tokens"])
             self._declare(TEXT_PLACE, {"I64"}, captions, 3)
             self._rows, self._width = self._declare(TEXT_FEATURES, features, None, settings["text_width"])

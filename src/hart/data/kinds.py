@@ -1,9 +1,9 @@
-"""Names of formats; `hart.data.opening.FORMATS` has what stands behind those of sets of pictures."""
+"""Names of formats; `hart.data.opening.FORMATS` has what stands behind those of sets of images."""
 
 from typing import Literal, get_args
 
 Kind = Literal["folder", "classes", "jsonl", "shards", "stream", "parquet", "huggingface"]
-"""folder: pictures with captions beside them. classes: a folder per class. jsonl: a picture on each line.
+"""folder: images with captions beside them. classes: a folder per class. jsonl: an image on each line.
 shards: local WebDataset shards, read at random. stream: WebDataset shards one after the other, local or from URLs.
 parquet: files with an image column. huggingface: what the library `datasets` loads."""
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -1,7 +1,7 @@
-"""Batches of pictures by step, sharded over ranks and read ahead by worker processes.
+"""Batches of images by step, sharded over ranks and read ahead by worker processes.
 
 The global batch of step n is a function of (seed, n) alone: a rank takes its part of it, and neither the number of
-ranks nor that of workers changes a picture, a crop or a caption. A resumed run asks for its next step; no state is
+ranks nor that of workers changes an image, a crop or a caption. A resumed run asks for its next step; no state is
 kept. Two ways lead there:
 
 - A `Source` has rows. `SampleOrder` says which rows step n sees.
@@ -9,7 +9,7 @@ kept. Two ways lead there:
   places of every batch. The number of lanes follows from the batch and the units, never from the processes; ranks and
   workers share the lanes out. To resume, a lane passes over what came before without decoding it.
 
-A damaged picture is replaced (by one drawn at random from a `Source`, by the next of its lane in a `Stream`) and
+A damaged image is replaced (by one drawn at random from a `Source`, by the next of its lane in a `Stream`) and
 counted.
 """
 
@@ -24,7 +24,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from hart.data.order import SampleOrder, draw_generator
+from hart.data.order import SampleOrder, numpy_generator
 from hart.data.read_ahead import StepLoader, Steps, places_of
 from hart.data.samples import Condition, Damage, DamagedSample, Sample
 from hart.data.sources import DamageCount, Source, Stream, read_row
@@ -33,16 +33,16 @@ from hart.errors import HartError
 
 MAX_LANES = 64
 MAX_REPLACEMENTS = 50
-"""Damaged pictures in a row before a batch is given up."""
+"""Damaged images in a row before a batch is given up."""
 
 
 @dataclass(frozen=True)
 class ImageBatch:
     """One rank's part of a step, or a part of that.
 
-    images: (B, 3, H, W) uint8, 0 to 255. captions: one a picture, drawn evenly among its own; empty unless asked for.
-    labels: (B,) int64; None unless asked for. keys: where the pictures are from.
-    replaced: for each picture, how many damaged ones it stands in for; like all else a function of (seed, step).
+    images: (B, 3, H, W) uint8, 0 to 255. captions: one an image, drawn evenly among its own; empty unless asked for.
+    labels: (B,) int64; None unless asked for. keys: where the images are from.
+    replaced: for each image, how many damaged ones it stands in for; like all else a function of (seed, step).
     damaged: what was met, of the whole part.
     """
 
@@ -57,7 +57,7 @@ class ImageBatch:
         return len(self.keys)
 
     def select(self, rows: slice) -> ImageBatch:
-        """Some of the pictures."""
+        """Some of the images."""
         labels = None if self.labels is None else self.labels[rows]
         own = self.images[rows], self.captions[rows], labels, self.keys[rows], self.replaced[rows]
         return ImageBatch(*own, self.damaged)
@@ -81,7 +81,7 @@ class ImageBatch:
 
 @dataclass(frozen=True)
 class BatchRecipe:
-    """How stored samples become pictures of a batch; everything drawn comes from (seed, step, place)."""
+    """How stored samples become images of a batch; everything drawn comes from (seed, step, place)."""
 
     transform: ImageTransform
     condition: Condition
@@ -94,28 +94,28 @@ class BatchRecipe:
         for place in places:
             for number, sample in enumerate(itertools.islice(candidates(place), MAX_REPLACEMENTS)):
                 try:
-                    chosen.append((*self._picture(sample, step, place), sample.key, number))
+                    chosen.append((*self._image(sample, step, place), sample.key, number))
                     break
                 except DamagedSample as error:
                     damaged.append(Damage(sample.key, str(error)))
             else:
                 last = f"{damaged[-1].key}: {damaged[-1].reason}"
-                raise HartError(f"{MAX_REPLACEMENTS} pictures in a row are damaged, the last is {last}; mend the set")
+                raise HartError(f"{MAX_REPLACEMENTS} images in a row are damaged, the last is {last}; mend the set")
         pixels, captions, labels, keys, replaced = zip(*chosen, strict=True)
         captions = captions if self.condition == "caption" else ()
         numbers = torch.tensor(labels) if self.condition == "label" else None
         return ImageBatch(torch.stack(pixels), captions, numbers, keys, replaced, tuple(damaged))
 
-    def _picture(self, sample: Sample | Damage, step: int, place: int) -> tuple[Tensor, str, int | None]:
+    def _image(self, sample: Sample | Damage, step: int, place: int) -> tuple[Tensor, str, int | None]:
         """Pixels, one of the captions, label. Raises `DamagedSample`."""
         if isinstance(sample, Damage):
             raise DamagedSample(sample.reason)
-        draws = draw_generator(self.seed, "picture", step, place)
+        rng = numpy_generator(self.seed, "picture", step, place)
         sample.require(self.condition)
         caption = ""
         if self.condition == "caption":
-            caption = sample.captions[int(draws.random() * len(sample.captions))]
-        return sample.pixels(self.transform, draws), caption, sample.label
+            caption = sample.captions[int(rng.random() * len(sample.captions))]
+        return sample.pixels(self.transform, rng), caption, sample.label
 
 
 class ImageLoader(StepLoader[ImageBatch]):
@@ -137,8 +137,8 @@ class ImageLoader(StepLoader[ImageBatch]):
     ) -> None:
         """batch_size: of all ranks together. rank, world: this process, and how many there are.
 
-        workers: processes that read ahead; 0 reads when asked. max_damaged: share of damaged pictures above which
-        `batch` gives up. shuffle_buffer: encoded pictures of a stream, over all lanes, among which the next is drawn.
+        workers: processes that read ahead; 0 reads when asked. max_damaged: share of damaged images above which
+        `batch` gives up. shuffle_buffer: encoded images of a stream, over all lanes, among which the next is drawn.
         Raises `HartError` for numbers that do not fit each other or the set.
         """
         if condition not in {"none", "caption", "label"}:
@@ -183,9 +183,9 @@ class _RowSteps:
             yield self._recipe.batch(step, self._places, partial(self._candidates, rows, step))
 
     def _candidates(self, rows: Sequence[int], step: int, place: int) -> Iterator[Sample | Damage]:
-        """The picture of a place, then others drawn at random in its stead."""
+        """The image of a place, then others drawn at random in its stead."""
         yield read_row(self._source, rows[place])
-        others = draw_generator(self._recipe.seed, "replacement", step, place)
+        others = numpy_generator(self._recipe.seed, "replacement", step, place)
         while True:
             yield read_row(self._source, self._order.anywhere(others.random()))
 
@@ -201,7 +201,7 @@ class _StreamSteps:
     def __init__(
         self, stream: Stream, recipe: BatchRecipe, batch_size: int, rank: int, world: int, workers: int, buffer: int
     ) -> None:
-        """buffer: encoded pictures over all lanes. Raises `HartError` when there are too few lanes."""
+        """buffer: encoded images over all lanes. Raises `HartError` when there are too few lanes."""
         lanes = lane_count(len(stream.units), batch_size)
         self.parts = max(workers, 1)
         if lanes % world:
@@ -226,7 +226,7 @@ class _StreamSteps:
     def items(self, first: int, worker: int, workers: int) -> Iterator[ImageBatch]:
         own, each = self._own[worker], self._per_lane
         # dealt once for the whole run: a lane then knows its length after one epoch
-        deal = draw_generator(self._recipe.seed, "lanes").permutation(len(self._stream.units)).tolist()
+        deal = numpy_generator(self._recipe.seed, "lanes").permutation(len(self._stream.units)).tolist()
         met: list[Damage] = []
         lanes = {
             lane: _Lane(
@@ -264,7 +264,7 @@ class _Lane:
         self._ahead: deque[Sample] = deque()
 
     def candidates(self) -> Iterator[Sample]:
-        """The next picture, then those that may stand in for it, which keep their own turns.
+        """The next image, then those that may stand in for it, which keep their own turns.
 
         So every place takes exactly one sample, whatever is damaged, and nobody need decode to count them.
         """
@@ -287,21 +287,21 @@ class _Lane:
                     yield sample
             if not length:
                 names = ", ".join(self.stream.units[unit] for unit in self.units[:3])
-                raise HartError(f"{names}: no picture in them: give shards with .webp, .png or .jpg members")
+                raise HartError(f"{names}: no image in them: give shards with .webp, .png or .jpg members")
             epoch += 1 + skip // length
             skip %= length
 
     def _epoch(self, epoch: int) -> Iterator[Sample]:
-        draws = draw_generator(self.seed, "shuffle", self.number, epoch)
+        rng = numpy_generator(self.seed, "shuffle", self.number, epoch)
         buffer: list[Sample] = []
 
         def taken() -> Sample:
             """One of the buffer, drawn evenly; the last takes its place."""
-            place = int(draws.integers(len(buffer)))
+            place = int(rng.integers(len(buffer)))
             buffer[place], buffer[-1] = buffer[-1], buffer[place]
             return buffer.pop()
 
-        for place in draws.permutation(len(self.units)):
+        for place in rng.permutation(len(self.units)):
             for sample in self.stream.read_unit(self.units[place]):
                 if isinstance(sample, Damage):
                     self.met.append(sample)

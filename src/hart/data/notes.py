@@ -1,4 +1,4 @@
-"""What is said about a picture: captions, class and weight, the same from a record's fields and from files beside it.
+"""What is said about an image: captions, class and weight, the same from a record's fields and from files beside it.
 
 Whatever is of another type, or no text, makes the record a damaged one: nothing is guessed.
 """
@@ -56,7 +56,7 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What is said about a picture. label: a class number, or the name of a class."""
+    """What is said about an image. label: a class number, or the name of a class."""
 
     captions: tuple[str, ...] = ()
     label: int | str | None = None
@@ -73,7 +73,7 @@ def read_record(record: Mapping[str, Any], columns: Columns) -> Note:
 
 
 def read_notes(files: Mapping[str, bytes]) -> Note:
-    """The note of a picture from the files beside it, by suffix (`NOTE_SUFFIXES`).
+    """The note of an image from the files beside it, by suffix (`NOTE_SUFFIXES`).
 
     `.txt`: captions, one a line. `.json`: an object with the usual fields. `.cls`: a class number or name, which also
     serves as a caption. Raises `DamagedSample` where they make no sense.

@@ -1,4 +1,4 @@
-"""Open a set of pictures of any format: the kind is named, or told from the path, and what was looked for is said.
+"""Open a set of images of any format: the kind is named, or told from the path, and what was looked for is said.
 
 A format is a file in `readers` and an entry in `FORMATS`; its name stands in `hart.data.kinds`.
 """
@@ -18,7 +18,7 @@ from typing import Literal
 from hart.data.kinds import KINDS, Kind
 from hart.data.notes import Columns
 from hart.data.patterns import expand
-from hart.data.readers.folder import ClassFolderReader, FolderReader, list_pictures, split_folder
+from hart.data.readers.folder import ClassFolderReader, FolderReader, list_images, split_folder
 from hart.data.readers.hugging_face import PREFIX, HuggingFaceReader, is_saved_dataset
 from hart.data.readers.jsonl import JsonlReader
 from hart.data.readers.parquet import ParquetStream
@@ -34,12 +34,12 @@ from hart.files import require_regular
 def open_source(
     path: str | Path, split: str = "train", *, kind: Kind | None = None, columns: Columns | None = None
 ) -> Source | Stream:
-    """The pictures of one split, listed but not read.
+    """The images of one split, listed but not read.
 
     path: a folder or a file; shards or Parquet files as a pattern, with braces ("train-{000..063}.tar") or stars;
         URLs of shards; "hf:OWNER/NAME" or "hf:OWNER/NAME:CONFIG".
     split: "train", "val" or another that the set has. A folder is divided by folders or file names that have the split
-        as a word, and without these, for loose pictures and one JSONL file, by the hash of the picture's name; "all"
+        as a word, and without these, for loose images and one JSONL file, by the hash of the image's name; "all"
         is the whole of such a set. A file or a pattern is taken whole for whichever split.
     kind: the format; told from the path where it is None.
     columns: fields of JSONL, Parquet and Hugging Face records, where they have unusual names.
@@ -54,7 +54,7 @@ def open_source(
     if not isinstance(source, Stream) and not len(source):
         reasons = f" ({first_reasons(source.damaged)})" if source.damaged else ""
         raise HartError(
-            f"{shown(name)} ({split}), read as {kind}: no picture could be read, {len(source.damaged)} damaged"
+            f"{shown(name)} ({split}), read as {kind}: no image could be read, {len(source.damaged)} damaged"
             f"{reasons}; looked for {_looked_for()}"
         )
     return source
@@ -87,7 +87,7 @@ def detect_kind(name: str, split: str = "train") -> Kind:
 
 
 def _kind_of_folder(path: Path, split: str) -> Kind:
-    """Captions anywhere make a folder of captioned pictures; without them, folders of pictures are classes."""
+    """Captions anywhere make a folder of captioned images; without them, folders of images are classes."""
     if is_saved_dataset(path):
         return "huggingface"
     found = [kind for kind, form in FORMATS.items() if form.suffix and _files_within(path, form.suffix)]
@@ -97,12 +97,12 @@ def _kind_of_folder(path: Path, split: str) -> Kind:
         return found[0]
     root = split_folder(path, split) or path
     seen = False
-    for file in list_pictures(root):
+    for file in list_images(root):
         if file.notes or file.path.parent == root:
             return "folder"
         seen = True
     if not seen:
-        raise HartError(f"{path} ({split}): no picture could be read: looked for {_looked_for()}")
+        raise HartError(f"{path} ({split}): no image could be read: looked for {_looked_for()}")
     return "classes"
 
 
@@ -167,7 +167,7 @@ def _local(shards: list[str]) -> list[Path]:
 
 @dataclass(frozen=True)
 class Format:
-    """open: the pictures at a path, in a split, from named fields. looks_like: what a folder of it holds, for people.
+    """open: the images at a path, in a split, from named fields. looks_like: what a folder of it holds, for people.
 
     suffix: of the files that it is told by; empty where something else tells it.
     """
@@ -188,10 +188,10 @@ FORMATS: Mapping[Kind, Format] = {
     "jsonl": Format(_open_jsonl, "*.jsonl", ".jsonl"),
     "huggingface": Format(HuggingFaceReader, "state.json or dataset_dict.json"),
     "folder": Format(
-        lambda name, split, columns: FolderReader(_folder(name), split), "pictures with captions beside them"
+        lambda name, split, columns: FolderReader(_folder(name), split), "images with captions beside them"
     ),
     "classes": Format(
-        lambda name, split, columns: ClassFolderReader(_folder(name), split), "pictures in a folder per class"
+        lambda name, split, columns: ClassFolderReader(_folder(name), split), "images in a folder per class"
     ),
 }
 
@@ -202,7 +202,7 @@ def _looked_for() -> str:
 
 def _folder(name: str) -> Path:
     if _found(Path(name)) != "folder":
-        raise HartError(f"{name} is no folder: give the folder that holds the pictures")
+        raise HartError(f"{name} is no folder: give the folder that holds the images")
     return Path(name)
 
 

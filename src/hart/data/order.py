@@ -11,7 +11,7 @@ from torch import Tensor
 from hart.errors import HartError
 
 
-def draw_generator(seed: int, purpose: str, *place: int) -> np.random.Generator:
+def numpy_generator(seed: int, purpose: str, *place: int) -> np.random.Generator:
     """The generator of (seed, purpose, place): the same in every process, whatever was drawn before.
 
     purpose: a word such as "picture", so that two draws at one place are independent.
@@ -21,10 +21,10 @@ def draw_generator(seed: int, purpose: str, *place: int) -> np.random.Generator:
 
 
 class SampleOrder:
-    """Which pictures a step sees.
+    """Which images a step sees.
 
-    Draws run in rounds of N. In each, picture i comes N * w_i / sum(w) times, rounded up or down at random
-    (systematic sampling), in random order: with equal weights every picture exactly once. A resumed run needs no
+    Draws run in rounds of N. In each, image i comes N * w_i / sum(w) times, rounded up or down at random
+    (systematic sampling), in random order: with equal weights every image exactly once. A resumed run needs no
     state but the step. The round last asked for is kept, since the next step mostly goes on in it.
     """
 
@@ -41,7 +41,7 @@ class SampleOrder:
         self._rows = torch.empty(0, dtype=torch.int64)
 
     def batch(self, step: int, batch_size: int) -> Tensor:
-        """The pictures of training step `step`: (batch_size,) int64, always the same for the same arguments."""
+        """The images of training step `step`: (batch_size,) int64, always the same for the same arguments."""
         count = len(self._edges)
         first = step * batch_size
         parts = []
@@ -50,10 +50,10 @@ class SampleOrder:
             parts.append(rows[max(first - number * count, 0) : first + batch_size - number * count])
         return torch.cat(parts)
 
-    def anywhere(self, draw: float) -> int:
-        """A picture by its weight for a draw in [0, 1)."""
+    def anywhere(self, uniform: float) -> int:
+        """An image by its weight for a draw in [0, 1)."""
         count = len(self._edges)
-        return int(torch.searchsorted(self._edges, torch.tensor(draw * count, dtype=torch.float64), right=True))
+        return int(torch.searchsorted(self._edges, torch.tensor(uniform * count, dtype=torch.float64), right=True))
 
     def _rows_of_round(self, number: int) -> Tensor:
         if number != self._round:

@@ -1,4 +1,4 @@
-"""One stored picture with what is said about it. Every format ends here, and here what is damaged is met."""
+"""One stored image with what is said about it. Every format ends here, and here what is damaged is met."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from hart.data.transforms import ImageTransform
 from hart.errors import HartError
 
 Condition = Literal["none", "caption", "label"]
-"""What a picture must come with."""
+"""What an image must come with."""
 
 
 class DamagedSample(Exception):
-    """A picture that cannot be used; skipped and counted, never fatal by itself. Its text is the reason."""
+    """An image that cannot be used; skipped and counted, never fatal by itself. Its text is the reason."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Damage:
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture as stored.
+    """One image as stored.
 
     key: where it lies, for messages. image: the encoded file. label: class number. weight: how often it is drawn
     relative to others. record: what a `.json` beside it, or its line or row, holds.
@@ -45,15 +45,15 @@ class Sample:
     weight: float = 1.0
     record: Mapping[str, Any] = field(default_factory=dict)
 
-    def pixels(self, transform: ImageTransform, draws: np.random.Generator | None = None) -> Tensor:
+    def pixels(self, transform: ImageTransform, rng: np.random.Generator | None = None) -> Tensor:
         """(3, size, size) uint8. Raises `DamagedSample` when the image does not decode."""
         try:
-            return transform(decode_image(self.image), draws)
+            return transform(decode_image(self.image), rng)
         except (ImageError, ValueError, OSError) as error:
             raise DamagedSample(f"no image that can be decoded ({one_line(error)})") from None
 
     def require(self, condition: Condition) -> None:
-        """Raises `DamagedSample` unless the picture comes with what it is to be drawn from."""
+        """Raises `DamagedSample` unless the image comes with what it is to be drawn from."""
         if condition == "caption" and not self.captions:
             raise DamagedSample("no caption")
         if condition == "label" and self.label is None:
@@ -63,7 +63,8 @@ class Sample:
 def decoded(
     samples: Iterable[Sample | Damage], transform: ImageTransform, condition: Condition = "none"
 ) -> Iterator[tuple[Sample, Tensor] | Damage]:
-    """Each sample with its pixels (3, size, size) uint8, or why it cannot be used. transform: without random draws."""
+    """Each sample with its pixels (3, size, size) uint8, or why it cannot be used. transform: without random
+    numbers."""
     for sample in samples:
         if isinstance(sample, Damage):
             yield sample
@@ -76,13 +77,13 @@ def decoded(
 
 
 def require_mostly_sound(damaged: Sequence[Damage], total: int, max_damaged: float, where: str, option: str) -> None:
-    """Raises `HartError` with the first reasons when more than a share `max_damaged` of `total` pictures is damaged.
+    """Raises `HartError` with the first reasons when more than a share `max_damaged` of `total` images is damaged.
 
     option: what the user sets `max_damaged` with; empty where it is fixed.
     """
     if len(damaged) > max_damaged * total:
         raise HartError(
-            f"{where}: {len(damaged)} of {total} pictures are damaged, more than {max_damaged:.0%} "
+            f"{where}: {len(damaged)} of {total} images are damaged, more than {max_damaged:.0%} "
             f"({first_reasons(damaged)}); mend the set{f', or allow more with {option}' if option else ''}"
         )
 

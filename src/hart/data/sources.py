@@ -1,4 +1,4 @@
-"""What a set of pictures offers, whatever its format: rows at random (`Source`) or shards in a stream (`Stream`)."""
+"""What a set of images offers, whatever its format: rows at random (`Source`) or shards in a stream (`Stream`)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 from hart.data.samples import Damage, DamagedSample, Sample, require_mostly_sound
 
 MIN_SEEN = 200
-"""A stream does not say how many pictures it has: damage is judged against at least so many."""
+"""A stream does not say how many images it has: damage is judged against at least so many."""
 
 
 class Source(Protocol):
-    """Pictures by number. Cheap to send to another process; nothing is kept open between two reads.
+    """Images by number. Cheap to send to another process; nothing is kept open between two reads.
 
-    description: format, place and number of pictures, for people. classes: names in the order of their numbers.
-    weights: (N,) float32, how often a picture is drawn relative to others; 1 where the set does not say.
+    description: format, place and number of images, for people. classes: names in the order of their numbers.
+    weights: (N,) float32, how often an image is generated relative to others; 1 where the set does not say.
     damaged: what was found unusable while the set was listed; it has no row.
     """
 
@@ -37,7 +37,7 @@ class Source(Protocol):
         ...
 
     def read(self, row: int) -> Sample:
-        """The picture of a row, not decoded. Raises `DamagedSample`."""
+        """The image of a row, not decoded. Raises `DamagedSample`."""
         ...
 
     def digest(self) -> str:
@@ -47,7 +47,7 @@ class Source(Protocol):
 
 @runtime_checkable
 class Stream(Protocol):
-    """Pictures that can only be read one after the other, in units (tar shards, Parquet row groups) that have names.
+    """Images that can only be read one after the other, in units (tar shards, Parquet row groups) that have names.
 
     digest: of what is read from the network, the addresses alone.
     """
@@ -59,7 +59,7 @@ class Stream(Protocol):
     def digest(self) -> str: ...
 
     def read_unit(self, unit: int) -> Iterator[Sample | Damage]:
-        """The pictures of a unit in their order, not decoded.
+        """The images of a unit in their order, not decoded.
 
         A unit that breaks off is a `Damage` after what could be read. Raises `HartError` when it cannot be had at all.
         """
@@ -91,7 +91,7 @@ class DamageCount:
 
 
 def read_row(source: Source, row: int) -> Sample | Damage:
-    """A picture of a set, or why it cannot be used."""
+    """An image of a set, or why it cannot be used."""
     try:
         return source.read(row)
     except DamagedSample as error:

@@ -1,4 +1,4 @@
-"""Which pictures of a set are held out."""
+"""Which images of a set are held out."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {"train": ("train", "training"), "v
 HELD_OUT_SHARE = 0.05
 """Of a set that is not divided."""
 SMALL_SET = 1000
-"""Pictures of a set below which the share is kept exactly."""
+"""Images of a set below which the share is kept exactly."""
 WHOLE = "all"
-"""Split that every picture of an undivided set belongs to: for measuring, where nothing is held out."""
+"""Split that every image of an undivided set belongs to: for measuring, where nothing is held out."""
 
 
 def held_out(names: Iterable[str]) -> frozenset[str]:
-    """Which pictures of an undivided set are "val": a share `HELD_OUT_SHARE` of the names, by their hash.
+    """Which images of an undivided set are "val": a share `HELD_OUT_SHARE` of the names, by their hash.
 
     Of fewer than `SMALL_SET` names those with the smallest hashes, the share rounded: none of fewer than 10. Of more,
-    each whose own hash is below the share, so that adding pictures moves no other.
+    each whose own hash is below the share, so that adding images moves no other.
     """
     hashes = {name: hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest() for name in names}
     chances = {name: int.from_bytes(found[:4], "big") / 2**32 for name, found in hashes.items()}
@@ -41,7 +41,7 @@ def divide(names: Collection[str], split: str, where: str) -> tuple[list[bool], 
     out = held_out(names)
     if split == "val" and names and not out:
         raise HartError(
-            f"{where}: none of its {len(names)} pictures is held out, as {HELD_OUT_SHARE:.0%} by name would be "
+            f"{where}: none of its {len(names)} images is held out, as {HELD_OUT_SHARE:.0%} by name would be "
             f"from 10 on: add --split {WHOLE} to take them all"
         )
     note = f", {len(out)} more held out ({HELD_OUT_SHARE:.0%} by name; split '{WHOLE}' takes them all)"

@@ -22,7 +22,7 @@ class ImageTransform(Config):
 
     size: Annotated[int, Field(ge=1)]
     fit: Literal["crop", "pad"] = "crop"
-    """crop: fill the square and cut what is outside. pad: the whole picture, on white."""
+    """crop: fill the square and cut what is outside. pad: the whole image, on white."""
     crop: Literal["center", "random"] = "center"
     """Where a crop is cut."""
     shorter_side: Annotated[float, Field(ge=1)] = 1.0
@@ -39,16 +39,16 @@ class ImageTransform(Config):
         """Whether anything is drawn."""
         return self.crop == "random" or self.flip > 0
 
-    def __call__(self, image: Image.Image, draws: np.random.Generator | None = None) -> Tensor:
-        """(3, size, size) uint8, 0 to 255, RGB. `draws` is needed where the transform is random.
+    def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> Tensor:
+        """(3, size, size) uint8, 0 to 255, RGB. `rng` is needed where the transform is random.
 
         Follows the EXIF orientation, lays transparency on white, resizes bicubically with antialiasing; an image
         that already fits is not resampled; see `hart.data.images.as_rgb`.
         """
-        if self.random and draws is None:
+        if self.random and rng is None:
             raise TypeError("a random transform needs a generator")
         # always three draws, so that one option does not change what another draws
-        across, down, mirror = (0.0, 0.0, 1.0) if draws is None else draws.random(3)
+        across, down, mirror = (0.0, 0.0, 1.0) if rng is None else rng.random(3)
         image = as_rgb(image)
         image = self._padded(image) if self.fit == "pad" else self._cropped(image, across, down)
         if mirror < self.flip:
@@ -60,13 +60,13 @@ class ImageTransform(Config):
 
         across, down: in [0, 1), where a random window lies between the left and right, top and bottom edges.
         """
-        side = max(round(min(image.size) / self.shorter_side), 1)
-        wide, high = image.width - side, image.height - side
+        image_size = max(round(min(image.size) / self.shorter_side), 1)
+        wide, high = image.width - image_size, image.height - image_size
         left, top = (
             (wide // 2, high // 2) if self.crop == "center" else (int(across * (wide + 1)), int(down * (high + 1)))
         )
-        box = (left, top, left + side, top + side)
-        if side == self.size:
+        box = (left, top, left + image_size, top + image_size)
+        if image_size == self.size:
             return image.crop(box)
         return image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box)
 
@@ -90,12 +90,12 @@ def to_signed(pixels: Tensor) -> Tensor:
     return pixels.float().div_(127.5).sub_(1)
 
 
-def slightly_moved(image: Tensor, draws: Tensor) -> Tensor:
-    """Each picture of (B, 3, H, W) turned by up to 6 degrees, scaled by 0.85 to 1.1, shifted by up to 6% of its side.
+def slightly_moved(image: Tensor, uniform: Tensor) -> Tensor:
+    """Each image of (B, 3, H, W) turned by up to 6 degrees, scaled by 0.85 to 1.1, shifted by up to 6% of its side.
 
-    draws: (4, B) uniform in [0, 1), on the CPU; they decide how. What comes in from outside repeats the border.
+    uniform: (4, B) uniform in [0, 1), on the CPU; they decide how. What comes in from outside repeats the border.
     """
-    angle, scale, right, down = draws
+    angle, scale, right, down = uniform
     angle, scale = (2 * angle - 1) * math.radians(6), 0.85 + 0.25 * scale
     right, down = 0.12 * (2 * right - 1), 0.12 * (2 * down - 1)  # the grid is 2 wide
     cos, sin = angle.cos() / scale, angle.sin() / scale

@@ -1,1 +1,1 @@
-"""Residual diffusion: the continuous rest of the last scale, token by token."""
+"""Residual diffusion: the continuous residual of the last scale, token by token."""

@@ -68,7 +68,7 @@ def sample_residual(
     null_condition: Tensor | None,
     guidance: float,
     start: Tensor,
-    draw_noise: Callable[[], Tensor],
+    sample_noise: Callable[[], Tensor],
 ) -> Tensor:
     """Clean tokens (N, D) of the process, in [-1, 1].
 
@@ -77,7 +77,7 @@ def sample_residual(
         null condition nothing is guided.
     guidance: g in (1 + g) noise(condition) - g noise(null); the variance is the conditional one.
     start: (N, D) standard normal noise; both halves of the guidance see the same tokens.
-    draw_noise: called once for every step but the last, gives (N, D) standard normal noise.
+    sample_noise: called once for every step but the last, gives (N, D) standard normal noise.
     """
     process, guided = process.to(start.device), null_condition is not None
     tokens = start.shape[0]
@@ -93,5 +93,5 @@ def sample_residual(
             noise = (1 + guidance) * noise - guidance * null_noise
         x0 = process.predicted_x0(x, step, noise).clamp(-1, 1)
         mean = process.posterior_mean(x0, x, step)
-        x = mean if index == 0 else mean + (0.5 * process.log_variance(interpolation, step)).exp() * draw_noise()
+        x = mean if index == 0 else mean + (0.5 * process.log_variance(interpolation, step)).exp() * sample_noise()
     return x

@@ -95,7 +95,7 @@ class DiffusionProcess:
             return self
         if device not in self._moved:
             moved = copy.copy(self)
-            with torch.inference_mode(False):  # training may come after drawing
+            with torch.inference_mode(False):  # training may come after generating
                 moved.timesteps = self.timesteps.to(device)
                 moved._constants = {name: values.to(device) for name, values in self._constants.items()}
             self._moved[device] = moved

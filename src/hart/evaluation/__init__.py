@@ -9,8 +9,9 @@ from hart.exports import lazy
 
 if TYPE_CHECKING:
     from hart.evaluation.cache import IMAGES, TENSORS, Cache, records
-    from hart.evaluation.drawing import DrawnPictures, quiet_prompts, spread
-    from hart.evaluation.metrics.distances import LEAST_PICTURES, all_figures, distances
+    from hart.evaluation.generated_images import GeneratedImages, quiet_prompts, spread
+    from hart.evaluation.image_sets import ImageSet, features_of_set
+    from hart.evaluation.metrics.distances import LEAST_IMAGES, all_figures, distances
     from hart.evaluation.metrics.features import (
         DEFAULT_FEATURES,
         EfficientNetLite0,
@@ -18,10 +19,9 @@ if TYPE_CHECKING:
         Features,
         open_extractor,
     )
-    from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean, few_pictures_warning
+    from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean, few_images_warning
     from hart.evaluation.metrics.images import psnr, ssim
-    from hart.evaluation.pictures import Pictures, features_of_set
-    from hart.evaluation.report import Result, extractor_facts, pictures_text, write_result
+    from hart.evaluation.report import Result, extractor_facts, images_text, write_result
     from hart.evaluation.suites.base import (
         Context,
         ImageSetOptions,
@@ -36,17 +36,17 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_FEATURES",
     "IMAGES",
-    "LEAST_PICTURES",
+    "LEAST_IMAGES",
     "TENSORS",
     "Cache",
     "Context",
-    "DrawnPictures",
     "EfficientNetLite0",
     "FeatureExtractor",
     "Features",
     "Figure",
+    "GeneratedImages",
+    "ImageSet",
     "ImageSetOptions",
-    "Pictures",
     "Progress",
     "Result",
     "SamplingOptions",
@@ -59,9 +59,9 @@ __all__ = [
     "distances",
     "extractor_facts",
     "features_of_set",
-    "few_pictures_warning",
+    "few_images_warning",
+    "images_text",
     "open_extractor",
-    "pictures_text",
     "psnr",
     "quiet_prompts",
     "reconstruct",
@@ -74,14 +74,14 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "hart.evaluation.cache": "IMAGES TENSORS Cache records",
-        "hart.evaluation.drawing": "DrawnPictures quiet_prompts spread",
-        "hart.evaluation.metrics.distances": "LEAST_PICTURES all_figures distances",
+        "hart.evaluation.generated_images": "GeneratedImages quiet_prompts spread",
+        "hart.evaluation.metrics.distances": "LEAST_IMAGES all_figures distances",
         "hart.evaluation.metrics.features": "DEFAULT_FEATURES EfficientNetLite0 FeatureExtractor Features "
         "open_extractor",
-        "hart.evaluation.metrics.figures": "Figure bootstrap bootstrap_mean few_pictures_warning",
+        "hart.evaluation.metrics.figures": "Figure bootstrap bootstrap_mean few_images_warning",
         "hart.evaluation.metrics.images": "psnr ssim",
-        "hart.evaluation.pictures": "Pictures features_of_set",
-        "hart.evaluation.report": "Result extractor_facts pictures_text write_result",
+        "hart.evaluation.image_sets": "ImageSet features_of_set",
+        "hart.evaluation.report": "Result extractor_facts images_text write_result",
         "hart.evaluation.suites.base": "Context ImageSetOptions Progress SamplingOptions Suite SuiteOptions",
         "hart.evaluation.suites.tokenizer": "reconstruct",
         "hart.generation.contact_sheet": "contact_sheet",

@@ -1,11 +1,11 @@
-"""Batches of pictures as `.npz`, the form that ADM's evaluator reads (Dhariwal and Nichol, 2021).
+"""Batches of images as `.npz`, the form that ADM's evaluator reads (Dhariwal and Nichol, 2021).
 
-    arr_0                     pictures (N, H, W, 3), uint8
+    arr_0                     images (N, H, W, 3), uint8
     arr_1                     classes (N,), int64; ADM's sampler writes them, its evaluator does not read them
     mu, sigma, mu_s, sigma_s  only in reference batches: means and covariances of Inception-v3's pooled and spatial
                               features, over the whole data set
 
-50,000 pictures of 256 px are 9.8 GB: they are written and read a batch at a time, and with distrust: what a header
+50,000 images of 256 px are 9.8 GB: they are written and read a batch at a time, and with distrust: what a header
 declares must be what the file holds.
 """
 
@@ -30,12 +30,12 @@ from hart.errors import HartError
 from hart.evaluation.metrics.distances import Gaussian, SetStatistics
 from hart.files import atomic_write, require_regular
 
-PICTURES, CLASSES = "arr_0", "arr_1"
+IMAGES, CLASSES = "arr_0", "arr_1"
 STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
 BYTE = np.dtype(np.uint8)
 LARGEST_SIDE = 4096
-"""Of a picture, in pixels."""
-FORM = "ADM's batches have arr_0, 8-bit pictures of N x height x width x 3"
+"""Of an image, in pixels."""
+FORM = "ADM's batches have arr_0, 8-bit images of N x height x width x 3"
 REMEDY = "give a reference batch of ADM"
 READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 UNREADABLE = (
@@ -48,16 +48,16 @@ BYTES_LIMIT = 2**31
 
 
 def write_samples(path: Path, batches: Iterable[Tensor], size: int, classes: Sequence[int]) -> None:
-    """Write pictures, in batches (B, 3, size, size) uint8, with the class of each.
+    """Write images, in batches (B, 3, size, size) uint8, with the class of each.
 
     The file appears whole or not at all. Raises `OSError`, for a full disk too.
     """
     header = {"shape": (len(classes), size, size, 3), "fortran_order": False, "descr": npy.dtype_to_descr(BYTE)}
 
     def write(file: BinaryIO) -> None:
-        # stored, not compressed, as numpy.savez does; an entry made here has no time: equal pictures give equal files
+        # stored, not compressed, as numpy.savez does; an entry made here has no time: equal images give equal files
         with zipfile.ZipFile(file, "w") as archive:
-            with archive.open(zipfile.ZipInfo(f"{PICTURES}.npy"), "w", force_zip64=True) as member:
+            with archive.open(zipfile.ZipInfo(f"{IMAGES}.npy"), "w", force_zip64=True) as member:
                 npy.write_array_header_1_0(member, header)
                 for batch in batches:
                     member.write(batch.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
@@ -68,14 +68,14 @@ def write_samples(path: Path, batches: Iterable[Tensor], size: int, classes: Seq
 
 
 class SampleFile:
-    """Pictures of an `.npz`, read from the disk whenever they are asked for."""
+    """Images of an `.npz`, read from the disk whenever they are asked for."""
 
     def __init__(self, path: Path) -> None:
         """Raises `HartError` for what is not in the form above."""
         self.path = path
-        with self._array(PICTURES) as (_, shape, dtype):
+        with self._array(IMAGES) as (_, shape, dtype):
             if dtype != BYTE or len(shape) != 4 or shape[3] != 3 or 0 in shape or max(shape[1:3]) > LARGEST_SIDE:
-                raise HartError(f"{path}: {PICTURES} holds {dtype} of {_sides(shape)}: {FORM}")
+                raise HartError(f"{path}: {IMAGES} holds {dtype} of {_grid_sizes(shape)}: {FORM}")
         self._shape = shape
         self.height, self.width = shape[1:3]
 
@@ -83,8 +83,8 @@ class SampleFile:
         return self._shape[0]
 
     def batches(self, size: int) -> Iterator[Tensor]:
-        """All pictures (B, 3, H, W), uint8, `size` at a time."""
-        with self._array(PICTURES) as (member, _, _):
+        """All images (B, 3, H, W), uint8, `size` at a time."""
+        with self._array(IMAGES) as (member, _, _):
             for start in range(0, len(self), size):
                 part = (min(size, len(self) - start), *self._shape[1:])
                 content = self._read(member, math.prod(part))
@@ -106,12 +106,12 @@ class SampleFile:
             raise HartError(f"{self.path}: {covariance_name} is no covariance: {REMEDY}")
         return Gaussian.from_covariance(mean, covariance)
 
-    def _floats(self, name: str, dimensions: int, side: int | None = None) -> Tensor:
-        """Finite numbers as float64, of `side` in each dimension."""
+    def _floats(self, name: str, dimensions: int, size: int | None = None) -> Tensor:
+        """Finite numbers as float64, of `size` in each dimension."""
         with self._array(name) as (member, shape, dtype):
-            if len(shape) != dimensions or {*shape} - {side or shape[0]} or dtype.kind != "f":
+            if len(shape) != dimensions or {*shape} - {size or shape[0]} or dtype.kind != "f":
                 raise HartError(
-                    f"{self.path}: {name}: it holds {dtype} of {_sides(shape)}: give a reference batch of ADM"
+                    f"{self.path}: {name}: it holds {dtype} of {_grid_sizes(shape)}: give a reference batch of ADM"
                 )
             content = self._read(member, math.prod(shape) * dtype.itemsize)
         values = torch.from_numpy(np.frombuffer(content, dtype).reshape(shape).astype(np.float64))
@@ -144,11 +144,11 @@ class SampleFile:
                 shape, fortran, dtype = READERS[npy.read_magic(member)](member)
             except UNREADABLE as error:
                 raise self._damaged(f"{name}: {one_line(error)}") from None
-            if fortran or dtype.hasobject or any(type(side) is not int or side < 0 for side in shape):
+            if fortran or dtype.hasobject or any(type(size) is not int or size < 0 for size in shape):
                 raise self._damaged(f"{name}: an array of {dtype} in another order, or of objects")
             found = size - member.tell()
             if found != math.prod(shape) * dtype.itemsize or (name in STATISTICS and found > BYTES_LIMIT):
-                raise self._damaged(f"{name}: it declares {dtype} of {_sides(shape)} and has {found} bytes")
+                raise self._damaged(f"{name}: it declares {dtype} of {_grid_sizes(shape)} and has {found} bytes")
             yield member, shape, dtype
 
     def _opened(self) -> zipfile.ZipFile:
@@ -162,6 +162,6 @@ class SampleFile:
         return HartError(f"{self.path}: damaged ({reason}): copy or download it again")
 
 
-def _sides(shape: Sequence[int]) -> str:
+def _grid_sizes(shape: Sequence[int]) -> str:
     """A shape for people."""
-    return " x ".join(f"{side:.6g}" for side in shape)
+    return " x ".join(f"{size:.6g}" for size in shape)

@@ -149,7 +149,7 @@ class PublishedFiles:
             raise OSError(f"{self._archive}: {one_line(error)}") from None
 
 
-class PublishedPictures:
+class PublishedImages:
     """A `Source` over chosen files. All paths must lie equally deep."""
 
     classes: tuple[str, ...] = ()
@@ -158,11 +158,11 @@ class PublishedPictures:
     def __init__(
         self, files: PublishedFiles, paths: Sequence[str], records: Sequence[Mapping[str, Any]] | None = None
     ) -> None:
-        """records: what is said about each picture, for `Sample.record`."""
+        """records: what is said about each image, for `Sample.record`."""
         self._files = files
         self._paths = paths
         self._records = records
-        self.description = f"{files.place}: {len(paths):,} pictures"
+        self.description = f"{files.place}: {len(paths):,} images"
 
     def __len__(self) -> int:
         return len(self._paths)

@@ -139,9 +139,9 @@ def _keep(paths: Sequence[Path]) -> None:
             path.rename(new)
 
 
-def pictures_text(count: int) -> str:
-    """ "1 picture", "1,000 pictures"."""
-    return f"{count:,} picture{'' if count == 1 else 's'}"
+def images_text(count: int) -> str:
+    """ "1 image", "1,000 images"."""
+    return f"{count:,} image{'' if count == 1 else 's'}"
 
 
 def environment() -> dict[str, Any]:
@@ -174,7 +174,7 @@ def _page(result: Result, command: str) -> str:
     parts = [f"# hart evaluate {result.suite}", f"    {command}", figures_table(result)]
     figures = [figure for row in result.figures.values() for figure in row.values()]
     if any(figure.low is not None for figure in figures):
-        parts.append(f"In brackets: {LEVEL:.0%} interval by bootstrap over pictures.")
+        parts.append(f"In brackets: {LEVEL:.0%} interval by bootstrap over images.")
     if any(figure.deviation is not None for figure in figures):
         parts.append("± is the standard deviation over subsets.")
     parts += [f"**Note:** {note}." for note in result.notes]

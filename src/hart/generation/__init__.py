@@ -1,1 +1,1 @@
-"""Drawing pictures: scale by scale, then the residual tokens."""
+"""Generating images: scale by scale, then the residual tokens."""

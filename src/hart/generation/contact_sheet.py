@@ -1,4 +1,4 @@
-"""Several pictures on one: side by side, or a sheet with a labelled group for every prompt."""
+"""Several images on one: side by side, or a sheet with a labelled group for every prompt."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ GAP = 4
 LABEL_HEIGHT = 16
 FONT_SIZE = 12
 SMALLEST_SHOWN = 128
-"""Sheets enlarge smaller pictures to about this side, in whole steps: labels need the width, eyes the size."""
+"""Sheets enlarge smaller images to about this side, in whole steps: labels need the width, eyes the size."""
 
 
 def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
-    """One row of pictures of equal size on white, as they are."""
+    """One row of images of equal size on white, as they are."""
     width, height = images[0].size
     row = Image.new("RGB", (len(images) * (width + GAP) + GAP, height + 2 * GAP), "white")
     for i, image in enumerate(images):
@@ -25,7 +25,7 @@ def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
 
 
 def contact_sheet(groups: Sequence[Sequence[Image.Image]], labels: Sequence[str]) -> Image.Image:
-    """Groups of equally many pictures of equal size, each a row under its label; as square a sheet as they make."""
+    """Groups of equally many images of equal size, each a row under its label; as square a sheet as they make."""
     factor = max(1, SMALLEST_SHOWN // max(groups[0][0].size))
     rows = [side_by_side([_enlarged(image, factor) for image in group]) for group in groups]
     width, height = rows[0].width, LABEL_HEIGHT + rows[0].height

@@ -1,6 +1,6 @@
-"""From logits to codes: guidance, top-k, top-p, sampling, smooth mixing. Pure functions.
+"""From logits to codes: guidance, top-k, top-p, sampling, Gumbel smoothing. Pure functions.
 
-Shapes: B pictures, N tokens, V codes, D latent channels.
+Shapes: B images, N tokens, V codes, D latent channels.
 """
 
 from __future__ import annotations
@@ -40,27 +40,27 @@ def filtered(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
 
 
 def sample(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Draw one code (B, N) from logits (B, N, V) by inverting the distribution function at uniform (B, N).
+    """Sample one code (B, N) from logits (B, N, V) by inverting the distribution function at uniform (B, N).
 
-    One number a token decides, so that a rounding difference in the logits moves a draw only where the
+    One number a token decides, so that a rounding difference in the logits moves a sample only where the
     number falls next to a border.
     """
     cumulative = logits.softmax(dim=-1).cumsum(dim=-1)
     total = cumulative[..., -1:]
-    # below the total even when the product rounds up, so that a code without probability is never drawn
+    # below the total even when the product rounds up, so that a code without probability is never sampled
     point = torch.minimum(uniform.unsqueeze(-1) * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, point, right=True).squeeze(-1)
 
 
-def smooth_temperature(ratio: float) -> float:
-    """Temperature of the smooth mixture; it falls as the scales grow finer."""
+def gumbel_temperature(ratio: float) -> float:
+    """Temperature of the Gumbel mixture; it falls as the scales grow finer."""
     return max(0.27 * (1 - 0.95 * ratio), 0.005)
 
 
-def smooth_mixture(logits: Tensor, gumbel: Tensor, ratio: float, codebook: Tensor) -> Tensor:
+def gumbel_mixture(logits: Tensor, gumbel: Tensor, ratio: float, codebook: Tensor) -> Tensor:
     """softmax(((1 + r) logits + Gumbel noise) / temperature) @ codebook: (B, N, D).
 
     logits: (B, N, V), filtered; gumbel: (B, N, V); ratio: r = k / (K - 1); codebook: (V, D).
     """
-    mixed = ((1 + ratio) * logits + gumbel) / smooth_temperature(ratio)
+    mixed = ((1 + ratio) * logits + gumbel) / gumbel_temperature(ratio)
     return mixed.softmax(dim=-1) @ codebook.to(mixed.dtype)

@@ -1,4 +1,4 @@
-"""What a generated picture says about itself: PNG text chunks from which it can be drawn again.
+"""What a generated image says about itself: PNG text chunks from which it can be drawn again.
 
 Chunks: `prompt`, `seed`, `model`, `settings` (JSON), `Software` ("hart" and its version).
 """
@@ -22,9 +22,9 @@ SOFTWARE = "hart"
 
 
 class BatchPlace(Config):
-    """The batch that a picture was drawn in: its neighbours decide the rounding of its last digits.
+    """The batch that an image was generated in: its neighbours decide the rounding of its last digits.
 
-    prompts: of every picture of the batch; seed: of the batch's first picture; row: which one this is.
+    prompts: of every image of the batch; seed: of the batch's first image; row: which one this is.
     """
 
     prompts: Listed[str]
@@ -32,8 +32,8 @@ class BatchPlace(Config):
     row: int
 
 
-class PictureSettings(Config):
-    """Everything but prompt, seed and model that decides a picture."""
+class ImageSettings(Config):
+    """Everything but prompt, seed and model that decides an image."""
 
     sampling: SamplingConfig
     size: int
@@ -43,25 +43,25 @@ class PictureSettings(Config):
     random_weights: bool = False
     """Drawn with random weights in place of the model's."""
     loras: Listed[str] = ()
-    """Folders of the adapters that the model was drawn with, all at the strength `lora_scale`."""
+    """Folders of the adapters that the model was generated with, all at the strength `lora_scale`."""
     lora_scale: float = 1.0
     batch: BatchPlace | None = None
     """None: drawn alone."""
 
 
 @dataclass(frozen=True)
-class PictureRecord:
-    """One picture's origin. prompt: the words, or the class number in digits; version: of hart."""
+class ImageRecord:
+    """One image's origin. prompt: the words, or the class number in digits; version: of hart."""
 
     prompt: str
     seed: int
     model: str
-    settings: PictureSettings
+    settings: ImageSettings
     version: str
 
 
-def write_picture(path: Path, image: Image.Image, record: PictureRecord) -> None:
-    """`save_png` to a new file with the picture's record. Raises `FileExistsError` for a name that is taken."""
+def write_image(path: Path, image: Image.Image, record: ImageRecord) -> None:
+    """`save_png` to a new file with the image's record. Raises `FileExistsError` for a name that is taken."""
     chunks = PngImagePlugin.PngInfo()
     texts = {
         "prompt": record.prompt,
@@ -86,21 +86,21 @@ def save_png(
     atomic_write(path, lambda file: image.save(file, "PNG", pnginfo=chunks), overwrite=overwrite)
 
 
-def read_record(path: Path) -> PictureRecord:
-    """The record of a picture that `write_picture` saved. Raises `HartError` for any other file."""
+def read_record(path: Path) -> ImageRecord:
+    """The record of an image that `write_image` saved. Raises `HartError` for any other file."""
     with open_image(path) as image:
         chunks = dict(image.text) if isinstance(image, PngImagePlugin.PngImageFile) else {}
     if missing := [name for name in ("prompt", "seed", "model", "settings", "Software") if name not in chunks]:
         raise HartError(
-            f"{path}: lacks {', '.join(missing)}: no picture by hart generate, or its PNG text chunks were removed"
+            f"{path}: lacks {', '.join(missing)}: no image by hart generate, or its PNG text chunks were removed"
         )
     if not re.fullmatch("[0-9]{1,19}", chunks["seed"]) or int(chunks["seed"]) > MAX_SEED:
         raise HartError(f"{path}: its seed is {shown(chunks['seed'])}: seeds go from 0 to {MAX_SEED}")
     try:
-        settings = PictureSettings.from_stored(parse_json(chunks["settings"].encode(), "their JSON"))
+        settings = ImageSettings.from_stored(parse_json(chunks["settings"].encode(), "their JSON"))
     except HartError as error:
         raise HartError(f"{path}: its settings cannot be read: {error}") from None
-    return PictureRecord(
+    return ImageRecord(
         prompt=chunks["prompt"],
         seed=int(chunks["seed"]),
         model=chunks["model"],

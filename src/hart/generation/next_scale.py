@@ -6,7 +6,7 @@
 Generation is an iterator of states, one a scale: previews, callbacks and a stop need nothing else.
 Text encoding and decoding to pixels are elsewhere: a context goes in, latents come out.
 
-Shapes: B images, K scales, N tokens of a step, V codes, D latent channels, n_K side of the latent.
+Shapes: B images, K scales, N tokens of a step, V codes, D latent channels, n_K grid size of the latent.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch import Tensor
 
 from hart.config import SamplingConfig
 from hart.errors import HartError
-from hart.generation.draws import Draws
-from hart.generation.logits import filtered, guided, smooth_mixture, top_k_at
+from hart.generation.logits import filtered, guided, gumbel_mixture, top_k_at
+from hart.generation.noise import NoiseSource
 from hart.layers.kv_cache import KVCache
 from hart.model import Hart
 from hart.tokenizer.quantizer import MultiScaleQuantizer, next_scale_input, to_map
@@ -70,15 +70,15 @@ class _Prefix:
     null_rows: int
 
 
-def round_sizes(tokens: int, rounds: int) -> list[int]:
-    """How many tokens each round of the last scale draws: a cosine schedule, at least one a round.
+def maskgit_step_sizes(tokens: int, maskgit_steps: int) -> list[int]:
+    """How many tokens each MaskGIT step of the last scale samples: a cosine schedule, at least one a step.
 
-    After round r of R, floor(n cos(pi/2 r/R)) positions stay for later ones.
+    After step r of R, floor(n cos(pi/2 r/R)) positions stay for later ones.
     """
     remaining, sizes = tokens, []
-    for r in range(1, rounds + 1):
-        left = math.floor(tokens * math.cos(math.pi / 2 * r / rounds))
-        left = 0 if r == rounds else max(1, min(left, remaining - 1))
+    for r in range(1, maskgit_steps + 1):
+        left = math.floor(tokens * math.cos(math.pi / 2 * r / maskgit_steps))
+        left = 0 if r == maskgit_steps else max(1, min(left, remaining - 1))
         sizes.append(remaining - left)
         remaining = left
     return sizes
@@ -87,19 +87,23 @@ def round_sizes(tokens: int, rounds: int) -> list[int]:
 class NextScaleGenerator:
     """Samples the latents of one batch of images. `guidance_scale` 0 runs the conditional half alone."""
 
-    def __init__(self, hart: Hart, quantizer: MultiScaleQuantizer, settings: SamplingConfig, draws: Draws) -> None:
+    def __init__(
+        self, hart: Hart, quantizer: MultiScaleQuantizer, settings: SamplingConfig, noise: NoiseSource
+    ) -> None:
         self.hart = hart
         self.transformer = hart.transformer
         self.schedule = hart.transformer.schedule
         self.quantizer = quantizer
         self.settings = settings
-        self.draws = draws
+        self.noise = noise
         self.hybrid = hart.residual is not None
         self.guided = settings.guidance_scale > 0
-        if settings.rounds > 1 and not self.hybrid:
-            raise ValueError("rounds at the last scale are for hybrid models; this one draws discrete tokens only")
-        if settings.rounds > self.schedule.token_counts[-1]:
-            raise ValueError(f"{settings.rounds} rounds are more than the last scale's tokens")
+        if settings.maskgit_steps > 1 and not self.hybrid:
+            raise ValueError(
+                "MaskGIT steps at the last scale are for hybrid models; this one samples discrete tokens only"
+            )
+        if settings.maskgit_steps > self.schedule.token_counts[-1]:
+            raise ValueError(f"{settings.maskgit_steps} MaskGIT steps are more than the last scale's tokens")
 
     def __call__(self, context: Context, null_context: Context | None = None) -> Tensor:
         """Latents (B, D, n_K, n_K) in float32: those of the last of `states`."""
@@ -119,8 +123,8 @@ class NextScaleGenerator:
             context = cat_contexts([context, context.null() if null_context is None else null_context])
         conditioning = self.transformer.condition(context)
         prefix = _Prefix(conditioning, self.transformer.new_cache(len(context)), null_rows)
-        side, last = self.schedule.final_side, len(self.schedule) - 1
-        total = self._codes.new_zeros((batch, self._codes.shape[1], side, side), dtype=torch.float32)
+        grid_size, last = self.schedule.final_grid_size, len(self.schedule) - 1
+        total = self._codes.new_zeros((batch, self._codes.shape[1], grid_size, grid_size), dtype=torch.float32)
         for k in range(last + 1):
             if k == last and self.hybrid:
                 tokens, steps = self._last_scale(total, prefix)
@@ -139,12 +143,12 @@ class NextScaleGenerator:
         """Tokens (B, N_K, D) of a hybrid model's last scale, in one MaskGIT step or more."""
         k = len(self.schedule) - 1
         count = remaining = self.schedule.token_counts[k]
-        sizes = round_sizes(count, self.settings.rounds)
+        sizes = maskgit_step_sizes(count, self.settings.maskgit_steps)
         if len(sizes) == 1:
             tokens, step = self._step(k, total, prefix)
             return tokens, [step]
         tokens = total.new_zeros(len(total), count, self._codes.shape[1])
-        order, steps = self.draws.order(count), []
+        order, steps = self.noise.order(count), []
         for size in sizes:
             # positions at the front of the order wait for later steps; a step goes in raster order
             positions = order[:, remaining - size : remaining].sort(dim=1).values
@@ -171,9 +175,9 @@ class NextScaleGenerator:
             raise HartError("the transformer's numbers left the range of its type: draw in float32 or bfloat16")
         # plain VAR keeps as many at every scale
         kept = filtered(logits, top_k_at(k, settings.top_k) if self.hybrid else settings.top_k, settings.top_p)
-        codes = self.draws.codes(kept)
-        if settings.smooth:
-            embeddings = smooth_mixture(kept, self.draws.gumbel(kept), ratio, self._codes)
+        codes = self.noise.codes(kept)
+        if settings.gumbel_smoothing:
+            embeddings = gumbel_mixture(kept, self.noise.gumbel(kept), ratio, self._codes)
         else:
             embeddings = self.quantizer.codebook(codes).float()
         if not final or settings.discrete_only:
@@ -185,7 +189,7 @@ class NextScaleGenerator:
         """Hidden states of scale k for both halves of the guidance, (B or 2B, N, C)."""
         if k == 0:
             return self.transformer.first_scale(prefix.conditioning, prefix.cache, prefix.null_rows)
-        scale_input = next_scale_input(total, self.schedule.sides[k])
+        scale_input = next_scale_input(total, self.schedule.grid_sizes[k])
         if positions is not None:
             scale_input, positions = gather_tokens(scale_input, positions), self._both(positions)
         return self.transformer.next_scale(k, self._both(scale_input), prefix.conditioning, prefix.cache, positions)
@@ -201,8 +205,8 @@ class NextScaleGenerator:
             flat[0],
             flat[1] if self.guided else None,
             guidance,
-            self.draws.start_noise(tokens, channels).flatten(0, 1),
-            lambda: self.draws.step_noise(tokens, channels).flatten(0, 1),
+            self.noise.start_noise(tokens, channels).flatten(0, 1),
+            lambda: self.noise.step_noise(tokens, channels).flatten(0, 1),
             self.settings.diffusion_steps,
         )
         return residual.view(batch, tokens, channels)

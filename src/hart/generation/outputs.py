@@ -1,6 +1,6 @@
 """What a pipeline hands out: images with what they were made from, previews, reconstructions.
 
-Shapes: B images, H W pixels, D latent channels, n_K side of the latent.
+Shapes: B images, H W pixels, D latent channels, n_K grid size of the latent.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ScalePreview:
 
     k: 0-based scale; scales: how many there are.
     batch: 0-based batch; batches: how many there are.
-    pictures: which images of the call are in the batch.
+    image_numbers: which images of the call are in the batch.
     latent: (B, D, n_K, n_K), the running sum so far.
     """
 
@@ -51,7 +51,7 @@ class ScalePreview:
     scales: int
     batch: int
     batches: int
-    pictures: range
+    image_numbers: range
     latent: Tensor
     _decode: Callable[[Tensor], Any]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hart.config import MAX_SEED, HartConfig, SamplingConfig
 from hart.errors import HartError
-from hart.generation.draws import GeneratorDraws
+from hart.generation.noise import GeneratorNoise
 from hart.strict import shown
 from hart.types import ClassContext, Context, TextContext, cat_contexts
 
@@ -36,8 +36,8 @@ class SamplingOptions(TypedDict, total=False):
     guidance_scale: float | None
     top_k: int | None
     top_p: float | None
-    smooth: bool | None
-    rounds: int | None
+    gumbel_smoothing: bool | None
+    maskgit_steps: int | None
     diffusion_steps: int | None
     discrete_only: bool | None
 
@@ -89,11 +89,11 @@ class Request:
             [null.rows([i]) if one is None else encode(one).to(device) for i, one in enumerate(negatives)]
         )
 
-    def noise(self, images: range, device: torch.device) -> GeneratorDraws:
+    def noise(self, images: range, device: torch.device) -> GeneratorNoise:
         """The random numbers of a batch."""
         if self.generators:
-            return GeneratorDraws([self.generators[i % len(self.generators)] for i in images], device)
-        return GeneratorDraws([torch.Generator().manual_seed(self.seeds[i]) for i in images], device)
+            return GeneratorNoise([self.generators[i % len(self.generators)] for i in images], device)
+        return GeneratorNoise([torch.Generator().manual_seed(self.seeds[i]) for i in images], device)
 
 
 def checked_request(
@@ -174,7 +174,7 @@ def finite_number(name: str, value: object) -> float:
 def checked_seed(seed: object, count: int = 1) -> int:
     """`seed`, if it and the count - 1 seeds after it are ones that a generator takes."""
     if count > MAX_SEED + 1:
-        raise HartError(f"{shown(count)} pictures: there are seeds for {MAX_SEED + 1}")
+        raise HartError(f"{shown(count)} images: there are seeds for {MAX_SEED + 1}")
     return whole_number("seed", seed, 0, MAX_SEED - count + 1)
 
 
@@ -184,11 +184,13 @@ def checked_prompts(prompts: object, num_classes: int | None) -> list[Prompt]:
 
 
 def check_size(size: object, config: HartConfig) -> None:
-    """Raise `HartError` unless `size` is the side of the pictures that a model draws, in pixels, or None."""
-    side = config.tokenizer.image_size
-    if size is not None and whole_number("size", size, 1, MAX_SIZE) != side:
+    """Raise `HartError` unless `size` is the side of the images that a model generates, in pixels, or None."""
+    image_size = config.tokenizer.image_size
+    if size is not None and whole_number("size", size, 1, MAX_SIZE) != image_size:
         scales = ", ".join(map(str, config.tokenizer.scales))
-        raise HartError(f"size {size}: this model has no scale schedule for it; it draws {side} px (scales {scales})")
+        raise HartError(
+            f"size {size}: this model has no scale schedule for it; it draws {image_size} px (scales {scales})"
+        )
 
 
 def checked_settings(config: HartConfig, base: SamplingConfig | None, given: Mapping[str, Any]) -> SamplingConfig:
@@ -208,10 +210,10 @@ def checked_settings(config: HartConfig, base: SamplingConfig | None, given: Map
         changes["top_k"] = None
     settings = SamplingConfig.from_dict(base.to_dict() | changes)
     tokens = config.transformer.schedule.token_counts[-1]
-    if settings.rounds > 1 and not config.hybrid:
-        raise HartError("rounds: this model has no residual diffusion and draws its last scale in 1 round")
-    if settings.rounds > tokens:
-        raise HartError(f"rounds: {settings.rounds} are more than the {tokens} tokens of the last scale")
+    if settings.maskgit_steps > 1 and not config.hybrid:
+        raise HartError("maskgit_steps: this model has no residual diffusion and samples its last scale in 1 step")
+    if settings.maskgit_steps > tokens:
+        raise HartError(f"maskgit_steps: {settings.maskgit_steps} are more than the {tokens} tokens of the last scale")
     steps, diffusion = settings.diffusion_steps, config.diffusion
     if steps is not None and diffusion is None:
         raise HartError("diffusion_steps: this model has no residual diffusion")
@@ -283,7 +285,7 @@ def _listed(prompts: object) -> list[object]:
     if isinstance(prompts, str) or _index(prompts) is not None:
         return [prompts]
     if not isinstance(prompts, Iterable) or isinstance(prompts, bytes | bytearray | Mapping) or _is_scalar(prompts):
-        raise HartError(f"a prompt must be words, a class number, or a list of them, not {shown(prompts)}")
+        raise HartError(f"a prompt must be text, a class number, or a list of them, not {shown(prompts)}")
     listed = list(islice(prompts, MAX_PROMPTS + 1))
     if not listed:
         raise HartError("no prompts: give at least one")
@@ -296,17 +298,17 @@ def _checked_prompt(prompt: object, place: int, num_classes: int | None) -> Prom
     if num_classes is not None:
         number = _index(prompt)
         if number is None or not 0 <= number < num_classes:
-            raise HartError(f"this model draws classes by number: give 0 to {num_classes - 1}, not {shown(prompt)}")
+            raise HartError(f"this model generates classes by number: give 0 to {num_classes - 1}, not {shown(prompt)}")
         return number
     if not isinstance(prompt, str):
-        raise HartError(f"this model draws from words: give text such as 'a red apple', not {shown(prompt)}")
+        raise HartError(f"this model generates from text: give text such as 'a red apple', not {shown(prompt)}")
     if len(prompt) > MAX_PROMPT_LENGTH:
         raise HartError(f"prompt {place} has {len(prompt)} characters: give at most {MAX_PROMPT_LENGTH}")
     if any("\ud800" <= character <= "\udfff" for character in prompt):
         # the command line hands bytes that are no UTF-8 on as halves of surrogate pairs
         raise HartError(f"prompt {place} is no valid Unicode text: give it in UTF-8")
     if not prompt.strip():
-        raise HartError(f"prompt {place} is empty: describe what to draw")
+        raise HartError(f"prompt {place} is empty: describe what to generate")
     return str(prompt)
 
 

@@ -20,7 +20,7 @@ from hart.devices import resolve_device, resolve_dtype
 from hart.errors import HartError
 from hart.files import user_path
 from hart.generation.request import checked_seed
-from hart.inference.parts import Parts, copied, prepared, text_encoder_dtype
+from hart.inference.components import Components, copied, prepared, text_encoder_dtype
 from hart.model import Hart
 from hart.text_encoder import RandomTextFeatures, TextEncoder, encoder_module, load_text_encoder
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
@@ -55,12 +55,14 @@ class BasePipeline:
         tokenizer, hart = copied(tokenizer, place, torch.float32), copied(hart, place, number_type)
         self._start(config, prepared(tokenizer, hart, place, number_type), folder, text_encoder)
 
-    def _start(self, config: HartConfig, parts: Parts, folder: Path | None, text_encoder: TextEncoder | None) -> Self:
+    def _start(
+        self, config: HartConfig, parts: Components, folder: Path | None, text_encoder: TextEncoder | None
+    ) -> Self:
         if text_encoder is not None:
             _check_text_encoder(text_encoder, config)
         self.config = config
         self.folder = folder
-        self._parts = replace(parts, text_encoder=text_encoder)
+        self._components = replace(parts, text_encoder=text_encoder)
         self._progress_bar: dict[str, Any] = {"disable": True}
         self._lock = threading.RLock()
         return self
@@ -107,22 +109,22 @@ class BasePipeline:
         return cls.__new__(cls)._start(config, prepared(tokenizer, hart, place, number_type), None, encoder)
 
     @property
-    def parts(self) -> Parts:
+    def components(self) -> Components:
         """The modules that a call samples with from now on, for looking at them; to change weights, take `hart`."""
-        return self._parts
+        return self._components
 
     @property
     def device(self) -> torch.device:
-        return self._parts.device
+        return self._components.device
 
     @property
     def dtype(self) -> torch.dtype:
         """In what type the transformer computes."""
-        return self._parts.dtype
+        return self._components.dtype
 
     @property
     def tokenizer(self) -> HybridTokenizer:
-        return self._parts.tokenizer
+        return self._components.tokenizer
 
     @property
     def hart(self) -> Hart:
@@ -133,10 +135,10 @@ class BasePipeline:
         made by its constructor, or `load_lora`, packs again.
         """
         with self._lock, torch.inference_mode(False):
-            plain = self._parts.plain()
-            if plain is not self._parts:
+            plain = self._components.plain()
+            if plain is not self._components:
                 log.info("the model's plain modules were asked for: it samples with them from now on, packed no more")
-                self._parts = plain
+                self._components = plain
             return plain.hart
 
     @property
@@ -144,13 +146,13 @@ class BasePipeline:
         """The prompt encoder, loaded at the first use. Raises `HartError` where the model has none."""
         # as ordinary tensors also when the first prompt asks for them
         with self._lock, torch.inference_mode(False):
-            encoder, dtype = self._parts.text_encoder, text_encoder_dtype(self.dtype)
+            encoder, dtype = self._components.text_encoder, text_encoder_dtype(self.dtype)
             if encoder is None:
                 if self.config.text_encoder is None:
                     raise HartError("this model names no text encoder: pass one as text_encoder")
                 encoder = load_text_encoder(self.config.text_encoder, self.folder, dtype).to(self.device, dtype)
                 _check_text_encoder(encoder, self.config)
-                self._parts = replace(self._parts, text_encoder=encoder)
+                self._components = replace(self._components, text_encoder=encoder)
             return encoder
 
     @property
@@ -171,7 +173,9 @@ class BasePipeline:
         """
         with self._lock, torch.inference_mode(False):
             place = self.device if device is None else resolve_device(device)
-            self._parts = self._parts.moved(place, self.dtype if dtype is None else resolve_dtype(dtype, place))
+            self._components = self._components.moved(
+                place, self.dtype if dtype is None else resolve_dtype(dtype, place)
+            )
         return self
 
     def load_lora(self, folder: str | Path, scale: float = 1.0) -> None:
@@ -182,12 +186,12 @@ class BasePipeline:
         that is damaged or of another model; nothing is changed then.
         """
         with self._lock, torch.inference_mode(False):
-            self._parts = self._parts.adapted(user_path(folder), scale, str(self.folder or "this model"))
+            self._components = self._components.adapted(user_path(folder), scale, str(self.folder or "this model"))
 
     def unload_lora(self) -> None:
         """Return to the weights from before the first adapter, exactly; nothing to do where none was loaded."""
         with self._lock:
-            self._parts = self._parts.unadapted()
+            self._components = self._components.unadapted()
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | str | None = None) -> None:
         """Write the whole model to a folder that `from_pretrained` opens: text encoder included, adapters merged.
@@ -196,7 +200,7 @@ class BasePipeline:
         or parts of one, or a text encoder cannot be stored.
         """
         stored = None if dtype is None else resolve_dtype(dtype, self.device)
-        self._parts.save(user_path(folder), self.config, self.folder, stored)
+        self._components.save(user_path(folder), self.config, self.folder, stored)
 
     def push_to_hub(
         self,
@@ -224,8 +228,8 @@ class BasePipeline:
 
         Keys: transformer (with the residual diffusion), tokenizer and, for a text model, text_encoder.
         """
-        parts = self._parts
-        found = {"transformer": fingerprint(parts.hart), "tokenizer": fingerprint(parts.tokenizer)}
+        components = self._components
+        found = {"transformer": fingerprint(components.hart), "tokenizer": fingerprint(components.tokenizer)}
         if self.config.transformer.text is not None:
             encoder = self.text_encoder
             if isinstance(encoder, RandomTextFeatures):
@@ -245,7 +249,7 @@ def _check_text_encoder(encoder: TextEncoder, config: HartConfig) -> None:
     """Raise `HartError` unless the encoder's features are what the transformer takes."""
     text = config.transformer.text
     if text is None:
-        raise HartError("this model draws classes by number: it takes no text encoder")
+        raise HartError("this model generates classes by number: it takes no text encoder")
     if (encoder.config.tokens, encoder.width) != (text.tokens, text.width):
         raise HartError(
             f"the text encoder gives {encoder.config.tokens} tokens of width {encoder.width}, "

@@ -1,6 +1,6 @@
-"""What a model holds and what one picture costs: parameters and multiply-accumulates (MACs) by part.
+"""What a model holds and what one image costs: parameters and multiply-accumulates (MACs) by part.
 
-Counted are the matrix products and convolutions that drawing one picture takes as the paper describes it;
+Counted are the matrix products and convolutions that generating one image takes as the paper describes it;
 1 MAC is 2 FLOPs. Not counted: everything elementwise, and a text encoder that is a model of its own (Qwen2).
 Guidance runs transformer, head and diffusion for two rows, with and without the prompt.
 
@@ -21,7 +21,7 @@ from torch import nn
 from hart.checkpoint.loading import build
 from hart.config import HartConfig, ResidualDiffusionConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
 from hart.devices import without_memory
-from hart.generation.next_scale import round_sizes
+from hart.generation.next_scale import maskgit_step_sizes
 from hart.layers.embedding import FREQUENCIES
 
 TEXT_ENCODER = "text encoder"
@@ -38,15 +38,15 @@ PARTS = (
     "decoder",
 )
 """Keys of `ModelCost.macs`. "context" holds all layers for the context tokens; the next two are the image
-tokens'. "codes" is the smooth mixture of codes, the convolutions phi, and pooling to the next scale."""
+tokens'. "codes" is the Gumbel mixture of codes, the convolutions phi, and pooling to the next scale."""
 
 MODULES = (TEXT_ENCODER, "transformer", "residual diffusion", "encoder", "quantizer", "decoder")
-"""Keys of `ModelCost.parameters`. "encoder" is the tokenizer's, which drawing a picture does not use."""
+"""Keys of `ModelCost.parameters`. "encoder" is the tokenizer's, which generating an image does not use."""
 
 
 @dataclass(frozen=True)
 class ModelCost:
-    """Figures of one model for one picture.
+    """Figures of one model for one image.
 
     parameters: by `MODULES`. macs: by `PARTS`. scale_tokens: image tokens of each scale.
     step_macs: transformer and head, first the context with scale 1's logits, then the scales 2..K.
@@ -71,21 +71,21 @@ class ModelCost:
 
 
 def model_cost(config: HartConfig, *, guided: bool = True) -> ModelCost:
-    """Parameters and MACs for one picture with the configured sampling, decoded to pixels.
+    """Parameters and MACs for one image with the configured sampling, decoded to pixels.
 
     guided: with classifier-free guidance, which doubles everything but text encoder, codes and decoder.
     """
     rows = 2 if guided else 1
     sizes = config.transformer
     counts = sizes.schedule.token_counts
-    last_rounds = round_sizes(counts[-1], config.sampling.rounds)
+    last_steps = maskgit_step_sizes(counts[-1], config.sampling.maskgit_steps)
     seen = sizes.text.tokens if sizes.text is not None else 1
     context = _context(sizes, rows)
     # of each scale: linear layers, attention, head
     steps = [(0, 0, _head(sizes, rows, tokens=1))]
-    for rounds in [*([count] for count in counts[1:-1]), last_rounds]:
+    for step_tokens in [*([count] for count in counts[1:-1]), last_steps]:
         linear = attention = head = 0
-        for tokens in rounds:
+        for tokens in step_tokens:
             seen += tokens
             linear += _level(sizes) + rows * tokens * (sizes.latent_channels * sizes.width + _block_linear(sizes))
             attention += rows * _attention(sizes, tokens, seen)
@@ -98,7 +98,7 @@ def model_cost(config: HartConfig, *, guided: bool = True) -> ModelCost:
         "transformer, attention": all_attention,
         "head": all_heads,
         "codes": _codes(config),
-        "residual diffusion": sum(_diffusion(config, rows, tokens) for tokens in last_rounds),
+        "residual diffusion": sum(_diffusion(config, rows, tokens) for tokens in last_steps),
         "decoder": _decoder(config.tokenizer),
     }
     step_macs = list(map(sum, steps))
@@ -106,17 +106,17 @@ def model_cost(config: HartConfig, *, guided: bool = True) -> ModelCost:
 
 
 def tokenizer_training_macs(sizes: TokenizerConfig) -> int:
-    """MACs of one picture's forward pass in training: encoder, nearest codes and phi at every scale, decoder."""
-    side, channels = sizes.scales[-1], sizes.latent_channels
+    """MACs of one image's forward pass in training: encoder, nearest codes and phi at every scale, decoder."""
+    size, channels = sizes.scales[-1], sizes.latent_channels
     distances = sizes.schedule.total_tokens * sizes.codebook_size * channels
-    phi = len(sizes.scales) * _conv(channels, channels, 3, side)
+    phi = len(sizes.scales) * _conv(channels, channels, 3, size)
     return _encoder(sizes) + distances + phi + _decoder(sizes)
 
 
 def transformer_training_macs(
     sizes: TransformerConfig, diffusion: ResidualDiffusionConfig | None, *, last_tokens: int
 ) -> int:
-    """MACs of one picture's forward pass in training, with `last_tokens` of the last scale's tokens computed.
+    """MACs of one image's forward pass in training, with `last_tokens` of the last scale's tokens computed.
 
     The loss adds the diffusion's network, run once for each of the token's `batch_multiplier` uses.
     """
@@ -209,12 +209,12 @@ def _head(sizes: TransformerConfig, rows: int, tokens: int) -> int:
 
 
 def _codes(config: HartConfig) -> int:
-    """The smooth mixture of codes, phi at all but the last scale of a hybrid model, and pooling to the next scale."""
+    """The Gumbel mixture of codes, phi at all but the last scale of a hybrid model, and pooling to the next scale."""
     sizes = config.tokenizer
     final = sizes.scales[-1]
-    pooling = sum(sizes.latent_channels * side * final * (final + side) for side in sizes.scales[1:-1])
+    pooling = sum(sizes.latent_channels * size * final * (final + size) for size in sizes.scales[1:-1])
     tokens, scales = sizes.schedule.total_tokens, len(sizes.scales)
-    mixture = tokens * sizes.codebook_size * sizes.latent_channels if config.sampling.smooth else 0
+    mixture = tokens * sizes.codebook_size * sizes.latent_channels if config.sampling.gumbel_smoothing else 0
     smoothed = scales - 1 if config.hybrid else scales
     return mixture + pooling + smoothed * _conv(sizes.latent_channels, sizes.latent_channels, 3, final)
 
@@ -230,52 +230,52 @@ def _diffusion(config: HartConfig, rows: int, tokens: int) -> int:
     return rows * tokens * (condition + steps * denoiser) + steps * time
 
 
-def _conv(in_channels: int, out_channels: int, kernel: int, side: int) -> int:
+def _conv(in_channels: int, out_channels: int, kernel: int, size: int) -> int:
     """A convolution of stride 1 on a square map."""
-    return in_channels * out_channels * kernel**2 * side**2
+    return in_channels * out_channels * kernel**2 * size**2
 
 
-def _residual_block(in_channels: int, out_channels: int, side: int) -> int:
-    skip = _conv(in_channels, out_channels, 1, side) if in_channels != out_channels else 0
-    return _conv(in_channels, out_channels, 3, side) + _conv(out_channels, out_channels, 3, side) + skip
+def _residual_block(in_channels: int, out_channels: int, size: int) -> int:
+    skip = _conv(in_channels, out_channels, 1, size) if in_channels != out_channels else 0
+    return _conv(in_channels, out_channels, 3, size) + _conv(out_channels, out_channels, 3, size) + skip
 
 
-def _spatial_attention(width: int, side: int) -> int:
+def _spatial_attention(width: int, size: int) -> int:
     """Query, key, value and output, and every position on every other."""
-    return _conv(width, 4 * width, 1, side) + 2 * width * side**4
+    return _conv(width, 4 * width, 1, size) + 2 * width * size**4
 
 
 def _encoder(sizes: TokenizerConfig) -> int:
     """Pixels to latent, in the order of `hart.tokenizer.autoencoder.Encoder`."""
-    side, width, channels = sizes.image_size, sizes.base_channels, sizes.latent_channels
-    total = _conv(3, width, 3, side)
+    size, width, channels = sizes.image_size, sizes.base_channels, sizes.latent_channels
+    total = _conv(3, width, 3, size)
     for i, multiplier in enumerate(sizes.channel_multipliers):
         out, lowest = sizes.base_channels * multiplier, i == len(sizes.channel_multipliers) - 1
-        total += _residual_block(width, out, side) + (sizes.residual_blocks - 1) * _residual_block(out, out, side)
+        total += _residual_block(width, out, size) + (sizes.residual_blocks - 1) * _residual_block(out, out, size)
         width = out
         if lowest:
-            total += sizes.residual_blocks * _spatial_attention(width, side)
+            total += sizes.residual_blocks * _spatial_attention(width, size)
         else:
-            side //= 2
-            total += _conv(width, width, 3, side)
-    total += 2 * _residual_block(width, width, side) + _spatial_attention(width, side)
-    return total + _conv(width, channels, 3, side) + _conv(channels, channels, sizes.quant_conv_kernel, side)
+            size //= 2
+            total += _conv(width, width, 3, size)
+    total += 2 * _residual_block(width, width, size) + _spatial_attention(width, size)
+    return total + _conv(width, channels, 3, size) + _conv(channels, channels, sizes.quant_conv_kernel, size)
 
 
 def _decoder(sizes: TokenizerConfig) -> int:
     """Latent to pixels, in the order of `hart.tokenizer.autoencoder.Decoder`."""
     widths = [sizes.base_channels * m for m in reversed(sizes.channel_multipliers)]
-    side, width, channels = sizes.scales[-1], widths[0], sizes.latent_channels
+    size, width, channels = sizes.scales[-1], widths[0], sizes.latent_channels
 
-    attention = _spatial_attention(width, side)
-    total = _conv(channels, channels, sizes.quant_conv_kernel, side) + _conv(channels, width, 3, side)
-    total += 2 * _residual_block(width, width, side) + attention
+    attention = _spatial_attention(width, size)
+    total = _conv(channels, channels, sizes.quant_conv_kernel, size) + _conv(channels, width, 3, size)
+    total += 2 * _residual_block(width, width, size) + attention
     for i, out in enumerate(widths):
-        total += _residual_block(width, out, side) + sizes.residual_blocks * _residual_block(out, out, side)
+        total += _residual_block(width, out, size) + sizes.residual_blocks * _residual_block(out, out, size)
         if i == 0:
             total += (sizes.residual_blocks + 1) * attention
         if i < len(widths) - 1:
-            side *= 2
-            total += _conv(out, out, 3, side)
+            size *= 2
+            total += _conv(out, out, 3, size)
         width = out
-    return total + _conv(width, 3, 3, side)
+    return total + _conv(width, 3, 3, size)

@@ -98,7 +98,8 @@ def packing_refusal(dtype: torch.dtype) -> str | None:
 
 
 def pack(hart: Hart) -> None:
-    """Pack the large linear layers of the model's blocks, in place and one by one, where that makes drawing faster."""
+    """Pack the large linear layers of the model's blocks, in place and one by one, where that makes generating
+    faster."""
     weight = hart.transformer.word_embed.weight
     if weight.device.type != "cpu":
         return

@@ -25,7 +25,7 @@ PUBLISHED_SCALE = 0.25
 MAX_LOG_SCALE = math.log(100.0)
 SHORT_ON_CPU = 512
 """Up to so many tokens a CPU trains on one masked product of all scales, whose scores take B H N^2 numbers. PyTorch's
-kernel is slow there on short sequences, most of all its backward pass in bfloat16: 115 tokens of 64 pictures with 4
+kernel is slow there on short sequences, most of all its backward pass in bfloat16: 115 tokens of 64 images with 4
 heads of 64 took 122 ms a layer, forward and backward, and 18 ms masked; in float32 40 and 29 (2 cores with AMX)."""
 
 

@@ -63,12 +63,12 @@ class PatchDiscriminator(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Image (B, 3, H, W) in [-1, 1] to scores (B, 1, p, q) in float32, high for real patches.
 
-        Raises `HartError` for pictures smaller than `config.smallest_side`.
+        Raises `HartError` for images smaller than `config.smallest_image_size`.
         """
-        least = self.config.smallest_side
+        least = self.config.smallest_image_size
         if min(image.shape[-2:]) < least:
             raise HartError(
-                f"a discriminator with {self.config.layers} layers needs pictures of at least {least} px, "
+                f"a discriminator with {self.config.layers} layers needs images of at least {least} px, "
                 f"not {image.shape[-2]} x {image.shape[-1]}: set fewer layers"
             )
         scores: Tensor = self.layers(image)

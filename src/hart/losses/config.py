@@ -52,7 +52,7 @@ class AdversarialConfig(Config, kw_only=True):
     layers: Annotated[int, Field(ge=1, le=16)] = 3
     """Halvings of the side; 3 let each output see 70 x 70 pixels."""
     norm: Literal["batch", "group"] = "batch"
-    """batch: as published, over the pictures that a process computes at once. group: each picture by itself, so that
+    """batch: as published, over the images that a process computes at once. group: each image by itself, so that
     processes and parts of a batch change nothing."""
 
     def __post_init__(self) -> None:
@@ -62,8 +62,8 @@ class AdversarialConfig(Config, kw_only=True):
         )
 
     @property
-    def smallest_side(self) -> int:
-        """Pixels that a picture's side must have for at least one patch."""
+    def smallest_image_size(self) -> int:
+        """Pixels that an image's side must have for at least one patch."""
         return 3 * 2**self.layers
 
     def active(self, step: int) -> bool:

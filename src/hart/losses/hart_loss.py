@@ -29,13 +29,13 @@ def kept_tokens(share: float, tokens: int) -> int:
     return min(tokens, max(MINIMUM_KEPT, round(share * tokens)))
 
 
-def random_cells(batch: int, tokens: int, count: int, generator: torch.Generator) -> Tensor:
-    """(B, M) sorted raster positions: M of N for each picture, on the generator's device."""
+def random_positions(batch: int, tokens: int, count: int, generator: torch.Generator) -> Tensor:
+    """(B, M) sorted raster positions: M of N for each image, on the generator's device."""
     noise = torch.rand(batch, tokens, generator=generator, device=generator.device)
     return noise.argsort(dim=1)[:, :count].sort(dim=1).values
 
 
-def draw_last_cells(batch: int, tokens: int, generator: torch.Generator, device: torch.device) -> Tensor:
+def sample_last_positions(batch: int, tokens: int, generator: torch.Generator, device: torch.device) -> Tensor:
     """(B, M) sorted raster positions of the last scale that a step computes.
 
     The dropped share is normal around 1 with std 0.25, cut to [0.5, 1] (paper, section 3.4): about 20% are
@@ -44,11 +44,11 @@ def draw_last_cells(batch: int, tokens: int, generator: torch.Generator, device:
     kept = 1.0
     while kept > LARGEST_KEPT_SHARE:
         kept = abs(KEPT_DEVIATION * torch.randn((), generator=generator, device=generator.device).item())
-    return random_cells(batch, tokens, kept_tokens(kept, tokens), generator).to(device)
+    return random_positions(batch, tokens, kept_tokens(kept, tokens), generator).to(device)
 
 
 @dataclass(frozen=True)
-class DiffusionDraws:
+class DiffusionNoise:
     """The random numbers of the diffusion's loss; R times each token is used in a step.
 
     codes: (B, M) uniform in [0, 1), choose the sampled codes. timesteps: (B, R, M). noise: (B, R, M, D).
@@ -58,9 +58,9 @@ class DiffusionDraws:
     timesteps: Tensor
     noise: Tensor
 
-    def rows(self, rows: slice) -> DiffusionDraws:
-        """Those of some of the pictures."""
-        return DiffusionDraws(self.codes[rows], self.timesteps[rows], self.noise[rows])
+    def rows(self, rows: slice) -> DiffusionNoise:
+        """Those of some of the images."""
+        return DiffusionNoise(self.codes[rows], self.timesteps[rows], self.noise[rows])
 
     def inputs(self, codebook: nn.Embedding) -> ResidualInputs:
         """These numbers on the codebook's device; codes come from the model's own distribution."""
@@ -75,13 +75,13 @@ class DiffusionDraws:
         return ResidualInputs(embed_codes, timesteps, noise)
 
 
-def draw_diffusion(
+def sample_diffusion_noise(
     residual: ResidualHead, batch: int, tokens: int, channels: int, generator: torch.Generator
-) -> DiffusionDraws:
-    """Draws for B pictures with M computed tokens of D channels at the last scale."""
+) -> DiffusionNoise:
+    """Draws for B images with M computed tokens of D channels at the last scale."""
     shape = (batch, residual.config.batch_multiplier, tokens)
     device = generator.device
-    return DiffusionDraws(
+    return DiffusionNoise(
         codes=torch.rand(batch, tokens, generator=generator, device=device),
         timesteps=torch.randint(residual.config.training_steps, shape, generator=generator, device=device),
         noise=torch.randn(*shape, channels, generator=generator, device=device),
@@ -93,23 +93,23 @@ def hart_loss(
     codebook: nn.Embedding,
     context: Context,
     maps: TokenMaps,
-    last_cells: Tensor | None,
-    draws: DiffusionDraws | None,
+    last_positions: Tensor | None,
+    diffusion_noise: DiffusionNoise | None,
     *,
     diffusion_weight: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Total loss and its parts: `cross_entropy`, that and the accuracy of every scale, and the diffusion's terms.
 
-    last_cells: (B, M) positions of the last scale that are computed and supervised; None takes all.
-    draws: from `draw_diffusion`; None for a model without residual diffusion.
+    last_positions: (B, M) positions of the last scale that are computed and supervised; None takes all.
+    diffusion_noise: from `sample_diffusion_noise`; None for a model without residual diffusion.
     """
     residual = None
     if hart.residual is not None:
-        assert draws is not None
-        residual = draws.inputs(codebook)
-    output = hart(context, maps, last_cells, residual)
+        assert diffusion_noise is not None
+        residual = diffusion_noise.inputs(codebook)
+    output = hart(context, maps, last_positions, residual)
     logits = output.logits
-    last = maps.indices[-1] if last_cells is None else maps.indices[-1].gather(1, last_cells)
+    last = maps.indices[-1] if last_positions is None else maps.indices[-1].gather(1, last_positions)
     targets = torch.cat([*maps.indices[:-1], last], dim=1)
     per_token = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
     total = per_token.mean()

@@ -13,7 +13,7 @@ from hart.tokenizer.hybrid_tokenizer import TrainingPass
 def pixel_loss(
     image: Tensor, reconstruction: Tensor, perceptual: nn.Module | None, weights: Mapping[str, float]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum of what compares pictures, and its unweighted parts; see `tokenizer_loss`."""
+    """The weighted sum of what compares images, and its unweighted parts; see `tokenizer_loss`."""
     error = reconstruction - image
     parts = {
         "reconstruction": error.abs().mean(),

@@ -1,6 +1,6 @@
-"""ImageReward (Xu et al., 2023): how people would like a picture for its words, by BLIP and an MLP trained on choices.
+"""ImageReward (Xu et al., 2023): how people would like an image for its words, by BLIP and an MLP trained on choices.
 
-The picture goes through a ViT-L/16, the words through a BERT whose layers look at the picture, and the last state of
+The image goes through a ViT-L/16, the words through a BERT whose layers look at the image, and the last state of
 the first token through five linear layers. BLIP's parts are those of transformers; what differs is how the published
 file, `ImageReward.pt` of THUDM/ImageReward, names them: `name_in_file`. The names are read off the code that wrote and
 loads that file (github.com/THUDM/ImageReward, github.com/salesforce/BLIP).
@@ -41,14 +41,15 @@ NAMES = (
 )
 """Part of a name here -> the same in the file. What is not listed has one name."""
 UNUSED = ("blip.vision_proj.", "blip.text_proj.", "blip.text_encoder.embeddings.position_ids")
-"""BLIP's projections for comparing pictures with texts, and a counter that BERT once stored: the file has them."""
+"""BLIP's projections for comparing images with texts, and a counter that BERT once stored: the file has them."""
 
 
 @dataclass(frozen=True)
 class RewardSizes:
-    """Of both towers; the published file's by default. side, patch: pixels. Inner layers are four times as wide."""
+    """Of both towers; the published file's by default. image_size, patch: pixels. Inner layers are four times as
+    wide."""
 
-    side: int = 224
+    image_size: int = 224
     patch: int = 16
     vision_width: int = 1024
     vision_depth: int = 24
@@ -92,7 +93,7 @@ class RewardNetwork(nn.Module):
                 intermediate_size=4 * sizes.vision_width,
                 num_hidden_layers=sizes.vision_depth,
                 num_attention_heads=sizes.vision_width // sizes.head_width,
-                image_size=sizes.side,
+                image_size=sizes.image_size,
                 patch_size=sizes.patch,
                 layer_norm_eps=1e-6,  # BLIP's own; transformers' default is another
             )
@@ -106,7 +107,7 @@ class RewardNetwork(nn.Module):
                 num_hidden_layers=sizes.text_depth,
                 num_attention_heads=sizes.text_width // sizes.head_width,
                 max_position_embeddings=sizes.positions,
-                is_decoder=True,  # only then it has layers that look at the picture
+                is_decoder=True,  # only then it has layers that look at the image
             ),
             add_pooling_layer=False,
         )
@@ -114,7 +115,7 @@ class RewardNetwork(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, pixels: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Raw rewards (B,) of normalised pictures (B, 3, side, side), tokens (B, S) and their mask (B, S), 0 or 1."""
+        """Raw rewards (B,) of normalised images (B, 3, side, side), tokens (B, S) and their mask (B, S), 0 or 1."""
         seen = self.vision(pixel_values=pixels).last_hidden_state
         read = self.text(input_ids=tokens, attention_mask=mask, encoder_hidden_states=seen, is_decoder=False)
         return self.mlp(read.last_hidden_state[:, 0])

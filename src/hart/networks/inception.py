@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from hart.checkpoint.storage import load_state, read_pickle, read_safetensors
 from hart.devices import without_memory
 
-SIDE = 299
-"""What the network sees every picture at."""
+IMAGE_SIZE = 299
+"""What the network sees every image at."""
 WIDTH = 2048
 CLASSES = 1008
 SPATIAL_BLOCK = "Mixed_6d"
@@ -239,7 +239,7 @@ class FidInception(nn.Module):
         return module
 
     def forward(self, pixels: Tensor) -> InceptionOutput:
-        """Pictures (B, 3, 299, 299), float, 0 to 255; how they are resized is the caller's choice, and part of the FID.
+        """Images (B, 3, 299, 299), float, 0 to 255; how they are resized is the caller's choice, and part of the FID.
 
         The bias is left out of the logits, as in ADM's.
         """
@@ -257,11 +257,11 @@ class FidInception(nn.Module):
         return InceptionOutput(pooled, spatial, F.linear(pooled, self.fc.weight))
 
 
-def resize_like_tensorflow(pixels: Tensor, side: int) -> Tensor:
+def resize_like_tensorflow(pixels: Tensor, image_size: int) -> Tensor:
     """Bilinear, without antialiasing, pixel i read at i * old / new: what TensorFlow 1 does and the graph relies on."""
     for dim in (2, 3):
         old = pixels.shape[dim]
-        place = torch.arange(side, device=pixels.device, dtype=torch.float64) * (old / side)
+        place = torch.arange(image_size, device=pixels.device, dtype=torch.float64) * (old / image_size)
         low = place.floor().long().clamp(max=old - 1)
         high = (low + 1).clamp(max=old - 1)
         share = (place - low).to(pixels.dtype)
@@ -270,16 +270,16 @@ def resize_like_tensorflow(pixels: Tensor, side: int) -> Tensor:
     return pixels
 
 
-def resize_like_clean_fid(pixels: Tensor, side: int) -> Tensor:
-    """Pictures (B, 3, H, W), uint8 or float, to (B, 3, side, side) float32: bicubic with antialiasing, not rounded.
+def resize_like_clean_fid(pixels: Tensor, image_size: int) -> Tensor:
+    """Images (B, 3, H, W), uint8 or float, to (B, 3, side, side) float32: bicubic with antialiasing, not rounded.
 
     As clean-fid does (Parmar et al., 2022): Pillow's filter on each colour as float, then what overshoots is cut off.
     """
     resized = [
-        np.asarray(Image.fromarray(colour).resize((side, side), Image.Resampling.BICUBIC))
+        np.asarray(Image.fromarray(colour).resize((image_size, image_size), Image.Resampling.BICUBIC))
         for colour in pixels.to("cpu", torch.float32).flatten(0, 1).numpy()
     ]
-    return torch.from_numpy(np.stack(resized)).clamp(0, 255).view(*pixels.shape[:2], side, side)
+    return torch.from_numpy(np.stack(resized)).clamp(0, 255).view(*pixels.shape[:2], image_size, image_size)
 
 
 def _is_counter(name: str) -> bool:

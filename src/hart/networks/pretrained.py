@@ -1,4 +1,4 @@
-"""Networks of others, through transformers, frozen in float32: for features and for judging pictures."""
+"""Networks of others, through transformers, frozen in float32: for features and for judging images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hart.data.samples import one_line
 from hart.devices import is_out_of_memory
 from hart.errors import HartError
 
-# Mean and standard deviation, by colour, of pictures in [0, 1] that networks were trained with.
+# Mean and standard deviation, by colour, of images in [0, 1] that networks were trained with.
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TRAINING_ONLY = ("criterion.",)
@@ -46,7 +46,7 @@ def load_frozen(kind: Any, source: str, role: str) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def load_words(source: str, role: str) -> Any:
+def load_text_tokenizer(source: str, role: str) -> Any:
     """The text tokenizer that lies beside a model. Raises `HartError`."""
     from transformers import AutoTokenizer
 
@@ -54,7 +54,7 @@ def load_words(source: str, role: str) -> Any:
 
 
 def normalised(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Pictures (B, 3, H, W), float, 0 to 1, as a network was trained to see them."""
+    """Images (B, 3, H, W), float, 0 to 1, as a network was trained to see them."""
     return (pixels - pixels.new_tensor(mean).view(3, 1, 1)) / pixels.new_tensor(std).view(3, 1, 1)
 
 

@@ -99,8 +99,8 @@ class CompactTextEncoder(nn.Module):
             )
         self.config = config
         self.tokenizer = tokenizer
-        self.pieces = nn.Embedding(config.vocabulary_size, config.embedding_width)
-        self.lift = nn.Linear(config.embedding_width, config.width)
+        self.token_embedding = nn.Embedding(config.vocabulary_size, config.embedding_width)
+        self.embed_proj = nn.Linear(config.embedding_width, config.width)
         self.positions = nn.Parameter(nn.init.normal_(torch.empty(config.tokens, config.width), std=0.02))
         self.blocks = nn.ModuleList(_Block(config.width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
@@ -129,7 +129,7 @@ class CompactTextEncoder(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids and mask (B, s) with s <= S -> features (B, s, E)."""
-        x = self.lift(self.pieces(ids)) + self.positions[: ids.shape[1]]
+        x = self.embed_proj(self.token_embedding(ids)) + self.positions[: ids.shape[1]]
         for block in self.blocks:
             x = block(x, mask)
         features = F.rms_norm(self.output(self.norm(x)), (self.width,), eps=1e-6)

@@ -36,15 +36,15 @@ def _names() -> dict[str, str]:
 
 @functools.cache
 def _pattern() -> re.Pattern[str]:
-    """Flags, keycaps, and pictures that are one character or several joined ones, with all their marks."""
+    """Flags, keycaps, and images that are one character or several joined ones, with all their marks."""
     first = {part[0] for emoji in _names() for part in emoji.split(JOINER)} - set("0123456789#*")
     letters = {character for character in first if re.match(f"[{LETTERS}]", character)}
-    picture = f"[{re.escape(''.join(sorted(first - letters)))}][{SELECTORS}]?[{''.join(TONES)}]?[{TAGS}]*"
-    return re.compile(f"[{LETTERS}]{{2}}|[0-9#*][{SELECTORS}]?\u20e3|{picture}(?:{JOINER}{picture})*")
+    image = f"[{re.escape(''.join(sorted(first - letters)))}][{SELECTORS}]?[{''.join(TONES)}]?[{TAGS}]*"
+    return re.compile(f"[{LETTERS}]{{2}}|[0-9#*][{SELECTORS}]?\u20e3|{image}(?:{JOINER}{image})*")
 
 
 def _name(emoji: str) -> str:
-    """The name of what the pattern found, with space around it; of joined pictures without a name, the names of all."""
+    """The name of what the pattern found, with space around it; of joined images without a name, the names of all."""
     if emoji in TEXT_SYMBOLS:
         return emoji
     plain = emoji.translate(_MARKS)

@@ -53,7 +53,7 @@ class SpatialAttention(nn.Module):
         return self.proj(h.unflatten(2, (height, width))).add_(x)
 
 
-class Middle(nn.Sequential):
+class MidBlock(nn.Sequential):
     """Block, attention, block at the lowest resolution."""
 
     def __init__(self, channels: int, groups: int) -> None:
@@ -110,7 +110,7 @@ class Encoder(nn.Module):
             layers = level(width, out, config.residual_blocks, config.norm_groups, attention=lowest)
             self.levels.append(nn.Sequential(*layers, *([] if lowest else [Downsample(out)])))
             width = out
-        self.middle = Middle(width, config.norm_groups)
+        self.middle = MidBlock(width, config.norm_groups)
         self.norm_out = group_norm(width, config.norm_groups)
         self.conv_out = nn.Conv2d(width, config.latent_channels, 3, padding=1)
 
@@ -129,7 +129,7 @@ class Decoder(nn.Module):
         widths = [config.base_channels * m for m in reversed(config.channel_multipliers)]
         width = widths[0]
         self.conv_in = nn.Conv2d(config.latent_channels, width, 3, padding=1)
-        self.middle = Middle(width, config.norm_groups)
+        self.middle = MidBlock(width, config.norm_groups)
         self.levels = nn.ModuleList()
         for i, out in enumerate(widths):
             layers = level(width, out, config.residual_blocks + 1, config.norm_groups, attention=i == 0)

@@ -1,9 +1,9 @@
-"""The hybrid tokenizer (paper, section 3.1): an image as discrete tokens at growing scales plus a continuous rest.
+"""The hybrid tokenizer (paper, section 3.1): an image as discrete tokens at growing scales plus a continuous residual.
 
 One decoder reads two kinds of latent: the sum of codes (discrete tokens alone) and the encoder's own
 output (discrete plus continuous tokens).
 
-Shapes: B batch, H W image, f pixels of a latent cell, D latent channels, n_K side of the latent.
+Shapes: B batch, H W image, f pixels of a latent position, D latent channels, n_K grid size of the latent.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from hart.config import TokenizerConfig
-from hart.scales import ScaleSchedule
+from hart.grids import ScaleSchedule
 from hart.tokenizer.autoencoder import Decoder, Encoder
-from hart.tokenizer.quantizer import Mistakes, MultiScaleQuantizer, QuantizedLatent, next_scale_input, to_map
+from hart.tokenizer.quantizer import CodeCorruption, MultiScaleQuantizer, QuantizedLatent, next_scale_input, to_map
 from hart.types import TokenMaps
 
 
@@ -68,22 +68,22 @@ class HybridTokenizer(nn.Module):
         return self.quantizer.encode(latent, schedule or self.config.schedule)
 
     def token_maps(
-        self, latent: Tensor, schedule: ScaleSchedule | None = None, mistakes: Mistakes | None = None
+        self, latent: Tensor, schedule: ScaleSchedule | None = None, code_corruption: CodeCorruption | None = None
     ) -> TokenMaps:
         """The transformer's targets and teacher-forcing input for a continuous latent (B, D, n_K, n_K).
 
-        mistakes: wrong codes in the teacher-forcing input, which the targets of the scales after them correct.
+        code_corruption: wrong codes in the teacher-forcing input, which the targets of the scales after them correct.
         """
         schedule = schedule or self.config.schedule
-        quantized = self.quantizer.encode(latent, schedule, mistakes)
+        quantized = self.quantizer.encode(latent, schedule, code_corruption)
         inputs = [
-            next_scale_input(total, side)
-            for total, side in zip(quantized.partial_sums[:-1], schedule.sides[1:], strict=True)
+            next_scale_input(total, grid_size)
+            for total, grid_size in zip(quantized.partial_sums[:-1], schedule.grid_sizes[1:], strict=True)
         ]
         return TokenMaps(
             indices=quantized.indices,
             teacher_forcing_input=torch.cat(inputs, dim=1),
-            last_scale_continuous=quantized.last_rest.flatten(2).transpose(1, 2),
+            last_scale_continuous=quantized.last_residual.flatten(2).transpose(1, 2),
         )
 
     def token_maps_from_codes(
@@ -92,20 +92,23 @@ class HybridTokenizer(nn.Module):
         last_scale_continuous: Tensor | None = None,
         schedule: ScaleSchedule | None = None,
     ) -> TokenMaps:
-        """`token_maps` of codes that were stored: K tensors (B, N_k), and (B, N_K, D) where the rest was stored too.
+        """`token_maps` of codes that were stored: K tensors (B, N_k), and (B, N_K, D) where the residual was stored
+        too.
 
         Without it the codes of the last scale stand in for what that scale had to hold: the residual is zero.
         """
         schedule = schedule or self.config.schedule
         totals = self._totals(indices, schedule)
-        inputs = [next_scale_input(total, side) for total, side in zip(totals, schedule.sides[1:], strict=True)]
+        inputs = [
+            next_scale_input(total, grid_size) for total, grid_size in zip(totals, schedule.grid_sizes[1:], strict=True)
+        ]
         last = self.quantizer.codebook(indices[-1]) if last_scale_continuous is None else last_scale_continuous
         return TokenMaps(indices, torch.cat(inputs, dim=1), last)
 
     def latent_from_codes(
         self, indices: tuple[Tensor, ...], last_scale_continuous: Tensor, schedule: ScaleSchedule
     ) -> Tensor:
-        """The continuous latent (B, D, n_K, n_K) whose codes and rest were stored; see `token_maps_from_codes`."""
+        """The continuous latent (B, D, n_K, n_K) whose codes and residual were stored; see `token_maps_from_codes`."""
         *_, before_last = self._totals(indices, schedule)
         return before_last + to_map(last_scale_continuous)
 
@@ -120,21 +123,23 @@ class HybridTokenizer(nn.Module):
     def reconstruct(self, image: Tensor, *, discrete: bool, schedule: ScaleSchedule | None = None) -> Tensor:
         """Encode and decode an image (B, 3, H, W) in [-1, 1].
 
-        `discrete` keeps the codes alone. Otherwise the latent is codes plus the exact rest, which is the
-        encoder's latent: what hybrid tokens reach when the rest is drawn without error.
+        `discrete` keeps the codes alone. Otherwise the latent is codes plus the exact residual, which is the
+        encoder's latent: what hybrid tokens reach when the residual is sampled without error.
         """
         latent = self.encode(image)
         return self.decode(self.quantize(latent, schedule).latent if discrete else latent)
 
-    def training_pass(self, image: Tensor, *, discrete: bool, mistakes: Mistakes | None = None) -> TrainingPass:
+    def training_pass(
+        self, image: Tensor, *, discrete: bool, code_corruption: CodeCorruption | None = None
+    ) -> TrainingPass:
         """Encode and quantise with gradients: straight through the codes, or the continuous latent itself.
 
-        mistakes: wrong codes in the sum that is decoded; see `MultiScaleQuantizer.encode`.
+        code_corruption: wrong codes in the sum that is decoded; see `MultiScaleQuantizer.encode`.
         """
         latent = self.encode(image).float()
         # a code's distances and what is left for the next scale need float32, in autocast too
         with torch.autocast(latent.device.type, enabled=False):
-            quantized = self.quantizer.encode(latent, self.config.schedule, mistakes)
+            quantized = self.quantizer.encode(latent, self.config.schedule, code_corruption)
         decoded = latent + (quantized.latent - latent).detach() if discrete else latent
         loss = self.quantizer.loss(quantized, latent, self.config.commitment_weight)
         return TrainingPass(decoded, loss, quantized)

@@ -1,11 +1,11 @@
 """Multi-scale residual quantisation (VAR; Tian et al., 2024, and paper, section 3.1).
 
-A latent is coded coarse to fine. At every scale the rest that is still uncoded is pooled to the scale's
-side, each cell takes its nearest code, and the codes' map, resized back and smoothed by phi, is taken off
-the rest.
+A latent is coded coarse to fine. At every scale the residual that is still uncoded is pooled to the scale's
+side, each position takes its nearest code, and the codes' map, resized back and smoothed by phi, is subtracted from the
+residual.
 
 Shapes: B batch, K scales, N tokens of one scale, L tokens of all scales, D latent channels, V codes,
-n_k side of scale k, n_K side of the latent.
+n_k grid size of scale k, n_K grid size of the latent.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hart.scales import ScaleSchedule
+from hart.grids import ScaleSchedule
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class QuantizedLatent:
 
     indices: K tensors (B, N_k) int64, the nearest codes.
     partial_sums: K tensors (B, D, n_K, n_K): the sum of the scales up to and including k, phi applied at all.
-    last_rest: (B, D, n_K, n_K), the rest that the last scale was given.
+    last_residual: (B, D, n_K, n_K), the residual that the last scale was given.
     """
 
     indices: tuple[Tensor, ...]
     partial_sums: tuple[Tensor, ...]
-    last_rest: Tensor
+    last_residual: Tensor
 
     @property
     def latent(self) -> Tensor:
@@ -41,16 +41,16 @@ class QuantizedLatent:
 
 
 @dataclass(frozen=True)
-class Mistakes:
+class CodeCorruption:
     """Wrong codes, as a generator that draws its codes makes them: what training shows, so that they get corrected.
 
-    share: (A, 1), for each of A pictures: it has a chance of a wrong code drawn evenly from 0 to this.
-    generator: on the CPU, draws for all A pictures.
-    rows: which of them are coded; so what a picture gets does not depend on how many are coded together.
+    max_rate: (A, 1), for each of A images: it has a chance of a wrong code drawn evenly from 0 to this.
+    generator: on the CPU, draws for all A images.
+    rows: which of them are coded; so what an image gets does not depend on how many are coded together.
     among: a wrong code is any of so many nearest ones.
     """
 
-    share: Tensor
+    max_rate: Tensor
     generator: torch.Generator
     rows: slice = field(default_factory=lambda: slice(None))
     among: int = 32
@@ -58,11 +58,11 @@ class Mistakes:
     def replace(self, index: Tensor, distances: Tensor) -> Tensor:
         """Codes (B, N) with some exchanged for a near one, by the distances (B, N, V) of all codes."""
         near = distances.topk(min(self.among, distances.shape[-1]), largest=False).indices
-        pictures, tokens = len(self.share), index.shape[1]
-        chance = self.share * torch.rand(pictures, 1, generator=self.generator)
-        wrong = torch.rand(pictures, tokens, generator=self.generator) < chance
-        choice = torch.randint(near.shape[-1], (pictures, tokens, 1), generator=self.generator)
-        wrong, choice = (drawn[self.rows].to(index.device) for drawn in (wrong, choice))
+        images, tokens = len(self.max_rate), index.shape[1]
+        chance = self.max_rate * torch.rand(images, 1, generator=self.generator)
+        wrong = torch.rand(images, tokens, generator=self.generator) < chance
+        choice = torch.randint(near.shape[-1], (images, tokens, 1), generator=self.generator)
+        wrong, choice = (sampled[self.rows].to(index.device) for sampled in (wrong, choice))
         return torch.where(wrong, near.gather(-1, choice).squeeze(-1), index)
 
 
@@ -118,31 +118,35 @@ class MultiScaleQuantizer(nn.Module):
 
     def contribution(self, embeddings: Tensor, k: int, schedule: ScaleSchedule) -> Tensor:
         """What scale k adds to the running sum: embeddings (B, N_k, D) -> (B, D, n_K, n_K), phi applied."""
-        return self.phi(k, schedule)(resize_to_final(to_map(embeddings), schedule.final_side))
+        return self.phi(k, schedule)(resize_to_final(to_map(embeddings), schedule.final_grid_size))
 
-    def encode(self, latent: Tensor, schedule: ScaleSchedule, mistakes: Mistakes | None = None) -> QuantizedLatent:
+    def encode(
+        self, latent: Tensor, schedule: ScaleSchedule, code_corruption: CodeCorruption | None = None
+    ) -> QuantizedLatent:
         """Quantise latent (B, D, n_K, n_K) scale by scale.
 
-        mistakes: makes some of the codes that are summed up wrong; the codes of later scales then correct them.
+        code_corruption: makes some of the codes that are summed up wrong; the codes of later scales then correct them.
         Differentiable in codebook and phi (through the partial sums), not in `latent`.
         Raises `ValueError` when the latent's side is not the schedule's last.
         """
-        side = schedule.final_side
-        if latent.shape[-2:] != (side, side):
-            raise ValueError(f"latent is {tuple(latent.shape[-2:])}, the scale schedule ends at {side} x {side}")
+        grid_size = schedule.final_grid_size
+        if latent.shape[-2:] != (grid_size, grid_size):
+            raise ValueError(
+                f"latent is {tuple(latent.shape[-2:])}, the scale schedule ends at {grid_size} x {grid_size}"
+            )
         latent = latent.detach()
         total = torch.zeros_like(latent)
         indices, partial_sums = [], []
-        rest = latent
-        for k, scale_side in enumerate(schedule):
-            rest = latent - total.detach()
-            distances = self.distances(next_scale_input(rest, scale_side))
+        residual = latent
+        for k, scale_grid_size in enumerate(schedule):
+            residual = latent - total.detach()
+            distances = self.distances(next_scale_input(residual, scale_grid_size))
             index = distances.argmin(dim=-1)
-            summed = index if mistakes is None else mistakes.replace(index, distances)
+            summed = index if code_corruption is None else code_corruption.replace(index, distances)
             total = total + self.contribution(self.codebook(summed), k, schedule)
             indices.append(index)
             partial_sums.append(total)
-        return QuantizedLatent(tuple(indices), tuple(partial_sums), rest)
+        return QuantizedLatent(tuple(indices), tuple(partial_sums), residual)
 
     def loss(self, quantized: QuantizedLatent, latent: Tensor, commitment_weight: float) -> Tensor:
         """Scalar: mean over scales of beta MSE(sg[sum_k], latent) + MSE(sum_k, sg[latent]).
@@ -158,33 +162,33 @@ class MultiScaleQuantizer(nn.Module):
 
 def to_map(tokens: Tensor) -> Tensor:
     """Tokens (B, n n, D) in raster order as a map (B, D, n, n)."""
-    side = round(tokens.shape[1] ** 0.5)
-    return tokens.transpose(1, 2).unflatten(2, (side, side))
+    grid_size = round(tokens.shape[1] ** 0.5)
+    return tokens.transpose(1, 2).unflatten(2, (grid_size, grid_size))
 
 
-def resize_to_final(x: Tensor, side: int) -> Tensor:
+def resize_to_final(x: Tensor, grid_size: int) -> Tensor:
     """Bicubic resize of a map (B, D, n, n) to the latent's side; nothing to do at the last scale."""
-    return x if x.shape[-1] == side else F.interpolate(x, size=(side, side), mode="bicubic")
+    return x if x.shape[-1] == grid_size else F.interpolate(x, size=(grid_size, grid_size), mode="bicubic")
 
 
-def next_scale_input(total: Tensor, side: int) -> Tensor:
+def next_scale_input(total: Tensor, grid_size: int) -> Tensor:
     """The running sum (B, D, n_K, n_K) seen at a scale of side n: (B, n n, D) in raster order."""
-    return pool(total, side).flatten(2).transpose(1, 2)
+    return pool(total, grid_size).flatten(2).transpose(1, 2)
 
 
-def pool(x: Tensor, side: int) -> Tensor:
-    """Area interpolation of a map (B, D, m, m) to a smaller side n: each cell is the mean of what it covers.
+def pool(x: Tensor, grid_size: int) -> Tensor:
+    """Area interpolation of a map (B, D, m, m) to a smaller side n: each position is the mean of what it covers.
 
-    Cell i covers rows floor(i m / n) to ceil((i + 1) m / n), and columns likewise: a product with an averaging
+    Position i covers rows floor(i m / n) to ceil((i + 1) m / n), and columns likewise: a product with an averaging
     matrix from each side. That serves devices whose own kernel refuses sides that do not divide (MPS), and takes
     a part of its time on a CPU.
     """
     wide = x.shape[-1]
-    if side == wide:
+    if grid_size == wide:
         return x
-    cells = torch.arange(side, device=x.device).unsqueeze(1)
+    positions = torch.arange(grid_size, device=x.device).unsqueeze(1)
     rows = torch.arange(wide, device=x.device)
-    covered = (rows >= cells * wide // side) & (rows * side < (cells + 1) * wide)
+    covered = (rows >= positions * wide // grid_size) & (rows * grid_size < (positions + 1) * wide)
     weights = (covered / covered.sum(dim=1, keepdim=True)).to(x.dtype)
     return weights @ x @ weights.T
 

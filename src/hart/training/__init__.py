@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         TrainerConfig,
         TransformerRecipe,
     )
-    from hart.training.distributed import Processes
+    from hart.training.distributed import DistributedContext
     from hart.training.encode_options import EncodeOptions
     from hart.training.encoding import EncodedSummary, Encoders, encode_dataset
     from hart.training.hart_task import TransformerTask
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     from hart.training.optimizer import build_optimizer
     from hart.training.progress import StepReport
     from hart.training.randomness import generator_for
-    from hart.training.task import Engine, Origin, Part, Share, Task
+    from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext
     from hart.training.tokenizer_task import TokenizerTask
     from hart.training.trainer import Trainer
 
 # fmt: off
 __all__ = [
-    "Config", "ConfigError", "EncodeOptions", "EncodedSummary", "Encoders", "Engine", "OptimizerConfig", "Origin",
-    "Part", "Processes", "ReadingConfig", "Recipe", "Share", "StageRecipe", "StepReport", "Stopped", "Task",
-    "TokenizerRecipe", "TokenizerTask", "Trainer", "TrainerConfig", "TransformerRecipe", "TransformerTask",
-    "build_optimizer", "encode_dataset", "generator_for", "key_table", "open_training_data", "perceptual_loss",
-    "require",
+    "Config", "ConfigError", "DistributedContext", "EncodeOptions", "EncodedSummary", "Encoders", "Microbatch",
+    "OptimizedModule", "OptimizerConfig", "Origin", "ReadingConfig", "Recipe", "StageRecipe", "StepReport", "Stopped",
+    "Task", "TokenizerRecipe", "TokenizerTask", "TrainContext", "Trainer", "TrainerConfig", "TransformerRecipe",
+    "TransformerTask", "build_optimizer", "encode_dataset", "generator_for", "key_table", "open_training_data",
+    "perceptual_loss", "require",
 ]
 # fmt: on
 
@@ -52,7 +52,7 @@ __getattr__, __dir__ = lazy(
         "hart.strict": "Config ConfigError key_table require",
         "hart.training.config": "OptimizerConfig ReadingConfig Recipe StageRecipe TokenizerRecipe TrainerConfig "
         "TransformerRecipe",
-        "hart.training.distributed": "Processes",
+        "hart.training.distributed": "DistributedContext",
         "hart.training.encode_options": "EncodeOptions",
         "hart.training.encoding": "EncodedSummary Encoders encode_dataset",
         "hart.training.hart_task": "TransformerTask",
@@ -60,7 +60,7 @@ __getattr__, __dir__ = lazy(
         "hart.training.optimizer": "build_optimizer",
         "hart.training.progress": "StepReport",
         "hart.training.randomness": "generator_for",
-        "hart.training.task": "Engine Origin Part Share Task",
+        "hart.training.task": "TrainContext Origin OptimizedModule Microbatch Task",
         "hart.training.tokenizer_task": "TokenizerTask",
         "hart.training.trainer": "Trainer",
     },

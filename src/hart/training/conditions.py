@@ -1,6 +1,6 @@
 """What the transformer is trained under: captions through a frozen text encoder, or class numbers.
 
-A `Conditioner` turns what a data set says about B pictures into contexts, and knows what a model needs to do it again.
+A `Conditioner` turns what a data set says about B images into contexts, and knows what a model needs to do it again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class TextConditioner:
     def context(self, captions: Sequence[str] | None, classes: Tensor | None) -> TextContext:
         """Of B captions, on the device. Raises `HartError` where there are none."""
         if captions is None:
-            raise HartError("pictures without captions cannot train a text-conditional model: give captions")
+            raise HartError("images without captions cannot train a text-conditional model: give captions")
         self._read += len(captions)
         self._cut += sum(map(self._is_cut, captions))
         if self._features is None or not self._rows.keys() >= set(captions):
@@ -91,11 +91,11 @@ class ClassConditioner:
     def context(self, captions: Sequence[str] | None, classes: Tensor | None) -> ClassContext:
         """Of classes (B,) int64. Raises `HartError` where there are none, and for a class that the model lacks."""
         if classes is None or bool((classes < 0).any()):
-            raise HartError("pictures without a class number: give a folder per class, or records with a label")
+            raise HartError("images without a class number: give a folder per class, or records with a label")
         largest = int(classes.max())
         if largest >= self.num_classes:
             raise HartError(
-                f"a picture has the class {largest}, but transformer.classes.num_classes is {self.num_classes}: "
+                f"an image has the class {largest}, but transformer.classes.num_classes is {self.num_classes}: "
                 f"set it to at least {largest + 1}"
             )
         return ClassContext(classes.to(self.device, non_blocking=True), self.num_classes)

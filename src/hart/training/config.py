@@ -77,7 +77,7 @@ class TrainerConfig(Config):
 
     steps: Steps
     batch_size: Images
-    """Pictures of one step in all: of all processes and of all parts that `accumulate` cuts them into."""
+    """Images of one step in all: of all processes and of all parts that `accumulate` cuts them into."""
     seed: Seed = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs the forward pass in autocast: faster on GPUs and on processors with AMX or AVX-512 bf16, slower
@@ -99,9 +99,9 @@ class TrainerConfig(Config):
     keep_checkpoints: Steps = 2
     """So many of the newest checkpoints stay; a damaged one can then be left for the one before."""
     sample_every: StepsOrNone = 0
-    """Steps between pictures in `samples/`; 0 makes none."""
+    """Steps between images in `samples/`; 0 makes none."""
     trackers: Listed[Literal["tensorboard", "wandb"]] = ()
-    """Where figures and pictures go besides `metrics.jsonl`."""
+    """Where figures and images go besides `metrics.jsonl`."""
     peak_tflops: Weight = 0.0
     """What one device can do at most, for the share of it that is used (MFU); 0 measures a matrix product."""
 
@@ -113,7 +113,7 @@ class TrainerConfig(Config):
 
 
 class ReadingConfig(Config):
-    """How the pictures of `data` are read; see `docs/data.md`. A precomputed set heeds `workers` alone."""
+    """How the images of `data` are read; see `docs/data.md`. A precomputed set heeds `workers` alone."""
 
     kind: Literal["auto", Kind] = "auto"
     """Format of the set; auto: told from the address."""
@@ -123,12 +123,12 @@ class ReadingConfig(Config):
     label_column: str = ""
     split: str = "auto"
     """Part of the set, as for `hart.data.opening.open_source`. auto: train; where adapters are trained, which have no
-    use for pictures that are held out, all of an undivided set."""
+    use for images that are held out, all of an undivided set."""
     fit: Literal["crop", "pad"] = "crop"
-    """crop: fill the square and cut what is outside. pad: the whole picture, on white."""
+    """crop: fill the square and cut what is outside. pad: the whole image, on white."""
     crop: Literal["center", "random"] = "center"
     shorter_side: Annotated[float, Field(ge=1, le=8)] = 1.0
-    """Shorter side before the crop, in multiples of the pictures' size."""
+    """Shorter side before the crop, in multiples of the images' size."""
     flip: Fraction = 0.0
     """Probability of a mirror image."""
     memory_gb: Weight = 4.0
@@ -140,9 +140,9 @@ class ReadingConfig(Config):
     workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Processes that read ahead, for each process that trains."""
     max_damaged: Fraction = 0.05
-    """Share of pictures that may be damaged."""
+    """Share of images that may be damaged."""
     shuffle_buffer: Images = 4096
-    """Encoded pictures of a stream among which the next is drawn."""
+    """Encoded images of a stream among which the next is drawn."""
 
 
 class StageRecipe(Config):
@@ -173,10 +173,10 @@ class StageRecipe(Config):
 
 
 class Recipe(StageRecipe, kw_only=True):
-    """What the stages of `hart train` have: pictures."""
+    """What the stages of `hart train` have: images."""
 
     data: str
-    """Pictures, or for stage `transformer` a set that `hart data encode` wrote: a folder, a file, a pattern or URLs of
+    """Images, or for stage `transformer` a set that `hart data encode` wrote: a folder, a file, a pattern or URLs of
     shards, or "hf:OWNER/NAME"."""
     reading: ReadingConfig = ReadingConfig()
 
@@ -253,11 +253,11 @@ class TokenizerRecipe(Recipe, kw_only=True):
     discrete_probability: Fraction = 0.5
     """Chance that a step decodes the codes and not the continuous latent (paper, section 3.1)."""
     revive_every: StepsOrNone = 100
-    """Steps between revivals of codes that no cell chose since; 0 leaves dead codes alone. The codebook's use by scale
-    is counted and reported over as many steps; with 0 over `trainer.checkpoint_every`."""
+    """Steps between revivals of codes that no position chose since; 0 leaves dead codes alone. The codebook's use by
+    scale is counted and reported over as many steps; with 0 over `trainer.checkpoint_every`."""
     decoder_only: bool = False
     """Freeze encoder, quant_conv and quantiser, as the released recipe does."""
-    mistakes: Fraction = 0.0
+    code_corruption: Fraction = 0.0
     """Largest share of wrong codes in a discrete latent, with `decoder_only`: the decoder learns to draw a clean image
     from codes that do not quite fit each other, which is what a transformer gives it."""
     init_from: str = ""
@@ -265,15 +265,19 @@ class TokenizerRecipe(Recipe, kw_only=True):
 
     def __post_init__(self) -> None:
         require(
-            self.decoder_only or not self.mistakes,
-            "mistakes are for the decoder alone: set decoder_only = true, or leave them out",
+            self.decoder_only or not self.code_corruption,
+            "code_corruption is for the decoder alone: set decoder_only = true, or leave them out",
         )
         if self.adversarial is not None:
-            layers, least, side = self.adversarial.layers, self.adversarial.smallest_side, self.tokenizer.image_size
+            layers, least, image_size = (
+                self.adversarial.layers,
+                self.adversarial.smallest_image_size,
+                self.tokenizer.image_size,
+            )
             require(
-                side >= least,
-                f"adversarial.layers = {layers}: the discriminator then needs pictures of at least {least} px, "
-                f"not {side}: set fewer",
+                image_size >= least,
+                f"adversarial.layers = {layers}: the discriminator then needs images of at least {least} px, "
+                f"not {image_size}: set fewer",
             )
 
     @property
@@ -307,23 +311,23 @@ class TransformerRecipe(Recipe, kw_only=True):
     """Put the enhancement instruction before every caption, as the released weights expect; for Qwen2."""
     transformer: TransformerConfig
     diffusion: ResidualDiffusionConfig | None = None
-    """Without it the model draws discrete tokens only (VAR, and the paper's ablation)."""
+    """Without it the model samples discrete tokens only (VAR, and the paper's ablation)."""
     sampling: SamplingConfig = SamplingConfig()
-    """How sample pictures are drawn; written into the model as its defaults, where a whole model is written."""
+    """How sample images are generated; written into the model as its defaults, where a whole model is written."""
     diffusion_weight: Weight = 1.0
     condition_dropout: Fraction = 0.1
     """Share of captions or classes replaced by the null condition, for classifier-free guidance."""
     drop_last_scale: bool = True
     """Compute only a random part of the last scale's tokens (paper, section 3.4)."""
-    views: Annotated[int, Field(ge=1, le=1000)] = 1
-    """Versions of every picture that training draws from: the picture itself, and slightly turned, scaled and shifted
-    ones (`hart.data.transforms.slightly_moved`). Of pictures in memory all are encoded before the first step; of
-    pictures that are read in every step, all but the first are made anew each time. Encoded sets have one."""
-    mistakes: Fraction = 0.0
-    """Largest share of wrong codes in the teacher-forcing input of the further views, and of all of an encoded set; the
-    codes of the scales after them correct them, so that the model learns to mend what it drew wrong (self-correction;
-    Han et al., 2024)."""
-    modulation_gain: Weight = 1e-3
+    augmentations: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Versions of every image that training draws from: the image itself, and slightly turned, scaled and shifted
+    ones (`hart.data.transforms.slightly_moved`). Of images in memory all are encoded before the first step; of
+    images that are read in every step, all but the first are made anew each time. Encoded sets have one."""
+    code_corruption: Fraction = 0.0
+    """Largest share of wrong codes in the teacher-forcing input of the augmented versions, and of all of an encoded
+    set; the codes of the scales after them correct them, so that the model learns to mend what it generated wrong
+    (self-correction; Han et al., 2024)."""
+    gate_gain: Weight = 1e-3
     """Factor on the starting weights that give the gains of modulated branches (AdaLN); VAR's falls with the depth."""
     init_from: str = ""
     """A model to start from, at this resolution or a lower one."""

@@ -51,7 +51,7 @@ def launched() -> int:
     return world
 
 
-class Processes:
+class DistributedContext:
     """This process among those that train together; one alone is a group of one."""
 
     def __init__(self, config: TrainerConfig) -> None:
@@ -153,7 +153,7 @@ class Processes:
 
         return tree_map(collected, tree)
 
-    def spread(self, module: nn.Module, blocks: Sequence[nn.Module]) -> SpreadModule:
+    def parallelize(self, module: nn.Module, blocks: Sequence[nn.Module]) -> ParallelModule:
         """Make `module` exchange its gradients, or its weights too. FSDP2 replaces its parameters by shards."""
         forward = Forward(module)
         if self.strategy == "fsdp2":
@@ -162,10 +162,10 @@ class Processes:
                     fully_shard(block)
             # with the root sharded again after use, nothing outdated stays in memory between two steps
             fully_shard(forward, reshard_after_forward=True)
-            return SpreadModule(forward)
+            return ParallelModule(forward)
         if self.strategy == "ddp" and any(p.requires_grad for p in module.parameters()):
-            return SpreadModule(DistributedDataParallel(forward))
-        return SpreadModule(forward)
+            return ParallelModule(DistributedDataParallel(forward))
+        return ParallelModule(forward)
 
 
 class Forward(nn.Module):
@@ -182,7 +182,7 @@ class Forward(nn.Module):
         return function(*arguments)
 
 
-class SpreadModule:
+class ParallelModule:
     """A module whose backward passes end in gradients averaged over all processes."""
 
     def __init__(self, forward: nn.Module) -> None:

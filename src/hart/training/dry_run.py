@@ -2,10 +2,10 @@
 
 The memory of weights, gradients, moments and averages follows from their number. That of activations is what the real
 forward and backward pass of a process's whole share hold at once, run on tensors that have sizes only: nothing is
-computed, and any model fits. Time is measured on few pictures and grows in proportion to their number.
+computed, and any model fits. Time is measured on few images and grows in proportion to their number.
 
-Both are made with the stages' real networks and losses on made-up pictures, texts and tokens: no data set, no tokenizer
-and no text encoder is needed, and reading pictures and encoding texts is all that is left out.
+Both are made with the stages' real networks and losses on made-up images, texts and tokens: no data set, no tokenizer
+and no text encoder is needed, and reading images and encoding texts is all that is left out.
 """
 
 from __future__ import annotations
@@ -24,20 +24,26 @@ from torch.utils._pytree import tree_leaves
 
 from hart.config import HartConfig, TokenizerConfig
 from hart.losses.config import PerceptualConfig
-from hart.losses.hart_loss import LARGEST_KEPT_SHARE, MEAN_KEPT_SHARE, draw_diffusion, kept_tokens, random_cells
+from hart.losses.hart_loss import (
+    LARGEST_KEPT_SHARE,
+    MEAN_KEPT_SHARE,
+    kept_tokens,
+    random_positions,
+    sample_diffusion_noise,
+)
 from hart.model import Hart
 from hart.networks.perceptual import Lpips
 from hart.training.config import Recipe, TokenizerRecipe, TrainerConfig, TransformerRecipe
-from hart.training.distributed import Processes
+from hart.training.distributed import DistributedContext
 from hart.training.hart_task import TransformerBatch, TransformerStage, repeated_blocks, with_adapters
 from hart.training.randomness import CPU
 from hart.training.step import Stepper, recompute
-from hart.training.task import Engine, Part, Share, Task
+from hart.training.task import Microbatch, OptimizedModule, Task, TrainContext
 from hart.training.tokenizer_task import TokenizerBatch, TokenizerStage
 from hart.types import ClassContext, Context, TextContext, TokenMaps
 
 MEASURED_TOKENS = 4096
-"""A measured step has so many tokens or fewer, but one picture at least."""
+"""A measured step has so many tokens or fewer, but one image at least."""
 LONG = 10.0
 """Seconds of a first step after which no second one is needed: warming up is then a small part of it."""
 FLOAT_BYTES = 4
@@ -57,18 +63,18 @@ def checkpoint_bytes(parameters: int, trained: int, optimizer: str) -> int:
 
 
 class RehearsedTokenizer(TokenizerStage):
-    """The tokenizer's stage on random pictures of the recipe's size, with its discriminator from the first step on."""
+    """The tokenizer's stage on random images of the recipe's size, with its discriminator from the first step on."""
 
     def __init__(self, recipe: TokenizerRecipe, device: torch.device) -> None:
         adversarial = recipe.adversarial and recipe.adversarial.replace(start_step=0)
         # no code is revived: the codebook's use says nothing on noise
         super().__init__(recipe.replace(init_from="", revive_every=0, adversarial=adversarial), device)
 
-    def batch(self, share: Share) -> TokenizerBatch:
+    def batch(self, microbatch: Microbatch) -> TokenizerBatch:
         size = self.recipe.tokenizer.image_size
-        noise = torch.rand(share.batch_size, 3, size, size, generator=share.generator("rehearsal"))
-        image = share.mine(2 * noise - 1).to(self.device).contiguous(memory_format=torch.channels_last)
-        return TokenizerBatch(share.step, image, discrete=self.recipe.discrete_probability == 1)
+        noise = torch.rand(microbatch.batch_size, 3, size, size, generator=microbatch.generator("rehearsal"))
+        image = microbatch.mine(2 * noise - 1).to(self.device).contiguous(memory_format=torch.channels_last)
+        return TokenizerBatch(microbatch.step, image, discrete=self.recipe.discrete_probability == 1)
 
     def save(self, folder: Path, module: nn.Module) -> None: ...
 
@@ -99,17 +105,19 @@ class RehearsedTransformer(TransformerStage):
         with torch.device("meta" if empty else device):
             self.module = with_adapters(Hart(config), recipe)
         self.codebook = nn.Embedding(sizes.codebook_size, sizes.latent_channels, device=device).requires_grad_(False)
-        self.parts: Mapping[str, Part] = {"model": Part(self.module, recipe.optimizer, repeated_blocks(self.module))}
+        self.optimized: Mapping[str, OptimizedModule] = {
+            "model": OptimizedModule(self.module, recipe.optimizer, repeated_blocks(self.module))
+        }
 
-    def batch(self, share: Share) -> TransformerBatch:
-        sizes, generator, rows = self.recipe.transformer, share.generator("rehearsal"), share.batch_size
+    def batch(self, microbatch: Microbatch) -> TransformerBatch:
+        sizes, generator, rows = self.recipe.transformer, microbatch.generator("rehearsal"), microbatch.batch_size
         counts, channels = sizes.schedule.token_counts, sizes.latent_channels
 
         def noise(*shape: int) -> Tensor:
-            return share.mine(torch.randn(rows, *shape, generator=generator)).to(self.device)
+            return microbatch.mine(torch.randn(rows, *shape, generator=generator)).to(self.device)
 
         def numbers(end: int, *shape: int) -> Tensor:
-            return share.mine(torch.randint(end, (rows, *shape), generator=generator)).to(self.device)
+            return microbatch.mine(torch.randint(end, (rows, *shape), generator=generator)).to(self.device)
 
         maps = TokenMaps(
             tuple(numbers(sizes.codebook_size, count) for count in counts),
@@ -123,14 +131,16 @@ class RehearsedTransformer(TransformerStage):
         else:
             assert sizes.classes is not None
             context = ClassContext(numbers(sizes.classes.num_classes), sizes.classes.num_classes)
-        cells, tokens = None, counts[-1]
+        positions, tokens = None, counts[-1]
         if self.recipe.drop_last_scale:
             tokens = kept_tokens(self.kept, tokens)
-            cells = share.mine(random_cells(rows, counts[-1], tokens, generator)).to(self.device)
-        draws = None
+            positions = microbatch.mine(random_positions(rows, counts[-1], tokens, generator)).to(self.device)
+        diffusion_noise = None
         if self.module.residual is not None:
-            draws = draw_diffusion(self.module.residual, rows, tokens, channels, generator).rows(share.rows)
-        return TransformerBatch(context, maps, cells, draws)
+            diffusion_noise = sample_diffusion_noise(self.module.residual, rows, tokens, channels, generator).rows(
+                microbatch.rows
+            )
+        return TransformerBatch(context, maps, positions, diffusion_noise)
 
     def save(self, folder: Path, module: nn.Module) -> None: ...
 
@@ -153,14 +163,14 @@ def at_its_largest(recipe: Recipe) -> Task:
 def measure(
     task: Task,
     config: TrainerConfig,
-    processes: Processes,
+    distributed: DistributedContext,
     tokens: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Seconds that a process takes for a picture of `tokens` tokens, of a step after one to warm up unless that took
+    """Seconds that a process takes for an image of `tokens` tokens, of a step after one to warm up unless that took
     long."""
-    rows = max(1, min(config.batch_size // processes.count, MEASURED_TOKENS // tokens))
-    stepper = Stepper(task, config.replace(batch_size=rows * processes.count, accumulate=1), processes)
+    rows = max(1, min(config.batch_size // distributed.count, MEASURED_TOKENS // tokens))
+    stepper = Stepper(task, config.replace(batch_size=rows * distributed.count, accumulate=1), distributed)
     seconds = 0.0
     for step in range(2):
         start = clock()
@@ -177,7 +187,7 @@ def deeper(one: float, two: float, depth: int) -> float:
 
 
 def activation_bytes(task: Task, config: TrainerConfig, rows: int) -> int:
-    """The most that forward and backward pass of `rows` pictures hold at once beside weights and their gradients.
+    """The most that forward and backward pass of `rows` images hold at once beside weights and their gradients.
 
     Results that only the backward pass needs, copies of weights in bfloat16 and intermediate results are inside; what
     the optimiser needs while it works is not. The kernels are the CPU's, whatever the device of the run.
@@ -185,22 +195,22 @@ def activation_bytes(task: Task, config: TrainerConfig, rows: int) -> int:
     """
     trained: dict[str, list[nn.Parameter]] = {}
     with FakeTensorMode(allow_non_fake_inputs=True), _LiveBytes() as live:
-        for name, part in task.parts.items():
-            trained[name] = _hollow(part.module)
+        for name, optimized in task.optimized.items():
+            trained[name] = _hollow(optimized.module)
             if config.activation_checkpointing:
-                for block in part.blocks:
+                for block in optimized.blocks:
                     recompute(block)
         before = live.now
         with torch.no_grad():
-            batch = task.batch(Share(config.seed, 0, rows, slice(0, rows)))
+            batch = task.batch(Microbatch(config.seed, 0, rows, slice(0, rows)))
         live.peak = live.now
-        for name, part in task.parts.items():
+        for name, optimized in task.optimized.items():
             for other, parameters in trained.items():
                 for parameter in parameters:
                     parameter.requires_grad_(other == name)
             with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
-                if part.before_losses is not None:
-                    part.before_losses([batch], Engine())
+                if optimized.before_losses is not None:
+                    optimized.before_losses([batch], TrainContext())
                 loss, _ = task.loss(name, batch)
             loss.backward()
             del loss

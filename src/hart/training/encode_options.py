@@ -19,15 +19,15 @@ class EncodeOptions(Config):
     residual: bool = True
     """Store what hybrid models need beside the codes."""
     shard_size: Annotated[int, Field(ge=1)] = 1024
-    """Pictures a shard; of a stream every unit makes one."""
+    """Images a shard; of a stream every unit makes one."""
     batch_size: Annotated[int, Field(ge=1)] = 32
-    """Pictures encoded together."""
+    """Images encoded together."""
     workers: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Processes that decode pictures."""
+    """Processes that decode images."""
     part: Annotated[str, Field(json_schema_extra={"metavar": "I/N"})] = "1/1"
     """Write every N-th shard, as one of N processes."""
     max_damaged: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """Largest share of damaged pictures."""
+    """Largest share of damaged images."""
 
     def __post_init__(self) -> None:
         require(re.fullmatch(r"[0-9]{1,9}/[0-9]{1,9}", self.part) is not None, "part: give it as I/N, such as 1/4")

@@ -1,4 +1,4 @@
-"""Precompute what stage `transformer` reads: codes and rest of every picture, features of every caption.
+"""Precompute what stage `transformer` reads: codes and residual of every image, features of every caption.
 
 The tokenizer and the text encoder then run once a set and not once a step. Shards are written whole or not at all; a
 run that was stopped goes on with the first shard that is not there. Several processes can share the shards.
@@ -67,11 +67,11 @@ class Encoders:
 class EncodedSummary:
     """What is in the folder now.
 
-    damaged: pictures left out. finished: all shards are there, and the index. cut: captions that are longer than the
+    damaged: images left out. finished: all shards are there, and the index. cut: captions that are longer than the
     text encoder reads, as far as the shards say (those of before did not).
     """
 
-    pictures: int
+    images: int
     captions: int
     damaged: int
     finished: bool
@@ -90,7 +90,7 @@ def encode_dataset(
 ) -> EncodedSummary:
     """Write the shards of this part that are not there yet, and the index once all shards of all parts are.
 
-    Raises `HartError` when the folder holds shards made otherwise, when too many pictures are damaged, or when
+    Raises `HartError` when the folder holds shards made otherwise, when too many images are damaged, or when
     features leave the range of `options.dtype`.
     """
     if transform.random:
@@ -151,7 +151,7 @@ def _settings(
 
 
 class _Chunk(NamedTuple):
-    """Decoded pictures of a shard, in their order. last: the shard ends here."""
+    """Decoded images of a shard, in their order. last: the shard ends here."""
 
     shard: int
     images: CaptionedImages
@@ -221,7 +221,7 @@ class _Shard:
         quantized = tokenizer.quantize(tokenizer.encode(to_signed(images.pixels.to(self._encoders.device))))
         self._parts[CODES].append(torch.cat(quantized.indices, dim=1).int().cpu())
         if self._options.residual:
-            self._parts[LAST_SCALE].append(self._stored(quantized.last_rest.flatten(2).transpose(1, 2)))
+            self._parts[LAST_SCALE].append(self._stored(quantized.last_residual.flatten(2).transpose(1, 2)))
         none = torch.full((len(images),), -1)
         self._parts[LABELS].append(none if images.labels is None else images.labels)
         self._parts[WEIGHTS].append(images.weights)
@@ -251,7 +251,7 @@ class _Shard:
         return stored
 
     def write(self, path: Path, stamp: str) -> None:
-        tensors = {name: torch.cat(parts).contiguous() for name, parts in self._parts.items()}
+        tensors = {name: torch.cat(components).contiguous() for name, components in self._parts.items()}
         tensors[CAPTION_EDGES] = tensors[CAPTION_EDGES].cumsum(0)
         if TEXT_PLACE in tensors:
             counts = tensors[TEXT_PLACE][:, 2]
@@ -284,16 +284,14 @@ def _finish(
     shards = [(file.name, facts) for file in files if (facts := read_facts(file)).get("stamp") == stamp_of(settings)]
     damaged = [] if isinstance(source, Stream) else list(source.damaged)
     damaged += [Damage(**entry) for _, facts in shards for entry in facts["damaged"]]
-    pictures, captions, cut = (
-        sum(facts.get(what, 0) for _, facts in shards) for what in ("pictures", "captions", "cut")
-    )
+    images, captions, cut = (sum(facts.get(what, 0) for _, facts in shards) for what in ("pictures", "captions", "cut"))
     finished = len(shards) == len(files)
     if finished:
-        require_mostly_sound(damaged, pictures + len(damaged), options.max_damaged, source.description, "--max-damaged")
+        require_mostly_sound(damaged, images + len(damaged), options.max_damaged, source.description, "--max-damaged")
         entries = [
             {"file": name, "pictures": facts["pictures"], "captions": facts["captions"]} for name, facts in shards
         ]
         content = {"format": FORMAT, "settings": settings, "shards": entries}
         content["damaged"] = [asdict(damage) for damage in damaged]
         atomic_write(index, lambda file: file.write(json.dumps(content, indent=1).encode()))
-    return EncodedSummary(pictures, captions, len(damaged), finished, cut)
+    return EncodedSummary(images, captions, len(damaged), finished, cut)

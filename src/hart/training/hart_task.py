@@ -16,17 +16,17 @@ from hart.checkpoint.starting import load_tokenizer, same_sizes
 from hart.checkpoint.storage import fingerprint, load_state
 from hart.config import ConfigError, HartConfig
 from hart.data.datasets import CaptionedImages
-from hart.generation.draws import GeneratorDraws
 from hart.generation.next_scale import NextScaleGenerator
-from hart.losses.hart_loss import DiffusionDraws, draw_diffusion, draw_last_cells, hart_loss
+from hart.generation.noise import GeneratorNoise
+from hart.losses.hart_loss import DiffusionNoise, hart_loss, sample_diffusion_noise, sample_last_positions
 from hart.model import Hart
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.conditions import drop_condition, open_conditioner
 from hart.training.config import TransformerRecipe
-from hart.training.image_sources import MemoryPictures, TrainingData, kept_data
+from hart.training.image_sources import MemoryImages, TrainingData, kept_data
 from hart.training.initialization import initialize
 from hart.training.randomness import CPU, generator_for
-from hart.training.task import Engine, Origin, Part, Share, Task, image_row
+from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext, image_row
 from hart.training.token_sources import Conditions, token_source
 from hart.transformer.block import LinearModulation
 from hart.types import Context, TokenMaps
@@ -40,7 +40,7 @@ TOKEN_LAYERS = ("word_embed.", "head.linear.", "level_embedding.embedding.")
 def starting_model(recipe: TransformerRecipe, config: HartConfig) -> Hart:
     """The model that the stage begins with: fresh or from `init_from`, with adapters where the recipe asks for them."""
     hart = Hart(config)
-    initialize(hart, generator_for(recipe.trainer.seed, "weights"), modulation_gain=recipe.modulation_gain)
+    initialize(hart, generator_for(recipe.trainer.seed, "weights"), gate_gain=recipe.gate_gain)
     if recipe.init_from:
         start_from(hart, recipe.init_from, frozen=recipe.lora is not None)
     return with_adapters(hart, recipe)
@@ -92,8 +92,8 @@ class TransformerBatch:
 
     context: Context
     maps: TokenMaps
-    cells: Tensor | None
-    draws: DiffusionDraws | None
+    positions: Tensor | None
+    noise: DiffusionNoise | None
 
 
 class TransformerStage(Task):
@@ -103,14 +103,14 @@ class TransformerStage(Task):
     module: Hart
     codebook: nn.Embedding
 
-    def loss(self, part: str, batch: TransformerBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, name: str, batch: TransformerBatch) -> tuple[Tensor, dict[str, Tensor]]:
         return hart_loss(
             self.module,
             self.codebook,
             batch.context,
             batch.maps,
-            batch.cells,
-            batch.draws,
+            batch.positions,
+            batch.noise,
             diffusion_weight=self.recipe.diffusion_weight,
         )
 
@@ -137,7 +137,7 @@ class TransformerTask(TransformerStage):
         self.module = starting_model(recipe, self.config).to(device)
         # adapters belong to the weights beside which they were begun; other runs leave where they started behind
         self._base = fingerprint(self.module) if recipe.lora is not None else None
-        self.parts = {"model": Part(self.module, recipe.optimizer, repeated_blocks(self.module))}
+        self.optimized = {"model": OptimizedModule(self.module, recipe.optimizer, repeated_blocks(self.module))}
         # a table is added outside its block, where FSDP2 has it in shards
         self.shardable = recipe.transformer.modulation != "table"
         self.codebook = self.tokenizer.quantizer.codebook
@@ -146,49 +146,53 @@ class TransformerTask(TransformerStage):
 
     @property
     def sources(self) -> dict[str, Origin]:
-        data, words = self.tokens.data, self.conditioner.text_weights
+        data, text_weights = self.tokens.data, self.conditioner.text_weights
         found = {
             "data": Origin(data.digest(), data.description),
             "tokenizer": Origin(fingerprint(self.tokenizer), f"weights of {self.recipe.tokenizer}"),
         }
-        if words is not None:
-            found["text encoder"] = Origin(fingerprint(words), f"weights of {self.recipe.text_encoder}")
+        if text_weights is not None:
+            found["text encoder"] = Origin(fingerprint(text_weights), f"weights of {self.recipe.text_encoder}")
         if self._base is not None:
             found["init_from"] = Origin(self._base, f"weights of {self.recipe.init_from}")
         return found
 
     def prepare(self) -> None:
         self.tokens.prepare()
-        if self.recipe.reading.on_device and isinstance(self.data, MemoryPictures):
-            self.conditioner.remember(chain.from_iterable(self.data.pictures.texts))
+        if self.recipe.reading.on_device and isinstance(self.data, MemoryImages):
+            self.conditioner.remember(chain.from_iterable(self.data.captioned.texts))
 
-    def batch(self, share: Share) -> TransformerBatch:
-        given = self.tokens.batch(share)
+    def batch(self, microbatch: Microbatch) -> TransformerBatch:
+        given = self.tokens.batch(microbatch)
         maps, context = given.maps, self._context(given.conditions)
-        dropped = torch.rand(share.batch_size, generator=share.generator("condition dropout"))
-        context = drop_condition(context, share.mine(dropped < self.recipe.condition_dropout))
+        dropped = torch.rand(microbatch.batch_size, generator=microbatch.generator("condition dropout"))
+        context = drop_condition(context, microbatch.mine(dropped < self.recipe.condition_dropout))
         tokens, channels = maps.last_scale_continuous.shape[1:]
-        cells = None
+        positions = None
         if self.recipe.drop_last_scale:
-            cells = share.mine(draw_last_cells(share.batch_size, tokens, share.generator("last scale"), CPU))
-            cells, tokens = cells.to(self.device, non_blocking=True), cells.shape[1]
-        draws = None
+            positions = microbatch.mine(
+                sample_last_positions(microbatch.batch_size, tokens, microbatch.generator("last scale"), CPU)
+            )
+            positions, tokens = positions.to(self.device, non_blocking=True), positions.shape[1]
+        diffusion_noise = None
         if self.module.residual is not None:
-            generator = share.generator("diffusion", self.device)
-            draws = draw_diffusion(self.module.residual, share.batch_size, tokens, channels, generator).rows(share.rows)
-        return TransformerBatch(context, maps, cells, draws)
+            generator = microbatch.generator("diffusion", self.device)
+            diffusion_noise = sample_diffusion_noise(
+                self.module.residual, microbatch.batch_size, tokens, channels, generator
+            ).rows(microbatch.rows)
+        return TransformerBatch(context, maps, positions, diffusion_noise)
 
-    def after_step(self, share: Share, engine: Engine) -> dict[str, float]:
-        return self.tokens.figures(share, engine) | self.conditioner.figures()
+    def after_step(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
+        return self.tokens.figures(microbatch, train_context) | self.conditioner.figures()
 
     def samples(self, step: int, module: nn.Module) -> dict[str, Image.Image]:
-        """Pictures of the first captions or classes, always from the same random numbers."""
+        """Images of the first captions or classes, always from the same random numbers."""
         assert isinstance(module, Hart)
         context = self._context(self.tokens.first(SAMPLES))
         # the same numbers every time, so that what changes is the model
         seed = self.recipe.trainer.seed
-        draws = GeneratorDraws([generator_for(seed, "samples", i) for i in range(len(context))], self.device)
-        generate = NextScaleGenerator(module, self.tokenizer.quantizer, self.recipe.sampling, draws)
+        noise = GeneratorNoise([generator_for(seed, "samples", i) for i in range(len(context))], self.device)
+        generate = NextScaleGenerator(module, self.tokenizer.quantizer, self.recipe.sampling, noise)
         image = self.tokenizer.decode(generate(context))
         return {"generated": image_row(image)}
 

@@ -1,9 +1,9 @@
-"""Where the pictures of a run are from: memory, a loader that reads in every step, or codes stored ahead.
+"""Where the images of a run are from: memory, a loader that reads in every step, or codes stored ahead.
 
 `open_training_data` decides by the address, and `description` says in one line what was decided. Whatever it is, the
-pictures of step n are a function of (seed, n): neither a resumption nor the number of processes changes them.
+images of step n are a function of (seed, n): neither a resumption nor the number of processes changes them.
 
-Shapes: B pictures of a share, H W image.
+Shapes: B images of a share, H W image.
 """
 
 from __future__ import annotations
@@ -26,63 +26,63 @@ from hart.data.sources import DamageCount, Source, Stream, iterate
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
 from hart.training.config import ReadingConfig, Recipe, TransformerRecipe
-from hart.training.task import Engine, Share
+from hart.training.task import Microbatch, TrainContext
 
 
-class MemoryPictures:
-    """All pictures decoded in memory, the machine's or the device's."""
+class MemoryImages:
+    """All images decoded in memory, the machine's or the device's."""
 
     def __init__(
         self,
-        pictures: CaptionedImages,
+        captioned: CaptionedImages,
         seed: int,
-        description: str = "pictures in memory",
+        description: str = "images in memory",
         source: Source | Stream | None = None,
     ) -> None:
         """source: where they are from, if that is known."""
-        self.pictures = pictures
+        self.captioned = captioned
         self._source = source
-        self.order = SampleOrder(pictures.weights, seed)
+        self.order = SampleOrder(captioned.weights, seed)
         self.description = description
-        self.damaged = pictures.damaged
+        self.damaged = captioned.damaged
 
-    def rows(self, share: Share) -> Tensor:
-        """Which pictures a share sees: (B,) int64."""
-        return share.mine(self.order.batch(share.step, share.batch_size))
+    def rows(self, microbatch: Microbatch) -> Tensor:
+        """Which images a share sees: (B,) int64."""
+        return microbatch.mine(self.order.batch(microbatch.step, microbatch.batch_size))
 
-    def images(self, share: Share, device: torch.device) -> Tensor:
+    def images(self, microbatch: Microbatch, device: torch.device) -> Tensor:
         """(B, 3, H, W) float32 in [-1, 1]."""
-        return to_signed(self.pictures.images(self.rows(share)).to(device))
+        return to_signed(self.captioned.images(self.rows(microbatch)).to(device))
 
     def first(self, count: int) -> Tensor:
-        """At most `count` pictures, always the same, without random crops: (n, 3, H, W) in [-1, 1] on the CPU."""
-        return to_signed(self.pictures.pixels[:count].cpu())
+        """At most `count` images, always the same, without random crops: (n, 3, H, W) in [-1, 1] on the CPU."""
+        return to_signed(self.captioned.pixels[:count].cpu())
 
-    def figures(self, share: Share, engine: Engine, device: torch.device) -> dict[str, float]:
-        """What is to be logged of a step that has just been made; `share` holds all rows of the process."""
+    def figures(self, microbatch: Microbatch, train_context: TrainContext, device: torch.device) -> dict[str, float]:
+        """What is to be logged of a step that has just been made; `microbatch` holds all rows of the process."""
         return {}
 
     def digest(self) -> str:
-        """As `hart.data.sources.Source.digest`; of pictures that came from nowhere else, of what is in memory."""
+        """As `hart.data.sources.Source.digest`; of images that came from nowhere else, of what is in memory."""
         if self._source is not None:
             return self._source.digest()
-        digest = SetDigest("pictures in memory")
-        for row in range(len(self.pictures)):
-            digest.add(self.pictures.image(row).cpu().numpy().tobytes(), *self.pictures.captions(row))
-        for numbers in (self.pictures.weights, self.pictures.labels):
+        digest = SetDigest("images in memory")
+        for row in range(len(self.captioned)):
+            digest.add(self.captioned.image(row).cpu().numpy().tobytes(), *self.captioned.captions(row))
+        for numbers in (self.captioned.weights, self.captioned.labels):
             digest.add(b"" if numbers is None else numbers.cpu().numpy().tobytes())
         return digest.hexdigest()
 
-    def to(self, device: torch.device) -> MemoryPictures:
+    def to(self, device: torch.device) -> MemoryImages:
         """The same with all pixels on `device`."""
         said = f"{self.description}, on {device}"
-        return MemoryPictures(self.pictures.to(device), self.order.seed, said, self._source)
+        return MemoryImages(self.captioned.to(device), self.order.seed, said, self._source)
 
     def close(self) -> None: ...
 
 
-class LoadedPictures:
-    """Pictures read and decoded in every step; the methods are those of `MemoryPictures`."""
+class LoadedImages:
+    """Images read and decoded in every step; the methods are those of `MemoryImages`."""
 
     def __init__(
         self, source: Source | Stream, transform: ImageTransform, condition: Condition, loader: ImageLoader, why: str
@@ -104,8 +104,8 @@ class LoadedPictures:
         """What this process skipped so far."""
         return self.loader.damaged
 
-    def images(self, share: Share, device: torch.device) -> Tensor:
-        return self.loader.rows(share.step, share.rows).signed(device)
+    def images(self, microbatch: Microbatch, device: torch.device) -> Tensor:
+        return self.loader.rows(microbatch.step, microbatch.rows).signed(device)
 
     def first(self, count: int) -> Tensor:
         return to_signed(torch.stack([pixels for _, pixels in self.first_samples(count)]))
@@ -118,13 +118,13 @@ class LoadedPictures:
             self._first, self._asked = list(itertools.islice(sound, count)), count
         return self._first[:count]
 
-    def figures(self, share: Share, engine: Engine, device: torch.device) -> dict[str, float]:
-        """damaged: pictures of the step that could not be used and were replaced."""
-        replaced = self.loader.rows(share.step, share.rows).replaced
-        return {"damaged": float(engine.sum(torch.tensor(float(sum(replaced)), device=device)))}
+    def figures(self, microbatch: Microbatch, train_context: TrainContext, device: torch.device) -> dict[str, float]:
+        """damaged: images of the step that could not be used and were replaced."""
+        replaced = self.loader.rows(microbatch.step, microbatch.rows).replaced
+        return {"damaged": float(train_context.sum(torch.tensor(float(sum(replaced)), device=device)))}
 
 
-class EncodedPictures:
+class EncodedImages:
     """Codes, and text features or classes, stored by `hart data encode`."""
 
     damaged: tuple[Damage, ...] = ()
@@ -136,23 +136,23 @@ class EncodedPictures:
         self.close = loader.close
         text = "text features" if data.has_text else "classes"
         self.description = (
-            f"encoded set {data.folder}: {len(data)} pictures as codes, with {text}; "
-            "neither pictures nor prompts are encoded in training"
+            f"encoded set {data.folder}: {len(data)} images as codes, with {text}; "
+            "neither images nor prompts are encoded in training"
         )
 
 
-ImageSource = MemoryPictures | LoadedPictures
-TrainingData = ImageSource | EncodedPictures
+ImageSource = MemoryImages | LoadedImages
+TrainingData = ImageSource | EncodedImages
 
 
 def open_training_data(
     recipe: Recipe, size: int, condition: Condition, *, rank: int = 0, world: int = 1
 ) -> TrainingData:
-    """The pictures that a recipe names, for one of `world` processes.
+    """The images that a recipe names, for one of `world` processes.
 
-    size: side of the pictures in pixels. condition: what each must come with.
-    A folder with the index of an encoded set gives `EncodedPictures`. Else the format follows from the address (see
-    `hart.data.opening`): pictures that can be read at random and are at most `reading.memory_gb` large, without random
+    size: side of the images in pixels. condition: what each must come with.
+    A folder with the index of an encoded set gives `EncodedImages`. Else the format follows from the address (see
+    `hart.data.opening`): images that can be read at random and are at most `reading.memory_gb` large, without random
     crops or flips, are held in memory; others, and all streams, are read in every step. Raises `HartError`.
     """
     reading, seed, batch_size = recipe.reading, recipe.trainer.seed, recipe.trainer.batch_size
@@ -161,7 +161,7 @@ def open_training_data(
         _require_plain(reading, recipe.data)
         data = EncodedSet(Path(recipe.data), split)
         loader = EncodedLoader(data, batch_size=batch_size, seed=seed, rank=rank, world=world, workers=reading.workers)
-        return EncodedPictures(data, loader)
+        return EncodedImages(data, loader)
     kind = None if reading.kind == "auto" else reading.kind
     if reading.split == "auto" and isinstance(recipe, TransformerRecipe) and recipe.lora is not None:
         split = whole_of(recipe.data, kind)
@@ -183,40 +183,40 @@ def open_training_data(
         max_damaged=reading.max_damaged,
         shuffle_buffer=reading.shuffle_buffer,
     )
-    return LoadedPictures(source, transform, condition, images, why)
+    return LoadedImages(source, transform, condition, images, why)
 
 
 def kept_data(data: TrainingData | CaptionedImages, recipe: Recipe, device: torch.device) -> TrainingData:
     """`data` where the recipe wants it kept. Raises `HartError` where `reading.on_device` cannot be had."""
     if isinstance(data, CaptionedImages):
-        data = MemoryPictures(data, recipe.trainer.seed)
+        data = MemoryImages(data, recipe.trainer.seed)
     if not recipe.reading.on_device:
         return data
-    if not isinstance(data, MemoryPictures):
+    if not isinstance(data, MemoryImages):
         raise HartError(
-            f"reading.on_device keeps pictures that are held in memory, but: {data.description}: leave it out, or "
+            f"reading.on_device keeps images that are held in memory, but: {data.description}: leave it out, or "
             "raise reading.memory_gb"
         )
     return data.to(device)
 
 
 def image_source(data: TrainingData) -> ImageSource:
-    """The pictures of stage `tokenizer`. Raises `HartError` for an encoded set, which has none."""
-    if isinstance(data, EncodedPictures):
-        raise HartError(f"{data.data.folder} holds codes and no pictures: give the set that it was encoded from")
+    """The images of stage `tokenizer`. Raises `HartError` for an encoded set, which has none."""
+    if isinstance(data, EncodedImages):
+        raise HartError(f"{data.data.folder} holds codes and no images: give the set that it was encoded from")
     return data
 
 
 def _in_memory(
     source: Source | Stream, transform: ImageTransform, recipe: Recipe, condition: Condition
-) -> MemoryPictures:
-    pictures = read_all(source, transform, recipe.data, condition)
-    DamageCount(source, recipe.reading.max_damaged, "reading.max_damaged").add(pictures.damaged, len(pictures))
-    left_out = f", {len(pictures.damaged)} damaged left out" if pictures.damaged else ""
-    megabytes = pictures.pixels.nbytes / 1e6
+) -> MemoryImages:
+    captioned = read_all(source, transform, recipe.data, condition)
+    DamageCount(source, recipe.reading.max_damaged, "reading.max_damaged").add(captioned.damaged, len(captioned))
+    left_out = f", {len(captioned.damaged)} damaged left out" if captioned.damaged else ""
+    megabytes = captioned.pixels.nbytes / 1e6
     size = f"{megabytes / 1000:.3g} GB" if megabytes >= 1000 else f"{megabytes:.3g} MB"
     description = f"{source.description}; held in memory{left_out} ({size})"
-    return MemoryPictures(pictures, recipe.trainer.seed, description, source)
+    return MemoryImages(captioned, recipe.trainer.seed, description, source)
 
 
 def _why_not_memory(source: Source | Stream, transform: ImageTransform, reading: ReadingConfig) -> str | None:
@@ -237,5 +237,5 @@ def _require_plain(reading: ReadingConfig, folder: str) -> None:
     for name, value in reading.to_dict().items():
         if name not in heeded and value != getattr(ReadingConfig(), name):
             raise HartError(
-                f"{folder} is encoded already: reading.{name} cannot change it: leave it out, or name the pictures"
+                f"{folder} is encoded already: reading.{name} cannot change it: leave it out, or name the images"
             )

@@ -17,10 +17,10 @@ INITIAL_SCALE_AND_SHIFT = 0.5
 
 
 @torch.no_grad()
-def initialize(hart: Hart, generator: torch.Generator, *, modulation_gain: float) -> None:
+def initialize(hart: Hart, generator: torch.Generator, *, gate_gain: float) -> None:
     """Fill all weights from `generator`, as VAR and MAR start theirs.
 
-    modulation_gain: factor on what gives the gains of modulated branches, the weights of "linear" or the table of
+    gate_gain: factor on what gives the gains of modulated branches, the weights of "linear" or the table of
     "shared": small, so that a block starts close to the identity.
 
     Linear layers are normal with std 1 / sqrt(3 C); what a branch writes back shrinks with depth; the head
@@ -40,12 +40,12 @@ def initialize(hart: Hart, generator: torch.Generator, *, modulation_gain: float
         _shrink_outputs(block, 1 / math.sqrt(2 * hart.config.transformer.depth))
         if isinstance(block.modulation, LinearModulation):
             weight = block.modulation.project.linear.weight
-            weight[: 2 * width].mul_(modulation_gain)
+            weight[: 2 * width].mul_(gate_gain)
             weight[2 * width :].mul_(INITIAL_SCALE_AND_SHIFT)
         elif isinstance(block.modulation, TableModulation):
             table = block.modulation.table.normal_(0, 1 / math.sqrt(width), generator=generator)
             if hart.config.transformer.modulation == "shared":
-                table[:2].mul_(modulation_gain)
+                table[:2].mul_(gate_gain)
                 table[2:].mul_(INITIAL_SCALE_AND_SHIFT)
     hart.transformer.head.linear.weight.mul_(0.02)
     hart.transformer.head.modulation.linear.weight.mul_(INITIAL_SCALE_AND_SHIFT)

@@ -111,7 +111,7 @@ class CombinedOptimizer:
             optimizer.step()
 
     @torch.no_grad()
-    def forget(self, parameter: nn.Parameter, rows: Tensor) -> None:
+    def reset_rows(self, parameter: nn.Parameter, rows: Tensor) -> None:
         """Clear the moments of the given rows, which were set anew and have no history."""
         for optimizer in self.optimizers:
             for moment in optimizer.state.get(parameter, {}).values():

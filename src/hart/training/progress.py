@@ -10,7 +10,7 @@ import torch
 
 from hart.training.config import TrainerConfig
 
-PEAK_SIDE = {"cpu": 1024, "cuda": 8192, "mps": 4096}
+PEAK_MATRIX_SIZE = {"cpu": 1024, "cuda": 8192, "mps": 4096}
 """Side of the matrices whose product measures a device's peak."""
 TRAINING_FLOPS_PER_MAC = 6
 """Two operations a multiply-accumulate, in the forward pass and twice as many in the backward pass."""
@@ -48,10 +48,10 @@ class StepReport:
 
 
 class Speed:
-    """Pictures a second, smoothed over about the last twenty steps."""
+    """Images a second, smoothed over about the last twenty steps."""
 
     def __init__(self, config: TrainerConfig, macs: int, peak: float, clock: Callable[[], float]) -> None:
-        """macs: multiply-accumulates of a picture's forward pass, 0 if unknown; peak: operations a second of all
+        """macs: multiply-accumulates of an image's forward pass, 0 if unknown; peak: operations a second of all
         devices together."""
         self.config = config
         self.macs = macs
@@ -72,18 +72,18 @@ class Speed:
         return StepReport(done, self.config.steps, self.rate, left, self.mfu(self.rate), figures)
 
     def mfu(self, rate: float) -> float | None:
-        """The share of the peak that the model's own operations make up at a rate of pictures a second."""
+        """The share of the peak that the model's own operations make up at a rate of images a second."""
         return rate * self.macs * TRAINING_FLOPS_PER_MAC / self.peak if self.macs and self.peak else None
 
 
 def measure_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
     """Operations a second in products of square matrices: what this device reaches, not what its maker says."""
-    side = PEAK_SIDE[device.type]
+    size = PEAK_MATRIX_SIZE[device.type]
     # random numbers: a GPU is faster on equal ones
-    matrix = torch.randn(side, side, device=device).to(dtype)
+    matrix = torch.randn(size, size, device=device).to(dtype)
     best, end = 0.0, time.perf_counter() + seconds
     while best == 0.0 or time.perf_counter() < end:
         start = time.perf_counter()
         (matrix @ matrix)[0, 0].item()  # waits for the device
-        best = max(best, 2 * side**3 / (time.perf_counter() - start))
+        best = max(best, 2 * size**3 / (time.perf_counter() - start))
     return best

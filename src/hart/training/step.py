@@ -14,10 +14,10 @@ from torch.utils.checkpoint import checkpoint
 
 from hart.errors import HartError
 from hart.training.config import TrainerConfig
-from hart.training.distributed import Processes, SpreadModule, local, shard_like
+from hart.training.distributed import DistributedContext, ParallelModule, local, shard_like
 from hart.training.optimizer import CombinedOptimizer, build_optimizer, learning_rate, weight_decay
 from hart.training.saved_state import require_tensors, table
-from hart.training.task import Engine, Part, Share, Task
+from hart.training.task import Microbatch, OptimizedModule, Task, TrainContext
 
 
 class WeightAverage:
@@ -47,31 +47,35 @@ class WeightAverage:
         self.weights[name][rows] = parameter[rows]
 
 
-class Stepper(Engine):
-    """Steps the parts of a task; see `hart.training.task` for the order. Is the engine that tasks are given."""
+class Stepper(TrainContext):
+    """Steps the parts of a task; see `hart.training.task` for the order. Is the training loop that tasks are given."""
 
-    def __init__(self, task: Task, config: TrainerConfig, processes: Processes) -> None:
+    def __init__(self, task: Task, config: TrainerConfig, distributed: DistributedContext) -> None:
         """Prepares the modules in place. Raises `HartError` where FSDP2 cannot split the task."""
-        if processes.strategy == "fsdp2" and not task.shardable:
+        if distributed.strategy == "fsdp2" and not task.shardable:
             raise HartError('this stage is small and cannot be split over processes: choose trainer.distributed="ddp"')
         self.task = task
         self.config = config
-        self.processes = processes
-        self._blank = blank_copy(next(iter(task.parts.values())).module)
-        self.parts = {name: _PartState(part, config, processes) for name, part in task.parts.items()}
-        self.model = next(iter(self.parts.values())).part.module
+        self.distributed = distributed
+        self._blank = blank_copy(next(iter(task.optimized.values())).module)
+        self.optimized = {
+            name: _ModuleState(optimized, config, distributed) for name, optimized in task.optimized.items()
+        }
+        self.model = next(iter(self.optimized.values())).optimized.module
         self.average = WeightAverage(self.model, config.ema_decay)
 
-    def shares(self, step: int, parts: int) -> list[Share]:
+    def microbatches(self, step: int, parts: int) -> list[Microbatch]:
         """The rows of this process, in so many parts."""
-        size = self.config.batch_size // (self.processes.count * parts)
-        first = self.processes.rank * parts * size
+        size = self.config.batch_size // (self.distributed.count * parts)
+        first = self.distributed.rank * parts * size
         starts = range(first, first + parts * size, size)
-        return [Share(self.config.seed, step, self.config.batch_size, slice(start, start + size)) for start in starts]
+        return [
+            Microbatch(self.config.seed, step, self.config.batch_size, slice(start, start + size)) for start in starts
+        ]
 
     def batches(self, step: int) -> list[Any]:
         """What `step` works on, share by share. Changes nothing of this, and does not wait for other processes."""
-        return [self._batch(share) for share in self.shares(step, self.config.accumulate)]
+        return [self._batch(microbatch) for microbatch in self.microbatches(step, self.config.accumulate)]
 
     def step(self, step: int, batches: Sequence[Any] | None = None) -> dict[str, float]:
         """Run step `step` (0-based) and return its figures, the same in all processes.
@@ -83,59 +87,59 @@ class Stepper(Engine):
         if batches is None:
             batches = self.batches(step)
         figures: dict[str, float] = {}
-        for position, (name, state) in enumerate(self.parts.items()):
-            if step < state.part.start_step:
+        for position, (name, state) in enumerate(self.optimized.items()):
+            if step < state.optimized.start_step:
                 continue
             self._require_gradients(name)
             prefix = "" if position == 0 else f"{name}_"
-            figures |= self._step_part(name, state, batches, step, prefix)
+            figures |= self._step_module(name, state, batches, step, prefix)
             if position == 0:
                 self.average.update(self.model, step)
-        self._require_gradients(*self.parts)
-        return figures | self.task.after_step(self.shares(step, 1)[0], self)
+        self._require_gradients(*self.optimized)
+        return figures | self.task.after_step(self.microbatches(step, 1)[0], self)
 
-    def _batch(self, share: Share) -> Any:
+    def _batch(self, microbatch: Microbatch) -> Any:
         try:
             with torch.no_grad():
-                return self.task.batch(share)
+                return self.task.batch(microbatch)
         except OSError as error:
             raise HartError(f"the data of a batch cannot be read: {error}; restore it and run again") from None
 
     def _require_gradients(self, *names: str) -> None:
         """Of the trained parameters, let only those of some parts have gradients."""
-        for name, state in self.parts.items():
+        for name, state in self.optimized.items():
             for parameter in state.trainable:
                 parameter.requires_grad_(name in names)
 
-    def _step_part(
-        self, name: str, state: _PartState, batches: Sequence[Any], step: int, prefix: str
+    def _step_module(
+        self, name: str, state: _ModuleState, batches: Sequence[Any], step: int, prefix: str
     ) -> dict[str, float]:
-        config, optimizer = self.config, state.part.optimizer
-        start = state.part.start_step
+        config, optimizer = self.config, state.optimized.optimizer
+        start = state.optimized.start_step
         rate = learning_rate(step - start, config.steps - start, optimizer)
         decay = weight_decay(step - start, config.steps - start, optimizer)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
             if group["weight_decay"]:  # the others are spared
                 group["weight_decay"] = decay
-        state.part.module.train()
+        state.optimized.module.train()
         state.optimizer.zero_grad()
-        if state.part.before_losses is not None:
+        if state.optimized.before_losses is not None:
             with self._precision():
-                state.part.before_losses(batches, self)
+                state.optimized.before_losses(batches, self)
         sums: dict[str, Tensor] = {}
         for number, batch in enumerate(batches):
-            with state.spread.synchronized(last=number == len(batches) - 1):
+            with state.parallel.synchronized(last=number == len(batches) - 1):
                 with self._precision():
-                    loss, parts = state.spread.forward(self.task.loss, name, batch)
+                    loss, parts = state.parallel.forward(self.task.loss, name, batch)
                 (loss / len(batches)).backward()
             for key, value in ({f"{prefix}loss": loss} | parts).items():
                 sums[key] = sums.get(key, 0) + value.detach().float() / len(batches)
         # the same order in all processes
         names = sorted(sums)
-        means = self.processes.mean(torch.stack([sums[key] for key in names]))
+        means = self.distributed.mean(torch.stack([sums[key] for key in names]))
         limit = optimizer.gradient_clip or float("inf")
-        norm = self.processes.whole(nn.utils.clip_grad_norm_(state.trainable, limit)).float()
+        norm = self.distributed.whole(nn.utils.clip_grad_norm_(state.trainable, limit)).float()
         # the one place where a step waits for the device
         values = torch.cat([means, norm.reshape(1)]).tolist()
         figures = dict(zip([*names, f"{prefix}gradient_norm"], values, strict=True))
@@ -150,20 +154,20 @@ class Stepper(Engine):
 
     def _precision(self) -> torch.autocast:
         bfloat16 = self.config.precision == "bfloat16"
-        return torch.autocast(self.processes.device.type, torch.bfloat16, enabled=bfloat16)
+        return torch.autocast(self.distributed.device.type, torch.bfloat16, enabled=bfloat16)
 
     def sum(self, value: Tensor) -> Tensor:
-        return self.processes.sum(value)
+        return self.distributed.sum(value)
 
     def mean(self, value: Tensor) -> Tensor:
-        return self.processes.mean(value)
+        return self.distributed.mean(value)
 
     def gather(self, rows: Tensor) -> Tensor:
-        return self.processes.gather(rows)
+        return self.distributed.gather(rows)
 
-    def forget(self, parameter: nn.Parameter, rows: Tensor) -> None:
-        for state in self.parts.values():
-            state.optimizer.forget(parameter, rows)
+    def reset_rows(self, parameter: nn.Parameter, rows: Tensor) -> None:
+        for state in self.optimized.values():
+            state.optimizer.reset_rows(parameter, rows)
         for name, known in self.model.named_parameters():
             if known is parameter:
                 self.average.restart(name, parameter, rows)
@@ -173,8 +177,8 @@ class Stepper(Engine):
 
         All processes must call it.
         """
-        state = self.processes.collect(self.model.state_dict() | self.average.weights)
-        if not self.processes.main:
+        state = self.distributed.collect(self.model.state_dict() | self.average.weights)
+        if not self.distributed.main:
             return None
         module = copy.deepcopy(self._blank)
         module.load_state_dict(state, assign=True)
@@ -184,57 +188,57 @@ class Stepper(Engine):
         """Everything that a step changes, whole and on the CPU, in the main process. All processes must call it."""
         parts = {
             name: {
-                "module": state.part.module.state_dict(),
+                "module": state.optimized.module.state_dict(),
                 "optimizer": state.optimizer.state_dict(),
-                "counters": {key: self.processes.sum(value) for key, value in state.part.counters.items()},
+                "counters": {key: self.distributed.sum(value) for key, value in state.optimized.counters.items()},
             }
-            for name, state in self.parts.items()
+            for name, state in self.optimized.items()
         }
-        return self.processes.collect({"parts": parts, "average": self.average.weights})
+        return self.distributed.collect({"parts": parts, "average": self.average.weights})
 
     def check(self, saved: Any) -> None:
         """Raise `DamagedError` unless `load_state_dict` can take this, whoever made it."""
         table(saved, "it", {"parts", "average"})
-        entries = table(saved["parts"], "it", set(self.parts))
-        for name, state in self.parts.items():
+        entries = table(saved["parts"], "it", set(self.optimized))
+        for name, state in self.optimized.items():
             entry = table(entries[name], name)
             table(entry, name, {"module", "optimizer"} | (entry.keys() & {"counters"}))
-            require_tensors(entry["module"], state.part.module.state_dict(), name)
+            require_tensors(entry["module"], state.optimized.module.state_dict(), name)
             state.optimizer.check(entry["optimizer"], f"the optimiser of {name}")
             if "counters" in entry:
-                require_tensors(entry["counters"], state.part.counters, f"the counters of {name}")
+                require_tensors(entry["counters"], state.optimized.counters, f"the counters of {name}")
         require_tensors(saved["average"], self.average.weights, "the average")
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Go on from a state that `check` let pass, of any number of processes."""
-        for name, state in self.parts.items():
+        for name, state in self.optimized.items():
             entry = saved["parts"][name]
-            present = state.part.module.state_dict()
-            state.part.module.load_state_dict(
+            present = state.optimized.module.state_dict()
+            state.optimized.module.load_state_dict(
                 {key: shard_like(value, present[key]) for key, value in entry["module"].items()}
             )
             state.optimizer.load_state_dict(entry["optimizer"])
             # older versions kept none
             for key, value in entry.get("counters", {}).items():
-                state.part.counters[key].copy_(value if self.processes.main else torch.zeros_like(value))
+                state.optimized.counters[key].copy_(value if self.distributed.main else torch.zeros_like(value))
         for key, value in self.average.weights.items():
             local(value).copy_(local(shard_like(saved["average"][key], value)))
 
 
-class _PartState:
+class _ModuleState:
     """A part made ready for training."""
 
-    def __init__(self, part: Part, config: TrainerConfig, processes: Processes) -> None:
-        self.part = part
+    def __init__(self, optimized: OptimizedModule, config: TrainerConfig, distributed: DistributedContext) -> None:
+        self.optimized = optimized
         if config.activation_checkpointing:
-            for block in part.blocks:
+            for block in optimized.blocks:
                 recompute(block)
         if config.compile:
-            for block in part.blocks:
+            for block in optimized.blocks:
                 block.compile()
-        self.spread: SpreadModule = processes.spread(part.module, part.blocks)
-        self.trainable = [p for p in part.module.parameters() if p.requires_grad]
-        self.optimizer: CombinedOptimizer = build_optimizer(part.module, part.optimizer)
+        self.parallel: ParallelModule = distributed.parallelize(optimized.module, optimized.blocks)
+        self.trainable = [p for p in optimized.module.parameters() if p.requires_grad]
+        self.optimizer: CombinedOptimizer = build_optimizer(optimized.module, optimized.optimizer)
 
 
 def recompute(block: nn.Module) -> None:

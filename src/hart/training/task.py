@@ -1,4 +1,4 @@
-"""What the engine asks of a task, and what it offers in return. Neither side knows more of the other.
+"""What the training loop asks of a task, and what it offers in return. Neither side knows more of the other.
 
 A task has one or more parts, each a module with an optimiser of its own. In every step, for every part in order:
 
@@ -37,7 +37,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Part:
+class OptimizedModule:
     """Parameters that are stepped together, by the gradient of their own loss."""
 
     module: nn.Module
@@ -47,7 +47,7 @@ class Part:
     """Its repeated layers, inner ones first: computed again, compiled and sharded one by one where that is asked."""
     start_step: int = 0
     """The first step that steps this part; warm-up counts from there."""
-    before_losses: Callable[[Sequence[Any], Engine], None] | None = None
+    before_losses: Callable[[Sequence[Any], TrainContext], None] | None = None
     """Called in each step with all batches of the process before the first of them is given to the loss, for what a
     loss must know of the whole batch. Runs in the configured precision and may not leave gradients."""
     counters: Mapping[str, Tensor] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Share:
+class Microbatch:
     """The rows of a step's batch that one process computes at once.
 
     Draw random numbers for all `batch_size` rows and keep `mine`: then the result does not depend on how many
@@ -74,12 +74,12 @@ class Share:
         """
         return generator_for(self.seed, purpose, self.step, device)
 
-    def mine(self, drawn: Tensor) -> Tensor:
+    def mine(self, sampled: Tensor) -> Tensor:
         """The rows of this process of a tensor (batch_size, ...)."""
-        return drawn[self.rows]
+        return sampled[self.rows]
 
 
-class Engine:
+class TrainContext:
     """What a task may ask for of all processes, all of which must ask. This one is of a process that has no others."""
 
     def sum(self, value: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class Engine:
         """The rows of all processes, in the order of the batch."""
         return rows
 
-    def forget(self, parameter: nn.Parameter, rows: Tensor) -> None:
+    def reset_rows(self, parameter: nn.Parameter, rows: Tensor) -> None:
         """Rows of a parameter were set anew: clear their optimiser moments and start their average there."""
 
 
@@ -103,7 +103,7 @@ class Task(ABC):
 
     shardable: bool = True
     """Whether FSDP2 may split the module: all parameters are used inside the loss, blocks only by calling them."""
-    parts: Mapping[str, Part]
+    optimized: Mapping[str, OptimizedModule]
     """By name, in the order of the step. The first is the model: it is averaged and saved."""
 
     @property
@@ -116,20 +116,20 @@ class Task(ABC):
         return
 
     @abstractmethod
-    def batch(self, share: Share) -> Any:
-        """Data, frozen networks and random draws of a share, in float32 and without gradients.
+    def batch(self, microbatch: Microbatch) -> Any:
+        """Data, frozen networks and random numbers of a share, in float32 and without gradients.
 
         Made once and given to the loss of every part, so that a part may leave something for the next.
         """
 
     @abstractmethod
-    def loss(self, part: str, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, name: str, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar loss, a mean over the rows, and its parts to log; runs in the configured precision.
 
         The parameters of the other parts need no gradient meanwhile.
         """
 
-    def after_step(self, share: Share, engine: Engine) -> dict[str, float]:
+    def after_step(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
         """Called after each step, with all rows of the process; returns figures to log, often none."""
         return {}
 

@@ -1,10 +1,10 @@
 """Token maps and conditions of a batch for stage `transformer`, wherever they are from.
 
-From pictures in memory the maps are made once, before the first step, in all views; from pictures that are read in
+From images in memory the maps are made once, before the first step, in all augmentations; from images that are read in
 every step, in every step, in one view drawn anew; of an encoded set they are put together from its codes, by codebook
 and phi alone, in the one view that it holds.
 
-Shapes: B pictures of a share, N pictures of a set; otherwise see `hart.types`.
+Shapes: B images of a share, N images of a set; otherwise see `hart.types`.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from hart.data.encoded import EncodedSet
 from hart.data.samples import Condition
 from hart.data.transforms import slightly_moved, to_signed
 from hart.errors import HartError
-from hart.scales import ScaleSchedule
+from hart.grids import ScaleSchedule
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
-from hart.tokenizer.quantizer import Mistakes
+from hart.tokenizer.quantizer import CodeCorruption
 from hart.training.config import TransformerRecipe
-from hart.training.image_sources import EncodedPictures, LoadedPictures, MemoryPictures, TrainingData
+from hart.training.image_sources import EncodedImages, LoadedImages, MemoryImages, TrainingData
 from hart.training.randomness import generator_for
-from hart.training.task import Engine, Share
+from hart.training.task import Microbatch, TrainContext
 from hart.types import TextContext, TokenMaps
 
-D = TypeVar("D", MemoryPictures, LoadedPictures, EncodedPictures)
+D = TypeVar("D", MemoryImages, LoadedImages, EncodedImages)
 ENCODE_BATCH = 64
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What pictures are to be drawn from, one entry a picture; what the source does not have is None.
+    """What images are to be drawn from, one entry an image; what the source does not have is None.
 
-    captions: one of each picture's own. text: stored features, in their place. classes: (B,) int64. On the CPU.
+    captions: one of each image's own. text: stored features, in their place. classes: (B,) int64. On the CPU.
     """
 
     captions: tuple[str, ...] | None = None
@@ -50,14 +50,14 @@ class Conditions:
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """maps: of B pictures, on the device. conditions: of the same pictures."""
+    """maps: of B images, on the device. conditions: of the same images."""
 
     maps: TokenMaps
     conditions: Conditions
 
 
 class TokenSource(ABC, Generic[D]):
-    """Token maps for stage `transformer`, and the conditions of the same pictures."""
+    """Token maps for stage `transformer`, and the conditions of the same images."""
 
     def __init__(self, data: D, recipe: TransformerRecipe, tokenizer: HybridTokenizer, device: torch.device) -> None:
         self.data: D = data
@@ -71,20 +71,20 @@ class TokenSource(ABC, Generic[D]):
         """What takes long and is done once, before the first step."""
 
     @abstractmethod
-    def batch(self, share: Share) -> TokenBatch:
+    def batch(self, microbatch: Microbatch) -> TokenBatch:
         """Those of a share. Raises `HartError` when they cannot be had."""
 
     @abstractmethod
     def first(self, count: int) -> Conditions:
-        """Conditions of at most `count` pictures, always the same, for samples."""
+        """Conditions of at most `count` images, always the same, for samples."""
 
-    def figures(self, share: Share, engine: Engine) -> dict[str, float]:
-        """What is to be logged of a step that has just been made; `share` holds all rows of the process."""
+    def figures(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
+        """What is to be logged of a step that has just been made; `microbatch` holds all rows of the process."""
         return {}
 
 
 def condition_of(recipe: TransformerRecipe) -> Condition:
-    """What pictures must come with to train a recipe's transformer."""
+    """What images must come with to train a recipe's transformer."""
     return "label" if recipe.transformer.classes is not None else "caption"
 
 
@@ -100,70 +100,85 @@ def token_source(
     text_encoder: weights with which an encoded set must have been made; None for a model without text.
     Raises `HartError` when the set has no captions (no classes), or was encoded otherwise.
     """
-    if recipe.mistakes and recipe.views == 1 and not isinstance(data, EncodedPictures):
+    if recipe.code_corruption and recipe.augmentations == 1 and not isinstance(data, EncodedImages):
         raise ConfigError(
-            "TransformerRecipe.mistakes are made in further views: set views to 2 or more, or encode the set ahead"
+            "TransformerRecipe.code_corruption are made in augmented versions: set augmentations to 2 or more, or "
+            "encode the set ahead"
         )
     match data:
-        case MemoryPictures():
+        case MemoryImages():
             return MemoryTokens(data, recipe, tokenizer, device)
-        case LoadedPictures():
+        case LoadedImages():
             return LiveTokens(data, recipe, tokenizer, device)
-        case EncodedPictures():
+        case EncodedImages():
             _require_fitting(data.data, recipe, tokenizer, text_encoder)
             data.data.require_codes_of(tokenizer.config.codebook_size, tokenizer.config.latent_channels)
             return StoredTokens(data, recipe, tokenizer, device)
 
 
-class MemoryTokens(TokenSource[MemoryPictures]):
-    """Of pictures in memory; see `encode_all`."""
+class MemoryTokens(TokenSource[MemoryImages]):
+    """Of images in memory; see `encode_all`."""
 
     def __init__(
-        self, data: MemoryPictures, recipe: TransformerRecipe, tokenizer: HybridTokenizer, device: torch.device
+        self, data: MemoryImages, recipe: TransformerRecipe, tokenizer: HybridTokenizer, device: torch.device
     ) -> None:
         super().__init__(data, recipe, tokenizer, device)
-        self.pictures = data.pictures
-        self._labels = self.pictures.require_labels() if self.by_class else None
+        self.captioned = data.captioned
+        self._labels = self.captioned.require_labels() if self.by_class else None
         if not self.by_class:
-            self.pictures.require_captions()
+            self.captioned.require_captions()
         self._maps: TokenMaps | None = None
 
     def prepare(self) -> None:
-        """Encode all pictures, so that the tokenizer runs once and not in every step. A second call does nothing."""
+        """Encode all images, so that the tokenizer runs once and not in every step. A second call does nothing."""
         if self._maps is None:
-            views, mistakes, seed = self.recipe.views, self.recipe.mistakes, self.recipe.trainer.seed
+            augmentations, code_corruption, seed = (
+                self.recipe.augmentations,
+                self.recipe.code_corruption,
+                self.recipe.trainer.seed,
+            )
             self._maps = encode_all(
-                self.tokenizer, self.schedule, self.pictures, self.device, views=views, mistakes=mistakes, seed=seed
+                self.tokenizer,
+                self.schedule,
+                self.captioned,
+                self.device,
+                augmentations=augmentations,
+                code_corruption=code_corruption,
+                seed=seed,
             )
 
-    def batch(self, share: Share) -> TokenBatch:
-        rows = self.data.rows(share)
-        views = torch.randint(self.recipe.views, (share.batch_size,), generator=share.generator("view"))
+    def batch(self, microbatch: Microbatch) -> TokenBatch:
+        rows = self.data.rows(microbatch)
+        augmentations = torch.randint(
+            self.recipe.augmentations, (microbatch.batch_size,), generator=microbatch.generator("view")
+        )
         if self._maps is not None:
-            maps = select(self._maps, share.mine(views) * len(self.pictures) + rows, self.device)
-        else:  # not prepared: of the pictures themselves
-            image = to_signed(self.pictures.images(rows).to(self.device))
+            maps = select(self._maps, microbatch.mine(augmentations) * len(self.captioned) + rows, self.device)
+        else:  # not prepared: of the images themselves
+            image = to_signed(self.captioned.images(rows).to(self.device))
             maps = self.tokenizer.token_maps(self.tokenizer.encode(image), self.schedule)
         if self._labels is not None:
             return TokenBatch(maps, Conditions(classes=self._labels[rows]))
-        draws = share.mine(torch.rand(share.batch_size, generator=share.generator("captions"))).tolist()
-        choices = [self.pictures.captions(row) for row in rows.tolist()]
-        captions = tuple(own[int(draw * len(own))] for own, draw in zip(choices, draws, strict=True))
+        uniform = microbatch.mine(
+            torch.rand(microbatch.batch_size, generator=microbatch.generator("captions"))
+        ).tolist()
+        choices = [self.captioned.captions(row) for row in rows.tolist()]
+        captions = tuple(own[int(chance * len(own))] for own, chance in zip(choices, uniform, strict=True))
         return TokenBatch(maps, Conditions(captions=captions))
 
     def first(self, count: int) -> Conditions:
         if self._labels is not None:
             return Conditions(classes=self._labels[:count])
-        return Conditions(captions=tuple(captions[0] for captions in self.pictures.texts[:count]))
+        return Conditions(captions=tuple(captions[0] for captions in self.captioned.texts[:count]))
 
 
-class LiveTokens(TokenSource[LoadedPictures]):
-    """Of pictures that are read, and encoded, in every step."""
+class LiveTokens(TokenSource[LoadedImages]):
+    """Of images that are read, and encoded, in every step."""
 
-    def batch(self, share: Share) -> TokenBatch:
-        batch = self.data.loader.rows(share.step, share.rows)
-        image, mistakes = self._view(batch.signed(self.device), share)
-        maps = self.tokenizer.token_maps(self.tokenizer.encode(image), self.schedule, mistakes)
+    def batch(self, microbatch: Microbatch) -> TokenBatch:
+        batch = self.data.loader.rows(microbatch.step, microbatch.rows)
+        image, code_corruption = self._augmented(batch.signed(self.device), microbatch)
+        maps = self.tokenizer.token_maps(self.tokenizer.encode(image), self.schedule, code_corruption)
         return TokenBatch(maps, Conditions(captions=batch.captions or None, classes=batch.labels))
 
     def first(self, count: int) -> Conditions:
@@ -172,39 +187,43 @@ class LiveTokens(TokenSource[LoadedPictures]):
             return Conditions(classes=torch.tensor([sample.label for sample in samples]))
         return Conditions(captions=tuple(sample.captions[0] for sample in samples))
 
-    def figures(self, share: Share, engine: Engine) -> dict[str, float]:
-        return self.data.figures(share, engine, self.device)
+    def figures(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
+        return self.data.figures(microbatch, train_context, self.device)
 
-    def _view(self, image: Tensor, share: Share) -> tuple[Tensor, Mistakes | None]:
-        """The pictures (B, 3, H, W) of a share, each in one of the recipe's views; all but the first are made anew."""
-        if self.recipe.views == 1:
+    def _augmented(self, image: Tensor, microbatch: Microbatch) -> tuple[Tensor, CodeCorruption | None]:
+        """The images (B, 3, H, W) of a share, each in one of the recipe's views; all but the first are made anew."""
+        if self.recipe.augmentations == 1:
             return image, None
-        generator = share.generator("view")
-        further = torch.randint(self.recipe.views, (share.batch_size, 1), generator=generator) > 0
-        moved = slightly_moved(image, torch.rand(4, share.batch_size, generator=generator)[:, share.rows])
-        chosen = share.mine(further).to(self.device)[..., None, None]
-        mistakes = Mistakes(self.recipe.mistakes * further, generator, share.rows) if self.recipe.mistakes else None
-        return torch.where(chosen, moved, image), mistakes
+        generator = microbatch.generator("view")
+        further = torch.randint(self.recipe.augmentations, (microbatch.batch_size, 1), generator=generator) > 0
+        moved = slightly_moved(image, torch.rand(4, microbatch.batch_size, generator=generator)[:, microbatch.rows])
+        chosen = microbatch.mine(further).to(self.device)[..., None, None]
+        code_corruption = (
+            CodeCorruption(self.recipe.code_corruption * further, generator, microbatch.rows)
+            if self.recipe.code_corruption
+            else None
+        )
+        return torch.where(chosen, moved, image), code_corruption
 
 
-class StoredTokens(TokenSource[EncodedPictures]):
+class StoredTokens(TokenSource[EncodedImages]):
     """Of an encoded set: neither the tokenizer's encoder nor the text encoder runs.
 
-    With mistakes the codes are made anew from the stored ones and the rest, which together are the latent.
+    With code corruption the codes are made anew from the stored ones and the rest, which together are the latent.
     """
 
-    def batch(self, share: Share) -> TokenBatch:
-        batch = self.data.loader.rows(share.step, share.rows)
+    def batch(self, microbatch: Microbatch) -> TokenBatch:
+        batch = self.data.loader.rows(microbatch.step, microbatch.rows)
         indices = tuple(index.to(self.device) for index in batch.indices)
-        rest = None if batch.last_scale_continuous is None else batch.last_scale_continuous.to(self.device)
-        if self.recipe.mistakes:
-            assert rest is not None  # `_require_fitting`
-            largest = torch.full((share.batch_size, 1), self.recipe.mistakes)
-            wrong = Mistakes(largest, share.generator("view"), share.rows)
-            latent = self.tokenizer.latent_from_codes(indices, rest, self.schedule)
+        residual = None if batch.last_scale_continuous is None else batch.last_scale_continuous.to(self.device)
+        if self.recipe.code_corruption:
+            assert residual is not None  # `_require_fitting`
+            largest = torch.full((microbatch.batch_size, 1), self.recipe.code_corruption)
+            wrong = CodeCorruption(largest, microbatch.generator("view"), microbatch.rows)
+            latent = self.tokenizer.latent_from_codes(indices, residual, self.schedule)
             maps = self.tokenizer.token_maps(latent, self.schedule, wrong)
         else:
-            maps = self.tokenizer.token_maps_from_codes(indices, rest, self.schedule)
+            maps = self.tokenizer.token_maps_from_codes(indices, residual, self.schedule)
         return TokenBatch(maps, Conditions(classes=batch.labels) if self.by_class else Conditions(text=batch.text))
 
     def first(self, count: int) -> Conditions:
@@ -222,25 +241,27 @@ def encode_all(
     data: CaptionedImages,
     device: torch.device,
     *,
-    views: int = 1,
-    mistakes: float = 0.0,
+    augmentations: int = 1,
+    code_corruption: float = 0.0,
     seed: int = 0,
 ) -> TokenMaps:
-    """Token maps of every picture of a set, kept where its pixels are: the tokenizer runs once, on `device`.
+    """Token maps of every image of a set, kept where its pixels are: the tokenizer runs once, on `device`.
 
-    views: how many versions of the set follow each other; the first is as it is, the others are `slightly_moved`.
-    mistakes: largest share of wrong codes in a picture of those others, see `hart.tokenizer.quantizer.Mistakes`.
+    augmentations: how many versions of the set follow each other; the first is as it is, the others are
+        `slightly_moved`.
+    code_corruption: largest share of wrong codes in an image of those others, see
+        `hart.tokenizer.quantizer.CodeCorruption`.
     """
     parts = []
-    for view in range(views):
-        generator = generator_for(seed, "views", view)
+    for augmentation in range(augmentations):
+        generator = generator_for(seed, "views", augmentation)
         for start in range(0, len(data), ENCODE_BATCH):
             image = to_signed(data.pixels[start : start + ENCODE_BATCH].to(device))
             rows = len(image)
             wrong = None
-            if view:
+            if augmentation:
                 image = slightly_moved(image, torch.rand(4, rows, generator=generator))
-                wrong = Mistakes(torch.full((rows, 1), mistakes), generator) if mistakes else None
+                wrong = CodeCorruption(torch.full((rows, 1), code_corruption), generator) if code_corruption else None
             maps = tokenizer.token_maps(tokenizer.encode(image), schedule, wrong)
             parts.append(select(maps, torch.arange(rows, device=device), data.pixels.device))
     return TokenMaps(
@@ -265,21 +286,26 @@ def _require_fitting(
 ) -> None:
     """Raises `HartError` unless a set was encoded with these weights, at these scales, with what the recipe needs."""
     there, text, by_class = encoded.settings, recipe.transformer.text, condition_of(recipe) == "label"
-    if recipe.views > 1:
+    if recipe.augmentations > 1:
         raise ConfigError(
-            f"TransformerRecipe.views is {recipe.views}, but {encoded.folder} holds each picture in one view: set "
-            "views = 1, or give the pictures that it was encoded from as data"
+            f"TransformerRecipe.augmentations is {recipe.augmentations}, but {encoded.folder} holds each image in one "
+            "version: set "
+            "augmentations = 1, or give the images that it was encoded from as data"
         )
-    if recipe.mistakes and not there["residual"]:
-        raise HartError(f"{encoded.folder} was encoded without residuals, which mistakes need: set mistakes = 0")
+    if recipe.code_corruption and not there["residual"]:
+        raise HartError(
+            f"{encoded.folder} was encoded without residuals, which code_corruption needs: set code_corruption = 0"
+        )
     fault = ""
-    if encoded.sides != recipe.transformer.scales:
+    if encoded.grid_sizes != recipe.transformer.scales:
         scales = list(recipe.transformer.scales)
-        fault = f"was encoded at the scales {list(encoded.sides)}, the recipe has {scales}: encode it with --scales"
+        fault = (
+            f"was encoded at the scales {list(encoded.grid_sizes)}, the recipe has {scales}: encode it with --scales"
+        )
     elif recipe.diffusion is not None and not there["residual"]:
         fault = "was encoded without residuals, which [diffusion] learns: encode it without --no-residual"
     elif by_class and bool((encoded.labels < 0).any()):
-        fault = "has pictures without a class number: encode a set in which all have one"
+        fault = "has images without a class number: encode a set in which all have one"
     elif not by_class and not encoded.has_text:
         fault = "holds no text features: encode the set again with --text-encoder"
     elif text is not None and there["text_instruction"] != recipe.text_instruction:

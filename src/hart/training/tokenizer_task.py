@@ -24,11 +24,11 @@ from hart.losses.config import PerceptualConfig
 from hart.losses.tokenizer_loss import pixel_loss, tokenizer_loss
 from hart.networks.perceptual import perceptual_loss
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
-from hart.tokenizer.quantizer import Mistakes, code_counts, codebook_usage
+from hart.tokenizer.quantizer import CodeCorruption, code_counts, codebook_usage
 from hart.training.config import TokenizerRecipe
 from hart.training.image_sources import TrainingData, image_source, kept_data
 from hart.training.randomness import CPU, generator_for, seed_of
-from hart.training.task import Engine, Origin, Part, Share, Task, image_row
+from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext, image_row
 
 SAMPLES = 8
 MODEL, DISCRIMINATOR = "model", "discriminator"
@@ -54,7 +54,7 @@ def start_from(recipe: TokenizerRecipe) -> HybridTokenizer:
 class TokenizerBatch:
     """Images (B, 3, H, W) in [-1, 1], which of the two latents the step decodes, and what the parts leave in it.
 
-    mistakes: makes codes of a discrete latent wrong, anew at each pass; None leaves them right.
+    code_corruption: makes codes of a discrete latent wrong, anew at each pass; None leaves them right.
     adversarial: how the tokenizer hears the discriminator; None before its start step, and without one.
     reconstruction: (B, 3, H, W) without gradient, what the discriminator's loss compares with the images.
     """
@@ -62,7 +62,7 @@ class TokenizerBatch:
     step: int
     image: Tensor
     discrete: bool
-    mistakes: Mistakes | None = None
+    code_corruption: CodeCorruption | None = None
     adversarial: AdversarialTerm | None = None
     reconstruction: Tensor | None = None
 
@@ -80,14 +80,14 @@ class TokenizerStage(Task):
         # channels-last lets the convolutions of CPUs and GPUs run without transposing
         self.module: HybridTokenizer = tokenizer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if recipe.decoder_only:
-            for part in (self.module.encoder, self.module.quant_conv, self.module.quantizer):
-                part.requires_grad_(False)
+            for optimized in (self.module.encoder, self.module.quant_conv, self.module.quantizer):
+                optimized.requires_grad_(False)
         sizes = recipe.tokenizer
         self._counts = torch.zeros(len(sizes.scales), sizes.codebook_size, dtype=torch.int64, device=device)
-        self._rests: list[Tensor] = []
+        self._residuals: list[Tensor] = []
         blocks = [*self.module.encoder.levels, *self.module.decoder.levels]
-        self.parts = {
-            MODEL: Part(
+        self.optimized = {
+            MODEL: OptimizedModule(
                 self.module,
                 recipe.optimizer,
                 blocks,
@@ -104,14 +104,14 @@ class TokenizerStage(Task):
         if (adversarial := recipe.adversarial) is not None:
             generator = generator_for(recipe.trainer.seed, "weights of the discriminator")
             self.discriminator = PatchDiscriminator(adversarial, generator).to(device)
-            part = Part(self.discriminator, adversarial.optimizer, start_step=adversarial.start_step)
-            self.parts[DISCRIMINATOR] = part
+            optimized = OptimizedModule(self.discriminator, adversarial.optimizer, start_step=adversarial.start_step)
+            self.optimized[DISCRIMINATOR] = optimized
 
     def perceptual_network(self, config: PerceptualConfig) -> nn.Module:
         """The frozen network of a perceptual loss, with its weights."""
         return perceptual_loss(config.kind, config.files)
 
-    def hear_discriminator(self, batches: Sequence[TokenizerBatch], engine: Engine) -> None:
+    def hear_discriminator(self, batches: Sequence[TokenizerBatch], train_context: TrainContext) -> None:
         """From the discriminator's start step on, give each share its adversarial term.
 
         All have the adaptive weight of the whole batch. Where a process computes its rows at once, it comes from the
@@ -125,12 +125,12 @@ class TokenizerStage(Task):
         last_layer = self.module.decoder.conv_out.weight
 
         def of_graph(loss: Tensor, scores: Tensor) -> Tensor:
-            return adaptive_weight(engine.mean(last_layer_gradients(loss, scores, last_layer)))
+            return adaptive_weight(train_context.mean(last_layer_gradients(loss, scores, last_layer)))
 
         term = AdversarialTerm(self.discriminator, adversarial.weight, of_graph)
         if len(batches) > 1:
             gradients = [self._last_layer_gradients(batch, term) for batch in batches]
-            known = adaptive_weight(engine.mean(torch.stack(gradients).mean(dim=0)))
+            known = adaptive_weight(train_context.mean(torch.stack(gradients).mean(dim=0)))
             term = AdversarialTerm(self.discriminator, adversarial.weight, lambda loss, scores: known)
         for batch in batches:
             batch.adversarial = term
@@ -138,18 +138,20 @@ class TokenizerStage(Task):
     def _last_layer_gradients(self, batch: TokenizerBatch, term: AdversarialTerm) -> Tensor:
         decoder = self.module.decoder
         with torch.no_grad():
-            latent = self.module.training_pass(batch.image, discrete=batch.discrete, mistakes=batch.mistakes).latent
+            latent = self.module.training_pass(
+                batch.image, discrete=batch.discrete, code_corruption=batch.code_corruption
+            ).latent
             features = decoder.features(self.module.post_quant_conv(latent))
         reconstruction = decoder.conv_out(features)
         loss, _ = pixel_loss(batch.image, reconstruction, self.perceptual, self.weights)
         return last_layer_gradients(loss, term.unweighted(reconstruction), decoder.conv_out.weight)
 
-    def loss(self, part: str, batch: TokenizerBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        if part == DISCRIMINATOR:
+    def loss(self, name: str, batch: TokenizerBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        if name == DISCRIMINATOR:
             assert self.discriminator is not None
             assert batch.reconstruction is not None
             return discriminator_loss(self.discriminator, batch.image, batch.reconstruction)
-        result = self.module.training_pass(batch.image, discrete=batch.discrete, mistakes=batch.mistakes)
+        result = self.module.training_pass(batch.image, discrete=batch.discrete, code_corruption=batch.code_corruption)
         reconstruction = self.module.decode_unclamped(result.latent)
         total, parts = tokenizer_loss(
             batch.image, reconstruction, result, self.perceptual, self.weights, batch.adversarial
@@ -157,19 +159,19 @@ class TokenizerStage(Task):
         if batch.adversarial is not None:
             batch.reconstruction = reconstruction.detach()
         self._counts += code_counts(result.quantized.indices, self.module.config.codebook_size)
-        self._rests.append(result.quantized.last_rest)
+        self._residuals.append(result.quantized.last_residual)
         parts["l1_discrete" if batch.discrete else "l1_continuous"] = parts.pop("reconstruction")
         return total, parts
 
     @torch.no_grad()
-    def after_step(self, share: Share, engine: Engine) -> dict[str, float]:
+    def after_step(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
         """At the end of each `usage_window`, say how each scale uses the codebook, and revive dead codes."""
-        rests, self._rests = self._rests, []
+        residuals, self._residuals = self._residuals, []
         figures: dict[str, float] = {}
-        window_ends = (share.step + 1) % self.recipe.usage_window == 0
-        if not window_ends and share.step + 1 < self.recipe.trainer.steps:
+        window_ends = (microbatch.step + 1) % self.recipe.usage_window == 0
+        if not window_ends and microbatch.step + 1 < self.recipe.trainer.steps:
             return figures
-        counts = engine.sum(self._counts).to("cpu", copy=True)
+        counts = train_context.sum(self._counts).to("cpu", copy=True)
         self._counts.zero_()
         usage = codebook_usage(counts)
         for k, (used, perplexity) in enumerate(zip(usage.used_share, usage.perplexity, strict=True)):
@@ -178,18 +180,18 @@ class TokenizerStage(Task):
             dead = (counts.sum(dim=0) == 0).nonzero().flatten()
             figures["dead_codes"] = len(dead)
             # the last third of training keeps the codebook as it is
-            if len(dead) and share.step < self.recipe.trainer.steps * 2 // 3:
-                self._revive(dead.to(self.device), torch.cat(rests), share, engine)
+            if len(dead) and microbatch.step < self.recipe.trainer.steps * 2 // 3:
+                self._revive(dead.to(self.device), torch.cat(residuals), microbatch, train_context)
         return figures
 
-    def _revive(self, dead: Tensor, rests: Tensor, share: Share, engine: Engine) -> None:
-        """Move codes onto random cells of the last scale's rest (B, D, n_K, n_K)."""
-        cells = engine.gather(rests).permute(0, 2, 3, 1).flatten(0, 2)
-        chosen = torch.randint(len(cells), (len(dead),), generator=share.generator("revived codes"))
+    def _revive(self, dead: Tensor, residuals: Tensor, microbatch: Microbatch, train_context: TrainContext) -> None:
+        """Move codes onto random vectors of the last scale's residual (B, D, n_K, n_K)."""
+        vectors = train_context.gather(residuals).permute(0, 2, 3, 1).flatten(0, 2)
+        chosen = torch.randint(len(vectors), (len(dead),), generator=microbatch.generator("revived codes"))
         codebook = self.module.quantizer.codebook.weight
-        codebook[dead] = cells[chosen.to(self.device)].float()
+        codebook[dead] = vectors[chosen.to(self.device)].float()
         assert isinstance(codebook, nn.Parameter)
-        engine.forget(codebook, dead)
+        train_context.reset_rows(codebook, dead)
 
 
 class TokenizerTask(TokenizerStage):
@@ -208,21 +210,25 @@ class TokenizerTask(TokenizerStage):
             found["perceptual network"] = Origin(fingerprint(self.perceptual), "weights")
         return found
 
-    def batch(self, share: Share) -> TokenizerBatch:
-        image = self.images.images(share, self.device)
-        coin = torch.rand((), generator=share.generator("which latent"))
+    def batch(self, microbatch: Microbatch) -> TokenizerBatch:
+        image = self.images.images(microbatch, self.device)
+        coin = torch.rand((), generator=microbatch.generator("which latent"))
         discrete = bool(coin < self.recipe.discrete_probability)
-        mistakes = None
-        if discrete and self.recipe.mistakes:
-            largest = torch.full((share.batch_size, 1), self.recipe.mistakes)
-            mistakes = Mistakes(largest, share.generator("mistakes"), share.rows)
-        return TokenizerBatch(share.step, image.contiguous(memory_format=torch.channels_last), discrete, mistakes)
+        code_corruption = None
+        if discrete and self.recipe.code_corruption:
+            largest = torch.full((microbatch.batch_size, 1), self.recipe.code_corruption)
+            code_corruption = CodeCorruption(largest, microbatch.generator("mistakes"), microbatch.rows)
+        return TokenizerBatch(
+            microbatch.step, image.contiguous(memory_format=torch.channels_last), discrete, code_corruption
+        )
 
-    def after_step(self, share: Share, engine: Engine) -> dict[str, float]:
-        return self.images.figures(share, engine, self.device) | super().after_step(share, engine)
+    def after_step(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
+        return self.images.figures(microbatch, train_context, self.device) | super().after_step(
+            microbatch, train_context
+        )
 
     def samples(self, step: int, module: nn.Module) -> dict[str, Image.Image]:
-        """The first pictures: as they are, from codes alone, and from codes with the exact rest."""
+        """The first images: as they are, from codes alone, and from codes with the exact residual."""
         assert isinstance(module, HybridTokenizer)
         image = self.images.first(SAMPLES).to(self.device)
         rebuilt = (module.reconstruct(image, discrete=discrete) for discrete in (True, False))

@@ -17,7 +17,7 @@ from torch import nn
 from hart.errors import HartError, Stopped
 from hart.training.checkpoint import MODEL_FOLDER, Identity, RunFolder
 from hart.training.config import StageRecipe
-from hart.training.distributed import Processes
+from hart.training.distributed import DistributedContext
 from hart.training.progress import Means, Speed, StepReport, measure_peak
 from hart.training.saved_state import DamagedError
 from hart.training.step import Stepper
@@ -34,7 +34,7 @@ class Trainer:
         task: Task,
         recipe: StageRecipe,
         folder: Path,
-        processes: Processes | None = None,
+        distributed: DistributedContext | None = None,
         *,
         macs: int = 0,
         on_step: Callable[[StepReport], None] | None = None,
@@ -42,9 +42,9 @@ class Trainer:
         on_note: Callable[[str], None] | None = None,
         accept_changes: bool = False,
     ) -> None:
-        """processes: by default those that the recipe and the launch ask for.
+        """distributed: by default those that the recipe and the launch ask for.
 
-        macs: multiply-accumulates of one picture's forward pass, for the MFU; 0 leaves it out.
+        macs: multiply-accumulates of one image's forward pass, for the MFU; 0 leaves it out.
         on_step, on_log: called in the main process after each step, and with the averages of each log line.
         on_note: called in the main process with what a person should know.
         accept_changes: go on although recipe, data or frozen networks are not those of the checkpoint; from then on
@@ -56,7 +56,7 @@ class Trainer:
         self.recipe = recipe
         self.config = recipe.trainer
         self.folder = folder
-        self.processes = processes or Processes(self.config)
+        self.distributed = distributed or DistributedContext(self.config)
         self.macs = macs
         self.on_step = on_step
         self.on_log = on_log
@@ -66,8 +66,8 @@ class Trainer:
         self.step = 0
         self.saved = 0
         """The step of the last checkpoint."""
-        self.stepper = Stepper(task, self.config, self.processes)
-        self.identity = Identity.of(type(recipe).stage, recipe, self.processes.from_main(lambda: task.sources))
+        self.stepper = Stepper(task, self.config, self.distributed)
+        self.identity = Identity.of(type(recipe).stage, recipe, self.distributed.from_main(lambda: task.sources))
         self._changes: list[str] = []
         state = self.run_folder.load(type(recipe).stage, lambda state: self._check(state, accept_changes))
         if state is not None:
@@ -75,8 +75,8 @@ class Trainer:
             self.means.sums, self.means.counts = state["sums"], state["counts"]
             self.step = self.saved = state["step"]
         # nobody may still be looking for the checkpoint
-        self.processes.wait()
-        if self.processes.main:
+        self.distributed.wait()
+        if self.distributed.main:
             with self.run_folder.writing("the recipe"):
                 folder.mkdir(parents=True, exist_ok=True)
             if state is not None and self._changes:
@@ -108,7 +108,7 @@ class Trainer:
             raise HartError(f"{self.folder}: its weights do not fit: {error}; choose another folder") from None
 
     def _note(self, message: str) -> None:
-        if self.processes.main and self.on_note is not None:
+        if self.distributed.main and self.on_note is not None:
             self.on_note(message)
 
     def run(self) -> None:
@@ -122,7 +122,7 @@ class Trainer:
             return
         log: RunLog | None = None
         try:
-            if self.processes.main:
+            if self.distributed.main:
                 with self.run_folder.writing("the log", LOG_FILE):
                     log = RunLog(self.recipe, self.folder, self.step, self._note)
             self.task.prepare()
@@ -143,14 +143,14 @@ class Trainer:
         while self.step < config.steps:
             batches = stop.unless_stopped(lambda: self.stepper.batches(self.step))
             # all stop at one step: those that wait for data give up, those that have some do not use it
-            if number := self.processes.largest(stop.number or 0):
+            if number := self.distributed.largest(stop.number or 0):
                 self._stop(number)
             assert batches is not None
             figures = self.stepper.step(self.step, batches)
             self.step += 1
             self.means.add(figures)
             report = speed.step(self.step, figures)
-            if self.processes.main and self.on_step is not None:
+            if self.distributed.main and self.on_step is not None:
                 self.on_step(report)
             last = self.step == config.steps
             if last or self.step % config.log_every == 0:
@@ -165,8 +165,8 @@ class Trainer:
         if not self.macs:
             return 0.0
         dtype = torch.bfloat16 if self.config.precision == "bfloat16" else torch.float32
-        one = self.config.peak_tflops * 1e12 or measure_peak(self.processes.device, dtype)
-        return one * self.processes.count
+        one = self.config.peak_tflops * 1e12 or measure_peak(self.distributed.device, dtype)
+        return one * self.distributed.count
 
     def _log(self, log: RunLog | None, report: StepReport) -> None:
         figures = self.means.take() | {"images_per_second": report.images_per_second}
@@ -183,23 +183,23 @@ class Trainer:
         module = self.stepper.averaged_module()
         if module is not None and log is not None:
             with torch.no_grad():
-                pictures = self.task.samples(self.step, module.to(self.processes.device))
-            with self.run_folder.writing("a sample picture", "samples"):
-                log.images(self.step, pictures)
-        self.processes.wait()
+                images = self.task.samples(self.step, module.to(self.distributed.device))
+            with self.run_folder.writing("a sample image", "samples"):
+                log.images(self.step, images)
+        self.distributed.wait()
 
     def _stop(self, number: int) -> NoReturn:
         if self.saved < self.step:
             self._save()
         kept = f"{self.run_folder.path(self.step)}; the same command goes on from there" if self.step else "nothing yet"
         # one process says it for all
-        raise Stopped("" if not self.processes.main else f"stopped after step {self.step}; kept: {kept}", number)
+        raise Stopped("" if not self.distributed.main else f"stopped after step {self.step}; kept: {kept}", number)
 
     def _restore_model(self) -> None:
         """Write the model of a finished run again where a file of it is gone."""
         folder = self.folder / MODEL_FOLDER
         whole = folder.is_dir() and all((folder / name).exists() for name in self._model_files)
-        if self.processes.largest(int(self.processes.main and not whole)):
+        if self.distributed.largest(int(self.distributed.main and not whole)):
             module = self.stepper.averaged_module()
             if module is not None:
                 self._note(f"{folder} was not whole: it is written again from the checkpoint")
@@ -226,4 +226,4 @@ class Trainer:
             state["model"] = self._save_model(module)
             self.run_folder.save(self.step, state)
         self.saved = self.step
-        self.processes.wait()
+        self.distributed.wait()

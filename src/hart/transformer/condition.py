@@ -1,4 +1,4 @@
-"""What the picture is conditioned on, as tokens in front of the image tokens.
+"""What the image is conditioned on, as tokens in front of the image tokens.
 
 The context stands in the place of scale 1's start token: its last position predicts the single token of
 scale 1. Text is S tokens; a class is one.
@@ -39,7 +39,7 @@ class EmbeddedContext:
         """(B,), where the context ends; image tokens count from here."""
         return self.position_ids[:, -1]
 
-    def part(self, rows: slice, tokens: slice = slice(None)) -> EmbeddedContext:
+    def rows_of(self, rows: slice, tokens: slice = slice(None)) -> EmbeddedContext:
         """Some rows of the batch, and some of their tokens, conditioned as they are."""
         return EmbeddedContext(
             self.tokens[rows, tokens],

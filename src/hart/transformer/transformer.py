@@ -46,10 +46,10 @@ class Conditioning:
     context: EmbeddedContext
     modulations: tuple[Tensor | None, ...]
 
-    def part(self, rows: slice, tokens: slice = slice(None)) -> Conditioning:
+    def rows_of(self, rows: slice, tokens: slice = slice(None)) -> Conditioning:
         """That of some rows of the batch, and of some of their tokens."""
         modulations = (None if m is None else m[rows] for m in self.modulations)
-        return Conditioning(self.context.part(rows, tokens), tuple(modulations))
+        return Conditioning(self.context.rows_of(rows, tokens), tuple(modulations))
 
 
 class ModulatedHead(nn.Module):
@@ -121,38 +121,42 @@ class HartTransformer(nn.Module):
         return tokens, rotation_1d(context.position_ids, self.head_width)
 
     def embed_scale(
-        self, k: int, scale_input: Tensor, conditioning: Conditioning, cells: Tensor | None = None
+        self, k: int, scale_input: Tensor, conditioning: Conditioning, positions: Tensor | None = None
     ) -> tuple[Tensor, Rotation | None]:
         """Tokens of scale k (0-based, k > 0) and their rotation.
 
         scale_input: (B, N, D), the running sum of the scales before, resized to this one.
-        cells: (B, M) raster positions that `scale_input` (B, M, D) holds, when it is not all N of them.
+        positions: (B, M) raster positions that `scale_input` (B, M, D) holds, when it is not all N of them.
         """
         tokens = self.embed_tokens(scale_input)
         tokens = tokens + self._level(k, tokens)
-        side = self.schedule.sides[k]
-        if cells is None:
-            cells = torch.arange(side * side, device=tokens.device).unsqueeze(0)
+        grid_size = self.schedule.grid_sizes[k]
+        if positions is None:
+            positions = torch.arange(grid_size * grid_size, device=tokens.device).unsqueeze(0)
         if self.positions is not None:
-            return tokens + self.positions[self.schedule.span(k)][cells], None
-        ratio = self.schedule.final_side / side
+            return tokens + self.positions[self.schedule.span(k)][positions], None
+        ratio = self.schedule.final_grid_size / grid_size
         start = conditioning.context.last_position.unsqueeze(1)
-        return tokens, rotation_2d(cells // side * ratio + start, cells % side * ratio + start, self.head_width)
+        return tokens, rotation_2d(
+            positions // grid_size * ratio + start, positions % grid_size * ratio + start, self.head_width
+        )
 
-    def forward(self, context: Context, teacher_forcing_input: Tensor, last_cells: Tensor | None = None) -> HartHidden:
+    def forward(
+        self, context: Context, teacher_forcing_input: Tensor, last_positions: Tensor | None = None
+    ) -> HartHidden:
         """All scales at once under the block-causal order, for training.
 
         teacher_forcing_input: (B, L - 1, D), see `hart.types.TokenMaps`.
-        last_cells: (B, M) raster positions of the last scale that are computed; None computes all.
+        last_positions: (B, M) raster positions of the last scale that are computed; None computes all.
         """
         conditioning = self.condition(context)
         scales = list(teacher_forcing_input.split(list(self.schedule.token_counts[1:]), dim=1))
-        if last_cells is not None:
-            scales[-1] = gather_tokens(scales[-1], last_cells)
+        if last_positions is not None:
+            scales[-1] = gather_tokens(scales[-1], last_positions)
         parts = [self.embed_context(conditioning)]
         for k, scale_input in enumerate(scales, start=1):
-            cells = last_cells if k == len(self.schedule) - 1 else None
-            parts.append(self.embed_scale(k, scale_input, conditioning, cells))
+            positions = last_positions if k == len(self.schedule) - 1 else None
+            parts.append(self.embed_scale(k, scale_input, conditioning, positions))
         segments = [tokens.shape[1] for tokens, _ in parts]
         rotations = [rotation for _, rotation in parts if rotation is not None]
         x = self._blocks(
@@ -165,7 +169,7 @@ class HartTransformer(nn.Module):
         return HartHidden(x[:, segments[0] - 1 :], (1, *segments[1:]), conditioning)
 
     def new_cache(self, batch: int) -> KVCache:
-        """An empty cache for the context and all scales of `batch` pictures."""
+        """An empty cache for the context and all scales of `batch` images."""
         capacity = self.context_tokens + self.schedule.total_tokens - 1
         weight = self.word_embed.weight
         return KVCache(
@@ -188,9 +192,9 @@ class HartTransformer(nn.Module):
         if null_rows == 0 or tokens == 1:
             return self._run_context(conditioning, cache)
         given, null = slice(0, rows - null_rows), slice(rows - null_rows, rows)
-        hidden = self._run_context(conditioning.part(given), cache.rows(given))
+        hidden = self._run_context(conditioning.rows_of(given), cache.rows(given))
         one = cache.for_one_token()
-        first = conditioning.part(slice(null.start, null.start + 1), slice(0, 1))
+        first = conditioning.rows_of(slice(null.start, null.start + 1), slice(0, 1))
         null_hidden = self._run_context(first, one)
         cache.rows(null).append_copies(one, tokens)
         cache.advance(tokens)
@@ -201,10 +205,10 @@ class HartTransformer(nn.Module):
         return self._blocks(tokens, rotation, conditioning, cache=cache)[:, -1:]
 
     def next_scale(
-        self, k: int, scale_input: Tensor, conditioning: Conditioning, cache: KVCache, cells: Tensor | None = None
+        self, k: int, scale_input: Tensor, conditioning: Conditioning, cache: KVCache, positions: Tensor | None = None
     ) -> Tensor:
         """Hidden states (B, N, C) of scale k; arguments as in `embed_scale`, earlier tokens in the cache."""
-        tokens, rotation = self.embed_scale(k, scale_input, conditioning, cells)
+        tokens, rotation = self.embed_scale(k, scale_input, conditioning, positions)
         return self._blocks(tokens, rotation, conditioning, cache=cache)
 
     def logits(self, hidden: Tensor, conditioning: Conditioning) -> Tensor:
@@ -244,7 +248,7 @@ class HartHidden:
         return self.hidden[:, -self.segments[-1] :]
 
 
-def gather_tokens(x: Tensor, cells: Tensor) -> Tensor:
-    """Rows `cells` (B, M) of x (B, N, ...)."""
-    index = cells.view(*cells.shape, *(1,) * (x.dim() - 2)).expand(*cells.shape, *x.shape[2:])
+def gather_tokens(x: Tensor, positions: Tensor) -> Tensor:
+    """Rows `positions` (B, M) of x (B, N, ...)."""
+    index = positions.view(*positions.shape, *(1,) * (x.dim() - 2)).expand(*positions.shape, *x.shape[2:])
     return x.gather(1, index)

@@ -33,7 +33,7 @@ def no_colours(_name: str, _objects: Sequence[Found]) -> list[str]:
 
 
 def said(prompt: ObjectPrompt, objects: Sequence[Found], colours: Sequence[str] | None = None) -> list[str]:
-    """Faults of a picture; colours: of its objects, most confident first."""
+    """Faults of an image; colours: of its objects, most confident first."""
     if colours is None:
         return faults(prompt, counted_objects(objects, prompt.tag), no_colours)
     order = sorted(objects, key=lambda item: -item.score)

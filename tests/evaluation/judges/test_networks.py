@@ -27,9 +27,9 @@ def logits(*rows: tuple[int, float]) -> torch.Tensor:
     return table.log()
 
 
-def blocks(*boxes: tuple[int, int, int, int], side: int = 8, sure: float = 50.0) -> torch.Tensor:
+def blocks(*boxes: tuple[int, int, int, int], image_size: int = 8, sure: float = 50.0) -> torch.Tensor:
     """Mask logits (Q, side, side): sure inside a box, sure outside."""
-    masks = torch.full((len(boxes), side, side), -sure)
+    masks = torch.full((len(boxes), image_size, image_size), -sure)
     for mask, (left, top, right, bottom) in zip(masks, boxes, strict=True):
         mask[top:bottom, left:right] = sure
     return masks
@@ -45,7 +45,7 @@ def test_instances_have_the_class_the_box_and_the_mask() -> None:
     assert found[0].mask is not None and int(found[0].mask.sum()) == 16
 
 
-def test_boxes_are_in_pixels_of_the_picture() -> None:
+def test_boxes_are_in_pixels_of_the_image() -> None:
     (item,) = instances(logits((0, 0.9)), blocks((2, 2, 6, 6)), NAMES, 32, 64)
     assert item.mask is not None and item.mask.shape == (64, 64)
     assert all(abs(got - wanted) <= 1 for got, wanted in zip(item.box, (16, 16, 48, 48), strict=True))
@@ -80,8 +80,8 @@ def test_names_of_classes() -> None:
         object_names({0: "dog"}, "x")
 
 
-def test_the_detector_is_fed_at_its_side(tmp_path: Path) -> None:
-    detector = Mask2FormerDetector(str(save_detector(tmp_path / "mask2former-tiny")), CPU, side=64)
+def test_the_detector_is_fed_at_its_image_size(tmp_path: Path) -> None:
+    detector = Mask2FormerDetector(str(save_detector(tmp_path / "mask2former-tiny")), CPU, image_size=64)
     assert detector.name == "mask2former-tiny" and len(detector.weights) == 64
     seen = []
     detector.network.register_forward_pre_hook(
@@ -119,8 +119,8 @@ def test_colours_are_the_nearest_words(tmp_path: Path) -> None:
         likeness = []
         for colour in COLOURS:
             texts = [wording.format(colour=colour, name="dog") for wording in WORDINGS]
-            words = [namer._words(text, return_tensors="pt")["input_ids"] for text in texts]
-            each = [model.get_text_features(word).pooler_output[0] for word in words]
+            tokens = [namer._tokenizer(text, return_tensors="pt")["input_ids"] for text in texts]
+            each = [model.get_text_features(word).pooler_output[0] for word in tokens]
             direction = torch.stack([vector / vector.norm() for vector in each]).mean(dim=0)
             likeness.append(torch.nn.functional.cosine_similarity(vectors, direction[None], dim=1))
     assert got == [COLOURS[i] for i in torch.stack(likeness, dim=1).argmax(dim=1).tolist()]

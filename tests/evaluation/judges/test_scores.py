@@ -12,7 +12,7 @@ from torchmetrics.multimodal import CLIPScore as TorchmetricsClipScore
 from transformers import AutoTokenizer, CLIPModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from clip_models import POSITIONS, SIDE, save_tiny_clip
+from clip_models import IMAGE_SIZE, POSITIONS, save_tiny_clip
 from hart.errors import HartError
 from hart.evaluation.judges.scores import ClipScore
 
@@ -27,19 +27,19 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def pixels() -> torch.Tensor:
-    shape = (len(PROMPTS), 3, SIDE, SIDE)
+    shape = (len(PROMPTS), 3, IMAGE_SIZE, IMAGE_SIZE)
     return torch.randint(256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
 class Processor:
-    """What torchmetrics asks of transformers' processor, for pictures of the right size."""
+    """What torchmetrics asks of transformers' processor, for images of the right size."""
 
     def __init__(self, source: str) -> None:
-        self.words = AutoTokenizer.from_pretrained(source)
+        self.tokenizer = AutoTokenizer.from_pretrained(source)
 
     def __call__(self, images: Any = None, text: Any = None, **options: Any) -> Any:
         if text is not None:
-            return self.words(text, **options)
+            return self.tokenizer(text, **options)
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
         return {"pixel_values": torch.stack([(image / 255 - mean) / std for image in images])}
 
@@ -61,15 +61,15 @@ class Towers(torch.nn.Module):
 
 def test_clip_score_is_that_of_torchmetrics(source: str, pixels: torch.Tensor) -> None:
     scorer = ClipScore(source, CPU)
-    assert (scorer.name, scorer.side) == ("CLIP score (clip-tiny)", SIDE)
+    assert (scorer.name, scorer.image_size) == ("CLIP score (clip-tiny)", IMAGE_SIZE)
     scores = scorer(pixels, PROMPTS)
     assert scores.dtype == torch.float64 and len(set(scores.tolist())) > 1
     metric = TorchmetricsClipScore(lambda: (Towers(source), Processor(source)))
     metric.eval()
     raw = []
     with torch.no_grad():
-        for picture, prompt in zip(pixels, PROMPTS, strict=True):
-            metric.update(picture, prompt)
+        for image, prompt in zip(pixels, PROMPTS, strict=True):
+            metric.update(image, prompt)
             raw.append(float(metric.score))
             metric.reset()
     # the metric sums what it has seen; below 0 we clamp each, it clamps the mean

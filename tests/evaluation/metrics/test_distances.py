@@ -20,7 +20,7 @@ from hart.evaluation.metrics.distances import (
     kernel_distance,
     precision_recall,
 )
-from hart.evaluation.metrics.figures import bootstrap_mean, few_pictures_warning
+from hart.evaluation.metrics.figures import bootstrap_mean, few_images_warning
 from helpers import random_tensor
 
 
@@ -40,7 +40,7 @@ def published_frechet_distance(x: Tensor, y: Tensor) -> float:
 
 @pytest.mark.parametrize(("n", "m"), [(300, 200), (40, 300), (300, 20)])
 def test_frechet_distance_is_the_published_one(n: int, m: int) -> None:
-    """Also where a covariance has no full rank: fewer pictures than the features are wide."""
+    """Also where a covariance has no full rank: fewer images than the features are wide."""
     x, y = correlated(n, 24, 1), 1.3 * correlated(m, 24, 2)
     assert frechet_distance(Gaussian.of(x), Gaussian.of(y)) == pytest.approx(published_frechet_distance(x, y), abs=1e-3)
 
@@ -67,7 +67,7 @@ def test_a_covariance_in_parts_is_that_of_the_whole(monkeypatch: pytest.MonkeyPa
 
 
 def squared_mmd(x: Tensor, y: Tensor) -> float:
-    """KID's estimate as its paper writes it: no picture is compared with itself."""
+    """KID's estimate as its paper writes it: no image is compared with itself."""
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         return (a.double() @ b.double().T / a.shape[1] + 1) ** 3
@@ -137,7 +137,7 @@ def test_precision_and_recall_are_what_their_paper_says(monkeypatch: pytest.Monk
     monkeypatch.setattr(distances, "MAX_DISTANCES", 70)
     parts = precision_recall(real, generated, neighbours=3)
     assert parts.precise.equal(found.precise) and parts.recalled.equal(found.recalled)
-    # generated pictures that are all alike are precise but recall little
+    # generated images that are all alike are precise but recall little
     alike = precision_recall(real, real[:1] + 0.01 * generated)
     assert alike.precise.all()
     assert alike.recalled.double().mean() < 0.2
@@ -171,14 +171,14 @@ def test_intervals_follow_from_the_generator_and_can_be_left_out() -> None:
     assert (none.low, none.high) == (None, None)
 
 
-def test_too_few_pictures_are_said() -> None:
+def test_too_few_images_are_said() -> None:
     one = torch.zeros(1, 4)
     for compute in (
         lambda: Gaussian.of(one),
         lambda: kernel_distance(one, one, torch.Generator()),
         lambda: precision_recall(one, one),
     ):
-        with pytest.raises(HartError, match=r"needs at least \d pictures, there are"):
+        with pytest.raises(HartError, match=r"needs at least \d images, there are"):
             compute()
-    assert "9,999 pictures, fewer than 10,000" in str(few_pictures_warning("FID", 9_999))
-    assert few_pictures_warning("FID", 10_000) == ()
+    assert "9,999 images, fewer than 10,000" in str(few_images_warning("FID", 9_999))
+    assert few_images_warning("FID", 10_000) == ()

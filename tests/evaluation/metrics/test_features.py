@@ -12,7 +12,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from hart.errors import HartError
 from hart.evaluation.metrics.features import EfficientNetLite0, Features, open_extractor
 from hart.networks.efficientnet import load_efficientnet_lite0
-from hart.networks.inception import SIDE, FidInception, resize_like_clean_fid, resize_like_tensorflow
+from hart.networks.inception import IMAGE_SIZE, FidInception, resize_like_clean_fid, resize_like_tensorflow
 
 CPU = torch.device("cpu")
 
@@ -38,7 +38,7 @@ def test_efficientnet_gives_features_and_classes(pixels: torch.Tensor) -> None:
     assert features.pooled.shape == (2, 1280)
     assert features.logits is not None and features.logits.shape == (2, 1000)
     assert features.spatial is None
-    smaller = EfficientNetLite0(CPU, side=64)
+    smaller = EfficientNetLite0(CPU, image_size=64)
     # other features, so another name; the weights are the same
     assert smaller.name == "efficientnet-lite0 at 64 px"
     assert smaller.weights == extractor.weights
@@ -63,11 +63,11 @@ def test_inception_gives_all_that_adm_reads(pixels: torch.Tensor, tmp_path: Path
     assert extractor.name == "inception-v3"
     assert features.spatial is not None and features.logits is not None
     assert [features.pooled.shape, features.spatial.shape, features.logits.shape] == [(2, 2048), (2, 2023), (2, 1008)]
-    torch.testing.assert_close(features.pooled, network(resize_like_tensorflow(pixels.float(), SIDE)).pooled)
+    torch.testing.assert_close(features.pooled, network(resize_like_tensorflow(pixels.float(), IMAGE_SIZE)).pooled)
     clean = open_extractor(f"inception-v3-clean:{tmp_path / 'fid.pth'}", CPU)
     # one network, other features: the names keep their figures apart
     assert (clean.name, clean.weights) == ("inception-v3-clean", extractor.weights)
-    torch.testing.assert_close(clean(pixels).pooled, network(resize_like_clean_fid(pixels, SIDE)).pooled)
+    torch.testing.assert_close(clean(pixels).pooled, network(resize_like_clean_fid(pixels, IMAGE_SIZE)).pooled)
     assert not torch.allclose(clean(pixels).pooled, features.pooled)
 
 
@@ -116,5 +116,5 @@ def test_another_networks_weights_are_refused(vision_models: Path) -> None:
 def test_parts_join_and_none_are_an_error() -> None:
     part = Features(torch.zeros(2, 3))
     assert len(Features.cat([part, part])) == 4
-    with pytest.raises(HartError, match="no pictures"):
+    with pytest.raises(HartError, match="no images"):
         Features.cat([])

@@ -1,4 +1,4 @@
-"""Figures of single pictures against their definitions."""
+"""Figures of single images against their definitions."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def written_out(x: Tensor, y: Tensor) -> Tensor:
     return values.view(-1, 3, *values.shape[2:]).mean(dim=(1, 2, 3))
 
 
-@pytest.mark.parametrize("side", [11, 16, 40])
-def test_ssim_is_its_definition(side: int) -> None:
+@pytest.mark.parametrize("size", [11, 16, 40])
+def test_ssim_is_its_definition(size: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    original = torch.randint(256, (3, 3, side, side), generator=generator, dtype=torch.uint8)
+    original = torch.randint(256, (3, 3, size, size), generator=generator, dtype=torch.uint8)
     noise = torch.randn(original.shape, generator=generator)
     image = (0.9 * original + 10 + 20 * noise).clamp(0, 255).byte()
     image[0] = original[0]

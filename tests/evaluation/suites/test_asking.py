@@ -77,7 +77,7 @@ def test_geneval_scores_are_means_over_tasks() -> None:
     tags = ["single_object", "counting", "counting", "counting"]
     right = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0]], dtype=torch.bool)
     rows = geneval.scores(tags, right, "judge", torch.Generator().manual_seed(0), resamples=50)
-    share, once = "right pictures (judge)", "prompts with a right picture (judge)"
+    share, once = "right images (judge)", "prompts with a right image (judge)"
     assert list(rows) == ["overall", "single object", "counting"]
     assert rows["counting"][share].value == pytest.approx(3 / 12)
     assert rows["counting"][once].value == pytest.approx(2 / 3)
@@ -132,7 +132,7 @@ def test_parts_are_said(models: Path, tmp_path: Path) -> None:
         assert any(said in note for note in notes) is part
 
 
-def test_verdicts_are_kept_for_the_same_picture_question_and_judge(models: Path, tmp_path: Path) -> None:
+def test_verdicts_are_kept_for_the_same_image_question_and_judge(models: Path, tmp_path: Path) -> None:
     calls: list[int] = []
 
     def judge(numbers: list[int]) -> list[Number]:
@@ -144,7 +144,7 @@ def test_verdicts_are_kept_for_the_same_picture_question_and_judge(models: Path,
         found = asked(models, tmp_path, *(texts or ("a cat", "a dog")), per_prompt=2)
         verdicts = found.verdicts(Number, {"judge": facts}, judge, 3)
         (lines,) = found.lines(verdicts).values()
-        assert [line["picture"] for line in lines] == [f"{i:06d}.png" for i in range(4)]
+        assert [line["image"] for line in lines] == [f"{i:06d}.png" for i in range(4)]
         return list(calls)
 
     assert again() == [0, 1, 2, 3]
@@ -161,17 +161,17 @@ def test_verdicts_are_kept_for_the_same_picture_question_and_judge(models: Path,
             again()
 
 
-def test_each_picture_has_a_seed_of_its_own(models: Path, tmp_path: Path) -> None:
-    drawn = asked(models, tmp_path, "a cat", per_prompt=3, seed=5).drawn
+def test_each_image_has_a_seed_of_its_own(models: Path, tmp_path: Path) -> None:
+    generated = asked(models, tmp_path, "a cat", per_prompt=3, seed=5).generated
     expected = HartPipeline.from_pretrained(str(models / "text"), device="cpu")(["a cat"] * 3, seed=5).images
     for number, image in enumerate(expected):
-        with Image.open(drawn.path(number)) as written:
+        with Image.open(generated.path(number)) as written:
             assert written.tobytes() == image.tobytes()
 
 
 def test_class_models_are_refused(tmp_path: Path) -> None:
     save_tiny_class_model(tmp_path / "text")
-    with pytest.raises(HartError, match="draws from words"):
+    with pytest.raises(HartError, match="generates from text"):
         asked(tmp_path, tmp_path / "out", "a cat")
 
 
@@ -187,17 +187,17 @@ def test_geneval_end_to_end(models: Path, tmp_path: Path) -> None:
     values = json.loads((out / "figures.json").read_text())
     assert list(values["figures"]) == ["overall", "single object", "colours"]
     assert set(values["figures"]["overall"]) == {
-        "right pictures (mask2former-tiny, clip-tiny)",
-        "prompts with a right picture (mask2former-tiny, clip-tiny)",
+        "right images (mask2former-tiny, clip-tiny)",
+        "prompts with a right image (mask2former-tiny, clip-tiny)",
     }
-    assert values["counts"]["prompts"] == 2 and values["counts"]["drawn"] == 4
-    assert values["settings"]["detector_side"] == 64 and values["settings"]["confidence"] == 0.3
+    assert values["counts"]["prompts"] == 2 and values["counts"]["generated"] == 4
+    assert values["settings"]["detector_image_size"] == 64 and values["settings"]["confidence"] == 0.3
     verdicts = lines(out / "verdicts.jsonl")
     assert [v["prompt"] for v in verdicts] == [line["prompt"] for line in PROMPT_LINES for _ in range(2)]
     assert all(v["correct"] or v["reason"] for v in verdicts)
     page = (out / "table.md").read_text()
     assert "## Published: paper, Table 2" in page and "IF-XL" in page
-    assert (out / "drawn.png").exists()
+    assert (out / "generated.png").exists()
     # nothing is drawn or judged again
     before = (out / "verdicts.jsonl").stat().st_mtime_ns, (out / "images" / "000000.png").stat().st_mtime_ns
     again = run(*arguments)
@@ -215,7 +215,7 @@ def test_dpg_end_to_end(models: Path, tmp_path: Path) -> None:
     values = json.loads((out / "figures.json").read_text())
     assert list(values["figures"]) == ["overall", "global", "entity", "attribute"]
     assert set(values["figures"]["overall"]) == {"score (blip-tiny)"}
-    assert values["counts"] == {"prompts": 2, "drawn": 4, "questions": 3}
+    assert values["counts"] == {"prompts": 2, "generated": 4, "questions": 3}
     verdicts = lines(out / "verdicts.jsonl")
     assert [v["item"] for v in verdicts] == ["x1", "x1", "x2", "x2"]
     answer = verdicts[0]["answers"][1]

@@ -72,8 +72,8 @@ def app(monkeypatch: pytest.MonkeyPatch) -> typer.Typer:
 
 def test_a_declaration_is_a_command(app: typer.Typer, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    for side in (4, 8, 12):
-        Image.new("RGB", (side, side)).save(tmp_path / f"{side:02d}.png")
+    for image_size in (4, 8, 12):
+        Image.new("RGB", (image_size, image_size)).save(tmp_path / f"{image_size:02d}.png")
 
     def run(*given: Any) -> Any:
         arguments = ["count", "--data", tmp_path, "--out", out, *given]
@@ -112,7 +112,7 @@ def test_the_reference_lists_every_option_of_every_suite() -> None:
     page = reference()
     for name in CORE:
         assert f"## {name}\n" in page
-    assert "| `--smooth/--no-smooth` | `None` | " in page and "| `--data` | required | " in page
+    assert "| `--gumbel-smoothing/--no-gumbel-smoothing` | `None` | " in page and "| `--data` | required | " in page
     assert "| `--batch-size` | `(1, 8)` | " in page
 
 

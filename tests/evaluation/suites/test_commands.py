@@ -11,8 +11,8 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from hart.cli import app
+from image_files import write_captioned_folder
 from models import save_tiny_text_model
-from picture_files import write_captioned_folder
 
 
 def run(*arguments: Any) -> Result:
@@ -43,13 +43,13 @@ def test_tokenizer(model: Path, tmp_path: Path) -> None:
                  "--scales", "1,2,4,8", "--limit", 5, "--resamples", 2, "--device", "cpu", "--out", out)  # fmt: skip
     values = figures(result, out)
     assert set(values["figures"]) == {"discrete", "hybrid"}
-    assert values["counts"] == {"pictures": 5, "damaged": 0}
+    assert values["counts"] == {"images": 5, "damaged": 0}
     assert values["settings"]["scales"] == [1, 2, 4, 8]
     columns = set(values["figures"]["hybrid"])
     assert {"PSNR, dB", "SSIM", "distance (efficientnet-lite0)", "rFID (efficientnet-lite0)"} < columns
     assert "fewer than 10,000" in result.stderr
     with Image.open(out / "reconstructions.png") as sheet:
-        # five groups of three pictures (input, discrete, hybrid), enlarged to about 128 px
+        # five groups of three images (input, discrete, hybrid), enlarged to about 128 px
         assert sheet.width % (3 * (128 + 4) + 4) == 0
 
 
@@ -84,8 +84,8 @@ def test_generation_goes_on_after_a_stop(model: Path, tmp_path: Path) -> None:
     arguments = ("generation", "--model", model, "--data", tmp_path / "set", "--split", "train", "--limit", 5,
                  "--resamples", 2, "--device", "cpu", "--out", out)  # fmt: skip
     values = figures(run(*arguments), out)
-    assert values["counts"] == {"drawn": 5, "references": 7, "damaged": 0}
-    names = {name.removesuffix(" (efficientnet-lite0)") for name in values["figures"]["drawn"]}
+    assert values["counts"] == {"generated": 5, "references": 7, "damaged": 0}
+    names = {name.removesuffix(" (efficientnet-lite0)") for name in values["figures"]["generated"]}
     assert names == {"FID", "KID", "precision", "recall", "Inception Score"}
     plan = json.loads((out / "images" / "plan.json").read_text())
     assert len(plan["prompts"]) == 5 and all(" of " in prompt for prompt in plan["prompts"])

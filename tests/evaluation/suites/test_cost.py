@@ -39,7 +39,7 @@ def test_counts_and_measures_random_weights(text: bool, published: str, tmp_path
     assert values["figures"]["total"]["GMACs as the paper seems to count"]["value"] == printed_macs(config) / 1e9
     for batch in (1, 2):
         row = values["figures"][f"batch {batch} (cpu, float32)"]
-        assert row["pictures a second"]["value"] == pytest.approx(batch / row["seconds"]["value"])
+        assert row["images a second"]["value"] == pytest.approx(batch / row["seconds"]["value"])
     assert values["settings"]["weights"] == "random"
     assert published in (out / "table.md").read_text()
 

@@ -41,14 +41,18 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures only."""
+    """Images only."""
     path = tmp_path_factory.mktemp("reference") / "batch.npz"
     np.savez(path, np.random.default_rng(0).integers(256, size=(6, 16, 16, 3), dtype=np.uint8))
     return path
 
 
 def adm_figures(
-    real: Features, drawn: Features, mean: np.ndarray, covariance: np.ndarray, spatial: tuple[np.ndarray, np.ndarray]
+    real: Features,
+    generated: Features,
+    mean: np.ndarray,
+    covariance: np.ndarray,
+    spatial: tuple[np.ndarray, np.ndarray],
 ) -> dict[str, float]:
     """What evaluations/evaluator.py of guided-diffusion computes, without its half precision, in plain numpy."""
 
@@ -61,19 +65,19 @@ def adm_figures(
     def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return (a**2).sum(axis=1)[:, None] - 2 * a @ b.T + (b**2).sum(axis=1)
 
-    assert drawn.logits is not None and drawn.spatial is not None
-    odds = np.exp(drawn.logits.double().numpy())
+    assert generated.logits is not None and generated.spatial is not None
+    odds = np.exp(generated.logits.double().numpy())
     odds /= odds.sum(axis=1, keepdims=True)
     scores = []
     for start in range(0, len(odds), 5000):
         part = odds[start : start + 5000]
         scores.append(np.exp((part * (np.log(part) - np.log(part.mean(axis=0)))).sum(axis=1).mean()))
-    a, b = real.pooled.double().numpy(), drawn.pooled.double().numpy()
+    a, b = real.pooled.double().numpy(), generated.pooled.double().numpy()
     radii_a, radii_b = (np.partition(squared_distances(x, x), 3, axis=1)[:, 3] for x in (a, b))
     between = squared_distances(a, b)
     return {
         "FID": frechet(b, mean, covariance),
-        "sFID": frechet(drawn.spatial.double().numpy(), *spatial),
+        "sFID": frechet(generated.spatial.double().numpy(), *spatial),
         "Inception Score": float(np.mean(scores)),
         "precision": float((between <= radii_a[:, None]).any(axis=0).mean()),
         "recall": float((between <= radii_b).any(axis=1).mean()),
@@ -82,18 +86,18 @@ def adm_figures(
 
 def test_figures_are_those_of_the_published_evaluator() -> None:
     """To 1e-3, of given features: more of them than the score takes at a time, statistics of a larger set than the
-    pictures beside them."""
+    images beside them."""
     whole, whole_spatial = random_tensor(900, 12, seed=1) @ random_tensor(12, 12, seed=2), random_tensor(900, 8, seed=3)
     real = Features(whole[:300], whole_spatial[:300], random_tensor(300, 10))
-    drawn = Features(
+    generated = Features(
         1.1 * random_tensor(5200, 12, seed=4) @ random_tensor(12, 12, seed=2) + 0.3,
         random_tensor(5200, 8, seed=5) + 0.2,
         3 * random_tensor(5200, 10, seed=6),
     )
     statistics = [(x.mean(axis=0), np.cov(x, rowvar=False)) for x in (whole.double().numpy(), whole_spatial.numpy())]
-    expected = adm_figures(real, drawn, *statistics[0], statistics[1])
+    expected = adm_figures(real, generated, *statistics[0], statistics[1])
     pooled, spatial = (Gaussian.from_covariance(*map(torch.from_numpy, pair)) for pair in statistics)
-    ours = all_figures(real, drawn, "net", torch.Generator().manual_seed(0), 0, SetStatistics(pooled, spatial))
+    ours = all_figures(real, generated, "net", torch.Generator().manual_seed(0), 0, SetStatistics(pooled, spatial))
     for name, value in expected.items():
         assert ours[f"{name} (net)"].value == pytest.approx(value, abs=1e-3), name
     assert 0.1 < expected["recall"] < 1 and expected["FID"] > 1
@@ -110,7 +114,7 @@ def test_draws_writes_and_measures_and_goes_on_after_a_stop(model: Path, referen
     columns = {name.removesuffix(f" ({NAME})") for name in values["figures"]["samples"]}
     assert columns == {"FID", "KID", "precision", "recall", "Inception Score"}
     assert values["settings"]["sampling"] == {
-        "guidance_scale": 1.5, "top_k": 900, "top_p": 0.96, "smooth": False, "rounds": 1,
+        "guidance_scale": 1.5, "top_k": 900, "top_p": 0.96, "gumbel_smoothing": False, "maskgit_steps": 1,
         "diffusion_steps": None, "discrete_only": False,
     }  # fmt: skip
     for said in ("fewer than 10,000", "of 50,000 of 256 px", "6 classes"):
@@ -176,7 +180,7 @@ def test_statistics_beside_the_reference_are_what_fid_is_to(tmp_path: Path, monk
     assert "Inception Score (inception-v3)" in row
     # features of another network have nothing to do with these statistics
     other = run(*arguments, "--features", NAME)
-    assert figures(other, out)["settings"]["fid_to"] == "pictures of the reference"
+    assert figures(other, out)["settings"]["fid_to"] == "images of the reference"
     assert "statistics are of inception-v3" in other.stderr
 
 
@@ -195,7 +199,7 @@ def test_bad_input_is_one_line(model: Path, reference: Path, tmp_path: Path) -> 
     for given, said in (
         ((), "give either --model"),
         (("--model", model, "--samples", reference), "give either --model"),
-        (("--model", save_tiny_text_model(tmp_path / "text")), "this model draws from words"),
+        (("--model", save_tiny_text_model(tmp_path / "text")), "this model generates from text"),
         (("--model", model, "--limit", 3), "figures need at least 4"),
         (("--samples", tmp_path / "absent.npz"), "no such file"),
     ):

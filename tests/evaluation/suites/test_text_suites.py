@@ -22,9 +22,9 @@ from hart.evaluation.published_files import at_hand, cached_file
 from hart.evaluation.suites.coco import open_coco
 from hart.evaluation.suites.imagenet import REFERENCE, open_reference
 from hart.evaluation.suites.mjhq import open_mjhq
-from judge_models import save_words
+from image_files import numbered
+from judge_models import save_text_tokenizer
 from models import save_tiny_class_model, save_tiny_text_model
-from picture_files import numbered
 from reward_models import SIZES, random_state
 
 CATEGORIES = ("animals", "logo")
@@ -88,25 +88,25 @@ def test_mjhq_overall_and_by_category_goes_on_after_a_stop(
 ) -> None:
     out, reward = tmp_path / "out", tmp_path / "ImageReward.pt"
     torch.save(random_state(SIZES), reward)
-    save_words(tmp_path / "words")
+    save_text_tokenizer(tmp_path / "words")
     # the published file has 447 million weights
     monkeypatch.setattr(scores, "ImageReward", partial(scores.ImageReward, sizes=SIZES))
     arguments = ("mjhq", "--model", model, "--data", mjhq, "--features", "efficientnet-lite0", "--clip", clip, "--hps",
-                 clip, "--image-reward", reward, "--image-reward-words", tmp_path / "words", "--reference-size", 16,
+                 clip, "--image-reward", reward, "--image-reward-tokenizer", tmp_path / "words", "--reference-size", 16,
                  "--limit", 9, "--resamples", 2, "--device", "cpu", "--out",
                  out)  # fmt: skip
     result = run(*arguments)
     values = figures(result, out)
-    assert set(values["figures"]) == {"drawn", *CATEGORIES}
+    assert set(values["figures"]) == {"generated", *CATEGORIES}
     assert {
         FID, "KID (efficientnet-lite0)", "CLIP score (clip-tiny)", "HPS v2 (clip-tiny)", "ImageReward",
     } == set(values["figures"]["logo"])  # fmt: skip
-    assert "precision (efficientnet-lite0)" in values["figures"]["drawn"]
-    assert values["counts"] == {"drawn": 9, "references": 10, "damaged": 0}
-    # as published: the drawn code itself, with the model's own guidance
-    assert values["settings"]["sampling"]["smooth"] is False
+    assert "precision (efficientnet-lite0)" in values["figures"]["generated"]
+    assert values["counts"] == {"generated": 9, "references": 10, "damaged": 0}
+    # as published: the sampled code itself, with the model's own guidance
+    assert values["settings"]["sampling"]["gumbel_smoothing"] is False
     assert any("guidance 4.5; which guidance the published" in note for note in values["notes"])
-    assert "fewer than 10,000" in result.stderr and "this set has 10 pictures in 2 categories" in result.stderr
+    assert "fewer than 10,000" in result.stderr and "this set has 10 images in 2 categories" in result.stderr
     table = (out / "table.md").read_text()
     assert "| HART 1024 | 732M | 1024 | 5.38 | 29.09 |" in table
     plan = json.loads((out / "images" / "plan.json").read_text())
@@ -117,11 +117,11 @@ def test_mjhq_overall_and_by_category_goes_on_after_a_stop(
     assert (out / "images" / "000002.png").stat().st_mtime_ns == kept
 
 
-def test_a_category_is_compared_with_its_own_pictures(mjhq: Path) -> None:
+def test_a_category_is_compared_with_its_own_images(mjhq: Path) -> None:
     benchmark = open_mjhq(mjhq, 4, 1)
     assert len(benchmark.prompts) == 4 and sorted(benchmark.categories) == ["animals"] * 2 + ["logo"] * 2
     assert all(prompt.startswith(name) for prompt, name in zip(benchmark.prompts, benchmark.categories, strict=True))
-    # fewer prompts, but all pictures of the set
+    # fewer prompts, but all images of the set
     assert len(benchmark.references) == 10
     for row in range(10):
         sample = benchmark.references.read(row)
@@ -147,22 +147,22 @@ def test_the_archive_serves_as_well_as_the_folder(mjhq: Path, coco: Path, tmp_pa
         assert [again.references.read(row).image for row in range(len(again.references))] == expected
 
 
-def test_coco_draws_a_caption_each_of_different_pictures(model: Path, clip: Path, coco: Path, tmp_path: Path) -> None:
+def test_coco_draws_a_caption_each_of_different_images(model: Path, clip: Path, coco: Path, tmp_path: Path) -> None:
     prompts = open_coco(coco, None, 0).prompts
-    # seven of eight pictures have captions; the line's end is no part of them
+    # seven of eight images have captions; the line's end is no part of them
     assert len({prompt[-1] for prompt in prompts}) == 7 and all(prompt == prompt.strip() for prompt in prompts)
     assert open_coco(coco, None, 1).prompts != prompts
     out = tmp_path / "out"
     arguments = ("coco", "--model", model, "--data", coco, "--features", "efficientnet-lite0", "--clip", clip,
                  "--limit", 6, "--resamples", 0, "--device", "cpu", "--out", out)  # fmt: skip
     values = figures(run(*arguments), out)
-    assert values["counts"] == {"drawn": 6, "references": 8, "damaged": 0}
+    assert values["counts"] == {"generated": 6, "references": 8, "damaged": 0}
     assert values["settings"]["compared_size"] == 256
-    assert set(values["figures"]) == {"drawn"}
-    assert values["figures"]["drawn"]["CLIP score (clip-tiny)"]["value"] >= 0
-    assert figures(run(*arguments, "--clip", "none", "--smooth", "--out", tmp_path / "other"), tmp_path / "other")[
-        "settings"
-    ]["sampling"]["smooth"]
+    assert set(values["figures"]) == {"generated"}
+    assert values["figures"]["generated"]["CLIP score (clip-tiny)"]["value"] >= 0
+    assert figures(
+        run(*arguments, "--clip", "none", "--gumbel-smoothing", "--out", tmp_path / "other"), tmp_path / "other"
+    )["settings"]["sampling"]["gumbel_smoothing"]
 
 
 def test_weights_beside_the_set_serve_by_their_public_names(model: Path, mjhq: Path, tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_weights_beside_the_set_serve_by_their_public_names(model: Path, mjhq: P
     result = run("mjhq", "--model", model, "--data", mjhq, "--features", "efficientnet-lite0", "--reference-size", 16,
                  "--limit", 8, "--resamples", 0, "--discrete-only", "--device", "cpu", "--out", out)  # fmt: skip
     values = figures(result, out)
-    assert "CLIP score (clip-vit-large-patch14)" in values["figures"]["drawn"]
+    assert "CLIP score (clip-vit-large-patch14)" in values["figures"]["generated"]
     # the paper's Table 5, right: without residual tokens
     assert values["settings"]["sampling"]["discrete_only"] is True
     assert "| 1024 px | 5.73 | 5.38 |" in (out / "table.md").read_text()
@@ -195,7 +195,7 @@ def test_where_public_weights_lie(tmp_path: Path) -> None:
     [
         (("mjhq", "--limit", "7"), "give --limit 8 or more"),
         (("coco", "--limit", "3"), "give --limit 4 or more"),
-        (("coco", "--limit", "8"), "the set has 7 pictures with captions"),
+        (("coco", "--limit", "8"), "the set has 7 images with captions"),
         (("mjhq", "--clip", "/absent"), "CLIP score '/absent': transformers cannot load it"),
         (("coco", "--image-reward", "/absent.pt"), "/absent.pt: no such file: fetch it from https://huggingface.co/"),
     ],

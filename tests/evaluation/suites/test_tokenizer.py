@@ -1,4 +1,4 @@
-"""Suite `tokenizer`: figures of single pictures against their definitions, and what the whole suite reports."""
+"""Suite `tokenizer`: figures of single images against their definitions, and what the whole suite reports."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from hart.evaluation.metrics.features import open_extractor
 from hart.evaluation.metrics.images import psnr, ssim
 from hart.evaluation.suites.base import Context
 from hart.evaluation.suites.tokenizer import PSNR, SUITE, TokenizerOptions, schedule_for
+from hart.grids import ScaleSchedule
 from hart.networks.perceptual import perceptual_loss
-from hart.scales import ScaleSchedule
 from helpers import tiny_tokenizer_config
+from image_files import encoded_image
 from models import save_tiny_text_model
-from picture_files import picture
 
 CPU = torch.device("cpu")
 SIZE, SCALES = 16, (1, 2, 4, 8)
@@ -32,12 +32,12 @@ def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "set"
     folder.mkdir()
     for number in range(6):
-        (folder / f"{number}.png").write_bytes(picture((40 * number, 100, 200 - 30 * number), (SIZE, SIZE)))
+        (folder / f"{number}.png").write_bytes(encoded_image((40 * number, 100, 200 - 30 * number), (SIZE, SIZE)))
         (folder / f"{number}.txt").write_text(str(number))
     return folder
 
 
-def test_figures_are_those_of_the_8_bit_pictures(folder: Path, tmp_path: Path) -> None:
+def test_figures_are_those_of_the_8_bit_images(folder: Path, tmp_path: Path) -> None:
     model = save_tiny_text_model(tmp_path / "model")
     options = TokenizerOptions(
         model=str(model), data=str(folder), split="train", size=SIZE, scales=SCALES, batch_size=4, resamples=3,
@@ -63,7 +63,7 @@ def test_figures_are_those_of_the_8_bit_pictures(folder: Path, tmp_path: Path) -
             assert figures["rFID (efficientnet-lite0)"] == pytest.approx(fid, rel=1e-2)
             assert result.figures[kind][PSNR].low is not None
             assert result.figures[kind]["rKID (efficientnet-lite0)"].deviation is not None
-    assert result.counts == {"pictures": len(images), "damaged": 0}
+    assert result.counts == {"images": len(images), "damaged": 0}
     assert result.extractor == {"name": "efficientnet-lite0", "weights_sha256": extractor.weights}
     (note,) = result.notes
     assert "fewer than 10,000" in note
@@ -77,9 +77,9 @@ def test_figures_are_those_of_the_8_bit_pictures(folder: Path, tmp_path: Path) -
         {"discrete: SSIM": torch.tensor([20.0, torch.nan])},
         {"discrete: pooled": torch.ones(2, 3)},
     ],
-    ids=["a name is missing", "of other pictures", "no number", "another width"],
+    ids=["a name is missing", "of other images", "no number", "another width"],
 )
-def test_kept_numbers_that_are_not_of_these_pictures_are_named(
+def test_kept_numbers_that_are_not_of_these_images_are_named(
     values: dict[str, torch.Tensor | None], folder: Path, tmp_path: Path
 ) -> None:
     options = TokenizerOptions(
@@ -96,19 +96,19 @@ def test_kept_numbers_that_are_not_of_these_pictures_are_named(
         SUITE(Context(options, tmp_path / "out"))
 
 
-@pytest.mark.parametrize(("size", "side"), [(256, 16), (512, 32), (1024, 64)])
-def test_published_sizes_need_no_scales(size: int, side: int) -> None:
+@pytest.mark.parametrize(("size", "grid_size"), [(256, 16), (512, 32), (1024, 64)])
+def test_published_sizes_need_no_scales(size: int, grid_size: int) -> None:
     config = tiny_tokenizer_config().replace(channel_multipliers=(1, 1, 1, 1, 1))
-    assert schedule_for(config, size).final_side == side
+    assert schedule_for(config, size).final_grid_size == grid_size
 
 
 def test_scales_that_do_not_fit_are_refused() -> None:
     config = tiny_tokenizer_config()
-    assert schedule_for(config, 16, (1, 3, 8)).sides == (1, 3, 8)
+    assert schedule_for(config, 16, (1, 3, 8)).grid_sizes == (1, 3, 8)
     for size, scales, said in (
         (15, None, "give a multiple of 2 px"),
         (8, None, "at least 11 px"),
-        (16, (1, 2, 7), "scales end at 7: pictures of 16 px have a latent of 8 x 8"),
+        (16, (1, 2, 7), "scales end at 7: images of 16 px have a latent of 8 x 8"),
         (16, (2, 8), "starts at 1"),
     ):
         with pytest.raises(HartError, match=said):

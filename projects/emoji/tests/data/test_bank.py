@@ -14,7 +14,7 @@ from tiny import save_model
 
 
 def write(folder: Path, model: Path, count: int, part: str = "1/1") -> int:
-    return write_bank(folder, count, model=str(model), seed=0, part=part, progress=lambda *_: None).pictures
+    return write_bank(folder, count, model=str(model), seed=0, part=part, progress=lambda *_: None).images
 
 
 def test_scenes_are_encoded_and_the_set_can_be_made_longer(

@@ -66,7 +66,7 @@ def test_skin_tones_are_told_and_weigh_little_and_mixed_ones_are_left_out(tmp_pa
     assert not any("skin" in caption for caption in hands["noto-waving-hand"]["captions"])
 
 
-def test_held_out_pictures_have_their_concept_in_training(
+def test_held_out_images_have_their_concept_in_training(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "HELD_OUT_STYLES", 0.8)
@@ -86,7 +86,7 @@ def test_drawing_that_two_concepts_share_is_never_held_out(monkeypatch: pytest.M
     monkeypatch.setattr(plan, "HELD_OUT_STYLES", 1.0)
     flags = [Concept("flag-norway", "flag: Norway", "flags"), Concept("flag-bouvet", "flag: Bouvet", "flags")]
     icons = [Icon(flag, "a", None, "<svg/>") for flag in flags] + [Icon(flag, "b", None, flag.slug) for flag in flags]
-    assert {picture.key: picture.held_out for picture in plan.plan_pictures(icons, seed=0)} == {
+    assert {image.key: image.held_out for image in plan.plan_images(icons, seed=0)} == {
         "a-flag-norway": None,
         "a-flag-bouvet": None,
         "b-flag-norway": "style",
@@ -101,7 +101,7 @@ def test_two_builds_are_alike_byte_by_byte(tmp_path: Path, cache: Path) -> None:
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
 
 
-def test_leaving_a_style_out_moves_no_other_picture_to_the_other_split(tmp_path: Path, cache: Path) -> None:
+def test_leaving_a_style_out_moves_no_other_image_to_the_other_split(tmp_path: Path, cache: Path) -> None:
     build_emoji(tmp_path / "all", size=16, cache=cache)
     build_emoji(tmp_path / "few", size=16, cache=cache, styles=[s for s in build.STYLES if s != "fxemoji"])
     everything, few = read(tmp_path / "all"), read(tmp_path / "few")
@@ -109,7 +109,7 @@ def test_leaving_a_style_out_moves_no_other_picture_to_the_other_split(tmp_path:
     assert all(everything[key]["split"] == record["split"] for key, record in few.items())
 
 
-def test_held_out_pictures_alone_are_those_of_the_whole_set(
+def test_held_out_images_alone_are_those_of_the_whole_set(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "HELD_OUT_STYLES", 0.5)
@@ -206,7 +206,7 @@ def test_render_keeps_proportions_and_reports_blank_or_broken_documents() -> Non
     assert wide.getpixel((8, 1)) == (255, 255, 255)
     assert wide.getpixel((8, 8)) == (255, 0, 0)
     assert render('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"></svg>', 16) is None
-    assert render("this is no picture", 16) is None
+    assert render("this is no image", 16) is None
 
 
 def test_missing_npm_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,9 +70,9 @@ def test_sides_and_numbers_are_true(scenes: EmojiScenes) -> None:
                 told["sided"] += 1
             number = next((n for n, words in NUMBERS.items() if text.startswith(words)), None)
             if number is not None:
-                side = 0.3 if number > 4 else 0.45
+                size = 0.3 if number > 4 else 0.45
                 share = painted(image).mean()
-                assert share < number * side**2, text
+                assert share < number * size**2, text
                 told["counted"] += 1
     assert min(told.values()) > 5
 

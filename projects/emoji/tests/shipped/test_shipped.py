@@ -74,7 +74,7 @@ def toml(name: str, table: dict[str, Any]) -> str:
 def test_a_pack_holds_the_set(tmp_path: Path) -> None:
     save_images(tmp_path / "set", 5)
     sizes = pack.write_pack(str(tmp_path / "set"), tmp_path / "pack", split="train", size=8)
-    assert set(sizes) > {"pictures.safetensors", "perceptual.safetensors", "site/efficientnet_lite_pytorch/model.py"}
+    assert set(sizes) > {"images.safetensors", "perceptual.safetensors", "site/efficientnet_lite_pytorch/model.py"}
     assert sizes["perceptual.safetensors"] < 4e6
     ours, theirs = pack.read_pack(tmp_path / "pack"), pack.open_dataset(tmp_path / "set", "train", 8)
     rows = [theirs.texts.index(text) for text in ours.texts]
@@ -82,7 +82,7 @@ def test_a_pack_holds_the_set(tmp_path: Path) -> None:
     assert torch.equal(ours.pixels, theirs.pixels[rows]) and torch.equal(ours.weights, theirs.weights[rows])
 
 
-def test_pictures_of_a_concept_share_a_sheet(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_of_a_concept_share_a_sheet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pack, "WIDEST", 2)
     rows = (("b", "x"), ("a", None), ("b", "a"), ("b", None))
     records = [{"concept": name, "style": "noto", "skin_tone": tone} for name, tone in rows]

@@ -128,7 +128,7 @@ def test_agreement(model: Path, data: Path, tmp_path: Path) -> None:
     assert values["counts"]["free"] == 3
     # every concept is among the nearest twenty of thirteen
     for group in ("names seen", "synonyms never seen", "style x concept never seen", "free prompts"):
-        assert rows[f"{group}: drawn"][f"right concept in the nearest 20 {COLUMN}"]["value"] == 1
+        assert rows[f"{group}: generated"][f"right concept in the nearest 20 {COLUMN}"]["value"] == 1
     # a held-out rendering is the nearest to itself: style and tone are right, and chance is not
     for group, column in (
         ("style x concept", f"right style {COLUMN}"),
@@ -137,7 +137,7 @@ def test_agreement(model: Path, data: Path, tmp_path: Path) -> None:
         own, chance = (rows[f"{group} never seen: {row}"][column]["value"]
                        for row in ("the rendering itself", "chance"))  # fmt: skip
         assert own == 1 and chance < 0.5
-    assert {"names seen: codes", "names seen: codes and exact rest"} < set(rows)
+    assert {"names seen: codes", "names seen: codes and exact residual"} < set(rows)
     assert "names seen: the rendering itself" not in rows
     sheets = {"names.png", "synonyms.png", "styles.png", "tones.png", "free.png"}
     assert sheets <= {path.name for path in out.iterdir()}
@@ -170,7 +170,7 @@ def test_sampling(model: Path, data: Path, tmp_path: Path) -> None:
     assert list(some["figures"]) == ["discrete-only", "diffusion-steps-1"]
     columns = {name.split(" (")[0] for name in some["figures"]["discrete-only"]}
     top = {f"right concept in the nearest {n}" for n in (1, 5, 20)}
-    assert columns == {"FID", "KID", "precision", "recall", "right style", "seconds a picture"} | top
+    assert columns == {"FID", "KID", "precision", "recall", "right style", "seconds an image"} | top
     plans = [json.loads((tmp_path / name / "images" / "plan.json").read_text()) for name in some["figures"]]
     assert plans[0]["prompts"] == plans[1]["prompts"]
     assert plans[0]["sampling"]["discrete_only"] and plans[1]["sampling"]["diffusion_steps"] == 1
@@ -191,14 +191,14 @@ def test_copies(model: Path, data: Path, tmp_path: Path) -> None:
     )
     column = "pixel distance (32 px), nearer than 95% of held-out"
     assert set(values["figures"]) == {
-        "drawn: names seen",
-        "drawn: style x concept never seen",
+        "generated: names seen",
+        "generated: style x concept never seen",
         "held-out renderings",
-        "training pictures through the tokenizer",
+        "training images through the tokenizer",
     }
     assert values["figures"]["held-out renderings"][column]["value"] <= 0.25  # of four, at most the nearest
     column = "pixel distance (32 px), as near as 95% of copies"
-    assert values["figures"]["training pictures through the tokenizer"][column]["value"] >= 0.75
+    assert values["figures"]["training images through the tokenizer"][column]["value"] >= 0.75
     with Image.open(out / "styles.png") as styles:
         assert styles.width > 7 * 128
     assert (out / "nearest.png").exists()

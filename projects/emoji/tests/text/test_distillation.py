@@ -29,7 +29,7 @@ from hart_emoji.text.retrieval import accuracy, read_synonyms, retrieve
 from hart_emoji.text.teacher import SentenceTeacher
 
 TEACHER_TEXT = (
-    "[PAD] [UNK] [CLS] [SEP] the dog cat puppy red apple a face skin tone dark with and emoji style noto picture of "
+    "[PAD] [UNK] [CLS] [SEP] the dog cat puppy red apple a face skin tone dark with and emoji style noto image of "
     "an ##s car ##ness friend in young animal d o g c t p u y r e l f s k i n h w m j b v x z q"
 )
 TEACHER_PIECES = TEACHER_TEXT.split()

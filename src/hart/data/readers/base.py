@@ -18,11 +18,11 @@ from hart.data.splits import divide
 from hart.errors import HartError
 
 Read = tuple[Note, bytes]
-"""What is said about a picture, and its encoded image."""
+"""What is said about an image, and its encoded image."""
 
 
 class Listed(NamedTuple):
-    """What must be known of every picture before the first is read. name: which decides the split, if the hash does."""
+    """What must be known of every image before the first is read. name: which decides the split, if the hash does."""
 
     label: int | str | None = None
     weight: float = 1.0
@@ -72,7 +72,7 @@ class RowReader(ABC):
         self._places = array("q", places) if places and isinstance(places[0], int) else places
         self._labels = numbers
         self.weights: Tensor = torch.tensor(weights, dtype=torch.float32)
-        self.description = f"{title}: {len(self)} pictures{self.remark}"
+        self.description = f"{title}: {len(self)} images{self.remark}"
 
     @abstractmethod
     def records(self) -> Iterator[tuple[Any, Callable[[], Listed] | str]]:

@@ -1,4 +1,4 @@
-"""Folders: pictures with captions beside them, or a folder per class (ImageFolder)."""
+"""Folders: images with captions beside them, or a folder per class (ImageFolder)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ IMAGE_SUFFIXES = frozenset({"webp", "png", "jpg", "jpeg", "bmp"})
 
 
 @dataclass(frozen=True, slots=True)
-class PictureFile:
-    """A picture in a folder, small since there may be millions.
+class FolderImage:
+    """An image in a folder, small since there may be millions.
 
     notes: names of the files beside it, one of a kind. fault: why it cannot be used; empty for none.
     """
@@ -44,11 +44,11 @@ class PictureFile:
             raise DamagedSample(one_line(error)) from None
 
 
-def list_pictures(folder: Path) -> Iterator[PictureFile]:
-    """Every picture below a folder, in order of path; hidden files and folders are left out.
+def list_images(folder: Path) -> Iterator[FolderImage]:
+    """Every image below a folder, in order of path; hidden files and folders are left out.
 
     Linked folders are followed, but for one that leads back to a folder that it lies in. A folder that cannot be
-    listed stands in the place of its pictures, with its fault.
+    listed stands in the place of its images, with its fault.
     """
     # a stack, since folders can lie deeper in each other than functions can call each other
     waiting: list[tuple[Path, frozenset[tuple[int, int]], str]] = [(folder, frozenset(), "")]
@@ -62,9 +62,9 @@ def list_pictures(folder: Path) -> Iterator[PictureFile]:
             with os.scandir(place) as entries:
                 names = {entry.name: _is_folder(entry) for entry in entries if not entry.name.startswith(".")}
         except OSError as error:
-            yield PictureFile(place, fault=f"this folder cannot be listed ({error.strerror})")
+            yield FolderImage(place, fault=f"this folder cannot be listed ({error.strerror})")
             continue
-        yield from _pictures_among(place, sorted(name for name, is_folder in names.items() if not is_folder), fault)
+        yield from _images_among(place, sorted(name for name, is_folder in names.items() if not is_folder), fault)
         folders = sorted((name for name, is_folder in names.items() if is_folder), reverse=True)
         waiting += [(place / name, within, fault or text_fault(name)) for name in folders]
 
@@ -91,7 +91,7 @@ class FolderReader(RowReader):
         self.remark = f" of {len(classes)} classes" if classes else ""
         inside = split_folder(path, split)
         self._root = inside or path
-        self._files = list(list_pictures(self._root))
+        self._files = list(list_images(self._root))
         if inside is None:
             names = [file.path.relative_to(path).with_suffix("").as_posix() for file in self._files]
             ours, note = divide(names, split, str(path))
@@ -99,22 +99,22 @@ class FolderReader(RowReader):
             self.remark += note
         super().__init__(f"{self.title} {path} ({split})", classes=classes)
 
-    def records(self) -> Iterator[tuple[PictureFile, Callable[[], Listed] | str]]:
+    def records(self) -> Iterator[tuple[FolderImage, Callable[[], Listed] | str]]:
         for file in self._files:
             yield file, file.fault or partial(self.facts, file)
         del self._files
 
-    def facts(self, file: PictureFile) -> Listed:
+    def facts(self, file: FolderImage) -> Listed:
         # only a .json can hold a weight, and the order of a whole epoch needs all of them
         return Listed(weight=file.read_notes({"json"}).weight if "json" in file.note_files() else 1.0)
 
-    def name(self, place: PictureFile) -> str:
+    def name(self, place: FolderImage) -> str:
         return shown(str(place.path))
 
-    def read_record(self, place: PictureFile) -> Read:
+    def read_record(self, place: FolderImage) -> Read:
         return place.read_notes(), read_sample_image(place.path)
 
-    def mark(self, place: PictureFile, label: int | None) -> tuple[str | bytes, ...]:
+    def mark(self, place: FolderImage, label: int | None) -> tuple[str | bytes, ...]:
         notes: list[str | bytes] = []
         for suffix, path in place.note_files().items():
             try:
@@ -142,20 +142,20 @@ class ClassFolderReader(FolderReader):
             roots = [path / name for name in sorted(siblings) if (path / name).is_dir()]
         classes = sorted({folder.name for root in roots for folder in root.iterdir() if _is_class(folder, root)})
         if not classes:
-            raise HartError(f"{path} ({split}): no folders to take as classes: put the pictures of a class in a folder")
+            raise HartError(f"{path} ({split}): no folders to take as classes: put the images of a class in a folder")
         self._numbers = {name: number for number, name in enumerate(classes)}
         super().__init__(path, split, tuple(classes))
 
-    def facts(self, file: PictureFile) -> Listed:
+    def facts(self, file: FolderImage) -> Listed:
         place = file.path.relative_to(self._root).parts
         if len(place) < 2:
             raise DamagedSample("lies outside the class folders")
         return Listed(self._numbers[place[0]])
 
-    def read_record(self, place: PictureFile) -> Read:
+    def read_record(self, place: FolderImage) -> Read:
         return Note(), read_sample_image(place.path)
 
-    def mark(self, place: PictureFile, label: int | None) -> tuple[str | bytes, ...]:
+    def mark(self, place: FolderImage, label: int | None) -> tuple[str | bytes, ...]:
         return place.path.relative_to(self._root).as_posix(), str(label), mark_image(place.path)
 
 
@@ -173,8 +173,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _pictures_among(place: Path, names: Sequence[str], fault: str) -> Iterator[PictureFile]:
-    """The pictures among the files of a folder, each with its notes; suffixes in upper or lower case.
+def _images_among(place: Path, names: Sequence[str], fault: str) -> Iterator[FolderImage]:
+    """The images among the files of a folder, each with its notes; suffixes in upper or lower case.
 
     fault: of the folder's own name.
     """
@@ -191,7 +191,7 @@ def _pictures_among(place: Path, names: Sequence[str], fault: str) -> Iterator[P
         reason = f"its name {named}" if (named := fault or text_fault(name)) else ""
         if twice := [files for files in own.values() if len(files) > 1]:
             reason = f"two notes of one kind lie beside it: {', '.join(twice[0])}"
-        yield PictureFile(place / name, tuple(files[0] for files in own.values()), reason)
+        yield FolderImage(place / name, tuple(files[0] for files in own.values()), reason)
 
 
 def _parts(name: str) -> tuple[str, str]:

@@ -25,7 +25,7 @@ READ_ROWS = 1000
 class HuggingFaceReader(RowReader):
     """A split of a data set: "hf:OWNER/NAME", "hf:OWNER/NAME:CONFIG", or a folder written by `save_to_disk`.
 
-    Images stay encoded until a picture is read. A `ClassLabel` column gives the class names.
+    Images stay encoded until an image is read. A `ClassLabel` column gives the class names.
     """
 
     digest_kind = "Hugging Face"

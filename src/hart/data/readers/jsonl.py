@@ -1,4 +1,4 @@
-"""JSON lines: a picture's path and its captions or label on each line."""
+"""JSON lines: an image's path and its captions or label on each line."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from hart.files import MEBIBYTE, FileError, open_regular, parse_json
 class JsonlReader(RowReader):
     """Lines such as {"image": "a/b.png", "caption": "a cat"}; paths are relative to the file's folder.
 
-    Only where each line begins is kept in memory; a line is read again when its picture is.
+    Only where each line begins is kept in memory; a line is read again when its image is.
     """
 
     digest_kind = "JSON lines"
     digests_classes = True
 
     def __init__(self, file: Path, columns: Columns, split: str | None = None) -> None:
-        """split: keep only the pictures that belong to it by the hash of their name; None keeps all."""
+        """split: keep only the images that belong to it by the hash of their name; None keeps all."""
         self._file = file
         self._columns = columns
         self._fields: set[str] = set()

@@ -18,7 +18,7 @@ from hart.errors import HartError
 from hart.files import require_regular
 
 READ_ROWS = 16
-"""Rows decoded at a time: pictures are large."""
+"""Rows decoded at a time: images are large."""
 
 
 class ParquetStream(StreamReader):

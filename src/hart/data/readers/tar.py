@@ -36,7 +36,7 @@ TAR_FAULTS = (tarfile.TarError, FileError, EOFError, OSError, ValueError, Overfl
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A picture inside a shard: where its image lies, and what is said about it."""
+    """An image inside a shard: where its image lies, and what is said about it."""
 
     shard: Path
     name: str
@@ -47,7 +47,7 @@ class Member:
 
 
 class TarReader(RowReader):
-    """The pictures of local shards; those with the same name but for the suffix belong together.
+    """The images of local shards; those with the same name but for the suffix belong together.
 
     A shard that breaks off counts as one damage; what comes before is good.
     """
@@ -99,7 +99,7 @@ class TarStream(StreamReader):
         with _opened(shard) as stream:
             try:
                 with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_StrictHeader) as tar:
-                    yield from _first_of_each_name(shard, _groups(tar, lambda member: _content(tar, member, "picture")))
+                    yield from _first_of_each_name(shard, _groups(tar, lambda member: _content(tar, member, "image")))
             except TAR_FAULTS as error:
                 if isinstance(error, HartError) and not isinstance(error, FileError):
                     raise
@@ -134,7 +134,7 @@ def local_path(shard: str) -> Path:
 class _Group:
     """Members that follow each other and have the same name but for the suffix.
 
-    image: the member that is the picture. notes: contents by suffix. fault: why they cannot be used; empty for none.
+    image: the member that is the image. notes: contents by suffix. fault: why they cannot be used; empty for none.
     """
 
     name: str
@@ -144,7 +144,7 @@ class _Group:
     fault: str = ""
 
     @property
-    def is_picture(self) -> bool:
+    def is_image(self) -> bool:
         return self.image is not None or bool(self.fault)
 
     def read(self) -> Read:
@@ -154,7 +154,7 @@ class _Group:
         return read_notes(self.notes), self.content
 
     def has_same(self, other: _Group) -> bool:
-        """Whether both have a picture, or a note of one kind, or something is wrong with one of them."""
+        """Whether both have an image, or a note of one kind, or something is wrong with one of them."""
         twice = self.image is not None and other.image is not None
         return twice or not self.notes.keys().isdisjoint(other.notes) or bool(self.fault or other.fault)
 
@@ -220,7 +220,7 @@ def _add(
     elif suffix in group.notes:
         group.fault = f"two .{suffix} of this name"
     elif is_image and group.image is not None:
-        group.fault = "two pictures of this name"
+        group.fault = "two images of this name"
     elif is_image:
         group.image, group.content = member, read(member)
     else:
@@ -244,7 +244,7 @@ def _first_of_each_name(shard: str, groups: Iterator[_Group]) -> Iterator[tuple[
     seen: dict[str, bool] = {}
     for group in groups:
         before = seen.get(group.name)
-        seen[group.name] = bool(before) or group.is_picture
+        seen[group.name] = bool(before) or group.is_image
         if seen[group.name]:
             yield shown(f"{shard}:{group.name}"), group.read if before is None else TWICE
 
@@ -253,7 +253,7 @@ def _list_shard(shard: Path) -> Iterator[tuple[Member | str, Callable[[], Listed
     """What lies in a shard, as `TarReader.records` gives it.
 
     What lies scattered, as in an archive of a folder as it stood, is brought together by name; but where a name brings
-    a second picture or note of one kind, only its first group stands, as for who reads one after the other.
+    a second image or note of one kind, only its first group stands, as for who reads one after the other.
     """
     groups: defaultdict[str, list[_Group]] = defaultdict(list)
     try:
@@ -264,7 +264,7 @@ def _list_shard(shard: Path) -> Iterator[tuple[Member | str, Callable[[], Listed
     except TAR_FAULTS as error:
         yield str(shard), _broken_off(error)
     for name, (first, *later) in groups.items():
-        if not any(group.is_picture for group in (first, *later)):
+        if not any(group.is_image for group in (first, *later)):
             continue
         if any(one.has_same(other) for one, other in itertools.combinations((first, *later), 2)):
             yield from ((f"{shard}:{name}", TWICE) for _ in later)
@@ -272,7 +272,7 @@ def _list_shard(shard: Path) -> Iterator[tuple[Member | str, Callable[[], Listed
             for other in later:
                 first.image = first.image or other.image
                 first.notes |= other.notes
-        if not first.is_picture:
+        if not first.is_image:
             continue
         try:
             note, _ = first.read()
@@ -288,9 +288,9 @@ def _list_shard(shard: Path) -> Iterator[tuple[Member | str, Callable[[], Listed
 
 
 def _within(member: tarfile.TarInfo, size: int) -> bytes:
-    """Nothing is read but the place. Raises `tarfile.ReadError` for a picture that ends after the shard does."""
+    """Nothing is read but the place. Raises `tarfile.ReadError` for an image that ends after the shard does."""
     if member.offset_data + member.size > size:
-        raise tarfile.ReadError("it breaks off inside a picture")
+        raise tarfile.ReadError("it breaks off inside an image")
     return b""
 
 
@@ -310,7 +310,7 @@ def _opened(shard: str) -> BinaryIO | Any:
 
 
 def _require_arrival(shard: str, stream: Any, broken: bool) -> None:
-    """A download that failed is no damage to skip: another run would see other pictures. Raises `HartError`."""
+    """A download that failed is no damage to skip: another run would see other images. Raises `HartError`."""
     from webdataset.gopen import Pipe
 
     if not isinstance(stream, Pipe):

@@ -1,4 +1,4 @@
-"""Answers to questions about pictures: BLIP (Li et al., 2022) tuned for visual question answering, by transformers.
+"""Answers to questions about images: BLIP (Li et al., 2022) tuned for visual question answering, by transformers.
 
 DPG-Bench was published with mPLUG-large, which transformers does not have: scores by BLIP are other scores.
 """
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 
-from hart.networks.pretrained import Frozen, load_frozen, load_words, short_name
+from hart.networks.pretrained import Frozen, load_frozen, load_text_tokenizer, short_name
 
 MOST_TOKENS = 20
 """Of an answer; yes is one."""
@@ -25,15 +25,15 @@ class BlipAnswers(Frozen):
 
         network = load_frozen(BlipForQuestionAnswering, source, "answerer")
         super().__init__(network, short_name(source), device)
-        self._words = load_words(source, "answerer")
-        side = int(self.network.config.vision_config.image_size)
-        self._images = BlipImageProcessorPil(size={"height": side, "width": side})
+        self._tokenizer = load_text_tokenizer(source, "answerer")
+        image_size = int(self.network.config.vision_config.image_size)
+        self._images = BlipImageProcessorPil(size={"height": image_size, "width": image_size})
 
     @torch.inference_mode()
     def __call__(self, image: Image.Image, questions: Sequence[str]) -> list[str]:
         """One short answer, in small letters, to each question; greedy."""
         pixels = self._images(image, return_tensors="pt")["pixel_values"].to(self.device)
-        tokens: list[list[int]] = self._words(list(questions), truncation=True)["input_ids"]
+        tokens: list[list[int]] = self._tokenizer(list(questions), truncation=True)["input_ids"]
         answers = [""] * len(questions)
         # Only questions of one length go together: BLIP's decoder attends to padding.
         for length in {len(row) for row in tokens}:
@@ -45,6 +45,6 @@ class BlipAnswers(Frozen):
                 num_beams=1,
                 max_new_tokens=MOST_TOKENS,
             )
-            for number, text in zip(rows, self._words.batch_decode(out, skip_special_tokens=True), strict=True):
+            for number, text in zip(rows, self._tokenizer.batch_decode(out, skip_special_tokens=True), strict=True):
                 answers[number] = text.strip().lower()
         return answers

@@ -47,7 +47,7 @@ class DensePrompt:
 
 @dataclass(frozen=True)
 class Judged:
-    """Of one picture, in the order of the questions. yes: the answers. counted: after the rule of dependence."""
+    """Of one image, in the order of the questions. yes: the answers. counted: after the rule of dependence."""
 
     yes: tuple[bool, ...]
     counted: tuple[bool, ...]

@@ -1,10 +1,10 @@
-"""Objects in pictures, by Mask2Former (Cheng et al., 2022) read as mmdetection reads it, and their colours, by CLIP.
+"""Objects in images, by Mask2Former (Cheng et al., 2022) read as mmdetection reads it, and their colours, by CLIP.
 
 GenEval was published with mmdetection's own training of Mask2Former Swin-S on COCO instances, which transformers cannot
 load; the authors' weights of the same network are the nearest. Size, normalisation, scores and boxes follow
 mmdetection's test settings, and not transformers' post-processing, which resizes to 384 px and takes no boxes.
 
-Shapes: B pictures, Q queries, C classes, h w mask logits.
+Shapes: B images, Q queries, C classes, h w mask logits.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hart.networks.pretrained import (
     IMAGENET_STD,
     Frozen,
     load_frozen,
-    load_words,
+    load_text_tokenizer,
     normalised,
     short_name,
 )
@@ -33,7 +33,7 @@ WORDINGS = ("a photo of a {colour} {name}", "a photo of a {colour}-colored {name
 GREY = (153, 153, 153)
 """What surrounds the object, #999."""
 
-SIDE = 800
+IMAGE_SIZE = 800
 """Pixels that the detector sees, as mmdetection tests."""
 MOST_INSTANCES = 100
 ALIASES = {
@@ -51,9 +51,9 @@ ALIASES = {
 
 
 class Mask2FormerDetector(Frozen):
-    """source: folder or hub id. side: pictures are square and are resized to it, in pixels."""
+    """source: folder or hub id. image_size: images are square and are resized to it, in pixels."""
 
-    def __init__(self, source: str, device: torch.device, side: int = SIDE) -> None:
+    def __init__(self, source: str, device: torch.device, image_size: int = IMAGE_SIZE) -> None:
         """Raises `HartError` for what cannot be loaded, or does not tell COCO's 80 classes."""
         from transformers import Mask2FormerForUniversalSegmentation
 
@@ -63,25 +63,25 @@ class Mask2FormerDetector(Frozen):
             raise missing_package("scipy", "evaluate") from None
         network = load_frozen(Mask2FormerForUniversalSegmentation, source, "detector")
         super().__init__(network, short_name(source), device)
-        self.side = side
+        self.image_size = image_size
         self._names = object_names(self.network.config.id2label, source)
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image]) -> list[list[Found]]:
-        """Objects of each picture, all square and of one size, with a score above `CONFIDENCE`."""
-        side = images[0].width
-        pixels = torch.stack([pil_to_pixels(image, side) for image in images]).to(self.device).float()
+        """Objects of each image, all square and of one size, with a score above `CONFIDENCE`."""
+        image_size = images[0].width
+        pixels = torch.stack([pil_to_pixels(image, image_size) for image in images]).to(self.device).float()
         # bilinear without smoothing, as OpenCV resizes for mmdetection
-        x = F.interpolate(pixels, size=(self.side, self.side), mode="bilinear", align_corners=False)
+        x = F.interpolate(pixels, size=(self.image_size, self.image_size), mode="bilinear", align_corners=False)
         out = self.network(pixel_values=normalised(x / 255, IMAGENET_MEAN, IMAGENET_STD))
         return [
-            instances(classes, masks, self._names, self.side, side)
+            instances(classes, masks, self._names, self.image_size, image_size)
             for classes, masks in zip(out.class_queries_logits, out.masks_queries_logits, strict=True)
         ]
 
 
-def instances(classes: Tensor, masks: Tensor, names: Mapping[int, str], seen: int, side: int) -> list[Found]:
-    """Objects of one picture of `side` px that the detector saw at `seen` px, as mmdetection takes them.
+def instances(classes: Tensor, masks: Tensor, names: Mapping[int, str], seen: int, image_size: int) -> list[Found]:
+    """Objects of one image of `image_size` px that the detector saw at `seen` px, as mmdetection takes them.
 
     classes: (Q, C + 1) logits, the last of "nothing". masks: (Q, h, w) logits. names: of the classes that count.
     The score is the class's probability times the mean probability of the mask's pixels; the box is the mask's.
@@ -95,7 +95,7 @@ def instances(classes: Tensor, masks: Tensor, names: Mapping[int, str], seen: in
         if score <= CONFIDENCE or label not in names:
             continue
         logits = masks[query][None, None]
-        for size in (seen, side):
+        for size in (seen, image_size):
             logits = F.interpolate(logits, size=(size, size), mode="bilinear", align_corners=False)
         mask = logits[0, 0] > 0
         if not mask.any():
@@ -132,9 +132,11 @@ class ClipColours(Frozen):
         from transformers import CLIPImageProcessorPil, CLIPModel
 
         super().__init__(load_frozen(CLIPModel, source, "clip"), short_name(source), device)
-        self._words = load_words(source, "clip")
-        side = int(self.network.config.vision_config.image_size)
-        self._images = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+        self._tokenizer = load_text_tokenizer(source, "clip")
+        image_size = int(self.network.config.vision_config.image_size)
+        self._images = CLIPImageProcessorPil(
+            size={"shortest_edge": image_size}, crop_size={"height": image_size, "width": image_size}
+        )
         self._directions: dict[str, Tensor] = {}
 
     @torch.inference_mode()
@@ -149,7 +151,7 @@ class ClipColours(Frozen):
         """(10, D): the mean direction of the wordings for each colour of a class."""
         if name not in self._directions:
             texts = [wording.format(colour=colour, name=name) for colour in COLOURS for wording in WORDINGS]
-            tokens = self._words(texts, padding=True, return_tensors="pt").to(self.device)
+            tokens = self._tokenizer(texts, padding=True, return_tensors="pt").to(self.device)
             out = self.network.get_text_features(tokens["input_ids"], attention_mask=tokens["attention_mask"])
             directions = F.normalize(out.pooler_output, dim=1).view(len(COLOURS), len(WORDINGS), -1)
             self._directions[name] = F.normalize(directions.mean(dim=1), dim=1)

@@ -1,4 +1,4 @@
-"""How well a picture fits its words, or how people would like it: one number a picture and prompt, from given weights.
+"""How well an image fits its words, or how people would like it: one number an image and prompt, from given weights.
 
 Shapes: B batch.
 """
@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from hart.evaluation.drawing import DrawnPictures
+from hart.evaluation.generated_images import GeneratedImages
 from hart.evaluation.suites.base import Progress
 from hart.networks.image_reward import (
     MOST_TOKENS,
@@ -22,12 +22,20 @@ from hart.networks.image_reward import (
     RewardSizes,
     load_image_reward,
 )
-from hart.networks.pretrained import CLIP_MEAN, CLIP_STD, Frozen, load_frozen, load_words, normalised, short_name
+from hart.networks.pretrained import (
+    CLIP_MEAN,
+    CLIP_STD,
+    Frozen,
+    load_frozen,
+    load_text_tokenizer,
+    normalised,
+    short_name,
+)
 
 
 class Scorer(Protocol):
-    """Pictures and their prompts to numbers. name: for column heads, with what it depends on. weights: SHA-256 in hex.
-    side: of the pictures that it takes."""
+    """Images and their prompts to numbers. name: for column heads, with what it depends on. weights: SHA-256 in hex.
+    image_size: of the images that it takes."""
 
     @property
     def name(self) -> str: ...
@@ -36,10 +44,10 @@ class Scorer(Protocol):
     def weights(self) -> str: ...
 
     @property
-    def side(self) -> int: ...
+    def image_size(self) -> int: ...
 
     def __call__(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        """(B,) float64 of pictures (B, 3, side, side) uint8 and as many prompts."""
+        """(B,) float64 of images (B, 3, side, side) uint8 and as many prompts."""
         ...
 
 
@@ -56,19 +64,19 @@ class ClipScore(Frozen):
         from transformers import CLIPModel
 
         super().__init__(load_frozen(CLIPModel, source, role), f"{role} ({short_name(source)})", device)
-        self._words = load_words(source, role)
+        self._tokenizer = load_text_tokenizer(source, role)
         self._least = 0.0 if role == "CLIP score" else None
         self._positions = int(self.network.config.text_config.max_position_embeddings)
-        self.side = int(self.network.config.vision_config.image_size)
+        self.image_size = int(self.network.config.vision_config.image_size)
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        words = self._words(
+        tokens = self._tokenizer(
             list(prompts), padding=True, truncation=True, max_length=self._positions, return_tensors="pt"
         ).to(self.device)
         out = self.network(
-            input_ids=words["input_ids"],
-            attention_mask=words["attention_mask"],
+            input_ids=tokens["input_ids"],
+            attention_mask=tokens["attention_mask"],
             pixel_values=normalised(pixels.to(self.device).float() / 255, CLIP_MEAN, CLIP_STD),
         )
         # both are of length 1
@@ -77,31 +85,31 @@ class ClipScore(Frozen):
 
 
 class ImageReward(Frozen):
-    """The reward, in deviations from its mean over the pictures that it was published with."""
+    """The reward, in deviations from its mean over the images that it was published with."""
 
-    def __init__(self, file: Path, words: str, device: torch.device, sizes: RewardSizes = PUBLISHED) -> None:
-        """file: `ImageReward.pt`. words: folder or hub id of BERT's text tokenizer. Raises `HartError`."""
+    def __init__(self, file: Path, tokenizer: str, device: torch.device, sizes: RewardSizes = PUBLISHED) -> None:
+        """file: `ImageReward.pt`. tokenizer: folder or hub id of BERT's text tokenizer. Raises `HartError`."""
         super().__init__(load_image_reward(file, sizes), "ImageReward", device)
-        self._words = load_words(words, self.name)
-        self.side = sizes.side
+        self._tokenizer = load_text_tokenizer(tokenizer, self.name)
+        self.image_size = sizes.image_size
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        words = self._words(
+        tokens = self._tokenizer(
             list(prompts), padding=True, truncation=True, max_length=MOST_TOKENS, return_tensors="pt"
         ).to(self.device)
         seen = normalised(pixels.to(self.device).float() / 255, CLIP_MEAN, CLIP_STD)
-        raw = self.network(seen, words["input_ids"], words["attention_mask"])
+        raw = self.network(seen, tokens["input_ids"], tokens["attention_mask"])
         return (raw.double().cpu() - REWARD_MEAN) / REWARD_DEVIATION
 
 
-def score_drawn(
-    drawn: DrawnPictures, prompts: Sequence[str], scorer: Scorer, batch_size: int, progress: Progress
+def score_generated(
+    generated: GeneratedImages, prompts: Sequence[str], scorer: Scorer, batch_size: int, progress: Progress
 ) -> Tensor:
-    """(N,) float64: the score of every drawn picture with its prompt."""
+    """(N,) float64: the score of every generated image with its prompt."""
     scores = [
         # resized bicubically by Pillow to whole values, as CLIP's own preprocessing does
-        scorer(drawn.pixels(numbers, scorer.side), [prompts[i] for i in numbers])
-        for numbers in drawn.batches(batch_size, progress, scorer.name)
+        scorer(generated.pixels(numbers, scorer.image_size), [prompts[i] for i in numbers])
+        for numbers in generated.batches(batch_size, progress, scorer.name)
     ]
     return torch.cat(scores)

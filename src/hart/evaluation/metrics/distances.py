@@ -1,6 +1,6 @@
 """Distances of two sets of features and scores of one, alone and together. Float64 throughout.
 
-Shapes: N real pictures, M generated ones, D width of a feature, C classes.
+Shapes: N real images, M generated ones, D width of a feature, C classes.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import poly_mmd
 
 from hart.evaluation.metrics.features import Features
-from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean, require_pictures
+from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean, require_images
 
 CHUNK = 4096
 """Rows that enter a covariance at once."""
 MAX_DISTANCES = 2**25
 """Distances between two sets that are held at once: 256 MiB, and as much again while they are computed."""
-LEAST_PICTURES = 4
+LEAST_IMAGES = 4
 """Fewer have no KID, which compares halves, and no neighbours for precision and recall."""
 
 
@@ -36,7 +36,7 @@ class Gaussian:
     def of(features: Tensor) -> Gaussian:
         """Of features (N, D), N at least 2, with the unbiased covariance."""
         count, width = features.shape
-        require_pictures(count, 2, "a covariance")
+        require_images(count, 2, "a covariance")
         mean = features.mean(dim=0, dtype=torch.float64)
         if count <= width:  # the centred rows are a factor already
             return Gaussian(mean, (features.double() - mean) / math.sqrt(count - 1))
@@ -75,10 +75,10 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 def frechet_figure(
     real: Tensor | Gaussian, generated: Tensor, generator: torch.Generator, resamples: int, *, paired: bool = False
 ) -> Figure:
-    """The distance of features (N, D) and (M, D), with an interval over pictures of both.
+    """The distance of features (N, D) and (M, D), with an interval over images of both.
 
-    real: or what is known of a set whose features are not at hand; then only generated pictures are resampled.
-    paired: rows of both belong together and are resampled together, as a picture and its reconstruction.
+    real: or what is known of a set whose features are not at hand; then only generated images are resampled.
+    paired: rows of both belong together and are resampled together, as an image and its reconstruction.
     """
     if isinstance(real, Gaussian):
         return bootstrap(
@@ -103,7 +103,7 @@ def kernel_distance(
     them by the global generator: here `generator` does.
     """
     size = min(subset_size, len(x) // 2, len(y) // 2)
-    require_pictures(size, 2, "KID, of half of the pictures,")
+    require_images(size, 2, "KID, of half of the images,")
     x, y = x.double(), y.double()
 
     def subset(rows: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ def kernel_distance(
 
 
 def inception_score(logits: Tensor, part: int = 5000) -> Figure:
-    """Mean and standard deviation over parts of exp(mean KL(p(class | picture), p(class))) (Salimans et al., 2016).
+    """Mean and standard deviation over parts of exp(mean KL(p(class | image), p(class))) (Salimans et al., 2016).
 
     logits: (N, C). Parts are in order, the last perhaps smaller, as in ADM's protocol. Named after its network: of
     other logits it is another score.
@@ -143,10 +143,10 @@ class Manifolds:
 def precision_recall(real: Tensor, generated: Tensor, neighbours: int = 3) -> Manifolds:
     """Improved precision and recall (Kynkaanniemi et al., 2019) of features (N, D) and (M, D), with ADM's 3 neighbours.
 
-    A set's manifold: balls around its pictures that reach to the k-th nearest other one. Precision is the share of
-    generated pictures in the manifold of the real ones, recall the reverse.
+    A set's manifold: balls around its images that reach to the k-th nearest other one. Precision is the share of
+    generated images in the manifold of the real ones, recall the reverse.
     """
-    require_pictures(min(len(real), len(generated)), neighbours + 1, "precision and recall")
+    require_images(min(len(real), len(generated)), neighbours + 1, "precision and recall")
     real, generated = real.double(), generated.double()
     return Manifolds(
         precise=_within(generated, real, _radii(real, neighbours)),

@@ -1,4 +1,4 @@
-"""Feature extractors: pictures to vectors, by name. The name stands in every result; features of two are never mixed.
+"""Feature extractors: images to vectors, by name. The name stands in every result; features of two are never mixed.
 
 | name | width | side | weights |
 |---|---|---|---|
@@ -26,7 +26,7 @@ from hart.errors import HartError
 from hart.evaluation.published_files import at_hand, cached_file
 from hart.files import user_path
 from hart.networks.efficientnet import PIXEL_MEAN, PIXEL_SCALE, load_efficientnet_lite0
-from hart.networks.inception import SIDE, FidInception, resize_like_clean_fid, resize_like_tensorflow
+from hart.networks.inception import IMAGE_SIZE, FidInception, resize_like_clean_fid, resize_like_tensorflow
 from hart.networks.pretrained import (
     CLIP_MEAN,
     CLIP_STD,
@@ -48,14 +48,14 @@ INCEPTION_SHA256 = "6726825d"
 """As the file's name says."""
 EXAMPLES = {"clip": "clip:openai/clip-vit-base-patch32", "dinov2": "dinov2:facebook/dinov2-large"}
 
-EFFICIENTNET_SIDE = 224
-DINOV2_SIDE = 224
+EFFICIENTNET_IMAGE_SIZE = 224
+DINOV2_IMAGE_SIZE = 224
 """What Frechet distances on DINOv2 are published with (Stein et al., 2023), though its table of positions is larger."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """Of a batch of pictures, float32 on the CPU.
+    """Of a batch of images, float32 on the CPU.
 
     pooled: (B, D). spatial: (B, S) with the layout kept, for sFID, or None where none is defined for the network.
     logits: (B, C) over ImageNet's classes, for the Inception Score, or None for networks that do not classify.
@@ -70,21 +70,21 @@ class Features:
 
     @staticmethod
     def cat(parts: Sequence[Features]) -> Features:
-        """All pictures of one extractor. Raises `HartError` when there are none."""
+        """All images of one extractor. Raises `HartError` when there are none."""
         if not parts:
-            raise HartError("no pictures: there is nothing to take features of")
+            raise HartError("no images: there is nothing to take features of")
         columns = zip(*((part.pooled, part.spatial, part.logits) for part in parts), strict=True)
         pooled, spatial, logits = (None if values[0] is None else torch.cat(values) for values in columns)
         assert pooled is not None
         return Features(pooled, spatial, logits)
 
     def __getitem__(self, rows: Tensor) -> Features:
-        """Pooled features of some of the pictures, by number."""
+        """Pooled features of some of the images, by number."""
         return Features(self.pooled[rows])
 
 
 class FeatureExtractor(Protocol):
-    """Pictures of any size to features.
+    """Images of any size to features.
 
     name: short, for column heads; two extractors with different features have different names. weights: their SHA-256
     in hex (`fingerprint`), which makes two results comparable beyond the name.
@@ -97,7 +97,7 @@ class FeatureExtractor(Protocol):
     def weights(self) -> str: ...
 
     def __call__(self, pixels: Tensor) -> Features:
-        """Features of pictures (B, 3, H, W), uint8, 0 to 255, RGB."""
+        """Features of images (B, 3, H, W), uint8, 0 to 255, RGB."""
         ...
 
 
@@ -130,19 +130,20 @@ def open_extractor(spec: str, device: torch.device, data: Path | None = None) ->
 class EfficientNetLite0(Frozen):
     """Mean of the last feature map of the ImageNet classifier, and its logits.
 
-    side: pictures are resized to it; the network's own by default. Others belong to other features and another name.
+    image_size: images are resized to it; the network's own by default. Others belong to other features and another
+        name.
     """
 
-    def __init__(self, device: torch.device, side: int = EFFICIENTNET_SIDE) -> None:
+    def __init__(self, device: torch.device, image_size: int = EFFICIENTNET_IMAGE_SIZE) -> None:
         # a third faster on a CPU than the usual layout
         network = load_efficientnet_lite0().to(memory_format=torch.channels_last)
-        name = DEFAULT_FEATURES if side == EFFICIENTNET_SIDE else f"{DEFAULT_FEATURES} at {side} px"
+        name = DEFAULT_FEATURES if image_size == EFFICIENTNET_IMAGE_SIZE else f"{DEFAULT_FEATURES} at {image_size} px"
         super().__init__(network, name, device)
-        self._side = side
+        self._image_size = image_size
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Features:
-        x = _resized((pixels.to(self.device).float() - PIXEL_MEAN) / PIXEL_SCALE, self._side)
+        x = _resized((pixels.to(self.device).float() - PIXEL_MEAN) / PIXEL_SCALE, self._image_size)
         x = x.contiguous(memory_format=torch.channels_last)
         pooled = self.network.extract_features(x).mean(dim=(2, 3))
         return Features(pooled.cpu(), logits=self.network._fc(pooled).cpu())
@@ -162,8 +163,8 @@ class InceptionV3(Frozen):
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Features:
         if self._clean:
-            return Features(self.network(resize_like_clean_fid(pixels, SIDE).to(self.device)).pooled.cpu())
-        out = self.network(resize_like_tensorflow(pixels.to(self.device).float(), SIDE))
+            return Features(self.network(resize_like_clean_fid(pixels, IMAGE_SIZE).to(self.device)).pooled.cpu())
+        out = self.network(resize_like_tensorflow(pixels.to(self.device).float(), IMAGE_SIZE))
         return Features(out.pooled.cpu(), out.spatial.cpu(), out.logits.cpu())
 
 
@@ -177,17 +178,17 @@ class Embeddings(Frozen):
         clip = kind == "clip"
         network = load_frozen(CLIPVisionModelWithProjection if clip else Dinov2Model, source, ROLE)
         super().__init__(network, f"{kind} {short_name(source)}", device)
-        self._side = int(self.network.config.image_size) if clip else DINOV2_SIDE
+        self._image_size = int(self.network.config.image_size) if clip else DINOV2_IMAGE_SIZE
         self._means = (CLIP_MEAN, CLIP_STD) if clip else (IMAGENET_MEAN, IMAGENET_STD)
         self._output = "image_embeds" if clip else "pooler_output"
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Features:
-        x = _resized(pixels.to(self.device).float() / 255, self._side)
+        x = _resized(pixels.to(self.device).float() / 255, self._image_size)
         return Features(getattr(self.network(pixel_values=normalised(x, *self._means)), self._output).float().cpu())
 
 
-def _resized(pixels: Tensor, side: int) -> Tensor:
-    if pixels.shape[-2:] == (side, side):
+def _resized(pixels: Tensor, image_size: int) -> Tensor:
+    if pixels.shape[-2:] == (image_size, image_size):
         return pixels
-    return F.interpolate(pixels, size=(side, side), mode="bicubic", antialias=True)
+    return F.interpolate(pixels, size=(image_size, image_size), mode="bicubic", antialias=True)

@@ -12,8 +12,8 @@ from hart.errors import HartError
 
 LEVEL = 0.95
 RESAMPLES = 100
-FEW_PICTURES = 10_000
-"""Below as many, the FID depends on their number more than on the pictures."""
+FEW_IMAGES = 10_000
+"""Below as many, the FID depends on their number more than on the images."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ def bootstrap(
     generator: torch.Generator,
     resamples: int = RESAMPLES,
 ) -> Figure:
-    """The statistic with an interval of `LEVEL` by resampling pictures with replacement.
+    """The statistic with an interval of `LEVEL` by resampling images with replacement.
 
     statistic: takes one tensor of row numbers a set, int64, and reads those rows. counts: rows of each set; sets whose
-    pictures belong together (a picture and its reconstruction) count as one. resamples: 0 leaves the interval out.
-    Resampled sets have fewer different pictures, which alone moves a biased statistic such as FID: the interval is that
+    images belong together (an image and its reconstruction) count as one. resamples: 0 leaves the interval out.
+    Resampled sets have fewer different images, which alone moves a biased statistic such as FID: the interval is that
     of the resamples, moved so that their mean lies on the value.
     """
     value = statistic(*(torch.arange(count) for count in counts))
@@ -58,24 +58,22 @@ def bootstrap(
 
 
 def bootstrap_mean(values: Tensor, generator: torch.Generator, resamples: int = RESAMPLES) -> Figure:
-    """The mean of one number a picture (N,) with its interval."""
+    """The mean of one number an image (N,) with its interval."""
     values = values.double()
     return bootstrap(lambda rows: float(values[rows].mean()), [len(values)], generator, resamples)
 
 
-def few_pictures_warning(name: str, count: int) -> tuple[str, ...]:
-    """What to say beside a Frechet distance of too few pictures."""
-    if count >= FEW_PICTURES:
+def few_images_warning(name: str, count: int) -> tuple[str, ...]:
+    """What to say beside a Frechet distance of too few images."""
+    if count >= FEW_IMAGES:
         return ()
     return (
-        f"{name} of {count:,} pictures, fewer than {FEW_PICTURES:,}: it is too high by an amount that depends on their "
-        "number. Compare it only with figures of as many pictures and the same features, and read KID beside it",
+        f"{name} of {count:,} images, fewer than {FEW_IMAGES:,}: it is too high by an amount that depends on their "
+        "number. Compare it only with figures of as many images and the same features, and read KID beside it",
     )
 
 
-def require_pictures(count: int, least: int, what: str) -> None:
-    """Raise `HartError` for fewer than `least` pictures."""
+def require_images(count: int, least: int, what: str) -> None:
+    """Raise `HartError` for fewer than `least` images."""
     if count < least:
-        raise HartError(
-            f"{what} needs at least {least} pictures, there are {count}: raise --limit, or give a larger set"
-        )
+        raise HartError(f"{what} needs at least {least} images, there are {count}: raise --limit, or give a larger set")

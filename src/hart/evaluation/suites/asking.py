@@ -1,4 +1,4 @@
-"""What `geneval` and `dpg` share: prompts drawn several times each, and a kept verdict on every picture."""
+"""What `geneval` and `dpg` share: prompts drawn several times each, and a kept verdict on every image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import Field
 
 from hart.evaluation.cache import Cache, records
-from hart.evaluation.drawing import DrawnPictures, spread
+from hart.evaluation.generated_images import GeneratedImages, spread
 from hart.evaluation.published_files import PublishedFile
 from hart.evaluation.suites.base import Context, SamplingOptions
 from hart.strict import Config
@@ -19,14 +19,14 @@ PER_PROMPT = 4
 OVERALL = "overall"
 
 V = TypeVar("V", bound=Config)
-"""What a judge says of one picture."""
+"""What a judge says of one image."""
 
 
 class AskingOptions(SamplingOptions, kw_only=True):
-    """Pictures of one prompt follow each other; each has a seed of its own."""
+    """Images of one prompt follow each other; each has a seed of its own."""
 
-    limit: int | None = Field(default=None, ge=1, description="Prompts to draw, chosen by the seed; all by default.")
-    per_prompt: int = Field(default=PER_PROMPT, ge=1, description="Pictures of each prompt; 4 as published.")
+    limit: int | None = Field(default=None, ge=1, description="Prompts to use, chosen by the seed; all by default.")
+    per_prompt: int = Field(default=PER_PROMPT, ge=1, description="Images of each prompt; 4 as published.")
 
 
 class Asked:
@@ -41,14 +41,14 @@ class Asked:
         self.each = [prompt for prompt in self.prompts for _ in range(options.per_prompt)]
         pipe = options.pipeline()
         texts = [prompt.prompt for prompt in self.each]
-        self.drawn = DrawnPictures(pipe, texts, options.sampling(pipe), options.seed, context.out)
-        self.drawn.draw(options.batch_size, context.progress)
-        self.settings = {"size": pipe.image_size, **self.drawn.settings}
+        self.generated = GeneratedImages(pipe, texts, options.sampling(pipe), options.seed, context.out)
+        self.generated.generate(options.batch_size, context.progress)
+        self.settings = {"size": pipe.image_size, **self.generated.settings}
         self._context = context
-        self.notes = self.drawn.notes
+        self.notes = self.generated.notes
         if (len(self.prompts), options.per_prompt) != (published.prompts, PER_PROMPT):
             part = (
-                f"{len(self.prompts):,} prompts with {options.per_prompt} pictures each, where {published.benchmark} "
+                f"{len(self.prompts):,} prompts with {options.per_prompt} images each, where {published.benchmark} "
                 f"has {published.prompts:,} with {PER_PROMPT}: do not compare with published scores"
             )
             self.notes = (part, *self.notes)
@@ -56,19 +56,19 @@ class Asked:
     def verdicts(
         self, kind: type[V], judge_facts: Mapping[str, Any], judge: Callable[[list[int]], Sequence[V]], batch_size: int
     ) -> list[V]:
-        """A verdict on every picture; it is kept for as long as picture, prompt and judges are the same.
+        """A verdict on every image; it is kept for as long as image, prompt and judges are the same.
 
-        judge_facts: all that decides a verdict beside picture and prompt. judge: of pictures by number.
+        judge_facts: all that decides a verdict beside image and prompt. judge: of images by number.
         """
         kept: Cache[V] = self._context.cache(records(kind), judge_facts)
         keys = [
-            kept.key(dataclasses.asdict(prompt), self.drawn.path(number).read_bytes())
+            kept.key(dataclasses.asdict(prompt), self.generated.path(number).read_bytes())
             for number, prompt in enumerate(self.each)
         ]
-        kept.fill(keys, judge, batch_size, self._context.progress, "{} of {} pictures judged")
+        kept.fill(keys, judge, batch_size, self._context.progress, "{} of {} images judged")
         return [kept.read(key) for key in keys]
 
     def lines(self, verdicts: Sequence[Config]) -> dict[str, list[dict[str, Any]]]:
-        """For `Result.lines`: every verdict with the name of its picture."""
+        """For `Result.lines`: every verdict with the name of its image."""
         named = enumerate(verdicts)
-        return {VERDICTS_FILE: [{"picture": self.drawn.path(i).name, **verdict.to_dict()} for i, verdict in named]}
+        return {VERDICTS_FILE: [{"image": self.generated.path(i).name, **verdict.to_dict()} for i, verdict in named]}

@@ -83,7 +83,7 @@ class SamplingOptions(SuiteOptions, kw_only=True):
 
     model: Model = "emoji"
     guidance: Guidance = None
-    smooth: bool | None = Field(
+    gumbel_smoothing: bool | None = Field(
         default=None, description="Mix codes instead of taking the sampled one. The model's own by default."
     )
     discrete_only: DiscreteOnly = False
@@ -97,7 +97,11 @@ class SamplingOptions(SuiteOptions, kw_only=True):
 
     def sampling(self, pipe: HartPipeline) -> SamplingConfig:
         """The model's own settings but for what was given."""
-        given = {"guidance_scale": self.guidance, "smooth": self.smooth, "discrete_only": self.discrete_only or None}
+        given = {
+            "guidance_scale": self.guidance,
+            "gumbel_smoothing": self.gumbel_smoothing,
+            "discrete_only": self.discrete_only or None,
+        }
         return pipe.config.sampling.replace(**{name: value for name, value in given.items() if value is not None})
 
 
@@ -111,9 +115,7 @@ class ImageSetOptions(Config, kw_only=True):
         default="val",
         description="Part of the set: train, val, another that it has, or all of a set that is not divided.",
     )
-    kind: Kind | None = Field(
-        default=None, description="Format of the set; told from DATA by default."
-    )
+    kind: Kind | None = Field(default=None, description="Format of the set; told from DATA by default.")
     fit: Literal["crop", "pad"] = Field(
         default="crop", description="crop: the largest centred square. pad: all of it, on white."
     )

@@ -3,8 +3,8 @@
     annotations/captions_val2014.json   or annotations_trainval2014.zip
     val2014/COCO_val2014_NUMBER.jpg     or val2014.zip
 
-There is no list of the captions: everybody draws 30,000 of them. Here they are of different pictures, one each, drawn
-by the seed, and compared at 256 px with all 40,504 pictures.
+There is no list of the captions: everybody draws 30,000 of them. Here they are of different images, one each, drawn
+by the seed, and compared at 256 px with all 40,504 images.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hart.data.samples import one_line
 from hart.errors import HartError
-from hart.evaluation.published_files import PublishedFiles, PublishedPictures, cached_file, parse_published
+from hart.evaluation.published_files import PublishedFiles, PublishedImages, cached_file, parse_published
 from hart.evaluation.report import Result
 from hart.evaluation.suites.base import Context, Suite
 from hart.evaluation.suites.text_to_image import Benchmark, TextToImageOptions, measure
@@ -24,47 +24,47 @@ HOME = "http://images.cocodataset.org/"
 TEXTS, TEXTS_ARCHIVE = "annotations", "annotations_trainval2014.zip"
 TEXTS_ADDRESS = f"{HOME}annotations/{TEXTS_ARCHIVE}"
 CAPTIONS_FILE = "captions_val2014.json"
-PICTURES, ARCHIVE = "val2014", "val2014.zip"
-PICTURES_ADDRESS = f"{HOME}zips/{ARCHIVE}"
-SIDE = 256
-COUNT, OF_PICTURES = 30_000, 40_504
+IMAGES, ARCHIVE = "val2014", "val2014.zip"
+IMAGES_ADDRESS = f"{HOME}zips/{ARCHIVE}"
+IMAGE_SIZE = 256
+COUNT, OF_IMAGES = 30_000, 40_504
 
 
 def open_coco(folder: Path | None, limit: int | None, seed: int) -> Benchmark:
     """The set in `folder`; None fetches it once, 6.5 GB.
 
-    limit: captions to draw; None draws 30,000. Raises `HartError` for what is not there, with its address.
+    limit: captions to use; None draws 30,000. Raises `HartError` for what is not there, with its address.
     """
     if folder is None:
         instead = "fetch it elsewhere, and give its folder with --data"
         cached_file(TEXTS_ADDRESS, instead)
-        folder = cached_file(PICTURES_ADDRESS, instead).parent
+        folder = cached_file(IMAGES_ADDRESS, instead).parent
     texts = PublishedFiles(folder, TEXTS, TEXTS_ARCHIVE, TEXTS_ADDRESS)
-    pictures = PublishedFiles(folder, PICTURES, ARCHIVE, PICTURES_ADDRESS)
+    images = PublishedFiles(folder, IMAGES, ARCHIVE, IMAGES_ADDRESS)
     names, captions = _read_captions(texts)
     generator = random.Random(seed)
     captioned = sorted(captions)
     count = min(COUNT, len(captioned)) if limit is None else limit
     if count > len(captioned):
-        raise HartError(f"{count} captions asked for: the set has {len(captioned)} pictures with captions")
+        raise HartError(f"{count} captions asked for: the set has {len(captioned)} images with captions")
     if unknown := sorted(captions.keys() - names.keys()):
-        raise HartError(f"{texts.place}: captions of {len(unknown)} pictures that it does not list: fetch it again")
+        raise HartError(f"{texts.place}: captions of {len(unknown)} images that it does not list: fetch it again")
     chosen = generator.sample(captioned, count)
     notes = ["which captions others drew is not known; these are this project's own draw, by the seed"]
-    if len(names) != OF_PICTURES:
-        notes.append(f"this set has {len(names):,} pictures, val2014 {OF_PICTURES:,}: compare with no published figure")
+    if len(names) != OF_IMAGES:
+        notes.append(f"this set has {len(names):,} images, val2014 {OF_IMAGES:,}: compare with no published figure")
     return Benchmark(
         prompts=tuple(generator.choice(captions[number]) for number in chosen),
         categories=(),
-        references=PublishedPictures(pictures, [names[number] for number in sorted(names)]),
-        reference_side=SIDE,
-        drawn_side=SIDE,
+        references=PublishedImages(images, [names[number] for number in sorted(names)]),
+        reference_size=IMAGE_SIZE,
+        generated_size=IMAGE_SIZE,
         notes=tuple(notes),
     )
 
 
 def _read_captions(texts: PublishedFiles) -> tuple[dict[int, str], dict[int, list[str]]]:
-    """File of every picture, and the captions of those that have any, by the picture's number."""
+    """File of every image, and the captions of those that have any, by the image's number."""
     where = f"{texts.place}: {CAPTIONS_FILE}"
     try:
         content = texts.read(CAPTIONS_FILE)
@@ -73,7 +73,7 @@ def _read_captions(texts: PublishedFiles) -> tuple[dict[int, str], dict[int, lis
     values = parse_published(content, where)
     captions: dict[int, list[str]] = defaultdict(list)
     try:
-        names = {int(picture["id"]): str(picture["file_name"]) for picture in values["images"]}
+        names = {int(image["id"]): str(image["file_name"]) for image in values["images"]}
         for annotation in values["annotations"]:
             if caption := str(annotation["caption"]).strip():
                 captions[int(annotation["image_id"])].append(caption)

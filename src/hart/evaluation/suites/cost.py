@@ -1,6 +1,6 @@
-"""Suite `cost`: parameters and MACs by part, latency, throughput and peak memory of drawing.
+"""Suite `cost`: parameters and MACs by part, latency, throughput and peak memory of generating.
 
-MACs are those of `hart.inference.cost`, which `hart info` prints, with guidance (two rows, as pictures are drawn) and
+MACs are those of `hart.inference.cost`, which `hart info` prints, with guidance (two rows, as images are generated) and
 without (one row). The paper does not say what its figures count; `printed_macs` is the count that they agree with.
 """
 
@@ -33,7 +33,7 @@ TOTAL = "total"
 PARAMETERS = "parameters, millions"
 MACS_GUIDED, MACS_PLAIN = "GMACs with guidance", "GMACs without guidance"
 MACS_PRINTED = "GMACs as the paper seems to count"
-LATENCY, THROUGHPUT, MEMORY = "seconds", "pictures a second", "peak memory, GiB"
+LATENCY, THROUGHPUT, MEMORY = "seconds", "images a second", "peak memory, GiB"
 PROMPT = "a picture of a mountain lake at sunrise"
 
 
@@ -47,7 +47,7 @@ class CostOptions(SuiteOptions, kw_only=True):
         default=False, description="Use the model's sizes with random weights: nothing is downloaded."
     )
     batch_size: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        default=(1, 8), min_length=1, description="Pictures drawn together, each timed."
+        default=(1, 8), min_length=1, description="Images generated together, each timed."
     )
     warm_up: int = Field(default=2, ge=0, description="Runs before the clock starts.")
     repeats: int = Field(default=5, ge=1, description="Timed runs of each batch size.")
@@ -72,7 +72,7 @@ def run(context: Context[CostOptions]) -> Result:
     for batch in dict.fromkeys(options.batch_size):
         figures[f"batch {batch} ({place})"] = _measured(pipe, sampling, batch, context)
     return Result(
-        title=f"one picture of {pipe.image_size} px",
+        title=f"one image of {pipe.image_size} px",
         figures=figures,
         settings={
             "weights": "random" if options.random_weights else pipe.fingerprints(),
@@ -83,7 +83,7 @@ def run(context: Context[CostOptions]) -> Result:
         },
         counts={"repeats": options.repeats},
         notes=(
-            "MACs are matrix products and convolutions of one picture with the model's configured rounds, decoder "
+            "MACs are matrix products and convolutions of one image with the model's configured MaskGIT steps, decoder "
             "included, a text model such as Qwen2 not; the paper does not say what it counts, and its figures are "
             "within 2.5% of parameters times positions, see the documentation",
             "seconds are the median of a whole call, from prompt to pixels; with random weights of a text model the "
@@ -115,22 +115,22 @@ def counted_figures(config: HartConfig) -> dict[str, dict[str, Figure]]:
 
 
 def printed_macs(config: HartConfig) -> int:
-    """MACs of one picture in the convention that the paper's figures agree with; it names none.
+    """MACs of one image in the convention that the paper's figures agree with; it names none.
 
     The transformer's parameters times its positions, without guidance and without the products of attention (adaptive
     norms count at every position, though they are computed once); the diffusion's parameters times positions and steps,
-    with guidance; and, of models that draw from words, the decoder. The printed figures of HART and VAR are all within
+    with guidance; and, of text-to-image models, the decoder. The printed figures of HART and VAR are all within
     2.5% of this.
     """
     cost = model_cost(config)
-    words, schedule = config.transformer.text, config.transformer.schedule
+    text, schedule = config.transformer.text, config.transformer.schedule
     # the last token of the context stands for the first map
-    positions = schedule.total_tokens + (words.tokens - 1 if words is not None else 0)
+    positions = schedule.total_tokens + (text.tokens - 1 if text is not None else 0)
     total = cost.parameters["transformer"] * positions
     if config.diffusion is not None and not config.sampling.discrete_only:
         steps = config.sampling.diffusion_steps or config.diffusion.sampling_steps
         total += 2 * cost.parameters["residual diffusion"] * schedule.token_counts[-1] * steps
-    return total + (cost.macs["decoder"] if words is not None else 0)
+    return total + (cost.macs["decoder"] if text is not None else 0)
 
 
 def _measured(

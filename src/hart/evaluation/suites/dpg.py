@@ -1,4 +1,4 @@
-"""Suite `dpg`: DPG-Bench, questions about pictures of long prompts."""
+"""Suite `dpg`: DPG-Bench, questions about images of long prompts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hart.evaluation.judges.dpg_rules import (
 )
 from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean
 from hart.evaluation.published_files import at_hand, located
-from hart.evaluation.report import Result, pictures_text, published_tables
+from hart.evaluation.report import Result, images_text, published_tables
 from hart.evaluation.suites.asking import OVERALL, Asked, AskingOptions
 from hart.evaluation.suites.base import Context, Suite
 from hart.strict import Config, Listed
@@ -52,7 +52,7 @@ class Answer(Config):
 
 
 class Verdict(Config):
-    """On one picture. score: the share of questions that count."""
+    """On one image. score: the share of questions that count."""
 
     item: str
     prompt: str
@@ -61,7 +61,7 @@ class Verdict(Config):
 
 
 def run(context: Context[DpgOptions]) -> Result:
-    """Draw, ask and judge. Raises `HartError`."""
+    """Generate, ask and judge. Raises `HartError`."""
     options = context.options
     file = located(QUESTIONS, options.data)
     prompts = read_questions(file)
@@ -70,18 +70,18 @@ def run(context: Context[DpgOptions]) -> Result:
     judges = {"answerer": f"{answerer.name} {answerer.weights}"}
 
     def verdict(number: int) -> Verdict:
-        prompt, image = asked.each[number], open_image(asked.drawn.path(number)).convert("RGB")
+        prompt, image = asked.each[number], open_image(asked.generated.path(number)).convert("RGB")
         return _verdict(prompt, answerer(image, [question.text for question in prompt.questions.values()]))
 
     verdicts = asked.verdicts(Verdict, judges, lambda numbers: [verdict(number) for number in numbers], 1)
     lost = unknown_parents(asked.prompts)
     return Result(
-        title=f"DPG-Bench, {len(asked.prompts):,} prompts, {pictures_text(len(verdicts))}",
+        title=f"DPG-Bench, {len(asked.prompts):,} prompts, {images_text(len(verdicts))}",
         figures=scores(verdicts, options.per_prompt, answerer.name, context.generator(), options.resamples),
         settings={"questions": str(file), **asked.settings, **judges},
         counts={
             "prompts": len(asked.prompts),
-            "drawn": len(verdicts),
+            "generated": len(verdicts),
             "questions": sum(len(prompt.questions) for prompt in asked.prompts),
         },
         notes=(
@@ -90,7 +90,7 @@ def run(context: Context[DpgOptions]) -> Result:
             *([f"{lost:,} dependencies name no question of their prompt and were passed over"] if lost else []),
         ),
         published=(published_tables()["text_to_image"],),
-        sheets=asked.drawn.sheet([f"{100 * v.score:.0f}: {v.prompt[:80]}" for v in verdicts]),
+        sheets=asked.generated.sheet([f"{100 * v.score:.0f}: {v.prompt[:80]}" for v in verdicts]),
         lines=asked.lines(verdicts),
     )
 
@@ -98,10 +98,10 @@ def run(context: Context[DpgOptions]) -> Result:
 def scores(
     verdicts: Sequence[Verdict], per_prompt: int, answerer: str, generator: torch.Generator, resamples: int
 ) -> dict[str, dict[str, Figure]]:
-    """0 to 100, with intervals over prompts. verdicts: of the pictures of each prompt, one prompt after the other.
+    """0 to 100, with intervals over prompts. verdicts: of the images of each prompt, one prompt after the other.
 
-    Overall: the mean over pictures of the share of questions that count. Of a category: the share of its questions that
-    are answered yes, over all pictures, without the rule of dependence, as published.
+    Overall: the mean over images of the share of questions that count. Of a category: the share of its questions that
+    are answered yes, over all images, without the rule of dependence, as published.
     """
     column = f"score ({answerer})"
     whole = 100 * torch.tensor([v.score for v in verdicts], dtype=torch.float64).view(-1, per_prompt).mean(dim=1)
@@ -134,4 +134,4 @@ def _verdict(prompt: DensePrompt, answers: Sequence[str]) -> Verdict:
     return Verdict(prompt.item, prompt.prompt, judged.score, tuple(found))
 
 
-SUITE = Suite("dpg", "DPG-Bench: questions about pictures of long prompts. A stopped run goes on.", DpgOptions, run)
+SUITE = Suite("dpg", "DPG-Bench: questions about images of long prompts. A stopped run goes on.", DpgOptions, run)

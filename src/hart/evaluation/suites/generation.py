@@ -1,4 +1,4 @@
-"""Suite `generation`: pictures drawn for the captions (or classes) of a set, against the pictures of the set."""
+"""Suite `generation`: images generated for the captions (or classes) of a set, against the images of the set."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pydantic import Field
 from hart.data.samples import Sample
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
-from hart.evaluation.drawing import DrawnPictures
+from hart.evaluation.generated_images import GeneratedImages
+from hart.evaluation.image_sets import ImageSet, features_of_set
 from hart.evaluation.metrics.distances import all_figures
 from hart.evaluation.metrics.features import open_extractor
-from hart.evaluation.metrics.figures import few_pictures_warning
-from hart.evaluation.pictures import Pictures, features_of_set
-from hart.evaluation.report import Result, extractor_facts, pictures_text
+from hart.evaluation.metrics.figures import few_images_warning
+from hart.evaluation.report import Result, extractor_facts, images_text
 from hart.evaluation.suites import base
 from hart.evaluation.suites.base import Context, ImageSetOptions, SamplingOptions, Suite
 from hart.generation.request import Prompt
@@ -26,36 +26,36 @@ FEATURE_BATCH = 16
 class GenerationOptions(ImageSetOptions, SamplingOptions, kw_only=True):
     """Captions are taken from the set, chosen by the seed, and all of the set is compared with."""
 
-    limit: int | None = Field(default=None, ge=1, description="Pictures to draw; by default one for each.")
+    limit: int | None = Field(default=None, ge=1, description="Images to generate; by default one for each.")
     features: base.Features = "efficientnet-lite0"
     caption_column: base.Column = ""
 
 
 def run(context: Context[GenerationOptions]) -> Result:
-    """Raises `HartError` when the set has no captions (or classes, for a class model), or too few pictures."""
+    """Raises `HartError` when the set has no captions (or classes, for a class model), or too few images."""
     options, progress = context.options, context.progress
     pipe = options.pipeline()
     source = options.source(options.caption_column)
     context.note(source.description)
     extractor = open_extractor(options.features, context.device)
-    references = Pictures(source, ImageTransform(pipe.image_size, fit=options.fit))
+    references = ImageSet(source, ImageTransform(pipe.image_size, fit=options.fit))
     # only their words are needed from here on
     real, samples = features_of_set(
         references, extractor, FEATURE_BATCH, lambda sample: replace(sample, image=b"", record={}), progress
     )
     prompts = _prompts(samples, pipe.num_classes, options)
-    drawn = DrawnPictures(pipe, prompts, options.sampling(pipe), options.seed, context.out)
-    drawn.draw(options.batch_size, progress)
-    generated = drawn.features(extractor, FEATURE_BATCH, progress)
+    generated_images = GeneratedImages(pipe, prompts, options.sampling(pipe), options.seed, context.out)
+    generated_images.generate(options.batch_size, progress)
+    generated = generated_images.features(extractor, FEATURE_BATCH, progress)
     progress(0, None, "distances and intervals")
     return Result(
-        title=f"{pictures_text(len(generated))} of {pipe.image_size} px against {len(real):,}",
-        figures={"drawn": all_figures(real, generated, extractor.name, context.generator(), options.resamples)},
-        settings={"set": source.description, "size": pipe.image_size, **drawn.settings},
-        counts={"drawn": len(generated), "references": len(real), "damaged": len(references.damaged)},
+        title=f"{images_text(len(generated))} of {pipe.image_size} px against {len(real):,}",
+        figures={"generated": all_figures(real, generated, extractor.name, context.generator(), options.resamples)},
+        settings={"set": source.description, "size": pipe.image_size, **generated_images.settings},
+        counts={"generated": len(generated), "references": len(real), "damaged": len(references.damaged)},
         extractor=extractor_facts(extractor),
-        notes=few_pictures_warning("FID", min(len(real), len(generated))) + drawn.notes,
-        sheets=drawn.sheet([str(prompt) for prompt in prompts]),
+        notes=few_images_warning("FID", min(len(real), len(generated))) + generated_images.notes,
+        sheets=generated_images.sheet([str(prompt) for prompt in prompts]),
     )
 
 
@@ -66,7 +66,7 @@ def _prompts(samples: list[Sample], num_classes: int | None, options: Generation
     count = len(samples) if options.limit is None else options.limit
     if count > len(usable):
         what = "a caption" if num_classes is None else "a class"
-        raise HartError(f"{count} pictures are to be drawn, and {len(usable)} of the set have {what}: lower --limit")
+        raise HartError(f"{count} images are to be generated, and {len(usable)} of the set have {what}: lower --limit")
     prompts: list[Prompt] = []
     for row in torch.randperm(len(usable), generator=generator)[:count].tolist():
         captions, label = usable[row].captions, usable[row].label
@@ -80,7 +80,7 @@ def _prompts(samples: list[Sample], num_classes: int | None, options: Generation
 
 SUITE = Suite(
     "generation",
-    "Pictures drawn for captions of a set, against the set: FID, KID, precision, recall. A stopped run goes on.",
+    "Images generated for captions of a set, against the set: FID, KID, precision, recall. A stopped run goes on.",
     GenerationOptions,
     run,
 )

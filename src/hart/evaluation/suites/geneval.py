@@ -24,10 +24,10 @@ from hart.evaluation.judges.geneval_rules import (
     faults,
     read_prompts,
 )
-from hart.evaluation.judges.objects import SIDE, ClipColours, Mask2FormerDetector
+from hart.evaluation.judges.objects import IMAGE_SIZE, ClipColours, Mask2FormerDetector
 from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean
 from hart.evaluation.published_files import at_hand, located
-from hart.evaluation.report import Result, pictures_text, published_tables
+from hart.evaluation.report import Result, images_text, published_tables
 from hart.evaluation.suites.asking import OVERALL, Asked, AskingOptions
 from hart.evaluation.suites.base import Context, Suite
 from hart.strict import Config, Listed
@@ -44,13 +44,15 @@ class GenevalOptions(AskingOptions, kw_only=True):
         default="facebook/mask2former-swin-small-coco-instance",
         description="Mask2Former for COCO instances: folder or hub id.",
     )
-    detector_size: int = Field(default=SIDE, ge=32, description="Pixels that the detector sees; 800 as published.")
+    detector_size: int = Field(
+        default=IMAGE_SIZE, ge=32, description="Pixels that the detector sees; 800 as published."
+    )
     clip: str = Field(default="openai/clip-vit-large-patch14", description="CLIP that names colours: folder or hub id.")
-    judge_batch: int = Field(default=1, ge=1, description="Pictures that the detector sees together.")
+    judge_batch: int = Field(default=1, ge=1, description="Images that the detector sees together.")
 
 
 class Verdict(Config):
-    """On one picture. reason: what is not as asked. objects: by class, each its box and score."""
+    """On one image. reason: what is not as asked. objects: by class, each its box and score."""
 
     tag: str
     prompt: str
@@ -60,7 +62,7 @@ class Verdict(Config):
 
 
 def run(context: Context[GenevalOptions]) -> Result:
-    """Draw, detect and judge. Raises `HartError`."""
+    """Generate, detect and judge. Raises `HartError`."""
     options = context.options
     file = located(PROMPTS, options.data)
     prompts = read_prompts(file)
@@ -69,7 +71,7 @@ def run(context: Context[GenevalOptions]) -> Result:
     asked = Asked(context, PROMPTS, prompts, [prompt.tag for prompt in prompts])
     judges = {
         "detector": f"{detector.name} {detector.weights}",
-        "detector_side": detector.side,
+        "detector_image_size": detector.image_size,
         "colours": f"{colours.name} {colours.weights}",
         "confidence": CONFIDENCE,
         "counting_confidence": COUNTING_CONFIDENCE,
@@ -78,7 +80,7 @@ def run(context: Context[GenevalOptions]) -> Result:
     }
 
     def judge(numbers: list[int]) -> list[Verdict]:
-        images = [open_image(asked.drawn.path(number)) for number in numbers]
+        images = [open_image(asked.generated.path(number)) for number in numbers]
         found = zip(numbers, images, detector(images), strict=True)
         return [_verdict(asked.each[number], image, objects, colours) for number, image, objects in found]
 
@@ -86,16 +88,16 @@ def run(context: Context[GenevalOptions]) -> Result:
     right = torch.tensor([verdict.correct for verdict in verdicts]).view(-1, options.per_prompt)
     judged_by = f"{detector.name}, {colours.name}"
     return Result(
-        title=f"GenEval, {len(asked.prompts):,} prompts, {pictures_text(len(verdicts))}",
+        title=f"GenEval, {len(asked.prompts):,} prompts, {images_text(len(verdicts))}",
         figures=scores([p.tag for p in asked.prompts], right, judged_by, context.generator(), options.resamples),
         settings={"prompts": str(file), **asked.settings, **judges},
-        counts={"prompts": len(asked.prompts), "drawn": len(verdicts), "right": int(right.sum())},
+        counts={"prompts": len(asked.prompts), "generated": len(verdicts), "right": int(right.sum())},
         notes=(
             *asked.notes,
             "the published scores are by mmdetection's training of the same detector: compare with care",
         ),
         published=(published_tables()["text_to_image"], published_tables()["geneval"]),
-        sheets=asked.drawn.sheet([f"{'right' if v.correct else 'wrong'}: {v.prompt}" for v in verdicts]),
+        sheets=asked.generated.sheet([f"{'right' if v.correct else 'wrong'}: {v.prompt}" for v in verdicts]),
         lines=asked.lines(verdicts),
     )
 
@@ -103,9 +105,9 @@ def run(context: Context[GenevalOptions]) -> Result:
 def scores(
     tags: Sequence[str], right: Tensor, judged_by: str, generator: torch.Generator, resamples: int
 ) -> dict[str, dict[str, Figure]]:
-    """Shares of right pictures by task, and overall the mean over tasks, with intervals over prompts.
+    """Shares of right images by task, and overall the mean over tasks, with intervals over prompts.
 
-    tags: task of each prompt. right: (prompts, pictures) bool. Overall, prompts are resampled within their tasks.
+    tags: task of each prompt. right: (prompts, images) bool. Overall, prompts are resampled within their tasks.
     """
     values = right.double().mean(dim=1)
     any_right = right.any(dim=1)
@@ -118,7 +120,7 @@ def scores(
 
         return bootstrap(mean, [len(part) for part in parts], generator, resamples)
 
-    share, once = f"right pictures ({judged_by})", f"prompts with a right picture ({judged_by})"
+    share, once = f"right images ({judged_by})", f"prompts with a right image ({judged_by})"
     rows = {OVERALL: {share: over_tasks(values), once: over_tasks(any_right)}}
     for tag, part in zip(present, parts, strict=True):
         rows[TASKS[tag]] = {

@@ -1,7 +1,7 @@
 """Suite `imagenet`: class-conditional ImageNet at 256 px by ADM's protocol (Dhariwal and Nichol, 2021).
 
-50,000 pictures, as many of every class, against a reference batch: FID, sFID, Inception Score, precision and recall.
-What is measured is always an `.npz` that ADM's own evaluator reads, whoever drew the pictures.
+50,000 images, as many of every class, against a reference batch: FID, sFID, Inception Score, precision and recall.
+What is measured is always an `.npz` that ADM's own evaluator reads, whoever generated the images.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pydantic import Field
 
 from hart.data.transforms import unit_to_pil
 from hart.errors import HartError
-from hart.evaluation.drawing import SHEET_FILE, SHEET_PICTURES, DrawnPictures
-from hart.evaluation.metrics.distances import LEAST_PICTURES, all_figures
+from hart.evaluation.generated_images import SHEET_FILE, SHEET_IMAGES, GeneratedImages
+from hart.evaluation.metrics.distances import LEAST_IMAGES, all_figures
 from hart.evaluation.metrics.features import PUBLISHED_FEATURES, FeatureExtractor, Features, open_extractor
-from hart.evaluation.metrics.figures import few_pictures_warning
+from hart.evaluation.metrics.figures import few_images_warning
 from hart.evaluation.npz import SampleFile, write_samples
 from hart.evaluation.published_files import PublishedFile, located
-from hart.evaluation.report import Result, extractor_facts, pictures_text, published_tables
+from hart.evaluation.report import Result, extractor_facts, images_text, published_tables
 from hart.evaluation.suites import base
 from hart.evaluation.suites.base import Context, Progress, Suite, SuiteOptions
 from hart.files import user_path
@@ -30,7 +30,7 @@ from hart.presets import VAR_SAMPLING
 from hart.strict import require
 
 FEATURE_BATCH = 16
-COUNT, CLASSES, SIDE = 50_000, 1000, 256
+COUNT, CLASSES, IMAGE_SIZE = 50_000, 1000, 256
 SAMPLES_FILE = "samples.npz"
 REFERENCE = PublishedFile(
     "ADM's reference batch",
@@ -49,7 +49,7 @@ class ImageNetOptions(SuiteOptions, kw_only=True):
         default=None, description="Class-conditional model: folder or hub id. Generates and measures."
     )
     samples: Path | None = Field(
-        default=None, description="Instead of a model: .npz with pictures of any program. Measures only."
+        default=None, description="Instead of a model: .npz with images of any program. Measures only."
     )
     reference: Path | None = Field(
         default=None,
@@ -58,13 +58,13 @@ class ImageNetOptions(SuiteOptions, kw_only=True):
     data: Path | None = Field(
         default=None, description="Folder with that file, and with the weights of the features if they are there."
     )
-    limit: int = Field(default=COUNT, ge=1, description="Pictures to draw, as many of every class as can be.")
+    limit: int = Field(default=COUNT, ge=1, description="Images to generate, as many of every class as can be.")
     features: base.Features = PUBLISHED_FEATURES
     guidance: float = Field(default=1.5, description="Guidance scale; the published one by default.")
-    smooth: bool = Field(
+    gumbel_smoothing: bool = Field(
         default=False,
         description="Mix codes; the published figures are sampled without.",
-        json_schema_extra={"flags": ["--smooth/--no-smooth"]},
+        json_schema_extra={"flags": ["--gumbel-smoothing/--no-gumbel-smoothing"]},
     )
     discrete_only: base.DiscreteOnly = False
     batch_size: base.BatchSize = 1
@@ -72,7 +72,7 @@ class ImageNetOptions(SuiteOptions, kw_only=True):
     def __post_init__(self) -> None:
         require(
             (self.model is None) != (self.samples is None),
-            "give either --model, to draw, or --samples, to measure pictures that are there",
+            "give either --model, to draw, or --samples, to measure images that are there",
         )
 
 
@@ -85,29 +85,29 @@ def open_reference(path: Path | None, data: Path | None = None) -> SampleFile:
 
 
 def run(context: Context[ImageNetOptions]) -> Result:
-    """Raises `HartError`; what may be missing is looked for before anything is drawn."""
+    """Raises `HartError`; what may be missing is looked for before anything is generated."""
     options, progress = context.options, context.progress
     data, reference_path = (None if path is None else user_path(path) for path in (options.data, options.reference))
     extractor = open_extractor(options.features, context.device, data)
     reference = open_reference(reference_path, data)
     _require_enough(len(reference), f"{reference.path} has")
     if options.model is not None:
-        samples, settings, notes = _draw(context, options.model)
+        samples, settings, notes = _generate(context, options.model)
     else:
         assert options.samples is not None
         samples, settings, notes = SampleFile(user_path(options.samples)), {}, []
         _require_enough(len(samples), f"{samples.path} has")
-    if (len(samples), samples.height, samples.width) != (COUNT, SIDE, SIDE):
+    if (len(samples), samples.height, samples.width) != (COUNT, IMAGE_SIZE, IMAGE_SIZE):
         notes.insert(
             0,
-            f"{pictures_text(len(samples))} of {samples.width} x {samples.height} px: published figures are of "
-            f"{COUNT:,} of {SIDE} px: do not compare them with these",
+            f"{images_text(len(samples))} of {samples.width} x {samples.height} px: published figures are of "
+            f"{COUNT:,} of {IMAGE_SIZE} px: do not compare them with these",
         )
     whole = None
     if reference.has_statistics and extractor.name == PUBLISHED_FEATURES:
         whole = reference.statistics()
     elif reference.has_statistics:
-        notes.append("the reference's statistics are of inception-v3: FID is to the pictures beside them instead")
+        notes.append("the reference's statistics are of inception-v3: FID is to the images beside them instead")
     real = _features(reference, extractor, "features of the reference", progress)
     for known, found in () if whole is None else ((whole.pooled, real.pooled), (whole.spatial, real.spatial)):
         if found is not None and len(known.mean) != found.shape[1]:
@@ -117,61 +117,61 @@ def run(context: Context[ImageNetOptions]) -> Result:
             )
     generated = _features(samples, extractor, "features of the samples", progress)
     progress(0, None, "distances and intervals")
-    shown = next(samples.batches(SHEET_PICTURES))
+    shown = next(samples.batches(SHEET_IMAGES))
     compared = len(generated) if whole is not None else min(len(generated), len(real))
     figures = all_figures(real, generated, extractor.name, context.generator(), options.resamples, whole)
     return Result(
-        title=f"{pictures_text(len(generated))} of {samples.height} px against {reference.path.name}",
+        title=f"{images_text(len(generated))} of {samples.height} px against {reference.path.name}",
         figures={"samples": figures},
         settings={
             **settings,
             "reference": reference.path.name,
-            "fid_to": "pictures of the reference" if whole is None else "statistics of the reference",
+            "fid_to": "images of the reference" if whole is None else "statistics of the reference",
         },
         counts={"samples": len(generated), "references": len(real)},
         extractor=extractor_facts(extractor),
-        notes=(*few_pictures_warning("FID", compared), *notes),
+        notes=(*few_images_warning("FID", compared), *notes),
         published=(published_tables()["class_to_image"], published_tables()["class_residual_tokens"]),
         sheets={SHEET_FILE: contact_sheet([[unit_to_pil(image.float() / 255)] for image in shown], [""] * len(shown))},
     )
 
 
-def _draw(context: Context[ImageNetOptions], model: str) -> tuple[SampleFile, dict[str, Any], list[str]]:
-    """Pictures, as many of every class as can be, in `samples.npz`; what they are drawn with, and notes on that.
+def _generate(context: Context[ImageNetOptions], model: str) -> tuple[SampleFile, dict[str, Any], list[str]]:
+    """Images, as many of every class as can be, in `samples.npz`; what they are generated with, and notes on that.
 
-    Raises `HartError` for a model that does not draw classes.
+    Raises `HartError` for a model that does not generate classes.
     """
     options, count = context.options, context.options.limit
     pipe = HartPipeline.from_pretrained(model, device=options.device)
     if pipe.num_classes is None:
-        raise HartError("imagenet draws classes by number, and this model draws from words: give a class model")
+        raise HartError("imagenet generates classes by number, and this model generates from text: give a class model")
     _require_enough(count, "--limit asks for")
     sampling = SAMPLING.replace(
-        guidance_scale=options.guidance, smooth=options.smooth, discrete_only=options.discrete_only
+        guidance_scale=options.guidance, gumbel_smoothing=options.gumbel_smoothing, discrete_only=options.discrete_only
     )
     classes = balanced_classes(count, pipe.num_classes, options.seed)
-    drawn = DrawnPictures(pipe, classes, sampling, options.seed, context.out)
-    drawn.draw(options.batch_size, context.progress)
-    batches = drawn.batches(FEATURE_BATCH, context.progress, f"{SAMPLES_FILE} is written")
-    write_samples(context.out / SAMPLES_FILE, map(drawn.pixels, batches), pipe.image_size, classes)
+    generated = GeneratedImages(pipe, classes, sampling, options.seed, context.out)
+    generated.generate(options.batch_size, context.progress)
+    batches = generated.batches(FEATURE_BATCH, context.progress, f"{SAMPLES_FILE} is written")
+    write_samples(context.out / SAMPLES_FILE, map(generated.pixels, batches), pipe.image_size, classes)
     notes = []
     if pipe.num_classes != CLASSES:
         notes.append(
-            f"this model draws {pipe.num_classes} classes, ImageNet has {CLASSES:,}: no published row compares"
+            f"this model generates {pipe.num_classes} classes, ImageNet has {CLASSES:,}: no published row compares"
         )
     if sampling != SAMPLING:
-        notes.append("drawn with other settings than VAR's published figures")
+        notes.append("generated with other settings than VAR's published figures")
     if pipe.config.hybrid:
         notes.append(
             "HART's settings for ImageNet are not published: these are VAR's, with half of top-k at late scales"
         )
-    return SampleFile(context.out / SAMPLES_FILE), {"size": pipe.image_size, **drawn.settings}, notes
+    return SampleFile(context.out / SAMPLES_FILE), {"size": pipe.image_size, **generated.settings}, notes
 
 
 def balanced_classes(count: int, classes: int, seed: int) -> list[int]:
-    """The class of every picture: all classes in turn, and at the end, where they do not fit, some chosen by `seed`.
+    """The class of every image: all classes in turn, and at the end, where they do not fit, some chosen by `seed`.
 
-    The turn matters: the Inception Score is of 5,000 pictures at a time, and sorted ones would show it few classes.
+    The turn matters: the Inception Score is of 5,000 images at a time, and sorted ones would show it few classes.
     """
     turns, left = divmod(count, classes)
     return [*range(classes)] * turns + random.Random(seed).sample(range(classes), left)
@@ -186,13 +186,13 @@ def _features(file: SampleFile, extractor: FeatureExtractor, what: str, progress
 
 
 def _require_enough(count: int, where: str) -> None:
-    if count < LEAST_PICTURES:
-        raise HartError(f"{where} {pictures_text(count)}: figures need at least {LEAST_PICTURES}")
+    if count < LEAST_IMAGES:
+        raise HartError(f"{where} {images_text(count)}: figures need at least {LEAST_IMAGES}")
 
 
 SUITE = Suite(
     "imagenet",
-    "ImageNet 256 px, 50,000 pictures: FID, sFID, Inception Score, precision, recall. A stopped run goes on.",
+    "ImageNet 256 px, 50,000 images: FID, sFID, Inception Score, precision, recall. A stopped run goes on.",
     ImageNetOptions,
     run,
 )

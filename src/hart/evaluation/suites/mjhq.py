@@ -1,4 +1,4 @@
-"""MJHQ-30K (Playground, 2023): 30,000 prompts with a picture each, in 10 categories, as it is published.
+"""MJHQ-30K (Playground, 2023): 30,000 prompts with an image each, in 10 categories, as it is published.
 
 meta_data.json                 {ID: {"category": ..., "prompt": ...}}
 mjhq30k_imgs/CATEGORY/ID.jpg   or mjhq30k_imgs.zip
@@ -11,11 +11,11 @@ from pathlib import Path
 from pydantic import Field
 
 from hart.errors import HartError
-from hart.evaluation.drawing import spread
+from hart.evaluation.generated_images import spread
 from hart.evaluation.published_files import (
     HUB_DATASETS,
     PublishedFiles,
-    PublishedPictures,
+    PublishedImages,
     hub_dataset,
     parse_published,
 )
@@ -27,9 +27,9 @@ from hart.files import TEXT_LIMIT, FileError, read_bytes
 
 REPOSITORY = "playgroundai/MJHQ-30K"
 ADDRESS = f"{HUB_DATASETS}{REPOSITORY}"
-PROMPTS_FILE, PICTURES, ARCHIVE = "meta_data.json", "mjhq30k_imgs", "mjhq30k_imgs.zip"
-SIDE = 1024
-"""Of the set's own pictures."""
+PROMPTS_FILE, IMAGES, ARCHIVE = "meta_data.json", "mjhq30k_imgs", "mjhq30k_imgs.zip"
+IMAGE_SIZE = 1024
+"""Of the set's own images."""
 COUNT, CATEGORIES = 30_000, 10
 
 
@@ -38,45 +38,47 @@ class MjhqOptions(TextToImageOptions, kw_only=True):
 
     features: base.Features = "inception-v3-clean"
     reference_size: int = Field(
-        default=SIDE, ge=1, description="Pixels that the set's pictures are first brought to; 1024 is their own size."
+        default=IMAGE_SIZE,
+        ge=1,
+        description="Pixels that the set's images are first brought to; 1024 is their own size.",
     )
 
 
-def open_mjhq(folder: Path | None, limit: int | None, seed: int, reference_side: int = SIDE) -> Benchmark:
+def open_mjhq(folder: Path | None, limit: int | None, seed: int, reference_size: int = IMAGE_SIZE) -> Benchmark:
     """The set in `folder`; None fetches it once, 9 GB, through the hub.
 
-    limit: prompts to draw, as many of each category as can be, chosen by `seed`; None draws all. Drawn pictures are
-    compared with all pictures of the set. Raises `HartError` for what is not there, with its address.
+    limit: prompts to use, as many of each category as can be, chosen by `seed`; None draws all. Generated images are
+    compared with all images of the set. Raises `HartError` for what is not there, with its address.
     """
     if folder is None:
         instead = f"fetch {PROMPTS_FILE} and {ARCHIVE} there, and give their folder with --data"
         folder = hub_dataset(REPOSITORY, [PROMPTS_FILE, ARCHIVE], instead)
-    files = PublishedFiles(folder, PICTURES, ARCHIVE, ADDRESS)
+    files = PublishedFiles(folder, IMAGES, ARCHIVE, ADDRESS)
     entries = _read_entries(folder / PROMPTS_FILE)
     categories = [category for _, category, _ in entries]
     rows = spread(categories, limit, seed)
     notes: tuple[str, ...] = ()
     if (len(entries), len(set(categories))) != (COUNT, CATEGORIES):
         notes = (
-            f"this set has {len(entries):,} pictures in {len(set(categories))} categories, MJHQ-30K {COUNT:,} in "
+            f"this set has {len(entries):,} images in {len(set(categories))} categories, MJHQ-30K {COUNT:,} in "
             f"{CATEGORIES}: nothing here compares with published figures",
         )
     return Benchmark(
         prompts=tuple(entries[row][2] for row in rows),
         categories=tuple(categories[row] for row in rows),
-        references=PublishedPictures(
+        references=PublishedImages(
             files,
             [f"{category}/{number}.jpg" for number, category, _ in entries],
             [{CATEGORY: category} for category in categories],
         ),
-        reference_side=reference_side,
+        reference_size=reference_size,
         notes=notes,
         published=(published_tables()["text_to_image"], published_tables()["text_residual_tokens"]),
     )
 
 
 def _read_entries(file: Path) -> list[tuple[str, str, str]]:
-    """ID, category and prompt of every picture."""
+    """ID, category and prompt of every image."""
     try:
         entries = parse_published(read_bytes(file, TEXT_LIMIT), str(file))
     except FileError as error:

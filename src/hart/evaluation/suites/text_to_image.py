@@ -1,6 +1,6 @@
-"""What `mjhq` and `coco` share: pictures drawn for the prompts of a published set, against the pictures of the set.
+"""What `mjhq` and `coco` share: images generated for the prompts of a published set, against the images of the set.
 
-FID and KID, over all and by category, precision and recall, and scores of picture and words such as CLIP's.
+FID and KID, over all and by category, precision and recall, and scores of image and text such as CLIP's.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from hart.config import SamplingConfig
 from hart.data.sources import Source
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
-from hart.evaluation.drawing import DrawnPictures
+from hart.evaluation.generated_images import GeneratedImages
+from hart.evaluation.image_sets import ImageSet, features_of_set
 from hart.evaluation.judges import scores
-from hart.evaluation.judges.scores import ClipScore, Scorer, score_drawn
-from hart.evaluation.metrics.distances import LEAST_PICTURES, all_figures, distances
+from hart.evaluation.judges.scores import ClipScore, Scorer, score_generated
+from hart.evaluation.metrics.distances import LEAST_IMAGES, all_figures, distances
 from hart.evaluation.metrics.features import open_extractor
-from hart.evaluation.metrics.figures import FEW_PICTURES, Figure, bootstrap_mean, few_pictures_warning
-from hart.evaluation.pictures import Pictures, features_of_set
+from hart.evaluation.metrics.figures import FEW_IMAGES, Figure, bootstrap_mean, few_images_warning
 from hart.evaluation.published_files import at_hand
-from hart.evaluation.report import PublishedTable, Result, extractor_facts, pictures_text
+from hart.evaluation.report import PublishedTable, Result, extractor_facts, images_text
 from hart.evaluation.suites import base
 from hart.evaluation.suites.base import Context, SamplingOptions
 from hart.files import user_path
 
 CATEGORY = "category"
-"""Field of a picture's record that names its category."""
-ALL = "drawn"
+"""Field of an image's record that names its category."""
+ALL = "generated"
 NONE = "none"
 FEATURE_BATCH = 16
 
@@ -46,7 +46,7 @@ class TextToImageOptions(SamplingOptions, kw_only=True):
         description="Folder with the set as published, and with weights by their names if they are there; both are "
         "fetched once from their public homes by default.",
     )
-    limit: int | None = Field(default=None, ge=1, description="Pictures to draw; as many as published by default.")
+    limit: int | None = Field(default=None, ge=1, description="Images to generate; as many as published by default.")
     features: base.Features = "inception-v3"
     clip: str = Field(
         default="openai/clip-vit-large-patch14",
@@ -56,11 +56,13 @@ class TextToImageOptions(SamplingOptions, kw_only=True):
         default=None, description="Also give HPS v2: a folder or hub id with its weights in transformers' layout."
     )
     image_reward: Path | None = Field(default=None, description="Also give ImageReward: the file ImageReward.pt.")
-    image_reward_words: str = Field(
+    image_reward_tokenizer: str = Field(
         default="google-bert/bert-base-uncased",
         description="Text tokenizer of ImageReward, which its file does not hold: a folder or hub id.",
     )
-    smooth: bool | None = Field(default=False, description="Mix codes; the published FIDs are sampled without.")
+    gumbel_smoothing: bool | None = Field(
+        default=False, description="Mix codes; the published FIDs are sampled without."
+    )
 
     @property
     def folder(self) -> Path | None:
@@ -68,55 +70,56 @@ class TextToImageOptions(SamplingOptions, kw_only=True):
         return None if self.data is None else user_path(self.data)
 
     def scorers(self, device: torch.device) -> list[Scorer]:
-        """What scores pictures and words. Raises `HartError`."""
+        """What scores images and words. Raises `HartError`."""
         found: list[Scorer] = []
         if self.clip != NONE:
             found.append(ClipScore(at_hand(self.clip, self.folder), device))
         if self.hps is not None:
             found.append(ClipScore(at_hand(self.hps, self.folder), device, "HPS v2"))
         if self.image_reward is not None:
-            words = at_hand(self.image_reward_words, self.folder)
+            words = at_hand(self.image_reward_tokenizer, self.folder)
             found.append(scores.ImageReward(user_path(self.image_reward), words, device))
         return found
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A published set: what is drawn for it and what is compared.
+    """A published set: what is generated for it and what is compared.
 
-    prompts: of every picture drawn. categories: of every prompt; empty where the set has none.
-    references: all pictures of the set, with a record that holds their `CATEGORY` where the set has any.
-    reference_side: pixels that the pictures of the set are cut and resized to. drawn_side: the same for drawn ones;
+    prompts: of every image generated. categories: of every prompt; empty where the set has none.
+    references: all images of the set, with a record that holds their `CATEGORY` where the set has any.
+    reference_size: pixels that the images of the set are cut and resized to. generated_size: the same for generated
+        ones;
     None leaves them as they are. notes: where this is not the published set. published: rows of others.
     """
 
     prompts: tuple[str, ...]
     categories: tuple[str, ...]
     references: Source
-    reference_side: int
-    drawn_side: int | None = None
+    reference_size: int
+    generated_size: int | None = None
     notes: tuple[str, ...] = ()
     published: tuple[PublishedTable, ...] = ()
 
 
 def measure(context: Context[TextToImageOptions], benchmark: Benchmark) -> Result:
-    """Draw, compare and score. Raises `HartError` for a model that draws classes, and for too few pictures."""
+    """Generate, compare and score. Raises `HartError` for a model that generates classes, and for too few images."""
     options, progress, generator = context.options, context.progress, context.generator()
     resamples, prompts = options.resamples, benchmark.prompts
     _require_enough(benchmark)
-    # what may be missing is looked for before anything is drawn
+    # what may be missing is looked for before anything is generated
     extractor = open_extractor(options.features, context.device, options.folder)
     scorers = options.scorers(context.device)
     pipe = options.pipeline()
     sampling = options.sampling(pipe)
-    drawn = DrawnPictures(pipe, prompts, sampling, options.seed, context.out)
-    drawn.draw(options.batch_size, progress)
-    scored = {scorer.name: score_drawn(drawn, prompts, scorer, FEATURE_BATCH, progress) for scorer in scorers}
-    references = Pictures(benchmark.references, ImageTransform(benchmark.reference_side))
+    samples = GeneratedImages(pipe, prompts, sampling, options.seed, context.out)
+    samples.generate(options.batch_size, progress)
+    scored = {scorer.name: score_generated(samples, prompts, scorer, FEATURE_BATCH, progress) for scorer in scorers}
+    references = ImageSet(benchmark.references, ImageTransform(benchmark.reference_size))
     real, real_categories = features_of_set(
         references, extractor, FEATURE_BATCH, lambda sample: str(sample.record.get(CATEGORY, "")), progress
     )
-    generated = drawn.features(extractor, FEATURE_BATCH, progress, benchmark.drawn_side)
+    generated = samples.features(extractor, FEATURE_BATCH, progress, benchmark.generated_size)
     progress(0, None, "distances and intervals")
 
     def means(rows: Tensor) -> dict[str, Figure]:
@@ -129,47 +132,48 @@ def measure(context: Context[TextToImageOptions], benchmark: Benchmark) -> Resul
         figures[category] = distances(real[theirs], generated[ours], extractor.name, generator, resamples)
         figures[category] |= means(ours)
     return Result(
-        title=f"{pictures_text(len(generated))} of {pipe.image_size} px against {len(real):,}",
+        title=f"{images_text(len(generated))} of {pipe.image_size} px against {len(real):,}",
         figures=figures,
         settings={
             "data": "public home" if options.data is None else str(options.data),
             "size": pipe.image_size,
-            "reference_size": benchmark.reference_side,
-            "compared_size": benchmark.drawn_side or pipe.image_size,
-            **drawn.settings,
+            "reference_size": benchmark.reference_size,
+            "compared_size": benchmark.generated_size or pipe.image_size,
+            **samples.settings,
             "scorers": {scorer.name: scorer.weights for scorer in scorers},
         },
-        counts={"drawn": len(generated), "references": len(real), "damaged": len(references.damaged)},
+        counts={"generated": len(generated), "references": len(real), "damaged": len(references.damaged)},
         extractor=extractor_facts(extractor),
-        notes=(*_warnings(benchmark, sampling, min(len(real), len(generated))), *drawn.notes, *benchmark.notes),
+        notes=(*_warnings(benchmark, sampling, min(len(real), len(generated))), *samples.notes, *benchmark.notes),
         published=benchmark.published,
-        sheets=drawn.sheet(prompts),
+        sheets=samples.sheet(prompts),
     )
 
 
 def _require_enough(benchmark: Benchmark) -> None:
-    """Before any picture is drawn: every row of the table needs so many."""
+    """Before any image is generated: every row of the table needs so many."""
     counts = Counter(benchmark.categories) or Counter({ALL: len(benchmark.prompts)})
     name, least = min(counts.items(), key=lambda item: item[1])
-    if least < LEAST_PICTURES:
+    if least < LEAST_IMAGES:
         raise HartError(
-            f"{least} pictures of {name!r} are to be drawn, and figures need at least {LEAST_PICTURES} in each of "
-            f"{len(counts)} rows: give --limit {LEAST_PICTURES * len(counts)} or more"
+            f"{least} images of {name!r} are to be generated, and figures need at least {LEAST_IMAGES} in each of "
+            f"{len(counts)} rows: give --limit {LEAST_IMAGES * len(counts)} or more"
         )
 
 
 def _warnings(benchmark: Benchmark, sampling: SamplingConfig, count: int) -> list[str]:
-    warnings = [*few_pictures_warning("FID", count)]
+    warnings = [*few_images_warning("FID", count)]
     if not warnings and benchmark.categories:
         warnings.append(
-            f"FID of one category is of fewer than {FEW_PICTURES:,} pictures, and so above that of all: compare it "
+            f"FID of one category is of fewer than {FEW_IMAGES:,} images, and so above that of all: compare it "
             "only with the same category of others"
         )
-    if sampling.smooth:
-        warnings.append("drawn with smooth mixing, which published FIDs leave out: they are lower without it")
+    if sampling.gumbel_smoothing:
+        warnings.append("generated with Gumbel smoothing, which published FIDs leave out: they are lower without it")
     if benchmark.published:
         warnings.append(
-            f"drawn with guidance {sampling.guidance_scale:g}; which guidance the published figures were drawn with is "
+            f"generated with guidance {sampling.guidance_scale:g}; which guidance the published figures were "
+            "generated with is "
             "not known"
         )
     return warnings

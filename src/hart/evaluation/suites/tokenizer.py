@@ -1,9 +1,9 @@
-"""Suite `tokenizer`: what a picture loses on its way through the tokenizer, discrete against hybrid.
+"""Suite `tokenizer`: what an image loses on its way through the tokenizer, discrete against hybrid.
 
-Everything is measured on 8-bit pictures, as they would be stored. `hybrid` is codes plus the exact rest, which is the
-encoder's continuous latent: what hybrid tokens reach when the rest is drawn without error (paper, Table 1).
+Everything is measured on 8-bit images, as they would be stored. `hybrid` is codes plus the exact residual, which is the
+encoder's continuous latent: what hybrid tokens reach when the residual is sampled without error (paper, Table 1).
 
-Shapes: B batch, N pictures, H W image, D width of a feature.
+Shapes: B batch, N images, H W image, D width of a feature.
 """
 
 from __future__ import annotations
@@ -23,36 +23,36 @@ from hart.config import TokenizerConfig
 from hart.data.transforms import ImageTransform, to_signed, unit_to_pil
 from hart.errors import HartError
 from hart.evaluation.cache import TENSORS
+from hart.evaluation.image_sets import ImageSet
 from hart.evaluation.metrics.distances import frechet_figure, kernel_distance
 from hart.evaluation.metrics.features import FeatureExtractor, Features, open_extractor
-from hart.evaluation.metrics.figures import Figure, bootstrap_mean, few_pictures_warning
+from hart.evaluation.metrics.figures import Figure, bootstrap_mean, few_images_warning
 from hart.evaluation.metrics.images import SSIM_WINDOW, psnr, ssim
-from hart.evaluation.pictures import Pictures
-from hart.evaluation.report import Result, extractor_facts, pictures_text, published_tables
+from hart.evaluation.report import Result, extractor_facts, images_text, published_tables
 from hart.evaluation.suites import base
 from hart.evaluation.suites.base import Context, ImageSetOptions, Suite, SuiteOptions
 from hart.generation.contact_sheet import contact_sheet
+from hart.grids import ScaleSchedule
 from hart.networks.perceptual import EfficientNetLitePerceptualLoss, Lpips, perceptual_loss
 from hart.presets import scales_of_size
-from hart.scales import ScaleSchedule
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
 KINDS = ("discrete", "hybrid")
 INPUT = "input"
 PSNR, SSIM = "PSNR, dB", "SSIM"
 DISTANCES = {"lpips": "LPIPS (VGG-16)", "efficientnet_lite0": "distance (efficientnet-lite0)"}
-SHEET_FILE, SHEET_PICTURES = "reconstructions.png", 12
+SHEET_FILE, SHEET_IMAGES = "reconstructions.png", 12
 
 
 class TokenizerOptions(ImageSetOptions, SuiteOptions, kw_only=True):
     """The model may be a tokenizer alone."""
 
     model: base.Model = "emoji"
-    size: int | None = Field(default=None, description="Side of the pictures in pixels; the model's own by default.")
+    size: int | None = Field(default=None, description="Side of the images in pixels; the model's own by default.")
     scales: tuple[int, ...] | None = Field(
-        default=None, description="Sides of the token maps, for sizes that have no known ones."
+        default=None, description="Grid sizes of the token maps, for sizes that have no known ones."
     )
-    limit: int | None = Field(default=None, ge=1, description="Pictures to measure; all by default.")
+    limit: int | None = Field(default=None, ge=1, description="Images to measure; all by default.")
     features: base.Features = "efficientnet-lite0"
     distance: Literal["lpips", "efficientnet_lite0"] = Field(
         default="efficientnet_lite0", description="Perceptual distance; lpips needs weights."
@@ -64,7 +64,7 @@ class TokenizerOptions(ImageSetOptions, SuiteOptions, kw_only=True):
 
 
 def schedule_for(config: TokenizerConfig, size: int, scales: tuple[int, ...] | None = None) -> ScaleSchedule:
-    """The scales with which pictures of `size` pixels are coded.
+    """The scales with which images of `size` pixels are coded.
 
     `scales` if they are given, else those of `hart.presets.scales_of_size`. Raises `HartError` when they do not end at
     the latent's side.
@@ -76,15 +76,17 @@ def schedule_for(config: TokenizerConfig, size: int, scales: tuple[int, ...] | N
         schedule = ScaleSchedule(derived if scales is None else scales)
     except ValueError as error:
         raise HartError(f"scales: {error}") from None
-    if schedule.final_side != (side := derived[-1]):
-        raise HartError(f"scales end at {schedule.final_side}: pictures of {size} px have a latent of {side} x {side}")
+    if schedule.final_grid_size != (grid_size := derived[-1]):
+        raise HartError(
+            f"scales end at {schedule.final_grid_size}: images of {size} px have a latent of {grid_size} x {grid_size}"
+        )
     return schedule
 
 
 def run(context: Context[TokenizerOptions]) -> Result:
     """Scores and features of every batch are kept: a stopped run goes on.
 
-    Raises `HartError` for sets of fewer than four pictures, or decoded pictures that are not finite.
+    Raises `HartError` for sets of fewer than four images, or decoded images that are not finite.
     """
     from hart.checkpoint.starting import load_tokenizer
 
@@ -94,7 +96,7 @@ def run(context: Context[TokenizerOptions]) -> Result:
     schedule = schedule_for(tokenizer.config, size, options.scales)
     source = options.source()
     context.note(source.description)
-    pictures = Pictures(source, ImageTransform(size, fit=options.fit), limit=options.limit, seed=options.seed)
+    images = ImageSet(source, ImageTransform(size, fit=options.fit), limit=options.limit, seed=options.seed)
     measure = Measure(tokenizer, schedule, open_extractor(options.features, device), options)
     weights = fingerprint(tokenizer)
     facts = {"tokenizer": weights, "scales": list(schedule), "device": device.type, **measure.facts()}
@@ -103,13 +105,13 @@ def run(context: Context[TokenizerOptions]) -> Result:
     groups: list[list[Image.Image]] = []
     labels: list[str] = []
     done = 0
-    for batch in pictures.batches(options.batch_size):
-        progress(done, pictures.total, f"{done} pictures reconstructed")
+    for batch in images.batches(options.batch_size):
+        progress(done, images.total, f"{done} images reconstructed")
         sound = partial(measure.sound, count=len(batch), other=parts[0] if parts else None)
         values = kept.get(kept.key(batch.pixels), partial(measure, batch.pixels), sound)
         parts.append(values)
-        if shown := min(len(batch), SHEET_PICTURES - len(groups)):
-            # decoded again: pictures are not kept, and these are few
+        if shown := min(len(batch), SHEET_IMAGES - len(groups)):
+            # decoded again: images are not kept, and these are few
             versions = (batch.pixels, *reconstruct(tokenizer, batch.pixels.to(device), schedule).values())
             groups += [[unit_to_pil(version[row].float() / 255) for version in versions] for row in range(shown)]
             for row in range(shown):
@@ -119,19 +121,19 @@ def run(context: Context[TokenizerOptions]) -> Result:
     progress(done, None, "distances and intervals")
     measured = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return Result(
-        title=f"{pictures_text(done)} of {size} px",
+        title=f"{images_text(done)} of {size} px",
         figures={kind: _figures(measured, kind, measure, context) for kind in KINDS},
         settings={"set": source.description, "size": size, "scales": list(schedule), "weights_sha256": weights},
-        counts={"pictures": done, "damaged": len(pictures.damaged)},
+        counts={"images": done, "damaged": len(images.damaged)},
         extractor=extractor_facts(measure.extractor),
-        notes=few_pictures_warning("rFID", done),
+        notes=few_images_warning("rFID", done),
         published=(published_tables()["tokenizer"],),
         sheets={SHEET_FILE: contact_sheet(groups, labels)},
     )
 
 
 class Measure:
-    """Scores and features of pictures and their reconstructions, by "KIND: NAME", a row a picture."""
+    """Scores and features of images and their reconstructions, by "KIND: NAME", a row an image."""
 
     def __init__(
         self,
@@ -155,7 +157,7 @@ class Measure:
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Of pictures (B, 3, H, W) uint8."""
+        """Of images (B, 3, H, W) uint8."""
         values = _named(INPUT, self.extractor(pixels))
         original = pixels.to(self._device)
         for kind, image in reconstruct(self._tokenizer, original, self._schedule).items():
@@ -166,9 +168,9 @@ class Measure:
         return values
 
     def sound(self, values: Mapping[str, Tensor], count: int, other: Mapping[str, Tensor] | None) -> bool:
-        """Whether these are numbers of so many pictures, of the names and widths that another batch has."""
+        """Whether these are numbers of so many images, of the names and widths that another batch has."""
         names = {f"{kind}: {name}" for kind in KINDS for name in ("pooled", *self.scores)} | {f"{INPUT}: pooled"}
-        widths, others = ({k: v.shape[1:] for k, v in (side or {}).items()} for side in (values, other))
+        widths, others = ({k: v.shape[1:] for k, v in (size or {}).items()} for size in (values, other))
         return (names <= values.keys() and (other is None or widths == others)) and all(
             value.dim() > 0 and len(value) == count and not value.isnan().any() for value in values.values()
         )
@@ -176,7 +178,7 @@ class Measure:
 
 @torch.inference_mode()
 def reconstruct(tokenizer: HybridTokenizer, pixels: Tensor, schedule: ScaleSchedule) -> dict[str, Tensor]:
-    """Each kind of reconstruction of pictures (B, 3, H, W), as 8-bit pictures."""
+    """Each kind of reconstruction of images (B, 3, H, W), as 8-bit images."""
     latent = tokenizer.encode(to_signed(pixels))
     decoded = {}
     for kind, version in (("discrete", tokenizer.quantize(latent, schedule).latent), ("hybrid", latent)):

@@ -1,4 +1,4 @@
-"""Builds the emoji data set: open emoji sets drawn to pictures, with captions, as WebDataset shards.
+"""Builds the emoji data set: open emoji sets drawn to images, with captions, as WebDataset shards.
 
 Everything follows from the pinned packages, the size and the seed: the same call gives the same files.
 """
@@ -26,7 +26,7 @@ from hart.files import atomic_write, default_cache, write_json
 from hart_emoji.data.captions import Keywords, captions, plain_names
 from hart_emoji.data.catalogue import Icon, IconSet, catalogue
 from hart_emoji.data.npm import NpmPackage, fetch_package, read_json
-from hart_emoji.data.plan import SPLIT_RULE, Picture, held_out_keywords, plan_pictures
+from hart_emoji.data.plan import SPLIT_RULE, PlannedImage, held_out_keywords, plan_images
 
 BUILDER_VERSION = 2
 """Part of the fingerprint: raised when the same packages, size and seed give other files."""
@@ -69,7 +69,7 @@ SHORT_CODES = ("github", "iamcal", "emojibase", "joypixels")
 class EmojiSummary:
     """What lies in the directory.
 
-    train, val: pictures. skipped: icons that drew blank or could not be drawn. reused: nothing had to be built.
+    train, val: images. skipped: icons that drew blank or could not be drawn. reused: nothing had to be built.
     """
 
     directory: Path
@@ -92,8 +92,8 @@ def build_emoji(
 ) -> EmojiSummary:
     """Draw the emoji sets into `directory`: `train-*.tar`, `val-*.tar`, `concepts.json`, `dataset.json`.
 
-    size: side of the pictures, pixels, 16 to 1024. cache: where the npm archives lie or go; see `files.default_cache`.
-    styles: names of `STYLES`. held_out_only: leave the pictures to train on undrawn, for evaluation at another size.
+    size: side of the images, pixels, 16 to 1024. cache: where the npm archives lie or go; see `files.default_cache`.
+    styles: names of `STYLES`. held_out_only: leave the images to train on undrawn, for evaluation at another size.
     A stopped build goes on with the first missing shard; a complete one is only checked.
     Each shard member pair is `<key>.webp` (lossless) and `<key>.json` with captions, concept, style, skin_tone, group,
     weight and held_out (None, "style" or "tone"; see `hart_emoji.data.plan`).
@@ -114,9 +114,9 @@ def build_emoji(
     concepts = {icon.concept.slug: icon.concept for icon in icons}
     withheld = held_out_keywords(concepts.values(), seed)
     keywords = Keywords(concepts.values(), withheld)
-    pictures = plan_pictures(icons, seed)
-    counts, skipped = _write_shards(directory, pictures, splits, keywords, size, seed, report)
-    write_json(directory / "concepts.json", _concept_table(pictures, keywords, withheld))
+    images = plan_images(icons, seed)
+    counts, skipped = _write_shards(directory, images, splits, keywords, size, seed, report)
+    write_json(directory / "concepts.json", _concept_table(images, keywords, withheld))
     finish_set(
         directory,
         fingerprint,
@@ -127,7 +127,7 @@ def build_emoji(
             "counts": counts,
             "skipped": skipped,
             "concepts": len(concepts),
-            "held_out": Counter(picture.held_out for picture in pictures if picture.held_out),
+            "held_out": Counter(image.held_out for image in images if image.held_out),
             "split_rule": SPLIT_RULE,
             "held_out_keywords": withheld,
             "styles": {
@@ -137,7 +137,7 @@ def build_emoji(
                     "word": style.word,
                     "licence": style.licence,
                     "author": style.author,
-                    "pictures": sum(picture.icon.style == name for picture in pictures),
+                    "pictures": sum(image.icon.style == name for image in images),
                 }
                 for name, style in chosen.items()
             },
@@ -164,9 +164,9 @@ def render(svg: str, size: int) -> Image.Image | None:
         return None
     canvas = Image.new("RGBA", (size, size), "white")
     canvas.alpha_composite(layer, ((size - layer.width) // 2, (size - layer.height) // 2))
-    picture = canvas.convert("RGB")
-    # A picture of one colour has a single entry in its table of colours.
-    return picture if picture.getcolors(maxcolors=1) is None else None
+    image = canvas.convert("RGB")
+    # An image of one colour has a single entry in its table of colours.
+    return image if image.getcolors(maxcolors=1) is None else None
 
 
 def _fingerprint(size: int, seed: int, styles: Mapping[str, Style], splits: Sequence[str]) -> str:
@@ -212,20 +212,17 @@ def read_icons(styles: Mapping[str, Style], cache: Path, report: Progress) -> li
 
 def _write_shards(
     directory: Path,
-    pictures: Sequence[Picture],
+    images: Sequence[PlannedImage],
     splits: Sequence[str],
     keywords: Keywords,
     size: int,
     seed: int,
     report: Progress,
 ) -> tuple[dict[str, int], int]:
-    """Write the shards that are not there yet; returns the pictures per split, and how many icons were skipped."""
+    """Write the shards that are not there yet; returns the images per split, and how many icons were skipped."""
     counts = {"train": 0, "val": 0}
     done = 0
-    parts = {
-        split: [picture for picture in pictures if (picture.held_out is not None) == (split == "val")]
-        for split in splits
-    }
+    parts = {split: [item for item in images if (item.held_out is not None) == (split == "val")] for split in splits}
     total = sum(len(chosen) for chosen in parts.values())
     for split, chosen in parts.items():
         for start in range(0, len(chosen), SHARD_SIZE):
@@ -233,45 +230,45 @@ def _write_shards(
             path = directory / f"{split}-{start // SHARD_SIZE:04d}.tar"
             if not path.is_file():
                 told = _told(part, report, done, total, f"drawing {split}")
-                atomic_write(path, partial(_draw_shard, pictures=told, keywords=keywords, size=size, seed=seed))
+                atomic_write(path, partial(_draw_shard, images=told, keywords=keywords, size=size, seed=seed))
             done += len(part)
             counts[split] += _shard_length(path)
     report(done, total, "done")
     return counts, total - sum(counts.values())
 
 
-def _told(pictures: Iterable[Picture], report: Progress, done: int, total: int, what: str) -> Iterator[Picture]:
-    """The same pictures, each reported as its turn comes."""
-    for number, picture in enumerate(pictures):
+def _told(images: Iterable[PlannedImage], report: Progress, done: int, total: int, what: str) -> Iterator[PlannedImage]:
+    """The same images, each reported as its turn comes."""
+    for number, image in enumerate(images):
         report(done + number, total, what)
-        yield picture
+        yield image
 
 
-def _draw_shard(file: BinaryIO, pictures: Iterable[Picture], keywords: Keywords, size: int, seed: int) -> None:
+def _draw_shard(file: BinaryIO, images: Iterable[PlannedImage], keywords: Keywords, size: int, seed: int) -> None:
     with tarfile.open(fileobj=file, mode="w") as tar:
-        for picture in pictures:
-            _add_picture(tar, picture, keywords, size, seed)
+        for image in images:
+            _add_image(tar, image, keywords, size, seed)
 
 
-def _add_picture(tar: tarfile.TarFile, picture: Picture, keywords: Keywords, size: int, seed: int) -> None:
-    icon = picture.icon
+def _add_image(tar: tarfile.TarFile, image: PlannedImage, keywords: Keywords, size: int, seed: int) -> None:
+    icon = image.icon
     drawn = render(icon.svg, size)
     if drawn is None:
         return
     encoded = io.BytesIO()
     drawn.save(encoded, "WEBP", lossless=True, quality=50, method=2)
-    rng = random.Random(f"{seed}|captions|{picture.key}")
+    rng = random.Random(f"{seed}|captions|{image.key}")
     record = {
         "captions": captions(icon.concept, STYLES[icon.style].word, icon.tone, keywords, rng),
         "concept": icon.concept.slug,
         "style": icon.style,
         "skin_tone": icon.tone,
         "group": icon.concept.group,
-        "weight": picture.weight,
-        "held_out": picture.held_out,
+        "weight": image.weight,
+        "held_out": image.held_out,
     }
     for suffix, data in (("webp", encoded.getvalue()), ("json", json.dumps(record).encode())):
-        member = tarfile.TarInfo(f"{picture.key}.{suffix}")
+        member = tarfile.TarInfo(f"{image.key}.{suffix}")
         member.size = len(data)
         tar.addfile(member, io.BytesIO(data))
 
@@ -285,12 +282,12 @@ def _shard_length(path: Path) -> int:
 
 
 def _concept_table(
-    pictures: Iterable[Picture], keywords: Keywords, withheld: Mapping[str, Sequence[str]]
+    images: Iterable[PlannedImage], keywords: Keywords, withheld: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
-    """Concept -> names, keywords and pictures, for evaluation."""
+    """Concept -> names, keywords and images, for evaluation."""
     table: dict[str, Any] = {}
-    for picture in sorted(pictures, key=lambda picture: picture.key):
-        concept = picture.icon.concept
+    for image in sorted(images, key=lambda image: image.key):
+        concept = image.icon.concept
         entry = table.setdefault(
             concept.slug,
             {
@@ -304,11 +301,11 @@ def _concept_table(
                 "held_out_skin_tones": [],
             },
         )
-        if picture.icon.tone is None:
-            kind, value = "styles", picture.icon.style
+        if image.icon.tone is None:
+            kind, value = "styles", image.icon.style
         else:
-            kind, value = "skin_tones", picture.icon.tone
-        held_out = picture.held_out == ("style" if kind == "styles" else "tone")
+            kind, value = "skin_tones", image.icon.tone
+        held_out = image.held_out == ("style" if kind == "styles" else "tone")
         listed = entry[f"held_out_{kind}" if held_out else kind]
         if value not in listed:
             listed.append(value)

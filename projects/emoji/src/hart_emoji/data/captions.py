@@ -1,4 +1,4 @@
-"""Captions for emoji pictures: the Unicode name in several wordings, keywords, style and skin tone."""
+"""Captions for emoji images: the Unicode name in several wordings, keywords, style and skin tone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ AMBIGUOUS_ABOVE = 6
 """A keyword of more concepts than this never stands alone."""
 
 DEFAULT_STYLE = "noto"
-"""What a caption without a style means: pictures of other styles have one such caption, the others tell the style.
+"""What a caption without a style means: images of other styles have one such caption, the others tell the style.
 
 Seven designers under the same words are a mixture of which a small model draws the average.
 """

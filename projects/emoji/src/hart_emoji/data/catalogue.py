@@ -40,7 +40,7 @@ class Concept:
     """One emoji without its skin tone.
 
     label: the Unicode name; group: one of `GROUPS`, or "other" for an icon outside Unicode's list.
-    keywords: words that both sources give, so likely to stand for the picture on their own.
+    keywords: words that both sources give, so likely to stand for the image on their own.
     hints: words of one source only; they go well beside the name.
     """
 
@@ -53,7 +53,7 @@ class Concept:
 
 @dataclass(frozen=True)
 class Icon:
-    """One picture to draw.
+    """One image to draw.
 
     tone: one of `TONES` or None; svg: a complete document; certain: false where the name was guessed.
     """
@@ -123,7 +123,7 @@ class NameTable:
             self._by_name.setdefault(_slug_of(entry), match)
             for skin in entry.get("skins", ()):
                 tone = skin["tone"]
-                # Two people with two tones multiply the pictures and say little: left out.
+                # Two people with two tones multiply the images and say little: left out.
                 toned = (concept, TONES[tone - 1]) if concept and isinstance(tone, int) else None
                 self._by_code[_code(skin["hexcode"])] = toned
                 self._by_name.setdefault(slugify(skin["label"]), toned)

@@ -1,4 +1,4 @@
-"""What becomes of each picture: training or held out, how much it weighs, and in which place it is stored.
+"""What becomes of each image: training or held out, how much it weighs, and in which place it is stored.
 
 Every choice is a hash of the seed and a name, never of a position: adding icons leaves the others where they are.
 """
@@ -20,13 +20,13 @@ HELD_OUT_TONES = 0.04
 """Share of (concept, skin tone) pairs."""
 HELD_OUT_KEYWORDS = 0.05
 TONED_TOTAL = 1.5
-"""Weight of a picture and its skin tones together, where a picture without skin tones weighs 1."""
+"""Weight of an image and its skin tones together, where an image without skin tones weighs 1."""
 FLAG_WEIGHT = 0.3
 GUESS_WEIGHT = 0.5
 """For an icon whose name had to be guessed from unspaced words."""
 
 SPLIT_RULE = (
-    "By SHA-256 of (seed, kind, key). 'style': a picture of a concept in one style, with all its skin tones, where the "
+    "By SHA-256 of (seed, kind, key). 'style': an image of a concept in one style, with all its skin tones, where the "
     "concept stays in training in another style. 'tone': a skin tone of a concept, in every style, where the concept "
     "has three tones or more. Drawings that two concepts share are never held out. Keywords in held_out_keywords are "
     "in no training caption."
@@ -34,7 +34,7 @@ SPLIT_RULE = (
 
 
 @dataclass(frozen=True)
-class Picture:
+class PlannedImage:
     """An icon with its place in the data set. key: unique, fit for a file name; held_out: why, or None for training."""
 
     key: str
@@ -43,13 +43,13 @@ class Picture:
     weight: float
 
 
-def plan_pictures(icons: Sequence[Icon], seed: int) -> list[Picture]:
-    """Split, weight and order of every picture; the order is shuffled, so that shards are alike."""
+def plan_images(icons: Sequence[Icon], seed: int) -> list[PlannedImage]:
+    """Split, weight and order of every image; the order is shuffled, so that shards are alike."""
     shared = _shared_drawings(icons)
     held_styles = _held_out_styles(icons, shared, seed)
     held_tones = _held_out_tones(icons, shared, seed)
     tones = Counter((icon.concept.slug, icon.style) for icon in icons if icon.tone)
-    pictures = []
+    images = []
     for icon in icons:
         slug, style, tone = icon.concept.slug, icon.style, icon.tone
         held_out: Literal["style", "tone"] | None = None
@@ -59,15 +59,15 @@ def plan_pictures(icons: Sequence[Icon], seed: int) -> list[Picture]:
             held_out = "tone"
         weight = 1.0
         if count := tones[slug, style]:
-            # The plain picture takes a third: most prompts name no skin tone.
+            # The plain image takes a third: most prompts name no skin tone.
             weight = TONED_TOTAL * (2 / 3 / count if tone else 1 / 3)
         if icon.concept.group == "flags":
             weight *= FLAG_WEIGHT
         if not icon.certain:
             weight *= GUESS_WEIGHT
         key = "-".join(part for part in (style, slug, tone) if part)
-        pictures.append(Picture(key, icon, held_out, round(weight, 4)))
-    return sorted(pictures, key=lambda picture: _chance(seed, "order", picture.key))
+        images.append(PlannedImage(key, icon, held_out, round(weight, 4)))
+    return sorted(images, key=lambda image: _chance(seed, "order", image.key))
 
 
 def held_out_keywords(concepts: Collection[Concept], seed: int) -> dict[str, list[str]]:

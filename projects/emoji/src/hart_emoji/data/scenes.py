@@ -20,7 +20,7 @@ from hart.data import Damage, DamagedSample, Sample
 from hart_emoji.data.build import STYLES, layer_of, read_icons
 from hart_emoji.data.captions import DEFAULT_STYLE, Keywords, captions, plain_names, with_article
 from hart_emoji.data.catalogue import Icon
-from hart_emoji.data.plan import held_out_keywords, plan_pictures
+from hart_emoji.data.plan import held_out_keywords, plan_images
 from hart_emoji.data.recolour import COLOUR_WORDS, COLOURS, OwnColour, colour_word, ground, own_colour, repainted
 from hart_emoji.data.rewriting import NUMBERS, one_thing, plural, sometimes_slipped
 
@@ -73,9 +73,9 @@ class EmojiScenes:
         concepts = {icon.concept.slug: icon.concept for icon in icons}
         # split and held-out words are those of the set that `hart data emoji` writes
         self.keywords = Keywords(concepts.values(), held_out_keywords(concepts.values(), seed=0))
-        kept = [picture for picture in plan_pictures(icons, seed=0) if picture.held_out is None]
-        self.icons = [picture.icon for picture in kept]
-        self.chances = [picture.weight for picture in kept]
+        kept = [image for image in plan_images(icons, seed=0) if image.held_out is None]
+        self.icons = [image.icon for image in kept]
+        self.chances = [image.weight for image in kept]
         self.count = count
         self.size = size
         self.seed = seed

@@ -4,10 +4,10 @@
     PYTHONPATH=src:projects/emoji/src python -m hart_emoji.shipped train .pack --minutes 9 --out OUT --work /tmp/shipped
     python -m hart_emoji.shipped join OUT runs/shipped
 
-`pack` runs where the set is: it makes few small files of a set of captioned pictures or of a folder of vector files.
+`pack` runs where the set is: it makes few small files of a set of captioned images or of a folder of vector files.
 `train` runs on a bare machine: torch, numpy, pillow, safetensors, tokenizers, accelerate and the pack. It trains with
 the project's recipes, the tokenizer first, everything on the device, and writes averaged weights in files below 16 MiB,
-the logs and sample pictures, anew every minute. WORK holds checkpoints: the same command goes on from there. `--from
+the logs and sample images, anew every minute. WORK holds checkpoints: the same command goes on from there. `--from
 OUT` starts from what another run wrote. `join` makes a model's folder of OUT.
 """
 
@@ -111,7 +111,7 @@ def run_process(parsed: argparse.Namespace, stage: str, deadline: float, eager: 
 
 
 def write_report(parsed: argparse.Namespace, record: dict[str, Any]) -> None:
-    """What was done, the end of the processes' output, and one picture of the samples."""
+    """What was done, the end of the processes' output, and one image of the samples."""
     log = (parsed.work / "log").read_text(encoding="utf-8", errors="replace").splitlines()
     record["log"] = [line[:300] for line in log if line.strip()][-40:]
     (parsed.out / REPORT).write_text(json.dumps(record, indent=1, default=str), encoding="utf-8")

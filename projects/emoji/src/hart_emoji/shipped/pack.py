@@ -1,10 +1,10 @@
-"""A set of captioned pictures in few small files, for a machine that nothing can be downloaded to.
+"""A set of captioned images in few small files, for a machine that nothing can be downloaded to.
 
-    PACK/pictures.safetensors     pictures as lossless WebP sheets, captions, weights
+    PACK/images.safetensors     images as lossless WebP sheets, captions, weights
     PACK/perceptual.safetensors   the perceptual network's weights
     PACK/site/                    the package that the network is built of, which is pure Python
 
-A sheet holds pictures of one concept and style side by side, such as the skin tones of a person: together they take 70%
+A sheet holds images of one concept and style side by side, such as the skin tones of a person: together they take 70%
 of what they take one by one.
 """
 
@@ -32,16 +32,16 @@ from hart.checkpoint import read_safetensors, save_module, write_safetensors
 from hart.data import CaptionedImages, open_dataset
 from hart.training import perceptual_loss
 
-PICTURES, PERCEPTUAL, SITE = "pictures.safetensors", "perceptual.safetensors", "site"
+IMAGES, PERCEPTUAL, SITE = "images.safetensors", "perceptual.safetensors", "site"
 NETWORK = "efficientnet_lite_pytorch"
 WIDEST = 100
-"""Pictures of a sheet; WebP's sides end at 16,383 pixels."""
+"""Images of a sheet; WebP's sides end at 16,383 pixels."""
 
 
 def write_pack(source: str, pack: Path, *, split: str, size: int) -> dict[str, int]:
     """Pack a split of any set that training reads, or a folder of vector files; the bytes of each part by name."""
     vectors = sorted(Path(source).glob("**/*.svg")) if Path(source).is_dir() else []
-    data = drawn(vectors, size) if vectors else open_dataset(source, split, size)
+    data = vector_images(vectors, size) if vectors else open_dataset(source, split, size)
     data.require_captions()
     order, groups = sheets(data)
     blobs = [encoded(data.pixels[rows]) for rows in groups]
@@ -49,12 +49,12 @@ def write_pack(source: str, pack: Path, *, split: str, size: int) -> dict[str, i
     tensors = {
         "sheets": as_bytes(b"".join(blobs)),
         "sheet_bytes": torch.tensor([len(blob) for blob in blobs]),
-        "sheet_pictures": torch.tensor([len(rows) for rows in groups]),
+        "sheet_images": torch.tensor([len(rows) for rows in groups]),
         "captions": as_bytes(lzma.compress(captions)),
         "weights": data.weights[order],
         "size": torch.tensor(size),
     }
-    write_safetensors(pack / PICTURES, tensors)
+    write_safetensors(pack / IMAGES, tensors)
     write_perceptual(pack)
     return {
         path.relative_to(pack).as_posix(): path.stat().st_size for path in sorted(pack.rglob("*")) if path.is_file()
@@ -73,14 +73,14 @@ def write_perceptual(pack: Path) -> None:
 
 def read_pack(pack: Path) -> CaptionedImages:
     """What `write_pack` packed, decoded. Raises `HartError` for a file that is not there or not whole."""
-    tensors = read_safetensors(pack / PICTURES)
+    tensors = read_safetensors(pack / IMAGES)
     size = int(tensors["size"])
     texts = json.loads(lzma.decompress(tensors["captions"].numpy().tobytes()))
     pixels = torch.empty(len(texts), 3, size, size, dtype=torch.uint8)
-    blobs, counts = tensors["sheets"].numpy(), tensors["sheet_pictures"].tolist()
+    blobs, counts = tensors["sheets"].numpy(), tensors["sheet_images"].tolist()
     byte_ends = tensors["sheet_bytes"].cumsum(0).tolist()
     if not (len(blobs) == byte_ends[-1] and sum(counts) == len(texts) == len(tensors["weights"])):
-        raise HartError(f"{pack / PICTURES}: its parts do not fit together: pack the set again")
+        raise HartError(f"{pack / IMAGES}: its parts do not fit together: pack the set again")
 
     def decode(sheet: int, first: int) -> None:
         start = byte_ends[sheet - 1] if sheet else 0
@@ -112,7 +112,7 @@ def batches(rows: Sequence[int], most: int) -> Iterator[list[int]]:
 
 
 def encoded(pixels: Tensor) -> bytes:
-    """(N, 3, H, W) uint8 as one picture, N H wide."""
+    """(N, 3, H, W) uint8 as one image, N H wide."""
     strip = torch.cat(list(pixels), dim=2).permute(1, 2, 0).contiguous().numpy()
     file = io.BytesIO()
     Image.fromarray(strip, "RGB").save(file, format="WEBP", lossless=True, quality=60, method=4)
@@ -123,8 +123,8 @@ def as_bytes(data: bytes) -> Tensor:
     return torch.frombuffer(bytearray(data), dtype=torch.uint8)
 
 
-def drawn(files: Sequence[Path], size: int) -> CaptionedImages:
-    """Vector files as pictures. Captions are the lines of a `.txt` beside each, or the words of its name."""
+def vector_images(files: Sequence[Path], size: int) -> CaptionedImages:
+    """Vector files as images. Captions are the lines of a `.txt` beside each, or the words of its name."""
     from hart_emoji.data.build import render
 
     pixels, texts = [], []

@@ -138,7 +138,7 @@ def run_stage(job: Job, folder: Path, task: Task, recipe: Recipe, multiple: int 
     plan_path = folder / PLAN
     plan = Plan(**json.loads(plan_path.read_text(encoding="utf-8"))) if plan_path.exists() else Plan()
     times: list[float] = []
-    task.prepare()  # encodes all pictures and captions, before the time that is left is shared out
+    task.prepare()  # encodes all images and captions, before the time that is left is shared out
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PREPARED).touch()
 
@@ -165,7 +165,7 @@ def run_stage(job: Job, folder: Path, task: Task, recipe: Recipe, multiple: int 
     seconds -= plan.save_seconds * (seconds // per_save + 1)
     plan.steps = max(done + int(seconds / plan.step_seconds), done + 1)
     write_json(plan_path, vars(plan))
-    # pictures at the end alone
+    # images at the end alone
     sitting(plan.steps, every, plan.steps)
 
 

@@ -1,21 +1,22 @@
-"""Suite `agreement`: how often a drawn emoji looks most like what it was asked for.
+"""Suite `agreement`: how often a generated emoji looks most like what it was asked for.
 
 Groups of prompts: names that training has seen, synonyms that it has not, combinations of style and concept and of skin
-tone and concept that it has not, and free prompts from a file (`hart_emoji.suites.prompts`). One picture a prompt.
+tone and concept that it has not, and free prompts from a file (`hart_emoji.suites.prompts`). One image a prompt.
 
-- Right concept: all concepts rank by the nearest of their training pictures, by cosine of the extractor's features.
-  The group of skin tones is ranked among all training pictures, the others among those without skin tones.
-- Right style: of all rendered pictures of the right concept without skin tone, held out or not, the nearest by the
+- Right concept: all concepts rank by the nearest of their training images, by cosine of the extractor's features.
+  The group of skin tones is ranked among all training images, the others among those without skin tones.
+- Right style: of all rendered images of the right concept without skin tone, held out or not, the nearest by the
   same features has the style that was asked for.
-- Right skin tone: of the rendered pictures of the right concept in the style that was asked for, held out or not, the
+- Right skin tone: of the rendered images of the right concept in the style that was asked for, held out or not, the
   nearest by pixels has the tone. The features hardly see skin tones: by them, not even half of the tokenizer's
   reconstructions at 64 px have theirs.
 
 Beside every drawn row: what chance gives, and what the tokenizer's reconstructions of the renderings reach that the
-prompts describe, from codes and exact rest, and from the codes alone: a model that draws tokens of this tokenizer can
-hardly do better. Renderings that training has not seen are ranked themselves too: what a perfect picture reaches.
+prompts describe, from codes and exact residual, and from the codes alone: a model that generates tokens of this
+tokenizer can hardly do better. Renderings that training has not seen are ranked themselves too: what a perfect image
+reaches.
 
-Shapes: N pictures, M pictures of the set, C concepts, D width of a feature.
+Shapes: N images, M images of the set, C concepts, D width of a feature.
 """
 
 from __future__ import annotations
@@ -34,15 +35,15 @@ from torch import Tensor
 from hart import HartError
 from hart.evaluation import (
     Context,
-    DrawnPictures,
     Figure,
+    GeneratedImages,
     Result,
     Suite,
     bootstrap_mean,
     extractor_facts,
-    pictures_text,
+    images_text,
 )
-from hart_emoji.suites.emoji_set import PIXEL_SIDE, EmojiOptions, EmojiSet, Looks, Opened, looks, reduced
+from hart_emoji.suites.emoji_set import REDUCED_SIZE, EmojiOptions, EmojiSet, Looks, Opened, looks, reduced
 from hart_emoji.suites.prompts import (
     EmojiPrompt,
     PromptGroup,
@@ -54,8 +55,8 @@ from hart_emoji.suites.prompts import (
 )
 
 TOPS = (1, 5, 20)
-RIGHT = {"style": "right style ({})", "tone": f"right skin tone (pixels at {PIXEL_SIDE} px)"}
-"""What is judged besides the concept, with its column, for pictures that were held out for it."""
+RIGHT = {"style": "right style ({})", "tone": f"right skin tone (pixels at {REDUCED_SIZE} px)"}
+"""What is judged besides the concept, with its column, for images that were held out for it."""
 
 
 class AgreementOptions(EmojiOptions, kw_only=True):
@@ -86,22 +87,22 @@ def run(context: Context[AgreementOptions]) -> Result:
     counts: dict[str, int] = {}
     shared: dict[str, Any] = {}
     for group in groups:
-        drawn = DrawnPictures(
+        generated = GeneratedImages(
             opened.pipe, group.texts, options.sampling(opened.pipe), options.seed, context.out / group.key
         )
-        drawn.draw(options.batch_size, progress)
+        generated.generate(options.batch_size, progress)
         progress(0, None, f"what the images of {group.title} look like")
-        seen = looks(drawn.pixels(range(len(drawn))), extractor)
+        seen = looks(generated.pixels(range(len(generated))), extractor)
         figures |= _rows(judge, group, seen, _described(opened, group, context), context)
         labels = [
             prompt.text if rank is None else f"{rank}: {prompt.text}"
             for prompt, rank in zip(group.prompts, judge.ranks(seen, group), strict=True)
         ]
-        sheets |= drawn.sheet(labels, f"{group.key}.png", len(drawn) if group.key == "free" else None)
-        counts[group.key] = len(drawn)
-        shared = drawn.settings
+        sheets |= generated.sheet(labels, f"{group.key}.png", len(generated) if group.key == "free" else None)
+        counts[group.key] = len(generated)
+        shared = generated.settings
     return Result(
-        title=f"{pictures_text(sum(counts.values()))}, {len(emoji.slugs):,} concepts",
+        title=f"{images_text(sum(counts.values()))}, {len(emoji.slugs):,} concepts",
         figures=figures,
         settings={"size": opened.pipe.image_size, **shared},
         counts={**counts, "references": len(emoji), "concepts": len(emoji.slugs), "damaged": emoji.damaged},
@@ -111,16 +112,16 @@ def run(context: Context[AgreementOptions]) -> Result:
 
 
 class Judge:
-    """Says of pictures what they look most like, by the rendered pictures of a set."""
+    """Says of images what they look most like, by the rendered images of a set."""
 
     def __init__(self, emoji: EmojiSet, features: Tensor, extractor: str) -> None:
-        """features: (M, D) of all pictures of the set; extractor: its name, for the columns."""
+        """features: (M, D) of all images of the set; extractor: its name, for the columns."""
         self._emoji = emoji
         self._bank = F.normalize(features, dim=1)
         self._extractor = extractor
 
     def ranks(self, seen: Looks, group: PromptGroup) -> list[int | None]:
-        """Rank from 1 of the best right concept for a picture of each prompt; None where none is right."""
+        """Rank from 1 of the best right concept for an image of each prompt; None where none is right."""
         toned = group.held_out == "tone"
         rows = [row for row in self._emoji.training if toned or self._emoji.tone[row] is None]
         asked = [i for i, prompt in enumerate(group.prompts) if prompt.accepted]
@@ -135,7 +136,7 @@ class Judge:
         return [rank_of.get(i) for i in range(len(group.prompts))]
 
     def verdicts(self, seen: Looks, group: PromptGroup) -> dict[str, Tensor]:
-        """By column: 1 or 0 for each picture that the column is about, of one picture of each prompt."""
+        """By column: 1 or 0 for each image that the column is about, of one image of each prompt."""
         found = [rank for rank in self.ranks(seen, group) if rank is not None]
         columns = {self._column(top): torch.tensor([float(rank <= top) for rank in found]) for top in TOPS}
         if group.held_out is not None:
@@ -151,7 +152,7 @@ class Judge:
         return columns
 
     def chance(self, group: PromptGroup) -> dict[str, Figure]:
-        """By column: the share that pictures would reach that have nothing to do with their prompts."""
+        """By column: the share that images would reach that have nothing to do with their prompts."""
         accepted = [len(prompt.accepted) for prompt in group.prompts if prompt.accepted]
         count = len(self._emoji.slugs)
         columns = {self._column(top): [chance_of_rank(top, right, count) for right in accepted] for top in TOPS}
@@ -164,7 +165,7 @@ class Judge:
         return f"right concept in the nearest {top} ({self._extractor})"
 
     def _candidates(self, prompt: EmojiPrompt, what: str) -> tuple[list[int], list[bool]]:
-        """Pictures of the right concept to choose from, and which of them have the style or tone asked for."""
+        """Images of the right concept to choose from, and which of them have the style or tone asked for."""
         emoji, asked = self._emoji, prompt.rendering
         assert asked is not None
         rows = emoji.images_of(prompt.accepted[0])
@@ -176,18 +177,18 @@ class Judge:
 
 
 def concept_ranks(
-    drawn: Tensor, bank: Tensor, concept: Tensor, accepted: Sequence[Collection[int]], concepts: int
+    generated: Tensor, bank: Tensor, concept: Tensor, accepted: Sequence[Collection[int]], concepts: int
 ) -> Tensor:
-    """Rank (N,) from 1 of the best of the concepts `accepted` of each picture, for features `drawn` (N, D).
+    """Rank (N,) from 1 of the best of the concepts `accepted` of each image, for features `generated` (N, D).
 
-    bank: (M, D) features of pictures of the concepts `concept` (M,), numbered from 0 to `concepts` - 1. Concepts rank
-    by the cosine of the nearest of their pictures; those without pictures come last.
+    bank: (M, D) features of images of the concepts `concept` (M,), numbered from 0 to `concepts` - 1. Concepts rank
+    by the cosine of the nearest of their images; those without images come last.
     """
     if not accepted:
         return torch.empty(0, dtype=torch.int64)
-    similarity = F.normalize(drawn, dim=1) @ F.normalize(bank, dim=1).T
-    nearest = torch.full((len(drawn), concepts), -torch.inf)
-    nearest = nearest.scatter_reduce(1, concept.expand(len(drawn), -1), similarity, "amax")
+    similarity = F.normalize(generated, dim=1) @ F.normalize(bank, dim=1).T
+    nearest = torch.full((len(generated), concepts), -torch.inf)
+    nearest = nearest.scatter_reduce(1, concept.expand(len(generated), -1), similarity, "amax")
     best = torch.stack([row[list(right)].max() for row, right in zip(nearest, accepted, strict=True)])
     return (nearest > best[:, None]).sum(dim=1) + 1
 
@@ -206,7 +207,7 @@ def _described(opened: Opened, group: PromptGroup, context: Context[AgreementOpt
     if len(rows) < len(group.prompts):
         return {}
     decoded = opened.reconstructions(rows, context.progress)
-    images = {"codes and exact rest": decoded["hybrid"], "codes": decoded["discrete"]}
+    images = {"codes and exact residual": decoded["hybrid"], "codes": decoded["discrete"]}
     if group.held_out is not None:
         images["the rendering itself"] = opened.emoji.pixels(rows)
     return {kind: looks(pixels, opened.extractor) for kind, pixels in images.items()}
@@ -215,26 +216,26 @@ def _described(opened: Opened, group: PromptGroup, context: Context[AgreementOpt
 def _rows(
     judge: Judge,
     group: PromptGroup,
-    drawn: Looks,
+    generated: Looks,
     described: Mapping[str, Looks],
     context: Context[AgreementOptions],
 ) -> dict[str, Mapping[str, Figure]]:
     generator = context.generator()
     rows: dict[str, Mapping[str, Figure]] = {}
-    for kind, seen in {"drawn": drawn, **described}.items():
+    for kind, seen in {"generated": generated, **described}.items():
         rows[f"{group.title}: {kind}"] = {
             column: bootstrap_mean(values, generator, context.options.resamples)
             for column, values in judge.verdicts(seen, group).items()
             if len(values)
         }
-        if kind == "drawn":
+        if kind == "generated":
             rows[f"{group.title}: chance"] = judge.chance(group)
     return rows
 
 
 SUITE = Suite(
     "agreement",
-    "How often a drawn emoji looks most like what it was asked for. A stopped run goes on.",
+    "How often a generated emoji looks most like what it was asked for. A stopped run goes on.",
     AgreementOptions,
     run,
     "hart-emoji",

@@ -1,13 +1,13 @@
-"""Suite `copies`: does the model copy its training pictures, and what does it do between styles?
+"""Suite `copies`: does the model copy its training images, and what does it do between styles?
 
-Every drawn picture is put beside the training pictures nearest to it, and its distances to them beside those of
-pictures that certainly are no copies (renderings held out of training) and of pictures that certainly are (training
-pictures through the tokenizer, as a copy would have to go). A model that copies has distances like the latter.
+Every generated image is put beside the training images nearest to it, and its distances to them beside those of
+images that certainly are no copies (renderings held out of training) and of images that certainly are (training
+images through the tokenizer, as a copy would have to go). A model that copies has distances like the latter.
 
 Distances: 1 - cosine of the extractor's features; and the root mean square of differences of pixel values, 0 to 255, of
-pictures reduced to `PIXEL_SIDE` px.
+images reduced to `REDUCED_SIZE` px.
 
-Shapes: N pictures, M pictures of the set, D width of a feature, P = 3 * PIXEL_SIDE**2.
+Shapes: N images, M images of the set, D width of a feature, P = 3 * REDUCED_SIZE**2.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from hart import HartError
 from hart.data import unit_to_pil
 from hart.evaluation import (
     Context,
-    DrawnPictures,
     FeatureExtractor,
     Figure,
+    GeneratedImages,
     Result,
     Suite,
     contact_sheet,
     extractor_facts,
-    pictures_text,
+    images_text,
     quiet_prompts,
 )
-from hart_emoji.suites.emoji_set import CHUNK, PIXEL_SIDE, EmojiOptions, EmojiSet, Opened, looks, reduced
+from hart_emoji.suites.emoji_set import CHUNK, REDUCED_SIZE, EmojiOptions, EmojiSet, Opened, looks, reduced
 from hart_emoji.suites.prompts import PromptGroup, seen_names, styled, unseen_styles
 
 SHOWN = 24
-"""Drawn pictures on the sheet with their nearest training pictures."""
+"""Generated images on the sheet with their nearest training images."""
 CONCEPTS = 12
 """Concepts on the sheet of styles."""
-HELD_OUT, COPIES = "held-out renderings", "training pictures through the tokenizer"
+HELD_OUT, COPIES = "held-out renderings", "training images through the tokenizer"
 QUANTILES = (0.05, 0.5, 0.95)
 NEAREST_FILE, STYLES_FILE = "nearest.png", "styles.png"
 
@@ -57,7 +57,7 @@ class CopiesOptions(EmojiOptions, kw_only=True):
 
 @dataclass(frozen=True)
 class Nearest:
-    """Of N pictures by one distance: how far the nearest training picture is (N,), and which it is (N,)."""
+    """Of N images by one distance: how far the nearest training image is (N,), and which it is (N,)."""
 
     distance: Tensor
     row: Tensor
@@ -80,25 +80,25 @@ def run(context: Context[CopiesOptions]) -> Result:
         torch.cat([reduced(emoji.pixels(training[i : i + CHUNK])) for i in range(0, len(training), CHUNK)]),
         extractor,
     )
-    drawn = {
-        group.key: DrawnPictures(pipe, group.texts, options.sampling(pipe), options.seed, context.out / group.key)
+    generated = {
+        group.key: GeneratedImages(pipe, group.texts, options.sampling(pipe), options.seed, context.out / group.key)
         for group in (names, styles)
     }
     found: dict[str, dict[str, Nearest]] = {}
     for group in (names, styles):
-        drawn[group.key].draw(options.batch_size, progress)
+        generated[group.key].generate(options.batch_size, progress)
         progress(0, None, "nearest training images")
-        found[f"drawn: {group.title}"] = bank.nearest(drawn[group.key].pixels(range(len(group.prompts))))
+        found[f"generated: {group.title}"] = bank.nearest(generated[group.key].pixels(range(len(group.prompts))))
     found[HELD_OUT] = bank.nearest(emoji.pixels(_renderings(styles)))
     found[COPIES] = bank.nearest(opened.reconstructions(_renderings(names), progress)["hybrid"])
     return Result(
-        title=f"{pictures_text(len(names.prompts))} of names, {len(training):,} in training",
+        title=f"{images_text(len(names.prompts))} of names, {len(training):,} in training",
         figures={row: _figures(nearest, found[HELD_OUT], found[COPIES]) for row, nearest in found.items()},
-        settings={"size": pipe.image_size, **drawn[names.key].settings},
-        counts={**{key: len(images) for key, images in drawn.items()}, "damaged": emoji.damaged},
+        settings={"size": pipe.image_size, **generated[names.key].settings},
+        counts={**{key: len(images) for key, images in generated.items()}, "damaged": emoji.damaged},
         extractor=extractor_facts(extractor),
         sheets={
-            NEAREST_FILE: _nearest_sheet(emoji, names, drawn[names.key], found[f"drawn: {names.title}"]),
+            NEAREST_FILE: _nearest_sheet(emoji, names, generated[names.key], found[f"generated: {names.title}"]),
             STYLES_FILE: _styles_sheet(opened, names, context),
         },
     )
@@ -106,28 +106,28 @@ def run(context: Context[CopiesOptions]) -> Result:
 
 @dataclass(frozen=True)
 class _Bank:
-    """The training pictures: features (M, D) of length 1, and pixels (M, P)."""
+    """The training images: features (M, D) of length 1, and pixels (M, P)."""
 
     features: Tensor
     reduced: Tensor
     extractor: FeatureExtractor
 
     def nearest(self, pixels: Tensor) -> dict[str, Nearest]:
-        """By distance, for pictures (N, 3, H, W)."""
-        drawn = looks(pixels, self.extractor)
-        cosine = (F.normalize(drawn.features, dim=1) @ self.features.T).max(dim=1)
-        apart = torch.cdist(drawn.pixels, self.reduced).min(dim=1)
+        """By distance, for images (N, 3, H, W)."""
+        generated = looks(pixels, self.extractor)
+        cosine = (F.normalize(generated.features, dim=1) @ self.features.T).max(dim=1)
+        apart = torch.cdist(generated.pixels, self.reduced).min(dim=1)
         rms = apart.values / math.sqrt(self.reduced.shape[1])
         return {
             f"feature distance ({self.extractor.name})": Nearest(1 - cosine.values, cosine.indices),
-            f"pixel distance ({PIXEL_SIDE} px)": Nearest(rms, apart.indices),
+            f"pixel distance ({REDUCED_SIZE} px)": Nearest(rms, apart.indices),
         }
 
 
 def _figures(
     nearest: Mapping[str, Nearest], held_out: Mapping[str, Nearest], copies: Mapping[str, Nearest]
 ) -> dict[str, Figure]:
-    """Quantiles of each distance, and the shares nearer than most held-out pictures and as near as most copies."""
+    """Quantiles of each distance, and the shares nearer than most held-out images and as near as most copies."""
     low, median, high = QUANTILES
     figures = {}
     for name, found in nearest.items():
@@ -146,12 +146,12 @@ def _renderings(group: PromptGroup) -> list[int]:
 
 
 def _nearest_sheet(
-    emoji: EmojiSet, group: PromptGroup, drawn: DrawnPictures, found: Mapping[str, Nearest]
+    emoji: EmojiSet, group: PromptGroup, generated: GeneratedImages, found: Mapping[str, Nearest]
 ) -> Image.Image:
     """Drawn, nearest by features, nearest by pixels; distances in the label."""
     groups, labels = [], []
     for i, prompt in enumerate(group.prompts[:SHOWN]):
-        pixels = [drawn.pixels([i])[0], *(emoji.pixels([int(nearest.row[i])])[0] for nearest in found.values())]
+        pixels = [generated.pixels([i])[0], *(emoji.pixels([int(nearest.row[i])])[0] for nearest in found.values())]
         groups.append([_image(one) for one in pixels])
         labels.append(f"{prompt.text}: " + ", ".join(f"{nearest.distance[i]:.3g}" for nearest in found.values()))
     return contact_sheet(groups, labels)
@@ -178,13 +178,13 @@ def _styles_sheet(opened: Opened, group: PromptGroup, context: Context[CopiesOpt
 
 
 def _image(pixels: Tensor) -> Image.Image:
-    """(3, H, W) uint8 as a picture."""
+    """(3, H, W) uint8 as an image."""
     return unit_to_pil(pixels.float() / 255)
 
 
 SUITE = Suite(
     "copies",
-    "Drawn emoji beside the nearest training images, and the same concept in all styles.",
+    "Generated emoji beside the nearest training images, and the same concept in all styles.",
     CopiesOptions,
     run,
     "hart-emoji",

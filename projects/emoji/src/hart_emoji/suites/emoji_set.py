@@ -1,6 +1,6 @@
 """An emoji set as its suites see it: all rendered images by concept, style and skin tone, and their features.
 
-Shapes: B, M images, D width of a feature, P = 3 * PIXEL_SIDE**2.
+Shapes: B, M images, D width of a feature, P = 3 * REDUCED_SIZE**2.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from hart.evaluation import (
 )
 from hart.files import FileError, default_cache, read_json
 
-FEATURE_SIDE = 128
+FEATURE_IMAGE_SIZE = 128
 """EfficientNet-Lite0 sees emoji at this side: they have little that is finer, and it takes a third of the time."""
-PIXEL_SIDE = 32
+REDUCED_SIZE = 32
 """Images are compared pixel by pixel at this side: colours and masses count, not the exact place of an edge."""
 BATCH = 8
 """Images that the extractor sees together; more at once are slower on a CPU."""
@@ -152,7 +152,7 @@ class Opened:
         """Of the options of a suite. Raises `HartError`."""
         pipe = context.options.pipeline()
         context.progress(0, None, "reading the set")
-        extractor = EfficientNetLite0(pipe.device, side=FEATURE_SIDE)
+        extractor = EfficientNetLite0(pipe.device, image_size=FEATURE_IMAGE_SIZE)
         return Opened(pipe, EmojiSet(context.options.data, pipe.image_size), extractor)
 
     def reconstructions(self, rows: Sequence[int], progress: Progress) -> Mapping[str, Tensor]:
@@ -168,7 +168,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Looks:
-    """What images look like: features (B, D), and pixel values 0 to 255 (B, P), see `PIXEL_SIDE`."""
+    """What images look like: features (B, D), and pixel values 0 to 255 (B, P), see `REDUCED_SIZE`."""
 
     features: Tensor
     pixels: Tensor
@@ -180,8 +180,10 @@ def looks(pixels: Tensor, extractor: FeatureExtractor) -> Looks:
 
 
 def reduced(pixels: Tensor) -> Tensor:
-    """Images (B, 3, H, W) at `PIXEL_SIDE` px, as float32 rows (B, P) on the CPU."""
-    parts = [F.interpolate(part.float(), (PIXEL_SIDE, PIXEL_SIDE), mode="area").cpu() for part in pixels.split(CHUNK)]
+    """Images (B, 3, H, W) at `REDUCED_SIZE` px, as float32 rows (B, P) on the CPU."""
+    parts = [
+        F.interpolate(part.float(), (REDUCED_SIZE, REDUCED_SIZE), mode="area").cpu() for part in pixels.split(CHUNK)
+    ]
     return torch.cat(parts).flatten(1)
 
 

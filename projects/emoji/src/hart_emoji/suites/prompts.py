@@ -23,7 +23,7 @@ LEFT_OUT = frozenset({"flags", "symbols"})
 class EmojiPrompt:
     """Words, and what would be right.
 
-    accepted: numbers of the right concepts; none where no emoji says it. rendering: the picture of the set that the
+    accepted: numbers of the right concepts; none where no emoji says it. rendering: the image of the set that the
     words describe in full, or None.
     """
 
@@ -78,7 +78,7 @@ def unseen_synonyms(emoji: EmojiSet, limit: int, seed: int) -> PromptGroup:
 
 
 def unseen_styles(emoji: EmojiSet, limit: int, seed: int, left_out: frozenset[str] = LEFT_OUT) -> PromptGroup:
-    """Held-out pictures without skin tone: concepts in a style in which training has not seen them."""
+    """Held-out images without skin tone: concepts in a style in which training has not seen them."""
     pool = [row for row, why in enumerate(emoji.held_out) if why == "style" and emoji.tone[row] is None]
     prompts = _described(emoji, pool, limit, seed, left_out)
     return PromptGroup("styles", "style x concept never seen", prompts, "style")
@@ -125,14 +125,14 @@ def read_free_prompts(file: Path) -> dict[str, dict[str, list[str]]]:
 def _described(
     emoji: EmojiSet, pool: Sequence[int], limit: int, seed: int, left_out: frozenset[str]
 ) -> tuple[EmojiPrompt, ...]:
-    """Prompts that say concept, style and skin tone of pictures, in a wording that captions have."""
+    """Prompts that say concept, style and skin tone of images, in a wording that captions have."""
     rows = [row for row in pool if emoji.entry(int(emoji.concept[row])).group not in left_out]
     random.Random(seed).shuffle(rows)
     return tuple(EmojiPrompt(description(emoji, row), (int(emoji.concept[row]),), row) for row in rows[:limit])
 
 
 def description(emoji: EmojiSet, row: int) -> str:
-    """A picture in words: "a cat face in twemoji style", "a waving hand in noto style with medium dark skin"."""
+    """An image in words: "a cat face in twemoji style", "a waving hand in noto style with medium dark skin"."""
     name, tone = emoji.entry(int(emoji.concept[row])).names[0], emoji.tone[row]
     text = styled(emoji, with_article(name), emoji.style[row])
     return text if tone is None else f"{text} with {tone.replace('-', ' ')} skin"

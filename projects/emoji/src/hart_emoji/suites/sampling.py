@@ -17,21 +17,21 @@ from pydantic import Field
 from hart import HartConfig, HartError, HartPipeline, SamplingConfig
 from hart.evaluation import (
     DEFAULT_FEATURES,
-    LEAST_PICTURES,
+    LEAST_IMAGES,
     Cache,
     Context,
-    DrawnPictures,
     FeatureExtractor,
     Features,
     Figure,
+    GeneratedImages,
     Result,
     Suite,
     all_figures,
     bootstrap_mean,
     extractor_facts,
-    few_pictures_warning,
+    few_images_warning,
+    images_text,
     open_extractor,
-    pictures_text,
     quiet_prompts,
     records,
 )
@@ -51,7 +51,7 @@ TIMED = 10
 class AblationOptions(EmojiOptions, kw_only=True):
     """The seed is of the first image, of the choice of prompts and of the intervals."""
 
-    limit: Annotated[int, Field(ge=LEAST_PICTURES, description="Images of each variant at most.")] = 300
+    limit: Annotated[int, Field(ge=LEAST_IMAGES, description="Images of each variant at most.")] = 300
     only: Annotated[
         tuple[str, ...], Field(description="Variant to measure, by name; may be repeated. All by default.")
     ] = ()
@@ -67,7 +67,10 @@ def variants(config: HartConfig, own: SamplingConfig) -> dict[str, SamplingConfi
     others = [(f"guidance-{g:g}", own.replace(guidance_scale=g)) for g in GUIDANCE_SCALES]
     others += [(f"top-k-{_or_all(k)}", own.replace(top_k=k)) for k in TOP_KS]
     others += [(f"top-p-{_or_all(p)}", own.replace(top_p=p)) for p in TOP_PS]
-    others += [("smooth", own.replace(smooth=True)), ("no-smooth", own.replace(smooth=False))]
+    others += [
+        ("gumbel-smoothing", own.replace(gumbel_smoothing=True)),
+        ("no-gumbel-smoothing", own.replace(gumbel_smoothing=False)),
+    ]
     changed |= {name: (settings == own, settings) for name, settings in others}
     return {OWN: own, **{name: settings for name, (same, settings) in changed.items() if not same}}
 
@@ -85,8 +88,8 @@ def run(context: Context[AblationOptions]) -> Result:
     if unknown := sorted(set(options.only) - set(known)):
         raise HartError(f"no variant {unknown[0]!r}: this model has {', '.join(known)}")
     group = unseen_styles(emoji, options.limit, options.seed, left_out=frozenset())
-    if len(group.prompts) < LEAST_PICTURES:
-        raise HartError(f"{len(group.prompts)} prompts of held-out images: at least {LEAST_PICTURES} are needed")
+    if len(group.prompts) < LEAST_IMAGES:
+        raise HartError(f"{len(group.prompts)} prompts of held-out images: at least {LEAST_IMAGES} are needed")
     everything = unseen_styles(emoji, len(emoji), options.seed, left_out=frozenset())
     progress(0, None, "features of the held-out images")
     rows = [prompt.rendering for prompt in everything.prompts if prompt.rendering is not None]
@@ -95,12 +98,12 @@ def run(context: Context[AblationOptions]) -> Result:
     judge = Judge(emoji, emoji.features(judging, progress), judging.name)
     measure = _Measure(pipe, group, real, judge, judging, comparing, context)
     return Result(
-        title=f"{pictures_text(len(group.prompts))} of {pipe.image_size} px against {len(real):,}",
+        title=f"{images_text(len(group.prompts))} of {pipe.image_size} px against {len(real):,}",
         figures={name: measure(name, known[name]) for name in known if not options.only or name in options.only},
         settings={"size": pipe.image_size, "weights": pipe.fingerprints(), "own": own.to_dict()},
-        counts={"drawn of each": len(group.prompts), "references": len(real), "damaged": emoji.damaged},
+        counts={"generated of each": len(group.prompts), "references": len(real), "damaged": emoji.damaged},
         extractor=extractor_facts(comparing),
-        notes=few_pictures_warning("FID", min(len(real), len(group.prompts))),
+        notes=few_images_warning("FID", min(len(real), len(group.prompts))),
     )
 
 
@@ -119,30 +122,30 @@ class _Measure:
     def __call__(self, name: str, sampling: SamplingConfig) -> dict[str, Figure]:
         """Figures of one variant, from what is kept where it is."""
         options, out = self.context.options, self.context.out
-        drawn = DrawnPictures(self.pipe, self.group.texts, sampling, options.seed, out / name)
+        generated = GeneratedImages(self.pipe, self.group.texts, sampling, options.seed, out / name)
         facts = {
             "features": [self.judging.weights, self.comparing.weights],
             "references": len(self.real),
             "resamples": options.resamples,
         }
         kept: Cache[dict[str, Figure]] = self.context.cache(records(dict[str, Figure]), facts)
-        key = kept.key(drawn.settings, self.group.texts)
-        return kept.get(key, lambda: self._measured(name, drawn, sampling))
+        key = kept.key(generated.settings, self.group.texts)
+        return kept.get(key, lambda: self._measured(name, generated, sampling))
 
-    def _measured(self, name: str, drawn: DrawnPictures, sampling: SamplingConfig) -> dict[str, Figure]:
+    def _measured(self, name: str, generated: GeneratedImages, sampling: SamplingConfig) -> dict[str, Figure]:
         options, progress, generator = self.context.options, self.context.progress, self.context.generator()
-        drawn.draw(options.batch_size, lambda done, total, what: progress(done, total, f"{name}: {what}"))
-        compared = Features(drawn.features(self.comparing, BATCH, progress).pooled)
+        generated.generate(options.batch_size, lambda done, total, what: progress(done, total, f"{name}: {what}"))
+        compared = Features(generated.features(self.comparing, BATCH, progress).pooled)
         figures = all_figures(self.real, compared, self.comparing.name, generator, options.resamples)
-        seen = looks(drawn.pixels(range(len(drawn))), self.judging)
+        seen = looks(generated.pixels(range(len(generated))), self.judging)
         for column, values in self.judge.verdicts(seen, self.group).items():
             figures[column] = bootstrap_mean(values, generator, options.resamples)
-        figures["seconds a picture"] = Figure(_seconds(self.pipe, self.group.texts[:TIMED], sampling, options.seed))
+        figures["seconds an image"] = Figure(_seconds(self.pipe, self.group.texts[:TIMED], sampling, options.seed))
         return figures
 
 
 def _seconds(pipe: HartPipeline, prompts: Sequence[str], sampling: SamplingConfig, seed: int) -> float:
-    """Median over images drawn one at a time, from words to pixels."""
+    """Median over images generated one at a time, from text to pixels."""
     seconds = []
     for i, prompt in enumerate(prompts):
         start = time.perf_counter()

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from hart.evaluation import Context, DrawnPictures, Result, SamplingOptions, Suite, bootstrap_mean, pictures_text
+from hart.evaluation import Context, GeneratedImages, Result, SamplingOptions, Suite, bootstrap_mean, images_text
 from hart_emoji.data.captions import with_article
 from hart_emoji.data.recolour import COLOURS, own_colour, plain_rgb
 from hart_emoji.data.rewriting import plural
@@ -73,11 +73,11 @@ def run(context: Context[SamplingOptions]) -> Result:
     """A row for each kind: the share of images that are right. Images are kept: a stopped run goes on."""
     options, asked = context.options, prompts()
     pipe = options.pipeline()
-    drawn = DrawnPictures(pipe, [text for _, text, _ in asked], options.sampling(pipe), options.seed, context.out)
-    drawn.draw(options.batch_size, context.progress)
+    generated = GeneratedImages(pipe, [text for _, text, _ in asked], options.sampling(pipe), options.seed, context.out)
+    generated.generate(options.batch_size, context.progress)
     right: dict[str, list[float]] = {kind: [] for kind in JUDGES}
     for number, (kind, _, wanted) in enumerate(asked):
-        pixels = drawn.pixels([number])[0].permute(1, 2, 0).numpy()
+        pixels = generated.pixels([number])[0].permute(1, 2, 0).numpy()
         right[kind].append(float(JUDGES[kind](Image.fromarray(pixels)) == wanted))
     generator = context.generator()
     figures = {
@@ -85,11 +85,11 @@ def run(context: Context[SamplingOptions]) -> Result:
         for kind, found in right.items()
     }
     return Result(
-        title=pictures_text(len(drawn)),
+        title=images_text(len(generated)),
         figures=figures,
-        settings={"size": pipe.image_size, **drawn.settings},
+        settings={"size": pipe.image_size, **generated.settings},
         counts={kind: len(found) for kind, found in right.items()},
-        sheets=drawn.sheet([text for _, text, _ in asked]),
+        sheets=generated.sheet([text for _, text, _ in asked]),
     )
 
 

@@ -1,4 +1,4 @@
-"""Short picture prompts to distil a text encoder on: emoji names and keywords, WordNet words, and templates of both.
+"""Short image prompts to distil a text encoder on: emoji names and keywords, WordNet words, and templates of both.
 
 Sources: the npm archives `emojibase-data` and `emojilib` (MIT) and the WordNet 3.0 database files
 (`data.noun` and so on, as Debian's `wordnet-base` installs them).
@@ -218,17 +218,17 @@ def build_corpus(emoji: EmojiWords, wordnet: WordNetWords, combinations: int, ge
 
     def thing() -> str:
         """A thing to draw: the more common, the more often."""
-        draw = generator.random()
-        if draw < 0.35:
+        uniform = generator.random()
+        if uniform < 0.35:
             return generator.choice(short_names)
-        if draw < 0.55:
+        if uniform < 0.55:
             return generator.choice(_WORDS["animals"] + _WORDS["people"])
         return things[int(len(things) * generator.random() ** 2)]
 
     def adjective() -> str:
         return generator.choice(_WORDS["colours"] if generator.random() < 0.5 else _WORDS["qualities"])
 
-    def picture() -> str:
+    def image() -> str:
         what = generator.choice(names) if generator.random() < 0.6 else thing()
         what = with_article(what) if generator.random() < 0.5 else what
         return generator.choice(_WORDS["pictures"]).format(what, style=generator.choice(_WORDS["styles"]))
@@ -265,7 +265,7 @@ def build_corpus(emoji: EmojiWords, wordnet: WordNetWords, combinations: int, ge
         return with_article(what) if generator.random() < 0.6 else what
 
     makers: list[tuple[float, Callable[[], str]]] = [
-        (0.12, described), (0.09, picture), (0.05, two), (0.06, scene), (0.03, skin),
+        (0.12, described), (0.09, image), (0.05, two), (0.06, scene), (0.03, skin),
     ]  # fmt: skip
     total = sum(share for share, _ in makers)
     for share, make in makers:

@@ -26,7 +26,7 @@ from hart.checkpoint import fingerprint
 from hart.evaluation import TENSORS, Cache
 from hart.files import default_cache
 from hart.text_encoder import SPECIAL_PIECES, CompactTextEncoder, build_tokenizer, save_text_encoder
-from hart.training import Origin, Part, Share, Task
+from hart.training import Microbatch, OptimizedModule, Origin, Task
 from hart_emoji.text.corpus import Phrase, build_corpus, read_emoji_words, read_wordnet
 from hart_emoji.text.recipe import TextDistillationRecipe
 from hart_emoji.text.teacher import SentenceTeacher
@@ -61,8 +61,8 @@ class DistillationTask(Task):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.module = CompactTextEncoder(size, build_tokenizer(pieces, size.tokens))
-        initialise_pieces(self.module, self.teacher)
-        self.parts = {"model": Part(self.module.to(self.device), recipe.optimizer)}
+        initialise_token_embedding(self.module, self.teacher)
+        self.optimized = {"model": OptimizedModule(self.module.to(self.device), recipe.optimizer)}
         self._kept = folder / TARGETS_FOLDER
 
     @property
@@ -87,12 +87,12 @@ class DistillationTask(Task):
         """What the teacher said takes most of a gigabyte."""
         shutil.rmtree(self._kept, ignore_errors=True)
 
-    def batch(self, share: Share) -> Tensor:
+    def batch(self, microbatch: Microbatch) -> Tensor:
         """Rows of phrases."""
-        generator = share.generator("phrases")
-        return share.mine(torch.multinomial(self.targets.weights, share.batch_size, generator=generator))
+        generator = microbatch.generator("phrases")
+        return microbatch.mine(torch.multinomial(self.targets.weights, microbatch.batch_size, generator=generator))
 
-    def loss(self, part: str, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, name: str, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         recipe, targets = self.recipe, self.targets
         order = batch[targets.lengths[batch].argsort()]
         features, token_losses = [], []
@@ -201,7 +201,7 @@ def _make_targets(teacher: SentenceTeacher, tokenizer: Tokenizer, corpus: Sequen
 
 
 @torch.no_grad()
-def initialise_pieces(student: CompactTextEncoder, teacher: SentenceTeacher) -> None:
+def initialise_token_embedding(student: CompactTextEncoder, teacher: SentenceTeacher) -> None:
     """Starts the word-piece table at the main directions of what the teacher says of each piece alone.
 
     Synonyms then start beside each other, also those that training rarely draws. Pieces that the teacher
@@ -215,7 +215,7 @@ def initialise_pieces(student: CompactTextEncoder, teacher: SentenceTeacher) -> 
     meaning = torch.cat([teacher.states(chunk, torch.ones_like(chunk).bool())[0] for chunk in torch.split(ids, 512)])
     _, _, directions = torch.linalg.svd(meaning - meaning.mean(0), full_matrices=False)
     reduced = meaning @ directions[: student.config.embedding_width].T
-    student.pieces.weight[[row for row, _ in known]] = reduced / reduced.std()
+    student.token_embedding.weight[[row for row, _ in known]] = reduced / reduced.std()
 
 
 def _digest(corpus: Sequence[Phrase]) -> str:

@@ -68,14 +68,14 @@ class SentenceTeacher:
             ids, mask = _pad([encodings[i].ids for i in chunk])
             sentence, state = self.states(ids, mask)
             sentences[chunk] = sentence.half()
-            rows, cells = [], []
+            rows, positions = [], []
             for row, i in enumerate(chunk):
                 for column, word in enumerate(encodings[i].word_ids):
                     if word is not None:
                         rows.append(int(first[i]) + word)
-                        cells.append(row * ids.shape[1] + column)
+                        positions.append(row * ids.shape[1] + column)
             unique, inverse, count = torch.tensor(rows).unique(return_inverse=True, return_counts=True)
-            sums = torch.zeros(len(unique), width).index_add_(0, inverse, state.flatten(0, 1)[cells])
+            sums = torch.zeros(len(unique), width).index_add_(0, inverse, state.flatten(0, 1)[positions])
             states[unique] = (sums / count[:, None]).half()
             if start // batch_size % 100 == 0:
                 log.info("teacher: %d of %d texts", start, len(texts))

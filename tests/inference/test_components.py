@@ -26,7 +26,7 @@ def wide(dtype: str = "float32") -> HartPipeline:
     return HartPipeline.from_config(WIDE, device="cpu", dtype=dtype)
 
 
-def drawn(pipe: HartPipeline) -> bytes:
+def generated(pipe: HartPipeline) -> bytes:
     return pipe("a cat", seed=3).images[0].tobytes()
 
 
@@ -41,41 +41,41 @@ def described(*modules: nn.Module) -> list[object]:
 
 @needs_packing
 def test_wide_models_are_packed() -> None:
-    assert is_packed(wide().parts.hart)
+    assert is_packed(wide().components.hart)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_copies_and_pickles_draw_the_same(dtype: str) -> None:
     pipe = wide(dtype)
-    image = drawn(pipe)
+    image = generated(pipe)
     for twin in (copy.deepcopy(pipe), pickle.loads(pickle.dumps(pipe))):
-        assert drawn(twin) == image
-        assert is_packed(twin.parts.hart) == is_packed(pipe.parts.hart)
+        assert generated(twin) == image
+        assert is_packed(twin.components.hart) == is_packed(pipe.components.hart)
         assert twin.fingerprints() == pipe.fingerprints()
         twin.hart.transformer.head.linear.bias.fill_(9.0)
-    assert drawn(pipe) == image
+    assert generated(pipe) == image
 
 
-def test_the_plain_modules_are_what_the_pipeline_draws_with() -> None:
+def test_the_plain_modules_are_what_the_pipeline_generates_with() -> None:
     pipe, untouched = wide(), wide()
     state = {name: value.clone() for name, value in tiny_model(WIDE)[1].state_dict().items()}
     pipe.hart.load_state_dict(state)
     assert not is_packed(pipe.hart)
-    assert pipe.hart is pipe.parts.hart
+    assert pipe.hart is pipe.components.hart
     other = HartPipeline(
         WIDE, pipe.tokenizer, pipe.hart, device=pipe.device, dtype=pipe.dtype, text_encoder=pipe.text_encoder
     )
     assert other.fingerprints() == pipe.fingerprints() != untouched.fingerprints()
-    ours, theirs = (torch.tensor(list(drawn(p)), dtype=torch.float32) for p in (pipe, other))
+    ours, theirs = (torch.tensor(list(generated(p)), dtype=torch.float32) for p in (pipe, other))
     assert (ours - theirs).abs().mean() < 2  # packed or plain: rounding alone
-    assert drawn(pipe) != drawn(untouched)
+    assert generated(pipe) != generated(untouched)
 
 
 def test_adapters_are_trained_on_the_pipelines_own_model() -> None:
     pytest.importorskip("peft")
     pipe = wide()
     hart = add_lora(pipe.hart, rank=2, alpha=2, generator=torch.Generator().manual_seed(0))
-    before = drawn(pipe)
+    before = generated(pipe)
     output = hart.transformer(random_context(WIDE, 1), teacher_input(WIDE, 1))
     hart.transformer.logits(output.hidden, output.conditioning).square().mean().backward()
     moved = 0
@@ -85,7 +85,7 @@ def test_adapters_are_trained_on_the_pipelines_own_model() -> None:
                 parameter.sub_(100 * parameter.grad)
                 moved += 1
     assert moved > 0
-    assert drawn(pipe) != before
+    assert generated(pipe) != before
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -96,15 +96,15 @@ def test_the_callers_modules_stay_as_they_were(config: HartConfig, dtype: torch.
     before = described(tokenizer, hart)
     encoder = HartPipeline.from_config(config, device="cpu").text_encoder
     pipe = HartPipeline(config, tokenizer, hart, device=torch.device("cpu"), dtype=dtype, text_encoder=encoder)
-    image = drawn(pipe)
+    image = generated(pipe)
     assert described(tokenizer, hart) == before
     for parameter in (*hart.parameters(), *tokenizer.parameters()):
         parameter.data.zero_()
-    assert drawn(pipe) == image
+    assert generated(pipe) == image
     assert pipe.hart.transformer.word_embed.weight.dtype == dtype
 
 
-def test_what_is_loaded_while_drawing_serves_later_calls_only(tmp_path: Path) -> None:
+def test_what_is_loaded_while_generating_serves_later_calls_only(tmp_path: Path) -> None:
     """Another thread loads an adapter between two scales of a call: that call ends as it began."""
     pytest.importorskip("peft")
     trained = add_lora(tiny_model(WIDE)[1], rank=2, alpha=8, generator=torch.Generator().manual_seed(1))
@@ -114,7 +114,7 @@ def test_what_is_loaded_while_drawing_serves_later_calls_only(tmp_path: Path) ->
                 parameter.fill_(0.3)
     save_lora(trained, tmp_path, base_model="runs/base")
     pipe = wide()
-    plain, calls = drawn(pipe), 0
+    plain, calls = generated(pipe), 0
 
     def load_meanwhile(_: object) -> None:
         nonlocal calls
@@ -126,11 +126,11 @@ def test_what_is_loaded_while_drawing_serves_later_calls_only(tmp_path: Path) ->
 
     during = pipe("a cat", seed=3, callback_on_scale=load_meanwhile).images[0].tobytes()
     assert during == plain
-    after = drawn(pipe)
+    after = generated(pipe)
     assert after != plain
     expected = wide()
     expected.load_lora(tmp_path)
-    assert after == drawn(expected)
+    assert after == generated(expected)
 
 
 def test_loads_of_several_threads_all_count(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tiny picture files and shards for the tests of data sets."""
+"""Tiny image files and shards for the tests of data sets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 
-def picture(colour: str | tuple[int, int, int], size: tuple[int, int] = (8, 8), kind: str = "PNG") -> bytes:
+def encoded_image(colour: str | tuple[int, int, int], size: tuple[int, int] = (8, 8), kind: str = "PNG") -> bytes:
     """An image file of one colour."""
     stream = io.BytesIO()
     Image.new("RGB", size, colour).save(stream, kind)
@@ -18,8 +18,8 @@ def picture(colour: str | tuple[int, int, int], size: tuple[int, int] = (8, 8), 
 
 
 def numbered(number: int, size: tuple[int, int] = (8, 8)) -> bytes:
-    """A picture whose red says which one it is."""
-    return picture((number, 100, 200), size)
+    """An image whose red says which one it is."""
+    return encoded_image((number, 100, 200), size)
 
 
 def write_tar(path: Path, members: Mapping[str, bytes] | Sequence[tuple[str, bytes]]) -> None:
@@ -31,19 +31,19 @@ def write_tar(path: Path, members: Mapping[str, bytes] | Sequence[tuple[str, byt
 
 
 def write_numbered_shards(folder: Path, shards: int, each: int, damaged: tuple[int, ...] = ()) -> None:
-    """`train-0000.tar` and so on with pictures 0, 1, ... captioned by their number; some do not decode."""
+    """`train-0000.tar` and so on with images 0, 1, ... captioned by their number; some do not decode."""
     for shard in range(shards):
         members = {}
         for number in range(shard * each, (shard + 1) * each):
-            members[f"{number:04d}.png"] = b"no picture" if number in damaged else numbered(number)
+            members[f"{number:04d}.png"] = b"no image" if number in damaged else numbered(number)
             members[f"{number:04d}.txt"] = str(number).encode()
         write_tar(folder / f"train-{shard:04d}.tar", members)
 
 
 def write_captioned_folder(folder: Path, count: int, damaged: tuple[int, ...] = ()) -> None:
-    """Pictures 0, 1, ... with two captions each; a folder per split, all in `train`."""
+    """Images 0, 1, ... with two captions each; a folder per split, all in `train`."""
     (folder / "train").mkdir(parents=True)
     for number in range(count):
-        data = b"no picture" if number in damaged else numbered(number, (12, 8))
+        data = b"no image" if number in damaged else numbered(number, (12, 8))
         (folder / "train" / f"{number:04d}.png").write_bytes(data)
         (folder / "train" / f"{number:04d}.txt").write_text(f"first of {number}\nsecond of {number}\n")

@@ -1,10 +1,10 @@
-"""Everything random in generation, behind one interface with one generator a picture.
+"""Everything random in generation, behind one interface with one generator an image.
 
-A picture's numbers depend on its own generator alone, never on its neighbours in the batch, so that picture
-i of a batch is the picture made alone with its seed. Numbers are drawn on the generators' device and then
-moved, so that CPU generators give the same picture on every device.
+An image's numbers depend on its own generator alone, never on its neighbours in the batch, so that image
+i of a batch is the image made alone with its seed. Numbers are drawn on the generators' device and then
+moved, so that CPU generators give the same image on every device.
 
-Shapes: B pictures, N tokens.
+Shapes: B images, N tokens.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from hart.generation.logits import sample
 
 
-class Draws(Protocol):
+class NoiseSource(Protocol):
     """What generation asks for; `hart verify` answers with recorded or constant numbers instead."""
 
     def codes(self, logits: Tensor) -> Tensor:
@@ -38,21 +38,21 @@ class Draws(Protocol):
         ...
 
     def order(self, tokens: int) -> Tensor:
-        """(B, N) an order of all positions for drawing the last scale in rounds."""
+        """(B, N) an order of all positions for sampling the last scale in MaskGIT steps."""
         ...
 
 
-class GeneratorDraws:
-    """Draws from one `torch.Generator` a picture."""
+class GeneratorNoise:
+    """Draws from one `torch.Generator` an image."""
 
     def __init__(self, generators: Sequence[torch.Generator], device: torch.device) -> None:
         if not generators:
-            raise ValueError("at least one generator is needed: one for each picture")
+            raise ValueError("at least one generator is needed: one for each image")
         self.generators = list(generators)
         self.device = device
 
-    def _stack(self, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
-        return torch.stack([draw(generator) for generator in self.generators]).to(self.device, non_blocking=True)
+    def _stack(self, sample: Callable[[torch.Generator], Tensor]) -> Tensor:
+        return torch.stack([sample(generator) for generator in self.generators]).to(self.device, non_blocking=True)
 
     def _uniform(self, *shape: int) -> Tensor:
         return self._stack(lambda g: torch.rand(shape, generator=g, device=g.device))

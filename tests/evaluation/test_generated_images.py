@@ -1,4 +1,4 @@
-"""Pictures of a suite are drawn once and kept; a stopped run goes on and ends in the same pictures."""
+"""Images of a suite are drawn once and kept; a stopped run goes on and ends in the same images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 from hart import HartPipeline
 from hart.errors import HartError
-from hart.evaluation.drawing import DrawnPictures, spread
+from hart.evaluation.generated_images import GeneratedImages, spread
 from models import save_tiny_text_model
 
 PROMPTS = ["a cat", "a dog", "a house", "a tree", "a cat"]
@@ -25,44 +25,44 @@ def pipe(tmp_path_factory: pytest.TempPathFactory) -> HartPipeline:
     return HartPipeline.from_pretrained(str(save_tiny_text_model(tmp_path_factory.mktemp("model"))), device="cpu")
 
 
-def test_pictures_are_those_of_the_pipeline_and_are_kept(pipe: HartPipeline, tmp_path: Path) -> None:
+def test_images_are_those_of_the_pipeline_and_are_kept(pipe: HartPipeline, tmp_path: Path) -> None:
     sampling = pipe.config.sampling
-    drawn = DrawnPictures(pipe, PROMPTS, sampling, 7, tmp_path)
-    assert drawn.draw(1, silent) == 0
+    generated = GeneratedImages(pipe, PROMPTS, sampling, 7, tmp_path)
+    assert generated.generate(1, silent) == 0
     expected = pipe(PROMPTS, seed=7).images
     for number, image in enumerate(expected):
-        with Image.open(drawn.path(number)) as written:
+        with Image.open(generated.path(number)) as written:
             assert written.tobytes() == image.tobytes()
-    # a stop left two pictures out; what is there is not drawn again
+    # a stop left two images out; what is there is not drawn again
     for number in (1, 4):
-        drawn.path(number).unlink()
-    Image.new("RGB", (8, 8), "white").save(drawn.path(0))
-    again = DrawnPictures(pipe, PROMPTS, sampling, 7, tmp_path)
-    assert again.draw(1, silent) == 3
+        generated.path(number).unlink()
+    Image.new("RGB", (8, 8), "white").save(generated.path(0))
+    again = GeneratedImages(pipe, PROMPTS, sampling, 7, tmp_path)
+    assert again.generate(1, silent) == 3
     assert int(again.pixels([0]).min()) == 255
     for number in (1, 4):
-        with Image.open(drawn.path(number)) as written:
+        with Image.open(generated.path(number)) as written:
             assert written.tobytes() == expected[number].tobytes()
 
 
-def test_pictures_of_another_plan_are_not_taken_over(pipe: HartPipeline, tmp_path: Path) -> None:
+def test_images_of_another_plan_are_not_taken_over(pipe: HartPipeline, tmp_path: Path) -> None:
     sampling = pipe.config.sampling
-    folder = DrawnPictures(pipe, PROMPTS, sampling, 7, tmp_path).path(0).parent
-    DrawnPictures(pipe, PROMPTS, sampling, 7, tmp_path)
+    folder = GeneratedImages(pipe, PROMPTS, sampling, 7, tmp_path).path(0).parent
+    GeneratedImages(pipe, PROMPTS, sampling, 7, tmp_path)
     for prompts, other, seed in (
         (PROMPTS[1:], sampling, 7),
         (PROMPTS, sampling.replace(guidance_scale=1.0), 7),
         (PROMPTS, sampling, 8),
     ):
         with pytest.raises(HartError, match="another model, other prompts or other settings"):
-            DrawnPictures(pipe, prompts, other, seed, tmp_path)
+            GeneratedImages(pipe, prompts, other, seed, tmp_path)
     (folder / "plan.json").write_text("{")
     with pytest.raises(HartError, match=r"plan\.json: is not JSON .*: choose another --out, or delete the folder"):
-        DrawnPictures(pipe, PROMPTS, sampling, 7, tmp_path)
+        GeneratedImages(pipe, PROMPTS, sampling, 7, tmp_path)
     (folder / "plan.json").unlink()
     Image.new("RGB", (8, 8)).save(folder / "000000.png")
     with pytest.raises(HartError, match=r"holds files but no plan\.json"):
-        DrawnPictures(pipe, PROMPTS, sampling, 7, tmp_path)
+        GeneratedImages(pipe, PROMPTS, sampling, 7, tmp_path)
 
 
 def test_a_part_has_as_many_of_each_task_as_can_be() -> None:

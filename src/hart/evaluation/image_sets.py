@@ -1,4 +1,4 @@
-"""The pictures that a suite measures: a fixed part of any data set, in batches, damaged ones counted."""
+"""The images that a suite measures: a fixed part of any data set, in batches, damaged ones counted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class PictureBatch:
+class ImageBatch:
     """pixels: (B, 3, H, W) uint8, 0 to 255. samples: what is said about each."""
 
     pixels: Tensor
@@ -33,8 +33,8 @@ class PictureBatch:
         return len(self.samples)
 
 
-class Pictures:
-    """Up to `limit` pictures of a set, always the same ones for the same arguments.
+class ImageSet:
+    """Up to `limit` images of a set, always the same ones for the same arguments.
 
     Of a set with rows they are drawn at random by `seed`, since sets lie sorted on disks; of a stream they are the
     first ones.
@@ -43,9 +43,9 @@ class Pictures:
     def __init__(
         self, source: Source | Stream, transform: ImageTransform, *, limit: int | None = None, seed: int = 0
     ) -> None:
-        """transform: without random draws. Raises `HartError` for a limit below 1."""
+        """transform: without random numbers. Raises `HartError` for a limit below 1."""
         if limit is not None and limit < 1:
-            raise HartError(f"limit is {limit}: ask for at least 1 picture")
+            raise HartError(f"limit is {limit}: ask for at least 1 image")
         self.description = source.description
         self.damaged: list[Damage] = []
         self._source = source
@@ -60,8 +60,8 @@ class Pictures:
             return self._limit
         return len(self._source) if self._limit is None else min(self._limit, len(self._source))
 
-    def batches(self, size: int) -> Iterator[PictureBatch]:
-        """All pictures, `size` at a time. Raises `HartError` when none or too few of them can be read."""
+    def batches(self, size: int) -> Iterator[ImageBatch]:
+        """All images, `size` at a time. Raises `HartError` when none or too few of them can be read."""
         self.damaged = []
         pixels: list[Tensor] = []
         samples: list[Sample] = []
@@ -77,16 +77,16 @@ class Pictures:
             samples.append(sample)
             count += 1
             if len(samples) == size:
-                yield PictureBatch(torch.stack(pixels), tuple(samples))
+                yield ImageBatch(torch.stack(pixels), tuple(samples))
                 pixels, samples = [], []
         if samples:
-            yield PictureBatch(torch.stack(pixels), tuple(samples))
-        # few pictures of a stream say little about its damage
+            yield ImageBatch(torch.stack(pixels), tuple(samples))
+        # few images of a stream say little about its damage
         least = MIN_SEEN if isinstance(self._source, Stream) else 1
         total = max(count + len(self.damaged), least)
         require_mostly_sound(self.damaged, total, MAX_DAMAGED, self.description, option="")
         if not count:
-            raise HartError(f"{self.description}: no picture could be read")
+            raise HartError(f"{self.description}: no image could be read")
 
     def _samples(self) -> Iterator[Sample | Damage]:
         source, limit = self._source, self._limit
@@ -104,17 +104,17 @@ class Pictures:
 
 
 def features_of_set(
-    pictures: Pictures,
+    images: ImageSet,
     extractor: FeatureExtractor,
     batch_size: int,
     keep: Callable[[Sample], T],
     progress: Progress,
 ) -> tuple[Features, list[T]]:
-    """Features of a set, and of each picture what `keep` takes: the encoded pictures would fill the memory."""
+    """Features of a set, and of each image what `keep` takes: the encoded images would fill the memory."""
     parts: list[Features] = []
     kept: list[T] = []
-    for batch in pictures.batches(batch_size):
-        progress(len(kept), pictures.total, "features of the set")
+    for batch in images.batches(batch_size):
+        progress(len(kept), images.total, "features of the set")
         parts.append(extractor(batch.pixels))
         kept += [keep(sample) for sample in batch.samples]
     return Features.cat(parts), kept

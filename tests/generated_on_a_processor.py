@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from hart import HartPipeline
-from hart.checkpoint.verification import RecordedDraws, verify
+from hart.checkpoint.verification import RecordedNoise, verify
 from hart.generation.next_scale import NextScaleGenerator
 from hart.inference.packing import is_packed, packing_refusal
 from helpers import random_context, tiny_class_config, tiny_text_config
@@ -36,7 +36,7 @@ def failed_quantities() -> list[str]:
 
 
 def colours() -> dict[str, list[float]]:
-    """Mean colours of pictures by the shipped model, which knows what is red and what is blue."""
+    """Mean colours of images by the shipped model, which knows what is red and what is blue."""
     found = {}
     for prompt, dtype in (("a red heart", "float32"), ("a blue heart", "bfloat16")):
         pipe = HartPipeline.from_pretrained("emoji", device="cpu", dtype=dtype)
@@ -45,18 +45,18 @@ def colours() -> dict[str, list[float]]:
     return found
 
 
-def random_pictures() -> dict[str, bool]:
-    """Whether pictures of random models come, packed exactly where the processor can, and with plain layers."""
-    drawn = {}
+def random_images() -> dict[str, bool]:
+    """Whether images of random models come, packed exactly where the processor can, and with plain layers."""
+    generated = {}
     for name, config in RANDOM_MODELS.items():
         pipe = HartPipeline.from_config(config, device="cpu", dtype=name.rsplit(" ", 1)[1])
-        packs = is_packed(pipe.parts.hart) == (packing_refusal(pipe.dtype) is None)
+        packs = is_packed(pipe.components.hart) == (packing_refusal(pipe.dtype) is None)
         prompt = 1 if pipe.num_classes is not None else "a cat"
-        pictures = pipe(prompt).images
+        images = pipe(prompt).images
         pipe.hart.eval()  # plain from here on
-        pictures += pipe(prompt, num_images_per_prompt=2, batch_size=2).images
-        drawn[name] = packs and len(pictures) == 3
-    return drawn
+        images += pipe(prompt, num_images_per_prompt=2, batch_size=2).images
+        generated[name] = packs and len(images) == 3
+    return generated
 
 
 def plain_and_packed_logits() -> dict[str, float]:
@@ -65,9 +65,9 @@ def plain_and_packed_logits() -> dict[str, float]:
     context = random_context(WIDE, 1)
     for dtype in ("float32", "bfloat16"):
         pipe, found = HartPipeline.from_config(WIDE, device="cpu", dtype=dtype), []
-        for hart in (pipe.parts.hart, pipe.hart):
-            draws = RecordedDraws(torch.zeros(16, 4), 1, torch.device("cpu"))
-            states = NextScaleGenerator(hart, pipe.tokenizer.quantizer, WIDE.sampling, draws).states(context)
+        for hart in (pipe.components.hart, pipe.hart):
+            noise = RecordedNoise(torch.zeros(16, 4), 1, torch.device("cpu"))
+            states = NextScaleGenerator(hart, pipe.tokenizer.quantizer, WIDE.sampling, noise).states(context)
             found.append(next(states).steps[0].logits)
         differences[dtype] = float((found[0] - found[1]).abs().max() / found[1].abs().max())
     return differences
@@ -76,7 +76,7 @@ def plain_and_packed_logits() -> dict[str, float]:
 def everything() -> dict[str, Any]:
     return {
         "colours": colours(),
-        "pictures": random_pictures(),
+        "images": random_images(),
         "plain and packed": plain_and_packed_logits(),
     }
 

@@ -1,6 +1,6 @@
-"""Pictures drawn for a suite: made once, kept in a folder, gone on with after a stop.
+"""Images generated for a suite: made once, kept in a folder, gone on with after a stop.
 
-`plan.json` beside them says which model, settings, prompts and seeds they are of; pictures of another plan are never
+`plan.json` beside them says which model, settings, prompts and seeds they are of; images of another plan are never
 taken over.
 """
 
@@ -31,7 +31,7 @@ from hart.generation.request import Prompt
 from hart.pipeline import HartPipeline
 
 IMAGES_FOLDER = "images"
-SHEET_FILE, SHEET_PICTURES = "drawn.png", 36
+SHEET_FILE, SHEET_IMAGES = "generated.png", 36
 
 
 @contextmanager
@@ -42,15 +42,17 @@ def quiet_prompts() -> Iterator[None]:
         yield
 
 
-class DrawnPictures:
-    """One picture a prompt; picture i has the seed `seed + i`. The files in `out`/images are the only state."""
+class GeneratedImages:
+    """One image a prompt; image i has the seed `seed + i`. The files in `out`/images are the only state."""
 
     def __init__(
         self, pipe: HartPipeline, prompts: Sequence[Prompt], sampling: SamplingConfig, seed: int, out: Path
     ) -> None:
-        """Raises `HartError` when `out` holds pictures of another plan, or a model of classes is given text."""
+        """Raises `HartError` when `out` holds images of another plan, or a model of classes is given text."""
         if pipe.num_classes is not None and any(isinstance(prompt, str) for prompt in prompts):
-            raise HartError("this suite draws from words, and this model draws classes by number: give a text model")
+            raise HartError(
+                "this suite generates from text, and this model generates classes by number: give a text model"
+            )
         self._pipe = pipe
         self._prompts = list(prompts)
         self._sampling = sampling
@@ -70,7 +72,7 @@ class DrawnPictures:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that decides the pictures but the prompts, for `Result.settings`."""
+        """All that decides the images but the prompts, for `Result.settings`."""
         return {name: value for name, value in self._plan.items() if name != "prompts"}
 
     @property
@@ -87,16 +89,16 @@ class DrawnPictures:
         return tuple(f"{count:,} of {len(prompts):,} prompts {what}" for what, count in found.items() if count)
 
     def path(self, number: int) -> Path:
-        """Where picture `number` lies or will lie."""
+        """Where image `number` lies or will lie."""
         return self._files.path(f"{number:06d}")
 
-    def draw(self, batch_size: int, progress: Progress) -> int:
-        """Draw what is missing, a file at a time; returns how many were there already."""
+    def generate(self, batch_size: int, progress: Progress) -> int:
+        """Generate what is missing, a file at a time; returns how many were there already."""
         names = [f"{number:06d}" for number in range(len(self))]
-        return self._files.fill(names, self._drawn, batch_size, progress, "{} of {} pictures drawn")
+        return self._files.fill(names, self._generated, batch_size, progress, "{} of {} images generated")
 
-    def _drawn(self, numbers: Sequence[int]) -> list[Image.Image]:
-        """Pictures whose numbers, and so whose seeds, follow each other."""
+    def _generated(self, numbers: Sequence[int]) -> list[Image.Image]:
+        """Images whose numbers, and so whose seeds, follow each other."""
         with quiet_prompts():  # `notes` counts them
             out = self._pipe(
                 [self._prompts[number] for number in numbers],
@@ -113,25 +115,25 @@ class DrawnPictures:
             yield list(range(start, min(start + size, len(self))))
 
     def sheet(self, labels: Sequence[str], file: str = SHEET_FILE, count: int | None = None) -> dict[str, Image.Image]:
-        """A contact sheet of the first pictures, for `Result.sheets`. labels: one of each picture, or more.
+        """A contact sheet of the first images, for `Result.sheets`. labels: one of each image, or more.
 
-        file: its name. count: how many to show; by default `SHEET_PICTURES`.
+        file: its name. count: how many to show; by default `SHEET_IMAGES`.
         """
-        shown = range(min(len(self), SHEET_PICTURES if count is None else count))
+        shown = range(min(len(self), SHEET_IMAGES if count is None else count))
         images = [[open_image(self.path(number))] for number in shown]
         return {file: contact_sheet(images, list(labels)[: len(images)])}
 
     def features(
         self, extractor: FeatureExtractor, batch_size: int, progress: Progress, size: int | None = None
     ) -> Features:
-        """Features of all pictures, which must have been drawn. size: see `pixels`."""
-        batches = self.batches(batch_size, progress, "features of the drawn pictures")
+        """Features of all images, which must have been drawn. size: see `pixels`."""
+        batches = self.batches(batch_size, progress, "features of the generated images")
         return Features.cat([extractor(self.pixels(numbers, size)) for numbers in batches])
 
     def pixels(self, numbers: Sequence[int], size: int | None = None) -> Tensor:
-        """(B, 3, size, size) uint8 of drawn pictures, resized where `size` is not their own."""
-        side = self._pipe.image_size if size is None else size
-        return torch.stack([pil_to_pixels(open_image(self.path(i)), side) for i in numbers])
+        """(B, 3, size, size) uint8 of generated images, resized where `size` is not their own."""
+        image_size = self._pipe.image_size if size is None else size
+        return torch.stack([pil_to_pixels(open_image(self.path(i)), image_size) for i in numbers])
 
 
 def spread(groups: Sequence[str], limit: int | None, seed: int) -> list[int]:

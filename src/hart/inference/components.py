@@ -35,7 +35,7 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class Parts:
+class Components:
     """What one call samples with.
 
     text_encoder: None until the first prompt asks for it. without_lora: the model from before adapters were merged.
@@ -52,7 +52,7 @@ class Parts:
         """One latent (D, n_K, n_K) to an image (3, H, W) in [0, 1], float32 on the CPU."""
         image = self.tokenizer.decode(latent.unsqueeze(0).to(self.device))[0].float().cpu()
         if not bool(image.isfinite().all()):
-            raise HartError(f"the picture is not finite in {self.dtype}: draw it in float32 or bfloat16")
+            raise HartError(f"the image is not finite in {self.dtype}: draw it in float32 or bfloat16")
         return (image + 1) / 2
 
     def images(self, latents: Tensor, output_type: OutputType = "pil") -> Any:
@@ -65,11 +65,11 @@ class Parts:
         stacked = torch.stack(images)
         return stacked if output_type == "pt" else stacked.permute(0, 2, 3, 1).numpy()
 
-    def plain(self) -> Parts:
+    def plain(self) -> Components:
         """With no layer packed, so that weights can be seen and changed; these parts if none is."""
         return replace(self, hart=_unpacked(self.hart)) if is_packed(self.hart) else self
 
-    def adapted(self, folder: Path, scale: float, model: str) -> Parts:
+    def adapted(self, folder: Path, scale: float, model: str) -> Components:
         """With a LoRA adapter merged into a copy of the weights; see `hart.checkpoint.lora.merge_lora`."""
         hart = copy.deepcopy(self.hart)
         unpack_linears(hart)
@@ -77,11 +77,11 @@ class Parts:
         pack(hart)
         return replace(self, hart=hart, without_lora=self.without_lora or self.hart)
 
-    def unadapted(self) -> Parts:
+    def unadapted(self) -> Components:
         """With the weights as they were before the first adapter; these parts if there was none."""
         return self if self.without_lora is None else replace(self, hart=self.without_lora, without_lora=None)
 
-    def moved(self, device: torch.device, dtype: torch.dtype) -> Parts:
+    def moved(self, device: torch.device, dtype: torch.dtype) -> Components:
         """Copies on another device or in another type; these parts if nothing changes."""
         if (device, dtype) == (self.device, self.dtype):
             return self
@@ -117,7 +117,7 @@ class Parts:
             raise HartError(f"{error.filename}: another program wrote it meanwhile: choose another folder") from None
 
 
-def prepared(tokenizer: HybridTokenizer, hart: Hart, device: torch.device, dtype: torch.dtype) -> Parts:
+def prepared(tokenizer: HybridTokenizer, hart: Hart, device: torch.device, dtype: torch.dtype) -> Components:
     """Parts of modules that nobody else uses: moved to the device, frozen, and made ready to sample.
 
     Transformer and residual diffusion compute in `dtype`. So does the decoder, but for float16, whose range its
@@ -131,7 +131,7 @@ def prepared(tokenizer: HybridTokenizer, hart: Hart, device: torch.device, dtype
     # convolutions run on channels-last memory without reordering it
     tokenizer.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     pack(hart)
-    return Parts(tokenizer, hart, device, dtype)
+    return Components(tokenizer, hart, device, dtype)
 
 
 def text_encoder_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -1,0 +1,52 @@
+"""Which images a suite measures: the same ones every time, damaged ones counted, too many of them an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hart.data.opening import open_source
+from hart.data.transforms import ImageTransform
+from hart.errors import HartError
+from hart.evaluation.image_sets import ImageSet
+from image_files import write_captioned_folder, write_numbered_shards
+
+
+def numbers(images: ImageSet, batch: int = 4) -> list[int]:
+    """Which images came, by their red."""
+    return [int(pixels[0, 4, 4]) for part in images.batches(batch) for pixels in part.pixels]
+
+
+def test_a_limit_takes_a_fixed_random_part_in_order(tmp_path: Path) -> None:
+    write_captioned_folder(tmp_path, 30)
+    source = open_source(tmp_path)
+    some = ImageSet(source, ImageTransform(8), limit=10, seed=1)
+    first = numbers(some)
+    assert first == sorted(first) and len(set(first)) == 10 and first != list(range(10))
+    assert numbers(some, batch=3) == first
+    assert numbers(ImageSet(source, ImageTransform(8), limit=10, seed=2)) != first
+    assert numbers(ImageSet(source, ImageTransform(8), limit=99)) == list(range(30))
+    assert some.total == 10 and ImageSet(source, ImageTransform(8)).total == 30
+
+
+def test_a_stream_gives_its_first_images(tmp_path: Path) -> None:
+    write_numbered_shards(tmp_path, shards=2, each=3)
+    stream = open_source(tmp_path, kind="stream")
+    assert numbers(ImageSet(stream, ImageTransform(8), limit=4)) == [0, 1, 2, 3]
+    assert numbers(ImageSet(stream, ImageTransform(8))) == [0, 1, 2, 3, 4, 5]
+
+
+def test_damaged_images_are_counted_and_many_are_an_error(tmp_path: Path) -> None:
+    write_captioned_folder(tmp_path / "one", 30, damaged=(3,))
+    images = ImageSet(open_source(tmp_path / "one"), ImageTransform(8))
+    assert 3 not in numbers(images) and len(images.damaged) == 1
+    write_captioned_folder(tmp_path / "many", 10, damaged=(3, 4))
+    with pytest.raises(HartError, match="2 of 10 images are damaged"):
+        numbers(ImageSet(open_source(tmp_path / "many"), ImageTransform(8)))
+
+
+def test_a_limit_below_one_is_refused(tmp_path: Path) -> None:
+    write_captioned_folder(tmp_path, 2)
+    with pytest.raises(HartError, match="limit is 0"):
+        ImageSet(open_source(tmp_path), ImageTransform(8), limit=0)
