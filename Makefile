@@ -2,6 +2,7 @@
 # make test                         installs the development tools too and runs every check
 # make docs                         builds the documentation into build/site
 # make contact-sheet                generates docs/contact_sheet.png again
+# make carry                        puts what a bare GPU machine lacks into build/carry (benchmarks/README.md)
 #
 # Needs Python 3.11 to 3.13. Another interpreter: make test PYTHON=python3.12
 
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 override PROMPT := $(value PROMPT)
 export PROMPT
 
-.PHONY: install install-dev image docs contact-sheet test clean
+.PHONY: install install-dev image docs contact-sheet carry test clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/installed
@@ -40,6 +41,12 @@ test: install-dev
 docs: install-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 	@echo build/site/index.html
+
+carry: install
+	rm -rf build/carry
+	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt --target build/carry --python-version 3.12 \
+	  --platform manylinux_2_17_x86_64 --only-binary=:all: \
+	  pydantic pydantic-core annotated-types typing-inspection typing-extensions
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
