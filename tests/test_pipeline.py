@@ -197,7 +197,7 @@ def test_random_weights_need_no_files_and_follow_their_seed(text: HartPipeline) 
         ({"prompt": ["a cat", "  \n"]}, "prompt 2 is empty"),
         ({"prompt": []}, "at least one"),
         ({"prompt": [3]}, "text"),
-        ({"prompt": ["a cat", "caf\udce9"]}, "prompt 2 is no valid Unicode"),
+        ({"prompt": ["a cat", "caf\udce9"]}, "prompt 2 is not valid Unicode"),
         ({"num_images_per_prompt": 0}, "num_images_per_prompt"),
         ({"batch_size": 0}, "batch_size"),
         ({"seed": -1}, "seed"),

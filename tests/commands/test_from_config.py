@@ -119,8 +119,9 @@ def test_what_does_not_fit_names_its_flag(given: tuple[str, ...], said: str) -> 
 
 def test_help_says_what_fields_say() -> None:
     lines = " ".join(run("--help").output.split())
-    for text in ("What is read.", "[required]", "How many.", "1<=x<=9", "fast|exact", "--gumbel-smoothing", "--no-gumbel-smoothing",
-                 "N,...", "[default: 1, 8]", "Of the command alone."):  # fmt: skip
+    for text in ("What is read.", "[required]", "How many.", "1<=x<=9", "fast|exact",
+                 "--gumbel-smoothing", "--no-gumbel-smoothing", "N,...", "[default: 1, 8]",
+                 "Of the command alone."):  # fmt: skip
         assert text in lines, text
 
 

@@ -4,9 +4,9 @@
     @options_from_config
     def train(recipe: Annotated[Path, typer.Argument()], options: TrainOptions) -> None: ...
 
-A field's type, default, `description` and bounds (`ge`, `le`) become the option's. Numbers of a tuple are given with
-commas or by repeating the option, other items by repeating it; a switch that is not off by itself has a `--no-` form. A
-field's `json_schema_extra` may hold `metavar`, `flags` (`["-n", "--count"]`), and `positional` for an argument.
+A field's type, default, `description` and bounds (`ge`, `le`) become the option's. Numbers of a tuple are separated by
+commas or given by repeating the option, other items by repeating it; a switch that is on by default has a `--no-`
+form. A field's `json_schema_extra` may hold `metavar`, `flags` (`["-n", "--count"]`), and `positional` for an argument.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ PLAIN = (bool, int, float, str, Path)
 
 
 def options_from_config(command: Callable[P, T]) -> Callable[..., T]:
-    """A command whose parameters that are configurations are replaced with one option a field.
+    """A command with every parameter that is a configuration replaced by one option per field.
 
-    What the fields do not allow is a `HartError` that names the option. Raises `TypeError` at once where two parameters
-    have one name.
+    A value that a field does not allow is a `HartError` naming the option. Raises `TypeError` at once if two
+    parameters have the same name.
     """
     hints = typing.get_type_hints(command, include_extras=True)
     parameters: list[inspect.Parameter] = []
@@ -66,7 +66,7 @@ def options_from_config(command: Callable[P, T]) -> Callable[..., T]:
 
 
 def config_from_options(config: type[T], given: dict[str, Any]) -> T:
-    """The configuration with what was given as options, by field. Raises `HartError` that names the option."""
+    """The configuration with the given options, by field. Raises `HartError` naming the option."""
     fields = config_fields(config)
     values = {name: _value(fields[name], value) for name, value in given.items()}
     try:
@@ -126,8 +126,8 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
 
 
 def _kind(field: FieldInfo) -> tuple[Any, bool, bool]:
-    """What the command line reads for a field (text, where only the configuration can tell), whether it may be None,
-    and whether there may be several."""
+    """The type that the command line reads for a field (text where only the configuration can tell), whether it may be
+    None, and whether there may be several."""
     kind: Any = field.annotation
     optional = False
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
@@ -144,7 +144,7 @@ def _kind(field: FieldInfo) -> tuple[Any, bool, bool]:
 
 
 def _value(field: FieldInfo, value: Any) -> Any:
-    """What typer read, as the configuration takes it."""
+    """A value that typer read, as the configuration takes it."""
     kind, optional, many = _kind(field)
     if not many:
         return value

@@ -14,24 +14,25 @@ from hart.config import SamplingConfig
 from hart.data.kinds import Kind
 
 DATA_METAVAR = "DATA"
-DATA_HELP = "Folder, file, pattern or URLs of shards, or hf:OWNER/NAME."
+DATA_HELP = "Data set: folder, file, pattern or URLs of shards, or hf:OWNER/NAME."
 
 SplitOption = Annotated[
-    str, typer.Option(help="Part of the set: train, val, another that it has, or all of a set that is not divided.")
+    str, typer.Option(help="Split to read: train, val, any other that the set has, or all of an undivided set.")
 ]
-KindOption = Annotated[Kind | None, typer.Option(help="Format of the set; told from DATA by default.")]
-ImageColumn = Annotated[str, typer.Option(help="Field with the image, where it has an unusual name.")]
-CaptionColumn = Annotated[str, typer.Option(help="Field with the captions, where it has an unusual name.")]
+KindOption = Annotated[Kind | None, typer.Option(help="Format of the data set; by default detected.")]
+ImageColumn = Annotated[str, typer.Option(help="Field that holds the image, if its name is unusual.")]
+CaptionColumn = Annotated[str, typer.Option(help="Field that holds the captions, if its name is unusual.")]
 FitOption = Annotated[
-    Literal["crop", "pad"], typer.Option(help="crop: the largest centred square. pad: all of it, on white.")
+    Literal["crop", "pad"], typer.Option(help="crop: the largest centred square. pad: the whole image, on white.")
 ]
 DeviceOption = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; by default CUDA where there is one.", show_default=False)
+    str | None,
+    typer.Option(help="cpu, cuda, cuda:1 or mps; by default CUDA if there is one, else the CPU.", show_default=False),
 ]
 
 
 SAMPLING_FLAGS = {"guidance_scale": ("--guidance",)}
-"""Options of other names than their fields."""
+"""Options that are not named like their fields."""
 
 
 def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
