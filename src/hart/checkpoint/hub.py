@@ -77,7 +77,7 @@ def _retrying_quietly() -> Iterator[None]:
 
 
 def needed_files(repository: str, files: Sequence[str]) -> list[str]:
-    """Those of a repository's `files` that loading reads: JSON, each part's preferred weights, the text encoder's folder.
+    """The `files` of a repository that loading reads: JSON, each part's preferred weights, the text encoder's folder.
 
     Raises `CheckpointError` for a repository with several VAR models.
     """

@@ -134,8 +134,8 @@ def save_lora(hart: Hart, folder: Path, *, base_model: str) -> None:
 def merge_lora(hart: Hart, folder: Path, scale: float = 1.0, *, model: str = "this model") -> None:
     """Add the adapter in `folder`, times `scale`, to the transformer's weights, which stay frozen.
 
-    model: its name in errors. Raises `HartError` and changes nothing if peft is not installed, or the adapter is absent,
-    damaged, no LoRA, or of another model.
+    model: its name in errors. Raises `HartError` and changes nothing if peft is not installed, or if the adapter is
+    absent, damaged, no LoRA, or of another model.
     """
     peft = _peft()
     scale = finite_number("LoRA scale", scale)
