@@ -1,4 +1,4 @@
-"""LoRA: an adapter trained beside the weights draws the same when merged into them, and fits its own model only."""
+"""LoRA: an adapter trained beside the weights generates the same when merged into them, and fits only its own model."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Options(Config, kw_only=True):
     colour: Colour = Colour.red
     gumbel_smoothing: bool | None = None
     plain: bool = False
-    sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(description="Sides.")] = (1, 8)
+    sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(description="Sizes.")] = (1, 8)
     scales: tuple[int, ...] | None = None
     files: tuple[Path, ...] = ()
     top_k: int | Literal["all"] = Field("all", union_mode="left_to_right")

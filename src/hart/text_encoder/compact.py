@@ -33,7 +33,6 @@ from hart.types import TextContext
 
 PADDING, UNKNOWN, START = "[PAD]", "[UNK]", "[CLS]"
 SPECIAL_PIECES = (PADDING, UNKNOWN, START)
-WEIGHTS_FILE = TEXT_ENCODER_FILE
 PIECES_FILE = "word_pieces.json"
 
 
@@ -147,7 +146,7 @@ class CompactTextEncoder(nn.Module):
         dtype: how weights are stored, None as they are. overwrite: see `hart.files.atomic_write`.
         """
         write_text(folder / PIECES_FILE, self.tokenizer.to_str(pretty=True), overwrite=overwrite)
-        save_module(folder / WEIGHTS_FILE, self, dtype, overwrite=overwrite)
+        save_module(folder / TEXT_ENCODER_FILE, self, dtype, overwrite=overwrite)
 
     @classmethod
     def load(cls, config: TextEncoderConfig, folder: Path) -> CompactTextEncoder:
@@ -155,7 +154,7 @@ class CompactTextEncoder(nn.Module):
         tokenizer = _read_tokenizer(folder / PIECES_FILE, config.tokens)
         with without_memory():
             encoder = cls(config, tokenizer)
-        fill_module(encoder, folder / WEIGHTS_FILE, torch.float32)
+        fill_module(encoder, folder / TEXT_ENCODER_FILE, torch.float32)
         return encoder.eval().requires_grad_(False)
 
 
