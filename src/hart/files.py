@@ -75,7 +75,7 @@ def open_regular(path: Path) -> BinaryIO:
         raise FileError(f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error})") from None
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise FileError(f"{path}: is no regular file")
+        raise FileError(f"{path}: not a regular file")
     return os.fdopen(handle, "rb")
 
 
@@ -113,7 +113,7 @@ def read_json(path: Path, limit: int = TEXT_LIMIT) -> dict[str, Any]:
     """The object in a JSON file. Raises `FileError` when it holds anything else."""
     values = parse_json(read_bytes(path, limit), str(path))
     if not isinstance(values, dict):
-        raise FileError(f"{path}: holds no JSON object")
+        raise FileError(f"{path}: does not hold a JSON object")
     return values
 
 

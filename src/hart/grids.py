@@ -1,7 +1,7 @@
 """The grid sizes of the token maps, coarse to fine: integers only, no tensors.
 
 An image is generated as K square maps of tokens. `ScaleSchedule` is the one place that knows how many
-tokens each scale has and where it stands when all scales are laid out in one row.
+tokens each scale has, and its place in the row of all tokens.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "") -> Self:
-        """Raises `ConfigError`, which begins with `source`, or with the name of the class where that is empty."""
+        """Raises `ConfigError`, which begins with `source`, or with the name of the class if that is empty."""
         try:
             return TypeAdapter(cls).validate_python(values)
         except ValidationError as error:

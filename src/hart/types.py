@@ -18,7 +18,7 @@ class TextContext:
     """Text features for a batch of prompts, padded to one length.
 
     embeddings: (B, S, E) hidden states of the text encoder, padding included.
-    mask: (B, S) bool, true where a token is real.
+    mask: (B, S) bool, true for real tokens.
     """
 
     embeddings: Tensor
@@ -92,7 +92,7 @@ class TokenMaps:
     indices: K tensors (B, N_k) int64, the code of every token.
     teacher_forcing_input: (B, L - 1, D), for scales 2..K the running sum of the scales before,
         resized to the scale, in raster order.
-    last_scale_continuous: (B, N_K, D), what the last scale has to hold; the residual tokens are this
+    last_scale_continuous: (B, N_K, D), the latent minus all coarser scales; the residual tokens are this
         minus the embedding of the last scale's codes.
     """
 

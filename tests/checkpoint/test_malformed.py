@@ -184,7 +184,7 @@ def test_shards_lie_in_the_folder(tmp_path: Path, name: Any) -> None:
     (folder / "llm" / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     for file in (folder / "llm").glob("*.safetensors"):
         file.unlink()
-    with pytest.raises(HartError, match=r"index\.json: .*(is no name of a file in|no weight_map)"):
+    with pytest.raises(HartError, match=r"index\.json: .*(is not the name of a file in|no weight_map)"):
         load_model(folder)
 
 
@@ -202,7 +202,7 @@ def pickled() -> dict[str, Any]:
         "sparse": ({"w": weight.to_sparse()}, "'w' is a sparse"),
         "meta": ({"w": weight.to("meta")}, "'w' is a tensor without all"),
         "expanded": ({"w": torch.ones(1).expand(10**12)}, "'w' is a tensor without all"),
-        "int-keyed": ({0: weight}, "0 is no name"),
+        "int-keyed": ({0: weight}, "0 is not a name"),
         "nested": ({"state": {"w": weight}}, "'state' is dict"),
         "list": ([weight], "not list"),
         "module": (torch.nn.Linear(2, 2), r"holds torch\.nn\.modules\.linear\.Linear, which is no tensor"),

@@ -85,7 +85,7 @@ def test_inputs_that_are_absent_or_do_not_fit_are_named(folder: Path, monkeypatc
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ([], "holds no JSON object"),
+        ([], "does not hold a JSON object"),
         ({}, "lacks guidance_scale, smooth"),
         ({"guidance_scale": 3.0}, "lacks smooth"),
         ({"guidance_scale": "high", "smooth": True}, "guidance_scale: expected a number"),

@@ -237,7 +237,7 @@ def _shards(folder: Path, pattern: str) -> list[Path]:
             raise CheckpointError(f"{index}: no weight_map in it, which names the file of every tensor")
         wanted = sorted(set(shards.values()))
         if outside := [name for name in wanted if not _is_file_name(name)]:
-            raise CheckpointError(f"{index}: {shown(outside[0])} is no name of a file in {folder}")
+            raise CheckpointError(f"{index}: {shown(outside[0])} is not the name of a file in {folder}")
         missing = [name for name in wanted if not (folder / name).exists()]
         if missing:
             raise CheckpointError(f"{folder}: {index.name} names {', '.join(missing[:8])}, not in the folder")

@@ -5,7 +5,7 @@ A model of this project is a folder:
     config.json                 HartConfig
     tokenizer.safetensors       HybridTokenizer
     hart.safetensors            Hart: transformer and residual diffusion
-    text_encoder.safetensors    the compact text encoder, where the model has one
+    text_encoder.safetensors    the compact text encoder, if the model has one
     word_pieces.json            its word pieces, read by the tokenizers library
 """
 
@@ -284,7 +284,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
 def _fault(name: object, value: object) -> str:
     """What is wrong with an entry that is not a named tensor of ordinary numbers; empty if it is one."""
     if not isinstance(name, str):
-        return "is no name"
+        return "is not a name"
     if not isinstance(value, Tensor):
         return f"is {type(value).__name__}"
     if value.is_quantized or value.layout != torch.strided or value.is_nested:

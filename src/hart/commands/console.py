@@ -28,7 +28,7 @@ Report = Callable[[int, int | None, str], None]
 
 @contextmanager
 def progress(first: str) -> Iterator[Report]:
-    """A bar on stderr that disappears at the end; nothing at all where stderr is no terminal.
+    """A bar on stderr that disappears at the end; nothing if stderr is not a terminal.
 
     first: what is being done until the first report.
     """
@@ -159,7 +159,7 @@ def write_new(paths: Iterator[Path], save: Callable[[Path], None]) -> Path:
         try:
             save(path)
         except FileExistsError:
-            if not os.path.lexists(path):  # the folder is no folder any more
+            if not os.path.lexists(path):  # the folder is gone
                 raise
         else:
             return path

@@ -74,7 +74,7 @@ def config_from_options(config: type[T], given: dict[str, Any]) -> T:
     except ValidationError as error:
         called = {name: "/".join(option_flags(name, field)) or name.upper() for name, field in fields.items()}
         said = explain(error, config, called=called.__getitem__)
-        # a check of several fields stands for itself
+        # a check across fields needs no name before it
         raise HartError(said.removeprefix(f"{config.__name__}: ")) from None
 
 
@@ -84,7 +84,7 @@ def option_flags(name: str, field: FieldInfo) -> tuple[str, ...]:
     if "flags" in extra or extra.get("positional"):
         return tuple(extra.get("flags", ()))
     flag = name.replace("_", "-")
-    both = _kind(field)[0] is bool and field.default is not False
+    both = field_kind(field)[0] is bool and field.default is not False
     return (f"--{flag}/--no-{flag}" if both else f"--{flag}",)
 
 
@@ -100,7 +100,7 @@ def _extra(field: FieldInfo) -> dict[str, Any]:
 
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
-    kind, optional, many = _kind(field)
+    kind, optional, many = field_kind(field)
     bounds = {type(bound).__name__.lower(): bound for bound in field.metadata}
     number = kind in NUMBERS and not many
     declared: dict[str, Any] = {
@@ -125,7 +125,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _kind(field: FieldInfo) -> tuple[Any, bool, bool]:
+def field_kind(field: FieldInfo) -> tuple[Any, bool, bool]:
     """The type that the command line reads for a field (text where only the configuration can tell), whether it may be
     None, and whether there may be several."""
     kind: Any = field.annotation
@@ -145,7 +145,7 @@ def _kind(field: FieldInfo) -> tuple[Any, bool, bool]:
 
 def _value(field: FieldInfo, value: Any) -> Any:
     """A value that typer read, as the configuration takes it."""
-    kind, optional, many = _kind(field)
+    kind, optional, many = field_kind(field)
     if not many:
         return value
     if not value and optional:

@@ -59,7 +59,7 @@ def _taken(path: Path, what: str) -> tuple[int, bool]:
             raise HartError(f"{path}: cannot be opened as a lock ({error.strerror}): remove it") from None
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             os.close(handle)
-            raise HartError(f"{path}: is no regular file: remove it")
+            raise HartError(f"{path}: not a regular file: remove it")
         try:
             _lock(handle)
         except OSError as error:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import typing
 from collections.abc import Callable
 from functools import wraps
 from typing import Annotated, Any, Literal
 
 import typer
 
+from hart.commands.from_config import config_fields, field_kind
 from hart.config import SamplingConfig
 from hart.data.kinds import Kind
 
@@ -36,18 +36,17 @@ SAMPLING_FLAGS = {"guidance_scale": ("--guidance",)}
 
 
 def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """A command whose parameter `settings` is replaced with an option for every field of `SamplingConfig`.
+    """A command with its parameter `settings` replaced by an option for every field of `SamplingConfig`.
 
-    The command gets a dictionary; None stands for what is not given.
+    The command gets a dictionary, with None for what is not given.
     """
-    fields = SamplingConfig.__pydantic_fields__
+    fields = config_fields(SamplingConfig)
     signature = inspect.signature(command)
     parameters = [parameter for parameter in signature.parameters.values() if parameter.name != "settings"]
     for name, field in fields.items():
-        kind = next(one for one in (*typing.get_args(field.annotation), field.annotation) if one is not type(None))
-        kind = next((one for one in typing.get_args(kind) if isinstance(one, type)), kind)  # without its bounds
+        kind, _, _ = field_kind(field)
         option = typer.Option(*SAMPLING_FLAGS.get(name, ()), help=field.description, show_default=False)
-        annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
+        annotation = Annotated[kind | None, option]
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
 
     @wraps(command)

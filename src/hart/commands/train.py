@@ -159,7 +159,7 @@ def _data(recipe: Recipe, size: int, condition: Condition, distributed: Distribu
 
 @contextmanager
 def _progress(recipe: Recipe, *, show: bool) -> Iterator[Callable[[StepReport], None]]:
-    """A bar on stderr with speed, time left and MFU; nothing where stderr is no terminal."""
+    """A bar on stderr with speed, time left and MFU; nothing if stderr is not a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 

@@ -110,7 +110,7 @@ class DiffusionProcess:
         return self._at("sqrt_alpha_bar", step) * x0 + self._at("sqrt_one_minus_alpha_bar", step) * noise
 
     def predicted_x0(self, x: Tensor, step: Tensor, noise: Tensor) -> Tensor:
-        """The clean tokens that x (N, D) and the predicted noise stand for."""
+        """The clean tokens that x (N, D) and the predicted noise imply."""
         return self._at("x0_from_x", step) * x - self._at("x0_from_noise", step) * noise
 
     def posterior_mean(self, x0: Tensor, x: Tensor, step: Tensor) -> Tensor:

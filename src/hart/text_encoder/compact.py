@@ -12,7 +12,6 @@ import json
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
 
 import torch
 from tokenizers import Encoding, Regex, Tokenizer, normalizers, pre_tokenizers
@@ -177,10 +176,12 @@ def _reading(text: str, read: Encoding) -> Reading:
 def _read_tokenizer(path: Path, tokens: int) -> Tokenizer:
     """`build_tokenizer` of a file's vocabulary. Raises `HartError` if the file's own tokenizer would differ."""
     text = read_text(path)
-    file = parse_json(text.encode(), str(path))
-    model = file.get("model") if _is_table(file) else None
-    vocabulary = model.get("vocab") if _is_table(model) else None
-    if not _is_table(vocabulary) or not all(type(number) is int for number in vocabulary.values()):
+    try:
+        vocabulary = parse_json(text.encode(), str(path))["model"]["vocab"]
+        sound = all(type(number) is int for number in vocabulary.values())
+    except (AttributeError, KeyError, TypeError):
+        sound = False
+    if not sound:
         raise HartError(f"{path}: not a tokenizer file: it holds no vocabulary of word pieces")
     pieces = sorted(vocabulary, key=vocabulary.__getitem__)
     if [vocabulary[piece] for piece in pieces] != list(range(len(pieces))):
@@ -197,7 +198,3 @@ def _read_tokenizer(path: Path, tokens: int) -> Tokenizer:
     if json.loads(stored.to_str()) | lengths != json.loads(tokenizer.to_str()) | lengths:
         raise HartError(f"{path}: it cuts words differently from the text encoders that this version of hart writes")
     return tokenizer
-
-
-def _is_table(value: object) -> TypeGuard[dict[str, Any]]:
-    return isinstance(value, dict)

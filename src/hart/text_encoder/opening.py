@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -15,9 +14,8 @@ from hart.config import ConfigError, HartConfig, TextConditioning, TextEncoderCo
 from hart.errors import HartError
 from hart.files import FileError, read_json, user_path, write_text
 from hart.text_encoder.base import RandomTextFeatures, TextEncoder
-
-if TYPE_CHECKING:
-    from hart.text_encoder.compact import CompactTextEncoder
+from hart.text_encoder.compact import CompactTextEncoder
+from hart.text_encoder.qwen2 import Qwen2TextEncoder
 
 STORED_FOLDER = "text_encoder"
 """Folder of a language model inside the folder of the model that uses it."""
@@ -36,13 +34,9 @@ def load_text_encoder(
     if config.kind == "random":
         return RandomTextFeatures(TextConditioning(config.output_width, config.tokens), config.seed)
     if config.kind == "qwen2":
-        from hart.text_encoder.qwen2 import Qwen2TextEncoder
-
         return Qwen2TextEncoder.load(config, _language_model(config, folder) or config.source, dtype)
     if folder is None:
         raise HartError("a compact text encoder is stored with its model: give the model's folder")
-    from hart.text_encoder.compact import CompactTextEncoder
-
     return CompactTextEncoder.load(config, folder).to(dtype=dtype)
 
 
@@ -72,8 +66,6 @@ def store_text_encoder(
                 shutil.copyfile(file, destination / STORED_FOLDER / file.name)
         return config.replace(source=STORED_FOLDER)
     encoder = load_text_encoder(config, folder) if encoder is None else encoder
-    from hart.text_encoder.compact import CompactTextEncoder
-
     if not isinstance(encoder, CompactTextEncoder):
         raise HartError(f"a text encoder of the kind {type(encoder).__name__} cannot be stored with a model")
     encoder.save(destination, dtype, overwrite=False)
@@ -82,8 +74,6 @@ def store_text_encoder(
 
 def encoder_module(encoder: TextEncoder) -> nn.Module:
     """The module with the weights of an encoder. Raises `HartError` for random features, which have none."""
-    from hart.text_encoder.qwen2 import Qwen2TextEncoder
-
     module = encoder.model if isinstance(encoder, Qwen2TextEncoder) else encoder
     if not isinstance(module, nn.Module):
         raise HartError("random text features have no weights: give a text encoder that was trained")
