@@ -46,7 +46,7 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for name, field in fields.items():
         kind, _, _ = field_kind(field)
         option = typer.Option(*SAMPLING_FLAGS.get(name, ()), help=field.description, show_default=False)
-        annotation = Annotated[kind | None, option]
+        annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
 
     @wraps(command)
