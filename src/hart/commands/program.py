@@ -22,7 +22,7 @@ from hart.errors import HartError, Stopped
 BAD_INPUT, INTERRUPTED = 2, 130
 
 OUT_OF_MEMORY = (
-    "out of memory: generate fewer images together (--batch-size 1), choose --dtype bfloat16, "
+    "out of memory: generate fewer images together (--batch-size 1, a smaller -n), choose --dtype bfloat16, "
     "--device cpu or a model that generates smaller images; in training, a smaller trainer.batch_size"
 )
 
