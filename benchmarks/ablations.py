@@ -86,7 +86,7 @@ def train(variant: Variant, folder: Path, encoded: dict[int, TokenSource]) -> No
 
 
 def _say(name: str, step: int, figures: dict[str, float]) -> None:
-    typer.echo(f"{name}: step {step}  loss {figures['loss']:.3f}  {figures['images_per_second']:.1f} pictures/s")
+    typer.echo(f"{name}: step {step}  loss {figures['loss']:.3f}  {figures['images_per_second']:.1f} images/s")
 
 
 @torch.inference_mode()

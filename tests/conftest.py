@@ -1,4 +1,4 @@
-"""One thread, one seed, and property tests that draw the same cases every time."""
+"""One thread, one seed, and property tests with the same cases every time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""That a device draws what the CPU draws. Needs neither pytest nor hypothesis: `benchmarks/gpu.py` runs it too."""
+"""That a device generates what the CPU does. Needs neither pytest nor hypothesis: `benchmarks/gpu.py` runs it too."""
 
 from __future__ import annotations
 

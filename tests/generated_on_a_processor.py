@@ -1,4 +1,4 @@
-"""Draws and compares whatever a processor could get wrong, in a process of its own; prints one JSON object.
+"""Generates and compares whatever a processor could get wrong, in a process of its own; prints one JSON object.
 
 PyTorch and oneDNN ask the processor, and the environment that may hold them back, once a process.
 """

@@ -1,4 +1,4 @@
-"""What property tests draw from. Apart from `helpers`, which a machine without hypothesis needs too."""
+"""What property tests sample from. Apart from `helpers`, which a machine without hypothesis needs too."""
 
 from __future__ import annotations
 

@@ -124,4 +124,4 @@ def test_the_transformer_trains_on_one_device(tmp_path: Path, monkeypatch: pytes
         waits, sent = trained(task, TRAINER, traffic)
     assert waits == 1
     noise = BATCH * config.diffusion.batch_multiplier * config.transformer.schedule.token_counts[-1]
-    assert sent < 2 * noise * config.transformer.latent_channels  # a GPU draws this itself
+    assert sent < 2 * noise * config.transformer.latent_channels  # a GPU samples this itself

@@ -1,4 +1,4 @@
-"""Which device is chosen, and that an accelerator draws what the CPU draws (skipped where there is none)."""
+"""Which device is chosen, and that an accelerator generates what the CPU generates (skipped where there is none)."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from PIL import Image, ImageChops, ImageStat
 from torch import nn
 
 from hart import HartError, HartPipeline, ScalePreview
+from hart.checkpoint.storage import TEXT_ENCODER_FILE
 from hart.config import MAX_SEED, SamplingConfig, TextConditioning
 from hart.text_encoder.base import RandomTextFeatures
-from hart.text_encoder.compact import WEIGHTS_FILE
 from helpers import CLASSES, SCALES, TEXT_TOKENS, TEXT_WIDTH, tiny_text_config
 from models import save_tiny_class_model, save_tiny_text_model
 
@@ -176,10 +176,10 @@ def test_reconstruction_cuts_a_square_and_measures_what_is_lost(text: HartPipeli
 
 def test_the_text_encoder_is_read_when_the_first_prompt_comes(tmp_path: Path) -> None:
     folder = save_tiny_text_model(tmp_path)
-    (folder / WEIGHTS_FILE).unlink()
+    (folder / TEXT_ENCODER_FILE).unlink()
     pipe = HartPipeline.from_pretrained(str(folder), device="cpu")
     pipe.reconstruct(Image.new("RGB", (8, 8), "red"))
-    with pytest.raises(HartError, match=WEIGHTS_FILE):
+    with pytest.raises(HartError, match=TEXT_ENCODER_FILE):
         pipe("a cat")
 
 
@@ -197,7 +197,7 @@ def test_random_weights_need_no_files_and_follow_their_seed(text: HartPipeline) 
         ({"prompt": ["a cat", "  \n"]}, "prompt 2 is empty"),
         ({"prompt": []}, "at least one"),
         ({"prompt": [3]}, "text"),
-        ({"prompt": ["a cat", "caf\udce9"]}, "prompt 2 is no valid Unicode"),
+        ({"prompt": ["a cat", "caf\udce9"]}, "prompt 2 is not valid Unicode"),
         ({"num_images_per_prompt": 0}, "num_images_per_prompt"),
         ({"batch_size": 0}, "batch_size"),
         ({"seed": -1}, "seed"),

@@ -203,7 +203,7 @@ def test_a_model_goes_to_the_hub(text: HartPipeline, tmp_path: Path, monkeypatch
         raise OSError("401 Client Error\nRequest ID: 1")
 
     monkeypatch.setattr("huggingface_hub.create_repo", refuse)
-    with pytest.raises(HartError, match="'cats' cannot be written on the Hugging Face hub: 401 Client Error"):
+    with pytest.raises(HartError, match="'cats' cannot be written to the Hugging Face hub: 401 Client Error"):
         text.push_to_hub("cats")
 
 

@@ -1,4 +1,4 @@
-"""The model that comes with the package: it opens, is small, and draws what a few plain words say."""
+"""The model that comes with the package: it opens, is small, and generates what a few plain words say."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
     from hart import HartPipeline
     HartPipeline.from_pretrained("emoji")("a red apple").images[0].save("apple.png")
 
-Names are imported on first use, so that `import hart` does not wait for PyTorch. The library reports through the logger
-"hart" and prints nothing.
+Names are imported on first use, so that `import hart` does not wait for PyTorch. The library logs to the logger "hart"
+and prints nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command `hart`: how its parts are called. Exit code 1: `hart verify` found a difference; the others: see
+"""The command `hart` and its sub-commands. Exit code 1: `hart verify` found a difference; for the others see
 `hart.commands.program`."""
 
 from __future__ import annotations
@@ -8,13 +8,7 @@ from typing import Annotated
 import typer
 
 from hart import __version__
-from hart.commands import (
-    data,
-    evaluate,
-    generate,
-    models,
-    train,
-)
+from hart.commands import data, evaluate, generate, models, train
 from hart.commands.program import new_program, run_program
 
 app = new_program()

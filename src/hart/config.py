@@ -1,4 +1,4 @@
-"""Sizes and choices of every part, as frozen dataclasses saved as JSON beside the weights.
+"""Sizes and choices of every part, as frozen dataclasses that are saved as JSON beside the weights.
 
 A field exists because a published checkpoint or a recipe of this project uses it. Reading is strict (`hart.strict`):
 an unknown key, a missing one or a wrong value is a `ConfigError` that names it.
@@ -32,7 +32,7 @@ FORMAT_VERSION = 1
 MAX_SEED = 2**63 - 1
 """Seeds from 0 to here serve every generator: NumPy's takes no negative ones, torch's none of more bits."""
 
-# Far above every published model: what asks for more is a damaged file, found before memory is taken for it.
+# Far above every published model: larger values are a damaged file, found before memory is allocated for it.
 Width = Annotated[int, Field(ge=1, le=2**16)]
 WidthOrNone = Annotated[int, Field(ge=0, le=2**16)]
 Depth = Annotated[int, Field(ge=1, le=512)]
@@ -77,13 +77,13 @@ class TokenizerConfig(Config):
     base_channels: Channels = 160
     channel_multipliers: Annotated[Listed[Ratio], Field(min_length=1, max_length=12)] = (1, 1, 2, 2, 4)
     residual_blocks: Depth = 2
-    """Residual blocks of a level in the encoder; the decoder has one more."""
+    """Residual blocks per level of the encoder; the decoder has one more."""
     norm_groups: Channels = 32
-    """Groups of every GroupNorm. As many groups as channels would normalise each channel by itself and lose colours."""
+    """Groups of every GroupNorm. With as many groups as channels, each is normalised alone, which loses colours."""
     latent_channels: Channels = 32
     codebook_size: Codes = 4096
     shared_phi: Depth = 4
-    """Convolutions phi shared by all scales."""
+    """Number of convolutions phi that the scales share."""
     phi_weight: Fraction = 0.5
     """phi(h) = (1 - phi_weight) h + phi_weight conv(h)."""
     quant_conv_kernel: Annotated[Ratio, AfterValidator(_odd)] = 3
@@ -101,12 +101,12 @@ class TokenizerConfig(Config):
 
     @property
     def downsampling(self) -> int:
-        """Pixels of a latent position's side."""
+        """Pixels per latent position, along one side."""
         return 2 ** (len(self.channel_multipliers) - 1)
 
     @property
     def image_size(self) -> int:
-        """Side of the images of this schedule in pixels."""
+        """Width and height of this schedule's images in pixels."""
         return self.downsampling * self.scales[-1]
 
 
@@ -120,7 +120,7 @@ class TextConditioning(Config):
 
 
 class ClassConditioning(Config):
-    """One learned embedding a class, and one for 'no class'."""
+    """One learned embedding per class, and one for 'no class'."""
 
     num_classes: Annotated[int, Field(ge=1, le=2**24)] = 1000
 
@@ -145,8 +145,8 @@ class TransformerConfig(Config):
     level_embedding: Literal["sinusoidal", "table"] = "sinusoidal"
     position: Literal["rotary", "absolute"] = "rotary"
     modulation: Literal["none", "linear", "table", "shared"] = "none"
-    """AdaLN of the blocks: none; a linear layer a block; one table a block added to the pooled context; or one
-    table a block added to what a linear layer shared by all blocks gives (VAR at 512 px)."""
+    """AdaLN of the blocks: none; a linear layer per block; a table per block, added to the pooled context; or a table
+    per block, added to the output of one linear layer that all blocks share (VAR at 512 px)."""
     modulation_pooling: Literal["mean", "max"] = "mean"
     """How text tokens are pooled for the blocks' modulation; `max` goes with the linear kind only."""
 
@@ -188,7 +188,7 @@ class ResidualDiffusionConfig(Config):
     tokens_scale: Annotated[float, Field(gt=0)] = 0.6
     """Residual tokens are divided by this before the diffusion sees them."""
     batch_multiplier: Width = 4
-    """Timesteps drawn for each token in a training step."""
+    """Timesteps sampled for each token in a training step."""
 
     def __post_init__(self) -> None:
         require(
@@ -202,25 +202,25 @@ class TextEncoderConfig(Config):
 
     `compact` is the small one of this project, stored with the model (see `hart.text_encoder.compact`);
     `qwen2` is any Qwen2 causal language model that transformers loads from `source` (hub id or folder).
-    `random` gives random features instead: it lets a model with random weights be stored and opened again.
+    `random` gives random features, so that a model with random weights can be stored and opened again.
     """
 
     kind: Literal["compact", "qwen2", "random"]
     tokens: Tokens
     """Prompts are padded or cut to this many tokens."""
     source: str = ""
-    """Hub id or folder of a `qwen2` encoder; a folder beside the model's weights by its name there."""
+    """Hugging Face id or folder of a `qwen2` encoder; for a folder beside the model's weights, its name there."""
     instruction: bool = False
     """Put the enhancement instruction before the prompt, as the released weights expect."""
     vocabulary_size: Annotated[int, Field(ge=0, le=2**22)] = 0
-    """Word pieces of a `compact` encoder. This and the sizes below are 0 for the other kinds."""
+    """Number of word pieces of a `compact` encoder. This and the sizes below are 0 for the other kinds."""
     embedding_width: WidthOrNone = 0
-    """Width of the word-piece table, which a linear layer brings to `width`."""
+    """Width of the word-piece embeddings, which a linear layer projects to `width`."""
     width: WidthOrNone = 0
     depth: Annotated[int, Field(ge=0, le=512)] = 0
     heads: Annotated[int, Field(ge=0, le=2**12)] = 0
     output_width: WidthOrNone = 0
-    """Width of the text features that a `compact` or `random` encoder hands on."""
+    """Width of the text features of a `compact` or `random` encoder."""
     seed: Seed = 0
     """Of a `random` encoder."""
 
@@ -242,19 +242,20 @@ class SamplingConfig(Config):
     """How images are generated unless the caller says otherwise (section 5 of the paper's appendix)."""
 
     guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 4.5
-    """g in (1 + g) conditional - g unconditional, as HART publishes it: diffusers' value is g + 1. 0 turns it off."""
+    """g in (1 + g) conditional - g unconditional, as in the HART paper; in diffusers it is g + 1. 0 turns it off."""
     top_k: Codes | None = 600
-    """Codes kept; a hybrid model keeps half as many from the eighth scale on. None, or 0 in a call, keeps all."""
+    """Sample among this many of the likeliest codes; hybrid models take half as many from the eighth scale on. None
+    keeps all codes; so does 0 in a call or on the command line."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Probability kept. None or 1 keeps all codes."""
+    """Sample among the likeliest codes that have this probability together. None or 1 keeps all codes."""
     gumbel_smoothing: bool = True
-    """Mix codes with Gumbel noise instead of taking the sampled code's embedding."""
+    """Mix the embeddings of all codes by Gumbel softmax instead of taking the sampled code's."""
     maskgit_steps: Tokens = 1
-    """MaskGIT steps in which the last scale is sampled."""
+    """Number of MaskGIT steps at the last scale."""
     diffusion_steps: DiffusionSteps | None = None
-    """Steps of the residual diffusion; None takes those of `ResidualDiffusionConfig.sampling_steps`."""
+    """Sampling steps of the residual diffusion; by default the model's own, `sampling_steps`."""
     discrete_only: bool = False
-    """Leave the residual tokens out (the paper's ablation)."""
+    """Leave out the residual tokens (the paper's ablation)."""
 
 
 class HartConfig(Config):
@@ -272,6 +273,24 @@ class HartConfig(Config):
         for name in ("scales", "latent_channels", "codebook_size"):
             ours, theirs = getattr(self.tokenizer, name), getattr(self.transformer, name)
             require(ours == theirs, f"tokenizer and transformer differ in {name}: {ours} and {theirs}")
+        self.check_sampling(self.sampling)
+
+    def check_sampling(self, sampling: SamplingConfig) -> None:
+        """Raise `ConfigError` for settings that this model cannot sample with."""
+        steps, tokens = sampling.maskgit_steps, self.transformer.schedule.token_counts[-1]
+        require(
+            steps == 1 or self.hybrid,
+            "maskgit_steps: this model has no residual diffusion and samples its last scale in 1 step",
+        )
+        require(steps <= tokens, f"maskgit_steps: {steps} are more than the {tokens} tokens of the last scale")
+        if sampling.diffusion_steps is not None:
+            require(self.diffusion is not None, "diffusion_steps: this model has no residual diffusion")
+            assert self.diffusion is not None
+            most = self.diffusion.training_steps
+            require(
+                sampling.diffusion_steps <= most,
+                f"diffusion_steps: {sampling.diffusion_steps} are more than the {most} of training",
+            )
 
     @property
     def hybrid(self) -> bool:

@@ -1,5 +1,4 @@
-"""Names of devices and number types, as users write them, to torch's own; a name that cannot be served is an error.
-And the device that holds nothing: modules with shapes alone."""
+"""Devices and number types by the names that users write; out of memory; modules without memory."""
 
 from __future__ import annotations
 
@@ -14,8 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 from hart.errors import HartError
 
-# How PyTorch's allocators say so where they raise a plain RuntimeError: on CPUs, on Apple GPUs, and inside
-# CUDA's own libraries.
+# Messages of PyTorch's allocators that come as a plain RuntimeError: on CPUs, on Apple GPUs, and inside CUDA's own
+# libraries.
 OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "MPS backend out of memory", "CUDA error: out of memory", "_ALLOC_FAILED")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -23,7 +22,7 @@ SHORT_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def resolve_device(name: torch.device | str | None) -> torch.device:
-    """The device called `name`: "cpu", "cuda", "cuda:1", "mps". None takes CUDA where there is one, else the CPU.
+    """The device called `name`: "cpu", "cuda", "cuda:1", "mps". None takes CUDA if there is one, else the CPU.
 
     MPS is taken by name only: this project has not been run on it.
     Raises `HartError` for other names and for devices that this machine does not have.
@@ -70,9 +69,9 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Let float32 products and convolutions on NVIDIA GPUs be float32 and not TF32, which has 10 bits after the point.
+    """Compute float32 products and convolutions on NVIDIA GPUs in float32, not in TF32 with its 10 bits of fraction.
 
-    PyTorch's default is TF32 for convolutions. The setting is torch's own and holds for the whole process meanwhile.
+    PyTorch's default is TF32 for convolutions. Meanwhile this holds for the whole process.
     """
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
@@ -84,10 +83,10 @@ def exact_float32() -> Iterator[None]:
 
 
 def machine_memory() -> int | None:
-    """Bytes of the machine's main memory; None where the system does not say."""
+    """Bytes of main memory; None if the system does not say."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # Windows has no such call
+    except (AttributeError, ValueError, OSError):  # not on Windows
         return None
 
 
@@ -101,8 +100,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class _WithoutValues(TorchFunctionMode):
-    """Leaves `torch.nn.init` out: on the meta device it changes nothing, and the first random number there costs a
-    second, in which PyTorch imports its compiler."""
+    """Skips `torch.nn.init`: on the meta device it changes nothing, and the first random number there takes a second,
+    in which PyTorch imports its compiler."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

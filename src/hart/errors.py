@@ -1,15 +1,15 @@
-"""What ends a command in a way that is no fault of the program, and the warning about prompts."""
+"""Errors that are not the program's fault, and the warning about prompts."""
 
 DISTRIBUTION = "hart-image"
-"""What this package is called where packages are published; `hart` is another project there."""
+"""This package's name on package indexes, where `hart` is another project."""
 
 
 class HartError(ValueError):
-    """Bad input, in one line that says what was wrong and what to do. The command line prints it and exits with 2."""
+    """Bad input: one line that says what was wrong and what to do. The command line prints it and exits with 2."""
 
 
 def missing_package(name: str | None, extra: str) -> HartError:
-    """The error for an optional package that is not installed. extra: the one of this project that brings it."""
+    """The error for an optional package that is not installed. extra: the extra of this project that brings it."""
     return HartError(f"{name} is not installed: run {install_command(extra)}")
 
 
@@ -18,9 +18,9 @@ def install_command(extra: str) -> str:
 
 
 class Stopped(BaseException):
-    """Ended by a signal, in order; says in one line what was kept and how to go on. Exit code 128 + `signal`.
+    """An orderly end by a signal: one line says what was kept and how to resume. Exit code 128 + `signal`.
 
-    No `KeyboardInterrupt`, which the argument parser would take for one that has nothing to say.
+    Not a `KeyboardInterrupt`, whose message the argument parser would drop.
     """
 
     def __init__(self, message: str, signal: int) -> None:
@@ -29,4 +29,4 @@ class Stopped(BaseException):
 
 
 class PromptWarning(UserWarning):
-    """A prompt is drawn, but not as it was written: the text encoder leaves words out, or does not know them."""
+    """A prompt is used, but not as written: the text encoder leaves words out, or does not know them."""

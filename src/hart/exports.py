@@ -1,4 +1,4 @@
-"""Public names of a package, imported when they are first used, so that nobody waits for what is not asked for."""
+"""Public names of a package, imported on first use, so that importing the package is quick."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def lazy(package: str, table: Mapping[str, str]) -> tuple[Callable[[str], Any], 
         __getattr__, __dir__ = lazy(__name__, {"hart.config": "HartConfig SamplingConfig"})
 
     table: module -> its public names, with spaces between them. Type checkers and readers see the imports, everyone
-        sees `__all__`; tests/test_exports.py holds that the three agree.
+        sees `__all__`; tests/test_exports.py checks that the three agree.
     """
     homes = {name: module for module, names in table.items() for name in names.split()}
 

@@ -1,7 +1,6 @@
-"""Files that are read within bounds and written whole or not at all; the folder for those that can be fetched again.
+"""Reading files within bounds, writing them whole or not at all, and the cache folder.
 
-Everything here raises `FileError` for what a person can mend. Reading takes regular files only: a FIFO would wait
-for ever, a device never ends.
+What a person can mend is a `FileError`. Only regular files are read: a FIFO would wait for ever, a device never ends.
 """
 
 from __future__ import annotations
@@ -36,17 +35,17 @@ __all__ = [
 
 MEBIBYTE = 2**20
 TEXT_LIMIT = 64 * MEBIBYTE
-"""Bytes of a JSON, TOML or text file; larger ones are taken for a mistake."""
+"""Largest JSON, TOML or text file in bytes."""
 PARTIAL = ".partial"
-"""End of the names of files that are still being written."""
+"""Suffix of files that are still being written."""
 
 
 class FileError(HartError):
-    """A file that is absent, not a regular one, too large, or not of its format; its text names the file."""
+    """A file that is absent, not regular, too large, or not of its format; the message names it."""
 
 
 def default_cache() -> Path:
-    """The platform's folder for files that can be fetched again, with `hart` below it."""
+    """The folder `hart` in the platform's cache: files that can be downloaded again."""
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
     elif sys.platform == "darwin":
@@ -57,7 +56,7 @@ def default_cache() -> Path:
 
 
 def user_path(name: str | os.PathLike[str]) -> Path:
-    """A path as a person writes it, with ~ for the home folder where that is known. Raises `FileError`."""
+    """A path as a person writes it: ~ is the home folder. Raises `FileError`."""
     if not isinstance(name, str | os.PathLike):
         raise FileError(f"{name!r}: give a path, or the text of one")
     with suppress(RuntimeError):  # nobody of that name
@@ -66,7 +65,7 @@ def user_path(name: str | os.PathLike[str]) -> Path:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """A regular file opened for reading, links followed. Raises `FileError` for what is absent or of another kind."""
+    """A regular file, opened for reading; links are followed. Raises `FileError` for anything else."""
     try:
         # without waiting: opening a FIFO would block until somebody writes to it
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -76,7 +75,7 @@ def open_regular(path: Path) -> BinaryIO:
         raise FileError(f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error})") from None
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise FileError(f"{path}: is no regular file")
+        raise FileError(f"{path}: not a regular file")
     return os.fdopen(handle, "rb")
 
 
@@ -111,10 +110,10 @@ def decode_text(content: bytes, where: str) -> str:
 
 
 def read_json(path: Path, limit: int = TEXT_LIMIT) -> dict[str, Any]:
-    """The object that a JSON file holds. Raises `FileError` when it holds anything else."""
+    """The object in a JSON file. Raises `FileError` when it holds anything else."""
     values = parse_json(read_bytes(path, limit), str(path))
     if not isinstance(values, dict):
-        raise FileError(f"{path}: holds no JSON object")
+        raise FileError(f"{path}: does not hold a JSON object")
     return values
 
 
@@ -124,7 +123,7 @@ def parse_json(content: bytes, where: str) -> Any:
 
 
 def read_toml(path: Path, limit: int = TEXT_LIMIT) -> dict[str, Any]:
-    """The table that a TOML file holds. Raises `FileError`."""
+    """The table in a TOML file. Raises `FileError`."""
     values: dict[str, Any] = _parsed(tomllib.loads, read_text(path, limit), str(path), "TOML")
     return values
 
@@ -139,20 +138,20 @@ def _parsed(parse: Callable[[str], Any], text: str, where: str, kind: str) -> An
 
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], Any], *, overwrite: bool = True) -> None:
-    """Let `write` fill a neighbouring file, flush it to disk, rename it to `path`; missing folders are made.
+    """Let `write` fill a temporary file beside `path`, flush it to disk and rename it; missing folders are made.
 
-    Readers see the old file or the whole new one. The neighbour has a random name of its own, so that programs that
-    write the same file do not disturb each other. When `write` fails, the old file stays, nothing is left beside it,
-    and the error is passed on; that of a full disk and the like as an `OSError` that names `path`.
-    write: is given the open file; its `name` is a path, for libraries that write to one themselves.
-    overwrite: False raises `FileExistsError` where `path` exists, also when another program makes it meanwhile.
+    Readers see the old file or the whole new one. The temporary file has a random name, so that programs writing the
+    same file do not disturb each other. When `write` fails, the old file stays, nothing is left beside it, and the
+    error is raised again; one of the system, such as a full disk, as an `OSError` that names `path`.
+    write: gets the open file; its `name` is a path, for libraries that open one themselves.
+    overwrite: False raises `FileExistsError` if `path` exists, even if another program makes it meanwhile.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not overwrite and os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     temporary = path.with_name(f".{secrets.token_hex(8)}{PARTIAL}")
     try:
-        # exclusive, so that neither a file nor a link that somebody put there is written through
+        # exclusive, so as not to write through a file or link that somebody put there
         with temporary.open("xb") as file:
             write(file)
             file.flush()
@@ -164,7 +163,7 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], Any], *, overwrite: boo
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        # torch's writer reports a failed write as a RuntimeError, with the cause behind it
+        # torch's writer raises a RuntimeError for a failed write, with the cause as its context
         cause = error.__context__ if isinstance(error, RuntimeError) else error
         if isinstance(cause, OSError) and cause.filename in (None, str(temporary)):
             raise OSError(cause.errno, cause.strerror or str(cause), str(path)) from None
@@ -172,9 +171,9 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], Any], *, overwrite: boo
     flush_folder(path.parent)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, overwrite: bool = True) -> None:
     """Write UTF-8 text; see `atomic_write`."""
-    atomic_write(path, lambda file: file.write(text.encode()))
+    atomic_write(path, lambda file: file.write(text.encode()), overwrite=overwrite)
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -183,8 +182,8 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Make renames in a folder last through a power cut, where the system can: Windows opens no folders, and some
-    network drives cannot flush them."""
+    """Make renames in a folder survive a power cut, if the system can: Windows opens no folders, and some network
+    drives cannot flush them."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -194,7 +193,7 @@ def flush_folder(folder: Path) -> None:
 
 
 def _rename_to_new(temporary: Path, path: Path) -> None:
-    """Rename without writing over anything. A link fails where its name exists, on every system."""
+    """Rename without overwriting anything. A link fails if its name exists, on every system."""
     try:
         os.link(temporary, path)
     except FileExistsError:

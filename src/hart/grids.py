@@ -1,7 +1,7 @@
 """The grid sizes of the token maps, coarse to fine: integers only, no tensors.
 
 An image is generated as K square maps of tokens. `ScaleSchedule` is the one place that knows how many
-tokens each scale has and where it stands when all scales are laid out in one row.
+tokens each scale has, and its place in the row of all tokens.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from dataclasses import dataclass
 MAX_SCALES, MAX_GRID_SIZE = 64, 1024
 """Far above every published model, so that a damaged file is found before memory is taken for it."""
 GROWTH = 4 / 3
-"""From one side to the next beyond a known schedule; the paper's of 1024 px grows so from 16 to 64."""
+"""Growth of grid sizes beyond a known schedule: that of the paper's at 1024 px, from 16 to 64."""
 
 
 @dataclass(frozen=True)
 class ScaleSchedule:
     """Grid sizes n_1 < ... < n_K of the token maps, for example `(1, 2, 3, 4, 5, 6, 8, 10, 13, 16)`.
 
-    The last one is the size of the latent. Raises `ValueError` unless they are growing, start at 1 (the context
-    predicts exactly one token), and are at most `MAX_SCALES`, the last of them at most `MAX_GRID_SIZE`.
+    The last one is the size of the latent. Raises `ValueError` unless they grow, start at 1 (the context
+    predicts exactly one token), are at most `MAX_SCALES`, and end at `MAX_GRID_SIZE` or below.
     """
 
     grid_sizes: tuple[int, ...]
@@ -46,7 +46,7 @@ class ScaleSchedule:
 
     @property
     def final_grid_size(self) -> int:
-        """Side of the latent, n_K."""
+        """Grid size of the latent, n_K."""
         return self.grid_sizes[-1]
 
     @property
@@ -60,18 +60,17 @@ class ScaleSchedule:
         return sum(self.token_counts)
 
     def ending_at(self, grid_size: int) -> ScaleSchedule:
-        """The schedule of another resolution, whose latent has `grid_size` cells, 2 or more.
+        """The schedule of another resolution, whose latent has the grid size `grid_size`.
 
-        Smaller: the scales below `grid_size`, then `grid_size`. Larger: all of these, then as many more as bring the
-            growth of
-        each nearest to 4/3, as from 16 to 64 in the paper's schedule of 1024 px. The coarse scales, and what was
-        learned of them, stay the same. Raises `ValueError` for a side below 2.
+        Smaller: the scales below `grid_size`, then `grid_size`. Larger: all of these, then as many more as bring their
+        growth nearest to `GROWTH`. The coarse scales, and what was learned for them, stay the same. Raises
+        `ValueError` for a grid size below 2.
         """
         last = self.final_grid_size
         grid_sizes = {n for n in self.grid_sizes if n < grid_size} | {grid_size}
         if grid_size > last:
             more = max(1, round(math.log(grid_size / last) / math.log(GROWTH)))
-            # rounded down, but for what float arithmetic lacks of a whole number
+            # rounded down, except where only float rounding is missing to a whole number
             grid_sizes |= {math.floor(last * (grid_size / last) ** (i / more) + 1e-9) for i in range(1, more)}
         return ScaleSchedule(tuple(sorted(grid_sizes)))
 

@@ -1,12 +1,13 @@
-"""HART: a transformer that predicts discrete tokens, a diffusion that predicts what they leave out. Read this first.
+"""HART: a transformer predicts discrete tokens, a diffusion model predicts what they leave out. Read this first.
 
     text + token maps -> transformer, all scales -> logits of the discrete tokens
     hidden states of the last scale + its sampled codes -> condition -> residual diffusion -> continuous tokens
 
 `Hart.forward` is the training pass; `hart.generation.next_scale` samples scale by scale from the same modules. The
-paper is arXiv 2410.10812; "plain VAR" is this model without the second line.
+paper is arXiv 2410.10812; plain VAR is this model without the second line.
 
-Shapes: B batch, K scales, L' computed tokens of all scales, M of the last one, V codes, C width, D latent channels.
+Shapes: B batch, K scales, L' computed tokens of all scales, M of the last one, V codes, C width, D latent channels,
+R timesteps sampled per token.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from hart.types import Context, TokenMaps
 class ResidualInputs:
     """What the residual diffusion is trained with.
 
-    embed_codes: logits (B, M, V) of the last scale to embeddings (B, M, D) of codes sampled from them. The diffusion is
-        conditioned on what the model itself samples, as in generation.
-    timesteps: (B, R, M), noise: (B, R, M, D); each token is used R times.
+    embed_codes: logits (B, M, V) of the last scale to embeddings (B, M, D) of codes sampled from them, so that the
+        diffusion is conditioned on the model's own samples, as in generation.
+    timesteps: (B, R, M). noise: (B, R, M, D).
     """
 
     embed_codes: Callable[[Tensor], Tensor]
@@ -41,7 +42,10 @@ class ResidualInputs:
 
 @dataclass(frozen=True)
 class HartPrediction:
-    """A training pass. logits: (B, L', V) float32, K segments of scales; diffusion: losses of B R M tokens."""
+    """A training pass.
+
+    logits: (B, L', V) float32. segments: the computed tokens of each of the K scales. diffusion: losses (B R M,).
+    """
 
     logits: Tensor
     segments: tuple[int, ...]
@@ -64,43 +68,36 @@ class Hart(nn.Module):
         last_positions: Tensor | None = None,
         residual: ResidualInputs | None = None,
     ) -> HartPrediction:
-        """Every scale's tokens from the text and all coarser scales; the last scale's residual from its hidden states.
+        """Predict every scale's tokens from the text and all coarser scales, and the last scale's residual.
 
         last_positions: (B, M) raster positions of the last scale that are computed; None computes all.
-        residual: None leaves the diffusion out.
+        residual: None leaves out the diffusion.
         """
         output = self.transformer(context, maps.teacher_forcing_input, last_positions)
         logits = self.transformer.logits(output.hidden, output.conditioning)
         if residual is None:
             return HartPrediction(logits, output.segments, None)
+        continuous = maps.last_scale_continuous
+        if last_positions is not None:
+            continuous = gather_tokens(continuous, last_positions)
         with torch.no_grad():
-            embeddings = residual.embed_codes(logits[:, -output.segments[-1] :])
-            continuous = maps.last_scale_continuous
-            if last_positions is not None:
-                continuous = gather_tokens(continuous, last_positions)
-            target = continuous - embeddings
-        condition = self.residual_condition(output.last_scale, embeddings)
-        return HartPrediction(logits, output.segments, self._residual_loss(condition, target, residual))
+            codes = residual.embed_codes(logits[:, -output.segments[-1] :])
+        condition = self.residual_condition(output.last_scale, codes)
+        loss = self.residual_head().loss(condition, continuous - codes, residual.timesteps, residual.noise)
+        return HartPrediction(logits, output.segments, loss)
 
     def residual_condition(self, hidden: Tensor, code_embeddings: Tensor) -> Tensor:
         """What the diffusion is conditioned on: norm(hidden + word_embed(code)), (B, M, C).
 
-        hidden: (B, M, C) of the last scale; code_embeddings: (B, M, D) of its codes.
+        hidden: (B, M, C) of the last scale. code_embeddings: (B, M, D) of its codes.
         """
+        return self.residual_head().norm(hidden + self.transformer.embed_tokens(code_embeddings))
+
+    def residual_head(self) -> ResidualHead:
+        """`residual`. Raises `ValueError` for a discrete-only model."""
         if self.residual is None:
             raise ValueError("this model samples discrete tokens only: it has no residual diffusion")
-        return self.residual.norm(hidden + self.transformer.embed_tokens(code_embeddings))
-
-    def _residual_loss(self, condition: Tensor, target: Tensor, inputs: ResidualInputs) -> DiffusionLoss:
-        assert self.residual is not None, "residual_condition has refused"
-        repeats = inputs.timesteps.shape[1]
-
-        def repeated(x: Tensor) -> Tensor:
-            """(B, M, ...) as (B R M, ...)"""
-            return x.unsqueeze(1).expand(-1, repeats, -1, -1).flatten(0, 2)
-
-        noise = inputs.noise.flatten(0, 2)
-        return self.residual.loss(repeated(condition), repeated(target), inputs.timesteps.flatten(), noise)
+        return self.residual
 
 
 class ResidualHead(nn.Module):
@@ -117,10 +114,14 @@ class ResidualHead(nn.Module):
         self.sampling_process = self._respaced(self.config.sampling_steps)
 
     def loss(self, condition: Tensor, target: Tensor, timesteps: Tensor, noise: Tensor) -> DiffusionLoss:
-        """Per-token loss at given timesteps (N,) and noise (N, D).
+        """Losses (B R M,) of tokens that are noised R times each.
 
-        condition: (N, C) from `Hart.residual_condition`; target: (N, D) residual tokens in latent units.
+        condition: (B, M, C) from `Hart.residual_condition`. target: (B, M, D) residual tokens in latent units.
+        timesteps: (B, R, M). noise: (B, R, M, D).
         """
+        repeats = timesteps.shape[1]
+        condition, target = (x.unsqueeze(1).expand(-1, repeats, -1, -1).flatten(0, 2) for x in (condition, target))
+        timesteps, noise = timesteps.flatten(), noise.flatten(0, 2)
         x0 = target.float() / self.config.tokens_scale
         x = self.process.noised(x0, timesteps, noise)
         output = self.denoiser(x, timesteps, self.denoiser.embed_condition(condition))
@@ -135,10 +136,7 @@ class ResidualHead(nn.Module):
         sample_noise: Callable[[], Tensor],
         steps: int | None = None,
     ) -> Tensor:
-        """Residual tokens (N, D) in latent units in `steps` steps, by default the configured ones.
-
-        The other arguments as in `sample_residual`.
-        """
+        """Residual tokens (N, D) in latent units. steps: by default `sampling_steps`; else see `sample_residual`."""
         process = self.sampling_process if steps is None else self._respaced(steps)
         tokens = sample_residual(self.denoiser, process, condition, null_condition, guidance, start, sample_noise)
         return tokens * self.config.tokens_scale

@@ -1,10 +1,10 @@
 """From text to images: the only file that knows all stages.
 
-    prompt -> encode_prompt -> generate (next-scale prediction) -> latents -> decode -> images
+    prompt -> encode_prompt -> context -> generate (next-scale prediction) -> latents -> decode -> images
 
-Every image has a seed and a generator of its own, so that it does not depend on its neighbours in a batch. Only
-rounding does: matrix products of another shape differ in their last digits, and sampling can amplify them. On a
-CPU images are therefore made one at a time, and image i of a call is bit for bit the one made alone with its seed.
+Every image has its own seed and generator, so that its neighbours in a batch affect only its rounding: matrix products
+of other shapes differ in their last digits, and sampling can amplify that. On a CPU images are therefore generated one
+at a time, and image i of a call is bit for bit the one generated alone with its seed.
 
 Shapes: B images, H W pixels, D latent channels, n_K grid size of the latent.
 """
@@ -43,13 +43,13 @@ from hart.inference.components import Components
 from hart.types import ClassContext, Context, cat_contexts
 
 GPU_BATCH = 4
-"""Images made together on a GPU unless the caller says otherwise."""
+"""Images generated together on a GPU unless the caller says otherwise."""
 
 OnScale = Callable[[ScalePreview], object]
 
 
 class HartPipeline(BasePipeline):
-    """A whole model on one device: call it with prompts."""
+    """A whole model on one device. Call it with prompts, or its stages: `encode_prompt`, `generate`, `decode`."""
 
     @torch.inference_mode()
     def __call__(
@@ -71,31 +71,32 @@ class HartPipeline(BasePipeline):
         collect: bool = True,
         **settings: Unpack[SamplingOptions],
     ) -> HartOutput:
-        """Make `num_images_per_prompt` images of every prompt.
+        """Generate `num_images_per_prompt` images of every prompt.
 
         prompt: text for a text model, class numbers for a class model.
-        negative_prompt: what guidance leads away from, one for all prompts or one for each: its features take the place
-            of the unconditional ones. "" or None is the unconditional case itself.
-        seed: image i has the seed `seed + i`; 0 by default.
-        generator: in place of a seed. One for each image is used as a seed's own; a single one serves all images in
-            turn, which then depend on each other and on the batch size.
+        negative_prompt: what guidance steers away from, one for all prompts or one for each; its features take the
+            place of the unconditional ones. "" or None is unconditional.
+        seed: image i has the seed `seed + i`; by default 0.
+        generator: in place of a seed. A list has one for each image; a single one serves all images in turn, which
+            then depend on each other and on the batch size.
         prompt_embeds, negative_prompt_embeds: what `encode_prompt` returns, in place of prompts.
         output_type: see `hart.generation.request.OutputType`.
         sampling: settings in place of the model's own.
-        settings: guidance_scale, top_k, top_p, smooth, rounds, diffusion_steps, discrete_only, which go before
-            `sampling`; see `SamplingConfig`. guidance_scale is that of the HART paper: diffusers' minus 1.
-        size: side in pixels; a model has one, and any other is an error.
-        batch_size: images made together; by default 1 on a CPU and `GPU_BATCH` elsewhere.
-        callback_on_scale: called after every scale of every batch. Where it returns False, the call ends with the
-            images of this batch as they stand.
-        callback_on_batch: called with every batch as soon as it is made.
-        collect: False returns no images, which then take no memory once `callback_on_batch` has had them.
-        Raises `HartError` for input that the model cannot take. A prompt of which the text encoder leaves words out or
-        does not know some is sampled all the same, with a `PromptWarning`.
+        settings: single settings, which override `sampling`: guidance_scale, top_k, top_p, gumbel_smoothing,
+            maskgit_steps, diffusion_steps, discrete_only; see `SamplingConfig`. guidance_scale is that of the HART
+            paper: diffusers' minus 1.
+        size: image size in pixels; a model has just one, any other is an error.
+        batch_size: images generated together; by default 1 on a CPU and `GPU_BATCH` elsewhere.
+        callback_on_scale: called after every scale of every batch. If it returns False, the call ends with the images
+            of this batch as they are.
+        callback_on_batch: called with every batch as soon as it is done.
+        collect: False returns no images, so that they take no memory after `callback_on_batch`.
+        Raises `HartError` for input that the model cannot take. A prompt with words that the text encoder leaves out or
+        does not know is used all the same, with a `PromptWarning`.
         """
         check_size(size, self.config)
         check_output_type(output_type)
-        components = self._components  # of the whole call, whatever is loaded meanwhile
+        components = self._components  # for the whole call, whatever is loaded meanwhile
         if batch_size is None:
             batch_size = 1 if components.device.type == "cpu" else GPU_BATCH
         request = checked_request(
@@ -134,9 +135,9 @@ class HartPipeline(BasePipeline):
 
     @torch.inference_mode()
     def encode_prompt(self, prompt: Prompt | Iterable[Prompt]) -> Context:
-        """Features of prompts, a row each: a `TextContext`, or the `ClassContext` of a class model.
+        """Features of prompts, one row each: a `TextContext`, or the `ClassContext` of a class model.
 
-        Prompts are encoded alone, so that their neighbours change nothing.
+        Each prompt is encoded by itself, so that the others do not affect it.
         """
         return cat_contexts([self._encoded(one) for one in checked_prompts(prompt, self.num_classes)])
 
@@ -152,7 +153,7 @@ class HartPipeline(BasePipeline):
         callback_on_scale: OnScale | None = None,
         **settings: Unpack[SamplingOptions],
     ) -> Tensor:
-        """Latents (B, D, n_K, n_K) float32 of one batch, an image for each row of `prompt_embeds`; see `__call__`."""
+        """Latents (B, D, n_K, n_K) float32 of one batch, one for each row of `prompt_embeds`; see `__call__`."""
         components = self._components
         request = checked_request(
             self.config,
@@ -169,13 +170,13 @@ class HartPipeline(BasePipeline):
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, output_type: OutputType = "pil") -> Any:
-        """Images of latents (B, D, n_K, n_K): see `hart.generation.request.OutputType`."""
+        """Images of latents (B, D, n_K, n_K); see `hart.generation.request.OutputType`."""
         check_output_type(output_type)
         return self._components.images(checked_latents(latents, self.config), output_type)
 
     @torch.inference_mode()
     def reconstruct(self, image: Image.Image) -> Reconstruction:
-        """Encode and decode an image with the tokenizer alone; it is cut to a square and resized first."""
+        """Encode and decode an image with the tokenizer alone, cropped to a square and resized first."""
         components = self._components
         pixels = pil_to_pixels(image, self.image_size)
         latent = components.tokenizer.encode(to_signed(pixels).unsqueeze(0).to(components.device))
@@ -191,8 +192,8 @@ class HartPipeline(BasePipeline):
         )
 
     def _sampled(self, request: Request, parts: Components, on_scale: OnScale | None) -> Iterator[tuple[range, Tensor]]:
-        """Batch by batch, which images of the call are in it, and their latents."""
-        encode = lru_cache(2 * request.batch_size)(self._encoded)  # images of one prompt follow each other
+        """For every batch: the numbers of its images in the call, and their latents."""
+        encode = lru_cache(2 * request.batch_size)(self._encoded)  # the images of a prompt follow each other
         batches, scales = -(-request.count // request.batch_size), len(self.config.tokenizer.scales)
         with tqdm(total=batches * scales, **self._progress_bar) as bar:
             for number, images in enumerate(request.batches()):
@@ -207,7 +208,7 @@ class HartPipeline(BasePipeline):
                         if stopped := on_scale(preview) is False:
                             break
                 latents = state.latent
-                del state  # its logits are as large as what decoding needs
+                del state  # its logits take as much memory as decoding
                 yield images, latents
                 if stopped:
                     return
@@ -224,7 +225,7 @@ class HartPipeline(BasePipeline):
 
 
 def _warn(message: str) -> None:
-    """A `PromptWarning` that points at the line outside of hart that called it."""
+    """A `PromptWarning` that points at the line outside hart that called it."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).split(".")[0] in ("hart", "torch"):
         level, frame = level + 1, frame.f_back

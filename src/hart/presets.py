@@ -50,7 +50,7 @@ def hart_imagenet(depth: int) -> HartConfig:
     """Class-conditional HART at 256 px (paper, table 4): 649M, 1.07B and 2.05B at depths 20, 24 and 30.
 
     VAR's widths with SwiGLU, rotary positions and residual diffusion. The weights are not published; QK
-    normalisation and sampling are taken over from VAR, the rest reproduces the printed parameter counts.
+    normalisation and sampling are those of VAR; all else reproduces the printed parameter counts.
     """
     return HartConfig(
         TokenizerConfig(SCALES_256),
@@ -97,17 +97,15 @@ def preset(name: str) -> HartConfig:
 
 
 def scales_of_size(scales: tuple[int, ...], downsampling: int, size: int) -> tuple[int, ...]:
-    """The scales with which images of `size` pixels are coded by a model whose own are `scales`.
+    """The scales that code images of `size` pixels in a model with the scales `scales`.
 
-    The model's own at its own size; a published model's at 256, 512 and 1024 px are published; all others are derived
-    from its own (`ScaleSchedule.ending_at`). downsampling: pixels a position of the latent. Raises `HartError` for a
-    size that is no multiple of that, or of one position.
+    Published models use the published scales at 256, 512 and 1024 px; all others are derived from the model's own
+    (`ScaleSchedule.ending_at`). downsampling: pixels per latent position, along one side. Raises `HartError` unless
+    `size` is two or more latent positions.
     """
-    grid_size, residual = divmod(size, downsampling)
-    if residual or grid_size < 2:  # a schedule has two scales
-        raise HartError(
-            f"size {size}: give a multiple of {downsampling} px, the side of a latent position, two or more"
-        )
+    grid_size, remainder = divmod(size, downsampling)
+    if remainder or grid_size < 2:  # a schedule has two scales
+        raise HartError(f"size {size}: give a multiple of {downsampling} px, {2 * downsampling} px or more")
     if scales in PUBLISHED_SCALES.values():
         scales = PUBLISHED_SCALES.get(grid_size, scales)
     return ScaleSchedule(scales).ending_at(grid_size).grid_sizes

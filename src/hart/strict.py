@@ -1,4 +1,4 @@
-"""Frozen dataclasses that pydantic reads strictly: what all configurations, recipes and records share.
+"""Frozen dataclasses that pydantic reads strictly: the base of all configurations, recipes and records.
 
 An unknown key, a missing one or a wrong value is a `ConfigError`: one line that names file, key, value and bound.
 """
@@ -47,31 +47,31 @@ BOUNDS = {
     "too_long": ("max_length", "have {} entries or fewer"),
 }
 LONGEST_KEY = 60
-"""Characters of a key that one is suggested for."""
+"""Longest unknown key, in characters, for which another is suggested."""
 
 RENAMED_KEYS: dict[str, dict[str, str]] = {
     "SamplingConfig": {"smooth": "gumbel_smoothing", "rounds": "maskgit_steps"},
     "TokenizerRecipe": {"mistakes": "code_corruption"},
     "TransformerRecipe": {"views": "augmentations", "mistakes": "code_corruption", "modulation_gain": "gate_gain"},
 }
-"""Class of a configuration -> key that stored ones may still have -> its name today."""
+"""Class of a configuration -> key in stored files of older versions -> its name today."""
 
 T = TypeVar("T")
 Listed = Annotated[tuple[T, ...], Strict(False)]
-"""A tuple, which JSON and TOML hold as a list."""
+"""A tuple; JSON and TOML hold it as a list."""
 
 
 class ConfigError(HartError):
-    """A configuration that cannot be read or does not fit together; says which field and why."""
+    """A configuration that cannot be read or does not fit together; the message names the field and the reason."""
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, Field))
 class Config:
-    """Every class below this one is a frozen pydantic dataclass with a strict dictionary round trip.
+    """Every subclass is a frozen pydantic dataclass with a strict dictionary round trip.
 
-    Types are exact (a whole number serves as a float), numbers finite, unknown keys refused, however it is made. The
-    text under a field describes it. Checks of several fields stand in `__post_init__` and `require` what they need; a
-    message that begins with the name of a field is told with its full key. kw_only: as for any dataclass.
+    However an object is made, types are exact (a whole number serves as a float), numbers finite and unknown keys
+    refused. The text under a field describes it. Checks across fields are in `__post_init__` and call `require`; a
+    message that begins with the name of a field gets the field's full key. kw_only: as for any dataclass.
     """
 
     if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Config:
         super().__init_subclass__()
         options = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
         pydantic_dataclass(frozen=True, kw_only=kw_only, config=options)(cls)
-        for name, field in cls.__pydantic_fields__.items():  # pydantic reads what classes below this one inherit here
+        for name, field in cls.__pydantic_fields__.items():  # where pydantic looks for inherited descriptions
             cls.__dataclass_fields__[name].metadata = {"description": field.description}
         checked = cls.__init__
 
@@ -106,7 +106,7 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "") -> Self:
-        """Raises `ConfigError`, which begins with `source`, or with the name of the class where that is empty."""
+        """Raises `ConfigError`, which begins with `source`, or with the name of the class if that is empty."""
         try:
             return TypeAdapter(cls).validate_python(values)
         except ValidationError as error:
@@ -114,12 +114,12 @@ class Config:
 
     @classmethod
     def from_stored(cls, values: Mapping[str, Any], source: str = "") -> Self:
-        """As `from_dict`, of what this or an older version stored: keys that were renamed since are understood."""
+        """As `from_dict`, for what this or an older version stored: it knows the keys that were renamed since."""
         return cls.from_dict(_with_names_of_today(cls, values), source)
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a stored JSON file. Raises `ConfigError` naming it when it is absent, no JSON, or does not fit."""
+        """Read a stored JSON file. Raises `ConfigError` naming it if it is absent, not JSON, or does not fit."""
         return cls.from_stored(read_object(path), str(path))
 
     @classmethod
@@ -140,9 +140,9 @@ Place = tuple[int | str, ...]
 def explain(error: ValidationError, kind: type, source: str = "", called: Callable[[str], str] | None = None) -> str:
     """What pydantic found wrong with the values of a dataclass, as one line.
 
-    A misspelt key comes before all else, since a missing one may follow from it. source: what the line begins with; the
-    name of the class where it is empty. called: gives what the caller calls a field of `kind`, such as an option's
-    name, in place of source and key.
+    A misspelt key comes before all else, since it may be the reason for a missing one. source: what the line begins
+    with; if empty, the name of the class. called: the caller's name for a field of `kind`, such as an option, in place
+    of source and key.
     """
     found = error.errors(include_url=False)
     unknown = [entry for entry in found if entry["type"] in ("unexpected_keyword_argument", "invalid_key")]
@@ -157,7 +157,7 @@ def explain(error: ValidationError, kind: type, source: str = "", called: Callab
 
 
 def table_at(kind: Any, place: Place) -> Any:
-    """The class of the table at `place` below a configuration; None where there is none."""
+    """The class of the table at `place` below a configuration; None if there is none."""
     for part in place:
         kind = _tables(kind).get(str(part))
     return kind
@@ -165,16 +165,16 @@ def table_at(kind: Any, place: Place) -> Any:
 
 def _line(kind: type, entry: ErrorDetails, source: str, called: Callable[[str], str] | None) -> str:
     place, said = entry["loc"], _said(entry)
-    # a check of several fields names the one that is wrong
-    field, _, rest = said.removeprefix(": ").partition(" ")
+    # a check across fields names the one that is wrong
+    field, _, message = said.removeprefix(": ").partition(" ")
     names = field.rstrip(":").split(".")
     if entry["type"] == "value_error" and names[0] in _tables(table_at(kind, place)):
-        place, said = (*place, *names), f"{':' * field.endswith(':')} {rest}"
+        place, said = (*place, *names), f"{':' * field.endswith(':')} {message}"
     return _label(kind, place, source, called) + said
 
 
 def _said(entry: ErrorDetails) -> str:
-    """What is wrong with a value, to be put behind its key."""
+    """What is wrong with a value, to follow its key."""
     kind, context, value = entry["type"], entry.get("ctx", {}), shown(entry["input"])
     if kind in BOUNDS:
         bound, words = BOUNDS[kind]
@@ -185,7 +185,7 @@ def _said(entry: ErrorDetails) -> str:
     if kind == "literal_error":
         return f" must be {context['expected']}, not {value}"
     if kind == "string_unicode":
-        return f": {value} is no valid Unicode text"
+        return f": {value} is not valid Unicode text"
     if kind == "finite_number":
         return f" must be a finite number, not {value}"
     if kind == "float_type" and isinstance(entry["input"], int) and not isinstance(entry["input"], bool):
@@ -208,7 +208,7 @@ def _label(kind: type, place: Place, source: str, called: Callable[[str], str] |
 
 
 def _unknown_keys(kind: type, table: Place, keys: list[Any]) -> str:
-    """Unknown keys of a table, each with what is meant if that can be told, or else with all that are known."""
+    """Unknown keys of a table, each with a suggestion if there is one, or else followed by all known keys."""
     near = table_at(kind, table)
     names = {}
     for key in map(str, keys[:SHOWN_NAMES]):
@@ -219,7 +219,7 @@ def _unknown_keys(kind: type, table: Place, keys: list[Any]) -> str:
 
 
 def _meant(key: str, kind: type, table: Place) -> list[str]:
-    """The keys, in full, that an unknown one may stand for."""
+    """The full keys that an unknown one may stand for."""
     near = table_at(kind, table)
     if renamed := RENAMED_KEYS.get(near.__name__, {}).get(key):
         return [_dotted((*table, renamed))]
@@ -243,7 +243,7 @@ def _dotted(place: Place) -> str:
 
 
 def _tables(kind: Any) -> dict[str, Any]:
-    """Fields of a configuration -> the class of a table, or None; empty for anything else."""
+    """Fields of a configuration -> their class if they are tables, else None; empty for anything else."""
     found = {}
     for name, field in getattr(kind, "__pydantic_fields__", {}).items():
         kinds = [part for part in (field.annotation, *get_args(field.annotation)) if is_pydantic_dataclass(part)]
@@ -258,7 +258,7 @@ def _keys(kind: Any, begin: Place = ()) -> Iterator[Place]:
 
 
 def key_table(kind: type[Config]) -> list[tuple[str, str, str, str, str]]:
-    """Every key of a configuration, from its JSON schema: key, type, default, what is allowed, description."""
+    """Every key of a configuration, from its JSON schema: key, type, default, allowed values, description."""
     schema = kind.json_schema()
     return list(_rows(schema, schema.get("$defs", {}), ""))
 
@@ -310,7 +310,7 @@ def require(condition: bool, message: str) -> None:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of settings. Raises `ConfigError` naming the file when it holds none."""
+    """The object in a JSON file of settings. Raises `ConfigError` naming the file if it holds none."""
     try:
         return read_json(path)
     except FileError as error:
@@ -318,16 +318,16 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def shown(value: Any) -> str:
-    """A value for an error: shortened where it is long or deeply nested."""
+    """A value for an error message: shortened if it is long or deeply nested."""
     return reprlib.repr(value)
 
 
 def clipped(text: object, length: int = 200) -> str:
-    """Words of others for an error: on one line, and shortened where they are long."""
+    """Foreign text for an error message: on one line, shortened if it is long."""
     line = " ".join(str(text).split())
     return line if len(line) <= length else line[:length].rstrip() + "..."
 
 
 def reason(error: BaseException) -> str:
-    """What an error of a library says, for one of ours; its kind where it says nothing."""
+    """A library's error message, for one of ours; the error's type if it has none."""
     return clipped(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""What the stages hand to each other: frozen dataclasses of tensors.
+"""What the stages pass to each other: frozen dataclasses of tensors.
 
 Shapes: B batch, K scales, L tokens of all scales, N tokens of one scale, S text tokens,
 E text width, D latent channels, n_K grid size of the latent.
@@ -18,7 +18,7 @@ class TextContext:
     """Text features for a batch of prompts, padded to one length.
 
     embeddings: (B, S, E) hidden states of the text encoder, padding included.
-    mask: (B, S) bool, true where a token is real.
+    mask: (B, S) bool, true for real tokens.
     """
 
     embeddings: Tensor
@@ -82,19 +82,17 @@ Context = TextContext | ClassContext
 def cat_contexts(contexts: Iterable[Context]) -> Context:
     """The contexts of one batch, all of one kind."""
     contexts = list(contexts)
-    if isinstance(contexts[0], TextContext):
-        return TextContext.cat([context for context in contexts if isinstance(context, TextContext)])
-    return ClassContext.cat([context for context in contexts if isinstance(context, ClassContext)])
+    return type(contexts[0]).cat(contexts)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class TokenMaps:
-    """What the transformer is trained on, made from images by the tokenizer (paper, section 3.1).
+    """What the transformer is trained on: the tokenizer's view of images (paper, section 3.1).
 
     indices: K tensors (B, N_k) int64, the code of every token.
     teacher_forcing_input: (B, L - 1, D), for scales 2..K the running sum of the scales before,
         resized to the scale, in raster order.
-    last_scale_continuous: (B, N_K, D), what the last scale has to hold; the residual tokens are this
+    last_scale_continuous: (B, N_K, D), the latent minus all coarser scales; the residual tokens are this
         minus the embedding of the last scale's codes.
     """
 

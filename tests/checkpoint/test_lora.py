@@ -1,4 +1,4 @@
-"""LoRA: an adapter trained beside the weights draws the same when merged into them, and fits its own model only."""
+"""LoRA: an adapter trained beside the weights generates the same when merged into them, and fits only its own model."""
 
 from __future__ import annotations
 
@@ -200,7 +200,11 @@ def test_damaged_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(HartError, match=r"adapter_model.safetensors: not a readable"):
         merge_lora(hart, tmp_path)
     values = json.loads((tmp_path / ADAPTER_CONFIG).read_text())
-    for text, named in (("{", "is not JSON"), ("[]", "holds no JSON object"), (values | {"peft_type": "IA3"}, "'IA3'")):
+    for text, named in (
+        ("{", "is not JSON"),
+        ("[]", "does not hold a JSON object"),
+        (values | {"peft_type": "IA3"}, "'IA3'"),
+    ):
         (tmp_path / ADAPTER_CONFIG).write_text(text if isinstance(text, str) else json.dumps(text))
         with pytest.raises(HartError, match=named):
             merge_lora(hart, tmp_path)

@@ -59,7 +59,7 @@ def test_names_what_differs_and_what_it_cannot_compute(folder: Path) -> None:
     }
     assert "1 of" in failed["tokenizer.indices.5"].remark
     assert "shape" in failed["teacher.logits"].remark
-    assert "no computation" in failed["tokenizer.nobody_computes_this"].remark
+    assert "not recomputed" in failed["tokenizer.nobody_computes_this"].remark
 
 
 @of("t2i", "var-c2i")
@@ -85,7 +85,7 @@ def test_inputs_that_are_absent_or_do_not_fit_are_named(folder: Path, monkeypatc
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ([], "holds no JSON object"),
+        ([], "does not hold a JSON object"),
         ({}, "lacks guidance_scale, smooth"),
         ({"guidance_scale": 3.0}, "lacks smooth"),
         ({"guidance_scale": "high", "smooth": True}, "guidance_scale: expected a number"),

@@ -16,7 +16,7 @@ from hart.generation.metadata import read_record
 
 
 def test_like_draws_the_same_file_again(text_model: Path, tmp_path: Path) -> None:
-    """Of images that were drawn three at a time; of single ones the tests below."""
+    """Images that were generated three at a time; the tests below are about single ones."""
     paths = outputs(run("generate", "a cat", "a dog", "-n", 2, "--seed", 3, "--batch-size", 3, "--guidance", 3,
                       "--dtype", "bf16", "--model", text_model, "--out", tmp_path))  # fmt: skip
     for path in paths:

@@ -28,7 +28,7 @@ def test_of_several_at_the_same_moment_one_works_and_the_others_are_told_by_whom
     refusals = [message for message in said.values() if message]
     assert len(refusals) == 2
     for message in refusals:
-        assert message.startswith(f"{tmp_path}: training goes on there already, by process {owner} on ")
+        assert message.startswith(f"{tmp_path}: training is already running there, by process {owner} on ")
         assert socket.gethostname() in message and " since 20" in message
     assert not list(tmp_path.iterdir()), "nothing is left"
 

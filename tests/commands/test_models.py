@@ -48,7 +48,7 @@ def test_reconstruct_refuses_what_is_no_image(text_model: Path, tmp_path: Path) 
 def test_info_counts_what_the_model_holds(text_model: Path) -> None:
     result = run("info", text_model)
     assert result.exit_code == 0
-    assert "1, 4, 9, 16" in result.stdout  # tokens a scale
+    assert "1, 4, 9, 16" in result.stdout  # tokens per scale
     assert ", ".join(map(str, SCALES)) in result.stdout
     model = load_model(text_model)
     assert model.config.text_encoder is not None

@@ -77,9 +77,9 @@ def test_the_scales_of_another_size_follow_from_the_recipes() -> None:
              "trainer.batch_size=2", "trainer.accumulate=1")  # fmt: skip
     result = run("train", "transformer", RECIPES / "transformer.toml", "--dry-run", "--size", 256, *small)
     assert result.exit_code == 0, result.output
-    # 1, 2, 3, 4, 6, 8, 11 and 16 cells
-    assert "507 an image" in result.stdout
-    for size, said in ((100, "give a multiple of 16 px"), (16, "two or more")):
+    # 1, 2, 3, 4, 6, 8, 11 and 16
+    assert "507 per image" in result.stdout
+    for size, said in ((100, "give a multiple of 16 px"), (16, "32 px or more")):
         assert said in refused(run("train", "tokenizer", RECIPES / "tokenizer.toml", "--dry-run", "--size", size))
 
 
@@ -105,4 +105,4 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
             ("train", "tokenizer", RECIPES / "tokenizer.toml", "--out", tmp_path),
             ("evaluate", "cost", "--out", tmp_path),
         ):
-            assert f"goes on there already, by process {os.getpid()} on " in refused(run(*line))
+            assert f"is already running there, by process {os.getpid()} on " in refused(run(*line))

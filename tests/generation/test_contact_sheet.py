@@ -14,9 +14,9 @@ def image(shade: int, image_size: int = IMAGE_SIZE) -> Image.Image:
     return Image.new("RGB", (image_size, image_size), (shade, 0, 0))
 
 
-def reds_in_reading_order(sheet: Image.Image, cells: tuple[int, int]) -> list[int]:
-    """The red value in the middle of each cell of a sheet of (columns, rows)."""
-    columns, rows = cells
+def reds_in_reading_order(sheet: Image.Image, shape: tuple[int, int]) -> list[int]:
+    """The red value in the middle of each place of a sheet of (columns, rows)."""
+    columns, rows = shape
     width, height = sheet.width / columns, sheet.height / rows
     middles = [(int((x + 0.5) * width), int((y + 0.5) * height)) for y in range(rows) for x in range(columns)]
     return [sheet.getpixel(middle)[0] for middle in middles]

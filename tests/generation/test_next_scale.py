@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hart.config import HartConfig, SamplingConfig
+from hart.errors import HartError
 from hart.generation.logits import gumbel_mixture
 from hart.generation.next_scale import NextScaleGenerator, ScaleState, TokenStep, maskgit_step_sizes
 from hart.generation.noise import GeneratorNoise
@@ -238,9 +239,9 @@ def test_maskgit_steps_share_out_all_tokens(tokens: int, share: float) -> None:
 
 
 def test_impossible_maskgit_steps_are_refused() -> None:
-    with pytest.raises(ValueError, match="17 MaskGIT steps are more than the last scale's tokens"):
+    with pytest.raises(HartError, match="maskgit_steps: 17 are more than the 16 tokens of the last scale"):
         generate(TEXT, random_context(TEXT, 1), SETTINGS.replace(maskgit_steps=17), seeded(0))
-    with pytest.raises(ValueError, match="MaskGIT steps at the last scale are for hybrid models"):
+    with pytest.raises(HartError, match="maskgit_steps: this model has no residual diffusion"):
         generate(CLASS, random_context(CLASS, 1), SETTINGS.replace(maskgit_steps=2), seeded(0))
 
 

@@ -1,4 +1,4 @@
-"""Opens models and draws in a process of its own; prints what was imported for it and how much memory it took.
+"""Opens models and generates in a process of its own; prints what was imported for it and how much memory it took.
 
 Argument: a folder with a model whose weights are stored in bfloat16.
 """

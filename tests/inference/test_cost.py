@@ -60,7 +60,7 @@ CLASSES = TransformerConfig(
 DIFFUSION = ResidualDiffusionConfig(width=24, depth=2)
 CONFIGS = {
     "text": HartConfig(TOKENIZER, TEXT, DIFFUSION),
-    "text, rounds": HartConfig(TOKENIZER, TEXT, DIFFUSION, sampling=SamplingConfig(maskgit_steps=3)),
+    "text, MaskGIT": HartConfig(TOKENIZER, TEXT, DIFFUSION, sampling=SamplingConfig(maskgit_steps=3)),
     "text, 3 diffusion steps": HartConfig(TOKENIZER, TEXT, DIFFUSION, sampling=SamplingConfig(diffusion_steps=3)),
     "text, discrete only": HartConfig(TOKENIZER, TEXT, DIFFUSION, sampling=SamplingConfig(discrete_only=True)),
     "text, discrete": HartConfig(TOKENIZER, TEXT),
@@ -78,7 +78,7 @@ CPU_ATTENTION = {
 
 
 def measured_macs(config: HartConfig, *, guided: bool) -> int:
-    """MACs of the matrix products and convolutions of one drawn and decoded image."""
+    """MACs of the matrix products and convolutions of one generated and decoded image."""
     tokenizer, hart = build(config)
     generator = NextScaleGenerator(
         hart,

@@ -1,4 +1,4 @@
-"""Opening a model: weights are held once, and nothing is imported that drawing does not need."""
+"""Opening a model: weights are held once, and nothing is imported that generation does not need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models as folders that open and draw alone: text encoder included, adapters merged, nothing written over."""
+"""Models as folders that need nothing else: text encoder included, adapters merged, nothing overwritten."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_merged_model_generates_as_the_adapters_do(model: Path, adapter: Path,
     plain = image(pipe).tobytes()
     for _ in range(2):
         pipe.load_lora(adapter, 0.4)
-    shutil.move(model, tmp_path / "elsewhere")  # it draws alone
+    shutil.move(model, tmp_path / "elsewhere")  # it needs nothing else
     try:
         assert image(opened(tmp_path / "own")).tobytes() == image(pipe).tobytes() != plain
     finally:

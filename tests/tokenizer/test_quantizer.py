@@ -65,7 +65,7 @@ def test_the_contributions_of_all_codes_are_the_quantised_latent(grid_sizes: tup
 
 @given(grid_sizes=schedules, seed=st.integers(0, 99))
 def test_codes_and_the_exact_residual_are_the_latent(grid_sizes: tuple[int, ...], seed: int) -> None:
-    """What hybrid tokens rest on: without phi at the last scale, codes plus residual lose nothing."""
+    """The basis of hybrid tokens: without phi at the last scale, codes plus residual lose nothing."""
     schedule, module = ScaleSchedule(grid_sizes), quantizer(seed)
     latent = latent_for(schedule, seed)
     result = module.encode(latent, schedule)

@@ -1,4 +1,4 @@
-"""Models from the Hugging Face hub, of which only the files that loading reads are fetched, and models to it."""
+"""Downloads from the Hugging Face hub, of only those files that loading reads, and uploads to it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path, PurePosixPath
 from hart.checkpoint.released_weights import WEIGHT_FILES
 from hart.checkpoint.storage import CheckpointError
 
-# Folder of a repository -> patterns of its weights, the preferred first: our layout and VAR's; HART's two parts.
+# Folder of a repository -> patterns of its weights, in order of preference: our layout and VAR's; HART's two parts.
 FOLDERS = {".": ("*.safetensors", "v*.pth"), "llm": WEIGHT_FILES, "tokenizer": WEIGHT_FILES}
 
 
 def download(repository: str) -> Path:
-    """The folder of a hub model; where the hub cannot be reached, the copy of an earlier download.
+    """The folder of a hub model; if the hub cannot be reached, the copy of an earlier download.
 
-    Raises `CheckpointError` when there is neither.
+    Raises `CheckpointError` if there is neither.
     """
     from huggingface_hub import list_repo_files, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -37,7 +37,7 @@ def download(repository: str) -> Path:
         if files is not None:
             refusal = error
     raise CheckpointError(
-        f"model {repository!r} is no folder here and cannot be downloaded from the Hugging Face hub: "
+        f"model {repository!r} is not a folder and cannot be downloaded from the Hugging Face hub: "
         f"{_first_line(refusal)}"
     )
 
@@ -47,9 +47,9 @@ def _first_line(error: Exception) -> str:
 
 
 def upload(folder: Path, repository: str, *, private: bool | None, token: str | bool | None, message: str) -> str:
-    """Put a model's folder into a repository of the hub, made where there is none; the address of the commit.
+    """Upload a model's folder to a repository of the hub, made if it does not exist; returns the URL of the commit.
 
-    token: of the hub; None takes the one that `hf auth login` stored. Raises `CheckpointError` where it cannot be done.
+    token: None takes the one that `hf auth login` stored. Raises `CheckpointError` if the upload fails.
     """
     from huggingface_hub import create_repo, upload_folder
 
@@ -59,13 +59,13 @@ def upload(folder: Path, repository: str, *, private: bool | None, token: str | 
             return str(upload_folder(repo_id=name, folder_path=folder, token=token, commit_message=message).commit_url)
     except Exception as error:  # the hub's own kinds, and those of the HTTP library below it
         raise CheckpointError(
-            f"{repository!r} cannot be written on the Hugging Face hub: {_first_line(error)}"
+            f"{repository!r} cannot be written to the Hugging Face hub: {_first_line(error)}"
         ) from None
 
 
 @contextmanager
 def _retrying_quietly() -> Iterator[None]:
-    """Keeps the hub's library from two lines a retry: what it gives up with is in our own error."""
+    """Keeps the hub's library from printing every retry: our own error has its last message."""
     from huggingface_hub.utils import logging as hub_logging
 
     before = hub_logging.get_verbosity()
@@ -77,10 +77,9 @@ def _retrying_quietly() -> Iterator[None]:
 
 
 def needed_files(repository: str, files: Sequence[str]) -> list[str]:
-    """What loading reads of a repository's `files`: all JSON, of each part's weights the preferred kind, and the text
-    encoder's folder.
+    """The `files` of a repository that loading reads: JSON, each part's preferred weights, the text encoder's folder.
 
-    Raises `CheckpointError` for a repository of several VAR models: which one is meant cannot be told.
+    Raises `CheckpointError` for a repository with several VAR models.
     """
     needed = []
     for folder, patterns in FOLDERS.items():

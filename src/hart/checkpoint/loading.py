@@ -1,7 +1,6 @@
 """Open a model from a folder or a Hugging Face id, in the published layouts or in our own.
 
-Everything is read and checked before anything is handed out: a model is loaded whole or not at all. `random_model`
-makes one of any configuration without a file.
+A model is loaded and checked whole or not at all. `random_model` makes one of any configuration without a file.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from hart.checkpoint.storage import (
 from hart.config import HartConfig, TextEncoderConfig
 from hart.devices import dtype_name, machine_memory, without_memory
 from hart.errors import HartError
-from hart.files import atomic_write, user_path
+from hart.files import user_path, write_text
 from hart.model import Hart
 from hart.presets import PRESETS, RELEASED_TEXT_ENCODER, VAR_SAMPLING
 from hart.strict import clipped, read_object, shown
@@ -42,7 +41,7 @@ SHIPPED_MODELS = Path(__file__).parent.parent / "models"
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A whole model on the CPU in evaluation mode, and the folder it came from (for its text encoder)."""
+    """A whole model on the CPU in evaluation mode, and the folder that it came from (for its text encoder)."""
 
     config: HartConfig
     tokenizer: HybridTokenizer
@@ -51,9 +50,9 @@ class LoadedModel:
 
 
 def resolve_model(name: str | os.PathLike[str]) -> Path:
-    """The folder of a model: one shipped with the package, a path, or a Hugging Face id that is downloaded.
+    """The folder of a model: one shipped with the package, a path, or a Hugging Face id, which is downloaded.
 
-    Raises `CheckpointError` when it is none of them, naming the shipped ones.
+    Raises `CheckpointError` if it is none of them, naming the shipped ones.
     """
     if not isinstance(name, str | os.PathLike):
         raise CheckpointError(f"model {shown(name)}: give a name, a folder or a hub id as text, or a path")
@@ -73,7 +72,7 @@ def resolve_model(name: str | os.PathLike[str]) -> Path:
 
 
 def _exists(path: Path) -> bool:
-    """Whether there is something; not in folders that may not be looked into, nor under impossible names."""
+    """Whether a path exists; not in folders without permission, nor under impossible names."""
     try:
         return path.exists()
     except (OSError, ValueError):
@@ -87,7 +86,7 @@ def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> LoadedModel:
     `ConfigError`.
     """
     if not os.access(folder, os.R_OK | os.X_OK):
-        raise CheckpointError(f"{folder}: may not be read")
+        raise CheckpointError(f"{folder}: no permission to read it")
     if (folder / CONFIG_FILE).exists() and (folder / HART_FILE).exists():
         return _load_own(folder, dtype)
     if (folder / "llm").is_dir() and (folder / "tokenizer").is_dir():
@@ -132,7 +131,7 @@ def save_model(
     """
     save_module(folder / TOKENIZER_FILE, tokenizer, dtype, overwrite=overwrite)
     save_module(folder / HART_FILE, hart, dtype, overwrite=overwrite)
-    atomic_write(folder / CONFIG_FILE, lambda file: file.write(config.to_json().encode()), overwrite=overwrite)
+    write_text(folder / CONFIG_FILE, config.to_json(), overwrite=overwrite)
 
 
 def build(config: HartConfig) -> tuple[HybridTokenizer, Hart]:
@@ -197,11 +196,7 @@ def _load_var_layout(folder: Path, dtype: torch.dtype) -> LoadedModel:
     case = folder / "case.json"
     scales = read_object(case).get("patch_nums") if os.path.lexists(case) else None
     tokenizer_config, transformer = var_configs(published_tokenizer, published, scales, (str(vae), str(var)))
-    config = HartConfig(
-        tokenizer=tokenizer_config,
-        transformer=transformer,
-        sampling=VAR_SAMPLING,
-    )
+    config = HartConfig(tokenizer_config, transformer, sampling=VAR_SAMPLING)
     return _load_published(
         folder,
         config,
@@ -219,7 +214,7 @@ def _only(folder: Path, pattern: str) -> Path:
 
 
 def _read_weights(folder: Path) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a published folder and where they came from: averaged weights, else safetensors, else .bin."""
+    """The tensors of a published folder and their source: averaged weights, else safetensors, else .bin."""
     for pattern in WEIGHT_FILES:
         files = _shards(folder, pattern)
         if files:
@@ -227,14 +222,14 @@ def _read_weights(folder: Path) -> tuple[dict[str, Tensor], str]:
             for file in files:
                 tensors = read_safetensors(file) if file.suffix == ".safetensors" else read_pickle(file)
                 if twice := sorted(tensors.keys() & state.keys()):
-                    raise CheckpointError(f"{file}: {twice[0]} is in another file of {folder} too")
+                    raise CheckpointError(f"{file}: {twice[0]} is also in another file of {folder}")
                 state |= tensors
             return state, str(files[0]) if len(files) == 1 else f"{folder}/{pattern}"
     raise CheckpointError(f"{folder}: no weights: expected {', '.join(WEIGHT_FILES[:-1])} or {WEIGHT_FILES[-1]}")
 
 
 def _shards(folder: Path, pattern: str) -> list[Path]:
-    """Weight files of a folder; an index file beside them names all that must be there."""
+    """Weight files of a folder; an index file beside them names those that must be there."""
     found = sorted(folder.glob(pattern))
     for index in sorted(folder.glob(f"{pattern}.index.json")):
         shards = read_object(index).get("weight_map")
@@ -242,7 +237,7 @@ def _shards(folder: Path, pattern: str) -> list[Path]:
             raise CheckpointError(f"{index}: no weight_map in it, which names the file of every tensor")
         wanted = sorted(set(shards.values()))
         if outside := [name for name in wanted if not _is_file_name(name)]:
-            raise CheckpointError(f"{index}: {shown(outside[0])} is no name of a file in {folder}")
+            raise CheckpointError(f"{index}: {shown(outside[0])} is not the name of a file in {folder}")
         missing = [name for name in wanted if not (folder / name).exists()]
         if missing:
             raise CheckpointError(f"{folder}: {index.name} names {', '.join(missing[:8])}, not in the folder")

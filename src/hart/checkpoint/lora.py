@@ -2,11 +2,11 @@
 
 An adapter is a folder in peft's own format:
 
-    adapter_config.json            rank, scale, adapted layers, and the model that it was trained on
+    adapter_config.json            rank, scale, adapted layers, and the model it was trained on
     adapter_model.safetensors      the two thin matrices of every adapted layer
 
-Training: `add_lora` once, then train the parameters that require a gradient, then `save_lora`. Drawing: `merge_lora`
-adds the product of the matrices to the weights, so that an adapted model costs what the plain one does.
+Training: `add_lora` once, then train the parameters that require a gradient, then `save_lora`. Generating:
+`merge_lora` adds the product of the matrices to the weights, so that an adapted model costs no more than the plain one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from hart.checkpoint.storage import WEIGHT_TYPES, read_safetensors, require_fini
 from hart.config import LoraTarget
 from hart.devices import without_memory
 from hart.errors import HartError, missing_package
-from hart.files import atomic_write, read_json
+from hart.files import atomic_write, read_json, write_text
 from hart.generation.request import finite_number
 from hart.model import Hart
 from hart.strict import clipped, shown
@@ -51,9 +51,9 @@ SHOWN_PROBLEMS = 4
 
 Rank = Annotated[int, Field(ge=1, le=2**16)]
 Alpha = Annotated[float, Field(ge=-1e6, le=1e6)]
-# a name, or the end of one: peft takes others as patterns, with which it could search for ever
+# a name, or the end of one: peft takes anything else as a pattern, with which it could search for ever
 Layer = Annotated[str, Field(pattern=r"^[\w.]+$")]
-# What decides the merged weights: entry -> the values that it may have.
+# Entries that decide the merged weights -> their allowed values.
 MERGED: Mapping[str, Any] = {
     "r": Rank,
     "lora_alpha": Alpha,
@@ -62,7 +62,7 @@ MERGED: Mapping[str, Any] = {
     "alpha_pattern": dict[Layer, Alpha],
     **dict.fromkeys(("use_rslora", "use_dora", "lora_bias"), bool),
 }
-# What concerned the training only, or says where the adapter is from. All other entries must be as peft has them.
+# Entries about training or origin alone. All others must be as in peft's defaults.
 TRAINING = (
     "peft_type", "peft_version", "task_type", "auto_mapping", "revision", "inference_mode", "lora_dropout",
     "loftq_config", "qalora_group_size", "megatron_core",
@@ -89,8 +89,8 @@ def add_lora(
     """Freeze `hart` and put adapters of `rank` beside the linear layers of its transformer; returns the same module.
 
     The adapters are float32, change nothing at first, and are the only parameters that require a gradient.
-    alpha: they act with the factor alpha / rank. generator: for their starting weights. Raises `HartError` when peft
-    is not installed, the numbers are out of range, or the model has adapters already.
+    alpha: they act with the factor alpha / rank. generator: for their starting weights. Raises `HartError` if peft is
+    not installed, the numbers are out of range, or the model already has adapters.
     """
     peft = _peft()
     if rank < 1 or alpha < 1:
@@ -105,7 +105,7 @@ def add_lora(
     with torch.no_grad():
         for name, parameter in hart.transformer.named_parameters():
             if ".lora_A." in name:
-                # peft's own start, from our generator
+                # as peft starts, but from our generator
                 start = nn.init.kaiming_uniform_(torch.empty(parameter.shape), a=math.sqrt(5), generator=generator)
                 parameter.copy_(start)
     return hart
@@ -114,7 +114,7 @@ def add_lora(
 def save_lora(hart: Hart, folder: Path, *, base_model: str) -> None:
     """Write the adapters of a model that went through `add_lora`.
 
-    base_model: folder or hub id of the model they were trained on; whoever loads them is told.
+    base_model: folder or hub id of the model they were trained on, for whoever loads them.
     """
     peft = _peft()
     tensors = peft.get_peft_model_state_dict(hart.transformer, adapter_name=ADAPTER, save_embedding_layers=False)
@@ -128,15 +128,14 @@ def save_lora(hart: Hart, folder: Path, *, base_model: str) -> None:
     stored = {FILE_PREFIX + name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     atomic_write(folder / ADAPTER_FILE, lambda file: file.write(save(stored, {"format": "pt"})))
     # last, so that an unfinished folder is not taken for an adapter
-    text = json.dumps(values, indent=2, sort_keys=True) + "\n"
-    atomic_write(folder / ADAPTER_CONFIG, lambda file: file.write(text.encode()))
+    write_text(folder / ADAPTER_CONFIG, json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 def merge_lora(hart: Hart, folder: Path, scale: float = 1.0, *, model: str = "this model") -> None:
     """Add the adapter in `folder`, times `scale`, to the transformer's weights, which stay frozen.
 
-    model: what errors call the model. Raises `HartError` when peft is not installed, or when the adapter is absent,
-    damaged, no LoRA, or of another model; the weights are as before then.
+    model: its name in errors. Raises `HartError` and changes nothing if peft is not installed, or if the adapter is
+    absent, damaged, no LoRA, or of another model.
     """
     peft = _peft()
     scale = finite_number("LoRA scale", scale)
@@ -154,12 +153,12 @@ def merge_lora(hart: Hart, folder: Path, scale: float = 1.0, *, model: str = "th
 
 
 def has_lora(hart: Hart) -> bool:
-    """Whether the model went through `add_lora`: its adapters are beside its weights, not in them."""
+    """Whether the model has adapters beside its weights, from `add_lora`, not merged into them."""
     return hasattr(hart.transformer, "peft_config")
 
 
 def _peft() -> Any:
-    """The library, imported only where it is needed: it is an extra, and slow to load."""
+    """The library, imported when needed: it is an extra, and slow to load."""
     try:
         import peft
     except ImportError:
@@ -170,7 +169,7 @@ def _peft() -> Any:
 
 def _require_plain(hart: Hart) -> None:
     if has_lora(hart):
-        raise HartError("this model has LoRA adapters already: start from the plain one")
+        raise HartError("this model already has LoRA adapters: start from the plain one")
 
 
 def _ends(name: str, layer: str) -> bool:
@@ -178,8 +177,8 @@ def _ends(name: str, layer: str) -> bool:
 
 
 def _inject(peft: Any, transformer: HartTransformer, config: Any) -> Any:
-    """Put adapters beside the layers that `config` names, in float32, and return peft's hold on them."""
-    with torch.random.fork_rng(devices=[]):  # peft draws starting weights, which are all overwritten
+    """Put adapters beside the layers that `config` names, in float32; returns peft's tuner."""
+    with torch.random.fork_rng(devices=[]):  # peft samples starting weights, which are all overwritten
         tuner = peft.LoraModel(transformer, config, ADAPTER)
     for name, parameter in transformer.named_parameters():
         if ".lora_" in name:
@@ -188,7 +187,7 @@ def _inject(peft: Any, transformer: HartTransformer, config: Any) -> Any:
 
 
 def _read_config(peft: Any, folder: Path) -> Any:
-    """peft's own configuration, of checked values. Raises `HartError` naming the file and the entry."""
+    """peft's own configuration, from checked values. Raises `HartError` naming the file and the entry."""
     path = folder / ADAPTER_CONFIG
     if not os.path.lexists(path):
         raise HartError(f"{folder}: no LoRA adapter here: expected {ADAPTER_CONFIG} and {ADAPTER_FILE}")
@@ -216,14 +215,14 @@ def _read_config(peft: Any, folder: Path) -> Any:
 def _check(
     peft: Any, transformer: HartTransformer, config: Any, tensors: Mapping[str, Tensor], folder: Path, model: str
 ) -> None:
-    """Compare the adapter with what it would be on this transformer, tried on a copy without memory."""
+    """Compare the adapter with one for this transformer, made on a copy without memory."""
     source = shown(config.base_model_name_or_path or "another model").strip("'")
     mismatch = f"{folder}: this adapter was trained on {source} and does not fit {model}"
     with without_memory():
         skeleton = HartTransformer(transformer.config)
         try:
             _inject(peft, skeleton, config)
-        except ValueError as error:  # none of the layers is there
+        except ValueError as error:  # the transformer has none of the layers
             raise HartError(f"{mismatch}: {error}") from None
     expected = peft.get_peft_model_state_dict(skeleton, adapter_name=ADAPTER, save_embedding_layers=False)
     problems = [

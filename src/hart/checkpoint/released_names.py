@@ -1,7 +1,6 @@
-"""The published tensor names and ours, in one table that is read both ways: to load, and to name faults.
+"""The published tensor names and ours, in one table that is read both ways: for loading and for errors.
 
-Tensors that the published layouts call otherwise appear under their published names here only. The model's
-own modules are named after what they compute.
+Published names appear here only. The model's own modules are named after what they compute.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from hart.config import TokenizerConfig
 from hart.strict import clipped
 
 Row = tuple[str, str]
-"""A published name and ours; {i} stands for a number, {p} for `weight` or `bias`."""
+"""A published name and ours; {i} is a number, {p} is `weight` or `bias`."""
 
 PLACEHOLDERS = {"{i}": r"(?P<i>\d+)", "{p}": r"(?P<p>weight|bias)"}
 
-# Tensors that hold no weights: masks to recompute, zeros, usage statistics.
+# Tensors that are not weights: masks that can be recomputed, zeros, usage statistics.
 ROLELESS = re.compile(r"(lvl_1L|attn_bias_for_masking|.*zero_k_bias|.*ema_vocab_hit_SV)$")
 
 TRANSFORMER_ROWS: tuple[Row, ...] = (
@@ -66,7 +65,7 @@ TRANSFORMER_ROWS: tuple[Row, ...] = (
     ("diffloss.net.final_layer.linear.{p}", "residual.denoiser.linear_out.{p}"),
 )
 
-# Layers inside a block and an attention of the autoencoder.
+# Layers of a block and of an attention in the autoencoder.
 BLOCK_ROWS: tuple[Row, ...] = (
     *((f"{name}.{{p}}", f"{name}.{{p}}") for name in ("norm1", "conv1", "norm2", "conv2")),
     ("nin_shortcut.{p}", "skip.{p}"),
@@ -75,14 +74,14 @@ ATTENTION_ROWS: tuple[Row, ...] = (("norm.{p}", "norm.{p}"), ("qkv.{p}", "qkv.{p
 
 
 def _under(published: str, ours: str, rows: Sequence[Row]) -> Iterator[Row]:
-    """`rows` behind a prefix on either side."""
+    """`rows` with a prefix for each of the two names."""
     return ((f"{published}.{theirs}", f"{ours}.{own}") for theirs, own in rows)
 
 
 def _autoencoder_rows(config: TokenizerConfig) -> Iterator[Row]:
     """Encoder and decoder. The decoder counts its levels from the highest resolution, we from the lowest.
 
-    At the lowest resolution an attention follows each block; both stand in one sequence of ours.
+    At the lowest resolution an attention follows each block; ours are in one sequence.
     """
     lowest = len(config.channel_multipliers) - 1
     for part, levels, resampling in (("encoder", "down", "downsample"), ("decoder", "up", "upsample")):
@@ -115,7 +114,7 @@ def _tokenizer_rows(config: TokenizerConfig) -> Iterator[Row]:
 
 
 def _translated(name: str, source: str, target: str) -> str | None:
-    """`name` in the form of `target`, if it has the form of `source`."""
+    """`name` as `target` has it, if it matches `source`."""
     pattern = re.escape(source)
     for placeholder, expression in PLACEHOLDERS.items():
         pattern = pattern.replace(re.escape(placeholder), expression)
@@ -130,12 +129,12 @@ class NameTable:
     rows: tuple[Row, ...]
 
     def ours(self, published: str) -> str | None:
-        """Our name of a published tensor; None if no layout has one of this name."""
+        """Our name of a published tensor; None if no layout has this name."""
         found = (_translated(published, theirs, own) for theirs, own in self.rows)
         return next((name for name in found if name is not None), None)
 
     def published(self, ours: str) -> str:
-        """The published name of one of our tensors; where the layouts differ, all of them."""
+        """The published name of one of our tensors; if the layouts differ, all of them."""
         found = (_translated(ours, own, theirs) for theirs, own in self.rows)
         return " or ".join(name for name in found if name is not None)
 
@@ -145,7 +144,7 @@ TRANSFORMER_NAMES = NameTable(TRANSFORMER_ROWS)
 
 
 def tokenizer_names(config: TokenizerConfig, prefix: str = "") -> NameTable:
-    """Names in `HybridTokenizer`; `prefix` stands before each published one."""
+    """Names in `HybridTokenizer`; `prefix` precedes each published one."""
     return NameTable(tuple((prefix + theirs, own) for theirs, own in _tokenizer_rows(config)))
 
 
@@ -156,12 +155,12 @@ class PublishedWeights:
     tensors: dict[str, Tensor]
     """Emptied by whoever loads them."""
     names: Mapping[str, str]
-    """What the file calls them."""
+    """Our names -> those in the file."""
     table: NameTable
     source: str
 
     def name_in_file(self, ours: str) -> str:
-        """The name that the file has, or should have, for one of our tensors."""
+        """The name in the file of one of our tensors, or the one that it should have."""
         return self.names.get(ours) or self.table.published(ours)
 
 
@@ -201,7 +200,7 @@ def _renamed(published: MutableMapping[str, Tensor], table: NameTable, source: s
 
 
 def _in_our_shape(ours: str, value: Tensor) -> Tensor:
-    """Without the dimensions of 1 that some published tensors carry for broadcasting."""
+    """Without the dimensions of 1 that some published tensors have for broadcasting."""
     match ours.rsplit(".", 1)[1]:
         case "log_scale" | "start":
             return value.flatten()

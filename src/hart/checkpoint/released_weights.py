@@ -1,4 +1,4 @@
-"""The sizes of published checkpoints: their configuration fields, or where they have none, their tensors.
+"""The sizes of published checkpoints, from their configuration or, if they have none, their tensors.
 
 HART:  llm/config.json, llm/{*.safetensors, pytorch_model*.bin, ema_model.bin}, tokenizer/{config.json, ...}
 VAR:   vae*.pth, var*.pth
@@ -9,23 +9,15 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor
 
 from hart.checkpoint.storage import CheckpointError
-from hart.config import (
-    Config,
-    ConfigError,
-    ResidualDiffusionConfig,
-    TokenizerConfig,
-    TransformerConfig,
-)
+from hart.config import ConfigError, ResidualDiffusionConfig, TokenizerConfig, TransformerConfig
 from hart.presets import SCALES_256, SCALES_512
 
-AnyConfig = TypeVar("AnyConfig", bound=Config)
-
-# Weights of a part of the HART layout: averaged ones are preferred where there are any.
+# Weights of a part of the HART layout, in order of preference: averaged ones first.
 WEIGHT_FILES = ("ema_model.bin", "*.safetensors", "pytorch_model*.bin")
 
 
@@ -33,11 +25,6 @@ def _field(values: Mapping[str, Any], name: str, source: str) -> Any:
     if name not in values:
         raise ConfigError(f"{source}: the published configuration lacks {name}")
     return values[name]
-
-
-def _checked(kind: type[AnyConfig], values: dict[str, Any], source: str) -> AnyConfig:
-    """A configuration from published values, as strictly as from our own file; errors name `source`."""
-    return kind.from_dict(values, source)
 
 
 def hart_tokenizer_config(values: Mapping[str, Any], source: str) -> TokenizerConfig:
@@ -55,13 +42,13 @@ def hart_tokenizer_config(values: Mapping[str, Any], source: str) -> TokenizerCo
         "quant_conv_kernel": values.get("quant_conv_ks", 3),
         "commitment_weight": values.get("beta", 0.25),
     }
-    return _checked(TokenizerConfig, ours, source)
+    return TokenizerConfig.from_dict(ours, source)
 
 
 def hart_transformer_config(
     values: Mapping[str, Any], state: Mapping[str, Tensor], tokenizer: TokenizerConfig, source: str
 ) -> tuple[TransformerConfig, ResidualDiffusionConfig | None]:
-    """`llm/config.json` of the HART layout; where a field is absent, the tensors tell."""
+    """`llm/config.json` of the HART layout; absent fields follow from the tensors."""
     if values.get("use_cross_attn", False):
         raise ConfigError(f"{source}: use_cross_attn is used by no published checkpoint and is not supported")
     modulation = _modulation_kind(values, state)
@@ -87,25 +74,25 @@ def hart_transformer_config(
         else "table",
         "position": "absolute" if "pos_1LC" in state else "rotary",
         "modulation": modulation,
-        # the published pooling option concerns the linear kind only; the table takes the mean
+        # the published pooling option is for the linear kind only; the table takes the mean
         "modulation_pooling": "max" if modulation == "linear" and max_pooling else "mean",
     }
-    transformer = _checked(TransformerConfig, ours, source)
+    transformer = TransformerConfig.from_dict(ours, source)
     if "diff_width" not in values:
         return transformer, None
     steps = values.get("num_sampling_steps", 8)
     diffusion = {
         "width": values["diff_width"],
         "depth": _field(values, "diff_depth", source),
-        # published as text
+        # published as a string
         "sampling_steps": int(steps) if isinstance(steps, str) and re.fullmatch("[0-9]{1,6}", steps) else steps,
         "batch_multiplier": values.get("diffusion_batch_mul", 4),
     }
-    return transformer, _checked(ResidualDiffusionConfig, diffusion, source)
+    return transformer, ResidualDiffusionConfig.from_dict(diffusion, source)
 
 
 def _modulation_kind(values: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
-    """The table wins over the other two, even when `disable_aln` is set."""
+    """The table takes precedence over the other two, even if `disable_aln` is set."""
     if values.get("shared_aln", "blocks.0.scale_shift_table" in state):
         return "table"
     return "none" if values.get("disable_aln", "blocks.0.ada_lin.1.weight" not in state) else "linear"
@@ -117,7 +104,7 @@ def var_configs(
     scales: Sequence[int] | None,
     sources: tuple[str, str],
 ) -> tuple[TokenizerConfig, TransformerConfig]:
-    """Sizes of a VAR checkpoint, which stores none: they are read off its tensors.
+    """Sizes of a VAR checkpoint, from the shapes of its tensors, since it stores none.
 
     scales: the schedule; None takes the published one whose token count fits the position table.
     sources: the files of the two, for errors.
@@ -148,7 +135,7 @@ def var_configs(
         "shared_phi": max(1, _count(tokenizer, "quantize.quant_resi.qresi_ls.{}.weight")),
         "quant_conv_kernel": _tensor(tokenizer, "quant_conv.weight", 4, vae).shape[-1],
     }
-    tokenizer_config = _checked(TokenizerConfig, common | ours, vae)
+    tokenizer_config = TokenizerConfig.from_dict(common | ours, vae)
     ours = {
         "width": width,
         "depth": _count(transformer, "blocks.{}.attn.proj.weight"),
@@ -162,15 +149,15 @@ def var_configs(
         "position": "absolute",
         "modulation": "shared" if "shared_ada_lin.1.weight" in transformer else "linear",
     }
-    return tokenizer_config, _checked(TransformerConfig, common | ours, var)
+    return tokenizer_config, TransformerConfig.from_dict(common | ours, var)
 
 
-# VAR's checkpoints hold no schedule; the one at 512 px is VAR-d36-s, whose blocks share their AdaLN.
+# VAR's checkpoints store no schedule. The one at 512 px is that of VAR-d36-s, whose blocks share their AdaLN.
 PUBLISHED_VAR_SCALES = (SCALES_256, SCALES_512)
 
 
 def _tensor(state: Mapping[str, Tensor], name: str, dimensions: int, source: str) -> Tensor:
-    """A tensor that sizes are read off: it must be there and not be empty."""
+    """A tensor from whose shape sizes are taken: it must exist and not be empty."""
     if name not in state:
         raise CheckpointError(f"{source}: {name} is missing")
     if state[name].dim() != dimensions or state[name].numel() == 0:
@@ -179,5 +166,5 @@ def _tensor(state: Mapping[str, Tensor], name: str, dimensions: int, source: str
 
 
 def _count(state: Mapping[str, Tensor], name: str) -> int:
-    """How many tensors there are of a name with a number in it, from 0 on."""
+    """How many tensors have this name with the numbers 0, 1, 2, ..."""
     return next(i for i in itertools.count() if name.format(i) not in state)

@@ -1,4 +1,4 @@
-"""What a stage starts from: tokenizers in every layout, and the check that sizes fit."""
+"""What training starts from: tokenizers in every layout, and the check that sizes fit."""
 
 from __future__ import annotations
 
@@ -6,27 +6,20 @@ from collections.abc import Set
 from pathlib import Path
 
 from hart.checkpoint.loading import load_model, resolve_model
-from hart.checkpoint.storage import (
-    CONFIG_FILE,
-    HART_FILE,
-    TOKENIZER_FILE,
-    load_module,
-    save_module,
-)
+from hart.checkpoint.storage import CONFIG_FILE, HART_FILE, TOKENIZER_FILE, load_module, save_module
 from hart.config import Config, ConfigError, TokenizerConfig
-from hart.files import atomic_write, user_path
+from hart.files import user_path, write_text
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
 
 def save_tokenizer(folder: Path, tokenizer: HybridTokenizer) -> None:
     """Write a tokenizer alone; the configuration last, as `save_model` does."""
     save_module(folder / TOKENIZER_FILE, tokenizer)
-    text = tokenizer.config.to_json()
-    atomic_write(folder / CONFIG_FILE, lambda file: file.write(text.encode()))
+    write_text(folder / CONFIG_FILE, tokenizer.config.to_json())
 
 
 def load_tokenizer(name: str | Path) -> HybridTokenizer:
-    """A tokenizer in evaluation mode: what `save_tokenizer` wrote, or that of any model (`resolve_model`).
+    """A tokenizer in evaluation mode: one that `save_tokenizer` wrote, or that of any model (`resolve_model`).
 
     Raises `CheckpointError` or `ConfigError`.
     """
@@ -40,14 +33,14 @@ def load_tokenizer(name: str | Path) -> HybridTokenizer:
 
 
 def over_scales(tokenizer: HybridTokenizer, scales: tuple[int, ...]) -> HybridTokenizer:
-    """The same weights over other scales, in evaluation mode; the last scale decides the size of the images."""
+    """The same weights for other scales, in evaluation mode; the last scale decides the image size."""
     other = HybridTokenizer(tokenizer.config.replace(scales=scales))
     other.load_state_dict(tokenizer.state_dict())
     return other.eval()
 
 
 def same_sizes(source: str, theirs: Config, ours: Config, *, besides: Set[str]) -> None:
-    """Raise `ConfigError` naming the fields in which a source's configuration is not the recipe's."""
+    """Raise `ConfigError` naming the fields in which a source's configuration differs from the recipe's."""
     there, here = theirs.to_dict(), ours.to_dict()
     differing = [name for name in here if name not in besides and there[name] != here[name]]
     if differing:

@@ -1,11 +1,11 @@
-"""Weights on disk: safetensors written atomically, read strictly; PyTorch's own files read without running code.
+"""Weights on disk: safetensors, written atomically and read strictly; PyTorch's own files, read without running code.
 
 A model of this project is a folder:
 
     config.json                 HartConfig
     tokenizer.safetensors       HybridTokenizer
     hart.safetensors            Hart: transformer and residual diffusion
-    text_encoder.safetensors    the compact text encoder, where the model has one
+    text_encoder.safetensors    the compact text encoder, if the model has one
     word_pieces.json            its word pieces, read by the tokenizers library
 """
 
@@ -35,7 +35,7 @@ HART_FILE = "hart.safetensors"
 TEXT_ENCODER_FILE = "text_encoder.safetensors"
 
 WEIGHT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-"""What weights may be stored as. Others, 8-bit floats too, are quantised by a scale that no layout here has."""
+"""Types of stored weights. Narrower ones, such as 8-bit floats, would need a scale, which no layout here has."""
 WEIGHTS = tuple(str(dtype).removeprefix("torch.") for dtype in WEIGHT_TYPES)
 SHOWN_PROBLEMS = 8
 TYPE_NAMES = {
@@ -50,14 +50,14 @@ TYPE_NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-"""What safetensors calls the types of tensors."""
+"""The names of tensor types in safetensors."""
 
 Kind = tuple[torch.Size, str]
-"""Shape and number type of a tensor, as far as they can be told without reading it."""
+"""Shape and number type of a tensor, known without reading it."""
 
 
 class CheckpointError(HartError):
-    """A checkpoint that is absent, damaged or of another model; names the file and the tensors."""
+    """A checkpoint that is absent, damaged or of another model; the message names the file and the tensors."""
 
 
 def save_module(path: Path, module: nn.Module, dtype: torch.dtype | None = None, *, overwrite: bool = True) -> None:
@@ -74,7 +74,7 @@ def save_module(path: Path, module: nn.Module, dtype: torch.dtype | None = None,
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], *, overwrite: bool = True) -> None:
-    """Write tensors on the CPU as one safetensors file, tensor by tensor: the library's own writer copies all first."""
+    """Write tensors on the CPU as one safetensors file, one by one: the library's own writer first copies them all."""
     stored = {name: value.detach().contiguous() for name, value in tensors.items()}
     # the widest types first, so that every tensor is aligned
     order = sorted(stored, key=lambda name: (-stored[name].element_size(), name))
@@ -96,18 +96,18 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], *, overwrite: b
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file. Raises `CheckpointError` when it is absent, truncated or of another format."""
+    """All tensors of a file. Raises `CheckpointError` if it is absent, truncated or of another format."""
     with _opened(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A safetensors file whose tensors are read one by one. Raises as `read_safetensors`."""
+    """A safetensors file whose tensors are read one by one. Raises like `read_safetensors`."""
     try:
         require_regular(path)
         try:
-            # a mapped file counts as memory of the process for as long as it is open
+            # a mapped file counts as memory of the process while it is open
             opened = safe_open(path, framework="pt", backend="pread")
         except TypeError:  # safetensors before 0.8 maps all files
             opened = safe_open(path, framework="pt")
@@ -126,17 +126,17 @@ RENAMED_TENSORS = {
     "lift.weight": "embed_proj.weight",
     "lift.bias": "embed_proj.bias",
 }
-"""Names that files of older versions have for tensors of the compact text encoder -> names today."""
+"""Names of the compact text encoder's tensors in files of older versions -> names today."""
 FIRST_NAMES = {new: old for old, new in RENAMED_TENSORS.items()}
 
 
 def fingerprint(module: nn.Module) -> str:
-    """What tells weights from others: SHA-256 over names, shapes and float32 values, in hex.
+    """Identifies weights: SHA-256 over names, shapes and float32 values, in hex.
 
-    The same for one model on any device, in any file; weights that were stored in a narrower type are other weights.
+    It does not depend on device or file format; weights that were rounded to a narrower type are other weights.
     """
     digest = hashlib.sha256()
-    # by the first names, so that sets and runs that were made with a model still know it
+    # by the oldest names, so that data sets and runs made with a model still recognise it
     state = {FIRST_NAMES.get(name, name): value for name, value in module.state_dict().items()}
     for name, value in sorted(state.items()):
         stored = value.detach().to("cpu", torch.float32 if value.is_floating_point() else None).contiguous()
@@ -148,10 +148,10 @@ def fingerprint(module: nn.Module) -> str:
 def load_state(
     module: nn.Module, state: Mapping[str, Tensor], source: Path | str, name_in_file: Callable[[str], str] = str
 ) -> None:
-    """Copy `state` into `module` strictly, or `CheckpointError` and no change.
+    """Copy `state` into `module` strictly, or raise `CheckpointError` and change nothing.
 
-    Names, shapes and kinds of numbers must be the module's own; floating-point numbers of `WEIGHT_TYPES`, all finite.
-    source, name_in_file: how errors call the file, and a tensor in it.
+    Names, shapes and kinds of numbers must be the module's own; weights are of `WEIGHT_TYPES` and finite.
+    source, name_in_file: the names of the file, and of a tensor in it, for errors.
     """
     _require_fitting(module, {name: _kind(value) for name, value in state.items()}, source, name_in_file)
     for name, value in state.items():
@@ -171,10 +171,10 @@ def fill_state(
     source: Path | str,
     name_in_file: Callable[[str], str] = str,
 ) -> None:
-    """Give a module that was built `without_memory` its weights, in `dtype`; errors as of `load_state`.
+    """Give a module that was built `without_memory` its weights, in `dtype`; errors as in `load_state`.
 
-    Takes the tensors out of `state` one by one: they become the module's own where their type is the same, and else
-    are freed, so that weights are held once.
+    Takes the tensors out of `state` one by one: they become the module's own if their type is the same, else they are
+    converted and freed, so that weights are held once.
     """
     kinds = {name: _kind(value) for name, value in state.items()}
     _require_fitting(module, kinds, source, name_in_file)
@@ -204,12 +204,11 @@ def fill_module(module: nn.Module, path: Path, dtype: torch.dtype) -> None:
 
 
 def require_finite(value: Tensor, source: Path | str, name: str) -> None:
-    """Raise `CheckpointError` where a tensor of weights has a NaN or an infinite number in it."""
-    # a finite sum has finite terms; only where it overflowed are they looked at one by one
+    """Raise `CheckpointError` if a tensor of weights holds a NaN or an infinite number."""
+    # a finite sum has finite terms; only if it overflowed are they checked one by one
     if value.is_floating_point() and not value.sum().isfinite() and not value.isfinite().all():
         raise CheckpointError(
-            f"{source}: {name} holds numbers that are not finite: the training that wrote it went astray, or the file "
-            "is damaged"
+            f"{source}: {name} holds numbers that are not finite: its training diverged, or the file is damaged"
         )
 
 
@@ -242,12 +241,12 @@ def _kind(value: Tensor) -> Kind:
 
 
 def _type_name(stored: str) -> str:
-    """torch's name of a type, from that of safetensors; unknown ones as they are."""
+    """torch's name of a type, from the name in safetensors; unknown ones unchanged."""
     return next((str(dtype).removeprefix("torch.") for dtype, name in TYPE_NAMES.items() if name == stored), stored)
 
 
 def _put(module: nn.Module, name: str, value: Tensor, dtype: torch.dtype) -> None:
-    """Make `value`, which nobody else writes to, the parameter or buffer `name` of a module."""
+    """Make `value`, which nothing else writes to, the parameter or buffer `name` of a module."""
     owner_name, _, leaf = name.rpartition(".")
     owner = module.get_submodule(owner_name)
     place: Tensor = getattr(owner, leaf)
@@ -256,8 +255,8 @@ def _put(module: nn.Module, name: str, value: Tensor, dtype: torch.dtype) -> Non
     setattr(owner, leaf, nn.Parameter(value, place.requires_grad) if is_parameter else value)
 
 
-ADVICE = "ask for the weights as safetensors, or save a dictionary of tensors alone"
-# How torch names, in its own errors, a class or function that a file wants to call.
+ADVICE = "get the weights as safetensors, or save a dictionary that holds tensors alone"
+# How torch's errors name a class or function that a file wants to call.
 FOREIGN = re.compile(r"GLOBAL (\S+)|Unsupported class (\S+)|build instruction for (\S+)")
 
 
@@ -266,7 +265,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         require_regular(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of formats that are refused below
+            warnings.simplefilter("ignore")  # about formats that are refused below
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileError as error:
         raise CheckpointError(str(error)) from None
@@ -283,9 +282,9 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def _fault(name: object, value: object) -> str:
-    """What keeps an entry from being a tensor with a name and ordinary numbers; nothing where it is one."""
+    """What is wrong with an entry that is not a named tensor of ordinary numbers; empty if it is one."""
     if not isinstance(name, str):
-        return "is no name"
+        return "is not a name"
     if not isinstance(value, Tensor):
         return f"is {type(value).__name__}"
     if value.is_quantized or value.layout != torch.strided or value.is_nested:
@@ -299,5 +298,5 @@ def _refusal(error: Exception) -> str:
     found = FOREIGN.search(str(error))
     if found is not None:
         foreign = next(name for name in found.groups() if name is not None)
-        return f"holds {foreign}, which is no tensor, and is not opened, since that could run code in it: {ADVICE}"
+        return f"holds {foreign}, which is no tensor; it is not opened, since that could run code in it: {ADVICE}"
     return "not a readable PyTorch weight file: it is cut off, damaged or of another format; copy or download it again"

@@ -1,8 +1,8 @@
 """Recompute every quantity that a golden file records, and compare (`hart verify`).
 
-A golden case is a checkpoint with `case.json` (settings) and `golden.safetensors` (numbers of the published
-reference) beside it. Everything is computed by the modules that generation and training use; the random
-parts are replaced by the recorded or constant numbers that the reference run was given.
+A golden case is a checkpoint with `case.json` (settings) and `golden.safetensors` (numbers of the published reference)
+beside it. The modules of generation and training compute everything; random numbers are replaced by the recorded or
+constant ones of the reference run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 GOLDEN_FILE = "golden.safetensors"
 CASE_FILE = "case.json"
 
-# What the reference run was given; everything else in a golden file is recomputed. See `_checked_inputs`.
+# The inputs of the reference run; everything else in a golden file is recomputed. See `_checked_inputs`.
 INPUTS = frozenset(
     {
         "tokenizer.image",
@@ -42,14 +42,14 @@ INPUTS = frozenset(
 TOLERANCE = 1e-4
 """Largest difference allowed, relative to max(1, largest |golden value|)."""
 
-# Guidance and clipping amplify rounding at single tokens of these two: mean and largest absolute difference.
+# In these two, guidance and clipping amplify rounding at single tokens: limits of mean and largest difference.
 AMPLIFIED = frozenset({"generate.latent", "generate.image"})
 AMPLIFIED_MEAN, AMPLIFIED_MAX = 3e-4, 1e-2
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One recorded quantity: its largest absolute difference, the tolerance it is held to, and the verdict."""
+    """One recorded quantity: its largest absolute difference, the tolerance for it, and the verdict."""
 
     name: str
     difference: float
@@ -59,7 +59,7 @@ class Comparison:
 
 
 class RecordedNoise:
-    """Generation with its random parts switched off (see `hart.generation.noise.NoiseSource`)."""
+    """Generation without chance (see `hart.generation.noise.NoiseSource`)."""
 
     def __init__(self, start_noise: Tensor | None, images: int, device: torch.device) -> None:
         self.noise = start_noise
@@ -85,11 +85,11 @@ class RecordedNoise:
 
 
 def verify(folder: Path, *, device: torch.device = CPU, dtype: torch.dtype = torch.float32) -> list[Comparison]:
-    """Compare every key of the golden file in `folder`; a key without a computation is a failure.
+    """Compare every key of the golden file in `folder`; a key that is not recomputed is a failure.
 
-    device: computes. dtype: of transformer, residual diffusion and decoder, as in `HartPipeline`; tolerances and
-        verdicts are those of float32, which is computed without TF32.
-    Raises `HartError` where the model, the case or its inputs cannot be read or do not fit together.
+    device: where to compute. dtype: of transformer, residual diffusion and decoder, as in `HartPipeline`; tolerances
+        are for float32, which is computed without TF32.
+    Raises `HartError` if the model, the case or its inputs cannot be read or do not fit together.
     """
     golden = read_safetensors(folder / GOLDEN_FILE)
     settings = read_case(folder / CASE_FILE)
@@ -106,7 +106,7 @@ def verify(folder: Path, *, device: torch.device = CPU, dtype: torch.dtype = tor
         computed = recompute(model, {name: value.to(device) for name, value in inputs.items()}, settings)
     recorded = [name for name in sorted(golden) if name not in INPUTS]
     if not recorded:
-        raise CheckpointError(f"{folder / GOLDEN_FILE}: holds inputs only, there is nothing to compare with")
+        raise CheckpointError(f"{folder / GOLDEN_FILE}: holds inputs only: there is nothing to compare")
     return [_compare(name, golden[name], computed.get(name)) for name in recorded]
 
 
@@ -114,7 +114,7 @@ def read_case(path: Path) -> SamplingConfig:
     """The sampling that a golden case was generated with. Raises `CheckpointError` naming the file and the key."""
     case = read_object(path)
     if missing := [name for name in ("guidance_scale", "smooth") if name not in case]:
-        raise CheckpointError(f"{path}: lacks {', '.join(missing)}, which the golden numbers were generated with")
+        raise CheckpointError(f"{path}: lacks {', '.join(missing)}, with which the golden numbers were generated")
     settings = {"guidance_scale": case["guidance_scale"], "gumbel_smoothing": case["smooth"], "top_k": None}
     try:
         return SamplingConfig.from_stored(settings | {"maskgit_steps": case.get("maskgit_iterations", 1)})
@@ -123,7 +123,7 @@ def read_case(path: Path) -> SamplingConfig:
 
 
 def _checked_inputs(path: Path, config: HartConfig, golden: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`INPUTS` as this model takes them, in float32 or int64. Raises `CheckpointError` for absent or unfit ones."""
+    """`INPUTS` as this model takes them, in float32 or int64. Raises `CheckpointError` for absent or wrong ones."""
     sizes, image_size = config.transformer, config.tokenizer.image_size
     image = golden.get("tokenizer.image")
     batch = len(image) if image is not None and image.dim() else 0
@@ -160,7 +160,7 @@ def _checked_inputs(path: Path, config: HartConfig, golden: Mapping[str, Tensor]
 
 @torch.no_grad()
 def recompute(model: LoadedModel, inputs: Mapping[str, Tensor], settings: SamplingConfig) -> dict[str, Tensor]:
-    """Every quantity this project has a computation for, from the golden file's inputs."""
+    """Every quantity that this project computes from the golden file's inputs."""
     context = _context(model, inputs)
     results = _tokenizer(model, inputs["tokenizer.image"])
     if isinstance(context, TextContext):
@@ -207,21 +207,21 @@ def _teacher(model: LoadedModel, context: Context, inputs: Mapping[str, Tensor])
     head = hart.residual
     if head is None:
         return {"teacher.logits": logits}
-    codes = logits[:, -output.segments[-1] :].argmax(dim=-1)
-    embeddings = tokenizer.quantizer.codebook(codes)
-    condition = hart.residual_condition(output.last_scale, embeddings).flatten(0, 1)
-    target = (maps.last_scale_continuous - embeddings).flatten(0, 1)
+    embeddings = tokenizer.quantizer.codebook(logits[:, -output.segments[-1] :].argmax(dim=-1))
+    condition = hart.residual_condition(output.last_scale, embeddings)
+    target = maps.last_scale_continuous - embeddings
     timesteps, noise = inputs["diffusion.timesteps"], inputs["diffusion.noise"]
-    loss = head.loss(condition, target, timesteps, noise)
-    noised = head.process.noised(target / head.config.tokens_scale, timesteps, noise)
+    once = target.unsqueeze(1).shape  # every token is noised once
+    loss = head.loss(condition, target, timesteps.view(once[:3]), noise.view(once))
+    noised = head.process.noised(target.flatten(0, 1) / head.config.tokens_scale, timesteps, noise)
     return {
         "teacher.logits": logits,
-        "teacher.residual_condition": condition.view_as(output.last_scale),
-        "teacher.residual_target": target.view_as(embeddings),
+        "teacher.residual_condition": condition,
+        "teacher.residual_target": target,
         "diffusion.loss": loss.total,
         "diffusion.mse": loss.mse,
         "diffusion.vb": loss.variational_bound,
-        "diffusion.output": head.denoiser(noised, timesteps, head.denoiser.embed_condition(condition)),
+        "diffusion.output": head.denoiser(noised, timesteps, head.denoiser.embed_condition(condition.flatten(0, 1))),
     }
 
 
@@ -242,7 +242,7 @@ def _generate(
 
 def _compare(name: str, golden: Tensor, computed: Tensor | None) -> Comparison:
     if computed is None:
-        return Comparison(name, float("nan"), 0.0, False, "no computation for this key")
+        return Comparison(name, float("nan"), 0.0, False, "this key is not recomputed")
     if golden.is_complex() or (golden.dtype.itemsize == 1 and golden.is_floating_point()):
         return Comparison(name, float("nan"), 0.0, False, f"recorded as {golden.dtype}, which is not compared")
     if computed.shape != golden.shape:

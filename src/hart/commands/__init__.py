@@ -1,6 +1,6 @@
-"""The sub-commands of `hart`, one file a group, and what command lines of projects are made of.
+"""The sub-commands of `hart`, one file per group, and the building blocks of projects' command lines.
 
-PyTorch and the models are imported inside the functions.
+PyTorch and the models are imported inside the functions, so that help appears at once.
 """
 
 from __future__ import annotations

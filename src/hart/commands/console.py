@@ -28,7 +28,7 @@ Report = Callable[[int, int | None, str], None]
 
 @contextmanager
 def progress(first: str) -> Iterator[Report]:
-    """A bar on stderr that disappears at the end; nothing at all where stderr is no terminal.
+    """A bar on stderr that disappears at the end; nothing if stderr is not a terminal.
 
     first: what is being done until the first report.
     """
@@ -38,7 +38,7 @@ def progress(first: str) -> Iterator[Report]:
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     shown = console.is_terminal
-    # what a pipe is to get must not go to the terminal, where lines are put above the bar
+    # lines for a terminal are put above the bar; those for a pipe must reach the pipe
     redirect = sys.stdout.isatty()
     with Progress(*columns, console=console, transient=True, disable=not shown, redirect_stdout=redirect) as bar:
         task = bar.add_task(first, total=None)
@@ -46,18 +46,18 @@ def progress(first: str) -> Iterator[Report]:
 
 
 def scale_reporter(report: Report) -> Callable[[ScalePreview], None]:
-    """An `on_scale` that reports scales and batches and decodes nothing."""
+    """A `callback_on_scale` that reports scales and batches and decodes nothing."""
 
-    def on_scale(preview: ScalePreview) -> None:
+    def callback(preview: ScalePreview) -> None:
         done, total = preview.batch * preview.scales + preview.k + 1, preview.batches * preview.scales
         what = f"batch {preview.batch + 1}/{preview.batches}, scale {preview.k + 1}/{preview.scales}"
         report(done, total, what)
 
-    return on_scale
+    return callback
 
 
 def writable_folder(path: Path) -> Path:
-    """Make the folder if need be and try it out, before any work is done. Raises `HartError`."""
+    """Make the folder if need be and try to write there, before any work is done. Raises `HartError`."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
@@ -72,7 +72,7 @@ def owned(folder: Path, what: str, name: str = LOCK_FILE) -> Iterator[None]:
     """A folder that exists, for this process alone; see `hart.commands.locks.locked`."""
     with locked(folder, what, name) as has_lock:
         if not has_lock:
-            note(f"{folder}: this drive has no locks: see to it that nothing else writes there")
+            note(f"{folder}: this drive has no locks: make sure that nothing else writes there")
         yield
 
 
@@ -114,15 +114,15 @@ def prompt_notes() -> Iterator[None]:
         yield
 
 
-def print_path(path: Path, rest: str = "") -> None:
-    """A file that was written, and what is to be said of it: one line on stdout."""
-    line = f"{path}{rest}"
+def print_path(path: Path, remark: str = "") -> None:
+    """One line on stdout: a file that was written, and a remark."""
+    line = f"{path}{remark}"
     # names that are no UTF-8 come out as the bytes that they are
     typer.echo(line if line.isprintable() else os.fsencode(line))
 
 
 def model_name(name: str) -> str:
-    """A model's name as it is still right in another working directory: folders and files become absolute."""
+    """A model's name that holds in any working directory: folders and files become absolute."""
     path = user_path(name)
     return os.path.abspath(path) if path.exists() else name  # noqa: PTH100 - links stay as given
 
@@ -131,13 +131,13 @@ NUMBERED = re.compile(r"([0-9]{3,9})-.*\.png")
 
 
 class NumberedFiles:
-    """PNG files of one command: numbered on from those that the folder has, so that names sort as they were written.
+    """PNG files of one command, numbered on from those in the folder, so that names sort in the order of writing.
 
-    Other commands may write into the same folder meanwhile: a name that is taken is passed over.
+    Other commands may write into the same folder meanwhile: a taken name is skipped.
     """
 
     def __init__(self, folder: Path, count: int) -> None:
-        """count: how many files are to come; the numbers are as wide as the last one."""
+        """count: how many files are to come; numbers are as wide as the last one."""
         found = (NUMBERED.fullmatch(entry.name) for entry in os.scandir(folder))
         first = max((int(match[1]) + 1 for match in found if match is not None), default=0)
         self._folder = folder
@@ -159,7 +159,7 @@ def write_new(paths: Iterator[Path], save: Callable[[Path], None]) -> Path:
         try:
             save(path)
         except FileExistsError:
-            if not os.path.lexists(path):  # the folder is no folder any more
+            if not os.path.lexists(path):  # the folder is gone
                 raise
         else:
             return path

@@ -1,4 +1,4 @@
-"""`hart data`: precomputes what training reads."""
+"""`hart data`: precompute what training reads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hart.commands.options import (
 from hart.errors import HartError
 from hart.training.encode_options import EncodeOptions
 
-app = typer.Typer(help="Encode data sets.", no_args_is_help=False)
+app = typer.Typer(no_args_is_help=False)
 
 
 @app.callback()
@@ -36,36 +36,42 @@ def data() -> None:
 @options_from_config
 def encode(
     source: Annotated[str, typer.Argument(metavar=DATA_METAVAR, help=DATA_HELP)],
-    directory: Annotated[Path, typer.Argument(help="Folder to write; a run that was stopped continues.")],
+    directory: Annotated[
+        Path, typer.Argument(help="Folder to write; the same command resumes a run that was stopped.")
+    ],
     options: EncodeOptions,
-    tokenizer: Annotated[str, typer.Option(help="Trained tokenizer, or a model that has one: folder, name or hub id.")],
+    tokenizer: Annotated[
+        str, typer.Option(help="Trained tokenizer, or any model: folder, shipped model or Hugging Face id.")
+    ],
     text_encoder: Annotated[
         str | None,
         typer.Option(
-            help="Text encoder, or a model that has one: folder, name, or hub id of a Qwen2; without it class labels "
-            "are stored."
+            help="Text encoder, or any model: folder, shipped model, or Hugging Face id of a Qwen2. Without it, class "
+            "labels are stored."
         ),
     ] = None,
-    text_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a Qwen2's features; others have their own.")] = 300,
+    text_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens per caption of a Qwen2; other text encoders have their own number.")
+    ] = 300,
     text_instruction: Annotated[
         bool, typer.Option("--text-instruction", help="Put the enhancement instruction before every caption.")
     ] = False,
     split: SplitOption = "train",
     kind: KindOption = None,
     scales: Annotated[
-        str, typer.Option(metavar="1,2,...", help="Grid sizes of the scales; the tokenizer's own by default.")
+        str, typer.Option(metavar="1,2,...", help="Grid sizes of the scales; by default the tokenizer's own.")
     ] = "",
     size: Annotated[
         int | None,
-        typer.Option(help="Side of the images in pixels, in place of --scales, which then follow from it."),
+        typer.Option(help="Image size in pixels, from which the scales follow; in place of --scales."),
     ] = None,
     fit: FitOption = "crop",
     device: DeviceOption = None,
     image_column: ImageColumn = "",
     caption_column: CaptionColumn = "",
-    label_column: Annotated[str, typer.Option(help="Field with the class, where it has an unusual name.")] = "",
+    label_column: Annotated[str, typer.Option(help="Field that holds the class, if its name is unusual.")] = "",
 ) -> None:
-    """Precompute codes, residuals and text features of a set, so that training the transformer runs no encoder."""
+    """Precompute codes, residuals and text features of a data set, so that training the transformer runs no encoder."""
     with needs_extra("train"):
         from hart.checkpoint.starting import load_tokenizer, over_scales
     import torch
@@ -82,7 +88,7 @@ def encode(
     where = resolve_device(device)
     codes = load_tokenizer(tokenizer)
     if scales and size is not None:
-        raise HartError("--scales and --size say the same twice: give one of them")
+        raise HartError("--scales and --size both set the scales: give one of them")
     if scales:
         codes = over_scales(codes, _scales(scales))
     elif size is not None:
@@ -96,7 +102,7 @@ def encode(
     columns = Columns(image_column, caption_column, label_column)
     opened = open_source(source, split, kind=kind, columns=columns)
     note(opened.description)
-    # others may write other parts of the same set
+    # other processes may write other parts of the same set
     lock = re.sub(r"\W", "_", f"{split} {options.part}")
     with owned(directory, f"encoding of part {options.part}", f"{LOCK_FILE}-{lock}"), progress("encoding") as report:
         summary = encode_dataset(
@@ -104,12 +110,12 @@ def encode(
         )
     if summary.cut:
         note(f"{summary.cut} of {summary.captions} captions are longer than the text encoder reads, and were cut")
-    what = "" if summary.finished else " so far; other parts are still to be written"
+    what = "" if summary.finished else " so far; other parts are not written yet"
     typer.echo(f"{directory}: {summary.images} images, {summary.captions} captions, {summary.damaged} damaged{what}")
 
 
 def _scales(text: str) -> tuple[int, ...]:
     """ "1,2,4" as (1, 2, 4)."""
     if re.fullmatch(r"[0-9]+(,[0-9]+)*", text) is None:
-        raise HartError(f"scales {text!r}: give grid sizes with commas, such as 1,2,3,4,5,6,8,10,13,16")
+        raise HartError(f"scales {text!r}: give grid sizes separated by commas, such as 1,2,3,4,5,6,8,10,13,16")
     return tuple(int(grid_size) for grid_size in text.split(","))

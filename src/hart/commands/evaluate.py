@@ -68,7 +68,7 @@ def _command(suite: Suite[Any], program: str) -> Any:
 
 
 def run_suite(suite: Suite[Any], options: SuiteOptions, out: Path, program: str = "hart") -> None:
-    """Measure, write the result into `out`, print its table and where it lies, and say its warnings on stderr."""
+    """Measure, write the result into `out`, print its table and paths, and its notes on stderr."""
     from hart.evaluation.report import figures_table, write_result
 
     writable_folder(out)

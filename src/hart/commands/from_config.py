@@ -4,9 +4,9 @@
     @options_from_config
     def train(recipe: Annotated[Path, typer.Argument()], options: TrainOptions) -> None: ...
 
-A field's type, default, `description` and bounds (`ge`, `le`) become the option's. Numbers of a tuple are given with
-commas or by repeating the option, other items by repeating it; a switch that is not off by itself has a `--no-` form. A
-field's `json_schema_extra` may hold `metavar`, `flags` (`["-n", "--count"]`), and `positional` for an argument.
+A field's type, default, `description` and bounds (`ge`, `le`) become the option's. Numbers of a tuple are separated by
+commas or given by repeating the option, other items by repeating it; a switch that is on by default has a `--no-`
+form. A field's `json_schema_extra` may hold `metavar`, `flags` (`["-n", "--count"]`), and `positional` for an argument.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ PLAIN = (bool, int, float, str, Path)
 
 
 def options_from_config(command: Callable[P, T]) -> Callable[..., T]:
-    """A command whose parameters that are configurations are replaced with one option a field.
+    """A command with every parameter that is a configuration replaced by one option per field.
 
-    What the fields do not allow is a `HartError` that names the option. Raises `TypeError` at once where two parameters
-    have one name.
+    A value that a field does not allow is a `HartError` naming the option. Raises `TypeError` at once if two
+    parameters have the same name.
     """
     hints = typing.get_type_hints(command, include_extras=True)
     parameters: list[inspect.Parameter] = []
@@ -66,7 +66,7 @@ def options_from_config(command: Callable[P, T]) -> Callable[..., T]:
 
 
 def config_from_options(config: type[T], given: dict[str, Any]) -> T:
-    """The configuration with what was given as options, by field. Raises `HartError` that names the option."""
+    """The configuration with the given options, by field. Raises `HartError` naming the option."""
     fields = config_fields(config)
     values = {name: _value(fields[name], value) for name, value in given.items()}
     try:
@@ -74,7 +74,7 @@ def config_from_options(config: type[T], given: dict[str, Any]) -> T:
     except ValidationError as error:
         called = {name: "/".join(option_flags(name, field)) or name.upper() for name, field in fields.items()}
         said = explain(error, config, called=called.__getitem__)
-        # a check of several fields stands for itself
+        # a check across fields needs no name before it
         raise HartError(said.removeprefix(f"{config.__name__}: ")) from None
 
 
@@ -84,7 +84,7 @@ def option_flags(name: str, field: FieldInfo) -> tuple[str, ...]:
     if "flags" in extra or extra.get("positional"):
         return tuple(extra.get("flags", ()))
     flag = name.replace("_", "-")
-    both = _kind(field)[0] is bool and field.default is not False
+    both = field_kind(field)[0] is bool and field.default is not False
     return (f"--{flag}/--no-{flag}" if both else f"--{flag}",)
 
 
@@ -100,7 +100,7 @@ def _extra(field: FieldInfo) -> dict[str, Any]:
 
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
-    kind, optional, many = _kind(field)
+    kind, optional, many = field_kind(field)
     bounds = {type(bound).__name__.lower(): bound for bound in field.metadata}
     number = kind in NUMBERS and not many
     declared: dict[str, Any] = {
@@ -125,9 +125,9 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _kind(field: FieldInfo) -> tuple[Any, bool, bool]:
-    """What the command line reads for a field (text, where only the configuration can tell), whether it may be None,
-    and whether there may be several."""
+def field_kind(field: FieldInfo) -> tuple[Any, bool, bool]:
+    """The type that the command line reads for a field (text where only the configuration can tell), whether it may be
+    None, and whether there may be several."""
     kind: Any = field.annotation
     optional = False
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
@@ -144,8 +144,8 @@ def _kind(field: FieldInfo) -> tuple[Any, bool, bool]:
 
 
 def _value(field: FieldInfo, value: Any) -> Any:
-    """What typer read, as the configuration takes it."""
-    kind, optional, many = _kind(field)
+    """A value that typer read, as the configuration takes it."""
+    kind, optional, many = field_kind(field)
     if not many:
         return value
     if not value and optional:

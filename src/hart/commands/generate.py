@@ -38,46 +38,46 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "emoji"
 SLUG_LENGTH = 40
-GRID_PIXELS, SMALLEST_SHOWN = 2**28, 128
-"""Pixels of a contact sheet at most; it enlarges images below 128 px."""
+GRID_PIXELS = 2**28
+"""Largest contact sheet."""
 
 
 class ModelOptions(Config, kw_only=True):
-    """Which model runs where; None is the default, or that of the image which is made again."""
+    """Which model runs where. None is the default, or with --like what the image was made with."""
 
     model: str | None = None
-    """Shipped name, folder or hub id; emoji by default."""
+    """Shipped model, folder or Hugging Face id; by default emoji."""
     device: str | None = None
-    """cpu, cuda, cuda:1 or mps; by default CUDA where there is one."""
+    """cpu, cuda, cuda:1 or mps; by default CUDA if there is one, else the CPU."""
     dtype: str | None = None
-    """float32, bfloat16 or float16; bfloat16 on cuda by default, else float32."""
+    """float32, bfloat16 or float16; by default bfloat16 on CUDA, else float32."""
     out: Path = Path("outputs")
     """Folder for the images."""
 
 
 class GenerateOptions(ModelOptions, kw_only=True):
-    """What to make. None is the default, or that of the image which is made again."""
+    """What to generate. None is the default, or with --like what the image was made with."""
 
     prompts: Annotated[Listed[str], Field(json_schema_extra={"positional": True})] = ()
-    """What to generate; a class number for class models."""
+    """What to generate: text, or class numbers for a class model."""
     negative_prompt: str | None = None
-    """What guidance leads away from, in all images."""
+    """What guidance steers away from, for all images."""
     images_per_prompt: Annotated[
         int | None, Field(ge=1, json_schema_extra={"flags": ["-n", "--images-per-prompt"]})
     ] = None
-    """Images of each prompt; 1 by default."""
+    """Images per prompt; by default 1."""
     seed: Annotated[int | None, Field(ge=0)] = None
-    """Seed of the first image; 0 by default."""
+    """Seed of the first image, by default 0; image i has the seed plus i."""
     size: int | None = None
-    """Side of the images in pixels."""
+    """Image size in pixels; every model has just one, any other is an error."""
     batch_size: Annotated[int | None, Field(ge=1)] = None
-    """Images made together; 1 on a CPU by default, 4 on a GPU."""
+    """Images generated together; by default 1 on a CPU, 4 on a GPU."""
     lora: Listed[Path] = ()
-    """Folder of an adapter to merge; several add up."""
+    """Folder of a LoRA adapter to merge; repeat it to add several."""
     lora_scale: float | None = None
     """Strength of the adapters; 1 is as trained."""
     random_weights: Annotated[bool, Field(json_schema_extra={"flags": ["--random-weights"]})] = False
-    """Use the model's sizes with random weights."""
+    """Use random weights in place of the model's: for timings, not for images."""
 
 
 NOTHING = GenerateOptions()
@@ -88,17 +88,20 @@ NOTHING = GenerateOptions()
 def generate(
     options: GenerateOptions,
     settings: Any,
-    prompts_file: Annotated[Path | None, typer.Option(help="Text file with a prompt a line.")] = None,
-    like: Annotated[Path | None, typer.Option(help="Make this image again; what else is given is changed.")] = None,
+    prompts_file: Annotated[Path | None, typer.Option(help="Text file with one prompt per line.")] = None,
+    like: Annotated[
+        Path | None, typer.Option(help="Generate this image again, with whatever else you give changed.")
+    ] = None,
     grid: Annotated[bool, typer.Option("--grid", help="Also write a contact sheet of all images.")] = False,
 ) -> None:
-    """Make images and print their paths. What is not given is taken from the model's own settings."""
+    """Generate images and print their paths. Settings that are not given are the model's own."""
     wanted = [*options.prompts, *(read_prompts(prompts_file) if prompts_file is not None else [])]
     if not wanted and like is None:
         raise HartError("nothing to generate: give a prompt, --prompts-file or --like")
     if any(not prompt.strip() for prompt in wanted):
         raise HartError("a prompt is empty: describe what to generate")
     writable_folder(options.out)
+    from hart.generation.contact_sheet import SMALLEST_SHOWN
     from hart.generation.metadata import read_record
 
     # links stay as given
@@ -110,7 +113,7 @@ def generate(
         options, row = _like(record, options)
         sampling = record.settings.sampling
     if given.lora_scale is not None and not options.lora:
-        raise HartError("--lora-scale is the strength of adapters, and there is none: give --lora too")
+        raise HartError("--lora-scale is the strength of an adapter: give --lora too")
     total = 1 if row is not None else len(options.prompts) * (options.images_per_prompt or 1)
     writer = ImageWriter(options, total, row, keep=grid)
     with says_what_is_kept(writer), progress(f"loading {options.model or DEFAULT_MODEL}") as report, prompt_notes():
@@ -142,7 +145,7 @@ def reconstruct(
     options: ModelOptions,
     images: Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)],
 ) -> None:
-    """Encode and decode images with a model's tokenizer: input, discrete and hybrid side by side, PSNR in dB."""
+    """Encode and decode images with a model's tokenizer: input, discrete and hybrid side by side, with PSNR in dB."""
     from hart.data.images import open_image
     from hart.generation.metadata import save_png
 
@@ -165,21 +168,21 @@ def reconstruct(
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file that are not blank. Raises `HartError` when there are none to be had."""
+    """The lines of a UTF-8 text file that are not blank. Raises `HartError` when there are none."""
     prompts = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not prompts:
-        raise HartError(f"{path}: holds no prompt: write one a line")
+        raise HartError(f"{path}: holds no prompt: write one per line")
     return prompts
 
 
 def slug(text: str) -> str:
-    """A short piece of a file name: letters and digits of any script, the rest as single dashes."""
+    """A short piece of a file name: letters and digits of any script, all else as single dashes."""
     words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
     return "-".join(words)[:SLUG_LENGTH].strip("-") or "image"
 
 
 def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions, int | None]:
-    """The options that make a recorded image again, changed by what was given; and which row of the result it is."""
+    """The options that generate a recorded image again, changed by what was given; and its row in the result."""
     from hart import __version__
 
     if record.version != __version__:
@@ -234,17 +237,17 @@ def _prompts_for(pipe: HartPipeline, prompts: Sequence[str]) -> list[str | int]:
 
 
 class ImageWriter:
-    """Writes batches as they are generated and prints the paths: a run that is stopped leaves what it has done."""
+    """Writes batches as they are generated and prints the paths: a run that is stopped keeps what it has done."""
 
     def __init__(self, options: GenerateOptions, total: int, row: int | None, *, keep: bool) -> None:
-        """total: images to come. row: write this one of the batch alone. keep: hold them for a contact sheet."""
+        """total: images to come. row: write only this one of the batch. keep: hold images for a contact sheet."""
         self.options, self.row, self.total, self.done = options, row, total, 0
         self._files = NumberedFiles(options.out, total)
         self._model = model_name(options.model or DEFAULT_MODEL)
         self._kept: list[tuple[str, int, Any]] | None = [] if keep else None
 
     def write(self, batch: HartOutput, pipe: HartPipeline) -> None:
-        """Write the images of one batch, or of a recorded one the image that is asked for."""
+        """Write the images of one batch, or only the row that is asked for."""
         from hart import __version__
         from hart.generation.metadata import ImageRecord, write_image
 
@@ -269,7 +272,7 @@ class ImageWriter:
         return write_new(with_suffixes(path), partial(save_png, image=sheet, overwrite=False))
 
     def _settings(self, batch: HartOutput, row: int, pipe: HartPipeline) -> ImageSettings:
-        """The settings of one image; with its batch, where it was not alone in it."""
+        """The settings of one image; with its batch, unless it was alone in it."""
         from hart.devices import dtype_name
         from hart.generation.metadata import BatchPlace, ImageSettings
 
@@ -289,7 +292,7 @@ class ImageWriter:
 
 @contextmanager
 def says_what_is_kept(writer: ImageWriter) -> Iterator[None]:
-    """On Ctrl-C a line on stderr: how many of the images there are, and where."""
+    """On Ctrl-C, one line on stderr: how many images were written, and where."""
     try:
         yield
     except KeyboardInterrupt:
@@ -298,7 +301,7 @@ def says_what_is_kept(writer: ImageWriter) -> Iterator[None]:
 
 
 def _hint_at_quotes(prompts: Sequence[str]) -> None:
-    """A note where the shell has probably made several prompts of one."""
+    """A note where the shell has probably split one prompt into several."""
     if len(prompts) > 1 and all(len(prompt.split()) == 1 for prompt in prompts):
         short = clipped(" ".join(prompts), SLUG_LENGTH)
         note(f'these are {len(prompts)} prompts of one word each; to generate them as one: hart generate "{short}"')

@@ -18,20 +18,20 @@ from hart.errors import HartError
 
 LOCK_FILE = ".hart-lock"
 HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK})
-"""What systems say of a lock that another process has; anything else comes of drives without locks."""
+"""Errors for a lock that another process holds; any other means a drive without locks."""
 WINDOWS_BYTE = 2**30
-"""Which byte Windows locks: one beyond the content, which others then can read."""
+"""The byte that Windows locks: one beyond the content, which others can then still read."""
 SAYING = 20
-"""How often the content is looked for while its owner, who has just taken the lock, is about to write it."""
+"""How often to look for the content, which a process writes just after it took the lock."""
 
 
 @contextmanager
 def locked(folder: Path, what: str, name: str = LOCK_FILE) -> Iterator[bool]:
-    """Hold the lock of a folder that exists. Gives False where the drive has none, and goes on without.
+    """Hold the lock of an existing folder. Gives False on a drive without locks.
 
-    what: is done there, for the message to the second one. name: of the lock's file; locks of other names do not
-    exclude each other. Raises `HartError` that names the process which holds it. A file that a killed process left
-    holds nobody up.
+    what: is done there, for the error of a second process. name: of the lock's file; locks of other names do not
+    exclude each other. Raises `HartError` naming the process that holds it. The file of a killed process blocks
+    nobody.
     """
     path = folder / name
     handle, has_lock = _taken(path, what)
@@ -50,7 +50,7 @@ def locked(folder: Path, what: str, name: str = LOCK_FILE) -> Iterator[bool]:
 
 def _taken(path: Path, what: str) -> tuple[int, bool]:
     """The open file, and whether it is locked."""
-    # neither waiting for a FIFO nor following a link that somebody put there
+    # neither wait for a FIFO nor follow a link that somebody put there
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
     while True:
         try:
@@ -59,7 +59,7 @@ def _taken(path: Path, what: str) -> tuple[int, bool]:
             raise HartError(f"{path}: cannot be opened as a lock ({error.strerror}): remove it") from None
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             os.close(handle)
-            raise HartError(f"{path}: is no regular file: remove it")
+            raise HartError(f"{path}: not a regular file: remove it")
         try:
             _lock(handle)
         except OSError as error:
@@ -67,8 +67,8 @@ def _taken(path: Path, what: str) -> tuple[int, bool]:
                 return handle, False
             who = _holder(path)
             os.close(handle)
-            raise HartError(f"{path.parent}: {what} goes on there already, by {who}: wait for it or end it") from None
-        # its last owner may have removed it after it was opened here: then it locks nothing
+            raise HartError(f"{path.parent}: {what} is already running there, by {who}: wait or stop it") from None
+        # its last owner may have removed the file after it was opened here: then it locks nothing
         with suppress(FileNotFoundError):
             if sys.platform == "win32" or os.path.samestat(os.fstat(handle), path.stat()):
                 return handle, True
@@ -76,7 +76,7 @@ def _taken(path: Path, what: str) -> tuple[int, bool]:
 
 
 def _lock(handle: int) -> None:
-    """Raises `OSError` at once where another process has it."""
+    """Raises `OSError` at once if another process has it."""
     if sys.platform == "win32":
         import msvcrt
 

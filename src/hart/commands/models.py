@@ -16,13 +16,11 @@ if TYPE_CHECKING:
 
     from hart.config import HartConfig
 
-MODEL_HELP = "Shipped name, folder or hub id."
-
 
 def info(
-    model: Annotated[str, typer.Argument(help=f"{MODEL_HELP} Also a preset's name or a config.json.")],
+    model: Annotated[str, typer.Argument(help="Shipped model, folder, Hugging Face id, preset or config.json.")],
 ) -> None:
-    """Show a model's scales, parameters by part, and multiply-accumulates (MACs) an image by part."""
+    """Show a model's scales, and its parameters and multiply-accumulates (MACs) per image, part by part."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -44,17 +42,20 @@ def info(
 
 
 def convert(
-    source: Annotated[str, typer.Argument(metavar="SRC", help=f"{MODEL_HELP} Any layout.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="Shipped model, folder in any layout, or Hugging Face id.")
+    ],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write.")],
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16: how weights are stored.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="How weights are stored: float32, bfloat16 or float16.")] = "float32",
     lora: Annotated[
-        list[Path] | None, typer.Option(help="Folder of an adapter to merge; several add up.", show_default=False)
+        list[Path] | None,
+        typer.Option(help="Folder of a LoRA adapter to merge; repeat it to add several.", show_default=False),
     ] = None,
     lora_scale: Annotated[float | None, typer.Option(help="Strength of the adapters; 1 is as trained.")] = None,
 ) -> None:
-    """Write a model in the project's own layout, adapters merged: a folder that opens and generates alone."""
+    """Write a model, with adapters merged, in this project's own layout: a folder that needs nothing else."""
     if lora_scale is not None and not lora:
-        raise HartError("--lora-scale is the strength of adapters, and there is none: give --lora too")
+        raise HartError("--lora-scale is the strength of an adapter: give --lora too")
     import torch
 
     from hart.checkpoint.loading import load_model, resolve_model
@@ -68,7 +69,7 @@ def convert(
         folder = resolve_model(source)
         require_new_model(destination, folder)
         writable_folder(destination)
-        # adapters are added in float32, whatever is stored
+        # adapters are merged in float32, whatever the stored type
         model = load_model(folder, torch.float32 if lora else stored)
         for adapter in lora or ():
             merge_lora(model.hart, user_path(adapter), 1.0 if lora_scale is None else lora_scale, model=source)
@@ -79,7 +80,7 @@ def convert(
 def verify(
     folder: Annotated[Path, typer.Argument(help="A checkpoint with case.json and golden.safetensors beside it.")],
 ) -> None:
-    """Recompute what a golden file records, a line a quantity; exit 1 if any differs too much."""
+    """Recompute what a golden file records, one line per quantity; exit code 1 if any differs too much."""
     from hart.checkpoint.verification import verify as compare
 
     with progress(f"recomputing {folder}"):
@@ -108,7 +109,7 @@ def _facts(config: HartConfig) -> dict[str, str]:
     facts = {
         "image": f"{config.tokenizer.image_size} x {config.tokenizer.image_size} px",
         "scales": ", ".join(map(str, schedule)),
-        "tokens a scale": ", ".join(map(str, schedule.token_counts)),
+        "tokens per scale": ", ".join(map(str, schedule.token_counts)),
         "tokens": str(schedule.total_tokens),
         "tokens are": "discrete + continuous (hybrid)" if config.hybrid else "discrete",
         "context": context,
@@ -121,7 +122,7 @@ def _facts(config: HartConfig) -> dict[str, str]:
 
 
 def _packing() -> str:
-    """Which number types have their linear layers packed on this machine's processor, and why others have not."""
+    """The number types whose linear layers are packed on this machine, and why the others are not."""
     from hart.devices import dtype_name
     from hart.inference.packing import PACKED_DTYPES, packing_refusal
 

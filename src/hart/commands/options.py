@@ -3,48 +3,48 @@
 from __future__ import annotations
 
 import inspect
-import typing
 from collections.abc import Callable
 from functools import wraps
 from typing import Annotated, Any, Literal
 
 import typer
 
+from hart.commands.from_config import config_fields, field_kind
 from hart.config import SamplingConfig
 from hart.data.kinds import Kind
 
 DATA_METAVAR = "DATA"
-DATA_HELP = "Folder, file, pattern or URLs of shards, or hf:OWNER/NAME."
+DATA_HELP = "Data set: folder, file, pattern or URLs of shards, or hf:OWNER/NAME."
 
 SplitOption = Annotated[
-    str, typer.Option(help="Part of the set: train, val, another that it has, or all of a set that is not divided.")
+    str, typer.Option(help="Split to read: train, val, any other that the set has, or all of an undivided set.")
 ]
-KindOption = Annotated[Kind | None, typer.Option(help="Format of the set; told from DATA by default.")]
-ImageColumn = Annotated[str, typer.Option(help="Field with the image, where it has an unusual name.")]
-CaptionColumn = Annotated[str, typer.Option(help="Field with the captions, where it has an unusual name.")]
+KindOption = Annotated[Kind | None, typer.Option(help="Format of the data set; by default detected.")]
+ImageColumn = Annotated[str, typer.Option(help="Field that holds the image, if its name is unusual.")]
+CaptionColumn = Annotated[str, typer.Option(help="Field that holds the captions, if its name is unusual.")]
 FitOption = Annotated[
-    Literal["crop", "pad"], typer.Option(help="crop: the largest centred square. pad: all of it, on white.")
+    Literal["crop", "pad"], typer.Option(help="crop: the largest centred square. pad: the whole image, on white.")
 ]
 DeviceOption = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; by default CUDA where there is one.", show_default=False)
+    str | None,
+    typer.Option(help="cpu, cuda, cuda:1 or mps; by default CUDA if there is one, else the CPU.", show_default=False),
 ]
 
 
 SAMPLING_FLAGS = {"guidance_scale": ("--guidance",)}
-"""Options of other names than their fields."""
+"""Options that are not named like their fields."""
 
 
 def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """A command whose parameter `settings` is replaced with an option for every field of `SamplingConfig`.
+    """A command with its parameter `settings` replaced by an option for every field of `SamplingConfig`.
 
-    The command gets a dictionary; None stands for what is not given.
+    The command gets a dictionary, with None for what is not given.
     """
-    fields = SamplingConfig.__pydantic_fields__
+    fields = config_fields(SamplingConfig)
     signature = inspect.signature(command)
     parameters = [parameter for parameter in signature.parameters.values() if parameter.name != "settings"]
     for name, field in fields.items():
-        kind = next(one for one in (*typing.get_args(field.annotation), field.annotation) if one is not type(None))
-        kind = next((one for one in typing.get_args(kind) if isinstance(one, type)), kind)  # without its bounds
+        kind, _, _ = field_kind(field)
         option = typer.Option(*SAMPLING_FLAGS.get(name, ()), help=field.description, show_default=False)
         annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))

@@ -1,9 +1,9 @@
-"""A command line of `hart` or of a project with it: sub-commands, and how errors look.
+"""The command line of `hart`, or of a project built on it: sub-commands, and how errors look.
 
-Exit codes: 0 done; 2 bad input or too little memory, one line on stderr; 130 Ctrl-C; 143 SIGTERM where a command ends
-in order.
+Exit codes: 0 done; 2 bad input or too little memory, one line on stderr; 130 Ctrl-C; 143 SIGTERM, for commands that
+handle it.
 
-Nobody reading the output any more (`hart train ... | head -1`) is no reason to stop: the work goes on, unseen.
+The work continues when nobody reads the output any more (`hart train ... | head -1`).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class HartGroup(TyperGroup):
                 _fail(OUT_OF_MEMORY)
             _fail(f"{error.filename}: {error.strerror or error}" if error.filename else str(error))
         except Exception as error:
-            # what the argument parser raises knows how to say itself
+            # errors of the argument parser format themselves
             say = getattr(error, "format_message", None)
             if say is not None:
                 _fail(f"{str(say()).rstrip('.')}; see --help")
@@ -81,11 +81,11 @@ def _fail(message: str) -> NoReturn:
 
 
 def new_program() -> typer.Typer:
-    """A command line without sub-commands yet, that reports bad input in one line."""
+    """A command line, still without sub-commands, that reports bad input in one line."""
     return typer.Typer(cls=HartGroup, pretty_exceptions_enable=False, add_completion=False)
 
 
 def run_program(app: typer.Typer, name: str) -> None:
-    """Run a `new_program` with this process's arguments, and end the process. name: of the console script."""
+    """Run a `new_program` with this process's arguments, then exit. name: of the console script."""
     outlive_readers()
     app(prog_name=name)

@@ -16,10 +16,10 @@ CLOSED = frozenset({errno.EPIPE, errno.ESHUTDOWN, errno.ECONNRESET}) | (
 
 def outlive_readers() -> None:
     """Let writing to the standard streams succeed after their readers are gone; nothing is then written."""
-    # what cannot be said on standard error cannot be said at all
+    # there is nowhere to report a failure of standard error
     for name, failures in (("stdout", "standard output"), ("stderr", None)):
         stream = getattr(sys, name)
-        # neither where it is closed or a Windows console, nor where a test or a notebook has put another object
+        # not if it is closed, a Windows console, or an object that a test or a notebook put there
         if isinstance(stream, io.TextIOWrapper) and isinstance(getattr(stream.buffer, "raw", stream.buffer), io.FileIO):
             stream.flush()
             file: Any = _Lasting(stream.fileno(), failures)
@@ -37,20 +37,20 @@ class _Lasting(io.FileIO):
     """A file that was open already, which it leaves open."""
 
     def __init__(self, handle: int, failures: str | None) -> None:
-        """failures: name under which others than missing readers are raised, once; None for none."""
+        """failures: name of the stream in errors other than missing readers, raised once; None raises none."""
         super().__init__(handle, "wb", closefd=False)
         self._failures = failures
 
     def write(self, content: Any) -> Any:
-        """All of the content, also where there is nobody any more to read it."""
-        if not len(content):  # how libraries try out what a stream takes, and ignore what it says
+        """Take all of the content, even if nobody reads it any more."""
+        if not len(content):  # libraries try out in this way what a stream takes
             return 0
         try:
             return super().write(content)
         except BlockingIOError:
             raise
         except OSError as error:
-            # whatever is written to it from now on, by anybody, goes nowhere
+            # from now on, whatever anybody writes to it goes nowhere
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)

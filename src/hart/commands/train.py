@@ -1,4 +1,4 @@
-"""`hart train`: runs a recipe, or says what it would take. A run that was stopped goes on where it last saved."""
+"""`hart train`: runs a recipe, or says what it would take. A stopped run resumes from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a run goes. accept_changes: see `hart.training.trainer.Trainer`."""
+    """Where a run writes. accept_changes: see `hart.training.trainer.Trainer`."""
 
     folder: Path
     accept_changes: bool
@@ -34,32 +34,32 @@ class Destination:
 
 def train(
     stage: Annotated[Stage, typer.Argument(help="What to train.")],
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="Sizes, data and settings.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="Recipe with sizes, data and settings.")],
     out: Annotated[Path | None, typer.Option(help="Folder for checkpoints, log and the finished model.")] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe, such as trainer.steps=10."),
     ] = None,
     init_from: Annotated[
-        str | None, typer.Option(help="Model to start from, also one of a lower resolution; as init_from=MODEL.")
+        str | None, typer.Option(help="Model to start from, also of a lower resolution; the same as init_from=MODEL.")
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option(help="Side of the images in pixels; scales follow from the recipe's. Its own by default."),
+        typer.Option(help="Image size in pixels, from which the scales follow; by default the recipe's own."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say parameters, memory and time; train nothing, read no data.")
+        bool, typer.Option("--dry-run", help="Print parameters, memory and time; train nothing, read no data.")
     ] = False,
     accept_changes: Annotated[
         bool,
         typer.Option(
-            "--accept-changes", help="Go on although settings, data or frozen networks are not those of the checkpoint."
+            "--accept-changes", help="Resume although settings, data or frozen networks differ from the checkpoint's."
         ),
     ] = False,
 ) -> None:
-    """Train a stage from a recipe; run it again to go on after a stop.
+    """Train a stage from a recipe. The same command resumes a run that was stopped.
 
-    Ctrl-C ends it after the step in progress, with a checkpoint.
+    Ctrl-C stops after the current step and saves a checkpoint.
 
     On several GPUs or machines: accelerate launch -m hart train ...
     """
@@ -79,7 +79,7 @@ def train(
 
 @contextmanager
 def _quiet_norms() -> Iterator[None]:
-    """Keeps from the user that torch's fused RMSNorm does not serve bfloat16 beside the float32 weights of autocast."""
+    """Hides torch's warning that its fused RMSNorm does not take bfloat16 beside the float32 weights of autocast."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mismatch dtype between input and weight", UserWarning)
         yield
@@ -96,7 +96,7 @@ def _coder(recipe: TokenizerRecipe | TransformerRecipe) -> TokenizerConfig:
 
 
 def _scales_override(stage: Stage, path: Path, overrides: tuple[str, ...], size: int) -> str:
-    """The override of a recipe that makes its scales those of images of `size` pixels."""
+    """The override that gives a recipe the scales of images of `size` pixels."""
     from hart.presets import scales_of_size
 
     coder = _coder(recipe_class(stage).read(path, overrides))
@@ -104,7 +104,7 @@ def _scales_override(stage: Stage, path: Path, overrides: tuple[str, ...], size:
 
 
 def _run(stage: Stage, path: Path, overrides: tuple[str, ...], out: Destination) -> bool:
-    """Train; whether this is the process that reports."""
+    """Train. True in the process that reports."""
     from hart.training.config import TransformerRecipe
     from hart.training.distributed import DistributedContext
     from hart.training.hart_task import TransformerTask
@@ -142,7 +142,7 @@ def _run(stage: Stage, path: Path, overrides: tuple[str, ...], out: Destination)
 
 @contextmanager
 def _data(recipe: Recipe, size: int, condition: Condition, distributed: DistributedContext) -> Iterator[TrainingData]:
-    """The recipe's data; says what it is, and at the end what of it was damaged."""
+    """The recipe's data. Notes say what it is and, at the end, which images were damaged."""
     from hart.training.image_sources import open_training_data
 
     data = open_training_data(recipe, size, condition, rank=distributed.rank, world=distributed.count)
@@ -154,12 +154,12 @@ def _data(recipe: Recipe, size: int, condition: Condition, distributed: Distribu
         data.close()
         if distributed.main and data.damaged:
             shown = "; ".join(f"{damage.key}: {damage.reason}" for damage in data.damaged[:3])
-            note(f"data: this process passed over {len(data.damaged)} damaged images ({shown})")
+            note(f"data: this process skipped {len(data.damaged)} damaged images ({shown})")
 
 
 @contextmanager
 def _progress(recipe: Recipe, *, show: bool) -> Iterator[Callable[[StepReport], None]]:
-    """A bar on stderr with speed, time left and MFU; nothing where stderr is no terminal."""
+    """A bar on stderr with speed, time left and MFU; nothing if stderr is not a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -169,7 +169,7 @@ def _progress(recipe: Recipe, *, show: bool) -> Iterator[Callable[[StepReport], 
         task = bar.add_task("", total=recipe.trainer.steps)
 
         def on_step(report: StepReport) -> None:
-            said = [f"{report.images_per_second:.3g} pictures/s", f"{duration(report.seconds_left)} left"]
+            said = [f"{report.images_per_second:.3g} images/s", f"{duration(report.seconds_left)} left"]
             if report.mfu is not None:
                 said.append(f"MFU {report.mfu:.0%}")
             bar.update(

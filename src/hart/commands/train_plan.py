@@ -1,4 +1,4 @@
-"""`hart train --dry-run`: what a run would take. Memory is counted and said at once, time is then measured."""
+"""`hart train --dry-run`: what a run would take. Memory is counted and printed at once, then time is measured."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from hart.training.distributed import DistributedContext
 
 LARGE = 60_000_000
-"""Parameters above which a dry run measures a model of one and of two blocks and reckons the others from them."""
+"""Above this many parameters a dry run times models of one and two blocks and extrapolates."""
 
 
 class Stage(StrEnum):
-    """What can be trained, in the order in which a model needs it."""
+    """What can be trained, in the order that a model needs."""
 
     tokenizer = "tokenizer"
     transformer = "transformer"
@@ -69,11 +69,11 @@ def dry_run_plan(stage: Stage, path: Path, overrides: tuple[str, ...]) -> None:
         one = measured(shallow[0])
         report(1, 2, "timing a step of two blocks")
         seconds = deeper(one, measured(shallow[1]), recipe.transformer.depth)
-    _print_time(recipe, seconds, distributed, "reckoned from one and two blocks")
+    _print_time(recipe, seconds, distributed, "extrapolated from one and two blocks")
 
 
 def _rows_at_once(recipe: Recipe, distributed: DistributedContext) -> int:
-    """Images that a process computes together."""
+    """Images that one process computes together."""
     return recipe.trainer.batch_size // (distributed.count * recipe.trainer.accumulate)
 
 
@@ -82,9 +82,8 @@ def _print_sizes(recipe: Recipe, parameters: int, trained: int, tokens: int, dis
     _print_lines(
         {
             "parameters": f"{parameters / 1e6:.2f}M, {trained / 1e6:.2f}M of them trained",
-            "tokens": f"{tokens} an image, {tokens * trainer.batch_size} a step",
-            "operations": f"{training_macs(recipe) / 1e9:.3g} GMAC an image forward, three times that with the "
-            "backward pass",
+            "tokens": f"{tokens} per image, {tokens * trainer.batch_size} per step",
+            "operations": f"{training_macs(recipe) / 1e9:.3g} GMAC per image forward, three times that with backward",
             "processes": f"{distributed.count} ({distributed.strategy}), {trainer.precision}, on {distributed.device}",
         },
         distributed,
@@ -102,20 +101,20 @@ def _print_memory(
     checkpoint = _size(checkpoint_bytes(parameters, trained, kind))
     _print_lines(
         {
-            "memory": f"{_size(sum(need.values()))} a process: {parts}",
-            "checkpoint": f"{checkpoint} of disk each, {recipe.trainer.keep_checkpoints} kept",
+            "memory": f"{_size(sum(need.values()))} per process: {parts}",
+            "checkpoint": f"{checkpoint} on disk each, {recipe.trainer.keep_checkpoints} kept",
         },
         distributed,
     )
 
 
 def _print_time(recipe: Recipe, seconds: float, distributed: DistributedContext, how: str) -> None:
-    """seconds: that a process takes for an image."""
+    """seconds: what one process takes per image."""
     trainer = recipe.trainer
     seconds *= trainer.batch_size // distributed.count
     _print_lines(
         {
-            "time": f"{seconds:.3g} s a step, {trainer.batch_size / seconds:.3g} pictures/s, "
+            "time": f"{seconds:.3g} s per step, {trainer.batch_size / seconds:.3g} images/s, "
             f"{duration(seconds * trainer.steps)} for {trainer.steps} steps ({how})",
             "not included": "reading data, encoding texts, sample images",
         },
@@ -129,7 +128,7 @@ def _print_lines(lines: Mapping[str, str], distributed: DistributedContext) -> N
 
 
 def training_macs(recipe: Recipe) -> int:
-    """Multiply-accumulates of an image's forward pass in the mean training step."""
+    """Multiply-accumulates of one image's forward pass in the average training step."""
     from hart.inference.cost import tokenizer_training_macs, transformer_training_macs
     from hart.losses.hart_loss import MEAN_KEPT_SHARE, kept_tokens
     from hart.training.config import TokenizerRecipe, TransformerRecipe

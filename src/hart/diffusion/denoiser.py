@@ -1,4 +1,4 @@
-"""The residual diffusion network, an MLP with adaptive LayerNorm run on every token by itself, and sampling with it.
+"""The residual diffusion network, an MLP with adaptive LayerNorm for single tokens, and sampling with it.
 
 Shapes: N tokens, D channels, W width of the MLP, C width of the transformer.
 """
@@ -34,7 +34,7 @@ class DenoiserBlock(nn.Module):
 
 
 class ResidualDenoiser(nn.Module):
-    """Noised tokens, timesteps and conditions to noise and variance interpolation."""
+    """From noised tokens, timesteps and conditions to noise and variance interpolation."""
 
     def __init__(self, config: ResidualDiffusionConfig, channels: int, condition_width: int) -> None:
         super().__init__()
@@ -73,11 +73,10 @@ def sample_residual(
     """Clean tokens (N, D) of the process, in [-1, 1].
 
     process: respaced.
-    condition, null_condition: (N, C), what the denoiser is given with and without the prompt; without a
-        null condition nothing is guided.
+    condition, null_condition: (N, C), with and without the prompt; None for the latter turns guidance off.
     guidance: g in (1 + g) noise(condition) - g noise(null); the variance is the conditional one.
     start: (N, D) standard normal noise; both halves of the guidance see the same tokens.
-    sample_noise: called once for every step but the last, gives (N, D) standard normal noise.
+    sample_noise: called for every step but the last, gives (N, D) standard normal noise.
     """
     process, guided = process.to(start.device), null_condition is not None
     tokens = start.shape[0]

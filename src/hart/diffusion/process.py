@@ -54,8 +54,8 @@ class DiffusionProcess:
     """A process over a subset `timesteps` of the training steps (all of them for training).
 
     A step below is an index into `timesteps`, (T,) int64. Constants are computed in float64 and kept in float32, on
-    the CPU and on every device that steps were given on. It is no module, since its constants have neither the model's
-    number type nor a place in its state.
+    the CPU and on every device that steps came from. Not a module, since its constants neither have the model's number
+    type nor belong in its state.
     """
 
     def __init__(self, training_steps: int, timesteps: np.ndarray | None = None) -> None:
@@ -72,7 +72,7 @@ class DiffusionProcess:
             "mean_from_x0": betas * np.sqrt(before) / (1 - alphas_bar),
             "mean_from_x": (1 - before) * np.sqrt(1 - betas) / (1 - alphas_bar),
             "log_beta": np.log(betas),
-            # the first posterior variance is 0; the second stands in for it
+            # the first posterior variance is 0 and replaced by the second
             "log_variance": np.log(np.append(variance[1], variance[1:]) if len(variance) > 1 else betas),
         }
         # the device by name: models are also built under torch.device("meta")
@@ -83,19 +83,19 @@ class DiffusionProcess:
         self._moved: dict[torch.device, DiffusionProcess] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles go to any machine: what lies on a device is left out."""
+        """Copies and pickles may go to any machine: without constants on devices."""
         return self.__dict__ | {"_moved": {}}
 
     def __len__(self) -> int:
         return len(self.timesteps)
 
     def to(self, device: torch.device) -> DiffusionProcess:
-        """This process with its constants on `device`, where they stay for the next call; this one stays as it is."""
+        """This process with its constants on `device`, kept for the next call; this one stays unchanged."""
         if device == self.timesteps.device:
             return self
         if device not in self._moved:
             moved = copy.copy(self)
-            with torch.inference_mode(False):  # training may come after generating
+            with torch.inference_mode(False):  # training may follow generation
                 moved.timesteps = self.timesteps.to(device)
                 moved._constants = {name: values.to(device) for name, values in self._constants.items()}
             self._moved[device] = moved
@@ -110,7 +110,7 @@ class DiffusionProcess:
         return self._at("sqrt_alpha_bar", step) * x0 + self._at("sqrt_one_minus_alpha_bar", step) * noise
 
     def predicted_x0(self, x: Tensor, step: Tensor, noise: Tensor) -> Tensor:
-        """The clean tokens that x (N, D) and the predicted noise stand for."""
+        """The clean tokens that x (N, D) and the predicted noise imply."""
         return self._at("x0_from_x", step) * x - self._at("x0_from_noise", step) * noise
 
     def posterior_mean(self, x0: Tensor, x: Tensor, step: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ class DiffusionProcess:
     def loss(self, output: Tensor, x0: Tensor, x: Tensor, step: Tensor, noise: Tensor) -> DiffusionLoss:
         """Noise MSE plus the variational bound in bits, each a mean over D.
 
-        output: (N, 2D), the network's answer for x = noised(x0, step, noise).
+        output: (N, 2D), of the network for x = noised(x0, step, noise).
         The bound trains the variance only: its noise prediction is detached. x0 is not clipped.
         """
         predicted, interpolation = output.chunk(2, dim=-1)

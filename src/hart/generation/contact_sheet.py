@@ -1,4 +1,4 @@
-"""Several images on one: side by side, or a sheet with a labelled group for every prompt."""
+"""Several images in one: side by side, or a sheet with a labelled row for every prompt."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ GAP = 4
 LABEL_HEIGHT = 16
 FONT_SIZE = 12
 SMALLEST_SHOWN = 128
-"""Sheets enlarge smaller images to about this side, in whole steps: labels need the width, eyes the size."""
+"""Sheets enlarge smaller images to about this size, by a whole factor, for labels and eyes."""
 
 
 def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
-    """One row of images of equal size on white, as they are."""
+    """One row of images of equal size on white."""
     width, height = images[0].size
     row = Image.new("RGB", (len(images) * (width + GAP) + GAP, height + 2 * GAP), "white")
     for i, image in enumerate(images):
@@ -25,7 +25,7 @@ def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
 
 
 def contact_sheet(groups: Sequence[Sequence[Image.Image]], labels: Sequence[str]) -> Image.Image:
-    """Groups of equally many images of equal size, each a row under its label; as square a sheet as they make."""
+    """A sheet, as square as possible, of groups of equally many images of equal size, each a row under its label."""
     factor = max(1, SMALLEST_SHOWN // max(groups[0][0].size))
     rows = [side_by_side([_enlarged(image, factor) for image in group]) for group in groups]
     width, height = rows[0].width, LABEL_HEIGHT + rows[0].height
@@ -39,10 +39,10 @@ def contact_sheet(groups: Sequence[Sequence[Image.Image]], labels: Sequence[str]
     return sheet
 
 
-def _columns(cells: int, square: float) -> int:
-    """Columns for so many cells: the whole number next to `square` that leaves fewer places empty."""
+def _columns(groups: int, square: float) -> int:
+    """Columns for this many groups: the whole number next to `square` that leaves fewer places empty."""
     neighbours = {max(1, math.floor(square)), math.ceil(square)}
-    return min(neighbours, key=lambda columns: (-cells % columns, abs(columns - square)))
+    return min(neighbours, key=lambda columns: (-groups % columns, abs(columns - square)))
 
 
 def _enlarged(image: Image.Image, factor: int) -> Image.Image:
@@ -56,6 +56,6 @@ def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
     text = " ".join(text.split())
     if font.getlength(text) <= width:
         return text
-    # the longest start that fits, by halving: measuring a text takes time in its length
+    # the longest start that fits, by bisection: measuring a text takes time in proportion to its length
     length = bisect_right(range(1, len(text) + 1), width, key=lambda n: math.ceil(font.getlength(text[:n] + "...")))
     return text[:length] + "..."

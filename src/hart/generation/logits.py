@@ -42,8 +42,8 @@ def filtered(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
 def sample(logits: Tensor, uniform: Tensor) -> Tensor:
     """Sample one code (B, N) from logits (B, N, V) by inverting the distribution function at uniform (B, N).
 
-    One number a token decides, so that a rounding difference in the logits moves a sample only where the
-    number falls next to a border.
+    One number per token decides, so that rounding in the logits changes a code only if the number falls next to a
+    border.
     """
     cumulative = logits.softmax(dim=-1).cumsum(dim=-1)
     total = cumulative[..., -1:]

@@ -1,4 +1,4 @@
-"""What a generated image says about itself: PNG text chunks from which it can be drawn again.
+"""What a generated image says about itself: PNG text chunks from which it can be generated again.
 
 Chunks: `prompt`, `seed`, `model`, `settings` (JSON), `Software` ("hart" and its version).
 """
@@ -22,9 +22,9 @@ SOFTWARE = "hart"
 
 
 class BatchPlace(Config):
-    """The batch that an image was generated in: its neighbours decide the rounding of its last digits.
+    """The batch that an image was generated in, on which the rounding of its last digits depends.
 
-    prompts: of every image of the batch; seed: of the batch's first image; row: which one this is.
+    prompts: of all images of the batch; seed: of the first one; row: this image's place among them.
     """
 
     prompts: Listed[str]
@@ -33,7 +33,7 @@ class BatchPlace(Config):
 
 
 class ImageSettings(Config):
-    """Everything but prompt, seed and model that decides an image."""
+    """Everything that decides an image, besides prompt, seed and model."""
 
     sampling: SamplingConfig
     size: int
@@ -41,17 +41,17 @@ class ImageSettings(Config):
     dtype: str
     negative_prompt: str | None = None
     random_weights: bool = False
-    """Drawn with random weights in place of the model's."""
+    """Whether random weights stood in for the model's."""
     loras: Listed[str] = ()
-    """Folders of the adapters that the model was generated with, all at the strength `lora_scale`."""
+    """Folders of the merged adapters, all at the strength `lora_scale`."""
     lora_scale: float = 1.0
     batch: BatchPlace | None = None
-    """None: drawn alone."""
+    """None: generated alone."""
 
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One image's origin. prompt: the words, or the class number in digits; version: of hart."""
+    """One image's origin. prompt: the text, or the class number in digits; version: of hart."""
 
     prompt: str
     seed: int
@@ -71,7 +71,7 @@ def write_image(path: Path, image: Image.Image, record: ImageRecord) -> None:
         "Software": f"{SOFTWARE} {record.version}",
     }
     for name, text in texts.items():
-        # names of folders may hold bytes that are no UTF-8
+        # names of folders may hold bytes that are not UTF-8
         chunks.add_text(name, text.encode("utf-8", "backslashreplace").decode())
     save_png(path, image, chunks, overwrite=False)
 
@@ -79,7 +79,7 @@ def write_image(path: Path, image: Image.Image, record: ImageRecord) -> None:
 def save_png(
     path: Path, image: Image.Image, chunks: PngImagePlugin.PngInfo | None = None, *, overwrite: bool = True
 ) -> None:
-    """Save `image`, with text chunks if there are any. The file appears whole or not at all.
+    """Save `image`, with text chunks if there are any; the file appears whole or not at all.
 
     overwrite: False raises `FileExistsError` for a name that is taken.
     """
@@ -92,7 +92,7 @@ def read_record(path: Path) -> ImageRecord:
         chunks = dict(image.text) if isinstance(image, PngImagePlugin.PngImageFile) else {}
     if missing := [name for name in ("prompt", "seed", "model", "settings", "Software") if name not in chunks]:
         raise HartError(
-            f"{path}: lacks {', '.join(missing)}: no image by hart generate, or its PNG text chunks were removed"
+            f"{path}: lacks {', '.join(missing)}: not an image by hart generate, or its PNG text chunks were removed"
         )
     if not re.fullmatch("[0-9]{1,19}", chunks["seed"]) or int(chunks["seed"]) > MAX_SEED:
         raise HartError(f"{path}: its seed is {shown(chunks['seed'])}: seeds go from 0 to {MAX_SEED}")

@@ -3,8 +3,8 @@
     logits -> codes -> embeddings -> running sum -> next scale's input, K times;
     at the last scale also the residual tokens.
 
-Generation is an iterator of states, one a scale: previews, callbacks and a stop need nothing else.
-Text encoding and decoding to pixels are elsewhere: a context goes in, latents come out.
+Generation is an iterator with one state per scale: previews, callbacks and stopping need nothing else. A context goes
+in, latents come out; text encoding and decoding to pixels are elsewhere.
 
 Shapes: B images, K scales, N tokens of a step, V codes, D latent channels, n_K grid size of the latent.
 """
@@ -12,7 +12,7 @@ Shapes: B images, K scales, N tokens of a step, V codes, D latent channels, n_K 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,16 +31,18 @@ from hart.types import Context, cat_contexts
 
 @dataclass(frozen=True)
 class TokenStep:
-    """What one step sampled: all tokens of a scale, or those of one MaskGIT step at the last scale.
+    """One prediction: all tokens of a scale, or those of one MaskGIT step at the last scale.
 
     positions: (B, N) raster positions of the tokens; None: all of them in raster order.
     logits: (B, N, V) float32, guided, before any filter. codes: (B, N), sampled from them.
-    residual: (B, N, D), the continuous tokens that a hybrid model adds at the last scale.
+    tokens: (B, N, D) float32, what the step adds to the sum: embeddings of codes plus the residual.
+    residual: (B, N, D), the continuous tokens of a hybrid model's last scale.
     """
 
     positions: Tensor | None
     logits: Tensor
     codes: Tensor
+    tokens: Tensor
     residual: Tensor | None
 
 
@@ -48,7 +50,7 @@ class TokenStep:
 class ScaleState:
     """A batch after scale k (0-based) of `scales`.
 
-    latent: (B, D, n_K, n_K) float32, the running sum so far: decode it for a preview; after the last scale, the result.
+    latent: (B, D, n_K, n_K) float32, the running sum: a preview once decoded and, after the last scale, the result.
     steps: one, or the MaskGIT steps of the last scale.
     """
 
@@ -60,9 +62,9 @@ class ScaleState:
 
 @dataclass(frozen=True)
 class _Prefix:
-    """What the transformer knows of a batch: both halves of the guidance, and the tokens seen so far.
+    """What the transformer has seen of a batch, with both halves of the guidance: the conditions, and a cache.
 
-    null_rows: rows at the end whose context is the null one; 0 where a negative prompt stands there.
+    null_rows: rows at the end with the null context; 0 if a negative prompt stands there.
     """
 
     conditioning: Conditioning
@@ -71,9 +73,9 @@ class _Prefix:
 
 
 def maskgit_step_sizes(tokens: int, maskgit_steps: int) -> list[int]:
-    """How many tokens each MaskGIT step of the last scale samples: a cosine schedule, at least one a step.
+    """How many tokens each MaskGIT step of the last scale samples: a cosine schedule, at least one per step.
 
-    After step r of R, floor(n cos(pi/2 r/R)) positions stay for later ones.
+    After step r of R, floor(n cos(pi/2 r/R)) positions are left.
     """
     remaining, sizes = tokens, []
     for r in range(1, maskgit_steps + 1):
@@ -90,32 +92,28 @@ class NextScaleGenerator:
     def __init__(
         self, hart: Hart, quantizer: MultiScaleQuantizer, settings: SamplingConfig, noise: NoiseSource
     ) -> None:
+        """Raises `ConfigError` for settings that the model cannot sample with."""
+        hart.config.check_sampling(settings)
         self.hart = hart
         self.transformer = hart.transformer
         self.schedule = hart.transformer.schedule
         self.quantizer = quantizer
+        self.codebook = quantizer.codebook.weight
         self.settings = settings
         self.noise = noise
-        self.hybrid = hart.residual is not None
         self.guided = settings.guidance_scale > 0
-        if settings.maskgit_steps > 1 and not self.hybrid:
-            raise ValueError(
-                "MaskGIT steps at the last scale are for hybrid models; this one samples discrete tokens only"
-            )
-        if settings.maskgit_steps > self.schedule.token_counts[-1]:
-            raise ValueError(f"{settings.maskgit_steps} MaskGIT steps are more than the last scale's tokens")
 
     def __call__(self, context: Context, null_context: Context | None = None) -> Tensor:
-        """Latents (B, D, n_K, n_K) in float32: those of the last of `states`."""
+        """Latents (B, D, n_K, n_K) in float32: that of the last of `states`."""
         for state in self.states(context, null_context):
             latent = state.latent
         return latent
 
     @torch.inference_mode()
     def states(self, context: Context, null_context: Context | None = None) -> Iterator[ScaleState]:
-        """The states of a batch, one after every scale; who stops asking stops the generation.
+        """The state of a batch after every scale; whoever stops asking stops the generation.
 
-        context: of B images. null_context: what guidance leads away from, by default the null context of each.
+        context: of B images. null_context: what guidance steers away from, by default the null context of each.
         """
         batch, null_rows = len(context), 0
         if self.guided:
@@ -123,48 +121,40 @@ class NextScaleGenerator:
             context = cat_contexts([context, context.null() if null_context is None else null_context])
         conditioning = self.transformer.condition(context)
         prefix = _Prefix(conditioning, self.transformer.new_cache(len(context)), null_rows)
-        grid_size, last = self.schedule.final_grid_size, len(self.schedule) - 1
-        total = self._codes.new_zeros((batch, self._codes.shape[1], grid_size, grid_size), dtype=torch.float32)
-        for k in range(last + 1):
-            if k == last and self.hybrid:
-                tokens, steps = self._last_scale(total, prefix)
-                total = total + to_map(tokens)  # without phi
-            else:
-                tokens, step = self._step(k, total, prefix)
-                steps = [step]
-                total = total + self.quantizer.contribution(tokens.to(self._codes.dtype), k, self.schedule).float()
-            yield ScaleState(k, last + 1, total, tuple(steps))
+        size, channels = self.schedule.final_grid_size, self.codebook.shape[1]
+        total = self.codebook.new_zeros((batch, channels, size, size), dtype=torch.float32)
+        for k in range(len(self.schedule)):
+            steps = [self._step(k, total, prefix, positions) for positions in self._positions(k)]
+            total = total + self._contribution(k, _in_raster_order(steps))
+            yield ScaleState(k, len(self.schedule), total, tuple(steps))
 
-    @property
-    def _codes(self) -> Tensor:
-        return self.quantizer.codebook.weight
+    def _has_residual(self, k: int) -> bool:
+        """Whether scale k is the one that a hybrid model completes by its residual."""
+        return k == len(self.schedule) - 1 and self.hart.residual is not None
 
-    def _last_scale(self, total: Tensor, prefix: _Prefix) -> tuple[Tensor, list[TokenStep]]:
-        """Tokens (B, N_K, D) of a hybrid model's last scale, in one MaskGIT step or more."""
-        k = len(self.schedule) - 1
-        count = remaining = self.schedule.token_counts[k]
-        sizes = maskgit_step_sizes(count, self.settings.maskgit_steps)
+    def _positions(self, k: int) -> Iterator[Tensor | None]:
+        """Which tokens each step of scale k samples, (B, N) in raster order; None: all at once."""
+        count = left = self.schedule.token_counts[k]
+        sizes = maskgit_step_sizes(count, self.settings.maskgit_steps) if self._has_residual(k) else [count]
         if len(sizes) == 1:
-            tokens, step = self._step(k, total, prefix)
-            return tokens, [step]
-        tokens = total.new_zeros(len(total), count, self._codes.shape[1])
-        order, steps = self.noise.order(count), []
-        for size in sizes:
-            # positions at the front of the order wait for later steps; a step goes in raster order
-            positions = order[:, remaining - size : remaining].sort(dim=1).values
-            sampled, step = self._step(k, total, prefix, positions)
-            tokens.scatter_(1, positions.unsqueeze(2).expand_as(sampled), sampled)
-            steps.append(step)
-            remaining -= size
-        return tokens, steps
+            yield None
+            return
+        order = self.noise.order(count)
+        for size in sizes:  # from the end of the order to its front
+            yield order[:, left - size : left].sort(dim=1).values
+            left -= size
 
-    def _step(
-        self, k: int, total: Tensor, prefix: _Prefix, positions: Tensor | None = None
-    ) -> tuple[Tensor, TokenStep]:
-        """Embeddings (B, N, D) float32 of the tokens of scale k, residual added, and how they came about."""
+    def _contribution(self, k: int, tokens: Tensor) -> Tensor:
+        """What the tokens (B, N_k, D) of scale k add to the running sum: (B, D, n_K, n_K)."""
+        if self._has_residual(k):
+            return to_map(tokens)  # without phi
+        return self.quantizer.contribution(tokens.to(self.codebook.dtype), k, self.schedule).float()
+
+    def _step(self, k: int, total: Tensor, prefix: _Prefix, positions: Tensor | None) -> TokenStep:
+        """Sample tokens of scale k, given the sum (B, D, n_K, n_K) of all scales before it."""
         settings, last = self.settings, len(self.schedule) - 1
-        final = k == last and self.hybrid
-        ratio = (k - 1 if final else k) / last  # the last scale takes that of the one before, as published
+        has_residual = self._has_residual(k)
+        ratio = (k - 1 if has_residual else k) / last  # with a residual, that of the scale before, as published
         guidance = settings.guidance_scale * ratio
         hidden = self._hidden(k, total, prefix, positions)
         logits = self.transformer.logits(hidden, prefix.conditioning)
@@ -172,18 +162,20 @@ class NextScaleGenerator:
             conditional, unconditional = logits.chunk(2)
             logits = guided(conditional, unconditional, guidance)
         if not logits.isfinite().all():
-            raise HartError("the transformer's numbers left the range of its type: draw in float32 or bfloat16")
-        # plain VAR keeps as many at every scale
-        kept = filtered(logits, top_k_at(k, settings.top_k) if self.hybrid else settings.top_k, settings.top_p)
+            raise HartError("the transformer's numbers overflow its type: use float32 or bfloat16")
+        # plain VAR keeps as many codes at every scale
+        top_k = settings.top_k if self.hart.residual is None else top_k_at(k, settings.top_k)
+        kept = filtered(logits, top_k, settings.top_p)
         codes = self.noise.codes(kept)
         if settings.gumbel_smoothing:
-            embeddings = gumbel_mixture(kept, self.noise.gumbel(kept), ratio, self._codes)
+            tokens = gumbel_mixture(kept, self.noise.gumbel(kept), ratio, self.codebook)
         else:
-            embeddings = self.quantizer.codebook(codes).float()
-        if not final or settings.discrete_only:
-            return embeddings, TokenStep(positions, logits, codes, None)
-        residual = self._residual(hidden, codes, guidance)
-        return embeddings + residual, TokenStep(positions, logits, codes, residual)
+            tokens = self.quantizer.codebook(codes).float()
+        residual = None
+        if has_residual and not settings.discrete_only:
+            residual = self._residual(hidden, codes, guidance)
+            tokens = tokens + residual
+        return TokenStep(positions, logits, codes, tokens, residual)
 
     def _hidden(self, k: int, total: Tensor, prefix: _Prefix, positions: Tensor | None) -> Tensor:
         """Hidden states of scale k for both halves of the guidance, (B or 2B, N, C)."""
@@ -196,12 +188,10 @@ class NextScaleGenerator:
 
     def _residual(self, hidden: Tensor, codes: Tensor, guidance: float) -> Tensor:
         """Residual tokens (B, N, D) for the hidden states of both halves and the sampled codes (B, N)."""
-        head = self.hart.residual
-        assert head is not None
         condition = self.hart.residual_condition(hidden, self._both(self.quantizer.codebook(codes)))
-        (batch, tokens), channels = codes.shape, self._codes.shape[1]
+        (batch, tokens), channels = codes.shape, self.codebook.shape[1]
         flat = condition.flatten(0, 1).split(batch * tokens)
-        residual = head.sample(
+        residual = self.hart.residual_head().sample(
             flat[0],
             flat[1] if self.guided else None,
             guidance,
@@ -214,3 +204,10 @@ class NextScaleGenerator:
     def _both(self, x: Tensor) -> Tensor:
         """The same tensor for the conditional and the unconditional half."""
         return x.repeat(2, *(1,) * (x.dim() - 1)) if self.guided else x
+
+
+def _in_raster_order(steps: Sequence[TokenStep]) -> Tensor:
+    """The tokens (B, N_k, D) of all steps of a scale."""
+    tokens = torch.cat([step.tokens for step in steps], dim=1)
+    positions = [step.positions for step in steps if step.positions is not None]
+    return gather_tokens(tokens, torch.cat(positions, dim=1).argsort(dim=1)) if positions else tokens

@@ -1,8 +1,8 @@
-"""Everything random in generation, behind one interface with one generator an image.
+"""Everything random in generation, behind one interface with one generator per image.
 
-An image's numbers depend on its own generator alone, never on its neighbours in the batch, so that image
-i of a batch is the image made alone with its seed. Numbers are drawn on the generators' device and then
-moved, so that CPU generators give the same image on every device.
+An image's numbers depend on its own generator alone, never on its neighbours in the batch: image i of a batch is the
+image generated alone with its seed. Numbers are sampled on the generators' device and then moved, so that CPU
+generators give the same image on every device.
 
 Shapes: B images, N tokens.
 """
@@ -19,7 +19,7 @@ from hart.generation.logits import sample
 
 
 class NoiseSource(Protocol):
-    """What generation asks for; `hart verify` answers with recorded or constant numbers instead."""
+    """What generation asks for; `hart verify` answers with recorded or constant numbers."""
 
     def codes(self, logits: Tensor) -> Tensor:
         """(B, N, V) filtered logits to (B, N) codes."""
@@ -38,12 +38,12 @@ class NoiseSource(Protocol):
         ...
 
     def order(self, tokens: int) -> Tensor:
-        """(B, N) an order of all positions for sampling the last scale in MaskGIT steps."""
+        """(B, N), a permutation of the last scale's positions for its MaskGIT steps."""
         ...
 
 
 class GeneratorNoise:
-    """Draws from one `torch.Generator` an image."""
+    """Samples from one `torch.Generator` per image."""
 
     def __init__(self, generators: Sequence[torch.Generator], device: torch.device) -> None:
         if not generators:

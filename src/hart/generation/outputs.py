@@ -1,4 +1,4 @@
-"""What a pipeline hands out: images with what they were made from, previews, reconstructions.
+"""What a pipeline returns: images with what they were made from, previews, reconstructions.
 
 Shapes: B images, H W pixels, D latent channels, n_K grid size of the latent.
 """
@@ -24,8 +24,8 @@ class HartOutput:
     """Images in prompt-major order: all of the first prompt, then all of the second.
 
     images: of the `hart.generation.request.OutputType` that was asked for, by default a list of PIL images.
-    prompts: one an image; empty where features were given in their place.
-    seeds: one an image; empty where generators were given in their place.
+    prompts: one per image; empty if features were given in their place.
+    seeds: one per image; empty if generators were given in their place.
     sampling: the settings they were made with.
     batch_size: how many were made together; images i // batch_size belong to one batch.
     """
@@ -56,17 +56,17 @@ class ScalePreview:
     _decode: Callable[[Tensor], Any]
 
     def images(self) -> list[Image.Image]:
-        """The images as they stand, at full size. Decoded at this call: who does not look does not pay."""
+        """The images so far, at full size; decoded by this call, so a preview costs nothing unless it is looked at."""
         images: list[Image.Image] = self._decode(self.latent)
         return images
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """An image as the tokenizer sees it, and how well it keeps it.
+    """An image and its reconstructions by the tokenizer.
 
-    original: cut and resized to the model's size. discrete: from the codes alone. hybrid: from codes and exact
-    residual tokens. The PSNRs are in dB against `original`; infinite where nothing is lost.
+    original: cropped and resized to the model's size. discrete: from the codes alone. hybrid: from codes and exact
+    residual tokens. The PSNRs are in dB against `original`; infinite if nothing is lost.
     """
 
     original: Image.Image
@@ -77,7 +77,7 @@ class Reconstruction:
 
 
 def joined_images(parts: list[Any]) -> Any:
-    """The images of several batches as one, of the kind that they are; an empty list where there are none."""
+    """The images of several batches in one list, array or tensor; an empty list if there are none."""
     if not parts or isinstance(parts[0], list):
         return [image for part in parts for image in part]
     return torch.cat(parts) if isinstance(parts[0], Tensor) else np.concatenate(parts)

@@ -1,4 +1,4 @@
-"""What callers ask a pipeline for: values of any usual type become plain ones, all others a `HartError` of one line."""
+"""What callers ask a pipeline for, checked: numbers of Python or numpy become plain ones, bad input a `HartError`."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ from hart.types import ClassContext, Context, TextContext, cat_contexts
 MAX_PROMPTS, MAX_PROMPT_LENGTH, MAX_SIZE, MAX_BATCH = 10**7, 10**5, 2**20, 2**12
 
 Prompt = str | int
-"""Words for a text model, a class number for a class model."""
-
+"""Text for a text model, a class number for a class model."""
 
 OutputType = Literal["pil", "np", "pt", "latent"]
 """As in diffusers: a list of images; an array (B, H, W, 3) float32 or a tensor (B, 3, H, W) float32 on the CPU, both in
@@ -31,7 +30,7 @@ OutputType = Literal["pil", "np", "pt", "latent"]
 
 
 class SamplingOptions(TypedDict, total=False):
-    """Fields of `SamplingConfig` as arguments of a call; None: the model's own. top_k 0, top_p 1 keep all codes."""
+    """Fields of `SamplingConfig` as arguments of a call. None: the model's own; top_k 0 and top_p 1 keep all codes."""
 
     guidance_scale: float | None
     top_k: int | None
@@ -44,11 +43,11 @@ class SamplingOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Request:
-    """The images that one call asks for, every value checked; image i is of prompt i // images_per_prompt.
+    """The images that one call asks for, every value checked; image i belongs to prompt i // images_per_prompt.
 
     prompts: or their features in `embeds`. negative_prompts, negative_embeds: one for each prompt, one for all, or
-        none; a prompt that is None stands for the null context. seeds: one an image, or in their place `generators`:
-        one an image, or one for all.
+        none; a prompt that is None stands for the null context. seeds: one per image, or in their place `generators`:
+        one per image, or one for all.
     """
 
     prompts: Sequence[Prompt]
@@ -72,7 +71,7 @@ class Request:
     def contexts(
         self, images: range, encode: Callable[[Prompt], Context], device: torch.device
     ) -> tuple[Context, Context | None]:
-        """The contexts of a batch, and what guidance leads away from: None where that is the null context of all."""
+        """The contexts of a batch, and those that guidance steers away from: None if all are the null context."""
         rows = [i // self.images_per_prompt for i in images]
         if self.embeds is not None:
             context = self.embeds.rows(rows).to(device)
@@ -110,7 +109,7 @@ def checked_request(
     settings: Mapping[str, Any],
     batch_size: object,
 ) -> Request:
-    """A `Request` from what a caller gave, see `HartPipeline.__call__`. Raises `HartError` for what does not fit."""
+    """A `Request` from the arguments of `HartPipeline.__call__`. Raises `HartError` for those that do not fit."""
     if (prompt is None) == (embeds is None):
         raise HartError("give either a prompt or prompt_embeds, what encode_prompt returns")
     if negative_prompt is not None and negative_embeds is not None:
@@ -172,31 +171,31 @@ def finite_number(name: str, value: object) -> float:
 
 
 def checked_seed(seed: object, count: int = 1) -> int:
-    """`seed`, if it and the count - 1 seeds after it are ones that a generator takes."""
+    """`seed`, if generators take it and the count - 1 seeds after it."""
     if count > MAX_SEED + 1:
         raise HartError(f"{shown(count)} images: there are seeds for {MAX_SEED + 1}")
     return whole_number("seed", seed, 0, MAX_SEED - count + 1)
 
 
 def checked_prompts(prompts: object, num_classes: int | None) -> list[Prompt]:
-    """A prompt or an iterable of them as a list. num_classes: of a class model; None for one that takes words."""
+    """A prompt or an iterable of them as a list. num_classes: of a class model; None for a text model."""
     return [_checked_prompt(prompt, place, num_classes) for place, prompt in enumerate(_listed(prompts), start=1)]
 
 
 def check_size(size: object, config: HartConfig) -> None:
-    """Raise `HartError` unless `size` is the side of the images that a model generates, in pixels, or None."""
+    """Raise `HartError` unless `size` is None or the size of the images that a model generates, in pixels."""
     image_size = config.tokenizer.image_size
     if size is not None and whole_number("size", size, 1, MAX_SIZE) != image_size:
         scales = ", ".join(map(str, config.tokenizer.scales))
         raise HartError(
-            f"size {size}: this model has no scale schedule for it; it draws {image_size} px (scales {scales})"
+            f"size {size}: this model has no scale schedule for it; it generates {image_size} px (scales {scales})"
         )
 
 
 def checked_settings(config: HartConfig, base: SamplingConfig | None, given: Mapping[str, Any]) -> SamplingConfig:
-    """`base`, by default the model's own settings, changed by what is `given` and not None; top_k 0 keeps all codes.
+    """`base`, by default the model's own settings, with the `given` values that are not None; top_k 0 keeps all codes.
 
-    Raises `HartError` for settings out of range, or that the model cannot draw with.
+    Raises `HartError` for settings that are out of range or that the model cannot sample with.
     """
     base = config.sampling if base is None else base
     if not isinstance(base, SamplingConfig):
@@ -209,21 +208,12 @@ def checked_settings(config: HartConfig, base: SamplingConfig | None, given: Map
     if _index(changes.get("top_k")) == 0:
         changes["top_k"] = None
     settings = SamplingConfig.from_dict(base.to_dict() | changes)
-    tokens = config.transformer.schedule.token_counts[-1]
-    if settings.maskgit_steps > 1 and not config.hybrid:
-        raise HartError("maskgit_steps: this model has no residual diffusion and samples its last scale in 1 step")
-    if settings.maskgit_steps > tokens:
-        raise HartError(f"maskgit_steps: {settings.maskgit_steps} are more than the {tokens} tokens of the last scale")
-    steps, diffusion = settings.diffusion_steps, config.diffusion
-    if steps is not None and diffusion is None:
-        raise HartError("diffusion_steps: this model has no residual diffusion")
-    if steps is not None and diffusion is not None and steps > diffusion.training_steps:
-        raise HartError(f"diffusion_steps: {steps} are more than the {diffusion.training_steps} of training")
+    config.check_sampling(settings)
     return settings
 
 
 def checked_embeds(name: str, value: object, config: HartConfig) -> Context:
-    """Features of prompts, or classes, if they are what a model takes."""
+    """`value`, if it is a batch of text features or classes that the model takes."""
     text, classes = config.transformer.text, config.transformer.classes
     tensors = list(vars(value).values())[: 1 if classes is not None else 2] if isinstance(value, Context) else [None]
     sound = all(isinstance(tensor, Tensor) for tensor in tensors)
@@ -252,7 +242,7 @@ def checked_embeds(name: str, value: object, config: HartConfig) -> Context:
 
 
 def checked_latents(value: object, config: HartConfig) -> Tensor:
-    """Latents (B, D, n_K, n_K) of a model, finite."""
+    """`value` in float32, if it is a batch of finite latents (B, D, n_K, n_K) of the model."""
     sizes = config.tokenizer
     shape = (sizes.latent_channels, sizes.scales[-1], sizes.scales[-1])
     if not isinstance(value, Tensor) or value.dim() != 4 or value.shape[1:] != shape or len(value) == 0:
@@ -270,7 +260,7 @@ def check_output_type(value: object) -> None:
 
 
 def _generators(given: object, count: int) -> list[torch.Generator]:
-    """One an image, or one that serves all of them in turn."""
+    """One per image, or one that serves all of them in turn."""
     if isinstance(given, torch.Generator):
         return [given]
     listed = given
@@ -305,15 +295,15 @@ def _checked_prompt(prompt: object, place: int, num_classes: int | None) -> Prom
     if len(prompt) > MAX_PROMPT_LENGTH:
         raise HartError(f"prompt {place} has {len(prompt)} characters: give at most {MAX_PROMPT_LENGTH}")
     if any("\ud800" <= character <= "\udfff" for character in prompt):
-        # the command line hands bytes that are no UTF-8 on as halves of surrogate pairs
-        raise HartError(f"prompt {place} is no valid Unicode text: give it in UTF-8")
+        # bytes of the command line that are not UTF-8 arrive as halves of surrogate pairs
+        raise HartError(f"prompt {place} is not valid Unicode text: give it in UTF-8")
     if not prompt.strip():
         raise HartError(f"prompt {place} is empty: describe what to generate")
     return str(prompt)
 
 
 def _index(value: object) -> int | None:
-    """A whole number of Python or numpy as Python's; None for all else, also for true and false."""
+    """A whole number of Python or numpy as an int; None for anything else, booleans included."""
     if isinstance(value, bool):
         return None
     try:
@@ -323,7 +313,7 @@ def _index(value: object) -> int | None:
 
 
 def _plain(value: Any) -> Any:
-    """Single numbers of numpy as Python's, other values as they are."""
+    """Scalars of numpy or torch as Python's numbers, other values as they are."""
     return value.item() if _is_scalar(value) else value
 
 

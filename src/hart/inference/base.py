@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 
 
 class BasePipeline:
-    """The modules of a model, and what changes them. Several threads may use it: each call keeps what it began with."""
+    """The modules of a model, and what changes them. Threads may share it: a call keeps the modules it began with."""
 
-    @torch.inference_mode(False)  # parts are ordinary tensors wherever they are made
+    @torch.inference_mode(False)  # parameters are ordinary tensors, wherever they are made
     def __init__(
         self,
         config: HartConfig,
@@ -43,12 +43,12 @@ class BasePipeline:
         folder: Path | None = None,
         text_encoder: TextEncoder | None = None,
     ) -> None:
-        """Samples with copies of the modules as they are now; the caller's own stay as they were.
+        """Copies the modules as they are now; the caller's own stay unchanged.
 
         device, dtype: where and in what type they compute, as in `from_pretrained`; a `torch.device` is taken as it is.
-        folder: where a text encoder that is stored with the model is found when the first prompt comes.
-        text_encoder: used instead of the one that the configuration names. Raises `HartError` if its features
-            are not what the transformer takes.
+        folder: holds the text encoder that is stored with the model, which the first prompt loads.
+        text_encoder: in place of the one that the configuration names. Raises `HartError` if the transformer does not
+            take its features.
         """
         place = device if isinstance(device, torch.device) else resolve_device(device)
         number_type = resolve_dtype(dtype, place)
@@ -79,9 +79,9 @@ class BasePipeline:
     ) -> Self:
         """Open a model: one shipped with the package ("emoji"), a folder in any supported layout, or a hub id.
 
-        device: "cpu", "cuda", "cuda:1", "mps"; by default CUDA where there is one. dtype: float32, bfloat16 or float16;
-        by default bfloat16 on CUDA, else float32. text_encoder: used instead of the model's own. Raises
-        `HartError` for an unknown model, a damaged one, or a device that is not there.
+        device: "cpu", "cuda", "cuda:1", "mps"; by default CUDA if there is one. dtype: float32, bfloat16 or float16;
+        by default bfloat16 on CUDA, else float32. text_encoder: in place of the model's own. Raises `HartError` for an
+        unknown or damaged model, or a device that is not there.
         """
         place = resolve_device(device)
         number_type = resolve_dtype(dtype, place)
@@ -110,7 +110,7 @@ class BasePipeline:
 
     @property
     def components(self) -> Components:
-        """The modules that a call samples with from now on, for looking at them; to change weights, take `hart`."""
+        """The modules that the next call samples with, to look at; to change weights, use `hart`."""
         return self._components
 
     @property
@@ -119,7 +119,7 @@ class BasePipeline:
 
     @property
     def dtype(self) -> torch.dtype:
-        """In what type the transformer computes."""
+        """The type in which the transformer computes."""
         return self._components.dtype
 
     @property
@@ -130,21 +130,21 @@ class BasePipeline:
     def hart(self) -> Hart:
         """Transformer and residual diffusion as plain modules, to look at, change, train or store.
 
-        The pipeline samples with them as they are from then on, changes included. On x86 processors that is slower than
-        before, by a seventh at 0.7B: nothing is packed any more (`hart.inference.packing`). A copy of the pipeline
-        made by its constructor, or `load_lora`, packs again.
+        From then on the pipeline samples with exactly these modules, changes included. On x86 processors that is
+        slower, by a seventh at 0.7B, since their layers are not packed (`hart.inference.packing`). A copy of the
+        pipeline by its constructor packs them again, and so does `load_lora`.
         """
         with self._lock, torch.inference_mode(False):
             plain = self._components.plain()
             if plain is not self._components:
-                log.info("the model's plain modules were asked for: it samples with them from now on, packed no more")
+                log.info("the model's plain modules were asked for: from now on it samples with them, unpacked")
                 self._components = plain
             return plain.hart
 
     @property
     def text_encoder(self) -> TextEncoder:
-        """The prompt encoder, loaded at the first use. Raises `HartError` where the model has none."""
-        # as ordinary tensors also when the first prompt asks for them
+        """The prompt encoder, loaded on first use. Raises `HartError` if the model has none."""
+        # ordinary tensors, also when a prompt loads them in inference mode
         with self._lock, torch.inference_mode(False):
             encoder, dtype = self._components.text_encoder, text_encoder_dtype(self.dtype)
             if encoder is None:
@@ -157,7 +157,7 @@ class BasePipeline:
 
     @property
     def image_size(self) -> int:
-        """Side of the images in pixels."""
+        """Width and height of the images in pixels."""
         return self.config.tokenizer.image_size
 
     @property
@@ -167,9 +167,9 @@ class BasePipeline:
         return None if classes is None else classes.num_classes
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None) -> Self:
-        """Move the model to a device, into a number type, or both; returns the pipeline. None leaves as it is.
+        """Move the model to a device, change its number type, or both; returns the pipeline. None changes nothing.
 
-        Calls that run in other threads finish where they began.
+        Calls that are running in other threads finish where they began.
         """
         with self._lock, torch.inference_mode(False):
             place = self.device if device is None else resolve_device(device)
@@ -181,23 +181,23 @@ class BasePipeline:
     def load_lora(self, folder: str | Path, scale: float = 1.0) -> None:
         """Merge a LoRA adapter (see `hart.checkpoint.lora`) into a copy of the transformer's weights; several add up.
 
-        The weights from before stay in memory for `unload_lora`. Calls that run in other threads finish with the
-        weights that they began with. scale: strength of the adapter; 1 is as trained. Raises `HartError` for an adapter
-        that is damaged or of another model; nothing is changed then.
+        The original weights stay in memory for `unload_lora`. Calls that are running in other threads finish with the
+        weights that they began with. scale: strength of the adapter; 1 is as trained. Raises `HartError` and changes
+        nothing for an adapter that is damaged or of another model.
         """
         with self._lock, torch.inference_mode(False):
             self._components = self._components.adapted(user_path(folder), scale, str(self.folder or "this model"))
 
     def unload_lora(self) -> None:
-        """Return to the weights from before the first adapter, exactly; nothing to do where none was loaded."""
+        """Return exactly to the weights from before the first adapter; does nothing if none was loaded."""
         with self._lock:
             self._components = self._components.unadapted()
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | str | None = None) -> None:
         """Write the whole model to a folder that `from_pretrained` opens: text encoder included, adapters merged.
 
-        dtype: how weights are stored, by default as they are here. Raises `HartError` where the folder holds a model
-        or parts of one, or a text encoder cannot be stored.
+        dtype: how weights are stored, by default as they are here. Raises `HartError` if the folder holds a model or
+        parts of one, or the text encoder cannot be stored.
         """
         stored = None if dtype is None else resolve_dtype(dtype, self.device)
         self._components.save(user_path(folder), self.config, self.folder, stored)
@@ -211,20 +211,20 @@ class BasePipeline:
         commit_message: str = "Upload a HART model",
         dtype: torch.dtype | str | None = None,
     ) -> str:
-        """Store the model as `save_pretrained` does, in a repository of the Hugging Face hub; the commit's address.
+        """Store the model, as `save_pretrained` does, in a Hugging Face repository; returns the commit's URL.
 
-        private: of a repository that is made for it. token: None takes the one that `hf auth login` stored.
+        private: whether a new repository is private. token: None takes the one that `hf auth login` stored.
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, dtype)
             return upload(Path(folder), repo_id, private=private, token=token, message=commit_message)
 
     def set_progress_bar_config(self, **options: Any) -> None:
-        """Options of tqdm for the bar of a call's scales, which is off at first: `disable=False` shows it."""
+        """Options of tqdm for the progress bar over scales, which is off by default: `disable=False` shows it."""
         self._progress_bar = self._progress_bar | options
 
     def fingerprints(self) -> dict[str, str]:
-        """What tells the weights of each part from others; see `hart.checkpoint.storage.fingerprint`.
+        """A hash of the weights of each part; see `hart.checkpoint.storage.fingerprint`.
 
         Keys: transformer (with the residual diffusion), tokenizer and, for a text model, text_encoder.
         """

@@ -1,6 +1,6 @@
 """The modules that a pipeline samples with: made once, never changed while a call may use them.
 
-What changes a pipeline (another adapter, another device, a text encoder that is loaded late) makes new parts, which
+A change to a pipeline (an adapter, another device, a text encoder that is loaded late) makes new components, which
 share with the old ones what stays the same.
 """
 
@@ -38,7 +38,7 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 class Components:
     """What one call samples with.
 
-    text_encoder: None until the first prompt asks for it. without_lora: the model from before adapters were merged.
+    text_encoder: None until the first prompt loads it. without_lora: the model from before adapters were merged.
     """
 
     tokenizer: HybridTokenizer
@@ -52,11 +52,11 @@ class Components:
         """One latent (D, n_K, n_K) to an image (3, H, W) in [0, 1], float32 on the CPU."""
         image = self.tokenizer.decode(latent.unsqueeze(0).to(self.device))[0].float().cpu()
         if not bool(image.isfinite().all()):
-            raise HartError(f"the image is not finite in {self.dtype}: draw it in float32 or bfloat16")
+            raise HartError(f"the image is not finite in {self.dtype}: use float32 or bfloat16")
         return (image + 1) / 2
 
     def images(self, latents: Tensor, output_type: OutputType = "pil") -> Any:
-        """Latents (B, D, n_K, n_K), decoded one by one, as images of a type."""
+        """Latents (B, D, n_K, n_K), decoded one by one, as images of the given type."""
         if output_type == "latent":
             return latents
         images = [self.decode(latent) for latent in latents]
@@ -66,7 +66,7 @@ class Components:
         return stacked if output_type == "pt" else stacked.permute(0, 2, 3, 1).numpy()
 
     def plain(self) -> Components:
-        """With no layer packed, so that weights can be seen and changed; these parts if none is."""
+        """These components with no layer packed, so that weights can be seen and changed; themselves if none is."""
         return replace(self, hart=_unpacked(self.hart)) if is_packed(self.hart) else self
 
     def adapted(self, folder: Path, scale: float, model: str) -> Components:
@@ -82,7 +82,7 @@ class Components:
         return self if self.without_lora is None else replace(self, hart=self.without_lora, without_lora=None)
 
     def moved(self, device: torch.device, dtype: torch.dtype) -> Components:
-        """Copies on another device or in another type; these parts if nothing changes."""
+        """Copies on another device or in another type; these components if nothing changes."""
         if (device, dtype) == (self.device, self.dtype):
             return self
         moved = prepared(
@@ -101,27 +101,27 @@ class Components:
     ) -> None:
         """Write a whole model; the configuration last, so that an unfinished folder is not taken for a model.
 
-        folder: where a text encoder lies that was not loaded. dtype: how weights are stored, None as they are.
-        Raises `HartError` where `destination` holds a model, and for adapters that are not merged.
+        folder: holds the text encoder, if that was not loaded. dtype: how weights are stored, None as they are.
+        Raises `HartError` if `destination` holds a model, and for adapters that are not merged.
         """
         require_new_model(destination, folder)
         if has_lora(self.hart):
             raise HartError(
-                "the model has LoRA adapters beside its weights: keep them by save_lora, or load them merged"
+                "the model has LoRA adapters beside its weights: store them with save_lora, or load them merged"
             )
         try:
             described = store_text_encoder(config.text_encoder, self.text_encoder, folder, destination, dtype)
             config = config.replace(text_encoder=described)
             save_model(destination, config, self.tokenizer, self.hart, dtype, overwrite=False)
         except FileExistsError as error:
-            raise HartError(f"{error.filename}: another program wrote it meanwhile: choose another folder") from None
+            raise HartError(f"{error.filename}: another program has just written it: choose another folder") from None
 
 
 def prepared(tokenizer: HybridTokenizer, hart: Hart, device: torch.device, dtype: torch.dtype) -> Components:
-    """Parts of modules that nobody else uses: moved to the device, frozen, and made ready to sample.
+    """Components from modules that nobody else uses: moved to the device, frozen, packed.
 
-    Transformer and residual diffusion compute in `dtype`. So does the decoder, but for float16, whose range its
-    activations may leave: it stays in float32 then, as encoder and quantiser always do.
+    Transformer and residual diffusion compute in `dtype`, and so does the decoder, except in float16, whose range its
+    activations may leave: then it stays in float32, as encoder and quantiser always do.
     """
     hart.to(device, dtype).eval().requires_grad_(False)
     tokenizer.to(device, torch.float32).eval().requires_grad_(False)
@@ -135,12 +135,12 @@ def prepared(tokenizer: HybridTokenizer, hart: Hart, device: torch.device, dtype
 
 
 def text_encoder_dtype(dtype: torch.dtype) -> torch.dtype:
-    """In what type a text encoder computes beside a model in `dtype`: language models leave the range of float16."""
+    """The type in which the text encoder of a model in `dtype` computes: language models overflow float16."""
     return torch.float32 if dtype == torch.float16 else dtype
 
 
 def copied(module: AnyModule, device: torch.device, dtype: torch.dtype) -> AnyModule:
-    """A frozen copy of a module on a device in a type, without a copy of its own type in between."""
+    """A frozen copy of a module on a device in a type, without an intermediate copy in its own type."""
     memo: dict[int, object] = {}
     for tensor in chain(module.parameters(), module.buffers()):
         value = tensor.detach().to(device, dtype if tensor.is_floating_point() else None, copy=True)
@@ -149,9 +149,9 @@ def copied(module: AnyModule, device: torch.device, dtype: torch.dtype) -> AnyMo
 
 
 def require_new_model(destination: Path, source: Path | None) -> None:
-    """Raise `HartError` where writing a model would write over anything, or into the folder that it is read from."""
+    """Raise `HartError` if writing a model would overwrite anything, or write into the folder that it is read from."""
     if source is not None and destination.exists() and destination.samefile(source):
-        raise HartError(f"{destination}: is the model's own folder: choose another one")
+        raise HartError(f"{destination}: is the model's own folder: choose another")
     there = [name for name in FILES if os.path.lexists(destination / name)]
     if CONFIG_FILE in there:
         raise HartError(f"{destination}: already holds a model: choose another folder")

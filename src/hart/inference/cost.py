@@ -1,8 +1,8 @@
-"""What a model holds and what one image costs: parameters and multiply-accumulates (MACs) by part.
+"""The size of a model and the cost of one image: parameters and multiply-accumulates (MACs) by part.
 
-Counted are the matrix products and convolutions that generating one image takes as the paper describes it;
-1 MAC is 2 FLOPs. Not counted: everything elementwise, and a text encoder that is a model of its own (Qwen2).
-Guidance runs transformer, head and diffusion for two rows, with and without the prompt.
+Counted are the matrix products and convolutions of generating one image as the paper describes it; 1 MAC is 2 FLOPs.
+Not counted: elementwise operations, and a text encoder that is a model of its own (Qwen2). Guidance runs transformer,
+head and diffusion for two rows, with and without the prompt.
 
     prompt -> compact text encoder -> context
     context + scales -> transformer -> head -> codes -> diffusion (all sampling steps) -> decoder
@@ -25,7 +25,7 @@ from hart.generation.next_scale import maskgit_step_sizes
 from hart.layers.embedding import FREQUENCIES
 
 TEXT_ENCODER = "text encoder"
-"""Key of the compact text encoder; absent where the prompts are read by another model, or are classes."""
+"""Key of the compact text encoder; absent if prompts are read by another model, or are classes."""
 
 PARTS = (
     TEXT_ENCODER,
@@ -41,12 +41,12 @@ PARTS = (
 tokens'. "codes" is the Gumbel mixture of codes, the convolutions phi, and pooling to the next scale."""
 
 MODULES = (TEXT_ENCODER, "transformer", "residual diffusion", "encoder", "quantizer", "decoder")
-"""Keys of `ModelCost.parameters`. "encoder" is the tokenizer's, which generating an image does not use."""
+"""Keys of `ModelCost.parameters`. "encoder" is the tokenizer's, which generation does not use."""
 
 
 @dataclass(frozen=True)
 class ModelCost:
-    """Figures of one model for one image.
+    """Figures of a model for one image.
 
     parameters: by `MODULES`. macs: by `PARTS`. scale_tokens: image tokens of each scale.
     step_macs: transformer and head, first the context with scale 1's logits, then the scales 2..K.
@@ -118,7 +118,7 @@ def transformer_training_macs(
 ) -> int:
     """MACs of one image's forward pass in training, with `last_tokens` of the last scale's tokens computed.
 
-    The loss adds the diffusion's network, run once for each of the token's `batch_multiplier` uses.
+    The diffusion's network runs `batch_multiplier` times per token.
     """
     total = _context(sizes, rows=1) + _head(sizes, rows=1, tokens=1)
     seen = sizes.text.tokens if sizes.text is not None else 1
@@ -158,7 +158,7 @@ def _parameters(config: HartConfig) -> dict[str, int]:
 
 
 def _text_encoder_parameters(sizes: TextEncoderConfig | None) -> dict[str, int]:
-    """Of `hart.text_encoder.compact`, in its order; counted by hand, since building it needs its word pieces."""
+    """Those of `hart.text_encoder.compact`, in its order; counted by hand, since building it takes its word pieces."""
     if sizes is None or sizes.kind != "compact":
         return {}
     width = sizes.width
@@ -266,7 +266,6 @@ def _decoder(sizes: TokenizerConfig) -> int:
     """Latent to pixels, in the order of `hart.tokenizer.autoencoder.Decoder`."""
     widths = [sizes.base_channels * m for m in reversed(sizes.channel_multipliers)]
     size, width, channels = sizes.scales[-1], widths[0], sizes.latent_channels
-
     attention = _spatial_attention(width, size)
     total = _conv(channels, channels, sizes.quant_conv_kernel, size) + _conv(channels, width, 3, size)
     total += 2 * _residual_block(width, width, size) + attention

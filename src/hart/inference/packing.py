@@ -1,11 +1,11 @@
-"""Linear layers whose weight lies in the order that oneDNN's kernels read, for inference on x86 processors.
+"""Linear layers with weights in the memory order of oneDNN's kernels, for inference on x86 processors.
 
-MKL, PyTorch's choice for float32 products on x86, copies the weight into the order that its kernel reads at every
-call. An image takes ten calls with few rows, where this copy costs as much as the product. Packing does it once.
-The packed weight is the only copy; the plain one is computed from it when somebody asks.
+MKL, PyTorch's choice for float32 products on x86, reorders the weight at every call. An image takes ten calls with few
+rows, for which the reordering costs as much as the product. Packing does it once. The packed weight is the only copy;
+the plain one is computed from it on demand.
 
-Packing calls operators that are private to PyTorch and that not every processor has: `packing_refusal` tries them,
-and where they are not to be had, layers stay plain.
+Packing calls operators that are private to PyTorch and missing on some processors: `packing_refusal` tries them, and
+layers stay plain if they fail.
 
 Shapes: C inputs, D outputs.
 """
@@ -27,13 +27,13 @@ from hart.strict import reason
 
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
 SMALLEST_PACKED = 2**18
-"""Weights with fewer numbers stay in the processor's cache and gain nothing."""
+"""Smaller weights stay in the processor's cache and gain nothing."""
 
 log = logging.getLogger(__name__)
 
 
 class PackedLinear(nn.Module):
-    """A linear layer for inference; its copies, its pickle and its `state_dict` are as a plain layer's."""
+    """A linear layer for inference; it is copied, pickled and stored like a plain layer."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class PackedLinear(nn.Module):
         return _packed_linear(x, self.packed, self.bias if bias is None else bias)
 
     def plain(self) -> nn.Linear:
-        """The layer as it was before, frozen. Its weight is new memory, its bias this layer's own."""
+        """The layer as it was before, frozen, with its weight in new memory and this layer's own bias."""
         linear = self.kind(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
         linear.weight = nn.Parameter(self.packed.to_dense(), requires_grad=False)
         linear.bias = self.bias
@@ -62,7 +62,7 @@ class PackedLinear(nn.Module):
         return twin.train(self.training)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """As a plain layer, which is packed again where the processor that reads it can."""
+        """As a plain layer, which is packed again if the processor that loads it can."""
         return _restored, (self.plain(),)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -72,12 +72,12 @@ class PackedLinear(nn.Module):
 
 @cache
 def packing_refusal(dtype: torch.dtype) -> str | None:
-    """Why weights of this type stay plain on this machine; None where packing is there, right and known to gain.
+    """Why weights of this type stay plain on this machine; None if packing works and is known to be faster.
 
-    Found out once, by packing and multiplying: whether a processor has a kernel is known to oneDNN alone.
+    Found out once, by packing and multiplying: only oneDNN knows whether a processor has a kernel.
     """
     if platform.machine().lower() not in ("x86_64", "amd64"):
-        return "packing is known to gain on x86 processors only"
+        return "packing is known to be faster on x86 processors only"
     if dtype not in PACKED_DTYPES:
         return "packing is for float32 and bfloat16"
     if not torch.backends.mkldnn.is_available():
@@ -92,14 +92,13 @@ def packing_refusal(dtype: torch.dtype) -> str | None:
             agrees = agrees and torch.allclose(
                 _packed_linear(x, packed, bias).float(), F.linear(x.float(), weight.float(), bias.float()), 2e-2, 2e-2
             )
-    except (AttributeError, RuntimeError, TypeError) as error:  # the operators are private, and may go or change
+    except (AttributeError, RuntimeError, TypeError) as error:  # the operators are private, and may change or disappear
         return reason(error)
     return None if agrees else "oneDNN's packed product differs from the plain one"
 
 
 def pack(hart: Hart) -> None:
-    """Pack the large linear layers of the model's blocks, in place and one by one, where that makes generating
-    faster."""
+    """Pack the large linear layers of the model's blocks, in place, if that makes generation faster."""
     weight = hart.transformer.word_embed.weight
     if weight.device.type != "cpu":
         return
@@ -111,7 +110,7 @@ def pack(hart: Hart) -> None:
 
 
 def pack_linears(module: nn.Module, smallest: int = SMALLEST_PACKED) -> None:
-    """Replace the linear layers inside `module` by packed ones, if their weight has `smallest` numbers or more."""
+    """Replace linear layers inside `module` whose weight has `smallest` numbers or more by packed ones."""
     for parent, name in _places(module, nn.Linear):
         linear = getattr(parent, name)
         if linear.weight.numel() >= smallest:
@@ -134,7 +133,7 @@ def _repeated_blocks(hart: Hart) -> list[nn.ModuleList]:
 
 
 def _places(module: nn.Module, kind: type[nn.Module]) -> list[tuple[nn.Module, str]]:
-    """Parents and names of the layers of a kind. The layers themselves are not held, so that each can be freed."""
+    """Parents and names of layers of a kind; not the layers themselves, so that each can be freed."""
     parents = [parent for parent in module.modules() if not isinstance(parent, kind)]
     return [(parent, name) for parent in parents for name, child in parent.named_children() if isinstance(child, kind)]
 

@@ -1,1 +1,1 @@
-"""Building blocks that know nothing of images, text or scales."""
+"""Building blocks that know nothing about images, text or scales."""

@@ -1,8 +1,8 @@
 """Multi-head self-attention, the only place that calls an attention kernel.
 
-Block-causal attention over scales needs no mask: the queries of one scale see a prefix of the keys, so it
-is one plain kernel call a scale. Training gives the lengths of the scales; generation gives a cache.
-Short sequences on a CPU are the exception, see `SHORT_ON_CPU`.
+Block-causal attention over scales needs no mask: the queries of one scale see a prefix of the keys, so it is one plain
+kernel call per scale. Training gives the lengths of the scales; generation gives a cache. Short sequences on a CPU are
+the exception, see `SHORT_ON_CPU`.
 
 Shapes: B batch, N tokens, C width, H heads, d = C / H head width.
 """
@@ -20,17 +20,17 @@ from hart.layers.kv_cache import KVCache
 from hart.layers.linear import Linear
 from hart.layers.rope import Rotation, rotate
 
-# Factor on top of 1 / sqrt(head width) that the published models were trained with.
+# Factor on top of 1 / sqrt(head width) in the training of the published models.
 PUBLISHED_SCALE = 0.25
 MAX_LOG_SCALE = math.log(100.0)
 SHORT_ON_CPU = 512
-"""Up to so many tokens a CPU trains on one masked product of all scales, whose scores take B H N^2 numbers. PyTorch's
-kernel is slow there on short sequences, most of all its backward pass in bfloat16: 115 tokens of 64 images with 4
-heads of 64 took 122 ms a layer, forward and backward, and 18 ms masked; in float32 40 and 29 (2 cores with AMX)."""
+"""Up to this many tokens a CPU trains with one masked product over all scales, whose scores take B H N^2 numbers.
+PyTorch's kernel is slow on short sequences there, above all its backward pass in bfloat16: 115 tokens of 64 images with
+4 heads of 64 took 122 ms per layer, forward and backward, and 18 ms masked; in float32 40 and 29 (2 cores with AMX)."""
 
 
 class Attention(nn.Module):
-    """Queries and values have a bias, keys have none; rows of `qkv` are q, k, v, each split by head."""
+    """Queries and values have a bias, keys do not; rows of `qkv` are q, k, v, each split by head."""
 
     def __init__(self, width: int, heads: int, *, qk_norm: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Keys and values of the tokens seen so far, preallocated and passed in, never kept on a module."""
+"""Keys and values of the tokens seen so far, preallocated and passed as an argument, never kept on a module."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 class KVCache:
     """Room for `capacity` tokens in every layer.
 
-    `length` tokens are in it. `append` writes one layer's keys and values after them; `advance` is called
-    once all layers have appended, so that every layer of a step writes at the same place.
+    It holds `length` tokens. `append` writes one layer's keys and values after them; `advance` is called once all have
+    appended, so that every layer of a step writes at the same place.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class KVCache:
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
     def rows(self, rows: slice) -> KVCache:
-        """A cache of some rows of the batch: it writes into this one's memory and counts by itself."""
+        """A cache for some rows of the batch, with its own `length`, that writes into this one's memory."""
         part = copy.copy(self)
         part.keys, part.values = self.keys[:, rows], self.values[:, rows]
         return part

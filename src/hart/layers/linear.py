@@ -1,4 +1,4 @@
-"""A linear layer that takes its bias at the call, and activations without a second copy of their input.
+"""A linear layer that takes its bias in the call, and activations in place.
 
 Shapes: C inputs, D outputs.
 """
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class Linear(nn.Linear):
-    """nn.Linear that takes a bias at the call in place of its own."""
+    """nn.Linear that takes a bias in the call, in place of its own."""
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x (..., C), bias (D,), to (..., D)."""
@@ -19,11 +19,11 @@ class Linear(nn.Linear):
 
 
 def silu(x: Tensor) -> Tensor:
-    """SiLU of a tensor that nobody else reads: in place where no gradient is wanted."""
+    """SiLU of a tensor that nothing else reads: in place unless gradients are on."""
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
 def gated_silu(gate: Tensor, x: Tensor) -> Tensor:
-    """silu(gate) x; where no gradient is wanted, in the memory of a gate that nobody else reads."""
+    """silu(gate) x, for a gate that nothing else reads: in its memory unless gradients are on."""
     h = silu(gate)
     return h * x if torch.is_grad_enabled() else h.mul_(x)

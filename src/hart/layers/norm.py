@@ -9,7 +9,7 @@ EPS = 1e-6
 
 
 class RMSNorm(nn.RMSNorm):
-    """RMSNorm over the last dimension with a weight as given (not 1 + w); the result has the input's dtype."""
+    """RMSNorm over the last dimension, with factor w (not 1 + w); the result has the input's dtype."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, eps=EPS)

@@ -22,7 +22,7 @@ def rotation_1d(positions: Tensor, head_width: int) -> Rotation:
 
 
 def rotation_2d(rows: Tensor, columns: Tensor, head_width: int) -> Rotation:
-    """Image tokens at (rows, columns), each (B, N): rows turn the first half of the head, columns the second."""
+    """Image tokens at (rows, columns), each (B, N): rows rotate the first half of the head, columns the second."""
     exponents = torch.arange(0, head_width, 4, device=rows.device, dtype=torch.float32) / head_width
     frequencies = BASE**-exponents
     i, j = rows.float()[..., None] * frequencies, columns.float()[..., None] * frequencies
@@ -41,7 +41,7 @@ def cat_rotations(rotations: list[Rotation]) -> Rotation:
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turn x (B, H, N, d): channel c is paired with c + d/2. Computed in float32, returned in x's dtype."""
+    """Rotate x (B, H, N, d), channel c with c + d/2. Computed in float32, returned in x's dtype."""
     cos, signed_sin = rotation
     wide = x.float()
     partners = wide.roll(x.shape[-1] // 2, dims=-1)

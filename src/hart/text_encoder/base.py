@@ -1,4 +1,4 @@
-"""What every text encoder offers, so that a pipeline or a training task takes any of them; and random features.
+"""The interface of every text encoder, so that pipelines and training tasks take any of them; and random features.
 
 Shapes: B prompts, S text tokens (`config.tokens`, always), E text width.
 """
@@ -23,14 +23,14 @@ SHOWN_WORDS = 8
 class Reading:
     """What an encoder reads of a prompt.
 
-    left_out: the words behind the last that it reads; empty where it reads all. unknown: words that it does not know.
+    left_out: the text after what it reads; empty if it reads all. unknown: words that it does not know.
     """
 
     left_out: str = ""
     unknown: tuple[str, ...] = ()
 
     def remarks(self, prompt: str) -> list[str]:
-        """What whoever wrote the prompt should know, a sentence each."""
+        """What the author of the prompt should know, one sentence each."""
         named = f'"{clipped(prompt, 40)}"'
         found = []
         if self.left_out:
@@ -56,7 +56,7 @@ class TextEncoder(Protocol):
         ...
 
     def reading(self, prompts: Sequence[str]) -> list[Reading]:
-        """How `encode` reads each of the prompts, without encoding them."""
+        """How `encode` reads each prompt, without encoding it."""
         ...
 
     def to(self, device: torch.device, dtype: torch.dtype) -> TextEncoder:
@@ -65,7 +65,7 @@ class TextEncoder(Protocol):
 
 
 class RandomTextFeatures:
-    """Standard normal features; the same prompt and seed always give the same ones. All S tokens are real."""
+    """Standard normal features, a function of prompt and seed. All S tokens are real."""
 
     def __init__(self, sizes: TextConditioning, seed: int) -> None:
         self.config = TextEncoderConfig(kind="random", tokens=sizes.tokens, output_width=sizes.width, seed=seed)
@@ -76,17 +76,17 @@ class RandomTextFeatures:
         return self.config.output_width
 
     def reading(self, prompts: Sequence[str]) -> list[Reading]:
-        """Whole prompts: every one has features of its own."""
+        """Whole prompts: each has its own features."""
         return [Reading() for _ in prompts]
 
     def encode(self, prompts: Sequence[str]) -> TextContext:
         """Embeddings (B, S, E) in float32 on the CPU and mask (B, S) for B prompts."""
         shape = (self.config.tokens, self.width)
-        # a prime just below the range of generators' seeds: no two seeds of a pipeline fall together throughout
+        # modulo a prime just below the range of generators' seeds: no two seeds of a pipeline agree for all prompts
         seeds = [(self.config.seed * 2**32 + zlib.crc32(prompt.encode())) % (2**64 - 59) for prompt in prompts]
         embeddings = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return TextContext(torch.stack(embeddings), torch.ones(len(prompts), shape[0], dtype=torch.bool))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> RandomTextFeatures:
-        """There is nothing to move: whoever uses the features brings them where they are wanted."""
+        """There is nothing to move: the caller moves the features."""
         return self

@@ -1,4 +1,4 @@
-"""The text encoder of this project: a few million parameters, shipped beside the model that it serves.
+"""The text encoder of this project: a few million parameters, shipped with the model that uses it.
 
 Word pieces -> factorised embedding + learned positions -> small bidirectional transformer -> text features.
 The first token, [CLS], carries the meaning of the whole prompt; `projects/emoji` trains one.
@@ -12,7 +12,6 @@ import json
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
 
 import torch
 from tokenizers import Encoding, Regex, Tokenizer, normalizers, pre_tokenizers
@@ -25,7 +24,7 @@ from hart.checkpoint.storage import TEXT_ENCODER_FILE, fill_module, save_module
 from hart.config import TextEncoderConfig
 from hart.devices import without_memory
 from hart.errors import HartError
-from hart.files import atomic_write, parse_json, read_text
+from hart.files import parse_json, read_text, write_text
 from hart.strict import reason
 from hart.text_encoder.base import Reading
 from hart.text_encoder.emoji import named_emoji
@@ -33,7 +32,6 @@ from hart.types import TextContext
 
 PADDING, UNKNOWN, START = "[PAD]", "[UNK]", "[CLS]"
 SPECIAL_PIECES = (PADDING, UNKNOWN, START)
-WEIGHTS_FILE = TEXT_ENCODER_FILE
 PIECES_FILE = "word_pieces.json"
 
 
@@ -41,7 +39,7 @@ def build_tokenizer(pieces: Sequence[str], tokens: int) -> Tokenizer:
     """A lower-casing word-piece tokenizer that puts [CLS] first and always returns `tokens` ids.
 
     pieces: the vocabulary in id order, starting with `SPECIAL_PIECES`; "##" marks a piece inside a word.
-    Symbols such as emoji are words of their own, also when they are written without spaces.
+    Symbols such as emoji are words of their own, even without spaces between them.
     """
     if tuple(pieces[: len(SPECIAL_PIECES)]) != SPECIAL_PIECES or len(set(pieces)) != len(pieces):
         raise HartError(f"a vocabulary holds distinct pieces and starts with {', '.join(SPECIAL_PIECES)}")
@@ -83,12 +81,12 @@ class _Block(nn.Module):
 class CompactTextEncoder(nn.Module):
     """A small bidirectional transformer over word pieces.
 
-    Every real token's feature has unit root mean square; padding is zero, so that the features of a
-    prompt do not depend on how far it was padded.
+    Every real token's feature has unit root mean square; padding is zero, so that features
+    do not depend on the amount of padding.
     """
 
     def __init__(self, config: TextEncoderConfig, tokenizer: Tokenizer) -> None:
-        """Raises `HartError` when the tokenizer's vocabulary is not of the configured size."""
+        """Raises `HartError` if the tokenizer's vocabulary is not of the configured size."""
         super().__init__()
         if config.kind != "compact":
             raise HartError(f"a compact text encoder cannot be built from a {config.kind!r} configuration")
@@ -142,13 +140,12 @@ class CompactTextEncoder(nn.Module):
         return TextContext(self(ids, mask), mask)
 
     def save(self, folder: Path, dtype: torch.dtype | None = torch.float16, *, overwrite: bool = True) -> None:
-        """Writes `word_pieces.json` and `text_encoder.safetensors`; each appears whole or not.
+        """Writes `word_pieces.json` and `text_encoder.safetensors`; each appears whole or not at all.
 
         dtype: how weights are stored, None as they are. overwrite: see `hart.files.atomic_write`.
         """
-        pieces = self.tokenizer.to_str(pretty=True).encode()
-        atomic_write(folder / PIECES_FILE, lambda file: file.write(pieces), overwrite=overwrite)
-        save_module(folder / WEIGHTS_FILE, self, dtype, overwrite=overwrite)
+        write_text(folder / PIECES_FILE, self.tokenizer.to_str(pretty=True), overwrite=overwrite)
+        save_module(folder / TEXT_ENCODER_FILE, self, dtype, overwrite=overwrite)
 
     @classmethod
     def load(cls, config: TextEncoderConfig, folder: Path) -> CompactTextEncoder:
@@ -156,33 +153,35 @@ class CompactTextEncoder(nn.Module):
         tokenizer = _read_tokenizer(folder / PIECES_FILE, config.tokens)
         with without_memory():
             encoder = cls(config, tokenizer)
-        fill_module(encoder, folder / WEIGHTS_FILE, torch.float32)
+        fill_module(encoder, folder / TEXT_ENCODER_FILE, torch.float32)
         return encoder.eval().requires_grad_(False)
 
 
 def _reading(text: str, read: Encoding) -> Reading:
-    """What became of `text`, with the emoji named, from its tokens and those that were cut off."""
+    """How `text`, with its emoji named, was read: from its tokens and those that were cut off."""
     left_out = ""
     if read.overflowing:
         cut = read.overflowing[0]
         places = zip(cut.offsets, cut.word_ids, strict=True)
         start, word = next((at, word) for (at, _), word in places if word is not None)
-        # a word that is read in part counts as left out
+        # a word that was read in part counts as left out
         begun = (at for (at, _), own in zip(read.offsets, read.word_ids, strict=True) if own == word)
         left_out = text[next(begun, start) :].strip()
     words = (text[at:end] for token, (at, end) in zip(read.tokens, read.offsets, strict=True) if token == UNKNOWN)
-    # marks between words say little
+    # without punctuation and control characters
     named = (word for word in words if any(unicodedata.category(character)[0] not in "PZC" for character in word))
     return Reading(left_out, tuple(dict.fromkeys(named)))
 
 
 def _read_tokenizer(path: Path, tokens: int) -> Tokenizer:
-    """What `build_tokenizer` makes of a file's vocabulary. Raises `HartError` where the file's own would differ."""
+    """`build_tokenizer` of a file's vocabulary. Raises `HartError` if the file's own tokenizer would differ."""
     text = read_text(path)
-    file = parse_json(text.encode(), str(path))
-    model = file.get("model") if _is_table(file) else None
-    vocabulary = model.get("vocab") if _is_table(model) else None
-    if not _is_table(vocabulary) or not all(type(number) is int for number in vocabulary.values()):
+    try:
+        vocabulary = parse_json(text.encode(), str(path))["model"]["vocab"]
+        sound = all(type(number) is int for number in vocabulary.values())
+    except (AttributeError, KeyError, TypeError):
+        sound = False
+    if not sound:
         raise HartError(f"{path}: not a tokenizer file: it holds no vocabulary of word pieces")
     pieces = sorted(vocabulary, key=vocabulary.__getitem__)
     if [vocabulary[piece] for piece in pieces] != list(range(len(pieces))):
@@ -194,16 +193,8 @@ def _read_tokenizer(path: Path, tokens: int) -> Tokenizer:
         raise HartError(f"{path}: {error}") from None
     except Exception as error:  # tokenizers raises plain Exception for every fault
         raise HartError(f"{path}: not a tokenizer file: {reason(error)}") from None
-    # how long prompts may be is the configuration's to say
-    stored.no_truncation()
-    stored.no_padding()
-    plain = build_tokenizer(pieces, tokens)
-    plain.no_truncation()
-    plain.no_padding()
-    if json.loads(stored.to_str()) != json.loads(plain.to_str()):
-        raise HartError(f"{path}: it cuts words otherwise than the text encoder that this version of hart writes")
+    # the configuration decides how long prompts may be
+    lengths = {"truncation": None, "padding": None}
+    if json.loads(stored.to_str()) | lengths != json.loads(tokenizer.to_str()) | lengths:
+        raise HartError(f"{path}: it cuts words differently from the text encoders that this version of hart writes")
     return tokenizer
-
-
-def _is_table(value: object) -> TypeGuard[dict[str, Any]]:
-    return isinstance(value, dict)

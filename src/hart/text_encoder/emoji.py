@@ -1,7 +1,7 @@
-"""Emoji in prompts, read as their names: "a 🐸" is "a frog". The names are those of the emoji set's captions.
+"""Emoji in prompts, read as their names: "a 🐸" is "a frog". The names are those of the emoji data set's captions.
 
-`emoji_names.txt` has an emoji, without the marks that choose its colours, and its name a line
-(`benchmarks/emoji_names.py` writes it).
+A line of `emoji_names.txt`, which `projects/emoji` writes, is an emoji without variation selectors and skin tones, and
+its name.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ JOINER = "\u200d"
 TONES = dict(zip("\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff",
                  ("light", "medium-light", "medium", "medium-dark", "dark"), strict=True))  # fmt: skip
 SELECTORS = "\ufe0e\ufe0f"
-"""After a character: show it as text, or as an emoji."""
+"""Variation selectors after a character: show it as text, or as an emoji."""
 TEXT_SYMBOLS = "©®™"
-"""Emoji only where the selector says so."""
+"""Emoji only with a selector."""
 LETTERS, TAGS = "\U0001f1e6-\U0001f1ff", "\U000e0020-\U000e007f"
 _MARKS = dict.fromkeys(map(ord, SELECTORS + "".join(TONES)))
 
 
 def named_emoji(text: str) -> str:
-    """`text` with the name of every emoji in its place; those that are not in the table stay."""
+    """`text` with every emoji replaced by its name; those that are not in the table stay."""
     if text.isascii() or not _pattern().search(text):
         return text
     return " ".join(_pattern().sub(lambda match: _name(match[0]), text).split())
@@ -36,15 +36,15 @@ def _names() -> dict[str, str]:
 
 @functools.cache
 def _pattern() -> re.Pattern[str]:
-    """Flags, keycaps, and images that are one character or several joined ones, with all their marks."""
+    """Flags, keycaps, and emoji of one character or several joined ones, with all their marks."""
     first = {part[0] for emoji in _names() for part in emoji.split(JOINER)} - set("0123456789#*")
     letters = {character for character in first if re.match(f"[{LETTERS}]", character)}
-    image = f"[{re.escape(''.join(sorted(first - letters)))}][{SELECTORS}]?[{''.join(TONES)}]?[{TAGS}]*"
-    return re.compile(f"[{LETTERS}]{{2}}|[0-9#*][{SELECTORS}]?\u20e3|{image}(?:{JOINER}{image})*")
+    emoji = f"[{re.escape(''.join(sorted(first - letters)))}][{SELECTORS}]?[{''.join(TONES)}]?[{TAGS}]*"
+    return re.compile(f"[{LETTERS}]{{2}}|[0-9#*][{SELECTORS}]?\u20e3|{emoji}(?:{JOINER}{emoji})*")
 
 
 def _name(emoji: str) -> str:
-    """The name of what the pattern found, with space around it; of joined images without a name, the names of all."""
+    """The name of a match, with spaces around it; for joined emoji without a name of their own, all their names."""
     if emoji in TEXT_SYMBOLS:
         return emoji
     plain = emoji.translate(_MARKS)

@@ -1,10 +1,9 @@
-"""Text encoders by name: found, loaded, stored with a model or alone."""
+"""Text encoders by name: finding, loading, and storing them with a model or alone."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -15,14 +14,13 @@ from hart.config import ConfigError, HartConfig, TextConditioning, TextEncoderCo
 from hart.errors import HartError
 from hart.files import FileError, read_json, user_path, write_text
 from hart.text_encoder.base import RandomTextFeatures, TextEncoder
-
-if TYPE_CHECKING:
-    from hart.text_encoder.compact import CompactTextEncoder
+from hart.text_encoder.compact import CompactTextEncoder
+from hart.text_encoder.qwen2 import Qwen2TextEncoder
 
 STORED_FOLDER = "text_encoder"
-"""Folder of a language model that is stored with the model that reads prompts with it."""
+"""Folder of a language model inside the folder of the model that uses it."""
 TEXT_ENCODER_CONFIG = "text_encoder.json"
-"""Settings of a text encoder that is stored alone."""
+"""Configuration of a text encoder that is stored alone."""
 
 
 def load_text_encoder(
@@ -30,19 +28,15 @@ def load_text_encoder(
 ) -> TextEncoder:
     """The frozen encoder of a configuration, on the CPU in `dtype`.
 
-    folder: the model folder. It holds `text_encoder.safetensors` and `word_pieces.json` of a compact encoder, and may
-        hold the folder of a Qwen2. Raises `HartError` when the encoder is not there or does not load.
+    folder: the model's. It holds `text_encoder.safetensors` and `word_pieces.json` of a compact encoder, and may hold
+        the folder of a Qwen2. Raises `HartError` if the encoder is not there or does not load.
     """
     if config.kind == "random":
         return RandomTextFeatures(TextConditioning(config.output_width, config.tokens), config.seed)
     if config.kind == "qwen2":
-        from hart.text_encoder.qwen2 import Qwen2TextEncoder
-
         return Qwen2TextEncoder.load(config, _language_model(config, folder) or config.source, dtype)
     if folder is None:
-        raise HartError("a compact text encoder is stored with its model; give the model's folder")
-    from hart.text_encoder.compact import CompactTextEncoder
-
+        raise HartError("a compact text encoder is stored with its model: give the model's folder")
     return CompactTextEncoder.load(config, folder).to(dtype=dtype)
 
 
@@ -53,11 +47,11 @@ def store_text_encoder(
     destination: Path,
     dtype: torch.dtype | None = None,
 ) -> TextEncoderConfig | None:
-    """Write an encoder into the folder of a model, and return what the model's configuration says about it there.
+    """Write an encoder into the folder of a model; returns its configuration for the model's own.
 
     encoder: None takes the one that `config` describes, with `folder` as in `load_text_encoder`.
-    dtype: how a compact encoder is stored; None as it is. A Qwen2 in a folder is copied as it is, one from the hub goes
-        on being named by its id. Raises `HartError` for an encoder of another kind, and `FileExistsError`.
+    dtype: how a compact encoder is stored; None as it is. A Qwen2 in a folder is copied as it is, one from the hub is
+        still named by its id. Raises `HartError` for an encoder of another kind, and `FileExistsError`.
     """
     config = config if encoder is None else encoder.config
     if config is None or config.kind == "random":
@@ -72,8 +66,6 @@ def store_text_encoder(
                 shutil.copyfile(file, destination / STORED_FOLDER / file.name)
         return config.replace(source=STORED_FOLDER)
     encoder = load_text_encoder(config, folder) if encoder is None else encoder
-    from hart.text_encoder.compact import CompactTextEncoder
-
     if not isinstance(encoder, CompactTextEncoder):
         raise HartError(f"a text encoder of the kind {type(encoder).__name__} cannot be stored with a model")
     encoder.save(destination, dtype, overwrite=False)
@@ -81,9 +73,7 @@ def store_text_encoder(
 
 
 def encoder_module(encoder: TextEncoder) -> nn.Module:
-    """What holds the weights of an encoder. Raises `HartError` for random features, which have none."""
-    from hart.text_encoder.qwen2 import Qwen2TextEncoder
-
+    """The module with the weights of an encoder. Raises `HartError` for random features, which have none."""
     module = encoder.model if isinstance(encoder, Qwen2TextEncoder) else encoder
     if not isinstance(module, nn.Module):
         raise HartError("random text features have no weights: give a text encoder that was trained")
@@ -91,20 +81,20 @@ def encoder_module(encoder: TextEncoder) -> nn.Module:
 
 
 def _language_model(config: TextEncoderConfig, folder: Path | None) -> Path | None:
-    """The folder that a Qwen2 is in: beside the weights of its model, or any other; None for one from the hub."""
+    """The folder of a Qwen2, inside that of its model or elsewhere; None for one from the hub."""
     named = user_path(config.source)
     places = [named] if folder is None else [folder / config.source, named]
     return next((place for place in places if place.is_dir()), None)
 
 
 def save_text_encoder(folder: Path, encoder: CompactTextEncoder) -> None:
-    """Write a compact encoder alone, in float16, with its settings: `find_text_encoder` finds it there."""
+    """Write a compact encoder alone, in float16, with its configuration, for `find_text_encoder`."""
     encoder.save(folder)
     write_text(folder / TEXT_ENCODER_CONFIG, encoder.config.to_json())
 
 
 def text_encoder_config(folder: Path) -> TextEncoderConfig:
-    """Sizes of the text encoder in `folder`: what its training wrote, or what a whole model holds. `ConfigError`s."""
+    """Configuration of the text encoder in `folder`, stored alone or in a whole model. Raises `ConfigError`."""
     if (folder / TEXT_ENCODER_CONFIG).exists():
         return TextEncoderConfig.load(folder / TEXT_ENCODER_CONFIG)
     config = HartConfig.load(folder / CONFIG_FILE).text_encoder
@@ -114,11 +104,11 @@ def text_encoder_config(folder: Path) -> TextEncoderConfig:
 
 
 def find_text_encoder(name: str, *, tokens: int, instruction: bool) -> tuple[TextEncoderConfig, Path | None]:
-    """Settings of the text encoder `name`, and the folder that holds it where it is a compact one.
+    """Configuration of the text encoder `name`, and the folder of a compact one.
 
-    name: folder that the text encoder's stage wrote, or of a model (also a shipped one), which has its own settings;
-        or folder or hub id of a Qwen2 language model. tokens, instruction: settings of the latter.
-    Raises `HartError` for an unknown name, `ConfigError` for a model whose own encoder reads other prompts.
+    name: folder of `save_text_encoder`, or a model (folder or shipped), which have their own settings; or folder or hub
+        id of a Qwen2 language model. tokens, instruction: settings of the latter.
+    Raises `HartError` for an unknown name, `ConfigError` if the model's encoder wants the other `instruction`.
     """
     folder = user_path(name)
     if not folder.is_dir() and "/" not in name:

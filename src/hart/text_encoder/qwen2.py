@@ -1,8 +1,7 @@
 """A frozen Qwen2 language model as text encoder, as the released weights expect it (paper, section 4.1).
 
-The features are the hidden states of the last layer after its final norm. With `config.instruction` the tokens
-of a fixed instruction stand before the prompt's own 300, so that the model reads the prompt under it; their
-states are cut off afterwards.
+The features are the hidden states of the last layer after its final norm. With `config.instruction` a fixed
+instruction precedes the prompt's tokens; its own states are cut off afterwards.
 
 Shapes: B prompts, S text tokens, E hidden width.
 """
@@ -28,19 +27,19 @@ if TYPE_CHECKING:
 
 
 def enhancement_instruction() -> str:
-    """The instruction that asks for an enhanced prompt, exactly as the released weights were trained with it."""
+    """The instruction that asks for an enhanced prompt, exactly as in the training of the released weights."""
     return files("hart.text_encoder").joinpath("instruction.txt").read_text(encoding="utf-8")
 
 
 class Qwen2TextEncoder:
     """Hidden states of a Qwen2 model. Prompts are padded, on the tokenizer's own side, or cut to `config.tokens`.
 
-    Prompt and instruction are tokenised apart and joined as tokens: a prompt has the same tokens with
-    and without instruction, and padding on the left stands between the two.
+    Prompt and instruction are tokenised separately: a prompt has the same tokens with and without instruction, and
+    padding on the left is between the two.
     """
 
     def __init__(self, config: TextEncoderConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Raises `HartError` when the tokenizer has no padding token."""
+        """Raises `HartError` if the tokenizer has no padding token."""
         if tokenizer.pad_token_id is None:
             raise HartError(f"{config.source}: its tokenizer has no padding token; set pad_token in its configuration")
         self.config = config
@@ -52,11 +51,11 @@ class Qwen2TextEncoder:
     def load(
         cls, config: TextEncoderConfig, source: str | Path, dtype: torch.dtype = torch.float32
     ) -> Qwen2TextEncoder:
-        """From `source`, a hub id or a folder, in `dtype`. Raises `HartError` when it cannot be loaded."""
+        """From `source`, a hub id or a folder, in `dtype`. Raises `HartError` if it cannot be loaded."""
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
         try:
-            # code that a repository brings along is neither run nor asked about
+            # code in a repository is neither run nor asked about
             kind = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type
             if kind != "qwen2":
                 raise HartError(f"it is a {kind!r} model")
@@ -92,7 +91,7 @@ class Qwen2TextEncoder:
         return TextContext(states[:, prefix.shape[1] :], mask)
 
     def reading(self, prompts: Sequence[str]) -> list[Reading]:
-        """See `TextEncoder.reading`. A language model of bytes knows all words."""
+        """See `TextEncoder.reading`. A byte-level language model knows all words."""
         at_end = self.tokenizer.truncation_side == "right"
         readings = []
         for ids in self.tokenizer(list(prompts), verbose=False)["input_ids"] if prompts else []:

@@ -33,7 +33,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(silu(self.norm1(x)))
         h = self.conv2(silu(self.norm2(h)))
-        return h.add_(self.skip(x))  # a convolution's gradient does not need its output
+        return h.add_(self.skip(x))  # in place: a convolution's gradient does not need its output
 
 
 class SpatialAttention(nn.Module):
@@ -65,7 +65,7 @@ class MidBlock(nn.Sequential):
 
 
 class Downsample(nn.Module):
-    """Half the side: zeros on the right and at the bottom, then a 3x3 convolution with stride 2."""
+    """Half the size: zeros on the right and at the bottom, then a 3x3 convolution with stride 2."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the side: nearest neighbour, then a 3x3 convolution."""
+    """Twice the size: nearest neighbour, then a 3x3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Upsample(nn.Module):
 
 
 def level(in_channels: int, out_channels: int, blocks: int, groups: int, *, attention: bool) -> list[nn.Module]:
-    """The blocks of one resolution, each followed by attention at the lowest one."""
+    """The blocks of one resolution, each followed by attention if wanted."""
     layers: list[nn.Module] = []
     for i in range(blocks):
         layers.append(ResidualBlock(in_channels if i == 0 else out_channels, out_channels, groups))
@@ -139,7 +139,7 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(width, 3, 3, padding=1)
 
     def features(self, latent: Tensor) -> Tensor:
-        """What the last convolution, `conv_out`, turns into the image: (B, C, f h, f w)."""
+        """The input (B, C, f h, f w) of the last convolution, `conv_out`."""
         h = self.middle(self.conv_in(latent))
         for layer in self.levels:
             h = layer(h)

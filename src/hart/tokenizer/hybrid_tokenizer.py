@@ -1,7 +1,7 @@
 """The hybrid tokenizer (paper, section 3.1): an image as discrete tokens at growing scales plus a continuous residual.
 
-One decoder reads two kinds of latent: the sum of codes (discrete tokens alone) and the encoder's own
-output (discrete plus continuous tokens).
+One decoder reads two kinds of latent: the sum of codes (discrete tokens alone) and the encoder's own output (discrete
+plus continuous tokens).
 
 Shapes: B batch, H W image, f pixels of a latent position, D latent channels, n_K grid size of the latent.
 """
@@ -26,7 +26,7 @@ from hart.types import TokenMaps
 class TrainingPass:
     """What a training step of the tokenizer needs.
 
-    latent: (B, D, n_K, n_K), what is decoded; discrete or continuous.
+    latent: (B, D, n_K, n_K), to be decoded; discrete or continuous.
     quantizer_loss: scalar, the codebook and commitment terms, the same for both kinds.
     quantized: the codes, for usage statistics.
     """
@@ -72,7 +72,7 @@ class HybridTokenizer(nn.Module):
     ) -> TokenMaps:
         """The transformer's targets and teacher-forcing input for a continuous latent (B, D, n_K, n_K).
 
-        code_corruption: wrong codes in the teacher-forcing input, which the targets of the scales after them correct.
+        code_corruption: wrong codes in the teacher-forcing input, which the targets of later scales correct.
         """
         schedule = schedule or self.config.schedule
         quantized = self.quantizer.encode(latent, schedule, code_corruption)
@@ -92,10 +92,9 @@ class HybridTokenizer(nn.Module):
         last_scale_continuous: Tensor | None = None,
         schedule: ScaleSchedule | None = None,
     ) -> TokenMaps:
-        """`token_maps` of codes that were stored: K tensors (B, N_k), and (B, N_K, D) where the residual was stored
-        too.
+        """`token_maps` of stored codes: K tensors (B, N_k), and (B, N_K, D) if the residual was stored too.
 
-        Without it the codes of the last scale stand in for what that scale had to hold: the residual is zero.
+        Without it `last_scale_continuous` is the embeddings of the last scale's codes, so that the residual is zero.
         """
         schedule = schedule or self.config.schedule
         totals = self._totals(indices, schedule)
@@ -108,7 +107,7 @@ class HybridTokenizer(nn.Module):
     def latent_from_codes(
         self, indices: tuple[Tensor, ...], last_scale_continuous: Tensor, schedule: ScaleSchedule
     ) -> Tensor:
-        """The continuous latent (B, D, n_K, n_K) whose codes and residual were stored; see `token_maps_from_codes`."""
+        """The continuous latent (B, D, n_K, n_K) of stored codes and residual; see `token_maps_from_codes`."""
         *_, before_last = self._totals(indices, schedule)
         return before_last + to_map(last_scale_continuous)
 
@@ -123,8 +122,8 @@ class HybridTokenizer(nn.Module):
     def reconstruct(self, image: Tensor, *, discrete: bool, schedule: ScaleSchedule | None = None) -> Tensor:
         """Encode and decode an image (B, 3, H, W) in [-1, 1].
 
-        `discrete` keeps the codes alone. Otherwise the latent is codes plus the exact residual, which is the
-        encoder's latent: what hybrid tokens reach when the residual is sampled without error.
+        discrete: use the codes alone. Otherwise codes plus the exact residual, which is the encoder's own latent: what
+        hybrid tokens reach if the residual is sampled without error.
         """
         latent = self.encode(image)
         return self.decode(self.quantize(latent, schedule).latent if discrete else latent)
@@ -137,7 +136,7 @@ class HybridTokenizer(nn.Module):
         code_corruption: wrong codes in the sum that is decoded; see `MultiScaleQuantizer.encode`.
         """
         latent = self.encode(image).float()
-        # a code's distances and what is left for the next scale need float32, in autocast too
+        # distances to codes and the residual need float32, in autocast too
         with torch.autocast(latent.device.type, enabled=False):
             quantized = self.quantizer.encode(latent, self.config.schedule, code_corruption)
         decoded = latent + (quantized.latent - latent).detach() if discrete else latent

@@ -1,8 +1,7 @@
 """Multi-scale residual quantisation (VAR; Tian et al., 2024, and paper, section 3.1).
 
-A latent is coded coarse to fine. At every scale the residual that is still uncoded is pooled to the scale's
-side, each position takes its nearest code, and the codes' map, resized back and smoothed by phi, is subtracted from the
-residual.
+A latent is coded coarse to fine. At every scale the residual is pooled to the scale's grid size, each position takes
+its nearest code, and the map of codes, resized back and smoothed by phi, is subtracted from the residual.
 
 Shapes: B batch, K scales, N tokens of one scale, L tokens of all scales, D latent channels, V codes,
 n_k grid size of scale k, n_K grid size of the latent.
@@ -23,7 +22,7 @@ from hart.grids import ScaleSchedule
 
 @dataclass(frozen=True)
 class QuantizedLatent:
-    """Everything a pass over the scales yields.
+    """The result of a pass over the scales.
 
     indices: K tensors (B, N_k) int64, the nearest codes.
     partial_sums: K tensors (B, D, n_K, n_K): the sum of the scales up to and including k, phi applied at all.
@@ -42,12 +41,12 @@ class QuantizedLatent:
 
 @dataclass(frozen=True)
 class CodeCorruption:
-    """Wrong codes, as a generator that draws its codes makes them: what training shows, so that they get corrected.
+    """Wrong codes in training, like those that sampling makes, so that later scales learn to correct them.
 
-    max_rate: (A, 1), for each of A images: it has a chance of a wrong code drawn evenly from 0 to this.
-    generator: on the CPU, draws for all A images.
-    rows: which of them are coded; so what an image gets does not depend on how many are coded together.
-    among: a wrong code is any of so many nearest ones.
+    max_rate: (A, 1), for each of A images; its rate of wrong codes is uniform between 0 and this.
+    generator: on the CPU, samples for all A images.
+    rows: those of the A images that are coded, so that an image's codes do not depend on how many are coded together.
+    among: a wrong code is one of this many nearest ones.
     """
 
     max_rate: Tensor
@@ -56,7 +55,7 @@ class CodeCorruption:
     among: int = 32
 
     def replace(self, index: Tensor, distances: Tensor) -> Tensor:
-        """Codes (B, N) with some exchanged for a near one, by the distances (B, N, V) of all codes."""
+        """Codes (B, N) with some replaced by a near one; distances: (B, N, V), to all codes."""
         near = distances.topk(min(self.among, distances.shape[-1]), largest=False).indices
         images, tokens = len(self.max_rate), index.shape[1]
         chance = self.max_rate * torch.rand(images, 1, generator=self.generator)
@@ -81,10 +80,9 @@ class Phi(nn.Module):
 def shared_phi_table(scales: int, shared: int) -> tuple[int, ...]:
     """Which of the `shared` phi each of the `scales` uses.
 
-    Computed in float64 as published: near-ties are settled by its rounding, so that exact fractions
-    would give another table.
+    Computed in float64 as published: its rounding decides near-ties, so that exact fractions would give another table.
     """
-    # four phi have their ticks at 1/12 ... 11/12; any other number at the middles of equal parts
+    # four phi are at 1/12 ... 11/12, any other number at the middles of equal parts
     first = 1 / 3 / shared if shared == 4 else 1 / 2 / shared
     ticks = np.linspace(first, 1 - first, shared)
     return tuple(int(np.argmin(np.abs(ticks - k / (scales - 1)))) for k in range(scales))
@@ -125,19 +123,18 @@ class MultiScaleQuantizer(nn.Module):
     ) -> QuantizedLatent:
         """Quantise latent (B, D, n_K, n_K) scale by scale.
 
-        code_corruption: makes some of the codes that are summed up wrong; the codes of later scales then correct them.
+        code_corruption: makes some of the summed codes wrong, which the codes of later scales then correct.
         Differentiable in codebook and phi (through the partial sums), not in `latent`.
-        Raises `ValueError` when the latent's side is not the schedule's last.
+        Raises `ValueError` if the latent's size is not the schedule's last.
         """
         grid_size = schedule.final_grid_size
         if latent.shape[-2:] != (grid_size, grid_size):
             raise ValueError(
                 f"latent is {tuple(latent.shape[-2:])}, the scale schedule ends at {grid_size} x {grid_size}"
             )
-        latent = latent.detach()
+        latent = residual = latent.detach()
         total = torch.zeros_like(latent)
         indices, partial_sums = [], []
-        residual = latent
         for k, scale_grid_size in enumerate(schedule):
             residual = latent - total.detach()
             distances = self.distances(next_scale_input(residual, scale_grid_size))
@@ -167,21 +164,21 @@ def to_map(tokens: Tensor) -> Tensor:
 
 
 def resize_to_final(x: Tensor, grid_size: int) -> Tensor:
-    """Bicubic resize of a map (B, D, n, n) to the latent's side; nothing to do at the last scale."""
+    """Bicubic resize of a map (B, D, n, n) to the latent's size; nothing to do at the last scale."""
     return x if x.shape[-1] == grid_size else F.interpolate(x, size=(grid_size, grid_size), mode="bicubic")
 
 
 def next_scale_input(total: Tensor, grid_size: int) -> Tensor:
-    """The running sum (B, D, n_K, n_K) seen at a scale of side n: (B, n n, D) in raster order."""
+    """The running sum (B, D, n_K, n_K) at the grid size n: (B, n n, D) in raster order."""
     return pool(total, grid_size).flatten(2).transpose(1, 2)
 
 
 def pool(x: Tensor, grid_size: int) -> Tensor:
-    """Area interpolation of a map (B, D, m, m) to a smaller side n: each position is the mean of what it covers.
+    """Area interpolation of a map (B, D, m, m) to a smaller size n: each position is the mean of what it covers.
 
     Position i covers rows floor(i m / n) to ceil((i + 1) m / n), and columns likewise: a product with an averaging
-    matrix from each side. That serves devices whose own kernel refuses sides that do not divide (MPS), and takes
-    a part of its time on a CPU.
+    matrix on either side. It works where a device's own kernel refuses sizes that do not divide (MPS), and is faster
+    on a CPU.
     """
     wide = x.shape[-1]
     if grid_size == wide:
@@ -195,9 +192,9 @@ def pool(x: Tensor, grid_size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class CodebookUsage:
-    """used_share: (K,) in [0, 1], codes chosen at least once. perplexity: (K,) in [1, V], exp of the choice's entropy.
+    """used_share: (K,) in [0, 1], codes chosen at least once. perplexity: (K,) in [1, V], exp of the codes' entropy.
 
-    A perplexity of V means that all codes are chosen equally often; with no token counted it is 1.
+    A perplexity of V means that all codes are chosen equally often; without tokens it is 1.
     """
 
     used_share: Tensor
@@ -207,12 +204,12 @@ class CodebookUsage:
 def code_counts(indices: Sequence[Tensor], codes: int) -> Tensor:
     """How often each scale chose each code: K maps of indices (B, N_k) to (K, V) int64."""
     flat = [index.flatten() for index in indices]
-    # not bincount: it makes a GPU wait, and cannot run without values (a dry run)
+    # not bincount: it synchronises a GPU, and cannot run without values (in a dry run)
     return torch.stack([one.new_zeros(codes).index_add_(0, one, torch.ones_like(one)) for one in flat])
 
 
 def codebook_usage(counts: Tensor) -> CodebookUsage:
-    """Figures of counts (K, V), summed over as many batches and processes as wanted."""
+    """Figures of counts (K, V), which may be summed over batches and processes."""
     counts = counts.double()
     shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
     entropy = -torch.xlogy(shares, shares).sum(dim=1)

@@ -1,6 +1,6 @@
 """One transformer block, composed from the configuration's choices; and how a pooled condition modulates it (AdaLN).
 
-Modulation turns the condition (B, C), or (B, 6C) from a layer that all blocks share, into six parameters a channel,
+Modulation turns the condition (B, C), or (B, 6C) from a layer that all blocks share, into six parameters per channel,
 (B, 6, C): gate, scale and shift, each for the attention branch and the MLP branch; or into None.
 
 Shapes: B batch, N tokens, C width.
@@ -102,7 +102,7 @@ class NoModulation(nn.Module):
 
 
 class LinearModulation(nn.Module):
-    """Six parameters a channel from SiLU and a linear layer of this block's own."""
+    """Six parameters per channel from SiLU and a linear layer of this block's own."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""What the image is conditioned on, as tokens in front of the image tokens.
+"""The condition of an image, as tokens in front of the image tokens.
 
-The context stands in the place of scale 1's start token: its last position predicts the single token of
-scale 1. Text is S tokens; a class is one.
+The context takes the place of scale 1's start token: its last position predicts the single token of scale 1. Text is S
+tokens; a class is one.
 
 Shapes: B batch, S context tokens, E text width, C model width.
 """
@@ -25,8 +25,8 @@ class EmbeddedContext:
 
     tokens: (B, S, C), before level and position embeddings.
     position_ids: (B, S).
-    block_condition: (B, C), what modulates the blocks; (B, 6C) where they share a linear layer.
-    head_condition: (B, C), what modulates the head.
+    block_condition: (B, C), modulates the blocks; (B, 6C) if they share a linear layer.
+    head_condition: (B, C), modulates the head.
     """
 
     tokens: Tensor
@@ -40,7 +40,7 @@ class EmbeddedContext:
         return self.position_ids[:, -1]
 
     def rows_of(self, rows: slice, tokens: slice = slice(None)) -> EmbeddedContext:
-        """Some rows of the batch, and some of their tokens, conditioned as they are."""
+        """Some rows of the batch with some of their tokens, under the same condition."""
         return EmbeddedContext(
             self.tokens[rows, tokens],
             self.position_ids[rows, tokens],
@@ -50,7 +50,7 @@ class EmbeddedContext:
 
 
 class TextEmbedder(nn.Module):
-    """Text features through norm and projection. The head always sees the maximum over all tokens."""
+    """Text features through norm and projection. The head is modulated by the maximum over all tokens."""
 
     def __init__(self, config: TextConditioning, width: int, pooling: Literal["mean", "max"]) -> None:
         super().__init__()
@@ -76,9 +76,9 @@ class TextEmbedder(nn.Module):
 
 
 class ClassEmbedder(nn.Module):
-    """One vector a class plus a learned start; the class vector alone modulates blocks and head.
+    """One vector per class plus a learned start; the class vector alone modulates blocks and head.
 
-    shared_modulation: the blocks get it through one linear layer that they share (VAR's "shared AdaLN").
+    shared_modulation: it reaches the blocks through one linear layer that they share (VAR's "shared AdaLN").
     """
 
     def __init__(self, num_classes: int, width: int, *, shared_modulation: bool) -> None:

@@ -1,8 +1,8 @@
-"""The scalable-resolution transformer (paper, section 3.2): a context and the scales so far to the next scale.
+"""The scalable-resolution transformer (paper, section 3.2): from a context and the scales so far to the next scale.
 
-Every scale is one step: all its tokens are predicted at once, from the context and all earlier scales.
-Training computes all scales in one pass; generation keeps keys and values and computes one scale a call.
-Both go through the same embedding and the same blocks.
+Every scale is one step: all its tokens are predicted at once, from the context and all earlier scales. Training
+computes all scales in one pass; generation keeps keys and values and computes one scale per call. Both go through the
+same embedding and the same blocks.
 
 Shapes: B batch, K scales, S context tokens, N tokens of one scale, L tokens of all scales, C width,
 D latent channels, V codes.
@@ -29,7 +29,7 @@ from hart.types import Context
 
 
 class LevelTable(nn.Module):
-    """One learned vector a scale."""
+    """One learned vector per scale."""
 
     def __init__(self, scales: int, width: int) -> None:
         super().__init__()
@@ -41,13 +41,13 @@ class LevelTable(nn.Module):
 
 @dataclass(frozen=True)
 class Conditioning:
-    """A context prepared once for all scales: its embedding and the modulation (B, 6, C) of every block, or None."""
+    """A context, prepared once for all scales: its embedding, and each block's modulation (B, 6, C) or None."""
 
     context: EmbeddedContext
     modulations: tuple[Tensor | None, ...]
 
     def rows_of(self, rows: slice, tokens: slice = slice(None)) -> Conditioning:
-        """That of some rows of the batch, and of some of their tokens."""
+        """See `EmbeddedContext.rows_of`."""
         modulations = (None if m is None else m[rows] for m in self.modulations)
         return Conditioning(self.context.rows_of(rows, tokens), tuple(modulations))
 
@@ -65,8 +65,8 @@ class ModulatedHead(nn.Module):
         """hidden (B, N, C), condition (B, C) to logits (B, N, V) in float32."""
         scale, shift = self.modulation(condition).unsqueeze(1).chunk(2, dim=2)
         h = modulate(self.norm(hidden), scale, shift)
-        # in float32 whatever the model's type: guidance and low temperatures enlarge the rounding of logits.
-        # The weights are widened at each call, so that they are stored and moved like all others.
+        # always in float32: guidance and low temperatures amplify the rounding of logits. The weights are converted at
+        # each call, so that they are stored and moved like all others.
         with torch.autocast(h.device.type, enabled=False):
             return F.linear(h.float(), self.linear.weight.float(), self.linear.bias.float())
 
@@ -126,7 +126,7 @@ class HartTransformer(nn.Module):
         """Tokens of scale k (0-based, k > 0) and their rotation.
 
         scale_input: (B, N, D), the running sum of the scales before, resized to this one.
-        positions: (B, M) raster positions that `scale_input` (B, M, D) holds, when it is not all N of them.
+        positions: (B, M) raster positions of `scale_input` (B, M, D), if it does not hold all N of them.
         """
         tokens = self.embed_tokens(scale_input)
         tokens = tokens + self._level(k, tokens)
@@ -165,7 +165,7 @@ class HartTransformer(nn.Module):
             conditioning,
             segments=segments,
         )
-        # the context's last position stands for scale 1
+        # the context's last position predicts scale 1
         return HartHidden(x[:, segments[0] - 1 :], (1, *segments[1:]), conditioning)
 
     def new_cache(self, batch: int) -> KVCache:
@@ -184,9 +184,9 @@ class HartTransformer(nn.Module):
     def first_scale(self, conditioning: Conditioning, cache: KVCache, null_rows: int = 0) -> Tensor:
         """Run the context; the hidden state (B, 1, C) that predicts scale 1's token.
 
-        null_rows: so many rows at the end are the null context of guidance. The tokens of a null text are all equal, in
-        features and in position, and attention over equal tokens leaves them so in every layer: one token of one row is
-        computed and stands for all of them, exactly.
+        null_rows: this many rows at the end are the null context of guidance. The tokens of a null text are all equal,
+        in features and in position, and stay equal through attention in every layer: one token of one row is
+        computed for all of them, exactly.
         """
         rows, tokens = conditioning.context.tokens.shape[:2]
         if null_rows == 0 or tokens == 1:
