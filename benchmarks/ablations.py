@@ -30,12 +30,12 @@ from hart.data.datasets import open_dataset
 from hart.evaluation.suites.base import Context
 from hart.evaluation.suites.generation import SUITE, GenerationOptions
 from hart.losses.hart_loss import hart_loss, sample_diffusion_noise
+from hart.randomness import generator_for
 from hart.training.conditions import open_conditioner
 from hart.training.config import TransformerRecipe
 from hart.training.distributed import DistributedContext
 from hart.training.hart_task import TransformerTask
 from hart.training.image_sources import open_training_data
-from hart.training.randomness import generator_for
 from hart.training.token_sources import TokenSource, encode_all, select
 from hart.training.trainer import MODEL_FOLDER, Trainer
 

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from hart.data.digests import SetDigest, mark_shard
 from hart.data.encoded_files import Shard, index_file, read_index
-from hart.data.order import SampleOrder, numpy_generator
+from hart.data.order import SampleOrder
 from hart.data.read_ahead import StepLoader, places_of
 from hart.errors import HartError
 from hart.files import FileError, read_json
+from hart.randomness import numpy_generator
 from hart.types import TextContext
 
 OPEN_SHARDS = 256

@@ -23,9 +23,9 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from hart.data.kinds import StoredType
-from hart.data.samples import one_line, shown
 from hart.errors import HartError
 from hart.files import FileError, parse_json, read_json, require_regular
+from hart.strict import printable, reason
 
 FORMAT = 2
 CODES = "codes"  # (n, L) int32, all scales one after the other
@@ -89,7 +89,7 @@ class _Settings(TypedDict):
 
 def _plain_name(name: str) -> str:
     if not name.endswith(".safetensors") or {"/", "\\", "\0", ":"} & set(name):
-        raise ValueError(f"{shown(name)[:100]} is no name of a shard in this folder")
+        raise ValueError(f"{printable(name)[:100]} is no name of a shard in this folder")
     return name
 
 
@@ -121,7 +121,7 @@ def read_index(folder: Path, split: str) -> EncodedIndex:
         raise HartError(f"{path}: not found; {advice}")
     index = read_json(path)
     if index.get("format") != FORMAT:
-        version = shown(str(index.get("format")))[:20]
+        version = printable(str(index.get("format")))[:20]
         raise HartError(f"{path}: format {version}, this version reads {FORMAT}: encode the set again")
     fault = ""
     try:
@@ -133,7 +133,7 @@ def read_index(folder: Path, split: str) -> EncodedIndex:
         first = error.errors(include_input=False, include_url=False)[0]
         fault = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     if fault:
-        raise HartError(f"{path}: no index of an encoded set ({shown(fault)}): encode it again")
+        raise HartError(f"{path}: no index of an encoded set ({printable(fault)}): encode it again")
     files = tuple(folder / shard["file"] for shard in index["shards"])
     if missing := [file.name for file in files if not file.exists()]:
         raise HartError(f"{folder}: missing shards: {', '.join(missing[:5])}: copy them there or encode them again")
@@ -151,7 +151,7 @@ class Shard:
             self._file: Any = safe_open(path, framework="pt")
             stamp = _facts(self._file, path).get("stamp")
         except (SafetensorError, OSError) as error:
-            raise self.damaged(one_line(error)) from None
+            raise self.damaged(reason(error)) from None
         if stamp != stamp_of(settings):
             raise self.damaged("it was made with other settings than the index says")
         (count,) = self._declare(LABELS, {"I64"}, None)
@@ -232,4 +232,4 @@ class Shard:
         try:
             return read()
         except (SafetensorError, OSError, ValueError, OverflowError) as error:
-            raise self.damaged(one_line(error)) from None
+            raise self.damaged(reason(error)) from None

@@ -24,12 +24,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from hart.data.order import SampleOrder, numpy_generator
+from hart.data.order import SampleOrder
 from hart.data.read_ahead import StepLoader, Steps, places_of
 from hart.data.samples import Condition, Damage, DamagedSample, Sample
 from hart.data.sources import DamageCount, Source, Stream, read_row
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
+from hart.randomness import numpy_generator
 
 MAX_LANES = 64
 MAX_REPLACEMENTS = 50

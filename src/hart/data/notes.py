@@ -10,9 +10,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hart.data.samples import DamagedSample, one_line, text_fault
+from hart.data.samples import DamagedSample, text_fault
 from hart.errors import HartError
 from hart.files import FileError, decode_text, parse_json
+from hart.strict import reason
 
 NOTE_SUFFIXES = frozenset({"txt", "json", "cls"})
 NOTE_LIMIT = 2**24
@@ -84,7 +85,7 @@ def read_notes(files: Mapping[str, bytes]) -> Note:
             record = parse_json(files["json"], "its .json")
         txt, cls = (decode_text(files.get(suffix, b""), f"its .{suffix}").splitlines() for suffix in ("txt", "cls"))
     except FileError as error:
-        raise DamagedSample(one_line(error)) from None
+        raise DamagedSample(reason(error)) from None
     if not isinstance(record, dict):
         raise DamagedSample("its .json holds no object")
     note = read_record(record, Columns().among(record))

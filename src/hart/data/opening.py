@@ -23,12 +23,13 @@ from hart.data.readers.hugging_face import PREFIX, HuggingFaceReader, is_saved_d
 from hart.data.readers.jsonl import JsonlReader
 from hart.data.readers.parquet import ParquetStream
 from hart.data.readers.tar import TarReader, TarStream, is_remote, local_path
-from hart.data.samples import first_reasons, shown
+from hart.data.samples import first_reasons
 from hart.data.sources import Source, Stream
 from hart.data.splits import SPLIT_NAMES, WHOLE, require_hash_split, split_names
 from hart.data.written_sets import require_finished
 from hart.errors import HartError, missing_package
 from hart.files import require_regular
+from hart.strict import printable
 
 
 def open_source(
@@ -54,7 +55,7 @@ def open_source(
     if not isinstance(source, Stream) and not len(source):
         reasons = f" ({first_reasons(source.damaged)})" if source.damaged else ""
         raise HartError(
-            f"{shown(name)} ({split}), read as {kind}: no image could be read, {len(source.damaged)} damaged"
+            f"{printable(name)} ({split}), read as {kind}: no image could be read, {len(source.damaged)} damaged"
             f"{reasons}; looked for {_looked_for()}"
         )
     return source
@@ -272,4 +273,4 @@ def _readable(name: str) -> Iterator[None]:
         extra = "huggingface" if error.name == "datasets" else "data"
         raise missing_package(error.name, extra) from None
     except OSError as error:
-        raise HartError(f"{shown(error.filename or name)}: cannot be read ({error.strerror})") from None
+        raise HartError(f"{printable(error.filename or name)}: cannot be read ({error.strerror})") from None

@@ -10,8 +10,8 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from hart.data.samples import one_line
 from hart.errors import HartError
+from hart.strict import reason
 
 Make = Callable[[int, int], Iterator[Any]]
 """(worker, workers) -> the items of a worker: number worker, worker + workers, ... of all."""
@@ -40,7 +40,7 @@ def read_ahead(make: Make, workers: int) -> Iterator[Any]:
         if "DataLoader worker" not in str(error):
             raise
         raise HartError(
-            f"a process that reads data was killed ({one_line(error)}): memory may have run out; use fewer workers"
+            f"a process that reads data was killed ({reason(error)}): memory may have run out; use fewer workers"
         ) from None
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from hart.data.images import ImageError, decode_image, read_image
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
+from hart.strict import reason
 
 Condition = Literal["none", "caption", "label"]
 """What an image must come with."""
@@ -50,7 +51,7 @@ class Sample:
         try:
             return transform(decode_image(self.image), rng)
         except (ImageError, ValueError, OSError) as error:
-            raise DamagedSample(f"no image that can be decoded ({one_line(error)})") from None
+            raise DamagedSample(f"no image that can be decoded ({reason(error)})") from None
 
     def require(self, condition: Condition) -> None:
         """Raises `DamagedSample` unless the image comes with what it is to be drawn from."""
@@ -110,7 +111,7 @@ def read_sample_image(path: Path) -> bytes:
     try:
         return read_image(path)
     except ImageError as error:
-        raise DamagedSample(one_line(error)) from None
+        raise DamagedSample(reason(error)) from None
 
 
 def text_fault(text: str) -> str:
@@ -122,13 +123,3 @@ def text_fault(text: str) -> str:
     except UnicodeEncodeError:
         return "is not UTF-8 text"
     return ""
-
-
-def shown(name: str) -> str:
-    """A name as it can be printed, in one line, whatever bytes it was made of."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
-
-
-def one_line(error: BaseException) -> str:
-    """An error's text for a message."""
-    return shown(" ".join(str(error).split()))[:200] or type(error).__name__

@@ -12,6 +12,7 @@ from hart.exports import lazy
 if TYPE_CHECKING:
     from hart.errors import Stopped
     from hart.networks.perceptual import perceptual_loss
+    from hart.randomness import generator_for
     from hart.strict import Config, ConfigError, key_table, require
     from hart.training.config import (
         OptimizerConfig,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from hart.training.image_sources import open_training_data
     from hart.training.optimizer import build_optimizer
     from hart.training.progress import StepReport
-    from hart.training.randomness import generator_for
     from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext
     from hart.training.tokenizer_task import TokenizerTask
     from hart.training.trainer import Trainer
@@ -59,7 +59,7 @@ __getattr__, __dir__ = lazy(
         "hart.training.image_sources": "open_training_data",
         "hart.training.optimizer": "build_optimizer",
         "hart.training.progress": "StepReport",
-        "hart.training.randomness": "generator_for",
+        "hart.randomness": "generator_for",
         "hart.training.task": "TrainContext Origin OptimizedModule Microbatch Task",
         "hart.training.tokenizer_task": "TokenizerTask",
         "hart.training.trainer": "Trainer",

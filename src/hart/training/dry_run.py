@@ -33,10 +33,10 @@ from hart.losses.hart_loss import (
 )
 from hart.model import Hart
 from hart.networks.perceptual import Lpips
+from hart.randomness import CPU
 from hart.training.config import Recipe, TokenizerRecipe, TrainerConfig, TransformerRecipe
 from hart.training.distributed import DistributedContext
 from hart.training.hart_task import TransformerBatch, TransformerStage, repeated_blocks, with_adapters
-from hart.training.randomness import CPU
 from hart.training.step import Stepper, recompute
 from hart.training.task import Microbatch, OptimizedModule, Task, TrainContext
 from hart.training.tokenizer_task import TokenizerBatch, TokenizerStage

@@ -20,12 +20,12 @@ from hart.generation.next_scale import NextScaleGenerator
 from hart.generation.noise import GeneratorNoise
 from hart.losses.hart_loss import DiffusionNoise, hart_loss, sample_diffusion_noise, sample_last_positions
 from hart.model import Hart
+from hart.randomness import CPU, generator_for
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.conditions import drop_condition, open_conditioner
 from hart.training.config import TransformerRecipe
 from hart.training.image_sources import MemoryImages, TrainingData, kept_data
 from hart.training.initialization import initialize
-from hart.training.randomness import CPU, generator_for
 from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext, image_row
 from hart.training.token_sources import Conditions, token_source
 from hart.transformer.block import LinearModulation

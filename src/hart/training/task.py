@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hart.data.transforms import unit_to_pil
+from hart.randomness import CPU, generator_for
 from hart.training.config import OptimizerConfig
-from hart.training.randomness import CPU, generator_for
 
 
 @dataclass(frozen=True)

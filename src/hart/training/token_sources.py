@@ -24,11 +24,11 @@ from hart.data.samples import Condition
 from hart.data.transforms import slightly_moved, to_signed
 from hart.errors import HartError
 from hart.grids import ScaleSchedule
+from hart.randomness import generator_for
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.tokenizer.quantizer import CodeCorruption
 from hart.training.config import TransformerRecipe
 from hart.training.image_sources import EncodedImages, LoadedImages, MemoryImages, TrainingData
-from hart.training.randomness import generator_for
 from hart.training.task import Microbatch, TrainContext
 from hart.types import TextContext, TokenMaps
 

@@ -23,11 +23,11 @@ from hart.losses.adversarial import (
 from hart.losses.config import PerceptualConfig
 from hart.losses.tokenizer_loss import pixel_loss, tokenizer_loss
 from hart.networks.perceptual import perceptual_loss
+from hart.randomness import CPU, generator_for, seed_of
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.tokenizer.quantizer import CodeCorruption, code_counts, codebook_usage
 from hart.training.config import TokenizerRecipe
 from hart.training.image_sources import TrainingData, image_source, kept_data
-from hart.training.randomness import CPU, generator_for, seed_of
 from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext, image_row
 
 SAMPLES = 8

@@ -12,10 +12,11 @@ from pathlib import Path
 from hart.data.digests import ABSENT, mark_image
 from hart.data.notes import NOTE_LIMIT, NOTE_SUFFIXES, Note, read_notes
 from hart.data.readers.base import Listed, Read, RowReader
-from hart.data.samples import DamagedSample, one_line, read_sample_image, shown, text_fault
+from hart.data.samples import DamagedSample, read_sample_image, text_fault
 from hart.data.splits import SPLIT_NAMES, WHOLE, divide, require_hash_split, split_names
 from hart.errors import HartError
 from hart.files import FileError, read_bytes
+from hart.strict import printable, reason
 
 IMAGE_SUFFIXES = frozenset({"webp", "png", "jpg", "jpeg", "bmp"})
 
@@ -41,7 +42,7 @@ class FolderImage:
             files = {kind: read_bytes(file, NOTE_LIMIT) for kind, file in self.note_files().items() if kind in kinds}
             return read_notes(files)
         except FileError as error:
-            raise DamagedSample(one_line(error)) from None
+            raise DamagedSample(reason(error)) from None
 
 
 def list_images(folder: Path) -> Iterator[FolderImage]:
@@ -109,7 +110,7 @@ class FolderReader(RowReader):
         return Listed(weight=file.read_notes({"json"}).weight if "json" in file.note_files() else 1.0)
 
     def name(self, place: FolderImage) -> str:
-        return shown(str(place.path))
+        return printable(str(place.path))
 
     def read_record(self, place: FolderImage) -> Read:
         return place.read_notes(), read_sample_image(place.path)

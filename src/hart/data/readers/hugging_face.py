@@ -13,9 +13,10 @@ from hart.data.digests import ABSENT, mark_bytes
 from hart.data.notes import WEIGHT_FIELD, Columns, read_label, read_record, read_weight
 from hart.data.readers.base import Listed, Read, RowReader
 from hart.data.readers.parquet import read_row, require_sound
-from hart.data.samples import DamagedSample, one_line, read_image_field
+from hart.data.samples import DamagedSample, read_image_field
 from hart.data.splits import split_names
 from hart.errors import HartError
+from hart.strict import reason
 
 PREFIX = "hf:"
 READ_ROWS = 1000
@@ -104,7 +105,7 @@ def _load(name: str, split: str) -> Any:
     except HartError:
         raise
     except Exception as error:  # the library raises whatever its builders and the network raise
-        raise HartError(f"{name}: the library datasets cannot load it: {one_line(error)}") from None
+        raise HartError(f"{name}: the library datasets cannot load it: {reason(error)}") from None
     return table
 
 

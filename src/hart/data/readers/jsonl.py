@@ -10,9 +10,10 @@ from typing import Any, BinaryIO
 from hart.data.digests import ABSENT, mark_bytes, mark_image
 from hart.data.notes import IMAGE_FIELDS, NOTE_LIMIT, Columns, read_record
 from hart.data.readers.base import Listed, Read, RowReader
-from hart.data.samples import DamagedSample, one_line, read_image_field, text_fault
+from hart.data.samples import DamagedSample, read_image_field, text_fault
 from hart.errors import HartError
 from hart.files import MEBIBYTE, FileError, open_regular, parse_json
+from hart.strict import reason
 
 
 class JsonlReader(RowReader):
@@ -66,7 +67,7 @@ class JsonlReader(RowReader):
                 lines.seek(place)
                 record = _parse(lines.readline(NOTE_LIMIT + 1))
         except FileError as error:
-            raise DamagedSample(one_line(error)) from None
+            raise DamagedSample(reason(error)) from None
         columns = self._columns.among(record)
         return read_record(record, columns), read_image_field(record.get(columns.image), self._file.parent)
 
@@ -103,7 +104,7 @@ def _parse(line: bytes) -> Mapping[str, Any]:
     try:
         record = parse_json(line, "the line")
     except FileError as error:
-        raise DamagedSample(one_line(error)) from None
+        raise DamagedSample(reason(error)) from None
     if not isinstance(record, dict):
         raise DamagedSample("no JSON object")
     return record

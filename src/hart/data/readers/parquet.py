@@ -13,9 +13,10 @@ from typing import Any
 from hart.data.digests import SetDigest, mark_image, mark_shard
 from hart.data.notes import WEIGHT_FIELD, Columns, read_record
 from hart.data.readers.base import Read, StreamReader
-from hart.data.samples import DamagedSample, one_line, read_image_field, shown
+from hart.data.samples import DamagedSample, read_image_field
 from hart.errors import HartError
 from hart.files import require_regular
+from hart.strict import printable, reason
 
 READ_ROWS = 16
 """Rows decoded at a time: images are large."""
@@ -37,7 +38,7 @@ class ParquetStream(StreamReader):
                     self._groups += [(file, group) for group in range(table.num_row_groups)]
                     rows += table.metadata.num_rows
             except _BrokenFileError as error:
-                raise HartError(f"{file}: no readable Parquet file ({one_line(error)}); copy it again") from None
+                raise HartError(f"{file}: no readable Parquet file ({reason(error)}); copy it again") from None
             names = here if file is files[0] else names
             if here != names:
                 raise HartError(f"{file}: its columns differ from those of {files[0]}: read them as two sets")
@@ -46,7 +47,7 @@ class ParquetStream(StreamReader):
         if WEIGHT_FIELD in names:
             raise HartError(f"{files[0]}: has a column 'weight', which a stream cannot follow: drop it")
         self._columns = columns.resolve(names, str(files[0]))
-        self.units = tuple(shown(f"{file}, row group {group}") for file, group in self._groups)
+        self.units = tuple(printable(f"{file}, row group {group}") for file, group in self._groups)
         self.description = f"{len(files)} Parquet files in {files[0].parent}: {rows} rows, {len(self.units)} row groups"
 
     def records(self, unit: int) -> Iterator[tuple[str, Callable[[], Read] | str]]:
@@ -60,7 +61,7 @@ class ParquetStream(StreamReader):
                     for number in range(batch.num_rows):
                         yield f"{self.units[unit]}, row {next(rows)}", partial(self._read, batch, number, file.parent)
         except _BrokenFileError as error:
-            yield self.units[unit], f"cannot be read to its end ({one_line(error)})"
+            yield self.units[unit], f"cannot be read to its end ({reason(error)})"
 
     def _read(self, batch: Any, number: int, folder: Path) -> Read:
         record = read_row(batch, number)
@@ -78,7 +79,7 @@ class ParquetStream(StreamReader):
                         for number in range(batch.num_rows):
                             self._add_row(digest, batch, number, file.parent)
             except _BrokenFileError as error:
-                digest.add(one_line(error))
+                digest.add(reason(error))
         return digest.hexdigest()
 
     def _add_row(self, digest: SetDigest, batch: Any, number: int, folder: Path) -> None:
@@ -112,7 +113,7 @@ def read_row(batch: Any, number: int) -> dict[str, Any]:
     try:
         return {name: batch.column(name)[number].as_py() for name in batch.schema.names}
     except (pa.ArrowException, ValueError, OverflowError, ArithmeticError, KeyError) as error:
-        raise DamagedSample(f"the row cannot be read ({one_line(error)})") from None
+        raise DamagedSample(f"the row cannot be read ({reason(error)})") from None
 
 
 def require_sound(table: Any, where: str) -> None:
@@ -124,7 +125,7 @@ def require_sound(table: Any, where: str) -> None:
     except pa.ArrowInvalid as error:
         # text that is no text is met row by row
         if "UTF8" not in str(error):
-            raise HartError(f"{where}: damaged ({one_line(error)}): copy or build it again") from None
+            raise HartError(f"{where}: damaged ({reason(error)}): copy or build it again") from None
 
 
 class _BrokenFileError(Exception):
@@ -143,4 +144,4 @@ def _opened(file: Path) -> Iterator[Any]:
     except (pa.ArrowException, OSError, ValueError, KeyError, OverflowError, MemoryError) as error:
         if isinstance(error, HartError):
             raise
-        raise _BrokenFileError(one_line(error)) from None
+        raise _BrokenFileError(reason(error)) from None

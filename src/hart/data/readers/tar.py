@@ -23,9 +23,10 @@ from hart.data.images import MAX_FILE
 from hart.data.notes import NOTE_LIMIT, NOTE_SUFFIXES, Note, read_notes
 from hart.data.readers.base import Listed, Read, RowReader, StreamReader
 from hart.data.readers.folder import IMAGE_SUFFIXES
-from hart.data.samples import DamagedSample, one_line, shown, text_fault
+from hart.data.samples import DamagedSample, text_fault
 from hart.errors import HartError
 from hart.files import FileError, open_regular
+from hart.strict import printable, reason
 
 TWICE = "its name comes twice in the shard"
 MAX_MEMBER = 2**34
@@ -63,7 +64,7 @@ class TarReader(RowReader):
             yield from _list_shard(shard)
 
     def name(self, place: Member | str) -> str:
-        return shown(place if isinstance(place, str) else f"{place.shard}:{place.name}")
+        return printable(place if isinstance(place, str) else f"{place.shard}:{place.name}")
 
     def read_record(self, place: Member) -> Read:
         try:
@@ -71,7 +72,7 @@ class TarReader(RowReader):
                 file.seek(place.offset)
                 return place.note, file.read(place.size)
         except (FileError, OSError) as error:
-            raise DamagedSample(one_line(error)) from None
+            raise DamagedSample(reason(error)) from None
 
     def mark(self, place: Member, label: int | None) -> tuple[str | bytes, ...]:
         try:
@@ -107,7 +108,7 @@ class TarStream(StreamReader):
             if is_remote(shard):
                 _require_arrival(shard, stream, fault is not None)
         if fault is not None:
-            yield shown(shard), _broken_off(fault)
+            yield printable(shard), _broken_off(fault)
 
     def digest(self) -> str:
         digest = SetDigest("stream")
@@ -237,7 +238,7 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, what: str) -> bytes:
 
 
 def _broken_off(error: Exception) -> str:
-    return f"the shard cannot be read to its end ({one_line(error)})"
+    return f"the shard cannot be read to its end ({reason(error)})"
 
 
 def _first_of_each_name(shard: str, groups: Iterator[_Group]) -> Iterator[tuple[str, Callable[[], Read] | str]]:
@@ -246,7 +247,7 @@ def _first_of_each_name(shard: str, groups: Iterator[_Group]) -> Iterator[tuple[
         before = seen.get(group.name)
         seen[group.name] = bool(before) or group.is_image
         if seen[group.name]:
-            yield shown(f"{shard}:{group.name}"), group.read if before is None else TWICE
+            yield printable(f"{shard}:{group.name}"), group.read if before is None else TWICE
 
 
 def _list_shard(shard: Path) -> Iterator[tuple[Member | str, Callable[[], Listed] | str]]:
@@ -303,7 +304,7 @@ def _opened(shard: str) -> BinaryIO | Any:
     try:
         stream = gopen(shard)
     except Exception as error:  # every scheme has its own kinds
-        raise HartError(f"shard {shard} cannot be opened: {one_line(error)}") from None
+        raise HartError(f"shard {shard} cannot be opened: {reason(error)}") from None
     if isinstance(stream, Pipe):
         stream.ignore_errors = True  # its exit status is judged by us, once, whenever it comes
     return stream
