@@ -266,7 +266,7 @@ def test_parquet_files_of_a_split_and_their_faults(tmp_path: Path) -> None:
     with pytest.raises(HartError, match="its columns differ"):
         open_source(tmp_path)
     bad.write_bytes(b"nothing of the kind")
-    with pytest.raises(HartError, match="no readable Parquet file"):
+    with pytest.raises(HartError, match="not a readable Parquet file"):
         open_source(tmp_path)
 
 

@@ -80,7 +80,7 @@ def test_the_address_decides_how_images_are_read_and_it_is_said(encoded: Path, s
     for reading, why in (({"memory_gb": 1e-7}, "GB decoded"), ({"flip": 0.5}, "random crops or flips")):
         data = opened(tokenizer_recipe(images, **reading))
         assert isinstance(data, LoadedImages) and why in data.description
-    with pytest.raises(HartError, match="of web addresses only tar shards are read"):
+    with pytest.raises(HartError, match="only tar shards can be read from the web"):
         opened(tokenizer_recipe("https://example.org/set/pictures.zip"))
 
 

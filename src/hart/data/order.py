@@ -9,7 +9,7 @@ from hart.errors import HartError
 
 
 class SampleOrder:
-    """Which images a step sees.
+    """Which images each step sees.
 
     An epoch has N samples. In each, image i comes N * w_i / sum(w) times, rounded up or down at random
     (systematic sampling), in random order: with equal weights every image exactly once. A resumed run needs no

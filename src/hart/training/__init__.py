@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hart.randomness import generator_for
     from hart.strict import Config, ConfigError, key_table, require
     from hart.training.config import (
+        EncodeOptions,
         OptimizerConfig,
         ReadingConfig,
         Recipe,
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
         TransformerRecipe,
     )
     from hart.training.distributed import DistributedContext
-    from hart.training.encode_options import EncodeOptions
     from hart.training.encoding import EncodedSummary, Encoders, encode_dataset
     from hart.training.hart_task import TransformerTask
     from hart.training.image_sources import open_training_data
@@ -49,18 +49,17 @@ __getattr__, __dir__ = lazy(
     {
         "hart.errors": "Stopped",
         "hart.networks.perceptual": "perceptual_loss",
+        "hart.randomness": "generator_for",
         "hart.strict": "Config ConfigError key_table require",
-        "hart.training.config": "OptimizerConfig ReadingConfig Recipe StageRecipe TokenizerRecipe TrainerConfig "
-        "TransformerRecipe",
+        "hart.training.config": "EncodeOptions OptimizerConfig ReadingConfig Recipe StageRecipe TokenizerRecipe "
+        "TrainerConfig TransformerRecipe",
         "hart.training.distributed": "DistributedContext",
-        "hart.training.encode_options": "EncodeOptions",
         "hart.training.encoding": "EncodedSummary Encoders encode_dataset",
         "hart.training.hart_task": "TransformerTask",
         "hart.training.image_sources": "open_training_data",
         "hart.training.optimizer": "build_optimizer",
         "hart.training.progress": "StepReport",
-        "hart.randomness": "generator_for",
-        "hart.training.task": "TrainContext Origin OptimizedModule Microbatch Task",
+        "hart.training.task": "Microbatch OptimizedModule Origin Task TrainContext",
         "hart.training.tokenizer_task": "TokenizerTask",
         "hart.training.trainer": "Trainer",
     },

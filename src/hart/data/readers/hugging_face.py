@@ -1,4 +1,4 @@
-"""Hugging Face datasets through the library `datasets`: rows lie in memory-mapped Arrow files, at random."""
+"""Hugging Face data sets through the library `datasets`: memory-mapped Arrow files, read at random."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from hart.strict import reason
 
 PREFIX = "hf:"
 READ_ROWS = 1000
-"""Rows of labels and weights read at a time."""
+"""Rows whose labels and weights are read at a time."""
 
 
 class HuggingFaceReader(RowReader):
     """A split of a data set: "hf:OWNER/NAME", "hf:OWNER/NAME:CONFIG", or a folder written by `save_to_disk`.
 
-    Images stay encoded until an image is read. A `ClassLabel` column gives the class names.
+    Images stay encoded until they are read. A `ClassLabel` column gives the class names.
     """
 
     digest_kind = "Hugging Face"
@@ -44,7 +44,7 @@ class HuggingFaceReader(RowReader):
         feature = table.features.get(self._columns.label)
         named = isinstance(feature, datasets.ClassLabel)
         require_sound(table.data.table, where)
-        # columns as Arrow has them: images are not decoded, and what is damaged is met row by row
+        # Arrow columns: images are not decoded, and damage shows row by row
         self._table = table.with_format("arrow")
         self._set = name
         super().__init__(f"{where} ({split})", classes=tuple(feature.names) if named else None)

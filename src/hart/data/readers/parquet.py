@@ -1,4 +1,4 @@
-"""Parquet files, read with pyarrow as a stream of row groups: one row cannot be had without its group."""
+"""Parquet files, read with pyarrow as a stream of row groups: a row cannot be read without its group."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class ParquetStream(StreamReader):
                     self._groups += [(file, group) for group in range(table.num_row_groups)]
                     rows += table.metadata.num_rows
             except _BrokenFileError as error:
-                raise HartError(f"{file}: no readable Parquet file ({reason(error)}); copy it again") from None
+                raise HartError(f"{file}: not a readable Parquet file ({reason(error)}); copy it again") from None
             names = here if file is files[0] else names
             if here != names:
                 raise HartError(f"{file}: its columns differ from those of {files[0]}: read them as two sets")
         if not self._groups:
-            raise HartError(f"{files[0]}: no rows in it: give another file")
+            raise HartError(f"{files[0]}: it has no rows: give another file")
         if WEIGHT_FIELD in names:
-            raise HartError(f"{files[0]}: has a column 'weight', which a stream cannot follow: drop it")
+            raise HartError(f"{files[0]}: has a column 'weight', which a stream cannot honour: drop it")
         self._columns = columns.resolve(names, str(files[0]))
         self.units = tuple(printable(f"{file}, row group {group}") for file, group in self._groups)
         self.description = f"{len(files)} Parquet files in {files[0].parent}: {rows} rows, {len(self.units)} row groups"
@@ -69,7 +69,7 @@ class ParquetStream(StreamReader):
         return read_record(record, self._columns), read_image_field(image, folder)
 
     def digest(self) -> str:
-        """Images are marked in the bytes of the file, not one by one, but for those that lie beside it."""
+        """Images inside the file are marked with it as a whole; those beside it, one by one."""
         digest = SetDigest("Parquet")
         for file in dict.fromkeys(file for file, _ in self._groups):
             digest.add(mark_shard(file))
@@ -94,7 +94,7 @@ class ParquetStream(StreamReader):
         digest.add(json.dumps(record, sort_keys=True, default=str), mark)
 
     def _small_columns(self, schema: Any) -> list[str]:
-        """All that is read but the images themselves."""
+        """Everything read but the images themselves."""
         import pyarrow as pa
 
         wanted = [name for name in (self._columns.caption, self._columns.label) if name]
@@ -107,7 +107,7 @@ class ParquetStream(StreamReader):
 
 
 def read_row(batch: Any, number: int) -> dict[str, Any]:
-    """A row of an Arrow table or batch. Raises `DamagedSample` for what has no counterpart in Python."""
+    """A row of an Arrow table or batch. Raises `DamagedSample` for values that Python cannot hold."""
     import pyarrow as pa
 
     try:
@@ -117,13 +117,13 @@ def read_row(batch: Any, number: int) -> dict[str, Any]:
 
 
 def require_sound(table: Any, where: str) -> None:
-    """Raises `HartError` for an Arrow table that points outside its own memory: reading it would end the program."""
+    """Raises `HartError` for an Arrow table that points outside its own memory: reading it would crash."""
     import pyarrow as pa
 
     try:
         table.validate(full=True)
     except pa.ArrowInvalid as error:
-        # text that is no text is met row by row
+        # invalid text shows row by row
         if "UTF8" not in str(error):
             raise HartError(f"{where}: damaged ({reason(error)}): copy or build it again") from None
 
@@ -134,7 +134,7 @@ class _BrokenFileError(Exception):
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Any]:
-    """A Parquet file. Raises `_BrokenFileError` for whatever goes wrong with it, also in the block."""
+    """A Parquet file. Raises `_BrokenFileError` for whatever goes wrong with it, in the block too."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
