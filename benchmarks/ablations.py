@@ -86,7 +86,7 @@ def train(variant: Variant, folder: Path, encoded: dict[int, TokenSource]) -> No
 
 
 def _say(name: str, step: int, figures: dict[str, float]) -> None:
-    typer.echo(f"{name}: step {step}  loss {figures['loss']:.3f}  {figures['images_per_second']:.1f} pictures/s")
+    typer.echo(f"{name}: step {step}  loss {figures['loss']:.3f}  {figures['images_per_second']:.1f} images/s")
 
 
 @torch.inference_mode()
@@ -151,8 +151,8 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="The paper's ablations of training, small.")
-    parser.add_argument("small", help="emoji at 64 px, from hart data emoji --size 64")
-    parser.add_argument("large", help="emoji at 128 px, from hart data emoji --size 128")
+    parser.add_argument("small", help="emoji at 64 px, from hart-emoji data --size 64")
+    parser.add_argument("large", help="emoji at 128 px, from hart-emoji data --size 128")
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=RUNS, help="all by default")
     parser.add_argument("--steps", type=int, help="of the runs at 64 px; by default the recipe's")

@@ -327,7 +327,7 @@ def test_what_cannot_be_told_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "notes.csv").write_text("")
     for path, message in {
         tmp_path / "none": "does not exist",
-        tmp_path / "notes.csv": "not told by its name",
+        tmp_path / "notes.csv": "does not tell the format",
         "https://example.org/set.zip": "only tar shards",
     }.items():
         with pytest.raises(HartError, match=message):

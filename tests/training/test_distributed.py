@@ -111,7 +111,7 @@ def test_parts_of_a_batch_give_what_the_whole_gives(tmp_path: Path) -> None:
         ({}, {"distributed": "fsdp2"}, "only one was started: accelerate launch"),
         ({"WORLD_SIZE": "2"}, {"distributed": "none"}, 'several processes were launched: set it to "auto"'),
         ({"WORLD_SIZE": "2"}, {"device": "cuda:1"}, "each process takes its own GPU"),
-        ({"WORLD_SIZE": "x"}, {}, "WORLD_SIZE is 'x', no number up to .*: start several processes with accelerate"),
+        ({"WORLD_SIZE": "x"}, {}, "WORLD_SIZE is 'x', not a number up to .*: start several processes with accelerate"),
         ({"WORLD_SIZE": "0"}, {}, "is 0 of 0 processes"),
         ({"WORLD_SIZE": "9" * 5000}, {}, "WORLD_SIZE is '999"),
         ({"RANK": "7"}, {}, "RANK is 7 of 1 processes"),
@@ -119,7 +119,7 @@ def test_parts_of_a_batch_give_what_the_whole_gives(tmp_path: Path) -> None:
         ({"LOCAL_RANK": "1.5"}, {}, "LOCAL_RANK is '1.5', no number"),
         ({"WORLD_SIZE": "2"}, {}, "RANK is not set: start several processes with accelerate"),
         ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}, {}, "MASTER_ADDR is not set"),
-        ({"MASTER_PORT": "70000"}, {}, "MASTER_PORT is '70000', no number up to 65535"),
+        ({"MASTER_PORT": "70000"}, {}, "MASTER_PORT is '70000', not a number up to 65535"),
     ],
 )
 def test_a_launch_that_does_not_fit_is_refused(
