@@ -108,7 +108,7 @@ def held_out(variant: Variant, folder: Path, limit: int) -> dict[str, float]:
             diffusion_noise = sample_diffusion_noise(
                 model.hart.residual, len(rows), tokens, channels, generator_for(0, "held out", start)
             )
-        context = conditioner.context([data.captions(row)[-1] for row in rows.tolist()], None)
+        context = conditioner.context([data.texts[row][-1] for row in rows.tolist()], None)
         _, parts = hart_loss(
             model.hart.eval(),
             model.tokenizer.quantizer.codebook,

@@ -1,12 +1,13 @@
 """Where random numbers start in data and training: a generator for every (seed, purpose, step).
 
 Nothing random is carried from step to step, so a run resumed at step n sees the numbers that an unbroken one would, in
-any number of processes. There are two derivations, and a run can only be resumed with the one that it began with:
+any number of processes. There are three derivations; to change one is to change every run:
 
-`generator_for`    torch, from a SHA-256 of the three: weights, noise, dropout and what else is random in a step
-`numpy_generator`  NumPy, from the numbers themselves and a CRC of the purpose: what workers ask for once an image
+`generator_for`    torch, from a SHA-256 of all three: weights, noise, dropout and all else that is random in a step
+`numpy_generator`  NumPy, from the numbers and a CRC of the purpose: cheap, for workers that need one per image
+`epoch_generator`  torch, from seed and epoch alone: the order of a set
 
-A purpose stands in the state of every run so far: a new name for an old one is another stream of numbers.
+Purposes are part of the derivation: they keep their names ("picture", "view"), even where the code has new words.
 """
 
 from __future__ import annotations
@@ -34,6 +35,11 @@ def generator_for(seed: int, purpose: str, step: int = 0, device: torch.device =
     """
     place = device if device.type == "cuda" else CPU
     return torch.Generator(place).manual_seed(seed_of(seed, purpose, step))
+
+
+def epoch_generator(seed: int, epoch: int) -> torch.Generator:
+    """A fresh torch generator on the CPU; seeds of any size, cut to the bits that torch takes."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
 
 
 def numpy_generator(seed: int, purpose: str, *place: int) -> np.random.Generator:

@@ -345,6 +345,6 @@ def test_a_package_that_is_not_there_is_named_with_its_extra(tmp_path: Path, mon
 def test_every_kind_can_be_read_into_memory(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", {"image": [numbered(3), b"bad"], "text": ["a", "b"]})
     data = open_dataset(tmp_path / "a.parquet", "train", 4)
-    assert data.captions(0) == ("a",)
-    assert data.image(0)[0, 0, 0] == 3
+    assert data.texts[0] == ("a",)
+    assert data.pixels[0][0, 0, 0] == 3
     assert (len(data), len(data.damaged)) == (1, 1)

@@ -50,16 +50,9 @@ class CaptionedImages:
         """The same images with their pixels on `device`."""
         return replace(self, pixels=self.pixels.to(device))
 
-    def image(self, index: int) -> Tensor:
-        """(3, H, W) uint8."""
-        return self.pixels[index]
-
     def images(self, rows: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 of rows (B,) int64, where the pixels are."""
         return self.pixels[rows.to(self.pixels.device, non_blocking=True)]
-
-    def captions(self, index: int) -> tuple[str, ...]:
-        return self.texts[index]
 
     def require_captions(self) -> None:
         """Raises `HartError` unless every image has a caption, which text-to-image training needs."""

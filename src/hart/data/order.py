@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hart.errors import HartError
+from hart.randomness import epoch_generator
 
 
 class SampleOrder:
@@ -46,8 +47,7 @@ class SampleOrder:
     def _rows_of_epoch(self, number: int) -> Tensor:
         if number != self._epoch:
             count = len(self._edges)
-            # its own derivation, as old as the first runs; no more bits than a generator takes, whatever the seed
-            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + number) % 2**63)
+            generator = epoch_generator(self.seed, number)
             start = torch.rand((), generator=generator, dtype=torch.float64)
             place = torch.randperm(count, generator=generator)
             self._epoch, self._rows = number, torch.searchsorted(self._edges, place + start, right=True)

@@ -68,7 +68,7 @@ class MemoryImages:
             return self._source.digest()
         digest = SetDigest("images in memory")
         for row in range(len(self.captioned)):
-            digest.add(self.captioned.image(row).cpu().numpy().tobytes(), *self.captioned.captions(row))
+            digest.add(self.captioned.pixels[row].cpu().numpy().tobytes(), *self.captioned.texts[row])
         for numbers in (self.captioned.weights, self.captioned.labels):
             digest.add(b"" if numbers is None else numbers.cpu().numpy().tobytes())
         return digest.hexdigest()

@@ -153,7 +153,7 @@ class MemoryTokens(TokenSource[MemoryImages]):
         if self._labels is not None:
             return TokenBatch(maps, Conditions(classes=self._labels[rows]))
         uniform = microbatch.mine(torch.rand(count, generator=microbatch.generator("captions"))).tolist()
-        choices = [self.captioned.captions(row) for row in rows.tolist()]
+        choices = [self.captioned.texts[row] for row in rows.tolist()]
         captions = tuple(own[int(chance * len(own))] for own, chance in zip(choices, uniform, strict=True))
         return TokenBatch(maps, Conditions(captions=captions))
 

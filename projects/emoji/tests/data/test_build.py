@@ -51,7 +51,7 @@ def test_set_holds_every_visible_icon_with_its_captions(tmp_path: Path, cache: P
     data = open_dataset(tmp_path / "set", "train", 16)
     assert len(data) == summary.train
     assert not data.damaged
-    corner_is_white = data.image(0)[:, 0, 0].tolist() == [255, 255, 255]
+    corner_is_white = data.pixels[0][:, 0, 0].tolist() == [255, 255, 255]
     assert corner_is_white
 
 
