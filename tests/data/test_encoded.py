@@ -1,4 +1,4 @@
-"""An encoded set is checked where it is opened: whatever is wrong with it is one line that names the file."""
+"""An encoded set is checked when it is opened: whatever is wrong with it is one line that names the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints whose files are whole and whose content is not: named, with the older one that can be gone on from."""
+"""Checkpoints that are whole files with wrong content: errors name them, and the older one to resume from."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def spoil(*keys: Any, by: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[d
 
 
 WHOLE = ("it holds a list in", "it holds a Tensor", "it holds objects")
-"""What is said of checkpoints that are something else altogether."""
+"""Checkpoints that are something else altogether, and what is wrong with them."""
 MODULE, OPTIMISER = ("weights", "parts", "model", "module"), ("weights", "parts", "model", "optimizer")
 FIRST = (*MODULE, "first.weight")
 
