@@ -203,7 +203,7 @@ def _looked_for() -> str:
 
 def _folder(name: str) -> Path:
     if _found(Path(name)) != "folder":
-        raise HartError(f"{name} is no folder: give the folder that holds the images")
+        raise HartError(f"{name} is not a folder: give the folder that holds the images")
     return Path(name)
 
 

@@ -59,7 +59,7 @@ class Identity:
         entries = table(values, "its identity", {"stage", "recipe", "sources"})
         pairs = table(entries["sources"], "its list of sources").items()
         if any(not isinstance(pair, list) or [type(part) for part in pair] != [str, str] for _, pair in pairs):
-            raise DamagedError("its list of sources is no list of texts")
+            raise DamagedError("its list of sources is not a list of texts")
         sources = {str(name): Origin(*pair) for name, pair in pairs}
         return Identity(str(entries["stage"]), table(entries["recipe"], "its recipe"), sources)
 
@@ -176,18 +176,18 @@ class RunFolder:
         state = read_saved(self.path(step))
         table(state, "it", {"step", "sums", "counts", "weights"} | (state.keys() & {"identity", "model"}))
         if type(state["step"]) is not int or state["step"] != step:
-            raise DamagedError(f"it is of step {state['step']}, its name says {step}")
+            raise DamagedError(f"it is from step {state['step']}, its name says {step}")
         _require_means(state["sums"], state["counts"])
         if "identity" in state:
             identity = Identity.read(state["identity"])
             if identity.stage != stage:
-                raise DamagedError(f"it is of stage {identity.stage}")
+                raise DamagedError(f"it is from stage {identity.stage}")
             steps = _flat(identity.recipe).get("trainer.steps")
             if type(steps) is not int or step > steps:
-                raise DamagedError(f"it is of step {step} of {steps}")
+                raise DamagedError(f"it is from step {step} of {steps}")
         names = state.get("model", [])
         if not isinstance(names, list) or any(type(name) is not str for name in names):
-            raise DamagedError("its list of the model's files is no list of names")
+            raise DamagedError("its list of the model's files is not a list of names")
         check(state)
         return state
 

@@ -369,13 +369,13 @@ class TransformerRecipe(Recipe, kw_only=True):
             require(
                 bool(self.text_encoder),
                 "text_encoder is missing: a text-conditional model needs one; for a "
-                "class-conditional one give [transformer.classes] in place of [transformer.text]",
+                "class-conditional one give [transformer.classes] instead of [transformer.text]",
             )
         else:
             require(
                 not self.text_encoder and not self.text_instruction,
                 "text_encoder and text_instruction are for text-conditional models; leave them out, "
-                "or give [transformer.text] in place of [transformer.classes]",
+                "or give [transformer.text] instead of [transformer.classes]",
             )
         require(
             self.lora is None or bool(self.init_from),

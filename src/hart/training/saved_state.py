@@ -43,7 +43,7 @@ def read_saved(path: Path) -> dict[str, Any]:
 def table(value: Any, what: str, keys: set[str] | None = None) -> dict[Any, Any]:
     """`value`, which must be a dictionary, with exactly these keys where they are given. Raises `DamagedError`."""
     if not isinstance(value, dict):
-        raise DamagedError(f"{what} holds a {type(value).__name__} in place of a table")
+        raise DamagedError(f"{what} holds a {type(value).__name__} instead of a table")
     if keys is not None and (missing := sorted(keys - value.keys())):
         raise DamagedError(f"{what} lacks {', '.join(missing[:3])}")
     if keys is not None and (unknown := sorted(map(str, value.keys() - keys))):
@@ -57,7 +57,7 @@ def require_tensor(value: Any, shape: torch.Size, dtype: torch.dtype, what: str)
         raise DamagedError(f"{what} is not a plain tensor")
     if value.shape != shape or value.dtype != dtype:
         theirs, ours = f"{value.dtype} {tuple(value.shape)}", f"{dtype} {tuple(shape)}"
-        raise DamagedError(f"{what} is {theirs} in place of {ours}".replace("torch.", ""))
+        raise DamagedError(f"{what} is {theirs} instead of {ours}".replace("torch.", ""))
     if not bool(value.isfinite().all()):
         raise DamagedError(f"{what} is not finite")
     return value

@@ -190,7 +190,7 @@ class Trainer:
     def _stop(self, number: int) -> NoReturn:
         if self.saved < self.step:
             self._save()
-        kept = f"{self.run_folder.path(self.step)}; the same command goes on from there" if self.step else "nothing yet"
+        kept = f"{self.run_folder.path(self.step)}; the same command continues from there" if self.step else "nothing yet"
         # one process speaks for all
         raise Stopped("" if not self.distributed.main else f"stopped after step {self.step}; kept: {kept}", number)
 
