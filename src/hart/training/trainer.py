@@ -190,7 +190,8 @@ class Trainer:
     def _stop(self, number: int) -> NoReturn:
         if self.saved < self.step:
             self._save()
-        kept = f"{self.run_folder.path(self.step)}; the same command continues from there" if self.step else "nothing yet"
+        path = self.run_folder.path(self.step)
+        kept = f"{path}; the same command continues from there" if self.step else "nothing yet"
         # one process speaks for all
         raise Stopped("" if not self.distributed.main else f"stopped after step {self.step}; kept: {kept}", number)
 
