@@ -144,7 +144,7 @@ def test_a_stopped_build_goes_on_and_a_complete_one_is_left_alone(
         "train-0001.tar",
     ]
     for address, kind in ((tmp_path / "set", None), (tmp_path / "set" / "train-0000.tar", "stream")):
-        with pytest.raises(HartError, match="not finished: run the same command again"):
+        with pytest.raises(HartError, match="not finished: run the command that builds it again"):
             open_source(address, kind=kind)
     drawn: list[int] = []
     resumed = build_emoji(
