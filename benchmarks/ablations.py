@@ -8,8 +8,8 @@
   for a quarter of the steps with half of the batch.
 - 128-all-tokens: 128-scratch with every token of the last scale, instead of about 20% of its 256 (paper, section 3.4).
 
-A stopped run goes on where it was; results.json keeps what earlier calls measured. Losses are of the held-out images
-with the averaged weights; speeds are comparable when nothing else ran beside any of the runs.
+A stopped run resumes where it was; results.json keeps what earlier calls measured. Losses are those of held-out images
+with the averaged weights; speeds are comparable if nothing else ran on the machine.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from hart.data.datasets import open_dataset
 from hart.evaluation.suites.base import Context
 from hart.evaluation.suites.generation import SUITE, GenerationOptions
 from hart.losses.hart_loss import hart_loss, sample_diffusion_noise
+from hart.randomness import generator_for
 from hart.training.conditions import open_conditioner
 from hart.training.config import TransformerRecipe
 from hart.training.distributed import DistributedContext
 from hart.training.hart_task import TransformerTask
 from hart.training.image_sources import open_training_data
-from hart.training.randomness import generator_for
 from hart.training.token_sources import TokenSource, encode_all, select
 from hart.training.trainer import MODEL_FOLDER, Trainer
 
@@ -48,7 +48,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Variant:
-    """One run: its name, recipe, and the side of its images in pixels."""
+    """One run: its name, its recipe, and its image size in pixels."""
 
     name: str
     recipe: TransformerRecipe
@@ -76,7 +76,7 @@ def variants(small: str, large: str, steps: int | None, out: Path) -> list[Varia
 
 
 def train(variant: Variant, folder: Path, encoded: dict[int, TokenSource]) -> None:
-    """Train, or go on with what was begun. encoded: by the side of the images, so that runs share what they read."""
+    """Train, or resume a run. encoded: token sources by image size, which runs share."""
     recipe = variant.recipe
     distributed = DistributedContext(recipe.trainer)
     data = open_training_data(recipe, variant.size, "caption")
@@ -91,7 +91,7 @@ def _say(name: str, step: int, figures: dict[str, float]) -> None:
 
 @torch.inference_mode()
 def held_out(variant: Variant, folder: Path, limit: int) -> dict[str, float]:
-    """Mean loss terms of held-out images: all tokens of all scales, the last caption each, which tells the style."""
+    """Mean loss terms of held-out images: all tokens of all scales, each with its last caption, which has the style."""
     recipe = variant.recipe
     model = load_model(folder / MODEL_FOLDER)
     data = open_dataset(Path(recipe.data), "val", variant.size)
@@ -108,7 +108,7 @@ def held_out(variant: Variant, folder: Path, limit: int) -> dict[str, float]:
             diffusion_noise = sample_diffusion_noise(
                 model.hart.residual, len(rows), tokens, channels, generator_for(0, "held out", start)
             )
-        context = conditioner.context([data.captions(row)[-1] for row in rows.tolist()], None)
+        context = conditioner.context([data.texts[row][-1] for row in rows.tolist()], None)
         _, parts = hart_loss(
             model.hart.eval(),
             model.tokenizer.quantizer.codebook,
@@ -151,8 +151,8 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="The paper's ablations of training, small.")
-    parser.add_argument("small", help="emoji at 64 px, from hart data emoji --size 64")
-    parser.add_argument("large", help="emoji at 128 px, from hart data emoji --size 128")
+    parser.add_argument("small", help="emoji at 64 px, from hart-emoji data --size 64")
+    parser.add_argument("large", help="emoji at 128 px, from hart-emoji data --size 128")
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=RUNS, help="all by default")
     parser.add_argument("--steps", type=int, help="of the runs at 64 px; by default the recipe's")

@@ -3,11 +3,10 @@
     python benchmarks/generate_cpu.py --model hart-0.7b-256 --random-weights
 
 The floor is the FLOPs that `hart.inference.cost` counts (what `hart info` prints) over the fastest matrix-product rate
-measured in the same run, before, between and after the timed images. Printed is Markdown: the machine, the
-rates, floor, latency and ratio, and the same by part. `--json FILE` writes all figures.
+measured in the same run, before, between and after the timed images. It prints Markdown: the machine, the rates,
+floor, latency and ratio, and the same by part. `--json FILE` writes all figures.
 
-Text features are random and the text encoder is left out, in the count and in the timing. Guidance is on, and
-the decoder is inside.
+Text features are random, and neither count nor timing includes the text encoder; both include guidance and the decoder.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ def rates(timer: GenerationTimer, squares: Sequence[int]) -> dict[str, float]:
 
 
 def machine() -> dict[str, Any]:
-    """What a result must state about the hardware and the software."""
+    """What a result must state about hardware and software."""
     features = torch.cpu.get_capabilities()
     return {
         "processor": processor_name(),
@@ -75,7 +74,7 @@ def load(arguments: argparse.Namespace) -> HartPipeline:
 
 
 def measure(benchmark: GenerationTimer, repeats: int, squares: Sequence[int]) -> dict[str, Any]:
-    """Draw `repeats` images with the rates measured before, between and after them. Warm up before it."""
+    """Generate `repeats` images, with the rates measured before, between and after them. Warm up first."""
     environment = machine()
     found, images = [rates(benchmark, squares)], []
     for _ in range(repeats):
@@ -147,7 +146,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="cpu: processor time, for one thread on a machine that is busy with other work",
     )
     parser.add_argument(
-        "--squares", type=int, nargs="+", default=[2048, 4096], help="sides of square products timed for the rate"
+        "--squares", type=int, nargs="+", default=[2048, 4096], help="sizes of the square products timed for the rate"
     )
     parser.add_argument("--json", type=Path, help="write all figures here")
     parsed = parser.parse_args(arguments)

@@ -1,15 +1,15 @@
-"""What a GPU does with this project, in one command on a bare machine.
+"""What this project does on a GPU, measured by one command on a bare machine.
 
     PYTHONPATH=src python benchmarks/gpu.py --minutes 5 --out DIR
 
-Three parts, each in a process of its own and under its own share of the time: correctness (golden numbers and the
+Three parts, each in its own process and with its own share of the time: correctness (golden numbers and the
 checks of `tests/test_devices.py`, in float32 and bfloat16), generation (the 0.7B model with random weights: latency,
-images a second, time over floor by part, memory) and training (steps of its recipes: tokens a second, MFU). `gpu.json`
-and `gpu.md` are written anew after every measurement, so that a run that is cut loses at most one. What fails is
-reported with its error, and the next goes on; `gpu.log` has what the parts printed.
+images per second, time over floor by part, memory) and training (steps of its recipes: tokens per second, MFU).
+`gpu.json` and `gpu.md` are written again after every measurement, so that an interrupted run loses at most one. A
+measurement that fails is reported with its error, and the next one runs; `gpu.log` has the output of the parts.
 
 Needs torch, numpy, pillow, safetensors, tokenizers, transformers, accelerate and rich. On a CPU, and with `--tiny`,
-tiny models stand in for the large one: that tests the program.
+tiny models replace the large one, to test the program.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ from hart.errors import HartError
 from hart.files import atomic_write
 
 SHARES = {"correctness": 0.25, "generation": 0.45, "training": 0.3}
-"""The parts in their order, and of the time; what one leaves goes to those after it."""
+"""The parts in order, with their shares of the time; what one leaves goes to the next."""
 GRACE = 0.1
-"""Of a part's time is kept for what it has begun when its time is over."""
+"""Share of a part's time that is kept for the measurement that is running when its time is over."""
 LOG_LINES = 15
 
 
 @dataclass
 class Part:
-    """What a part's processes have reported so far."""
+    """What the processes of a part have reported so far."""
 
     outcome: str = "not begun"
     seconds: float = 0.0
@@ -59,7 +59,7 @@ class Part:
 
 
 class Run:
-    """All parts, and the files that say how far they are."""
+    """All parts, and the files that record their progress."""
 
     def __init__(self, parsed: argparse.Namespace) -> None:
         self.parsed = parsed
@@ -97,7 +97,7 @@ class Run:
         self.write()
 
     def run_part(self, name: str, seconds: float) -> None:
-        """Processes of a part, a new one where one died, until all is measured or the time is over."""
+        """Run processes of a part, a new one where one died, until all is measured or the time is over."""
         part, start = self.parts[name], time.monotonic()
         part.outcome = "running"
         end = start + seconds
@@ -112,7 +112,7 @@ class Run:
                 return
 
     def _process(self, name: str, part: Part, end: float) -> int | None:
-        """Run one process; its exit status, None where it was stopped: at `end`, or when a measurement hung."""
+        """Run one process; its exit status, or None if it was stopped at `end` or because a measurement hung."""
         seconds = max(end - time.monotonic(), 1.0)
         command = [sys.executable, __file__, "--part", name, "--seconds", f"{seconds * (1 - GRACE):.1f}"]
         command += ["--device", self.device.type, *(["--tiny"] if self.tiny else []), "--done", *part.rows]
@@ -176,7 +176,7 @@ def _lines_of(stream: BinaryIO | Any) -> queue.Queue[bytes | None]:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """With everything that it started."""
+    """Kill a process and everything that it started."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -190,11 +190,11 @@ def _last_lines(path: Path, start: int) -> list[str]:
 
 
 def run_part(parsed: argparse.Namespace, stream: TextIO) -> None:
-    """What a part's own process does."""
+    """The work of a part's own process."""
     device = resolve_device(parsed.device)
     if device.type == "cpu":
         torch.set_num_threads(1)
-    # here alone: what one part cannot import is no fault of the others
+    # imported here, so that what one part cannot import does not stop the others
     part = importlib.import_module(f"gpu_parts.{parsed.part}")
     part.run(Cells(device, parsed.seconds, stream, frozenset(parsed.done)), tiny=parsed.tiny)
 
@@ -209,12 +209,12 @@ def summary(parts: Mapping[str, Part]) -> str:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=5.0, help="of all parts together")
-    parser.add_argument("--out", type=Path, help="folder of gpu.json, gpu.md and gpu.log")
+    parser.add_argument("--minutes", type=float, default=5.0, help="for all parts together")
+    parser.add_argument("--out", type=Path, help="folder for gpu.json, gpu.md and gpu.log")
     parser.add_argument("--parts", nargs="+", choices=SHARES, default=list(SHARES))
     parser.add_argument("--device", default="cuda", help="cuda, or cpu to try the program")
-    parser.add_argument("--tiny", action="store_true", help="tiny models in the 0.7B model's place; always on a CPU")
-    parser.add_argument("--commit", default="", help="what is running, for a copy that has no git")
+    parser.add_argument("--tiny", action="store_true", help="tiny models instead of the 0.7B model; always on a CPU")
+    parser.add_argument("--commit", default="", help="the commit that runs, for a copy without git")
     parser.add_argument("--part", choices=SHARES, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--done", nargs="*", default=[], help=argparse.SUPPRESS)

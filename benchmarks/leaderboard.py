@@ -40,8 +40,8 @@ OUTPUTS = ROOT / "outputs" / "leaderboard"
 
 @dataclass(frozen=True)
 class Data:
-    """Images that rows are measured on. path: where they are looked for, in the repository's root. origin: how they
-    come there. {side} in either: of the shipped model's images."""
+    """Images that rows are measured on. path: from the root of the repository. origin: how to get them.
+    {image_size} in either is that of the shipped model."""
 
     path: str
     origin: str

@@ -91,7 +91,7 @@ class GenerationTimer:
         self.prompt: str | int = "a picture" if pipe.num_classes is None else 0
 
     def generate(self, count: int = 1) -> Generation:
-        """Draw `count` images together, the first of `SEED`."""
+        """Generate `count` images together, the first with `SEED`."""
         transformer, residual = self.pipe.components.hart.transformer, self.pipe.components.hart.residual
         spans: dict[str, tuple[nn.Module, nn.Module]] = {
             "blocks": (transformer.blocks[0], transformer.blocks[-1]),

@@ -1,7 +1,7 @@
 """Malformed input at random: sound files damaged from a seed, commands run on them, faults counted by kind.
 
-A fault is: another exception than a refusal, an exit code that nobody promised, a refusal of more than one line,
-memory running out, a hang, or something left half-written. `PYTHONPATH=src python tests/fuzzing.py --minutes 60`
+A fault is an exception that is not a refusal, an undocumented exit code, a refusal of more than one line, memory
+running out, a hang, or a half-written file. `PYTHONPATH=src python tests/fuzzing.py --minutes 60`
 runs for long; `--only VICTIM:NUMBER` repeats one trial and shows its traceback.
 """
 
@@ -31,7 +31,7 @@ from mutations import damage_file
 from victims import SEARCHED, VICTIMS
 
 LONGEST = 60
-"""Seconds after which a command is taken to hang. Sound ones need below one."""
+"""Seconds after which a command is taken to hang. Sound ones need less than one."""
 MEMORY = 12 * 2**30
 """Bytes of address space of the process."""
 
@@ -99,7 +99,7 @@ class Fuzzer:
 
 
 def _faults(arguments: list[str], copy: Path, longest: int | None) -> tuple[str, str]:
-    """What is wrong with the way a command takes its input; and the line with which it refuses it."""
+    """What is wrong with how a command takes its input, and the line in which it refuses it."""
     try:
         with _limited(longest):
             result = run(*arguments)

@@ -1,4 +1,4 @@
-"""Damage to files, drawn from a seed: what disks, downloads, editors and strangers do to them."""
+"""Random damage to files from a seed: what disks, downloads, editors and strangers do to them."""
 
 from __future__ import annotations
 

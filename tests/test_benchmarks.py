@@ -15,8 +15,8 @@ from PIL import Image
 from hart.checkpoint.starting import save_tokenizer
 from hart.config import HartConfig, TokenizerConfig
 from hart.losses.hart_loss import sample_last_positions
+from hart.randomness import generator_for
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
-from hart.training.randomness import generator_for
 from helpers import TEXT_TOKENS, TEXT_WIDTH, randomize, tiny_class_config, tiny_text_config
 from image_files import write_captioned_folder
 from models import save_tiny_text_model

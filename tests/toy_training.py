@@ -69,7 +69,7 @@ class Network(nn.Module):
 
 
 class ToyTask(Task):
-    """Fits a line through noisy points, which the steps' generators draw."""
+    """Fits a line through noisy points from the generators of the steps."""
 
     sources: Any = None
 
@@ -101,7 +101,7 @@ class ToyTask(Task):
 
 
 class AdversarialTask(ToyTask):
-    """Two parts: the second learns to tell the first's outputs from the truth, and starts a step later."""
+    """Two modules: the second learns to tell the outputs of the first from the truth, and starts a step later."""
 
     shardable = False
 
@@ -187,7 +187,7 @@ def tiny_transformer_recipe(given: Recipe, model: Path) -> TransformerRecipe:
 
 
 def tiny_encoded_set(folder: Path) -> Path:
-    """Writes `model`, nine captioned `captioned_images`, and `codes` made of both in three shards."""
+    """Writes `model`, nine captioned `images`, and `codes` made of both in three shards."""
     model = save_tiny_text_model(folder / "model")
     write_captioned_folder(folder / "images", 9)
     config = HartConfig.load(model / "config.json").text_encoder

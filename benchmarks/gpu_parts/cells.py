@@ -1,4 +1,4 @@
-"""What a part's process tells the one that started it: a JSON line where a measurement begins and one where it ends."""
+"""What a part's process reports to the one that started it: a JSON line as each measurement begins and ends."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ import torch
 from hart.devices import is_out_of_memory
 
 BROKEN_DEVICE = 3
-"""Exit status where a GPU answers nothing any more: another process can go on with the other measurements."""
+"""Exit status when a GPU no longer responds: another process can do the other measurements."""
 Row = dict[str, Any]
 
 
 def report_stream() -> TextIO:
-    """The process's standard output, which from now on nothing else writes to: prints go to standard error."""
+    """The standard output of the process, for reports alone: from now on prints go to standard error."""
     stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return stream
@@ -31,7 +31,7 @@ def report_stream() -> TextIO:
 
 @dataclass
 class Cells:
-    """Runs the measurements of a part one after the other and reports each as soon as it is there.
+    """Runs the measurements of a part in order and reports each as soon as it is done.
 
     seconds: time of the part. done: keys of measurements that an earlier process of this part began.
     """

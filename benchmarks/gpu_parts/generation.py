@@ -32,7 +32,7 @@ LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch")
 
 
 def tiny_config(size: int) -> HartConfig:
-    """A model of seconds on a CPU in the 0.7B model's place; the larger the size, the more scales."""
+    """A model that takes seconds on a CPU, instead of the 0.7B model; the larger the size, the more scales."""
     scales = (1, 2, 3, 4)[: {256: 2, 512: 3, 1024: 4}[size]]
     transformer = TransformerConfig(
         scales, latent_channels=4, codebook_size=16, width=32, depth=2, heads=2, text=TextConditioning(12, 5)
@@ -74,7 +74,7 @@ def run(cells: Cells, *, tiny: bool) -> None:
 
 
 def random_pipeline(config: HartConfig, device: torch.device, dtype: torch.dtype) -> HartPipeline:
-    """`HartPipeline.from_config` with weights that are drawn on the device."""
+    """`HartPipeline.from_config` with random weights, made on the device."""
     tokenizer, hart = random_model(config, torch.Generator(device).manual_seed(SEED), dtype=dtype)
     text = config.transformer.text
     encoder = RandomTextFeatures(text, SEED) if text is not None else None

@@ -27,7 +27,7 @@ STEPS = 6
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to train. rows: images that are computed at once."""
+    """One way to train. rows: images computed at once."""
 
     size: int
     rows: int
@@ -53,7 +53,7 @@ SETTINGS = (
 
 
 class SameBatch(RehearsedTransformer):
-    """Random tokens and texts that are made once: reading data is no part of what is measured."""
+    """Random tokens and texts, made once: reading data is not measured."""
 
     _batch: TransformerBatch | None = None
 

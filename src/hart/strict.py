@@ -203,7 +203,7 @@ def _label(kind: type, place: Place, source: str, called: Callable[[str], str] |
         place, source = (called(str(place[0])), *place[1:]), ""
     else:
         source = f"{source}: " if source and place else source or f"{kind.__name__}{'.' * bool(place)}"
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{_shown_key(part)}" for part in place)
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{clipped(part, LONGEST_KEY)}" for part in place)
     return source + key.removeprefix(".")
 
 
@@ -212,7 +212,7 @@ def _unknown_keys(kind: type, table: Place, keys: list[Any]) -> str:
     near = table_at(kind, table)
     names = {}
     for key in map(str, keys[:SHOWN_NAMES]):
-        names[_shown_key(key)] = _meant(key, kind, table) if len(key) <= LONGEST_KEY else []
+        names[clipped(key, LONGEST_KEY)] = _meant(key, kind, table) if len(key) <= LONGEST_KEY else []
     said = [name + (f" (is {' or '.join(meant)} meant?)" if meant else "") for name, meant in names.items()]
     known = "" if all(names.values()) else f"; known are {', '.join(_tables(near))}"
     return f"unknown key(s) {', '.join(said)}{known}"
@@ -231,11 +231,6 @@ def _meant(key: str, kind: type, table: Place) -> list[str]:
         return [_dotted((*table, siblings[0]))]
     names = get_close_matches(key, {str(place[-1]) for place in places}, n=1, cutoff=0.8)
     return [_dotted(place) for place in places if place[-1] in names]
-
-
-def _shown_key(key: str) -> str:
-    text = clipped(key, LONGEST_KEY)
-    return text if text.isprintable() else ascii(text)
 
 
 def _dotted(place: Place) -> str:
@@ -322,9 +317,14 @@ def shown(value: Any) -> str:
     return reprlib.repr(value)
 
 
+def printable(text: str) -> str:
+    """Text of any origin as it can be printed: control characters and lone surrogates as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def clipped(text: object, length: int = 200) -> str:
-    """Foreign text for an error message: on one line, shortened if it is long."""
-    line = " ".join(str(text).split())
+    """Text of any origin for an error: printable, on one line, and shortened where it is long."""
+    line = printable(" ".join(str(text).split()))
     return line if len(line) <= length else line[:length].rstrip() + "..."
 
 

@@ -1,4 +1,4 @@
-"""A record that makes no sense is passed over, counted and named, whatever format it lies in; nothing else suffers."""
+"""In every format, a record that makes no sense is skipped, counted and named; nothing else suffers."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ FINE: dict[str, tuple[Mapping[str, Any], tuple[str, ...], int | None]] = {
 
 
 def found(form: str, folder: Path, entries: Sequence[Entry]) -> tuple[list[Sample], list[Damage]]:
-    """What a set gives; one where nothing at all is sound may also be refused by name."""
+    """The content of a set; one with nothing sound in it may also be refused by name."""
     try:
         return read_all(open_written(form, folder, entries))
     except HartError as error:

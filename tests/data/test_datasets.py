@@ -30,11 +30,11 @@ def test_shards_with_text_json_and_class_captions(tmp_path: Path) -> None:
     write_tar(tmp_path / "train-0001.tar", {"2.jpg": encoded_image("blue", kind="JPEG"), "2.cls": b"7"})
     write_tar(tmp_path / "val-0000.tar", {"3.png": encoded_image("white")})
     data = open_dataset(tmp_path, "train", 8)
-    assert [data.captions(i) for i in range(len(data))] == [("a red dot", "dot"), ("grün", "a green square"), ("7",)]
+    assert [data.texts[i] for i in range(len(data))] == [("a red dot", "dot"), ("grün", "a green square"), ("7",)]
     assert data.weights.tolist() == [0.25, 1.0, 1.0]
     assert data.records[0]["concept"] == "dot"
-    assert data.image(1).shape == (3, 8, 8)
-    assert data.image(1)[:, 3, 3].tolist() == [0, 255, 0]
+    assert data.pixels[1].shape == (3, 8, 8)
+    assert data.pixels[1][:, 3, 3].tolist() == [0, 255, 0]
     assert len(open_dataset(tmp_path, "val", 8)) == 1
     assert len(open_dataset(tmp_path / "val-0000.tar", "train", 8)) == 1
 
@@ -45,8 +45,8 @@ def test_folder_with_a_folder_per_split(tmp_path: Path) -> None:
         (tmp_path / split / "a.png").write_bytes(encoded_image("red", (20, 10)))
         (tmp_path / split / "a.txt").write_text(f"red in {split}")
     data = open_dataset(tmp_path, "val", 4)
-    assert data.captions(0) == ("red in val",)
-    assert data.image(0).shape == (3, 4, 4)
+    assert data.texts[0] == ("red in val",)
+    assert data.pixels[0].shape == (3, 4, 4)
 
 
 def test_loose_folder_is_split_by_name_without_overlap(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_loose_folder_is_split_by_name_without_overlap(tmp_path: Path) -> None:
         (tmp_path / f"{number}.png").write_bytes(encoded_image("red"))
         (tmp_path / f"{number}.txt").write_text(str(number))
     train, val = (open_dataset(tmp_path, split, 8) for split in ("train", "val"))
-    names = [{data.captions(i)[0] for i in range(len(data))} for data in (train, val)]
+    names = [{data.texts[i][0] for i in range(len(data))} for data in (train, val)]
     assert names[0] | names[1] == {str(number) for number in range(60)}
     assert not names[0] & names[1]
     assert len(train) > len(val) > 0
@@ -95,7 +95,7 @@ def test_nothing_readable_is_an_error_that_says_so(tmp_path: Path) -> None:
 def test_missing_captions_are_fine_until_text_is_trained(tmp_path: Path) -> None:
     write_tar(tmp_path / "train-0.tar", {"a.png": encoded_image("red"), "b.png": encoded_image("red"), "b.txt": b"red"})
     data = open_dataset(tmp_path, "train", 8)
-    assert data.captions(0) == ()
+    assert data.texts[0] == ()
     with pytest.raises(HartError, match="1 of 2 images have no caption"):
         data.require_captions()
 

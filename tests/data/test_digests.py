@@ -1,4 +1,4 @@
-"""A digest tells sets apart by what there is to learn from them, and by nothing else."""
+"""A digest tells sets apart by their content, and by nothing else."""
 
 from __future__ import annotations
 

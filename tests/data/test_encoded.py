@@ -1,4 +1,4 @@
-"""An encoded set is checked where it is opened: whatever is wrong with it is one line that names the file."""
+"""An encoded set is checked when it is opened: whatever is wrong with it is one line that names the file."""
 
 from __future__ import annotations
 
@@ -86,9 +86,9 @@ def changed_index(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None
 
 
 INDEXES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "a shard above": (lambda index: index["shards"][0].update(file="../train-00000.safetensors"), "no name of a shard"),
-    "a shard elsewhere": (lambda index: index["shards"][0].update(file="/tmp/x.safetensors"), "no name of a shard"),
-    "a shard of Windows": (lambda index: index["shards"][0].update(file="..\\x.safetensors"), "no name of a shard"),
+    "a shard above": (lambda index: index["shards"][0].update(file="../train-00000.safetensors"), "not the name of "),
+    "a shard elsewhere": (lambda index: index["shards"][0].update(file="/tmp/x.safetensors"), "not the name of "),
+    "a shard of Windows": (lambda index: index["shards"][0].update(file="..\\x.safetensors"), "not the name of "),
     "a shard of no name": (lambda index: index["shards"][0].update(file=None), "shards.0.file: "),
     "a shard that is not there": (lambda index: index["shards"][0].update(file="a.safetensors"), "missing shards"),
     "no number of images": (lambda index: index["shards"][0].update(pictures="3"), "shards.0.pictures: "),

@@ -1,4 +1,4 @@
-"""Opening image files: what is seen, upright and in 8 bits, and nothing that has no bounds."""
+"""Opening image files: as a viewer shows them, upright and in 8 bits, within bounds."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def test_microbatches_are_cut_from_the_rows_of_the_rank(folder: Path) -> None:
     whole = load(folder).batch(4)
     assert_same(loader.rows(4, slice(4, 6)), whole.select(slice(4, 6)))
     assert_same(loader.rows(4, slice(6, 8)), whole.select(slice(6, 8)))
-    with pytest.raises(HartError, match="rows 2 to 6 are not of this process, which has 4 to 8"):
+    with pytest.raises(HartError, match="rows 2 to 6 do not belong to this process, which has 4 to 8"):
         loader.rows(4, slice(2, 6))
 
 

@@ -266,7 +266,7 @@ def test_parquet_files_of_a_split_and_their_faults(tmp_path: Path) -> None:
     with pytest.raises(HartError, match="its columns differ"):
         open_source(tmp_path)
     bad.write_bytes(b"nothing of the kind")
-    with pytest.raises(HartError, match="no readable Parquet file"):
+    with pytest.raises(HartError, match="not a readable Parquet file"):
         open_source(tmp_path)
 
 
@@ -327,7 +327,7 @@ def test_what_cannot_be_told_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "notes.csv").write_text("")
     for path, message in {
         tmp_path / "none": "does not exist",
-        tmp_path / "notes.csv": "not told by its name",
+        tmp_path / "notes.csv": "does not tell the format",
         "https://example.org/set.zip": "only tar shards",
     }.items():
         with pytest.raises(HartError, match=message):
@@ -345,6 +345,6 @@ def test_a_package_that_is_not_there_is_named_with_its_extra(tmp_path: Path, mon
 def test_every_kind_can_be_read_into_memory(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", {"image": [numbered(3), b"bad"], "text": ["a", "b"]})
     data = open_dataset(tmp_path / "a.parquet", "train", 4)
-    assert data.captions(0) == ("a",)
-    assert data.image(0)[0, 0, 0] == 3
+    assert data.texts[0] == ("a",)
+    assert data.pixels[0][0, 0, 0] == 3
     assert (len(data), len(data.damaged)) == (1, 1)

@@ -1,4 +1,4 @@
-"""Which images are held out: the share that is promised, always the same ones."""
+"""Which images are held out: the promised share, always the same ones."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def test_moved_images_stay_whole_on_their_ground() -> None:
     torch.testing.assert_close(moved[:, 1:], image[:, 1:])  # no black edges
     area = (moved[:, 0] < 0).sum(dim=(1, 2)) / 64
     assert ((area > 0.7) & (area < 1.6)).all() and area.std() > 0.05
-    assert torch.equal(moved[3:5], slightly_moved(image[3:5], uniform[:, 3:5])), "each by its own draws"
+    assert torch.equal(moved[3:5], slightly_moved(image[3:5], uniform[:, 3:5])), "each by its own numbers"
 
 
 def test_shrinking_is_antialiased() -> None:

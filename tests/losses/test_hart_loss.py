@@ -1,4 +1,4 @@
-"""The transformer's loss: gradients everywhere, the parts of the last scale, and draws from its generator alone."""
+"""The transformer's loss: gradients everywhere, parts of the last scale, random numbers from its generator alone."""
 
 from __future__ import annotations
 

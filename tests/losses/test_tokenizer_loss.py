@@ -1,4 +1,4 @@
-"""The tokenizer's loss: each part by its formula, weighted."""
+"""The tokenizer's loss: each term by its formula, weighted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints whose files are whole and whose content is not: named, with the older one that can be gone on from."""
+"""Checkpoints that are whole files with wrong content: errors name them, and the older one to resume from."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def spoil(*keys: Any, by: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[d
 
 
 WHOLE = ("it holds a list in", "it holds a Tensor", "it holds objects")
-"""What is said of checkpoints that are something else altogether."""
+"""Checkpoints that are something else altogether, and what is wrong with them."""
 MODULE, OPTIMISER = ("weights", "parts", "model", "module"), ("weights", "parts", "model", "optimizer")
 FIRST = (*MODULE, "first.weight")
 
@@ -62,18 +62,18 @@ FIRST = (*MODULE, "first.weight")
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda saved: [1, 2], "it holds a list in place of a table"),
-        (lambda saved: torch.zeros(3), "it holds a Tensor in place of a table"),
+        (lambda saved: [1, 2], "it holds a list instead of a table"),
+        (lambda saved: torch.zeros(3), "it holds a Tensor instead of a table"),
         (lambda saved: {"x": Exception("no tensor")}, "it holds objects other than numbers, texts and tensors"),
         (drop("weights"), "it lacks weights"),
         (drop("sums"), "it lacks sums"),
         (put("more", value=1), "it has more, which this run does not know"),
-        (put("step", value=10**9), r"it is of step 1000000000, its name says 6"),
-        (put("step", value=True), "it is of step True"),
-        (put("identity", "recipe", "trainer", "steps", value=5), "it is of step 6 of 5"),
-        (put("identity", "stage", value="tokenizer"), "it is of stage tokenizer"),
+        (put("step", value=10**9), r"it is from step 1000000000, its name says 6"),
+        (put("step", value=True), "it is from step True"),
+        (put("identity", "recipe", "trainer", "steps", value=5), "it is from step 6 of 5"),
+        (put("identity", "stage", value="tokenizer"), "it is from stage tokenizer"),
         (put("identity", value=7), "its identity holds a int"),
-        (put("identity", "sources", "data", value=[1, 2]), "its list of sources is no list of texts"),
+        (put("identity", "sources", "data", value=[1, 2]), "its list of sources is not a list of texts"),
         (put("sums", value={"loss": float("nan")}), "it|its"),
         (put("counts", value={"loss": 0}), "its count of figures"),
         (put("model", value=[3]), "its list of the model's files"),
@@ -83,10 +83,10 @@ FIRST = (*MODULE, "first.weight")
         (drop(*FIRST), r"model lacks first\.weight"),
         (put(*MODULE, "extra", value=torch.zeros(1)), "model has extra"),
         (spoil(*FIRST, by=lambda t: t * torch.nan), r"model: first\.weight is not finite"),
-        (spoil(*FIRST, by=lambda t: t.T), r"model: first\.weight is float32 \(2, 4\) in place of float32 \(4, 2\)"),
-        (spoil(*FIRST, by=lambda t: t.char()), r"is int8 \(4, 2\) in place of float32"),
-        (spoil(*FIRST, by=lambda t: t.to_sparse()), "is no plain tensor"),
-        (put(*FIRST, value=[1.0]), "is no plain tensor"),
+        (spoil(*FIRST, by=lambda t: t.T), r"model: first\.weight is float32 \(2, 4\) instead of float32 \(4, 2\)"),
+        (spoil(*FIRST, by=lambda t: t.char()), r"is int8 \(4, 2\) instead of float32"),
+        (spoil(*FIRST, by=lambda t: t.to_sparse()), "is not a plain tensor"),
+        (put(*FIRST, value=[1.0]), "is not a plain tensor"),
         (spoil("weights", "average", "last.bias", by=lambda t: t / 0), r"the average: last\.bias is not finite"),
         (drop(*OPTIMISER, "0"), "the optimiser of model lacks 0"),
         (put(*OPTIMISER, "7", value={}), "the optimiser of model has 7"),
@@ -141,7 +141,7 @@ def test_a_finished_run_writes_a_lost_model_again(tmp_path: Path, lost: str) -> 
     notes: list[str] = []
     Trainer(ToyTask(), recipe(), tmp_path, on_note=notes.append).run()
     assert (model / "weights").exists()
-    assert "model was not whole: it is written again from the checkpoint" in notes[0]
+    assert "model was incomplete: it is written again from the checkpoint" in notes[0]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the transformer is trained under, by text or by class, from a recipe to a model that generates."""
+"""Conditions of the transformer, text or class, from a recipe to a model that generates."""
 
 from __future__ import annotations
 

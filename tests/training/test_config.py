@@ -119,7 +119,7 @@ def test_what_is_given_for_a_text_field_stays_text(recipe: Path, text: str, data
         ("trainer.log_every=0", r"trainer\.log_every must be at least 1, not 0"),
         ("trainer.sample_every=-1", r"trainer\.sample_every must be at least 0"),
         ("trainer.device=tpu", r"trainer\.device must be cpu, cuda, cuda:<number> or mps, not 'tpu'"),
-        ("trainer.accumulate=3", r"batch_size 2 cannot be cut into accumulate = 3"),
+        ("trainer.accumulate=3", r"batch_size 2 cannot be divided into accumulate = 3"),
         ("trainer.trackers=['mlflow']", r"trainer\.trackers\[0\] must be 'tensorboard' or 'wandb', not 'mlflow'"),
         ("optimizer.learning_rate=-1e-3", r"recipe\.toml: optimizer\.learning_rate must be above 0, not -0\.001"),
         ("optimizer.weight_decay=-1", r"optimizer\.weight_decay must be at least 0"),
@@ -161,7 +161,9 @@ def test_an_absent_recipe_is_named(tmp_path: Path) -> None:
 
 
 def test_a_recipe_of_another_stage_is_refused(recipe: Path) -> None:
-    with pytest.raises(ConfigError, match=r"recipe\.toml: this recipe is of stage tokenizer: run hart train tokenizer"):
+    with pytest.raises(
+        ConfigError, match=r"recipe\.toml: this recipe is for stage tokenizer: run hart train tokenizer"
+    ):
         TransformerRecipe.read(recipe)
 
 
@@ -177,5 +179,5 @@ def test_a_recipe_of_another_stage_says_which_to_run(stage: str, wanted: Any) ->
     if wanted.stage == stage:
         assert wanted.read(path) is not None
         return
-    with pytest.raises(ConfigError, match=rf"{stage}\.toml: this recipe is of stage {stage}: run hart train {stage}"):
+    with pytest.raises(ConfigError, match=rf"{stage}\.toml: this recipe is for stage {stage}: run hart train {stage}"):
         wanted.read(path)

@@ -1,4 +1,4 @@
-"""Where a run's data is from: told from the address, and exact to the last bit whatever it is."""
+"""Training data: the address decides how it is read, and every way gives the same images to the last bit."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def tokenizer_recipe(data: Path | str, **reading: Any) -> TokenizerRecipe:
 
 @pytest.fixture(scope="module")
 def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `model`, `pictures`, and `codes` made of both."""
+    """A folder with `model`, `images`, and `codes` made of both."""
     return tiny_encoded_set(tmp_path_factory.mktemp("encoded"))
 
 
@@ -80,8 +80,8 @@ def test_the_address_decides_how_images_are_read_and_it_is_said(encoded: Path, s
     for reading, why in (({"memory_gb": 1e-7}, "GB decoded"), ({"flip": 0.5}, "random crops or flips")):
         data = opened(tokenizer_recipe(images, **reading))
         assert isinstance(data, LoadedImages) and why in data.description
-    with pytest.raises(HartError, match="of web addresses only tar shards are read"):
-        opened(tokenizer_recipe("https://example.org/set/pictures.zip"))
+    with pytest.raises(HartError, match="only tar shards can be read from the web"):
+        opened(tokenizer_recipe("https://example.org/set/images.zip"))
 
 
 def test_a_parquet_file_trains(tmp_path: Path) -> None:
@@ -174,13 +174,10 @@ def test_what_cannot_be_done_with_a_set_is_refused(encoded: Path, shards: Path) 
         opened(tokenizer_recipe(encoded / "codes", flip=0.5))
     with pytest.raises(HartError, match=r"1 of 12 images are damaged, more than 5%.*with reading\.max_damaged"):
         opened(tokenizer_recipe(shards))
-    augmentations = tiny_transformer_recipe(recipe(data=str(encoded / "codes")), encoded / "model").replace(
-        augmentations=2
-    )
-    with pytest.raises(
-        ConfigError, match=r"augmentations is 2, but .*codes holds each image in one version: set augmentations = 1"
-    ):
-        TransformerTask(augmentations, opened(augmentations, "caption"))
+    given = tiny_transformer_recipe(recipe(data=str(encoded / "codes")), encoded / "model").replace(augmentations=2)
+    said = "augmentations is 2, but .*codes holds each image in one version: set augmentations = 1"
+    with pytest.raises(ConfigError, match=said):
+        TransformerTask(given, opened(given, "caption"))
 
 
 # --- token maps

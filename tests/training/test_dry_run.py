@@ -1,4 +1,4 @@
-"""What a dry run reckons from a few measured steps."""
+"""What a dry run estimates from a few measured steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage `transformer`: what a step is given."""
+"""Stage `transformer`: the input of a step."""
 
 from __future__ import annotations
 
@@ -53,18 +53,18 @@ def test_tokens_made_once_are_those_made_in_a_step() -> None:
     assert weight.grad is not None
 
 
-def test_augmentations_follow_each_other_the_plain_one_first() -> None:
+def test_augmented_versions_follow_the_plain_images() -> None:
     tokenizer, _ = tiny_model(tiny_text_config())
     data, cpu = captioned_images(3), torch.device("cpu")
     plain = encode_all(tokenizer, tokenizer.config.schedule, data, cpu)
-    augmentations = encode_all(tokenizer, tokenizer.config.schedule, data, cpu, augmentations=3)
-    latents = augmentations.last_scale_continuous.view(3, *plain.last_scale_continuous.shape)
+    augmented = encode_all(tokenizer, tokenizer.config.schedule, data, cpu, augmentations=3)
+    latents = augmented.last_scale_continuous.view(3, *plain.last_scale_continuous.shape)
     assert torch.equal(latents[0], plain.last_scale_continuous)
     assert not torch.equal(latents[1], latents[0])
     assert not torch.equal(latents[1], latents[2])
 
 
-def test_codes_of_augmentations_are_corrupted_and_corrected_by_later_scales() -> None:
+def test_codes_of_augmented_versions_are_corrupted_and_corrected_by_later_scales() -> None:
     tokenizer, _ = tiny_model(tiny_text_config())
     data, cpu, schedule = captioned_images(3), torch.device("cpu"), tokenizer.config.schedule
     right = encode_all(tokenizer, schedule, data, cpu, augmentations=2)

@@ -1,4 +1,4 @@
-"""Starting weights: near-uniform predictions, no diffusion answer yet, and decided by the generator."""
+"""Initial weights: near-uniform predictions, no output of the diffusion, and all from the generator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which parameters decay, which optimiser steps them, and the learning rate over the steps."""
+"""Which parameters decay, which optimiser steps them, and the learning rate by step."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_another_origin_is_refused_until_it_is_accepted(tmp_path: Path, sources:
     notes: list[str] = []
     longer = recipe(steps=7)
     assert toy(tmp_path, sources, accept_changes=True, on_note=notes.append, recipe=longer).step == 6
-    assert "goes on with changes: data" in notes[0]
+    assert "resumes with changes: data" in notes[0]
     # from then on it is the run's, also if it ended right there
     toy(tmp_path, sources, recipe=longer).run()
     with pytest.raises(HartError, match="of other data or weights"):
@@ -83,7 +83,7 @@ def test_an_older_checkpoint_is_gone_on_with_and_says_so(tmp_path: Path) -> None
         toy(tmp_path, recipe=recipe(OPTIMIZER.replace(learning_rate=0.1)))
     notes: list[str] = []
     toy(tmp_path, on_note=notes.append, recipe=recipe(steps=7)).run()
-    assert notes[0] == "this run was begun by a version that did not keep what it learns from: taken as unchanged"
+    assert notes[0] == "an older version began this run and did not record what it learns from: taken as unchanged"
     with pytest.raises(HartError, match="of other data"):
         toy(tmp_path, OTHER)
 
@@ -92,7 +92,7 @@ def test_weights_that_do_not_fit_an_accepted_recipe_are_named(tmp_path: Path) ->
     toy(tmp_path).run()
     task = ToyTask()
     task.module.last = torch.nn.Linear(4, 2)
-    with pytest.raises(HartError, match=r"its weights do not fit: model: last\.weight is float32 \(1, 4\) in place of"):
+    with pytest.raises(HartError, match=r"its weights do not fit: model: last\.weight is float32 \(1, 4\) instead of"):
         Trainer(task, recipe(OPTIMIZER.replace(learning_rate=0.1)), tmp_path, accept_changes=True)
 
 

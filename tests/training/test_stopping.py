@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a checkpoint after the step in progress, from which a run ends as an unbroken one."""
+"""Ctrl-C and SIGTERM: a checkpoint after the current step, from which a run ends as an unbroken one."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 @torch.no_grad()
 def reconstruction_psnr(tokenizer: HybridTokenizer, data: CaptionedImages) -> dict[str, float]:
     """In dB, from codes alone and from the continuous latent."""
-    image = to_signed(torch.stack([data.image(i) for i in range(len(data))]))
+    image = to_signed(torch.stack([data.pixels[i] for i in range(len(data))]))
     errors = {
         name: F.mse_loss(tokenizer.reconstruct(image, discrete=name == "discrete"), image)
         for name in ("discrete", "continuous")
@@ -165,7 +165,7 @@ def test_squared_error_and_a_perceptual_loss_by_name(monkeypatch: pytest.MonkeyP
 def _large_images() -> CaptionedImages:
     """16 x 16 pixels, the least that VGG-16 halves four times."""
     small = captioned_images(2)
-    pixels = torch.stack([small.image(i) for i in range(2)]).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    pixels = torch.stack([small.pixels[i] for i in range(2)]).repeat_interleave(2, 2).repeat_interleave(2, 3)
     return CaptionedImages(pixels, (("a blob",),) * 2, torch.ones(2), ({},) * 2)
 
 

@@ -1,4 +1,4 @@
-"""Captioned images: sets of any format as sources or streams, in memory, encoded; sets of one's own."""
+"""Sets of captioned images: of any format, at random or as a stream, in memory, encoded ahead, or written anew."""
 
 from __future__ import annotations
 
@@ -19,33 +19,14 @@ if TYPE_CHECKING:
     from hart.data.transforms import ImageTransform, pil_to_pixels, to_signed, unit_to_pil
     from hart.data.written_sets import begin_set, finish_set
 
+# fmt: off
 __all__ = [
-    "CaptionedImages",
-    "Columns",
-    "Condition",
-    "Damage",
-    "DamagedSample",
-    "EncodedBatch",
-    "EncodedLoader",
-    "EncodedSet",
-    "ImageBatch",
-    "ImageLoader",
-    "ImageTransform",
-    "Kind",
-    "Sample",
-    "Source",
-    "Stream",
-    "begin_set",
-    "detect_kind",
-    "finish_set",
-    "open_dataset",
-    "open_image",
-    "open_source",
-    "pil_to_pixels",
-    "to_signed",
-    "unit_to_pil",
-    "whole_of",
+    "CaptionedImages", "Columns", "Condition", "Damage", "DamagedSample", "EncodedBatch", "EncodedLoader",
+    "EncodedSet", "ImageBatch", "ImageLoader", "ImageTransform", "Kind", "Sample", "Source", "Stream", "begin_set",
+    "detect_kind", "finish_set", "open_dataset", "open_image", "open_source", "pil_to_pixels", "to_signed",
+    "unit_to_pil", "whole_of",
 ]
+# fmt: on
 __getattr__, __dir__ = lazy(
     __name__,
     {

@@ -1,8 +1,7 @@
 """Captioned images in memory.
 
-All images of a split are decoded once and kept: 3 * size**2 bytes each (0.2 GB for 18,000 at 64 px). That makes every
-later access instant and the order free, which suits sets of up to a few 100,000 small images. Larger ones are read
-by `hart.data.loader`.
+All images of a split are decoded once and kept: 3 * size**2 bytes each (0.2 GB for 18,000 at 64 px). Every later access
+is instant, in any order, which suits up to a few 100,000 small images. Larger sets are read by `hart.data.loader`.
 """
 
 from __future__ import annotations
@@ -24,16 +23,16 @@ from hart.data.transforms import ImageTransform
 from hart.errors import HartError
 
 STREAM_ROOM = 1024
-"""Images that memory is made for at first where their number is not known."""
+"""Images for which memory is reserved at first, where their number is not known."""
 
 
 @dataclass(frozen=True)
 class CaptionedImages:
-    """Images with captions, by number.
+    """Images with captions, by row.
 
     pixels: (N, 3, H, W) uint8, RGB, 0 to 255, on any device. texts: the captions of each image, possibly none.
-    weights: (N,) float32, how often an image is generated relative to others; 1 where the source does not say.
-    records: what a `.json` beside the image holds (concept, style and so on), else empty.
+    weights: (N,) float32, how often an image is sampled, relative to others; 1 where the set does not say.
+    records: the `.json` beside each image (concept, style and so on), else empty.
     damaged: what could not be read. labels: (N,) int64, the class of each, -1 for none; None where no image has one.
     """
 
@@ -51,16 +50,9 @@ class CaptionedImages:
         """The same images with their pixels on `device`."""
         return replace(self, pixels=self.pixels.to(device))
 
-    def image(self, index: int) -> Tensor:
-        """(3, H, W) uint8."""
-        return self.pixels[index]
-
     def images(self, rows: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 of rows (B,) int64, where the pixels are."""
         return self.pixels[rows.to(self.pixels.device, non_blocking=True)]
-
-    def captions(self, index: int) -> tuple[str, ...]:
-        return self.texts[index]
 
     def require_captions(self) -> None:
         """Raises `HartError` unless every image has a caption, which text-to-image training needs."""
@@ -82,8 +74,8 @@ def open_dataset(
 ) -> CaptionedImages:
     """Read the images of one split, square and `size` pixels wide (see `hart.data.transforms.pil_to_pixels`).
 
-    path, split, kind, columns: as for `hart.data.opening.open_source`; every format will do.
-    Unreadable files are skipped and named. Raises `HartError` where nothing at all can be read.
+    path, split, kind, columns: as for `hart.data.opening.open_source`, of any format.
+    Unreadable files are skipped and listed as damaged. Raises `HartError` where nothing can be read.
     """
     return read_all(open_source(path, split, kind=kind, columns=columns), ImageTransform(size), f"{path} ({split})")
 
@@ -91,7 +83,7 @@ def open_dataset(
 def read_all(
     source: Source | Stream, transform: ImageTransform, where: str, condition: Condition = "none"
 ) -> CaptionedImages:
-    """Every image of a set, in its order; `where` names the set in errors. Raises as `open_dataset` does.
+    """Every image of a set, in order; `where` names the set in errors. Raises as `open_dataset` does.
 
     condition: an image that comes without it counts as damaged.
     """
@@ -106,7 +98,7 @@ def read_all(
 def gather(
     samples: Iterable[Sample | Damage], transform: ImageTransform, condition: Condition, room: int
 ) -> CaptionedImages:
-    """Samples decoded, damaged ones named. room: images that memory is made for at first."""
+    """The samples, decoded; damaged ones are listed. room: images for which memory is reserved at first."""
     pixels = torch.empty(max(room, 1), 3, transform.size, transform.size, dtype=torch.uint8)
     kept: list[Sample] = []
     damaged: list[Damage] = []
@@ -117,8 +109,7 @@ def gather(
         if len(kept) == len(pixels):
             pixels = torch.cat([pixels, torch.empty_like(pixels)])
         pixels[len(kept)] = found[1]
-        # without the file itself
-        kept.append(replace(found[0], image=b""))
+        kept.append(replace(found[0], image=b""))  # not the encoded file too
     labels = torch.tensor([-1 if sample.label is None else sample.label for sample in kept], dtype=torch.int64)
     return CaptionedImages(
         pixels[: len(kept)],

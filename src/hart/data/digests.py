@@ -1,9 +1,9 @@
-"""What a run learns from, as one number: `digest` of a set of images.
+"""The content of a set of images as one number, so that a run can tell whether its data has changed.
 
-A digest covers, in the order of the rows, the names of images within the set, what is said about each (captions,
-label, weight, the whole of its notes), and a mark of each image file: its size with its content, the whole of up to
-`WHOLE_IMAGE` bytes and of larger files three blocks. So an image that is removed, added or swapped and a caption that
-is edited give another digest. Neither the place of the set nor times of files are part of it.
+A digest covers, in the order of the rows, the name of each image within the set, what is said about it (captions,
+label, weight, all of its notes) and a mark of its file: the size and the content, or three blocks of the content where
+the file is larger than `WHOLE_IMAGE` bytes. Adding, removing or swapping an image and editing a caption change the
+digest; moving the set or touching its files does not.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from hart.files import FileError, open_regular
 WHOLE_IMAGE, IMAGE_BLOCKS = 64 * 2**10, 3
 WHOLE_SHARD, SHARD_BLOCKS = 256 * 2**20, 1024
 BLOCK = 16 * 2**10
-"""Bytes of a block of a file that is too large to be read whole."""
+"""Bytes of a block, where a file is too large to be read whole."""
 ABSENT = b"absent"
 """The mark of a file that cannot be read."""
 
 
 class SetDigest:
-    """SHA-256 over entries, each of some strings and bytes; no two lists of entries are written alike."""
+    """SHA-256 over entries of strings and bytes; different lists of entries are never written alike."""
 
     def __init__(self, kind: str) -> None:
         self._digest = hashlib.sha256(kind.encode())
 
     def add(self, *parts: str | bytes) -> None:
-        """One entry. Strings may hold lone surrogates, as names of files do."""
+        """One entry. Strings may hold lone surrogates, as file names do."""
         for part in (str(len(parts)), *parts):
             content = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
             self._digest.update(len(content).to_bytes(8, "little"))
@@ -41,7 +41,7 @@ class SetDigest:
 
 
 def mark_bytes(image: bytes) -> bytes:
-    """The mark of an image that is in memory: the same as that of its file."""
+    """The mark of an image in memory: that of its file."""
     return mark_range(io.BytesIO(image), 0, len(image))
 
 
@@ -55,12 +55,12 @@ def mark_image(path: Path, whole: int = WHOLE_IMAGE, blocks: int = IMAGE_BLOCKS)
 
 
 def mark_shard(path: Path) -> bytes:
-    """The mark of a large file of many images: whole up to `WHOLE_SHARD` bytes, of larger ones `SHARD_BLOCKS`."""
+    """The mark of a file of many images: all of it up to `WHOLE_SHARD` bytes, `SHARD_BLOCKS` blocks of a larger one."""
     return mark_image(path, WHOLE_SHARD, SHARD_BLOCKS)
 
 
 def mark_range(file: BinaryIO, start: int, size: int, whole: int = WHOLE_IMAGE, blocks: int = IMAGE_BLOCKS) -> bytes:
-    """The mark of an image that lies inside a larger file, from byte `start` on."""
+    """The mark of an image inside a larger file, from byte `start` on."""
     digest = hashlib.sha256(str(size).encode())
     if size <= whole:
         file.seek(start)

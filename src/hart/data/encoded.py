@@ -1,4 +1,4 @@
-"""Images as codes and captions as text features, precomputed by `hart data encode` and read back by row.
+"""Images as codes, and captions as text features, written by `hart data encode` and read by row.
 
 Shapes: B images of a batch, K scales, N_k tokens of scale k, S text tokens, E text width; else see
 `hart.data.encoded_files`.
@@ -19,18 +19,19 @@ from torch import Tensor
 
 from hart.data.digests import SetDigest, mark_shard
 from hart.data.encoded_files import Shard, index_file, read_index
-from hart.data.order import SampleOrder, numpy_generator
+from hart.data.order import SampleOrder
 from hart.data.read_ahead import StepLoader, places_of
 from hart.errors import HartError
 from hart.files import FileError, read_json
+from hart.randomness import numpy_generator
 from hart.types import TextContext
 
 OPEN_SHARDS = 256
-"""Shards kept open by a process."""
+"""Shards that a process keeps open."""
 
 
 def is_encoded_set(folder: Path, split: str = "train") -> bool:
-    """Whether a folder holds a precomputed set, told by its index, or by shards where it is not finished."""
+    """Whether a folder holds an encoded set: one with its index, or an unfinished one with shards."""
     with suppress(FileError):
         if {"format", "settings", "shards"} <= read_json(index_file(folder, split)).keys():
             return True
@@ -42,10 +43,10 @@ def is_encoded_set(folder: Path, split: str = "train") -> bool:
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """One rank's part of a step.
+    """One rank's share of a step.
 
     indices: K tensors (B, N_k) int64. last_scale_continuous: (B, N_K, D) float32, None where only codes were stored.
-    text: features of one caption an image, drawn evenly among its own, in float32; None for a set without.
+    text: features of one caption per image, chosen at random among its own, in float32; None for a set without text.
     labels: (B,) int64, -1 where an image has none.
     """
 
@@ -66,7 +67,7 @@ class EncodedBatch:
 
 
 class EncodedSet:
-    """Random access to a precomputed set. Shards are mapped into memory: only the rows asked for are read."""
+    """Random access to an encoded set. Shards are mapped into memory: only the rows asked for are read."""
 
     def __init__(self, folder: Path, split: str = "train") -> None:
         """Raises `HartError` when the set is unfinished, or its index or a shard is missing or damaged."""
@@ -79,8 +80,8 @@ class EncodedSet:
         self._firsts = torch.tensor([0, *index.sizes]).cumsum(0)
         self._open: dict[int, Shard] = {}
         if not int(self._firsts[-1]):
-            raise HartError(f"{index_file(folder, split)}: no images in it: encode it again")
-        # one after the other: not all of them are kept open
+            raise HartError(f"{index_file(folder, split)}: no images: encode the set again")
+        # one by one: not all of them are kept open
         known = [(shard.weights, shard.labels, shard.edges) for shard in map(self._shard, range(len(self._files)))]
         weights, labels, self._edges = zip(*known, strict=True)
         self.weights, self.labels = torch.cat(weights), torch.cat(labels)
@@ -105,7 +106,7 @@ class EncodedSet:
                 raise HartError(f"{self.folder} was encoded with another {name}: encode the set again with this one")
 
     def digest(self) -> str:
-        """What there is to learn from, as SHA-256 in hex; see `hart.data.digests`."""
+        """The content of the set as SHA-256 in hex; see `hart.data.digests`."""
         digest = SetDigest("encoded set")
         digest.add(json.dumps(self.settings, sort_keys=True))
         for file in self._files:
@@ -113,7 +114,7 @@ class EncodedSet:
         return digest.hexdigest()
 
     def require_codes_of(self, codebook_size: int, latent_channels: int) -> None:
-        """Raises `HartError` for residuals of other channels; from now on also for codes that are not in the book."""
+        """Raises `HartError` for residuals of other channels, and from now on for codes that the codebook lacks."""
         self._code_count = codebook_size
         for number in range(len(self._files)):
             if (shard := self._shard(number)).channels not in (None, latent_channels):
@@ -141,7 +142,7 @@ class EncodedSet:
         return TextContext(features[None], mask[None])
 
     def batch(self, rows: Sequence[int], captions: Sequence[int]) -> EncodedBatch:
-        """Some rows; `captions` says which caption of each."""
+        """Some rows, each with the caption of that number."""
         codes = torch.stack([self.codes(row) for row in rows])
         residuals = [residual for row in rows if (residual := self.last_scale(row)) is not None]
         texts = [self.text(row, caption) for row, caption in zip(rows, captions, strict=True)] if self.has_text else []
@@ -153,7 +154,7 @@ class EncodedSet:
         )
 
     def _place(self, row: int) -> tuple[int, int]:
-        """The shard of a row, and its place in it."""
+        """The shard of a row, and the row within it."""
         if not 0 <= row < len(self):
             raise IndexError(row)
         shard = int(torch.searchsorted(self._firsts, row, right=True)) - 1
@@ -171,7 +172,7 @@ class EncodedSet:
 
 
 class EncodedLoader(StepLoader[EncodedBatch]):
-    """Batches of a precomputed set by step: the same rows as `hart.data.loader.ImageLoader` of a set in that order."""
+    """Batches of an encoded set by step: the same rows as those of an `ImageLoader` over the images."""
 
     def __init__(
         self, data: EncodedSet, *, batch_size: int, seed: int, rank: int = 0, world: int = 1, workers: int = 0
@@ -197,7 +198,7 @@ class _EncodedSteps:
         for step in itertools.count(first + worker, workers):
             everyone = self._order.batch(step, self._batch_size).tolist()
             rows = [everyone[place] for place in self._places]
-            # the same draw as `ImageLoader` makes for the caption of this place
+            # the caption that `ImageLoader` chooses at this place
             uniform = [numpy_generator(self._seed, "picture", step, place).random() for place in self._places]
             captions = [int(chance * self._data.captions(row)) for row, chance in zip(rows, uniform, strict=True)]
             yield self._data.batch(rows, captions)

@@ -1,6 +1,6 @@
-"""The files of an encoded set, checked when they are opened: the index, and the shards that it names.
+"""The files of an encoded set, checked as they are opened: the index and its shards.
 
-    train.json                      the index: settings, shards and their sizes; written last, when all shards are there
+    train.json                      the index: settings, shards and their sizes; written last, when all shards exist
     train-00000.safetensors ...     `TENSORS` of some images each
 
 Shapes: n images and c captions of a shard, L tokens of all scales, N_K tokens of the last, D latent channels, S text
@@ -23,24 +23,24 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from hart.data.kinds import StoredType
-from hart.data.samples import one_line, shown
 from hart.errors import HartError
 from hart.files import FileError, parse_json, read_json, require_regular
+from hart.strict import printable, reason
 
 FORMAT = 2
-CODES = "codes"  # (n, L) int32, all scales one after the other
-LAST_SCALE = "last_scale"  # (n, N_K, D), what the last scale has to hold; absent where only codes were wanted
+CODES = "codes"  # (n, L) int32, all scales concatenated
+LAST_SCALE = "last_scale"  # (n, N_K, D), the latent left for the last scale; absent where only codes are stored
 LABELS = "labels"  # (n,) int64, -1 for none
 WEIGHTS = "weights"  # (n,) float32
 CAPTION_EDGES = "caption_edges"  # (n + 1,) int64: captions edges[i] to edges[i + 1] are those of image i
 TEXT_MASK = "text_mask"  # (c, S) uint8
 TEXT_PLACE = "text_place"  # (c, 3) int64: first row in text_features, first token, number of tokens
-TEXT_FEATURES = "text_features"  # (T, E); tokens before and after are zero and not stored
+TEXT_FEATURES = "text_features"  # (T, E); the zero tokens around them are not stored
 FACTS = "hart"
-"""Entry of a shard's metadata that says how it was made and what was left out."""
+"""Entry of a shard's metadata: how it was made, and what was left out. The images are still called pictures there."""
 
 LARGEST = 2**20
-"""Of widths, lengths and numbers of tokens."""
+"""The most that is believed of widths, lengths and numbers of tokens."""
 _STORED = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 
 
@@ -53,12 +53,12 @@ def shard_file(folder: Path, split: str, number: int) -> Path:
 
 
 def stamp_of(settings: Mapping[str, Any]) -> str:
-    """What shards made with these settings carry."""
+    """The mark of shards made with these settings."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """What a shard says about itself; nothing when it is not there or not whole."""
+    """The facts in a shard; empty when it is missing or incomplete."""
     try:
         require_regular(path)
         with safe_open(path, framework="pt") as file:
@@ -75,7 +75,7 @@ def _facts(file: Any, path: Path) -> dict[str, Any]:
 
 
 class _Settings(TypedDict):
-    """What all shards of a set have in common, as far as reading depends on it."""
+    """What all shards of a set have in common and reading depends on."""
 
     scales: Annotated[list[Annotated[int, Field(ge=1, le=1024)]], Field(min_length=1, max_length=64)]
     tokenizer: str
@@ -89,7 +89,7 @@ class _Settings(TypedDict):
 
 def _plain_name(name: str) -> str:
     if not name.endswith(".safetensors") or {"/", "\\", "\0", ":"} & set(name):
-        raise ValueError(f"{shown(name)[:100]} is no name of a shard in this folder")
+        raise ValueError(f"{printable(name)[:100]} is not the name of a shard in this folder")
     return name
 
 
@@ -105,7 +105,7 @@ class _Index(TypedDict):
 
 @dataclass(frozen=True)
 class EncodedIndex:
-    """What the index says. files: the shards, all in the set's folder; sizes: images of each."""
+    """files: the shards, all in the folder of the set. sizes: images of each."""
 
     settings: dict[str, Any]
     files: tuple[Path, ...]
@@ -113,7 +113,7 @@ class EncodedIndex:
 
 
 def read_index(folder: Path, split: str) -> EncodedIndex:
-    """Raises `HartError` for a set that is not there, not finished, or whose index is damaged."""
+    """Raises `HartError` for a set that is missing, unfinished, or has a damaged index."""
     path = index_file(folder, split)
     if not path.exists():
         begun = any(folder.glob(f"{split}-*.safetensors"))
@@ -121,7 +121,7 @@ def read_index(folder: Path, split: str) -> EncodedIndex:
         raise HartError(f"{path}: not found; {advice}")
     index = read_json(path)
     if index.get("format") != FORMAT:
-        version = shown(str(index.get("format")))[:20]
+        version = printable(str(index.get("format")))[:20]
         raise HartError(f"{path}: format {version}, this version reads {FORMAT}: encode the set again")
     fault = ""
     try:
@@ -133,7 +133,7 @@ def read_index(folder: Path, split: str) -> EncodedIndex:
         first = error.errors(include_input=False, include_url=False)[0]
         fault = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     if fault:
-        raise HartError(f"{path}: no index of an encoded set ({shown(fault)}): encode it again")
+        raise HartError(f"{path}: not the index of an encoded set ({printable(fault)}): encode it again")
     files = tuple(folder / shard["file"] for shard in index["shards"])
     if missing := [file.name for file in files if not file.exists()]:
         raise HartError(f"{folder}: missing shards: {', '.join(missing[:5])}: copy them there or encode them again")
@@ -144,14 +144,14 @@ class Shard:
     """A shard, mapped into memory: only the rows asked for are read."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        """Raises `HartError` unless the file holds what `settings` say, in the types and shapes of this format."""
+        """Raises `HartError` unless the file holds what `settings` promise, in the types and shapes of this format."""
         self.path = path
         require_regular(path)
         try:
             self._file: Any = safe_open(path, framework="pt")
             stamp = _facts(self._file, path).get("stamp")
         except (SafetensorError, OSError) as error:
-            raise self.damaged(one_line(error)) from None
+            raise self.damaged(reason(error)) from None
         if stamp != stamp_of(settings):
             raise self.damaged("it was made with other settings than the index says")
         (count,) = self._declare(LABELS, {"I64"}, None)
@@ -182,10 +182,10 @@ class Shard:
         return HartError(f"{self.path}: damaged ({what}): delete it and encode again")
 
     def codes(self, row: int, count: int) -> Tensor:
-        """(L,) int64, from 0 up, below `count`."""
+        """(L,) int64, from 0 to `count` - 1."""
         codes: Tensor = self._slice(CODES, row, row + 1)[0].long()
         if codes.min() < 0 or codes.max() >= count:
-            raise self.damaged(f"codes outside 0 to {count - 1}, which the tokenizer has")
+            raise self.damaged(f"codes outside 0 to {count - 1}, the codebook of the tokenizer")
         return codes
 
     def last_scale(self, row: int) -> Tensor:
@@ -197,7 +197,7 @@ class Shard:
         first, token, count = self._slice(TEXT_PLACE, number, number + 1)[0].tolist()
         mask: Tensor = self._slice(TEXT_MASK, number, number + 1)[0].bool()
         if min(first, token, count) < 0 or first + count > self._rows or token + count > len(mask):
-            raise self.damaged("text features that lie outside")
+            raise self.damaged("text features that are not in it")
         features = torch.zeros(len(mask), self._width)
         if count:
             features[token : token + count] = self._finite(TEXT_FEATURES, first, first + count)
@@ -218,7 +218,7 @@ class Shard:
         return values
 
     def _declare(self, name: str, dtypes: set[str], *shape: int | None) -> list[int]:
-        """The shape of a tensor, which must have one of these types and this shape; None is any length."""
+        """The shape of a tensor, which must have one of these types and fit this shape; None is any length."""
         found = self._read(lambda: self._file.get_slice(name))
         here: list[int] = list(found.get_shape())
         fits = len(here) == len(shape) and all(want in (None, size) for want, size in zip(shape, here, strict=True))
@@ -232,4 +232,4 @@ class Shard:
         try:
             return read()
         except (SafetensorError, OSError, ValueError, OverflowError) as error:
-            raise self.damaged(one_line(error)) from None
+            raise self.damaged(reason(error)) from None

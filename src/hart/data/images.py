@@ -1,8 +1,8 @@
-"""The one way to open an image file, within bounds of memory whatever the file says.
+"""The one way to open an image file, in bounded memory whatever the file claims.
 
-Regular files only, of formats that hold pixels and start no other program, of at most `MAX_PIXELS` pixels: 200 MB as
-RGB. A larger baseline JPEG, up to four times as many, is decoded at half its size. `as_rgb` gives what is seen: turned
-upright, on white, 16 bits scaled to 8.
+Regular files only, in formats that hold pixels and start no other program, of at most `MAX_PIXELS` pixels: 200 MB as
+RGB. A larger baseline JPEG, of up to four times as many, is decoded at half its size. `as_rgb` gives the image as a
+viewer shows it: upright, on white, 16 bits scaled to 8.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hart.strict import reason
 MAX_PIXELS = 2**26
 MAX_SIDE = 2**16 - 1
 MAX_FILE = 8 * MAX_PIXELS
-"""Bytes of an image file: what `MAX_PIXELS` take at most, four channels of 16 bits."""
+"""Bytes of an image file: `MAX_PIXELS` of four channels of 16 bits."""
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM")
 
 _ORIENTATION = 0x0112
@@ -35,11 +35,11 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what turns the image upright; 1 is upright."""
+"""EXIF orientation -> the turn that makes the image upright; 1 is upright."""
 
 
 class ImageError(HartError):
-    """An image file that cannot be had or is out of bounds. Its text is the reason, and names no file in memory."""
+    """An image that cannot be read or is out of bounds; the text is the reason."""
 
 
 def open_image(path: Path) -> Image.Image:
@@ -73,12 +73,12 @@ def decode_image(content: bytes) -> Image.Image:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """RGB, upright by the EXIF orientation, transparency on white, of more than 8 bits scaled and not clipped.
+    """RGB, upright by the EXIF orientation, transparency on white, more than 8 bits scaled rather than clipped.
 
     Grey of 32 bits or of floats is taken for 0 to 255, for 0 to 65,535 where values are above 255, and for 0 to 1
     where floats are not above 1.
     """
-    image.load()  # some formats say how they lie after their pixels
+    image.load()  # some formats store their orientation after their pixels
     turn = _TURNS.get(_orientation(image))
     if image.mode[0] in "IF":
         image = _grey_of_8_bits(image)
@@ -92,7 +92,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 
 def _recognised(content: bytes) -> Image.Image:
-    """An image whose pixels are not decoded yet. `Image.open` has a limit of its own, and warns below it."""
+    """An image whose pixels are not decoded yet. `Image.open` has a limit of its own and warns below it."""
     Image.init()
     for name in FORMATS:
         factory, accepts = Image.OPEN.get(name, (None, None))
@@ -104,7 +104,7 @@ def _recognised(content: bytes) -> Image.Image:
 
 
 def _keep_bounds(image: Image.Image) -> None:
-    """Raises `ImageError` for an image that is too large; has a large JPEG decoded at half its size."""
+    """Raises `ImageError` for an image that is too large; makes a large JPEG decode at half its size."""
     width, height = image.size
     if max(width, height) > MAX_SIDE:
         raise ImageError(f"is {width} x {height} pixels: {MAX_SIDE:,} is the longest side that is decoded")
@@ -131,19 +131,19 @@ def _grey_of_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 to 8, 1 for none that can be read; tags beside it may be as broken as they like."""
+    """1 to 8; 1 where none can be read, however broken the other tags are."""
     exif = image.info.get("exif")
     if image.format != "TIFF" and isinstance(exif, bytes) and (found := _exif_orientation(exif)):
         return found
     try:
-        # other places where it may stand: XMP, text chunks
+        # it may also be in XMP or text chunks
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # the library raises whatever broken tags make it run into
         return 1
 
 
 def _exif_orientation(exif: bytes) -> int:
-    """Of the first directory of a TIFF structure; 0 where it has none."""
+    """The orientation in the first directory of a TIFF structure; 0 where it has none."""
     exif = exif.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     try:
@@ -158,5 +158,5 @@ def _exif_orientation(exif: bytes) -> int:
             if tag == _ORIENTATION:
                 return value if value in range(1, 9) else 0
     except struct.error:
-        pass  # it breaks off before
+        pass  # the structure breaks off
     return 0

@@ -1,4 +1,4 @@
-"""Names of formats; `hart.data.opening.FORMATS` has what stands behind those of sets of images."""
+"""Names of formats, without torch; `hart.data.opening.FORMATS` opens those of sets of images."""
 
 from typing import Literal, get_args
 
@@ -8,4 +8,4 @@ shards: local WebDataset shards, read at random. stream: WebDataset shards one a
 parquet: files with an image column. huggingface: what the library `datasets` loads."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 StoredType = Literal["float16", "bfloat16", "float32"]
-"""Of residuals and text features in an encoded set."""
+"""Types of residuals and text features in an encoded set."""

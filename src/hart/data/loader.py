@@ -1,16 +1,15 @@
 """Batches of images by step, sharded over ranks and read ahead by worker processes.
 
-The global batch of step n is a function of (seed, n) alone: a rank takes its part of it, and neither the number of
+The global batch of step n is a function of (seed, n) alone: each rank takes its share of it, and neither the number of
 ranks nor that of workers changes an image, a crop or a caption. A resumed run asks for its next step; no state is
-kept. Two ways lead there:
+kept.
 
-- A `Source` has rows. `SampleOrder` says which rows step n sees.
+- A `Source` has rows. `SampleOrder` says which of them step n sees.
 - A `Stream` can only be read in order. It is divided into lanes: lane l reads units l, l + lanes, ... and feeds fixed
   places of every batch. The number of lanes follows from the batch and the units, never from the processes; ranks and
-  workers share the lanes out. To resume, a lane passes over what came before without decoding it.
+  workers divide the lanes among them. To resume, a lane skips earlier samples without decoding them.
 
-A damaged image is replaced (by one drawn at random from a `Source`, by the next of its lane in a `Stream`) and
-counted.
+A damaged image is counted and replaced: by a random one of a `Source`, by the next of its lane in a `Stream`.
 """
 
 from __future__ import annotations
@@ -24,12 +23,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from hart.data.order import SampleOrder, numpy_generator
+from hart.data.order import SampleOrder
 from hart.data.read_ahead import StepLoader, Steps, places_of
 from hart.data.samples import Condition, Damage, DamagedSample, Sample
 from hart.data.sources import DamageCount, Source, Stream, read_row
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
+from hart.randomness import numpy_generator
 
 MAX_LANES = 64
 MAX_REPLACEMENTS = 50
@@ -38,12 +38,12 @@ MAX_REPLACEMENTS = 50
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """One rank's part of a step, or a part of that.
+    """One rank's share of a step, or some rows of it.
 
-    images: (B, 3, H, W) uint8, 0 to 255. captions: one an image, drawn evenly among its own; empty unless asked for.
-    labels: (B,) int64; None unless asked for. keys: where the images are from.
-    replaced: for each image, how many damaged ones it stands in for; like all else a function of (seed, step).
-    damaged: what was met, of the whole part.
+    images: (B, 3, H, W) uint8, 0 to 255. captions: one per image, chosen at random among its own; empty unless asked
+    for. labels: (B,) int64; None unless asked for. keys: where the images are from.
+    replaced: for each image, how many damaged ones it stands in for; a function of (seed, step), as all else is.
+    damaged: the damaged images that came up, in the whole share.
     """
 
     images: Tensor
@@ -81,14 +81,14 @@ class ImageBatch:
 
 @dataclass(frozen=True)
 class BatchRecipe:
-    """How stored samples become images of a batch; everything drawn comes from (seed, step, place)."""
+    """How stored samples become images of a batch; all randomness comes from (seed, step, place)."""
 
     transform: ImageTransform
     condition: Condition
     seed: int
 
     def batch(self, step: int, places: range, candidates: Callable[[int], Iterator[Sample | Damage]]) -> ImageBatch:
-        """For each place the first sound one of its candidates."""
+        """The first sound candidate of each place."""
         chosen: list[tuple[Tensor, str, int | None, str, int]] = []
         damaged: list[Damage] = []
         for place in places:
@@ -107,7 +107,7 @@ class BatchRecipe:
         return ImageBatch(torch.stack(pixels), captions, numbers, keys, replaced, tuple(damaged))
 
     def _image(self, sample: Sample | Damage, step: int, place: int) -> tuple[Tensor, str, int | None]:
-        """Pixels, one of the captions, label. Raises `DamagedSample`."""
+        """Pixels, one of the captions, and the label. Raises `DamagedSample`."""
         if isinstance(sample, Damage):
             raise DamagedSample(sample.reason)
         rng = numpy_generator(self.seed, "picture", step, place)
@@ -137,8 +137,8 @@ class ImageLoader(StepLoader[ImageBatch]):
     ) -> None:
         """batch_size: of all ranks together. rank, world: this process, and how many there are.
 
-        workers: processes that read ahead; 0 reads when asked. max_damaged: share of damaged images above which
-        `batch` gives up. shuffle_buffer: encoded images of a stream, over all lanes, among which the next is drawn.
+        workers: processes that read ahead; 0 reads on demand. max_damaged: largest share of damaged images that
+        `batch` tolerates. shuffle_buffer: encoded images of a stream, over all lanes, from which the next is chosen.
         Raises `HartError` for numbers that do not fit each other or the set.
         """
         if condition not in {"none", "caption", "label"}:
@@ -156,7 +156,7 @@ class ImageLoader(StepLoader[ImageBatch]):
 
     @property
     def damaged(self) -> tuple[Damage, ...]:
-        """Everything skipped so far by this process, each once."""
+        """Everything this process has skipped so far, each once."""
         return self._damage.found
 
     def join(self, parts: Sequence[ImageBatch]) -> ImageBatch:
@@ -183,7 +183,7 @@ class _RowSteps:
             yield self._recipe.batch(step, self._places, partial(self._candidates, rows, step))
 
     def _candidates(self, rows: Sequence[int], step: int, place: int) -> Iterator[Sample | Damage]:
-        """The image of a place, then others drawn at random in its stead."""
+        """The image of a place, then random others to replace it."""
         yield read_row(self._source, rows[place])
         others = numpy_generator(self._recipe.seed, "replacement", step, place)
         while True:
@@ -191,12 +191,12 @@ class _RowSteps:
 
 
 def lane_count(units: int, batch_size: int) -> int:
-    """Into how many lanes a stream is divided: the largest divisor of the batch that the units can fill."""
+    """Number of lanes of a stream: the largest divisor of the batch size that the units can fill."""
     return max(lanes for lanes in range(1, min(units, batch_size, MAX_LANES) + 1) if batch_size % lanes == 0)
 
 
 class _StreamSteps:
-    """The lanes of one rank in every step of a `Stream`; each worker makes the part of its lanes."""
+    """The lanes of one rank in every step of a `Stream`; each worker makes the rows of its own lanes."""
 
     def __init__(
         self, stream: Stream, recipe: BatchRecipe, batch_size: int, rank: int, world: int, workers: int, buffer: int
@@ -225,7 +225,7 @@ class _StreamSteps:
 
     def items(self, first: int, worker: int, workers: int) -> Iterator[ImageBatch]:
         own, each = self._own[worker], self._per_lane
-        # dealt once for the whole run: a lane then knows its length after one epoch
+        # dealt once for the whole run, so that a lane knows its length after one epoch
         deal = numpy_generator(self._recipe.seed, "lanes").permutation(len(self._stream.units)).tolist()
         met: list[Damage] = []
         lanes = {
@@ -245,8 +245,8 @@ class _StreamSteps:
 class _Lane:
     """The samples of some units of a stream, epoch after epoch, each in another order.
 
-    An epoch shuffles the units and draws from a buffer that it empties at its end, so that every epoch has the same
-    length and whole ones can be passed over.
+    An epoch shuffles the units and samples from a buffer that it empties at its end, so that all epochs have the same
+    length and whole ones can be skipped.
     """
 
     stream: Stream
@@ -255,18 +255,18 @@ class _Lane:
     seed: int
     buffer: int
     skip: int
-    """Samples that earlier steps took. They are read, for one epoch at most twice, but not decoded."""
+    """Samples that earlier steps took. They are read (those of at most two epochs), but not decoded."""
     met: list[Damage]
-    """Where it is noted what is no sample."""
+    """Collects the damage that comes up."""
 
     def __post_init__(self) -> None:
         self._samples = self._endless(self.skip)
         self._ahead: deque[Sample] = deque()
 
     def candidates(self) -> Iterator[Sample]:
-        """The next image, then those that may stand in for it, which keep their own turns.
+        """The next image, then those that may replace it; these still get their own turns.
 
-        So every place takes exactly one sample, whatever is damaged, and nobody need decode to count them.
+        So every place takes exactly one sample, whatever is damaged, and nothing need be decoded to count them.
         """
         if self._ahead:
             self._ahead.popleft()
@@ -287,7 +287,7 @@ class _Lane:
                     yield sample
             if not length:
                 names = ", ".join(self.stream.units[unit] for unit in self.units[:3])
-                raise HartError(f"{names}: no image in them: give shards with .webp, .png or .jpg members")
+                raise HartError(f"{names}: no images: give shards with .webp, .png or .jpg members")
             epoch += 1 + skip // length
             skip %= length
 
@@ -296,7 +296,7 @@ class _Lane:
         buffer: list[Sample] = []
 
         def taken() -> Sample:
-            """One of the buffer, drawn evenly; the last takes its place."""
+            """A random one of the buffer; the last takes its place."""
             place = int(rng.integers(len(buffer)))
             buffer[place], buffer[-1] = buffer[-1], buffer[place]
             return buffer.pop()

@@ -1,6 +1,6 @@
-"""What is said about an image: captions, class and weight, the same from a record's fields and from files beside it.
+"""What is said about an image: captions, class and weight, from the fields of a record or from files beside the image.
 
-Whatever is of another type, or no text, makes the record a damaged one: nothing is guessed.
+A value of the wrong type, or text that is not valid, makes the record a damaged one: nothing is guessed.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hart.data.samples import DamagedSample, one_line, text_fault
+from hart.data.samples import DamagedSample, text_fault
 from hart.errors import HartError
 from hart.files import FileError, decode_text, parse_json
+from hart.strict import reason
 
 NOTE_SUFFIXES = frozenset({"txt", "json", "cls"})
 NOTE_LIMIT = 2**24
@@ -28,14 +29,14 @@ LARGEST_WEIGHT = 1e9
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the fields of a record; an empty one is looked for among the usual names."""
+    """Field names of a record; where one is empty, the usual names are tried."""
 
     image: str = ""
     caption: str = ""
     label: str = ""
 
     def resolve(self, available: Collection[str], where: str) -> Columns:
-        """The fields that are there. Raises `HartError` for a named one that is not, or when none holds the image."""
+        """The fields that exist. Raises `HartError` when a named one does not, or when none holds the image."""
         known = ", ".join(sorted(available)) or "none"
         for name in (self.image, self.caption, self.label):
             if name and name not in available:
@@ -49,7 +50,7 @@ class Columns:
         return found
 
     def among(self, available: Collection[str]) -> Columns:
-        """The same with the first of the usual names that is there in place of each empty one."""
+        """The same, with the first usual name that is available in place of each empty one."""
         named = zip((self.image, self.caption, self.label), (IMAGE_FIELDS, CAPTION_FIELDS, LABEL_FIELDS), strict=True)
         return Columns(*(name or next((one for one in usual if one in available), "") for name, usual in named))
 
@@ -65,7 +66,7 @@ class Note:
 
 
 def read_record(record: Mapping[str, Any], columns: Columns) -> Note:
-    """What a record with known fields says. Raises `DamagedSample` where it makes no sense."""
+    """The note in a record whose fields are known. Raises `DamagedSample` where it makes no sense."""
     given = record.get(columns.caption) if columns.caption else None
     captions = [] if given is None else given if isinstance(given, list | tuple) else [given]
     label = read_label(record.get(columns.label) if columns.label else None)
@@ -84,12 +85,12 @@ def read_notes(files: Mapping[str, bytes]) -> Note:
             record = parse_json(files["json"], "its .json")
         txt, cls = (decode_text(files.get(suffix, b""), f"its .{suffix}").splitlines() for suffix in ("txt", "cls"))
     except FileError as error:
-        raise DamagedSample(one_line(error)) from None
+        raise DamagedSample(reason(error)) from None
     if not isinstance(record, dict):
         raise DamagedSample("its .json holds no object")
     note = read_record(record, Columns().among(record))
     label = read_label(" ".join(cls))
-    # img2dataset writes the same caption into .txt and .json; repeats within one list are meant, they come more often
+    # img2dataset writes one caption into .txt and .json; repeats within one list are meant: they are sampled more often
     others = tuple(caption for caption in _texts(txt + cls) if caption not in note.captions)
     return Note(note.captions + others, note.label if label is None else label, note.weight, record)
 
@@ -121,12 +122,12 @@ def read_weight(value: Any) -> float:
 
 
 def class_number(label: int | str | None) -> int | None:
-    """The number that a label is, or None where it is a name or absent."""
+    """A label that is a number; None for a name or nothing."""
     return label if isinstance(label, int) else None
 
 
 def number_classes(labels: Sequence[int | str | None]) -> tuple[tuple[int | None, ...], tuple[str, ...]]:
-    """Class numbers, and the names in the order of their numbers; no names where all labels are numbers."""
+    """Class numbers, and the class names in that order; no names where all labels are numbers."""
     names = {str(label) for label in labels if label is not None}
     if not any(isinstance(label, str) for label in labels):
         return tuple(class_number(label) for label in labels), ()
@@ -135,11 +136,11 @@ def number_classes(labels: Sequence[int | str | None]) -> tuple[tuple[int | None
 
 
 def _texts(captions: Iterable[Any]) -> tuple[str, ...]:
-    """Stripped, without blank ones. Raises `DamagedSample` for what is no text."""
+    """Stripped, blank ones left out. Raises `DamagedSample` for what is not text."""
     texts = []
     for caption in captions:
         if not isinstance(caption, str):
-            raise DamagedSample(f"a caption is {_kind(caption)} and no text")
+            raise DamagedSample(f"a caption is {_kind(caption)}, not text")
         if fault := text_fault(caption):
             raise DamagedSample(f"a caption {fault}")
         texts.append(caption.strip())
@@ -147,6 +148,6 @@ def _texts(captions: Iterable[Any]) -> tuple[str, ...]:
 
 
 def _kind(value: Any) -> str:
-    """What a value is, for people."""
+    """The type of a value, for messages."""
     kinds = {bool: "true or false", int: "a number", float: "a number", dict: "a table", list: "a list"}
     return "nothing" if value is None else kinds.get(type(value), f"of type {type(value).__name__}")

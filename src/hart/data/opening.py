@@ -1,6 +1,6 @@
-"""Open a set of images of any format: the kind is named, or told from the path, and what was looked for is said.
+"""Open a set of images of any format, named or told from the path; errors say what was looked for.
 
-A format is a file in `readers` and an entry in `FORMATS`; its name stands in `hart.data.kinds`.
+To add a format: its name in `hart.data.kinds`, a file in `readers`, an entry in `FORMATS`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from hart.data.readers.hugging_face import PREFIX, HuggingFaceReader, is_saved_d
 from hart.data.readers.jsonl import JsonlReader
 from hart.data.readers.parquet import ParquetStream
 from hart.data.readers.tar import TarReader, TarStream, is_remote, local_path
-from hart.data.samples import first_reasons, shown
+from hart.data.samples import first_reasons
 from hart.data.sources import Source, Stream
 from hart.data.splits import SPLIT_NAMES, WHOLE, require_hash_split, split_names
 from hart.data.written_sets import require_finished
 from hart.errors import HartError, missing_package
 from hart.files import require_regular
+from hart.strict import printable
 
 
 def open_source(
@@ -39,10 +40,10 @@ def open_source(
     path: a folder or a file; shards or Parquet files as a pattern, with braces ("train-{000..063}.tar") or stars;
         URLs of shards; "hf:OWNER/NAME" or "hf:OWNER/NAME:CONFIG".
     split: "train", "val" or another that the set has. A folder is divided by folders or file names that have the split
-        as a word, and without these, for loose images and one JSONL file, by the hash of the image's name; "all"
-        is the whole of such a set. A file or a pattern is taken whole for whichever split.
-    kind: the format; told from the path where it is None.
-    columns: fields of JSONL, Parquet and Hugging Face records, where they have unusual names.
+        as a word; without these, loose images and a single JSONL file are divided by the hash of the image's name, and
+        "all" is the whole of such a set. A file or a pattern is taken whole, whatever the split.
+    kind: the format; None tells it from the path.
+    columns: field names of JSONL, Parquet and Hugging Face records, where they are unusual.
     Raises `HartError` when the path holds none of these, or more than one.
     """
     name = str(path)
@@ -54,7 +55,7 @@ def open_source(
     if not isinstance(source, Stream) and not len(source):
         reasons = f" ({first_reasons(source.damaged)})" if source.damaged else ""
         raise HartError(
-            f"{shown(name)} ({split}), read as {kind}: no image could be read, {len(source.damaged)} damaged"
+            f"{printable(name)} ({split}), read as {kind}: no image could be read, {len(source.damaged)} damaged"
             f"{reasons}; looked for {_looked_for()}"
         )
     return source
@@ -82,12 +83,12 @@ def detect_kind(name: str, split: str = "train") -> Kind:
         return _kind_of_pattern(name)
     require_regular(path)
     if (kind := _kind_of_suffix(path.name)) is None:
-        raise HartError(f"{path}: the format is not told by its name: give .tar, .parquet or .jsonl, or a folder")
+        raise HartError(f"{path}: its name does not tell the format: give .tar, .parquet or .jsonl, or a folder")
     return kind
 
 
 def _kind_of_folder(path: Path, split: str) -> Kind:
-    """Captions anywhere make a folder of captioned images; without them, folders of images are classes."""
+    """Captions anywhere make it a folder of captioned images; without any, folders of images are classes."""
     if is_saved_dataset(path):
         return "huggingface"
     found = [kind for kind, form in FORMATS.items() if form.suffix and _files_within(path, form.suffix)]
@@ -113,7 +114,7 @@ def _kind_of_pattern(name: str) -> Kind:
     if name.startswith("pipe:"):
         return "stream"
     if is_remote(name):
-        raise HartError(f"{name}: of web addresses only tar shards are read; download it, or give hf:OWNER/NAME")
+        raise HartError(f"{name}: only tar shards can be read from the web: download it, or give hf:OWNER/NAME")
     if kind == "parquet" and any(character in name for character in "{*?["):
         return kind
     raise HartError(f"{name} does not exist: give a folder, a file, a pattern of shards, a URL, or hf:OWNER/NAME")
@@ -144,7 +145,7 @@ def _open_jsonl(name: str, split: str, columns: Columns) -> Source:
 
 
 def _shards(name: str, split: str) -> list[str]:
-    """Raises `HartError` for shards of this machine that are not there, or of a set that is not finished."""
+    """Raises `HartError` for local shards that are missing, or part of an unfinished set."""
     shards = _listed(name, split, ".tar")
     paths = [local_path(shard) for shard in shards if not is_remote(shard)]
     if missing := [str(path) for path in paths if not _found(path)]:
@@ -167,9 +168,9 @@ def _local(shards: list[str]) -> list[Path]:
 
 @dataclass(frozen=True)
 class Format:
-    """open: the images at a path, in a split, from named fields. looks_like: what a folder of it holds, for people.
+    """open: from path, split and field names to the images. looks_like: what a folder of it holds, for people.
 
-    suffix: of the files that it is told by; empty where something else tells it.
+    suffix: of the files that tell this format; empty where something else tells it.
     """
 
     open: Callable[[str, str, Columns], Source | Stream]
@@ -202,7 +203,7 @@ def _looked_for() -> str:
 
 def _folder(name: str) -> Path:
     if _found(Path(name)) != "folder":
-        raise HartError(f"{name} is no folder: give the folder that holds the images")
+        raise HartError(f"{name} is not a folder: give the folder that holds the images")
     return Path(name)
 
 
@@ -233,14 +234,14 @@ def _listed(name: str, split: str, suffix: str) -> list[str]:
 
 
 def _files_within(folder: Path, suffix: str) -> list[Path]:
-    """Those with a suffix; Parquet files may lie in `data/`, where data sets of the hub have them."""
+    """Files with a suffix; Parquet files may be in `data/`, as in data sets of the hub."""
     data = folder / "data"
     return _files(folder, suffix) or (_files(data, suffix) if suffix == ".parquet" and data.is_dir() else [])
 
 
 def _files(folder: Path, suffix: str) -> list[Path]:
-    """Those with a suffix, in upper or lower case, in order of name."""
-    with os.scandir(folder) as entries:  # without a path for each of what may be a million images
+    """Files with a suffix, in upper or lower case, sorted by name."""
+    with os.scandir(folder) as entries:  # no `Path` for each of perhaps a million images
         names = [entry.name for entry in entries]
     return sorted(folder / name for name in names if name.lower().endswith(suffix) and not name.startswith("."))
 
@@ -254,7 +255,7 @@ def _has_word(name: str, split: str) -> bool:
 
 
 def _found(path: Path) -> Literal["", "folder", "file"]:
-    """What lies at a path, which may also be an address or a pattern that no file system takes for a path."""
+    """What is at a path, which may also be an address or a pattern that no file system takes for a path."""
     try:
         return "folder" if stat.S_ISDIR(path.stat().st_mode) else "file"
     except PermissionError:
@@ -265,11 +266,11 @@ def _found(path: Path) -> Literal["", "folder", "file"]:
 
 @contextmanager
 def _readable(name: str) -> Iterator[None]:
-    """What stands in the way of reading a set, in one line."""
+    """Turns what keeps a set from being read into one line."""
     try:
         yield
     except ModuleNotFoundError as error:
         extra = "huggingface" if error.name == "datasets" else "data"
         raise missing_package(error.name, extra) from None
     except OSError as error:
-        raise HartError(f"{shown(error.filename or name)}: cannot be read ({error.strerror})") from None
+        raise HartError(f"{printable(error.filename or name)}: cannot be read ({error.strerror})") from None

@@ -1,31 +1,20 @@
-"""What is random about data, as a function of the seed and the place alone: generators, and the order of a set."""
+"""The order in which a set is read, as a function of the seed and the step alone."""
 
 from __future__ import annotations
 
-import zlib
-
-import numpy as np
 import torch
 from torch import Tensor
 
 from hart.errors import HartError
-
-
-def numpy_generator(seed: int, purpose: str, *place: int) -> np.random.Generator:
-    """The generator of (seed, purpose, place): the same in every process, whatever was drawn before.
-
-    purpose: a word such as "picture", so that two draws at one place are independent.
-    place: numbers from 0 up, for instance step and position in the global batch.
-    """
-    return np.random.Generator(np.random.PCG64([seed, zlib.crc32(purpose.encode()), *place]))
+from hart.randomness import epoch_generator
 
 
 class SampleOrder:
-    """Which images a step sees.
+    """Which images each step sees.
 
-    Draws run in rounds of N. In each, image i comes N * w_i / sum(w) times, rounded up or down at random
+    An epoch has N samples. In each, image i comes N * w_i / sum(w) times, rounded up or down at random
     (systematic sampling), in random order: with equal weights every image exactly once. A resumed run needs no
-    state but the step. The round last asked for is kept, since the next step mostly goes on in it.
+    state but the step. The epoch last asked for is kept, since the next step is mostly in it too.
     """
 
     def __init__(self, weights: Tensor, seed: int) -> None:
@@ -37,7 +26,7 @@ class SampleOrder:
         # Divided by the last edge itself, so that the line ends at exactly N whatever the rounding.
         self._edges = edges / edges[-1] * len(weights)
         self.seed = seed
-        self._round = -1
+        self._epoch = -1
         self._rows = torch.empty(0, dtype=torch.int64)
 
     def batch(self, step: int, batch_size: int) -> Tensor:
@@ -46,21 +35,20 @@ class SampleOrder:
         first = step * batch_size
         parts = []
         for number in range(first // count, (first + batch_size - 1) // count + 1):
-            rows = self._rows_of_round(number)
+            rows = self._rows_of_epoch(number)
             parts.append(rows[max(first - number * count, 0) : first + batch_size - number * count])
         return torch.cat(parts)
 
     def anywhere(self, uniform: float) -> int:
-        """An image by its weight for a draw in [0, 1)."""
+        """The image that a number in [0, 1) picks, each as often as its weight says."""
         count = len(self._edges)
         return int(torch.searchsorted(self._edges, torch.tensor(uniform * count, dtype=torch.float64), right=True))
 
-    def _rows_of_round(self, number: int) -> Tensor:
-        if number != self._round:
+    def _rows_of_epoch(self, number: int) -> Tensor:
+        if number != self._epoch:
             count = len(self._edges)
-            # no more bits than a generator takes, whatever the seed
-            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + number) % 2**63)
+            generator = epoch_generator(self.seed, number)
             start = torch.rand((), generator=generator, dtype=torch.float64)
             place = torch.randperm(count, generator=generator)
-            self._round, self._rows = number, torch.searchsorted(self._edges, place + start, right=True)
+            self._epoch, self._rows = number, torch.searchsorted(self._edges, place + start, right=True)
         return self._rows

@@ -1,4 +1,4 @@
-"""Patterns with braces, as in "train-{0000..0063}.tar": expanded within bounds."""
+"""Brace patterns such as "train-{0000..0063}.tar", expanded within bounds."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ MAX_BRACES = 100
 
 
 def expand(pattern: str) -> tuple[str, ...]:
-    """The names of a pattern in their order; several patterns are joined by "::".
+    """The names that a pattern stands for, in order; "::" joins several patterns.
 
-    As in a shell: {a,b}, {1..9}, {001..100}, {1..9..2}, also in each other; braces around anything else stay.
+    As in a shell: {a,b}, {1..9}, {001..100}, {1..9..2}, nested too; braces around anything else stay.
     Raises `HartError` for more than `MAX_NAMES`.
     """
     short = pattern if len(pattern) < 200 else f"{pattern[:200]}…"
@@ -29,7 +29,7 @@ def expand(pattern: str) -> tuple[str, ...]:
 
 
 def _names(text: str) -> Iterator[str]:
-    """One after the other, so that nobody waits for more than are wanted."""
+    """Made one by one, so that nobody waits for more than are wanted."""
     opened = text.find("{")
     edges = _edges(text, opened)
     if len(edges) < 2:
@@ -42,7 +42,7 @@ def _names(text: str) -> Iterator[str]:
 
 
 def _choices(inner: str, options: list[str]) -> Iterator[str]:
-    """What braces stand for. inner: what lies between them; options: the same cut at its commas."""
+    """What braces stand for. inner: the text between them. options: the same, split at its commas."""
     if numbers := re.fullmatch(r"(-?[0-9]{1,99})\.\.(-?[0-9]{1,99})(?:\.\.(-?[0-9]{1,99}))?", inner):
         low, high, step = int(numbers[1]), int(numbers[2]), abs(int(numbers[3] or 1)) or 1
         padded = any(re.match(r"-?0[0-9]", end) for end in numbers.groups()[:2])
@@ -58,7 +58,7 @@ def _choices(inner: str, options: list[str]) -> Iterator[str]:
 
 
 def _edges(text: str, opened: int) -> list[int]:
-    """Where the braces that open at `opened` open, have their commas, and close; nothing where they do not."""
+    """Positions of the brace at `opened`, of its commas, and of the brace that closes it; empty if none does."""
     edges: list[int] = []
     depth = 0
     for place in range(opened, len(text)) if opened >= 0 else ():

@@ -1,4 +1,4 @@
-"""Items and batches in their order, made by processes that read ahead."""
+"""Items and batches in order, made by processes that read ahead."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from hart.data.samples import one_line
 from hart.errors import HartError
+from hart.strict import reason
 
 Make = Callable[[int, int], Iterator[Any]]
-"""(worker, workers) -> the items of a worker: number worker, worker + workers, ... of all."""
+"""(worker, workers) -> the items of a worker: numbers worker, worker + workers, ... of all."""
 
 
 def read_ahead(make: Make, workers: int) -> Iterator[Any]:
-    """All items, one of each worker in turn. With 0 workers they are made when asked for.
+    """All items, one from each worker in turn; with 0 workers, made on demand.
 
-    The processes end with the iterator. Raises `HartError`, also one from a worker.
+    The processes end with the iterator. Raises `HartError`, also those of workers.
     """
     loader = DataLoader(
         _Items(make),
         batch_size=None,
         num_workers=workers,
-        collate_fn=_as_it_is,
-        # of its own: the loader would otherwise draw from the global one, which models use
+        collate_fn=_unchanged,
+        # the loader would otherwise use the global one, from which models take numbers
         generator=torch.Generator().manual_seed(0),
         worker_init_fn=_leave_signals,
     )
@@ -40,12 +40,12 @@ def read_ahead(make: Make, workers: int) -> Iterator[Any]:
         if "DataLoader worker" not in str(error):
             raise
         raise HartError(
-            f"a process that reads data was killed ({one_line(error)}): memory may have run out; use fewer workers"
+            f"a process that reads data was killed ({reason(error)}): memory may have run out; use fewer workers"
         ) from None
 
 
 class _Items(IterableDataset[Any]):
-    """Errors that the user can mend come out as items: exceptions lose their type between processes."""
+    """`HartError`s come out as items: exceptions lose their type between processes."""
 
     def __init__(self, make: Make) -> None:
         self._make = make
@@ -59,25 +59,25 @@ class _Items(IterableDataset[Any]):
 
 
 def _leave_signals(worker: int) -> None:
-    """Ctrl-C reaches all processes: what to do about it is for the one that reads from here, and ends this by SIGTERM.
+    """Ctrl-C reaches all processes, but only the parent decides what to do; it ends this one by SIGTERM.
 
-    A forked process would have that one's handlers.
+    A forked process would otherwise keep the parent's handlers.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _as_it_is(item: Any) -> Any:
+def _unchanged(item: Any) -> Any:
     return item
 
 
 class Steps(Protocol):
-    """What makes batches; goes to the processes that read ahead. parts: items that make one batch."""
+    """Makes batches, in the processes that read ahead. parts: items that make up one batch."""
 
     parts: int
 
     def items(self, first: int, worker: int, workers: int) -> Iterator[Any]:
-        """What a worker makes, from step `first` on."""
+        """The items of a worker, from step `first` on."""
         ...
 
 
@@ -85,10 +85,10 @@ Batch = TypeVar("Batch", bound=Any)
 
 
 class StepLoader(Generic[Batch]):
-    """One rank's part of the batches by step. Ask for steps in their order: others are right too, but start anew."""
+    """One rank's share of each batch, by step. Any step may be asked for; only the next one is read ahead."""
 
     def __init__(self, steps: Steps, *, places: range, workers: int) -> None:
-        """places: of the global batch, which are this rank's. workers: processes that read ahead."""
+        """places: this rank's, in the global batch. workers: processes that read ahead."""
         self.places = places
         self.workers = workers
         self._steps = steps
@@ -101,7 +101,7 @@ class StepLoader(Generic[Batch]):
         return parts[0]
 
     def batch(self, step: int) -> Batch:
-        """This rank's part of step `step`, from 0; the last is kept. Raises `HartError`."""
+        """This rank's share of a step, from 0; the last one is kept. Raises `HartError`."""
         if step < 0:
             raise HartError(f"step is {step}: steps count from 0")
         if self._batch is None or step != self._step:
@@ -116,10 +116,12 @@ class StepLoader(Generic[Batch]):
         return self._batch
 
     def rows(self, step: int, rows: slice) -> Batch:
-        """Places `rows` of the global batch of a step, which must be of this rank: a share of an accumulated step."""
+        """Some places of the global batch of a step, all of this rank: one microbatch of an accumulated step."""
         start, stop, own = rows.start or 0, self.places.stop if rows.stop is None else rows.stop, self.places
         if not own.start <= start < stop <= own.stop:
-            raise HartError(f"rows {start} to {stop} are not of this process, which has {own.start} to {own.stop}")
+            raise HartError(
+                f"rows {start} to {stop} do not belong to this process, which has {own.start} to {own.stop}"
+            )
         return self.batch(step).select(slice(start - own.start, stop - own.start))
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""One stored image with what is said about it. Every format ends here, and here what is damaged is met."""
+"""One stored image with what is said about it, or why it cannot be used: what every format comes down to."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from torch import Tensor
 from hart.data.images import ImageError, decode_image, read_image
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
+from hart.strict import reason
 
 Condition = Literal["none", "caption", "label"]
 """What an image must come with."""
 
 
 class DamagedSample(Exception):
-    """An image that cannot be used; skipped and counted, never fatal by itself. Its text is the reason."""
+    """An image that cannot be used. It is skipped and counted, never fatal by itself; the text is the reason."""
 
 
 @dataclass(frozen=True)
 class Damage:
-    """What was skipped: its name and why."""
+    """An image that was skipped: its name and why."""
 
     key: str
     reason: str
@@ -34,8 +35,8 @@ class Damage:
 class Sample:
     """One image as stored.
 
-    key: where it lies, for messages. image: the encoded file. label: class number. weight: how often it is drawn
-    relative to others. record: what a `.json` beside it, or its line or row, holds.
+    key: where it lies, for messages. image: the encoded file. label: class number. weight: how often it is
+    sampled, relative to others. record: the `.json` beside it, or its line or row.
     """
 
     key: str
@@ -50,10 +51,10 @@ class Sample:
         try:
             return transform(decode_image(self.image), rng)
         except (ImageError, ValueError, OSError) as error:
-            raise DamagedSample(f"no image that can be decoded ({one_line(error)})") from None
+            raise DamagedSample(f"no image that can be decoded ({reason(error)})") from None
 
     def require(self, condition: Condition) -> None:
-        """Raises `DamagedSample` unless the image comes with what it is to be drawn from."""
+        """Raises `DamagedSample` unless the image comes with what the model is conditioned on."""
         if condition == "caption" and not self.captions:
             raise DamagedSample("no caption")
         if condition == "label" and self.label is None:
@@ -63,8 +64,7 @@ class Sample:
 def decoded(
     samples: Iterable[Sample | Damage], transform: ImageTransform, condition: Condition = "none"
 ) -> Iterator[tuple[Sample, Tensor] | Damage]:
-    """Each sample with its pixels (3, size, size) uint8, or why it cannot be used. transform: without random
-    numbers."""
+    """Each sample with its pixels (3, size, size) uint8, or why it cannot be used. transform: not a random one."""
     for sample in samples:
         if isinstance(sample, Damage):
             yield sample
@@ -77,9 +77,9 @@ def decoded(
 
 
 def require_mostly_sound(damaged: Sequence[Damage], total: int, max_damaged: float, where: str, option: str) -> None:
-    """Raises `HartError` with the first reasons when more than a share `max_damaged` of `total` images is damaged.
+    """Raises `HartError` with the first reasons when more than the share `max_damaged` of `total` images is damaged.
 
-    option: what the user sets `max_damaged` with; empty where it is fixed.
+    option: with which the user sets `max_damaged`; empty where it is fixed.
     """
     if len(damaged) > max_damaged * total:
         raise HartError(
@@ -110,11 +110,11 @@ def read_sample_image(path: Path) -> bytes:
     try:
         return read_image(path)
     except ImageError as error:
-        raise DamagedSample(one_line(error)) from None
+        raise DamagedSample(reason(error)) from None
 
 
 def text_fault(text: str) -> str:
-    """Why a caption, a class or a name of a file is no text; empty where it is."""
+    """Why a caption, a class or a file name is not valid text; empty where it is."""
     if "\0" in text:
         return "has a null byte"
     try:
@@ -122,13 +122,3 @@ def text_fault(text: str) -> str:
     except UnicodeEncodeError:
         return "is not UTF-8 text"
     return ""
-
-
-def shown(name: str) -> str:
-    """A name as it can be printed, in one line, whatever bytes it was made of."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
-
-
-def one_line(error: BaseException) -> str:
-    """An error's text for a message."""
-    return shown(" ".join(str(error).split()))[:200] or type(error).__name__

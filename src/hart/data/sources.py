@@ -1,4 +1,4 @@
-"""What a set of images offers, whatever its format: rows at random (`Source`) or shards in a stream (`Stream`)."""
+"""A set of images, whatever its format: rows at random (`Source`) or units in order (`Stream`)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 from hart.data.samples import Damage, DamagedSample, Sample, require_mostly_sound
 
 MIN_SEEN = 200
-"""A stream does not say how many images it has: damage is judged against at least so many."""
+"""A stream does not know how many images it has: damage is judged against at least this many."""
 
 
 class Source(Protocol):
-    """Images by number. Cheap to send to another process; nothing is kept open between two reads.
+    """Images by row. Cheap to send to another process: no file stays open between two reads.
 
     description: format, place and number of images, for people. classes: names in the order of their numbers.
-    weights: (N,) float32, how often an image is generated relative to others; 1 where the set does not say.
-    damaged: what was found unusable while the set was listed; it has no row.
+    weights: (N,) float32, how often an image is sampled, relative to others; 1 where the set does not say.
+    damaged: what could not be used when the set was listed; it has no row.
     """
 
     @property
@@ -33,23 +33,23 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def key(self, row: int) -> str:
-        """Where row `row` lies, for messages."""
+        """Where a row is stored, for messages."""
         ...
 
     def read(self, row: int) -> Sample:
-        """The image of a row, not decoded. Raises `DamagedSample`."""
+        """A row, its image not decoded. Raises `DamagedSample`."""
         ...
 
     def digest(self) -> str:
-        """What there is to learn from, as SHA-256 in hex: see `hart.data.digests`. Seconds for 100,000 files."""
+        """The content of the set as SHA-256 in hex, see `hart.data.digests`. Seconds for 100,000 files."""
         ...
 
 
 @runtime_checkable
 class Stream(Protocol):
-    """Images that can only be read one after the other, in units (tar shards, Parquet row groups) that have names.
+    """Images that can only be read in order, in named units (tar shards, Parquet row groups).
 
-    digest: of what is read from the network, the addresses alone.
+    digest: of units on the network, covers their addresses only.
     """
 
     @property
@@ -59,18 +59,18 @@ class Stream(Protocol):
     def digest(self) -> str: ...
 
     def read_unit(self, unit: int) -> Iterator[Sample | Damage]:
-        """The images of a unit in their order, not decoded.
+        """The images of a unit in order, not decoded.
 
-        A unit that breaks off is a `Damage` after what could be read. Raises `HartError` when it cannot be had at all.
+        A unit that breaks off ends with a `Damage`. Raises `HartError` when it cannot be read at all.
         """
         ...
 
 
 class DamageCount:
-    """What was skipped of a set, each once; too much of it is an error."""
+    """What was skipped of a set, each image once; too much of it is an error."""
 
     def __init__(self, source: Source | Stream, max_damaged: float, option: str) -> None:
-        """option: what the user sets `max_damaged` with; empty where it is fixed."""
+        """option: with which the user sets `max_damaged`; empty where it is fixed."""
         self._reasons: dict[str, str] = {}
         self._sound = 0
         self._limit = max_damaged, source.description, option
@@ -82,8 +82,8 @@ class DamageCount:
         return tuple(Damage(key, reason) for key, reason in self._reasons.items())
 
     def add(self, damaged: Iterable[Damage], sound: int = 0) -> None:
-        """Raises `HartError` when more than a share `max_damaged` is damaged: of a `Source` as a whole, of a `Stream`
-        of what was seen, `MIN_SEEN` at least."""
+        """Raises `HartError` when more than the share `max_damaged` is damaged: of a whole `Source`, or of what was
+        seen of a `Stream`, but of `MIN_SEEN` at least."""
         self._reasons.update((damage.key, damage.reason) for damage in damaged)
         self._sound += sound
         total = max(self._sound + len(self._reasons), MIN_SEEN) if self._total is None else self._total
@@ -91,7 +91,7 @@ class DamageCount:
 
 
 def read_row(source: Source, row: int) -> Sample | Damage:
-    """An image of a set, or why it cannot be used."""
+    """A row of a set, or why it cannot be used."""
     try:
         return source.read(row)
     except DamagedSample as error:
@@ -99,7 +99,7 @@ def read_row(source: Source, row: int) -> Sample | Damage:
 
 
 def iterate(source: Source | Stream) -> Iterator[Sample | Damage]:
-    """Everything a set holds, in its order. Raises `HartError` when a shard is missing."""
+    """All images of a set, in order. Raises `HartError` when a shard is missing."""
     if isinstance(source, Stream):
         for unit in range(len(source.units)):
             yield from source.read_unit(unit)

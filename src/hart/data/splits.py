@@ -10,18 +10,18 @@ from hart.errors import HartError
 SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {"train": ("train", "training"), "val": ("val", "validation", "valid")}
 """Other names under which a split is found."""
 HELD_OUT_SHARE = 0.05
-"""Of a set that is not divided."""
+"""Share of a set that is not divided."""
 SMALL_SET = 1000
 """Images of a set below which the share is kept exactly."""
 WHOLE = "all"
-"""Split that every image of an undivided set belongs to: for measuring, where nothing is held out."""
+"""The split of all images of an undivided set: for evaluation, where nothing need be held out."""
 
 
 def held_out(names: Iterable[str]) -> frozenset[str]:
-    """Which images of an undivided set are "val": a share `HELD_OUT_SHARE` of the names, by their hash.
+    """Which images of an undivided set are "val": the share `HELD_OUT_SHARE`, chosen by the hash of the name.
 
-    Of fewer than `SMALL_SET` names those with the smallest hashes, the share rounded: none of fewer than 10. Of more,
-    each whose own hash is below the share, so that adding images moves no other.
+    Of fewer than `SMALL_SET` names, those with the smallest hashes, so that the share is exact (none of fewer than 10).
+    Of more, every name whose own hash is below the share, so that adding images moves no other.
     """
     hashes = {name: hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest() for name in names}
     chances = {name: int.from_bytes(found[:4], "big") / 2**32 for name, found in hashes.items()}
@@ -32,9 +32,9 @@ def held_out(names: Iterable[str]) -> frozenset[str]:
 
 
 def divide(names: Collection[str], split: str, where: str) -> tuple[list[bool], str]:
-    """Which of the names of an undivided set belong to "train", "val" or `WHOLE`, and what a description says about it.
+    """Which names of an undivided set belong to "train", "val" or `WHOLE`, and a remark for the description.
 
-    where: the set, for errors. Raises `HartError` for a "val" of nothing.
+    where: the set, for errors. Raises `HartError` for an empty "val".
     """
     if split == WHOLE:
         return [True] * len(names), ", none held out"
@@ -51,7 +51,7 @@ def divide(names: Collection[str], split: str, where: str) -> tuple[list[bool], 
 
 
 def require_hash_split(split: str, where: str, wanted: str) -> None:
-    """Only train and val can be told apart by name. Raises `HartError` for another split but `WHOLE`."""
+    """Raises `HartError` for a split other than train, val and `WHOLE`: only these can be told by name."""
     if split not in SPLIT_NAMES and split != WHOLE:
         raise HartError(f"{where} has no {wanted}: ask for train, val or {WHOLE}, or make it")
 

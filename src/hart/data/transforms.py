@@ -1,4 +1,4 @@
-"""Between image files and tensors. Nothing is flipped unless asked: emoji, flags and signs carry text and direction."""
+"""Between image files and tensors. Nothing is flipped unless asked for: flags and signs carry text and direction."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ImageTransform(Config):
 
     @property
     def random(self) -> bool:
-        """Whether anything is drawn."""
+        """Whether it needs random numbers."""
         return self.crop == "random" or self.flip > 0
 
     def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> Tensor:
@@ -47,7 +47,7 @@ class ImageTransform(Config):
         """
         if self.random and rng is None:
             raise TypeError("a random transform needs a generator")
-        # always three draws, so that one option does not change what another draws
+        # always three numbers, so that one option does not change those of another
         across, down, mirror = (0.0, 0.0, 1.0) if rng is None else rng.random(3)
         image = as_rgb(image)
         image = self._padded(image) if self.fit == "pad" else self._cropped(image, across, down)
@@ -56,25 +56,25 @@ class ImageTransform(Config):
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
     def _cropped(self, image: Image.Image, across: float, down: float) -> Image.Image:
-        """Cut and resize in one resampling: the window is laid out in the pixels of the source.
+        """Crop and resize in one resampling: the window is in pixels of the source.
 
-        across, down: in [0, 1), where a random window lies between the left and right, top and bottom edges.
+        across, down: in [0, 1), where a random window lies between left and right, top and bottom.
         """
-        image_size = max(round(min(image.size) / self.shorter_side), 1)
-        wide, high = image.width - image_size, image.height - image_size
+        window = max(round(min(image.size) / self.shorter_side), 1)
+        wide, high = image.width - window, image.height - window
         left, top = (
             (wide // 2, high // 2) if self.crop == "center" else (int(across * (wide + 1)), int(down * (high + 1)))
         )
-        box = (left, top, left + image_size, top + image_size)
-        if image_size == self.size:
+        box = (left, top, left + window, top + window)
+        if window == self.size:
             return image.crop(box)
         return image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box)
 
     def _padded(self, image: Image.Image) -> Image.Image:
         scale = self.size / max(image.size)
         if scale != 1:
-            sides = tuple(max(round(side * scale), 1) for side in image.size)
-            image = image.resize((sides[0], sides[1]), Image.Resampling.BICUBIC)
+            width, height = (max(round(side * scale), 1) for side in image.size)
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
         square = Image.new("RGB", (self.size, self.size), "white")
         square.paste(image, ((self.size - image.width) // 2, (self.size - image.height) // 2))
         return square
@@ -91,9 +91,9 @@ def to_signed(pixels: Tensor) -> Tensor:
 
 
 def slightly_moved(image: Tensor, uniform: Tensor) -> Tensor:
-    """Each image of (B, 3, H, W) turned by up to 6 degrees, scaled by 0.85 to 1.1, shifted by up to 6% of its side.
+    """Each image of (B, 3, H, W) turned by up to 6 degrees, scaled by 0.85 to 1.1, shifted by up to 6% of its size.
 
-    uniform: (4, B) uniform in [0, 1), on the CPU; they decide how. What comes in from outside repeats the border.
+    uniform: (4, B) random numbers in [0, 1), on the CPU. The border is repeated outside the image.
     """
     angle, scale, right, down = uniform
     angle, scale = (2 * angle - 1) * math.radians(6), 0.85 + 0.25 * scale

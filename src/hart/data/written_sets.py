@@ -1,4 +1,4 @@
-"""Folders that data sets are written to: only into what is empty or its own, and refused while they are not finished.
+"""Folders that data sets are written to: only if they are empty or the set's own; an unfinished set cannot be opened.
 
 `begin_set` writes `MARKER`, `finish_set` writes `INDEX`; an encoded set has its own index, see `hart.data.encoded`.
 """
@@ -18,7 +18,7 @@ INDEX = "dataset.json"
 
 
 def require_own_folder(folder: Path, own: str) -> None:
-    """Raises `HartError` when a folder holds anything but hidden files and names that match `own` wholly."""
+    """Raises `HartError` when a folder holds anything but hidden files and names that `own` matches fully."""
     foreign = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     foreign = [name for name in foreign if not re.fullmatch(own, name)]
     if foreign:
@@ -27,10 +27,10 @@ def require_own_folder(folder: Path, own: str) -> None:
 
 
 def begin_set(folder: Path, fingerprint: str) -> dict[str, Any] | None:
-    """Begin to write a set, or go on with it; what `finish_set` wrote where it is finished.
+    """Begin a set, or resume it; returns what `finish_set` wrote if it is finished already.
 
-    fingerprint: another one for each set, which is never mixed with others. Raises `HartError` for a folder with
-    something else, or with a file of these that is damaged.
+    fingerprint: identifies the set, so that no two are mixed. Raises `HartError` for a folder with anything else in it,
+    or with a damaged marker or index.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in (INDEX, MARKER):
@@ -49,12 +49,12 @@ def begin_set(folder: Path, fingerprint: str) -> dict[str, Any] | None:
 
 
 def finish_set(folder: Path, fingerprint: str, index: Mapping[str, Any]) -> None:
-    """Say that a set is complete, and what is to be known of it."""
+    """Mark a set as complete, and record `index`."""
     write_json(folder / INDEX, {"fingerprint": fingerprint, **index})
 
 
 def require_finished(folder: Path) -> None:
-    """Raises `HartError` for a set that its builder began and did not end."""
+    """Raises `HartError` for a set that was begun and not finished."""
     if (folder / INDEX).is_file() or not (folder / MARKER).is_file():
         return
     try:
@@ -62,4 +62,4 @@ def require_finished(folder: Path) -> None:
     except FileError:
         return
     if marker.keys() == {"fingerprint"}:
-        raise HartError(f"{folder}: the set is not finished: run the same command again that builds it")
+        raise HartError(f"{folder}: the set is not finished: run the command that builds it again")

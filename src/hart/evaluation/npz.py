@@ -25,10 +25,10 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from hart.data.samples import one_line
 from hart.errors import HartError
 from hart.evaluation.metrics.distances import Gaussian, SetStatistics
 from hart.files import atomic_write, require_regular
+from hart.strict import reason
 
 IMAGES, CLASSES = "arr_0", "arr_1"
 STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
@@ -123,7 +123,7 @@ class SampleFile:
         try:
             content = bytearray(member.read(count))
         except UNREADABLE as error:
-            raise self._damaged(one_line(error)) from None
+            raise self._damaged(reason(error)) from None
         if len(content) != count:
             raise self._damaged("it ends before its last number")
         return content
@@ -139,11 +139,11 @@ class SampleFile:
             except KeyError:
                 raise HartError(f"{self.path}: has no {name}: {FORM}") from None
             except UNREADABLE as error:
-                raise self._damaged(one_line(error)) from None
+                raise self._damaged(reason(error)) from None
             try:
                 shape, fortran, dtype = READERS[npy.read_magic(member)](member)
             except UNREADABLE as error:
-                raise self._damaged(f"{name}: {one_line(error)}") from None
+                raise self._damaged(f"{name}: {reason(error)}") from None
             if fortran or dtype.hasobject or any(type(size) is not int or size < 0 for size in shape):
                 raise self._damaged(f"{name}: an array of {dtype} in another order, or of objects")
             found = size - member.tell()
@@ -156,7 +156,7 @@ class SampleFile:
         try:
             return zipfile.ZipFile(self.path)
         except UNREADABLE as error:
-            raise HartError(f"{self.path}: no readable .npz ({one_line(error)}): {FORM}") from None
+            raise HartError(f"{self.path}: no readable .npz ({reason(error)}): {FORM}") from None
 
     def _damaged(self, reason: str) -> HartError:
         return HartError(f"{self.path}: damaged ({reason}): copy or download it again")

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from hart.data.digests import ABSENT, SetDigest, mark_bytes
-from hart.data.samples import Damage, DamagedSample, Sample, one_line
+from hart.data.samples import Damage, DamagedSample, Sample
 from hart.errors import HartError
 from hart.files import MEBIBYTE, FileError, default_cache, parse_json, read_bytes, read_text, user_path
 from hart.networks.pretrained import is_hub_id, short_name
+from hart.strict import reason
 
 HUB_DATASETS = "https://huggingface.co/datasets/"
 FILE_LIMIT = 256 * MEBIBYTE
@@ -53,7 +54,7 @@ def cached_file(address: str, instead: str, *, sha256_prefix: str | None = None,
             # whole or not at all: it fills a neighbouring file and renames it
             torch.hub.download_url_to_file(address, str(file), hash_prefix=sha256_prefix, progress=False)
         except (OSError, ValueError, RuntimeError) as error:
-            raise HartError(f"{address}: cannot be fetched ({one_line(error)}): {instead}") from None
+            raise HartError(f"{address}: cannot be fetched ({reason(error)}): {instead}") from None
     return file
 
 
@@ -67,7 +68,7 @@ def hub_dataset(repository: str, files: Sequence[str], instead: str) -> Path:
     try:
         return Path(snapshot_download(repository, repo_type="dataset", allow_patterns=list(files)))
     except Exception as error:  # the hub's own kinds, and those of the HTTP library below it
-        raise HartError(f"{HUB_DATASETS}{repository}: cannot be fetched ({one_line(error)}): {instead}") from None
+        raise HartError(f"{HUB_DATASETS}{repository}: cannot be fetched ({reason(error)}): {instead}") from None
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class PublishedFiles:
                 raise OSError(f"{path}: is larger than {FILE_LIMIT / MEBIBYTE:g} MiB")
             return self._zip.read(member)
         except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, ValueError, EOFError) as error:
-            raise OSError(f"{self._archive}: {one_line(error)}") from None
+            raise OSError(f"{self._archive}: {reason(error)}") from None
 
 
 class PublishedImages:
@@ -178,7 +179,7 @@ class PublishedImages:
         try:
             image = self._files.read(self._paths[row])
         except OSError as error:
-            raise DamagedSample(f"cannot be read ({one_line(error)})") from None
+            raise DamagedSample(f"cannot be read ({reason(error)})") from None
         return Sample(self.key(row), image, record={} if self._records is None else self._records[row])
 
     def digest(self) -> str:
@@ -196,4 +197,4 @@ def parse_published(content: bytes, where: str) -> Any:
     try:
         return parse_json(content, where)
     except FileError as error:
-        raise HartError(f"{one_line(error)}: fetch it again") from None
+        raise HartError(f"{reason(error)}: fetch it again") from None

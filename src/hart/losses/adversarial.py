@@ -1,4 +1,4 @@
-"""The adversarial part of the tokenizer's loss: PatchGAN, hinge losses and the adaptive weight, as in VQGAN.
+"""The adversarial term of the tokenizer's loss: PatchGAN, hinge losses and the adaptive weight, as in VQGAN.
 
 PatchGAN: Isola et al., 2017. Hinge losses: Lim and Ye, 2017. Adaptive weight: Esser et al., 2021, equation 7.
 
@@ -19,13 +19,13 @@ from hart.errors import HartError
 from hart.losses.config import GROUP_CHANNELS, AdversarialConfig
 
 MAX_MULTIPLIER = 8
-"""The discriminator's width grows to at most this many times its first layer's."""
+"""The width of the discriminator grows to at most this many times that of the first layer."""
 WEIGHT_EPS, MAX_WEIGHT = 1e-4, 1e4
 INITIAL_STD = 0.02
 
 
 class PatchDiscriminator(nn.Module):
-    """Convolutions that score overlapping patches of an image; no sigmoid at the end."""
+    """Convolutions that score overlapping patches of an image, without a final sigmoid."""
 
     def __init__(self, config: AdversarialConfig, generator: torch.Generator) -> None:
         """Weights are normal with std 0.02 from `generator`, norm gains around 1, biases 0."""
@@ -49,7 +49,7 @@ class PatchDiscriminator(nn.Module):
     def _norm(self, channels: int) -> nn.Module:
         if self.config.norm == "group":
             return nn.GroupNorm(channels // GROUP_CHANNELS, channels)
-        # it never runs outside training, so running statistics would only be state to keep
+        # it only runs in training, so running statistics would be useless state
         return nn.BatchNorm2d(channels, track_running_stats=False)
 
     @torch.no_grad()
@@ -76,19 +76,19 @@ class PatchDiscriminator(nn.Module):
 
 
 def generator_loss(fake_scores: Tensor) -> Tensor:
-    """Scalar: minus the mean score of reconstructions."""
+    """Scalar: the negative mean score of reconstructions."""
     return -fake_scores.mean()
 
 
 def hinge_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
-    """Scalar: pushes scores of images above 1 and those of reconstructions below -1."""
+    """Scalar: pushes the scores of images above 1 and those of reconstructions below -1."""
     return 0.5 * (F.relu(1 - real_scores).mean() + F.relu(1 + fake_scores).mean())
 
 
 def discriminator_loss(
     discriminator: nn.Module, image: Tensor, reconstruction: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The discriminator's own loss, and the mean scores of images and reconstructions (B, 3, H, W) by name.
+    """The discriminator's loss, and its mean scores of images and reconstructions (B, 3, H, W).
 
     No gradient reaches the tokenizer.
     """
@@ -97,9 +97,9 @@ def discriminator_loss(
 
 
 def last_layer_gradients(loss: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
-    """Gradients of both scalars at the weight `last_layer`, (2, *last_layer.shape); their graphs are kept.
+    """Gradients of both scalars at the weight `last_layer`, (2, *last_layer.shape); keeps their graphs.
 
-    loss: reconstruction and perceptual terms. last_layer: the weight of the decoder's last convolution.
+    loss: the terms that compare images. last_layer: the weight of the decoder's last convolution.
     Raises `ValueError` where either does not depend on `last_layer`.
     """
     gradients = []
@@ -114,7 +114,7 @@ def last_layer_gradients(loss: Tensor, adversarial: Tensor, last_layer: Tensor) 
 def adaptive_weight(gradients: Tensor) -> Tensor:
     """Scalar: |grad loss| / (|grad adversarial| + 1e-4), at most 1e4, of `last_layer_gradients`.
 
-    The gradients of parts of a batch are averaged before: only so do they weigh as the whole batch does.
+    Average the gradients of microbatches first, so that the weight is that of the whole batch.
     """
     wanted, given = (gradient.float().norm() for gradient in gradients)
     return (wanted / (given + WEIGHT_EPS)).clamp(max=MAX_WEIGHT)
@@ -122,11 +122,11 @@ def adaptive_weight(gradients: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class AdversarialTerm:
-    """What the tokenizer's loss needs to hear the discriminator at one step.
+    """The adversarial term of the tokenizer's loss in one step.
 
-    discriminator: the module itself, not one wrapped for several processes: its parameters get no gradient here.
-    weight: multiplies the adaptive weight.
-    adaptive: the detached adaptive weight of a loss and its adversarial term.
+    discriminator: the module itself, not one wrapped for several processes; its parameters get no gradient here.
+    weight: factor on the adaptive weight.
+    adaptive: the detached adaptive weight, from a loss and the adversarial term.
     """
 
     discriminator: nn.Module
@@ -134,12 +134,12 @@ class AdversarialTerm:
     adaptive: Callable[[Tensor, Tensor], Tensor]
 
     def __call__(self, loss: Tensor, reconstruction: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted term to add to `loss`, and the parts `adversarial` and `adaptive_weight`."""
+        """The weighted term to add to `loss`, and its parts `adversarial` and `adaptive_weight`."""
         adversarial = self.unweighted(reconstruction)
         adaptive = self.adaptive(loss, adversarial)
         return self.weight * adaptive * adversarial, {"adversarial": adversarial, "adaptive_weight": adaptive}
 
     def unweighted(self, reconstruction: Tensor) -> Tensor:
-        """Scalar: `generator_loss` of a reconstruction (B, 3, H, W); differentiable in it only."""
+        """Scalar: `generator_loss` of a reconstruction (B, 3, H, W), differentiable with respect to it alone."""
         frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
         return generator_loss(functional_call(self.discriminator, frozen, (reconstruction,)))

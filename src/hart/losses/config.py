@@ -1,4 +1,4 @@
-"""Choices of the tokenizer's losses, for recipes to hold. Needs no torch."""
+"""Settings of the tokenizer's losses, for recipes. Needs no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hart.strict import Listed, require
 
 LARGEST = 1e9
 Weight = Annotated[float, Field(ge=0, le=LARGEST)]
-"""Of a loss or of the decay of weights, and whatever else is 0 or a number of usual size."""
+"""Of a loss, a weight decay, or anything else from 0 up to a reasonable size."""
 
 PerceptualKind = Literal["lpips", "efficientnet_lite0"]
 
@@ -20,14 +20,14 @@ GROUP_CHANNELS = 16
 
 
 class PerceptualConfig(Config, kw_only=True):
-    """Which perceptual loss, see `hart.networks.perceptual.perceptual_loss`."""
+    """The perceptual loss, see `hart.networks.perceptual.perceptual_loss`."""
 
     kind: PerceptualKind
     weight: Weight = 1.0
-    """Multiplies the distance; 0 leaves it out and reads no weights."""
+    """Factor on the distance; 0 leaves it out and reads no files."""
     files: Listed[str] = ()
-    """Weights. `lpips` needs VGG-16's file and the heads'. `efficientnet_lite0` has its own as a package, and takes one
-    file in its place: what `hart.checkpoint.storage.save_module` writes of its loss, 3 MB."""
+    """Files of weights. `lpips` needs those of VGG-16 and of the heads. `efficientnet_lite0` comes as a package; a file
+    of its loss from `hart.checkpoint.storage.save_module`, 3 MB, can take its place."""
 
     def __post_init__(self) -> None:
         require(
@@ -44,16 +44,16 @@ class AdversarialConfig(Config, kw_only=True):
     """PatchGAN and its weight, see `hart.losses.adversarial`; the numbers are VQGAN's (Esser et al., 2021)."""
 
     weight: Annotated[float, Field(gt=0, le=LARGEST)] = 0.5
-    """Multiplies the adaptive weight. Leave the table out to train without."""
+    """Factor on the adaptive weight. Leave the table out to train without a discriminator."""
     start_step: Annotated[int, Field(ge=0)] = 0
-    """The first step at which the discriminator learns and is heard; before it, reconstruction settles."""
+    """The first step in which the discriminator is trained and used; until then, reconstruction settles."""
     width: Width = 64
     """Channels of the discriminator's first layer."""
     layers: Annotated[int, Field(ge=1, le=16)] = 3
-    """Halvings of the side; 3 let each output see 70 x 70 pixels."""
+    """Number of times the image is halved; with 3, each output sees 70 x 70 pixels."""
     norm: Literal["batch", "group"] = "batch"
-    """batch: as published, over the images that a process computes at once. group: each image by itself, so that
-    processes and parts of a batch change nothing."""
+    """batch: as published, over the images that a process computes at once. group: over each image by itself, so that
+    the number of processes and microbatches changes nothing."""
 
     def __post_init__(self) -> None:
         require(
@@ -63,9 +63,9 @@ class AdversarialConfig(Config, kw_only=True):
 
     @property
     def smallest_image_size(self) -> int:
-        """Pixels that an image's side must have for at least one patch."""
+        """Image size in pixels that gives one patch."""
         return 3 * 2**self.layers
 
     def active(self, step: int) -> bool:
-        """Whether the adversarial part takes place at `step` (0-based)."""
+        """Whether the adversarial term is used at `step` (0-based)."""
         return step >= self.start_step

@@ -15,22 +15,22 @@ from hart.generation.logits import filtered, sample
 from hart.model import Hart, ResidualHead, ResidualInputs
 from hart.types import Context, TokenMaps
 
-# Codes that condition the diffusion in training are drawn from the model's own distribution, cut to these.
+# In training, the codes that condition the diffusion are sampled from the model's own distribution, cut to these.
 SAMPLED_TOP_K, SAMPLED_TOP_P = 600, 0.96
 MINIMUM_KEPT = 32
-# Of the last scale's tokens, the share that a step computes: half a normal of this standard deviation, cut here.
+# Share of the last scale's tokens that a step computes: half a normal of this standard deviation, cut here.
 KEPT_DEVIATION, LARGEST_KEPT_SHARE = 0.25, 0.5
 MEAN_KEPT_SHARE = 0.18
 """The mean of that distribution (0.1807)."""
 
 
 def kept_tokens(share: float, tokens: int) -> int:
-    """How many of a last scale's N tokens a step computes that keeps this share: at least `MINIMUM_KEPT`, or all."""
+    """How many of N tokens a step computes that keeps this share: at least `MINIMUM_KEPT`, or all there are."""
     return min(tokens, max(MINIMUM_KEPT, round(share * tokens)))
 
 
 def random_positions(batch: int, tokens: int, count: int, generator: torch.Generator) -> Tensor:
-    """(B, M) sorted raster positions: M of N for each image, on the generator's device."""
+    """(B, M) sorted raster positions, M of N for each image, on the generator's device."""
     noise = torch.rand(batch, tokens, generator=generator, device=generator.device)
     return noise.argsort(dim=1)[:, :count].sort(dim=1).values
 
@@ -49,9 +49,9 @@ def sample_last_positions(batch: int, tokens: int, generator: torch.Generator, d
 
 @dataclass(frozen=True)
 class DiffusionNoise:
-    """The random numbers of the diffusion's loss; R times each token is used in a step.
+    """Random numbers of the diffusion's loss, which uses each token R times in a step.
 
-    codes: (B, M) uniform in [0, 1), choose the sampled codes. timesteps: (B, R, M). noise: (B, R, M, D).
+    codes: (B, M) uniform in [0, 1), for sampling codes. timesteps: (B, R, M). noise: (B, R, M, D).
     """
 
     codes: Tensor
@@ -59,11 +59,11 @@ class DiffusionNoise:
     noise: Tensor
 
     def rows(self, rows: slice) -> DiffusionNoise:
-        """Those of some of the images."""
+        """The numbers of some of the images."""
         return DiffusionNoise(self.codes[rows], self.timesteps[rows], self.noise[rows])
 
     def inputs(self, codebook: nn.Embedding) -> ResidualInputs:
-        """These numbers on the codebook's device; codes come from the model's own distribution."""
+        """These numbers on the codebook's device; codes are sampled from the model's own distribution."""
         device = codebook.weight.device
 
         def embed_codes(logits: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class DiffusionNoise:
 def sample_diffusion_noise(
     residual: ResidualHead, batch: int, tokens: int, channels: int, generator: torch.Generator
 ) -> DiffusionNoise:
-    """Draws for B images with M computed tokens of D channels at the last scale."""
+    """The numbers for B images with M computed tokens of D channels at the last scale."""
     shape = (batch, residual.config.batch_multiplier, tokens)
     device = generator.device
     return DiffusionNoise(
@@ -98,7 +98,7 @@ def hart_loss(
     *,
     diffusion_weight: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Total loss and its parts: `cross_entropy`, that and the accuracy of every scale, and the diffusion's terms.
+    """Total loss and its terms: `cross_entropy`, cross entropy and accuracy of every scale, and the diffusion's terms.
 
     last_positions: (B, M) positions of the last scale that are computed and supervised; None takes all.
     diffusion_noise: from `sample_diffusion_noise`; None for a model without residual diffusion.

@@ -13,7 +13,7 @@ from hart.tokenizer.hybrid_tokenizer import TrainingPass
 def pixel_loss(
     image: Tensor, reconstruction: Tensor, perceptual: nn.Module | None, weights: Mapping[str, float]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum of what compares images, and its unweighted parts; see `tokenizer_loss`."""
+    """The weighted sum of the terms that compare images, and the terms unweighted; see `tokenizer_loss`."""
     error = reconstruction - image
     parts = {
         "reconstruction": error.abs().mean(),
@@ -34,14 +34,14 @@ def tokenizer_loss(
     weights: Mapping[str, float],
     adversarial: AdversarialTerm | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum and its unweighted parts.
+    """The weighted sum of all terms, and the terms unweighted.
 
     image, reconstruction: (B, 3, H, W), nominally in [-1, 1].
-    weights: of the parts `reconstruction` (L1), `squared` (L2; left out of parts and sum where no weight is given),
-        `chroma` (squared error of the differences between the colour channels: brightness does not enter it, and
-        a wrong hue weighs more than many small errors), `perceptual` and `quantizer` (codebook and commitment).
-    adversarial: the discriminator's word on the reconstruction; None before its start step, and without one. It adds
-        the parts `adversarial` and `adaptive_weight`. Its weight follows the gradient of all terms on the pixels.
+    weights: of the terms `reconstruction` (L1), `squared` (L2; left out where it has no weight), `chroma` (squared
+        error of the differences between colour channels: it ignores brightness, and a wrong hue weighs more than many
+        small errors), `perceptual` and `quantizer` (codebook and commitment).
+    adversarial: adds the terms `adversarial` and `adaptive_weight`, which balances it against the terms that compare
+        images; None before the discriminator's start step, and without one.
     """
     on_pixels, parts = pixel_loss(image, reconstruction, perceptual, weights)
     parts["quantizer"] = training_pass.quantizer_loss

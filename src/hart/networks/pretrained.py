@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from hart.checkpoint.storage import fingerprint
-from hart.data.samples import one_line
 from hart.devices import is_out_of_memory
 from hart.errors import HartError
+from hart.strict import reason
 
 # Mean and standard deviation, by colour, of images in [0, 1] that networks were trained with.
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -78,5 +78,5 @@ def _loaded(load: Any, what: str, source: str, role: str) -> Any:
         if is_hub_id(source):
             remedy = f"fetch it elsewhere from https://huggingface.co/{source}, and give its folder"
         raise HartError(
-            f"{role} {source!r}: transformers cannot load it as {what} ({one_line(error)}): {remedy}"
+            f"{role} {source!r}: transformers cannot load it as {what} ({reason(error)}): {remedy}"
         ) from None

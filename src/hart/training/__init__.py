@@ -12,8 +12,10 @@ from hart.exports import lazy
 if TYPE_CHECKING:
     from hart.errors import Stopped
     from hart.networks.perceptual import perceptual_loss
+    from hart.randomness import generator_for
     from hart.strict import Config, ConfigError, key_table, require
     from hart.training.config import (
+        EncodeOptions,
         OptimizerConfig,
         ReadingConfig,
         Recipe,
@@ -23,13 +25,11 @@ if TYPE_CHECKING:
         TransformerRecipe,
     )
     from hart.training.distributed import DistributedContext
-    from hart.training.encode_options import EncodeOptions
     from hart.training.encoding import EncodedSummary, Encoders, encode_dataset
     from hart.training.hart_task import TransformerTask
     from hart.training.image_sources import open_training_data
     from hart.training.optimizer import build_optimizer
     from hart.training.progress import StepReport
-    from hart.training.randomness import generator_for
     from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext
     from hart.training.tokenizer_task import TokenizerTask
     from hart.training.trainer import Trainer
@@ -49,18 +49,17 @@ __getattr__, __dir__ = lazy(
     {
         "hart.errors": "Stopped",
         "hart.networks.perceptual": "perceptual_loss",
+        "hart.randomness": "generator_for",
         "hart.strict": "Config ConfigError key_table require",
-        "hart.training.config": "OptimizerConfig ReadingConfig Recipe StageRecipe TokenizerRecipe TrainerConfig "
-        "TransformerRecipe",
+        "hart.training.config": "EncodeOptions OptimizerConfig ReadingConfig Recipe StageRecipe TokenizerRecipe "
+        "TrainerConfig TransformerRecipe",
         "hart.training.distributed": "DistributedContext",
-        "hart.training.encode_options": "EncodeOptions",
         "hart.training.encoding": "EncodedSummary Encoders encode_dataset",
         "hart.training.hart_task": "TransformerTask",
         "hart.training.image_sources": "open_training_data",
         "hart.training.optimizer": "build_optimizer",
         "hart.training.progress": "StepReport",
-        "hart.training.randomness": "generator_for",
-        "hart.training.task": "TrainContext Origin OptimizedModule Microbatch Task",
+        "hart.training.task": "Microbatch OptimizedModule Origin Task TrainContext",
         "hart.training.tokenizer_task": "TokenizerTask",
         "hart.training.trainer": "Trainer",
     },

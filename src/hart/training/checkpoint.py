@@ -1,8 +1,8 @@
-"""Checkpoints of a run: written whole or not at all, the newest few kept, gone on with only by the same run.
+"""Checkpoints of a run: written whole or not at all, the newest few kept, resumed only by the same run.
 
-RUN/recipe.json                      what is trained, for people; what counts is in the checkpoints
-RUN/checkpoints/step-00000200.pt     weights, average, optimisers and half-finished figures after 200 steps, and what
-                                     they were learned from: recipe, data, frozen networks (`Identity`)
+RUN/recipe.json                      the recipe, for people; the checkpoints have what counts
+RUN/checkpoints/step-00000200.pt     weights, average, optimisers and unlogged figures after 200 steps, and what they
+                                     were learned from: recipe, data, frozen networks (`Identity`)
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hart.training.task import Origin
 RECIPE_FILE = "recipe.json"
 FOLDER = "checkpoints"
 MODEL_FOLDER = "model"
-# What may change between two sittings of one run: it decides how long and where, not what is computed.
+# What may change when a run is resumed: it decides how long and where, not what is computed.
 HARMLESS = {f"reading.{name}" for name in ("workers", "max_damaged", "on_device")} | {
     f"trainer.{name}"
     for names in (
@@ -40,9 +40,9 @@ HARMLESS = {f"reading.{name}" for name in ("workers", "max_damaged", "on_device"
 
 @dataclass(frozen=True)
 class Identity:
-    """What a run is of.
+    """What makes a run the same run.
 
-    stage: what it trains. recipe: its settings, as JSON values. sources: what it learns from beside them, by name.
+    stage: what it trains. recipe: its settings, as JSON values. sources: what else it learns from, by name.
     """
 
     stage: str
@@ -55,11 +55,11 @@ class Identity:
 
     @staticmethod
     def read(values: Any) -> Identity:
-        """What `to_dict` gave. Raises `DamagedError`."""
+        """The result of `to_dict`, read back. Raises `DamagedError`."""
         entries = table(values, "its identity", {"stage", "recipe", "sources"})
         pairs = table(entries["sources"], "its list of sources").items()
         if any(not isinstance(pair, list) or [type(part) for part in pair] != [str, str] for _, pair in pairs):
-            raise DamagedError("its list of sources is no list of texts")
+            raise DamagedError("its list of sources is not a list of texts")
         sources = {str(name): Origin(*pair) for name, pair in pairs}
         return Identity(str(entries["stage"]), table(entries["recipe"], "its recipe"), sources)
 
@@ -68,19 +68,19 @@ class Identity:
         return {"stage": self.stage, "recipe": dict(self.recipe), "sources": sources}
 
     def other_settings(self, now: Identity, recipe: type[Config]) -> list[str]:
-        """Settings that are no longer as they were, one text each. recipe: class of the recipe of `now`.
+        """Settings that have changed, one text each. recipe: class of the recipe of `now`.
 
-        A setting that the old recipe does not know yet had its default then.
+        A setting that the old recipe does not have yet had its default then.
         """
         theirs: Any = self.recipe
-        with suppress(ConfigError):  # of another version: what differs is named below
+        with suppress(ConfigError):  # of another version: the differences are named below
             theirs = _plain(recipe.from_stored(theirs))
         there, here = _flat(theirs), _flat(now.recipe)
         keys = sorted(key for key in (there.keys() | here.keys()) - HARMLESS if there.get(key) != here.get(key))
         return [f"{key} ({there.get(key)!r} there, {here.get(key)!r} now)" for key in keys]
 
     def other_sources(self, now: Identity) -> list[str]:
-        """What is learned from and no longer as it was, one text each; none where nothing was kept of it."""
+        """Sources that have changed, one text each; none where the old run did not record any."""
         said = []
         for name in sorted(self.sources.keys() | now.sources.keys()):
             there, here = self.sources.get(name, NO_SOURCE), now.sources.get(name, NO_SOURCE)
@@ -100,7 +100,7 @@ class RunFolder:
         self.keep = keep
 
     def steps(self) -> list[int]:
-        """The steps after which there is a checkpoint, oldest first."""
+        """The steps that have a checkpoint, oldest first."""
         found = []
         for path in (self.folder / FOLDER).glob("step-*.pt"):
             number = path.stem.removeprefix("step-")
@@ -122,7 +122,7 @@ class RunFolder:
             atomic_write(path, lambda file: file.write(recipe.to_json().encode()))
 
     def identity(self, state: Mapping[str, Any], stage: str) -> Identity | None:
-        """That of a checkpoint, or of an older version's recipe.json; None where neither says anything.
+        """That of a checkpoint, or of the recipe.json of an older version; None where there is neither.
 
         Raises `HartError` for a recipe.json that is needed and cannot be read.
         """
@@ -144,7 +144,7 @@ class RunFolder:
         self.tidy()
 
     def tidy(self) -> None:
-        """Remove what is beyond `keep`, and what a killed run left half-written."""
+        """Remove checkpoints beyond `keep`, and files that a killed run left half-written."""
         for old in self.steps()[: -self.keep]:
             self.path(old).unlink()
         for folder in (self.folder, *(self.folder / name for name in (FOLDER, MODEL_FOLDER, "samples"))):
@@ -155,8 +155,8 @@ class RunFolder:
         """The newest checkpoint, None where there is none.
 
         stage: what is trained. check: raises `DamagedError` for one that is not this run's.
-        Raises `HartError` when it is damaged, naming the next older one that is not; goes back to it only when the
-        damaged file is gone, since that is a person's decision.
+        Raises `HartError` when it is damaged, naming the newest one that is not: a person decides to go back to that
+        one, by deleting the damaged one.
         """
         steps = self.steps()
         if not steps:
@@ -176,18 +176,18 @@ class RunFolder:
         state = read_saved(self.path(step))
         table(state, "it", {"step", "sums", "counts", "weights"} | (state.keys() & {"identity", "model"}))
         if type(state["step"]) is not int or state["step"] != step:
-            raise DamagedError(f"it is of step {state['step']}, its name says {step}")
+            raise DamagedError(f"it is from step {state['step']}, its name says {step}")
         _require_means(state["sums"], state["counts"])
         if "identity" in state:
             identity = Identity.read(state["identity"])
             if identity.stage != stage:
-                raise DamagedError(f"it is of stage {identity.stage}")
+                raise DamagedError(f"it is from stage {identity.stage}")
             steps = _flat(identity.recipe).get("trainer.steps")
             if type(steps) is not int or step > steps:
-                raise DamagedError(f"it is of step {step} of {steps}")
+                raise DamagedError(f"it is from step {step} of {steps}")
         names = state.get("model", [])
         if not isinstance(names, list) or any(type(name) is not str for name in names):
-            raise DamagedError("its list of the model's files is no list of names")
+            raise DamagedError("its list of the model's files is not a list of names")
         check(state)
         return state
 
@@ -200,30 +200,30 @@ class RunFolder:
 
     @contextmanager
     def writing(self, what: str, place: str = "") -> Iterator[None]:
-        """Says clearly what could not be written, where (in `place`, unless the system says it), and what is left."""
+        """Turns an `OSError` into what could not be written, where (`place` unless it says so), and what is left."""
         try:
             yield
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            reason = "the disk is full" if full else error.strerror or error
+            why = "the disk is full" if full else error.strerror or error
             advice = "make room" if full else "mend that"
             raise HartError(
-                f"{error.filename or self.folder / place}: {what} could not be written: {reason}; {self.last_good()}; "
+                f"{error.filename or self.folder / place}: {what} could not be written: {why}; {self.last_good()}; "
                 f"{advice} and run again"
             ) from None
 
 
 def _require_means(sums: Any, counts: Any) -> None:
-    """Raise `DamagedError` unless these are what `Means` holds."""
+    """Raise `DamagedError` unless `Means` can take these."""
     table(counts, "its count of figures", set(map(str, table(sums, "its sum of figures"))))
     if any(type(value) not in (int, float) or not math.isfinite(value) for value in sums.values()):
-        raise DamagedError("its sums of figures are no numbers")
+        raise DamagedError("its sums of figures are not numbers")
     if any(type(value) is not int or value < 1 for value in counts.values()):
-        raise DamagedError("its counts of figures are no counts")
+        raise DamagedError("its counts of figures are not counts")
 
 
 def _plain(recipe: Config) -> dict[str, Any]:
-    """As it is stored: tuples become lists."""
+    """As stored: tuples become lists."""
     values: dict[str, Any] = json.loads(recipe.to_json())
     return values
 

@@ -1,6 +1,6 @@
-"""What the transformer is trained under: captions through a frozen text encoder, or class numbers.
+"""What the transformer is conditioned on: captions through a frozen text encoder, or class numbers.
 
-A `Conditioner` turns what a data set says about B images into contexts, and knows what a model needs to do it again.
+A `Conditioner` turns captions or classes of B images into contexts, and stores what a model needs to do so again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hart.training.config import TransformerRecipe
 from hart.types import ClassContext, Context, TextContext
 
 REMEMBER_BATCH = 1024
-"""Captions that are encoded together to be remembered."""
+"""Captions that `remember` encodes together."""
 
 
 class TextConditioner:
@@ -38,7 +38,7 @@ class TextConditioner:
         self._is_cut = lru_cache(2**16)(self._left_out)
 
     def context(self, captions: Sequence[str] | None, classes: Tensor | None) -> TextContext:
-        """Of B captions, on the device. Raises `HartError` where there are none."""
+        """The context of B captions, on the device. Raises `HartError` where there are none."""
         if captions is None:
             raise HartError("images without captions cannot train a text-conditional model: give captions")
         self._read += len(captions)
@@ -51,7 +51,7 @@ class TextConditioner:
         return TextContext(self._features.embeddings[rows], self._features.mask[rows])
 
     def remember(self, captions: Iterable[str]) -> None:
-        """Encode captions once and keep their features on the device, for all steps to come."""
+        """Encode captions once and keep their features on the device for all steps."""
         distinct = sorted(set(captions))
         if self._rows.keys() >= set(distinct):
             return
@@ -60,11 +60,11 @@ class TextConditioner:
         self._rows = {caption: row for row, caption in enumerate(distinct)}
 
     def figures(self) -> dict[str, float]:
-        """What to report of the contexts so far."""
+        """Figures to log about the contexts so far."""
         return {"captions_cut": self._cut / self._read} if self._cut else {}
 
     def _left_out(self, caption: str) -> bool:
-        """Whether a caption is longer than the encoder reads. The first such one is told with a `PromptWarning`."""
+        """Whether a caption is longer than the encoder reads; warns of the first with a `PromptWarning`."""
         left_out = self.encoder.reading([caption])[0].left_out
         if left_out and not self._told:
             self._told = True
@@ -73,7 +73,7 @@ class TextConditioner:
         return bool(left_out)
 
     def save(self, folder: Path) -> None:
-        """Only a compact encoder is stored with its model; others are found by their source."""
+        """Store a compact encoder with the model; others are found by their source."""
         if isinstance(self.encoder, CompactTextEncoder):
             self.encoder.save(folder)
 
@@ -89,7 +89,7 @@ class ClassConditioner:
         self.device = device
 
     def context(self, captions: Sequence[str] | None, classes: Tensor | None) -> ClassContext:
-        """Of classes (B,) int64. Raises `HartError` where there are none, and for a class that the model lacks."""
+        """The context of classes (B,) int64. Raises `HartError` for missing ones and those that the model lacks."""
         if classes is None or bool((classes < 0).any()):
             raise HartError("images without a class number: give a folder per class, or records with a label")
         largest = int(classes.max())
@@ -112,7 +112,7 @@ Conditioner = TextConditioner | ClassConditioner
 
 
 def open_conditioner(recipe: TransformerRecipe, device: torch.device) -> Conditioner:
-    """What the recipe conditions its model on, ready on `device`.
+    """The conditioner of a recipe, on `device`.
 
     Raises `HartError` for a text encoder that cannot be loaded, `ConfigError` for one with features of other sizes.
     """

@@ -19,12 +19,12 @@ from hart.config import (
     TokenizerConfig,
     TransformerConfig,
 )
-from hart.data.kinds import Kind
+from hart.data.kinds import Kind, StoredType
 from hart.files import FileError, read_toml
 from hart.losses.config import LARGEST, AdversarialConfig, PerceptualConfig, Weight
 from hart.strict import ConfigError, Listed, require, table_at
 
-# How large the numbers of a recipe may be: above, they are taken for a mistake. None is near what a run uses.
+# Bounds of the numbers in a recipe, far above what runs use: larger ones are taken for typing errors.
 Steps = Annotated[int, Field(ge=1, le=10**9)]
 StepsOrNone = Annotated[int, Field(ge=0, le=10**9)]
 Images = Annotated[int, Field(ge=1, le=10**6)]
@@ -35,9 +35,9 @@ Rate = Annotated[float, Field(gt=0, le=LARGEST)]
 
 
 RECIPE_LIMIT = 2**20
-"""Bytes of a recipe."""
+"""Most bytes of a recipe."""
 MAIN_TABLES = ("transformer", "tokenizer")
-"""Stages whose recipes have a table of their name, which those of the stages after it have not."""
+"""Stages whose recipes have a table of their own name, and none of the names after it."""
 
 
 def _device(name: str) -> str:
@@ -57,9 +57,9 @@ class OptimizerConfig(Config):
     """linear: held for a twentieth of the steps, then falling evenly (VAR)."""
     final_fraction: Fraction = 0.05
     weight_decay: Weight = 0.05
-    """Applied to matrices and convolutions only; not to biases, norms, embeddings and tables."""
+    """Of matrices and convolutions; biases, norms, embeddings and tables do not decay."""
     final_weight_decay: Rate | None = None
-    """The weight decay of the last step, reached along half a cosine over all steps; None keeps it as it is."""
+    """Weight decay of the last step, reached along half a cosine; None keeps `weight_decay` throughout."""
     beta1: Decay = 0.9
     beta2: Decay = 0.95
     gradient_clip: Weight = 1.0
@@ -77,19 +77,19 @@ class TrainerConfig(Config):
 
     steps: Steps
     batch_size: Images
-    """Images of one step in all: of all processes and of all parts that `accumulate` cuts them into."""
+    """Images of one step, over all processes and all microbatches."""
     seed: Seed = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs the forward pass in autocast: faster on GPUs and on processors with AMX or AVX-512 bf16, slower
     on others."""
     device: Annotated[str, AfterValidator(_device)] = "cpu"
-    """cpu, cuda or mps. Of several processes each takes the GPU of its own number."""
+    """cpu, cuda or mps. Each of several processes takes the GPU of its own number."""
     distributed: Literal["auto", "none", "ddp", "fsdp2"] = "auto"
-    """How several processes share the work. auto: what `accelerate launch` says, DDP where it says nothing."""
+    """How several processes share the work. auto: as `accelerate launch` says, by default DDP."""
     accumulate: Images = 1
-    """Parts in which a process computes its share of a batch, one after the other: less memory, the same result."""
+    """Microbatches in which a process computes its share of a batch: less memory, the same result."""
     activation_checkpointing: bool = False
-    """Keep only the inputs of the repeated blocks and compute them again in the backward pass: less memory."""
+    """Keep only the inputs of the repeated blocks and recompute the rest in the backward pass: less memory."""
     compile: bool = False
     """torch.compile of the repeated blocks."""
     ema_decay: Decay = 0.999
@@ -97,33 +97,33 @@ class TrainerConfig(Config):
     log_every: Steps = 50
     checkpoint_every: Steps = 500
     keep_checkpoints: Steps = 2
-    """So many of the newest checkpoints stay; a damaged one can then be left for the one before."""
+    """Number of checkpoints kept; if the newest is damaged, the run can resume from the one before."""
     sample_every: StepsOrNone = 0
-    """Steps between images in `samples/`; 0 makes none."""
+    """Steps between sample images in `samples/`; 0 makes none."""
     trackers: Listed[Literal["tensorboard", "wandb"]] = ()
     """Where figures and images go besides `metrics.jsonl`."""
     peak_tflops: Weight = 0.0
-    """What one device can do at most, for the share of it that is used (MFU); 0 measures a matrix product."""
+    """Peak of one device, for the share of it that the run uses (MFU); 0 measures it with a matrix product."""
 
     def __post_init__(self) -> None:
         require(
             self.batch_size % self.accumulate == 0,
-            f"batch_size {self.batch_size} cannot be cut into accumulate = {self.accumulate} equal parts",
+            f"batch_size {self.batch_size} cannot be divided into accumulate = {self.accumulate} equal microbatches",
         )
 
 
 class ReadingConfig(Config):
-    """How the images of `data` are read; see `docs/data.md`. A precomputed set heeds `workers` alone."""
+    """How the images of `data` are read; see `docs/data.md`. For an encoded set only `workers` has an effect."""
 
     kind: Literal["auto", Kind] = "auto"
-    """Format of the set; auto: told from the address."""
+    """Format of the set. auto: told from the address."""
     image_column: str = ""
-    """Field of JSONL, Parquet and Hugging Face records with the image, where it has an unusual name."""
+    """Field of JSONL, Parquet and Hugging Face records that holds the image, where its name is unusual."""
     caption_column: str = ""
     label_column: str = ""
     split: str = "auto"
-    """Part of the set, as for `hart.data.opening.open_source`. auto: train; where adapters are trained, which have no
-    use for images that are held out, all of an undivided set."""
+    """Part of the set, as for `hart.data.opening.open_source`. auto: train; to train adapters, which need no held-out
+    images, all of an undivided set."""
     fit: Literal["crop", "pad"] = "crop"
     """crop: fill the square and cut what is outside. pad: the whole image, on white."""
     crop: Literal["center", "random"] = "center"
@@ -132,33 +132,63 @@ class ReadingConfig(Config):
     flip: Fraction = 0.0
     """Probability of a mirror image."""
     memory_gb: Weight = 4.0
-    """Sets that can be read at random, at no random crops or flips, are held in memory up to this size (decoded);
-    others are read in every step. 0: always read."""
+    """Sets that can be read at random, without random crops or flips, are held in memory up to this size (decoded);
+    others are read in every step. 0: read all sets in every step."""
     on_device: bool = False
-    """Keep a set that is held in memory on the device, with its token maps and the features of its captions (one of 16
-    tokens of width 384 takes 25 kB): no step waits for data. For GPUs that small models would leave idle."""
+    """Keep a set that is held in memory on the device, with its token maps and the features of its captions (25 kB for
+    one of 16 tokens of width 384), so that no step waits for data: for GPUs that a small model would leave idle."""
     workers: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Processes that read ahead, for each process that trains."""
+    """Processes that read ahead, per training process."""
     max_damaged: Fraction = 0.05
     """Share of images that may be damaged."""
     shuffle_buffer: Images = 4096
-    """Encoded images of a stream among which the next is drawn."""
+    """Encoded images of a stream from which the next is chosen."""
+
+
+class EncodeOptions(Config):
+    """How `hart data encode` stores a set."""
+
+    dtype: StoredType = "float16"
+    """Type of residuals and text features."""
+    residual: bool = True
+    """Store the residual, which hybrid models need besides the codes."""
+    shard_size: Annotated[int, Field(ge=1)] = 1024
+    """Images per shard; each unit of a stream makes one."""
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    """Images encoded together."""
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Processes that decode images."""
+    part: Annotated[str, Field(json_schema_extra={"metavar": "I/N"})] = "1/1"
+    """Write every N-th shard, as one of N processes."""
+    max_damaged: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Largest share of damaged images."""
+
+    def __post_init__(self) -> None:
+        require(re.fullmatch(r"[0-9]{1,9}/[0-9]{1,9}", self.part) is not None, "part: give it as I/N, such as 1/4")
+        number, parts = self.place
+        require(0 <= number < parts, f"part {number + 1} of {parts}: parts count from 1 to their number")
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Which part this is, from 0, and the number of parts."""
+        number, parts = map(int, self.part.split("/"))
+        return number - 1, parts
 
 
 class StageRecipe(Config):
-    """What every stage has, also one of your own."""
+    """What the recipes of all stages have, including your own."""
 
     trainer: TrainerConfig
     optimizer: OptimizerConfig
 
     stage: ClassVar[str] = ""
-    """What messages call what this is a recipe of."""
+    """Name of the stage, for messages."""
 
     @classmethod
     def read(cls, path: Path, overrides: tuple[str, ...] = ()) -> Self:
         """The recipe in a TOML file. Raises `ConfigError`.
 
-        overrides: texts for text fields as they stand, TOML values for others.
+        overrides: key=value, where the value of a text field needs no quotes and others are TOML.
         """
         try:
             values = read_toml(path, RECIPE_LIMIT)
@@ -166,14 +196,14 @@ class StageRecipe(Config):
             raise ConfigError(f"{error}: give a recipe, such as those in recipes/") from None
         found = next((stage for stage in MAIN_TABLES if isinstance(values.get(stage), dict)), cls.stage)
         if found != cls.stage and cls.stage in MAIN_TABLES and not isinstance(values.get(cls.stage), dict):
-            raise ConfigError(f"{path}: this recipe is of stage {found}: run hart train {found}")
+            raise ConfigError(f"{path}: this recipe is for stage {found}: run hart train {found}")
         for override in overrides:
             _override(values, override, cls)
         return cls.from_dict(values, str(path))
 
 
 class Recipe(StageRecipe, kw_only=True):
-    """What the stages of `hart train` have: images."""
+    """What the stages of `hart train` have in common: images."""
 
     data: str
     """Images, or for stage `transformer` a set that `hart data encode` wrote: a folder, a file, a pattern or URLs of
@@ -207,14 +237,14 @@ def _value(override: str, text: str, *, is_text: bool) -> Any:
 
 
 def _is_text(hint: Any) -> bool:
-    """Whether a field holds text, or one of some words."""
+    """Whether a field holds text, or one of several words."""
     if get_origin(hint) is Literal:
         return all(isinstance(word, str) for word in get_args(hint))
     return hint is str
 
 
 class TokenizerLossConfig(Config):
-    """Weights of the tokenizer's loss, see `hart.losses.tokenizer_loss`; the commitment is inside the quantiser's.
+    """Weights of the tokenizer's loss, see `hart.losses.tokenizer_loss`; the quantiser's includes the commitment.
 
     Perceptual and adversarial terms have tables of their own.
     """
@@ -247,26 +277,26 @@ class TokenizerRecipe(Recipe, kw_only=True):
     tokenizer: TokenizerConfig
     loss: TokenizerLossConfig = TokenizerLossConfig()
     perceptual: PerceptualConfig | None = None
-    """Which perceptual distance, and its weight; none without this table."""
+    """Perceptual loss and its weight; none without this table."""
     adversarial: DiscriminatorConfig | None = None
-    """A discriminator that learns beside the tokenizer; none without this table."""
+    """A discriminator trained along with the tokenizer; none without this table."""
     discrete_probability: Fraction = 0.5
-    """Chance that a step decodes the codes and not the continuous latent (paper, section 3.1)."""
+    """Probability that a step decodes the codes instead of the continuous latent (paper, section 3.1)."""
     revive_every: StepsOrNone = 100
-    """Steps between revivals of codes that no position chose since; 0 leaves dead codes alone. The codebook's use by
-    scale is counted and reported over as many steps; with 0 over `trainer.checkpoint_every`."""
+    """Steps after which codes that no token used are revived; 0 leaves dead codes alone. Codebook use per scale is
+    reported over as many steps (with 0, over `trainer.checkpoint_every`)."""
     decoder_only: bool = False
     """Freeze encoder, quant_conv and quantiser, as the released recipe does."""
     code_corruption: Fraction = 0.0
-    """Largest share of wrong codes in a discrete latent, with `decoder_only`: the decoder learns to draw a clean image
-    from codes that do not quite fit each other, which is what a transformer gives it."""
+    """Largest share of wrong codes in a discrete latent, with `decoder_only`: the decoder learns to make a clean image
+    of codes that do not quite fit each other, such as those of a transformer."""
     init_from: str = ""
-    """A tokenizer to start from: what this stage wrote, or any model whose tokenizer has these sizes."""
+    """A tokenizer to start from: one that this stage wrote, or any model whose tokenizer has these sizes."""
 
     def __post_init__(self) -> None:
         require(
             self.decoder_only or not self.code_corruption,
-            "code_corruption is for the decoder alone: set decoder_only = true, or leave them out",
+            "code_corruption is for the decoder alone: set decoder_only = true, or leave it out",
         )
         if self.adversarial is not None:
             layers, least, image_size = (
@@ -282,16 +312,16 @@ class TokenizerRecipe(Recipe, kw_only=True):
 
     @property
     def usage_window(self) -> int:
-        """Steps over which the codebook's use is counted."""
+        """Steps over which codebook use is counted."""
         return self.revive_every or self.trainer.checkpoint_every
 
 
 class LoraConfig(Config):
-    """Low-rank adapters to train in place of the weights, see `hart.checkpoint.lora.add_lora`."""
+    """Low-rank adapters, trained instead of the weights; see `hart.checkpoint.lora.add_lora`."""
 
     rank: Rank
     alpha: Rank
-    """The adapters act with the factor alpha / rank."""
+    """The output of the adapters is scaled by alpha / rank."""
     targets: Annotated[Listed[LoraTarget], Field(min_length=1)] = ("attention", "mlp")
 
 
@@ -305,49 +335,49 @@ class TransformerRecipe(Recipe, kw_only=True):
     tokenizer: str
     """Folder of the trained tokenizer."""
     text_encoder: str = ""
-    """Text encoder of the captions: what its stage wrote, that of any model, or the folder or hub id of a Qwen2
-    language model. None for a class-conditional model."""
+    """Text encoder of the captions: one trained by a stage of its own, that of any model, or the folder or hub id of a
+    Qwen2 language model. Left out for a class-conditional model."""
     text_instruction: bool = False
     """Put the enhancement instruction before every caption, as the released weights expect; for Qwen2."""
     transformer: TransformerConfig
     diffusion: ResidualDiffusionConfig | None = None
-    """Without it the model samples discrete tokens only (VAR, and the paper's ablation)."""
+    """Without it the model has discrete tokens only (VAR, and the paper's ablation)."""
     sampling: SamplingConfig = SamplingConfig()
-    """How sample images are generated; written into the model as its defaults, where a whole model is written."""
+    """How sample images are generated; these settings become the defaults of the model that is written."""
     diffusion_weight: Weight = 1.0
     condition_dropout: Fraction = 0.1
     """Share of captions or classes replaced by the null condition, for classifier-free guidance."""
     drop_last_scale: bool = True
     """Compute only a random part of the last scale's tokens (paper, section 3.4)."""
     augmentations: Annotated[int, Field(ge=1, le=1000)] = 1
-    """Versions of every image that training draws from: the image itself, and slightly turned, scaled and shifted
-    ones (`hart.data.transforms.slightly_moved`). Of images in memory all are encoded before the first step; of
-    images that are read in every step, all but the first are made anew each time. Encoded sets have one."""
+    """Versions of every image: the image itself, and slightly turned, scaled and shifted ones
+    (`hart.data.transforms.slightly_moved`). Of images in memory, all are encoded before the first step; of images that
+    are read in every step, all but the first are made anew each time. Encoded sets have one."""
     code_corruption: Fraction = 0.0
-    """Largest share of wrong codes in the teacher-forcing input of the augmented versions, and of all of an encoded
-    set; the codes of the scales after them correct them, so that the model learns to mend what it generated wrong
+    """Largest share of wrong codes in the teacher-forcing input of augmented versions, and of all images of an encoded
+    set. The targets of later scales make up for them, so that the model learns to correct its own errors
     (self-correction; Han et al., 2024)."""
     gate_gain: Weight = 1e-3
-    """Factor on the starting weights that give the gains of modulated branches (AdaLN); VAR's falls with the depth."""
+    """Factor on the initial weights that give the gates of modulated branches (AdaLN); VAR's falls with the depth."""
     init_from: str = ""
     """A model to start from, at this resolution or a lower one."""
     lora: LoraConfig | None = None
-    """Train adapters of this size beside the frozen weights of `init_from`, and write them in place of a model."""
+    """Train adapters of this size for the frozen weights of `init_from`, and write them instead of a model."""
 
     def __post_init__(self) -> None:
         if self.transformer.classes is None:
             require(
                 bool(self.text_encoder),
                 "text_encoder is missing: a text-conditional model needs one; for a "
-                "class-conditional one give [transformer.classes] in place of [transformer.text]",
+                "class-conditional one give [transformer.classes] instead of [transformer.text]",
             )
         else:
             require(
                 not self.text_encoder and not self.text_instruction,
                 "text_encoder and text_instruction are for text-conditional models; leave them out, "
-                "or give [transformer.text] in place of [transformer.classes]",
+                "or give [transformer.text] instead of [transformer.classes]",
             )
         require(
             self.lora is None or bool(self.init_from),
-            "lora trains adapters beside the weights of a model: name it in init_from",
+            "lora trains adapters for the weights of a model: name it in init_from",
         )

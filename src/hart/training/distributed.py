@@ -1,7 +1,7 @@
-"""Several processes: who takes part, how they exchange tensors, and how a module is spread over them.
+"""Several processes: which there are, how they exchange tensors, and how a module is distributed over them.
 
-Processes are started by `accelerate launch` (or torchrun); accelerate sets up their group and their devices. The
-only place of the package that talks to `torch.distributed`.
+`accelerate launch` (or torchrun) starts the processes; accelerate sets up their group and devices. This is the only
+module that uses `torch.distributed`.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ T = TypeVar("T")
 LAUNCH = "accelerate launch --num_processes N -m hart train ..."
 START = f"start several processes with {LAUNCH}, or one without it"
 LAUNCH_NUMBERS = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE", "RANK", "LOCAL_RANK"), 2**20) | {"MASTER_PORT": 65535}
-"""Variables that a launch sets to whole numbers, and the most that each can be."""
+"""Variables that a launch sets to whole numbers, with the largest value of each."""
 MEETING = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What several processes need to find each other."""
 
 
 def launched() -> int:
-    """How many processes the launch says there are. Raises `HartError` for a launch that is none."""
+    """Number of processes of the launch. Raises `HartError` for variables that are not those of a launch."""
     numbers: dict[str, int] = {}
     for name, most in LAUNCH_NUMBERS.items():
         text = os.environ.get(name, "")
         if text and not (text.isascii() and text.isdigit() and int(text[:10]) <= most):
-            raise HartError(f"the environment variable {name} is {text[:40]!r}, no number up to {most}: {START}")
+            raise HartError(f"the environment variable {name} is {text[:40]!r}, not a number up to {most}: {START}")
         if text:
             numbers[name] = int(text)
     world = numbers.get("WORLD_SIZE", 1)
@@ -52,10 +52,10 @@ def launched() -> int:
 
 
 class DistributedContext:
-    """This process among those that train together; one alone is a group of one."""
+    """This process among those that train together; a single process is a group of one."""
 
     def __init__(self, config: TrainerConfig) -> None:
-        """Joins the others, if any. Raises `HartError` for a device or a launch that does not fit the recipe."""
+        """Joins the others, if any. Raises `HartError` for a device or launch that does not fit the recipe."""
         alone = launched() == 1
         if config.distributed == "none" and not alone:
             raise HartError('trainer.distributed is "none", but several processes were launched: set it to "auto"')
@@ -95,14 +95,14 @@ class DistributedContext:
         return self.rank == 0
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait for all processes."""
         self._state.wait_for_everyone()
 
     def from_main(self, make: Callable[[], T]) -> T:
-        """What `make` gives in the main process, in all of them: for what reads much, and is the same everywhere."""
+        """The result of `make` in the main process, sent to all: for what is slow and the same everywhere."""
         if self.count == 1:
             return make()
-        # a group of its own: to read a large set takes longer than a step may
+        # a group of its own, since reading a large set takes longer than a step may
         group = distributed.new_group(backend="gloo", timeout=timedelta(days=1))
         made = [make() if self.main else None]
         distributed.broadcast_object_list(made, group=group)
@@ -120,7 +120,7 @@ class DistributedContext:
         return self.sum(value) / self.count
 
     def largest(self, number: int) -> int:
-        """The largest of all processes' numbers."""
+        """The largest number of all processes."""
         if self.count == 1:
             return number
         value = torch.tensor(number, device=self.device)
@@ -136,13 +136,13 @@ class DistributedContext:
         return torch.cat(parts)
 
     def whole(self, tensor: Tensor) -> Tensor:
-        """A sharded tensor put together, in all processes; others as they are."""
+        """A sharded tensor put together, in all processes; other tensors as they are."""
         return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
     def collect(self, tree: Any) -> Any:
         """Nested containers with sharded tensors put together, on the CPU; empty except in the main process.
 
-        All processes must call it. Tensors go one by one, so that a device holds one whole tensor at most.
+        All processes must call it. Tensors go one by one, so that a device holds at most one whole tensor.
         """
 
         def collected(leaf: Any) -> Any:
@@ -154,13 +154,13 @@ class DistributedContext:
         return tree_map(collected, tree)
 
     def parallelize(self, module: nn.Module, blocks: Sequence[nn.Module]) -> ParallelModule:
-        """Make `module` exchange its gradients, or its weights too. FSDP2 replaces its parameters by shards."""
+        """Make `module` exchange gradients (DDP), or weights too (FSDP2, which shards its parameters in place)."""
         forward = Forward(module)
         if self.strategy == "fsdp2":
             for block in blocks:
                 if any(True for _ in block.parameters()):
                     fully_shard(block)
-            # with the root sharded again after use, nothing outdated stays in memory between two steps
+            # the root is sharded again after use, so that nothing outdated stays in memory between steps
             fully_shard(forward, reshard_after_forward=True)
             return ParallelModule(forward)
         if self.strategy == "ddp" and any(p.requires_grad for p in module.parameters()):
@@ -171,7 +171,7 @@ class DistributedContext:
 class Forward(nn.Module):
     """Runs any function as the forward pass of `module`.
 
-    A loss calls several methods of a model; the hooks of DDP and FSDP2 fire at one forward pass, this one.
+    A loss calls several methods of a model, but the hooks of DDP and FSDP2 fire on one forward pass: this one.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -183,18 +183,15 @@ class Forward(nn.Module):
 
 
 class ParallelModule:
-    """A module whose backward passes end in gradients averaged over all processes."""
+    """A module whose backward passes end with gradients averaged over all processes."""
 
     def __init__(self, forward: nn.Module) -> None:
+        """forward: takes a function and its arguments, as `Forward` does."""
         self.forward = forward
-
-    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """`function(*arguments)` as the module's forward pass."""
-        return self.forward(function, *arguments)
 
     @contextmanager
     def synchronized(self, last: bool) -> Iterator[None]:
-        """Exchange gradients in this backward pass only where it is the last of the step."""
+        """Exchange gradients in this backward pass only if it is the last of the step."""
         if isinstance(self.forward, FSDPModule):
             self.forward.set_requires_gradient_sync(last)
             yield
@@ -206,12 +203,12 @@ class ParallelModule:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The part of a sharded tensor that this process holds, as a view; other tensors as they are."""
+    """The shard that this process holds, as a view; tensors that are not sharded as they are."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def shard_like(value: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor sharded as `like` is, if it is; every process gives the same value."""
+    """A whole tensor, sharded if and as `like` is; every process must pass the same value."""
     if not isinstance(like, DTensor):
         return value
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

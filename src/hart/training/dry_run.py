@@ -1,11 +1,11 @@
-"""What a run will take, before it starts: memory, counted on tensors without content, and time, from real steps.
+"""What a run will cost, before it starts: memory, counted on tensors without content, and time, from real steps.
 
-The memory of weights, gradients, moments and averages follows from their number. That of activations is what the real
-forward and backward pass of a process's whole share hold at once, run on tensors that have sizes only: nothing is
-computed, and any model fits. Time is measured on few images and grows in proportion to their number.
+The memory of weights, gradients, moments and averages follows from their number. That of activations is the most that
+the real forward and backward pass of a process hold at once, on tensors that only have sizes: nothing is computed, and
+any model fits. Time is measured on a few images and is proportional to their number.
 
-Both are made with the stages' real networks and losses on made-up images, texts and tokens: no data set, no tokenizer
-and no text encoder is needed, and reading images and encoding texts is all that is left out.
+Both use the real networks and losses of a stage on made-up images, texts and tokens: no data set, tokenizer or text
+encoder is needed, and only reading images and encoding texts are left out.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ from hart.losses.hart_loss import (
 )
 from hart.model import Hart
 from hart.networks.perceptual import Lpips
+from hart.randomness import CPU
 from hart.training.config import Recipe, TokenizerRecipe, TrainerConfig, TransformerRecipe
 from hart.training.distributed import DistributedContext
 from hart.training.hart_task import TransformerBatch, TransformerStage, repeated_blocks, with_adapters
-from hart.training.randomness import CPU
 from hart.training.step import Stepper, recompute
 from hart.training.task import Microbatch, OptimizedModule, Task, TrainContext
 from hart.training.tokenizer_task import TokenizerBatch, TokenizerStage
 from hart.types import ClassContext, Context, TextContext, TokenMaps
 
 MEASURED_TOKENS = 4096
-"""A measured step has so many tokens or fewer, but one image at least."""
+"""A measured step has at most this many tokens, but at least one image."""
 LONG = 10.0
-"""Seconds of a first step after which no second one is needed: warming up is then a small part of it."""
+"""If the first step takes more seconds, no second one is needed: warming up is then a small part of it."""
 FLOAT_BYTES = 4
 MOMENTS = {"adamw": 2, "muon": 1}
-"""Numbers kept for each parameter; Muon's matrices have one, and are nearly all."""
+"""Numbers kept per parameter; one for Muon's matrices, which are nearly all."""
 
 
 def memory_of_weights(parameters: int, trained: int, optimizer: str, split: int = 1) -> dict[str, int]:
-    """Bytes of a process by kind; split: processes over which all that belongs to weights is spread."""
+    """Bytes of a process by kind. split: processes over which weights and what belongs to them are sharded."""
     weights, gradients = FLOAT_BYTES * parameters // split, FLOAT_BYTES * trained // split
     moments = gradients * MOMENTS[optimizer]
     return {"weights": weights, "gradients": gradients, "optimiser": moments, "average": gradients}
@@ -63,11 +63,11 @@ def checkpoint_bytes(parameters: int, trained: int, optimizer: str) -> int:
 
 
 class RehearsedTokenizer(TokenizerStage):
-    """The tokenizer's stage on random images of the recipe's size, with its discriminator from the first step on."""
+    """Stage `tokenizer` on random images of the recipe's size, with the discriminator from the first step on."""
 
     def __init__(self, recipe: TokenizerRecipe, device: torch.device) -> None:
         adversarial = recipe.adversarial and recipe.adversarial.replace(start_step=0)
-        # no code is revived: the codebook's use says nothing on noise
+        # no codes are revived: on noise, how the codebook is used means nothing
         super().__init__(recipe.replace(init_from="", revive_every=0, adversarial=adversarial), device)
 
     def batch(self, microbatch: Microbatch) -> TokenizerBatch:
@@ -79,19 +79,19 @@ class RehearsedTokenizer(TokenizerStage):
     def save(self, folder: Path, module: nn.Module) -> None: ...
 
     def perceptual_network(self, config: PerceptualConfig) -> nn.Module:
-        """LPIPS with random weights: a rehearsal needs none of its files."""
+        """LPIPS with random weights: a rehearsal needs no files."""
         return Lpips() if config.kind == "lpips" else super().perceptual_network(config)
 
 
 class RehearsedTransformer(TransformerStage):
-    """The transformer's stage on random tokens and texts or classes."""
+    """Stage `transformer` on random tokens and texts or classes."""
 
     def __init__(
         self, recipe: TransformerRecipe, device: torch.device, *, kept: float = MEAN_KEPT_SHARE, empty: bool = False
     ) -> None:
-        """kept: share of the last scale's tokens that a step computes, where the recipe drops some.
+        """kept: share of the last scale's tokens that a step computes, if the recipe drops some.
 
-        empty: give the weights no memory; `activation_bytes` needs none.
+        empty: give the weights no memory, as `activation_bytes` needs none.
         """
         self.recipe = recipe
         self.device = device
@@ -146,7 +146,7 @@ class RehearsedTransformer(TransformerStage):
 
 
 def rehearsed(recipe: Recipe, device: torch.device) -> Task:
-    """The recipe's stage as its mean step takes time."""
+    """The recipe's stage with steps of mean size, to measure time."""
     if isinstance(recipe, TokenizerRecipe):
         return RehearsedTokenizer(recipe, device)
     assert isinstance(recipe, TransformerRecipe)
@@ -154,7 +154,7 @@ def rehearsed(recipe: Recipe, device: torch.device) -> Task:
 
 
 def at_its_largest(recipe: Recipe) -> Task:
-    """The recipe's stage for `activation_bytes`: as the step that keeps most of the last scale takes memory."""
+    """The recipe's stage with the largest step, for `activation_bytes`: it keeps the most of the last scale."""
     if isinstance(recipe, TransformerRecipe):
         return RehearsedTransformer(recipe, CPU, kept=LARGEST_KEPT_SHARE, empty=True)
     return rehearsed(recipe, CPU)
@@ -167,8 +167,7 @@ def measure(
     tokens: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Seconds that a process takes for an image of `tokens` tokens, of a step after one to warm up unless that took
-    long."""
+    """Seconds that a process takes per image of `tokens` tokens, after a step to warm up (unless that is slow)."""
     rows = max(1, min(config.batch_size // distributed.count, MEASURED_TOKENS // tokens))
     stepper = Stepper(task, config.replace(batch_size=rows * distributed.count, accumulate=1), distributed)
     seconds = 0.0
@@ -182,15 +181,15 @@ def measure(
 
 
 def deeper(one: float, two: float, depth: int) -> float:
-    """From the seconds with one and two blocks to those with `depth`: each block adds the same."""
+    """Seconds with `depth` blocks from those with one and two: each block adds the same."""
     return one + (depth - 1) * max(two - one, 0.0)
 
 
 def activation_bytes(task: Task, config: TrainerConfig, rows: int) -> int:
-    """The most that forward and backward pass of `rows` images hold at once beside weights and their gradients.
+    """The most that forward and backward pass of `rows` images hold at once, besides weights and their gradients.
 
-    Results that only the backward pass needs, copies of weights in bfloat16 and intermediate results are inside; what
-    the optimiser needs while it works is not. The kernels are the CPU's, whatever the device of the run.
+    It includes saved activations, intermediate results and copies of weights in bfloat16, but no temporaries of the
+    optimiser. The kernels are those of the CPU, whatever the device of the run.
     task: on the CPU or without memory; its weights lose their content.
     """
     trained: dict[str, list[nn.Parameter]] = {}
@@ -218,7 +217,7 @@ def activation_bytes(task: Task, config: TrainerConfig, rows: int) -> int:
 
 
 def _hollow(module: nn.Module) -> list[nn.Parameter]:
-    """Exchange all parameters for ones on the CPU as the present mode makes them; those to train, with gradients."""
+    """Replace all parameters by new ones on the CPU, of the current mode; returns the trained ones, with gradients."""
     trained = []
     for owner in module.modules():
         for name, old in list(owner.named_parameters(recurse=False)):
@@ -231,9 +230,9 @@ def _hollow(module: nn.Module) -> list[nn.Parameter]:
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Adds up the memory of all tensors that operations make, for as long as they live.
+    """Counts the memory of all tensors that operations make, for as long as they live.
 
-    now: bytes at present. peak: the most there were at once; may be set.
+    now: bytes at present. peak: the most at any time; may be set.
     """
 
     def __init__(self) -> None:

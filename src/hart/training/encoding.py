@@ -1,7 +1,7 @@
 """Precompute what stage `transformer` reads: codes and residual of every image, features of every caption.
 
-The tokenizer and the text encoder then run once a set and not once a step. Shards are written whole or not at all; a
-run that was stopped goes on with the first shard that is not there. Several processes can share the shards.
+The tokenizer and the text encoder then run once per set instead of in every step. Shards are written whole or not at
+all; a run that was stopped continues with the missing ones. Several processes can share the shards.
 
 Shapes: see `hart.data.encoded_files`.
 """
@@ -48,7 +48,7 @@ from hart.errors import HartError
 from hart.files import atomic_write
 from hart.text_encoder import TextEncoder, encoder_module
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
-from hart.training.encode_options import EncodeOptions
+from hart.training.config import EncodeOptions
 
 Progress = Callable[[int, int | None, str], None]
 """Called with (shards done, shards in all, what is being done)."""
@@ -56,7 +56,7 @@ Progress = Callable[[int, int | None, str], None]
 
 @dataclass(frozen=True)
 class Encoders:
-    """What runs over the set, already on `device`. text_encoder: None stores class labels only."""
+    """The networks that encode a set, on `device`. text_encoder: None stores class labels only."""
 
     tokenizer: HybridTokenizer
     text_encoder: TextEncoder | None
@@ -67,8 +67,8 @@ class Encoders:
 class EncodedSummary:
     """What is in the folder now.
 
-    damaged: images left out. finished: all shards are there, and the index. cut: captions that are longer than the
-    text encoder reads, as far as the shards say (those of before did not).
+    damaged: images left out. finished: all shards and the index exist. cut: captions that are longer than the text
+    encoder reads, as far as the shards record it (older ones do not).
     """
 
     images: int
@@ -88,10 +88,10 @@ def encode_dataset(
     options: EncodeOptions,
     progress: Progress = lambda done, total, what: None,
 ) -> EncodedSummary:
-    """Write the shards of this part that are not there yet, and the index once all shards of all parts are.
+    """Write the missing shards of this part, and the index once the shards of all parts exist.
 
-    Raises `HartError` when the folder holds shards made otherwise, when too many images are damaged, or when
-    features leave the range of `options.dtype`.
+    Raises `HartError` when the folder holds shards that were made differently, when too many images are damaged, or
+    when features exceed the range of `options.dtype`.
     """
     if transform.random:
         raise HartError("a set that is encoded once cannot have random crops or flips: leave crop and flip as they are")
@@ -105,13 +105,13 @@ def encode_dataset(
     files = [shard_file(folder, split, number) for number in range(total)]
     missing = [number for number, file in enumerate(files) if not _is_done(file, stamp)]
     if missing:
-        # one of an older set, or of this one before shards were deleted
+        # the index of an older set, or of this one before shards were deleted
         index_file(folder, split).unlink(missing_ok=True)
     part, parts = options.place
     wanted = [number for number in missing if number % parts == part]
     condition: Condition = "none" if encoders.text_encoder is None else "caption"
     chunks = partial(_chunks, source, transform, wanted, options, condition)
-    # a stream is one sequence: more than one process would only read it twice
+    # a stream is one sequence: a second process would only read it twice
     workers = min(options.workers, 1) if isinstance(source, Stream) else options.workers
     damage = DamageCount(source, options.max_damaged, "--max-damaged")
     done = 0
@@ -130,7 +130,7 @@ def encode_dataset(
 def _settings(
     source: Source | Stream, transform: ImageTransform, encoders: Encoders, split: str, options: EncodeOptions
 ) -> dict[str, Any]:
-    """All that decides what is in the shards."""
+    """Everything that decides the content of the shards."""
     config = encoders.tokenizer.config
     text = encoders.text_encoder
     return {
@@ -151,7 +151,7 @@ def _settings(
 
 
 class _Chunk(NamedTuple):
-    """Decoded images of a shard, in their order. last: the shard ends here."""
+    """Decoded images of a shard, in order. last: the shard ends here."""
 
     shard: int
     images: CaptionedImages
@@ -167,7 +167,7 @@ def _chunks(
     worker: int,
     workers: int,
 ) -> Iterator[_Chunk]:
-    """What a worker decodes of the shards: of rows every chunk whose turn it is, of a stream all."""
+    """The chunks that a worker decodes: its share of a `Source`, all of a `Stream`."""
 
     def chunk(shard: int, samples: Sequence[Sample | Damage], last: bool) -> _Chunk:
         return _Chunk(shard, gather(samples, transform, condition, len(samples)), last)
@@ -189,7 +189,7 @@ def _chunks(
 
 
 class _Shard:
-    """A shard in the making: tensors as they are stored, chunk after chunk."""
+    """A shard being made: the stored tensors, chunk by chunk."""
 
     def __init__(self, encoders: Encoders, options: EncodeOptions) -> None:
         self._encoders = encoders
@@ -225,7 +225,7 @@ class _Shard:
         none = torch.full((len(images),), -1)
         self._parts[LABELS].append(none if images.labels is None else images.labels)
         self._parts[WEIGHTS].append(images.weights)
-        # until they are all there, their numbers
+        # numbers of captions; `write` makes edges of them
         counts = [0 if text is None else len(captions) for captions in images.texts]
         self._parts[CAPTION_EDGES].append(torch.tensor(counts))
         if text is not None:
@@ -238,7 +238,7 @@ class _Shard:
             self._cut += sum(bool(reading.left_out) for reading in encoder.reading(batch))
             self._parts[TEXT_MASK].append(context.mask.cpu().to(torch.uint8))
             for features in self._stored(context.embeddings):
-                # padding counts where an encoder gives it features: only tokens that are zero throughout are left out
+                # padding counts where an encoder gives it features: only all-zero tokens are left out
                 used = features.ne(0).any(dim=1).nonzero().flatten().tolist()
                 first, last = (used[0], used[-1] + 1) if used else (0, 0)
                 self._parts[TEXT_PLACE].append(torch.tensor([[0, first, last - first]]))
@@ -251,7 +251,7 @@ class _Shard:
         return stored
 
     def write(self, path: Path, stamp: str) -> None:
-        tensors = {name: torch.cat(components).contiguous() for name, components in self._parts.items()}
+        tensors = {name: torch.cat(parts).contiguous() for name, parts in self._parts.items()}
         tensors[CAPTION_EDGES] = tensors[CAPTION_EDGES].cumsum(0)
         if TEXT_PLACE in tensors:
             counts = tensors[TEXT_PLACE][:, 2]
@@ -263,7 +263,7 @@ class _Shard:
             "cut": self._cut,
             "damaged": [asdict(damage) for damage in self._damaged],
         }
-        # one entry: the library writes several in an order that changes from run to run
+        # one entry: the library writes several in a random order
         atomic_write(path, lambda file: file.write(save(tensors, metadata={FACTS: json.dumps(facts)})))
 
 
@@ -280,7 +280,7 @@ def _is_done(path: Path, stamp: str) -> bool:
 def _finish(
     index: Path, files: Sequence[Path], settings: dict[str, Any], source: Source | Stream, options: EncodeOptions
 ) -> EncodedSummary:
-    """Sum up; write the index if no shard is missing, whichever process wrote it."""
+    """The summary; writes the index if no shard is missing, whichever process wrote it."""
     shards = [(file.name, facts) for file in files if (facts := read_facts(file)).get("stamp") == stamp_of(settings)]
     damaged = [] if isinstance(source, Stream) else list(source.damaged)
     damaged += [Damage(**entry) for _, facts in shards for entry in facts["damaged"]]

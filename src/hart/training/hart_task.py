@@ -1,4 +1,4 @@
-"""Stage `transformer`: token maps and text features to the transformer and the residual diffusion, trained jointly."""
+"""Stage `transformer`: transformer and residual diffusion, trained jointly on token maps and text features."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from hart.generation.next_scale import NextScaleGenerator
 from hart.generation.noise import GeneratorNoise
 from hart.losses.hart_loss import DiffusionNoise, hart_loss, sample_diffusion_noise, sample_last_positions
 from hart.model import Hart
+from hart.randomness import CPU, generator_for
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.conditions import drop_condition, open_conditioner
 from hart.training.config import TransformerRecipe
 from hart.training.image_sources import MemoryImages, TrainingData, kept_data
 from hart.training.initialization import initialize
-from hart.training.randomness import CPU, generator_for
 from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext, image_row
 from hart.training.token_sources import Conditions, token_source
 from hart.transformer.block import LinearModulation
@@ -34,11 +34,11 @@ from hart.types import Context, TokenMaps
 SAMPLES = 8
 TOKEN_SIZES = ("latent_channels", "codebook_size")
 TOKEN_LAYERS = ("word_embed.", "head.linear.", "level_embedding.embedding.")
-"""What of the transformer belongs to one tokenizer and its scales."""
+"""Layers of the transformer that belong to one tokenizer and its scales."""
 
 
 def starting_model(recipe: TransformerRecipe, config: HartConfig) -> Hart:
-    """The model that the stage begins with: fresh or from `init_from`, with adapters where the recipe asks for them."""
+    """The model that the stage starts with: fresh or from `init_from`, with the recipe's adapters, if any."""
     hart = Hart(config)
     initialize(hart, generator_for(recipe.trainer.seed, "weights"), gate_gain=recipe.gate_gain)
     if recipe.init_from:
@@ -47,7 +47,7 @@ def starting_model(recipe: TransformerRecipe, config: HartConfig) -> Hart:
 
 
 def with_adapters(hart: Hart, recipe: TransformerRecipe) -> Hart:
-    """`hart` with the recipe's adapters, if any, as all that is trained."""
+    """`hart` with the recipe's adapters, if any; then nothing else is trained."""
     if (lora := recipe.lora) is not None:
         generator = generator_for(recipe.trainer.seed, "adapters")
         add_lora(hart, rank=lora.rank, alpha=lora.alpha, generator=generator, targets=lora.targets)
@@ -57,9 +57,9 @@ def with_adapters(hart: Hart, recipe: TransformerRecipe) -> Hart:
 def start_from(hart: Hart, name: str, *, frozen: bool = False) -> None:
     """Copy the weights of the model `name`, of the same sizes at any resolution, into `hart`.
 
-    Tokens of other sizes are another tokenizer's: then the layers that read and write tokens, a table of levels and the
-    residual diffusion stay as they are. So does the residual diffusion where the source has none. With `frozen`,
-    nothing may stay as it is. Raises `ConfigError`, naming the sizes that differ.
+    Tokens of other sizes mean another tokenizer: then the layers that read and write tokens, a table of levels and the
+    residual diffusion keep their initial weights. So does the residual diffusion where the source has none. With
+    `frozen`, nothing may. Raises `ConfigError`, naming the sizes that differ.
     """
     source = load_model(resolve_model(name))
     theirs, ours = source.config.transformer, hart.config.transformer
@@ -88,7 +88,7 @@ def start_from(hart: Hart, name: str, *, frozen: bool = False) -> None:
 
 @dataclass
 class TransformerBatch:
-    """What a step is given, on the device."""
+    """The input of a step, on the device."""
 
     context: Context
     maps: TokenMaps
@@ -97,7 +97,7 @@ class TransformerBatch:
 
 
 class TransformerStage(Task):
-    """What a step of the stage does with a batch, wherever the batch is from."""
+    """What a step of the stage does with a batch, real or made up for a dry run."""
 
     recipe: TransformerRecipe
     module: Hart
@@ -135,10 +135,10 @@ class TransformerTask(TransformerStage):
             sampling=recipe.sampling,
         )
         self.module = starting_model(recipe, self.config).to(device)
-        # adapters belong to the weights beside which they were begun; other runs leave where they started behind
+        # adapters only work with the weights that they were trained with; other runs leave their start behind
         self._base = fingerprint(self.module) if recipe.lora is not None else None
         self.optimized = {"model": OptimizedModule(self.module, recipe.optimizer, repeated_blocks(self.module))}
-        # a table is added outside its block, where FSDP2 has it in shards
+        # a modulation table is added outside its block, where FSDP2 keeps it in shards
         self.shardable = recipe.transformer.modulation != "table"
         self.codebook = self.tokenizer.quantizer.codebook
         self.data = kept_data(data, recipe, device)
@@ -186,10 +186,10 @@ class TransformerTask(TransformerStage):
         return self.tokens.figures(microbatch, train_context) | self.conditioner.figures()
 
     def samples(self, step: int, module: nn.Module) -> dict[str, Image.Image]:
-        """Images of the first captions or classes, always from the same random numbers."""
+        """Images of the first captions or classes."""
         assert isinstance(module, Hart)
         context = self._context(self.tokens.first(SAMPLES))
-        # the same numbers every time, so that what changes is the model
+        # the same numbers every time, so that only the model changes
         seed = self.recipe.trainer.seed
         noise = GeneratorNoise([generator_for(seed, "samples", i) for i in range(len(context))], self.device)
         generate = NextScaleGenerator(module, self.tokenizer.quantizer, self.recipe.sampling, noise)
@@ -205,14 +205,14 @@ class TransformerTask(TransformerStage):
         save_model(folder, self.config, self.tokenizer, module)
 
     def _context(self, given: Conditions) -> Context:
-        """Features of captions, or classes; features that were stored as they are."""
+        """Features of captions (stored ones as they are), or classes."""
         if given.text is not None:
             return given.text.to(self.device)
         return self.conditioner.context(given.captions, given.classes)
 
 
 def repeated_blocks(hart: Hart) -> list[nn.Module]:
-    """The repeated layers, with the modulations first: they run before and outside their blocks."""
+    """The repeated layers, modulations first: they run before and outside their blocks."""
     blocks: list[nn.Module] = list(hart.transformer.blocks)
     modulations = [m.project for m in hart.transformer.modules() if isinstance(m, LinearModulation)]
     denoiser: list[nn.Module] = [] if hart.residual is None else list(hart.residual.denoiser.blocks)

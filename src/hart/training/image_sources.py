@@ -1,9 +1,9 @@
-"""Where the images of a run are from: memory, a loader that reads in every step, or codes stored ahead.
+"""Training data: images in memory, images read in every step, or a set encoded ahead.
 
-`open_training_data` decides by the address, and `description` says in one line what was decided. Whatever it is, the
-images of step n are a function of (seed, n): neither a resumption nor the number of processes changes them.
+`open_training_data` decides by the address, and `description` says in one line what it decided. In every case the
+images of step n are a function of (seed, n): neither resuming nor the number of processes changes them.
 
-Shapes: B images of a share, H W image.
+Shapes: B images of a microbatch, H W image.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from hart.training.task import Microbatch, TrainContext
 
 
 class MemoryImages:
-    """All images decoded in memory, the machine's or the device's."""
+    """All images, decoded in the memory of the machine or of the device."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class MemoryImages:
         description: str = "images in memory",
         source: Source | Stream | None = None,
     ) -> None:
-        """source: where they are from, if that is known."""
+        """source: where they were read from, if anywhere."""
         self.captioned = captioned
         self._source = source
         self.order = SampleOrder(captioned.weights, seed)
@@ -47,7 +47,7 @@ class MemoryImages:
         self.damaged = captioned.damaged
 
     def rows(self, microbatch: Microbatch) -> Tensor:
-        """Which images a share sees: (B,) int64."""
+        """The rows of a microbatch: (B,) int64."""
         return microbatch.mine(self.order.batch(microbatch.step, microbatch.batch_size))
 
     def images(self, microbatch: Microbatch, device: torch.device) -> Tensor:
@@ -55,26 +55,26 @@ class MemoryImages:
         return to_signed(self.captioned.images(self.rows(microbatch)).to(device))
 
     def first(self, count: int) -> Tensor:
-        """At most `count` images, always the same, without random crops: (n, 3, H, W) in [-1, 1] on the CPU."""
+        """The first `count` images at most, without random crops: (n, 3, H, W) in [-1, 1] on the CPU."""
         return to_signed(self.captioned.pixels[:count].cpu())
 
     def figures(self, microbatch: Microbatch, train_context: TrainContext, device: torch.device) -> dict[str, float]:
-        """What is to be logged of a step that has just been made; `microbatch` holds all rows of the process."""
+        """Figures to log of the step just made; `microbatch` has all rows of the process."""
         return {}
 
     def digest(self) -> str:
-        """As `hart.data.sources.Source.digest`; of images that came from nowhere else, of what is in memory."""
+        """As `hart.data.sources.Source.digest`; without a source, of what is in memory."""
         if self._source is not None:
             return self._source.digest()
         digest = SetDigest("images in memory")
         for row in range(len(self.captioned)):
-            digest.add(self.captioned.image(row).cpu().numpy().tobytes(), *self.captioned.captions(row))
+            digest.add(self.captioned.pixels[row].cpu().numpy().tobytes(), *self.captioned.texts[row])
         for numbers in (self.captioned.weights, self.captioned.labels):
             digest.add(b"" if numbers is None else numbers.cpu().numpy().tobytes())
         return digest.hexdigest()
 
     def to(self, device: torch.device) -> MemoryImages:
-        """The same with all pixels on `device`."""
+        """The same images with their pixels on `device`."""
         said = f"{self.description}, on {device}"
         return MemoryImages(self.captioned.to(device), self.order.seed, said, self._source)
 
@@ -82,12 +82,12 @@ class MemoryImages:
 
 
 class LoadedImages:
-    """Images read and decoded in every step; the methods are those of `MemoryImages`."""
+    """Images read and decoded in every step; methods as in `MemoryImages`."""
 
     def __init__(
         self, source: Source | Stream, transform: ImageTransform, condition: Condition, loader: ImageLoader, why: str
     ) -> None:
-        """why: they are not held in memory."""
+        """why: the reason that they are not held in memory."""
         self.condition = condition
         self.loader = loader
         self.digest = source.digest
@@ -101,7 +101,7 @@ class LoadedImages:
 
     @property
     def damaged(self) -> tuple[Damage, ...]:
-        """What this process skipped so far."""
+        """What this process has skipped so far."""
         return self.loader.damaged
 
     def images(self, microbatch: Microbatch, device: torch.device) -> Tensor:
@@ -111,7 +111,7 @@ class LoadedImages:
         return to_signed(torch.stack([pixels for _, pixels in self.first_samples(count)]))
 
     def first_samples(self, count: int) -> list[tuple[Sample, Tensor]]:
-        """The first sound samples of the set that have what they are conditioned on, with their pixels."""
+        """The first sound samples that have the condition, with their pixels."""
         if self._asked < count:
             every = decoded(iterate(self._source), self._plain, self.condition)
             sound = (found for found in every if not isinstance(found, Damage))
@@ -119,13 +119,13 @@ class LoadedImages:
         return self._first[:count]
 
     def figures(self, microbatch: Microbatch, train_context: TrainContext, device: torch.device) -> dict[str, float]:
-        """damaged: images of the step that could not be used and were replaced."""
+        """damaged: images of the step that had to be replaced."""
         replaced = self.loader.rows(microbatch.step, microbatch.rows).replaced
         return {"damaged": float(train_context.sum(torch.tensor(float(sum(replaced)), device=device)))}
 
 
 class EncodedImages:
-    """Codes, and text features or classes, stored by `hart data encode`."""
+    """Codes with text features or classes, written by `hart data encode`."""
 
     damaged: tuple[Damage, ...] = ()
 
@@ -150,10 +150,10 @@ def open_training_data(
 ) -> TrainingData:
     """The images that a recipe names, for one of `world` processes.
 
-    size: side of the images in pixels. condition: what each must come with.
-    A folder with the index of an encoded set gives `EncodedImages`. Else the format follows from the address (see
-    `hart.data.opening`): images that can be read at random and are at most `reading.memory_gb` large, without random
-    crops or flips, are held in memory; others, and all streams, are read in every step. Raises `HartError`.
+    size: image size in pixels. condition: what each image must come with.
+    A folder with an encoded set gives `EncodedImages`; otherwise `hart.data.opening` tells the format. Sets that can be
+    read at random, take at most `reading.memory_gb` and need no random crops or flips are held in memory; all others
+    are read in every step. Raises `HartError`.
     """
     reading, seed, batch_size = recipe.reading, recipe.trainer.seed, recipe.trainer.batch_size
     split = "train" if reading.split == "auto" else reading.split
@@ -187,7 +187,7 @@ def open_training_data(
 
 
 def kept_data(data: TrainingData | CaptionedImages, recipe: Recipe, device: torch.device) -> TrainingData:
-    """`data` where the recipe wants it kept. Raises `HartError` where `reading.on_device` cannot be had."""
+    """`data`, on the device if the recipe says so. Raises `HartError` where `reading.on_device` is impossible."""
     if isinstance(data, CaptionedImages):
         data = MemoryImages(data, recipe.trainer.seed)
     if not recipe.reading.on_device:
@@ -201,7 +201,7 @@ def kept_data(data: TrainingData | CaptionedImages, recipe: Recipe, device: torc
 
 
 def image_source(data: TrainingData) -> ImageSource:
-    """The images of stage `tokenizer`. Raises `HartError` for an encoded set, which has none."""
+    """Images for stage `tokenizer`. Raises `HartError` for an encoded set, which has none."""
     if isinstance(data, EncodedImages):
         raise HartError(f"{data.data.folder} holds codes and no images: give the set that it was encoded from")
     return data
@@ -220,7 +220,7 @@ def _in_memory(
 
 
 def _why_not_memory(source: Source | Stream, transform: ImageTransform, reading: ReadingConfig) -> str | None:
-    """Nothing where the set is to be held in memory."""
+    """None where the set is to be held in memory."""
     if isinstance(source, Stream):
         return "a stream cannot be read at random"
     if transform.random:
@@ -232,7 +232,7 @@ def _why_not_memory(source: Source | Stream, transform: ImageTransform, reading:
 
 
 def _require_plain(reading: ReadingConfig, folder: str) -> None:
-    """What was encoded once cannot be cropped or flipped any more."""
+    """Raises `HartError` for settings that an encoded set cannot follow, such as crops and flips."""
     heeded = {"kind", "split", "memory_gb", "on_device", "workers", "max_damaged", "shuffle_buffer"}
     for name, value in reading.to_dict().items():
         if name not in heeded and value != getattr(ReadingConfig(), name):

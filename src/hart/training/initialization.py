@@ -12,19 +12,19 @@ from hart.layers.norm import SiluLinear
 from hart.model import Hart
 from hart.transformer.block import Block, GeluMLP, LinearModulation, SwiGLU, TableModulation
 
-# Factor on the starting weights of modulation that give scales and shifts (VAR).
+# Factor on the initial weights of modulation that give scales and shifts (VAR).
 INITIAL_SCALE_AND_SHIFT = 0.5
 
 
 @torch.no_grad()
 def initialize(hart: Hart, generator: torch.Generator, *, gate_gain: float) -> None:
-    """Fill all weights from `generator`, as VAR and MAR start theirs.
+    """Initialise all weights from `generator`, as VAR and MAR do.
 
-    gate_gain: factor on what gives the gains of modulated branches, the weights of "linear" or the table of
+    gate_gain: factor on what gives the gates of modulated branches, the weights of "linear" or the table of
     "shared": small, so that a block starts close to the identity.
 
-    Linear layers are normal with std 1 / sqrt(3 C); what a branch writes back shrinks with depth; the head
-    starts near zero, the diffusion's modulation and output at zero, so that both start as no-ops.
+    Linear layers are normal with std 1 / sqrt(3 C); the output layers of branches shrink with depth; the head
+    starts near zero, the diffusion's modulation and output at zero.
     """
     width = hart.config.transformer.width
     std = math.sqrt(1 / (3 * width))

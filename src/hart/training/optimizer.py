@@ -1,8 +1,7 @@
 """AdamW and Muon with decay groups, and learning rate and weight decay as functions of the step.
 
-Muon (Jordan et al., 2024) is momentum whose matrix is orthogonalised before it is applied. torch has one too; it
-iterates in bfloat16, four times slower than float32 on processors without bfloat16 matrix units, where the shipped
-model is trained.
+Muon (Jordan et al., 2024) orthogonalises the momentum of a matrix before applying it. That of torch iterates in
+bfloat16: four times slower than float32 on processors without bfloat16 matrix units, which trained the shipped model.
 """
 
 from __future__ import annotations
@@ -20,34 +19,34 @@ from hart.training.config import OptimizerConfig
 from hart.training.distributed import shard_like
 from hart.training.saved_state import DamagedError, require_tensor, table
 
-# Module names under which transformer, denoiser, encoder and decoder keep their repeated layers.
+# Names of the modules that hold the repeated layers of transformer, denoiser, encoder and decoder.
 INNER_PARTS = frozenset({"blocks", "levels", "middle"})
 LINEAR_HOLD = 0.05
 """Share of the steps after the warm-up in which the linear schedule stays at the full rate, as in VAR's training."""
 STEP = "step"
 ADAMW_MOMENTS, MUON_MOMENTS = {STEP, "exp_avg", "exp_avg_sq"}, {"momentum"}
 NOT_NEGATIVE = frozenset({STEP, "exp_avg_sq"})
-# Quintic Newton-Schulz iteration: these coefficients drive all singular values close to 1 in five rounds.
+# Quintic Newton-Schulz iteration: these coefficients bring all singular values close to 1 in five iterations.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-ROUNDS = 5
+ITERATIONS = 5
 # Brings the root mean square of an update to AdamW's, so that both share a learning rate (Liu et al., 2025).
 ADAMW_RMS = 0.2
 ONE_BY_ONE = frozenset({"cpu"})
-"""Devices on which every matrix is iterated by itself, which is a tenth faster there. On others those of one shape go
-together: launching their products takes longer than computing them."""
+"""Devices that iterate every matrix by itself, a tenth faster there. Others take those of one shape together: launching
+their products takes longer than computing them."""
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:
-    """The nearest semi-orthogonal matrix to `matrix` (M, N), approximately: singular values within 0.7 to 1.2.
+    """Approximately the semi-orthogonal matrix nearest to `matrix` (M, N): singular values from 0.7 to 1.2.
 
-    Of a stack (B, M, N) of matrices, that of each.
+    Of a stack (B, M, N), that of each matrix.
     """
     a, b, c = COEFFICIENTS
     product = torch.addmm if matrix.dim() == 2 else torch.baddbmm
     tall = matrix.shape[-2] > matrix.shape[-1]
     x = matrix.mT if tall else matrix
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(ROUNDS):
+    for _ in range(ITERATIONS):
         gram = x @ x.mT
         x = product(x, product(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
@@ -56,7 +55,7 @@ def orthogonalized(matrix: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalised, with decoupled weight decay.
 
-    For matrices and for kernels, which are taken as matrices of one row an output channel.
+    For matrices, and for kernels as matrices with a row per output channel.
     """
 
     def __init__(self, params: Iterable[Tensor], *, lr: float, momentum: float, weight_decay: float) -> None:
@@ -112,7 +111,7 @@ class CombinedOptimizer:
 
     @torch.no_grad()
     def reset_rows(self, parameter: nn.Parameter, rows: Tensor) -> None:
-        """Clear the moments of the given rows, which were set anew and have no history."""
+        """Clear the moments of the given rows, which were overwritten."""
         for optimizer in self.optimizers:
             for moment in optimizer.state.get(parameter, {}).values():
                 if moment.shape == parameter.shape:
@@ -139,7 +138,7 @@ class CombinedOptimizer:
                         raise DamagedError(f"{what}: {name} is negative")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """A state that `check` let pass, of whole tensors, also for sharded parameters; settings stay as they are."""
+        """A state of whole tensors that passed `check`, also for sharded parameters; settings stay as they are."""
         for i, optimizer in enumerate(self.optimizers):
             saved = state[str(i)]
             parameters = _parameters(optimizer)
@@ -154,16 +153,16 @@ class CombinedOptimizer:
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """In the order of their numbers in a state."""
+    """In the order in which a state numbers them."""
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> CombinedOptimizer:
     """Optimiser over the trainable parameters of `module`.
 
-    Matrices and kernels decay; vectors and embeddings do not. With `config.kind` "muon", the matrices and kernels
-    inside the networks' repeated parts are stepped by Muon (orthogonalised momentum, scaled to AdamW's update
-    size, so that one learning rate serves both), everything else by AdamW: first and last layers too.
+    Matrices and kernels decay; vectors and embeddings do not. With `config.kind` "muon", Muon steps the matrices and
+    kernels of the repeated layers (scaled to the size of AdamW's updates, so that one learning rate serves both) and
+    AdamW everything else, first and last layers included.
     Raises `ConfigError` for Muon over sharded parameters: it needs whole matrices.
     """
     if config.kind == "muon" and any(isinstance(p, DTensor) for p in module.parameters()):

@@ -1,4 +1,4 @@
-"""How fast a run is and how far: averages of figures, throughput, time left, share of the device's peak (MFU)."""
+"""Progress of a run: averages of figures, throughput, time left, share of the device's peak (MFU)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from hart.training.config import TrainerConfig
 
 PEAK_MATRIX_SIZE = {"cpu": 1024, "cuda": 8192, "mps": 4096}
-"""Side of the matrices whose product measures a device's peak."""
+"""Size of the square matrices whose product measures a device's peak."""
 TRAINING_FLOPS_PER_MAC = 6
-"""Two operations a multiply-accumulate, in the forward pass and twice as many in the backward pass."""
+"""Two operations per multiply-accumulate in the forward pass, and twice that in the backward pass."""
 
 
 class Means:
@@ -48,11 +48,11 @@ class StepReport:
 
 
 class Speed:
-    """Images a second, smoothed over about the last twenty steps."""
+    """Images per second, smoothed over about the last twenty steps."""
 
     def __init__(self, config: TrainerConfig, macs: int, peak: float, clock: Callable[[], float]) -> None:
-        """macs: multiply-accumulates of an image's forward pass, 0 if unknown; peak: operations a second of all
-        devices together."""
+        """macs: multiply-accumulates of an image's forward pass, 0 if unknown. peak: operations per second of all
+        devices."""
         self.config = config
         self.macs = macs
         self.peak = peak
@@ -62,7 +62,7 @@ class Speed:
         self._last = clock()
 
     def step(self, done: int, figures: Mapping[str, float]) -> StepReport:
-        """Count a step that has just ended; `done` are done in all."""
+        """Count a step that has just ended, the one numbered `done` from 1."""
         now = self.clock()
         rate = self.config.batch_size / max(now - self._last, 1e-9)
         self._last = now
@@ -72,12 +72,12 @@ class Speed:
         return StepReport(done, self.config.steps, self.rate, left, self.mfu(self.rate), figures)
 
     def mfu(self, rate: float) -> float | None:
-        """The share of the peak that the model's own operations make up at a rate of images a second."""
+        """Share of the peak that the model uses at a rate of images per second."""
         return rate * self.macs * TRAINING_FLOPS_PER_MAC / self.peak if self.macs and self.peak else None
 
 
 def measure_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
-    """Operations a second in products of square matrices: what this device reaches, not what its maker says."""
+    """Operations per second in products of square matrices: measured, not from the data sheet."""
     size = PEAK_MATRIX_SIZE[device.type]
     # random numbers: a GPU is faster on equal ones
     matrix = torch.randn(size, size, device=device).to(dtype)

@@ -1,4 +1,4 @@
-"""What `torch.save` wrote, read back with distrust: a file can be whole and still hold something else."""
+"""Reads what `torch.save` wrote without trusting it: a file can be whole and still hold something else."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from hart.strict import reason
 
 
 class DamagedError(HartError):
-    """Why a file cannot be gone on with; does not name it."""
+    """Why a run cannot resume from a file; does not name the file."""
 
 
 def read_saved(path: Path) -> dict[str, Any]:
-    """The dictionary that a file holds, on the CPU. Raises `DamagedError`; `FileError` where there is no such file."""
+    """The dictionary in a file, on the CPU. Raises `DamagedError`; `FileError` where there is no such file."""
     require_regular(path)
     try:
-        # torch does not look at the checksums of its zip file
+        # torch does not check the checksums of its zip file
         with zipfile.ZipFile(path) as archive:
             if (damaged := archive.testzip()) is not None:
                 raise DamagedError(f"{damaged} has another checksum")
@@ -43,7 +43,7 @@ def read_saved(path: Path) -> dict[str, Any]:
 def table(value: Any, what: str, keys: set[str] | None = None) -> dict[Any, Any]:
     """`value`, which must be a dictionary, with exactly these keys where they are given. Raises `DamagedError`."""
     if not isinstance(value, dict):
-        raise DamagedError(f"{what} holds a {type(value).__name__} in place of a table")
+        raise DamagedError(f"{what} holds a {type(value).__name__} instead of a table")
     if keys is not None and (missing := sorted(keys - value.keys())):
         raise DamagedError(f"{what} lacks {', '.join(missing[:3])}")
     if keys is not None and (unknown := sorted(map(str, value.keys() - keys))):
@@ -54,10 +54,10 @@ def table(value: Any, what: str, keys: set[str] | None = None) -> dict[Any, Any]
 def require_tensor(value: Any, shape: torch.Size, dtype: torch.dtype, what: str) -> Tensor:
     """`value`, which must be a plain tensor of a shape and type with finite values. Raises `DamagedError`."""
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
-        raise DamagedError(f"{what} is no plain tensor")
+        raise DamagedError(f"{what} is not a plain tensor")
     if value.shape != shape or value.dtype != dtype:
         theirs, ours = f"{value.dtype} {tuple(value.shape)}", f"{dtype} {tuple(shape)}"
-        raise DamagedError(f"{what} is {theirs} in place of {ours}".replace("torch.", ""))
+        raise DamagedError(f"{what} is {theirs} instead of {ours}".replace("torch.", ""))
     if not bool(value.isfinite().all()):
         raise DamagedError(f"{what} is not finite")
     return value

@@ -1,4 +1,4 @@
-"""One optimisation step of a task, and everything that a step changes: weights, optimisers, average."""
+"""One optimisation step of a task, and all that a step changes: weights, optimisers, average."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from hart.training.task import Microbatch, OptimizedModule, Task, TrainContext
 
 
 class WeightAverage:
-    """Averaged copies of the trained parameters of `module`, sharded as they are; call `update` after every step.
+    """Averages of the trained parameters of `module`, sharded alike; call `update` after every step.
 
-    Frozen ones, such as a model under its adapters, are their own average.
+    Frozen parameters, such as those of a model with adapters, are their own average.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -34,7 +34,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
-        """Move towards `module`; early steps weigh more, so that the start is forgotten."""
+        """Move towards `module`; early steps weigh more, so that the initial weights are forgotten."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         ours = [local(average) for average in self.weights.values()]
         parameters = dict(module.named_parameters())
@@ -43,12 +43,12 @@ class WeightAverage:
 
     @torch.no_grad()
     def restart(self, name: str, parameter: Tensor, rows: Tensor) -> None:
-        """Average the given rows of the parameter from their present values on."""
+        """Begin the average of some rows of a parameter anew, at their present values."""
         self.weights[name][rows] = parameter[rows]
 
 
 class Stepper(TrainContext):
-    """Steps the parts of a task; see `hart.training.task` for the order. Is the training loop that tasks are given."""
+    """Steps the modules of a task, in the order of `hart.training.task`, and is the context that tasks are given."""
 
     def __init__(self, task: Task, config: TrainerConfig, distributed: DistributedContext) -> None:
         """Prepares the modules in place. Raises `HartError` where FSDP2 cannot split the task."""
@@ -65,7 +65,7 @@ class Stepper(TrainContext):
         self.average = WeightAverage(self.model, config.ema_decay)
 
     def microbatches(self, step: int, parts: int) -> list[Microbatch]:
-        """The rows of this process, in so many parts."""
+        """The rows of this process, in `parts` microbatches."""
         size = self.config.batch_size // (self.distributed.count * parts)
         first = self.distributed.rank * parts * size
         starts = range(first, first + parts * size, size)
@@ -74,15 +74,14 @@ class Stepper(TrainContext):
         ]
 
     def batches(self, step: int) -> list[Any]:
-        """What `step` works on, share by share. Changes nothing of this, and does not wait for other processes."""
+        """The batches of a step, one per microbatch. Changes no state and does not wait for other processes."""
         return [self._batch(microbatch) for microbatch in self.microbatches(step, self.config.accumulate)]
 
     def step(self, step: int, batches: Sequence[Any] | None = None) -> dict[str, float]:
         """Run step `step` (0-based) and return its figures, the same in all processes.
 
-        batches: what `batches` gave for it, where that is done already.
-
-        Raises `HartError` before any weight of a part is touched when its loss or gradient is not finite.
+        batches: from `batches`, where they are made already.
+        Raises `HartError` when a loss or gradient is not finite, before the weights of that module change.
         """
         if batches is None:
             batches = self.batches(step)
@@ -106,7 +105,7 @@ class Stepper(TrainContext):
             raise HartError(f"the data of a batch cannot be read: {error}; restore it and run again") from None
 
     def _require_gradients(self, *names: str) -> None:
-        """Of the trained parameters, let only those of some parts have gradients."""
+        """Let only the trained parameters of these modules have gradients."""
         for name, state in self.optimized.items():
             for parameter in state.trainable:
                 parameter.requires_grad_(name in names)
@@ -120,7 +119,7 @@ class Stepper(TrainContext):
         decay = weight_decay(step - start, config.steps - start, optimizer)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-            if group["weight_decay"]:  # the others are spared
+            if group["weight_decay"]:  # others do not decay
                 group["weight_decay"] = decay
         state.optimized.module.train()
         state.optimizer.zero_grad()
@@ -135,12 +134,12 @@ class Stepper(TrainContext):
                 (loss / len(batches)).backward()
             for key, value in ({f"{prefix}loss": loss} | parts).items():
                 sums[key] = sums.get(key, 0) + value.detach().float() / len(batches)
-        # the same order in all processes
+        # in the same order in all processes
         names = sorted(sums)
         means = self.distributed.mean(torch.stack([sums[key] for key in names]))
         limit = optimizer.gradient_clip or float("inf")
         norm = self.distributed.whole(nn.utils.clip_grad_norm_(state.trainable, limit)).float()
-        # the one place where a step waits for the device
+        # the only place where a step waits for the device
         values = torch.cat([means, norm.reshape(1)]).tolist()
         figures = dict(zip([*names, f"{prefix}gradient_norm"], values, strict=True))
         for key in (f"{prefix}loss", f"{prefix}gradient_norm"):
@@ -185,7 +184,7 @@ class Stepper(TrainContext):
         return module.eval().requires_grad_(False)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a step changes, whole and on the CPU, in the main process. All processes must call it."""
+        """All that a step changes, whole and on the CPU, in the main process. All processes must call it."""
         parts = {
             name: {
                 "module": state.optimized.module.state_dict(),
@@ -197,7 +196,7 @@ class Stepper(TrainContext):
         return self.distributed.collect({"parts": parts, "average": self.average.weights})
 
     def check(self, saved: Any) -> None:
-        """Raise `DamagedError` unless `load_state_dict` can take this, whoever made it."""
+        """Raise `DamagedError` unless `load_state_dict` can take this, wherever it is from."""
         table(saved, "it", {"parts", "average"})
         entries = table(saved["parts"], "it", set(self.optimized))
         for name, state in self.optimized.items():
@@ -210,7 +209,7 @@ class Stepper(TrainContext):
         require_tensors(saved["average"], self.average.weights, "the average")
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Go on from a state that `check` let pass, of any number of processes."""
+        """Continue from a state that passed `check`, of any number of processes."""
         for name, state in self.optimized.items():
             entry = saved["parts"][name]
             present = state.optimized.module.state_dict()
@@ -218,7 +217,7 @@ class Stepper(TrainContext):
                 {key: shard_like(value, present[key]) for key, value in entry["module"].items()}
             )
             state.optimizer.load_state_dict(entry["optimizer"])
-            # older versions kept none
+            # older versions had no counters
             for key, value in entry.get("counters", {}).items():
                 state.optimized.counters[key].copy_(value if self.distributed.main else torch.zeros_like(value))
         for key, value in self.average.weights.items():
@@ -226,7 +225,7 @@ class Stepper(TrainContext):
 
 
 class _ModuleState:
-    """A part made ready for training."""
+    """A module ready for training, with its optimiser."""
 
     def __init__(self, optimized: OptimizedModule, config: TrainerConfig, distributed: DistributedContext) -> None:
         self.optimized = optimized
@@ -242,12 +241,12 @@ class _ModuleState:
 
 
 def recompute(block: nn.Module) -> None:
-    """Make a block forget what it computed, and compute it again when the backward pass needs it."""
-    # nothing in a block is random, so that no random state needs to be kept
+    """Make a block drop its activations and recompute them in the backward pass."""
+    # nothing in a block is random, so no random state need be kept
     block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
 
 
 def blank_copy(module: nn.Module) -> nn.Module:
-    """A copy of a module without memory for its parameters, to be filled by `load_state_dict(assign=True)`."""
+    """A copy of a module without memory for its parameters, for `load_state_dict(assign=True)`."""
     blanks = {id(p): nn.Parameter(torch.empty_like(p, device="meta")) for p in module.parameters()}
     return copy.deepcopy(module, blanks)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in a run: end after the step in progress, with a checkpoint; a second signal ends at once."""
+"""Ctrl-C and SIGTERM in a run: it ends after the current step, with a checkpoint; a second signal ends it at once."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ T = TypeVar("T")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 HEARD = b"\nstopping after this step; a second signal ends at once\n"
 SHOW_CURSOR = b"\x1b[?25h"
-"""Progress bars hide it; after the second signal nobody would show it again."""
+"""Progress bars hide the cursor; after a second signal nothing would show it again."""
 
 
 class StopSignal:
-    """Hears the two signals. number: of the one that came, or None."""
+    """Listens for the two signals. number: of the one that came, or None."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -28,7 +28,7 @@ class StopSignal:
 
     @contextmanager
     def heard(self) -> Iterator[None]:
-        """Take the signals over, where this is the main thread, which alone may."""
+        """Handle the signals in this block; only the main thread can."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -37,11 +37,11 @@ class StopSignal:
             yield
         finally:
             for number, handler in before.items():
-                # None: set by something that is not Python
+                # None: not set from Python
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def unless_stopped(self, wait: Callable[[], T]) -> T | None:
-        """What `wait` gives. At a signal it is given up, and after one not begun: data may never come. Then None."""
+        """The result of `wait`; None if a signal comes before or meanwhile, since the data may never come."""
         try:
             self._waiting = True
             if self.number is not None:
@@ -59,7 +59,7 @@ class StopSignal:
         for known in SIGNALS:
             signal.signal(known, signal.SIG_DFL)
         if sys.platform != "win32":
-            # processes that read ahead may end at the same signal: torch would raise for it, wherever this one then is
+            # processes that read ahead may end at the same signal, for which torch would raise at any point
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if sys.stderr is not None and sys.stderr.isatty():
             os.write(sys.stderr.fileno(), HEARD + SHOW_CURSOR)
@@ -69,4 +69,4 @@ class StopSignal:
 
 
 class _GivenUp(BaseException):
-    """Leaves what `StopSignal.unless_stopped` waits for."""
+    """Ends the wait of `StopSignal.unless_stopped`."""

@@ -1,10 +1,10 @@
-"""What the training loop asks of a task, and what it offers in return. Neither side knows more of the other.
+"""What the training loop asks of a task, and what it offers in return: neither side knows more of the other.
 
-A task has one or more parts, each a module with an optimiser of its own. In every step, for every part in order:
+A task has one or more modules with an optimiser each. In every step, for each of them in order:
 
-    batch (once) -> before_losses -> loss(part, batch) -> backward -> clip -> optimiser
+    batch (once) -> before_losses -> loss(name, batch) -> backward -> clip -> optimiser
 
-so that an adversarial task is two parts: the model, then the discriminator.
+so that an adversarial task has two: the model, then the discriminator.
 """
 
 from __future__ import annotations
@@ -20,46 +20,46 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hart.data.transforms import unit_to_pil
+from hart.randomness import CPU, generator_for
 from hart.training.config import OptimizerConfig
-from hart.training.randomness import CPU, generator_for
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Something that a run learns from. digest: changes with its content; said: what it is, for people."""
+    """Something that a run learns from. digest: changes with the content. said: what it is, for people."""
 
     digest: str
     said: str
 
     def told(self, other: Origin) -> str:
-        """For people, so that it can be told from the other."""
+        """Its description, distinct from that of the other."""
         return self.said if self.said != other.said else f"{self.said} [{self.digest[:8]}]"
 
 
 @dataclass(frozen=True)
 class OptimizedModule:
-    """Parameters that are stepped together, by the gradient of their own loss."""
+    """A module with an optimiser and a loss of its own."""
 
     module: nn.Module
-    """Holds the part's parameters and no other part's."""
+    """Shares no parameters with the task's other modules."""
     optimizer: OptimizerConfig
     blocks: Sequence[nn.Module] = ()
-    """Its repeated layers, inner ones first: computed again, compiled and sharded one by one where that is asked."""
+    """Its repeated layers, inner ones first: each is recomputed, compiled and sharded by itself, as configured."""
     start_step: int = 0
-    """The first step that steps this part; warm-up counts from there."""
+    """The first step in which it is trained; warm-up counts from there."""
     before_losses: Callable[[Sequence[Any], TrainContext], None] | None = None
-    """Called in each step with all batches of the process before the first of them is given to the loss, for what a
-    loss must know of the whole batch. Runs in the configured precision and may not leave gradients."""
+    """Called in each step with all microbatches of the process, before the first loss: for what a loss must know of the
+    whole batch. Runs in the configured precision and may not leave gradients."""
     counters: Mapping[str, Tensor] = field(default_factory=dict)
-    """What the steps of this process have counted so far, changed in place. Checkpoints hold the sums over all."""
+    """Counts of this process so far, changed in place. Checkpoints hold the sums over all processes."""
 
 
 @dataclass(frozen=True)
 class Microbatch:
     """The rows of a step's batch that one process computes at once.
 
-    Draw random numbers for all `batch_size` rows and keep `mine`: then the result does not depend on how many
-    processes share the batch.
+    Make random numbers for all `batch_size` rows and keep `mine`: then the result does not depend on the number of
+    processes.
     """
 
     seed: int
@@ -68,19 +68,16 @@ class Microbatch:
     rows: slice
 
     def generator(self, purpose: str, device: torch.device = CPU) -> torch.Generator:
-        """The generator of everything drawn for `purpose` in this step, the same in every process.
-
-        device: where large amounts are needed; see `generator_for`.
-        """
+        """A fresh generator for this purpose and step, the same in every process; see `generator_for`."""
         return generator_for(self.seed, purpose, self.step, device)
 
     def mine(self, sampled: Tensor) -> Tensor:
-        """The rows of this process of a tensor (batch_size, ...)."""
+        """These rows of a tensor (batch_size, ...)."""
         return sampled[self.rows]
 
 
 class TrainContext:
-    """What a task may ask for of all processes, all of which must ask. This one is of a process that has no others."""
+    """What a task may ask of all processes; all of them must ask. This one is for a process on its own."""
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum over all processes."""
@@ -95,46 +92,46 @@ class TrainContext:
         return rows
 
     def reset_rows(self, parameter: nn.Parameter, rows: Tensor) -> None:
-        """Rows of a parameter were set anew: clear their optimiser moments and start their average there."""
+        """Rows of a parameter were overwritten: clear their optimiser moments and restart their average."""
 
 
 class Task(ABC):
     """One thing to train."""
 
     shardable: bool = True
-    """Whether FSDP2 may split the module: all parameters are used inside the loss, blocks only by calling them."""
+    """Whether FSDP2 may split the modules: the loss uses all parameters, and blocks only by calling them."""
     optimized: Mapping[str, OptimizedModule]
-    """By name, in the order of the step. The first is the model: it is averaged and saved."""
+    """By name, in the order of a step. The first is the model, which is averaged and saved."""
 
     @property
     def sources(self) -> Mapping[str, Origin]:
-        """What is learned from beside the recipe, by name: the data, frozen networks. Asked for once."""
+        """What the run learns from besides the recipe, by name: data, frozen networks. Asked for once."""
         return {}
 
     def prepare(self) -> None:
-        """Called once before the first step, for work that takes long (not before a dry run)."""
+        """Called once before the first step, for work that takes long; not in a dry run."""
         return
 
     @abstractmethod
     def batch(self, microbatch: Microbatch) -> Any:
-        """Data, frozen networks and random numbers of a share, in float32 and without gradients.
+        """Data, outputs of frozen networks and random numbers of a microbatch, in float32 and without gradients.
 
-        Made once and given to the loss of every part, so that a part may leave something for the next.
+        Made once and given to the loss of every module, so that one may leave something for the next.
         """
 
     @abstractmethod
     def loss(self, name: str, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar loss, a mean over the rows, and its parts to log; runs in the configured precision.
+        """The scalar loss of a module, a mean over the rows, and its terms to log; in the configured precision.
 
-        The parameters of the other parts need no gradient meanwhile.
+        Parameters of the other modules need no gradient meanwhile.
         """
 
     def after_step(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
-        """Called after each step, with all rows of the process; returns figures to log, often none."""
+        """Called after each step with all rows of the process; returns figures to log, often none."""
         return {}
 
     def samples(self, step: int, module: nn.Module) -> Mapping[str, Image.Image]:
-        """Images that show how far `module` (the averaged weights) is, by name."""
+        """Images by name that show the progress of `module` (the averaged weights)."""
         return {}
 
     @abstractmethod
@@ -143,6 +140,6 @@ class Task(ABC):
 
 
 def image_row(*rows: Tensor) -> Image.Image:
-    """Batches (N, 3, H, W) in [-1, 1], each laid out as one row, under each other."""
+    """Batches (N, 3, H, W) in [-1, 1], each as a row of the image, one below the other."""
     lines = [torch.cat(list(images), dim=2) for images in rows]
     return unit_to_pil((torch.cat(lines, dim=1) + 1) / 2)

@@ -1,10 +1,10 @@
-"""Token maps and conditions of a batch for stage `transformer`, wherever they are from.
+"""Token maps and conditions of a batch for stage `transformer`, from any kind of training data.
 
-From images in memory the maps are made once, before the first step, in all augmentations; from images that are read in
-every step, in every step, in one view drawn anew; of an encoded set they are put together from its codes, by codebook
-and phi alone, in the one view that it holds.
+Images in memory are encoded once, before the first step, in all augmented versions. Images that are read in every step
+are encoded in every step, in a version chosen anew. An encoded set has the codes of one version: codebook and phi make
+the maps from them.
 
-Shapes: B images of a share, N images of a set; otherwise see `hart.types`.
+Shapes: B images of a microbatch, N images of a set; otherwise see `hart.types`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from hart.data.samples import Condition
 from hart.data.transforms import slightly_moved, to_signed
 from hart.errors import HartError
 from hart.grids import ScaleSchedule
+from hart.randomness import generator_for
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.tokenizer.quantizer import CodeCorruption
 from hart.training.config import TransformerRecipe
 from hart.training.image_sources import EncodedImages, LoadedImages, MemoryImages, TrainingData
-from hart.training.randomness import generator_for
 from hart.training.task import Microbatch, TrainContext
 from hart.types import TextContext, TokenMaps
 
@@ -38,9 +38,9 @@ ENCODE_BATCH = 64
 
 @dataclass(frozen=True)
 class Conditions:
-    """What images are to be drawn from, one entry an image; what the source does not have is None.
+    """What B images are conditioned on; None where the source does not have it.
 
-    captions: one of each image's own. text: stored features, in their place. classes: (B,) int64. On the CPU.
+    captions: one of each image's own. text: stored features instead. classes: (B,) int64. Tensors are on the CPU.
     """
 
     captions: tuple[str, ...] | None = None
@@ -50,14 +50,14 @@ class Conditions:
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """maps: of B images, on the device. conditions: of the same images."""
+    """Token maps of B images, on the device, and their conditions."""
 
     maps: TokenMaps
     conditions: Conditions
 
 
 class TokenSource(ABC, Generic[D]):
-    """Token maps for stage `transformer`, and the conditions of the same images."""
+    """Makes the token maps and conditions of each microbatch."""
 
     def __init__(self, data: D, recipe: TransformerRecipe, tokenizer: HybridTokenizer, device: torch.device) -> None:
         self.data: D = data
@@ -68,18 +68,18 @@ class TokenSource(ABC, Generic[D]):
         self.device = device
 
     def prepare(self) -> None:
-        """What takes long and is done once, before the first step."""
+        """Do what takes long, once, before the first step."""
 
     @abstractmethod
     def batch(self, microbatch: Microbatch) -> TokenBatch:
-        """Those of a share. Raises `HartError` when they cannot be had."""
+        """The rows of a microbatch. Raises `HartError` when they cannot be read."""
 
     @abstractmethod
     def first(self, count: int) -> Conditions:
-        """Conditions of at most `count` images, always the same, for samples."""
+        """Conditions of the first `count` images at most, for samples."""
 
     def figures(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
-        """What is to be logged of a step that has just been made; `microbatch` holds all rows of the process."""
+        """Figures to log of the step just made; `microbatch` has all rows of the process."""
         return {}
 
 
@@ -95,15 +95,15 @@ def token_source(
     text_encoder: nn.Module | None,
     device: torch.device,
 ) -> TokenSource[Any]:
-    """Token maps of `data` as `tokenizer`, which is on `device`, makes them over the recipe's scales.
+    """Token maps of `data` over the recipe's scales; `tokenizer` is on `device`.
 
-    text_encoder: weights with which an encoded set must have been made; None for a model without text.
-    Raises `HartError` when the set has no captions (no classes), or was encoded otherwise.
+    text_encoder: the weights that an encoded set must have been made with; None for a model without text.
+    Raises `HartError` when the set lacks captions (or classes), or was encoded differently.
     """
     if recipe.code_corruption and recipe.augmentations == 1 and not isinstance(data, EncodedImages):
         raise ConfigError(
-            "TransformerRecipe.code_corruption are made in augmented versions: set augmentations to 2 or more, or "
-            "encode the set ahead"
+            "TransformerRecipe.code_corruption is for augmented versions: set augmentations to 2 or more, or encode "
+            "the set ahead"
         )
     match data:
         case MemoryImages():
@@ -117,7 +117,7 @@ def token_source(
 
 
 class MemoryTokens(TokenSource[MemoryImages]):
-    """Of images in memory; see `encode_all`."""
+    """From images in memory; see `encode_all`."""
 
     def __init__(
         self, data: MemoryImages, recipe: TransformerRecipe, tokenizer: HybridTokenizer, device: torch.device
@@ -130,39 +130,30 @@ class MemoryTokens(TokenSource[MemoryImages]):
         self._maps: TokenMaps | None = None
 
     def prepare(self) -> None:
-        """Encode all images, so that the tokenizer runs once and not in every step. A second call does nothing."""
+        """Encode all images; a second call does nothing."""
         if self._maps is None:
-            augmentations, code_corruption, seed = (
-                self.recipe.augmentations,
-                self.recipe.code_corruption,
-                self.recipe.trainer.seed,
-            )
             self._maps = encode_all(
                 self.tokenizer,
                 self.schedule,
                 self.captioned,
                 self.device,
-                augmentations=augmentations,
-                code_corruption=code_corruption,
-                seed=seed,
+                augmentations=self.recipe.augmentations,
+                code_corruption=self.recipe.code_corruption,
+                seed=self.recipe.trainer.seed,
             )
 
     def batch(self, microbatch: Microbatch) -> TokenBatch:
-        rows = self.data.rows(microbatch)
-        augmentations = torch.randint(
-            self.recipe.augmentations, (microbatch.batch_size,), generator=microbatch.generator("view")
-        )
+        rows, count = self.data.rows(microbatch), microbatch.batch_size
+        version = torch.randint(self.recipe.augmentations, (count,), generator=microbatch.generator("view"))
         if self._maps is not None:
-            maps = select(self._maps, microbatch.mine(augmentations) * len(self.captioned) + rows, self.device)
-        else:  # not prepared: of the images themselves
+            maps = select(self._maps, microbatch.mine(version) * len(self.captioned) + rows, self.device)
+        else:  # not prepared: the images themselves
             image = to_signed(self.captioned.images(rows).to(self.device))
             maps = self.tokenizer.token_maps(self.tokenizer.encode(image), self.schedule)
         if self._labels is not None:
             return TokenBatch(maps, Conditions(classes=self._labels[rows]))
-        uniform = microbatch.mine(
-            torch.rand(microbatch.batch_size, generator=microbatch.generator("captions"))
-        ).tolist()
-        choices = [self.captioned.captions(row) for row in rows.tolist()]
+        uniform = microbatch.mine(torch.rand(count, generator=microbatch.generator("captions"))).tolist()
+        choices = [self.captioned.texts[row] for row in rows.tolist()]
         captions = tuple(own[int(chance * len(own))] for own, chance in zip(choices, uniform, strict=True))
         return TokenBatch(maps, Conditions(captions=captions))
 
@@ -173,12 +164,12 @@ class MemoryTokens(TokenSource[MemoryImages]):
 
 
 class LiveTokens(TokenSource[LoadedImages]):
-    """Of images that are read, and encoded, in every step."""
+    """From images that are read and encoded in every step."""
 
     def batch(self, microbatch: Microbatch) -> TokenBatch:
         batch = self.data.loader.rows(microbatch.step, microbatch.rows)
-        image, code_corruption = self._augmented(batch.signed(self.device), microbatch)
-        maps = self.tokenizer.token_maps(self.tokenizer.encode(image), self.schedule, code_corruption)
+        image, wrong = self._augmented(batch.signed(self.device), microbatch)
+        maps = self.tokenizer.token_maps(self.tokenizer.encode(image), self.schedule, wrong)
         return TokenBatch(maps, Conditions(captions=batch.captions or None, classes=batch.labels))
 
     def first(self, count: int) -> Conditions:
@@ -191,25 +182,22 @@ class LiveTokens(TokenSource[LoadedImages]):
         return self.data.figures(microbatch, train_context, self.device)
 
     def _augmented(self, image: Tensor, microbatch: Microbatch) -> tuple[Tensor, CodeCorruption | None]:
-        """The images (B, 3, H, W) of a share, each in one of the recipe's views; all but the first are made anew."""
+        """Images (B, 3, H, W) in random versions, all but the first made anew, and the corruption of their codes."""
         if self.recipe.augmentations == 1:
             return image, None
         generator = microbatch.generator("view")
         further = torch.randint(self.recipe.augmentations, (microbatch.batch_size, 1), generator=generator) > 0
         moved = slightly_moved(image, torch.rand(4, microbatch.batch_size, generator=generator)[:, microbatch.rows])
         chosen = microbatch.mine(further).to(self.device)[..., None, None]
-        code_corruption = (
-            CodeCorruption(self.recipe.code_corruption * further, generator, microbatch.rows)
-            if self.recipe.code_corruption
-            else None
-        )
-        return torch.where(chosen, moved, image), code_corruption
+        largest = self.recipe.code_corruption
+        wrong = CodeCorruption(largest * further, generator, microbatch.rows) if largest else None
+        return torch.where(chosen, moved, image), wrong
 
 
 class StoredTokens(TokenSource[EncodedImages]):
-    """Of an encoded set: neither the tokenizer's encoder nor the text encoder runs.
+    """From an encoded set: neither the tokenizer's encoder nor the text encoder runs.
 
-    With code corruption the codes are made anew from the stored ones and the rest, which together are the latent.
+    With code corruption, codes are made anew from the latent, which is the sum of stored codes and residual.
     """
 
     def batch(self, microbatch: Microbatch) -> TokenBatch:
@@ -245,12 +233,10 @@ def encode_all(
     code_corruption: float = 0.0,
     seed: int = 0,
 ) -> TokenMaps:
-    """Token maps of every image of a set, kept where its pixels are: the tokenizer runs once, on `device`.
+    """Token maps of every image of a set, kept where its pixels are; the tokenizer runs on `device`.
 
-    augmentations: how many versions of the set follow each other; the first is as it is, the others are
-        `slightly_moved`.
-    code_corruption: largest share of wrong codes in an image of those others, see
-        `hart.tokenizer.quantizer.CodeCorruption`.
+    augmentations: versions of the set, one after the other: the images themselves, then `slightly_moved` ones.
+    code_corruption: largest share of wrong codes in a moved image, see `hart.tokenizer.quantizer.CodeCorruption`.
     """
     parts = []
     for augmentation in range(augmentations):
@@ -261,7 +247,8 @@ def encode_all(
             wrong = None
             if augmentation:
                 image = slightly_moved(image, torch.rand(4, rows, generator=generator))
-                wrong = CodeCorruption(torch.full((rows, 1), code_corruption), generator) if code_corruption else None
+                if code_corruption:
+                    wrong = CodeCorruption(torch.full((rows, 1), code_corruption), generator)
             maps = tokenizer.token_maps(tokenizer.encode(image), schedule, wrong)
             parts.append(select(maps, torch.arange(rows, device=device), data.pixels.device))
     return TokenMaps(
@@ -284,13 +271,12 @@ def select(maps: TokenMaps, rows: Tensor, device: torch.device) -> TokenMaps:
 def _require_fitting(
     encoded: EncodedSet, recipe: TransformerRecipe, tokenizer: HybridTokenizer, text_encoder: nn.Module | None
 ) -> None:
-    """Raises `HartError` unless a set was encoded with these weights, at these scales, with what the recipe needs."""
+    """Raises `HartError` unless a set was encoded with these weights and scales and has what the recipe needs."""
     there, text, by_class = encoded.settings, recipe.transformer.text, condition_of(recipe) == "label"
     if recipe.augmentations > 1:
         raise ConfigError(
             f"TransformerRecipe.augmentations is {recipe.augmentations}, but {encoded.folder} holds each image in one "
-            "version: set "
-            "augmentations = 1, or give the images that it was encoded from as data"
+            "version: set augmentations = 1, or give the images that it was encoded from as data"
         )
     if recipe.code_corruption and not there["residual"]:
         raise HartError(
@@ -320,6 +306,6 @@ def _require_fitting(
         )
     if fault:
         raise HartError(f"{encoded.folder} {fault}")
-    # by class the text, if there is any, is not used
+    # a class-conditional model does not use the text, if there is any
     theirs = there["text_encoder"] if by_class or text_encoder is None else fingerprint(text_encoder)
     encoded.require_made_by(tokenizer=fingerprint(tokenizer), text_encoder=theirs)

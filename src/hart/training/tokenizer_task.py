@@ -23,11 +23,11 @@ from hart.losses.adversarial import (
 from hart.losses.config import PerceptualConfig
 from hart.losses.tokenizer_loss import pixel_loss, tokenizer_loss
 from hart.networks.perceptual import perceptual_loss
+from hart.randomness import CPU, generator_for, seed_of
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.tokenizer.quantizer import CodeCorruption, code_counts, codebook_usage
 from hart.training.config import TokenizerRecipe
 from hart.training.image_sources import TrainingData, image_source, kept_data
-from hart.training.randomness import CPU, generator_for, seed_of
 from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext, image_row
 
 SAMPLES = 8
@@ -35,7 +35,7 @@ MODEL, DISCRIMINATOR = "model", "discriminator"
 
 
 def fresh_tokenizer(recipe: TokenizerRecipe) -> HybridTokenizer:
-    """A tokenizer with starting weights that the recipe's seed decides."""
+    """A tokenizer with initial weights from the recipe's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(recipe.trainer.seed, "weights"))
         return HybridTokenizer(recipe.tokenizer)
@@ -52,11 +52,11 @@ def start_from(recipe: TokenizerRecipe) -> HybridTokenizer:
 
 @dataclass
 class TokenizerBatch:
-    """Images (B, 3, H, W) in [-1, 1], which of the two latents the step decodes, and what the parts leave in it.
+    """Images (B, 3, H, W) in [-1, 1], which of the two latents the step decodes, and what the modules leave in it.
 
-    code_corruption: makes codes of a discrete latent wrong, anew at each pass; None leaves them right.
-    adversarial: how the tokenizer hears the discriminator; None before its start step, and without one.
-    reconstruction: (B, 3, H, W) without gradient, what the discriminator's loss compares with the images.
+    code_corruption: corrupts codes of a discrete latent, anew in each pass; None leaves them as they are.
+    adversarial: the adversarial term of the tokenizer's loss; None before its start step, and without one.
+    reconstruction: (B, 3, H, W) without gradient, which the discriminator's loss compares with the images.
     """
 
     step: int
@@ -68,7 +68,7 @@ class TokenizerBatch:
 
 
 class TokenizerStage(Task):
-    """What a step of the stage does with a batch, wherever the batch is from."""
+    """What a step of the stage does with a batch, real or made up for a dry run."""
 
     # convolutions, called through several methods, with a codebook that is changed between steps
     shardable = False
@@ -80,8 +80,8 @@ class TokenizerStage(Task):
         # channels-last lets the convolutions of CPUs and GPUs run without transposing
         self.module: HybridTokenizer = tokenizer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if recipe.decoder_only:
-            for optimized in (self.module.encoder, self.module.quant_conv, self.module.quantizer):
-                optimized.requires_grad_(False)
+            for frozen in (self.module.encoder, self.module.quant_conv, self.module.quantizer):
+                frozen.requires_grad_(False)
         sizes = recipe.tokenizer
         self._counts = torch.zeros(len(sizes.scales), sizes.codebook_size, dtype=torch.int64, device=device)
         self._residuals: list[Tensor] = []
@@ -91,7 +91,7 @@ class TokenizerStage(Task):
                 self.module,
                 recipe.optimizer,
                 blocks,
-                before_losses=self.hear_discriminator,
+                before_losses=self.add_adversarial_term,
                 counters={"codes": self._counts},
             )
         }
@@ -111,12 +111,12 @@ class TokenizerStage(Task):
         """The frozen network of a perceptual loss, with its weights."""
         return perceptual_loss(config.kind, config.files)
 
-    def hear_discriminator(self, batches: Sequence[TokenizerBatch], train_context: TrainContext) -> None:
-        """From the discriminator's start step on, give each share its adversarial term.
+    def add_adversarial_term(self, batches: Sequence[TokenizerBatch], train_context: TrainContext) -> None:
+        """From the discriminator's start step on, give each microbatch its adversarial term.
 
-        All have the adaptive weight of the whole batch. Where a process computes its rows at once, it comes from the
-        graph of the loss itself; where it computes them in parts, none of them can know it, and they are decoded once
-        before, with a graph for the last layer alone.
+        All share the adaptive weight of the whole batch. It comes from the graph of the loss itself where a process
+        computes its rows at once; of several microbatches none can know it, and they are decoded once before, with a
+        graph for the last layer alone.
         """
         adversarial = self.recipe.adversarial
         if adversarial is None or not adversarial.active(batches[0].step):
@@ -165,7 +165,7 @@ class TokenizerStage(Task):
 
     @torch.no_grad()
     def after_step(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
-        """At the end of each `usage_window`, say how each scale uses the codebook, and revive dead codes."""
+        """At the end of each `usage_window`, report how each scale uses the codebook, and revive dead codes."""
         residuals, self._residuals = self._residuals, []
         figures: dict[str, float] = {}
         window_ends = (microbatch.step + 1) % self.recipe.usage_window == 0
@@ -185,7 +185,7 @@ class TokenizerStage(Task):
         return figures
 
     def _revive(self, dead: Tensor, residuals: Tensor, microbatch: Microbatch, train_context: TrainContext) -> None:
-        """Move codes onto random vectors of the last scale's residual (B, D, n_K, n_K)."""
+        """Move dead codes onto random vectors of the last scale's residuals (B, D, n_K, n_K)."""
         vectors = train_context.gather(residuals).permute(0, 2, 3, 1).flatten(0, 2)
         chosen = torch.randint(len(vectors), (len(dead),), generator=microbatch.generator("revived codes"))
         codebook = self.module.quantizer.codebook.weight
@@ -228,7 +228,7 @@ class TokenizerTask(TokenizerStage):
         )
 
     def samples(self, step: int, module: nn.Module) -> dict[str, Image.Image]:
-        """The first images: as they are, from codes alone, and from codes with the exact residual."""
+        """The first images, and their reconstructions from codes alone and with the exact residual."""
         assert isinstance(module, HybridTokenizer)
         image = self.images.first(SAMPLES).to(self.device)
         rebuilt = (module.reconstruct(image, discrete=discrete) for discrete in (True, False))

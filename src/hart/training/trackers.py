@@ -1,4 +1,4 @@
-"""Where figures and images of a run go: a JSONL file always, TensorBoard and Weights & Biases where asked."""
+"""The log of a run: always a JSONL file; TensorBoard and Weights & Biases if the recipe says so."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from hart.training.config import StageRecipe
 
 LOG_FILE = "metrics.jsonl"
 EXTRAS = {"tensorboard": "train", "wandb": "wandb"}
-"""Tracker, which is the name of its package too -> the extra that installs it."""
+"""Tracker (and package) -> the extra that installs it."""
 
 
 class RunLog:
-    """`metrics.jsonl`, a line a report, `samples/` with a PNG an image, and the trackers that the recipe names."""
+    """`metrics.jsonl` with a line per report, `samples/` with PNG files, and the trackers that the recipe names."""
 
     def __init__(self, recipe: StageRecipe, folder: Path, step: int, note: Callable[[str], None]) -> None:
-        """Drops lines after `step`, which the run is about to write again, and such as are none.
+        """Drops damaged lines, and those after `step`, which the run is about to write again.
 
-        note: called with how many were none; one that a killed run has cut short is not worth a word.
+        note: called with the number of damaged lines, unless it is only the last, cut short by a killed run.
         Raises `HartError` for a tracker that is not installed.
         """
         self.folder = folder
@@ -74,14 +74,14 @@ def _tracker(name: str, recipe: StageRecipe, folder: Path, step: int) -> General
         import_module(name)
     except ModuleNotFoundError:
         raise HartError(f'the tracker "{name}" is not installed: run {install_command(EXTRAS[name])}') from None
-    if name == "tensorboard":  # what was logged after `step` is made again
+    if name == "tensorboard":  # steps after `step` will be logged again
         return TensorBoardTracker("tensorboard", folder, purge_step=step + 1)
-    run = folder.resolve().name  # the same run where the folder is the same
+    run = folder.resolve().name  # the same folder is the same run
     return WandBTracker("hart", name=run, id=run, dir=folder, config=recipe.to_dict(), resume="allow")
 
 
 def _step_of(line: bytes) -> int | None:
-    """Of a whole line of the log; None for anything else."""
+    """The step of a line of the log; None for a damaged line."""
     try:
         values = json.loads(line) if line.endswith(b"\n") else None
     except (ValueError, RecursionError):

@@ -1,7 +1,7 @@
-"""The training loop: step, average, log, show, save, resume. Knows only `Task`, no images and no tokens.
+"""The training loop: step, average, log, sample, save, resume. It knows `Task` only, neither images nor tokens.
 
-Everything random in step n comes from generators seeded with (seed, purpose, n), so that a run resumed at step n
-goes on as an unbroken one would, whatever the number of processes.
+All randomness of step n comes from generators seeded with (seed, purpose, n), so that a run resumed at step n
+continues as an unbroken one would, whatever the number of processes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hart.training.trackers import LOG_FILE, RunLog
 
 
 class Trainer:
-    """Runs a task for `recipe.trainer.steps` steps in `folder`, going on from the checkpoint found there."""
+    """Runs a task for `recipe.trainer.steps` steps in `folder`, resuming from the checkpoint there, if any."""
 
     def __init__(
         self,
@@ -42,15 +42,15 @@ class Trainer:
         on_note: Callable[[str], None] | None = None,
         accept_changes: bool = False,
     ) -> None:
-        """distributed: by default those that the recipe and the launch ask for.
+        """distributed: by default what the recipe and the launch ask for.
 
         macs: multiply-accumulates of one image's forward pass, for the MFU; 0 leaves it out.
         on_step, on_log: called in the main process after each step, and with the averages of each log line.
-        on_note: called in the main process with what a person should know.
-        accept_changes: go on although recipe, data or frozen networks are not those of the checkpoint; from then on
-        these are the run's. Weights must still fit.
-        Raises `HartError` when the folder holds a run of another recipe, data or networks, or a damaged checkpoint. One
-        process at a time may use a folder; see `hart.commands.locks`.
+        on_note: called in the main process with messages for the user.
+        accept_changes: resume although recipe, data or frozen networks are not those of the checkpoint, and record the
+        new ones. Weights must still fit.
+        Raises `HartError` when the folder holds a run of another recipe, data or networks, or a damaged checkpoint.
+        Only one process at a time may use a folder; see `hart.commands.locks`.
         """
         self.task = task
         self.recipe = recipe
@@ -74,14 +74,14 @@ class Trainer:
             self.stepper.load_state_dict(state["weights"])
             self.means.sums, self.means.counts = state["sums"], state["counts"]
             self.step = self.saved = state["step"]
-        # nobody may still be looking for the checkpoint
+        # no process may still be looking for the checkpoint
         self.distributed.wait()
         if self.distributed.main:
             with self.run_folder.writing("the recipe"):
                 folder.mkdir(parents=True, exist_ok=True)
             if state is not None and self._changes:
-                self._note(f"goes on with changes: {', '.join(self._changes)}")
-                if self.step <= self.config.steps:  # else nothing is trained with them
+                self._note(f"resumes with changes: {', '.join(self._changes)}")
+                if self.step <= self.config.steps:  # or nothing is trained with them
                     self.run_folder.save(self.step, state | {"identity": self.identity.to_dict()})
             self.run_folder.write_recipe(recipe)
             self.run_folder.tidy()
@@ -99,7 +99,7 @@ class Trainer:
                 f"{', '.join(self._changes)}; choose another folder, or go on with --accept-changes"
             )
         if theirs is None or (self.identity.sources and not theirs.sources):
-            self._note("this run was begun by a version that did not keep what it learns from: taken as unchanged")
+            self._note("an older version began this run and did not record what it learns from: taken as unchanged")
         try:
             self.stepper.check(state["weights"])
         except DamagedError as error:
@@ -114,8 +114,7 @@ class Trainer:
     def run(self) -> None:
         """Train to the end; the averaged model is written with every checkpoint.
 
-        Ctrl-C and SIGTERM, in any of the processes, end the run after the step in progress, with a checkpoint: raises
-        `Stopped`.
+        Ctrl-C or SIGTERM in any process ends the run after the current step, with a checkpoint, and raises `Stopped`.
         """
         if self.step >= self.config.steps:
             self._restore_model()
@@ -142,7 +141,7 @@ class Trainer:
         speed = Speed(config, self.macs, self._peak(), time.perf_counter)
         while self.step < config.steps:
             batches = stop.unless_stopped(lambda: self.stepper.batches(self.step))
-            # all stop at one step: those that wait for data give up, those that have some do not use it
+            # all stop at the same step: those that wait for data give up, those that have some do not use it
             if number := self.distributed.largest(stop.number or 0):
                 self._stop(number)
             assert batches is not None
@@ -161,7 +160,7 @@ class Trainer:
                 self._save()
 
     def _peak(self) -> float:
-        """Operations a second of all processes together; 0 where the task's own are unknown."""
+        """Operations per second of all processes; 0 where those of the task are unknown."""
         if not self.macs:
             return 0.0
         dtype = torch.bfloat16 if self.config.precision == "bfloat16" else torch.float32
@@ -191,18 +190,19 @@ class Trainer:
     def _stop(self, number: int) -> NoReturn:
         if self.saved < self.step:
             self._save()
-        kept = f"{self.run_folder.path(self.step)}; the same command goes on from there" if self.step else "nothing yet"
-        # one process says it for all
+        path = self.run_folder.path(self.step)
+        kept = f"{path}; the same command continues from there" if self.step else "nothing yet"
+        # one process speaks for all
         raise Stopped("" if not self.distributed.main else f"stopped after step {self.step}; kept: {kept}", number)
 
     def _restore_model(self) -> None:
-        """Write the model of a finished run again where a file of it is gone."""
+        """Write the model of a finished run again if any of its files is gone."""
         folder = self.folder / MODEL_FOLDER
         whole = folder.is_dir() and all((folder / name).exists() for name in self._model_files)
         if self.distributed.largest(int(self.distributed.main and not whole)):
             module = self.stepper.averaged_module()
             if module is not None:
-                self._note(f"{folder} was not whole: it is written again from the checkpoint")
+                self._note(f"{folder} was incomplete: it is written again from the checkpoint")
                 self._save_model(module)
 
     def _save_model(self, module: nn.Module) -> list[str]:
@@ -222,7 +222,7 @@ class Trainer:
             "weights": self.stepper.state_dict(),
         }
         if module is not None:
-            # the model first: a checkpoint that says "finished" must find its model written
+            # the model first: where a checkpoint says "finished", its model must exist
             state["model"] = self._save_model(module)
             self.run_folder.save(self.step, state)
         self.saved = self.step

@@ -51,7 +51,7 @@ def test_set_holds_every_visible_icon_with_its_captions(tmp_path: Path, cache: P
     data = open_dataset(tmp_path / "set", "train", 16)
     assert len(data) == summary.train
     assert not data.damaged
-    corner_is_white = data.image(0)[:, 0, 0].tolist() == [255, 255, 255]
+    corner_is_white = data.pixels[0][:, 0, 0].tolist() == [255, 255, 255]
     assert corner_is_white
 
 
@@ -144,7 +144,7 @@ def test_a_stopped_build_goes_on_and_a_complete_one_is_left_alone(
         "train-0001.tar",
     ]
     for address, kind in ((tmp_path / "set", None), (tmp_path / "set" / "train-0000.tar", "stream")):
-        with pytest.raises(HartError, match="not finished: run the same command again"):
+        with pytest.raises(HartError, match="not finished: run the command that builds it again"):
             open_source(address, kind=kind)
     drawn: list[int] = []
     resumed = build_emoji(

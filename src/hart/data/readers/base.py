@@ -1,4 +1,4 @@
-"""What all formats do alike. A reader lists its records and reads one; what is damaged is skipped and counted here."""
+"""What all formats share: a reader lists its records and reads one of them; damage is collected here."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from hart.data.splits import divide
 from hart.errors import HartError
 
 Read = tuple[Note, bytes]
-"""What is said about an image, and its encoded image."""
+"""What is said about an image, and the encoded image."""
 
 
 class Listed(NamedTuple):
-    """What must be known of every image before the first is read. name: which decides the split, if the hash does."""
+    """What must be known of every image before the first is read. name: its hash may decide the split."""
 
     label: int | str | None = None
     weight: float = 1.0
@@ -32,19 +32,19 @@ class Listed(NamedTuple):
 class RowReader(ABC):
     """A `hart.data.sources.Source`: a format of which any record can be read at any time.
 
-    Records are known by their place, which a reader chooses: small, since there may be millions.
+    A record is known by its place, which the reader chooses: a small value, since there may be millions.
     """
 
     digest_kind: str
-    """First word of its digest: it never changes."""
+    """First word of the digest; it never changes."""
     digests_classes = False
     remark = ""
     """End of the description."""
 
     def __init__(self, title: str, *, division: str | None = None, classes: tuple[str, ...] | None = None) -> None:
-        """title: what the set is, for people. division: the split to keep, where names decide it by their hash.
+        """title: what the set is, for people. division: the split to keep, where the hash of the name decides it.
 
-        classes: names of the labels; told from the labels where they are not given.
+        classes: names of the labels; by default taken from the labels.
         """
         weights, names = array("d"), list[str]()
         places: list[Any] = []
@@ -61,7 +61,7 @@ class RowReader(ABC):
             weights.append(listed.weight)
             if division is not None:
                 names.append(listed.name)
-        # before the set is divided, so that all splits number the classes alike
+        # before the split, so that all splits number the classes alike
         numbers, found = number_classes(labels)
         self.classes = found if classes is None else classes
         self.damaged = tuple(damaged)
@@ -76,11 +76,11 @@ class RowReader(ABC):
 
     @abstractmethod
     def records(self) -> Iterator[tuple[Any, Callable[[], Listed] | str]]:
-        """The place of every record, with a call that looks at it or raises `DamagedSample`, or with its fault."""
+        """The place of each record, with a function that inspects it (may raise `DamagedSample`), or with its fault."""
 
     @abstractmethod
     def name(self, place: Any) -> str:
-        """Where a record lies, for messages."""
+        """Where a record is stored, for messages."""
 
     @abstractmethod
     def read_record(self, place: Any) -> Read:
@@ -88,7 +88,7 @@ class RowReader(ABC):
 
     @abstractmethod
     def mark(self, place: Any, label: int | None) -> tuple[str | bytes, ...]:
-        """What a digest covers of a record; never fails."""
+        """What the digest covers of a record; never fails."""
 
     def __len__(self) -> int:
         return len(self._places)
@@ -112,14 +112,14 @@ class RowReader(ABC):
 
 
 class StreamReader(ABC):
-    """A `hart.data.sources.Stream`: a format whose records come one after the other, in units."""
+    """A `hart.data.sources.Stream`: a format whose records come in order, in units."""
 
     units: tuple[str, ...]
     description: str
 
     @abstractmethod
     def records(self, unit: int) -> Iterator[tuple[str, Callable[[], Read] | str]]:
-        """The name of every record, with a call that reads it or raises `DamagedSample`, or with its fault."""
+        """The name of each record, with a function that reads it (may raise `DamagedSample`), or with its fault."""
 
     @abstractmethod
     def digest(self) -> str: ...
@@ -132,7 +132,7 @@ class StreamReader(ABC):
                 yield Damage(key, str(error))
                 continue
             if note.weight != 1:
-                raise HartError(f"{key} has a weight, which a stream cannot follow: read local shards as kind 'shards'")
+                raise HartError(f"{key} has a weight, which a stream cannot honour: read local shards as kind 'shards'")
             yield Sample(key, image, note.captions, class_number(note.label), record=note.record)
 
 

@@ -12,19 +12,20 @@ from pathlib import Path
 from hart.data.digests import ABSENT, mark_image
 from hart.data.notes import NOTE_LIMIT, NOTE_SUFFIXES, Note, read_notes
 from hart.data.readers.base import Listed, Read, RowReader
-from hart.data.samples import DamagedSample, one_line, read_sample_image, shown, text_fault
+from hart.data.samples import DamagedSample, read_sample_image, text_fault
 from hart.data.splits import SPLIT_NAMES, WHOLE, divide, require_hash_split, split_names
 from hart.errors import HartError
 from hart.files import FileError, read_bytes
+from hart.strict import printable, reason
 
 IMAGE_SUFFIXES = frozenset({"webp", "png", "jpg", "jpeg", "bmp"})
 
 
 @dataclass(frozen=True, slots=True)
 class FolderImage:
-    """An image in a folder, small since there may be millions.
+    """An image in a folder; a small object, since there may be millions.
 
-    notes: names of the files beside it, one of a kind. fault: why it cannot be used; empty for none.
+    notes: names of the files beside it, one of each kind. fault: why it cannot be used; empty for none.
     """
 
     path: Path
@@ -36,21 +37,21 @@ class FolderImage:
         return {_parts(name)[1]: self.path.with_name(name) for name in self.notes}
 
     def read_notes(self, kinds: Collection[str] = NOTE_SUFFIXES) -> Note:
-        """What the notes of some kinds say. Raises `DamagedSample`."""
+        """The notes of some kinds. Raises `DamagedSample`."""
         try:
             files = {kind: read_bytes(file, NOTE_LIMIT) for kind, file in self.note_files().items() if kind in kinds}
             return read_notes(files)
         except FileError as error:
-            raise DamagedSample(one_line(error)) from None
+            raise DamagedSample(reason(error)) from None
 
 
 def list_images(folder: Path) -> Iterator[FolderImage]:
-    """Every image below a folder, in order of path; hidden files and folders are left out.
+    """Every image below a folder, sorted by path; hidden files and folders are left out.
 
-    Linked folders are followed, but for one that leads back to a folder that it lies in. A folder that cannot be
-    listed stands in the place of its images, with its fault.
+    Links to folders are followed, unless they lead back to a folder that contains them. A folder that cannot be listed
+    takes the place of its images, with its fault.
     """
-    # a stack, since folders can lie deeper in each other than functions can call each other
+    # a stack: folders can be nested deeper than function calls
     waiting: list[tuple[Path, frozenset[tuple[int, int]], str]] = [(folder, frozenset(), "")]
     while waiting:
         place, above, fault = waiting.pop()
@@ -70,7 +71,7 @@ def list_images(folder: Path) -> Iterator[FolderImage]:
 
 
 def split_folder(path: Path, split: str) -> Path | None:
-    """The folder of a split, None for a set that is not divided. Raises `HartError` for a split that cannot be had."""
+    """The folder of a split; None for a set that is not divided. Raises `HartError` for a split that does not exist."""
     for name in split_names(split):
         if (path / name).is_dir():
             return path / name
@@ -82,7 +83,7 @@ def split_folder(path: Path, split: str) -> Path | None:
 
 
 class FolderReader(RowReader):
-    """`picture.png` with `picture.txt`, `.json` or `.cls` beside it, at any depth."""
+    """`image.png` with `image.txt`, `.json` or `.cls` beside it, at any depth."""
 
     digest_kind = "captioned images"
     title = "folder"
@@ -109,7 +110,7 @@ class FolderReader(RowReader):
         return Listed(weight=file.read_notes({"json"}).weight if "json" in file.note_files() else 1.0)
 
     def name(self, place: FolderImage) -> str:
-        return shown(str(place.path))
+        return printable(str(place.path))
 
     def read_record(self, place: FolderImage) -> Read:
         return place.read_notes(), read_sample_image(place.path)
@@ -125,10 +126,10 @@ class FolderReader(RowReader):
 
 
 class ClassFolderReader(FolderReader):
-    """`class/picture.png`: the name of the folder is the class; classes are numbered in alphabetical order.
+    """`class/image.png`: the folder is the class; classes are numbered in alphabetical order.
 
-    With a folder per split, the classes of all splits are numbered together, so that a class that one of them
-    lacks does not shift the others.
+    With a folder per split, the classes of all splits are numbered together, so that one that a split lacks does not
+    shift the others.
     """
 
     digest_kind = "images by class"
@@ -142,7 +143,7 @@ class ClassFolderReader(FolderReader):
             roots = [path / name for name in sorted(siblings) if (path / name).is_dir()]
         classes = sorted({folder.name for root in roots for folder in root.iterdir() if _is_class(folder, root)})
         if not classes:
-            raise HartError(f"{path} ({split}): no folders to take as classes: put the images of a class in a folder")
+            raise HartError(f"{path} ({split}): no class folders: put the images of each class in a folder")
         self._numbers = {name: number for number, name in enumerate(classes)}
         super().__init__(path, split, tuple(classes))
 
@@ -162,7 +163,7 @@ class ClassFolderReader(FolderReader):
 def _is_class(folder: Path, root: Path) -> bool:
     if not folder.is_dir() or folder.name.startswith(".") or text_fault(folder.name):
         return False
-    # a link that leads back is followed nowhere
+    # not a link that leads back
     return not root.resolve().is_relative_to(folder.resolve())
 
 
@@ -174,9 +175,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _images_among(place: Path, names: Sequence[str], fault: str) -> Iterator[FolderImage]:
-    """The images among the files of a folder, each with its notes; suffixes in upper or lower case.
+    """The images among the files of a folder, with their notes; suffixes in upper or lower case.
 
-    fault: of the folder's own name.
+    fault: that of the folder's own name.
     """
     notes: dict[str, dict[str, list[str]]] = {}
     for name in names:
@@ -190,7 +191,7 @@ def _images_among(place: Path, names: Sequence[str], fault: str) -> Iterator[Fol
         own = notes.get(stem, {})
         reason = f"its name {named}" if (named := fault or text_fault(name)) else ""
         if twice := [files for files in own.values() if len(files) > 1]:
-            reason = f"two notes of one kind lie beside it: {', '.join(twice[0])}"
+            reason = f"two notes of one kind are beside it: {', '.join(twice[0])}"
         yield FolderImage(place / name, tuple(files[0] for files in own.values()), reason)
 
 

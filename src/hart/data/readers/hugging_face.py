@@ -1,4 +1,4 @@
-"""Hugging Face datasets through the library `datasets`: rows lie in memory-mapped Arrow files, at random."""
+"""Hugging Face data sets through the library `datasets`: memory-mapped Arrow files, read at random."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from hart.data.digests import ABSENT, mark_bytes
 from hart.data.notes import WEIGHT_FIELD, Columns, read_label, read_record, read_weight
 from hart.data.readers.base import Listed, Read, RowReader
 from hart.data.readers.parquet import read_row, require_sound
-from hart.data.samples import DamagedSample, one_line, read_image_field
+from hart.data.samples import DamagedSample, read_image_field
 from hart.data.splits import split_names
 from hart.errors import HartError
+from hart.strict import reason
 
 PREFIX = "hf:"
 READ_ROWS = 1000
-"""Rows of labels and weights read at a time."""
+"""Rows whose labels and weights are read at a time."""
 
 
 class HuggingFaceReader(RowReader):
     """A split of a data set: "hf:OWNER/NAME", "hf:OWNER/NAME:CONFIG", or a folder written by `save_to_disk`.
 
-    Images stay encoded until an image is read. A `ClassLabel` column gives the class names.
+    Images stay encoded until they are read. A `ClassLabel` column gives the class names.
     """
 
     digest_kind = "Hugging Face"
@@ -43,7 +44,7 @@ class HuggingFaceReader(RowReader):
         feature = table.features.get(self._columns.label)
         named = isinstance(feature, datasets.ClassLabel)
         require_sound(table.data.table, where)
-        # columns as Arrow has them: images are not decoded, and what is damaged is met row by row
+        # Arrow columns: images are not decoded, and damage shows row by row
         self._table = table.with_format("arrow")
         self._set = name
         super().__init__(f"{where} ({split})", classes=tuple(feature.names) if named else None)
@@ -104,7 +105,7 @@ def _load(name: str, split: str) -> Any:
     except HartError:
         raise
     except Exception as error:  # the library raises whatever its builders and the network raise
-        raise HartError(f"{name}: the library datasets cannot load it: {one_line(error)}") from None
+        raise HartError(f"{name}: the library datasets cannot load it: {reason(error)}") from None
     return table
 
 

@@ -1,4 +1,4 @@
-"""JSON lines: an image's path and its captions or label on each line."""
+"""JSON lines: the path of an image with its captions or label on each line."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from typing import Any, BinaryIO
 from hart.data.digests import ABSENT, mark_bytes, mark_image
 from hart.data.notes import IMAGE_FIELDS, NOTE_LIMIT, Columns, read_record
 from hart.data.readers.base import Listed, Read, RowReader
-from hart.data.samples import DamagedSample, one_line, read_image_field, text_fault
+from hart.data.samples import DamagedSample, read_image_field, text_fault
 from hart.errors import HartError
 from hart.files import MEBIBYTE, FileError, open_regular, parse_json
+from hart.strict import reason
 
 
 class JsonlReader(RowReader):
     """Lines such as {"image": "a/b.png", "caption": "a cat"}; paths are relative to the file's folder.
 
-    Only where each line begins is kept in memory; a line is read again when its image is.
+    Memory holds only where each line begins; a line is read again with its image.
     """
 
     digest_kind = "JSON lines"
     digests_classes = True
 
     def __init__(self, file: Path, columns: Columns, split: str | None = None) -> None:
-        """split: keep only the images that belong to it by the hash of their name; None keeps all."""
+        """split: keep only the images that the hash of the name puts in it; None keeps all."""
         self._file = file
         self._columns = columns
         self._fields: set[str] = set()
@@ -57,7 +58,7 @@ class JsonlReader(RowReader):
         return Listed(note.label, note.weight, str(image))
 
     def name(self, place: int) -> str:
-        # while the file is listed, its lines are counted
+        # lines are counted while the file is listed
         return f"{self._file}:{self._line}" if self._line else f"{self._file} at byte {place}"
 
     def read_record(self, place: int) -> Read:
@@ -66,7 +67,7 @@ class JsonlReader(RowReader):
                 lines.seek(place)
                 record = _parse(lines.readline(NOTE_LIMIT + 1))
         except FileError as error:
-            raise DamagedSample(one_line(error)) from None
+            raise DamagedSample(reason(error)) from None
         columns = self._columns.among(record)
         return read_record(record, columns), read_image_field(record.get(columns.image), self._file.parent)
 
@@ -78,7 +79,7 @@ class JsonlReader(RowReader):
             record = _parse(line)
             image: Any = record.get(self._columns.among(record).image)
             if isinstance(image, str) and "://" not in image:
-                # it need not be read whole for its mark
+                # the mark need not read the whole file
                 return line.strip(), mark_image(self._file.parent / image)
             return line.strip(), mark_bytes(read_image_field(image, self._file.parent))
         except DamagedSample:
@@ -86,7 +87,7 @@ class JsonlReader(RowReader):
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Where each line begins, and the line; of one longer than `NOTE_LIMIT` the beginning, which is longer too."""
+    """Where each line begins, and the line; one longer than `NOTE_LIMIT` is cut to one byte more."""
     start = 0
     while line := file.readline(NOTE_LIMIT + 1):
         yield start, line
@@ -103,7 +104,7 @@ def _parse(line: bytes) -> Mapping[str, Any]:
     try:
         record = parse_json(line, "the line")
     except FileError as error:
-        raise DamagedSample(one_line(error)) from None
+        raise DamagedSample(reason(error)) from None
     if not isinstance(record, dict):
         raise DamagedSample("no JSON object")
     return record

@@ -1,4 +1,4 @@
-"""Parquet files, read with pyarrow as a stream of row groups: one row cannot be had without its group."""
+"""Parquet files, read with pyarrow as a stream of row groups: a row cannot be read without its group."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from typing import Any
 from hart.data.digests import SetDigest, mark_image, mark_shard
 from hart.data.notes import WEIGHT_FIELD, Columns, read_record
 from hart.data.readers.base import Read, StreamReader
-from hart.data.samples import DamagedSample, one_line, read_image_field, shown
+from hart.data.samples import DamagedSample, read_image_field
 from hart.errors import HartError
 from hart.files import require_regular
+from hart.strict import printable, reason
 
 READ_ROWS = 16
 """Rows decoded at a time: images are large."""
@@ -37,16 +38,16 @@ class ParquetStream(StreamReader):
                     self._groups += [(file, group) for group in range(table.num_row_groups)]
                     rows += table.metadata.num_rows
             except _BrokenFileError as error:
-                raise HartError(f"{file}: no readable Parquet file ({one_line(error)}); copy it again") from None
+                raise HartError(f"{file}: not a readable Parquet file ({reason(error)}); copy it again") from None
             names = here if file is files[0] else names
             if here != names:
                 raise HartError(f"{file}: its columns differ from those of {files[0]}: read them as two sets")
         if not self._groups:
-            raise HartError(f"{files[0]}: no rows in it: give another file")
+            raise HartError(f"{files[0]}: it has no rows: give another file")
         if WEIGHT_FIELD in names:
-            raise HartError(f"{files[0]}: has a column 'weight', which a stream cannot follow: drop it")
+            raise HartError(f"{files[0]}: has a column 'weight', which a stream cannot honour: drop it")
         self._columns = columns.resolve(names, str(files[0]))
-        self.units = tuple(shown(f"{file}, row group {group}") for file, group in self._groups)
+        self.units = tuple(printable(f"{file}, row group {group}") for file, group in self._groups)
         self.description = f"{len(files)} Parquet files in {files[0].parent}: {rows} rows, {len(self.units)} row groups"
 
     def records(self, unit: int) -> Iterator[tuple[str, Callable[[], Read] | str]]:
@@ -60,7 +61,7 @@ class ParquetStream(StreamReader):
                     for number in range(batch.num_rows):
                         yield f"{self.units[unit]}, row {next(rows)}", partial(self._read, batch, number, file.parent)
         except _BrokenFileError as error:
-            yield self.units[unit], f"cannot be read to its end ({one_line(error)})"
+            yield self.units[unit], f"cannot be read to its end ({reason(error)})"
 
     def _read(self, batch: Any, number: int, folder: Path) -> Read:
         record = read_row(batch, number)
@@ -68,7 +69,7 @@ class ParquetStream(StreamReader):
         return read_record(record, self._columns), read_image_field(image, folder)
 
     def digest(self) -> str:
-        """Images are marked in the bytes of the file, not one by one, but for those that lie beside it."""
+        """Images inside the file are marked with it as a whole; those beside it, one by one."""
         digest = SetDigest("Parquet")
         for file in dict.fromkeys(file for file, _ in self._groups):
             digest.add(mark_shard(file))
@@ -78,7 +79,7 @@ class ParquetStream(StreamReader):
                         for number in range(batch.num_rows):
                             self._add_row(digest, batch, number, file.parent)
             except _BrokenFileError as error:
-                digest.add(one_line(error))
+                digest.add(reason(error))
         return digest.hexdigest()
 
     def _add_row(self, digest: SetDigest, batch: Any, number: int, folder: Path) -> None:
@@ -93,7 +94,7 @@ class ParquetStream(StreamReader):
         digest.add(json.dumps(record, sort_keys=True, default=str), mark)
 
     def _small_columns(self, schema: Any) -> list[str]:
-        """All that is read but the images themselves."""
+        """Everything read but the images themselves."""
         import pyarrow as pa
 
         wanted = [name for name in (self._columns.caption, self._columns.label) if name]
@@ -106,25 +107,25 @@ class ParquetStream(StreamReader):
 
 
 def read_row(batch: Any, number: int) -> dict[str, Any]:
-    """A row of an Arrow table or batch. Raises `DamagedSample` for what has no counterpart in Python."""
+    """A row of an Arrow table or batch. Raises `DamagedSample` for values that Python cannot hold."""
     import pyarrow as pa
 
     try:
         return {name: batch.column(name)[number].as_py() for name in batch.schema.names}
     except (pa.ArrowException, ValueError, OverflowError, ArithmeticError, KeyError) as error:
-        raise DamagedSample(f"the row cannot be read ({one_line(error)})") from None
+        raise DamagedSample(f"the row cannot be read ({reason(error)})") from None
 
 
 def require_sound(table: Any, where: str) -> None:
-    """Raises `HartError` for an Arrow table that points outside its own memory: reading it would end the program."""
+    """Raises `HartError` for an Arrow table that points outside its own memory: reading it would crash."""
     import pyarrow as pa
 
     try:
         table.validate(full=True)
     except pa.ArrowInvalid as error:
-        # text that is no text is met row by row
+        # invalid text shows row by row
         if "UTF8" not in str(error):
-            raise HartError(f"{where}: damaged ({one_line(error)}): copy or build it again") from None
+            raise HartError(f"{where}: damaged ({reason(error)}): copy or build it again") from None
 
 
 class _BrokenFileError(Exception):
@@ -133,7 +134,7 @@ class _BrokenFileError(Exception):
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Any]:
-    """A Parquet file. Raises `_BrokenFileError` for whatever goes wrong with it, also in the block."""
+    """A Parquet file. Raises `_BrokenFileError` for whatever goes wrong with it, in the block too."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -143,4 +144,4 @@ def _opened(file: Path) -> Iterator[Any]:
     except (pa.ArrowException, OSError, ValueError, KeyError, OverflowError, MemoryError) as error:
         if isinstance(error, HartError):
             raise
-        raise _BrokenFileError(one_line(error)) from None
+        raise _BrokenFileError(reason(error)) from None

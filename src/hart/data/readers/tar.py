@@ -1,6 +1,6 @@
-"""Tar shards in WebDataset form: at random from files of this machine, or one after the other from anywhere.
+"""Tar shards in WebDataset form: local ones at random, or in order from anywhere.
 
-The library `webdataset` opens what lies elsewhere. What members belong together is the same however a shard is read.
+The library `webdataset` opens remote shards. Members are grouped alike however a shard is read.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ from hart.data.images import MAX_FILE
 from hart.data.notes import NOTE_LIMIT, NOTE_SUFFIXES, Note, read_notes
 from hart.data.readers.base import Listed, Read, RowReader, StreamReader
 from hart.data.readers.folder import IMAGE_SUFFIXES
-from hart.data.samples import DamagedSample, one_line, shown, text_fault
+from hart.data.samples import DamagedSample, text_fault
 from hart.errors import HartError
 from hart.files import FileError, open_regular
+from hart.strict import printable, reason
 
 TWICE = "its name comes twice in the shard"
 MAX_MEMBER = 2**34
-"""Bytes that a header may claim: the library would skip more for hours, and go round in circles for less than none."""
+"""Bytes that a header may claim: the library would skip more for hours, and loop for ever on a negative number."""
 TAR_FAULTS = (tarfile.TarError, FileError, EOFError, OSError, ValueError, OverflowError, zlib.error)
-"""What a damaged archive makes the library raise."""
+"""What the library raises for a damaged archive."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """An image inside a shard: where its image lies, and what is said about it."""
+    """An image inside a shard: where it lies, and what is said about it."""
 
     shard: Path
     name: str
@@ -47,9 +48,9 @@ class Member:
 
 
 class TarReader(RowReader):
-    """The images of local shards; those with the same name but for the suffix belong together.
+    """The images of local shards; members with the same name but for the suffix belong together.
 
-    A shard that breaks off counts as one damage; what comes before is good.
+    A shard that breaks off counts as one damaged image; those before the break are used.
     """
 
     digest_kind = "tar shards"
@@ -63,7 +64,7 @@ class TarReader(RowReader):
             yield from _list_shard(shard)
 
     def name(self, place: Member | str) -> str:
-        return shown(place if isinstance(place, str) else f"{place.shard}:{place.name}")
+        return printable(place if isinstance(place, str) else f"{place.shard}:{place.name}")
 
     def read_record(self, place: Member) -> Read:
         try:
@@ -71,7 +72,7 @@ class TarReader(RowReader):
                 file.seek(place.offset)
                 return place.note, file.read(place.size)
         except (FileError, OSError) as error:
-            raise DamagedSample(one_line(error)) from None
+            raise DamagedSample(reason(error)) from None
 
     def mark(self, place: Member, label: int | None) -> tuple[str | bytes, ...]:
         try:
@@ -82,14 +83,14 @@ class TarReader(RowReader):
 
 
 class TarStream(StreamReader):
-    """Shards one after the other: files, or what `webdataset.gopen` reads from (http, s3, gs, hf, "pipe:")."""
+    """Shards in order: files, or whatever `webdataset.gopen` reads (http, s3, gs, hf, "pipe:")."""
 
     def __init__(self, shards: Sequence[str]) -> None:
-        """Remote shards are asked for when their turn comes."""
+        """Remote shards are fetched when their turn comes."""
         if not shards:
             raise HartError("no shards: give at least one")
         if any(is_remote(shard) for shard in shards):
-            import webdataset.gopen  # noqa: F401 - a missing package is said here, not in the middle of a run
+            import webdataset.gopen  # noqa: F401 - a missing package is noticed here, not in the middle of a run
         self.units = tuple(shards)
         self.description = f"stream of {len(shards)} tar shards from {shards[0]}"
 
@@ -107,13 +108,13 @@ class TarStream(StreamReader):
             if is_remote(shard):
                 _require_arrival(shard, stream, fault is not None)
         if fault is not None:
-            yield shown(shard), _broken_off(fault)
+            yield printable(shard), _broken_off(fault)
 
     def digest(self) -> str:
         digest = SetDigest("stream")
         for shard in self.units:
             if is_remote(shard):
-                # what stands after "?" are passwords and dates
+                # after "?" come passwords and dates
                 digest.add(shard if shard.startswith("pipe:") else shard.partition("?")[0])
             else:
                 digest.add(TarReader([local_path(shard)]).digest())
@@ -132,7 +133,7 @@ def local_path(shard: str) -> Path:
 
 @dataclass
 class _Group:
-    """Members that follow each other and have the same name but for the suffix.
+    """Consecutive members with the same name but for the suffix.
 
     image: the member that is the image. notes: contents by suffix. fault: why they cannot be used; empty for none.
     """
@@ -154,13 +155,13 @@ class _Group:
         return read_notes(self.notes), self.content
 
     def has_same(self, other: _Group) -> bool:
-        """Whether both have an image, or a note of one kind, or something is wrong with one of them."""
+        """Whether both have an image or a note of one kind, or either has a fault."""
         twice = self.image is not None and other.image is not None
         return twice or not self.notes.keys().isdisjoint(other.notes) or bool(self.fault or other.fault)
 
 
 class _StrictHeader(tarfile.TarInfo):
-    """A header whose damage is an error, where the library takes it for the end of the archive."""
+    """A header whose damage is an error; the library takes it for the end of the archive."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -173,9 +174,9 @@ class _StrictHeader(tarfile.TarInfo):
 
 
 def _groups(tar: tarfile.TarFile, read_image: Callable[[tarfile.TarInfo], bytes]) -> Iterator[_Group]:
-    """The groups of a shard; what `read_image` gives becomes `_Group.content`.
+    """The groups of a shard; `read_image` provides `_Group.content`.
 
-    Raises one of `TAR_FAULTS` where the shard breaks off, after the groups that are whole.
+    Raises one of `TAR_FAULTS` where the shard breaks off, after the complete groups.
     """
     group = _Group("")
     fault: Exception | None = None
@@ -214,7 +215,7 @@ def _add(
     if fault := text_fault(member.name):
         group.fault = f"its name {fault}"
     elif not member.isreg() or member.issparse():
-        group.fault = f"its .{suffix} is a link or no plain file"
+        group.fault = f"its .{suffix} is a link or not a plain file"
     elif not 0 <= member.size <= (MAX_FILE if is_image else NOTE_LIMIT):
         group.fault = f"its .{suffix} is too large, {member.size:,} bytes"
     elif suffix in group.notes:
@@ -237,7 +238,7 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, what: str) -> bytes:
 
 
 def _broken_off(error: Exception) -> str:
-    return f"the shard cannot be read to its end ({one_line(error)})"
+    return f"the shard cannot be read to its end ({reason(error)})"
 
 
 def _first_of_each_name(shard: str, groups: Iterator[_Group]) -> Iterator[tuple[str, Callable[[], Read] | str]]:
@@ -246,14 +247,14 @@ def _first_of_each_name(shard: str, groups: Iterator[_Group]) -> Iterator[tuple[
         before = seen.get(group.name)
         seen[group.name] = bool(before) or group.is_image
         if seen[group.name]:
-            yield shown(f"{shard}:{group.name}"), group.read if before is None else TWICE
+            yield printable(f"{shard}:{group.name}"), group.read if before is None else TWICE
 
 
 def _list_shard(shard: Path) -> Iterator[tuple[Member | str, Callable[[], Listed] | str]]:
-    """What lies in a shard, as `TarReader.records` gives it.
+    """The images of a shard, for `TarReader.records`.
 
-    What lies scattered, as in an archive of a folder as it stood, is brought together by name; but where a name brings
-    a second image or note of one kind, only its first group stands, as for who reads one after the other.
+    Scattered members, as in an archive of a plain folder, are brought together by name. Where a name has a second image
+    or a second note of one kind, only its first group counts, as in a stream.
     """
     groups: defaultdict[str, list[_Group]] = defaultdict(list)
     try:
@@ -288,7 +289,7 @@ def _list_shard(shard: Path) -> Iterator[tuple[Member | str, Callable[[], Listed
 
 
 def _within(member: tarfile.TarInfo, size: int) -> bytes:
-    """Nothing is read but the place. Raises `tarfile.ReadError` for an image that ends after the shard does."""
+    """Reads nothing. Raises `tarfile.ReadError` for an image that extends beyond the shard."""
     if member.offset_data + member.size > size:
         raise tarfile.ReadError("it breaks off inside an image")
     return b""
@@ -303,14 +304,14 @@ def _opened(shard: str) -> BinaryIO | Any:
     try:
         stream = gopen(shard)
     except Exception as error:  # every scheme has its own kinds
-        raise HartError(f"shard {shard} cannot be opened: {one_line(error)}") from None
+        raise HartError(f"shard {shard} cannot be opened: {reason(error)}") from None
     if isinstance(stream, Pipe):
-        stream.ignore_errors = True  # its exit status is judged by us, once, whenever it comes
+        stream.ignore_errors = True  # `_require_arrival` judges its exit status
     return stream
 
 
 def _require_arrival(shard: str, stream: Any, broken: bool) -> None:
-    """A download that failed is no damage to skip: another run would see other images. Raises `HartError`."""
+    """Raises `HartError` for a download that failed: skipping it would give every run other images."""
     from webdataset.gopen import Pipe
 
     if not isinstance(stream, Pipe):
@@ -320,6 +321,6 @@ def _require_arrival(shard: str, stream: Any, broken: bool) -> None:
     else:
         stream.stream.read()
     status = stream.proc.wait()
-    # 141, 23 and SIGPIPE: the reader closed first, which it does after damage inside the file
+    # 141, 23 and SIGPIPE: we closed the pipe first, as after damage inside the file
     if status and not (broken and status in {141, 23, -signal.SIGPIPE}):
         raise HartError(f"shard {shard} did not arrive: its download ended with status {status}; is the address right?")

@@ -13,12 +13,12 @@ import random
 from collections import defaultdict
 from pathlib import Path
 
-from hart.data.samples import one_line
 from hart.errors import HartError
 from hart.evaluation.published_files import PublishedFiles, PublishedImages, cached_file, parse_published
 from hart.evaluation.report import Result
 from hart.evaluation.suites.base import Context, Suite
 from hart.evaluation.suites.text_to_image import Benchmark, TextToImageOptions, measure
+from hart.strict import reason
 
 HOME = "http://images.cocodataset.org/"
 TEXTS, TEXTS_ARCHIVE = "annotations", "annotations_trainval2014.zip"
@@ -69,7 +69,7 @@ def _read_captions(texts: PublishedFiles) -> tuple[dict[int, str], dict[int, lis
     try:
         content = texts.read(CAPTIONS_FILE)
     except OSError as error:
-        raise HartError(f"{where}: cannot be read ({one_line(error)}): fetch it from {TEXTS_ADDRESS}") from None
+        raise HartError(f"{where}: cannot be read ({reason(error)}): fetch it from {TEXTS_ADDRESS}") from None
     values = parse_published(content, where)
     captions: dict[int, list[str]] = defaultdict(list)
     try:

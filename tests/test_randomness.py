@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hart.training.randomness import generator_for, seed_of
+from hart.randomness import generator_for, seed_of
 from hart.training.task import Microbatch
 
 
