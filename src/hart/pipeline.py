@@ -186,8 +186,8 @@ class HartPipeline(BasePipeline):
             original=unit_to_pil(original),
             discrete=unit_to_pil(discrete),
             hybrid=unit_to_pil(hybrid),
-            discrete_psnr=psnr(discrete, original),
-            hybrid_psnr=psnr(hybrid, original),
+            discrete_psnr=float(psnr(discrete, original)),
+            hybrid_psnr=float(psnr(hybrid, original)),
         )
 
     def _sampled(self, request: Request, parts: Components, on_scale: OnScale | None) -> Iterator[tuple[range, Tensor]]:

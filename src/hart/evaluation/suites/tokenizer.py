@@ -27,11 +27,12 @@ from hart.evaluation.image_sets import ImageSet
 from hart.evaluation.metrics.distances import frechet_figure, kernel_distance
 from hart.evaluation.metrics.features import FeatureExtractor, Features, open_extractor
 from hart.evaluation.metrics.figures import Figure, bootstrap_mean, few_images_warning
-from hart.evaluation.metrics.images import SSIM_WINDOW, psnr, ssim
+from hart.evaluation.metrics.images import SSIM_WINDOW, ssim
 from hart.evaluation.report import Result, extractor_facts, images_text, published_tables
 from hart.evaluation.suites import base
 from hart.evaluation.suites.base import Context, ImageSetOptions, Suite, SuiteOptions
 from hart.generation.contact_sheet import contact_sheet
+from hart.generation.outputs import psnr
 from hart.grids import ScaleSchedule
 from hart.networks.perceptual import EfficientNetLitePerceptualLoss, Lpips, perceptual_loss
 from hart.presets import scales_of_size
@@ -40,6 +41,8 @@ from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 KINDS = ("discrete", "hybrid")
 INPUT = "input"
 PSNR, SSIM = "PSNR, dB", "SSIM"
+IDENTICAL_PSNR = 100.0
+"""dB of an image of which nothing is lost, for a finite mean; one value off by one in a 256 px image is 101 dB."""
 DISTANCES = {"lpips": "LPIPS (VGG-16)", "efficientnet_lite0": "distance (efficientnet-lite0)"}
 SHEET_FILE, SHEET_IMAGES = "reconstructions.png", 12
 
@@ -162,7 +165,8 @@ class Measure:
         original = pixels.to(self._device)
         for kind, image in reconstruct(self._tokenizer, original, self._schedule).items():
             distance = self._distance.distances(to_signed(image), to_signed(original))
-            scores = (psnr(image, original), ssim(image, original), distance)
+            decibels = psnr(image, original, 255).nan_to_num(posinf=IDENTICAL_PSNR)
+            scores = (decibels, ssim(image, original), distance)
             values |= _named(kind, self.extractor(image))
             values |= {f"{kind}: {name}": score.cpu() for name, score in zip(self.scores, scores, strict=True)}
         return values
