@@ -12,9 +12,9 @@ from hart.checkpoint.storage import read_safetensors, write_safetensors
 from hart.data.opening import open_source
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
+from hart.evaluation import psnr, ssim
 from hart.evaluation.metrics.distances import Gaussian, frechet_distance
 from hart.evaluation.metrics.features import open_extractor
-from hart.evaluation import psnr, ssim
 from hart.evaluation.suites.base import Context
 from hart.evaluation.suites.tokenizer import PSNR, SUITE, TokenizerOptions, schedule_for
 from hart.grids import ScaleSchedule

@@ -94,6 +94,25 @@ def text_encoder(
 
 
 @app.command()
+def blind_test(
+    directory: Annotated[Path, typer.Argument(help="Folder to write: sheets of numbered images, and their key.")],
+    data: Annotated[Path, typer.Option(help="Folder that hart-emoji data built, for its names.")],
+    model: Annotated[
+        list[str] | None, typer.Option(help="May be repeated; images of all are shuffled. emoji by default.")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="Prompts.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and order: take one not used before.")] = 0,
+) -> None:
+    """Generate numbered images for somebody to name who has not seen the prompts."""
+    from hart_emoji.blind_test import write_blind_test
+
+    writable_folder(directory)
+    with progress("blind test") as report:
+        write_blind_test(directory, data, model or ["emoji"], count, seed, report)
+    typer.echo(directory)
+
+
+@app.command()
 def names(
     file: Annotated[Path, typer.Argument(help="hart's src/hart/text_encoder/emoji_names.txt.")],
 ) -> None:
