@@ -1,6 +1,6 @@
-"""Evaluation: what suites are declared with and made of, also for suites of other packages.
+"""Evaluation: what suites are declared with and made of, in this package and in others.
 
-`metrics` computes figures, `judges` look at images with networks, `suites` put both together, a file each.
+`metrics` computes figures, `judges` look at images with networks, `suites` put both together, one file each.
 """
 
 from typing import TYPE_CHECKING

@@ -36,7 +36,7 @@ class ImageBatch:
 class ImageSet:
     """Up to `limit` images of a set, always the same ones for the same arguments.
 
-    Of a set with rows they are drawn at random by `seed`, since sets lie sorted on disks; of a stream they are the
+    From a set with rows they are chosen at random by `seed`, since sets are often sorted; from a stream they are the
     first ones.
     """
 
@@ -110,7 +110,7 @@ def features_of_set(
     keep: Callable[[Sample], T],
     progress: Progress,
 ) -> tuple[Features, list[T]]:
-    """Features of a set, and of each image what `keep` takes: the encoded images would fill the memory."""
+    """Features of a set, and what `keep` takes of each image: all encoded images would fill the memory."""
     parts: list[Features] = []
     kept: list[T] = []
     for batch in images.batches(batch_size):

@@ -1,6 +1,6 @@
 """Files of benchmarks as they are published: fetched once from their homes, read from folders or from archives.
 
-What cannot be had is named with its address.
+Errors about missing files give the address.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hart.data.notes import Note
 from hart.data.readers.base import Listed, Read, RowReader
 from hart.data.samples import DamagedSample, one_line
 from hart.errors import HartError
-from hart.files import MEBIBYTE, FileError, default_cache, parse_json, read_bytes, read_text, user_path
+from hart.files import MEBIBYTE, FileError, default_cache, read_bytes, read_text, user_path
 from hart.networks.pretrained import is_hub_id, short_name
 
 HUB_DATASETS = "https://huggingface.co/datasets/"
@@ -182,11 +182,3 @@ class PublishedImages(RowReader):
             return self._paths[place], mark_bytes(self._files.read(self._paths[place]))
         except OSError:
             return self._paths[place], ABSENT
-
-
-def parse_published(content: bytes, where: str) -> Any:
-    """JSON of any kind. Raises `HartError` for what is none."""
-    try:
-        return parse_json(content, where)
-    except FileError as error:
-        raise HartError(f"{one_line(error)}: fetch it again") from None

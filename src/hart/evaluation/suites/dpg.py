@@ -134,4 +134,4 @@ def _verdict(prompt: DensePrompt, answers: Sequence[str]) -> Verdict:
     return Verdict(prompt.item, prompt.prompt, judged.score, tuple(found))
 
 
-SUITE = Suite("dpg", "DPG-Bench: questions about images of long prompts. A stopped run goes on.", DpgOptions, run)
+SUITE = Suite("dpg", "DPG-Bench: questions about images of long prompts. A stopped run continues.", DpgOptions, run)

@@ -1,4 +1,4 @@
-"""Suite `tokenizer`: what an image loses on its way through the tokenizer, discrete against hybrid.
+"""Suite `tokenizer`: what an image loses in the tokenizer, discrete against hybrid.
 
 Everything is measured on 8-bit images, as they would be stored. `hybrid` is codes plus the exact residual, which is the
 encoder's continuous latent: what hybrid tokens reach when the residual is sampled without error (paper, Table 1).
@@ -51,7 +51,7 @@ class TokenizerOptions(ImageSetOptions, SuiteOptions, kw_only=True):
     """The model may be a tokenizer alone."""
 
     model: base.Model = "emoji"
-    size: int | None = Field(default=None, description="Side of the images in pixels; the model's own by default.")
+    size: int | None = Field(default=None, description="Size of the images in pixels; the model's own by default.")
     scales: tuple[int, ...] | None = Field(
         default=None, description="Grid sizes of the token maps, for sizes that have no known ones."
     )
@@ -69,8 +69,8 @@ class TokenizerOptions(ImageSetOptions, SuiteOptions, kw_only=True):
 def schedule_for(config: TokenizerConfig, size: int, scales: tuple[int, ...] | None = None) -> ScaleSchedule:
     """The scales with which images of `size` pixels are coded.
 
-    `scales` if they are given, else those of `hart.presets.scales_of_size`. Raises `HartError` when they do not end at
-    the latent's side.
+    `scales` if given, else those of `hart.presets.scales_of_size`. Raises `HartError` when they do not end at the
+    latent's size.
     """
     if size < SSIM_WINDOW:
         raise HartError(f"size {size}: give at least {SSIM_WINDOW} px, the window of SSIM")
@@ -87,7 +87,7 @@ def schedule_for(config: TokenizerConfig, size: int, scales: tuple[int, ...] | N
 
 
 def run(context: Context[TokenizerOptions]) -> Result:
-    """Scores and features of every batch are kept: a stopped run goes on.
+    """Scores and features of every batch are kept: a stopped run continues.
 
     Raises `HartError` for sets of fewer than four images, or decoded images that are not finite.
     """
@@ -196,7 +196,7 @@ def reconstruct(tokenizer: HybridTokenizer, pixels: Tensor, schedule: ScaleSched
 
 
 def _named(kind: str, features: Features) -> dict[str, Tensor]:
-    """Features that distances are of."""
+    """Features for the distances, by name."""
     values = {f"{kind}: pooled": features.pooled}
     return values if features.spatial is None else values | {f"{kind}: spatial": features.spatial}
 
@@ -222,7 +222,7 @@ def _figures(
 
 SUITE = Suite(
     "tokenizer",
-    "Reconstruction, discrete against hybrid: PSNR, SSIM, perceptual distance, rFID, rKID. A stopped run goes on.",
+    "Reconstruction, discrete against hybrid: PSNR, SSIM, perceptual distance, rFID, rKID. A stopped run continues.",
     TokenizerOptions,
     run,
 )

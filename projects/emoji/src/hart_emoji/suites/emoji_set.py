@@ -1,4 +1,4 @@
-"""An emoji set as its suites see it: all rendered images by concept, style and skin tone, and their features.
+"""An emoji set as suites see it: all rendered images by concept, style and skin tone, and their features.
 
 Shapes: B, M images, D width of a feature, P = 3 * REDUCED_SIZE**2.
 """
@@ -61,21 +61,21 @@ class ConceptEntry:
 
 @pydantic.dataclasses.dataclass(frozen=True)
 class StyleEntry:
-    """The same of a style in dataset.json; word: what captions call it."""
+    """What they read of a style in dataset.json; word: what captions call it."""
 
     word: str
 
 
 @pydantic.dataclasses.dataclass(frozen=True)
 class IndexEntry:
-    """The same of dataset.json."""
+    """What they read of dataset.json."""
 
     styles: dict[str, StyleEntry]
 
 
 @pydantic.dataclasses.dataclass(frozen=True)
 class Record:
-    """The same of an image's record."""
+    """What they read of an image's record."""
 
     concept: str
     style: str
@@ -158,7 +158,7 @@ class EmojiSet:
 
 @dataclass(frozen=True)
 class Opened:
-    """What suites on emoji compare. extractor: by whose features images look alike."""
+    """What the suites compare. extractor: its features decide which images look alike."""
 
     pipe: HartPipeline
     emoji: EmojiSet
@@ -166,7 +166,7 @@ class Opened:
 
     @staticmethod
     def by(context: Context[Any]) -> Opened:
-        """Of the options of a suite. Raises `HartError`."""
+        """By the options of a suite. Raises `HartError`."""
         pipe = context.options.pipeline()
         context.progress(0, None, "reading the set")
         extractor = EfficientNetLite0(pipe.device, image_size=FEATURE_IMAGE_SIZE)
