@@ -198,7 +198,7 @@ def test_geneval_end_to_end(models: Path, tmp_path: Path) -> None:
     page = (out / "table.md").read_text()
     assert "## Published: paper, Table 2" in page and "IF-XL" in page
     assert (out / "generated.png").exists()
-    # nothing is drawn or judged again
+    # nothing is generated or judged again
     before = (out / "verdicts.jsonl").stat().st_mtime_ns, (out / "images" / "000000.png").stat().st_mtime_ns
     again = run(*arguments)
     assert json.loads((out / "figures.json").read_text())["figures"] == values["figures"]

@@ -128,7 +128,7 @@ def test_draws_writes_and_measures_and_goes_on_after_a_stop(model: Path, referen
     (out / "samples.npz").unlink()
     assert figures(run(*arguments), out)["figures"] == values["figures"]
     assert (out / "samples.npz").read_bytes() == content
-    # the same file, as if another program had drawn it
+    # the same file, as if another program had generated it
     others = tmp_path / "others"
     measured = run("--samples", out / "samples.npz", "--reference", reference, "--features", NAME, "--resamples", 2,
                    "--device", "cpu", "--out", others)  # fmt: skip

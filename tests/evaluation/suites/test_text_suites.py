@@ -105,7 +105,7 @@ def test_mjhq_overall_and_by_category_goes_on_after_a_stop(
     assert values["counts"] == {"generated": 9, "references": 10, "damaged": 0}
     # as published: the sampled code itself, with the model's own guidance
     assert values["settings"]["sampling"]["gumbel_smoothing"] is False
-    assert any("guidance 4.5; which guidance the published" in note for note in values["notes"])
+    assert any("guidance 4.5; the guidance of the published" in note for note in values["notes"])
     assert "fewer than 10,000" in result.stderr and "this set has 10 images in 2 categories" in result.stderr
     table = (out / "table.md").read_text()
     assert "| HART 1024 | 732M | 1024 | 5.38 | 29.09 |" in table

@@ -90,7 +90,7 @@ def test_images_of_a_concept_share_a_sheet(monkeypatch: pytest.MonkeyPatch) -> N
     assert pack.sheets(data) == ([1, 3, 2, 0], [[1], [3, 2], [0]])
 
 
-def test_vector_files_are_drawn(tmp_path: Path) -> None:
+def test_vector_files_are_rendered(tmp_path: Path) -> None:
     pytest.importorskip("resvg_py")
     circle = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8"><circle cx="4" cy="4" r="3" fill="red"/></svg>'
     (tmp_path / "red-dot.svg").write_text(circle)

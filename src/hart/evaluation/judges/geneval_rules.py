@@ -29,7 +29,6 @@ PROMPTS = PublishedFile(
     "https://raw.githubusercontent.com/djghosh13/geneval/main/prompts/evaluation_metadata.jsonl",
     553,
 )
-IMAGES_PER_PROMPT = 4
 COUNTING = "counting"
 TASKS = {
     "single_object": "single object",
