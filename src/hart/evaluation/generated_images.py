@@ -92,7 +92,7 @@ class GeneratedImages:
         return self._files.path(f"{number:06d}")
 
     def generate(self, batch_size: int, progress: Progress) -> int:
-        """Generate what is missing, a file at a time; returns how many were there already."""
+        """Generate what is missing; returns how many were there already."""
         names = [f"{number:06d}" for number in range(len(self))]
         return self._files.fill(names, self._generated, batch_size, progress, "{} of {} images generated")
 

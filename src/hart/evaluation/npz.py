@@ -71,7 +71,7 @@ class SampleFile:
     """Images of an `.npz`, read from the disk whenever they are asked for."""
 
     def __init__(self, path: Path) -> None:
-        """Raises `HartError` for what is not in the form above."""
+        """Raises `HartError` for a file of another form."""
         self.path = path
         with self._array(IMAGES) as (_, shape, dtype):
             if dtype != BYTE or len(shape) != 4 or shape[3] != 3 or 0 in shape or max(shape[1:3]) > LARGEST_SIDE:

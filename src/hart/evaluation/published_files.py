@@ -32,7 +32,7 @@ def at_hand(source: str, data: Path | None) -> str:
     """Where something public lies: below `data` if a file or folder there has its name, else `source` itself.
 
     source: a hub id or a web address; a path stays as it is. data: what `--data` gives. On a machine without network
-    that folder may hold weights beside the set: `clip-vit-large-patch14/` for `openai/clip-vit-large-patch14`.
+    that folder may also hold weights: `clip-vit-large-patch14/` for `openai/clip-vit-large-patch14`.
     """
     if data is not None and (is_hub_id(source) or "://" in source):
         beside = user_path(data) / short_name(source)
@@ -96,7 +96,7 @@ def located(published: PublishedFile, given: Path | None, cache: Path | None = N
 
 
 def read_prompt_file(file: Path) -> str:
-    """Raises `HartError` for what is no UTF-8 text."""
+    """The text of a file. Raises `HartError` for what is no UTF-8."""
     try:
         return read_text(file)
     except FileError as error:

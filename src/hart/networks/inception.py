@@ -71,7 +71,7 @@ class ConvUnit(nn.Module):
 
 
 class MixedBlock(nn.Module):
-    """Branches beside each other, joined by channel."""
+    """Parallel branches, joined by channel."""
 
     def __init__(self, branches: Sequence[Branch]) -> None:
         super().__init__()

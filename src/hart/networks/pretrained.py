@@ -47,7 +47,7 @@ def load_frozen(kind: Any, source: str, role: str) -> Any:
 
 
 def load_text_tokenizer(source: str, role: str) -> Any:
-    """The text tokenizer that lies beside a model. Raises `HartError`."""
+    """The text tokenizer in a model's folder or repository. Raises `HartError`."""
     from transformers import AutoTokenizer
 
     return _loaded(lambda: AutoTokenizer.from_pretrained(source), "tokenizer", source, role)

@@ -159,7 +159,8 @@ def test_weights_beside_the_set_serve_by_their_public_names(model: Path, mjhq: P
     save_tiny_clip(mjhq / "clip-vit-large-patch14")
     out = tmp_path / "out"
     result = evaluate("mjhq", "--model", model, "--data", mjhq, "--features", "efficientnet-lite0",
-                      "--reference-size", 16, "--limit", 8, "--resamples", 0, "--discrete-only", "--device", "cpu", "--out", out)  # fmt: skip
+                      "--reference-size", 16, "--limit", 8, "--resamples", 0, "--discrete-only", "--device", "cpu",
+                      "--out", out)  # fmt: skip
     values = figures(result, out)
     assert "CLIP score (clip-vit-large-patch14)" in values["figures"]["generated"]
     # the paper's Table 5, right: without residual tokens

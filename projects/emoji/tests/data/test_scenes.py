@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from hart_emoji.data.recolour import COLOURS, background, own_colour, repainted
-from hart_emoji.data.rewriting import NUMBERS, one_thing, plural, with_slip
+from hart_emoji.data.rewriting import NUMBERS, one_thing, plural, with_typo
 from hart_emoji.data.scenes import CAPTIONS, EmojiScenes
 
 
@@ -112,11 +112,11 @@ def test_sentences_about_one_thing_hold_its_name_once() -> None:
 def test_a_slip_changes_one_word_a_little() -> None:
     rng = random.Random(0)
     for _ in range(100):
-        before, after = ["a", "yellow", "banana", "on", "ice"], with_slip("a yellow banana on ice", rng).split()
+        before, after = ["a", "yellow", "banana", "on", "ice"], with_typo("a yellow banana on ice", rng).split()
         changed = [i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b]
         assert len(changed) <= 1
         assert all(abs(len(before[i]) - len(after[i])) <= 1 and after[i][0] == before[i][0] for i in changed)
-    assert with_slip("a cat", rng) == "a cat"
+    assert with_typo("a cat", rng) == "a cat"
 
 
 @pytest.mark.parametrize("word", [word for word in COLOURS if word not in ("black", "white", "grey")])

@@ -96,7 +96,7 @@ def judge(questions: Mapping[int, Question], answers: Sequence[str]) -> Judged:
 
 
 def unknown_parents(prompts: Sequence[DensePrompt]) -> int:
-    """How many dependencies name no question of their prompt."""
+    """How many dependencies name a question that their prompt does not have."""
     return sum(
         parent not in prompt.questions
         for prompt in prompts

@@ -80,7 +80,7 @@ class Wanted(Config):
 
 
 class ObjectPrompt(Config):
-    """A line of the file. tag: its task. exclude: as many of these objects, or more, are too many."""
+    """A line of the file. tag: its task. exclude: this many of an object, or more, are too many."""
 
     tag: Annotated[str, _one_of("tag", TASKS)]
     prompt: str
@@ -159,7 +159,7 @@ def relations(box: Sequence[float], target: Sequence[float]) -> tuple[str, ...]:
 def faults(prompt: ObjectPrompt, objects: Mapping[str, Sequence[Found]], colours_of: ColoursOf) -> list[str]:
     """What is not as asked, one text each; empty for a right image. objects: see `counted_objects`.
 
-    Colour and position are those of the most confident objects of the class, as many as are wanted.
+    Colour and position are judged on the most confident objects of the class, as many as are asked for.
     """
     said: list[str] = []
     matched: list[Sequence[Found] | None] = []

@@ -64,7 +64,7 @@ def bootstrap_mean(values: Tensor, generator: torch.Generator, resamples: int = 
 
 
 def few_images_warning(name: str, count: int) -> tuple[str, ...]:
-    """What to say beside a Frechet distance of too few images."""
+    """A note for a Frechet distance of too few images; empty for enough."""
     if count >= FEW_IMAGES:
         return ()
     return (

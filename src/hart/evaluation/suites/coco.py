@@ -34,7 +34,7 @@ COUNT, OF_IMAGES = 30_000, 40_504
 def open_coco(folder: Path | None, limit: int | None, seed: int) -> Benchmark:
     """The set in `folder`; None fetches it once, 6.5 GB.
 
-    limit: captions to use; None takes 30,000. Raises `HartError` for what is not there, with its address.
+    limit: captions to use; None takes 30,000. Raises `HartError` with the address of what is missing.
     """
     if folder is None:
         instead = "fetch it elsewhere, and give its folder with --data"

@@ -29,7 +29,7 @@ from hart.strict import Config, Listed
 
 
 class DpgOptions(AskingOptions, kw_only=True):
-    """The answering model is another than the published one, which transformers does not have."""
+    """The answering model is not the published one, which transformers does not have."""
 
     data: Path | None = Field(
         default=None, description="dpg_bench.csv, or its folder with weights beside it; fetched once by default."
@@ -40,7 +40,7 @@ class DpgOptions(AskingOptions, kw_only=True):
 
 
 class Answer(Config):
-    """To one question. yes: what was answered. counted: after the rule of dependence. reason: why it does not count."""
+    """To one question. yes: as answered. counted: with the rule of dependence. reason: why it does not count."""
 
     number: int
     category: str

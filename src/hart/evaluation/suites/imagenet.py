@@ -1,6 +1,6 @@
 """Suite `imagenet`: class-conditional ImageNet at 256 px by ADM's protocol (Dhariwal and Nichol, 2021).
 
-50,000 images, as many of every class, against a reference batch: FID, sFID, Inception Score, precision and recall.
+50,000 images, evenly from all classes, against a reference batch: FID, sFID, Inception Score, precision and recall.
 What is measured is always an `.npz` that ADM's own evaluator reads, whoever generated the images.
 """
 
@@ -61,7 +61,7 @@ class ImageNetOptions(SuiteOptions, kw_only=True):
         description="ADM's reference batch, .npz; VIRTUAL_imagenet256_labeled.npz is fetched once by default.",
     )
     data: Path | None = Field(
-        default=None, description="Folder with that file, and with the weights of the features if they are there."
+        default=None, description="Folder with that file and any weights of the features."
     )
     limit: int = Field(default=COUNT, ge=1, description="Images to generate, as evenly from all classes as possible.")
     features: base.Features = PUBLISHED_FEATURES
@@ -111,7 +111,7 @@ def run(context: Context[ImageNetOptions]) -> Result:
     if reference.has_statistics and extractor.name == PUBLISHED_FEATURES:
         whole = reference.statistics()
     elif reference.has_statistics:
-        notes.append("the reference's statistics are of inception-v3: FID is to the images beside them instead")
+        notes.append("the reference's statistics are of inception-v3: FID is to the reference's images instead")
     real = _features(reference, extractor, "features of the reference", progress)
     for known, found in () if whole is None else ((whole.pooled, real.pooled), (whole.spatial, real.spatial)):
         if found is not None and len(known.mean) != found.shape[1]:

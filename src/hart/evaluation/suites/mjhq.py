@@ -42,7 +42,7 @@ def open_mjhq(folder: Path | None, limit: int | None, seed: int, reference_size:
     """The set in `folder`; None fetches it once, 9 GB, through the hub.
 
     limit: prompts to use, as evenly from the categories as possible, chosen by `seed`; None uses all. Generated images
-    are compared with all images of the set. Raises `HartError` for what is not there, with its address.
+    are compared with all images of the set. Raises `HartError` with the address of what is missing.
     """
     if folder is None:
         instead = f"fetch {PROMPTS_FILE} and {ARCHIVE} there, and give their folder with --data"

@@ -42,8 +42,8 @@ class TextToImageOptions(SamplingOptions, kw_only=True):
 
     data: Path | None = Field(
         default=None,
-        description="Folder with the set as published, and with weights by their names if they are there; both are "
-        "fetched once from their public homes by default.",
+        description="Folder with the set as published, and any weights by their names; both are fetched once from "
+        "their public homes by default.",
     )
     limit: int | None = Field(default=None, ge=1, description="Images to generate; as many as published by default.")
     features: base.Features = "inception-v3"
@@ -83,7 +83,7 @@ class TextToImageOptions(SamplingOptions, kw_only=True):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A published set: what is generated for it and what is compared.
+    """A published set: its prompts, and the images to compare with.
 
     prompts: of every image generated. categories: of every prompt; empty where the set has none.
     references: all images of the set, with a record that holds their `CATEGORY` where the set has any.

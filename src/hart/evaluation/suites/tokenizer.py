@@ -155,7 +155,7 @@ class Measure:
         self.scores = (PSNR, SSIM, DISTANCES[options.distance])
 
     def facts(self) -> dict[str, object]:
-        """What decides the numbers, beside the tokenizer."""
+        """What decides the numbers besides the tokenizer."""
         return {"features": extractor_facts(self.extractor), "distance": [self.scores[-1], fingerprint(self._distance)]}
 
     @torch.inference_mode()

@@ -90,7 +90,7 @@ def plain_names(concept: Concept) -> list[str]:
 
 
 class Keywords:
-    """Which keywords may be used for which concept: vague and held-out ones never, ambiguous ones beside the name.
+    """Which keywords may be used for which concept: vague and held-out ones never, ambiguous ones only with the name.
 
     held_out: words that no training caption may contain.
     """

@@ -1,4 +1,4 @@
-"""Images composed from emoji without end, with captions of what is there: things, colours, counts, places, backgrounds.
+"""Images composed from emoji, with captions of what they show: things, colours, counts, places, backgrounds.
 
 Row n is a function of the seed and n. Only icons that the emoji set trains on are used, and none of its held-out words.
 """
@@ -22,7 +22,7 @@ from hart_emoji.data.captions import DEFAULT_STYLE, Keywords, captions, plain_na
 from hart_emoji.data.catalogue import Icon
 from hart_emoji.data.plan import held_out_keywords, plan_images
 from hart_emoji.data.recolour import COLOUR_WORDS, COLOURS, OwnColour, background, colour_word, own_colour, repainted
-from hart_emoji.data.rewriting import NUMBERS, one_thing, plural, sometimes_slipped
+from hart_emoji.data.rewriting import NUMBERS, one_thing, plural, sometimes_mistyped
 
 CAPTIONS = 3
 """Captions an image."""
@@ -138,7 +138,7 @@ class EmojiScenes:
         while len(texts) < CAPTIONS:
             text = describe(rng)
             if text.lower() not in self.barred:
-                texts.append(sometimes_slipped(text, rng))
+                texts.append(sometimes_mistyped(text, rng))
         return image, tuple(texts)
 
     def _single(self, rng: random.Random) -> tuple[Image.Image, Describe]:
@@ -315,7 +315,7 @@ class EmojiScenes:
         return sprite.rotate(angle, Image.Resampling.BICUBIC, expand=True) if angle else sprite
 
     def _filling(self, icon: Icon, size: int) -> Image.Image:
-        """An icon without its margin, its longer side `size` px: what is called big is big."""
+        """An icon without its margin, its longer side `size` px: what a caption calls big is big."""
         rendered = size
         for _ in range(3):  # small icons are measured more than once: their edges take whole pixels
             sprite = self._sprite(icon, rendered, 0)

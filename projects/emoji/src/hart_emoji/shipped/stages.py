@@ -43,7 +43,7 @@ PLAN, PREPARED, STARTED = "plan.json", "prepared", "started"
 
 @dataclass
 class Plan:
-    """What a stage found out about itself; kept beside its checkpoints."""
+    """What a stage has measured and planned; kept with its checkpoints."""
 
     step_seconds: float = 0.0
     save_seconds: float = 0.0

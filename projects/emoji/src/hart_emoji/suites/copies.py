@@ -1,6 +1,6 @@
 """Suite `copies`: does the model copy its training images, and what does it do between styles?
 
-Every generated image is put beside the training images nearest to it, and its distances to them beside those of
+Every generated image is shown with the training images nearest to it, and its distances to them with those of
 images that are certainly no copies (renderings held out of training) and of images that certainly are (training
 images through the tokenizer, as a copy would have to go). A model that copies has distances like the latter.
 
@@ -73,7 +73,7 @@ def run(context: Context[CopiesOptions]) -> Result:
     pipe, emoji, extractor = opened.pipe, opened.emoji, opened.extractor
     names, styles = (make(emoji, options.limit, options.seed) for make in (seen_names, unseen_styles))
     if not names.prompts or not styles.prompts:
-        raise HartError("the set has no concepts to ask for, or holds no style of them out: build a larger one")
+        raise HartError("the set has no concepts to ask for, or no held-out styles: build a larger one")
     training = emoji.training
     bank = _Bank(
         F.normalize(emoji.features(extractor, progress)[: len(training)], dim=1),

@@ -120,7 +120,7 @@ class _Measure:
     context: Context[AblationOptions]
 
     def __call__(self, name: str, sampling: SamplingConfig) -> dict[str, Figure]:
-        """Figures of one variant, from what is kept where it is."""
+        """Figures of one variant, computed once and kept."""
         options, out = self.context.options, self.context.out
         generated = GeneratedImages(self.pipe, self.group.texts, sampling, options.seed, out / name)
         facts = {

@@ -144,7 +144,7 @@ def read_wordnet(folder: Path, rank: Mapping[str, int]) -> WordNetWords:
 
     def by_use(lemmas: Iterable[str], rare: bool = False) -> list[str]:
         ranks = {lemma: _rank(lemma, rank) for lemma in lemmas if len(lemma) > 1}
-        if rare:  # single words that are no known piece: the shorter, the more common
+        if rare:  # single words that are no known word piece: the shorter, the more common
             ranks |= {lemma: 30_000 + 500 * len(lemma) for lemma, r in ranks.items() if r is None and lemma.isalpha()}
         return sorted((lemma for lemma, r in ranks.items() if r is not None), key=lambda lemma: ranks[lemma] or 0)
 
