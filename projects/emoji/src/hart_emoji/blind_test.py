@@ -13,6 +13,8 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from PIL import Image
+
 from hart import HartError, HartPipeline
 from hart.evaluation import Progress, contact_sheet, quiet_prompts
 from hart.files import write_text
@@ -34,7 +36,7 @@ def write_blind_test(out: Path, data: Path, models: Sequence[str], count: int, s
         raise HartError(f"{out}: holds a blind test already: choose another folder")
     prompts = blind_prompts(data, count, seed)
     total = count * len(models)
-    made = []
+    made: list[tuple[Image.Image, str, str]] = []
     for model in models:
         pipe = HartPipeline.from_pretrained(model)
         for number, prompt in enumerate(prompts):

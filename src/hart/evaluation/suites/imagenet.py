@@ -60,9 +60,7 @@ class ImageNetOptions(SuiteOptions, kw_only=True):
         default=None,
         description="ADM's reference batch, .npz; VIRTUAL_imagenet256_labeled.npz is fetched once by default.",
     )
-    data: Path | None = Field(
-        default=None, description="Folder with that file and any weights of the features."
-    )
+    data: Path | None = Field(default=None, description="Folder with that file and any weights of the features.")
     limit: int = Field(default=COUNT, ge=1, description="Images to generate, as evenly from all classes as possible.")
     features: base.Features = PUBLISHED_FEATURES
     guidance: float = Field(default=1.5, description="Guidance scale; the published one by default.")
