@@ -9,11 +9,11 @@ import torch
 from hart import HartError
 from hart.checkpoint import load_tokenizer
 from hart.data import ImageTransform
+from hart.evaluation import Progress
 from hart.files import default_cache, read_toml
 from hart.text_encoder import find_text_encoder, load_text_encoder
 from hart.training import EncodedSummary, EncodeOptions, Encoders, encode_dataset
 from hart_emoji import RECIPES
-from hart_emoji.data.build import Progress
 from hart_emoji.data.scenes import EmojiScenes
 
 SHARD = 1024

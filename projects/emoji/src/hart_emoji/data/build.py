@@ -11,7 +11,7 @@ import json
 import random
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from PIL import Image
 
 from hart import HartError
 from hart.data import begin_set, finish_set
+from hart.evaluation import Progress
 from hart.files import atomic_write, default_cache, write_json
 from hart_emoji.data.captions import Keywords, captions, plain_names
 from hart_emoji.data.catalogue import Icon, IconSet, catalogue
@@ -31,9 +32,6 @@ from hart_emoji.data.plan import SPLIT_RULE, PlannedImage, held_out_keywords, pl
 BUILDER_VERSION = 2
 """Part of the fingerprint: raised when the same packages, size and seed give other files."""
 SHARD_SIZE = 1000
-
-Progress = Callable[[int, int | None, str], None]
-"""Called with (done, total or None, what is being done)."""
 
 
 @dataclass(frozen=True)
