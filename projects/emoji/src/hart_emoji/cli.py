@@ -60,7 +60,7 @@ def scenes(
     with progress("scenes") as report:
         summary = write_bank(directory, count, model=model, seed=seed, part=part, progress=report)
     typer.echo(
-        f"{directory}: {summary.images} images, {summary.captions} captions, {summary.damaged} could not be drawn"
+        f"{directory}: {summary.images} images, {summary.captions} captions, {summary.damaged} could not be made"
     )
 
 
