@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,17 @@ from hart.cli import app
 
 def run(*arguments: Any) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def evaluate(*arguments: Any) -> Result:
+    return run("evaluate", *arguments)
+
+
+def figures(result: Result, out: Path) -> dict[str, Any]:
+    """What a successful suite wrote."""
+    assert result.exit_code == 0, result.output
+    values: dict[str, Any] = json.loads((out / "figures.json").read_text())
+    return values
 
 
 def run_in_process(arguments: tuple[Any, ...], results: Any) -> None:

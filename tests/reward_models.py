@@ -11,8 +11,8 @@ from hart.networks.image_reward import RewardSizes
 from judge_models import PIECES
 
 SIZES = RewardSizes(
-    image_size=16, patch=8, vision_width=12, vision_depth=2,
-    text_width=8, text_depth=2, vocabulary=len(PIECES), positions=40, head_width=4,
+    image_size=16, patch=8, vision_width=12, vision_depth=2, text_width=8, text_depth=2, vocabulary=len(PIECES),
+    positions=40, head_width=4,
 )  # fmt: skip
 
 

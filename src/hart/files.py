@@ -57,7 +57,7 @@ def default_cache() -> Path:
 
 def user_path(name: str | os.PathLike[str]) -> Path:
     """A path as a person writes it: ~ is the home folder. Raises `FileError`."""
-    if not isinstance(name, str | os.PathLike):
+    if not isinstance(name, str | os.PathLike) or not os.fspath(name):
         raise FileError(f"{name!r}: give a path, or the text of one")
     with suppress(RuntimeError):  # nobody of that name
         return Path(name).expanduser()

@@ -24,7 +24,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from hart.config import SamplingConfig
 from hart.data.transforms import pil_to_pixels, to_signed, unit_to_pil
-from hart.errors import PromptWarning
+from hart.errors import HartError, PromptWarning
 from hart.generation.next_scale import NextScaleGenerator
 from hart.generation.outputs import HartOutput, Reconstruction, ScalePreview, joined_images, psnr
 from hart.generation.request import (
@@ -32,6 +32,7 @@ from hart.generation.request import (
     Prompt,
     Request,
     SamplingOptions,
+    check_callbacks,
     check_output_type,
     check_size,
     checked_latents,
@@ -40,6 +41,7 @@ from hart.generation.request import (
 )
 from hart.inference.base import BasePipeline
 from hart.inference.components import Components
+from hart.strict import shown
 from hart.types import ClassContext, Context, cat_contexts
 
 GPU_BATCH = 4
@@ -96,6 +98,7 @@ class HartPipeline(BasePipeline):
         """
         check_size(size, self.config)
         check_output_type(output_type)
+        check_callbacks(callback_on_scale=callback_on_scale, callback_on_batch=callback_on_batch)
         components = self._components  # for the whole call, whatever is loaded meanwhile
         if batch_size is None:
             batch_size = 1 if components.device.type == "cpu" else GPU_BATCH
@@ -154,6 +157,7 @@ class HartPipeline(BasePipeline):
         **settings: Unpack[SamplingOptions],
     ) -> Tensor:
         """Latents (B, D, n_K, n_K) float32 of one batch, one for each row of `prompt_embeds`; see `__call__`."""
+        check_callbacks(callback_on_scale=callback_on_scale)
         components = self._components
         request = checked_request(
             self.config,
@@ -177,6 +181,8 @@ class HartPipeline(BasePipeline):
     @torch.inference_mode()
     def reconstruct(self, image: Image.Image) -> Reconstruction:
         """Encode and decode an image with the tokenizer alone, cropped to a square and resized first."""
+        if not isinstance(image, Image.Image):
+            raise HartError(f"reconstruct takes a PIL image, not {shown(image)}: open it with PIL.Image.open")
         components = self._components
         pixels = pil_to_pixels(image, self.image_size)
         latent = components.tokenizer.encode(to_signed(pixels).unsqueeze(0).to(components.device))
@@ -187,8 +193,8 @@ class HartPipeline(BasePipeline):
             original=unit_to_pil(original),
             discrete=unit_to_pil(discrete),
             hybrid=unit_to_pil(hybrid),
-            discrete_psnr=psnr(discrete, original),
-            hybrid_psnr=psnr(hybrid, original),
+            discrete_psnr=float(psnr(discrete, original)),
+            hybrid_psnr=float(psnr(hybrid, original)),
         )
 
     def _sampled(self, request: Request, parts: Components, on_scale: OnScale | None) -> Iterator[tuple[range, Tensor]]:

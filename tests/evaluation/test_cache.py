@@ -53,7 +53,7 @@ class Place(Config):
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\0\xff", b"[" * 100_000, b'{"correct": 1}'])
 def test_what_is_no_entry_is_named(content: bytes, tmp_path: Path) -> None:
     kept = Cache(tmp_path, records(Place), {})
-    name = kept.key("a cat", b"picture")
+    name = kept.key("a cat", b"image")
     kept.path(name).parent.mkdir(exist_ok=True)
     kept.path(name).write_bytes(content)
     with pytest.raises(HartError, match=rf"{name}.json: .*: delete it, and it is computed again"):

@@ -1,4 +1,4 @@
-"""Images of a suite are drawn once and kept; a stopped run goes on and ends in the same images."""
+"""Images of a suite are generated once and kept; a stopped run continues and ends in the same images."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_images_are_those_of_the_pipeline_and_are_kept(pipe: HartPipeline, tmp_p
     for number, image in enumerate(expected):
         with Image.open(generated.path(number)) as written:
             assert written.tobytes() == image.tobytes()
-    # a stop left two images out; what is there is not drawn again
+    # a stop left two images out; what is there is not generated again
     for number in (1, 4):
         generated.path(number).unlink()
     Image.new("RGB", (8, 8), "white").save(generated.path(0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,14 @@ def test_damaged_images_are_counted_and_many_are_an_error(tmp_path: Path) -> Non
     write_captioned_folder(tmp_path / "many", 10, damaged=(3, 4))
     with pytest.raises(HartError, match="2 of 10 images are damaged"):
         numbers(ImageSet(open_source(tmp_path / "many"), ImageTransform(8)))
+
+
+def test_records_that_are_damaged_before_any_image_is_read_count_too(tmp_path: Path) -> None:
+    write_captioned_folder(tmp_path, 30)
+    lines = [json.dumps({"file_name": f"train/{number:04d}.png"}) for number in range(30)]
+    (tmp_path / "set.jsonl").write_text("\n".join([*lines, "no JSON"]))
+    images = ImageSet(open_source(tmp_path / "set.jsonl", "all"), ImageTransform(8))
+    assert len(numbers(images)) == 30 and len(images.damaged) == 1
 
 
 def test_a_limit_below_one_is_refused(tmp_path: Path) -> None:

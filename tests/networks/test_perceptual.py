@@ -81,12 +81,12 @@ def reference(
     for i, (x, y) in enumerate(zip(*maps, strict=True)):
         weight = heads[f"lin{i}.model.1.weight"].flatten()
         _, height, width = x.shape
-        cells = [
+        positions = [
             weight @ (x[:, r, c] / x[:, r, c].norm() - y[:, r, c] / y[:, r, c].norm()).square()
             for r in range(height)
             for c in range(width)
         ]
-        total += float(torch.stack(cells).mean())
+        total += float(torch.stack(positions).mean())
     return total
 
 

@@ -150,6 +150,11 @@ def merge_lora(hart: Hart, folder: Path, scale: float = 1.0, *, model: str = "th
             module.set_scale(ADAPTER, scale)
     with torch.no_grad():
         tuner.merge_and_unload()
+    if not all(weight.isfinite().all() for weight in hart.transformer.parameters()):
+        raise HartError(
+            f"{folder}: merged at scale {scale:g}, it takes weights out of the range of their type: lower the scale, "
+            "unless the adapter is damaged"
+        )
 
 
 def has_lora(hart: Hart) -> bool:

@@ -102,6 +102,8 @@ def encode(
     columns = Columns(image_column, caption_column, label_column)
     opened = open_source(source, split, kind=kind, columns=columns)
     note(opened.description)
+    if text_model is None and not opened.classes:
+        note("without --text-encoder the encoded set has class labels only, no captions")
     # other processes may write other parts of the same set
     lock = re.sub(r"\W", "_", f"{split} {options.part}")
     with owned(directory, f"encoding of part {options.part}", f"{LOCK_FILE}-{lock}"), progress("encoding") as report:

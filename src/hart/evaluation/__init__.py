@@ -1,6 +1,6 @@
-"""Evaluation: what suites are declared with and made of, also for suites of other packages.
+"""Evaluation: what suites are declared with and made of, in this package and in others.
 
-`metrics` computes figures, `judges` look at images with networks, `suites` put both together, a file each.
+`metrics` computes figures, `judges` look at images with networks, `suites` put both together, one file each.
 """
 
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         open_extractor,
     )
     from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean, few_images_warning
-    from hart.evaluation.metrics.images import psnr, ssim
+    from hart.evaluation.metrics.images import ssim
     from hart.evaluation.report import Result, extractor_facts, images_text, write_result
     from hart.evaluation.suites.base import (
         Context,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
     from hart.evaluation.suites.tokenizer import reconstruct
     from hart.generation.contact_sheet import contact_sheet
+    from hart.generation.outputs import psnr
 
 __all__ = [
     "DEFAULT_FEATURES",
@@ -79,11 +80,12 @@ __getattr__, __dir__ = lazy(
         "hart.evaluation.metrics.features": "DEFAULT_FEATURES EfficientNetLite0 FeatureExtractor Features "
         "open_extractor",
         "hart.evaluation.metrics.figures": "Figure bootstrap bootstrap_mean few_images_warning",
-        "hart.evaluation.metrics.images": "psnr ssim",
+        "hart.evaluation.metrics.images": "ssim",
         "hart.evaluation.image_sets": "ImageSet features_of_set",
         "hart.evaluation.report": "Result extractor_facts images_text write_result",
         "hart.evaluation.suites.base": "Context ImageSetOptions Progress SamplingOptions Suite SuiteOptions",
         "hart.evaluation.suites.tokenizer": "reconstruct",
         "hart.generation.contact_sheet": "contact_sheet",
+        "hart.generation.outputs": "psnr",
     },
 )

@@ -1,8 +1,8 @@
-"""What a suite has computed, kept in files so that a stopped run goes on: the one place for all of it.
+"""What a suite has computed, kept in files so that a stopped run continues.
 
-A file an entry, written whole or not at all. Where its name is a digest (`Cache.key`) of all that decides the entry, it
-is taken over only where all of that is the same; where names are the caller's, a `plan.json` beside the files says what
-they are of, and a folder of another plan is refused.
+Each entry is a file, written whole or not at all. Its name is either a digest of all that decides it (`Cache.key`), so
+that it is only reused where all of that is the same; or the caller's own: then a `plan.json` beside the files says what
+they belong to, and a folder of another plan is refused.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _write_json(path: Path, content: bytes) -> None:
 
 
 def records(kind: Any) -> Form[Any]:
-    """Values of a type that pydantic knows, such as a configuration or a dictionary of figures, a JSON file each."""
+    """Values of a type that pydantic knows, such as a configuration or a dictionary of figures, one JSON file each."""
     adapter = TypeAdapter(kind)
 
     def read(path: Path) -> Any:
@@ -72,8 +72,8 @@ class Cache(Generic[T]):
         *,
         plan: Mapping[str, Any] | None = None,
     ) -> None:
-        """facts: all that decides every entry beside its own parts, as JSON values; it enters the keys. plan: the same,
-        where names are the caller's. Raises `HartError` when the folder holds entries of another plan."""
+        """facts: what decides all entries, as JSON values; part of the keys. plan: the same for names of the caller's
+        own. Raises `HartError` when the folder holds entries of another plan."""
         self.folder = folder
         self._form = form
         self._facts = json.dumps(facts, sort_keys=True)
@@ -98,7 +98,7 @@ class Cache(Generic[T]):
             )
 
     def key(self, *parts: object) -> str:
-        """The name of an entry: a digest of the facts and of what is its own. parts: bytes, tensors, JSON values."""
+        """The name of an entry: a digest of the facts and of its own parts: bytes, tensors, JSON values."""
         digest = hashlib.sha256(self._facts.encode())
         for part in parts:
             if isinstance(part, Tensor):
@@ -112,7 +112,7 @@ class Cache(Generic[T]):
         return self.folder / f"{name}{self._form.suffix}"
 
     def read(self, name: str, sound: Callable[[T], bool] = lambda _: True) -> T:
-        """An entry. sound: whether it is of its kind. Raises `HartError` that names the file where it is not."""
+        """An entry. sound: whether a value is of the right kind. Raises `HartError` that names the file where not."""
         try:
             value = self._form.read(self.path(name))
         except HartError as error:
@@ -131,8 +131,8 @@ class Cache(Generic[T]):
     ) -> int:
         """Compute what is missing, and return how many were there already.
 
-        compute: values of some of the names, by their places: at most `batch_size` that follow each other. what: for
-        `progress`, with the numbers of those that are there and of all.
+        compute: the values at up to `batch_size` consecutive places of `names`. what: the text for `progress`, with
+        placeholders for how many are done and how many there are.
         """
         missing = [place for place, name in enumerate(names) if not self.path(name).exists()]
         done = kept = len(names) - len(missing)
@@ -150,7 +150,7 @@ class Cache(Generic[T]):
 
 
 def _runs(numbers: Sequence[int], longest: int) -> Iterator[list[int]]:
-    """Neighbouring numbers together, at most `longest`."""
+    """Consecutive numbers together, at most `longest`."""
     run: list[int] = []
     for number in numbers:
         if run and (number != run[-1] + 1 or len(run) == longest):

@@ -1,7 +1,6 @@
-"""Images generated for a suite: made once, kept in a folder, gone on with after a stop.
+"""Images generated for a suite: generated once and kept in a folder; a stopped run continues with what is missing.
 
-`plan.json` beside them says which model, settings, prompts and seeds they are of; images of another plan are never
-taken over.
+`plan.json` beside them holds model, settings, prompts and seeds; images of another plan are never reused.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ class GeneratedImages:
     def __init__(
         self, pipe: HartPipeline, prompts: Sequence[Prompt], sampling: SamplingConfig, seed: int, out: Path
     ) -> None:
-        """Raises `HartError` when `out` holds images of another plan, or a model of classes is given text."""
+        """Raises `HartError` when `out` holds images of another plan, or a class model is given text."""
         if pipe.num_classes is not None and any(isinstance(prompt, str) for prompt in prompts):
             raise HartError(
                 "this suite generates from text, and this model generates classes by number: give a text model"
@@ -72,12 +71,12 @@ class GeneratedImages:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that decides the images but the prompts, for `Result.settings`."""
+        """All that decides the images except the prompts, for `Result.settings`."""
         return {name: value for name, value in self._plan.items() if name != "prompts"}
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the text encoder did not read of the prompts, for `Result.notes`."""
+        """How many prompts the text encoder did not read in full, for `Result.notes`."""
         prompts = list(dict.fromkeys(prompt for prompt in self._prompts if isinstance(prompt, str)))
         readings = self._pipe.text_encoder.reading(prompts) if prompts else []
         cut = sum(bool(reading.left_out) for reading in readings)
@@ -93,7 +92,7 @@ class GeneratedImages:
         return self._files.path(f"{number:06d}")
 
     def generate(self, batch_size: int, progress: Progress) -> int:
-        """Generate what is missing, a file at a time; returns how many were there already."""
+        """Generate what is missing; returns how many were there already."""
         names = [f"{number:06d}" for number in range(len(self))]
         return self._files.fill(names, self._generated, batch_size, progress, "{} of {} images generated")
 
@@ -109,15 +108,15 @@ class GeneratedImages:
         return list(out.images)
 
     def batches(self, size: int, progress: Progress, what: str) -> Iterator[list[int]]:
-        """All numbers, `size` at a time. what: said while they are worked on."""
+        """All numbers, `size` at a time. what: text for `progress`."""
         for start in range(0, len(self), size):
             progress(start, len(self), what)
             yield list(range(start, min(start + size, len(self))))
 
     def sheet(self, labels: Sequence[str], file: str = SHEET_FILE, count: int | None = None) -> dict[str, Image.Image]:
-        """A contact sheet of the first images, for `Result.sheets`. labels: one of each image, or more.
+        """A contact sheet of the first `count` images, for `Result.sheets`. labels: one for each image, or more.
 
-        file: its name. count: how many to show; by default `SHEET_IMAGES`.
+        file: its name. count: `SHEET_IMAGES` by default.
         """
         shown = range(min(len(self), SHEET_IMAGES if count is None else count))
         images = [[open_image(self.path(number))] for number in shown]
@@ -126,7 +125,7 @@ class GeneratedImages:
     def features(
         self, extractor: FeatureExtractor, batch_size: int, progress: Progress, size: int | None = None
     ) -> Features:
-        """Features of all images, which must have been drawn. size: see `pixels`."""
+        """Features of all images, which must have been generated. size: see `pixels`."""
         batches = self.batches(batch_size, progress, "features of the generated images")
         return Features.cat([extractor(self.pixels(numbers, size)) for numbers in batches])
 
@@ -137,7 +136,7 @@ class GeneratedImages:
 
 
 def spread(groups: Sequence[str], limit: int | None, seed: int) -> list[int]:
-    """Rows to draw, in order: all, or `limit` of them, as many of each group as can be, chosen by `seed`.
+    """Rows to use, in order: all, or `limit` of them, as evenly from the groups as possible, chosen by `seed`.
 
     groups: the group of each row.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
@@ -10,8 +10,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from hart.data.samples import Damage, DamagedSample, Sample, require_mostly_sound
-from hart.data.sources import MIN_SEEN, Source, Stream, read_row
+from hart.data.samples import Damage, Sample, decoded, require_mostly_sound
+from hart.data.sources import MIN_SEEN, Source, Stream, iterate, read_row
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
 from hart.evaluation.metrics.features import FeatureExtractor, Features
@@ -36,7 +36,7 @@ class ImageBatch:
 class ImageSet:
     """Up to `limit` images of a set, always the same ones for the same arguments.
 
-    Of a set with rows they are drawn at random by `seed`, since sets lie sorted on disks; of a stream they are the
+    From a set with rows they are chosen at random by `seed`, since sets are often sorted; from a stream they are the
     first ones.
     """
 
@@ -63,24 +63,19 @@ class ImageSet:
     def batches(self, size: int) -> Iterator[ImageBatch]:
         """All images, `size` at a time. Raises `HartError` when none or too few of them can be read."""
         self.damaged = []
-        pixels: list[Tensor] = []
-        samples: list[Sample] = []
+        part: list[tuple[Sample, Tensor]] = []
         count = 0
-        for sample in self._samples():
-            try:
-                if isinstance(sample, Damage):
-                    raise DamagedSample(sample.reason)
-                pixels.append(sample.pixels(self._transform))
-            except DamagedSample as error:
-                self.damaged.append(Damage(sample.key, str(error)))
+        for found in decoded(self._samples(), self._transform):
+            if isinstance(found, Damage):
+                self.damaged.append(found)
                 continue
-            samples.append(sample)
+            part.append(found)
             count += 1
-            if len(samples) == size:
-                yield ImageBatch(torch.stack(pixels), tuple(samples))
-                pixels, samples = [], []
-        if samples:
-            yield ImageBatch(torch.stack(pixels), tuple(samples))
+            if len(part) == size:
+                yield _batch(part)
+                part = []
+        if part:
+            yield _batch(part)
         # few images of a stream say little about its damage
         least = MIN_SEEN if isinstance(self._source, Stream) else 1
         total = max(count + len(self.damaged), least)
@@ -91,16 +86,17 @@ class ImageSet:
     def _samples(self) -> Iterator[Sample | Damage]:
         source, limit = self._source, self._limit
         if isinstance(source, Stream):
-            samples = (sample for unit in range(len(source.units)) for sample in source.read_unit(unit))
-            yield from islice(samples, limit)
-            return
-        rows = list(range(len(source)))
-        if limit is not None and limit < len(rows):
-            generator = torch.Generator().manual_seed(self._seed)
-            # in the order of the set, whatever was chosen
-            rows = sorted(torch.randperm(len(rows), generator=generator)[:limit].tolist())
-        for row in rows:
-            yield read_row(source, row)
+            return islice(iterate(source), limit)
+        if limit is None or limit >= len(source):
+            return iterate(source)
+        chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(self._seed))[:limit]
+        # in the order of the set, whatever was chosen
+        return (read_row(source, row) for row in sorted(chosen.tolist()))
+
+
+def _batch(part: Sequence[tuple[Sample, Tensor]]) -> ImageBatch:
+    samples, pixels = zip(*part, strict=True)
+    return ImageBatch(torch.stack(pixels), samples)
 
 
 def features_of_set(
@@ -110,7 +106,7 @@ def features_of_set(
     keep: Callable[[Sample], T],
     progress: Progress,
 ) -> tuple[Features, list[T]]:
-    """Features of a set, and of each image what `keep` takes: the encoded images would fill the memory."""
+    """Features of a set, and what `keep` takes of each image: all encoded images would fill the memory."""
     parts: list[Features] = []
     kept: list[T] = []
     for batch in images.batches(batch_size):

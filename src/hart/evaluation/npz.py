@@ -5,8 +5,8 @@
     mu, sigma, mu_s, sigma_s  only in reference batches: means and covariances of Inception-v3's pooled and spatial
                               features, over the whole data set
 
-50,000 images of 256 px are 9.8 GB: they are written and read a batch at a time, and with distrust: what a header
-declares must be what the file holds.
+50,000 images of 256 px are 9.8 GB: they are written and read a batch at a time. What a header declares must be what the
+file holds.
 """
 
 from __future__ import annotations
@@ -71,11 +71,11 @@ class SampleFile:
     """Images of an `.npz`, read from the disk whenever they are asked for."""
 
     def __init__(self, path: Path) -> None:
-        """Raises `HartError` for what is not in the form above."""
+        """Raises `HartError` for a file of another form."""
         self.path = path
         with self._array(IMAGES) as (_, shape, dtype):
             if dtype != BYTE or len(shape) != 4 or shape[3] != 3 or 0 in shape or max(shape[1:3]) > LARGEST_SIDE:
-                raise HartError(f"{path}: {IMAGES} holds {dtype} of {_grid_sizes(shape)}: {FORM}")
+                raise HartError(f"{path}: {IMAGES} holds {dtype} of {_shape_text(shape)}: {FORM}")
         self._shape = shape
         self.height, self.width = shape[1:3]
 
@@ -110,9 +110,7 @@ class SampleFile:
         """Finite numbers as float64, of `size` in each dimension."""
         with self._array(name) as (member, shape, dtype):
             if len(shape) != dimensions or {*shape} - {size or shape[0]} or dtype.kind != "f":
-                raise HartError(
-                    f"{self.path}: {name}: it holds {dtype} of {_grid_sizes(shape)}: give a reference batch of ADM"
-                )
+                raise HartError(f"{self.path}: {name}: it holds {dtype} of {_shape_text(shape)}: {REMEDY}")
             content = self._read(member, math.prod(shape) * dtype.itemsize)
         values = torch.from_numpy(np.frombuffer(content, dtype).reshape(shape).astype(np.float64))
         if not bool(values.isfinite().all()):
@@ -148,7 +146,7 @@ class SampleFile:
                 raise self._damaged(f"{name}: an array of {dtype} in another order, or of objects")
             found = size - member.tell()
             if found != math.prod(shape) * dtype.itemsize or (name in STATISTICS and found > BYTES_LIMIT):
-                raise self._damaged(f"{name}: it declares {dtype} of {_grid_sizes(shape)} and has {found} bytes")
+                raise self._damaged(f"{name}: it declares {dtype} of {_shape_text(shape)} and has {found} bytes")
             yield member, shape, dtype
 
     def _opened(self) -> zipfile.ZipFile:
@@ -162,6 +160,6 @@ class SampleFile:
         return HartError(f"{self.path}: damaged ({reason}): copy or download it again")
 
 
-def _grid_sizes(shape: Sequence[int]) -> str:
-    """A shape for people."""
+def _shape_text(shape: Sequence[int]) -> str:
+    """A shape in words."""
     return " x ".join(f"{size:.6g}" for size in shape)

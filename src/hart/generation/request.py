@@ -248,9 +248,16 @@ def checked_latents(value: object, config: HartConfig) -> Tensor:
     if not isinstance(value, Tensor) or value.dim() != 4 or value.shape[1:] != shape or len(value) == 0:
         found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise HartError(f"latents must be a tensor (B, {', '.join(map(str, shape))}), not {found}")
-    if not value.is_floating_point() or not value.isfinite().all():
+    if value.is_meta or not value.is_floating_point() or not value.isfinite().all():
         raise HartError("latents must hold finite floating-point numbers")
     return value.float()
+
+
+def check_callbacks(**callbacks: object) -> None:
+    """Raise `HartError` for one that can neither be called nor is None."""
+    for name, value in callbacks.items():
+        if value is not None and not callable(value):
+            raise HartError(f"{name} must be a function or None, not {shown(value)}")
 
 
 def check_output_type(value: object) -> None:
@@ -266,6 +273,8 @@ def _generators(given: object, count: int) -> list[torch.Generator]:
     listed = given
     if not isinstance(listed, list | tuple) or not all(isinstance(one, torch.Generator) for one in listed):
         raise HartError(f"generator must be a torch.Generator or a list of them, not {shown(given)}")
+    if len({id(one) for one in listed}) < len(listed):
+        raise HartError("generator: one is in the list twice; give each image its own, or one for all")
     if len(listed) != count:
         raise HartError(f"{len(listed)} generators for {count} images: give one for each image, or one for all")
     return list(listed)
@@ -297,6 +306,8 @@ def _checked_prompt(prompt: object, place: int, num_classes: int | None) -> Prom
     if any("\ud800" <= character <= "\udfff" for character in prompt):
         # bytes of the command line that are not UTF-8 arrive as halves of surrogate pairs
         raise HartError(f"prompt {place} is not valid Unicode text: give it in UTF-8")
+    if "\0" in prompt:
+        raise HartError(f"prompt {place} holds a null byte: it is no text")
     if not prompt.strip():
         raise HartError(f"prompt {place} is empty: describe what to generate")
     return str(prompt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from hart.checkpoint.hub import upload
 from hart.checkpoint.loading import load_model, random_model, resolve_model
@@ -166,11 +168,19 @@ class BasePipeline:
         classes = self.config.transformer.classes
         return None if classes is None else classes.num_classes
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None) -> Self:
+    def to(
+        self, device: torch.device | torch.dtype | str | None = None, dtype: torch.dtype | str | None = None
+    ) -> Self:
         """Move the model to a device, change its number type, or both; returns the pipeline. None changes nothing.
+
+        `to(torch.bfloat16)` changes the type, as in torch.
 
         Calls that are running in other threads finish where they began.
         """
+        if isinstance(device, torch.dtype):
+            if dtype is not None:
+                raise HartError(f"two number types: {device} and {dtype}")
+            device, dtype = None, device
         with self._lock, torch.inference_mode(False):
             place = self.device if device is None else resolve_device(device)
             self._components = self._components.moved(
@@ -220,7 +230,13 @@ class BasePipeline:
             return upload(Path(folder), repo_id, private=private, token=token, message=commit_message)
 
     def set_progress_bar_config(self, **options: Any) -> None:
-        """Options of tqdm for the progress bar over scales, which is off by default: `disable=False` shows it."""
+        """Options of tqdm for the progress bar over scales, which is off by default: `disable=False` shows it.
+
+        Raises `HartError` for options that tqdm does not have, and for `total`, which the call itself knows.
+        """
+        known = sorted(set(inspect.signature(tqdm.__init__).parameters) - {"self", "total", "iterable", "kwargs"})
+        if unknown := sorted(set(options) - set(known)):
+            raise HartError(f"unknown progress bar option(s) {', '.join(unknown)}; known are {', '.join(known)}")
         self._progress_bar = self._progress_bar | options
 
     def fingerprints(self) -> dict[str, str]:

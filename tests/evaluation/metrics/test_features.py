@@ -46,7 +46,7 @@ def test_efficientnet_gives_features_and_classes(pixels: torch.Tensor) -> None:
 
 
 def test_efficientnet_is_fed_as_it_was_trained() -> None:
-    """At the network's own side nothing is resampled: (pixel - 127) / 128."""
+    """At the network's own size nothing is resampled: (pixel - 127) / 128."""
     pixels = torch.randint(256, (1, 3, 224, 224), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     with torch.no_grad():
         expected = load_efficientnet_lite0()((pixels.float() - 127) / 128)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hart.evaluation.metrics.images import psnr, ssim
+from hart.evaluation import psnr, ssim
 
 
 def test_psnr_is_its_definition() -> None:
@@ -17,8 +17,9 @@ def test_psnr_is_its_definition() -> None:
     image = original.clone()
     image[0] += 10
     image[1, 0, 0, 0] += 1
-    expected = [20 * math.log10(255 / 10), 20 * math.log10(255 * math.sqrt(48)), 100.0]
-    assert psnr(image, original).tolist() == pytest.approx(expected)
+    expected = [20 * math.log10(255 / 10), 20 * math.log10(255 * math.sqrt(48)), math.inf]
+    assert psnr(image, original, 255).tolist() == pytest.approx(expected)
+    assert psnr(image[0] / 255, original[0] / 255).item() == pytest.approx(expected[0])
 
 
 def written_out(x: Tensor, y: Tensor) -> Tensor:

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner, Result
 
+from command_line import evaluate
 from hart import HartPipeline
-from hart.cli import app
 from hart.errors import HartError
 from hart.evaluation.judges.dpg_rules import QUESTIONS
 from hart.evaluation.judges.geneval_rules import PROMPTS, TASKS
@@ -63,10 +62,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_clip(folder / "clip-tiny")
     save_answerer(folder / "blip-tiny")
     return folder
-
-
-def run(*arguments: Any) -> Result:
-    return CliRunner().invoke(app, ["evaluate", *(str(argument) for argument in arguments)])
 
 
 def lines(file: Path) -> list[dict[str, Any]]:
@@ -181,7 +176,7 @@ def test_geneval_end_to_end(models: Path, tmp_path: Path) -> None:
     arguments = ("geneval", "--model", models / "text", "--data", tmp_path, "--detector", models / "mask2former-tiny",
                  "--detector-size", 64, "--clip", models / "clip-tiny", "--per-prompt", 2, "--judge-batch", 3,
                  "--resamples", 5, "--device", "cpu", "--out", out)  # fmt: skip
-    result = run(*arguments)
+    result = evaluate(*arguments)
     assert result.exit_code == 0, result.output
     assert "do not compare with published scores" in result.stderr and "mmdetection" in result.stderr
     values = json.loads((out / "figures.json").read_text())
@@ -198,9 +193,9 @@ def test_geneval_end_to_end(models: Path, tmp_path: Path) -> None:
     page = (out / "table.md").read_text()
     assert "## Published: paper, Table 2" in page and "IF-XL" in page
     assert (out / "generated.png").exists()
-    # nothing is drawn or judged again
+    # nothing is generated or judged again
     before = (out / "verdicts.jsonl").stat().st_mtime_ns, (out / "images" / "000000.png").stat().st_mtime_ns
-    again = run(*arguments)
+    again = evaluate(*arguments)
     assert json.loads((out / "figures.json").read_text())["figures"] == values["figures"]
     assert again.exit_code == 0 and (out / "images" / "000000.png").stat().st_mtime_ns == before[1]
 
@@ -208,8 +203,8 @@ def test_geneval_end_to_end(models: Path, tmp_path: Path) -> None:
 def test_dpg_end_to_end(models: Path, tmp_path: Path) -> None:
     (tmp_path / QUESTIONS.name).write_text(QUESTION_TABLE)
     out = tmp_path / "out"
-    result = run("dpg", "--model", models / "text", "--data", tmp_path, "--vqa", models / "blip-tiny", "--per-prompt",
-                 2, "--limit", 2, "--resamples", 5, "--device", "cpu", "--out", out)  # fmt: skip
+    result = evaluate("dpg", "--model", models / "text", "--data", tmp_path, "--vqa", models / "blip-tiny",
+                      "--per-prompt", 2, "--limit", 2, "--resamples", 5, "--device", "cpu", "--out", out)  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "mPLUG-large" in result.stderr
     values = json.loads((out / "figures.json").read_text())
@@ -226,7 +221,7 @@ def test_dpg_end_to_end(models: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("suite", "name"), [("geneval", PROMPTS), ("dpg", QUESTIONS)])
 def test_a_missing_prompt_file_is_said_with_its_address(suite: str, name: Any, tmp_path: Path) -> None:
-    result = run(suite, "--data", tmp_path, "--out", tmp_path / "out")
+    result = evaluate(suite, "--data", tmp_path, "--out", tmp_path / "out")
     assert result.exit_code == 2
     *_, line = result.stderr.splitlines()
     assert line.startswith("error: ") and name.address in line

@@ -24,7 +24,7 @@ computed: list[str] = []
 
 class CountOptions(SuiteOptions, kw_only=True):
     data: Annotated[Path, Field(description="Folder with images.")]
-    least: Annotated[int, Field(ge=1, description="Smallest side that counts.")] = 8
+    least: Annotated[int, Field(ge=1, description="Smallest size that counts.")] = 8
 
 
 class Counted(Config):

@@ -8,15 +8,11 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from hart.cli import app
+from command_line import evaluate
 from image_files import write_captioned_folder
 from models import save_tiny_text_model
-
-
-def run(*arguments: Any) -> Result:
-    return CliRunner().invoke(app, ["evaluate", *(str(argument) for argument in arguments)])
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +35,7 @@ def figures(result: Result, out: Path) -> dict[str, Any]:
 def test_tokenizer(model: Path, tmp_path: Path) -> None:
     write_captioned_folder(tmp_path / "set", 6)
     out = tmp_path / "out"
-    result = run("tokenizer", "--model", model, "--data", tmp_path / "set", "--split", "train", "--size", 16,
+    result = evaluate("tokenizer", "--model", model, "--data", tmp_path / "set", "--split", "train", "--size", 16,
                  "--scales", "1,2,4,8", "--limit", 5, "--resamples", 2, "--device", "cpu", "--out", out)  # fmt: skip
     values = figures(result, out)
     assert set(values["figures"]) == {"discrete", "hybrid"}
@@ -59,22 +55,22 @@ def test_tokenizer_goes_on_after_a_stop(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ("tokenizer", "--model", model, "--data", tmp_path / "set", "--split", "train", "--size", 16,
                  "--batch-size", 2, "--resamples", 0, "--device", "cpu", "--out", out, "--scales")  # fmt: skip
-    values = figures(run(*arguments, "1,2,4,8"), out)
+    values = figures(evaluate(*arguments, "1,2,4,8"), out)
     sheet = (out / "reconstructions.png").read_bytes()
     first, second = sorted((out / "measured").iterdir())
     before = first.stat().st_mtime_ns
     second.unlink()
-    again = figures(run(*arguments, "1,2,4,8"), out)
+    again = figures(evaluate(*arguments, "1,2,4,8"), out)
     assert again["figures"] == values["figures"] and (out / "reconstructions.png").read_bytes() == sheet
     assert sorted((out / "measured").iterdir()) == [first, second]
     assert first.stat().st_mtime_ns == before < second.stat().st_mtime_ns
-    assert figures(run(*arguments, "1,3,8"), out)["figures"]["discrete"] != values["figures"]["discrete"]
+    assert figures(evaluate(*arguments, "1,3,8"), out)["figures"]["discrete"] != values["figures"]["discrete"]
     # what was there is kept
     assert json.loads((out / "figures-1.json").read_text())["figures"] == values["figures"]
     assert (out / "reconstructions-1.png").read_bytes() == sheet
     assert len(list((out / "measured").iterdir())) == 4
     second.write_bytes(b"cut off")
-    damaged = run(*arguments, "1,2,4,8")
+    damaged = evaluate(*arguments, "1,2,4,8")
     assert damaged.exit_code == 2 and str(second) in damaged.stderr and "Traceback" not in damaged.stderr
 
 
@@ -83,7 +79,7 @@ def test_generation_goes_on_after_a_stop(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ("generation", "--model", model, "--data", tmp_path / "set", "--split", "train", "--limit", 5,
                  "--resamples", 2, "--device", "cpu", "--out", out)  # fmt: skip
-    values = figures(run(*arguments), out)
+    values = figures(evaluate(*arguments), out)
     assert values["counts"] == {"generated": 5, "references": 7, "damaged": 0}
     names = {name.removesuffix(" (efficientnet-lite0)") for name in values["figures"]["generated"]}
     assert names == {"FID", "KID", "precision", "recall", "Inception Score"}
@@ -91,9 +87,9 @@ def test_generation_goes_on_after_a_stop(model: Path, tmp_path: Path) -> None:
     assert len(plan["prompts"]) == 5 and all(" of " in prompt for prompt in plan["prompts"])
     (out / "images" / "000003.png").unlink()
     kept = (out / "images" / "000002.png").stat().st_mtime_ns
-    assert figures(run(*arguments), out)["figures"] == values["figures"]
+    assert figures(evaluate(*arguments), out)["figures"] == values["figures"]
     assert (out / "images" / "000002.png").stat().st_mtime_ns == kept
-    again = run(*arguments, "--guidance", 1)
+    again = evaluate(*arguments, "--guidance", 1)
     assert again.exit_code == 2 and "other settings" in again.stderr
 
 
@@ -109,7 +105,7 @@ def test_generation_goes_on_after_a_stop(model: Path, tmp_path: Path) -> None:
 )
 def test_bad_input_is_one_line(model: Path, tmp_path: Path, given: tuple[str, ...], said: str) -> None:
     write_captioned_folder(tmp_path / "set", 4)
-    result = run("tokenizer", "--model", model, "--data", tmp_path / "set", "--split", "train", *given,
+    result = evaluate("tokenizer", "--model", model, "--data", tmp_path / "set", "--split", "train", *given,
                  "--out", tmp_path / "out")  # fmt: skip
     assert result.exit_code == 2
     *_, line = result.stderr.splitlines()

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy import linalg
-from typer.testing import CliRunner, Result
 
-from hart.cli import app
+from command_line import evaluate, figures
 from hart.evaluation.metrics.distances import Gaussian, SetStatistics, all_figures
 from hart.evaluation.metrics.features import Features, InceptionV3
 from hart.evaluation.suites.imagenet import balanced_classes
@@ -24,14 +22,7 @@ from models import save_tiny_class_model, save_tiny_text_model
 NAME = "efficientnet-lite0"
 
 
-def run(*arguments: Any) -> Result:
-    return CliRunner().invoke(app, ["evaluate", "imagenet", *(str(argument) for argument in arguments)])
-
-
-def figures(result: Result, out: Path) -> dict[str, Any]:
-    assert result.exit_code == 0, result.output
-    values: dict[str, Any] = json.loads((out / "figures.json").read_text())
-    return values
+run = partial(evaluate, "imagenet")
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +119,7 @@ def test_draws_writes_and_measures_and_goes_on_after_a_stop(model: Path, referen
     (out / "samples.npz").unlink()
     assert figures(run(*arguments), out)["figures"] == values["figures"]
     assert (out / "samples.npz").read_bytes() == content
-    # the same file, as if another program had drawn it
+    # the same file, as if another program had generated it
     others = tmp_path / "others"
     measured = run("--samples", out / "samples.npz", "--reference", reference, "--features", NAME, "--resamples", 2,
                    "--device", "cpu", "--out", others)  # fmt: skip

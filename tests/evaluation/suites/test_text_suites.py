@@ -11,10 +11,9 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
-from typer.testing import CliRunner, Result
 
 from clip_models import save_tiny_clip
-from hart.cli import app
+from command_line import evaluate, figures
 from hart.errors import HartError
 from hart.evaluation.judges import scores
 from hart.evaluation.metrics.features import open_extractor
@@ -30,16 +29,6 @@ from reward_models import SIZES, random_state
 CATEGORIES = ("animals", "logo")
 EACH = 5
 FID = "FID (efficientnet-lite0)"
-
-
-def run(*arguments: Any) -> Result:
-    return CliRunner().invoke(app, ["evaluate", *(str(argument) for argument in arguments)])
-
-
-def figures(result: Result, out: Path) -> dict[str, Any]:
-    assert result.exit_code == 0, result.output
-    values: dict[str, Any] = json.loads((out / "figures.json").read_text())
-    return values
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +84,7 @@ def test_mjhq_overall_and_by_category_goes_on_after_a_stop(
                  clip, "--image-reward", reward, "--image-reward-tokenizer", tmp_path / "words", "--reference-size", 16,
                  "--limit", 9, "--resamples", 2, "--device", "cpu", "--out",
                  out)  # fmt: skip
-    result = run(*arguments)
+    result = evaluate(*arguments)
     values = figures(result, out)
     assert set(values["figures"]) == {"generated", *CATEGORIES}
     assert {
@@ -105,7 +94,7 @@ def test_mjhq_overall_and_by_category_goes_on_after_a_stop(
     assert values["counts"] == {"generated": 9, "references": 10, "damaged": 0}
     # as published: the sampled code itself, with the model's own guidance
     assert values["settings"]["sampling"]["gumbel_smoothing"] is False
-    assert any("guidance 4.5; which guidance the published" in note for note in values["notes"])
+    assert any("guidance 4.5; the guidance of the published" in note for note in values["notes"])
     assert "fewer than 10,000" in result.stderr and "this set has 10 images in 2 categories" in result.stderr
     table = (out / "table.md").read_text()
     assert "| HART 1024 | 732M | 1024 | 5.38 | 29.09 |" in table
@@ -113,7 +102,7 @@ def test_mjhq_overall_and_by_category_goes_on_after_a_stop(
     assert sum("logo" in prompt for prompt in plan["prompts"]) in {4, 5}
     (out / "images" / "000003.png").unlink()
     kept = (out / "images" / "000002.png").stat().st_mtime_ns
-    assert figures(run(*arguments), out)["figures"] == values["figures"]
+    assert figures(evaluate(*arguments), out)["figures"] == values["figures"]
     assert (out / "images" / "000002.png").stat().st_mtime_ns == kept
 
 
@@ -155,13 +144,13 @@ def test_coco_draws_a_caption_each_of_different_images(model: Path, clip: Path, 
     out = tmp_path / "out"
     arguments = ("coco", "--model", model, "--data", coco, "--features", "efficientnet-lite0", "--clip", clip,
                  "--limit", 6, "--resamples", 0, "--device", "cpu", "--out", out)  # fmt: skip
-    values = figures(run(*arguments), out)
+    values = figures(evaluate(*arguments), out)
     assert values["counts"] == {"generated": 6, "references": 8, "damaged": 0}
     assert values["settings"]["compared_size"] == 256
     assert set(values["figures"]) == {"generated"}
     assert values["figures"]["generated"]["CLIP score (clip-tiny)"]["value"] >= 0
     assert figures(
-        run(*arguments, "--clip", "none", "--gumbel-smoothing", "--out", tmp_path / "other"), tmp_path / "other"
+        evaluate(*arguments, "--clip", "none", "--gumbel-smoothing", "--out", tmp_path / "other"), tmp_path / "other"
     )["settings"]["sampling"]["gumbel_smoothing"]
 
 
@@ -169,8 +158,9 @@ def test_weights_beside_the_set_serve_by_their_public_names(model: Path, mjhq: P
     """As on a machine without network: the default CLIP lies in the folder of --data."""
     save_tiny_clip(mjhq / "clip-vit-large-patch14")
     out = tmp_path / "out"
-    result = run("mjhq", "--model", model, "--data", mjhq, "--features", "efficientnet-lite0", "--reference-size", 16,
-                 "--limit", 8, "--resamples", 0, "--discrete-only", "--device", "cpu", "--out", out)  # fmt: skip
+    result = evaluate("mjhq", "--model", model, "--data", mjhq, "--features", "efficientnet-lite0",
+                      "--reference-size", 16, "--limit", 8, "--resamples", 0, "--discrete-only", "--device", "cpu",
+                      "--out", out)  # fmt: skip
     values = figures(result, out)
     assert "CLIP score (clip-vit-large-patch14)" in values["figures"]["generated"]
     # the paper's Table 5, right: without residual tokens
@@ -204,7 +194,7 @@ def test_bad_input_is_one_line(
     given: tuple[str, ...], said: str, model: Path, mjhq: Path, coco: Path, tmp_path: Path
 ) -> None:
     data = mjhq if given[0] == "mjhq" else coco
-    result = run(given[0], "--clip", "none", "--model", model, "--data", data, "--features", "efficientnet-lite0",
+    result = evaluate(given[0], "--clip", "none", "--model", model, "--data", data, "--features", "efficientnet-lite0",
                  "--device", "cpu", "--out", tmp_path / "out", *given[1:])  # fmt: skip
     assert result.exit_code == 2
     *_, line = result.stderr.splitlines()
@@ -213,7 +203,7 @@ def test_bad_input_is_one_line(
 
 
 def test_a_class_model_is_refused(mjhq: Path, tmp_path: Path) -> None:
-    result = run("mjhq", "--clip", "none", "--model", save_tiny_class_model(tmp_path / "model"), "--data", mjhq,
+    result = evaluate("mjhq", "--clip", "none", "--model", save_tiny_class_model(tmp_path / "model"), "--data", mjhq,
                  "--features", "efficientnet-lite0", "--device", "cpu", "--out", tmp_path / "out")  # fmt: skip
     assert result.exit_code == 2 and "give a text model" in result.stderr
 

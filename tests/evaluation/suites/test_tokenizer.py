@@ -12,9 +12,9 @@ from hart.checkpoint.storage import read_safetensors, write_safetensors
 from hart.data.opening import open_source
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
+from hart.evaluation import psnr, ssim
 from hart.evaluation.metrics.distances import Gaussian, frechet_distance
 from hart.evaluation.metrics.features import open_extractor
-from hart.evaluation.metrics.images import psnr, ssim
 from hart.evaluation.suites.base import Context
 from hart.evaluation.suites.tokenizer import PSNR, SUITE, TokenizerOptions, schedule_for
 from hart.grids import ScaleSchedule
@@ -55,7 +55,7 @@ def test_figures_are_those_of_the_8_bit_images(folder: Path, tmp_path: Path) -> 
             )
             pixels = ((image + 1) * 127.5).round().byte()
             figures = {name: figure.value for name, figure in result.figures[kind].items()}
-            assert figures[PSNR] == pytest.approx(float(psnr(pixels, images).mean()), rel=1e-4)
+            assert figures[PSNR] == pytest.approx(float(psnr(pixels, images, 255).mean()), rel=1e-4)
             assert figures["SSIM"] == pytest.approx(float(ssim(pixels, images).mean()), rel=1e-4)
             apart = distance(to_signed(pixels), to_signed(images))
             assert figures["distance (efficientnet-lite0)"] == pytest.approx(float(apart), rel=1e-3)

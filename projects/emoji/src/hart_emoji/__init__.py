@@ -1,6 +1,6 @@
 """How the emoji model that ships with hart is made: its data, its text encoder, its training, its evaluation.
 
-It uses hart through its public modules alone, and so is an example of how to build a model with it.
+It uses hart through its public modules only: an example of how to build a model with it.
 """
 
 from pathlib import Path

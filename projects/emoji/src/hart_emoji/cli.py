@@ -1,4 +1,4 @@
-"""The command `hart-emoji`: how the emoji model is made, step by step. Errors and exit codes are those of `hart`."""
+"""The command `hart-emoji`: makes the emoji model step by step. Errors and exit codes are those of `hart`."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def emoji() -> None:
 @app.command()
 def data(
     directory: Annotated[Path, typer.Argument(help="Folder to write.")],
-    size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 128,
+    size: Annotated[int, typer.Option(help="Size of the images in pixels.")] = 128,
     cache: Annotated[
-        Path | None, typer.Option(help="Where the npm packages lie or go; the user's cache folder by default.")
+        Path | None, typer.Option(help="Folder of the npm packages; the user's cache folder by default.")
     ] = None,
     held_out_only: Annotated[
         bool, typer.Option("--held-out-only", help="Only the held-out images, for evaluation at another size.")
     ] = False,
 ) -> None:
-    """Draw the open emoji sets with captions, as WebDataset shards; needs npm."""
+    """Render the open emoji sets with captions, as WebDataset shards; needs npm."""
     from hart_emoji.data import build_emoji
 
     writable_folder(directory)
@@ -47,35 +47,35 @@ def data(
 
 @app.command()
 def scenes(
-    directory: Annotated[Path, typer.Argument(help="Folder to write; a stopped run goes on.")],
+    directory: Annotated[Path, typer.Argument(help="Folder to write; a stopped run continues.")],
     count: Annotated[int, typer.Option(help="Images, a multiple of 1024; a larger count makes a set longer.")],
-    model: Annotated[str, typer.Option(help="Whose tokenizer and text encoder encode.")] = "emoji",
+    model: Annotated[str, typer.Option(help="Model whose tokenizer and text encoder are used.")] = "emoji",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the scenes.")] = 0,
     part: Annotated[str, typer.Option(metavar="I/N", help="Write every N-th shard, as one of N processes.")] = "1/1",
 ) -> None:
-    """Compose images of several emoji, in other colours, on grounds, and encode them for training."""
+    """Compose images of several emoji, in other colours, on backgrounds, and encode them for training."""
     from hart_emoji.data.bank import write_bank
 
     writable_folder(directory)
     with progress("scenes") as report:
         summary = write_bank(directory, count, model=model, seed=seed, part=part, progress=report)
     typer.echo(
-        f"{directory}: {summary.images} images, {summary.captions} captions, {summary.damaged} could not be drawn"
+        f"{directory}: {summary.images} images, {summary.captions} captions, {summary.damaged} could not be made"
     )
 
 
 @app.command()
 def text_encoder(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="Sizes, teacher and settings.")],
-    out: Annotated[Path, typer.Option(help="Folder for what is kept on the way and the finished encoder.")],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints and the finished encoder.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe, such as steps=10.")
     ] = None,
     accept_changes: Annotated[
-        bool, typer.Option("--accept-changes", help="Go on with another recipe, teacher or words than before.")
+        bool, typer.Option("--accept-changes", help="Continue with another recipe, teacher or words than before.")
     ] = False,
 ) -> None:
-    """Distil the text encoder from a sentence encoder. Ctrl-C keeps it; run it again to go on."""
+    """Distil the text encoder from a sentence encoder. Ctrl-C saves it; run it again to continue."""
     from hart.training import Trainer
     from hart_emoji.text.distillation import DistillationTask
     from hart_emoji.text.recipe import TextDistillationRecipe
@@ -91,6 +91,25 @@ def text_encoder(
         Trainer(task, read, out, on_log=on_log, on_note=note, accept_changes=accept_changes).run()
         task.remove_targets()
     typer.echo(out)
+
+
+@app.command()
+def blind_test(
+    directory: Annotated[Path, typer.Argument(help="Folder to write: sheets of numbered images, and their key.")],
+    data: Annotated[Path, typer.Option(help="Folder that hart-emoji data built, for its names.")],
+    model: Annotated[
+        list[str] | None, typer.Option(help="May be repeated; images of all are shuffled. emoji by default.")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="Prompts.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and order: take one not used before.")] = 0,
+) -> None:
+    """Generate numbered images for somebody to name who has not seen the prompts."""
+    from hart_emoji.blind_test import write_blind_test
+
+    writable_folder(directory)
+    with progress("blind test") as report:
+        write_blind_test(directory, data, model or ["emoji"], count, seed, report)
+    typer.echo(directory)
 
 
 @app.command()

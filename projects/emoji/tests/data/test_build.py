@@ -133,7 +133,7 @@ def test_a_stopped_build_goes_on_and_a_complete_one_is_left_alone(
         pass
 
     def stop(done: int, total: int, what: str) -> None:
-        if what.startswith("drawing") and done == 50:
+        if what.startswith("rendering") and done == 50:
             raise Stopped
 
     with pytest.raises(Stopped):
@@ -146,11 +146,11 @@ def test_a_stopped_build_goes_on_and_a_complete_one_is_left_alone(
     for address, kind in ((tmp_path / "set", None), (tmp_path / "set" / "train-0000.tar", "stream")):
         with pytest.raises(HartError, match="not finished: run the command that builds it again"):
             open_source(address, kind=kind)
-    drawn: list[int] = []
+    seen: list[int] = []
     resumed = build_emoji(
-        tmp_path / "set", size=16, cache=cache, progress=lambda d, _, what: drawn.append(d) if "draw" in what else None
+        tmp_path / "set", size=16, cache=cache, progress=lambda d, _, what: seen.append(d) if "render" in what else None
     )
-    assert drawn[0] == 40
+    assert seen[0] == 40
     assert (resumed.train, resumed.val, resumed.skipped) == (whole.train, whole.val, whole.skipped)
     assert read(tmp_path / "set") == read(tmp_path / "whole")
     again = build_emoji(tmp_path / "set", size=16, cache=tmp_path / "nothing-here")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from hart_emoji.data.recolour import COLOURS, ground, own_colour, repainted
-from hart_emoji.data.rewriting import NUMBERS, one_thing, plural, with_slip
+from hart_emoji.data.recolour import COLOURS, background, own_colour, repainted
+from hart_emoji.data.rewriting import NUMBERS, one_thing, plural, with_typo
 from hart_emoji.data.scenes import CAPTIONS, EmojiScenes
 
 
@@ -27,7 +27,7 @@ def disc(colour: str, side: int = 32) -> Image.Image:
 
 
 def painted(image: Image.Image) -> np.ndarray:
-    """(H, W): where an image is not its ground, the colour of its first pixel."""
+    """(H, W): where an image is not its background, the colour of its first pixel."""
     pixels = np.asarray(image).astype(int)
     apart: np.ndarray = np.abs(pixels - pixels[0, 0]).sum(axis=-1) > 60
     return apart
@@ -112,11 +112,11 @@ def test_sentences_about_one_thing_hold_its_name_once() -> None:
 def test_a_slip_changes_one_word_a_little() -> None:
     rng = random.Random(0)
     for _ in range(100):
-        before, after = ["a", "yellow", "banana", "on", "ice"], with_slip("a yellow banana on ice", rng).split()
+        before, after = ["a", "yellow", "banana", "on", "ice"], with_typo("a yellow banana on ice", rng).split()
         changed = [i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b]
         assert len(changed) <= 1
         assert all(abs(len(before[i]) - len(after[i])) <= 1 and after[i][0] == before[i][0] for i in changed)
-    assert with_slip("a cat", rng) == "a cat"
+    assert with_typo("a cat", rng) == "a cat"
 
 
 @pytest.mark.parametrize("word", [word for word in COLOURS if word not in ("black", "white", "grey")])
@@ -139,11 +139,11 @@ def test_an_icon_of_two_colours_or_none_has_no_colour_of_its_own() -> None:
     assert own_colour(disc("#888888")) is None
 
 
-def test_grounds_are_called_what_they_are() -> None:
+def test_backgrounds_are_called_what_they_are() -> None:
     rng = random.Random(0)
     seen = {}
     for _ in range(200):
-        said, colour = ground(rng)
+        said, colour = background(rng)
         seen[said] = sum(colour)
     assert "white" not in seen
     assert seen["light blue"] > seen["blue"] > seen["dark blue"]

@@ -141,7 +141,7 @@ def test_agreement(model: Path, data: Path, tmp_path: Path) -> None:
     assert "names seen: the rendering itself" not in rows
     sheets = {"names.png", "synonyms.png", "styles.png", "tones.png", "free.png"}
     assert sheets <= {path.name for path in out.iterdir()}
-    # what is drawn is kept
+    # what is generated is kept
     kept = (out / "names" / "images" / "000001.png").stat().st_mtime_ns
     (out / "names" / "images" / "000000.png").unlink()
     assert figures(run(*arguments), out)["figures"] == rows

@@ -1,4 +1,4 @@
-"""The judge of colours, grounds and counts on images whose answer is plain."""
+"""The judge of colours, backgrounds and counts on images whose answer is plain."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from hart_emoji.suites import scenes as judge
 from tiny import save_model
 
 
-def discs(centres: list[tuple[int, int]], colour: tuple[int, int, int], ground: tuple[int, int, int]) -> Image.Image:
-    image = Image.new("RGB", (96, 96), ground)
+def discs(
+    centres: list[tuple[int, int]], colour: tuple[int, int, int], background: tuple[int, int, int]
+) -> Image.Image:
+    image = Image.new("RGB", (96, 96), background)
     for x, y in centres:
         ImageDraw.Draw(image).ellipse((x - 14, y - 14, x + 14, y + 14), fill=colour)
     return image
@@ -22,11 +24,11 @@ def discs(centres: list[tuple[int, int]], colour: tuple[int, int, int], ground: 
 WHITE = (255, 255, 255)
 
 
-def test_colours_and_grounds() -> None:
+def test_colours_and_backgrounds() -> None:
     for word in judge.WORDS:
         assert judge.colour_of(discs([(48, 48)], plain_rgb(word), WHITE)) == word
-        assert judge.ground_of(discs([(48, 48)], WHITE, plain_rgb(word))) == word
-    assert judge.ground_of(discs([(48, 48)], plain_rgb("red"), WHITE)) == "white"
+        assert judge.background_of(discs([(48, 48)], WHITE, plain_rgb(word))) == word
+    assert judge.background_of(discs([(48, 48)], plain_rgb("red"), WHITE)) == "white"
     assert judge.colour_of(Image.new("RGB", (96, 96), "white")) is None
 
 
@@ -50,5 +52,5 @@ def test_the_suite_counts_what_is_right(tmp_path: Path) -> None:
     model = save_model(tmp_path / "model")
     context = Context(SamplingOptions(model=str(model), device="cpu", resamples=2, batch_size=50), tmp_path / "out")
     result = judge.SUITE(context)
-    assert result.counts == {"colour": 70, "ground": 70, "count": 30}
+    assert result.counts == {"colour": 70, "background": 70, "count": 30}
     assert all(0 <= row["right"].value <= 1 for row in result.figures.values())

@@ -1,1 +1,1 @@
-"""Networks that judge images: by their prompts, by what people like, by the objects in them, by questions."""
+"""Networks that judge images: by prompt, by human preference, by the objects in them, by questions."""

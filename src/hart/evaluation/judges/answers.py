@@ -31,7 +31,7 @@ class BlipAnswers(Frozen):
 
     @torch.inference_mode()
     def __call__(self, image: Image.Image, questions: Sequence[str]) -> list[str]:
-        """One short answer, in small letters, to each question; greedy."""
+        """One short answer, in lower case, to each question; greedy."""
         pixels = self._images(image, return_tensors="pt")["pixel_values"].to(self.device)
         tokens: list[list[int]] = self._tokenizer(list(questions), truncation=True)["input_ids"]
         answers = [""] * len(questions)

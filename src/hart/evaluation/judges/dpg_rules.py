@@ -47,7 +47,7 @@ class DensePrompt:
 
 @dataclass(frozen=True)
 class Judged:
-    """Of one image, in the order of the questions. yes: the answers. counted: after the rule of dependence."""
+    """Of one image, in the order of the questions. yes: as answered. counted: with the rule of dependence."""
 
     yes: tuple[bool, ...]
     counted: tuple[bool, ...]
@@ -83,9 +83,9 @@ def read_questions(file: Path) -> list[DensePrompt]:
 def judge(questions: Mapping[int, Question], answers: Sequence[str]) -> Judged:
     """Answers, in the order of the questions, to what counts.
 
-    Yes counts 1 and every other answer 0. A question counts 0 when one of its parents does: in the order of the file,
-    as published, so that a no reaches the questions that depend on it through others. Parents that are not among the
-    questions are passed over.
+    Yes counts 1 and every other answer 0. A question counts 0 when one of its parents does, in the order of the file as
+    published, so that a no also reaches questions that depend on it through others. Parents that are not among the
+    questions are ignored.
     """
     said = [answer.strip().lower() == YES for answer in answers]
     counts = dict(zip(questions, said, strict=True))
@@ -96,7 +96,7 @@ def judge(questions: Mapping[int, Question], answers: Sequence[str]) -> Judged:
 
 
 def unknown_parents(prompts: Sequence[DensePrompt]) -> int:
-    """How many dependencies name no question of their prompt."""
+    """How many dependencies name a question that their prompt does not have."""
     return sum(
         parent not in prompt.questions
         for prompt in prompts

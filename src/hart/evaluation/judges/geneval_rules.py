@@ -1,7 +1,7 @@
 """GenEval's protocol (Ghosh et al., 2023, arXiv 2310.11513) as functions of detected objects: no network runs here.
 
-A prompt asks for objects, some of them in a colour or beside another one, and forbids some. An image is right when all
-is as asked.
+A prompt asks for objects, some of them in a colour or beside another one, and excludes some. An image is right when
+everything is as asked.
 
 Boxes: (left, top, right, bottom) in pixels, y down.
 """
@@ -29,7 +29,6 @@ PROMPTS = PublishedFile(
     "https://raw.githubusercontent.com/djghosh13/geneval/main/prompts/evaluation_metadata.jsonl",
     553,
 )
-IMAGES_PER_PROMPT = 4
 COUNTING = "counting"
 TASKS = {
     "single_object": "single object",
@@ -44,11 +43,11 @@ COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown"
 RELATIONS = ("left of", "right of", "above", "below")
 
 CONFIDENCE, COUNTING_CONFIDENCE = 0.3, 0.9
-"""An object counts above it. Counting asks for more, or one object that is found twice would be two."""
+"""An object counts above it. Counting asks for more: one object detected twice would be two."""
 MOST_OBJECTS = 16
 """Of a class in one image: the most confident ones."""
 POSITION_MARGIN = 0.1
-"""Share of both boxes' sizes by which centres must differ before one is beside the other."""
+"""Share of both boxes' sizes by which their centres must differ before one is beside the other."""
 _COCO = (
     "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign, "
     "parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella, "
@@ -81,7 +80,7 @@ class Wanted(Config):
 
 
 class ObjectPrompt(Config):
-    """A line of the file. tag: its task. exclude: as many of these objects, or more, are too many."""
+    """A line of the file. tag: its task. exclude: this many of an object, or more, are too many."""
 
     tag: Annotated[str, _one_of("tag", TASKS)]
     prompt: str
@@ -129,7 +128,7 @@ def read_prompts(file: Path) -> list[ObjectPrompt]:
 
 
 def counted_objects(found: Iterable[Found], tag: str) -> dict[str, list[Found]]:
-    """What of an image counts for a task: confident objects by class, most confident first, at most `MOST_OBJECTS`."""
+    """The objects of an image that count for a task, by class, most confident first, at most `MOST_OBJECTS`."""
     least = COUNTING_CONFIDENCE if tag == COUNTING else CONFIDENCE
     objects: dict[str, list[Found]] = defaultdict(list)
     for item in sorted(found, key=lambda item: -item.score):
@@ -158,9 +157,9 @@ def relations(box: Sequence[float], target: Sequence[float]) -> tuple[str, ...]:
 
 
 def faults(prompt: ObjectPrompt, objects: Mapping[str, Sequence[Found]], colours_of: ColoursOf) -> list[str]:
-    """What is not as asked, in words; nothing for a right image. objects: see `counted_objects`.
+    """What is not as asked, one text each; empty for a right image. objects: see `counted_objects`.
 
-    Colour and position are those of the most confident objects of the class, as many as are wanted.
+    Colour and position are judged on the most confident objects of the class, as many as are asked for.
     """
     said: list[str] = []
     matched: list[Sequence[Found] | None] = []

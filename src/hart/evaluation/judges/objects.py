@@ -2,7 +2,7 @@
 
 GenEval was published with mmdetection's own training of Mask2Former Swin-S on COCO instances, which transformers cannot
 load; the authors' weights of the same network are the nearest. Size, normalisation, scores and boxes follow
-mmdetection's test settings, and not transformers' post-processing, which resizes to 384 px and takes no boxes.
+mmdetection's test settings, not transformers' post-processing, which resizes to 384 px and gives no boxes.
 
 Shapes: B images, Q queries, C classes, h w mask logits.
 """
@@ -107,7 +107,7 @@ def instances(classes: Tensor, masks: Tensor, names: Mapping[int, str], seen: in
 
 
 def object_names(labels: Mapping[int, str], source: str) -> dict[int, str]:
-    """Number of a class -> GenEval's name of it, for those that it knows. Raises `HartError` when one is missing."""
+    """Number of a class -> GenEval's name, for the classes it knows. Raises `HartError` when one is missing."""
     named = {int(number): ALIASES.get(label, label) for number, label in labels.items()}
     known = {number: name for number, name in named.items() if name in OBJECTS}
     missing = sorted(OBJECTS - set(known.values()))

@@ -1,4 +1,4 @@
-"""How well an image fits its words, or how people would like it: one number an image and prompt, from given weights.
+"""How well an image fits its prompt, or how much people would like it: one number per image, from given weights.
 
 Shapes: B batch.
 """
@@ -34,7 +34,7 @@ from hart.networks.pretrained import (
 
 
 class Scorer(Protocol):
-    """Images and their prompts to numbers. name: for column heads, with what it depends on. weights: SHA-256 in hex.
+    """Scores images with their prompts. name: for column heads, with what it depends on. weights: SHA-256 in hex.
     image_size: of the images that it takes."""
 
     @property
@@ -47,7 +47,7 @@ class Scorer(Protocol):
     def image_size(self) -> int: ...
 
     def __call__(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        """(B,) float64 of images (B, 3, side, side) uint8 and as many prompts."""
+        """(B,) float64 of images (B, 3, image_size, image_size) uint8 and as many prompts."""
         ...
 
 

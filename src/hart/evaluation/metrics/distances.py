@@ -1,4 +1,4 @@
-"""Distances of two sets of features and scores of one, alone and together. Float64 throughout.
+"""Distances between two sets of features, scores of one set, and all of them together. Float64 throughout.
 
 Shapes: N real images, M generated ones, D width of a feature, C classes.
 """
@@ -22,7 +22,7 @@ CHUNK = 4096
 MAX_DISTANCES = 2**25
 """Distances between two sets that are held at once: 256 MiB, and as much again while they are computed."""
 LEAST_IMAGES = 4
-"""Fewer have no KID, which compares halves, and no neighbours for precision and recall."""
+"""Fewer give no KID, which compares halves, and no neighbours for precision and recall."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class SetStatistics:
-    """Published ones of a whole set: of pooled features, for FID, and of spatial ones, for sFID."""
+    """Published statistics of a whole set: of pooled features, for FID, and of spatial ones, for sFID."""
 
     pooled: Gaussian
     spatial: Gaussian
@@ -75,9 +75,9 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 def frechet_figure(
     real: Tensor | Gaussian, generated: Tensor, generator: torch.Generator, resamples: int, *, paired: bool = False
 ) -> Figure:
-    """The distance of features (N, D) and (M, D), with an interval over images of both.
+    """The distance between features (N, D) and (M, D), with an interval over the images of both.
 
-    real: or what is known of a set whose features are not at hand; then only generated images are resampled.
+    real: features, or the statistics of a set without them; then only generated images are resampled.
     paired: rows of both belong together and are resampled together, as an image and its reconstruction.
     """
     if isinstance(real, Gaussian):
@@ -99,8 +99,8 @@ def kernel_distance(
     """KID (Binkowski et al., 2018) of features x (N, D) and y (M, D): mean and standard deviation over random subsets.
 
     The unbiased squared MMD with the kernel (x.y / D + 1)^3; it may be negative. Subsets are of `subset_size`, or of
-    half the smaller set where that has fewer than twice as many, so that they differ. torchmetrics' own class chooses
-    them by the global generator: here `generator` does.
+    half the smaller set where that has fewer than twice as many, so that they differ. torchmetrics' own class uses the
+    global generator to choose them.
     """
     size = min(subset_size, len(x) // 2, len(y) // 2)
     require_images(size, 2, "KID, of half of the images,")
@@ -116,8 +116,8 @@ def kernel_distance(
 def inception_score(logits: Tensor, part: int = 5000) -> Figure:
     """Mean and standard deviation over parts of exp(mean KL(p(class | image), p(class))) (Salimans et al., 2016).
 
-    logits: (N, C). Parts are in order, the last perhaps smaller, as in ADM's protocol. Named after its network: of
-    other logits it is another score.
+    logits: (N, C). Parts are in order, the last perhaps smaller, as in ADM's protocol. The score depends on the network
+    of the logits.
     """
     scores = []
     for rows in logits.double().split(part):
@@ -134,7 +134,7 @@ def inception_score(logits: Tensor, part: int = 5000) -> Figure:
 
 @dataclass(frozen=True)
 class Manifolds:
-    """Who lies in whose manifold. precise: (M,) bool, of the generated; recalled: (N,) bool, of the real."""
+    """Which images lie in the other set's manifold. precise: (M,) bool, generated; recalled: (N,) bool, real."""
 
     precise: Tensor
     recalled: Tensor

@@ -1,6 +1,6 @@
-"""Feature extractors: images to vectors, by name. The name stands in every result; features of two are never mixed.
+"""Feature extractors: images to vectors, by name. The name stands in every result; two are never mixed.
 
-| name | width | side | weights |
+| name | width | image size | weights |
 |---|---|---|---|
 | `efficientnet-lite0` | 1,280 | 224 | a package of the extra `evaluate`; no hub |
 | `inception-v3:FILE` | 2,048 | 299, as TensorFlow resized | the FID weights: FILE, or fetched once without it |
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from hart.errors import HartError
 from hart.evaluation.published_files import at_hand, cached_file
+from hart.evaluation.suites.base import FEATURES_HELP
 from hart.files import user_path
 from hart.networks.efficientnet import PIXEL_MEAN, PIXEL_SCALE, load_efficientnet_lite0
 from hart.networks.inception import IMAGE_SIZE, FidInception, resize_like_clean_fid, resize_like_tensorflow
@@ -38,9 +39,10 @@ from hart.networks.pretrained import (
     short_name,
 )
 
+FEATURE_BATCH = 16
+"""Images whose features are computed together."""
 DEFAULT_FEATURES, PUBLISHED_FEATURES = "efficientnet-lite0", "inception-v3"
 ROLE = "features"
-FEATURES_HELP = "efficientnet-lite0, inception-v3[:FILE], inception-v3-clean[:FILE], clip:SOURCE or dinov2:SOURCE"
 INCEPTION_ADDRESS = (
     "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
 )
@@ -50,14 +52,14 @@ EXAMPLES = {"clip": "clip:openai/clip-vit-base-patch32", "dinov2": "dinov2:faceb
 
 EFFICIENTNET_IMAGE_SIZE = 224
 DINOV2_IMAGE_SIZE = 224
-"""What Frechet distances on DINOv2 are published with (Stein et al., 2023), though its table of positions is larger."""
+"""As Frechet distances on DINOv2 are published (Stein et al., 2023), though its table of positions is larger."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """Of a batch of images, float32 on the CPU.
+    """Features of a batch of images, float32 on the CPU.
 
-    pooled: (B, D). spatial: (B, S) with the layout kept, for sFID, or None where none is defined for the network.
+    pooled: (B, D). spatial: (B, S) with the layout kept, for sFID, or None where the network has none.
     logits: (B, C) over ImageNet's classes, for the Inception Score, or None for networks that do not classify.
     """
 
@@ -130,7 +132,7 @@ def open_extractor(spec: str, device: torch.device, data: Path | None = None) ->
 class EfficientNetLite0(Frozen):
     """Mean of the last feature map of the ImageNet classifier, and its logits.
 
-    image_size: images are resized to it; the network's own by default. Others belong to other features and another
+    image_size: images are resized to it; the network's own by default. Another size gives other features, with another
         name.
     """
 

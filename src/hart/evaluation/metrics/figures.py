@@ -1,4 +1,4 @@
-"""A figure and how sure it is: intervals by resampling images."""
+"""A figure and how certain it is: intervals by resampling images."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hart.errors import HartError
 LEVEL = 0.95
 RESAMPLES = 100
 FEW_IMAGES = 10_000
-"""Below as many, the FID depends on their number more than on the images."""
+"""With fewer, the FID depends more on their number than on the images."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A number and how sure it is.
+    """A number and how certain it is.
 
     low, high: an interval of `LEVEL` by bootstrap, or None. deviation: standard deviation over subsets, or None.
     """
@@ -37,10 +37,10 @@ def bootstrap(
 ) -> Figure:
     """The statistic with an interval of `LEVEL` by resampling images with replacement.
 
-    statistic: takes one tensor of row numbers a set, int64, and reads those rows. counts: rows of each set; sets whose
-    images belong together (an image and its reconstruction) count as one. resamples: 0 leaves the interval out.
-    Resampled sets have fewer different images, which alone moves a biased statistic such as FID: the interval is that
-    of the resamples, moved so that their mean lies on the value.
+    statistic: takes a tensor of row numbers for each set, int64. counts: rows of each set; sets whose images belong
+    together (an image and its reconstruction) count as one. resamples: 0 leaves the interval out.
+    Resampled sets have fewer distinct images, which alone shifts a biased statistic such as FID: the interval is that
+    of the resamples, shifted so that their mean lies on the value.
     """
     value = statistic(*(torch.arange(count) for count in counts))
     if not resamples:
@@ -58,13 +58,13 @@ def bootstrap(
 
 
 def bootstrap_mean(values: Tensor, generator: torch.Generator, resamples: int = RESAMPLES) -> Figure:
-    """The mean of one number an image (N,) with its interval."""
+    """The mean of one number per image (N,) with its interval."""
     values = values.double()
     return bootstrap(lambda rows: float(values[rows].mean()), [len(values)], generator, resamples)
 
 
 def few_images_warning(name: str, count: int) -> tuple[str, ...]:
-    """What to say beside a Frechet distance of too few images."""
+    """A note for a Frechet distance of too few images; empty for enough."""
     if count >= FEW_IMAGES:
         return ()
     return (

@@ -1,6 +1,6 @@
-"""The suites of `hart evaluate`: a file each, declared with what is in `base`; those of other packages join them.
+"""The suites of `hart evaluate`, one file each, declared with what is in `base`.
 
-A package offers its own as entry points of the group `hart.suites`: NAME = "package.module:SUITE".
+Other packages add theirs as entry points of the group `hart.suites`: NAME = "package.module:SUITE".
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def suite_places() -> dict[str, str]:
 
 
 def load_suite(place: str) -> Suite[Any]:
-    """The suite that is declared there."""
+    """The suite declared there."""
     module, _, variable = place.partition(":")
     suite: Suite[Any] = getattr(import_module(module), variable)
     return suite

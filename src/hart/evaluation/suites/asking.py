@@ -1,4 +1,4 @@
-"""What `geneval` and `dpg` share: prompts drawn several times each, and a kept verdict on every image."""
+"""What `geneval` and `dpg` share: several images of each prompt, and a kept verdict on every image."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class AskingOptions(SamplingOptions, kw_only=True):
 
 
 class Asked:
-    """Prompts of a benchmark, drawn and judged."""
+    """Prompts of a benchmark with their images, generated and judged."""
 
     def __init__(
         self, context: Context[Any], published: PublishedFile, prompts: Sequence[Any], groups: Sequence[str]
@@ -56,9 +56,9 @@ class Asked:
     def verdicts(
         self, kind: type[V], judge_facts: Mapping[str, Any], judge: Callable[[list[int]], Sequence[V]], batch_size: int
     ) -> list[V]:
-        """A verdict on every image; it is kept for as long as image, prompt and judges are the same.
+        """A verdict on every image, kept for as long as image, prompt and judges are the same.
 
-        judge_facts: all that decides a verdict beside image and prompt. judge: of images by number.
+        judge_facts: all that decides a verdict besides image and prompt. judge: verdicts on images, by number.
         """
         kept: Cache[V] = self._context.cache(records(kind), judge_facts)
         keys = [

@@ -3,8 +3,8 @@
     annotations/captions_val2014.json   or annotations_trainval2014.zip
     val2014/COCO_val2014_NUMBER.jpg     or val2014.zip
 
-There is no list of the captions: everybody draws 30,000 of them. Here they are of different images, one each, drawn
-by the seed, and compared at 256 px with all 40,504 images.
+No list of captions is published: everybody samples 30,000. Here each is of another image, sampled by the seed.
+Generated images are compared at 256 px with all 40,504 of the set.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from collections import defaultdict
 from pathlib import Path
 
 from hart.errors import HartError
-from hart.evaluation.published_files import PublishedFiles, PublishedImages, cached_file, parse_published
+from hart.evaluation.published_files import PublishedFiles, PublishedImages, cached_file
 from hart.evaluation.report import Result
 from hart.evaluation.suites.base import Context, Suite
 from hart.evaluation.suites.text_to_image import Benchmark, TextToImageOptions, measure
+from hart.files import FileError, parse_json
 from hart.strict import reason
 
 HOME = "http://images.cocodataset.org/"
@@ -33,7 +34,7 @@ COUNT, OF_IMAGES = 30_000, 40_504
 def open_coco(folder: Path | None, limit: int | None, seed: int) -> Benchmark:
     """The set in `folder`; None fetches it once, 6.5 GB.
 
-    limit: captions to use; None draws 30,000. Raises `HartError` for what is not there, with its address.
+    limit: captions to use; None takes 30,000. Raises `HartError` with the address of what is missing.
     """
     if folder is None:
         instead = "fetch it elsewhere, and give its folder with --data"
@@ -50,7 +51,7 @@ def open_coco(folder: Path | None, limit: int | None, seed: int) -> Benchmark:
     if unknown := sorted(captions.keys() - names.keys()):
         raise HartError(f"{texts.place}: captions of {len(unknown)} images that it does not list: fetch it again")
     chosen = generator.sample(captioned, count)
-    notes = ["which captions others drew is not known; these are this project's own draw, by the seed"]
+    notes = ["which captions others sampled is not known; these are this project's own sample, by the seed"]
     if len(names) != OF_IMAGES:
         notes.append(f"this set has {len(names):,} images, val2014 {OF_IMAGES:,}: compare with no published figure")
     return Benchmark(
@@ -67,10 +68,9 @@ def _read_captions(texts: PublishedFiles) -> tuple[dict[int, str], dict[int, lis
     """File of every image, and the captions of those that have any, by the image's number."""
     where = f"{texts.place}: {CAPTIONS_FILE}"
     try:
-        content = texts.read(CAPTIONS_FILE)
-    except OSError as error:
+        values = parse_json(texts.read(CAPTIONS_FILE), CAPTIONS_FILE)
+    except (OSError, FileError) as error:
         raise HartError(f"{where}: cannot be read ({reason(error)}): fetch it from {TEXTS_ADDRESS}") from None
-    values = parse_published(content, where)
     captions: dict[int, list[str]] = defaultdict(list)
     try:
         names = {int(image["id"]): str(image["file_name"]) for image in values["images"]}
@@ -90,7 +90,7 @@ def run(context: Context[TextToImageOptions]) -> Result:
 
 SUITE = Suite(
     "coco",
-    "COCO-30K: FID and KID at 256 px against val2014, and CLIP score. A stopped run goes on.",
+    "COCO-30K: FID and KID at 256 px against val2014, and CLIP score. A stopped run continues.",
     TextToImageOptions,
     run,
 )

@@ -38,7 +38,7 @@ PROMPT = "a picture of a mountain lake at sunrise"
 
 
 class CostOptions(SuiteOptions, kw_only=True):
-    """The settings of the model decide what is counted and timed."""
+    """Counted and timed are images with the model's own settings."""
 
     model: str = Field(
         default="emoji", description="Shipped name, folder or hub id; with --random-weights a preset or a config.json."

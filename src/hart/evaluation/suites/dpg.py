@@ -29,7 +29,7 @@ from hart.strict import Config, Listed
 
 
 class DpgOptions(AskingOptions, kw_only=True):
-    """The answering model is another than the published one, which transformers does not have."""
+    """The answering model is not the published one, which transformers does not have."""
 
     data: Path | None = Field(
         default=None, description="dpg_bench.csv, or its folder with weights beside it; fetched once by default."
@@ -40,7 +40,7 @@ class DpgOptions(AskingOptions, kw_only=True):
 
 
 class Answer(Config):
-    """To one question. yes: what was answered. counted: after the rule of dependence. reason: why it does not count."""
+    """To one question. yes: as answered. counted: with the rule of dependence. reason: why it does not count."""
 
     number: int
     category: str
@@ -134,4 +134,4 @@ def _verdict(prompt: DensePrompt, answers: Sequence[str]) -> Verdict:
     return Verdict(prompt.item, prompt.prompt, judged.score, tuple(found))
 
 
-SUITE = Suite("dpg", "DPG-Bench: questions about images of long prompts. A stopped run goes on.", DpgOptions, run)
+SUITE = Suite("dpg", "DPG-Bench: questions about images of long prompts. A stopped run continues.", DpgOptions, run)

@@ -13,18 +13,16 @@ from hart.errors import HartError
 from hart.evaluation.generated_images import GeneratedImages
 from hart.evaluation.image_sets import ImageSet, features_of_set
 from hart.evaluation.metrics.distances import all_figures
-from hart.evaluation.metrics.features import open_extractor
+from hart.evaluation.metrics.features import FEATURE_BATCH, open_extractor
 from hart.evaluation.metrics.figures import few_images_warning
 from hart.evaluation.report import Result, extractor_facts, images_text
 from hart.evaluation.suites import base
 from hart.evaluation.suites.base import Context, ImageSetOptions, SamplingOptions, Suite
 from hart.generation.request import Prompt
 
-FEATURE_BATCH = 16
-
 
 class GenerationOptions(ImageSetOptions, SamplingOptions, kw_only=True):
-    """Captions are taken from the set, chosen by the seed, and all of the set is compared with."""
+    """Captions are taken from the set, chosen by the seed; images are compared with the whole set."""
 
     limit: int | None = Field(default=None, ge=1, description="Images to generate; by default one for each.")
     features: base.Features = "efficientnet-lite0"
@@ -39,7 +37,7 @@ def run(context: Context[GenerationOptions]) -> Result:
     context.note(source.description)
     extractor = open_extractor(options.features, context.device)
     references = ImageSet(source, ImageTransform(pipe.image_size, fit=options.fit))
-    # only their words are needed from here on
+    # only captions and labels are needed from here on
     real, samples = features_of_set(
         references, extractor, FEATURE_BATCH, lambda sample: replace(sample, image=b"", record={}), progress
     )
@@ -80,7 +78,7 @@ def _prompts(samples: list[Sample], num_classes: int | None, options: Generation
 
 SUITE = Suite(
     "generation",
-    "Images generated for captions of a set, against the set: FID, KID, precision, recall. A stopped run goes on.",
+    "Images generated for captions of a set, against the set: FID, KID, precision, recall. A stopped run continues.",
     GenerationOptions,
     run,
 )

@@ -1,4 +1,4 @@
-"""Suite `geneval`: are the objects there that a prompt names, as many, in the colours and places that it says?"""
+"""Suite `geneval`: are the objects that a prompt names there, in the right number, colours and places?"""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from hart.strict import Config, Listed
 
 
 class GenevalOptions(AskingOptions, kw_only=True):
-    """The detector is the nearest that transformers has to the published one."""
+    """The detector is the nearest to the published one that transformers has."""
 
     data: Path | None = Field(
         default=None,
@@ -144,7 +144,7 @@ def _verdict(prompt: ObjectPrompt, image: Image.Image, found: Sequence[Found], c
 
 SUITE = Suite(
     "geneval",
-    "GenEval: are the named objects there, as many, in the named colours and places? A stopped run goes on.",
+    "GenEval: are the named objects there, in the right number, colours and places? A stopped run continues.",
     GenevalOptions,
     run,
 )

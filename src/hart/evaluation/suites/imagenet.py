@@ -1,6 +1,6 @@
 """Suite `imagenet`: class-conditional ImageNet at 256 px by ADM's protocol (Dhariwal and Nichol, 2021).
 
-50,000 images, as many of every class, against a reference batch: FID, sFID, Inception Score, precision and recall.
+50,000 images, evenly from all classes, against a reference batch: FID, sFID, Inception Score, precision and recall.
 What is measured is always an `.npz` that ADM's own evaluator reads, whoever generated the images.
 """
 
@@ -16,7 +16,13 @@ from hart.data.transforms import unit_to_pil
 from hart.errors import HartError
 from hart.evaluation.generated_images import SHEET_FILE, SHEET_IMAGES, GeneratedImages
 from hart.evaluation.metrics.distances import LEAST_IMAGES, all_figures
-from hart.evaluation.metrics.features import PUBLISHED_FEATURES, FeatureExtractor, Features, open_extractor
+from hart.evaluation.metrics.features import (
+    FEATURE_BATCH,
+    PUBLISHED_FEATURES,
+    FeatureExtractor,
+    Features,
+    open_extractor,
+)
 from hart.evaluation.metrics.figures import few_images_warning
 from hart.evaluation.npz import SampleFile, write_samples
 from hart.evaluation.published_files import PublishedFile, located
@@ -29,7 +35,6 @@ from hart.pipeline import HartPipeline
 from hart.presets import VAR_SAMPLING
 from hart.strict import require
 
-FEATURE_BATCH = 16
 COUNT, CLASSES, IMAGE_SIZE = 50_000, 1000, 256
 SAMPLES_FILE = "samples.npz"
 REFERENCE = PublishedFile(
@@ -55,10 +60,8 @@ class ImageNetOptions(SuiteOptions, kw_only=True):
         default=None,
         description="ADM's reference batch, .npz; VIRTUAL_imagenet256_labeled.npz is fetched once by default.",
     )
-    data: Path | None = Field(
-        default=None, description="Folder with that file, and with the weights of the features if they are there."
-    )
-    limit: int = Field(default=COUNT, ge=1, description="Images to generate, as many of every class as can be.")
+    data: Path | None = Field(default=None, description="Folder with that file and any weights of the features.")
+    limit: int = Field(default=COUNT, ge=1, description="Images to generate, as evenly from all classes as possible.")
     features: base.Features = PUBLISHED_FEATURES
     guidance: float = Field(default=1.5, description="Guidance scale; the published one by default.")
     gumbel_smoothing: bool = Field(
@@ -72,7 +75,7 @@ class ImageNetOptions(SuiteOptions, kw_only=True):
     def __post_init__(self) -> None:
         require(
             (self.model is None) != (self.samples is None),
-            "give either --model, to draw, or --samples, to measure images that are there",
+            "give either --model, to generate images, or --samples, to measure existing ones",
         )
 
 
@@ -87,9 +90,8 @@ def open_reference(path: Path | None, data: Path | None = None) -> SampleFile:
 def run(context: Context[ImageNetOptions]) -> Result:
     """Raises `HartError`; what may be missing is looked for before anything is generated."""
     options, progress = context.options, context.progress
-    data, reference_path = (None if path is None else user_path(path) for path in (options.data, options.reference))
-    extractor = open_extractor(options.features, context.device, data)
-    reference = open_reference(reference_path, data)
+    extractor = open_extractor(options.features, context.device, options.data)
+    reference = open_reference(options.reference, options.data)
     _require_enough(len(reference), f"{reference.path} has")
     if options.model is not None:
         samples, settings, notes = _generate(context, options.model)
@@ -107,7 +109,7 @@ def run(context: Context[ImageNetOptions]) -> Result:
     if reference.has_statistics and extractor.name == PUBLISHED_FEATURES:
         whole = reference.statistics()
     elif reference.has_statistics:
-        notes.append("the reference's statistics are of inception-v3: FID is to the images beside them instead")
+        notes.append("the reference's statistics are of inception-v3: FID is to the reference's images instead")
     real = _features(reference, extractor, "features of the reference", progress)
     for known, found in () if whole is None else ((whole.pooled, real.pooled), (whole.spatial, real.spatial)):
         if found is not None and len(known.mean) != found.shape[1]:
@@ -137,7 +139,7 @@ def run(context: Context[ImageNetOptions]) -> Result:
 
 
 def _generate(context: Context[ImageNetOptions], model: str) -> tuple[SampleFile, dict[str, Any], list[str]]:
-    """Images, as many of every class as can be, in `samples.npz`; what they are generated with, and notes on that.
+    """Images, as evenly from all classes as possible, in `samples.npz`; their settings, and notes on them.
 
     Raises `HartError` for a model that does not generate classes.
     """
@@ -171,7 +173,7 @@ def _generate(context: Context[ImageNetOptions], model: str) -> tuple[SampleFile
 def balanced_classes(count: int, classes: int, seed: int) -> list[int]:
     """The class of every image: all classes in turn, and at the end, where they do not fit, some chosen by `seed`.
 
-    The turn matters: the Inception Score is of 5,000 images at a time, and sorted ones would show it few classes.
+    The order matters: the Inception Score is computed on 5,000 images at a time; sorted ones would have few classes.
     """
     turns, left = divmod(count, classes)
     return [*range(classes)] * turns + random.Random(seed).sample(range(classes), left)
@@ -192,7 +194,7 @@ def _require_enough(count: int, where: str) -> None:
 
 SUITE = Suite(
     "imagenet",
-    "ImageNet 256 px, 50,000 images: FID, sFID, Inception Score, precision, recall. A stopped run goes on.",
+    "ImageNet 256 px, 50,000 images: FID, sFID, Inception Score, precision, recall. A stopped run continues.",
     ImageNetOptions,
     run,
 )

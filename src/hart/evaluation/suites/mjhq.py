@@ -12,18 +12,12 @@ from pydantic import Field
 
 from hart.errors import HartError
 from hart.evaluation.generated_images import spread
-from hart.evaluation.published_files import (
-    HUB_DATASETS,
-    PublishedFiles,
-    PublishedImages,
-    hub_dataset,
-    parse_published,
-)
+from hart.evaluation.published_files import HUB_DATASETS, PublishedFiles, PublishedImages, hub_dataset
 from hart.evaluation.report import Result, published_tables
 from hart.evaluation.suites import base
 from hart.evaluation.suites.base import Context, Suite
 from hart.evaluation.suites.text_to_image import CATEGORY, Benchmark, TextToImageOptions, measure
-from hart.files import TEXT_LIMIT, FileError, read_bytes
+from hart.files import TEXT_LIMIT, FileError, parse_json, read_bytes
 
 REPOSITORY = "playgroundai/MJHQ-30K"
 ADDRESS = f"{HUB_DATASETS}{REPOSITORY}"
@@ -40,15 +34,15 @@ class MjhqOptions(TextToImageOptions, kw_only=True):
     reference_size: int = Field(
         default=IMAGE_SIZE,
         ge=1,
-        description="Pixels that the set's images are first brought to; 1024 is their own size.",
+        description="Pixels to which the set's images are first resized; 1024 is their own size.",
     )
 
 
 def open_mjhq(folder: Path | None, limit: int | None, seed: int, reference_size: int = IMAGE_SIZE) -> Benchmark:
     """The set in `folder`; None fetches it once, 9 GB, through the hub.
 
-    limit: prompts to use, as many of each category as can be, chosen by `seed`; None draws all. Generated images are
-    compared with all images of the set. Raises `HartError` for what is not there, with its address.
+    limit: prompts to use, as evenly from the categories as possible, chosen by `seed`; None uses all. Generated images
+    are compared with all images of the set. Raises `HartError` with the address of what is missing.
     """
     if folder is None:
         instead = f"fetch {PROMPTS_FILE} and {ARCHIVE} there, and give their folder with --data"
@@ -80,7 +74,7 @@ def open_mjhq(folder: Path | None, limit: int | None, seed: int, reference_size:
 def _read_entries(file: Path) -> list[tuple[str, str, str]]:
     """ID, category and prompt of every image."""
     try:
-        entries = parse_published(read_bytes(file, TEXT_LIMIT), str(file))
+        entries = parse_json(read_bytes(file, TEXT_LIMIT), str(file))
     except FileError as error:
         raise HartError(f"{error}: fetch it from {ADDRESS}") from None
     try:
@@ -96,5 +90,8 @@ def run(context: Context[MjhqOptions]) -> Result:
 
 
 SUITE = Suite(
-    "mjhq", "MJHQ-30K: FID and KID, over all and by category, and CLIP score. A stopped run goes on.", MjhqOptions, run
+    "mjhq",
+    "MJHQ-30K: FID and KID, over all and by category, and CLIP score. A stopped run continues.",
+    MjhqOptions,
+    run,
 )

@@ -23,7 +23,7 @@ from hart.evaluation.image_sets import ImageSet, features_of_set
 from hart.evaluation.judges import scores
 from hart.evaluation.judges.scores import ClipScore, Scorer, score_generated
 from hart.evaluation.metrics.distances import LEAST_IMAGES, all_figures, distances
-from hart.evaluation.metrics.features import open_extractor
+from hart.evaluation.metrics.features import FEATURE_BATCH, open_extractor
 from hart.evaluation.metrics.figures import FEW_IMAGES, Figure, bootstrap_mean, few_images_warning
 from hart.evaluation.published_files import at_hand
 from hart.evaluation.report import PublishedTable, Result, extractor_facts, images_text
@@ -35,7 +35,6 @@ CATEGORY = "category"
 """Field of an image's record that names its category."""
 ALL = "generated"
 NONE = "none"
-FEATURE_BATCH = 16
 
 
 class TextToImageOptions(SamplingOptions, kw_only=True):
@@ -43,8 +42,8 @@ class TextToImageOptions(SamplingOptions, kw_only=True):
 
     data: Path | None = Field(
         default=None,
-        description="Folder with the set as published, and with weights by their names if they are there; both are "
-        "fetched once from their public homes by default.",
+        description="Folder with the set as published, and any weights by their names; both are fetched once from "
+        "their public homes by default.",
     )
     limit: int | None = Field(default=None, ge=1, description="Images to generate; as many as published by default.")
     features: base.Features = "inception-v3"
@@ -70,27 +69,26 @@ class TextToImageOptions(SamplingOptions, kw_only=True):
         return None if self.data is None else user_path(self.data)
 
     def scorers(self, device: torch.device) -> list[Scorer]:
-        """What scores images and words. Raises `HartError`."""
+        """What scores images with their prompts. Raises `HartError`."""
         found: list[Scorer] = []
         if self.clip != NONE:
             found.append(ClipScore(at_hand(self.clip, self.folder), device))
         if self.hps is not None:
             found.append(ClipScore(at_hand(self.hps, self.folder), device, "HPS v2"))
         if self.image_reward is not None:
-            words = at_hand(self.image_reward_tokenizer, self.folder)
-            found.append(scores.ImageReward(user_path(self.image_reward), words, device))
+            tokenizer = at_hand(self.image_reward_tokenizer, self.folder)
+            found.append(scores.ImageReward(user_path(self.image_reward), tokenizer, device))
         return found
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A published set: what is generated for it and what is compared.
+    """A published set: its prompts, and the images to compare with.
 
     prompts: of every image generated. categories: of every prompt; empty where the set has none.
     references: all images of the set, with a record that holds their `CATEGORY` where the set has any.
     reference_size: pixels that the images of the set are cut and resized to. generated_size: the same for generated
-        ones;
-    None leaves them as they are. notes: where this is not the published set. published: rows of others.
+    ones; None leaves them as they are. notes: where this is not the published set. published: rows of others.
     """
 
     prompts: tuple[str, ...]
@@ -172,9 +170,7 @@ def _warnings(benchmark: Benchmark, sampling: SamplingConfig, count: int) -> lis
         warnings.append("generated with Gumbel smoothing, which published FIDs leave out: they are lower without it")
     if benchmark.published:
         warnings.append(
-            f"generated with guidance {sampling.guidance_scale:g}; which guidance the published figures were "
-            "generated with is "
-            "not known"
+            f"generated with guidance {sampling.guidance_scale:g}; the guidance of the published figures is not known"
         )
     return warnings
 

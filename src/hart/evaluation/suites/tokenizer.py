@@ -1,4 +1,4 @@
-"""Suite `tokenizer`: what an image loses on its way through the tokenizer, discrete against hybrid.
+"""Suite `tokenizer`: what an image loses in the tokenizer, discrete against hybrid.
 
 Everything is measured on 8-bit images, as they would be stored. `hybrid` is codes plus the exact residual, which is the
 encoder's continuous latent: what hybrid tokens reach when the residual is sampled without error (paper, Table 1).
@@ -27,11 +27,12 @@ from hart.evaluation.image_sets import ImageSet
 from hart.evaluation.metrics.distances import frechet_figure, kernel_distance
 from hart.evaluation.metrics.features import FeatureExtractor, Features, open_extractor
 from hart.evaluation.metrics.figures import Figure, bootstrap_mean, few_images_warning
-from hart.evaluation.metrics.images import SSIM_WINDOW, psnr, ssim
+from hart.evaluation.metrics.images import SSIM_WINDOW, ssim
 from hart.evaluation.report import Result, extractor_facts, images_text, published_tables
 from hart.evaluation.suites import base
 from hart.evaluation.suites.base import Context, ImageSetOptions, Suite, SuiteOptions
 from hart.generation.contact_sheet import contact_sheet
+from hart.generation.outputs import psnr
 from hart.grids import ScaleSchedule
 from hart.networks.perceptual import EfficientNetLitePerceptualLoss, Lpips, perceptual_loss
 from hart.presets import scales_of_size
@@ -40,6 +41,8 @@ from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 KINDS = ("discrete", "hybrid")
 INPUT = "input"
 PSNR, SSIM = "PSNR, dB", "SSIM"
+IDENTICAL_PSNR = 100.0
+"""dB of an image of which nothing is lost, for a finite mean; one value off by one in a 256 px image is 101 dB."""
 DISTANCES = {"lpips": "LPIPS (VGG-16)", "efficientnet_lite0": "distance (efficientnet-lite0)"}
 SHEET_FILE, SHEET_IMAGES = "reconstructions.png", 12
 
@@ -48,7 +51,7 @@ class TokenizerOptions(ImageSetOptions, SuiteOptions, kw_only=True):
     """The model may be a tokenizer alone."""
 
     model: base.Model = "emoji"
-    size: int | None = Field(default=None, description="Side of the images in pixels; the model's own by default.")
+    size: int | None = Field(default=None, description="Size of the images in pixels; the model's own by default.")
     scales: tuple[int, ...] | None = Field(
         default=None, description="Grid sizes of the token maps, for sizes that have no known ones."
     )
@@ -66,8 +69,8 @@ class TokenizerOptions(ImageSetOptions, SuiteOptions, kw_only=True):
 def schedule_for(config: TokenizerConfig, size: int, scales: tuple[int, ...] | None = None) -> ScaleSchedule:
     """The scales with which images of `size` pixels are coded.
 
-    `scales` if they are given, else those of `hart.presets.scales_of_size`. Raises `HartError` when they do not end at
-    the latent's side.
+    `scales` if given, else those of `hart.presets.scales_of_size`. Raises `HartError` when they do not end at the
+    latent's size.
     """
     if size < SSIM_WINDOW:
         raise HartError(f"size {size}: give at least {SSIM_WINDOW} px, the window of SSIM")
@@ -84,7 +87,7 @@ def schedule_for(config: TokenizerConfig, size: int, scales: tuple[int, ...] | N
 
 
 def run(context: Context[TokenizerOptions]) -> Result:
-    """Scores and features of every batch are kept: a stopped run goes on.
+    """Scores and features of every batch are kept: a stopped run continues.
 
     Raises `HartError` for sets of fewer than four images, or decoded images that are not finite.
     """
@@ -152,7 +155,7 @@ class Measure:
         self.scores = (PSNR, SSIM, DISTANCES[options.distance])
 
     def facts(self) -> dict[str, object]:
-        """What decides the numbers, beside the tokenizer."""
+        """What decides the numbers besides the tokenizer."""
         return {"features": extractor_facts(self.extractor), "distance": [self.scores[-1], fingerprint(self._distance)]}
 
     @torch.inference_mode()
@@ -162,7 +165,8 @@ class Measure:
         original = pixels.to(self._device)
         for kind, image in reconstruct(self._tokenizer, original, self._schedule).items():
             distance = self._distance.distances(to_signed(image), to_signed(original))
-            scores = (psnr(image, original), ssim(image, original), distance)
+            decibels = psnr(image, original, 255).nan_to_num(posinf=IDENTICAL_PSNR)
+            scores = (decibels, ssim(image, original), distance)
             values |= _named(kind, self.extractor(image))
             values |= {f"{kind}: {name}": score.cpu() for name, score in zip(self.scores, scores, strict=True)}
         return values
@@ -192,7 +196,7 @@ def reconstruct(tokenizer: HybridTokenizer, pixels: Tensor, schedule: ScaleSched
 
 
 def _named(kind: str, features: Features) -> dict[str, Tensor]:
-    """Features that distances are of."""
+    """Features for the distances, by name."""
     values = {f"{kind}: pooled": features.pooled}
     return values if features.spatial is None else values | {f"{kind}: spatial": features.spatial}
 
@@ -218,7 +222,7 @@ def _figures(
 
 SUITE = Suite(
     "tokenizer",
-    "Reconstruction, discrete against hybrid: PSNR, SSIM, perceptual distance, rFID, rKID. A stopped run goes on.",
+    "Reconstruction, discrete against hybrid: PSNR, SSIM, perceptual distance, rFID, rKID. A stopped run continues.",
     TokenizerOptions,
     run,
 )

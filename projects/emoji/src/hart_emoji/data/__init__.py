@@ -1,4 +1,4 @@
-"""Builder of the emoji data set: `build` draws and writes; the rest says what is drawn and what it is called."""
+"""Builder of the emoji data set: `build` renders and writes it; the rest decides on icons and captions."""
 
 from hart_emoji.data.build import STYLES, EmojiSummary, build_emoji
 

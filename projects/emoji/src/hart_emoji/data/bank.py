@@ -1,4 +1,4 @@
-"""Composed scenes, encoded for training of the transformer; those that tests ask for are left out."""
+"""Composed scenes, encoded for training the transformer, without captions that the evaluation asks for."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from hart import HartError
 from hart.checkpoint import load_tokenizer
 from hart.data import ImageTransform
+from hart.evaluation import Progress
 from hart.files import default_cache, read_toml
 from hart.text_encoder import find_text_encoder, load_text_encoder
 from hart.training import EncodedSummary, EncodeOptions, Encoders, encode_dataset
 from hart_emoji import RECIPES
-from hart_emoji.data.build import Progress
 from hart_emoji.data.scenes import EmojiScenes
 
 SHARD = 1024
@@ -22,8 +22,8 @@ SHARD = 1024
 def write_bank(folder: Path, count: int, *, model: str, seed: int, part: str, progress: Progress) -> EncodedSummary:
     """Write `count` scenes, or every N-th shard of them.
 
-    model: whose tokenizer and text encoder encode. part: "I/N". Raises `HartError`, for a count that is no multiple of
-    `SHARD` too.
+    model: whose tokenizer and text encoder are used. part: "I/N". Raises `HartError`, also for a count that is no
+    multiple of `SHARD`.
     """
     if count <= 0 or count % SHARD:
         raise HartError(f"count {count}: give a multiple of {SHARD}")

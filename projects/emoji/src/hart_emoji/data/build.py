@@ -1,4 +1,4 @@
-"""Builds the emoji data set: open emoji sets drawn to images, with captions, as WebDataset shards.
+"""Builds the emoji data set: open emoji sets rendered with captions, as WebDataset shards.
 
 Everything follows from the pinned packages, the size and the seed: the same call gives the same files.
 """
@@ -11,7 +11,7 @@ import json
 import random
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from PIL import Image
 
 from hart import HartError
 from hart.data import begin_set, finish_set
+from hart.evaluation import Progress
 from hart.files import atomic_write, default_cache, write_json
 from hart_emoji.data.captions import Keywords, captions, plain_names
 from hart_emoji.data.catalogue import Icon, IconSet, catalogue
@@ -31,9 +32,6 @@ from hart_emoji.data.plan import SPLIT_RULE, PlannedImage, held_out_keywords, pl
 BUILDER_VERSION = 2
 """Part of the fingerprint: raised when the same packages, size and seed give other files."""
 SHARD_SIZE = 1000
-
-Progress = Callable[[int, int | None, str], None]
-"""Called with (done, total or None, what is being done)."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ SHORT_CODES = ("github", "iamcal", "emojibase", "joypixels")
 class EmojiSummary:
     """What lies in the directory.
 
-    train, val: images. skipped: icons that drew blank or could not be drawn. reused: nothing had to be built.
+    train, val: images. skipped: icons that are blank or could not be rendered. reused: nothing had to be built.
     """
 
     directory: Path
@@ -90,11 +88,11 @@ def build_emoji(
     styles: Collection[str] = tuple(STYLES),
     held_out_only: bool = False,
 ) -> EmojiSummary:
-    """Draw the emoji sets into `directory`: `train-*.tar`, `val-*.tar`, `concepts.json`, `dataset.json`.
+    """Render the emoji sets into `directory`: `train-*.tar`, `val-*.tar`, `concepts.json`, `dataset.json`.
 
-    size: side of the images, pixels, 16 to 1024. cache: where the npm archives lie or go; see `files.default_cache`.
-    styles: names of `STYLES`. held_out_only: leave the images to train on undrawn, for evaluation at another size.
-    A stopped build goes on with the first missing shard; a complete one is only checked.
+    size: of the images in pixels, 16 to 1024. cache: folder of the npm archives; by default `hart.files.default_cache`.
+    styles: names of `STYLES`. held_out_only: leave out the images to train on, for evaluation at another size.
+    A stopped build continues with the first missing shard; a complete one is only checked.
     Each shard member pair is `<key>.webp` (lossless) and `<key>.json` with captions, concept, style, skin_tone, group,
     weight and held_out (None, "style" or "tone"; see `hart_emoji.data.plan`).
     Raises `HartError` for a bad size or style, for a directory with another data set, and where npm fails.
@@ -137,7 +135,7 @@ def build_emoji(
                     "word": style.word,
                     "licence": style.licence,
                     "author": style.author,
-                    "pictures": sum(image.icon.style == name for image in images),
+                    "images": sum(image.icon.style == name for image in images),
                 }
                 for name, style in chosen.items()
             },
@@ -148,17 +146,17 @@ def build_emoji(
 
 
 def layer_of(svg: str, size: int) -> Image.Image | None:
-    """Draw an SVG document, as large as fits into (size, size), as RGBA of its own proportions; None if bad."""
+    """Render an SVG document, as large as fits into (size, size), as RGBA of its own proportions; None if invalid."""
     try:
         # Both sides are bounds for resvg: it keeps the proportions.
-        drawn = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size))
+        png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size))
     except ValueError:
         return None
-    return Image.open(io.BytesIO(drawn)).convert("RGBA")
+    return Image.open(io.BytesIO(png)).convert("RGBA")
 
 
 def render(svg: str, size: int) -> Image.Image | None:
-    """Draw an SVG document on white, centred, as large as fits into (size, size); None if bad or blank."""
+    """Render an SVG document on white, centred, as large as fits into (size, size); None if invalid or blank."""
     layer = layer_of(svg, size)
     if layer is None:
         return None
@@ -176,7 +174,7 @@ def _fingerprint(size: int, seed: int, styles: Mapping[str, Style], splits: Sequ
 
 
 def _summary(directory: Path, index: Mapping[str, Any]) -> EmojiSummary:
-    """Of a set that is finished. Raises `HartError` for one of which something is gone."""
+    """Of a finished set. Raises `HartError` where part of it is missing."""
     counts = index.get("counts")
     numbers: dict[str, Any] = {name: index.get(name) for name in ("skipped", "concepts")}
     numbers |= {split: counts.get(split) if isinstance(counts, dict) else None for split in ("train", "val")}
@@ -229,8 +227,8 @@ def _write_shards(
             part = chosen[start : start + SHARD_SIZE]
             path = directory / f"{split}-{start // SHARD_SIZE:04d}.tar"
             if not path.is_file():
-                told = _told(part, report, done, total, f"drawing {split}")
-                atomic_write(path, partial(_draw_shard, images=told, keywords=keywords, size=size, seed=seed))
+                told = _told(part, report, done, total, f"rendering {split}")
+                atomic_write(path, partial(_write_shard, images=told, keywords=keywords, size=size, seed=seed))
             done += len(part)
             counts[split] += _shard_length(path)
     report(done, total, "done")
@@ -238,13 +236,13 @@ def _write_shards(
 
 
 def _told(images: Iterable[PlannedImage], report: Progress, done: int, total: int, what: str) -> Iterator[PlannedImage]:
-    """The same images, each reported as its turn comes."""
+    """The same images, each reported when its turn comes."""
     for number, image in enumerate(images):
         report(done + number, total, what)
         yield image
 
 
-def _draw_shard(file: BinaryIO, images: Iterable[PlannedImage], keywords: Keywords, size: int, seed: int) -> None:
+def _write_shard(file: BinaryIO, images: Iterable[PlannedImage], keywords: Keywords, size: int, seed: int) -> None:
     with tarfile.open(fileobj=file, mode="w") as tar:
         for image in images:
             _add_image(tar, image, keywords, size, seed)
@@ -252,11 +250,11 @@ def _draw_shard(file: BinaryIO, images: Iterable[PlannedImage], keywords: Keywor
 
 def _add_image(tar: tarfile.TarFile, image: PlannedImage, keywords: Keywords, size: int, seed: int) -> None:
     icon = image.icon
-    drawn = render(icon.svg, size)
-    if drawn is None:
+    rendered = render(icon.svg, size)
+    if rendered is None:
         return
     encoded = io.BytesIO()
-    drawn.save(encoded, "WEBP", lossless=True, quality=50, method=2)
+    rendered.save(encoded, "WEBP", lossless=True, quality=50, method=2)
     rng = random.Random(f"{seed}|captions|{image.key}")
     record = {
         "captions": captions(icon.concept, STYLES[icon.style].word, icon.tone, keywords, rng),

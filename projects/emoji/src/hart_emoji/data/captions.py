@@ -16,7 +16,7 @@ AMBIGUOUS_ABOVE = 6
 DEFAULT_STYLE = "noto"
 """What a caption without a style means: images of other styles have one such caption, the others tell the style.
 
-Seven designers under the same words are a mixture of which a small model draws the average.
+Seven designers under the same caption are a mixture, and a small model generates its average.
 """
 
 _PLAIN_QUOTES = {0x2019: "'", 0x201C: None, 0x201D: None, 0x229B: None}
@@ -90,7 +90,7 @@ def plain_names(concept: Concept) -> list[str]:
 
 
 class Keywords:
-    """Which keywords may be used for which concept: vague and held-out ones never, ambiguous ones beside the name.
+    """Which keywords may be used for which concept: vague and held-out ones never, ambiguous ones only with the name.
 
     held_out: words that no training caption may contain.
     """

@@ -1,4 +1,4 @@
-"""Which emoji a drawn icon shows: joins the icon sets' names with the Unicode names and keywords.
+"""Which emoji an icon shows: joins the icon sets' names with the Unicode names and keywords.
 
 A concept is an emoji without its skin tone, named by the slug of its Unicode (CLDR) name: "red-apple".
 """
@@ -53,7 +53,7 @@ class Concept:
 
 @dataclass(frozen=True)
 class Icon:
-    """One image to draw.
+    """One icon to render.
 
     tone: one of `TONES` or None; svg: a complete document; certain: false where the name was guessed.
     """

@@ -1,4 +1,4 @@
-"""Colours with names: repainting icons, telling an icon's own colour, grounds.
+"""Colours with names: repainting icons, telling an icon's own colour, backgrounds.
 
 Pixels are (H, W, 4) uint8 RGBA, not premultiplied.
 """
@@ -31,8 +31,8 @@ COLOURS: dict[str, tuple[float, float, float]] = {
 OTHER_WORDS = {"purple": ("violet",), "grey": ("gray",)}
 COLOUR_WORDS = frozenset([*COLOURS, *(word for words in OTHER_WORDS.values() for word in words)])
 
-GROUND_SHADES = {"": (1.0, 1.0), "light ": (0.38, 1.12), "dark ": (1.05, 0.5)}
-"""Word before a ground's colour -> factors on its saturation and value."""
+BACKGROUND_SHADES = {"": (1.0, 1.0), "light ": (0.38, 1.12), "dark ": (1.05, 0.5)}
+"""Word before a background's colour -> factors on its saturation and value."""
 NO_SHADE = frozenset({"black", "white", "brown", "pink", "orange", "yellow", "red"})
 
 COLOURED = 0.25
@@ -99,12 +99,12 @@ def colour_word(word: str, rng: random.Random) -> str:
     return rng.choice((word, word, *OTHER_WORDS.get(word, ())))
 
 
-def ground(rng: random.Random) -> tuple[str, tuple[int, int, int]]:
-    """A colour for a ground, its words ("light blue") and one RGB that they fit; never white."""
+def background(rng: random.Random) -> tuple[str, tuple[int, int, int]]:
+    """Words for a background's colour ("light blue") and one RGB that they fit; never white."""
     word = rng.choice([name for name in COLOURS if name != "white"])
-    shade = "" if word in NO_SHADE else rng.choice(("", "", *GROUND_SHADES))
+    shade = "" if word in NO_SHADE else rng.choice(("", "", *BACKGROUND_SHADES))
     hue, saturation, value = COLOURS[word]
-    more, brighter = GROUND_SHADES[shade]
+    more, brighter = BACKGROUND_SHADES[shade]
     saturation = min(1.0, saturation * more * rng.uniform(0.85, 1.1))
     value = min(1.0, value * brighter * rng.uniform(0.92, 1.08))
     hue = (hue + rng.uniform(-0.015, 0.015)) % 1

@@ -1,4 +1,4 @@
-"""Captions in people's words: short and long sentences, plurals, slips of the keyboard."""
+"""Captions as people type them: short and long sentences, plurals, typing errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _IRREGULAR = {
 }
 _PHRASE_END = re.compile(r"\b(with|of|in|on|at|and|behind|from|over|to|for|between|holding|showing)\b")
 _NEIGHBOURS = dict(zip("abcdefghijklmnopqrstuvwxyz", "snvfrdhjuklknmpowtayiceztx", strict=True))
-"""A key that lies beside each on a keyboard."""
+"""A neighbouring key of each letter on a keyboard."""
 
 
 def plural(name: str) -> str | None:
@@ -72,8 +72,8 @@ def one_thing(name: str, rng: random.Random) -> str:
     return template.format(name=name, a=article, bare=name)
 
 
-def with_slip(text: str, rng: random.Random) -> str:
-    """One slip in one longer word: two letters exchanged, one left out, doubled, or a neighbouring key."""
+def with_typo(text: str, rng: random.Random) -> str:
+    """One typing error in a longer word: two letters exchanged, one left out, doubled, or a neighbouring key."""
     words = text.split()
     long = [i for i, word in enumerate(words) if len(word) >= 5 and word.isalpha()]
     if not long:
@@ -94,5 +94,5 @@ def with_slip(text: str, rng: random.Random) -> str:
     return " ".join(words)
 
 
-def sometimes_slipped(text: str, rng: random.Random) -> str:
-    return with_slip(text, rng) if rng.random() < TYPO_CHANCE else text
+def sometimes_mistyped(text: str, rng: random.Random) -> str:
+    return with_typo(text, rng) if rng.random() < TYPO_CHANCE else text

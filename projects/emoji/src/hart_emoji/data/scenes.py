@@ -1,4 +1,4 @@
-"""Images composed from emoji without end, with captions of what is there: things, colours, counts, places, grounds.
+"""Images composed from emoji, with captions of what they show: things, colours, counts, places, backgrounds.
 
 Row n is a function of the seed and n. Only icons that the emoji set trains on are used, and none of its held-out words.
 """
@@ -21,19 +21,19 @@ from hart_emoji.data.build import STYLES, layer_of, read_icons
 from hart_emoji.data.captions import DEFAULT_STYLE, Keywords, captions, plain_names, with_article
 from hart_emoji.data.catalogue import Icon
 from hart_emoji.data.plan import held_out_keywords, plan_images
-from hart_emoji.data.recolour import COLOUR_WORDS, COLOURS, OwnColour, colour_word, ground, own_colour, repainted
-from hart_emoji.data.rewriting import NUMBERS, one_thing, plural, sometimes_slipped
+from hart_emoji.data.recolour import COLOUR_WORDS, COLOURS, OwnColour, background, colour_word, own_colour, repainted
+from hart_emoji.data.rewriting import NUMBERS, one_thing, plural, sometimes_mistyped
 
 CAPTIONS = 3
 """Captions an image."""
-KINDS = {"single": 0.5, "coloured": 0.14, "ground": 0.1, "two": 0.16, "count": 0.1}
+KINDS = {"single": 0.5, "coloured": 0.14, "background": 0.1, "two": 0.16, "count": 0.1}
 """Kind of scene -> its share of the images."""
 SEEN = {"single": 2.0}
 """Kind of scene -> how often training sees an image of it; 1 for all others."""
 THINGS = frozenset({"animals-nature", "food-drink", "travel-places", "activities", "objects"})
 """Groups whose icons stand for things that can be put beside each other and counted."""
 FIGURES = frozenset({"smileys-emotion", "people-body", "other", *THINGS})
-"""Groups that may stand on a coloured ground."""
+"""Groups that may stand on a coloured background."""
 LONGEST_NAME = 3
 """Words of a thing in a scene of several."""
 
@@ -46,7 +46,7 @@ Describe = Callable[[random.Random], str]
 
 @dataclass(frozen=True)
 class Thing:
-    """An icon in a scene. names: what it may be called, without article. sprite: RGBA, as large as it is drawn."""
+    """An icon in a scene. names: what it may be called, without article. sprite: RGBA, at its final size."""
 
     names: tuple[str, ...]
     sprite: Image.Image
@@ -65,13 +65,13 @@ class EmojiScenes:
     def __init__(
         self, cache: Path, count: int, *, size: int = 128, seed: int = 0, barred: Collection[str] = ()
     ) -> None:
-        """cache: where the npm archives of the emoji set lie or go. barred: captions, in lower case, not to be used.
+        """cache: folder of the npm archives of the emoji set. barred: captions, in lower case, not to be used.
 
-        Raises `HartError` where the archives cannot be had.
+        Raises `HartError` where the archives cannot be fetched.
         """
         icons = read_icons(STYLES, cache, lambda done, total, what: None)
         concepts = {icon.concept.slug: icon.concept for icon in icons}
-        # split and held-out words are those of the set that `hart data emoji` writes
+        # split and held-out words are those of the set that `hart-emoji data` writes
         self.keywords = Keywords(concepts.values(), held_out_keywords(concepts.values(), seed=0))
         kept = [image for image in plan_images(icons, seed=0) if image.held_out is None]
         self.icons = [image.icon for image in kept]
@@ -117,12 +117,12 @@ class EmojiScenes:
         return random.Random(f"{self.seed}|scene|{row}")
 
     def scene(self, row: int) -> tuple[Image.Image, tuple[str, ...]]:
-        """The RGB image of a row and its captions. Raises `DamagedSample` where `TRIES` scenes could not be drawn."""
+        """The RGB image of a row and its captions. Raises `DamagedSample` where `TRIES` scenes could not be made."""
         rng = self._generator(row)
         makers = {
             "single": self._single,
             "coloured": self._coloured,
-            "ground": self._on_ground,
+            "background": self._on_background,
             "two": self._two,
             "count": self._counted,
         }
@@ -138,7 +138,7 @@ class EmojiScenes:
         while len(texts) < CAPTIONS:
             text = describe(rng)
             if text.lower() not in self.barred:
-                texts.append(sometimes_slipped(text, rng))
+                texts.append(sometimes_mistyped(text, rng))
         return image, tuple(texts)
 
     def _single(self, rng: random.Random) -> tuple[Image.Image, Describe]:
@@ -177,10 +177,10 @@ class EmojiScenes:
 
         return image, describe
 
-    def _on_ground(self, rng: random.Random) -> tuple[Image.Image, Describe]:
+    def _on_background(self, rng: random.Random) -> tuple[Image.Image, Describe]:
         icon = self._chosen(self._figures, rng)
         sprite = self._sprite(icon, round(self.size * rng.uniform(0.65, 0.9)), rng.uniform(-8, 8))
-        said, colour = ground(rng)
+        said, colour = background(rng)
         image = self._laid(colour, [(sprite, rng.uniform(0.45, 0.55), rng.uniform(0.45, 0.55))])
         names = plain_names(icon.concept)
         tone = f" with {icon.tone} skin tone" if icon.tone else ""
@@ -212,7 +212,7 @@ class EmojiScenes:
         first, second = (middle - 0.245, middle + 0.245) if beside else (middle - 0.25, middle + 0.25)
         other = rng.uniform(0.47, 0.53)
         places = [(first, other), (second, other)] if beside else [(other, first), (other, second)]
-        said, colour = ground(rng) if rng.random() < 0.15 else ("", WHITE)
+        said, colour = background(rng) if rng.random() < 0.15 else ("", WHITE)
         image = self._laid(colour, [(t.sprite, x, y) for t, (x, y) in zip(things, places, strict=True)])
         sizes = ["big" if side == max(sides) else "small" for side in sides] if sized else ["", ""]
 
@@ -240,7 +240,7 @@ class EmojiScenes:
         else:
             raise DamagedSample("no icon with a plural was found")
         number = rng.choices(list(NUMBERS), (4, 4, 3, 2, 1))[0]
-        cells = _cells(number, rng)
+        centres = _centres(number, rng)
         side = 0.44 if number <= 4 else 0.29
         sprite = self._filling(icon, round(self.size * side * rng.uniform(0.85, 1)))
         word = ""
@@ -251,7 +251,7 @@ class EmojiScenes:
         jitter = 0.02
         placed = [
             (sprite.rotate(rng.uniform(-10, 10), Image.Resampling.BICUBIC), x + rng.uniform(-jitter, jitter), y)
-            for x, y in cells
+            for x, y in centres
         ]
         image = self._laid(WHITE, placed)
 
@@ -262,14 +262,14 @@ class EmojiScenes:
 
         return image, describe
 
-    def _thing(self, style: str, side: int, rng: random.Random, *, painted: bool) -> Thing:
+    def _thing(self, style: str, size: int, rng: random.Random, *, painted: bool) -> Thing:
         """A thing of a style, in another colour than its own where `painted`."""
         rows = self._things
         for _ in range(200):
             icon = self.icons[self._row(rows, rng)]
             if icon.style != style:
                 continue
-            sprite = self._filling(icon, side)
+            sprite = self._filling(icon, size)
             names = self._short_names(icon)
             if not painted:
                 return Thing(names, sprite)
@@ -279,10 +279,10 @@ class EmojiScenes:
                 return Thing(said, repainted(sprite, colour, word))
         raise DamagedSample(f"no thing of style {style} was found")
 
-    def _with_colour(self, side: int, rng: random.Random) -> tuple[Icon, Image.Image, OwnColour]:
+    def _with_colour(self, size: int, rng: random.Random) -> tuple[Icon, Image.Image, OwnColour]:
         for _ in range(50):
             icon = self._chosen(self._things, rng)
-            sprite = self._sprite(icon, side, 0)
+            sprite = self._sprite(icon, size, 0)
             if (colour := own_colour(sprite)) is not None:
                 return icon, sprite, colour
         raise DamagedSample("no icon of one colour was found")
@@ -307,26 +307,26 @@ class EmojiScenes:
             name for name in names if len(name.split()) <= LONGEST_NAME and with_article(name)[:2] in ("a ", "an")
         )
 
-    def _sprite(self, icon: Icon, side: int, angle: float) -> Image.Image:
-        """An icon as large as in its set, where `side` is the side of its square."""
-        sprite = layer_of(icon.svg, side)
+    def _sprite(self, icon: Icon, size: int, angle: float) -> Image.Image:
+        """An icon as large as in its set, whose square is `size` px wide."""
+        sprite = layer_of(icon.svg, size)
         if sprite is None or sprite.getbbox() is None:
-            raise DamagedSample(f"{icon.style} {icon.concept.slug} cannot be drawn")
+            raise DamagedSample(f"{icon.style} {icon.concept.slug} cannot be rendered")
         return sprite.rotate(angle, Image.Resampling.BICUBIC, expand=True) if angle else sprite
 
-    def _filling(self, icon: Icon, side: int) -> Image.Image:
-        """An icon without its margin, its longer side `side`: what is called big is big."""
-        drawn = side
+    def _filling(self, icon: Icon, size: int) -> Image.Image:
+        """An icon without its margin, its longer side `size` px: what a caption calls big is big."""
+        rendered = size
         for _ in range(3):  # small icons are measured more than once: their edges take whole pixels
-            sprite = self._sprite(icon, drawn, 0)
+            sprite = self._sprite(icon, rendered, 0)
             sprite = sprite.crop(sprite.getbbox())
-            if max(sprite.size) >= side - 1:
+            if max(sprite.size) >= size - 1:
                 break
-            drawn = round(drawn * side / max(sprite.size))
+            rendered = round(rendered * size / max(sprite.size))
         return sprite
 
     def _laid(self, colour: tuple[int, int, int], placed: Sequence[tuple[Image.Image, float, float]]) -> Image.Image:
-        """Sprites with their centres at (x, y), in sides of the image, on a ground of one colour."""
+        """Sprites with their centres at (x, y), in widths of the image, on a background of one colour."""
         canvas = Image.new("RGBA", (self.size, self.size), (*colour, 255))
         for sprite, x, y in placed:
             layer = Image.new("RGBA", canvas.size)
@@ -361,8 +361,8 @@ def _related(first: str, second: str, *, beside: bool, rng: random.Random) -> st
     return f"{first} {phrase} {second}" if rng.random() < 0.6 else f"{second} {swapped} {first}"
 
 
-def _cells(number: int, rng: random.Random) -> list[tuple[float, float]]:
-    """Centres of so many places, in sides of the image."""
+def _centres(number: int, rng: random.Random) -> list[tuple[float, float]]:
+    """Centres of that many things, in widths of the image."""
     near, far, middle = 0.26, 0.74, 0.5
     thirds = (0.19, 0.5, 0.81)
     match number:

@@ -4,11 +4,11 @@
     PYTHONPATH=src:projects/emoji/src python -m hart_emoji.shipped train .pack --minutes 9 --out OUT --work /tmp/shipped
     python -m hart_emoji.shipped join OUT runs/shipped
 
-`pack` runs where the set is: it makes few small files of a set of captioned images or of a folder of vector files.
+`pack` runs where the set is: it makes a few small files of a set of captioned images or a folder of vector files.
 `train` runs on a bare machine: torch, numpy, pillow, safetensors, tokenizers, accelerate and the pack. It trains with
 the project's recipes, the tokenizer first, everything on the device, and writes averaged weights in files below 16 MiB,
-the logs and sample images, anew every minute. WORK holds checkpoints: the same command goes on from there. `--from
-OUT` starts from what another run wrote. `join` makes a model's folder of OUT.
+the logs and sample images, anew every minute. WORK holds checkpoints: the same command continues from there. `--from
+OUT` starts from what another run wrote. `join` makes a model's folder from OUT.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def run_process(parsed: argparse.Namespace, stage: str, deadline: float, eager: 
 
 
 def write_report(parsed: argparse.Namespace, record: dict[str, Any]) -> None:
-    """What was done, the end of the processes' output, and one image of the samples."""
+    """Write what was done, the end of the processes' output, and one image of the samples."""
     log = (parsed.work / "log").read_text(encoding="utf-8", errors="replace").splitlines()
     record["log"] = [line[:300] for line in log if line.strip()][-40:]
     (parsed.out / REPORT).write_text(json.dumps(record, indent=1, default=str), encoding="utf-8")
@@ -127,7 +127,7 @@ def write_report(parsed: argparse.Namespace, record: dict[str, Any]) -> None:
 
 
 def stage(parsed: argparse.Namespace) -> None:
-    """What a stage's own process does."""
+    """Run a stage, in its own process."""
     # the packed network is for machines that lack it
     sys.path.append(str(parsed.pack / "site"))
     import torch
@@ -178,7 +178,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     for command in (training, one_stage):
         command.add_argument("pack", type=Path)
         command.add_argument("--out", type=Path, required=True, help="weights, logs and samples, small files")
-        command.add_argument("--work", type=Path, required=True, help="checkpoints: the same command goes on there")
+        command.add_argument("--work", type=Path, required=True, help="checkpoints: the same command continues there")
         command.add_argument("--recipes", type=Path, default=RECIPES)
         command.add_argument("--device", default="cuda")
         command.add_argument("--no-perceptual", dest="perceptual", action="store_false", help="leave that loss out")
@@ -197,7 +197,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             f"--{name}", action="append", default=[], metavar="KEY=VALUE", help=f"change a setting of {name}.toml"
         )
     training.set_defaults(run=train)
-    joining = commands.add_parser("join", help="make a model's folder of OUT")
+    joining = commands.add_parser("join", help="make a model's folder from OUT")
     joining.add_argument("out", type=Path)
     joining.add_argument("model", type=Path)
     joining.set_defaults(run=join_files)

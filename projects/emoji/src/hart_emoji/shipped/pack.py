@@ -1,4 +1,4 @@
-"""A set of captioned images in few small files, for a machine that nothing can be downloaded to.
+"""A set of captioned images in a few small files, for a machine without network.
 
     PACK/images.safetensors     images as lossless WebP sheets, captions, weights
     PACK/perceptual.safetensors   the perceptual network's weights
@@ -137,5 +137,5 @@ def vector_images(files: Sequence[Path], size: int) -> CaptionedImages:
         pixels.append(torch.from_numpy(np.array(image)).permute(2, 0, 1))
         texts.append(tuple(line.strip() for line in lines if line.strip()))
     if not pixels:
-        raise HartError("none of the vector files could be drawn")
+        raise HartError("none of the vector files could be rendered")
     return CaptionedImages(torch.stack(pixels), tuple(texts), torch.ones(len(texts)), ({},) * len(texts))

@@ -1,7 +1,7 @@
 """One stage of the shipped model on one device within a given time, with the project's own trainer.
 
-A stage runs in two sittings of one run: a short one inside the warm-up, which tells how long a step takes, and the
-rest, whose number of steps fills the time. A stage that was stopped goes on from its newest checkpoint.
+A stage is one run in two parts: a short one within the warm-up, which tells how long a step takes, and the rest, whose
+number of steps fills the time. A stopped stage continues from its newest checkpoint.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from hart_emoji.shipped.pack import PERCEPTUAL, read_pack
 from hart_emoji.shipped.weights import export
 
 TRIAL = 40
-"""Steps of the first sitting, or the warm-up where that is shorter."""
+"""Steps of the first part, or the warm-up where that is shorter."""
 SAVE_EVERY = 60.0
 """Seconds."""
 MARGIN = 0.94
-"""Of the time that is left goes to steps; the rest is for what varies and for saving."""
+"""Share of the remaining time for steps; the rest is for variation and for saving."""
 LOG_LINES = 400
 PLAN, PREPARED, STARTED = "plan.json", "prepared", "started"
 
 
 @dataclass
 class Plan:
-    """What a stage found out about itself; kept beside its checkpoints."""
+    """What a stage has measured and planned; kept with its checkpoints."""
 
     step_seconds: float = 0.0
     save_seconds: float = 0.0
@@ -98,7 +98,7 @@ def transformer_stage(job: Job) -> None:
 
 
 def common(job: Job) -> tuple[str, ...]:
-    """What every recipe is changed to: data on the device, one process."""
+    """Changes to every recipe: data on the device, one process."""
     precision = [] if job.device.type == "cuda" else ['trainer.precision="float32"']
     return (
         f"data={json.dumps(str(job.pack))}",
@@ -111,7 +111,7 @@ def common(job: Job) -> tuple[str, ...]:
 
 
 class ExportedTokenizer(TokenizerTask):
-    """Also writes what it saves for the way back."""
+    """Also exports what it saves."""
 
     out: Path
 
@@ -121,7 +121,7 @@ class ExportedTokenizer(TokenizerTask):
 
 
 class ExportedTransformer(TransformerTask):
-    """The same; its model has the tokenizer with it."""
+    """Also exports what it saves, with the tokenizer."""
 
     out: Path
 
@@ -142,7 +142,7 @@ def run_stage(job: Job, folder: Path, task: Task, recipe: Recipe, multiple: int 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PREPARED).touch()
 
-    def sitting(steps: int, every: int, sample_every: int) -> None:
+    def train_part(steps: int, every: int, sample_every: int) -> None:
         settings = recipe.trainer.replace(
             steps=steps,
             checkpoint_every=every,
@@ -155,7 +155,7 @@ def run_stage(job: Job, folder: Path, task: Task, recipe: Recipe, multiple: int 
 
     trial = min(TRIAL, max(recipe.optimizer.warmup_steps, 4))
     if not plan.step_seconds:
-        sitting(trial, whole_multiple(trial, multiple), 0)
+        train_part(trial, whole_multiple(trial, multiple), 0)
         plan.step_seconds = statistics.median(times[len(times) // 2 :])
         plan.save_seconds = save_time(job, folder)
     done = max(int(file.stem.removeprefix("step-")) for file in (folder / "checkpoints").glob("step-*.pt"))
@@ -166,7 +166,7 @@ def run_stage(job: Job, folder: Path, task: Task, recipe: Recipe, multiple: int 
     plan.steps = max(done + int(seconds / plan.step_seconds), done + 1)
     write_json(plan_path, vars(plan))
     # images at the end alone
-    sitting(plan.steps, every, plan.steps)
+    train_part(plan.steps, every, plan.steps)
 
 
 def whole_multiple(steps: int, of: int) -> int:

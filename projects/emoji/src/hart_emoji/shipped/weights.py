@@ -3,7 +3,7 @@
     OUT/weights-1-of-3.safetensors    the tensors of all files, in float16, each named FILE/TENSOR
     OUT/model.json                    the other files, which are text
 
-All files of one writing hold its number: a mixture of two is refused.
+All files of one export hold its number: a mixture of two is refused.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from hart.checkpoint import read_safetensors, write_safetensors
 from hart.files import read_json, read_text, write_json, write_text
 
 LARGEST_FILE = 15 * 2**20
-"""Bytes, safely below the 16 MiB that some machines give back."""
+"""Bytes, safely below the 16 MiB to which some machines limit returned files."""
 MODEL_FILE, WRITING = "model.json", "writing"
 NAME = re.compile(r"weights-(\d+)-of-(\d+)\.safetensors")
 
 
 def export(model: Path, out: Path) -> list[Path]:
-    """Write a model's folder, all of it or what was there before stays. Raises `HartError` for a tensor too large."""
+    """Write a model's folder whole, or leave what was there. Raises `HartError` for a tensor that is too large."""
     tensors = {
         f"{file.name}/{name}": value.half() if value.is_floating_point() else value
         for file in sorted(model.glob("*.safetensors"))
@@ -65,7 +65,7 @@ def bounded(tensors: Mapping[str, Tensor], most: int) -> list[dict[str, Tensor]]
 
 
 def join(out: Path, model: Path) -> Path:
-    """The folder of what `export` wrote. Raises `HartError` where files are missing or of two writings."""
+    """The model's folder from what `export` wrote. Raises `HartError` where files are missing or of two exports."""
     config = read_json(out / MODEL_FILE)
     found = {int(match[1]): match for path in out.iterdir() if (match := NAME.fullmatch(path.name))}
     if not found or sorted(found) != list(range(1, int(next(iter(found.values()))[2]) + 1)):

@@ -11,10 +11,9 @@ tone and concept that it has not, and free prompts from a file (`hart_emoji.suit
   nearest by pixels has the tone. The features hardly see skin tones: by them, not even half of the tokenizer's
   reconstructions at 64 px have theirs.
 
-Beside every drawn row: what chance gives, and what the tokenizer's reconstructions of the renderings reach that the
-prompts describe, from codes and exact residual, and from the codes alone: a model that generates tokens of this
-tokenizer can hardly do better. Renderings that training has not seen are ranked themselves too: what a perfect image
-reaches.
+Beside every row of generated images: chance, and the tokenizer's reconstructions of the renderings that the prompts
+describe, from codes and exact residual and from the codes alone: a model that generates tokens of this tokenizer can
+hardly do better. Renderings that training has not seen are ranked too: what a perfect image would reach.
 
 Shapes: N images, M images of the set, C concepts, D width of a feature.
 """
@@ -60,7 +59,7 @@ RIGHT = {"style": "right style ({})", "tone": f"right skin tone (pixels at {REDU
 
 
 class AgreementOptions(EmojiOptions, kw_only=True):
-    """The seed is of each group's first image, of the choice of prompts and of the intervals."""
+    """The seed is that of each group's first image, the choice of prompts and the intervals."""
 
     limit: Annotated[int, Field(ge=1, description="Prompts of each group at most.")] = 300
     free_prompts: Annotated[
@@ -69,7 +68,7 @@ class AgreementOptions(EmojiOptions, kw_only=True):
 
 
 def run(context: Context[AgreementOptions]) -> Result:
-    """Images of each group are kept in a folder: a stopped run goes on. Raises `HartError` without any prompt."""
+    """Images of each group are kept in a folder: a stopped run continues. Raises `HartError` without any prompt."""
     options, progress = context.options, context.progress
     opened = Opened.by(context)
     emoji, extractor = opened.emoji, opened.extractor
@@ -112,7 +111,7 @@ def run(context: Context[AgreementOptions]) -> Result:
 
 
 class Judge:
-    """Says of images what they look most like, by the rendered images of a set."""
+    """Tells what images look most like, by the rendered images of a set."""
 
     def __init__(self, emoji: EmojiSet, features: Tensor, extractor: str) -> None:
         """features: (M, D) of all images of the set; extractor: its name, for the columns."""
@@ -152,7 +151,7 @@ class Judge:
         return columns
 
     def chance(self, group: PromptGroup) -> dict[str, Figure]:
-        """By column: the share that images would reach that have nothing to do with their prompts."""
+        """By column: the share that images unrelated to their prompts would reach."""
         accepted = [len(prompt.accepted) for prompt in group.prompts if prompt.accepted]
         count = len(self._emoji.slugs)
         columns = {self._column(top): [chance_of_rank(top, right, count) for right in accepted] for top in TOPS}
@@ -202,7 +201,7 @@ def chance_of_rank(top: int, accepted: int, concepts: int) -> float:
 
 
 def _described(opened: Opened, group: PromptGroup, context: Context[AgreementOptions]) -> dict[str, Looks]:
-    """By kind: what the prompts describe; nothing where they describe no image."""
+    """By kind: the images that the prompts describe; empty where they describe none."""
     rows = [prompt.rendering for prompt in group.prompts if prompt.rendering is not None]
     if len(rows) < len(group.prompts):
         return {}
@@ -235,7 +234,7 @@ def _rows(
 
 SUITE = Suite(
     "agreement",
-    "How often a generated emoji looks most like what it was asked for. A stopped run goes on.",
+    "How often a generated emoji looks most like what it was asked for. A stopped run continues.",
     AgreementOptions,
     run,
     "hart-emoji",

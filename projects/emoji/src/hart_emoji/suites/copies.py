@@ -1,7 +1,7 @@
 """Suite `copies`: does the model copy its training images, and what does it do between styles?
 
-Every generated image is put beside the training images nearest to it, and its distances to them beside those of
-images that certainly are no copies (renderings held out of training) and of images that certainly are (training
+Every generated image is shown with the training images nearest to it, and its distances to them with those of
+images that are certainly no copies (renderings held out of training) and of images that certainly are (training
 images through the tokenizer, as a copy would have to go). A model that copies has distances like the latter.
 
 Distances: 1 - cosine of the extractor's features; and the root mean square of differences of pixel values, 0 to 255, of
@@ -50,14 +50,14 @@ NEAREST_FILE, STYLES_FILE = "nearest.png", "styles.png"
 
 
 class CopiesOptions(EmojiOptions, kw_only=True):
-    """The seed is of the first image and of the choice of prompts."""
+    """The seed is that of the first image and of the choice of prompts."""
 
     limit: Annotated[int, Field(ge=1, description="Images of each kind at most.")] = 100
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """Of N images by one distance: how far the nearest training image is (N,), and which it is (N,)."""
+    """For N images and one distance: how far the nearest training image is (N,), and which it is (N,)."""
 
     distance: Tensor
     row: Tensor
@@ -73,7 +73,7 @@ def run(context: Context[CopiesOptions]) -> Result:
     pipe, emoji, extractor = opened.pipe, opened.emoji, opened.extractor
     names, styles = (make(emoji, options.limit, options.seed) for make in (seen_names, unseen_styles))
     if not names.prompts or not styles.prompts:
-        raise HartError("the set has no concepts to ask for, or holds no style of them out: build a larger one")
+        raise HartError("the set has no concepts to ask for, or no held-out styles: build a larger one")
     training = emoji.training
     bank = _Bank(
         F.normalize(emoji.features(extractor, progress)[: len(training)], dim=1),
@@ -148,7 +148,7 @@ def _renderings(group: PromptGroup) -> list[int]:
 def _nearest_sheet(
     emoji: EmojiSet, group: PromptGroup, generated: GeneratedImages, found: Mapping[str, Nearest]
 ) -> Image.Image:
-    """Drawn, nearest by features, nearest by pixels; distances in the label."""
+    """Generated, nearest by features, nearest by pixels; distances in the label."""
     groups, labels = [], []
     for i, prompt in enumerate(group.prompts[:SHOWN]):
         pixels = [generated.pixels([i])[0], *(emoji.pixels([int(nearest.row[i])])[0] for nearest in found.values())]
@@ -158,7 +158,7 @@ def _nearest_sheet(
 
 
 def _styles_sheet(opened: Opened, group: PromptGroup, context: Context[CopiesOptions]) -> Image.Image:
-    """A concept a row, drawn in every style from one seed, beside its renderings; white where there is none."""
+    """A concept a row, generated in every style from one seed, beside its renderings; white where there is none."""
     pipe, emoji, options = opened.pipe, opened.emoji, context.options
     groups, labels = [], []
     for i, prompt in enumerate(group.prompts[:CONCEPTS]):

@@ -1,4 +1,4 @@
-"""An emoji set as its suites see it: all rendered images by concept, style and skin tone, and their features.
+"""An emoji set as suites see it: all rendered images by concept, style and skin tone, and their features.
 
 Shapes: B, M images, D width of a feature, P = 3 * REDUCED_SIZE**2.
 """
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import pydantic
 import torch
@@ -32,10 +32,12 @@ from hart.evaluation import (
 )
 from hart.files import FileError, default_cache, read_json
 
+T = TypeVar("T")
+
 FEATURE_IMAGE_SIZE = 128
-"""EfficientNet-Lite0 sees emoji at this side: they have little that is finer, and it takes a third of the time."""
+"""Pixels at which EfficientNet-Lite0 sees emoji: they have little finer detail, and it takes a third of the time."""
 REDUCED_SIZE = 32
-"""Images are compared pixel by pixel at this side: colours and masses count, not the exact place of an edge."""
+"""Pixels at which images are compared pixel by pixel: colours and masses count, not the exact place of an edge."""
 BATCH = 8
 """Images that the extractor sees together; more at once are slower on a CPU."""
 CHUNK = 512
@@ -59,19 +61,40 @@ class ConceptEntry:
 
 @pydantic.dataclasses.dataclass(frozen=True)
 class StyleEntry:
-    """The same of a style in dataset.json; word: what captions call it."""
+    """What they read of a style in dataset.json; word: what captions call it."""
 
     word: str
 
 
 @pydantic.dataclasses.dataclass(frozen=True)
+class IndexEntry:
+    """What they read of dataset.json."""
+
+    styles: dict[str, StyleEntry]
+
+
+@pydantic.dataclasses.dataclass(frozen=True)
 class Record:
-    """The same of what stands beside an image."""
+    """What they read of an image's record."""
 
     concept: str
     style: str
     skin_tone: str | None
     held_out: str | None
+
+
+def read_concepts(folder: Path) -> dict[str, ConceptEntry]:
+    """Concepts of a set, by slug. Raises `HartError` for a folder that `hart-emoji data` did not build."""
+    return _read(folder / "concepts.json", dict[str, ConceptEntry])
+
+
+def _read(file: Path, kind: type[T]) -> T:
+    try:
+        return TypeAdapter(kind).validate_python(read_json(file))
+    except FileError as error:
+        raise HartError(f"{error}: give a folder that hart-emoji data built") from None
+    except ValidationError:
+        raise HartError(f"{file}: does not describe an emoji set: build it again") from None
 
 
 class EmojiSet:
@@ -84,23 +107,17 @@ class EmojiSet:
 
     def __init__(self, folder: Path, size: int) -> None:
         """Reads all images at `size` px. Raises `HartError` for a folder that `hart-emoji data` did not build."""
-        try:
-            concepts, styles = read_json(folder / "concepts.json"), read_json(folder / "dataset.json").get("styles")
-        except FileError as error:
-            raise HartError(f"{error}: give a folder that hart-emoji data built") from None
+        self.concepts = read_concepts(folder)
+        known = _read(folder / "dataset.json", IndexEntry).styles
         self._splits = [open_dataset(folder, split, size) for split in ("train", "val")]
         self.damaged = sum(len(split.damaged) for split in self._splits)
         self.training = range(len(self._splits[0]))
         try:
-            self.concepts = TypeAdapter(dict[str, ConceptEntry]).validate_python(concepts)
-            known = TypeAdapter(dict[str, StyleEntry]).validate_python(styles)
             records = TypeAdapter(list[Record]).validate_python([r for split in self._splits for r in split.records])
-            if any(record.concept not in self.concepts or record.style not in known for record in records):
-                raise HartError(f"{folder}: its notes and its concepts or styles are of two sets: build it again")
         except ValidationError:
-            raise HartError(
-                f"{folder}: its concepts, styles or notes are not those of an emoji set: build it again"
-            ) from None
+            raise HartError(f"{folder}: its records do not describe emoji: build it again") from None
+        if any(record.concept not in self.concepts or record.style not in known for record in records):
+            raise HartError(f"{folder}: its records and its concepts or styles are of two sets: build it again")
         self.style_words = {name: style.word for name, style in known.items()}
         self.slugs = sorted({record.concept for record in records})
         self.number = {slug: number for number, slug in enumerate(self.slugs)}
@@ -141,7 +158,7 @@ class EmojiSet:
 
 @dataclass(frozen=True)
 class Opened:
-    """What suites on emoji compare. extractor: by whose features images look alike."""
+    """What the suites compare. extractor: its features decide which images look alike."""
 
     pipe: HartPipeline
     emoji: EmojiSet
@@ -149,7 +166,7 @@ class Opened:
 
     @staticmethod
     def by(context: Context[Any]) -> Opened:
-        """Of the options of a suite. Raises `HartError`."""
+        """By the options of a suite. Raises `HartError`."""
         pipe = context.options.pipeline()
         context.progress(0, None, "reading the set")
         extractor = EfficientNetLite0(pipe.device, image_size=FEATURE_IMAGE_SIZE)

@@ -1,4 +1,4 @@
-"""Prompts for which it is known what an emoji model should draw, in groups by what training has seen of them."""
+"""Prompts for which the right image is known, in groups by what training has seen of them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from hart_emoji.data.captions import DEFAULT_STYLE, with_article
 from hart_emoji.suites.emoji_set import EmojiSet
 
 LEFT_OUT = frozenset({"flags", "symbols"})
-"""Groups of concepts that are never asked for: hundreds of look-alikes."""
+"""Groups of concepts that are not asked for: hundreds of look-alikes."""
 
 
 @dataclass(frozen=True)
 class EmojiPrompt:
-    """Words, and what would be right.
+    """A prompt, and what would be right.
 
-    accepted: numbers of the right concepts; none where no emoji says it. rendering: the image of the set that the
-    words describe in full, or None.
+    accepted: numbers of the right concepts; none where no emoji shows it. rendering: the image of the set that the
+    text describes in full, or None.
     """
 
     text: str
@@ -92,9 +92,9 @@ def unseen_tones(emoji: EmojiSet, limit: int, seed: int) -> PromptGroup:
 
 
 def free_prompts(emoji: EmojiSet, file: Path, limit: int, seed: int) -> PromptGroup:
-    """Prompts of a TOML file, as many of each of its tables as can be: [table] "prompt" = ["slug of a concept", ...].
+    """Prompts of a TOML file, as evenly from its tables as possible: [table] "prompt" = ["slug of a concept", ...].
 
-    An empty list says that no emoji is right: such a prompt is drawn, not ranked. Raises `HartError` for a file of
+    An empty list says that no emoji is right: an image is generated, and not ranked. Raises `HartError` for a file of
     another form, or a concept that the set does not have.
     """
     tables, texts, slugs = [], [], []
@@ -139,5 +139,5 @@ def description(emoji: EmojiSet, row: int) -> str:
 
 
 def styled(emoji: EmojiSet, text: str, style: str) -> str:
-    """Words that tell a style too, as captions do."""
+    """A text that names a style too, as captions do."""
     return f"{text} in {emoji.style_words[style]} style"

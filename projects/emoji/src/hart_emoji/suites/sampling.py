@@ -1,7 +1,7 @@
 """Suite `sampling`: the paper's ablations of sampling, one setting changed at a time from the model's own.
 
-The prompts tell concept and style of held-out renderings (`hart_emoji.suites.prompts.unseen_styles`), the images are
-compared with these renderings; prompts and seeds are those of every variant. What was measured is kept.
+Prompts name concept and style of held-out renderings (`hart_emoji.suites.prompts.unseen_styles`), with which images are
+compared; all variants have the same prompts and seeds. What was measured is kept.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ GUIDANCE_SCALES = (0.0, 1.0, 1.5, 2.5, 4.0, 6.0)
 TOP_KS = (50, 200, 600, None)
 TOP_PS = (0.5, 0.7, 0.9, None)
 TIMED = 10
-"""Images of each variant that are drawn once more for the time."""
+"""Images of each variant that are generated once more to be timed."""
 
 
 class AblationOptions(EmojiOptions, kw_only=True):
-    """The seed is of the first image, of the choice of prompts and of the intervals."""
+    """The seed is that of the first image, the choice of prompts and the intervals."""
 
     limit: Annotated[int, Field(ge=LEAST_IMAGES, description="Images of each variant at most.")] = 300
     only: Annotated[
@@ -109,7 +109,7 @@ def run(context: Context[AblationOptions]) -> Result:
 
 @dataclass(frozen=True)
 class _Measure:
-    """Everything that the variants share. judging: extractor for agreement; comparing: for the distances."""
+    """What the variants share. judging: extractor for agreement; comparing: for the distances."""
 
     pipe: HartPipeline
     group: PromptGroup
@@ -120,7 +120,7 @@ class _Measure:
     context: Context[AblationOptions]
 
     def __call__(self, name: str, sampling: SamplingConfig) -> dict[str, Figure]:
-        """Figures of one variant, from what is kept where it is."""
+        """Figures of one variant, computed once and kept."""
         options, out = self.context.options, self.context.out
         generated = GeneratedImages(self.pipe, self.group.texts, sampling, options.seed, out / name)
         facts = {

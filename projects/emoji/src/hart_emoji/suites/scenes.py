@@ -1,8 +1,8 @@
-"""Suite `scenes`: how often images follow words for colours, grounds and counts, judged from pixels alone.
+"""Suite `scenes`: how often images follow words for colours, backgrounds and counts, judged from pixels alone.
 
-Prompts: 10 things, each in 7 colours, on 7 grounds, and 2 to 4 times. A colour is right when most of what is not white
-has it (`hart_emoji.data.recolour.own_colour`); a ground, when the border is nearer to its colour than to any other; a
-count, when that many separate blots stand on white.
+Prompts: 10 things, each in 7 colours, on 7 backgrounds, and 2 to 4 times. A colour is right when most of what is not
+white has it (`hart_emoji.data.recolour.own_colour`); a background, when the border is nearer to its colour than to any
+other; a count, when that many separate blots stand on white.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def prompts() -> list[tuple[str, str, str | int]]:
     found: list[tuple[str, str, str | int]] = []
     for thing in THINGS:
         found += [("colour", with_article(f"{word} {thing}"), word) for word in WORDS]
-        found += [("ground", f"{with_article(thing)} on {with_article(word)} background", word) for word in WORDS]
+        found += [("background", f"{with_article(thing)} on {with_article(word)} background", word) for word in WORDS]
         found += [("count", f"{said} {plural(thing)}", number) for number, said in NUMBERS.items()]
     return found
 
@@ -40,7 +40,7 @@ def colour_of(image: Image.Image) -> str | None:
     return own.word if own is not None else None
 
 
-def ground_of(image: Image.Image) -> str:
+def background_of(image: Image.Image) -> str:
     pixels = np.asarray(image).astype(float)
     inside = np.zeros(pixels.shape[:2], dtype=bool)
     inside[BORDER:-BORDER, BORDER:-BORDER] = True
@@ -49,7 +49,7 @@ def ground_of(image: Image.Image) -> str:
 
 
 def blots_of(image: Image.Image) -> int:
-    """Separate things on white: parts of an image that hang together, but for the smallest."""
+    """Separate things on white: connected parts of an image, without the smallest."""
     small = np.asarray(image.resize((GRID, GRID), Image.Resampling.BOX))
     left: NDArray[np.bool_] = small.min(axis=-1) < 225
     count = 0
@@ -66,11 +66,11 @@ def blots_of(image: Image.Image) -> int:
     return count
 
 
-JUDGES = {"colour": colour_of, "ground": ground_of, "count": blots_of}
+JUDGES = {"colour": colour_of, "background": background_of, "count": blots_of}
 
 
 def run(context: Context[SamplingOptions]) -> Result:
-    """A row for each kind: the share of images that are right. Images are kept: a stopped run goes on."""
+    """A row for each kind: the share of images that are right."""
     options, asked = context.options, prompts()
     pipe = options.pipeline()
     generated = GeneratedImages(pipe, [text for _, text, _ in asked], options.sampling(pipe), options.seed, context.out)
@@ -95,7 +95,7 @@ def run(context: Context[SamplingOptions]) -> Result:
 
 SUITE = Suite(
     "scenes",
-    "How often images follow words for colours, grounds and counts, judged from pixels alone. A stopped run goes on.",
+    "How often images follow words for colours, backgrounds and counts, judged from pixels. A stopped run continues.",
     SamplingOptions,
     run,
     "hart-emoji",

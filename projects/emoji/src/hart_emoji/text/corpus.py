@@ -29,7 +29,7 @@ DATABASE_LIMIT = 2**28
 
 @dataclass(frozen=True)
 class Phrase:
-    """A prompt, how often it is drawn relative to others, and (if not itself) the text that it means."""
+    """A prompt, how often it is sampled relative to others, and (if not itself) the text that it means."""
 
     text: str
     weight: float
@@ -47,7 +47,7 @@ class EmojiWords:
 
 @dataclass(frozen=True)
 class WordNetWords:
-    """Lemmas by use, most to least: `things` can be drawn; `glosses` are short definitions of them."""
+    """Lemmas by use, most to least: `things` can be depicted; `glosses` are short definitions of them."""
 
     things: tuple[str, ...]
     nouns: tuple[str, ...]
@@ -57,7 +57,7 @@ class WordNetWords:
 
 
 _WORDS: dict[str, list[str]] = tomllib.loads(
-    files("hart_emoji.text").joinpath("picture_words.toml").read_text(encoding="utf-8")
+    files("hart_emoji.text").joinpath("prompt_words.toml").read_text(encoding="utf-8")
 )
 DEPICTABLE = {"05", "06", "08", "12", "13", "17", "18", "19", "20", "25"}
 """WordNet lexicographer files: animal, artifact, body, feeling, food, object, person, phenomenon, plant, shape."""
@@ -144,7 +144,7 @@ def read_wordnet(folder: Path, rank: Mapping[str, int]) -> WordNetWords:
 
     def by_use(lemmas: Iterable[str], rare: bool = False) -> list[str]:
         ranks = {lemma: _rank(lemma, rank) for lemma in lemmas if len(lemma) > 1}
-        if rare:  # single words that are no known piece: the shorter, the more common
+        if rare:  # single words that are no known word piece: the shorter, the more common
             ranks |= {lemma: 30_000 + 500 * len(lemma) for lemma, r in ranks.items() if r is None and lemma.isalpha()}
         return sorted((lemma for lemma, r in ranks.items() if r is not None), key=lambda lemma: ranks[lemma] or 0)
 
@@ -195,7 +195,7 @@ def _rank(lemma: str, rank: Mapping[str, int]) -> int | None:
 
 
 def build_corpus(emoji: EmojiWords, wordnet: WordNetWords, combinations: int, generator: random.Random) -> list[Phrase]:
-    """Distinct phrases, with weights that give each source its share of the draws.
+    """Distinct phrases, with weights that give each source its share of the samples.
 
     combinations: how many phrases are made of templates for two or more words.
     """
@@ -217,7 +217,7 @@ def build_corpus(emoji: EmojiWords, wordnet: WordNetWords, combinations: int, ge
     ]
 
     def thing() -> str:
-        """A thing to draw: the more common, the more often."""
+        """A thing to depict: the more common, the more often."""
         uniform = generator.random()
         if uniform < 0.35:
             return generator.choice(short_names)
@@ -231,7 +231,7 @@ def build_corpus(emoji: EmojiWords, wordnet: WordNetWords, combinations: int, ge
     def image() -> str:
         what = generator.choice(names) if generator.random() < 0.6 else thing()
         what = with_article(what) if generator.random() < 0.5 else what
-        return generator.choice(_WORDS["pictures"]).format(what, style=generator.choice(_WORDS["styles"]))
+        return generator.choice(_WORDS["images"]).format(what, style=generator.choice(_WORDS["styles"]))
 
     def skin() -> str:
         who = generator.choice([*_WORDS["people"], *(name for name in names if "person" in name or "man" in name)])

@@ -1,8 +1,8 @@
 """Stage `text-encoder`: distils the compact text encoder from a sentence encoder: nearly the same meanings, a sixth of
-the parameters. It is the example of a stage of one's own, trained by hart's trainer.
+the parameters. It is an example of a custom stage, trained by hart's trainer.
 
 The student's [CLS] feature learns the teacher's sentence embedding, its other features the teacher's states of the same
-words. All texts are encoded by the teacher once; training then draws from them by weight.
+words. All texts are encoded by the teacher once; training then samples them by weight.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class DistillationTask(Task):
     shardable = False
 
     def __init__(self, recipe: TextDistillationRecipe, folder: Path) -> None:
-        """folder: what the teacher says is kept in it, until `remove_targets`. Raises `HartError` for bad sources."""
+        """folder: keeps the teacher's features until `remove_targets`. Raises `HartError` for bad sources."""
         self.recipe = recipe
         self.device = torch.device(recipe.trainer.device)
         self.teacher = SentenceTeacher(recipe.teacher)
@@ -73,7 +73,7 @@ class DistillationTask(Task):
         }
 
     def prepare(self) -> None:
-        """Let the teacher encode all phrases, or take what it said before."""
+        """Let the teacher encode all phrases, or read its kept features."""
         facts = {name: source.digest for name, source in self.sources.items()}
         kept = Cache(self._kept, TENSORS, facts)
         entry = kept.get(
@@ -84,7 +84,7 @@ class DistillationTask(Task):
         self.targets = _Targets(**entry)
 
     def remove_targets(self) -> None:
-        """What the teacher said takes most of a gigabyte."""
+        """The teacher's features take most of a gigabyte."""
         shutil.rmtree(self._kept, ignore_errors=True)
 
     def batch(self, microbatch: Microbatch) -> Tensor:
@@ -157,7 +157,7 @@ def choose_pieces(teacher: Tokenizer, corpus: Sequence[Phrase], size: int) -> li
 
 @dataclass(frozen=True)
 class _Targets:
-    """What the teacher says. N phrases, S tokens, T teacher width.
+    """The teacher's features. N phrases, S tokens, T teacher width.
 
     ids (N, S) and lengths (N,) of the student's tokens; sentence (M, T) and `sentence_row` (N,) into it;
     states (R, T) and `state_row` (N, S) into it, -1 where a token has no target; weights (N,).
@@ -202,10 +202,10 @@ def _make_targets(teacher: SentenceTeacher, tokenizer: Tokenizer, corpus: Sequen
 
 @torch.no_grad()
 def initialise_token_embedding(student: CompactTextEncoder, teacher: SentenceTeacher) -> None:
-    """Starts the word-piece table at the main directions of what the teacher says of each piece alone.
+    """Initialise the word-piece table with the main directions of the teacher's embedding of each piece alone.
 
-    Synonyms then start beside each other, also those that training rarely draws. Pieces that the teacher
-    does not have keep the table's usual start.
+    Synonyms then start close together, also those that training rarely samples. Pieces that the teacher
+    does not have keep their usual initial values.
     """
     vocabulary = teacher.tokenizer.get_vocab()
     start, end = vocabulary["[CLS]"], vocabulary["[SEP]"]

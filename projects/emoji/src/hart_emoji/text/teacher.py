@@ -1,4 +1,4 @@
-"""A frozen sentence encoder, and what it says of texts and of their words."""
+"""A frozen sentence encoder: its embeddings of texts and its states of their words."""
 
 from __future__ import annotations
 
