@@ -219,7 +219,7 @@ GENERATOR = torch.Generator()
         ({"prompt": "a", "negative_prompt": "b", "negative_prompt_embeds": CONTEXT}, "give either negative_prompt"),
         ({"prompt": "a", "negative_prompt": "b", "guidance_scale": 0}, "works through guidance"),
         ({"prompt": "a", "negative_prompt": ["b", "c"]}, "2 negative prompts for 1 prompts"),
-        ({"prompt": "a", "negative_prompt": 3}, "words"),
+        ({"prompt": "a", "negative_prompt": 3}, "generates from text"),
         ({"prompt": "a", "negative_prompt": "  "}, "empty"),
         ({"prompt": "a", "negative_prompt_embeds": CONTEXT}, "2 negative prompts for 1 prompts"),
         ({"prompt_embeds": CONTEXT.embeddings}, "must be a TextContext, what encode_prompt returns, not Tensor"),

@@ -218,9 +218,9 @@ def test_bad_numbers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(HartError, match="without targets"):
         add_lora(hart, rank=1, alpha=1, generator=generator, targets=())
     add_lora(hart, rank=1, alpha=1, generator=generator)
-    with pytest.raises(HartError, match="has LoRA adapters already"):
+    with pytest.raises(HartError, match="already has LoRA adapters"):
         add_lora(hart, rank=1, alpha=1, generator=generator)
-    with pytest.raises(HartError, match="has LoRA adapters already"):
+    with pytest.raises(HartError, match="already has LoRA adapters"):
         merge_lora(hart, tmp_path)
     hart = tiny_model(tiny_text_config())[1]
     with pytest.raises(HartError, match="finite"):
