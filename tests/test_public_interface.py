@@ -207,6 +207,22 @@ def test_a_model_goes_to_the_hub(text: HartPipeline, tmp_path: Path, monkeypatch
         text.push_to_hub("cats")
 
 
+def test_what_users_of_diffusers_try_first_works_or_is_one_line(text: HartPipeline, tmp_path: Path) -> None:
+    assert text.to(torch.bfloat16).dtype == torch.bfloat16
+    assert text.to("cpu", torch.float32).dtype == torch.float32
+    with pytest.raises(HartError, match="two number types"):
+        text.to(torch.float32, torch.float16)
+    with pytest.raises(HartError, match="unknown progress bar option"):
+        text.set_progress_bar_config(total=3)
+    with pytest.raises(HartError, match="takes a PIL image"):
+        text.reconstruct("photo.png")  # type: ignore[arg-type]
+    with pytest.raises(HartError, match="give a path"):
+        text.save_pretrained("")
+    (tmp_path / "file").touch()
+    with pytest.raises(HartError, match="is a file: give a folder"):
+        text.save_pretrained(tmp_path / "file")
+
+
 CONTEXT = TextContext(torch.zeros(2, TEXT_TOKENS, TEXT_WIDTH), torch.ones(2, TEXT_TOKENS, dtype=torch.bool))
 GENERATOR = torch.Generator()
 
@@ -219,7 +235,7 @@ GENERATOR = torch.Generator()
         ({"prompt": "a", "negative_prompt": "b", "negative_prompt_embeds": CONTEXT}, "give either negative_prompt"),
         ({"prompt": "a", "negative_prompt": "b", "guidance_scale": 0}, "works through guidance"),
         ({"prompt": "a", "negative_prompt": ["b", "c"]}, "2 negative prompts for 1 prompts"),
-        ({"prompt": "a", "negative_prompt": 3}, "text"),
+        ({"prompt": "a", "negative_prompt": 3}, "generates from text"),
         ({"prompt": "a", "negative_prompt": "  "}, "empty"),
         ({"prompt": "a", "negative_prompt_embeds": CONTEXT}, "2 negative prompts for 1 prompts"),
         ({"prompt_embeds": CONTEXT.embeddings}, "must be a TextContext, what encode_prompt returns, not Tensor"),
@@ -231,7 +247,11 @@ GENERATOR = torch.Generator()
         ({"prompt_embeds": ClassContext(torch.zeros(1).long(), 2)}, "must be a TextContext"),
         ({"prompt": "a", "generator": 3}, "torch.Generator"),
         ({"prompt": "a", "generator": [3]}, "torch.Generator"),
-        ({"prompt": "a", "generator": [GENERATOR, GENERATOR]}, "2 generators for 1 images"),
+        ({"prompt": "a", "generator": [GENERATOR, torch.Generator()]}, "2 generators for 1 images"),
+        ({"prompt": "a", "num_images_per_prompt": 2, "generator": [GENERATOR, GENERATOR]}, "twice"),
+        ({"prompt": "a\0b"}, "null byte"),
+        ({"prompt": "a", "callback_on_scale": 3}, "callback_on_scale must be a function or None, not 3"),
+        ({"prompt": "a", "callback_on_batch": "x"}, "callback_on_batch must be a function"),
         ({"prompt": "a", "generator": GENERATOR, "seed": 1}, "either a seed or a generator"),
         ({"prompt": "a", "output_type": ["pil"]}, "output_type"),
         ({"prompt": "a", "output_type": "jpeg"}, "output_type 'jpeg': choose pil, np, pt, latent"),

@@ -218,13 +218,16 @@ def test_bad_numbers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(HartError, match="without targets"):
         add_lora(hart, rank=1, alpha=1, generator=generator, targets=())
     add_lora(hart, rank=1, alpha=1, generator=generator)
-    with pytest.raises(HartError, match="has LoRA adapters already"):
+    with pytest.raises(HartError, match="already has LoRA adapters"):
         add_lora(hart, rank=1, alpha=1, generator=generator)
-    with pytest.raises(HartError, match="has LoRA adapters already"):
+    with pytest.raises(HartError, match="already has LoRA adapters"):
         merge_lora(hart, tmp_path)
     hart = tiny_model(tiny_text_config())[1]
     with pytest.raises(HartError, match="finite"):
         merge_lora(hart, tmp_path, float("nan"))
+    save_lora(adapted(tiny_text_config()), tmp_path, base_model="runs/base")
+    with pytest.raises(HartError, match=r"merged at scale 1e\+300, it takes weights out of the range"):
+        merge_lora(hart, tmp_path, 1e300)
 
 
 def test_a_missing_peft_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

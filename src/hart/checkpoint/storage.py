@@ -255,7 +255,7 @@ def _put(module: nn.Module, name: str, value: Tensor, dtype: torch.dtype) -> Non
     setattr(owner, leaf, nn.Parameter(value, place.requires_grad) if is_parameter else value)
 
 
-ADVICE = "get the weights as safetensors, or save a dictionary that holds tensors alone"
+ADVICE = "ask for the weights as safetensors, or save a dictionary that holds tensors alone"
 # How torch's errors name a class or function that a file wants to call.
 FOREIGN = re.compile(r"GLOBAL (\S+)|Unsupported class (\S+)|build instruction for (\S+)")
 

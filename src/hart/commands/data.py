@@ -102,7 +102,7 @@ def encode(
     columns = Columns(image_column, caption_column, label_column)
     opened = open_source(source, split, kind=kind, columns=columns)
     note(opened.description)
-    if text_model is None and not opened.classes:
+    if text_model is None:
         note("without --text-encoder the encoded set has class labels only, no captions")
     # other processes may write other parts of the same set
     lock = re.sub(r"\W", "_", f"{split} {options.part}")
