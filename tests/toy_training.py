@@ -17,6 +17,7 @@ from hart.data.transforms import ImageTransform
 from hart.errors import Stopped
 from hart.text_encoder import load_text_encoder
 from hart.training.config import (
+    EncodeOptions,
     DiscriminatorConfig,
     OptimizerConfig,
     ReadingConfig,
@@ -27,7 +28,7 @@ from hart.training.config import (
 )
 from hart.training.distributed import DistributedContext
 from hart.training.dry_run import RehearsedTransformer
-from hart.training.encoding import EncodeOptions, Encoders, encode_dataset
+from hart.training.encoding import Encoders, encode_dataset
 from hart.training.hart_task import TransformerTask
 from hart.training.image_sources import TrainingData, open_training_data
 from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext
