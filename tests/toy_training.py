@@ -17,8 +17,8 @@ from hart.data.transforms import ImageTransform
 from hart.errors import Stopped
 from hart.text_encoder import load_text_encoder
 from hart.training.config import (
-    EncodeOptions,
     DiscriminatorConfig,
+    EncodeOptions,
     OptimizerConfig,
     ReadingConfig,
     Recipe,

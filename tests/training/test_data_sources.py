@@ -175,7 +175,7 @@ def test_what_cannot_be_done_with_a_set_is_refused(encoded: Path, shards: Path) 
     with pytest.raises(HartError, match=r"1 of 12 images are damaged, more than 5%.*with reading\.max_damaged"):
         opened(tokenizer_recipe(shards))
     given = tiny_transformer_recipe(recipe(data=str(encoded / "codes")), encoded / "model").replace(augmentations=2)
-    with pytest.raises(ConfigError, match="augmentations is 2, but .*codes holds each image in one version: set"):
+    with pytest.raises(ConfigError, match=r"augmentations is 2, but .*codes holds each image in one version: set"):
         TransformerTask(given, opened(given, "caption"))
 
 
