@@ -19,6 +19,7 @@ import typer
 from PIL import Image
 from torch.nn import functional as F
 
+from hart.data.digests import SetDigest
 from hart.data.emoji.build import STYLES
 from hart.data.emoji.captions import DEFAULT_STYLE, captions, mentions, plain_names, with_article
 from hart.data.emoji.recolour import own_colour
@@ -63,7 +64,9 @@ class PlainEmoji(EmojiScenes):
         return f"plain emoji, {self.size} px, seed {self.seed}"
 
     def digest(self) -> str:
-        return self.description
+        digest = SetDigest("plain emoji")
+        digest.add(super().digest(), *(word for slug in sorted(self.nouns) for word in (slug, *self.nouns[slug])))
+        return digest.hexdigest()
 
     def kind(self, row: int) -> str:
         return "coloured"  # of weight 1

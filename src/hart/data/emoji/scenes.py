@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hart.data.digests import SetDigest
 from hart.data.emoji.build import STYLES, layer_of, read_icons
 from hart.data.emoji.captions import DEFAULT_STYLE, Keywords, captions, plain_names, with_article
 from hart.data.emoji.catalogue import Icon
@@ -93,6 +94,14 @@ class EmojiScenes:
 
     def __len__(self) -> int:
         return self.count
+
+    def digest(self) -> str:
+        """As `Source.digest`, without the number, so that an encoded set can be made longer."""
+        digest = SetDigest("scenes of emoji")
+        digest.add(self.description, *sorted(self.barred))
+        for icon in self.icons:
+            digest.add(icon.style, icon.concept.slug, icon.tone or "", icon.svg)
+        return digest.hexdigest()
 
     def key(self, row: int) -> str:
         return f"scene {row}"
