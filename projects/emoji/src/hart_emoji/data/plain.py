@@ -10,6 +10,7 @@ import hashlib
 import random
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -18,13 +19,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hart import HartError
+from hart.data import DamagedSample
 from hart.text_encoder import CompactTextEncoder, TextEncoder
 from hart_emoji.data.build import STYLES
 from hart_emoji.data.captions import DEFAULT_STYLE, captions, mentions, plain_names, with_article
 from hart_emoji.data.catalogue import Icon
 from hart_emoji.data.recolour import OwnColour, own_colour
 from hart_emoji.data.rewriting import one_thing, sometimes_slipped
-from hart_emoji.data.scenes import THINGS, WHITE, EmojiScenes
+from hart_emoji.data.scenes import THINGS, TRIES, WHITE, EmojiScenes
 from hart_emoji.text.corpus import read_wordnet
 
 CAPTIONS = 6
@@ -80,9 +82,7 @@ class PlainEmoji(EmojiScenes):
     def scene(self, row: int) -> tuple[Image.Image, tuple[str, ...]]:
         rng = self._generator(row)
         default = rng.random() < DEFAULT_SHARE
-        icon = self._chosen(self._default if default else self._other, rng)
-        moved = rng.random() < 0.5
-        sprite = self._sprite(icon, round(self.size * (rng.uniform(0.88, 1.04) if moved else 1)), 0)
+        icon, moved, sprite = self._drawn(self._default if default else self._other, rng)
         colour = own_colour(sprite) if icon.concept.group in THINGS else None
         if moved:
             sprite = sprite.rotate(rng.uniform(-5, 5), Image.Resampling.BICUBIC, expand=True)
@@ -95,6 +95,16 @@ class PlainEmoji(EmojiScenes):
             if self._usable(text):
                 texts.append(sometimes_slipped(text, rng))
         return image, tuple(texts)
+
+    def _drawn(self, rows: Sequence[int], rng: random.Random) -> tuple[Icon, bool, Image.Image]:
+        """An icon of some rows, whether it is to be moved, and its image."""
+        for _ in range(TRIES):
+            icon = self._chosen(rows, rng)
+            moved = rng.random() < 0.5
+            side = round(self.size * (rng.uniform(0.88, 1.04) if moved else 1))
+            with suppress(DamagedSample):  # a blank icon
+                return icon, moved, self._sprite(icon, side, 0)
+        raise DamagedSample("no icon that can be drawn was found")
 
     def _usable(self, text: str) -> bool:
         return text.lower() not in self.barred and not mentions(text, self.keywords.held_out)
