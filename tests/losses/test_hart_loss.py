@@ -7,7 +7,16 @@ import torch
 import torch.nn.functional as F
 
 from hart.config import HartConfig
-from hart.losses.hart_loss import MINIMUM_KEPT, hart_loss, sample_diffusion_noise, sample_last_positions
+from hart.losses.config import TransformerLossConfig
+from hart.losses.hart_loss import (
+    MINIMUM_KEPT,
+    PLAIN,
+    cluster_cross_entropy,
+    code_clusters,
+    hart_loss,
+    sample_diffusion_noise,
+    sample_last_positions,
+)
 from helpers import random_context, random_image, tiny_class_config, tiny_model, tiny_text_config, without_gradient
 
 CPU = torch.device("cpu")
@@ -18,7 +27,11 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def compute(
-    config: HartConfig, positions: torch.Tensor | None = None, seed: int = 0
+    config: HartConfig,
+    positions: torch.Tensor | None = None,
+    seed: int = 0,
+    asked: TransformerLossConfig = PLAIN,
+    clusters: torch.Tensor | None = None,
 ) -> tuple[object, torch.Tensor, dict]:
     tokenizer, hart = tiny_model(config)
     with torch.no_grad():
@@ -31,7 +44,8 @@ def compute(
         diffusion_noise = sample_diffusion_noise(
             hart.residual, 2, tokens, maps.last_scale_continuous.shape[2], generator(seed)
         )
-    total, parts = hart_loss(hart, codebook, context, maps, positions, diffusion_noise, diffusion_weight=0.5)
+    given = hart, codebook, context, maps, positions, diffusion_noise
+    total, parts = hart_loss(*given, diffusion_weight=0.5, config=asked, clusters=clusters)
     return (hart, maps, context), total, parts
 
 
@@ -86,3 +100,34 @@ def test_about_a_fifth_of_the_last_scale_is_kept() -> None:
 
 def test_a_small_last_scale_keeps_all_there_is() -> None:
     assert sample_last_positions(1, 16, generator(), CPU).tolist() == [list(range(16))]
+
+
+def test_clusters_and_weights_of_scales_change_the_total_alone() -> None:
+    config = tiny_class_config()
+    _, plain, parts = compute(config)
+    tokenizer, _ = tiny_model(config)
+    clusters = code_clusters(tokenizer.quantizer.codebook.weight, 5)
+    assert torch.equal(clusters, code_clusters(tokenizer.quantizer.codebook.weight, 5))
+    assert clusters.unique().numel() == 5
+    asked = TransformerLossConfig(scale_weights=(3.0, 2.0), cluster_weight=0.5, clusters=5)
+    _, total, own = compute(config, asked=asked, clusters=clusters)
+    assert all(torch.equal(own[name], value) for name, value in parts.items())
+    assert 0 < own["cluster_cross_entropy"] < own["cross_entropy"]
+    _, halves, _ = compute(config, asked=asked.replace(scale_weights=()), clusters=clusters)
+    torch.testing.assert_close(halves, plain + 0.5 * own["cluster_cross_entropy"])
+    _, weighted, _ = compute(config, asked=TransformerLossConfig(scale_weights=(3.0, 2.0)))
+    weights = torch.tensor([3.0, 2.0 * 4, 2.0 * 9, 2.0 * 16])  # scales beyond the list weigh as its last
+    scales = torch.stack([parts[f"cross_entropy_{k}"] for k in range(4)])
+    torch.testing.assert_close(weighted, (scales * weights).sum() / weights.sum())
+    assert total.isfinite()
+
+
+def test_the_loss_on_clusters_is_that_of_their_probability() -> None:
+    logits, targets = torch.randn(2, 3, 6, generator=generator()), torch.tensor([[0, 1, 2], [3, 4, 5]])
+    clusters = torch.tensor([0, 0, 1, 1, 2, 2])
+    pairs = logits.softmax(-1).view(2, 3, 3, 2).sum(-1)
+    expected = -pairs.gather(2, clusters[targets].unsqueeze(2)).squeeze(2).log()
+    torch.testing.assert_close(cluster_cross_entropy(logits, targets, clusters), expected)
+    points = torch.tensor([[0.0, 0.0], [9.0, 9.0], [0.1, 0.0], [9.0, 9.1]])
+    found = code_clusters(points, 2).tolist()
+    assert found[0] == found[2] != found[1] == found[3]

@@ -16,6 +16,7 @@ from hart_emoji.text.recipe import TextDistillationRecipe
         ("tokenizer", TokenizerRecipe, "hart train tokenizer"),
         ("decoder", TokenizerRecipe, "hart train tokenizer"),
         ("transformer", TransformerRecipe, "hart train transformer"),
+        ("further", TransformerRecipe, "hart train transformer"),
         ("lora", TransformerRecipe, "hart train transformer"),
     ],
 )

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from hart.data.digests import SetDigest, mark_shard
-from hart.data.encoded_files import Shard, index_file, read_index
+from hart.data.encoded_files import Shard, differing, index_file, read_index
 from hart.data.order import SampleOrder
 from hart.data.read_ahead import StepLoader, places_of
 from hart.errors import HartError
@@ -67,24 +67,43 @@ class EncodedBatch:
 
 
 class EncodedSet:
-    """Random access to an encoded set. Shards are mapped into memory: only the rows asked for are read."""
+    """Random access to an encoded set, or to several one after the other.
 
-    def __init__(self, folder: Path, split: str = "train") -> None:
-        """Raises `HartError` when the set is unfinished, or its index or a shard is missing or damaged."""
+    Shards are mapped into memory: only the rows asked for are read.
+    """
+
+    def __init__(
+        self, folder: Path, split: str = "train", *, also: Sequence[Path] = (), parts: Sequence[float] = ()
+    ) -> None:
+        """also: folders of further sets. parts: what parts of the images that are drawn by `weights` come from `folder`
+        and from each of `also`; empty: weights are as stored.
+
+        Raises `HartError` when a set is unfinished, its index or a shard is missing or damaged, or the sets were
+        encoded by different networks or options.
+        """
         self.folder = folder
-        index = read_index(folder, split)
-        self.settings: Mapping[str, Any] = index.settings
-        self.grid_sizes = tuple(index.settings["scales"])
-        self._files = index.files
-        self._sizes = index.sizes
-        self._firsts = torch.tensor([0, *index.sizes]).cumsum(0)
+        self.folders = (folder, *also)
+        self.parts = tuple(parts)
+        indices = [read_index(each, split) for each in self.folders]
+        self.settings: Mapping[str, Any] = indices[0].settings
+        self.grid_sizes = tuple(self.settings["scales"])
+        for each, index in zip(self.folders, indices, strict=True):
+            if not sum(index.sizes):
+                raise HartError(f"{index_file(each, split)}: no images in it: encode it again")
+            if other := differing(self.settings, index.settings):
+                raise HartError(f"{each} differs from {folder} in {', '.join(other)}: encode both in the same way")
+        self._indices = indices
+        self._files = [(file, index.settings) for index in indices for file in index.files]
+        self._sizes = [size for index in indices for size in index.sizes]
+        self._firsts = torch.tensor([0, *self._sizes]).cumsum(0)
         self._open: dict[int, Shard] = {}
-        if not int(self._firsts[-1]):
-            raise HartError(f"{index_file(folder, split)}: no images: encode the set again")
         # one by one: not all of them are kept open
         known = [(shard.weights, shard.labels, shard.edges) for shard in map(self._shard, range(len(self._files)))]
         weights, labels, self._edges = zip(*known, strict=True)
         self.weights, self.labels = torch.cat(weights), torch.cat(labels)
+        if parts:
+            each_set = self.weights.double().split([sum(index.sizes) for index in indices])
+            self.weights = torch.cat([own * (part / own.sum()) for own, part in zip(each_set, parts, strict=True)])
         self._code_count = 2**31
 
     def __len__(self) -> int:
@@ -108,9 +127,10 @@ class EncodedSet:
     def digest(self) -> str:
         """The content of the set as SHA-256 in hex; see `hart.data.digests`."""
         digest = SetDigest("encoded set")
-        digest.add(json.dumps(self.settings, sort_keys=True))
-        for file in self._files:
-            digest.add(file.name, mark_shard(file))
+        for index in self._indices:
+            digest.add(json.dumps(index.settings, sort_keys=True))
+            for file in index.files:
+                digest.add(file.name, mark_shard(file))
         return digest.hexdigest()
 
     def require_codes_of(self, codebook_size: int, latent_channels: int) -> None:
@@ -164,7 +184,7 @@ class EncodedSet:
         if number not in self._open:
             if len(self._open) >= OPEN_SHARDS:
                 del self._open[next(iter(self._open))]
-            shard = Shard(self._files[number], self.settings)
+            shard = Shard(*self._files[number])
             if len(shard.labels) != self._sizes[number]:
                 raise shard.damaged(f"{len(shard.labels)} images, the index says {self._sizes[number]}")
             self._open[number] = shard

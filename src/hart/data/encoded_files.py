@@ -87,6 +87,11 @@ class _Settings(TypedDict):
     dtype: StoredType
 
 
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """In which settings two sets do not go together; they may store numbers in different types."""
+    return [name for name in _Settings.__annotations__ if name != "dtype" and one.get(name) != other.get(name)]
+
+
 def _plain_name(name: str) -> str:
     if not name.endswith(".safetensors") or {"/", "\\", "\0", ":"} & set(name):
         raise ValueError(f"{printable(name)[:100]} is not the name of a shard in this folder")

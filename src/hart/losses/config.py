@@ -13,6 +13,8 @@ LARGEST = 1e9
 Weight = Annotated[float, Field(ge=0, le=LARGEST)]
 """Of a loss, a weight decay, or anything else from 0 up to a reasonable size."""
 
+Positive = Annotated[float, Field(gt=0, le=LARGEST)]
+
 PerceptualKind = Literal["lpips", "efficientnet_lite0"]
 
 GROUP_CHANNELS = 16
@@ -43,7 +45,7 @@ class PerceptualConfig(Config, kw_only=True):
 class AdversarialConfig(Config, kw_only=True):
     """PatchGAN and its weight, see `hart.losses.adversarial`; the numbers are VQGAN's (Esser et al., 2021)."""
 
-    weight: Annotated[float, Field(gt=0, le=LARGEST)] = 0.5
+    weight: Positive = 0.5
     """Factor on the adaptive weight. Leave the table out to train without a discriminator."""
     start_step: Annotated[int, Field(ge=0)] = 0
     """The first step in which the discriminator is trained and used; until then, reconstruction settles."""
@@ -69,3 +71,16 @@ class AdversarialConfig(Config, kw_only=True):
     def active(self, step: int) -> bool:
         """Whether the adversarial term is used at `step` (0-based)."""
         return step >= self.start_step
+
+
+class TransformerLossConfig(Config, kw_only=True):
+    """What may be added to the transformer's cross entropy, see `hart.losses.hart_loss`; by default nothing is."""
+
+    scale_weights: Listed[Positive] = ()
+    """Weights of the tokens of each scale, the coarsest first, which decides what an image shows. Only their ratios
+    count. Scales beyond the list weigh as its last one; empty: all tokens weigh the same."""
+    cluster_weight: Weight = 0.0
+    """Of the cross entropy of the clusters of codes, added to that of the codes: codes that are near each other look
+    alike, and a wrong one of the right cluster does little harm (IAR, arXiv 2501.00880). 0 leaves it out."""
+    clusters: Annotated[int, Field(ge=2, le=2**20)] = 128
+    """Clusters into which k-means divides the codebook, where `cluster_weight` asks for them."""

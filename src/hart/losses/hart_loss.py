@@ -5,6 +5,7 @@ Shapes: B batch, K scales, N tokens of a scale, M computed tokens of the last sc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,12 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hart.generation.logits import filtered, sample
+from hart.losses.config import TransformerLossConfig
 from hart.model import Hart, ResidualHead, ResidualInputs
 from hart.types import Context, TokenMaps
 
+PLAIN = TransformerLossConfig()
 # In training, the codes that condition the diffusion are sampled from the model's own distribution, cut to these.
 SAMPLED_TOP_K, SAMPLED_TOP_P = 600, 0.96
 MINIMUM_KEPT = 32
+KMEANS_ROUNDS = 30
 # Share of the last scale's tokens that a step computes: half a normal of this standard deviation, cut here.
 KEPT_DEVIATION, LARGEST_KEPT_SHARE = 0.25, 0.5
 MEAN_KEPT_SHARE = 0.18
@@ -88,6 +92,37 @@ def sample_diffusion_noise(
     )
 
 
+def code_clusters(codes: Tensor, count: int) -> Tensor:
+    """(V,) int64, the cluster of each code (V, D), by k-means that begins with some of the codes, always the same."""
+    points = codes.detach().double().cpu()
+    generator = torch.Generator().manual_seed(0)
+    centres = points[torch.randperm(len(points), generator=generator)[:count]]
+
+    def nearest() -> Tensor:
+        return torch.cdist(points, centres, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=1)
+
+    for _ in range(KMEANS_ROUNDS):
+        chosen = nearest()
+        sums = torch.zeros_like(centres).index_add_(0, chosen, points)
+        sizes = chosen.bincount(minlength=len(centres)).unsqueeze(1)
+        # a centre without codes stays where it is
+        centres = torch.where(sizes > 0, sums / sizes.clamp_min(1), centres)
+    return nearest()
+
+
+def cluster_cross_entropy(logits: Tensor, targets: Tensor, clusters: Tensor) -> Tensor:
+    """(B, L): minus the log of the probability of all codes in a target's cluster. logits: (B, L, V) float32."""
+    outside = clusters != clusters[targets].unsqueeze(-1)
+    return logits.logsumexp(dim=-1) - logits.masked_fill(outside, -torch.inf).logsumexp(dim=-1)
+
+
+def token_weights(scale_weights: Sequence[float], segments: Sequence[int]) -> Tensor:
+    """(L,) weights of the tokens of K segments, 1 in the mean; segments beyond the list weigh as its last entry."""
+    of_scales = [scale_weights[min(k, len(scale_weights) - 1)] for k in range(len(segments))]
+    weights = torch.tensor(of_scales).repeat_interleave(torch.tensor(segments))
+    return weights / weights.mean()
+
+
 def hart_loss(
     hart: Hart,
     codebook: nn.Embedding,
@@ -97,11 +132,14 @@ def hart_loss(
     diffusion_noise: DiffusionNoise | None,
     *,
     diffusion_weight: float,
+    config: TransformerLossConfig = PLAIN,
+    clusters: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Total loss and its terms: `cross_entropy`, cross entropy and accuracy of every scale, and the diffusion's terms.
 
     last_positions: (B, M) positions of the last scale that are computed and supervised; None takes all.
     diffusion_noise: from `sample_diffusion_noise`; None for a model without residual diffusion.
+    clusters: (V,) the cluster of each code, see `code_clusters`; with them the parts have `cluster_cross_entropy`.
     """
     residual = None
     if hart.residual is not None:
@@ -112,8 +150,15 @@ def hart_loss(
     last = maps.indices[-1] if last_positions is None else maps.indices[-1].gather(1, last_positions)
     targets = torch.cat([*maps.indices[:-1], last], dim=1)
     per_token = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
-    total = per_token.mean()
-    parts = {"cross_entropy": total}
+    parts = {"cross_entropy": per_token.mean()}
+    weighted = per_token
+    if clusters is not None:
+        per_cluster = cluster_cross_entropy(logits, targets, clusters)
+        parts["cluster_cross_entropy"] = per_cluster.mean()
+        weighted = weighted + config.cluster_weight * per_cluster
+    if config.scale_weights:
+        weighted = weighted * token_weights(config.scale_weights, output.segments).to(weighted.device)
+    total = weighted.mean()
     with torch.no_grad():
         correct = (logits.argmax(dim=-1) == targets).float()
         scales = zip(per_token.split(output.segments, dim=1), correct.split(output.segments, dim=1), strict=True)

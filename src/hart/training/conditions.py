@@ -142,3 +142,17 @@ def drop_condition(context: Context, dropped: Tensor) -> Context:
         torch.where(chosen.unsqueeze(2), null.embeddings, context.embeddings),
         torch.where(chosen, null.mask, context.mask),
     )
+
+
+def with_text_noise(
+    text: TextContext, largest: float, rows: slice, batch_size: int, generator: torch.Generator
+) -> TextContext:
+    """Gaussian noise on the features of real tokens, of a standard deviation drawn for each text in [0, largest].
+
+    text: rows `rows` of a batch of `batch_size`, for all of which the generator draws, on its own device.
+    """
+    device = generator.device
+    deviation = largest * torch.rand(batch_size, 1, 1, generator=generator, device=device)
+    noise = torch.randn(batch_size, *text.embeddings.shape[1:], generator=generator, device=device)
+    noise = (deviation * noise)[rows].to(text.embeddings.device, non_blocking=True)
+    return TextContext(text.embeddings + noise * text.mask.unsqueeze(-1), text.mask)

@@ -21,7 +21,7 @@ from hart.config import (
 )
 from hart.data.kinds import Kind, StoredType
 from hart.files import FileError, read_toml
-from hart.losses.config import LARGEST, AdversarialConfig, PerceptualConfig, Weight
+from hart.losses.config import LARGEST, AdversarialConfig, PerceptualConfig, TransformerLossConfig, Weight
 from hart.strict import ConfigError, Listed, require, table_at
 
 # Bounds of the numbers in a recipe, far above what runs use: larger ones are taken for typing errors.
@@ -113,7 +113,8 @@ class TrainerConfig(Config):
 
 
 class ReadingConfig(Config):
-    """How the images of `data` are read; see `docs/data.md`. For an encoded set only `workers` has an effect."""
+    """How the images of `data` are read; see `docs/data.md`. For encoded sets only `workers`, `also` and `weights` have
+    an effect."""
 
     kind: Literal["auto", Kind] = "auto"
     """Format of the set. auto: told from the address."""
@@ -143,6 +144,18 @@ class ReadingConfig(Config):
     """Share of images that may be damaged."""
     shuffle_buffer: Images = 4096
     """Encoded images of a stream from which the next is chosen."""
+    also: Listed[str] = ()
+    """Folders of further encoded sets, which are mixed with that of `data`."""
+    weights: Listed[Weight] = ()
+    """What parts of the images come from `data` and from each of `also`, in their order; only the ratios count. Empty:
+    as if all were one set."""
+
+    def __post_init__(self) -> None:
+        require(
+            not self.weights or len(self.weights) == 1 + len(self.also),
+            f"weights must be {1 + len(self.also)} numbers, one for data and one for each of also, "
+            f"not {len(self.weights)}",
+        )
 
 
 class EncodeOptions(Config):
@@ -344,9 +357,14 @@ class TransformerRecipe(Recipe, kw_only=True):
     """Without it the model has discrete tokens only (VAR, and the paper's ablation)."""
     sampling: SamplingConfig = SamplingConfig()
     """How sample images are generated; these settings become the defaults of the model that is written."""
+    loss: TransformerLossConfig = TransformerLossConfig()
     diffusion_weight: Weight = 1.0
     condition_dropout: Fraction = 0.1
     """Share of captions or classes replaced by the null condition, for classifier-free guidance."""
+    text_noise: Weight = 0.0
+    """Largest standard deviation of Gaussian noise on the features of captions, drawn anew for each of them between 0
+    and this, so that captions near those of training give the same images. The shipped text encoder's features have a
+    root mean square of 1."""
     drop_last_scale: bool = True
     """Compute only a random part of the last scale's tokens (paper, section 3.4)."""
     augmentations: Annotated[int, Field(ge=1, le=1000)] = 1
@@ -377,6 +395,15 @@ class TransformerRecipe(Recipe, kw_only=True):
                 "text_encoder and text_instruction are for text-conditional models; leave them out, "
                 "or give [transformer.text] instead of [transformer.classes]",
             )
+        require(
+            not self.text_noise or self.transformer.classes is None,
+            "text_noise is for text-conditional models; leave it out",
+        )
+        require(
+            not self.loss.cluster_weight or self.loss.clusters <= self.transformer.codebook_size,
+            f"loss.clusters must be at most transformer.codebook_size ({self.transformer.codebook_size}), "
+            f"not {self.loss.clusters}",
+        )
         require(
             self.lora is None or bool(self.init_from),
             "lora trains adapters for the weights of a model: name it in init_from",

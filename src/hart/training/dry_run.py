@@ -105,6 +105,7 @@ class RehearsedTransformer(TransformerStage):
         with torch.device("meta" if empty else device):
             self.module = with_adapters(Hart(config), recipe)
         self.codebook = nn.Embedding(sizes.codebook_size, sizes.latent_channels, device=device).requires_grad_(False)
+        self.clusters = self.find_clusters()
         self.optimized: Mapping[str, OptimizedModule] = {
             "model": OptimizedModule(self.module, recipe.optimizer, repeated_blocks(self.module))
         }

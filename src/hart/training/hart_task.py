@@ -18,18 +18,24 @@ from hart.config import ConfigError, HartConfig
 from hart.data.datasets import CaptionedImages
 from hart.generation.next_scale import NextScaleGenerator
 from hart.generation.noise import GeneratorNoise
-from hart.losses.hart_loss import DiffusionNoise, hart_loss, sample_diffusion_noise, sample_last_positions
+from hart.losses.hart_loss import (
+    DiffusionNoise,
+    code_clusters,
+    hart_loss,
+    sample_diffusion_noise,
+    sample_last_positions,
+)
 from hart.model import Hart
 from hart.randomness import CPU, generator_for
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
-from hart.training.conditions import drop_condition, open_conditioner
+from hart.training.conditions import drop_condition, open_conditioner, with_text_noise
 from hart.training.config import TransformerRecipe
 from hart.training.image_sources import MemoryImages, TrainingData, kept_data
 from hart.training.initialization import initialize
 from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext, image_row
 from hart.training.token_sources import Conditions, token_source
 from hart.transformer.block import LinearModulation
-from hart.types import Context, TokenMaps
+from hart.types import Context, TextContext, TokenMaps
 
 SAMPLES = 8
 TOKEN_SIZES = ("latent_channels", "codebook_size")
@@ -82,7 +88,7 @@ def start_from(hart: Hart, name: str, *, frozen: bool = False) -> None:
     if hart.residual is not None and source.hart.residual is not None and same_tokens:
         assert hart.config.diffusion is not None
         assert source.config.diffusion is not None
-        same_sizes(name, source.config.diffusion, hart.config.diffusion, besides={"sampling_steps"})
+        same_sizes(name, source.config.diffusion, hart.config.diffusion, besides={"sampling_steps", "batch_multiplier"})
         load_state(hart.residual, source.hart.residual.state_dict(), name)
 
 
@@ -102,6 +108,15 @@ class TransformerStage(Task):
     recipe: TransformerRecipe
     module: Hart
     codebook: nn.Embedding
+    clusters: Tensor | None
+    """(V,) of the codes, where the loss asks for them."""
+
+    def find_clusters(self) -> Tensor | None:
+        """For `clusters`, from the codebook."""
+        asked = self.recipe.loss
+        if not asked.cluster_weight:
+            return None
+        return code_clusters(self.codebook.weight, asked.clusters).to(self.codebook.weight.device)
 
     def loss(self, name: str, batch: TransformerBatch) -> tuple[Tensor, dict[str, Tensor]]:
         return hart_loss(
@@ -112,6 +127,8 @@ class TransformerStage(Task):
             batch.positions,
             batch.noise,
             diffusion_weight=self.recipe.diffusion_weight,
+            config=self.recipe.loss,
+            clusters=self.clusters,
         )
 
 
@@ -141,6 +158,7 @@ class TransformerTask(TransformerStage):
         # a modulation table is added outside its block, where FSDP2 keeps it in shards
         self.shardable = recipe.transformer.modulation != "table"
         self.codebook = self.tokenizer.quantizer.codebook
+        self.clusters = self.find_clusters()
         self.data = kept_data(data, recipe, device)
         self.tokens = token_source(self.data, recipe, self.tokenizer, self.conditioner.text_weights, device)
 
@@ -165,6 +183,12 @@ class TransformerTask(TransformerStage):
     def batch(self, microbatch: Microbatch) -> TransformerBatch:
         given = self.tokens.batch(microbatch)
         maps, context = given.maps, self._context(given.conditions)
+        if self.recipe.text_noise:
+            assert isinstance(context, TextContext)
+            generator = microbatch.generator("text noise", self.device)
+            context = with_text_noise(
+                context, self.recipe.text_noise, microbatch.rows, microbatch.batch_size, generator
+            )
         dropped = torch.rand(microbatch.batch_size, generator=microbatch.generator("condition dropout"))
         context = drop_condition(context, microbatch.mine(dropped < self.recipe.condition_dropout))
         tokens, channels = maps.last_scale_continuous.shape[1:]

@@ -135,8 +135,11 @@ class EncodedImages:
         self.digest = data.digest
         self.close = loader.close
         text = "text features" if data.has_text else "classes"
+        total = sum(data.parts)
+        of = [f" ({part / total:.0%})" for part in data.parts] or [""] * len(data.folders)
+        sets = " and ".join(f"{folder}{part}" for folder, part in zip(data.folders, of, strict=True))
         self.description = (
-            f"encoded set {data.folder}: {len(data)} images as codes, with {text}; "
+            f"encoded set{'s' * (len(of) > 1)} {sets}: {len(data)} images as codes, with {text}; "
             "neither images nor prompts are encoded in training"
         )
 
@@ -159,9 +162,13 @@ def open_training_data(
     split = "train" if reading.split == "auto" else reading.split
     if reading.kind == "auto" and is_encoded_set(Path(recipe.data), split):
         _require_plain(reading, recipe.data)
-        data = EncodedSet(Path(recipe.data), split)
+        data = EncodedSet(Path(recipe.data), split, also=[Path(each) for each in reading.also], parts=reading.weights)
         loader = EncodedLoader(data, batch_size=batch_size, seed=seed, rank=rank, world=world, workers=reading.workers)
         return EncodedImages(data, loader)
+    if reading.also:
+        raise HartError(
+            f"reading.also mixes encoded sets, and {recipe.data} is none: encode it, or leave reading.also out"
+        )
     kind = None if reading.kind == "auto" else reading.kind
     if reading.split == "auto" and isinstance(recipe, TransformerRecipe) and recipe.lora is not None:
         split = whole_of(recipe.data, kind)
@@ -233,7 +240,7 @@ def _why_not_memory(source: Source | Stream, transform: ImageTransform, reading:
 
 def _require_plain(reading: ReadingConfig, folder: str) -> None:
     """Raises `HartError` for settings that an encoded set cannot follow, such as crops and flips."""
-    heeded = {"kind", "split", "memory_gb", "on_device", "workers", "max_damaged", "shuffle_buffer"}
+    heeded = {"kind", "split", "memory_gb", "on_device", "workers", "max_damaged", "shuffle_buffer", "also", "weights"}
     for name, value in reading.to_dict().items():
         if name not in heeded and value != getattr(ReadingConfig(), name):
             raise HartError(

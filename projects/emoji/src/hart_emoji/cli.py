@@ -52,13 +52,23 @@ def scenes(
     model: Annotated[str, typer.Option(help="Model whose tokenizer and text encoder are used.")] = "emoji",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the scenes.")] = 0,
     part: Annotated[str, typer.Option(metavar="I/N", help="Write every N-th shard, as one of N processes.")] = "1/1",
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Single emoji instead, under many wordings of their names.")
+    ] = False,
+    wordnet: Annotated[
+        Path | None, typer.Option(help="Folder of WordNet's files, whose nouns are further words with --plain.")
+    ] = None,
 ) -> None:
     """Compose images of several emoji, in other colours, on backgrounds, and encode them for training."""
     from hart_emoji.data.bank import write_bank
 
+    if wordnet is not None and not plain:
+        raise HartError("--wordnet gives words to single emoji: add --plain, or leave it out")
     writable_folder(directory)
     with progress("scenes") as report:
-        summary = write_bank(directory, count, model=model, seed=seed, part=part, progress=report)
+        summary = write_bank(
+            directory, count, model=model, seed=seed, part=part, progress=report, plain=plain, wordnet=wordnet
+        )
     typer.echo(
         f"{directory}: {summary.images} images, {summary.captions} captions, {summary.damaged} could not be made"
     )

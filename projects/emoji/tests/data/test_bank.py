@@ -30,6 +30,9 @@ def test_scenes_are_encoded_and_the_set_can_be_made_longer(
     assert write(tmp_path / "set", model, 12, "1/2") == 12
     assert first.stat().st_mtime_ns == before
     assert len(EncodedSet(tmp_path / "set", "train")) == 12
+    write_bank(tmp_path / "plain", 4, model=str(model), seed=0, part="1/1", progress=lambda *_: None, plain=True)
+    mixed = EncodedSet(tmp_path / "plain", also=[tmp_path / "set"], parts=(0.6, 0.4))
+    assert len(mixed) == 16, "both can be mixed in training"
     for count, part in ((5, "1/1"), (0, "1/1"), (4, "2"), (4, "3/2")):
         with pytest.raises(HartError):
             write(tmp_path / "other", model, count, part)

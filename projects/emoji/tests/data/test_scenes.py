@@ -42,6 +42,7 @@ def test_a_row_is_a_function_of_the_seed(cache: Path, scenes: EmojiScenes) -> No
     assert [scenes.read(row).weight for row in range(20)] == scenes.weights[:20].tolist()
     assert scenes.description == again.description, "a set that was encoded can be made longer"
     assert scenes.digest() == again.digest() != other.digest()
+    assert scenes.digest() != EmojiScenes(cache, 5, size=48, barred={"a pear"}).digest()
 
 
 def test_captions_are_of_the_set_and_bar_what_is_barred(cache: Path) -> None:

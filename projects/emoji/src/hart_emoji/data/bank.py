@@ -14,16 +14,30 @@ from hart.files import default_cache, read_toml
 from hart.text_encoder import find_text_encoder, load_text_encoder
 from hart.training import EncodedSummary, EncodeOptions, Encoders, encode_dataset
 from hart_emoji import RECIPES
+from hart_emoji.data.build import Progress
+from hart_emoji.data.plain import PlainEmoji
 from hart_emoji.data.scenes import EmojiScenes
 
 SHARD = 1024
 
 
-def write_bank(folder: Path, count: int, *, model: str, seed: int, part: str, progress: Progress) -> EncodedSummary:
+def write_bank(
+    folder: Path,
+    count: int,
+    *,
+    model: str,
+    seed: int,
+    part: str,
+    progress: Progress,
+    plain: bool = False,
+    wordnet: Path | None = None,
+) -> EncodedSummary:
     """Write `count` scenes, or every N-th shard of them.
 
-    model: whose tokenizer and text encoder are used. part: "I/N". Raises `HartError`, also for a count that is no
-    multiple of `SHARD`.
+    model: whose tokenizer and text encoder are used. part: "I/N". plain: single emoji instead, see `PlainEmoji`.
+    wordnet: folder of its files, from which these take further words.
+
+    Raises `HartError`, also for a count that is no multiple of `SHARD`.
     """
     if count <= 0 or count % SHARD:
         raise HartError(f"count {count}: give a multiple of {SHARD}")
@@ -31,9 +45,13 @@ def write_bank(folder: Path, count: int, *, model: str, seed: int, part: str, pr
     tokenizer = load_tokenizer(model).requires_grad_(False)
     tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # half the time on a CPU
     config, source = find_text_encoder(model, tokens=0, instruction=False)
-    encoders = Encoders(tokenizer, load_text_encoder(config, source), torch.device("cpu"))
+    text_encoder = load_text_encoder(config, source)
+    encoders = Encoders(tokenizer, text_encoder, torch.device("cpu"))
     size = tokenizer.config.image_size
     tables = read_toml(RECIPES / "free_prompts.toml")
     barred = {prompt.lower() for prompts in tables.values() for prompt in prompts}
-    images = EmojiScenes(default_cache(), count, size=size, seed=seed, barred=barred)
+    kind = PlainEmoji if plain else EmojiScenes
+    images = kind(default_cache(), count, size=size, seed=seed, barred=barred)
+    if isinstance(images, PlainEmoji) and wordnet is not None:
+        images.find_nouns(text_encoder, wordnet)
     return encode_dataset(images, ImageTransform(size), encoders, folder, "train", options, progress=progress)

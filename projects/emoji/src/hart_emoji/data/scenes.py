@@ -90,15 +90,16 @@ class EmojiScenes:
 
     @property
     def weights(self) -> Tensor:
-        return torch.tensor([SEEN.get(self.kind(row), 1.0) for row in range(self.count)])
+        return torch.tensor([self.weight(row) for row in range(self.count)])
 
     def __len__(self) -> int:
         return self.count
 
     def digest(self) -> str:
-        """As the description: rows follow from it and from the packages, whose versions are pinned."""
+        """Rows follow from the description, from the packages, whose versions are pinned, and from what is barred."""
         packages = [f"{style.package.name}@{style.package.version}" for style in STYLES.values()]
-        return hashlib.sha256(" ".join([self.description, *packages]).encode()).hexdigest()
+        parts = [self.description, *packages, *sorted(self.barred)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def key(self, row: int) -> str:
         return f"scene {row}"
@@ -107,7 +108,11 @@ class EmojiScenes:
         image, texts = self.scene(row)
         encoded = io.BytesIO()
         image.save(encoded, "BMP")
-        return Sample(self.key(row), encoded.getvalue(), texts, weight=SEEN.get(self.kind(row), 1.0))
+        return Sample(self.key(row), encoded.getvalue(), texts, weight=self.weight(row))
+
+    def weight(self, row: int) -> float:
+        """As `Sample.weight`."""
+        return SEEN.get(self.kind(row), 1.0)
 
     def kind(self, row: int) -> str:
         """Which of `KINDS` a row is."""

@@ -1,0 +1,175 @@
+"""Single emoji on white under many wordings of their names, most in the default style: what people ask for.
+
+Beside names, templates and keywords, some captions are nouns of WordNet that the text encoder puts next to a name: they
+teach the transformer what lies around the names. Words that the emoji set holds out are in none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from hart import HartError
+from hart.data import DamagedSample
+from hart.text_encoder import CompactTextEncoder, TextEncoder
+from hart_emoji.data.build import STYLES
+from hart_emoji.data.captions import DEFAULT_STYLE, captions, mentions, plain_names, with_article
+from hart_emoji.data.catalogue import Icon
+from hart_emoji.data.recolour import OwnColour, own_colour
+from hart_emoji.data.rewriting import one_thing, sometimes_slipped
+from hart_emoji.data.scenes import THINGS, TRIES, WHITE, EmojiScenes
+from hart_emoji.text.corpus import read_wordnet
+
+CAPTIONS = 6
+"""Captions an image."""
+DEFAULT_SHARE = 0.74
+"""Of images in the default style, which words without a style mean."""
+GROUP_WEIGHTS = {"symbols": 0.4, "people-body": 0.6, "smileys-emotion": 1.2, "other": 0.5}
+NEAREST = 0.62
+"""Cosine above which a noun may stand for a name."""
+MOST_NOUNS = 6
+"""Of one concept."""
+KNOWN_THINGS = 12000
+"""Of WordNet's nouns for things, by use."""
+ENCODE_BATCH = 256
+
+
+class PlainEmoji(EmojiScenes):
+    """Single emoji, half of them as the set has them, half slightly moved."""
+
+    def __init__(
+        self, cache: Path, count: int, *, size: int = 128, seed: int = 0, barred: Collection[str] = ()
+    ) -> None:
+        super().__init__(cache, count, size=size, seed=seed, barred=barred)
+        self.nouns: Mapping[str, Sequence[str]] = {}
+        """Slug of a concept -> further words for it."""
+        every = range(len(self.icons))
+        self._default = [row for row in every if self.icons[row].style == DEFAULT_STYLE]
+        self._other = [row for row in every if self.icons[row].style != DEFAULT_STYLE]
+        self.chances = [
+            chance * GROUP_WEIGHTS.get(icon.concept.group, 1.0)
+            for chance, icon in zip(self.chances, self.icons, strict=True)
+        ]
+
+    @property
+    def description(self) -> str:
+        return f"plain emoji, {self.size} px, seed {self.seed}"
+
+    @property
+    def weights(self) -> Tensor:
+        return torch.ones(self.count)
+
+    def weight(self, row: int) -> float:
+        return 1.0
+
+    def digest(self) -> str:
+        words = [word for slug in sorted(self.nouns) for word in (slug, *self.nouns[slug])]
+        return hashlib.sha256("\n".join([super().digest(), *words]).encode()).hexdigest()
+
+    def find_nouns(self, encoder: TextEncoder, wordnet: Path) -> None:
+        """Take nouns of WordNet, whose files are in a folder, as further words; raises as `nearest_nouns` does."""
+        self.nouns = nearest_nouns(self.icons, encoder, wordnet, self._usable)
+
+    def scene(self, row: int) -> tuple[Image.Image, tuple[str, ...]]:
+        rng = self._generator(row)
+        default = rng.random() < DEFAULT_SHARE
+        icon, moved, sprite = self._drawn(self._default if default else self._other, rng)
+        colour = own_colour(sprite) if icon.concept.group in THINGS else None
+        if moved:
+            sprite = sprite.rotate(rng.uniform(-5, 5), Image.Resampling.BICUBIC, expand=True)
+        shift = 0.04 if moved else 0.0
+        x, y = (0.5 + rng.uniform(-shift, shift) for _ in range(2))
+        image = self._laid(WHITE, [(sprite, x, y)])
+        texts: list[str] = []
+        while len(texts) < CAPTIONS:
+            text = self._told(icon, colour, rng)
+            if self._usable(text):
+                texts.append(sometimes_slipped(text, rng))
+        return image, tuple(texts)
+
+    def _drawn(self, rows: Sequence[int], rng: random.Random) -> tuple[Icon, bool, Image.Image]:
+        """An icon of some rows, whether it is to be moved, and its image."""
+        for _ in range(TRIES):
+            icon = self._chosen(rows, rng)
+            moved = rng.random() < 0.5
+            side = round(self.size * (rng.uniform(0.88, 1.04) if moved else 1))
+            with suppress(DamagedSample):  # a blank icon
+                return icon, moved, self._sprite(icon, side, 0)
+        raise DamagedSample("no icon that can be drawn was found")
+
+    def _usable(self, text: str) -> bool:
+        return text.lower() not in self.barred and not mentions(text, self.keywords.held_out)
+
+    def _told(self, icon: Icon, colour: OwnColour | None, rng: random.Random) -> str:
+        """A caption of an icon; colour: its own, where it has one."""
+        style, default = STYLES[icon.style].word, icon.style == DEFAULT_STYLE
+        every = captions(icon.concept, style, icon.tone, self.keywords, rng)
+        if icon.tone is not None or (not default and rng.random() < 0.6):
+            return rng.choice(every if default else every[1:])
+        names, nouns = plain_names(icon.concept), self.nouns.get(icon.concept.slug, ())
+        kind = rng.random()
+        if kind < 0.42:
+            name = names[0] if rng.random() < 0.5 else rng.choice(names)
+            text = name if rng.random() < 0.5 else with_article(name)
+        elif kind < 0.62:
+            text = one_thing(rng.choice(names), rng)
+        elif kind < 0.70 and colour is not None and colour.word:
+            text = one_thing(f"{colour.word} {names[0]}" if colour.word not in names[0] else names[0], rng)
+        elif kind < 0.88 and nouns:
+            noun = rng.choice(nouns)
+            text = rng.choice((noun, with_article(noun), one_thing(noun, rng)))
+        else:
+            text = rng.choice(every)
+        return text if default or style in text else self._styled(text, icon.style, rng)
+
+
+def nearest_nouns(
+    icons: Sequence[Icon], encoder: TextEncoder, wordnet: Path, usable: Callable[[str], bool]
+) -> dict[str, list[str]]:
+    """Slug -> usable nouns of WordNet whose nearest name, of all but flags and symbols, is its.
+
+    Raises `HartError` for an encoder that does not know words by their pieces, and where WordNet is not there.
+    """
+    if not isinstance(encoder, CompactTextEncoder):
+        raise HartError("nouns are sought with a compact text encoder: give a model that has one, such as emoji")
+    names: dict[str, str] = {}
+    for icon in icons:
+        if icon.concept.group not in ("flags", "symbols", "other"):
+            for name in plain_names(icon.concept):
+                names.setdefault(name.lower(), icon.concept.slug)
+    known = list(names)
+    rank = {piece: place for piece, place in encoder.tokenizer.get_vocab().items() if piece.isalpha()}
+    things = [word for word in read_wordnet(wordnet, rank).things[:KNOWN_THINGS] if word not in names and usable(word)]
+    if not things or not known:
+        return {}
+
+    def embedded(texts: Sequence[str]) -> Tensor:
+        parts = [texts[at : at + ENCODE_BATCH] for at in range(0, len(texts), ENCODE_BATCH)]
+        return F.normalize(torch.cat([encoder.encode(list(part)).embeddings[:, 0] for part in parts]), dim=-1)
+
+    with torch.inference_mode():
+        cosine, place = (embedded(things) @ embedded(known).T).max(dim=1)
+    found: defaultdict[str, list[tuple[int, float, str]]] = defaultdict(list)
+    for word, near, at in zip(things, cosine.tolist(), place.tolist(), strict=True):
+        if near >= NEAREST and may_mean(word.split(), known[at].split()):
+            found[names[known[at]]].append((len(word.split()), -near, word))
+    return {slug: [word for _, _, word in sorted(words)[:MOST_NOUNS]] for slug, words in found.items()}
+
+
+def may_mean(noun: Sequence[str], name: Sequence[str]) -> bool:
+    """Whether a near noun may mean a name: other words, some of its words, or a kind of it ("house cat")."""
+    if set(noun) <= set(name):
+        return True
+    if not set(noun) & set(name):
+        spelt = ("".join(noun), "".join(name))
+        return not any(one.startswith(other[:4]) for one, other in (spelt, spelt[::-1]))
+    return noun[-1] == name[-1] and len(noun) == 2
