@@ -14,7 +14,6 @@ from hart.files import default_cache, read_toml
 from hart.text_encoder import find_text_encoder, load_text_encoder
 from hart.training import EncodedSummary, EncodeOptions, Encoders, encode_dataset
 from hart_emoji import RECIPES
-from hart_emoji.data.build import Progress
 from hart_emoji.data.plain import PlainEmoji
 from hart_emoji.data.scenes import EmojiScenes
 

@@ -25,7 +25,7 @@ from hart_emoji.data.build import STYLES
 from hart_emoji.data.captions import DEFAULT_STYLE, captions, mentions, plain_names, with_article
 from hart_emoji.data.catalogue import Icon
 from hart_emoji.data.recolour import OwnColour, own_colour
-from hart_emoji.data.rewriting import one_thing, sometimes_slipped
+from hart_emoji.data.rewriting import one_thing, sometimes_mistyped
 from hart_emoji.data.scenes import THINGS, TRIES, WHITE, EmojiScenes
 from hart_emoji.text.corpus import read_wordnet
 
@@ -93,7 +93,7 @@ class PlainEmoji(EmojiScenes):
         while len(texts) < CAPTIONS:
             text = self._told(icon, colour, rng)
             if self._usable(text):
-                texts.append(sometimes_slipped(text, rng))
+                texts.append(sometimes_mistyped(text, rng))
         return image, tuple(texts)
 
     def _drawn(self, rows: Sequence[int], rng: random.Random) -> tuple[Icon, bool, Image.Image]:
