@@ -18,7 +18,6 @@ from hart.errors import Stopped
 from hart.text_encoder import load_text_encoder
 from hart.training.config import (
     DiscriminatorConfig,
-    EncodeOptions,
     OptimizerConfig,
     ReadingConfig,
     Recipe,
@@ -28,6 +27,7 @@ from hart.training.config import (
 )
 from hart.training.distributed import DistributedContext
 from hart.training.dry_run import RehearsedTransformer
+from hart.training.encode_options import EncodeOptions
 from hart.training.encoding import Encoders, encode_dataset
 from hart.training.hart_task import TransformerTask
 from hart.training.image_sources import TrainingData, open_training_data

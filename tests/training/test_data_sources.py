@@ -12,11 +12,11 @@ import torch
 
 from hart.config import ConfigError
 from hart.data.datasets import open_dataset
-from hart.data.encoded import EncodedSet
 from hart.data.opening import open_source
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
-from hart.training.config import EncodeOptions, LoraConfig, ReadingConfig, TokenizerRecipe, TransformerRecipe
+from hart.training.config import LoraConfig, ReadingConfig, TokenizerRecipe, TransformerRecipe
+from hart.training.encode_options import EncodeOptions
 from hart.training.encoding import Encoders, encode_dataset
 from hart.training.hart_task import TransformerTask
 from hart.training.image_sources import (
@@ -261,39 +261,6 @@ def test_a_precomputed_set_runs_neither_encoder(encoded: Path, monkeypatch: pyte
     assert loss.isfinite()
 
 
-def test_encoded_sets_are_mixed_in_their_parts(encoded: Path) -> None:
-    """Whatever their sizes, and in the same way for any number of processes."""
-    folders = encoded / "codes", encoded / "twice"
-    shutil.copytree(*folders, dirs_exist_ok=True)
-    given = tiny_transformer_recipe(recipe(data=str(folders[0]), batch_size=8), encoded / "model")
-    reading = ReadingConfig(also=(str(folders[1]),), weights=(3.0, 1.0))
-    given = given.replace(reading=reading, text_noise=0.5)
-    data = opened(given, "caption")
-    assert isinstance(data, EncodedImages)
-    alone = EncodedSet(folders[0])
-    assert len(data.data) == 2 * len(alone) and "(75%) and" in data.description
-    torch.testing.assert_close(float(data.data.weights[: len(alone)].sum() / data.data.weights.sum()), 0.75)
-    assert torch.equal(data.data.codes(len(alone) + 1), alone.codes(1))
-    assert data.digest() != alone.digest()
-    task = TransformerTask(given, data)
-    whole, part = (task.batch(Microbatch(0, 0, 8, rows)) for rows in (slice(0, 8), slice(4, 6)))
-    assert isinstance(whole.context, TextContext) and isinstance(part.context, TextContext)
-    assert torch.equal(part.context.embeddings, whole.context.embeddings[4:6]), "noise, too, is of the whole batch"
-    plain = TransformerTask(given.replace(text_noise=0.0), data).batch(Microbatch(0, 0, 8, slice(0, 8)))
-    assert isinstance(plain.context, TextContext)
-    deviation = (whole.context.embeddings - plain.context.embeddings).flatten(1).std(dim=1)
-    assert (deviation > 0).any() and deviation.max() < 0.6
-    assert not (whole.context.embeddings * ~whole.context.mask.unsqueeze(-1)).any()
-    index = folders[1] / "train.json"
-    index.write_text(index.read_text().replace('"text_instruction": false', '"text_instruction": true'))
-    with pytest.raises(HartError, match=r"twice differs from .*codes in text_instruction: encode both"):
-        opened(given, "caption")
-    with pytest.raises(HartError, match=r"reading\.also mixes encoded sets, and .*images is none"):
-        opened(given.replace(data=str(encoded / "images")), "caption")
-    with pytest.raises(ConfigError, match=r"weights must be 2 numbers, one for data and one for each of also, not 1"):
-        ReadingConfig(also=("a",), weights=(1.0,))
-
-
 def test_classes_are_handed_on(tmp_path: Path) -> None:
     """From memory, from a loader and from an encoded set."""
     for name in ("ant", "bee"):
@@ -389,8 +356,7 @@ def test_a_resumed_run_is_the_unbroken_one_to_the_last_bit(
     for name, value in whole["parts"]["model"]["module"].items():
         assert torch.equal(value, resumed["parts"]["model"]["module"][name])
     if kind == "streamed":
-        # 24 images are two epochs of twelve, with one damaged image each
-        assert sum(line["damaged"] for line in lines) == 2
+        assert sum(line["damaged"] for line in lines) == 2, "two epochs of twelve, with one damaged image each"
 
 
 @pytest.mark.parametrize("kind", ["streamed", "encoded"])

@@ -18,7 +18,7 @@ from hart.data.sources import Stream
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
 from hart.text_encoder import Reading, TextEncoder, load_text_encoder
-from hart.training.config import EncodeOptions
+from hart.training.encode_options import EncodeOptions
 from hart.training.encoding import EncodedSummary, Encoders, encode_dataset
 from hart.types import TextContext
 from helpers import TEXT_TOKENS, TEXT_WIDTH, random_tensor, tiny_class_config, tiny_model, tiny_text_config

@@ -22,7 +22,7 @@ from hart.commands.options import (
     SplitOption,
 )
 from hart.errors import HartError
-from hart.training.config import EncodeOptions
+from hart.training.encode_options import EncodeOptions
 
 app = typer.Typer(no_args_is_help=False)
 

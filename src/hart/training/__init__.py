@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from hart.randomness import generator_for
     from hart.strict import Config, ConfigError, key_table, require
     from hart.training.config import (
-        EncodeOptions,
         OptimizerConfig,
         ReadingConfig,
         Recipe,
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
         TransformerRecipe,
     )
     from hart.training.distributed import DistributedContext
+    from hart.training.encode_options import EncodeOptions
     from hart.training.encoding import EncodedSummary, Encoders, encode_dataset
     from hart.training.hart_task import TransformerTask
     from hart.training.image_sources import open_training_data
@@ -51,7 +51,8 @@ __getattr__, __dir__ = lazy(
         "hart.networks.perceptual": "perceptual_loss",
         "hart.randomness": "generator_for",
         "hart.strict": "Config ConfigError key_table require",
-        "hart.training.config": "EncodeOptions OptimizerConfig ReadingConfig Recipe StageRecipe TokenizerRecipe "
+        "hart.training.encode_options": "EncodeOptions",
+        "hart.training.config": "OptimizerConfig ReadingConfig Recipe StageRecipe TokenizerRecipe "
         "TrainerConfig TransformerRecipe",
         "hart.training.distributed": "DistributedContext",
         "hart.training.encoding": "EncodedSummary Encoders encode_dataset",

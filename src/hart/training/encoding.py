@@ -48,7 +48,7 @@ from hart.errors import HartError
 from hart.files import atomic_write
 from hart.text_encoder import TextEncoder, encoder_module
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
-from hart.training.config import EncodeOptions
+from hart.training.encode_options import EncodeOptions
 
 Progress = Callable[[int, int | None, str], None]
 """Called with (shards done, shards in all, what is being done)."""
