@@ -147,7 +147,7 @@ def drop_condition(context: Context, dropped: Tensor) -> Context:
 def with_text_noise(
     text: TextContext, largest: float, rows: slice, batch_size: int, generator: torch.Generator
 ) -> TextContext:
-    """Gaussian noise on the features of real tokens, of a standard deviation drawn for each text in [0, largest].
+    """Gaussian noise on the features of real tokens, of a standard deviation sampled for each text in [0, largest].
 
     text: rows `rows` of a batch of `batch_size`, for all of which the generator draws, on its own device.
     """
