@@ -15,6 +15,7 @@ from hart.data.datasets import open_dataset
 from hart.data.opening import open_source
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
+from hart.losses.config import TransformerLossConfig
 from hart.training.config import LoraConfig, ReadingConfig, TokenizerRecipe, TransformerRecipe
 from hart.training.encode_options import EncodeOptions
 from hart.training.encoding import Encoders, encode_dataset
@@ -329,7 +330,7 @@ def log_lines(folder: Path) -> list[dict[str, float]]:
     return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
 
 
-@pytest.mark.parametrize("kind", ["streamed", "encoded"])
+@pytest.mark.parametrize("kind", ["streamed", "encoded", "mixed"])
 def test_a_resumed_run_is_the_unbroken_one_to_the_last_bit(
     encoded: Path, shards: Path, tmp_path: Path, kind: str
 ) -> None:
@@ -339,6 +340,10 @@ def test_a_resumed_run_is_the_unbroken_one_to_the_last_bit(
         given: Any = tiny_tokenizer_recipe(base).replace(reading=ReadingConfig(flip=0.5, shuffle_buffer=4))
     else:
         given = tiny_transformer_recipe(recipe(data=str(encoded / "codes"), **trainer), encoded / "model")
+    if kind == "mixed":
+        loss = TransformerLossConfig(scale_weights=(2.0, 1.0), cluster_weight=0.5, clusters=4)
+        reading = ReadingConfig(also=(given.data,), weights=(0.6, 0.4))
+        given = given.replace(reading=reading, loss=loss, text_noise=0.4)
 
     def run() -> Trainer:
         data = opened(given, "none" if kind == "streamed" else "caption")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hart.config import HartConfig
+from hart.losses.config import TransformerLossConfig
 from hart.training.config import TrainerConfig, TransformerRecipe
 from hart.training.distributed import DistributedContext
 from hart.training.dry_run import (
@@ -102,6 +103,7 @@ def test_blocks_that_are_computed_again_hold_less() -> None:
 
 
 def test_a_model_without_memory_is_counted_as_one_with() -> None:
-    recipe = tiny_recipe(TRAINER)
+    loss = TransformerLossConfig(scale_weights=(2.0, 1.0), cluster_weight=0.5, clusters=4)
+    recipe = tiny_recipe(TRAINER).replace(loss=loss)
     tasks = (RehearsedTransformer(recipe, CPU, empty=empty) for empty in (False, True))
     assert len({activation_bytes(task, TRAINER, 4) for task in tasks}) == 1

@@ -118,8 +118,8 @@ def cluster_cross_entropy(logits: Tensor, targets: Tensor, clusters: Tensor) -> 
 
 def token_weights(scale_weights: Sequence[float], segments: Sequence[int]) -> Tensor:
     """(L,) weights of the tokens of K segments, 1 in the mean; segments beyond the list weigh as its last entry."""
-    of_scales = [scale_weights[min(k, len(scale_weights) - 1)] for k in range(len(segments))]
-    weights = torch.tensor(of_scales).repeat_interleave(torch.tensor(segments))
+    last = len(scale_weights) - 1
+    weights = torch.cat([torch.full((count,), scale_weights[min(k, last)]) for k, count in enumerate(segments)])
     return weights / weights.mean()
 
 
