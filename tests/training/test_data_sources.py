@@ -34,7 +34,7 @@ from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer
 from hart.types import TextContext, TokenMaps
 from helpers import tiny_class_config, tiny_model
-from image_files import numbered, write_captioned_folder, write_numbered_shards
+from image_files import numbered, write_numbered_shards
 from toy_training import recipe, tiny_encoded_set, tiny_tokenizer_recipe, tiny_transformer_recipe
 
 CPU = torch.device("cpu")
@@ -387,19 +387,3 @@ def test_a_missing_shard_is_said_and_the_last_checkpoint_kept(
     with pytest.raises(HartError, match=rf"^step \d: .*{name}.*; the last good checkpoint is .*step-0000000\d\.pt"):
         Trainer(task, given, tmp_path / "run", on_log=lose).run()
     assert list((tmp_path / "run" / "checkpoints").glob("*.pt"))
-
-
-def test_a_run_of_before_a_setting_existed_goes_on(tmp_path: Path) -> None:
-    """It had the setting's default then; anything else is another recipe."""
-    write_captioned_folder(tmp_path / "set", 4)
-    given = tokenizer_recipe(tmp_path / "set")
-    Trainer(TokenizerTask(given, opened(given)), given, tmp_path / "run").run()
-    path = tmp_path / "run" / "recipe.json"
-    stored = json.loads(path.read_text())
-    del stored["reading"]
-    path.write_text(json.dumps(stored))
-    assert Trainer(TokenizerTask(given, opened(given)), given, tmp_path / "run").step == given.trainer.steps
-    path.write_text(json.dumps(stored))
-    flipped = tokenizer_recipe(tmp_path / "set", flip=0.5)
-    with pytest.raises(HartError, match=r"reading\.flip \(0\.0 there, 0\.5 now\)"):
-        Trainer(TokenizerTask(flipped, opened(flipped)), flipped, tmp_path / "run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 from hart.errors import HartError
 from hart.training.checkpoint import RECIPE_FILE
+from hart.training.config import ReadingConfig
 from hart.training.hart_task import TransformerTask
 from hart.training.image_sources import open_training_data
 from hart.training.task import Origin
@@ -142,3 +144,22 @@ def test_frozen_networks_are_noticed(tmp_path: Path) -> None:
     for task, name in ((tasks[1], "tokenizer"), (tasks[2], "text encoder")):
         now = task.sources
         assert {key for key in before if before[key] != now[key]} == {name}
+
+
+def test_a_run_of_before_a_setting_existed_goes_on(tmp_path: Path) -> None:
+    """It had the setting's default then; anything else is another recipe."""
+    write_captioned_folder(tmp_path / "set", 4)
+    given = tiny_tokenizer_recipe(recipe(data=str(tmp_path / "set")))
+    Trainer(TokenizerTask(given, open_training_data(given, 8, "none")), given, tmp_path / "run").run()
+    path = tmp_path / "run" / "recipe.json"
+    stored = json.loads(path.read_text())
+    del stored["reading"]
+    path.write_text(json.dumps(stored))
+    assert (
+        Trainer(TokenizerTask(given, open_training_data(given, 8, "none")), given, tmp_path / "run").step
+        == given.trainer.steps
+    )
+    path.write_text(json.dumps(stored))
+    flipped = given.replace(reading=ReadingConfig(flip=0.5))
+    with pytest.raises(HartError, match=r"reading\.flip \(0\.0 there, 0\.5 now\)"):
+        Trainer(TokenizerTask(flipped, open_training_data(flipped, 8, "none")), flipped, tmp_path / "run")

@@ -75,8 +75,8 @@ class EncodedSet:
     def __init__(
         self, folder: Path, split: str = "train", *, also: Sequence[Path] = (), parts: Sequence[float] = ()
     ) -> None:
-        """also: folders of further sets. parts: what parts of the images that are sampled by `weights` come from `folder`
-        and from each of `also`; empty: weights are as stored.
+        """also: folders of further sets. parts: what parts of the images, sampled by `weights`, come from `folder` and
+        from each of `also`; empty: weights are as stored.
 
         Raises `HartError` when a set is unfinished, its index or a shard is missing or damaged, or the sets were
         encoded by different networks or options.
