@@ -83,7 +83,7 @@ def _print_sizes(recipe: Recipe, parameters: int, trained: int, tokens: int, dis
         {
             "parameters": f"{parameters / 1e6:.2f}M, {trained / 1e6:.2f}M of them trained",
             "tokens": f"{tokens} per image, {tokens * trainer.batch_size} per step",
-            "operations": f"{training_macs(recipe) / 1e9:.3g} GMAC per image forward, three times that with backward",
+            "operations": f"{rounded(training_macs(recipe) / 1e9)} GMAC per image forward, with backward three times that",
             "processes": f"{distributed.count} ({distributed.strategy}), {trainer.precision}, on {distributed.device}",
         },
         distributed,
@@ -114,12 +114,17 @@ def _print_time(recipe: Recipe, seconds: float, distributed: DistributedContext,
     seconds *= trainer.batch_size // distributed.count
     _print_lines(
         {
-            "time": f"{seconds:.3g} s per step, {trainer.batch_size / seconds:.3g} images/s, "
+            "time": f"{rounded(seconds)} s per step, {rounded(trainer.batch_size / seconds)} images/s, "
             f"{duration(seconds * trainer.steps)} for {trainer.steps} steps ({how})",
             "not included": "reading data, encoding texts, sample images",
         },
         distributed,
     )
+
+
+def rounded(number: float) -> str:
+    """Three digits, and all before the point: 0.0123, 1.23, 1,234."""
+    return f"{number:.3g}" if number < 1000 else f"{number:,.0f}"
 
 
 def _print_lines(lines: Mapping[str, str], distributed: DistributedContext) -> None:

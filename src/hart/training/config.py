@@ -332,7 +332,7 @@ class TransformerRecipe(Recipe, kw_only=True):
     condition_dropout: Fraction = 0.1
     """Share of captions or classes replaced by the null condition, for classifier-free guidance."""
     text_noise: Weight = 0.0
-    """Largest standard deviation of Gaussian noise on the features of captions, sampled anew for each of them between 0
+    """Largest standard deviation of Gaussian noise on the features of captions, sampled anew for each between 0
     and this, so that captions near those of training give the same images. The shipped text encoder's features have a
     root mean square of 1."""
     drop_last_scale: bool = True

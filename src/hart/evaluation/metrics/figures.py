@@ -76,4 +76,6 @@ def few_images_warning(name: str, count: int) -> tuple[str, ...]:
 def require_images(count: int, least: int, what: str) -> None:
     """Raise `HartError` for fewer than `least` images."""
     if count < least:
-        raise HartError(f"{what} needs at least {least} images, there are {count}: raise --limit, or give a larger set")
+        raise HartError(
+            f"{what} needs at least {least} images, there are {count}: raise --limit, take --split all, or give more"
+        )
