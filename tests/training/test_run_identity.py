@@ -163,3 +163,15 @@ def test_a_run_of_before_a_setting_existed_goes_on(tmp_path: Path) -> None:
     flipped = given.replace(reading=ReadingConfig(flip=0.5))
     with pytest.raises(HartError, match=r"reading\.flip \(0\.0 there, 0\.5 now\)"):
         Trainer(TokenizerTask(flipped, open_training_data(flipped, 8, "none")), flipped, tmp_path / "run")
+
+
+def test_a_set_may_be_moved(tmp_path: Path) -> None:
+    write_captioned_folder(tmp_path / "set", 4)
+
+    def run(name: str) -> Trainer:
+        given = tiny_tokenizer_recipe(recipe(data=str(tmp_path / name), steps=1))
+        return Trainer(TokenizerTask(given, open_training_data(given, 8, "none")), given, tmp_path / "run")
+
+    run("set").run()
+    (tmp_path / "set").rename(tmp_path / "moved")
+    assert run("moved").step == 1

@@ -83,7 +83,7 @@ def _print_sizes(recipe: Recipe, parameters: int, trained: int, tokens: int, dis
         {
             "parameters": f"{parameters / 1e6:.2f}M, {trained / 1e6:.2f}M of them trained",
             "tokens": f"{tokens} per image, {tokens * trainer.batch_size} per step",
-            "operations": f"{rounded(training_macs(recipe) / 1e9)} GMAC per image forward, with backward three times that",
+            "operations": f"{rounded(training_macs(recipe) / 1e9)} GMAC per image forward, with backward 3 times that",
             "processes": f"{distributed.count} ({distributed.strategy}), {trainer.precision}, on {distributed.device}",
         },
         distributed,

@@ -70,13 +70,16 @@ class Identity:
     def other_settings(self, now: Identity, recipe: type[Config]) -> list[str]:
         """Settings that have changed, one text each. recipe: class of the recipe of `now`.
 
-        A setting that the old recipe does not have yet had its default then.
+        A setting that the old recipe does not have yet had its default then. An address may change where its content
+        has not.
         """
         theirs: Any = self.recipe
         with suppress(ConfigError):  # of another version: the differences are named below
             theirs = _plain(recipe.from_stored(theirs))
         there, here = _flat(theirs), _flat(now.recipe)
-        keys = sorted(key for key in (there.keys() | here.keys()) - HARMLESS if there.get(key) != here.get(key))
+        ours = now.sources
+        moved = {name for name, source in self.sources.items() if name in ours and source.digest == ours[name].digest}
+        keys = sorted(key for key in (there.keys() | here.keys()) - HARMLESS - moved if there.get(key) != here.get(key))
         return [f"{key} ({there.get(key)!r} there, {here.get(key)!r} now)" for key in keys]
 
     def other_sources(self, now: Identity) -> list[str]:
