@@ -36,6 +36,7 @@ PUBLIC_MODULES = (
     "hart.checkpoint",
     "hart.commands",
     "hart.files",
+    "hart.lora",
 )
 CONFIGURATIONS = (
     ("hart.config", "HartConfig", "`config.json` of a model"),
