@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import combinations, product
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hart.checkpoint.loading import build
+from hart.checkpoint.lora import add_lora, save_lora
 from hart.config import (
     ClassConditioning,
     HartConfig,
@@ -135,6 +137,16 @@ def tiny_model(config: HartConfig, seed: int = 0) -> tuple[HybridTokenizer, Hart
     for number, module in enumerate(modules):
         randomize(module, seed + number)
     return modules
+
+
+def store_adapter(hart: Hart, folder: Path, *, alpha: float, value: float) -> None:
+    """Write an adapter of `hart` that does something, as after some training: all its second matrices are `value`."""
+    add_lora(hart, rank=2, alpha=alpha, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for name, parameter in hart.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(value)
+    save_lora(hart, folder, base_model="runs/base")
 
 
 def random_context(config: HartConfig, batch: int, seed: int = 0) -> Context:

@@ -20,7 +20,7 @@ from hart import HartError, HartPipeline, SamplingConfig
 from hart.generation.outputs import ScalePreview
 from hart.generation.request import OutputType, SamplingOptions
 from hart.types import ClassContext, TextContext
-from helpers import CHANNELS, CLASSES, SCALES, TEXT_TOKENS, TEXT_WIDTH, tiny_text_config
+from helpers import CHANNELS, CLASSES, SCALES, TEXT_TOKENS, TEXT_WIDTH, store_adapter, tiny_model, tiny_text_config
 
 
 @pytest.fixture(scope="module")
@@ -285,16 +285,8 @@ def test_latents_that_do_not_fit_are_one_error(text: HartPipeline, latents: Any)
 
 def test_unloading_adapters_returns_to_the_weights_from_before(tmp_path: Path) -> None:
     pytest.importorskip("peft")
-    from hart.checkpoint.lora import add_lora, save_lora
-    from helpers import tiny_model
-
     config = tiny_text_config(width=512, heads=4, depth=1)  # packed where the processor can
-    trained = add_lora(tiny_model(config)[1], rank=2, alpha=2, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        for name, parameter in trained.named_parameters():
-            if "lora_B" in name:
-                parameter.fill_(0.25)
-    save_lora(trained, tmp_path, base_model="runs/base")
+    store_adapter(tiny_model(config)[1], tmp_path, alpha=2, value=0.25)
     pipe = HartPipeline.from_config(config, device="cpu")
     before = image(pipe, "a cat")
     pipe.unload_lora()

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from command_line import outputs, refused, run
 from hart.checkpoint.loading import load_model
-from hart.checkpoint.lora import add_lora, save_lora
 from hart.generation.metadata import read_record
+from helpers import store_adapter
 
 
 def test_like_draws_the_same_file_again(text_model: Path, tmp_path: Path) -> None:
@@ -40,12 +39,7 @@ def test_like_changes_what_is_given(text_model: Path, class_model: Path, tmp_pat
 
 def test_an_adapter_draws_along_and_is_recorded(text_model: Path, tmp_path: Path) -> None:
     pytest.importorskip("peft")
-    hart = add_lora(load_model(text_model).hart, rank=2, alpha=2, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        for name, parameter in hart.named_parameters():
-            if "lora_B" in name:
-                parameter.fill_(0.2)
-    save_lora(hart, tmp_path / "adapter", base_model=str(text_model))
+    store_adapter(load_model(text_model).hart, tmp_path / "adapter", alpha=2, value=0.2)
     options = ("a cat", "--model", text_model, "--guidance", 0, "--lora", tmp_path / "adapter")
     (plain,) = outputs(run("generate", *options[:-2], "--out", tmp_path / "1"))
     (path,) = outputs(run("generate", *options, "--lora-scale", 4, "--out", tmp_path / "2"))

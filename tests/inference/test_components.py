@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from hart import HartPipeline
-from hart.checkpoint.lora import add_lora, save_lora
+from hart.checkpoint.lora import add_lora
 from hart.config import HartConfig
 from hart.inference.packing import is_packed, packing_refusal
-from helpers import random_context, teacher_input, tiny_model, tiny_text_config
+from helpers import random_context, store_adapter, teacher_input, tiny_model, tiny_text_config
 
 # layers of 512 x 1536 and more are packed; those of 512 x 512 in the diffusion too
 WIDE = tiny_text_config(width=512, heads=4, depth=1)
@@ -107,12 +107,7 @@ def test_the_callers_modules_stay_as_they_were(config: HartConfig, dtype: torch.
 def test_what_is_loaded_while_generating_serves_later_calls_only(tmp_path: Path) -> None:
     """Another thread loads an adapter between two scales of a call: that call ends as it began."""
     pytest.importorskip("peft")
-    trained = add_lora(tiny_model(WIDE)[1], rank=2, alpha=8, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        for name, parameter in trained.named_parameters():
-            if "lora_B" in name:
-                parameter.fill_(0.3)
-    save_lora(trained, tmp_path, base_model="runs/base")
+    store_adapter(tiny_model(WIDE)[1], tmp_path, alpha=8, value=0.3)
     pipe = wide()
     plain, calls = generated(pipe), 0
 
@@ -136,12 +131,7 @@ def test_what_is_loaded_while_generating_serves_later_calls_only(tmp_path: Path)
 def test_loads_of_several_threads_all_count(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     config = tiny_text_config()
-    trained = add_lora(tiny_model(config)[1], rank=2, alpha=2, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        for name, parameter in trained.named_parameters():
-            if "lora_B" in name:
-                parameter.fill_(0.25)
-    save_lora(trained, tmp_path, base_model="runs/base")
+    store_adapter(tiny_model(config)[1], tmp_path, alpha=2, value=0.25)
     pipe, one_by_one = (HartPipeline.from_config(config, device="cpu") for _ in range(2))
     threads = [threading.Thread(target=pipe.load_lora, args=(tmp_path,)) for _ in range(4)]
     for thread in threads:

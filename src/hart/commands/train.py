@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hart.commands.console import needs_extra, note, owned, prompt_notes, writable_folder
-from hart.commands.train_plan import Stage, dry_run_plan, duration, recipe_class, training_macs
+from hart.commands.train_plan import Stage, dry_run_plan, duration, recipe_class, rounded, training_macs
 from hart.errors import HartError
 
 if TYPE_CHECKING:
@@ -143,6 +143,7 @@ def _run(stage: Stage, path: Path, overrides: tuple[str, ...], out: Destination)
 @contextmanager
 def _data(recipe: Recipe, size: int, condition: Condition, distributed: DistributedContext) -> Iterator[TrainingData]:
     """The recipe's data. Notes say what it is and, at the end, which images were damaged."""
+    from hart.data.samples import first_reasons
     from hart.training.image_sources import open_training_data
 
     data = open_training_data(recipe, size, condition, rank=distributed.rank, world=distributed.count)
@@ -153,8 +154,7 @@ def _data(recipe: Recipe, size: int, condition: Condition, distributed: Distribu
     finally:
         data.close()
         if distributed.main and data.damaged:
-            shown = "; ".join(f"{damage.key}: {damage.reason}" for damage in data.damaged[:3])
-            note(f"data: this process skipped {len(data.damaged)} damaged images ({shown})")
+            note(f"data: this process skipped {len(data.damaged)} damaged images ({first_reasons(data.damaged)})")
 
 
 @contextmanager
@@ -169,7 +169,7 @@ def _progress(recipe: Recipe, *, show: bool) -> Iterator[Callable[[StepReport], 
         task = bar.add_task("", total=recipe.trainer.steps)
 
         def on_step(report: StepReport) -> None:
-            said = [f"{report.images_per_second:.3g} images/s", f"{duration(report.seconds_left)} left"]
+            said = [f"{rounded(report.images_per_second)} images/s", f"{duration(report.seconds_left)} left"]
             if report.mfu is not None:
                 said.append(f"MFU {report.mfu:.0%}")
             bar.update(

@@ -83,7 +83,7 @@ def joined_images(parts: list[Any]) -> Any:
 
 
 def psnr(image: Tensor, original: Tensor, peak: float = 1.0) -> Tensor:
-    """Peak signal-to-noise ratio in dB (B,) of images (B, 3, H, W) from 0 to `peak`; infinite where nothing is lost."""
+    """Peak signal-to-noise ratio in dB (...) of images (..., 3, H, W) from 0 to `peak`; infinite if nothing is lost."""
     from torchmetrics.functional.image import peak_signal_noise_ratio  # takes a second to import
 
     ratios: Tensor = peak_signal_noise_ratio(image.float(), original.float(), peak, reduction="none", dim=(-3, -2, -1))
