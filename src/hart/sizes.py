@@ -1,0 +1,105 @@
+"""Image sizes and aspect ratios as callers write them, and the grids and schedules that make them.
+
+In text the width comes first: `1024x576` pixels, `16:9`. A number alone is a square. `hart.grids` has the rule by which
+the schedule of any grid follows from a model's own square one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+from hart.errors import HartError
+from hart.grids import MAX_GRID_SIZE, Grid, ScaleSchedule, sizes_ending_at
+from hart.presets import PUBLISHED_SCALES
+from hart.strict import shown
+
+WIDEST = 8
+"""Aspect ratios go from 1:8 to 8:1: beyond, coarse scales are rows or columns of more tokens than their square has."""
+
+
+class ImageSize(NamedTuple):
+    """In pixels."""
+
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+    @property
+    def stored(self) -> int | str:
+        """For JSON: the side of a square as a number, other sizes as text."""
+        return self.width if self.width == self.height else str(self)
+
+
+def parsed_size(text: str) -> ImageSize:
+    """`256` or `1024x576`. Raises `HartError`."""
+    found = re.fullmatch(r"([0-9]{1,6})(?:[x\u00d7]([0-9]{1,6}))?", text.strip().lower())
+    if found is None:
+        raise HartError(f"size {shown(text)}: give pixels, such as 256 or 1024x576 (width x height)")
+    width = int(found[1])
+    return ImageSize(width, int(found[2] or width))
+
+
+def parsed_aspect(text: str) -> Fraction:
+    """Width over height of `16:9`. Raises `HartError`."""
+    found = re.fullmatch(r"([0-9]{1,6}):([0-9]{1,6})", text.strip())
+    ratio = Fraction(int(found[1]), int(found[2])) if found is not None and int(found[2]) else None
+    if ratio is None or not Fraction(1, WIDEST) <= ratio <= WIDEST:
+        raise HartError(f"aspect {shown(text)}: give width:height, such as 16:9, from 1:{WIDEST} to {WIDEST}:1")
+    return ratio
+
+
+def grid_of_size(size: ImageSize, downsampling: int) -> Grid:
+    """The latent's grid. downsampling: pixels per position, along one side.
+
+    Raises `HartError`, which names the nearest sizes, unless both sides are multiples of that, and two positions or
+    more (a schedule has two scales).
+    """
+    grid = Grid(size.height // downsampling, size.width // downsampling)
+    if size_of_grid(grid, downsampling) == size and min(grid) >= 2 and max(grid) <= MAX_GRID_SIZE:
+        return grid
+    sides = [{_within(side // downsampling), _within(-(-side // downsampling))} for side in size]
+    near = [ImageSize(w * downsampling, h * downsampling) for w, h in itertools.product(*map(sorted, sides))]
+    if size.width == size.height:
+        near = [each for each in near if each.width == each.height]
+    raise HartError(
+        f"size {size.stored}: sides are multiples of {downsampling} px, from {2 * downsampling} to "
+        f"{MAX_GRID_SIZE * downsampling}; near it: {', '.join(str(each.stored) for each in near)}"
+    )
+
+
+def _within(side: int) -> int:
+    return min(max(side, 2), MAX_GRID_SIZE)
+
+
+def size_of_grid(grid: Grid, downsampling: int) -> ImageSize:
+    return ImageSize(grid.width * downsampling, grid.height * downsampling)
+
+
+def grid_of_aspect(aspect: Fraction, side: int) -> Grid:
+    """The grid of this aspect ratio (width over height) that has about as many positions as a square of `side`."""
+    stretch = math.sqrt(aspect)
+    return Grid(max(2, round(side / stretch)), max(2, round(side * stretch)))
+
+
+def schedule_of_grid(scales: Sequence[int], grid: Grid) -> ScaleSchedule:
+    """The schedule of a latent of any shape, in a model with the square scales `scales`; see `ScaleSchedule.shaped`."""
+    return ScaleSchedule.shaped(_ending_at(scales, grid.equal_square), grid)
+
+
+def scales_of_size(scales: Sequence[int], downsampling: int, size: int) -> tuple[int, ...]:
+    """The square scales that code images of `size` pixels in a model with `scales`. Raises `HartError`."""
+    return _ending_at(scales, grid_of_size(ImageSize(size, size), downsampling).width)
+
+
+def _ending_at(scales: Sequence[int], last: int) -> tuple[int, ...]:
+    """Published models use the published scales of 256, 512 and 1024 px; all others are derived from their own."""
+    if tuple(scales) in PUBLISHED_SCALES.values():
+        scales = PUBLISHED_SCALES.get(last, scales)
+    return sizes_ending_at(scales, last)
