@@ -74,6 +74,19 @@ def test_growth_beyond_the_schedule_is_that_of_the_paper() -> None:
     assert sizes_ending_at((1, 2, 3, 5, 8), 16) == (1, 2, 3, 5, 8, 11, 16)
 
 
+@given(sizes, st.integers(2, 200))
+def test_there_are_no_more_sizes_than_levels(own: tuple[int, ...], last: int) -> None:
+    found = sizes_ending_at(own, last, len(own))
+    assert len(found) <= len(own)
+    assert found[-1] == last
+    assert ScaleSchedule.square(found)
+
+
+def test_sizes_for_few_levels_grow_faster() -> None:
+    assert sizes_ending_at((1, 2, 3, 4, 6, 8), 16, 6) == (1, 3, 4, 6, 11, 16)
+    assert sizes_ending_at((1, 2, 3, 4, 6, 8), 10, 6) == (1, 2, 3, 5, 7, 10)
+
+
 @given(sizes, st.integers(2, 90), st.integers(2, 90))
 def test_every_shape_has_a_schedule_that_keeps_tokens_and_aspect(own: tuple[int, ...], height: int, width: int) -> None:
     final = Grid(height, width)

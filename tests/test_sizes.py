@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
+import numpy as np
 import pytest
 
 from hart.errors import HartError
@@ -15,10 +17,12 @@ from hart.sizes import (
     grid_of_size,
     parsed_aspect,
     parsed_size,
+    requested_schedule,
     scales_of_size,
     schedule_of_grid,
     size_of_grid,
 )
+from helpers import tiny_class_config, tiny_text_config
 
 OWN = (1, 2, 3, 5, 8)
 
@@ -51,6 +55,50 @@ def test_a_schedule_of_any_size(own: tuple[int, ...], size: str, schedule: str) 
 
 def test_a_square_keeps_its_schedule() -> None:
     assert schedule_of_grid(OWN, Grid(8, 8)) == ScaleSchedule.square(OWN)
+
+
+TINY = tiny_text_config()  # 8 px, 2 px per position
+
+
+@pytest.mark.parametrize(
+    ("wanted", "final"),
+    [
+        ({}, "4"),
+        ({"size": 8}, "4"),
+        ({"size": "16x8"}, "8x4"),
+        ({"height": 8, "width": 12}, "6x4"),
+        ({"height": np.int64(16)}, "4x8"),
+        ({"aspect": "4:1"}, "8x2"),
+        ({"aspect": "1:4", "size": 16}, "4x16"),
+    ],
+)
+def test_what_callers_ask_for(wanted: dict[str, object], final: str) -> None:
+    assert str(requested_schedule(TINY, **wanted).final) == final
+    if final == "4":
+        assert requested_schedule(TINY, **wanted) == TINY.transformer.schedule
+
+
+@pytest.mark.parametrize(
+    ("wanted", "fault"),
+    [
+        ({"size": 7}, "size 7: sides are multiples of 2 px, from 4 to 2048; near it: 6, 8"),
+        ({"size": 8.0}, "size 8.0: give a whole number"),
+        ({"height": True}, "height True: give a whole number"),
+        ({"size": 8, "width": 8}, "give either size, or height and width"),
+        ({"size": "8x4", "aspect": "2:1"}, "give one number as size"),
+        ({"aspect": 1.78}, "aspect '1.78': give width:height"),
+    ],
+)
+def test_what_no_model_makes_is_refused(wanted: dict[str, object], fault: str) -> None:
+    with pytest.raises(HartError, match=re.escape(fault)):
+        requested_schedule(TINY, **wanted)
+
+
+def test_learned_tables_limit_the_sizes() -> None:
+    with pytest.raises(HartError, match="size 16x8: this model has learned the positions of the scales 1, 2, 3, 4"):
+        requested_schedule(tiny_class_config(), size="16x8")
+    levels = tiny_class_config(position="rotary")
+    assert str(requested_schedule(levels, size=32)) == "1, 4, 9, 16"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from hart.grids import ScaleSchedule
+from hart.grids import MAX_SCALES, ScaleSchedule
 from hart.strict import Config, ConfigError, Listed, require, shown
 
 __all__ = [
@@ -173,6 +173,11 @@ class TransformerConfig(Config):
         """The square one, which the model is trained on."""
         return ScaleSchedule.square(self.scales)
 
+    @property
+    def most_scales(self) -> int:
+        """How many scales this model has level embeddings for."""
+        return len(self.scales) if self.level_embedding == "table" else MAX_SCALES
+
     def check_schedule(self, schedule: ScaleSchedule) -> None:
         """Raise `ConfigError` for grids that this model has no learned positions or levels for."""
         require(
@@ -180,7 +185,7 @@ class TransformerConfig(Config):
             f"this model has learned the positions of the scales {self.schedule}, and takes no others",
         )
         require(
-            self.level_embedding == "sinusoidal" or len(schedule) <= len(self.scales),
+            len(schedule) <= self.most_scales,
             f"this model has learned {len(self.scales)} levels: {len(schedule)} scales are too many",
         )
 

@@ -129,11 +129,12 @@ class ScaleSchedule:
         return slice(start, start + self.token_counts[k])
 
 
-def sizes_ending_at(sizes: Sequence[int], last: int) -> tuple[int, ...]:
-    """The sizes of the square schedule of another resolution, whose latent has the size `last`.
+def sizes_ending_at(sizes: Sequence[int], last: int, most: int = MAX_SCALES) -> tuple[int, ...]:
+    """The sizes of the square schedule of another resolution, whose latent has the size `last`; at most `most` of them.
 
     Smaller: the sizes below `last`, then `last`. Larger: all of them, then as many more as bring their growth nearest
-    to `GROWTH`. The coarse scales, and what was learned for them, stay the same.
+    to `GROWTH`. The coarse scales, and what was learned for them, stay the same. If those are too many, there are as
+    many as in `sizes`, each raised to one power.
     """
     known = sizes[-1]
     found = {n for n in sizes if n < last} | {last}
@@ -141,7 +142,10 @@ def sizes_ending_at(sizes: Sequence[int], last: int) -> tuple[int, ...]:
         more = max(1, round(math.log(last / known) / math.log(GROWTH)))
         # rounded down, except where only float rounding is missing to a whole number
         found |= {math.floor(known * (last / known) ** (i / more) + 1e-9) for i in range(1, more)}
-    return tuple(sorted(found))
+    if len(found) <= most:
+        return tuple(sorted(found))
+    power = math.log(last) / math.log(known)
+    return (*(math.floor(size**power + 0.5) for size in sizes[:-1]), last)
 
 
 def _rounded(numerator: int, denominator: int) -> int:

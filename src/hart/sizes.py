@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import re
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
+from hart.config import HartConfig
 from hart.errors import HartError
-from hart.grids import MAX_GRID_SIZE, Grid, ScaleSchedule, sizes_ending_at
+from hart.grids import MAX_GRID_SIZE, MAX_SCALES, Grid, ScaleSchedule, sizes_ending_at
 from hart.presets import PUBLISHED_SCALES
 from hart.strict import shown
 
@@ -55,6 +57,47 @@ def parsed_aspect(text: str) -> Fraction:
     return ratio
 
 
+def requested_schedule(
+    config: HartConfig, *, size: object = None, height: object = None, width: object = None, aspect: object = None
+) -> ScaleSchedule:
+    """The schedule of the images that a caller asks for, by default the model's own.
+
+    size: side of a square in pixels, or text as `parsed_size` reads it. height, width: in pixels, in place of a size;
+    one that is not given is the model's own. aspect: text as `parsed_aspect` reads it, with as many tokens as the
+    square of this size. Raises `HartError` for what the model cannot make, naming the nearest sizes.
+    """
+    own, downsampling = config.tokenizer.image_size, config.tokenizer.downsampling
+    sides = {"width": width, "height": height}
+    if size is not None and sides != {"width": None, "height": None}:
+        raise HartError("give either size, or height and width")
+    if size is None:
+        wanted = ImageSize(*(own if side is None else _side(name, side) for name, side in sides.items()))
+    else:
+        wanted = parsed_size(size) if isinstance(size, str) else ImageSize(*[_side("size", size)] * 2)
+    grid = grid_of_size(wanted, downsampling)
+    if aspect is not None:
+        if wanted.width != wanted.height:
+            raise HartError(
+                f"aspect {shown(aspect)} is the shape of images as large as a square: give one number as size"
+            )
+        grid = grid_of_aspect(parsed_aspect(str(aspect)), grid.width)
+    schedule = schedule_of_grid(config.tokenizer.scales, grid, config.transformer.most_scales)
+    try:
+        config.transformer.check_schedule(schedule)
+    except HartError as error:
+        raise HartError(f"size {size_of_grid(grid, downsampling)}: {error}") from None
+    return schedule
+
+
+def _side(name: str, value: object) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise HartError(f"{name} {shown(value)}: give a whole number of pixels") from None
+
+
 def grid_of_size(size: ImageSize, downsampling: int) -> Grid:
     """The latent's grid. downsampling: pixels per position, along one side.
 
@@ -88,18 +131,21 @@ def grid_of_aspect(aspect: Fraction, side: int) -> Grid:
     return Grid(max(2, round(side / stretch)), max(2, round(side * stretch)))
 
 
-def schedule_of_grid(scales: Sequence[int], grid: Grid) -> ScaleSchedule:
-    """The schedule of a latent of any shape, in a model with the square scales `scales`; see `ScaleSchedule.shaped`."""
-    return ScaleSchedule.shaped(_ending_at(scales, grid.equal_square), grid)
+def schedule_of_grid(scales: Sequence[int], grid: Grid, most: int = MAX_SCALES) -> ScaleSchedule:
+    """The schedule of a latent of any shape, in a model with the square scales `scales`; see `ScaleSchedule.shaped`.
+
+    most: scales that the model takes, see `TransformerConfig.most_scales`.
+    """
+    return ScaleSchedule.shaped(_ending_at(scales, grid.equal_square, most), grid)
 
 
 def scales_of_size(scales: Sequence[int], downsampling: int, size: int) -> tuple[int, ...]:
     """The square scales that code images of `size` pixels in a model with `scales`. Raises `HartError`."""
-    return _ending_at(scales, grid_of_size(ImageSize(size, size), downsampling).width)
+    return _ending_at(scales, grid_of_size(ImageSize(size, size), downsampling).width, MAX_SCALES)
 
 
-def _ending_at(scales: Sequence[int], last: int) -> tuple[int, ...]:
+def _ending_at(scales: Sequence[int], last: int, most: int) -> tuple[int, ...]:
     """Published models use the published scales of 256, 512 and 1024 px; all others are derived from their own."""
-    if tuple(scales) in PUBLISHED_SCALES.values():
-        scales = PUBLISHED_SCALES.get(last, scales)
-    return sizes_ending_at(scales, last)
+    if tuple(scales) in PUBLISHED_SCALES.values() and len(published := PUBLISHED_SCALES.get(last, scales)) <= most:
+        scales = published
+    return sizes_ending_at(scales, last, most)

@@ -74,7 +74,8 @@ class ModelCost:
 def model_cost(config: HartConfig, schedule: ScaleSchedule | None = None, *, guided: bool = True) -> ModelCost:
     """Parameters and MACs for one image with the configured sampling, decoded to pixels.
 
-    schedule: of the image, by default the model's own. guided: with classifier-free guidance, which doubles everything but text encoder, codes and decoder.
+    schedule: of the image, by default the model's own.
+    guided: with classifier-free guidance, which doubles everything but text encoder, codes and decoder.
     """
     rows = 2 if guided else 1
     sizes, schedule = config.transformer, schedule or config.transformer.schedule
