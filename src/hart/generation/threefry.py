@@ -2,7 +2,7 @@
 3", 2011), in integer operations of torch.
 
 A key and a counter of two words each give two words that look random. There is no state, so any number is available at
-once, in any order and for any batch. The words are the same on every device, and inside `torch.compile` and CUDA graphs;
+once, in any order and for any batch. The words are the same on every device, in `torch.compile` and in CUDA graphs;
 floating-point numbers made of them agree to rounding.
 
 A word is 32 bits in an int32 tensor, whose sums wrap around.
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
