@@ -26,7 +26,7 @@ from hart.layers.kv_cache import KVCache
 from hart.model import Hart
 from hart.tokenizer.quantizer import MultiScaleQuantizer, next_scale_input, to_map
 from hart.transformer.transformer import Conditioning, gather_tokens
-from hart.types import Context, cat_contexts
+from hart.types import Context
 
 
 @dataclass(frozen=True)
@@ -121,18 +121,30 @@ class NextScaleGenerator:
 
         context: of B images. null_context: what guidance steers away from, by default the null context of each.
         """
-        batch, null_rows = len(context), 0
-        if self.settings.guided:
-            null_rows = batch if null_context is None else 0
-            context = cat_contexts([context, context.null() if null_context is None else null_context])
-        conditioning = self.transformer.condition(context)
-        prefix = _Prefix(conditioning, self.transformer.new_cache(len(context)), null_rows)
+        prefix = self._prefix(context, null_context)
         size, channels = self.schedule.final_grid_size, self.codebook.shape[1]
-        total = self.codebook.new_zeros((batch, channels, size, size), dtype=torch.float32)
+        total = self.codebook.new_zeros((len(context), channels, size, size), dtype=torch.float32)
         for k in range(len(self.schedule)):
             steps = [self._step(k, total, prefix, positions) for positions in self._positions(k)]
             total = total + self._contribution(k, _in_raster_order(steps))
             yield ScaleState(k, len(self.schedule), total, tuple(steps))
+
+    def _prefix(self, context: Context, null_context: Context | None) -> _Prefix:
+        """The conditions of both halves, and an empty cache."""
+        images, null_rows = len(context), 0
+        parts = self._apart(context)
+        if self.settings.guided and null_context is None:
+            null_rows = images
+            parts += self._apart(context.null().rows(slice(0, 1))) * images  # all are the same
+        elif self.settings.guided and null_context is not None:
+            parts += self._apart(null_context)
+        cache = self.transformer.new_cache(images * (2 if self.settings.guided else 1))
+        return _Prefix(Conditioning.cat(parts), cache, null_rows)
+
+    def _apart(self, context: Context) -> list[Conditioning]:
+        """The conditions of a batch; one by one on a CPU, whose products of few rows round by their number."""
+        rows = 1 if self.codebook.device.type == "cpu" else len(context)
+        return [self.transformer.condition(context.rows(slice(i, i + rows))) for i in range(0, len(context), rows)]
 
     def _has_residual(self, k: int) -> bool:
         """Whether scale k is the one that a hybrid model completes by its residual."""
@@ -154,14 +166,16 @@ class NextScaleGenerator:
         """What the tokens (B, N_k, D) of scale k add to the running sum: (B, D, n_K, n_K)."""
         if self._has_residual(k):
             return to_map(tokens)  # without phi
-        return self.quantizer.contribution(tokens.to(self.codebook.dtype), k, self.schedule).float()
+        # one by one on a CPU, whose convolutions round otherwise for more images
+        images = tokens.to(self.codebook.dtype).split(1 if tokens.device.type == "cpu" else len(tokens))
+        return torch.cat([self.quantizer.contribution(image, k, self.schedule) for image in images]).float()
 
     def _step(self, k: int, total: Tensor, prefix: _Prefix, positions: Tensor | None) -> TokenStep:
         """Sample tokens of scale k, given the sum (B, D, n_K, n_K) of all scales before it."""
         settings, has_residual = self.settings, self._has_residual(k)
         guidance = settings.guidance_at(k)
         hidden = self._hidden(k, total, prefix, positions)
-        logits = self.transformer.logits(hidden, prefix.conditioning)
+        logits = self._logits(k, hidden, prefix.conditioning)
         if settings.guided:
             conditional, unconditional = logits.chunk(2)
             logits = guided(conditional, unconditional, guidance)
@@ -190,6 +204,12 @@ class NextScaleGenerator:
         if positions is not None:
             scale_input, positions = gather_tokens(scale_input, positions), self._both(positions)
         return self.transformer.next_scale(k, self._both(scale_input), prefix.conditioning, prefix.cache, positions)
+
+    def _logits(self, k: int, hidden: Tensor, conditioning: Conditioning) -> Tensor:
+        """(B or 2B, N, V) before guidance; scale 1's single tokens one by one on a CPU, for the sake of rounding."""
+        rows = 1 if k == 0 and hidden.device.type == "cpu" else len(hidden)
+        parts = (slice(i, i + rows) for i in range(0, len(hidden), rows))
+        return torch.cat([self.transformer.logits(hidden[part], conditioning.rows_of(part)) for part in parts])
 
     def _residual(self, hidden: Tensor, codes: Tensor, guidance: Guidance, places: Tensor) -> Tensor:
         """Residual tokens (B, N, D) for the hidden states of both halves and the sampled codes (B, N)."""

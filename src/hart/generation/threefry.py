@@ -29,7 +29,7 @@ def threefry(key: Words, counter: tuple[Tensor | int, Tensor | int]) -> Words:
     for group in range(1, GROUPS + 1):
         for distance in ROTATIONS[(group - 1) % 2]:
             x = x + y
-            y = _rotated(y, distance).bitwise_xor_(x)
+            y = _rotated(y, distance) ^ x
         x = x + keys[group % 3]
         y = y + (keys[(group + 1) % 3] + group)
     return x, y
