@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -13,9 +12,7 @@ from hart.grids import Grid, ScaleSchedule
 from hart.presets import SCALES_256, SCALES_512, SCALES_1024
 from hart.sizes import (
     ImageSize,
-    grid_of_aspect,
     grid_of_size,
-    parsed_aspect,
     parsed_size,
     requested_schedule,
     scales_of_size,
@@ -131,25 +128,3 @@ def test_a_size_between_positions_names_its_neighbours(size: str, near: str) -> 
     with pytest.raises(HartError, match="multiples of 16 px") as fault:
         grid_of_size(parsed_size(size), 16)
     assert str(fault.value).endswith(near)
-
-
-@pytest.mark.parametrize(
-    ("aspect", "side", "grid"),
-    [
-        ("1:1", 64, (64, 64)),
-        ("16:9", 64, (48, 85)),
-        ("9:16", 64, (85, 48)),
-        ("16:9", 16, (12, 21)),
-        ("3:2", 16, (13, 20)),
-        ("8:1", 4, (2, 11)),
-    ],
-)
-def test_an_aspect_ratio_keeps_the_number_of_tokens(aspect: str, side: int, grid: tuple[int, int]) -> None:
-    assert grid_of_aspect(parsed_aspect(aspect), side) == grid
-
-
-@pytest.mark.parametrize("text", ["16", "16x9", "0:1", "1:0", "9:1", "1:9", "a:b", ""])
-def test_what_is_no_aspect_ratio_is_refused(text: str) -> None:
-    with pytest.raises(HartError, match=r"such as 16:9, from 1:8 to 8:1"):
-        parsed_aspect(text)
-    assert parsed_aspect("8:4") == Fraction(2)

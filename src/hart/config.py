@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from hart.grids import MAX_SCALES, ScaleSchedule
+from hart.grids import MAX_SCALES, ScaleSchedule, parsed_aspect
 from hart.strict import Config, ConfigError, Listed, require, shown
 
 __all__ = [
@@ -59,6 +59,11 @@ def _odd(value: int) -> int:
     return value
 
 
+def _aspect(text: str) -> str:
+    parsed_aspect(text)
+    return text
+
+
 def _readable(version: int) -> int:
     require(
         version == FORMAT_VERSION, f"must be {FORMAT_VERSION}, which this version of hart reads, not {shown(version)}"
@@ -66,6 +71,8 @@ def _readable(version: int) -> int:
     return version
 
 
+Aspect = Annotated[str, AfterValidator(_aspect)]
+"""Width and height as in `16:9`, see `hart.grids.parsed_aspect`."""
 Scales = Annotated[Listed[int], AfterValidator(_schedule)]
 """Sizes of square token maps, see `ScaleSchedule.square`."""
 
@@ -285,6 +292,8 @@ class HartConfig(Config):
     """None: discrete tokens only, as in VAR and in the paper's ablation."""
     text_encoder: TextEncoderConfig | None = None
     sampling: SamplingConfig = SamplingConfig()
+    aspects: Listed[Aspect] = ()
+    """Aspect ratios such as 16:9 that it was trained at besides the square; it generates any (`hart.sizes`)."""
     format_version: Annotated[int, AfterValidator(_readable)] = FORMAT_VERSION
 
     def __post_init__(self) -> None:

@@ -7,21 +7,16 @@ the schedule of any grid follows from a model's own square one.
 from __future__ import annotations
 
 import itertools
-import math
 import operator
 import re
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import NamedTuple
 
 from hart.config import HartConfig
 from hart.errors import HartError
-from hart.grids import MAX_GRID_SIZE, MAX_SCALES, Grid, ScaleSchedule, sizes_ending_at
+from hart.grids import MAX_GRID_SIZE, MAX_SCALES, Grid, ScaleSchedule, grid_of_aspect, sizes_ending_at
 from hart.presets import PUBLISHED_SCALES
 from hart.strict import shown
-
-WIDEST = 8
-"""Aspect ratios go from 1:8 to 8:1: beyond, coarse scales are rows or columns of more tokens than their square has."""
 
 
 class ImageSize(NamedTuple):
@@ -48,22 +43,13 @@ def parsed_size(text: str) -> ImageSize:
     return ImageSize(width, int(found[2] or width))
 
 
-def parsed_aspect(text: str) -> Fraction:
-    """Width over height of `16:9`. Raises `HartError`."""
-    found = re.fullmatch(r"([0-9]{1,6}):([0-9]{1,6})", text.strip())
-    ratio = Fraction(int(found[1]), int(found[2])) if found is not None and int(found[2]) else None
-    if ratio is None or not Fraction(1, WIDEST) <= ratio <= WIDEST:
-        raise HartError(f"aspect {shown(text)}: give width:height, such as 16:9, from 1:{WIDEST} to {WIDEST}:1")
-    return ratio
-
-
 def requested_schedule(
     config: HartConfig, *, size: object = None, height: object = None, width: object = None, aspect: object = None
 ) -> ScaleSchedule:
     """The schedule of the images that a caller asks for, by default the model's own.
 
     size: side of a square in pixels, or text as `parsed_size` reads it. height, width: in pixels, in place of a size;
-    one that is not given is the model's own. aspect: text as `parsed_aspect` reads it, with as many tokens as the
+    one that is not given is the model's own. aspect: text such as `16:9`, with as many tokens as the
     square of this size. Raises `HartError` for what the model cannot make, naming the nearest sizes.
     """
     own, downsampling = config.tokenizer.image_size, config.tokenizer.downsampling
@@ -80,7 +66,10 @@ def requested_schedule(
             raise HartError(
                 f"aspect {shown(aspect)} is the shape of images as large as a square: give one number as size"
             )
-        grid = grid_of_aspect(parsed_aspect(str(aspect)), grid.width)
+        try:
+            grid = grid_of_aspect(str(aspect), grid.width)
+        except ValueError as error:
+            raise HartError(str(error)) from None
     schedule = schedule_of_grid(config.tokenizer.scales, grid, config.transformer.most_scales)
     try:
         config.transformer.check_schedule(schedule)
@@ -98,6 +87,13 @@ def _side(name: str, value: object) -> int:
         raise HartError(f"{name} {shown(value)}: give a whole number of pixels") from None
 
 
+def trained_sizes(config: HartConfig) -> list[ImageSize]:
+    """The sizes that a model was trained at: its square, then those of its aspect ratios."""
+    side = config.tokenizer.scales[-1]
+    grids = [Grid(side, side), *(grid_of_aspect(aspect, side) for aspect in config.aspects)]
+    return list(dict.fromkeys(size_of_grid(grid, config.tokenizer.downsampling) for grid in grids))
+
+
 def grid_of_size(size: ImageSize, downsampling: int) -> Grid:
     """The latent's grid. downsampling: pixels per position, along one side.
 
@@ -109,11 +105,12 @@ def grid_of_size(size: ImageSize, downsampling: int) -> Grid:
         return grid
     sides = [{_within(side // downsampling), _within(-(-side // downsampling))} for side in size]
     near = [ImageSize(w * downsampling, h * downsampling) for w, h in itertools.product(*map(sorted, sides))]
-    if size.width == size.height:
-        near = [each for each in near if each.width == each.height]
+    shown_near = list(map(str, near))
+    if size.width == size.height:  # asked for as one number
+        shown_near = [str(each.width) for each in near if each.width == each.height]
     raise HartError(
         f"size {size.stored}: sides are multiples of {downsampling} px, from {2 * downsampling} to "
-        f"{MAX_GRID_SIZE * downsampling}; near it: {', '.join(str(each.stored) for each in near)}"
+        f"{MAX_GRID_SIZE * downsampling}; near it: {', '.join(shown_near)}"
     )
 
 
@@ -123,12 +120,6 @@ def _within(side: int) -> int:
 
 def size_of_grid(grid: Grid, downsampling: int) -> ImageSize:
     return ImageSize(grid.width * downsampling, grid.height * downsampling)
-
-
-def grid_of_aspect(aspect: Fraction, side: int) -> Grid:
-    """The grid of this aspect ratio (width over height) that has about as many positions as a square of `side`."""
-    stretch = math.sqrt(aspect)
-    return Grid(max(2, round(side / stretch)), max(2, round(side * stretch)))
 
 
 def schedule_of_grid(scales: Sequence[int], grid: Grid, most: int = MAX_SCALES) -> ScaleSchedule:
