@@ -49,13 +49,15 @@ class ModelCost:
     """Figures of a model for one image.
 
     parameters: by `MODULES`. macs: by `PARTS`. scale_tokens: image tokens of each scale.
-    step_macs: transformer and head, first the context with scale 1's logits, then the scales 2..K.
+    step_macs: transformer and head, first the context with scale 1's logits, then the scales 2..K; head_macs: of these,
+    the head's.
     """
 
     parameters: Mapping[str, int]
     macs: Mapping[str, int]
     scale_tokens: tuple[int, ...]
     step_macs: tuple[int, ...]
+    head_macs: tuple[int, ...]
 
     @property
     def total_parameters(self) -> int:
@@ -102,7 +104,8 @@ def model_cost(config: HartConfig, *, guided: bool = True) -> ModelCost:
         "decoder": _decoder(config.tokenizer),
     }
     step_macs = list(map(sum, steps))
-    return ModelCost(_parameters(config), macs, counts, (context + step_macs[0], *step_macs[1:]))
+    heads = tuple(head for _, _, head in steps)
+    return ModelCost(_parameters(config), macs, counts, (context + step_macs[0], *step_macs[1:]), heads)
 
 
 def tokenizer_training_macs(sizes: TokenizerConfig) -> int:
