@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from hart.benchmark.machine import SEED, Clock
 from hart.checkpoint.loading import build
 from hart.config import HartConfig
 from hart.devices import without_memory
+from hart.errors import PromptWarning
 from hart.generation.next_scale import maskgit_step_sizes
 from hart.inference.cost import TEXT_ENCODER, ModelCost, model_cost
 from hart.pipeline import HartPipeline
@@ -103,7 +105,8 @@ class GenerationTimer:
         # the spaces make other prompts of them, each read by itself
         prompts = [PROMPT + " " * i if classes is None else i % classes for i in range(count)]
         watch, ends = Stopwatch(self.clock), []
-        with watch.watching(self._spans()):
+        with watch.watching(self._spans()), warnings.catch_warnings():
+            warnings.simplefilter("ignore", PromptWarning)  # what the encoder makes of the words does not matter
             start = self.clock.mark()
             self.pipe(prompts, seed=SEED, batch_size=count, callback_on_scale=lambda _: ends.append(self.clock.mark()))
             end = self.clock.mark()
