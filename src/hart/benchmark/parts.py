@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from hart.inference.cost import TEXT_ENCODER, ModelCost, model_cost
 from hart.pipeline import HartPipeline
 from hart.text_encoder import RandomTextFeatures, encoder_module
 
-HEAD, SAMPLING, DIFFUSION, DECODER, REST = "head", "sampling", "residual diffusion", "decoder", "rest"
+BLOCKS, HEAD, SAMPLING, DIFFUSION, DECODER, REST = "blocks", "head", "sampling", "residual diffusion", "decoder", "rest"
 PROMPT = "a picture of a mountain lake at sunrise"
 
 
@@ -58,6 +59,14 @@ class Generation:
 def step_names(cost: ModelCost) -> list[str]:
     """Names of the transformer's steps: the context, then the scales from the second on."""
     return ["context", *(f"scale {k} ({n} tokens)" for k, n in enumerate(cost.scale_tokens[1:], start=2))]
+
+
+@dataclass(frozen=True)
+class _End:
+    """Of a scale: the point in time, and how often the blocks had been called."""
+
+    mark: Any
+    calls: int
 
 
 class Stopwatch:
@@ -104,11 +113,16 @@ class GenerationTimer:
         classes = self.pipe.num_classes
         # the spaces make other prompts of them, each read by itself
         prompts = [PROMPT + " " * i if classes is None else i % classes for i in range(count)]
-        watch, ends = Stopwatch(self.clock), []
+        watch, ends = Stopwatch(self.clock), list[_End]()
         with watch.watching(self._spans()), warnings.catch_warnings():
             warnings.simplefilter("ignore", PromptWarning)  # what the encoder makes of the words does not matter
             start = self.clock.mark()
-            self.pipe(prompts, seed=SEED, batch_size=count, callback_on_scale=lambda _: ends.append(self.clock.mark()))
+            self.pipe(
+                prompts,
+                seed=SEED,
+                batch_size=count,
+                callback_on_scale=lambda _: ends.append(_End(self.clock.mark(), len(watch.calls[BLOCKS]))),
+            )
             end = self.clock.mark()
         self.clock.wait()
         return self._by_part(watch, start, ends, end)
@@ -121,7 +135,7 @@ class GenerationTimer:
             self.pipe.tokenizer.decoder,
         )
         spans: dict[str, tuple[nn.Module, nn.Module]] = {
-            "blocks": (transformer.blocks[0], transformer.blocks[-1]),
+            BLOCKS: (transformer.blocks[0], transformer.blocks[-1]),
             HEAD: (transformer.head, transformer.head),
             DECODER: (decoder, decoder),
         }
@@ -131,36 +145,27 @@ class GenerationTimer:
             spans[TEXT_ENCODER] = (encoder, encoder)
         return spans
 
-    def _by_part(self, watch: Stopwatch, start: Any, ends: Sequence[Any], end: Any) -> Generation:
+    def _by_part(self, watch: Stopwatch, start: Any, ends: Sequence[_End], end: Any) -> Generation:
         seconds, names = self.clock.between(start, end), step_names(self.cost)
         found = {name: sum(watch.seconds(name)) for name in (TEXT_ENCODER, HEAD, DIFFUSION, DECODER)}
-        before = {TEXT_ENCODER: found[TEXT_ENCODER]} if text_module(self.pipe) is not None else {}
-        steps = _step_seconds(watch, len(names), self.pipe.config)
-        if steps is None:
-            times = [self.clock.between(*pair) for pair in zip([start, *ends[:-1]], ends, strict=True)]
-            times[0] -= found[TEXT_ENCODER]
-            parts = before | dict(zip(names, times, strict=True)) | {DECODER: found[DECODER]}
+        parts = {TEXT_ENCODER: found[TEXT_ENCODER]} if text_module(self.pipe) is not None else {}
+        calls = [0, *(scale.calls for scale in ends)]
+        whole_scales = any(before == after for before, after in pairwise(calls))
+        if whole_scales:
+            marks = [start, *(scale.mark for scale in ends)]
+            steps = [self.clock.between(*pair) for pair in pairwise(marks)]
+            steps[0] -= found[TEXT_ENCODER]
+            parts |= dict(zip(names, steps, strict=True))
         else:
-            begun = watch.calls["blocks"][0][0]
-            inside = [*steps, found[HEAD], found[DIFFUSION]]
-            parts = before | dict(zip(names, steps, strict=True)) | {HEAD: found[HEAD]}
-            parts[SAMPLING] = self.clock.between(begun, ends[-1]) - sum(inside)
-            if self.pipe.config.hybrid:
-                parts[DIFFUSION] = found[DIFFUSION]
-            parts[DECODER] = found[DECODER]
-        return Generation(seconds, parts | {REST: seconds - sum(parts.values())}, steps is None)
-
-
-def _step_seconds(watch: Stopwatch, names: int, config: HartConfig) -> list[float] | None:
-    """Seconds of the blocks by `step_names`; None unless every step has called its modules one by one."""
-    blocks, heads = watch.seconds("blocks"), len(watch.calls[HEAD])
-    # the context is one call, or one for the texts and one for the null context
-    context = len(blocks) - heads + 1
-    if heads < names or context not in (1, 2):
-        return None
-    later = blocks[context:]
-    # MaskGIT steps of the last scale are one
-    return [sum(blocks[:context]), *later[: names - 2], sum(later[names - 2 :])]
+            blocks = watch.seconds(BLOCKS)
+            # the context may be one call or several, and so may the last scale
+            steps = [sum(blocks[before:after]) for before, after in pairwise(calls)]
+            inside = dict(zip(names, steps, strict=True)) | {HEAD: found[HEAD]}
+            diffusion = {DIFFUSION: found[DIFFUSION]} if self.pipe.config.hybrid else {}
+            all_scales = self.clock.between(watch.calls[BLOCKS][0][0], ends[-1].mark)
+            parts |= inside | {SAMPLING: all_scales - sum(inside.values()) - found[DIFFUSION]} | diffusion
+        parts[DECODER] = found[DECODER]
+        return Generation(seconds, parts | {REST: seconds - sum(parts.values())}, whole_scales)
 
 
 def text_module(pipe: HartPipeline) -> nn.Module | None:
