@@ -50,13 +50,15 @@ class ModelCost:
     """Figures of a model for one image.
 
     parameters: by `MODULES`. macs: by `PARTS`. scale_tokens: image tokens of each scale.
-    step_macs: transformer and head, first the context with scale 1's logits, then the scales 2..K.
+    step_macs: transformer and head, first the context with scale 1's logits, then the scales 2..K; head_macs: of these,
+    the head's.
     """
 
     parameters: Mapping[str, int]
     macs: Mapping[str, int]
     scale_tokens: tuple[int, ...]
     step_macs: tuple[int, ...]
+    head_macs: tuple[int, ...]
 
     @property
     def total_parameters(self) -> int:
@@ -104,7 +106,8 @@ def model_cost(config: HartConfig, schedule: ScaleSchedule | None = None, *, gui
         "decoder": _decoder(config.tokenizer, schedule.final),
     }
     step_macs = list(map(sum, steps))
-    return ModelCost(_parameters(config), macs, counts, (context + step_macs[0], *step_macs[1:]))
+    heads = tuple(head for _, _, head in steps)
+    return ModelCost(_parameters(config), macs, counts, (context + step_macs[0], *step_macs[1:]), heads)
 
 
 def tokenizer_training_macs(sizes: TokenizerConfig) -> int:
