@@ -84,10 +84,10 @@ class Config:
 
     def __init_subclass__(cls, *, kw_only: bool = False) -> None:
         super().__init_subclass__()
-        own = cls.__dict__.get("__annotations__", {})
+        own = inspect.get_annotations(cls)
         for name, text in _texts_under_fields(cls).items():
             if name in own and not str(own[name]).startswith("ClassVar"):
-                own[name] = Annotated[own[name], Field(description=text)]
+                cls.__annotations__[name] = Annotated[own[name], Field(description=text)]
         options = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
         pydantic_dataclass(frozen=True, kw_only=kw_only, config=options)(cls)
         checked = cls.__init__
@@ -170,14 +170,10 @@ def _texts_by_class(source: str) -> dict[str, dict[str, str]]:
 
 def _texts(body: list[ast.stmt]) -> dict[str, str]:
     found = {}
-    for field, text in pairwise(body):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-            if (
-                isinstance(text, ast.Expr)
-                and isinstance(text.value, ast.Constant)
-                and isinstance(text.value.value, str)
-            ):
-                found[field.target.id] = inspect.cleandoc(text.value.value)
+    for pair in pairwise(body):
+        match pair:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                found[name] = inspect.cleandoc(text)
     return found
 
 
