@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import re
@@ -45,6 +46,18 @@ def progress(first: str) -> Iterator[Report]:
     with Progress(*columns, console=console, transient=True, redirect_stdout=redirect) as bar:
         task = bar.add_task(first, total=None)
         yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """For imports of large packages: they make no garbage, and looking for it takes a tenth of their time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def scale_reporter(report: Report) -> Callable[[ScalePreview], None]:

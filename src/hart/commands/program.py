@@ -8,7 +8,9 @@ The work continues when nobody reads the output any more (`hart train ... | head
 
 from __future__ import annotations
 
+import atexit
 import errno
+import gc
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,9 +45,8 @@ class LazyGroup(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands = {name: TyperCommand(name=name, help=said) for name, (_, said) in self.absent.items()} | {
-            **self.commands
-        }
+        listed = {name: TyperCommand(name=name, help=said) for name, (_, said) in self.absent.items()}
+        self.commands = {**listed, **self.commands}
         self._absent = dict(self.absent)
         self._listing = False
 
@@ -166,4 +167,6 @@ def _imported(name: str, place: str) -> Any:
 def run_program(app: typer.Typer, name: str) -> None:
     """Run a `new_program` with this process's arguments, then exit. name: of the console script."""
     outlive_readers()
+    # else the interpreter looks for garbage in all of PyTorch before it ends, for a third of a second
+    atexit.register(gc.freeze)
     app(prog_name=name)
