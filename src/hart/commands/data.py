@@ -21,10 +21,11 @@ from hart.commands.options import (
     KindOption,
     SplitOption,
 )
+from hart.commands.program import lazy_group
 from hart.errors import HartError
 from hart.training.encode_options import EncodeOptions
 
-app = typer.Typer(no_args_is_help=False)
+app = lazy_group({}, add_completion=False)
 
 
 @app.callback()

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from hart.commands.console import (
     NumberedFiles,
+    importing,
     model_name,
     note,
     print_path,
@@ -218,8 +219,9 @@ def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions,
 
 
 def _open(options: GenerateOptions) -> HartPipeline:
-    from hart.checkpoint.loading import load_config
-    from hart.pipeline import HartPipeline
+    with importing():
+        from hart.checkpoint.loading import load_config
+        from hart.pipeline import HartPipeline
 
     name = options.model or DEFAULT_MODEL
     if options.random_weights:

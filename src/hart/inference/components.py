@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from hart.checkpoint.loading import save_model
-from hart.checkpoint.lora import has_lora, merge_lora
 from hart.checkpoint.storage import CONFIG_FILE, HART_FILE, TEXT_ENCODER_FILE, TOKENIZER_FILE
 from hart.config import HartConfig
 from hart.data.transforms import pixels_to_pil, unit_to_pixels
@@ -85,6 +84,8 @@ class Components:
 
     def adapted(self, folder: Path, scale: float, model: str) -> Components:
         """With a LoRA adapter merged into a copy of the weights; see `hart.checkpoint.lora.merge_lora`."""
+        from hart.checkpoint.lora import merge_lora
+
         hart = copy.deepcopy(self.hart)
         unpack_linears(hart)
         merge_lora(hart, folder, scale, model=model)
@@ -118,6 +119,8 @@ class Components:
         folder: holds the text encoder, if that was not loaded. dtype: how weights are stored, None as they are.
         Raises `HartError` if `destination` holds a model, and for adapters that are not merged.
         """
+        from hart.checkpoint.lora import has_lora
+
         require_new_model(destination, folder)
         if has_lora(self.hart):
             raise HartError(

@@ -17,7 +17,7 @@ from hart.config import HartConfig, SamplingConfig
 from hart.devices import dtype_name
 from hart.evaluation.metrics.figures import Figure, bootstrap
 from hart.evaluation.report import Result, published_tables
-from hart.evaluation.suites import base
+from hart.evaluation.suites import CORE, base
 from hart.evaluation.suites.base import Context, SamplingOptions, Suite, SuiteOptions
 from hart.generation.request import Prompt
 from hart.inference.cost import MODULES, PARTS, model_cost
@@ -146,4 +146,4 @@ def _measured(
     return figures
 
 
-SUITE = Suite("cost", "Parameters and MACs by part, latency, throughput and peak memory.", CostOptions, run)
+SUITE = Suite("cost", CORE["cost"], CostOptions, run)

@@ -29,7 +29,7 @@ from hart.evaluation.metrics.features import FeatureExtractor, Features, open_ex
 from hart.evaluation.metrics.figures import Figure, bootstrap_mean, few_images_warning
 from hart.evaluation.metrics.images import SSIM_WINDOW, ssim
 from hart.evaluation.report import Result, extractor_facts, images_text, published_tables
-from hart.evaluation.suites import base
+from hart.evaluation.suites import CORE, base
 from hart.evaluation.suites.base import Context, ImageSetOptions, Suite, SuiteOptions
 from hart.generation.contact_sheet import contact_sheet
 from hart.generation.outputs import psnr
@@ -220,9 +220,4 @@ def _figures(
     return figures
 
 
-SUITE = Suite(
-    "tokenizer",
-    "Reconstruction, discrete against hybrid: PSNR, SSIM, perceptual distance, rFID, rKID. A stopped run continues.",
-    TokenizerOptions,
-    run,
-)
+SUITE = Suite("tokenizer", CORE["tokenizer"], TokenizerOptions, run)
