@@ -13,7 +13,6 @@ from starlette.types import Message, Scope, Send
 
 from hart.serving.schemas import ApiError
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),

@@ -10,8 +10,9 @@ from pydantic import Field
 from hart.config import Config
 from hart.errors import HartError
 from hart.files import read_text, user_path
-from hart.serving.access import LOOPBACK
 from hart.strict import Listed
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class ServeOptions(Config, kw_only=True):

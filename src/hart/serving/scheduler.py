@@ -250,11 +250,14 @@ class Scheduler:
         """The rows of the next batch; or seconds to wait for more of them; or None if there are none."""
         while self._again:
             if places := [place for place in self._again.popleft() if not place.job.over]:
-                return places
+                limit = self._limit(places[0].group)
+                if len(places) > limit:
+                    self._again.appendleft(places[limit:])
+                return places[:limit]
         if not self._queues:
             return None
         group = next(iter(self._queues.values()))[0].group
-        limit = self._limits.get(group, self._batch_size)
+        limit = self._limit(group)
         chosen = list(islice(self._in_turn(group), limit))
         if len(chosen) < limit:
             left = min(place.arrival for place in chosen) + self._join_seconds - self.clock()
@@ -267,6 +270,9 @@ class Scheduler:
                 self._queues[place.job.client] = queue  # behind all others
         self._now_waiting(self._waiting - len(chosen))
         return chosen
+
+    def _limit(self, group: Hashable) -> int:
+        return self._limits.get(group, self._batch_size)
 
     def _in_turn(self, group: Hashable) -> Iterator[_Place]:
         """The waiting rows of a group, clients taking turns."""
@@ -350,7 +356,7 @@ class Scheduler:
             half = (len(left) + 1) // 2
             if isinstance(error, OutOfMemory):
                 self._limits[left[0].group] = half
-            self._again += [left[:half], left[half:]]
+            self._again.extendleft([left[half:], left[:half]])
             self._watcher.ended("split", len(left))
         elif left:
             self._end(left[0].job, "failed", error)
