@@ -120,11 +120,13 @@ def _add_status(app: FastAPI, server: Server) -> None:
 
     @app.get("/readyz")
     async def readyz() -> JSONResponse:
-        """Whether the default model can draw: 200, else 503. `models` says of each: closed, opening, ready, failed."""
-        default = server.models.default
-        models = {model.name: {"state": model.state, "problem": model.problem} for model in server.models.all}
-        ready = default.state == "ready" and server.worker.alive
-        return JSONResponse({"status": default.state, "models": models}, 200 if ready else 503)
+        """Whether the default model can draw: 200, else 503. `models` has the state of each: closed, opening, ready,
+        failed."""
+        states = {model.name: model.state for model in server.models.all}
+        default, alive = server.models.default, server.worker.alive
+        message = default.message if alive else "sampling has failed: start the server again"
+        ready = default.state == "ready" and alive
+        return JSONResponse({"ready": ready, "message": message, "models": states}, 200 if ready else 503)
 
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
@@ -134,10 +136,10 @@ def _add_status(app: FastAPI, server: Server) -> None:
 
 def _described(model: ServedModel) -> dict[str, Any]:
     engine = model.engine
-    known: dict[str, Any] = {}
+    about: dict[str, Any] = {"state": model.state}
     if engine is not None:
         facts = engine.facts
-        known = {
+        about |= {
             "sizes": ["{}x{}".format(*size) for size in facts.sizes],
             "scales": facts.scales,
             "classes": facts.num_classes,
@@ -145,7 +147,7 @@ def _described(model: ServedModel) -> dict[str, Any]:
             "variations": facts.variations,
             "sampling": facts.sampling.to_dict(),
         }
-    return {"id": model.name, "object": "model", "created": 0, "owned_by": "hart", "state": model.state, **known}
+    return {"id": model.name, "object": "model", "created": 0, "owned_by": "hart", "hart": about}
 
 
 def _file(form: Form, name: str) -> bytes:

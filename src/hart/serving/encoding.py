@@ -26,7 +26,11 @@ def record(row: Row, facts: ModelFacts, model: str) -> ImageRecord:
     from hart.generation.metadata import ImageRecord, ImageSettings
 
     settings = ImageSettings(
-        sampling=row.sampling, size=row.size[0], negative_prompt=row.negative_prompt, **facts.origin
+        sampling=row.sampling,
+        size=row.size[0],
+        negative_prompt=row.negative_prompt,
+        device=facts.device,
+        dtype=facts.dtype,
     )
     return ImageRecord(str(row.prompt), row.seed, model, settings, __version__)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hart.config import SamplingConfig
@@ -69,8 +69,8 @@ class ModelFacts:
     num_classes: int | None = None
     edits: bool = False
     variations: bool = False
-    origin: Mapping[str, Any] = field(default_factory=dict)
-    """What the settings of an image hold besides those of the row: device, number type."""
+    device: str = "cpu"
+    dtype: str = "float32"
 
     def nearest(self, width: float, height: float) -> Size:
         """The size whose shape, then whose area, comes nearest."""

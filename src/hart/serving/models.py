@@ -41,10 +41,12 @@ class ServedModel:
         return "ready" if self.opened.exception() is None else "failed"
 
     @property
-    def problem(self) -> str | None:
-        """Why it could not be opened."""
-        error = self.opened.exception() if self.opened.done() else None
-        return None if error is None else str(error)
+    def message(self) -> str:
+        """Its state as a sentence; of a failed one why."""
+        if self.state == "failed":
+            return str(self.opened.exception())
+        said = {"closed": "is opened when it is asked for", "opening": "is being opened", "ready": "is ready"}
+        return f"the model {self.name} {said[self.state]}"
 
     @property
     def engine(self) -> Engine | None:

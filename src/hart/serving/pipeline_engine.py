@@ -37,7 +37,8 @@ class PipelineEngine:
             tokens=config.transformer.schedule.total_tokens,
             sampling=config.sampling,
             num_classes=pipe.num_classes,
-            origin={"device": str(pipe.device), "dtype": dtype_name(pipe.dtype)},
+            device=str(pipe.device),
+            dtype=dtype_name(pipe.dtype),
         )
         self.encode: Callable[[str | int], Context] = lru_cache(KEPT_CONTEXTS)(self._encode)
 
