@@ -244,7 +244,7 @@ def test_when_the_sampling_thread_dies_everybody_is_told() -> None:
     jobs = [bench.ask(seed, client=str(seed), prompt="fatal") for seed in range(4)]
     with pytest.raises(SystemExit):
         bench.run()
-    bench.scheduler.abandon(RuntimeError())
+    bench.scheduler.abandon()
     assert all(isinstance(bench.events[job][-1], Failed) and len(bench.events[job]) == 1 for job in jobs)
     with pytest.raises(Closed):
         bench.ask(5)

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
-from starlette.staticfiles import StaticFiles
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hart.serving.access import Access, with_headers
@@ -68,7 +67,7 @@ def create_app(
     app.state.server = server
     _add_images(app, server)
     _add_status(app, server)
-    app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    _add_page(app)
     app.add_exception_handler(HTTPException, _answer_error)
     app.add_middleware(_Door, server=server, log_requests=log_requests)
     return app
@@ -132,6 +131,18 @@ def _add_status(app: FastAPI, server: Server) -> None:
     async def metrics() -> Response:
         """Figures for Prometheus."""
         return Response(server.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+def _add_page(app: FastAPI) -> None:
+    """The files of the page, each at its name; `index.html` also at the root."""
+    for file in PAGE.iterdir():
+
+        def show(_: Request, path: Path = file) -> Response:
+            return FileResponse(path, headers={"cache-control": "no-cache"})
+
+        app.add_route(f"/{file.name}", show, ["GET"], include_in_schema=False)
+        if file.name == "index.html":
+            app.add_route("/", show, ["GET"], include_in_schema=False)
 
 
 def _described(model: ServedModel) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from hart.errors import HartError
 from hart.files import read_text, user_path
 
 BUILT_IN = Path(__file__).with_name("refused_words.txt")
-LOOK_ALIKES = str.maketrans("013457@$!|", "oieastasil")
+LOOK_ALIKES = str.maketrans("013457@$", "oieastas")
 """Signs that stand for letters."""
 
 

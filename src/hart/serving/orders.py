@@ -87,17 +87,15 @@ def order(
 ) -> Order:
     """The rows that a request asks for. Raises `ApiError` for a refused prompt, `HartError` for what cannot be."""
     prompt: str = getattr(request, "prompt", None) or ""
-    for text, param in ((prompt, "prompt"), (request.negative_prompt or "", "negative_prompt")):
+    negative = request.negative_prompt or ""
+    for text, param in ((prompt, "prompt"), (negative, "negative_prompt")):
         if text and (why := checker.refusal(text)) is not None:
             raise ApiError(400, why, param=param, code="content_policy_violation")
     size, notes = _size(request, engine.facts)
     seed = secrets.randbelow(NEW_SEEDS) if request.seed is None else request.seed
     settings = request.sampling()
-    rows = [
-        engine.row(prompt, request.negative_prompt or None, seed + i, size, settings, source)
-        for i in range(request.n or 1)
-    ]
-    for text in (prompt, request.negative_prompt):
+    rows = [engine.row(prompt, negative or None, seed + i, size, settings, source) for i in range(request.n or 1)]
+    for text in (prompt, negative):
         notes += engine.remarks(text) if text else []
     return Order(request, model.name, engine.facts, rows, notes)
 

@@ -28,6 +28,8 @@ from hart.serving.engine import Batch, Engine, OutOfMemory, Row
 if TYPE_CHECKING:
     from PIL import Image
 
+RETRY_SECONDS = 5
+"""After which another try may find a server that was started again."""
 PACE_WEIGHT = 0.2
 """Of the newest batch in the running mean of seconds per row."""
 
@@ -73,7 +75,7 @@ class Finished:
 class Failed:
     """The job ends without the images that are missing."""
 
-    error: BaseException
+    error: Exception
 
 
 Event = Preview | Finished | Failed
@@ -178,7 +180,7 @@ class Scheduler:
         """Accept a job. Raises `QueueFull` or `Closed`."""
         with self._lock:
             if self._closed is not None:
-                raise Closed(self._closed, 5)
+                raise Closed(self._closed, RETRY_SECONDS)
             if self._waiting + len(job.rows) > self._queue_size:
                 raise QueueFull(f"{self._waiting} images are waiting: try again later", self.retry_after())
             self._jobs[job] = None
@@ -199,11 +201,12 @@ class Scheduler:
             self._closed = reason
         self.wake()
 
-    def abandon(self, error: BaseException) -> None:
-        """Accept nothing more and answer all that was accepted with `error`: whoever steps is gone."""
-        self.close("the server has failed")
+    def abandon(self) -> None:
+        """Accept nothing more and end all that was accepted by `Closed`: whoever steps is gone."""
+        reason = "the server has failed and must be started again"
+        self.close(reason)
         for job in list(self._jobs):
-            self._end(job, "failed", error)
+            self._end(job, "failed", Closed(reason, RETRY_SECONDS))
 
     def step(self) -> float | None:
         """Do the next piece of work. Returns 0 if there may be more at once, the seconds after which a batch can start
@@ -230,7 +233,7 @@ class Scheduler:
         for job in late:
             self._end(job, "late", DeadlinePassed("the time for this request is over: ask for less, or later"))
 
-    def _end(self, job: Job, how: str, error: BaseException | None = None) -> None:
+    def _end(self, job: Job, how: str, error: Exception | None = None) -> None:
         """End a job before its images are done; `error` is its answer, None if nobody waits for one."""
         with self._lock:
             if job.over:

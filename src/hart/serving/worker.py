@@ -45,7 +45,7 @@ class Worker:
                     self._news.wait(seconds)
         except BaseException as error:
             log.error("sampling has ended by a %s:\n%s", type(error).__name__, where(error))
-            self._scheduler.abandon(error)
+            self._scheduler.abandon()
 
 
 def where(error: BaseException) -> str:
