@@ -21,6 +21,7 @@ app = new_program(
             "hart.commands.benchmark:benchmark",
             "Time a model on this machine, part by part, beside what is possible.",
         ),
+        "serve": ("hart.commands.serve:serve", "Serve a page and OpenAI's Images API."),
         "train": ("hart.commands.train:train", "Train a model from a recipe."),
         "data": ("hart.commands.data:app", "Encode data sets."),
         "evaluate": ("hart.commands.evaluate:app", "Measure a model: figures, a table and image grids."),
