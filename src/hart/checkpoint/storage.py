@@ -72,7 +72,7 @@ def save_module(path: Path, module: nn.Module, dtype: torch.dtype | None = None,
     Weights of 8 bits and their scales stay as they are. overwrite: see `hart.files.atomic_write`.
     """
     state = module.state_dict()
-    kept = {name for name in state if name.endswith(SCALE)} | {name for name in state if name + SCALE in state}
+    kept = {part for name in state if name + SCALE in state for part in (name, name + SCALE)}
     write_safetensors(
         path,
         {

@@ -46,7 +46,9 @@ def convert(
         str, typer.Argument(metavar="SRC", help="Shipped model, folder in any layout, or Hugging Face id.")
     ],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write.")],
-    dtype: Annotated[str, typer.Option(help="How weights are stored: float32, bfloat16, float16, or int8 for large layers.")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="How weights are stored: float32, bfloat16, float16, or int8 for large layers.")
+    ] = "float32",
     lora: Annotated[
         list[Path] | None,
         typer.Option(help="Folder of a LoRA adapter to merge; repeat it to add several.", show_default=False),

@@ -79,9 +79,7 @@ def int_mm_product(values: Tensor, scale: Tensor, weight: Tensor, weight_scale: 
 
 def scaled_mm_product(values: Tensor, scale: Tensor, weight: Tensor, weight_scale: Tensor) -> Tensor:
     """A `Product` of 8-bit floats on NVIDIA GPUs from Ada on; in bfloat16, the only type that all of them give."""
-    return torch._scaled_mm(
-        values, weight.t(), scale_a=scale, scale_b=weight_scale[None], out_dtype=torch.bfloat16
-    )
+    return torch._scaled_mm(values, weight.t(), scale_a=scale, scale_b=weight_scale[None], out_dtype=torch.bfloat16)
 
 
 @cache
