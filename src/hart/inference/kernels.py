@@ -44,7 +44,7 @@ class PackedInt8Linear(nn.Module):
         values, scale = quantized_rows(x, largest=self.largest)
         product = _packed_product(values, self.packed, self.weight_scale, self.largest)
         bias = self.bias if bias is None else bias
-        scaled = product.mul_(scale) if bias is None else torch.addcmul(bias.float(), product, scale)
+        scaled = product.mul_(scale) if bias is None else torch.addcmul(bias.float(), product, scale, out=product)
         return scaled.to(x.dtype)
 
     def plain(self) -> QuantizedLinear:

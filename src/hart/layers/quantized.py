@@ -28,7 +28,9 @@ def quantized_rows(x: Tensor, dtype: torch.dtype = torch.int8, largest: int | No
     """
     wide = x.float()
     largest = LARGEST[dtype] if largest is None else largest
-    scale = wide.abs().amax(dim=-1, keepdim=True).div_(largest).clamp_(min=SMALLEST_SCALE)
+    # twice over memory, but without a copy of the absolute values
+    scale = torch.maximum(wide.amax(dim=-1, keepdim=True), wide.amin(dim=-1, keepdim=True).neg_())
+    scale = scale.div_(largest).clamp_(min=SMALLEST_SCALE)
     values = wide / scale
     return (values.round_() if dtype == torch.int8 else values).to(dtype), scale
 
