@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,12 +53,21 @@ def resolve_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torc
     """
     if dtype is None:
         return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return _known_dtype(dtype, DTYPES)
+
+
+def resolve_stored_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """A type that weights are stored in: those of `DTYPES`, and int8. Raises `HartError` for any other type."""
+    return _known_dtype(dtype, DTYPES | {"int8": torch.int8})
+
+
+def _known_dtype(dtype: torch.dtype | str, types: Mapping[str, torch.dtype]) -> torch.dtype:
     if isinstance(dtype, str):
-        known = DTYPES.get(SHORT_NAMES.get(dtype, dtype))
+        known = types.get(SHORT_NAMES.get(dtype, dtype))
     else:
-        known = dtype if dtype in DTYPES.values() else None
+        known = dtype if dtype in types.values() else None
     if known is None:
-        raise HartError(f"unknown dtype {dtype!r}: choose {', '.join(DTYPES)}")
+        raise HartError(f"unknown dtype {dtype!r}: choose {', '.join(types)}")
     return known
 
 

@@ -31,6 +31,7 @@ from hart.config import HartConfig, TextEncoderConfig
 from hart.devices import dtype_name, machine_memory, without_memory
 from hart.errors import HartError
 from hart.files import user_path, write_text
+from hart.layers.quantized import dequantize_linears
 from hart.model import Hart
 from hart.presets import PRESETS, RELEASED_TEXT_ENCODER, VAR_SAMPLING
 from hart.strict import clipped, read_object, shown
@@ -79,16 +80,20 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> LoadedModel:
+def load_model(folder: Path, dtype: torch.dtype = torch.float32, *, keep_8_bits: bool = False) -> LoadedModel:
     """Load any supported layout; each tensor is read, brought to its type and freed before the next.
 
-    dtype: of transformer and residual diffusion; the tokenizer is in float32. Raises `CheckpointError` or
-    `ConfigError`.
+    dtype: of transformer and residual diffusion; the tokenizer is in float32. keep_8_bits: leave weights that are
+    stored in 8 bits so (`hart.layers.quantized`), in place of ordinary layers with their values. Raises
+    `CheckpointError` or `ConfigError`.
     """
     if not os.access(folder, os.R_OK | os.X_OK):
         raise CheckpointError(f"{folder}: no permission to read it")
     if (folder / CONFIG_FILE).exists() and (folder / HART_FILE).exists():
-        return _load_own(folder, dtype)
+        model = _load_own(folder, dtype)
+        if not keep_8_bits:
+            dequantize_linears(model.hart, dtype)
+        return model
     if (folder / "llm").is_dir() and (folder / "tokenizer").is_dir():
         return _load_hart_layout(folder, dtype)
     if list(folder.glob("var*.pth")):

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from hart.devices import is_out_of_memory
 from hart.errors import HartError
 from hart.files import FileError, atomic_write, require_regular
+from hart.layers.quantized import LARGEST, QuantizedLinear
 from hart.strict import clipped, reason, shown
 
 CONFIG_FILE = "config.json"
@@ -35,8 +36,9 @@ HART_FILE = "hart.safetensors"
 TEXT_ENCODER_FILE = "text_encoder.safetensors"
 
 WEIGHT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-"""Types of stored weights. Narrower ones, such as 8-bit floats, would need a scale, which no layout here has."""
+"""Types of stored weights. Those of 8 bits need a scale: see `hart.layers.quantized.QuantizedLinear`."""
 WEIGHTS = tuple(str(dtype).removeprefix("torch.") for dtype in WEIGHT_TYPES)
+EIGHT_BITS = {str(dtype).removeprefix("torch."): dtype for dtype in LARGEST}
 SHOWN_PROBLEMS = 8
 TYPE_NAMES = {
     torch.float64: "F64",
@@ -47,10 +49,14 @@ TYPE_NAMES = {
     torch.int32: "I32",
     torch.int16: "I16",
     torch.int8: "I8",
+    torch.float8_e4m3fn: "F8_E4M3",
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
 """The names of tensor types in safetensors."""
+
+SCALE = "_scale"
+"""What the name of a weight of 8 bits is followed by in the name of its scales."""
 
 Kind = tuple[torch.Size, str]
 """Shape and number type of a tensor, known without reading it."""
@@ -63,12 +69,16 @@ class CheckpointError(HartError):
 def save_module(path: Path, module: nn.Module, dtype: torch.dtype | None = None, *, overwrite: bool = True) -> None:
     """Save the parameters and buffers of `module`, optionally cast to `dtype`, as one safetensors file.
 
-    overwrite: see `hart.files.atomic_write`.
+    Weights of 8 bits and their scales stay as they are. overwrite: see `hart.files.atomic_write`.
     """
     state = module.state_dict()
+    kept = {part for name in state if name + SCALE in state for part in (name, name + SCALE)}
     write_safetensors(
         path,
-        {name: value.to("cpu", dtype if value.is_floating_point() else None) for name, value in state.items()},
+        {
+            name: value.to("cpu", dtype if value.is_floating_point() and name not in kept else None)
+            for name, value in state.items()
+        },
         overwrite=overwrite,
     )
 
@@ -189,18 +199,29 @@ def fill_state(
 
 
 def fill_module(module: nn.Module, path: Path, dtype: torch.dtype) -> None:
-    """`fill_state` from a file, which is read tensor by tensor."""
+    """`fill_state` from a file, which is read tensor by tensor. Layers that it stores in 8 bits become such."""
     with _opened(path) as file:
         kinds: dict[str, Kind] = {}
         stored = {RENAMED_TENSORS.get(name, name): name for name in file.keys()}  # noqa: SIM118 - no mapping
         for name, first in stored.items():
             header = file.get_slice(first)
             kinds[name] = torch.Size(header.get_shape()), _type_name(header.get_dtype())
+        _quantize_as(module, kinds)
         _require_fitting(module, kinds, path, str)
         for name in kinds:
             value = file.get_tensor(stored[name])
             require_finite(value, path, stored[name])
             _put(module, name, value, dtype)
+
+
+def _quantize_as(module: nn.Module, kinds: Mapping[str, Kind]) -> None:
+    """Give linear layers without memory the form of 8 bits where a file has their weights so."""
+    for path, layer in list(module.named_modules()):
+        kind = kinds.get(f"{path}.weight", (torch.Size(), ""))[1]
+        if isinstance(layer, nn.Linear) and kind in EIGHT_BITS:
+            scale = torch.empty(layer.out_features, device=layer.weight.device)
+            quantized = QuantizedLinear(type(layer), layer.weight.detach().to(EIGHT_BITS[kind]), scale, layer.bias)
+            module.set_submodule(path, quantized.train(layer.training))
 
 
 def require_finite(value: Tensor, source: Path | str, name: str) -> None:
@@ -250,7 +271,8 @@ def _put(module: nn.Module, name: str, value: Tensor, dtype: torch.dtype) -> Non
     owner_name, _, leaf = name.rpartition(".")
     owner = module.get_submodule(owner_name)
     place: Tensor = getattr(owner, leaf)
-    value = value.detach().to(dtype if place.is_floating_point() else place.dtype).contiguous()
+    keeps_type = not place.is_floating_point() or (isinstance(owner, QuantizedLinear) and leaf != "bias")
+    value = value.detach().to(place.dtype if keeps_type else dtype).contiguous()
     is_parameter = isinstance(place, nn.Parameter)
     setattr(owner, leaf, nn.Parameter(value, place.requires_grad) if is_parameter else value)
 

@@ -52,7 +52,9 @@ def convert(
         str, typer.Argument(metavar="SRC", help="Shipped model, folder in any layout, or Hugging Face id.")
     ],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write.")],
-    dtype: Annotated[str, typer.Option(help="How weights are stored: float32, bfloat16 or float16.")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="How weights are stored: float32, bfloat16, float16, or int8 for large layers.")
+    ] = "float32",
     lora: Annotated[
         list[Path] | None,
         typer.Option(help="Folder of a LoRA adapter to merge; repeat it to add several.", show_default=False),
@@ -66,20 +68,21 @@ def convert(
 
     from hart.checkpoint.loading import load_model, resolve_model
     from hart.checkpoint.lora import merge_lora
-    from hart.devices import resolve_dtype
+    from hart.devices import resolve_stored_dtype
     from hart.inference.components import Components, require_new_model
 
     cpu = torch.device("cpu")
-    stored = resolve_dtype(dtype, cpu)
+    stored = resolve_stored_dtype(dtype)
+    in_memory = torch.float32 if lora or stored == torch.int8 else stored
     with progress(f"reading {source}"):
         folder = resolve_model(source)
         require_new_model(destination, folder)
         writable_folder(destination)
-        # adapters are merged in float32, whatever the stored type
-        model = load_model(folder, torch.float32 if lora else stored)
+        # adapters are merged and weights rounded to 8 bits in float32, whatever the stored type
+        model = load_model(folder, in_memory)
         for adapter in lora or ():
             merge_lora(model.hart, user_path(adapter), 1.0 if lora_scale is None else lora_scale, model=source)
-        Components(model.tokenizer, model.hart, cpu, stored).save(destination, model.config, folder, stored)
+        Components(model.tokenizer, model.hart, cpu, in_memory).save(destination, model.config, folder, stored)
     typer.echo(destination)
 
 

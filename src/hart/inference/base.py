@@ -18,11 +18,12 @@ from hart.checkpoint.hub import upload
 from hart.checkpoint.loading import load_model, random_model, resolve_model
 from hart.checkpoint.storage import fingerprint
 from hart.config import HartConfig
-from hart.devices import resolve_device, resolve_dtype
+from hart.devices import resolve_device, resolve_dtype, resolve_stored_dtype
 from hart.errors import HartError
 from hart.files import user_path
 from hart.generation.request import checked_seed
 from hart.inference.components import Components, copied, prepared, text_encoder_dtype
+from hart.inference.speed import EXACT, INT8, Speed, described, is_quantized, resolve_speed
 from hart.model import Hart
 from hart.text_encoder import RandomTextFeatures, TextEncoder, encoder_module, load_text_encoder
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
@@ -78,17 +79,22 @@ class BasePipeline:
         device: torch.device | str | None = None,
         dtype: torch.dtype | str | None = None,
         text_encoder: TextEncoder | None = None,
+        speed: Speed | str | None = None,
     ) -> Self:
         """Open a model: one shipped with the package ("emoji"), a folder in any supported layout, or a hub id.
 
         device: "cpu", "cuda", "cuda:1", "mps"; by default CUDA if there is one. dtype: float32, bfloat16 or float16;
-        by default bfloat16 on CUDA, else float32. text_encoder: in place of the model's own. Raises `HartError` for an
-        unknown or damaged model, or a device that is not there.
+        by default bfloat16 on CUDA, else float32. text_encoder: in place of the model's own. speed: see `optimize`; by
+        default int8 for a model that is stored in 8 bits, else exact. Raises `HartError` for an unknown or damaged
+        model, or a device that is not there.
         """
         place = resolve_device(device)
         number_type = resolve_dtype(dtype, place)
-        model = load_model(resolve_model(name), number_type)
-        parts = prepared(model.tokenizer, model.hart, place, number_type)
+        wanted = None if speed is None else resolve_speed(speed, place)
+        model = load_model(resolve_model(name), number_type, keep_8_bits=wanted is None or wanted.weights == "int8")
+        if wanted is None:
+            wanted = INT8 if is_quantized(model.hart) else EXACT
+        parts = prepared(model.tokenizer, model.hart, place, number_type, wanted)
         return cls.__new__(cls)._start(model.config, parts, model.folder, text_encoder)
 
     @classmethod
@@ -100,15 +106,17 @@ class BasePipeline:
         seed: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | str | None = None,
+        speed: Speed | str = EXACT,
     ) -> Self:
         """A model of this size with random weights and random text features: for timings and tests, not images."""
         seed = checked_seed(seed)
         place = resolve_device(device)
         number_type = resolve_dtype(dtype, place)
+        wanted = resolve_speed(speed, place)
         tokenizer, hart = random_model(config, torch.Generator().manual_seed(seed), dtype=number_type)
         text = config.transformer.text
         encoder = RandomTextFeatures(text, seed) if text is not None else None
-        return cls.__new__(cls)._start(config, prepared(tokenizer, hart, place, number_type), None, encoder)
+        return cls.__new__(cls)._start(config, prepared(tokenizer, hart, place, number_type, wanted), None, encoder)
 
     @property
     def components(self) -> Components:
@@ -187,6 +195,21 @@ class BasePipeline:
             )
         return self
 
+    def optimize(self, speed: Speed | str) -> list[str]:
+        """Bring the model to a level of speed ("exact", "int8", ...) or to options of your own; see `Speed`.
+
+        Returns what is done from now on, a line each, and what this machine cannot do. Calls that are running in other
+        threads finish as they began. Raises `HartError` for an unknown level, one that the device cannot serve, and
+        ordinary weights where only 8 bits are left.
+        """
+        with self._lock, torch.inference_mode(False):
+            self._components = self._components.at_speed(resolve_speed(speed, self.device))
+            return self.speed_remarks()
+
+    def speed_remarks(self) -> list[str]:
+        """What is done to be fast, a line each, and what this machine cannot do."""
+        return described(self._components.speed, self.device, self.dtype)
+
     def load_lora(self, folder: str | Path, scale: float = 1.0) -> None:
         """Merge a LoRA adapter (see `hart.checkpoint.lora`) into a copy of the transformer's weights; several add up.
 
@@ -205,10 +228,10 @@ class BasePipeline:
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | str | None = None) -> None:
         """Write the whole model to a folder that `from_pretrained` opens: text encoder included, adapters merged.
 
-        dtype: how weights are stored, by default as they are here. Raises `HartError` if the folder holds a model or
+        dtype: how weights are stored, by default as they are here; "int8" stores large layers in 8 bits. Raises `HartError` if the folder holds a model or
         parts of one, or the text encoder cannot be stored.
         """
-        stored = None if dtype is None else resolve_dtype(dtype, self.device)
+        stored = None if dtype is None else resolve_stored_dtype(dtype)
         self._components.save(user_path(folder), self.config, self.folder, stored)
 
     def push_to_hub(

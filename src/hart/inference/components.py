@@ -23,7 +23,9 @@ from hart.data.transforms import pixels_to_pil, unit_to_pixels
 from hart.devices import dtype_name
 from hart.errors import HartError
 from hart.generation.request import OutputType
-from hart.inference.packing import is_packed, pack, unpack_linears
+from hart.inference.packing import is_packed
+from hart.inference.speed import EXACT, Speed, accelerate, decelerate, is_quantized, round_weights
+from hart.layers.quantized import QuantizedLinear, dequantize_linears
 from hart.model import Hart
 from hart.text_encoder import STORED_FOLDER, TextEncoder, store_text_encoder
 from hart.text_encoder.compact import PIECES_FILE
@@ -38,13 +40,15 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 class Components:
     """What one call samples with.
 
-    text_encoder: None until the first prompt loads it. without_lora: the model from before adapters were merged.
+    speed: what was done to the modules to be fast. text_encoder: None until the first prompt loads it. without_lora:
+    the model from before adapters were merged.
     """
 
     tokenizer: HybridTokenizer
     hart: Hart
     device: torch.device
     dtype: torch.dtype
+    speed: Speed = EXACT
     text_encoder: TextEncoder | None = None
     without_lora: Hart | None = None
 
@@ -79,17 +83,43 @@ class Components:
             raise HartError(f"the image is not finite in {dtype_name(self.dtype)}: use float32 or bfloat16")
 
     def plain(self) -> Components:
-        """These components with no layer packed, so that weights can be seen and changed; themselves if none is."""
-        return replace(self, hart=_unpacked(self.hart)) if is_packed(self.hart) else self
+        """These components with ordinary layers alone, whose weights can be seen and changed; themselves if so already.
+
+        Weights of 8 bits become ordinary ones with the same values.
+        """
+        if not (is_packed(self.hart) or is_quantized(self.hart)):
+            return self
+        hart = _decelerated(self.hart)
+        dequantize_linears(hart, self.dtype)
+        return replace(self, hart=hart, speed=self.speed.replace(weights="plain"))
+
+    def at_speed(self, speed: Speed) -> Components:
+        """With the modules of another speed. Raises `HartError` where weights would need more bits than are left."""
+        rounded = is_quantized(self.hart) and speed.weights != self.speed.weights
+        if rounded or (self.speed.decoder != "model" and speed.decoder == "model"):
+            raise HartError("this speed needs weights that have been rounded to fewer bits: open the model again")
+        tokenizer, hart = self.tokenizer, _decelerated(self.hart)
+        if speed.decoder != self.speed.decoder:
+            tokenizer = copied(tokenizer, self.device, torch.float32)
+        faster = prepared(tokenizer, hart, self.device, self.dtype, speed)
+        before = self.without_lora
+        if before is not None:
+            before = _decelerated(before)
+            accelerate(before, speed)
+        return replace(faster, text_encoder=self.text_encoder, without_lora=before)
 
     def adapted(self, folder: Path, scale: float, model: str) -> Components:
-        """With a LoRA adapter merged into a copy of the weights; see `hart.checkpoint.lora.merge_lora`."""
+        """With a LoRA adapter merged into a copy of the weights; see `hart.checkpoint.lora.merge_lora`.
+
+        Weights of 8 bits are rounded to 8 bits again.
+        """
         from hart.checkpoint.lora import merge_lora
 
         hart = copy.deepcopy(self.hart)
-        unpack_linears(hart)
+        decelerate(hart)
+        dequantize_linears(hart, self.dtype)
         merge_lora(hart, folder, scale, model=model)
-        pack(hart)
+        accelerate(hart, self.speed)
         return replace(self, hart=hart, without_lora=self.without_lora or self.hart)
 
     def unadapted(self) -> Components:
@@ -101,14 +131,18 @@ class Components:
         if (device, dtype) == (self.device, self.dtype):
             return self
         moved = prepared(
-            copied(self.tokenizer, device, torch.float32), copied(_unpacked(self.hart), device, dtype), device, dtype
+            copied(self.tokenizer, device, torch.float32),
+            copied(_decelerated(self.hart), device, dtype),
+            device,
+            dtype,
+            self.speed,
         )
         encoder, before = self.text_encoder, self.without_lora
         if encoder is not None:
             encoder = copy.deepcopy(encoder).to(device, text_encoder_dtype(dtype))
         if before is not None:
-            before = copied(_unpacked(before), device, dtype)
-            pack(before)
+            before = copied(_decelerated(before), device, dtype)
+            accelerate(before, self.speed)
         return replace(moved, text_encoder=encoder, without_lora=before)
 
     def save(
@@ -116,7 +150,8 @@ class Components:
     ) -> None:
         """Write a whole model; the configuration last, so that an unfinished folder is not taken for a model.
 
-        folder: holds the text encoder, if that was not loaded. dtype: how weights are stored, None as they are.
+        folder: holds the text encoder, if that was not loaded. dtype: how weights are stored, None as they are; int8
+        is for the large layers of transformer and diffusion, and stores all else in bfloat16.
         Raises `HartError` if `destination` holds a model, and for adapters that are not merged.
         """
         from hart.checkpoint.lora import has_lora
@@ -126,29 +161,40 @@ class Components:
             raise HartError(
                 "the model has LoRA adapters beside its weights: store them with save_lora, or load them merged"
             )
+        hart = self.hart
+        if dtype is not None:
+            hart = _decelerated(hart)
+            if dtype == torch.int8:
+                round_weights(hart, dtype)
+                dtype = torch.bfloat16
+            else:
+                dequantize_linears(hart, dtype)
         try:
             described = store_text_encoder(config.text_encoder, self.text_encoder, folder, destination, dtype)
             config = config.replace(text_encoder=described)
-            save_model(destination, config, self.tokenizer, self.hart, dtype, overwrite=False)
+            save_model(destination, config, self.tokenizer, hart, dtype, overwrite=False)
         except FileExistsError as error:
             raise HartError(f"{error.filename}: another program has just written it: choose another folder") from None
 
 
-def prepared(tokenizer: HybridTokenizer, hart: Hart, device: torch.device, dtype: torch.dtype) -> Components:
-    """Components from modules that nobody else uses: moved to the device, frozen, packed.
+def prepared(
+    tokenizer: HybridTokenizer, hart: Hart, device: torch.device, dtype: torch.dtype, speed: Speed = EXACT
+) -> Components:
+    """Components from modules that nobody else uses: moved to the device, frozen, made fast.
 
     Transformer and residual diffusion compute in `dtype`, and so does the decoder, except in float16, whose range its
     activations may leave: then it stays in float32, as encoder and quantiser always do.
     """
     hart.to(device, dtype).eval().requires_grad_(False)
     tokenizer.to(device, torch.float32).eval().requires_grad_(False)
-    if dtype != torch.float16:
-        tokenizer.decoder.to(dtype)
-        tokenizer.post_quant_conv.to(dtype)
+    decoder_type = torch.bfloat16 if speed.decoder == "bfloat16" else dtype
+    if decoder_type != torch.float16:
+        tokenizer.decoder.to(decoder_type)
+        tokenizer.post_quant_conv.to(decoder_type)
     # convolutions run on channels-last memory without reordering it
     tokenizer.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    pack(hart)
-    return Components(tokenizer, hart, device, dtype)
+    accelerate(hart, speed)
+    return Components(tokenizer, hart, device, dtype, speed)
 
 
 def text_encoder_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -159,8 +205,10 @@ def text_encoder_dtype(dtype: torch.dtype) -> torch.dtype:
 def copied(module: AnyModule, device: torch.device, dtype: torch.dtype) -> AnyModule:
     """A frozen copy of a module on a device in a type, without an intermediate copy in its own type."""
     memo: dict[int, object] = {}
+    keep_type = {id(b) for layer in module.modules() if isinstance(layer, QuantizedLinear) for b in layer.buffers()}
     for tensor in chain(module.parameters(), module.buffers()):
-        value = tensor.detach().to(device, dtype if tensor.is_floating_point() else None, copy=True)
+        cast = tensor.is_floating_point() and id(tensor) not in keep_type
+        value = tensor.detach().to(device, dtype if cast else None, copy=True)
         memo[id(tensor)] = nn.Parameter(value, requires_grad=False) if isinstance(tensor, nn.Parameter) else value
     return copy.deepcopy(module, memo)
 
@@ -178,8 +226,8 @@ def require_new_model(destination: Path, source: Path | None) -> None:
         raise HartError(f"{destination}: already holds {', '.join(there)}: choose another folder, or remove them")
 
 
-def _unpacked(hart: Hart) -> Hart:
-    """A second tree of modules over the same tensors, with plain layers in place of packed ones."""
+def _decelerated(hart: Hart) -> Hart:
+    """A second tree of modules over the same tensors, without packed layers and kernels."""
     twin = copy.deepcopy(hart, {id(tensor): tensor for tensor in chain(hart.parameters(), hart.buffers())})
-    unpack_linears(twin)
+    decelerate(twin)
     return twin

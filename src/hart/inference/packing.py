@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hart.layers.quantized import places
 from hart.model import Hart
 from hart.strict import reason
 
@@ -105,13 +106,13 @@ def pack(hart: Hart) -> None:
     if (refusal := packing_refusal(weight.dtype)) is not None:
         log.info("linear layers in %s are not packed: %s", weight.dtype, refusal)
         return
-    for blocks in _repeated_blocks(hart):
+    for blocks in repeated_blocks(hart):
         pack_linears(blocks)
 
 
 def pack_linears(module: nn.Module, smallest: int = SMALLEST_PACKED) -> None:
     """Replace linear layers inside `module` whose weight has `smallest` numbers or more by packed ones."""
-    for parent, name in _places(module, nn.Linear):
+    for parent, name in places(module, nn.Linear):
         linear = getattr(parent, name)
         if linear.weight.numel() >= smallest:
             setattr(parent, name, PackedLinear(linear))
@@ -119,7 +120,7 @@ def pack_linears(module: nn.Module, smallest: int = SMALLEST_PACKED) -> None:
 
 def unpack_linears(module: nn.Module) -> None:
     """Undo `pack_linears`: the weights of packed layers become plain ones in new memory."""
-    for parent, name in _places(module, PackedLinear):
+    for parent, name in places(module, PackedLinear):
         setattr(parent, name, getattr(parent, name).plain())
 
 
@@ -128,14 +129,9 @@ def is_packed(module: nn.Module) -> bool:
     return any(isinstance(layer, PackedLinear) for layer in module.modules())
 
 
-def _repeated_blocks(hart: Hart) -> list[nn.ModuleList]:
+def repeated_blocks(hart: Hart) -> list[nn.ModuleList]:
+    """Where nearly all weights and products are: the blocks of transformer and denoiser."""
     return [hart.transformer.blocks] + ([] if hart.residual is None else [hart.residual.denoiser.blocks])
-
-
-def _places(module: nn.Module, kind: type[nn.Module]) -> list[tuple[nn.Module, str]]:
-    """Parents and names of layers of a kind; not the layers themselves, so that each can be freed."""
-    parents = [parent for parent in module.modules() if not isinstance(parent, kind)]
-    return [(parent, name) for parent in parents for name, child in parent.named_children() if isinstance(child, kind)]
 
 
 def _restored(linear: nn.Linear) -> nn.Module:

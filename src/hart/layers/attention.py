@@ -68,7 +68,8 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.append(layer, k, v)
         if segments is None:
-            out = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+            # a cache may keep keys and values in a narrower type
+            out = F.scaled_dot_product_attention(q.to(k.dtype), k, v, scale=self.scale).to(x.dtype)
         else:
             out = self._prefix_attention(q, k, v, segments)
         return self.proj(out.transpose(1, 2).flatten(2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,6 +15,14 @@ class RMSNorm(nn.RMSNorm):
     def __init__(self, width: int) -> None:
         super().__init__(width, eps=EPS)
 
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            return super().forward(x)
+        # on processors PyTorch's own is five passes over memory, this is three
+        squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
+        factor = squares.div_(x.shape[-1]).add_(EPS).rsqrt_()
+        return (x * factor).mul_(self.weight).to(x.dtype)
+
 
 class PlainLayerNorm(nn.LayerNorm):
     """LayerNorm over the last dimension without weights."""
@@ -24,7 +33,7 @@ class PlainLayerNorm(nn.LayerNorm):
 
 def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """x (B, N, C) (1 + scale) + shift, with scale and shift (B, 1, C)."""
-    return x * (1 + scale) + shift
+    return torch.addcmul(shift, x, 1 + scale)
 
 
 class SiluLinear(nn.Module):

@@ -43,6 +43,11 @@ def cat_rotations(rotations: list[Rotation]) -> Rotation:
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Rotate x (B, H, N, d), channel c with c + d/2. Computed in float32, returned in x's dtype."""
     cos, signed_sin = rotation
-    wide = x.float()
-    partners = wide.roll(x.shape[-1] // 2, dims=-1)
-    return torch.addcmul(wide * cos, partners, signed_sin).to(x.dtype)
+    wide, half = x.float(), x.shape[-1] // 2
+    if torch.is_grad_enabled():
+        return torch.addcmul(wide * cos, wide.roll(half, dims=-1), signed_sin).to(x.dtype)
+    # the same without a copy of the partners
+    rotated, first, second = wide * cos, slice(half), slice(half, None)
+    rotated[..., first].addcmul_(wide[..., second], signed_sin[..., first])
+    rotated[..., second].addcmul_(wide[..., first], signed_sin[..., second])
+    return rotated.to(x.dtype)

@@ -92,7 +92,7 @@ class Block(nn.Module):
                 x = x + branch(h)
             else:
                 gate, scale, shift = modulation.unsqueeze(2)[:, i::2].unbind(1)
-                x = x + branch(modulate(h, scale, shift)) * gate
+                x = torch.addcmul(x, branch(modulate(h, scale, shift)), gate)
         return x
 
 

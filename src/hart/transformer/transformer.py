@@ -115,6 +115,7 @@ class HartTransformer(nn.Module):
         )
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.head = ModulatedHead(config)
+        self.cache_type: torch.dtype | None = None  # of keys and values in generation; None: the weights'
 
     @property
     def context_tokens(self) -> int:
@@ -204,7 +205,7 @@ class HartTransformer(nn.Module):
         weight = self.word_embed.weight
         return KVCache(
             len(self.blocks), batch, self.config.heads, capacity, self.head_width,
-            dtype=weight.dtype, device=weight.device,
+            dtype=self.cache_type or weight.dtype, device=weight.device,
         )  # fmt: skip
 
     def embed_tokens(self, embeddings: Tensor) -> Tensor:

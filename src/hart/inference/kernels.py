@@ -1,0 +1,155 @@
+"""Kernels for layers with weights of 8 bits; `hart.layers.quantized.QuantizedLinear` is their plain twin.
+
+On x86 processors oneDNN multiplies unsigned by signed bytes, with VNNI at four times the rate of float32, and two to
+three times without. Activations are shifted by 128 to be unsigned. Where sums of two products would overflow the 16
+bits of an older instruction (AVX2 alone), they are rounded to 7 bits. On NVIDIA GPUs the products are torch's own.
+
+Shapes: C inputs, D outputs, N rows.
+"""
+
+from __future__ import annotations
+
+import copy
+import platform
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hart.layers.quantized import QuantizedLinear, places, plain_product, quantized_rows
+
+ACTIVATION_BITS = (8, 7)
+SMALLEST_INT_MM_ROWS = 17
+"""cuBLAS refuses integer products of fewer rows."""
+INT8_GPUS, FLOAT8_GPUS = (8, 0), (8, 9)
+"""Compute capabilities with kernels for products of 8 bits: Ampere, Ada."""
+
+
+class PackedInt8Linear(nn.Module):
+    """A layer of 8 bits with its weight in the order of oneDNN's kernels; copied, pickled and stored like its twin."""
+
+    def __init__(self, layer: QuantizedLinear) -> None:
+        super().__init__()
+        self.kind = layer.kind
+        self.bias = layer.bias
+        self.weight_scale = layer.weight_scale
+        self.packed = torch.ops.onednn.qlinear_prepack(layer.weight, None)
+        self.largest = int8_range()
+        self.train(layer.training)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x (..., C), bias (D,), to (..., D) in the type of x."""
+        values, scale = quantized_rows(x, largest=self.largest)
+        product = _packed_product(values, self.packed, self.weight_scale, self.largest)
+        bias = self.bias if bias is None else bias
+        scaled = product.mul_(scale) if bias is None else torch.addcmul(bias.float(), product, scale, out=product)
+        return scaled.to(x.dtype)
+
+    def plain(self) -> QuantizedLinear:
+        """The twin, with its weight in new memory and this layer's own bias and scales."""
+        weight = self.packed.to_dense().t().contiguous()
+        return QuantizedLinear(self.kind, weight, self.weight_scale, self.bias).train(self.training)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PackedInt8Linear:
+        """Shares the packed weight, which nothing writes to."""
+        twin = PackedInt8Linear.__new__(PackedInt8Linear)
+        nn.Module.__init__(twin)
+        shared = {name: getattr(self, name) for name in ("kind", "packed", "largest")}
+        twin.__dict__.update(shared)
+        twin.bias, twin.weight_scale = copy.deepcopy(self.bias, memo), self.weight_scale
+        return twin.train(self.training)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _with_kernel, (self.plain(),)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        self.plain()._save_to_state_dict(destination, prefix, keep_vars)
+
+
+def int_mm_product(values: Tensor, scale: Tensor, weight: Tensor, weight_scale: Tensor) -> Tensor:
+    """A `Product` of integers on NVIDIA GPUs."""
+    rows = len(values)
+    if rows < SMALLEST_INT_MM_ROWS:
+        values = F.pad(values, (0, 0, 0, SMALLEST_INT_MM_ROWS - rows))
+    return torch._int_mm(values, weight.t())[:rows] * weight_scale * scale
+
+
+def scaled_mm_product(values: Tensor, scale: Tensor, weight: Tensor, weight_scale: Tensor) -> Tensor:
+    """A `Product` of 8-bit floats on NVIDIA GPUs from Ada on; in bfloat16, the only type that all of them give."""
+    return torch._scaled_mm(values, weight.t(), scale_a=scale, scale_b=weight_scale[None], out_dtype=torch.bfloat16)
+
+
+@cache
+def int8_range() -> int:
+    """The largest integer to which activations are rounded on this processor; 0 if it has no kernel.
+
+    Found out once, by products of the largest numbers, whose sums overflow first.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():
+        return 0
+    for bits in ACTIVATION_BITS:
+        largest = 2 ** (bits - 1) - 1
+        weight, exact = torch.full((96, 64), 127, dtype=torch.int8), True
+        weight[1::2] = -127
+        try:
+            packed = torch.ops.onednn.qlinear_prepack(weight, None)
+            for rows in (1, 40):
+                values = torch.full((rows, 64), largest, dtype=torch.int8)
+                values[1::3] = -largest
+                product = _packed_product(values.clone(), packed, torch.ones(96), largest)
+                exact = exact and torch.equal(product, F.linear(values.float(), weight.float()))
+        except (AttributeError, RuntimeError, TypeError):  # the operators are private, and may change or disappear
+            return 0
+        if exact:
+            return largest
+    return 0
+
+
+def kernel_refusal(dtype: torch.dtype, device: torch.device) -> str | None:
+    """Why products of an 8-bit type have no kernel of their own on a device; None if they have one."""
+    match device.type, dtype:
+        case "cpu", torch.int8:
+            return None if int8_range() else "this processor has no 8-bit kernels in this PyTorch"
+        case "cuda", torch.int8:
+            return None if torch.cuda.get_device_capability(device) >= INT8_GPUS else "GPUs before Ampere lack them"
+        case "cuda", torch.float8_e4m3fn:
+            return None if torch.cuda.get_device_capability(device) >= FLOAT8_GPUS else "GPUs before Ada lack them"
+    return f"{str(dtype).removeprefix('torch.')} has no kernel on {device.type}"
+
+
+def give_kernels(module: nn.Module) -> None:
+    """Let the layers of 8 bits inside `module` multiply with their device's kernels, where it has any; in place."""
+    for parent, name in places(module, QuantizedLinear):
+        setattr(parent, name, _with_kernel(getattr(parent, name)))
+
+
+def take_kernels(module: nn.Module) -> None:
+    """Undo `give_kernels`: plain twins in new memory."""
+    for parent, name in places(module, PackedInt8Linear):
+        setattr(parent, name, getattr(parent, name).plain())
+    for layer in module.modules():
+        if isinstance(layer, QuantizedLinear):
+            layer.product = plain_product
+
+
+def _with_kernel(layer: QuantizedLinear) -> nn.Module:
+    dtype, device = layer.weight.dtype, layer.weight.device
+    if kernel_refusal(dtype, device) is not None:
+        return layer
+    if device.type == "cpu":
+        return PackedInt8Linear(layer)
+    layer.product = int_mm_product if dtype == torch.int8 else scaled_mm_product
+    return layer
+
+
+def _packed_product(values: Tensor, packed: Tensor, weight_scale: Tensor, largest: int) -> Tensor:
+    """values (..., C) int8 times a packed weight, exact but for the scales (D,): (..., D) float32."""
+    shift = largest + 1  # unsigned numbers, which wrap around
+    product: Tensor = torch.ops.onednn.qlinear_pointwise(
+        values.view(torch.uint8).add_(shift), 1.0, shift, packed, weight_scale, torch.zeros_like(weight_scale, dtype=torch.int32),
+        None, 1.0, 0, torch.float32, "none", [], "",
+    )  # fmt: skip
+    return product

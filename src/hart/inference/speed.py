@@ -1,0 +1,120 @@
+"""Levels of speed: what a pipeline may do to be faster or to take less memory, and what each costs.
+
+The exact levels change numbers by rounding alone. Those with 8 bits change them by about a hundredth in every layer, and
+approximate ones leave out work: both are off unless asked for. What a machine cannot do is an error for what was asked,
+and a line in `described` for what a level would only have used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from hart.errors import HartError
+from hart.inference.kernels import PackedInt8Linear, give_kernels, kernel_refusal, take_kernels
+from hart.inference.packing import pack, packing_refusal, repeated_blocks, unpack_linears
+from hart.layers.quantized import QuantizedLinear, quantize_linears
+from hart.model import Hart
+from hart.strict import Config
+
+EIGHT_BITS = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
+SMALLEST_QUANTIZED = 2**14
+"""Smaller weights stay as they are."""
+
+CacheType = Literal["model", "bfloat16", "int8"]
+
+
+class Speed(Config, kw_only=True):
+    """What a pipeline does to be fast."""
+
+    weights: Literal["plain", "packed", "int8", "fp8"] = "packed"
+    """packed: in the memory order of the processor's kernels, exact. int8, fp8: large layers in 8 bits, the rows of their
+    inputs too."""
+    decoder: Literal["model", "bfloat16"] = "model"
+    """The number type of the decoder: the model's, or bfloat16."""
+    cache: CacheType = "model"
+    """How keys and values are kept: in the model's type, in bfloat16, or in 8 bits."""
+    diffusion_steps: Annotated[int, Field(ge=1)] | None = None
+    """Approximate: so many steps of the residual diffusion."""
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """Settings of `SamplingConfig` that calls have unless they say otherwise."""
+        chosen = {"diffusion_steps": self.diffusion_steps}
+        return {name: value for name, value in chosen.items() if value}
+
+
+EXACT = Speed()
+INT8 = Speed(weights="int8", decoder="bfloat16", cache="bfloat16")
+LEVELS: Mapping[str, Speed] = MappingProxyType(
+    {
+        "plain": Speed(weights="plain"),
+        "exact": EXACT,
+        "int8": INT8,
+        "fp8": INT8.replace(weights="fp8"),
+        "draft": INT8.replace(diffusion_steps=4),
+    }
+)
+
+
+def resolve_speed(level: Speed | str, device: torch.device) -> Speed:
+    """The options of a level, if the device can serve it. Raises `HartError` if not, or for an unknown level."""
+    if isinstance(level, str):
+        if level not in LEVELS:
+            raise HartError(f"unknown speed {level!r}: choose {', '.join(LEVELS)}")
+        level = LEVELS[level]
+    if level.weights in EIGHT_BITS and (refusal := kernel_refusal(EIGHT_BITS[level.weights], device)) is not None:
+        raise HartError(f"speed: no {level.weights} products: {refusal}; choose exact")
+    return level
+
+
+def described(speed: Speed, device: torch.device, dtype: torch.dtype) -> list[str]:
+    """What a pipeline does at this speed, a line each, and what its device cannot do."""
+    lines = []
+    match speed.weights:
+        case "packed":
+            refusal = packing_refusal(dtype) if device.type == "cpu" else "only processors gain by it"
+            lines.append("weights packed" if refusal is None else f"weights not packed: {refusal}")
+        case "int8" | "fp8":
+            refusal = kernel_refusal(EIGHT_BITS[speed.weights], device)
+            how = "" if refusal is None else f", multiplied as float32: {refusal}"
+            lines.append(f"weights and activations of large layers in {speed.weights}{how}")
+    if speed.decoder != "model":
+        lines.append(f"decoder in {speed.decoder}")
+    if speed.cache != "model":
+        lines.append(f"keys and values in {speed.cache}")
+    if speed.diffusion_steps:
+        lines.append(f"approximate: {speed.diffusion_steps} diffusion steps")
+    return lines
+
+
+def accelerate(hart: Hart, speed: Speed) -> None:
+    """Give a model on its device the layers and the cache of this speed, in place."""
+    if speed.weights in EIGHT_BITS:
+        round_weights(hart, EIGHT_BITS[speed.weights])
+    give_kernels(hart)
+    if speed.weights == "packed":
+        pack(hart)
+    hart.transformer.cache_type = {"model": None, "bfloat16": torch.bfloat16, "int8": torch.int8}[speed.cache]
+
+
+def round_weights(hart: Hart, dtype: torch.dtype) -> None:
+    """Bring the large linear layers of the model's blocks to an 8-bit type, in place."""
+    for blocks in repeated_blocks(hart):
+        quantize_linears(blocks, SMALLEST_QUANTIZED, dtype)
+
+
+def decelerate(hart: nn.Module) -> None:
+    """Undo `accelerate`, in place, but for the rounding to 8 bits: `hart.layers.quantized.dequantize_linears`."""
+    unpack_linears(hart)
+    take_kernels(hart)
+
+
+def is_quantized(module: nn.Module) -> bool:
+    """Whether any layer inside has weights of 8 bits."""
+    return any(isinstance(layer, QuantizedLinear | PackedInt8Linear) for layer in module.modules())

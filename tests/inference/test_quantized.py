@@ -1,0 +1,123 @@
+"""Layers of 8 bits: kernels compute what the plain twin does, and the twin what rounding to 8 bits means."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from hart.inference.kernels import (
+    PackedInt8Linear,
+    give_kernels,
+    int8_range,
+    int_mm_product,
+    kernel_refusal,
+    scaled_mm_product,
+    take_kernels,
+)
+from hart.layers.linear import Linear
+from hart.layers.quantized import (
+    LARGEST,
+    QuantizedLinear,
+    dequantize_linears,
+    plain_product,
+    quantize_linears,
+    quantized_rows,
+)
+from helpers import random_tensor
+
+CPU = torch.device("cpu")
+needs_kernels = pytest.mark.skipif(not int8_range(), reason="this processor has no 8-bit kernels")
+
+
+def layer(dtype: torch.dtype = torch.int8, bias: bool = True) -> tuple[nn.Linear, QuantizedLinear]:
+    plain = Linear(64, 96, bias=bias).requires_grad_(False)
+    return plain, QuantizedLinear.of(plain, dtype)
+
+
+@pytest.mark.parametrize("dtype", LARGEST)
+def test_rows_are_rounded_each_to_its_own_scale(dtype: torch.dtype) -> None:
+    x = random_tensor(3, 5, 64) * torch.tensor([1e-3, 1.0, 1e3])[:, None, None]
+    x[0, 0] = 0
+    values, scale = quantized_rows(x, dtype)
+    assert values.dtype == dtype
+    assert torch.equal(values.float().abs().amax(-1)[1:], torch.full((2, 5), float(LARGEST[dtype])))
+    step = scale if dtype == torch.int8 else x.abs() / 8  # floats of 8 bits have 3 bits of fraction
+    assert ((values.float() * scale - x).abs() <= 0.501 * step + 2**-9 * scale).all()
+    assert not (values[0, 0].float() * scale[0, 0]).any()
+
+
+@pytest.mark.parametrize("dtype", LARGEST)
+def test_the_twin_is_the_product_of_rounded_numbers(dtype: torch.dtype) -> None:
+    plain, rounded = layer(dtype)
+    x, bias = random_tensor(2, 7, 64), random_tensor(96)
+    values, scale = quantized_rows(x, dtype)
+    expected = (values.double() * scale) @ rounded.dequantized(torch.float64).weight.double().T
+    torch.testing.assert_close(rounded(x).double(), expected + plain.bias.double(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(rounded(x, bias).double(), expected + bias.double(), rtol=1e-5, atol=1e-5)
+    assert (rounded(x) - plain(x)).std() < (0.02 if dtype == torch.int8 else 0.06) * plain(x).std()
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_equals_the_twin(dtype: torch.dtype) -> None:
+    for bias in (True, False):
+        _, twin = layer(bias=bias)
+        packed, given = PackedInt8Linear(twin), random_tensor(96).to(dtype)
+        for rows in (1, 7, 130):
+            x = random_tensor(2, rows, 64, seed=rows).to(dtype)
+            # activations of 7 bits where the processor asks for them
+            tolerance = 1e-2 if dtype == torch.bfloat16 else 1e-5 if int8_range() == 127 else 3e-2
+            torch.testing.assert_close(packed(x), twin(x), rtol=tolerance, atol=tolerance)
+            torch.testing.assert_close(packed(x, given), twin(x, given), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("product", "dtype", "tolerance"),
+    [(int_mm_product, torch.int8, 1e-5), (scaled_mm_product, torch.float8_e4m3fn, 1e-2)],
+)
+def test_products_for_gpus_equal_the_plain_one(product: object, dtype: torch.dtype, tolerance: float) -> None:
+    """Their operators have forms for processors too."""
+    weight, weight_scale = quantized_rows(random_tensor(96, 64), dtype)
+    for rows in (1, 17, 40):
+        values, scale = quantized_rows(random_tensor(rows, 64, seed=rows), dtype)
+        expected = plain_product(values, scale, weight, weight_scale.squeeze(1))
+        found = product(values, scale, weight, weight_scale.squeeze(1))  # type: ignore[operator]
+        assert (found.float() - expected).abs().max() < tolerance * expected.abs().max()
+
+
+@needs_kernels
+def test_kernels_come_and_go_and_layers_stay_the_same() -> None:
+    net = nn.Sequential(nn.Linear(64, 96), Linear(96, 32, bias=False), nn.Linear(32, 10)).requires_grad_(False)
+    quantize_linears(net, smallest=1)
+    assert isinstance(net[2], nn.Linear)  # 10 is no multiple of 16
+    state, x = {name: value.clone() for name, value in net.state_dict().items()}, random_tensor(3, 64)
+    give_kernels(net)
+    for twin in (net, copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert isinstance(twin[0], PackedInt8Linear)
+        assert torch.equal(twin(x), net(x))
+        assert twin.state_dict().keys() == state.keys()
+        assert all(torch.equal(value, state[name]) for name, value in twin.state_dict().items())
+    take_kernels(net)
+    assert isinstance(net[0], QuantizedLinear)
+    dequantize_linears(net, torch.float32)
+    assert type(net[1]) is Linear
+    twin = QuantizedLinear.of(net[1])
+    assert torch.equal(twin.weight, state["1.weight"])  # rounding twice is rounding once
+
+
+@pytest.mark.parametrize("dtype", LARGEST)
+def test_changing_the_type_of_a_model_leaves_8_bits_alone(dtype: torch.dtype) -> None:
+    _, rounded = layer(dtype)
+    before, scale = rounded.weight.float(), rounded.weight_scale.clone()
+    rounded.to(torch.bfloat16)
+    assert (rounded.weight.dtype, rounded.bias.dtype) == (dtype, torch.bfloat16)  # type: ignore[union-attr]
+    assert torch.equal(rounded.weight.float(), before)
+    assert torch.equal(rounded.weight_scale, scale)
+
+
+def test_a_processor_has_no_products_of_8_bit_floats() -> None:
+    assert "no kernel on cpu" in (kernel_refusal(torch.float8_e4m3fn, CPU) or "")

@@ -1,0 +1,121 @@
+"""Levels of speed: what a pipeline says of them, stores of them, and refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hart import HartError, HartPipeline
+from hart.checkpoint.loading import load_model
+from hart.checkpoint.storage import HART_FILE, TYPE_NAMES, CheckpointError, read_safetensors, write_safetensors
+from hart.inference.kernels import int8_range
+from hart.inference.speed import LEVELS, Speed, is_quantized
+from helpers import store_adapter, tiny_model, tiny_text_config
+
+WIDE = tiny_text_config(width=256, heads=4, depth=1)
+needs_kernels = pytest.mark.skipif(not int8_range(), reason="this processor has no 8-bit kernels")
+
+
+def opened(speed: str = "exact") -> HartPipeline:
+    return HartPipeline.from_config(WIDE, device="cpu", speed=speed)
+
+
+def image(pipe: HartPipeline) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    return np.asarray(pipe("a cat", seed=3).images[0], dtype=np.float64)
+
+
+def test_unknown_levels_and_those_of_other_devices_are_refused() -> None:
+    with pytest.raises(HartError, match="unknown speed 'warp': choose plain, exact"):
+        opened("warp")
+    with pytest.raises(HartError, match="no fp8 products: .*; choose exact"):
+        opened("fp8")
+
+
+@pytest.mark.parametrize("level", ["plain", "exact"])
+def test_exact_levels_differ_by_rounding(level: str) -> None:
+    assert np.abs(image(opened(level)) - image(opened())).mean() < 2
+
+
+@needs_kernels
+@pytest.mark.parametrize("level", ["int8", "draft"])
+def test_levels_of_8_bits_say_so_and_cannot_be_undone(level: str) -> None:
+    pipe = opened()
+    remarks = pipe.optimize(level)
+    assert "weights and activations of large layers in int8" in remarks
+    assert remarks == pipe.speed_remarks() == opened(level).speed_remarks()
+    assert any(remark.startswith("approximate") for remark in remarks) == (level == "draft")
+    assert np.array_equal(image(pipe), image(opened(level)))
+    with pytest.raises(HartError, match="open the model again"):
+        pipe.optimize("exact")
+
+
+@needs_kernels
+def test_a_stored_model_of_8_bits_is_the_same_model(tmp_path: Path) -> None:
+    pipe = opened("int8")
+    pipe.save_pretrained(tmp_path / "a")
+    opened().save_pretrained(tmp_path / "b", "int8")
+    first, second = (HartPipeline.from_pretrained(tmp_path / name, device="cpu") for name in "ab")
+    assert first.fingerprints() == pipe.fingerprints() != opened().fingerprints()
+    assert first.components.speed == second.components.speed == LEVELS["int8"]
+    assert np.array_equal(image(first), image(pipe))
+    stored = read_safetensors(tmp_path / "b" / HART_FILE)
+    assert {TYPE_NAMES[value.dtype] for value in stored.values()} == {"I8", "F32", "BF16"}
+    # for training, evaluation and whoever else wants ordinary layers
+    plain = load_model(tmp_path / "a").hart
+    assert not is_quantized(plain)
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), first.hart.parameters(), strict=True))
+    again = HartPipeline.from_pretrained(tmp_path / "a", device="cpu", speed="exact")
+    assert not is_quantized(again.components.hart)
+
+
+def test_damaged_files_of_8_bits_are_refused(tmp_path: Path) -> None:
+    opened().save_pretrained(tmp_path, "int8")
+    whole = read_safetensors(tmp_path / HART_FILE)
+    scale = next(name for name in whole if name.endswith("weight_scale"))
+    weight, norm = scale.removesuffix("_scale"), next(name for name in whole if name.endswith("norm.weight"))
+    for changed, message in (
+        ({name: value for name, value in whole.items() if name != scale}, f"missing {scale}"),
+        (whole | {weight: whole[weight].float()}, f"unexpected {scale}"),
+        (whole | {scale: whole[scale] * torch.nan}, f"{scale} holds numbers that are not finite"),
+        (whole | {norm: torch.ones_like(whole[norm], dtype=torch.int8)}, f"{norm} holds int8"),
+    ):
+        write_safetensors(tmp_path / HART_FILE, changed)
+        with pytest.raises(CheckpointError, match=message):
+            load_model(tmp_path)
+
+
+@needs_kernels
+def test_adapters_are_merged_and_rounded_again(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    store_adapter(tiny_model(WIDE)[1], tmp_path, alpha=8, value=0.3)
+    pipe = opened("int8")
+    before = image(pipe)
+    pipe.load_lora(tmp_path)
+    assert is_quantized(pipe.components.hart)
+    assert not np.array_equal(image(pipe), before)
+    pipe.unload_lora()
+    assert np.array_equal(image(pipe), before)
+
+
+@needs_kernels
+def test_8_bits_survive_another_type_and_plain_modules() -> None:
+    pipe = opened("int8")
+    before = pipe.fingerprints()["transformer"]
+    plain = HartPipeline.from_config(WIDE, device="cpu", speed="int8").hart
+    assert not is_quantized(plain)
+    pipe.to(torch.bfloat16)
+    assert is_quantized(pipe.components.hart)
+    weights = {n: v for n, v in opened("int8").components.hart.state_dict().items() if v.dtype == torch.int8}
+    moved = pipe.components.hart.state_dict()
+    assert all(torch.equal(moved[name], value) for name, value in weights.items())
+    assert pipe.fingerprints()["transformer"] != before  # norms and embeddings were rounded
+    assert image(pipe).shape == image(opened()).shape
+
+
+def test_options_of_ones_own() -> None:
+    pipe = opened()
+    assert pipe.optimize(Speed(cache="bfloat16"))[1:] == ["keys and values in bfloat16"]
+    assert np.abs(image(pipe) - image(opened())).mean() < 10
