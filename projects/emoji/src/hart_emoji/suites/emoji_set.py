@@ -174,11 +174,15 @@ class Opened:
 
     def reconstructions(self, rows: Sequence[int], progress: Progress) -> Mapping[str, Tensor]:
         """Images of the set through the tokenizer (B, 3, H, W) uint8: "discrete", "hybrid"."""
+        progress(0, None, "reconstructions")
+        return self.reconstructed(self.emoji.pixels(rows))
+
+    def reconstructed(self, pixels: Tensor) -> Mapping[str, Tensor]:
+        """Images (B, 3, H, W) uint8 through the tokenizer: "discrete", "hybrid"."""
         decoded: dict[str, list[Tensor]] = {"discrete": [], "hybrid": []}
-        for start in range(0, len(rows), BATCH):
-            progress(start, len(rows), "reconstructions")
-            batch = self.emoji.pixels(rows[start : start + BATCH]).to(self.pipe.device)
-            for kind, images in reconstruct(self.pipe.tokenizer, batch, self.pipe.config.tokenizer.schedule).items():
+        for batch in pixels.split(BATCH):
+            schedule = self.pipe.config.tokenizer.schedule
+            for kind, images in reconstruct(self.pipe.tokenizer, batch.to(self.pipe.device), schedule).items():
                 decoded[kind].append(images.cpu())
         return {kind: torch.cat(parts) for kind, parts in decoded.items()}
 
