@@ -278,7 +278,7 @@ def test_classes_that_do_not_fit_are_one_error(classes: HartPipeline, labels: An
 
 @pytest.mark.parametrize(
     "latents",
-    [None, torch.zeros(CHANNELS, 4, 4), torch.zeros(1, CHANNELS, 8, 8), torch.full((1, CHANNELS, 4, 4), np.nan)],
+    [None, torch.zeros(CHANNELS, 4, 4), torch.zeros(1, CHANNELS + 1, 4, 4), torch.full((1, CHANNELS, 4, 4), np.nan)],
 )
 def test_latents_that_do_not_fit_are_one_error(text: HartPipeline, latents: Any) -> None:
     with pytest.raises(HartError, match="latents"):
