@@ -40,6 +40,9 @@ def test_scales_of_a_size_are_the_published_ones_where_there_are_any() -> None:
         (SCALES_1024, "1024x576", "1, 3x2, 4x2, 5x3, 7x4, 9x5, 12x7, 16x9, 21x12, 28x16, 36x20, 48x27, 64x36"),
         # published scales of 512 px in a 1024 px model: the square of as many tokens has 32 x 32
         (SCALES_1024, "672x400", "1, 3x2, 4x2, 5x3, 8x5, 12x7, 17x10, 24x14, 32x19, 42x25"),
+        # about the model's own size: as many scales
+        (SCALES_1024, "1360x768", "1, 3x2, 4x2, 5x3, 7x4, 9x5, 12x7, 16x9, 21x12, 28x16, 36x20, 48x27, 64x36, 85x48"),
+        (SCALES_1024, "1088x1024", "1, 2, 3, 4, 5, 7, 10x9, 13x12, 17x16, 22x21, 29x27, 38x36, 51x48, 68x64"),
         (OWN, "48x192", "1, 1x4, 2x6, 3x10, 4x16, 6x24"),
     ],
 )

@@ -293,7 +293,7 @@ class HartConfig(Config):
     text_encoder: TextEncoderConfig | None = None
     sampling: SamplingConfig = SamplingConfig()
     aspects: Listed[Aspect] = ()
-    """Aspect ratios such as 16:9 that it was trained at besides the square; it generates any (`hart.sizes`)."""
+    """Aspect ratios such as 16:9 that it was trained at, by default the square; it generates any (`hart.sizes`)."""
     format_version: Annotated[int, AfterValidator(_readable)] = FORMAT_VERSION
 
     def __post_init__(self) -> None:

@@ -5,11 +5,12 @@ many tokens each has, and its place in the row of all tokens. A schedule is an a
 learns has its shape, except a table of levels (one per scale) and a table of positions (one per token).
 
 What a model is trained on, and stores, is a square schedule: sizes 1 = n_1 < ... < n_K. Every other grid follows from
-it by one rule, `ScaleSchedule.shaped`: for a latent of H x W positions take the square schedule that ends at
-n_K = round(sqrt(H W)), and give scale k round(H n_k / n_K) x round(W n_k / n_K) positions, at least 1 x 1, and exactly
-1 x 1 for the first. So every scale has about as many tokens as in the square, each about as high as wide, and the
-sides grow as the square's do. That scales keep token count and aspect ratio is how Infinity (Han et al., 2024, arXiv
-2412.04431, section 3) and other variants of VAR make images that are not square; their schedules are lists by hand.
+it by one rule, `ScaleSchedule.shaped`: for a latent of H x W positions take the square schedule that ends at about
+n_K = sqrt(H W), and give scale k round(H n_k / n_K) x round(W n_k / n_K) positions, at least 1 x 1, and exactly 1 x 1
+for the first. So every scale has about as many tokens as in the square, each about as high as wide, and the sides grow
+as the square's do. `hart.sizes` chooses the square schedule. That scales keep token count and aspect ratio is how
+Infinity (Han et al., 2024, arXiv 2412.04431, section 3) and other variants of VAR make images that are not square;
+their schedules are lists by hand.
 """
 
 from __future__ import annotations
@@ -81,12 +82,10 @@ class ScaleSchedule:
 
     @classmethod
     def shaped(cls, sizes: Sequence[int], final: Grid) -> ScaleSchedule:
-        """The schedule of a latent of any shape, from the square one of the sizes `sizes`; see the head of this file.
+        """The schedule of a latent of any shape, from a square one that ends at about `final.equal_square`.
 
-        Raises `ValueError` unless `sizes` end at `final.equal_square`.
+        See the head of this file. `sizes` must not end above the longer side of `final`.
         """
-        if sizes[-1] != final.equal_square:
-            raise ValueError(f"{list(sizes)} end at {sizes[-1]}: a latent of {final} needs {final.equal_square}")
         rest = (Grid(*(max(1, _rounded(side * size, sizes[-1])) for side in final)) for size in sizes[1:])
         return cls((Grid(1, 1), *rest))
 

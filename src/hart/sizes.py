@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from hart.config import HartConfig
 from hart.errors import HartError
-from hart.grids import MAX_GRID_SIZE, MAX_SCALES, Grid, ScaleSchedule, grid_of_aspect, sizes_ending_at
+from hart.grids import GROWTH, MAX_GRID_SIZE, MAX_SCALES, Grid, ScaleSchedule, grid_of_aspect, sizes_ending_at
 from hart.presets import PUBLISHED_SCALES
 from hart.strict import shown
 
@@ -88,10 +88,10 @@ def _side(name: str, value: object) -> int:
 
 
 def trained_sizes(config: HartConfig) -> list[ImageSize]:
-    """The sizes that a model was trained at: its square, then those of its aspect ratios."""
+    """The sizes that a model was trained at."""
     side = config.tokenizer.scales[-1]
-    grids = [Grid(side, side), *(grid_of_aspect(aspect, side) for aspect in config.aspects)]
-    return list(dict.fromkeys(size_of_grid(grid, config.tokenizer.downsampling) for grid in grids))
+    grids = [grid_of_aspect(aspect, side) for aspect in config.aspects or ("1:1",)]
+    return [size_of_grid(grid, config.tokenizer.downsampling) for grid in grids]
 
 
 def grid_of_size(size: ImageSize, downsampling: int) -> Grid:
@@ -125,9 +125,17 @@ def size_of_grid(grid: Grid, downsampling: int) -> ImageSize:
 def schedule_of_grid(scales: Sequence[int], grid: Grid, most: int = MAX_SCALES) -> ScaleSchedule:
     """The schedule of a latent of any shape, in a model with the square scales `scales`; see `ScaleSchedule.shaped`.
 
-    most: scales that the model takes, see `TransformerConfig.most_scales`.
+    A latent that is about as large as the model's own, and at least as long on one side, has the model's own number of
+    scales. most: scales that the model takes, see `TransformerConfig.most_scales`.
     """
-    return ScaleSchedule.shaped(_ending_at(scales, grid.equal_square, most), grid)
+    size, own = grid.equal_square, scales[-1]
+    known = scales if _same_size(size, own) and max(grid) >= own else _ending_at(scales, size, most)
+    return ScaleSchedule.shaped(known, grid)
+
+
+def _same_size(size: int, own: int) -> bool:
+    """Whether two sizes are less than half a step of the usual growth apart."""
+    return max(size, own) ** 2 < GROWTH * min(size, own) ** 2
 
 
 def scales_of_size(scales: Sequence[int], downsampling: int, size: int) -> tuple[int, ...]:
