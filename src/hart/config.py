@@ -50,7 +50,7 @@ LoraTarget = Literal["attention", "mlp", "word_embed"]
 
 
 def _schedule(scales: tuple[int, ...]) -> tuple[int, ...]:
-    ScaleSchedule(scales)
+    ScaleSchedule.square(scales)
     return scales
 
 
@@ -67,7 +67,7 @@ def _readable(version: int) -> int:
 
 
 Scales = Annotated[Listed[int], AfterValidator(_schedule)]
-"""Grid sizes of the token maps, see `ScaleSchedule`."""
+"""Sizes of square token maps, see `ScaleSchedule.square`."""
 
 
 class TokenizerConfig(Config):
@@ -97,7 +97,8 @@ class TokenizerConfig(Config):
 
     @property
     def schedule(self) -> ScaleSchedule:
-        return ScaleSchedule(self.scales)
+        """The square one, which the model is trained on."""
+        return ScaleSchedule.square(self.scales)
 
     @property
     def downsampling(self) -> int:
@@ -169,7 +170,19 @@ class TransformerConfig(Config):
 
     @property
     def schedule(self) -> ScaleSchedule:
-        return ScaleSchedule(self.scales)
+        """The square one, which the model is trained on."""
+        return ScaleSchedule.square(self.scales)
+
+    def check_schedule(self, schedule: ScaleSchedule) -> None:
+        """Raise `ConfigError` for grids that this model has no learned positions or levels for."""
+        require(
+            self.position == "rotary" or schedule == self.schedule,
+            f"this model has learned the positions of the scales {self.schedule}, and takes no others",
+        )
+        require(
+            self.level_embedding == "sinusoidal" or len(schedule) <= len(self.scales),
+            f"this model has learned {len(self.scales)} levels: {len(schedule)} scales are too many",
+        )
 
     @property
     def mlp_width(self) -> int:
@@ -275,9 +288,9 @@ class HartConfig(Config):
             require(ours == theirs, f"tokenizer and transformer differ in {name}: {ours} and {theirs}")
         self.check_sampling(self.sampling)
 
-    def check_sampling(self, sampling: SamplingConfig) -> None:
-        """Raise `ConfigError` for settings that this model cannot sample with."""
-        steps, tokens = sampling.maskgit_steps, self.transformer.schedule.token_counts[-1]
+    def check_sampling(self, sampling: SamplingConfig, schedule: ScaleSchedule | None = None) -> None:
+        """Raise `ConfigError` for settings that this model cannot sample `schedule` with, by default its own."""
+        steps, tokens = sampling.maskgit_steps, (schedule or self.transformer.schedule).final.tokens
         require(
             steps == 1 or self.hybrid,
             "maskgit_steps: this model has no residual diffusion and samples its last scale in 1 step",

@@ -108,7 +108,7 @@ def _facts(config: HartConfig) -> dict[str, str]:
     encoder = config.text_encoder
     facts = {
         "image": f"{config.tokenizer.image_size} x {config.tokenizer.image_size} px",
-        "scales": ", ".join(map(str, schedule)),
+        "scales": str(schedule),
         "tokens per scale": ", ".join(map(str, schedule.token_counts)),
         "tokens": str(schedule.total_tokens),
         "tokens are": "discrete + continuous (hybrid)" if config.hybrid else "discrete",

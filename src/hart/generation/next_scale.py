@@ -6,7 +6,7 @@
 Generation is an iterator with one state per scale: previews, callbacks and stopping need nothing else. A context goes
 in, latents come out; text encoding and decoding to pixels are elsewhere.
 
-Shapes: B images, K scales, N tokens of a step, V codes, D latent channels, n_K grid size of the latent.
+Shapes: B images, K scales, N tokens of a step, V codes, D latent channels, h w latent.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from hart.config import SamplingConfig
 from hart.errors import HartError
 from hart.generation.logits import filtered, guided, gumbel_mixture, top_k_at
 from hart.generation.noise import NoiseSource
+from hart.grids import ScaleSchedule
 from hart.layers.kv_cache import KVCache
 from hart.model import Hart
 from hart.tokenizer.quantizer import MultiScaleQuantizer, next_scale_input, to_map
@@ -50,7 +51,7 @@ class TokenStep:
 class ScaleState:
     """A batch after scale k (0-based) of `scales`.
 
-    latent: (B, D, n_K, n_K) float32, the running sum: a preview once decoded and, after the last scale, the result.
+    latent: (B, D, h, w) float32, the running sum: a preview once decoded and, after the last scale, the result.
     steps: one, or the MaskGIT steps of the last scale.
     """
 
@@ -90,13 +91,18 @@ class NextScaleGenerator:
     """Samples the latents of one batch of images. `guidance_scale` 0 runs the conditional half alone."""
 
     def __init__(
-        self, hart: Hart, quantizer: MultiScaleQuantizer, settings: SamplingConfig, noise: NoiseSource
+        self,
+        hart: Hart,
+        quantizer: MultiScaleQuantizer,
+        settings: SamplingConfig,
+        noise: NoiseSource,
+        schedule: ScaleSchedule | None = None,
     ) -> None:
-        """Raises `ConfigError` for settings that the model cannot sample with."""
-        hart.config.check_sampling(settings)
+        """schedule: by default the model's own. Raises `ConfigError` for what the model cannot sample."""
+        hart.config.check_sampling(settings, schedule)
         self.hart = hart
         self.transformer = hart.transformer
-        self.schedule = hart.transformer.schedule
+        self.schedule = schedule or hart.config.transformer.schedule
         self.quantizer = quantizer
         self.codebook = quantizer.codebook.weight
         self.settings = settings
@@ -104,7 +110,7 @@ class NextScaleGenerator:
         self.guided = settings.guidance_scale > 0
 
     def __call__(self, context: Context, null_context: Context | None = None) -> Tensor:
-        """Latents (B, D, n_K, n_K) in float32: that of the last of `states`."""
+        """Latents (B, D, h, w) in float32: that of the last of `states`."""
         for state in self.states(context, null_context):
             latent = state.latent
         return latent
@@ -120,9 +126,9 @@ class NextScaleGenerator:
             null_rows = batch if null_context is None else 0
             context = cat_contexts([context, context.null() if null_context is None else null_context])
         conditioning = self.transformer.condition(context)
-        prefix = _Prefix(conditioning, self.transformer.new_cache(len(context)), null_rows)
-        size, channels = self.schedule.final_grid_size, self.codebook.shape[1]
-        total = self.codebook.new_zeros((batch, channels, size, size), dtype=torch.float32)
+        prefix = _Prefix(conditioning, self.transformer.new_cache(len(context), self.schedule), null_rows)
+        shape = (batch, self.codebook.shape[1], *self.schedule.final)
+        total = self.codebook.new_zeros(shape, dtype=torch.float32)
         for k in range(len(self.schedule)):
             steps = [self._step(k, total, prefix, positions) for positions in self._positions(k)]
             total = total + self._contribution(k, _in_raster_order(steps))
@@ -145,13 +151,13 @@ class NextScaleGenerator:
             left -= size
 
     def _contribution(self, k: int, tokens: Tensor) -> Tensor:
-        """What the tokens (B, N_k, D) of scale k add to the running sum: (B, D, n_K, n_K)."""
+        """What the tokens (B, N_k, D) of scale k add to the running sum: (B, D, h, w)."""
         if self._has_residual(k):
-            return to_map(tokens)  # without phi
+            return to_map(tokens, self.schedule.final)  # without phi
         return self.quantizer.contribution(tokens.to(self.codebook.dtype), k, self.schedule).float()
 
     def _step(self, k: int, total: Tensor, prefix: _Prefix, positions: Tensor | None) -> TokenStep:
-        """Sample tokens of scale k, given the sum (B, D, n_K, n_K) of all scales before it."""
+        """Sample tokens of scale k, given the sum (B, D, h, w) of all scales before it."""
         settings, last = self.settings, len(self.schedule) - 1
         has_residual = self._has_residual(k)
         ratio = (k - 1 if has_residual else k) / last  # with a residual, that of the scale before, as published
@@ -181,10 +187,12 @@ class NextScaleGenerator:
         """Hidden states of scale k for both halves of the guidance, (B or 2B, N, C)."""
         if k == 0:
             return self.transformer.first_scale(prefix.conditioning, prefix.cache, prefix.null_rows)
-        scale_input = next_scale_input(total, self.schedule.grid_sizes[k])
+        scale_input = next_scale_input(total, self.schedule.grids[k])
         if positions is not None:
             scale_input, positions = gather_tokens(scale_input, positions), self._both(positions)
-        return self.transformer.next_scale(k, self._both(scale_input), prefix.conditioning, prefix.cache, positions)
+        return self.transformer.next_scale(
+            k, self._both(scale_input), prefix.conditioning, prefix.cache, positions, self.schedule
+        )
 
     def _residual(self, hidden: Tensor, codes: Tensor, guidance: float) -> Tensor:
         """Residual tokens (B, N, D) for the hidden states of both halves and the sampled codes (B, N)."""

@@ -124,6 +124,7 @@ class RehearsedTransformer(TransformerStage):
             tuple(numbers(sizes.codebook_size, count) for count in counts),
             noise(sum(counts[1:]), channels),
             noise(counts[-1], channels),
+            sizes.schedule,
         )
         context: Context
         if sizes.text is not None:

@@ -255,6 +255,7 @@ def encode_all(
         indices=tuple(torch.cat(maps) for maps in zip(*(part.indices for part in parts), strict=True)),
         teacher_forcing_input=torch.cat([part.teacher_forcing_input for part in parts]),
         last_scale_continuous=torch.cat([part.last_scale_continuous for part in parts]),
+        schedule=schedule,
     )
 
 
@@ -265,6 +266,7 @@ def select(maps: TokenMaps, rows: Tensor, device: torch.device) -> TokenMaps:
         tuple(index[rows].to(device) for index in maps.indices),
         maps.teacher_forcing_input[rows].to(device),
         maps.last_scale_continuous[rows].to(device),
+        maps.schedule,
     )
 
 

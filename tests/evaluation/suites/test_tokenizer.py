@@ -51,7 +51,7 @@ def test_figures_are_those_of_the_8_bit_images(folder: Path, tmp_path: Path) -> 
     with torch.no_grad():
         for kind in ("discrete", "hybrid"):
             image = tokenizer.reconstruct(
-                to_signed(images), discrete=kind == "discrete", schedule=ScaleSchedule(SCALES)
+                to_signed(images), discrete=kind == "discrete", schedule=ScaleSchedule.square(SCALES)
             )
             pixels = ((image + 1) * 127.5).round().byte()
             figures = {name: figure.value for name, figure in result.figures[kind].items()}
@@ -99,12 +99,12 @@ def test_kept_numbers_that_are_not_of_these_images_are_named(
 @pytest.mark.parametrize(("size", "grid_size"), [(256, 16), (512, 32), (1024, 64)])
 def test_published_sizes_need_no_scales(size: int, grid_size: int) -> None:
     config = tiny_tokenizer_config().replace(channel_multipliers=(1, 1, 1, 1, 1))
-    assert schedule_for(config, size).final_grid_size == grid_size
+    assert schedule_for(config, size).final == (grid_size, grid_size)
 
 
 def test_scales_that_do_not_fit_are_refused() -> None:
     config = tiny_tokenizer_config()
-    assert schedule_for(config, 16, (1, 3, 8)).grid_sizes == (1, 3, 8)
+    assert schedule_for(config, 16, (1, 3, 8)).listed == [1, 3, 8]
     for size, scales, said in (
         (15, None, "give a multiple of 2 px"),
         (8, None, "at least 11 px"),

@@ -76,12 +76,12 @@ def schedule_for(config: TokenizerConfig, size: int, scales: tuple[int, ...] | N
         raise HartError(f"size {size}: give at least {SSIM_WINDOW} px, the window of SSIM")
     derived = scales_of_size(config.scales, config.downsampling, size)
     try:
-        schedule = ScaleSchedule(derived if scales is None else scales)
+        schedule = ScaleSchedule.square(derived if scales is None else scales)
     except ValueError as error:
         raise HartError(f"scales: {error}") from None
-    if schedule.final_grid_size != (grid_size := derived[-1]):
+    if schedule.final.width != (grid_size := derived[-1]):
         raise HartError(
-            f"scales end at {schedule.final_grid_size}: images of {size} px have a latent of {grid_size} x {grid_size}"
+            f"scales end at {schedule.final}: images of {size} px have a latent of {grid_size} x {grid_size}"
         )
     return schedule
 
@@ -102,7 +102,7 @@ def run(context: Context[TokenizerOptions]) -> Result:
     images = ImageSet(source, ImageTransform(size, fit=options.fit), limit=options.limit, seed=options.seed)
     measure = Measure(tokenizer, schedule, open_extractor(options.features, device), options)
     weights = fingerprint(tokenizer)
-    facts = {"tokenizer": weights, "scales": list(schedule), "device": device.type, **measure.facts()}
+    facts = {"tokenizer": weights, "scales": schedule.listed, "device": device.type, **measure.facts()}
     kept = context.cache(TENSORS, facts)
     parts: list[Mapping[str, Tensor]] = []
     groups: list[list[Image.Image]] = []
@@ -126,7 +126,7 @@ def run(context: Context[TokenizerOptions]) -> Result:
     return Result(
         title=f"{images_text(done)} of {size} px",
         figures={kind: _figures(measured, kind, measure, context) for kind in KINDS},
-        settings={"set": source.description, "size": size, "scales": list(schedule), "weights_sha256": weights},
+        settings={"set": source.description, "size": size, "scales": schedule.listed, "weights_sha256": weights},
         counts={"images": done, "damaged": len(images.damaged)},
         extractor=extractor_facts(measure.extractor),
         notes=few_images_warning("rFID", done),
