@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hart.grids import Grid, ScaleSchedule, sizes_ending_at
+from hart.grids import Grid, ScaleSchedule, grid_of_aspect, sizes_ending_at
 from strategies import schedules, sizes
 
 PAPER = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
@@ -74,6 +74,19 @@ def test_growth_beyond_the_schedule_is_that_of_the_paper() -> None:
     assert sizes_ending_at((1, 2, 3, 5, 8), 16) == (1, 2, 3, 5, 8, 11, 16)
 
 
+@given(sizes, st.integers(2, 200))
+def test_there_are_no_more_sizes_than_levels(own: tuple[int, ...], last: int) -> None:
+    found = sizes_ending_at(own, last, len(own))
+    assert len(found) <= len(own)
+    assert found[-1] == last
+    assert ScaleSchedule.square(found)
+
+
+def test_sizes_for_few_levels_grow_faster() -> None:
+    assert sizes_ending_at((1, 2, 3, 4, 6, 8), 16, 6) == (1, 3, 4, 6, 11, 16)
+    assert sizes_ending_at((1, 2, 3, 4, 6, 8), 10, 6) == (1, 2, 3, 5, 7, 10)
+
+
 @given(sizes, st.integers(2, 90), st.integers(2, 90))
 def test_every_shape_has_a_schedule_that_keeps_tokens_and_aspect(own: tuple[int, ...], height: int, width: int) -> None:
     final = Grid(height, width)
@@ -97,3 +110,24 @@ def test_a_wide_schedule() -> None:
     assert shaped(PAPER, Grid(12, 21)).listed == [1, *wide.split(", ")[1:]]
     with pytest.raises(ValueError, match="needs 12"):
         ScaleSchedule.shaped(PAPER, Grid(9, 16))
+
+
+@pytest.mark.parametrize(
+    ("aspect", "side", "grid"),
+    [
+        ("1:1", 64, (64, 64)),
+        ("16:9", 64, (48, 85)),
+        ("9:16", 64, (85, 48)),
+        ("16:9", 16, (12, 21)),
+        ("3:2", 16, (13, 20)),
+        ("8:1", 4, (2, 11)),
+    ],
+)
+def test_an_aspect_ratio_keeps_the_number_of_tokens(aspect: str, side: int, grid: tuple[int, int]) -> None:
+    assert grid_of_aspect(aspect, side) == grid
+
+
+@pytest.mark.parametrize("text", ["16", "16x9", "0:1", "1:0", "9:1", "1:9", "a:b", ""])
+def test_what_is_no_aspect_ratio_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"such as 16:9, from 1:8 to 8:1"):
+        grid_of_aspect(text, 8)

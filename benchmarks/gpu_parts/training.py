@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from gpu_parts.cells import Cells, Row, peak_memory
+from gpu_parts.cells import Cells, Row
+from hart.benchmark.machine import peak_memory
 from hart.config import ResidualDiffusionConfig, TextConditioning
 from hart.inference.cost import transformer_training_macs
 from hart.losses.hart_loss import MEAN_KEPT_SHARE, kept_tokens

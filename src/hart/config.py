@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from hart.grids import ScaleSchedule
+from hart.grids import MAX_SCALES, ScaleSchedule, parsed_aspect
 from hart.strict import Config, ConfigError, Listed, require, shown
 
 __all__ = [
@@ -59,6 +59,11 @@ def _odd(value: int) -> int:
     return value
 
 
+def _aspect(text: str) -> str:
+    parsed_aspect(text)
+    return text
+
+
 def _readable(version: int) -> int:
     require(
         version == FORMAT_VERSION, f"must be {FORMAT_VERSION}, which this version of hart reads, not {shown(version)}"
@@ -66,6 +71,8 @@ def _readable(version: int) -> int:
     return version
 
 
+Aspect = Annotated[str, AfterValidator(_aspect)]
+"""Width and height as in `16:9`, see `hart.grids.parsed_aspect`."""
 Scales = Annotated[Listed[int], AfterValidator(_schedule)]
 """Sizes of square token maps, see `ScaleSchedule.square`."""
 
@@ -173,6 +180,11 @@ class TransformerConfig(Config):
         """The square one, which the model is trained on."""
         return ScaleSchedule.square(self.scales)
 
+    @property
+    def most_scales(self) -> int:
+        """How many scales this model has level embeddings for."""
+        return len(self.scales) if self.level_embedding == "table" else MAX_SCALES
+
     def check_schedule(self, schedule: ScaleSchedule) -> None:
         """Raise `ConfigError` for grids that this model has no learned positions or levels for."""
         require(
@@ -180,7 +192,7 @@ class TransformerConfig(Config):
             f"this model has learned the positions of the scales {self.schedule}, and takes no others",
         )
         require(
-            self.level_embedding == "sinusoidal" or len(schedule) <= len(self.scales),
+            len(schedule) <= self.most_scales,
             f"this model has learned {len(self.scales)} levels: {len(schedule)} scales are too many",
         )
 
@@ -280,6 +292,8 @@ class HartConfig(Config):
     """None: discrete tokens only, as in VAR and in the paper's ablation."""
     text_encoder: TextEncoderConfig | None = None
     sampling: SamplingConfig = SamplingConfig()
+    aspects: Listed[Aspect] = ()
+    """Aspect ratios such as 16:9 that it was trained at besides the square; it generates any (`hart.sizes`)."""
     format_version: Annotated[int, AfterValidator(_readable)] = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -304,6 +318,12 @@ class HartConfig(Config):
                 sampling.diffusion_steps <= most,
                 f"diffusion_steps: {sampling.diffusion_steps} are more than the {most} of training",
             )
+
+    @property
+    def num_classes(self) -> int | None:
+        """How many classes a class-conditional model knows; None for a text model."""
+        classes = self.transformer.classes
+        return None if classes is None else classes.num_classes
 
     @property
     def hybrid(self) -> bool:

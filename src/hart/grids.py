@@ -15,14 +15,18 @@ sides grow as the square's do. That scales keep token count and aspect ratio is 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import NamedTuple
 
 MAX_SCALES, MAX_GRID_SIZE = 64, 1024
 """Far above every published model, so that a damaged file is found before memory is taken for it."""
 GROWTH = 4 / 3
 """Growth of sizes beyond a known schedule: that of the paper's at 1024 px, from 16 to 64."""
+WIDEST = 8
+"""Aspect ratios go from 1:8 to 8:1: beyond, coarse scales are rows or columns of more tokens than their square has."""
 
 
 class Grid(NamedTuple):
@@ -129,11 +133,12 @@ class ScaleSchedule:
         return slice(start, start + self.token_counts[k])
 
 
-def sizes_ending_at(sizes: Sequence[int], last: int) -> tuple[int, ...]:
-    """The sizes of the square schedule of another resolution, whose latent has the size `last`.
+def sizes_ending_at(sizes: Sequence[int], last: int, most: int = MAX_SCALES) -> tuple[int, ...]:
+    """The sizes of the square schedule of another resolution, whose latent has the size `last`; at most `most` of them.
 
     Smaller: the sizes below `last`, then `last`. Larger: all of them, then as many more as bring their growth nearest
-    to `GROWTH`. The coarse scales, and what was learned for them, stay the same.
+    to `GROWTH`. The coarse scales, and what was learned for them, stay the same. If those are too many, there are as
+    many as in `sizes`, each raised to one power.
     """
     known = sizes[-1]
     found = {n for n in sizes if n < last} | {last}
@@ -141,7 +146,25 @@ def sizes_ending_at(sizes: Sequence[int], last: int) -> tuple[int, ...]:
         more = max(1, round(math.log(last / known) / math.log(GROWTH)))
         # rounded down, except where only float rounding is missing to a whole number
         found |= {math.floor(known * (last / known) ** (i / more) + 1e-9) for i in range(1, more)}
-    return tuple(sorted(found))
+    if len(found) <= most:
+        return tuple(sorted(found))
+    power = math.log(last) / math.log(known)
+    return (*(math.floor(size**power + 0.5) for size in sizes[:-1]), last)
+
+
+def parsed_aspect(text: str) -> Fraction:
+    """Width over height of `16:9`. Raises `ValueError`."""
+    found = re.fullmatch(r"([0-9]{1,6}):([0-9]{1,6})", text.strip())
+    ratio = Fraction(int(found[1]), int(found[2])) if found is not None and int(found[2]) else None
+    if ratio is None or not Fraction(1, WIDEST) <= ratio <= WIDEST:
+        raise ValueError(f"aspect {text[:40]!r}: give width:height, such as 16:9, from 1:{WIDEST} to {WIDEST}:1")
+    return ratio
+
+
+def grid_of_aspect(aspect: str, side: int) -> Grid:
+    """The grid of the shape `16:9` that has about as many positions as a square of `side`. Raises `ValueError`."""
+    stretch = math.sqrt(parsed_aspect(aspect))
+    return Grid(max(2, round(side / stretch)), max(2, round(side * stretch)))
 
 
 def _rounded(numerator: int, denominator: int) -> int:

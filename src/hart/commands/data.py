@@ -81,7 +81,7 @@ def encode(
     from hart.data.opening import open_source
     from hart.data.transforms import ImageTransform
     from hart.devices import resolve_device
-    from hart.presets import scales_of_size
+    from hart.sizes import scales_of_size
     from hart.text_encoder import find_text_encoder, load_text_encoder
     from hart.training.encoding import Encoders, encode_dataset
 

@@ -97,7 +97,7 @@ def _coder(recipe: TokenizerRecipe | TransformerRecipe) -> TokenizerConfig:
 
 def _scales_override(stage: Stage, path: Path, overrides: tuple[str, ...], size: int) -> str:
     """The override that gives a recipe the scales of images of `size` pixels."""
-    from hart.presets import scales_of_size
+    from hart.sizes import scales_of_size
 
     coder = _coder(recipe_class(stage).read(path, overrides))
     return f"{stage.value}.scales={list(scales_of_size(coder.scales, coder.downsampling, size))}"

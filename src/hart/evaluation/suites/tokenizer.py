@@ -35,7 +35,7 @@ from hart.generation.contact_sheet import contact_sheet
 from hart.generation.outputs import psnr
 from hart.grids import ScaleSchedule
 from hart.networks.perceptual import EfficientNetLitePerceptualLoss, Lpips, perceptual_loss
-from hart.presets import scales_of_size
+from hart.sizes import scales_of_size
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
 KINDS = ("discrete", "hybrid")

@@ -1,0 +1,142 @@
+"""Image sizes and aspect ratios as callers write them, and the grids and schedules that make them.
+
+In text the width comes first: `1024x576` pixels, `16:9`. A number alone is a square. `hart.grids` has the rule by which
+the schedule of any grid follows from a model's own square one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from hart.config import HartConfig
+from hart.errors import HartError
+from hart.grids import MAX_GRID_SIZE, MAX_SCALES, Grid, ScaleSchedule, grid_of_aspect, sizes_ending_at
+from hart.presets import PUBLISHED_SCALES
+from hart.strict import shown
+
+
+class ImageSize(NamedTuple):
+    """In pixels."""
+
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+    @property
+    def stored(self) -> int | str:
+        """For JSON: the side of a square as a number, other sizes as text."""
+        return self.width if self.width == self.height else str(self)
+
+
+def parsed_size(text: str) -> ImageSize:
+    """`256` or `1024x576`. Raises `HartError`."""
+    found = re.fullmatch(r"([0-9]{1,6})(?:[x\u00d7]([0-9]{1,6}))?", text.strip().lower())
+    if found is None:
+        raise HartError(f"size {shown(text)}: give pixels, such as 256 or 1024x576 (width x height)")
+    width = int(found[1])
+    return ImageSize(width, int(found[2] or width))
+
+
+def requested_schedule(
+    config: HartConfig, *, size: object = None, height: object = None, width: object = None, aspect: object = None
+) -> ScaleSchedule:
+    """The schedule of the images that a caller asks for, by default the model's own.
+
+    size: side of a square in pixels, or text as `parsed_size` reads it. height, width: in pixels, in place of a size;
+    one that is not given is the model's own. aspect: text such as `16:9`, with as many tokens as the
+    square of this size. Raises `HartError` for what the model cannot make, naming the nearest sizes.
+    """
+    own, downsampling = config.tokenizer.image_size, config.tokenizer.downsampling
+    sides = {"width": width, "height": height}
+    if size is not None and sides != {"width": None, "height": None}:
+        raise HartError("give either size, or height and width")
+    if size is None:
+        wanted = ImageSize(*(own if side is None else _side(name, side) for name, side in sides.items()))
+    else:
+        wanted = parsed_size(size) if isinstance(size, str) else ImageSize(*[_side("size", size)] * 2)
+    grid = grid_of_size(wanted, downsampling)
+    if aspect is not None:
+        if wanted.width != wanted.height:
+            raise HartError(
+                f"aspect {shown(aspect)} is the shape of images as large as a square: give one number as size"
+            )
+        try:
+            grid = grid_of_aspect(str(aspect), grid.width)
+        except ValueError as error:
+            raise HartError(str(error)) from None
+    schedule = schedule_of_grid(config.tokenizer.scales, grid, config.transformer.most_scales)
+    try:
+        config.transformer.check_schedule(schedule)
+    except HartError as error:
+        raise HartError(f"size {size_of_grid(grid, downsampling)}: {error}") from None
+    return schedule
+
+
+def _side(name: str, value: object) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise HartError(f"{name} {shown(value)}: give a whole number of pixels") from None
+
+
+def trained_sizes(config: HartConfig) -> list[ImageSize]:
+    """The sizes that a model was trained at: its square, then those of its aspect ratios."""
+    side = config.tokenizer.scales[-1]
+    grids = [Grid(side, side), *(grid_of_aspect(aspect, side) for aspect in config.aspects)]
+    return list(dict.fromkeys(size_of_grid(grid, config.tokenizer.downsampling) for grid in grids))
+
+
+def grid_of_size(size: ImageSize, downsampling: int) -> Grid:
+    """The latent's grid. downsampling: pixels per position, along one side.
+
+    Raises `HartError`, which names the nearest sizes, unless both sides are multiples of that, and two positions or
+    more (a schedule has two scales).
+    """
+    grid = Grid(size.height // downsampling, size.width // downsampling)
+    if size_of_grid(grid, downsampling) == size and min(grid) >= 2 and max(grid) <= MAX_GRID_SIZE:
+        return grid
+    sides = [{_within(side // downsampling), _within(-(-side // downsampling))} for side in size]
+    near = [ImageSize(w * downsampling, h * downsampling) for w, h in itertools.product(*map(sorted, sides))]
+    shown_near = list(map(str, near))
+    if size.width == size.height:  # asked for as one number
+        shown_near = [str(each.width) for each in near if each.width == each.height]
+    raise HartError(
+        f"size {size.stored}: sides are multiples of {downsampling} px, from {2 * downsampling} to "
+        f"{MAX_GRID_SIZE * downsampling}; near it: {', '.join(shown_near)}"
+    )
+
+
+def _within(side: int) -> int:
+    return min(max(side, 2), MAX_GRID_SIZE)
+
+
+def size_of_grid(grid: Grid, downsampling: int) -> ImageSize:
+    return ImageSize(grid.width * downsampling, grid.height * downsampling)
+
+
+def schedule_of_grid(scales: Sequence[int], grid: Grid, most: int = MAX_SCALES) -> ScaleSchedule:
+    """The schedule of a latent of any shape, in a model with the square scales `scales`; see `ScaleSchedule.shaped`.
+
+    most: scales that the model takes, see `TransformerConfig.most_scales`.
+    """
+    return ScaleSchedule.shaped(_ending_at(scales, grid.equal_square, most), grid)
+
+
+def scales_of_size(scales: Sequence[int], downsampling: int, size: int) -> tuple[int, ...]:
+    """The square scales that code images of `size` pixels in a model with `scales`. Raises `HartError`."""
+    return _ending_at(scales, grid_of_size(ImageSize(size, size), downsampling).width, MAX_SCALES)
+
+
+def _ending_at(scales: Sequence[int], last: int, most: int) -> tuple[int, ...]:
+    """Published models use the published scales of 256, 512 and 1024 px; all others are derived from their own."""
+    if tuple(scales) in PUBLISHED_SCALES.values() and len(published := PUBLISHED_SCALES.get(last, scales)) <= most:
+        scales = published
+    return sizes_ending_at(scales, last, most)
