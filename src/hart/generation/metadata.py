@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image, PngImagePlugin
 
-from hart.config import MAX_SEED, SamplingConfig
+from hart.config import MAX_SEED, CacheType, SamplingConfig
 from hart.data.images import open_image
 from hart.errors import HartError
 from hart.files import atomic_write, parse_json
@@ -39,6 +39,9 @@ class ImageSettings(Config):
     size: int
     device: str
     dtype: str
+    speed: str | None = None
+    """As `hart generate --speed` and `--cache` were given."""
+    cache: CacheType | None = None
     negative_prompt: str | None = None
     random_weights: bool = False
     """Whether random weights stood in for the model's."""
