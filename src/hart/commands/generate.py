@@ -27,7 +27,7 @@ from hart.commands.console import (
 )
 from hart.commands.from_config import options_from_config
 from hart.commands.options import ASPECT_HELP, SIZE_HELP, sampling_options
-from hart.config import Config
+from hart.config import CacheType, Config
 from hart.errors import HartError
 from hart.files import read_text, user_path
 from hart.strict import Listed, clipped
@@ -77,6 +77,15 @@ class GenerateOptions(ModelOptions, kw_only=True):
     """Folder of a LoRA adapter to merge; repeat it to add several."""
     lora_scale: float | None = None
     """Strength of the adapters; 1 is as trained."""
+    speed: str | None = None
+    """How fast: exact, int8 or fp8 (8 bits, slightly different), draft (approximate) or plain; by default exact, and
+    int8 for models stored so."""
+    cache: CacheType | None = None
+    """How keys and values are kept: model (in the model's type), bfloat16 or int8; by default as the speed says."""
+    tiled: Annotated[bool, Field(json_schema_extra={"flags": ["--tiled"]})] = False
+    """Decode in strips: the same image in less memory."""
+    offload: Annotated[bool, Field(json_schema_extra={"flags": ["--offload"]})] = False
+    """Keep the text encoder off the GPU while it is not at work."""
     random_weights: Annotated[bool, Field(json_schema_extra={"flags": ["--random-weights"]})] = False
     """Use random weights in place of the model's: for timings, not for images."""
 
@@ -207,6 +216,8 @@ def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions,
         "seed": record.seed,
         "device": settings.device,
         "dtype": settings.dtype,
+        "speed": settings.speed,
+        "cache": settings.cache,
     }
     if given.model is None:
         recorded |= {"model": record.model, "random_weights": settings.random_weights}
@@ -225,9 +236,17 @@ def _open(options: GenerateOptions) -> HartPipeline:
 
     name = options.model or DEFAULT_MODEL
     if options.random_weights:
-        pipe = HartPipeline.from_config(load_config(name), device=options.device, dtype=options.dtype)
+        config = load_config(name)
+        level = options.speed or "exact"
+        pipe = HartPipeline.from_config(config, device=options.device, dtype=options.dtype, speed=level)
     else:
-        pipe = HartPipeline.from_pretrained(name, device=options.device, dtype=options.dtype)
+        pipe = HartPipeline.from_pretrained(name, device=options.device, dtype=options.dtype, speed=options.speed)
+    changes = {"cache": options.cache, "tiled": options.tiled, "offload": options.offload}
+    if changes := {name: value for name, value in changes.items() if value}:
+        pipe.optimize(pipe.speed.replace(**changes))
+    if options.speed or changes:
+        for remark in pipe.speed_remarks():
+            note(remark)
     for folder in options.lora:
         pipe.load_lora(folder, 1.0 if options.lora_scale is None else options.lora_scale)
     return pipe
@@ -292,6 +311,8 @@ class ImageWriter:
             size=ImageSize(*batch.images[row].size).stored,
             device=str(pipe.device),
             dtype=dtype_name(pipe.dtype),
+            speed=self.options.speed,
+            cache=self.options.cache,
             negative_prompt=self.options.negative_prompt,
             random_weights=self.options.random_weights,
             loras=tuple(map(str, self.options.lora)),

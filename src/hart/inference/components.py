@@ -99,15 +99,20 @@ class Components:
         rounded = is_quantized(self.hart) and speed.weights != self.speed.weights
         if rounded or (self.speed.decoder != "model" and speed.decoder == "model"):
             raise HartError("this speed needs weights that have been rounded to fewer bits: open the model again")
-        tokenizer, hart = self.tokenizer, _decelerated(self.hart)
+        tokenizer, hart, before = copy.copy(self.tokenizer), self._at_speed(self.hart, speed), self.without_lora
         if speed.decoder != self.speed.decoder:
             tokenizer = copied(tokenizer, self.device, torch.float32)
         faster = prepared(tokenizer, hart, self.device, self.dtype, speed)
-        before = self.without_lora
-        if before is not None:
-            before = _decelerated(before)
-            accelerate(before, speed)
+        before = None if before is None else self._at_speed(before, speed)
         return replace(faster, text_encoder=self.text_encoder, without_lora=before)
+
+    def _at_speed(self, hart: Hart, speed: Speed) -> Hart:
+        """A second tree of modules, whose layers are those of `hart` unless the speed has others."""
+        hart = _twin(hart)
+        if speed.weights != self.speed.weights:
+            decelerate(hart)
+        accelerate(hart, speed)
+        return hart
 
     def adapted(self, folder: Path, scale: float, model: str) -> Components:
         """With a LoRA adapter merged into a copy of the weights; see `hart.checkpoint.lora.merge_lora`.
@@ -195,6 +200,7 @@ def prepared(
     # convolutions run on channels-last memory without reordering it
     tokenizer.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     accelerate(hart, speed)
+    tokenizer.in_strips = speed.tiled
     return Components(tokenizer, hart, device, dtype, speed)
 
 
@@ -227,8 +233,13 @@ def require_new_model(destination: Path, source: Path | None) -> None:
         raise HartError(f"{destination}: already holds {', '.join(there)}: choose another folder, or remove them")
 
 
+def _twin(hart: Hart) -> Hart:
+    """A second tree of modules over the same tensors."""
+    return copy.deepcopy(hart, {id(tensor): tensor for tensor in chain(hart.parameters(), hart.buffers())})
+
+
 def _decelerated(hart: Hart) -> Hart:
     """A second tree of modules over the same tensors, without packed layers and kernels."""
-    twin = copy.deepcopy(hart, {id(tensor): tensor for tensor in chain(hart.parameters(), hart.buffers())})
+    twin = _twin(hart)
     decelerate(twin)
     return twin

@@ -1,8 +1,8 @@
 """Levels of speed: what a pipeline may do to be faster or to take less memory, and what each costs.
 
-The exact levels change numbers by rounding alone. Those with 8 bits change them by about a hundredth in every layer, and
-approximate ones leave out work: both are off unless asked for. What a machine cannot do is an error for what was asked,
-and a line in `described` for what a level would only have used.
+The exact levels change numbers by rounding alone. Those with 8 bits change them by about a hundredth in every layer,
+and approximate ones leave out work: both are off unless asked for. What a machine cannot do is an error where a level
+lives by it, and else a line of `described`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from hart.config import CacheType
 from hart.errors import HartError
 from hart.inference.kernels import PackedInt8Linear, give_kernels, kernel_refusal, take_kernels
 from hart.inference.packing import pack, packing_refusal, repeated_blocks, unpack_linears
@@ -26,19 +27,21 @@ EIGHT_BITS = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 SMALLEST_QUANTIZED = 2**14
 """Smaller weights stay as they are."""
 
-CacheType = Literal["model", "bfloat16", "int8"]
-
 
 class Speed(Config, kw_only=True):
     """What a pipeline does to be fast."""
 
     weights: Literal["plain", "packed", "int8", "fp8"] = "packed"
-    """packed: in the memory order of the processor's kernels, exact. int8, fp8: large layers in 8 bits, the rows of their
-    inputs too."""
+    """packed: in the memory order of the processor's kernels, exact. int8, fp8: large layers in 8 bits, and the rows of
+    their inputs too."""
     decoder: Literal["model", "bfloat16"] = "model"
     """The number type of the decoder: the model's, or bfloat16."""
     cache: CacheType = "model"
     """How keys and values are kept: in the model's type, in bfloat16, or in 8 bits."""
+    tiled: bool = False
+    """Decode in strips: exact, and half the memory or less at large sizes."""
+    offload: bool = False
+    """Keep the text encoder in main memory while it is not at work."""
     diffusion_steps: Annotated[int, Field(ge=1)] | None = None
     """Approximate: so many steps of the residual diffusion."""
 
@@ -88,6 +91,11 @@ def described(speed: Speed, device: torch.device, dtype: torch.dtype) -> list[st
         lines.append(f"decoder in {speed.decoder}")
     if speed.cache != "model":
         lines.append(f"keys and values in {speed.cache}")
+    if speed.tiled:
+        lines.append("decoding in strips")
+    if speed.offload:
+        off = "text encoder in main memory between prompts"
+        lines.append("text encoder not off-loaded: main memory is where it works" if device.type == "cpu" else off)
     if speed.diffusion_steps:
         lines.append(f"approximate: {speed.diffusion_steps} diffusion steps")
     return lines

@@ -205,7 +205,7 @@ class HartTransformer(nn.Module):
         weight = self.word_embed.weight
         return KVCache(
             len(self.blocks), batch, self.config.heads, capacity, self.head_width,
-            dtype=self.cache_type or weight.dtype, device=weight.device,
+            dtype=weight.dtype, device=weight.device, kept=self.cache_type,
         )  # fmt: skip
 
     def embed_tokens(self, embeddings: Tensor) -> Tensor:
