@@ -1,0 +1,225 @@
+"""MACs by one counter for all models, and seconds of their steps or of whole images."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from hart.benchmark.machine import Clock, device_clock, peak_memory
+from hart.benchmark.measure import timed
+from hart.benchmark.parts import GenerationTimer
+from hart.checkpoint.loading import build
+from hart.config import HartConfig
+from hart.devices import without_memory
+from hart.evaluation.suites.cost import printed_macs
+from hart.inference.cost import model_cost
+from hart.pipeline import HartPipeline
+from hart.presets import hart_imagenet, preset, var_imagenet
+from hart.text_encoder import RandomTextFeatures
+from headline_parts import mar
+from headline_parts.rivals import RIVALS, Rival, TextEncoder, qwen2
+
+META = torch.device("meta")
+OURS: dict[str, dict[int, Callable[[], HartConfig]]] = {
+    "HART 0.7B": {size: lambda size=size: preset(f"hart-0.7b-{size}") for size in (512, 1024)},
+    **{f"HART-d{depth}": {256: lambda depth=depth: hart_imagenet(depth)} for depth in (20, 24, 30)},
+    **{f"VAR-d{depth}": {256: lambda depth=depth: var_imagenet(depth)} for depth in (20, 24, 30)},
+}
+NAMES = (*OURS, *RIVALS)
+Row = dict[str, Any]
+
+
+def sizes_of(name: str) -> tuple[int, ...]:
+    """Image sizes in pixels at which a model is measured."""
+    return tuple(OURS[name]) if name in OURS else RIVALS[name].sizes
+
+
+@dataclass(frozen=True)
+class Macs:
+    """Multiply-accumulates of matrix products and convolutions. attention: of these, those between tokens."""
+
+    total: int = 0
+    attention: int = 0
+
+    def __add__(self, other: Macs) -> Macs:
+        return Macs(self.total + other.total, self.attention + other.attention)
+
+    def __mul__(self, times: int) -> Macs:
+        return Macs(times * self.total, times * self.attention)
+
+
+def macs(work: Callable[[], object]) -> Macs:
+    """Counted by PyTorch, on tensors without memory, where attention is made of products of batches of matrices."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        work()
+    attention = sum(flops for name, flops in counter.get_flop_counts()["Global"].items() if "bmm" in str(name))
+    return Macs(counter.get_total_flops() // 2, attention // 2)
+
+
+def counted(name: str, size: int) -> Row:
+    """MACs of one image: all without memory, so that no machine is too small.
+
+    network: all steps with guidance. attention: of these, products between tokens. plain: without guidance. decoder:
+    once. text: the encoders of the prompt, and of the empty one of guidance (HART's is no text).
+    """
+    return _counted_ours(OURS[name][size]()) if name in OURS else _counted_rival(RIVALS[name], size)
+
+
+def _counted_rival(rival: Rival, size: int) -> Row:
+    with without_memory():
+        network, decoder = rival.network(size), rival.decoder()
+    channels, pixels = rival.latent
+    latent = torch.empty(1, channels, size // pixels, size // pixels, device=META)
+    images = (
+        _mar_macs(network)
+        if isinstance(network, mar.Mar)
+        else macs(lambda: rival.step(network, 2, size, _shapes)) * rival.steps
+    )
+    return {
+        "steps": rival.steps,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "network": images.total,
+        "attention": images.attention,
+        "plain": images.total // 2,
+        "decoder": macs(lambda: decoder(latent)).total,
+        "text": sum(2 * _text_macs(*text) for text in rival.texts),
+    }
+
+
+def _mar_macs(network: mar.Mar) -> Macs:
+    """All steps, whose number of known and new tokens differs; of the diffusion's calls, which are equal, two."""
+    classes = torch.zeros(2, dtype=torch.long, device=META)
+    sizes, total = mar.step_sizes(), Macs()
+    for known, count in zip(accumulate(sizes, initial=0), sizes, strict=False):
+        step = partial(network.step, _shapes(2, known, mar.CHANNELS), classes, count)
+        one, two = macs(partial(step, 1)), macs(partial(step, 2))
+        total += one + (two + one * -1) * (mar.DIFFUSION_STEPS - 1)
+    return total
+
+
+def _counted_ours(config: HartConfig) -> Row:
+    with without_memory():
+        tokenizer, hart = build(config)
+    text = config.transformer.text
+    encoder = None if text is None else RandomTextFeatures(text, 0)
+    pipe = HartPipeline(config, tokenizer, hart, device=META, dtype=torch.float32, text_encoder=encoder)
+    context = pipe.encode_prompt(0 if text is None else "a picture")
+    latent = torch.empty(1, config.tokenizer.latent_channels, *(2 * (config.tokenizer.scales[-1],)), device=META)
+    cost, images = model_cost(config), macs(lambda: pipe.generate(context))
+    return {
+        "steps": len(config.tokenizer.scales),
+        "parameters": cost.parameters["transformer"] + cost.parameters["residual diffusion"],
+        "network": images.total,
+        "attention": images.attention,
+        "plain": macs(lambda: pipe.generate(context, guidance_scale=0.0)).total,
+        "decoder": macs(lambda: pipe.tokenizer.decode(latent)).total,
+        "text": 0 if text is None else _text_macs(qwen2, text.tokens),
+        "as printed": printed_macs(config),
+    }
+
+
+def _text_macs(encoder: TextEncoder, tokens: int) -> int:
+    with without_memory():
+        network = encoder()
+    return macs(lambda: network(input_ids=torch.zeros(1, tokens, dtype=torch.long, device=META))).total
+
+
+def _shapes(*shape: int) -> Tensor:
+    return torch.empty(shape, device=META)
+
+
+def measured(name: str, size: int, batch: int, device: torch.device, dtype: torch.dtype, budget: float) -> Row:
+    """Seconds of a batch from text features to pixels. budget: about so many seconds for each of its parts."""
+    clock = device_clock(device)
+    if name in OURS:
+        pipe = HartPipeline.from_config(OURS[name][size](), device=device, dtype=dtype)
+        found = timed(GenerationTimer(pipe, clock), batch, repeats=5, seconds=budget)
+        seconds = sorted(call.seconds for call in found.generations)
+        row: Row = {"how": f"in full, {len(seconds)} calls", "latency_s": seconds[(len(seconds) - 1) // 2]}
+        return row | {"peak_gib": found.peak}
+    rival, peak = RIVALS[name], peak_memory(device)
+    if device.type == "cuda":
+        row = _in_full(rival, size, batch, device, dtype, clock, budget)
+    else:
+        row = _one_step(rival, size, batch, device, dtype, clock, budget)
+    return row | {"peak_gib": peak()}
+
+
+def _one_step(
+    rival: Rival, size: int, batch: int, device: torch.device, dtype: torch.dtype, clock: Clock, budget: float
+) -> Row:
+    """One step and the decoder, each with its module alone in memory; the step counts as often as there are steps."""
+    numbers = _numbers(device, dtype)
+    step = _best(
+        partial(rival.step, with_values(rival.network, device, dtype, size), 2 * batch, size, numbers), clock, budget
+    )
+    decoder = with_values(rival.decoder, device, dtype)
+    decoding = _best(partial(decoder, _latent(rival, size, batch, numbers)), clock, budget)
+    return {
+        "how": f"one step x {rival.steps} + decoder",
+        "step_s": step,
+        "decoder_s": decoding,
+        "latency_s": rival.steps * step + decoding,
+    }
+
+
+def _in_full(
+    rival: Rival, size: int, batch: int, device: torch.device, dtype: torch.dtype, clock: Clock, budget: float
+) -> Row:
+    """All steps and the decoder, without a scheduler's own work."""
+    network, decoder = with_values(rival.network, device, dtype, size), with_values(rival.decoder, device, dtype)
+    numbers = _numbers(device, dtype)
+    latent = _latent(rival, size, batch, numbers)
+
+    def generate() -> None:
+        for _ in range(rival.steps):
+            rival.step(network, 2 * batch, size, numbers)
+        decoder(latent)
+
+    return {"how": "in full", "latency_s": _best(generate, clock, budget)}
+
+
+@torch.inference_mode()
+def _best(work: Callable[[], object], clock: Clock, budget: float) -> float:
+    """The fastest of up to four calls that end within about `budget` seconds, or of one."""
+    start = time.monotonic()
+    calls = [clock.seconds(work)]
+    while len(calls) < 4 and time.monotonic() - start + calls[-1] < budget:
+        calls.append(clock.seconds(work))
+    return min(calls)
+
+
+def _numbers(device: torch.device, dtype: torch.dtype) -> Callable[..., Tensor]:
+    return lambda *shape: torch.randn(shape, device=device).to(dtype)
+
+
+def _latent(rival: Rival, size: int, batch: int, numbers: Callable[..., Tensor]) -> Tensor:
+    channels, pixels = rival.latent
+    return numbers(batch, channels, size // pixels, size // pixels).contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def with_values(build: Callable[..., nn.Module], device: torch.device, dtype: torch.dtype, *sizes: int) -> nn.Module:
+    """A module with random weights of variance 1 / inputs, its kernels channels-last."""
+    with without_memory():
+        module = build(*sizes)
+    module.to(dtype).to_empty(device=device).eval().requires_grad_(False)
+    noise = torch.randn(2**22, device=device)
+    for tensor in (*module.parameters(), *module.buffers()):
+        if not tensor.is_floating_point():
+            tensor.zero_()
+            continue
+        scale = 1 / math.sqrt(math.prod(tensor.shape[1:])) if tensor.dim() > 1 else 1.0
+        flat = tensor.view(-1)
+        for part in flat.split(len(noise)):
+            part.copy_(noise[: len(part)] * scale)
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
