@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hart.evaluation.metrics.features import (
         DEFAULT_FEATURES,
         EfficientNetLite0,
+        EfficientNetLite2,
         FeatureExtractor,
         Features,
         open_extractor,
@@ -42,6 +43,7 @@ __all__ = [
     "Cache",
     "Context",
     "EfficientNetLite0",
+    "EfficientNetLite2",
     "FeatureExtractor",
     "Features",
     "Figure",
@@ -77,8 +79,8 @@ __getattr__, __dir__ = lazy(
         "hart.evaluation.cache": "IMAGES TENSORS Cache records",
         "hart.evaluation.generated_images": "GeneratedImages quiet_prompts spread",
         "hart.evaluation.metrics.distances": "LEAST_IMAGES all_figures distances",
-        "hart.evaluation.metrics.features": "DEFAULT_FEATURES EfficientNetLite0 FeatureExtractor Features "
-        "open_extractor",
+        "hart.evaluation.metrics.features": "DEFAULT_FEATURES EfficientNetLite0 EfficientNetLite2 FeatureExtractor "
+        "Features open_extractor",
         "hart.evaluation.metrics.figures": "Figure bootstrap bootstrap_mean few_images_warning",
         "hart.evaluation.metrics.images": "ssim",
         "hart.evaluation.image_sets": "ImageSet features_of_set",

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from hart import HartError
 from hart.evaluation import (
     Context,
     FeatureExtractor,
@@ -112,6 +113,9 @@ class Judge:
     """Tells what the blots of an image show."""
 
     def __init__(self, emoji: EmojiSet, extractor: FeatureExtractor) -> None:
+        """Raises `HartError` for a set that lacks one of `THINGS`."""
+        if missing := [slug for slug in THINGS.values() if slug not in emoji.number]:
+            raise HartError(f"the set has no concept {missing[0]!r}, which is asked for: build the whole one")
         self.extractor = extractor
         self._words: list[str] = []
         renderings: list[Image.Image] = []
