@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -96,14 +96,17 @@ def _counted_rival(rival: Rival, size: int) -> Row:
 
 
 def _mar_macs(network: mar.Mar) -> Macs:
-    """All steps, whose number of known and new tokens differs; of the diffusion's calls, which are equal, two."""
+    """All steps, whose numbers of known tokens differ, and the diffusion of all tokens."""
     classes = torch.zeros(2, dtype=torch.long, device=META)
-    sizes, total = mar.step_sizes(), Macs()
-    for known, count in zip(accumulate(sizes, initial=0), sizes, strict=False):
-        step = partial(network.step, _shapes(2, known, mar.CHANNELS), classes, count)
-        one, two = macs(partial(step, 1)), macs(partial(step, 2))
-        total += one + (two + one * -1) * (mar.DIFFUSION_STEPS - 1)
-    return total
+    sizes = mar.step_sizes()
+    steps = (macs(partial(network.hidden, _shapes(2, known, mar.CHANNELS), classes)) for known in _before(sizes))
+    inputs = (_shapes(2, mar.CHANNELS), _shapes(2, mar.FREQUENCIES), _shapes(2, network.mask.shape[-1]))
+    return sum(steps, Macs()) + macs(partial(network.head, *inputs)) * (mar.TOKENS * mar.DIFFUSION_STEPS)
+
+
+def _before(sizes: Sequence[int]) -> list[int]:
+    """The sums of all sizes before each."""
+    return list(accumulate(sizes, initial=0))[:-1]
 
 
 def _counted_ours(config: HartConfig) -> Row:
