@@ -8,8 +8,7 @@ import * as viewer from "./viewer.js";
 
 const at = (id) => document.getElementById(id);
 const form = at("form");
-const MAX_SEED = Number.MAX_SAFE_INTEGER;
-const ASPECTS = [["square", 1, 1], ["portrait 3:4", 3, 4], ["landscape 4:3", 4, 3], ["tall 9:16", 9, 16], ["wide 16:9", 16, 9]];
+const ASPECTS = [["1:1", 1, 1], ["3:4", 3, 4], ["4:3", 4, 3], ["9:16", 9, 16], ["16:9", 16, 9]];
 
 let models = [];
 let images = []; // the history, newest first
@@ -58,7 +57,7 @@ function offer() {
   const sizes = ASPECTS.map(([name, width, height]) => {
     const scale = side / Math.sqrt(width * height);
     const [w, h] = [width, height].map((part) => Math.max(step, Math.round((part * scale) / step) * step));
-    return new Option(`${name}, ${w} × ${h}`, `${w}x${h}`);
+    return new Option(`${name} (${w} × ${h})`, `${w}x${h}`);
   });
   at("size").replaceChildren(...sizes);
   if (sizes.some((one) => one.value === chosen)) at("size").value = chosen;
