@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hart import __version__
-from hart.commands import data, evaluate, generate, models, train
+from hart.commands import data, evaluate, generate, models, serve, train
 from hart.commands.program import new_program, run_program
 
 app = new_program()
@@ -18,6 +18,7 @@ app.command()(models.info)
 app.command()(models.convert)
 app.command()(models.verify)
 app.command()(train.train)
+app.command()(serve.serve)
 app.add_typer(data.app, name="data")
 app.add_typer(evaluate.app, name="evaluate")
 
