@@ -145,7 +145,7 @@ def _described(model: ServedModel) -> dict[str, Any]:
             "variations": facts.variations,
             "sampling": facts.sampling.to_dict(),
         }
-    return {"id": model.name, "object": "model", "created": 0, "owned_by": "hart", "state": model.state, **known}
+    return {"id": model.name, "object": "model", "created": 0, "owned_by": "hart", "state": model.state, "problem": model.problem, **known}
 
 
 def _file(form: Form, name: str) -> bytes:

@@ -31,17 +31,9 @@ async function call(path, options = {}) {
   throw new ApiError(response.status === 429 && wait ? `${message} Try again in ${wait} s.` : message, response.status);
 }
 
-/** The models that the server offers, each with its own facts under `hart`. */
+/** The models that the server offers: {id, state, problem} and, of opened ones, {sizes, scales, sampling, edits, variations}. */
 export async function models() {
   return (await (await call("/v1/models")).json()).data;
-}
-
-/** "ready", or a sentence about what is being waited for. */
-export async function readiness() {
-  const response = await fetch("/readyz").catch(() => null);
-  if (response === null) return "The server cannot be reached";
-  const body = await response.json().catch(() => ({}));
-  return response.ok ? "ready" : (body.message ?? "Loading the model…");
 }
 
 const post = (path, body, signal) =>
@@ -76,6 +68,6 @@ export async function* draw(path, body, signal) {
   for await (const event of events(await post(path, body, signal))) {
     const done = event.type.endsWith(".completed");
     if (!done && !event.type.endsWith(".partial_image")) continue;
-    yield { index: event.index ?? 0, partial: event.partial_image_index, done, blob: toBlob(event.b64_json), seed: event.seed, size: event.size };
+    yield { index: event.image_index ?? 0, partial: event.partial_image_index, done, blob: toBlob(event.b64_json), seed: event.seed, size: event.size };
   }
 }

@@ -8,59 +8,49 @@ import * as viewer from "./viewer.js";
 
 const at = (id) => document.getElementById(id);
 const form = at("form");
-const ASPECTS = [["1:1", 1, 1], ["3:4", 3, 4], ["4:3", 4, 3], ["9:16", 9, 16], ["16:9", 16, 9]];
 
 let models = [];
 let images = []; // the history, newest first
+let watching;
 let running = null; // the AbortController of the drawing that is running
 const picked = new Set();
 
 // --- what the server offers ---
 
-const model = (id = at("model").value) => models.find((one) => one.id === id)?.hart ?? models[0]?.hart;
+const model = (id = at("model").value) => models.find((one) => one.id === id) ?? models[0];
 
-async function connect() {
+const STATES = { closed: "Not opened yet", opening: "Opening the model… You can already write and draw.", ready: "Ready" };
+
+/** Ask for the models, again and again: a model's facts are known once its file is open, and servers come and go. */
+async function watch() {
   try {
+    const known = models.length > 0 && model().scales;
     models = await api.models();
+    if (!known) offer();
+    at("status").textContent = STATES[models[0].state] ?? models[0].problem;
   } catch (error) {
     if (error.status === 401) askForKey();
     at("status").textContent = error.message;
-    return setTimeout(connect, 3000);
   }
-  at("model").replaceChildren(...models.map(({ id }) => new Option(id, id)));
-  offer();
-  setModelDefaults();
-  watch();
+  clearTimeout(watching);
+  watching = setTimeout(watch, models[0]?.state === "opening" ? 500 : 10000);
 }
 
-async function watch() {
-  const state = await api.readiness();
-  at("status").textContent = state === "ready" ? "Ready" : state;
-  if (state === "ready") await refreshModels();
-  setTimeout(watch, state === "ready" ? 15000 : 500);
-}
-
-/** A model's facts are known once its file is open. */
-async function refreshModels() {
-  if (models.every((one) => one.hart?.scales)) return;
-  models = await api.models().catch(() => models);
-  offer();
-  setModelDefaults();
-}
-
-/** The sizes and styles of the chosen model. */
+/** Models, sizes and styles, and the chosen model's settings. */
 function offer() {
+  const chosen = at("model").value;
+  at("model").replaceChildren(...models.map(({ id }) => new Option(id, id)));
+  if (models.some(({ id }) => id === chosen)) at("model").value = chosen;
+  offerModel();
+}
+
+/** What the chosen model draws, and its own settings. */
+function offerModel() {
   const facts = model();
-  const side = facts?.image_size ?? 128;
-  const step = facts?.downsampling ?? 16;
   const chosen = at("size").value;
-  const sizes = ASPECTS.map(([name, width, height]) => {
-    const scale = side / Math.sqrt(width * height);
-    const [w, h] = [width, height].map((part) => Math.max(step, Math.round((part * scale) / step) * step));
-    return new Option(`${name} (${w} × ${h})`, `${w}x${h}`);
-  });
-  at("size").replaceChildren(...sizes);
-  if (sizes.some((one) => one.value === chosen)) at("size").value = chosen;
+  const sizes = facts?.sizes ?? ["auto"];
+  at("size").replaceChildren(...sizes.map((size) => new Option(shape(size), size)));
+  if (sizes.includes(chosen)) at("size").value = chosen;
   at("styles").replaceChildren(...(facts?.styles ?? []).map((style) => {
     const chip = document.createElement("button");
     chip.type = "button";
@@ -73,6 +63,16 @@ function offer() {
     });
     return chip;
   }));
+  setModelDefaults();
+}
+
+/** "128x128" with its ratio: "1:1 (128 × 128)". */
+function shape(size) {
+  const [width, height] = size.split("x").map(Number);
+  if (!height) return "as the model draws";
+  let [a, b] = [width, height];
+  while (b) [a, b] = [b, a % b];
+  return `${width / a}:${height / a} (${width} × ${height})`;
 }
 
 function setModelDefaults() {
@@ -101,9 +101,12 @@ function settings() {
     seed: Number(form.seed.value),
     model: form.model.value || undefined,
     size: form.size.value,
-    guidance_scale: Number(form.guidance.value),
-    top_k: Number(form.top_k.value),
-    top_p: Number(form.top_p.value),
+    // a model that is still being opened draws with its own settings
+    ...(model()?.sampling && {
+      guidance_scale: Number(form.guidance.value),
+      top_k: Number(form.top_k.value),
+      top_p: Number(form.top_p.value),
+    }),
   };
 }
 
@@ -122,7 +125,7 @@ async function run(path, chosen, count, fields = {}) {
   busy(true);
   const tiles = Array.from({ length: count }, (_, index) => waitingTile({ ...chosen, seed: chosen.seed + index }));
   at("current").replaceChildren(...tiles.map(({ element }) => element));
-  const wanted = { ...chosen, ...fields, n: count, stream: true, partial_images: model(chosen.model)?.scales?.length ?? 3, output_format: "png" };
+  const wanted = { ...chosen, ...fields, n: count, stream: true, partial_images: model(chosen.model)?.scales ?? 3, output_format: "png" };
   for (const [name, value] of Object.entries(wanted)) if (value === "" || value === undefined) delete wanted[name];
   try {
     for await (const event of api.draw(path, fields.image ? multipart(wanted) : wanted, mine.signal)) {
@@ -131,6 +134,7 @@ async function run(path, chosen, count, fields = {}) {
       else tile.show(event.blob);
     }
     if (form.reroll.checked) roll();
+    if (!model(chosen.model)?.scales) watch();
   } catch (error) {
     if (error.name !== "AbortError") say(error.message);
     if (error.status === 401) askForKey();
@@ -185,7 +189,7 @@ function waitingTile(chosen) {
     element,
     show(blob) {
       partials.push(blob);
-      bar.max = (model(chosen.model)?.scales?.length ?? 3) + 1;
+      bar.max = model(chosen.model)?.scales ?? partials.length + 1;
       bar.value = partials.length;
       put(blob);
     },
@@ -258,10 +262,10 @@ function restore(stored) {
   form.reroll.checked = false;
   if (models.some(({ id }) => id === stored.model)) {
     form.model.value = stored.model;
-    offer();
+    offerModel();
   }
   if (stored.size) {
-    if (![...form.size.options].some(({ value }) => value === stored.size)) form.size.add(new Option(stored.size.replace("x", " × "), stored.size));
+    if (![...form.size.options].some(({ value }) => value === stored.size)) form.size.add(new Option(shape(stored.size), stored.size));
     form.size.value = stored.size;
   }
   for (const name of ["guidance_scale", "top_k", "top_p"]) {
@@ -291,7 +295,7 @@ async function edit(image) {
   } catch {
     return say("That file is not an image that this browser can show.");
   }
-  editor.open(bitmap, image.settings.prompt, model(image.settings.model)?.downsampling ?? 16, (work) => {
+  editor.open(bitmap, image.settings.prompt, model(image.settings.model)?.step ?? 16, (work) => {
     run("/v1/images/edits", { ...settings(), prompt: work.prompt || image.settings.prompt, size: work.size }, Number(form.count.value), {
       image: work.image,
       mask: work.mask,
@@ -327,7 +331,7 @@ at("key-button").addEventListener("click", askForKey);
 at("key").addEventListener("close", () => {
   if (at("key").returnValue !== "ok") return;
   api.setKey(at("key-value").value);
-  connect();
+  watch();
 });
 
 form.addEventListener("submit", (event) => {
@@ -338,7 +342,7 @@ form.addEventListener("input", showValues);
 at("stop").addEventListener("click", () => running?.abort());
 at("dice").addEventListener("click", roll);
 at("defaults").addEventListener("click", setModelDefaults);
-at("model").addEventListener("change", () => { offer(); setModelDefaults(); });
+at("model").addEventListener("change", offerModel);
 at("compare").addEventListener("click", () => viewer.compare([...picked]));
 at("clear").addEventListener("click", async () => {
   if (!confirm("Delete all images of the history from this browser?")) return;
@@ -374,7 +378,7 @@ document.addEventListener("drop", (event) => {
 
 roll();
 showValues();
-connect();
+watch();
 history.all().then((stored) => {
   images = stored;
   at("gallery").replaceChildren(...images.map(galleryTile));

@@ -39,7 +39,9 @@ export function open(image, model) {
   at("download").download = `${image.settings.prompt.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 60)}-${image.settings.seed}.png`;
   at("scale").max = at("scale").value = urls.length;
   at("scale").disabled = urls.length === 1;
-  const scales = model?.scales?.length ?? 1;
+  const scales = model?.scales ?? 1;
+  at("edit").hidden = !model?.edits;
+  at("vary").closest("fieldset").hidden = !model?.variations;
   at("kept").max = scales;
   at("kept").value = Math.floor(scales / 2);
   at("copied").textContent = "";
