@@ -50,7 +50,7 @@ def context(browser: Any) -> Iterator[Any]:
 
 @pytest.fixture
 def page(context: Any, address: str) -> Iterator[Any]:
-    """The page when the model is ready. Nothing may go wrong in it: no error of its scripts, no breach of its security policy."""
+    """The page when the model is ready. Its scripts may make no error and breach no security policy."""
     page = context.new_page()
     page.set_default_timeout(120_000)
     problems: list[str] = []
