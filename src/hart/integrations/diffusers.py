@@ -96,9 +96,10 @@ class HartDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         def on_scale(preview: ScalePreview) -> bool:
             if callback_on_step_end is not None:
                 callback_on_step_end(self, preview.k, preview.k, {"latents": preview.latent})
-            return not getattr(self, "_interrupt", False)
+            return not self._interrupt
 
         self._interrupt = False
+        self._interrupt = False  # what a callback sets to stop, as in other pipelines
         images = self.hart.pipeline(
             prompt,
             height=height,
