@@ -26,9 +26,7 @@ SAMPLING = {
 }
 
 
-def _options(
-    seed: int, batch_size: int, guidance: float, top_k: int, top_p: float, scales: int
-) -> dict[str, Any]:
+def _options(seed: int, batch_size: int, guidance: float, top_k: int, top_p: float, scales: int) -> dict[str, Any]:
     """Arguments of a pipeline's calls; with every scale a preview, and a look at whether the user pressed stop."""
     bar = comfy.utils.ProgressBar(scales)
 
