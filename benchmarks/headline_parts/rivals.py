@@ -33,6 +33,8 @@ from headline_parts import mar
 Numbers = Callable[..., Tensor]
 """Makes random numbers of the shape that it is given."""
 TextEncoder = Callable[[], nn.Module]
+Network = Callable[[int], nn.Module]
+Step = Callable[[nn.Module, int, int, Numbers], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +46,8 @@ class Rival:
     """
 
     steps: int
-    network: Callable[[int], nn.Module]
-    step: Callable[[nn.Module, int, int, Numbers], Tensor]
+    network: Network
+    step: Step
     latent: tuple[int, int]
     decoder: Callable[[], nn.Module]
     texts: tuple[tuple[TextEncoder, int], ...] = ()
@@ -183,7 +185,7 @@ def qwen2() -> nn.Module:
     return Qwen2Model(QWEN2)
 
 
-def _rival(step: Callable[..., Tensor], network: Callable[[int], nn.Module], channels: int, **more: Any) -> Rival:
+def _rival(step: Step, network: Network, channels: int, **more: Any) -> Rival:
     """With the autoencoder that has eight pixels a position."""
     parts: dict[str, Any] = {"latent": (channels, 8), "decoder": lambda: Decoder(autoencoder(channels))}
     return Rival(step=step, network=network, **parts | more)
