@@ -69,8 +69,9 @@ def test_residual_tokens_are_in_latent_units_and_the_process_in_float32_in_every
     # a denoiser of zeros predicts no noise, and a large start is then clipped to 1 at every step
     for parameter in head.denoiser.parameters():
         parameter.data.zero_()
-    start = 100 * torch.ones(2, CHANNELS)
-    sampled = head.sample(random_tensor(2, 32).to(dtype), None, 0.0, start, lambda: torch.zeros(2, CHANNELS))
+    given = torch.zeros(8, 2, CHANNELS)
+    given[0] = 100
+    sampled = head.sample(random_tensor(2, 32).to(dtype), None, (1.0, 0.0), given)
     torch.testing.assert_close(sampled, torch.full((2, CHANNELS), 0.6))
 
 

@@ -111,9 +111,9 @@ def test_the_steps_of_the_model_are_the_default(text: HartPipeline) -> None:
 
 
 def test_settings_come_from_the_call_then_from_sampling_then_from_the_model(text: HartPipeline) -> None:
-    assert text("a cat").sampling == text.config.sampling
+    assert text(PROMPTS).sampling == [text.config.sampling] * 2
     base = SamplingConfig(guidance_scale=2.0, top_k=7)
-    assert text("a cat", sampling=base, top_k=0).sampling == base.replace(top_k=None)
+    assert text("a cat", sampling=base, top_k=0).sampling == [base.replace(top_k=None)]
 
 
 def test_previews_come_once_a_scale_and_are_decoded_only_when_looked_at(text: HartPipeline) -> None:

@@ -293,6 +293,12 @@ class HartConfig(Config):
             )
 
     @property
+    def num_classes(self) -> int | None:
+        """How many classes a class-conditional model knows; None for a text model."""
+        classes = self.transformer.classes
+        return None if classes is None else classes.num_classes
+
+    @property
     def hybrid(self) -> bool:
         """Whether a continuous residual is sampled on top of the last scale's codes."""
         return self.diffusion is not None

@@ -131,14 +131,14 @@ class ResidualHead(nn.Module):
         self,
         condition: Tensor,
         null_condition: Tensor | None,
-        guidance: float,
-        start: Tensor,
-        sample_noise: Callable[[], Tensor],
-        steps: int | None = None,
+        guidance: tuple[Tensor | float, Tensor | float],
+        noise: Tensor,
     ) -> Tensor:
-        """Residual tokens (N, D) in latent units. steps: by default `sampling_steps`; else see `sample_residual`."""
-        process = self.sampling_process if steps is None else self._respaced(steps)
-        tokens = sample_residual(self.denoiser, process, condition, null_condition, guidance, start, sample_noise)
+        """Residual tokens (..., N, D) in latent units, in as many steps as there is noise; see `sample_residual`."""
+        process = self.sampling_process
+        if len(noise) != len(process):
+            process = self._respaced(len(noise))
+        tokens = sample_residual(self.denoiser, process, condition, null_condition, guidance, noise)
         return tokens * self.config.tokens_scale
 
     def _respaced(self, steps: int) -> DiffusionProcess:

@@ -25,19 +25,19 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from hart.config import SamplingConfig
 from hart.data.transforms import pil_to_pixels, to_signed, unit_to_pil
 from hart.errors import HartError, PromptWarning
-from hart.generation.next_scale import NextScaleGenerator
+from hart.generation.image_requests import ImageRequest, Request, checked_images, checked_request, contexts
+from hart.generation.next_scale import NextScaleGenerator, ScaleState
+from hart.generation.noise import SeededNoise
 from hart.generation.outputs import HartOutput, Reconstruction, ScalePreview, joined_images, psnr
 from hart.generation.request import (
     OutputType,
     Prompt,
-    Request,
     SamplingOptions,
     check_callbacks,
     check_output_type,
     check_size,
     checked_latents,
     checked_prompts,
-    checked_request,
 )
 from hart.inference.base import BasePipeline
 from hart.inference.components import Components
@@ -60,7 +60,7 @@ class HartPipeline(BasePipeline):
         *,
         negative_prompt: Prompt | Iterable[Prompt | None] | None = None,
         num_images_per_prompt: int = 1,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         prompt_embeds: Context | None = None,
         negative_prompt_embeds: Context | None = None,
@@ -78,15 +78,14 @@ class HartPipeline(BasePipeline):
         prompt: text for a text model, class numbers for a class model.
         negative_prompt: what guidance steers away from, one for all prompts or one for each; its features take the
             place of the unconditional ones. "" or None is unconditional.
-        seed: image i has the seed `seed + i`; by default 0.
-        generator: in place of a seed. A list has one for each image; a single one serves all images in turn, which
-            then depend on each other and on the batch size.
+        seed: image i has the seed `seed + i`, by default 0; or a list with one for each image.
+        generator: in place of seeds, which are drawn from it: one for each image, or one for all images in turn.
         prompt_embeds, negative_prompt_embeds: what `encode_prompt` returns, in place of prompts.
         output_type: see `hart.generation.request.OutputType`.
         sampling: settings in place of the model's own.
         settings: single settings, which override `sampling`: guidance_scale, top_k, top_p, gumbel_smoothing,
             maskgit_steps, diffusion_steps, discrete_only; see `SamplingConfig`. guidance_scale is that of the HART
-            paper: diffusers' minus 1.
+            paper: diffusers' minus 1. The first four may be lists, with a value for each prompt or each image.
         size: image size in pixels; a model has just one, any other is an error.
         batch_size: images generated together; by default 1 on a CPU and `GPU_BATCH` elsewhere.
         callback_on_scale: called after every scale of every batch. If it returns False, the call ends with the images
@@ -120,8 +119,8 @@ class HartPipeline(BasePipeline):
             batch = HartOutput(
                 components.images(latents, output_type),
                 [request.prompts[i // request.images_per_prompt] for i in images] if request.prompts else [],
-                [request.seeds[i] for i in images] if request.seeds else [],
-                request.sampling,
+                [request.seeds[i] for i in images],
+                [request.sampling(i) for i in images],
                 batch_size,
             )
             if callback_on_batch is not None:
@@ -132,7 +131,7 @@ class HartPipeline(BasePipeline):
             joined_images([batch.images for batch in batches]),
             [prompt for batch in batches for prompt in batch.prompts],
             [seed for batch in batches for seed in batch.seeds],
-            request.sampling,
+            [sampling for batch in batches for sampling in batch.sampling],
             batch_size,
         )
 
@@ -150,7 +149,7 @@ class HartPipeline(BasePipeline):
         prompt_embeds: Context,
         *,
         negative_prompt_embeds: Context | None = None,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         sampling: SamplingConfig | None = None,
         callback_on_scale: OnScale | None = None,
@@ -171,6 +170,15 @@ class HartPipeline(BasePipeline):
         )
         ((_, latents),) = self._sampled(request, components, callback_on_scale)
         return latents
+
+    def generate_rows(self, images: Sequence[ImageRequest]) -> Iterator[ScaleState]:
+        """One batch, for servers: the state of all its images after every scale, and the latents in the last one.
+
+        images: of different people, each with its own prompt, seed and settings; those in
+            `hart.generation.rows.SHARED` must agree. `decode` makes images of a state's latent. Whoever stops asking
+            stops the generation and frees its memory. Raises `HartError` at once for what the model cannot take.
+        """
+        return _states(checked_images(self.config, images), self._components, self._encoded)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, output_type: OutputType = "pil") -> Any:
@@ -203,11 +211,8 @@ class HartPipeline(BasePipeline):
         batches, scales = -(-request.count // request.batch_size), len(self.config.tokenizer.scales)
         with tqdm(total=batches * scales, **self._progress_bar) as bar:
             for number, images in enumerate(request.batches()):
-                contexts = request.contexts(images, encode, parts.device)
-                noise = request.noise(images, parts.device)
-                generator = NextScaleGenerator(parts.hart, parts.tokenizer.quantizer, request.sampling, noise)
-                stopped = False
-                for state in generator.states(*contexts):
+                rows, stopped = [request.image(i) for i in images], False
+                for state in _states(rows, parts, encode):
                     bar.update()
                     if on_scale is not None:
                         preview = ScalePreview(state.k, scales, number, batches, images, state.latent, parts.images)
@@ -228,6 +233,16 @@ class HartPipeline(BasePipeline):
             return encoder.encode([prompt])
         assert self.num_classes is not None
         return ClassContext(torch.tensor([prompt]), self.num_classes)
+
+
+def _states(
+    images: Sequence[ImageRequest], parts: Components, encode: Callable[[Prompt], Context]
+) -> Iterator[ScaleState]:
+    """The states of a batch of checked requests."""
+    noise = SeededNoise([image.seed for image in images], parts.device)
+    settings = [image.sampling for image in images if image.sampling is not None]
+    generator = NextScaleGenerator(parts.hart, parts.tokenizer.quantizer, settings, noise)
+    return generator.states(*contexts(images, encode, parts.device))
 
 
 def _warn(message: str) -> None:

@@ -21,7 +21,7 @@ from hart.config import (
     TransformerConfig,
 )
 from hart.generation.next_scale import NextScaleGenerator
-from hart.generation.noise import GeneratorNoise
+from hart.generation.noise import SeededNoise
 from hart.inference.cost import (
     MODULES,
     PARTS,
@@ -84,7 +84,7 @@ def measured_macs(config: HartConfig, *, guided: bool) -> int:
         hart,
         tokenizer.quantizer,
         config.sampling if guided else config.sampling.replace(guidance_scale=0.0),
-        GeneratorNoise([torch.Generator().manual_seed(0)], torch.device("cpu")),
+        SeededNoise([0], torch.device("cpu")),
     )
     context: Context = (
         ClassContext(torch.tensor([1]), config.transformer.classes.num_classes)

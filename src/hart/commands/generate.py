@@ -278,7 +278,7 @@ class ImageWriter:
 
         together = tuple(str(prompt) for prompt in batch.prompts)
         return ImageSettings(
-            sampling=batch.sampling,
+            sampling=batch.sampling[row],
             size=pipe.image_size,
             device=str(pipe.device),
             dtype=dtype_name(pipe.dtype),

@@ -106,5 +106,14 @@ def slightly_moved(image: Tensor, uniform: Tensor) -> Tensor:
 
 def unit_to_pil(image: Tensor) -> Image.Image:
     """(3, H, W) float, 0 to 1 (values outside are clipped) -> an RGB image."""
-    pixels = image.detach().float().clamp(0, 1).mul(255).round().to("cpu", torch.uint8)
-    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy(), "RGB")
+    return pixels_to_pil(unit_to_pixels(image).cpu())
+
+
+def unit_to_pixels(images: Tensor) -> Tensor:
+    """(..., 3, H, W) float, 0 to 1 (values outside are clipped) -> (..., H, W, 3) uint8 on the same device."""
+    return images.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8).movedim(-3, -1).contiguous()
+
+
+def pixels_to_pil(pixels: Tensor) -> Image.Image:
+    """(H, W, 3) uint8 on the CPU -> an RGB image."""
+    return Image.fromarray(pixels.numpy(), "RGB")

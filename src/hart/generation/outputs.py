@@ -24,15 +24,15 @@ class HartOutput:
 
     images: of the `hart.generation.request.OutputType` that was asked for, by default a list of PIL images.
     prompts: one per image; empty if features were given in their place.
-    seeds: one per image; empty if generators were given in their place.
-    sampling: the settings they were made with.
+    seeds: one per image; drawn from generators where those were given.
+    sampling: the settings of each image.
     batch_size: how many were made together; images i // batch_size belong to one batch.
     """
 
     images: Any
     prompts: list[Prompt]
     seeds: list[int]
-    sampling: SamplingConfig
+    sampling: list[SamplingConfig]
     batch_size: int
 
 

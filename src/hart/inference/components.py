@@ -20,7 +20,8 @@ from hart.checkpoint.loading import save_model
 from hart.checkpoint.lora import has_lora, merge_lora
 from hart.checkpoint.storage import CONFIG_FILE, HART_FILE, TEXT_ENCODER_FILE, TOKENIZER_FILE
 from hart.config import HartConfig
-from hart.data.transforms import unit_to_pil
+from hart.data.transforms import pixels_to_pil, unit_to_pixels
+from hart.devices import dtype_name
 from hart.errors import HartError
 from hart.generation.request import OutputType
 from hart.inference.packing import is_packed, pack, unpack_linears
@@ -50,20 +51,33 @@ class Components:
 
     def decode(self, latent: Tensor) -> Tensor:
         """One latent (D, n_K, n_K) to an image (3, H, W) in [0, 1], float32 on the CPU."""
-        image = self.tokenizer.decode(latent.unsqueeze(0).to(self.device))[0].float().cpu()
-        if not bool(image.isfinite().all()):
-            raise HartError(f"the image is not finite in {self.dtype}: use float32 or bfloat16")
-        return (image + 1) / 2
+        image = self._decoded(latent)
+        self._require_finite(image.isfinite().all())
+        return image.cpu()
 
     def images(self, latents: Tensor, output_type: OutputType = "pil") -> Any:
         """Latents (B, D, n_K, n_K), decoded one by one, as images of the given type."""
         if output_type == "latent":
+            self._require_finite(latents.isfinite().all())
             return latents
-        images = [self.decode(latent) for latent in latents]
         if output_type == "pil":
-            return [unit_to_pil(image) for image in images]
-        stacked = torch.stack(images)
+            # whole bytes leave the device, after all else
+            decoded = [self._decoded(latent) for latent in latents]
+            finite = torch.stack([image.isfinite().all() for image in decoded]).all()
+            pixels = torch.stack([unit_to_pixels(image) for image in decoded]).cpu()
+            self._require_finite(finite)
+            return [pixels_to_pil(image) for image in pixels]
+        stacked = torch.stack([self.decode(latent) for latent in latents])
         return stacked if output_type == "pt" else stacked.permute(0, 2, 3, 1).numpy()
+
+    def _decoded(self, latent: Tensor) -> Tensor:
+        """One latent (D, n_K, n_K) to an image (3, H, W) in [0, 1], float32 on the device."""
+        return (self.tokenizer.decode(latent.unsqueeze(0).to(self.device))[0].float() + 1) / 2
+
+    def _require_finite(self, finite: Tensor) -> None:
+        """The one look, at the end, for numbers that left their range anywhere on the way."""
+        if not bool(finite):
+            raise HartError(f"the image is not finite in {dtype_name(self.dtype)}: use float32 or bfloat16")
 
     def plain(self) -> Components:
         """These components with no layer packed, so that weights can be seen and changed; themselves if none is."""

@@ -84,7 +84,7 @@ def model_cost(config: HartConfig, *, guided: bool = True) -> ModelCost:
     seen = sizes.text.tokens if sizes.text is not None else 1
     context = _context(sizes, rows)
     # of each scale: linear layers, attention, head
-    steps = [(0, 0, _head(sizes, rows, tokens=1))]
+    steps = [(0, 0, rows * _head_modulation(sizes) + _head(sizes, rows, tokens=1))]
     for step_tokens in [*([count] for count in counts[1:-1]), last_steps]:
         linear = attention = head = 0
         for tokens in step_tokens:
@@ -123,13 +123,12 @@ def transformer_training_macs(
 
     The diffusion's network runs `batch_multiplier` times per token.
     """
-    total = _context(sizes, rows=1) + _head(sizes, rows=1, tokens=1)
+    total = _context(sizes, rows=1) + _head_modulation(sizes) + _head(sizes, rows=1, tokens=1)
     seen = sizes.text.tokens if sizes.text is not None else 1
     for tokens in (*sizes.schedule.token_counts[1:-1], last_tokens):
         seen += tokens
         linear = tokens * (sizes.latent_channels * sizes.width + _block_linear(sizes))
-        # the head's modulation counts once, with scale 1
-        total += _level(sizes) + linear + _attention(sizes, tokens, seen) + tokens * sizes.width * sizes.codebook_size
+        total += _level(sizes) + linear + _attention(sizes, tokens, seen) + _head(sizes, rows=1, tokens=tokens)
     if diffusion is None:
         return total
     denoiser, time = _denoiser(diffusion, sizes.latent_channels)
@@ -206,9 +205,14 @@ def _level(sizes: TransformerConfig) -> int:
     return sizes.width * (2 * FREQUENCIES + sizes.width) if sizes.level_embedding == "sinusoidal" else 0
 
 
+def _head_modulation(sizes: TransformerConfig) -> int:
+    """Scale and shift in front of the head, once an image and half of the guidance."""
+    return 2 * sizes.width**2
+
+
 def _head(sizes: TransformerConfig, rows: int, tokens: int) -> int:
-    """Modulation of the head and logits of all N tokens."""
-    return rows * (2 * sizes.width**2 + tokens * sizes.width * sizes.codebook_size)
+    """Logits of all N tokens."""
+    return rows * tokens * sizes.width * sizes.codebook_size
 
 
 def _codes(config: HartConfig) -> int:

@@ -17,7 +17,7 @@ from hart.checkpoint.storage import fingerprint, load_state
 from hart.config import ConfigError, HartConfig
 from hart.data.datasets import CaptionedImages
 from hart.generation.next_scale import NextScaleGenerator
-from hart.generation.noise import GeneratorNoise
+from hart.generation.noise import SeededNoise
 from hart.losses.hart_loss import (
     DiffusionNoise,
     code_clusters,
@@ -26,7 +26,7 @@ from hart.losses.hart_loss import (
     sample_last_positions,
 )
 from hart.model import Hart
-from hart.randomness import CPU, generator_for
+from hart.randomness import CPU, generator_for, seed_of
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.conditions import drop_condition, open_conditioner, with_text_noise
 from hart.training.config import TransformerRecipe
@@ -215,7 +215,7 @@ class TransformerTask(TransformerStage):
         context = self._context(self.tokens.first(SAMPLES))
         # the same numbers every time, so that only the model changes
         seed = self.recipe.trainer.seed
-        noise = GeneratorNoise([generator_for(seed, "samples", i) for i in range(len(context))], self.device)
+        noise = SeededNoise([seed_of(seed, "samples", i) for i in range(len(context))], self.device)
         generate = NextScaleGenerator(module, self.tokenizer.quantizer, self.recipe.sampling, noise)
         image = self.tokenizer.decode(generate(context))
         return {"generated": image_row(image)}

@@ -41,15 +41,30 @@ class LevelTable(nn.Module):
 
 @dataclass(frozen=True)
 class Conditioning:
-    """A context, prepared once for all scales: its embedding, and each block's modulation (B, 6, C) or None."""
+    """A context, prepared once for all scales.
+
+    Its embedding, each block's modulation (B, 6, C) or None, and the head's (B, 2, C).
+    """
 
     context: EmbeddedContext
     modulations: tuple[Tensor | None, ...]
+    head_modulation: Tensor
 
     def rows_of(self, rows: slice, tokens: slice = slice(None)) -> Conditioning:
         """See `EmbeddedContext.rows_of`."""
         modulations = (None if m is None else m[rows] for m in self.modulations)
-        return Conditioning(self.context.rows_of(rows, tokens), tuple(modulations))
+        return Conditioning(self.context.rows_of(rows, tokens), tuple(modulations), self.head_modulation[rows])
+
+    @staticmethod
+    def cat(parts: Sequence[Conditioning]) -> Conditioning:
+        """The rows of all parts."""
+        blocks = zip(*(part.modulations for part in parts), strict=True)
+        modulations = (None if block[0] is None else torch.cat(block) for block in blocks)
+        return Conditioning(
+            EmbeddedContext.cat([part.context for part in parts]),
+            tuple(modulations),
+            torch.cat([part.head_modulation for part in parts]),
+        )
 
 
 class ModulatedHead(nn.Module):
@@ -61,14 +76,18 @@ class ModulatedHead(nn.Module):
         self.modulation = SiluLinear(config.width, 2 * config.width)
         self.linear = nn.Linear(config.width, config.codebook_size)
 
-    def forward(self, hidden: Tensor, condition: Tensor) -> Tensor:
-        """hidden (B, N, C), condition (B, C) to logits (B, N, V) in float32."""
-        scale, shift = self.modulation(condition).unsqueeze(1).chunk(2, dim=2)
+    def forward(self, hidden: Tensor, modulation: Tensor) -> Tensor:
+        """hidden (B, N, C), scale and shift (B, 2, C) from `modulation`, to logits (B, N, V) in float32."""
+        scale, shift = modulation.unsqueeze(2).unbind(1)
         h = modulate(self.norm(hidden), scale, shift)
         # always in float32: guidance and low temperatures amplify the rounding of logits. The weights are converted at
         # each call, so that they are stored and moved like all others.
         with torch.autocast(h.device.type, enabled=False):
-            return F.linear(h.float(), self.linear.weight.float(), self.linear.bias.float())
+            weight, bias, h = self.linear.weight.float(), self.linear.bias.float(), h.float()
+            if h.shape[1] > 1 or h.device.type != "cpu":
+                return F.linear(h, weight, bias)
+            # single tokens one by one on a CPU, whose products of few rows round by their number
+            return torch.cat([F.linear(row, weight, bias) for row in h.split(1)])
 
 
 class HartTransformer(nn.Module):
@@ -110,7 +129,8 @@ class HartTransformer(nn.Module):
         """Embed a context of batch B and compute the blocks' modulations."""
         embedded = self.context_embedder(context)
         blocks = [cast(Block, block) for block in self.blocks]
-        return Conditioning(embedded, tuple(block.modulation(embedded.block_condition) for block in blocks))
+        modulations = tuple(block.modulation(embedded.block_condition) for block in blocks)
+        return Conditioning(embedded, modulations, self.head.modulation(embedded.head_condition).unflatten(1, (2, -1)))
 
     def embed_context(self, conditioning: Conditioning) -> tuple[Tensor, Rotation | None]:
         """The context's tokens (B, S, C) with level (and absolute position) added, and their rotation."""
@@ -213,7 +233,7 @@ class HartTransformer(nn.Module):
 
     def logits(self, hidden: Tensor, conditioning: Conditioning) -> Tensor:
         """Hidden states (B, N, C) to logits (B, N, V) in float32."""
-        return self.head(hidden, conditioning.context.head_condition)
+        return self.head(hidden, conditioning.head_modulation)
 
     def _level(self, k: int, like: Tensor) -> Tensor:
         return self.level_embedding(torch.full((1,), k, device=like.device))
