@@ -109,7 +109,7 @@ def counts_table(counts: dict[str, Row]) -> list[str]:
             yield [name, row["steps"], row["parameters"] / 1e6, *tera, ratio, _printed(model, size), printed_ratio]
 
     header = ["model", "steps", "parameters, M", "network", "of it attention", "without guidance", "decoder", "text"]
-    return table([*header, "x HART", "printed", "x HART, printed"], rows())
+    return table([*header, "times HART's", "printed", "times HART's, printed"], rows())
 
 
 def whole(row: Row) -> int:

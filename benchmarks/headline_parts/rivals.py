@@ -11,28 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DiTTransformer2DModel,
-    PixArtTransformer2DModel,
-    SD3Transformer2DModel,
-    UNet2DConditionModel,
-)
 from torch import Tensor, nn
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    Qwen2Config,
-    Qwen2Model,
-    T5Config,
-    T5EncoderModel,
-)
 
 from headline_parts import mar
 
 Numbers = Callable[..., Tensor]
 """Makes random numbers of the shape that it is given."""
 TextEncoder = Callable[[], nn.Module]
+Network = Callable[[int], nn.Module]
+Step = Callable[[nn.Module, int, int, Numbers], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +31,8 @@ class Rival:
     """
 
     steps: int
-    network: Callable[[int], nn.Module]
-    step: Callable[[nn.Module, int, int, Numbers], Tensor]
+    network: Network
+    step: Step
     latent: tuple[int, int]
     decoder: Callable[[], nn.Module]
     texts: tuple[tuple[TextEncoder, int], ...] = ()
@@ -53,6 +40,8 @@ class Rival:
 
 
 def _sdxl(size: int) -> nn.Module:
+    from diffusers import UNet2DConditionModel
+
     return UNet2DConditionModel(
         sample_size=size // 8,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -75,6 +64,8 @@ def _sdxl_step(network: nn.Module, rows: int, size: int, numbers: Numbers) -> Te
 
 
 def _sd3(_: int) -> nn.Module:
+    from diffusers import SD3Transformer2DModel
+
     return SD3Transformer2DModel(
         num_layers=24,
         num_attention_heads=24,
@@ -103,6 +94,8 @@ DIT: dict[str, Any] = {
 
 
 def _pixart(size: int) -> nn.Module:
+    from diffusers import PixArtTransformer2DModel
+
     return PixArtTransformer2DModel(
         **DIT,
         sample_size=size // 8,
@@ -120,6 +113,8 @@ def _pixart_step(network: nn.Module, rows: int, size: int, numbers: Numbers) -> 
 
 
 def _dit(size: int) -> nn.Module:
+    from diffusers import DiTTransformer2DModel
+
     return DiTTransformer2DModel(**DIT, sample_size=size // 8, norm_type="ada_norm_zero")
 
 
@@ -136,56 +131,53 @@ def _mar_step(network: nn.Module, rows: int, _: int, numbers: Numbers) -> Tensor
     return network.step(numbers(rows, known, mar.CHANNELS), classes, mar.TOKENS // mar.STEPS)
 
 
-def autoencoder(channels: int, widths: tuple[int, ...] = (128, 256, 512, 512)) -> AutoencoderKL:
-    """The KL autoencoder of latent diffusion; a level of `widths` halves the side, but for the last."""
+def _decoder(channels: int, widths: tuple[int, ...] = (128, 256, 512, 512)) -> nn.Module:
+    """That of latent diffusion's KL autoencoder; a level of `widths` doubles the side, but for the last."""
+    from diffusers import AutoencoderKL
+
     levels = len(widths)
-    return AutoencoderKL(
+    whole = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
         block_out_channels=widths,
         layers_per_block=2,
         latent_channels=channels,
     )
+    return nn.Sequential(whole.post_quant_conv, whole.decoder)
 
 
-class Decoder(nn.Module):
-    """What an autoencoder decodes with, alone."""
+def _clip(width: int, depth: int, heads: int) -> TextEncoder:
+    def build() -> nn.Module:
+        from transformers import CLIPTextConfig, CLIPTextModel
 
-    def __init__(self, whole: AutoencoderKL) -> None:
-        super().__init__()
-        self.before, self.decoder = whole.post_quant_conv, whole.decoder
+        sizes = {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads}
+        return CLIPTextModel(CLIPTextConfig(**sizes, intermediate_size=4 * width))
 
-    def forward(self, latent: Tensor) -> Tensor:
-        return self.decoder(self.before(latent))
-
-
-def _clip(width: int, depth: int, heads: int, activation: str) -> TextEncoder:
-    sizes = {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads}
-    config = CLIPTextConfig(**sizes, intermediate_size=4 * width, hidden_act=activation, vocab_size=49408)
-    return lambda: CLIPTextModel(config)
+    return build
 
 
-CLIP_L, CLIP_G = _clip(768, 12, 12, "quick_gelu"), _clip(1280, 32, 20, "gelu")
-T5_XXL = T5Config(
-    d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu", vocab_size=32128
-)
-QWEN2 = Qwen2Config(
-    hidden_size=1536, num_hidden_layers=28, num_attention_heads=12, num_key_value_heads=2, intermediate_size=8960
-)
+CLIP_L, CLIP_G = _clip(768, 12, 12), _clip(1280, 32, 20)
 
 
 def t5() -> nn.Module:
-    return T5EncoderModel(T5_XXL)
+    """T5-XXL, version 1.1."""
+    from transformers import T5Config, T5EncoderModel
+
+    sizes = {"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64}
+    return T5EncoderModel(T5Config(**sizes, feed_forward_proj="gated-gelu"))
 
 
 def qwen2() -> nn.Module:
-    """The text encoder of HART's text-to-image models."""
-    return Qwen2Model(QWEN2)
+    """The text encoder of HART's text-to-image models, Qwen2-1.5B."""
+    from transformers import Qwen2Config, Qwen2Model
+
+    sizes = {"hidden_size": 1536, "num_hidden_layers": 28, "num_attention_heads": 12, "num_key_value_heads": 2}
+    return Qwen2Model(Qwen2Config(**sizes, intermediate_size=8960))
 
 
-def _rival(step: Callable[..., Tensor], network: Callable[[int], nn.Module], channels: int, **more: Any) -> Rival:
+def _rival(step: Step, network: Network, channels: int, **more: Any) -> Rival:
     """With the autoencoder that has eight pixels a position."""
-    parts: dict[str, Any] = {"latent": (channels, 8), "decoder": lambda: Decoder(autoencoder(channels))}
+    parts: dict[str, Any] = {"latent": (channels, 8), "decoder": lambda: _decoder(channels)}
     return Rival(step=step, network=network, **parts | more)
 
 
@@ -199,7 +191,7 @@ def _mar(sizes: mar.Sizes) -> Rival:
         network=lambda _: mar.Mar(sizes),
         step=_mar_step,
         latent=(mar.CHANNELS, 16),
-        decoder=lambda: Decoder(autoencoder(mar.CHANNELS, (128, 128, 256, 256, 512))),
+        decoder=lambda: _decoder(mar.CHANNELS, (128, 128, 256, 256, 512)),
         sizes=(256,),
     )
 

@@ -23,10 +23,10 @@ from hart.pipeline import HartPipeline
 OnStepEnd = Callable[["HartDiffusionPipeline", int, int, dict[str, Any]], dict[str, Any]]
 
 
-class HartModel(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class HartModel(ModelMixin, ConfigMixin):
     """A whole model as the one component of a `HartDiffusionPipeline`; `pipeline` is hart's own."""
 
-    config_name = "config.json"
+    config_name = "config.json"  # type: ignore[assignment]
 
     def __init__(self, pipeline: HartPipeline) -> None:
         super().__init__()
@@ -57,14 +57,15 @@ class HartModel(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return self.pipeline.dtype
 
 
-class HartDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
+class HartDiffusionPipeline(DiffusionPipeline):
     """Images from text by next-scale prediction, called like any pipeline of diffusers."""
 
     model_cpu_offload_seq = "hart"
+    hart: HartModel
 
     def __init__(self, hart: HartModel) -> None:
         super().__init__()
-        self.register_modules(hart=hart)
+        self.register_modules(hart=hart)  # type: ignore[attr-defined]
 
     def __call__(
         self,

@@ -81,8 +81,8 @@ def prompts() -> list[Asked]:
     left, right, middle = (0.27, 0.5), (0.73, 0.5), (0.5, 0.5)
     asked = [Asked("single", with_article(word), (Part(word, None, *middle),)) for word in words]
     for one, other in pairs:
-        parts = (Part(one, None, *left), Part(other, None, *right))
-        asked.append(Asked("two", f"{with_article(one)} and {with_article(other)}", parts))
+        both = (Part(one, None, *left), Part(other, None, *right))
+        asked.append(Asked("two", f"{with_article(one)} and {with_article(other)}", both))
     places = {2: (left, right), 3: ((0.5, 0.27), (0.27, 0.73), (0.73, 0.73))}
     places[4] = tuple((x, y) for y in (0.27, 0.73) for x in (0.27, 0.73))
     for at, word in enumerate(words):
