@@ -40,7 +40,7 @@ class Speed(Config, kw_only=True):
     cache: CacheType = "model"
     """How keys and values are kept: in the model's type, in bfloat16, or in 8 bits."""
     compile: bool = False
-    """Let PyTorch's compiler fuse what lies between the products of a block: exact, and the first image takes minutes."""
+    """Let PyTorch's compiler fuse what lies between a block's products: exact, and the first image takes minutes."""
     graphs: bool = False
     """On NVIDIA GPUs, record the kernels of a scale once and replay them: exact."""
     tiled: bool = False

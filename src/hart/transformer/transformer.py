@@ -245,7 +245,8 @@ class HartTransformer(nn.Module):
         cache: KVCache | None = None,
     ) -> Tensor:
         for layer, (block, modulation) in enumerate(zip(self.blocks, conditioning.modulations, strict=True)):
-            x = block(x, rotation, modulation, segments=segments, cache=cache, layer=layer)
+            of_layer = None if cache is None else cache.layer(layer)
+            x = block(x, rotation, modulation, segments=segments, cache=of_layer)
         if cache is not None:
             cache.advance(x.shape[1])
         return x
@@ -261,7 +262,7 @@ class HartTransformer(nn.Module):
             x, *others = inputs
             turn = (others[0], others[1]) if turned else None
             for layer, block in enumerate(self.blocks):
-                x = block(x, turn, others[turned + layer] if modulations else None, cache=here, layer=layer)
+                x = block(x, turn, others[turned + layer] if modulations else None, cache=here.layer(layer))
             return x
 
         hidden = graphs.run(work, [x, *(rotation or ()), *modulations], cache)
