@@ -197,6 +197,8 @@ def prepared(
     if decoder_type != torch.float16:
         tokenizer.decoder.to(decoder_type)
         tokenizer.post_quant_conv.to(decoder_type)
+    if speed.decoder == "bfloat16":
+        tokenizer.encoder.to(torch.bfloat16)  # at rest: it computes in float32
     # convolutions run on channels-last memory without reordering it
     tokenizer.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     accelerate(hart, speed)

@@ -17,6 +17,7 @@ from torch import nn
 
 from hart.config import CacheType
 from hart.errors import HartError
+from hart.inference.graphs import BlockGraphs
 from hart.inference.kernels import PackedInt8Linear, give_kernels, kernel_refusal, take_kernels
 from hart.inference.packing import pack, packing_refusal, repeated_blocks, unpack_linears
 from hart.layers.quantized import QuantizedLinear, quantize_linears
@@ -35,9 +36,13 @@ class Speed(Config, kw_only=True):
     """packed: in the memory order of the processor's kernels, exact. int8, fp8: large layers in 8 bits, and the rows of
     their inputs too."""
     decoder: Literal["model", "bfloat16"] = "model"
-    """The number type of the decoder: the model's, or bfloat16."""
+    """The number type of the decoder: the model's, or bfloat16, in which the encoder's weights then rest too."""
     cache: CacheType = "model"
     """How keys and values are kept: in the model's type, in bfloat16, or in 8 bits."""
+    compile: bool = False
+    """Let PyTorch's compiler fuse what lies between a block's products: exact, and the first image takes minutes."""
+    graphs: bool = False
+    """On NVIDIA GPUs, record the kernels of a scale once and replay them: exact."""
     tiled: bool = False
     """Decode in strips: exact, and half the memory or less at large sizes."""
     offload: bool = False
@@ -58,6 +63,7 @@ LEVELS: Mapping[str, Speed] = MappingProxyType(
     {
         "plain": Speed(weights="plain"),
         "exact": EXACT,
+        "compiled": Speed(compile=True, graphs=True),
         "int8": INT8,
         "fp8": INT8.replace(weights="fp8"),
         "draft": INT8.replace(diffusion_steps=4),
@@ -87,6 +93,10 @@ def described(speed: Speed, device: torch.device, dtype: torch.dtype) -> list[st
             refusal = kernel_refusal(EIGHT_BITS[speed.weights], device)
             how = "" if refusal is None else f", multiplied as float32: {refusal}"
             lines.append(f"weights and activations of large layers in {speed.weights}{how}")
+    if speed.compile:
+        lines.append("blocks compiled by PyTorch")
+    if speed.graphs:
+        lines.append("a CUDA graph a scale" if device.type == "cuda" else f"no CUDA graphs on {device.type}")
     if speed.decoder != "model":
         lines.append(f"decoder in {speed.decoder}")
     if speed.cache != "model":
@@ -108,6 +118,11 @@ def accelerate(hart: Hart, speed: Speed) -> None:
     give_kernels(hart)
     if speed.weights == "packed":
         pack(hart)
+    if speed.compile:
+        for block in hart.transformer.blocks:
+            block.compile(dynamic=True)
+    on_cuda = hart.transformer.word_embed.weight.is_cuda
+    hart.transformer.graphs = BlockGraphs() if speed.graphs and on_cuda else None
     hart.transformer.cache_type = {"model": None, "bfloat16": torch.bfloat16, "int8": torch.int8}[speed.cache]
 
 

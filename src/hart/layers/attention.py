@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hart.layers.kv_cache import KVCache
+from hart.layers.kv_cache import LayerCache
 from hart.layers.linear import Linear
 from hart.layers.rope import Rotation, rotate
 
@@ -48,14 +48,13 @@ class Attention(nn.Module):
         rotation: Rotation | None,
         *,
         segments: Sequence[int] | None = None,
-        cache: KVCache | None = None,
-        layer: int = 0,
+        cache: LayerCache | None = None,
     ) -> Tensor:
         """x (B, N, C) to (B, N, C).
 
         segments: lengths of consecutive groups of tokens; a group sees itself and all groups before it.
             Without it, all tokens see each other.
-        cache: tokens also see everything in the cache, and are appended to it as `layer`.
+        cache: tokens also see everything in the cache, and are appended to it.
         """
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = self.qkv(x, bias)
@@ -66,7 +65,7 @@ class Attention(nn.Module):
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
         if cache is not None:
-            k, v = cache.append(layer, k, v)
+            k, v = cache.append(k, v)
         if segments is None:
             # a cache may keep keys and values in a narrower type
             out = F.scaled_dot_product_attention(q.to(k.dtype), k, v, scale=self.scale).to(x.dtype)

@@ -13,7 +13,7 @@ from hart.layers.quantized import quantized_rows
 
 @dataclass(frozen=True)
 class Kept:
-    """The keys, or the values, of all layers: numbers (L, B, H, capacity, d), in `dtype` for who reads them.
+    """The keys, or the values, of all layers, numbers (L, B, H, capacity, d), or of one; in `dtype` for who reads them.
 
     scales: (L, B, H, capacity, 1) float32 of numbers in 8 bits, one a token and head.
     """
@@ -27,17 +27,18 @@ class Kept:
         scales = torch.empty((*shape[:-1], 1), device=device) if kept == torch.int8 else None
         return cls(torch.empty(shape, dtype=kept, device=device), scales, dtype if scales is not None else kept)
 
-    def write(self, layer: int, place: slice, new: Tensor) -> None:
-        """new: (B, H, N, d), at the places of N tokens."""
-        if self.scales is None:
-            self.numbers[layer, :, :, place] = new
-        else:
-            self.numbers[layer, :, :, place], self.scales[layer, :, :, place] = quantized_rows(new)
+    def layer(self, layer: int) -> Kept:
+        """Those of one layer."""
+        return Kept(self.numbers[layer], None if self.scales is None else self.scales[layer], self.dtype)
 
-    def read(self, layer: int, end: int) -> Tensor:
-        """(B, H, end, d): a view, or of 8 bits new numbers."""
-        numbers = self.numbers[layer, :, :, :end]
-        return numbers if self.scales is None else (numbers * self.scales[layer, :, :, :end]).to(self.dtype)
+    def append(self, start: int, new: Tensor) -> Tensor:
+        """Write (B, H, N, d) of one layer behind its first `start` tokens, and return all (B, H, start + N, d)."""
+        end = start + new.shape[2]
+        if self.scales is None:
+            self.numbers[:, :, start:end] = new
+            return self.numbers[:, :, :end]
+        self.numbers[:, :, start:end], self.scales[:, :, start:end] = quantized_rows(new)
+        return (self.numbers[:, :, :end] * self.scales[:, :, :end]).to(self.dtype)
 
     def rows(self, rows: slice) -> Kept:
         return Kept(self.numbers[:, rows], None if self.scales is None else self.scales[:, rows], self.dtype)
@@ -49,10 +50,26 @@ class Kept:
             self.scales[:, :, :, place] = one.scales
 
 
+@dataclass(frozen=True)
+class LayerCache:
+    """One layer's part of a cache that holds `length` tokens."""
+
+    keys: Kept
+    values: Kept
+    length: int
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write (B, H, N, d) and return all keys and values of the layer, (B, H, length + N, d)."""
+        end, capacity = self.length + keys.shape[2], self.keys.numbers.shape[2]
+        if end > capacity:
+            raise ValueError(f"the key/value cache holds {capacity} tokens, {end} were given")
+        return self.keys.append(self.length, keys), self.values.append(self.length, values)
+
+
 class KVCache:
     """Room for `capacity` tokens in every layer.
 
-    It holds `length` tokens. `append` writes one layer's keys and values after them; `advance` is called once all have
+    It holds `length` tokens. Every `layer` appends its keys and values after them; `advance` is called once all have
     appended, so that every layer of a step writes at the same place.
     """
 
@@ -69,7 +86,7 @@ class KVCache:
         kept: torch.dtype | None = None,
     ) -> None:
         """dtype: of the model. kept: in what type keys and values are kept, by default the model's; int8 rounds them,
-        each to a scale of its own, and `append` gives them back in `dtype`."""
+        each to a scale of its own, and appending gives them back in `dtype`."""
         shape = (layers, batch, heads, capacity, head_width)
         self.keys, self.values = (Kept.empty(shape, dtype, device, kept or dtype) for _ in range(2))
         self.length = 0
@@ -78,14 +95,8 @@ class KVCache:
     def capacity(self) -> int:
         return self.keys.numbers.shape[3]
 
-    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write (B, H, N, d) and return all keys and values of the layer, (B, H, length + N, d)."""
-        end = self.length + keys.shape[2]
-        if end > self.capacity:
-            raise ValueError(f"the key/value cache holds {self.capacity} tokens, {end} were given")
-        self.keys.write(layer, slice(self.length, end), keys)
-        self.values.write(layer, slice(self.length, end), values)
-        return self.keys.read(layer, end), self.values.read(layer, end)
+    def layer(self, layer: int) -> LayerCache:
+        return LayerCache(self.keys.layer(layer), self.values.layer(layer), self.length)
 
     def rows(self, rows: slice) -> KVCache:
         """A cache for some rows of the batch, with its own `length`, that writes into this one's memory."""

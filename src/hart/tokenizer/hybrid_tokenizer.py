@@ -8,6 +8,7 @@ Shapes: B batch, H W image, f pixels of a latent position along a side, D latent
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
@@ -55,7 +56,10 @@ class HybridTokenizer(nn.Module):
 
     def encode(self, image: Tensor) -> Tensor:
         """Image (B, 3, H, W) in [-1, 1] to its continuous latent (B, D, H/f, W/f)."""
-        return self.quant_conv(self.encoder(image))
+        encoder = self.encoder
+        if not torch.is_grad_enabled() and encoder.conv_in.weight.dtype != torch.float32:
+            encoder = copy.deepcopy(encoder).float()  # weights may rest in fewer bits, but codes need float32
+        return self.quant_conv(encoder(image))
 
     def decode(self, latent: Tensor) -> Tensor:
         """Latent (B, D, h, w) to an image (B, 3, f h, f w) clamped to [-1, 1]."""
