@@ -31,10 +31,8 @@ from hart.strict import printable, reason
 FORMAT, FORMAT_OF_SHAPES = 2, 3
 CODES = "codes"  # (n, L) int32, all scales concatenated
 LAST_SCALE = "last_scale"  # (n, N_K, D), the latent left for the last scale; absent where only codes are stored
-SHAPES = (
-    "shapes"  # (n,) int64, in a set of several shapes: which of the settings' schedules an image has; then codes are
-)
-# (all L,) and last_scale (all N_K, D), image after image
+# only in a set of several shapes, whose codes are (T,) and last_scale (T_K, D), image after image:
+SHAPES = "shapes"  # (n,) int64, which of the settings' schedules an image has
 LABELS = "labels"  # (n,) int64, -1 for none
 WEIGHTS = "weights"  # (n,) float32
 CAPTION_EDGES = "caption_edges"  # (n + 1,) int64: captions edges[i] to edges[i + 1] are those of image i
