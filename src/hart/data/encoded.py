@@ -46,7 +46,8 @@ def is_encoded_set(folder: Path, split: str = "train") -> bool:
 class EncodedBatch:
     """One rank's share of a step.
 
-    schedule: of all these images. indices: K tensors (B, N_k) int64. last_scale_continuous: (B, N_K, D) float32, None where only codes were stored.
+    schedule: of all these images. indices: K tensors (B, N_k) int64.
+    last_scale_continuous: (B, N_K, D) float32, None where only codes were stored.
     text: features of one caption per image, chosen at random among its own, in float32; None for a set without text.
     labels: (B,) int64, -1 where an image has none.
     """
