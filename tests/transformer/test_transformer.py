@@ -227,8 +227,9 @@ def test_logits_are_computed_in_float32_in_a_bfloat16_model(autocast: bool) -> N
     head = build(tiny_text_config()).head.to(dtype)
     hidden, condition = random_tensor(1, 5, 32).to(dtype), random_tensor(1, 32, seed=1).to(dtype)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        logits = head(hidden, condition)
-        scale, shift = head.modulation(condition).unsqueeze(1).chunk(2, dim=2)
+        modulation = head.modulation(condition).unflatten(1, (2, -1))
+        logits = head(hidden, modulation)
+        scale, shift = modulation.unsqueeze(2).unbind(1)
         h = modulate(head.norm(hidden), scale, shift).double()
     exact = h @ head.linear.weight.double().T + head.linear.bias.double()
     torch.testing.assert_close(logits, exact.float(), rtol=1e-5, atol=1e-5)

@@ -84,7 +84,7 @@ class DiffusionProcess:
         self._constants = {
             name: torch.as_tensor(values, dtype=torch.float32, device="cpu") for name, values in constants.items()
         }
-        self._numbers: dict[str, list[float]] = {name: values.tolist() for name, values in self._constants.items()}
+        self._numbers = {name: values.astype(np.float32).tolist() for name, values in constants.items()}
         self._moved: dict[torch.device, DiffusionProcess] = {}
 
     def __getstate__(self) -> dict[str, Any]:

@@ -180,7 +180,7 @@ class NextScaleGenerator:
         settings, has_residual = self.settings, self._has_residual(k)
         guidance = settings.guidance_at(k)
         hidden = self._hidden(k, total, prefix, positions)
-        logits = self._logits(k, hidden, prefix.conditioning)
+        logits = self.transformer.logits(hidden, prefix.conditioning)
         if settings.guided:
             conditional, unconditional = logits.chunk(2)
             logits = guided(conditional, unconditional, guidance)
@@ -212,12 +212,6 @@ class NextScaleGenerator:
         return self.transformer.next_scale(
             k, self._both(scale_input), prefix.conditioning, prefix.cache, positions, self.schedule
         )
-
-    def _logits(self, k: int, hidden: Tensor, conditioning: Conditioning) -> Tensor:
-        """(B or 2B, N, V) before guidance; scale 1's single tokens one by one on a CPU, for the sake of rounding."""
-        rows = 1 if k == 0 and hidden.device.type == "cpu" else len(hidden)
-        parts = (slice(i, i + rows) for i in range(0, len(hidden), rows))
-        return torch.cat([self.transformer.logits(hidden[part], conditioning.rows_of(part)) for part in parts])
 
     def _residual(self, hidden: Tensor, codes: Tensor, guidance: Guidance, places: Tensor) -> Tensor:
         """Residual tokens (B, N, D) for the hidden states of both halves and the sampled codes (B, N)."""

@@ -84,7 +84,11 @@ class ModulatedHead(nn.Module):
         # always in float32: guidance and low temperatures amplify the rounding of logits. The weights are converted at
         # each call, so that they are stored and moved like all others.
         with torch.autocast(h.device.type, enabled=False):
-            return F.linear(h.float(), self.linear.weight.float(), self.linear.bias.float())
+            weight, bias, h = self.linear.weight.float(), self.linear.bias.float(), h.float()
+            if h.shape[1] > 1 or h.device.type != "cpu":
+                return F.linear(h, weight, bias)
+            # single tokens one by one on a CPU, whose products of few rows round by their number
+            return torch.cat([F.linear(row, weight, bias) for row in h.split(1)])
 
 
 class HartTransformer(nn.Module):
