@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 from pydantic import AfterValidator, Field
 
 from hart.config import (
+    Aspect,
     Config,
     Fraction,
     LoraTarget,
@@ -132,6 +133,9 @@ class ReadingConfig(Config):
     """Shorter side before the crop, in multiples of the images' size."""
     flip: Fraction = 0.0
     """Probability of a mirror image."""
+    aspects: Listed[Aspect] = ()
+    """Shapes of the images, such as 1:1, 16:9 and 9:16, each with as many tokens as the square; by default the square.
+    An image goes to the shape nearest to its own, and all images of a step have one."""
     memory_gb: Weight = 4.0
     """Sets that can be read at random, without random crops or flips, are held in memory up to this size (decoded);
     others are read in every step. 0: read all sets in every step."""
