@@ -76,7 +76,7 @@ def decode_image(content: bytes, *, formats: Sequence[str] = FORMATS, max_pixels
 def upright_size(content: bytes) -> tuple[int, int]:
     """Width and height of an encoded image as `as_rgb` turns it, without decoding it. Raises `ImageError`."""
     try:
-        image = _recognised(content)
+        image = _recognised(content, FORMATS)
         exif = image.info.get("exif")
         turned = isinstance(exif, bytes) and _exif_orientation(exif) >= 5
     except ImageError:

@@ -18,6 +18,7 @@ from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin
 from diffusers.configuration_utils import ConfigMixin
 
 from hart.generation.outputs import ScalePreview
+from hart.generation.request import OutputType
 from hart.pipeline import HartPipeline
 
 OnStepEnd = Callable[["HartDiffusionPipeline", int, int, dict[str, Any]], dict[str, Any]]
@@ -78,7 +79,7 @@ class HartDiffusionPipeline(DiffusionPipeline):
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         prompt_embeds: Any = None,
         negative_prompt_embeds: Any = None,
-        output_type: str = "pil",
+        output_type: OutputType = "pil",
         return_dict: bool = True,
         callback_on_step_end: OnStepEnd | None = None,
         **settings: Any,

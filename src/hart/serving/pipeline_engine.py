@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hart.config import HartConfig
 from hart.devices import dtype_name, is_out_of_memory
 from hart.errors import HartError
 from hart.generation.image_requests import ImageRequest, checked_images
@@ -18,8 +19,11 @@ from hart.generation.request import checked_settings
 from hart.generation.rows import SHARED
 from hart.pipeline import HartPipeline
 from hart.serving.engine import Batch, ModelFacts, NotOffered, OutOfMemory, Row, Size, Source
+from hart.sizes import requested_schedule
 from hart.types import Context
 
+ASPECTS = ("4:3", "3:4", "16:9", "9:16")
+"""Offered besides the model's own shape; requests may ask for any other."""
 KEPT_CONTEXTS = 64
 """Encoded prompts that are kept for the rows of a request."""
 
@@ -36,7 +40,7 @@ class PipelineEngine:
         if pipe.num_classes is None:
             _ = pipe.text_encoder
         self.facts = ModelFacts(
-            sizes=((pipe.image_size, pipe.image_size),),
+            sizes=tuple(_sizes(config)),
             scales=len(config.tokenizer.scales),
             tokens=config.transformer.schedule.total_tokens,
             sampling=config.sampling,
@@ -57,9 +61,10 @@ class PipelineEngine:
     ) -> Row:
         if source is not None:
             raise NotOffered("this model does not edit images yet: use /v1/images/generations")
-        sampling = checked_settings(self.pipe.config, None, settings)
+        schedule = requested_schedule(self.pipe.config, width=size[0], height=size[1])
+        sampling = checked_settings(self.pipe.config, None, settings, schedule)
         asked = ImageRequest(self._prompt(prompt), seed, sampling, negative_prompt and self._prompt(negative_prompt))
-        checked_images(self.pipe.config, [asked])
+        checked_images(self.pipe.config, [asked], schedule)
         return Row(self._prompt(prompt), negative_prompt, seed, size, sampling, source)
 
     def remarks(self, prompt: str) -> list[str]:
@@ -74,8 +79,8 @@ class PipelineEngine:
         with _memory_errors():
             images = [self._request(row) for row in rows]
             if self._exact:
-                return _OneByOne(self.pipe, images)
-            return _Together(self.pipe, images)
+                return _OneByOne(self.pipe, images, rows[0].size)
+            return _Together(self.pipe, images, rows[0].size)
 
     def _prompt(self, text: str) -> str | int:
         """Text as it is; for a class model the number that it spells, if it spells one."""
@@ -97,9 +102,9 @@ class PipelineEngine:
 class _Together:
     """Rows of one batch. Those that are dropped are sampled on, and nobody sees them."""
 
-    def __init__(self, pipe: HartPipeline, images: Sequence[ImageRequest]) -> None:
+    def __init__(self, pipe: HartPipeline, images: Sequence[ImageRequest], size: Size) -> None:
         self._parts = pipe.components
-        self._states = pipe.generate_rows(images)
+        self._states = pipe.generate_rows(images, width=size[0], height=size[1])
         self._latents: Tensor | None = None
 
     def advance(self) -> None:
@@ -120,8 +125,8 @@ class _Together:
 class _OneByOne:
     """Rows that advance together, each computed by itself: its numbers are those that it has alone, to the last bit."""
 
-    def __init__(self, pipe: HartPipeline, images: Sequence[ImageRequest]) -> None:
-        self._rows = {place: _Together(pipe, [image]) for place, image in enumerate(images)}
+    def __init__(self, pipe: HartPipeline, images: Sequence[ImageRequest], size: Size) -> None:
+        self._rows = {place: _Together(pipe, [image], size) for place, image in enumerate(images)}
 
     def advance(self) -> None:
         for row in self._rows.values():
@@ -133,6 +138,15 @@ class _OneByOne:
 
     def images(self, places: Sequence[int]) -> list[Image.Image]:
         return [self._rows[place].images([0])[0] for place in places]
+
+
+def _sizes(config: HartConfig) -> Iterator[Size]:
+    """The model's own size, and the shapes of as many pixels that it can be asked for."""
+    yield config.tokenizer.image_size, config.tokenizer.image_size
+    for aspect in ASPECTS:
+        with suppress(HartError):  # a model with learned positions has one shape
+            final = requested_schedule(config, aspect=aspect).final
+            yield final.width * config.tokenizer.downsampling, final.height * config.tokenizer.downsampling
 
 
 @contextmanager
