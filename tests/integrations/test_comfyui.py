@@ -67,8 +67,8 @@ def nodes(comfy: ComfyUI, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "hart_nodes", module)
+    sys.modules.pop("hart_nodes.nodes", None)
     spec.loader.exec_module(module)
-    monkeypatch.delitem(sys.modules, "hart_nodes.nodes")
     found: dict[str, Any] = module.NODE_CLASS_MAPPINGS
     return found
 
