@@ -43,6 +43,9 @@ def cat_rotations(rotations: list[Rotation]) -> Rotation:
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Rotate x (B, H, N, d), channel c with c + d/2. Computed in float32, returned in x's dtype."""
     cos, signed_sin = rotation
-    wide = x.float()
-    partners = wide.roll(x.shape[-1] // 2, dims=-1)
-    return torch.addcmul(wide * cos, partners, signed_sin).to(x.dtype)
+    wide, half = x.float(), x.shape[-1] // 2
+    if not torch.is_grad_enabled():
+        return torch.addcmul(wide * cos, wide.roll(half, dims=-1), signed_sin).to(x.dtype)
+    # a compiler reads halves in vectors, and the gradient of a roll number by number
+    (a, b), (cos_a, cos_b), (sin_a, sin_b) = (t.split(half, dim=-1) for t in (wide, cos, signed_sin))
+    return torch.cat([a * cos_a + b * sin_a, b * cos_b + a * sin_b], dim=-1).to(x.dtype)

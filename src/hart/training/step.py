@@ -233,8 +233,8 @@ class _ModuleState:
             for block in optimized.blocks:
                 recompute(block)
         if config.compile:
-            for block in optimized.blocks:
-                block.compile()
+            for part in (*optimized.blocks, *optimized.fused):
+                part.compile()
         self.parallel: ParallelModule = distributed.parallelize(optimized.module, optimized.blocks)
         self.trainable = [p for p in optimized.module.parameters() if p.requires_grad]
         self.optimizer: CombinedOptimizer = build_optimizer(optimized.module, optimized.optimizer)

@@ -61,10 +61,17 @@ class ModulatedHead(nn.Module):
         self.modulation = SiluLinear(config.width, 2 * config.width)
         self.linear = nn.Linear(config.width, config.codebook_size)
 
+    def modulated(self, hidden: Tensor, condition: Tensor) -> Tensor:
+        """hidden (B, N, C), condition (B, C) to what the linear layer reads, (B, N, C)."""
+        scale, shift = self.modulation(condition).unsqueeze(1).chunk(2, dim=2)
+        return modulate(self.norm(hidden), scale, shift)
+
     def forward(self, hidden: Tensor, condition: Tensor) -> Tensor:
         """hidden (B, N, C), condition (B, C) to logits (B, N, V) in float32."""
-        scale, shift = self.modulation(condition).unsqueeze(1).chunk(2, dim=2)
-        h = modulate(self.norm(hidden), scale, shift)
+        return self.logits(self.modulated(hidden, condition))
+
+    def logits(self, h: Tensor) -> Tensor:
+        """(B, N, C) from `modulated` to logits (B, N, V) in float32."""
         # always in float32: guidance and low temperatures amplify the rounding of logits. The weights are converted at
         # each call, so that they are stored and moved like all others.
         with torch.autocast(h.device.type, enabled=False):
