@@ -21,6 +21,7 @@ from hart.training.config import OptimizerConfig
 from hart.training.progress import StepReport
 from hart.training.task import Microbatch
 from hart.training.trainer import Trainer
+from hart.training.work import Work
 from processes import CONTEXT
 from toy_training import OPTIMIZER, AdversarialTask, ToyTask, recipe, train_and_die
 from training_state import checkpoints, flat, log_lines, state
@@ -312,7 +313,7 @@ def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: p
 
 def test_every_step_is_reported(tmp_path: Path) -> None:
     reports: list[StepReport] = []
-    Trainer(ToyTask(), recipe(peak_tflops=1.0), tmp_path, macs=1000, on_step=reports.append).run()
+    Trainer(ToyTask(), recipe(peak_tflops=1.0), tmp_path, work=Work(1000, 1000, 3), on_step=reports.append).run()
     assert [report.step for report in reports] == [1, 2, 3, 4, 5, 6]
     assert reports[-1].seconds_left == 0
     for report in reports:

@@ -192,7 +192,7 @@ def activation_bytes(task: Task, config: TrainerConfig, rows: int) -> int:
     task: on the CPU or without memory; its weights lose their content.
     """
     trained: dict[str, list[nn.Parameter]] = {}
-    with FakeTensorMode(allow_non_fake_inputs=True), _LiveBytes() as live:
+    with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as live:
         for name, optimized in task.optimized.items():
             trained[name] = _hollow(optimized.module)
             if config.activation_checkpointing:
@@ -228,7 +228,7 @@ def _hollow(module: nn.Module) -> list[nn.Parameter]:
     return trained
 
 
-class _LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):
     """Counts the memory of all tensors that operations make, for as long as they live.
 
     now: bytes at present. peak: the most at any time; may be set.

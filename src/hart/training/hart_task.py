@@ -16,6 +16,7 @@ from hart.checkpoint.starting import load_tokenizer, same_sizes
 from hart.checkpoint.storage import fingerprint, load_state
 from hart.config import ConfigError, HartConfig
 from hart.data.datasets import CaptionedImages
+from hart.devices import sent
 from hart.generation.next_scale import NextScaleGenerator
 from hart.generation.noise import GeneratorNoise
 from hart.losses.code_loss import CodeLoss
@@ -201,7 +202,7 @@ class TransformerTask(TransformerStage):
             positions = microbatch.mine(
                 sample_last_positions(microbatch.batch_size, tokens, microbatch.generator("last scale"), CPU)
             )
-            positions, tokens = positions.to(self.device, non_blocking=True), positions.shape[1]
+            positions, tokens = sent(positions, self.device), positions.shape[1]
         diffusion_noise = None
         if self.module.residual is not None:
             generator = microbatch.generator("diffusion", self.device)
