@@ -81,7 +81,8 @@ def code_losses(
     targets: (N,) codes. weights: (N,) of each token's loss. uniform: (N,) in [0, 1), to sample codes with.
     """
     kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    narrow = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    dtype = torch.get_autocast_dtype(kind) if narrow else x.dtype
     with torch.autocast(kind, enabled=False):
         total, *rest = _ChunkedHead.apply(
             x, head.weight, head.bias, targets, weights, uniform, loss, dtype, torch.is_grad_enabled()
