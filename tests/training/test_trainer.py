@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from hart.errors import HartError
 from hart.training import checkpoint
 from hart.training.config import OptimizerConfig
+from hart.training.figures import StepFigures
 from hart.training.progress import StepReport
 from hart.training.task import Microbatch
 from hart.training.trainer import Trainer
@@ -116,6 +117,21 @@ def test_faults_are_said_and_keep_the_checkpoint(tmp_path: Path, fault: str, mes
         Trainer(task, recipe(), tmp_path).run()
     assert checkpoints(tmp_path) == ["step-00000003.pt"]
     assert all(p.isfinite().all() for p in task.module.parameters()), "the weights must not have been touched"
+
+
+def test_figures_that_come_late_change_nothing_and_nothing_bad_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where no step waits for the one before."""
+    Trainer(ToyTask(), recipe(), tmp_path / "at once").run()
+    monkeypatch.setattr(StepFigures, "arrived", False)
+    Trainer(ToyTask(), recipe(), tmp_path / "late").run()
+    assert log_lines(tmp_path / "late") == log_lines(tmp_path / "at once")
+    assert flat(state(tmp_path / "late", 6)) == flat(state(tmp_path / "at once", 6))
+    given = recipe(log_every=100)
+    with pytest.raises(HartError, match=r"step 4: the loss is nan: .*; the last good .*step-00000003\.pt"):
+        Trainer(FaultyTask("loss", 4), given, tmp_path / "faulty").run()
+    assert checkpoints(tmp_path / "faulty") == ["step-00000003.pt"]
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
