@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hart.commands.console import needs_extra, note, owned, prompt_notes, writable_folder
-from hart.commands.train_plan import Stage, dry_run_plan, duration, recipe_class, rounded, training_macs
+from hart.commands.train_plan import Stage, dry_run_plan, duration, recipe_class, rounded
 from hart.errors import HartError
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ def _run(stage: Stage, path: Path, overrides: tuple[str, ...], out: Destination)
     from hart.training.token_sources import condition_of
     from hart.training.tokenizer_task import TokenizerTask
     from hart.training.trainer import Trainer
+    from hart.training.work import work_of
 
     recipe = recipe_class(stage).read(path, overrides)
     coder = _coder(recipe)
@@ -133,7 +134,7 @@ def _run(stage: Stage, path: Path, overrides: tuple[str, ...], out: Destination)
                 recipe,
                 out.folder,
                 distributed,
-                macs=training_macs(recipe),
+                work=work_of(recipe),
                 on_step=on_step,
                 on_log=lambda step, figures: _print_figures({"step": step, **figures}),
                 on_note=note,
@@ -176,9 +177,9 @@ def _progress(recipe: Recipe, *, show: bool) -> Iterator[Callable[[StepReport], 
             said = [f"{rounded(report.images_per_second)} images/s", f"{duration(report.seconds_left)} left"]
             if report.mfu is not None:
                 said.append(f"MFU {report.mfu:.0%}")
-            bar.update(
-                task, completed=report.step, description="  ".join([*said, f"loss {report.figures['loss']:.4g}"])
-            )
+            if "loss" in report.figures:
+                said.append(f"loss {report.figures['loss']:.4g}")
+            bar.update(task, completed=report.step, description="  ".join(said))
 
         yield on_step
 

@@ -22,6 +22,7 @@ from hart.data.datasets import CaptionedImages
 from hart.data.encoded import EncodedSet
 from hart.data.samples import Condition
 from hart.data.transforms import slightly_moved, to_signed
+from hart.devices import sent
 from hart.errors import HartError
 from hart.grids import Grid, ScaleSchedule
 from hart.randomness import generator_for
@@ -271,7 +272,7 @@ def encode_all(
 
 def select(maps: TokenMaps, rows: Tensor, device: torch.device) -> TokenMaps:
     """Rows of token maps on a device."""
-    rows = rows.to(maps.teacher_forcing_input.device, non_blocking=True)
+    rows = sent(rows, maps.teacher_forcing_input.device)
     return TokenMaps(
         tuple(index[rows].to(device) for index in maps.indices),
         maps.teacher_forcing_input[rows].to(device),

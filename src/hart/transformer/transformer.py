@@ -85,10 +85,17 @@ class ModulatedHead(nn.Module):
         self.modulation = SiluLinear(config.width, 2 * config.width)
         self.linear = nn.Linear(config.width, config.codebook_size)
 
-    def forward(self, hidden: Tensor, modulation: Tensor) -> Tensor:
-        """hidden (B, N, C), scale and shift (B, 2, C) from `modulation`, to logits (B, N, V) in float32."""
+    def modulated(self, hidden: Tensor, modulation: Tensor) -> Tensor:
+        """hidden (B, N, C), scale and shift (B, 2, C) from `modulation`, to what the linear layer reads, (B, N, C)."""
         scale, shift = modulation.unsqueeze(2).unbind(1)
-        h = modulate(self.norm(hidden), scale, shift)
+        return modulate(self.norm(hidden), scale, shift)
+
+    def forward(self, hidden: Tensor, modulation: Tensor) -> Tensor:
+        """hidden (B, N, C), modulation (B, 2, C) to logits (B, N, V) in float32."""
+        return self.logits(self.modulated(hidden, modulation))
+
+    def logits(self, h: Tensor) -> Tensor:
+        """(B, N, C) from `modulated` to logits (B, N, V) in float32."""
         # always in float32: guidance and low temperatures amplify the rounding of logits. The weights are converted at
         # each call, so that they are stored and moved like all others.
         with torch.autocast(h.device.type, enabled=False):
