@@ -9,6 +9,7 @@ from hart.exports import lazy
 
 if TYPE_CHECKING:
     from hart.evaluation.cache import IMAGES, TENSORS, Cache, records
+    from hart.evaluation.choice import best_of, open_scorer
     from hart.evaluation.generated_images import GeneratedImages, quiet_prompts, spread
     from hart.evaluation.image_sets import ImageSet, features_of_set
     from hart.evaluation.metrics.distances import LEAST_IMAGES, all_figures, distances
@@ -56,6 +57,7 @@ __all__ = [
     "Suite",
     "SuiteOptions",
     "all_figures",
+    "best_of",
     "bootstrap",
     "bootstrap_mean",
     "contact_sheet",
@@ -65,6 +67,7 @@ __all__ = [
     "few_images_warning",
     "images_text",
     "open_extractor",
+    "open_scorer",
     "psnr",
     "quiet_prompts",
     "reconstruct",
@@ -76,6 +79,7 @@ __all__ = [
 __getattr__, __dir__ = lazy(
     __name__,
     {
+        "hart.evaluation.choice": "best_of open_scorer",
         "hart.evaluation.cache": "IMAGES TENSORS Cache records",
         "hart.evaluation.generated_images": "GeneratedImages quiet_prompts spread",
         "hart.evaluation.metrics.distances": "LEAST_IMAGES all_figures distances",
