@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from hart.evaluation.choice import best_of, open_scorer
     from hart.evaluation.generated_images import GeneratedImages, quiet_prompts, spread
     from hart.evaluation.image_sets import ImageSet, features_of_set
+    from hart.evaluation.judges.references import REFERENCE_SIZE, SCORER_FILE, write_references
     from hart.evaluation.metrics.distances import LEAST_IMAGES, all_figures, distances
     from hart.evaluation.metrics.features import (
         DEFAULT_FEATURES,
@@ -40,6 +41,8 @@ __all__ = [
     "DEFAULT_FEATURES",
     "IMAGES",
     "LEAST_IMAGES",
+    "REFERENCE_SIZE",
+    "SCORER_FILE",
     "TENSORS",
     "Cache",
     "Context",
@@ -74,6 +77,7 @@ __all__ = [
     "records",
     "spread",
     "ssim",
+    "write_references",
     "write_result",
 ]
 __getattr__, __dir__ = lazy(
@@ -82,6 +86,7 @@ __getattr__, __dir__ = lazy(
         "hart.evaluation.choice": "best_of open_scorer",
         "hart.evaluation.cache": "IMAGES TENSORS Cache records",
         "hart.evaluation.generated_images": "GeneratedImages quiet_prompts spread",
+        "hart.evaluation.judges.references": "REFERENCE_SIZE SCORER_FILE write_references",
         "hart.evaluation.metrics.distances": "LEAST_IMAGES all_figures distances",
         "hart.evaluation.metrics.features": "DEFAULT_FEATURES EfficientNetLite0 EfficientNetLite2 FeatureExtractor "
         "Features open_extractor",

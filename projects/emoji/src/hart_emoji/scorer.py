@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hart.evaluation import EfficientNetLite0, Progress
-from hart.evaluation.judges.references import IMAGE_SIZE, SCORER_FILE, write_references
+from hart.evaluation import REFERENCE_SIZE, SCORER_FILE, EfficientNetLite0, Progress, write_references
 from hart_emoji.data.captions import DEFAULT_STYLE
 from hart_emoji.suites.emoji_set import EmojiSet
 from hart_emoji.suites.prompts import LEFT_OUT
@@ -19,8 +18,8 @@ def write_scorer(folder: Path, data: Path, progress: Progress) -> int:
 
     Only training images without skin tones serve. Raises `HartError` for a folder that is no such set.
     """
-    emoji = EmojiSet(data, IMAGE_SIZE)
-    features = emoji.features(EfficientNetLite0(torch.device("cpu"), image_size=IMAGE_SIZE), progress)
+    emoji = EmojiSet(data, REFERENCE_SIZE)
+    features = emoji.features(EfficientNetLite0(torch.device("cpu"), image_size=REFERENCE_SIZE), progress)
     return references_of(emoji, features, folder / SCORER_FILE)
 
 

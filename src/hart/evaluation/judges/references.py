@@ -14,13 +14,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
+from hart.checkpoint.storage import read_safetensors, write_safetensors
 from hart.errors import HartError
 from hart.evaluation.metrics.features import EfficientNetLite0
-from hart.files import atomic_write
 from hart.strict import reason
 from hart.text_encoder import TextEncoder
 
@@ -28,7 +26,7 @@ SCORER_FILE = "scorer.safetensors"
 AXES = 96
 NEAREST, SHARPNESS = 5, 20.0
 """Names that a prompt's reference is a mixture of, and the factor on their cosines in its softmax."""
-IMAGE_SIZE = 128
+REFERENCE_SIZE = 128
 """Pixels at which the network sees images and references."""
 ENCODE_BATCH = 128
 
@@ -36,17 +34,17 @@ ENCODE_BATCH = 128
 class ReferenceScore:
     """A `hart.evaluation.judges.scores.Scorer`: the mean cosine, from -1 to 1, with a prompt's references."""
 
-    image_size = IMAGE_SIZE
+    image_size = REFERENCE_SIZE
 
     def __init__(self, file: Path, encoder: TextEncoder, device: torch.device) -> None:
         """encoder: of the model. Raises `HartError` for a file that is missing or damaged."""
+        stored = read_safetensors(file)
         try:
-            with safe_open(file, framework="pt") as opened:
-                self._names = tuple(json.loads(opened.metadata()["names"]))
-                mean, axes, references = (opened.get_tensor(name).float() for name in ("mean", "axes", "references"))
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            self._names = tuple(json.loads(bytes(stored["names"].tolist())))
+            mean, axes, references = (stored[name].float() for name in ("mean", "axes", "references"))
+        except (KeyError, TypeError, ValueError) as error:
             raise HartError(f"{file}: no scorer of this version ({reason(error)})") from None
-        self._network = EfficientNetLite0(device, image_size=IMAGE_SIZE)
+        self._network = EfficientNetLite0(device, image_size=REFERENCE_SIZE)
         if len(references) != len(self._names) or axes.shape != (len(mean), references.shape[1]):
             raise HartError(f"{file}: names, axes and references do not fit each other")
         self.name, self.weights = f"references ({self._network.name})", self._network.weights
@@ -79,7 +77,11 @@ def write_references(file: Path, names: Sequence[str], features: Tensor, every: 
     torch.manual_seed(0)  # the decomposition is randomised
     axes = torch.pca_lowrank(every - mean, q=min(AXES, *every.shape), niter=2)[2]
     torch.random.set_rng_state(generator_state)
-    tensors = {"mean": mean.half(), "axes": axes.half().contiguous()}
+    listed = json.dumps(list(names), ensure_ascii=False).encode()
+    tensors = {
+        "mean": mean.half(),
+        "axes": axes.half().contiguous(),
+        "names": torch.tensor(list(listed), dtype=torch.uint8),
+    }
     tensors["references"] = on_axes(features, tensors["mean"].float(), tensors["axes"].float()).half()
-    content = save(tensors, {"names": json.dumps(list(names), ensure_ascii=False)})
-    atomic_write(file, lambda opened: opened.write(content))
+    write_safetensors(file, tensors)
