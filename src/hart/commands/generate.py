@@ -86,6 +86,10 @@ class GenerateOptions(ModelOptions, kw_only=True):
     """Decode in strips: the same image in less memory."""
     offload: Annotated[bool, Field(json_schema_extra={"flags": ["--offload"]})] = False
     """Keep the text encoder off the GPU while it is not at work."""
+    best_of: Annotated[int | None, Field(ge=2)] = None
+    """Generate as many images for each one, and keep that which a scorer prefers; --scorer says which."""
+    scorer: str | None = None
+    """clip:SOURCE, a CLIP model's folder or Hugging Face id; by default the scorer that the model comes with."""
     random_weights: Annotated[bool, Field(json_schema_extra={"flags": ["--random-weights"]})] = False
     """Use random weights in place of the model's: for timings, not for images."""
 
@@ -138,7 +142,7 @@ def generate(
         if image_size not in (known := trained_sizes(pipe.config)):
             note(f"this model was trained at {', '.join(map(str, known))} px: images of {image_size} may look worse")
         negative = options.negative_prompt
-        pipe(
+        _call(pipe, options)(
             _prompts_for(pipe, options.prompts),
             negative_prompt=None if negative is None else _prompts_for(pipe, [negative]),
             num_images_per_prompt=options.images_per_prompt or 1,
@@ -250,6 +254,20 @@ def _open(options: GenerateOptions) -> HartPipeline:
     for folder in options.lora:
         pipe.load_lora(folder, 1.0 if options.lora_scale is None else options.lora_scale)
     return pipe
+
+
+def _call(pipe: HartPipeline, options: GenerateOptions) -> Any:
+    """What generates: the pipeline itself, or the best of some of its images."""
+    if options.best_of is None:
+        if options.scorer is not None:
+            raise HartError("--scorer chooses among images: give --best-of too")
+        return pipe
+    from hart.commands.console import needs_extra
+    from hart.evaluation.choice import best_of, open_scorer
+
+    with needs_extra("evaluate"):
+        scorer = open_scorer(options.scorer, pipe)
+    return lambda prompts, **arguments: best_of(pipe, prompts, options.best_of, scorer, **arguments)
 
 
 def _prompts_for(pipe: HartPipeline, prompts: Sequence[str]) -> list[str | int]:
