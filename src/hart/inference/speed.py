@@ -63,7 +63,7 @@ LEVELS: Mapping[str, Speed] = MappingProxyType(
     {
         "plain": Speed(weights="plain"),
         "exact": EXACT,
-        "compiled": Speed(compile=True, graphs=True),
+        "compiled": Speed(weights="plain", compile=True, graphs=True),
         "int8": INT8,
         "fp8": INT8.replace(weights="fp8"),
         "draft": INT8.replace(diffusion_steps=4),
