@@ -4,16 +4,18 @@
 
 A narrow model with the parts and the scales of the published ones, so that a CPU reaches 2048 px. Along each row of
 points one size grows and the others stay; "growth" is how much faster than the counted operations the time has grown
-since the point before: at most 1, but for noise. Needs `pip install 'hart-image[plots]'`.
+since the point before: at most 1, but for noise. A run replaces its own rows of points in the file. Needs
+`pip install 'hart-image[plots]'`.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import sys
-import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,8 @@ def narrow(point: Point, width: int) -> HartConfig:
 def measured(point: Point, width: int, device: torch.device, seconds: float) -> Row:
     """Best of the calls that fit into the time, and the memory that they took besides what was there."""
     timer = GenerationTimer(HartPipeline.from_config(narrow(point, width), device=device), device_clock(device))
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what glibc keeps of the point before would hide what this one takes
     before = peak_memory(device)()
     found = timed(timer, point.batch, repeats=5, seconds=seconds)
     return {
@@ -124,16 +128,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     device = resolve_device(options.device)
     words = " ".join(sys.argv[1:] if arguments is None else arguments)
-    results: dict[str, Any] = {
-        "command": f"python benchmarks/scaling.py {words}".strip(),
-        "machine": machine_facts(device),
-        "series": {},
-    }
-    start = time.monotonic()
+    results: dict[str, Any] = {"series": {}}
+    if options.out.exists():
+        results = json.loads(options.out.read_text(encoding="utf-8"))
+    results |= {"command": f"python benchmarks/scaling.py {words}".strip(), "machine": machine_facts(device)}
     for name in options.series:
+        sys.stderr.write(f"{name}\n")
         points = [point for point in SERIES[name] if point.size <= options.largest]
         results["series"][name] = [measured(point, options.width, device, options.seconds) for point in points]
-        sys.stderr.write(f"{name}: {time.monotonic() - start:.0f} s\n")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     options.out.with_suffix(".md").write_text(page(results), encoding="utf-8")

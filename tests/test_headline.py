@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 from pathlib import Path
@@ -28,9 +29,10 @@ def module(name: str) -> ModuleType:
 @torch.no_grad()
 def test_mar_is_counted_as_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     mar, measuring = module("headline_parts.mar"), module("headline_parts.measuring")
-    monkeypatch.setattr(mar, "DIFFUSION_STEPS", 2)
+    for name, value in {"TOKENS": 16, "STEPS": 5, "DIFFUSION_STEPS": 2}.items():
+        monkeypatch.setattr(mar, name, value)
     sizes = mar.step_sizes()
-    assert len(sizes) == mar.STEPS and sum(sizes) == mar.TOKENS and min(sizes) >= 1
+    assert len(sizes) == 5 and sum(sizes) == 16 and min(sizes) >= 1
     network = measuring.with_values(lambda: mar.Mar(mar.Sizes(8, 1, 2, 12, 1)), torch.device("cpu"), torch.float32)
     tokens, classes = torch.zeros(2, 0, mar.CHANNELS), torch.zeros(2, dtype=torch.long)
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -47,6 +49,22 @@ def test_ours_are_counted_without_memory(config: object, monkeypatch: pytest.Mon
     row = measuring._counted_ours(config)
     assert row["network"] > row["plain"] > row["attention"] > 0
     assert row["decoder"] > 0
+
+
+def test_a_step_counts_as_often_as_there_are_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    mar, measuring = module("headline_parts.mar"), module("headline_parts.measuring")
+    monkeypatch.setattr(mar, "DIFFUSION_STEPS", 2)
+    rival = dataclasses.replace(
+        measuring.RIVALS["MAR-B"],
+        network=lambda _: mar.Mar(mar.Sizes(8, 1, 2, 12, 1)),
+        decoder=lambda: torch.nn.Conv2d(mar.CHANNELS, 3, 1),
+    )
+    monkeypatch.setattr(measuring, "RIVALS", {"tiny": rival})
+    monkeypatch.setattr(measuring, "OURS", {"our": {8: tiny_text_config}})
+    where = (torch.device("cpu"), torch.float32, 1e-3)
+    row = measuring.measured("tiny", 256, 1, *where)
+    assert row["latency_s"] == 64 * row["step_s"] + row["decoder_s"] > 0
+    assert measuring.measured("our", 8, 2, *where)["latency_s"] > 0
 
 
 def test_every_model_has_its_printed_row() -> None:

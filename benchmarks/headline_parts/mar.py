@@ -138,12 +138,12 @@ class Mar(nn.Module):
         return x.unflatten(0, (len(known), count))
 
 
-def step_sizes(steps: int = STEPS) -> list[int]:
+def step_sizes() -> list[int]:
     """How many tokens each step adds: the cosine schedule."""
-    left = [math.floor(TOKENS * math.cos(math.pi / 2 * (i + 1) / steps)) for i in range(steps)]
+    left = [math.floor(TOKENS * math.cos(math.pi / 2 * (i + 1) / STEPS)) for i in range(STEPS)]
     sizes, before = [], TOKENS
     for i, after in enumerate(left):
-        after = 0 if i == steps - 1 else max(1, min(before - 1, after))  # noqa: PLW2901
+        after = 0 if i == STEPS - 1 else max(1, min(before - 1, after))  # noqa: PLW2901
         sizes.append(before - after)
         before = after
     return sizes

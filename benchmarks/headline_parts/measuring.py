@@ -148,41 +148,42 @@ def _shapes(*shape: int) -> Tensor:
 
 def measured(name: str, size: int, batch: int, device: torch.device, dtype: torch.dtype, budget: float) -> Row:
     """Seconds of a batch from text features to pixels. budget: about so many seconds for each of its parts."""
-    clock = device_clock(device)
-    if name in OURS:
-        pipe = _pipeline(OURS[name][size](), device, dtype)
-        found = timed(GenerationTimer(pipe, clock), batch, repeats=5, seconds=budget)
-        seconds = sorted(call.seconds for call in found.generations)
-        row: Row = {"how": f"in full, {len(seconds)} calls", "latency_s": seconds[(len(seconds) - 1) // 2]}
-        return row | {"peak_gib": found.peak}
-    rival, peak = RIVALS[name], peak_memory(device)
-    if device.type == "cuda":
-        row = _in_full(rival, size, batch, device, dtype, clock, budget)
-    else:
-        row = _one_step(rival, size, batch, device, dtype, budget)
-    return row | {"peak_gib": peak()}
+    if name not in OURS:
+        way = _in_full if device.type == "cuda" else _one_step
+        return way(RIVALS[name], size, batch, device, dtype, budget)
+    timer = GenerationTimer(_pipeline(OURS[name][size](), device, dtype), device_clock(device))
+    found = timed(timer, batch, repeats=5, seconds=budget)
+    seconds = sorted(call.seconds for call in found.generations)
+    return {
+        "how": f"in full, median of {len(seconds)} after one to warm up",
+        "latency_s": seconds[(len(seconds) - 1) // 2],
+        "peak_gib": found.peak,
+    }
 
 
 def _one_step(rival: Rival, size: int, batch: int, device: torch.device, dtype: torch.dtype, budget: float) -> Row:
     """One step and the decoder; the step counts as often as there are steps."""
-    step = _step_seconds(rival.network, rival.step, size, batch, device, dtype, budget)
+    calls, step, memory = _step_timed(rival.network, rival.step, size, batch, device, dtype, budget)
+    peak = peak_memory(device)
     decoder, latent = with_values(rival.decoder, device, dtype), _latent(rival, size, batch, _numbers(device, dtype))
-    decoding = _best(partial(decoder, latent), device_clock(device), budget)
+    _, decoding = _best(partial(decoder, latent), device_clock(device), budget)
     return {
-        "how": f"one step x {rival.steps} + decoder",
+        "how": f"one step x {rival.steps} + decoder; the step is the best of {calls} call{'s' * (calls > 1)}",
         "step_s": step,
         "decoder_s": decoding,
         "latency_s": rival.steps * step + decoding,
+        "peak_gib": max((found for found in (memory, peak()) if found is not None), default=None),
     }
 
 
 @cache
-def _step_seconds(
+def _step_timed(
     network: Network, step: Step, size: int, batch: int, device: torch.device, dtype: torch.dtype, budget: float
-) -> float:
-    """Kept for rivals of the same sizes; the network is gone before the decoder comes."""
+) -> tuple[int, float, float | None]:
+    """Calls, seconds and GiB of a step; kept for rivals of the same sizes. The network is gone when it returns."""
+    peak = peak_memory(device)
     work = partial(step, with_values(network, device, dtype, size), 2 * batch, size, _numbers(device, dtype))
-    return _best(work, device_clock(device), budget)
+    return *_best(work, device_clock(device), budget), peak()
 
 
 def _pipeline(config: HartConfig, device: torch.device, dtype: torch.dtype) -> HartPipeline:
@@ -193,9 +194,7 @@ def _pipeline(config: HartConfig, device: torch.device, dtype: torch.dtype) -> H
     return HartPipeline(config, tokenizer, hart, device=device, dtype=dtype, text_encoder=encoder)
 
 
-def _in_full(
-    rival: Rival, size: int, batch: int, device: torch.device, dtype: torch.dtype, clock: Clock, budget: float
-) -> Row:
+def _in_full(rival: Rival, size: int, batch: int, device: torch.device, dtype: torch.dtype, budget: float) -> Row:
     """All steps and the decoder, without a scheduler's own work."""
     network, decoder = with_values(rival.network, device, dtype, size), with_values(rival.decoder, device, dtype)
     numbers = _numbers(device, dtype)
@@ -206,17 +205,19 @@ def _in_full(
             rival.step(network, 2 * batch, size, numbers)
         decoder(latent)
 
-    return {"how": "in full", "latency_s": _best(generate, clock, budget)}
+    peak = peak_memory(device)
+    calls, seconds = _best(generate, device_clock(device), budget)
+    return {"how": f"in full, best of {calls}", "latency_s": seconds, "peak_gib": peak()}
 
 
 @torch.inference_mode()
-def _best(work: Callable[[], object], clock: Clock, budget: float) -> float:
-    """The fastest of up to four calls that end within about `budget` seconds, or of one."""
+def _best(work: Callable[[], object], clock: Clock, budget: float) -> tuple[int, float]:
+    """How many of up to four calls end within about `budget` seconds, one at least; and the seconds of the fastest."""
     start = time.monotonic()
     calls = [clock.seconds(work)]
     while len(calls) < 4 and time.monotonic() - start + calls[-1] < budget:
         calls.append(clock.seconds(work))
-    return min(calls)
+    return len(calls), min(calls)
 
 
 def _numbers(device: torch.device, dtype: torch.dtype) -> Callable[..., Tensor]:
