@@ -55,7 +55,7 @@ def made(kind: str, folder: Path) -> tuple[Task, Recipe]:
     reading = ReadingConfig(aspects=ASPECTS) if kind == "codes" else ReadingConfig(aspects=ASPECTS, split="all")
     given = recipe(data=str(folder / ("codes" if kind == "codes" else "images"))).replace(reading=reading)
     if kind == "tokenizer":
-        own = tiny_tokenizer_recipe(given).replace(reading=reading)
+        own = tiny_tokenizer_recipe(given).replace(reading=reading, adversarial=None)
         return TokenizerTask(own, open_training_data(own, SIZES, "none")), own
     other = tiny_transformer_recipe(given, folder / "model").replace(reading=reading)
     return TransformerTask(other, open_training_data(other, SIZES, "caption")), other
@@ -65,6 +65,12 @@ def test_sizes_of_the_aspects() -> None:
     assert list(map(str, SIZES)) == ["8x8", "16x4", "4x16"]
     with pytest.raises(HartError, match="aspect 8:1: images of 16 tokens are too small"):
         aspect_sizes(tiny_tokenizer_config(), ["8:1"])
+
+
+def test_a_discriminator_needs_the_shorter_side() -> None:
+    own = tiny_tokenizer_recipe(recipe())  # 1 layer, adversarial
+    with pytest.raises(HartError, match="images of at least 6 px, not 4: set fewer"):
+        own.replace(reading=ReadingConfig(aspects=ASPECTS))
 
 
 @pytest.mark.parametrize("kind", ["tokenizer", "images", "codes"])

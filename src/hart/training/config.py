@@ -23,6 +23,7 @@ from hart.config import (
 from hart.data.kinds import Kind
 from hart.files import FileError, read_toml
 from hart.losses.config import LARGEST, AdversarialConfig, PerceptualConfig, TransformerLossConfig, Weight
+from hart.sizes import aspect_sizes
 from hart.strict import ConfigError, Listed, require, table_at
 
 # Bounds of the numbers in a recipe, far above what runs use: larger ones are taken for typing errors.
@@ -286,11 +287,8 @@ class TokenizerRecipe(Recipe, kw_only=True):
             "code_corruption is for the decoder alone: set decoder_only = true, or leave it out",
         )
         if self.adversarial is not None:
-            layers, least, image_size = (
-                self.adversarial.layers,
-                self.adversarial.smallest_image_size,
-                self.tokenizer.image_size,
-            )
+            layers, least = self.adversarial.layers, self.adversarial.smallest_image_size
+            image_size = min(min(size) for size in aspect_sizes(self.tokenizer, self.reading.aspects))
             require(
                 image_size >= least,
                 f"adversarial.layers = {layers}: the discriminator then needs images of at least {least} px, "
