@@ -90,6 +90,6 @@ class _Shorten(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, whole: Tensor, first: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, whole: Tensor, first: Tensor) -> tuple[Tensor, None]:
         whole[:, :, : ctx.end] += first
         return whole, None

@@ -119,7 +119,7 @@ class _ChunkedHead(torch.autograd.Function):
         x_gradient = torch.empty_like(narrow) if for_x else None
         weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if for_weight else None
         bias_gradient = torch.zeros_like(bias, dtype=torch.float32) if for_bias else None
-        kept: list[tuple[Tensor | None, ...]] = []
+        kept: list[tuple[Tensor, Tensor | None, Tensor, Tensor | None]] = []
         for part in _chunks(x.shape[0], weight.shape[0], x.device):
             logits = F.linear(narrow[part], narrow_weight, narrow_bias)
             entropy, cluster_entropy, correct, gradient = loss(logits, targets[part], weights[part])
@@ -131,9 +131,10 @@ class _ChunkedHead(torch.autograd.Function):
                 weight_gradient += gradient.T @ narrow[part]
             if bias_gradient is not None:
                 bias_gradient += gradient.sum(dim=0, dtype=torch.float32)
-        entropy, cluster_entropy, correct, codes = (
-            None if parts[0] is None else torch.cat(parts) for parts in zip(*kept, strict=True)
-        )
+        entropies, cluster_entropies, corrects, sampled = zip(*kept, strict=True)
+        entropy, correct = torch.cat(entropies), torch.cat(corrects)
+        cluster_entropy = None if loss.clusters is None else torch.cat(cluster_entropies)
+        codes = None if uniform is None else torch.cat(sampled)
         losses = entropy if cluster_entropy is None else entropy + loss.cluster_weight * cluster_entropy
         ctx.gradients = x_gradient, weight_gradient, bias_gradient
         outputs = entropy, cluster_entropy, correct, codes
@@ -142,7 +143,7 @@ class _ChunkedHead(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         # in float32: what accumulation divides by would be rounded
         return *(None if gradient is None else gradient.float() * total for gradient in ctx.gradients), *[None] * 6
 
