@@ -109,9 +109,10 @@ def encode_dataset(
     require_own_folder(folder, r".+-\d{5,}\.safetensors|.+\.json")
     settings = _settings(source, transform, encoders, split, options)
     sizes = aspect_sizes(encoders.tokenizer.config, aspects) if aspects else [(transform.width, transform.height)]
-    encodings = [_Shape(transform.replace(size=size), _schedule(encoders.tokenizer.config, size)) for size in sizes]
+    transforms = [transform.replace(size=size) for size in sizes]
+    schedules = [_schedule(encoders.tokenizer.config, size) for size in sizes]
     if aspects:
-        settings |= {"aspects": list(aspects), "schedules": [[list(g) for g in each.schedule] for each in encodings]}
+        settings |= {"aspects": list(aspects), "schedules": [list(map(list, schedule)) for schedule in schedules]}
     stamp = stamp_of(settings)
     total = len(source.units) if isinstance(source, Stream) else -(-len(source) // options.shard_size)
     files = [shard_file(folder, split, number) for number in range(total)]
@@ -122,12 +123,11 @@ def encode_dataset(
     part, parts = options.place
     wanted = [number for number in missing if number % parts == part]
     condition: Condition = "none" if encoders.text_encoder is None else "caption"
-    chunks = partial(_chunks, source, [each.transform for each in encodings], wanted, options, condition)
+    chunks = partial(_chunks, source, transforms, wanted, options, condition)
     # a stream is one sequence: a second process would only read it twice
     workers = min(options.workers, 1) if isinstance(source, Stream) else options.workers
     damage = DamageCount(source, options.max_damaged, "--max-damaged")
     done = 0
-    schedules = [each.schedule for each in encodings]
     shard = _Shard(encoders, schedules, options)
     for chunk in read_ahead(chunks, workers):
         for shape, images in chunk.images:
@@ -162,13 +162,6 @@ def _settings(
         "residual": options.residual,
         "shard_size": options.shard_size,
     }
-
-
-class _Shape(NamedTuple):
-    """How images of a shape are cut, and over which scales they are coded."""
-
-    transform: ImageTransform
-    schedule: ScaleSchedule
 
 
 def _schedule(config: TokenizerConfig, size: tuple[int, int]) -> ScaleSchedule:

@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
     ("size", "scales", "schedule"),
     [
         (SIZE, SCALES, ScaleSchedule.square(SCALES)),
-        ("24x12", None, schedule_of_grid(tiny_tokenizer_config().scales, Grid(6, 12))),
+        ("24x16", None, schedule_of_grid(tiny_tokenizer_config().scales, Grid(8, 12))),
     ],
     ids=["square", "wide"],
 )
