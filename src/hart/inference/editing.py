@@ -1,0 +1,156 @@
+"""The part of a pipeline that edits: everything here prepares a call with `edit` or `mix`.
+
+How editing works is said in `hart.generation.edits`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image
+
+from hart.data.images import opacity
+from hart.errors import HartError
+from hart.generation.canvas import canvas_schedule, laid_out, redrawn_area, require_image
+from hart.generation.edits import Edit, PromptMix
+from hart.generation.image_requests import checked_changes, null_context
+from hart.generation.outputs import HartOutput
+from hart.generation.request import Prompt, listed_values, whole_number
+from hart.inference.base import BasePipeline
+from hart.sizes import requested_schedule
+from hart.strict import shown
+from hart.types import Context
+
+KEPT, FOLLOWED = 0.2, 0.7
+"""Shares of the scales that an edit with a source prompt keeps, and follows."""
+
+
+class Editing(BasePipeline):
+    """`edit`, `vary` and `mix` of a pipeline, whose calls draw."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> HartOutput:
+        raise NotImplementedError
+
+    def prepare_edit(
+        self,
+        image: Image.Image,
+        mask: Image.Image | None = None,
+        *,
+        kept_scales: int = 0,
+        source_prompt: Prompt | Context | None = None,
+        followed_scales: int | None = None,
+        size: int | str | None = None,
+        aspect: str | None = None,
+    ) -> Edit:
+        """What images keep of another one: the `edit` of a call or of an `ImageRequest`, whose size is `edit.size`.
+
+        mask: may be the image itself, whose transparent parts are then redrawn. Without one, what the image does not
+            cover of another size or aspect is redrawn, or everything if it covers all. The rest is as in `edit`.
+        """
+        image = require_image("image", image)
+        area = None if mask is None else redrawn_area(image, require_image("mask", mask))
+        schedule = canvas_schedule(self.config, image, size=size, aspect=aspect)
+        pixels, redraw = laid_out(image, area, self.config, schedule)
+        if source_prompt is None:
+            followed_scales = 0
+        elif followed_scales is None:
+            followed_scales = round(FOLLOWED * len(schedule))
+        made = Edit(pixels, redraw, kept_scales, source_prompt, followed_scales)
+        checked_changes(self.config, made, None, schedule)
+        return made
+
+    def edit(
+        self,
+        image: Image.Image,
+        mask: Image.Image | None = None,
+        prompt: Prompt | None = None,
+        *,
+        source_prompt: Prompt | Context | None = None,
+        kept_scales: int | None = None,
+        followed_scales: int | None = None,
+        size: int | str | None = None,
+        aspect: str | None = None,
+        **options: Any,
+    ) -> HartOutput:
+        """Redraw a part of an image, or what a new description changes in it.
+
+        mask: the transparent part of a mask is redrawn, or the white part of one without transparency, and no pixel
+            outside it changes. Without a mask the transparent part of the image itself is redrawn.
+        prompt: describes the whole image; None draws whatever fits.
+        source_prompt: in place of a mask: describes the image as it is. What `prompt` describes otherwise changes.
+        kept_scales: this many first scales stay under the mask, too, which preserves the layout; by default 0, or
+            with a source prompt the share `KEPT`.
+        followed_scales: with a source prompt, the first scales up to this one follow the image; by default the share
+            `FOLLOWED`.
+        size, aspect: of the canvas, by default the image's own or near it. What the image does not cover is redrawn.
+        options: as in a call, for example num_images_per_prompt, seed and guidance_scale.
+        """
+        masked = source_prompt is None
+        if mask is None and masked and opacity(require_image("image", image)) is not None:
+            mask = image
+        if kept_scales is None:
+            kept_scales = 0 if masked else round(KEPT * len(self.config.tokenizer.scales))
+        made = self.prepare_edit(
+            image,
+            mask,
+            kept_scales=kept_scales,
+            source_prompt=source_prompt,
+            followed_scales=followed_scales,
+            size=size,
+            aspect=aspect,
+        )
+        if masked and made.redraw is None:
+            raise HartError(
+                "nothing to redraw: give a mask, an image with transparent parts, a size or aspect that it does not "
+                "fill, or a source_prompt"
+            )
+        return self(**self._prompted(prompt), edit=made, size=made.size, **options)
+
+    def vary(
+        self,
+        image: Image.Image,
+        prompt: Prompt | None = None,
+        *,
+        kept_scales: int | None = None,
+        size: int | str | None = None,
+        aspect: str | None = None,
+        **options: Any,
+    ) -> HartOutput:
+        """Images that have the coarse scales of another one in common.
+
+        kept_scales: how many first scales are taken from it, by default half of them. All of them are its
+            reconstruction from codes alone, 0 is a new image. The other arguments are as in `edit`.
+        """
+        kept = len(self.config.tokenizer.scales) // 2 if kept_scales is None else kept_scales
+        made = self.prepare_edit(image, kept_scales=kept, size=size, aspect=aspect)
+        return self(**self._prompted(prompt), edit=made, size=made.size, **options)
+
+    def mix(
+        self,
+        prompts: Sequence[Prompt],
+        weights: Sequence[float] | None = None,
+        *,
+        switch: int | None = None,
+        size: int | str | None = None,
+        aspect: str | None = None,
+        **options: Any,
+    ) -> HartOutput:
+        """Images of two prompts: usually the form of the first in the look of the second.
+
+        weights: the second prompt's share at each scale, from 0 to 1. switch: in place of them, this many first
+            scales are the first prompt's and the others the second's; by default half. options: as in a call.
+        """
+        if (found := listed_values(prompts)) is None or len(found) != 2:
+            raise HartError(f"prompts {shown(prompts)}: give a list of two")
+        if weights is not None and switch is not None:
+            raise HartError("give either weights or a switch")
+        schedule = requested_schedule(self.config, size=size, aspect=aspect)
+        if weights is None:
+            first = whole_number("switch", len(schedule) // 2 if switch is None else switch, 0, len(schedule))
+            weights = [float(k >= first) for k in range(len(schedule))]
+        return self(found[0], mix=PromptMix(found[1], tuple(weights)), size=size, aspect=aspect, **options)
+
+    def _prompted(self, prompt: Prompt | None) -> dict[str, Any]:
+        """The arguments of a call for a prompt, or for none at all."""
+        return {"prompt_embeds": null_context(self.config)} if prompt is None else {"prompt": prompt}
