@@ -37,7 +37,7 @@ class Editing(BasePipeline):
         image: Image.Image,
         mask: Image.Image | None = None,
         *,
-        kept_scales: int = 0,
+        kept_scales: int | None = None,
         source_prompt: Prompt | Context | None = None,
         followed_scales: int | None = None,
         size: int | str | None = None,
@@ -52,10 +52,11 @@ class Editing(BasePipeline):
         area = None if mask is None else redrawn_area(image, require_image("mask", mask))
         schedule = canvas_schedule(self.config, image, size=size, aspect=aspect)
         pixels, redraw = laid_out(image, area, self.config, schedule)
-        if source_prompt is None:
-            followed_scales = 0
-        elif followed_scales is None:
-            followed_scales = round(FOLLOWED * len(schedule))
+        followed = source_prompt is not None
+        if kept_scales is None:
+            kept_scales = round(KEPT * len(schedule)) if followed else 0
+        if followed_scales is None:
+            followed_scales = round(FOLLOWED * len(schedule)) if followed else 0
         made = Edit(pixels, redraw, kept_scales, source_prompt, followed_scales)
         checked_changes(self.config, made, None, schedule)
         return made
@@ -89,8 +90,6 @@ class Editing(BasePipeline):
         masked = source_prompt is None
         if mask is None and masked and opacity(require_image("image", image)) is not None:
             mask = image
-        if kept_scales is None:
-            kept_scales = 0 if masked else round(KEPT * len(self.config.tokenizer.scales))
         made = self.prepare_edit(
             image,
             mask,
@@ -122,8 +121,11 @@ class Editing(BasePipeline):
         kept_scales: how many first scales are taken from it, by default half of them. All of them are its
             reconstruction from codes alone, 0 is a new image. The other arguments are as in `edit`.
         """
-        kept = len(self.config.tokenizer.scales) // 2 if kept_scales is None else kept_scales
-        made = self.prepare_edit(image, kept_scales=kept, size=size, aspect=aspect)
+        if kept_scales is None:
+            kept_scales = (
+                len(canvas_schedule(self.config, require_image("image", image), size=size, aspect=aspect)) // 2
+            )
+        made = self.prepare_edit(image, kept_scales=kept_scales, size=size, aspect=aspect)
         return self(**self._prompted(prompt), edit=made, size=made.size, **options)
 
     def mix(
