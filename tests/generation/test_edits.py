@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from edited_images import LEFT, SIDE, mask_of, picture
 from hart import Edit, HartError, HartPipeline, ImageRequest, PromptMix
 from hart.data.images import as_rgb
 from hart.generation.edits import batch_edits, followed_codes
@@ -18,9 +19,6 @@ from hart.generation.logits import Candidates, filtered
 from hart.generation.noise import SeededNoise
 from helpers import SCALES
 from models import save_tiny_class_model, save_tiny_text_model
-
-SIDE = 8
-"""Of the tiny models' images; a token of the last scale has two pixels."""
 
 
 @pytest.fixture(scope="module")
@@ -39,18 +37,6 @@ def pipe(request: pytest.FixtureRequest) -> HartPipeline:
     return found
 
 
-def picture(width: int = SIDE, height: int = SIDE, seed: int = 0) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
-
-
-def mask_of(*box: int, size: tuple[int, int] = (SIDE, SIDE)) -> Image.Image:
-    """White, which is redrawn, in a box; black elsewhere."""
-    mask = Image.new("L", size)
-    if box:
-        mask.paste(255, box)
-    return mask
-
-
 def prompts(pipe: HartPipeline) -> list[Any]:
     return ["a cat", "a dog"] if pipe.num_classes is None else [1, 2]
 
@@ -58,9 +44,6 @@ def prompts(pipe: HartPipeline) -> list[Any]:
 def latents(pipe: HartPipeline, images: list[ImageRequest], size: str | None = None) -> Tensor:
     *_, last = pipe.generate_rows(images, size=size)
     return last.latent
-
-
-LEFT = (0, 0, SIDE // 2, SIDE)
 
 
 @pytest.mark.parametrize("settings", [{}, {"gumbel_smoothing": True}, {"maskgit_steps": 3}, {"discrete_only": True}])
@@ -120,8 +103,8 @@ def test_a_variation_keeps_scales(pipe: HartPipeline) -> None:
     assert pipe.vary(image, kept_scales=len(SCALES)).images[0].tobytes() == whole.tobytes()
     new = pipe.vary(image, prompt, kept_scales=0, seed=3).images[0]
     assert new.tobytes() == pipe(prompt, seed=3).images[0].tobytes()
-    own = pipe.tokenizer.quantize(pipe.components.encode(pipe.prepare_edit(image).pixels).unsqueeze(0)).indices
-    edit = pipe.prepare_edit(image, kept_scales=2)
+    own = pipe.tokenizer.quantize(pipe.components.encode(pipe.prepare_variation(image).pixels).unsqueeze(0)).indices
+    edit = pipe.prepare_variation(image, kept_scales=2)
     for state in pipe.generate_rows([ImageRequest(prompt, edit=edit)]):
         assert torch.equal(state.steps[0].codes, own[state.k]) == (state.k < 2)
 
@@ -131,10 +114,10 @@ def test_rows_with_and_without_edits_share_a_batch(text: HartPipeline) -> None:
     images = [
         ImageRequest("a cat", seed=1),
         ImageRequest("a dog", seed=2, edit=text.prepare_edit(image, mask_of(*LEFT))),
-        ImageRequest("a fox", seed=3, edit=text.prepare_edit(picture(seed=1), kept_scales=2)),
+        ImageRequest("a fox", seed=3, edit=text.prepare_variation(picture(seed=1), kept_scales=2)),
         ImageRequest("a cow", seed=4, edit=text.prepare_edit(image, source_prompt="a hen", kept_scales=1)),
         ImageRequest("a hen", seed=5, mix=PromptMix("a dog", (0, 0, 0.5, 1))),
-        ImageRequest("a cat", seed=6, edit=text.prepare_edit(image, kept_scales=4)),
+        ImageRequest("a cat", seed=6, edit=text.prepare_variation(image, kept_scales=4)),
     ]
     sampling = text.config.sampling
     images[1] = replace(images[1], sampling=sampling.replace(guidance_scale=0.0), negative_prompt=None)
@@ -149,7 +132,7 @@ def test_rows_with_and_without_edits_share_a_batch(text: HartPipeline) -> None:
 @pytest.mark.parametrize("settings", [{}, {"top_k": 3}, {"top_p": 0.5}, {"guidance_scale": 0.0}])
 def test_an_edit_to_the_same_description_changes_nothing(pipe: HartPipeline, settings: dict[str, Any]) -> None:
     image, (prompt, other) = picture(), prompts(pipe)
-    own = pipe.tokenizer.quantize(pipe.components.encode(pipe.prepare_edit(image).pixels).unsqueeze(0)).indices
+    own = pipe.tokenizer.quantize(pipe.components.encode(pipe.prepare_variation(image).pixels).unsqueeze(0)).indices
     sampling = pipe.config.sampling.replace(**settings)
     codes: dict[Any, list[Tensor]] = {}
     for target in (prompt, other):
@@ -200,9 +183,9 @@ def test_an_image_that_does_not_fill_the_canvas_is_continued(text: HartPipeline)
     edit = text.prepare_edit(picture(40, 20), size=8)
     assert edit.redraw is not None
     assert edit.redraw.sum(dim=0).tolist() == [4] * 8  # a half above and below together
-    assert text.prepare_edit(picture(40, 21)).size == "12x6"  # its own shape, as many tokens
-    assert text.prepare_edit(picture(40, 21)).redraw is None  # stretched by less than a token
-    assert text.prepare_edit(picture(10, 8)).size == "10x8"  # a size that the model makes
+    assert text.prepare_variation(picture(40, 21)).size == "12x6"  # its own shape, as many tokens
+    assert text.prepare_variation(picture(40, 21)).redraw is None  # stretched by less than a token
+    assert text.prepare_variation(picture(10, 8)).size == "10x8"  # a size that the model makes
 
 
 def test_masks_are_transparent_or_white_where_they_redraw(text: HartPipeline) -> None:
@@ -236,7 +219,7 @@ def test_masks_are_transparent_or_white_where_they_redraw(text: HartPipeline) ->
         (lambda pipe: pipe.mix(["a cat", "a dog"], [0, 1]), "give 4 from 0 to 1, one for each scale"),
         (lambda pipe: pipe.mix(["a cat", "a dog"], [0, 1, 2, 0]), "from 0 to 1"),
         (lambda pipe: pipe.mix(["a cat", "a dog"], [0, 1, 1, 1], switch=2), "either weights or a switch"),
-        (lambda pipe: pipe("a cat", edit=pipe.prepare_edit(picture(10, 8))), "give size=edit.size"),
+        (lambda pipe: pipe("a cat", edit=pipe.prepare_variation(picture(10, 8))), "give size=edit.size"),
         (lambda pipe: pipe("a cat", mix=PromptMix(3, (0,) * 4)), "generates from text"),
     ],
 )  # fmt: skip

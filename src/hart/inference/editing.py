@@ -17,6 +17,7 @@ from hart.generation.edits import Edit, PromptMix
 from hart.generation.image_requests import checked_changes, null_context
 from hart.generation.outputs import HartOutput
 from hart.generation.request import Prompt, listed_values, whole_number
+from hart.grids import ScaleSchedule
 from hart.inference.base import BasePipeline
 from hart.sizes import requested_schedule
 from hart.strict import shown
@@ -31,35 +32,6 @@ class Editing(BasePipeline):
 
     def __call__(self, *arguments: Any, **options: Any) -> HartOutput:
         raise NotImplementedError
-
-    def prepare_edit(
-        self,
-        image: Image.Image,
-        mask: Image.Image | None = None,
-        *,
-        kept_scales: int | None = None,
-        source_prompt: Prompt | Context | None = None,
-        followed_scales: int | None = None,
-        size: int | str | None = None,
-        aspect: str | None = None,
-    ) -> Edit:
-        """What images keep of another one: the `edit` of a call or of an `ImageRequest`, whose size is `edit.size`.
-
-        mask: may be the image itself, whose transparent parts are then redrawn. Without one, what the image does not
-            cover of another size or aspect is redrawn, or everything if it covers all. The rest is as in `edit`.
-        """
-        image = require_image("image", image)
-        area = None if mask is None else redrawn_area(image, require_image("mask", mask))
-        schedule = canvas_schedule(self.config, image, size=size, aspect=aspect)
-        pixels, redraw = laid_out(image, area, self.config, schedule)
-        followed = source_prompt is not None
-        if kept_scales is None:
-            kept_scales = round(KEPT * len(schedule)) if followed else 0
-        if followed_scales is None:
-            followed_scales = round(FOLLOWED * len(schedule)) if followed else 0
-        made = Edit(pixels, redraw, kept_scales, source_prompt, followed_scales)
-        checked_changes(self.config, made, None, schedule)
-        return made
 
     def edit(
         self,
@@ -87,24 +59,16 @@ class Editing(BasePipeline):
         size, aspect: of the canvas, by default the image's own or near it. What the image does not cover is redrawn.
         options: as in a call, for example num_images_per_prompt, seed and guidance_scale.
         """
-        masked = source_prompt is None
-        if mask is None and masked and opacity(require_image("image", image)) is not None:
-            mask = image
         made = self.prepare_edit(
             image,
             mask,
-            kept_scales=kept_scales,
             source_prompt=source_prompt,
+            kept_scales=kept_scales,
             followed_scales=followed_scales,
             size=size,
             aspect=aspect,
         )
-        if masked and made.redraw is None:
-            raise HartError(
-                "nothing to redraw: give a mask, an image with transparent parts, a size or aspect that it does not "
-                "fill, or a source_prompt"
-            )
-        return self(**self._prompted(prompt), edit=made, size=made.size, **options)
+        return self._edited(prompt, made, options)
 
     def vary(
         self,
@@ -121,12 +85,59 @@ class Editing(BasePipeline):
         kept_scales: how many first scales are taken from it, by default half of them. All of them are its
             reconstruction from codes alone, 0 is a new image. The other arguments are as in `edit`.
         """
+        made = self.prepare_variation(image, kept_scales=kept_scales, size=size, aspect=aspect)
+        return self._edited(prompt, made, options)
+
+    def prepare_edit(
+        self,
+        image: Image.Image,
+        mask: Image.Image | None = None,
+        *,
+        source_prompt: Prompt | Context | None = None,
+        kept_scales: int | None = None,
+        followed_scales: int | None = None,
+        size: int | str | None = None,
+        aspect: str | None = None,
+    ) -> Edit:
+        """What images keep of another one in `edit`: for a call, or for an `ImageRequest` of a batch of `edit.size`."""
+        image, followed = require_image("image", image), source_prompt is not None
+        if mask is None and not followed and opacity(image) is not None:
+            mask = image
+        area = None if mask is None else redrawn_area(image, require_image("mask", mask))
+        schedule = canvas_schedule(self.config, image, size=size, aspect=aspect)
         if kept_scales is None:
-            kept_scales = (
-                len(canvas_schedule(self.config, require_image("image", image), size=size, aspect=aspect)) // 2
+            kept_scales = round(KEPT * len(schedule)) if followed else 0
+        if followed_scales is None or not followed:
+            followed_scales = round(FOLLOWED * len(schedule)) if followed else 0
+        pixels, redraw = laid_out(image, area, self.config, schedule)
+        if redraw is None and not followed:
+            raise HartError(
+                "nothing to redraw: give a mask, an image with transparent parts, a size or aspect that it does not "
+                "fill, or a source prompt"
             )
-        made = self.prepare_edit(image, kept_scales=kept_scales, size=size, aspect=aspect)
-        return self(**self._prompted(prompt), edit=made, size=made.size, **options)
+        return self._checked(Edit(pixels, redraw, kept_scales, source_prompt, followed_scales), schedule)
+
+    def prepare_variation(
+        self,
+        image: Image.Image,
+        *,
+        kept_scales: int | None = None,
+        size: int | str | None = None,
+        aspect: str | None = None,
+    ) -> Edit:
+        """What images keep of another one in `vary`; see `prepare_edit`."""
+        schedule = canvas_schedule(self.config, require_image("image", image), size=size, aspect=aspect)
+        pixels, redraw = laid_out(image, None, self.config, schedule)
+        kept = len(schedule) // 2 if kept_scales is None else kept_scales
+        return self._checked(Edit(pixels, redraw, kept), schedule)
+
+    def _checked(self, edit: Edit, schedule: ScaleSchedule) -> Edit:
+        checked_changes(self.config, edit, None, schedule)
+        return edit
+
+    def _edited(self, prompt: Prompt | None, edit: Edit, options: dict[str, Any]) -> HartOutput:
+        given = {"prompt_embeds": null_context(self.config)} if prompt is None else {"prompt": prompt}
+        return self(**given, edit=edit, size=edit.size, **options)
 
     def mix(
         self,
@@ -145,14 +156,16 @@ class Editing(BasePipeline):
         """
         if (found := listed_values(prompts)) is None or len(found) != 2:
             raise HartError(f"prompts {shown(prompts)}: give a list of two")
-        if weights is not None and switch is not None:
-            raise HartError("give either weights or a switch")
         schedule = requested_schedule(self.config, size=size, aspect=aspect)
-        if weights is None:
-            first = whole_number("switch", len(schedule) // 2 if switch is None else switch, 0, len(schedule))
-            weights = [float(k >= first) for k in range(len(schedule))]
-        return self(found[0], mix=PromptMix(found[1], tuple(weights)), size=size, aspect=aspect, **options)
+        shares = mix_weights(len(schedule), weights, switch)
+        return self(found[0], mix=PromptMix(found[1], shares), size=size, aspect=aspect, **options)
 
-    def _prompted(self, prompt: Prompt | None) -> dict[str, Any]:
-        """The arguments of a call for a prompt, or for none at all."""
-        return {"prompt_embeds": null_context(self.config)} if prompt is None else {"prompt": prompt}
+
+def mix_weights(scales: int, weights: Sequence[float] | None, switch: int | None) -> tuple[float, ...]:
+    """The weights of a `PromptMix` from the arguments of `Editing.mix`. Raises `HartError` for both."""
+    if weights is not None and switch is not None:
+        raise HartError("give either weights or a switch")
+    if weights is not None:
+        return tuple(weights)
+    first = whole_number("switch", scales // 2 if switch is None else switch, 0, scales)
+    return tuple(float(k >= first) for k in range(scales))
