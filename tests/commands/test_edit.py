@@ -41,7 +41,7 @@ def test_edit_writes_what_the_pipeline_draws_and_where_from(
     (followed,) = outputs(run("edit", image, "a dog", "--source-prompt", "a cat", *options))
     source = read_record(followed).settings.edit
     assert source is not None
-    assert (source.source_prompt, source.kept_scales, source.followed_scales) == ("a cat", 1, 3)
+    assert (source.source_prompt, source.kept_scales, source.followed_scales) == ("a cat", 0, 3)
     (wide,) = outputs(run("edit", image, "a dog", "--size", "16x8", *options))
     with Image.open(wide) as written:
         assert written.size == (2 * SIDE, SIDE)

@@ -45,8 +45,8 @@ def edit(
         str | None, typer.Option(help="In place of a mask: what the image shows now.", show_default=False)
     ] = None,
     kept_scales: Annotated[
-        int | None, typer.Option(help="First scales that stay under the mask too, and with them the layout.")
-    ] = None,
+        int, typer.Option(help="First scales that are the image's everywhere: its colours, then its layout.")
+    ] = 0,
     followed_scales: Annotated[
         int | None, typer.Option(help="With --source-prompt: first scales that follow the image.")
     ] = None,

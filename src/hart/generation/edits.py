@@ -33,8 +33,9 @@ from hart.tokenizer.quantizer import MultiScaleQuantizer, next_scale_input
 from hart.transformer.transformer import gather_tokens
 from hart.types import Context
 
-SHARE = 0.5
-"""A position of a coarse scale is generated if more than this share of what it covers is to be redrawn."""
+SHARE = 0.25
+"""A position of a coarse scale is generated if more than this share of what it covers is to be redrawn. With a half,
+the coarse scales stay the source's under a mask of half the image, and no colour changes there."""
 FEATHER = 4
 """Pixels inside the mask's border over which the original turns into what was drawn."""
 

@@ -23,8 +23,8 @@ from hart.sizes import requested_schedule
 from hart.strict import shown
 from hart.types import Context
 
-KEPT, FOLLOWED = 0.2, 0.7
-"""Shares of the scales that an edit with a source prompt keeps, and follows."""
+FOLLOWED = 0.7
+"""Share of the scales at which an edit with a source prompt follows the image, unless told otherwise."""
 
 
 class Editing(BasePipeline):
@@ -40,7 +40,7 @@ class Editing(BasePipeline):
         prompt: Prompt | None = None,
         *,
         source_prompt: Prompt | Context | None = None,
-        kept_scales: int | None = None,
+        kept_scales: int = 0,
         followed_scales: int | None = None,
         size: int | str | None = None,
         aspect: str | None = None,
@@ -52,8 +52,7 @@ class Editing(BasePipeline):
             outside it changes. Without a mask the transparent part of the image itself is redrawn.
         prompt: describes the whole image; None draws whatever fits.
         source_prompt: in place of a mask: describes the image as it is. What `prompt` describes otherwise changes.
-        kept_scales: this many first scales stay under the mask, too, which preserves the layout; by default 0, or
-            with a source prompt the share `KEPT`.
+        kept_scales: this many first scales are the image's everywhere, which preserves colours, then the layout.
         followed_scales: with a source prompt, the first scales up to this one follow the image; by default the share
             `FOLLOWED`.
         size, aspect: of the canvas, by default the image's own or near it. What the image does not cover is redrawn.
@@ -94,7 +93,7 @@ class Editing(BasePipeline):
         mask: Image.Image | None = None,
         *,
         source_prompt: Prompt | Context | None = None,
-        kept_scales: int | None = None,
+        kept_scales: int = 0,
         followed_scales: int | None = None,
         size: int | str | None = None,
         aspect: str | None = None,
@@ -105,8 +104,6 @@ class Editing(BasePipeline):
             mask = image
         area = None if mask is None else redrawn_area(image, require_image("mask", mask))
         schedule = canvas_schedule(self.config, image, size=size, aspect=aspect)
-        if kept_scales is None:
-            kept_scales = round(KEPT * len(schedule)) if followed else 0
         if followed_scales is None or not followed:
             followed_scales = round(FOLLOWED * len(schedule)) if followed else 0
         pixels, redraw = laid_out(image, area, self.config, schedule)
