@@ -12,6 +12,7 @@ from hart.checkpoint.loading import load_model, random_model
 from hart.checkpoint.starting import load_tokenizer
 from hart.config import HartConfig
 from hart.data.transforms import unit_to_pixels
+from hart.generation.edits import Edit, SecondPrompts, batch_edits
 from hart.generation.next_scale import NextScaleGenerator
 from hart.generation.noise import SeededNoise
 from hart.pipeline import HartPipeline
@@ -71,6 +72,34 @@ def test_an_image_is_generated_on_one_device(config: HartConfig, changes: dict[s
         assert traffic.waits == before[0], "between text and pixels the host waits for nothing"
         scales = len(config.transformer.scales)
         assert traffic.sent - before[1] <= BATCH * (3 * scales + 2 + 1), "only the settings and seeds are sent"
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+def test_edits_wait_for_nothing_between_scales() -> None:
+    config = tiny_text_config(depth=1)
+    with stand_in() as traffic:
+        tokenizer, hart = random_model(config, torch.Generator(), dtype=torch.bfloat16)
+        assert config.transformer.text is not None
+        encoder = RandomTextFeatures(config.transformer.text, 0)
+        pipe = HartPipeline(config, tokenizer, hart, device=DEVICE, dtype=torch.bfloat16, text_encoder=encoder)
+        context, scales = encoder.encode(["a"] * BATCH).to(DEVICE), len(config.transformer.scales)
+        redraw = torch.ones(pipe.image_size, pipe.image_size, dtype=torch.bool)
+        pixels = torch.zeros(3, pipe.image_size, pipe.image_size, dtype=torch.uint8)
+        edits = batch_edits(
+            [Edit(pixels, redraw, source_prompt="a", followed_scales=2), Edit(pixels, kept_scales=scales)],
+            pipe.components.encode,
+            pipe.tokenizer.quantizer,
+            config.tokenizer.schedule,
+        )
+        second = SecondPrompts(
+            torch.arange(BATCH, device=DEVICE), context, torch.zeros(scales, BATCH, 1, 1, device=DEVICE)
+        )
+        settings, noise = config.sampling.replace(maskgit_steps=2), SeededNoise([3, 4], DEVICE)
+        generator = NextScaleGenerator(pipe.hart, pipe.tokenizer.quantizer, settings, noise, edits=edits)
+        before = traffic.waits, traffic.sent
+        for state in generator.states(context, second=second):
+            assert state.latent.device == DEVICE
+        assert (traffic.waits, traffic.sent) == before
 
 
 def trained(task: Task, trainer: TrainerConfig, traffic: Traffic) -> tuple[int, int]:

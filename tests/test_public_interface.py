@@ -212,7 +212,7 @@ def test_what_users_of_diffusers_try_first_works_or_is_one_line(text: HartPipeli
         text.to(torch.float32, torch.float16)
     with pytest.raises(HartError, match="unknown progress bar option"):
         text.set_progress_bar_config(total=3)
-    with pytest.raises(HartError, match="takes a PIL image"):
+    with pytest.raises(HartError, match="must be a PIL image"):
         text.reconstruct("photo.png")  # type: ignore[arg-type]
     with pytest.raises(HartError, match="give a path"):
         text.save_pretrained("")

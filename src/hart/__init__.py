@@ -16,6 +16,7 @@ from hart.exports import lazy
 if TYPE_CHECKING:
     from hart.config import HartConfig, SamplingConfig
     from hart.errors import HartError, PromptWarning
+    from hart.generation.edits import Edit, PromptMix
     from hart.generation.image_requests import ImageRequest
     from hart.generation.outputs import HartOutput, Reconstruction, ScalePreview
     from hart.model import Hart
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "ClassContext",
+    "Edit",
     "Hart",
     "HartConfig",
     "HartError",
     "HartOutput",
     "HartPipeline",
     "ImageRequest",
+    "PromptMix",
     "PromptWarning",
     "Reconstruction",
     "SamplingConfig",
@@ -44,6 +47,7 @@ __getattr__, __dir__ = lazy(
     {
         "hart.config": "HartConfig SamplingConfig",
         "hart.errors": "HartError PromptWarning",
+        "hart.generation.edits": "Edit PromptMix",
         "hart.generation.image_requests": "ImageRequest",
         "hart.generation.outputs": "HartOutput Reconstruction ScalePreview",
         "hart.model": "Hart",

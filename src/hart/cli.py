@@ -13,6 +13,9 @@ from hart.commands.program import new_program, run_program
 app = new_program(
     {
         "generate": ("hart.commands.generate:generate", "Generate images from prompts."),
+        "edit": ("hart.commands.edit:edit", "Redraw a part of an image, or what a new description changes."),
+        "vary": ("hart.commands.edit:vary", "Generate images that share an image's coarse scales."),
+        "mix": ("hart.commands.edit:mix", "Generate images of two prompts: one's form, the other's look."),
         "reconstruct": ("hart.commands.generate:reconstruct", "Encode and decode images with a model's tokenizer."),
         "info": ("hart.commands.models:info", "Show a model's scales, parameters and cost per image."),
         "convert": ("hart.commands.models:convert", "Write a model, with adapters merged, in hart's own layout."),

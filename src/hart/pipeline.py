@@ -23,9 +23,18 @@ from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from hart.config import SamplingConfig
-from hart.data.transforms import pil_to_pixels, to_signed, unit_to_pil
+from hart.data.transforms import pil_to_pixels, unit_to_pil
 from hart.errors import HartError, PromptWarning
-from hart.generation.image_requests import ImageRequest, Request, checked_images, checked_request, contexts
+from hart.generation.canvas import require_image
+from hart.generation.edits import Edit, PromptMix, batch_edits
+from hart.generation.image_requests import (
+    ImageRequest,
+    Request,
+    checked_images,
+    checked_request,
+    contexts,
+    second_prompts,
+)
 from hart.generation.next_scale import NextScaleGenerator, ScaleState
 from hart.generation.noise import SeededNoise
 from hart.generation.outputs import HartOutput, Reconstruction, ScalePreview, joined_images, psnr
@@ -39,10 +48,9 @@ from hart.generation.request import (
     checked_prompts,
 )
 from hart.grids import ScaleSchedule
-from hart.inference.base import BasePipeline
 from hart.inference.components import Components
+from hart.inference.editing import Editing
 from hart.sizes import requested_schedule
-from hart.strict import shown
 from hart.types import ClassContext, Context, cat_contexts
 
 GPU_BATCH = 4
@@ -51,7 +59,7 @@ GPU_BATCH = 4
 OnScale = Callable[[ScalePreview], object]
 
 
-class HartPipeline(BasePipeline):
+class HartPipeline(Editing):
     """A whole model on one device. Call it with prompts, or its stages: `encode_prompt`, `generate`, `decode`."""
 
     @torch.inference_mode()
@@ -71,6 +79,8 @@ class HartPipeline(BasePipeline):
         height: int | None = None,
         width: int | None = None,
         aspect: str | None = None,
+        edit: Edit | None = None,
+        mix: PromptMix | None = None,
         batch_size: int | None = None,
         callback_on_scale: OnScale | None = None,
         callback_on_batch: Callable[[HartOutput], object] | None = None,
@@ -93,6 +103,8 @@ class HartPipeline(BasePipeline):
         size: of the images in pixels: 256 for a square, "1024x576" for a width and a height. height, width: the same
             as numbers. aspect: a shape such as "16:9", with as many tokens as the square. By default the size that the
             model was trained at; see `hart.sizes.requested_schedule`.
+        edit: what all images keep of another, see `prepare_edit`; they are PIL images or latents. mix: a second prompt
+            for all images. `edit`, `vary` and `mix` are calls with these.
         batch_size: images generated together; by default 1 on a CPU and `GPU_BATCH` elsewhere.
         callback_on_scale: called after every scale of every batch. If it returns False, the call ends with the images
             of this batch as they are.
@@ -120,11 +132,16 @@ class HartPipeline(BasePipeline):
             settings={**components.speed.sampling, **settings},
             schedule=schedule,
             batch_size=batch_size,
+            edit=edit,
+            mix=mix,
         )
+        if edit is not None and output_type not in ("pil", "latent"):
+            raise HartError(f"output_type {output_type}: original pixels are put back in PIL images, choose pil")
         batches = []
         for images, latents in self._sampled(request, components, callback_on_scale):
+            drawn = components.images(latents, output_type)
             batch = HartOutput(
-                components.images(latents, output_type),
+                [edit.finished(image) for image in drawn] if edit is not None and output_type == "pil" else drawn,
                 [request.prompts[i // request.images_per_prompt] for i in images] if request.prompts else [],
                 [request.seeds[i] for i in images],
                 [request.sampling(i) for i in images],
@@ -212,14 +229,12 @@ class HartPipeline(BasePipeline):
     @torch.inference_mode()
     def reconstruct(self, image: Image.Image) -> Reconstruction:
         """Encode and decode an image with the tokenizer alone, cropped to a square and resized first."""
-        if not isinstance(image, Image.Image):
-            raise HartError(f"reconstruct takes a PIL image, not {shown(image)}: open it with PIL.Image.open")
         components = self._components
-        pixels = pil_to_pixels(image, self.image_size)
-        latent = components.tokenizer.encode(to_signed(pixels).unsqueeze(0).to(components.device))
+        pixels = pil_to_pixels(require_image("image", image), self.image_size)
+        latent = components.encode(pixels)
         original = pixels.float() / 255
-        discrete = components.decode(components.tokenizer.quantize(latent).latent[0])
-        hybrid = components.decode(latent[0])
+        discrete = components.decode(components.tokenizer.quantize(latent.unsqueeze(0)).latent[0])
+        hybrid = components.decode(latent)
         return Reconstruction(
             original=unit_to_pil(original),
             discrete=unit_to_pil(discrete),
@@ -264,8 +279,12 @@ def _states(
     """The states of a batch of checked requests."""
     noise = SeededNoise([image.seed for image in images], parts.device)
     settings = [image.sampling for image in images if image.sampling is not None]
-    generator = NextScaleGenerator(parts.hart, parts.tokenizer.quantizer, settings, noise, schedule)
-    return generator.states(*contexts(images, encode, parts.device))
+    quantizer = parts.tokenizer.quantizer
+    with torch.inference_mode():
+        edits = batch_edits([image.edit for image in images], parts.encode, quantizer, schedule)
+        second = second_prompts(images, encode, parts.device)
+    generator = NextScaleGenerator(parts.hart, quantizer, settings, noise, schedule, edits)
+    return generator.states(*contexts(images, encode, parts.device), second)
 
 
 def _warn(message: str) -> None:

@@ -71,6 +71,8 @@ def test_images_carry_prompt_seed_model_and_settings(text_model: Path, tmp_path:
         "loras": [],
         "lora_scale": 1.0,
         "batch": None,
+        "edit": None,
+        "mix": None,
     }
 
 

@@ -33,7 +33,7 @@ from hart.files import read_text, user_path
 from hart.strict import Listed, clipped
 
 if TYPE_CHECKING:
-    from hart.generation.metadata import ImageRecord, ImageSettings
+    from hart.generation.metadata import EditSource, ImageRecord, ImageSettings, MixSettings
     from hart.generation.outputs import HartOutput
     from hart.pipeline import HartPipeline
 
@@ -56,11 +56,9 @@ class ModelOptions(Config, kw_only=True):
     """Folder for the images."""
 
 
-class GenerateOptions(ModelOptions, kw_only=True):
-    """What to generate. None is the default, or with --like what the image was made with."""
+class DrawOptions(ModelOptions, kw_only=True):
+    """How images are drawn, whatever of."""
 
-    prompts: Annotated[Listed[str], Field(json_schema_extra={"positional": True})] = ()
-    """What to generate: text, or class numbers for a class model."""
     negative_prompt: str | None = None
     """What guidance steers away from, for all images."""
     images_per_prompt: Annotated[
@@ -94,6 +92,13 @@ class GenerateOptions(ModelOptions, kw_only=True):
     """Use random weights in place of the model's: for timings, not for images."""
 
 
+class GenerateOptions(DrawOptions, kw_only=True):
+    """What to generate. None is the default, or with --like what the image was made with."""
+
+    prompts: Annotated[Listed[str], Field(json_schema_extra={"positional": True})] = ()
+    """What to generate: text, or class numbers for a class model."""
+
+
 NOTHING = GenerateOptions()
 
 
@@ -122,17 +127,21 @@ def generate(
     # links stay as given
     loras = tuple(Path(os.path.abspath(user_path(folder))) for folder in options.lora)  # noqa: PTH100
     options = options.replace(prompts=tuple(wanted), lora=loras)
-    sampling, row, given = None, None, options
+    sampling, row, given, mix = None, None, options, None
     if like is not None:
         record = read_record(like)
         options, row = _like(record, options)
-        sampling = record.settings.sampling
+        sampling, mix = record.settings.sampling, record.settings.mix
+        if record.settings.edit is not None:
+            raise HartError(
+                f"{like}: was made from {record.settings.edit.image}, which it does not hold: edit that again"
+            )
     if given.lora_scale is not None and not options.lora:
         raise HartError("--lora-scale is the strength of an adapter: give --lora too")
     total = 1 if row is not None else len(options.prompts) * (options.images_per_prompt or 1)
-    writer = ImageWriter(options, total, row, keep=grid)
+    writer = ImageWriter(options, total, row, keep=grid, mix=mix)
     with says_what_is_kept(writer), progress(f"loading {options.model or DEFAULT_MODEL}") as report, prompt_notes():
-        pipe = _open(options)
+        pipe = open_model(options)
         if pipe.num_classes is None:
             _hint_at_quotes(given.prompts)
         schedule = requested_schedule(pipe.config, size=options.size, aspect=options.aspect)
@@ -141,15 +150,18 @@ def generate(
             raise HartError(f"--grid: {total} images of {image_size} px are too many for one sheet")
         if image_size not in (known := trained_sizes(pipe.config)):
             note(f"this model was trained at {', '.join(map(str, known))} px: images of {image_size} may look worse")
+        from hart.generation.edits import PromptMix
+
         negative = options.negative_prompt
         _call(pipe, options)(
-            _prompts_for(pipe, options.prompts),
-            negative_prompt=None if negative is None else _prompts_for(pipe, [negative]),
+            prompts_for(pipe, options.prompts),
+            negative_prompt=None if negative is None else prompts_for(pipe, [negative]),
             num_images_per_prompt=options.images_per_prompt or 1,
             seed=options.seed or 0,
             size=str(image_size),
             batch_size=options.batch_size,
             sampling=sampling,
+            mix=None if mix is None else PromptMix(prompts_for(pipe, [mix.prompt])[0], mix.weights),
             callback_on_scale=scale_reporter(report),
             callback_on_batch=lambda batch: writer.write(batch, pipe),
             collect=False,
@@ -233,7 +245,7 @@ def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions,
     return given.replace(**kept | changes), settings.batch.row if settings.batch and "prompts" in changes else None
 
 
-def _open(options: GenerateOptions) -> HartPipeline:
+def open_model(options: DrawOptions) -> HartPipeline:
     with importing():
         from hart.checkpoint.loading import load_config
         from hart.pipeline import HartPipeline
@@ -270,7 +282,7 @@ def _call(pipe: HartPipeline, options: GenerateOptions) -> Any:
     return lambda prompts, **arguments: best_of(pipe, prompts, options.best_of, scorer, **arguments)
 
 
-def _prompts_for(pipe: HartPipeline, prompts: Sequence[str]) -> list[str | int]:
+def prompts_for(pipe: HartPipeline, prompts: Sequence[str]) -> list[str | int]:
     """Text as it is; for a class model the numbers that it spells."""
     if pipe.num_classes is None:
         return list(prompts)
@@ -285,11 +297,24 @@ def _prompts_for(pipe: HartPipeline, prompts: Sequence[str]) -> list[str | int]:
 class ImageWriter:
     """Writes batches as they are generated and prints the paths: a run that is stopped keeps what it has done."""
 
-    def __init__(self, options: GenerateOptions, total: int, row: int | None, *, keep: bool) -> None:
-        """total: images to come. row: write only this one of the batch. keep: hold images for a contact sheet."""
+    def __init__(
+        self,
+        options: DrawOptions,
+        total: int,
+        row: int | None = None,
+        *,
+        keep: bool = False,
+        edit: EditSource | None = None,
+        mix: MixSettings | None = None,
+    ) -> None:
+        """total: images to come. row: write only this one of the batch. keep: hold images for a contact sheet.
+
+        edit, mix: what the images were made with, for their records.
+        """
         self.options, self.row, self.total, self.done = options, row, total, 0
         self._files = NumberedFiles(options.out, total)
         self._model = model_name(options.model or DEFAULT_MODEL)
+        self._edit, self._mix = edit, mix
         self._kept: list[tuple[str, int, Any]] | None = [] if keep else None
 
     def write(self, batch: HartOutput, pipe: HartPipeline) -> None:
@@ -298,9 +323,11 @@ class ImageWriter:
         from hart.generation.metadata import ImageRecord, write_image
 
         for row in range(len(batch.images)) if self.row is None else [self.row]:
-            prompt, seed, image = str(batch.prompts[row]), batch.seeds[row], batch.images[row]
+            prompt = str(batch.prompts[row]) if batch.prompts else ""
+            seed, image = batch.seeds[row], batch.images[row]
             record = ImageRecord(prompt, seed, self._model, self._settings(batch, row, pipe), __version__)
-            print_path(self._files.write(f"{slug(prompt)}-{seed}", partial(write_image, image=image, record=record)))
+            name = slug(prompt or (Path(self._edit.image).stem if self._edit is not None else ""))
+            print_path(self._files.write(f"{name}-{seed}", partial(write_image, image=image, record=record)))
             self.done += 1
             if self._kept is not None:
                 self._kept.append((prompt, seed, image))
@@ -336,6 +363,8 @@ class ImageWriter:
             loras=tuple(map(str, self.options.lora)),
             lora_scale=1.0 if self.options.lora_scale is None else self.options.lora_scale,
             batch=BatchPlace(together, batch.seeds[0], row) if len(together) > 1 else None,
+            edit=self._edit,
+            mix=self._mix,
         )
 
 

@@ -105,6 +105,16 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
+def opacity(image: Image.Image) -> Image.Image | None:
+    """Mode L, upright as in `as_rgb`: 0 where an image is transparent; None for an image without transparency."""
+    image.load()
+    if image.mode[0] in "IF" or not image.has_transparency_data:
+        return None
+    turn = _TURNS.get(_orientation(image))
+    alpha = (image if image.mode == "RGBA" else image.convert("RGBA")).getchannel("A")
+    return alpha if turn is None else alpha.transpose(turn)
+
+
 def _recognised(content: bytes, formats: Sequence[str]) -> Image.Image:
     """An image whose pixels are not decoded yet. `Image.open` has a limit of its own and warns below it."""
     Image.init()

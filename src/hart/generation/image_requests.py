@@ -10,6 +10,7 @@ import torch
 
 from hart.config import MAX_SEED, HartConfig, SamplingConfig
 from hart.errors import HartError
+from hart.generation.edits import Edit, PromptMix, SecondPrompts
 from hart.generation.request import (
     MAX_BATCH,
     Prompt,
@@ -20,10 +21,12 @@ from hart.generation.request import (
     checked_seeds,
     checked_settings,
     drawn_seeds,
+    finite_number,
     listed_values,
     whole_number,
 )
 from hart.grids import ScaleSchedule
+from hart.sizes import size_of_grid
 from hart.strict import shown
 from hart.types import ClassContext, Context, TextContext, cat_contexts
 
@@ -37,12 +40,23 @@ class ImageRequest:
 
     prompt, negative_prompt: text, a class number, or one row of features; the negative one may be None.
     sampling: None for the model's own settings; the images of a batch agree in `hart.generation.rows.SHARED`.
+    edit: what it keeps of another image, see `HartPipeline.prepare_edit`. mix: a second prompt; not with an edit that
+        has a source prompt.
     """
 
     prompt: Prompt | Context
     seed: int = 0
     sampling: SamplingConfig | None = None
     negative_prompt: Prompt | Context | None = None
+    edit: Edit | None = None
+    mix: PromptMix | None = None
+
+    @property
+    def second_prompt(self) -> Prompt | Context | None:
+        """Of the edit's source or of the mix."""
+        if self.mix is not None:
+            return self.mix.prompt
+        return None if self.edit is None else self.edit.source_prompt
 
 
 def checked_images(config: HartConfig, images: object, schedule: ScaleSchedule) -> list[ImageRequest]:
@@ -55,26 +69,56 @@ def checked_images(config: HartConfig, images: object, schedule: ScaleSchedule) 
 
 
 def _checked_image(config: HartConfig, image: ImageRequest, schedule: ScaleSchedule) -> ImageRequest:
-    def checked(name: str, prompt: Prompt | Context) -> Prompt | Context:
-        if not isinstance(prompt, TextContext | ClassContext):
-            (one,) = checked_prompts([prompt], config.num_classes)
-            return one
-        if len(context := checked_embeds(name, prompt, config)) != 1:
-            raise HartError(f"{name} has {len(context)} rows: an image takes one")
-        return context
-
     sampling = checked_settings(config, image.sampling, {}, schedule)
     negative = image.negative_prompt
     if negative is not None:
-        negative = checked("negative_prompt", negative)
+        negative = _checked_prompt(config, "negative_prompt", negative)
         _require_guidance([sampling])
+    edit, mix = checked_changes(config, image.edit, image.mix, schedule)
     return replace(
         image,
-        prompt=checked("prompt", image.prompt),
+        prompt=_checked_prompt(config, "prompt", image.prompt),
         seed=checked_seed(image.seed),
         sampling=sampling,
         negative_prompt=negative,
+        edit=edit,
+        mix=mix,
     )
+
+
+def _checked_prompt(config: HartConfig, name: str, prompt: Prompt | Context) -> Prompt | Context:
+    if not isinstance(prompt, TextContext | ClassContext):
+        (one,) = checked_prompts([prompt], config.num_classes)
+        return one
+    if len(context := checked_embeds(name, prompt, config)) != 1:
+        raise HartError(f"{name} has {len(context)} rows: an image takes one")
+    return context
+
+
+def checked_changes(
+    config: HartConfig, edit: Edit | None, mix: PromptMix | None, schedule: ScaleSchedule
+) -> tuple[Edit | None, PromptMix | None]:
+    """An edit and a mix, if they fit images of this schedule. Raises `HartError`."""
+    scales = len(schedule)
+    if edit is not None:
+        if not isinstance(edit, Edit):
+            raise HartError(f"edit must be an Edit, what prepare_edit returns, not {shown(edit)}")
+        if edit.size != str(size := size_of_grid(schedule.final, config.tokenizer.downsampling)):
+            raise HartError(f"the edit is of {edit.size} pixels, the images are of {size}: give size=edit.size")
+        for name in ("kept_scales", "followed_scales"):
+            whole_number(name, getattr(edit, name), 0, scales)
+        if edit.source_prompt is not None:
+            edit = replace(edit, source_prompt=_checked_prompt(config, "source_prompt", edit.source_prompt))
+    if mix is not None:
+        if not isinstance(mix, PromptMix):
+            raise HartError(f"mix must be a PromptMix, not {shown(mix)}")
+        if edit is not None and edit.source_prompt is not None:
+            raise HartError("an image has one second prompt: give either a mix or the source prompt of an edit")
+        weights = tuple(finite_number("weight", weight) for weight in listed_values(mix.weights) or [])
+        if len(weights) != scales or not all(0 <= weight <= 1 for weight in weights):
+            raise HartError(f"weights {shown(mix.weights)}: give {scales} from 0 to 1, one for each scale")
+        mix = PromptMix(_checked_prompt(config, "second prompt", mix.prompt), weights)
+    return edit, mix
 
 
 def contexts(
@@ -83,7 +127,7 @@ def contexts(
     """The contexts of a batch, and those that guidance steers away from: None if all are the null context."""
 
     def of(prompt: Prompt | Context) -> Context:
-        return (prompt if isinstance(prompt, TextContext | ClassContext) else encode(prompt)).to(device)
+        return context_of(prompt, encode, device)
 
     context = cat_contexts([of(image.prompt) for image in images])
     if all(image.negative_prompt is None for image in images):
@@ -95,13 +139,44 @@ def contexts(
     )
 
 
+def context_of(prompt: Prompt | Context, encode: Callable[[Prompt], Context], device: torch.device) -> Context:
+    """The context of one prompt, or features that were given in its place."""
+    return (prompt if isinstance(prompt, TextContext | ClassContext) else encode(prompt)).to(device)
+
+
+def null_context(config: HartConfig) -> Context:
+    """One row of no prompt at all."""
+    text, classes = config.transformer.text, config.transformer.classes
+    if classes is not None:
+        return ClassContext(torch.tensor([classes.num_classes]), classes.num_classes)
+    assert text is not None
+    features = torch.zeros(1, text.tokens, text.width)
+    return TextContext(features, torch.ones(1, text.tokens, dtype=torch.bool)).null()
+
+
+def second_prompts(
+    images: Sequence[ImageRequest], encode: Callable[[Prompt], Context], device: torch.device
+) -> SecondPrompts | None:
+    """The second prompts of a batch; None if there are none."""
+    given = [(i, image.second_prompt) for i, image in enumerate(images)]
+    found = [(i, context_of(prompt, encode, device)) for i, prompt in given if prompt is not None]
+    if not found:
+        return None
+    weights = None
+    if scales := max(len(image.mix.weights) if image.mix is not None else 0 for image in images):
+        rows = [(0.0,) * scales if image.mix is None else image.mix.weights for image in images]
+        weights = torch.tensor(rows).T[..., None, None].to(device, non_blocking=True)
+    index = torch.tensor([i for i, _ in found]).to(device, non_blocking=True)
+    return SecondPrompts(index, cat_contexts([context for _, context in found]), weights)
+
+
 @dataclass(frozen=True)
 class Request:
     """The images of one call, every value checked; image i belongs to prompt i // images_per_prompt.
 
     prompts: or their features in `embeds`. negative_prompts, negative_embeds: one for each prompt, one for all, or
         none; a prompt that is None stands for the null context. seeds: one for each image. samplings: one for each
-        image, or one for all. schedule: of all images.
+        image, or one for all. schedule, edit, mix: of all images.
     """
 
     prompts: Sequence[Prompt]
@@ -113,6 +188,8 @@ class Request:
     samplings: Sequence[SamplingConfig]
     schedule: ScaleSchedule
     batch_size: int
+    edit: Edit | None = None
+    mix: PromptMix | None = None
 
     @property
     def count(self) -> int:
@@ -132,7 +209,7 @@ class Request:
             negative = self.negative_embeds.rows(slice(at, at + 1))
         elif self.negative_prompts is not None:
             negative = self.negative_prompts[row % len(self.negative_prompts)]
-        return ImageRequest(prompt, self.seeds[i], self.sampling(i), negative)
+        return ImageRequest(prompt, self.seeds[i], self.sampling(i), negative, self.edit, self.mix)
 
     def sampling(self, i: int) -> SamplingConfig:
         """The settings of image i."""
@@ -153,6 +230,8 @@ def checked_request(
     settings: Mapping[str, Any],
     schedule: ScaleSchedule,
     batch_size: object,
+    edit: Edit | None = None,
+    mix: PromptMix | None = None,
 ) -> Request:
     """A `Request` from the arguments of `HartPipeline.__call__`. Raises `HartError` for those that do not fit."""
     if (prompt is None) == (embeds is None):
@@ -177,7 +256,8 @@ def checked_request(
             raise HartError(f"{len(negatives_given)} negative prompts for {rows} prompts: give one, or one for each")
     size, count = whole_number("batch_size", batch_size, 1, MAX_BATCH), rows * each
     seeds = checked_seeds(seed, count) if generator is None else drawn_seeds(generator, count)
-    return Request(prompts, given, negatives, negative, each, seeds, samplings, schedule, size)
+    edit, mix = checked_changes(config, edit, mix, schedule)
+    return Request(prompts, given, negatives, negative, each, seeds, samplings, schedule, size, edit, mix)
 
 
 def checked_samplings(

@@ -34,6 +34,28 @@ class BatchPlace(Config):
     row: int
 
 
+class EditSource(Config):
+    """What an image was edited from: names and digests of files, which the record does not hold.
+
+    The same command on the same files makes the image again.
+    """
+
+    image: str
+    image_sha256: str
+    mask: str | None = None
+    mask_sha256: str | None = None
+    source_prompt: str | None = None
+    kept_scales: int = 0
+    followed_scales: int = 0
+
+
+class MixSettings(Config):
+    """The second prompt of an image, and its share at each scale."""
+
+    prompt: str
+    weights: Listed[float]
+
+
 class ImageSettings(Config):
     """Everything that decides an image, besides prompt, seed and model."""
 
@@ -53,6 +75,8 @@ class ImageSettings(Config):
     lora_scale: float = 1.0
     batch: BatchPlace | None = None
     """None: generated alone."""
+    edit: EditSource | None = None
+    mix: MixSettings | None = None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from hart.config import SamplingConfig
-from hart.generation.logits import Guidance, filtered, guided, gumbel_mixture, sample_by_gumbel
+from hart.generation.edits import BatchEdits, SecondPrompts, followed_codes
+from hart.generation.logits import Candidates, Guidance, filtered, guided, gumbel_mixture, sample_by_gumbel
 from hart.generation.noise import NoiseSource
 from hart.generation.rows import batch_settings, ratio_at
 from hart.grids import ScaleSchedule
@@ -63,14 +64,31 @@ class ScaleState:
 
 @dataclass(frozen=True)
 class _Prefix:
-    """What the transformer has seen of a batch, with both halves of the guidance: the conditions, and a cache.
+    """What the transformer has seen of a batch, in all its branches: the conditions, and a cache.
 
+    Branches are rows after each other: the prompts, second prompts if there are any, and with guidance the null half.
     null_rows: rows at the end with the null context; 0 if a negative prompt stands there.
     """
 
     conditioning: Conditioning
     cache: KVCache
     null_rows: int
+    second: SecondPrompts | None
+    guided: bool
+
+    def spread(self, x: Tensor) -> Tensor:
+        """The same x (B, ...) for every branch."""
+        second = [] if self.second is None else [x[self.second.rows]]
+        branches = [x, *second, x] if self.guided else [x, *second]
+        return torch.cat(branches) if len(branches) > 1 else x
+
+    def branches(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Of the prompts, of second prompts or else the prompts again, and of the null half, each (B, ...)."""
+        seconds = 0 if self.second is None else len(self.second.rows)
+        images = (len(x) - seconds) // (2 if self.guided else 1)
+        own, other, *null = x.split([images, seconds, images] if self.guided else [images, seconds])
+        other = own if self.second is None else own.index_copy(0, self.second.rows, other)
+        return own, other, null[0] if null else None
 
 
 def maskgit_step_sizes(tokens: int, maskgit_steps: int) -> list[int]:
@@ -100,9 +118,11 @@ class NextScaleGenerator:
         settings: SamplingConfig | Sequence[SamplingConfig],
         noise: NoiseSource,
         schedule: ScaleSchedule | None = None,
+        edits: BatchEdits | None = None,
     ) -> None:
         """settings: one for all images, or one for each. schedule: of all images, by default the model's own.
 
+        edits: what images keep of others.
         Raises `HartError` for what the model cannot sample.
         """
         self.hart = hart
@@ -113,6 +133,7 @@ class NextScaleGenerator:
         rows = [settings] if isinstance(settings, SamplingConfig) else settings
         self.settings = batch_settings(hart.config, rows, self.schedule, self.codebook.device)
         self.noise = noise
+        self.edits = edits
 
     def __call__(self, context: Context, null_context: Context | None = None) -> Tensor:
         """Latents (B, D, h, w) in float32: that of the last of `states`."""
@@ -121,30 +142,42 @@ class NextScaleGenerator:
         return latent
 
     @torch.inference_mode()
-    def states(self, context: Context, null_context: Context | None = None) -> Iterator[ScaleState]:
+    def states(
+        self, context: Context, null_context: Context | None = None, second: SecondPrompts | None = None
+    ) -> Iterator[ScaleState]:
         """The state of a batch after every scale; whoever stops asking stops the generation.
 
         context: of B images. null_context: what guidance steers away from, by default the null context of each.
+        second: second prompts of some of them.
         """
-        prefix = self._prefix(context, null_context)
+        prefix = self._prefix(context, null_context, second)
         shape = (len(context), self.codebook.shape[1], *self.schedule.final)
         total = self.codebook.new_zeros(shape, dtype=torch.float32)
         for k in range(len(self.schedule)):
-            steps = [self._step(k, total, prefix, positions) for positions in self._positions(k)]
-            total = total + self._contribution(k, _in_raster_order(steps))
+            known = None
+            if self.edits is not None:
+                known = self.edits.known_codes(k, total, self.schedule.grids[k], self.quantizer)
+            steps = [self._step(k, total, prefix, positions, known) for positions in self._positions(k)]
+            before, total = total, total + self._contribution(k, _in_raster_order(steps))
+            if self.edits is not None and known is not None and k == len(self.schedule) - 1:
+                discrete = before + self._smoothed(k, self.quantizer.codebook(known))
+                total = self.edits.finished(total, discrete, hybrid=self.hart.residual is not None)
             yield ScaleState(k, len(self.schedule), total, tuple(steps))
 
-    def _prefix(self, context: Context, null_context: Context | None) -> _Prefix:
-        """The conditions of both halves, and an empty cache."""
+    def _prefix(self, context: Context, null_context: Context | None, second: SecondPrompts | None) -> _Prefix:
+        """The conditions of all branches, and an empty cache."""
         images, null_rows = len(context), 0
         parts = self._apart(context)
+        if second is not None:
+            parts += self._apart(second.context)
         if self.settings.guided and null_context is None:
             null_rows = images
             parts += self._apart(context.null().rows(slice(0, 1))) * images  # all are the same
         elif self.settings.guided and null_context is not None:
             parts += self._apart(null_context)
-        cache = self.transformer.new_cache(images * (2 if self.settings.guided else 1), self.schedule)
-        return _Prefix(Conditioning.cat(parts), cache, null_rows)
+        conditioning = Conditioning.cat(parts)
+        cache = self.transformer.new_cache(len(conditioning.head_modulation), self.schedule)
+        return _Prefix(conditioning, cache, null_rows, second, self.settings.guided)
 
     def _apart(self, context: Context) -> list[Conditioning]:
         """The conditions of a batch; one by one on a CPU, whose products of few rows round by their number."""
@@ -171,58 +204,91 @@ class NextScaleGenerator:
         """What the tokens (B, N_k, D) of scale k add to the running sum: (B, D, h, w)."""
         if self._has_residual(k):
             return to_map(tokens, self.schedule.final)  # without phi
+        return self._smoothed(k, tokens)
+
+    def _smoothed(self, k: int, tokens: Tensor) -> Tensor:
+        """`_contribution` with phi."""
         # one by one on a CPU, whose convolutions round otherwise for more images
         images = tokens.to(self.codebook.dtype).split(1 if tokens.device.type == "cpu" else len(tokens))
         return torch.cat([self.quantizer.contribution(image, k, self.schedule) for image in images]).float()
 
-    def _step(self, k: int, total: Tensor, prefix: _Prefix, positions: Tensor | None) -> TokenStep:
-        """Sample tokens of scale k, given the sum (B, D, h, w) of all scales before it."""
+    def _step(
+        self, k: int, total: Tensor, prefix: _Prefix, positions: Tensor | None, known: Tensor | None
+    ) -> TokenStep:
+        """Sample tokens of scale k, given the sum (B, D, h, w) of all scales before it, and codes (B, N_k) to keep."""
         settings, has_residual = self.settings, self._has_residual(k)
         guidance = settings.guidance_at(k)
         hidden = self._hidden(k, total, prefix, positions)
-        logits = self.transformer.logits(hidden, prefix.conditioning)
-        if settings.guided:
-            conditional, unconditional = logits.chunk(2)
-            logits = guided(conditional, unconditional, guidance)
+        own, other, null = prefix.branches(self.transformer.logits(hidden, prefix.conditioning))
+        logits = own if prefix.second is None else prefix.second.mixed(k, own, other)
+        if null is not None:
+            logits = guided(logits, null, guidance)
         places = torch.arange(logits.shape[1], device=logits.device).unsqueeze(0) if positions is None else positions
         candidates = filtered(logits, settings.candidates[k], settings.top_p, settings.row_top_k_at(k))
         to_sample, to_mix = self.noise.gumbel(k, places, candidates)
-        codes = sample_by_gumbel(candidates, to_sample)
-        if settings.smooth is not None:
-            ratio = ratio_at(k, self.schedule, self.hart.config)
-            tokens = gumbel_mixture(candidates, to_mix, ratio, self.codebook)
-        if not settings.all_smooth:
-            plain = self.quantizer.codebook(codes).float()
-            tokens = plain if settings.smooth is None else torch.where(settings.smooth, tokens, plain)
+        codes, plain = sample_by_gumbel(candidates, to_sample), None
+        if self.edits is not None and known is not None:
+            if (followed := self.edits.followed[k]) is not None:
+                source = other if null is None else guided(other, null, guidance)
+                codes = torch.where(followed, self._followed(k, places, logits, source, candidates), codes)
+            codes, drawn = self.edits.codes(k, positions, codes, known)
+            plain = (~drawn if followed is None else ~drawn | followed).unsqueeze(-1)
+        tokens = self._embeddings(k, codes, candidates, to_mix, plain)
         residual = None
         if has_residual and not settings.discrete_only:
-            residual = self._residual(hidden, codes, guidance, places)
+            residual = self._residual(k, hidden, codes, guidance, places, prefix)
             tokens = tokens + residual
         # numbers that left their range make the image NaN, which is looked for once, when its pixels leave the device
         sound = candidates.logits.amax(dim=(1, 2), keepdim=True).isfinite()
         return TokenStep(positions, logits, codes, tokens.where(sound, torch.nan), residual)
 
+    def _embeddings(
+        self, k: int, codes: Tensor, candidates: Candidates, to_mix: Tensor, plain: Tensor | None
+    ) -> Tensor:
+        """Embeddings (B, N, D) of codes (B, N), or mixtures of those of all candidates.
+
+        plain: (B, N, 1) bool, tokens that are not mixed whatever the settings say.
+        """
+        settings, smooth = self.settings, self.settings.smooth
+        if smooth is None:
+            return self.quantizer.codebook(codes).float()
+        mixed = gumbel_mixture(candidates, to_mix, ratio_at(k, self.schedule, self.hart.config), self.codebook)
+        if settings.all_smooth and plain is None:
+            return mixed
+        if plain is not None:
+            smooth = smooth & ~plain
+        return torch.where(smooth, mixed, self.quantizer.codebook(codes).float())
+
+    def _followed(
+        self, k: int, places: Tensor, logits: Tensor, source_logits: Tensor, candidates: Candidates
+    ) -> Tensor:
+        """Codes (B, N) at `places` of scale k that follow the source's."""
+        assert self.edits is not None
+        own = self.edits.own_codes[k]
+        noise = self.noise.gumbel(k, places, Candidates(logits, None))
+        return followed_codes(logits, source_logits, gather_tokens(own, places.expand(len(own), -1)), candidates, noise)
+
     def _hidden(self, k: int, total: Tensor, prefix: _Prefix, positions: Tensor | None) -> Tensor:
-        """Hidden states of scale k for both halves of the guidance, (B or 2B, N, C)."""
+        """Hidden states of scale k for all branches, (rows, N, C)."""
         if k == 0:
             return self.transformer.first_scale(prefix.conditioning, prefix.cache, prefix.null_rows)
         scale_input = next_scale_input(total, self.schedule.grids[k])
         if positions is not None:
-            scale_input, positions = gather_tokens(scale_input, positions), self._both(positions)
+            scale_input, positions = gather_tokens(scale_input, positions), prefix.spread(positions)
         return self.transformer.next_scale(
-            k, self._both(scale_input), prefix.conditioning, prefix.cache, positions, self.schedule
+            k, prefix.spread(scale_input), prefix.conditioning, prefix.cache, positions, self.schedule
         )
 
-    def _residual(self, hidden: Tensor, codes: Tensor, guidance: Guidance, places: Tensor) -> Tensor:
-        """Residual tokens (B, N, D) for the hidden states of both halves and the sampled codes (B, N)."""
-        condition = self.hart.residual_condition(hidden, self._both(self.quantizer.codebook(codes)))
-        conditional, null = condition.chunk(2) if self.settings.guided else (condition, None)
+    def _residual(
+        self, k: int, hidden: Tensor, codes: Tensor, guidance: Guidance, places: Tensor, prefix: _Prefix
+    ) -> Tensor:
+        """Residual tokens (B, N, D) for the hidden states of all branches and the sampled codes (B, N)."""
+        condition = self.hart.residual_condition(hidden, prefix.spread(self.quantizer.codebook(codes)))
+        conditional, other, null = prefix.branches(condition)
+        if prefix.second is not None:
+            conditional = prefix.second.mixed(k, conditional, other)
         noise = self.noise.residual(places, self.codebook.shape[1], self.settings.diffusion_steps)
         return self.hart.residual_head().sample(conditional, null, guidance, noise)
-
-    def _both(self, x: Tensor) -> Tensor:
-        """The same tensor for the conditional and the unconditional half."""
-        return x.repeat(2, *(1,) * (x.dim() - 1)) if self.settings.guided else x
 
 
 def _in_raster_order(steps: Sequence[TokenStep]) -> Tensor:

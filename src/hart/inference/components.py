@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from hart.checkpoint.loading import save_model
 from hart.checkpoint.storage import CONFIG_FILE, HART_FILE, TEXT_ENCODER_FILE, TOKENIZER_FILE
 from hart.config import HartConfig
-from hart.data.transforms import pixels_to_pil, unit_to_pixels
+from hart.data.transforms import pixels_to_pil, to_signed, unit_to_pixels
 from hart.devices import dtype_name
 from hart.errors import HartError
 from hart.generation.request import OutputType
@@ -52,6 +52,10 @@ class Components:
     speed: Speed = EXACT
     text_encoder: TextEncoder | None = None
     without_lora: Hart | None = None
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """The continuous latent (D, h, w) float32 on the device of an image (3, H, W) uint8."""
+        return self.tokenizer.encode(to_signed(pixels).unsqueeze(0).to(self.device))[0]
 
     def decode(self, latent: Tensor) -> Tensor:
         """One latent (D, h, w) to an image (3, H, W) in [0, 1], float32 on the CPU."""

@@ -1,0 +1,119 @@
+"""Makes docs/figures/edits.jpg: twenty edits of the shipped model, before and after. `make edit-sheet` runs it.
+
+The list was written before any was drawn. Images have seed 0, edits seed 1; none is left out.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from hart import HartPipeline
+
+COLUMNS, GAP, LABEL = 4, 6, 30
+BOXES = {
+    "left": (0, 0, 64, 128),
+    "right": (64, 0, 128, 128),
+    "upper half": (0, 0, 128, 64),
+    "lower half": (0, 64, 128, 128),
+    "middle": (32, 32, 96, 96),
+    "corner": (80, 80, 128, 128),
+}
+
+Pair = tuple[Image.Image, Image.Image]
+Edited = Callable[[HartPipeline], Pair]
+
+
+def drawn(pipe: HartPipeline, prompt: str) -> Image.Image:
+    image: Image.Image = pipe(prompt, seed=0).images[0]
+    return image
+
+
+def inpainted(before: str, box: str, after: str | None) -> tuple[str, Edited]:
+    def edited(pipe: HartPipeline) -> Pair:
+        image, mask = drawn(pipe, before), Image.new("L", (128, 128))
+        mask.paste(255, BOXES[box])
+        after_image = pipe.edit(image, mask, after, seed=1).images[0]
+        shown = image.copy()
+        ImageDraw.Draw(shown).rectangle(BOXES[box], outline="magenta")
+        return shown, after_image
+
+    return f"{before}\n{box}: {after or 'no prompt'}", edited
+
+
+def outpainted(before: str, aspect: str) -> tuple[str, Edited]:
+    def edited(pipe: HartPipeline) -> Pair:
+        image = drawn(pipe, before)
+        return image, pipe.edit(image, None, before, aspect=aspect, seed=1).images[0]
+
+    return f"{before}\ncanvas of {aspect}", edited
+
+
+def varied(before: str, kept_scales: int) -> tuple[str, Edited]:
+    def edited(pipe: HartPipeline) -> Pair:
+        image = drawn(pipe, before)
+        return image, pipe.vary(image, before, kept_scales=kept_scales, seed=1).images[0]
+
+    return f"{before}\nother seed, {kept_scales} scales kept", edited
+
+
+def described(before: str, after: str) -> tuple[str, Edited]:
+    def edited(pipe: HartPipeline) -> Pair:
+        image = drawn(pipe, before)
+        return image, pipe.edit(image, None, after, source_prompt=before, seed=1).images[0]
+
+    return f"{before}\nno mask: {after}", edited
+
+
+def mixed(form: str, look: str, switch: int) -> tuple[str, Edited]:
+    def edited(pipe: HartPipeline) -> Pair:
+        return drawn(pipe, form), pipe.mix([form, look], switch=switch, seed=1).images[0]
+
+    return f"{form}\nmixed with {look}, from scale {switch}", edited
+
+
+EDITS = [
+    inpainted("a red apple", "right", "a green apple"),
+    inpainted("a smiling cat", "upper half", "a smiling cat with a hat"),
+    inpainted("a pizza", "corner", "a pizza"),
+    inpainted("a red heart", "left", "a blue heart"),
+    inpainted("a soccer ball", "middle", None),
+    inpainted("an ice cream", "lower half", "a cup of coffee"),
+    inpainted("a house", "lower half", "a house"),
+    outpainted("a train", "2:1"),
+    outpainted("a green tree", "1:2"),
+    outpainted("a red apple", "16:9"),
+    varied("a butterfly", 1),
+    varied("a butterfly", 3),
+    varied("a castle", 4),
+    described("a red apple", "a green apple"),
+    described("a blue heart", "a red heart"),
+    described("a smiling face", "a crying face"),
+    described("a puppy", "a fox"),
+    mixed("a soccer ball", "a pizza", 3),
+    mixed("a red heart", "a fire", 3),
+    mixed("an owl", "a penguin", 2),
+]
+
+
+def sheet(pairs: list[Pair], labels: list[str]) -> Image.Image:
+    """Before and after beside each other below their label."""
+    width = 2 * 128 + 3 * GAP
+    height = LABEL + 128 + GAP
+    whole = Image.new("RGB", (COLUMNS * width, -(-len(pairs) // COLUMNS) * height), "white")
+    draw, font = ImageDraw.Draw(whole), ImageFont.load_default(12)
+    for i, (pair, label) in enumerate(zip(pairs, labels, strict=True)):
+        left, top = i % COLUMNS * width + GAP, i // COLUMNS * height
+        draw.multiline_text((left, top), label, "black", font, spacing=1)
+        for place, image in enumerate(pair):
+            image.thumbnail((128, 128))
+            whole.paste(image, (left + place * (128 + GAP), top + LABEL + (128 - image.height) // 2))
+    return whole
+
+
+if __name__ == "__main__":
+    pipe = HartPipeline.from_pretrained(sys.argv[2] if len(sys.argv) > 2 else "emoji", device="cpu")
+    sheet([edited(pipe) for _, edited in EDITS], [label for label, _ in EDITS]).save(Path(sys.argv[1]), quality=88)

@@ -1,0 +1,95 @@
+"""An image and a mask on the canvas of an edit: what is redrawn, and how images of other sizes are fitted.
+
+The one rule for sizes: an image is laid on the canvas whole, scaled to fit and centred; what it does not cover is
+redrawn. Nothing is cut, and an image of the canvas's size is not resampled. Where less than one token would be left
+over, the image is stretched by that much instead.
+
+The one rule for masks: where a mask has transparency, what is transparent is redrawn (as in OpenAI's API); any other is
+read as grey, and what is white is redrawn. Half is the limit of both.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hart.config import HartConfig
+from hart.data.images import as_rgb, opacity
+from hart.errors import HartError
+from hart.grids import ScaleSchedule
+from hart.sizes import ImageSize, grid_of_size, requested_schedule, size_of_grid
+from hart.strict import shown
+
+
+def require_image(name: str, image: object) -> Image.Image:
+    """`image`, if it is one of PIL. Raises `HartError`."""
+    if not isinstance(image, Image.Image):
+        raise HartError(f"{name} must be a PIL image, not {shown(image)}: open it with PIL.Image.open")
+    return image
+
+
+def canvas_schedule(config: HartConfig, image: Image.Image, **size: Any) -> ScaleSchedule:
+    """The schedule of the canvas that a caller asks for (see `hart.sizes.requested_schedule`), by default the image's.
+
+    That is the image's own size if the model makes it and it has at least half, at most twice as many pixels as the
+    model's own; else its shape with as many tokens as the model's own.
+    """
+    if any(value is not None for value in size.values()):
+        return requested_schedule(config, **size)
+    width, height = ImageSize(*as_rgb(image).size)
+    own, most = config.tokenizer.image_size**2, 2 * config.tokenizer.image_size**2
+    if config.transformer.position == "absolute":
+        return config.transformer.schedule
+    if own <= 2 * width * height and width * height <= most:
+        try:
+            grid_of_size(ImageSize(width, height), config.tokenizer.downsampling)
+        except HartError:
+            pass
+        else:
+            return requested_schedule(config, width=width, height=height)
+    return requested_schedule(config, aspect=f"{width}:{height}")
+
+
+def redrawn_area(image: Image.Image, mask: Image.Image) -> Image.Image:
+    """Mode L, 255 where a mask, which may be the image itself, says that `image` is redrawn.
+
+    Raises `HartError` for a mask of another size.
+    """
+    visible = opacity(mask)
+    if visible is None:
+        visible = as_rgb(mask).convert("L").point(lambda value: 255 - value)
+    if visible.size != (size := as_rgb(image).size):
+        raise HartError(
+            f"the mask has {ImageSize(*visible.size)} pixels, the image {ImageSize(*size)}: make them equal"
+        )
+    return visible.point(lambda value: 255 if value < 128 else 0)
+
+
+def laid_out(
+    image: Image.Image, redraw: Image.Image | None, config: HartConfig, schedule: ScaleSchedule
+) -> tuple[Tensor, Tensor | None]:
+    """Pixels (3, H, W) uint8 of the canvas, and where it is redrawn, (H, W) bool; None: no mask, and all is covered.
+
+    redraw: as `redrawn_area` gives it. Outside the image the canvas repeats its border.
+    """
+    step = config.tokenizer.downsampling
+    canvas, rgb = size_of_grid(schedule.final, step), as_rgb(image)
+    scale = min(canvas.width / rgb.width, canvas.height / rgb.height)
+    fitted = [max(1, round(side * scale)) for side in rgb.size]
+    width, height = (whole if whole - side < step else side for side, whole in zip(fitted, canvas, strict=True))
+    if rgb.size != (width, height):
+        rgb = rgb.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (canvas.width - width) // 2, (canvas.height - height) // 2
+    around = (top, canvas.height - height - top), (left, canvas.width - width - left)
+    pixels = np.pad(np.asarray(rgb), (*around, (0, 0)), mode="edge")
+    area = None
+    if redraw is not None or any(map(any, around)):
+        layer = np.zeros((height, width), np.uint8)
+        if redraw is not None:
+            layer = np.asarray(redraw.resize((width, height), Image.Resampling.NEAREST))
+        area = torch.from_numpy(np.pad(layer, around, constant_values=255) > 0)
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), area

@@ -1,0 +1,226 @@
+"""Editing without training: what an image of a batch keeps of a source, scale by scale, and second prompts.
+
+A position that is kept does not take the code that the source had there, but the one nearest to what is still missing
+of the source: the tokenizer's own rule, applied to the sum as it stands. So what leaked over the border from generated
+positions is corrected at the next scale, and as long as everything is kept, the codes are the source's own. After the
+last scale of a hybrid model kept positions are the source's latent exactly.
+
+An edit without a mask follows the source by its noise (after VARIN, arXiv 2509.01984): a code is sampled from the new
+prompt with Gumbel noise under which the source's own prompt would have given the source's code. Where both prompts
+predict the same, the source's code comes out.
+
+Shapes: B images, M of them with a second prompt, K scales, N_k tokens of scale k, V codes, D latent channels, h w
+latent, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from hart.data.transforms import pixels_to_pil
+from hart.generation.logits import Candidates
+from hart.generation.request import Prompt
+from hart.grids import Grid, ScaleSchedule
+from hart.tokenizer.quantizer import MultiScaleQuantizer, next_scale_input
+from hart.transformer.transformer import gather_tokens
+from hart.types import Context
+
+SHARE = 0.25
+"""A position of a coarse scale is generated if more than this share of what it covers is to be redrawn. With a half,
+the coarse scales stay the source's under a mask of half the image, and no colour changes there."""
+FEATHER = 4
+"""Pixels inside the mask's border over which the original turns into what was drawn."""
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """What one image keeps of a source; `HartPipeline.prepare_edit` makes it of images.
+
+    pixels: (3, H, W) uint8, the source on the canvas, which has the size of the image.
+    redraw: (H, W) bool, where the image is generated anew; None: everywhere.
+    kept_scales: at this many first scales all codes are the source's.
+    source_prompt: describes the source; of an edit that follows it. A prompt or one row of features.
+    followed_scales: from `kept_scales` up to this many first scales codes are drawn with the source's noise.
+    """
+
+    pixels: Tensor
+    redraw: Tensor | None = None
+    kept_scales: int = 0
+    source_prompt: Prompt | Context | None = None
+    followed_scales: int = 0
+
+    @property
+    def size(self) -> str:
+        """Of the image in pixels, `192x128`: what `generate_rows` takes."""
+        return f"{self.pixels.shape[2]}x{self.pixels.shape[1]}"
+
+    def finished(self, drawn: Image.Image) -> Image.Image:
+        """An image of this edit with the original pixels put back outside the mask, and in a soft border inside it."""
+        if self.redraw is None:
+            return drawn
+        share = self._drawn_share.unsqueeze(-1)
+        original, new = self.pixels.permute(1, 2, 0).float(), torch.from_numpy(np.array(drawn)).float()
+        return pixels_to_pil((original * (1 - share) + new * share).round().to(torch.uint8))
+
+    @cached_property
+    def _drawn_share(self) -> Tensor:
+        """(H, W) float in [0, 1]: 0 outside the mask, growing from its border to 1 inside; no border at the image's."""
+        assert self.redraw is not None
+        layer = self.redraw.float()[None, None]
+        layers = [layer]
+        for _ in range(FEATHER - 1):
+            layers.append(-F.max_pool2d(-layers[-1], 3, stride=1, padding=1))
+        # thin masks reach 1 in their middle, too
+        total = torch.stack(layers).sum(dim=0)
+        return (total / F.max_pool2d(total, 2 * FEATHER + 1, stride=1, padding=FEATHER).clamp(min=1))[0, 0]
+
+
+@dataclass(frozen=True)
+class PromptMix:
+    """A second prompt of an image. weights: K of them in [0, 1], its share in the logits of each scale."""
+
+    prompt: Prompt | Context
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class SecondPrompts:
+    """What a batch computes beside its own prompts.
+
+    rows: (M,) int64, the images that have a second prompt. context: of M rows. weights: (K, B, 1, 1), or None if no
+    image mixes.
+    """
+
+    rows: Tensor
+    context: Context
+    weights: Tensor | None
+
+    def mixed(self, k: int, own: Tensor, other: Tensor) -> Tensor:
+        """Both (B, N, C) by their weights at scale k; `own` exactly where the weight is 0."""
+        return own if self.weights is None else torch.lerp(own, other, self.weights[k].to(own.dtype))
+
+
+@dataclass(frozen=True)
+class BatchEdits:
+    """The edits of a batch; an image without one generates everything.
+
+    latent: (B, D, h, w) float32. redraw: (B, 1, h, w) bool. generated: K tensors (B, N_k) bool, where codes are drawn.
+    kept: (K, B, 1, 1, 1) bool, scales that are the source's everywhere.
+    discrete: (B, 1, 1, 1) bool, images of which all scales are; None if there are none.
+    followed: K of (B, 1) bool, or None where no image follows its source; own_codes: then K of (B, N_k).
+    """
+
+    latent: Tensor
+    redraw: Tensor
+    generated: tuple[Tensor, ...]
+    kept: Tensor
+    discrete: Tensor | None
+    followed: tuple[Tensor | None, ...]
+    own_codes: tuple[Tensor, ...]
+
+    def known_codes(self, k: int, total: Tensor, grid: Grid, quantizer: MultiScaleQuantizer) -> Tensor:
+        """(B, N_k), the codes nearest to what the sum (B, D, h, w) of the scales before k lacks of the source.
+
+        What is redrawn has no part in the mean over a position.
+        """
+        known = (~self.redraw | self.kept[k]).to(total.dtype)
+        share = next_scale_input(known, grid)
+        missing = next_scale_input((self.latent - total) * known, grid)
+        return quantizer.nearest(torch.where(share > 1 - 1e-5, missing, missing / share.clamp(min=1e-5)))
+
+    def codes(self, k: int, positions: Tensor | None, drawn: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """The codes (B, N) of a step of scale k, and where they are drawn ones."""
+        generated = self.generated[k]
+        if positions is not None:
+            generated, known = gather_tokens(generated, positions), gather_tokens(known, positions)
+        return torch.where(generated, drawn, known), generated
+
+    def finished(self, total: Tensor, discrete: Tensor, *, hybrid: bool) -> Tensor:
+        """The latent (B, D, h, w) after the last scale.
+
+        discrete: the sum with phi at the last scale too, as images are quantised.
+        hybrid: whether kept positions end as the source's latent.
+        """
+        if hybrid:
+            total = torch.where(self.redraw, total, self.latent)
+        return total if self.discrete is None else torch.where(self.discrete, discrete, total)
+
+
+def batch_edits(
+    edits: Sequence[Edit | None],
+    encode: Callable[[Tensor], Tensor],
+    quantizer: MultiScaleQuantizer,
+    schedule: ScaleSchedule,
+) -> BatchEdits | None:
+    """The edits of the images of a batch; None if there are none.
+
+    encode: pixels (3, H, W) uint8 to their latent (D, h, w) on the device of `quantizer`.
+    """
+    if all(edit is None for edit in edits):
+        return None
+    codebook, scales, (height, width) = quantizer.codebook.weight, len(schedule), schedule.final
+    device = codebook.device
+    nothing = codebook.new_zeros(codebook.shape[1], height, width, dtype=torch.float32)
+    latent = torch.stack([nothing if edit is None else encode(edit.pixels).float() for edit in edits])
+    everywhere = torch.ones(1, height, width, dtype=torch.bool)
+    redraw = torch.stack(
+        [
+            everywhere if edit is None or edit.redraw is None else _any_redrawn(edit.redraw, schedule.final)
+            for edit in edits
+        ]
+    ).to(device, non_blocking=True)
+    kept_scales = [0 if edit is None else edit.kept_scales for edit in edits]
+    ends = [0 if edit is None or edit.source_prompt is None else edit.followed_scales for edit in edits]
+    follow = [[kept <= k < end for kept, end in zip(kept_scales, ends, strict=True)] for k in range(scales)]
+    # (2, K, B): scales that are kept, and followed
+    rules = torch.tensor([[[k < kept for kept in kept_scales] for k in range(scales)], follow])
+    kept, followed = rules.to(device, non_blocking=True)
+    generated = []
+    for k, grid in enumerate(schedule):
+        covered = next_scale_input(redraw.float(), grid).squeeze(-1)
+        generated.append((covered > (SHARE if k < scales - 1 else 0)) & ~kept[k].unsqueeze(-1))
+    return BatchEdits(
+        latent,
+        redraw,
+        tuple(generated),
+        kept[..., None, None, None],
+        discrete=kept[-1].view(-1, 1, 1, 1) if scales in kept_scales else None,
+        followed=tuple(followed[k].unsqueeze(-1) if any(follow[k]) else None for k in range(scales)),
+        own_codes=quantizer.encode(latent, schedule).indices if any(map(any, follow)) else (),
+    )
+
+
+def followed_codes(
+    logits: Tensor, source_logits: Tensor, own: Tensor, candidates: Candidates, noise: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Codes (B, N) drawn from logits (B, N, V) with noise under which `source_logits` would have given `own` (B, N).
+
+    candidates: what filters leave of `logits`; `own` may be drawn besides. noise: two of standard Gumbel numbers
+    (B, N, V). The sum of logit and noise is largest at `own`: it takes the largest of all sums, and the code that had
+    it a new one below, drawn from its distribution under this bound.
+    """
+    gumbel, fresh = noise
+    sums = source_logits + gumbel
+    top = sums.amax(dim=-1, keepdim=True)
+    below = -torch.logaddexp(-top, -(source_logits + fresh))
+    sums = torch.where(sums == top, below, sums).scatter(-1, own.unsqueeze(-1), top)
+    sums = logits - source_logits + sums
+    allowed = candidates.logits.isfinite()
+    if candidates.codes is not None:
+        allowed = torch.zeros_like(sums, dtype=torch.bool).scatter(-1, candidates.codes, allowed)
+    allowed = allowed.scatter(-1, own.unsqueeze(-1), torch.ones_like(own, dtype=torch.bool).unsqueeze(-1))
+    return sums.masked_fill(~allowed, -torch.inf).argmax(dim=-1)
+
+
+def _any_redrawn(redraw: Tensor, grid: Grid) -> Tensor:
+    """(1, h, w) bool: positions of the latent with a pixel that is redrawn."""
+    blocks = redraw.unflatten(1, (grid.width, -1)).unflatten(0, (grid.height, -1))
+    return blocks.any(dim=3).any(dim=1).unsqueeze(0).cpu()

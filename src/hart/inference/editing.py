@@ -1,0 +1,168 @@
+"""The part of a pipeline that edits: everything here prepares a call with `edit` or `mix`.
+
+How editing works is said in `hart.generation.edits`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image
+
+from hart.data.images import opacity
+from hart.errors import HartError
+from hart.generation.canvas import canvas_schedule, laid_out, redrawn_area, require_image
+from hart.generation.edits import Edit, PromptMix
+from hart.generation.image_requests import checked_changes, null_context
+from hart.generation.outputs import HartOutput
+from hart.generation.request import Prompt, listed_values, whole_number
+from hart.grids import ScaleSchedule
+from hart.inference.base import BasePipeline
+from hart.sizes import requested_schedule
+from hart.strict import shown
+from hart.types import Context
+
+FOLLOWED = 0.7
+"""Share of the scales at which an edit with a source prompt follows the image, unless told otherwise."""
+
+
+class Editing(BasePipeline):
+    """`edit`, `vary` and `mix` of a pipeline, whose calls draw."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> HartOutput:
+        raise NotImplementedError
+
+    def edit(
+        self,
+        image: Image.Image,
+        mask: Image.Image | None = None,
+        prompt: Prompt | None = None,
+        *,
+        source_prompt: Prompt | Context | None = None,
+        kept_scales: int = 0,
+        followed_scales: int | None = None,
+        size: int | str | None = None,
+        aspect: str | None = None,
+        **options: Any,
+    ) -> HartOutput:
+        """Redraw a part of an image, or what a new description changes in it.
+
+        mask: the transparent part of a mask is redrawn, or the white part of one without transparency, and no pixel
+            outside it changes. Without a mask the transparent part of the image itself is redrawn.
+        prompt: describes the whole image; None draws whatever fits.
+        source_prompt: in place of a mask: describes the image as it is. What `prompt` describes otherwise changes.
+        kept_scales: this many first scales are the image's everywhere, which preserves colours, then the layout.
+        followed_scales: with a source prompt, the first scales up to this one follow the image; by default the share
+            `FOLLOWED`.
+        size, aspect: of the canvas, by default the image's own or near it. What the image does not cover is redrawn.
+        options: as in a call, for example num_images_per_prompt, seed and guidance_scale.
+        """
+        made = self.prepare_edit(
+            image,
+            mask,
+            source_prompt=source_prompt,
+            kept_scales=kept_scales,
+            followed_scales=followed_scales,
+            size=size,
+            aspect=aspect,
+        )
+        return self._edited(prompt, made, options)
+
+    def vary(
+        self,
+        image: Image.Image,
+        prompt: Prompt | None = None,
+        *,
+        kept_scales: int | None = None,
+        size: int | str | None = None,
+        aspect: str | None = None,
+        **options: Any,
+    ) -> HartOutput:
+        """Images that have the coarse scales of another one in common.
+
+        kept_scales: how many first scales are taken from it, by default half of them. All of them are its
+            reconstruction from codes alone, 0 is a new image. The other arguments are as in `edit`.
+        """
+        made = self.prepare_variation(image, kept_scales=kept_scales, size=size, aspect=aspect)
+        return self._edited(prompt, made, options)
+
+    def prepare_edit(
+        self,
+        image: Image.Image,
+        mask: Image.Image | None = None,
+        *,
+        source_prompt: Prompt | Context | None = None,
+        kept_scales: int = 0,
+        followed_scales: int | None = None,
+        size: int | str | None = None,
+        aspect: str | None = None,
+    ) -> Edit:
+        """What images keep of another one in `edit`: for a call, or for an `ImageRequest` of a batch of `edit.size`."""
+        image, followed = require_image("image", image), source_prompt is not None
+        if mask is None and not followed and opacity(image) is not None:
+            mask = image
+        area = None if mask is None else redrawn_area(image, require_image("mask", mask))
+        schedule = canvas_schedule(self.config, image, size=size, aspect=aspect)
+        if followed_scales is None or not followed:
+            followed_scales = round(FOLLOWED * len(schedule)) if followed else 0
+        pixels, redraw = laid_out(image, area, self.config, schedule)
+        if redraw is None and not followed:
+            raise HartError(
+                "nothing to redraw: give a mask, an image with transparent parts, a size or aspect that it does not "
+                "fill, or a source prompt"
+            )
+        return self._checked(Edit(pixels, redraw, kept_scales, source_prompt, followed_scales), schedule)
+
+    def prepare_variation(
+        self,
+        image: Image.Image,
+        *,
+        kept_scales: int | None = None,
+        size: int | str | None = None,
+        aspect: str | None = None,
+    ) -> Edit:
+        """What images keep of another one in `vary`; see `prepare_edit`."""
+        schedule = canvas_schedule(self.config, require_image("image", image), size=size, aspect=aspect)
+        pixels, redraw = laid_out(image, None, self.config, schedule)
+        kept = len(schedule) // 2 if kept_scales is None else kept_scales
+        return self._checked(Edit(pixels, redraw, kept), schedule)
+
+    def _checked(self, edit: Edit, schedule: ScaleSchedule) -> Edit:
+        checked_changes(self.config, edit, None, schedule)
+        return edit
+
+    def _edited(self, prompt: Prompt | None, edit: Edit, options: dict[str, Any]) -> HartOutput:
+        given = {"prompt_embeds": null_context(self.config)} if prompt is None else {"prompt": prompt}
+        return self(**given, edit=edit, size=edit.size, **options)
+
+    def mix(
+        self,
+        prompts: Sequence[Prompt],
+        weights: Sequence[float] | None = None,
+        *,
+        switch: int | None = None,
+        size: int | str | None = None,
+        aspect: str | None = None,
+        **options: Any,
+    ) -> HartOutput:
+        """Images of two prompts: usually the form of the first in the look of the second.
+
+        weights: the second prompt's share at each scale, from 0 to 1. switch: in place of them, this many first
+            scales are the first prompt's and the others the second's; by default half. options: as in a call.
+        """
+        if (found := listed_values(prompts)) is None or len(found) != 2:
+            raise HartError(f"prompts {shown(prompts)}: give a list of two")
+        schedule = requested_schedule(self.config, size=size, aspect=aspect)
+        shares = mix_weights(len(schedule), weights, switch)
+        return self(found[0], mix=PromptMix(found[1], shares), size=size, aspect=aspect, **options)
+
+
+def mix_weights(scales: int, weights: Sequence[float] | None, switch: int | None) -> tuple[float, ...]:
+    """The weights of a `PromptMix` from the arguments of `Editing.mix`. Raises `HartError` for both."""
+    if weights is not None and switch is not None:
+        raise HartError("give either weights or a switch")
+    if weights is not None:
+        return tuple(weights)
+    first = whole_number("switch", scales // 2 if switch is None else switch, 0, scales)
+    return tuple(float(k >= first) for k in range(scales))

@@ -1,0 +1,86 @@
+"""`hart edit`, `hart vary` and `hart mix`."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from command_line import outputs, refused, run
+from edited_images import LEFT, SIDE, mask_of, picture
+from hart import HartPipeline
+from hart.generation.metadata import EditSource, MixSettings, read_record
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    picture().save(tmp_path / "cat.png")
+    mask_of(*LEFT).save(tmp_path / "mask.png")
+    return tmp_path / "cat.png", tmp_path / "mask.png"
+
+
+def test_edit_writes_what_the_pipeline_draws_and_where_from(
+    text_model: Path, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    image, mask = files
+    options = ("--model", text_model, "--seed", 3, "--out", tmp_path / "out")
+    first, second = outputs(run("edit", image, "a dog", "--mask", mask, "--top-k", 5, "-n", 2, *options))
+    assert [path.name for path in (first, second)] == ["000-a-dog-3.png", "001-a-dog-4.png"]
+    pipe = HartPipeline.from_pretrained(text_model, device="cpu")
+    expected = pipe.edit(picture(), mask_of(*LEFT), "a dog", seed=3, top_k=5, num_images_per_prompt=2).images
+    for path, drawn in zip((first, second), expected, strict=True):
+        with Image.open(path) as written:
+            assert written.tobytes() == drawn.tobytes()
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+    assert read_record(first).settings.edit == EditSource("cat.png", digests[0], "mask.png", digests[1])
+    assert "was made from cat.png, which it does not hold" in refused(run("generate", "--like", first, *options[:2]))
+    (unsaid,) = outputs(run("edit", image, "--mask", mask, *options))
+    assert unsaid.name == "002-cat-3.png"
+    (followed,) = outputs(run("edit", image, "a dog", "--source-prompt", "a cat", *options))
+    source = read_record(followed).settings.edit
+    assert source is not None
+    assert (source.source_prompt, source.kept_scales, source.followed_scales) == ("a cat", 0, 3)
+    (wide,) = outputs(run("edit", image, "a dog", "--size", "16x8", *options))
+    with Image.open(wide) as written:
+        assert written.size == (2 * SIDE, SIDE)
+
+
+def test_vary_and_mix(text_model: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
+    options = ("--model", text_model, "--seed", 2, "--out", tmp_path / "out")
+    pipe = HartPipeline.from_pretrained(text_model, device="cpu")
+    (varied,) = outputs(run("vary", files[0], "--kept-scales", 1, *options))
+    (mixed,) = outputs(run("mix", "a cat", "a dog", "--weights", "0,0.5,1,1", *options))
+    for path, drawn in (
+        (varied, pipe.vary(picture(), kept_scales=1, seed=2)),
+        (mixed, pipe.mix(["a cat", "a dog"], [0, 0.5, 1, 1], seed=2)),
+    ):
+        with Image.open(path) as written:
+            assert written.tobytes() == drawn.images[0].tobytes()
+    assert read_record(mixed).settings.mix == MixSettings("a dog", (0, 0.5, 1, 1))
+    again = outputs(run("generate", "--like", mixed, "--out", tmp_path / "again"))
+    assert again[0].read_bytes() == mixed.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("edit", "none.png", "a cat"), "none.png"),
+        (("edit", "cat.png", "a cat"), "nothing to redraw"),
+        (("edit", "cat.png", "a cat", "--mask", "cat.png", "--kept-scales", 9), "kept_scales 9"),
+        (("vary", "cat.png", "--kept-scales", -1), "kept_scales -1"),
+        (("mix", "a cat", "a dog", "--weights", "0,x"), "--weights '0,x'"),
+        (("mix", "a cat", "a dog", "--weights", "0,1"), "give 4 from 0 to 1"),
+        (("mix", "a cat", "a dog", "--weights", "0,1", "--switch", 1), "either weights or a switch"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(
+    text_model: Path,
+    files: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[object, ...],
+    said: str,
+) -> None:
+    monkeypatch.chdir(files[0].parent)
+    assert said in refused(run(*arguments, "--model", text_model))

@@ -1,0 +1,244 @@
+"""Edits of images: what stays, stays exactly; what is drawn is what generation draws."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from edited_images import LEFT, SIDE, mask_of, picture
+from hart import Edit, HartError, HartPipeline, ImageRequest, PromptMix
+from hart.data.images import as_rgb
+from hart.generation.edits import batch_edits, followed_codes
+from hart.generation.logits import Candidates, filtered
+from hart.generation.noise import SeededNoise
+from helpers import SCALES
+from models import save_tiny_class_model, save_tiny_text_model
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> HartPipeline:
+    return HartPipeline.from_pretrained(save_tiny_text_model(tmp_path_factory.mktemp("text")), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> HartPipeline:
+    return HartPipeline.from_pretrained(save_tiny_class_model(tmp_path_factory.mktemp("class")), device="cpu")
+
+
+@pytest.fixture(params=["text", "classes"])
+def pipe(request: pytest.FixtureRequest) -> HartPipeline:
+    found: HartPipeline = request.getfixturevalue(request.param)
+    return found
+
+
+def prompts(pipe: HartPipeline) -> list[Any]:
+    return ["a cat", "a dog"] if pipe.num_classes is None else [1, 2]
+
+
+def latents(pipe: HartPipeline, images: list[ImageRequest], size: str | None = None) -> Tensor:
+    *_, last = pipe.generate_rows(images, size=size)
+    return last.latent
+
+
+@pytest.mark.parametrize("settings", [{}, {"gumbel_smoothing": True}, {"maskgit_steps": 3}, {"discrete_only": True}])
+def test_an_empty_mask_gives_the_image_and_a_full_one_a_new_one(pipe: HartPipeline, settings: dict[str, Any]) -> None:
+    if pipe.num_classes is not None and "gumbel_smoothing" not in settings and settings:
+        pytest.skip("settings of hybrid models")
+    image, prompt = picture(), prompts(pipe)[0]
+    assert pipe.edit(image, mask_of(), prompt, **settings).images[0].tobytes() == image.tobytes()
+    full = pipe.edit(image, mask_of(0, 0, SIDE, SIDE), prompt, seed=4, **settings).images[0]
+    assert full.tobytes() == pipe(prompt, seed=4, **settings).images[0].tobytes()
+
+
+def test_the_latent_of_an_empty_mask_is_the_encoders(pipe: HartPipeline) -> None:
+    image = picture()
+    edit = pipe.prepare_edit(image, mask_of())
+    (latent,) = latents(pipe, [ImageRequest(prompts(pipe)[0], edit=edit)])
+    encoded = pipe.components.encode(edit.pixels)
+    if pipe.num_classes is None:
+        assert torch.equal(latent, encoded)
+    else:  # without residual tokens it is that of the codes
+        assert torch.equal(latent, pipe.tokenizer.quantize(encoded.unsqueeze(0)).latent[0])
+
+
+def test_outside_the_mask_latent_and_pixels_stay(text: HartPipeline) -> None:
+    image = picture()
+    edit = text.prepare_edit(image, mask_of(*LEFT))
+    request = ImageRequest("a dog", seed=1, edit=edit)
+    (latent,), encoded = latents(text, [request]), text.components.encode(edit.pixels)
+    half = latent.shape[-1] // 2
+    assert torch.equal(latent[..., half:], encoded[..., half:])
+    assert not torch.equal(latent[..., :half], encoded[..., :half])
+    (out,) = text.edit(image, mask_of(*LEFT), "a dog", seed=1).images
+    right = (SIDE // 2, 0, SIDE, SIDE)
+    assert out.crop(right).tobytes() == image.crop(right).tobytes()
+    assert out.crop(LEFT).tobytes() != image.crop(LEFT).tobytes()
+    assert out.tobytes() == edit.finished(text.decode(latent.unsqueeze(0))[0]).tobytes()
+
+
+def test_the_border_is_soft_inside_the_mask_only() -> None:
+    black, white = torch.zeros(3, 32, 32, dtype=torch.uint8), Image.new("RGB", (32, 32), "white")
+    redraw = torch.zeros(32, 32, dtype=torch.bool)
+    redraw[:, :16] = True
+    redraw[20, 24] = True
+    drawn = np.asarray(Edit(black, redraw).finished(white))[..., 0]
+    assert (drawn[:, 16:][~redraw[:, 16:].numpy()] == 0).all()
+    row = drawn[5].tolist()
+    assert row[:12] == [255] * 12  # also at the image's own border
+    assert row[12:16] == sorted(row[12:16], reverse=True)
+    assert 0 < row[15] < row[13] < 255
+    assert drawn[20, 24] == 255  # a mask of one pixel counts in full
+
+
+def test_a_variation_keeps_scales(pipe: HartPipeline) -> None:
+    image, (prompt, _) = picture(), prompts(pipe)
+    whole = pipe.vary(image, prompt, kept_scales=len(SCALES), seed=3).images[0]
+    assert whole.tobytes() == pipe.reconstruct(image).discrete.tobytes()
+    assert pipe.vary(image, kept_scales=len(SCALES)).images[0].tobytes() == whole.tobytes()
+    new = pipe.vary(image, prompt, kept_scales=0, seed=3).images[0]
+    assert new.tobytes() == pipe(prompt, seed=3).images[0].tobytes()
+    own = pipe.tokenizer.quantize(pipe.components.encode(pipe.prepare_variation(image).pixels).unsqueeze(0)).indices
+    edit = pipe.prepare_variation(image, kept_scales=2)
+    for state in pipe.generate_rows([ImageRequest(prompt, edit=edit)]):
+        assert torch.equal(state.steps[0].codes, own[state.k]) == (state.k < 2)
+
+
+def test_rows_with_and_without_edits_share_a_batch(text: HartPipeline) -> None:
+    image = picture()
+    images = [
+        ImageRequest("a cat", seed=1),
+        ImageRequest("a dog", seed=2, edit=text.prepare_edit(image, mask_of(*LEFT))),
+        ImageRequest("a fox", seed=3, edit=text.prepare_variation(picture(seed=1), kept_scales=2)),
+        ImageRequest("a cow", seed=4, edit=text.prepare_edit(image, source_prompt="a hen", kept_scales=1)),
+        ImageRequest("a hen", seed=5, mix=PromptMix("a dog", (0, 0, 0.5, 1))),
+        ImageRequest("a cat", seed=6, edit=text.prepare_variation(image, kept_scales=4)),
+    ]
+    sampling = text.config.sampling
+    images[1] = replace(images[1], sampling=sampling.replace(guidance_scale=0.0), negative_prompt=None)
+    images[2] = replace(images[2], sampling=sampling.replace(gumbel_smoothing=True))
+    alone = torch.cat([latents(text, [image]) for image in images])
+    together = latents(text, images)
+    # the tolerances of the golden cases: guidance and clipping amplify rounding at single tokens
+    assert (together - alone).abs().max() < 1e-2
+    assert (together - alone).abs().mean() < 1e-3
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_k": 3}, {"top_p": 0.5}, {"guidance_scale": 0.0}])
+def test_an_edit_to_the_same_description_changes_nothing(pipe: HartPipeline, settings: dict[str, Any]) -> None:
+    image, (prompt, other) = picture(), prompts(pipe)
+    own = pipe.tokenizer.quantize(pipe.components.encode(pipe.prepare_variation(image).pixels).unsqueeze(0)).indices
+    sampling = pipe.config.sampling.replace(**settings)
+    codes: dict[Any, list[Tensor]] = {}
+    for target in (prompt, other):
+        edit = pipe.prepare_edit(image, source_prompt=prompt, followed_scales=len(SCALES))
+        states = pipe.generate_rows([ImageRequest(target, seed=7, sampling=sampling, edit=edit)])
+        codes[target] = [state.steps[0].codes for state in states]
+    assert all(map(torch.equal, codes[prompt], own))
+    assert not all(map(torch.equal, codes[other], own))
+
+
+def test_followed_codes_are_distributed_as_the_new_prompt_says() -> None:
+    """Over codes drawn from the source's distribution, those that follow have the target's."""
+    generator = torch.Generator().manual_seed(0)
+    rows, codes = 40_000, 5
+    source, target = torch.randn(2, 1, 1, codes, generator=generator).expand(-1, rows, -1, -1)
+    own = source[:, 0].softmax(-1).multinomial(1, generator=generator)
+    noise = SeededNoise(range(rows), torch.device("cpu"))
+    everything = Candidates(target, None)
+    numbers = noise.gumbel(0, torch.zeros(1, 1, dtype=torch.int64), everything)
+    drawn = followed_codes(target, source, own, everything, numbers)
+    found = drawn.flatten().bincount(minlength=codes) / rows
+    assert (found - target[0, 0].softmax(-1)).abs().max() < 0.01
+    kept = (drawn == own).float().mean()
+    independent = (target[0, 0].softmax(-1) * source[0, 0].softmax(-1)).sum()
+    assert kept > independent + 0.1
+    few = followed_codes(target, source, own, filtered(target, 2, None), numbers)
+    best = target[0, 0].topk(2).indices
+    assert ((few == own) | torch.isin(few, best)).all()
+
+
+def test_mixed_prompts_are_the_prompts_at_their_ends(pipe: HartPipeline) -> None:
+    both, one = prompts(pipe), len(SCALES)
+    for switch, alone in ((one, both[0]), (0, both[1])):
+        mixed = pipe.mix(both, switch=switch, seed=2).images[0]
+        assert mixed.tobytes() == pipe(alone, seed=2).images[0].tobytes()
+    codes = []
+    for images in ([ImageRequest(both[0], mix=PromptMix(both[1], (0, 0, 1, 1)))], [ImageRequest(both[0])]):
+        codes.append([state.steps[0].codes for state in pipe.generate_rows(images)])
+    assert [torch.equal(a, b) for a, b in zip(*codes, strict=True)][:2] == [True, True]
+
+
+def test_an_image_that_does_not_fill_the_canvas_is_continued(text: HartPipeline) -> None:
+    image = picture()
+    (out,) = text.edit(image, None, "a cat", size="16x8").images
+    assert out.size == (16, 8)
+    middle = (4, 0, 12, 8)
+    assert out.crop(middle).tobytes() == image.tobytes()
+    edit = text.prepare_edit(picture(40, 20), size=8)
+    assert edit.redraw is not None
+    assert edit.redraw.sum(dim=0).tolist() == [4] * 8  # a half above and below together
+    assert text.prepare_variation(picture(40, 21)).size == "12x6"  # its own shape, as many tokens
+    assert text.prepare_variation(picture(40, 21)).redraw is None  # stretched by less than a token
+    assert text.prepare_variation(picture(10, 8)).size == "10x8"  # a size that the model makes
+
+
+def test_masks_are_transparent_or_white_where_they_redraw(text: HartPipeline) -> None:
+    image, area = picture(), torch.zeros(SIDE, SIDE, dtype=torch.bool)
+    area[:, : SIDE // 2] = True
+    hole = image.convert("RGBA")
+    hole.paste((255, 255, 255, 0), LEFT)
+    black_hole = Image.new("RGBA", image.size, "white")
+    black_hole.paste((0, 0, 0, 0), LEFT)
+    for mask in (mask_of(*LEFT), mask_of(*LEFT).convert("1"), mask_of(*LEFT).convert("RGB"), hole, black_hole):
+        redraw = text.prepare_edit(image, mask).redraw
+        assert redraw is not None
+        assert torch.equal(redraw, area)
+    assert (
+        text.edit(hole, None, "a cat").images[0].tobytes() == text.edit(as_rgb(hole), hole, "a cat").images[0].tobytes()
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda pipe: pipe.edit("cat.png", mask_of(), "a cat"), "must be a PIL image, not 'cat.png'"),
+        (lambda pipe: pipe.edit(picture(), "m.png", "a cat"), "mask must be a PIL image"),
+        (lambda pipe: pipe.edit(picture(), None, "a cat"), "nothing to redraw: give a mask"),
+        (lambda pipe: pipe.edit(picture(), mask_of(size=(4, 4)), "a cat"), "the mask has 4x4 pixels, the image 8x8"),
+        (lambda pipe: pipe.edit(picture(), mask_of(), "a cat", output_type="np"), "choose pil"),
+        (lambda pipe: pipe.edit(picture(), mask_of(), "a cat", strength=1), "unknown argument 'strength'"),
+        (lambda pipe: pipe.vary(picture(), kept_scales=5), "kept_scales 5: give a whole number, .* at most 4"),
+        (lambda pipe: pipe.edit(picture(), None, "a cat", source_prompt=""), "empty"),
+        (lambda pipe: pipe.mix(["a cat"]), "give a list of two"),
+        (lambda pipe: pipe.mix(["a cat", "a dog"], [0, 1]), "give 4 from 0 to 1, one for each scale"),
+        (lambda pipe: pipe.mix(["a cat", "a dog"], [0, 1, 2, 0]), "from 0 to 1"),
+        (lambda pipe: pipe.mix(["a cat", "a dog"], [0, 1, 1, 1], switch=2), "either weights or a switch"),
+        (lambda pipe: pipe("a cat", edit=pipe.prepare_variation(picture(10, 8))), "give size=edit.size"),
+        (lambda pipe: pipe("a cat", mix=PromptMix(3, (0,) * 4)), "generates from text"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_edited_is_one_error(text: HartPipeline, call: Any, said: str) -> None:
+    with pytest.raises(HartError, match=said):
+        call(text)
+
+
+def test_hidden_parts_of_a_source_do_not_leak_into_coarse_scales(text: HartPipeline) -> None:
+    """A kept position takes the mean of what stays of it, not of what is redrawn."""
+    schedule, quantizer = text.config.tokenizer.schedule, text.tokenizer.quantizer
+    edit = text.prepare_edit(picture(), mask_of(0, 0, 2, SIDE))  # a quarter
+    found = []
+    for hidden in (0.0, 100.0):
+        latent = torch.ones(4, 4, 4)
+        latent[..., 0] = hidden
+        edits = batch_edits([edit], lambda pixels, latent=latent: latent, quantizer, schedule)
+        assert edits is not None
+        found.append(edits.known_codes(0, torch.zeros(1, 4, 4, 4), schedule.grids[0], quantizer))
+        assert not edits.generated[0].any()
+    assert torch.equal(*found)
+    assert torch.equal(found[0].flatten(), quantizer.nearest(torch.ones(1, 4)))
