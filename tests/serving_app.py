@@ -45,6 +45,17 @@ class Running:
         return self.http.post(f"/v1/images/{route}", json=fields)
 
 
+def application(
+    engine: StandInEngine | None = None,
+    models: dict[str, OpenModel] | None = None,
+    access: Access | None = None,
+    limits: Limits | None = None,
+) -> FastAPI:
+    """With the model "tiny", and a word that is refused."""
+    found = models or {"tiny": lambda: engine or StandInEngine()}
+    return create_app(Models(found), checker=WordList(["forbidden"]), access=access, limits=limits)
+
+
 @contextmanager
 def running(
     engine: StandInEngine | None = None,
@@ -52,17 +63,13 @@ def running(
     models: dict[str, OpenModel] | None = None,
     access: Access | None = None,
     limits: Limits | None = None,
-    address: tuple[str, int] = ("127.0.0.1", 5000),
-    wait: bool = True,
 ) -> Iterator[Running]:
-    """An application with the model "tiny", opened unless `wait` is off."""
+    """An application whose default model is opened."""
     engine = engine or StandInEngine()
-    app = create_app(
-        Models(models or {"tiny": lambda: engine}), checker=WordList(["forbidden"]), access=access, limits=limits
-    )
-    with TestClient(app, raise_server_exceptions=False, client=address) as http:
+    app = application(engine, models, access, limits)
+    with TestClient(app, raise_server_exceptions=False) as http:
         found = Running(app, engine, http)
-        while wait and found.server.models.default.state == "opening":
+        while found.server.models.default.state == "opening":
             time.sleep(0.001)
         yield found
 

@@ -157,7 +157,7 @@ for line in sys.argv[1:]:
 
 
 def test_help_completion_and_wrong_arguments_do_not_wait_for_torch() -> None:
-    commands = ("generate", "reconstruct", "info", "convert", "verify", "train", "data", "evaluate")
+    commands = ("generate", "reconstruct", "info", "convert", "verify", "benchmark", "train", "data", "evaluate")
     lines = (
         "0 --help",
         "0 --version",

@@ -125,7 +125,7 @@ def test_the_tokenizer_trains_on_one_device() -> None:
     )
     with stand_in() as traffic:
         waits, sent = trained(TokenizerTask(recipe, captioned_images(BATCH), DEVICE), TRAINER, traffic)
-    assert waits == 2  # the figures of each of the two parts, and nothing in between
+    assert waits == 0
     assert sent <= BATCH  # which images; the images are there
 
 
@@ -154,6 +154,6 @@ def test_the_transformer_trains_on_one_device(tmp_path: Path, monkeypatch: pytes
         task = TransformerTask(recipe, captioned_images(BATCH), DEVICE)
         task.prepare()
         waits, sent = trained(task, TRAINER, traffic)
-    assert waits == 1
+    assert waits == 0
     noise = BATCH * config.diffusion.batch_multiplier * config.transformer.schedule.token_counts[-1]
     assert sent < 2 * noise * config.transformer.latent_channels  # a GPU samples this itself

@@ -20,11 +20,8 @@ app = new_program(
         "info": ("hart.commands.models:info", "Show a model's scales, parameters and cost per image."),
         "convert": ("hart.commands.models:convert", "Write a model, with adapters merged, in hart's own layout."),
         "verify": ("hart.commands.models:verify", "Compare a model with recorded numbers of the reference."),
-        "benchmark": (
-            "hart.commands.benchmark:benchmark",
-            "Time a model on this machine, part by part, beside what is possible.",
-        ),
         "serve": ("hart.commands.serve:serve", "Serve a page and OpenAI's Images API."),
+        "benchmark": ("hart.commands.benchmark:benchmark", "Time a model on this machine, part by part."),
         "train": ("hart.commands.train:train", "Train a model from a recipe."),
         "data": ("hart.commands.data:app", "Encode data sets."),
         "evaluate": ("hart.commands.evaluate:app", "Measure a model: figures, a table and image grids."),

@@ -263,6 +263,10 @@ class TextEncoderConfig(Config):
             require(self.width % self.heads == 0, f"width must be a multiple of heads ({self.heads}), not {self.width}")
 
 
+CacheType = Literal["model", "bfloat16", "int8"]
+"""How keys and values of a generation are kept: in the model's number type or in a narrower one."""
+
+
 class SamplingConfig(Config):
     """How images are generated unless the caller says otherwise (section 5 of the paper's appendix)."""
 

@@ -129,7 +129,7 @@ class HartPipeline(Editing):
             seed=seed,
             generator=generator,
             sampling=sampling,
-            settings=settings,
+            settings={**components.speed.sampling, **settings},
             schedule=schedule,
             batch_size=batch_size,
             edit=edit,
@@ -193,7 +193,7 @@ class HartPipeline(Editing):
             seed=seed,
             generator=generator,
             sampling=sampling,
-            settings=settings,
+            settings={**components.speed.sampling, **settings},
             schedule=requested_schedule(self.config, size=size, height=height, width=width, aspect=aspect),
             batch_size=len(prompt_embeds) if isinstance(prompt_embeds, Context) else 1,
         )
@@ -265,10 +265,10 @@ class HartPipeline(Editing):
     def _encoded(self, prompt: Prompt) -> Context:
         """The context of one prompt."""
         if isinstance(prompt, str):
-            encoder = self.text_encoder
-            for remark in encoder.reading([prompt])[0].remarks(prompt):
-                _warn(remark)
-            return encoder.encode([prompt])
+            with self._working_text_encoder() as encoder:
+                for remark in encoder.reading([prompt])[0].remarks(prompt):
+                    _warn(remark)
+                return encoder.encode([prompt])
         assert self.num_classes is not None
         return ClassContext(torch.tensor([prompt]), self.num_classes)
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hart.config import HartConfig
+from hart.config import HartConfig, TokenizerConfig
 from hart.errors import HartError
 from hart.grids import GROWTH, MAX_GRID_SIZE, MAX_SCALES, Grid, ScaleSchedule, grid_of_aspect, sizes_ending_at
 from hart.presets import PUBLISHED_SCALES
@@ -66,10 +66,7 @@ def requested_schedule(
             raise HartError(
                 f"aspect {shown(aspect)} is the shape of images as large as a square: give one number as size"
             )
-        try:
-            grid = grid_of_aspect(str(aspect), grid.width)
-        except ValueError as error:
-            raise HartError(str(error)) from None
+        grid = _shaped(str(aspect), grid.width)
     schedule = schedule_of_grid(config.tokenizer.scales, grid, config.transformer.most_scales)
     try:
         config.transformer.check_schedule(schedule)
@@ -87,11 +84,31 @@ def _side(name: str, value: object) -> int:
         raise HartError(f"{name} {shown(value)}: give a whole number of pixels") from None
 
 
+def _shaped(aspect: str, side: int) -> Grid:
+    """`grid_of_aspect` with a `HartError`."""
+    try:
+        return grid_of_aspect(aspect, side)
+    except ValueError as error:
+        raise HartError(str(error)) from None
+
+
 def trained_sizes(config: HartConfig) -> list[ImageSize]:
     """The sizes that a model was trained at."""
-    side = config.tokenizer.scales[-1]
-    grids = [grid_of_aspect(aspect, side) for aspect in config.aspects or ("1:1",)]
-    return [size_of_grid(grid, config.tokenizer.downsampling) for grid in grids]
+    return aspect_sizes(config.tokenizer, config.aspects)
+
+
+def aspect_sizes(config: TokenizerConfig, aspects: Sequence[str]) -> list[ImageSize]:
+    """Sizes of these aspect ratios with as many tokens as the square; without any, the square.
+
+    Raises `HartError` for one with another number of scales: images of so few tokens cannot have such a shape.
+    """
+    sizes = []
+    for aspect in aspects or ("1:1",):
+        grid = _shaped(aspect, config.scales[-1])
+        if len(schedule_of_grid(config.scales, grid)) != len(config.scales):
+            raise HartError(f"aspect {aspect}: images of {config.scales[-1] ** 2} tokens are too small for it")
+        sizes.append(size_of_grid(grid, config.downsampling))
+    return sizes
 
 
 def grid_of_size(size: ImageSize, downsampling: int) -> Grid:

@@ -64,6 +64,8 @@ def test_images_carry_prompt_seed_model_and_settings(text_model: Path, tmp_path:
         "size": 8,
         "device": "cpu",
         "dtype": "bfloat16",
+        "speed": None,
+        "cache": None,
         "negative_prompt": "a dog",
         "random_weights": False,
         "loras": [],

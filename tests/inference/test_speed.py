@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ import torch
 from hart import HartError, HartPipeline
 from hart.checkpoint.loading import load_model
 from hart.checkpoint.storage import HART_FILE, TYPE_NAMES, CheckpointError, read_safetensors, write_safetensors
+from hart.checkpoint.verification import RecordedNoise
+from hart.generation.next_scale import NextScaleGenerator
 from hart.inference.kernels import int8_range
 from hart.inference.speed import LEVELS, Speed, is_quantized
-from helpers import store_adapter, tiny_model, tiny_text_config
+from helpers import random_context, store_adapter, tiny_model, tiny_text_config
 
 WIDE = tiny_text_config(width=256, heads=4, depth=1)
 needs_kernels = pytest.mark.skipif(not int8_range(), reason="this processor has no 8-bit kernels")
@@ -30,7 +33,7 @@ def image(pipe: HartPipeline) -> np.ndarray[tuple[int, ...], np.dtype[np.float64
 def test_unknown_levels_and_those_of_other_devices_are_refused() -> None:
     with pytest.raises(HartError, match="unknown speed 'warp': choose plain, exact"):
         opened("warp")
-    with pytest.raises(HartError, match="no fp8 products: .*; choose exact"):
+    with pytest.raises(HartError, match=r"no fp8 products: .*; choose exact"):
         opened("fp8")
 
 
@@ -115,7 +118,25 @@ def test_8_bits_survive_another_type_and_plain_modules() -> None:
     assert image(pipe).shape == image(opened()).shape
 
 
-def test_options_of_ones_own() -> None:
+def test_memory_is_saved_without_another_image() -> None:
     pipe = opened()
-    assert pipe.optimize(Speed(cache="bfloat16"))[1:] == ["keys and values in bfloat16"]
-    assert np.abs(image(pipe) - image(opened())).mean() < 10
+    before, blocks = image(pipe), pipe.components.hart.transformer.blocks
+    assert pipe.optimize(pipe.speed.replace(tiled=True, offload=True))[1:] == [
+        "decoding in strips",
+        "text encoder not off-loaded: main memory is where it works",
+    ]
+    assert np.abs(image(pipe) - before).max() <= 1
+    assert pipe.components.hart.transformer.blocks is not blocks  # calls that run keep their modules
+
+
+@pytest.mark.parametrize(("cache", "tolerance"), [("bfloat16", 0.02), ("int8", 0.02)])
+def test_a_narrower_cache_changes_little(cache: Any, tolerance: float) -> None:
+    logits = []
+    for kept in ("model", cache):
+        pipe = opened()
+        pipe.optimize(Speed(cache=kept))
+        noise = RecordedNoise(torch.zeros(16, 4), 1, torch.device("cpu"))
+        hart, quantizer = pipe.components.hart, pipe.tokenizer.quantizer
+        states = NextScaleGenerator(hart, quantizer, WIDE.sampling, noise).states(random_context(WIDE, 1))
+        logits.append(next(states).steps[0].logits)
+    assert 0 < (logits[0] - logits[1]).abs().max() < tolerance * logits[0].abs().max()

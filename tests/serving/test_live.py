@@ -15,19 +15,11 @@ from typing import Any
 import httpx2
 import pytest
 
-from hart.serving.access import Access
-from hart.serving.app import create_app
-from hart.serving.checkers import NoChecker
 from hart.serving.encoding import encoded, record
-from hart.serving.models import Models
 from hart.serving.server import Limits
 from live_server import Live, live
-from serving_app import png
+from serving_app import application, png
 from stand_in_engine import SCALES, StandInEngine, drawn
-
-
-def application(engine: StandInEngine, **limits: Any) -> Any:
-    return create_app(Models({"tiny": lambda: engine}), checker=NoChecker(), access=Access(), limits=Limits(**limits))
 
 
 def until(true: Callable[[], object]) -> None:
@@ -72,7 +64,7 @@ def test_who_leaves_frees_the_place_before_the_next_scale(stream: bool) -> None:
 def test_who_leaves_the_queue_frees_it() -> None:
     engine = StandInEngine()
     engine.open_gate.clear()
-    app = application(engine, batch_size=1, queue_size=1)
+    app = application(engine, limits=Limits(batch_size=1, queue_size=1))
     with live(app) as server, server.connect() as first, server.connect() as second:
         first.sendall(post({"prompt": "x"}))
         until(lambda: engine.batches)
@@ -84,7 +76,7 @@ def test_who_leaves_the_queue_frees_it() -> None:
 
 
 def test_half_a_body_ends_in_time_and_disturbs_nobody() -> None:
-    app = application(StandInEngine(), body_seconds=0.2)
+    app = application(StandInEngine(), limits=Limits(body_seconds=0.2))
     with live(app) as server, server.connect() as half, server.connect() as gone:
         gone.sendall(post({"prompt": "x"}, length=500))
         gone.close()
@@ -143,7 +135,7 @@ def test_a_crowd_of_which_a_fifth_leaves_early() -> None:
     """1,000 requests of 64 clients: none is lost, none answered twice, all bytes are those of the image alone."""
     engine = StandInEngine()
     engine.clock = [0.0]
-    app = application(engine, batch_size=8, queue_size=CLIENTS, timeout=600.0)
+    app = application(engine, limits=Limits(batch_size=8, queue_size=CLIENTS, timeout=600.0))
     rows = [engine.row(f"prompt {seed}", None, seed, (16, 16), {}) for seed in range(KINDS)]
     alone = [encoded(drawn(row, SCALES - 1), record(row, engine.facts, "tiny"), "png", 100) for row in rows]
     rng = random.Random(0)
@@ -186,7 +178,7 @@ def test_a_crowd_of_which_a_fifth_leaves_early() -> None:
 
 def test_uploads_are_read_while_others_stall() -> None:
     """Stalled forms hold no more places than there are, for no longer than a body may take."""
-    with live(application(StandInEngine(), body_seconds=0.3)) as server:
+    with live(application(StandInEngine(), limits=Limits(body_seconds=0.3))) as server:
         stalled = [server.connect() for _ in range(20)]
         for connection in stalled:
             connection.sendall(

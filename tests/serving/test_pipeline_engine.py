@@ -57,6 +57,16 @@ def test_a_row_is_the_same_alone_in_any_batch_and_offline(engine: PipelineEngine
     assert together[1] == offline.tobytes()
 
 
+def test_in_one_batch_as_on_a_gpu_a_row_is_the_same_to_rounding(engine: PipelineEngine) -> None:
+    rows = [row(engine, 0), row(engine, 1, "a dog", guidance_scale=2.0, top_k=5), row(engine, 2, top_p=0.9)]
+    alone = [whole(engine, [one])[0] for one in rows]
+    for dropped in ((), (1,)):
+        kept = [i for i in range(3) if i not in dropped]
+        for i, found in zip(kept, whole(PipelineEngine(engine.pipe, exact=False), rows, dropped), strict=True):
+            assert max(abs(a - b) for a, b in zip(found, alone[i], strict=True)) <= 3  # of 255
+    assert engine.group(rows[0]) == engine.group(rows[1]) != engine.group(row(engine, 0, diffusion_steps=3))
+
+
 def test_generate_like_makes_a_served_image_again(server: Running, text_model: Path, tmp_path: Path) -> None:
     asked = {"prompt": "a cat", "negative_prompt": "a dog", "seed": 9, **OWN}
     content = server.post(**asked).json()["data"][0]["b64_json"]

@@ -27,7 +27,7 @@ from hart.commands.console import (
 )
 from hart.commands.from_config import options_from_config
 from hart.commands.options import ASPECT_HELP, SIZE_HELP, sampling_options
-from hart.config import Config
+from hart.config import CacheType, Config
 from hart.errors import HartError
 from hart.files import read_text, user_path
 from hart.strict import Listed, clipped
@@ -75,6 +75,15 @@ class DrawOptions(ModelOptions, kw_only=True):
     """Folder of a LoRA adapter to merge; repeat it to add several."""
     lora_scale: float | None = None
     """Strength of the adapters; 1 is as trained."""
+    speed: str | None = None
+    """How fast: exact, int8 or fp8 (8 bits, slightly different), draft (approximate) or plain; by default exact, and
+    int8 for models stored so."""
+    cache: CacheType | None = None
+    """How keys and values are kept: model (in the model's type), bfloat16 or int8; by default as the speed says."""
+    tiled: Annotated[bool, Field(json_schema_extra={"flags": ["--tiled"]})] = False
+    """Decode in strips: the same image in less memory."""
+    offload: Annotated[bool, Field(json_schema_extra={"flags": ["--offload"]})] = False
+    """Keep the text encoder off the GPU while it is not at work."""
     random_weights: Annotated[bool, Field(json_schema_extra={"flags": ["--random-weights"]})] = False
     """Use random weights in place of the model's: for timings, not for images."""
 
@@ -84,6 +93,10 @@ class GenerateOptions(DrawOptions, kw_only=True):
 
     prompts: Annotated[Listed[str], Field(json_schema_extra={"positional": True})] = ()
     """What to generate: text, or class numbers for a class model."""
+    best_of: Annotated[int | None, Field(ge=2)] = None
+    """Generate as many images for each one, and keep that which a scorer prefers; --scorer says which."""
+    scorer: str | None = None
+    """clip:SOURCE, a CLIP model's folder or Hugging Face id; by default the scorer that the model comes with."""
 
 
 NOTHING = GenerateOptions()
@@ -140,7 +153,7 @@ def generate(
         from hart.generation.edits import PromptMix
 
         negative = options.negative_prompt
-        pipe(
+        _call(pipe, options)(
             prompts_for(pipe, options.prompts),
             negative_prompt=None if negative is None else prompts_for(pipe, [negative]),
             num_images_per_prompt=options.images_per_prompt or 1,
@@ -219,6 +232,8 @@ def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions,
         "seed": record.seed,
         "device": settings.device,
         "dtype": settings.dtype,
+        "speed": settings.speed,
+        "cache": settings.cache,
     }
     if given.model is None:
         recorded |= {"model": record.model, "random_weights": settings.random_weights}
@@ -237,12 +252,34 @@ def open_model(options: DrawOptions) -> HartPipeline:
 
     name = options.model or DEFAULT_MODEL
     if options.random_weights:
-        pipe = HartPipeline.from_config(load_config(name), device=options.device, dtype=options.dtype)
+        config = load_config(name)
+        level = options.speed or "exact"
+        pipe = HartPipeline.from_config(config, device=options.device, dtype=options.dtype, speed=level)
     else:
-        pipe = HartPipeline.from_pretrained(name, device=options.device, dtype=options.dtype)
+        pipe = HartPipeline.from_pretrained(name, device=options.device, dtype=options.dtype, speed=options.speed)
+    changes = {"cache": options.cache, "tiled": options.tiled, "offload": options.offload}
+    if changes := {name: value for name, value in changes.items() if value}:
+        pipe.optimize(pipe.speed.replace(**changes))
+    if options.speed or changes:
+        for remark in pipe.speed_remarks():
+            note(remark)
     for folder in options.lora:
         pipe.load_lora(folder, 1.0 if options.lora_scale is None else options.lora_scale)
     return pipe
+
+
+def _call(pipe: HartPipeline, options: GenerateOptions) -> Any:
+    """What generates: the pipeline itself, or the best of some of its images."""
+    if options.best_of is None:
+        if options.scorer is not None:
+            raise HartError("--scorer chooses among images: give --best-of too")
+        return pipe
+    from hart.commands.console import needs_extra
+    from hart.evaluation.choice import best_of, open_scorer
+
+    with needs_extra("evaluate"):
+        scorer = open_scorer(options.scorer, pipe)
+    return lambda prompts, **arguments: best_of(pipe, prompts, options.best_of, scorer, **arguments)
 
 
 def prompts_for(pipe: HartPipeline, prompts: Sequence[str]) -> list[str | int]:
@@ -319,6 +356,8 @@ class ImageWriter:
             size=ImageSize(*batch.images[row].size).stored,
             device=str(pipe.device),
             dtype=dtype_name(pipe.dtype),
+            speed=self.options.speed,
+            cache=self.options.cache,
             negative_prompt=self.options.negative_prompt,
             random_weights=self.options.random_weights,
             loras=tuple(map(str, self.options.lora)),

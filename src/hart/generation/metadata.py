@@ -14,7 +14,7 @@ from xml.sax.saxutils import quoteattr
 
 from PIL import Image, PngImagePlugin
 
-from hart.config import MAX_SEED, SamplingConfig
+from hart.config import MAX_SEED, CacheType, SamplingConfig
 from hart.data.images import open_image
 from hart.errors import HartError
 from hart.files import atomic_write, parse_json
@@ -64,6 +64,9 @@ class ImageSettings(Config):
     """In pixels: a number for a square, else `192x128`, width x height."""
     device: str
     dtype: str
+    speed: str | None = None
+    """As `hart generate --speed` and `--cache` were given."""
+    cache: CacheType | None = None
     negative_prompt: str | None = None
     random_weights: bool = False
     """Whether random weights stood in for the model's."""

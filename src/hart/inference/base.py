@@ -7,6 +7,8 @@ import logging
 import os
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -160,10 +162,24 @@ class BasePipeline:
             if encoder is None:
                 if self.config.text_encoder is None:
                     raise HartError("this model names no text encoder: pass one as text_encoder")
-                encoder = load_text_encoder(self.config.text_encoder, self.folder, dtype).to(self.device, dtype)
+                place = torch.device("cpu") if self.speed.offload else self.device
+                encoder = load_text_encoder(self.config.text_encoder, self.folder, dtype).to(place, dtype)
                 _check_text_encoder(encoder, self.config)
                 self._components = replace(self._components, text_encoder=encoder)
             return encoder
+
+    @contextmanager
+    def _working_text_encoder(self) -> Iterator[TextEncoder]:
+        """The prompt encoder on the pipeline's device, and in main memory afterwards if it is off-loaded."""
+        encoder = self.text_encoder
+        if not self.speed.offload or self.device.type == "cpu":
+            yield encoder
+            return
+        with self._lock:
+            try:
+                yield encoder.to(self.device, text_encoder_dtype(self.dtype))
+            finally:
+                encoder.to(torch.device("cpu"), text_encoder_dtype(self.dtype))
 
     @property
     def image_size(self) -> int:
@@ -206,9 +222,14 @@ class BasePipeline:
             self._components = self._components.at_speed(resolve_speed(speed, self.device))
             return self.speed_remarks()
 
+    @property
+    def speed(self) -> Speed:
+        """What is done to be fast."""
+        return self._components.speed
+
     def speed_remarks(self) -> list[str]:
         """What is done to be fast, a line each, and what this machine cannot do."""
-        return described(self._components.speed, self.device, self.dtype)
+        return described(self.speed, self.device, self.dtype)
 
     def load_lora(self, folder: str | Path, scale: float = 1.0) -> None:
         """Merge a LoRA adapter (see `hart.checkpoint.lora`) into a copy of the transformer's weights; several add up.
@@ -228,8 +249,8 @@ class BasePipeline:
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | str | None = None) -> None:
         """Write the whole model to a folder that `from_pretrained` opens: text encoder included, adapters merged.
 
-        dtype: how weights are stored, by default as they are here; "int8" stores large layers in 8 bits. Raises `HartError` if the folder holds a model or
-        parts of one, or the text encoder cannot be stored.
+        dtype: how weights are stored, by default as they are here; "int8" stores large layers in 8 bits.
+        Raises `HartError` if the folder holds a model or parts of one, or the text encoder cannot be stored.
         """
         stored = None if dtype is None else resolve_stored_dtype(dtype)
         self._components.save(user_path(folder), self.config, self.folder, stored)

@@ -103,15 +103,22 @@ class Components:
         rounded = is_quantized(self.hart) and speed.weights != self.speed.weights
         if rounded or (self.speed.decoder != "model" and speed.decoder == "model"):
             raise HartError("this speed needs weights that have been rounded to fewer bits: open the model again")
-        tokenizer, hart = self.tokenizer, _decelerated(self.hart)
-        if speed.decoder != self.speed.decoder:
-            tokenizer = copied(tokenizer, self.device, torch.float32)
-        faster = prepared(tokenizer, hart, self.device, self.dtype, speed)
-        before = self.without_lora
-        if before is not None:
-            before = _decelerated(before)
-            accelerate(before, speed)
-        return replace(faster, text_encoder=self.text_encoder, without_lora=before)
+        if speed.decoder == self.speed.decoder:
+            tokenizer = copy.copy(self.tokenizer)  # over the same weights
+            tokenizer.in_strips = speed.tiled
+        else:
+            tokenizer = prepared_tokenizer(copied(self.tokenizer, self.device, torch.float32), self.dtype, speed)
+        before = None if self.without_lora is None else self._at_speed(self.without_lora, speed)
+        hart = self._at_speed(self.hart, speed)
+        return replace(self, hart=hart, tokenizer=tokenizer, speed=speed, without_lora=before)
+
+    def _at_speed(self, hart: Hart, speed: Speed) -> Hart:
+        """A second tree of modules, whose layers are those of `hart` unless the speed has others."""
+        hart = _twin(hart)
+        if speed.weights != self.speed.weights:
+            decelerate(hart)
+        accelerate(hart, speed)
+        return hart
 
     def adapted(self, folder: Path, scale: float, model: str) -> Components:
         """With a LoRA adapter merged into a copy of the weights; see `hart.checkpoint.lora.merge_lora`.
@@ -187,19 +194,31 @@ def prepared(
 ) -> Components:
     """Components from modules that nobody else uses: moved to the device, frozen, made fast.
 
-    Transformer and residual diffusion compute in `dtype`, and so does the decoder, except in float16, whose range its
-    activations may leave: then it stays in float32, as encoder and quantiser always do.
+    Transformer and residual diffusion compute in `dtype`.
     """
     hart.to(device, dtype).eval().requires_grad_(False)
     tokenizer.to(device, torch.float32).eval().requires_grad_(False)
-    decoder_type = torch.bfloat16 if speed.decoder == "bfloat16" else dtype
+    accelerate(hart, speed)
+    return Components(prepared_tokenizer(tokenizer, dtype, speed), hart, device, dtype, speed)
+
+
+def prepared_tokenizer(tokenizer: HybridTokenizer, dtype: torch.dtype, speed: Speed) -> HybridTokenizer:
+    """A tokenizer in float32 that nobody else uses, for a model in `dtype`.
+
+    The decoder computes in that type too, except in float16, whose range its activations may leave: then it stays in
+    float32, as encoder and quantiser always do.
+    """
+    narrow = speed.decoder == "bfloat16"
+    decoder_type = torch.bfloat16 if narrow else dtype
     if decoder_type != torch.float16:
         tokenizer.decoder.to(decoder_type)
         tokenizer.post_quant_conv.to(decoder_type)
+    if narrow:
+        tokenizer.encoder.to(torch.bfloat16)  # at rest: it computes in float32
     # convolutions run on channels-last memory without reordering it
     tokenizer.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    accelerate(hart, speed)
-    return Components(tokenizer, hart, device, dtype, speed)
+    tokenizer.in_strips = speed.tiled
+    return tokenizer
 
 
 def text_encoder_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -231,8 +250,13 @@ def require_new_model(destination: Path, source: Path | None) -> None:
         raise HartError(f"{destination}: already holds {', '.join(there)}: choose another folder, or remove them")
 
 
+def _twin(hart: Hart) -> Hart:
+    """A second tree of modules over the same tensors."""
+    return copy.deepcopy(hart, {id(tensor): tensor for tensor in chain(hart.parameters(), hart.buffers())})
+
+
 def _decelerated(hart: Hart) -> Hart:
     """A second tree of modules over the same tensors, without packed layers and kernels."""
-    twin = copy.deepcopy(hart, {id(tensor): tensor for tensor in chain(hart.parameters(), hart.buffers())})
+    twin = _twin(hart)
     decelerate(twin)
     return twin

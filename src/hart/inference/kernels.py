@@ -147,9 +147,10 @@ def _with_kernel(layer: QuantizedLinear) -> nn.Module:
 
 def _packed_product(values: Tensor, packed: Tensor, weight_scale: Tensor, largest: int) -> Tensor:
     """values (..., C) int8 times a packed weight, exact but for the scales (D,): (..., D) float32."""
-    shift = largest + 1  # unsigned numbers, which wrap around
+    shift = largest + 1  # the sums wrap around to unsigned numbers
+    unsigned, zero = values.view(torch.uint8).add_(shift), torch.zeros_like(weight_scale, dtype=torch.int32)
     product: Tensor = torch.ops.onednn.qlinear_pointwise(
-        values.view(torch.uint8).add_(shift), 1.0, shift, packed, weight_scale, torch.zeros_like(weight_scale, dtype=torch.int32),
+        unsigned, 1.0, shift, packed, weight_scale, zero,
         None, 1.0, 0, torch.float32, "none", [], "",
     )  # fmt: skip
     return product

@@ -1,8 +1,8 @@
 """Levels of speed: what a pipeline may do to be faster or to take less memory, and what each costs.
 
-The exact levels change numbers by rounding alone. Those with 8 bits change them by about a hundredth in every layer, and
-approximate ones leave out work: both are off unless asked for. What a machine cannot do is an error for what was asked,
-and a line in `described` for what a level would only have used.
+The exact levels change numbers by rounding alone. Those with 8 bits change them by about a hundredth in every layer,
+and approximate ones leave out work: both are off unless asked for. What a machine cannot do is an error where a level
+lives by it, and else a line of `described`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from hart.config import CacheType
 from hart.errors import HartError
+from hart.inference.graphs import BlockGraphs
 from hart.inference.kernels import PackedInt8Linear, give_kernels, kernel_refusal, take_kernels
 from hart.inference.packing import pack, packing_refusal, repeated_blocks, unpack_linears
 from hart.layers.quantized import QuantizedLinear, quantize_linears
@@ -26,19 +28,25 @@ EIGHT_BITS = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 SMALLEST_QUANTIZED = 2**14
 """Smaller weights stay as they are."""
 
-CacheType = Literal["model", "bfloat16", "int8"]
-
 
 class Speed(Config, kw_only=True):
     """What a pipeline does to be fast."""
 
     weights: Literal["plain", "packed", "int8", "fp8"] = "packed"
-    """packed: in the memory order of the processor's kernels, exact. int8, fp8: large layers in 8 bits, the rows of their
-    inputs too."""
+    """packed: in the memory order of the processor's kernels, exact. int8, fp8: large layers in 8 bits, and the rows of
+    their inputs too."""
     decoder: Literal["model", "bfloat16"] = "model"
-    """The number type of the decoder: the model's, or bfloat16."""
+    """The number type of the decoder: the model's, or bfloat16, in which the encoder's weights then rest too."""
     cache: CacheType = "model"
     """How keys and values are kept: in the model's type, in bfloat16, or in 8 bits."""
+    compile: bool = False
+    """Let PyTorch's compiler fuse what lies between a block's products: exact, and the first image takes minutes."""
+    graphs: bool = False
+    """On NVIDIA GPUs, record the kernels of a scale once and replay them: exact."""
+    tiled: bool = False
+    """Decode in strips: exact, and half the memory or less at large sizes."""
+    offload: bool = False
+    """Keep the text encoder in main memory while it is not at work."""
     diffusion_steps: Annotated[int, Field(ge=1)] | None = None
     """Approximate: so many steps of the residual diffusion."""
 
@@ -55,6 +63,7 @@ LEVELS: Mapping[str, Speed] = MappingProxyType(
     {
         "plain": Speed(weights="plain"),
         "exact": EXACT,
+        "compiled": Speed(weights="plain", compile=True, graphs=True),
         "int8": INT8,
         "fp8": INT8.replace(weights="fp8"),
         "draft": INT8.replace(diffusion_steps=4),
@@ -84,10 +93,19 @@ def described(speed: Speed, device: torch.device, dtype: torch.dtype) -> list[st
             refusal = kernel_refusal(EIGHT_BITS[speed.weights], device)
             how = "" if refusal is None else f", multiplied as float32: {refusal}"
             lines.append(f"weights and activations of large layers in {speed.weights}{how}")
+    if speed.compile:
+        lines.append("blocks compiled by PyTorch")
+    if speed.graphs:
+        lines.append("a CUDA graph a scale" if device.type == "cuda" else f"no CUDA graphs on {device.type}")
     if speed.decoder != "model":
         lines.append(f"decoder in {speed.decoder}")
     if speed.cache != "model":
         lines.append(f"keys and values in {speed.cache}")
+    if speed.tiled:
+        lines.append("decoding in strips")
+    if speed.offload:
+        off = "text encoder in main memory between prompts"
+        lines.append("text encoder not off-loaded: main memory is where it works" if device.type == "cpu" else off)
     if speed.diffusion_steps:
         lines.append(f"approximate: {speed.diffusion_steps} diffusion steps")
     return lines
@@ -100,6 +118,11 @@ def accelerate(hart: Hart, speed: Speed) -> None:
     give_kernels(hart)
     if speed.weights == "packed":
         pack(hart)
+    if speed.compile:
+        for block in hart.transformer.blocks:
+            block.compile(dynamic=True)
+    on_cuda = hart.transformer.word_embed.weight.is_cuda
+    hart.transformer.graphs = BlockGraphs() if speed.graphs and on_cuda else None
     hart.transformer.cache_type = {"model": None, "bfloat16": torch.bfloat16, "int8": torch.int8}[speed.cache]
 
 

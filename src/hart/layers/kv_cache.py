@@ -3,15 +3,73 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from hart.layers.quantized import quantized_rows
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The keys, or the values, of all layers, numbers (L, B, H, capacity, d), or of one; in `dtype` for who reads them.
+
+    scales: (L, B, H, capacity, 1) float32 of numbers in 8 bits, one a token and head.
+    """
+
+    numbers: Tensor
+    scales: Tensor | None
+    dtype: torch.dtype
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, kept: torch.dtype) -> Kept:
+        scales = torch.empty((*shape[:-1], 1), device=device) if kept == torch.int8 else None
+        return cls(torch.empty(shape, dtype=kept, device=device), scales, dtype if scales is not None else kept)
+
+    def layer(self, layer: int) -> Kept:
+        """Those of one layer."""
+        return Kept(self.numbers[layer], None if self.scales is None else self.scales[layer], self.dtype)
+
+    def append(self, start: int, new: Tensor) -> Tensor:
+        """Write (B, H, N, d) of one layer behind its first `start` tokens, and return all (B, H, start + N, d)."""
+        end = start + new.shape[2]
+        if self.scales is None:
+            self.numbers[:, :, start:end] = new
+            return self.numbers[:, :, :end]
+        self.numbers[:, :, start:end], self.scales[:, :, start:end] = quantized_rows(new)
+        return (self.numbers[:, :, :end] * self.scales[:, :, :end]).to(self.dtype)
+
+    def rows(self, rows: slice) -> Kept:
+        return Kept(self.numbers[:, rows], None if self.scales is None else self.scales[:, rows], self.dtype)
+
+    def fill(self, place: slice, one: Kept) -> None:
+        """Write the only token of `one` at all places."""
+        self.numbers[:, :, :, place] = one.numbers
+        if self.scales is not None and one.scales is not None:
+            self.scales[:, :, :, place] = one.scales
+
+
+@dataclass(frozen=True)
+class LayerCache:
+    """One layer's part of a cache that holds `length` tokens."""
+
+    keys: Kept
+    values: Kept
+    length: int
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write (B, H, N, d) and return all keys and values of the layer, (B, H, length + N, d)."""
+        end, capacity = self.length + keys.shape[2], self.keys.numbers.shape[2]
+        if end > capacity:
+            raise ValueError(f"the key/value cache holds {capacity} tokens, {end} were given")
+        return self.keys.append(self.length, keys), self.values.append(self.length, values)
 
 
 class KVCache:
     """Room for `capacity` tokens in every layer.
 
-    It holds `length` tokens. `append` writes one layer's keys and values after them; `advance` is called once all have
+    It holds `length` tokens. Every `layer` appends its keys and values after them; `advance` is called once all have
     appended, so that every layer of a step writes at the same place.
     """
 
@@ -25,42 +83,39 @@ class KVCache:
         *,
         dtype: torch.dtype,
         device: torch.device,
+        kept: torch.dtype | None = None,
     ) -> None:
+        """dtype: of the model. kept: in what type keys and values are kept, by default the model's; int8 rounds them,
+        each to a scale of its own, and appending gives them back in `dtype`."""
         shape = (layers, batch, heads, capacity, head_width)
-        self.keys = torch.empty(shape, dtype=dtype, device=device)
-        self.values = torch.empty(shape, dtype=dtype, device=device)
+        self.keys, self.values = (Kept.empty(shape, dtype, device, kept or dtype) for _ in range(2))
         self.length = 0
 
     @property
     def capacity(self) -> int:
-        return self.keys.shape[3]
+        return self.keys.numbers.shape[3]
 
-    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write (B, H, N, d) and return views (B, H, length + N, d) of all keys and values of the layer."""
-        end = self.length + keys.shape[2]
-        if end > self.capacity:
-            raise ValueError(f"the key/value cache holds {self.capacity} tokens, {end} were given")
-        self.keys[layer, :, :, self.length : end] = keys
-        self.values[layer, :, :, self.length : end] = values
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+    def layer(self, layer: int) -> LayerCache:
+        return LayerCache(self.keys.layer(layer), self.values.layer(layer), self.length)
 
     def rows(self, rows: slice) -> KVCache:
         """A cache for some rows of the batch, with its own `length`, that writes into this one's memory."""
         part = copy.copy(self)
-        part.keys, part.values = self.keys[:, rows], self.values[:, rows]
+        part.keys, part.values = self.keys.rows(rows), self.values.rows(rows)
         return part
 
     def for_one_token(self) -> KVCache:
         """An empty cache with room for one token of one row, for `append_copies`."""
-        layers, _, heads, _, head_width = self.keys.shape
-        return KVCache(layers, 1, heads, 1, head_width, dtype=self.keys.dtype, device=self.keys.device)
+        layers, _, heads, _, head_width = self.keys.numbers.shape
+        kept, device = self.keys.numbers.dtype, self.keys.numbers.device
+        return KVCache(layers, 1, heads, 1, head_width, dtype=self.keys.dtype, device=device, kept=kept)
 
     def append_copies(self, one: KVCache, tokens: int) -> None:
         """Write the token of `one` as the next `tokens` tokens of all rows, in all layers; no `advance` is needed."""
-        end = self.length + tokens
-        self.keys[:, :, :, self.length : end] = one.keys
-        self.values[:, :, :, self.length : end] = one.values
-        self.length = end
+        place = slice(self.length, self.length + tokens)
+        self.keys.fill(place, one.keys)
+        self.values.fill(place, one.values)
+        self.length = place.stop
 
     def advance(self, tokens: int) -> None:
         """Count the tokens that every layer has appended."""

@@ -52,6 +52,7 @@ class QuantizedLinear(nn.Module):
 
     weight: Tensor
     weight_scale: Tensor
+    bias: nn.Parameter | None
 
     def __init__(self, kind: type[nn.Linear], weight: Tensor, weight_scale: Tensor, bias: nn.Parameter | None) -> None:
         """kind: of the ordinary layer that `dequantized` gives."""
@@ -73,7 +74,8 @@ class QuantizedLinear(nn.Module):
         """An ordinary layer with the values of this one's weight, frozen."""
         linear = self.kind(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
         linear.weight = nn.Parameter((self.weight.float() * self.weight_scale[:, None]).to(dtype), requires_grad=False)
-        linear.bias = self.bias
+        if self.bias is not None:
+            linear.bias = self.bias
         return linear.train(self.training)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -147,7 +147,7 @@ def _add_page(app: FastAPI) -> None:
 
 def _described(model: ServedModel) -> dict[str, Any]:
     engine = model.engine
-    about: dict[str, Any] = {"state": model.state}
+    about: dict[str, Any] = {"state": model.state, "message": model.message}
     if engine is not None:
         facts = engine.facts
         about |= {

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from hart.serving.schemas import Edit, ErrorAnswer, Generation, ImagesAnswer, Variation
+from hart.serving.schemas import Edit, ErrorAnswer, Generation, ImageEvent, ImagesAnswer, Variation
 
 DESCRIPTIONS = {
     400: "Something in the request is wrong; `param` names it. Also a refused prompt: `code` content_policy_violation",
@@ -21,11 +21,22 @@ DESCRIPTIONS = {
     503: "The model cannot be used, or the server is stopping",
     504: "The time for the request is over",
 }
+EVENT = {
+    "type": "object",
+    "properties": {
+        "event": {"type": "string"},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": ImageEvent.model_json_schema(),
+        },
+    },
+}
 IMAGES: dict[int | str, dict[str, Any]] = {
     200: {
         "model": ImagesAnswer,
         "description": "The images, or with `stream` events about them",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"itemSchema": EVENT}},
     },
     **{status: {"model": ErrorAnswer, "description": said} for status, said in DESCRIPTIONS.items()},
 }

@@ -9,6 +9,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
 from hart.errors import HartError
+from hart.serving.checkers import CheckerUnavailable
 from hart.serving.engine import NotOffered, OutOfMemory
 from hart.serving.models import ModelUnavailable
 from hart.serving.scheduler import DeadlinePassed, QueueFull, Refused
@@ -35,7 +36,7 @@ def api_error(error: BaseException) -> ApiError:
             return ApiError(429 if full else 503, str(error), kind=kind, code=code, headers=headers)
         case DeadlinePassed():
             return ApiError(504, str(error), kind="timeout_error", code="timeout")
-        case ModelUnavailable():
+        case ModelUnavailable() | CheckerUnavailable():
             return ApiError(503, str(error), kind="server_error", code="model_unavailable")
         case OutOfMemory():
             return ApiError(503, str(error), kind="server_error", code="out_of_memory")

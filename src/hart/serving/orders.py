@@ -21,6 +21,7 @@ from hart.serving.scheduler import Event, Failed, Finished, Job, Preview
 from hart.serving.schemas import (
     ApiError,
     ImageData,
+    ImageEvent,
     ImageRequest,
     ImagesAnswer,
     TextTokens,
@@ -47,6 +48,11 @@ class Order:
     def size(self) -> str:
         return "{}x{}".format(*self.rows[0].size)
 
+    @property
+    def form(self) -> str:
+        """png, jpeg or webp."""
+        return self.request.output_format or "png"
+
     def previews(self) -> tuple[int, ...]:
         """0-based scales after which an image so far is sent."""
         before_last = self.facts.scales - 1
@@ -61,7 +67,7 @@ class Order:
         content = encoded(
             event.image,
             record(row, self.facts, self.model),
-            self.request.output_format or "png",
+            self.form,
             100 if self.request.output_compression is None else self.request.output_compression,
             preview=isinstance(event, Preview),
         )
@@ -73,13 +79,7 @@ class Order:
 
     def common(self) -> dict[str, Any]:
         """What an answer and every event say alike."""
-        return {
-            "size": self.size,
-            "quality": "high",
-            "background": "opaque",
-            "output_format": self.request.output_format or "png",
-            "model": self.model,
-        }
+        return {"size": self.size, "output_format": self.form, "model": self.model}
 
 
 def order(
@@ -160,9 +160,9 @@ async def answer(order: Order, events: Subscription, metrics: Metrics) -> Images
         if isinstance(event, Failed):
             raise event.error
         content = await _timed(metrics, order.encoded, event)
-        seed, form = order.rows[event.row].seed, order.request.output_format or "png"
+        seed = order.rows[event.row].seed
         if order.request.response_format == "url":
-            done[event.row] = ImageData(url=f"data:image/{form};base64,{content}", seed=seed)
+            done[event.row] = ImageData(url=f"data:image/{order.form};base64,{content}", seed=seed)
         else:
             done[event.row] = ImageData(b64_json=content, seed=seed)
     return ImagesAnswer(
@@ -188,27 +188,23 @@ async def stream(
             continue
         if isinstance(event, Failed):
             raise event.error
-        said = {
-            "b64_json": await _timed(metrics, order.encoded, event),
-            "created_at": int(time.time()),
+        partial = isinstance(event, Preview)
+        said = ImageEvent(
+            type=f"{kind}.partial_image" if partial else f"{kind}.completed",
+            b64_json=await _timed(metrics, order.encoded, event),
+            created_at=int(time.time()),
             **order.common(),
-            "image_index": event.row,
-            "seed": order.rows[event.row].seed,
-            "scales": order.facts.scales,
-        }
-        if isinstance(event, Preview):
-            said |= {"partial_image_index": sent[event.row], "scale": event.k + 1}
-            sent[event.row] += 1
-            yield {"type": f"{kind}.partial_image", **said}
-        else:
-            left -= 1
-            yield {
-                "type": f"{kind}.completed",
-                **said,
-                "scale": order.facts.scales,
-                "usage": order.usage(1).model_dump(),
-                "notes": order.notes,
-            }
+            image_index=event.row,
+            seed=order.rows[event.row].seed,
+            scale=event.k + 1 if isinstance(event, Preview) else order.facts.scales,
+            scales=order.facts.scales,
+            partial_image_index=sent[event.row] if partial else None,
+            usage=None if partial else order.usage(1),
+            notes=None if partial else order.notes,
+        )
+        sent[event.row] += partial
+        left -= not partial
+        yield said.model_dump(exclude_none=True)
 
 
 def job(order: Order, engine: Engine, client: str, deadline: float, deliver: Callable[[Event], None]) -> Job:

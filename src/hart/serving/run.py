@@ -38,6 +38,7 @@ def _opener(source: str, options: ServeOptions) -> OpenModel:
         from hart.pipeline import HartPipeline
         from hart.serving.pipeline_engine import PipelineEngine  # imports PyTorch
 
-        return PipelineEngine(HartPipeline.from_pretrained(source, device=options.device, dtype=options.dtype))
+        pipe = HartPipeline.from_pretrained(source, device=options.device, dtype=options.dtype)
+        return PipelineEngine(pipe, exact=options.exact or None)
 
     return open_model

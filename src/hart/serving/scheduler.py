@@ -96,6 +96,8 @@ class Job:
     deadline: float
     deliver: Callable[[Event], None]
     previews: Collection[int] = ()
+    waited: float = field(default=0.0, init=False)
+    """Seconds until the last of its rows was in a batch."""
     over: bool = field(default=False, init=False)
     unfinished: int = field(init=False)
     shown: dict[int, int] = field(default_factory=dict, init=False)
@@ -285,6 +287,8 @@ class Scheduler:
 
     def _start(self, places: list[_Place]) -> None:
         now = self.clock()
+        for place in places:
+            place.job.waited = now - place.arrival
         self._watcher.started(len(places), [now - place.arrival for place in places])
         engine, numbered = places[0].job.engine, dict(enumerate(places))
         try:

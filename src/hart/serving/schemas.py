@@ -178,6 +178,33 @@ class ImagesAnswer(BaseModel):
     """What the author of the prompt should know: a changed size, words that the model does not know."""
 
 
+class ImageEvent(BaseModel):
+    """What an event of a stream holds: a partial image, or a whole one, with `usage` and `notes`."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    type: str
+    """image_generation, image_edit or image_variation, then .partial_image or .completed."""
+    b64_json: str
+    created_at: int
+    """Seconds since 1970."""
+    size: str
+    quality: Literal["high"] = "high"
+    background: Literal["opaque"] = "opaque"
+    output_format: str
+    model: str
+    image_index: int
+    """Which of the `n` images."""
+    seed: int
+    scale: int
+    """After how many of the `scales`."""
+    scales: int
+    partial_image_index: int | None = None
+    """Which of this image's partial ones."""
+    usage: Usage | None = None
+    notes: list[str] | None = None
+
+
 class ErrorBody(BaseModel):
     """Part of `ErrorAnswer`."""
 

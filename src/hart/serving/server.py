@@ -100,7 +100,8 @@ class Server:
             result = await while_here(request.receive, answer(ordered, events, self.metrics))
         finally:
             self.scheduler.cancel(queued)
-        return JSONResponse(result.model_dump(exclude_none=True))
+        timing = {"Server-Timing": f"queue;dur={1000 * queued.waited:.1f}"}
+        return JSONResponse(result.model_dump(exclude_none=True), headers=timing)
 
     async def _events(
         self, ordered: Order, events: Subscription, leave: Callable[[], None]

@@ -42,7 +42,7 @@ class Reading:
             more = f" and {len(self.unknown) - SHOWN_WORDS} more" if len(self.unknown) > SHOWN_WORDS else ""
             found.append(f"{named}: the text encoder does not know {words}{more}, and reads all such words alike")
         for word, other in list(self.others.items())[:SHOWN_WORDS]:
-            found.append(f'"{clipped(word, 40)}" was in no caption that the model learned from: it is read as "{other}"')
+            found.append(f'"{clipped(word, 40)}" was in no caption of the model\'s training: it is read as "{other}"')
         return found
 
 

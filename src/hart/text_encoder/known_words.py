@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from torch import Tensor

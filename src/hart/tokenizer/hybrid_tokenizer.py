@@ -8,6 +8,7 @@ Shapes: B batch, H W image, f pixels of a latent position along a side, D latent
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
@@ -19,6 +20,7 @@ from hart.config import TokenizerConfig
 from hart.grids import ScaleSchedule
 from hart.tokenizer.autoencoder import Decoder, Encoder
 from hart.tokenizer.quantizer import CodeCorruption, MultiScaleQuantizer, QuantizedLatent, next_scale_input, to_map
+from hart.tokenizer.strips import decode_in_strips
 from hart.types import TokenMaps
 
 
@@ -50,10 +52,14 @@ class HybridTokenizer(nn.Module):
         )
         self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, kernel, padding=kernel // 2)
         self.decoder = Decoder(config)
+        self.in_strips = False  # whether images are decoded so, which takes less memory
 
     def encode(self, image: Tensor) -> Tensor:
         """Image (B, 3, H, W) in [-1, 1] to its continuous latent (B, D, H/f, W/f)."""
-        return self.quant_conv(self.encoder(image))
+        encoder = self.encoder
+        if not torch.is_grad_enabled() and encoder.conv_in.weight.dtype != torch.float32:
+            encoder = copy.deepcopy(encoder).float()  # weights may rest in fewer bits, but codes need float32
+        return self.quant_conv(encoder(image))
 
     def decode(self, latent: Tensor) -> Tensor:
         """Latent (B, D, h, w) to an image (B, 3, f h, f w) clamped to [-1, 1]."""
@@ -61,7 +67,8 @@ class HybridTokenizer(nn.Module):
 
     def decode_unclamped(self, latent: Tensor) -> Tensor:
         """As `decode`, before the clamp: what a reconstruction loss compares."""
-        return self.decoder(self.post_quant_conv(latent.to(self.post_quant_conv.weight.dtype)))
+        latent = self.post_quant_conv(latent.to(self.post_quant_conv.weight.dtype))
+        return decode_in_strips(self.decoder, latent) if self.in_strips else self.decoder(latent)
 
     def quantize(self, latent: Tensor, schedule: ScaleSchedule | None = None) -> QuantizedLatent:
         """Codes of a latent over `schedule`, by default the configured one."""

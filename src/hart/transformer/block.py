@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hart.config import TransformerConfig
 from hart.layers.attention import Attention
-from hart.layers.kv_cache import KVCache
+from hart.layers.kv_cache import LayerCache
 from hart.layers.linear import gated_silu
 from hart.layers.norm import PlainLayerNorm, RMSNorm, SiluLinear, modulate
 from hart.layers.rope import Rotation
@@ -74,16 +74,15 @@ class Block(nn.Module):
         modulation: Tensor | None,
         *,
         segments: Sequence[int] | None = None,
-        cache: KVCache | None = None,
-        layer: int = 0,
+        cache: LayerCache | None = None,
     ) -> Tensor:
         """x (B, N, C) to (B, N, C).
 
-        modulation: (B, 6, C) from `self.modulation`, or None. segments, cache, layer: as in `Attention`.
+        modulation: (B, 6, C) from `self.modulation`, or None. segments, cache: as in `Attention`.
         """
 
         def attention(h: Tensor) -> Tensor:
-            return self.attention(h, rotation, segments=segments, cache=cache, layer=layer)
+            return self.attention(h, rotation, segments=segments, cache=cache)
 
         branches: tuple[Callable[[Tensor], Tensor], ...] = (attention, self.mlp)
         for i, branch in enumerate(branches):

@@ -10,9 +10,9 @@ D latent channels, V codes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,14 @@ from hart.layers.rope import Rotation, cat_rotations, rotation_1d, rotation_2d
 from hart.transformer.block import Block, build_norm
 from hart.transformer.condition import ClassEmbedder, EmbeddedContext, TextEmbedder
 from hart.types import Context
+
+
+class BlockGraphs(Protocol):
+    """What records the work of all blocks and replays it; see `hart.inference.graphs.BlockGraphs`."""
+
+    def lend(self, kind: Hashable, make: Callable[[], KVCache]) -> KVCache: ...
+
+    def run(self, work: Callable[[Sequence[Tensor]], Tensor], inputs: Sequence[Tensor], cache: KVCache) -> Tensor: ...
 
 
 class LevelTable(nn.Module):
@@ -77,10 +85,17 @@ class ModulatedHead(nn.Module):
         self.modulation = SiluLinear(config.width, 2 * config.width)
         self.linear = nn.Linear(config.width, config.codebook_size)
 
-    def forward(self, hidden: Tensor, modulation: Tensor) -> Tensor:
-        """hidden (B, N, C), scale and shift (B, 2, C) from `modulation`, to logits (B, N, V) in float32."""
+    def modulated(self, hidden: Tensor, modulation: Tensor) -> Tensor:
+        """hidden (B, N, C), scale and shift (B, 2, C) from `modulation`, to what the linear layer reads, (B, N, C)."""
         scale, shift = modulation.unsqueeze(2).unbind(1)
-        h = modulate(self.norm(hidden), scale, shift)
+        return modulate(self.norm(hidden), scale, shift)
+
+    def forward(self, hidden: Tensor, modulation: Tensor) -> Tensor:
+        """hidden (B, N, C), modulation (B, 2, C) to logits (B, N, V) in float32."""
+        return self.logits(self.modulated(hidden, modulation))
+
+    def logits(self, h: Tensor) -> Tensor:
+        """(B, N, C) from `modulated` to logits (B, N, V) in float32."""
         # always in float32: guidance and low temperatures amplify the rounding of logits. The weights are converted at
         # each call, so that they are stored and moved like all others.
         with torch.autocast(h.device.type, enabled=False):
@@ -115,7 +130,9 @@ class HartTransformer(nn.Module):
         )
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.head = ModulatedHead(config)
-        self.cache_type: torch.dtype | None = None  # of keys and values in generation; None: the weights'
+        # of generation, set by `hart.inference`. cache_type: of keys and values; None is the weights'
+        self.cache_type: torch.dtype | None = None
+        self.graphs: BlockGraphs | None = None
 
     @property
     def context_tokens(self) -> int:
@@ -203,10 +220,14 @@ class HartTransformer(nn.Module):
         """An empty cache for the context and all scales of `batch` images."""
         capacity = self.context_tokens + self._served(schedule).total_tokens - 1
         weight = self.word_embed.weight
-        return KVCache(
-            len(self.blocks), batch, self.config.heads, capacity, self.head_width,
-            dtype=self.cache_type or weight.dtype, device=weight.device,
-        )  # fmt: skip
+
+        def make() -> KVCache:
+            return KVCache(
+                len(self.blocks), batch, self.config.heads, capacity, self.head_width,
+                dtype=weight.dtype, device=weight.device, kept=self.cache_type,
+            )  # fmt: skip
+
+        return make() if self.graphs is None else self.graphs.lend((batch, capacity), make)
 
     def embed_tokens(self, embeddings: Tensor) -> Tensor:
         """Code embeddings or sums of them (..., D) in the transformer's width and type: (..., C)."""
@@ -246,7 +267,9 @@ class HartTransformer(nn.Module):
     ) -> Tensor:
         """Hidden states (B, N, C) of scale k; arguments as in `embed_scale`, earlier tokens in the cache."""
         tokens, rotation = self.embed_scale(k, scale_input, conditioning, positions, schedule)
-        return self._blocks(tokens, rotation, conditioning, cache=cache)
+        if self.graphs is None:
+            return self._blocks(tokens, rotation, conditioning, cache=cache)
+        return self._graphed(self.graphs, tokens, rotation, conditioning, cache)
 
     def logits(self, hidden: Tensor, conditioning: Conditioning) -> Tensor:
         """Hidden states (B, N, C) to logits (B, N, V) in float32."""
@@ -272,10 +295,29 @@ class HartTransformer(nn.Module):
         cache: KVCache | None = None,
     ) -> Tensor:
         for layer, (block, modulation) in enumerate(zip(self.blocks, conditioning.modulations, strict=True)):
-            x = block(x, rotation, modulation, segments=segments, cache=cache, layer=layer)
+            of_layer = None if cache is None else cache.layer(layer)
+            x = block(x, rotation, modulation, segments=segments, cache=of_layer)
         if cache is not None:
             cache.advance(x.shape[1])
         return x
+
+    def _graphed(
+        self, graphs: BlockGraphs, x: Tensor, rotation: Rotation | None, conditioning: Conditioning, cache: KVCache
+    ) -> Tensor:
+        """As `_blocks` for tokens behind those of the cache, recorded once and replayed."""
+        here, turned = cache.rows(slice(None)), 0 if rotation is None else 2
+        modulations = [m for m in conditioning.modulations if m is not None]
+
+        def work(inputs: Sequence[Tensor]) -> Tensor:
+            x, *others = inputs
+            turn = (others[0], others[1]) if turned else None
+            for layer, block in enumerate(self.blocks):
+                x = block(x, turn, others[turned + layer] if modulations else None, cache=here.layer(layer))
+            return x
+
+        hidden = graphs.run(work, [x, *(rotation or ()), *modulations], cache)
+        cache.advance(x.shape[1])
+        return hidden
 
 
 @dataclass(frozen=True)

@@ -148,6 +148,19 @@ def known_words(
     typer.echo(f"{model}: {len(known.words)} words, {len(known.names)} names")
 
 
+@app.command()
+def scorer(
+    model: Annotated[Path, typer.Argument(help="Folder of the model to write it into.")],
+    data: Annotated[Path, typer.Option(help="Folder that hart-emoji data built.")],
+) -> None:
+    """Write what chooses among images with `hart generate --best-of`."""
+    from hart_emoji.scorer import write_scorer
+
+    with progress("scorer") as report:
+        count = write_scorer(model, data, report)
+    typer.echo(f"{model}: references of {count} names")
+
+
 def main() -> None:
     """Entry point of the console script."""
     run_program(app, "hart-emoji")

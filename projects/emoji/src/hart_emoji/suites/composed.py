@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from hart import HartError
 from hart.evaluation import (
     Context,
     FeatureExtractor,
@@ -80,8 +81,8 @@ def prompts() -> list[Asked]:
     left, right, middle = (0.27, 0.5), (0.73, 0.5), (0.5, 0.5)
     asked = [Asked("single", with_article(word), (Part(word, None, *middle),)) for word in words]
     for one, other in pairs:
-        parts = (Part(one, None, *left), Part(other, None, *right))
-        asked.append(Asked("two", f"{with_article(one)} and {with_article(other)}", parts))
+        both = (Part(one, None, *left), Part(other, None, *right))
+        asked.append(Asked("two", f"{with_article(one)} and {with_article(other)}", both))
     places = {2: (left, right), 3: ((0.5, 0.27), (0.27, 0.73), (0.73, 0.73))}
     places[4] = tuple((x, y) for y in (0.27, 0.73) for x in (0.27, 0.73))
     for at, word in enumerate(words):
@@ -112,6 +113,9 @@ class Judge:
     """Tells what the blots of an image show."""
 
     def __init__(self, emoji: EmojiSet, extractor: FeatureExtractor) -> None:
+        """Raises `HartError` for a set that lacks one of `THINGS`."""
+        if missing := [slug for slug in THINGS.values() if slug not in emoji.number]:
+            raise HartError(f"the set has no concept {missing[0]!r}, which is asked for: build the whole one")
         self.extractor = extractor
         self._words: list[str] = []
         renderings: list[Image.Image] = []

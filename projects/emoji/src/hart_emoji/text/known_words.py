@@ -6,8 +6,7 @@ import re
 from pathlib import Path
 
 from hart.files import default_cache
-from hart.text_encoder import find_text_encoder, load_text_encoder
-from hart.text_encoder.known_words import KnownWords
+from hart.text_encoder import KnownWords, find_text_encoder, load_text_encoder
 from hart_emoji.data.build import STYLES
 from hart_emoji.data.captions import plain_names
 from hart_emoji.data.plain import PlainEmoji

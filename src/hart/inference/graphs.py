@@ -1,0 +1,79 @@
+"""CUDA graphs for the blocks of a transformer in generation: one launch a scale in place of thousands.
+
+A scale of a given schedule always has as many tokens, at the same place of the cache. So all its kernels are recorded
+once, with the memory that they read and write, and replayed for every image. The cache of a batch must then be the same
+memory each time: it is lent, and comes back when nobody holds it any more. Numbers are those of the plain loop.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import weakref
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hart.layers.kv_cache import KVCache
+
+Work = Callable[[Sequence[Tensor]], Tensor]
+"""From inputs, all on one device, to a result."""
+Capture = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
+"""From work to what does it again, and the result that this fills."""
+
+
+def cuda_capture(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    """A `Capture` on an NVIDIA GPU. The work runs once before, as kernels that choose or compile at first ask."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        work()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = work()
+    return graph.replay, result
+
+
+@dataclass(frozen=True)
+class Graph:
+    inputs: list[Tensor]
+    replay: Callable[[], None]
+    result: Tensor
+
+
+class BlockGraphs:
+    """The graphs of one transformer on one device. A copy or a pickle has none yet."""
+
+    def __init__(self, capture: Capture = cuda_capture) -> None:
+        self.capture = capture
+        self.graphs: dict[Hashable, Graph] = {}
+        self.free: dict[Hashable, list[KVCache]] = {}
+        self.lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BlockGraphs, (self.capture,)
+
+    def lend(self, kind: Hashable, make: Callable[[], KVCache]) -> KVCache:
+        """An empty cache of a kind, whose memory is lent again once the caller has dropped it."""
+        with self.lock:
+            waiting = self.free.setdefault(kind, [])
+            kept = waiting.pop() if waiting else make()
+        lent = copy.copy(kept)
+        weakref.finalize(lent, waiting.append, kept)
+        return lent
+
+    def run(self, work: Work, inputs: Sequence[Tensor], cache: KVCache) -> Tensor:
+        """What `work` makes of the inputs and of the tokens in the cache, to which it appends."""
+        key = (cache.keys.numbers.data_ptr(), cache.length, *(tuple(x.shape) for x in inputs))
+        with self.lock:  # a graph's own memory serves one at a time
+            graph = self.graphs.get(key)
+            if graph is None:
+                own = [x.clone() for x in inputs]
+                graph = self.graphs[key] = Graph(own, *self.capture(lambda: work(own)))
+            torch._foreach_copy_(graph.inputs, list(inputs))
+            graph.replay()
+            return graph.result.clone()

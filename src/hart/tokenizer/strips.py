@@ -1,0 +1,111 @@
+"""Decoding in strips of rows: the same image with two maps of the largest size in memory, in place of five or more.
+
+A group norm needs the mean and variance of the whole map: they are summed up strip by strip first. Then norm, SiLU and
+convolution run on a strip and the rows of its neighbours that the kernel reaches. So nothing is cut off or blended:
+images differ from those of `Decoder` by rounding alone.
+
+Shapes: B batch, C channels, H W of a map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hart.layers.linear import silu
+from hart.tokenizer.autoencoder import Decoder, ResidualBlock, Upsample
+
+STRIP_PIXELS = 2**16
+"""Least pixels of a strip, above which strips of one map are cut."""
+
+Affine = tuple[Tensor, Tensor]
+
+
+def decode_in_strips(decoder: Decoder, latent: Tensor, pixels: int = STRIP_PIXELS) -> Tensor:
+    """What `decoder` makes of a latent (B, D, h, w), after `post_quant_conv`: (B, 3, f h, f w)."""
+    x = decoder.middle(decoder.conv_in(latent))
+    for level in decoder.levels:
+        for layer in level.children():
+            if isinstance(layer, ResidualBlock):
+                x = _residual_block(layer, x, pixels)
+            elif isinstance(layer, Upsample):
+                x = _upsampled(layer, x, pixels)
+            else:  # attention, at the lowest resolution
+                x = layer(x)
+    return _normed_conv(decoder.norm_out, decoder.conv_out, x, pixels)
+
+
+def _residual_block(block: ResidualBlock, x: Tensor, pixels: int) -> Tensor:
+    h = _normed_conv(block.norm1, block.conv1, x, pixels)
+    x = block.skip(x)
+    affine = _affine(block.norm2, h, pixels)
+    for start, end in _strips(h, pixels):
+        x[:, :, start:end] += _conv_rows(block.conv2, h, start, end, affine)
+    return x
+
+
+def _normed_conv(norm: nn.GroupNorm, conv: nn.Conv2d, x: Tensor, pixels: int) -> Tensor:
+    affine = _affine(norm, x, pixels)
+    return _assembled(x, 1, conv.out_channels, pixels, lambda start, end: _conv_rows(conv, x, start, end, affine))
+
+
+def _upsampled(layer: Upsample, x: Tensor, pixels: int) -> Tensor:
+    """Twice the size, strip by strip."""
+
+    def rows(start: int, end: int) -> Tensor:
+        """Rows 2 start to 2 end of the result."""
+        first, last = max(start - 1, 0), min(end + 1, x.shape[2])
+        wide = F.interpolate(x[:, :, first:last], scale_factor=2.0, mode="nearest")
+        # of the neighbours' rows, the kernel reaches one
+        wide = wide[:, :, 2 * (start - first) - (start > first) : 2 * (end - first) + (last > end)]
+        return F.conv2d(_padded(wide, start == first, end == last), layer.conv.weight, layer.conv.bias, padding=(0, 1))
+
+    return _assembled(x, 2, layer.conv.out_channels, pixels // 4, rows)
+
+
+def _assembled(x: Tensor, scale: int, channels: int, pixels: int, rows: Callable[[int, int], Tensor]) -> Tensor:
+    """A map `scale` times as large as x, of what `rows` gives for the rows of x from one to another."""
+    batch, _, height, width = x.shape
+    layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    shape = (batch, channels, scale * height, scale * width)
+    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
+    for start, end in _strips(x, pixels):
+        out[:, :, scale * start : scale * end] = rows(start, end)
+    return out
+
+
+def _conv_rows(conv: nn.Conv2d, x: Tensor, start: int, end: int, affine: Affine) -> Tensor:
+    """Rows start to end of conv(silu(norm(x))), for a kernel of 3 x 3."""
+    first, last = max(start - 1, 0), min(end + 1, x.shape[2])
+    scale, shift = affine
+    h = silu(torch.addcmul(shift, x[:, :, first:last], scale)).to(x.dtype)
+    return F.conv2d(_padded(h, start == first, end == last), conv.weight, conv.bias, padding=(0, 1))
+
+
+def _padded(x: Tensor, above: bool, below: bool) -> Tensor:
+    """With a row of zeros where the map ends."""
+    return F.pad(x, (0, 0, int(above), int(below))) if above or below else x
+
+
+def _affine(norm: nn.GroupNorm, x: Tensor, pixels: int) -> Affine:
+    """Factor and summand (B, C, 1, 1), float32, that are this norm for the map x."""
+    parts: list[tuple[float, Tensor, Tensor]] = []
+    for start, end in _strips(x, pixels):
+        strip = x[:, :, start:end].float().unflatten(1, (norm.num_groups, -1))
+        variance, mean = torch.var_mean(strip, dim=(2, 3, 4), correction=0, keepdim=True)
+        parts.append(((end - start) / x.shape[2], mean, variance))
+    mean = torch.stack([share * part for share, part, _ in parts]).sum(0)
+    variance = torch.stack([share * (inside + (part - mean).square()) for share, part, inside in parts]).sum(0)
+    # (B, groups, 1, 1, 1) by (groups, channels of each, 1, 1)
+    weight, bias = (p.float().view(norm.num_groups, -1, 1, 1) for p in (norm.weight, norm.bias))
+    scale = (variance + norm.eps).rsqrt() * weight
+    return scale.flatten(1, 2), (bias - mean * scale).flatten(1, 2)
+
+
+def _strips(x: Tensor, pixels: int) -> list[tuple[int, int]]:
+    """Rows from and to of the strips of a map, of `pixels` pixels or one row at least."""
+    height, rows = x.shape[2], max(1, pixels // x.shape[3])
+    return [(start, min(start + rows, height)) for start in range(0, height, rows)]

@@ -1,0 +1,74 @@
+"""Recorded blocks give the plain loop's numbers, image after image, on memory that is lent and comes back.
+
+A recorder for processors stands in for CUDA graphs: it does the recorded work again on the recorded memory.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from hart import HartPipeline
+from hart.config import HartConfig
+from hart.inference.graphs import BlockGraphs
+from helpers import tiny_class_config, tiny_text_config
+
+RECORDED: list[int] = []
+
+
+def replaying(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    """As CUDA graphs do: a replay reads and writes the memory of the recording, whatever was passed since."""
+    result = work()
+    RECORDED.append(len(result))
+
+    def replay() -> None:
+        result.copy_(work())
+
+    return replay, result
+
+
+@pytest.mark.parametrize("config", [tiny_text_config(), tiny_class_config(modulation="shared")], ids=["text", "class"])
+def test_recorded_blocks_make_the_same_images(config: HartConfig) -> None:
+    pipe = HartPipeline.from_config(config, device="cpu")
+    prompts = ["a cat", "a dog"] if config.transformer.text is not None else [1, 2]
+    seeds = (3, 4)
+    expected = [pipe(prompt, seed=seed, output_type="latent").images for prompt in prompts for seed in seeds]
+    graphs = pipe.components.hart.transformer.graphs = BlockGraphs(replaying)
+    RECORDED.clear()
+    found = [pipe(prompt, seed=seed, output_type="latent").images for prompt in prompts for seed in seeds]
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
+    assert len(RECORDED) == len(config.transformer.scales) - 1  # once a scale, not once an image
+    together = pipe(prompts, seed=3, batch_size=2, output_type="latent").images
+    assert len(RECORDED) == 2 * (len(config.transformer.scales) - 1)
+    assert together.isfinite().all()
+    gc.collect()
+    assert sum(map(len, graphs.free.values())) == 2  # one cache for each size of batch
+
+
+def test_two_batches_at_once_have_their_own_memory() -> None:
+    pipe = HartPipeline.from_config(tiny_text_config(), device="cpu")
+    transformer = pipe.components.hart.transformer
+    transformer.graphs = BlockGraphs(replaying)
+    first, second = transformer.new_cache(1), transformer.new_cache(1)
+    memory = {cache.keys.numbers.data_ptr() for cache in (first, second)}
+    assert len(memory) == 2
+    first.advance(1)
+    del first, second
+    gc.collect()
+    again = transformer.new_cache(1)
+    assert again.length == 0
+    assert again.keys.numbers.data_ptr() in memory
+
+
+def test_copies_record_anew() -> None:
+    graphs = BlockGraphs(replaying)
+    for twin in (copy.deepcopy(graphs), pickle.loads(pickle.dumps(graphs))):
+        assert isinstance(twin, BlockGraphs)
+        assert twin.capture is replaying
+        assert not twin.graphs

@@ -1,0 +1,27 @@
+"""Decoding in strips gives the decoder's own image, however the strips are cut, in less memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hart.config import TokenizerConfig
+from hart.tokenizer.autoencoder import Decoder
+from hart.tokenizer.strips import decode_in_strips
+from helpers import random_tensor
+
+SIZES = TokenizerConfig((1, 2, 3), base_channels=32, channel_multipliers=(1, 2, 2), residual_blocks=1)
+
+
+@pytest.mark.parametrize("pixels", [1, 7, 40, 2**16])
+@pytest.mark.parametrize("shape", [(3, 3), (5, 2)])
+@torch.no_grad()
+def test_strips_make_the_same_image(shape: tuple[int, int], pixels: int) -> None:
+    torch.manual_seed(0)
+    decoder = Decoder(SIZES).to(memory_format=torch.channels_last).double()  # type: ignore[call-overload]
+    latent = random_tensor(2, SIZES.latent_channels, *shape).double()
+    expected = decoder(latent.clone())
+    torch.testing.assert_close(decode_in_strips(decoder, latent, pixels), expected, rtol=1e-4, atol=1e-5)
+    single = decoder.float()
+    found = decode_in_strips(single, latent.float(), pixels)
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
