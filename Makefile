@@ -2,6 +2,7 @@
 # make test                         installs the development tools too and runs every check
 # make docs                         builds the documentation into build/site
 # make contact-sheet                generates docs/contact_sheet.png again
+# make edit-sheet                   generates docs/figures/edits.jpg again
 # make carry                        puts what a bare GPU machine lacks into build/carry (benchmarks/README.md)
 #
 # Needs Python 3.11 to 3.13. Another interpreter: make test PYTHON=python3.12
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 override PROMPT := $(value PROMPT)
 export PROMPT
 
-.PHONY: install install-dev image docs contact-sheet carry test clean
+.PHONY: install install-dev image docs contact-sheet edit-sheet carry test clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/installed
@@ -29,6 +30,9 @@ contact-sheet: install
 	rm -rf outputs/sheet
 	$(BIN)/hart generate --prompts-file docs/contact_sheet_prompts.txt --grid --seed 0 --out outputs/sheet
 	cp outputs/sheet/grid-*.png docs/contact_sheet.png
+
+edit-sheet: install
+	$(BIN)/python docs/edit_sheet.py docs/figures/edits.jpg
 
 test: install-dev
 	$(BIN)/ruff check .

@@ -84,10 +84,6 @@ class DrawOptions(ModelOptions, kw_only=True):
     """Decode in strips: the same image in less memory."""
     offload: Annotated[bool, Field(json_schema_extra={"flags": ["--offload"]})] = False
     """Keep the text encoder off the GPU while it is not at work."""
-    best_of: Annotated[int | None, Field(ge=2)] = None
-    """Generate as many images for each one, and keep that which a scorer prefers; --scorer says which."""
-    scorer: str | None = None
-    """clip:SOURCE, a CLIP model's folder or Hugging Face id; by default the scorer that the model comes with."""
     random_weights: Annotated[bool, Field(json_schema_extra={"flags": ["--random-weights"]})] = False
     """Use random weights in place of the model's: for timings, not for images."""
 
@@ -97,6 +93,10 @@ class GenerateOptions(DrawOptions, kw_only=True):
 
     prompts: Annotated[Listed[str], Field(json_schema_extra={"positional": True})] = ()
     """What to generate: text, or class numbers for a class model."""
+    best_of: Annotated[int | None, Field(ge=2)] = None
+    """Generate as many images for each one, and keep that which a scorer prefers; --scorer says which."""
+    scorer: str | None = None
+    """clip:SOURCE, a CLIP model's folder or Hugging Face id; by default the scorer that the model comes with."""
 
 
 NOTHING = GenerateOptions()
