@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,28 +50,23 @@ def best_of(
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     if pipe.num_classes is not None:
         raise HartError("best of n is for models that generate from text: scorers compare images with a prompt")
-    kept: list[HartOutput] = []
-    last: HartOutput | None = None
+    kept = HartOutput([], [], [], [], 1)
     for place in range(len(prompts) * num_images_per_prompt):
         text = prompts[place // num_images_per_prompt]
         found = pipe(text, num_images_per_prompt=count, seed=seed + place * count, **options)
         scores = scorer(torch.stack([_pixels(image, scorer.image_size) for image in found.images]), [text] * count)
         at = int(scores.argmax())
-        last = replace(
-            found, images=[found.images[at]], prompts=[found.prompts[at]], seeds=[found.seeds[at]], batch_size=1
-        )
+        best = HartOutput([found.images[at]], [text], [found.seeds[at]], [found.sampling[at]], 1)
         if callback_on_batch is not None:
-            callback_on_batch(last)
+            callback_on_batch(best)
         if collect:
-            kept.append(last)
-    if last is None:
-        raise HartError("no prompts: give at least one")
-    return replace(
-        last,
-        images=[image for output in kept for image in output.images],
-        prompts=[text for output in kept for text in output.prompts],
-        seeds=[one for output in kept for one in output.seeds],
-    )
+            for all_of, one in zip(_lists(kept), _lists(best), strict=True):
+                all_of.extend(one)
+    return kept
+
+
+def _lists(output: HartOutput) -> tuple[list[Any], ...]:
+    return output.images, output.prompts, output.seeds, output.sampling
 
 
 def _pixels(image: Image.Image, size: int) -> torch.Tensor:
