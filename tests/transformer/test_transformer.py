@@ -144,7 +144,8 @@ def test_one_token_stands_for_a_null_context(config: HartConfig) -> None:
         wanted, found = module.first_scale(conditioning, whole), module.first_scale(conditioning, short, null_rows=2)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
     assert short.length == whole.length == module.context_tokens
-    for ours, theirs in ((short.keys, whole.keys), (short.values, whole.values)):
+    for kept in ((short.keys, whole.keys), (short.values, whole.values)):
+        ours, theirs = (of_cache.numbers for of_cache in kept)
         torch.testing.assert_close(ours[..., : whole.length, :], theirs[..., : whole.length, :], rtol=1e-4, atol=1e-5)
 
 
