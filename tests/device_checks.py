@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from functools import cache
 
+import torch
 from PIL import Image, ImageChops, ImageStat
+from torch import Tensor
 
-from hart import HartPipeline
+from hart import HartPipeline, ImageRequest
 from hart.config import HartConfig
+from hart.data.transforms import unit_to_pixels
 from hart.devices import exact_float32
 from helpers import tiny_class_config, tiny_text_config
 
@@ -37,3 +40,27 @@ def difference(kind: str, device: str, dtype: str = "float32") -> float:
 def contrast(kind: str, device: str, dtype: str) -> float:
     """Smallest standard deviation of an image's colours, of 255: 0 for an image of one colour."""
     return min(max(ImageStat.Stat(image).stddev) for image in generate(kind, device, dtype))
+
+
+def synchronizations(kind: str) -> list[str]:
+    """What made the host wait for a CUDA device between text and pixels, by the profiler's names."""
+    pipe = HartPipeline.from_config(CONFIGS[kind], seed=0, device="cuda", dtype="bfloat16")
+    prompts = ["a red apple", "a cat"] if pipe.num_classes is None else [1, 4]
+    sampling = pipe.config.sampling.replace(top_p=0.9)
+    images = [
+        ImageRequest(pipe.encode_prompt(prompt).to(pipe.device), seed=i, sampling=sampling.replace(guidance_scale=i))
+        for i, prompt in enumerate(prompts)
+    ]
+
+    def pixels() -> Tensor:
+        *_, last = pipe.generate_rows(images)
+        return unit_to_pixels((pipe.tokenizer.decode(last.latent).float() + 1) / 2)
+
+    with torch.inference_mode():
+        pixels()  # kernels are loaded, and libraries have their memory
+        torch.cuda.synchronize()
+        activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+        with torch.profiler.profile(activities=activities) as profiler:
+            pixels()
+    waits = ("cudaStreamSynchronize", "cudaEventSynchronize", "aten::_local_scalar_dense", "aten::nonzero")
+    return [event.name for event in profiler.events() if event.name in waits]

@@ -1,11 +1,12 @@
-"""Generates and compares whatever a processor could get wrong, in a process of its own; prints one JSON object.
+"""Generates and compares whatever a processor could get wrong, in a process of its own.
 
 PyTorch and oneDNN ask the processor, and the environment that may hold them back, once a process.
 """
 
 from __future__ import annotations
 
-import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,9 @@ def everything() -> dict[str, Any]:
     }
 
 
-if __name__ == "__main__":
+def on_processor(held_back: Mapping[str, str], results: Any) -> None:
+    """Put everything of a processor that the environment holds back; for a process that has computed nothing yet."""
+    os.environ |= held_back
     torch.set_num_threads(1)
-    print(json.dumps({"failed quantities": failed_quantities()} | everything()))  # noqa: T201
+    capability = torch.backends.cpu.get_cpu_capability()
+    results.put({"capability": capability, "failed quantities": failed_quantities()} | everything())

@@ -26,8 +26,8 @@ READS = frozenset(
 
 
 class Traffic(TorchDispatchMode):
-    """waits: how often the host stops until the device is ready: to read from it, or to copy to it without
-    `non_blocking`. sent: numbers copied to the device.
+    """waits: how often the host stops until the device is ready: to read from it, or to copy from or to it
+    without `non_blocking`. sent: numbers copied to the device.
     """
 
     def __init__(self) -> None:
@@ -55,8 +55,7 @@ class Traffic(TorchDispatchMode):
         # indices on the CPU of a tensor on the device
         sent += [tensor.numel() for tensor in before if len(places) > 1 and tensor.device != DEVICE and tensor.dim()]
         self.sent += sum(sent)
-        self.waits += any(tensor.device != DEVICE for tensor in moved)
-        self.waits += bool(sent) and not _argument(func, args, kwargs, "non_blocking")
+        self.waits += bool(sent or moved) and not _argument(func, args, kwargs, "non_blocking")
         return result
 
 

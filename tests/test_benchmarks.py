@@ -1,11 +1,10 @@
-"""The benchmark program runs from its arguments and prints its figures."""
+"""The programs of `benchmarks/` run from their arguments and print their figures."""
 
 from __future__ import annotations
 
 import importlib
 import json
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,53 +12,16 @@ import torch
 from PIL import Image
 
 from hart.checkpoint.starting import save_tokenizer
-from hart.config import HartConfig, TokenizerConfig
+from hart.config import TokenizerConfig
 from hart.losses.hart_loss import sample_last_positions
 from hart.randomness import generator_for
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
-from helpers import TEXT_TOKENS, TEXT_WIDTH, randomize, tiny_class_config, tiny_text_config
+from helpers import TEXT_TOKENS, TEXT_WIDTH, randomize
 from image_files import write_captioned_folder
 from models import save_tiny_text_model
 
 CPU = torch.device("cpu")
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-
-
-@pytest.fixture
-def program(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module("generate_cpu")
-
-
-@pytest.mark.parametrize("config", [tiny_text_config(), tiny_class_config()], ids=["text", "class"])
-def test_prints_machine_floor_latency_ratio_and_parts(
-    program: ModuleType, config: HartConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    model, figures = tmp_path / "config.json", tmp_path / "figures.json"
-    model.write_text(config.to_json())
-    threads = str(torch.get_num_threads())
-    options = {"--model": str(model), "--threads": threads, "--repeats": "2", "--squares": "32", "--json": str(figures)}
-    program.main(["--random-weights", *(word for option in options.items() for word in option)])
-    printed = capsys.readouterr().out
-    for line in ("- processor: ", "- AMX: ", "- threads: ", "- floor: ", "- latency: ", "- ratio: "):
-        assert line in printed
-    result = json.loads(figures.read_text())
-    assert len(result["latencies_s"]) == 2
-    # floor and ratios follow from the counted FLOPs and the fastest rate
-    fastest = max(result["rates_gflops"].values())
-    assert result["floor_s"] == pytest.approx(result["gflop"] / fastest)
-    assert result["ratio_best"] == pytest.approx(min(result["latencies_s"]) / result["floor_s"])
-    # the parts are the whole
-    parts = result["parts"].values()
-    assert sum(part["gflop"] for part in parts) == pytest.approx(result["gflop"])
-    assert sum(part["best_run_s"] for part in parts) == pytest.approx(min(result["latencies_s"]))
-    assert all(part["best_run_s"] >= 0 for part in parts)
-
-
-def test_refuses_processor_time_of_several_threads(program: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        program.main(["--model", "var-d16-256", "--random-weights", "--clock", "cpu", "--threads", "2"])
-    assert "--threads 1" in capsys.readouterr().err
 
 
 def test_curves_of_runs_become_an_image(

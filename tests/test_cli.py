@@ -138,18 +138,47 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, timeout=300)
 
 
-def test_help_does_not_wait_for_torch() -> None:
-    code = (
-        "import sys, hart, hart.cli\n"
-        "try: hart.cli.app(['--help'])\n"
-        "except SystemExit as stop: assert stop.code == 0\n"
-        "heavy = {'torch', 'transformers', 'PIL', 'numpy'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
+WITHOUT_TORCH = """
+import os, sys
+from hart.cli import app
+
+for line in sys.argv[1:]:
+    code, _, words = line.partition(" ")
+    if code == "complete":
+        os.environ.update(_HART_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(len(words.split()) - 1))
+    try:
+        app([] if code == "complete" else words.split(), prog_name="hart")
+    except SystemExit as stop:
+        assert str(stop.code) == code.replace("complete", "0"), (line, stop.code)
+    os.environ.pop("_HART_COMPLETE", None)
+    heavy = {"torch", "transformers", "PIL", "numpy", "rich"} & set(sys.modules)
+    assert not heavy, (line, heavy)
+"""
+
+
+def test_help_completion_and_wrong_arguments_do_not_wait_for_torch() -> None:
+    commands = ("generate", "reconstruct", "info", "convert", "verify", "benchmark", "train", "data", "evaluate")
+    lines = (
+        "0 --help",
+        "0 --version",
+        *(f"0 {command} --help" for command in (*commands, "data encode")),
+        "complete hart gen",
+        "complete hart evaluate gen",
+        "complete hart generate --neg",
+        "2 ",
+        "2 no-such-command",
+        "2 generate",
+        "2 generate --no-such-option",
+        "2 generate cat --seed abc",
+        "2 convert model",
+        "2 train toaster recipe.toml",
+        "2 data encode",
+        "2 evaluate no-such-suite",
     )
-    done = python("-c", code)
+    done = python("-c", WITHOUT_TORCH, *lines)
     assert done.returncode == 0, done.stderr
-    for command in ("generate", "reconstruct", "info", "convert", "verify", "data", "train"):
-        assert command in done.stdout
+    for said in (*commands, f"hart {__version__}", "generation", "--negative-prompt"):
+        assert said in done.stdout
 
 
 def test_the_module_runs_as_a_program(class_model: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def program(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def commands() -> dict[str, Any]:
     """The suites of `hart evaluate`, by name."""
     group: Any = typer.main.get_command(app)
-    evaluate = group.commands["evaluate"]
+    evaluate = group.get_command(None, "evaluate")
     return {name: evaluate.get_command(None, name) for name in evaluate.list_commands(None)}
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 from hart.diffusion.process import DiffusionProcess
-from hart.model import Hart, ResidualHead, ResidualInputs
+from hart.model import Hart, ResidualHead
 from helpers import (
     CHANNELS,
     random_context,
@@ -24,24 +23,16 @@ def test_the_training_pass_predicts_every_scale_and_reaches_every_parameter() ->
     config = tiny_text_config()
     tokenizer, hart = tiny_model(config)
     maps, context = tokenizer.token_maps(random_tensor(2, CHANNELS, 4, 4)), random_context(config, 2)
-    seen: list[Tensor] = []
-
-    def embed_codes(logits: Tensor) -> Tensor:
-        seen.append(logits)
-        return random_tensor(2, logits.shape[1], CHANNELS, seed=5)
-
-    residual = ResidualInputs(embed_codes, torch.arange(0, 960, 30).view(2, 2, 8), random_tensor(2, 2, 8, CHANNELS))
     positions = torch.arange(0, 16, 2).expand(2, 8)
-    output = hart(context, maps, positions, residual)
+    output = hart(context, maps, positions)
     assert output.segments == (1, 4, 9, 8)
     assert output.logits.shape == (2, 22, config.transformer.codebook_size)
-    assert torch.equal(seen[0], output.logits[:, -8:])
-    assert output.diffusion is not None
-    assert output.diffusion.total.shape == (32,)
-    (output.logits.logsumexp(dim=-1).mean() + output.diffusion.total.mean()).backward()
+    codes, latent, noise = (random_tensor(*shape, CHANNELS, seed=5) for shape in ((2, 8), (2, 8), (2, 2, 8)))
+    diffusion = hart.diffusion_loss(output.hidden, codes, latent, torch.arange(0, 960, 30).view(2, 2, 8), noise)
+    assert diffusion.total.shape == (32,)
+    (output.logits.logsumexp(dim=-1).mean() + diffusion.total.mean()).backward()
     assert not without_gradient(hart)
     plain = hart(context, maps)
-    assert plain.diffusion is None
     torch.testing.assert_close(plain.logits[:, :14], output.logits[:, :14])
 
 
@@ -69,8 +60,9 @@ def test_residual_tokens_are_in_latent_units_and_the_process_in_float32_in_every
     # a denoiser of zeros predicts no noise, and a large start is then clipped to 1 at every step
     for parameter in head.denoiser.parameters():
         parameter.data.zero_()
-    start = 100 * torch.ones(2, CHANNELS)
-    sampled = head.sample(random_tensor(2, 32).to(dtype), None, 0.0, start, lambda: torch.zeros(2, CHANNELS))
+    given = torch.zeros(8, 2, CHANNELS)
+    given[0] = 100
+    sampled = head.sample(random_tensor(2, 32).to(dtype), None, (1.0, 0.0), given)
     torch.testing.assert_close(sampled, torch.full((2, CHANNELS), 0.6))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import os
@@ -97,12 +96,3 @@ class Cells:
 def one_line(error: BaseException) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
-
-
-def peak_memory(device: torch.device) -> Callable[[], float | None]:
-    """Starts counting; the function it returns gives the most GiB that tensors took since, None without a GPU."""
-    if device.type != "cuda":
-        return lambda: None
-    with contextlib.suppress(RuntimeError):
-        torch.cuda.reset_peak_memory_stats()
-    return lambda: round(torch.cuda.max_memory_allocated() / 2**30, 3)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import platform
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -12,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from hart.benchmark.machine import machine_facts
 
 ROOT = Path(__file__).resolve().parents[2]
 NVIDIA = {
@@ -30,23 +30,8 @@ def machine(device: torch.device, commit: str = "") -> dict[str, Any]:
     facts: dict[str, Any] = {
         "commit": commit or _output(["git", "-C", str(ROOT), "rev-parse", "HEAD"]) or "unknown",
         "source": source_fingerprint(),
-        "processor": processor_name(),
-        "cores": os.cpu_count(),
-        "system": platform.platform(terse=True),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
     }
-    if device.type != "cuda":
-        return facts | {"threads": torch.get_num_threads()}
-    properties = torch.cuda.get_device_properties(device)
-    facts |= {
-        "GPU": properties.name,
-        "GPU memory GiB": round(properties.total_memory / 2**30, 1),
-        "multiprocessors": properties.multi_processor_count,
-        "CUDA": torch.version.cuda,
-        "cuDNN": torch.backends.cudnn.version(),
-    }
-    return facts | clocks()
+    return facts | machine_facts(device) | (clocks() if device.type == "cuda" else {})
 
 
 def clocks() -> dict[str, str]:
@@ -64,15 +49,6 @@ def source_fingerprint() -> str:
     for path in sorted((ROOT / "src" / "hart").rglob("*.py")):
         digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def processor_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def _output(command: Sequence[str]) -> str:

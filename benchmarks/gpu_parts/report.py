@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+from hart.benchmark.report import part_table, shown, table
 
 Row = Mapping[str, Any]
 State = Mapping[str, Any]
@@ -25,20 +27,6 @@ def markdown(state: State) -> str:
         if part["stderr"]:
             lines += ["", f"Last lines of the process of part {name}:", "", "```", *part["stderr"], "```"]
     return "\n".join(lines) + "\n"
-
-
-def table(header: Sequence[str], rows: Iterator[Sequence[Any]]) -> list[str]:
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    lines += ["| " + " | ".join(shown(value) for value in row) + " |" for row in rows]
-    return lines if len(lines) > 2 else []
-
-
-def shown(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "**NO**"
-    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "/")
 
 
 def correctness(rows: Mapping[str, Row]) -> list[str]:
@@ -125,21 +113,7 @@ def generation(rows: Mapping[str, Row]) -> list[str]:
     )
     for key, row in timed.items():
         lines += ["", f"### {key}", ""]
-        lines += table(
-            ["part", "measured ms", "floor ms", "time / floor", "bound by", "GFLOP", "GB"],
-            (
-                [
-                    name,
-                    1e3 * part["measured_s"],
-                    1e3 * part["floor_s"],
-                    part["measured_s"] / part["floor_s"] if part["floor_s"] else None,
-                    part["bound"],
-                    part["gflop"],
-                    part["gb"],
-                ]
-                for name, part in row["parts"].items()
-            ),
-        )
+        lines += part_table(row["parts"])
     for key, row in profiles.items():
         lines += ["", f"### {key}: longest kernels", ""] if row.get("longest") else []
         lines += table(["kernel", "calls", "ms"], ([k["kernel"], k["calls"], k["ms"]] for k in row.get("longest", [])))

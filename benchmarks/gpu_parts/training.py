@@ -9,17 +9,17 @@ from pathlib import Path
 
 import torch
 
-from gpu_parts.cells import Cells, Row, peak_memory
+from gpu_parts.cells import Cells, Row
+from hart.benchmark.machine import peak_memory
 from hart.config import ResidualDiffusionConfig, TextConditioning
-from hart.inference.cost import transformer_training_macs
-from hart.losses.hart_loss import MEAN_KEPT_SHARE, kept_tokens
 from hart.training.config import TransformerRecipe
 from hart.training.distributed import DistributedContext
 from hart.training.dry_run import RehearsedTransformer
 from hart.training.hart_task import TransformerBatch
-from hart.training.progress import TRAINING_FLOPS_PER_MAC, measure_peak
+from hart.training.progress import measure_peak
 from hart.training.step import Stepper
 from hart.training.task import Microbatch
+from hart.training.work import work_of
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "hart-0.7b"
 STEPS = 6
@@ -121,7 +121,7 @@ def trained(recipe: TransformerRecipe, setting: Setting, device: torch.device, p
     loss = 0.0
     for step in range(2 + STEPS):
         start = time.perf_counter()
-        loss = stepper.step(step)["loss"]
+        loss = stepper.step(step).read()["loss"]
         if device.type == "cuda":
             torch.cuda.synchronize()
         if step >= 2:
@@ -129,11 +129,7 @@ def trained(recipe: TransformerRecipe, setting: Setting, device: torch.device, p
         if seconds and time.monotonic() - begun + seconds[-1] > budget:
             break
     median = statistics.median(seconds)
-    sizes = recipe.transformer
-    last = kept_tokens(MEAN_KEPT_SHARE, sizes.schedule.token_counts[-1])
-    assert sizes.text is not None
-    tokens = sizes.text.tokens + sum(sizes.schedule.token_counts[1:-1]) + last
-    macs = transformer_training_macs(sizes, recipe.diffusion, last_tokens=last)
+    work = work_of(recipe)
     images = setting.rows / median
     return {
         "size": setting.size,
@@ -142,10 +138,10 @@ def trained(recipe: TransformerRecipe, setting: Setting, device: torch.device, p
         "step_s": seconds,
         "median_s": median,
         "images_per_s": images,
-        "tokens_an_image": tokens,
-        "tokens_per_s": images * tokens,
-        "tflop_an_image": macs * TRAINING_FLOPS_PER_MAC / 1e12,
-        "mfu": images * macs * TRAINING_FLOPS_PER_MAC / peak_rate,
+        "tokens_an_image": work.tokens,
+        "tokens_per_s": images * work.tokens,
+        "tflop_an_image": work.flops / 1e12,
+        "mfu": images * work.flops / peak_rate,
         "peak_gib": memory(),
         "loss": loss,
     }

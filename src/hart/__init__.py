@@ -16,6 +16,7 @@ from hart.exports import lazy
 if TYPE_CHECKING:
     from hart.config import HartConfig, SamplingConfig
     from hart.errors import HartError, PromptWarning
+    from hart.generation.image_requests import ImageRequest
     from hart.generation.outputs import HartOutput, Reconstruction, ScalePreview
     from hart.model import Hart
     from hart.pipeline import HartPipeline
@@ -29,6 +30,7 @@ __all__ = [
     "HartError",
     "HartOutput",
     "HartPipeline",
+    "ImageRequest",
     "PromptWarning",
     "Reconstruction",
     "SamplingConfig",
@@ -42,6 +44,7 @@ __getattr__, __dir__ = lazy(
     {
         "hart.config": "HartConfig SamplingConfig",
         "hart.errors": "HartError PromptWarning",
+        "hart.generation.image_requests": "ImageRequest",
         "hart.generation.outputs": "HartOutput Reconstruction ScalePreview",
         "hart.model": "Hart",
         "hart.pipeline": "HartPipeline",

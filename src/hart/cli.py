@@ -8,18 +8,22 @@ from typing import Annotated
 import typer
 
 from hart import __version__
-from hart.commands import data, evaluate, generate, models, train
 from hart.commands.program import new_program, run_program
 
-app = new_program()
-app.command()(generate.generate)
-app.command()(generate.reconstruct)
-app.command()(models.info)
-app.command()(models.convert)
-app.command()(models.verify)
-app.command()(train.train)
-app.add_typer(data.app, name="data")
-app.add_typer(evaluate.app, name="evaluate")
+app = new_program(
+    {
+        "generate": ("hart.commands.generate:generate", "Generate images from prompts."),
+        "reconstruct": ("hart.commands.generate:reconstruct", "Encode and decode images with a model's tokenizer."),
+        "info": ("hart.commands.models:info", "Show a model's scales, parameters and cost per image."),
+        "convert": ("hart.commands.models:convert", "Write a model, with adapters merged, in hart's own layout."),
+        "verify": ("hart.commands.models:verify", "Compare a model with recorded numbers of the reference."),
+        "serve": ("hart.commands.serve:serve", "Serve a page and OpenAI's Images API."),
+        "benchmark": ("hart.commands.benchmark:benchmark", "Time a model on this machine, part by part."),
+        "train": ("hart.commands.train:train", "Train a model from a recipe."),
+        "data": ("hart.commands.data:app", "Encode data sets."),
+        "evaluate": ("hart.commands.evaluate:app", "Measure a model: figures, a table and image grids."),
+    }
+)
 
 
 def _print_version(wanted: bool) -> None:

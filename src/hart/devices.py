@@ -71,6 +71,14 @@ def _known_dtype(dtype: torch.dtype | str, types: Mapping[str, torch.dtype]) -> 
     return known
 
 
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor on `device`, without waiting for what the device has to do before."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        # from other memory a copy begins when the device is idle
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def dtype_name(dtype: torch.dtype) -> str:
     """The name under which `resolve_dtype` knows a type of `DTYPES`."""
     return next(name for name, known in DTYPES.items() if known == dtype)

@@ -12,44 +12,35 @@ R timesteps sampled per token.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from hart.config import HartConfig
 from hart.diffusion.denoiser import ResidualDenoiser, sample_residual
 from hart.diffusion.process import DiffusionLoss, DiffusionProcess, respaced_steps
 from hart.layers.norm import RMSNorm
-from hart.transformer.transformer import HartTransformer, gather_tokens
+from hart.transformer.transformer import HartTransformer, ModulatedHead
 from hart.types import Context, TokenMaps
-
-
-@dataclass(frozen=True)
-class ResidualInputs:
-    """What the residual diffusion is trained with.
-
-    embed_codes: logits (B, M, V) of the last scale to embeddings (B, M, D) of codes sampled from them, so that the
-        diffusion is conditioned on the model's own samples, as in generation.
-    timesteps: (B, R, M). noise: (B, R, M, D).
-    """
-
-    embed_codes: Callable[[Tensor], Tensor]
-    timesteps: Tensor
-    noise: Tensor
 
 
 @dataclass(frozen=True)
 class HartPrediction:
     """A training pass.
 
-    logits: (B, L', V) float32. segments: the computed tokens of each of the K scales. diffusion: losses (B R M,).
+    head_input: (B, L', C), what the head's linear layer turns into logits. hidden: (B, M, C) of the last scale.
+    segments: the computed tokens of each of the K scales.
     """
 
-    logits: Tensor
+    head_input: Tensor
+    hidden: Tensor
     segments: tuple[int, ...]
-    diffusion: DiffusionLoss | None
+    head: ModulatedHead
+
+    @property
+    def logits(self) -> Tensor:
+        """(B, L', V) float32, computed at every call. The loss never has them all: see `hart.losses.code_loss`."""
+        return self.head.logits(self.head_input)
 
 
 class Hart(nn.Module):
@@ -61,30 +52,27 @@ class Hart(nn.Module):
         self.transformer = HartTransformer(config.transformer)
         self.residual = ResidualHead(config) if config.diffusion is not None else None
 
-    def forward(
-        self,
-        context: Context,
-        maps: TokenMaps,
-        last_positions: Tensor | None = None,
-        residual: ResidualInputs | None = None,
-    ) -> HartPrediction:
-        """Predict every scale's tokens from the text and all coarser scales, and the last scale's residual.
+    def forward(self, context: Context, maps: TokenMaps, last_positions: Tensor | None = None) -> HartPrediction:
+        """Predict every scale's tokens from the text and all coarser scales.
 
         last_positions: (B, M) raster positions of the last scale that are computed; None computes all.
-        residual: None leaves out the diffusion.
         """
-        output = self.transformer(context, maps.teacher_forcing_input, last_positions)
-        logits = self.transformer.logits(output.hidden, output.conditioning)
-        if residual is None:
-            return HartPrediction(logits, output.segments, None)
-        continuous = maps.last_scale_continuous
-        if last_positions is not None:
-            continuous = gather_tokens(continuous, last_positions)
-        with torch.no_grad():
-            codes = residual.embed_codes(logits[:, -output.segments[-1] :])
-        condition = self.residual_condition(output.last_scale, codes)
-        loss = self.residual_head().loss(condition, continuous - codes, residual.timesteps, residual.noise)
-        return HartPrediction(logits, output.segments, loss)
+        output = self.transformer(context, maps.teacher_forcing_input, last_positions, maps.schedule)
+        head = self.transformer.head
+        head_input = head.modulated(output.hidden, output.conditioning.head_modulation)
+        return HartPrediction(head_input, output.last_scale, output.segments, head)
+
+    def diffusion_loss(
+        self, hidden: Tensor, code_embeddings: Tensor, latent: Tensor, timesteps: Tensor, noise: Tensor
+    ) -> DiffusionLoss:
+        """The residual diffusion's losses (B R M,) of M tokens of the last scale.
+
+        hidden: (B, M, C), from `HartPrediction`. code_embeddings: (B, M, D) of codes sampled from the model's own
+        logits, which the diffusion is conditioned on, as in generation. latent: (B, M, D), what code and residual add
+        up to. timesteps: (B, R, M). noise: (B, R, M, D).
+        """
+        condition = self.residual_condition(hidden, code_embeddings)
+        return self.residual_head().loss(condition, latent - code_embeddings, timesteps, noise)
 
     def residual_condition(self, hidden: Tensor, code_embeddings: Tensor) -> Tensor:
         """What the diffusion is conditioned on: norm(hidden + word_embed(code)), (B, M, C).
@@ -131,14 +119,14 @@ class ResidualHead(nn.Module):
         self,
         condition: Tensor,
         null_condition: Tensor | None,
-        guidance: float,
-        start: Tensor,
-        sample_noise: Callable[[], Tensor],
-        steps: int | None = None,
+        guidance: tuple[Tensor | float, Tensor | float],
+        noise: Tensor,
     ) -> Tensor:
-        """Residual tokens (N, D) in latent units. steps: by default `sampling_steps`; else see `sample_residual`."""
-        process = self.sampling_process if steps is None else self._respaced(steps)
-        tokens = sample_residual(self.denoiser, process, condition, null_condition, guidance, start, sample_noise)
+        """Residual tokens (..., N, D) in latent units, in as many steps as there is noise; see `sample_residual`."""
+        process = self.sampling_process
+        if len(noise) != len(process):
+            process = self._respaced(len(noise))
+        tokens = sample_residual(self.denoiser, process, condition, null_condition, guidance, noise)
         return tokens * self.config.tokens_scale
 
     def _respaced(self, steps: int) -> DiffusionProcess:

@@ -5,12 +5,16 @@ An unknown key, a missing one or a wrong value is a `ConfigError`: one line that
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
 import json
 import reprlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
-from functools import wraps
+from functools import cache, wraps
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar, dataclass_transform, get_args
 
@@ -80,10 +84,12 @@ class Config:
 
     def __init_subclass__(cls, *, kw_only: bool = False) -> None:
         super().__init_subclass__()
-        options = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+        own = inspect.get_annotations(cls)
+        for name, text in _texts_under_fields(cls).items():
+            if name in own and not str(own[name]).startswith("ClassVar"):
+                cls.__annotations__[name] = Annotated[own[name], Field(description=text)]
+        options = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
         pydantic_dataclass(frozen=True, kw_only=kw_only, config=options)(cls)
-        for name, field in cls.__pydantic_fields__.items():  # where pydantic looks for inherited descriptions
-            cls.__dataclass_fields__[name].metadata = {"description": field.description}
         checked = cls.__init__
 
         @wraps(checked)
@@ -132,6 +138,43 @@ class Config:
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2) + "\n"
+
+
+def _texts_under_fields(kind: type) -> dict[str, str]:
+    """Fields of a class -> the texts under them, from its source; empty if that is not at hand.
+
+    Pydantic can find them too, but looks through all imported modules for every class.
+    """
+    try:
+        source = inspect.getsource(sys.modules[kind.__module__])
+    except (KeyError, OSError, TypeError):
+        return {}
+    return _texts_by_class(source).get(kind.__qualname__, {})
+
+
+@cache
+def _texts_by_class(source: str) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+
+    def look(parent: ast.AST, begin: str) -> None:
+        for node in ast.iter_child_nodes(parent):
+            if isinstance(node, ast.ClassDef):
+                found[f"{begin}{node.name}"] = _texts(node.body)
+                look(node, f"{begin}{node.name}.")
+            elif isinstance(node, ast.FunctionDef):
+                look(node, f"{begin}{node.name}.<locals>.")
+
+    look(ast.parse(source), "")
+    return found
+
+
+def _texts(body: list[ast.stmt]) -> dict[str, str]:
+    found = {}
+    for pair in pairwise(body):
+        match pair:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                found[name] = inspect.cleandoc(text)
+    return found
 
 
 Place = tuple[int | str, ...]

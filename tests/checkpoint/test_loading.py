@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,7 +13,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
+from hart import HartPipeline
 from hart.checkpoint.loading import LoadedModel, load_model, resolve_model, save_model
 from hart.checkpoint.storage import (
     CONFIG_FILE,
@@ -75,6 +78,18 @@ def test_half_precision_weights_are_loaded_as_float32(tmp_path: Path) -> None:
     save_model(tmp_path, config, *tiny_model(config), dtype=torch.bfloat16)
     assert {value.dtype for value in read_safetensors(tmp_path / HART_FILE).values()} == {torch.bfloat16}
     assert {value.dtype for value in states(load_model(tmp_path)).values()} == {torch.float32}
+
+
+def test_opening_reads_and_does_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        pytest.fail("opening a model hashes nothing, draws nothing and runs no layer")
+
+    monkeypatch.setattr(hashlib, "sha256", never)
+    monkeypatch.setattr(nn.Module, "__call__", never)
+    for name in ("normal_", "uniform_"):
+        monkeypatch.setattr(torch.Tensor, name, never)
+    pipe = HartPipeline.from_pretrained("emoji", device="cpu")
+    assert pipe.text_encoder.config.kind == "compact"
 
 
 @of("t2i")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
 from command_line import outputs, refused, run
@@ -158,14 +157,14 @@ def test_processes_that_write_into_one_folder_lose_nothing(text_model: Path, tmp
 def test_images_are_printed_as_they_are_written_and_a_stop_says_how_many(
     text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode, calls = Components.decode, iter(range(3))
+    images, calls = Components.images, iter(range(3))
 
-    def stops_at_the_third(self: Components, latent: Any) -> torch.Tensor:
+    def stops_at_the_third(self: Components, *given: Any) -> Any:
         if next(calls) == 2:
             raise KeyboardInterrupt
-        return decode(self, latent)
+        return images(self, *given)
 
-    monkeypatch.setattr(Components, "decode", stops_at_the_third)
+    monkeypatch.setattr(Components, "images", stops_at_the_third)
     result = run("generate", "a cat", "-n", 40, "--model", text_model, "--out", tmp_path)
     assert result.exit_code == 130
     assert result.stdout.split() == [str(path) for path in sorted(tmp_path.iterdir())]
@@ -175,10 +174,10 @@ def test_images_are_printed_as_they_are_written_and_a_stop_says_how_many(
 def test_memory_does_not_grow_with_what_is_asked_for(
     text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stops(self: Components, latent: Any) -> None:
+    def stops(self: Components, *given: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Components, "decode", stops)
+    monkeypatch.setattr(Components, "images", stops)
     for count in (10**9, 2**62):
         result = run("generate", "a cat", "-n", count, "--model", text_model, "--out", tmp_path)
         assert result.stderr == f"stopped: 0 of {count} in {tmp_path}\n"

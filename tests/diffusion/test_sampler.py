@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -25,15 +25,18 @@ def denoiser() -> ResidualDenoiser:
     return module.eval()
 
 
-def noise_source(seed: int = 9) -> Callable[[], Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return lambda: torch.randn(TOKENS, CHANNELS, generator=generator)
+def noise(seed: int = 9, steps: int = 8) -> Tensor:
+    return random_tensor(steps, TOKENS, CHANNELS, seed=seed)
 
 
-def sampled(denoiser: nn.Module, guidance: float, null: Tensor | None) -> Tensor:
-    condition, start = random_tensor(TOKENS, WIDTH, seed=1), random_tensor(TOKENS, CHANNELS, seed=3)
+def guidance(g: float) -> tuple[float, float]:
+    return 1 + g, g
+
+
+def sampled(denoiser: nn.Module, g: float, null: Tensor | None) -> Tensor:
+    condition = random_tensor(TOKENS, WIDTH, seed=1)
     with torch.no_grad():
-        return sample_residual(denoiser, PROCESS, condition, null, guidance, start, noise_source())  # type: ignore[arg-type]
+        return sample_residual(denoiser, PROCESS, condition, null, guidance(g), noise())  # type: ignore[arg-type]
 
 
 class Oracle(nn.Module):
@@ -78,18 +81,15 @@ def test_guidance_leads_away_from_the_null_condition() -> None:
             return torch.cat([condition[:, :CHANNELS], torch.zeros_like(x)], dim=1)
 
     condition, null = 0.01 * random_tensor(TOKENS, WIDTH, seed=1), 0.01 * random_tensor(TOKENS, WIDTH, seed=2)
-    start = random_tensor(TOKENS, CHANNELS, seed=3)
-    guided = sample_residual(Echo(), PROCESS, condition, null, 2.0, start, noise_source())  # type: ignore[arg-type]
-    mixed = sample_residual(
-        Echo(),  # type: ignore[arg-type]
-        PROCESS,
-        3 * condition - 2 * null,
-        None,
-        0.0,
-        start,
-        noise_source(),
-    )
-    torch.testing.assert_close(guided, mixed)
+    echo: Any = Echo()
+    led = sample_residual(echo, PROCESS, condition, null, guidance(2.0), noise())
+    mixed = sample_residual(echo, PROCESS, 3 * condition - 2 * null, None, guidance(0.0), noise())
+    torch.testing.assert_close(led, mixed)
+    # a strength for every token
+    each = torch.tensor([2.0, 0.0, 1.0, 2.0, 0.5]).unsqueeze(1)
+    own = sample_residual(echo, PROCESS, condition, null, (1 + each, each), noise())
+    assert torch.equal(own[[0, 3]], led[[0, 3]])
+    assert torch.equal(own[1], sample_residual(echo, PROCESS, condition, None, guidance(0.0), noise())[1])
 
 
 def test_no_guidance_is_the_unguided_path_and_guidance_1_is_like_its_neighbours(denoiser: ResidualDenoiser) -> None:
@@ -102,15 +102,10 @@ def test_no_guidance_is_the_unguided_path_and_guidance_1_is_like_its_neighbours(
 
 def test_tokens_do_not_depend_on_their_neighbours(denoiser: ResidualDenoiser) -> None:
     condition, null = random_tensor(TOKENS, WIDTH, seed=1), random_tensor(TOKENS, WIDTH, seed=2)
-    start = random_tensor(TOKENS, CHANNELS, seed=3)
-    noises = [random_tensor(TOKENS, CHANNELS, seed=10 + i) for i in range(7)]
 
     def run(rows: slice) -> Tensor:
-        source = iter(noises)
         with torch.no_grad():
-            return sample_residual(
-                denoiser, PROCESS, condition[rows], null[rows], 2.5, start[rows], lambda: next(source)[rows]
-            )
+            return sample_residual(denoiser, PROCESS, condition[rows], null[rows], guidance(2.5), noise()[:, rows])
 
     together = run(slice(None))
     alone = torch.cat([run(slice(i, i + 1)) for i in range(TOKENS)])
@@ -120,16 +115,17 @@ def test_tokens_do_not_depend_on_their_neighbours(denoiser: ResidualDenoiser) ->
 
 
 @pytest.mark.parametrize("steps", [1, 2, 8])
-def test_every_step_but_the_last_draws_noise(denoiser: ResidualDenoiser, steps: int) -> None:
-    calls = []
-    source = noise_source()
-
-    def sample() -> Tensor:
-        calls.append(1)
-        return source()
-
-    start, condition = random_tensor(TOKENS, CHANNELS), random_tensor(TOKENS, WIDTH)
+def test_every_noise_counts_once(denoiser: ResidualDenoiser, steps: int) -> None:
+    condition = random_tensor(TOKENS, WIDTH)
     process = DiffusionProcess(CONFIG.training_steps, respaced_steps(CONFIG.training_steps, steps))
-    result = sample_residual(denoiser, process, condition, None, 0.0, start, sample)
-    assert len(calls) == steps - 1
-    assert result.abs().max() <= 1
+
+    def run(given: Tensor) -> Tensor:
+        return sample_residual(denoiser, process, condition, None, guidance(0.0), given)
+
+    with torch.no_grad():
+        result = run(noise(steps=steps))
+        assert result.abs().max() <= 1
+        for step in range(steps):
+            changed = noise(steps=steps)
+            changed[step] += 100
+            assert not torch.equal(run(changed), result)

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from hart.config import HartConfig, SamplingConfig
 from hart.errors import HartError
-from hart.generation.logits import gumbel_mixture
+from hart.generation.logits import Candidates, gumbel_mixture
 from hart.generation.next_scale import NextScaleGenerator, ScaleState, TokenStep, maskgit_step_sizes
-from hart.generation.noise import GeneratorNoise
+from hart.generation.noise import SeededNoise
+from hart.grids import Grid, ScaleSchedule, sizes_ending_at
 from hart.tokenizer.quantizer import to_map
-from hart.types import Context
+from hart.types import Context, TextContext
 from helpers import CHANNELS, alone, random_context, tiny_class_config, tiny_model, tiny_text_config
 
 TEXT, CLASS = tiny_text_config(), tiny_class_config()
@@ -26,8 +27,8 @@ KINDS = {"text": TEXT, "class": CLASS}
 SETTINGS = SamplingConfig(guidance_scale=3.0, top_k=10)
 
 
-def seeded(*seeds: int) -> GeneratorNoise:
-    return GeneratorNoise([torch.Generator().manual_seed(seed) for seed in seeds], torch.device("cpu"))
+def seeded(*seeds: int) -> SeededNoise:
+    return SeededNoise(seeds, torch.device("cpu"))
 
 
 def states(config: HartConfig, context: Context, settings: SamplingConfig, noise: Any) -> list[ScaleState]:
@@ -50,27 +51,25 @@ class BestCodes:
     def __init__(self, images: int) -> None:
         self.images = images
 
-    def codes(self, logits: Tensor) -> Tensor:
-        return logits.argmax(dim=-1)
+    def gumbel(self, k: int, positions: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor]:
+        none = torch.zeros_like(candidates.logits)
+        return none, none
 
-    def gumbel(self, logits: Tensor) -> Tensor:
-        return torch.zeros_like(logits)
-
-    def start_noise(self, tokens: int, channels: int) -> Tensor:
-        return torch.zeros(self.images, tokens, channels)
-
-    step_noise = start_noise
+    def residual(self, positions: Tensor, channels: int, steps: int) -> Tensor:
+        return torch.zeros(steps, self.images, positions.shape[1], channels)
 
     def order(self, tokens: int) -> Tensor:
         return torch.arange(tokens).expand(self.images, tokens)
 
 
-def slow_reference(config: HartConfig, context: Context, settings: SamplingConfig) -> Tensor:
+def slow_reference(
+    config: HartConfig, context: Context, settings: SamplingConfig, schedule: ScaleSchedule | None = None
+) -> Tensor:
     """Discrete generation with full training passes: no cache, the two halves of guidance apart."""
     tokenizer, hart = tiny_model(config)
-    quantizer, transformer, schedule = tokenizer.quantizer, hart.transformer, config.transformer.schedule
-    last, grid_size = len(schedule) - 1, schedule.final_grid_size
-    total = torch.zeros(len(context), CHANNELS, grid_size, grid_size)
+    quantizer, transformer, schedule = tokenizer.quantizer, hart.transformer, schedule or config.transformer.schedule
+    last = len(schedule) - 1
+    total = torch.zeros(len(context), CHANNELS, *schedule.final)
     teacher = torch.zeros(len(context), schedule.total_tokens - 1, CHANNELS)
     for k, n in enumerate(schedule):
         span = schedule.span(k)
@@ -79,17 +78,18 @@ def slow_reference(config: HartConfig, context: Context, settings: SamplingConfi
             teacher[:, span.start - 1 : span.stop - 1] = shown
         halves = []
         for half in (context, context.null()):
-            output = transformer(half, teacher)
+            output = transformer(half, teacher, schedule=schedule)
             halves.append(transformer.logits(output.hidden, output.conditioning)[:, span])
         ratio = (last - 1) / last if k == last and config.hybrid else k / last
         strength = settings.guidance_scale * ratio
         logits = (1 + strength) * halves[0] - strength * halves[1]
         if settings.gumbel_smoothing:
-            embeddings = gumbel_mixture(logits, torch.zeros_like(logits), ratio, quantizer.codebook.weight)
+            candidates = Candidates(logits, None)
+            embeddings = gumbel_mixture(candidates, torch.zeros_like(logits), ratio, quantizer.codebook.weight)
         else:
             embeddings = quantizer.codebook(logits.argmax(dim=-1))
         if k == last and config.hybrid:
-            total = total + to_map(embeddings)
+            total = total + to_map(embeddings, schedule.final)
         else:
             total = total + quantizer.contribution(embeddings, k, schedule)
     return total
@@ -104,6 +104,18 @@ def test_discrete_generation_agrees_with_a_slow_reference(config: HartConfig, gu
     ours = generate(config, context, settings.replace(discrete_only=True), BestCodes(2))
     with torch.no_grad():
         expected = slow_reference(config, context, settings)
+    torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("grid", [Grid(3, 6), Grid(8, 2), Grid(6, 6)], ids=str)
+def test_any_grid_agrees_with_the_slow_reference(grid: Grid) -> None:
+    settings = SamplingConfig(guidance_scale=2.0, top_k=None, discrete_only=True)
+    context, (tokenizer, hart) = random_context(TEXT, 2), tiny_model(TEXT)
+    schedule = ScaleSchedule.shaped(sizes_ending_at(TEXT.transformer.scales, grid.equal_square), grid)
+    ours = NextScaleGenerator(hart, tokenizer.quantizer, settings, BestCodes(2), schedule)(context)
+    with torch.no_grad():
+        expected = slow_reference(TEXT, context, settings, schedule)
+    assert ours.shape == (2, CHANNELS, *grid)
     torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-3)
 
 
@@ -174,7 +186,7 @@ def test_without_guidance_only_the_conditional_half_is_computed(guidance: float,
     # with guidance, the context runs by itself: two given texts, and one token of one row for both null texts
     assert seen == ({2} if guidance == 0 else {2, 1, rows})
     # at guidance 1.5 the last scale has 1.0, which is guidance like any other
-    assert tokens == {rows * 16}
+    assert tokens == {rows}
 
 
 @pytest.mark.parametrize("config", KINDS.values(), ids=KINDS.keys())
@@ -203,7 +215,7 @@ def test_the_residual_is_what_hybrid_adds_to_discrete() -> None:
     assert torch.equal(discrete[2].latent, hybrid[2].latent)
     residual = hybrid[3].steps[0].residual
     assert residual is not None
-    torch.testing.assert_close(hybrid[3].latent - discrete[3].latent, to_map(residual))
+    torch.testing.assert_close(hybrid[3].latent - discrete[3].latent, to_map(residual, TEXT.transformer.schedule.final))
     assert 1e-3 < residual.abs().max() <= 0.6 + 1e-5, "x0 is clipped to [-1, 1] and times 0.6"
 
 
@@ -222,6 +234,18 @@ def test_bfloat16_models_give_finite_float32_latents() -> None:
     latent = generator(random_context(TEXT, 1))
     assert latent.dtype == torch.float32
     assert latent.isfinite().all()
+
+
+@pytest.mark.parametrize("gumbel_smoothing", [False, True])
+def test_an_image_whose_numbers_leave_their_range_spoils_no_other(gumbel_smoothing: bool) -> None:
+    """It is NaN everywhere, also where codes alone would look like an image."""
+    settings, context = SETTINGS.replace(gumbel_smoothing=gumbel_smoothing), random_context(TEXT, 2)
+    wanted = generate(TEXT, context, settings, seeded(0, 1))
+    assert isinstance(context, TextContext)
+    context.embeddings[1, 0, 0] = math.inf
+    found = generate(TEXT, context, settings, seeded(0, 1))
+    assert found[1].isnan().all()
+    torch.testing.assert_close(found[0], wanted[0], rtol=0, atol=1e-2)
 
 
 @given(tokens=st.integers(1, 4096), share=st.floats(0, 1))
@@ -254,9 +278,9 @@ def test_only_hybrid_models_keep_fewer_codes_at_late_scales(kind: str, late: int
             super().__init__(1)
             self.kept: list[int] = []
 
-        def codes(self, logits: Tensor) -> Tensor:
-            self.kept.append(int(logits[0, 0].isfinite().sum()))
-            return super().codes(logits)
+        def gumbel(self, k: int, positions: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor]:
+            self.kept.append(int(candidates.logits[0, 0].isfinite().sum()))
+            return super().gumbel(k, positions, candidates)
 
     config, scales = KINDS[kind], tuple(range(1, 10))
     config = config.replace(

@@ -1,4 +1,4 @@
-"""Randomness comes from the images' own generators and from nowhere else."""
+"""Randomness is a function of an image's seed and of nothing else."""
 
 from __future__ import annotations
 
@@ -8,54 +8,69 @@ import pytest
 import torch
 from torch import Tensor
 
-from hart.generation.noise import GeneratorNoise
+from hart.generation.logits import Candidates, filtered
+from hart.generation.noise import SeededNoise
 from helpers import random_tensor
 
 CPU = torch.device("cpu")
+ALL = torch.arange(6).unsqueeze(0)
 
 
-def generator_noise(*seeds: int) -> GeneratorNoise:
-    return GeneratorNoise([torch.Generator().manual_seed(seed) for seed in seeds], CPU)
+def noise(*seeds: int) -> SeededNoise:
+    return SeededNoise(seeds, CPU)
 
 
-KINDS: dict[str, Callable[[GeneratorNoise], Tensor]] = {
-    "codes": lambda d: d.codes(random_tensor(1, 6, 9).expand(len(d.generators), -1, -1)),
-    "gumbel": lambda d: d.gumbel(torch.zeros(len(d.generators), 6, 9)),
-    "start_noise": lambda d: d.start_noise(6, 3),
-    "step_noise": lambda d: d.step_noise(6, 3),
-    "order": lambda d: d.order(6),
+def candidates(images: int, top_k: int | None) -> Candidates:
+    return filtered(random_tensor(1, 6, 9).expand(images, -1, -1), top_k, None)
+
+
+KINDS: dict[str, Callable[[SeededNoise, int], Tensor]] = {
+    "gumbel": lambda source, images: torch.stack(source.gumbel(2, ALL, candidates(images, None)), dim=1),
+    "gumbel of candidates": lambda source, images: torch.stack(source.gumbel(2, ALL, candidates(images, 4)), dim=1),
+    "residual": lambda source, images: source.residual(ALL, 3, 4).transpose(0, 1),
+    "order": lambda source, images: source.order(6),
 }
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
-def test_an_image_draws_the_same_alone_and_in_a_batch(kind: Callable[[GeneratorNoise], Tensor]) -> None:
-    together = generator_noise(3, 4, 5)
-    alone = [generator_noise(seed) for seed in (3, 4, 5)]
-    for _ in range(2):
-        assert torch.equal(kind(together), torch.cat([kind(d) for d in alone]))
+def test_an_image_has_its_numbers_alone_and_in_any_batch(kind: Callable[[SeededNoise, int], Tensor]) -> None:
+    together, turned = kind(noise(3, 2**40, 5), 3), kind(noise(5, 3, 2**40), 3)
+    assert torch.equal(together, torch.cat([kind(noise(seed), 1) for seed in (3, 2**40, 5)]))
+    assert torch.equal(together[[2, 0, 1]], turned)
+    assert not torch.equal(together[0], together[1])
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
-def test_the_global_generator_has_no_say(kind: Callable[[GeneratorNoise], Tensor]) -> None:
-    torch.manual_seed(1)
-    first = kind(generator_noise(8))
-    torch.manual_seed(2)
-    state = torch.get_rng_state()
-    assert torch.equal(kind(generator_noise(8)), first)
+def test_numbers_are_a_function(kind: Callable[[SeededNoise, int], Tensor]) -> None:
+    source, state = noise(8), torch.get_rng_state()
+    assert torch.equal(kind(source, 1), kind(source, 1))
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_gumbel_noise_has_its_mean_and_spread_and_is_finite() -> None:
-    noise = generator_noise(0).gumbel(torch.zeros(1, 200, 200))
-    assert noise.isfinite().all()
-    assert noise.mean().item() == pytest.approx(0.5772, abs=0.02)
-    assert noise.var().item() == pytest.approx(torch.pi**2 / 6, abs=0.05)
+def test_numbers_belong_to_a_token_and_a_code_wherever_they_stand() -> None:
+    source, some = noise(1, 2), torch.tensor([[4, 1], [0, 5]])
+    everywhere, _ = source.gumbel(3, ALL, candidates(2, None))
+    kept = candidates(2, 5)
+    assert kept.codes is not None
+    assert torch.equal(source.gumbel(3, ALL, kept)[0], everywhere.gather(-1, kept.codes))
+    picked = filtered(random_tensor(2, 2, 9), None, None)
+    assert torch.equal(source.gumbel(3, some, picked)[0], everywhere.gather(1, some.unsqueeze(-1).expand(-1, -1, 9)))
+    residual = source.residual(ALL, 4, 3)
+    assert torch.equal(source.residual(some, 4, 3)[:, 1], residual[:, 1, [0, 5]])
+
+
+def test_purposes_and_scales_share_no_numbers() -> None:
+    source = noise(0)
+    kinds = [*source.gumbel(0, ALL, candidates(1, None)), *source.gumbel(1, ALL, candidates(1, None))]
+    assert len({tuple(kind.flatten().tolist()) for kind in kinds}) == 4
+    steps = source.residual(ALL, 3, 4)
+    assert len(set(steps.flatten().tolist())) == steps.numel()
 
 
 def test_an_order_holds_every_position_once() -> None:
-    assert generator_noise(0, 1).order(9).sort(dim=1).values.tolist() == [list(range(9))] * 2
+    assert noise(0, 1).order(9).sort(dim=1).values.tolist() == [list(range(9))] * 2
 
 
-def test_no_generator_is_an_error() -> None:
+def test_no_seed_is_an_error() -> None:
     with pytest.raises(ValueError, match="one for each image"):
-        GeneratorNoise([], CPU)
+        SeededNoise([], CPU)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hart.layers.attention import PUBLISHED_SCALE, SHORT_ON_CPU, Attention
+from hart.layers.attention import PUBLISHED_SCALE, Attention
 from hart.layers.kv_cache import KVCache
 from hart.layers.rope import rotation_1d
 from helpers import random_tensor, randomize
@@ -45,16 +44,14 @@ def dense(layer: Attention, x: Tensor, mask: Tensor) -> Tensor:
     return layer.proj(torch.cat(outputs, dim=-1))
 
 
-@pytest.mark.parametrize("short", [0, SHORT_ON_CPU], ids=["scale by scale", "masked"])
 @pytest.mark.parametrize("qk_norm", [False, True])
 @given(segments=st.lists(st.integers(1, 5), min_size=1, max_size=4))
-def test_segments_are_the_block_causal_mask(qk_norm: bool, short: int, segments: list[int]) -> None:
+def test_segments_are_the_block_causal_mask(qk_norm: bool, segments: list[int]) -> None:
     layer = attention(qk_norm=qk_norm)
     x = random_tensor(2, sum(segments), WIDTH)
     group = torch.repeat_interleave(torch.arange(len(segments)), torch.tensor(segments))
     mask = group[:, None] >= group[None, :]
-    with patch("hart.layers.attention.SHORT_ON_CPU", short):
-        torch.testing.assert_close(layer(x, None, segments=segments), dense(layer, x, mask))
+    torch.testing.assert_close(layer(x, None, segments=segments), dense(layer, x, mask))
 
 
 def test_without_segments_all_tokens_see_each_other() -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from hart.config import HartConfig
-from hart.losses.config import TransformerLossConfig
+from hart.losses.code_loss import CodeLoss
 from hart.losses.hart_loss import (
     MINIMUM_KEPT,
-    PLAIN,
-    cluster_cross_entropy,
     code_clusters,
     hart_loss,
     sample_diffusion_noise,
@@ -30,8 +30,7 @@ def compute(
     config: HartConfig,
     positions: torch.Tensor | None = None,
     seed: int = 0,
-    asked: TransformerLossConfig = PLAIN,
-    clusters: torch.Tensor | None = None,
+    **asked: Any,
 ) -> tuple[object, torch.Tensor, dict]:
     tokenizer, hart = tiny_model(config)
     with torch.no_grad():
@@ -45,7 +44,7 @@ def compute(
             hart.residual, 2, tokens, maps.last_scale_continuous.shape[2], generator(seed)
         )
     given = hart, codebook, context, maps, positions, diffusion_noise
-    total, parts = hart_loss(*given, diffusion_weight=0.5, config=asked, clusters=clusters)
+    total, parts = hart_loss(*given, diffusion_weight=0.5, **asked)
     return (hart, maps, context), total, parts
 
 
@@ -109,25 +108,20 @@ def test_clusters_and_weights_of_scales_change_the_total_alone() -> None:
     clusters = code_clusters(tokenizer.quantizer.codebook.weight, 5)
     assert torch.equal(clusters, code_clusters(tokenizer.quantizer.codebook.weight, 5))
     assert clusters.unique().numel() == 5
-    asked = TransformerLossConfig(scale_weights=(3.0, 2.0), cluster_weight=0.5, clusters=5)
-    _, total, own = compute(config, asked=asked, clusters=clusters)
+    asked = {"scale_weights": (3.0, 2.0), "code_loss": CodeLoss(0.5, clusters)}
+    _, total, own = compute(config, **asked)
     assert all(torch.equal(own[name], value) for name, value in parts.items())
     assert 0 < own["cluster_cross_entropy"] < own["cross_entropy"]
-    _, halves, _ = compute(config, asked=asked.replace(scale_weights=()), clusters=clusters)
+    _, halves, _ = compute(config, code_loss=CodeLoss(0.5, clusters))
     torch.testing.assert_close(halves, plain + 0.5 * own["cluster_cross_entropy"])
-    _, weighted, _ = compute(config, asked=TransformerLossConfig(scale_weights=(3.0, 2.0)))
+    _, weighted, _ = compute(config, scale_weights=(3.0, 2.0))
     weights = torch.tensor([3.0, 2.0 * 4, 2.0 * 9, 2.0 * 16])  # scales beyond the list weigh as its last
     scales = torch.stack([parts[f"cross_entropy_{k}"] for k in range(4)])
     torch.testing.assert_close(weighted, (scales * weights).sum() / weights.sum())
     assert total.isfinite()
 
 
-def test_the_loss_on_clusters_is_that_of_their_probability() -> None:
-    logits, targets = torch.randn(2, 3, 6, generator=generator()), torch.tensor([[0, 1, 2], [3, 4, 5]])
-    clusters = torch.tensor([0, 0, 1, 1, 2, 2])
-    pairs = logits.softmax(-1).view(2, 3, 3, 2).sum(-1)
-    expected = -pairs.gather(2, clusters[targets].unsqueeze(2)).squeeze(2).log()
-    torch.testing.assert_close(cluster_cross_entropy(logits, targets, clusters), expected)
+def test_clusters_are_of_codes_that_are_near_each_other() -> None:
     points = torch.tensor([[0.0, 0.0], [9.0, 9.0], [0.1, 0.0], [9.0, 9.1]])
     found = code_clusters(points, 2).tolist()
     assert found[0] == found[2] != found[1] == found[3]

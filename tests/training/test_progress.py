@@ -5,16 +5,19 @@ from __future__ import annotations
 import pytest
 
 from hart.training.progress import Means, Speed
+from hart.training.work import Work
 from toy_training import TRAINER
 
 
 def test_speed_follows_the_clock() -> None:
     times = iter([0.0, 2.0, 4.0])
-    speed = Speed(TRAINER, macs=1_000_000, peak=24e6, clock=lambda: next(times))
+    work = Work(macs=1_000_000, weight_macs=1_000_000, tokens=7)
+    speed = Speed(TRAINER, work, peak=24e6, clock=lambda: next(times))
     assert speed.step(1, {}).images_per_second == 2.0
     report = speed.step(2, {"loss": 1.0})
     assert report.seconds_left == pytest.approx(4 * 4 / 2)
     assert report.mfu == pytest.approx(2 * 6e6 / 24e6)
+    assert report.tokens_per_second == 2 * 7
     assert report.figures == {"loss": 1.0}
 
 

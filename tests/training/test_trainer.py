@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from hart.errors import HartError
 from hart.training import checkpoint
 from hart.training.config import OptimizerConfig
+from hart.training.figures import StepFigures
 from hart.training.progress import StepReport
 from hart.training.task import Microbatch
 from hart.training.trainer import Trainer
+from hart.training.work import Work
 from processes import CONTEXT
 from toy_training import OPTIMIZER, AdversarialTask, ToyTask, recipe, train_and_die
 from training_state import checkpoints, flat, log_lines, state
@@ -115,6 +117,21 @@ def test_faults_are_said_and_keep_the_checkpoint(tmp_path: Path, fault: str, mes
         Trainer(task, recipe(), tmp_path).run()
     assert checkpoints(tmp_path) == ["step-00000003.pt"]
     assert all(p.isfinite().all() for p in task.module.parameters()), "the weights must not have been touched"
+
+
+def test_figures_that_come_late_change_nothing_and_nothing_bad_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where no step waits for the one before."""
+    Trainer(ToyTask(), recipe(), tmp_path / "at once").run()
+    monkeypatch.setattr(StepFigures, "arrived", False)
+    Trainer(ToyTask(), recipe(), tmp_path / "late").run()
+    assert log_lines(tmp_path / "late") == log_lines(tmp_path / "at once")
+    assert flat(state(tmp_path / "late", 6)) == flat(state(tmp_path / "at once", 6))
+    given = recipe(log_every=100)
+    with pytest.raises(HartError, match=r"step 4: the loss is nan: .*; the last good .*step-00000003\.pt"):
+        Trainer(FaultyTask("loss", 4), given, tmp_path / "faulty").run()
+    assert checkpoints(tmp_path / "faulty") == ["step-00000003.pt"]
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
@@ -312,7 +329,7 @@ def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: p
 
 def test_every_step_is_reported(tmp_path: Path) -> None:
     reports: list[StepReport] = []
-    Trainer(ToyTask(), recipe(peak_tflops=1.0), tmp_path, macs=1000, on_step=reports.append).run()
+    Trainer(ToyTask(), recipe(peak_tflops=1.0), tmp_path, work=Work(1000, 1000, 3), on_step=reports.append).run()
     assert [report.step for report in reports] == [1, 2, 3, 4, 5, 6]
     assert reports[-1].seconds_left == 0
     for report in reports:

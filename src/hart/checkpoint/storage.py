@@ -7,6 +7,7 @@ A model of this project is a folder:
     hart.safetensors            Hart: transformer and residual diffusion
     text_encoder.safetensors    the compact text encoder, if the model has one
     word_pieces.json            its word pieces, read by the tokenizers library
+    known_words.json            words that it reads as they are, others as the nearest name; optional
 """
 
 from __future__ import annotations

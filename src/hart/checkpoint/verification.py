@@ -18,6 +18,7 @@ from hart.checkpoint.loading import LoadedModel, load_model
 from hart.checkpoint.storage import CheckpointError, read_safetensors
 from hart.config import ConfigError, HartConfig, SamplingConfig
 from hart.devices import exact_float32
+from hart.generation.logits import Candidates
 from hart.generation.next_scale import NextScaleGenerator, TokenStep
 from hart.strict import read_object
 from hart.types import ClassContext, Context, TextContext
@@ -66,19 +67,17 @@ class RecordedNoise:
         self.images = images
         self.device = device
 
-    def codes(self, logits: Tensor) -> Tensor:
-        return logits.argmax(dim=-1)
+    def gumbel(self, k: int, positions: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor]:
+        none = torch.zeros_like(candidates.logits)
+        return none, none
 
-    def gumbel(self, logits: Tensor) -> Tensor:
-        return torch.zeros_like(logits)
-
-    def start_noise(self, tokens: int, channels: int) -> Tensor:
+    def residual(self, positions: Tensor, channels: int, steps: int) -> Tensor:
         assert self.noise is not None, "the inputs of a hybrid model hold enough of it"
-        rows, self.noise = self.noise.split([self.images * tokens, len(self.noise) - self.images * tokens])
-        return rows.view(self.images, tokens, channels)
-
-    def step_noise(self, tokens: int, channels: int) -> Tensor:
-        return torch.zeros(self.images, tokens, channels, device=self.device)
+        tokens = positions.shape[1]
+        start, self.noise = self.noise.split([self.images * tokens, len(self.noise) - self.images * tokens])
+        return torch.cat(
+            [start.view(1, self.images, tokens, channels), start.new_zeros(steps - 1, self.images, tokens, channels)]
+        )
 
     def order(self, tokens: int) -> Tensor:
         return torch.arange(tokens, device=self.device).expand(self.images, tokens)

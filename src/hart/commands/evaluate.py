@@ -5,16 +5,17 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from hart.commands.console import note, owned, progress, writable_folder
 from hart.commands.from_config import config_fields, option_flags, options_from_config
+from hart.commands.program import lazy_group, single_command
 from hart.errors import HartError, missing_package
-from hart.evaluation.suites import load_suite, suite_places
+from hart.evaluation.suites import CORE, load_suite, suite_places
 from hart.evaluation.suites.base import Context, Suite, SuiteOptions
 
 HELP = "Measure a model: figures, a table and image grids."
@@ -25,19 +26,8 @@ def suite_app(places: Mapping[str, str], program: str = "hart") -> typer.Typer:
 
     program: what the command line is called, for the record of a result.
     """
-
-    class SuiteGroup(TyperGroup):
-        def list_commands(self, ctx: Any) -> list[str]:
-            return list(places)
-
-        def get_command(self, ctx: Any, cmd_name: str) -> Any:
-            if cmd_name not in places:
-                return None
-            if cmd_name not in self.commands:
-                self.commands[cmd_name] = _command(_loaded(places[cmd_name]), program)
-            return self.commands[cmd_name]
-
-    group = typer.Typer(cls=SuiteGroup, help=HELP, no_args_is_help=False)
+    commands = {name: (partial(_command, place, program), CORE.get(name)) for name, place in places.items()}
+    group = lazy_group(commands, help=HELP, add_completion=False)
     group.callback()(_group)
     return group
 
@@ -52,7 +42,9 @@ def _loaded(place: str) -> Suite[Any]:
         raise missing_package(error.name, "evaluate") from None
 
 
-def _command(suite: Suite[Any], program: str) -> Any:
+def _command(place: str, program: str) -> Any:
+    suite = _loaded(place)
+
     def command(
         options: SuiteOptions,
         out: Annotated[Path, typer.Option(help="Folder for figures.json, table.md and the images.")] = Path(
@@ -62,9 +54,7 @@ def _command(suite: Suite[Any], program: str) -> Any:
         run_suite(suite, options, out, program)
 
     command.__annotations__["options"] = suite.options
-    single = typer.Typer(add_completion=False)
-    single.command(suite.name, help=suite.description)(options_from_config(command))
-    return typer.main.get_command(single)
+    return single_command(suite.name, options_from_config(command), suite.description)
 
 
 def run_suite(suite: Suite[Any], options: SuiteOptions, out: Path, program: str = "hart") -> None:

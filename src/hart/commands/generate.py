@@ -14,6 +14,7 @@ from pydantic import Field
 
 from hart.commands.console import (
     NumberedFiles,
+    importing,
     model_name,
     note,
     print_path,
@@ -25,7 +26,7 @@ from hart.commands.console import (
     write_new,
 )
 from hart.commands.from_config import options_from_config
-from hart.commands.options import sampling_options
+from hart.commands.options import ASPECT_HELP, SIZE_HELP, sampling_options
 from hart.config import CacheType, Config
 from hart.errors import HartError
 from hart.files import read_text, user_path
@@ -68,8 +69,8 @@ class GenerateOptions(ModelOptions, kw_only=True):
     """Images per prompt; by default 1."""
     seed: Annotated[int | None, Field(ge=0)] = None
     """Seed of the first image, by default 0; image i has the seed plus i."""
-    size: int | None = None
-    """Image size in pixels; every model has just one, any other is an error."""
+    size: Annotated[int | str | None, Field(description=SIZE_HELP, json_schema_extra={"metavar": "PX|WxH"})] = None
+    aspect: Annotated[str | None, Field(description=ASPECT_HELP, json_schema_extra={"metavar": "W:H"})] = None
     batch_size: Annotated[int | None, Field(ge=1)] = None
     """Images generated together; by default 1 on a CPU, 4 on a GPU."""
     lora: Listed[Path] = ()
@@ -85,6 +86,10 @@ class GenerateOptions(ModelOptions, kw_only=True):
     """Decode in strips: the same image in less memory."""
     offload: Annotated[bool, Field(json_schema_extra={"flags": ["--offload"]})] = False
     """Keep the text encoder off the GPU while it is not at work."""
+    best_of: Annotated[int | None, Field(ge=2)] = None
+    """Generate as many images for each one, and keep that which a scorer prefers; --scorer says which."""
+    scorer: str | None = None
+    """clip:SOURCE, a CLIP model's folder or Hugging Face id; by default the scorer that the model comes with."""
     random_weights: Annotated[bool, Field(json_schema_extra={"flags": ["--random-weights"]})] = False
     """Use random weights in place of the model's: for timings, not for images."""
 
@@ -112,6 +117,7 @@ def generate(
     writable_folder(options.out)
     from hart.generation.contact_sheet import SMALLEST_SHOWN
     from hart.generation.metadata import read_record
+    from hart.sizes import requested_schedule, size_of_grid, trained_sizes
 
     # links stay as given
     loras = tuple(Path(os.path.abspath(user_path(folder))) for folder in options.lora)  # noqa: PTH100
@@ -129,15 +135,19 @@ def generate(
         pipe = _open(options)
         if pipe.num_classes is None:
             _hint_at_quotes(given.prompts)
-        if grid and total * max(pipe.image_size, SMALLEST_SHOWN) ** 2 > GRID_PIXELS:
-            raise HartError(f"--grid: {total} images of {pipe.image_size} px are too many for one sheet")
+        schedule = requested_schedule(pipe.config, size=options.size, aspect=options.aspect)
+        image_size = size_of_grid(schedule.final, pipe.config.tokenizer.downsampling)
+        if grid and total * max(*image_size, SMALLEST_SHOWN) ** 2 > GRID_PIXELS:
+            raise HartError(f"--grid: {total} images of {image_size} px are too many for one sheet")
+        if image_size not in (known := trained_sizes(pipe.config)):
+            note(f"this model was trained at {', '.join(map(str, known))} px: images of {image_size} may look worse")
         negative = options.negative_prompt
-        pipe(
+        _call(pipe, options)(
             _prompts_for(pipe, options.prompts),
             negative_prompt=None if negative is None else _prompts_for(pipe, [negative]),
             num_images_per_prompt=options.images_per_prompt or 1,
             seed=options.seed or 0,
-            size=options.size,
+            size=str(image_size),
             batch_size=options.batch_size,
             sampling=sampling,
             callback_on_scale=scale_reporter(report),
@@ -214,7 +224,9 @@ def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions,
         "cache": settings.cache,
     }
     if given.model is None:
-        recorded |= {"model": record.model, "size": settings.size, "random_weights": settings.random_weights}
+        recorded |= {"model": record.model, "random_weights": settings.random_weights}
+        if given.aspect is None:
+            recorded["size"] = settings.size
         if not given.lora:
             recorded |= {"lora": tuple(map(Path, settings.loras)), "lora_scale": settings.lora_scale}
     kept = {name: value for name, value in recorded.items() if getattr(given, name) == getattr(NOTHING, name)}
@@ -222,8 +234,9 @@ def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions,
 
 
 def _open(options: GenerateOptions) -> HartPipeline:
-    from hart.checkpoint.loading import load_config
-    from hart.pipeline import HartPipeline
+    with importing():
+        from hart.checkpoint.loading import load_config
+        from hart.pipeline import HartPipeline
 
     name = options.model or DEFAULT_MODEL
     if options.random_weights:
@@ -241,6 +254,20 @@ def _open(options: GenerateOptions) -> HartPipeline:
     for folder in options.lora:
         pipe.load_lora(folder, 1.0 if options.lora_scale is None else options.lora_scale)
     return pipe
+
+
+def _call(pipe: HartPipeline, options: GenerateOptions) -> Any:
+    """What generates: the pipeline itself, or the best of some of its images."""
+    if options.best_of is None:
+        if options.scorer is not None:
+            raise HartError("--scorer chooses among images: give --best-of too")
+        return pipe
+    from hart.commands.console import needs_extra
+    from hart.evaluation.choice import best_of, open_scorer
+
+    with needs_extra("evaluate"):
+        scorer = open_scorer(options.scorer, pipe)
+    return lambda prompts, **arguments: best_of(pipe, prompts, options.best_of, scorer, **arguments)
 
 
 def _prompts_for(pipe: HartPipeline, prompts: Sequence[str]) -> list[str | int]:
@@ -294,11 +321,12 @@ class ImageWriter:
         """The settings of one image; with its batch, unless it was alone in it."""
         from hart.devices import dtype_name
         from hart.generation.metadata import BatchPlace, ImageSettings
+        from hart.sizes import ImageSize
 
         together = tuple(str(prompt) for prompt in batch.prompts)
         return ImageSettings(
-            sampling=batch.sampling,
-            size=pipe.image_size,
+            sampling=batch.sampling[row],
+            size=ImageSize(*batch.images[row].size).stored,
             device=str(pipe.device),
             dtype=dtype_name(pipe.dtype),
             speed=self.options.speed,

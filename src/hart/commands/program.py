@@ -8,13 +8,18 @@ The work continues when nobody reads the output any more (`hart train ... | head
 
 from __future__ import annotations
 
+import atexit
 import errno
+import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
 from typing import Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from hart.commands.streams import outlive_readers
 from hart.errors import HartError, Stopped
@@ -25,9 +30,55 @@ OUT_OF_MEMORY = (
     "out of memory: generate fewer images together (--batch-size 1, a smaller -n), choose --dtype bfloat16, "
     "--device cpu or a model that generates smaller images; in training, a smaller trainer.batch_size"
 )
+WIDEST = 200
+"""Longest summary of a command in a list, in characters."""
 
 
-class HartGroup(TyperGroup):
+Absent = tuple[Callable[[], Any], str | None]
+"""A command that is not imported yet: what makes it, and its summary; None for one that must be made to know it."""
+
+
+class LazyGroup(TyperGroup):
+    """A group whose commands are imported when they are asked for, not when they are listed."""
+
+    absent: Mapping[str, Absent] = {}
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        listed = {name: TyperCommand(name=name, help=said) for name, (_, said) in self.absent.items()}
+        self.commands = {**listed, **self.commands}
+        self._absent = dict(self.absent)
+        self._listing = False
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        make, summary = self._absent.get(cmd_name, (None, None))
+        if make is not None and not (self._listing and summary is not None):
+            self.commands[cmd_name] = make()
+            del self._absent[cmd_name]
+        return super().get_command(ctx, cmd_name)
+
+    @contextmanager
+    def _as_listed(self) -> Iterator[None]:
+        self._listing = True
+        try:
+            yield
+        finally:
+            self._listing = False
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The list of commands with whole first sentences."""
+        with self._as_listed():
+            found = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        if found:
+            with formatter.section("Commands"):
+                formatter.write_dl([(name, command.get_short_help_str(WIDEST)) for name, command in found.items()])
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        with self._as_listed():
+            return super().shell_complete(ctx, incomplete)
+
+
+class HartGroup(LazyGroup):
     """A command group that reports bad input in one line, without traceback and without a usage page."""
 
     def main(
@@ -80,12 +131,42 @@ def _fail(message: str) -> NoReturn:
     sys.exit(BAD_INPUT)
 
 
-def new_program() -> typer.Typer:
-    """A command line, still without sub-commands, that reports bad input in one line."""
-    return typer.Typer(cls=HartGroup, pretty_exceptions_enable=False, add_completion=False)
+def lazy_group(commands: Mapping[str, Absent], kind: type[LazyGroup] = LazyGroup, **settings: Any) -> typer.Typer:
+    """A group of commands that are made when they are asked for. settings: of `typer.Typer`."""
+    group = type(kind.__name__, (kind,), {"absent": commands})
+    return typer.Typer(cls=group, no_args_is_help=False, rich_markup_mode=None, **settings)
+
+
+def new_program(commands: Mapping[str, tuple[str, str]] | None = None) -> typer.Typer:
+    """A command line that reports bad input in one line.
+
+    commands: "module:variable" of a function or of a `typer.Typer`, and a summary for the list; they are imported
+        when they are asked for. Others can be added as to any `typer.Typer`.
+    """
+    absent = {name: (partial(_imported, name, place), said) for name, (place, said) in (commands or {}).items()}
+    return lazy_group(absent, HartGroup, pretty_exceptions_enable=False)
+
+
+def single_command(name: str, function: Callable[..., Any], description: str | None = None) -> Any:
+    """A function as a command of a group. description: by default its docstring."""
+    program = typer.Typer(add_completion=False, rich_markup_mode=None)
+    program.command(name, help=description)(function)
+    return typer.main.get_command(program)
+
+
+def _imported(name: str, place: str) -> Any:
+    module, _, variable = place.partition(":")
+    found = getattr(import_module(module), variable)
+    if not isinstance(found, typer.Typer):
+        return single_command(name, found)
+    group = typer.main.get_command(found)
+    group.name = name
+    return group
 
 
 def run_program(app: typer.Typer, name: str) -> None:
     """Run a `new_program` with this process's arguments, then exit. name: of the console script."""
     outlive_readers()
+    # else the interpreter looks for garbage in all of PyTorch before it ends, for a third of a second
+    atexit.register(gc.freeze)
     app(prog_name=name)

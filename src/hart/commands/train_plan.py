@@ -78,12 +78,15 @@ def _rows_at_once(recipe: Recipe, distributed: DistributedContext) -> int:
 
 
 def _print_sizes(recipe: Recipe, parameters: int, trained: int, tokens: int, distributed: DistributedContext) -> None:
-    trainer = recipe.trainer
+    from hart.training.work import work_of
+
+    trainer, work = recipe.trainer, work_of(recipe)
+    passes = work.flops / (2 * work.macs)
     _print_lines(
         {
             "parameters": f"{parameters / 1e6:.2f}M, {trained / 1e6:.2f}M of them trained",
             "tokens": f"{tokens} per image, {tokens * trainer.batch_size} per step",
-            "operations": f"{rounded(training_macs(recipe) / 1e9)} GMAC per image forward, with backward 3 times that",
+            "operations": f"{rounded(work.macs / 1e9)} GMAC per image forward, with backward {passes:.3g} times that",
             "processes": f"{distributed.count} ({distributed.strategy}), {trainer.precision}, on {distributed.device}",
         },
         distributed,
@@ -130,21 +133,6 @@ def rounded(number: float) -> str:
 def _print_lines(lines: Mapping[str, str], distributed: DistributedContext) -> None:
     for name, value in lines.items() if distributed.main else ():
         typer.echo(f"{name:<14}{value}")
-
-
-def training_macs(recipe: Recipe) -> int:
-    """Multiply-accumulates of one image's forward pass in the average training step."""
-    from hart.inference.cost import tokenizer_training_macs, transformer_training_macs
-    from hart.losses.hart_loss import MEAN_KEPT_SHARE, kept_tokens
-    from hart.training.config import TokenizerRecipe, TransformerRecipe
-
-    if isinstance(recipe, TokenizerRecipe):
-        return tokenizer_training_macs(recipe.tokenizer)
-    assert isinstance(recipe, TransformerRecipe)
-    last = recipe.transformer.schedule.token_counts[-1]
-    if recipe.drop_last_scale:
-        last = kept_tokens(MEAN_KEPT_SHARE, last)
-    return transformer_training_macs(recipe.transformer, recipe.diffusion, last_tokens=last)
 
 
 def duration(seconds: float) -> str:

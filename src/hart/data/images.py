@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -59,17 +60,30 @@ def read_image(path: Path) -> bytes:
         raise ImageError(str(error)) from None
 
 
-def decode_image(content: bytes) -> Image.Image:
-    """An encoded image of any of `FORMATS`; of an animation the first frame. Raises `ImageError`."""
+def decode_image(content: bytes, *, formats: Sequence[str] = FORMATS, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """An encoded image of any of `formats`; of an animation the first frame. Raises `ImageError`."""
     try:
-        image = _recognised(content)
-        _keep_bounds(image)
+        image = _recognised(content, formats)
+        _keep_bounds(image, max_pixels)
         image.load()
     except ImageError:
         raise
     except Exception as error:  # decoders of damaged files raise whatever they run into
         raise ImageError(f"cannot be read as an image: {reason(error)}") from None
     return image
+
+
+def upright_size(content: bytes) -> tuple[int, int]:
+    """Width and height of an encoded image as `as_rgb` turns it, without decoding it. Raises `ImageError`."""
+    try:
+        image = _recognised(content, FORMATS)
+        exif = image.info.get("exif")
+        turned = isinstance(exif, bytes) and _exif_orientation(exif) >= 5
+    except ImageError:
+        raise
+    except Exception as error:
+        raise ImageError(f"cannot be read as an image: {reason(error)}") from None
+    return (image.height, image.width) if turned else (image.width, image.height)
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
@@ -91,10 +105,10 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _recognised(content: bytes) -> Image.Image:
+def _recognised(content: bytes, formats: Sequence[str]) -> Image.Image:
     """An image whose pixels are not decoded yet. `Image.open` has a limit of its own and warns below it."""
     Image.init()
-    for name in FORMATS:
+    for name in formats:
         factory, accepts = Image.OPEN.get(name, (None, None))
         if factory is None or (accepts is not None and accepts(content[:16]) is not True):
             continue
@@ -103,17 +117,17 @@ def _recognised(content: bytes) -> Image.Image:
     raise ImageError("not an image; give PNG, JPEG or WebP")
 
 
-def _keep_bounds(image: Image.Image) -> None:
+def _keep_bounds(image: Image.Image, max_pixels: int) -> None:
     """Raises `ImageError` for an image that is too large; makes a large JPEG decode at half its size."""
     width, height = image.size
     if max(width, height) > MAX_SIDE:
         raise ImageError(f"is {width} x {height} pixels: {MAX_SIDE:,} is the longest side that is decoded")
     # a progressive JPEG is held in memory whole before it is made smaller
-    if width * height > MAX_PIXELS and image.format in {"JPEG", "MPO"} and "progressive" not in image.info:
+    if width * height > max_pixels and image.format in {"JPEG", "MPO"} and "progressive" not in image.info:
         image.draft(image.mode, ((width + 1) // 2, (height + 1) // 2))
         width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"is {width} x {height}: make it smaller, at most {MAX_PIXELS:,} pixels are decoded")
+    if width * height > max_pixels:
+        raise ImageError(f"is {width} x {height}: make it smaller, at most {max_pixels:,} pixels are decoded")
 
 
 def _grey_of_8_bits(image: Image.Image) -> Image.Image:

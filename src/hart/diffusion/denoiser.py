@@ -5,8 +5,6 @@ Shapes: N tokens, D channels, W width of the MLP, C width of the transformer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -66,31 +64,29 @@ def sample_residual(
     process: DiffusionProcess,
     condition: Tensor,
     null_condition: Tensor | None,
-    guidance: float,
-    start: Tensor,
-    sample_noise: Callable[[], Tensor],
+    guidance: tuple[Tensor | float, Tensor | float],
+    noise: Tensor,
 ) -> Tensor:
-    """Clean tokens (N, D) of the process, in [-1, 1].
+    """Clean tokens (..., N, D) of the process, in [-1, 1].
 
-    process: respaced.
-    condition, null_condition: (N, C), with and without the prompt; None for the latter turns guidance off.
-    guidance: g in (1 + g) noise(condition) - g noise(null); the variance is the conditional one.
-    start: (N, D) standard normal noise; both halves of the guidance see the same tokens.
-    sample_noise: called for every step but the last, gives (N, D) standard normal noise.
+    process: respaced, of T steps.
+    condition, null_condition: (..., N, C), with and without the prompt; None for the latter turns guidance off.
+    guidance: 1 + g and g in (1 + g) noise(condition) - g noise(null); the variance is the conditional one.
+    noise: (T, ..., N, D) standard normal: where the process starts, and what each step but the last adds. Both halves
+        of the guidance see the same tokens.
     """
-    process, guided = process.to(start.device), null_condition is not None
-    tokens = start.shape[0]
+    guided, last = null_condition is not None, len(process) - 1
     embedded = denoiser.embed_condition(condition if null_condition is None else torch.cat([condition, null_condition]))
-    x = start.float()
-    steps = torch.arange(len(process), device=x.device)
-    for index in reversed(range(len(process))):
-        step = steps[index : index + 1]
-        output = denoiser(x.repeat(2, 1) if guided else x, process.timesteps[step], embedded)
-        noise, interpolation = output[:tokens].chunk(2, dim=-1)
+    x = noise[0].float()
+    rows = len(x)
+    for step in reversed(range(len(process))):
+        timestep = torch.full((1,), process.kept[step], device=x.device)
+        output = denoiser(torch.cat([x, x]) if guided else x, timestep, embedded)
+        predicted, interpolation = output[:rows].chunk(2, dim=-1)
         if guided:
-            null_noise = output[tokens:].chunk(2, dim=-1)[0]
-            noise = (1 + guidance) * noise - guidance * null_noise
-        x0 = process.predicted_x0(x, step, noise).clamp(-1, 1)
-        mean = process.posterior_mean(x0, x, step)
-        x = mean if index == 0 else mean + (0.5 * process.log_variance(interpolation, step)).exp() * sample_noise()
+            predicted = guidance[0] * predicted - guidance[1] * output[rows:].chunk(2, dim=-1)[0]
+        x0 = process.predicted_x0(x, step, predicted).clamp(-1, 1)
+        x = process.posterior_mean(x0, x, step)
+        if step > 0:
+            x = x + (0.5 * process.log_variance(interpolation, step)).exp() * noise[last - step + 1]
     return x

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ DISCRETE_BIN = 1.0 / 255.0
 TANH_CDF_CUBIC = 0.044715
 
 
+@cache
 def cosine_alphas_bar(steps: int) -> np.ndarray:
     """alpha_bar(t) of t = 1..T in float64: the product of 1 - beta with betas capped at 0.999."""
 
@@ -53,7 +55,8 @@ class DiffusionLoss:
 class DiffusionProcess:
     """A process over a subset `timesteps` of the training steps (all of them for training).
 
-    A step below is an index into `timesteps`, (T,) int64. Constants are computed in float64 and kept in float32, on
+    A step below is an index into `timesteps`, (T,) int64 (`kept` is the same as a list): a tensor of such, or one
+    number for all tokens, which needs nothing on a device. Constants are computed in float64 and kept in float32, on
     the CPU and on every device that steps came from. Not a module, since its constants neither have the model's number
     type nor belong in its state.
     """
@@ -76,10 +79,12 @@ class DiffusionProcess:
             "log_variance": np.log(np.append(variance[1], variance[1:]) if len(variance) > 1 else betas),
         }
         # the device by name: models are also built under torch.device("meta")
+        self.kept: list[int] = kept.tolist()
         self.timesteps = torch.as_tensor(kept, device="cpu")
         self._constants = {
             name: torch.as_tensor(values, dtype=torch.float32, device="cpu") for name, values in constants.items()
         }
+        self._numbers = {name: values.astype(np.float32).tolist() for name, values in constants.items()}
         self._moved: dict[torch.device, DiffusionProcess] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -101,6 +106,10 @@ class DiffusionProcess:
             self._moved[device] = moved
         return self._moved[device]
 
+    def _of(self, name: str, step: Tensor | int) -> Tensor | float:
+        """The constant `name` at steps, or at one step as a number."""
+        return self._numbers[name][step] if isinstance(step, int) else self._at(name, step)
+
     def _at(self, name: str, step: Tensor) -> Tensor:
         """The constant `name` at steps (N,) as (N, 1) float32."""
         return self.to(step.device)._constants[name][step].unsqueeze(-1)
@@ -109,18 +118,18 @@ class DiffusionProcess:
         """x0 (N, D) at steps (N,) or (1,): sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) noise."""
         return self._at("sqrt_alpha_bar", step) * x0 + self._at("sqrt_one_minus_alpha_bar", step) * noise
 
-    def predicted_x0(self, x: Tensor, step: Tensor, noise: Tensor) -> Tensor:
+    def predicted_x0(self, x: Tensor, step: Tensor | int, noise: Tensor) -> Tensor:
         """The clean tokens that x (N, D) and the predicted noise imply."""
-        return self._at("x0_from_x", step) * x - self._at("x0_from_noise", step) * noise
+        return self._of("x0_from_x", step) * x - self._of("x0_from_noise", step) * noise
 
-    def posterior_mean(self, x0: Tensor, x: Tensor, step: Tensor) -> Tensor:
+    def posterior_mean(self, x0: Tensor, x: Tensor, step: Tensor | int) -> Tensor:
         """Mean of q(x_{t-1} | x_t, x0)."""
-        return self._at("mean_from_x0", step) * x0 + self._at("mean_from_x", step) * x
+        return self._of("mean_from_x0", step) * x0 + self._of("mean_from_x", step) * x
 
-    def log_variance(self, interpolation: Tensor, step: Tensor) -> Tensor:
+    def log_variance(self, interpolation: Tensor, step: Tensor | int) -> Tensor:
         """f log beta + (1 - f) log posterior variance with f = (v + 1) / 2."""
         f = (interpolation + 1) / 2
-        return f * self._at("log_beta", step) + (1 - f) * self._at("log_variance", step)
+        return f * self._of("log_beta", step) + (1 - f) * self._of("log_variance", step)
 
     def loss(self, output: Tensor, x0: Tensor, x: Tensor, step: Tensor, noise: Tensor) -> DiffusionLoss:
         """Noise MSE plus the variational bound in bits, each a mean over D.

@@ -9,12 +9,15 @@ from hart.exports import lazy
 
 if TYPE_CHECKING:
     from hart.evaluation.cache import IMAGES, TENSORS, Cache, records
+    from hart.evaluation.choice import best_of, open_scorer
     from hart.evaluation.generated_images import GeneratedImages, quiet_prompts, spread
     from hart.evaluation.image_sets import ImageSet, features_of_set
+    from hart.evaluation.judges.references import REFERENCE_SIZE, SCORER_FILE, write_references
     from hart.evaluation.metrics.distances import LEAST_IMAGES, all_figures, distances
     from hart.evaluation.metrics.features import (
         DEFAULT_FEATURES,
         EfficientNetLite0,
+        EfficientNetLite2,
         FeatureExtractor,
         Features,
         open_extractor,
@@ -38,10 +41,13 @@ __all__ = [
     "DEFAULT_FEATURES",
     "IMAGES",
     "LEAST_IMAGES",
+    "REFERENCE_SIZE",
+    "SCORER_FILE",
     "TENSORS",
     "Cache",
     "Context",
     "EfficientNetLite0",
+    "EfficientNetLite2",
     "FeatureExtractor",
     "Features",
     "Figure",
@@ -54,6 +60,7 @@ __all__ = [
     "Suite",
     "SuiteOptions",
     "all_figures",
+    "best_of",
     "bootstrap",
     "bootstrap_mean",
     "contact_sheet",
@@ -63,22 +70,26 @@ __all__ = [
     "few_images_warning",
     "images_text",
     "open_extractor",
+    "open_scorer",
     "psnr",
     "quiet_prompts",
     "reconstruct",
     "records",
     "spread",
     "ssim",
+    "write_references",
     "write_result",
 ]
 __getattr__, __dir__ = lazy(
     __name__,
     {
+        "hart.evaluation.choice": "best_of open_scorer",
         "hart.evaluation.cache": "IMAGES TENSORS Cache records",
         "hart.evaluation.generated_images": "GeneratedImages quiet_prompts spread",
+        "hart.evaluation.judges.references": "REFERENCE_SIZE SCORER_FILE write_references",
         "hart.evaluation.metrics.distances": "LEAST_IMAGES all_figures distances",
-        "hart.evaluation.metrics.features": "DEFAULT_FEATURES EfficientNetLite0 FeatureExtractor Features "
-        "open_extractor",
+        "hart.evaluation.metrics.features": "DEFAULT_FEATURES EfficientNetLite0 EfficientNetLite2 FeatureExtractor "
+        "Features open_extractor",
         "hart.evaluation.metrics.figures": "Figure bootstrap bootstrap_mean few_images_warning",
         "hart.evaluation.metrics.images": "ssim",
         "hart.evaluation.image_sets": "ImageSet features_of_set",

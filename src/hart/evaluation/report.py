@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 
 from hart import __version__
+from hart.benchmark.machine import processor_name
 from hart.evaluation.metrics.features import FeatureExtractor
 from hart.evaluation.metrics.figures import LEVEL, Figure
 from hart.files import FileError, atomic_write, read_json, read_toml
@@ -148,7 +149,7 @@ def environment() -> dict[str, Any]:
     """The machine and the versions of what computed the figures."""
     return {
         "system": platform.platform(),
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         # of the last minute, this process included: above the number of cores others were at work
@@ -210,15 +211,6 @@ def figure_text(figure: Figure) -> str:
     if figure.deviation is not None:
         text += f" ± {figure.deviation:.{decimals}f}"
     return text
-
-
-def _processor() -> str:
-    """The model's name where Linux says it."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

@@ -1,6 +1,7 @@
 """What a generated image says about itself: PNG text chunks from which it can be generated again.
 
-Chunks: `prompt`, `seed`, `model`, `settings` (JSON), `Software` ("hart" and its version).
+Chunks: `prompt`, `seed`, `model`, `settings` (JSON), `Software` ("hart" and its version), and XMP, by which programs
+that know IPTC's vocabulary tell a generated image.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from xml.sax.saxutils import quoteattr
 
 from PIL import Image, PngImagePlugin
 
@@ -16,7 +18,7 @@ from hart.config import MAX_SEED, CacheType, SamplingConfig
 from hart.data.images import open_image
 from hart.errors import HartError
 from hart.files import atomic_write, parse_json
-from hart.strict import Config, Listed, shown
+from hart.strict import Config, Listed, printable, shown
 
 SOFTWARE = "hart"
 
@@ -36,7 +38,8 @@ class ImageSettings(Config):
     """Everything that decides an image, besides prompt, seed and model."""
 
     sampling: SamplingConfig
-    size: int
+    size: int | str
+    """In pixels: a number for a square, else `192x128`, width x height."""
     device: str
     dtype: str
     speed: str | None = None
@@ -63,8 +66,35 @@ class ImageRecord:
     version: str
 
 
+XMP_CHUNK = "XML:com.adobe.xmp"
+
+
+def xmp(model: str, version: str) -> str:
+    """XMP that says that a model made the whole image (IPTC's digital source type), and which."""
+    source = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+    attributes = {
+        "rdf:about": "",
+        "xmlns:xmp": "http://ns.adobe.com/xap/1.0/",
+        "xmlns:Iptc4xmpExt": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
+        "xmp:CreatorTool": f"{SOFTWARE} {version}",
+        "Iptc4xmpExt:DigitalSourceType": source,
+        "Iptc4xmpExt:AISystemUsed": printable(model),
+    }
+    said = " ".join(f"{name}={quoteattr(value)}" for name, value in attributes.items())
+    return (
+        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        f'<rdf:Description {said}/></rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
+    )
+
+
 def write_image(path: Path, image: Image.Image, record: ImageRecord) -> None:
     """`save_png` to a new file with the image's record. Raises `FileExistsError` for a name that is taken."""
+    save_png(path, image, png_chunks(record), overwrite=False)
+
+
+def png_chunks(record: ImageRecord) -> PngImagePlugin.PngInfo:
+    """The chunks that hold a record."""
     chunks = PngImagePlugin.PngInfo()
     texts = {
         "prompt": record.prompt,
@@ -76,7 +106,8 @@ def write_image(path: Path, image: Image.Image, record: ImageRecord) -> None:
     for name, text in texts.items():
         # names of folders may hold bytes that are not UTF-8
         chunks.add_text(name, text.encode("utf-8", "backslashreplace").decode())
-    save_png(path, image, chunks, overwrite=False)
+    chunks.add_itxt(XMP_CHUNK, xmp(record.model, record.version))
+    return chunks
 
 
 def save_png(

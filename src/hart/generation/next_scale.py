@@ -6,7 +6,7 @@
 Generation is an iterator with one state per scale: previews, callbacks and stopping need nothing else. A context goes
 in, latents come out; text encoding and decoding to pixels are elsewhere.
 
-Shapes: B images, K scales, N tokens of a step, V codes, D latent channels, n_K grid size of the latent.
+Shapes: B images, K scales, N tokens of a step, V codes, D latent channels, h w latent.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ import torch
 from torch import Tensor
 
 from hart.config import SamplingConfig
-from hart.errors import HartError
-from hart.generation.logits import filtered, guided, gumbel_mixture, top_k_at
+from hart.generation.logits import Guidance, filtered, guided, gumbel_mixture, sample_by_gumbel
 from hart.generation.noise import NoiseSource
+from hart.generation.rows import batch_settings, ratio_at
+from hart.grids import ScaleSchedule
 from hart.layers.kv_cache import KVCache
 from hart.model import Hart
 from hart.tokenizer.quantizer import MultiScaleQuantizer, next_scale_input, to_map
 from hart.transformer.transformer import Conditioning, gather_tokens
-from hart.types import Context, cat_contexts
+from hart.types import Context
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class TokenStep:
 class ScaleState:
     """A batch after scale k (0-based) of `scales`.
 
-    latent: (B, D, n_K, n_K) float32, the running sum: a preview once decoded and, after the last scale, the result.
+    latent: (B, D, h, w) float32, the running sum: a preview once decoded and, after the last scale, the result.
     steps: one, or the MaskGIT steps of the last scale.
     """
 
@@ -87,24 +88,34 @@ def maskgit_step_sizes(tokens: int, maskgit_steps: int) -> list[int]:
 
 
 class NextScaleGenerator:
-    """Samples the latents of one batch of images. `guidance_scale` 0 runs the conditional half alone."""
+    """Samples the latents of one batch of images. Without guidance the conditional half runs alone.
+
+    From the context to the latent nothing leaves the device, and the host waits for nothing.
+    """
 
     def __init__(
-        self, hart: Hart, quantizer: MultiScaleQuantizer, settings: SamplingConfig, noise: NoiseSource
+        self,
+        hart: Hart,
+        quantizer: MultiScaleQuantizer,
+        settings: SamplingConfig | Sequence[SamplingConfig],
+        noise: NoiseSource,
+        schedule: ScaleSchedule | None = None,
     ) -> None:
-        """Raises `ConfigError` for settings that the model cannot sample with."""
-        hart.config.check_sampling(settings)
+        """settings: one for all images, or one for each. schedule: of all images, by default the model's own.
+
+        Raises `HartError` for what the model cannot sample.
+        """
         self.hart = hart
         self.transformer = hart.transformer
-        self.schedule = hart.transformer.schedule
+        self.schedule = schedule or hart.config.transformer.schedule
         self.quantizer = quantizer
         self.codebook = quantizer.codebook.weight
-        self.settings = settings
+        rows = [settings] if isinstance(settings, SamplingConfig) else settings
+        self.settings = batch_settings(hart.config, rows, self.schedule, self.codebook.device)
         self.noise = noise
-        self.guided = settings.guidance_scale > 0
 
     def __call__(self, context: Context, null_context: Context | None = None) -> Tensor:
-        """Latents (B, D, n_K, n_K) in float32: that of the last of `states`."""
+        """Latents (B, D, h, w) in float32: that of the last of `states`."""
         for state in self.states(context, null_context):
             latent = state.latent
         return latent
@@ -115,18 +126,30 @@ class NextScaleGenerator:
 
         context: of B images. null_context: what guidance steers away from, by default the null context of each.
         """
-        batch, null_rows = len(context), 0
-        if self.guided:
-            null_rows = batch if null_context is None else 0
-            context = cat_contexts([context, context.null() if null_context is None else null_context])
-        conditioning = self.transformer.condition(context)
-        prefix = _Prefix(conditioning, self.transformer.new_cache(len(context)), null_rows)
-        size, channels = self.schedule.final_grid_size, self.codebook.shape[1]
-        total = self.codebook.new_zeros((batch, channels, size, size), dtype=torch.float32)
+        prefix = self._prefix(context, null_context)
+        shape = (len(context), self.codebook.shape[1], *self.schedule.final)
+        total = self.codebook.new_zeros(shape, dtype=torch.float32)
         for k in range(len(self.schedule)):
             steps = [self._step(k, total, prefix, positions) for positions in self._positions(k)]
             total = total + self._contribution(k, _in_raster_order(steps))
             yield ScaleState(k, len(self.schedule), total, tuple(steps))
+
+    def _prefix(self, context: Context, null_context: Context | None) -> _Prefix:
+        """The conditions of both halves, and an empty cache."""
+        images, null_rows = len(context), 0
+        parts = self._apart(context)
+        if self.settings.guided and null_context is None:
+            null_rows = images
+            parts += self._apart(context.null().rows(slice(0, 1))) * images  # all are the same
+        elif self.settings.guided and null_context is not None:
+            parts += self._apart(null_context)
+        cache = self.transformer.new_cache(images * (2 if self.settings.guided else 1), self.schedule)
+        return _Prefix(Conditioning.cat(parts), cache, null_rows)
+
+    def _apart(self, context: Context) -> list[Conditioning]:
+        """The conditions of a batch; one by one on a CPU, whose products of few rows round by their number."""
+        rows = 1 if self.codebook.device.type == "cpu" else len(context)
+        return [self.transformer.condition(context.rows(slice(i, i + rows))) for i in range(0, len(context), rows)]
 
     def _has_residual(self, k: int) -> bool:
         """Whether scale k is the one that a hybrid model completes by its residual."""
@@ -145,65 +168,61 @@ class NextScaleGenerator:
             left -= size
 
     def _contribution(self, k: int, tokens: Tensor) -> Tensor:
-        """What the tokens (B, N_k, D) of scale k add to the running sum: (B, D, n_K, n_K)."""
+        """What the tokens (B, N_k, D) of scale k add to the running sum: (B, D, h, w)."""
         if self._has_residual(k):
-            return to_map(tokens)  # without phi
-        return self.quantizer.contribution(tokens.to(self.codebook.dtype), k, self.schedule).float()
+            return to_map(tokens, self.schedule.final)  # without phi
+        # one by one on a CPU, whose convolutions round otherwise for more images
+        images = tokens.to(self.codebook.dtype).split(1 if tokens.device.type == "cpu" else len(tokens))
+        return torch.cat([self.quantizer.contribution(image, k, self.schedule) for image in images]).float()
 
     def _step(self, k: int, total: Tensor, prefix: _Prefix, positions: Tensor | None) -> TokenStep:
-        """Sample tokens of scale k, given the sum (B, D, n_K, n_K) of all scales before it."""
-        settings, last = self.settings, len(self.schedule) - 1
-        has_residual = self._has_residual(k)
-        ratio = (k - 1 if has_residual else k) / last  # with a residual, that of the scale before, as published
-        guidance = settings.guidance_scale * ratio
+        """Sample tokens of scale k, given the sum (B, D, h, w) of all scales before it."""
+        settings, has_residual = self.settings, self._has_residual(k)
+        guidance = settings.guidance_at(k)
         hidden = self._hidden(k, total, prefix, positions)
         logits = self.transformer.logits(hidden, prefix.conditioning)
-        if self.guided:
+        if settings.guided:
             conditional, unconditional = logits.chunk(2)
             logits = guided(conditional, unconditional, guidance)
-        if not logits.isfinite().all():
-            raise HartError("the transformer's numbers overflow its type: use float32 or bfloat16")
-        # plain VAR keeps as many codes at every scale
-        top_k = settings.top_k if self.hart.residual is None else top_k_at(k, settings.top_k)
-        kept = filtered(logits, top_k, settings.top_p)
-        codes = self.noise.codes(kept)
-        if settings.gumbel_smoothing:
-            tokens = gumbel_mixture(kept, self.noise.gumbel(kept), ratio, self.codebook)
-        else:
-            tokens = self.quantizer.codebook(codes).float()
+        places = torch.arange(logits.shape[1], device=logits.device).unsqueeze(0) if positions is None else positions
+        candidates = filtered(logits, settings.candidates[k], settings.top_p, settings.row_top_k_at(k))
+        to_sample, to_mix = self.noise.gumbel(k, places, candidates)
+        codes = sample_by_gumbel(candidates, to_sample)
+        if settings.smooth is not None:
+            ratio = ratio_at(k, self.schedule, self.hart.config)
+            tokens = gumbel_mixture(candidates, to_mix, ratio, self.codebook)
+        if not settings.all_smooth:
+            plain = self.quantizer.codebook(codes).float()
+            tokens = plain if settings.smooth is None else torch.where(settings.smooth, tokens, plain)
         residual = None
         if has_residual and not settings.discrete_only:
-            residual = self._residual(hidden, codes, guidance)
+            residual = self._residual(hidden, codes, guidance, places)
             tokens = tokens + residual
-        return TokenStep(positions, logits, codes, tokens, residual)
+        # numbers that left their range make the image NaN, which is looked for once, when its pixels leave the device
+        sound = candidates.logits.amax(dim=(1, 2), keepdim=True).isfinite()
+        return TokenStep(positions, logits, codes, tokens.where(sound, torch.nan), residual)
 
     def _hidden(self, k: int, total: Tensor, prefix: _Prefix, positions: Tensor | None) -> Tensor:
         """Hidden states of scale k for both halves of the guidance, (B or 2B, N, C)."""
         if k == 0:
             return self.transformer.first_scale(prefix.conditioning, prefix.cache, prefix.null_rows)
-        scale_input = next_scale_input(total, self.schedule.grid_sizes[k])
+        scale_input = next_scale_input(total, self.schedule.grids[k])
         if positions is not None:
             scale_input, positions = gather_tokens(scale_input, positions), self._both(positions)
-        return self.transformer.next_scale(k, self._both(scale_input), prefix.conditioning, prefix.cache, positions)
+        return self.transformer.next_scale(
+            k, self._both(scale_input), prefix.conditioning, prefix.cache, positions, self.schedule
+        )
 
-    def _residual(self, hidden: Tensor, codes: Tensor, guidance: float) -> Tensor:
+    def _residual(self, hidden: Tensor, codes: Tensor, guidance: Guidance, places: Tensor) -> Tensor:
         """Residual tokens (B, N, D) for the hidden states of both halves and the sampled codes (B, N)."""
         condition = self.hart.residual_condition(hidden, self._both(self.quantizer.codebook(codes)))
-        (batch, tokens), channels = codes.shape, self.codebook.shape[1]
-        flat = condition.flatten(0, 1).split(batch * tokens)
-        residual = self.hart.residual_head().sample(
-            flat[0],
-            flat[1] if self.guided else None,
-            guidance,
-            self.noise.start_noise(tokens, channels).flatten(0, 1),
-            lambda: self.noise.step_noise(tokens, channels).flatten(0, 1),
-            self.settings.diffusion_steps,
-        )
-        return residual.view(batch, tokens, channels)
+        conditional, null = condition.chunk(2) if self.settings.guided else (condition, None)
+        noise = self.noise.residual(places, self.codebook.shape[1], self.settings.diffusion_steps)
+        return self.hart.residual_head().sample(conditional, null, guidance, noise)
 
     def _both(self, x: Tensor) -> Tensor:
         """The same tensor for the conditional and the unconditional half."""
-        return x.repeat(2, *(1,) * (x.dim() - 1)) if self.guided else x
+        return x.repeat(2, *(1,) * (x.dim() - 1)) if self.settings.guided else x
 
 
 def _in_raster_order(steps: Sequence[TokenStep]) -> Tensor:

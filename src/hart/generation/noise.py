@@ -1,40 +1,39 @@
-"""Everything random in generation, behind one interface with one generator per image.
+"""Everything random in generation, behind one interface.
 
-An image's numbers depend on its own generator alone, never on its neighbours in the batch: image i of a batch is the
-image generated alone with its seed. Numbers are sampled on the generators' device and then moved, so that CPU
-generators give the same image on every device.
+The numbers of an image are a function of its seed and of what they are for: scale, token, code, channel, step. So they
+are the same alone and in any batch, in any order, and on every device; see `hart.generation.threefry`.
 
-Shapes: B images, N tokens.
+Shapes: B images, N tokens, V codes, M of them that may be sampled, D channels, T diffusion steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from hart.generation.logits import sample
+from hart.generation.logits import Candidates
+from hart.generation.threefry import gumbel, key_of, normal, threefry
+from hart.grids import MAX_SCALES
+
+# The first MAX_SCALES streams of an image are those of its scales' codes.
+RESIDUAL, ORDER, STREAMS = MAX_SCALES, MAX_SCALES + 1, MAX_SCALES + 2
 
 
 class NoiseSource(Protocol):
-    """What generation asks for; `hart verify` answers with recorded or constant numbers."""
+    """What generation asks for; `hart verify` answers with recorded or constant numbers.
 
-    def codes(self, logits: Tensor) -> Tensor:
-        """(B, N, V) filtered logits to (B, N) codes."""
+    positions: (B or 1, N) int64, raster positions of tokens in their scale.
+    """
+
+    def gumbel(self, k: int, positions: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor]:
+        """Standard Gumbel noise for the candidates of scale k, twice (B, N, M): to sample codes, and to mix them."""
         ...
 
-    def gumbel(self, logits: Tensor) -> Tensor:
-        """Standard Gumbel noise of the shape (B, N, V) of `logits`."""
-        ...
-
-    def start_noise(self, tokens: int, channels: int) -> Tensor:
-        """(B, N, D) standard normal: where the diffusion starts."""
-        ...
-
-    def step_noise(self, tokens: int, channels: int) -> Tensor:
-        """(B, N, D) standard normal: what a diffusion step adds."""
+    def residual(self, positions: Tensor, channels: int, steps: int) -> Tensor:
+        """(T, B, N, D) standard normal: where the diffusion starts, then what its steps add."""
         ...
 
     def order(self, tokens: int) -> Tensor:
@@ -42,36 +41,35 @@ class NoiseSource(Protocol):
         ...
 
 
-class GeneratorNoise:
-    """Samples from one `torch.Generator` per image."""
+class SeededNoise:
+    """The numbers of seeds, one for each image."""
 
-    def __init__(self, generators: Sequence[torch.Generator], device: torch.device) -> None:
-        if not generators:
-            raise ValueError("at least one generator is needed: one for each image")
-        self.generators = list(generators)
-        self.device = device
+    def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
+        if not seeds:
+            raise ValueError("at least one seed is needed: one for each image")
+        low, high = key_of(torch.tensor(seeds, dtype=torch.int64).to(device, non_blocking=True).unsqueeze(1))
+        streams = torch.arange(STREAMS, dtype=torch.int32, device=device)
+        # (B, STREAMS): each stream has its own key
+        self.keys = threefry((low, high), (streams, torch.zeros_like(streams)))
 
-    def _stack(self, sample: Callable[[torch.Generator], Tensor]) -> Tensor:
-        return torch.stack([sample(generator) for generator in self.generators]).to(self.device, non_blocking=True)
+    def _words(self, stream: int, tokens: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Two words for every token (B or 1, N) and each of its numbers, (..., B or 1, N or 1, M)."""
+        low, high = (key[:, stream, None, None] for key in self.keys)
+        return threefry((low, high), (tokens.int().unsqueeze(-1), numbers.int()))
 
-    def _uniform(self, *shape: int) -> Tensor:
-        return self._stack(lambda g: torch.rand(shape, generator=g, device=g.device))
+    def gumbel(self, k: int, positions: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor]:
+        codes = candidates.codes
+        if codes is None:
+            codes = torch.arange(candidates.logits.shape[-1], device=positions.device).view(1, 1, -1)
+        one, other = self._words(k, positions, codes)
+        return gumbel(one), gumbel(other)
 
-    def _normal(self, *shape: int) -> Tensor:
-        return self._stack(lambda g: torch.randn(shape, generator=g, device=g.device))
-
-    def codes(self, logits: Tensor) -> Tensor:
-        return sample(logits, self._uniform(logits.shape[1]))
-
-    def gumbel(self, logits: Tensor) -> Tensor:
-        tiny = torch.finfo(torch.float32).tiny
-        return -(-self._uniform(*logits.shape[1:]).clamp(min=tiny).log()).clamp(min=tiny).log()
-
-    def start_noise(self, tokens: int, channels: int) -> Tensor:
-        return self._normal(tokens, channels)
-
-    def step_noise(self, tokens: int, channels: int) -> Tensor:
-        return self._normal(tokens, channels)
+    def residual(self, positions: Tensor, channels: int, steps: int) -> Tensor:
+        pairs = -(-channels // 2)
+        numbers = torch.arange(steps * pairs, device=positions.device).view(steps, 1, 1, pairs)
+        return torch.cat(normal(self._words(RESIDUAL, positions, numbers)), dim=-1)[..., :channels]
 
     def order(self, tokens: int) -> Tensor:
-        return self._stack(lambda g: torch.randperm(tokens, generator=g, device=g.device))
+        positions = torch.arange(tokens, device=self.keys[0].device).unsqueeze(0)
+        word, _ = self._words(ORDER, positions, positions.new_zeros(1, 1, 1))
+        return word.squeeze(-1).argsort(dim=1, stable=True)

@@ -1,6 +1,6 @@
 """What a pipeline returns: images with what they were made from, previews, reconstructions.
 
-Shapes: B images, H W pixels, D latent channels, n_K grid size of the latent.
+Shapes: B images, H W pixels, D latent channels, h w latent.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ class HartOutput:
 
     images: of the `hart.generation.request.OutputType` that was asked for, by default a list of PIL images.
     prompts: one per image; empty if features were given in their place.
-    seeds: one per image; empty if generators were given in their place.
-    sampling: the settings they were made with.
+    seeds: one per image; drawn from generators where those were given.
+    sampling: the settings of each image.
     batch_size: how many were made together; images i // batch_size belong to one batch.
     """
 
     images: Any
     prompts: list[Prompt]
     seeds: list[int]
-    sampling: SamplingConfig
+    sampling: list[SamplingConfig]
     batch_size: int
 
 
@@ -43,7 +43,7 @@ class ScalePreview:
     k: 0-based scale; scales: how many there are.
     batch: 0-based batch; batches: how many there are.
     image_numbers: which images of the call are in the batch.
-    latent: (B, D, n_K, n_K), the running sum so far.
+    latent: (B, D, h, w), the running sum so far.
     """
 
     k: int

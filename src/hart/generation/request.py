@@ -1,157 +1,47 @@
-"""What callers ask a pipeline for, checked: numbers of Python or numpy become plain ones, bad input a `HartError`."""
+"""Values from callers of a pipeline, checked: numbers of Python or numpy become plain ones, bad input a `HartError`."""
 
 from __future__ import annotations
 
 import operator
 import sys
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal, TypedDict
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hart.config import MAX_SEED, HartConfig, SamplingConfig
 from hart.errors import HartError
-from hart.generation.noise import GeneratorNoise
+from hart.grids import ScaleSchedule
 from hart.strict import shown
-from hart.types import ClassContext, Context, TextContext, cat_contexts
+from hart.types import ClassContext, Context, TextContext
 
-MAX_PROMPTS, MAX_PROMPT_LENGTH, MAX_SIZE, MAX_BATCH = 10**7, 10**5, 2**20, 2**12
+MAX_PROMPTS, MAX_PROMPT_LENGTH, MAX_BATCH = 10**7, 10**5, 2**12
 
 Prompt = str | int
 """Text for a text model, a class number for a class model."""
 
 OutputType = Literal["pil", "np", "pt", "latent"]
 """As in diffusers: a list of images; an array (B, H, W, 3) float32 or a tensor (B, 3, H, W) float32 on the CPU, both in
-[0, 1]; or the latents (B, D, n_K, n_K) float32, which are not decoded."""
+[0, 1]; or the latents (B, D, h, w) float32, which are not decoded."""
 
 
 class SamplingOptions(TypedDict, total=False):
-    """Fields of `SamplingConfig` as arguments of a call. None: the model's own; top_k 0 and top_p 1 keep all codes."""
+    """Fields of `SamplingConfig` as arguments of a call. None: the model's own; top_k 0 and top_p 1 keep all codes.
 
-    guidance_scale: float | None
-    top_k: int | None
-    top_p: float | None
-    gumbel_smoothing: bool | None
+    A list has a value for every prompt, or for every image.
+    """
+
+    guidance_scale: float | Sequence[float] | None
+    top_k: int | Sequence[int] | None
+    top_p: float | Sequence[float] | None
+    gumbel_smoothing: bool | Sequence[bool] | None
     maskgit_steps: int | None
     diffusion_steps: int | None
     discrete_only: bool | None
-
-
-@dataclass(frozen=True)
-class Request:
-    """The images that one call asks for, every value checked; image i belongs to prompt i // images_per_prompt.
-
-    prompts: or their features in `embeds`. negative_prompts, negative_embeds: one for each prompt, one for all, or
-        none; a prompt that is None stands for the null context. seeds: one per image, or in their place `generators`:
-        one per image, or one for all.
-    """
-
-    prompts: Sequence[Prompt]
-    embeds: Context | None
-    negative_prompts: Sequence[Prompt | None] | None
-    negative_embeds: Context | None
-    images_per_prompt: int
-    seeds: Sequence[int]
-    generators: Sequence[torch.Generator]
-    sampling: SamplingConfig
-    batch_size: int
-
-    @property
-    def count(self) -> int:
-        return self.images_per_prompt * (len(self.prompts) if self.embeds is None else len(self.embeds))
-
-    def batches(self) -> Iterator[range]:
-        """Which images are made together."""
-        return (range(at, min(at + self.batch_size, self.count)) for at in range(0, self.count, self.batch_size))
-
-    def contexts(
-        self, images: range, encode: Callable[[Prompt], Context], device: torch.device
-    ) -> tuple[Context, Context | None]:
-        """The contexts of a batch, and those that guidance steers away from: None if all are the null context."""
-        rows = [i // self.images_per_prompt for i in images]
-        if self.embeds is not None:
-            context = self.embeds.rows(rows).to(device)
-        else:
-            context = cat_contexts([encode(self.prompts[row]).to(device) for row in rows])
-        if self.negative_embeds is not None:
-            return context, self.negative_embeds.rows([row % len(self.negative_embeds) for row in rows]).to(device)
-        given = self.negative_prompts or (None,)
-        negatives = [given[row % len(given)] for row in rows]
-        if all(prompt is None for prompt in negatives):
-            return context, None
-        null = context.null()
-        return context, cat_contexts(
-            [null.rows([i]) if one is None else encode(one).to(device) for i, one in enumerate(negatives)]
-        )
-
-    def noise(self, images: range, device: torch.device) -> GeneratorNoise:
-        """The random numbers of a batch."""
-        if self.generators:
-            return GeneratorNoise([self.generators[i % len(self.generators)] for i in images], device)
-        return GeneratorNoise([torch.Generator().manual_seed(self.seeds[i]) for i in images], device)
-
-
-def checked_request(
-    config: HartConfig,
-    prompt: object = None,
-    *,
-    embeds: object = None,
-    negative_prompt: object = None,
-    negative_embeds: object = None,
-    images_per_prompt: object = 1,
-    seed: object = None,
-    generator: object = None,
-    sampling: SamplingConfig | None = None,
-    settings: Mapping[str, Any],
-    batch_size: object,
-) -> Request:
-    """A `Request` from the arguments of `HartPipeline.__call__`. Raises `HartError` for those that do not fit."""
-    if (prompt is None) == (embeds is None):
-        raise HartError("give either a prompt or prompt_embeds, what encode_prompt returns")
-    if negative_prompt is not None and negative_embeds is not None:
-        raise HartError("give either negative_prompt or negative_prompt_embeds")
-    classes = config.transformer.classes
-    num_classes = None if classes is None else classes.num_classes
-    prompts = [] if prompt is None else checked_prompts(prompt, num_classes)
-    given = None if embeds is None else checked_embeds("prompt_embeds", embeds, config)
-    rows = len(prompts) if given is None else len(given)
-    changed = checked_settings(config, sampling, settings)
-    negatives, negative = None, None
-    if negative_prompt is not None or negative_embeds is not None:
-        if changed.guidance_scale == 0:
-            raise HartError("a negative prompt works through guidance: give a guidance_scale above 0")
-        if negative_embeds is not None:
-            negative = checked_embeds("negative_prompt_embeds", negative_embeds, config)
-        else:
-            negatives = [
-                None
-                if one is None or (isinstance(one, str) and one == "")
-                else _checked_prompt(one, place, num_classes)
-                for place, one in enumerate(_listed(negative_prompt), start=1)
-            ]
-        if (given_rows := len(negative or negatives or ())) not in (1, rows):
-            raise HartError(f"{given_rows} negative prompts for {rows} prompts: give one, or one for each")
-    each = whole_number("num_images_per_prompt", images_per_prompt, 1, MAX_SEED)
-    count = rows * each
-    generators = [] if generator is None else _generators(generator, count)
-    if generators and seed is not None:
-        raise HartError("give either a seed or a generator")
-    first = checked_seed(0 if seed is None else seed, count)
-    return Request(
-        prompts=prompts,
-        embeds=given,
-        negative_prompts=negatives,
-        negative_embeds=negative,
-        images_per_prompt=each,
-        seeds=range(0) if generators else range(first, first + count),
-        generators=generators,
-        sampling=changed,
-        batch_size=whole_number("batch_size", batch_size, 1, MAX_BATCH),
-    )
 
 
 def whole_number(name: str, value: object, least: int, most: int) -> int:
@@ -177,25 +67,47 @@ def checked_seed(seed: object, count: int = 1) -> int:
     return whole_number("seed", seed, 0, MAX_SEED - count + 1)
 
 
+def checked_seeds(seeds: object, count: int) -> Sequence[int]:
+    """One seed for each image: a list of them, or the first of `count` that follow each other; None for 0."""
+    listed = listed_values(seeds)
+    if listed is None:
+        first = checked_seed(0 if seeds is None else seeds, count)
+        return range(first, first + count)
+    if len(listed) != count:
+        raise HartError(f"{len(listed)} seeds for {count} images: give the first, or one for each image")
+    return [checked_seed(seed) for seed in listed]
+
+
+def drawn_seeds(given: object, count: int) -> list[int]:
+    """A seed for each image from generators: one for each image, or one that serves all in turn."""
+    generators = _generators(given, count)
+    each = count // len(generators)
+    return [
+        seed
+        for one in generators
+        for seed in torch.randint(MAX_SEED, (each,), generator=one, device=one.device).tolist()
+    ]
+
+
 def checked_prompts(prompts: object, num_classes: int | None) -> list[Prompt]:
     """A prompt or an iterable of them as a list. num_classes: of a class model; None for a text model."""
     return [_checked_prompt(prompt, place, num_classes) for place, prompt in enumerate(_listed(prompts), start=1)]
 
 
-def check_size(size: object, config: HartConfig) -> None:
-    """Raise `HartError` unless `size` is None or the size of the images that a model generates, in pixels."""
-    image_size = config.tokenizer.image_size
-    if size is not None and whole_number("size", size, 1, MAX_SIZE) != image_size:
-        scales = ", ".join(map(str, config.tokenizer.scales))
-        raise HartError(
-            f"size {size}: this model has no scale schedule for it; it generates {image_size} px (scales {scales})"
-        )
+def checked_negatives(prompts: object, num_classes: int | None) -> list[Prompt | None]:
+    """`checked_prompts` of negative prompts; None or no text is unconditional."""
+    return [
+        None if one is None or (isinstance(one, str) and one == "") else _checked_prompt(one, place, num_classes)
+        for place, one in enumerate(_listed(prompts), start=1)
+    ]
 
 
-def checked_settings(config: HartConfig, base: SamplingConfig | None, given: Mapping[str, Any]) -> SamplingConfig:
+def checked_settings(
+    config: HartConfig, base: SamplingConfig | None, given: Mapping[str, Any], schedule: ScaleSchedule
+) -> SamplingConfig:
     """`base`, by default the model's own settings, with the `given` values that are not None; top_k 0 keeps all codes.
 
-    Raises `HartError` for settings that are out of range or that the model cannot sample with.
+    Raises `HartError` for settings that are out of range or that the model cannot sample this schedule with.
     """
     base = config.sampling if base is None else base
     if not isinstance(base, SamplingConfig):
@@ -208,7 +120,7 @@ def checked_settings(config: HartConfig, base: SamplingConfig | None, given: Map
     if _index(changes.get("top_k")) == 0:
         changes["top_k"] = None
     settings = SamplingConfig.from_dict(base.to_dict() | changes)
-    config.check_sampling(settings)
+    config.check_sampling(settings, schedule)
     return settings
 
 
@@ -242,12 +154,11 @@ def checked_embeds(name: str, value: object, config: HartConfig) -> Context:
 
 
 def checked_latents(value: object, config: HartConfig) -> Tensor:
-    """`value` in float32, if it is a batch of finite latents (B, D, n_K, n_K) of the model."""
-    sizes = config.tokenizer
-    shape = (sizes.latent_channels, sizes.scales[-1], sizes.scales[-1])
-    if not isinstance(value, Tensor) or value.dim() != 4 or value.shape[1:] != shape or len(value) == 0:
+    """`value` in float32, if it is a batch of finite latents (B, D, h, w) of the model's channels."""
+    channels = config.tokenizer.latent_channels
+    if not isinstance(value, Tensor) or value.dim() != 4 or value.shape[1] != channels or value.numel() == 0:
         found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise HartError(f"latents must be a tensor (B, {', '.join(map(str, shape))}), not {found}")
+        raise HartError(f"latents must be a tensor (B, {channels}, height, width), not {found}")
     if value.is_meta or not value.is_floating_point() or not value.isfinite().all():
         raise HartError("latents must hold finite floating-point numbers")
     return value.float()
@@ -311,6 +222,11 @@ def _checked_prompt(prompt: object, place: int, num_classes: int | None) -> Prom
     if not prompt.strip():
         raise HartError(f"prompt {place} is empty: describe what to generate")
     return str(prompt)
+
+
+def listed_values(value: object) -> list[Any] | None:
+    """A list, tuple, array or tensor of values as a list; None for anything else."""
+    return list(value) if isinstance(value, list | tuple | np.ndarray | Tensor) and not _is_scalar(value) else None
 
 
 def _index(value: object) -> int | None:

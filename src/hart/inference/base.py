@@ -189,8 +189,7 @@ class BasePipeline:
     @property
     def num_classes(self) -> int | None:
         """How many classes a class-conditional model knows; None for a text model."""
-        classes = self.config.transformer.classes
-        return None if classes is None else classes.num_classes
+        return self.config.num_classes
 
     def to(
         self, device: torch.device | torch.dtype | str | None = None, dtype: torch.dtype | str | None = None

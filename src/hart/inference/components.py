@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from hart.checkpoint.loading import save_model
-from hart.checkpoint.lora import has_lora, merge_lora
 from hart.checkpoint.storage import CONFIG_FILE, HART_FILE, TEXT_ENCODER_FILE, TOKENIZER_FILE
 from hart.config import HartConfig
-from hart.data.transforms import unit_to_pil
+from hart.data.transforms import pixels_to_pil, unit_to_pixels
+from hart.devices import dtype_name
 from hart.errors import HartError
 from hart.generation.request import OutputType
 from hart.inference.packing import is_packed
@@ -29,9 +29,10 @@ from hart.layers.quantized import QuantizedLinear, dequantize_linears
 from hart.model import Hart
 from hart.text_encoder import STORED_FOLDER, TextEncoder, store_text_encoder
 from hart.text_encoder.compact import PIECES_FILE
+from hart.text_encoder.known_words import KNOWN_WORDS_FILE
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
-FILES = (CONFIG_FILE, TOKENIZER_FILE, HART_FILE, TEXT_ENCODER_FILE, PIECES_FILE, STORED_FOLDER)
+FILES = (CONFIG_FILE, TOKENIZER_FILE, HART_FILE, TEXT_ENCODER_FILE, PIECES_FILE, KNOWN_WORDS_FILE, STORED_FOLDER)
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -53,21 +54,34 @@ class Components:
     without_lora: Hart | None = None
 
     def decode(self, latent: Tensor) -> Tensor:
-        """One latent (D, n_K, n_K) to an image (3, H, W) in [0, 1], float32 on the CPU."""
-        image = self.tokenizer.decode(latent.unsqueeze(0).to(self.device))[0].float().cpu()
-        if not bool(image.isfinite().all()):
-            raise HartError(f"the image is not finite in {self.dtype}: use float32 or bfloat16")
-        return (image + 1) / 2
+        """One latent (D, h, w) to an image (3, H, W) in [0, 1], float32 on the CPU."""
+        image = self._decoded(latent)
+        self._require_finite(image.isfinite().all())
+        return image.cpu()
 
     def images(self, latents: Tensor, output_type: OutputType = "pil") -> Any:
-        """Latents (B, D, n_K, n_K), decoded one by one, as images of the given type."""
+        """Latents (B, D, h, w), decoded one by one, as images of the given type."""
         if output_type == "latent":
+            self._require_finite(latents.isfinite().all())
             return latents
-        images = [self.decode(latent) for latent in latents]
         if output_type == "pil":
-            return [unit_to_pil(image) for image in images]
-        stacked = torch.stack(images)
+            # whole bytes leave the device, after all else
+            decoded = [self._decoded(latent) for latent in latents]
+            finite = torch.stack([image.isfinite().all() for image in decoded]).all()
+            pixels = torch.stack([unit_to_pixels(image) for image in decoded]).cpu()
+            self._require_finite(finite)
+            return [pixels_to_pil(image) for image in pixels]
+        stacked = torch.stack([self.decode(latent) for latent in latents])
         return stacked if output_type == "pt" else stacked.permute(0, 2, 3, 1).numpy()
+
+    def _decoded(self, latent: Tensor) -> Tensor:
+        """One latent (D, h, w) to an image (3, H, W) in [0, 1], float32 on the device."""
+        return (self.tokenizer.decode(latent.unsqueeze(0).to(self.device))[0].float() + 1) / 2
+
+    def _require_finite(self, finite: Tensor) -> None:
+        """The one look, at the end, for numbers that left their range anywhere on the way."""
+        if not bool(finite):
+            raise HartError(f"the image is not finite in {dtype_name(self.dtype)}: use float32 or bfloat16")
 
     def plain(self) -> Components:
         """These components with ordinary layers alone, whose weights can be seen and changed; themselves if so already.
@@ -107,6 +121,8 @@ class Components:
 
         Weights of 8 bits are rounded to 8 bits again.
         """
+        from hart.checkpoint.lora import merge_lora
+
         hart = copy.deepcopy(self.hart)
         decelerate(hart)
         dequantize_linears(hart, self.dtype)
@@ -146,6 +162,8 @@ class Components:
         is for the large layers of transformer and diffusion, and stores all else in bfloat16.
         Raises `HartError` if `destination` holds a model, and for adapters that are not merged.
         """
+        from hart.checkpoint.lora import has_lora
+
         require_new_model(destination, folder)
         if has_lora(self.hart):
             raise HartError(

@@ -1,8 +1,7 @@
-"""Multi-head self-attention, the only place that calls an attention kernel.
+"""Multi-head self-attention.
 
-Block-causal attention over scales needs no mask: the queries of one scale see a prefix of the keys, so it is one plain
-kernel call per scale. Training gives the lengths of the scales; generation gives a cache. Short sequences on a CPU are
-the exception, see `SHORT_ON_CPU`.
+Block-causal attention over scales: training computes all scales at once and gives their lengths
+(`hart.layers.training_attention`); generation computes one and gives a cache.
 
 Shapes: B batch, N tokens, C width, H heads, d = C / H head width.
 """
@@ -19,14 +18,11 @@ from torch import Tensor, nn
 from hart.layers.kv_cache import LayerCache
 from hart.layers.linear import Linear
 from hart.layers.rope import Rotation, rotate
+from hart.layers.training_attention import block_causal_attention
 
 # Factor on top of 1 / sqrt(head width) in the training of the published models.
 PUBLISHED_SCALE = 0.25
 MAX_LOG_SCALE = math.log(100.0)
-SHORT_ON_CPU = 512
-"""Up to this many tokens a CPU trains with one masked product over all scales, whose scores take B H N^2 numbers.
-PyTorch's kernel is slow on short sequences there, above all its backward pass in bfloat16: 115 tokens of 64 images with
-4 heads of 64 took 122 ms per layer, forward and backward, and 18 ms masked; in float32 40 and 29 (2 cores with AMX)."""
 
 
 class Attention(nn.Module):
@@ -70,20 +66,5 @@ class Attention(nn.Module):
             # a cache may keep keys and values in a narrower type
             out = F.scaled_dot_product_attention(q.to(k.dtype), k, v, scale=self.scale).to(x.dtype)
         else:
-            out = self._prefix_attention(q, k, v, segments)
+            out = block_causal_attention(q, k, v, segments, self.scale)
         return self.proj(out.transpose(1, 2).flatten(2))
-
-    def _prefix_attention(self, q: Tensor, k: Tensor, v: Tensor, segments: Sequence[int]) -> Tensor:
-        if q.device.type == "cpu" and q.shape[2] <= SHORT_ON_CPU:
-            return self._masked_attention(q, k, v, segments)
-        outputs, end = [], 0
-        for length, queries in zip(segments, q.split(list(segments), dim=2), strict=True):
-            end += length
-            outputs.append(F.scaled_dot_product_attention(queries, k[:, :, :end], v[:, :, :end], scale=self.scale))
-        return torch.cat(outputs, dim=2)
-
-    def _masked_attention(self, q: Tensor, k: Tensor, v: Tensor, segments: Sequence[int]) -> Tensor:
-        group = torch.cat([torch.full((length,), i) for i, length in enumerate(segments)])
-        hidden = torch.zeros(len(group), len(group)).masked_fill(group[:, None] < group, float("-inf"))
-        scores = (q * self.scale) @ k.transpose(2, 3) + hidden
-        return scores.softmax(dim=-1).to(v.dtype) @ v

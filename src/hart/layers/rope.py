@@ -45,7 +45,9 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     cos, signed_sin = rotation
     wide, half = x.float(), x.shape[-1] // 2
     if torch.is_grad_enabled():
-        return torch.addcmul(wide * cos, wide.roll(half, dims=-1), signed_sin).to(x.dtype)
+        # a compiler reads halves in vectors, and the gradient of a roll number by number
+        (a, b), (cos_a, cos_b), (sin_a, sin_b) = (t.split(half, dim=-1) for t in (wide, cos, signed_sin))
+        return torch.cat([a * cos_a + b * sin_a, b * cos_b + a * sin_b], dim=-1).to(x.dtype)
     # the same without a copy of the partners
     rotated, first, second = wide * cos, slice(half), slice(half, None)
     rotated[..., first].addcmul_(wide[..., second], signed_sin[..., first])

@@ -9,17 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hart.generation.logits import filtered, sample
-from hart.losses.config import TransformerLossConfig
-from hart.model import Hart, ResidualHead, ResidualInputs
+from hart.losses.code_loss import CodeLoss, CodeLosses, code_losses
+from hart.model import Hart, ResidualHead
+from hart.transformer.transformer import gather_tokens
 from hart.types import Context, TokenMaps
 
-PLAIN = TransformerLossConfig()
-# In training, the codes that condition the diffusion are sampled from the model's own distribution, cut to these.
-SAMPLED_TOP_K, SAMPLED_TOP_P = 600, 0.96
 MINIMUM_KEPT = 32
 KMEANS_ROUNDS = 30
 # Share of the last scale's tokens that a step computes: half a normal of this standard deviation, cut here.
@@ -66,17 +62,9 @@ class DiffusionNoise:
         """The numbers of some of the images."""
         return DiffusionNoise(self.codes[rows], self.timesteps[rows], self.noise[rows])
 
-    def inputs(self, codebook: nn.Embedding) -> ResidualInputs:
-        """These numbers on the codebook's device; codes are sampled from the model's own distribution."""
-        device = codebook.weight.device
-
-        def embed_codes(logits: Tensor) -> Tensor:
-            kept = filtered(logits, SAMPLED_TOP_K, SAMPLED_TOP_P)
-            embeddings: Tensor = codebook(sample(kept, self.codes.to(device, non_blocking=True)))
-            return embeddings
-
-        timesteps, noise = (x.to(device, non_blocking=True) for x in (self.timesteps, self.noise))
-        return ResidualInputs(embed_codes, timesteps, noise)
+    def to(self, device: torch.device) -> DiffusionNoise:
+        codes, timesteps, noise = (x.to(device, non_blocking=True) for x in (self.codes, self.timesteps, self.noise))
+        return DiffusionNoise(codes, timesteps, noise)
 
 
 def sample_diffusion_noise(
@@ -110,12 +98,6 @@ def code_clusters(codes: Tensor, count: int) -> Tensor:
     return nearest()
 
 
-def cluster_cross_entropy(logits: Tensor, targets: Tensor, clusters: Tensor) -> Tensor:
-    """(B, L): minus the log of the probability of all codes in a target's cluster. logits: (B, L, V) float32."""
-    outside = clusters != clusters[targets].unsqueeze(-1)
-    return logits.logsumexp(dim=-1) - logits.masked_fill(outside, -torch.inf).logsumexp(dim=-1)
-
-
 def token_weights(scale_weights: Sequence[float], segments: Sequence[int]) -> Tensor:
     """(L,) weights of the tokens of K segments, 1 in the mean; segments beyond the list weigh as its last entry."""
     last = len(scale_weights) - 1
@@ -132,41 +114,59 @@ def hart_loss(
     diffusion_noise: DiffusionNoise | None,
     *,
     diffusion_weight: float,
-    config: TransformerLossConfig = PLAIN,
-    clusters: Tensor | None = None,
+    scale_weights: Sequence[float] = (),
+    code_loss: CodeLoss | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Total loss and its terms: `cross_entropy`, cross entropy and accuracy of every scale, and the diffusion's terms.
 
     last_positions: (B, M) positions of the last scale that are computed and supervised; None takes all.
     diffusion_noise: from `sample_diffusion_noise`; None for a model without residual diffusion.
-    clusters: (V,) the cluster of each code, see `code_clusters`; with them the parts have `cluster_cross_entropy`.
+    scale_weights: see `TransformerLossConfig`. code_loss: with clusters, the parts have `cluster_cross_entropy`.
     """
-    residual = None
-    if hart.residual is not None:
-        assert diffusion_noise is not None
-        residual = diffusion_noise.inputs(codebook)
-    output = hart(context, maps, last_positions, residual)
-    logits = output.logits
-    last = maps.indices[-1] if last_positions is None else maps.indices[-1].gather(1, last_positions)
-    targets = torch.cat([*maps.indices[:-1], last], dim=1)
-    per_token = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
-    parts = {"cross_entropy": per_token.mean()}
-    weighted = per_token
-    if clusters is not None:
-        per_cluster = cluster_cross_entropy(logits, targets, clusters)
-        parts["cluster_cross_entropy"] = per_cluster.mean()
-        weighted = weighted + config.cluster_weight * per_cluster
-    if config.scale_weights:
-        weighted = weighted * token_weights(config.scale_weights, output.segments).to(weighted.device)
-    total = weighted.mean()
-    with torch.no_grad():
-        correct = (logits.argmax(dim=-1) == targets).float()
-        scales = zip(per_token.split(output.segments, dim=1), correct.split(output.segments, dim=1), strict=True)
-        for k, (entropy, accuracy) in enumerate(scales):
-            parts[f"cross_entropy_{k}"] = entropy.mean()
-            parts[f"accuracy_{k}"] = accuracy.mean()
-    if output.diffusion is None:
+    output = hart(context, maps, last_positions)
+    batch, tokens, last = len(output.head_input), sum(output.segments), output.segments[-1]
+    weights = token_weights(scale_weights or (1.0,), output.segments) / (batch * tokens)
+    weights = weights.to(output.head_input.device, non_blocking=True)
+    last_codes, latent = maps.indices[-1], maps.last_scale_continuous
+    if last_positions is not None:
+        last_codes, latent = last_codes.gather(1, last_positions), gather_tokens(latent, last_positions)
+
+    def losses(inputs: Tensor, targets: Tensor, weights: Tensor, uniform: Tensor | None) -> tuple[Tensor, CodeLosses]:
+        return code_losses(
+            inputs.flatten(0, 1),
+            hart.transformer.head.linear,
+            targets.flatten(),
+            weights.expand(batch, -1).flatten(),
+            code_loss or CodeLoss(),
+            None if uniform is None else uniform.flatten(),
+        )
+
+    noise = None if diffusion_noise is None else diffusion_noise.to(weights.device)
+    # the last scale by itself: its codes are sampled as well
+    coarse, fine = output.head_input.split([tokens - last, last], dim=1)
+    total, coarse_losses = losses(coarse, torch.cat(maps.indices[:-1], dim=1), weights[:-last], None)
+    fine_total, fine_losses = losses(fine, last_codes, weights[-last:], None if noise is None else noise.codes)
+    total = total + fine_total
+
+    def together(coarse: Tensor, fine: Tensor) -> Tensor:
+        return torch.cat([coarse.view(batch, -1), fine.view(batch, -1)], dim=1)
+
+    entropies = together(coarse_losses.entropy, fine_losses.entropy)
+    parts = {"cross_entropy": entropies.mean()}
+    if coarse_losses.cluster_entropy is not None and fine_losses.cluster_entropy is not None:
+        cluster_entropies = together(coarse_losses.cluster_entropy, fine_losses.cluster_entropy)
+        parts["cluster_cross_entropy"] = cluster_entropies.mean()
+    correct = together(coarse_losses.correct, fine_losses.correct).float()
+    scales = zip(entropies.split(output.segments, dim=1), correct.split(output.segments, dim=1), strict=True)
+    for k, (entropy, accuracy) in enumerate(scales):
+        parts[f"cross_entropy_{k}"] = entropy.mean()
+        parts[f"accuracy_{k}"] = accuracy.mean()
+    if hart.residual is None:
         return total, parts
-    parts["diffusion_mse"] = output.diffusion.mse.mean()
-    parts["diffusion_bound"] = output.diffusion.variational_bound.mean()
-    return total + diffusion_weight * output.diffusion.total.mean(), parts
+    assert noise is not None
+    assert fine_losses.sampled is not None
+    codes = codebook(fine_losses.sampled.view(batch, last)).detach()
+    diffusion = hart.diffusion_loss(output.hidden, codes, latent, noise.timesteps, noise.noise)
+    parts["diffusion_mse"] = diffusion.mse.mean()
+    parts["diffusion_bound"] = diffusion.variational_bound.mean()
+    return total + diffusion_weight * diffusion.total.mean(), parts

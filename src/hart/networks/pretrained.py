@@ -32,13 +32,13 @@ class Frozen:
         self.weights = fingerprint(self.network)
 
 
-def load_frozen(kind: Any, source: str, role: str) -> Any:
+def load_frozen(kind: Any, source: str, role: str, dtype: torch.dtype = torch.float32) -> Any:
     """A model class of transformers, loaded from a folder or hub id, for inference.
 
     role: what it is for, as errors call it. Raises `HartError`, also for weights that are another network's.
     """
     model, report = _loaded(
-        lambda: kind.from_pretrained(source, dtype=torch.float32, output_loading_info=True), kind.__name__, source, role
+        lambda: kind.from_pretrained(source, dtype=dtype, output_loading_info=True), kind.__name__, source, role
     )
     missing = sorted(name for name in report["missing_keys"] if not name.startswith(TRAINING_ONLY))
     if missing:

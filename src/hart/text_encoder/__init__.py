@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from hart.config import TextEncoderConfig
     from hart.text_encoder.base import RandomTextFeatures, Reading, TextEncoder
     from hart.text_encoder.compact import SPECIAL_PIECES, CompactTextEncoder, build_tokenizer
+    from hart.text_encoder.known_words import KnownWords
     from hart.text_encoder.opening import (
         STORED_FOLDER,
         encoder_module,
@@ -24,6 +25,7 @@ __all__ = [
     "SPECIAL_PIECES",
     "STORED_FOLDER",
     "CompactTextEncoder",
+    "KnownWords",
     "RandomTextFeatures",
     "Reading",
     "TextEncoder",
@@ -42,6 +44,7 @@ __getattr__, __dir__ = lazy(
         "hart.config": "TextEncoderConfig",
         "hart.text_encoder.base": "RandomTextFeatures Reading TextEncoder",
         "hart.text_encoder.compact": "SPECIAL_PIECES CompactTextEncoder build_tokenizer",
+        "hart.text_encoder.known_words": "KnownWords",
         "hart.text_encoder.opening": "STORED_FOLDER encoder_module find_text_encoder load_text_encoder "
         "save_text_encoder store_text_encoder text_encoder_config",
     },

@@ -6,8 +6,8 @@ Shapes: B prompts, S text tokens (`config.tokens`, always), E text width.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -24,10 +24,12 @@ class Reading:
     """What an encoder reads of a prompt.
 
     left_out: the text after what it reads; empty if it reads all. unknown: words that it does not know.
+    others: words that were in no caption, and the known ones that it reads in their place.
     """
 
     left_out: str = ""
     unknown: tuple[str, ...] = ()
+    others: Mapping[str, str] = field(default_factory=dict)
 
     def remarks(self, prompt: str) -> list[str]:
         """What the author of the prompt should know, one sentence each."""
@@ -39,6 +41,8 @@ class Reading:
             words = ", ".join(f'"{clipped(word, 40)}"' for word in self.unknown[:SHOWN_WORDS])
             more = f" and {len(self.unknown) - SHOWN_WORDS} more" if len(self.unknown) > SHOWN_WORDS else ""
             found.append(f"{named}: the text encoder does not know {words}{more}, and reads all such words alike")
+        for word, other in list(self.others.items())[:SHOWN_WORDS]:
+            found.append(f'"{clipped(word, 40)}" was in no caption of the model\'s training: it is read as "{other}"')
         return found
 
 

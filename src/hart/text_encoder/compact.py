@@ -28,11 +28,13 @@ from hart.files import parse_json, read_text, write_text
 from hart.strict import reason
 from hart.text_encoder.base import Reading
 from hart.text_encoder.emoji import named_emoji
+from hart.text_encoder.known_words import KnownWords, WordReader
 from hart.types import TextContext
 
 PADDING, UNKNOWN, START = "[PAD]", "[UNK]", "[CLS]"
 SPECIAL_PIECES = (PADDING, UNKNOWN, START)
 PIECES_FILE = "word_pieces.json"
+MEANINGS_BATCH = 256
 
 
 def build_tokenizer(pieces: Sequence[str], tokens: int) -> Tokenizer:
@@ -85,8 +87,11 @@ class CompactTextEncoder(nn.Module):
     do not depend on the amount of padding.
     """
 
-    def __init__(self, config: TextEncoderConfig, tokenizer: Tokenizer) -> None:
-        """Raises `HartError` if the tokenizer's vocabulary is not of the configured size."""
+    def __init__(self, config: TextEncoderConfig, tokenizer: Tokenizer, known: KnownWords | None = None) -> None:
+        """known: words that are read as they are, others as the nearest name; by default all are.
+
+        Raises `HartError` if the tokenizer's vocabulary is not of the configured size.
+        """
         super().__init__()
         if config.kind != "compact":
             raise HartError(f"a compact text encoder cannot be built from a {config.kind!r} configuration")
@@ -97,6 +102,7 @@ class CompactTextEncoder(nn.Module):
             )
         self.config = config
         self.tokenizer = tokenizer
+        self.reader = None if known is None else WordReader(known, self._meanings)
         self.token_embedding = nn.Embedding(config.vocabulary_size, config.embedding_width)
         self.embed_proj = nn.Linear(config.embedding_width, config.width)
         self.positions = nn.Parameter(nn.init.normal_(torch.empty(config.tokens, config.width), std=0.02))
@@ -112,18 +118,37 @@ class CompactTextEncoder(nn.Module):
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """ids (B, S) int64 and mask (B, S) bool, true where a token is real, on the encoder's device.
 
-        Emoji are read as their names, see `hart.text_encoder.emoji`.
+        Emoji are read as their names, see `hart.text_encoder.emoji`, and unknown words as known ones.
         """
-        encodings = self.tokenizer.encode_batch([named_emoji(prompt) for prompt in prompts])
+        return self._pieces([self._as_read(prompt)[0] for prompt in prompts])
+
+    def _as_read(self, prompt: str) -> tuple[str, dict[str, str]]:
+        """The text that is tokenized, and its words that others stand for."""
+        text = named_emoji(prompt)
+        return (text, {}) if self.reader is None else self.reader(text)
+
+    def _pieces(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        encodings = self.tokenizer.encode_batch(list(texts))
         device = self.positions.device
         ids = torch.tensor([e.ids for e in encodings], dtype=torch.long, device=device)
         mask = torch.tensor([e.attention_mask for e in encodings], dtype=torch.bool, device=device)
         return ids.view(-1, self.config.tokens), mask.view(-1, self.config.tokens)
 
+    @torch.no_grad()
+    def _meanings(self, texts: Sequence[str]) -> Tensor:
+        """(B, E): features of [CLS], computed for as many pieces as the texts have."""
+        parts = []
+        for at in range(0, len(texts), MEANINGS_BATCH):
+            ids, mask = self._pieces(texts[at : at + MEANINGS_BATCH])
+            longest = int(mask.sum(dim=1).max())
+            parts.append(self(ids[:, :longest], mask[:, :longest])[:, 0])
+        return torch.cat(parts)
+
     def reading(self, prompts: Sequence[str]) -> list[Reading]:
         """See `TextEncoder.reading`."""
-        texts = [named_emoji(prompt) for prompt in prompts]
-        return [_reading(text, read) for text, read in zip(texts, self.tokenizer.encode_batch(texts), strict=True)]
+        texts = [self._as_read(prompt) for prompt in prompts]
+        encodings = self.tokenizer.encode_batch([text for text, _ in texts])
+        return [_reading(text, read, others) for (text, others), read in zip(texts, encodings, strict=True)]
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids and mask (B, s) with s <= S -> features (B, s, E)."""
@@ -140,25 +165,29 @@ class CompactTextEncoder(nn.Module):
         return TextContext(self(ids, mask), mask)
 
     def save(self, folder: Path, dtype: torch.dtype | None = torch.float16, *, overwrite: bool = True) -> None:
-        """Writes `word_pieces.json` and `text_encoder.safetensors`; each appears whole or not at all.
+        """Writes `word_pieces.json`, `text_encoder.safetensors` and, where there is one, the list of known words; each
+        appears whole or not at all.
 
         dtype: how weights are stored, None as they are. overwrite: see `hart.files.atomic_write`.
         """
         write_text(folder / PIECES_FILE, self.tokenizer.to_str(pretty=True), overwrite=overwrite)
         save_module(folder / TEXT_ENCODER_FILE, self, dtype, overwrite=overwrite)
+        if self.reader is not None:
+            self.reader.known.save(folder, overwrite=overwrite)
 
     @classmethod
     def load(cls, config: TextEncoderConfig, folder: Path) -> CompactTextEncoder:
         """Reads what `save` wrote, in float32. Raises `HartError` naming the file that does not fit."""
         tokenizer = _read_tokenizer(folder / PIECES_FILE, config.tokens)
+        known = KnownWords.load(folder)
         with without_memory():
-            encoder = cls(config, tokenizer)
+            encoder = cls(config, tokenizer, known)
         fill_module(encoder, folder / TEXT_ENCODER_FILE, torch.float32)
         return encoder.eval().requires_grad_(False)
 
 
-def _reading(text: str, read: Encoding) -> Reading:
-    """How `text`, with its emoji named, was read: from its tokens and those that were cut off."""
+def _reading(text: str, read: Encoding, others: dict[str, str]) -> Reading:
+    """How `text`, with its emoji named and words replaced by `others`, was read: from its tokens and those cut off."""
     left_out = ""
     if read.overflowing:
         cut = read.overflowing[0]
@@ -170,7 +199,7 @@ def _reading(text: str, read: Encoding) -> Reading:
     words = (text[at:end] for token, (at, end) in zip(read.tokens, read.offsets, strict=True) if token == UNKNOWN)
     # without punctuation and control characters
     named = (word for word in words if any(unicodedata.category(character)[0] not in "PZC" for character in word))
-    return Reading(left_out, tuple(dict.fromkeys(named)))
+    return Reading(left_out, tuple(dict.fromkeys(named)), others)
 
 
 def _read_tokenizer(path: Path, tokens: int) -> Tokenizer:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hart.config import ConfigError
+from hart.devices import sent
 from hart.errors import HartError, PromptWarning
 from hart.text_encoder import Reading, TextEncoder, encoder_module, find_text_encoder, load_text_encoder
 from hart.text_encoder.compact import CompactTextEncoder
@@ -45,9 +46,7 @@ class TextConditioner:
         self._cut += sum(map(self._is_cut, captions))
         if self._features is None or not self._rows.keys() >= set(captions):
             return self.encoder.encode(captions)
-        rows = torch.tensor([self._rows[caption] for caption in captions]).to(
-            self._features.mask.device, non_blocking=True
-        )
+        rows = sent(torch.tensor([self._rows[caption] for caption in captions]), self._features.mask.device)
         return TextContext(self._features.embeddings[rows], self._features.mask[rows])
 
     def remember(self, captions: Iterable[str]) -> None:
@@ -98,7 +97,7 @@ class ClassConditioner:
                 f"an image has the class {largest}, but transformer.classes.num_classes is {self.num_classes}: "
                 f"set it to at least {largest + 1}"
             )
-        return ClassContext(classes.to(self.device, non_blocking=True), self.num_classes)
+        return ClassContext(sent(classes, self.device), self.num_classes)
 
     def remember(self, captions: Iterable[str]) -> None: ...
 
@@ -132,12 +131,10 @@ def open_conditioner(recipe: TransformerRecipe, device: torch.device) -> Conditi
 def drop_condition(context: Context, dropped: Tensor) -> Context:
     """Replace the contexts where `dropped` (B,) by the null context; the given one is left as it is."""
     if isinstance(context, ClassContext):
-        labels = torch.where(
-            dropped.to(context.labels.device, non_blocking=True), context.null().labels, context.labels
-        )
+        labels = torch.where(sent(dropped, context.labels.device), context.null().labels, context.labels)
         return ClassContext(labels, context.num_classes)
     null = context.null()
-    chosen = dropped.to(context.mask.device, non_blocking=True).unsqueeze(1)
+    chosen = sent(dropped, context.mask.device).unsqueeze(1)
     return TextContext(
         torch.where(chosen.unsqueeze(2), null.embeddings, context.embeddings),
         torch.where(chosen, null.mask, context.mask),
@@ -154,5 +151,5 @@ def with_text_noise(
     device = generator.device
     deviation = largest * torch.rand(batch_size, 1, 1, generator=generator, device=device)
     noise = torch.randn(batch_size, *text.embeddings.shape[1:], generator=generator, device=device)
-    noise = (deviation * noise)[rows].to(text.embeddings.device, non_blocking=True)
+    noise = sent((deviation * noise)[rows], text.embeddings.device)
     return TextContext(text.embeddings + noise * text.mask.unsqueeze(-1), text.mask)

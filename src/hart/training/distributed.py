@@ -73,6 +73,9 @@ class DistributedContext:
         self.rank: int = self._state.process_index
         self.device = torch.device(config.device) if alone else self._state.device
         self.strategy = self._strategy(config)
+        # what processes tell each other every step goes from host to host, past the devices and their work
+        over_devices = self.count > 1 and distributed.get_backend() != "gloo"
+        self._hosts = distributed.new_group(backend="gloo") if over_devices else None
         share = config.batch_size // config.accumulate
         if share % self.count:
             raise HartError(
@@ -123,8 +126,8 @@ class DistributedContext:
         """The largest number of all processes."""
         if self.count == 1:
             return number
-        value = torch.tensor(number, device=self.device)
-        distributed.all_reduce(value, distributed.ReduceOp.MAX)
+        value = torch.tensor(number)
+        distributed.all_reduce(value, distributed.ReduceOp.MAX, group=self._hosts)
         return int(value)
 
     def gather(self, rows: Tensor) -> Tensor:

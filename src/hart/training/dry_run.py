@@ -36,9 +36,9 @@ from hart.networks.perceptual import Lpips
 from hart.randomness import CPU
 from hart.training.config import Recipe, TokenizerRecipe, TrainerConfig, TransformerRecipe
 from hart.training.distributed import DistributedContext
-from hart.training.hart_task import TransformerBatch, TransformerStage, repeated_blocks, with_adapters
+from hart.training.hart_task import TransformerBatch, TransformerStage, with_adapters
 from hart.training.step import Stepper, recompute
-from hart.training.task import Microbatch, OptimizedModule, Task, TrainContext
+from hart.training.task import Microbatch, Task, TrainContext
 from hart.training.tokenizer_task import TokenizerBatch, TokenizerStage
 from hart.types import ClassContext, Context, TextContext, TokenMaps
 
@@ -74,7 +74,9 @@ class RehearsedTokenizer(TokenizerStage):
         size = self.recipe.tokenizer.image_size
         noise = torch.rand(microbatch.batch_size, 3, size, size, generator=microbatch.generator("rehearsal"))
         image = microbatch.mine(2 * noise - 1).to(self.device).contiguous(memory_format=torch.channels_last)
-        return TokenizerBatch(microbatch.step, image, discrete=self.recipe.discrete_probability == 1)
+        return TokenizerBatch(
+            microbatch.step, image, self.recipe.tokenizer.schedule, discrete=self.recipe.discrete_probability == 1
+        )
 
     def save(self, folder: Path, module: nn.Module) -> None: ...
 
@@ -105,10 +107,8 @@ class RehearsedTransformer(TransformerStage):
         with torch.device("meta" if empty else device):
             self.module = with_adapters(Hart(config), recipe)
         self.codebook = nn.Embedding(sizes.codebook_size, sizes.latent_channels, device=device).requires_grad_(False)
-        self.clusters = self.find_clusters()
-        self.optimized: Mapping[str, OptimizedModule] = {
-            "model": OptimizedModule(self.module, recipe.optimizer, repeated_blocks(self.module))
-        }
+        self.code_loss = self.find_code_loss()
+        self.optimized = self.find_optimized()
 
     def batch(self, microbatch: Microbatch) -> TransformerBatch:
         sizes, generator, rows = self.recipe.transformer, microbatch.generator("rehearsal"), microbatch.batch_size
@@ -124,6 +124,7 @@ class RehearsedTransformer(TransformerStage):
             tuple(numbers(sizes.codebook_size, count) for count in counts),
             noise(sum(counts[1:]), channels),
             noise(counts[-1], channels),
+            sizes.schedule,
         )
         context: Context
         if sizes.text is not None:
@@ -194,7 +195,7 @@ def activation_bytes(task: Task, config: TrainerConfig, rows: int) -> int:
     task: on the CPU or without memory; its weights lose their content.
     """
     trained: dict[str, list[nn.Parameter]] = {}
-    with FakeTensorMode(allow_non_fake_inputs=True), _LiveBytes() as live:
+    with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as live:
         for name, optimized in task.optimized.items():
             trained[name] = _hollow(optimized.module)
             if config.activation_checkpointing:
@@ -230,7 +231,7 @@ def _hollow(module: nn.Module) -> list[nn.Parameter]:
     return trained
 
 
-class _LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):
     """Counts the memory of all tensors that operations make, for as long as they live.
 
     now: bytes at present. peak: the most at any time; may be set.

@@ -16,8 +16,10 @@ from hart.checkpoint.starting import load_tokenizer, same_sizes
 from hart.checkpoint.storage import fingerprint, load_state
 from hart.config import ConfigError, HartConfig
 from hart.data.datasets import CaptionedImages
+from hart.devices import sent
 from hart.generation.next_scale import NextScaleGenerator
-from hart.generation.noise import GeneratorNoise
+from hart.generation.noise import SeededNoise
+from hart.losses.code_loss import CodeLoss
 from hart.losses.hart_loss import (
     DiffusionNoise,
     code_clusters,
@@ -26,7 +28,8 @@ from hart.losses.hart_loss import (
     sample_last_positions,
 )
 from hart.model import Hart
-from hart.randomness import CPU, generator_for
+from hart.randomness import CPU, generator_for, seed_of
+from hart.sizes import requested_schedule, trained_sizes
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.conditions import drop_condition, open_conditioner, with_text_noise
 from hart.training.config import TransformerRecipe
@@ -108,15 +111,18 @@ class TransformerStage(Task):
     recipe: TransformerRecipe
     module: Hart
     codebook: nn.Embedding
-    clusters: Tensor | None
-    """(V,) of the codes, where the loss asks for them."""
+    code_loss: CodeLoss
 
-    def find_clusters(self) -> Tensor | None:
-        """For `clusters`, from the codebook."""
-        asked = self.recipe.loss
-        if not asked.cluster_weight:
-            return None
-        return code_clusters(self.codebook.weight, asked.clusters).to(self.codebook.weight.device)
+    def find_code_loss(self) -> CodeLoss:
+        """For `code_loss`, from the codebook where it asks for clusters."""
+        asked, codes = self.recipe.loss, self.codebook.weight
+        clusters = code_clusters(codes, asked.clusters).to(codes.device) if asked.cluster_weight else None
+        return CodeLoss(asked.cluster_weight, clusters)
+
+    def find_optimized(self) -> dict[str, OptimizedModule]:
+        """For `optimized`."""
+        blocks = repeated_blocks(self.module)
+        return {"model": OptimizedModule(self.module, self.recipe.optimizer, blocks, fused=[self.code_loss])}
 
     def loss(self, name: str, batch: TransformerBatch) -> tuple[Tensor, dict[str, Tensor]]:
         return hart_loss(
@@ -127,8 +133,8 @@ class TransformerStage(Task):
             batch.positions,
             batch.noise,
             diffusion_weight=self.recipe.diffusion_weight,
-            config=self.recipe.loss,
-            clusters=self.clusters,
+            scale_weights=self.recipe.loss.scale_weights,
+            code_loss=self.code_loss,
         )
 
 
@@ -150,15 +156,18 @@ class TransformerTask(TransformerStage):
             diffusion=recipe.diffusion,
             text_encoder=self.conditioner.text_encoder_config,
             sampling=recipe.sampling,
+            aspects=recipe.reading.aspects,
         )
+        # of the samples; and raises `HartError` for a shape that the transformer has no tables for
+        self.schedule, *_ = [requested_schedule(self.config, size=str(size)) for size in trained_sizes(self.config)]
         self.module = starting_model(recipe, self.config).to(device)
         # adapters only work with the weights that they were trained with; other runs leave their start behind
         self._base = fingerprint(self.module) if recipe.lora is not None else None
-        self.optimized = {"model": OptimizedModule(self.module, recipe.optimizer, repeated_blocks(self.module))}
         # a modulation table is added outside its block, where FSDP2 keeps it in shards
         self.shardable = recipe.transformer.modulation != "table"
         self.codebook = self.tokenizer.quantizer.codebook
-        self.clusters = self.find_clusters()
+        self.code_loss = self.find_code_loss()
+        self.optimized = self.find_optimized()
         self.data = kept_data(data, recipe, device)
         self.tokens = token_source(self.data, recipe, self.tokenizer, self.conditioner.text_weights, device)
 
@@ -197,7 +206,7 @@ class TransformerTask(TransformerStage):
             positions = microbatch.mine(
                 sample_last_positions(microbatch.batch_size, tokens, microbatch.generator("last scale"), CPU)
             )
-            positions, tokens = positions.to(self.device, non_blocking=True), positions.shape[1]
+            positions, tokens = sent(positions, self.device), positions.shape[1]
         diffusion_noise = None
         if self.module.residual is not None:
             generator = microbatch.generator("diffusion", self.device)
@@ -215,8 +224,8 @@ class TransformerTask(TransformerStage):
         context = self._context(self.tokens.first(SAMPLES))
         # the same numbers every time, so that only the model changes
         seed = self.recipe.trainer.seed
-        noise = GeneratorNoise([generator_for(seed, "samples", i) for i in range(len(context))], self.device)
-        generate = NextScaleGenerator(module, self.tokenizer.quantizer, self.recipe.sampling, noise)
+        noise = SeededNoise([seed_of(seed, "samples", i) for i in range(len(context))], self.device)
+        generate = NextScaleGenerator(module, self.tokenizer.quantizer, self.recipe.sampling, noise, self.schedule)
         image = self.tokenizer.decode(generate(context))
         return {"generated": image_row(image)}
 

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 import torch
 
 from hart.training.config import TrainerConfig
+from hart.training.work import Work
 
 PEAK_MATRIX_SIZE = {"cpu": 1024, "cuda": 8192, "mps": 4096}
 """Size of the square matrices whose product measures a device's peak."""
-TRAINING_FLOPS_PER_MAC = 6
-"""Two operations per multiply-accumulate in the forward pass, and twice that in the backward pass."""
 
 
 class Means:
@@ -37,12 +36,13 @@ class Means:
 
 @dataclass(frozen=True)
 class StepReport:
-    """Where a run stands after a step; `figures` are those of this step alone."""
+    """Where a run stands after a step; `figures` are those of the last step that is known, on a CPU this one."""
 
     step: int
     steps: int
     images_per_second: float
     seconds_left: float
+    tokens_per_second: float | None
     mfu: float | None
     figures: Mapping[str, float]
 
@@ -50,11 +50,10 @@ class StepReport:
 class Speed:
     """Images per second, smoothed over about the last twenty steps."""
 
-    def __init__(self, config: TrainerConfig, macs: int, peak: float, clock: Callable[[], float]) -> None:
-        """macs: multiply-accumulates of an image's forward pass, 0 if unknown. peak: operations per second of all
-        devices."""
+    def __init__(self, config: TrainerConfig, work: Work | None, peak: float, clock: Callable[[], float]) -> None:
+        """work: of an image; None if unknown. peak: operations per second of all devices."""
         self.config = config
-        self.macs = macs
+        self.work = work
         self.peak = peak
         self.clock = clock
         self.rate = 0.0
@@ -69,11 +68,9 @@ class Speed:
         self._steps += 1
         self.rate += (rate - self.rate) / min(self._steps, 20)
         left = (self.config.steps - done) * self.config.batch_size / self.rate
-        return StepReport(done, self.config.steps, self.rate, left, self.mfu(self.rate), figures)
-
-    def mfu(self, rate: float) -> float | None:
-        """Share of the peak that the model uses at a rate of images per second."""
-        return rate * self.macs * TRAINING_FLOPS_PER_MAC / self.peak if self.macs and self.peak else None
+        tokens = None if self.work is None else self.rate * self.work.tokens
+        mfu = None if self.work is None else self.rate * self.work.flops / self.peak
+        return StepReport(done, self.config.steps, self.rate, left, tokens, mfu, figures)
 
 
 def measure_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:

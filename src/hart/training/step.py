@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from hart.errors import HartError
 from hart.training.config import TrainerConfig
 from hart.training.distributed import DistributedContext, ParallelModule, local, shard_like
+from hart.training.figures import StepFigures
 from hart.training.optimizer import CombinedOptimizer, build_optimizer, learning_rate, weight_decay
 from hart.training.saved_state import require_tensors, table
 from hart.training.task import Microbatch, OptimizedModule, Task, TrainContext
@@ -77,25 +77,27 @@ class Stepper(TrainContext):
         """The batches of a step, one per microbatch. Changes no state and does not wait for other processes."""
         return [self._batch(microbatch) for microbatch in self.microbatches(step, self.config.accumulate)]
 
-    def step(self, step: int, batches: Sequence[Any] | None = None) -> dict[str, float]:
-        """Run step `step` (0-based) and return its figures, the same in all processes.
+    def step(self, step: int, batches: Sequence[Any] | None = None) -> StepFigures:
+        """Run step `step` (0-based) without waiting for the device. Its figures are the same in all processes.
 
         batches: from `batches`, where they are made already.
-        Raises `HartError` when a loss or gradient is not finite, before the weights of that module change.
+        Raises `HartError` when a loss or gradient is not finite, before the weights of that module change, where that
+        is known at once, as on a CPU. Elsewhere reading the figures does.
         """
         if batches is None:
             batches = self.batches(step)
-        figures: dict[str, float] = {}
+        figures = StepFigures(step)
         for position, (name, state) in enumerate(self.optimized.items()):
             if step < state.optimized.start_step:
                 continue
             self._require_gradients(name)
             prefix = "" if position == 0 else f"{name}_"
-            figures |= self._step_module(name, state, batches, step, prefix)
+            self._step_module(name, state, batches, figures, prefix)
             if position == 0:
                 self.average.update(self.model, step)
         self._require_gradients(*self.optimized)
-        return figures | self.task.after_step(self.microbatches(step, 1)[0], self)
+        figures.know(self.task.after_step(self.microbatches(step, 1)[0], self))
+        return figures
 
     def _batch(self, microbatch: Microbatch) -> Any:
         try:
@@ -111,9 +113,9 @@ class Stepper(TrainContext):
                 parameter.requires_grad_(name in names)
 
     def _step_module(
-        self, name: str, state: _ModuleState, batches: Sequence[Any], step: int, prefix: str
-    ) -> dict[str, float]:
-        config, optimizer = self.config, state.optimized.optimizer
+        self, name: str, state: _ModuleState, batches: Sequence[Any], figures: StepFigures, prefix: str
+    ) -> None:
+        config, optimizer, step = self.config, state.optimized.optimizer, figures.step
         start = state.optimized.start_step
         rate = learning_rate(step - start, config.steps - start, optimizer)
         decay = weight_decay(step - start, config.steps - start, optimizer)
@@ -139,17 +141,12 @@ class Stepper(TrainContext):
         means = self.distributed.mean(torch.stack([sums[key] for key in names]))
         limit = optimizer.gradient_clip or float("inf")
         norm = self.distributed.whole(nn.utils.clip_grad_norm_(state.trainable, limit)).float()
-        # the only place where a step waits for the device
-        values = torch.cat([means, norm.reshape(1)]).tolist()
-        figures = dict(zip([*names, f"{prefix}gradient_norm"], values, strict=True))
-        for key in (f"{prefix}loss", f"{prefix}gradient_norm"):
-            if not math.isfinite(figures[key]):
-                raise HartError(
-                    f"the {key.replace('_', ' ')} is {figures[key]}: go on with a lower learning rate or gradient_clip"
-                )
+        figures.know({f"{prefix}learning_rate": rate})
+        figures.expect([*names, f"{prefix}gradient_norm"], torch.cat([means, norm.reshape(1)]))
+        if figures.arrived:
+            figures.read()
         with self._precision():
             state.optimizer.step()
-        return figures | {f"{prefix}learning_rate": rate}
 
     def _precision(self) -> torch.autocast:
         bfloat16 = self.config.precision == "bfloat16"
@@ -233,8 +230,8 @@ class _ModuleState:
             for block in optimized.blocks:
                 recompute(block)
         if config.compile:
-            for block in optimized.blocks:
-                block.compile()
+            for part in (*optimized.blocks, *optimized.fused):
+                part.compile()
         self.parallel: ParallelModule = distributed.parallelize(optimized.module, optimized.blocks)
         self.trainable = [p for p in optimized.module.parameters() if p.requires_grad]
         self.optimizer: CombinedOptimizer = build_optimizer(optimized.module, optimized.optimizer)

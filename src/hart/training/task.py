@@ -45,6 +45,8 @@ class OptimizedModule:
     optimizer: OptimizerConfig
     blocks: Sequence[nn.Module] = ()
     """Its repeated layers, inner ones first: each is recomputed, compiled and sharded by itself, as configured."""
+    fused: Sequence[nn.Module] = ()
+    """Parts of the loss without parameters, which are compiled where blocks are."""
     start_step: int = 0
     """The first step in which it is trained; warm-up counts from there."""
     before_losses: Callable[[Sequence[Any], TrainContext], None] | None = None

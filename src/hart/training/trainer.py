@@ -7,6 +7,7 @@ continues as an unbroken one would, whatever the number of processes.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,12 +19,14 @@ from hart.errors import HartError, Stopped
 from hart.training.checkpoint import MODEL_FOLDER, Identity, RunFolder
 from hart.training.config import StageRecipe
 from hart.training.distributed import DistributedContext
+from hart.training.figures import StepFigures
 from hart.training.progress import Means, Speed, StepReport, measure_peak
 from hart.training.saved_state import DamagedError
 from hart.training.step import Stepper
 from hart.training.stopping import StopSignal
 from hart.training.task import Task
 from hart.training.trackers import LOG_FILE, RunLog
+from hart.training.work import Work
 
 
 class Trainer:
@@ -36,7 +39,7 @@ class Trainer:
         folder: Path,
         distributed: DistributedContext | None = None,
         *,
-        macs: int = 0,
+        work: Work | None = None,
         on_step: Callable[[StepReport], None] | None = None,
         on_log: Callable[[int, dict[str, float]], None] | None = None,
         on_note: Callable[[str], None] | None = None,
@@ -44,7 +47,7 @@ class Trainer:
     ) -> None:
         """distributed: by default what the recipe and the launch ask for.
 
-        macs: multiply-accumulates of one image's forward pass, for the MFU; 0 leaves it out.
+        work: of one image, for tokens per second and MFU; None leaves them out.
         on_step, on_log: called in the main process after each step, and with the averages of each log line.
         on_note: called in the main process with messages for the user.
         accept_changes: resume although recipe, data or frozen networks are not those of the checkpoint, and record the
@@ -57,12 +60,15 @@ class Trainer:
         self.config = recipe.trainer
         self.folder = folder
         self.distributed = distributed or DistributedContext(self.config)
-        self.macs = macs
+        self.work = work
         self.on_step = on_step
         self.on_log = on_log
         self.on_note = on_note
         self.run_folder = RunFolder(folder, self.config.keep_checkpoints)
         self.means = Means()
+        self.latest: dict[str, float] = {}
+        """Figures of the last step that the device has finished."""
+        self._pending: deque[StepFigures] = deque()
         self.step = 0
         self.saved = 0
         """The step of the last checkpoint."""
@@ -138,17 +144,17 @@ class Trainer:
 
     def _loop(self, log: RunLog | None, stop: StopSignal) -> None:
         config = self.config
-        speed = Speed(config, self.macs, self._peak(), time.perf_counter)
+        speed = Speed(config, self.work, self._peak(), time.perf_counter)
         while self.step < config.steps:
             batches = stop.unless_stopped(lambda: self.stepper.batches(self.step))
             # all stop at the same step: those that wait for data give up, those that have some do not use it
             if number := self.distributed.largest(stop.number or 0):
                 self._stop(number)
             assert batches is not None
-            figures = self.stepper.step(self.step, batches)
+            self._pending.append(self.stepper.step(self.step, batches))
             self.step += 1
-            self.means.add(figures)
-            report = speed.step(self.step, figures)
+            self._read_figures()
+            report = speed.step(self.step, self.latest)
             if self.distributed.main and self.on_step is not None:
                 self.on_step(report)
             last = self.step == config.steps
@@ -161,16 +167,28 @@ class Trainer:
 
     def _peak(self) -> float:
         """Operations per second of all processes; 0 where those of the task are unknown."""
-        if not self.macs:
+        if self.work is None:
             return 0.0
         dtype = torch.bfloat16 if self.config.precision == "bfloat16" else torch.float32
         one = self.config.peak_tflops * 1e12 or measure_peak(self.distributed.device, dtype)
         return one * self.distributed.count
 
+    def _read_figures(self, *, wait: bool = False) -> None:
+        """Count the figures that have arrived, or, with `wait`, of all steps so far."""
+        while self._pending and (wait or self._pending[0].arrived):
+            figures = self._pending.popleft()
+            try:
+                self.latest = figures.read()
+            except HartError:
+                self.step = figures.step
+                raise
+            self.means.add(self.latest)
+
     def _log(self, log: RunLog | None, report: StepReport) -> None:
+        self._read_figures(wait=True)
         figures = self.means.take() | {"images_per_second": report.images_per_second}
-        if report.mfu is not None:
-            figures["mfu"] = report.mfu
+        if report.mfu is not None and report.tokens_per_second is not None:
+            figures |= {"tokens_per_second": report.tokens_per_second, "mfu": report.mfu}
         if log is None:
             return
         with self.run_folder.writing("the log", LOG_FILE):
@@ -213,6 +231,8 @@ class Trainer:
         return sorted(path.name for path in folder.glob("*"))
 
     def _save(self) -> None:
+        # nothing is kept of a step whose loss was not finite
+        self._read_figures(wait=True)
         module = self.stepper.averaged_module()
         state = {
             "step": self.step,

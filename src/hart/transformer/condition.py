@@ -8,6 +8,7 @@ Shapes: B batch, S context tokens, E text width, C model width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,6 +48,11 @@ class EmbeddedContext:
             self.block_condition[rows],
             self.head_condition[rows],
         )
+
+    @staticmethod
+    def cat(parts: Sequence[EmbeddedContext]) -> EmbeddedContext:
+        """The rows of all parts."""
+        return EmbeddedContext(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
 
 
 class TextEmbedder(nn.Module):

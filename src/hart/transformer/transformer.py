@@ -2,7 +2,7 @@
 
 Every scale is one step: all its tokens are predicted at once, from the context and all earlier scales. Training
 computes all scales in one pass; generation keeps keys and values and computes one scale per call. Both go through the
-same embedding and the same blocks.
+same embedding and the same blocks. The grids of the scales are the caller's, by default the configured square ones.
 
 Shapes: B batch, K scales, S context tokens, N tokens of one scale, L tokens of all scales, C width,
 D latent channels, V codes.
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hart.config import TransformerConfig
+from hart.grids import ScaleSchedule
 from hart.layers.embedding import SinusoidalMLP
 from hart.layers.kv_cache import KVCache
 from hart.layers.norm import SiluLinear, modulate
@@ -49,15 +50,30 @@ class LevelTable(nn.Module):
 
 @dataclass(frozen=True)
 class Conditioning:
-    """A context, prepared once for all scales: its embedding, and each block's modulation (B, 6, C) or None."""
+    """A context, prepared once for all scales.
+
+    Its embedding, each block's modulation (B, 6, C) or None, and the head's (B, 2, C).
+    """
 
     context: EmbeddedContext
     modulations: tuple[Tensor | None, ...]
+    head_modulation: Tensor
 
     def rows_of(self, rows: slice, tokens: slice = slice(None)) -> Conditioning:
         """See `EmbeddedContext.rows_of`."""
         modulations = (None if m is None else m[rows] for m in self.modulations)
-        return Conditioning(self.context.rows_of(rows, tokens), tuple(modulations))
+        return Conditioning(self.context.rows_of(rows, tokens), tuple(modulations), self.head_modulation[rows])
+
+    @staticmethod
+    def cat(parts: Sequence[Conditioning]) -> Conditioning:
+        """The rows of all parts."""
+        blocks = zip(*(part.modulations for part in parts), strict=True)
+        modulations = (None if block[0] is None else torch.cat(block) for block in blocks)
+        return Conditioning(
+            EmbeddedContext.cat([part.context for part in parts]),
+            tuple(modulations),
+            torch.cat([part.head_modulation for part in parts]),
+        )
 
 
 class ModulatedHead(nn.Module):
@@ -69,14 +85,25 @@ class ModulatedHead(nn.Module):
         self.modulation = SiluLinear(config.width, 2 * config.width)
         self.linear = nn.Linear(config.width, config.codebook_size)
 
-    def forward(self, hidden: Tensor, condition: Tensor) -> Tensor:
-        """hidden (B, N, C), condition (B, C) to logits (B, N, V) in float32."""
-        scale, shift = self.modulation(condition).unsqueeze(1).chunk(2, dim=2)
-        h = modulate(self.norm(hidden), scale, shift)
+    def modulated(self, hidden: Tensor, modulation: Tensor) -> Tensor:
+        """hidden (B, N, C), scale and shift (B, 2, C) from `modulation`, to what the linear layer reads, (B, N, C)."""
+        scale, shift = modulation.unsqueeze(2).unbind(1)
+        return modulate(self.norm(hidden), scale, shift)
+
+    def forward(self, hidden: Tensor, modulation: Tensor) -> Tensor:
+        """hidden (B, N, C), modulation (B, 2, C) to logits (B, N, V) in float32."""
+        return self.logits(self.modulated(hidden, modulation))
+
+    def logits(self, h: Tensor) -> Tensor:
+        """(B, N, C) from `modulated` to logits (B, N, V) in float32."""
         # always in float32: guidance and low temperatures amplify the rounding of logits. The weights are converted at
         # each call, so that they are stored and moved like all others.
         with torch.autocast(h.device.type, enabled=False):
-            return F.linear(h.float(), self.linear.weight.float(), self.linear.bias.float())
+            weight, bias, h = self.linear.weight.float(), self.linear.bias.float(), h.float()
+            if h.shape[1] > 1 or h.device.type != "cpu":
+                return F.linear(h, weight, bias)
+            # single tokens one by one on a CPU, whose products of few rows round by their number
+            return torch.cat([F.linear(row, weight, bias) for row in h.split(1)])
 
 
 class HartTransformer(nn.Module):
@@ -85,7 +112,6 @@ class HartTransformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        self.schedule = config.schedule
         width = config.width
         if config.text is not None:
             self.context_embedder: nn.Module = TextEmbedder(config.text, width, config.modulation_pooling)
@@ -95,10 +121,10 @@ class HartTransformer(nn.Module):
             )
         self.word_embed = nn.Linear(config.latent_channels, width)
         self.level_embedding = (
-            SinusoidalMLP(width) if config.level_embedding == "sinusoidal" else LevelTable(len(self.schedule), width)
+            SinusoidalMLP(width) if config.level_embedding == "sinusoidal" else LevelTable(len(config.scales), width)
         )
         self.positions = (
-            nn.Parameter(nn.init.normal_(torch.empty(self.schedule.total_tokens, width), std=0.02))
+            nn.Parameter(nn.init.normal_(torch.empty(config.schedule.total_tokens, width), std=0.02))
             if config.position == "absolute"
             else None
         )
@@ -121,7 +147,8 @@ class HartTransformer(nn.Module):
         """Embed a context of batch B and compute the blocks' modulations."""
         embedded = self.context_embedder(context)
         blocks = [cast(Block, block) for block in self.blocks]
-        return Conditioning(embedded, tuple(block.modulation(embedded.block_condition) for block in blocks))
+        modulations = tuple(block.modulation(embedded.block_condition) for block in blocks)
+        return Conditioning(embedded, modulations, self.head.modulation(embedded.head_condition).unflatten(1, (2, -1)))
 
     def embed_context(self, conditioning: Conditioning) -> tuple[Tensor, Rotation | None]:
         """The context's tokens (B, S, C) with level (and absolute position) added, and their rotation."""
@@ -132,42 +159,52 @@ class HartTransformer(nn.Module):
         return tokens, rotation_1d(context.position_ids, self.head_width)
 
     def embed_scale(
-        self, k: int, scale_input: Tensor, conditioning: Conditioning, positions: Tensor | None = None
+        self,
+        k: int,
+        scale_input: Tensor,
+        conditioning: Conditioning,
+        positions: Tensor | None = None,
+        schedule: ScaleSchedule | None = None,
     ) -> tuple[Tensor, Rotation | None]:
-        """Tokens of scale k (0-based, k > 0) and their rotation.
+        """Tokens of scale k (0-based, k > 0) of `schedule`, and their rotation.
 
         scale_input: (B, N, D), the running sum of the scales before, resized to this one.
         positions: (B, M) raster positions of `scale_input` (B, M, D), if it does not hold all N of them.
         """
+        schedule = self._served(schedule)
         tokens = self.embed_tokens(scale_input)
         tokens = tokens + self._level(k, tokens)
-        grid_size = self.schedule.grid_sizes[k]
+        grid, final = schedule.grids[k], schedule.final
         if positions is None:
-            positions = torch.arange(grid_size * grid_size, device=tokens.device).unsqueeze(0)
+            positions = torch.arange(grid.tokens, device=tokens.device).unsqueeze(0)
         if self.positions is not None:
-            return tokens + self.positions[self.schedule.span(k)][positions], None
-        ratio = self.schedule.final_grid_size / grid_size
+            return tokens + self.positions[schedule.span(k)][positions], None
         start = conditioning.context.last_position.unsqueeze(1)
-        return tokens, rotation_2d(
-            positions // grid_size * ratio + start, positions % grid_size * ratio + start, self.head_width
-        )
+        rows = positions // grid.width * (final.height / grid.height) + start
+        columns = positions % grid.width * (final.width / grid.width) + start
+        return tokens, rotation_2d(rows, columns, self.head_width)
 
     def forward(
-        self, context: Context, teacher_forcing_input: Tensor, last_positions: Tensor | None = None
+        self,
+        context: Context,
+        teacher_forcing_input: Tensor,
+        last_positions: Tensor | None = None,
+        schedule: ScaleSchedule | None = None,
     ) -> HartHidden:
         """All scales at once under the block-causal order, for training.
 
         teacher_forcing_input: (B, L - 1, D), see `hart.types.TokenMaps`.
         last_positions: (B, M) raster positions of the last scale that are computed; None computes all.
         """
+        schedule = self._served(schedule)
         conditioning = self.condition(context)
-        scales = list(teacher_forcing_input.split(list(self.schedule.token_counts[1:]), dim=1))
+        scales = list(teacher_forcing_input.split(list(schedule.token_counts[1:]), dim=1))
         if last_positions is not None:
             scales[-1] = gather_tokens(scales[-1], last_positions)
         parts = [self.embed_context(conditioning)]
         for k, scale_input in enumerate(scales, start=1):
-            positions = last_positions if k == len(self.schedule) - 1 else None
-            parts.append(self.embed_scale(k, scale_input, conditioning, positions))
+            positions = last_positions if k == len(schedule) - 1 else None
+            parts.append(self.embed_scale(k, scale_input, conditioning, positions, schedule))
         segments = [tokens.shape[1] for tokens, _ in parts]
         rotations = [rotation for _, rotation in parts if rotation is not None]
         x = self._blocks(
@@ -179,9 +216,9 @@ class HartTransformer(nn.Module):
         # the context's last position predicts scale 1
         return HartHidden(x[:, segments[0] - 1 :], (1, *segments[1:]), conditioning)
 
-    def new_cache(self, batch: int) -> KVCache:
+    def new_cache(self, batch: int, schedule: ScaleSchedule | None = None) -> KVCache:
         """An empty cache for the context and all scales of `batch` images."""
-        capacity = self.context_tokens + self.schedule.total_tokens - 1
+        capacity = self.context_tokens + self._served(schedule).total_tokens - 1
         weight = self.word_embed.weight
 
         def make() -> KVCache:
@@ -220,17 +257,30 @@ class HartTransformer(nn.Module):
         return self._blocks(tokens, rotation, conditioning, cache=cache)[:, -1:]
 
     def next_scale(
-        self, k: int, scale_input: Tensor, conditioning: Conditioning, cache: KVCache, positions: Tensor | None = None
+        self,
+        k: int,
+        scale_input: Tensor,
+        conditioning: Conditioning,
+        cache: KVCache,
+        positions: Tensor | None = None,
+        schedule: ScaleSchedule | None = None,
     ) -> Tensor:
         """Hidden states (B, N, C) of scale k; arguments as in `embed_scale`, earlier tokens in the cache."""
-        tokens, rotation = self.embed_scale(k, scale_input, conditioning, positions)
+        tokens, rotation = self.embed_scale(k, scale_input, conditioning, positions, schedule)
         if self.graphs is None:
             return self._blocks(tokens, rotation, conditioning, cache=cache)
         return self._graphed(self.graphs, tokens, rotation, conditioning, cache)
 
     def logits(self, hidden: Tensor, conditioning: Conditioning) -> Tensor:
         """Hidden states (B, N, C) to logits (B, N, V) in float32."""
-        return self.head(hidden, conditioning.context.head_condition)
+        return self.head(hidden, conditioning.head_modulation)
+
+    def _served(self, schedule: ScaleSchedule | None) -> ScaleSchedule:
+        """`schedule`, by default the configured one. Raises `ConfigError` for one that this model cannot serve."""
+        if schedule is None:
+            return self.config.schedule
+        self.config.check_schedule(schedule)
+        return schedule
 
     def _level(self, k: int, like: Tensor) -> Tensor:
         return self.level_embedding(torch.full((1,), k, device=like.device))

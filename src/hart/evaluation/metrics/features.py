@@ -3,6 +3,7 @@
 | name | width | image size | weights |
 |---|---|---|---|
 | `efficientnet-lite0` | 1,280 | 224 | a package of the extra `evaluate`; no hub |
+| `efficientnet-lite2` | 1,280 | 260 | a package of its own; no hub |
 | `inception-v3:FILE` | 2,048 | 299, as TensorFlow resized | the FID weights: FILE, or fetched once without it |
 | `inception-v3-clean:FILE` | 2,048 | 299, as clean-fid resizes | the same |
 | `clip:SOURCE` | projection | the model's | a folder or hub id, through transformers |
@@ -16,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,7 @@ from hart.errors import HartError
 from hart.evaluation.published_files import at_hand, cached_file
 from hart.evaluation.suites.base import FEATURES_HELP
 from hart.files import user_path
-from hart.networks.efficientnet import PIXEL_MEAN, PIXEL_SCALE, load_efficientnet_lite0
+from hart.networks.efficientnet import PIXEL_MEAN, PIXEL_SCALE, load_efficientnet_lite0, load_efficientnet_lite2
 from hart.networks.inception import IMAGE_SIZE, FidInception, resize_like_clean_fid, resize_like_tensorflow
 from hart.networks.pretrained import (
     CLIP_MEAN,
@@ -50,7 +51,6 @@ INCEPTION_SHA256 = "6726825d"
 """As the file's name says."""
 EXAMPLES = {"clip": "clip:openai/clip-vit-base-patch32", "dinov2": "dinov2:facebook/dinov2-large"}
 
-EFFICIENTNET_IMAGE_SIZE = 224
 DINOV2_IMAGE_SIZE = 224
 """As Frechet distances on DINOv2 are published (Stein et al., 2023), though its table of positions is larger."""
 
@@ -111,10 +111,12 @@ def open_extractor(spec: str, device: torch.device, data: Path | None = None) ->
     """
     kind, _, source = spec.partition(":")
     match kind:
-        case "efficientnet-lite0" if source:
-            raise HartError(f"{spec}: efficientnet-lite0 has its weights in a package: leave {':' + source} out")
+        case "efficientnet-lite0" | "efficientnet-lite2" if source:
+            raise HartError(f"{spec}: {kind} has its weights in a package: leave {':' + source} out")
         case "efficientnet-lite0":
             return EfficientNetLite0(device)
+        case "efficientnet-lite2":
+            return EfficientNetLite2(device)
         case "inception-v3" | "inception-v3-clean":
             source = source or at_hand(INCEPTION_ADDRESS, data)
             file = user_path(source)
@@ -129,19 +131,18 @@ def open_extractor(spec: str, device: torch.device, data: Path | None = None) ->
     raise HartError(f"unknown feature extractor {spec!r}: give {FEATURES_HELP}")
 
 
-class EfficientNetLite0(Frozen):
+class _EfficientNetLite(Frozen):
     """Mean of the last feature map of the ImageNet classifier, and its logits.
 
     image_size: images are resized to it; the network's own by default. Another size gives other features, with another
         name.
     """
 
-    def __init__(self, device: torch.device, image_size: int = EFFICIENTNET_IMAGE_SIZE) -> None:
+    def __init__(self, network: Any, name: str, own_size: int, device: torch.device, image_size: int | None) -> None:
+        self._image_size = own_size if image_size is None else image_size
+        name = name if self._image_size == own_size else f"{name} at {self._image_size} px"
         # a third faster on a CPU than the usual layout
-        network = load_efficientnet_lite0().to(memory_format=torch.channels_last)
-        name = DEFAULT_FEATURES if image_size == EFFICIENTNET_IMAGE_SIZE else f"{DEFAULT_FEATURES} at {image_size} px"
-        super().__init__(network, name, device)
-        self._image_size = image_size
+        super().__init__(network.to(memory_format=torch.channels_last), name, device)
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Features:
@@ -149,6 +150,20 @@ class EfficientNetLite0(Frozen):
         x = x.contiguous(memory_format=torch.channels_last)
         pooled = self.network.extract_features(x).mean(dim=(2, 3))
         return Features(pooled.cpu(), logits=self.network._fc(pooled).cpu())
+
+
+class EfficientNetLite0(_EfficientNetLite):
+    """What the tokenizer's perceptual loss may have learned from; see the base class."""
+
+    def __init__(self, device: torch.device, image_size: int | None = None) -> None:
+        super().__init__(load_efficientnet_lite0(), DEFAULT_FEATURES, 224, device, image_size)
+
+
+class EfficientNetLite2(_EfficientNetLite):
+    """A second network, which no training here used."""
+
+    def __init__(self, device: torch.device, image_size: int | None = None) -> None:
+        super().__init__(load_efficientnet_lite2(), "efficientnet-lite2", 260, device, image_size)
 
 
 class InceptionV3(Frozen):

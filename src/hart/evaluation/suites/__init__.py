@@ -12,7 +12,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hart.evaluation.suites.base import Suite
 
-CORE = ("tokenizer", "generation", "geneval", "dpg", "mjhq", "coco", "imagenet", "cost")
+CORE = {
+    "tokenizer": "Reconstruction, discrete against hybrid: PSNR, SSIM, perceptual distance, rFID, rKID. "
+    "A stopped run continues.",
+    "generation": "Images generated for captions of a set, against the set: FID, KID, precision, recall. "
+    "A stopped run continues.",
+    "geneval": "GenEval: are the named objects there, in the right number, colours and places? "
+    "A stopped run continues.",
+    "dpg": "DPG-Bench: questions about images of long prompts. A stopped run continues.",
+    "mjhq": "MJHQ-30K: FID and KID, over all and by category, and CLIP score. A stopped run continues.",
+    "coco": "COCO-30K: FID and KID at 256 px against val2014, and CLIP score. A stopped run continues.",
+    "imagenet": "ImageNet 256 px, 50,000 images: FID, sFID, Inception Score, precision, recall. "
+    "A stopped run continues.",
+    "cost": "Parameters and MACs by part, latency, throughput and peak memory.",
+}
+"""The suites of this package, with what each measures."""
 
 
 def suite_places() -> dict[str, str]:

@@ -48,7 +48,10 @@ def silent(_done: int, _total: int | None, _what: str) -> None:
 # Options of several suites whose defaults differ.
 Model = Annotated[str, Field(description="Shipped name, folder or hub id.")]
 Column = Annotated[str, Field(description="Its field, where that has an unusual name.")]
-FEATURES_HELP = "efficientnet-lite0, inception-v3[:FILE], inception-v3-clean[:FILE], clip:SOURCE or dinov2:SOURCE"
+FEATURES_HELP = (
+    "efficientnet-lite0, efficientnet-lite2, inception-v3[:FILE], inception-v3-clean[:FILE], clip:SOURCE or "
+    "dinov2:SOURCE"
+)
 Features = Annotated[str, Field(description=f"Feature extractor: {FEATURES_HELP}.")]
 Guidance = Annotated[float | None, Field(description="Guidance scale; 0 turns it off. The model's own by default.")]
 DiscreteOnly = Annotated[bool, Field(description="Leave the residual tokens out, as in the paper's ablation.")]

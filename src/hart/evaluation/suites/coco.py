@@ -16,6 +16,7 @@ from pathlib import Path
 from hart.errors import HartError
 from hart.evaluation.published_files import PublishedFiles, PublishedImages, cached_file
 from hart.evaluation.report import Result
+from hart.evaluation.suites import CORE
 from hart.evaluation.suites.base import Context, Suite
 from hart.evaluation.suites.text_to_image import Benchmark, TextToImageOptions, measure
 from hart.files import FileError, parse_json
@@ -88,9 +89,4 @@ def run(context: Context[TextToImageOptions]) -> Result:
     return measure(context, open_coco(options.folder, options.limit, options.seed))
 
 
-SUITE = Suite(
-    "coco",
-    "COCO-30K: FID and KID at 256 px against val2014, and CLIP score. A stopped run continues.",
-    TextToImageOptions,
-    run,
-)
+SUITE = Suite("coco", CORE["coco"], TextToImageOptions, run)

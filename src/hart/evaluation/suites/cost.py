@@ -6,28 +6,22 @@ without (one row). The paper does not say what its figures count; `printed_macs`
 
 from __future__ import annotations
 
-import sys
-import time
 from typing import Annotated
 
 import torch
 from pydantic import Field
 
+from hart.benchmark.machine import device_clock, peak_memory
 from hart.checkpoint.loading import load_config
 from hart.config import HartConfig, SamplingConfig
 from hart.devices import dtype_name
 from hart.evaluation.metrics.figures import Figure, bootstrap
 from hart.evaluation.report import Result, published_tables
-from hart.evaluation.suites import base
+from hart.evaluation.suites import CORE, base
 from hart.evaluation.suites.base import Context, SamplingOptions, Suite, SuiteOptions
 from hart.generation.request import Prompt
 from hart.inference.cost import MODULES, PARTS, model_cost
 from hart.pipeline import HartPipeline
-
-try:
-    import resource
-except ModuleNotFoundError:  # Windows
-    resource = None  # type: ignore[assignment]
 
 TOTAL = "total"
 PARAMETERS = "parameters, millions"
@@ -88,9 +82,7 @@ def run(context: Context[CostOptions]) -> Result:
             "within 2.5% of parameters times positions, see the documentation",
             "seconds are the median of a whole call, from prompt to pixels; with random weights of a text model the "
             "text encoder is left out, which the paper's script times",
-            "peak memory is the largest that torch allocated"
-            if pipe.device.type == "cuda"
-            else "peak memory is the process's largest so far, loading and earlier rows included",
+            "peak memory is of tensors on a GPU, and of the whole process elsewhere",
         ),
         published=(published_tables()["text_cost" if pipe.num_classes is None else "class_to_image"],),
     )
@@ -138,31 +130,20 @@ def _measured(
 ) -> dict[str, Figure]:
     options = context.options
     prompts: list[Prompt] = [PROMPT if pipe.num_classes is None else 0] * batch
-    on_cuda = pipe.device.type == "cuda"
-    # a call may return before the device has done its work
-    wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(pipe.device.type, lambda: None)
-    if on_cuda:
-        torch.cuda.reset_peak_memory_stats(pipe.device)
+    clock, peak = device_clock(pipe.device), peak_memory(pipe.device)
     seconds = []
     runs = options.warm_up + options.repeats
     for number in range(runs):
         context.progress(number, runs, f"batch {batch}")
-        wait()
-        start = time.perf_counter()
-        pipe(prompts, seed=options.seed, batch_size=batch, sampling=sampling)
-        wait()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock.seconds(lambda: pipe(prompts, seed=options.seed, batch_size=batch, sampling=sampling)))
     timed = torch.tensor(seconds[options.warm_up :], dtype=torch.float64)
     latency = bootstrap(
         lambda rows: float(timed[rows].quantile(0.5)), [len(timed)], context.generator(), options.resamples
     )
     figures = {LATENCY: latency, THROUGHPUT: Figure(batch / latency.value)}
-    if on_cuda:
-        figures[MEMORY] = Figure(torch.cuda.max_memory_allocated(pipe.device) / 2**30)
-    elif resource is not None:
-        unit = 1 if sys.platform == "darwin" else 1024
-        figures[MEMORY] = Figure(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30)
+    if (memory := peak()) is not None:
+        figures[MEMORY] = Figure(memory)
     return figures
 
 
-SUITE = Suite("cost", "Parameters and MACs by part, latency, throughput and peak memory.", CostOptions, run)
+SUITE = Suite("cost", CORE["cost"], CostOptions, run)

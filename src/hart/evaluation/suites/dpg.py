@@ -23,6 +23,7 @@ from hart.evaluation.judges.dpg_rules import (
 from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean
 from hart.evaluation.published_files import at_hand, located
 from hart.evaluation.report import Result, images_text, published_tables
+from hart.evaluation.suites import CORE
 from hart.evaluation.suites.asking import OVERALL, Asked, AskingOptions
 from hart.evaluation.suites.base import Context, Suite
 from hart.strict import Config, Listed
@@ -134,4 +135,4 @@ def _verdict(prompt: DensePrompt, answers: Sequence[str]) -> Verdict:
     return Verdict(prompt.item, prompt.prompt, judged.score, tuple(found))
 
 
-SUITE = Suite("dpg", "DPG-Bench: questions about images of long prompts. A stopped run continues.", DpgOptions, run)
+SUITE = Suite("dpg", CORE["dpg"], DpgOptions, run)

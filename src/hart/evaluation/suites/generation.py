@@ -16,7 +16,7 @@ from hart.evaluation.metrics.distances import all_figures
 from hart.evaluation.metrics.features import FEATURE_BATCH, open_extractor
 from hart.evaluation.metrics.figures import few_images_warning
 from hart.evaluation.report import Result, extractor_facts, images_text
-from hart.evaluation.suites import base
+from hart.evaluation.suites import CORE, base
 from hart.evaluation.suites.base import Context, ImageSetOptions, SamplingOptions, Suite
 from hart.generation.request import Prompt
 
@@ -76,9 +76,4 @@ def _prompts(samples: list[Sample], num_classes: int | None, options: Generation
     return prompts
 
 
-SUITE = Suite(
-    "generation",
-    "Images generated for captions of a set, against the set: FID, KID, precision, recall. A stopped run continues.",
-    GenerationOptions,
-    run,
-)
+SUITE = Suite("generation", CORE["generation"], GenerationOptions, run)

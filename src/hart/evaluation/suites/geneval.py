@@ -28,6 +28,7 @@ from hart.evaluation.judges.objects import IMAGE_SIZE, ClipColours, Mask2FormerD
 from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean
 from hart.evaluation.published_files import at_hand, located
 from hart.evaluation.report import Result, images_text, published_tables
+from hart.evaluation.suites import CORE
 from hart.evaluation.suites.asking import OVERALL, Asked, AskingOptions
 from hart.evaluation.suites.base import Context, Suite
 from hart.strict import Config, Listed
@@ -142,9 +143,4 @@ def _verdict(prompt: ObjectPrompt, image: Image.Image, found: Sequence[Found], c
     )
 
 
-SUITE = Suite(
-    "geneval",
-    "GenEval: are the named objects there, in the right number, colours and places? A stopped run continues.",
-    GenevalOptions,
-    run,
-)
+SUITE = Suite("geneval", CORE["geneval"], GenevalOptions, run)

@@ -27,7 +27,7 @@ from hart.evaluation.metrics.figures import few_images_warning
 from hart.evaluation.npz import SampleFile, write_samples
 from hart.evaluation.published_files import PublishedFile, located
 from hart.evaluation.report import Result, extractor_facts, images_text, published_tables
-from hart.evaluation.suites import base
+from hart.evaluation.suites import CORE, base
 from hart.evaluation.suites.base import Context, Progress, Suite, SuiteOptions
 from hart.files import user_path
 from hart.generation.contact_sheet import contact_sheet
@@ -192,9 +192,4 @@ def _require_enough(count: int, where: str) -> None:
         raise HartError(f"{where} {images_text(count)}: figures need at least {LEAST_IMAGES}")
 
 
-SUITE = Suite(
-    "imagenet",
-    "ImageNet 256 px, 50,000 images: FID, sFID, Inception Score, precision, recall. A stopped run continues.",
-    ImageNetOptions,
-    run,
-)
+SUITE = Suite("imagenet", CORE["imagenet"], ImageNetOptions, run)

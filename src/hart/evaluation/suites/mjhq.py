@@ -14,7 +14,7 @@ from hart.errors import HartError
 from hart.evaluation.generated_images import spread
 from hart.evaluation.published_files import HUB_DATASETS, PublishedFiles, PublishedImages, hub_dataset
 from hart.evaluation.report import Result, published_tables
-from hart.evaluation.suites import base
+from hart.evaluation.suites import CORE, base
 from hart.evaluation.suites.base import Context, Suite
 from hart.evaluation.suites.text_to_image import CATEGORY, Benchmark, TextToImageOptions, measure
 from hart.files import TEXT_LIMIT, FileError, parse_json, read_bytes
@@ -89,9 +89,4 @@ def run(context: Context[MjhqOptions]) -> Result:
     return measure(context, open_mjhq(options.folder, options.limit, options.seed, options.reference_size))
 
 
-SUITE = Suite(
-    "mjhq",
-    "MJHQ-30K: FID and KID, over all and by category, and CLIP score. A stopped run continues.",
-    MjhqOptions,
-    run,
-)
+SUITE = Suite("mjhq", CORE["mjhq"], MjhqOptions, run)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 import torch
@@ -24,6 +24,7 @@ from hart.evaluation import (
     Cache,
     Context,
     EfficientNetLite0,
+    EfficientNetLite2,
     FeatureExtractor,
     Progress,
     SamplingOptions,
@@ -35,7 +36,7 @@ from hart.files import FileError, default_cache, read_json
 T = TypeVar("T")
 
 FEATURE_IMAGE_SIZE = 128
-"""Pixels at which EfficientNet-Lite0 sees emoji: they have little finer detail, and it takes a third of the time."""
+"""Pixels at which EfficientNet-Lite sees emoji: they have little finer detail, and it takes a third of the time."""
 REDUCED_SIZE = 32
 """Pixels at which images are compared pixel by pixel: colours and masses count, not the exact place of an edge."""
 BATCH = 8
@@ -48,6 +49,10 @@ class EmojiOptions(SamplingOptions, kw_only=True):
     """Of suites that compare images of a model with the emoji set."""
 
     data: Annotated[Path, Field(description="Folder that hart-emoji data built.")]
+    features: Annotated[
+        Literal["efficientnet-lite0", "efficientnet-lite2"],
+        Field(description="Network whose features say what images look like; lite2 took no part in any training."),
+    ] = "efficientnet-lite0"
 
 
 @pydantic.dataclasses.dataclass(frozen=True)
@@ -169,16 +174,21 @@ class Opened:
         """By the options of a suite. Raises `HartError`."""
         pipe = context.options.pipeline()
         context.progress(0, None, "reading the set")
-        extractor = EfficientNetLite0(pipe.device, image_size=FEATURE_IMAGE_SIZE)
+        kind = EfficientNetLite2 if context.options.features == "efficientnet-lite2" else EfficientNetLite0
+        extractor = kind(pipe.device, image_size=FEATURE_IMAGE_SIZE)
         return Opened(pipe, EmojiSet(context.options.data, pipe.image_size), extractor)
 
     def reconstructions(self, rows: Sequence[int], progress: Progress) -> Mapping[str, Tensor]:
         """Images of the set through the tokenizer (B, 3, H, W) uint8: "discrete", "hybrid"."""
+        progress(0, None, "reconstructions")
+        return self.reconstructed(self.emoji.pixels(rows))
+
+    def reconstructed(self, pixels: Tensor) -> Mapping[str, Tensor]:
+        """Images (B, 3, H, W) uint8 through the tokenizer: "discrete", "hybrid"."""
         decoded: dict[str, list[Tensor]] = {"discrete": [], "hybrid": []}
-        for start in range(0, len(rows), BATCH):
-            progress(start, len(rows), "reconstructions")
-            batch = self.emoji.pixels(rows[start : start + BATCH]).to(self.pipe.device)
-            for kind, images in reconstruct(self.pipe.tokenizer, batch, self.pipe.config.tokenizer.schedule).items():
+        for batch in pixels.split(BATCH):
+            schedule = self.pipe.config.tokenizer.schedule
+            for kind, images in reconstruct(self.pipe.tokenizer, batch.to(self.pipe.device), schedule).items():
                 decoded[kind].append(images.cpu())
         return {kind: torch.cat(parts) for kind, parts in decoded.items()}
 

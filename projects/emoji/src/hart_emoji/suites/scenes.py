@@ -48,22 +48,36 @@ def background_of(image: Image.Image) -> str:
     return min(COLOURS, key=lambda word: float(np.square(border - plain_rgb(word)).sum()))
 
 
-def blots_of(image: Image.Image) -> int:
-    """Separate things on white: connected parts of an image, without the smallest."""
+def blots(image: Image.Image) -> list[tuple[int, int, int, int]]:
+    """Boxes (left, top, right, bottom) of the separate things on white: its connected parts without the smallest, the
+    largest first."""
     small = np.asarray(image.resize((GRID, GRID), Image.Resampling.BOX))
     left: NDArray[np.bool_] = small.min(axis=-1) < 225
-    count = 0
+    found: list[list[tuple[int, int]]] = []
     while left.any():
-        waiting, size = [tuple(np.argwhere(left)[0])], 0
+        waiting: list[tuple[int, int]] = [tuple(np.argwhere(left)[0])]
+        cells: list[tuple[int, int]] = []
         while waiting:
             row, column = waiting.pop()
             if not (0 <= row < GRID and 0 <= column < GRID and left[row, column]):
                 continue
             left[row, column] = False
-            size += 1
+            cells.append((row, column))
             waiting += [(row + r, column + c) for r in (-1, 0, 1) for c in (-1, 0, 1)]
-        count += size >= SMALLEST_BLOT * GRID**2
-    return count
+        if len(cells) >= SMALLEST_BLOT * GRID**2:
+            found.append(cells)
+    width, height = image.width / GRID, image.height / GRID
+    boxes = []
+    for cells in sorted(found, key=len, reverse=True):
+        rows, columns = zip(*cells, strict=True)
+        box = min(columns) * width, min(rows) * height, (max(columns) + 1) * width, (max(rows) + 1) * height
+        boxes.append((round(box[0]), round(box[1]), round(box[2]), round(box[3])))
+    return boxes
+
+
+def blots_of(image: Image.Image) -> int:
+    """How many separate things stand on white."""
+    return len(blots(image))
 
 
 JUDGES = {"colour": colour_of, "background": background_of, "count": blots_of}

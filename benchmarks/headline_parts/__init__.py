@@ -1,0 +1,1 @@
+"""The models of `benchmarks/headline.py`, and what it measures of them."""

@@ -1,0 +1,147 @@
+"""Time and memory against resolution, batch and depth: nothing may grow faster than the arithmetic.
+
+    python benchmarks/scaling.py                        # results/scaling.json, .md and .png
+
+A narrow model with the parts and the scales of the published ones, so that a CPU reaches 2048 px. Along each row of
+points one size grows and the others stay; "growth" is how much faster than the counted operations the time has grown
+since the point before: at most 1, but for noise. A run replaces its own rows of points in the file. Needs
+`pip install 'hart-image[plots]'`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hart.benchmark.machine import device_clock, machine_facts, peak_memory
+from hart.benchmark.measure import timed
+from hart.benchmark.parts import GenerationTimer
+from hart.benchmark.report import table
+from hart.config import HartConfig, ResidualDiffusionConfig, TextConditioning, TokenizerConfig, TransformerConfig
+from hart.devices import resolve_device
+from hart.pipeline import HartPipeline
+from hart.presets import SCALES_256, scales_of_size
+
+FILE = Path(__file__).resolve().parent / "results" / "scaling.json"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Point:
+    """size: of the images in pixels. batch: images together. depth: of the transformer."""
+
+    size: int = 256
+    batch: int = 1
+    depth: int = 4
+
+
+SERIES = {
+    "resolution": [Point(size=size) for size in (256, 512, 1024, 2048)],
+    "batch": [Point(batch=batch) for batch in (1, 2, 4, 8)],
+    "depth": [Point(depth=depth) for depth in (4, 8, 16, 32)],
+}
+
+
+def narrow(point: Point, width: int) -> HartConfig:
+    """A text-to-image model with the scales of the published ones at this size."""
+    scales = scales_of_size(SCALES_256, 16, point.size)
+    transformer = TransformerConfig(
+        scales, codebook_size=512, width=width, depth=point.depth, heads=2, text=TextConditioning(64, 32)
+    )
+    tokenizer = TokenizerConfig(scales, base_channels=16, norm_groups=8, codebook_size=512)
+    return HartConfig(tokenizer, transformer, ResidualDiffusionConfig(width, 2))
+
+
+def measured(point: Point, width: int, device: torch.device, seconds: float) -> Row:
+    """Best of the calls that fit into the time, and the memory that they took besides what was there."""
+    timer = GenerationTimer(HartPipeline.from_config(narrow(point, width), device=device), device_clock(device))
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what glibc keeps of the point before would hide what this one takes
+    before = peak_memory(device)()
+    found = timed(timer, point.batch, repeats=5, seconds=seconds)
+    return {
+        **vars(point),
+        "tokens": point.batch * sum(timer.cost.scale_tokens),
+        "gflop": point.batch * timer.cost.total_flops / 1e9,
+        "seconds": min(call.seconds for call in found.generations),
+        "gib": None if found.peak is None or before is None else found.peak - before,
+    }
+
+
+def page(results: dict[str, Any]) -> str:
+    lines = ["# Time and memory against resolution, batch and depth", "", f"`{results['command']}`", ""]
+    lines += [f"- {name}: {value}" for name, value in results["machine"].items()]
+    header = ["px", "batch", "depth", "tokens", "GFLOP", "seconds", "growth", "GFLOP/s", "GiB", "KiB a token"]
+    for name, rows in results["series"].items():
+        lines += ["", f"## {name.capitalize()}", ""]
+        lines += table(header, (_cells(row, before) for row, before in zip(rows, [None, *rows], strict=False)))
+    return "\n".join(lines) + "\n"
+
+
+def _cells(row: Row, before: Row | None) -> list[Any]:
+    growth = None if before is None else row["seconds"] / before["seconds"] * before["gflop"] / row["gflop"]
+    memory = None if row["gib"] is None else row["gib"] * 2**20 / row["tokens"]
+    sizes = [row["size"], row["batch"], row["depth"], row["tokens"], row["gflop"]]
+    return [*sizes, row["seconds"], growth, row["gflop"] / row["seconds"], row["gib"], memory]
+
+
+def draw(results: dict[str, Any], file: Path) -> None:
+    """A panel for each row of points: time, arithmetic and memory, each as a multiple of its first."""
+    from matplotlib.figure import Figure
+
+    canvas = Figure(figsize=(4.2 * len(results["series"]), 3.6), layout="constrained")
+    panels = canvas.subplots(1, len(results["series"]), squeeze=False)[0]
+    for panel, (name, rows) in zip(panels, results["series"].items(), strict=True):
+        xs = [row["size" if name == "resolution" else name] for row in rows]
+        lines = {"operations": ("gflop", "--"), "seconds": ("seconds", "o-"), "memory": ("gib", "s-")}
+        for label, (key, style) in lines.items():
+            if all(row[key] for row in rows):
+                panel.plot(xs, [row[key] / rows[0][key] for row in rows], style, label=label)
+        panel.set_xscale("log", base=2)
+        panel.set_yscale("log", base=2)
+        panel.set_xticks(xs, [str(x) for x in xs])
+        panel.set_xlabel({"resolution": "pixels of a side"}.get(name, name))
+        panel.set_ylabel("times the first")
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.legend(frameon=False)
+    canvas.savefig(file, dpi=110)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=FILE, help="JSON file; a page and a plot come beside it")
+    parser.add_argument("--device", help="by default CUDA if there is one")
+    parser.add_argument("--width", type=int, default=64, help="of the transformer, a multiple of 8")
+    parser.add_argument("--seconds", type=float, default=3.0, help="about so long for each point, or one call")
+    parser.add_argument("--series", nargs="+", choices=SERIES, default=list(SERIES))
+    parser.add_argument("--largest", type=int, default=2048, help="largest image, in pixels")
+    options = parser.parse_args(arguments)
+    device = resolve_device(options.device)
+    words = " ".join(sys.argv[1:] if arguments is None else arguments)
+    results: dict[str, Any] = {"series": {}}
+    if options.out.exists():
+        results = json.loads(options.out.read_text(encoding="utf-8"))
+    results |= {"command": f"python benchmarks/scaling.py {words}".strip(), "machine": machine_facts(device)}
+    for name in options.series:
+        sys.stderr.write(f"{name}\n")
+        points = [point for point in SERIES[name] if point.size <= options.largest]
+        results["series"][name] = [measured(point, options.width, device, options.seconds) for point in points]
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    options.out.with_suffix(".md").write_text(page(results), encoding="utf-8")
+    draw(results, options.out.with_suffix(".png"))
+    sys.stdout.write(page(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Nodes that load a HART model, generate with a preview after every scale, and edit.
+
+ComfyUI's images are (B, H, W, 3) float32 in [0, 1], its masks (B, H, W), 1 where something is to be drawn.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import torch
+
+from hart import HartPipeline
+
+CATEGORY = "HART"
+MAX_SEED = 2**53 - 1  # what the browser's numbers hold
+PREVIEW_SIZE = 512
+
+SAMPLING = {
+    "seed": ("INT", {"default": 0, "min": 0, "max": MAX_SEED, "control_after_generate": True}),
+    "batch_size": ("INT", {"default": 1, "min": 1, "max": 64}),
+    "guidance": ("FLOAT", {"default": 2.5, "min": 0.0, "max": 20.0, "step": 0.1}),
+    "top_k": ("INT", {"default": 600, "min": 0, "max": 65536, "tooltip": "0 keeps all codes"}),
+    "top_p": ("FLOAT", {"default": 0.7, "min": 0.05, "max": 1.0, "step": 0.05}),
+}
+
+
+def _options(seed: int, batch_size: int, guidance: float, top_k: int, top_p: float, scales: int) -> dict[str, Any]:
+    """Arguments of a pipeline's calls; with every scale a preview, and a look at whether the user pressed stop."""
+    bar = comfy.utils.ProgressBar(scales)
+
+    def on_scale(preview: Any) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update_absolute(preview.k + 1, scales, ("JPEG", preview.images()[0], PREVIEW_SIZE))
+
+    return {
+        "seed": seed,
+        "num_images_per_prompt": batch_size,
+        "guidance_scale": guidance,
+        "top_k": top_k,
+        "top_p": top_p,
+        "output_type": "np",
+        "callback_on_scale": on_scale,
+    }
+
+
+class HartLoader:
+    """A shipped model by name, a folder, or a Hugging Face id."""
+
+    CATEGORY = CATEGORY
+    FUNCTION = "load"
+    RETURN_TYPES = ("HART_MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"model": ("STRING", {"default": "emoji"})}}
+
+    def load(self, model: str) -> tuple[HartPipeline]:
+        return (HartPipeline.from_pretrained(model, device=comfy.model_management.get_torch_device()),)
+
+
+class HartGenerate:
+    """Images from text."""
+
+    CATEGORY = CATEGORY
+    FUNCTION = "generate"
+    RETURN_TYPES = ("IMAGE",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        size = {"min": 0, "max": 4096, "step": 16, "tooltip": "0: the model's own"}
+        return {
+            "required": {
+                "model": ("HART_MODEL",),
+                "prompt": ("STRING", {"multiline": True, "default": "a red apple"}),
+                "negative_prompt": ("STRING", {"multiline": True, "default": ""}),
+                "width": ("INT", {"default": 0, **size}),
+                "height": ("INT", {"default": 0, **size}),
+                **SAMPLING,
+            }
+        }
+
+    def generate(
+        self, model: HartPipeline, prompt: str, negative_prompt: str, width: int, height: int, **sampling: Any
+    ) -> tuple[torch.Tensor]:
+        made = model(
+            prompt,
+            negative_prompt=negative_prompt or None,
+            width=width or None,
+            height=height or None,
+            **_options(**sampling, scales=len(model.config.tokenizer.scales)),
+        )
+        return (torch.from_numpy(made.images),)
+
+
+NODE_CLASS_MAPPINGS = {"HartLoader": HartLoader, "HartGenerate": HartGenerate}
+NODE_DISPLAY_NAME_MAPPINGS = {"HartLoader": "HART: load a model", "HartGenerate": "HART: generate"}

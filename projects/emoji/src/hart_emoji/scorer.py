@@ -1,0 +1,42 @@
+"""The scorer that comes with the model, for `hart generate --best-of`: a rendering of every name as its reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hart.evaluation import REFERENCE_SIZE, SCORER_FILE, EfficientNetLite0, Progress, write_references
+from hart_emoji.data.captions import DEFAULT_STYLE
+from hart_emoji.suites.emoji_set import EmojiSet
+from hart_emoji.suites.prompts import LEFT_OUT
+
+
+def write_scorer(folder: Path, data: Path, progress: Progress) -> int:
+    """Into the folder of a model, from the set that `hart-emoji data` built; returns how many names it knows.
+
+    Only training images without skin tones serve. Raises `HartError` for a folder that is no such set.
+    """
+    emoji = EmojiSet(data, REFERENCE_SIZE)
+    features = emoji.features(EfficientNetLite0(torch.device("cpu"), image_size=REFERENCE_SIZE), progress)
+    return references_of(emoji, features, folder / SCORER_FILE)
+
+
+def references_of(emoji: EmojiSet, features: Tensor, file: Path) -> int:
+    """As `write_scorer`, from a set and the features of its images."""
+    rows = [row for row in emoji.training if emoji.tone[row] is None]
+    rendering: dict[int, int] = {}
+    for row in rows:
+        number = int(emoji.concept[row])
+        if number not in rendering or emoji.style[row] == DEFAULT_STYLE:
+            rendering[number] = row
+    named = [
+        (name, row)
+        for number, row in rendering.items()
+        if emoji.entry(number).group not in LEFT_OUT
+        for name in emoji.entry(number).names
+    ]
+    names, places = zip(*named, strict=True)
+    write_references(file, names, features[list(places)], features[rows])
+    return len(names)

@@ -1,0 +1,44 @@
+"""The words of the captions, and the names of things: the list `known_words.json` of the shipped model."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from hart.files import default_cache
+from hart.text_encoder import KnownWords, find_text_encoder, load_text_encoder
+from hart_emoji.data.build import STYLES
+from hart_emoji.data.captions import plain_names
+from hart_emoji.data.plain import PlainEmoji
+from hart_emoji.data.recolour import BACKGROUND_SHADES, COLOUR_WORDS
+from hart_emoji.data.rewriting import NUMBERS, ONE_THING, plural
+
+NOT_THINGS = frozenset({"flags", "symbols", "other"})
+"""Groups of concepts whose names stand for no other word."""
+CONNECTING = """a an the and with of in on at against to background emoji style noto light dark medium medium-light
+medium-dark skin tone big small next beside left right above below over under beneath"""
+"""Of scenes and skin tones."""
+
+
+def find_known_words(model: str, wordnet: Path) -> KnownWords:
+    """Words of the captions of the emoji set and of scenes, with the nouns of WordNet that `PlainEmoji` takes.
+
+    model: whose text encoder finds these. Raises `HartError` as `PlainEmoji.find_nouns` does.
+    """
+    encoder = load_text_encoder(*find_text_encoder(model, tokens=0, instruction=False))
+    images = PlainEmoji(default_cache(), 1)
+    images.find_nouns(encoder, wordnet)
+    concepts = {icon.concept.slug: icon.concept for icon in images.icons}
+    names: set[str] = set()
+    texts = [CONNECTING, *(re.sub(r"\{\w+\}", "", text) for text in ONE_THING), *BACKGROUND_SHADES, *COLOUR_WORDS]
+    texts += [said for number in NUMBERS.values() for said in number]
+    texts += [style.word for style in STYLES.values()]
+    texts += [noun for nouns in images.nouns.values() for noun in nouns]
+    for concept in concepts.values():
+        own = plain_names(concept)
+        texts += [*own, *(many for name in own if (many := plural(name)))]
+        texts += [*images.keywords.standing_alone(concept), *images.keywords.beside_name(concept)]
+        if concept.group not in NOT_THINGS:
+            names.update(own)
+    words = frozenset(word for text in texts for word in re.findall(r"[a-z][a-z'-]*", text.lower()))
+    return KnownWords(words, tuple(sorted(names)))

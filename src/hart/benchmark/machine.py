@@ -1,0 +1,182 @@
+"""What a machine is and what it can do: facts, clocks, the rate of products, the bandwidth of copies, peak memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SEED = 0
+REPEATS = 20
+"""Most calls of a product whose rate is measured."""
+COPY_BYTES = {"cpu": 2**28, "cuda": 2**30, "mps": 2**28}
+INT8 = "int8"
+PROCESSOR_FEATURES = {"AMX": "amx_tile", "AVX-512": "avx512_f", "AVX-512 bf16": "avx512_bf16", "VNNI": "avx512_vnni"}
+
+
+@dataclass(frozen=True)
+class Clock:
+    """mark: a point in time. between: seconds from one to another, once `wait` has returned."""
+
+    mark: Callable[[], Any]
+    between: Callable[[Any, Any], float]
+    wait: Callable[[], None] = lambda: None
+
+    def seconds(self, work: Callable[[], object]) -> float:
+        """How long one call takes, until the device has done it."""
+        start = self.mark()
+        work()
+        end = self.mark()
+        self.wait()
+        return self.between(start, end)
+
+
+def host_clock(now: Callable[[], float] = time.perf_counter) -> Clock:
+    return Clock(now, lambda start, end: end - start)
+
+
+def device_clock(device: torch.device) -> Clock:
+    """CUDA events on a GPU, whose marks are passed when the work before them is done; the host's clock elsewhere."""
+    if device.type == "mps":
+
+        def finished() -> float:
+            torch.mps.synchronize()
+            return time.perf_counter()
+
+        return host_clock(finished)
+    if device.type != "cuda":
+        return host_clock()
+
+    def mark() -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    return Clock(mark, lambda start, end: start.elapsed_time(end) / 1000, torch.cuda.synchronize)
+
+
+def machine_facts(device: torch.device) -> dict[str, Any]:
+    """What a result must state about hardware and software; of a GPU where `device` is one."""
+    facts: dict[str, Any] = {"processor": processor_name(), "cores": os.cpu_count()}
+    features = torch.cpu.get_capabilities()
+    facts |= {name: bool(features[key]) for name, key in PROCESSOR_FEATURES.items() if key in features}
+    if hasattr(os, "getloadavg"):
+        facts["load average at the start"] = round(os.getloadavg()[0], 1)
+    facts |= {
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        facts |= {
+            "GPU": properties.name,
+            "GPU memory GiB": round(properties.total_memory / 2**30, 1),
+            "multiprocessors": properties.multi_processor_count,
+            "CUDA": torch.version.cuda,
+            "cuDNN": torch.backends.cudnn.version(),
+        }
+    return facts
+
+
+def processor_name() -> str:
+    """The model's name where Linux says it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+@torch.inference_mode()
+def product_rate(
+    shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device, clock: Clock, seconds: float = 0.3
+) -> float:
+    """Best operations per second (2 a MAC) of a linear layer in about so many seconds.
+
+    shape: rows, inputs, outputs. dtype: one that `product_refusal` allows.
+    """
+    product = _product(shape, dtype, device)
+    product()
+    times: list[float] = []
+    while not times or (sum(times) < seconds and len(times) < REPEATS):
+        times.append(max(clock.seconds(product), 1e-9))
+    rows, inputs, outputs = shape
+    return 2 * rows * inputs * outputs / min(times)
+
+
+def product_refusal(dtype: torch.dtype, device: torch.device) -> str | None:
+    """Why the machine's products in a type are not measured; None if they can be. Tried with a small product."""
+    try:
+        _product((32, 64, 64), dtype, device)()
+    except (AttributeError, RuntimeError, NotImplementedError) as error:  # operators that this PyTorch lacks
+        return str(error).strip().splitlines()[0]
+    return None
+
+
+def _product(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Callable[[], Tensor]:
+    rows, inputs, outputs = shape
+    generator = torch.Generator(device).manual_seed(SEED)
+    if dtype != torch.int8:
+        # random numbers: a GPU multiplies equal ones faster than others
+        x, weight = (
+            torch.randn(size, generator=generator, device=device).to(dtype)
+            for size in ((rows, inputs), (outputs, inputs))
+        )
+        return lambda: F.linear(x, weight)
+    x, weight = (
+        torch.randint(-127, 128, size, generator=generator, device=device, dtype=torch.int8)
+        for size in ((rows, inputs), (outputs, inputs))
+    )
+    if device.type != "cpu":
+        return lambda: torch._int_mm(x, weight.t())
+    # activations from 0 to 255, which all kernels for x86 processors take
+    unsigned, packed = x.view(torch.uint8), torch.ops.onednn.qlinear_prepack(weight, [rows, inputs])
+    scales, zeros = torch.ones(outputs), torch.zeros(outputs, dtype=torch.long)
+    return lambda: torch.ops.onednn.qlinear_pointwise(
+        unsigned, 1.0, 0, packed, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+
+
+def copy_bandwidth(device: torch.device, clock: Clock, size: int | None = None) -> float:
+    """Bytes per second of a copy, read and written ones together. size: bytes copied."""
+    size = COPY_BYTES[device.type] if size is None else size
+    source = torch.zeros(size, dtype=torch.uint8, device=device).fill_(1)  # memory that is really there
+    target = torch.zeros_like(source).fill_(2)
+    return 2 * size / min(max(clock.seconds(lambda: target.copy_(source)), 1e-9) for _ in range(8))
+
+
+def peak_memory(device: torch.device) -> Callable[[], float | None]:
+    """Starts counting; the function that it returns gives the most GiB since: of tensors on a GPU, else of the process.
+
+    None where the system does not count.
+    """
+    if device.type == "cuda":
+        with suppress(RuntimeError):
+            torch.cuda.reset_peak_memory_stats(device)
+        return lambda: torch.cuda.max_memory_allocated(device) / 2**30
+    if device.type != "cpu":
+        return lambda: None
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: the largest size begins anew
+    except OSError:
+        return lambda: None
+    return _largest_size
+
+
+def _largest_size() -> float | None:
+    """GiB of main memory that this process has taken at most, as Linux counts it."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 2**20
+    return None

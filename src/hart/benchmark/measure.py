@@ -1,0 +1,184 @@
+"""Latency, throughput, memory and time over floor of a pipeline, measured in one run.
+
+The floor of a part is the larger of its operations over the fastest matrix product of the run and of the bytes that it
+must move over the bandwidth of a copy; that of a call is the sum over its parts. Products and copy are measured before
+and after the images, and the fastest of all counts.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from hart.benchmark.machine import (
+    Clock,
+    copy_bandwidth,
+    device_clock,
+    machine_facts,
+    peak_memory,
+    product_rate,
+    product_refusal,
+)
+from hart.benchmark.parts import Generation, GenerationTimer, part_work
+from hart.config import HartConfig
+from hart.pipeline import HartPipeline
+
+SQUARES = {"cpu": (2048,), "cuda": (4096, 8192), "mps": (2048, 4096)}
+"""Sizes of the square products whose rate is measured."""
+COMPARED = (torch.float32, torch.bfloat16, torch.int8)
+"""Types whose rates are measured beside that of the model."""
+
+Shape = tuple[int, int, int]
+Progress = Callable[[str], object]
+
+
+@dataclass
+class Ceilings:
+    """The fastest products and copy that this process has seen.
+
+    rates: operations per second by type and by shape (rows, inputs, outputs). refusals: why a type has none.
+    """
+
+    device: torch.device
+    clock: Clock
+    rates: dict[torch.dtype, dict[Shape, float]] = field(default_factory=dict)
+    refusals: dict[torch.dtype, str] = field(default_factory=dict)
+    bandwidth: float = 0.0
+
+    def measure(self, dtype: torch.dtype, shapes: Sequence[Shape], seconds: float = 0.3) -> None:
+        """Products of these shapes; each keeps its best rate of all calls."""
+        if dtype in self.refusals:
+            return
+        if dtype not in self.rates and (refusal := product_refusal(dtype, self.device)) is not None:
+            self.refusals[dtype] = refusal
+            return
+        found = self.rates.setdefault(dtype, {})
+        for shape in shapes:
+            found[shape] = max(product_rate(shape, dtype, self.device, self.clock, seconds), found.get(shape, 0.0))
+
+    def copy(self, size: int | None = None) -> None:
+        """size: bytes copied."""
+        self.bandwidth = max(self.bandwidth, copy_bandwidth(self.device, self.clock, size))
+
+    def fastest(self, dtype: torch.dtype) -> float:
+        """Operations per second."""
+        return max(self.rates[dtype].values())
+
+
+def model_products(config: HartConfig, batch: int = 1) -> list[Shape]:
+    """(rows, inputs, outputs) of the large layers of a model at its last scale, guidance included."""
+    sizes = config.transformer
+    rows = 2 * batch * sizes.schedule.token_counts[-1]
+    return [
+        (rows, sizes.width, 3 * sizes.width),
+        (rows, sizes.width, sizes.mlp_width),
+        (rows, sizes.mlp_width, sizes.width),
+    ]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Timed calls of one batch size. peak: GiB, see `machine.peak_memory`."""
+
+    batch: int
+    generations: Sequence[Generation]
+    peak: float | None
+
+
+def timed(timer: GenerationTimer, batch: int, *, repeats: int, seconds: float) -> Timed:
+    """Up to `repeats` calls after one to warm up, as many as end within about `seconds`, but at least one."""
+    peak = peak_memory(timer.pipe.device)
+    start = time.monotonic()
+    timer.generate(batch)
+    generations = [timer.generate(batch)]
+    while len(generations) < repeats and time.monotonic() - start + generations[-1].seconds < seconds:
+        generations.append(timer.generate(batch))
+    return Timed(batch, generations, peak())
+
+
+def figures(timer: GenerationTimer, measured: Timed, ceilings: Ceilings) -> dict[str, Any]:
+    """The figures of one batch size as JSON values; parts are those of the median call."""
+    batch, calls = measured.batch, sorted(measured.generations, key=lambda call: call.seconds)
+    middle = calls[(len(calls) - 1) // 2]
+    rate = ceilings.fastest(timer.pipe.dtype)
+    parts: dict[str, dict[str, Any]] = {}
+    for name, work in part_work(timer, batch, whole_scales=middle.whole_scales).items():
+        products, memory = work.flops / rate, work.moved / ceilings.bandwidth
+        parts[name] = {
+            "gflop": work.flops / 1e9,
+            "gb": work.moved / 1e9,
+            "floor_s": max(products, memory),
+            "bound": "products" if products >= memory else "memory",
+            "measured_s": middle.parts[name],
+        }
+    floor = sum(part["floor_s"] for part in parts.values())
+    median = statistics.median(call.seconds for call in calls)
+    return {
+        "batch": batch,
+        "latencies_s": [call.seconds for call in measured.generations],
+        "median_s": median,
+        "best_s": calls[0].seconds,
+        "images_per_s": batch / median,
+        "gflop": sum(part["gflop"] for part in parts.values()),
+        "floor_s": floor,
+        "ratio": median / floor,
+        "peak_gib": measured.peak,
+        "parts": parts,
+    }
+
+
+def benchmark(
+    pipe: HartPipeline,
+    batches: Sequence[int],
+    *,
+    repeats: int,
+    seconds: float,
+    clock: Clock | None = None,
+    progress: Progress = lambda _: None,
+) -> dict[str, Any]:
+    """Everything about one pipeline, as JSON values.
+
+    seconds: about so long for each batch size, in which up to `repeats` calls are timed.
+    """
+    device, dtype = pipe.device, pipe.dtype
+    facts = machine_facts(device)
+    clock = clock or device_clock(device)
+    timer, ceilings = GenerationTimer(pipe, clock), Ceilings(device, clock)
+    squares = [(size, size, size) for size in SQUARES[device.type]]
+    shapes = [*squares, *(shape for batch in dict.fromkeys(batches) for shape in model_products(pipe.config, batch))]
+
+    def ceiling(types: Sequence[torch.dtype]) -> None:
+        progress("rates of products and copies")
+        for kind in types:
+            ceilings.measure(kind, shapes if kind == dtype else [squares[0], shapes[len(squares) + 1]])
+        ceilings.copy()
+
+    ceiling(list(dict.fromkeys([dtype, *COMPARED])))
+    measured = []
+    for batch in dict.fromkeys(batches):
+        progress(f"batch {batch}")
+        measured.append(timed(timer, batch, repeats=repeats, seconds=seconds))
+    ceiling([dtype])
+    return {
+        "size": pipe.image_size,
+        "device": device.type,
+        "dtype": _name(dtype),
+        "guidance": pipe.config.sampling.guidance_scale > 0,
+        "machine": facts,
+        "products_gflops": {
+            _name(kind): {"x".join(map(str, shape)): rate / 1e9 for shape, rate in found.items()}
+            for kind, found in ceilings.rates.items()
+        },
+        "products_not_measured": {_name(kind): reason for kind, reason in ceilings.refusals.items()},
+        "copy_gb_s": ceilings.bandwidth / 1e9,
+        "batches": [figures(timer, one, ceilings) for one in measured],
+    }
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,234 @@
+"""The parts of generating a batch: what each must compute and move at least, and how long each takes.
+
+    text encoder -> context -> blocks of each scale, head, sampling -> residual diffusion -> decoder -> rest
+
+"sampling" is guidance, filters, noise, codes and the next scale's input; "rest" what is left of a call: pixels, checks.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+
+from hart.benchmark.machine import SEED, Clock
+from hart.checkpoint.loading import build
+from hart.config import HartConfig
+from hart.devices import without_memory
+from hart.errors import PromptWarning
+from hart.generation.next_scale import maskgit_step_sizes
+from hart.inference.cost import TEXT_ENCODER, ModelCost, model_cost
+from hart.pipeline import HartPipeline
+from hart.text_encoder import RandomTextFeatures, encoder_module
+
+BLOCKS, HEAD, SAMPLING, DIFFUSION, DECODER, REST = "blocks", "head", "sampling", "residual diffusion", "decoder", "rest"
+PROMPT = "a picture of a mountain lake at sunrise"
+
+
+@dataclass(frozen=True)
+class Work:
+    """Operations (2 a MAC) and the bytes that must at least be read or written."""
+
+    flops: float = 0.0
+    moved: float = 0.0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.flops + other.flops, self.moved + other.moved)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One timed call: seconds in all, and of each part, which add up to it.
+
+    whole_scales: the modules inside a scale could not be told apart (compiled or recorded as one), so that a scale's
+    seconds are those of its blocks, head, sampling and diffusion together.
+    """
+
+    seconds: float
+    parts: Mapping[str, float]
+    whole_scales: bool
+
+
+def step_names(cost: ModelCost) -> list[str]:
+    """Names of the transformer's steps: the context, then the scales from the second on."""
+    return ["context", *(f"scale {k} ({n} tokens)" for k, n in enumerate(cost.scale_tokens[1:], start=2))]
+
+
+@dataclass(frozen=True)
+class _End:
+    """Of a scale: the point in time, and how often the blocks had been called."""
+
+    mark: Any
+    calls: int
+
+
+class Stopwatch:
+    """Marks at the ends of modules, by name, a pair a call."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.calls: dict[str, list[list[Any]]] = defaultdict(list)
+
+    @contextmanager
+    def watching(self, spans: Mapping[str, tuple[nn.Module, nn.Module]]) -> Iterator[None]:
+        """Mark entering the first module of each pair and leaving the second."""
+        handles = []
+        for name, (first, last) in spans.items():
+            calls = self.calls[name]
+            handles += [
+                first.register_forward_pre_hook(lambda *_, calls=calls: calls.append([self.clock.mark()])),
+                last.register_forward_hook(lambda *_, calls=calls: calls[-1].append(self.clock.mark())),
+            ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def seconds(self, name: str) -> list[float]:
+        """Of each call; the clock must have waited."""
+        return [self.clock.between(*pair) for pair in self.calls[name]]
+
+
+@dataclass
+class GenerationTimer:
+    """A pipeline that generates the same images again and again, from prompts to pixels."""
+
+    pipe: HartPipeline
+    clock: Clock
+    cost: ModelCost = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.cost = model_cost(self.pipe.config, guided=self.pipe.config.sampling.guidance_scale > 0)
+
+    def generate(self, count: int = 1) -> Generation:
+        """Generate `count` images together, each of its own prompt or class."""
+        classes = self.pipe.num_classes
+        # the spaces make other prompts of them, each read by itself
+        prompts = [PROMPT + " " * i if classes is None else i % classes for i in range(count)]
+        watch, ends = Stopwatch(self.clock), list[_End]()
+        with watch.watching(self._spans()), warnings.catch_warnings():
+            warnings.simplefilter("ignore", PromptWarning)  # what the encoder makes of the words does not matter
+            start = self.clock.mark()
+            self.pipe(
+                prompts,
+                seed=SEED,
+                batch_size=count,
+                callback_on_scale=lambda _: ends.append(_End(self.clock.mark(), len(watch.calls[BLOCKS]))),
+            )
+            end = self.clock.mark()
+        self.clock.wait()
+        return self._by_part(watch, start, ends, end)
+
+    def _spans(self) -> dict[str, tuple[nn.Module, nn.Module]]:
+        components = self.pipe.components
+        transformer, residual, decoder = (
+            components.hart.transformer,
+            components.hart.residual,
+            self.pipe.tokenizer.decoder,
+        )
+        spans: dict[str, tuple[nn.Module, nn.Module]] = {
+            BLOCKS: (transformer.blocks[0], transformer.blocks[-1]),
+            HEAD: (transformer.head, transformer.head),
+            DECODER: (decoder, decoder),
+        }
+        if residual is not None:
+            spans[DIFFUSION] = (residual.denoiser, residual.denoiser)
+        if (encoder := text_module(self.pipe)) is not None:
+            spans[TEXT_ENCODER] = (encoder, encoder)
+        return spans
+
+    def _by_part(self, watch: Stopwatch, start: Any, ends: Sequence[_End], end: Any) -> Generation:
+        seconds, names = self.clock.between(start, end), step_names(self.cost)
+        found = {name: sum(watch.seconds(name)) for name in (TEXT_ENCODER, HEAD, DIFFUSION, DECODER)}
+        parts = {TEXT_ENCODER: found[TEXT_ENCODER]} if text_module(self.pipe) is not None else {}
+        calls = [0, *(scale.calls for scale in ends)]
+        whole_scales = any(before == after for before, after in pairwise(calls))
+        if whole_scales:
+            marks = [start, *(scale.mark for scale in ends)]
+            steps = [self.clock.between(*pair) for pair in pairwise(marks)]
+            steps[0] -= found[TEXT_ENCODER]
+            parts |= dict(zip(names, steps, strict=True))
+        else:
+            blocks = watch.seconds(BLOCKS)
+            # the context may be one call or several, and so may the last scale
+            steps = [sum(blocks[before:after]) for before, after in pairwise(calls)]
+            inside = dict(zip(names, steps, strict=True)) | {HEAD: found[HEAD]}
+            diffusion = {DIFFUSION: found[DIFFUSION]} if self.pipe.config.hybrid else {}
+            all_scales = self.clock.between(watch.calls[BLOCKS][0][0], ends[-1].mark)
+            parts |= inside | {SAMPLING: all_scales - sum(inside.values()) - found[DIFFUSION]} | diffusion
+        parts[DECODER] = found[DECODER]
+        return Generation(seconds, parts | {REST: seconds - sum(parts.values())}, whole_scales)
+
+
+def text_module(pipe: HartPipeline) -> nn.Module | None:
+    """The network that reads prompts; None for classes and where random features stand in its place."""
+    if pipe.num_classes is not None or isinstance(pipe.text_encoder, RandomTextFeatures):
+        return None
+    return encoder_module(pipe.text_encoder)
+
+
+def part_work(timer: GenerationTimer, batch: int, *, whole_scales: bool) -> dict[str, Work]:
+    """What a batch must compute and move, by the names of `Generation.parts`.
+
+    Moved are weights once a step, keys and values once a scale, logits, and pixels. Other activations are left out:
+    what they move depends on the program. Guidance has two rows an image.
+    """
+    pipe, cost = timer.pipe, timer.cost
+    sizes, sampling, counts = pipe.config.transformer, pipe.config.sampling, cost.scale_tokens
+    number = pipe.dtype.itemsize
+    rows = batch * (2 if sampling.guidance_scale > 0 else 1)
+    blocks, head = _weights(pipe.config)
+    last_calls = len(maskgit_step_sizes(counts[-1], sampling.maskgit_steps)) if pipe.config.hybrid else 1
+    seen = sizes.text.tokens if sizes.text is not None else 1
+    step_work, heads, samples = [], [], []
+    for k, tokens in enumerate(counts):
+        calls = last_calls if k == len(counts) - 1 else 1
+        seen += tokens if k else 0
+        logits = rows * tokens * sizes.codebook_size * torch.float32.itemsize
+        keys_and_values = 2 * rows * seen * sizes.depth * sizes.width * number
+        step_work.append(
+            Work(2 * batch * (cost.step_macs[k] - cost.head_macs[k]), calls * blocks * number + keys_and_values)
+        )
+        heads.append(Work(2 * batch * cost.head_macs[k], calls * head * number + logits))
+        samples.append(Work(2 * batch * cost.macs["codes"] * tokens / sum(counts), logits))
+    steps = (sampling.diffusion_steps or pipe.config.diffusion.sampling_steps) if pipe.config.diffusion else 0
+    diffusion = Work(
+        2 * batch * cost.macs["residual diffusion"],
+        steps * last_calls * cost.parameters["residual diffusion"] * number,
+    )
+    pixels = 3 * batch * pipe.image_size**2
+    encoder = text_module(pipe)
+    parts = {}
+    if encoder is not None:
+        # prompts are read one by one
+        weights = batch * sum(parameter.nbytes for parameter in encoder.parameters())
+        parts[TEXT_ENCODER] = Work(2 * batch * cost.macs.get(TEXT_ENCODER, 0), weights)
+    names = step_names(cost)
+    if whole_scales:
+        samples[-1] += diffusion
+        parts |= {n: sum(w, Work()) for n, w in zip(names, zip(step_work, heads, samples, strict=True), strict=True)}
+    else:
+        parts |= dict(zip(names, step_work, strict=True))
+        parts |= {HEAD: sum(heads, Work()), SAMPLING: sum(samples, Work())}
+        if pipe.config.hybrid:
+            parts[DIFFUSION] = diffusion
+    parts[DECODER] = Work(2 * batch * cost.macs["decoder"], cost.parameters["decoder"] * number + pixels * number)
+    return parts | {REST: Work(0, pixels * (number + 1))}
+
+
+def _weights(config: HartConfig) -> tuple[int, int]:
+    """How many numbers the blocks and the head hold."""
+    with without_memory():
+        _, hart = build(config)
+    blocks, head = (
+        sum(p.numel() for p in module.parameters()) for module in (hart.transformer.blocks, hart.transformer.head)
+    )
+    return blocks, head

@@ -1,0 +1,101 @@
+"""Figures as Markdown with columns of one width, which reads in a terminal as it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """The lines of a Markdown table, numbers to the right; none where there are no rows."""
+    kept = list(rows)
+    cells = [list(header), *([shown(value) for value in row] for row in kept)]
+    if not kept:
+        return []
+    numbers = [all(_is_number(row[i]) for row in kept) for i in range(len(header))]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        padded = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numbers, strict=True)
+        )
+        return f"| {' | '.join(padded)} |"
+
+    rule = [("-" * (width - 1) + ":") if right else "-" * width for width, right in zip(widths, numbers, strict=True)]
+    return [line(cells[0]), line(rule), *map(line, cells[1:])]
+
+
+def shown(value: Any) -> str:
+    """A value as tables show it, numbers with four digits."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "**NO**"
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return str(value).replace("|", "/")
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """What `hart benchmark` prints: the JSON values of `hart.benchmark.measure.benchmark`, with model and command."""
+    on = f"{result['dtype']}, {result['device']}"
+    lines = [f"# {result['model']}, {result['weights']} weights, {on}", "", f"`{result['command']}`", ""]
+    lines += [f"- {name}: {value}" for name, value in result["machine"].items()]
+    shapes = list(dict.fromkeys(shape for rates in result["products_gflops"].values() for shape in rates))
+    rates = result["products_gflops"]
+    lines += ["", "Products, in billions of operations per second (2 a multiply-accumulate):", ""]
+    lines += table(
+        ["rows x inputs x outputs", *rates],
+        ([shape, *(found.get(shape) for found in rates.values())] for shape in shapes),
+    )
+    lines += [f"- {name} is not measured: {reason}" for name, reason in result["products_not_measured"].items()]
+    lines += ["", f"- copy: {result['copy_gb_s']:.1f} GB/s, read and written together", *_batches(result)]
+    for batch in result["batches"]:
+        lines += ["", f"Batch {batch['batch']}, the median call:", "", *part_table(batch["parts"])]
+    return "\n".join(lines) + "\n"
+
+
+def _batches(result: Mapping[str, Any]) -> list[str]:
+    what = "guidance on" if result["guidance"] else "no guidance"
+    lines = ["", f"Images of {result['size']} px, from prompts to pixels, {what}, {result['clock']}:", ""]
+    return lines + table(
+        ["batch", "calls", "median s", "best s", "images/s", "GFLOP", "floor s", "time / floor", "peak GiB"],
+        (
+            [
+                row["batch"],
+                len(row["latencies_s"]),
+                row["median_s"],
+                row["best_s"],
+                row["images_per_s"],
+                row["gflop"],
+                row["floor_s"],
+                row["ratio"],
+                row["peak_gib"],
+            ]
+            for row in result["batches"]
+        ),
+    )
+
+
+def part_table(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Of one batch: the parts' work, floor and time."""
+    return table(
+        ["part", "GFLOP", "GB", "bound by", "floor ms", "measured ms", "time / floor"],
+        (
+            [
+                name,
+                part["gflop"],
+                part["gb"],
+                part["bound"],
+                1e3 * part["floor_s"],
+                1e3 * part["measured_s"],
+                part["measured_s"] / part["floor_s"],
+            ]
+            for name, part in parts.items()
+        ),
+    )

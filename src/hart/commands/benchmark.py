@@ -1,0 +1,106 @@
+"""`hart benchmark`: latency, throughput and memory of a model on this machine, and each part beside its floor."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from pydantic import Field
+
+from hart.commands.console import progress, writable_folder
+from hart.commands.from_config import options_from_config
+from hart.config import Config
+from hart.errors import HartError
+from hart.files import user_path, write_text
+from hart.strict import Listed
+
+if TYPE_CHECKING:
+    from hart.pipeline import HartPipeline
+
+FORMATS = (".json", ".md")
+
+
+class BenchmarkOptions(Config, kw_only=True):
+    """What is measured, and how long."""
+
+    model: Annotated[str, Field(json_schema_extra={"positional": True})] = "emoji"
+    """Shipped model, folder or Hugging Face id; or a preset or config.json, which gets random weights."""
+    random_weights: Annotated[bool, Field(json_schema_extra={"flags": ["--random-weights"]})] = False
+    """Use random weights in place of the model's: only its configuration is read."""
+    batch_size: Annotated[Listed[Annotated[int, Field(ge=1)]], Field(min_length=1)] = (1, 4, 8)
+    """Images generated together, each number of them timed."""
+    device: str | None = None
+    """cpu, cuda, cuda:1 or mps; by default CUDA if there is one, else the CPU."""
+    dtype: str | None = None
+    """float32, bfloat16 or float16; by default bfloat16 on CUDA, else float32."""
+    threads: Annotated[int | None, Field(ge=1)] = None
+    """Threads on a CPU; by default what PyTorch takes."""
+    repeats: Annotated[int, Field(ge=1)] = 5
+    """Most timed calls of each batch size, after one to warm up."""
+    seconds: Annotated[float, Field(gt=0)] = 60.0
+    """About so long for each batch size; one call is timed, however long it takes."""
+    clock: Literal["wall", "cpu"] = "wall"
+    """cpu: processor time, with --threads 1 on a machine that is busy with other work; it is no latency."""
+
+
+@options_from_config
+def benchmark(
+    options: BenchmarkOptions,
+    output: Annotated[
+        list[Path] | None,
+        typer.Option(help="File for the figures, FILE.json or FILE.md; repeat it for both.", show_default=False),
+    ] = None,
+) -> None:
+    """Time a model on this machine, part by part, beside the least that its products and copies allow."""
+    files = [user_path(file) for file in output or ()]
+    for file in files:
+        if file.suffix not in FORMATS:
+            raise HartError(f"--output {file}: give a file that ends in {' or '.join(FORMATS)}")
+        writable_folder(file.parent)
+    if options.clock == "cpu" and (options.threads != 1 or options.device not in (None, "cpu")):
+        raise HartError("--clock cpu needs --threads 1 and the CPU: processor time adds up over threads")
+    import torch
+
+    from hart.benchmark.machine import host_clock
+    from hart.benchmark.measure import benchmark as measure
+    from hart.benchmark.report import markdown
+
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    with progress(f"loading {options.model}") as report:
+        pipe, weights = _open(options)
+        result: dict[str, Any] = {
+            "model": options.model,
+            "weights": weights,
+            "command": shlex.join(["hart", *sys.argv[1:]]),
+            "clock": f"{options.clock} clock",
+        } | measure(
+            pipe,
+            options.batch_size,
+            repeats=options.repeats,
+            seconds=options.seconds,
+            clock=host_clock(time.process_time) if options.clock == "cpu" else None,
+            progress=lambda what: report(0, None, what),
+        )
+    text = markdown(result)
+    typer.echo(text, nl=False)
+    for file in files:
+        write_text(file, text if file.suffix == ".md" else json.dumps(result, indent=1) + "\n")
+
+
+def _open(options: BenchmarkOptions) -> tuple[HartPipeline, str]:
+    """The pipeline, and whether its weights are random or stored."""
+    from hart.checkpoint.loading import load_config
+    from hart.pipeline import HartPipeline
+    from hart.presets import PRESETS
+
+    only_sizes = options.model in PRESETS or options.model.endswith(".json")
+    if options.random_weights or only_sizes:
+        config = load_config(options.model)
+        return HartPipeline.from_config(config, device=options.device, dtype=options.dtype), "random"
+    return HartPipeline.from_pretrained(options.model, device=options.device, dtype=options.dtype), "stored"

@@ -1,0 +1,215 @@
+"""What is asked of a pipeline: single images, rows of a batch, and the images of a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from hart.config import MAX_SEED, HartConfig, SamplingConfig
+from hart.errors import HartError
+from hart.generation.request import (
+    MAX_BATCH,
+    Prompt,
+    checked_embeds,
+    checked_negatives,
+    checked_prompts,
+    checked_seed,
+    checked_seeds,
+    checked_settings,
+    drawn_seeds,
+    listed_values,
+    whole_number,
+)
+from hart.grids import ScaleSchedule
+from hart.strict import shown
+from hart.types import ClassContext, Context, TextContext, cat_contexts
+
+OWN_SETTINGS = ("guidance_scale", "top_k", "top_p", "gumbel_smoothing")
+"""Fields of `SamplingConfig` that every image of a batch may have for itself."""
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """One image. It comes out the same, to rounding, whatever other images share its batch.
+
+    prompt, negative_prompt: text, a class number, or one row of features; the negative one may be None.
+    sampling: None for the model's own settings; the images of a batch agree in `hart.generation.rows.SHARED`.
+    """
+
+    prompt: Prompt | Context
+    seed: int = 0
+    sampling: SamplingConfig | None = None
+    negative_prompt: Prompt | Context | None = None
+
+
+def checked_images(config: HartConfig, images: object, schedule: ScaleSchedule) -> list[ImageRequest]:
+    """The images of one batch, with the model's settings where they give none. Raises `HartError` for other values."""
+    given: list[Any] = list(images) if isinstance(images, Iterable) else [images]
+    if wrong := [one for one in given if not isinstance(one, ImageRequest)]:
+        raise HartError(f"give a list of ImageRequest, not {shown(wrong[0])}")
+    whole_number("number of images in a batch", len(given), 1, MAX_BATCH)
+    return [_checked_image(config, one, schedule) for one in given]
+
+
+def _checked_image(config: HartConfig, image: ImageRequest, schedule: ScaleSchedule) -> ImageRequest:
+    def checked(name: str, prompt: Prompt | Context) -> Prompt | Context:
+        if not isinstance(prompt, TextContext | ClassContext):
+            (one,) = checked_prompts([prompt], config.num_classes)
+            return one
+        if len(context := checked_embeds(name, prompt, config)) != 1:
+            raise HartError(f"{name} has {len(context)} rows: an image takes one")
+        return context
+
+    sampling = checked_settings(config, image.sampling, {}, schedule)
+    negative = image.negative_prompt
+    if negative is not None:
+        negative = checked("negative_prompt", negative)
+        _require_guidance([sampling])
+    return replace(
+        image,
+        prompt=checked("prompt", image.prompt),
+        seed=checked_seed(image.seed),
+        sampling=sampling,
+        negative_prompt=negative,
+    )
+
+
+def contexts(
+    images: Sequence[ImageRequest], encode: Callable[[Prompt], Context], device: torch.device
+) -> tuple[Context, Context | None]:
+    """The contexts of a batch, and those that guidance steers away from: None if all are the null context."""
+
+    def of(prompt: Prompt | Context) -> Context:
+        return (prompt if isinstance(prompt, TextContext | ClassContext) else encode(prompt)).to(device)
+
+    context = cat_contexts([of(image.prompt) for image in images])
+    if all(image.negative_prompt is None for image in images):
+        return context, None
+    null = context.null()
+    return context, cat_contexts(
+        null.rows(slice(i, i + 1)) if image.negative_prompt is None else of(image.negative_prompt)
+        for i, image in enumerate(images)
+    )
+
+
+@dataclass(frozen=True)
+class Request:
+    """The images of one call, every value checked; image i belongs to prompt i // images_per_prompt.
+
+    prompts: or their features in `embeds`. negative_prompts, negative_embeds: one for each prompt, one for all, or
+        none; a prompt that is None stands for the null context. seeds: one for each image. samplings: one for each
+        image, or one for all. schedule: of all images.
+    """
+
+    prompts: Sequence[Prompt]
+    embeds: Context | None
+    negative_prompts: Sequence[Prompt | None] | None
+    negative_embeds: Context | None
+    images_per_prompt: int
+    seeds: Sequence[int]
+    samplings: Sequence[SamplingConfig]
+    schedule: ScaleSchedule
+    batch_size: int
+
+    @property
+    def count(self) -> int:
+        return self.images_per_prompt * (len(self.prompts) if self.embeds is None else len(self.embeds))
+
+    def batches(self) -> Iterator[range]:
+        """Which images are made together."""
+        return (range(at, min(at + self.batch_size, self.count)) for at in range(0, self.count, self.batch_size))
+
+    def image(self, i: int) -> ImageRequest:
+        """Image i (0-based)."""
+        row = i // self.images_per_prompt
+        prompt = self.prompts[row] if self.embeds is None else self.embeds.rows(slice(row, row + 1))
+        negative: Prompt | Context | None = None
+        if self.negative_embeds is not None:
+            at = row % len(self.negative_embeds)
+            negative = self.negative_embeds.rows(slice(at, at + 1))
+        elif self.negative_prompts is not None:
+            negative = self.negative_prompts[row % len(self.negative_prompts)]
+        return ImageRequest(prompt, self.seeds[i], self.sampling(i), negative)
+
+    def sampling(self, i: int) -> SamplingConfig:
+        """The settings of image i."""
+        return self.samplings[i % len(self.samplings)]
+
+
+def checked_request(
+    config: HartConfig,
+    prompt: object = None,
+    *,
+    embeds: object = None,
+    negative_prompt: object = None,
+    negative_embeds: object = None,
+    images_per_prompt: object = 1,
+    seed: object = None,
+    generator: object = None,
+    sampling: SamplingConfig | None = None,
+    settings: Mapping[str, Any],
+    schedule: ScaleSchedule,
+    batch_size: object,
+) -> Request:
+    """A `Request` from the arguments of `HartPipeline.__call__`. Raises `HartError` for those that do not fit."""
+    if (prompt is None) == (embeds is None):
+        raise HartError("give either a prompt or prompt_embeds, what encode_prompt returns")
+    if negative_prompt is not None and negative_embeds is not None:
+        raise HartError("give either negative_prompt or negative_prompt_embeds")
+    if generator is not None and seed is not None:
+        raise HartError("give either a seed or a generator")
+    prompts = [] if prompt is None else checked_prompts(prompt, config.num_classes)
+    given = None if embeds is None else checked_embeds("prompt_embeds", embeds, config)
+    rows = len(prompts) if given is None else len(given)
+    each = whole_number("num_images_per_prompt", images_per_prompt, 1, MAX_SEED)
+    samplings = checked_samplings(config, sampling, settings, schedule, rows, each)
+    negatives, negative = None, None
+    if negative_embeds is not None:
+        negative = checked_embeds("negative_prompt_embeds", negative_embeds, config)
+    elif negative_prompt is not None:
+        negatives = checked_negatives(negative_prompt, config.num_classes)
+    if (negatives_given := negative or negatives) is not None:
+        _require_guidance(samplings)
+        if len(negatives_given) not in (1, rows):
+            raise HartError(f"{len(negatives_given)} negative prompts for {rows} prompts: give one, or one for each")
+    size, count = whole_number("batch_size", batch_size, 1, MAX_BATCH), rows * each
+    seeds = checked_seeds(seed, count) if generator is None else drawn_seeds(generator, count)
+    return Request(prompts, given, negatives, negative, each, seeds, samplings, schedule, size)
+
+
+def checked_samplings(
+    config: HartConfig,
+    base: SamplingConfig | None,
+    settings: Mapping[str, Any],
+    schedule: ScaleSchedule,
+    prompts: int,
+    each: int,
+) -> list[SamplingConfig]:
+    """`checked_settings` of each of prompts x each images, or one for all if no value is a list.
+
+    settings: those in `OWN_SETTINGS` may be lists, with a value for each prompt or for each image.
+    """
+    listed = {name: values for name in OWN_SETTINGS if (values := listed_values(settings.get(name))) is not None}
+    if not listed:
+        return [checked_settings(config, base, settings, schedule)]
+    count = prompts * each
+    for name, values in listed.items():
+        if len(values) not in (prompts, count):
+            raise HartError(f"{name}: {len(values)} values for {prompts} prompts: give one, or one for each")
+    known: dict[tuple[Any, ...], SamplingConfig] = {}
+    rows = []
+    for i in range(count):
+        own = {name: values[i if len(values) == count else i // each] for name, values in listed.items()}
+        key = tuple(own.values())
+        if key not in known:
+            known[key] = checked_settings(config, base, {**settings, **own}, schedule)
+        rows.append(known[key])
+    return rows
+
+
+def _require_guidance(samplings: Sequence[SamplingConfig]) -> None:
+    if all(sampling.guidance_scale == 0 for sampling in samplings):
+        raise HartError("a negative prompt works through guidance: give a guidance_scale above 0")

@@ -1,0 +1,98 @@
+"""The sampling settings of a batch: one row of tensors for each image, and what shapes the work of all.
+
+Guidance, top-k, top-p and Gumbel smoothing are an image's own; `SHARED` settings are the batch's.
+
+Shapes: B images, or 1 if all have the same settings; K scales, V codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hart.config import HartConfig, SamplingConfig
+from hart.errors import HartError
+from hart.generation.logits import Guidance, top_k_at
+from hart.grids import ScaleSchedule
+
+SHARED = ("maskgit_steps", "diffusion_steps", "discrete_only")
+"""Fields of `SamplingConfig` in which the images of a batch agree."""
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """Tensors are (B, 1, 1), or (K, B, 1, 1) with a row for every scale; all else is the same for all images.
+
+    guided: whether any image is; the others have a guidance of 0 and get what they get without.
+    candidates: for each scale, the most codes that an image keeps by top-k; None for all.
+    row_top_k: None if all keep equally many. top_p: None if no image has one; infinite for those without.
+    smooth: None if no image is smoothed. all_smooth: no image is left out.
+    """
+
+    guided: bool
+    maskgit_steps: int
+    diffusion_steps: int
+    discrete_only: bool
+    candidates: tuple[int | None, ...]
+    all_smooth: bool
+    guidance: Guidance
+    row_top_k: Tensor | None
+    top_p: Tensor | None
+    smooth: Tensor | None
+
+    def guidance_at(self, k: int) -> Guidance:
+        """1 + g and g at scale k (0-based), each (B, 1, 1)."""
+        return self.guidance[0][k], self.guidance[1][k]
+
+    def row_top_k_at(self, k: int) -> Tensor | None:
+        """How many codes each image keeps at scale k, (B, 1, 1)."""
+        return None if self.row_top_k is None else self.row_top_k[k]
+
+
+def ratio_at(k: int, schedule: ScaleSchedule, config: HartConfig) -> float:
+    """r = k / (K - 1), by which guidance and sharpness grow; a hybrid's last scale has that of the one before it."""
+    last = len(schedule) - 1
+    return (k - 1 if k == last and config.hybrid else k) / last
+
+
+def batch_settings(
+    config: HartConfig, rows: Sequence[SamplingConfig], schedule: ScaleSchedule, device: torch.device
+) -> BatchSettings:
+    """The settings of the images of a batch, one for each or one for all.
+
+    Raises `HartError` for settings that the model cannot sample with, or that cannot share a batch.
+    """
+    first = rows[0]
+    for row in rows:
+        config.check_sampling(row, schedule)
+        if differing := [name for name in SHARED if getattr(row, name) != getattr(first, name)]:
+            raise HartError(f"the images of a batch need the same {differing[0]}: generate these apart")
+    scales, codes = range(len(schedule)), config.transformer.codebook_size
+    # plain VAR keeps as many codes at every scale
+    kept = [
+        [min(codes, (top_k_at(k, row.top_k) if config.hybrid else row.top_k) or codes) for row in rows] for k in scales
+    ]
+    top_p = [torch.inf if row.top_p in (None, 1) else row.top_p for row in rows]
+    smooth = [row.gumbel_smoothing for row in rows]
+    strength = [[row.guidance_scale * ratio_at(k, schedule, config) for row in rows] for k in scales]
+    more = [[1 + g for g in one] for one in strength]
+    # one copy to the device
+    table = torch.tensor([*more, *strength, *kept, top_p, smooth], dtype=torch.float32)
+    table = table.to(device, non_blocking=True)[..., None, None]
+    more_table, strength_table, kept_table = table[: 3 * len(scales)].split(len(scales))
+    diffusion = config.diffusion
+    return BatchSettings(
+        guided=any(row.guidance_scale > 0 for row in rows),
+        maskgit_steps=first.maskgit_steps,
+        diffusion_steps=first.diffusion_steps or (diffusion.sampling_steps if diffusion is not None else 0),
+        discrete_only=first.discrete_only,
+        candidates=tuple(None if max(one) == codes else max(one) for one in kept),
+        all_smooth=all(smooth),
+        guidance=(more_table, strength_table),
+        row_top_k=kept_table if any(len(set(one)) > 1 for one in kept) else None,
+        top_p=table[-2] if min(top_p) < torch.inf else None,
+        smooth=table[-1] > 0 if any(smooth) else None,
+    )

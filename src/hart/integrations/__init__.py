@@ -1,0 +1,1 @@
+"""HART inside other programs; each file needs the package that it is named after."""

@@ -1,0 +1,118 @@
+"""HART as a pipeline of diffusers: loaded, moved, called and stored as its users are used to.
+
+    pipe = DiffusionPipeline.from_pretrained("emoji-diffusers", custom_pipeline="integrations/diffusers")
+    image = pipe("a red apple", generator=torch.Generator().manual_seed(0)).images[0]
+
+`HartDiffusionPipeline(HartModel.from_pretrained("emoji")).save_pretrained("emoji-diffusers")` makes such a folder of
+any model that hart opens.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import torch
+from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin
+from diffusers.configuration_utils import ConfigMixin
+
+from hart.generation.outputs import ScalePreview
+from hart.generation.request import OutputType
+from hart.pipeline import HartPipeline
+
+OnStepEnd = Callable[["HartDiffusionPipeline", int, int, dict[str, Any]], dict[str, Any]]
+
+
+class HartModel(ModelMixin, ConfigMixin):
+    """A whole model as the one component of a `HartDiffusionPipeline`; `pipeline` is hart's own."""
+
+    config_name = "config.json"  # type: ignore[assignment]
+
+    def __init__(self, pipeline: HartPipeline) -> None:
+        super().__init__()
+        self.pipeline = pipeline
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike[str], **options: Any) -> Self:
+        """What `HartPipeline.from_pretrained` opens. torch_dtype: of the transformer; diffusers' other options of
+        loading (memory maps, variants, device maps) have no meaning for these files."""
+        return cls(HartPipeline.from_pretrained(name, device="cpu", dtype=options.get("torch_dtype")))
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
+        """What `HartPipeline.save_pretrained` writes."""
+        self.pipeline.save_pretrained(os.fspath(save_directory))
+
+    def to(self, *args: Any, **options: Any) -> Self:
+        """As in torch: a device, a type, or both."""
+        device, dtype, _, _ = torch._C._nn._parse_to(*args, **options)
+        self.pipeline.to(device, dtype)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return self.pipeline.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.pipeline.dtype
+
+
+class HartDiffusionPipeline(DiffusionPipeline):
+    """Images from text by next-scale prediction, called like any pipeline of diffusers."""
+
+    model_cpu_offload_seq = "hart"
+    hart: HartModel
+
+    def __init__(self, hart: HartModel) -> None:
+        super().__init__()
+        self.register_modules(hart=hart)  # type: ignore[attr-defined]
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        guidance_scale: float | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        prompt_embeds: Any = None,
+        negative_prompt_embeds: Any = None,
+        output_type: OutputType = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: OnStepEnd | None = None,
+        **settings: Any,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Arguments as everywhere in diffusers; a step is a scale.
+
+        guidance_scale: diffusers' convention, 1 is off; by default the model's own. generator: by default a new random
+            seed. callback_on_step_end: gets the latents so far (B, D, h, w) under "latents" after every scale; what it
+            returns is not read. settings: those of `HartPipeline` that diffusers has no name for, such as top_k.
+        """
+        if guidance_scale is not None:
+            settings["guidance_scale"] = guidance_scale - 1
+        if generator is None:
+            generator = torch.Generator().manual_seed(torch.seed() % 2**62)
+
+        def on_scale(preview: ScalePreview) -> bool:
+            if callback_on_step_end is not None:
+                callback_on_step_end(self, preview.k, preview.k, {"latents": preview.latent})
+            return not self._interrupt
+
+        self._interrupt = False
+        self._interrupt = False  # what a callback sets to stop, as in other pipelines
+        images = self.hart.pipeline(
+            prompt,
+            height=height,
+            width=width,
+            negative_prompt=negative_prompt,
+            num_images_per_prompt=num_images_per_prompt,
+            generator=generator,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            output_type=output_type,
+            callback_on_scale=on_scale,
+            **settings,
+        ).images
+        return ImagePipelineOutput(images=images) if return_dict else (images,)

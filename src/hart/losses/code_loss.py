@@ -1,0 +1,155 @@
+"""Head and cross entropy together, in chunks of tokens: no logits of all tokens ever exist, nor do their gradients.
+
+A chunk's logits give its losses and, at once, their gradients; both are gone before the next chunk. What is kept for
+the backward pass is the gradient of the head's input and weights. (As in Liger kernels, arXiv 2410.10989.)
+
+Shapes: N tokens, n of a chunk, C width, V codes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CHUNK = {"cpu": 2**21, "cuda": 2**26}
+"""Logits of a chunk: a CPU's fit its cache, 8 MB; a GPU's keep it busy, 256 MB."""
+# The codes that condition the diffusion are sampled from the model's own distribution, cut to these.
+SAMPLED_TOP_K, SAMPLED_TOP_P = 600, 0.96
+
+
+class CodeLoss(nn.Module):
+    """Losses of given logits. Without parameters; a module so that it can be compiled as blocks are."""
+
+    def __init__(self, cluster_weight: float = 0.0, clusters: Tensor | None = None) -> None:
+        """clusters: (V,) the cluster of each code, see `hart.losses.hart_loss.code_clusters`."""
+        super().__init__()
+        self.cluster_weight = cluster_weight
+        self.clusters = clusters
+
+    def forward(self, logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        """Of n tokens: cross entropy; minus the log of the probability of all codes in the target's cluster; whether no
+        code is more likely than the target; and the gradient (n, V) of the sum of all losses in the logits' type.
+
+        logits: (n, V), computed with in float32. targets: (n,). weights: (n,) of each token's loss in the sum.
+        """
+        logits, dtype = logits.float(), logits.dtype
+        targets, weights = targets.unsqueeze(1), weights.unsqueeze(1)
+        largest = logits.amax(dim=1, keepdim=True)
+        wide = (logits - largest).exp()
+        total = wide.sum(dim=1, keepdim=True)
+        wanted = logits.gather(1, targets)
+        entropy = total.log() + largest - wanted
+        gradient = wide * (1 / total)
+        cluster_entropy = None
+        if self.clusters is not None:
+            outside = self.clusters != self.clusters[targets]
+            inside = logits.masked_fill(outside, -torch.inf)
+            # a cluster may be so improbable that its codes vanish beside the others
+            largest_inside = inside.amax(dim=1, keepdim=True)
+            narrow = (inside - largest_inside).exp()
+            total_inside = narrow.sum(dim=1, keepdim=True)
+            cluster_entropy = entropy + wanted - largest_inside - total_inside.log()
+            scaled = (1 + self.cluster_weight) * gradient
+            gradient = scaled - narrow * (self.cluster_weight / total_inside)
+        is_target = torch.arange(logits.shape[1], device=logits.device) == targets
+        gradient = (gradient - is_target.to(gradient.dtype)) * weights
+        cluster_entropy = None if cluster_entropy is None else cluster_entropy.squeeze(1)
+        return entropy.squeeze(1), cluster_entropy, (wanted >= largest).squeeze(1), gradient.to(dtype)
+
+
+@dataclass(frozen=True)
+class CodeLosses:
+    """Of each token (N,), without gradient: see `CodeLoss`. sampled: (N,) codes, where they are asked for."""
+
+    entropy: Tensor
+    cluster_entropy: Tensor | None
+    correct: Tensor
+    sampled: Tensor | None
+
+
+def code_losses(
+    x: Tensor, head: nn.Linear, targets: Tensor, weights: Tensor, loss: CodeLoss, uniform: Tensor | None = None
+) -> tuple[Tensor, CodeLosses]:
+    """The sum of the weighted losses of N tokens, with gradients for x and the head, and the losses of each token.
+
+    x: (N, C) to be turned into logits by `head`. The products are in autocast's type where that is on, else in x's.
+    targets: (N,) codes. weights: (N,) of each token's loss. uniform: (N,) in [0, 1), to sample codes with.
+    """
+    kind = x.device.type
+    narrow = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    dtype = torch.get_autocast_dtype(kind) if narrow else x.dtype
+    with torch.autocast(kind, enabled=False):
+        total, *rest = _ChunkedHead.apply(
+            x, head.weight, head.bias, targets, weights, uniform, loss, dtype, torch.is_grad_enabled()
+        )
+    return total, CodeLosses(*rest)
+
+
+def sampled_codes(logits: Tensor, uniform: Tensor) -> Tensor:
+    """A code (n,) of logits (n, V), by inverting the distribution function of the best ones at uniform (n,)."""
+    best, codes = logits.float().topk(min(SAMPLED_TOP_K, logits.shape[1]), dim=1)
+    cumulative = best.softmax(dim=1).cumsum(dim=1)
+    # the nucleus ends with the first code that makes it large enough
+    last = (cumulative < SAMPLED_TOP_P).sum(dim=1, keepdim=True).clamp(max=best.shape[1] - 1)
+    place = torch.searchsorted(cumulative, uniform.unsqueeze(1) * cumulative.gather(1, last), right=True)
+    return codes.gather(1, torch.minimum(place, last)).squeeze(1)
+
+
+class _ChunkedHead(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        uniform: Tensor | None,
+        loss: CodeLoss,
+        dtype: torch.dtype,
+        train: bool,
+    ) -> tuple[Tensor | None, ...]:
+        for_x, for_weight, for_bias = (needed and train for needed in ctx.needs_input_grad[:3])
+        narrow, narrow_weight, narrow_bias = (t.to(dtype) for t in (x, weight, bias))
+        x_gradient = torch.empty_like(narrow) if for_x else None
+        weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if for_weight else None
+        bias_gradient = torch.zeros_like(bias, dtype=torch.float32) if for_bias else None
+        kept: list[tuple[Tensor, Tensor | None, Tensor, Tensor | None]] = []
+        for part in _chunks(x.shape[0], weight.shape[0], x.device):
+            logits = F.linear(narrow[part], narrow_weight, narrow_bias)
+            entropy, cluster_entropy, correct, gradient = loss(logits, targets[part], weights[part])
+            codes = None if uniform is None else sampled_codes(logits, uniform[part])
+            kept.append((entropy, cluster_entropy, correct, codes))
+            if x_gradient is not None:
+                torch.mm(gradient, narrow_weight, out=x_gradient[part])
+            if weight_gradient is not None:
+                weight_gradient += gradient.T @ narrow[part]
+            if bias_gradient is not None:
+                bias_gradient += gradient.sum(dim=0, dtype=torch.float32)
+        entropies, cluster_entropies, corrects, sampled = zip(*kept, strict=True)
+        entropy, correct = torch.cat(entropies), torch.cat(corrects)
+        cluster_entropy = None if loss.clusters is None else torch.cat(cluster_entropies)
+        codes = None if uniform is None else torch.cat(sampled)
+        losses = entropy if cluster_entropy is None else entropy + loss.cluster_weight * cluster_entropy
+        ctx.gradients = x_gradient, weight_gradient, bias_gradient
+        outputs = entropy, cluster_entropy, correct, codes
+        ctx.mark_non_differentiable(*(output for output in outputs if output is not None))
+        return (losses * weights).sum(), *outputs
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        # in float32: what accumulation divides by would be rounded
+        return *(None if gradient is None else gradient.float() * total for gradient in ctx.gradients), *[None] * 6
+
+
+def _chunks(tokens: int, codes: int, device: torch.device) -> list[slice]:
+    """Rows of chunks of nearly one size."""
+    count = max(1, -(-tokens * codes // CHUNK.get(device.type, CHUNK["cuda"])))
+    edges = [tokens * i // count for i in range(count + 1)]
+    return [slice(start, end) for start, end in pairwise(edges)]

@@ -1,0 +1,115 @@
+"""Who may ask for what, and how often: API keys, the names of the host, pages of others, rate limits."""
+
+from __future__ import annotations
+
+import hmac
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import Message, Scope, Send
+
+from hart.serving.schemas import ApiError
+
+HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+        b"manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+)
+"""Of every answer."""
+REMEMBERED = 10_000
+"""Clients whose use is remembered."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """keys: one of them is needed below /v1 and for /metrics, if there are any. hosts: names that requests may be
+    addressed to, so that a page elsewhere cannot reach a server on this machine under a name of its own; None: any."""
+
+    keys: Sequence[str] = ()
+    hosts: Collection[str] | None = None
+
+    def client(self, scope: Scope) -> str:
+        """Who asks: the number of the key, or the address. Raises `ApiError` for whoever may not."""
+        headers = Headers(scope=scope)
+        host = _hostname(headers.get("host", ""))
+        if self.hosts is not None and host not in self.hosts:
+            raise ApiError(403, "this server is not known by that name: see hart serve --help, --public", code="host")
+        origin = headers.get("origin")
+        if origin is not None and scope["method"] != "GET" and urlsplit(origin).netloc != headers.get("host"):
+            raise ApiError(403, "pages of other hosts may not use this server", code="origin")
+        address = scope["client"][0] if scope.get("client") else "unknown"
+        if not self.keys or not _needs_key(scope["path"]):
+            return str(address)
+        kind, _, given = headers.get("authorization", "").partition(" ")
+        given = given.strip() if kind.lower() == "bearer" else headers.get("api-key", "")
+        matching = [i for i, key in enumerate(self.keys) if hmac.compare_digest(key.encode(), given.encode())]
+        if not matching:
+            raise ApiError(
+                401,
+                "give a valid API key: Authorization: Bearer KEY",
+                kind="authentication_error",
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        return f"key {matching[0]}"
+
+
+class RateLimit:
+    """Images a minute for each client. Who has used more than its share waits until the debt is paid."""
+
+    def __init__(self, images_per_minute: float | None, clock: Callable[[], float]) -> None:
+        self._rate = None if images_per_minute is None else images_per_minute / 60
+        self._clock = clock
+        self._free_at: dict[str, float] = {}
+        """Client -> when it has its whole minute's share again."""
+
+    def check(self, client: str) -> None:
+        """Raises `ApiError` with Retry-After for a client that has to wait."""
+        if self._rate is not None and (wait := self._free_at.get(client, 0) - self._clock() - 60) >= 0:
+            raise ApiError(
+                429,
+                "too many images a minute: wait a little",
+                kind="rate_limit_error",
+                code="rate_limit_exceeded",
+                headers={"Retry-After": str(math.floor(wait) + 1)},
+            )
+
+    def charge(self, client: str, images: int) -> None:
+        """Images that were accepted."""
+        if self._rate is not None:
+            now = self._clock()
+            self._free_at[client] = max(self._free_at.get(client, 0), now) + images / self._rate
+            if len(self._free_at) > REMEMBERED:
+                self._free_at = {name: free for name, free in self._free_at.items() if free > now}
+
+
+def with_headers(send: Send) -> Send:
+    """`send` with the headers of every answer."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), *HEADERS]
+        await send(message)
+
+    return sending
+
+
+def _needs_key(path: str) -> bool:
+    return path.startswith("/v1/") or path in ("/v1", "/metrics")
+
+
+def _hostname(host: str) -> str:
+    """Of a Host header, without the port."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""

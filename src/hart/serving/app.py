@@ -1,0 +1,223 @@
+"""The web application: its routes, and what stands around them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hart.serving.access import Access, with_headers
+from hart.serving.bodies import Form, decoded, from_form, redrawn
+from hart.serving.checkers import PromptChecker
+from hart.serving.documents import IMAGES, edit_form, json_body, variation_form
+from hart.serving.engine import Engine, Source
+from hart.serving.errors import error_response
+from hart.serving.models import Models, ServedModel
+from hart.serving.schemas import ApiError, Edit, Generation, Variation
+from hart.serving.server import Limits, Server
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+log = logging.getLogger(__name__)
+
+PAGE = Path(__file__).with_name("page")
+
+
+def create_app(
+    models: Models,
+    *,
+    checker: PromptChecker,
+    access: Access | None = None,
+    limits: Limits | None = None,
+    log_requests: bool = False,
+    clock: Callable[[], float] = time.monotonic,
+) -> FastAPI:
+    """The application. The default model is opened when it starts, in the background; what was accepted is finished
+    before it stops. `app.state.server` is its `Server`."""
+    from hart import __version__
+
+    server = Server(models, checker, access or Access(), limits or Limits(), clock)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        server.worker.start()
+        models.default.begin()
+        yield
+        await asyncio.to_thread(server.worker.stop)
+
+    app = FastAPI(
+        title="hart",
+        version=__version__,
+        summary="Text to image, coarse to fine: OpenAI's Images API with this model's own fields.",
+        lifespan=lifespan,
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # nobody asked for it
+    )
+    app.state.server = server
+    _add_images(app, server)
+    _add_status(app, server)
+    _add_page(app)
+    app.add_exception_handler(HTTPException, _answer_error)
+    app.add_middleware(_Door, server=server, log_requests=log_requests)
+    return app
+
+
+def _add_images(app: FastAPI, server: Server) -> None:
+    """The routes that draw."""
+
+    @app.post("/v1/images/generations", responses=IMAGES, openapi_extra=json_body())
+    async def generations(request: Request) -> Response:
+        """Draw images of a prompt."""
+        return await server.answer(request, await server.bodies.json(request, Generation))
+
+    @app.post("/v1/images/edits", responses=IMAGES, openapi_extra=edit_form())
+    async def edits(request: Request) -> Response:
+        """Draw a part of an image anew, or all of it to another text."""
+        form = await server.bodies.form(request)
+        asked = from_form(form, Edit)
+        image, mask = _file(form, "image"), form.files.get("mask", [None])[0]
+        return await server.answer(request, asked, lambda _: _edited(image, mask))
+
+    @app.post("/v1/images/variations", responses=IMAGES, openapi_extra=variation_form())
+    async def variations(request: Request) -> Response:
+        """Draw images that share an image's coarse scales."""
+        form = await server.bodies.form(request)
+        asked = from_form(form, Variation)
+        image = _file(form, "image")
+
+        def source(engine: Engine) -> Source:
+            kept = engine.facts.scales // 2 if asked.kept_scales is None else asked.kept_scales
+            return Source(_rgb(decoded(image, "image")), kept_scales=kept)
+
+        return await server.answer(request, asked, source)
+
+
+def _add_status(app: FastAPI, server: Server) -> None:
+    """The routes that tell how the server is."""
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """The served models, the default first; of opened ones what they draw."""
+        return {"object": "list", "data": [_described(model) for model in server.models.all]}
+
+    @app.get("/healthz")
+    async def healthz() -> JSONResponse:
+        """Whether the process works: 200, or 503 when it should be started again."""
+        alive = server.worker.alive
+        return JSONResponse({"status": "ok" if alive else "failed"}, 200 if alive else 503)
+
+    @app.get("/readyz")
+    async def readyz() -> JSONResponse:
+        """Whether the default model can draw: 200, else 503. `models` has the state of each: closed, opening, ready,
+        failed."""
+        states = {model.name: model.state for model in server.models.all}
+        default, alive = server.models.default, server.worker.alive
+        message = default.message if alive else "sampling has failed: start the server again"
+        ready = default.state == "ready" and alive
+        return JSONResponse({"ready": ready, "message": message, "models": states}, 200 if ready else 503)
+
+    @app.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Figures for Prometheus."""
+        return Response(server.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+def _add_page(app: FastAPI) -> None:
+    """The files of the page, each at its name; `index.html` also at the root."""
+    for file in PAGE.iterdir():
+
+        def show(_: Request, path: Path = file) -> Response:
+            return FileResponse(path, headers={"cache-control": "no-cache"})
+
+        app.add_route(f"/{file.name}", show, ["GET"], include_in_schema=False)
+        if file.name == "index.html":
+            app.add_route("/", show, ["GET"], include_in_schema=False)
+
+
+def _described(model: ServedModel) -> dict[str, Any]:
+    engine = model.engine
+    about: dict[str, Any] = {"state": model.state, "message": model.message}
+    if engine is not None:
+        facts = engine.facts
+        about |= {
+            "sizes": ["{}x{}".format(*size) for size in facts.sizes],
+            "scales": facts.scales,
+            "classes": facts.num_classes,
+            "edits": facts.edits,
+            "variations": facts.variations,
+            "sampling": facts.sampling.to_dict(),
+        }
+    return {"id": model.name, "object": "model", "created": 0, "owned_by": "hart", "hart": about}
+
+
+def _file(form: Form, name: str) -> bytes:
+    files = form.files.get(name)
+    if not files:
+        raise ApiError(400, f"{name}: is required, as a file", param=name)
+    return files[0]
+
+
+def _edited(image: bytes, mask: bytes | None) -> Source:
+    """An image to edit, and where: by the mask, or by its own transparency."""
+    picture = decoded(image, "image")
+    upright = _rgb(picture)
+    if mask is not None:
+        return Source(upright, redrawn(decoded(mask, "mask"), upright.size))
+    if picture.has_transparency_data and picture.size == upright.size:
+        return Source(upright, redrawn(picture, upright.size))
+    return Source(upright)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    from hart.data.images import as_rgb
+
+    return as_rgb(image)
+
+
+async def _answer_error(_: Request, error: Exception) -> Response:
+    return error_response(error)
+
+
+class _Door:
+    """Around all routes: who may come in, the headers of every answer, errors, figures and the log."""
+
+    def __init__(self, app: ASGIApp, server: Server, log_requests: bool) -> None:
+        self._app, self._server, self._log_requests = app, server, log_requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status, began = 0, time.perf_counter()
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        out = with_headers(noting)
+        try:
+            scope.setdefault("state", {})["client"] = self._server.access.client(scope)
+            await self._app(scope, receive, out)
+        except Exception as error:
+            answer = error_response(error)
+            if status == 0:
+                await answer(scope, receive, out)
+        path = getattr(scope.get("route"), "path", None) or "page"
+        self._server.metrics.answered(path, status)
+        self._server.metrics.took("answer", time.perf_counter() - began)
+        if self._log_requests:
+            address = scope["client"][0] if scope.get("client") else "?"
+            log.info("%s %s %s %d", address, scope["method"], path, status)

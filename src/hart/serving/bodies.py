@@ -1,0 +1,158 @@
+"""Bodies and uploads, read in bounded memory and time; nothing of them reaches the disk.
+
+What is wrong with them is an `ApiError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from hart.serving.schemas import ApiError, ImageRequest, explained
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+JSON_BYTES = 2**18
+UPLOAD_BYTES = 20 * 2**20
+"""Largest form, all files together."""
+BODY_SECONDS = 60.0
+MAX_FIELDS = 64
+MAX_FILES = 17
+"""OpenAI's: 16 images and a mask."""
+MAX_PIXELS = 2**24
+"""Of an uploaded image."""
+UPLOADS_AT_ONCE = 16
+"""Forms that are being read at the same time; others wait, within their `BODY_SECONDS`."""
+
+AnyRequest = TypeVar("AnyRequest", bound=ImageRequest)
+
+
+@dataclass(frozen=True)
+class Form:
+    """A multipart form: the last text of every name, and its files in their order."""
+
+    fields: Mapping[str, str]
+    files: Mapping[str, list[bytes]]
+
+
+class _InMemory(MultiPartParser):
+    """Keeps files in memory, whatever their size; the body's bound is theirs."""
+
+    spool_max_size = 2 * UPLOAD_BYTES
+
+
+class Bodies:
+    """Reads the bodies of one server."""
+
+    def __init__(self, seconds: float = BODY_SECONDS) -> None:
+        self._seconds = seconds
+        self._uploads = asyncio.Semaphore(UPLOADS_AT_ONCE)
+
+    async def json(self, request: Request, kind: type[AnyRequest]) -> AnyRequest:
+        """A JSON body of a kind."""
+        if _content_type(request) != "application/json":
+            raise ApiError(415, "send the request as JSON: Content-Type application/json")
+        async with self._in_time():
+            content = b"".join([chunk async for chunk in _bounded(request, JSON_BYTES)])
+        try:
+            return kind.model_validate_json(content, strict=True)
+        except ValidationError as error:
+            raise explained(error) from None
+
+    async def form(self, request: Request) -> Form:
+        """A multipart form."""
+        if _content_type(request) != "multipart/form-data":
+            raise ApiError(415, "send the request as a form: Content-Type multipart/form-data")
+        async with self._in_time(), self._uploads:
+            stream = _bounded(request, UPLOAD_BYTES)
+            parser = _InMemory(request.headers, stream, max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=2**16)
+            try:
+                form = await parser.parse()
+            except MultiPartException as error:
+                raise ApiError(400, f"the form cannot be read: {error.message}") from None
+            fields: dict[str, str] = {}
+            files: dict[str, list[bytes]] = {}
+            for name, value in form.multi_items():
+                if isinstance(value, UploadFile):
+                    files.setdefault(name.removesuffix("[]"), []).append(await value.read())
+                else:
+                    fields[name] = value
+            await form.close()
+            return Form(fields, files)
+
+    def _in_time(self) -> _InTime:
+        return _InTime(self._seconds)
+
+
+class _InTime:
+    """`asyncio.timeout` whose end is an answer."""
+
+    def __init__(self, seconds: float) -> None:
+        self._timeout = asyncio.timeout(seconds)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(self, *what: Any) -> None:
+        try:
+            await self._timeout.__aexit__(*what)
+        except TimeoutError:
+            raise ApiError(408, "the body of the request did not arrive in time", kind="timeout_error") from None
+
+
+def from_form(form: Form, kind: type[AnyRequest]) -> AnyRequest:
+    """The fields of a form as a request; empty ones count as not given."""
+    try:
+        return kind.model_validate({name: value for name, value in form.fields.items() if value != ""})
+    except ValidationError as error:
+        raise explained(error) from None
+
+
+def decoded(content: bytes, param: str) -> Image.Image:
+    """An uploaded PNG, JPEG or WebP, not decoded unless its size is within bounds."""
+    from hart.data.images import ImageError, decode_image
+
+    try:
+        return decode_image(content, max_pixels=MAX_PIXELS, formats=("PNG", "JPEG", "WEBP"))
+    except ImageError as error:
+        raise ApiError(400, f"{param}: {error}", param=param) from None
+
+
+def redrawn(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Where a mask says that an image of this size is redrawn: its alpha is 0. Mode L, 255 there and 0 elsewhere."""
+    if mask.size != size:
+        raise ApiError(
+            400,
+            f"mask: is {mask.size[0]} x {mask.size[1]}, the image {size[0]} x {size[1]}: give the same",
+            param="mask",
+        )
+    if not mask.has_transparency_data:
+        raise ApiError(400, "mask: has no transparency: what is redrawn must have alpha 0", param="mask")
+    return mask.convert("RGBA").getchannel("A").point(lambda alpha: 255 if alpha == 0 else 0)
+
+
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def _bounded(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
+    """A body that ends by an error where it is longer than `limit` bytes."""
+    too_large = ApiError(413, f"the request is too large: at most {limit // 1024} KiB are read")
+    with suppress(ValueError):
+        if int(request.headers.get("content-length", "0")) > limit:
+            raise too_large
+    length = 0
+    async for chunk in request.stream():
+        length += len(chunk)
+        if length > limit:
+            raise too_large
+        yield chunk

@@ -1,0 +1,73 @@
+"""What the OpenAPI document says beyond the routes' own declarations: bodies that are read by hand, errors, streams."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from hart.serving.schemas import Edit, ErrorAnswer, Generation, ImageEvent, ImagesAnswer, Variation
+
+DESCRIPTIONS = {
+    400: "Something in the request is wrong; `param` names it. Also a refused prompt: `code` content_policy_violation",
+    401: "An API key is needed",
+    403: "A page of another host, or another name of this one",
+    408: "The body did not arrive in time",
+    413: "The body is too large",
+    415: "Another content type is needed",
+    429: "Too many requests, or too many images a minute: `Retry-After` says when to try again",
+    500: "An error of the program",
+    501: "The model does not offer this",
+    503: "The model cannot be used, or the server is stopping",
+    504: "The time for the request is over",
+}
+EVENT = {
+    "type": "object",
+    "properties": {
+        "event": {"type": "string"},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": ImageEvent.model_json_schema(),
+        },
+    },
+}
+IMAGES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": ImagesAnswer,
+        "description": "The images, or with `stream` events about them",
+        "content": {"text/event-stream": {"itemSchema": EVENT}},
+    },
+    **{status: {"model": ErrorAnswer, "description": said} for status, said in DESCRIPTIONS.items()},
+}
+"""Responses of the three routes that draw."""
+
+FILE = {"type": "string", "format": "binary"}
+
+
+def json_body() -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": _schema(Generation)}}}}
+
+
+def edit_form() -> dict[str, Any]:
+    image = {
+        **FILE,
+        "description": "The image to edit: PNG, JPEG or WebP. `image[]` is another name; the first is taken",
+    }
+    mask = {**FILE, "description": "PNG of its size; what is redrawn has alpha 0. By default the alpha of the image"}
+    return _form(Edit, {"image": image, "mask": mask})
+
+
+def variation_form() -> dict[str, Any]:
+    return _form(Variation, {"image": {**FILE, "description": "The image to vary: PNG, JPEG or WebP"}})
+
+
+def _form(kind: type[BaseModel], files: dict[str, Any]) -> dict[str, Any]:
+    schema = _schema(kind)
+    schema["properties"] = files | schema["properties"]
+    schema["required"] = ["image", *schema.get("required", ())]
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
+def _schema(kind: type[BaseModel]) -> dict[str, Any]:
+    return kind.model_json_schema()

@@ -1,0 +1,129 @@
+"""What the scheduler and the API ask of a model, so that tests can stand in one that needs no weights.
+
+A row is one image of one request. Rows of an equal `group` may be sampled together, whoever asks for them; what comes
+out depends on the row alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from hart.config import SamplingConfig
+from hart.errors import HartError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
+
+class OutOfMemory(Exception):
+    """The device has no memory for this many rows at once."""
+
+
+class NotOffered(HartError):
+    """The model cannot do this kind of work (yet)."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The image that a row starts from.
+
+    image: RGB. mask: mode L of the image's size, 255 where it is redrawn; None for a variation.
+    kept_scales: of a variation, how many scales are taken from the image.
+    """
+
+    image: Image.Image
+    mask: Image.Image | None = None
+    kept_scales: int | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image, every value checked by `Engine.row`."""
+
+    prompt: str | int
+    negative_prompt: str | None
+    seed: int
+    size: Size
+    sampling: SamplingConfig
+    source: Source | None = None
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a client may know of a model.
+
+    sizes: that it draws, its own first. scales: how many; after each there is a preview. tokens: of an image, over all
+    scales. num_classes: of a class model, whose prompts are numbers. edits, variations: whether it offers them.
+    """
+
+    sizes: tuple[Size, ...]
+    scales: int
+    tokens: int
+    sampling: SamplingConfig
+    num_classes: int | None = None
+    edits: bool = False
+    variations: bool = False
+    device: str = "cpu"
+    dtype: str = "float32"
+
+    def nearest(self, width: float, height: float) -> Size:
+        """The size whose shape, then whose area, comes nearest."""
+
+        def distance(size: Size) -> tuple[float, float]:
+            shape, area = size[0] / size[1], size[0] * size[1]
+            return abs(math.log(shape * height / width)), abs(math.log(area / (width * height)))
+
+        return min(self.sizes, key=distance)
+
+
+class Batch(Protocol):
+    """Rows that are sampled together, named by their place in what `Engine.start` was given."""
+
+    def advance(self) -> None:
+        """Sample the next scale of all rows that are left."""
+        ...
+
+    def drop(self, places: Collection[int]) -> None:
+        """Leave rows out from now on and free what they hold."""
+        ...
+
+    def images(self, places: Sequence[int]) -> list[Image.Image]:
+        """RGB images of rows as they are now: previews, and after the last scale the results."""
+        ...
+
+
+class Engine(Protocol):
+    """An opened model. `start` and what it returns are used by one thread, the rest by any."""
+
+    @property
+    def facts(self) -> ModelFacts: ...
+
+    def row(
+        self,
+        prompt: str,
+        negative_prompt: str | None,
+        seed: int,
+        size: Size,
+        settings: Mapping[str, Any],
+        source: Source | None = None,
+    ) -> Row:
+        """A row with the model's own settings but for those given. Raises `HartError` for what it cannot sample."""
+        ...
+
+    def remarks(self, prompt: str) -> list[str]:
+        """What the author of a prompt should know: words that the model leaves out or does not know."""
+        ...
+
+    def group(self, row: Row) -> Hashable:
+        """Equal for rows that may share a batch."""
+        ...
+
+    def start(self, rows: Sequence[Row]) -> Batch:
+        """Begin a batch of rows of one group. This and all that a batch does may raise `OutOfMemory`."""
+        ...

@@ -1,0 +1,62 @@
+"""What went wrong, as clients of OpenAI's API read it: the right status, and one sentence."""
+
+from __future__ import annotations
+
+import logging
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
+
+from hart.errors import HartError
+from hart.serving.checkers import CheckerUnavailable
+from hart.serving.engine import NotOffered, OutOfMemory
+from hart.serving.models import ModelUnavailable
+from hart.serving.scheduler import DeadlinePassed, QueueFull, Refused
+from hart.serving.schemas import ApiError
+from hart.serving.streaming import ClientLeft
+from hart.serving.worker import where
+
+log = logging.getLogger(__name__)
+
+CLIENT_LEFT = 499
+"""Nobody reads that answer; figures and log have the status."""
+
+
+def api_error(error: BaseException) -> ApiError:
+    """The answer to whatever was raised. What is a fault of ours is logged, without anything that a client sent."""
+    match error:
+        case ApiError():
+            return error
+        case HTTPException():
+            return ApiError(error.status_code, _said(error), headers=error.headers)
+        case Refused():
+            headers, full = {"Retry-After": str(error.retry_after)}, isinstance(error, QueueFull)
+            kind, code = ("rate_limit_error", "queue_full") if full else ("server_error", "stopping")
+            return ApiError(429 if full else 503, str(error), kind=kind, code=code, headers=headers)
+        case DeadlinePassed():
+            return ApiError(504, str(error), kind="timeout_error", code="timeout")
+        case ModelUnavailable() | CheckerUnavailable():
+            return ApiError(503, str(error), kind="server_error", code="model_unavailable")
+        case OutOfMemory():
+            return ApiError(503, str(error), kind="server_error", code="out_of_memory")
+        case NotOffered():
+            return ApiError(501, str(error), code="not_offered")
+        case HartError():
+            return ApiError(400, " ".join(str(error).split()))
+        case ClientLeft() | ClientDisconnect():
+            return ApiError(CLIENT_LEFT, "the client has left")
+    log.error("an error of the program: %s\n%s", type(error).__name__, where(error))
+    return ApiError(500, "an error of the program; the server's log has the place", kind="server_error")
+
+
+def error_response(error: BaseException) -> JSONResponse:
+    """The same as a response."""
+    found = api_error(error)
+    return JSONResponse(found.body(), found.status, found.headers)
+
+
+def _said(error: HTTPException) -> str:
+    return {404: "there is nothing at this address", 405: "this address does not take that method"}.get(
+        error.status_code, str(error.detail)
+    )

@@ -1,0 +1,99 @@
+"""The models of a server by name, each opened once, in a thread of its own, when it is first needed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hart.errors import HartError
+from hart.serving.engine import Engine
+from hart.serving.worker import where
+
+log = logging.getLogger(__name__)
+
+State = Literal["closed", "opening", "ready", "failed"]
+OpenModel = Callable[[], Engine]
+
+
+class ModelUnavailable(Exception):
+    """A model that could not be opened; the text says why."""
+
+
+@dataclass(eq=False)
+class ServedModel:
+    """One model. `opened` holds its engine once it is ready, or why it is not."""
+
+    name: str
+    open: OpenModel
+    opened: Future[Engine] = field(default_factory=Future)
+    _begun: bool = False
+
+    @property
+    def state(self) -> State:
+        if not self.opened.done():
+            return "opening" if self._begun else "closed"
+        return "ready" if self.opened.exception() is None else "failed"
+
+    @property
+    def message(self) -> str:
+        """Its state as a sentence; of a failed one why."""
+        if self.state == "failed":
+            return str(self.opened.exception())
+        said = {"closed": "is opened when it is asked for", "opening": "is being opened", "ready": "is ready"}
+        return f"the model {self.name} {said[self.state]}"
+
+    @property
+    def engine(self) -> Engine | None:
+        return self.opened.result() if self.state == "ready" else None
+
+    def begin(self) -> None:
+        """Start to open it, unless that was done."""
+        if not self._begun:
+            self._begun = True
+            threading.Thread(target=self._open, name=f"hart-open-{self.name}", daemon=True).start()
+
+    async def ready(self) -> Engine:
+        """The engine, opened if need be. Raises `ModelUnavailable`."""
+        self.begin()
+        return await asyncio.shield(asyncio.wrap_future(self.opened))
+
+    def _open(self) -> None:
+        began = time.monotonic()
+        try:
+            engine = self.open()
+        except HartError as error:
+            self._fail(str(error))
+        except BaseException as error:
+            log.error("model %s: %s\n%s", self.name, type(error).__name__, where(error))
+            self._fail(f"an error of the program ({type(error).__name__}); its log has the place")
+        else:
+            log.info("model %s: opened in %.1f s", self.name, time.monotonic() - began)
+            self.opened.set_result(engine)
+
+    def _fail(self, reason: str) -> None:
+        log.error("model %s: %s", self.name, reason)
+        self.opened.set_exception(ModelUnavailable(f"the model {self.name} cannot be opened: {reason}"))
+
+
+class Models:
+    """The served models; the first is the default, which serves every name that is not known."""
+
+    def __init__(self, models: Mapping[str, OpenModel]) -> None:
+        self._models = {name: ServedModel(name, opener) for name, opener in models.items()}
+
+    @property
+    def all(self) -> list[ServedModel]:
+        return list(self._models.values())
+
+    @property
+    def default(self) -> ServedModel:
+        return self.all[0]
+
+    def named(self, name: str | None) -> ServedModel:
+        return self._models.get(name or "", self.default)

@@ -1,0 +1,87 @@
+"""What `hart serve` can be told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from hart.config import Config
+from hart.errors import HartError
+from hart.files import read_text, user_path
+from hart.strict import Listed
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class ServeOptions(Config, kw_only=True):
+    """A server."""
+
+    model: Listed[str] = ("emoji",)
+    """Model to serve: shipped, folder or Hugging Face id, or NAME=MODEL; repeat it for several, the default first."""
+    device: str | None = None
+    """cpu, cuda, cuda:1 or mps; by default CUDA if there is one, else the CPU."""
+    dtype: str | None = None
+    """float32, bfloat16 or float16; by default bfloat16 on CUDA, else float32."""
+    host: str = "127.0.0.1"
+    """Address to listen on; any but this machine's own needs an API key, or --public."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """Port to listen on; 0 takes a free one."""
+    api_key: Listed[str] = ()
+    """Key that clients have to give; repeat it for several."""
+    api_key_file: Path | None = None
+    """File of such keys, one a line: other users of the machine see what a command line holds."""
+    public: Annotated[bool, Field(json_schema_extra={"flags": ["--public"]})] = False
+    """Serve whoever comes, without a key, on any address and under any host name."""
+    rate_limit: Annotated[float, Field(gt=0)] | None = None
+    """Images a minute for each key, or each address; by default as many as the machine makes."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 4
+    """Images sampled together."""
+    exact: Annotated[bool, Field(json_schema_extra={"flags": ["--exact"]})] = False
+    """On a GPU, sample every image by itself, as on a CPU: slower, and its bytes never depend on others."""
+    queue_size: Annotated[int, Field(ge=1, le=100_000)] = 64
+    """Images that may wait; beyond that requests are refused with status 429."""
+    timeout: Annotated[float, Field(gt=0, le=86_400)] = 120.0
+    """Seconds in which a request has to be done."""
+    prompt_check: str = "words"
+    """What refuses prompts: words (the built-in list), none, a text file of words, or a ShieldGemma model."""
+    log_requests: Annotated[bool, Field(json_schema_extra={"flags": ["--log-requests"]})] = False
+    """Write a line for every request: address, path and status; never prompts."""
+
+    def models(self) -> dict[str, str]:
+        """Name -> what is opened. Raises `HartError` for two of one name."""
+        named: dict[str, str] = {}
+        for given in self.model:
+            name, equals, source = given.partition("=")
+            source = source if equals else given
+            name = name if equals else Path(given).name or given
+            if not name or not source:
+                raise HartError(f"--model {given}: give a model, or NAME=MODEL")
+            if name in named:
+                raise HartError(f"--model: two are called {name}: give them names, NAME=MODEL")
+            named[name] = source
+        if not named:
+            raise HartError("--model: give at least one")
+        return named
+
+    def keys(self) -> tuple[str, ...]:
+        """All API keys. Raises `HartError` for a file without any, and for empty ones."""
+        keys = list(self.api_key)
+        if self.api_key_file is not None:
+            read = [line.strip() for line in read_text(user_path(self.api_key_file)).splitlines() if line.strip()]
+            if not read:
+                raise HartError(f"{self.api_key_file}: holds no key: write one per line")
+            keys += read
+        if any(not key.strip() or not key.isascii() or not key.isprintable() or " " in key for key in keys):
+            raise HartError("--api-key: a key has ASCII letters, digits and signs, without spaces")
+        return tuple(keys)
+
+    def hosts(self) -> frozenset[str] | None:
+        """Names that requests may be addressed to; None: any. Raises `HartError` where a server would be open to
+        others without a key and without being told so."""
+        if self.public or self.keys():
+            return None
+        if self.host not in LOOPBACK:
+            raise HartError(f"--host {self.host}: others can reach it: give --api-key, or --public to serve anybody")
+        return frozenset(LOOPBACK)

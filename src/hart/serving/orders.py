@@ -1,0 +1,220 @@
+"""From a checked request to a job for the scheduler, and from the job's events to an answer or a stream of events."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import math
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from hart.serving.checkers import PromptChecker
+from hart.serving.encoding import encoded, record
+from hart.serving.engine import Engine, ModelFacts, Row, Size, Source
+from hart.serving.metrics import Metrics
+from hart.serving.models import ServedModel
+from hart.serving.scheduler import Event, Failed, Finished, Job, Preview
+from hart.serving.schemas import (
+    ApiError,
+    ImageData,
+    ImageEvent,
+    ImageRequest,
+    ImagesAnswer,
+    TextTokens,
+    Usage,
+    wanted_size,
+)
+
+UNREAD_PIXELS = 2**24
+"""Of previews that wait for a slow reader; more are left out."""
+NEW_SEEDS = 2**32
+
+
+@dataclass(frozen=True)
+class Order:
+    """What one request asks of a model. notes: for its author."""
+
+    request: ImageRequest
+    model: str
+    facts: ModelFacts
+    rows: Sequence[Row]
+    notes: list[str]
+
+    @property
+    def size(self) -> str:
+        return "{}x{}".format(*self.rows[0].size)
+
+    @property
+    def form(self) -> str:
+        """png, jpeg or webp."""
+        return self.request.output_format or "png"
+
+    def previews(self) -> tuple[int, ...]:
+        """0-based scales after which an image so far is sent."""
+        before_last = self.facts.scales - 1
+        if not self.request.stream:
+            return ()
+        wanted = before_last if self.request.partial_images is None else min(self.request.partial_images, before_last)
+        return tuple((2 * i + 1) * before_last // (2 * wanted) for i in range(wanted))
+
+    def encoded(self, event: Preview | Finished) -> str:
+        """The event's image in base64."""
+        row = self.rows[event.row]
+        content = encoded(
+            event.image,
+            record(row, self.facts, self.model),
+            self.form,
+            100 if self.request.output_compression is None else self.request.output_compression,
+            preview=isinstance(event, Preview),
+        )
+        return base64.b64encode(content).decode()
+
+    def usage(self, images: int) -> Usage:
+        tokens = images * self.facts.tokens
+        return Usage(input_tokens_details=TextTokens(), output_tokens=tokens, total_tokens=tokens)
+
+    def common(self) -> dict[str, Any]:
+        """What an answer and every event say alike."""
+        return {"size": self.size, "output_format": self.form, "model": self.model}
+
+
+def order(
+    request: ImageRequest, model: ServedModel, engine: Engine, checker: PromptChecker, source: Source | None = None
+) -> Order:
+    """The rows that a request asks for. Raises `ApiError` for a refused prompt, `HartError` for what cannot be."""
+    prompt: str = getattr(request, "prompt", None) or ""
+    negative = request.negative_prompt or ""
+    for text, param in ((prompt, "prompt"), (negative, "negative_prompt")):
+        if text and (why := checker.refusal(text)) is not None:
+            raise ApiError(400, why, param=param, code="content_policy_violation")
+    size, notes = _size(request, engine.facts)
+    seed = secrets.randbelow(NEW_SEEDS) if request.seed is None else request.seed
+    settings = request.sampling()
+    rows = [engine.row(prompt, negative or None, seed + i, size, settings, source) for i in range(request.n or 1)]
+    for text in (prompt, negative):
+        notes += engine.remarks(text) if text else []
+    return Order(request, model.name, engine.facts, rows, notes)
+
+
+def _size(request: ImageRequest, facts: ModelFacts) -> tuple[Size, list[str]]:
+    """The size that is drawn, and what to say about it."""
+    own = facts.sizes[0]
+    if request.size is not None and request.size != "auto":
+        wanted = request.size
+        size = facts.nearest(*wanted_size(wanted))
+        same = size == wanted_size(wanted)
+    elif request.aspect is not None:
+        wanted = request.aspect
+        width, height = wanted_size(wanted)
+        scale = math.sqrt(own[0] * own[1] / (width * height))  # the model's own area in this shape
+        size = facts.nearest(width * scale, height * scale)
+        same = size[0] * height == size[1] * width
+    else:
+        return own, []
+    if same:
+        return size, []
+    if request.strict:
+        sizes = ", ".join(f"{w}x{h}" for w, h in facts.sizes)
+        raise ApiError(400, f"size: the model does not draw {wanted}, it draws {sizes}", param="size")
+    return size, [f"the model does not draw {wanted}: this is {size[0]}x{size[1]}"]
+
+
+class Subscription:
+    """The events of a job, in the event loop of its request."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._unread = 0
+
+    def deliver(self, event: Event) -> None:
+        """For `Job.deliver`: called in the scheduler's thread."""
+        with suppress(RuntimeError):  # the loop has ended, and everybody who waited in it
+            self._loop.call_soon_threadsafe(self._put, event)
+
+    async def next(self, seconds: float | None = None) -> Event:
+        """Raises `TimeoutError` if there is none in time."""
+        event = await asyncio.wait_for(self._events.get(), seconds)
+        if isinstance(event, Preview):
+            self._unread -= event.image.width * event.image.height
+        return event
+
+    def _put(self, event: Event) -> None:
+        if isinstance(event, Preview):
+            pixels = event.image.width * event.image.height
+            if self._unread and self._unread + pixels > UNREAD_PIXELS:
+                return
+            self._unread += pixels
+        self._events.put_nowait(event)
+
+
+async def answer(order: Order, events: Subscription, metrics: Metrics) -> ImagesAnswer:
+    """All images at once. Raises what the job failed with."""
+    done: dict[int, ImageData] = {}
+    while len(done) < len(order.rows):
+        event = await events.next()
+        if isinstance(event, Failed):
+            raise event.error
+        content = await _timed(metrics, order.encoded, event)
+        seed = order.rows[event.row].seed
+        if order.request.response_format == "url":
+            done[event.row] = ImageData(url=f"data:image/{order.form};base64,{content}", seed=seed)
+        else:
+            done[event.row] = ImageData(b64_json=content, seed=seed)
+    return ImagesAnswer(
+        created=int(time.time()),
+        data=[done[row] for row in sorted(done)],
+        usage=order.usage(len(done)),
+        notes=order.notes,
+        **order.common(),
+    )
+
+
+async def stream(
+    order: Order, events: Subscription, metrics: Metrics, still_here: float
+) -> AsyncIterator[dict[str, Any] | None]:
+    """Events of OpenAI's API, with fields of this model; None every `still_here` seconds without one, so that the
+    connection is not taken for dead. Raises what the job failed with."""
+    left, sent, kind = len(order.rows), [0] * len(order.rows), order.request.kind
+    while left:
+        try:
+            event = await events.next(still_here)
+        except TimeoutError:
+            yield None
+            continue
+        if isinstance(event, Failed):
+            raise event.error
+        partial = isinstance(event, Preview)
+        said = ImageEvent(
+            type=f"{kind}.partial_image" if partial else f"{kind}.completed",
+            b64_json=await _timed(metrics, order.encoded, event),
+            created_at=int(time.time()),
+            **order.common(),
+            image_index=event.row,
+            seed=order.rows[event.row].seed,
+            scale=event.k + 1 if isinstance(event, Preview) else order.facts.scales,
+            scales=order.facts.scales,
+            partial_image_index=sent[event.row] if partial else None,
+            usage=None if partial else order.usage(1),
+            notes=None if partial else order.notes,
+        )
+        sent[event.row] += partial
+        left -= not partial
+        yield said.model_dump(exclude_none=True)
+
+
+def job(order: Order, engine: Engine, client: str, deadline: float, deliver: Callable[[Event], None]) -> Job:
+    """The order as the scheduler takes it."""
+    return Job(engine, order.rows, client, deadline, deliver, order.previews())
+
+
+async def _timed(metrics: Metrics, encode: Callable[[Preview | Finished], str], event: Preview | Finished) -> str:
+    """Encoding takes long at large sizes: not in the event loop."""
+    began = time.perf_counter()
+    content = await asyncio.to_thread(encode, event)
+    metrics.took("encode", time.perf_counter() - began)
+    return content

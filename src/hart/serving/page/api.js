@@ -1,0 +1,74 @@
+// The server's API in OpenAI's shape. Every drawing is a stream of events: partial images, then whole ones.
+
+let key = sessionStorage.getItem("hart-key") ?? "";
+
+export class ApiError extends Error {
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
+
+export function setKey(value) {
+  key = value;
+  sessionStorage.setItem("hart-key", value);
+}
+
+async function call(path, options = {}) {
+  const headers = new Headers(options.headers);
+  if (key) headers.set("Authorization", `Bearer ${key}`);
+  let response;
+  try {
+    response = await fetch(path, { ...options, headers });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError("The server cannot be reached. Is hart serve still running?", 0);
+  }
+  if (response.ok) return response;
+  const body = await response.json().catch(() => null);
+  const wait = response.headers.get("Retry-After");
+  const message = body?.error?.message ?? `The server answered with status ${response.status}.`;
+  throw new ApiError(response.status === 429 && wait ? `${message} Try again in ${wait} s.` : message, response.status);
+}
+
+/** The models that the server offers: {id, state, message} and, of opened ones, {sizes, scales, sampling, edits, variations}. */
+export async function models() {
+  const { data } = await (await call("/v1/models")).json();
+  return data.map(({ id, hart }) => ({ id, ...hart }));
+}
+
+const post = (path, body, signal) =>
+  body instanceof FormData
+    ? call(path, { method: "POST", body, signal })
+    : call(path, { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" }, signal });
+
+async function* events(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const blocks = (rest + value).split(/\r?\n\r?\n/);
+    rest = blocks.pop();
+    for (const block of blocks) {
+      const data = block.split(/\r?\n/).filter((line) => line.startsWith("data:")).map((line) => line.slice(5)).join("\n");
+      if (!data) continue;
+      const event = JSON.parse(data);
+      if (event.error) throw new ApiError(event.error.message, 500);
+      yield event;
+    }
+  }
+}
+
+function toBlob(base64) {
+  return new Blob([Uint8Array.from(atob(base64), (character) => character.charCodeAt(0))], { type: "image/png" });
+}
+
+/** Images of a request as they are drawn: {index, partial, done, blob, seed, size}. */
+export async function* draw(path, body, signal) {
+  for await (const event of events(await post(path, body, signal))) {
+    const done = event.type.endsWith(".completed");
+    if (!done && !event.type.endsWith(".partial_image")) continue;
+    yield { index: event.image_index ?? 0, partial: event.partial_image_index, done, blob: toBlob(event.b64_json), seed: event.seed, size: event.size };
+  }
+}

@@ -1,0 +1,51 @@
+// The settings that a PNG made by HART carries in its text chunks (docs/serving.md).
+
+const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
+
+/** Text chunks of a PNG as an object; null for other files. */
+export async function textChunks(blob) {
+  const bytes = new Uint8Array(await blob.arrayBuffer());
+  if (!SIGNATURE.every((byte, place) => bytes[place] === byte)) return null;
+  const view = new DataView(bytes.buffer);
+  const found = {};
+  for (let at = 8; at + 12 <= bytes.length; ) {
+    const length = view.getUint32(at);
+    const type = String.fromCharCode(...bytes.subarray(at + 4, at + 8));
+    const data = bytes.subarray(at + 8, at + 8 + length);
+    const name = data.indexOf(0);
+    if (type === "tEXt" && name > 0) {
+      found[latin1(data.subarray(0, name))] = latin1(data.subarray(name + 1));
+    } else if (type === "iTXt" && name > 0 && data[name + 1] === 0) {
+      const language = data.indexOf(0, name + 3);
+      const text = data.indexOf(0, language + 1);
+      found[latin1(data.subarray(0, name))] = new TextDecoder().decode(data.subarray(text + 1));
+    } else if (type === "IEND") break;
+    at += 12 + length;
+  }
+  return found;
+}
+
+const latin1 = (bytes) => new TextDecoder("latin1").decode(bytes);
+
+/** What to draw to get this image again, in the page's own terms; null if the file does not say. */
+export async function settingsOf(blob) {
+  const chunks = await textChunks(blob);
+  if (!chunks?.prompt || chunks.seed === undefined) return null;
+  let stored = {};
+  try {
+    stored = JSON.parse(chunks.settings ?? "{}");
+  } catch {
+    return null;
+  }
+  const sampling = stored.sampling ?? {};
+  return {
+    prompt: chunks.prompt,
+    negative_prompt: stored.negative_prompt ?? "",
+    seed: Number(chunks.seed),
+    model: chunks.model,
+    guidance_scale: sampling.guidance_scale,
+    top_k: sampling.top_k ?? 0,
+    top_p: sampling.top_p ?? 1,
+    size: typeof stored.size === "number" ? `${stored.size}x${stored.size}` : stored.size,
+  };
+}

@@ -1,0 +1,43 @@
+// "Copy as": the same image from a shell, from Python and through the API.
+
+const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+
+/** Only what differs from the model's own settings is spelled out. */
+function changed(settings, defaults) {
+  return ["guidance_scale", "top_k", "top_p"].filter((name) => settings[name] !== undefined && settings[name] !== defaults[name]);
+}
+
+export function shell(settings, defaults) {
+  const names = { guidance_scale: "guidance", top_k: "top-k", top_p: "top-p" };
+  const parts = ["hart generate", quoted(settings.prompt), `--seed ${settings.seed}`];
+  if (settings.model) parts.push(`--model ${quoted(settings.model)}`);
+  if (settings.size) parts.push(`--size ${settings.size}`);
+  if (settings.negative_prompt) parts.push(`--negative-prompt ${quoted(settings.negative_prompt)}`);
+  for (const name of changed(settings, defaults)) parts.push(`--${names[name]} ${settings[name]}`);
+  return parts.join(" ");
+}
+
+export function python(settings, defaults) {
+  const [width, height] = (settings.size ?? "").split("x");
+  const options = [JSON.stringify(settings.prompt), `seed=${settings.seed}`];
+  if (height) options.push(`height=${height}`, `width=${width}`);
+  if (settings.negative_prompt) options.push(`negative_prompt=${JSON.stringify(settings.negative_prompt)}`);
+  for (const name of changed(settings, defaults)) options.push(`${name}=${settings[name]}`);
+  return [
+    "from hart import HartPipeline",
+    "",
+    `pipe = HartPipeline.from_pretrained(${JSON.stringify(settings.model ?? "emoji")})`,
+    `pipe(${options.join(", ")}).images[0].save("image.png")`,
+  ].join("\n");
+}
+
+export function curl(settings, defaults) {
+  const body = { prompt: settings.prompt, seed: settings.seed };
+  for (const name of ["model", "size", "negative_prompt"]) if (settings[name]) body[name] = settings[name];
+  for (const name of changed(settings, defaults)) body[name] = settings[name];
+  return [
+    `curl ${location.origin}/v1/images/generations -H 'Content-Type: application/json'`,
+    `-d ${quoted(JSON.stringify(body))} | python3 -c 'import base64, json, sys;`,
+    `open("image.png", "wb").write(base64.b64decode(json.load(sys.stdin)["data"][0]["b64_json"]))'`,
+  ].join(" ");
+}

@@ -1,0 +1,109 @@
+// One finished image at full size: its scales, its settings, and what can be made of it. Also two images side by side.
+
+import * as snippets from "./snippets.js";
+
+const at = (id) => document.getElementById(id);
+const dialog = at("viewer");
+let shown, urls, facts;
+
+export const url = (blob) => URL.createObjectURL(blob);
+
+/** The rows of a table that says how an image was made. */
+export function factsOf(settings) {
+  const rows = [
+    ["Seed", settings.seed],
+    ["Size", settings.size],
+    ["Guidance", settings.guidance_scale],
+    ["Top-k", settings.top_k],
+    ["Top-p", settings.top_p],
+    ["Not", settings.negative_prompt],
+    ["Model", settings.model],
+  ];
+  return rows.filter(([, value]) => value !== undefined && value !== "").flatMap(([name, value]) => {
+    const term = document.createElement("dt");
+    const description = document.createElement("dd");
+    term.textContent = name;
+    description.textContent = value;
+    return [term, description];
+  });
+}
+
+/** Open the viewer. model: the facts of the image's model, for its scales and defaults. */
+export function open(image, model) {
+  shown = image;
+  facts = model;
+  urls = [...image.partials, image.blob].map(url);
+  at("viewer-title").textContent = image.settings.prompt;
+  at("viewer-facts").replaceChildren(...factsOf(image.settings));
+  at("download").href = urls.at(-1);
+  at("download").download = `${image.settings.prompt.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 60)}-${image.settings.seed}.png`;
+  at("scale").max = at("scale").value = urls.length;
+  at("scale").disabled = urls.length === 1;
+  const scales = model?.scales ?? 1;
+  at("edit").hidden = !model?.edits;
+  at("vary").closest("fieldset").hidden = !model?.variations;
+  at("kept").max = scales;
+  at("kept").value = Math.floor(scales / 2);
+  at("copied").textContent = "";
+  showScale();
+  showKept();
+  if (!dialog.open) dialog.showModal();
+}
+
+function showScale() {
+  const scale = Number(at("scale").value);
+  at("viewer-image").src = urls[scale - 1];
+  at("viewer-image").alt = `${shown.settings.prompt}, ${scale === urls.length ? "finished" : `as it stood at step ${scale} of ${urls.length}`}`;
+  at("scale-value").textContent = scale === urls.length ? "finished" : `${scale} of ${urls.length}`;
+}
+
+function showKept() {
+  at("kept-value").textContent = `${at("kept").value} of ${at("kept").max}`;
+}
+
+at("scale").addEventListener("input", showScale);
+at("kept").addEventListener("input", showKept);
+dialog.addEventListener("close", () => urls.forEach(URL.revokeObjectURL));
+dialog.addEventListener("click", async (event) => {
+  const kind = event.target.dataset?.copy;
+  if (!kind) return;
+  const text = snippets[kind](shown.settings, facts?.sampling ?? {});
+  try {
+    await navigator.clipboard.writeText(text);
+    at("copied").textContent = "Copied.";
+  } catch {
+    at("copied").textContent = text; // no clipboard without https: shown, to be copied by hand
+  }
+});
+
+/** on: {reuse, edit, vary(kept), remove, step(by)}, each called with the image that is shown. */
+export function connect(on) {
+  at("reuse").addEventListener("click", () => { dialog.close(); on.reuse(shown); });
+  at("edit").addEventListener("click", () => { dialog.close(); on.edit(shown); });
+  at("vary").addEventListener("click", () => { dialog.close(); on.vary(shown, Number(at("kept").value)); });
+  at("delete").addEventListener("click", () => { dialog.close(); on.remove(shown); });
+  dialog.addEventListener("keydown", (event) => {
+    if (event.target.matches("input") || !["ArrowLeft", "ArrowRight"].includes(event.key)) return;
+    on.step(shown, event.key === "ArrowLeft" ? -1 : 1);
+  });
+}
+
+/** Two images side by side, with the settings that differ. */
+export function compare(pair) {
+  const same = (name) => pair[0].settings[name] === pair[1].settings[name];
+  at("comparison-body").replaceChildren(...pair.map((image) => {
+    const side = document.createElement("div");
+    side.className = "side";
+    const picture = document.createElement("img");
+    picture.src = url(image.blob);
+    picture.alt = image.settings.prompt;
+    picture.addEventListener("load", () => URL.revokeObjectURL(picture.src), { once: true });
+    const title = document.createElement("h2");
+    title.textContent = image.settings.prompt;
+    const list = document.createElement("dl");
+    list.append(...factsOf(Object.fromEntries(Object.entries(image.settings).filter(([name]) => !same(name) || name === "seed"))));
+    side.append(picture, title, list);
+    return side;
+  }));
+  at("comparison").showModal();
+}

@@ -1,0 +1,44 @@
+"""From options to an application that runs."""
+
+from __future__ import annotations
+
+import logging
+
+from fastapi import FastAPI
+
+from hart.serving.access import Access
+from hart.serving.app import create_app
+from hart.serving.checkers import prompt_checker
+from hart.serving.engine import Engine
+from hart.serving.models import Models, OpenModel
+from hart.serving.options import ServeOptions
+from hart.serving.server import Limits
+
+
+def app_from_options(options: ServeOptions) -> FastAPI:
+    """The application that `hart serve` runs; also for other servers and for Ray. Raises `HartError` for options that
+    do not fit together."""
+    return create_app(
+        Models({name: _opener(source, options) for name, source in options.models().items()}),
+        checker=prompt_checker(options.prompt_check, options.device),
+        access=Access(options.keys(), options.hosts()),
+        limits=Limits(options.batch_size, options.queue_size, options.timeout, images_per_minute=options.rate_limit),
+        log_requests=options.log_requests,
+    )
+
+
+def configure_logging() -> None:
+    """This package's lines and warnings of others, on standard error."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    logging.getLogger("hart").setLevel(logging.INFO)
+
+
+def _opener(source: str, options: ServeOptions) -> OpenModel:
+    def open_model() -> Engine:
+        from hart.pipeline import HartPipeline
+        from hart.serving.pipeline_engine import PipelineEngine  # imports PyTorch
+
+        pipe = HartPipeline.from_pretrained(source, device=options.device, dtype=options.dtype)
+        return PipelineEngine(pipe, exact=options.exact or None)
+
+    return open_model

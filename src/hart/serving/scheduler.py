@@ -1,0 +1,369 @@
+"""Who is sampled next, with whom: rows of different people share batches.
+
+`submit` and `cancel` may be called by any thread; `step` does the next piece of work, one scale of a batch, in the
+thread that owns the models. Nothing here waits or knows the time but by the `clock` it is given, so that tests run it
+without threads.
+
+- **Joining.** A batch takes waiting rows of one group. A first row waits a few milliseconds for others; then, and
+  whenever a batch ends, the next starts with whoever is there.
+- **Fairness.** Clients take turns, a row each. The client whose turn it is chooses the group, so none starves.
+- **Leaving.** A row that is cancelled or past its deadline is left out before the next scale.
+- **Failing.** A batch that fails is done again in halves, down to one row, which gets the error; after a lack of memory
+  later batches of its group keep to the smaller size.
+- **Bounds.** `QueueFull` beyond `queue_size` waiting rows. What was accepted is answered exactly once.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice, zip_longest
+from typing import TYPE_CHECKING
+
+from hart.serving.engine import Batch, Engine, OutOfMemory, Row
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+RETRY_SECONDS = 5
+"""After which another try may find a server that was started again."""
+PACE_WEIGHT = 0.2
+"""Of the newest batch in the running mean of seconds per row."""
+
+
+class Refused(Exception):
+    """Not accepted. retry_after: whole seconds after which it is worth another try."""
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class QueueFull(Refused):
+    """As many rows wait as may."""
+
+
+class Closed(Refused):
+    """The server is stopping."""
+
+
+class DeadlinePassed(Exception):
+    """The time of a request was over before its images were."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Row `row` of a job after scale `k` (0-based)."""
+
+    row: int
+    k: int
+    image: Image.Image
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Row `row` of a job is done."""
+
+    row: int
+    image: Image.Image
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The job ends without the images that are missing."""
+
+    error: Exception
+
+
+Event = Preview | Finished | Failed
+
+
+@dataclass(eq=False)
+class Job:
+    """What one request asks for.
+
+    client: whose turn it takes. deadline: on the scheduler's clock. deliver: gets the job's events, in the thread that
+    calls `step`; it must neither wait nor raise. previews: 0-based scales after which an image so far is delivered. The
+    last event is a `Failed`, or the `Finished` of the last row; after `cancel` there is none.
+    """
+
+    engine: Engine
+    rows: Sequence[Row]
+    client: str
+    deadline: float
+    deliver: Callable[[Event], None]
+    previews: Collection[int] = ()
+    waited: float = field(default=0.0, init=False)
+    """Seconds until the last of its rows was in a batch."""
+    over: bool = field(default=False, init=False)
+    unfinished: int = field(init=False)
+    shown: dict[int, int] = field(default_factory=dict, init=False)
+    """Row -> the last scale that was shown of it: a batch that is done again repeats none."""
+
+    def __post_init__(self) -> None:
+        self.unfinished = len(self.rows)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A row of a job in the queue or in a batch."""
+
+    job: Job
+    number: int
+    arrival: float
+    group: Hashable
+
+
+@dataclass
+class _Running:
+    """A batch that is being sampled. places: those that are left, by their place in it; k: scales done."""
+
+    batch: Batch
+    places: dict[int, _Place]
+    scales: int
+    started: float
+    k: int = 0
+
+
+class Watcher:
+    """What happens, for figures; this one looks away. Called by the thread that steps."""
+
+    def queued(self, rows: int) -> None:
+        """So many rows wait now."""
+
+    def started(self, rows: int, waited: Sequence[float]) -> None:
+        """A batch starts; seconds that each of its rows has waited."""
+
+    def took(self, part: str, seconds: float) -> None:
+        """A piece of work is done."""
+
+    def ended(self, how: str, rows: int = 1) -> None:
+        """Rows are `finished`, `failed`, `cancelled` or `late`, or a batch was `split`."""
+
+
+class Scheduler:
+    """See the file's docstring. wake: called when there is new work for a thread that `step` has told to wait."""
+
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        queue_size: int,
+        join_seconds: float,
+        clock: Callable[[], float],
+        watcher: Watcher | None = None,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._batch_size, self._queue_size, self._join_seconds = batch_size, queue_size, join_seconds
+        self.clock, self._watcher, self.wake = clock, watcher or Watcher(), wake
+        self._lock = threading.Lock()
+        self._jobs: dict[Job, None] = {}  # accepted and not over, in the order of their arrival
+        self._queues: OrderedDict[str, deque[_Place]] = OrderedDict()  # by client, the one whose turn it is first
+        self._waiting = 0
+        self._again: deque[list[_Place]] = deque()
+        self._running: _Running | None = None
+        self._limits: dict[Hashable, int] = {}
+        self._seconds_a_row = 0.0
+        self._closed: str | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Rows in the queue."""
+        return self._waiting
+
+    def retry_after(self) -> int:
+        """Seconds after which the rows that wait now are probably done, 1 to 60."""
+        return min(60, max(1, math.ceil(self._waiting * self._seconds_a_row)))
+
+    def submit(self, job: Job) -> None:
+        """Accept a job. Raises `QueueFull` or `Closed`."""
+        with self._lock:
+            if self._closed is not None:
+                raise Closed(self._closed, RETRY_SECONDS)
+            if self._waiting + len(job.rows) > self._queue_size:
+                raise QueueFull(f"{self._waiting} images are waiting: try again later", self.retry_after())
+            self._jobs[job] = None
+            now = self.clock()
+            queue = self._queues.setdefault(job.client, deque())
+            for number, row in enumerate(job.rows):
+                queue.append(_Place(job, number, now, (id(job.engine), job.engine.group(row))))
+            self._now_waiting(self._waiting + len(job.rows))
+        self.wake()
+
+    def cancel(self, job: Job) -> None:
+        """The client has left: its waiting rows are free at once, those in a batch before the next scale."""
+        self._end(job, "cancelled")
+
+    def close(self, reason: str = "the server is stopping") -> None:
+        """Accept nothing more; go on with what was accepted."""
+        with self._lock:
+            self._closed = reason
+        self.wake()
+
+    def abandon(self) -> None:
+        """Accept nothing more and end all that was accepted by `Closed`: whoever steps is gone."""
+        reason = "the server has failed and must be started again"
+        self.close(reason)
+        for job in list(self._jobs):
+            self._end(job, "failed", Closed(reason, RETRY_SECONDS))
+
+    def step(self) -> float | None:
+        """Do the next piece of work. Returns 0 if there may be more at once, the seconds after which a batch can start
+        if nothing is to be done before, and None if nothing is left to do."""
+        self._expire()
+        if self._running is not None:
+            self._advance(self._running)
+            return 0
+        with self._lock:
+            taken = self._take()
+        if not isinstance(taken, list):
+            return taken
+        self._start(taken)
+        return 0
+
+    def _now_waiting(self, rows: int) -> None:
+        self._waiting = rows
+        self._watcher.queued(rows)
+
+    def _expire(self) -> None:
+        now = self.clock()
+        with self._lock:
+            late = [job for job in self._jobs if job.deadline <= now]
+        for job in late:
+            self._end(job, "late", DeadlinePassed("the time for this request is over: ask for less, or later"))
+
+    def _end(self, job: Job, how: str, error: Exception | None = None) -> None:
+        """End a job before its images are done; `error` is its answer, None if nobody waits for one."""
+        with self._lock:
+            if job.over:
+                return
+            job.over = True
+            del self._jobs[job]
+            queue = self._queues.pop(job.client, deque())
+            rest = deque(place for place in queue if place.job is not job)
+            if rest:
+                self._queues[job.client] = rest
+            self._now_waiting(self._waiting - len(queue) + len(rest))
+        self._watcher.ended(how, job.unfinished)
+        if error is not None:
+            job.deliver(Failed(error))
+
+    def _take(self) -> list[_Place] | float | None:
+        """The rows of the next batch; or seconds to wait for more of them; or None if there are none."""
+        while self._again:
+            if places := [place for place in self._again.popleft() if not place.job.over]:
+                limit = self._limit(places[0].group)
+                if len(places) > limit:
+                    self._again.appendleft(places[limit:])
+                return places[:limit]
+        if not self._queues:
+            return None
+        group = next(iter(self._queues.values()))[0].group
+        limit = self._limit(group)
+        chosen = list(islice(self._in_turn(group), limit))
+        if len(chosen) < limit:
+            left = min(place.arrival for place in chosen) + self._join_seconds - self.clock()
+            if left > 0 and self._closed is None:
+                return left
+        for place in chosen:
+            queue = self._queues.pop(place.job.client)
+            queue.remove(place)
+            if queue:
+                self._queues[place.job.client] = queue  # behind all others
+        self._now_waiting(self._waiting - len(chosen))
+        return chosen
+
+    def _limit(self, group: Hashable) -> int:
+        return self._limits.get(group, self._batch_size)
+
+    def _in_turn(self, group: Hashable) -> Iterator[_Place]:
+        """The waiting rows of a group, clients taking turns."""
+        by_client = [[place for place in queue if place.group == group] for queue in self._queues.values()]
+        for turn in zip_longest(*by_client):
+            yield from (place for place in turn if place is not None)
+
+    def _start(self, places: list[_Place]) -> None:
+        now = self.clock()
+        for place in places:
+            place.job.waited = now - place.arrival
+        self._watcher.started(len(places), [now - place.arrival for place in places])
+        engine, numbered = places[0].job.engine, dict(enumerate(places))
+        try:
+            batch = engine.start([place.job.rows[place.number] for place in places])
+        except Exception as error:
+            self._failed(numbered, error)
+        else:
+            self._running = _Running(batch, numbered, engine.facts.scales, now)
+
+    def _advance(self, run: _Running) -> None:
+        """One scale; rows whose clients have left are dropped before it."""
+        try:
+            images = self._sampled(run)
+        except Exception as error:
+            self._running = None
+            self._failed(run.places, error)
+            return
+        if run.k < run.scales:
+            for place, image in images:
+                place.job.shown[place.number] = run.k - 1
+                place.job.deliver(Preview(place.number, run.k - 1, image))
+            return
+        self._running = None
+        for place, image in images:
+            self._finished(place, image)
+        if images:
+            seconds = (self.clock() - run.started) / len(images)
+            self._seconds_a_row += (PACE_WEIGHT if self._seconds_a_row else 1.0) * (seconds - self._seconds_a_row)
+
+    def _sampled(self, run: _Running) -> list[tuple[_Place, Image.Image]]:
+        """Sample the next scale, and decode the rows that somebody wants to see now: all of them after the last."""
+        gone = [i for i, place in run.places.items() if place.job.over]
+        run.places = {i: place for i, place in run.places.items() if i not in gone}
+        if not run.places:
+            run.k = run.scales
+            return []
+        if gone:
+            run.batch.drop(gone)
+        began = self.clock()
+        run.batch.advance()
+        self._watcher.took("sample", self.clock() - began)
+        k, run.k = run.k, run.k + 1
+        last = run.k == run.scales
+        wanted = [
+            i
+            for i, place in run.places.items()
+            if last or (k in place.job.previews and k > place.job.shown.get(place.number, -1))
+        ]
+        if not wanted:
+            return []
+        began = self.clock()
+        images = run.batch.images(wanted)
+        self._watcher.took("decode" if last else "preview", self.clock() - began)
+        return [(run.places[i], image) for i, image in zip(wanted, images, strict=True)]
+
+    def _finished(self, place: _Place, image: Image.Image) -> None:
+        job = place.job
+        with self._lock:
+            if job.over:
+                return
+            job.unfinished -= 1
+            if job.unfinished == 0:
+                job.over = True
+                del self._jobs[job]
+        self._watcher.ended("finished")
+        job.deliver(Finished(place.number, image))
+
+    def _failed(self, places: dict[int, _Place], error: Exception) -> None:
+        """Do a batch again in halves, or answer its only row with the error."""
+        left = [place for place in places.values() if not place.job.over]
+        if len(left) > 1:
+            half = (len(left) + 1) // 2
+            if isinstance(error, OutOfMemory):
+                self._limits[left[0].group] = half
+            self._again.extendleft([left[half:], left[:half]])
+            self._watcher.ended("split", len(left))
+        elif left:
+            self._end(left[0].job, "failed", error)

@@ -1,0 +1,239 @@
+"""What a request may hold, and what an answer does: OpenAI's Images API and this model's own fields.
+
+Fields have one definition for JSON, where types are exact, and for forms, where everything is text. Keys that are not
+known are accepted and ignored, as clients of other servers send them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from hart.config import MAX_SEED
+from hart.strict import clipped
+
+MAX_IMAGES = 10
+MAX_PROMPT = 4000
+"""Characters."""
+MAX_SIDE = 8192
+
+SAMPLING = ("guidance_scale", "top_k", "top_p", "gumbel_smoothing", "maskgit_steps", "diffusion_steps", "discrete_only")
+"""Fields that go to the model as they are; see `hart.config.SamplingConfig`."""
+
+
+class ApiError(Exception):
+    """An answer that is not the one hoped for. kind: OpenAI's `type`; param: the field that is wrong."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.kind, self.param, self.code, self.headers = status, kind, param, code, dict(headers or {})
+
+    def body(self) -> dict[str, Any]:
+        """As OpenAI's clients read it."""
+        return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}}
+
+
+Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT)]
+
+
+class ImageRequest(BaseModel):
+    """What all three requests have in common."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    model: Annotated[str, Field(max_length=200)] | None = None
+    """Name of a served model; any other name gets the default one, and the answer says which drew."""
+    n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] | None = None
+    """Images to draw, by default 1; image i has the seed plus i."""
+    size: Annotated[str, Field(pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$")] | None = None
+    """"WIDTHxHEIGHT" or "auto". What the model does not draw becomes the nearest that it does; the answer says so."""
+    aspect: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,3}:[1-9][0-9]{0,3}$")] | None = None
+    """"WIDTH:HEIGHT", in place of a size: the model's size of the nearest shape."""
+    strict: bool | None = None
+    """Refuse a size that the model does not draw."""
+    output_format: Literal["png", "jpeg", "webp"] | None = None
+    """By default png, which holds all settings and is drawn again by `hart generate --like`."""
+    output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
+    """Quality of jpeg and webp, by default 100."""
+    response_format: Literal["url", "b64_json"] | None = None
+    """"url" gives a `data:` URL: images are not kept."""
+    background: Literal["auto", "opaque"] | None = None
+    """The model draws no transparency."""
+    stream: bool | None = None
+    """Answer by server-sent events."""
+    partial_images: Annotated[int, Field(ge=0, le=64)] | None = None
+    """With `stream`, how many images so far are sent, spread over the scales; by default one after every scale."""
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED - MAX_IMAGES)] | None = None
+    """By default a new one; the answer has the seed of every image."""
+    guidance_scale: float | None = None
+    """g in (1 + g) conditional - g unconditional, by default the model's."""
+    top_k: int | None = None
+    """Sample among so many of the likeliest codes; 0 keeps all."""
+    top_p: float | None = None
+    """Sample among the likeliest codes of this probability together; 1 keeps all."""
+    gumbel_smoothing: bool | None = None
+    """Mix the embeddings of all codes."""
+    maskgit_steps: int | None = None
+    """Steps of the last scale."""
+    diffusion_steps: Annotated[int | None, Field(validation_alias=AliasChoices("diffusion_steps", "steps"))] = None
+    """Steps of the residual diffusion; `steps` is another name for it."""
+    discrete_only: bool | None = None
+    """Leave the residual out."""
+    negative_prompt: Annotated[str, Field(max_length=MAX_PROMPT)] | None = None
+    """What guidance steers away from."""
+
+    kind: ClassVar[str]
+    """What its events are called after."""
+
+    @field_validator("size")
+    @classmethod
+    def _bounded(cls, size: str | None) -> str | None:
+        if size not in (None, "auto") and max(wanted_size(size)) > MAX_SIDE:
+            raise ValueError(f"no side may be longer than {MAX_SIDE}")
+        return size
+
+    def sampling(self) -> dict[str, Any]:
+        """Settings in place of the model's own; None for those that are not given."""
+        return {name: getattr(self, name) for name in SAMPLING}
+
+
+class Generation(ImageRequest):
+    """`POST /v1/images/generations`."""
+
+    kind = "image_generation"
+    prompt: Prompt
+    """What to draw; for a class model the number of a class."""
+
+
+class Edit(ImageRequest):
+    """`POST /v1/images/edits`, the fields beside the image and the mask."""
+
+    kind = "image_edit"
+    prompt: Prompt
+    """What the whole image shows afterwards."""
+
+
+class Variation(ImageRequest):
+    """`POST /v1/images/variations`, the fields beside the image."""
+
+    kind = "image_variation"
+    prompt: Annotated[str, Field(max_length=MAX_PROMPT)] | None = None
+    """What the image shows; helps the model."""
+    kept_scales: Annotated[int, Field(ge=0, le=64)] | None = None
+    """How many scales are taken from the image, by default half of them: more keep more of it."""
+
+
+class TextTokens(BaseModel):
+    """Part of `Usage`."""
+
+    text_tokens: int = 0
+    image_tokens: int = 0
+
+
+class Usage(BaseModel):
+    """Tokens of all images, over all scales; prompts are not counted."""
+
+    input_tokens: int = 0
+    input_tokens_details: TextTokens = TextTokens()
+    output_tokens: int
+    total_tokens: int
+
+
+class ImageData(BaseModel):
+    """One image. Exactly one of `b64_json` and `url` is given."""
+
+    b64_json: str | None = None
+    url: str | None = None
+    seed: int
+
+
+class ImagesAnswer(BaseModel):
+    """What a request without `stream` gets."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    created: int
+    """Seconds since 1970."""
+    data: list[ImageData]
+    model: str
+    """The one that drew."""
+    size: str
+    quality: Literal["high"] = "high"
+    background: Literal["opaque"] = "opaque"
+    output_format: str
+    usage: Usage
+    notes: list[str]
+    """What the author of the prompt should know: a changed size, words that the model does not know."""
+
+
+class ImageEvent(BaseModel):
+    """What an event of a stream holds: a partial image, or a whole one, with `usage` and `notes`."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    type: str
+    """image_generation, image_edit or image_variation, then .partial_image or .completed."""
+    b64_json: str
+    created_at: int
+    """Seconds since 1970."""
+    size: str
+    quality: Literal["high"] = "high"
+    background: Literal["opaque"] = "opaque"
+    output_format: str
+    model: str
+    image_index: int
+    """Which of the `n` images."""
+    seed: int
+    scale: int
+    """After how many of the `scales`."""
+    scales: int
+    partial_image_index: int | None = None
+    """Which of this image's partial ones."""
+    usage: Usage | None = None
+    notes: list[str] | None = None
+
+
+class ErrorBody(BaseModel):
+    """Part of `ErrorAnswer`."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(BaseModel):
+    """What every error looks like."""
+
+    error: ErrorBody
+
+
+def wanted_size(size: str) -> tuple[int, int]:
+    """Width and height of "WIDTHxHEIGHT" or "WIDTH:HEIGHT"."""
+    width, height = re.split("[x:]", size)
+    return int(width), int(height)
+
+
+def explained(error: ValidationError) -> ApiError:
+    """The first thing that pydantic found wrong, in one sentence without the value."""
+    entry = error.errors(include_url=False, include_input=False, include_context=True)[0]
+    param = ".".join(map(str, entry["loc"])) or None
+    said = entry["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if entry["type"] == "missing":
+        said = "is required"
+    elif entry["type"] == "string_pattern_mismatch":
+        said = "must be like 512x512, or auto" if param == "size" else "must be like 16:9"
+    message = f"{param}: {said}" if param else f"the body {said}"
+    return ApiError(400, clipped(message.replace("should", "must", 1)), param=param)

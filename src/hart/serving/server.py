@@ -1,0 +1,116 @@
+"""One server: its models, queue and bounds, and how a request passes through them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from hart.serving.access import Access, RateLimit
+from hart.serving.bodies import Bodies
+from hart.serving.checkers import PromptChecker
+from hart.serving.engine import Engine, Source
+from hart.serving.errors import api_error
+from hart.serving.metrics import Metrics
+from hart.serving.models import Models, ServedModel
+from hart.serving.orders import Order, Subscription, answer, job, order, stream
+from hart.serving.scheduler import DeadlinePassed, QueueFull, Scheduler
+from hart.serving.schemas import ImageRequest
+from hart.serving.streaming import EventStream, while_here
+from hart.serving.worker import Worker
+
+STILL_HERE_SECONDS = 15.0
+"""Between signs of life in a stream that has nothing to say."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much one server does at once; see `hart.serving.options.ServeOptions`."""
+
+    batch_size: int = 4
+    queue_size: int = 64
+    timeout: float = 120.0
+    join_seconds: float = 0.004
+    images_per_minute: float | None = None
+    body_seconds: float = 60.0
+
+
+class Server:
+    """What the routes share. Made inside the running event loop's process, started and stopped by the app."""
+
+    def __init__(
+        self, models: Models, checker: PromptChecker, access: Access, limits: Limits, clock: Callable[[], float]
+    ) -> None:
+        self.models, self.checker, self.access, self.limits = models, checker, access, limits
+        self.metrics = Metrics()
+        self.bodies = Bodies(limits.body_seconds)
+        self.rates = RateLimit(limits.images_per_minute, clock)
+        self.scheduler = Scheduler(
+            batch_size=limits.batch_size,
+            queue_size=limits.queue_size,
+            join_seconds=limits.join_seconds,
+            clock=clock,
+            watcher=self.metrics,
+        )
+        self.worker = Worker(self.scheduler)
+        self._opening = 0  # images of requests that wait for a model to be opened
+
+    async def opened(self, model: ServedModel, images: int) -> Engine:
+        """A model's engine. As many images may wait for it as in the queue."""
+        if model.engine is not None:
+            return model.engine
+        if self._opening + images > self.limits.queue_size:
+            raise QueueFull("the model is being opened, and many are waiting: try again later", 5)
+        self._opening += images
+        try:
+            return await asyncio.wait_for(model.ready(), self.limits.timeout)
+        except TimeoutError:
+            raise DeadlinePassed("the model is still being opened: try again later") from None
+        finally:
+            self._opening -= images
+
+    async def answer(
+        self,
+        request: Request,
+        asked: ImageRequest,
+        source: Callable[[Engine], Source] | None = None,
+    ) -> Response:
+        """Check, queue, wait and answer, all at once or by events.
+
+        source: the image to start from, made in a thread once the model is known.
+        """
+        client: str = request.state.client
+        deadline = self.scheduler.clock() + self.limits.timeout
+        self.rates.check(client)
+        model = self.models.named(asked.model)
+        engine = await while_here(request.receive, self.opened(model, asked.n or 1))
+        start = None if source is None else await asyncio.to_thread(source, engine)
+        ordered = await asyncio.to_thread(order, asked, model, engine, self.checker, start)
+        events = Subscription()
+        queued = job(ordered, engine, client, deadline, events.deliver)
+        self.scheduler.submit(queued)
+        self.rates.charge(client, len(ordered.rows))
+        if asked.stream:
+            return EventStream(self._events(ordered, events, lambda: self.scheduler.cancel(queued)))
+        try:
+            result = await while_here(request.receive, answer(ordered, events, self.metrics))
+        finally:
+            self.scheduler.cancel(queued)
+        timing = {"Server-Timing": f"queue;dur={1000 * queued.waited:.1f}"}
+        return JSONResponse(result.model_dump(exclude_none=True), headers=timing)
+
+    async def _events(
+        self, ordered: Order, events: Subscription, leave: Callable[[], None]
+    ) -> AsyncIterator[dict[str, Any] | None]:
+        """The stream, with an error as its last event if there is one."""
+        try:
+            async for event in stream(ordered, events, self.metrics, STILL_HERE_SECONDS):
+                yield event
+        except Exception as error:
+            yield api_error(error).body()
+        finally:
+            leave()

@@ -1,0 +1,75 @@
+"""Answers to clients that may leave, or read slowly."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+T = TypeVar("T")
+SEND_SECONDS = 60.0
+"""A client that takes no data for so long has left."""
+STILL_HERE = b": still here\n\n"
+
+
+class ClientLeft(Exception):
+    """Nobody waits for the answer any more."""
+
+
+async def while_here(receive: Receive, work: Awaitable[T]) -> T:
+    """The result of `work`. Raises `ClientLeft`, and cancels the work, when the client leaves before. The body of the
+    request must have been read."""
+    task, left = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientLeft
+        return task.result()
+    finally:
+        for one in (task, left):
+            one.cancel()
+        with suppress(BaseException):
+            await asyncio.gather(task, left, return_exceptions=True)
+
+
+class EventStream(Response):
+    """Server-sent events. events: what each holds, or None to show that the connection lives; its end ends the
+    answer, and when the client leaves it is closed."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncIterator[dict[str, Any] | None]) -> None:
+        self._events = events
+        self.status_code, self.background = 200, None
+        self.init_headers({"cache-control": "no-store", "x-accel-buffering": "no"})
+        self.raw_headers = [(name, value) for name, value in self.raw_headers if name != b"content-length"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(ClientLeft, TimeoutError):
+            await while_here(receive, self._send(send))
+
+    async def _send(self, send: Send) -> None:
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            async for event in self._events:
+                content = STILL_HERE if event is None else _event(event)
+                async with asyncio.timeout(SEND_SECONDS):
+                    await send({"type": "http.response.body", "body": content, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            await self._events.aclose()  # type: ignore[attr-defined]
+
+
+def _event(content: dict[str, Any]) -> bytes:
+    kind = content.get("type", "error")
+    return f"event: {kind}\ndata: {json.dumps(content, separators=(',', ':'))}\n\n".encode()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

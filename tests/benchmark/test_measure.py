@@ -1,0 +1,145 @@
+"""What a benchmark says of a model: parts that add up, floors that are there, files that can be read again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from command_line import refused, run
+from hart import HartPipeline
+from hart.benchmark import machine, measure
+from hart.benchmark.machine import host_clock, machine_facts, peak_memory, product_rate, product_refusal
+from hart.benchmark.parts import GenerationTimer, part_work
+from hart.benchmark.report import table
+from hart.config import HartConfig
+from helpers import tiny_class_config, tiny_text_config
+
+CPU = torch.device("cpu")
+TEXT = tiny_text_config()
+CONFIGS = {
+    "text": TEXT,
+    "MaskGIT": TEXT.replace(sampling=TEXT.sampling.replace(maskgit_steps=2)),
+    "no guidance": TEXT.replace(sampling=TEXT.sampling.replace(guidance_scale=0.0)),
+    "class": tiny_class_config(),
+}
+
+
+@pytest.fixture(autouse=True)
+def _small_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "SQUARES", {"cpu": (32,)})
+    monkeypatch.setattr(machine, "COPY_BYTES", {"cpu": 2**12})
+
+
+def timer_of(config: HartConfig) -> GenerationTimer:
+    return GenerationTimer(HartPipeline.from_config(config, device=CPU), host_clock())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_parts_are_the_whole(name: str) -> None:
+    timer = timer_of(CONFIGS[name])
+    generation = timer.generate(2)
+    work = part_work(timer, 2, whole_scales=False)
+    assert list(work) == list(generation.parts)
+    assert not generation.whole_scales
+    assert sum(generation.parts.values()) == pytest.approx(generation.seconds)
+    assert all(seconds >= 0 for seconds in generation.parts.values())
+    assert sum(part.flops for part in work.values()) == pytest.approx(2 * timer.cost.total_flops)
+    assert all(part.moved > 0 for part in work.values())
+
+
+def test_scales_without_visible_modules_are_timed_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when they are compiled or recorded as one."""
+    timer = timer_of(TEXT)
+    detailed = part_work(timer, 1, whole_scales=False)
+    transformer = timer.pipe.components.hart.transformer
+    for module in (transformer.blocks[0], transformer.blocks[-1]):
+        monkeypatch.setattr(module, "forward", module.forward)
+        for hooks in ("register_forward_pre_hook", "register_forward_hook"):
+            monkeypatch.setattr(module, hooks, nn.Identity().register_forward_hook)
+    generation = timer.generate()
+    work = part_work(timer, 1, whole_scales=generation.whole_scales)
+    assert generation.whole_scales and list(work) == list(generation.parts)
+    assert list(work) == ["context", *(f"scale {k} ({k * k} tokens)" for k in (2, 3, 4)), "decoder", "rest"]
+    assert sum(generation.parts.values()) == pytest.approx(generation.seconds)
+    for quantity in ("flops", "moved"):
+        assert sum(getattr(part, quantity) for part in work.values()) == pytest.approx(
+            sum(getattr(part, quantity) for part in detailed.values())
+        )
+
+
+def check(result: dict[str, Any], batches: list[int]) -> None:
+    """The figures follow from each other, and no floor is missing."""
+    fastest = max(result["products_gflops"]["float32"].values())
+    assert [row["batch"] for row in result["batches"]] == batches
+    for row in result["batches"]:
+        parts = row["parts"].values()
+        assert 1 <= len(row["latencies_s"]) <= 2
+        assert row["images_per_s"] == pytest.approx(row["batch"] / row["median_s"])
+        assert row["ratio"] == pytest.approx(row["median_s"] / row["floor_s"])
+        assert row["floor_s"] == pytest.approx(sum(part["floor_s"] for part in parts))
+        for part in parts:
+            bounds = {"products": part["gflop"] / fastest, "memory": part["gb"] / result["copy_gb_s"]}
+            assert part["floor_s"] == pytest.approx(max(bounds.values())) and part["floor_s"] > 0
+            assert part["bound"] == max(bounds, key=bounds.__getitem__)
+
+
+def test_the_command_writes_what_it_prints(tmp_path: Path, text_model: Path) -> None:
+    config, figures, text = tmp_path / "config.json", tmp_path / "a" / "figures.json", tmp_path / "figures.md"
+    config.write_text(tiny_class_config().to_json())
+    options = ("--batch-size", "1,2", "--repeats", 2, "--seconds", 1e-3, "--device", "cpu")
+    result = run("benchmark", config, *options, "--output", figures, "--output", text)
+    assert result.exit_code == 0, result.output
+    assert text.read_text() == result.stdout
+    written = json.loads(figures.read_text())
+    check(written, [1, 2])
+    assert written["weights"] == "random" and written["machine"]["torch"] == torch.__version__
+    result = run("benchmark", text_model, *options, "--output", figures)
+    assert result.exit_code == 0, result.output
+    written = json.loads(figures.read_text())
+    check(written, [1, 2])
+    assert written["weights"] == "stored"
+    assert next(iter(written["batches"][0]["parts"])) == "text encoder"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("emoji", "--output", "figures.txt"), "figures.txt: give a file that ends in .json or .md"),
+        (("emoji", "--clock", "cpu"), "--threads 1"),
+        (("emoji", "--batch-size", "0"), "--batch-size"),
+        (("no-such-model",), "no-such-model"),
+    ],
+)
+def test_the_command_refuses_in_one_line(options: tuple[str, ...], message: str) -> None:
+    assert message in refused(run("benchmark", *options))
+
+
+def test_rates_of_products_are_operations_per_second() -> None:
+    times = iter([0.0, 0.5, 10.0, 10.25, 20.0, 21.0])
+    clock = host_clock(lambda: next(times))
+    assert product_rate((2, 3, 4), torch.float32, CPU, clock, seconds=1.0) == 2 * 2 * 3 * 4 / 0.25
+    assert product_refusal(torch.bfloat16, CPU) is None
+    assert product_refusal(torch.bool, CPU)  # there is no such product
+
+
+def test_what_the_machine_is() -> None:
+    facts = machine_facts(CPU)
+    assert facts["processor"] and facts["threads"] == torch.get_num_threads()
+    peak = peak_memory(CPU)
+    assert peak() is None or 0.01 < peak() < 1000
+
+
+def test_tables_have_columns_of_one_width() -> None:
+    assert table(["part", "ms"], [["a|b", 1.23456], ["c", None], ["d", 12345.6]]) == [
+        "| part |    ms |",
+        "| ---- | ----: |",
+        "| a/b  | 1.235 |",
+        "| c    |     - |",
+        "| d    | 12346 |",
+    ]
+    assert table(["part"], []) == []

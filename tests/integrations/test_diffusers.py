@@ -1,0 +1,62 @@
+"""The diffusers pipeline, with the real package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+diffusers = pytest.importorskip("diffusers")
+
+from hart import HartPipeline  # noqa: E402
+from hart.integrations.diffusers import HartDiffusionPipeline, HartModel  # noqa: E402
+
+PIPELINE = Path(__file__).parents[2] / "integrations" / "diffusers"
+
+
+def seeded(seed: int = 5) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def pipe(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The shipped model, stored and opened as users of diffusers do."""
+    folder = tmp_path_factory.mktemp("diffusers") / "emoji"
+    HartDiffusionPipeline(HartModel.from_pretrained("emoji")).save_pretrained(folder)
+    return diffusers.DiffusionPipeline.from_pretrained(folder, custom_pipeline=str(PIPELINE), trust_remote_code=True)
+
+
+def test_images_are_those_of_hart(pipe: Any) -> None:
+    made = pipe("a red apple", guidance_scale=4.0, generator=seeded(), num_images_per_prompt=2, output_type="np")
+    expected = HartPipeline.from_pretrained("emoji")(
+        "a red apple", guidance_scale=3.0, generator=seeded(), num_images_per_prompt=2, output_type="np"
+    )
+    assert (made.images == expected.images).all()
+    assert pipe("a red apple", generator=seeded(), return_dict=False)[0][0].size == (128, 128)
+
+
+def test_a_callback_sees_every_scale_and_interrupts(pipe: Any) -> None:
+    seen: list[tuple[int, tuple[int, ...]]] = []
+
+    def on_step_end(pipeline: Any, step: int, timestep: int, tensors: dict[str, Any]) -> dict[str, Any]:
+        seen.append((step, tuple(tensors["latents"].shape)))
+        pipeline._interrupt = step == 2
+        return tensors
+
+    pipe("a red apple", generator=seeded(), callback_on_step_end=on_step_end)
+    assert seen == [(step, (1, 32, 8, 8)) for step in range(3)]
+
+
+def test_type_and_device_move_the_model(pipe: Any) -> None:
+    assert (pipe.dtype, pipe.device) == (torch.float32, torch.device("cpu"))
+    pipe.to(torch.bfloat16)
+    assert pipe.hart.pipeline.dtype == torch.bfloat16
+    pipe.to("cpu", torch.float32)
+    assert pipe.dtype == torch.float32
+
+
+def test_without_a_generator_every_image_is_new(pipe: Any) -> None:
+    first, second = (pipe("a red apple", output_type="np").images for _ in range(2))
+    assert (first != second).any()

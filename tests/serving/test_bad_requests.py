@@ -1,0 +1,305 @@
+"""What is wrong with a request is said in OpenAI's form, and nothing of it is kept."""
+
+from __future__ import annotations
+
+import io
+import logging
+import struct
+import tempfile
+import threading
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from hart.serving.access import Access
+from hart.serving.bodies import JSON_BYTES, UPLOAD_BYTES
+from hart.serving.engine import NotOffered
+from hart.serving.schemas import MAX_PROMPT
+from hart.serving.server import Limits
+from serving_app import Running, image_of, png, running
+from stand_in_engine import FACTS, StandInEngine, drawn
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Running]:
+    with running() as started:
+        yield started
+
+
+def error(answer: Any, status: int) -> dict[str, Any]:
+    """The error of an answer with this status."""
+    assert answer.status_code == status, answer.text
+    assert set(answer.json()) == {"error"}
+    found: dict[str, Any] = answer.json()["error"]
+    assert set(found) == {"message", "type", "param", "code"}
+    assert "\n" not in found["message"] and len(found["message"]) < 400
+    return found
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "message"),
+    [
+        ({}, "prompt", "prompt: is required"),
+        ({"prompt": 5}, "prompt", "prompt: must be a valid string"),
+        ({"prompt": ""}, "prompt", "at least 1 character"),
+        ({"prompt": "   "}, None, "prompt 1 is empty"),
+        ({"prompt": "x" * (MAX_PROMPT + 1)}, "prompt", f"at most {MAX_PROMPT} characters"),
+        ({"prompt": "x", "n": 11}, "n", "less than or equal to 10"),
+        ({"prompt": "x", "n": "1"}, "n", "valid integer"),
+        ({"prompt": "x", "n": 0}, "n", "greater than or equal to 1"),
+        ({"prompt": "x", "n": True}, "n", "valid integer"),
+        ({"prompt": "x", "size": "big"}, "size", "must be like 512x512, or auto"),
+        ({"prompt": "x", "size": "0x16"}, "size", "must be like 512x512, or auto"),
+        ({"prompt": "x", "size": "16x99999"}, "size", "no side may be longer"),
+        ({"prompt": "x", "aspect": "1:0"}, "aspect", "must be like 16:9"),
+        ({"prompt": "x", "seed": -1}, "seed", "greater than or equal to 0"),
+        ({"prompt": "x", "seed": 2**63 - 1}, "seed", "less than or equal to"),
+        ({"prompt": "x", "guidance_scale": 1e400}, "guidance_scale", "finite number"),
+        ({"prompt": "x", "guidance_scale": 2000}, None, "guidance_scale must be at most 1,000"),
+        ({"prompt": "x", "top_p": 0}, None, "top_p must be above 0"),
+        ({"prompt": "x", "output_format": "gif"}, "output_format", "'png', 'jpeg' or 'webp'"),
+        ({"prompt": "x", "background": "transparent"}, "background", "'auto' or 'opaque'"),
+        ({"prompt": "x", "partial_images": -1}, "partial_images", "greater than or equal to 0"),
+        ({"prompt": "x", "stream": "yes"}, "stream", "valid boolean"),
+    ],
+)
+def test_wrong_fields_are_named(server: Running, fields: dict[str, Any], param: str | None, message: str) -> None:
+    body = str(fields).replace("'", '"').replace("True", "true").replace("inf", "1e400")
+    answer = server.http.post("/v1/images/generations", content=body, headers={"content-type": "application/json"})
+    found = error(answer, 400)
+    assert found["param"] == param and message in found["message"]
+    assert found["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status"),
+    [
+        (b"", "application/json", 400),
+        (b"[1]", "application/json", 400),
+        (b"\xff\xfe", "application/json", 400),
+        (b"[" * 100_000, "application/json", 400),
+        (b'{"prompt": "\\ud800"}', "application/json", 400),
+        (b'{"prompt": "' + b"x" * JSON_BYTES + b'"}', "application/json", 413),
+        (b'{"prompt": "x"}', "text/plain", 415),
+        (b"prompt=x", "application/x-www-form-urlencoded", 415),
+    ],
+)
+def test_bodies_that_are_no_request(server: Running, content: bytes, kind: str, status: int) -> None:
+    error(server.http.post("/v1/images/generations", content=content, headers={"content-type": kind}), status)
+
+
+def test_chunks_without_a_length_are_counted(server: Running) -> None:
+    chunks = (b" " * 1000 for _ in range(JSON_BYTES // 1000 + 2))
+    answer = server.http.post("/v1/images/generations", content=chunks, headers={"content-type": "application/json"})
+    error(answer, 413)
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/v1/none", 404), ("GET", "/v1/images/edits", 405)])
+def test_other_addresses_and_methods(server: Running, method: str, path: str, status: int) -> None:
+    error(server.http.request(method, path), status)
+
+
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
+def test_a_refusal_is_said_and_nothing_is_drawn(server: Running, field: str) -> None:
+    before = len(server.engine.batches)
+    found = error(server.post(**{"prompt": "x", field: "F\u00f3rBidd\u200ben!"}), 400)
+    assert (found["param"], found["code"]) == (field, "content_policy_violation")
+    assert len(server.engine.batches) == before
+
+
+def edit(server: Running, image: bytes | None, mask: bytes | None = None, route: str = "edits", **fields: Any) -> Any:
+    files = {name: ("x.png", content, "image/png") for name, content in (("image", image), ("mask", mask)) if content}
+    return server.http.post(f"/v1/images/{route}", data={"prompt": "x", **fields}, files=files or {"other": b"1"})
+
+
+def bomb() -> bytes:
+    """A PNG of a few kilobytes that says it has 10^9 pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 40_000, 25_000, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(10**6)))
+        + chunk(b"IEND", b"")
+    )
+
+
+def as_format(kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, kind)
+    return file.getvalue()
+
+
+HOLE = png((16, 16), "RGBA", (0, 0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "param", "message"),
+    [
+        (None, None, "image", "is required, as a file"),
+        (b"not an image", None, "image", "not an image"),
+        (png()[:-30], None, "image", "cannot be read as an image"),
+        (bomb(), None, "image", "make it smaller"),
+        (as_format("TIFF"), None, "image", "not an image"),
+        (png(), png(), "mask", "has no transparency"),
+        (png(), png((8, 8), "RGBA", (0, 0, 0, 0)), "mask", "is 8 x 8, the image 16 x 16"),
+        (png(), b"\x89PNG\r\n\x1a\n", "mask", "not an image"),
+    ],
+)
+def test_hostile_files(server: Running, image: bytes | None, mask: bytes | None, param: str, message: str) -> None:
+    found = error(edit(server, image, mask), 400)
+    assert found["param"] == param and message in found["message"]
+
+
+def test_a_mask_says_by_alpha_0_what_is_drawn_anew(server: Running) -> None:
+    half = Image.new("RGBA", (16, 16), (0, 0, 0, 255))
+    half.paste((9, 9, 9, 0), (0, 0, 16, 4))
+    file = io.BytesIO()
+    half.save(file, "PNG")
+    assert edit(server, png(), file.getvalue(), n="2", seed="4").status_code == 200
+    rows = server.engine.batches[-1]
+    assert [row.seed for row in rows] == [4, 5]
+    source = rows[0].source
+    assert source is not None and source.mask is not None and source.kept_scales is None
+    assert source.image.tobytes() == bytes([255, 0, 0]) * 256
+    assert source.mask.tobytes() == b"\xff" * 64 + b"\0" * 192
+    edit(server, file.getvalue())  # its own alpha, if there is no mask
+    own = server.engine.batches[-1][0].source
+    assert own is not None and own.mask is not None and own.mask.tobytes() == source.mask.tobytes()
+
+
+def test_variations_keep_half_of_the_scales_unless_told(server: Running) -> None:
+    for given, kept in (({}, 2), ({"kept_scales": "3"}, 3)):
+        answer = edit(server, png(), route="variations", seed="1", **given)
+        row = server.engine.batches[-1][0]
+        assert row.source is not None and row.source.kept_scales == kept and row.source.mask is None
+        assert image_of(answer.json()["data"][0]["b64_json"]).tobytes() == drawn(row, FACTS.scales - 1).tobytes()
+
+
+def test_a_form_that_is_too_large_or_broken(server: Running) -> None:
+    error(edit(server, bytes(UPLOAD_BYTES)), 413)
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    for content in (b"", b"--x\r\nrubbish", b"--y\r\n", b"--x\r\nContent-Disposition: form-data\r\n\r\n1\r\n--x--\r\n"):
+        error(server.http.post("/v1/images/edits", content=content, headers=headers), 400)
+    error(server.http.post("/v1/images/edits", content=b"1", headers={"content-type": "multipart/form-data"}), 400)
+    many = [("image", (f"{i}.png", png(), "image/png")) for i in range(18)]
+    error(server.http.post("/v1/images/edits", data={"prompt": "x"}, files=many), 400)
+
+
+def test_an_upload_never_touches_the_disk(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", refuse)
+    noise = Image.effect_noise((2000, 2000), 90)
+    file = io.BytesIO()
+    noise.save(file, "PNG")
+    assert len(file.getvalue()) > 2**21
+    assert edit(server, file.getvalue()).status_code == 200
+
+
+def test_an_error_of_the_program_tells_and_logs_nothing_of_a_request(
+    server: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG, logger="hart"):
+        found = error(server.post(prompt="broken", negative_prompt="private"), 500)
+    assert "secret" not in found["message"] and "broken" not in found["message"]
+    said = "\n".join(record.getMessage() + str(record.exc_info) for record in caplog.records)
+    assert "RuntimeError" in said and "stand_in_engine.py" in said
+    assert "secret of [" not in said and "private" not in said
+
+
+def test_a_full_queue_says_when_to_come_again() -> None:
+    engine = StandInEngine()
+    engine.open_gate.clear()
+    with running(engine, limits=Limits(batch_size=1, queue_size=2)) as server:
+        stream = server.post  # the sampling thread stands at the gate: what is accepted stays in the queue
+        answers: list[Any] = []
+        threads = [threading.Thread(target=lambda: answers.append(stream(prompt="x"))) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        while not engine.batches or server.server.scheduler.waiting < 2:
+            pass
+        refused = server.post(prompt="x")
+        found = error(refused, 429)
+        assert found["code"] == "queue_full" and int(refused.headers["retry-after"]) >= 1
+        engine.open_gate.set()
+        for thread in threads:
+            thread.join()
+        assert [answer.status_code for answer in answers] == [200] * 3
+
+
+def test_the_time_of_a_request_is_bounded() -> None:
+    engine = StandInEngine()
+    engine.open_gate.clear()
+    with running(engine, limits=Limits(timeout=0.05)) as server:
+        threading.Timer(0.3, engine.open_gate.set).start()
+        assert error(server.post(prompt="x"), 504)["code"] == "timeout"
+
+
+def test_a_model_that_does_not_edit_says_so() -> None:
+    class Plain(StandInEngine):
+        def row(self, *arguments: Any, **named: Any) -> Any:
+            if arguments[5] is not None:
+                raise NotOffered("this model does not edit images")
+            return super().row(*arguments, **named)
+
+    with running(Plain()) as server:
+        assert error(edit(server, png(), HOLE), 501)["code"] == "not_offered"
+        assert server.post(prompt="x").status_code == 200
+
+
+@pytest.mark.parametrize("given", [{}, {"authorization": "Bearer wrong"}, {"authorization": "Basic right"}])
+def test_a_key_is_needed_where_there_are_keys(given: dict[str, str]) -> None:
+    with running(access=Access(("right", "other"))) as server:
+        for path in ("/v1/models", "/metrics"):
+            error(server.http.get(path, headers=given), 401)
+        for path in ("/", "/healthz", "/readyz"):
+            assert server.http.get(path, headers=given).status_code == 200
+        for right in ({"authorization": "Bearer other"}, {"api-key": "right"}):
+            assert server.http.get("/v1/models", headers=right).status_code == 200
+
+
+def test_pages_of_others_cannot_use_a_server_on_this_machine() -> None:
+    with running(access=Access(hosts=frozenset(["testserver"]))) as server:
+        body = {"prompt": "x"}
+        for headers, status in (
+            ({"origin": "http://evil.example"}, 403),
+            ({"origin": "null"}, 403),
+            ({"host": "evil.example"}, 403),
+            ({"origin": "http://testserver"}, 200),
+        ):
+            answer = server.http.post("/v1/images/generations", json=body, headers=headers)
+            assert answer.status_code == status
+            assert "access-control-allow-origin" not in answer.headers
+
+
+def test_a_rate_limit_is_a_clients_own() -> None:
+    clock = [0.0]
+    with running(access=Access(("a", "b")), limits=Limits(images_per_minute=6)) as server:
+        server.server.rates._clock = lambda: clock[0]
+
+        def ask(key: str, n: int) -> Any:
+            headers = {"authorization": f"Bearer {key}"}
+            return server.http.post("/v1/images/generations", json={"prompt": "x", "n": n}, headers=headers)
+
+        assert [ask("a", n).status_code for n in (4, 4)] == [200, 200]
+        refused = ask("a", 1)
+        assert error(refused, 429)["code"] == "rate_limit_exceeded" and refused.headers["retry-after"] == "21"
+        assert ask("b", 1).status_code == 200
+        clock[0] = 21
+        assert ask("a", 1).status_code == 200
+
+
+def test_every_answer_has_strict_headers(server: Running) -> None:
+    for path in ("/", "/v1/models", "/v1/none"):
+        headers = server.http.get(path).headers
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"

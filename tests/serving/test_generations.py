@@ -1,0 +1,178 @@
+"""What clients get for a prompt: the official client, unchanged, and other programs as they ask."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+from PIL import Image
+
+from hart.generation.metadata import read_record
+from hart.serving.orders import UNREAD_PIXELS, Subscription
+from hart.serving.scheduler import Finished, Preview
+from serving_app import Running, image_of, png, running
+from stand_in_engine import SCALES, drawn
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Running]:
+    with running() as started:
+        yield started
+
+
+def expected(
+    server: Running, prompt: str, seed: int, k: int = SCALES - 1, size: Any = (16, 16), **settings: Any
+) -> bytes:
+    """Pixels of a row."""
+    return drawn(server.engine.row(prompt, settings.pop("negative_prompt", None), seed, size, settings), k).tobytes()
+
+
+def test_images_of_a_prompt(server: Running) -> None:
+    answer = server.openai.images.generate(
+        prompt="a cat", n=3, extra_body={"seed": 5, "guidance_scale": 2.0, "top_k": 0}
+    )
+    assert (answer.size, answer.output_format, answer.background) == ("16x16", "png", "opaque")
+    assert answer.usage is not None and answer.usage.total_tokens == 3 * server.engine.facts.tokens
+    assert answer.data is not None
+    assert [one.model_extra for one in answer.data] == [{"seed": seed} for seed in (5, 6, 7)]
+    for one, seed in zip(answer.data, (5, 6, 7), strict=True):
+        assert one.b64_json is not None
+        assert image_of(one.b64_json).tobytes() == expected(server, "a cat", seed, guidance_scale=2.0, top_k=0)
+
+
+def test_a_new_seed_is_told_and_gives_the_same_bytes_again(server: Running) -> None:
+    first, second = (server.post(prompt="a cat").json()["data"][0] for _ in range(2))
+    assert first["seed"] != second["seed"]
+    again = server.post(prompt="a cat", seed=first["seed"]).json()["data"][0]
+    assert again == first
+
+
+def test_partial_images_are_intermediates_of_this_very_image(server: Running) -> None:
+    events = list(server.openai.images.generate(prompt="a dog", stream=True, extra_body={"seed": 1, "n": 2}))
+    for index, seed in enumerate((1, 2)):
+        mine: list[Any] = [event for event in events if event.model_extra["image_index"] == index]  # type: ignore[index]
+        assert [event.type for event in mine] == [*["image_generation.partial_image"] * 3, "image_generation.completed"]
+        assert [event.partial_image_index for event in mine[:-1]] == [0, 1, 2]
+        for k, event in enumerate(mine):
+            assert image_of(event.b64_json).tobytes() == expected(server, "a dog", seed, k)
+            assert (event.size, event.seed, event.scale, event.scales) == ("16x16", seed, k + 1, SCALES)
+        assert mine[-1].usage.output_tokens == server.engine.facts.tokens
+    whole = server.post(prompt="a dog", seed=1).json()["data"][0]["b64_json"]
+    assert whole in [event.b64_json for event in events]
+
+
+@pytest.mark.parametrize(("asked", "scales"), [(0, []), (1, [2]), (2, [1, 3]), (3, [1, 2, 3]), (64, [1, 2, 3])])
+def test_as_many_partial_images_as_asked_for(server: Running, asked: int, scales: list[int]) -> None:
+    stream: Any = server.openai.images.generate(prompt="a dog", stream=True, partial_images=asked)
+    assert [event.scale for event in stream] == [*scales, SCALES]
+
+
+def test_an_error_within_a_stream_is_an_error_of_the_client(server: Running) -> None:
+    stream: Any = server.openai.images.generate(prompt="broken", stream=True)
+    with pytest.raises(openai.APIError, match="an error of the program"):
+        list(stream)
+
+
+@pytest.mark.parametrize("form", ["png", "jpeg", "webp"])
+def test_formats_say_how_the_image_was_made(server: Running, form: str, tmp_path: Any) -> None:
+
+    fields = {
+        "output_format": form,
+        "response_format": "url",
+        "negative_prompt": "fog",
+        "seed": 3,
+        "output_compression": 90,
+    }
+    url = server.post(prompt="a cat", **fields).json()["data"][0]["url"]
+    kind, content = url.split(",")
+    assert kind == f"data:image/{form};base64"
+    image = image_of(content)
+    assert image.format == form.upper()
+    said = json.dumps(image.info, default=str)
+    assert "trainedAlgorithmicMedia" in said and "tiny" in said
+    if form == "png":
+        (tmp_path / "a.png").write_bytes(base64.b64decode(content))
+        record = read_record(tmp_path / "a.png")
+        assert (record.prompt, record.seed, record.model) == ("a cat", 3, "tiny")
+        assert record.settings.negative_prompt == "fog" and record.settings.batch is None
+
+
+@pytest.mark.parametrize(
+    ("given", "size", "noted"),
+    [
+        ({"size": "32x16"}, "32x16", False),
+        ({"size": "1024x512"}, "32x16", True),
+        ({"size": "512x512"}, "16x16", True),
+        ({"size": "auto"}, "16x16", False),
+        ({"aspect": "9:16"}, "16x32", True),
+        ({"aspect": "2:1"}, "32x16", False),
+    ],
+)
+def test_a_size_that_is_not_drawn_becomes_the_nearest(
+    server: Running, given: dict[str, str], size: str, noted: bool
+) -> None:
+    answer = server.post(prompt="a cat", **given).json()
+    assert answer["size"] == size
+    assert image_of(answer["data"][0]["b64_json"]).size == tuple(map(int, size.split("x")))
+    assert bool(answer["notes"]) == noted
+    refused = server.post(prompt="a cat", strict=True, **given)
+    assert refused.status_code == (400 if noted else 200)
+
+
+def test_notes_name_what_the_model_does_not_know(server: Running) -> None:
+    assert server.post(prompt="xyzzy").json()["notes"] == ['"xyzzy": unknown words']
+
+
+OPEN_WEBUI = {"model": "dall-e-2", "prompt": "a cat", "n": 1, "size": "512x512", "response_format": "b64_json"}
+LIBRECHAT = {
+    "model": "gpt-image-1",
+    "prompt": "a cat",
+    "n": 1,
+    "background": "auto",
+    "output_format": "png",
+    "quality": "auto",
+    "size": "auto",
+}
+
+
+@pytest.mark.parametrize("body", [OPEN_WEBUI, LIBRECHAT], ids=["Open WebUI", "LibreChat"])
+def test_what_other_programs_send(server: Running, body: dict[str, Any]) -> None:
+    answer = server.post(**body).json()
+    assert image_of(answer["data"][0]["b64_json"]).size == (16, 16)
+    assert answer["model"] == "tiny"
+
+
+def test_what_other_programs_send_to_edit(server: Running) -> None:
+    fields = {"model": "gpt-image-1", "prompt": "a cat", "quality": "auto", "size": "auto"}
+    for name in ("image", "image[]"):
+        answer = server.http.post("/v1/images/edits", data=fields, files=[(name, ("a.png", png(), "image/png"))])
+        assert answer.status_code == 200
+        assert image_of(answer.json()["data"][0]["b64_json"]).size == (16, 16)
+
+
+def test_models_are_listed_with_what_they_draw(server: Running) -> None:
+    (model,) = server.openai.models.list()
+    assert model.id == "tiny"
+    about: Any = model.model_extra
+    assert about["hart"]["sizes"] == ["16x16", "32x16", "16x32"] and about["hart"]["scales"] == SCALES
+
+
+def test_a_slow_reader_gets_fewer_previews_and_holds_no_more_memory() -> None:
+
+    async def read() -> list[Any]:
+        events, large = Subscription(), Image.new("L", (4096, 1024))
+        for k in range(9):
+            events.deliver(Preview(0, k, large))
+        events.deliver(Finished(0, large))
+        await asyncio.sleep(0)
+        found = [await events.next()]
+        while not isinstance(found[-1], Finished):
+            found.append(await events.next())
+        return found
+
+    assert [event.k for event in asyncio.run(read())[:-1]] == list(range(UNREAD_PIXELS // (4096 * 1024)))

@@ -1,0 +1,195 @@
+"""Clients that leave, read slowly, send half a request or come in crowds, over real connections."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import random
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import httpx2
+import pytest
+
+from hart.serving.encoding import encoded, record
+from hart.serving.server import Limits
+from live_server import Live, live
+from serving_app import application, png
+from stand_in_engine import SCALES, StandInEngine, drawn
+
+
+def until(true: Callable[[], object]) -> None:
+    """Waits for something that another thread does."""
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.002)
+
+
+def post(body: dict[str, Any], length: int | None = None) -> bytes:
+    content = json.dumps(body).encode()
+    return (
+        f"POST /v1/images/generations HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(content) if length is None else length}\r\n\r\n"
+    ).encode() + content
+
+
+def received(connection: socket.socket) -> bytes:
+    """All that comes until the server closes."""
+    found = b""
+    while part := connection.recv(65536):
+        found += part
+    return found
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_leaves_frees_the_place_before_the_next_scale(stream: bool) -> None:
+    engine = StandInEngine()
+    engine.open_gate.clear()
+    with live(application(engine)) as server:
+        with server.connect() as connection:
+            connection.sendall(post({"prompt": "x", "stream": stream, "n": 2}))
+            until(lambda: engine.batches)
+        until(lambda: server.outcome("cancelled") == 2)
+        engine.open_gate.set()
+        answer = httpx2.post(f"{server.url}/v1/images/generations", json={"prompt": "y", "seed": 7}, timeout=60)
+        assert answer.status_code == 200
+        assert len([seeds for seeds in engine.sampled if seeds != [7]]) <= 1
+
+
+def test_who_leaves_the_queue_frees_it() -> None:
+    engine = StandInEngine()
+    engine.open_gate.clear()
+    app = application(engine, limits=Limits(batch_size=1, queue_size=1))
+    with live(app) as server, server.connect() as first, server.connect() as second:
+        first.sendall(post({"prompt": "x"}))
+        until(lambda: engine.batches)
+        second.sendall(post({"prompt": "x"}))
+        until(lambda: server.server.scheduler.waiting == 1)
+        second.close()
+        until(lambda: server.server.scheduler.waiting == 0)
+        engine.open_gate.set()
+
+
+def test_half_a_body_ends_in_time_and_disturbs_nobody() -> None:
+    app = application(StandInEngine(), limits=Limits(body_seconds=0.2))
+    with live(app) as server, server.connect() as half, server.connect() as gone:
+        gone.sendall(post({"prompt": "x"}, length=500))
+        gone.close()
+        half.sendall(post({"prompt": "x"}, length=500))
+        answer = httpx2.post(f"{server.url}/v1/images/generations", json={"prompt": "y"}, timeout=60)
+        assert answer.status_code == 200
+        assert half.recv(100).startswith(b"HTTP/1.1 408")
+
+
+def test_a_slow_reader_holds_up_nobody() -> None:
+    engine = StandInEngine()
+    with live(application(engine)) as server, server.connect() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.sendall(post({"prompt": "x", "stream": True, "n": 10}))
+        until(lambda: server.outcome("finished") == 10)
+        assert httpx2.get(f"{server.url}/healthz", timeout=60).status_code == 200
+        assert received_events(slow) == 10 * SCALES
+
+
+def received_events(connection: socket.socket) -> int:
+    found = b""
+    while not found.endswith(b"0\r\n\r\n"):
+        found += connection.recv(4096)
+    return found.count(b"event: ")
+
+
+def test_stopping_finishes_what_was_accepted() -> None:
+    engine = StandInEngine()
+    engine.open_gate.clear()
+    with live(application(engine)) as server, server.connect() as connection:
+        connection.sendall(post({"prompt": "x", "seed": 3}))
+        until(lambda: engine.batches)
+        server.web.should_exit = True
+        engine.open_gate.set()
+        head, _, body = received(connection).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200")
+        assert json.loads(body)["data"][0]["seed"] == 3
+        server.stop()
+
+
+def test_when_sampling_ends_everybody_is_told_and_health_says_so() -> None:
+    with live(application(StandInEngine())) as server, httpx2.Client(base_url=server.url, timeout=60) as client:
+        assert client.post("/v1/images/generations", json={"prompt": "fatal"}).status_code == 503
+        until(lambda: not server.server.worker.alive)
+        answer = client.post("/v1/images/generations", json={"prompt": "x"})
+        assert answer.status_code == 503 and "retry-after" in answer.headers
+        assert client.get("/healthz").status_code == 503
+        assert client.get("/readyz").status_code == 503
+
+
+CLIENTS, REQUESTS, KINDS = 64, 1000, 40
+
+
+@pytest.mark.slow
+def test_a_crowd_of_which_a_fifth_leaves_early() -> None:
+    """1,000 requests of 64 clients: none is lost, none answered twice, all bytes are those of the image alone."""
+    engine = StandInEngine()
+    engine.clock = [0.0]
+    app = application(engine, limits=Limits(batch_size=8, queue_size=CLIENTS, timeout=600.0))
+    rows = [engine.row(f"prompt {seed}", None, seed, (16, 16), {}) for seed in range(KINDS)]
+    alone = [encoded(drawn(row, SCALES - 1), record(row, engine.facts, "tiny"), "png", 100) for row in rows]
+    rng = random.Random(0)
+    work = [(rng.randrange(KINDS), rng.random() < 0.2, rng.random() < 0.3) for _ in range(REQUESTS)]
+    done: list[int] = []
+
+    async def client(http: httpx2.AsyncClient) -> None:
+        while work:
+            seed, leaves, stream = work.pop()
+            body = {"prompt": f"prompt {seed}", "seed": seed, "stream": stream, "partial_images": 1}
+            if leaves:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(http.post("/v1/images/generations", json=body), rng.random() * 0.02)
+                continue
+            answer = await http.post("/v1/images/generations", json=body)
+            assert answer.status_code == 200, answer.text
+            if stream:
+                events = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: ")]
+                (whole,) = [event["b64_json"] for event in events if event["type"].endswith("completed")]
+            else:
+                whole = answer.json()["data"][0]["b64_json"]
+            assert base64.b64decode(whole) == alone[seed]
+            done.append(seed)
+
+    async def crowd(server: Live) -> None:
+        limits = httpx2.Limits(max_connections=CLIENTS)
+        async with httpx2.AsyncClient(base_url=server.url, timeout=300, limits=limits) as http:
+            await asyncio.gather(*(client(http) for _ in range(CLIENTS)))
+
+    stay = sum(not leaves for _, leaves, _ in work)
+    with live(app) as server:
+        asyncio.run(crowd(server))
+        assert len(done) == stay
+        until(lambda: not server.server.scheduler._jobs)
+        assert server.outcome("finished") >= stay
+        assert stay <= server.outcome("finished") + server.outcome("cancelled") <= REQUESTS
+        assert server.outcome("failed") == server.outcome("late") == 0
+        assert max(map(len, engine.batches)) == 8
+
+
+def test_uploads_are_read_while_others_stall() -> None:
+    """Stalled forms hold no more places than there are, for no longer than a body may take."""
+    with live(application(StandInEngine(), limits=Limits(body_seconds=0.3))) as server:
+        stalled = [server.connect() for _ in range(20)]
+        for connection in stalled:
+            connection.sendall(
+                b"POST /v1/images/edits HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99\r\n"
+                b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+            )
+        files = {"image": ("a.png", png(), "image/png")}
+        answers = [
+            httpx2.post(f"{server.url}/v1/images/edits", data={"prompt": "x"}, files=files, timeout=60)
+            for _ in range(2)
+        ]
+        assert answers[-1].status_code == 200
+        for connection in stalled:
+            connection.close()

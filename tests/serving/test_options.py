@@ -1,0 +1,100 @@
+"""What `hart serve` refuses to start with, and the prompt checkers."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command_line import refused, run
+from hart.errors import HartError
+from hart.serving.checkers import NoChecker, WordList, prompt_checker
+from hart.serving.options import LOOPBACK, ServeOptions
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--host", "0.0.0.0"], "others can reach it: give --api-key, or --public"),
+        (["--host", "0.0.0.0", "--api-key", ""], "a key has ASCII letters"),
+        (["--host", "no.such.host.invalid", "--public"], "cannot listen on no.such.host.invalid"),
+        (["--port", "70000"], "--port"),
+        (["--model", "a/x", "--model", "b/x"], "two are called x"),
+        (["--model", "x="], "give a model, or NAME=MODEL"),
+        (["--prompt-check", "magic"], "choose words, none"),
+        (["--prompt-check", "none.txt"], "no such file"),
+        (["--api-key-file", "none"], "no such file"),
+        (["--batch-size", "0"], "--batch-size"),
+        (["--rate-limit", "0"], "--rate-limit"),
+    ],
+)
+def test_bad_options_are_one_line(arguments: list[str], message: str) -> None:
+    assert message in refused(run("serve", *arguments))
+
+
+def test_a_port_that_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"cannot listen on 127.0.0.1 port {port}" in refused(run("serve", "--port", port))
+
+
+def test_keys_come_from_a_file_too(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("one\n\n two \n")
+    options = ServeOptions(api_key=("zero",), api_key_file=file, host="0.0.0.0")
+    assert options.keys() == ("zero", "one", "two")
+    file.write_text("\n")
+    with pytest.raises(HartError, match="holds no key"):
+        options.keys()
+
+
+@pytest.mark.parametrize(
+    ("given", "hosts"),
+    [
+        ({}, frozenset(LOOPBACK)),
+        ({"host": "::1"}, frozenset(LOOPBACK)),
+        ({"api_key": ("k",), "host": "0.0.0.0"}, None),
+        ({"public": True, "host": "0.0.0.0"}, None),
+    ],
+)
+def test_without_a_key_only_this_machines_names_are_served(given: dict[str, Any], hosts: Any) -> None:
+    assert ServeOptions(**given).hosts() == hosts
+
+
+def test_models_are_named() -> None:
+    models = ServeOptions(model=("emoji", "big=org/hart", "/models/mine")).models()
+    assert models == {"emoji": "emoji", "big": "org/hart", "mine": "/models/mine"}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "is_refused"),
+    [
+        ("a red apple", False),
+        ("Scunthorpe", False),
+        ("a bad thing", True),
+        ("BÁD", True),
+        ("b4d", True),
+        ("b\u200bad", True),
+        ("badge", False),
+        ("good\nbad", True),
+        ("very  WRONG-idea", True),
+        ("wrong", False),
+        ("one two", True),
+        ("two before one", True),
+        ("one", False),
+    ],
+)
+def test_words_are_found_however_they_are_written(prompt: str, is_refused: bool) -> None:
+    checker = WordList(["bad  # a comment", "", "# nothing", "wrong idea", "one + two"])
+    assert (checker.refusal(prompt) is not None) == is_refused
+
+
+def test_the_checker_is_chosen_by_name(tmp_path: Path) -> None:
+    assert isinstance(prompt_checker("none"), NoChecker)
+    assert prompt_checker("words").refusal("a child on a swing") is None
+    assert prompt_checker("words").refusal("nude child") is not None
+    words = tmp_path / "mine.txt"
+    words.write_text("apple\n")
+    assert prompt_checker(str(words)).refusal("a red apple") is not None

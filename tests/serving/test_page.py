@@ -1,0 +1,182 @@
+"""The page in a real browser, against a running server with the shipped model."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+sync_api = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("fastapi")
+
+CHROMIUM = os.environ.get("HART_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: set HART_CHROMIUM or install one")
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    command = [sys.executable, "-m", "hart", "serve", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        yield server.stdout.readline().strip()
+        server.terminate()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def context(browser: Any) -> Iterator[Any]:
+    context = browser.new_context()
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(context: Any, address: str) -> Iterator[Any]:
+    """The page when the model is ready. Its scripts may make no error and breach no security policy."""
+    page = context.new_page()
+    page.set_default_timeout(120_000)
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda message: problems.append(message.text) if "Refused" in message.text else None)
+    page.goto(address)
+    page.get_by_text("Ready", exact=True).wait_for()
+    page.locator("#size option[value='128x128']").wait_for(state="attached")
+    yield page
+    assert problems == []
+
+
+def draw(page: Any, prompt: str, count: int = 1, seed: int | None = None) -> None:
+    """Draw from the keyboard alone, and wait until the images are in the history."""
+    before = page.locator("#gallery li").count()
+    page.locator("#count").fill(str(count))
+    if seed is not None:
+        page.get_by_label("Seed", exact=True).fill(str(seed))
+    page.get_by_label("Prompt", exact=True).fill(prompt)
+    page.keyboard.press("Control+Enter")
+    page.locator("#gallery li").nth(before + count - 1).wait_for()
+
+
+def pixels(page: Any, selector: str) -> bytes:
+    """What an <img> of the page shows, at its own size: RGB values."""
+    script = """async (image) => {
+        await image.decode();
+        const size = {width: image.naturalWidth, height: image.naturalHeight};
+        const canvas = Object.assign(document.createElement("canvas"), size);
+        canvas.getContext("2d").drawImage(image, 0, 0);
+        return canvas.toDataURL("image/png").split(",")[1];
+    }"""
+    return opened(base64.b64decode(page.locator(selector).first.evaluate(script)))
+
+
+def opened(png: bytes) -> bytes:
+    return Image.open(io.BytesIO(png)).convert("RGB").tobytes()
+
+
+def from_api(address: str, **body: Any) -> bytes:
+    data = json.dumps(body).encode()
+    request = urllib.request.Request(f"{address}/v1/images/generations", data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as answer:
+        return base64.b64decode(json.load(answer)["data"][0]["b64_json"])
+
+
+def test_an_image_appears_coarse_to_fine_and_is_that_of_the_api(page: Any, address: str) -> None:
+    page.evaluate("""() => {
+        globalThis.shown = new Set();
+        new MutationObserver(() => {
+            const image = document.querySelector("#current img");
+            if (image) shown.add(image.src);
+        }).observe(document.getElementById("current"), {subtree: true, childList: true, attributes: true});
+    }""")
+    draw(page, "a red apple", seed=7)
+    assert page.evaluate("shown.size") >= 4  # three previews and the image
+    assert pixels(page, "#gallery img") == opened(from_api(address, prompt="a red apple", seed=7))
+
+
+def test_history_survives_a_reload_and_gives_settings_back(page: Any) -> None:
+    draw(page, "a yellow star", count=2, seed=3)
+    page.reload()
+    page.locator("#gallery li").nth(1).wait_for()
+    page.locator("#gallery .open").first.click()
+    assert page.get_by_role("heading", name="a yellow star").is_visible()
+    page.get_by_label("Coarse to fine").focus()
+    finished = pixels(page, "#viewer-image")
+    page.keyboard.press("Home")  # the slider's first scale
+    assert pixels(page, "#viewer-image") != finished
+    page.get_by_role("button", name="Use these settings").click()
+    assert page.get_by_label("Prompt", exact=True).input_value() == "a yellow star"
+    assert page.get_by_label("Seed", exact=True).input_value() == "4"
+
+
+def test_a_file_restores_its_settings(page: Any, address: str, tmp_path: Path) -> None:
+    stored = tmp_path / "stored.png"
+    stored.write_bytes(from_api(address, prompt="a blue fish", seed=12, guidance_scale=4, top_p=0.5))
+    page.locator("#open-file").set_input_files(stored)
+    page.wait_for_selector("#seed")
+    page.get_by_text("More settings").click()
+    wanted = {"Prompt": "a blue fish", "Seed": "12"}
+    for label, value in wanted.items():
+        sync_api.expect(page.get_by_label(label, exact=True)).to_have_value(value)
+    for field, value in {"#guidance": "4", "#top-p": "0.5"}.items():
+        sync_api.expect(page.locator(field)).to_have_value(value)
+    page.keyboard.press("Control+Enter")
+    page.locator("#gallery li").nth(3).wait_for()
+    page.locator("#gallery li:last-child .open").click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download PNG").click()
+    assert Path(download.value.path()).read_bytes() == stored.read_bytes()
+
+
+def test_two_images_stand_side_by_side(page: Any) -> None:
+    draw(page, "a red apple", count=2, seed=1)
+    for place in range(2):
+        page.locator("#gallery .pick").nth(place).check(force=True)
+    page.get_by_role("button", name="Compare two").click()
+    assert sorted(page.locator("#comparison dd").all_inner_texts()) == ["1", "2"]
+
+
+def test_a_wrong_request_is_explained(page: Any) -> None:
+    page.get_by_label("Prompt", exact=True).fill("x " * 400)
+    page.route("**/v1/images/generations", lambda route: route.fulfill(
+        status=400, json={"error": {"message": "prompt: too long", "type": "x", "param": "prompt", "code": None}}
+    ))  # fmt: skip
+    page.keyboard.press("Control+Enter")
+    sync_api.expect(page.get_by_role("alert")).to_have_text("prompt: too long")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_in_light_and_dark(browser: Any, address: str, scheme: str) -> None:
+    context = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme, has_touch=True)
+    page = context.new_page()
+    page.goto(address)
+    page.get_by_text("Ready", exact=True).wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    red, green, blue = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number)")
+    assert (red + green + blue < 200) == (scheme == "dark")
+    context.close()
+
+
+def test_everything_has_a_name_for_screen_readers(page: Any) -> None:
+    draw(page, "a red apple")
+    page.locator("#gallery .open").first.click()
+    named = "e => (e.labels?.[0] ?? e).textContent || e.ariaLabel || e.alt || e.querySelector('img')?.alt"
+    for role in ("button", "textbox", "spinbutton", "slider", "combobox", "img", "checkbox", "radio", "link"):
+        for element in page.get_by_role(role).all():
+            assert element.evaluate(named), element.evaluate("e => e.outerHTML")

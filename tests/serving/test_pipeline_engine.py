@@ -1,0 +1,127 @@
+"""A real, tiny model behind the server: the bytes of an image are those that it has alone."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from command_line import outputs, run
+from hart.devices import OUT_OF_MEMORY as MEMORY_SIGNS
+from hart.errors import HartError
+from hart.pipeline import HartPipeline
+from hart.serving.engine import OutOfMemory, Row
+from hart.serving.pipeline_engine import PipelineEngine
+from serving_app import Running, image_of, running
+
+OWN: dict[str, Any] = {"guidance_scale": 2.0, "top_k": 5, "top_p": 0.9, "diffusion_steps": 3}
+
+
+@pytest.fixture(scope="module")
+def engine(text_model: Path) -> PipelineEngine:
+    return PipelineEngine(HartPipeline.from_pretrained(text_model))
+
+
+@pytest.fixture(scope="module")
+def server(engine: PipelineEngine) -> Iterator[Running]:
+    with running(models={"tiny": lambda: engine}) as started:
+        yield started
+
+
+def row(engine: PipelineEngine, seed: int, prompt: str = "a cat", **settings: Any) -> Row:
+    return engine.row(prompt, None, seed, engine.facts.sizes[0], settings)
+
+
+def whole(engine: PipelineEngine, rows: list[Row], dropped: tuple[int, ...] = ()) -> list[bytes]:
+    """Pixels of the rows of one batch, but for those dropped after the first scale."""
+    batch = engine.start(rows)
+    batch.advance()
+    batch.drop(dropped)
+    for _ in range(engine.facts.scales - 1):
+        batch.advance()
+    return [image.tobytes() for image in batch.images([i for i in range(len(rows)) if i not in dropped])]
+
+
+def test_a_row_is_the_same_alone_in_any_batch_and_offline(engine: PipelineEngine) -> None:
+    rows = [row(engine, 0), row(engine, 1, "a dog", **OWN), row(engine, 0, gumbel_smoothing=False), row(engine, 3)]
+    together = whole(engine, rows)
+    assert together == [whole(engine, [one])[0] for one in rows]
+    assert whole(engine, rows[::-1]) == together[::-1]
+    assert whole(engine, rows, dropped=(0, 2)) == [together[1], together[3]]
+    assert len(set(together)) == 4
+    offline = engine.pipe("a dog", seed=1, **OWN).images[0]
+    assert together[1] == offline.tobytes()
+
+
+def test_in_one_batch_as_on_a_gpu_a_row_is_the_same_to_rounding(engine: PipelineEngine) -> None:
+    rows = [row(engine, 0), row(engine, 1, "a dog", guidance_scale=2.0, top_k=5), row(engine, 2, top_p=0.9)]
+    alone = [whole(engine, [one])[0] for one in rows]
+    for dropped in ((), (1,)):
+        kept = [i for i in range(3) if i not in dropped]
+        for i, found in zip(kept, whole(PipelineEngine(engine.pipe, exact=False), rows, dropped), strict=True):
+            assert max(abs(a - b) for a, b in zip(found, alone[i], strict=True)) <= 3  # of 255
+    assert engine.group(rows[0]) == engine.group(rows[1]) != engine.group(row(engine, 0, diffusion_steps=3))
+
+
+def test_generate_like_makes_a_served_image_again(server: Running, text_model: Path, tmp_path: Path) -> None:
+    asked = {"prompt": "a cat", "negative_prompt": "a dog", "seed": 9, **OWN}
+    content = server.post(**asked).json()["data"][0]["b64_json"]
+    (tmp_path / "served.png").write_bytes(base64.b64decode(content))
+    like = ("generate", "--like", tmp_path / "served.png", "--model", text_model, "--out", tmp_path / "out")
+    (again,) = outputs(run(*like))
+    assert image_of(content).tobytes() == image_of(base64.b64encode(again.read_bytes()).decode()).tobytes()
+
+
+def test_what_the_model_cannot_sample_is_a_400(server: Running, engine: PipelineEngine) -> None:
+    for wrong in ({"maskgit_steps": 10**6}, {"guidance_scale": 0, "negative_prompt": "x"}, {"prompt": "\0"}):
+        answer = server.post(**({"prompt": "x"} | wrong))
+        assert answer.status_code == 400 and answer.json()["error"]["message"]
+    with pytest.raises(HartError):
+        row(engine, 0, " ")
+
+
+def test_a_class_model_takes_numbers(class_model: Path) -> None:
+    engine = PipelineEngine(HartPipeline.from_pretrained(class_model))
+    with running(models={"classes": lambda: engine}) as server:
+        assert server.post(prompt="3").status_code == 200
+        assert "give 0 to 5" in server.post(prompt="a cat").json()["error"]["message"]
+        (model,) = server.http.get("/v1/models").json()["data"]
+        assert model["hart"]["classes"] == 6
+
+
+def test_a_lack_of_memory_is_told_from_other_errors(engine: PipelineEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = engine.start([row(engine, 0)])
+    batch.advance()
+    for error, kind in ((torch.OutOfMemoryError("x"), OutOfMemory), (RuntimeError(MEMORY_SIGNS[0]), OutOfMemory)):
+
+        def fail(*_: Any, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(type(engine.pipe.components), "images", fail)
+        with pytest.raises(kind):
+            batch.images([0])
+
+
+def test_a_model_that_cannot_be_opened_says_why(tmp_path: Path) -> None:
+    def missing() -> PipelineEngine:
+        return PipelineEngine(HartPipeline.from_pretrained(tmp_path / "none"))
+
+    with running(models={"tiny": missing}) as server:
+        answer = server.post(prompt="x")
+        assert answer.status_code == 503 and "none" in answer.json()["error"]["message"]
+        ready = server.http.get("/readyz")
+        assert ready.status_code == 503 and ready.json()["models"] == {"tiny": "failed"}
+        assert "cannot be opened" in ready.json()["message"]
+
+
+def test_several_models_by_name(engine: PipelineEngine, class_model: Path) -> None:
+    classes = PipelineEngine(HartPipeline.from_pretrained(class_model))
+    with running(models={"text": lambda: engine, "classes": lambda: classes}) as server:
+        assert server.http.get("/readyz").json()["models"] == {"text": "ready", "classes": "closed"}
+        assert server.post(prompt="3", model="classes").json()["model"] == "classes"
+        assert server.post(prompt="a cat", model="dall-e-3").json()["model"] == "text"
+        assert server.http.get("/readyz").json()["models"]["classes"] == "ready"

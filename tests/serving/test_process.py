@@ -1,0 +1,101 @@
+"""`hart serve` as a process: a disk without room, a kill, a stop."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from serving_app import png
+
+RUN = """
+import resource, tempfile
+tempfile.gettempdir()  # a library tries to write there when it is imported
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # nothing can be written to any file
+from hart.cli import main
+main()
+"""
+
+
+@contextmanager
+def process(model: Path, port: int = 0, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server whose disk has no room, and its address."""
+    command = [
+        sys.executable,
+        "-c",
+        RUN,
+        "serve",
+        "--model",
+        str(model),
+        "--device",
+        "cpu",
+        "--port",
+        str(port),
+        *options,
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            yield server, server.stdout.readline().strip()
+        finally:
+            server.kill()
+
+
+def generate(url: str, **fields: Any) -> httpx2.Response:
+    return httpx2.post(f"{url}/v1/images/generations", json={"prompt": "a quiet prompt", **fields}, timeout=120)
+
+
+def test_the_port_answers_before_pytorch_is_imported() -> None:
+    code = "import hart.cli, hart.serving.run, sys; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_full_disk_changes_nothing_and_a_stop_finishes_what_runs(text_model: Path) -> None:
+    with process(text_model, 0, "--log-requests") as (server, url):
+        assert httpx2.get(url, timeout=60).status_code == 200
+        assert generate(url, seed=1).status_code == 200
+        large = png((1500, 1500), "RGBA", (1, 2, 3, 0)) + bytes(2**22)
+        answer = httpx2.post(
+            f"{url}/v1/images/edits", data={"prompt": "x"}, files={"image": ("a.png", large)}, timeout=120
+        )
+        assert answer.status_code in (200, 501)
+        with httpx2.stream(
+            "POST", f"{url}/v1/images/generations", json={"prompt": "x", "stream": True, "n": 10}, timeout=120
+        ) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            server.send_signal(signal.SIGTERM)
+            rest = [line for line in lines if line.startswith("event: ")]
+        assert rest.count("event: image_generation.completed") == 10
+        assert server.wait(60) in (-signal.SIGTERM, 128 + signal.SIGTERM)
+        assert server.stderr is not None
+        log = server.stderr.read()
+        assert "/v1/images/generations 200" in log and "opened in" in log
+        assert "quiet" not in log and "Traceback" not in log
+
+
+@pytest.mark.slow
+def test_a_killed_server_leaves_nobody_waiting_and_starts_again(text_model: Path) -> None:
+    with process(text_model) as (server, url):
+        before = generate(url, seed=4).json()["data"]
+        with httpx2.stream(
+            "POST", f"{url}/v1/images/generations", json={"prompt": "x", "stream": True, "n": 10}, timeout=120
+        ) as stream:
+            server.kill()
+            with pytest.raises(httpx2.HTTPError):
+                stream.read()
+        with pytest.raises(httpx2.HTTPError):
+            generate(url)
+    with process(text_model, int(url.rpartition(":")[2])) as (_, again):
+        assert again == url
+        assert generate(url, seed=4).json()["data"] == before
+        assert json.loads(httpx2.get(f"{url}/readyz", timeout=60).content)["ready"]

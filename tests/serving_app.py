@@ -1,0 +1,84 @@
+"""The server's application over the stand-in engine, reached in this process by the official client and a plain one."""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI
+from openai import OpenAI
+from PIL import Image
+from starlette.testclient import TestClient
+
+from hart.serving.access import Access
+from hart.serving.app import create_app
+from hart.serving.checkers import WordList
+from hart.serving.models import Models, OpenModel
+from hart.serving.server import Limits, Server
+from stand_in_engine import StandInEngine
+
+
+@dataclass
+class Running:
+    """A started application. http: a plain client; its errors are answers, not exceptions of the application."""
+
+    app: FastAPI
+    engine: StandInEngine
+    http: TestClient
+
+    @property
+    def server(self) -> Server:
+        server: Server = self.app.state.server
+        return server
+
+    @property
+    def openai(self) -> OpenAI:
+        return OpenAI(base_url="http://testserver/v1", api_key="any", http_client=self.http, max_retries=0)  # type: ignore[arg-type]
+
+    def post(self, route: str = "generations", **fields: Any) -> Any:
+        """A JSON request."""
+        return self.http.post(f"/v1/images/{route}", json=fields)
+
+
+def application(
+    engine: StandInEngine | None = None,
+    models: dict[str, OpenModel] | None = None,
+    access: Access | None = None,
+    limits: Limits | None = None,
+) -> FastAPI:
+    """With the model "tiny", and a word that is refused."""
+    found = models or {"tiny": lambda: engine or StandInEngine()}
+    return create_app(Models(found), checker=WordList(["forbidden"]), access=access, limits=limits)
+
+
+@contextmanager
+def running(
+    engine: StandInEngine | None = None,
+    *,
+    models: dict[str, OpenModel] | None = None,
+    access: Access | None = None,
+    limits: Limits | None = None,
+) -> Iterator[Running]:
+    """An application whose default model is opened."""
+    engine = engine or StandInEngine()
+    app = application(engine, models, access, limits)
+    with TestClient(app, raise_server_exceptions=False) as http:
+        found = Running(app, engine, http)
+        while found.server.models.default.state == "opening":
+            time.sleep(0.001)
+        yield found
+
+
+def image_of(b64: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(b64)))
+
+
+def png(size: tuple[int, int] = (16, 16), mode: str = "RGB", colour: Any = "red") -> bytes:
+    file = io.BytesIO()
+    Image.new(mode, size, colour).save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,100 @@
+"""An engine without a model: images are a function of the row and the scale, and everything that is asked is noted."""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+from hart.config import SamplingConfig
+from hart.errors import HartError
+from hart.serving.engine import ModelFacts, OutOfMemory, Row, Size, Source
+
+SCALES = 4
+SIZES = ((16, 16), (32, 16), (16, 32))
+FACTS = ModelFacts(SIZES, SCALES, 30, SamplingConfig(), edits=True, variations=True)
+
+
+def drawn(row: Row, k: int) -> Image.Image:
+    """What the stand-in makes of a row after scale k."""
+    said = repr((row.prompt, row.negative_prompt, row.seed, row.sampling, k))
+    if row.source is not None:
+        mask = row.source.mask
+        said += repr((row.source.image.tobytes(), mask and mask.tobytes(), row.source.kept_scales))
+    return Image.new("RGB", row.size, tuple(zlib.crc32(said.encode()).to_bytes(4)[:3]))
+
+
+@dataclass
+class StandInEngine:
+    """capacity: rows for which there is memory. The prompt "broken" fails, "fatal" ends the thread. While `open_gate`
+    is not set, no scale is sampled."""
+
+    capacity: int = 100
+    facts: ModelFacts = FACTS
+    batches: list[list[Row]] = field(default_factory=list)
+    """The rows of every batch that was started."""
+    sampled: list[list[int]] = field(default_factory=list)
+    """The seeds of the rows of every scale that was sampled."""
+    open_gate: threading.Event = field(default_factory=threading.Event)
+    clock: list[float] = field(default_factory=lambda: [0.0])
+    """Advances by a second a scale."""
+
+    def __post_init__(self) -> None:
+        self.open_gate.set()
+
+    def row(
+        self,
+        prompt: str,
+        negative_prompt: str | None,
+        seed: int,
+        size: Size,
+        settings: Mapping[str, Any],
+        source: Source | None = None,
+    ) -> Row:
+        given = {name: value for name, value in settings.items() if value is not None}
+        if source is None and not prompt.strip():
+            raise HartError("prompt 1 is empty: describe what to generate")
+        if given.get("top_k") == 0:
+            given["top_k"] = None
+        return Row(prompt, negative_prompt, seed, size, self.facts.sampling.replace(**given), source)
+
+    def remarks(self, prompt: str) -> list[str]:
+        return [f'"{prompt}": unknown words'] if "xyzzy" in prompt else []
+
+    def group(self, row: Row) -> Hashable:
+        return row.size
+
+    def start(self, rows: Sequence[Row]) -> StandInBatch:
+        self.batches.append(list(rows))
+        if len(rows) > self.capacity:
+            raise OutOfMemory("the device has too little memory")
+        return StandInBatch(self, dict(enumerate(rows)))
+
+
+@dataclass
+class StandInBatch:
+    engine: StandInEngine
+    rows: dict[int, Row]
+    k: int = -1
+
+    def advance(self) -> None:
+        assert self.engine.open_gate.wait(60)
+        prompts = [row.prompt for row in self.rows.values()]
+        self.engine.sampled.append([row.seed for row in self.rows.values()])
+        if "fatal" in prompts:
+            raise SystemExit
+        if "broken" in prompts:
+            raise RuntimeError(f"secret of {prompts}")
+        self.k += 1
+        self.engine.clock[0] += 1
+
+    def drop(self, places: Collection[int]) -> None:
+        for place in places:
+            del self.rows[place]
+
+    def images(self, places: Sequence[int]) -> list[Image.Image]:
+        return [drawn(self.rows[place], self.k) for place in places]

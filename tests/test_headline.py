@@ -1,0 +1,100 @@
+"""The headline's programs: a twin that does what it is counted for, tables that follow from their figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from helpers import tiny_class_config, tiny_text_config
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _benchmarks_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+
+
+def module(name: str) -> ModuleType:
+    return importlib.import_module(name)
+
+
+@torch.no_grad()
+def test_mar_is_counted_as_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    mar, measuring = module("headline_parts.mar"), module("headline_parts.measuring")
+    for name, value in {"TOKENS": 16, "STEPS": 5, "DIFFUSION_STEPS": 2}.items():
+        monkeypatch.setattr(mar, name, value)
+    sizes = mar.step_sizes()
+    assert len(sizes) == 5 and sum(sizes) == 16 and min(sizes) >= 1
+    network = measuring.with_values(lambda: mar.Mar(mar.Sizes(8, 1, 2, 12, 1)), torch.device("cpu"), torch.float32)
+    tokens, classes = torch.zeros(2, 0, mar.CHANNELS), torch.zeros(2, dtype=torch.long)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        for count in sizes:
+            tokens = torch.cat([tokens, network.step(tokens, classes, count, mar.DIFFUSION_STEPS)], dim=1)
+    assert tokens.shape == (2, mar.TOKENS, mar.CHANNELS) and tokens.isfinite().all()
+    assert measuring._mar_macs(network.to("meta")).total == counter.get_total_flops() // 2
+
+
+@pytest.mark.parametrize("config", [tiny_text_config(), tiny_class_config()], ids=["text", "class"])
+def test_ours_are_counted_without_memory(config: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    measuring = module("headline_parts.measuring")
+    monkeypatch.setattr(measuring, "_text_macs", lambda *_: 7)
+    row = measuring._counted_ours(config)
+    assert row["network"] > row["plain"] > row["attention"] > 0
+    assert row["decoder"] > 0
+
+
+def test_a_step_counts_as_often_as_there_are_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    mar, measuring = module("headline_parts.mar"), module("headline_parts.measuring")
+    monkeypatch.setattr(mar, "DIFFUSION_STEPS", 2)
+    rival = dataclasses.replace(
+        measuring.RIVALS["MAR-B"],
+        network=lambda _: mar.Mar(mar.Sizes(8, 1, 2, 12, 1)),
+        decoder=lambda: torch.nn.Conv2d(mar.CHANNELS, 3, 1),
+    )
+    monkeypatch.setattr(measuring, "RIVALS", {"tiny": rival})
+    monkeypatch.setattr(measuring, "OURS", {"our": {8: tiny_text_config}})
+    where = (torch.device("cpu"), torch.float32, 1e-3)
+    row = measuring.measured("tiny", 256, 1, *where)
+    assert row["latency_s"] == 64 * row["step_s"] + row["decoder_s"] > 0
+    assert measuring.measured("our", 8, 2, *where)["latency_s"] > 0
+
+
+def test_every_model_has_its_printed_row() -> None:
+    headline, measuring = module("headline"), module("headline_parts.measuring")
+    for name in measuring.NAMES:
+        for size in measuring.sizes_of(name):
+            assert headline._number(name, size) > 0
+    assert headline._number("MAR-L", 256) / headline._number("HART-d30", 256) == pytest.approx(10.67, abs=0.01)
+
+
+def test_tables_compare_rows_of_one_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    headline = module("headline")
+    count = {"steps": 28, "parameters": 2_000_000, "attention": 0, "plain": 1e12, "decoder": 1e12, "text": 0}
+    machine = {"processor": "x", "threads": 2, "torch": "2", "dtype": "bfloat16", "batch": 1, "how": "in full"}
+    results = {
+        "counts": {
+            "HART 0.7B, 512 px": {**count, "network": 3e12},
+            "SD3-medium, 512 px": {**count, "network": 7e12},
+        },
+        "times": {
+            "HART 0.7B, 512 px, batch 1, bfloat16, cpu": {**machine, "latency_s": 2.0},
+            "SD3-medium, 512 px, batch 1, bfloat16, cpu": {**machine, "latency_s": 9.0},
+            "SD3-medium, 512 px, batch 8, bfloat16, cpu": {**machine, "batch": 8, "how": "out of memory"},
+        },
+    }
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps(results))
+    headline.main(["--out", str(file)])
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()]
+    rows = {(line[0], line[1]): line for line in lines if len(line) > 5}
+    assert rows["SD3-medium, 512 px", "28"][8:] == ["2", "51.4T", "16.06"]
+    assert rows["SD3-medium, 512 px", "1"][6] == "4.5"
+    assert rows["SD3-medium, 512 px", "8"][-1] == "out of memory"

@@ -1,0 +1,58 @@
+"""Words that no caption had are read as the nearest name; all others stay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import hart
+from hart import HartError
+from hart.config import HartConfig
+from hart.text_encoder.compact import CompactTextEncoder
+from hart.text_encoder.known_words import KNOWN_WORDS_FILE, KnownWords
+
+EMOJI_MODEL = Path(hart.__file__).parent / "models" / "emoji"
+
+
+def shipped() -> CompactTextEncoder:
+    config = HartConfig.load(EMOJI_MODEL / "config.json").text_encoder
+    assert config is not None
+    return CompactTextEncoder.load(config, EMOJI_MODEL)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "read"),
+    [
+        ("a yacht on a blue background", "a sailboat on a blue background"),
+        ("two Yachts", "two sailboat"),
+        ("a red apple, old noto style", "a red apple, old noto style"),
+        ("three cats and a dog, medium-dark skin tone", "three cats and a dog, medium-dark skin tone"),
+        ("antidisestablishmentarianism", "antidisestablishmentarianism"),  # near to no name
+        ("\U0001f438", "frog"),
+    ],
+)
+def test_unknown_words_are_read_as_the_nearest_name(prompt: str, read: str) -> None:
+    encoder = shipped()
+    others = encoder.reading([prompt])[0].others
+    assert (" ".join(others.values()) in read) and bool(others) == (read != prompt and prompt.isascii())
+    given, wanted = encoder.encode([prompt]), encoder.encode([read])
+    assert torch.equal(given.embeddings, wanted.embeddings) and torch.equal(given.mask, wanted.mask)
+
+
+def test_the_author_is_told() -> None:
+    (remark,) = shipped().reading(["a yacht"])[0].remarks("a yacht")
+    assert '"yacht"' in remark and '"sailboat"' in remark
+
+
+def test_the_list_goes_with_the_encoder(tmp_path: Path) -> None:
+    encoder = shipped()
+    encoder.save(tmp_path)
+    assert KnownWords.load(tmp_path) == KnownWords.load(EMOJI_MODEL)
+    (tmp_path / KNOWN_WORDS_FILE).unlink()
+    plain = CompactTextEncoder.load(encoder.config, tmp_path)
+    assert plain.reading(["a yacht"])[0].others == {}
+    (tmp_path / KNOWN_WORDS_FILE).write_text('{"words": "yacht"}')
+    with pytest.raises(HartError, match="no lists of words and names"):
+        CompactTextEncoder.load(encoder.config, tmp_path)

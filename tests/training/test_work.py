@@ -1,0 +1,48 @@
+"""What a step is said to cost is what it costs, counted operator by operator, also with most weights frozen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from hart.training.config import LoraConfig, OptimizerConfig, TrainerConfig, TransformerRecipe
+from hart.training.dry_run import RehearsedTransformer
+from hart.training.task import Microbatch
+from hart.training.work import work_of
+from helpers import tiny_text_config
+
+CONFIG = tiny_text_config(depth=4, width=64)
+TEXT = CONFIG.transformer.text
+assert TEXT is not None
+LORA: Any = LoraConfig(rank=4, alpha=4, targets=("attention", "mlp", "word_embed"))
+
+
+@pytest.mark.parametrize(
+    "lora", [None, LORA, LORA.replace(targets=("mlp",))], ids=["all", "adapters", "MLPs' adapters"]
+)
+def test_operations_of_both_passes(lora: LoraConfig | None) -> None:
+    recipe = TransformerRecipe(
+        data="",
+        tokenizer="",
+        text_encoder="none",
+        init_from="" if lora is None else "a model",
+        trainer=TrainerConfig(steps=1, batch_size=1),
+        optimizer=OptimizerConfig(learning_rate=1.0),
+        transformer=CONFIG.transformer,
+        diffusion=CONFIG.diffusion,
+        drop_last_scale=False,
+        lora=lora,
+    )
+    task = RehearsedTransformer(recipe, torch.device("cpu"))
+    batch = task.batch(Microbatch(0, 0, 1, slice(0, 1)))
+    with FlopCounterMode(display=False) as counter:
+        task.loss("model", batch)[0].backward()
+    work = work_of(recipe)
+    # the first layer needs no gradient of its inputs, and little else that leads to the adapters
+    assert work.flops == pytest.approx(counter.get_total_flops(), rel=0.1)
+    assert work.tokens == CONFIG.transformer.schedule.total_tokens - 1 + TEXT.tokens
+    if lora is not None:
+        assert work.flops < 4.3 * work.macs
