@@ -116,8 +116,8 @@ def mix(
         from hart.sizes import requested_schedule
 
         schedule = requested_schedule(pipe.config, size=options.size, aspect=options.aspect)
-        shares = mix_weights(len(schedule), shares, switch)
-        writer = ImageWriter(options, total, mix=MixSettings(second, shares))
+        weights = mix_weights(len(schedule), shares, switch)
+        writer = ImageWriter(options, total, mix=MixSettings(second, weights))
         with says_what_is_kept(writer):
             pipe.mix(
                 prompts_for(pipe, [first, second]),
