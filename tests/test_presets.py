@@ -6,7 +6,7 @@ import pytest
 
 from hart.config import HartConfig
 from hart.errors import HartError
-from hart.presets import PRESETS, SCALES_256, SCALES_512, SCALES_1024, preset, scales_of_size
+from hart.presets import PRESETS, preset
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -33,14 +33,3 @@ def test_the_text_to_image_model_has_the_released_sizes() -> None:
 def test_an_unknown_preset_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(HartError, match=r"'hart-9b'.*hart-0\.7b-256.*var-d16-256"):
         preset("hart-9b")
-
-
-def test_scales_of_a_size_are_the_published_ones_where_there_are_any() -> None:
-    for size, scales in ((256, SCALES_256), (512, SCALES_512), (1024, SCALES_1024)):
-        assert scales_of_size(SCALES_256, 16, size) == scales_of_size(SCALES_1024, 16, size) == scales
-    assert scales_of_size(SCALES_256, 16, 384) == (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 24)
-    assert scales_of_size((1, 2, 3, 5, 8), 8, 64) == (1, 2, 3, 5, 8)
-    assert scales_of_size((1, 2, 3, 5, 8), 8, 256) == (1, 2, 3, 5, 8, 10, 13, 18, 24, 32)
-    for size in (8, 100, 0):
-        with pytest.raises(HartError, match="multiple of 16 px"):
-            scales_of_size(SCALES_256, 16, size)

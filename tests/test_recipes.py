@@ -15,8 +15,8 @@ from hart.presets import (
     VAR_SAMPLING,
     hart_imagenet,
     hart_text_to_image,
-    scales_of_size,
 )
+from hart.sizes import scales_of_size
 from hart.training.config import Recipe, TokenizerRecipe, TransformerRecipe
 from hart.training.distributed import DistributedContext
 from hart.training.dry_run import RehearsedTokenizer, RehearsedTransformer

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from hart.grids import ScaleSchedule
+from hart.grids import MAX_SCALES, ScaleSchedule, parsed_aspect
 from hart.strict import Config, ConfigError, Listed, require, shown
 
 __all__ = [
@@ -50,13 +50,18 @@ LoraTarget = Literal["attention", "mlp", "word_embed"]
 
 
 def _schedule(scales: tuple[int, ...]) -> tuple[int, ...]:
-    ScaleSchedule(scales)
+    ScaleSchedule.square(scales)
     return scales
 
 
 def _odd(value: int) -> int:
     require(value % 2 == 1, f"must be odd, not {value}")
     return value
+
+
+def _aspect(text: str) -> str:
+    parsed_aspect(text)
+    return text
 
 
 def _readable(version: int) -> int:
@@ -66,8 +71,10 @@ def _readable(version: int) -> int:
     return version
 
 
+Aspect = Annotated[str, AfterValidator(_aspect)]
+"""Width and height as in `16:9`, see `hart.grids.parsed_aspect`."""
 Scales = Annotated[Listed[int], AfterValidator(_schedule)]
-"""Grid sizes of the token maps, see `ScaleSchedule`."""
+"""Sizes of square token maps, see `ScaleSchedule.square`."""
 
 
 class TokenizerConfig(Config):
@@ -97,7 +104,8 @@ class TokenizerConfig(Config):
 
     @property
     def schedule(self) -> ScaleSchedule:
-        return ScaleSchedule(self.scales)
+        """The square one, which the model is trained on."""
+        return ScaleSchedule.square(self.scales)
 
     @property
     def downsampling(self) -> int:
@@ -169,7 +177,24 @@ class TransformerConfig(Config):
 
     @property
     def schedule(self) -> ScaleSchedule:
-        return ScaleSchedule(self.scales)
+        """The square one, which the model is trained on."""
+        return ScaleSchedule.square(self.scales)
+
+    @property
+    def most_scales(self) -> int:
+        """How many scales this model has level embeddings for."""
+        return len(self.scales) if self.level_embedding == "table" else MAX_SCALES
+
+    def check_schedule(self, schedule: ScaleSchedule) -> None:
+        """Raise `ConfigError` for grids that this model has no learned positions or levels for."""
+        require(
+            self.position == "rotary" or schedule == self.schedule,
+            f"this model has learned the positions of the scales {self.schedule}, and takes no others",
+        )
+        require(
+            len(schedule) <= self.most_scales,
+            f"this model has learned {len(self.scales)} levels: {len(schedule)} scales are too many",
+        )
 
     @property
     def mlp_width(self) -> int:
@@ -267,6 +292,8 @@ class HartConfig(Config):
     """None: discrete tokens only, as in VAR and in the paper's ablation."""
     text_encoder: TextEncoderConfig | None = None
     sampling: SamplingConfig = SamplingConfig()
+    aspects: Listed[Aspect] = ()
+    """Aspect ratios such as 16:9 that it was trained at, by default the square; it generates any (`hart.sizes`)."""
     format_version: Annotated[int, AfterValidator(_readable)] = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -275,9 +302,9 @@ class HartConfig(Config):
             require(ours == theirs, f"tokenizer and transformer differ in {name}: {ours} and {theirs}")
         self.check_sampling(self.sampling)
 
-    def check_sampling(self, sampling: SamplingConfig) -> None:
-        """Raise `ConfigError` for settings that this model cannot sample with."""
-        steps, tokens = sampling.maskgit_steps, self.transformer.schedule.token_counts[-1]
+    def check_sampling(self, sampling: SamplingConfig, schedule: ScaleSchedule | None = None) -> None:
+        """Raise `ConfigError` for settings that this model cannot sample `schedule` with, by default its own."""
+        steps, tokens = sampling.maskgit_steps, (schedule or self.transformer.schedule).final.tokens
         require(
             steps == 1 or self.hybrid,
             "maskgit_steps: this model has no residual diffusion and samples its last scale in 1 step",

@@ -1,78 +1,126 @@
-"""The grid sizes of the token maps, coarse to fine: integers only, no tensors.
+"""The grids of the token maps, coarse to fine: integers only, no tensors.
 
-An image is generated as K square maps of tokens. `ScaleSchedule` is the one place that knows how many
-tokens each scale has, and its place in the row of all tokens.
+An image is generated as K maps of tokens. `ScaleSchedule` is the one place that knows their heights and widths, how
+many tokens each has, and its place in the row of all tokens. A schedule is an argument of a call: nothing that a model
+learns has its shape, except a table of levels (one per scale) and a table of positions (one per token).
+
+What a model is trained on, and stores, is a square schedule: sizes 1 = n_1 < ... < n_K. Every other grid follows from
+it by one rule, `ScaleSchedule.shaped`: for a latent of H x W positions take the square schedule that ends at about
+n_K = sqrt(H W), and give scale k round(H n_k / n_K) x round(W n_k / n_K) positions, at least 1 x 1, and exactly 1 x 1
+for the first. So every scale has about as many tokens as in the square, each about as high as wide, and the sides grow
+as the square's do. `hart.sizes` chooses the square schedule. That scales keep token count and aspect ratio is how
+Infinity (Han et al., 2024, arXiv 2412.04431, section 3) and other variants of VAR make images that are not square;
+their schedules are lists by hand.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import NamedTuple
 
 MAX_SCALES, MAX_GRID_SIZE = 64, 1024
 """Far above every published model, so that a damaged file is found before memory is taken for it."""
 GROWTH = 4 / 3
-"""Growth of grid sizes beyond a known schedule: that of the paper's at 1024 px, from 16 to 64."""
+"""Growth of sizes beyond a known schedule: that of the paper's at 1024 px, from 16 to 64."""
+WIDEST = 8
+"""Aspect ratios go from 1:8 to 8:1: beyond, coarse scales are rows or columns of more tokens than their square has."""
+
+
+class Grid(NamedTuple):
+    """Positions of a map, in the order of tensors. In text, as for images, the width comes first: `16x9`."""
+
+    height: int
+    width: int
+
+    @property
+    def tokens(self) -> int:
+        return self.height * self.width
+
+    @property
+    def equal_square(self) -> int:
+        """The size of the square with about as many positions, at least 2 (a schedule has two scales)."""
+        return max(2, round(math.sqrt(self.tokens)))
+
+    @property
+    def transposed(self) -> Grid:
+        return Grid(self.width, self.height)
+
+    def __str__(self) -> str:
+        """The size of a square, `16`, or width and height, `16x9`."""
+        return str(self.width) if self.height == self.width else f"{self.width}x{self.height}"
 
 
 @dataclass(frozen=True)
 class ScaleSchedule:
-    """Grid sizes n_1 < ... < n_K of the token maps, for example `(1, 2, 3, 4, 5, 6, 8, 10, 13, 16)`.
+    """Grids of the token maps; the last one is that of the latent.
 
-    The last one is the size of the latent. Raises `ValueError` unless they grow, start at 1 (the context
-    predicts exactly one token), are at most `MAX_SCALES`, and end at `MAX_GRID_SIZE` or below.
+    Raises `ValueError` unless they start at 1 x 1 (the context predicts exactly one token), no side ever shrinks, each
+    has more tokens than the one before, there are 2 to `MAX_SCALES`, and no side is above `MAX_GRID_SIZE`.
     """
 
-    grid_sizes: tuple[int, ...]
+    grids: tuple[Grid, ...]
 
     def __post_init__(self) -> None:
-        if len(self.grid_sizes) > MAX_SCALES:
-            raise ValueError(f"a scale schedule has at most {MAX_SCALES} scales, not {len(self.grid_sizes)}")
-        if len(self.grid_sizes) < 2 or self.grid_sizes[0] != 1:
-            raise ValueError(f"a scale schedule starts at 1 and has two scales or more, not {self.grid_sizes}")
-        if any(a >= b for a, b in zip(self.grid_sizes, self.grid_sizes[1:], strict=False)):
-            raise ValueError(f"the grid sizes of a scale schedule must grow, not {self.grid_sizes}")
-        if self.final_grid_size > MAX_GRID_SIZE:
-            raise ValueError(
-                f"the last grid size of a scale schedule is at most {MAX_GRID_SIZE}, not {self.final_grid_size}"
-            )
+        if len(self.grids) > MAX_SCALES:
+            raise ValueError(f"a scale schedule has at most {MAX_SCALES} scales, not {len(self.grids)}")
+        if len(self.grids) < 2 or self.grids[0] != (1, 1):
+            raise ValueError(f"a scale schedule starts at 1 and has two scales or more, not {self}")
+        for a, b in zip(self.grids, self.grids[1:], strict=False):
+            if a == b or a.height > b.height or a.width > b.width:
+                raise ValueError(f"the grids of a scale schedule must grow, not {self}")
+        if max(self.final) > MAX_GRID_SIZE:
+            raise ValueError(f"the last grid size of a scale schedule is at most {MAX_GRID_SIZE}, not {self.final}")
+
+    @classmethod
+    def square(cls, sizes: Sequence[int]) -> ScaleSchedule:
+        """The schedule of square maps, for example of the sizes `(1, 2, 3, 4, 5, 6, 8, 10, 13, 16)`."""
+        return cls(tuple(Grid(size, size) for size in sizes))
+
+    @classmethod
+    def shaped(cls, sizes: Sequence[int], final: Grid) -> ScaleSchedule:
+        """The schedule of a latent of any shape, from a square one that ends at about `final.equal_square`.
+
+        See the head of this file. `sizes` must not end above the longer side of `final`.
+        """
+        rest = (Grid(*(max(1, _rounded(side * size, sizes[-1])) for side in final)) for size in sizes[1:])
+        return cls((Grid(1, 1), *rest))
 
     def __len__(self) -> int:
-        return len(self.grid_sizes)
+        return len(self.grids)
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.grid_sizes)
+    def __iter__(self) -> Iterator[Grid]:
+        return iter(self.grids)
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.grids))
 
     @property
-    def final_grid_size(self) -> int:
-        """Grid size of the latent, n_K."""
-        return self.grid_sizes[-1]
+    def listed(self) -> list[int | str]:
+        """For JSON: sizes of squares as numbers, other grids as text."""
+        return [grid.width if grid.height == grid.width else str(grid) for grid in self.grids]
+
+    @property
+    def final(self) -> Grid:
+        """The grid of the latent."""
+        return self.grids[-1]
 
     @property
     def token_counts(self) -> tuple[int, ...]:
-        """Tokens of each scale, n_k squared."""
-        return tuple(grid_size * grid_size for grid_size in self.grid_sizes)
+        """Tokens of each scale."""
+        return tuple(grid.tokens for grid in self.grids)
 
     @property
     def total_tokens(self) -> int:
         """Tokens of all scales, L."""
         return sum(self.token_counts)
 
-    def ending_at(self, grid_size: int) -> ScaleSchedule:
-        """The schedule of another resolution, whose latent has the grid size `grid_size`.
-
-        Smaller: the scales below `grid_size`, then `grid_size`. Larger: all of these, then as many more as bring their
-        growth nearest to `GROWTH`. The coarse scales, and what was learned for them, stay the same. Raises
-        `ValueError` for a grid size below 2.
-        """
-        last = self.final_grid_size
-        grid_sizes = {n for n in self.grid_sizes if n < grid_size} | {grid_size}
-        if grid_size > last:
-            more = max(1, round(math.log(grid_size / last) / math.log(GROWTH)))
-            # rounded down, except where only float rounding is missing to a whole number
-            grid_sizes |= {math.floor(last * (grid_size / last) ** (i / more) + 1e-9) for i in range(1, more)}
-        return ScaleSchedule(tuple(sorted(grid_sizes)))
+    @property
+    def transposed(self) -> ScaleSchedule:
+        return ScaleSchedule(tuple(grid.transposed for grid in self.grids))
 
     def offset(self, k: int) -> int:
         """Where scale k (0-based) begins in the row of all L tokens."""
@@ -82,3 +130,42 @@ class ScaleSchedule:
         """The slice of scale k (0-based) in the row of all L tokens."""
         start = self.offset(k)
         return slice(start, start + self.token_counts[k])
+
+
+def sizes_ending_at(sizes: Sequence[int], last: int, most: int = MAX_SCALES) -> tuple[int, ...]:
+    """The sizes of the square schedule of another resolution, whose latent has the size `last`; at most `most` of them.
+
+    Smaller: the sizes below `last`, then `last`. Larger: all of them, then as many more as bring their growth nearest
+    to `GROWTH`. The coarse scales, and what was learned for them, stay the same. If those are too many, there are as
+    many as in `sizes`, each raised to one power.
+    """
+    known = sizes[-1]
+    found = {n for n in sizes if n < last} | {last}
+    if last > known:
+        more = max(1, round(math.log(last / known) / math.log(GROWTH)))
+        # rounded down, except where only float rounding is missing to a whole number
+        found |= {math.floor(known * (last / known) ** (i / more) + 1e-9) for i in range(1, more)}
+    if len(found) <= most:
+        return tuple(sorted(found))
+    power = math.log(last) / math.log(known)
+    return (*(math.floor(size**power + 0.5) for size in sizes[:-1]), last)
+
+
+def parsed_aspect(text: str) -> Fraction:
+    """Width over height of `16:9`. Raises `ValueError`."""
+    found = re.fullmatch(r"([0-9]{1,6}):([0-9]{1,6})", text.strip())
+    ratio = Fraction(int(found[1]), int(found[2])) if found is not None and int(found[2]) else None
+    if ratio is None or not Fraction(1, WIDEST) <= ratio <= WIDEST:
+        raise ValueError(f"aspect {text[:40]!r}: give width:height, such as 16:9, from 1:{WIDEST} to {WIDEST}:1")
+    return ratio
+
+
+def grid_of_aspect(aspect: str, side: int) -> Grid:
+    """The grid of the shape `16:9` that has about as many positions as a square of `side`. Raises `ValueError`."""
+    stretch = math.sqrt(parsed_aspect(aspect))
+    return Grid(max(2, round(side / stretch)), max(2, round(side * stretch)))
+
+
+def _rounded(numerator: int, denominator: int) -> int:
+    """The quotient to the nearest whole number, halves up."""
+    return (2 * numerator + denominator) // (2 * denominator)

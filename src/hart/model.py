@@ -73,7 +73,7 @@ class Hart(nn.Module):
         last_positions: (B, M) raster positions of the last scale that are computed; None computes all.
         residual: None leaves out the diffusion.
         """
-        output = self.transformer(context, maps.teacher_forcing_input, last_positions)
+        output = self.transformer(context, maps.teacher_forcing_input, last_positions, maps.schedule)
         logits = self.transformer.logits(output.hidden, output.conditioning)
         if residual is None:
             return HartPrediction(logits, output.segments, None)

@@ -6,7 +6,7 @@ Every image has its own seed and generator, so that its neighbours in a batch af
 of other shapes differ in their last digits, and sampling can amplify that. On a CPU images are therefore generated one
 at a time, and image i of a call is bit for bit the one generated alone with its seed.
 
-Shapes: B images, H W pixels, D latent channels, n_K grid size of the latent.
+Shapes: B images, H W pixels, D latent channels, h w latent.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ from hart.generation.request import (
     SamplingOptions,
     check_callbacks,
     check_output_type,
-    check_size,
     checked_latents,
     checked_prompts,
 )
+from hart.grids import ScaleSchedule
 from hart.inference.base import BasePipeline
 from hart.inference.components import Components
+from hart.sizes import requested_schedule
 from hart.strict import shown
 from hart.types import ClassContext, Context, cat_contexts
 
@@ -66,7 +67,10 @@ class HartPipeline(BasePipeline):
         negative_prompt_embeds: Context | None = None,
         output_type: OutputType = "pil",
         sampling: SamplingConfig | None = None,
-        size: int | None = None,
+        size: int | str | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        aspect: str | None = None,
         batch_size: int | None = None,
         callback_on_scale: OnScale | None = None,
         callback_on_batch: Callable[[HartOutput], object] | None = None,
@@ -86,7 +90,9 @@ class HartPipeline(BasePipeline):
         settings: single settings, which override `sampling`: guidance_scale, top_k, top_p, gumbel_smoothing,
             maskgit_steps, diffusion_steps, discrete_only; see `SamplingConfig`. guidance_scale is that of the HART
             paper: diffusers' minus 1. The first four may be lists, with a value for each prompt or each image.
-        size: image size in pixels; a model has just one, any other is an error.
+        size: of the images in pixels: 256 for a square, "1024x576" for a width and a height. height, width: the same
+            as numbers. aspect: a shape such as "16:9", with as many tokens as the square. By default the size that the
+            model was trained at; see `hart.sizes.requested_schedule`.
         batch_size: images generated together; by default 1 on a CPU and `GPU_BATCH` elsewhere.
         callback_on_scale: called after every scale of every batch. If it returns False, the call ends with the images
             of this batch as they are.
@@ -95,7 +101,7 @@ class HartPipeline(BasePipeline):
         Raises `HartError` for input that the model cannot take. A prompt with words that the text encoder leaves out or
         does not know is used all the same, with a `PromptWarning`.
         """
-        check_size(size, self.config)
+        schedule = requested_schedule(self.config, size=size, height=height, width=width, aspect=aspect)
         check_output_type(output_type)
         check_callbacks(callback_on_scale=callback_on_scale, callback_on_batch=callback_on_batch)
         components = self._components  # for the whole call, whatever is loaded meanwhile
@@ -112,6 +118,7 @@ class HartPipeline(BasePipeline):
             generator=generator,
             sampling=sampling,
             settings=settings,
+            schedule=schedule,
             batch_size=batch_size,
         )
         batches = []
@@ -152,10 +159,14 @@ class HartPipeline(BasePipeline):
         seed: int | Sequence[int] | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         sampling: SamplingConfig | None = None,
+        size: int | str | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        aspect: str | None = None,
         callback_on_scale: OnScale | None = None,
         **settings: Unpack[SamplingOptions],
     ) -> Tensor:
-        """Latents (B, D, n_K, n_K) float32 of one batch, one for each row of `prompt_embeds`; see `__call__`."""
+        """Latents (B, D, h, w) float32 of one batch, one for each row of `prompt_embeds`; see `__call__`."""
         check_callbacks(callback_on_scale=callback_on_scale)
         components = self._components
         request = checked_request(
@@ -166,23 +177,35 @@ class HartPipeline(BasePipeline):
             generator=generator,
             sampling=sampling,
             settings=settings,
+            schedule=requested_schedule(self.config, size=size, height=height, width=width, aspect=aspect),
             batch_size=len(prompt_embeds) if isinstance(prompt_embeds, Context) else 1,
         )
         ((_, latents),) = self._sampled(request, components, callback_on_scale)
         return latents
 
-    def generate_rows(self, images: Sequence[ImageRequest]) -> Iterator[ScaleState]:
+    def generate_rows(
+        self,
+        images: Sequence[ImageRequest],
+        *,
+        size: int | str | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        aspect: str | None = None,
+    ) -> Iterator[ScaleState]:
         """One batch, for servers: the state of all its images after every scale, and the latents in the last one.
 
         images: of different people, each with its own prompt, seed and settings; those in
             `hart.generation.rows.SHARED` must agree. `decode` makes images of a state's latent. Whoever stops asking
-            stops the generation and frees its memory. Raises `HartError` at once for what the model cannot take.
+            stops the generation and frees its memory.
+        size, height, width, aspect: of all images, as in `__call__`.
+        Raises `HartError` at once for what the model cannot take.
         """
-        return _states(checked_images(self.config, images), self._components, self._encoded)
+        schedule = requested_schedule(self.config, size=size, height=height, width=width, aspect=aspect)
+        return _states(checked_images(self.config, images, schedule), self._components, self._encoded, schedule)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, output_type: OutputType = "pil") -> Any:
-        """Images of latents (B, D, n_K, n_K); see `hart.generation.request.OutputType`."""
+        """Images of latents (B, D, h, w); see `hart.generation.request.OutputType`."""
         check_output_type(output_type)
         return self._components.images(checked_latents(latents, self.config), output_type)
 
@@ -208,11 +231,11 @@ class HartPipeline(BasePipeline):
     def _sampled(self, request: Request, parts: Components, on_scale: OnScale | None) -> Iterator[tuple[range, Tensor]]:
         """For every batch: the numbers of its images in the call, and their latents."""
         encode = lru_cache(2 * request.batch_size)(self._encoded)  # the images of a prompt follow each other
-        batches, scales = -(-request.count // request.batch_size), len(self.config.tokenizer.scales)
+        batches, scales = -(-request.count // request.batch_size), len(request.schedule)
         with tqdm(total=batches * scales, **self._progress_bar) as bar:
             for number, images in enumerate(request.batches()):
                 rows, stopped = [request.image(i) for i in images], False
-                for state in _states(rows, parts, encode):
+                for state in _states(rows, parts, encode, request.schedule):
                     bar.update()
                     if on_scale is not None:
                         preview = ScalePreview(state.k, scales, number, batches, images, state.latent, parts.images)
@@ -236,12 +259,12 @@ class HartPipeline(BasePipeline):
 
 
 def _states(
-    images: Sequence[ImageRequest], parts: Components, encode: Callable[[Prompt], Context]
+    images: Sequence[ImageRequest], parts: Components, encode: Callable[[Prompt], Context], schedule: ScaleSchedule
 ) -> Iterator[ScaleState]:
     """The states of a batch of checked requests."""
     noise = SeededNoise([image.seed for image in images], parts.device)
     settings = [image.sampling for image in images if image.sampling is not None]
-    generator = NextScaleGenerator(parts.hart, parts.tokenizer.quantizer, settings, noise)
+    generator = NextScaleGenerator(parts.hart, parts.tokenizer.quantizer, settings, noise, schedule)
     return generator.states(*contexts(images, encode, parts.device))
 
 

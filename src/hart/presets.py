@@ -20,7 +20,6 @@ from hart.config import (
     TransformerConfig,
 )
 from hart.errors import HartError
-from hart.grids import ScaleSchedule
 
 SCALES_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 SCALES_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
@@ -94,18 +93,3 @@ def preset(name: str) -> HartConfig:
     if name not in PRESETS:
         raise HartError(f"unknown preset {name!r}: known are {', '.join(PRESETS)}")
     return PRESETS[name]()
-
-
-def scales_of_size(scales: tuple[int, ...], downsampling: int, size: int) -> tuple[int, ...]:
-    """The scales that code images of `size` pixels in a model with the scales `scales`.
-
-    Published models use the published scales at 256, 512 and 1024 px; all others are derived from the model's own
-    (`ScaleSchedule.ending_at`). downsampling: pixels per latent position, along one side. Raises `HartError` unless
-    `size` is two or more latent positions.
-    """
-    grid_size, remainder = divmod(size, downsampling)
-    if remainder or grid_size < 2:  # a schedule has two scales
-        raise HartError(f"size {size}: give a multiple of {downsampling} px, {2 * downsampling} px or more")
-    if scales in PUBLISHED_SCALES.values():
-        scales = PUBLISHED_SCALES.get(grid_size, scales)
-    return ScaleSchedule(scales).ending_at(grid_size).grid_sizes

@@ -1,7 +1,7 @@
 """What the stages pass to each other: frozen dataclasses of tensors.
 
 Shapes: B batch, K scales, L tokens of all scales, N tokens of one scale, S text tokens,
-E text width, D latent channels, n_K grid size of the latent.
+E text width, D latent channels.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from hart.grids import ScaleSchedule
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,10 @@ class TokenMaps:
         resized to the scale, in raster order.
     last_scale_continuous: (B, N_K, D), the latent minus all coarser scales; the residual tokens are this
         minus the embedding of the last scale's codes.
+    schedule: the grids of the K scales.
     """
 
     indices: tuple[Tensor, ...]
     teacher_forcing_input: Tensor
     last_scale_continuous: Tensor
+    schedule: ScaleSchedule

@@ -90,6 +90,18 @@ def test_a_random_crop_is_a_window_of_the_image_and_reaches_its_edges() -> None:
         assert min(places) == 0 and max(places) == most
 
 
+@pytest.mark.parametrize(
+    ("size", "window"), [((10, 5), (0, 0, 40, 20)), ((10, 10), (10, 0, 30, 20)), ((5, 10), (15, 0, 25, 20))]
+)
+def test_any_shape_is_the_largest_window_of_that_shape(
+    size: tuple[int, int], window: tuple[int, int, int, int]
+) -> None:
+    pixels = ImageTransform(size)(gradient())
+    wanted = gradient().resize(size, Image.Resampling.BICUBIC, box=window)
+    assert torch.equal(pixels, torch.from_numpy(np.array(wanted)).permute(2, 0, 1))
+    assert ImageTransform(size, fit="pad")(gradient()).shape == pixels.shape
+
+
 def test_the_same_draws_give_the_same_crop_and_flip() -> None:
     transform = ImageTransform(8, crop="random", shorter_side=1.2, flip=0.5)
     one, same, other = (transform(gradient(), np.random.default_rng(seed)) for seed in (1, 1, 2))

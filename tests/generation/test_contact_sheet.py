@@ -28,6 +28,14 @@ def test_side_by_side_keeps_images_as_they_are() -> None:
     assert reds_in_reading_order(row, (3, 1)) == [10, 20, 30]
 
 
+def test_images_of_several_sizes_share_a_sheet() -> None:
+    wide, high = (Image.new("RGB", size, (200, 0, 0)) for size in ((128, 64), (64, 128)))
+    row = side_by_side([wide, high])
+    assert row.size == (128 + 64 + 3 * 4, 128 + 2 * 4)
+    assert [row.getpixel(at) for at in ((64, 20), (64, 68), (160, 20))] == [(255,) * 3, (200, 0, 0), (200, 0, 0)]
+    assert reds_in_reading_order(contact_sheet([[wide], [high], [wide]], [""] * 3), (3, 1))[0] == 200
+
+
 def test_each_prompt_has_a_row_of_its_images() -> None:
     groups = [[image(10 * row + column) for column in range(3)] for row in range(2)]
     sheet = contact_sheet(groups, ["a cat", "a dog"])

@@ -17,6 +17,7 @@ from hart.errors import HartError
 from hart.generation.logits import Candidates, gumbel_mixture
 from hart.generation.next_scale import NextScaleGenerator, ScaleState, TokenStep, maskgit_step_sizes
 from hart.generation.noise import SeededNoise
+from hart.grids import Grid, ScaleSchedule, sizes_ending_at
 from hart.tokenizer.quantizer import to_map
 from hart.types import Context, TextContext
 from helpers import CHANNELS, alone, random_context, tiny_class_config, tiny_model, tiny_text_config
@@ -61,12 +62,14 @@ class BestCodes:
         return torch.arange(tokens).expand(self.images, tokens)
 
 
-def slow_reference(config: HartConfig, context: Context, settings: SamplingConfig) -> Tensor:
+def slow_reference(
+    config: HartConfig, context: Context, settings: SamplingConfig, schedule: ScaleSchedule | None = None
+) -> Tensor:
     """Discrete generation with full training passes: no cache, the two halves of guidance apart."""
     tokenizer, hart = tiny_model(config)
-    quantizer, transformer, schedule = tokenizer.quantizer, hart.transformer, config.transformer.schedule
-    last, grid_size = len(schedule) - 1, schedule.final_grid_size
-    total = torch.zeros(len(context), CHANNELS, grid_size, grid_size)
+    quantizer, transformer, schedule = tokenizer.quantizer, hart.transformer, schedule or config.transformer.schedule
+    last = len(schedule) - 1
+    total = torch.zeros(len(context), CHANNELS, *schedule.final)
     teacher = torch.zeros(len(context), schedule.total_tokens - 1, CHANNELS)
     for k, n in enumerate(schedule):
         span = schedule.span(k)
@@ -75,7 +78,7 @@ def slow_reference(config: HartConfig, context: Context, settings: SamplingConfi
             teacher[:, span.start - 1 : span.stop - 1] = shown
         halves = []
         for half in (context, context.null()):
-            output = transformer(half, teacher)
+            output = transformer(half, teacher, schedule=schedule)
             halves.append(transformer.logits(output.hidden, output.conditioning)[:, span])
         ratio = (last - 1) / last if k == last and config.hybrid else k / last
         strength = settings.guidance_scale * ratio
@@ -86,7 +89,7 @@ def slow_reference(config: HartConfig, context: Context, settings: SamplingConfi
         else:
             embeddings = quantizer.codebook(logits.argmax(dim=-1))
         if k == last and config.hybrid:
-            total = total + to_map(embeddings)
+            total = total + to_map(embeddings, schedule.final)
         else:
             total = total + quantizer.contribution(embeddings, k, schedule)
     return total
@@ -101,6 +104,18 @@ def test_discrete_generation_agrees_with_a_slow_reference(config: HartConfig, gu
     ours = generate(config, context, settings.replace(discrete_only=True), BestCodes(2))
     with torch.no_grad():
         expected = slow_reference(config, context, settings)
+    torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("grid", [Grid(3, 6), Grid(8, 2), Grid(6, 6)], ids=str)
+def test_any_grid_agrees_with_the_slow_reference(grid: Grid) -> None:
+    settings = SamplingConfig(guidance_scale=2.0, top_k=None, discrete_only=True)
+    context, (tokenizer, hart) = random_context(TEXT, 2), tiny_model(TEXT)
+    schedule = ScaleSchedule.shaped(sizes_ending_at(TEXT.transformer.scales, grid.equal_square), grid)
+    ours = NextScaleGenerator(hart, tokenizer.quantizer, settings, BestCodes(2), schedule)(context)
+    with torch.no_grad():
+        expected = slow_reference(TEXT, context, settings, schedule)
+    assert ours.shape == (2, CHANNELS, *grid)
     torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-3)
 
 
@@ -200,7 +215,7 @@ def test_the_residual_is_what_hybrid_adds_to_discrete() -> None:
     assert torch.equal(discrete[2].latent, hybrid[2].latent)
     residual = hybrid[3].steps[0].residual
     assert residual is not None
-    torch.testing.assert_close(hybrid[3].latent - discrete[3].latent, to_map(residual))
+    torch.testing.assert_close(hybrid[3].latent - discrete[3].latent, to_map(residual, TEXT.transformer.schedule.final))
     assert 1e-3 < residual.abs().max() <= 0.6 + 1e-5, "x0 is clipped to [-1, 1] and times 0.6"
 
 

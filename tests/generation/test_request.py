@@ -81,7 +81,7 @@ def test_numbers_of_numpy_are_numbers(text: HartPipeline, classes: HartPipeline)
         ({"num_images_per_prompt": "2"}, "num_images_per_prompt '2'"),
         ({"num_images_per_prompt": 10**30}, "num_images_per_prompt"),
         ({"batch_size": 1e3}, "batch_size"),
-        ({"size": "8"}, "size '8'"),
+        ({"size": "8x"}, "size '8x'"),
         ({"size": 10**12}, "size"),
     ],
 )

@@ -22,6 +22,7 @@ from hart.config import (
 )
 from hart.generation.next_scale import NextScaleGenerator
 from hart.generation.noise import SeededNoise
+from hart.grids import Grid, ScaleSchedule
 from hart.inference.cost import (
     MODULES,
     PARTS,
@@ -32,6 +33,7 @@ from hart.inference.cost import (
     transformer_training_macs,
 )
 from hart.presets import preset
+from hart.sizes import schedule_of_grid
 from hart.text_encoder.compact import CompactTextEncoder, build_tokenizer
 from hart.training.config import OptimizerConfig, TrainerConfig, TransformerRecipe
 from hart.training.dry_run import RehearsedTransformer
@@ -77,7 +79,7 @@ CPU_ATTENTION = {
 }
 
 
-def measured_macs(config: HartConfig, *, guided: bool) -> int:
+def measured_macs(config: HartConfig, schedule: ScaleSchedule | None = None, *, guided: bool) -> int:
     """MACs of the matrix products and convolutions of one generated and decoded image."""
     tokenizer, hart = build(config)
     generator = NextScaleGenerator(
@@ -85,6 +87,7 @@ def measured_macs(config: HartConfig, *, guided: bool) -> int:
         tokenizer.quantizer,
         config.sampling if guided else config.sampling.replace(guidance_scale=0.0),
         SeededNoise([0], torch.device("cpu")),
+        schedule,
     )
     context: Context = (
         ClassContext(torch.tensor([1]), config.transformer.classes.num_classes)
@@ -138,6 +141,12 @@ def test_counts_a_training_step_of_the_transformer(name: str) -> None:
 def test_counts_every_matrix_product_of_a_generated_image(name: str, guided: bool) -> None:
     cost = model_cost(CONFIGS[name], guided=guided)
     assert cost.total_macs == measured_macs(CONFIGS[name], guided=guided)
+
+
+@pytest.mark.parametrize("grid", [Grid(2, 5), Grid(6, 4)], ids=str)
+def test_counts_every_matrix_product_on_any_grid(grid: Grid) -> None:
+    config, schedule = CONFIGS["text"], schedule_of_grid(SCALES, grid)
+    assert model_cost(config, schedule).total_macs == measured_macs(config, schedule, guided=True)
 
 
 def test_parts_are_complete_and_add_up() -> None:

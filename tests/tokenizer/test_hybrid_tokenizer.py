@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hart.grids import ScaleSchedule
+from hart.grids import Grid, ScaleSchedule
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.tokenizer.quantizer import next_scale_input, to_map
 from helpers import CHANNELS, random_image, random_tensor, randomize, tiny_tokenizer_config, without_gradient
@@ -34,10 +34,23 @@ def test_decoded_images_are_clamped(tokenizer: HybridTokenizer) -> None:
     torch.testing.assert_close(tokenizer.decode(latent), tokenizer.decode_unclamped(latent).clamp(-1, 1))
 
 
-@pytest.mark.parametrize("grid_sizes", [(1, 2, 4), (1, 3, 5, 6), (1, 2, 3, 4, 5, 6, 8)])
-def test_any_size_and_schedule(tokenizer: HybridTokenizer, grid_sizes: tuple[int, ...]) -> None:
-    schedule = ScaleSchedule(grid_sizes)
-    image = random_image(1, size=tokenizer.config.downsampling * schedule.final_grid_size)
+SCHEDULES = [
+    ScaleSchedule.square((1, 2, 4)),
+    ScaleSchedule.square((1, 2, 3, 4, 5, 6, 8)),
+    ScaleSchedule.shaped((1, 3, 5, 6), Grid(4, 9)),
+    ScaleSchedule.shaped((1, 2, 3, 4), Grid(8, 2)),
+]
+each_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+
+
+def image_for(tokenizer: HybridTokenizer, schedule: ScaleSchedule, batch: int = 1) -> torch.Tensor:
+    height, width = (tokenizer.config.downsampling * side for side in schedule.final)
+    return random_image(batch, size=max(height, width))[:, :, :height, :width]
+
+
+@each_schedule
+def test_any_size_and_schedule(tokenizer: HybridTokenizer, schedule: ScaleSchedule) -> None:
+    image = image_for(tokenizer, schedule)
     maps = tokenizer.token_maps(tokenizer.encode(image), schedule)
     assert tuple(index.shape[1] for index in maps.indices) == schedule.token_counts
     assert maps.teacher_forcing_input.shape == (1, schedule.total_tokens - 1, CHANNELS)
@@ -54,10 +67,10 @@ def test_teacher_forcing_shows_each_scale_the_sum_of_those_before(tokenizer: Hyb
         if k > 0:
             span = schedule.span(k)
             shown = maps.teacher_forcing_input[:, span.start - 1 : span.stop - 1]
-            torch.testing.assert_close(shown, next_scale_input(total, schedule.grid_sizes[k]), rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(shown, next_scale_input(total, schedule.grids[k]), rtol=1e-5, atol=1e-5)
         if k < len(schedule) - 1:
             total = total + tokenizer.quantizer.contribution(tokenizer.quantizer.codebook(index), k, schedule)
-    torch.testing.assert_close(total + to_map(maps.last_scale_continuous), latent, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(total + to_map(maps.last_scale_continuous, schedule.final), latent, rtol=1e-5, atol=1e-5)
 
 
 def test_gradients_go_straight_through_the_codes(tokenizer: HybridTokenizer) -> None:
@@ -107,10 +120,9 @@ def test_oblong_images_pass_the_autoencoder(tokenizer: HybridTokenizer) -> None:
     assert tokenizer.decode(tokenizer.encode(image)).shape == image.shape
 
 
-@pytest.mark.parametrize("grid_sizes", [(1, 2, 3, 4), (1, 3, 5, 6)])
-def test_stored_codes_give_the_token_maps_again(tokenizer: HybridTokenizer, grid_sizes: tuple[int, ...]) -> None:
-    schedule = ScaleSchedule(grid_sizes)
-    image = random_image(2, size=tokenizer.config.downsampling * schedule.final_grid_size)
+@each_schedule
+def test_stored_codes_give_the_token_maps_again(tokenizer: HybridTokenizer, schedule: ScaleSchedule) -> None:
+    image = image_for(tokenizer, schedule, batch=2)
     maps = tokenizer.token_maps(tokenizer.encode(image), schedule)
     again = tokenizer.token_maps_from_codes(maps.indices, maps.last_scale_continuous, schedule)
     torch.testing.assert_close(again.teacher_forcing_input, maps.teacher_forcing_input)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hart.grids import ScaleSchedule
+from hart.grids import Grid, ScaleSchedule
 from hart.tokenizer.quantizer import (
     CodeCorruption,
     MultiScaleQuantizer,
@@ -21,7 +21,7 @@ from hart.tokenizer.quantizer import (
 from helpers import CHANNELS, CODES, random_tensor, randomize, without_gradient
 from strategies import schedules
 
-TINY = ScaleSchedule((1, 2, 3, 4))
+TINY = ScaleSchedule.square((1, 2, 3, 4))
 
 
 def quantizer(seed: int = 0) -> MultiScaleQuantizer:
@@ -31,7 +31,7 @@ def quantizer(seed: int = 0) -> MultiScaleQuantizer:
 
 
 def latent_for(schedule: ScaleSchedule, seed: int = 0) -> torch.Tensor:
-    return random_tensor(2, CHANNELS, schedule.final_grid_size, schedule.final_grid_size, seed=seed)
+    return random_tensor(2, CHANNELS, *schedule.final, seed=seed)
 
 
 @pytest.mark.parametrize(
@@ -54,36 +54,36 @@ def test_any_number_of_phi_is_spread_over_the_scales(shared: int) -> None:
     assert list(table) == sorted(table)
 
 
-@given(grid_sizes=schedules, seed=st.integers(0, 99))
-def test_the_contributions_of_all_codes_are_the_quantised_latent(grid_sizes: tuple[int, ...], seed: int) -> None:
-    schedule, module = ScaleSchedule(grid_sizes), quantizer(seed)
+@given(schedule=schedules, seed=st.integers(0, 99))
+def test_the_contributions_of_all_codes_are_the_quantised_latent(schedule: ScaleSchedule, seed: int) -> None:
+    module = quantizer(seed)
     result = module.encode(latent_for(schedule, seed), schedule)
     assert [index.shape for index in result.indices] == [(2, n) for n in schedule.token_counts]
     contributions = [module.contribution(module.codebook(index), k, schedule) for k, index in enumerate(result.indices)]
     torch.testing.assert_close(sum(contributions), result.latent, rtol=1e-5, atol=1e-5)
 
 
-@given(grid_sizes=schedules, seed=st.integers(0, 99))
-def test_codes_and_the_exact_residual_are_the_latent(grid_sizes: tuple[int, ...], seed: int) -> None:
+@given(schedule=schedules, seed=st.integers(0, 99))
+def test_codes_and_the_exact_residual_are_the_latent(schedule: ScaleSchedule, seed: int) -> None:
     """The basis of hybrid tokens: without phi at the last scale, codes plus residual lose nothing."""
-    schedule, module = ScaleSchedule(grid_sizes), quantizer(seed)
+    module = quantizer(seed)
     latent = latent_for(schedule, seed)
     result = module.encode(latent, schedule)
     coarse = result.partial_sums[-2]
     torch.testing.assert_close(coarse + result.last_residual, latent, rtol=0, atol=1e-5)
     last_codes = module.codebook(result.indices[-1])
     residual = result.last_residual.flatten(2).transpose(1, 2) - last_codes
-    torch.testing.assert_close(coarse + to_map(last_codes + residual), latent, rtol=0, atol=1e-5)
+    torch.testing.assert_close(coarse + to_map(last_codes + residual, schedule.final), latent, rtol=0, atol=1e-5)
 
 
-@given(grid_sizes=schedules, seed=st.integers(0, 99))
-def test_every_position_takes_the_nearest_code_of_the_pooled_residual(grid_sizes: tuple[int, ...], seed: int) -> None:
-    schedule, module = ScaleSchedule(grid_sizes), quantizer(seed)
+@given(schedule=schedules, seed=st.integers(0, 99))
+def test_every_position_takes_the_nearest_code_of_the_pooled_residual(schedule: ScaleSchedule, seed: int) -> None:
+    module = quantizer(seed)
     latent = latent_for(schedule, seed)
     result = module.encode(latent, schedule)
     sums = [torch.zeros_like(latent), *result.partial_sums]
-    for k, grid_size in enumerate(schedule):
-        pooled = F.adaptive_avg_pool2d(latent - sums[k], grid_size).flatten(2).transpose(1, 2)
+    for k, grid in enumerate(schedule):
+        pooled = F.adaptive_avg_pool2d(latent - sums[k], grid).flatten(2).transpose(1, 2)
         distances = torch.cdist(pooled.double(), module.codebook.weight.double().expand(2, -1, -1))
         chosen = distances.gather(2, result.indices[k].unsqueeze(2)).squeeze(2)
         torch.testing.assert_close(chosen, distances.amin(dim=2), rtol=1e-5, atol=1e-5)
@@ -97,17 +97,28 @@ def test_the_first_of_equal_codes_is_taken() -> None:
 
 def test_tokens_stand_in_raster_order() -> None:
     tokens = torch.arange(9.0).view(1, 9, 1)
-    assert to_map(tokens)[0, 0].tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
-    assert torch.equal(next_scale_input(to_map(tokens), 3), tokens)
+    assert to_map(tokens, Grid(3, 3))[0, 0].tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert to_map(tokens, Grid(1, 9))[0, 0].tolist() == [list(range(9))]
+    assert torch.equal(next_scale_input(to_map(tokens, Grid(3, 3)), Grid(3, 3)), tokens)
 
 
-@given(wide=st.integers(1, 40), data=st.data())
-def test_pooling_is_area_interpolation(wide: int, data: st.DataObject) -> None:
-    grid_size = data.draw(st.integers(1, wide))
-    x = random_tensor(2, CHANNELS, wide, wide, seed=wide)
-    torch.testing.assert_close(
-        pool(x, grid_size), F.interpolate(x, size=(grid_size, grid_size), mode="area"), rtol=1e-5, atol=1e-6
-    )
+@given(schedule=schedules, seed=st.integers(0, 99))
+def test_a_transposed_latent_has_the_transposed_codes(schedule: ScaleSchedule, seed: int) -> None:
+    module, transposed, latent = quantizer(seed), quantizer(seed), latent_for(schedule, seed)
+    for phi in transposed.phis:
+        assert isinstance(phi, Phi)
+        phi.conv.weight.data = phi.conv.weight.data.transpose(2, 3)
+    codes = module.encode(latent, schedule).indices
+    others = transposed.encode(latent.transpose(2, 3), schedule.transposed).indices
+    for grid, ours, theirs in zip(schedule, codes, others, strict=True):
+        assert torch.equal(ours.view(-1, *grid).transpose(1, 2).flatten(1), theirs)
+
+
+@given(height=st.integers(1, 40), width=st.integers(1, 40), data=st.data())
+def test_pooling_is_area_interpolation(height: int, width: int, data: st.DataObject) -> None:
+    grid = Grid(data.draw(st.integers(1, height)), data.draw(st.integers(1, width)))
+    x = random_tensor(2, CHANNELS, height, width, seed=width)
+    torch.testing.assert_close(pool(x, grid), F.interpolate(x, size=grid, mode="area"), rtol=1e-5, atol=1e-6)
 
 
 def test_phi_mixes_the_map_with_its_convolution() -> None:
@@ -117,7 +128,7 @@ def test_phi_mixes_the_map_with_its_convolution() -> None:
 
 def test_a_coarse_contribution_is_resized_and_smoothed() -> None:
     module, embeddings = quantizer(), random_tensor(1, 4, CHANNELS)
-    resized = F.interpolate(to_map(embeddings), size=(4, 4), mode="bicubic")
+    resized = F.interpolate(to_map(embeddings, Grid(2, 2)), size=(4, 4), mode="bicubic")
     torch.testing.assert_close(module.contribution(embeddings, 1, TINY), module.phis[1](resized))
 
 
@@ -135,12 +146,13 @@ def test_loss_is_the_mean_over_scales_of_codebook_and_commitment_terms() -> None
 
 
 def test_a_latent_of_another_size_is_refused() -> None:
-    with pytest.raises(ValueError, match="ends at 4 x 4"):
+    with pytest.raises(ValueError, match=r"ends at \(4, 4\)"):
         quantizer().encode(random_tensor(1, CHANNELS, 5, 5), TINY)
 
 
 def test_wrong_codes_stand_in_the_sum_and_the_targets_correct_them() -> None:
-    schedule, latent = ScaleSchedule((1, 2, 4)), torch.randn(64, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    schedule = ScaleSchedule.square((1, 2, 4))
+    latent = torch.randn(64, 4, 4, 4, generator=torch.Generator().manual_seed(1))
     quantizer = MultiScaleQuantizer(16, 4, 2, 0.5)
     right = quantizer.encode(latent, schedule)
     rates = torch.full((64, 1), 0.9)
@@ -155,5 +167,5 @@ def test_wrong_codes_stand_in_the_sum_and_the_targets_correct_them() -> None:
     assert torch.equal(alone.indices[1], wrong.indices[1][8:24]), "whatever is coded together"
     assert torch.equal(wrong.indices[0], right.indices[0])
     residual = latent - wrong.partial_sums[0]
-    assert torch.equal(wrong.indices[1], quantizer.nearest(next_scale_input(residual, 2)))
+    assert torch.equal(wrong.indices[1], quantizer.nearest(next_scale_input(residual, Grid(2, 2))))
     assert torch.allclose(wrong.last_residual, latent - wrong.partial_sums[1])

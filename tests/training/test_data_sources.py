@@ -296,7 +296,7 @@ def test_classes_are_handed_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"grid_sizes": (1, 2, 4)}, r"encoded at the scales \[1, 2, 4\].*--scales"),
+        ({"scales": [1, 2, 4]}, r"encoded at the scales \[1, 2, 4\].*--scales"),
         ({"residual": False}, "without --no-residual"),
         ({"text_encoder": None}, "no text features.*--text-encoder"),
         ({"text_encoder": "other"}, "another text encoder"),
@@ -310,10 +310,7 @@ def test_a_set_that_was_encoded_otherwise_is_refused(encoded: Path, change: dict
     data = opened(given, "caption")
     assert isinstance(data, EncodedImages)
     for name, value in change.items():
-        if name == "grid_sizes":
-            data.data.grid_sizes = value
-        else:
-            data.data.settings[name] = value
+        data.data.settings[name] = value
     with pytest.raises(HartError, match=message):
         TransformerTask(given, data)
 

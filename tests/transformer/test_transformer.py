@@ -8,11 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from hart.config import HartConfig
+from hart.config import ConfigError, HartConfig
+from hart.grids import Grid, ScaleSchedule
 from hart.layers.norm import modulate
+from hart.layers.rope import rotation_2d
 from hart.transformer.transformer import HartTransformer, gather_tokens
 from hart.types import Context, TextContext, cat_contexts
 from helpers import (
+    CHANNELS,
     alone,
     random_context,
     random_tensor,
@@ -35,13 +38,16 @@ def build(config: HartConfig) -> HartTransformer:
     return module.eval()
 
 
-def scale_by_scale(module: HartTransformer, context: Context, teacher: Tensor) -> Tensor:
+def scale_by_scale(
+    module: HartTransformer, context: Context, teacher: Tensor, schedule: ScaleSchedule | None = None
+) -> Tensor:
     """Hidden states of all scales, one call a scale, as generation computes them."""
     conditioning = module.condition(context)
-    cache = module.new_cache(len(context))
+    cache = module.new_cache(len(context), schedule)
     hidden = [module.first_scale(conditioning, cache)]
-    for k, scale_input in enumerate(teacher.split(list(module.schedule.token_counts[1:]), dim=1), start=1):
-        hidden.append(module.next_scale(k, scale_input, conditioning, cache))
+    counts = (schedule or module.config.schedule).token_counts
+    for k, scale_input in enumerate(teacher.split(list(counts[1:]), dim=1), start=1):
+        hidden.append(module.next_scale(k, scale_input, conditioning, cache, schedule=schedule))
     assert cache.length == cache.capacity
     return torch.cat(hidden, dim=1)
 
@@ -54,8 +60,53 @@ def test_cached_generation_is_one_training_pass(config: HartConfig) -> None:
         stepwise = scale_by_scale(module, context, teacher)
         logits = module.logits(output.hidden, output.conditioning)
     torch.testing.assert_close(stepwise, output.hidden, rtol=1e-4, atol=1e-4)
-    assert output.segments == module.schedule.token_counts
-    assert logits.shape == (2, module.schedule.total_tokens, config.transformer.codebook_size)
+    assert output.segments == module.config.schedule.token_counts
+    assert logits.shape == (2, module.config.schedule.total_tokens, config.transformer.codebook_size)
+
+
+@pytest.mark.parametrize("grid", [Grid(3, 6), Grid(9, 2), Grid(4, 4)], ids=str)
+def test_cached_generation_is_one_training_pass_on_any_grid(grid: Grid) -> None:
+    config = tiny_text_config()
+    schedule = ScaleSchedule.shaped((1, 2, 3, 4), grid)
+    module, context = build(config), random_context(config, 2)
+    teacher = random_tensor(2, schedule.total_tokens - 1, CHANNELS)
+    with torch.no_grad():
+        output = module(context, teacher, schedule=schedule)
+        stepwise = scale_by_scale(module, context, teacher, schedule)
+    assert output.segments == schedule.token_counts
+    torch.testing.assert_close(stepwise, output.hidden, rtol=1e-4, atol=1e-4)
+
+
+def test_positions_of_a_scale_span_the_image() -> None:
+    """Rows count in those of the last scale, columns likewise, each from where the context ends."""
+    config = tiny_text_config()
+    module, schedule = build(config), ScaleSchedule.shaped((1, 2, 3, 4), Grid(2, 8))
+    conditioning = module.condition(random_context(config, 1))
+    start = float(conditioning.context.last_position)
+    _, found = module.embed_scale(1, random_tensor(1, 4, CHANNELS), conditioning, schedule=schedule)
+    assert schedule.grids[1] == (1, 4)
+    wanted = rotation_2d(torch.full((1, 4), start), start + torch.tensor([[0.0, 2, 4, 6]]), module.head_width)
+    for ours, theirs in zip(found or (), wanted, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("choices", "schedule", "fault"),
+    [
+        ({}, ScaleSchedule.shaped((1, 2, 3, 4), Grid(2, 8)), "learned the positions of the scales 1, 2, 3, 4"),
+        ({"position": "rotary"}, ScaleSchedule.square((1, 2, 3, 4, 5)), "learned 4 levels: 5 scales are too many"),
+        ({"position": "rotary"}, ScaleSchedule.square((1, 2, 5)), ""),
+    ],
+)
+def test_learned_tables_serve_the_scales_they_were_made_for(
+    choices: dict[str, str], schedule: ScaleSchedule, fault: str
+) -> None:
+    module = build(tiny_class_config(**choices))
+    if not fault:
+        assert module.new_cache(1, schedule).capacity == schedule.total_tokens
+        return
+    with pytest.raises(ConfigError, match=fault):
+        module.new_cache(1, schedule)
 
 
 @each_variant
@@ -70,7 +121,7 @@ def test_the_loss_reaches_every_parameter(config: HartConfig) -> None:
 @pytest.mark.parametrize("changed", [1, 2, 3])
 def test_a_scale_sees_itself_and_the_past_but_no_future(config: HartConfig, changed: int) -> None:
     module, context, teacher = build(config), random_context(config, 1), teacher_input(config, 1)
-    span = module.schedule.span(changed)
+    span = module.config.schedule.span(changed)
     other = teacher.clone()
     other[:, span.start - 1] += 1  # the first token of the scale; the row lacks scale 1's token
     with torch.no_grad():
@@ -110,11 +161,11 @@ def test_mean_pooling_leaves_padding_out_and_max_pooling_does_not(pooling: str, 
 def test_a_part_of_the_last_scale_leaves_the_others_as_they_are(config: HartConfig) -> None:
     module, context, teacher = build(config), random_context(config, 2), teacher_input(config, 2)
     positions = torch.tensor([[0, 3, 5, 15], [1, 2, 8, 9]])
-    count = module.schedule.token_counts[-1]
+    count = module.config.schedule.token_counts[-1]
     with torch.no_grad():
         whole, part = module(context, teacher), module(context, teacher, last_positions=positions)
         every = module(context, teacher, last_positions=torch.arange(count).expand(2, -1))
-    assert part.segments == (*module.schedule.token_counts[:-1], 4)
+    assert part.segments == (*module.config.schedule.token_counts[:-1], 4)
     torch.testing.assert_close(part.hidden[:, :-4], whole.hidden[:, :-count], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(every.hidden, whole.hidden, rtol=1e-4, atol=1e-5)
     # the kept tokens see each other only

@@ -65,6 +65,14 @@ def encode(
         int | None,
         typer.Option(help="Image size in pixels, from which the scales follow; in place of --scales."),
     ] = None,
+    aspect: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="W:H",
+            help="Shape of the images, such as 16:9; repeat it to give several: an image goes to the nearest one.",
+            show_default=False,
+        ),
+    ] = None,
     fit: FitOption = "crop",
     device: DeviceOption = None,
     image_column: ImageColumn = "",
@@ -80,7 +88,7 @@ def encode(
     from hart.data.opening import open_source
     from hart.data.transforms import ImageTransform
     from hart.devices import resolve_device
-    from hart.presets import scales_of_size
+    from hart.sizes import scales_of_size
     from hart.text_encoder import find_text_encoder, load_text_encoder
     from hart.training.encoding import Encoders, encode_dataset
 
@@ -108,7 +116,14 @@ def encode(
     lock = re.sub(r"\W", "_", f"{split} {options.part}")
     with owned(directory, f"encoding of part {options.part}", f"{LOCK_FILE}-{lock}"), progress("encoding") as report:
         summary = encode_dataset(
-            opened, transform, Encoders(codes, text_model, where), directory, split, options, progress=report
+            opened,
+            transform,
+            Encoders(codes, text_model, where),
+            directory,
+            split,
+            options,
+            progress=report,
+            aspects=aspect or (),
         )
     if summary.cut:
         note(f"{summary.cut} of {summary.captions} captions are longer than the text encoder reads, and were cut")

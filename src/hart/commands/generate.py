@@ -25,7 +25,7 @@ from hart.commands.console import (
     write_new,
 )
 from hart.commands.from_config import options_from_config
-from hart.commands.options import sampling_options
+from hart.commands.options import ASPECT_HELP, SIZE_HELP, sampling_options
 from hart.config import Config
 from hart.errors import HartError
 from hart.files import read_text, user_path
@@ -68,8 +68,8 @@ class GenerateOptions(ModelOptions, kw_only=True):
     """Images per prompt; by default 1."""
     seed: Annotated[int | None, Field(ge=0)] = None
     """Seed of the first image, by default 0; image i has the seed plus i."""
-    size: int | None = None
-    """Image size in pixels; every model has just one, any other is an error."""
+    size: Annotated[int | str | None, Field(description=SIZE_HELP, json_schema_extra={"metavar": "PX|WxH"})] = None
+    aspect: Annotated[str | None, Field(description=ASPECT_HELP, json_schema_extra={"metavar": "W:H"})] = None
     batch_size: Annotated[int | None, Field(ge=1)] = None
     """Images generated together; by default 1 on a CPU, 4 on a GPU."""
     lora: Listed[Path] = ()
@@ -103,6 +103,7 @@ def generate(
     writable_folder(options.out)
     from hart.generation.contact_sheet import SMALLEST_SHOWN
     from hart.generation.metadata import read_record
+    from hart.sizes import requested_schedule, size_of_grid, trained_sizes
 
     # links stay as given
     loras = tuple(Path(os.path.abspath(user_path(folder))) for folder in options.lora)  # noqa: PTH100
@@ -120,15 +121,19 @@ def generate(
         pipe = _open(options)
         if pipe.num_classes is None:
             _hint_at_quotes(given.prompts)
-        if grid and total * max(pipe.image_size, SMALLEST_SHOWN) ** 2 > GRID_PIXELS:
-            raise HartError(f"--grid: {total} images of {pipe.image_size} px are too many for one sheet")
+        schedule = requested_schedule(pipe.config, size=options.size, aspect=options.aspect)
+        image_size = size_of_grid(schedule.final, pipe.config.tokenizer.downsampling)
+        if grid and total * max(*image_size, SMALLEST_SHOWN) ** 2 > GRID_PIXELS:
+            raise HartError(f"--grid: {total} images of {image_size} px are too many for one sheet")
+        if image_size not in (known := trained_sizes(pipe.config)):
+            note(f"this model was trained at {', '.join(map(str, known))} px: images of {image_size} may look worse")
         negative = options.negative_prompt
         pipe(
             _prompts_for(pipe, options.prompts),
             negative_prompt=None if negative is None else _prompts_for(pipe, [negative]),
             num_images_per_prompt=options.images_per_prompt or 1,
             seed=options.seed or 0,
-            size=options.size,
+            size=str(image_size),
             batch_size=options.batch_size,
             sampling=sampling,
             callback_on_scale=scale_reporter(report),
@@ -203,7 +208,9 @@ def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions,
         "dtype": settings.dtype,
     }
     if given.model is None:
-        recorded |= {"model": record.model, "size": settings.size, "random_weights": settings.random_weights}
+        recorded |= {"model": record.model, "random_weights": settings.random_weights}
+        if given.aspect is None:
+            recorded["size"] = settings.size
         if not given.lora:
             recorded |= {"lora": tuple(map(Path, settings.loras)), "lora_scale": settings.lora_scale}
     kept = {name: value for name, value in recorded.items() if getattr(given, name) == getattr(NOTHING, name)}
@@ -275,11 +282,12 @@ class ImageWriter:
         """The settings of one image; with its batch, unless it was alone in it."""
         from hart.devices import dtype_name
         from hart.generation.metadata import BatchPlace, ImageSettings
+        from hart.sizes import ImageSize
 
         together = tuple(str(prompt) for prompt in batch.prompts)
         return ImageSettings(
             sampling=batch.sampling[row],
-            size=pipe.image_size,
+            size=ImageSize(*batch.images[row].size).stored,
             device=str(pipe.device),
             dtype=dtype_name(pipe.dtype),
             negative_prompt=self.options.negative_prompt,

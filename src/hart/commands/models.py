@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hart.commands.console import progress, writable_folder
+from hart.commands.options import AspectOption, SizeOption
 from hart.errors import HartError
 from hart.files import user_path
 
@@ -15,10 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hart.config import HartConfig
+    from hart.grids import ScaleSchedule
 
 
 def info(
     model: Annotated[str, typer.Argument(help="Shipped model, folder, Hugging Face id, preset or config.json.")],
+    size: SizeOption = None,
+    aspect: AspectOption = None,
 ) -> None:
     """Show a model's scales, and its parameters and multiply-accumulates (MACs) per image, part by part."""
     from rich.console import Console
@@ -27,12 +31,14 @@ def info(
 
     from hart.checkpoint.loading import load_config
     from hart.inference.cost import model_cost
+    from hart.sizes import requested_schedule
 
     config = load_config(model)
+    schedule = requested_schedule(config, size=size, aspect=aspect)
     guided = config.sampling.guidance_scale > 0
-    cost = model_cost(config, guided=guided)
+    cost = model_cost(config, schedule, guided=guided)
     facts = Table(title=model, show_header=False)
-    for name, value in _facts(config).items():
+    for name, value in _facts(config, schedule).items():
         facts.add_row(name, value)
     facts.add_row("packed on CPU", escape(_packing()))
     console = Console()
@@ -98,8 +104,10 @@ def verify(
         raise typer.Exit(1)
 
 
-def _facts(config: HartConfig) -> dict[str, str]:
-    schedule, sizes = config.tokenizer.schedule, config.transformer
+def _facts(config: HartConfig, schedule: ScaleSchedule) -> dict[str, str]:
+    from hart.sizes import size_of_grid
+
+    sizes, image = config.transformer, size_of_grid(schedule.final, config.tokenizer.downsampling)
     if sizes.text is not None:
         context = f"text, {sizes.text.tokens} tokens of width {sizes.text.width}"
     else:
@@ -107,8 +115,8 @@ def _facts(config: HartConfig) -> dict[str, str]:
         context = f"{sizes.classes.num_classes} classes"
     encoder = config.text_encoder
     facts = {
-        "image": f"{config.tokenizer.image_size} x {config.tokenizer.image_size} px",
-        "scales": ", ".join(map(str, schedule)),
+        "image": f"{image.width} x {image.height} px",
+        "scales": str(schedule),
         "tokens per scale": ", ".join(map(str, schedule.token_counts)),
         "tokens": str(schedule.total_tokens),
         "tokens are": "discrete + continuous (hybrid)" if config.hybrid else "discrete",

@@ -29,6 +29,10 @@ DeviceOption = Annotated[
     str | None,
     typer.Option(help="cpu, cuda, cuda:1 or mps; by default CUDA if there is one, else the CPU.", show_default=False),
 ]
+SIZE_HELP = "Image size in pixels: one number for a square, or width x height such as 1024x576."
+ASPECT_HELP = "Shape of the images, such as 16:9: as many tokens as in the square, which is the model's own or --size."
+SizeOption = Annotated[str | None, typer.Option(metavar="PX|WxH", help=SIZE_HELP, show_default=False)]
+AspectOption = Annotated[str | None, typer.Option(metavar="W:H", help=ASPECT_HELP, show_default=False)]
 
 
 SAMPLING_FLAGS = {"guidance_scale": ("--guidance",)}

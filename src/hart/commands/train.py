@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from hart.errors import HartError
 if TYPE_CHECKING:
     from hart.config import TokenizerConfig
     from hart.data.samples import Condition
+    from hart.sizes import ImageSize
     from hart.training.config import Recipe, TokenizerRecipe, TransformerRecipe
     from hart.training.distributed import DistributedContext
     from hart.training.image_sources import TrainingData
@@ -97,7 +98,7 @@ def _coder(recipe: TokenizerRecipe | TransformerRecipe) -> TokenizerConfig:
 
 def _scales_override(stage: Stage, path: Path, overrides: tuple[str, ...], size: int) -> str:
     """The override that gives a recipe the scales of images of `size` pixels."""
-    from hart.presets import scales_of_size
+    from hart.sizes import scales_of_size
 
     coder = _coder(recipe_class(stage).read(path, overrides))
     return f"{stage.value}.scales={list(scales_of_size(coder.scales, coder.downsampling, size))}"
@@ -105,6 +106,7 @@ def _scales_override(stage: Stage, path: Path, overrides: tuple[str, ...], size:
 
 def _run(stage: Stage, path: Path, overrides: tuple[str, ...], out: Destination) -> bool:
     """Train. True in the process that reports."""
+    from hart.sizes import aspect_sizes
     from hart.training.config import TransformerRecipe
     from hart.training.distributed import DistributedContext
     from hart.training.hart_task import TransformerTask
@@ -118,7 +120,7 @@ def _run(stage: Stage, path: Path, overrides: tuple[str, ...], out: Destination)
     condition = condition_of(recipe) if isinstance(recipe, TransformerRecipe) else "none"
     with (
         owned(out.folder, "training") if distributed.main else nullcontext(),  # the processes of one run share it
-        _data(recipe, coder.image_size, condition, distributed) as data,
+        _data(recipe, aspect_sizes(coder, recipe.reading.aspects), condition, distributed) as data,
     ):
         task = (
             TransformerTask(recipe, data, distributed.device)
@@ -141,12 +143,14 @@ def _run(stage: Stage, path: Path, overrides: tuple[str, ...], out: Destination)
 
 
 @contextmanager
-def _data(recipe: Recipe, size: int, condition: Condition, distributed: DistributedContext) -> Iterator[TrainingData]:
+def _data(
+    recipe: Recipe, sizes: Sequence[ImageSize], condition: Condition, distributed: DistributedContext
+) -> Iterator[TrainingData]:
     """The recipe's data. Notes say what it is and, at the end, which images were damaged."""
     from hart.data.samples import first_reasons
     from hart.training.image_sources import open_training_data
 
-    data = open_training_data(recipe, size, condition, rank=distributed.rank, world=distributed.count)
+    data = open_training_data(recipe, sizes, condition, rank=distributed.rank, world=distributed.count)
     if distributed.main:
         note(f"data: {data.description}")
     try:

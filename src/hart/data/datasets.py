@@ -99,7 +99,7 @@ def gather(
     samples: Iterable[Sample | Damage], transform: ImageTransform, condition: Condition, room: int
 ) -> CaptionedImages:
     """The samples, decoded; damaged ones are listed. room: images for which memory is reserved at first."""
-    pixels = torch.empty(max(room, 1), 3, transform.size, transform.size, dtype=torch.uint8)
+    pixels = torch.empty(max(room, 1), 3, transform.height, transform.width, dtype=torch.uint8)
     kept: list[Sample] = []
     damaged: list[Damage] = []
     for found in decoded(samples, transform, condition):

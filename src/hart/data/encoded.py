@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hart.data.buckets import BucketOrder
 from hart.data.digests import SetDigest, mark_shard
-from hart.data.encoded_files import Shard, differing, index_file, read_index
-from hart.data.order import SampleOrder
+from hart.data.encoded_files import Shard, differing, index_file, read_index, schedules_of
 from hart.data.read_ahead import StepLoader, places_of
 from hart.errors import HartError
 from hart.files import FileError, read_json
+from hart.grids import ScaleSchedule
 from hart.randomness import numpy_generator
 from hart.types import TextContext
 
@@ -45,11 +46,13 @@ def is_encoded_set(folder: Path, split: str = "train") -> bool:
 class EncodedBatch:
     """One rank's share of a step.
 
-    indices: K tensors (B, N_k) int64. last_scale_continuous: (B, N_K, D) float32, None where only codes were stored.
+    schedule: of all these images. indices: K tensors (B, N_k) int64.
+    last_scale_continuous: (B, N_K, D) float32, None where only codes were stored.
     text: features of one caption per image, chosen at random among its own, in float32; None for a set without text.
     labels: (B,) int64, -1 where an image has none.
     """
 
+    schedule: ScaleSchedule
     indices: tuple[Tensor, ...]
     last_scale_continuous: Tensor | None
     text: TextContext | None
@@ -63,7 +66,8 @@ class EncodedBatch:
         residual, text = self.last_scale_continuous, self.text
         residual = None if residual is None else residual[rows]
         text = None if text is None else TextContext(text.embeddings[rows], text.mask[rows])
-        return EncodedBatch(tuple(index[rows] for index in self.indices), residual, text, self.labels[rows])
+        indices = tuple(index[rows] for index in self.indices)
+        return EncodedBatch(self.schedule, indices, residual, text, self.labels[rows])
 
 
 class EncodedSet:
@@ -86,7 +90,8 @@ class EncodedSet:
         self.parts = tuple(parts)
         indices = [read_index(each, split) for each in self.folders]
         self.settings: Mapping[str, Any] = indices[0].settings
-        self.grid_sizes = tuple(self.settings["scales"])
+        self.schedules = schedules_of(self.settings)
+        self.aspects: tuple[str, ...] = tuple(self.settings.get("aspects", ()))
         for each, index in zip(self.folders, indices, strict=True):
             if not sum(index.sizes):
                 raise HartError(f"{index_file(each, split)}: no images in it: encode it again")
@@ -98,9 +103,10 @@ class EncodedSet:
         self._firsts = torch.tensor([0, *self._sizes]).cumsum(0)
         self._open: dict[int, Shard] = {}
         # one by one: not all of them are kept open
-        known = [(shard.weights, shard.labels, shard.edges) for shard in map(self._shard, range(len(self._files)))]
-        weights, labels, self._edges = zip(*known, strict=True)
-        self.weights, self.labels = torch.cat(weights), torch.cat(labels)
+        shards = map(self._shard, range(len(self._files)))
+        known = [(shard.weights, shard.labels, shard.shapes, shard.edges) for shard in shards]
+        weights, labels, shapes, self._edges = zip(*known, strict=True)
+        self.weights, self.labels, self.shapes = torch.cat(weights), torch.cat(labels), torch.cat(shapes)
         if parts:
             each_set = self.weights.double().split([sum(index.sizes) for index in indices])
             self.weights = torch.cat([own * (part / own.sum()) for own, part in zip(each_set, parts, strict=True)])
@@ -162,12 +168,14 @@ class EncodedSet:
         return TextContext(features[None], mask[None])
 
     def batch(self, rows: Sequence[int], captions: Sequence[int]) -> EncodedBatch:
-        """Some rows, each with the caption of that number."""
+        """Some rows, all of one shape, each with the caption of that number."""
+        schedule = self.schedules[int(self.shapes[rows[0]])]
         codes = torch.stack([self.codes(row) for row in rows])
         residuals = [residual for row in rows if (residual := self.last_scale(row)) is not None]
         texts = [self.text(row, caption) for row, caption in zip(rows, captions, strict=True)] if self.has_text else []
         return EncodedBatch(
-            tuple(codes.split([grid_size * grid_size for grid_size in self.grid_sizes], dim=1)),
+            schedule,
+            codes.split(list(schedule.token_counts), dim=1),
             torch.stack(residuals) if residuals else None,
             TextContext.cat(texts) if texts else None,
             self.labels[list(rows)],
@@ -212,7 +220,7 @@ class _EncodedSteps:
         self._batch_size = batch_size
         self._seed = seed
         self._places = places
-        self._order = SampleOrder(data.weights, seed)
+        self._order = BucketOrder(data.shapes, data.weights, seed)
 
     def items(self, first: int, worker: int, workers: int) -> Iterator[EncodedBatch]:
         for step in itertools.count(first + worker, workers):

@@ -25,11 +25,14 @@ from typing_extensions import TypedDict
 from hart.data.kinds import StoredType
 from hart.errors import HartError
 from hart.files import FileError, parse_json, read_json, require_regular
+from hart.grids import Grid, ScaleSchedule
 from hart.strict import printable, reason
 
-FORMAT = 2
+FORMAT, FORMAT_OF_SHAPES = 2, 3
 CODES = "codes"  # (n, L) int32, all scales concatenated
 LAST_SCALE = "last_scale"  # (n, N_K, D), the latent left for the last scale; absent where only codes are stored
+# only in a set of several shapes, whose codes are (T,) and last_scale (T_K, D), image after image:
+SHAPES = "shapes"  # (n,) int64, which of the settings' schedules an image has
 LABELS = "labels"  # (n,) int64, -1 for none
 WEIGHTS = "weights"  # (n,) float32
 CAPTION_EDGES = "caption_edges"  # (n + 1,) int64: captions edges[i] to edges[i + 1] are those of image i
@@ -78,6 +81,8 @@ class _Settings(TypedDict):
     """What all shards of a set have in common and reading depends on."""
 
     scales: Annotated[list[Annotated[int, Field(ge=1, le=1024)]], Field(min_length=1, max_length=64)]
+    aspects: NotRequired[list[str]]
+    schedules: NotRequired[Annotated[list[list[list[int]]], Field(min_length=1, max_length=64)]]
     tokenizer: str
     text_encoder: str | None
     text_width: NotRequired[Annotated[int, Field(ge=1, le=LARGEST)] | None]
@@ -125,7 +130,7 @@ def read_index(folder: Path, split: str) -> EncodedIndex:
         advice = "it was not finished: run the same hart data encode again" if begun else "run hart data encode"
         raise HartError(f"{path}: not found; {advice}")
     index = read_json(path)
-    if index.get("format") != FORMAT:
+    if index.get("format") not in (FORMAT, FORMAT_OF_SHAPES):
         version = printable(str(index.get("format")))[:20]
         raise HartError(f"{path}: format {version}, this version reads {FORMAT}: encode the set again")
     fault = ""
@@ -134,15 +139,25 @@ def read_index(folder: Path, split: str) -> EncodedIndex:
         settings: dict[str, Any] = index["settings"]
         if settings["text_encoder"] is not None and None in (settings.get("text_width"), settings.get("text_tokens")):
             fault = "settings.text_width or settings.text_tokens is missing"
+        schedules_of(settings)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         fault = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except (TypeError, ValueError) as error:
+        fault = f"settings.schedules: {error}"
     if fault:
         raise HartError(f"{path}: not the index of an encoded set ({printable(fault)}): encode it again")
     files = tuple(folder / shard["file"] for shard in index["shards"])
     if missing := [file.name for file in files if not file.exists()]:
         raise HartError(f"{folder}: missing shards: {', '.join(missing[:5])}: copy them there or encode them again")
     return EncodedIndex(settings, files, tuple(shard["pictures"] for shard in index["shards"]))
+
+
+def schedules_of(settings: Mapping[str, Any]) -> tuple[ScaleSchedule, ...]:
+    """The schedules of a set's images. Raises `TypeError` or `ValueError` for ones that are none."""
+    if "schedules" not in settings:
+        return (ScaleSchedule.square(settings["scales"]),)
+    return tuple(ScaleSchedule(tuple(Grid(*grid) for grid in grids)) for grids in settings["schedules"])
 
 
 class Shard:
@@ -169,12 +184,23 @@ class Shard:
             raise self.damaged("weights that are negative or not finite")
         if self.edges[0] != 0 or self.edges.diff().lt(0).any():
             raise self.damaged("caption edges that do not rise from 0")
-        tokens = [grid_size * grid_size for grid_size in settings["scales"]]
         features = set(_STORED.values())
-        self._declare(CODES, {"I32"}, count, sum(tokens))
+        schedules, self.shapes = schedules_of(settings), torch.zeros(count, dtype=torch.int64)
+        sizes = torch.tensor([[schedule.total_tokens, schedule.final.tokens] for schedule in schedules])
+        self._flat = len(schedules) > 1
+        if self._flat:
+            self._declare(SHAPES, {"I64"}, count)
+            self.shapes = self._whole(SHAPES)
+            if count and not (self.shapes.min() >= 0 and self.shapes.max() < len(schedules)):
+                raise self.damaged("shapes that the index does not have")
+        # where the codes and the residual of each image end
+        self._ends = sizes[self.shapes].cumsum(0)
+        whole = [int(end) for end in self._ends[-1]] if count else [0, 0]
+        self._declare(CODES, {"I32"}, *([whole[0]] if self._flat else [count, int(sizes[0, 0])]))
         self.channels: int | None = None
         if settings["residual"]:
-            self.channels = self._declare(LAST_SCALE, features, count, tokens[-1], None)[-1]
+            shape = [whole[1]] if self._flat else [count, int(sizes[0, 1])]
+            self.channels = self._declare(LAST_SCALE, features, *shape, None)[-1]
         if settings["text_encoder"] is not None:
             captions = int(self.edges[-1])
             if count and self.edges.diff().min() < 1:
@@ -188,14 +214,14 @@ class Shard:
 
     def codes(self, row: int, count: int) -> Tensor:
         """(L,) int64, from 0 to `count` - 1."""
-        codes: Tensor = self._slice(CODES, row, row + 1)[0].long()
+        codes: Tensor = self._of_image(CODES, row, 0).long()
         if codes.min() < 0 or codes.max() >= count:
             raise self.damaged(f"codes outside 0 to {count - 1}, the codebook of the tokenizer")
         return codes
 
     def last_scale(self, row: int) -> Tensor:
         """(N_K, D) float32."""
-        return self._finite(LAST_SCALE, row, row + 1)[0]
+        return self._require_finite(LAST_SCALE, self._of_image(LAST_SCALE, row, 1))
 
     def text(self, number: int) -> tuple[Tensor, Tensor]:
         """Features (S, E) in float32 and mask (S,) bool of a caption of this shard."""
@@ -216,8 +242,17 @@ class Shard:
         rows: Tensor = self._read(lambda: self._file.get_slice(name)[start:stop])
         return rows
 
+    def _of_image(self, name: str, row: int, kind: int) -> Tensor:
+        """A row of `name`. kind: 0 for codes, 1 for the last scale's tokens."""
+        if not self._flat:
+            return self._slice(name, row, row + 1)[0]
+        return self._slice(name, int(self._ends[row - 1, kind]) if row else 0, int(self._ends[row, kind]))
+
     def _finite(self, name: str, start: int, stop: int) -> Tensor:
-        values = self._slice(name, start, stop).float()
+        return self._require_finite(name, self._slice(name, start, stop))
+
+    def _require_finite(self, name: str, values: Tensor) -> Tensor:
+        values = values.float()
         if not values.isfinite().all():
             raise self.damaged(f"{name} that are not finite")
         return values

@@ -73,6 +73,19 @@ def decode_image(content: bytes, *, formats: Sequence[str] = FORMATS, max_pixels
     return image
 
 
+def upright_size(content: bytes) -> tuple[int, int]:
+    """Width and height of an encoded image as `as_rgb` turns it, without decoding it. Raises `ImageError`."""
+    try:
+        image = _recognised(content)
+        exif = image.info.get("exif")
+        turned = isinstance(exif, bytes) and _exif_orientation(exif) >= 5
+    except ImageError:
+        raise
+    except Exception as error:
+        raise ImageError(f"cannot be read as an image: {reason(error)}") from None
+    return (image.height, image.width) if turned else (image.width, image.height)
+
+
 def as_rgb(image: Image.Image) -> Image.Image:
     """RGB, upright by the EXIF orientation, transparency on white, more than 8 bits scaled rather than clipped.
 

@@ -23,7 +23,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from hart.data.order import SampleOrder
+from hart.data.buckets import BucketOrder, Size, buckets_of
 from hart.data.read_ahead import StepLoader, Steps, places_of
 from hart.data.samples import Condition, Damage, DamagedSample, Sample
 from hart.data.sources import DamageCount, Source, Stream, read_row
@@ -134,8 +134,12 @@ class ImageLoader(StepLoader[ImageBatch]):
         workers: int = 0,
         max_damaged: float = 0.05,
         shuffle_buffer: int = 4096,
+        shapes: Sequence[Size] = (),
     ) -> None:
         """batch_size: of all ranks together. rank, world: this process, and how many there are.
+
+        shapes: sizes in place of the transform's; an image is cut to that of the nearest aspect ratio, and all images
+        of a step have the same. For a `Source` only, of which every file is then read once to begin with.
 
         workers: processes that read ahead; 0 reads on demand. max_damaged: largest share of damaged images that
         `batch` tolerates. shuffle_buffer: encoded images of a stream, over all lanes, from which the next is chosen.
@@ -148,9 +152,13 @@ class ImageLoader(StepLoader[ImageBatch]):
         recipe, places = BatchRecipe(transform, condition, seed), places_of(rank, world, batch_size)
         steps: Steps
         if isinstance(source, Stream):
+            if len(shapes) > 1:
+                raise HartError(
+                    "a stream cannot be sorted by the shape of its images: read local shards as 'shards', or encode it"
+                )
             steps = _StreamSteps(source, recipe, batch_size, rank, world, workers, shuffle_buffer)
         else:
-            steps = _RowSteps(source, recipe, batch_size, places)
+            steps = _RowSteps(source, recipe, batch_size, places, shapes)
         super().__init__(steps, places=places, workers=workers)
         self._damage = DamageCount(source, max_damaged, "reading.max_damaged")
 
@@ -170,24 +178,28 @@ class _RowSteps:
 
     parts = 1
 
-    def __init__(self, source: Source, recipe: BatchRecipe, batch_size: int, places: range) -> None:
+    def __init__(
+        self, source: Source, recipe: BatchRecipe, batch_size: int, places: range, shapes: Sequence[Size]
+    ) -> None:
+        shapes = shapes or [(recipe.transform.width, recipe.transform.height)]
         self._source = source
-        self._recipe = recipe
+        self._recipes = [replace(recipe, transform=recipe.transform.replace(size=shape)) for shape in shapes]
         self._batch_size = batch_size
         self._places = places
-        self._order = SampleOrder(source.weights, recipe.seed)
+        self._order = BucketOrder(buckets_of(source, shapes), source.weights, recipe.seed)
 
     def items(self, first: int, worker: int, workers: int) -> Iterator[ImageBatch]:
         for step in itertools.count(first + worker, workers):
             rows = self._order.batch(step, self._batch_size).tolist()
-            yield self._recipe.batch(step, self._places, partial(self._candidates, rows, step))
+            recipe = self._recipes[self._order.bucket(step)]
+            yield recipe.batch(step, self._places, partial(self._candidates, rows, step))
 
     def _candidates(self, rows: Sequence[int], step: int, place: int) -> Iterator[Sample | Damage]:
         """The image of a place, then random others to replace it."""
         yield read_row(self._source, rows[place])
-        others = numpy_generator(self._recipe.seed, "replacement", step, place)
+        others = numpy_generator(self._recipes[0].seed, "replacement", step, place)
         while True:
-            yield read_row(self._source, self._order.anywhere(others.random()))
+            yield read_row(self._source, self._order.anywhere(others.random(), step))
 
 
 def lane_count(units: int, batch_size: int) -> int:

@@ -47,7 +47,7 @@ class Sample:
     record: Mapping[str, Any] = field(default_factory=dict)
 
     def pixels(self, transform: ImageTransform, rng: np.random.Generator | None = None) -> Tensor:
-        """(3, size, size) uint8. Raises `DamagedSample` when the image does not decode."""
+        """(3, height, width) uint8. Raises `DamagedSample` when the image does not decode."""
         try:
             return transform(decode_image(self.image), rng)
         except (ImageError, ValueError, OSError) as error:
@@ -64,7 +64,7 @@ class Sample:
 def decoded(
     samples: Iterable[Sample | Damage], transform: ImageTransform, condition: Condition = "none"
 ) -> Iterator[tuple[Sample, Tensor] | Damage]:
-    """Each sample with its pixels (3, size, size) uint8, or why it cannot be used. transform: not a random one."""
+    """Each sample with its pixels (3, height, width) uint8, or why it cannot be used. transform: not a random one."""
     for sample in samples:
         if isinstance(sample, Damage):
             yield sample

@@ -18,21 +18,32 @@ from hart.strict import Config
 
 
 class ImageTransform(Config):
-    """From an image of any mode and shape to a square of `size` pixels."""
+    """From an image of any mode and shape to one of `size` pixels."""
 
-    size: Annotated[int, Field(ge=1)]
+    size: int | tuple[int, int]
+    """Side of a square, or width and height."""
     fit: Literal["crop", "pad"] = "crop"
-    """crop: fill the square and cut what is outside. pad: the whole image, on white."""
+    """crop: fill that size and cut what is outside. pad: the whole image, on white."""
     crop: Literal["center", "random"] = "center"
     """Where a crop is cut."""
     shorter_side: Annotated[float, Field(ge=1)] = 1.0
-    """The shorter side before the crop, in multiples of `size` (VAR trains with 1.125 and random crops)."""
+    """How much larger an image is than its crop, in the side that limits it (VAR: 1.125, and random crops)."""
     flip: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Probability of a mirror image, left to right."""
 
     def __post_init__(self) -> None:
+        if min(self.width, self.height) < 1:
+            raise HartError(f"ImageTransform.size must be at least 1, not {self.size}")
         if self.fit == "pad" and (self.crop, self.shorter_side) != ("center", 1.0):
             raise HartError("fit is pad, which cuts nothing: leave crop and shorter_side as they are")
+
+    @property
+    def width(self) -> int:
+        return self.size if isinstance(self.size, int) else self.size[0]
+
+    @property
+    def height(self) -> int:
+        return self.size if isinstance(self.size, int) else self.size[1]
 
     @property
     def random(self) -> bool:
@@ -40,7 +51,7 @@ class ImageTransform(Config):
         return self.crop == "random" or self.flip > 0
 
     def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> Tensor:
-        """(3, size, size) uint8, 0 to 255, RGB. `rng` is needed where the transform is random.
+        """(3, height, width) uint8, 0 to 255, RGB. `rng` is needed where the transform is random.
 
         Follows the EXIF orientation, lays transparency on white, resizes bicubically with antialiasing; an image
         that already fits is not resampled; see `hart.data.images.as_rgb`.
@@ -60,24 +71,28 @@ class ImageTransform(Config):
 
         across, down: in [0, 1), where a random window lies between left and right, top and bottom.
         """
-        window = max(round(min(image.size) / self.shorter_side), 1)
-        wide, high = image.width - window, image.height - window
+        # the largest window of this shape; of a square, whole numbers stay exact
+        limited = image.width * self.height <= image.height * self.width
+        across_all = image.width if limited else image.height * self.width / self.height
+        down_all = image.width * self.height / self.width if limited else image.height
+        window = max(round(across_all / self.shorter_side), 1), max(round(down_all / self.shorter_side), 1)
+        wide, high = image.width - window[0], image.height - window[1]
         left, top = (
             (wide // 2, high // 2) if self.crop == "center" else (int(across * (wide + 1)), int(down * (high + 1)))
         )
-        box = (left, top, left + window, top + window)
-        if window == self.size:
+        box = (left, top, left + window[0], top + window[1])
+        if window == (self.width, self.height):
             return image.crop(box)
-        return image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box)
+        return image.resize((self.width, self.height), Image.Resampling.BICUBIC, box=box)
 
     def _padded(self, image: Image.Image) -> Image.Image:
-        scale = self.size / max(image.size)
+        scale = min(self.width / image.width, self.height / image.height)
         if scale != 1:
             width, height = (max(round(side * scale), 1) for side in image.size)
             image = image.resize((width, height), Image.Resampling.BICUBIC)
-        square = Image.new("RGB", (self.size, self.size), "white")
-        square.paste(image, ((self.size - image.width) // 2, (self.size - image.height) // 2))
-        return square
+        whole = Image.new("RGB", (self.width, self.height), "white")
+        whole.paste(image, ((self.width - image.width) // 2, (self.height - image.height) // 2))
+        return whole
 
 
 def pil_to_pixels(image: Image.Image, size: int) -> Tensor:

@@ -16,19 +16,21 @@ SMALLEST_SHOWN = 128
 
 
 def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
-    """One row of images of equal size on white."""
-    width, height = images[0].size
-    row = Image.new("RGB", (len(images) * (width + GAP) + GAP, height + 2 * GAP), "white")
-    for i, image in enumerate(images):
-        row.paste(image, (GAP + i * (width + GAP), GAP))
+    """One row of images on white, as high as the highest."""
+    width, height = sum(image.width + GAP for image in images), max(image.height for image in images)
+    row = Image.new("RGB", (width + GAP, height + 2 * GAP), "white")
+    left = GAP
+    for image in images:
+        row.paste(image, (left, GAP + (height - image.height) // 2))
+        left += image.width + GAP
     return row
 
 
 def contact_sheet(groups: Sequence[Sequence[Image.Image]], labels: Sequence[str]) -> Image.Image:
-    """A sheet, as square as possible, of groups of equally many images of equal size, each a row under its label."""
-    factor = max(1, SMALLEST_SHOWN // max(groups[0][0].size))
+    """A sheet, as square as possible, of groups of images, each a row under its label."""
+    factor = max(1, SMALLEST_SHOWN // max(max(image.size) for group in groups for image in group))
     rows = [side_by_side([_enlarged(image, factor) for image in group]) for group in groups]
-    width, height = rows[0].width, LABEL_HEIGHT + rows[0].height
+    width, height = max(row.width for row in rows), LABEL_HEIGHT + max(row.height for row in rows)
     columns = _columns(len(rows), math.sqrt(len(rows) * height / width))
     sheet = Image.new("RGB", (columns * width, math.ceil(len(rows) / columns) * height), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_SIZE)

@@ -23,6 +23,7 @@ from hart.generation.request import (
     listed_values,
     whole_number,
 )
+from hart.grids import ScaleSchedule
 from hart.strict import shown
 from hart.types import ClassContext, Context, TextContext, cat_contexts
 
@@ -44,16 +45,16 @@ class ImageRequest:
     negative_prompt: Prompt | Context | None = None
 
 
-def checked_images(config: HartConfig, images: object) -> list[ImageRequest]:
+def checked_images(config: HartConfig, images: object, schedule: ScaleSchedule) -> list[ImageRequest]:
     """The images of one batch, with the model's settings where they give none. Raises `HartError` for other values."""
     given: list[Any] = list(images) if isinstance(images, Iterable) else [images]
     if wrong := [one for one in given if not isinstance(one, ImageRequest)]:
         raise HartError(f"give a list of ImageRequest, not {shown(wrong[0])}")
     whole_number("number of images in a batch", len(given), 1, MAX_BATCH)
-    return [_checked_image(config, one) for one in given]
+    return [_checked_image(config, one, schedule) for one in given]
 
 
-def _checked_image(config: HartConfig, image: ImageRequest) -> ImageRequest:
+def _checked_image(config: HartConfig, image: ImageRequest, schedule: ScaleSchedule) -> ImageRequest:
     def checked(name: str, prompt: Prompt | Context) -> Prompt | Context:
         if not isinstance(prompt, TextContext | ClassContext):
             (one,) = checked_prompts([prompt], config.num_classes)
@@ -62,7 +63,7 @@ def _checked_image(config: HartConfig, image: ImageRequest) -> ImageRequest:
             raise HartError(f"{name} has {len(context)} rows: an image takes one")
         return context
 
-    sampling = checked_settings(config, image.sampling, {})
+    sampling = checked_settings(config, image.sampling, {}, schedule)
     negative = image.negative_prompt
     if negative is not None:
         negative = checked("negative_prompt", negative)
@@ -100,7 +101,7 @@ class Request:
 
     prompts: or their features in `embeds`. negative_prompts, negative_embeds: one for each prompt, one for all, or
         none; a prompt that is None stands for the null context. seeds: one for each image. samplings: one for each
-        image, or one for all.
+        image, or one for all. schedule: of all images.
     """
 
     prompts: Sequence[Prompt]
@@ -110,6 +111,7 @@ class Request:
     images_per_prompt: int
     seeds: Sequence[int]
     samplings: Sequence[SamplingConfig]
+    schedule: ScaleSchedule
     batch_size: int
 
     @property
@@ -149,6 +151,7 @@ def checked_request(
     generator: object = None,
     sampling: SamplingConfig | None = None,
     settings: Mapping[str, Any],
+    schedule: ScaleSchedule,
     batch_size: object,
 ) -> Request:
     """A `Request` from the arguments of `HartPipeline.__call__`. Raises `HartError` for those that do not fit."""
@@ -162,7 +165,7 @@ def checked_request(
     given = None if embeds is None else checked_embeds("prompt_embeds", embeds, config)
     rows = len(prompts) if given is None else len(given)
     each = whole_number("num_images_per_prompt", images_per_prompt, 1, MAX_SEED)
-    samplings = checked_samplings(config, sampling, settings, rows, each)
+    samplings = checked_samplings(config, sampling, settings, schedule, rows, each)
     negatives, negative = None, None
     if negative_embeds is not None:
         negative = checked_embeds("negative_prompt_embeds", negative_embeds, config)
@@ -174,11 +177,16 @@ def checked_request(
             raise HartError(f"{len(negatives_given)} negative prompts for {rows} prompts: give one, or one for each")
     size, count = whole_number("batch_size", batch_size, 1, MAX_BATCH), rows * each
     seeds = checked_seeds(seed, count) if generator is None else drawn_seeds(generator, count)
-    return Request(prompts, given, negatives, negative, each, seeds, samplings, size)
+    return Request(prompts, given, negatives, negative, each, seeds, samplings, schedule, size)
 
 
 def checked_samplings(
-    config: HartConfig, base: SamplingConfig | None, settings: Mapping[str, Any], prompts: int, each: int
+    config: HartConfig,
+    base: SamplingConfig | None,
+    settings: Mapping[str, Any],
+    schedule: ScaleSchedule,
+    prompts: int,
+    each: int,
 ) -> list[SamplingConfig]:
     """`checked_settings` of each of prompts x each images, or one for all if no value is a list.
 
@@ -186,7 +194,7 @@ def checked_samplings(
     """
     listed = {name: values for name in OWN_SETTINGS if (values := listed_values(settings.get(name))) is not None}
     if not listed:
-        return [checked_settings(config, base, settings)]
+        return [checked_settings(config, base, settings, schedule)]
     count = prompts * each
     for name, values in listed.items():
         if len(values) not in (prompts, count):
@@ -197,7 +205,7 @@ def checked_samplings(
         own = {name: values[i if len(values) == count else i // each] for name, values in listed.items()}
         key = tuple(own.values())
         if key not in known:
-            known[key] = checked_settings(config, base, {**settings, **own})
+            known[key] = checked_settings(config, base, {**settings, **own}, schedule)
         rows.append(known[key])
     return rows
 

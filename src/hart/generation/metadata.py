@@ -38,7 +38,8 @@ class ImageSettings(Config):
     """Everything that decides an image, besides prompt, seed and model."""
 
     sampling: SamplingConfig
-    size: int
+    size: int | str
+    """In pixels: a number for a square, else `192x128`, width x height."""
     device: str
     dtype: str
     negative_prompt: str | None = None

@@ -6,7 +6,7 @@
 Generation is an iterator with one state per scale: previews, callbacks and stopping need nothing else. A context goes
 in, latents come out; text encoding and decoding to pixels are elsewhere.
 
-Shapes: B images, K scales, N tokens of a step, V codes, D latent channels, n_K grid size of the latent.
+Shapes: B images, K scales, N tokens of a step, V codes, D latent channels, h w latent.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from hart.config import SamplingConfig
 from hart.generation.logits import Guidance, filtered, guided, gumbel_mixture, sample_by_gumbel
 from hart.generation.noise import NoiseSource
 from hart.generation.rows import batch_settings, ratio_at
+from hart.grids import ScaleSchedule
 from hart.layers.kv_cache import KVCache
 from hart.model import Hart
 from hart.tokenizer.quantizer import MultiScaleQuantizer, next_scale_input, to_map
@@ -50,7 +51,7 @@ class TokenStep:
 class ScaleState:
     """A batch after scale k (0-based) of `scales`.
 
-    latent: (B, D, n_K, n_K) float32, the running sum: a preview once decoded and, after the last scale, the result.
+    latent: (B, D, h, w) float32, the running sum: a preview once decoded and, after the last scale, the result.
     steps: one, or the MaskGIT steps of the last scale.
     """
 
@@ -98,19 +99,23 @@ class NextScaleGenerator:
         quantizer: MultiScaleQuantizer,
         settings: SamplingConfig | Sequence[SamplingConfig],
         noise: NoiseSource,
+        schedule: ScaleSchedule | None = None,
     ) -> None:
-        """settings: one for all images, or one for each. Raises `HartError` for some that cannot be sampled with."""
+        """settings: one for all images, or one for each. schedule: of all images, by default the model's own.
+
+        Raises `HartError` for what the model cannot sample.
+        """
         self.hart = hart
         self.transformer = hart.transformer
-        self.schedule = hart.transformer.schedule
+        self.schedule = schedule or hart.config.transformer.schedule
         self.quantizer = quantizer
         self.codebook = quantizer.codebook.weight
         rows = [settings] if isinstance(settings, SamplingConfig) else settings
-        self.settings = batch_settings(hart.config, rows, self.codebook.device)
+        self.settings = batch_settings(hart.config, rows, self.schedule, self.codebook.device)
         self.noise = noise
 
     def __call__(self, context: Context, null_context: Context | None = None) -> Tensor:
-        """Latents (B, D, n_K, n_K) in float32: that of the last of `states`."""
+        """Latents (B, D, h, w) in float32: that of the last of `states`."""
         for state in self.states(context, null_context):
             latent = state.latent
         return latent
@@ -122,8 +127,8 @@ class NextScaleGenerator:
         context: of B images. null_context: what guidance steers away from, by default the null context of each.
         """
         prefix = self._prefix(context, null_context)
-        size, channels = self.schedule.final_grid_size, self.codebook.shape[1]
-        total = self.codebook.new_zeros((len(context), channels, size, size), dtype=torch.float32)
+        shape = (len(context), self.codebook.shape[1], *self.schedule.final)
+        total = self.codebook.new_zeros(shape, dtype=torch.float32)
         for k in range(len(self.schedule)):
             steps = [self._step(k, total, prefix, positions) for positions in self._positions(k)]
             total = total + self._contribution(k, _in_raster_order(steps))
@@ -138,7 +143,7 @@ class NextScaleGenerator:
             parts += self._apart(context.null().rows(slice(0, 1))) * images  # all are the same
         elif self.settings.guided and null_context is not None:
             parts += self._apart(null_context)
-        cache = self.transformer.new_cache(images * (2 if self.settings.guided else 1))
+        cache = self.transformer.new_cache(images * (2 if self.settings.guided else 1), self.schedule)
         return _Prefix(Conditioning.cat(parts), cache, null_rows)
 
     def _apart(self, context: Context) -> list[Conditioning]:
@@ -163,15 +168,15 @@ class NextScaleGenerator:
             left -= size
 
     def _contribution(self, k: int, tokens: Tensor) -> Tensor:
-        """What the tokens (B, N_k, D) of scale k add to the running sum: (B, D, n_K, n_K)."""
+        """What the tokens (B, N_k, D) of scale k add to the running sum: (B, D, h, w)."""
         if self._has_residual(k):
-            return to_map(tokens)  # without phi
+            return to_map(tokens, self.schedule.final)  # without phi
         # one by one on a CPU, whose convolutions round otherwise for more images
         images = tokens.to(self.codebook.dtype).split(1 if tokens.device.type == "cpu" else len(tokens))
         return torch.cat([self.quantizer.contribution(image, k, self.schedule) for image in images]).float()
 
     def _step(self, k: int, total: Tensor, prefix: _Prefix, positions: Tensor | None) -> TokenStep:
-        """Sample tokens of scale k, given the sum (B, D, n_K, n_K) of all scales before it."""
+        """Sample tokens of scale k, given the sum (B, D, h, w) of all scales before it."""
         settings, has_residual = self.settings, self._has_residual(k)
         guidance = settings.guidance_at(k)
         hidden = self._hidden(k, total, prefix, positions)
@@ -184,7 +189,8 @@ class NextScaleGenerator:
         to_sample, to_mix = self.noise.gumbel(k, places, candidates)
         codes = sample_by_gumbel(candidates, to_sample)
         if settings.smooth is not None:
-            tokens = gumbel_mixture(candidates, to_mix, ratio_at(k, self.hart.config), self.codebook)
+            ratio = ratio_at(k, self.schedule, self.hart.config)
+            tokens = gumbel_mixture(candidates, to_mix, ratio, self.codebook)
         if not settings.all_smooth:
             plain = self.quantizer.codebook(codes).float()
             tokens = plain if settings.smooth is None else torch.where(settings.smooth, tokens, plain)
@@ -200,10 +206,12 @@ class NextScaleGenerator:
         """Hidden states of scale k for both halves of the guidance, (B or 2B, N, C)."""
         if k == 0:
             return self.transformer.first_scale(prefix.conditioning, prefix.cache, prefix.null_rows)
-        scale_input = next_scale_input(total, self.schedule.grid_sizes[k])
+        scale_input = next_scale_input(total, self.schedule.grids[k])
         if positions is not None:
             scale_input, positions = gather_tokens(scale_input, positions), self._both(positions)
-        return self.transformer.next_scale(k, self._both(scale_input), prefix.conditioning, prefix.cache, positions)
+        return self.transformer.next_scale(
+            k, self._both(scale_input), prefix.conditioning, prefix.cache, positions, self.schedule
+        )
 
     def _residual(self, hidden: Tensor, codes: Tensor, guidance: Guidance, places: Tensor) -> Tensor:
         """Residual tokens (B, N, D) for the hidden states of both halves and the sampled codes (B, N)."""

@@ -1,6 +1,6 @@
 """What a pipeline returns: images with what they were made from, previews, reconstructions.
 
-Shapes: B images, H W pixels, D latent channels, n_K grid size of the latent.
+Shapes: B images, H W pixels, D latent channels, h w latent.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ScalePreview:
     k: 0-based scale; scales: how many there are.
     batch: 0-based batch; batches: how many there are.
     image_numbers: which images of the call are in the batch.
-    latent: (B, D, n_K, n_K), the running sum so far.
+    latent: (B, D, h, w), the running sum so far.
     """
 
     k: int

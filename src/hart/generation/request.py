@@ -15,17 +15,18 @@ from torch import Tensor
 
 from hart.config import MAX_SEED, HartConfig, SamplingConfig
 from hart.errors import HartError
+from hart.grids import ScaleSchedule
 from hart.strict import shown
 from hart.types import ClassContext, Context, TextContext
 
-MAX_PROMPTS, MAX_PROMPT_LENGTH, MAX_SIZE, MAX_BATCH = 10**7, 10**5, 2**20, 2**12
+MAX_PROMPTS, MAX_PROMPT_LENGTH, MAX_BATCH = 10**7, 10**5, 2**12
 
 Prompt = str | int
 """Text for a text model, a class number for a class model."""
 
 OutputType = Literal["pil", "np", "pt", "latent"]
 """As in diffusers: a list of images; an array (B, H, W, 3) float32 or a tensor (B, 3, H, W) float32 on the CPU, both in
-[0, 1]; or the latents (B, D, n_K, n_K) float32, which are not decoded."""
+[0, 1]; or the latents (B, D, h, w) float32, which are not decoded."""
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -101,20 +102,12 @@ def checked_negatives(prompts: object, num_classes: int | None) -> list[Prompt |
     ]
 
 
-def check_size(size: object, config: HartConfig) -> None:
-    """Raise `HartError` unless `size` is None or the size of the images that a model generates, in pixels."""
-    image_size = config.tokenizer.image_size
-    if size is not None and whole_number("size", size, 1, MAX_SIZE) != image_size:
-        scales = ", ".join(map(str, config.tokenizer.scales))
-        raise HartError(
-            f"size {size}: this model has no scale schedule for it; it generates {image_size} px (scales {scales})"
-        )
-
-
-def checked_settings(config: HartConfig, base: SamplingConfig | None, given: Mapping[str, Any]) -> SamplingConfig:
+def checked_settings(
+    config: HartConfig, base: SamplingConfig | None, given: Mapping[str, Any], schedule: ScaleSchedule
+) -> SamplingConfig:
     """`base`, by default the model's own settings, with the `given` values that are not None; top_k 0 keeps all codes.
 
-    Raises `HartError` for settings that are out of range or that the model cannot sample with.
+    Raises `HartError` for settings that are out of range or that the model cannot sample this schedule with.
     """
     base = config.sampling if base is None else base
     if not isinstance(base, SamplingConfig):
@@ -127,7 +120,7 @@ def checked_settings(config: HartConfig, base: SamplingConfig | None, given: Map
     if _index(changes.get("top_k")) == 0:
         changes["top_k"] = None
     settings = SamplingConfig.from_dict(base.to_dict() | changes)
-    config.check_sampling(settings)
+    config.check_sampling(settings, schedule)
     return settings
 
 
@@ -161,12 +154,11 @@ def checked_embeds(name: str, value: object, config: HartConfig) -> Context:
 
 
 def checked_latents(value: object, config: HartConfig) -> Tensor:
-    """`value` in float32, if it is a batch of finite latents (B, D, n_K, n_K) of the model."""
-    sizes = config.tokenizer
-    shape = (sizes.latent_channels, sizes.scales[-1], sizes.scales[-1])
-    if not isinstance(value, Tensor) or value.dim() != 4 or value.shape[1:] != shape or len(value) == 0:
+    """`value` in float32, if it is a batch of finite latents (B, D, h, w) of the model's channels."""
+    channels = config.tokenizer.latent_channels
+    if not isinstance(value, Tensor) or value.dim() != 4 or value.shape[1] != channels or value.numel() == 0:
         found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise HartError(f"latents must be a tensor (B, {', '.join(map(str, shape))}), not {found}")
+        raise HartError(f"latents must be a tensor (B, {channels}, height, width), not {found}")
     if value.is_meta or not value.is_floating_point() or not value.isfinite().all():
         raise HartError("latents must hold finite floating-point numbers")
     return value.float()

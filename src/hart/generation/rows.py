@@ -16,6 +16,7 @@ from torch import Tensor
 from hart.config import HartConfig, SamplingConfig
 from hart.errors import HartError
 from hart.generation.logits import Guidance, top_k_at
+from hart.grids import ScaleSchedule
 
 SHARED = ("maskgit_steps", "diffusion_steps", "discrete_only")
 """Fields of `SamplingConfig` in which the images of a batch agree."""
@@ -51,30 +52,32 @@ class BatchSettings:
         return None if self.row_top_k is None else self.row_top_k[k]
 
 
-def ratio_at(k: int, config: HartConfig) -> float:
+def ratio_at(k: int, schedule: ScaleSchedule, config: HartConfig) -> float:
     """r = k / (K - 1), by which guidance and sharpness grow; a hybrid's last scale has that of the one before it."""
-    last = len(config.transformer.scales) - 1
+    last = len(schedule) - 1
     return (k - 1 if k == last and config.hybrid else k) / last
 
 
-def batch_settings(config: HartConfig, rows: Sequence[SamplingConfig], device: torch.device) -> BatchSettings:
+def batch_settings(
+    config: HartConfig, rows: Sequence[SamplingConfig], schedule: ScaleSchedule, device: torch.device
+) -> BatchSettings:
     """The settings of the images of a batch, one for each or one for all.
 
     Raises `HartError` for settings that the model cannot sample with, or that cannot share a batch.
     """
     first = rows[0]
     for row in rows:
-        config.check_sampling(row)
+        config.check_sampling(row, schedule)
         if differing := [name for name in SHARED if getattr(row, name) != getattr(first, name)]:
             raise HartError(f"the images of a batch need the same {differing[0]}: generate these apart")
-    scales, codes = range(len(config.transformer.scales)), config.transformer.codebook_size
+    scales, codes = range(len(schedule)), config.transformer.codebook_size
     # plain VAR keeps as many codes at every scale
     kept = [
         [min(codes, (top_k_at(k, row.top_k) if config.hybrid else row.top_k) or codes) for row in rows] for k in scales
     ]
     top_p = [torch.inf if row.top_p in (None, 1) else row.top_p for row in rows]
     smooth = [row.gumbel_smoothing for row in rows]
-    strength = [[row.guidance_scale * ratio_at(k, config) for row in rows] for k in scales]
+    strength = [[row.guidance_scale * ratio_at(k, schedule, config) for row in rows] for k in scales]
     more = [[1 + g for g in one] for one in strength]
     # one copy to the device
     table = torch.tensor([*more, *strength, *kept, top_p, smooth], dtype=torch.float32)

@@ -50,13 +50,13 @@ class Components:
     without_lora: Hart | None = None
 
     def decode(self, latent: Tensor) -> Tensor:
-        """One latent (D, n_K, n_K) to an image (3, H, W) in [0, 1], float32 on the CPU."""
+        """One latent (D, h, w) to an image (3, H, W) in [0, 1], float32 on the CPU."""
         image = self._decoded(latent)
         self._require_finite(image.isfinite().all())
         return image.cpu()
 
     def images(self, latents: Tensor, output_type: OutputType = "pil") -> Any:
-        """Latents (B, D, n_K, n_K), decoded one by one, as images of the given type."""
+        """Latents (B, D, h, w), decoded one by one, as images of the given type."""
         if output_type == "latent":
             self._require_finite(latents.isfinite().all())
             return latents
@@ -71,7 +71,7 @@ class Components:
         return stacked if output_type == "pt" else stacked.permute(0, 2, 3, 1).numpy()
 
     def _decoded(self, latent: Tensor) -> Tensor:
-        """One latent (D, n_K, n_K) to an image (3, H, W) in [0, 1], float32 on the device."""
+        """One latent (D, h, w) to an image (3, H, W) in [0, 1], float32 on the device."""
         return (self.tokenizer.decode(latent.unsqueeze(0).to(self.device))[0].float() + 1) / 2
 
     def _require_finite(self, finite: Tensor) -> None:

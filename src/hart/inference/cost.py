@@ -22,6 +22,7 @@ from hart.checkpoint.loading import build
 from hart.config import HartConfig, ResidualDiffusionConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
 from hart.devices import without_memory
 from hart.generation.next_scale import maskgit_step_sizes
+from hart.grids import Grid, ScaleSchedule
 from hart.layers.embedding import FREQUENCIES
 
 TEXT_ENCODER = "text encoder"
@@ -70,14 +71,15 @@ class ModelCost:
         return 2 * self.total_macs
 
 
-def model_cost(config: HartConfig, *, guided: bool = True) -> ModelCost:
+def model_cost(config: HartConfig, schedule: ScaleSchedule | None = None, *, guided: bool = True) -> ModelCost:
     """Parameters and MACs for one image with the configured sampling, decoded to pixels.
 
+    schedule: of the image, by default the model's own.
     guided: with classifier-free guidance, which doubles everything but text encoder, codes and decoder.
     """
     rows = 2 if guided else 1
-    sizes = config.transformer
-    counts = sizes.schedule.token_counts
+    sizes, schedule = config.transformer, schedule or config.transformer.schedule
+    counts = schedule.token_counts
     last_steps = maskgit_step_sizes(counts[-1], config.sampling.maskgit_steps)
     seen = sizes.text.tokens if sizes.text is not None else 1
     context = _context(sizes, rows)
@@ -97,9 +99,9 @@ def model_cost(config: HartConfig, *, guided: bool = True) -> ModelCost:
         "transformer, linear layers": all_linear,
         "transformer, attention": all_attention,
         "head": all_heads,
-        "codes": _codes(config),
+        "codes": _codes(config, schedule),
         "residual diffusion": sum(_diffusion(config, rows, tokens) for tokens in last_steps),
-        "decoder": _decoder(config.tokenizer),
+        "decoder": _decoder(config.tokenizer, schedule.final),
     }
     step_macs = list(map(sum, steps))
     return ModelCost(_parameters(config), macs, counts, (context + step_macs[0], *step_macs[1:]))
@@ -107,10 +109,10 @@ def model_cost(config: HartConfig, *, guided: bool = True) -> ModelCost:
 
 def tokenizer_training_macs(sizes: TokenizerConfig) -> int:
     """MACs of one image's forward pass in training: encoder, nearest codes and phi at every scale, decoder."""
-    size, channels = sizes.scales[-1], sizes.latent_channels
-    distances = sizes.schedule.total_tokens * sizes.codebook_size * channels
-    phi = len(sizes.scales) * _conv(channels, channels, 3, size)
-    return _encoder(sizes) + distances + phi + _decoder(sizes)
+    schedule, channels = sizes.schedule, sizes.latent_channels
+    distances = schedule.total_tokens * sizes.codebook_size * channels
+    phi = len(schedule) * _conv(channels, channels, 3, schedule.final)
+    return _encoder(sizes, schedule.final) + distances + phi + _decoder(sizes, schedule.final)
 
 
 def transformer_training_macs(
@@ -212,12 +214,14 @@ def _head(sizes: TransformerConfig, rows: int, tokens: int) -> int:
     return rows * tokens * sizes.width * sizes.codebook_size
 
 
-def _codes(config: HartConfig) -> int:
+def _codes(config: HartConfig, schedule: ScaleSchedule) -> int:
     """The Gumbel mixture of codes, phi at all but the last scale of a hybrid model, and pooling to the next scale."""
-    sizes = config.tokenizer
-    final = sizes.scales[-1]
-    pooling = sum(sizes.latent_channels * size * final * (final + size) for size in sizes.scales[1:-1])
-    tokens, scales = sizes.schedule.total_tokens, len(sizes.scales)
+    sizes, final = config.tokenizer, schedule.final
+    # a product from the left makes the rows, one from the right the columns
+    pooling = sum(
+        sizes.latent_channels * grid.height * final.width * (final.height + grid.width) for grid in schedule.grids[1:-1]
+    )
+    tokens, scales = schedule.total_tokens, len(schedule)
     mixture = tokens * sizes.codebook_size * sizes.latent_channels if config.sampling.gumbel_smoothing else 0
     smoothed = scales - 1 if config.hybrid else scales
     return mixture + pooling + smoothed * _conv(sizes.latent_channels, sizes.latent_channels, 3, final)
@@ -234,51 +238,55 @@ def _diffusion(config: HartConfig, rows: int, tokens: int) -> int:
     return rows * tokens * (condition + steps * denoiser) + steps * time
 
 
-def _conv(in_channels: int, out_channels: int, kernel: int, size: int) -> int:
-    """A convolution of stride 1 on a square map."""
-    return in_channels * out_channels * kernel**2 * size**2
+def _conv(in_channels: int, out_channels: int, kernel: int, grid: Grid) -> int:
+    """A convolution of stride 1 on a map."""
+    return in_channels * out_channels * kernel**2 * grid.tokens
 
 
-def _residual_block(in_channels: int, out_channels: int, size: int) -> int:
-    skip = _conv(in_channels, out_channels, 1, size) if in_channels != out_channels else 0
-    return _conv(in_channels, out_channels, 3, size) + _conv(out_channels, out_channels, 3, size) + skip
+def _residual_block(in_channels: int, out_channels: int, grid: Grid) -> int:
+    skip = _conv(in_channels, out_channels, 1, grid) if in_channels != out_channels else 0
+    return _conv(in_channels, out_channels, 3, grid) + _conv(out_channels, out_channels, 3, grid) + skip
 
 
-def _spatial_attention(width: int, size: int) -> int:
+def _spatial_attention(width: int, grid: Grid) -> int:
     """Query, key, value and output, and every position on every other."""
-    return _conv(width, 4 * width, 1, size) + 2 * width * size**4
+    return _conv(width, 4 * width, 1, grid) + 2 * width * grid.tokens**2
 
 
-def _encoder(sizes: TokenizerConfig) -> int:
+def _encoder(sizes: TokenizerConfig, latent: Grid) -> int:
     """Pixels to latent, in the order of `hart.tokenizer.autoencoder.Encoder`."""
-    size, width, channels = sizes.image_size, sizes.base_channels, sizes.latent_channels
-    total = _conv(3, width, 3, size)
+    grid, width, channels = _times(latent, sizes.downsampling), sizes.base_channels, sizes.latent_channels
+    total = _conv(3, width, 3, grid)
     for i, multiplier in enumerate(sizes.channel_multipliers):
         out, lowest = sizes.base_channels * multiplier, i == len(sizes.channel_multipliers) - 1
-        total += _residual_block(width, out, size) + (sizes.residual_blocks - 1) * _residual_block(out, out, size)
+        total += _residual_block(width, out, grid) + (sizes.residual_blocks - 1) * _residual_block(out, out, grid)
         width = out
         if lowest:
-            total += sizes.residual_blocks * _spatial_attention(width, size)
+            total += sizes.residual_blocks * _spatial_attention(width, grid)
         else:
-            size //= 2
-            total += _conv(width, width, 3, size)
-    total += 2 * _residual_block(width, width, size) + _spatial_attention(width, size)
-    return total + _conv(width, channels, 3, size) + _conv(channels, channels, sizes.quant_conv_kernel, size)
+            grid = Grid(grid.height // 2, grid.width // 2)
+            total += _conv(width, width, 3, grid)
+    total += 2 * _residual_block(width, width, grid) + _spatial_attention(width, grid)
+    return total + _conv(width, channels, 3, grid) + _conv(channels, channels, sizes.quant_conv_kernel, grid)
 
 
-def _decoder(sizes: TokenizerConfig) -> int:
+def _decoder(sizes: TokenizerConfig, latent: Grid) -> int:
     """Latent to pixels, in the order of `hart.tokenizer.autoencoder.Decoder`."""
     widths = [sizes.base_channels * m for m in reversed(sizes.channel_multipliers)]
-    size, width, channels = sizes.scales[-1], widths[0], sizes.latent_channels
-    attention = _spatial_attention(width, size)
-    total = _conv(channels, channels, sizes.quant_conv_kernel, size) + _conv(channels, width, 3, size)
-    total += 2 * _residual_block(width, width, size) + attention
+    grid, width, channels = latent, widths[0], sizes.latent_channels
+    attention = _spatial_attention(width, grid)
+    total = _conv(channels, channels, sizes.quant_conv_kernel, grid) + _conv(channels, width, 3, grid)
+    total += 2 * _residual_block(width, width, grid) + attention
     for i, out in enumerate(widths):
-        total += _residual_block(width, out, size) + sizes.residual_blocks * _residual_block(out, out, size)
+        total += _residual_block(width, out, grid) + sizes.residual_blocks * _residual_block(out, out, grid)
         if i == 0:
             total += (sizes.residual_blocks + 1) * attention
         if i < len(widths) - 1:
-            size *= 2
-            total += _conv(out, out, 3, size)
+            grid = _times(grid, 2)
+            total += _conv(out, out, 3, grid)
         width = out
-    return total + _conv(width, 3, 3, size)
+    return total + _conv(width, 3, 3, grid)
+
+
+def _times(grid: Grid, factor: int) -> Grid:
+    return Grid(factor * grid.height, factor * grid.width)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any
 
@@ -18,8 +18,11 @@ from hart.generation.request import checked_settings
 from hart.generation.rows import SHARED
 from hart.pipeline import HartPipeline
 from hart.serving.engine import Batch, ModelFacts, NotOffered, OutOfMemory, Row, Size, Source
+from hart.sizes import ImageSize, requested_schedule, size_of_grid, trained_sizes
 from hart.types import Context
 
+LARGEST = 2
+"""Times the model's own number of pixels: larger images are made of the nearest size."""
 KEPT_CONTEXTS = 64
 """Encoded prompts that are kept for the rows of a request."""
 
@@ -29,22 +32,37 @@ class PipelineEngine:
 
     def __init__(self, pipe: HartPipeline, *, exact: bool | None = None) -> None:
         """exact: sample every image by itself, so that not even rounding depends on the other images of a batch; by
-        default on a CPU, where that costs nothing."""
+        default on a CPU only."""
         self.pipe = pipe
         self._exact = pipe.device.type == "cpu" if exact is None else exact
         config = pipe.config
         if pipe.num_classes is None:
             _ = pipe.text_encoder
         self.facts = ModelFacts(
-            sizes=((pipe.image_size, pipe.image_size),),
+            sizes=self._sizes(),
             scales=len(config.tokenizer.scales),
-            tokens=config.transformer.schedule.total_tokens,
             sampling=config.sampling,
             num_classes=pipe.num_classes,
             device=str(pipe.device),
             dtype=dtype_name(pipe.dtype),
         )
         self._context: Callable[[str | int], Context] = lru_cache(KEPT_CONTEXTS)(self._encoded)
+
+    def _sizes(self) -> tuple[Size, ...]:
+        """Those that the model was trained at, the square first."""
+        own = self.pipe.image_size
+        return tuple(dict.fromkeys([(own, own), *map(_size, trained_sizes(self.pipe.config))]))
+
+    def nearest(self, width: int, height: int) -> Size:
+        if width * height <= LARGEST * self.pipe.image_size**2:
+            with suppress(HartError):
+                requested_schedule(self.pipe.config, width=width, height=height)
+                return width, height
+        return self.facts.nearest(width, height)
+
+    def shaped(self, aspect: str) -> Size:
+        schedule = requested_schedule(self.pipe.config, aspect=aspect)
+        return _size(size_of_grid(schedule.final, self.pipe.config.tokenizer.downsampling))
 
     def row(
         self,
@@ -57,10 +75,11 @@ class PipelineEngine:
     ) -> Row:
         if source is not None:
             raise NotOffered("this model does not edit images yet: use /v1/images/generations")
-        sampling = checked_settings(self.pipe.config, None, settings)
+        schedule = requested_schedule(self.pipe.config, width=size[0], height=size[1])
+        sampling = checked_settings(self.pipe.config, None, settings, schedule)
         asked = ImageRequest(self._prompt(prompt), seed, sampling, negative_prompt and self._prompt(negative_prompt))
-        checked_images(self.pipe.config, [asked])
-        return Row(self._prompt(prompt), negative_prompt, seed, size, sampling, source)
+        checked_images(self.pipe.config, [asked], schedule)
+        return Row(asked.prompt, negative_prompt, seed, size, sampling, len(schedule), schedule.total_tokens, source)
 
     def remarks(self, prompt: str) -> list[str]:
         if self.pipe.num_classes is not None:
@@ -74,8 +93,8 @@ class PipelineEngine:
         with _memory_errors():
             images = [self._request(row) for row in rows]
             if self._exact:
-                return _OneByOne(self.pipe, images)
-            return _Together(self.pipe, images)
+                return _OneByOne(self.pipe, images, rows[0].size)
+            return _Together(self.pipe, images, rows[0].size)
 
     def _prompt(self, text: str) -> str | int:
         """Text as it is; for a class model the number that it spells, if it spells one."""
@@ -97,9 +116,9 @@ class PipelineEngine:
 class _Together:
     """Rows of one batch. Those that are dropped are sampled on, and nobody sees them."""
 
-    def __init__(self, pipe: HartPipeline, images: Sequence[ImageRequest]) -> None:
+    def __init__(self, pipe: HartPipeline, images: Sequence[ImageRequest], size: Size) -> None:
         self._parts = pipe.components
-        self._states = pipe.generate_rows(images)
+        self._states = pipe.generate_rows(images, width=size[0], height=size[1])
         self._latents: Tensor | None = None
 
     def advance(self) -> None:
@@ -120,8 +139,8 @@ class _Together:
 class _OneByOne:
     """Rows that advance together, each computed by itself: its numbers are those that it has alone, to the last bit."""
 
-    def __init__(self, pipe: HartPipeline, images: Sequence[ImageRequest]) -> None:
-        self._rows = {place: _Together(pipe, [image]) for place, image in enumerate(images)}
+    def __init__(self, pipe: HartPipeline, images: Sequence[ImageRequest], size: Size) -> None:
+        self._rows = {place: _Together(pipe, [image], size) for place, image in enumerate(images)}
 
     def advance(self) -> None:
         for row in self._rows.values():
@@ -133,6 +152,10 @@ class _OneByOne:
 
     def images(self, places: Sequence[int]) -> list[Image.Image]:
         return [self._rows[place].images([0])[0] for place in places]
+
+
+def _size(size: ImageSize) -> Size:
+    return size.width, size.height
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 One decoder reads two kinds of latent: the sum of codes (discrete tokens alone) and the encoder's own output (discrete
 plus continuous tokens).
 
-Shapes: B batch, H W image, f pixels of a latent position, D latent channels, n_K grid size of the latent.
+Shapes: B batch, H W image, f pixels of a latent position along a side, D latent channels, h w latent.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hart.types import TokenMaps
 class TrainingPass:
     """What a training step of the tokenizer needs.
 
-    latent: (B, D, n_K, n_K), to be decoded; discrete or continuous.
+    latent: (B, D, h, w), to be decoded; discrete or continuous.
     quantizer_loss: scalar, the codebook and commitment terms, the same for both kinds.
     quantized: the codes, for usage statistics.
     """
@@ -70,20 +70,19 @@ class HybridTokenizer(nn.Module):
     def token_maps(
         self, latent: Tensor, schedule: ScaleSchedule | None = None, code_corruption: CodeCorruption | None = None
     ) -> TokenMaps:
-        """The transformer's targets and teacher-forcing input for a continuous latent (B, D, n_K, n_K).
+        """The transformer's targets and teacher-forcing input for a continuous latent (B, D, h, w).
 
         code_corruption: wrong codes in the teacher-forcing input, which the targets of later scales correct.
         """
         schedule = schedule or self.config.schedule
         quantized = self.quantizer.encode(latent, schedule, code_corruption)
-        inputs = [
-            next_scale_input(total, grid_size)
-            for total, grid_size in zip(quantized.partial_sums[:-1], schedule.grid_sizes[1:], strict=True)
-        ]
+        totals = zip(quantized.partial_sums[:-1], schedule.grids[1:], strict=True)
+        inputs = [next_scale_input(total, grid) for total, grid in totals]
         return TokenMaps(
             indices=quantized.indices,
             teacher_forcing_input=torch.cat(inputs, dim=1),
             last_scale_continuous=quantized.last_residual.flatten(2).transpose(1, 2),
+            schedule=schedule,
         )
 
     def token_maps_from_codes(
@@ -97,22 +96,20 @@ class HybridTokenizer(nn.Module):
         Without it `last_scale_continuous` is the embeddings of the last scale's codes, so that the residual is zero.
         """
         schedule = schedule or self.config.schedule
-        totals = self._totals(indices, schedule)
-        inputs = [
-            next_scale_input(total, grid_size) for total, grid_size in zip(totals, schedule.grid_sizes[1:], strict=True)
-        ]
+        totals = zip(self._totals(indices, schedule), schedule.grids[1:], strict=True)
+        inputs = [next_scale_input(total, grid) for total, grid in totals]
         last = self.quantizer.codebook(indices[-1]) if last_scale_continuous is None else last_scale_continuous
-        return TokenMaps(indices, torch.cat(inputs, dim=1), last)
+        return TokenMaps(indices, torch.cat(inputs, dim=1), last, schedule)
 
     def latent_from_codes(
         self, indices: tuple[Tensor, ...], last_scale_continuous: Tensor, schedule: ScaleSchedule
     ) -> Tensor:
-        """The continuous latent (B, D, n_K, n_K) of stored codes and residual; see `token_maps_from_codes`."""
+        """The continuous latent (B, D, h, w) of stored codes and residual; see `token_maps_from_codes`."""
         *_, before_last = self._totals(indices, schedule)
-        return before_last + to_map(last_scale_continuous)
+        return before_last + to_map(last_scale_continuous, schedule.final)
 
     def _totals(self, indices: tuple[Tensor, ...], schedule: ScaleSchedule) -> Iterator[Tensor]:
-        """The running sum (B, D, n_K, n_K) after each scale but the last."""
+        """The running sum (B, D, h, w) after each scale but the last."""
         terms = (
             self.quantizer.contribution(self.quantizer.codebook(indices[k]), k, schedule)
             for k in range(len(schedule) - 1)
@@ -129,16 +126,22 @@ class HybridTokenizer(nn.Module):
         return self.decode(self.quantize(latent, schedule).latent if discrete else latent)
 
     def training_pass(
-        self, image: Tensor, *, discrete: bool, code_corruption: CodeCorruption | None = None
+        self,
+        image: Tensor,
+        *,
+        discrete: bool,
+        schedule: ScaleSchedule | None = None,
+        code_corruption: CodeCorruption | None = None,
     ) -> TrainingPass:
         """Encode and quantise with gradients: straight through the codes, or the continuous latent itself.
 
+        schedule: of the images, by default the configured one.
         code_corruption: wrong codes in the sum that is decoded; see `MultiScaleQuantizer.encode`.
         """
         latent = self.encode(image).float()
         # distances to codes and the residual need float32, in autocast too
         with torch.autocast(latent.device.type, enabled=False):
-            quantized = self.quantizer.encode(latent, self.config.schedule, code_corruption)
+            quantized = self.quantizer.encode(latent, schedule or self.config.schedule, code_corruption)
         decoded = latent + (quantized.latent - latent).detach() if discrete else latent
         loss = self.quantizer.loss(quantized, latent, self.config.commitment_weight)
         return TrainingPass(decoded, loss, quantized)

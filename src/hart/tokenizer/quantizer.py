@@ -1,10 +1,10 @@
 """Multi-scale residual quantisation (VAR; Tian et al., 2024, and paper, section 3.1).
 
-A latent is coded coarse to fine. At every scale the residual is pooled to the scale's grid size, each position takes
+A latent is coded coarse to fine. At every scale the residual is pooled to the scale's grid, each position takes
 its nearest code, and the map of codes, resized back and smoothed by phi, is subtracted from the residual.
 
 Shapes: B batch, K scales, N tokens of one scale, L tokens of all scales, D latent channels, V codes,
-n_k grid size of scale k, n_K grid size of the latent.
+h w the latent's height and width.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hart.grids import ScaleSchedule
+from hart.grids import Grid, ScaleSchedule
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class QuantizedLatent:
     """The result of a pass over the scales.
 
     indices: K tensors (B, N_k) int64, the nearest codes.
-    partial_sums: K tensors (B, D, n_K, n_K): the sum of the scales up to and including k, phi applied at all.
-    last_residual: (B, D, n_K, n_K), the residual that the last scale was given.
+    partial_sums: K tensors (B, D, h, w): the sum of the scales up to and including k, phi applied at all.
+    last_residual: (B, D, h, w), the residual that the last scale was given.
     """
 
     indices: tuple[Tensor, ...]
@@ -35,7 +35,7 @@ class QuantizedLatent:
 
     @property
     def latent(self) -> Tensor:
-        """(B, D, n_K, n_K), the discrete approximation: the sum over all scales."""
+        """(B, D, h, w), the discrete approximation: the sum over all scales."""
         return self.partial_sums[-1]
 
 
@@ -115,29 +115,28 @@ class MultiScaleQuantizer(nn.Module):
         return self.distances(x).argmin(dim=-1)
 
     def contribution(self, embeddings: Tensor, k: int, schedule: ScaleSchedule) -> Tensor:
-        """What scale k adds to the running sum: embeddings (B, N_k, D) -> (B, D, n_K, n_K), phi applied."""
-        return self.phi(k, schedule)(resize_to_final(to_map(embeddings), schedule.final_grid_size))
+        """What scale k adds to the running sum: embeddings (B, N_k, D) -> (B, D, h, w), phi applied."""
+        return self.phi(k, schedule)(resize_to_final(to_map(embeddings, schedule.grids[k]), schedule.final))
 
     def encode(
         self, latent: Tensor, schedule: ScaleSchedule, code_corruption: CodeCorruption | None = None
     ) -> QuantizedLatent:
-        """Quantise latent (B, D, n_K, n_K) scale by scale.
+        """Quantise latent (B, D, h, w) scale by scale.
 
         code_corruption: makes some of the summed codes wrong, which the codes of later scales then correct.
         Differentiable in codebook and phi (through the partial sums), not in `latent`.
         Raises `ValueError` if the latent's size is not the schedule's last.
         """
-        grid_size = schedule.final_grid_size
-        if latent.shape[-2:] != (grid_size, grid_size):
+        if Grid(*latent.shape[-2:]) != schedule.final:
             raise ValueError(
-                f"latent is {tuple(latent.shape[-2:])}, the scale schedule ends at {grid_size} x {grid_size}"
+                f"latent is {tuple(latent.shape[-2:])}, the scale schedule ends at {tuple(schedule.final)}"
             )
         latent = residual = latent.detach()
         total = torch.zeros_like(latent)
         indices, partial_sums = [], []
-        for k, scale_grid_size in enumerate(schedule):
+        for k, grid in enumerate(schedule):
             residual = latent - total.detach()
-            distances = self.distances(next_scale_input(residual, scale_grid_size))
+            distances = self.distances(next_scale_input(residual, grid))
             index = distances.argmin(dim=-1)
             summed = index if code_corruption is None else code_corruption.replace(index, distances)
             total = total + self.contribution(self.codebook(summed), k, schedule)
@@ -157,37 +156,42 @@ class MultiScaleQuantizer(nn.Module):
         return torch.stack(terms).mean()
 
 
-def to_map(tokens: Tensor) -> Tensor:
-    """Tokens (B, n n, D) in raster order as a map (B, D, n, n)."""
-    grid_size = round(tokens.shape[1] ** 0.5)
-    return tokens.transpose(1, 2).unflatten(2, (grid_size, grid_size))
+def to_map(tokens: Tensor, grid: Grid) -> Tensor:
+    """Tokens (B, N, D) in raster order as a map (B, D, *grid)."""
+    return tokens.transpose(1, 2).unflatten(2, grid)
 
 
-def resize_to_final(x: Tensor, grid_size: int) -> Tensor:
-    """Bicubic resize of a map (B, D, n, n) to the latent's size; nothing to do at the last scale."""
-    return x if x.shape[-1] == grid_size else F.interpolate(x, size=(grid_size, grid_size), mode="bicubic")
+def resize_to_final(x: Tensor, grid: Grid) -> Tensor:
+    """Bicubic resize of a map to the latent's grid; nothing to do at the last scale."""
+    return x if Grid(*x.shape[-2:]) == grid else F.interpolate(x, size=grid, mode="bicubic")
 
 
-def next_scale_input(total: Tensor, grid_size: int) -> Tensor:
-    """The running sum (B, D, n_K, n_K) at the grid size n: (B, n n, D) in raster order."""
-    return pool(total, grid_size).flatten(2).transpose(1, 2)
+def next_scale_input(total: Tensor, grid: Grid) -> Tensor:
+    """The running sum (B, D, h, w) at the grid of a scale: (B, N, D) in raster order."""
+    return pool(total, grid).flatten(2).transpose(1, 2)
 
 
-def pool(x: Tensor, grid_size: int) -> Tensor:
-    """Area interpolation of a map (B, D, m, m) to a smaller size n: each position is the mean of what it covers.
+def pool(x: Tensor, grid: Grid) -> Tensor:
+    """Area interpolation of a map (B, D, h, w) to a smaller grid: each position is the mean of what it covers.
 
-    Position i covers rows floor(i m / n) to ceil((i + 1) m / n), and columns likewise: a product with an averaging
+    Position i of n covers rows floor(i h / n) to ceil((i + 1) h / n), and columns likewise: a product with an averaging
     matrix on either side. It works where a device's own kernel refuses sizes that do not divide (MPS), and is faster
     on a CPU.
     """
-    wide = x.shape[-1]
-    if grid_size == wide:
+    height, width = x.shape[-2:]
+    if (height, width) == grid:
         return x
-    positions = torch.arange(grid_size, device=x.device).unsqueeze(1)
-    rows = torch.arange(wide, device=x.device)
-    covered = (rows >= positions * wide // grid_size) & (rows * grid_size < (positions + 1) * wide)
-    weights = (covered / covered.sum(dim=1, keepdim=True)).to(x.dtype)
-    return weights @ x @ weights.T
+    rows = _averages(grid.height, height, x)
+    columns = rows if grid.height == grid.width and height == width else _averages(grid.width, width, x)
+    return rows @ x @ columns.T
+
+
+def _averages(side: int, wide: int, like: Tensor) -> Tensor:
+    """The averaging matrix (side, wide) of `pool`, of the type and device of `like`."""
+    positions = torch.arange(side, device=like.device).unsqueeze(1)
+    places = torch.arange(wide, device=like.device)
+    covered = (places >= positions * wide // side) & (places * side < (positions + 1) * wide)
+    return (covered / covered.sum(dim=1, keepdim=True)).to(like.dtype)
 
 
 @dataclass(frozen=True)

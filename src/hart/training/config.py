@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 from pydantic import AfterValidator, Field
 
 from hart.config import (
+    Aspect,
     Config,
     Fraction,
     LoraTarget,
@@ -22,6 +23,7 @@ from hart.config import (
 from hart.data.kinds import Kind
 from hart.files import FileError, read_toml
 from hart.losses.config import LARGEST, AdversarialConfig, PerceptualConfig, TransformerLossConfig, Weight
+from hart.sizes import aspect_sizes
 from hart.strict import ConfigError, Listed, require, table_at
 
 # Bounds of the numbers in a recipe, far above what runs use: larger ones are taken for typing errors.
@@ -132,6 +134,9 @@ class ReadingConfig(Config):
     """Shorter side before the crop, in multiples of the images' size."""
     flip: Fraction = 0.0
     """Probability of a mirror image."""
+    aspects: Listed[Aspect] = ()
+    """Shapes of the images, such as 1:1, 16:9 and 9:16, each with as many tokens as the square; by default the square.
+    An image goes to the shape nearest to its own, and all images of a step have one."""
     memory_gb: Weight = 4.0
     """Sets that can be read at random, without random crops or flips, are held in memory up to this size (decoded);
     others are read in every step. 0: read all sets in every step."""
@@ -282,11 +287,8 @@ class TokenizerRecipe(Recipe, kw_only=True):
             "code_corruption is for the decoder alone: set decoder_only = true, or leave it out",
         )
         if self.adversarial is not None:
-            layers, least, image_size = (
-                self.adversarial.layers,
-                self.adversarial.smallest_image_size,
-                self.tokenizer.image_size,
-            )
+            layers, least = self.adversarial.layers, self.adversarial.smallest_image_size
+            image_size = min(min(size) for size in aspect_sizes(self.tokenizer, self.reading.aspects))
             require(
                 image_size >= least,
                 f"adversarial.layers = {layers}: the discriminator then needs images of at least {least} px, "

@@ -74,7 +74,9 @@ class RehearsedTokenizer(TokenizerStage):
         size = self.recipe.tokenizer.image_size
         noise = torch.rand(microbatch.batch_size, 3, size, size, generator=microbatch.generator("rehearsal"))
         image = microbatch.mine(2 * noise - 1).to(self.device).contiguous(memory_format=torch.channels_last)
-        return TokenizerBatch(microbatch.step, image, discrete=self.recipe.discrete_probability == 1)
+        return TokenizerBatch(
+            microbatch.step, image, self.recipe.tokenizer.schedule, discrete=self.recipe.discrete_probability == 1
+        )
 
     def save(self, folder: Path, module: nn.Module) -> None: ...
 
@@ -124,6 +126,7 @@ class RehearsedTransformer(TransformerStage):
             tuple(numbers(sizes.codebook_size, count) for count in counts),
             noise(sum(counts[1:]), channels),
             noise(counts[-1], channels),
+            sizes.schedule,
         )
         context: Context
         if sizes.text is not None:

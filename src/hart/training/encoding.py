@@ -22,14 +22,18 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hart.checkpoint.storage import fingerprint
+from hart.config import TokenizerConfig
+from hart.data.buckets import shape_of
 from hart.data.datasets import CaptionedImages, gather
 from hart.data.encoded_files import (
     CAPTION_EDGES,
     CODES,
     FACTS,
     FORMAT,
+    FORMAT_OF_SHAPES,
     LABELS,
     LAST_SCALE,
+    SHAPES,
     TEXT_FEATURES,
     TEXT_MASK,
     TEXT_PLACE,
@@ -46,6 +50,8 @@ from hart.data.transforms import ImageTransform, to_signed
 from hart.data.written_sets import require_own_folder
 from hart.errors import HartError
 from hart.files import atomic_write
+from hart.grids import ScaleSchedule
+from hart.sizes import ImageSize, aspect_sizes, grid_of_size, schedule_of_grid
 from hart.text_encoder import TextEncoder, encoder_module
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.encode_options import EncodeOptions
@@ -87,9 +93,11 @@ def encode_dataset(
     split: str,
     options: EncodeOptions,
     progress: Progress = lambda done, total, what: None,
+    aspects: Sequence[str] = (),
 ) -> EncodedSummary:
     """Write the missing shards of this part, and the index once the shards of all parts exist.
 
+    aspects: shapes of the images, as in `ReadingConfig.aspects`, in place of the transform's size.
     Raises `HartError` when the folder holds shards that were made differently, when too many images are damaged, or
     when features exceed the range of `options.dtype`.
     """
@@ -100,6 +108,10 @@ def encode_dataset(
     folder.mkdir(parents=True, exist_ok=True)
     require_own_folder(folder, r".+-\d{5,}\.safetensors|.+\.json")
     settings = _settings(source, transform, encoders, split, options)
+    sizes = aspect_sizes(encoders.tokenizer.config, aspects) if aspects else [(transform.width, transform.height)]
+    encodings = [_Shape(transform.replace(size=size), _schedule(encoders.tokenizer.config, size)) for size in sizes]
+    if aspects:
+        settings |= {"aspects": list(aspects), "schedules": [[list(g) for g in each.schedule] for each in encodings]}
     stamp = stamp_of(settings)
     total = len(source.units) if isinstance(source, Stream) else -(-len(source) // options.shard_size)
     files = [shard_file(folder, split, number) for number in range(total)]
@@ -110,18 +122,20 @@ def encode_dataset(
     part, parts = options.place
     wanted = [number for number in missing if number % parts == part]
     condition: Condition = "none" if encoders.text_encoder is None else "caption"
-    chunks = partial(_chunks, source, transform, wanted, options, condition)
+    chunks = partial(_chunks, source, [each.transform for each in encodings], wanted, options, condition)
     # a stream is one sequence: a second process would only read it twice
     workers = min(options.workers, 1) if isinstance(source, Stream) else options.workers
     damage = DamageCount(source, options.max_damaged, "--max-damaged")
     done = 0
-    shard = _Shard(encoders, options)
+    schedules = [each.schedule for each in encodings]
+    shard = _Shard(encoders, schedules, options)
     for chunk in read_ahead(chunks, workers):
-        shard.add(chunk.images)
-        damage.add(chunk.images.damaged, len(chunk.images))
+        for shape, images in chunk.images:
+            shard.add(images, shape)
+            damage.add(images.damaged, len(images))
         if chunk.last:
             shard.write(files[chunk.shard], stamp)
-            shard = _Shard(encoders, options)
+            shard = _Shard(encoders, schedules, options)
             done += 1
             progress(done, len(wanted), f"shard {chunk.shard + 1}/{total}")
     return _finish(index_file(folder, split), files, settings, source, options)
@@ -150,17 +164,28 @@ def _settings(
     }
 
 
+class _Shape(NamedTuple):
+    """How images of a shape are cut, and over which scales they are coded."""
+
+    transform: ImageTransform
+    schedule: ScaleSchedule
+
+
+def _schedule(config: TokenizerConfig, size: tuple[int, int]) -> ScaleSchedule:
+    return schedule_of_grid(config.scales, grid_of_size(ImageSize(*size), config.downsampling))
+
+
 class _Chunk(NamedTuple):
-    """Decoded images of a shard, in order. last: the shard ends here."""
+    """Decoded images of a shard: of each shape that occurs, in order. last: the shard ends here."""
 
     shard: int
-    images: CaptionedImages
+    images: list[tuple[int, CaptionedImages]]
     last: bool
 
 
 def _chunks(
     source: Source | Stream,
-    transform: ImageTransform,
+    transforms: Sequence[ImageTransform],
     shards: Sequence[int],
     options: EncodeOptions,
     condition: Condition,
@@ -170,8 +195,14 @@ def _chunks(
     """The chunks that a worker decodes: its share of a `Source`, all of a `Stream`."""
 
     def chunk(shard: int, samples: Sequence[Sample | Damage], last: bool) -> _Chunk:
-        return _Chunk(shard, gather(samples, transform, condition, len(samples)), last)
+        sorted_samples: dict[int, list[Sample | Damage]] = {}
+        for sample in samples:
+            shape = 0 if isinstance(sample, Damage) else shape_of(sample.image, sizes)
+            sorted_samples.setdefault(shape, []).append(sample)
+        gathered = ((i, gather(own, transforms[i], condition, len(own))) for i, own in sorted(sorted_samples.items()))
+        return _Chunk(shard, list(gathered), last)
 
+    sizes = [(transform.width, transform.height) for transform in transforms]
     size, step = options.shard_size, options.batch_size
     if isinstance(source, Stream):
         for shard in shards:
@@ -191,37 +222,46 @@ def _chunks(
 class _Shard:
     """A shard being made: the stored tensors, chunk by chunk."""
 
-    def __init__(self, encoders: Encoders, options: EncodeOptions) -> None:
+    def __init__(self, encoders: Encoders, schedules: Sequence[ScaleSchedule], options: EncodeOptions) -> None:
         self._encoders = encoders
+        self._schedules = schedules
         self._options = options
         self._dtype: torch.dtype = getattr(torch, options.dtype)
         self._damaged: list[Damage] = []
         self._cut = 0
         config, text = encoders.tokenizer.config, encoders.text_encoder
-        schedule = config.schedule
+        several = len(schedules) > 1
         self._parts = {
-            CODES: [torch.empty(0, schedule.total_tokens, dtype=torch.int32)],
+            CODES: [torch.empty(0, *() if several else (schedules[0].total_tokens,), dtype=torch.int32)],
             LABELS: [torch.empty(0, dtype=torch.int64)],
             WEIGHTS: [torch.empty(0, dtype=torch.float32)],
             CAPTION_EDGES: [torch.zeros(1, dtype=torch.int64)],
         }
+        if several:
+            self._parts[SHAPES] = [torch.empty(0, dtype=torch.int64)]
         if options.residual:
-            shape = schedule.token_counts[-1], config.latent_channels
-            self._parts[LAST_SCALE] = [torch.empty(0, *shape, dtype=self._dtype)]
+            tokens = () if several else (schedules[0].final.tokens,)
+            self._parts[LAST_SCALE] = [torch.empty(0, *tokens, config.latent_channels, dtype=self._dtype)]
         if text is not None:
             self._parts[TEXT_MASK] = [torch.empty(0, text.config.tokens, dtype=torch.uint8)]
             self._parts[TEXT_PLACE] = [torch.empty(0, 3, dtype=torch.int64)]
             self._parts[TEXT_FEATURES] = [torch.empty(0, text.width, dtype=self._dtype)]
 
-    def add(self, images: CaptionedImages) -> None:
+    def add(self, images: CaptionedImages, shape: int) -> None:
         self._damaged += images.damaged
         if not len(images):
             return
         tokenizer, text = self._encoders.tokenizer, self._encoders.text_encoder
-        quantized = tokenizer.quantize(tokenizer.encode(to_signed(images.pixels.to(self._encoders.device))))
-        self._parts[CODES].append(torch.cat(quantized.indices, dim=1).int().cpu())
+        latent = tokenizer.encode(to_signed(images.pixels.to(self._encoders.device)))
+        quantized = tokenizer.quantize(latent, self._schedules[shape])
+        codes = torch.cat(quantized.indices, dim=1).int().cpu()
+        several = len(self._schedules) > 1
+        self._parts[CODES].append(codes.flatten() if several else codes)
+        if several:
+            self._parts[SHAPES].append(torch.full((len(images),), shape))
         if self._options.residual:
-            self._parts[LAST_SCALE].append(self._stored(quantized.last_residual.flatten(2).transpose(1, 2)))
+            residual = self._stored(quantized.last_residual.flatten(2).transpose(1, 2))
+            self._parts[LAST_SCALE].append(residual.flatten(0, 1) if several else residual)
         none = torch.full((len(images),), -1)
         self._parts[LABELS].append(none if images.labels is None else images.labels)
         self._parts[WEIGHTS].append(images.weights)
@@ -291,7 +331,11 @@ def _finish(
         entries = [
             {"file": name, "pictures": facts["pictures"], "captions": facts["captions"]} for name, facts in shards
         ]
-        content = {"format": FORMAT, "settings": settings, "shards": entries}
+        content = {
+            "format": FORMAT_OF_SHAPES if "schedules" in settings else FORMAT,
+            "settings": settings,
+            "shards": entries,
+        }
         content["damaged"] = [asdict(damage) for damage in damaged]
         atomic_write(index, lambda file: file.write(json.dumps(content, indent=1).encode()))
     return EncodedSummary(images, captions, len(damaged), finished, cut)

@@ -27,6 +27,7 @@ from hart.losses.hart_loss import (
 )
 from hart.model import Hart
 from hart.randomness import CPU, generator_for, seed_of
+from hart.sizes import requested_schedule, trained_sizes
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.conditions import drop_condition, open_conditioner, with_text_noise
 from hart.training.config import TransformerRecipe
@@ -150,7 +151,10 @@ class TransformerTask(TransformerStage):
             diffusion=recipe.diffusion,
             text_encoder=self.conditioner.text_encoder_config,
             sampling=recipe.sampling,
+            aspects=recipe.reading.aspects,
         )
+        # of the samples; and raises `HartError` for a shape that the transformer has no tables for
+        self.schedule, *_ = [requested_schedule(self.config, size=str(size)) for size in trained_sizes(self.config)]
         self.module = starting_model(recipe, self.config).to(device)
         # adapters only work with the weights that they were trained with; other runs leave their start behind
         self._base = fingerprint(self.module) if recipe.lora is not None else None
@@ -216,7 +220,7 @@ class TransformerTask(TransformerStage):
         # the same numbers every time, so that only the model changes
         seed = self.recipe.trainer.seed
         noise = SeededNoise([seed_of(seed, "samples", i) for i in range(len(context))], self.device)
-        generate = NextScaleGenerator(module, self.tokenizer.quantizer, self.recipe.sampling, noise)
+        generate = NextScaleGenerator(module, self.tokenizer.quantizer, self.recipe.sampling, noise, self.schedule)
         image = self.tokenizer.decode(generate(context))
         return {"generated": image_row(image)}
 

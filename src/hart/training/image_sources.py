@@ -9,11 +9,13 @@ Shapes: B images of a microbatch, H W image.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from hart.data.buckets import Size
 from hart.data.datasets import CaptionedImages, read_all
 from hart.data.digests import SetDigest
 from hart.data.encoded import EncodedLoader, EncodedSet, is_encoded_set
@@ -82,7 +84,7 @@ class MemoryImages:
 
 
 class LoadedImages:
-    """Images read and decoded in every step; methods as in `MemoryImages`."""
+    """Images read and decoded in every step; methods as in `MemoryImages`. `first` shows them in one shape."""
 
     def __init__(
         self, source: Source | Stream, transform: ImageTransform, condition: Condition, loader: ImageLoader, why: str
@@ -149,11 +151,12 @@ TrainingData = ImageSource | EncodedImages
 
 
 def open_training_data(
-    recipe: Recipe, size: int, condition: Condition, *, rank: int = 0, world: int = 1
+    recipe: Recipe, size: int | Sequence[Size], condition: Condition, *, rank: int = 0, world: int = 1
 ) -> TrainingData:
     """The images that a recipe names, for one of `world` processes.
 
-    size: image size in pixels. condition: what each image must come with.
+    size: image size in pixels, or those of `reading.aspects` (`hart.sizes.aspect_sizes`), each width and height.
+    condition: what each image must come with.
     A folder with an encoded set gives `EncodedImages`; otherwise `hart.data.opening` tells the format. Sets that can be
     read at random, take at most `reading.memory_gb` and need no random crops or flips are held in memory; all others
     are read in every step. Raises `HartError`.
@@ -174,8 +177,9 @@ def open_training_data(
         split = whole_of(recipe.data, kind)
     columns = Columns(reading.image_column, reading.caption_column, reading.label_column)
     source = open_source(recipe.data, split, kind=kind, columns=columns)
-    transform = ImageTransform(size, reading.fit, reading.crop, reading.shorter_side, reading.flip)
-    why = _why_not_memory(source, transform, reading)
+    shapes = [(size, size)] if isinstance(size, int) else size
+    transform = ImageTransform(shapes[0], reading.fit, reading.crop, reading.shorter_side, reading.flip)
+    why = "several shapes" if len(shapes) > 1 else _why_not_memory(source, transform, reading)
     if why is None:
         return _in_memory(source, transform, recipe, condition)
     images = ImageLoader(
@@ -189,6 +193,7 @@ def open_training_data(
         workers=reading.workers,
         max_damaged=reading.max_damaged,
         shuffle_buffer=reading.shuffle_buffer,
+        shapes=shapes,
     )
     return LoadedImages(source, transform, condition, images, why)
 
@@ -232,7 +237,7 @@ def _why_not_memory(source: Source | Stream, transform: ImageTransform, reading:
         return "a stream cannot be read at random"
     if transform.random:
         return "random crops or flips"
-    gigabytes = len(source) * 3 * transform.size**2 / 1e9
+    gigabytes = len(source) * 3 * transform.width * transform.height / 1e9
     if gigabytes > reading.memory_gb:
         return f"{gigabytes:.3g} GB decoded, reading.memory_gb is {reading.memory_gb:g}"
     return None
@@ -240,7 +245,18 @@ def _why_not_memory(source: Source | Stream, transform: ImageTransform, reading:
 
 def _require_plain(reading: ReadingConfig, folder: str) -> None:
     """Raises `HartError` for settings that an encoded set cannot follow, such as crops and flips."""
-    heeded = {"kind", "split", "memory_gb", "on_device", "workers", "max_damaged", "shuffle_buffer", "also", "weights"}
+    heeded = {
+        "kind",
+        "split",
+        "aspects",
+        "memory_gb",
+        "on_device",
+        "workers",
+        "max_damaged",
+        "shuffle_buffer",
+        "also",
+        "weights",
+    }
     for name, value in reading.to_dict().items():
         if name not in heeded and value != getattr(ReadingConfig(), name):
             raise HartError(

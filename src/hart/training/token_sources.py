@@ -23,8 +23,9 @@ from hart.data.encoded import EncodedSet
 from hart.data.samples import Condition
 from hart.data.transforms import slightly_moved, to_signed
 from hart.errors import HartError
-from hart.grids import ScaleSchedule
+from hart.grids import Grid, ScaleSchedule
 from hart.randomness import generator_for
+from hart.sizes import schedule_of_grid
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.tokenizer.quantizer import CodeCorruption
 from hart.training.config import TransformerRecipe
@@ -63,12 +64,21 @@ class TokenSource(ABC, Generic[D]):
         self.data: D = data
         self.recipe = recipe
         self.by_class = condition_of(recipe) == "label"
-        self.schedule = recipe.transformer.schedule
         self.tokenizer = tokenizer
         self.device = device
 
     def prepare(self) -> None:
         """Do what takes long, once, before the first step."""
+
+    def schedule(self, latent: Tensor) -> ScaleSchedule:
+        """The scales of latents (B, D, h, w)."""
+        sizes = self.recipe.transformer
+        return schedule_of_grid(sizes.scales, Grid(*latent.shape[-2:]), sizes.most_scales)
+
+    def encoded(self, image: Tensor, wrong: CodeCorruption | None = None) -> TokenMaps:
+        """Token maps of images (B, 3, H, W)."""
+        latent = self.tokenizer.encode(image)
+        return self.tokenizer.token_maps(latent, self.schedule(latent), wrong)
 
     @abstractmethod
     def batch(self, microbatch: Microbatch) -> TokenBatch:
@@ -134,7 +144,7 @@ class MemoryTokens(TokenSource[MemoryImages]):
         if self._maps is None:
             self._maps = encode_all(
                 self.tokenizer,
-                self.schedule,
+                self.schedule(self.tokenizer.encode(to_signed(self.captioned.pixels[:1].to(self.device)))),
                 self.captioned,
                 self.device,
                 augmentations=self.recipe.augmentations,
@@ -149,7 +159,7 @@ class MemoryTokens(TokenSource[MemoryImages]):
             maps = select(self._maps, microbatch.mine(version) * len(self.captioned) + rows, self.device)
         else:  # not prepared: the images themselves
             image = to_signed(self.captioned.images(rows).to(self.device))
-            maps = self.tokenizer.token_maps(self.tokenizer.encode(image), self.schedule)
+            maps = self.encoded(image)
         if self._labels is not None:
             return TokenBatch(maps, Conditions(classes=self._labels[rows]))
         uniform = microbatch.mine(torch.rand(count, generator=microbatch.generator("captions"))).tolist()
@@ -169,7 +179,7 @@ class LiveTokens(TokenSource[LoadedImages]):
     def batch(self, microbatch: Microbatch) -> TokenBatch:
         batch = self.data.loader.rows(microbatch.step, microbatch.rows)
         image, wrong = self._augmented(batch.signed(self.device), microbatch)
-        maps = self.tokenizer.token_maps(self.tokenizer.encode(image), self.schedule, wrong)
+        maps = self.encoded(image, wrong)
         return TokenBatch(maps, Conditions(captions=batch.captions or None, classes=batch.labels))
 
     def first(self, count: int) -> Conditions:
@@ -208,10 +218,10 @@ class StoredTokens(TokenSource[EncodedImages]):
             assert residual is not None  # `_require_fitting`
             largest = torch.full((microbatch.batch_size, 1), self.recipe.code_corruption)
             wrong = CodeCorruption(largest, microbatch.generator("view"), microbatch.rows)
-            latent = self.tokenizer.latent_from_codes(indices, residual, self.schedule)
-            maps = self.tokenizer.token_maps(latent, self.schedule, wrong)
+            latent = self.tokenizer.latent_from_codes(indices, residual, batch.schedule)
+            maps = self.tokenizer.token_maps(latent, batch.schedule, wrong)
         else:
-            maps = self.tokenizer.token_maps_from_codes(indices, residual, self.schedule)
+            maps = self.tokenizer.token_maps_from_codes(indices, residual, batch.schedule)
         return TokenBatch(maps, Conditions(classes=batch.labels) if self.by_class else Conditions(text=batch.text))
 
     def first(self, count: int) -> Conditions:
@@ -255,6 +265,7 @@ def encode_all(
         indices=tuple(torch.cat(maps) for maps in zip(*(part.indices for part in parts), strict=True)),
         teacher_forcing_input=torch.cat([part.teacher_forcing_input for part in parts]),
         last_scale_continuous=torch.cat([part.last_scale_continuous for part in parts]),
+        schedule=schedule,
     )
 
 
@@ -265,6 +276,7 @@ def select(maps: TokenMaps, rows: Tensor, device: torch.device) -> TokenMaps:
         tuple(index[rows].to(device) for index in maps.indices),
         maps.teacher_forcing_input[rows].to(device),
         maps.last_scale_continuous[rows].to(device),
+        maps.schedule,
     )
 
 
@@ -283,11 +295,11 @@ def _require_fitting(
             f"{encoded.folder} was encoded without residuals, which code_corruption needs: set code_corruption = 0"
         )
     fault = ""
-    if encoded.grid_sizes != recipe.transformer.scales:
-        scales = list(recipe.transformer.scales)
-        fault = (
-            f"was encoded at the scales {list(encoded.grid_sizes)}, the recipe has {scales}: encode it with --scales"
-        )
+    aspects, scales = recipe.reading.aspects, list(recipe.transformer.scales)
+    if there["scales"] != scales:
+        fault = f"was encoded at the scales {there['scales']}, the recipe has {scales}: encode it with --scales"
+    elif encoded.aspects != aspects:
+        fault = f"has the aspects {list(encoded.aspects)}, the recipe {list(aspects)}: set reading.aspects accordingly"
     elif recipe.diffusion is not None and not there["residual"]:
         fault = "was encoded without residuals, which [diffusion] learns: encode it without --no-residual"
     elif by_class and bool((encoded.labels < 0).any()):

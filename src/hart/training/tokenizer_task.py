@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hart.checkpoint.starting import load_tokenizer, same_sizes, save_tokenizer
 from hart.checkpoint.storage import fingerprint, load_state
 from hart.data.datasets import CaptionedImages
+from hart.grids import ScaleSchedule
 from hart.losses.adversarial import (
     AdversarialTerm,
     PatchDiscriminator,
@@ -24,6 +25,7 @@ from hart.losses.config import PerceptualConfig
 from hart.losses.tokenizer_loss import pixel_loss, tokenizer_loss
 from hart.networks.perceptual import perceptual_loss
 from hart.randomness import CPU, generator_for, seed_of
+from hart.sizes import ImageSize, grid_of_size, schedule_of_grid
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.tokenizer.quantizer import CodeCorruption, code_counts, codebook_usage
 from hart.training.config import TokenizerRecipe
@@ -54,6 +56,7 @@ def start_from(recipe: TokenizerRecipe) -> HybridTokenizer:
 class TokenizerBatch:
     """Images (B, 3, H, W) in [-1, 1], which of the two latents the step decodes, and what the modules leave in it.
 
+    schedule: of the images.
     code_corruption: corrupts codes of a discrete latent, anew in each pass; None leaves them as they are.
     adversarial: the adversarial term of the tokenizer's loss; None before its start step, and without one.
     reconstruction: (B, 3, H, W) without gradient, which the discriminator's loss compares with the images.
@@ -61,6 +64,7 @@ class TokenizerBatch:
 
     step: int
     image: Tensor
+    schedule: ScaleSchedule
     discrete: bool
     code_corruption: CodeCorruption | None = None
     adversarial: AdversarialTerm | None = None
@@ -139,7 +143,10 @@ class TokenizerStage(Task):
         decoder = self.module.decoder
         with torch.no_grad():
             latent = self.module.training_pass(
-                batch.image, discrete=batch.discrete, code_corruption=batch.code_corruption
+                batch.image,
+                discrete=batch.discrete,
+                schedule=batch.schedule,
+                code_corruption=batch.code_corruption,
             ).latent
             features = decoder.features(self.module.post_quant_conv(latent))
         reconstruction = decoder.conv_out(features)
@@ -151,7 +158,9 @@ class TokenizerStage(Task):
             assert self.discriminator is not None
             assert batch.reconstruction is not None
             return discriminator_loss(self.discriminator, batch.image, batch.reconstruction)
-        result = self.module.training_pass(batch.image, discrete=batch.discrete, code_corruption=batch.code_corruption)
+        result = self.module.training_pass(
+            batch.image, discrete=batch.discrete, schedule=batch.schedule, code_corruption=batch.code_corruption
+        )
         reconstruction = self.module.decode_unclamped(result.latent)
         total, parts = tokenizer_loss(
             batch.image, reconstruction, result, self.perceptual, self.weights, batch.adversarial
@@ -185,7 +194,7 @@ class TokenizerStage(Task):
         return figures
 
     def _revive(self, dead: Tensor, residuals: Tensor, microbatch: Microbatch, train_context: TrainContext) -> None:
-        """Move dead codes onto random vectors of the last scale's residuals (B, D, n_K, n_K)."""
+        """Move dead codes onto random vectors of the last scale's residuals (B, D, h, w)."""
         vectors = train_context.gather(residuals).permute(0, 2, 3, 1).flatten(0, 2)
         chosen = torch.randint(len(vectors), (len(dead),), generator=microbatch.generator("revived codes"))
         codebook = self.module.quantizer.codebook.weight
@@ -218,9 +227,12 @@ class TokenizerTask(TokenizerStage):
         if discrete and self.recipe.code_corruption:
             largest = torch.full((microbatch.batch_size, 1), self.recipe.code_corruption)
             code_corruption = CodeCorruption(largest, microbatch.generator("mistakes"), microbatch.rows)
-        return TokenizerBatch(
-            microbatch.step, image.contiguous(memory_format=torch.channels_last), discrete, code_corruption
-        )
+        image, schedule = image.contiguous(memory_format=torch.channels_last), self._schedule(image)
+        return TokenizerBatch(microbatch.step, image, schedule, discrete, code_corruption)
+
+    def _schedule(self, image: Tensor) -> ScaleSchedule:
+        sizes, (height, width) = self.recipe.tokenizer, image.shape[-2:]
+        return schedule_of_grid(sizes.scales, grid_of_size(ImageSize(width, height), sizes.downsampling))
 
     def after_step(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
         return self.images.figures(microbatch, train_context, self.device) | super().after_step(
@@ -231,7 +243,8 @@ class TokenizerTask(TokenizerStage):
         """The first images, and their reconstructions from codes alone and with the exact residual."""
         assert isinstance(module, HybridTokenizer)
         image = self.images.first(SAMPLES).to(self.device)
-        rebuilt = (module.reconstruct(image, discrete=discrete) for discrete in (True, False))
+        schedule = self._schedule(image)
+        rebuilt = (module.reconstruct(image, discrete=discrete, schedule=schedule) for discrete in (True, False))
         return {"reconstructions": image_row(image, *rebuilt)}
 
     def save(self, folder: Path, module: nn.Module) -> None:

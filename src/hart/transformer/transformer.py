@@ -2,7 +2,7 @@
 
 Every scale is one step: all its tokens are predicted at once, from the context and all earlier scales. Training
 computes all scales in one pass; generation keeps keys and values and computes one scale per call. Both go through the
-same embedding and the same blocks.
+same embedding and the same blocks. The grids of the scales are the caller's, by default the configured square ones.
 
 Shapes: B batch, K scales, S context tokens, N tokens of one scale, L tokens of all scales, C width,
 D latent channels, V codes.
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hart.config import TransformerConfig
+from hart.grids import ScaleSchedule
 from hart.layers.embedding import SinusoidalMLP
 from hart.layers.kv_cache import KVCache
 from hart.layers.norm import SiluLinear, modulate
@@ -96,7 +97,6 @@ class HartTransformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        self.schedule = config.schedule
         width = config.width
         if config.text is not None:
             self.context_embedder: nn.Module = TextEmbedder(config.text, width, config.modulation_pooling)
@@ -106,10 +106,10 @@ class HartTransformer(nn.Module):
             )
         self.word_embed = nn.Linear(config.latent_channels, width)
         self.level_embedding = (
-            SinusoidalMLP(width) if config.level_embedding == "sinusoidal" else LevelTable(len(self.schedule), width)
+            SinusoidalMLP(width) if config.level_embedding == "sinusoidal" else LevelTable(len(config.scales), width)
         )
         self.positions = (
-            nn.Parameter(nn.init.normal_(torch.empty(self.schedule.total_tokens, width), std=0.02))
+            nn.Parameter(nn.init.normal_(torch.empty(config.schedule.total_tokens, width), std=0.02))
             if config.position == "absolute"
             else None
         )
@@ -141,42 +141,52 @@ class HartTransformer(nn.Module):
         return tokens, rotation_1d(context.position_ids, self.head_width)
 
     def embed_scale(
-        self, k: int, scale_input: Tensor, conditioning: Conditioning, positions: Tensor | None = None
+        self,
+        k: int,
+        scale_input: Tensor,
+        conditioning: Conditioning,
+        positions: Tensor | None = None,
+        schedule: ScaleSchedule | None = None,
     ) -> tuple[Tensor, Rotation | None]:
-        """Tokens of scale k (0-based, k > 0) and their rotation.
+        """Tokens of scale k (0-based, k > 0) of `schedule`, and their rotation.
 
         scale_input: (B, N, D), the running sum of the scales before, resized to this one.
         positions: (B, M) raster positions of `scale_input` (B, M, D), if it does not hold all N of them.
         """
+        schedule = self._served(schedule)
         tokens = self.embed_tokens(scale_input)
         tokens = tokens + self._level(k, tokens)
-        grid_size = self.schedule.grid_sizes[k]
+        grid, final = schedule.grids[k], schedule.final
         if positions is None:
-            positions = torch.arange(grid_size * grid_size, device=tokens.device).unsqueeze(0)
+            positions = torch.arange(grid.tokens, device=tokens.device).unsqueeze(0)
         if self.positions is not None:
-            return tokens + self.positions[self.schedule.span(k)][positions], None
-        ratio = self.schedule.final_grid_size / grid_size
+            return tokens + self.positions[schedule.span(k)][positions], None
         start = conditioning.context.last_position.unsqueeze(1)
-        return tokens, rotation_2d(
-            positions // grid_size * ratio + start, positions % grid_size * ratio + start, self.head_width
-        )
+        rows = positions // grid.width * (final.height / grid.height) + start
+        columns = positions % grid.width * (final.width / grid.width) + start
+        return tokens, rotation_2d(rows, columns, self.head_width)
 
     def forward(
-        self, context: Context, teacher_forcing_input: Tensor, last_positions: Tensor | None = None
+        self,
+        context: Context,
+        teacher_forcing_input: Tensor,
+        last_positions: Tensor | None = None,
+        schedule: ScaleSchedule | None = None,
     ) -> HartHidden:
         """All scales at once under the block-causal order, for training.
 
         teacher_forcing_input: (B, L - 1, D), see `hart.types.TokenMaps`.
         last_positions: (B, M) raster positions of the last scale that are computed; None computes all.
         """
+        schedule = self._served(schedule)
         conditioning = self.condition(context)
-        scales = list(teacher_forcing_input.split(list(self.schedule.token_counts[1:]), dim=1))
+        scales = list(teacher_forcing_input.split(list(schedule.token_counts[1:]), dim=1))
         if last_positions is not None:
             scales[-1] = gather_tokens(scales[-1], last_positions)
         parts = [self.embed_context(conditioning)]
         for k, scale_input in enumerate(scales, start=1):
-            positions = last_positions if k == len(self.schedule) - 1 else None
-            parts.append(self.embed_scale(k, scale_input, conditioning, positions))
+            positions = last_positions if k == len(schedule) - 1 else None
+            parts.append(self.embed_scale(k, scale_input, conditioning, positions, schedule))
         segments = [tokens.shape[1] for tokens, _ in parts]
         rotations = [rotation for _, rotation in parts if rotation is not None]
         x = self._blocks(
@@ -188,9 +198,9 @@ class HartTransformer(nn.Module):
         # the context's last position predicts scale 1
         return HartHidden(x[:, segments[0] - 1 :], (1, *segments[1:]), conditioning)
 
-    def new_cache(self, batch: int) -> KVCache:
+    def new_cache(self, batch: int, schedule: ScaleSchedule | None = None) -> KVCache:
         """An empty cache for the context and all scales of `batch` images."""
-        capacity = self.context_tokens + self.schedule.total_tokens - 1
+        capacity = self.context_tokens + self._served(schedule).total_tokens - 1
         weight = self.word_embed.weight
         return KVCache(
             len(self.blocks), batch, self.config.heads, capacity, self.head_width,
@@ -225,15 +235,28 @@ class HartTransformer(nn.Module):
         return self._blocks(tokens, rotation, conditioning, cache=cache)[:, -1:]
 
     def next_scale(
-        self, k: int, scale_input: Tensor, conditioning: Conditioning, cache: KVCache, positions: Tensor | None = None
+        self,
+        k: int,
+        scale_input: Tensor,
+        conditioning: Conditioning,
+        cache: KVCache,
+        positions: Tensor | None = None,
+        schedule: ScaleSchedule | None = None,
     ) -> Tensor:
         """Hidden states (B, N, C) of scale k; arguments as in `embed_scale`, earlier tokens in the cache."""
-        tokens, rotation = self.embed_scale(k, scale_input, conditioning, positions)
+        tokens, rotation = self.embed_scale(k, scale_input, conditioning, positions, schedule)
         return self._blocks(tokens, rotation, conditioning, cache=cache)
 
     def logits(self, hidden: Tensor, conditioning: Conditioning) -> Tensor:
         """Hidden states (B, N, C) to logits (B, N, V) in float32."""
         return self.head(hidden, conditioning.head_modulation)
+
+    def _served(self, schedule: ScaleSchedule | None) -> ScaleSchedule:
+        """`schedule`, by default the configured one. Raises `ConfigError` for one that this model cannot serve."""
+        if schedule is None:
+            return self.config.schedule
+        self.config.check_schedule(schedule)
+        return schedule
 
     def _level(self, k: int, like: Tensor) -> Tensor:
         return self.level_embedding(torch.full((1,), k, device=like.device))

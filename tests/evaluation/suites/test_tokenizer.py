@@ -17,8 +17,9 @@ from hart.evaluation.metrics.distances import Gaussian, frechet_distance
 from hart.evaluation.metrics.features import open_extractor
 from hart.evaluation.suites.base import Context
 from hart.evaluation.suites.tokenizer import PSNR, SUITE, TokenizerOptions, schedule_for
-from hart.grids import ScaleSchedule
+from hart.grids import Grid, ScaleSchedule
 from hart.networks.perceptual import perceptual_loss
+from hart.sizes import ImageSize, parsed_size, schedule_of_grid
 from helpers import tiny_tokenizer_config
 from image_files import encoded_image
 from models import save_tiny_text_model
@@ -37,22 +38,30 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_figures_are_those_of_the_8_bit_images(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("size", "scales", "schedule"),
+    [
+        (SIZE, SCALES, ScaleSchedule.square(SCALES)),
+        ("24x16", None, schedule_of_grid(tiny_tokenizer_config().scales, Grid(8, 12))),
+    ],
+    ids=["square", "wide"],
+)
+def test_figures_are_those_of_the_8_bit_images(
+    folder: Path, tmp_path: Path, size: int | str, scales: tuple[int, ...] | None, schedule: ScaleSchedule
+) -> None:
     model = save_tiny_text_model(tmp_path / "model")
     options = TokenizerOptions(
-        model=str(model), data=str(folder), split="train", size=SIZE, scales=SCALES, batch_size=4, resamples=3,
+        model=str(model), data=str(folder), split="train", size=size, scales=scales, batch_size=4, resamples=3,
         device="cpu",
     )  # fmt: skip
     result = SUITE(Context(options, tmp_path / "out"))
     tokenizer, extractor = load_tokenizer(model), open_extractor("efficientnet-lite0", CPU)
     distance = perceptual_loss("efficientnet_lite0")
-    source, transform = open_source(folder, split="train"), ImageTransform(SIZE)
+    source, transform = open_source(folder, split="train"), ImageTransform(parsed_size(str(size)))
     images = torch.stack([source.read(row).pixels(transform) for row in range(len(source))])  # type: ignore[union-attr]
     with torch.no_grad():
         for kind in ("discrete", "hybrid"):
-            image = tokenizer.reconstruct(
-                to_signed(images), discrete=kind == "discrete", schedule=ScaleSchedule(SCALES)
-            )
+            image = tokenizer.reconstruct(to_signed(images), discrete=kind == "discrete", schedule=schedule)
             pixels = ((image + 1) * 127.5).round().byte()
             figures = {name: figure.value for name, figure in result.figures[kind].items()}
             assert figures[PSNR] == pytest.approx(float(psnr(pixels, images, 255).mean()), rel=1e-4)
@@ -99,17 +108,18 @@ def test_kept_numbers_that_are_not_of_these_images_are_named(
 @pytest.mark.parametrize(("size", "grid_size"), [(256, 16), (512, 32), (1024, 64)])
 def test_published_sizes_need_no_scales(size: int, grid_size: int) -> None:
     config = tiny_tokenizer_config().replace(channel_multipliers=(1, 1, 1, 1, 1))
-    assert schedule_for(config, size).final_grid_size == grid_size
+    assert schedule_for(config, ImageSize(size, size)).final == (grid_size, grid_size)
 
 
 def test_scales_that_do_not_fit_are_refused() -> None:
     config = tiny_tokenizer_config()
-    assert schedule_for(config, 16, (1, 3, 8)).grid_sizes == (1, 3, 8)
+    assert schedule_for(config, ImageSize(16, 16), (1, 3, 8)).listed == [1, 3, 8]
+    assert schedule_for(config, ImageSize(24, 12)).final == (6, 12)
     for size, scales, said in (
-        (15, None, "give a multiple of 2 px"),
+        (15, None, "multiples of 2 px"),
         (8, None, "at least 11 px"),
-        (16, (1, 2, 7), "scales end at 7: images of 16 px have a latent of 8 x 8"),
+        (16, (1, 2, 7), "scales end at 7: images of 16x16 px have a latent of 8"),
         (16, (2, 8), "starts at 1"),
     ):
         with pytest.raises(HartError, match=said):
-            schedule_for(config, size, scales)
+            schedule_for(config, ImageSize(size, size), scales)

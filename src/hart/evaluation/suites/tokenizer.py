@@ -35,7 +35,7 @@ from hart.generation.contact_sheet import contact_sheet
 from hart.generation.outputs import psnr
 from hart.grids import ScaleSchedule
 from hart.networks.perceptual import EfficientNetLitePerceptualLoss, Lpips, perceptual_loss
-from hart.presets import scales_of_size
+from hart.sizes import ImageSize, grid_of_size, parsed_size, schedule_of_grid
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
 KINDS = ("discrete", "hybrid")
@@ -51,9 +51,11 @@ class TokenizerOptions(ImageSetOptions, SuiteOptions, kw_only=True):
     """The model may be a tokenizer alone."""
 
     model: base.Model = "emoji"
-    size: int | None = Field(default=None, description="Size of the images in pixels; the model's own by default.")
+    size: int | str | None = Field(
+        default=None, description="Size of the images in pixels, such as 256 or 192x128; the model's own by default."
+    )
     scales: tuple[int, ...] | None = Field(
-        default=None, description="Grid sizes of the token maps, for sizes that have no known ones."
+        default=None, description="Sizes of square token maps, in place of those that follow from the images' size."
     )
     limit: int | None = Field(default=None, ge=1, description="Images to measure; all by default.")
     features: base.Features = "efficientnet-lite0"
@@ -66,23 +68,23 @@ class TokenizerOptions(ImageSetOptions, SuiteOptions, kw_only=True):
     batch_size: base.BatchSize = 8
 
 
-def schedule_for(config: TokenizerConfig, size: int, scales: tuple[int, ...] | None = None) -> ScaleSchedule:
-    """The scales with which images of `size` pixels are coded.
+def schedule_for(config: TokenizerConfig, size: ImageSize, scales: tuple[int, ...] | None = None) -> ScaleSchedule:
+    """The scales with which images of `size` are coded.
 
-    `scales` if given, else those of `hart.presets.scales_of_size`. Raises `HartError` when they do not end at the
-    latent's size.
+    `scales` if given, for squares; else those of `hart.sizes.schedule_of_grid`. Raises `HartError` when they do not end
+    at the latent's size.
     """
-    if size < SSIM_WINDOW:
-        raise HartError(f"size {size}: give at least {SSIM_WINDOW} px, the window of SSIM")
-    derived = scales_of_size(config.scales, config.downsampling, size)
+    if min(size) < SSIM_WINDOW:
+        raise HartError(f"size {size.stored}: give at least {SSIM_WINDOW} px, the window of SSIM")
+    grid = grid_of_size(size, config.downsampling)
+    if scales is None:
+        return schedule_of_grid(config.scales, grid)
     try:
-        schedule = ScaleSchedule(derived if scales is None else scales)
+        schedule = ScaleSchedule.square(scales)
     except ValueError as error:
         raise HartError(f"scales: {error}") from None
-    if schedule.final_grid_size != (grid_size := derived[-1]):
-        raise HartError(
-            f"scales end at {schedule.final_grid_size}: images of {size} px have a latent of {grid_size} x {grid_size}"
-        )
+    if schedule.final != grid:
+        raise HartError(f"scales end at {schedule.final}: images of {size} px have a latent of {grid}")
     return schedule
 
 
@@ -95,14 +97,15 @@ def run(context: Context[TokenizerOptions]) -> Result:
 
     options, progress, device = context.options, context.progress, context.device
     tokenizer = load_tokenizer(options.model).requires_grad_(False).to(device)
-    size = tokenizer.config.image_size if options.size is None else options.size
+    size = parsed_size(str(tokenizer.config.image_size if options.size is None else options.size))
     schedule = schedule_for(tokenizer.config, size, options.scales)
     source = options.source()
     context.note(source.description)
-    images = ImageSet(source, ImageTransform(size, fit=options.fit), limit=options.limit, seed=options.seed)
+    transform = ImageTransform((size.width, size.height), fit=options.fit)
+    images = ImageSet(source, transform, limit=options.limit, seed=options.seed)
     measure = Measure(tokenizer, schedule, open_extractor(options.features, device), options)
     weights = fingerprint(tokenizer)
-    facts = {"tokenizer": weights, "scales": list(schedule), "device": device.type, **measure.facts()}
+    facts = {"tokenizer": weights, "scales": schedule.listed, "device": device.type, **measure.facts()}
     kept = context.cache(TENSORS, facts)
     parts: list[Mapping[str, Tensor]] = []
     groups: list[list[Image.Image]] = []
@@ -124,9 +127,9 @@ def run(context: Context[TokenizerOptions]) -> Result:
     progress(done, None, "distances and intervals")
     measured = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return Result(
-        title=f"{images_text(done)} of {size} px",
+        title=f"{images_text(done)} of {size.stored} px",
         figures={kind: _figures(measured, kind, measure, context) for kind in KINDS},
-        settings={"set": source.description, "size": size, "scales": list(schedule), "weights_sha256": weights},
+        settings={"set": source.description, "size": size.stored, "scales": schedule.listed, "weights_sha256": weights},
         counts={"images": done, "damaged": len(images.damaged)},
         extractor=extractor_facts(measure.extractor),
         notes=few_images_warning("rFID", done),
