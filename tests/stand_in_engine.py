@@ -16,7 +16,8 @@ from hart.serving.engine import ModelFacts, OutOfMemory, Row, Size, Source
 
 SCALES = 4
 SIZES = ((16, 16), (32, 16), (16, 32))
-FACTS = ModelFacts(SIZES, SCALES, 30, SamplingConfig(), edits=True, variations=True)
+FACTS = ModelFacts(SIZES, SCALES, SamplingConfig(), edits=True, variations=True)
+TOKENS = 30
 
 
 def drawn(row: Row, k: int) -> Image.Image:
@@ -46,6 +47,13 @@ class StandInEngine:
     def __post_init__(self) -> None:
         self.open_gate.set()
 
+    def nearest(self, width: int, height: int) -> Size:
+        return self.facts.nearest(width, height)
+
+    def shaped(self, aspect: str) -> Size:
+        width, height = map(int, aspect.split(":"))
+        return self.facts.nearest(16 * width / height, 16)
+
     def row(
         self,
         prompt: str,
@@ -60,7 +68,7 @@ class StandInEngine:
             raise HartError("prompt 1 is empty: describe what to generate")
         if given.get("top_k") == 0:
             given["top_k"] = None
-        return Row(prompt, negative_prompt, seed, size, self.facts.sampling.replace(**given), source)
+        return Row(prompt, negative_prompt, seed, size, self.facts.sampling.replace(**given), SCALES, TOKENS, source)
 
     def remarks(self, prompt: str) -> list[str]:
         return [f'"{prompt}": unknown words'] if "xyzzy" in prompt else []

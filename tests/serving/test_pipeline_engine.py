@@ -67,12 +67,28 @@ def test_in_one_batch_as_on_a_gpu_a_row_is_the_same_to_rounding(engine: Pipeline
     assert engine.group(rows[0]) == engine.group(rows[1]) != engine.group(row(engine, 0, diffusion_steps=3))
 
 
+@pytest.mark.parametrize(
+    ("given", "size", "note"),
+    [
+        ({"size": "8x8"}, "8x8", ""),
+        ({"size": "10x6"}, "10x6", "may be poor"),
+        ({"size": "512x512"}, "8x8", "does not draw 512x512"),
+        ({"aspect": "2:1"}, "12x6", "may be poor"),
+    ],
+)
+def test_sizes_that_the_model_draws(server: Running, given: dict[str, str], size: str, note: str) -> None:
+    answer = server.post(prompt="x", **given).json()
+    assert answer["size"] == size
+    assert image_of(answer["data"][0]["b64_json"]).size == tuple(map(int, size.split("x")))
+    assert note in " ".join(answer["notes"])
+
+
 def test_generate_like_makes_a_served_image_again(server: Running, text_model: Path, tmp_path: Path) -> None:
-    asked = {"prompt": "a cat", "negative_prompt": "a dog", "seed": 9, **OWN}
+    asked = {"prompt": "a cat", "negative_prompt": "a dog", "seed": 9, "size": "10x6", **OWN}
     content = server.post(**asked).json()["data"][0]["b64_json"]
     (tmp_path / "served.png").write_bytes(base64.b64decode(content))
-    like = ("generate", "--like", tmp_path / "served.png", "--model", text_model, "--out", tmp_path / "out")
-    (again,) = outputs(run(*like))
+    like = ("--like", tmp_path / "served.png", "--model", text_model, "--size", "10x6", "--out", tmp_path / "out")
+    (again,) = outputs(run("generate", *like))
     assert image_of(content).tobytes() == image_of(base64.b64encode(again.read_bytes()).decode()).tobytes()
 
 

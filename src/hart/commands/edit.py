@@ -116,12 +116,12 @@ def mix(
         from hart.sizes import requested_schedule
 
         schedule = requested_schedule(pipe.config, size=options.size, aspect=options.aspect)
-        weights = mix_weights(len(schedule), shares, switch)
-        writer = ImageWriter(options, total, mix=MixSettings(second, weights))
+        mixture = mix_weights(len(schedule), shares, switch)
+        writer = ImageWriter(options, total, mix=MixSettings(second, mixture))
         with says_what_is_kept(writer):
             pipe.mix(
                 prompts_for(pipe, [first, second]),
-                shares,
+                mixture,
                 size=options.size,
                 aspect=options.aspect,
                 **_call(options, settings, pipe, writer, report),

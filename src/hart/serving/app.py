@@ -151,7 +151,7 @@ def _described(model: ServedModel) -> dict[str, Any]:
     if engine is not None:
         facts = engine.facts
         about |= {
-            "sizes": ["{}x{}".format(*size) for size in facts.sizes],
+            "sizes": ["{}x{}".format(*size) for size in facts.sizes],  # that it was trained at
             "scales": facts.scales,
             "classes": facts.num_classes,
             "edits": facts.edits,

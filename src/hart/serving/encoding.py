@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from hart.generation.metadata import ImageRecord
 
-PREVIEW_LEVEL, LEVEL = 1, 6
+PREVIEW_LEVEL, LEVEL = 1, 4
 """Of PNG's compression: previews are looked at for a moment."""
 
 
@@ -24,10 +24,11 @@ def record(row: Row, facts: ModelFacts, model: str) -> ImageRecord:
     """What the settings of a row are, as `hart generate` stores them."""
     from hart import __version__
     from hart.generation.metadata import ImageRecord, ImageSettings
+    from hart.sizes import ImageSize
 
     settings = ImageSettings(
         sampling=row.sampling,
-        size=row.size[0],
+        size=ImageSize(*row.size).stored,
         negative_prompt=row.negative_prompt,
         device=facts.device,
         dtype=facts.dtype,

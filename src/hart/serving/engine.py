@@ -51,6 +51,10 @@ class Row:
     seed: int
     size: Size
     sampling: SamplingConfig
+    scales: int
+    """After each there is a preview."""
+    tokens: int
+    """Over all scales."""
     source: Source | None = None
 
 
@@ -58,13 +62,13 @@ class Row:
 class ModelFacts:
     """What a client may know of a model.
 
-    sizes: that it draws, its own first. scales: how many; after each there is a preview. tokens: of an image, over all
-    scales. num_classes: of a class model, whose prompts are numbers. edits, variations: whether it offers them.
+    sizes: that it was trained at, its own first. num_classes: of a class model, whose prompts are numbers. edits,
+    variations: whether it offers them.
     """
 
     sizes: tuple[Size, ...]
     scales: int
-    tokens: int
+    """Of its own size."""
     sampling: SamplingConfig
     num_classes: int | None = None
     edits: bool = False
@@ -103,6 +107,14 @@ class Engine(Protocol):
 
     @property
     def facts(self) -> ModelFacts: ...
+
+    def nearest(self, width: int, height: int) -> Size:
+        """This size if the model draws it, else the nearest one."""
+        ...
+
+    def shaped(self, aspect: str) -> Size:
+        """The size of a shape, "WIDTH:HEIGHT", about as large as the model's own. Raises `HartError`."""
+        ...
 
     def row(
         self,

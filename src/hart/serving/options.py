@@ -38,8 +38,8 @@ class ServeOptions(Config, kw_only=True):
     """Images a minute for each key, or each address; by default as many as the machine makes."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 4
     """Images sampled together."""
-    exact: Annotated[bool, Field(json_schema_extra={"flags": ["--exact"]})] = False
-    """On a GPU, sample every image by itself, as on a CPU: slower, and its bytes never depend on others."""
+    exact: bool | None = None
+    """Sample every image by itself, so that not a bit depends on others; by default on a CPU only, since it is slower."""
     queue_size: Annotated[int, Field(ge=1, le=100_000)] = 64
     """Images that may wait; beyond that requests are refused with status 429."""
     timeout: Annotated[float, Field(gt=0, le=86_400)] = 120.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -46,7 +45,7 @@ class Order:
 
     @property
     def size(self) -> str:
-        return "{}x{}".format(*self.rows[0].size)
+        return _text(self.rows[0].size)
 
     @property
     def form(self) -> str:
@@ -55,7 +54,7 @@ class Order:
 
     def previews(self) -> tuple[int, ...]:
         """0-based scales after which an image so far is sent."""
-        before_last = self.facts.scales - 1
+        before_last = self.rows[0].scales - 1
         if not self.request.stream:
             return ()
         wanted = before_last if self.request.partial_images is None else min(self.request.partial_images, before_last)
@@ -74,7 +73,7 @@ class Order:
         return base64.b64encode(content).decode()
 
     def usage(self, images: int) -> Usage:
-        tokens = images * self.facts.tokens
+        tokens = images * self.rows[0].tokens
         return Usage(input_tokens_details=TextTokens(), output_tokens=tokens, total_tokens=tokens)
 
     def common(self) -> dict[str, Any]:
@@ -91,7 +90,7 @@ def order(
     for text, param in ((prompt, "prompt"), (negative, "negative_prompt")):
         if text and (why := checker.refusal(text)) is not None:
             raise ApiError(400, why, param=param, code="content_policy_violation")
-    size, notes = _size(request, engine.facts)
+    size, notes = _size(request, engine)
     seed = secrets.randbelow(NEW_SEEDS) if request.seed is None else request.seed
     settings = request.sampling()
     rows = [engine.row(prompt, negative or None, seed + i, size, settings, source) for i in range(request.n or 1)]
@@ -100,27 +99,26 @@ def order(
     return Order(request, model.name, engine.facts, rows, notes)
 
 
-def _size(request: ImageRequest, facts: ModelFacts) -> tuple[Size, list[str]]:
+def _size(request: ImageRequest, engine: Engine) -> tuple[Size, list[str]]:
     """The size that is drawn, and what to say about it."""
-    own = facts.sizes[0]
+    sizes = engine.facts.sizes
+    size = sizes[0]
     if request.size is not None and request.size != "auto":
-        wanted = request.size
-        size = facts.nearest(*wanted_size(wanted))
-        same = size == wanted_size(wanted)
+        wanted = wanted_size(request.size)
+        size = engine.nearest(*wanted)
+        if size != wanted and request.strict:
+            raise ApiError(400, f"size: the model does not draw {request.size}; it draws {_text(size)}", param="size")
+        if size != wanted:
+            return size, [f"the model does not draw {request.size}: this is {_text(size)}"]
     elif request.aspect is not None:
-        wanted = request.aspect
-        width, height = wanted_size(wanted)
-        scale = math.sqrt(own[0] * own[1] / (width * height))  # the model's own area in this shape
-        size = facts.nearest(width * scale, height * scale)
-        same = size[0] * height == size[1] * width
-    else:
-        return own, []
-    if same:
+        size = engine.shaped(request.aspect)
+    if size in sizes:
         return size, []
-    if request.strict:
-        sizes = ", ".join(f"{w}x{h}" for w, h in facts.sizes)
-        raise ApiError(400, f"size: the model does not draw {wanted}, it draws {sizes}", param="size")
-    return size, [f"the model does not draw {wanted}: this is {size[0]}x{size[1]}"]
+    return size, [f"the model was trained at {', '.join(map(_text, sizes))}: images of {_text(size)} may be poor"]
+
+
+def _text(size: Size) -> str:
+    return "{}x{}".format(*size)
 
 
 class Subscription:
@@ -196,8 +194,8 @@ async def stream(
             **order.common(),
             image_index=event.row,
             seed=order.rows[event.row].seed,
-            scale=event.k + 1 if isinstance(event, Preview) else order.facts.scales,
-            scales=order.facts.scales,
+            scale=event.k + 1 if isinstance(event, Preview) else order.rows[0].scales,
+            scales=order.rows[0].scales,
             partial_image_index=sent[event.row] if partial else None,
             usage=None if partial else order.usage(1),
             notes=None if partial else order.notes,

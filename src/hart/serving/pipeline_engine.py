@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hart.config import HartConfig
 from hart.devices import dtype_name, is_out_of_memory
 from hart.errors import HartError
 from hart.generation.image_requests import ImageRequest, checked_images
@@ -19,11 +18,11 @@ from hart.generation.request import checked_settings
 from hart.generation.rows import SHARED
 from hart.pipeline import HartPipeline
 from hart.serving.engine import Batch, ModelFacts, NotOffered, OutOfMemory, Row, Size, Source
-from hart.sizes import requested_schedule
+from hart.sizes import ImageSize, requested_schedule, size_of_grid, trained_sizes
 from hart.types import Context
 
-ASPECTS = ("4:3", "3:4", "16:9", "9:16")
-"""Offered besides the model's own shape; requests may ask for any other."""
+LARGEST = 2
+"""Times the model's own number of pixels: larger images are made of the nearest size."""
 KEPT_CONTEXTS = 64
 """Encoded prompts that are kept for the rows of a request."""
 
@@ -33,22 +32,37 @@ class PipelineEngine:
 
     def __init__(self, pipe: HartPipeline, *, exact: bool | None = None) -> None:
         """exact: sample every image by itself, so that not even rounding depends on the other images of a batch; by
-        default on a CPU, where that costs nothing."""
+        default on a CPU only."""
         self.pipe = pipe
         self._exact = pipe.device.type == "cpu" if exact is None else exact
         config = pipe.config
         if pipe.num_classes is None:
             _ = pipe.text_encoder
         self.facts = ModelFacts(
-            sizes=tuple(_sizes(config)),
+            sizes=self._sizes(),
             scales=len(config.tokenizer.scales),
-            tokens=config.transformer.schedule.total_tokens,
             sampling=config.sampling,
             num_classes=pipe.num_classes,
             device=str(pipe.device),
             dtype=dtype_name(pipe.dtype),
         )
         self._context: Callable[[str | int], Context] = lru_cache(KEPT_CONTEXTS)(self._encoded)
+
+    def _sizes(self) -> tuple[Size, ...]:
+        """Those that the model was trained at, the square first."""
+        own = self.pipe.image_size
+        return tuple(dict.fromkeys([(own, own), *map(_size, trained_sizes(self.pipe.config))]))
+
+    def nearest(self, width: int, height: int) -> Size:
+        if width * height <= LARGEST * self.pipe.image_size**2:
+            with suppress(HartError):
+                requested_schedule(self.pipe.config, width=width, height=height)
+                return width, height
+        return self.facts.nearest(width, height)
+
+    def shaped(self, aspect: str) -> Size:
+        schedule = requested_schedule(self.pipe.config, aspect=aspect)
+        return _size(size_of_grid(schedule.final, self.pipe.config.tokenizer.downsampling))
 
     def row(
         self,
@@ -65,7 +79,7 @@ class PipelineEngine:
         sampling = checked_settings(self.pipe.config, None, settings, schedule)
         asked = ImageRequest(self._prompt(prompt), seed, sampling, negative_prompt and self._prompt(negative_prompt))
         checked_images(self.pipe.config, [asked], schedule)
-        return Row(self._prompt(prompt), negative_prompt, seed, size, sampling, source)
+        return Row(asked.prompt, negative_prompt, seed, size, sampling, len(schedule), schedule.total_tokens, source)
 
     def remarks(self, prompt: str) -> list[str]:
         if self.pipe.num_classes is not None:
@@ -140,13 +154,8 @@ class _OneByOne:
         return [self._rows[place].images([0])[0] for place in places]
 
 
-def _sizes(config: HartConfig) -> Iterator[Size]:
-    """The model's own size, and the shapes of as many pixels that it can be asked for."""
-    yield config.tokenizer.image_size, config.tokenizer.image_size
-    for aspect in ASPECTS:
-        with suppress(HartError):  # a model with learned positions has one shape
-            final = requested_schedule(config, aspect=aspect).final
-            yield final.width * config.tokenizer.downsampling, final.height * config.tokenizer.downsampling
+def _size(size: ImageSize) -> Size:
+    return size.width, size.height
 
 
 @contextmanager

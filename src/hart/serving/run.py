@@ -39,6 +39,6 @@ def _opener(source: str, options: ServeOptions) -> OpenModel:
         from hart.serving.pipeline_engine import PipelineEngine  # imports PyTorch
 
         pipe = HartPipeline.from_pretrained(source, device=options.device, dtype=options.dtype)
-        return PipelineEngine(pipe, exact=options.exact or None)
+        return PipelineEngine(pipe, exact=options.exact)
 
     return open_model

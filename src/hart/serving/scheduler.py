@@ -116,6 +116,10 @@ class _Place:
     arrival: float
     group: Hashable
 
+    @property
+    def row(self) -> Row:
+        return self.job.rows[self.number]
+
 
 @dataclass
 class _Running:
@@ -292,11 +296,11 @@ class Scheduler:
         self._watcher.started(len(places), [now - place.arrival for place in places])
         engine, numbered = places[0].job.engine, dict(enumerate(places))
         try:
-            batch = engine.start([place.job.rows[place.number] for place in places])
+            batch = engine.start([place.row for place in places])
         except Exception as error:
             self._failed(numbered, error)
         else:
-            self._running = _Running(batch, numbered, engine.facts.scales, now)
+            self._running = _Running(batch, numbered, places[0].row.scales, now)
 
     def _advance(self, run: _Running) -> None:
         """One scale; rows whose clients have left are dropped before it."""

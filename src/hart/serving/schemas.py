@@ -60,7 +60,7 @@ class ImageRequest(BaseModel):
     size: Annotated[str, Field(pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$")] | None = None
     """"WIDTHxHEIGHT" or "auto". What the model does not draw becomes the nearest that it does; the answer says so."""
     aspect: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,3}:[1-9][0-9]{0,3}$")] | None = None
-    """"WIDTH:HEIGHT", in place of a size: the model's size of the nearest shape."""
+    """"WIDTH:HEIGHT", in place of a size: about as large as the model's own."""
     strict: bool | None = None
     """Refuse a size that the model does not draw."""
     output_format: Literal["png", "jpeg", "webp"] | None = None
