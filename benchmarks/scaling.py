@@ -29,7 +29,8 @@ from hart.benchmark.report import table
 from hart.config import HartConfig, ResidualDiffusionConfig, TextConditioning, TokenizerConfig, TransformerConfig
 from hart.devices import resolve_device
 from hart.pipeline import HartPipeline
-from hart.presets import SCALES_256, scales_of_size
+from hart.presets import SCALES_256
+from hart.sizes import scales_of_size
 
 FILE = Path(__file__).resolve().parent / "results" / "scaling.json"
 Row = dict[str, Any]
