@@ -1,4 +1,4 @@
-"""Time and memory against resolution, batch and depth: nothing may grow faster than the arithmetic.
+"""Time and memory against resolution, shape, batch and depth: nothing may grow faster than the arithmetic.
 
     python benchmarks/scaling.py                        # results/scaling.json, .md and .png
 
@@ -30,7 +30,6 @@ from hart.config import HartConfig, ResidualDiffusionConfig, TextConditioning, T
 from hart.devices import resolve_device
 from hart.pipeline import HartPipeline
 from hart.presets import SCALES_256
-from hart.sizes import scales_of_size
 
 FILE = Path(__file__).resolve().parent / "results" / "scaling.json"
 Row = dict[str, Any]
@@ -38,33 +37,34 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Point:
-    """size: of the images in pixels. batch: images together. depth: of the transformer."""
+    """size: width and height of the images in pixels. batch: images together. depth: of the transformer."""
 
-    size: int = 256
+    size: str = "256x256"
     batch: int = 1
     depth: int = 4
 
 
 SERIES = {
-    "resolution": [Point(size=size) for size in (256, 512, 1024, 2048)],
+    "squares": [Point(size=f"{side}x{side}") for side in (256, 512, 1024, 2048)],
+    "wide images": [Point(size=f"{2 * side}x{side // 2}") for side in (256, 512, 1024, 2048)],
     "batch": [Point(batch=batch) for batch in (1, 2, 4, 8)],
     "depth": [Point(depth=depth) for depth in (4, 8, 16, 32)],
 }
 
 
-def narrow(point: Point, width: int) -> HartConfig:
-    """A text-to-image model with the scales of the published ones at this size."""
-    scales = scales_of_size(SCALES_256, 16, point.size)
+def narrow(depth: int, width: int) -> HartConfig:
+    """A text-to-image model with the scales of the published ones."""
     transformer = TransformerConfig(
-        scales, codebook_size=512, width=width, depth=point.depth, heads=2, text=TextConditioning(64, 32)
+        SCALES_256, codebook_size=512, width=width, depth=depth, heads=2, text=TextConditioning(64, 32)
     )
-    tokenizer = TokenizerConfig(scales, base_channels=16, norm_groups=8, codebook_size=512)
+    tokenizer = TokenizerConfig(SCALES_256, base_channels=16, norm_groups=8, codebook_size=512)
     return HartConfig(tokenizer, transformer, ResidualDiffusionConfig(width, 2))
 
 
 def measured(point: Point, width: int, device: torch.device, seconds: float) -> Row:
     """Best of the calls that fit into the time, and the memory that they took besides what was there."""
-    timer = GenerationTimer(HartPipeline.from_config(narrow(point, width), device=device), device_clock(device))
+    pipe = HartPipeline.from_config(narrow(point.depth, width), device=device)
+    timer = GenerationTimer(pipe, device_clock(device), point.size)
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # what glibc keeps of the point before would hide what this one takes
     before = peak_memory(device)()
@@ -81,7 +81,18 @@ def measured(point: Point, width: int, device: torch.device, seconds: float) -> 
 def page(results: dict[str, Any]) -> str:
     lines = ["# Time and memory against resolution, batch and depth", "", f"`{results['command']}`", ""]
     lines += [f"- {name}: {value}" for name, value in results["machine"].items()]
-    header = ["px", "batch", "depth", "tokens", "GFLOP", "seconds", "growth", "GFLOP/s", "GiB", "KiB a token"]
+    header = [
+        "width x height",
+        "batch",
+        "depth",
+        "tokens",
+        "GFLOP",
+        "seconds",
+        "growth",
+        "GFLOP/s",
+        "GiB",
+        "KiB a token",
+    ]
     for name, rows in results["series"].items():
         lines += ["", f"## {name.capitalize()}", ""]
         lines += table(header, (_cells(row, before) for row, before in zip(rows, [None, *rows], strict=False)))
@@ -102,15 +113,16 @@ def draw(results: dict[str, Any], file: Path) -> None:
     canvas = Figure(figsize=(4.2 * len(results["series"]), 3.6), layout="constrained")
     panels = canvas.subplots(1, len(results["series"]), squeeze=False)[0]
     for panel, (name, rows) in zip(panels, results["series"].items(), strict=True):
-        xs = [row["size" if name == "resolution" else name] for row in rows]
+        grown = name if name in rows[0] else "tokens"
+        xs = [row[grown] for row in rows]
         lines = {"operations": ("gflop", "--"), "seconds": ("seconds", "o-"), "memory": ("gib", "s-")}
         for label, (key, style) in lines.items():
             if all(row[key] for row in rows):
                 panel.plot(xs, [row[key] / rows[0][key] for row in rows], style, label=label)
         panel.set_xscale("log", base=2)
         panel.set_yscale("log", base=2)
-        panel.set_xticks(xs, [str(x) for x in xs])
-        panel.set_xlabel({"resolution": "pixels of a side"}.get(name, name))
+        panel.set_xticks(xs, [row["size"] if grown == "tokens" else str(row[grown]) for row in rows])
+        panel.set_xlabel(name)
         panel.set_ylabel("times the first")
         panel.grid(alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
@@ -125,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--width", type=int, default=64, help="of the transformer, a multiple of 8")
     parser.add_argument("--seconds", type=float, default=3.0, help="about so long for each point, or one call")
     parser.add_argument("--series", nargs="+", choices=SERIES, default=list(SERIES))
-    parser.add_argument("--largest", type=int, default=2048, help="largest image, in pixels")
+    parser.add_argument("--largest", type=int, default=4096, help="largest width, in pixels")
     options = parser.parse_args(arguments)
     device = resolve_device(options.device)
     words = " ".join(sys.argv[1:] if arguments is None else arguments)
@@ -135,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results |= {"command": f"python benchmarks/scaling.py {words}".strip(), "machine": machine_facts(device)}
     for name in options.series:
         sys.stderr.write(f"{name}\n")
-        points = [point for point in SERIES[name] if point.size <= options.largest]
+        points = [point for point in SERIES[name] if int(point.size.split("x")[0]) <= options.largest]
         results["series"][name] = [measured(point, options.width, device, options.seconds) for point in points]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

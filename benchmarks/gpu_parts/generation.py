@@ -74,7 +74,7 @@ def run(cells: Cells, *, tiny: bool) -> None:
             if not ceilings.rates:  # an earlier process of this part measured them
                 limits()
             one = timer(size)
-            ceilings.measure(dtype, model_products(one.pipe.config, batch), 0.02 if tiny else 0.3)
+            ceilings.measure(dtype, model_products(one, batch), 0.02 if tiny else 0.3)
             measured = timed(one, batch, repeats=REPEATS, seconds=budget)
             return {"size": size} | figures(one, measured, ceilings)
 

@@ -17,6 +17,7 @@ from hart.benchmark.machine import host_clock, machine_facts, peak_memory, produ
 from hart.benchmark.parts import GenerationTimer, part_work
 from hart.benchmark.report import table
 from hart.config import HartConfig
+from hart.inference.speed import Speed
 from helpers import tiny_class_config, tiny_text_config
 
 CPU = torch.device("cpu")
@@ -35,13 +36,23 @@ def _small_products(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "COPY_BYTES", {"cpu": 2**12})
 
 
-def timer_of(config: HartConfig) -> GenerationTimer:
-    return GenerationTimer(HartPipeline.from_config(config, device=CPU), host_clock())
+def timer_of(config: HartConfig, size: str | None = None) -> GenerationTimer:
+    return GenerationTimer(HartPipeline.from_config(config, device=CPU), host_clock(), size)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_the_parts_are_the_whole(name: str) -> None:
-    timer = timer_of(CONFIGS[name])
+def test_eight_bits_move_less() -> None:
+    pipe = HartPipeline.from_config(TEXT, device=CPU)
+    exact = part_work(GenerationTimer(pipe, host_clock()), 1, whole_scales=False)
+    pipe.optimize(Speed(weights="plain", cache="int8", decoder="bfloat16", diffusion_steps=1))
+    less = part_work(GenerationTimer(pipe, host_clock()), 1, whole_scales=False)
+    for part in ("context", "scale 4 (16 tokens)", "residual diffusion", "decoder"):
+        assert less[part].moved < exact[part].moved
+    assert less["residual diffusion"].flops < exact["residual diffusion"].flops
+
+
+@pytest.mark.parametrize(("name", "size"), [*((name, None) for name in CONFIGS), ("text", "12x8")])
+def test_the_parts_are_the_whole(name: str, size: str | None) -> None:
+    timer = timer_of(CONFIGS[name], size)
     generation = timer.generate(2)
     work = part_work(timer, 2, whole_scales=False)
     assert list(work) == list(generation.parts)
@@ -90,14 +101,16 @@ def check(result: dict[str, Any], batches: list[int]) -> None:
 
 def test_the_command_writes_what_it_prints(tmp_path: Path, text_model: Path) -> None:
     config, figures, text = tmp_path / "config.json", tmp_path / "a" / "figures.json", tmp_path / "figures.md"
-    config.write_text(tiny_class_config().to_json())
-    options = ("--batch-size", "1,2", "--repeats", 2, "--seconds", 1e-3, "--device", "cpu")
+    config.write_text(TEXT.to_json())
+    options = ["--size", "12x8", "--speed", "plain", "--device", "cpu"]
+    options += ["--batch-size", "1,2", "--repeats", "2", "--seconds", "1e-3"]
     result = run("benchmark", config, *options, "--output", figures, "--output", text)
     assert result.exit_code == 0, result.output
     assert text.read_text() == result.stdout
     written = json.loads(figures.read_text())
     check(written, [1, 2])
-    assert written["weights"] == "random" and written["machine"]["torch"] == torch.__version__
+    assert written["size"] == "12x8" and written["weights"] == "random"
+    assert written["machine"]["torch"] == torch.__version__
     result = run("benchmark", text_model, *options, "--output", figures)
     assert result.exit_code == 0, result.output
     written = json.loads(figures.read_text())
@@ -124,7 +137,7 @@ def test_rates_of_products_are_operations_per_second() -> None:
     clock = host_clock(lambda: next(times))
     assert product_rate((2, 3, 4), torch.float32, CPU, clock, seconds=1.0) == 2 * 2 * 3 * 4 / 0.25
     assert product_refusal(torch.bfloat16, CPU) is None
-    assert product_refusal(torch.bool, CPU)  # there is no such product
+    assert product_refusal(torch.float8_e4m3fn, CPU)
 
 
 def test_what_the_machine_is() -> None:

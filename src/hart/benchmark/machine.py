@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hart.inference.kernels import int_mm_product, kernel_refusal, scaled_mm_product
+
 SEED = 0
 REPEATS = 20
 """Most calls of a product whose rate is measured."""
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**30, "mps": 2**28}
-INT8 = "int8"
 PROCESSOR_FEATURES = {"AMX": "amx_tile", "AVX-512": "avx512_f", "AVX-512 bf16": "avx512_bf16", "VNNI": "avx512_vnni"}
 
 
@@ -116,35 +117,29 @@ def product_rate(
 
 
 def product_refusal(dtype: torch.dtype, device: torch.device) -> str | None:
-    """Why the machine's products in a type are not measured; None if they can be. Tried with a small product."""
-    try:
-        _product((32, 64, 64), dtype, device)()
-    except (AttributeError, RuntimeError, NotImplementedError) as error:  # operators that this PyTorch lacks
-        return str(error).strip().splitlines()[0]
-    return None
+    """Why products in a type are not measured on a device; None if they can be."""
+    return kernel_refusal(dtype, device) if dtype.itemsize == 1 else None
 
 
 def _product(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Callable[[], Tensor]:
     rows, inputs, outputs = shape
     generator = torch.Generator(device).manual_seed(SEED)
-    if dtype != torch.int8:
-        # random numbers: a GPU multiplies equal ones faster than others
-        x, weight = (
-            torch.randn(size, generator=generator, device=device).to(dtype)
-            for size in ((rows, inputs), (outputs, inputs))
-        )
-        return lambda: F.linear(x, weight)
+    # random numbers: a GPU multiplies equal ones faster than others
     x, weight = (
-        torch.randint(-127, 128, size, generator=generator, device=device, dtype=torch.int8)
+        torch.randn(size, generator=generator, device=device).mul_(30 if dtype.itemsize == 1 else 1).to(dtype)
         for size in ((rows, inputs), (outputs, inputs))
     )
+    if dtype.itemsize > 1:
+        return lambda: F.linear(x, weight)
+    scale, weight_scale = torch.ones(rows, 1, device=device), torch.ones(outputs, device=device)
     if device.type != "cpu":
-        return lambda: torch._int_mm(x, weight.t())
-    # activations from 0 to 255, which all kernels for x86 processors take
+        product = int_mm_product if dtype == torch.int8 else scaled_mm_product
+        return lambda: product(x, scale, weight, weight_scale)
+    # the kernel alone: activations are unsigned already
     unsigned, packed = x.view(torch.uint8), torch.ops.onednn.qlinear_prepack(weight, [rows, inputs])
-    scales, zeros = torch.ones(outputs), torch.zeros(outputs, dtype=torch.long)
+    zeros = torch.zeros(outputs, dtype=torch.long)
     return lambda: torch.ops.onednn.qlinear_pointwise(
-        unsigned, 1.0, 0, packed, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        unsigned, 1.0, 0, packed, weight_scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
     )
 
 

@@ -25,12 +25,12 @@ from hart.benchmark.machine import (
     product_refusal,
 )
 from hart.benchmark.parts import Generation, GenerationTimer, part_work
-from hart.config import HartConfig
+from hart.inference.speed import EIGHT_BITS
 from hart.pipeline import HartPipeline
 
 SQUARES = {"cpu": (2048,), "cuda": (4096, 8192), "mps": (2048, 4096)}
 """Sizes of the square products whose rate is measured."""
-COMPARED = (torch.float32, torch.bfloat16, torch.int8)
+COMPARED = (torch.float32, torch.bfloat16, torch.int8, torch.float8_e4m3fn)
 """Types whose rates are measured beside that of the model."""
 
 Shape = tuple[int, int, int]
@@ -70,15 +70,20 @@ class Ceilings:
         return max(self.rates[dtype].values())
 
 
-def model_products(config: HartConfig, batch: int = 1) -> list[Shape]:
+def model_products(timer: GenerationTimer, batch: int = 1) -> list[Shape]:
     """(rows, inputs, outputs) of the large layers of a model at its last scale, guidance included."""
-    sizes = config.transformer
-    rows = 2 * batch * sizes.schedule.token_counts[-1]
+    sizes = timer.config.transformer
+    rows = 2 * batch * timer.cost.scale_tokens[-1]
     return [
         (rows, sizes.width, 3 * sizes.width),
         (rows, sizes.width, sizes.mlp_width),
         (rows, sizes.mlp_width, sizes.width),
     ]
+
+
+def product_type(pipe: HartPipeline) -> torch.dtype:
+    """The type in which the large layers multiply."""
+    return EIGHT_BITS.get(pipe.speed.weights, pipe.dtype)
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ def figures(timer: GenerationTimer, measured: Timed, ceilings: Ceilings) -> dict
     """The figures of one batch size as JSON values; parts are those of the median call."""
     batch, calls = measured.batch, sorted(measured.generations, key=lambda call: call.seconds)
     middle = calls[(len(calls) - 1) // 2]
-    rate = ceilings.fastest(timer.pipe.dtype)
+    rate = ceilings.fastest(product_type(timer.pipe))
     parts: dict[str, dict[str, Any]] = {}
     for name, work in part_work(timer, batch, whole_scales=middle.whole_scales).items():
         products, memory = work.flops / rate, work.moved / ceilings.bandwidth
@@ -138,19 +143,22 @@ def benchmark(
     *,
     repeats: int,
     seconds: float,
+    size: int | str | None = None,
+    aspect: str | None = None,
     clock: Clock | None = None,
     progress: Progress = lambda _: None,
 ) -> dict[str, Any]:
     """Everything about one pipeline, as JSON values.
 
-    seconds: about so long for each batch size, in which up to `repeats` calls are timed.
+    seconds: about so long for each batch size, in which up to `repeats` calls are timed. size, aspect: of the images,
+    see `hart.sizes.requested_schedule`. Raises `HartError`.
     """
-    device, dtype = pipe.device, pipe.dtype
+    device, dtype = pipe.device, product_type(pipe)
     facts = machine_facts(device)
     clock = clock or device_clock(device)
-    timer, ceilings = GenerationTimer(pipe, clock), Ceilings(device, clock)
+    timer, ceilings = GenerationTimer(pipe, clock, size, aspect), Ceilings(device, clock)
     squares = [(size, size, size) for size in SQUARES[device.type]]
-    shapes = [*squares, *(shape for batch in dict.fromkeys(batches) for shape in model_products(pipe.config, batch))]
+    shapes = [*squares, *(shape for batch in dict.fromkeys(batches) for shape in model_products(timer, batch))]
 
     def ceiling(types: Sequence[torch.dtype]) -> None:
         progress("rates of products and copies")
@@ -165,9 +173,11 @@ def benchmark(
         measured.append(timed(timer, batch, repeats=repeats, seconds=seconds))
     ceiling([dtype])
     return {
-        "size": pipe.image_size,
+        "size": str(timer.image_size),
         "device": device.type,
-        "dtype": _name(dtype),
+        "dtype": _name(pipe.dtype),
+        "products": _name(dtype),
+        "speed": pipe.speed_remarks(),
         "guidance": pipe.config.sampling.guidance_scale > 0,
         "machine": facts,
         "products_gflops": {

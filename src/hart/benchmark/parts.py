@@ -24,8 +24,11 @@ from hart.config import HartConfig
 from hart.devices import without_memory
 from hart.errors import PromptWarning
 from hart.generation.next_scale import maskgit_step_sizes
+from hart.grids import ScaleSchedule
 from hart.inference.cost import TEXT_ENCODER, ModelCost, model_cost
+from hart.inference.speed import EIGHT_BITS
 from hart.pipeline import HartPipeline
+from hart.sizes import ImageSize, requested_schedule, size_of_grid
 from hart.text_encoder import RandomTextFeatures, encoder_module
 
 BLOCKS, HEAD, SAMPLING, DIFFUSION, DECODER, REST = "blocks", "head", "sampling", "residual diffusion", "decoder", "rest"
@@ -103,10 +106,23 @@ class GenerationTimer:
 
     pipe: HartPipeline
     clock: Clock
+    size: int | str | None = None
+    """Of the images in pixels, as `hart.sizes.parsed_size` reads it; by default the model's own."""
+    aspect: str | None = None
+    config: HartConfig = field(init=False)
+    """The model's, with the settings of the pipeline's speed."""
+    schedule: ScaleSchedule = field(init=False)
     cost: ModelCost = field(init=False)
 
     def __post_init__(self) -> None:
-        self.cost = model_cost(self.pipe.config, guided=self.pipe.config.sampling.guidance_scale > 0)
+        sampling = self.pipe.config.sampling.replace(**self.pipe.speed.sampling)
+        self.config = self.pipe.config.replace(sampling=sampling)
+        self.schedule = requested_schedule(self.config, size=self.size, aspect=self.aspect)
+        self.cost = model_cost(self.config, self.schedule, guided=sampling.guidance_scale > 0)
+
+    @property
+    def image_size(self) -> ImageSize:
+        return size_of_grid(self.schedule.final, self.config.tokenizer.downsampling)
 
     def generate(self, count: int = 1) -> Generation:
         """Generate `count` images together, each of its own prompt or class."""
@@ -121,6 +137,8 @@ class GenerationTimer:
                 prompts,
                 seed=SEED,
                 batch_size=count,
+                size=self.size,
+                aspect=self.aspect,
                 callback_on_scale=lambda _: ends.append(_End(self.clock.mark(), len(watch.calls[BLOCKS]))),
             )
             end = self.clock.mark()
@@ -181,30 +199,33 @@ def part_work(timer: GenerationTimer, batch: int, *, whole_scales: bool) -> dict
     Moved are weights once a step, keys and values once a scale, logits, and pixels. Other activations are left out:
     what they move depends on the program. Guidance has two rows an image.
     """
-    pipe, cost = timer.pipe, timer.cost
-    sizes, sampling, counts = pipe.config.transformer, pipe.config.sampling, cost.scale_tokens
-    number = pipe.dtype.itemsize
+    pipe, cost, config = timer.pipe, timer.cost, timer.config
+    sizes, sampling, counts = config.transformer, config.sampling, cost.scale_tokens
+    number, speed = pipe.dtype.itemsize, pipe.speed
+    weight = 1 if speed.weights in EIGHT_BITS else number
+    cached = {"model": number, "bfloat16": 2, "int8": 1}[speed.cache]
     rows = batch * (2 if sampling.guidance_scale > 0 else 1)
-    blocks, head = _weights(pipe.config)
-    last_calls = len(maskgit_step_sizes(counts[-1], sampling.maskgit_steps)) if pipe.config.hybrid else 1
+    blocks, head = _weights(config)
+    last_calls = len(maskgit_step_sizes(counts[-1], sampling.maskgit_steps)) if config.hybrid else 1
     seen = sizes.text.tokens if sizes.text is not None else 1
     step_work, heads, samples = [], [], []
     for k, tokens in enumerate(counts):
         calls = last_calls if k == len(counts) - 1 else 1
         seen += tokens if k else 0
         logits = rows * tokens * sizes.codebook_size * torch.float32.itemsize
-        keys_and_values = 2 * rows * seen * sizes.depth * sizes.width * number
+        keys_and_values = 2 * rows * seen * sizes.depth * sizes.width * cached
         step_work.append(
-            Work(2 * batch * (cost.step_macs[k] - cost.head_macs[k]), calls * blocks * number + keys_and_values)
+            Work(2 * batch * (cost.step_macs[k] - cost.head_macs[k]), calls * blocks * weight + keys_and_values)
         )
         heads.append(Work(2 * batch * cost.head_macs[k], calls * head * number + logits))
         samples.append(Work(2 * batch * cost.macs["codes"] * tokens / sum(counts), logits))
-    steps = (sampling.diffusion_steps or pipe.config.diffusion.sampling_steps) if pipe.config.diffusion else 0
+    steps = (sampling.diffusion_steps or config.diffusion.sampling_steps) if config.diffusion else 0
     diffusion = Work(
         2 * batch * cost.macs["residual diffusion"],
-        steps * last_calls * cost.parameters["residual diffusion"] * number,
+        steps * last_calls * cost.parameters["residual diffusion"] * weight,
     )
-    pixels = 3 * batch * pipe.image_size**2
+    pixels = 3 * batch * timer.image_size.width * timer.image_size.height
+    decoded = 2 if speed.decoder == "bfloat16" else number
     encoder = text_module(pipe)
     parts = {}
     if encoder is not None:
@@ -218,10 +239,10 @@ def part_work(timer: GenerationTimer, batch: int, *, whole_scales: bool) -> dict
     else:
         parts |= dict(zip(names, step_work, strict=True))
         parts |= {HEAD: sum(heads, Work()), SAMPLING: sum(samples, Work())}
-        if pipe.config.hybrid:
+        if config.hybrid:
             parts[DIFFUSION] = diffusion
-    parts[DECODER] = Work(2 * batch * cost.macs["decoder"], cost.parameters["decoder"] * number + pixels * number)
-    return parts | {REST: Work(0, pixels * (number + 1))}
+    parts[DECODER] = Work(2 * batch * cost.macs["decoder"], (cost.parameters["decoder"] + pixels) * decoded)
+    return parts | {REST: Work(0, pixels * (decoded + 1))}
 
 
 def _weights(config: HartConfig) -> tuple[int, int]:

@@ -46,6 +46,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     on = f"{result['dtype']}, {result['device']}"
     lines = [f"# {result['model']}, {result['weights']} weights, {on}", "", f"`{result['command']}`", ""]
     lines += [f"- {name}: {value}" for name, value in result["machine"].items()]
+    lines += [f"- {remark}" for remark in result["speed"]]
     shapes = list(dict.fromkeys(shape for rates in result["products_gflops"].values() for shape in rates))
     rates = result["products_gflops"]
     lines += ["", "Products, in billions of operations per second (2 a multiply-accumulate):", ""]
@@ -54,7 +55,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         ([shape, *(found.get(shape) for found in rates.values())] for shape in shapes),
     )
     lines += [f"- {name} is not measured: {reason}" for name, reason in result["products_not_measured"].items()]
-    lines += ["", f"- copy: {result['copy_gb_s']:.1f} GB/s, read and written together", *_batches(result)]
+    lines += ["", f"- copy: {result['copy_gb_s']:.1f} GB/s, read and written together"]
+    lines += [f"- floors of products are at the fastest in {result['products']}", *_batches(result)]
     for batch in result["batches"]:
         lines += ["", f"Batch {batch['batch']}, the median call:", "", *part_table(batch["parts"])]
     return "\n".join(lines) + "\n"

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from hart.commands.console import progress, writable_folder
 from hart.commands.from_config import options_from_config
+from hart.commands.options import ASPECT_HELP, SIZE_HELP
 from hart.config import Config
 from hart.errors import HartError
 from hart.files import user_path, write_text
@@ -32,6 +33,10 @@ class BenchmarkOptions(Config, kw_only=True):
     """Shipped model, folder or Hugging Face id; or a preset or config.json, which gets random weights."""
     random_weights: Annotated[bool, Field(json_schema_extra={"flags": ["--random-weights"]})] = False
     """Use random weights in place of the model's: only its configuration is read."""
+    size: Annotated[int | str | None, Field(description=SIZE_HELP, json_schema_extra={"metavar": "PX|WxH"})] = None
+    aspect: Annotated[str | None, Field(description=ASPECT_HELP, json_schema_extra={"metavar": "W:H"})] = None
+    speed: str | None = None
+    """As of hart generate: plain, exact, int8, fp8 or draft; by default exact, and int8 for models stored so."""
     batch_size: Annotated[Listed[Annotated[int, Field(ge=1)]], Field(min_length=1)] = (1, 4, 8)
     """Images generated together, each number of them timed."""
     device: str | None = None
@@ -82,6 +87,8 @@ def benchmark(
         } | measure(
             pipe,
             options.batch_size,
+            size=options.size,
+            aspect=options.aspect,
             repeats=options.repeats,
             seconds=options.seconds,
             clock=host_clock(time.process_time) if options.clock == "cpu" else None,
@@ -99,8 +106,7 @@ def _open(options: BenchmarkOptions) -> tuple[HartPipeline, str]:
     from hart.pipeline import HartPipeline
     from hart.presets import PRESETS
 
-    only_sizes = options.model in PRESETS or options.model.endswith(".json")
-    if options.random_weights or only_sizes:
-        config = load_config(options.model)
-        return HartPipeline.from_config(config, device=options.device, dtype=options.dtype), "random"
-    return HartPipeline.from_pretrained(options.model, device=options.device, dtype=options.dtype), "stored"
+    where: dict[str, Any] = {"device": options.device, "dtype": options.dtype}
+    if options.random_weights or options.model in PRESETS or options.model.endswith(".json"):
+        return HartPipeline.from_config(load_config(options.model), **where, speed=options.speed or "exact"), "random"
+    return HartPipeline.from_pretrained(options.model, **where, speed=options.speed), "stored"
