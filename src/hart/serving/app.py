@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -98,7 +99,7 @@ def _add_images(app: FastAPI, server: Server) -> None:
 
         def source(engine: Engine) -> Source:
             kept = engine.facts.scales // 2 if asked.kept_scales is None else asked.kept_scales
-            return Source(_rgb(decoded(image, "image")), kept_scales=kept)
+            return Source(_rgb(decoded(image, "image")), _sha256(image), kept_scales=kept)
 
         return await server.answer(request, asked, source)
 
@@ -173,10 +174,14 @@ def _edited(image: bytes, mask: bytes | None) -> Source:
     picture = decoded(image, "image")
     upright = _rgb(picture)
     if mask is not None:
-        return Source(upright, redrawn(decoded(mask, "mask"), upright.size))
+        return Source(upright, _sha256(image), redrawn(decoded(mask, "mask"), upright.size), _sha256(mask))
     if picture.has_transparency_data and picture.size == upright.size:
-        return Source(upright, redrawn(picture, upright.size))
-    return Source(upright)
+        return Source(upright, _sha256(image), redrawn(picture, upright.size))
+    return Source(upright, _sha256(image))
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _rgb(image: Image.Image) -> Image.Image:

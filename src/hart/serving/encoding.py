@@ -23,15 +23,25 @@ PREVIEW_LEVEL, LEVEL = 1, 4
 def record(row: Row, facts: ModelFacts, model: str) -> ImageRecord:
     """What the settings of a row are, as `hart generate` stores them."""
     from hart import __version__
-    from hart.generation.metadata import ImageRecord, ImageSettings
+    from hart.generation.metadata import EditSource, ImageRecord, ImageSettings
     from hart.sizes import ImageSize
 
+    edit, source = None, row.source
+    if source is not None:
+        edit = EditSource(
+            image="image",
+            image_sha256=source.sha256,
+            mask=None if source.mask_sha256 is None else "mask",
+            mask_sha256=source.mask_sha256,
+            kept_scales=row.edit.kept_scales,
+        )
     settings = ImageSettings(
         sampling=row.sampling,
         size=ImageSize(*row.size).stored,
         negative_prompt=row.negative_prompt,
         device=facts.device,
         dtype=facts.dtype,
+        edit=edit,
     )
     return ImageRecord(str(row.prompt), row.seed, model, settings, __version__)
 

@@ -33,12 +33,14 @@ class NotOffered(HartError):
 class Source:
     """The image that a row starts from.
 
-    image: RGB. mask: mode L of the image's size, 255 where it is redrawn; None for a variation.
-    kept_scales: of a variation, how many scales are taken from the image.
+    image: RGB. sha256: of the file that it came in. mask: mode L of the image's size, 255 where it is redrawn; None for
+    a variation. kept_scales: how many scales are taken from the image; None: none under a mask, half without one.
     """
 
     image: Image.Image
+    sha256: str
     mask: Image.Image | None = None
+    mask_sha256: str | None = None
     kept_scales: int | None = None
 
 
@@ -56,6 +58,8 @@ class Row:
     tokens: int
     """Over all scales."""
     source: Source | None = None
+    edit: Any = None
+    """What the engine made of the source."""
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def order(
     for text, param in ((prompt, "prompt"), (negative, "negative_prompt")):
         if text and (why := checker.refusal(text)) is not None:
             raise ApiError(400, why, param=param, code="content_policy_violation")
-    size, notes = _size(request, engine)
+    size, notes = _size(request, engine, source)
     seed = secrets.randbelow(NEW_SEEDS) if request.seed is None else request.seed
     settings = request.sampling()
     rows = [engine.row(prompt, negative or None, seed + i, size, settings, source) for i in range(request.n or 1)]
@@ -99,8 +99,8 @@ def order(
     return Order(request, model.name, engine.facts, rows, notes)
 
 
-def _size(request: ImageRequest, engine: Engine) -> tuple[Size, list[str]]:
-    """The size that is drawn, and what to say about it."""
+def _size(request: ImageRequest, engine: Engine, source: Source | None) -> tuple[Size, list[str]]:
+    """The size that is drawn, and what to say about it. An edit has its image's, or the nearest that is drawn."""
     sizes = engine.facts.sizes
     size = sizes[0]
     if request.size is not None and request.size != "auto":
@@ -112,6 +112,8 @@ def _size(request: ImageRequest, engine: Engine) -> tuple[Size, list[str]]:
             return size, [f"the model does not draw {request.size}: this is {_text(size)}"]
     elif request.aspect is not None:
         size = engine.shaped(request.aspect)
+    elif source is not None:
+        size = engine.nearest(*source.image.size)
     if size in sizes:
         return size, []
     return size, [f"the model was trained at {', '.join(map(_text, sizes))}: images of {_text(size)} may be poor"]

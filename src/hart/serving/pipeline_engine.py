@@ -13,7 +13,8 @@ from torch import Tensor
 
 from hart.devices import dtype_name, is_out_of_memory
 from hart.errors import HartError
-from hart.generation.image_requests import ImageRequest, checked_images
+from hart.generation.edits import Edit
+from hart.generation.image_requests import ImageRequest, checked_images, null_context
 from hart.generation.request import checked_settings
 from hart.generation.rows import SHARED
 from hart.pipeline import HartPipeline
@@ -43,6 +44,8 @@ class PipelineEngine:
             scales=len(config.tokenizer.scales),
             sampling=config.sampling,
             num_classes=pipe.num_classes,
+            edits=pipe.num_classes is None,
+            variations=pipe.num_classes is None,
             device=str(pipe.device),
             dtype=dtype_name(pipe.dtype),
         )
@@ -73,13 +76,33 @@ class PipelineEngine:
         settings: Mapping[str, Any],
         source: Source | None = None,
     ) -> Row:
-        if source is not None:
-            raise NotOffered("this model does not edit images yet: use /v1/images/generations")
+        edit = None if source is None else self._edit(source, size)
         schedule = requested_schedule(self.pipe.config, width=size[0], height=size[1])
         sampling = checked_settings(self.pipe.config, None, settings, schedule)
-        asked = ImageRequest(self._prompt(prompt), seed, sampling, negative_prompt and self._prompt(negative_prompt))
-        checked_images(self.pipe.config, [asked], schedule)
-        return Row(asked.prompt, negative_prompt, seed, size, sampling, len(schedule), schedule.total_tokens, source)
+        row = Row(
+            self._prompt(prompt),
+            negative_prompt,
+            seed,
+            size,
+            sampling,
+            len(schedule),
+            schedule.total_tokens,
+            source,
+            edit,
+        )
+        checked_images(self.pipe.config, [self._asked(row, self._prompt)], schedule)
+        return row
+
+    @torch.inference_mode()
+    def _edit(self, source: Source, size: Size) -> Edit:
+        """What the rows of a request keep of its image, laid out on a canvas of this size."""
+        if not self.facts.edits:
+            raise NotOffered("this model draws classes and does not edit images: use /v1/images/generations")
+        canvas = str(ImageSize(*size))
+        if source.mask is None:
+            return self.pipe.prepare_variation(source.image, kept_scales=source.kept_scales, size=canvas)
+        kept = source.kept_scales or 0
+        return self.pipe.prepare_edit(source.image, source.mask, kept_scales=kept, size=canvas)
 
     def remarks(self, prompt: str) -> list[str]:
         if self.pipe.num_classes is not None:
@@ -102,8 +125,14 @@ class PipelineEngine:
 
     def _request(self, row: Row) -> ImageRequest:
         """A row as the pipeline takes it, its prompts encoded."""
-        negative = None if row.negative_prompt is None else self._context(self._prompt(row.negative_prompt))
-        return ImageRequest(self._context(row.prompt), row.seed, row.sampling, negative)
+        return self._asked(row, lambda prompt: self._context(self._prompt(prompt)))
+
+    def _asked(self, row: Row, read: Callable[[str], Any]) -> ImageRequest:
+        """An edit without a prompt draws whatever fits."""
+        unnamed = row.edit is not None and row.prompt == ""
+        prompt = null_context(self.pipe.config) if unnamed else read(str(row.prompt))
+        negative = None if row.negative_prompt is None else read(row.negative_prompt)
+        return ImageRequest(prompt, row.seed, row.sampling, negative, row.edit)
 
     @torch.inference_mode()
     def _encoded(self, prompt: str | int) -> Context:
@@ -119,6 +148,7 @@ class _Together:
     def __init__(self, pipe: HartPipeline, images: Sequence[ImageRequest], size: Size) -> None:
         self._parts = pipe.components
         self._states = pipe.generate_rows(images, width=size[0], height=size[1])
+        self._edits = [image.edit for image in images]
         self._latents: Tensor | None = None
 
     def advance(self) -> None:
@@ -132,8 +162,9 @@ class _Together:
     def images(self, places: Sequence[int]) -> list[Image.Image]:
         assert self._latents is not None
         with _memory_errors():
-            found: list[Image.Image] = self._parts.images(self._latents[list(places)])
-            return found
+            drawn = self._parts.images(self._latents[list(places)])
+            edits = (self._edits[place] for place in places)
+            return [image if edit is None else edit.finished(image) for image, edit in zip(drawn, edits, strict=True)]
 
 
 class _OneByOne:
