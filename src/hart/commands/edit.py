@@ -106,7 +106,7 @@ def mix(
     ] = None,
 ) -> None:
     """Generate images of two prompts: usually the form of the first in the look of the second."""
-    shares = None if weights is None else _numbers(weights)
+    given = None if weights is None else _numbers(weights)
     writable_folder(options.out)
     total = options.images_per_prompt or 1
     with progress(f"loading {options.model or DEFAULT_MODEL}") as report, prompt_notes():
@@ -116,12 +116,12 @@ def mix(
         from hart.sizes import requested_schedule
 
         schedule = requested_schedule(pipe.config, size=options.size, aspect=options.aspect)
-        mixture = mix_weights(len(schedule), shares, switch)
-        writer = ImageWriter(options, total, mix=MixSettings(second, mixture))
+        shares = mix_weights(len(schedule), given, switch)
+        writer = ImageWriter(options, total, mix=MixSettings(second, shares))
         with says_what_is_kept(writer):
             pipe.mix(
                 prompts_for(pipe, [first, second]),
-                mixture,
+                shares,
                 size=options.size,
                 aspect=options.aspect,
                 **_call(options, settings, pipe, writer, report),

@@ -51,7 +51,7 @@ class Editing(BasePipeline):
         mask: the transparent part of a mask is redrawn, or the white part of one without transparency, and no pixel
             outside it changes. Without a mask the transparent part of the image itself is redrawn.
         prompt: describes the whole image; None draws whatever fits.
-        source_prompt: in place of a mask: describes the image as it is. What `prompt` describes otherwise changes.
+        source_prompt: describes the image as it is, usually in place of a mask. What `prompt` says otherwise changes.
         kept_scales: this many first scales are the image's everywhere, which preserves colours, then the layout.
         followed_scales: with a source prompt, the first scales up to this one follow the image; by default the share
             `FOLLOWED`.
