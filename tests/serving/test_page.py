@@ -180,3 +180,36 @@ def test_everything_has_a_name_for_screen_readers(page: Any) -> None:
     for role in ("button", "textbox", "spinbutton", "slider", "combobox", "img", "checkbox", "radio", "link"):
         for element in page.get_by_role(role).all():
             assert element.evaluate(named), element.evaluate("e => e.outerHTML")
+
+
+def test_painting_redraws_what_is_painted_alone(page: Any) -> None:
+    draw(page, "a red apple", seed=2)
+    before = pixels(page, "#gallery img")
+    page.locator("#gallery .open").first.click()
+    page.get_by_role("button", name="Edit", exact=True).click()
+    box = page.locator("#canvas").bounding_box()
+    across, down = box["x"] + box["width"] / 2, box["y"] + box["height"] / 4
+    page.mouse.move(across - box["width"] / 4, down)
+    page.mouse.down()
+    page.mouse.move(across + box["width"] / 4, down, steps=5)
+    page.mouse.up()
+    page.get_by_label("What stands there instead").fill("a blue fish")
+    page.get_by_role("button", name="Draw the edit").click()
+    page.locator("#gallery li").nth(1).wait_for()
+    after = pixels(page, "#gallery img")
+    lower_half = len(before) // 2
+    assert after != before
+    assert after[lower_half:] == before[lower_half:]
+
+
+def test_the_canvas_grows_and_variations_keep_the_coarse_scales(page: Any) -> None:
+    draw(page, "a red apple", seed=2)
+    page.locator("#gallery .open").first.click()
+    page.get_by_role("button", name="Edit", exact=True).click()
+    page.get_by_role("button", name="Right").click()
+    page.get_by_role("button", name="Draw the edit").click()
+    page.locator("#gallery li").nth(1).wait_for()
+    assert page.locator("#gallery img").first.evaluate("e => e.naturalWidth") == 160
+    page.locator("#gallery .open").last.click()
+    page.get_by_role("button", name="Draw variations").click()
+    page.locator("#gallery li").nth(2).wait_for()

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
-from command_line import outputs, run
+from command_line import run
 from hart.devices import OUT_OF_MEMORY as MEMORY_SIGNS
 from hart.errors import HartError
 from hart.pipeline import HartPipeline
-from hart.serving.engine import OutOfMemory, Row
+from hart.serving.engine import OutOfMemory, Row, Source
 from hart.serving.pipeline_engine import PipelineEngine
 from serving_app import Running, image_of, running
 
@@ -57,6 +58,22 @@ def test_a_row_is_the_same_alone_in_any_batch_and_offline(engine: PipelineEngine
     assert together[1] == offline.tobytes()
 
 
+def test_an_edit_keeps_every_pixel_outside_its_mask_and_shares_a_batch(engine: PipelineEngine) -> None:
+    size = engine.facts.sizes[0]
+    image = Image.effect_noise(size, 60).convert("RGB")
+    mask = Image.new("L", size)
+    mask.paste(255, (0, 0, size[0] // 2, size[1]))
+    edited = engine.row("a cat", None, 5, size, {}, Source(image, "0" * 64, mask))
+    varied = engine.row("", None, 5, size, {}, Source(image, "0" * 64, kept_scales=1))
+    together = whole(engine, [row(engine, 0), edited, varied])
+    assert together == [whole(engine, [one])[0] for one in (row(engine, 0), edited, varied)]
+    kept = (size[0] // 2, 0, *size)
+    made = Image.frombytes("RGB", size, together[1])
+    assert made.crop(kept).tobytes() == image.crop(kept).tobytes()
+    assert together[1] == engine.pipe.edit(image, mask, "a cat", seed=5).images[0].tobytes()
+    assert together[2] == engine.pipe.vary(image, kept_scales=1, seed=5).images[0].tobytes()
+
+
 def test_in_one_batch_as_on_a_gpu_a_row_is_the_same_to_rounding(engine: PipelineEngine) -> None:
     rows = [row(engine, 0), row(engine, 1, "a dog", guidance_scale=2.0, top_k=5), row(engine, 2, top_p=0.9)]
     alone = [whole(engine, [one])[0] for one in rows]
@@ -88,7 +105,9 @@ def test_generate_like_makes_a_served_image_again(server: Running, text_model: P
     content = server.post(**asked).json()["data"][0]["b64_json"]
     (tmp_path / "served.png").write_bytes(base64.b64decode(content))
     like = ("--like", tmp_path / "served.png", "--model", text_model, "--size", "10x6", "--out", tmp_path / "out")
-    (again,) = outputs(run("generate", *like))
+    result = run("generate", *like)
+    assert "trained at 8x8" in result.stderr  # a remark about the size
+    again = Path(result.stdout.strip())
     assert image_of(content).tobytes() == image_of(base64.b64encode(again.read_bytes()).decode()).tobytes()
 
 

@@ -33,7 +33,7 @@ def record(row: Row, facts: ModelFacts, model: str) -> ImageRecord:
             image_sha256=source.sha256,
             mask=None if source.mask_sha256 is None else "mask",
             mask_sha256=source.mask_sha256,
-            kept_scales=row.edit.kept_scales,
+            kept_scales=source.kept_scales or 0,
         )
     settings = ImageSettings(
         sampling=row.sampling,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -76,7 +77,10 @@ class PipelineEngine:
         settings: Mapping[str, Any],
         source: Source | None = None,
     ) -> Row:
-        edit = None if source is None else self._edit(source, size)
+        edit = None
+        if source is not None:
+            edit = self._edit(source, size)
+            source = replace(source, kept_scales=edit.kept_scales)
         schedule = requested_schedule(self.pipe.config, width=size[0], height=size[1])
         sampling = checked_settings(self.pipe.config, None, settings, schedule)
         row = Row(
