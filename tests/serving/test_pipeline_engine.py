@@ -125,7 +125,7 @@ def test_a_class_model_takes_numbers(class_model: Path) -> None:
         assert server.post(prompt="3").status_code == 200
         assert "give 0 to 5" in server.post(prompt="a cat").json()["error"]["message"]
         (model,) = server.http.get("/v1/models").json()["data"]
-        assert model["hart"]["classes"] == 6
+        assert model["classes"] == 6
 
 
 def test_a_lack_of_memory_is_told_from_other_errors(engine: PipelineEngine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 
 import typer
@@ -29,6 +30,7 @@ def serve(options: ServeOptions) -> None:
         server_header=False,
         limit_concurrency=options.queue_size + 1000,
         lifespan="on",
+        timeout_graceful_shutdown=math.ceil(options.timeout),
     )
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host

@@ -44,7 +44,9 @@ class Access:
         if self.hosts is not None and host not in self.hosts:
             raise ApiError(403, "this server is not known by that name: see hart serve --help, --public", code="host")
         origin = headers.get("origin")
-        if origin is not None and scope["method"] != "GET" and urlsplit(origin).netloc != headers.get("host"):
+        # who has to give a key cannot be used by a page that has none
+        foreign = origin is not None and urlsplit(origin).netloc != headers.get("host")
+        if foreign and scope["method"] != "GET" and not self.keys:
             raise ApiError(403, "pages of other hosts may not use this server", code="origin")
         address = scope["client"][0] if scope.get("client") else "unknown"
         if not self.keys or not _needs_key(scope["path"]):

@@ -148,7 +148,7 @@ def _add_page(app: FastAPI) -> None:
 
 def _described(model: ServedModel) -> dict[str, Any]:
     engine = model.engine
-    about: dict[str, Any] = {"state": model.state, "message": model.message}
+    about: dict[str, Any] = {"state": model.state, "problem": model.message if model.state == "failed" else None}
     if engine is not None:
         facts = engine.facts
         about |= {
@@ -159,7 +159,7 @@ def _described(model: ServedModel) -> dict[str, Any]:
             "variations": facts.variations,
             "sampling": facts.sampling.to_dict(),
         }
-    return {"id": model.name, "object": "model", "created": 0, "owned_by": "hart", "hart": about}
+    return {"id": model.name, "object": "model", "created": 0, "owned_by": "hart", **about}
 
 
 def _file(form: Form, name: str) -> bytes:

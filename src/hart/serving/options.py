@@ -39,7 +39,7 @@ class ServeOptions(Config, kw_only=True):
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 4
     """Images sampled together."""
     exact: bool | None = None
-    """Sample every image by itself, so that not a bit depends on others; by default on a CPU only."""
+    """Sample every image by itself, so that not a bit depends on others, which is slower; by default on a CPU."""
     queue_size: Annotated[int, Field(ge=1, le=100_000)] = 64
     """Images that may wait; beyond that requests are refused with status 429."""
     timeout: Annotated[float, Field(gt=0, le=86_400)] = 120.0

@@ -88,14 +88,13 @@ class Server:
         self.rates.check(client)
         model = self.models.named(asked.model)
         engine = await while_here(request.receive, self.opened(model, asked.n or 1))
-        start = None if source is None else await asyncio.to_thread(source, engine)
-        ordered = await asyncio.to_thread(order, asked, model, engine, self.checker, start)
+        ordered = await while_here(request.receive, asyncio.to_thread(self._ordered, asked, model, engine, source))
         events = Subscription()
         queued = job(ordered, engine, client, deadline, events.deliver)
         self.scheduler.submit(queued)
         self.rates.charge(client, len(ordered.rows))
         if asked.stream:
-            return EventStream(self._events(ordered, events, lambda: self.scheduler.cancel(queued)))
+            return EventStream(self._events(ordered, events), lambda: self.scheduler.cancel(queued))
         try:
             result = await while_here(request.receive, answer(ordered, events, self.metrics))
         finally:
@@ -103,14 +102,16 @@ class Server:
         timing = {"Server-Timing": f"queue;dur={1000 * queued.waited:.1f}"}
         return JSONResponse(result.model_dump(exclude_none=True), headers=timing)
 
-    async def _events(
-        self, ordered: Order, events: Subscription, leave: Callable[[], None]
-    ) -> AsyncIterator[dict[str, Any] | None]:
+    def _ordered(
+        self, asked: ImageRequest, model: ServedModel, engine: Engine, source: Callable[[Engine], Source] | None
+    ) -> Order:
+        """In a thread: decoding images, reading and judging prompts take a while."""
+        return order(asked, model, engine, self.checker, None if source is None else source(engine))
+
+    async def _events(self, ordered: Order, events: Subscription) -> AsyncIterator[dict[str, Any] | None]:
         """The stream, with an error as its last event if there is one."""
         try:
             async for event in stream(ordered, events, self.metrics, STILL_HERE_SECONDS):
                 yield event
         except Exception as error:
             yield api_error(error).body()
-        finally:
-            leave()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -31,38 +31,37 @@ async def while_here(receive: Receive, work: Awaitable[T]) -> T:
             raise ClientLeft
         return task.result()
     finally:
-        for one in (task, left):
-            one.cancel()
-        with suppress(BaseException):
-            await asyncio.gather(task, left, return_exceptions=True)
+        task.cancel()
+        left.cancel()
+        await asyncio.gather(task, left, return_exceptions=True)
 
 
 class EventStream(Response):
     """Server-sent events. events: what each holds, or None to show that the connection lives; its end ends the
-    answer, and when the client leaves it is closed."""
+    answer. ended: called when it is over, however that came."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[dict[str, Any] | None]) -> None:
-        self._events = events
+    def __init__(self, events: AsyncIterator[dict[str, Any] | None], ended: Callable[[], None]) -> None:
+        self._events, self._ended = events, ended
         self.status_code, self.background = 200, None
         self.init_headers({"cache-control": "no-store", "x-accel-buffering": "no"})
         self.raw_headers = [(name, value) for name, value in self.raw_headers if name != b"content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with suppress(ClientLeft, TimeoutError):
-            await while_here(receive, self._send(send))
+        try:
+            with suppress(ClientLeft, TimeoutError):
+                await while_here(receive, self._send(send))
+        finally:
+            self._ended()
 
     async def _send(self, send: Send) -> None:
-        try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async for event in self._events:
-                content = STILL_HERE if event is None else _event(event)
-                async with asyncio.timeout(SEND_SECONDS):
-                    await send({"type": "http.response.body", "body": content, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-        finally:
-            await self._events.aclose()  # type: ignore[attr-defined]
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        async for event in self._events:
+            content = STILL_HERE if event is None else _event(event)
+            async with asyncio.timeout(SEND_SECONDS):
+                await send({"type": "http.response.body", "body": content, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _event(content: dict[str, Any]) -> bytes:

@@ -27,7 +27,7 @@ async function watch() {
     const known = models.length > 0 && model().scales;
     models = await api.models();
     if (!known) offer();
-    at("status").textContent = STATES[models[0].state] ?? models[0].message;
+    at("status").textContent = STATES[models[0].state] ?? models[0].problem;
   } catch (error) {
     if (error.status === 401) askForKey();
     at("status").textContent = error.message;
