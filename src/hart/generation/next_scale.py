@@ -63,14 +63,25 @@ class ScaleState:
 
 @dataclass(frozen=True)
 class _Prefix:
-    """What the transformer has seen of a batch, with both halves of the guidance: the conditions, and a cache.
+    """What the transformer has seen of a batch: the conditions, and a cache.
 
-    null_rows: rows at the end with the null context; 0 if a negative prompt stands there.
+    null_rows: rows at the end with the null context; 0 if a negative prompt stands there. guided: whether both halves
+    of the guidance are in it.
     """
 
     conditioning: Conditioning
     cache: KVCache
     null_rows: int
+    guided: bool
+
+    def conditional(self, images: int) -> _Prefix:
+        """The half with the conditions of the images."""
+        rows = slice(0, images)
+        return _Prefix(self.conditioning.rows_of(rows), self.cache.rows(rows), 0, guided=False)
+
+    def both(self, x: Tensor) -> Tensor:
+        """The same tensor for the conditional and the unconditional half."""
+        return x.repeat(2, *(1,) * (x.dim() - 1)) if self.guided else x
 
 
 def maskgit_step_sizes(tokens: int, maskgit_steps: int) -> list[int]:
@@ -130,6 +141,8 @@ class NextScaleGenerator:
         shape = (len(context), self.codebook.shape[1], *self.schedule.final)
         total = self.codebook.new_zeros(shape, dtype=torch.float32)
         for k in range(len(self.schedule)):
+            if k > 0 and k == max(1, len(self.schedule) - self.settings.unguided_scales) and prefix.guided:
+                prefix = prefix.conditional(len(context))
             steps = [self._step(k, total, prefix, positions) for positions in self._positions(k)]
             total = total + self._contribution(k, _in_raster_order(steps))
             yield ScaleState(k, len(self.schedule), total, tuple(steps))
@@ -144,7 +157,7 @@ class NextScaleGenerator:
         elif self.settings.guided and null_context is not None:
             parts += self._apart(null_context)
         cache = self.transformer.new_cache(images * (2 if self.settings.guided else 1), self.schedule)
-        return _Prefix(Conditioning.cat(parts), cache, null_rows)
+        return _Prefix(Conditioning.cat(parts), cache, null_rows, self.settings.guided)
 
     def _apart(self, context: Context) -> list[Conditioning]:
         """The conditions of a batch; one by one on a CPU, whose products of few rows round by their number."""
@@ -181,7 +194,7 @@ class NextScaleGenerator:
         guidance = settings.guidance_at(k)
         hidden = self._hidden(k, total, prefix, positions)
         logits = self.transformer.logits(hidden, prefix.conditioning)
-        if settings.guided:
+        if prefix.guided:
             conditional, unconditional = logits.chunk(2)
             logits = guided(conditional, unconditional, guidance)
         places = torch.arange(logits.shape[1], device=logits.device).unsqueeze(0) if positions is None else positions
@@ -196,7 +209,7 @@ class NextScaleGenerator:
             tokens = plain if settings.smooth is None else torch.where(settings.smooth, tokens, plain)
         residual = None
         if has_residual and not settings.discrete_only:
-            residual = self._residual(hidden, codes, guidance, places)
+            residual = self._residual(hidden, codes, guidance, places, prefix)
             tokens = tokens + residual
         # numbers that left their range make the image NaN, which is looked for once, when its pixels leave the device
         sound = candidates.logits.amax(dim=(1, 2), keepdim=True).isfinite()
@@ -208,21 +221,17 @@ class NextScaleGenerator:
             return self.transformer.first_scale(prefix.conditioning, prefix.cache, prefix.null_rows)
         scale_input = next_scale_input(total, self.schedule.grids[k])
         if positions is not None:
-            scale_input, positions = gather_tokens(scale_input, positions), self._both(positions)
+            scale_input, positions = gather_tokens(scale_input, positions), prefix.both(positions)
         return self.transformer.next_scale(
-            k, self._both(scale_input), prefix.conditioning, prefix.cache, positions, self.schedule
+            k, prefix.both(scale_input), prefix.conditioning, prefix.cache, positions, self.schedule
         )
 
-    def _residual(self, hidden: Tensor, codes: Tensor, guidance: Guidance, places: Tensor) -> Tensor:
+    def _residual(self, hidden: Tensor, codes: Tensor, guidance: Guidance, places: Tensor, prefix: _Prefix) -> Tensor:
         """Residual tokens (B, N, D) for the hidden states of both halves and the sampled codes (B, N)."""
-        condition = self.hart.residual_condition(hidden, self._both(self.quantizer.codebook(codes)))
-        conditional, null = condition.chunk(2) if self.settings.guided else (condition, None)
+        condition = self.hart.residual_condition(hidden, prefix.both(self.quantizer.codebook(codes)))
+        conditional, null = condition.chunk(2) if prefix.guided else (condition, None)
         noise = self.noise.residual(places, self.codebook.shape[1], self.settings.diffusion_steps)
         return self.hart.residual_head().sample(conditional, null, guidance, noise)
-
-    def _both(self, x: Tensor) -> Tensor:
-        """The same tensor for the conditional and the unconditional half."""
-        return x.repeat(2, *(1,) * (x.dim() - 1)) if self.settings.guided else x
 
 
 def _in_raster_order(steps: Sequence[TokenStep]) -> Tensor:
