@@ -285,6 +285,8 @@ class SamplingConfig(Config):
     """Sampling steps of the residual diffusion; by default the model's own, `sampling_steps`."""
     discrete_only: bool = False
     """Leave out the residual tokens (the paper's ablation)."""
+    unguided_scales: Annotated[int, Field(ge=0, le=64)] = 0
+    """Approximate: the last so many scales are sampled without guidance, in half of the work (Switti, 2412.01819)."""
 
 
 class HartConfig(Config):

@@ -96,7 +96,7 @@ def test_convert_overwrites_no_model(text_model: Path, class_model: Path, tmp_pa
     before = (text_model / "config.json").read_bytes()
     assert "already holds a model" in refused(run("convert", class_model, text_model))
     assert (text_model / "config.json").read_bytes() == before
-    assert "unknown dtype" in refused(run("convert", class_model, tmp_path / "own", "--dtype", "int8"))
+    assert "unknown dtype" in refused(run("convert", class_model, tmp_path / "own", "--dtype", "int4"))
 
 
 def test_verify_prints_a_line_a_quantity_and_exits_1_where_one_differs(tmp_path: Path) -> None:

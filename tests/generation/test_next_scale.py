@@ -81,7 +81,7 @@ def slow_reference(
             output = transformer(half, teacher, schedule=schedule)
             halves.append(transformer.logits(output.hidden, output.conditioning)[:, span])
         ratio = (last - 1) / last if k == last and config.hybrid else k / last
-        strength = settings.guidance_scale * ratio
+        strength = settings.guidance_scale * ratio if k <= last - settings.unguided_scales else 0.0
         logits = (1 + strength) * halves[0] - strength * halves[1]
         if settings.gumbel_smoothing:
             candidates = Candidates(logits, None)
@@ -95,11 +95,15 @@ def slow_reference(
     return total
 
 
-@pytest.mark.parametrize("gumbel_smoothing", [False, True])
+@pytest.mark.parametrize(("gumbel_smoothing", "unguided_scales"), [(False, 0), (True, 0), (True, 2)])
 @pytest.mark.parametrize("config", KINDS.values(), ids=KINDS.keys())
-def test_discrete_generation_agrees_with_a_slow_reference(config: HartConfig, gumbel_smoothing: bool) -> None:
+def test_discrete_generation_agrees_with_a_slow_reference(
+    config: HartConfig, gumbel_smoothing: bool, unguided_scales: int
+) -> None:
     """Guidance grows with the scale; the last scale of a hybrid model takes the one before, and no phi."""
-    settings = SamplingConfig(guidance_scale=2.0, top_k=None, gumbel_smoothing=gumbel_smoothing)
+    settings = SamplingConfig(
+        guidance_scale=2.0, top_k=None, gumbel_smoothing=gumbel_smoothing, unguided_scales=unguided_scales
+    )
     context = random_context(config, 2)
     ours = generate(config, context, settings.replace(discrete_only=True), BestCodes(2))
     with torch.no_grad():

@@ -76,6 +76,11 @@ class _Prefix:
     second: SecondPrompts | None
     guided: bool
 
+    def unguided(self, images: int) -> _Prefix:
+        """Without the null half of so many images."""
+        rows = slice(0, len(self.conditioning.head_modulation) - images)
+        return _Prefix(self.conditioning.rows_of(rows), self.cache.rows(rows), 0, self.second, guided=False)
+
     def spread(self, x: Tensor) -> Tensor:
         """The same x (B, ...) for every branch."""
         second = [] if self.second is None else [x[self.second.rows]]
@@ -154,6 +159,8 @@ class NextScaleGenerator:
         shape = (len(context), self.codebook.shape[1], *self.schedule.final)
         total = self.codebook.new_zeros(shape, dtype=torch.float32)
         for k in range(len(self.schedule)):
+            if k > 0 and k == max(1, len(self.schedule) - self.settings.unguided_scales) and prefix.guided:
+                prefix = prefix.unguided(len(context))
             known = None
             if self.edits is not None:
                 known = self.edits.known_codes(k, total, self.schedule.grids[k], self.quantizer)

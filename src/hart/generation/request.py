@@ -42,6 +42,7 @@ class SamplingOptions(TypedDict, total=False):
     maskgit_steps: int | None
     diffusion_steps: int | None
     discrete_only: bool | None
+    unguided_scales: int | None
 
 
 def whole_number(name: str, value: object, least: int, most: int) -> int:

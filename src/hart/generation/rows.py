@@ -18,7 +18,7 @@ from hart.errors import HartError
 from hart.generation.logits import Guidance, top_k_at
 from hart.grids import ScaleSchedule
 
-SHARED = ("maskgit_steps", "diffusion_steps", "discrete_only")
+SHARED = ("maskgit_steps", "diffusion_steps", "discrete_only", "unguided_scales")
 """Fields of `SamplingConfig` in which the images of a batch agree."""
 
 
@@ -33,6 +33,7 @@ class BatchSettings:
     """
 
     guided: bool
+    unguided_scales: int
     maskgit_steps: int
     diffusion_steps: int
     discrete_only: bool
@@ -86,6 +87,7 @@ def batch_settings(
     diffusion = config.diffusion
     return BatchSettings(
         guided=any(row.guidance_scale > 0 for row in rows),
+        unguided_scales=first.unguided_scales,
         maskgit_steps=first.maskgit_steps,
         diffusion_steps=first.diffusion_steps or (diffusion.sampling_steps if diffusion is not None else 0),
         discrete_only=first.discrete_only,

@@ -47,13 +47,15 @@ class Speed(Config, kw_only=True):
     """Decode in strips: exact, and half the memory or less at large sizes."""
     offload: bool = False
     """Keep the text encoder in main memory while it is not at work."""
+    unguided_scales: Annotated[int, Field(ge=0)] = 0
+    """Approximate: the last so many scales are sampled without guidance."""
     diffusion_steps: Annotated[int, Field(ge=1)] | None = None
     """Approximate: so many steps of the residual diffusion."""
 
     @property
     def sampling(self) -> dict[str, Any]:
         """Settings of `SamplingConfig` that calls have unless they say otherwise."""
-        chosen = {"diffusion_steps": self.diffusion_steps}
+        chosen = {"unguided_scales": self.unguided_scales, "diffusion_steps": self.diffusion_steps}
         return {name: value for name, value in chosen.items() if value}
 
 
@@ -66,7 +68,7 @@ LEVELS: Mapping[str, Speed] = MappingProxyType(
         "compiled": Speed(weights="plain", compile=True, graphs=True),
         "int8": INT8,
         "fp8": INT8.replace(weights="fp8"),
-        "draft": INT8.replace(diffusion_steps=4),
+        "draft": INT8.replace(unguided_scales=2, diffusion_steps=4),
     }
 )
 
@@ -106,6 +108,8 @@ def described(speed: Speed, device: torch.device, dtype: torch.dtype) -> list[st
     if speed.offload:
         off = "text encoder in main memory between prompts"
         lines.append("text encoder not off-loaded: main memory is where it works" if device.type == "cpu" else off)
+    if speed.unguided_scales:
+        lines.append(f"approximate: the last {speed.unguided_scales} scales without guidance")
     if speed.diffusion_steps:
         lines.append(f"approximate: {speed.diffusion_steps} diffusion steps")
     return lines
