@@ -1,6 +1,6 @@
 """Time and memory against resolution, shape, batch and depth: nothing may grow faster than the arithmetic.
 
-    python benchmarks/scaling.py                        # results/scaling.json, .md and .png
+    python benchmarks/scaling.py                        # results/scaling.json and .md, docs/figures/scaling.png
 
 A narrow model with the parts and the scales of the published ones, so that a CPU reaches 2048 px. Along each row of
 points one size grows and the others stay; "growth" is how much faster than the counted operations the time has grown
@@ -31,39 +31,47 @@ from hart.devices import resolve_device
 from hart.pipeline import HartPipeline
 from hart.presets import SCALES_256
 
-FILE = Path(__file__).resolve().parent / "results" / "scaling.json"
+ROOT = Path(__file__).resolve().parent.parent
+FILE, PLOT = ROOT / "benchmarks" / "results" / "scaling.json", ROOT / "docs" / "figures" / "scaling.png"
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Point:
-    """size: width and height of the images in pixels. batch: images together. depth: of the transformer."""
+    """size: width and height of the images in pixels. batch: images together. depth, width: of the transformer."""
 
     size: str = "256x256"
     batch: int = 1
     depth: int = 4
+    width: int = 64
 
 
 SERIES = {
     "squares": [Point(size=f"{side}x{side}") for side in (256, 512, 1024, 2048)],
     "wide images": [Point(size=f"{2 * side}x{side // 2}") for side in (256, 512, 1024, 2048)],
     "batch": [Point(batch=batch) for batch in (1, 2, 4, 8)],
-    "depth": [Point(depth=depth) for depth in (4, 8, 16, 32)],
+    # wide enough for blocks to be as fast as the decoder, an operation
+    "depth": [Point(depth=depth, width=512) for depth in (2, 4, 8, 16)],
 }
 
 
-def narrow(depth: int, width: int) -> HartConfig:
+def narrow(point: Point) -> HartConfig:
     """A text-to-image model with the scales of the published ones."""
     transformer = TransformerConfig(
-        SCALES_256, codebook_size=512, width=width, depth=depth, heads=2, text=TextConditioning(64, 32)
+        SCALES_256,
+        codebook_size=512,
+        width=point.width,
+        depth=point.depth,
+        heads=point.width // 32,
+        text=TextConditioning(64, 32),
     )
     tokenizer = TokenizerConfig(SCALES_256, base_channels=16, norm_groups=8, codebook_size=512)
-    return HartConfig(tokenizer, transformer, ResidualDiffusionConfig(width, 2))
+    return HartConfig(tokenizer, transformer, ResidualDiffusionConfig(point.width, 2))
 
 
-def measured(point: Point, width: int, device: torch.device, seconds: float) -> Row:
+def measured(point: Point, device: torch.device, seconds: float) -> Row:
     """Best of the calls that fit into the time, and the memory that they took besides what was there."""
-    pipe = HartPipeline.from_config(narrow(point.depth, width), device=device)
+    pipe = HartPipeline.from_config(narrow(point), device=device)
     timer = GenerationTimer(pipe, device_clock(device), point.size)
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # what glibc keeps of the point before would hide what this one takes
@@ -132,9 +140,9 @@ def draw(results: dict[str, Any], file: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=FILE, help="JSON file; a page and a plot come beside it")
+    parser.add_argument("--out", type=Path, default=FILE, help="JSON file; a page comes beside it")
+    parser.add_argument("--plot", type=Path, default=PLOT)
     parser.add_argument("--device", help="by default CUDA if there is one")
-    parser.add_argument("--width", type=int, default=64, help="of the transformer, a multiple of 8")
     parser.add_argument("--seconds", type=float, default=3.0, help="about so long for each point, or one call")
     parser.add_argument("--series", nargs="+", choices=SERIES, default=list(SERIES))
     parser.add_argument("--largest", type=int, default=4096, help="largest width, in pixels")
@@ -148,11 +156,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.series:
         sys.stderr.write(f"{name}\n")
         points = [point for point in SERIES[name] if int(point.size.split("x")[0]) <= options.largest]
-        results["series"][name] = [measured(point, options.width, device, options.seconds) for point in points]
+        results["series"][name] = [measured(point, device, options.seconds) for point in points]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     options.out.with_suffix(".md").write_text(page(results), encoding="utf-8")
-    draw(results, options.out.with_suffix(".png"))
+    draw(results, options.plot)
     sys.stdout.write(page(results))
 
 
