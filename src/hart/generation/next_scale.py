@@ -66,18 +66,19 @@ class _Prefix:
     """What the transformer has seen of a batch: the conditions, and a cache.
 
     null_rows: rows at the end with the null context; 0 if a negative prompt stands there. guided: whether both halves
-    of the guidance are in it.
+    of the guidance are in it. whole: the cache that `cache` is a part of, whose memory may be lent while it is held.
     """
 
     conditioning: Conditioning
     cache: KVCache
     null_rows: int
     guided: bool
+    whole: KVCache | None = None
 
     def conditional(self, images: int) -> _Prefix:
         """The half with the conditions of the images."""
         rows = slice(0, images)
-        return _Prefix(self.conditioning.rows_of(rows), self.cache.rows(rows), 0, guided=False)
+        return _Prefix(self.conditioning.rows_of(rows), self.cache.rows(rows), 0, guided=False, whole=self.cache)
 
     def both(self, x: Tensor) -> Tensor:
         """The same tensor for the conditional and the unconditional half."""
