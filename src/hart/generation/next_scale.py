@@ -67,7 +67,8 @@ class _Prefix:
     """What the transformer has seen of a batch, in all its branches: the conditions, and a cache.
 
     Branches are rows after each other: the prompts, second prompts if there are any, and with guidance the null half.
-    null_rows: rows at the end with the null context; 0 if a negative prompt stands there.
+    null_rows: rows at the end with the null context; 0 if a negative prompt stands there. whole: the cache that `cache`
+    is a part of, whose memory may be lent while it is held.
     """
 
     conditioning: Conditioning
@@ -75,11 +76,13 @@ class _Prefix:
     null_rows: int
     second: SecondPrompts | None
     guided: bool
+    whole: KVCache | None = None
 
     def unguided(self, images: int) -> _Prefix:
         """Without the null half of so many images."""
         rows = slice(0, len(self.conditioning.head_modulation) - images)
-        return _Prefix(self.conditioning.rows_of(rows), self.cache.rows(rows), 0, self.second, guided=False)
+        part = self.cache.rows(rows)
+        return _Prefix(self.conditioning.rows_of(rows), part, 0, self.second, guided=False, whole=self.cache)
 
     def spread(self, x: Tensor) -> Tensor:
         """The same x (B, ...) for every branch."""

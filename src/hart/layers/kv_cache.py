@@ -90,7 +90,6 @@ class KVCache:
         shape = (layers, batch, heads, capacity, head_width)
         self.keys, self.values = (Kept.empty(shape, dtype, device, kept or dtype) for _ in range(2))
         self.length = 0
-        self.whole: KVCache | None = None
 
     @property
     def capacity(self) -> int:
@@ -102,7 +101,6 @@ class KVCache:
     def rows(self, rows: slice) -> KVCache:
         """A cache for some rows of the batch, with its own `length`, that writes into this one's memory."""
         part = copy.copy(self)
-        part.whole = self  # whose memory may be lent for as long as it is held
         part.keys, part.values = self.keys.rows(rows), self.values.rows(rows)
         return part
 
