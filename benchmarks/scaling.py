@@ -87,7 +87,7 @@ def measured(point: Point, device: torch.device, seconds: float) -> Row:
 
 
 def page(results: dict[str, Any]) -> str:
-    lines = ["# Time and memory against resolution, batch and depth", "", f"`{results['command']}`", ""]
+    lines = ["# Time and memory against resolution, batch and depth", ""]
     lines += [f"- {name}: {value}" for name, value in results["machine"].items()]
     header = [
         "width x height",
@@ -102,7 +102,7 @@ def page(results: dict[str, Any]) -> str:
         "KiB a token",
     ]
     for name, rows in results["series"].items():
-        lines += ["", f"## {name.capitalize()}", ""]
+        lines += ["", f"## {name.capitalize()}", "", f"`{results['commands'][name]}`", ""]
         lines += table(header, (_cells(row, before) for row, before in zip(rows, [None, *rows], strict=False)))
     return "\n".join(lines) + "\n"
 
@@ -149,13 +149,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     device = resolve_device(options.device)
     words = " ".join(sys.argv[1:] if arguments is None else arguments)
-    results: dict[str, Any] = {"series": {}}
+    results: dict[str, Any] = {"commands": {}, "series": {}}
     if options.out.exists():
         results = json.loads(options.out.read_text(encoding="utf-8"))
-    results |= {"command": f"python benchmarks/scaling.py {words}".strip(), "machine": machine_facts(device)}
+    results["machine"] = machine_facts(device)
     for name in options.series:
         sys.stderr.write(f"{name}\n")
         points = [point for point in SERIES[name] if int(point.size.split("x")[0]) <= options.largest]
+        results["commands"][name] = f"python benchmarks/scaling.py {words}".strip()
         results["series"][name] = [measured(point, device, options.seconds) for point in points]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
