@@ -1,6 +1,6 @@
 """Draws docs/figures/page.jpg and page-phone.jpg: the page of `hart serve` in Chromium, with images as they come.
 
-    python docs/page_screenshots.py
+python docs/page_screenshots.py
 """
 
 from __future__ import annotations
