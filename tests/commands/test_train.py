@@ -79,7 +79,7 @@ def test_the_scales_of_another_size_follow_from_the_recipes() -> None:
     assert result.exit_code == 0, result.output
     # 1, 2, 3, 4, 6, 8, 11 and 16
     assert "507 per image" in result.stdout
-    for size, said in ((100, "give a multiple of 16 px"), (16, "32 px or more")):
+    for size, said in ((100, "multiples of 16 px"), (16, "from 32")):
         assert said in refused(run("train", "tokenizer", RECIPES / "tokenizer.toml", "--dry-run", "--size", size))
 
 

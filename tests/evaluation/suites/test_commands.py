@@ -96,7 +96,7 @@ def test_generation_goes_on_after_a_stop(model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (("--size", "17"), "give a multiple of 2 px"),
+        (("--size", "17"), "sides are multiples of 2 px"),
         (("--size", "16", "--scales", "1,x"), "--scales[1]"),
         (("--size", "16", "--scales", "1,2,4,8", "--features", "vgg"), "unknown feature extractor 'vgg'"),
         (("--size", "16", "--scales", "1,2,4,8", "--distance", "lpips"), "'lpips' needs weights"),
