@@ -33,8 +33,7 @@ async function call(path, options = {}) {
 
 /** The models that the server offers: {id, state, problem} and, of opened ones, {sizes, scales, sampling, edits, variations}. */
 export async function models() {
-  const { data } = await (await call("/v1/models")).json();
-  return data.map(({ id, hart }) => ({ id, ...hart }));
+  return (await (await call("/v1/models")).json()).data;
 }
 
 const post = (path, body, signal) =>
