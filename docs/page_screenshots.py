@@ -27,7 +27,7 @@ def opened(page: Page, address: str) -> Page:
 def draw(page: Page, prompt: str, before: int) -> None:
     page.get_by_label("Prompt", exact=True).fill(prompt)
     page.get_by_label("Seed", exact=True).fill("0")
-    page.get_by_role("button", name="Draw Ctrl").click()
+    page.locator("#draw").click()
     page.locator("#gallery li").nth(before + 3).wait_for()
 
 
