@@ -152,6 +152,16 @@ def test_two_images_stand_side_by_side(page: Any) -> None:
     assert sorted(page.locator("#comparison dd").all_inner_texts()) == ["1", "2"]
 
 
+def test_another_shape_is_drawn_and_kept_in_the_settings(page: Any) -> None:
+    page.get_by_label("Shape").select_option("16:9")
+    draw(page, "a red apple", seed=1)
+    width, height = page.locator("#gallery img").first.evaluate("e => [e.naturalWidth, e.naturalHeight]")
+    assert width > 1.5 * height
+    page.locator("#gallery .open").first.click()
+    page.get_by_role("button", name="Use these settings").click()
+    assert page.get_by_label("Shape").input_value() == f"{width}x{height}"
+
+
 def test_a_wrong_request_is_explained(page: Any) -> None:
     page.get_by_label("Prompt", exact=True).fill("x " * 400)
     page.route("**/v1/images/generations", lambda route: route.fulfill(

@@ -14,6 +14,7 @@ let images = []; // the history, newest first
 let watching;
 let running = null; // the AbortController of the drawing that is running
 const picked = new Set();
+const ASPECTS = ["4:3", "3:4", "16:9", "9:16"]; // offered besides the sizes that a model was trained at
 
 // --- what the server offers ---
 
@@ -49,8 +50,9 @@ function offerModel() {
   const facts = model();
   const chosen = at("size").value;
   const sizes = facts?.sizes ?? ["auto"];
-  at("size").replaceChildren(...sizes.map((size) => new Option(shape(size), size)));
-  if (sizes.includes(chosen)) at("size").value = chosen;
+  const options = [...sizes.map((size) => new Option(shape(size), size)), ...ASPECTS.map((aspect) => new Option(aspect, aspect))];
+  at("size").replaceChildren(...options);
+  if (options.some(({ value }) => value === chosen)) at("size").value = chosen;
   at("styles").replaceChildren(...(facts?.styles ?? []).map((style) => {
     const chip = document.createElement("button");
     chip.type = "button";
@@ -100,7 +102,7 @@ function settings() {
     negative_prompt: form.negative.value.trim(),
     seed: Number(form.seed.value),
     model: form.model.value || undefined,
-    size: form.size.value,
+    [ASPECTS.includes(form.size.value) ? "aspect" : "size"]: form.size.value,
     // a model that is still being opened draws with its own settings
     ...(model()?.sampling && {
       guidance_scale: Number(form.guidance.value),
@@ -199,7 +201,8 @@ function waitingTile(chosen) {
       element.classList.remove("drawing");
       picture.alt = chosen.prompt;
       button.disabled = false;
-      const made = { ...chosen, seed: event.seed ?? chosen.seed, size: event.size ?? chosen.size };
+      const { aspect, ...asked } = chosen; // the answer has the size in pixels
+      const made = { ...asked, seed: event.seed ?? chosen.seed, size: event.size ?? chosen.size };
       const image = { created: Date.now(), blob: event.blob, partials, settings: made, kind: path.split("/").at(-1) };
       const kept = await history.add(image).catch(() => {
         at("history-hint").textContent = "this browser does not keep them: download what you like";
@@ -296,7 +299,7 @@ async function edit(image) {
     return say("That file is not an image that this browser can show.");
   }
   editor.open(bitmap, image.settings.prompt, model(image.settings.model)?.step ?? 16, (work) => {
-    run("/v1/images/edits", { ...settings(), prompt: work.prompt || image.settings.prompt, size: work.size }, Number(form.count.value), {
+    run("/v1/images/edits", { ...settings(), aspect: undefined, prompt: work.prompt || image.settings.prompt, size: work.size }, Number(form.count.value), {
       image: work.image,
       mask: work.mask,
     });
