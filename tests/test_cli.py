@@ -31,7 +31,7 @@ def test_bad_input_is_one_line_and_exit_code_2(text_model: Path, tmp_path: Path)
         (("generate", "cat", "--model", "hart-0.7b-256", "--out", tmp_path), "--random-weights"),
         (("generate", "cat", "--model", tmp_path, "--out", tmp_path), "no model here"),
         (("generate", "cat", "--model", text_model, "--out", file / "out"), "cannot write there"),
-        (("generate", "cat", *model, "--size", 1024), "size 1024"),
+        (("generate", "cat", *model, "--size", 1001), "size 1001"),
         (("generate", "cat", *model, "--device", "cuda:77"), "cuda:77"),
         (("generate", "cat", *model, "--device", "toaster"), "unknown device"),
         (("generate", "cat", *model, "--dtype", "int8"), "unknown dtype"),
