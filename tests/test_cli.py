@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +76,24 @@ def test_nothing_is_loaded_before_the_output_folder_is_known_to_be_writable(
     assert "cannot write" in refused(run("generate", "cat", "--out", tmp_path / "file" / "out"))
 
 
-def test_ctrl_c_is_quiet(text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
+def interrupted(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
 
-    monkeypatch.setattr(HartPipeline, "__call__", interrupted)
+
+def terminated(*_: Any, **__: Any) -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("happens", "code"), [(interrupted, 130), (terminated, 143)], ids=["Ctrl-C", "SIGTERM"])
+def test_a_signal_ends_with_one_line(
+    text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, happens: Callable[..., None], code: int
+) -> None:
+    monkeypatch.setattr(HartPipeline, "__call__", happens)
+    before = signal.getsignal(signal.SIGTERM)
     result = run("generate", "cat", "--model", text_model, "--out", tmp_path)
-    assert result.exit_code == 130
+    assert result.exit_code == code
     assert result.output.strip() == f"stopped: 0 of 1 in {tmp_path}"
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def failing_with(error: BaseException) -> Any:
@@ -157,7 +169,8 @@ for line in sys.argv[1:]:
 
 
 def test_help_completion_and_wrong_arguments_do_not_wait_for_torch() -> None:
-    commands = ("generate", "reconstruct", "info", "convert", "verify", "benchmark", "train", "data", "evaluate")
+    groups, rest = ("data", "evaluate"), ("info", "convert", "verify", "serve", "benchmark", "train")
+    commands = ("generate", "edit", "vary", "mix", "reconstruct", *rest, *groups)
     lines = (
         "0 --help",
         "0 --version",

@@ -159,7 +159,7 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], Any], *, overwrite: boo
         if overwrite:
             temporary.replace(path)
         else:
-            _rename_to_new(temporary, path)
+            rename_to_new(temporary, path)
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -192,8 +192,9 @@ def flush_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _rename_to_new(temporary: Path, path: Path) -> None:
-    """Rename without overwriting anything. A link fails if its name exists, on every system."""
+def rename_to_new(temporary: Path, path: Path) -> None:
+    """Rename without overwriting anything. Raises `FileExistsError`."""
+    # a link fails if its name exists, on every system
     try:
         os.link(temporary, path)
     except FileExistsError:

@@ -6,8 +6,10 @@ import gc
 import itertools
 import os
 import re
+import signal
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,12 +19,13 @@ from typing import TYPE_CHECKING, TextIO
 import typer
 
 from hart.commands.locks import LOCK_FILE, locked
-from hart.errors import HartError, PromptWarning, missing_package
+from hart.errors import HartError, PromptWarning, Stopped, missing_package
 from hart.files import user_path
 
 if TYPE_CHECKING:
     from hart.generation.outputs import ScalePreview
 
+SLUG_LENGTH = 40
 Report = Callable[[int, int | None, str], None]
 """Called with (steps done, steps in all or None if unknown, what is being done)."""
 
@@ -129,11 +132,37 @@ def prompt_notes() -> Iterator[None]:
         yield
 
 
-def print_path(path: Path, remark: str = "") -> None:
-    """One line on stdout: a file that was written, and a remark."""
+@contextmanager
+def says_when_stopped(line: Callable[[], str]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the block in order, then the command with this line. A second SIGTERM ends it at once."""
+
+    def stop(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise Stopped("", number)
+
+    listens = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if listens else None
+    try:
+        yield
+    except (KeyboardInterrupt, Stopped) as end:
+        raise Stopped(line(), end.signal if isinstance(end, Stopped) else signal.SIGINT) from None
+    finally:
+        if listens:
+            # None: not set from Python
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+def print_path(path: Path, remark: str = "", to: TextIO | None = None) -> None:
+    """One line: a file that was written, and a remark. to: by default standard output."""
     line = f"{path}{remark}"
     # names that are no UTF-8 come out as the bytes that they are
-    typer.echo(line if line.isprintable() else os.fsencode(line))
+    typer.echo(line if line.isprintable() else os.fsencode(line), file=to)
+
+
+def slug(text: str) -> str:
+    """A short piece of a file name: letters and digits of any script, all else as single dashes."""
+    words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
+    return "-".join(words)[:SLUG_LENGTH].strip("-") or "image"
 
 
 def model_name(name: str) -> str:

@@ -20,7 +20,6 @@ from hart.commands.generate import (
     says_what_is_kept,
 )
 from hart.commands.options import sampling_options
-from hart.data.images import open_image, read_image
 from hart.errors import HartError
 from hart.strict import shown
 
@@ -53,6 +52,8 @@ def edit(
 ) -> None:
     """Redraw a part of an image: under a mask, where it is transparent, where another --size or --aspect leaves it
     empty, or what PROMPT says otherwise than --source-prompt. All else stays to the pixel, but with --source-prompt."""
+    from hart.data.images import open_image
+
     source, covering = open_image(image), None if mask is None else open_image(mask)
     files = _digests(image, mask)
 
@@ -82,6 +83,8 @@ def vary(
     ] = None,
 ) -> None:
     """Generate images that have an image's coarse scales, so its layout and colours, and finer ones of their own."""
+    from hart.data.images import open_image
+
     source, files = open_image(image), _digests(image, None)
 
     def prepared(pipe: HartPipeline) -> Edit:
@@ -173,6 +176,8 @@ def _call(
 
 def _digests(image: Path, mask: Path | None) -> dict[str, Any]:
     """Names and digests of files for `EditSource`."""
+    from hart.data.images import read_image
+
     found: dict[str, Any] = {}
     for name, path in (("image", image), ("mask", mask)):
         if path is not None:

@@ -1,10 +1,10 @@
-"""`hart generate` and `hart reconstruct`: images from a model."""
+"""`hart generate`: images from a model."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,11 +20,12 @@ from hart.commands.console import (
     print_path,
     progress,
     prompt_notes,
+    says_when_stopped,
     scale_reporter,
-    with_suffixes,
+    slug,
     writable_folder,
-    write_new,
 )
+from hart.commands.contact_sheets import require_one_sheet, write_sheet
 from hart.commands.from_config import options_from_config
 from hart.commands.options import ASPECT_HELP, SIZE_HELP, sampling_options
 from hart.config import CacheType, Config
@@ -33,14 +34,15 @@ from hart.files import read_text, user_path
 from hart.strict import Listed, clipped
 
 if TYPE_CHECKING:
+    from hart.config import SamplingConfig
+    from hart.generation.edits import PromptMix
     from hart.generation.metadata import EditSource, ImageRecord, ImageSettings, MixSettings
     from hart.generation.outputs import HartOutput
+    from hart.grids import ScaleSchedule
     from hart.pipeline import HartPipeline
+    from hart.sizes import ImageSize
 
 DEFAULT_MODEL = "emoji"
-SLUG_LENGTH = 40
-GRID_PIXELS = 2**28
-"""Largest contact sheet."""
 
 
 class ModelOptions(Config, kw_only=True):
@@ -107,11 +109,21 @@ NOTHING = GenerateOptions()
 def generate(
     options: GenerateOptions,
     settings: Any,
-    prompts_file: Annotated[Path | None, typer.Option(help="Text file with one prompt per line.")] = None,
+    prompts_file: Annotated[
+        Path | None,
+        typer.Option(help="Text file with one prompt per line; the same command continues what was stopped."),
+    ] = None,
     like: Annotated[
         Path | None, typer.Option(help="Generate this image again, with whatever else you give changed.")
     ] = None,
     grid: Annotated[bool, typer.Option("--grid", help="Also write a contact sheet of all images.")] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that share the prompts of a file; by default one a GPU, or one."),
+    ] = None,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Share the prompts of a file over the machines of a Ray cluster.")
+    ] = False,
 ) -> None:
     """Generate images and print their paths. Settings that are not given are the model's own."""
     wanted = [*options.prompts, *(read_prompts(prompts_file) if prompts_file is not None else [])]
@@ -119,10 +131,10 @@ def generate(
         raise HartError("nothing to generate: give a prompt, --prompts-file or --like")
     if any(not prompt.strip() for prompt in wanted):
         raise HartError("a prompt is empty: describe what to generate")
+    if (workers is not None or ray) and prompts_file is None:
+        raise HartError("--workers and --ray share the prompts of a file: give --prompts-file")
     writable_folder(options.out)
-    from hart.generation.contact_sheet import SMALLEST_SHOWN
     from hart.generation.metadata import read_record
-    from hart.sizes import requested_schedule, size_of_grid, trained_sizes
 
     # links stay as given
     loras = tuple(Path(os.path.abspath(user_path(folder))) for folder in options.lora)  # noqa: PTH100
@@ -138,22 +150,25 @@ def generate(
             )
     if given.lora_scale is not None and not options.lora:
         raise HartError("--lora-scale is the strength of an adapter: give --lora too")
+    if prompts_file is not None:
+        from hart.commands.jobs.job import Job
+        from hart.commands.jobs.running import Sharing, run_job
+
+        run_job(Job(options, settings, sampling, mix), Sharing(workers, ray), grid=grid)
+        return
     total = 1 if row is not None else len(options.prompts) * (options.images_per_prompt or 1)
     writer = ImageWriter(options, total, row, keep=grid, mix=mix)
     with says_what_is_kept(writer), progress(f"loading {options.model or DEFAULT_MODEL}") as report, prompt_notes():
         pipe = open_model(options)
         if pipe.num_classes is None:
             _hint_at_quotes(given.prompts)
-        schedule = requested_schedule(pipe.config, size=options.size, aspect=options.aspect)
-        image_size = size_of_grid(schedule.final, pipe.config.tokenizer.downsampling)
-        if grid and total * max(*image_size, SMALLEST_SHOWN) ** 2 > GRID_PIXELS:
-            raise HartError(f"--grid: {total} images of {image_size} px are too many for one sheet")
-        if image_size not in (known := trained_sizes(pipe.config)):
-            note(f"this model was trained at {', '.join(map(str, known))} px: images of {image_size} may look worse")
-        from hart.generation.edits import PromptMix
-
+        _, image_size, remark = asked_size(pipe, options)
+        if grid:
+            require_one_sheet(total, image_size)
+        if remark is not None:
+            note(remark)
         negative = options.negative_prompt
-        _call(pipe, options)(
+        generator_of(pipe, options)(
             prompts_for(pipe, options.prompts),
             negative_prompt=None if negative is None else prompts_for(pipe, [negative]),
             num_images_per_prompt=options.images_per_prompt or 1,
@@ -161,7 +176,7 @@ def generate(
             size=str(image_size),
             batch_size=options.batch_size,
             sampling=sampling,
-            mix=None if mix is None else PromptMix(prompts_for(pipe, [mix.prompt])[0], mix.weights),
+            mix=prompt_mix(pipe, mix),
             callback_on_scale=scale_reporter(report),
             callback_on_batch=lambda batch: writer.write(batch, pipe),
             collect=False,
@@ -171,45 +186,12 @@ def generate(
         print_path(writer.write_grid())
 
 
-@options_from_config
-def reconstruct(
-    options: ModelOptions,
-    images: Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)],
-) -> None:
-    """Encode and decode images with a model's tokenizer: input, discrete and hybrid side by side, with PSNR in dB."""
-    from hart.data.images import open_image
-    from hart.generation.metadata import save_png
-
-    for path in images:
-        open_image(path)
-    writable_folder(options.out)
-    from hart.generation.contact_sheet import side_by_side
-    from hart.pipeline import HartPipeline
-
-    name = options.model or DEFAULT_MODEL
-    files = NumberedFiles(options.out, len(images))
-    with progress(f"loading {name}") as report:
-        pipe = HartPipeline.from_pretrained(name, device=options.device, dtype=options.dtype)
-        for i, path in enumerate(images):
-            report(i, len(images), f"reconstructing {path.name}")
-            result = pipe.reconstruct(open_image(path))
-            row = side_by_side([result.original, result.discrete, result.hybrid])
-            file = files.write(f"{slug(path.stem)}-reconstruction", partial(save_png, image=row, overwrite=False))
-            print_path(file, f"  discrete {result.discrete_psnr:.2f} dB  hybrid {result.hybrid_psnr:.2f} dB")
-
-
 def read_prompts(path: Path) -> list[str]:
     """The lines of a UTF-8 text file that are not blank. Raises `HartError` when there are none."""
     prompts = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not prompts:
         raise HartError(f"{path}: holds no prompt: write one per line")
     return prompts
-
-
-def slug(text: str) -> str:
-    """A short piece of a file name: letters and digits of any script, all else as single dashes."""
-    words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
-    return "-".join(words)[:SLUG_LENGTH].strip("-") or "image"
 
 
 def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions, int | None]:
@@ -246,6 +228,7 @@ def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions,
 
 
 def open_model(options: DrawOptions) -> HartPipeline:
+    """The model of the options, with its adapters."""
     with importing():
         from hart.checkpoint.loading import load_config
         from hart.pipeline import HartPipeline
@@ -268,7 +251,7 @@ def open_model(options: DrawOptions) -> HartPipeline:
     return pipe
 
 
-def _call(pipe: HartPipeline, options: GenerateOptions) -> Any:
+def generator_of(pipe: HartPipeline, options: GenerateOptions) -> Any:
     """What generates: the pipeline itself, or the best of some of its images."""
     if options.best_of is None:
         if options.scorer is not None:
@@ -292,6 +275,13 @@ def prompts_for(pipe: HartPipeline, prompts: Sequence[str]) -> list[str | int]:
         raise HartError(
             f"this model generates classes by number: give 0 to {pipe.num_classes - 1}, not words"
         ) from None
+
+
+def prompt_mix(pipe: HartPipeline, mix: MixSettings | None) -> PromptMix | None:
+    """A recorded mixture of prompts, as a call takes it."""
+    from hart.generation.edits import PromptMix
+
+    return None if mix is None else PromptMix(prompts_for(pipe, [mix.prompt])[0], mix.weights)
 
 
 class ImageWriter:
@@ -320,12 +310,17 @@ class ImageWriter:
     def write(self, batch: HartOutput, pipe: HartPipeline) -> None:
         """Write the images of one batch, or only the row that is asked for."""
         from hart import __version__
-        from hart.generation.metadata import ImageRecord, write_image
+        from hart.generation.metadata import BatchPlace, ImageRecord, write_image
+        from hart.sizes import ImageSize
 
+        together = tuple(map(str, batch.prompts))
         for row in range(len(batch.images)) if self.row is None else [self.row]:
             prompt = str(batch.prompts[row]) if batch.prompts else ""
             seed, image = batch.seeds[row], batch.images[row]
-            record = ImageRecord(prompt, seed, self._model, self._settings(batch, row, pipe), __version__)
+            place = BatchPlace(together, batch.seeds[0], row) if len(together) > 1 else None
+            settings = image_settings(pipe, self.options, batch.sampling[row], ImageSize(*image.size))
+            settings = settings.replace(batch=place, edit=self._edit, mix=self._mix)
+            record = ImageRecord(prompt, seed, self._model, settings, __version__)
             name = slug(prompt or (Path(self._edit.image).stem if self._edit is not None else ""))
             print_path(self._files.write(f"{name}-{seed}", partial(write_image, image=image, record=record)))
             self.done += 1
@@ -333,53 +328,50 @@ class ImageWriter:
                 self._kept.append((prompt, seed, image))
 
     def write_grid(self) -> Path:
-        """A contact sheet of all images, a group for every prompt."""
-        from hart.generation.contact_sheet import contact_sheet
-        from hart.generation.metadata import save_png
-
+        """A contact sheet of all images."""
         assert self._kept, "only a writer that keeps images can show them"
-        n = self.options.images_per_prompt or 1
-        prompts, seeds, images = zip(*self._kept, strict=True)
-        sheet = contact_sheet([images[i : i + n] for i in range(0, len(images), n)], prompts[::n])
-        path = self.options.out / f"grid-{slug(prompts[0])}-{seeds[0]}.png"
-        return write_new(with_suffixes(path), partial(save_png, image=sheet, overwrite=False))
-
-    def _settings(self, batch: HartOutput, row: int, pipe: HartPipeline) -> ImageSettings:
-        """The settings of one image; with its batch, unless it was alone in it."""
-        from hart.devices import dtype_name
-        from hart.generation.metadata import BatchPlace, ImageSettings
-        from hart.sizes import ImageSize
-
-        together = tuple(str(prompt) for prompt in batch.prompts)
-        return ImageSettings(
-            sampling=batch.sampling[row],
-            size=ImageSize(*batch.images[row].size).stored,
-            device=str(pipe.device),
-            dtype=dtype_name(pipe.dtype),
-            speed=self.options.speed,
-            cache=self.options.cache,
-            negative_prompt=self.options.negative_prompt,
-            random_weights=self.options.random_weights,
-            loras=tuple(map(str, self.options.lora)),
-            lora_scale=1.0 if self.options.lora_scale is None else self.options.lora_scale,
-            batch=BatchPlace(together, batch.seeds[0], row) if len(together) > 1 else None,
-            edit=self._edit,
-            mix=self._mix,
-        )
+        return write_sheet(self.options.out, self._kept, self.options.images_per_prompt or 1)
 
 
-@contextmanager
-def says_what_is_kept(writer: ImageWriter) -> Iterator[None]:
-    """On Ctrl-C, one line on stderr: how many images were written, and where."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo(f"stopped: {writer.done} of {writer.total} in {writer.options.out}", err=True)
-        raise
+def says_what_is_kept(writer: ImageWriter) -> AbstractContextManager[None]:
+    """Ctrl-C and SIGTERM say how many images were written, and where."""
+    return says_when_stopped(lambda: f"stopped: {writer.done} of {writer.total} in {writer.options.out}")
+
+
+def asked_size(pipe: HartPipeline, options: GenerateOptions) -> tuple[ScaleSchedule, ImageSize, str | None]:
+    """Schedule and size of the images, and a remark if the model was not trained at it."""
+    from hart.sizes import requested_schedule, size_of_grid, trained_sizes
+
+    schedule = requested_schedule(pipe.config, size=options.size, aspect=options.aspect)
+    size, known = size_of_grid(schedule.final, pipe.config.tokenizer.downsampling), trained_sizes(pipe.config)
+    if size in known:
+        return schedule, size, None
+    return schedule, size, f"this model was trained at {', '.join(map(str, known))} px: images of {size} may look worse"
+
+
+def image_settings(
+    pipe: HartPipeline, options: DrawOptions, sampling: SamplingConfig, size: ImageSize
+) -> ImageSettings:
+    """The settings of an image that was generated alone, for its record."""
+    from hart.devices import dtype_name
+    from hart.generation.metadata import ImageSettings
+
+    return ImageSettings(
+        sampling=sampling,
+        size=size.stored,
+        device=str(pipe.device),
+        dtype=dtype_name(pipe.dtype),
+        speed=options.speed,
+        cache=options.cache,
+        negative_prompt=options.negative_prompt,
+        random_weights=options.random_weights,
+        loras=tuple(map(str, options.lora)),
+        lora_scale=1.0 if options.lora_scale is None else options.lora_scale,
+    )
 
 
 def _hint_at_quotes(prompts: Sequence[str]) -> None:
     """A note where the shell has probably split one prompt into several."""
     if len(prompts) > 1 and all(len(prompt.split()) == 1 for prompt in prompts):
-        short = clipped(" ".join(prompts), SLUG_LENGTH)
+        short = clipped(" ".join(prompts), 40)
         note(f'these are {len(prompts)} prompts of one word each; to generate them as one: hart generate "{short}"')

@@ -1,0 +1,87 @@
+"""The work of a job: a model that is opened once, and draws batches into the job's folder."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from hart import __version__
+from hart.commands.generate import asked_size, generator_of, image_settings, open_model, prompt_mix, prompts_for
+from hart.commands.jobs.job import MOST_ATTEMPTS, WORK_FOLDER, Job
+from hart.errors import HartError
+from hart.files import flush_folder, rename_to_new
+from hart.generation.metadata import BatchPlace, ImageRecord, ImageSettings, write_image
+from hart.generation.outputs import ScalePreview
+from hart.generation.request import checked_settings
+
+
+class Drawer:
+    """Draws batches of a job, in any order, beside any number of others."""
+
+    def __init__(
+        self,
+        folder: Path,
+        job: Job,
+        expected: ImageSettings | None = None,
+        on_scale: Callable[[ScalePreview], object] | None = None,
+    ) -> None:
+        """Opens the model. expected: the settings of images that are there.
+
+        Raises `HartError` for what the model cannot do, and if it makes other images than before.
+        """
+        self.folder, self.job, self._on_scale = folder, job, on_scale
+        self.pipe = open_model(job.options)
+        self._generate = generator_of(self.pipe, job.options)
+        schedule, self.size, self.remark = asked_size(self.pipe, job.options)
+        sampling = checked_settings(self.pipe.config, job.sampling, job.settings, schedule)
+        self.settings = image_settings(self.pipe, job.options, sampling, self.size).replace(mix=job.mix)
+        if expected not in (None, self.settings):
+            raise HartError(f"{folder}: the model has changed since this job was begun: choose another folder")
+
+    def draw(self, batch: range, missing: Sequence[int]) -> list[str] | None:
+        """Draw a batch and write those of its images that are missing; returns the names of their files.
+
+        A batch of which `MOST_ATTEMPTS` processes have died is not drawn; returns None.
+        """
+        work = self.folder / WORK_FOLDER
+        begun = f"begun-{batch.start}-"
+        if len(list(work.glob(f"{begun}*"))) >= MOST_ATTEMPTS:
+            return None
+        mark = work / f"{begun}{secrets.token_hex(8)}"
+        mark.touch()
+        try:
+            return list(self._written(batch, missing))
+        finally:
+            mark.unlink(missing_ok=True)
+
+    def _written(self, batch: range, missing: Sequence[int]) -> Iterator[str]:
+        job, negative = self.job, self.job.options.negative_prompt
+        prompts = [job.prompt(image) for image in batch]
+        drawn = self._generate(
+            prompts_for(self.pipe, prompts),
+            negative_prompt=None if negative is None else prompts_for(self.pipe, [negative]),
+            seed=job.seed(batch.start),
+            size=str(self.size),
+            batch_size=len(batch),
+            sampling=job.sampling,
+            mix=prompt_mix(self.pipe, job.mix),
+            callback_on_scale=self._on_scale,
+            **job.settings,
+        )
+        assert job.options.model is not None
+        for row, image in enumerate(batch):
+            if image not in missing:
+                continue
+            together = len(batch) > 1 and job.options.best_of is None
+            place = BatchPlace(tuple(prompts), job.seed(batch.start), row) if together else None
+            settings = self.settings.replace(batch=place)
+            record = ImageRecord(prompts[row], drawn.seeds[row], job.options.model, settings, __version__)
+            unfinished = self.folder / WORK_FOLDER / f"{secrets.token_hex(8)}.png"
+            write_image(unfinished, drawn.images[row], record)
+            with suppress(FileExistsError):  # one who died later in this batch has drawn it
+                rename_to_new(unfinished, self.folder / job.name(image))
+            unfinished.unlink(missing_ok=True)
+            yield job.name(image)
+        flush_folder(self.folder)

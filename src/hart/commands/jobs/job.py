@@ -1,0 +1,161 @@
+"""A job: prompts, and all that their images are made with. Its folder holds a file for each image, and `job.json`.
+
+An image is known by its number, from which its prompt, seed and file name follow. Images are made in batches that
+depend on these numbers alone. So the bytes of a file depend neither on who makes it nor on what was there before.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic_core import to_jsonable_python
+
+from hart import __version__
+from hart.commands.console import slug
+from hart.commands.generate import GenerateOptions
+from hart.errors import HartError
+from hart.files import read_json, write_json
+from hart.strict import clipped, shown
+
+if TYPE_CHECKING:
+    from hart.config import SamplingConfig
+    from hart.generation.metadata import ImageRecord, ImageSettings, MixSettings
+
+JOB_FILE = "job.json"
+IMAGES = "[0-9]" * 5 + "*-*.png"
+WORK_FOLDER = ".job"
+"""For files that are being written; nobody misses it after a stop."""
+MOST_ATTEMPTS = 3
+"""So many processes may die of a batch; then it is left out."""
+HIDDEN = ("out", "tiled", "offload")
+"""Options that do not decide images."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """options: with prompts, seed, images per prompt and batch size. settings: of the sampling, those that are not None
+    override the model's own, or `sampling`."""
+
+    options: GenerateOptions
+    settings: Mapping[str, Any]
+    sampling: SamplingConfig | None = None
+    mix: MixSettings | None = None
+    """What all prompts are mixed with."""
+
+    @property
+    def count(self) -> int:
+        return len(self.options.prompts) * self._each
+
+    @property
+    def _each(self) -> int:
+        return self.options.images_per_prompt or 1
+
+    def prompt(self, image: int) -> str:
+        return self.options.prompts[image // self._each]
+
+    def seed(self, image: int) -> int:
+        """Of an image, or the first of those among which the best is chosen."""
+        return (self.options.seed or 0) + image * self._candidates
+
+    @property
+    def _candidates(self) -> int:
+        return self.options.best_of or 1
+
+    def made(self, image: int, record: ImageRecord) -> bool:
+        """Whether a record can be that of an image of this job."""
+        seeds = range(self.seed(image), self.seed(image) + self._candidates)
+        return record.seed in seeds and (record.prompt, record.model) == (self.prompt(image), self.options.model)
+
+    def name(self, image: int) -> str:
+        """The file of an image: the number of its prompt, some of its words, its seed."""
+        return f"{image // self._each:05d}-{slug(self.prompt(image))}-{self.seed(image)}.png"
+
+    def there(self, folder: Path) -> int:
+        """How many files of the job a folder holds, read or not."""
+        return len({self.name(image) for image in range(self.count)} & {path.name for path in folder.iterdir()})
+
+    def batches(self) -> list[range]:
+        """The numbers of images that are made together."""
+        size = self.options.batch_size or 1
+        return [range(at, min(at + size, self.count)) for at in range(0, self.count, size)]
+
+    def facts(self) -> dict[str, Any]:
+        """JSON values that two jobs share only if their images are the same."""
+        options = {name: value for name, value in self.options.to_dict().items() if name not in HIDDEN}
+        given = {name: value for name, value in self.settings.items() if value is not None}
+        values: dict[str, Any] = to_jsonable_python(
+            {"version": __version__, **options, "sampling": self.sampling, "mix": self.mix, "settings": given}
+        )
+        return values
+
+
+class JobFolder:
+    """The folder of a job, for one process; workers add images to it."""
+
+    def __init__(self, path: Path, job: Job) -> None:
+        """Begins the job, or continues it. Raises `HartError` if the folder holds images of another one."""
+        self.path, self.job = path, job
+        self.settings: ImageSettings | None = None
+        """Of all its images, as soon as there is one."""
+        shutil.rmtree(path / WORK_FOLDER, ignore_errors=True)
+        image = min(path.glob(IMAGES), default=None)
+        if image is None:
+            write_json(path / JOB_FILE, job.facts())
+        elif (path / JOB_FILE).exists():
+            self._require_same(read_json(path / JOB_FILE))
+        else:
+            raise HartError(f"{image}: there is no {JOB_FILE} that says what it was made with: choose another folder")
+        (path / WORK_FOLDER).mkdir()
+
+    def close(self) -> None:
+        shutil.rmtree(self.path / WORK_FOLDER, ignore_errors=True)
+
+    def missing(self) -> dict[range, list[int]]:
+        """Batches with images that are not there -> those images. Damaged files are removed.
+
+        Raises `HartError` for a file that was made with something else.
+        """
+        with ThreadPoolExecutor() as pool:
+            records = list(pool.map(self._record, range(self.job.count)))
+        for image, record in enumerate(records):
+            if record is not None:
+                self._require_own(image, record)
+        absent = {batch: [image for image in batch if records[image] is None] for batch in self.job.batches()}
+        return {batch: images for batch, images in absent.items() if images}
+
+    def _record(self, image: int) -> ImageRecord | None:
+        """What a file says of itself; None if there is none, or no readable one any more."""
+        from hart.generation.metadata import read_record
+
+        path = self.path / self.job.name(image)
+        if not path.exists():
+            return None
+        try:
+            return read_record(path)
+        except HartError:
+            path.unlink()
+            return None
+
+    def _require_own(self, image: int, record: ImageRecord) -> None:
+        settings = record.settings.replace(batch=None)
+        self.settings = self.settings or settings
+        if not self.job.made(image, record) or settings != self.settings:
+            raise HartError(
+                f"{self.path / self.job.name(image)}: was made with something else than this job: remove it, or choose "
+                "another folder"
+            )
+
+    def _require_same(self, theirs: dict[str, Any]) -> None:
+        ours = self.job.facts()
+        if differing := [name for name in {**ours, **theirs} if theirs.get(name) != ours.get(name)]:
+            name = differing[0]
+            there, given = (clipped(shown(values.get(name)), 80) for values in (theirs, ours))
+            raise HartError(
+                f"{self.path}: holds a job with another {name.replace('_', ' ')} ({there}, now {given}): "
+                "choose another folder"
+            )

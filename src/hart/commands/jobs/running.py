@@ -1,0 +1,161 @@
+"""`hart generate --prompts-file`: who draws the images of a job, and what is said about it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import closing, nullcontext, redirect_stdout
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from hart.commands.console import (
+    Report,
+    importing,
+    model_name,
+    needs_extra,
+    note,
+    owned,
+    print_path,
+    progress,
+    prompt_notes,
+    says_when_stopped,
+)
+from hart.commands.contact_sheets import require_one_sheet, write_sheet
+from hart.commands.generate import DEFAULT_MODEL
+from hart.commands.jobs.job import MOST_ATTEMPTS, Job, JobFolder
+from hart.commands.jobs.workers import Drawn, Opened, Task, Workers
+from hart.data.images import open_image
+from hart.errors import HartError
+from hart.strict import clipped
+
+if TYPE_CHECKING:
+    import torch
+
+    from hart.commands.jobs.ray_data import RayCluster
+    from hart.generation.outputs import ScalePreview
+
+SHOWN_PROMPTS = 3
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """workers: processes on this machine, or on the cluster; None is one a GPU, or one. ray: on a Ray cluster."""
+
+    workers: int | None = None
+    ray: bool = False
+
+
+def run_job(job: Job, sharing: Sharing, *, grid: bool = False) -> None:
+    """Draw the images that are not there yet, and print the paths of the new files.
+
+    Raises `HartError` for a folder that holds another job, and at the end for images that killed who drew them.
+    """
+    options, out = job.options, job.options.out
+    with importing():
+        from hart.devices import resolve_device
+        from hart.pipeline import GPU_BATCH
+    places, cluster = list[dict[str, str]](), None
+    if sharing.ray:
+        with needs_extra("ray"):
+            from hart.commands.jobs.ray_data import RayCluster
+        cluster = RayCluster(options.device, sharing.workers)
+        on_cpu = not cluster.gpus
+    else:
+        device = resolve_device(options.device)
+        places, on_cpu = environments(device, sharing.workers), device.type == "cpu"
+    model, batch_size = model_name(options.model or DEFAULT_MODEL), options.batch_size or (1 if on_cpu else GPU_BATCH)
+    job = replace(job, options=options.replace(model=model, batch_size=batch_size))
+    done, left_out, said = 0, list[str](), set[str]()
+    stdout = None if cluster is None else sys.stdout
+    with (
+        nullcontext() if cluster is None else redirect_stdout(sys.stderr),  # Ray prints what it does
+        owned(out, "a job"),
+        closing(JobFolder(out, job)) as folder,
+        says_when_stopped(lambda: f"stopped: {job.there(out)} of {job.count} in {out}; the same command continues"),
+        progress("looking for images that are there") as report,
+        prompt_notes(),
+    ):
+        missing = folder.missing()
+        done = job.count - sum(map(len, missing.values()))
+        if done:
+            note(f"{done} of {job.count} images are in {out} already")
+        report(done, job.count, f"loading {job.options.model}")
+        with closing(_events(folder, list(missing.items()), places, cluster, report)) as events:
+            for event in events:
+                if isinstance(event, Opened):
+                    if grid:
+                        require_one_sheet(job.count, event.size)
+                    if event.remark is not None and event.remark not in said:
+                        said.add(event.remark)
+                        note(event.remark)
+                elif event.names is None:
+                    absent = [image for image in missing[event.batch] if not (out / job.name(image)).exists()]
+                    left_out += map(job.prompt, absent)
+                else:
+                    for name in event.names:
+                        print_path(out / name, to=stdout)
+                    done += len(missing[event.batch])
+                report(done, job.count, f"{done} of {job.count} images")
+    if left_out:
+        raise HartError(
+            f"{len(left_out)} of {job.count} images are missing: {MOST_ATTEMPTS} processes each were killed while they "
+            f"drew {_some(left_out)}; the others are in {out}"
+        )
+    if grid:
+        images = [(job.prompt(i), job.seed(i), open_image(out / job.name(i))) for i in range(job.count)]
+        print_path(write_sheet(out, images, options.images_per_prompt or 1))
+
+
+def _events(
+    folder: JobFolder,
+    tasks: list[Task],
+    places: list[dict[str, str]],
+    cluster: RayCluster | None,
+    report: Report,
+) -> Generator[Opened | Drawn, None, None]:
+    if not tasks:
+        return
+    if cluster is not None:
+        yield from cluster.draw(folder, tasks)
+    elif len(places) > 1:
+        yield from Workers(folder, places).draw(tasks)
+    else:
+        yield from _drawn_here(folder, tasks, report)
+
+
+def _drawn_here(folder: JobFolder, tasks: list[Task], report: Report) -> Iterator[Opened | Drawn]:
+    from hart.commands.jobs.drawing import Drawer
+
+    drawn = 0
+
+    def on_scale(preview: ScalePreview) -> None:
+        done, total = drawn * preview.scales + preview.k + 1, len(tasks) * preview.scales
+        report(done, total, f"batch {drawn + 1}/{len(tasks)}, scale {preview.k + 1}/{preview.scales}")
+
+    drawer = Drawer(folder.path, folder.job, folder.settings, on_scale)
+    yield Opened(drawer.size, drawer.remark)
+    for batch, missing in tasks:
+        yield Drawn(batch, drawer.draw(batch, missing))
+        drawn += 1
+
+
+def environments(device: torch.device, workers: int | None) -> list[dict[str, str]]:
+    """What each worker of this machine finds in its environment: its GPU, or its share of the processor."""
+    import torch
+
+    if device.type == "cpu":
+        count = workers or 1
+        threads = str(max(1, (os.cpu_count() or 1) // count))
+        return [{} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": threads}] * count
+    count = torch.cuda.device_count() if str(device) == "cuda" else 1
+    if workers is not None and workers > count:
+        raise HartError(f"--workers {workers}: a GPU takes one, and this command sees {count}")
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    names = visible[:count] if len(visible) >= count else [str(number) for number in range(count)]
+    return [{"CUDA_VISIBLE_DEVICES": name} for name in names[: workers or count]]
+
+
+def _some(prompts: list[str]) -> str:
+    shown = ", ".join(f'"{clipped(prompt, 40)}"' for prompt in prompts[:SHOWN_PROMPTS])
+    return shown + (f" and {len(prompts) - SHOWN_PROMPTS} more" if len(prompts) > SHOWN_PROMPTS else "")

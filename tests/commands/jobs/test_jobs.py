@@ -1,0 +1,256 @@
+"""`hart generate --prompts-file`: one file a prompt and seed, none twice, whatever is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import job_processes
+from command_line import outputs, refused, run
+from hart import HartPipeline, SamplingConfig, __version__
+from hart.commands.generate import GenerateOptions
+from hart.commands.jobs import running
+from hart.commands.jobs.job import Job
+from hart.commands.jobs.workers import Workers
+from hart.generation.metadata import ImageRecord, ImageSettings
+
+PROMPTS = ("a cat", "a dog", "a house", "a tree", "a red apple", "a hat")
+NAMES = [
+    "00000-a-cat-3.png", "00001-a-dog-4.png", "00002-a-house-5.png", "00003-a-tree-6.png", "00004-a-red-apple-7.png",
+    "00005-a-hat-8.png",
+]  # fmt: skip
+
+
+@pytest.fixture
+def job(text_model: Path, tmp_path: Path) -> tuple[Any, ...]:
+    """Arguments of a job, but for its folder."""
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    return "generate", "--prompts-file", tmp_path / "prompts.txt", "--seed", 3, "--model", text_model, "--out"
+
+
+@pytest.fixture
+def whole(job: tuple[Any, ...], tmp_path: Path) -> dict[str, bytes]:
+    """The files of a run without accidents."""
+    assert [path.name for path in outputs(run(*job, tmp_path / "whole"))] == NAMES
+    return images(tmp_path / "whole")
+
+
+def images(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.png"))}
+
+
+def places(folder: Path) -> dict[str, tuple[int, int]]:
+    """What changes when a file is written once more."""
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.glob("*.png")}
+
+
+def with_workers(monkeypatch: pytest.MonkeyPatch, work: Callable[..., None]) -> None:
+    monkeypatch.setattr(running, "Workers", partial(Workers, work=work))
+
+
+def test_images_are_those_of_a_call(
+    job: tuple[Any, ...], whole: dict[str, bytes], text_model: Path, tmp_path: Path
+) -> None:
+    expected = HartPipeline.from_pretrained(text_model, device="cpu")(list(PROMPTS), seed=3)
+    for name, image in zip(NAMES, expected.images, strict=True):
+        with Image.open(tmp_path / "whole" / name) as file:
+            assert file.tobytes() == image.tobytes()
+    assert {path.name for path in (tmp_path / "whole").iterdir()} == {*NAMES, "job.json"}
+
+
+@pytest.mark.slow
+def test_a_killed_worker_has_its_work_given_to_another(
+    job: tuple[Any, ...], whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_workers(monkeypatch, job_processes.killed_once)
+    out = tmp_path / "out"
+    written = outputs(run(*job, out, "--workers", 2))
+    assert (tmp_path / "killed").exists()
+    assert sorted(path.name for path in written) == NAMES  # each is written once
+    assert images(out) == whole
+    assert {path.name for path in out.iterdir()} == {*NAMES, "job.json"}
+
+
+@pytest.mark.slow
+def test_what_kills_every_worker_is_left_out_and_reported(
+    job: tuple[Any, ...], whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_workers(monkeypatch, job_processes.killed_always)
+    result = run(*job, tmp_path / "out", "--workers", 2)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        "error: 1 of 6 images are missing: 3 processes each were killed while they drew "
+        f'"a dog"; the others are in {tmp_path / "out"}'
+    ]
+    assert images(tmp_path / "out") == {name: whole[name] for name in NAMES if name != NAMES[job_processes.VICTIM]}
+
+
+def test_workers_that_end_at_the_start_are_not_started_for_ever(
+    job: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_workers(monkeypatch, job_processes.killed_at_start)
+    assert "exit code -9" in refused(run(*job, tmp_path / "out", "--workers", 2))
+
+
+def begun(job: tuple[Any, ...], out: Path) -> subprocess.Popen[str]:
+    """The command in a process group of its own, when all images but one are there and one worker is stuck."""
+    command = [sys.executable, job_processes.__file__, "stuck", *map(str, job), str(out), "--workers", "2"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while len(list(out.glob("*.png"))) < len(NAMES) - 1:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    return process
+
+
+def wait_for_the_end_of(group: int) -> None:
+    while True:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_killed_parent_takes_its_workers_along_and_the_same_command_continues(
+    job: tuple[Any, ...], whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    process = begun(job, out)
+    process.kill()
+    process.communicate()
+    wait_for_the_end_of(process.pid)
+    there = places(out)
+    assert len(there) == len(NAMES) - 1
+    result = run(*job, out)
+    assert result.stdout.split() == [str(out / NAMES[job_processes.VICTIM])]
+    assert result.stderr == f"note: 5 of 6 images are in {out} already\n"
+    assert images(out) == whole
+    assert there.items() <= places(out).items()
+    assert {path.name for path in out.iterdir()} == {*NAMES, "job.json"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+def test_a_signal_stops_all_and_says_how_to_continue(
+    job: tuple[Any, ...], tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    out = tmp_path / "out"
+    process = begun(job, out)
+    os.killpg(process.pid, number)  # as a terminal does
+    _, said = process.communicate()
+    assert process.returncode == code
+    assert said == f"stopped: 5 of 6 in {out}; the same command continues\n"
+    wait_for_the_end_of(process.pid)
+    assert not list(out.glob(".*"))
+
+
+@pytest.mark.slow
+def test_a_cluster_makes_the_same_files_though_a_worker_is_killed(
+    job: tuple[Any, ...], whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    out = tmp_path / "out"
+    command = [sys.executable, job_processes.__file__, "ray", *map(str, job), str(out), "--ray", "--workers", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "killed").exists()
+    assert sorted(Path(line).name for line in done.stdout.split()) == NAMES
+    assert images(out) == whole
+
+
+def test_damaged_files_are_made_again_and_others_left_alone(
+    job: tuple[Any, ...], whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    out = tmp_path / "whole"
+    (out / NAMES[0]).write_bytes(whole[NAMES[0]][:100])
+    (out / NAMES[2]).write_bytes(b"")
+    (out / NAMES[4]).unlink()
+    before = places(out)
+    assert run(*job, out).stdout.split() == [str(out / NAMES[i]) for i in (0, 2, 4)]
+    assert images(out) == whole
+    after = places(out)
+    assert all(after[NAMES[i]] == before[NAMES[i]] for i in (1, 3, 5))
+
+
+def test_an_image_of_a_batch_is_the_same_whatever_was_there(job: tuple[Any, ...], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(*job, out, "--batch-size", 4)
+    first = images(out)
+    (out / NAMES[2]).unlink()
+    assert run(*job, out, "--batch-size", 4).stdout.split() == [str(out / NAMES[2])]
+    assert images(out) == first
+
+
+def test_a_finished_job_opens_no_model(
+    job: tuple[Any, ...], whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HartPipeline, "from_pretrained", lambda *_, **__: pytest.fail("opened"))
+    result = run(*job, tmp_path / "whole", "--workers", 2)
+    assert (result.exit_code, result.stdout) == (0, "")
+
+
+def test_a_folder_holds_one_job(job: tuple[Any, ...], whole: dict[str, bytes], tmp_path: Path) -> None:
+    out, prompts = tmp_path / "whole", tmp_path / "prompts.txt"
+    for changed, said in (
+        (("--seed", 4), "another seed (3, now 4)"),
+        (("--guidance", 1.5), "another settings"),
+        (("--negative-prompt", "a cat"), "another negative prompt (None, now 'a cat')"),
+        (("-n", 2), "another images per prompt"),
+        (("--dtype", "bfloat16"), "another dtype"),
+    ):
+        assert said in refused(run(*job, out, *changed))
+    prompts.write_text("\n".join(PROMPTS[::-1]))
+    assert "another prompts" in refused(run(*job, out))
+    prompts.write_text("\n".join(PROMPTS))
+    (out / NAMES[1]).write_bytes((out / NAMES[0]).read_bytes())
+    assert "was made with something else" in refused(run(*job, out))
+    (out / "job.json").unlink()
+    assert "no job.json" in refused(run(*job, out))
+    assert images(out).keys() == whole.keys()
+
+
+def test_a_grid_shows_the_images_of_all_runs(job: tuple[Any, ...], whole: dict[str, bytes], tmp_path: Path) -> None:
+    (tmp_path / "whole" / NAMES[3]).unlink()
+    made, sheet = run(*job, tmp_path / "whole", "--grid").stdout.split()
+    assert Path(made).name == NAMES[3] and Path(sheet).name == "grid-a-cat-3.png"
+
+
+def test_what_the_model_cannot_do_is_said_once(job: tuple[Any, ...], tmp_path: Path) -> None:
+    assert "size 9" in refused(run(*job, tmp_path / "out", "--size", 9, "--workers", 2))
+    assert len(outputs(run(*job, tmp_path / "out"))) == len(NAMES)  # nothing was begun
+    for option in (("--workers", 2), ("--ray",)):
+        assert "--prompts-file" in refused(run("generate", "a cat", *option))
+
+
+def test_the_best_of_several_is_named_after_the_first_of_their_seeds() -> None:
+    job = Job(GenerateOptions(prompts=PROMPTS[:2], model="emoji", seed=5, best_of=3), {})
+    assert [job.name(image) for image in range(job.count)] == ["00000-a-cat-5.png", "00001-a-dog-8.png"]
+    settings = ImageSettings(sampling=SamplingConfig(), size=8, device="cpu", dtype="float32")
+    records = {seed: ImageRecord("a cat", seed, "emoji", settings, __version__) for seed in range(4, 10)}
+    assert [seed for seed, record in records.items() if job.made(0, record)] == [5, 6, 7]
+
+
+def test_a_gpu_takes_one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    cuda = torch.device("cuda")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert running.environments(cuda, None) == [{"CUDA_VISIBLE_DEVICES": number} for number in "012"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,5,GPU-3f")
+    assert running.environments(cuda, 2) == [{"CUDA_VISIBLE_DEVICES": name} for name in ("7", "5")]
+    assert len(running.environments(torch.device("cuda:1"), None)) == 1
+    with pytest.raises(ValueError, match="sees 3"):
+        running.environments(cuda, 4)

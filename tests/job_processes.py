@@ -1,0 +1,89 @@
+"""Workers of a job that come to harm, for processes that tests start."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from hart.commands.jobs import running
+from hart.commands.jobs.job import Job
+from hart.commands.jobs.workers import Workers, serve
+from hart.generation.metadata import ImageSettings
+
+VICTIM = 1
+"""Number of the image at which something happens, when it is drawn and not in its place yet."""
+
+
+def _at_the_victim(happens: Callable[[], object], folder: Path, job: Job) -> None:
+    from hart.commands.jobs import drawing
+
+    rename = drawing.rename_to_new  # type: ignore[attr-defined]
+
+    def harmed(temporary: Path, path: Path) -> None:
+        if path.name == job.name(VICTIM):
+            happens()
+        rename(temporary, path)
+
+    drawing.rename_to_new = harmed  # type: ignore[attr-defined]
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _die_once(mark: Path) -> None:
+    if not mark.exists():
+        mark.touch()
+        _die()
+
+
+def killed_once(folder: Path, job: Job, expected: ImageSettings | None, parent: Connection) -> None:
+    """The first worker that draws the victim is killed."""
+    _at_the_victim(lambda: _die_once(folder.parent / "killed"), folder, job)
+    serve(folder, job, expected, parent)
+
+
+def killed_always(folder: Path, job: Job, expected: ImageSettings | None, parent: Connection) -> None:
+    """Every worker that draws the victim is killed."""
+    _at_the_victim(_die, folder, job)
+    serve(folder, job, expected, parent)
+
+
+def stuck(folder: Path, job: Job, expected: ImageSettings | None, parent: Connection) -> None:
+    """The worker that draws the victim does nothing any more."""
+    _at_the_victim(lambda: threading.Event().wait(), folder, job)
+    serve(folder, job, expected, parent)
+
+
+def killed_at_start(folder: Path, job: Job, expected: ImageSettings | None, parent: Connection) -> None:
+    _die()
+
+
+def main() -> None:
+    """The command `hart` with harmed workers. First argument: `stuck`, or `ray`, where one worker is killed."""
+    from hart.cli import main
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have their background processes ignore it
+    if sys.argv.pop(1) == "stuck":
+        running.Workers = partial(Workers, work=stuck)  # type: ignore[assignment, attr-defined]
+    else:
+        from hart.commands.jobs import ray_data
+
+        class Killed(ray_data.RayDrawer):
+            def __init__(self, folder: Path, job: Job, *others: Any) -> None:
+                super().__init__(folder, job, *others)
+                _at_the_victim(lambda: _die_once(folder.parent / "killed"), folder, job)
+
+        ray_data.RayDrawer = Killed  # type: ignore[assignment, misc]
+    main()
+
+
+if __name__ == "__main__":
+    main()
