@@ -162,6 +162,20 @@ def test_another_shape_is_drawn_and_kept_in_the_settings(page: Any) -> None:
     assert page.get_by_label("Shape").input_value() == f"{width}x{height}"
 
 
+def test_a_style_ends_the_prompt_and_comes_back_with_the_settings(page: Any, address: str) -> None:
+    chip = page.get_by_role("group", name="Style").get_by_role("button", name="twemoji", exact=True)
+    chip.click()
+    draw(page, "a red apple", seed=1)
+    wanted = from_api(address, prompt="a red apple, twemoji style", seed=1)
+    assert pixels(page, "#gallery img") == opened(wanted)
+    chip.click()
+    assert chip.get_attribute("aria-pressed") == "false"
+    page.locator("#gallery .open").first.click()
+    page.get_by_role("button", name="Use these settings").click()
+    assert page.get_by_label("Prompt", exact=True).input_value() == "a red apple"
+    assert chip.get_attribute("aria-pressed") == "true"
+
+
 def test_a_wrong_request_is_explained(page: Any) -> None:
     page.get_by_label("Prompt", exact=True).fill("x " * 400)
     page.route("**/v1/images/generations", lambda route: route.fulfill(

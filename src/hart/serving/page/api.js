@@ -31,7 +31,7 @@ async function call(path, options = {}) {
   throw new ApiError(response.status === 429 && wait ? `${message} Try again in ${wait} s.` : message, response.status);
 }
 
-/** The models that the server offers: {id, state, problem} and, of opened ones, {sizes, scales, sampling, edits, variations}. */
+/** The models that the server offers: {id, state, problem} and, of opened ones, {sizes, scales, token_size, styles, sampling, edits, variations}. */
 export async function models() {
   return (await (await call("/v1/models")).json()).data;
 }

@@ -53,19 +53,26 @@ function offerModel() {
   const options = [...sizes.map((size) => new Option(shape(size), size)), ...ASPECTS.map((aspect) => new Option(aspect, aspect))];
   at("size").replaceChildren(...options);
   if (options.some(({ value }) => value === chosen)) at("size").value = chosen;
-  at("styles").replaceChildren(...(facts?.styles ?? []).map((style) => {
+  const style = chosenStyle();
+  at("styles").replaceChildren(...(facts?.styles ?? []).map((value) => {
     const chip = document.createElement("button");
     chip.type = "button";
-    chip.textContent = style;
-    chip.setAttribute("aria-pressed", "false");
-    chip.addEventListener("click", () => {
-      const on = chip.getAttribute("aria-pressed") !== "true";
-      for (const other of at("styles").children) other.setAttribute("aria-pressed", "false");
-      chip.setAttribute("aria-pressed", String(on));
-    });
+    chip.value = value;
+    chip.textContent = value.replace(/ style$/, "");
+    chip.addEventListener("click", () => press(value === chosenStyle() ? "" : value));
     return chip;
   }));
+  press(style);
   setModelDefaults();
+}
+
+const chips = () => [...at("styles").children];
+
+const chosenStyle = () => chips().find((chip) => chip.getAttribute("aria-pressed") === "true")?.value ?? "";
+
+/** Choose one style, or "" for none. */
+function press(style) {
+  for (const chip of chips()) chip.setAttribute("aria-pressed", String(chip.value === style));
 }
 
 /** "128x128" with its ratio: "1:1 (128 × 128)". */
@@ -95,10 +102,9 @@ function showValues() {
 
 /** The form's values; the chosen style stands behind the prompt. */
 function settings() {
-  const style = [...at("styles").children].find((chip) => chip.getAttribute("aria-pressed") === "true")?.textContent;
-  const prompt = form.prompt.value.trim();
+  const prompt = form.prompt.value.trim(), style = chosenStyle();
   return {
-    prompt: style && !prompt.toLowerCase().endsWith(style.toLowerCase()) ? `${prompt}, ${style}` : prompt,
+    prompt: style ? `${prompt}, ${style}` : prompt,
     negative_prompt: form.negative.value.trim(),
     seed: Number(form.seed.value),
     model: form.model.value || undefined,
@@ -256,10 +262,8 @@ function forget(image) {
   item?.remove();
 }
 
-/** Put settings into the form; the prompt as it was sent, with its style in words. */
+/** Put settings into the form. */
 function restore(stored) {
-  form.prompt.value = stored.prompt;
-  for (const chip of at("styles").children) chip.setAttribute("aria-pressed", "false");
   form.negative.value = stored.negative_prompt ?? "";
   form.seed.value = stored.seed;
   form.reroll.checked = false;
@@ -267,6 +271,9 @@ function restore(stored) {
     form.model.value = stored.model;
     offerModel();
   }
+  const style = chips().map(({ value }) => value).find((value) => stored.prompt.endsWith(`, ${value}`)) ?? "";
+  form.prompt.value = style ? stored.prompt.slice(0, -style.length - 2) : stored.prompt;
+  press(style);
   if (stored.size) {
     if (![...form.size.options].some(({ value }) => value === stored.size)) form.size.add(new Option(shape(stored.size), stored.size));
     form.size.value = stored.size;
@@ -298,7 +305,7 @@ async function edit(image) {
   } catch {
     return say("That file is not an image that this browser can show.");
   }
-  editor.open(bitmap, image.settings.prompt, model(image.settings.model)?.step ?? 16, (work) => {
+  editor.open(bitmap, image.settings.prompt, model(image.settings.model)?.token_size ?? 16, (work) => {
     run("/v1/images/edits", { ...settings(), aspect: undefined, prompt: work.prompt || image.settings.prompt, size: work.size }, Number(form.count.value), {
       image: work.image,
       mask: work.mask,
