@@ -157,6 +157,7 @@ class TransformerTask(TransformerStage):
             text_encoder=self.conditioner.text_encoder_config,
             sampling=recipe.sampling,
             aspects=recipe.reading.aspects,
+            styles=recipe.styles,
         )
         # of the samples; and raises `HartError` for a shape that the transformer has no tables for
         self.schedule, *_ = [requested_schedule(self.config, size=str(size)) for size in trained_sizes(self.config)]
