@@ -8,7 +8,7 @@ import socket
 import sys
 from contextlib import redirect_stdout
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
 import typer
 
@@ -16,9 +16,6 @@ from hart.commands.console import model_name, needs_extra
 from hart.commands.from_config import options_from_config
 from hart.errors import HartError
 from hart.serving.options import ServeOptions
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp
 
 
 @options_from_config
@@ -48,7 +45,7 @@ def serve(options: ServeOptions) -> None:
     uvicorn.Server(config).run(sockets=[listening])
 
 
-def _replicated(options: ServeOptions, name: str) -> ASGIApp:
+def _replicated(options: ServeOptions, name: str) -> Any:
     """The application in replicas on a Ray cluster, which is left when it ends. name: on the cluster."""
     with needs_extra("ray"):
         from hart.commands.ray_cluster import joined
