@@ -25,6 +25,7 @@ from hart.serving.errors import error_response
 from hart.serving.models import Models, ServedModel
 from hart.serving.schemas import ApiError, Edit, Generation, Variation
 from hart.serving.server import Limits, Server
+from hart.sizes import ImageSize
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -150,8 +151,10 @@ def _described(model: ServedModel) -> dict[str, Any]:
     if engine is not None:
         facts = engine.facts
         about |= {
-            "sizes": ["{}x{}".format(*size) for size in facts.sizes],  # that it was trained at
+            "sizes": [str(ImageSize(*size)) for size in facts.sizes],  # that it was trained at
             "scales": facts.scales,
+            "token_size": facts.token_size,
+            "styles": facts.styles,
             "classes": facts.num_classes,
             "edits": facts.edits,
             "variations": facts.variations,
