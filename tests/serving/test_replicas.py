@@ -150,7 +150,9 @@ def test_of_two_replicas_one_is_killed_under_load(text_model: Path, tmp_path: Pa
         try:
             assert server.stdout is not None
             url = server.stdout.readline().strip()
+            end = time.monotonic() + 240
             while not httpx2.get(f"{url}/readyz", timeout=60).is_success:
+                assert time.monotonic() < end, "the replicas do not start"
                 time.sleep(0.1)
             seeds = range(20)
             with ThreadPoolExecutor(8) as clients:
