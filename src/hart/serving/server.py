@@ -37,6 +37,7 @@ class Limits:
     join_seconds: float = 0.004
     images_per_minute: float | None = None
     body_seconds: float = 60.0
+    max_steps: int = 100
 
 
 class Server:
@@ -113,7 +114,15 @@ class Server:
         source: Callable[[Engine], Source] | None,
     ) -> Order:
         """In a thread: decoding images, reading and judging prompts take a while."""
-        return order(asked, model, engine, self.checker, new_seed, None if source is None else source(engine))
+        return order(
+            asked,
+            model,
+            engine,
+            self.checker,
+            self.limits.max_steps,
+            new_seed,
+            None if source is None else source(engine),
+        )
 
     async def _events(self, ordered: Order, events: Subscription) -> AsyncIterator[dict[str, Any] | None]:
         """The stream, with an error as its last event if there is one."""
