@@ -11,8 +11,8 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import ray
@@ -62,8 +62,8 @@ PASSED_ON = (
 class Replica:
     """The whole application, in a process of the cluster."""
 
-    async def __init__(self, options: ServeOptions, on_a_machine: int) -> None:
-        """on_a_machine: how many share a machine's processor. Returns once requests need not wait for the model."""
+    async def __init__(self, options: ServeOptions, on_a_machine: int) -> None:  # type: ignore[misc]
+        """Ray waits for it: no request comes before the model is open. on_a_machine: how many share its processor."""
         # Ray lets a worker have one thread
         os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // on_a_machine))
         configure_logging()
@@ -76,8 +76,9 @@ class Replica:
 
     async def answer(self, scope: Scope, body: bytes) -> AsyncIterator[Message]:
         """See `answered`."""
-        async for message in answered(self._app, scope, body):
-            yield message
+        async with aclosing(answered(self._app, scope, body)) as messages:
+            async for message in messages:
+                yield message
 
     def metrics(self) -> tuple[str, list[Metric]]:
         """Its name and its figures."""
@@ -89,7 +90,7 @@ class Replica:
             raise RuntimeError("sampling has failed")
 
 
-async def answered(app: ASGIApp, scope: Scope, body: bytes) -> AsyncIterator[Message]:
+async def answered(app: ASGIApp, scope: Scope, body: bytes) -> AsyncGenerator[Message, None]:
     """The ASGI messages of an application's answer to a request whose body has been read."""
     messages = asyncio.Queue[Message](1)
     unread: list[Message] = [{"type": "http.request", "body": body}]
@@ -116,12 +117,11 @@ def deployed(name: str, options: ServeOptions, count: int, *, on_gpus: bool, on_
     quiet = {"log_level": "WARNING", "enable_access_log": False}
     serve.start(proxy_location="Disabled", logging_config=quiet)
     deployment = serve.deployment(
-        Replica,
         num_replicas=count,
         ray_actor_options={"num_cpus": 0, "num_gpus": 1 if on_gpus else 0},
         max_ongoing_requests=options.queue_size + 1000,  # the queue has its own bound
         graceful_shutdown_timeout_s=options.timeout,
-    )
+    )(Replica)
     share = None if options.rate_limit is None else options.rate_limit / count
     app = deployment.bind(options.replace(rate_limit=share, log_requests=False), on_a_machine)
     return serve.run(app, name=name, route_prefix=None, logging_config=quiet)
