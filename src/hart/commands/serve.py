@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+import signal
 import socket
+import sys
+from contextlib import redirect_stdout
+from functools import partial
+from typing import Any
 
 import typer
 
-from hart.commands.console import needs_extra
+from hart.commands.console import model_name, needs_extra
 from hart.commands.from_config import options_from_config
 from hart.errors import HartError
 from hart.serving.options import ServeOptions
@@ -20,9 +25,13 @@ def serve(options: ServeOptions) -> None:
         import uvicorn
 
         from hart.serving.run import app_from_options, configure_logging
-    app = app_from_options(options)
+    if options.replicas is not None and not options.ray:
+        raise HartError("--replicas: they are those of a Ray cluster: give --ray too")
     listening = _listen(options.host, options.port)
+    host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
     configure_logging()
+    app = _replicated(options, f"hart-{shown}-{port}") if options.ray else app_from_options(options)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -32,10 +41,30 @@ def serve(options: ServeOptions) -> None:
         lifespan="on",
         timeout_graceful_shutdown=math.ceil(options.timeout),
     )
-    host, port = listening.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
     typer.echo(f"http://{shown}:{port}", err=False)
     uvicorn.Server(config).run(sockets=[listening])
+
+
+def _replicated(options: ServeOptions, name: str) -> Any:
+    """The application in replicas on a Ray cluster, which is left when it ends. name: on the cluster."""
+    with needs_extra("ray"):
+        from hart.commands.ray_cluster import joined
+        from hart.serving.replicas import deployed, front_app, withdrawn
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    with redirect_stdout(sys.stderr):  # Ray prints what it does
+        cluster = joined(options.device, options.replicas, "--replicas")
+    signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own exits with another code
+    # the same on all machines, whatever their working directory
+    there = options.replace(
+        model=tuple(f"{model}={model_name(source)}" for model, source in options.models().items()),
+        api_key=options.keys(),
+        api_key_file=None,
+        prompt_check=model_name(options.prompt_check),
+    )
+    deploy = partial(
+        deployed, name, there, cluster.workers, on_gpus=cluster.gpus > 0, on_a_machine=cluster.on_a_machine
+    )
+    return front_app(options, deploy, partial(withdrawn, name))
 
 
 def _listen(host: str, port: int) -> socket.socket:

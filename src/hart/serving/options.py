@@ -46,6 +46,10 @@ class ServeOptions(Config, kw_only=True):
     """Seconds in which a request has to be done."""
     prompt_check: str = "words"
     """What refuses prompts: words (the built-in list), none, a text file of words, or a ShieldGemma model."""
+    ray: Annotated[bool, Field(json_schema_extra={"flags": ["--ray"]})] = False
+    """Draw by replicas on the machines of a Ray cluster, which replaces those that fail."""
+    replicas: Annotated[int, Field(ge=1)] | None = None
+    """With --ray, how many; by default one a GPU, or one a machine if there are none."""
     log_requests: Annotated[bool, Field(json_schema_extra={"flags": ["--log-requests"]})] = False
     """Write a line for every request: address, path and status; never prompts."""
 
