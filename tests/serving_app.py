@@ -20,6 +20,7 @@ from hart.serving.app import create_app
 from hart.serving.checkers import WordList
 from hart.serving.models import Models, OpenModel
 from hart.serving.server import Limits, Server
+from hart.serving.signing import ContentCredentials
 from stand_in_engine import StandInEngine
 
 
@@ -50,10 +51,12 @@ def application(
     models: dict[str, OpenModel] | None = None,
     access: Access | None = None,
     limits: Limits | None = None,
+    credentials: ContentCredentials | None = None,
 ) -> FastAPI:
     """With the model "tiny", and a word that is refused."""
     found = models or {"tiny": lambda: engine or StandInEngine()}
-    return create_app(Models(found), checker=WordList(["forbidden"]), access=access, limits=limits)
+    checker = WordList(["forbidden"])
+    return create_app(Models(found), checker=checker, access=access, limits=limits, credentials=credentials)
 
 
 @contextmanager
@@ -63,10 +66,11 @@ def running(
     models: dict[str, OpenModel] | None = None,
     access: Access | None = None,
     limits: Limits | None = None,
+    credentials: ContentCredentials | None = None,
 ) -> Iterator[Running]:
     """An application whose default model is opened."""
     engine = engine or StandInEngine()
-    app = application(engine, models, access, limits)
+    app = application(engine, models, access, limits, credentials)
     with TestClient(app, raise_server_exceptions=False) as http:
         found = Running(app, engine, http)
         while found.server.models.default.state == "opening":

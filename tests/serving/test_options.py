@@ -27,6 +27,7 @@ from hart.serving.options import LOOPBACK, ServeOptions
         (["--prompt-check", "none.txt"], "no such file"),
         (["--api-key-file", "none"], "no such file"),
         (["--batch-size", "0"], "--batch-size"),
+        (["--c2pa-key", "key.pem"], "--c2pa-certificate and --c2pa-key go together"),
         (["--rate-limit", "0"], "--rate-limit"),
     ],
 )

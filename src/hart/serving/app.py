@@ -25,6 +25,7 @@ from hart.serving.errors import error_response
 from hart.serving.models import Models, ServedModel
 from hart.serving.schemas import ApiError, Edit, Generation, Variation
 from hart.serving.server import Limits, Server
+from hart.serving.signing import ContentCredentials
 from hart.sizes import ImageSize
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def create_app(
     checker: PromptChecker,
     access: Access | None = None,
     limits: Limits | None = None,
+    credentials: ContentCredentials | None = None,
     log_requests: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> FastAPI:
@@ -46,7 +48,7 @@ def create_app(
     before it stops. `app.state.server` is its `Server`."""
     from hart import __version__
 
-    server = Server(models, checker, access or Access(), limits or Limits(), clock)
+    server = Server(models, checker, access or Access(), limits or Limits(), clock, credentials)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -54,6 +54,5 @@ def encoded(image: Image.Image, made_by: ImageRecord, form: str, quality: int, *
     if form == "png":
         image.save(file, "PNG", pnginfo=png_chunks(made_by), compress_level=PREVIEW_LEVEL if preview else LEVEL)
     else:
-        said = xmp(made_by.model, made_by.version).encode()
-        image.save(file, form.upper(), quality=quality, xmp=said)
+        image.save(file, form.upper(), quality=quality, xmp=xmp(made_by).encode())
     return file.getvalue()

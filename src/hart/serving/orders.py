@@ -26,6 +26,7 @@ from hart.serving.schemas import (
     Usage,
     wanted_size,
 )
+from hart.serving.signing import ContentCredentials
 from hart.sizes import ImageSize
 
 UNREAD_PIXELS = 2**24
@@ -41,6 +42,7 @@ class Order:
     facts: ModelFacts
     rows: Sequence[Row]
     notes: list[str]
+    credentials: ContentCredentials | None = None
 
     @property
     def size(self) -> str:
@@ -61,14 +63,16 @@ class Order:
 
     def encoded(self, event: Preview | Finished) -> str:
         """The event's image in base64."""
-        row = self.rows[event.row]
+        made_by = record(self.rows[event.row], self.facts, self.model)
         content = encoded(
             event.image,
-            record(row, self.facts, self.model),
+            made_by,
             self.form,
             100 if self.request.output_compression is None else self.request.output_compression,
             preview=isinstance(event, Preview),
         )
+        if self.credentials is not None and isinstance(event, Finished):
+            content = self.credentials.signed(content, self.form, made_by)
         return base64.b64encode(content).decode()
 
     def usage(self, images: int) -> Usage:
@@ -87,6 +91,7 @@ def order(
     checker: PromptChecker,
     new_seed: int,
     source: Source | None = None,
+    credentials: ContentCredentials | None = None,
 ) -> Order:
     """The rows that a request asks for. new_seed: of one that gives none.
 
@@ -103,7 +108,7 @@ def order(
     rows = [engine.row(prompt, negative or None, seed + i, size, settings, source) for i in range(request.n or 1)]
     for text in (prompt, negative):
         notes += engine.remarks(text) if text else []
-    return Order(request, model.name, engine.facts, rows, notes)
+    return Order(request, model.name, engine.facts, rows, notes, credentials)
 
 
 def _size(request: ImageRequest, engine: Engine, source: Source | None) -> tuple[Size, list[str]]:
