@@ -120,6 +120,7 @@ def mix(
 
         schedule = requested_schedule(pipe.config, size=options.size, aspect=options.aspect)
         shares = mix_weights(len(schedule), given, switch)
+        pipe.require_memory(schedule, options.batch_size, branches=3)
         writer = ImageWriter(options, total, mix=MixSettings(second, shares))
         with says_what_is_kept(writer):
             pipe.mix(
@@ -144,8 +145,10 @@ def _draw(
         pipe = open_model(options)
         from hart.generation.image_requests import null_context
         from hart.generation.metadata import EditSource
+        from hart.sizes import requested_schedule
 
         made = prepared(pipe)
+        pipe.require_memory(requested_schedule(pipe.config, size=made.size), options.batch_size)
         source = EditSource(**files, kept_scales=made.kept_scales, followed_scales=made.followed_scales)
         writer = ImageWriter(options, options.images_per_prompt or 1, edit=source)
         with says_what_is_kept(writer):
