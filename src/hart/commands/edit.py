@@ -68,7 +68,7 @@ def edit(
             size=options.size,
             aspect=options.aspect,
         )
-        return _edited(pipe, made, prompt, files | of_mask | {"source_prompt": source_prompt})
+        return _edited(options, pipe, made, prompt, files | of_mask | {"source_prompt": source_prompt})
 
     _draw(options, settings, prepared)
 
@@ -89,7 +89,7 @@ def vary(
 
     def prepared(pipe: HartPipeline) -> Drawing:
         made = pipe.prepare_variation(source, kept_scales=kept_scales, size=options.size, aspect=options.aspect)
-        return _edited(pipe, made, prompt, files)
+        return _edited(options, pipe, made, prompt, files)
 
     _draw(options, settings, prepared)
 
@@ -119,6 +119,7 @@ def mix(
 
         schedule = requested_schedule(pipe.config, size=options.size, aspect=options.aspect)
         shares = mix_weights(len(schedule), given, switch)
+        pipe.require_memory(schedule, options.batch_size, branches=3)
         both = prompts_for(pipe, [first, second])
         call = partial(pipe.mix, both, shares, size=options.size, aspect=options.aspect)
         return call, {"mix": MixSettings(second, shares)}
@@ -137,11 +138,13 @@ def _draw(options: DrawOptions, settings: dict[str, Any], prepared: Callable[[Ha
             call(**writer.arguments(pipe, report), **settings)
 
 
-def _edited(pipe: HartPipeline, made: Edit, prompt: str | None, files: dict[str, Any]) -> Drawing:
+def _edited(options: DrawOptions, pipe: HartPipeline, made: Edit, prompt: str | None, files: dict[str, Any]) -> Drawing:
     """An edit with a prompt, or with none. files: of its record."""
     from hart.generation.image_requests import null_context
     from hart.generation.metadata import EditSource
+    from hart.sizes import requested_schedule
 
+    pipe.require_memory(requested_schedule(pipe.config, size=made.size), options.batch_size)
     source = EditSource(**files, kept_scales=made.kept_scales, followed_scales=made.followed_scales)
     asked: dict[str, Any] = {"edit": made, "size": made.size}
     if prompt is None:
