@@ -29,7 +29,7 @@ class RayCluster:
 
     def __init__(self, device: str | None, workers: int | None) -> None:
         """workers: by default one a GPU; one a machine if there are none, or if `device` is the CPU."""
-        ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         self.gpus = 0 if device == "cpu" else int(ray.cluster_resources().get("GPU", 0))
         machines = sum(node["Alive"] for node in ray.nodes())
         if self.gpus and workers is not None and workers > self.gpus:
