@@ -97,7 +97,7 @@ def test_edits_wait_for_nothing_between_scales() -> None:
         pixels = torch.zeros(3, pipe.image_size, pipe.image_size, dtype=torch.uint8)
         edits = batch_edits(
             [Edit(pixels, redraw, source_prompt="a", followed_scales=2), Edit(pixels, kept_scales=scales)],
-            pipe.components.encode,
+            lambda edit: pipe.components.encode(edit.pixels),
             pipe.tokenizer.quantizer,
             config.tokenizer.schedule,
         )

@@ -236,7 +236,7 @@ def test_hidden_parts_of_a_source_do_not_leak_into_coarse_scales(text: HartPipel
     for hidden in (0.0, 100.0):
         latent = torch.ones(4, 4, 4)
         latent[..., 0] = hidden
-        edits = batch_edits([edit], lambda pixels, latent=latent: latent, quantizer, schedule)
+        edits = batch_edits([edit], lambda edit, latent=latent: latent, quantizer, schedule)
         assert edits is not None
         found.append(edits.known_codes(0, torch.zeros(1, 4, 4, 4), schedule.grids[0], quantizer))
         assert not edits.generated[0].any()

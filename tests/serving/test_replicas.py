@@ -28,6 +28,7 @@ from serving_app import application, png
 ray = pytest.importorskip("ray")
 replicas = pytest.importorskip("hart.serving.replicas")
 GENERATE = "/v1/images/generations"
+LONG = {"prompt": "a cat", "n": 10, "stream": True}
 
 
 @dataclass
@@ -160,11 +161,19 @@ def test_of_two_replicas_one_is_killed_under_load(text_model: Path, tmp_path: Pa
             assert (tmp_path / "killed").exists()
             assert found == [drawn(url, seed, stream=False) for seed in seeds]
             assert len(set(found)) == len(seeds)
-            assert 'replica="front"' in httpx2.get(f"{url}/metrics", timeout=60).text
+            while not cancelled(url):
+                assert time.monotonic() < end, "who leaves is not noticed"
+                with httpx2.stream("POST", f"{url}{GENERATE}", json=LONG, timeout=60) as answer:
+                    next(answer.iter_lines())
             server.send_signal(signal.SIGTERM)
             assert server.wait(60) in (-signal.SIGTERM, 128 + signal.SIGTERM)
         finally:
             server.kill()
+
+
+def cancelled(url: str) -> bool:
+    """Whether any replica says that it left out images whose client has left."""
+    return bool(re.search('outcome="cancelled",replica="[^"]+"} [1-9]', httpx2.get(f"{url}/metrics", timeout=60).text))
 
 
 def drawn(url: str, seed: int, stream: bool) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import signal
 import socket
 import sys
 from contextlib import redirect_stdout
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -15,6 +17,7 @@ import typer
 from hart.commands.console import model_name, needs_extra
 from hart.commands.from_config import options_from_config
 from hart.errors import HartError
+from hart.files import user_path
 from hart.serving.options import ServeOptions
 
 
@@ -31,7 +34,7 @@ def serve(options: ServeOptions) -> None:
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     configure_logging()
-    app = _replicated(options, f"hart-{shown}-{port}") if options.ray else app_from_options(options)
+    app = _replicated(options, f"hart-{socket.gethostname()}-{port}") if options.ray else app_from_options(options)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -54,17 +57,24 @@ def _replicated(options: ServeOptions, name: str) -> Any:
     with redirect_stdout(sys.stderr):  # Ray prints what it does
         cluster = joined(options.device, options.replicas, "--replicas")
     signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own exits with another code
-    # the same on all machines, whatever their working directory
-    there = options.replace(
-        model=tuple(f"{model}={model_name(source)}" for model, source in options.models().items()),
-        api_key=options.keys(),
-        api_key_file=None,
-        prompt_check=model_name(options.prompt_check),
-    )
     deploy = partial(
-        deployed, name, there, cluster.workers, on_gpus=cluster.gpus > 0, on_a_machine=cluster.on_a_machine
+        deployed,
+        name,
+        _elsewhere(options),
+        cluster.workers,
+        on_gpus=cluster.gpus > 0,
+        on_a_machine=cluster.on_a_machine,
     )
     return front_app(options, deploy, partial(withdrawn, name))
+
+
+def _elsewhere(options: ServeOptions) -> ServeOptions:
+    """The same for processes with another working directory."""
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    paths = {name: user_path(path).absolute() for name, path in given.items() if isinstance(path, Path)}
+    models = tuple(f"{name}={model_name(source)}" for name, source in options.models().items())
+    keys = {"api_key": options.keys(), "api_key_file": None}
+    return options.replace(**paths | keys, model=models, prompt_check=model_name(options.prompt_check))
 
 
 def _listen(host: str, port: int) -> socket.socket:

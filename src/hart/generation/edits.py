@@ -157,20 +157,20 @@ class BatchEdits:
 
 def batch_edits(
     edits: Sequence[Edit | None],
-    encode: Callable[[Tensor], Tensor],
+    latent_of: Callable[[Edit], Tensor],
     quantizer: MultiScaleQuantizer,
     schedule: ScaleSchedule,
 ) -> BatchEdits | None:
     """The edits of the images of a batch; None if there are none.
 
-    encode: pixels (3, H, W) uint8 to their latent (D, h, w) on the device of `quantizer`.
+    latent_of: the latent (D, h, w) of the source of an edit, on the device of `quantizer`.
     """
     if all(edit is None for edit in edits):
         return None
     codebook, scales, (height, width) = quantizer.codebook.weight, len(schedule), schedule.final
     device = codebook.device
     nothing = codebook.new_zeros(codebook.shape[1], height, width, dtype=torch.float32)
-    latent = torch.stack([nothing if edit is None else encode(edit.pixels).float() for edit in edits])
+    latent = torch.stack([nothing if edit is None else latent_of(edit).float() for edit in edits])
     everywhere = torch.ones(1, height, width, dtype=torch.bool)
     redraw = torch.stack(
         [

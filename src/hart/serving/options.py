@@ -42,6 +42,10 @@ class ServeOptions(Config, kw_only=True):
     """Sample every image by itself, so that not a bit depends on others, which is slower; by default on a CPU."""
     queue_size: Annotated[int, Field(ge=1, le=100_000)] = 64
     """Images that may wait; beyond that requests are refused with status 429."""
+    max_pixels: Annotated[int, Field(ge=1)] | None = None
+    """Pixels of the largest image; by default twice those of the model's own size."""
+    max_steps: Annotated[int, Field(ge=1)] = 100
+    """Most steps of MaskGIT, and of the diffusion, that a request may ask for; the model's own are always served."""
     timeout: Annotated[float, Field(gt=0, le=86_400)] = 120.0
     """Seconds in which a request has to be done."""
     prompt_check: str = "words"

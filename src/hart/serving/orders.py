@@ -7,7 +7,7 @@ import base64
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hart.serving.checkers import PromptChecker
@@ -29,6 +29,7 @@ from hart.serving.schemas import (
 from hart.serving.signing import ContentCredentials
 from hart.sizes import ImageSize
 
+STEPS = ("maskgit_steps", "diffusion_steps")
 UNREAD_PIXELS = 2**24
 """Of previews that wait for a slow reader; more are left out."""
 
@@ -89,11 +90,12 @@ def order(
     model: ServedModel,
     engine: Engine,
     checker: PromptChecker,
+    max_steps: int,
     new_seed: int,
     source: Source | None = None,
     credentials: ContentCredentials | None = None,
 ) -> Order:
-    """The rows that a request asks for. new_seed: of one that gives none.
+    """The rows that a request asks for. max_steps: see `ServeOptions`. new_seed: of one that gives none.
 
     Raises `ApiError` for a refused prompt, `HartError` for what cannot be.
     """
@@ -105,7 +107,11 @@ def order(
     size, notes = _size(request, engine, source)
     seed = new_seed if request.seed is None else request.seed
     settings = request.sampling()
-    rows = [engine.row(prompt, negative or None, seed + i, size, settings, source) for i in range(request.n or 1)]
+    for name in STEPS:
+        if (settings[name] or 0) > max(max_steps, getattr(engine.facts.sampling, name) or 0):
+            raise ApiError(400, f"{name}: this server takes up to {max_steps}", param=name)
+    first = engine.row(prompt, negative or None, seed, size, settings, source)
+    rows = [replace(first, seed=seed + i) for i in range(request.n or 1)]
     for text in (prompt, negative):
         notes += engine.remarks(text) if text else []
     return Order(request, model.name, engine.facts, rows, notes, credentials)

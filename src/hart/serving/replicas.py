@@ -118,7 +118,7 @@ def deployed(name: str, options: ServeOptions, count: int, *, on_gpus: bool, on_
     deployment = serve.deployment(
         Replica,
         num_replicas=count,
-        ray_actor_options={"num_gpus": 1 if on_gpus else 0},
+        ray_actor_options={"num_cpus": 0, "num_gpus": 1 if on_gpus else 0},
         max_ongoing_requests=options.queue_size + 1000,  # the queue has its own bound
         graceful_shutdown_timeout_s=options.timeout,
     )

@@ -38,6 +38,7 @@ class Limits:
     join_seconds: float = 0.004
     images_per_minute: float | None = None
     body_seconds: float = 60.0
+    max_steps: int = 100
 
 
 class Server:
@@ -122,7 +123,7 @@ class Server:
     ) -> Order:
         """In a thread: decoding images, reading and judging prompts take a while."""
         begun = None if source is None else source(engine)
-        return order(asked, model, engine, self.checker, new_seed, begun, self.credentials)
+        return order(asked, model, engine, self.checker, self.limits.max_steps, new_seed, begun, self.credentials)
 
     async def _events(self, ordered: Order, events: Subscription) -> AsyncIterator[dict[str, Any] | None]:
         """The stream, with an error as its last event if there is one."""
