@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from hart.generation.metadata import read_record
+
 sync_api = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("fastapi")
 
@@ -266,3 +268,17 @@ def test_the_canvas_grows_and_variations_keep_the_coarse_scales(page: Any) -> No
     page.locator("#gallery .open").last.click()
     page.get_by_role("button", name="Draw variations").click()
     page.locator("#gallery li").nth(2).wait_for()
+
+
+def test_something_else_is_drawn_in_the_look_of_an_image(page: Any) -> None:
+    draw(page, "a blue heart", seed=0)
+    page.locator("#gallery .open").first.click()
+    page.get_by_label("What to draw", exact=True).fill("a house")
+    page.get_by_role("button", name="Draw in this look").click()
+    page.locator("#gallery li").nth(1).wait_for()
+    page.locator("#gallery .open").first.click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download PNG").click()
+    record = read_record(Path(download.value.path()))
+    assert record.prompt == "a house" and record.settings.edit is not None
+    assert (record.settings.edit.style_strength, record.settings.edit.kept_scales) == (1, 0)

@@ -79,16 +79,27 @@ def vary(
     settings: Any,
     prompt: Annotated[str | None, typer.Argument(help="What the images show; by default left open.")] = None,
     kept_scales: Annotated[
-        int | None, typer.Option(help="How many first scales are the image's; by default half of them.")
+        int | None,
+        typer.Option(help="How many first scales are the image's; by default half of them, none with a style."),
     ] = None,
+    style_strength: Annotated[
+        float, typer.Option(help="In place of its scales: how far images have the image's look, 1 for clearly.")
+    ] = 0.0,
 ) -> None:
-    """Generate images that have an image's coarse scales, so its layout and colours, and finer ones of their own."""
+    """Generate images that have an image's coarse scales, so its layout and colours, and finer ones of their own; or,
+    by --style-strength, its look alone."""
     from hart.data.images import open_image
 
     source, files = open_image(image), _digests(image, None)
 
     def prepared(pipe: HartPipeline) -> Edit:
-        return pipe.prepare_variation(source, kept_scales=kept_scales, size=options.size, aspect=options.aspect)
+        return pipe.prepare_variation(
+            source,
+            kept_scales=kept_scales,
+            style_strength=style_strength,
+            size=options.size,
+            aspect=options.aspect,
+        )
 
     _draw(options, settings, prompt, prepared, files)
 
@@ -146,7 +157,8 @@ def _draw(
         from hart.generation.metadata import EditSource
 
         made = prepared(pipe)
-        source = EditSource(**files, kept_scales=made.kept_scales, followed_scales=made.followed_scales)
+        amounts = {name: getattr(made, name) for name in ("kept_scales", "followed_scales", "style_strength")}
+        source = EditSource(**files, **amounts)
         writer = ImageWriter(options, options.images_per_prompt or 1, edit=source)
         with says_what_is_kept(writer):
             pipe(

@@ -331,13 +331,17 @@ async function edit(image) {
   });
 }
 
+/** Images that have something of another. kept: what they have. */
+function varied(image, prompt, kept) {
+  const seed = Math.floor(Math.random() * 2 ** 32);
+  run("/v1/images/variations", { ...image.settings, prompt, seed }, Number(form.count.value), { image: image.blob, ...kept });
+}
+
 viewer.connect({
   reuse: (image) => restore(image.settings),
   edit,
-  vary: (image, kept) => {
-    const seed = Math.floor(Math.random() * 2 ** 32);
-    run("/v1/images/variations", { ...image.settings, seed }, Number(form.count.value), { image: image.blob, kept_scales: kept });
-  },
+  vary: (image, kept) => varied(image, image.settings.prompt, { kept_scales: kept }),
+  look: (image, prompt, strength) => varied(image, prompt, { style_strength: strength }),
   remove: async (image) => {
     if (typeof image.id === "number") await history.remove(image.id);
     forget(image);
