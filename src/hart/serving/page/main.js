@@ -176,20 +176,28 @@ async function restoreFrom(file) {
     say("");
     return restore(found);
   }
-  say("That file does not say how it was made. It can still be edited.");
-  if (file.type.startsWith("image/")) edit({ blob: file, settings: settings() });
+  if (!file.type.startsWith("image/")) return say("That file is no image.");
+  say("That image does not say how it was made. It can still be edited, varied, and lend its look.");
+  const chosen = settings();
+  viewer.open({ blob: file, partials: [], settings: { ...chosen, prompt: chosen.prompt || file.name }, kind: "file" }, model());
 }
 
 // --- what can be made of an image ---
 
 async function edit(image) {
+  const facts = model(image.settings.model);
   let bitmap;
   try {
     bitmap = await createImageBitmap(image.blob);
+    // photographs are painted on at a size that the server would reduce them to anyway
+    const most = 4 * Math.max(...(facts?.sizes ?? ["512"]).flatMap((size) => size.split("x").map(Number)));
+    const scale = most / Math.max(bitmap.width, bitmap.height);
+    const [resizeWidth, resizeHeight] = [bitmap.width, bitmap.height].map((side) => Math.max(1, Math.round(side * scale)));
+    if (scale < 1) bitmap = await createImageBitmap(bitmap, { resizeWidth, resizeHeight, resizeQuality: "high" });
   } catch {
     return say("That file is not an image that this browser can show.");
   }
-  editor.open(bitmap, image.settings.prompt, model(image.settings.model)?.token_size ?? 16, (work) => {
+  editor.open(bitmap, image.settings.prompt, facts?.token_size ?? 16, (work) => {
     run("/v1/images/edits", { ...settings(), aspect: undefined, prompt: work.prompt || image.settings.prompt, size: work.size }, Number(form.count.value), {
       image: work.image,
       mask: work.mask,

@@ -39,8 +39,10 @@ export function open(image, model) {
   shown = image;
   facts = model;
   urls = [...image.partials, image.blob].map(url);
-  at("viewer-title").textContent = image.settings.prompt;
-  at("viewer-facts").replaceChildren(...factsOf(image.settings));
+  const foreign = image.kind === "file"; // its settings are those that the next drawing takes
+  at("viewer-title").textContent = foreign ? image.blob.name : image.settings.prompt;
+  at("viewer-facts").replaceChildren(...(foreign ? [] : factsOf(image.settings)));
+  for (const name of ["download", "reuse", "delete", "newer", "older"]) at(name).hidden = foreign;
   at("download").href = urls.at(-1);
   at("download").download = `${image.settings.prompt.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 60)}-${image.settings.seed}.png`;
   at("scale").max = at("scale").value = urls.length;
