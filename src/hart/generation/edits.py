@@ -32,6 +32,7 @@ from hart.data.transforms import pixels_to_pil
 from hart.generation.logits import Candidates
 from hart.generation.request import Prompt
 from hart.grids import Grid, ScaleSchedule
+from hart.sizes import ImageSize
 from hart.tokenizer.quantizer import MultiScaleQuantizer, next_scale_input
 from hart.transformer.transformer import gather_tokens
 from hart.types import Context
@@ -72,7 +73,7 @@ class Edit:
     @property
     def size(self) -> str:
         """Of the image in pixels, `192x128`: what `generate_rows` takes."""
-        return f"{self.pixels.shape[2]}x{self.pixels.shape[1]}"
+        return str(ImageSize(self.pixels.shape[2], self.pixels.shape[1]))
 
     def finished(self, drawn: Image.Image) -> Image.Image:
         """An image of this edit with the original pixels put back outside the mask, and in a soft border inside it."""

@@ -26,6 +26,7 @@ from hart.serving.models import Models, ServedModel
 from hart.serving.schemas import ApiError, Edit, Generation, Variation
 from hart.serving.server import Limits, Server
 from hart.serving.signing import ContentCredentials
+from hart.sizes import ImageSize
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -154,7 +155,7 @@ def _described(model: ServedModel) -> dict[str, Any]:
     if engine is not None:
         facts = engine.facts
         about |= {
-            "sizes": ["{}x{}".format(*size) for size in facts.sizes],  # that it was trained at
+            "sizes": [str(ImageSize(*size)) for size in facts.sizes],  # that it was trained at
             "scales": facts.scales,
             "token_size": facts.token_size,
             "styles": facts.styles,

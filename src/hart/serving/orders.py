@@ -28,6 +28,7 @@ from hart.serving.schemas import (
     wanted_size,
 )
 from hart.serving.signing import ContentCredentials
+from hart.sizes import ImageSize
 
 UNREAD_PIXELS = 2**24
 """Of previews that wait for a slow reader; more are left out."""
@@ -129,7 +130,7 @@ def _size(request: ImageRequest, engine: Engine, source: Source | None) -> tuple
 
 
 def _text(size: Size) -> str:
-    return "{}x{}".format(*size)
+    return str(ImageSize(*size))
 
 
 class Subscription:
