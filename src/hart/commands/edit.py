@@ -81,14 +81,25 @@ def vary(
     settings: Any,
     prompt: Annotated[str | None, typer.Argument(help="What the images show; by default left open.")] = None,
     kept_scales: Annotated[
-        int | None, typer.Option(help="How many first scales are the image's; by default half of them.")
+        int | None,
+        typer.Option(help="How many first scales are the image's; by default half of them, none with a style."),
     ] = None,
+    style_strength: Annotated[
+        float, typer.Option(help="In place of its scales: how far images have the image's look, 1 for clearly.")
+    ] = 0.0,
 ) -> None:
-    """Generate images that have an image's coarse scales, so its layout and colours, and finer ones of their own."""
+    """Generate images that have an image's coarse scales, so its layout and colours, and finer ones of their own; or,
+    by --style-strength, its look alone."""
     source, files = _opened(image, "image")
 
     def prepared(pipe: HartPipeline) -> Drawing:
-        made = pipe.prepare_variation(source, kept_scales=kept_scales, size=options.size, aspect=options.aspect)
+        made = pipe.prepare_variation(
+            source,
+            kept_scales=kept_scales,
+            style_strength=style_strength,
+            size=options.size,
+            aspect=options.aspect,
+        )
         return _edited(options, pipe, made, prompt, files)
 
     _draw(options, settings, prepared)
@@ -145,7 +156,8 @@ def _edited(options: DrawOptions, pipe: HartPipeline, made: Edit, prompt: str | 
     from hart.sizes import requested_schedule
 
     pipe.require_memory(requested_schedule(pipe.config, size=made.size), options.batch_size)
-    source = EditSource(**files, kept_scales=made.kept_scales, followed_scales=made.followed_scales)
+    amounts = {name: getattr(made, name) for name in ("kept_scales", "followed_scales", "style_strength")}
+    source = EditSource(**files, **amounts)
     asked: dict[str, Any] = {"edit": made, "size": made.size}
     if prompt is None:
         return partial(pipe, prompt_embeds=null_context(pipe.config), **asked), {"edit": source}

@@ -47,6 +47,7 @@ class EditSource(Config):
     source_prompt: str | None = None
     kept_scales: int = 0
     followed_scales: int = 0
+    style_strength: float = 0.0
 
 
 class MixSettings(Config):

@@ -98,9 +98,9 @@ def _add_images(app: FastAPI, server: Server) -> None:
         asked = from_form(form, Variation)
         image = _file(form, "image")
 
-        def source(engine: Engine) -> Source:
-            kept = engine.facts.scales // 2 if asked.kept_scales is None else asked.kept_scales
-            return Source(_rgb(decoded(image, "image")), _sha256(image), kept_scales=kept)
+        def source(_: Engine) -> Source:
+            picture, digest = _rgb(decoded(image, "image")), _sha256(image)
+            return Source(picture, digest, kept_scales=asked.kept_scales, style_strength=asked.style_strength)
 
         return await server.answer(request, asked, source)
 

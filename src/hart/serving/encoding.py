@@ -34,6 +34,7 @@ def record(row: Row, facts: ModelFacts, model: str) -> ImageRecord:
             mask=None if source.mask_sha256 is None else "mask",
             mask_sha256=source.mask_sha256,
             kept_scales=source.kept_scales or 0,
+            style_strength=source.style_strength,
         )
     settings = ImageSettings(
         sampling=row.sampling,
