@@ -83,8 +83,9 @@ def test_inception_gives_all_that_adm_reads(pixels: torch.Tensor, tmp_path: Path
     clean = open_extractor(f"inception-v3-clean:{tmp_path / 'fid.pth'}", CPU)
     # one network, other features: the names keep their figures apart
     assert (clean.name, clean.weights) == ("inception-v3-clean", extractor.weights)
-    torch.testing.assert_close(clean(pixels).pooled, network(resize_like_clean_fid(pixels, IMAGE_SIZE)).pooled)
-    assert not torch.allclose(clean(pixels).pooled, features.pooled)
+    pooled = clean(pixels).pooled
+    torch.testing.assert_close(pooled, network(resize_like_clean_fid(pixels, IMAGE_SIZE)).pooled)
+    assert not torch.allclose(pooled, features.pooled)
 
 
 @pytest.mark.parametrize(("kind", "folder", "width"), [("clip", "clip-tiny", 8), ("dinov2", "dino-tiny", 16)])
