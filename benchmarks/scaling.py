@@ -11,11 +11,9 @@ since the point before: at most 1, but for noise. A run replaces its own rows of
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,8 +71,6 @@ def measured(point: Point, device: torch.device, seconds: float) -> Row:
     """Best of the calls that fit into the time, and the memory that they took besides what was there."""
     pipe = HartPipeline.from_config(narrow(point), device=device)
     timer = GenerationTimer(pipe, device_clock(device), point.size)
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what glibc keeps of the point before would hide what this one takes
     before = peak_memory(device)()
     found = timed(timer, point.batch, repeats=5, seconds=seconds)
     return {

@@ -16,7 +16,7 @@ from hart.serving.engine import ModelFacts, OutOfMemory, Row, Size, Source
 
 SCALES = 4
 SIZES = ((16, 16), (32, 16), (16, 32))
-FACTS = ModelFacts(SIZES, SCALES, SamplingConfig(), edits=True, variations=True)
+FACTS = ModelFacts(SIZES, SCALES, SamplingConfig(), token_size=8, styles=("blue style",), edits=True, variations=True)
 TOKENS = 30
 
 

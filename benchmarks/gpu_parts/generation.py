@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from gpu_parts.cells import Cells, Row
-from hart.benchmark.machine import SEED, device_clock
-from hart.benchmark.measure import SQUARES, Ceilings, figures, model_products, timed
+from hart.benchmark.machine import SEED, SQUARES, device_clock
+from hart.benchmark.measure import Ceilings, figures, model_products, timed
 from hart.benchmark.parts import GenerationTimer
 from hart.checkpoint.loading import random_model
 from hart.config import HartConfig, ResidualDiffusionConfig, TextConditioning, TokenizerConfig, TransformerConfig
@@ -76,7 +76,7 @@ def run(cells: Cells, *, tiny: bool) -> None:
             one = timer(size)
             ceilings.measure(dtype, model_products(one, batch), 0.02 if tiny else 0.3)
             measured = timed(one, batch, repeats=1 if tiny else REPEATS, seconds=budget)
-            return {"size": size} | figures(one, measured, ceilings)
+            return {"size": size} | figures(measured, ceilings)
 
         cells.cell(key, work, limit=max(cells.left, 5.0), least=5.0 if not tiny else 0.5)
     cells.cell("ceilings, at the end", limits, limit=60)

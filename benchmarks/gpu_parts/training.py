@@ -10,13 +10,12 @@ from pathlib import Path
 import torch
 
 from gpu_parts.cells import Cells, Row
-from hart.benchmark.machine import peak_memory
+from hart.benchmark.machine import peak_memory, square_rate
 from hart.config import ResidualDiffusionConfig, TextConditioning
 from hart.training.config import TransformerRecipe
 from hart.training.distributed import DistributedContext
 from hart.training.dry_run import RehearsedTransformer
 from hart.training.hart_task import TransformerBatch
-from hart.training.progress import measure_peak
 from hart.training.step import Stepper
 from hart.training.task import Microbatch
 from hart.training.work import work_of
@@ -69,7 +68,7 @@ def run(cells: Cells, *, tiny: bool) -> None:
 
     def peak() -> Row:
         dtype = getattr(torch, precision)
-        peaks["rate"] = measure_peak(cells.device, dtype, 0.02) if tiny else measure_peak(cells.device, dtype)
+        peaks["rate"] = square_rate(dtype, cells.device, 0.02 if tiny else 0.3)
         return {"dtype": precision, "tflops": peaks["rate"] / 1e12}
 
     def work(setting: Setting, budget: float) -> Row:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from hart import HartPipeline
 from hart.benchmark import machine, measure
 from hart.benchmark.machine import host_clock, machine_facts, peak_memory, product_rate, product_refusal
 from hart.benchmark.parts import GenerationTimer, part_work
+from hart.benchmark.published import PublishedLoop, PublishedTimer
 from hart.benchmark.report import table
 from hart.config import HartConfig
 from hart.inference.speed import Speed
@@ -59,7 +61,8 @@ def test_the_parts_are_the_whole(name: str, size: str | None) -> None:
     assert not generation.whole_scales
     assert sum(generation.parts.values()) == pytest.approx(generation.seconds)
     assert all(seconds >= 0 for seconds in generation.parts.values())
-    assert sum(part.flops for part in work.values()) == pytest.approx(2 * timer.cost.total_flops)
+    needed = 2 * (timer.cost.total_flops - 2 * timer.cost.null_macs)
+    assert sum(part.flops for part in work.values()) == pytest.approx(needed)
     assert all(part.moved > 0 for part in work.values())
 
 
@@ -83,11 +86,44 @@ def test_scales_without_visible_modules_are_timed_as_a_whole(monkeypatch: pytest
         )
 
 
+def test_the_null_text_is_counted_once_as_it_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hooks on the first block: in the context the prompts' tokens and one more."""
+    timer = timer_of(TEXT)
+    tokens: list[int] = []
+    block = timer.pipe.components.hart.transformer.blocks[0]
+    block.register_forward_pre_hook(lambda _, given: tokens.append(given[0].shape[:2].numel()))
+    timer.generate(1)
+    assert TEXT.transformer.text is not None
+    assert tokens[:2] == [TEXT.transformer.text.tokens, 1]
+    without = GenerationTimer(HartPipeline.from_config(CONFIGS["no guidance"], device=CPU), host_clock())
+    one_row, needed = without.cost.step_macs[0], timer.cost.step_macs[0] - timer.cost.null_macs
+    assert one_row < needed < one_row + timer.cost.null_macs
+    assert without.cost.null_macs == timer_of(CONFIGS["class"]).cost.null_macs == 0
+
+
+@pytest.mark.parametrize("name", ["text", "class"])
+def test_the_published_manner_makes_the_same_image(name: str) -> None:
+    """Where nothing is drawn: of the likeliest codes, without the residual."""
+    config = CONFIGS[name].replace(diffusion=None)
+    sampling = config.sampling.replace(top_k=1, top_p=None, gumbel_smoothing=False, guidance_scale=3.0)
+    pipe = HartPipeline.from_config(config.replace(sampling=sampling), device=CPU, speed="plain")
+    timer = PublishedTimer(pipe, host_clock())
+    images = PublishedLoop(timer)(pipe.encode_prompt(timer.prompts(2)))
+    for ours, theirs in zip(pipe(timer.prompts(2), batch_size=2).images, images, strict=True):
+        assert np.abs(np.asarray(ours, np.int16) - np.asarray(theirs, np.int16)).max() <= 1
+
+
+def test_the_published_manner_samples_what_ours_does() -> None:
+    pipe = HartPipeline.from_config(TEXT, device=CPU, speed="plain")
+    timer = PublishedTimer(pipe, host_clock())
+    assert timer.generate(2).seconds > 0 and timer.diffusion_steps > 0
+
+
 def check(result: dict[str, Any], batches: list[int]) -> None:
     """The figures follow from each other, and no floor is missing."""
     fastest = max(result["products_gflops"]["float32"].values())
-    assert [row["batch"] for row in result["batches"]] == batches
-    for row in result["batches"]:
+    assert [[row["batch"] for row in level["batches"]] for level in result["levels"]] == [batches] * 2
+    for row in result["levels"][1]["batches"]:
         parts = row["parts"].values()
         assert 1 <= len(row["latencies_s"]) <= 2
         assert row["images_per_s"] == pytest.approx(row["batch"] / row["median_s"])
@@ -102,13 +138,14 @@ def check(result: dict[str, Any], batches: list[int]) -> None:
 def test_the_command_writes_what_it_prints(tmp_path: Path, text_model: Path) -> None:
     config, figures, text = tmp_path / "config.json", tmp_path / "a" / "figures.json", tmp_path / "figures.md"
     config.write_text(TEXT.to_json())
-    options = ["--size", "12x8", "--speed", "plain", "--device", "cpu"]
+    options = ["--size", "12x8", "--speed", "published", "--speed", "plain", "--device", "cpu"]
     options += ["--batch-size", "1,2", "--repeats", "2", "--seconds", "1e-3"]
     result = run("benchmark", config, *options, "--output", figures, "--output", text)
     assert result.exit_code == 0, result.output
     assert text.read_text() == result.stdout
     written = json.loads(figures.read_text())
     check(written, [1, 2])
+    assert [level["level"] for level in written["levels"]] == ["published", "plain"]
     assert written["size"] == "12x8" and written["weights"] == "random"
     assert written["machine"]["torch"] == torch.__version__
     result = run("benchmark", text_model, *options, "--output", figures)
@@ -116,7 +153,7 @@ def test_the_command_writes_what_it_prints(tmp_path: Path, text_model: Path) -> 
     written = json.loads(figures.read_text())
     check(written, [1, 2])
     assert written["weights"] == "stored"
-    assert next(iter(written["batches"][0]["parts"])) == "text encoder"
+    assert next(iter(written["levels"][1]["batches"][0]["parts"])) == "text encoder"
 
 
 @pytest.mark.parametrize(
@@ -126,6 +163,7 @@ def test_the_command_writes_what_it_prints(tmp_path: Path, text_model: Path) -> 
         (("emoji", "--clock", "cpu"), "--threads 1"),
         (("emoji", "--batch-size", "0"), "--batch-size"),
         (("no-such-model",), "no-such-model"),
+        (("emoji", "--speed", "int8", "--speed", "exact"), "8 bits go last"),
     ],
 )
 def test_the_command_refuses_in_one_line(options: tuple[str, ...], message: str) -> None:
@@ -133,7 +171,7 @@ def test_the_command_refuses_in_one_line(options: tuple[str, ...], message: str)
 
 
 def test_rates_of_products_are_operations_per_second() -> None:
-    times = iter([0.0, 0.5, 10.0, 10.25, 20.0, 21.0])
+    times = iter([0.0, 0.5, 10.0, 10.25, 20.0, 20.5, 30.0, 30.5, 40.0, 40.5])
     clock = host_clock(lambda: next(times))
     assert product_rate((2, 3, 4), torch.float32, CPU, clock, seconds=1.0) == 2 * 2 * 3 * 4 / 0.25
     assert product_refusal(torch.bfloat16, CPU) is None

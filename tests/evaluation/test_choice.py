@@ -13,8 +13,9 @@ from torch import Tensor
 
 import hart
 from hart import HartError, HartPipeline
+from hart.checkpoint.storage import SCORER_FILE
 from hart.evaluation import best_of, open_scorer
-from hart.evaluation.judges.references import SCORER_FILE, ReferenceScore, write_references
+from hart.evaluation.judges.references import ReferenceScore, write_references
 
 
 class Darkest:

@@ -160,6 +160,7 @@ def test_models_are_listed_with_what_they_draw(server: Running) -> None:
     assert model.id == "tiny"
     about: Any = model.model_extra
     assert about["sizes"] == ["16x16", "32x16", "16x32"] and about["scales"] == SCALES
+    assert about["token_size"] == 8 and about["styles"] == ["blue style"]
 
 
 def test_a_slow_reader_gets_fewer_previews_and_holds_no_more_memory() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hart.inference.kernels import int_mm_product, kernel_refusal, scaled_mm_product
+from hart.inference.kernels import (
+    int8_range,
+    int_mm_product,
+    kernel_refusal,
+    packed_int8,
+    packed_int8_product,
+    scaled_mm_product,
+    unsigned,
+)
+from hart.inference.packing import pack_weight, packed_linear, packing_refusal
 
 SEED = 0
 REPEATS = 20
 """Most calls of a product whose rate is measured."""
+SQUARES = {"cpu": (1024, 2048), "cuda": (4096, 8192), "mps": (2048, 4096)}
+"""Sizes of the square products whose rate is measured."""
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**30, "mps": 2**28}
 PROCESSOR_FEATURES = {"AMX": "amx_tile", "AVX-512": "avx512_f", "AVX-512 bf16": "avx512_bf16", "VNNI": "avx512_vnni"}
 
@@ -103,17 +116,26 @@ def processor_name() -> str:
 def product_rate(
     shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device, clock: Clock, seconds: float = 0.3
 ) -> float:
-    """Best operations per second (2 a MAC) of a linear layer in about so many seconds.
+    """Best operations per second (2 a MAC) of a linear layer, by the fastest of its kernels, in about so many seconds.
 
     shape: rows, inputs, outputs. dtype: one that `product_refusal` allows.
     """
-    product = _product(shape, dtype, device)
-    product()
-    times: list[float] = []
-    while not times or (sum(times) < seconds and len(times) < REPEATS):
-        times.append(max(clock.seconds(product), 1e-9))
+    products = _products(shape, dtype, device)
+    best = float("inf")
+    for product in products:
+        product()
+        times: list[float] = []
+        while not times or (sum(times) < seconds / len(products) and len(times) < REPEATS):
+            times.append(max(clock.seconds(product), 1e-9))
+        best = min(best, *times)
     rows, inputs, outputs = shape
-    return 2 * rows * inputs * outputs / min(times)
+    return 2 * rows * inputs * outputs / best
+
+
+def square_rate(dtype: torch.dtype, device: torch.device, seconds: float = 0.3) -> float:
+    """`product_rate` of the smallest square: what a device can do, measured in little time."""
+    size = SQUARES[device.type][0]
+    return product_rate((size, size, size), dtype, device, device_clock(device), seconds)
 
 
 def product_refusal(dtype: torch.dtype, device: torch.device) -> str | None:
@@ -121,7 +143,8 @@ def product_refusal(dtype: torch.dtype, device: torch.device) -> str | None:
     return kernel_refusal(dtype, device) if dtype.itemsize == 1 else None
 
 
-def _product(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Callable[[], Tensor]:
+def _products(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> list[Callable[[], Tensor]]:
+    """A product by each kernel that linear layers may have."""
     rows, inputs, outputs = shape
     generator = torch.Generator(device).manual_seed(SEED)
     # random numbers: a GPU multiplies equal ones faster than others
@@ -130,17 +153,17 @@ def _product(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.devi
         for size in ((rows, inputs), (outputs, inputs))
     )
     if dtype.itemsize > 1:
-        return lambda: F.linear(x, weight)
+        plain = partial(F.linear, x, weight)
+        if device.type != "cpu" or packing_refusal(dtype) is not None:
+            return [plain]
+        return [plain, partial(packed_linear, x, pack_weight(weight), None)]
     scale, weight_scale = torch.ones(rows, 1, device=device), torch.ones(outputs, device=device)
     if device.type != "cpu":
         product = int_mm_product if dtype == torch.int8 else scaled_mm_product
-        return lambda: product(x, scale, weight, weight_scale)
+        return [partial(product, x, scale, weight, weight_scale)]
     # the kernel alone: activations are unsigned already
-    unsigned, packed = x.view(torch.uint8), torch.ops.onednn.qlinear_prepack(weight, [rows, inputs])
-    zeros = torch.zeros(outputs, dtype=torch.long)
-    return lambda: torch.ops.onednn.qlinear_pointwise(
-        unsigned, 1.0, 0, packed, weight_scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
-    )
+    largest = int8_range()
+    return [partial(packed_int8_product, unsigned(x, largest), packed_int8(weight), weight_scale, largest)]
 
 
 def copy_bandwidth(device: torch.device, clock: Clock, size: int | None = None) -> float:
@@ -162,6 +185,8 @@ def peak_memory(device: torch.device) -> Callable[[], float | None]:
         return lambda: torch.cuda.max_memory_allocated(device) / 2**30
     if device.type != "cpu":
         return lambda: None
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what glibc keeps of the work before would hide what this takes
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: the largest size begins anew
     except OSError:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from hart.benchmark.machine import (
+    SQUARES,
     Clock,
     copy_bandwidth,
     device_clock,
@@ -24,14 +25,16 @@ from hart.benchmark.machine import (
     product_rate,
     product_refusal,
 )
-from hart.benchmark.parts import Generation, GenerationTimer, part_work
+from hart.benchmark.parts import Generation, GenerationTimer, Work, part_work
+from hart.benchmark.published import PUBLISHED, PublishedTimer
 from hart.inference.speed import EIGHT_BITS
 from hart.pipeline import HartPipeline
 
-SQUARES = {"cpu": (2048,), "cuda": (4096, 8192), "mps": (2048, 4096)}
-"""Sizes of the square products whose rate is measured."""
 COMPARED = (torch.float32, torch.bfloat16, torch.int8, torch.float8_e4m3fn)
 """Types whose rates are measured beside that of the model."""
+
+OWN = "as opened"
+"""In the place of a level: that of the pipeline as it is."""
 
 Shape = tuple[int, int, int]
 Progress = Callable[[str], object]
@@ -88,38 +91,46 @@ def product_type(pipe: HartPipeline) -> torch.dtype:
 
 @dataclass(frozen=True)
 class Timed:
-    """Timed calls of one batch size. peak: GiB, see `machine.peak_memory`."""
+    """Timed calls of one batch size.
+
+    peak: GiB, see `machine.peak_memory`. work: of the parts, see `part_work`. products: the type of the large ones.
+    """
 
     batch: int
     generations: Sequence[Generation]
     peak: float | None
+    work: Mapping[str, Work]
+    products: torch.dtype
 
 
-def timed(timer: GenerationTimer, batch: int, *, repeats: int, seconds: float) -> Timed:
-    """Up to `repeats` calls after one to warm up, as many as end within about `seconds`, but at least one."""
+def timed(timer: GenerationTimer, batch: int, *, repeats: int, seconds: float, warm_up: int = 1) -> Timed:
+    """Up to `repeats` calls after `warm_up` others, as many as end within about `seconds`, but at least one."""
     peak = peak_memory(timer.pipe.device)
     start = time.monotonic()
-    timer.generate(batch)
+    for _ in range(warm_up):
+        timer.generate(batch)
     generations = [timer.generate(batch)]
     while len(generations) < repeats and time.monotonic() - start + generations[-1].seconds < seconds:
         generations.append(timer.generate(batch))
-    return Timed(batch, generations, peak())
+    most = peak()
+    work = part_work(timer, batch, whole_scales=generations[0].whole_scales)
+    return Timed(batch, generations, most, work, product_type(timer.pipe))
 
 
-def figures(timer: GenerationTimer, measured: Timed, ceilings: Ceilings) -> dict[str, Any]:
+def figures(measured: Timed, ceilings: Ceilings) -> dict[str, Any]:
     """The figures of one batch size as JSON values; parts are those of the median call."""
     batch, calls = measured.batch, sorted(measured.generations, key=lambda call: call.seconds)
     middle = calls[(len(calls) - 1) // 2]
-    rate = ceilings.fastest(product_type(timer.pipe))
+    rate = ceilings.fastest(measured.products)
     parts: dict[str, dict[str, Any]] = {}
-    for name, work in part_work(timer, batch, whole_scales=middle.whole_scales).items():
+    for name, work in measured.work.items():
         products, memory = work.flops / rate, work.moved / ceilings.bandwidth
         parts[name] = {
             "gflop": work.flops / 1e9,
             "gb": work.moved / 1e9,
             "floor_s": max(products, memory),
             "bound": "products" if products >= memory else "memory",
-            "measured_s": middle.parts[name],
+            "measured_s": middle.parts.get(name),
         }
     floor = sum(part["floor_s"] for part in parts.values())
     median = statistics.median(call.seconds for call in calls)
@@ -141,8 +152,10 @@ def benchmark(
     pipe: HartPipeline,
     batches: Sequence[int],
     *,
+    levels: Sequence[str] = (),
     repeats: int,
     seconds: float,
+    warm_up: int = 1,
     size: int | str | None = None,
     aspect: str | None = None,
     clock: Clock | None = None,
@@ -150,34 +163,40 @@ def benchmark(
 ) -> dict[str, Any]:
     """Everything about one pipeline, as JSON values.
 
-    seconds: about so long for each batch size, in which up to `repeats` calls are timed. size, aspect: of the images,
-    see `hart.sizes.requested_schedule`. Raises `HartError`.
+    levels: of speed, to which the pipeline is brought one after the other, or `PUBLISHED`; by default the one that it
+    has. seconds: about so long for each batch size, in which up to `repeats` calls are timed after `warm_up`. size,
+    aspect: of the images, see `hart.sizes.requested_schedule`. Raises `HartError`.
     """
-    device, dtype = pipe.device, product_type(pipe)
+    device = pipe.device
     facts = machine_facts(device)
     clock = clock or device_clock(device)
-    timer, ceilings = GenerationTimer(pipe, clock, size, aspect), Ceilings(device, clock)
+    ceilings = Ceilings(device, clock)
+    timer = GenerationTimer(pipe, clock, size, aspect)
     squares = [(size, size, size) for size in SQUARES[device.type]]
     shapes = [*squares, *(shape for batch in dict.fromkeys(batches) for shape in model_products(timer, batch))]
 
     def ceiling(types: Sequence[torch.dtype]) -> None:
         progress("rates of products and copies")
         for kind in types:
-            ceilings.measure(kind, shapes if kind == dtype else [squares[0], shapes[len(squares) + 1]])
+            ceilings.measure(kind, shapes)
         ceilings.copy()
 
-    ceiling(list(dict.fromkeys([dtype, *COMPARED])))
-    measured = []
-    for batch in dict.fromkeys(batches):
-        progress(f"batch {batch}")
-        measured.append(timed(timer, batch, repeats=repeats, seconds=seconds))
-    ceiling([dtype])
+    ceiling(list(dict.fromkeys([product_type(pipe), *COMPARED])))
+    measured: list[tuple[dict[str, Any], list[Timed]]] = []
+    for level in levels or [OWN]:
+        kind = PublishedTimer if level == PUBLISHED else GenerationTimer
+        if level != OWN:
+            pipe.optimize(kind.base or level)
+        timer, calls = kind(pipe, clock, size, aspect), []
+        for batch in dict.fromkeys(batches):
+            progress(f"{level}, batch {batch}")
+            calls.append(timed(timer, batch, repeats=repeats, seconds=seconds, warm_up=warm_up))
+        ceiling([product_type(pipe)])
+        measured.append(({"level": level, "does": timer.remarks(), "products": _name(product_type(pipe))}, calls))
     return {
         "size": str(timer.image_size),
         "device": device.type,
         "dtype": _name(pipe.dtype),
-        "products": _name(dtype),
-        "speed": pipe.speed_remarks(),
         "guidance": pipe.config.sampling.guidance_scale > 0,
         "machine": facts,
         "products_gflops": {
@@ -186,7 +205,7 @@ def benchmark(
         },
         "products_not_measured": {_name(kind): reason for kind, reason in ceilings.refusals.items()},
         "copy_gb_s": ceilings.bandwidth / 1e9,
-        "batches": [figures(timer, one, ceilings) for one in measured],
+        "levels": [row | {"batches": [figures(one, ceilings) for one in calls]} for row, calls in measured],
     }
 
 

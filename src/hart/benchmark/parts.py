@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -24,6 +24,7 @@ from hart.config import HartConfig
 from hart.devices import without_memory
 from hart.errors import PromptWarning
 from hart.generation.next_scale import maskgit_step_sizes
+from hart.generation.request import Prompt
 from hart.grids import ScaleSchedule
 from hart.inference.cost import TEXT_ENCODER, ModelCost, model_cost
 from hart.inference.speed import EIGHT_BITS
@@ -57,6 +58,14 @@ class Generation:
     seconds: float
     parts: Mapping[str, float]
     whole_scales: bool
+
+
+@contextmanager
+def quiet_prompts() -> Iterator[None]:
+    """Without a word on what the text encoder makes of the prompts, which does not matter here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PromptWarning)
+        yield
 
 
 def step_names(cost: ModelCost) -> list[str]:
@@ -109,6 +118,8 @@ class GenerationTimer:
     size: int | str | None = None
     """Of the images in pixels, as `hart.sizes.parsed_size` reads it; by default the model's own."""
     aspect: str | None = None
+    base: ClassVar[str | None] = None
+    """The level of speed that the pipeline must have, where there is one."""
     config: HartConfig = field(init=False)
     """The model's, with the settings of the pipeline's speed."""
     schedule: ScaleSchedule = field(init=False)
@@ -124,17 +135,29 @@ class GenerationTimer:
     def image_size(self) -> ImageSize:
         return size_of_grid(self.schedule.final, self.config.tokenizer.downsampling)
 
-    def generate(self, count: int = 1) -> Generation:
-        """Generate `count` images together, each of its own prompt or class."""
+    @property
+    def diffusion_steps(self) -> int:
+        """0 without a residual diffusion."""
+        diffusion = self.config.diffusion
+        return 0 if diffusion is None else self.config.sampling.diffusion_steps or diffusion.sampling_steps
+
+    def prompts(self, count: int) -> list[Prompt]:
+        """Of so many images, each its own prompt or class."""
         classes = self.pipe.num_classes
         # the spaces make other prompts of them, each read by itself
-        prompts = [PROMPT + " " * i if classes is None else i % classes for i in range(count)]
+        return [PROMPT + " " * i if classes is None else i % classes for i in range(count)]
+
+    def remarks(self) -> list[str]:
+        """What is done to be fast, a line each."""
+        return self.pipe.speed_remarks()
+
+    def generate(self, count: int = 1) -> Generation:
+        """Generate `count` images together."""
         watch, ends = Stopwatch(self.clock), list[_End]()
-        with watch.watching(self._spans()), warnings.catch_warnings():
-            warnings.simplefilter("ignore", PromptWarning)  # what the encoder makes of the words does not matter
+        with watch.watching(self._spans()), quiet_prompts():
             start = self.clock.mark()
             self.pipe(
-                prompts,
+                self.prompts(count),
                 seed=SEED,
                 batch_size=count,
                 size=self.size,
@@ -197,7 +220,7 @@ def part_work(timer: GenerationTimer, batch: int, *, whole_scales: bool) -> dict
     """What a batch must compute and move, by the names of `Generation.parts`.
 
     Moved are weights once a step, keys and values once a scale, logits, and pixels. Other activations are left out:
-    what they move depends on the program. Guidance has two rows an image.
+    what they move depends on the program. Guidance has two rows an image; of the null text one token is computed.
     """
     pipe, cost, config = timer.pipe, timer.cost, timer.config
     sizes, sampling, counts = config.transformer, config.sampling, cost.scale_tokens
@@ -214,15 +237,13 @@ def part_work(timer: GenerationTimer, batch: int, *, whole_scales: bool) -> dict
         seen += tokens if k else 0
         logits = rows * tokens * sizes.codebook_size * torch.float32.itemsize
         keys_and_values = 2 * rows * seen * sizes.depth * sizes.width * cached
-        step_work.append(
-            Work(2 * batch * (cost.step_macs[k] - cost.head_macs[k]), calls * blocks * weight + keys_and_values)
-        )
+        macs = cost.step_macs[k] - cost.head_macs[k] - (cost.null_macs if k == 0 else 0)
+        step_work.append(Work(2 * batch * macs, calls * blocks * weight + keys_and_values))
         heads.append(Work(2 * batch * cost.head_macs[k], calls * head * number + logits))
         samples.append(Work(2 * batch * cost.macs["codes"] * tokens / sum(counts), logits))
-    steps = (sampling.diffusion_steps or config.diffusion.sampling_steps) if config.diffusion else 0
     diffusion = Work(
         2 * batch * cost.macs["residual diffusion"],
-        steps * last_calls * cost.parameters["residual diffusion"] * weight,
+        timer.diffusion_steps * last_calls * cost.parameters["residual diffusion"] * weight,
     )
     pixels = 3 * batch * timer.image_size.width * timer.image_size.height
     decoded = 2 if speed.decoder == "bfloat16" else number

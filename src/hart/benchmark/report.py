@@ -46,7 +46,6 @@ def markdown(result: Mapping[str, Any]) -> str:
     on = f"{result['dtype']}, {result['device']}"
     lines = [f"# {result['model']}, {result['weights']} weights, {on}", "", f"`{result['command']}`", ""]
     lines += [f"- {name}: {value}" for name, value in result["machine"].items()]
-    lines += [f"- {remark}" for remark in result["speed"]]
     shapes = list(dict.fromkeys(shape for rates in result["products_gflops"].values() for shape in rates))
     rates = result["products_gflops"]
     lines += ["", "Products, in billions of operations per second (2 a multiply-accumulate):", ""]
@@ -56,36 +55,56 @@ def markdown(result: Mapping[str, Any]) -> str:
     )
     lines += [f"- {name} is not measured: {reason}" for name, reason in result["products_not_measured"].items()]
     lines += ["", f"- copy: {result['copy_gb_s']:.1f} GB/s, read and written together"]
-    lines += [f"- floors of products are at the fastest in {result['products']}", *_batches(result)]
-    for batch in result["batches"]:
-        lines += ["", f"Batch {batch['batch']}, the median call:", "", *part_table(batch["parts"])]
+    lines += ["- a floor has products at the fastest rate of their type", *_levels(result)]
+    for level in result["levels"]:
+        lines += ["", f"## {level['level']}", "", *(f"- {remark}" for remark in level["does"])]
+        lines += [f"- products in {level['products']}"]
+        for batch in level["batches"]:
+            lines += ["", f"Batch {batch['batch']}, the median call:", "", *part_table(batch["parts"])]
     return "\n".join(lines) + "\n"
 
 
-def _batches(result: Mapping[str, Any]) -> list[str]:
+def _levels(result: Mapping[str, Any]) -> list[str]:
+    """A row a level and batch size; "times the first" is how much faster than at the first level."""
+    first = {row["batch"]: row["median_s"] for row in result["levels"][0]["batches"]}
     what = "guidance on" if result["guidance"] else "no guidance"
     lines = ["", f"Images of {result['size']} px, from prompts to pixels, {what}, {result['clock']}:", ""]
     return lines + table(
-        ["batch", "calls", "median s", "best s", "images/s", "GFLOP", "floor s", "time / floor", "peak GiB"],
+        [
+            "level",
+            "batch",
+            "calls",
+            "median s",
+            "best s",
+            "images/s",
+            "times the first",
+            "GFLOP",
+            "floor s",
+            "time / floor",
+            "peak GiB",
+        ],
         (
             [
+                level["level"],
                 row["batch"],
                 len(row["latencies_s"]),
                 row["median_s"],
                 row["best_s"],
                 row["images_per_s"],
+                first[row["batch"]] / row["median_s"],
                 row["gflop"],
                 row["floor_s"],
                 row["ratio"],
                 row["peak_gib"],
             ]
-            for row in result["batches"]
+            for level in result["levels"]
+            for row in level["batches"]
         ),
     )
 
 
 def part_table(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Of one batch: the parts' work, floor and time."""
+    """Of one batch: the parts' work, floor and time; empty where they were not told apart."""
     return table(
         ["part", "GFLOP", "GB", "bound by", "floor ms", "measured ms", "time / floor"],
         (
@@ -99,5 +118,6 @@ def part_table(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 part["measured_s"] / part["floor_s"],
             ]
             for name, part in parts.items()
+            if part["measured_s"] is not None
         ),
     )

@@ -35,8 +35,9 @@ class BenchmarkOptions(Config, kw_only=True):
     """Use random weights in place of the model's: only its configuration is read."""
     size: Annotated[int | str | None, Field(description=SIZE_HELP, json_schema_extra={"metavar": "PX|WxH"})] = None
     aspect: Annotated[str | None, Field(description=ASPECT_HELP, json_schema_extra={"metavar": "W:H"})] = None
-    speed: str | None = None
-    """As of hart generate: plain, exact, int8, fp8 or draft; by default exact, and int8 for models stored so."""
+    speed: Listed[str] = ()
+    """A level of hart generate, or published: an eager loop in the manner of the published program. Repeat it to
+    compare several in one run. By default exact, and int8 for models stored so."""
     batch_size: Annotated[Listed[Annotated[int, Field(ge=1)]], Field(min_length=1)] = (1, 4, 8)
     """Images generated together, each number of them timed."""
     device: str | None = None
@@ -46,7 +47,9 @@ class BenchmarkOptions(Config, kw_only=True):
     threads: Annotated[int | None, Field(ge=1)] = None
     """Threads on a CPU; by default what PyTorch takes."""
     repeats: Annotated[int, Field(ge=1)] = 5
-    """Most timed calls of each batch size, after one to warm up."""
+    """Most timed calls of each batch size."""
+    warm_up: Annotated[int, Field(ge=0)] = 1
+    """Calls before the timed ones."""
     seconds: Annotated[float, Field(gt=0)] = 60.0
     """About so long for each batch size; one call is timed, however long it takes."""
     clock: Literal["wall", "cpu"] = "wall"
@@ -87,6 +90,8 @@ def benchmark(
         } | measure(
             pipe,
             options.batch_size,
+            levels=options.speed,
+            warm_up=options.warm_up,
             size=options.size,
             aspect=options.aspect,
             repeats=options.repeats,
@@ -102,11 +107,19 @@ def benchmark(
 
 def _open(options: BenchmarkOptions) -> tuple[HartPipeline, str]:
     """The pipeline, and whether its weights are random or stored."""
+    from hart.benchmark.published import PUBLISHED
     from hart.checkpoint.loading import load_config
+    from hart.devices import resolve_device
+    from hart.inference.speed import EIGHT_BITS, resolve_speed
     from hart.pipeline import HartPipeline
     from hart.presets import PRESETS
 
+    levels = ["plain" if level == PUBLISHED else level for level in options.speed]
+    rounded = [resolve_speed(level, resolve_device(options.device)).weights in EIGHT_BITS for level in levels]
+    if rounded != sorted(rounded):
+        raise HartError("--speed: levels in 8 bits go last, since the model's own weights are gone after them")
+    first = levels[0] if levels else None
     where: dict[str, Any] = {"device": options.device, "dtype": options.dtype}
     if options.random_weights or options.model in PRESETS or options.model.endswith(".json"):
-        return HartPipeline.from_config(load_config(options.model), **where, speed=options.speed or "exact"), "random"
-    return HartPipeline.from_pretrained(options.model, **where, speed=options.speed), "stored"
+        return HartPipeline.from_config(load_config(options.model), **where, speed=first or "exact"), "random"
+    return HartPipeline.from_pretrained(options.model, **where, speed=first), "stored"

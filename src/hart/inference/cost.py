@@ -51,7 +51,8 @@ class ModelCost:
 
     parameters: by `MODULES`. macs: by `PARTS`. scale_tokens: image tokens of each scale.
     step_macs: transformer and head, first the context with scale 1's logits, then the scales 2..K; head_macs: of these,
-    the head's.
+    the head's. null_macs: of the context's, those of the null text's tokens but one: all are equal, and so are their
+    layers, which a program may compute once.
     """
 
     parameters: Mapping[str, int]
@@ -59,6 +60,7 @@ class ModelCost:
     scale_tokens: tuple[int, ...]
     step_macs: tuple[int, ...]
     head_macs: tuple[int, ...]
+    null_macs: int
 
     @property
     def total_parameters(self) -> int:
@@ -83,7 +85,7 @@ def model_cost(config: HartConfig, schedule: ScaleSchedule | None = None, *, gui
     sizes, schedule = config.transformer, schedule or config.transformer.schedule
     counts = schedule.token_counts
     last_steps = maskgit_step_sizes(counts[-1], config.sampling.maskgit_steps)
-    seen = sizes.text.tokens if sizes.text is not None else 1
+    seen = _text_tokens(sizes)
     context = _context(sizes, rows)
     # of each scale: linear layers, attention, head
     steps = [(0, 0, rows * _head_modulation(sizes) + _head(sizes, rows, tokens=1))]
@@ -107,7 +109,9 @@ def model_cost(config: HartConfig, schedule: ScaleSchedule | None = None, *, gui
     }
     step_macs = list(map(sum, steps))
     heads = tuple(head for _, _, head in steps)
-    return ModelCost(_parameters(config), macs, counts, (context + step_macs[0], *step_macs[1:]), heads)
+    steps_in_all = (context + step_macs[0], *step_macs[1:])
+    null = _context_tokens(sizes, _text_tokens(sizes)) - _context_tokens(sizes, 1) if guided else 0
+    return ModelCost(_parameters(config), macs, counts, steps_in_all, heads, null)
 
 
 def tokenizer_training_macs(sizes: TokenizerConfig) -> int:
@@ -126,7 +130,7 @@ def transformer_training_macs(
     The diffusion's network runs `batch_multiplier` times per token.
     """
     total = _context(sizes, rows=1) + _head_modulation(sizes) + _head(sizes, rows=1, tokens=1)
-    seen = sizes.text.tokens if sizes.text is not None else 1
+    seen = _text_tokens(sizes)
     for tokens in (*sizes.schedule.token_counts[1:-1], last_tokens):
         seen += tokens
         linear = tokens * (sizes.latent_channels * sizes.width + _block_linear(sizes))
@@ -183,12 +187,20 @@ def _text_encoder_macs(sizes: TextEncoderConfig | None) -> dict[str, int]:
 
 def _context(sizes: TransformerConfig, rows: int) -> int:
     """Embedding the context, the blocks' modulation, and all layers for S tokens that see each other."""
-    tokens = sizes.text.tokens if sizes.text is not None else 1
-    embedding = tokens * sizes.text.width * sizes.width if sizes.text is not None else 0
     projections = {"none": 0, "table": 0, "linear": sizes.depth, "shared": 1}[sizes.modulation]
     modulation = projections * 6 * sizes.width**2
-    layers = tokens * _block_linear(sizes) + _attention(sizes, tokens, tokens)
-    return _level(sizes) + rows * (embedding + modulation + layers)
+    return _level(sizes) + rows * (modulation + _context_tokens(sizes, _text_tokens(sizes)))
+
+
+def _context_tokens(sizes: TransformerConfig, tokens: int) -> int:
+    """Embedding and all layers of context tokens that see each other."""
+    embedding = tokens * sizes.text.width * sizes.width if sizes.text is not None else 0
+    return embedding + tokens * _block_linear(sizes) + _attention(sizes, tokens, tokens)
+
+
+def _text_tokens(sizes: TransformerConfig) -> int:
+    """S; 1 for a class."""
+    return sizes.text.tokens if sizes.text is not None else 1
 
 
 def _block_linear(sizes: TransformerConfig) -> int:

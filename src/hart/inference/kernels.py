@@ -35,14 +35,14 @@ class PackedInt8Linear(nn.Module):
         self.kind = layer.kind
         self.bias = layer.bias
         self.weight_scale = layer.weight_scale
-        self.packed = torch.ops.onednn.qlinear_prepack(layer.weight, None)
+        self.packed = packed_int8(layer.weight)
         self.largest = int8_range()
         self.train(layer.training)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x (..., C), bias (D,), to (..., D) in the type of x."""
         values, scale = quantized_rows(x, largest=self.largest)
-        product = _packed_product(values, self.packed, self.weight_scale, self.largest)
+        product = packed_int8_product(unsigned(values, self.largest), self.packed, self.weight_scale, self.largest)
         bias = self.bias if bias is None else bias
         scaled = product.mul_(scale) if bias is None else torch.addcmul(bias.float(), product, scale, out=product)
         return scaled.to(x.dtype)
@@ -95,11 +95,11 @@ def int8_range() -> int:
         weight, exact = torch.full((96, 64), 127, dtype=torch.int8), True
         weight[1::2] = -127
         try:
-            packed = torch.ops.onednn.qlinear_prepack(weight, None)
+            packed = packed_int8(weight)
             for rows in (1, 40):
                 values = torch.full((rows, 64), largest, dtype=torch.int8)
                 values[1::3] = -largest
-                product = _packed_product(values.clone(), packed, torch.ones(96), largest)
+                product = packed_int8_product(unsigned(values.clone(), largest), packed, torch.ones(96), largest)
                 exact = exact and torch.equal(product, F.linear(values.float(), weight.float()))
         except (AttributeError, RuntimeError, TypeError):  # the operators are private, and may change or disappear
             return 0
@@ -145,12 +145,22 @@ def _with_kernel(layer: QuantizedLinear) -> nn.Module:
     return layer
 
 
-def _packed_product(values: Tensor, packed: Tensor, weight_scale: Tensor, largest: int) -> Tensor:
-    """values (..., C) int8 times a packed weight, exact but for the scales (D,): (..., D) float32."""
-    shift = largest + 1  # the sums wrap around to unsigned numbers
-    unsigned, zero = values.view(torch.uint8).add_(shift), torch.zeros_like(weight_scale, dtype=torch.int32)
+def packed_int8(weight: Tensor) -> Tensor:
+    """A weight (D, C) of 8 bits in the order of oneDNN's kernels."""
+    packed: Tensor = torch.ops.onednn.qlinear_prepack(weight, None)
+    return packed
+
+
+def unsigned(values: Tensor, largest: int) -> Tensor:
+    """int8 numbers of at most `largest`, shifted to be unsigned: in their own memory."""
+    return values.view(torch.uint8).add_(largest + 1)  # the sums wrap around
+
+
+def packed_int8_product(values: Tensor, packed: Tensor, weight_scale: Tensor, largest: int) -> Tensor:
+    """`unsigned` values (..., C) times a packed weight, exact but for the scales (D,): (..., D) float32."""
+    zero = torch.zeros_like(weight_scale, dtype=torch.int32)
     product: Tensor = torch.ops.onednn.qlinear_pointwise(
-        unsigned, 1.0, shift, packed, weight_scale, zero,
+        values, 1.0, largest + 1, packed, weight_scale, zero,
         None, 1.0, 0, torch.float32, "none", [], "",
     )  # fmt: skip
     return product

@@ -41,11 +41,11 @@ class PackedLinear(nn.Module):
         self.kind = type(linear)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.bias = linear.bias
-        self.packed = _pack(linear.weight.detach())
+        self.packed = pack_weight(linear.weight.detach())
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x (..., C), bias (D,), to (..., D)."""
-        return _packed_linear(x, self.packed, self.bias if bias is None else bias)
+        return packed_linear(x, self.packed, self.bias if bias is None else bias)
 
     def plain(self) -> nn.Linear:
         """The layer as it was before, frozen, with its weight in new memory and this layer's own bias."""
@@ -86,12 +86,12 @@ def packing_refusal(dtype: torch.dtype) -> str | None:
     weight = torch.linspace(-1, 1, 96 * 64).view(96, 64).to(dtype)
     bias = weight[:, 0].contiguous()
     try:
-        packed = _pack(weight)
+        packed = pack_weight(weight)
         agrees = torch.equal(packed.to_dense(), weight)
         for rows in (1, 40):
             x = torch.linspace(-1, 1, rows * 64).view(1, rows, 64).to(dtype)
             agrees = agrees and torch.allclose(
-                _packed_linear(x, packed, bias).float(), F.linear(x.float(), weight.float(), bias.float()), 2e-2, 2e-2
+                packed_linear(x, packed, bias).float(), F.linear(x.float(), weight.float(), bias.float()), 2e-2, 2e-2
             )
     except (AttributeError, RuntimeError, TypeError) as error:  # the operators are private, and may change or disappear
         return reason(error)
@@ -138,11 +138,11 @@ def _restored(linear: nn.Linear) -> nn.Module:
     return linear if packing_refusal(linear.weight.dtype) is not None else PackedLinear(linear)
 
 
-def _pack(weight: Tensor) -> Tensor:
+def pack_weight(weight: Tensor) -> Tensor:
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
     return packed
 
 
-def _packed_linear(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+def packed_linear(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     product: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
     return product

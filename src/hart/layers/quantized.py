@@ -1,5 +1,5 @@
 """Linear layers with weights of 8 bits, in plain arithmetic: any device computes them, and fast kernels are tested
-against them (`hart.inference.int8`).
+against them (`hart.inference.kernels`).
 
 A weight has one scale an output, the activations get one a row in the call, both symmetric. Products and sums of
 integers are exact; only rounding to integers loses anything.

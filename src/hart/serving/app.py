@@ -155,6 +155,8 @@ def _described(model: ServedModel) -> dict[str, Any]:
         about |= {
             "sizes": [str(ImageSize(*size)) for size in facts.sizes],  # that it was trained at
             "scales": facts.scales,
+            "token_size": facts.token_size,
+            "styles": facts.styles,
             "classes": facts.num_classes,
             "edits": facts.edits,
             "variations": facts.variations,

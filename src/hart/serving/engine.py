@@ -66,14 +66,16 @@ class Row:
 class ModelFacts:
     """What a client may know of a model.
 
-    sizes: that it was trained at, its own first. num_classes: of a class model, whose prompts are numbers. edits,
-    variations: whether it offers them.
+    sizes: that it was trained at, its own first. token_size: width of a token in pixels. styles: what prompts may end
+    with. num_classes: of a class model, whose prompts are numbers. edits, variations: whether it offers them.
     """
 
     sizes: tuple[Size, ...]
     scales: int
     """Of its own size."""
     sampling: SamplingConfig
+    token_size: int
+    styles: tuple[str, ...] = ()
     num_classes: int | None = None
     edits: bool = False
     variations: bool = False

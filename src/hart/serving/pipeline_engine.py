@@ -44,6 +44,8 @@ class PipelineEngine:
             sizes=self._sizes(),
             scales=len(config.tokenizer.scales),
             sampling=config.sampling,
+            token_size=config.tokenizer.downsampling,
+            styles=config.styles,
             num_classes=pipe.num_classes,
             edits=pipe.num_classes is None,
             variations=pipe.num_classes is None,

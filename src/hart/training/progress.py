@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
-
 from hart.training.config import TrainerConfig
 from hart.training.work import Work
-
-PEAK_MATRIX_SIZE = {"cpu": 1024, "cuda": 8192, "mps": 4096}
-"""Size of the square matrices whose product measures a device's peak."""
 
 
 class Means:
@@ -71,16 +65,3 @@ class Speed:
         tokens = None if self.work is None else self.rate * self.work.tokens
         mfu = None if self.work is None else self.rate * self.work.flops / self.peak
         return StepReport(done, self.config.steps, self.rate, left, tokens, mfu, figures)
-
-
-def measure_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
-    """Operations per second in products of square matrices: measured, not from the data sheet."""
-    size = PEAK_MATRIX_SIZE[device.type]
-    # random numbers: a GPU is faster on equal ones
-    matrix = torch.randn(size, size, device=device).to(dtype)
-    best, end = 0.0, time.perf_counter() + seconds
-    while best == 0.0 or time.perf_counter() < end:
-        start = time.perf_counter()
-        (matrix @ matrix)[0, 0].item()  # waits for the device
-        best = max(best, 2 * size**3 / (time.perf_counter() - start))
-    return best

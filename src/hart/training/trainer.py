@@ -15,12 +15,13 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
+from hart.benchmark.machine import square_rate
 from hart.errors import HartError, Stopped
-from hart.training.checkpoint import MODEL_FOLDER, Identity, RunFolder
+from hart.training.checkpoint import MODEL_FOLDER, SAMPLES_FOLDER, Identity, RunFolder
 from hart.training.config import StageRecipe
 from hart.training.distributed import DistributedContext
 from hart.training.figures import StepFigures
-from hart.training.progress import Means, Speed, StepReport, measure_peak
+from hart.training.progress import Means, Speed, StepReport
 from hart.training.saved_state import DamagedError
 from hart.training.step import Stepper
 from hart.training.stopping import StopSignal
@@ -170,7 +171,7 @@ class Trainer:
         if self.work is None:
             return 0.0
         dtype = torch.bfloat16 if self.config.precision == "bfloat16" else torch.float32
-        one = self.config.peak_tflops * 1e12 or measure_peak(self.distributed.device, dtype)
+        one = self.config.peak_tflops * 1e12 or square_rate(dtype, self.distributed.device)
         return one * self.distributed.count
 
     def _read_figures(self, *, wait: bool = False) -> None:
@@ -201,8 +202,10 @@ class Trainer:
         if module is not None and log is not None:
             with torch.no_grad():
                 images = self.task.samples(self.step, module.to(self.distributed.device))
-            with self.run_folder.writing("a sample image", "samples"):
+            with self.run_folder.writing("a sample image", SAMPLES_FOLDER):
                 log.images(self.step, images)
+            if self.step == self.config.steps:
+                self._note(f"images of the model: {self.folder / SAMPLES_FOLDER}")
         self.distributed.wait()
 
     def _stop(self, number: int) -> NoReturn:

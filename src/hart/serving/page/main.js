@@ -28,13 +28,18 @@ async function watch() {
     const known = models.length > 0 && model().scales;
     models = await api.models();
     if (!known) offer();
-    at("status").textContent = STATES[models[0].state] ?? models[0].problem;
+    tell(models[0].state, STATES[models[0].state] ?? models[0].problem);
   } catch (error) {
     if (error.status === 401) askForKey();
-    at("status").textContent = error.message;
+    tell("failed", error.message);
   }
   clearTimeout(watching);
   watching = setTimeout(watch, models[0]?.state === "opening" ? 500 : 10000);
+}
+
+function tell(state, text) {
+  at("status").dataset.state = state;
+  at("status").textContent = text;
 }
 
 /** Models, sizes and styles, and the chosen model's settings. */
@@ -53,19 +58,27 @@ function offerModel() {
   const options = [...sizes.map((size) => new Option(shape(size), size)), ...ASPECTS.map((aspect) => new Option(aspect, aspect))];
   at("size").replaceChildren(...options);
   if (options.some(({ value }) => value === chosen)) at("size").value = chosen;
-  at("styles").replaceChildren(...(facts?.styles ?? []).map((style) => {
+  const style = chosenStyle();
+  at("styles").replaceChildren(...(facts?.styles ?? []).map((value) => {
     const chip = document.createElement("button");
     chip.type = "button";
-    chip.textContent = style;
-    chip.setAttribute("aria-pressed", "false");
-    chip.addEventListener("click", () => {
-      const on = chip.getAttribute("aria-pressed") !== "true";
-      for (const other of at("styles").children) other.setAttribute("aria-pressed", "false");
-      chip.setAttribute("aria-pressed", String(on));
-    });
+    chip.value = value;
+    chip.textContent = value.replace(/ style$/, "");
+    chip.addEventListener("click", () => press(value === chosenStyle() ? "" : value));
     return chip;
   }));
+  press(style);
+  at("style-choice").hidden = chips().length === 0;
   setModelDefaults();
+}
+
+const chips = () => [...at("styles").children];
+
+const chosenStyle = () => chips().find((chip) => chip.getAttribute("aria-pressed") === "true")?.value ?? "";
+
+/** Choose one style, or "" for none. */
+function press(style) {
+  for (const chip of chips()) chip.setAttribute("aria-pressed", String(chip.value === style));
 }
 
 /** "128x128" with its ratio: "1:1 (128 × 128)". */
@@ -95,10 +108,9 @@ function showValues() {
 
 /** The form's values; the chosen style stands behind the prompt. */
 function settings() {
-  const style = [...at("styles").children].find((chip) => chip.getAttribute("aria-pressed") === "true")?.textContent;
-  const prompt = form.prompt.value.trim();
+  const prompt = form.prompt.value.trim(), style = chosenStyle();
   return {
-    prompt: style && !prompt.toLowerCase().endsWith(style.toLowerCase()) ? `${prompt}, ${style}` : prompt,
+    prompt: style ? `${prompt}, ${style}` : prompt,
     negative_prompt: form.negative.value.trim(),
     seed: Number(form.seed.value),
     model: form.model.value || undefined,
@@ -125,8 +137,10 @@ async function run(path, chosen, count, fields = {}) {
   const mine = (running = new AbortController());
   say("");
   busy(true);
+  for (const old of at("current").querySelectorAll("img")) URL.revokeObjectURL(old.src);
   const tiles = Array.from({ length: count }, (_, index) => waitingTile({ ...chosen, seed: chosen.seed + index }));
   at("current").replaceChildren(...tiles.map(({ element }) => element));
+  if (matchMedia("(max-width: 46rem)").matches) at("stage").scrollIntoView(); // below the form
   const wanted = { ...chosen, ...fields, n: count, stream: true, partial_images: model(chosen.model)?.scales ?? 3, output_format: "png" };
   for (const [name, value] of Object.entries(wanted)) if (value === "" || value === undefined) delete wanted[name];
   try {
@@ -173,7 +187,7 @@ function waitingTile(chosen) {
   button.disabled = true;
   const note = document.createElement("span");
   note.className = "waiting";
-  note.textContent = "Waiting for its turn…";
+  note.textContent = model(chosen.model)?.state === "ready" ? "Waiting for its turn…" : "Opening the model…";
   button.append(note);
   const bar = document.createElement("progress");
   bar.setAttribute("aria-label", `Drawing ${chosen.prompt}`);
@@ -208,14 +222,15 @@ function waitingTile(chosen) {
         at("history-hint").textContent = "this browser does not keep them: download what you like";
         return { ...image, id: `unkept-${Math.random()}` };
       });
+      element.dataset.id = kept.id;
       images.unshift(kept);
       at("gallery").prepend(galleryTile(kept));
       button.addEventListener("click", () => viewer.open(kept, model(made.model)));
     },
     giveUp() {
-      if (!element.classList.contains("drawing")) return;
+      if (!picture.isConnected) element.remove();
+      element.classList.replace("drawing", "unfinished");
       bar.remove();
-      if (!picture.isConnected) note.textContent = "Not drawn";
     },
   };
 }
@@ -233,33 +248,40 @@ function galleryTile(image) {
   picture.alt = `${image.settings.prompt}, seed ${image.settings.seed}`;
   picture.loading = "lazy";
   picture.src = viewer.url(image.blob);
+  button.title = image.settings.prompt;
   button.append(picture);
   button.addEventListener("click", () => viewer.open(image, model(image.settings.model)));
-  const pick = document.createElement("input");
-  pick.type = "checkbox";
-  pick.className = "pick";
-  pick.setAttribute("aria-label", `Choose ${picture.alt} for comparison`);
-  pick.addEventListener("change", () => {
-    if (pick.checked) picked.add(image); else picked.delete(image);
-    at("compare").disabled = picked.size !== 2;
-  });
-  item.append(button, pick);
+  const tick = document.createElement("input");
+  tick.type = "checkbox";
+  tick.className = "pick";
+  tick.setAttribute("aria-label", `Choose ${picture.alt} for comparison`);
+  tick.addEventListener("change", () => pick(image, tick.checked));
+  item.append(button, tick);
   return item;
 }
 
-function forget(image) {
-  picked.delete(image);
+/** Choose an image for comparison, or no more; of three the first is let go. */
+function pick(image, on) {
+  if (on) picked.add(image); else picked.delete(image);
+  if (picked.size > 2) {
+    const [first] = picked;
+    picked.delete(first);
+    at("gallery").querySelector(`[data-id="${first.id}"] .pick`).checked = false;
+  }
   at("compare").disabled = picked.size !== 2;
-  images = images.filter((one) => one !== image);
-  const item = at("gallery").querySelector(`[data-id="${image.id}"]`);
-  URL.revokeObjectURL(item?.querySelector("img").src);
-  item?.remove();
 }
 
-/** Put settings into the form; the prompt as it was sent, with its style in words. */
+function forget(image) {
+  pick(image, false);
+  images = images.filter((one) => one !== image);
+  for (const tile of at("stage").querySelectorAll(`[data-id="${image.id}"]`)) {
+    URL.revokeObjectURL(tile.querySelector("img").src);
+    tile.remove();
+  }
+}
+
+/** Put settings into the form. */
 function restore(stored) {
-  form.prompt.value = stored.prompt;
-  for (const chip of at("styles").children) chip.setAttribute("aria-pressed", "false");
   form.negative.value = stored.negative_prompt ?? "";
   form.seed.value = stored.seed;
   form.reroll.checked = false;
@@ -267,6 +289,9 @@ function restore(stored) {
     form.model.value = stored.model;
     offerModel();
   }
+  const style = chips().map(({ value }) => value).find((value) => stored.prompt.endsWith(`, ${value}`)) ?? "";
+  form.prompt.value = style ? stored.prompt.slice(0, -style.length - 2) : stored.prompt;
+  press(style);
   if (stored.size) {
     if (![...form.size.options].some(({ value }) => value === stored.size)) form.size.add(new Option(shape(stored.size), stored.size));
     form.size.value = stored.size;
@@ -298,7 +323,7 @@ async function edit(image) {
   } catch {
     return say("That file is not an image that this browser can show.");
   }
-  editor.open(bitmap, image.settings.prompt, model(image.settings.model)?.step ?? 16, (work) => {
+  editor.open(bitmap, image.settings.prompt, model(image.settings.model)?.token_size ?? 16, (work) => {
     run("/v1/images/edits", { ...settings(), aspect: undefined, prompt: work.prompt || image.settings.prompt, size: work.size }, Number(form.count.value), {
       image: work.image,
       mask: work.mask,
@@ -344,6 +369,11 @@ form.addEventListener("submit", (event) => {
 form.addEventListener("input", showValues);
 at("stop").addEventListener("click", () => running?.abort());
 at("dice").addEventListener("click", roll);
+at("examples").addEventListener("click", (event) => {
+  if (!event.target.matches("button")) return;
+  form.prompt.value = event.target.textContent;
+  form.requestSubmit();
+});
 at("defaults").addEventListener("click", setModelDefaults);
 at("model").addEventListener("change", offerModel);
 at("compare").addEventListener("click", () => viewer.compare([...picked]));
