@@ -19,17 +19,6 @@ from hart.generation.logits import Candidates, filtered
 from hart.generation.noise import SeededNoise
 from hart.tokenizer.quantizer import next_scale_input
 from helpers import SCALES
-from models import save_tiny_class_model, save_tiny_text_model
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> HartPipeline:
-    return HartPipeline.from_pretrained(save_tiny_text_model(tmp_path_factory.mktemp("text")), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def classes(tmp_path_factory: pytest.TempPathFactory) -> HartPipeline:
-    return HartPipeline.from_pretrained(save_tiny_class_model(tmp_path_factory.mktemp("class")), device="cpu")
 
 
 @pytest.fixture(params=["text", "classes"])
