@@ -62,7 +62,7 @@ PASSED_ON = (
 class Replica:
     """The whole application, in a process of the cluster."""
 
-    async def __init__(self, options: ServeOptions, on_a_machine: int) -> None:
+    async def __init__(self, options: ServeOptions, on_a_machine: int) -> None:  # type: ignore[misc]  # Ray awaits it
         """on_a_machine: how many share a machine's processor. Returns once requests need not wait for the model."""
         # Ray lets a worker have one thread
         os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // on_a_machine))
@@ -116,12 +116,11 @@ def deployed(name: str, options: ServeOptions, count: int, *, on_gpus: bool, on_
     quiet = {"log_level": "WARNING", "enable_access_log": False}
     serve.start(proxy_location="Disabled", logging_config=quiet)
     deployment = serve.deployment(
-        Replica,
         num_replicas=count,
         ray_actor_options={"num_cpus": 0, "num_gpus": 1 if on_gpus else 0},
         max_ongoing_requests=options.queue_size + 1000,  # the queue has its own bound
         graceful_shutdown_timeout_s=options.timeout,
-    )
+    )(Replica)
     share = None if options.rate_limit is None else options.rate_limit / count
     app = deployment.bind(options.replace(rate_limit=share, log_requests=False), on_a_machine)
     return serve.run(app, name=name, route_prefix=None, logging_config=quiet)
