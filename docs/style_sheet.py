@@ -80,7 +80,7 @@ def main(file: str, model: str = "emoji") -> None:
     for y, row in enumerate(sheet):
         for x, image in enumerate(row):
             whole.paste(image.resize((TILE - 4, TILE - 4), Image.Resampling.LANCZOS), (x * TILE + 2, y * TILE + 2))
-    whole.save(file, quality=82)
+    whole.save(file, quality=70)
 
 
 if __name__ == "__main__":

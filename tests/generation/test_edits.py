@@ -129,6 +129,8 @@ def test_a_style_is_that_of_the_image_alone_wherever_its_parts_are(text: HartPip
 
     assert torch.equal(penalty(latent), penalty(other))
     torch.testing.assert_close(penalty(latent.flip(1)), penalty(latent))
+    edit = text.prepare_variation(picture(64, 1), style_strength=1, aspect="1:1")  # thinner than a token
+    assert penalty(latent).std() > 0
     style = Style(1.0, (quantizer.codebook.weight[[3, 5]],))
     costs = style.penalty(0, torch.zeros(1, len(latent)), quantizer)
     assert sorted(costs[0].topk(2, largest=False).indices.tolist()) == [3, 5]

@@ -46,7 +46,6 @@ STYLED = 0.7
 """Share of the scales at which a style reference is followed: finer ones would copy its parts."""
 STYLE_WEIGHT = 10.0
 """Nats that a code costs at strength 1 if it leaves its token as far from the reference's as codes are long (RMS)."""
-
 MAX_STYLE = 10.0
 """Times the usual strength of a style, beyond which nothing of the prompt is left."""
 
@@ -131,8 +130,9 @@ class Style:
     def penalty(self, k: int, inputs: Tensor, quantizer: MultiScaleQuantizer) -> Tensor:
         """(N_k, V), what a code costs: how far it leaves its token from the nearest of the source's.
 
-        inputs: (N_k, D), the sum of the scales before k. Code by code for one token after the other, to save memory.
+        inputs: (N_k, D), the sum of the scales before k.
         """
+        # one token after the other: all distances at once, (N_k, R, V), would be much memory
         distances = torch.stack([quantizer.distances(self.tokens[k] - sum_so_far).amin(dim=0) for sum_so_far in inputs])
         return self.strength * STYLE_WEIGHT * distances / quantizer.codebook.weight.float().square().sum(dim=1).mean()
 
@@ -249,7 +249,7 @@ def _style(edit: Edit, latent: Tensor, schedule: ScaleSchedule) -> Style:
     """The look of the source with this latent (D, h, w). Where the canvas is larger than it, it has none."""
     known = torch.ones(1, 1, *schedule.final)
     if edit.redraw is not None and not edit.redraw.all():
-        known -= _any_redrawn(edit.redraw, schedule.final).float()
+        known = F.adaptive_avg_pool2d((~edit.redraw).float()[None, None], tuple(schedule.final))
     known, tokens = known.to(latent.device, non_blocking=True), []
     for grid in schedule.grids[: int(STYLED * len(schedule))]:
         (share,), (means,) = next_scale_input(known, grid), next_scale_input(latent * known, grid)
