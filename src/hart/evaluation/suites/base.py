@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import Field
@@ -166,16 +167,21 @@ class Context(Generic[O_co]):
 
 @dataclass(frozen=True)
 class Suite(Generic[O]):
-    """name: of its command. description: one line. options: a configuration; each field is an option. run: measures.
-    install: what to `pip install` for the packages that it needs."""
+    """name: of its command. description: one line. options: a configuration; each field is an option.
+
+    run: measures; a function, or its place, "module:name", so that it is imported when it runs. install: what to
+        `pip install` for the packages that it needs.
+    """
 
     name: str
     description: str
     options: type[O]
-    run: Callable[[Context[O]], Result]
+    run: Callable[[Context[O]], Result] | str
     install: str = f"{DISTRIBUTION}[evaluate]"
 
     def __call__(self, context: Context[O]) -> Result:
         """Measure; the result has the suite's name and the options among its settings."""
-        result = self.run(context)
+        run: Callable[[Context[O]], Result]
+        run = resolve_name(self.run) if isinstance(self.run, str) else self.run
+        result = run(context)
         return replace(result, suite=self.name, settings=context.options.settings() | dict(result.settings))
