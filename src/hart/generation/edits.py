@@ -249,7 +249,7 @@ def _style(edit: Edit, latent: Tensor, schedule: ScaleSchedule) -> Style:
     """The look of the source with this latent (D, h, w). Where the canvas is larger than it, it has none."""
     known = torch.ones(1, 1, *schedule.final)
     if edit.redraw is not None and not edit.redraw.all():
-        known = F.adaptive_avg_pool2d((~edit.redraw).float()[None, None], tuple(schedule.final))
+        known = F.adaptive_avg_pool2d((~edit.redraw).float()[None, None], schedule.final)
     known, tokens = known.to(latent.device, non_blocking=True), []
     for grid in schedule.grids[: int(STYLED * len(schedule))]:
         (share,), (means,) = next_scale_input(known, grid), next_scale_input(latent * known, grid)
