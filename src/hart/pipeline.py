@@ -50,6 +50,7 @@ from hart.generation.request import (
 from hart.grids import ScaleSchedule
 from hart.inference.components import Components
 from hart.inference.editing import Editing
+from hart.inference.memory import require_memory
 from hart.sizes import requested_schedule
 from hart.types import ClassContext, Context, cat_contexts
 
@@ -118,7 +119,7 @@ class HartPipeline(Editing):
         check_callbacks(callback_on_scale=callback_on_scale, callback_on_batch=callback_on_batch)
         components = self._components  # for the whole call, whatever is loaded meanwhile
         if batch_size is None:
-            batch_size = 1 if components.device.type == "cpu" else GPU_BATCH
+            batch_size = _default_batch(components.device)
         request = checked_request(
             self.config,
             prompt,
@@ -158,6 +159,14 @@ class HartPipeline(Editing):
             [sampling for batch in batches for sampling in batch.sampling],
             batch_size,
         )
+
+    def require_memory(self, schedule: ScaleSchedule, batch_size: int | None = None, branches: int = 2) -> None:
+        """Raise `HartError` if images of this schedule, `batch_size` together, need more memory than there is.
+
+        branches: rows of an image: prompt and null half, and second prompts. A call does not ask.
+        """
+        parts = self._components
+        require_memory(self.config, parts, schedule, batch_size or _default_batch(parts.device), branches)
 
     @torch.inference_mode()
     def encode_prompt(self, prompt: Prompt | Iterable[Prompt]) -> Context:
@@ -297,6 +306,10 @@ def _states(
         second = second_prompts(images, encode, parts.device)
     generator = NextScaleGenerator(parts.hart, quantizer, settings, noise, schedule, edits)
     return generator.states(*contexts(images, encode, parts.device), second)
+
+
+def _default_batch(device: torch.device) -> int:
+    return 1 if device.type == "cpu" else GPU_BATCH
 
 
 def _warn(message: str) -> None:

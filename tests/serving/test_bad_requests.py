@@ -176,11 +176,12 @@ def test_a_mask_says_by_alpha_0_what_is_drawn_anew(server: Running) -> None:
     assert own is not None and own.mask is not None and own.mask.tobytes() == source.mask.tobytes()
 
 
-def test_variations_keep_half_of_the_scales_unless_told(server: Running) -> None:
-    for given, kept in (({}, 2), ({"kept_scales": "3"}, 3)):
+def test_variations_keep_scales_or_a_look(server: Running) -> None:
+    for given, kept in (({}, (None, 0)), ({"kept_scales": "3"}, (3, 0)), ({"style_strength": "1.5"}, (None, 1.5))):
         answer = edit(server, png(), route="variations", seed="1", **given)
         row = server.engine.batches[-1][0]
-        assert row.source is not None and row.source.kept_scales == kept and row.source.mask is None
+        assert row.source is not None and row.source.mask is None
+        assert (row.source.kept_scales, row.source.style_strength) == kept
         assert image_of(answer.json()["data"][0]["b64_json"]).tobytes() == drawn(row, FACTS.scales - 1).tobytes()
 
 

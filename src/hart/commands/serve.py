@@ -30,22 +30,22 @@ def serve(options: ServeOptions) -> None:
         from hart.serving.run import app_from_options, configure_logging
     if options.replicas is not None and not options.ray:
         raise HartError("--replicas: they are those of a Ray cluster: give --ray too")
-    listening = _listen(options.host, options.port)
-    host, port = listening.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    configure_logging()
-    app = _replicated(options, f"hart-{socket.gethostname()}-{port}") if options.ray else app_from_options(options)
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        limit_concurrency=options.queue_size + 1000,
-        lifespan="on",
-        timeout_graceful_shutdown=math.ceil(options.timeout),
-    )
-    typer.echo(f"http://{shown}:{port}", err=False)
-    uvicorn.Server(config).run(sockets=[listening])
+    with _listen(options.host, options.port) as listening:
+        host, port = listening.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        configure_logging()
+        app = _replicated(options, f"hart-{socket.gethostname()}-{port}") if options.ray else app_from_options(options)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=options.queue_size + 1000,
+            lifespan="on",
+            timeout_graceful_shutdown=math.ceil(options.timeout),
+        )
+        typer.echo(f"http://{shown}:{port}", err=False)
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 def _replicated(options: ServeOptions, name: str) -> Any:

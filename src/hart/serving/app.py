@@ -25,6 +25,7 @@ from hart.serving.errors import error_response
 from hart.serving.models import Models, ServedModel
 from hart.serving.schemas import ApiError, Edit, Generation, Variation
 from hart.serving.server import Limits, Server
+from hart.serving.signing import ContentCredentials
 from hart.sizes import ImageSize
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def create_app(
     checker: PromptChecker,
     access: Access | None = None,
     limits: Limits | None = None,
+    credentials: ContentCredentials | None = None,
     log_requests: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> FastAPI:
@@ -46,7 +48,7 @@ def create_app(
     before it stops. `app.state.server` is its `Server`."""
     from hart import __version__
 
-    server = Server(models, checker, access or Access(), limits or Limits(), clock)
+    server = Server(models, checker, access or Access(), limits or Limits(), clock, credentials)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -96,9 +98,9 @@ def _add_images(app: FastAPI, server: Server) -> None:
         asked = from_form(form, Variation)
         image = _file(form, "image")
 
-        def source(engine: Engine) -> Source:
-            kept = engine.facts.scales // 2 if asked.kept_scales is None else asked.kept_scales
-            return Source(_rgb(decoded(image, "image")), _sha256(image), kept_scales=kept)
+        def source(_: Engine) -> Source:
+            picture, digest = _rgb(decoded(image, "image")), _sha256(image)
+            return Source(picture, digest, kept_scales=asked.kept_scales, style_strength=asked.style_strength)
 
         return await server.answer(request, asked, source)
 

@@ -26,6 +26,7 @@ from hart.serving.schemas import (
     Usage,
     wanted_size,
 )
+from hart.serving.signing import ContentCredentials
 from hart.sizes import ImageSize
 
 STEPS = ("maskgit_steps", "diffusion_steps")
@@ -42,6 +43,7 @@ class Order:
     facts: ModelFacts
     rows: Sequence[Row]
     notes: list[str]
+    credentials: ContentCredentials | None = None
 
     @property
     def size(self) -> str:
@@ -62,14 +64,16 @@ class Order:
 
     def encoded(self, event: Preview | Finished) -> str:
         """The event's image in base64."""
-        row = self.rows[event.row]
+        made_by = record(self.rows[event.row], self.facts, self.model)
         content = encoded(
             event.image,
-            record(row, self.facts, self.model),
+            made_by,
             self.form,
             100 if self.request.output_compression is None else self.request.output_compression,
             preview=isinstance(event, Preview),
         )
+        if self.credentials is not None and isinstance(event, Finished):
+            content = self.credentials.signed(content, self.form, made_by)
         return base64.b64encode(content).decode()
 
     def usage(self, images: int) -> Usage:
@@ -89,6 +93,7 @@ def order(
     max_steps: int,
     new_seed: int,
     source: Source | None = None,
+    credentials: ContentCredentials | None = None,
 ) -> Order:
     """The rows that a request asks for. max_steps: see `ServeOptions`. new_seed: of one that gives none.
 
@@ -109,7 +114,7 @@ def order(
     rows = [replace(first, seed=seed + i) for i in range(request.n or 1)]
     for text in (prompt, negative):
         notes += engine.remarks(text) if text else []
-    return Order(request, model.name, engine.facts, rows, notes)
+    return Order(request, model.name, engine.facts, rows, notes, credentials)
 
 
 def _size(request: ImageRequest, engine: Engine, source: Source | None) -> tuple[Size, list[str]]:

@@ -119,7 +119,9 @@ class PipelineEngine:
             raise NotOffered("this model draws classes and does not edit images: use /v1/images/generations")
         canvas = str(ImageSize(*size))
         if source.mask is None:
-            return self.pipe.prepare_variation(source.image, kept_scales=source.kept_scales, size=canvas)
+            return self.pipe.prepare_variation(
+                source.image, kept_scales=source.kept_scales, style_strength=source.style_strength, size=canvas
+            )
         kept = source.kept_scales or 0
         return self.pipe.prepare_edit(source.image, source.mask, kept_scales=kept, size=canvas)
 

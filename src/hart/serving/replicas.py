@@ -62,8 +62,8 @@ PASSED_ON = (
 class Replica:
     """The whole application, in a process of the cluster."""
 
-    async def __init__(self, options: ServeOptions, on_a_machine: int) -> None:  # type: ignore[misc]
-        """Ray waits for it: no request comes before the model is open. on_a_machine: how many share its processor."""
+    async def __init__(self, options: ServeOptions, on_a_machine: int) -> None:  # type: ignore[misc]  # Ray awaits it
+        """on_a_machine: how many share a machine's processor. Returns once requests need not wait for the model."""
         # Ray lets a worker have one thread
         os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // on_a_machine))
         configure_logging()

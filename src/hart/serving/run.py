@@ -13,6 +13,7 @@ from hart.serving.engine import Engine
 from hart.serving.models import Models, OpenModel
 from hart.serving.options import ServeOptions
 from hart.serving.server import Limits
+from hart.serving.signing import ContentCredentials
 
 
 def app_from_options(options: ServeOptions) -> FastAPI:
@@ -22,6 +23,7 @@ def app_from_options(options: ServeOptions) -> FastAPI:
         Models({name: _opener(source, options) for name, source in options.models().items()}),
         checker=prompt_checker(options.prompt_check, options.device),
         access=Access(options.keys(), options.hosts()),
+        credentials=None if (files := options.signing()) is None else ContentCredentials(*files),
         limits=Limits(
             options.batch_size,
             options.queue_size,

@@ -20,6 +20,7 @@ from hart.serving.models import Models, ServedModel
 from hart.serving.orders import Order, Subscription, answer, job, order, stream
 from hart.serving.scheduler import DeadlinePassed, QueueFull, Scheduler
 from hart.serving.schemas import ImageRequest
+from hart.serving.signing import ContentCredentials
 from hart.serving.streaming import EventStream, while_here
 from hart.serving.worker import Worker
 
@@ -44,9 +45,16 @@ class Server:
     """What the routes share. Made inside the running event loop's process, started and stopped by the app."""
 
     def __init__(
-        self, models: Models, checker: PromptChecker, access: Access, limits: Limits, clock: Callable[[], float]
+        self,
+        models: Models,
+        checker: PromptChecker,
+        access: Access,
+        limits: Limits,
+        clock: Callable[[], float],
+        credentials: ContentCredentials | None = None,
     ) -> None:
         self.models, self.checker, self.access, self.limits = models, checker, access, limits
+        self.credentials = credentials
         self.metrics = Metrics()
         self.bodies = Bodies(limits.body_seconds)
         self.rates = RateLimit(limits.images_per_minute, clock)
@@ -114,15 +122,8 @@ class Server:
         source: Callable[[Engine], Source] | None,
     ) -> Order:
         """In a thread: decoding images, reading and judging prompts take a while."""
-        return order(
-            asked,
-            model,
-            engine,
-            self.checker,
-            self.limits.max_steps,
-            new_seed,
-            None if source is None else source(engine),
-        )
+        begun = None if source is None else source(engine)
+        return order(asked, model, engine, self.checker, self.limits.max_steps, new_seed, begun, self.credentials)
 
     async def _events(self, ordered: Order, events: Subscription) -> AsyncIterator[dict[str, Any] | None]:
         """The stream, with an error as its last event if there is one."""
