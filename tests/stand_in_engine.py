@@ -16,7 +16,7 @@ from hart.serving.engine import ModelFacts, OutOfMemory, Row, Size, Source
 
 SCALES = 4
 SIZES = ((16, 16), (32, 16), (16, 32))
-FACTS = ModelFacts(SIZES, SCALES, SamplingConfig(), edits=True, variations=True)
+FACTS = ModelFacts(SIZES, SCALES, SamplingConfig(), token_size=8, styles=("blue style",), edits=True, variations=True)
 TOKENS = 30
 
 
@@ -41,6 +41,8 @@ class StandInEngine:
     sampled: list[list[int]] = field(default_factory=list)
     """The seeds of the rows of every scale that was sampled."""
     open_gate: threading.Event = field(default_factory=threading.Event)
+    asked: int = 0
+    """Calls of `row`."""
     clock: list[float] = field(default_factory=lambda: [0.0])
     """Advances by a second a scale."""
 
@@ -63,6 +65,7 @@ class StandInEngine:
         settings: Mapping[str, Any],
         source: Source | None = None,
     ) -> Row:
+        self.asked += 1
         given = {name: value for name, value in settings.items() if value is not None}
         if source is None and not prompt.strip():
             raise HartError("prompt 1 is empty: describe what to generate")

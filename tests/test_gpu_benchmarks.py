@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
-import queue
+import os
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -26,22 +26,22 @@ def module(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-@pytest.mark.slow
+class InThisProcess:
+    """A part's process that is none, which saves its start. Its command is the real one."""
+
+    def __init__(self, command: list[str], **_: Any) -> None:
+        stream = io.StringIO()
+        gpu = module("gpu")
+        gpu.run_part(gpu.parse(command[command.index("--part") :]), stream)
+        self.stdout = io.BytesIO(stream.getvalue().encode())
+
+    def wait(self) -> int:
+        return 0
+
+
 def test_all_parts_run_and_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two of the parts in this process, which saves their start; the last in its own."""
     gpu, correctness = module("gpu"), module("gpu_parts.correctness")
-    apart = gpu.Run._process
-
-    def process(run: Any, name: str, part: Any, end: float) -> int | None:
-        if name == "training":
-            return int(apart(run, name, part, end))
-        stream, messages = io.StringIO(), queue.Queue[str | None]()
-        gpu.run_part(gpu.parse(["--part", name, "--seconds", "100000", "--device", "cpu", "--tiny"]), stream)
-        for line in (*stream.getvalue().splitlines(), None):
-            messages.put(line)
-        return int(run._follow(SimpleNamespace(wait=lambda: 0), messages, part, end))
-
-    monkeypatch.setattr(gpu.Run, "_process", process)
+    monkeypatch.setattr(gpu, "subprocess", SimpleNamespace(Popen=InThisProcess, PIPE=None))
     # the file that pytest runs there runs with all the others too
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_devices.py").write_text("def test_nothing(): pass\n")
@@ -95,6 +95,18 @@ def test_a_measurement_that_fails_is_a_row_and_the_next_one_runs() -> None:
     assert rows["odd"]["error"] == "ValueError: two"
     assert rows["sound"]["x"] == 1
     assert "left out" in rows["late"]["error"] and list(rows) == ["large", "odd", "sound", "late"]
+
+
+def test_reports_have_standard_output_for_themselves(capfd: pytest.CaptureFixture[str]) -> None:
+    kept = os.dup(1)
+    try:
+        with module("gpu_parts.cells").report_stream() as stream:
+            os.write(1, b"a print")
+            stream.write("{}")
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+    assert capfd.readouterr() == ("{}", "a print")
 
 
 STUB = """

@@ -74,8 +74,8 @@ class Cells:
             sys.stderr.write("the device is broken: this process ends\n")
             sys.stderr.flush()
             os._exit(BROKEN_DEVICE)
-        gc.collect()
         if self.device.type == "cuda":
+            gc.collect()
             torch.cuda.empty_cache()
 
     def _broken(self) -> bool:

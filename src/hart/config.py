@@ -75,6 +75,8 @@ Aspect = Annotated[str, AfterValidator(_aspect)]
 """Width and height as in `16:9`, see `hart.grids.parsed_aspect`."""
 Scales = Annotated[Listed[int], AfterValidator(_schedule)]
 """Sizes of square token maps, see `ScaleSchedule.square`."""
+Style = Annotated[str, Field(min_length=1, max_length=100)]
+"""Words that training captions name a style by, such as `noto style`: after a comma they end a prompt."""
 
 
 class TokenizerConfig(Config):
@@ -300,6 +302,8 @@ class HartConfig(Config):
     sampling: SamplingConfig = SamplingConfig()
     aspects: Listed[Aspect] = ()
     """Aspect ratios such as 16:9 that it was trained at, by default the square; it generates any (`hart.sizes`)."""
+    styles: Listed[Style] = ()
+    """Styles that prompts can ask for, which the page of `hart serve` offers."""
     format_version: Annotated[int, AfterValidator(_readable)] = FORMAT_VERSION
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from hart.errors import HartError
@@ -164,3 +165,16 @@ def without_memory() -> Iterator[None]:
     """Modules that are built inside have shapes and types, on the meta device, and neither memory nor values."""
     with torch.device("meta"), _WithoutValues():
         yield
+
+
+def give_memory(module: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> None:
+    """Give a module that was built `without_memory` memory of any content. dtype: None keeps the types.
+
+    As `Module.to_empty`, for which PyTorch imports its compiler and symbolic algebra: over a second.
+    """
+
+    def empty(tensor: torch.Tensor) -> torch.Tensor:
+        kept = tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype
+        return torch.empty(tensor.shape, dtype=kept, device=device)
+
+    module._apply(empty)

@@ -13,7 +13,7 @@ from command_line import outputs, refused, run
 from hart import HartError, HartPipeline
 from hart.checkpoint.loading import load_model, save_model
 from hart.checkpoint.lora import add_lora, save_lora
-from hart.checkpoint.storage import CONFIG_FILE, HART_FILE, read_safetensors
+from hart.checkpoint.storage import CONFIG_FILE, HART_FILE, SCORER_FILE, read_safetensors
 from hart.config import HartConfig, TextConditioning, TextEncoderConfig
 from hart.text_encoder import load_text_encoder
 from helpers import tiny_model, tiny_text_config
@@ -63,6 +63,21 @@ def test_a_merged_model_generates_as_the_adapters_do(model: Path, adapter: Path,
         assert image(opened(tmp_path / "own")).tobytes() == image(pipe).tobytes() != plain
     finally:
         shutil.move(tmp_path / "elsewhere", model)
+
+
+def test_the_scorer_of_best_of_n_goes_with_the_model(tmp_path: Path) -> None:
+    model = save_tiny_text_model(tmp_path / "model")
+    (model / SCORER_FILE).write_bytes(b"references")
+    opened(model).save_pretrained(tmp_path / "saved")
+    assert outputs(run("convert", model, tmp_path / "converted", "--dtype", "int8")) == [tmp_path / "converted"]
+    for folder in ("saved", "converted"):
+        assert (tmp_path / folder / SCORER_FILE).read_bytes() == b"references"
+    with pytest.raises(HartError, match="already holds a model"):
+        opened(model).save_pretrained(tmp_path / "saved")
+    (tmp_path / "partial").mkdir()
+    (tmp_path / "partial" / SCORER_FILE).touch()
+    with pytest.raises(HartError, match=SCORER_FILE):
+        opened(model).save_pretrained(tmp_path / "partial")
 
 
 def test_a_merged_model_in_half_precision_is_near(model: Path, adapter: Path, tmp_path: Path) -> None:

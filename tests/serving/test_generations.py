@@ -33,9 +33,11 @@ def expected(
 
 
 def test_images_of_a_prompt(server: Running) -> None:
+    asked = server.engine.asked
     answer = server.openai.images.generate(
         prompt="a cat", n=3, extra_body={"seed": 5, "guidance_scale": 2.0, "top_k": 0}
     )
+    assert server.engine.asked == asked + 1  # whatever it checks is the same for all images
     assert (answer.size, answer.output_format, answer.background) == ("16x16", "png", "opaque")
     assert answer.usage is not None and answer.usage.total_tokens == 3 * TOKENS
     assert answer.data is not None
@@ -160,6 +162,7 @@ def test_models_are_listed_with_what_they_draw(server: Running) -> None:
     assert model.id == "tiny"
     about: Any = model.model_extra
     assert about["sizes"] == ["16x16", "32x16", "16x32"] and about["scales"] == SCALES
+    assert about["token_size"] == 8 and about["styles"] == ["blue style"]
 
 
 def test_a_slow_reader_gets_fewer_previews_and_holds_no_more_memory() -> None:

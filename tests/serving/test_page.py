@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from typing import Any
 
 import pytest
 from PIL import Image
+
+from hart.generation.metadata import read_record
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("fastapi")
@@ -125,11 +128,19 @@ def test_history_survives_a_reload_and_gives_settings_back(page: Any) -> None:
     assert page.get_by_label("Seed", exact=True).input_value() == "4"
 
 
-def test_a_file_restores_its_settings(page: Any, address: str, tmp_path: Path) -> None:
+def test_a_file_restores_its_settings_dropped_or_chosen(page: Any, address: str, tmp_path: Path) -> None:
     stored = tmp_path / "stored.png"
     stored.write_bytes(from_api(address, prompt="a blue fish", seed=12, guidance_scale=4, top_p=0.5))
+    script = """bytes => {
+        const data = new DataTransfer();
+        data.items.add(new File([Uint8Array.from(bytes)], "stored.png", {type: "image/png"}));
+        return data;
+    }"""
+    data = page.evaluate_handle(script, list(stored.read_bytes()))
+    page.locator("body").dispatch_event("drop", {"dataTransfer": data})
+    sync_api.expect(page.get_by_label("Prompt", exact=True)).to_have_value("a blue fish")
+    page.get_by_label("Prompt", exact=True).fill("something else")
     page.locator("#open-file").set_input_files(stored)
-    page.wait_for_selector("#seed")
     page.get_by_text("More settings").click()
     wanted = {"Prompt": "a blue fish", "Seed": "12"}
     for label, value in wanted.items():
@@ -145,11 +156,12 @@ def test_a_file_restores_its_settings(page: Any, address: str, tmp_path: Path) -
 
 
 def test_two_images_stand_side_by_side(page: Any) -> None:
-    draw(page, "a red apple", count=2, seed=1)
-    for place in range(2):
+    draw(page, "a red apple", count=3, seed=1)
+    for place in range(3):  # the third takes the place of the first
         page.locator("#gallery .pick").nth(place).check(force=True)
+    assert [tick.is_checked() for tick in page.locator("#gallery .pick").all()] == [False, True, True]
     page.get_by_role("button", name="Compare two").click()
-    assert sorted(page.locator("#comparison dd").all_inner_texts()) == ["1", "2"]
+    assert len(page.locator("#comparison dd").all_inner_texts()) == 2
 
 
 def test_another_shape_is_drawn_and_kept_in_the_settings(page: Any) -> None:
@@ -162,13 +174,27 @@ def test_another_shape_is_drawn_and_kept_in_the_settings(page: Any) -> None:
     assert page.get_by_label("Shape").input_value() == f"{width}x{height}"
 
 
+def test_a_style_ends_the_prompt_and_comes_back_with_the_settings(page: Any, address: str) -> None:
+    chip = page.get_by_role("group", name="Style").get_by_role("button", name="twemoji", exact=True)
+    chip.click()
+    draw(page, "a red apple", seed=1)
+    wanted = from_api(address, prompt="a red apple, twemoji style", seed=1)
+    assert pixels(page, "#gallery img") == opened(wanted)
+    chip.click()
+    assert chip.get_attribute("aria-pressed") == "false"
+    page.locator("#gallery .open").first.click()
+    page.get_by_role("button", name="Use these settings").click()
+    assert page.get_by_label("Prompt", exact=True).input_value() == "a red apple"
+    assert chip.get_attribute("aria-pressed") == "true"
+
+
 def test_a_wrong_request_is_explained(page: Any) -> None:
     page.get_by_label("Prompt", exact=True).fill("x " * 400)
     page.route("**/v1/images/generations", lambda route: route.fulfill(
         status=400, json={"error": {"message": "prompt: too long", "type": "x", "param": "prompt", "code": None}}
     ))  # fmt: skip
     page.keyboard.press("Control+Enter")
-    sync_api.expect(page.get_by_role("alert")).to_have_text("prompt: too long")
+    sync_api.expect(page.get_by_role("alert")).to_have_text("Prompt: too long.")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -197,19 +223,39 @@ def test_painting_redraws_what_is_painted_alone(page: Any) -> None:
     before = pixels(page, "#gallery img")
     page.locator("#gallery .open").first.click()
     page.get_by_role("button", name="Edit", exact=True).click()
+    assert page.get_by_role("button", name="Draw the edit").is_disabled()  # nothing is painted
     box = page.locator("#canvas").bounding_box()
     across, down = box["x"] + box["width"] / 2, box["y"] + box["height"] / 4
     page.mouse.move(across - box["width"] / 4, down)
     page.mouse.down()
     page.mouse.move(across + box["width"] / 4, down, steps=5)
     page.mouse.up()
-    page.get_by_label("What stands there instead").fill("a blue fish")
+    page.get_by_label("What the whole image shows afterwards").fill("a blue fish")
     page.get_by_role("button", name="Draw the edit").click()
     page.locator("#gallery li").nth(1).wait_for()
     after = pixels(page, "#gallery img")
     lower_half = len(before) // 2
     assert after != before
     assert after[lower_half:] == before[lower_half:]
+    page.locator("#gallery .open").first.click()
+    assert not page.get_by_text("Copy as").is_visible()  # a prompt alone does not make it again
+    page.get_by_role("button", name="Older").click()
+    assert page.get_by_text("Copy as").is_visible()
+
+
+def test_it_begins_with_examples_and_returns_to_them(page: Any) -> None:
+    welcome = page.get_by_role("heading", name="What shall it be?")
+    assert welcome.is_visible() and not page.get_by_role("heading", name="History").is_visible()
+    page.locator("#count").fill("1")
+    page.get_by_role("button", name="a red apple").click()
+    page.locator("#current .tile:not(.drawing) .open").click()
+    assert not welcome.is_visible()
+    page.get_by_label("Coarse to fine").focus()
+    page.keyboard.press("Home")
+    page.get_by_role("button", name="Watch it grow").click()
+    sync_api.expect(page.locator("#scale-value")).to_have_text("finished")
+    page.get_by_role("button", name="Delete", exact=True).click()
+    assert welcome.is_visible() and page.locator("#stage .tile").count() == 0
 
 
 def test_the_canvas_grows_and_variations_keep_the_coarse_scales(page: Any) -> None:
@@ -223,3 +269,27 @@ def test_the_canvas_grows_and_variations_keep_the_coarse_scales(page: Any) -> No
     page.locator("#gallery .open").last.click()
     page.get_by_role("button", name="Draw variations").click()
     page.locator("#gallery li").nth(2).wait_for()
+
+
+def test_an_image_of_others_is_there_to_be_edited_and_to_lend_its_look(page: Any, tmp_path: Path) -> None:
+    Image.new("RGB", (2048, 1024), "blue").save(tmp_path / "holiday.jpg")
+    page.locator("#open-file").set_input_files(tmp_path / "holiday.jpg")
+    page.get_by_role("heading", name="holiday.jpg").wait_for()
+    assert not page.get_by_role("button", name="Use these settings").is_visible()
+    assert page.get_by_role("button", name="Draw in this look").is_visible()
+    page.get_by_role("button", name="Edit", exact=True).click()
+    sync_api.expect(page.locator("#canvas-size")).to_have_text(re.compile("512 . 256 px"))
+
+
+def test_something_else_is_drawn_in_the_look_of_an_image(page: Any) -> None:
+    draw(page, "a blue heart", seed=0)
+    page.locator("#gallery .open").first.click()
+    page.get_by_label("What to draw", exact=True).fill("a house")
+    page.get_by_role("button", name="Draw in this look").click()
+    page.locator("#gallery li").nth(1).wait_for()
+    page.locator("#gallery .open").first.click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download PNG").click()
+    record = read_record(Path(download.value.path()))
+    assert record.prompt == "a house" and record.settings.edit is not None
+    assert (record.settings.edit.style_strength, record.settings.edit.kept_scales) == (1, 0)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from hart.checkpoint.loading import load_model, save_model
@@ -194,11 +195,19 @@ def test_an_adapter_is_trained_resumed_saved_and_drawn_with(tmp_path: Path) -> N
     given = recipe(
         tiny_text_config(), tokenizer=base, text_encoder=base, init_from=base, lora=LoraConfig(rank=2, alpha=8)
     )
+    given = given.replace(trainer=given.trainer.replace(sample_every=given.trainer.steps))
     task = TransformerTask(given, captioned_images(3))
     before = {name: value.clone() for name, value in task.module.state_dict().items()}
     Trainer(task, given, tmp_path / "whole").run()
     changed = differing(before, task.module.state_dict())
     assert changed and all("lora_" in name for name in changed), "the model under the adapter stays as it is"
+
+    (sheet,) = (tmp_path / "whole" / "samples").iterdir()
+    whole = Image.open(sheet)
+    above, below = (whole.crop((0, top, whole.width, top + whole.height // 2)) for top in (0, whole.height // 2))
+    unadapted = TransformerTask(given.replace(lora=None), captioned_images(3))
+    (plain,) = unadapted.samples(0, load_model(Path(base)).hart).values()
+    assert above.tobytes() == plain.tobytes() != below.tobytes(), "what the model makes without the adapter is above"
 
     first = given.replace(trainer=given.trainer.replace(steps=1))
     Trainer(TransformerTask(first, captioned_images(3)), first, tmp_path / "parts").run()

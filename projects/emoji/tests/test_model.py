@@ -10,6 +10,7 @@ import torch
 
 from hart import HartPipeline
 from hart.training import TransformerRecipe
+from hart_emoji.data.build import STYLES
 from hart_emoji.text.retrieval import accuracy, read_synonyms, retrieve
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -31,6 +32,12 @@ def test_synonyms_mean_what_they_should(pipe: HartPipeline) -> None:
     results = retrieve(embed, synonyms, names)
     assert accuracy(results, 5) >= 0.95
     assert {r.rank for r in results if r.prompt in ("puppy", "automobile")} == {1}
+
+
+def test_it_offers_the_styles_that_its_captions_name(pipe: HartPipeline) -> None:
+    assert pipe.config.styles == tuple(f"{style.word} style" for style in STYLES.values())
+    for recipe in ("transformer", "further"):
+        assert TransformerRecipe.read(RECIPES / f"{recipe}.toml").styles == pipe.config.styles
 
 
 @pytest.mark.parametrize("recipe", ["transformer", "lora"])

@@ -28,7 +28,7 @@ from hart.checkpoint.storage import (
     save_module,
 )
 from hart.config import HartConfig, TextEncoderConfig
-from hart.devices import dtype_name, machine_memory, without_memory
+from hart.devices import dtype_name, give_memory, machine_memory, without_memory
 from hart.errors import HartError
 from hart.files import user_path, write_text
 from hart.layers.quantized import dequantize_linears
@@ -278,7 +278,7 @@ def random_model(
             f"{available / 2**30:.0f} GiB of memory"
         )
     for module in modules:
-        module.to(dtype).to_empty(device=generator.device)
+        give_memory(module, generator.device, dtype)
         for layer in module.modules():
             _fill(layer, generator)
     return modules

@@ -145,9 +145,7 @@ def merge_lora(hart: Hart, folder: Path, scale: float = 1.0, *, model: str = "th
     _check(peft, hart.transformer, config, tensors, folder, model)
     tuner = _inject(peft, hart.transformer, config)
     peft.set_peft_model_state_dict(hart.transformer, tensors, adapter_name=ADAPTER)
-    for module in hart.transformer.modules():
-        if isinstance(module, peft.tuners.lora.LoraLayer):
-            module.set_scale(ADAPTER, scale)
+    scale_lora(hart, scale)
     with torch.no_grad():
         tuner.merge_and_unload()
     if not all(weight.isfinite().all() for weight in hart.transformer.parameters()):
@@ -155,6 +153,14 @@ def merge_lora(hart: Hart, folder: Path, scale: float = 1.0, *, model: str = "th
             f"{folder}: merged at scale {scale:g}, it takes weights out of the range of their type: lower the scale, "
             "unless the adapter is damaged"
         )
+
+
+def scale_lora(hart: Hart, scale: float) -> None:
+    """Let the adapters beside a model's weights act `scale` times as strongly as trained; 0: not at all."""
+    peft = _peft()
+    for module in hart.transformer.modules():
+        if isinstance(module, peft.tuners.lora.LoraLayer):
+            module.set_scale(ADAPTER, scale)
 
 
 def has_lora(hart: Hart) -> bool:

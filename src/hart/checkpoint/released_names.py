@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from torch import Tensor
 
@@ -113,12 +114,18 @@ def _tokenizer_rows(config: TokenizerConfig) -> Iterator[Row]:
         yield f"{name}.{{p}}", f"{name}.{{p}}"
 
 
-def _translated(name: str, source: str, target: str) -> str | None:
-    """`name` as `target` has it, if it matches `source`."""
-    pattern = re.escape(source)
+@cache
+def _pattern(name: str) -> re.Pattern[str]:
+    """What a name of a row stands for."""
+    pattern = re.escape(name)
     for placeholder, expression in PLACEHOLDERS.items():
         pattern = pattern.replace(re.escape(placeholder), expression)
-    match = re.fullmatch(pattern, name)
+    return re.compile(pattern)
+
+
+def _translated(name: str, source: str, target: str) -> str | None:
+    """`name` as `target` has it, if it matches `source`."""
+    match = _pattern(source).fullmatch(name)
     return target.format(**match.groupdict()) if match is not None else None
 
 

@@ -8,6 +8,7 @@ A model of this project is a folder:
     text_encoder.safetensors    the compact text encoder, if the model has one
     word_pieces.json            its word pieces, read by the tokenizers library
     known_words.json            words that it reads as they are, others as the nearest name; optional
+    scorer.safetensors          what its images are compared with by best of n; optional
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.safetensors"
 HART_FILE = "hart.safetensors"
 TEXT_ENCODER_FILE = "text_encoder.safetensors"
+SCORER_FILE = "scorer.safetensors"
 
 WEIGHT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """Types of stored weights. Those of 8 bits need a scale: see `hart.layers.quantized.QuantizedLinear`."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hart.commands.console import Report, progress, prompt_notes, scale_reporter, writable_folder
+from hart.commands.console import progress, prompt_notes, writable_folder
 from hart.commands.from_config import options_from_config
 from hart.commands.generate import (
     DEFAULT_MODEL,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from hart.generation.edits import Edit
     from hart.pipeline import HartPipeline
 
+Drawing = tuple[Callable[..., object], dict[str, Any]]
+"""A call of a pipeline that lacks the settings of the command, and what its images' records say of it."""
 ImageArgument = Annotated[Path, typer.Argument(help="Image file.", show_default=False)]
 
 
@@ -52,13 +55,11 @@ def edit(
 ) -> None:
     """Redraw a part of an image: under a mask, where it is transparent, where another --size or --aspect leaves it
     empty, or what PROMPT says otherwise than --source-prompt. All else stays to the pixel, but with --source-prompt."""
-    from hart.data.images import open_image
+    source, files = _opened(image, "image")
+    covering, of_mask = (None, {}) if mask is None else _opened(mask, "mask")
 
-    source, covering = open_image(image), None if mask is None else open_image(mask)
-    files = _digests(image, mask)
-
-    def prepared(pipe: HartPipeline) -> Edit:
-        return pipe.prepare_edit(
+    def prepared(pipe: HartPipeline) -> Drawing:
+        made = pipe.prepare_edit(
             source,
             covering,
             source_prompt=None if source_prompt is None else prompts_for(pipe, [source_prompt])[0],
@@ -67,8 +68,9 @@ def edit(
             size=options.size,
             aspect=options.aspect,
         )
+        return _edited(options, pipe, made, prompt, files | of_mask | {"source_prompt": source_prompt})
 
-    _draw(options, settings, prompt, prepared, files | {"source_prompt": source_prompt})
+    _draw(options, settings, prepared)
 
 
 @sampling_options
@@ -79,18 +81,28 @@ def vary(
     settings: Any,
     prompt: Annotated[str | None, typer.Argument(help="What the images show; by default left open.")] = None,
     kept_scales: Annotated[
-        int | None, typer.Option(help="How many first scales are the image's; by default half of them.")
+        int | None,
+        typer.Option(help="How many first scales are the image's; by default half of them, none with a style."),
     ] = None,
+    style_strength: Annotated[
+        float, typer.Option(help="In place of its scales: how far images have the image's look, 1 for clearly.")
+    ] = 0.0,
 ) -> None:
-    """Generate images that have an image's coarse scales, so its layout and colours, and finer ones of their own."""
-    from hart.data.images import open_image
+    """Generate images that have an image's coarse scales, so its layout and colours, and finer ones of their own; or,
+    by --style-strength, its look alone."""
+    source, files = _opened(image, "image")
 
-    source, files = open_image(image), _digests(image, None)
+    def prepared(pipe: HartPipeline) -> Drawing:
+        made = pipe.prepare_variation(
+            source,
+            kept_scales=kept_scales,
+            style_strength=style_strength,
+            size=options.size,
+            aspect=options.aspect,
+        )
+        return _edited(options, pipe, made, prompt, files)
 
-    def prepared(pipe: HartPipeline) -> Edit:
-        return pipe.prepare_variation(source, kept_scales=kept_scales, size=options.size, aspect=options.aspect)
-
-    _draw(options, settings, prompt, prepared, files)
+    _draw(options, settings, prepared)
 
 
 @sampling_options
@@ -110,10 +122,8 @@ def mix(
 ) -> None:
     """Generate images of two prompts: usually the form of the first in the look of the second."""
     given = None if weights is None else _numbers(weights)
-    writable_folder(options.out)
-    total = options.images_per_prompt or 1
-    with progress(f"loading {options.model or DEFAULT_MODEL}") as report, prompt_notes():
-        pipe = open_model(options)
+
+    def prepared(pipe: HartPipeline) -> Drawing:
         from hart.generation.metadata import MixSettings
         from hart.inference.editing import mix_weights
         from hart.sizes import requested_schedule
@@ -121,71 +131,46 @@ def mix(
         schedule = requested_schedule(pipe.config, size=options.size, aspect=options.aspect)
         shares = mix_weights(len(schedule), given, switch)
         pipe.require_memory(schedule, options.batch_size, branches=3)
-        writer = ImageWriter(options, total, mix=MixSettings(second, shares))
-        with says_what_is_kept(writer):
-            pipe.mix(
-                prompts_for(pipe, [first, second]),
-                shares,
-                size=options.size,
-                aspect=options.aspect,
-                **_call(options, settings, pipe, writer, report),
-            )
+        both = prompts_for(pipe, [first, second])
+        call = partial(pipe.mix, both, shares, size=options.size, aspect=options.aspect)
+        return call, {"mix": MixSettings(second, shares)}
+
+    _draw(options, settings, prepared)
 
 
-def _draw(
-    options: DrawOptions,
-    settings: dict[str, Any],
-    prompt: str | None,
-    prepared: Callable[[HartPipeline], Edit],
-    files: dict[str, Any],
-) -> None:
-    """Write images of a prompt, or of none, with an edit. files: of its record."""
+def _draw(options: DrawOptions, settings: dict[str, Any], prepared: Callable[[HartPipeline], Drawing]) -> None:
+    """Write the images that `prepared` asks a model for."""
     writable_folder(options.out)
     with progress(f"loading {options.model or DEFAULT_MODEL}") as report, prompt_notes():
         pipe = open_model(options)
-        from hart.generation.image_requests import null_context
-        from hart.generation.metadata import EditSource
-        from hart.sizes import requested_schedule
-
-        made = prepared(pipe)
-        pipe.require_memory(requested_schedule(pipe.config, size=made.size), options.batch_size)
-        source = EditSource(**files, kept_scales=made.kept_scales, followed_scales=made.followed_scales)
-        writer = ImageWriter(options, options.images_per_prompt or 1, edit=source)
+        call, record = prepared(pipe)
+        writer = ImageWriter(options, options.images_per_prompt or 1, **record)
         with says_what_is_kept(writer):
-            pipe(
-                None if prompt is None else prompts_for(pipe, [prompt])[0],
-                prompt_embeds=null_context(pipe.config) if prompt is None else None,
-                edit=made,
-                size=made.size,
-                **_call(options, settings, pipe, writer, report),
-            )
+            call(**writer.arguments(pipe, report), **settings)
 
 
-def _call(
-    options: DrawOptions, settings: dict[str, Any], pipe: HartPipeline, writer: ImageWriter, report: Report
-) -> dict[str, Any]:
-    """What all calls of a pipeline have in common."""
-    negative = options.negative_prompt
-    return settings | {
-        "negative_prompt": None if negative is None else prompts_for(pipe, [negative]),
-        "num_images_per_prompt": options.images_per_prompt or 1,
-        "seed": options.seed or 0,
-        "batch_size": options.batch_size,
-        "callback_on_scale": scale_reporter(report),
-        "callback_on_batch": lambda batch: writer.write(batch, pipe),
-        "collect": False,
-    }
+def _edited(options: DrawOptions, pipe: HartPipeline, made: Edit, prompt: str | None, files: dict[str, Any]) -> Drawing:
+    """An edit with a prompt, or with none. files: of its record."""
+    from hart.generation.image_requests import null_context
+    from hart.generation.metadata import EditSource
+    from hart.sizes import requested_schedule
+
+    pipe.require_memory(requested_schedule(pipe.config, size=made.size), options.batch_size)
+    amounts = {name: getattr(made, name) for name in ("kept_scales", "followed_scales", "style_strength")}
+    source = EditSource(**files, **amounts)
+    asked: dict[str, Any] = {"edit": made, "size": made.size}
+    if prompt is None:
+        return partial(pipe, prompt_embeds=null_context(pipe.config), **asked), {"edit": source}
+    return partial(pipe, prompts_for(pipe, [prompt])[0], **asked), {"edit": source}
 
 
-def _digests(image: Path, mask: Path | None) -> dict[str, Any]:
-    """Names and digests of files for `EditSource`."""
-    from hart.data.images import read_image
+def _opened(path: Path, role: str) -> tuple[Any, dict[str, Any]]:
+    """An image file, and its name and digest for `EditSource`, where it is called `role`."""
+    from hart.data.images import open_image, read_image
 
-    found: dict[str, Any] = {}
-    for name, path in (("image", image), ("mask", mask)):
-        if path is not None:
-            found |= {name: path.name, f"{name}_sha256": hashlib.sha256(read_image(path)).hexdigest()}
-    return found
+    content = read_image(path)
+    facts = {role: path.name, f"{role}_sha256": hashlib.sha256(content).hexdigest()}
+    return open_image(path, content), facts
 
 
 def _numbers(text: str) -> list[float]:

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from hart.commands.console import (
     NumberedFiles,
+    Report,
     importing,
     model_name,
     note,
@@ -167,19 +168,12 @@ def generate(
             require_one_sheet(total, image_size)
         if remark is not None:
             note(remark)
-        negative = options.negative_prompt
         generator_of(pipe, options)(
             prompts_for(pipe, options.prompts),
-            negative_prompt=None if negative is None else prompts_for(pipe, [negative]),
-            num_images_per_prompt=options.images_per_prompt or 1,
-            seed=options.seed or 0,
             size=str(image_size),
-            batch_size=options.batch_size,
             sampling=sampling,
             mix=prompt_mix(pipe, mix),
-            callback_on_scale=scale_reporter(report),
-            callback_on_batch=lambda batch: writer.write(batch, pipe),
-            collect=False,
+            **writer.arguments(pipe, report),
             **settings,
         )
     if grid:
@@ -277,6 +271,11 @@ def prompts_for(pipe: HartPipeline, prompts: Sequence[str]) -> list[str | int]:
         ) from None
 
 
+def negative_for(pipe: HartPipeline, options: DrawOptions) -> list[str | int] | None:
+    """The negative prompt of the options, as a call takes it."""
+    return None if options.negative_prompt is None else prompts_for(pipe, [options.negative_prompt])
+
+
 def prompt_mix(pipe: HartPipeline, mix: MixSettings | None) -> PromptMix | None:
     """A recorded mixture of prompts, as a call takes it."""
     from hart.generation.edits import PromptMix
@@ -306,6 +305,18 @@ class ImageWriter:
         self._model = model_name(options.model or DEFAULT_MODEL)
         self._edit, self._mix = edit, mix
         self._kept: list[tuple[str, int, Any]] | None = [] if keep else None
+
+    def arguments(self, pipe: HartPipeline, report: Report) -> dict[str, Any]:
+        """What every call of a pipeline is given for the options, so that its images come here."""
+        return {
+            "negative_prompt": negative_for(pipe, self.options),
+            "num_images_per_prompt": self.options.images_per_prompt or 1,
+            "seed": self.options.seed or 0,
+            "batch_size": self.options.batch_size,
+            "callback_on_scale": scale_reporter(report),
+            "callback_on_batch": lambda batch: self.write(batch, pipe),
+            "collect": False,
+        }
 
     def write(self, batch: HartOutput, pipe: HartPipeline) -> None:
         """Write the images of one batch, or only the row that is asked for."""

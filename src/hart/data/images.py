@@ -43,9 +43,9 @@ class ImageError(HartError):
     """An image that cannot be read or is out of bounds; the text is the reason."""
 
 
-def open_image(path: Path) -> Image.Image:
-    """An image file, decoded. Raises `ImageError`, which names the file."""
-    content = read_image(path)
+def open_image(path: Path, content: bytes | None = None) -> Image.Image:
+    """An image file, decoded. content: of the file, where it has been read. Raises `ImageError`, naming the file."""
+    content = read_image(path) if content is None else content
     try:
         return decode_image(content)
     except ImageError as error:

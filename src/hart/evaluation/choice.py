@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hart.checkpoint.storage import SCORER_FILE
 from hart.errors import HartError
-from hart.evaluation.judges.references import SCORER_FILE, ReferenceScore
+from hart.evaluation.judges.references import ReferenceScore
 from hart.evaluation.judges.scores import ClipScore, Scorer
 from hart.generation.outputs import HartOutput
 from hart.generation.request import MAX_BATCH, whole_number

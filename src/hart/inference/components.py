@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from hart.checkpoint.loading import save_model
-from hart.checkpoint.storage import CONFIG_FILE, HART_FILE, TEXT_ENCODER_FILE, TOKENIZER_FILE
+from hart.checkpoint.storage import CONFIG_FILE, HART_FILE, SCORER_FILE, TEXT_ENCODER_FILE, TOKENIZER_FILE
 from hart.config import HartConfig
 from hart.data.transforms import pixels_to_pil, to_signed, unit_to_pixels
 from hart.devices import dtype_name
 from hart.errors import HartError
+from hart.files import atomic_write
 from hart.generation.request import OutputType
 from hart.inference.packing import is_packed
 from hart.inference.speed import EXACT, Speed, accelerate, decelerate, is_quantized, round_weights
@@ -32,7 +33,10 @@ from hart.text_encoder.compact import PIECES_FILE
 from hart.text_encoder.known_words import KNOWN_WORDS_FILE
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
-FILES = (CONFIG_FILE, TOKENIZER_FILE, HART_FILE, TEXT_ENCODER_FILE, PIECES_FILE, KNOWN_WORDS_FILE, STORED_FOLDER)
+FILES = (
+    *(CONFIG_FILE, TOKENIZER_FILE, HART_FILE, TEXT_ENCODER_FILE, PIECES_FILE, KNOWN_WORDS_FILE, SCORER_FILE),
+    STORED_FOLDER,
+)
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -162,8 +166,9 @@ class Components:
     ) -> None:
         """Write a whole model; the configuration last, so that an unfinished folder is not taken for a model.
 
-        folder: holds the text encoder, if that was not loaded. dtype: how weights are stored, None as they are; int8
-        is for the large layers of transformer and diffusion, and stores all else in bfloat16.
+        folder: holds the text encoder, if that was not loaded, and the scorer, if there is one. dtype: how weights are
+        stored, None as they are; int8 is for the large layers of transformer and diffusion, and stores all else in
+        bfloat16.
         Raises `HartError` if `destination` holds a model, and for adapters that are not merged.
         """
         from hart.checkpoint.lora import has_lora
@@ -184,6 +189,9 @@ class Components:
         try:
             described = store_text_encoder(config.text_encoder, self.text_encoder, folder, destination, dtype)
             config = config.replace(text_encoder=described)
+            if folder is not None and (folder / SCORER_FILE).exists():
+                scorer = (folder / SCORER_FILE).read_bytes()
+                atomic_write(destination / SCORER_FILE, lambda file: file.write(scorer), overwrite=False)
             save_model(destination, config, self.tokenizer, hart, dtype, overwrite=False)
         except FileExistsError as error:
             raise HartError(f"{error.filename}: another program has just written it: choose another folder") from None

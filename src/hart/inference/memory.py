@@ -78,8 +78,9 @@ def require_memory(
     need = needed(images)
     if need.most <= free:
         return
+    fitting = int(images * free / need.most)
     helps = {
-        f"--batch-size {images // 2}": needed(images // 2),
+        f"--batch-size {fitting}": needed(fitting),
         "--cache int8": needed(images, cache="int8"),
         "--tiled": needed(images, tiled=True),
     }

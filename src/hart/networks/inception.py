@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hart.checkpoint.storage import load_state, read_pickle, read_safetensors
-from hart.devices import without_memory
+from hart.devices import give_memory, without_memory
 
 IMAGE_SIZE = 299
 """Pixels to which every image is resized."""
@@ -232,7 +232,7 @@ class FidInception(nn.Module):
         tensors = read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
         with without_memory():
             module = cls()
-        module = module.to_empty(device="cpu")
+        give_memory(module, torch.device("cpu"))
         # how many batches the statistics were gathered from is in some copies of the file; nothing reads it
         counters = {name: torch.zeros_like(value) for name, value in module.state_dict().items() if _is_counter(name)}
         load_state(module, {name: v for name, v in tensors.items() if not _is_counter(name)} | counters, path)

@@ -34,7 +34,8 @@ class Source:
     """The image that a row starts from.
 
     image: RGB. sha256: of the file that it came in. mask: mode L of the image's size, 255 where it is redrawn; None for
-    a variation. kept_scales: how many scales are taken from the image; None: none under a mask, half without one.
+    a variation. kept_scales: how many scales are taken from the image; None: none under a mask or with a style, else
+    half. style_strength: how far the look is the image's.
     """
 
     image: Image.Image
@@ -42,6 +43,7 @@ class Source:
     mask: Image.Image | None = None
     mask_sha256: str | None = None
     kept_scales: int | None = None
+    style_strength: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,16 @@ class Row:
 class ModelFacts:
     """What a client may know of a model.
 
-    sizes: that it was trained at, its own first. num_classes: of a class model, whose prompts are numbers. edits,
-    variations: whether it offers them.
+    sizes: that it was trained at, its own first. token_size: width of a token in pixels. styles: what prompts may end
+    with. num_classes: of a class model, whose prompts are numbers. edits, variations: whether it offers them.
     """
 
     sizes: tuple[Size, ...]
     scales: int
     """Of its own size."""
     sampling: SamplingConfig
+    token_size: int
+    styles: tuple[str, ...] = ()
     num_classes: int | None = None
     edits: bool = False
     variations: bool = False

@@ -27,6 +27,7 @@ from hart.training.task import Origin
 RECIPE_FILE = "recipe.json"
 FOLDER = "checkpoints"
 MODEL_FOLDER = "model"
+SAMPLES_FOLDER = "samples"
 # What may change when a run is resumed: it decides how long and where, not what is computed.
 HARMLESS = {f"reading.{name}" for name in ("workers", "max_damaged", "on_device")} | {
     f"trainer.{name}"
@@ -150,7 +151,7 @@ class RunFolder:
         """Remove checkpoints beyond `keep`, and files that a killed run left half-written."""
         for old in self.steps()[: -self.keep]:
             self.path(old).unlink()
-        for folder in (self.folder, *(self.folder / name for name in (FOLDER, MODEL_FOLDER, "samples"))):
+        for folder in (self.folder, *(self.folder / name for name in (FOLDER, MODEL_FOLDER, SAMPLES_FOLDER))):
             for left in folder.glob(f"*{PARTIAL}"):
                 left.unlink()
 

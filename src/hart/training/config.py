@@ -17,6 +17,7 @@ from hart.config import (
     ResidualDiffusionConfig,
     SamplingConfig,
     Seed,
+    Style,
     TokenizerConfig,
     TransformerConfig,
 )
@@ -329,6 +330,8 @@ class TransformerRecipe(Recipe, kw_only=True):
     """Without it the model has discrete tokens only (VAR, and the paper's ablation)."""
     sampling: SamplingConfig = SamplingConfig()
     """How sample images are generated; these settings become the defaults of the model that is written."""
+    styles: Listed[Style] = ()
+    """Styles that captions name; the model that is written offers them."""
     loss: TransformerLossConfig = TransformerLossConfig()
     diffusion_weight: Weight = 1.0
     condition_dropout: Fraction = 0.1

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hart.checkpoint.loading import load_model, resolve_model, save_model
-from hart.checkpoint.lora import add_lora, save_lora
+from hart.checkpoint.lora import add_lora, save_lora, scale_lora
 from hart.checkpoint.starting import load_tokenizer, same_sizes
 from hart.checkpoint.storage import fingerprint, load_state
 from hart.config import ConfigError, HartConfig
@@ -157,6 +157,7 @@ class TransformerTask(TransformerStage):
             text_encoder=self.conditioner.text_encoder_config,
             sampling=recipe.sampling,
             aspects=recipe.reading.aspects,
+            styles=recipe.styles,
         )
         # of the samples; and raises `HartError` for a shape that the transformer has no tables for
         self.schedule, *_ = [requested_schedule(self.config, size=str(size)) for size in trained_sizes(self.config)]
@@ -219,15 +220,20 @@ class TransformerTask(TransformerStage):
         return self.tokens.figures(microbatch, train_context) | self.conditioner.figures()
 
     def samples(self, step: int, module: nn.Module) -> dict[str, Image.Image]:
-        """Images of the first captions or classes."""
+        """Images of the first captions or classes; above those of a model with adapters, what it makes without."""
         assert isinstance(module, Hart)
         context = self._context(self.tokens.first(SAMPLES))
         # the same numbers every time, so that only the model changes
         seed = self.recipe.trainer.seed
         noise = SeededNoise([seed_of(seed, "samples", i) for i in range(len(context))], self.device)
         generate = NextScaleGenerator(module, self.tokenizer.quantizer, self.recipe.sampling, noise, self.schedule)
-        image = self.tokenizer.decode(generate(context))
-        return {"generated": image_row(image)}
+        if self.recipe.lora is None:
+            return {"generated": image_row(self.tokenizer.decode(generate(context)))}
+        rows = []
+        for scale in (0, 1):
+            scale_lora(module, scale)
+            rows.append(self.tokenizer.decode(generate(context)))
+        return {"before-and-after": image_row(*rows)}
 
     def save(self, folder: Path, module: nn.Module) -> None:
         assert isinstance(module, Hart)

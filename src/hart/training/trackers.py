@@ -14,6 +14,7 @@ from PIL import Image
 
 from hart.errors import HartError, install_command
 from hart.files import atomic_write, open_regular
+from hart.training.checkpoint import SAMPLES_FOLDER
 from hart.training.config import StageRecipe
 
 LOG_FILE = "metrics.jsonl"
@@ -55,9 +56,9 @@ class RunLog:
             tracker.log(dict(values), step)
 
     def images(self, step: int, values: Mapping[str, Image.Image]) -> None:
-        (self.folder / "samples").mkdir(exist_ok=True)
+        (self.folder / SAMPLES_FOLDER).mkdir(exist_ok=True)
         for name, image in values.items():
-            image.save(self.folder / "samples" / f"step-{step:08d}-{name}.png")
+            image.save(self.folder / SAMPLES_FOLDER / f"step-{step:08d}-{name}.png")
         batches = {name: np.asarray(image)[None] for name, image in values.items()}
         for tracker in self.trackers:
             options = {"dataformats": "NHWC"} if isinstance(tracker, TensorBoardTracker) else {}

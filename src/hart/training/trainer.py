@@ -17,7 +17,7 @@ from torch import nn
 
 from hart.benchmark.machine import square_rate
 from hart.errors import HartError, Stopped
-from hart.training.checkpoint import MODEL_FOLDER, Identity, RunFolder
+from hart.training.checkpoint import MODEL_FOLDER, SAMPLES_FOLDER, Identity, RunFolder
 from hart.training.config import StageRecipe
 from hart.training.distributed import DistributedContext
 from hart.training.figures import StepFigures
@@ -202,8 +202,10 @@ class Trainer:
         if module is not None and log is not None:
             with torch.no_grad():
                 images = self.task.samples(self.step, module.to(self.distributed.device))
-            with self.run_folder.writing("a sample image", "samples"):
+            with self.run_folder.writing("a sample image", SAMPLES_FOLDER):
                 log.images(self.step, images)
+            if self.step == self.config.steps:
+                self._note(f"images of the model: {self.folder / SAMPLES_FOLDER}")
         self.distributed.wait()
 
     def _stop(self, number: int) -> NoReturn:

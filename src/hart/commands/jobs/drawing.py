@@ -8,7 +8,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from hart import __version__
-from hart.commands.generate import asked_size, generator_of, image_settings, open_model, prompt_mix, prompts_for
+from hart.commands.generate import (
+    asked_size,
+    generator_of,
+    image_settings,
+    negative_for,
+    open_model,
+    prompt_mix,
+    prompts_for,
+)
 from hart.commands.jobs.job import MOST_ATTEMPTS, WORK_FOLDER, Job
 from hart.errors import HartError
 from hart.files import flush_folder, rename_to_new
@@ -57,11 +65,11 @@ class Drawer:
             mark.unlink(missing_ok=True)
 
     def _written(self, batch: range, missing: Sequence[int]) -> Iterator[str]:
-        job, negative = self.job, self.job.options.negative_prompt
+        job = self.job
         prompts = [job.prompt(image) for image in batch]
         drawn = self._generate(
             prompts_for(self.pipe, prompts),
-            negative_prompt=None if negative is None else prompts_for(self.pipe, [negative]),
+            negative_prompt=negative_for(self.pipe, job.options),
             seed=job.seed(batch.start),
             size=str(self.size),
             batch_size=len(batch),

@@ -22,7 +22,6 @@ from hart.evaluation.metrics.features import EfficientNetLite0
 from hart.strict import reason
 from hart.text_encoder import TextEncoder
 
-SCORER_FILE = "scorer.safetensors"
 AXES = 96
 NEAREST, SHARPNESS = 5, 20.0
 """Names that a prompt's reference is a mixture of, and the factor on their cosines in its softmax."""

@@ -105,7 +105,7 @@ class SamplingOptions(SuiteOptions, kw_only=True):
 
 
 class ImageSetOptions(Config, kw_only=True):
-    """Of suites that read a set of images in any format."""
+    """Of what reads a set of images in any format."""
 
     data: str = Field(
         description="Folder, file, pattern or URLs of shards, or hf:OWNER/NAME.", json_schema_extra={"metavar": "DATA"}
@@ -120,12 +120,12 @@ class ImageSetOptions(Config, kw_only=True):
     )
     image_column: Column = ""
 
-    def source(self, caption_column: str = "") -> Source | Stream:
+    def source(self, caption_column: str = "", label_column: str = "") -> Source | Stream:
         """The set, listed. Raises `HartError`."""
         from hart.data.notes import Columns
         from hart.data.opening import open_source
 
-        columns = Columns(image=self.image_column, caption=caption_column)
+        columns = Columns(self.image_column, caption_column, label_column)
         return open_source(self.data, self.split, kind=self.kind, columns=columns)
 
 

@@ -27,11 +27,13 @@ async function call(path, options = {}) {
   if (response.ok) return response;
   const body = await response.json().catch(() => null);
   const wait = response.headers.get("Retry-After");
-  const message = body?.error?.message ?? `The server answered with status ${response.status}.`;
+  const message = sentence(body?.error?.message ?? `the server answered with status ${response.status}`);
   throw new ApiError(response.status === 429 && wait ? `${message} Try again in ${wait} s.` : message, response.status);
 }
 
-/** The models that the server offers: {id, state, problem} and, of opened ones, {sizes, scales, sampling, edits, variations}. */
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?…]$/.test(text) ? "" : ".");
+
+/** The models that the server offers: {id, state, problem} and, of opened ones, {sizes, scales, token_size, styles, sampling, edits, variations}. */
 export async function models() {
   return (await (await call("/v1/models")).json()).data;
 }
@@ -53,7 +55,7 @@ async function* events(response) {
       const data = block.split(/\r?\n/).filter((line) => line.startsWith("data:")).map((line) => line.slice(5)).join("\n");
       if (!data) continue;
       const event = JSON.parse(data);
-      if (event.error) throw new ApiError(event.error.message, 500);
+      if (event.error) throw new ApiError(sentence(event.error.message), 500);
       yield event;
     }
   }

@@ -1,48 +1,96 @@
 // Painting a mask over an image, and extending its canvas. What is painted is drawn again; new canvas always is.
 
-const dialog = document.getElementById("editor");
-const canvas = document.getElementById("canvas");
-const prompt = document.getElementById("edit-prompt");
-const brush = document.getElementById("brush-size");
-const VEIL = "rgb(194 65 12 / .55)";
+const at = (id) => document.getElementById(id);
+const [dialog, canvas, prompt, brush] = ["editor", "canvas", "edit-prompt", "brush-size"].map(at);
 const UNDO_STEPS = 30;
+const EXTENSION = 2; // tokens that the canvas grows by
 
-let image, mask, offset, step, before, last, submit;
+let image, mask, offset, token, before, last, cursor, submit; // mask: opaque where the image is drawn again
 
-/** Open the editor on `bitmap`. grid: pixels of a token; onSubmit({image, mask, prompt, size}) gets two PNG blobs. */
-export function open(bitmap, text, grid, onSubmit) {
-  image = bitmap;
-  step = grid;
-  submit = onSubmit;
+/** Open the editor on `bitmap`. tokenSize: in pixels; onSubmit({image, mask, prompt, size}) gets two PNG blobs. */
+export function open(bitmap, text, tokenSize, onSubmit) {
+  [image, token, submit, before, last, cursor] = [bitmap, tokenSize, onSubmit, [], undefined, undefined];
   offset = { x: 0, y: 0 };
-  before = [];
   mask = blank(bitmap.width, bitmap.height);
   prompt.value = text;
+  brush.max = Math.ceil(Math.max(mask.width, mask.height) / 2);
+  brush.value = Math.ceil(Math.max(mask.width, mask.height) / 8);
   show();
   dialog.showModal();
 }
 
-function blank(width, height) {
-  return Object.assign(document.createElement("canvas"), { width, height });
-}
+const blank = (width, height) => Object.assign(document.createElement("canvas"), { width, height });
 
 const context = (of) => of.getContext("2d", { willReadFrequently: true });
 
+/** The mask's context, for the brush that is chosen: it adds to the mask or takes from it. */
+function tool() {
+  const paint = context(mask);
+  const keep = dialog.querySelector('input[name="brush"]:checked').value === "keep";
+  paint.globalCompositeOperation = keep ? "destination-out" : "source-over";
+  return paint;
+}
+
+/** Fill the whole mask, or clear it. */
+function cover(redraw) {
+  remember();
+  const paint = context(mask);
+  paint.globalCompositeOperation = redraw ? "source-over" : "destination-out";
+  paint.fillRect(0, 0, mask.width, mask.height);
+  show();
+}
+
+/** The image under the mask's veil, which is hatched in two tones, to be seen on any colour. */
 function show() {
-  canvas.width = mask.width;
-  canvas.height = mask.height;
+  const paint = context(mask);
+  paint.globalCompositeOperation = "source-over";
+  paint.beginPath(); // what the image does not cover is drawn whatever the brush says
+  paint.rect(0, 0, mask.width, mask.height);
+  paint.rect(offset.x, offset.y, image.width, image.height);
+  paint.fill("evenodd");
+  const veil = blank(mask.width, mask.height);
+  const tint = context(veil);
+  tint.drawImage(mask, 0, 0);
+  tint.globalCompositeOperation = "source-in";
+  tint.fillStyle = tint.createPattern(hatching(Math.max(2, Math.round(Math.max(veil.width, veil.height) / 48))), "repeat");
+  tint.fillRect(0, 0, veil.width, veil.height);
+  [canvas.width, canvas.height] = [mask.width, mask.height];
   const view = context(canvas);
   view.drawImage(image, offset.x, offset.y);
-  view.drawImage(mask, 0, 0);
-  document.getElementById("canvas-size").textContent = `${mask.width} × ${mask.height} px`;
-  document.getElementById("brush-size-value").textContent = `${brush.value} px`;
-  document.getElementById("undo").disabled = before.length === 0;
+  view.globalAlpha = 0.7;
+  view.drawImage(veil, 0, 0);
+  if (cursor) {
+    view.globalAlpha = 1;
+    view.strokeStyle = "#1c7ed6";
+    view.lineWidth = Math.max(1, token / 16);
+    view.strokeRect(cursor.x + 0.5, cursor.y + 0.5, token - 1, token - 1);
+  }
+  at("canvas-size").textContent = `${mask.width} × ${mask.height} px`;
+  at("brush-size-value").textContent = `${brush.value} px`;
+  at("undo").disabled = at("edit-draw").disabled = before.length === 0;
+}
+
+/** A tile of diagonal stripes so many pixels wide. */
+function hatching(width) {
+  const side = 4 * width;
+  const tile = blank(side, side);
+  const paint = context(tile);
+  paint.fillStyle = "#fff";
+  paint.fillRect(0, 0, side, side);
+  paint.strokeStyle = "#343a46";
+  paint.lineWidth = width * Math.SQRT2;
+  for (const x of [-side, 0, side]) {
+    paint.moveTo(x - width, side + width);
+    paint.lineTo(x + side + width, -width);
+  }
+  paint.stroke();
+  return tile;
 }
 
 function remember() {
   const copy = blank(mask.width, mask.height);
   context(copy).drawImage(mask, 0, 0);
-  before.push({ mask: copy, offset: { ...offset } });
+  before.push({ mask: copy, offset });
   if (before.length > UNDO_STEPS) before.shift();
 }
 
@@ -57,47 +105,20 @@ function place(event) {
 }
 
 function stroke(from, to) {
-  const paint = context(mask);
-  const keep = document.querySelector('input[name="brush"]:checked').value === "keep";
-  paint.globalCompositeOperation = keep ? "destination-out" : "source-over";
-  paint.strokeStyle = keep ? "#000" : "#c2410c";
+  const paint = tool();
   paint.lineWidth = Number(brush.value);
   paint.lineCap = "round";
   paint.beginPath();
   paint.moveTo(from.x, from.y);
   paint.lineTo(to.x + 0.01, to.y);
   paint.stroke();
-  paint.globalCompositeOperation = "source-over";
-  veil();
-}
-
-/** New canvas is drawn again whatever the brush says, and the veil has one strength however often it is painted. */
-function veil() {
-  const paint = context(mask);
-  paint.fillStyle = "#c2410c";
-  const { x, y } = offset;
-  for (const box of [
-    [0, 0, mask.width, y],
-    [0, y + image.height, mask.width, mask.height],
-    [0, 0, x, mask.height],
-    [x + image.width, 0, mask.width, mask.height],
-  ]) paint.fillRect(...box);
   show();
-  const view = context(canvas);
-  view.clearRect(0, 0, canvas.width, canvas.height);
-  view.drawImage(image, x, y);
-  const tinted = blank(mask.width, mask.height);
-  const tint = context(tinted);
-  tint.drawImage(mask, 0, 0);
-  tint.globalCompositeOperation = "source-in";
-  tint.fillStyle = VEIL;
-  tint.fillRect(0, 0, tinted.width, tinted.height);
-  view.drawImage(tinted, 0, 0);
 }
 
 canvas.addEventListener("pointerdown", (event) => {
   canvas.setPointerCapture(event.pointerId);
   remember();
+  cursor = undefined;
   last = place(event);
   stroke(last, last);
 });
@@ -110,60 +131,53 @@ canvas.addEventListener("pointermove", (event) => {
 for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => { last = undefined; });
 
 // The keyboard paints squares of a token's size: arrows move a cursor, space paints.
-const cursor = { x: 0, y: 0 };
+const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 canvas.addEventListener("keydown", (event) => {
-  const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-  if (event.key in moves) {
-    const [x, y] = moves[event.key];
-    cursor.x = Math.min(Math.max(0, cursor.x + x * step), mask.width - step);
-    cursor.y = Math.min(Math.max(0, cursor.y + y * step), mask.height - step);
-  } else if (event.key === " ") {
-    remember();
-    const paint = context(mask);
-    const keep = document.querySelector('input[name="brush"]:checked').value === "keep";
-    paint.fillStyle = "#c2410c";
-    paint[keep ? "clearRect" : "fillRect"](cursor.x, cursor.y, step, step);
-  } else return;
+  if (!(event.key in MOVES) && event.key !== " ") return;
   event.preventDefault();
-  veil();
-  const view = context(canvas);
-  view.strokeStyle = "#1c7ed6";
-  view.strokeRect(cursor.x + 0.5, cursor.y + 0.5, step - 1, step - 1);
+  cursor ??= { x: 0, y: 0 };
+  if (event.key === " ") {
+    remember();
+    tool().fillRect(cursor.x, cursor.y, token, token);
+  } else {
+    const [x, y] = MOVES[event.key];
+    cursor.x = Math.min(Math.max(0, cursor.x + x * token), mask.width - token);
+    cursor.y = Math.min(Math.max(0, cursor.y + y * token), mask.height - token);
+  }
+  show();
 });
 
-document.getElementById("undo").addEventListener("click", () => {
-  ({ mask, offset } = before.pop());
-  veil();
-});
-document.getElementById("mask-none").addEventListener("click", () => {
-  remember();
-  context(mask).clearRect(0, 0, mask.width, mask.height);
-  veil();
-});
-document.getElementById("mask-all").addEventListener("click", () => {
-  remember();
-  context(mask).fillStyle = "#c2410c";
-  context(mask).fillRect(0, 0, mask.width, mask.height);
-  veil();
-});
-brush.addEventListener("input", () => { document.getElementById("brush-size-value").textContent = `${brush.value} px`; });
+function undo() {
+  if (before.length) ({ mask, offset } = before.pop());
+  show();
+}
 
-document.getElementById("extend").addEventListener("click", (event) => {
+at("undo").addEventListener("click", undo);
+dialog.addEventListener("keydown", (event) => {
+  if (event.key !== "z" || !(event.ctrlKey || event.metaKey) || event.target === prompt) return;
+  event.preventDefault();
+  undo();
+});
+at("mask-none").addEventListener("click", () => cover(false));
+at("mask-all").addEventListener("click", () => cover(true));
+brush.addEventListener("input", show);
+
+at("extend").addEventListener("click", (event) => {
   const side = event.target.dataset.side;
   if (!side) return;
   remember();
-  const more = 2 * step;
+  const more = EXTENSION * token;
   const wide = side === "left" || side === "right";
-  const grown = blank(mask.width + (wide ? more : 0), mask.height + (wide ? 0 : more));
   const x = side === "left" ? more : 0;
   const y = side === "top" ? more : 0;
+  const grown = blank(mask.width + (wide ? more : 0), mask.height + (wide ? 0 : more));
   context(grown).drawImage(mask, x, y);
   mask = grown;
   offset = { x: offset.x + x, y: offset.y + y };
-  veil();
+  show();
 });
 
-document.getElementById("edit-draw").addEventListener("click", async () => {
+at("edit-draw").addEventListener("click", async () => {
   const source = blank(mask.width, mask.height);
   context(source).fillStyle = "#fff";
   context(source).fillRect(0, 0, mask.width, mask.height);

@@ -1,7 +1,8 @@
-// The page: the form, the images that are being drawn, and the history. Nothing is sent anywhere but to this server.
+// The page: the images that are being drawn, and the history. Nothing is sent anywhere but to this server.
 
 import * as api from "./api.js";
 import * as editor from "./editor.js";
+import { askForKey, model, restore, roll, settings, watch } from "./form.js";
 import * as history from "./history.js";
 import { settingsOf } from "./png.js";
 import * as viewer from "./viewer.js";
@@ -9,115 +10,16 @@ import * as viewer from "./viewer.js";
 const at = (id) => document.getElementById(id);
 const form = at("form");
 
-let models = [];
 let images = []; // the history, newest first
-let watching;
 let running = null; // the AbortController of the drawing that is running
 const picked = new Set();
-const ASPECTS = ["4:3", "3:4", "16:9", "9:16"]; // offered besides the sizes that a model was trained at
-
-// --- what the server offers ---
-
-const model = (id = at("model").value) => models.find((one) => one.id === id) ?? models[0];
-
-const STATES = { closed: "Not opened yet", opening: "Opening the model… You can already write and draw.", ready: "Ready" };
-
-/** Ask for the models, again and again: a model's facts are known once its file is open, and servers come and go. */
-async function watch() {
-  try {
-    const known = models.length > 0 && model().scales;
-    models = await api.models();
-    if (!known) offer();
-    at("status").textContent = STATES[models[0].state] ?? models[0].problem;
-  } catch (error) {
-    if (error.status === 401) askForKey();
-    at("status").textContent = error.message;
-  }
-  clearTimeout(watching);
-  watching = setTimeout(watch, models[0]?.state === "opening" ? 500 : 10000);
-}
-
-/** Models, sizes and styles, and the chosen model's settings. */
-function offer() {
-  const chosen = at("model").value;
-  at("model").replaceChildren(...models.map(({ id }) => new Option(id, id)));
-  if (models.some(({ id }) => id === chosen)) at("model").value = chosen;
-  offerModel();
-}
-
-/** What the chosen model draws, and its own settings. */
-function offerModel() {
-  const facts = model();
-  const chosen = at("size").value;
-  const sizes = facts?.sizes ?? ["auto"];
-  const options = [...sizes.map((size) => new Option(shape(size), size)), ...ASPECTS.map((aspect) => new Option(aspect, aspect))];
-  at("size").replaceChildren(...options);
-  if (options.some(({ value }) => value === chosen)) at("size").value = chosen;
-  at("styles").replaceChildren(...(facts?.styles ?? []).map((style) => {
-    const chip = document.createElement("button");
-    chip.type = "button";
-    chip.textContent = style;
-    chip.setAttribute("aria-pressed", "false");
-    chip.addEventListener("click", () => {
-      const on = chip.getAttribute("aria-pressed") !== "true";
-      for (const other of at("styles").children) other.setAttribute("aria-pressed", "false");
-      chip.setAttribute("aria-pressed", String(on));
-    });
-    return chip;
-  }));
-  setModelDefaults();
-}
-
-/** "128x128" with its ratio: "1:1 (128 × 128)". */
-function shape(size) {
-  const [width, height] = size.split("x").map(Number);
-  if (!height) return "as the model draws";
-  let [a, b] = [width, height];
-  while (b) [a, b] = [b, a % b];
-  return `${width / a}:${height / a} (${width} × ${height})`;
-}
-
-function setModelDefaults() {
-  const sampling = model()?.sampling;
-  if (!sampling) return;
-  form.guidance.value = sampling.guidance_scale;
-  form.top_k.value = sampling.top_k ?? 0;
-  form.top_p.value = sampling.top_p ?? 1;
-  showValues();
-}
-
-function showValues() {
-  at("guidance-value").textContent = Number(form.guidance.value) === 0 ? "off" : form.guidance.value;
-  at("top-p-value").textContent = Number(form.top_p.value) === 1 ? "all codes" : form.top_p.value;
-}
 
 // --- drawing ---
-
-/** The form's values; the chosen style stands behind the prompt. */
-function settings() {
-  const style = [...at("styles").children].find((chip) => chip.getAttribute("aria-pressed") === "true")?.textContent;
-  const prompt = form.prompt.value.trim();
-  return {
-    prompt: style && !prompt.toLowerCase().endsWith(style.toLowerCase()) ? `${prompt}, ${style}` : prompt,
-    negative_prompt: form.negative.value.trim(),
-    seed: Number(form.seed.value),
-    model: form.model.value || undefined,
-    [ASPECTS.includes(form.size.value) ? "aspect" : "size"]: form.size.value,
-    // a model that is still being opened draws with its own settings
-    ...(model()?.sampling && {
-      guidance_scale: Number(form.guidance.value),
-      top_k: Number(form.top_k.value),
-      top_p: Number(form.top_p.value),
-    }),
-  };
-}
 
 function say(text) {
   at("message").textContent = text;
   at("message").hidden = !text;
 }
-
-const roll = () => { form.seed.value = Math.floor(Math.random() * 2 ** 32); };
 
 /** Run one request and show its images as they come. fields: what the request holds besides `chosen` and the count. */
 async function run(path, chosen, count, fields = {}) {
@@ -125,8 +27,10 @@ async function run(path, chosen, count, fields = {}) {
   const mine = (running = new AbortController());
   say("");
   busy(true);
+  for (const old of at("current").querySelectorAll("img")) URL.revokeObjectURL(old.src);
   const tiles = Array.from({ length: count }, (_, index) => waitingTile({ ...chosen, seed: chosen.seed + index }));
   at("current").replaceChildren(...tiles.map(({ element }) => element));
+  if (matchMedia("(max-width: 46rem)").matches) at("stage").scrollIntoView(); // below the form
   const wanted = { ...chosen, ...fields, n: count, stream: true, partial_images: model(chosen.model)?.scales ?? 3, output_format: "png" };
   for (const [name, value] of Object.entries(wanted)) if (value === "" || value === undefined) delete wanted[name];
   try {
@@ -173,7 +77,7 @@ function waitingTile(chosen) {
   button.disabled = true;
   const note = document.createElement("span");
   note.className = "waiting";
-  note.textContent = "Waiting for its turn…";
+  note.textContent = model(chosen.model)?.state === "ready" ? "Waiting for its turn…" : "Opening the model…";
   button.append(note);
   const bar = document.createElement("progress");
   bar.setAttribute("aria-label", `Drawing ${chosen.prompt}`);
@@ -208,14 +112,15 @@ function waitingTile(chosen) {
         at("history-hint").textContent = "this browser does not keep them: download what you like";
         return { ...image, id: `unkept-${Math.random()}` };
       });
+      element.dataset.id = kept.id;
       images.unshift(kept);
       at("gallery").prepend(galleryTile(kept));
       button.addEventListener("click", () => viewer.open(kept, model(made.model)));
     },
     giveUp() {
-      if (!element.classList.contains("drawing")) return;
+      if (!picture.isConnected) element.remove();
+      element.classList.replace("drawing", "unfinished");
       bar.remove();
-      if (!picture.isConnected) note.textContent = "Not drawn";
     },
   };
 }
@@ -233,50 +138,36 @@ function galleryTile(image) {
   picture.alt = `${image.settings.prompt}, seed ${image.settings.seed}`;
   picture.loading = "lazy";
   picture.src = viewer.url(image.blob);
+  button.title = image.settings.prompt;
   button.append(picture);
   button.addEventListener("click", () => viewer.open(image, model(image.settings.model)));
-  const pick = document.createElement("input");
-  pick.type = "checkbox";
-  pick.className = "pick";
-  pick.setAttribute("aria-label", `Choose ${picture.alt} for comparison`);
-  pick.addEventListener("change", () => {
-    if (pick.checked) picked.add(image); else picked.delete(image);
-    at("compare").disabled = picked.size !== 2;
-  });
-  item.append(button, pick);
+  const tick = document.createElement("input");
+  tick.type = "checkbox";
+  tick.className = "pick";
+  tick.setAttribute("aria-label", `Choose ${picture.alt} for comparison`);
+  tick.addEventListener("change", () => pick(image, tick.checked));
+  item.append(button, tick);
   return item;
 }
 
-function forget(image) {
-  picked.delete(image);
+/** Choose an image for comparison, or no more; of three the first is let go. */
+function pick(image, on) {
+  if (on) picked.add(image); else picked.delete(image);
+  if (picked.size > 2) {
+    const [first] = picked;
+    picked.delete(first);
+    at("gallery").querySelector(`[data-id="${first.id}"] .pick`).checked = false;
+  }
   at("compare").disabled = picked.size !== 2;
-  images = images.filter((one) => one !== image);
-  const item = at("gallery").querySelector(`[data-id="${image.id}"]`);
-  URL.revokeObjectURL(item?.querySelector("img").src);
-  item?.remove();
 }
 
-/** Put settings into the form; the prompt as it was sent, with its style in words. */
-function restore(stored) {
-  form.prompt.value = stored.prompt;
-  for (const chip of at("styles").children) chip.setAttribute("aria-pressed", "false");
-  form.negative.value = stored.negative_prompt ?? "";
-  form.seed.value = stored.seed;
-  form.reroll.checked = false;
-  if (models.some(({ id }) => id === stored.model)) {
-    form.model.value = stored.model;
-    offerModel();
+function forget(image) {
+  pick(image, false);
+  images = images.filter((one) => one !== image);
+  for (const tile of at("stage").querySelectorAll(`[data-id="${image.id}"]`)) {
+    URL.revokeObjectURL(tile.querySelector("img").src);
+    tile.remove();
   }
-  if (stored.size) {
-    if (![...form.size.options].some(({ value }) => value === stored.size)) form.size.add(new Option(shape(stored.size), stored.size));
-    form.size.value = stored.size;
-  }
-  for (const name of ["guidance_scale", "top_k", "top_p"]) {
-    const field = name === "guidance_scale" ? form.guidance : form[name];
-    if (stored[name] !== undefined) field.value = stored[name];
-  }
-  showValues();
-  form.prompt.focus();
 }
 
 async function restoreFrom(file) {
@@ -285,20 +176,28 @@ async function restoreFrom(file) {
     say("");
     return restore(found);
   }
-  say("That file does not say how it was made. It can still be edited.");
-  if (file.type.startsWith("image/")) edit({ blob: file, settings: settings() });
+  if (!file.type.startsWith("image/")) return say("That file is no image.");
+  say("That image does not say how it was made. It can still be edited, varied, and lend its look.");
+  const chosen = settings();
+  viewer.open({ blob: file, partials: [], settings: { ...chosen, prompt: chosen.prompt || file.name }, kind: "file" }, model());
 }
 
 // --- what can be made of an image ---
 
 async function edit(image) {
+  const facts = model(image.settings.model);
   let bitmap;
   try {
     bitmap = await createImageBitmap(image.blob);
+    // photographs are painted on at a size that the server would reduce them to anyway
+    const most = 4 * Math.max(...(facts?.sizes ?? ["512"]).flatMap((size) => size.split("x").map(Number)));
+    const scale = most / Math.max(bitmap.width, bitmap.height);
+    const [resizeWidth, resizeHeight] = [bitmap.width, bitmap.height].map((side) => Math.max(1, Math.round(side * scale)));
+    if (scale < 1) bitmap = await createImageBitmap(bitmap, { resizeWidth, resizeHeight, resizeQuality: "high" });
   } catch {
     return say("That file is not an image that this browser can show.");
   }
-  editor.open(bitmap, image.settings.prompt, model(image.settings.model)?.step ?? 16, (work) => {
+  editor.open(bitmap, image.settings.prompt, facts?.token_size ?? 16, (work) => {
     run("/v1/images/edits", { ...settings(), aspect: undefined, prompt: work.prompt || image.settings.prompt, size: work.size }, Number(form.count.value), {
       image: work.image,
       mask: work.mask,
@@ -306,13 +205,17 @@ async function edit(image) {
   });
 }
 
+/** Images that have something of another. kept: what they have. */
+function varied(image, prompt, kept) {
+  const seed = Math.floor(Math.random() * 2 ** 32);
+  run("/v1/images/variations", { ...image.settings, prompt, seed }, Number(form.count.value), { image: image.blob, ...kept });
+}
+
 viewer.connect({
   reuse: (image) => restore(image.settings),
   edit,
-  vary: (image, kept) => {
-    const seed = Math.floor(Math.random() * 2 ** 32);
-    run("/v1/images/variations", { ...image.settings, seed }, Number(form.count.value), { image: image.blob, kept_scales: kept });
-  },
+  vary: (image, kept) => varied(image, image.settings.prompt, { kept_scales: kept }),
+  look: (image, prompt, strength) => varied(image, prompt, { style_strength: strength }),
   remove: async (image) => {
     if (typeof image.id === "number") await history.remove(image.id);
     forget(image);
@@ -325,27 +228,16 @@ viewer.connect({
 
 // --- keys, files, buttons ---
 
-function askForKey() {
-  at("key-button").hidden = false;
-  if (!at("key").open) at("key").showModal();
-}
-
-at("key-button").addEventListener("click", askForKey);
-at("key").addEventListener("close", () => {
-  if (at("key").returnValue !== "ok") return;
-  api.setKey(at("key-value").value);
-  watch();
-});
-
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   run("/v1/images/generations", settings(), Number(form.count.value));
 });
-form.addEventListener("input", showValues);
 at("stop").addEventListener("click", () => running?.abort());
-at("dice").addEventListener("click", roll);
-at("defaults").addEventListener("click", setModelDefaults);
-at("model").addEventListener("change", offerModel);
+at("examples").addEventListener("click", (event) => {
+  if (!event.target.matches("button")) return;
+  form.prompt.value = event.target.textContent;
+  form.requestSubmit();
+});
 at("compare").addEventListener("click", () => viewer.compare([...picked]));
 at("clear").addEventListener("click", async () => {
   if (!confirm("Delete all images of the history from this browser?")) return;
@@ -380,7 +272,6 @@ document.addEventListener("drop", (event) => {
 });
 
 roll();
-showValues();
 watch();
 history.all().then((stored) => {
   images = stored;

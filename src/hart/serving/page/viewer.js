@@ -4,7 +4,7 @@ import * as snippets from "./snippets.js";
 
 const at = (id) => document.getElementById(id);
 const dialog = at("viewer");
-let shown, urls, facts;
+let shown, urls = [], facts, playing;
 
 export const url = (blob) => URL.createObjectURL(blob);
 
@@ -28,20 +28,29 @@ export function factsOf(settings) {
   });
 }
 
+function forgetUrls() {
+  clearInterval(playing);
+  urls.forEach(URL.revokeObjectURL);
+}
+
 /** Open the viewer. model: the facts of the image's model, for its scales and defaults. */
 export function open(image, model) {
+  forgetUrls();
   shown = image;
   facts = model;
   urls = [...image.partials, image.blob].map(url);
-  at("viewer-title").textContent = image.settings.prompt;
-  at("viewer-facts").replaceChildren(...factsOf(image.settings));
+  const foreign = image.kind === "file"; // its settings are those that the next drawing takes
+  at("viewer-title").textContent = foreign ? image.blob.name : image.settings.prompt;
+  at("viewer-facts").replaceChildren(...(foreign ? [] : factsOf(image.settings)));
+  for (const name of ["download", "reuse", "delete", "newer", "older"]) at(name).hidden = foreign;
   at("download").href = urls.at(-1);
   at("download").download = `${image.settings.prompt.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 60)}-${image.settings.seed}.png`;
   at("scale").max = at("scale").value = urls.length;
-  at("scale").disabled = urls.length === 1;
+  at("scale").disabled = at("play").disabled = urls.length === 1;
   const scales = model?.scales ?? 1;
   at("edit").hidden = !model?.edits;
-  at("vary").closest("fieldset").hidden = !model?.variations;
+  at("vary").closest("fieldset").hidden = at("look").hidden = !model?.variations;
+  at("copy").hidden = image.kind !== "generations"; // the others also need the image that they began with
   at("kept").max = scales;
   at("kept").value = Math.floor(scales / 2);
   at("copied").textContent = "";
@@ -59,11 +68,25 @@ function showScale() {
 
 function showKept() {
   at("kept-value").textContent = `${at("kept").value} of ${at("kept").max}`;
+  at("look-value").textContent = at("look-strength").value;
 }
 
-at("scale").addEventListener("input", showScale);
-at("kept").addEventListener("input", showKept);
-dialog.addEventListener("close", () => urls.forEach(URL.revokeObjectURL));
+/** From the first scale to the finished image. */
+function play() {
+  clearInterval(playing);
+  at("scale").value = 1;
+  showScale();
+  playing = setInterval(() => {
+    at("scale").stepUp();
+    showScale();
+    if (at("scale").value === at("scale").max) clearInterval(playing);
+  }, 350);
+}
+
+at("play").addEventListener("click", play);
+at("scale").addEventListener("input", () => { clearInterval(playing); showScale(); });
+for (const name of ["kept", "look-strength"]) at(name).addEventListener("input", showKept);
+dialog.addEventListener("close", forgetUrls);
 dialog.addEventListener("click", async (event) => {
   const kind = event.target.dataset?.copy;
   if (!kind) return;
@@ -76,12 +99,19 @@ dialog.addEventListener("click", async (event) => {
   }
 });
 
-/** on: {reuse, edit, vary(kept), remove, step(by)}, each called with the image that is shown. */
+/** on: {reuse, edit, vary(kept), look(prompt, strength), remove, step(by)}, each called with the image that is shown. step: to the image so many
+ * places older in the history, if there is one. */
 export function connect(on) {
   at("reuse").addEventListener("click", () => { dialog.close(); on.reuse(shown); });
   at("edit").addEventListener("click", () => { dialog.close(); on.edit(shown); });
   at("vary").addEventListener("click", () => { dialog.close(); on.vary(shown, Number(at("kept").value)); });
+  at("draw-look").addEventListener("click", () => {
+    dialog.close();
+    on.look(shown, at("look-prompt").value.trim() || shown.settings.prompt, Number(at("look-strength").value));
+  });
   at("delete").addEventListener("click", () => { dialog.close(); on.remove(shown); });
+  at("newer").addEventListener("click", () => on.step(shown, -1));
+  at("older").addEventListener("click", () => on.step(shown, 1));
   dialog.addEventListener("keydown", (event) => {
     if (event.target.matches("input") || !["ArrowLeft", "ArrowRight"].includes(event.key)) return;
     on.step(shown, event.key === "ArrowLeft" ? -1 : 1);
