@@ -2,7 +2,7 @@
 # make test                         installs the development tools too and runs every check
 # make docs                         builds the documentation into build/site
 # make contact-sheet                generates docs/contact_sheet.png again
-# make edit-sheet                   generates docs/figures/edits.jpg again
+# make edit-sheet                   generates docs/figures/edits.jpg and style.jpg again
 # make carry                        puts what a bare GPU machine lacks into build/carry (benchmarks/README.md)
 #
 # Needs Python 3.11 to 3.13. Another interpreter: make test PYTHON=python3.12
@@ -33,6 +33,7 @@ contact-sheet: install
 
 edit-sheet: install
 	$(BIN)/python docs/edit_sheet.py docs/figures/edits.jpg
+	$(BIN)/python docs/style_sheet.py docs/figures/style.jpg
 
 test: install-dev
 	$(BIN)/ruff check .

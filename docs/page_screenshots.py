@@ -40,10 +40,10 @@ def main() -> None:
         page = opened(browser.new_page(viewport={"width": 1120, "height": 760}), address)
         for place, prompt in enumerate(PROMPTS):
             draw(page, prompt, 4 * place)
-        page.screenshot(path=FIGURES / "page.jpg", quality=80)
+        page.screenshot(path=FIGURES / "page.jpg", quality=68)
         phone = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
         draw(opened(phone, address), PROMPTS[0], 0)
-        phone.screenshot(path=FIGURES / "page-phone.jpg", quality=80, full_page=True)
+        phone.screenshot(path=FIGURES / "page-phone.jpg", quality=68, full_page=True)
         browser.close()
     server.terminate()
     server.wait()

@@ -19,22 +19,18 @@ from hart.serving.access import Access
 from hart.serving.app import create_app
 from hart.serving.checkers import WordList
 from hart.serving.models import Models, OpenModel
-from hart.serving.server import Limits, Server
+from hart.serving.server import Limits
+from hart.serving.signing import ContentCredentials
+from live_server import Served
 from stand_in_engine import StandInEngine
 
 
 @dataclass
-class Running:
-    """A started application. http: a plain client; its errors are answers, not exceptions of the application."""
+class Running(Served):
+    """http: a plain client; errors are answers to it, not exceptions of the application."""
 
-    app: FastAPI
     engine: StandInEngine
     http: TestClient
-
-    @property
-    def server(self) -> Server:
-        server: Server = self.app.state.server
-        return server
 
     @property
     def openai(self) -> OpenAI:
@@ -50,10 +46,12 @@ def application(
     models: dict[str, OpenModel] | None = None,
     access: Access | None = None,
     limits: Limits | None = None,
+    credentials: ContentCredentials | None = None,
 ) -> FastAPI:
     """With the model "tiny", and a word that is refused."""
     found = models or {"tiny": lambda: engine or StandInEngine()}
-    return create_app(Models(found), checker=WordList(["forbidden"]), access=access, limits=limits)
+    checker = WordList(["forbidden"])
+    return create_app(Models(found), checker=checker, access=access, limits=limits, credentials=credentials)
 
 
 @contextmanager
@@ -63,10 +61,11 @@ def running(
     models: dict[str, OpenModel] | None = None,
     access: Access | None = None,
     limits: Limits | None = None,
+    credentials: ContentCredentials | None = None,
 ) -> Iterator[Running]:
     """An application whose default model is opened."""
     engine = engine or StandInEngine()
-    app = application(engine, models, access, limits)
+    app = application(engine, models, access, limits, credentials)
     with TestClient(app, raise_server_exceptions=False) as http:
         found = Running(app, engine, http)
         while found.server.models.default.state == "opening":

@@ -51,13 +51,17 @@ def test_vary_and_mix(text_model: Path, files: tuple[Path, Path], tmp_path: Path
     options = ("--model", text_model, "--seed", 2, "--out", tmp_path / "out")
     pipe = HartPipeline.from_pretrained(text_model, device="cpu")
     (varied,) = outputs(run("vary", files[0], "--kept-scales", 1, *options))
+    (styled,) = outputs(run("vary", files[0], "a dog", "--style-strength", 2, *options))
     (mixed,) = outputs(run("mix", "a cat", "a dog", "--weights", "0,0.5,1,1", *options))
     for path, drawn in (
         (varied, pipe.vary(picture(), kept_scales=1, seed=2)),
+        (styled, pipe.vary(picture(), "a dog", style_strength=2, seed=2)),
         (mixed, pipe.mix(["a cat", "a dog"], [0, 0.5, 1, 1], seed=2)),
     ):
         with Image.open(path) as written:
             assert written.tobytes() == drawn.images[0].tobytes()
+    source = read_record(styled).settings.edit
+    assert source is not None and (source.kept_scales, source.style_strength) == (0, 2)
     assert read_record(mixed).settings.mix == MixSettings("a dog", (0, 0.5, 1, 1))
     again = outputs(run("generate", "--like", mixed, "--out", tmp_path / "again"))
     assert again[0].read_bytes() == mixed.read_bytes()

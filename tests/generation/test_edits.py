@@ -14,21 +14,11 @@ from torch import Tensor
 from edited_images import LEFT, SIDE, mask_of, picture
 from hart import Edit, HartError, HartPipeline, ImageRequest, PromptMix
 from hart.data.images import as_rgb
-from hart.generation.edits import batch_edits, followed_codes
+from hart.generation.edits import MAX_STYLE, Style, batch_edits, followed_codes
 from hart.generation.logits import Candidates, filtered
 from hart.generation.noise import SeededNoise
+from hart.tokenizer.quantizer import next_scale_input
 from helpers import SCALES
-from models import save_tiny_class_model, save_tiny_text_model
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> HartPipeline:
-    return HartPipeline.from_pretrained(save_tiny_text_model(tmp_path_factory.mktemp("text")), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def classes(tmp_path_factory: pytest.TempPathFactory) -> HartPipeline:
-    return HartPipeline.from_pretrained(save_tiny_class_model(tmp_path_factory.mktemp("class")), device="cpu")
 
 
 @pytest.fixture(params=["text", "classes"])
@@ -109,6 +99,43 @@ def test_a_variation_keeps_scales(pipe: HartPipeline) -> None:
         assert torch.equal(state.steps[0].codes, coded.indices[state.k]) == (state.k < 2)
 
 
+def test_a_style_brings_tokens_near_the_references(pipe: HartPipeline) -> None:
+    image, (prompt, _) = picture(), prompts(pipe)
+    assert pipe.vary(image, prompt, kept_scales=0, seed=3) != pipe.vary(image, prompt, style_strength=1, seed=3)
+    encoded = pipe.components.encode(pipe.prepare_variation(image).pixels).unsqueeze(0)
+    distances = []
+    for strength in (0.0, 1.0, MAX_STYLE):
+        edit = pipe.prepare_variation(image, kept_scales=0, style_strength=strength)
+        states = list(pipe.generate_rows([ImageRequest(prompt, edit=edit)]))
+        grid = pipe.config.tokenizer.schedule.grids[1]  # the last of those with a style
+        made, asked = (next_scale_input(latent, grid)[0] for latent in (states[1].latent, encoded))
+        distances.append(float(torch.cdist(made, asked).amin(dim=1).mean()))
+    assert distances[0] > distances[1] > distances[2]
+
+
+def test_a_style_is_that_of_the_image_alone_wherever_its_parts_are(text: HartPipeline) -> None:
+    schedule, quantizer = text.config.tokenizer.schedule, text.tokenizer.quantizer
+    edit = text.prepare_variation(picture(4, 8), style_strength=1, aspect="1:1")  # a quarter of margin at both sides
+    latent = torch.randn(
+        quantizer.codebook.weight.shape[1], *schedule.final, generator=torch.Generator().manual_seed(0)
+    )
+    other = latent.clone()
+    other[..., 0] = other[..., -1] = 0
+
+    def penalty(latent: Tensor) -> Tensor:
+        made = batch_edits([edit], lambda _: latent, quantizer, schedule)
+        assert made is not None and made.styles[0] is not None
+        return made.styles[0].penalty(1, torch.zeros(4, len(latent)), quantizer)
+
+    assert torch.equal(penalty(latent), penalty(other))
+    torch.testing.assert_close(penalty(latent.flip(1)), penalty(latent))
+    edit = text.prepare_variation(picture(64, 1), style_strength=1, aspect="1:1")  # thinner than a token
+    assert penalty(latent).std() > 0
+    style = Style(1.0, (quantizer.codebook.weight[[3, 5]],))
+    costs = style.penalty(0, torch.zeros(1, len(latent)), quantizer)
+    assert sorted(costs[0].topk(2, largest=False).indices.tolist()) == [3, 5]
+
+
 def test_rows_with_and_without_edits_share_a_batch(text: HartPipeline) -> None:
     image = picture()
     images = [
@@ -118,6 +145,7 @@ def test_rows_with_and_without_edits_share_a_batch(text: HartPipeline) -> None:
         ImageRequest("a cow", seed=4, edit=text.prepare_edit(image, source_prompt="a hen", kept_scales=1)),
         ImageRequest("a hen", seed=5, mix=PromptMix("a dog", (0, 0, 0.5, 1))),
         ImageRequest("a cat", seed=6, edit=text.prepare_variation(image, kept_scales=4)),
+        ImageRequest("a fox", seed=7, edit=text.prepare_variation(image, style_strength=1)),
     ]
     sampling = text.config.sampling
     images[1] = replace(images[1], sampling=sampling.replace(guidance_scale=0.0), negative_prompt=None)
@@ -214,6 +242,8 @@ def test_masks_are_transparent_or_white_where_they_redraw(text: HartPipeline) ->
         (lambda pipe: pipe.edit(picture(), mask_of(), "a cat", output_type="np"), "choose pil"),
         (lambda pipe: pipe.edit(picture(), mask_of(), "a cat", strength=1), "unknown argument 'strength'"),
         (lambda pipe: pipe.vary(picture(), kept_scales=5), "kept_scales 5: give a whole number, .* at most 4"),
+        (lambda pipe: pipe.vary(picture(), style_strength=-1), "style_strength -1: give a number from 0 to 10"),
+        (lambda pipe: pipe.vary(picture(), style_strength="a"), "style_strength"),
         (lambda pipe: pipe.edit(picture(), None, "a cat", source_prompt=""), "empty"),
         (lambda pipe: pipe.mix(["a cat"]), "give a list of two"),
         (lambda pipe: pipe.mix(["a cat", "a dog"], [0, 1]), "give 4 from 0 to 1, one for each scale"),
@@ -236,7 +266,7 @@ def test_hidden_parts_of_a_source_do_not_leak_into_coarse_scales(text: HartPipel
     for hidden in (0.0, 100.0):
         latent = torch.ones(4, 4, 4)
         latent[..., 0] = hidden
-        edits = batch_edits([edit], lambda pixels, latent=latent: latent, quantizer, schedule)
+        edits = batch_edits([edit], lambda edit, latent=latent: latent, quantizer, schedule)
         assert edits is not None
         found.append(edits.known_codes(0, torch.zeros(1, 4, 4, 4), schedule.grids[0], quantizer))
         assert not edits.generated[0].any()

@@ -51,6 +51,8 @@ def error(answer: Any, status: int) -> dict[str, Any]:
         ({"prompt": "x", "n": "1"}, "n", "valid integer"),
         ({"prompt": "x", "n": 0}, "n", "greater than or equal to 1"),
         ({"prompt": "x", "n": True}, "n", "valid integer"),
+        ({"prompt": "x", "steps": 101}, "diffusion_steps", "this server takes up to 100"),
+        ({"prompt": "x", "maskgit_steps": 101}, "maskgit_steps", "this server takes up to 100"),
         ({"prompt": "x", "size": "big"}, "size", "must be like 512x512, or auto"),
         ({"prompt": "x", "size": "0x16"}, "size", "must be like 512x512, or auto"),
         ({"prompt": "x", "size": "16x99999"}, "size", "no side may be longer"),
@@ -174,11 +176,12 @@ def test_a_mask_says_by_alpha_0_what_is_drawn_anew(server: Running) -> None:
     assert own is not None and own.mask is not None and own.mask.tobytes() == source.mask.tobytes()
 
 
-def test_variations_keep_half_of_the_scales_unless_told(server: Running) -> None:
-    for given, kept in (({}, 2), ({"kept_scales": "3"}, 3)):
+def test_variations_keep_scales_or_a_look(server: Running) -> None:
+    for given, kept in (({}, (None, 0)), ({"kept_scales": "3"}, (3, 0)), ({"style_strength": "1.5"}, (None, 1.5))):
         answer = edit(server, png(), route="variations", seed="1", **given)
         row = server.engine.batches[-1][0]
-        assert row.source is not None and row.source.kept_scales == kept and row.source.mask is None
+        assert row.source is not None and row.source.mask is None
+        assert (row.source.kept_scales, row.source.style_strength) == kept
         assert image_of(answer.json()["data"][0]["b64_json"]).tobytes() == drawn(row, FACTS.scales - 1).tobytes()
 
 

@@ -27,11 +27,12 @@ from hart.serving.options import LOOPBACK, ServeOptions
         (["--prompt-check", "none.txt"], "no such file"),
         (["--api-key-file", "none"], "no such file"),
         (["--batch-size", "0"], "--batch-size"),
+        (["--c2pa-key", "key.pem"], "--c2pa-certificate and --c2pa-key go together"),
         (["--rate-limit", "0"], "--rate-limit"),
     ],
 )
 def test_bad_options_are_one_line(arguments: list[str], message: str) -> None:
-    assert message in refused(run("serve", *arguments))
+    assert message in refused(run("serve", "--port", 0, *arguments))
 
 
 def test_a_port_that_is_taken() -> None:

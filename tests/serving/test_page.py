@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from typing import Any
 
 import pytest
 from PIL import Image
+
+from hart.generation.metadata import read_record
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("fastapi")
@@ -266,3 +269,27 @@ def test_the_canvas_grows_and_variations_keep_the_coarse_scales(page: Any) -> No
     page.locator("#gallery .open").last.click()
     page.get_by_role("button", name="Draw variations").click()
     page.locator("#gallery li").nth(2).wait_for()
+
+
+def test_an_image_of_others_is_there_to_be_edited_and_to_lend_its_look(page: Any, tmp_path: Path) -> None:
+    Image.new("RGB", (2048, 1024), "blue").save(tmp_path / "holiday.jpg")
+    page.locator("#open-file").set_input_files(tmp_path / "holiday.jpg")
+    page.get_by_role("heading", name="holiday.jpg").wait_for()
+    assert not page.get_by_role("button", name="Use these settings").is_visible()
+    assert page.get_by_role("button", name="Draw in this look").is_visible()
+    page.get_by_role("button", name="Edit", exact=True).click()
+    sync_api.expect(page.locator("#canvas-size")).to_have_text(re.compile("512 . 256 px"))
+
+
+def test_something_else_is_drawn_in_the_look_of_an_image(page: Any) -> None:
+    draw(page, "a blue heart", seed=0)
+    page.locator("#gallery .open").first.click()
+    page.get_by_label("What to draw", exact=True).fill("a house")
+    page.get_by_role("button", name="Draw in this look").click()
+    page.locator("#gallery li").nth(1).wait_for()
+    page.locator("#gallery .open").first.click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download PNG").click()
+    record = read_record(Path(download.value.path()))
+    assert record.prompt == "a house" and record.settings.edit is not None
+    assert (record.settings.edit.style_strength, record.settings.edit.kept_scales) == (1, 0)

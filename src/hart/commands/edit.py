@@ -68,7 +68,7 @@ def edit(
             size=options.size,
             aspect=options.aspect,
         )
-        return _edited(pipe, made, prompt, files | of_mask | {"source_prompt": source_prompt})
+        return _edited(options, pipe, made, prompt, files | of_mask | {"source_prompt": source_prompt})
 
     _draw(options, settings, prepared)
 
@@ -81,15 +81,26 @@ def vary(
     settings: Any,
     prompt: Annotated[str | None, typer.Argument(help="What the images show; by default left open.")] = None,
     kept_scales: Annotated[
-        int | None, typer.Option(help="How many first scales are the image's; by default half of them.")
+        int | None,
+        typer.Option(help="How many first scales are the image's; by default half of them, none with a style."),
     ] = None,
+    style_strength: Annotated[
+        float, typer.Option(help="In place of its scales: how far images have the image's look, 1 for clearly.")
+    ] = 0.0,
 ) -> None:
-    """Generate images that have an image's coarse scales, so its layout and colours, and finer ones of their own."""
+    """Generate images that have an image's coarse scales, so its layout and colours, and finer ones of their own; or,
+    by --style-strength, its look alone."""
     source, files = _opened(image, "image")
 
     def prepared(pipe: HartPipeline) -> Drawing:
-        made = pipe.prepare_variation(source, kept_scales=kept_scales, size=options.size, aspect=options.aspect)
-        return _edited(pipe, made, prompt, files)
+        made = pipe.prepare_variation(
+            source,
+            kept_scales=kept_scales,
+            style_strength=style_strength,
+            size=options.size,
+            aspect=options.aspect,
+        )
+        return _edited(options, pipe, made, prompt, files)
 
     _draw(options, settings, prepared)
 
@@ -119,6 +130,7 @@ def mix(
 
         schedule = requested_schedule(pipe.config, size=options.size, aspect=options.aspect)
         shares = mix_weights(len(schedule), given, switch)
+        pipe.require_memory(schedule, options.batch_size, branches=3)
         both = prompts_for(pipe, [first, second])
         call = partial(pipe.mix, both, shares, size=options.size, aspect=options.aspect)
         return call, {"mix": MixSettings(second, shares)}
@@ -137,12 +149,15 @@ def _draw(options: DrawOptions, settings: dict[str, Any], prepared: Callable[[Ha
             call(**writer.arguments(pipe, report), **settings)
 
 
-def _edited(pipe: HartPipeline, made: Edit, prompt: str | None, files: dict[str, Any]) -> Drawing:
+def _edited(options: DrawOptions, pipe: HartPipeline, made: Edit, prompt: str | None, files: dict[str, Any]) -> Drawing:
     """An edit with a prompt, or with none. files: of its record."""
     from hart.generation.image_requests import null_context
     from hart.generation.metadata import EditSource
+    from hart.sizes import requested_schedule
 
-    source = EditSource(**files, kept_scales=made.kept_scales, followed_scales=made.followed_scales)
+    pipe.require_memory(requested_schedule(pipe.config, size=made.size), options.batch_size)
+    amounts = {name: getattr(made, name) for name in ("kept_scales", "followed_scales", "style_strength")}
+    source = EditSource(**files, **amounts)
     asked: dict[str, Any] = {"edit": made, "size": made.size}
     if prompt is None:
         return partial(pipe, prompt_embeds=null_context(pipe.config), **asked), {"edit": source}

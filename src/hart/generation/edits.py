@@ -9,8 +9,11 @@ An edit without a mask follows the source by its noise (after VARIN, arXiv 2509.
 prompt with Gumbel noise under which the source's own prompt would have given the source's code. Where both prompts
 predict the same, the source's code comes out.
 
+A style reference is taken by its tokens, wherever they are: at the coarse scales codes are preferred by which a token
+comes near one of the reference's.
+
 Shapes: B images, M of them with a second prompt, K scales, N_k tokens of scale k, V codes, D latent channels, h w
-latent, H W pixels.
+latent, H W pixels, R tokens of a style reference.
 """
 
 from __future__ import annotations
@@ -39,6 +42,12 @@ SHARE = 0.25
 the coarse scales stay the source's under a mask of half the image, and no colour changes there."""
 FEATHER = 4
 """Pixels inside the mask's border over which the original turns into what was drawn."""
+STYLED = 0.7
+"""Share of the scales at which a style reference is followed: finer ones would copy its parts."""
+STYLE_WEIGHT = 10.0
+"""Nats that a code costs at strength 1 if it leaves its token as far from the reference's as codes are long (RMS)."""
+MAX_STYLE = 10.0
+"""Times the usual strength of a style, beyond which nothing of the prompt is left."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +59,7 @@ class Edit:
     kept_scales: at this many first scales all codes are the source's.
     source_prompt: describes the source; of an edit that follows it. A prompt or one row of features.
     followed_scales: from `kept_scales` up to this many first scales codes are drawn with the source's noise.
+    style_strength: how far the image is drawn in the look of the source, 1 for clearly, 0 for not at all.
     """
 
     pixels: Tensor
@@ -57,6 +67,7 @@ class Edit:
     kept_scales: int = 0
     source_prompt: Prompt | Context | None = None
     followed_scales: int = 0
+    style_strength: float = 0.0
 
     @property
     def size(self) -> str:
@@ -110,6 +121,23 @@ class SecondPrompts:
 
 
 @dataclass(frozen=True)
+class Style:
+    """The look of a source. tokens: of each scale at which it is followed (R, D), parts of the source's latent."""
+
+    strength: float
+    tokens: tuple[Tensor, ...]
+
+    def penalty(self, k: int, inputs: Tensor, quantizer: MultiScaleQuantizer) -> Tensor:
+        """(N_k, V), what a code costs: how far it leaves its token from the nearest of the source's.
+
+        inputs: (N_k, D), the sum of the scales before k.
+        """
+        # one token after the other: all distances at once, (N_k, R, V), would be much memory
+        distances = torch.stack([quantizer.distances(self.tokens[k] - sum_so_far).amin(dim=0) for sum_so_far in inputs])
+        return self.strength * STYLE_WEIGHT * distances / quantizer.codebook.weight.float().square().sum(dim=1).mean()
+
+
+@dataclass(frozen=True)
 class BatchEdits:
     """The edits of a batch; an image without one generates everything.
 
@@ -117,6 +145,7 @@ class BatchEdits:
     kept: (K, B, 1, 1, 1) bool, scales that are the source's everywhere.
     discrete: (B, 1, 1, 1) bool, images of which all scales are; None if there are none.
     followed: K of (B, 1) bool, or None where no image follows its source; own_codes: then K of (B, N_k).
+    styles: of each image that takes one.
     """
 
     latent: Tensor
@@ -126,6 +155,7 @@ class BatchEdits:
     discrete: Tensor | None
     followed: tuple[Tensor | None, ...]
     own_codes: tuple[Tensor, ...]
+    styles: tuple[Style | None, ...]
 
     def known_codes(self, k: int, total: Tensor, grid: Grid, quantizer: MultiScaleQuantizer) -> Tensor:
         """(B, N_k), the codes nearest to what the sum (B, D, h, w) of the scales before k lacks of the source.
@@ -136,6 +166,18 @@ class BatchEdits:
         share = next_scale_input(known, grid)
         missing = next_scale_input((self.latent - total) * known, grid)
         return quantizer.nearest(torch.where(share > 1 - 1e-5, missing, missing / share.clamp(min=1e-5)))
+
+    def styled(self, k: int, logits: Tensor, total: Tensor, grid: Grid, quantizer: MultiScaleQuantizer) -> Tensor:
+        """Logits (B, N_k, V) of all tokens of scale k, less the penalties of images with a style."""
+        if not any(style is not None and k < len(style.tokens) for style in self.styles):
+            return logits
+        inputs = next_scale_input(total, grid)
+        return torch.stack(
+            [
+                own if style is None else own - style.penalty(k, inputs[i], quantizer)
+                for i, (own, style) in enumerate(zip(logits, self.styles, strict=True))
+            ]
+        )
 
     def codes(self, k: int, positions: Tensor | None, drawn: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """The codes (B, N) of a step of scale k, and where they are drawn ones."""
@@ -157,20 +199,20 @@ class BatchEdits:
 
 def batch_edits(
     edits: Sequence[Edit | None],
-    encode: Callable[[Tensor], Tensor],
+    latent_of: Callable[[Edit], Tensor],
     quantizer: MultiScaleQuantizer,
     schedule: ScaleSchedule,
 ) -> BatchEdits | None:
     """The edits of the images of a batch; None if there are none.
 
-    encode: pixels (3, H, W) uint8 to their latent (D, h, w) on the device of `quantizer`.
+    latent_of: the latent (D, h, w) of the source of an edit, on the device of `quantizer`.
     """
     if all(edit is None for edit in edits):
         return None
     codebook, scales, (height, width) = quantizer.codebook.weight, len(schedule), schedule.final
     device = codebook.device
     nothing = codebook.new_zeros(codebook.shape[1], height, width, dtype=torch.float32)
-    latent = torch.stack([nothing if edit is None else encode(edit.pixels).float() for edit in edits])
+    latent = torch.stack([nothing if edit is None else latent_of(edit).float() for edit in edits])
     everywhere = torch.ones(1, height, width, dtype=torch.bool)
     redraw = torch.stack(
         [
@@ -196,7 +238,25 @@ def batch_edits(
         discrete=kept[-1].view(-1, 1, 1, 1) if scales in kept_scales else None,
         followed=tuple(followed[k].unsqueeze(-1) if any(follow[k]) else None for k in range(scales)),
         own_codes=quantizer.encode(latent, schedule).indices if any(map(any, follow)) else (),
+        styles=tuple(
+            None if edit is None or edit.style_strength == 0 else _style(edit, one, schedule)
+            for edit, one in zip(edits, latent, strict=True)
+        ),
     )
+
+
+def _style(edit: Edit, latent: Tensor, schedule: ScaleSchedule) -> Style:
+    """The look of the source with this latent (D, h, w). Where the canvas is larger than it, it has none."""
+    known = torch.ones(1, 1, *schedule.final)
+    if edit.redraw is not None and not edit.redraw.all():
+        known = F.adaptive_avg_pool2d((~edit.redraw).float()[None, None], schedule.final)
+    known, tokens = known.to(latent.device, non_blocking=True), []
+    for grid in schedule.grids[: int(STYLED * len(schedule))]:
+        (share,), (means,) = next_scale_input(known, grid), next_scale_input(latent * known, grid)
+        means = means / share.clamp(min=1e-5)
+        # where the source is not, one of its tokens stands twice
+        tokens.append(torch.where(share > 1e-5, means, means.index_select(0, share[:, 0].argmax(dim=0, keepdim=True))))
+    return Style(edit.style_strength, tuple(tokens))
 
 
 def followed_codes(

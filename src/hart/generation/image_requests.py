@@ -10,7 +10,7 @@ import torch
 
 from hart.config import MAX_SEED, HartConfig, SamplingConfig
 from hart.errors import HartError
-from hart.generation.edits import Edit, PromptMix, SecondPrompts
+from hart.generation.edits import MAX_STYLE, Edit, PromptMix, SecondPrompts
 from hart.generation.request import (
     MAX_BATCH,
     Prompt,
@@ -107,6 +107,8 @@ def checked_changes(
             raise HartError(f"the edit is of {edit.size} pixels, the images are of {size}: give size=edit.size")
         for name in ("kept_scales", "followed_scales"):
             whole_number(name, getattr(edit, name), 0, scales)
+        if not 0 <= finite_number("style_strength", edit.style_strength) <= MAX_STYLE:
+            raise HartError(f"style_strength {shown(edit.style_strength)}: give a number from 0 to {MAX_STYLE:g}")
         if edit.source_prompt is not None:
             edit = replace(edit, source_prompt=_checked_prompt(config, "source_prompt", edit.source_prompt))
     if mix is not None:

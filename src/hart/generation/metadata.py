@@ -47,6 +47,7 @@ class EditSource(Config):
     source_prompt: str | None = None
     kept_scales: int = 0
     followed_scales: int = 0
+    style_strength: float = 0.0
 
 
 class MixSettings(Config):
@@ -89,20 +90,25 @@ class ImageRecord:
     settings: ImageSettings
     version: str
 
+    @property
+    def digital_source(self) -> str:
+        """Of IPTC's vocabulary: whether a model made the whole image or changed another."""
+        kind = "trainedAlgorithmicMedia" if self.settings.edit is None else "compositeWithTrainedAlgorithmicMedia"
+        return f"http://cv.iptc.org/newscodes/digitalsourcetype/{kind}"
+
 
 XMP_CHUNK = "XML:com.adobe.xmp"
 
 
-def xmp(model: str, version: str) -> str:
-    """XMP that says that a model made the whole image (IPTC's digital source type), and which."""
-    source = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+def xmp(record: ImageRecord) -> str:
+    """XMP that says that a model made the image, by IPTC's digital source type, and which."""
     attributes = {
         "rdf:about": "",
         "xmlns:xmp": "http://ns.adobe.com/xap/1.0/",
         "xmlns:Iptc4xmpExt": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
-        "xmp:CreatorTool": f"{SOFTWARE} {version}",
-        "Iptc4xmpExt:DigitalSourceType": source,
-        "Iptc4xmpExt:AISystemUsed": printable(model),
+        "xmp:CreatorTool": f"{SOFTWARE} {record.version}",
+        "Iptc4xmpExt:DigitalSourceType": record.digital_source,
+        "Iptc4xmpExt:AISystemUsed": printable(record.model),
     }
     said = " ".join(f"{name}={quoteattr(value)}" for name, value in attributes.items())
     return (
@@ -130,7 +136,7 @@ def png_chunks(record: ImageRecord) -> PngImagePlugin.PngInfo:
     for name, text in texts.items():
         # names of folders may hold bytes that are not UTF-8
         chunks.add_text(name, text.encode("utf-8", "backslashreplace").decode())
-    chunks.add_itxt(XMP_CHUNK, xmp(record.model, record.version))
+    chunks.add_itxt(XMP_CHUNK, xmp(record))
     return chunks
 
 

@@ -233,6 +233,8 @@ class NextScaleGenerator:
         logits = own if prefix.second is None else prefix.second.mixed(k, own, other)
         if null is not None:
             logits = guided(logits, null, guidance)
+        if self.edits is not None:
+            logits = self.edits.styled(k, logits, total, self.schedule.grids[k], self.quantizer)
         places = torch.arange(logits.shape[1], device=logits.device).unsqueeze(0) if positions is None else positions
         candidates = filtered(logits, settings.candidates[k], settings.top_p, settings.row_top_k_at(k))
         to_sample, to_mix = self.noise.gumbel(k, places, candidates)

@@ -75,16 +75,21 @@ class Editing(BasePipeline):
         prompt: Prompt | None = None,
         *,
         kept_scales: int | None = None,
+        style_strength: float = 0.0,
         size: int | str | None = None,
         aspect: str | None = None,
         **options: Any,
     ) -> HartOutput:
-        """Images that have the coarse scales of another one in common.
+        """Images that have the coarse scales of another one in common, or its look.
 
-        kept_scales: how many first scales are taken from it, by default half of them. All of them are its
-            reconstruction from codes alone, 0 is a new image. The other arguments are as in `edit`.
+        kept_scales: how many first scales are taken from it, by default half of them, and none with a style. All of
+            them are its reconstruction from codes alone, 0 is a new image.
+        style_strength: how far images have the colours of it, wherever they are in it, 1 for clearly. The other
+            arguments are as in `edit`.
         """
-        made = self.prepare_variation(image, kept_scales=kept_scales, size=size, aspect=aspect)
+        made = self.prepare_variation(
+            image, kept_scales=kept_scales, style_strength=style_strength, size=size, aspect=aspect
+        )
         return self._edited(prompt, made, options)
 
     def prepare_edit(
@@ -119,14 +124,16 @@ class Editing(BasePipeline):
         image: Image.Image,
         *,
         kept_scales: int | None = None,
+        style_strength: float = 0.0,
         size: int | str | None = None,
         aspect: str | None = None,
     ) -> Edit:
         """What images keep of another one in `vary`; see `prepare_edit`."""
         schedule = canvas_schedule(self.config, require_image("image", image), size=size, aspect=aspect)
         pixels, redraw = laid_out(image, None, self.config, schedule)
-        kept = len(schedule) // 2 if kept_scales is None else kept_scales
-        return self._checked(Edit(pixels, redraw, kept), schedule)
+        if kept_scales is None:
+            kept_scales = 0 if style_strength else len(schedule) // 2
+        return self._checked(Edit(pixels, redraw, kept_scales, style_strength=style_strength), schedule)
 
     def _checked(self, edit: Edit, schedule: ScaleSchedule) -> Edit:
         checked_changes(self.config, edit, None, schedule)

@@ -34,6 +34,7 @@ def record(row: Row, facts: ModelFacts, model: str) -> ImageRecord:
             mask=None if source.mask_sha256 is None else "mask",
             mask_sha256=source.mask_sha256,
             kept_scales=source.kept_scales or 0,
+            style_strength=source.style_strength,
         )
     settings = ImageSettings(
         sampling=row.sampling,
@@ -54,6 +55,5 @@ def encoded(image: Image.Image, made_by: ImageRecord, form: str, quality: int, *
     if form == "png":
         image.save(file, "PNG", pnginfo=png_chunks(made_by), compress_level=PREVIEW_LEVEL if preview else LEVEL)
     else:
-        said = xmp(made_by.model, made_by.version).encode()
-        image.save(file, form.upper(), quality=quality, xmp=said)
+        image.save(file, form.upper(), quality=quality, xmp=xmp(made_by).encode())
     return file.getvalue()

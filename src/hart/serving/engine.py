@@ -34,7 +34,8 @@ class Source:
     """The image that a row starts from.
 
     image: RGB. sha256: of the file that it came in. mask: mode L of the image's size, 255 where it is redrawn; None for
-    a variation. kept_scales: how many scales are taken from the image; None: none under a mask, half without one.
+    a variation. kept_scales: how many scales are taken from the image; None: none under a mask or with a style, else
+    half. style_strength: how far the look is the image's.
     """
 
     image: Image.Image
@@ -42,6 +43,7 @@ class Source:
     mask: Image.Image | None = None
     mask_sha256: str | None = None
     kept_scales: int | None = None
+    style_strength: float = 0.0
 
 
 @dataclass(frozen=True)

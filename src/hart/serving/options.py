@@ -42,10 +42,22 @@ class ServeOptions(Config, kw_only=True):
     """Sample every image by itself, so that not a bit depends on others, which is slower; by default on a CPU."""
     queue_size: Annotated[int, Field(ge=1, le=100_000)] = 64
     """Images that may wait; beyond that requests are refused with status 429."""
+    max_pixels: Annotated[int, Field(ge=1)] | None = None
+    """Pixels of the largest image; by default twice those of the model's own size."""
+    max_steps: Annotated[int, Field(ge=1)] = 100
+    """Most steps of MaskGIT, and of the diffusion, that a request may ask for; the model's own are always served."""
     timeout: Annotated[float, Field(gt=0, le=86_400)] = 120.0
     """Seconds in which a request has to be done."""
     prompt_check: str = "words"
     """What refuses prompts: words (the built-in list), none, a text file of words, or a ShieldGemma model."""
+    ray: Annotated[bool, Field(json_schema_extra={"flags": ["--ray"]})] = False
+    """Draw by replicas on the machines of a Ray cluster, which replaces those that fail."""
+    replicas: Annotated[int, Field(ge=1)] | None = None
+    """With --ray, how many; by default one a GPU, or one a machine if there are none."""
+    c2pa_certificate: Path | None = None
+    """Certificates in PEM, the signer's first: finished images are signed by C2PA."""
+    c2pa_key: Path | None = None
+    """The signer's private key in PEM, without a password."""
     log_requests: Annotated[bool, Field(json_schema_extra={"flags": ["--log-requests"]})] = False
     """Write a line for every request: address, path and status; never prompts."""
 
@@ -76,6 +88,14 @@ class ServeOptions(Config, kw_only=True):
         if any(not key.strip() or not key.isascii() or not key.isprintable() or " " in key for key in keys):
             raise HartError("--api-key: a key has ASCII letters, digits and signs, without spaces")
         return tuple(keys)
+
+    def signing(self) -> tuple[Path, Path] | None:
+        """Certificate and key of content credentials, if there are to be any. Raises `HartError` for one alone."""
+        if self.c2pa_certificate is None and self.c2pa_key is None:
+            return None
+        if self.c2pa_certificate is None or self.c2pa_key is None:
+            raise HartError("--c2pa-certificate and --c2pa-key go together: give both")
+        return self.c2pa_certificate, self.c2pa_key
 
     def hosts(self) -> frozenset[str] | None:
         """Names that requests may be addressed to; None: any. Raises `HartError` where a server would be open to

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hart.serving.checkers import PromptChecker
@@ -27,11 +26,12 @@ from hart.serving.schemas import (
     Usage,
     wanted_size,
 )
+from hart.serving.signing import ContentCredentials
 from hart.sizes import ImageSize
 
+STEPS = ("maskgit_steps", "diffusion_steps")
 UNREAD_PIXELS = 2**24
 """Of previews that wait for a slow reader; more are left out."""
-NEW_SEEDS = 2**32
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Order:
     facts: ModelFacts
     rows: Sequence[Row]
     notes: list[str]
+    credentials: ContentCredentials | None = None
 
     @property
     def size(self) -> str:
@@ -63,14 +64,16 @@ class Order:
 
     def encoded(self, event: Preview | Finished) -> str:
         """The event's image in base64."""
-        row = self.rows[event.row]
+        made_by = record(self.rows[event.row], self.facts, self.model)
         content = encoded(
             event.image,
-            record(row, self.facts, self.model),
+            made_by,
             self.form,
             100 if self.request.output_compression is None else self.request.output_compression,
             preview=isinstance(event, Preview),
         )
+        if self.credentials is not None and isinstance(event, Finished):
+            content = self.credentials.signed(content, self.form, made_by)
         return base64.b64encode(content).decode()
 
     def usage(self, images: int) -> Usage:
@@ -83,21 +86,35 @@ class Order:
 
 
 def order(
-    request: ImageRequest, model: ServedModel, engine: Engine, checker: PromptChecker, source: Source | None = None
+    request: ImageRequest,
+    model: ServedModel,
+    engine: Engine,
+    checker: PromptChecker,
+    max_steps: int,
+    new_seed: int,
+    source: Source | None = None,
+    credentials: ContentCredentials | None = None,
 ) -> Order:
-    """The rows that a request asks for. Raises `ApiError` for a refused prompt, `HartError` for what cannot be."""
+    """The rows that a request asks for. max_steps: see `ServeOptions`. new_seed: of one that gives none.
+
+    Raises `ApiError` for a refused prompt, `HartError` for what cannot be.
+    """
     prompt: str = getattr(request, "prompt", None) or ""
     negative = request.negative_prompt or ""
     for text, param in ((prompt, "prompt"), (negative, "negative_prompt")):
         if text and (why := checker.refusal(text)) is not None:
             raise ApiError(400, why, param=param, code="content_policy_violation")
     size, notes = _size(request, engine, source)
-    seed = secrets.randbelow(NEW_SEEDS) if request.seed is None else request.seed
+    seed = new_seed if request.seed is None else request.seed
     settings = request.sampling()
-    rows = [engine.row(prompt, negative or None, seed + i, size, settings, source) for i in range(request.n or 1)]
+    for name in STEPS:
+        if (settings[name] or 0) > max(max_steps, getattr(engine.facts.sampling, name) or 0):
+            raise ApiError(400, f"{name}: this server takes up to {max_steps}", param=name)
+    first = engine.row(prompt, negative or None, seed, size, settings, source)
+    rows = [replace(first, seed=seed + i) for i in range(request.n or 1)]
     for text in (prompt, negative):
         notes += engine.remarks(text) if text else []
-    return Order(request, model.name, engine.facts, rows, notes)
+    return Order(request, model.name, engine.facts, rows, notes, credentials)
 
 
 def _size(request: ImageRequest, engine: Engine, source: Source | None) -> tuple[Size, list[str]]:
@@ -139,7 +156,8 @@ class Subscription:
 
     async def next(self, seconds: float | None = None) -> Event:
         """Raises `TimeoutError` if there is none in time."""
-        event = await asyncio.wait_for(self._events.get(), seconds)
+        async with asyncio.timeout(seconds):  # `wait_for` of Python 3.11 may swallow that the client has left
+            event = await self._events.get()
         if isinstance(event, Preview):
             self._unread -= event.image.width * event.image.height
         return event

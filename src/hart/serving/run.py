@@ -13,6 +13,7 @@ from hart.serving.engine import Engine
 from hart.serving.models import Models, OpenModel
 from hart.serving.options import ServeOptions
 from hart.serving.server import Limits
+from hart.serving.signing import ContentCredentials
 
 
 def app_from_options(options: ServeOptions) -> FastAPI:
@@ -22,7 +23,14 @@ def app_from_options(options: ServeOptions) -> FastAPI:
         Models({name: _opener(source, options) for name, source in options.models().items()}),
         checker=prompt_checker(options.prompt_check, options.device),
         access=Access(options.keys(), options.hosts()),
-        limits=Limits(options.batch_size, options.queue_size, options.timeout, images_per_minute=options.rate_limit),
+        credentials=None if (files := options.signing()) is None else ContentCredentials(*files),
+        limits=Limits(
+            options.batch_size,
+            options.queue_size,
+            options.timeout,
+            images_per_minute=options.rate_limit,
+            max_steps=options.max_steps,
+        ),
         log_requests=options.log_requests,
     )
 
@@ -39,6 +47,6 @@ def _opener(source: str, options: ServeOptions) -> OpenModel:
         from hart.serving.pipeline_engine import PipelineEngine  # imports PyTorch
 
         pipe = HartPipeline.from_pretrained(source, device=options.device, dtype=options.dtype)
-        return PipelineEngine(pipe, exact=options.exact)
+        return PipelineEngine(pipe, exact=options.exact, max_pixels=options.max_pixels)
 
     return open_model

@@ -133,6 +133,8 @@ class Variation(ImageRequest):
     """What the image shows; helps the model."""
     kept_scales: Annotated[int, Field(ge=0, le=64)] | None = None
     """How many scales are taken from the image, by default half of them: more keep more of it."""
+    style_strength: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """In place of scales: how far the image is drawn in the look of the other, 1 for clearly."""
 
 
 class TextTokens(BaseModel):

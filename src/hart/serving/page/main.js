@@ -1,7 +1,8 @@
-// The page: the form, the images that are being drawn, and the history. Nothing is sent anywhere but to this server.
+// The page: the images that are being drawn, and the history. Nothing is sent anywhere but to this server.
 
 import * as api from "./api.js";
 import * as editor from "./editor.js";
+import { askForKey, model, restore, roll, settings, watch } from "./form.js";
 import * as history from "./history.js";
 import { settingsOf } from "./png.js";
 import * as viewer from "./viewer.js";
@@ -9,127 +10,16 @@ import * as viewer from "./viewer.js";
 const at = (id) => document.getElementById(id);
 const form = at("form");
 
-let models = [];
 let images = []; // the history, newest first
-let watching;
 let running = null; // the AbortController of the drawing that is running
 const picked = new Set();
-const ASPECTS = ["4:3", "3:4", "16:9", "9:16"]; // offered besides the sizes that a model was trained at
-
-// --- what the server offers ---
-
-const model = (id = at("model").value) => models.find((one) => one.id === id) ?? models[0];
-
-const STATES = { closed: "Not opened yet", opening: "Opening the model… You can already write and draw.", ready: "Ready" };
-
-/** Ask for the models, again and again: a model's facts are known once its file is open, and servers come and go. */
-async function watch() {
-  try {
-    const known = models.length > 0 && model().scales;
-    models = await api.models();
-    if (!known) offer();
-    tell(models[0].state, STATES[models[0].state] ?? models[0].problem);
-  } catch (error) {
-    if (error.status === 401) askForKey();
-    tell("failed", error.message);
-  }
-  clearTimeout(watching);
-  watching = setTimeout(watch, models[0]?.state === "opening" ? 500 : 10000);
-}
-
-function tell(state, text) {
-  at("status").dataset.state = state;
-  at("status").textContent = text;
-}
-
-/** Models, sizes and styles, and the chosen model's settings. */
-function offer() {
-  const chosen = at("model").value;
-  at("model").replaceChildren(...models.map(({ id }) => new Option(id, id)));
-  if (models.some(({ id }) => id === chosen)) at("model").value = chosen;
-  offerModel();
-}
-
-/** What the chosen model draws, and its own settings. */
-function offerModel() {
-  const facts = model();
-  const chosen = at("size").value;
-  const sizes = facts?.sizes ?? ["auto"];
-  const options = [...sizes.map((size) => new Option(shape(size), size)), ...ASPECTS.map((aspect) => new Option(aspect, aspect))];
-  at("size").replaceChildren(...options);
-  if (options.some(({ value }) => value === chosen)) at("size").value = chosen;
-  const style = chosenStyle();
-  at("styles").replaceChildren(...(facts?.styles ?? []).map((value) => {
-    const chip = document.createElement("button");
-    chip.type = "button";
-    chip.value = value;
-    chip.textContent = value.replace(/ style$/, "");
-    chip.addEventListener("click", () => press(value === chosenStyle() ? "" : value));
-    return chip;
-  }));
-  press(style);
-  at("style-choice").hidden = chips().length === 0;
-  setModelDefaults();
-}
-
-const chips = () => [...at("styles").children];
-
-const chosenStyle = () => chips().find((chip) => chip.getAttribute("aria-pressed") === "true")?.value ?? "";
-
-/** Choose one style, or "" for none. */
-function press(style) {
-  for (const chip of chips()) chip.setAttribute("aria-pressed", String(chip.value === style));
-}
-
-/** "128x128" with its ratio: "1:1 (128 × 128)". */
-function shape(size) {
-  const [width, height] = size.split("x").map(Number);
-  if (!height) return "as the model draws";
-  let [a, b] = [width, height];
-  while (b) [a, b] = [b, a % b];
-  return `${width / a}:${height / a} (${width} × ${height})`;
-}
-
-function setModelDefaults() {
-  const sampling = model()?.sampling;
-  if (!sampling) return;
-  form.guidance.value = sampling.guidance_scale;
-  form.top_k.value = sampling.top_k ?? 0;
-  form.top_p.value = sampling.top_p ?? 1;
-  showValues();
-}
-
-function showValues() {
-  at("guidance-value").textContent = Number(form.guidance.value) === 0 ? "off" : form.guidance.value;
-  at("top-p-value").textContent = Number(form.top_p.value) === 1 ? "all codes" : form.top_p.value;
-}
 
 // --- drawing ---
-
-/** The form's values; the chosen style stands behind the prompt. */
-function settings() {
-  const prompt = form.prompt.value.trim(), style = chosenStyle();
-  return {
-    prompt: style ? `${prompt}, ${style}` : prompt,
-    negative_prompt: form.negative.value.trim(),
-    seed: Number(form.seed.value),
-    model: form.model.value || undefined,
-    [ASPECTS.includes(form.size.value) ? "aspect" : "size"]: form.size.value,
-    // a model that is still being opened draws with its own settings
-    ...(model()?.sampling && {
-      guidance_scale: Number(form.guidance.value),
-      top_k: Number(form.top_k.value),
-      top_p: Number(form.top_p.value),
-    }),
-  };
-}
 
 function say(text) {
   at("message").textContent = text;
   at("message").hidden = !text;
 }
-
-const roll = () => { form.seed.value = Math.floor(Math.random() * 2 ** 32); };
 
 /** Run one request and show its images as they come. fields: what the request holds besides `chosen` and the count. */
 async function run(path, chosen, count, fields = {}) {
@@ -280,50 +170,34 @@ function forget(image) {
   }
 }
 
-/** Put settings into the form. */
-function restore(stored) {
-  form.negative.value = stored.negative_prompt ?? "";
-  form.seed.value = stored.seed;
-  form.reroll.checked = false;
-  if (models.some(({ id }) => id === stored.model)) {
-    form.model.value = stored.model;
-    offerModel();
-  }
-  const style = chips().map(({ value }) => value).find((value) => stored.prompt.endsWith(`, ${value}`)) ?? "";
-  form.prompt.value = style ? stored.prompt.slice(0, -style.length - 2) : stored.prompt;
-  press(style);
-  if (stored.size) {
-    if (![...form.size.options].some(({ value }) => value === stored.size)) form.size.add(new Option(shape(stored.size), stored.size));
-    form.size.value = stored.size;
-  }
-  for (const name of ["guidance_scale", "top_k", "top_p"]) {
-    const field = name === "guidance_scale" ? form.guidance : form[name];
-    if (stored[name] !== undefined) field.value = stored[name];
-  }
-  showValues();
-  form.prompt.focus();
-}
-
 async function restoreFrom(file) {
   const found = await settingsOf(file).catch(() => null);
   if (found) {
     say("");
     return restore(found);
   }
-  say("That file does not say how it was made. It can still be edited.");
-  if (file.type.startsWith("image/")) edit({ blob: file, settings: settings() });
+  if (!file.type.startsWith("image/")) return say("That file is no image.");
+  say("That image does not say how it was made. It can still be edited, varied, and lend its look.");
+  const chosen = settings();
+  viewer.open({ blob: file, partials: [], settings: { ...chosen, prompt: chosen.prompt || file.name }, kind: "file" }, model());
 }
 
 // --- what can be made of an image ---
 
 async function edit(image) {
+  const facts = model(image.settings.model);
   let bitmap;
   try {
     bitmap = await createImageBitmap(image.blob);
+    // photographs are painted on at a size that the server would reduce them to anyway
+    const most = 4 * Math.max(...(facts?.sizes ?? ["512"]).flatMap((size) => size.split("x").map(Number)));
+    const scale = most / Math.max(bitmap.width, bitmap.height);
+    const [resizeWidth, resizeHeight] = [bitmap.width, bitmap.height].map((side) => Math.max(1, Math.round(side * scale)));
+    if (scale < 1) bitmap = await createImageBitmap(bitmap, { resizeWidth, resizeHeight, resizeQuality: "high" });
   } catch {
     return say("That file is not an image that this browser can show.");
   }
-  editor.open(bitmap, image.settings.prompt, model(image.settings.model)?.token_size ?? 16, (work) => {
+  editor.open(bitmap, image.settings.prompt, facts?.token_size ?? 16, (work) => {
     run("/v1/images/edits", { ...settings(), aspect: undefined, prompt: work.prompt || image.settings.prompt, size: work.size }, Number(form.count.value), {
       image: work.image,
       mask: work.mask,
@@ -331,13 +205,17 @@ async function edit(image) {
   });
 }
 
+/** Images that have something of another. kept: what they have. */
+function varied(image, prompt, kept) {
+  const seed = Math.floor(Math.random() * 2 ** 32);
+  run("/v1/images/variations", { ...image.settings, prompt, seed }, Number(form.count.value), { image: image.blob, ...kept });
+}
+
 viewer.connect({
   reuse: (image) => restore(image.settings),
   edit,
-  vary: (image, kept) => {
-    const seed = Math.floor(Math.random() * 2 ** 32);
-    run("/v1/images/variations", { ...image.settings, seed }, Number(form.count.value), { image: image.blob, kept_scales: kept });
-  },
+  vary: (image, kept) => varied(image, image.settings.prompt, { kept_scales: kept }),
+  look: (image, prompt, strength) => varied(image, prompt, { style_strength: strength }),
   remove: async (image) => {
     if (typeof image.id === "number") await history.remove(image.id);
     forget(image);
@@ -350,32 +228,16 @@ viewer.connect({
 
 // --- keys, files, buttons ---
 
-function askForKey() {
-  at("key-button").hidden = false;
-  if (!at("key").open) at("key").showModal();
-}
-
-at("key-button").addEventListener("click", askForKey);
-at("key").addEventListener("close", () => {
-  if (at("key").returnValue !== "ok") return;
-  api.setKey(at("key-value").value);
-  watch();
-});
-
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   run("/v1/images/generations", settings(), Number(form.count.value));
 });
-form.addEventListener("input", showValues);
 at("stop").addEventListener("click", () => running?.abort());
-at("dice").addEventListener("click", roll);
 at("examples").addEventListener("click", (event) => {
   if (!event.target.matches("button")) return;
   form.prompt.value = event.target.textContent;
   form.requestSubmit();
 });
-at("defaults").addEventListener("click", setModelDefaults);
-at("model").addEventListener("change", offerModel);
 at("compare").addEventListener("click", () => viewer.compare([...picked]));
 at("clear").addEventListener("click", async () => {
   if (!confirm("Delete all images of the history from this browser?")) return;
@@ -410,7 +272,6 @@ document.addEventListener("drop", (event) => {
 });
 
 roll();
-showValues();
 watch();
 history.all().then((stored) => {
   images = stored;

@@ -39,15 +39,17 @@ export function open(image, model) {
   shown = image;
   facts = model;
   urls = [...image.partials, image.blob].map(url);
-  at("viewer-title").textContent = image.settings.prompt;
-  at("viewer-facts").replaceChildren(...factsOf(image.settings));
+  const foreign = image.kind === "file"; // its settings are those that the next drawing takes
+  at("viewer-title").textContent = foreign ? image.blob.name : image.settings.prompt;
+  at("viewer-facts").replaceChildren(...(foreign ? [] : factsOf(image.settings)));
+  for (const name of ["download", "reuse", "delete", "newer", "older"]) at(name).hidden = foreign;
   at("download").href = urls.at(-1);
   at("download").download = `${image.settings.prompt.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 60)}-${image.settings.seed}.png`;
   at("scale").max = at("scale").value = urls.length;
   at("scale").disabled = at("play").disabled = urls.length === 1;
   const scales = model?.scales ?? 1;
   at("edit").hidden = !model?.edits;
-  at("vary").closest("fieldset").hidden = !model?.variations;
+  at("vary").closest("fieldset").hidden = at("look").hidden = !model?.variations;
   at("copy").hidden = image.kind !== "generations"; // the others also need the image that they began with
   at("kept").max = scales;
   at("kept").value = Math.floor(scales / 2);
@@ -66,6 +68,7 @@ function showScale() {
 
 function showKept() {
   at("kept-value").textContent = `${at("kept").value} of ${at("kept").max}`;
+  at("look-value").textContent = at("look-strength").value;
 }
 
 /** From the first scale to the finished image. */
@@ -82,7 +85,7 @@ function play() {
 
 at("play").addEventListener("click", play);
 at("scale").addEventListener("input", () => { clearInterval(playing); showScale(); });
-at("kept").addEventListener("input", showKept);
+for (const name of ["kept", "look-strength"]) at(name).addEventListener("input", showKept);
 dialog.addEventListener("close", forgetUrls);
 dialog.addEventListener("click", async (event) => {
   const kind = event.target.dataset?.copy;
@@ -96,12 +99,16 @@ dialog.addEventListener("click", async (event) => {
   }
 });
 
-/** on: {reuse, edit, vary(kept), remove, step(by)}, each called with the image that is shown. step: to the image so many
+/** on: {reuse, edit, vary(kept), look(prompt, strength), remove, step(by)}, each called with the image that is shown. step: to the image so many
  * places older in the history, if there is one. */
 export function connect(on) {
   at("reuse").addEventListener("click", () => { dialog.close(); on.reuse(shown); });
   at("edit").addEventListener("click", () => { dialog.close(); on.edit(shown); });
   at("vary").addEventListener("click", () => { dialog.close(); on.vary(shown, Number(at("kept").value)); });
+  at("draw-look").addEventListener("click", () => {
+    dialog.close();
+    on.look(shown, at("look-prompt").value.trim() || shown.settings.prompt, Number(at("look-strength").value));
+  });
   at("delete").addEventListener("click", () => { dialog.close(); on.remove(shown); });
   at("newer").addEventListener("click", () => on.step(shown, -1));
   at("older").addEventListener("click", () => on.step(shown, 1));

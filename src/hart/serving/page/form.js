@@ -1,0 +1,162 @@
+// The form: what the server's models offer, what is chosen of it, and the API key.
+
+import * as api from "./api.js";
+
+const at = (id) => document.getElementById(id);
+const form = at("form");
+
+let models = [];
+let watching;
+const ASPECTS = ["4:3", "3:4", "16:9", "9:16"]; // offered besides the sizes that a model was trained at
+
+// --- what the server offers ---
+
+export const model = (id = at("model").value) => models.find((one) => one.id === id) ?? models[0];
+
+const STATES = { closed: "Not opened yet", opening: "Opening the model… You can already write and draw.", ready: "Ready" };
+
+/** Ask for the models, again and again: a model's facts are known once its file is open, and servers come and go. */
+export async function watch() {
+  try {
+    const known = models.length > 0 && model().scales;
+    models = await api.models();
+    if (!known) offer();
+    tell(models[0].state, STATES[models[0].state] ?? models[0].problem);
+  } catch (error) {
+    if (error.status === 401) askForKey();
+    tell("failed", error.message);
+  }
+  clearTimeout(watching);
+  watching = setTimeout(watch, models[0]?.state === "opening" ? 500 : 10000);
+}
+
+function tell(state, text) {
+  at("status").dataset.state = state;
+  at("status").textContent = text;
+}
+
+/** Models, sizes and styles, and the chosen model's settings. */
+function offer() {
+  const chosen = at("model").value;
+  at("model").replaceChildren(...models.map(({ id }) => new Option(id, id)));
+  if (models.some(({ id }) => id === chosen)) at("model").value = chosen;
+  offerModel();
+}
+
+/** What the chosen model draws, and its own settings. */
+function offerModel() {
+  const facts = model();
+  const chosen = at("size").value;
+  const sizes = facts?.sizes ?? ["auto"];
+  const options = [...sizes.map((size) => new Option(shape(size), size)), ...ASPECTS.map((aspect) => new Option(aspect, aspect))];
+  at("size").replaceChildren(...options);
+  if (options.some(({ value }) => value === chosen)) at("size").value = chosen;
+  const style = chosenStyle();
+  at("styles").replaceChildren(...(facts?.styles ?? []).map((value) => {
+    const chip = document.createElement("button");
+    chip.type = "button";
+    chip.value = value;
+    chip.textContent = value.replace(/ style$/, "");
+    chip.addEventListener("click", () => press(value === chosenStyle() ? "" : value));
+    return chip;
+  }));
+  press(style);
+  at("style-choice").hidden = chips().length === 0;
+  setModelDefaults();
+}
+
+const chips = () => [...at("styles").children];
+
+const chosenStyle = () => chips().find((chip) => chip.getAttribute("aria-pressed") === "true")?.value ?? "";
+
+/** Choose one style, or "" for none. */
+function press(style) {
+  for (const chip of chips()) chip.setAttribute("aria-pressed", String(chip.value === style));
+}
+
+/** "128x128" with its ratio: "1:1 (128 × 128)". */
+function shape(size) {
+  const [width, height] = size.split("x").map(Number);
+  if (!height) return "as the model draws";
+  let [a, b] = [width, height];
+  while (b) [a, b] = [b, a % b];
+  return `${width / a}:${height / a} (${width} × ${height})`;
+}
+
+function setModelDefaults() {
+  const sampling = model()?.sampling;
+  if (!sampling) return;
+  form.guidance.value = sampling.guidance_scale;
+  form.top_k.value = sampling.top_k ?? 0;
+  form.top_p.value = sampling.top_p ?? 1;
+  showValues();
+}
+
+function showValues() {
+  at("guidance-value").textContent = Number(form.guidance.value) === 0 ? "off" : form.guidance.value;
+  at("top-p-value").textContent = Number(form.top_p.value) === 1 ? "all codes" : form.top_p.value;
+}
+
+// --- what is chosen ---
+
+/** The form's values; the chosen style stands behind the prompt. */
+export function settings() {
+  const prompt = form.prompt.value.trim(), style = chosenStyle();
+  return {
+    prompt: style ? `${prompt}, ${style}` : prompt,
+    negative_prompt: form.negative.value.trim(),
+    seed: Number(form.seed.value),
+    model: form.model.value || undefined,
+    [ASPECTS.includes(form.size.value) ? "aspect" : "size"]: form.size.value,
+    // a model that is still being opened draws with its own settings
+    ...(model()?.sampling && {
+      guidance_scale: Number(form.guidance.value),
+      top_k: Number(form.top_k.value),
+      top_p: Number(form.top_p.value),
+    }),
+  };
+}
+
+/** Put settings into the form. */
+export function restore(stored) {
+  form.negative.value = stored.negative_prompt ?? "";
+  form.seed.value = stored.seed;
+  form.reroll.checked = false;
+  if (models.some(({ id }) => id === stored.model)) {
+    form.model.value = stored.model;
+    offerModel();
+  }
+  const style = chips().map(({ value }) => value).find((value) => stored.prompt.endsWith(`, ${value}`)) ?? "";
+  form.prompt.value = style ? stored.prompt.slice(0, -style.length - 2) : stored.prompt;
+  press(style);
+  if (stored.size) {
+    if (![...form.size.options].some(({ value }) => value === stored.size)) form.size.add(new Option(shape(stored.size), stored.size));
+    form.size.value = stored.size;
+  }
+  for (const name of ["guidance_scale", "top_k", "top_p"]) {
+    const field = name === "guidance_scale" ? form.guidance : form[name];
+    if (stored[name] !== undefined) field.value = stored[name];
+  }
+  showValues();
+  form.prompt.focus();
+}
+
+export const roll = () => { form.seed.value = Math.floor(Math.random() * 2 ** 32); };
+
+export function askForKey() {
+  at("key-button").hidden = false;
+  if (!at("key").open) at("key").showModal();
+}
+
+at("key-button").addEventListener("click", askForKey);
+at("key").addEventListener("close", () => {
+  if (at("key").returnValue !== "ok") return;
+  api.setKey(at("key-value").value);
+  watch();
+});
+
+form.addEventListener("input", showValues);
+at("dice").addEventListener("click", roll);
+at("defaults").addEventListener("click", setModelDefaults);
+at("model").addEventListener("change", offerModel);
+showValues();

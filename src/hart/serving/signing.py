@@ -1,0 +1,89 @@
+"""Content credentials (C2PA): a signed manifest in an image that says who drew it, so that any later change shows.
+
+It says what the XMP says. A signature depends on time and chance: two signed images differ in bytes, not in pixels.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hart.errors import HartError, missing_package
+from hart.files import read_text, user_path
+
+if TYPE_CHECKING:
+    from hart.generation.metadata import ImageRecord
+
+TRIAL_SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/algorithmicMedia"
+ALGORITHMS = {"secp256r1": b"es256", "secp384r1": b"es384", "secp521r1": b"es512"}
+
+
+class ContentCredentials:
+    """Signs images with one certificate."""
+
+    def __init__(self, certificate: Path, key: Path) -> None:
+        """Both in PEM. certificate: the signer's, then those that vouch for it; allowed to sign e-mails or documents.
+        key: of the first, without a password. Raises `HartError` for files that cannot sign.
+        """
+        try:
+            import c2pa
+        except ModuleNotFoundError as error:
+            raise missing_package(error.name, "c2pa") from None
+        from PIL import Image
+
+        chain, secret = (read_text(user_path(file)).encode() for file in (certificate, key))
+        self._c2pa = c2pa
+        self._signer = c2pa.C2paSignerInfo(_algorithm(key, secret), chain, secret, None)
+        # a thumbnail has several times the bytes of the image
+        self._context = c2pa.Context(c2pa.Settings.from_dict({"builder": {"thumbnail": {"enabled": False}}}))
+        trial = io.BytesIO()
+        Image.new("RGB", (1, 1)).save(trial, "PNG")
+        try:
+            self._signed(trial.getvalue(), "png", {"name": "trial"}, {"digitalSourceType": TRIAL_SOURCE})
+        except c2pa.C2paError as error:
+            said = " ".join(str(error).split())
+            raise HartError(f"{certificate} cannot sign images with {key}: {said}") from None
+
+    def signed(self, content: bytes, form: str, made_by: ImageRecord) -> bytes:
+        """The file with its manifest. form: png, jpeg or webp."""
+        from hart.generation.metadata import SOFTWARE
+
+        software = {"name": SOFTWARE, "version": made_by.version}
+        said = {"digitalSourceType": made_by.digital_source, "description": f"model {made_by.model}"}
+        return self._signed(content, form, software, said)
+
+    def _signed(self, content: bytes, form: str, software: dict[str, str], said: dict[str, str]) -> bytes:
+        """said: of the action by which the software made the image."""
+        actions = [{"action": "c2pa.created", "softwareAgent": software, **said}]
+        manifest = {
+            "claim_generator_info": [software],
+            "assertions": [{"label": "c2pa.actions", "data": {"actions": actions}}],
+        }
+        written = io.BytesIO()
+        with (
+            self._c2pa.Signer.from_info(self._signer) as signer,
+            self._c2pa.Builder(manifest, self._context) as builder,
+        ):
+            builder.sign(signer, f"image/{form}", io.BytesIO(content), written)
+        return written.getvalue()
+
+
+def _algorithm(file: Path, key: bytes) -> bytes:
+    """C2PA's name of how this private key signs."""
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        found = load_pem_private_key(key, password=None)
+    except (TypeError, ValueError):
+        raise HartError(f"{file}: no private key in PEM, without a password") from None
+    if isinstance(found, Ed25519PrivateKey):
+        return b"ed25519"
+    if isinstance(found, RSAPrivateKey):
+        return b"ps256"
+    if isinstance(found, EllipticCurvePrivateKey) and found.curve.name in ALGORITHMS:
+        return ALGORITHMS[found.curve.name]
+    raise HartError(f"{file}: C2PA signs with ECDSA (P-256, P-384, P-521), Ed25519 or RSA keys, not with this kind")
