@@ -15,11 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import typer
-from matplotlib.figure import Figure
+from panels import panels
 
 from hart.training.trackers import LOG_FILE
-
-INCHES = (5.2, 3.6)
 
 
 def read(run: Path, figure: str) -> tuple[np.ndarray, np.ndarray]:
@@ -44,22 +42,17 @@ def running_mean(values: np.ndarray, width: int) -> np.ndarray:
 
 def draw(runs: Sequence[Path], figures: Sequence[str], smooth: int, out: Path) -> None:
     """One panel for each of `figures`."""
-    canvas = Figure(figsize=(INCHES[0] * len(figures), INCHES[1]), layout="constrained")
-    panels = canvas.subplots(1, len(figures), squeeze=False)
-    for panel, figure in zip(panels[0], figures, strict=True):
-        for run in runs:
-            steps, values = read(run, figure)
-            if len(steps):
-                panel.plot(steps, running_mean(values, smooth), label=run.name, linewidth=1.5)
-        if not panel.lines:
-            raise SystemExit(f"none of the runs has the figure {figure!r}")
-        name = figure.replace("_", " ")
-        panel.set_ylabel(name if smooth == 1 else f"{name}, mean of {smooth} log lines")
-        panel.set_xlabel("step")
-        panel.grid(alpha=0.3)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(frameon=False)
-    canvas.savefig(out, dpi=110)
+    with panels(len(figures), out) as axes:
+        for panel, figure in zip(axes, figures, strict=True):
+            for run in runs:
+                steps, values = read(run, figure)
+                if len(steps):
+                    panel.plot(steps, running_mean(values, smooth), label=run.name, linewidth=1.5)
+            if not panel.lines:
+                raise SystemExit(f"none of the runs has the figure {figure!r}")
+            name = figure.replace("_", " ")
+            panel.set_ylabel(name if smooth == 1 else f"{name}, mean of {smooth} log lines")
+            panel.set_xlabel("step")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

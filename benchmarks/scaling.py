@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from panels import panels
 
 from hart.benchmark.machine import device_clock, machine_facts, peak_memory
 from hart.benchmark.measure import timed
@@ -112,26 +113,19 @@ def _cells(row: Row, before: Row | None) -> list[Any]:
 
 def draw(results: dict[str, Any], file: Path) -> None:
     """A panel for each row of points: time, arithmetic and memory, each as a multiple of its first."""
-    from matplotlib.figure import Figure
-
-    canvas = Figure(figsize=(4.2 * len(results["series"]), 3.6), layout="constrained")
-    panels = canvas.subplots(1, len(results["series"]), squeeze=False)[0]
-    for panel, (name, rows) in zip(panels, results["series"].items(), strict=True):
-        grown = name if name in rows[0] else "tokens"
-        xs = [row[grown] for row in rows]
-        lines = {"operations": ("gflop", "--"), "seconds": ("seconds", "o-"), "memory": ("gib", "s-")}
-        for label, (key, style) in lines.items():
-            if all(row[key] for row in rows):
-                panel.plot(xs, [row[key] / rows[0][key] for row in rows], style, label=label)
-        panel.set_xscale("log", base=2)
-        panel.set_yscale("log", base=2)
-        panel.set_xticks(xs, [row["size"] if grown == "tokens" else str(row[grown]) for row in rows])
-        panel.set_xlabel(name)
-        panel.set_ylabel("times the first")
-        panel.grid(alpha=0.3)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(frameon=False)
-    canvas.savefig(file, dpi=110)
+    with panels(len(results["series"]), file) as axes:
+        for panel, (name, rows) in zip(axes, results["series"].items(), strict=True):
+            grown = name if name in rows[0] else "tokens"
+            xs = [row[grown] for row in rows]
+            lines = {"operations": ("gflop", "--"), "seconds": ("seconds", "o-"), "memory": ("gib", "s-")}
+            for label, (key, style) in lines.items():
+                if all(row[key] for row in rows):
+                    panel.plot(xs, [row[key] / rows[0][key] for row in rows], style, label=label)
+            panel.set_xscale("log", base=2)
+            panel.set_yscale("log", base=2)
+            panel.set_xticks(xs, [row["size"] if grown == "tokens" else str(row[grown]) for row in rows])
+            panel.set_xlabel(name)
+            panel.set_ylabel("times the first")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from generate_cpu import machine
+import torch
 
+from hart.benchmark.machine import machine_facts
 from hart.pipeline import HartPipeline
 from hart.serving.pipeline_engine import PipelineEngine
 
@@ -130,7 +131,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
-    figures = measured(options.model, options.batch_size, options.rounds) | {"machine": machine()}
+    figures = measured(options.model, options.batch_size, options.rounds) | {
+        "machine": machine_facts(torch.device("cpu"))
+    }
     goals = {"server/offline": "at least 0.9", "first/whole": "below 0.33", "queueing in batches": "below 2"}
     for name, value in (figures["machine"] | figures).items():
         if name != "machine":

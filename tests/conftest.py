@@ -1,14 +1,18 @@
-"""One thread, one seed, and property tests with the same cases every time."""
+"""One thread, one seed, property tests with the same cases every time, and models that many tests use.
+
+Imports stand where they are needed: the process that only hands out tests is then ready at once.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
 
-from models import save_tiny_class_model, save_tiny_text_model
+if TYPE_CHECKING:
+    from hart import HartPipeline
 
 settings.register_profile(
     "hart",
@@ -19,20 +23,47 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("hart")
-torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Modules take their first weights from the global generator."""
+    import torch
+
     torch.manual_seed(0)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that no test writes to."""
+    from models import save_tiny_text_model
+
     return save_tiny_text_model(tmp_path_factory.mktemp("text"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def class_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from models import save_tiny_class_model
+
     return save_tiny_class_model(tmp_path_factory.mktemp("class"))
+
+
+@pytest.fixture(scope="module")
+def text(text_model: Path) -> HartPipeline:
+    from hart import HartPipeline
+
+    return HartPipeline.from_pretrained(text_model, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def classes(class_model: Path) -> HartPipeline:
+    from hart import HartPipeline
+
+    return HartPipeline.from_pretrained(class_model, device="cpu")

@@ -66,24 +66,32 @@ def killed_at_start(folder: Path, job: Job, expected: ImageSettings | None, pare
     _die()
 
 
-def main() -> None:
-    """The command `hart` with harmed workers. First argument: `stuck`, or `ray`, where one worker is killed."""
+def stuck_command(arguments: list[str], errors: str) -> None:
+    """The command `hart` with workers that are stuck, in a process group of its own. errors: what it says there."""
     from hart.cli import main
 
+    os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have their background processes ignore it
-    if sys.argv.pop(1) == "stuck":
-        running.Workers = partial(Workers, work=stuck)  # type: ignore[assignment, attr-defined]
-    else:
-        from hart.commands.jobs import ray_data
+    for handle, path in ((1, os.devnull), (2, errors)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), handle)
+    running.Workers = partial(Workers, work=stuck)  # type: ignore[assignment, attr-defined]
+    sys.argv[1:] = arguments
+    main()
 
-        class Killed(ray_data.RayDrawer):
-            def __init__(self, folder: Path, job: Job, *others: Any) -> None:
-                super().__init__(folder, job, *others)
-                _at_the_victim(lambda: _die_once(folder.parent / "killed"), folder, job)
 
-        ray_data.RayDrawer = Killed  # type: ignore[assignment, misc]
+def on_a_cluster() -> None:
+    """The command `hart` with workers of Ray of which one is killed."""
+    from hart.cli import main
+    from hart.commands.jobs import ray_data
+
+    class Killed(ray_data.RayDrawer):
+        def __init__(self, folder: Path, job: Job, *others: Any) -> None:
+            super().__init__(folder, job, *others)
+            _at_the_victim(lambda: _die_once(folder.parent / "killed"), folder, job)
+
+    ray_data.RayDrawer = Killed  # type: ignore[assignment, misc]
     main()
 
 
 if __name__ == "__main__":
-    main()
+    on_a_cluster()

@@ -15,18 +15,24 @@ from hart.serving.server import Server
 
 
 @dataclass
-class Live:
-    """thread: the server's; it ends when the server has stopped."""
+class Served:
+    """A started application."""
 
     app: FastAPI
-    port: int
-    thread: threading.Thread
-    web: uvicorn.Server
 
     @property
     def server(self) -> Server:
         server: Server = self.app.state.server
         return server
+
+
+@dataclass
+class Live(Served):
+    """thread: the server's; it ends when the server has stopped."""
+
+    port: int
+    thread: threading.Thread
+    web: uvicorn.Server
 
     @property
     def url(self) -> str:

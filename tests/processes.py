@@ -5,4 +5,5 @@ from __future__ import annotations
 import multiprocessing
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["hart.training.trainer", "hart.pipeline"])
+# the compiler is imported by the first optimiser
+CONTEXT.set_forkserver_preload(["hart.training.dry_run", "hart.training.encoding", "hart.pipeline", "torch._dynamo"])

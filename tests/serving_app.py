@@ -19,23 +19,18 @@ from hart.serving.access import Access
 from hart.serving.app import create_app
 from hart.serving.checkers import WordList
 from hart.serving.models import Models, OpenModel
-from hart.serving.server import Limits, Server
+from hart.serving.server import Limits
 from hart.serving.signing import ContentCredentials
+from live_server import Served
 from stand_in_engine import StandInEngine
 
 
 @dataclass
-class Running:
-    """A started application. http: a plain client; its errors are answers, not exceptions of the application."""
+class Running(Served):
+    """http: a plain client; errors are answers to it, not exceptions of the application."""
 
-    app: FastAPI
     engine: StandInEngine
     http: TestClient
-
-    @property
-    def server(self) -> Server:
-        server: Server = self.app.state.server
-        return server
 
     @property
     def openai(self) -> OpenAI:

@@ -41,6 +41,8 @@ class StandInEngine:
     sampled: list[list[int]] = field(default_factory=list)
     """The seeds of the rows of every scale that was sampled."""
     open_gate: threading.Event = field(default_factory=threading.Event)
+    asked: int = 0
+    """Calls of `row`."""
     clock: list[float] = field(default_factory=lambda: [0.0])
     """Advances by a second a scale."""
 
@@ -63,6 +65,7 @@ class StandInEngine:
         settings: Mapping[str, Any],
         source: Source | None = None,
     ) -> Row:
+        self.asked += 1
         given = {name: value for name, value in settings.items() if value is not None}
         if source is None and not prompt.strip():
             raise HartError("prompt 1 is empty: describe what to generate")

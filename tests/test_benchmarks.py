@@ -114,6 +114,7 @@ def test_ablations_are_trained_and_measured_one_call_after_the_other(
     monkeypatch.syspath_prepend(BENCHMARKS)
     ablations = importlib.import_module("ablations")
     monkeypatch.setattr(ablations, "RECIPE", tiny_ablations_recipe(tmp_path))
+    monkeypatch.setattr("hart.evaluation.metrics.features.LITE0_IMAGE_SIZE", 64)
     data, other = tmp_path / "images", tmp_path / "other"
     write_captioned_folder(data, 6)
     write_captioned_folder(other, 4)

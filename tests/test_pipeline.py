@@ -16,24 +16,9 @@ from hart.checkpoint.storage import TEXT_ENCODER_FILE
 from hart.config import MAX_SEED, SamplingConfig, TextConditioning
 from hart.text_encoder.base import RandomTextFeatures
 from helpers import CLASSES, SCALES, TEXT_TOKENS, TEXT_WIDTH, tiny_text_config
-from models import save_tiny_class_model, save_tiny_text_model
+from models import save_tiny_text_model
 
 PROMPTS = ["a red apple", "a cat"]
-
-
-@pytest.fixture(scope="module")
-def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_text_model(tmp_path_factory.mktemp("text"))
-
-
-@pytest.fixture(scope="module")
-def text(text_folder: Path) -> HartPipeline:
-    return HartPipeline.from_pretrained(str(text_folder), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def classes(tmp_path_factory: pytest.TempPathFactory) -> HartPipeline:
-    return HartPipeline.from_pretrained(str(save_tiny_class_model(tmp_path_factory.mktemp("class"))), device="cpu")
 
 
 def pixels(images: list[Image.Image]) -> list[bytes]:
@@ -137,8 +122,8 @@ def test_previews_change_nothing(text: HartPipeline) -> None:
 
 @pytest.mark.parametrize("dtype", ["bf16", "float16", torch.bfloat16])
 @pytest.mark.parametrize("kind", ["text", "class"])
-def test_short_number_types(kind: str, dtype: Any, text_folder: Path, tmp_path: Path) -> None:
-    folder = text_folder if kind == "text" else save_tiny_class_model(tmp_path)
+def test_short_number_types(kind: str, dtype: Any, text_model: Path, class_model: Path) -> None:
+    folder = text_model if kind == "text" else class_model
     pipe = HartPipeline.from_pretrained(str(folder), device="cpu", dtype=dtype)
     assert pipe.hart.transformer.word_embed.weight.dtype in (torch.bfloat16, torch.float16)
     seen: list[ScalePreview] = []
@@ -148,15 +133,15 @@ def test_short_number_types(kind: str, dtype: Any, text_folder: Path, tmp_path: 
     assert math.isfinite(pipe.reconstruct(out.images[0]).hybrid_psnr)
 
 
-def test_numbers_that_leave_their_range_are_an_error(text_folder: Path) -> None:
-    pipe = HartPipeline.from_pretrained(str(text_folder), device="cpu")
+def test_numbers_that_leave_their_range_are_an_error(text_model: Path) -> None:
+    pipe = HartPipeline.from_pretrained(str(text_model), device="cpu")
     pipe.hart.transformer.head.linear.bias.data.fill_(math.inf)
     with pytest.raises(HartError, match="float32 or bfloat16"):
         pipe("a cat")
 
 
-def test_an_image_that_is_not_finite_is_an_error(text_folder: Path) -> None:
-    pipe = HartPipeline.from_pretrained(str(text_folder), device="cpu")
+def test_an_image_that_is_not_finite_is_an_error(text_model: Path) -> None:
+    pipe = HartPipeline.from_pretrained(str(text_model), device="cpu")
     pipe.tokenizer.decoder.conv_out.bias.data.fill_(math.nan)
     with pytest.raises(HartError, match="not finite"):
         pipe("a cat")
@@ -235,25 +220,25 @@ def test_maskgit_steps_need_residual_diffusion(classes: HartPipeline) -> None:
 @pytest.mark.parametrize(
     ("device", "message"), [("tpu", "unknown device"), ("cuda:99", "cuda:99"), ("meta", "unknown")]
 )
-def test_refuses_devices_that_are_not_there(text_folder: Path, device: str, message: str) -> None:
+def test_refuses_devices_that_are_not_there(text_model: Path, device: str, message: str) -> None:
     with pytest.raises(HartError, match=message):
-        HartPipeline.from_pretrained(str(text_folder), device=device)
+        HartPipeline.from_pretrained(str(text_model), device=device)
 
 
 @pytest.mark.parametrize("dtype", ["float8", torch.float64])
-def test_refuses_other_number_types(text_folder: Path, dtype: Any) -> None:
+def test_refuses_other_number_types(text_model: Path, dtype: Any) -> None:
     with pytest.raises(HartError, match="bfloat16"):
-        HartPipeline.from_pretrained(str(text_folder), device="cpu", dtype=dtype)
+        HartPipeline.from_pretrained(str(text_model), device="cpu", dtype=dtype)
 
 
 @pytest.mark.parametrize(
     ("tokens", "width"), [(TEXT_TOKENS + 1, TEXT_WIDTH), (TEXT_TOKENS, TEXT_WIDTH + 1)], ids=["tokens", "width"]
 )
-def test_a_text_encoder_of_other_sizes_is_refused(text_folder: Path, tokens: int, width: int) -> None:
+def test_a_text_encoder_of_other_sizes_is_refused(text_model: Path, tokens: int, width: int) -> None:
     encoder = RandomTextFeatures(TextConditioning(width=width, tokens=tokens), seed=0)
     message = f"gives {tokens} tokens of width {width}, the transformer takes {TEXT_TOKENS} of width {TEXT_WIDTH}"
     with pytest.raises(HartError, match=message):
-        HartPipeline.from_pretrained(str(text_folder), device="cpu", text_encoder=encoder)
+        HartPipeline.from_pretrained(str(text_model), device="cpu", text_encoder=encoder)
 
 
 def test_a_class_model_takes_no_text_encoder(classes: HartPipeline) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,23 +135,27 @@ def join(rank: int, world: int, rendezvous: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world)
 
 
-def train_in_process(
-    rank: int, world: int, rendezvous: str, folder: str, kind: str, trainer: dict[str, Any], results: Any
-) -> None:
-    """One of `world` processes of a run."""
+def train_in_process(rank: int, world: int, rendezvous: str, runs: Any, results: Any) -> None:
+    """One of `world` processes that train together, run after run; the first puts the log and the weights of each.
+
+    runs: (folder, kind, settings of the trainer), and None at the end.
+    """
     torch.set_num_threads(1)
     join(rank, world, rendezvous)
-    given = recipe(**trainer)
-    task, given = TASKS[kind](given)
-    lines: list[tuple[int, dict[str, float]]] = []
-    run = Trainer(
-        task, given, Path(folder), DistributedContext(given.trainer), on_log=lambda step, f: lines.append((step, f))
-    )
-    run.run()
-    state = run.stepper.state_dict()
-    if rank == 0:
-        results.put((lines, {name: v.tolist() for name, v in state["parts"]["model"]["module"].items()}))
+    for folder, kind, trainer in iter(runs.get, None):
+        task, given = TASKS[kind](recipe(**trainer))
+        lines: list[tuple[int, dict[str, float]]] = []
+        log = partial(_keep, lines)
+        run = Trainer(task, given, Path(folder), DistributedContext(given.trainer), on_log=log)
+        run.run()
+        state = run.stepper.state_dict()
+        if rank == 0:
+            results.put((lines, {name: v.tolist() for name, v in state["parts"]["model"]["module"].items()}))
     torch.distributed.destroy_process_group()
+
+
+def _keep(lines: list[Any], step: int, figures: dict[str, float]) -> None:
+    lines.append((step, figures))
 
 
 def _toy(given: Recipe) -> tuple[ToyTask, Recipe]:

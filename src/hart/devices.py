@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -106,6 +107,35 @@ def machine_memory() -> int | None:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # not on Windows
         return None
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a program may still take; None if the system does not say.
+
+    Of main memory with what can be swapped out, and within the limit of a container.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type != "cpu":
+        return None
+    kilobytes = _counts(Path("/proc/meminfo"))
+    if "MemAvailable:" not in kilobytes:
+        return machine_memory()
+    free = 1024 * (kilobytes["MemAvailable:"] + kilobytes.get("SwapFree:", 0))
+    group = Path("/sys/fs/cgroup")
+    with suppress(OSError, ValueError):  # a limit of "max" is none
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        free = min(free, limit - _counts(group / "memory.stat").get("anon", 0))  # files give way
+    return free
+
+
+def _counts(file: Path) -> dict[str, int]:
+    """Names and numbers of a file of the system; none where it is missing."""
+    with suppress(OSError):
+        lines = [line.split() for line in file.read_text(encoding="ascii").splitlines()]
+        return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdigit()}
+    return {}
 
 
 def is_out_of_memory(error: BaseException) -> bool:

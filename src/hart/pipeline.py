@@ -50,6 +50,7 @@ from hart.generation.request import (
 from hart.grids import ScaleSchedule
 from hart.inference.components import Components
 from hart.inference.editing import Editing
+from hart.inference.memory import require_memory
 from hart.sizes import requested_schedule
 from hart.types import ClassContext, Context, cat_contexts
 
@@ -118,7 +119,7 @@ class HartPipeline(Editing):
         check_callbacks(callback_on_scale=callback_on_scale, callback_on_batch=callback_on_batch)
         components = self._components  # for the whole call, whatever is loaded meanwhile
         if batch_size is None:
-            batch_size = 1 if components.device.type == "cpu" else GPU_BATCH
+            batch_size = _default_batch(components.device)
         request = checked_request(
             self.config,
             prompt,
@@ -158,6 +159,14 @@ class HartPipeline(Editing):
             [sampling for batch in batches for sampling in batch.sampling],
             batch_size,
         )
+
+    def require_memory(self, schedule: ScaleSchedule, batch_size: int | None = None, branches: int = 2) -> None:
+        """Raise `HartError` if images of this schedule, `batch_size` together, need more memory than there is.
+
+        branches: rows of an image: prompt and null half, and second prompts. A call does not ask.
+        """
+        parts = self._components
+        require_memory(self.config, parts, schedule, batch_size or _default_batch(parts.device), branches)
 
     @torch.inference_mode()
     def encode_prompt(self, prompt: Prompt | Iterable[Prompt]) -> Context:
@@ -218,7 +227,8 @@ class HartPipeline(Editing):
         Raises `HartError` at once for what the model cannot take.
         """
         schedule = requested_schedule(self.config, size=size, height=height, width=width, aspect=aspect)
-        return _states(checked_images(self.config, images, schedule), self._components, self._encoded, schedule)
+        parts, checked = self._components, checked_images(self.config, images, schedule)
+        return _states(checked, parts, self._encoded, _sources(parts, len(images)), schedule)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, output_type: OutputType = "pil") -> Any:
@@ -245,12 +255,14 @@ class HartPipeline(Editing):
 
     def _sampled(self, request: Request, parts: Components, on_scale: OnScale | None) -> Iterator[tuple[range, Tensor]]:
         """For every batch: the numbers of its images in the call, and their latents."""
-        encode = lru_cache(2 * request.batch_size)(self._encoded)  # the images of a prompt follow each other
+        # the images of a prompt or of an edit follow each other
+        kept = 2 * request.batch_size
+        encode, latent_of = lru_cache(kept)(self._encoded), _sources(parts, kept)
         batches, scales = -(-request.count // request.batch_size), len(request.schedule)
         with tqdm(total=batches * scales, **self._progress_bar) as bar:
             for number, images in enumerate(request.batches()):
                 rows, stopped = [request.image(i) for i in images], False
-                for state in _states(rows, parts, encode, request.schedule):
+                for state in _states(rows, parts, encode, latent_of, request.schedule):
                     bar.update()
                     if on_scale is not None:
                         preview = ScalePreview(state.k, scales, number, batches, images, state.latent, parts.images)
@@ -273,18 +285,31 @@ class HartPipeline(Editing):
         return ClassContext(torch.tensor([prompt]), self.num_classes)
 
 
+def _sources(parts: Components, kept: int) -> Callable[[Edit], Tensor]:
+    """Latents of the sources of edits, of which the last ones are kept."""
+    return lru_cache(kept)(lambda edit: parts.encode(edit.pixels))
+
+
 def _states(
-    images: Sequence[ImageRequest], parts: Components, encode: Callable[[Prompt], Context], schedule: ScaleSchedule
+    images: Sequence[ImageRequest],
+    parts: Components,
+    encode: Callable[[Prompt], Context],
+    latent_of: Callable[[Edit], Tensor],
+    schedule: ScaleSchedule,
 ) -> Iterator[ScaleState]:
     """The states of a batch of checked requests."""
     noise = SeededNoise([image.seed for image in images], parts.device)
     settings = [image.sampling for image in images if image.sampling is not None]
     quantizer = parts.tokenizer.quantizer
     with torch.inference_mode():
-        edits = batch_edits([image.edit for image in images], parts.encode, quantizer, schedule)
+        edits = batch_edits([image.edit for image in images], latent_of, quantizer, schedule)
         second = second_prompts(images, encode, parts.device)
     generator = NextScaleGenerator(parts.hart, quantizer, settings, noise, schedule, edits)
     return generator.states(*contexts(images, encode, parts.device), second)
+
+
+def _default_batch(device: torch.device) -> int:
+    return 1 if device.type == "cpu" else GPU_BATCH
 
 
 def _warn(message: str) -> None:

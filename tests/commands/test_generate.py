@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from command_line import outputs, refused, run
+from command_line import outputs, refused, run, run_in_process
 from hart import HartPipeline, __version__
 from hart.commands.console import NumberedFiles
 from hart.generation.metadata import read_record, save_png
 from hart.inference.components import Components
+from processes import CONTEXT
 
 LONG = "a red apple on a table"  # of letters alone, 12 tokens end inside it
 
@@ -149,10 +148,13 @@ def test_files_that_others_put_there_meanwhile_are_passed_over(tmp_path: Path) -
 
 
 def test_processes_that_write_into_one_folder_lose_nothing(text_model: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hart", "generate", "a cat", "-n", "5", "--model", text_model, "--out", tmp_path]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    printed = [line for process in processes for line in process.communicate(timeout=300)[0].splitlines()]
-    assert [process.returncode for process in processes] == [0, 0]
+    command, results = ("generate", "a cat", "-n", "5", "--model", text_model, "--out", tmp_path), CONTEXT.Queue()
+    processes = [CONTEXT.Process(target=run_in_process, args=(command, results)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    codes, said = zip(*(results.get(timeout=300) for _ in processes), strict=True)
+    printed = "".join(said).splitlines()
+    assert codes == (0, 0)
     assert sorted(printed) == sorted(str(path) for path in tmp_path.iterdir())
     assert len(set(printed)) == 10
 
@@ -186,7 +188,7 @@ def test_memory_does_not_grow_with_what_is_asked_for(
         assert result.stderr == f"stopped: 0 of {count} in {tmp_path}\n"
     for options, said in (
         (("-n", 10**30), "num_images_per_prompt"),
-        (("--batch-size", 10**12), "batch_size"),
+        (("--batch-size", 10**12), "choose --batch-size"),
         (("--size", 10**12), "size"),
         (("--top-k", 10**30), "top_k"),
         (("--seed", 2**64), "seed 18446744073709551616: give a whole number"),

@@ -21,10 +21,10 @@ from hart.evaluation.judges.references import ReferenceScore, write_references
 class Darkest:
     """Prefers dark images."""
 
-    name, weights, image_size = "darkest", "", 16
+    name, weights, image_size = "darkest", "", 8
 
     def __call__(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        assert pixels.shape[1:] == (3, 16, 16) and len(pixels) == len(prompts)
+        assert pixels.shape[1:] == (3, 8, 8) and len(pixels) == len(prompts)
         return -pixels.double().mean(dim=(1, 2, 3))
 
 
@@ -33,7 +33,8 @@ def pipe() -> HartPipeline:
     return HartPipeline.from_pretrained("emoji", device="cpu")
 
 
-def test_the_preferred_image_is_kept_with_its_seed(pipe: HartPipeline) -> None:
+def test_the_preferred_image_is_kept_with_its_seed(text_model: Path) -> None:
+    pipe = HartPipeline.from_pretrained(text_model, device="cpu")
     candidates = pipe("a cat", num_images_per_prompt=2, seed=7)
     brightness = [float(np.asarray(image).mean()) for image in candidates.images]
     written: list[int] = []

@@ -19,17 +19,6 @@ from hart.generation.logits import Candidates, filtered
 from hart.generation.noise import SeededNoise
 from hart.tokenizer.quantizer import next_scale_input
 from helpers import SCALES
-from models import save_tiny_class_model, save_tiny_text_model
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> HartPipeline:
-    return HartPipeline.from_pretrained(save_tiny_text_model(tmp_path_factory.mktemp("text")), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def classes(tmp_path_factory: pytest.TempPathFactory) -> HartPipeline:
-    return HartPipeline.from_pretrained(save_tiny_class_model(tmp_path_factory.mktemp("class")), device="cpu")
 
 
 @pytest.fixture(params=["text", "classes"])
@@ -277,7 +266,7 @@ def test_hidden_parts_of_a_source_do_not_leak_into_coarse_scales(text: HartPipel
     for hidden in (0.0, 100.0):
         latent = torch.ones(4, 4, 4)
         latent[..., 0] = hidden
-        edits = batch_edits([edit], lambda pixels, latent=latent: latent, quantizer, schedule)
+        edits = batch_edits([edit], lambda edit, latent=latent: latent, quantizer, schedule)
         assert edits is not None
         found.append(edits.known_codes(0, torch.zeros(1, 4, 4, 4), schedule.grids[0], quantizer))
         assert not edits.generated[0].any()

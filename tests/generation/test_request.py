@@ -13,22 +13,6 @@ import hart
 from hart import HartError, HartOutput, HartPipeline, SamplingConfig
 from hart.config import MAX_SEED
 from hart.errors import PromptWarning
-from models import save_tiny_class_model, save_tiny_text_model
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_text_model(tmp_path_factory.mktemp("text"))
-
-
-@pytest.fixture(scope="module")
-def text(folder: Path) -> HartPipeline:
-    return HartPipeline.from_pretrained(folder, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def classes(tmp_path_factory: pytest.TempPathFactory) -> HartPipeline:
-    return HartPipeline.from_pretrained(save_tiny_class_model(tmp_path_factory.mktemp("class")), device="cpu")
 
 
 def images(out: HartOutput) -> list[bytes]:
@@ -132,9 +116,9 @@ def test_images_that_are_not_collected_are_handed_on(text: HartPipeline) -> None
     assert [batch.seeds for batch in seen] == [[0, 1], [2]]
 
 
-def test_parts_are_ordinary_tensors_however_they_were_loaded(folder: Path) -> None:
+def test_parts_are_ordinary_tensors_however_they_were_loaded(text_model: Path) -> None:
     with torch.inference_mode():
-        pipe = HartPipeline.from_pretrained(folder, device="cpu")
+        pipe = HartPipeline.from_pretrained(text_model, device="cpu")
     pipe("a cat")
     for module in (pipe.hart, pipe.tokenizer, pipe.text_encoder):
         assert not any(parameter.is_inference() for parameter in module.parameters())  # type: ignore[union-attr]

@@ -13,17 +13,6 @@ from torch import Tensor
 
 from hart import HartError, HartPipeline, ImageRequest
 from hart.layers.kv_cache import KVCache
-from models import save_tiny_class_model, save_tiny_text_model
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> HartPipeline:
-    return HartPipeline.from_pretrained(save_tiny_text_model(tmp_path_factory.mktemp("text")), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def classes(tmp_path_factory: pytest.TempPathFactory) -> HartPipeline:
-    return HartPipeline.from_pretrained(save_tiny_class_model(tmp_path_factory.mktemp("class")), device="cpu")
 
 
 def requests(pipe: HartPipeline, **shared: Any) -> list[ImageRequest]:

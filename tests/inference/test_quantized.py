@@ -9,15 +9,18 @@ import pytest
 import torch
 from torch import nn
 
+from hart.inference import kernels
 from hart.inference.kernels import (
     PackedInt8Linear,
     give_kernels,
     int8_range,
     int_mm_product,
     kernel_refusal,
+    narrow_attend,
     scaled_mm_product,
     take_kernels,
 )
+from hart.layers.attention import Attention, attend
 from hart.layers.linear import Linear
 from hart.layers.quantized import (
     LARGEST,
@@ -121,3 +124,27 @@ def test_changing_the_type_of_a_model_leaves_8_bits_alone(dtype: torch.dtype) ->
 
 def test_a_processor_has_no_products_of_8_bit_floats() -> None:
     assert "no kernel on cpu" in (kernel_refusal(torch.float8_e4m3fn, CPU) or "")
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(1, 9), (7, 40)])
+def test_attention_in_bfloat16_is_that_of_its_twin(monkeypatch: pytest.MonkeyPatch, queries: int, keys: int) -> None:
+    monkeypatch.setattr(kernels, "SCORES", 2 * queries * keys)  # two heads of three at a time
+    q = torch.randn(2, queries, 3, 16, generator=torch.Generator().manual_seed(0)).transpose(1, 2)
+    k, v = torch.randn(2, 2, 3, 64, 16, generator=torch.Generator().manual_seed(1))[..., :keys, :]
+    exact = attend(q, k, v, 0.25)
+    found = narrow_attend(q, k.bfloat16(), v.bfloat16(), 0.25).float()
+    assert (found - exact).norm() < 0.02 * exact.norm()
+
+
+@pytest.mark.parametrize("narrow", [True, False])
+def test_attention_of_8_bits_is_narrow_where_that_is_faster(monkeypatch: pytest.MonkeyPatch, narrow: bool) -> None:
+    monkeypatch.setattr(kernels, "attends_narrowly", lambda: narrow)
+    attention = Attention(128, 2, qk_norm=False)
+    give_kernels(attention)
+    assert attention.attend is attend
+    quantize_linears(attention, 1)
+    give_kernels(attention)
+    assert attention.attend is (narrow_attend if narrow else attend)
+    take_kernels(pickle.loads(pickle.dumps(copy.deepcopy(attention))))
+    take_kernels(attention)
+    assert attention.attend is attend

@@ -85,16 +85,19 @@ def run(node: Any, **inputs: Any) -> Any:
 
 
 def test_generation_gives_the_pipelines_images_and_a_preview_after_every_scale(
-    nodes: dict[str, Any], comfy: ComfyUI
+    nodes: dict[str, Any], comfy: ComfyUI, text_model: Path
 ) -> None:
-    model = run(nodes["HartLoader"])
+    model = run(nodes["HartLoader"], model=str(text_model))
     images = run(nodes["HartGenerate"], model=model, prompt="a red apple", seed=3, batch_size=2)
-    expected = HartPipeline.from_pretrained("emoji")("a red apple", seed=3, num_images_per_prompt=2, output_type="pt")
-    assert images.dtype == torch.float32 and images.shape == (2, 128, 128, 3)
+    settings = {name: defaults(nodes["HartGenerate"])[name] for name in ("top_k", "top_p")}
+    expected = HartPipeline.from_pretrained(text_model)(
+        "a red apple", seed=3, num_images_per_prompt=2, output_type="pt", guidance_scale=2.5, **settings
+    )
+    assert images.dtype == torch.float32 and images.shape == (2, 8, 8, 3)
     torch.testing.assert_close(images.permute(0, 3, 1, 2), expected.images)
     scales = len(model.config.tokenizer.scales)
     assert {(value, total) for value, total, _ in comfy.previews} == {(k, scales) for k in range(1, scales + 1)}
-    assert all(image.size == (128, 128) for _, _, image in comfy.previews)
+    assert all(image.size == (8, 8) for _, _, image in comfy.previews)
 
 
 def test_an_edit_redraws_under_the_mask_alone_for_every_image_of_a_batch(nodes: dict[str, Any], comfy: ComfyUI) -> None:
@@ -113,14 +116,17 @@ def test_an_edit_redraws_under_the_mask_alone_for_every_image_of_a_batch(nodes: 
     assert len(comfy.previews) == 4 * len(model.config.tokenizer.scales)
 
 
-def test_the_stop_button_ends_a_run_before_the_next_scale(nodes: dict[str, Any], comfy: ComfyUI) -> None:
+def test_the_stop_button_ends_a_run_before_the_next_scale(
+    nodes: dict[str, Any], comfy: ComfyUI, text_model: Path
+) -> None:
     comfy.stop_after = 2
     with pytest.raises(Interrupted):
-        run(nodes["HartGenerate"], model=run(nodes["HartLoader"]), prompt="a red apple")
+        run(nodes["HartGenerate"], model=run(nodes["HartLoader"], model=str(text_model)), prompt="a red apple")
     assert len(comfy.previews) == 2
 
 
 def test_fields_start_at_the_shipped_models_own_settings(nodes: dict[str, Any]) -> None:
+    assert defaults(nodes["HartLoader"]) == {"model": "emoji"}
     sampling = HartPipeline.from_pretrained("emoji").config.sampling
     fields = defaults(nodes["HartGenerate"])
     assert (fields["guidance"], fields["top_k"], fields["top_p"]) == (

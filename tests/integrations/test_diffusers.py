@@ -12,6 +12,7 @@ diffusers = pytest.importorskip("diffusers")
 
 from hart import HartPipeline  # noqa: E402
 from hart.integrations.diffusers import HartDiffusionPipeline, HartModel  # noqa: E402
+from helpers import CHANNELS  # noqa: E402
 
 PIPELINE = Path(__file__).parents[2] / "integrations" / "diffusers"
 
@@ -21,20 +22,20 @@ def seeded(seed: int = 5) -> torch.Generator:
 
 
 @pytest.fixture(scope="module")
-def pipe(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The shipped model, stored and opened as users of diffusers do."""
-    folder = tmp_path_factory.mktemp("diffusers") / "emoji"
-    HartDiffusionPipeline(HartModel.from_pretrained("emoji")).save_pretrained(folder)
+def pipe(text_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A model, stored and opened as users of diffusers do."""
+    folder = tmp_path_factory.mktemp("diffusers") / "model"
+    HartDiffusionPipeline(HartModel.from_pretrained(text_model)).save_pretrained(folder)
     return diffusers.DiffusionPipeline.from_pretrained(folder, custom_pipeline=str(PIPELINE), trust_remote_code=True)
 
 
-def test_images_are_those_of_hart(pipe: Any) -> None:
+def test_images_are_those_of_hart(pipe: Any, text_model: Path) -> None:
     made = pipe("a red apple", guidance_scale=4.0, generator=seeded(), num_images_per_prompt=2, output_type="np")
-    expected = HartPipeline.from_pretrained("emoji")(
+    expected = HartPipeline.from_pretrained(text_model)(
         "a red apple", guidance_scale=3.0, generator=seeded(), num_images_per_prompt=2, output_type="np"
     )
     assert (made.images == expected.images).all()
-    assert pipe("a red apple", generator=seeded(), return_dict=False)[0][0].size == (128, 128)
+    assert pipe("a red apple", generator=seeded(), return_dict=False)[0][0].size == (8, 8)
 
 
 def test_a_callback_sees_every_scale_and_interrupts(pipe: Any) -> None:
@@ -46,7 +47,7 @@ def test_a_callback_sees_every_scale_and_interrupts(pipe: Any) -> None:
         return tensors
 
     pipe("a red apple", generator=seeded(), callback_on_step_end=on_step_end)
-    assert seen == [(step, (1, 32, 8, 8)) for step in range(3)]
+    assert seen == [(step, (1, CHANNELS, 4, 4)) for step in range(3)]
 
 
 def test_type_and_device_move_the_model(pipe: Any) -> None:

@@ -33,9 +33,11 @@ def expected(
 
 
 def test_images_of_a_prompt(server: Running) -> None:
+    asked = server.engine.asked
     answer = server.openai.images.generate(
         prompt="a cat", n=3, extra_body={"seed": 5, "guidance_scale": 2.0, "top_k": 0}
     )
+    assert server.engine.asked == asked + 1  # whatever it checks is the same for all images
     assert (answer.size, answer.output_format, answer.background) == ("16x16", "png", "opaque")
     assert answer.usage is not None and answer.usage.total_tokens == 3 * TOKENS
     assert answer.data is not None

@@ -32,7 +32,7 @@ from hart.serving.options import LOOPBACK, ServeOptions
     ],
 )
 def test_bad_options_are_one_line(arguments: list[str], message: str) -> None:
-    assert message in refused(run("serve", *arguments))
+    assert message in refused(run("serve", "--port", 0, *arguments))
 
 
 def test_a_port_that_is_taken() -> None:

@@ -274,7 +274,7 @@ def test_the_canvas_grows_and_variations_keep_the_coarse_scales(page: Any) -> No
 def test_an_image_of_others_is_there_to_be_edited_and_to_lend_its_look(page: Any, tmp_path: Path) -> None:
     Image.new("RGB", (2048, 1024), "blue").save(tmp_path / "holiday.jpg")
     page.locator("#open-file").set_input_files(tmp_path / "holiday.jpg")
-    assert page.get_by_role("heading", name="holiday.jpg").is_visible()
+    page.get_by_role("heading", name="holiday.jpg").wait_for()
     assert not page.get_by_role("button", name="Use these settings").is_visible()
     assert page.get_by_role("button", name="Draw in this look").is_visible()
     page.get_by_role("button", name="Edit", exact=True).click()

@@ -17,9 +17,9 @@ from hart.errors import HartError
 from hart.pipeline import HartPipeline
 from hart.serving.engine import OutOfMemory, Row, Source
 from hart.serving.pipeline_engine import PipelineEngine
-from serving_app import Running, image_of, running
+from serving_app import Running, image_of, png, running
 
-OWN: dict[str, Any] = {"guidance_scale": 2.0, "top_k": 5, "top_p": 0.9, "diffusion_steps": 3}
+OWN: dict[str, Any] = {"guidance_scale": 2.0, "top_k": 5, "top_p": 0.9}
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +47,16 @@ def whole(engine: PipelineEngine, rows: list[Row], dropped: tuple[int, ...] = ()
     return [image.tobytes() for image in batch.images([i for i in range(len(rows)) if i not in dropped])]
 
 
-def test_a_row_is_the_same_alone_in_any_batch_and_offline(engine: PipelineEngine) -> None:
-    rows = [row(engine, 0), row(engine, 1, "a dog", **OWN), row(engine, 0, gumbel_smoothing=False), row(engine, 3)]
+@pytest.mark.parametrize("exact", [None, True])
+def test_a_row_is_the_same_alone_in_any_batch_and_offline(engine: PipelineEngine, exact: bool | None) -> None:
+    engine = PipelineEngine(engine.pipe, exact=exact)
+    rows = [row(engine, 0), row(engine, 1, "a dog", **OWN), row(engine, 0, guidance_scale=0.0), row(engine, 3)]
+    rows.append(engine.row("a cat", "a dog", 0, engine.facts.sizes[0], {}))
     together = whole(engine, rows)
     assert together == [whole(engine, [one])[0] for one in rows]
     assert whole(engine, rows[::-1]) == together[::-1]
-    assert whole(engine, rows, dropped=(0, 2)) == [together[1], together[3]]
-    assert len(set(together)) == 4
+    assert whole(engine, rows, dropped=(0, 2)) == [together[1], *together[3:]]
+    assert len(set(together)) == 5
     offline = engine.pipe("a dog", seed=1, **OWN).images[0]
     assert together[1] == offline.tobytes()
 
@@ -105,7 +108,7 @@ def test_sizes_that_the_model_draws(server: Running, given: dict[str, str], size
 
 
 def test_generate_like_makes_a_served_image_again(server: Running, text_model: Path, tmp_path: Path) -> None:
-    asked = {"prompt": "a cat", "negative_prompt": "a dog", "seed": 9, "size": "10x6", **OWN}
+    asked = {"prompt": "a cat", "negative_prompt": "a dog", "seed": 9, "size": "10x6", "diffusion_steps": 3, **OWN}
     content = server.post(**asked).json()["data"][0]["b64_json"]
     (tmp_path / "served.png").write_bytes(base64.b64decode(content))
     like = ("--like", tmp_path / "served.png", "--model", text_model, "--size", "10x6", "--out", tmp_path / "out")
@@ -141,6 +144,27 @@ def test_a_lack_of_memory_is_told_from_other_errors(engine: PipelineEngine, monk
         monkeypatch.setattr(type(engine.pipe.components), "images", fail)
         with pytest.raises(kind):
             batch.images([0])
+
+
+def test_where_memory_is_lacking_before_the_queue_a_sentence_says_so(
+    server: Running, engine: PipelineEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError(MEMORY_SIGNS[0])
+
+    monkeypatch.setattr(engine.pipe, "prepare_variation", fail)
+    answer = server.http.post("/v1/images/variations", files={"image": ("a.png", png(), "image/png")})
+    assert answer.status_code == 503 and "too little memory" in answer.json()["error"]["message"]
+
+
+def test_the_largest_image_is_bounded(engine: PipelineEngine) -> None:
+    small = PipelineEngine(engine.pipe, max_pixels=64)
+    assert engine.nearest(10, 8) == (10, 8) and engine.nearest(16, 16) == (8, 8)
+    assert small.nearest(10, 8) == small.nearest(16, 16) == (8, 8)
+    with pytest.raises(HartError, match="64 pixels"):
+        small.shaped("2:1")
+    with pytest.raises(HartError, match="max-pixels 10"):
+        PipelineEngine(engine.pipe, max_pixels=10)
 
 
 def test_a_model_that_cannot_be_opened_says_why(tmp_path: Path) -> None:

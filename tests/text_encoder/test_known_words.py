@@ -16,6 +16,7 @@ from hart.text_encoder.known_words import KNOWN_WORDS_FILE, KnownWords
 EMOJI_MODEL = Path(hart.__file__).parent / "models" / "emoji"
 
 
+@pytest.fixture(scope="module")
 def shipped() -> CompactTextEncoder:
     config = HartConfig.load(EMOJI_MODEL / "config.json").text_encoder
     assert config is not None
@@ -33,26 +34,24 @@ def shipped() -> CompactTextEncoder:
         ("\U0001f438", "frog"),
     ],
 )
-def test_unknown_words_are_read_as_the_nearest_name(prompt: str, read: str) -> None:
-    encoder = shipped()
-    others = encoder.reading([prompt])[0].others
+def test_unknown_words_are_read_as_the_nearest_name(shipped: CompactTextEncoder, prompt: str, read: str) -> None:
+    others = shipped.reading([prompt])[0].others
     assert (" ".join(others.values()) in read) and bool(others) == (read != prompt and prompt.isascii())
-    given, wanted = encoder.encode([prompt]), encoder.encode([read])
+    given, wanted = shipped.encode([prompt]), shipped.encode([read])
     assert torch.equal(given.embeddings, wanted.embeddings) and torch.equal(given.mask, wanted.mask)
 
 
-def test_the_author_is_told() -> None:
-    (remark,) = shipped().reading(["a yacht"])[0].remarks("a yacht")
+def test_the_author_is_told(shipped: CompactTextEncoder) -> None:
+    (remark,) = shipped.reading(["a yacht"])[0].remarks("a yacht")
     assert '"yacht"' in remark and '"sailboat"' in remark
 
 
-def test_the_list_goes_with_the_encoder(tmp_path: Path) -> None:
-    encoder = shipped()
-    encoder.save(tmp_path)
+def test_the_list_goes_with_the_encoder(shipped: CompactTextEncoder, tmp_path: Path) -> None:
+    shipped.save(tmp_path)
     assert KnownWords.load(tmp_path) == KnownWords.load(EMOJI_MODEL)
     (tmp_path / KNOWN_WORDS_FILE).unlink()
-    plain = CompactTextEncoder.load(encoder.config, tmp_path)
+    plain = CompactTextEncoder.load(shipped.config, tmp_path)
     assert plain.reading(["a yacht"])[0].others == {}
     (tmp_path / KNOWN_WORDS_FILE).write_text('{"words": "yacht"}')
     with pytest.raises(HartError, match="no lists of words and names"):
-        CompactTextEncoder.load(encoder.config, tmp_path)
+        CompactTextEncoder.load(shipped.config, tmp_path)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import pytest
@@ -18,24 +21,36 @@ from image_files import write_numbered_shards
 from processes import CONTEXT
 from toy_training import OPTIMIZER, TASKS, TRAINER, recipe, tiny_encoded_set, train_in_process
 
+Run = tuple[list[Any], dict[str, Any]]
+"""Log lines and final weights."""
 
-def together(folder: Path, kind: str = "toy", **trainer: Any) -> tuple[list[Any], dict[str, Any]]:
-    """Log lines and final weights of two processes that train together."""
-    rendezvous = folder.parent / f"{folder.name}.rendezvous"
-    rendezvous.unlink(missing_ok=True)
-    results = CONTEXT.Queue()
-    arguments = (2, rendezvous.as_uri(), str(folder), kind, trainer, results)
-    workers = [CONTEXT.Process(target=train_in_process, args=(rank, *arguments)) for rank in range(2)]
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Run]]:
+    """Trains in two processes, which serve all tests."""
+    rendezvous, results = tmp_path_factory.mktemp("pair") / "rendezvous", CONTEXT.Queue()
+    queues = [CONTEXT.Queue() for _ in range(2)]
+    arguments = [(rank, 2, rendezvous.as_uri(), runs, results) for rank, runs in enumerate(queues)]
+    workers = [CONTEXT.Process(target=train_in_process, args=given) for given in arguments]
     for worker in workers:
         worker.start()
-    result = results.get(timeout=300)  # before waiting: a process ends when what it gives is taken
-    for worker in workers:
+
+    def train(folder: Path, kind: str = "toy", **trainer: Any) -> Run:
+        for runs in queues:
+            runs.put((str(folder), kind, trainer))
+        while True:
+            with suppress(Empty):
+                return results.get(timeout=1)
+            assert all(worker.is_alive() for worker in workers), "its error is above"
+
+    yield train
+    for runs, worker in zip(queues, workers, strict=True):
+        runs.put(None)
         worker.join(300)
         assert worker.exitcode == 0
-    return result
 
 
-def alone(folder: Path, kind: str = "toy", **trainer: Any) -> tuple[list[Any], dict[str, Any]]:
+def alone(folder: Path, kind: str = "toy", **trainer: Any) -> Run:
     task, given = TASKS[kind](recipe(**trainer))
     lines: list[Any] = []
     run = Trainer(task, given, folder, on_log=lambda step, figures: lines.append((step, figures)))
@@ -43,7 +58,7 @@ def alone(folder: Path, kind: str = "toy", **trainer: Any) -> tuple[list[Any], d
     return lines, {name: value.tolist() for name, value in task.module.state_dict().items()}
 
 
-def assert_same(ours: tuple[list[Any], dict[str, Any]], theirs: tuple[list[Any], dict[str, Any]]) -> None:
+def assert_same(ours: Run, theirs: Run) -> None:
     for (step, figures), (other_step, other) in zip(ours[0], theirs[0], strict=True):
         assert step == other_step
         for name in figures.keys() - {"images_per_second"}:
@@ -51,7 +66,7 @@ def assert_same(ours: tuple[list[Any], dict[str, Any]], theirs: tuple[list[Any],
     assert_same_weights(ours, theirs)
 
 
-def assert_same_weights(ours: tuple[list[Any], dict[str, Any]], theirs: tuple[list[Any], dict[str, Any]]) -> None:
+def assert_same_weights(ours: Run, theirs: Run) -> None:
     for name, value in ours[1].items():
         torch.testing.assert_close(torch.tensor(value), torch.tensor(theirs[1][name]), atol=1e-5, rtol=0)
 
@@ -67,14 +82,16 @@ def assert_same_weights(ours: tuple[list[Any], dict[str, Any]], theirs: tuple[li
     ],
     ids=["ddp", "fsdp2, accumulated", "two parts", "tokenizer", "transformer"],
 )
-def test_two_processes_give_what_one_gives(tmp_path: Path, kind: str, settings: dict[str, Any]) -> None:
+def test_two_processes_give_what_one_gives(
+    together: Callable[..., Run], tmp_path: Path, kind: str, settings: dict[str, Any]
+) -> None:
     """Plain fsdp2 and a tokenizer of accumulated parts: in the tests below."""
     one = alone(tmp_path / "one", kind, **{name: settings[name] for name in settings if name == "steps"})
     two = together(tmp_path / "two", kind, **settings)
     assert_same(two, one)
 
 
-def test_two_processes_read_the_stream_that_one_reads(tmp_path: Path) -> None:
+def test_two_processes_read_the_stream_that_one_reads(together: Callable[..., Run], tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     write_numbered_shards(tmp_path / "set", shards=4, each=3, damaged=(4,))
     data = f"{tmp_path}/set/train-{{0000..0003}}.tar"
@@ -83,13 +100,13 @@ def test_two_processes_read_the_stream_that_one_reads(tmp_path: Path) -> None:
     assert sum(figures["damaged"] for _, figures in two[0]) > 0, "counted over both"
 
 
-def test_two_processes_train_on_a_precomputed_set_as_one_does(tmp_path: Path) -> None:
+def test_two_processes_train_on_a_precomputed_set_as_one_does(together: Callable[..., Run], tmp_path: Path) -> None:
     data = str(tiny_encoded_set(tmp_path / "set") / "codes")
     two = together(tmp_path / "two", "encoded", steps=2, data=data)
     assert_same(two, alone(tmp_path / "one", "encoded", steps=2, data=data))
 
 
-def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+def test_a_run_goes_on_with_another_number_of_processes(together: Callable[..., Run], tmp_path: Path) -> None:
     whole = alone(tmp_path / "whole", steps=9)
     last = Path("checkpoints", "step-00000009.pt")
     folder = tmp_path / "mixed"

@@ -90,7 +90,7 @@ def tiny_recipe(trainer: TrainerConfig) -> TransformerRecipe:
         text_encoder="none",
         trainer=trainer,
         optimizer=OPTIMIZER,
-        transformer=config.transformer.replace(depth=6),
+        transformer=config.transformer.replace(depth=4),
         diffusion=config.diffusion,
     )
 

@@ -60,7 +60,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         lines += ["", f"## {level['level']}", "", *(f"- {remark}" for remark in level["does"])]
         lines += [f"- products in {level['products']}"]
         for batch in level["batches"]:
-            lines += ["", f"Batch {batch['batch']}, the median call:", "", *part_table(batch["parts"])]
+            if parts := part_table(batch["parts"]):
+                lines += ["", f"Batch {batch['batch']}, the median call:", "", *parts]
     return "\n".join(lines) + "\n"
 
 

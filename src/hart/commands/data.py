@@ -7,25 +7,33 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import Field
 
 from hart.commands.console import needs_extra, note, owned, progress, writable_folder
 from hart.commands.from_config import options_from_config
 from hart.commands.locks import LOCK_FILE
-from hart.commands.options import (
-    DATA_HELP,
-    DATA_METAVAR,
-    CaptionColumn,
-    DeviceOption,
-    FitOption,
-    ImageColumn,
-    KindOption,
-    SplitOption,
-)
 from hart.commands.program import lazy_group
 from hart.errors import HartError
+from hart.evaluation.suites.base import ImageSetOptions
 from hart.training.encode_options import EncodeOptions
 
 app = lazy_group({}, add_completion=False)
+
+
+class ReadOptions(ImageSetOptions, kw_only=True):
+    """What is encoded, and where."""
+
+    data: Annotated[str, Field(json_schema_extra={"metavar": "DATA", "positional": True})]
+    split: str = "train"
+    """Split to read: train, val, any other that the set has, or all of an undivided set."""
+    device: str | None = None
+    """cpu, cuda, cuda:1 or mps; by default CUDA if there is one, else the CPU."""
+    image_column: str = ""
+    """Field that holds the image, if its name is unusual."""
+    caption_column: str = ""
+    """Field that holds the captions, if its name is unusual."""
+    label_column: str = ""
+    """Field that holds the class, if its name is unusual."""
 
 
 @app.callback()
@@ -36,7 +44,7 @@ def data() -> None:
 @app.command()
 @options_from_config
 def encode(
-    source: Annotated[str, typer.Argument(metavar=DATA_METAVAR, help=DATA_HELP)],
+    images: ReadOptions,
     directory: Annotated[
         Path, typer.Argument(help="Folder to write; the same command resumes a run that was stopped.")
     ],
@@ -57,8 +65,6 @@ def encode(
     text_instruction: Annotated[
         bool, typer.Option("--text-instruction", help="Put the enhancement instruction before every caption.")
     ] = False,
-    split: SplitOption = "train",
-    kind: KindOption = None,
     scales: Annotated[
         str, typer.Option(metavar="1,2,...", help="Grid sizes of the scales; by default the tokenizer's own.")
     ] = "",
@@ -74,19 +80,12 @@ def encode(
             show_default=False,
         ),
     ] = None,
-    fit: FitOption = "crop",
-    device: DeviceOption = None,
-    image_column: ImageColumn = "",
-    caption_column: CaptionColumn = "",
-    label_column: Annotated[str, typer.Option(help="Field that holds the class, if its name is unusual.")] = "",
 ) -> None:
     """Precompute codes, residuals and text features of a data set, so that training the transformer runs no encoder."""
     with needs_extra("train"):
         from hart.checkpoint.starting import load_tokenizer, over_scales
     import torch
 
-    from hart.data.notes import Columns
-    from hart.data.opening import open_source
     from hart.data.transforms import ImageTransform
     from hart.devices import resolve_device
     from hart.sizes import scales_of_size
@@ -94,7 +93,7 @@ def encode(
     from hart.training.encoding import Encoders, encode_dataset
 
     writable_folder(directory)
-    where = resolve_device(device)
+    where = resolve_device(images.device)
     codes = load_tokenizer(tokenizer)
     if scales and size is not None:
         raise HartError("--scales and --size both set the scales: give one of them")
@@ -107,21 +106,20 @@ def encode(
     if text_encoder is not None:
         config, folder = find_text_encoder(text_encoder, tokens=text_tokens, instruction=text_instruction)
         text_model = load_text_encoder(config, folder).to(where, torch.float32)
-    transform = ImageTransform(codes.config.image_size, fit=fit)
-    columns = Columns(image_column, caption_column, label_column)
-    opened = open_source(source, split, kind=kind, columns=columns)
+    transform = ImageTransform(codes.config.image_size, fit=images.fit)
+    opened = images.source(images.caption_column, images.label_column)
     note(opened.description)
     if text_model is None:
         note("without --text-encoder the encoded set has class labels only, no captions")
     # other processes may write other parts of the same set
-    lock = re.sub(r"\W", "_", f"{split} {options.part}")
+    lock = re.sub(r"\W", "_", f"{images.split} {options.part}")
     with owned(directory, f"encoding of part {options.part}", f"{LOCK_FILE}-{lock}"), progress("encoding") as report:
         summary = encode_dataset(
             opened,
             transform,
             Encoders(codes, text_model, where),
             directory,
-            split,
+            images.split,
             options,
             progress=report,
             aspects=aspect or (),

@@ -68,7 +68,7 @@ def edit(
             size=options.size,
             aspect=options.aspect,
         )
-        return _edited(pipe, made, prompt, files | of_mask | {"source_prompt": source_prompt})
+        return _edited(options, pipe, made, prompt, files | of_mask | {"source_prompt": source_prompt})
 
     _draw(options, settings, prepared)
 
@@ -100,7 +100,7 @@ def vary(
             size=options.size,
             aspect=options.aspect,
         )
-        return _edited(pipe, made, prompt, files)
+        return _edited(options, pipe, made, prompt, files)
 
     _draw(options, settings, prepared)
 
@@ -130,6 +130,7 @@ def mix(
 
         schedule = requested_schedule(pipe.config, size=options.size, aspect=options.aspect)
         shares = mix_weights(len(schedule), given, switch)
+        pipe.require_memory(schedule, options.batch_size, branches=3)
         both = prompts_for(pipe, [first, second])
         call = partial(pipe.mix, both, shares, size=options.size, aspect=options.aspect)
         return call, {"mix": MixSettings(second, shares)}
@@ -148,11 +149,13 @@ def _draw(options: DrawOptions, settings: dict[str, Any], prepared: Callable[[Ha
             call(**writer.arguments(pipe, report), **settings)
 
 
-def _edited(pipe: HartPipeline, made: Edit, prompt: str | None, files: dict[str, Any]) -> Drawing:
+def _edited(options: DrawOptions, pipe: HartPipeline, made: Edit, prompt: str | None, files: dict[str, Any]) -> Drawing:
     """An edit with a prompt, or with none. files: of its record."""
     from hart.generation.image_requests import null_context
     from hart.generation.metadata import EditSource
+    from hart.sizes import requested_schedule
 
+    pipe.require_memory(requested_schedule(pipe.config, size=made.size), options.batch_size)
     amounts = {name: getattr(made, name) for name in ("kept_scales", "followed_scales", "style_strength")}
     source = EditSource(**files, **amounts)
     asked: dict[str, Any] = {"edit": made, "size": made.size}

@@ -350,10 +350,14 @@ def says_what_is_kept(writer: ImageWriter) -> AbstractContextManager[None]:
 
 
 def asked_size(pipe: HartPipeline, options: GenerateOptions) -> tuple[ScaleSchedule, ImageSize, str | None]:
-    """Schedule and size of the images, and a remark if the model was not trained at it."""
+    """Schedule and size of the images, and a remark if the model was not trained at it.
+
+    Raises `HartError` for sizes that the model cannot make, or for which the memory is too small.
+    """
     from hart.sizes import requested_schedule, size_of_grid, trained_sizes
 
     schedule = requested_schedule(pipe.config, size=options.size, aspect=options.aspect)
+    pipe.require_memory(schedule, options.batch_size)
     size, known = size_of_grid(schedule.final, pipe.config.tokenizer.downsampling), trained_sizes(pipe.config)
     if size in known:
         return schedule, size, None

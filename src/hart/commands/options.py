@@ -5,30 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import wraps
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from hart.commands.from_config import config_fields, field_kind
 from hart.config import SamplingConfig
-from hart.data.kinds import Kind
 
-DATA_METAVAR = "DATA"
-DATA_HELP = "Data set: folder, file, pattern or URLs of shards, or hf:OWNER/NAME."
-
-SplitOption = Annotated[
-    str, typer.Option(help="Split to read: train, val, any other that the set has, or all of an undivided set.")
-]
-KindOption = Annotated[Kind | None, typer.Option(help="Format of the data set; by default detected.")]
-ImageColumn = Annotated[str, typer.Option(help="Field that holds the image, if its name is unusual.")]
-CaptionColumn = Annotated[str, typer.Option(help="Field that holds the captions, if its name is unusual.")]
-FitOption = Annotated[
-    Literal["crop", "pad"], typer.Option(help="crop: the largest centred square. pad: the whole image, on white.")
-]
-DeviceOption = Annotated[
-    str | None,
-    typer.Option(help="cpu, cuda, cuda:1 or mps; by default CUDA if there is one, else the CPU.", show_default=False),
-]
 SIZE_HELP = "Image size in pixels: one number for a square, or width x height such as 1024x576."
 ASPECT_HELP = "Shape of the images, such as 16:9: as many tokens as in the square, which is the model's own or --size."
 SizeOption = Annotated[str | None, typer.Option(metavar="PX|WxH", help=SIZE_HELP, show_default=False)]

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import signal
 import socket
+import sys
+from contextlib import redirect_stdout
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import typer
 
-from hart.commands.console import needs_extra
+from hart.commands.console import model_name, needs_extra
 from hart.commands.from_config import options_from_config
 from hart.errors import HartError
+from hart.files import user_path
 from hart.serving.options import ServeOptions
 
 
@@ -20,22 +28,53 @@ def serve(options: ServeOptions) -> None:
         import uvicorn
 
         from hart.serving.run import app_from_options, configure_logging
-    app = app_from_options(options)
-    listening = _listen(options.host, options.port)
-    configure_logging()
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        limit_concurrency=options.queue_size + 1000,
-        lifespan="on",
-        timeout_graceful_shutdown=math.ceil(options.timeout),
+    if options.replicas is not None and not options.ray:
+        raise HartError("--replicas: they are those of a Ray cluster: give --ray too")
+    with _listen(options.host, options.port) as listening:
+        host, port = listening.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        configure_logging()
+        app = _replicated(options, f"hart-{socket.gethostname()}-{port}") if options.ray else app_from_options(options)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=options.queue_size + 1000,
+            lifespan="on",
+            timeout_graceful_shutdown=math.ceil(options.timeout),
+        )
+        typer.echo(f"http://{shown}:{port}", err=False)
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _replicated(options: ServeOptions, name: str) -> Any:
+    """The application in replicas on a Ray cluster, which is left when it ends. name: on the cluster."""
+    with needs_extra("ray"):
+        from hart.commands.ray_cluster import joined
+        from hart.serving.replicas import deployed, front_app, withdrawn
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    with redirect_stdout(sys.stderr):  # Ray prints what it does
+        cluster = joined(options.device, options.replicas, "--replicas")
+    signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own exits with another code
+    deploy = partial(
+        deployed,
+        name,
+        _elsewhere(options),
+        cluster.workers,
+        on_gpus=cluster.gpus > 0,
+        on_a_machine=cluster.on_a_machine,
     )
-    host, port = listening.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    typer.echo(f"http://{shown}:{port}", err=False)
-    uvicorn.Server(config).run(sockets=[listening])
+    return front_app(options, deploy, partial(withdrawn, name))
+
+
+def _elsewhere(options: ServeOptions) -> ServeOptions:
+    """The same for processes with another working directory."""
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    paths = {name: user_path(path).absolute() for name, path in given.items() if isinstance(path, Path)}
+    models = tuple(f"{name}={model_name(source)}" for name, source in options.models().items())
+    keys = {"api_key": options.keys(), "api_key_file": None}
+    return options.replace(**paths | keys, model=models, prompt_check=model_name(options.prompt_check))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -199,20 +199,20 @@ class BatchEdits:
 
 def batch_edits(
     edits: Sequence[Edit | None],
-    encode: Callable[[Tensor], Tensor],
+    latent_of: Callable[[Edit], Tensor],
     quantizer: MultiScaleQuantizer,
     schedule: ScaleSchedule,
 ) -> BatchEdits | None:
     """The edits of the images of a batch; None if there are none.
 
-    encode: pixels (3, H, W) uint8 to their latent (D, h, w) on the device of `quantizer`.
+    latent_of: the latent (D, h, w) of the source of an edit, on the device of `quantizer`.
     """
     if all(edit is None for edit in edits):
         return None
     codebook, scales, (height, width) = quantizer.codebook.weight, len(schedule), schedule.final
     device = codebook.device
     nothing = codebook.new_zeros(codebook.shape[1], height, width, dtype=torch.float32)
-    latent = torch.stack([nothing if edit is None else encode(edit.pixels).float() for edit in edits])
+    latent = torch.stack([nothing if edit is None else latent_of(edit).float() for edit in edits])
     everywhere = torch.ones(1, height, width, dtype=torch.bool)
     redraw = torch.stack(
         [
@@ -249,7 +249,7 @@ def _style(edit: Edit, latent: Tensor, schedule: ScaleSchedule) -> Style:
     """The look of the source with this latent (D, h, w). Where the canvas is larger than it, it has none."""
     known = torch.ones(1, 1, *schedule.final)
     if edit.redraw is not None and not edit.redraw.all():
-        known = F.adaptive_avg_pool2d((~edit.redraw).float()[None, None], tuple(schedule.final))
+        known = F.adaptive_avg_pool2d((~edit.redraw).float()[None, None], schedule.final)
     known, tokens = known.to(latent.device, non_blocking=True), []
     for grid in schedule.grids[: int(STYLED * len(schedule))]:
         (share,), (means,) = next_scale_input(known, grid), next_scale_input(latent * known, grid)

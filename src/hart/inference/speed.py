@@ -18,7 +18,7 @@ from torch import nn
 from hart.config import CacheType
 from hart.errors import HartError
 from hart.inference.graphs import BlockGraphs
-from hart.inference.kernels import PackedInt8Linear, give_kernels, kernel_refusal, take_kernels
+from hart.inference.kernels import PackedInt8Linear, attends_narrowly, give_kernels, kernel_refusal, take_kernels
 from hart.inference.packing import pack, packing_refusal, repeated_blocks, unpack_linears
 from hart.layers.quantized import QuantizedLinear, quantize_linears
 from hart.model import Hart
@@ -95,6 +95,8 @@ def described(speed: Speed, device: torch.device, dtype: torch.dtype) -> list[st
             refusal = kernel_refusal(EIGHT_BITS[speed.weights], device)
             how = "" if refusal is None else f", multiplied as float32: {refusal}"
             lines.append(f"weights and activations of large layers in {speed.weights}{how}")
+            if device.type == "cpu" and attends_narrowly():
+                lines.append("attention in bfloat16")
     if speed.compile:
         lines.append("blocks compiled by PyTorch")
     if speed.graphs:

@@ -9,7 +9,7 @@ Shapes: B batch, N tokens, C width, H heads, d = C / H head width.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,9 +24,20 @@ from hart.layers.training_attention import block_causal_attention
 PUBLISHED_SCALE = 0.25
 MAX_LOG_SCALE = math.log(100.0)
 
+Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+"""Queries (B, H, N, d), keys and values (B, H, P, d) and a factor of their products: (B, H, N, d)."""
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """In the type of the keys: a cache may keep them in a narrower one."""
+    return F.scaled_dot_product_attention(q.to(k.dtype), k, v, scale=scale)
+
 
 class Attention(nn.Module):
-    """Queries and values have a bias, keys do not; rows of `qkv` are q, k, v, each split by head."""
+    """Queries and values have a bias, keys do not; rows of `qkv` are q, k, v, each split by head.
+
+    attend: what generation attends with; a faster kernel may take its place.
+    """
 
     def __init__(self, width: int, heads: int, *, qk_norm: bool) -> None:
         super().__init__()
@@ -36,6 +47,7 @@ class Attention(nn.Module):
         self.v_bias = nn.Parameter(torch.zeros(width))
         self.proj = nn.Linear(width, width)
         self.log_scale = nn.Parameter(torch.full((heads,), math.log(4.0))) if qk_norm else None
+        self.attend: Attend = attend
         self.scale = 1.0 if qk_norm else PUBLISHED_SCALE / math.sqrt(width // heads)
 
     def forward(
@@ -63,8 +75,7 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.append(k, v)
         if segments is None:
-            # a cache may keep keys and values in a narrower type
-            out = F.scaled_dot_product_attention(q.to(k.dtype), k, v, scale=self.scale).to(x.dtype)
+            out = self.attend(q, k, v, self.scale).to(x.dtype)
         else:
             out = block_causal_attention(q, k, v, segments, self.scale)
         return self.proj(out.transpose(1, 2).flatten(2))

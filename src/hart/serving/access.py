@@ -99,7 +99,8 @@ def with_headers(send: Send) -> Send:
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", ()), *HEADERS]
+            given = dict(message.get("headers", ()))
+            message["headers"] = [*message.get("headers", ()), *(new for new in HEADERS if new[0] not in given)]
         await send(message)
 
     return sending

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,14 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hart.serving.access import Access, with_headers
+from hart.serving.access import Access
 from hart.serving.bodies import Form, decoded, from_form, redrawn
 from hart.serving.checkers import PromptChecker
 from hart.serving.documents import IMAGES, edit_form, json_body, variation_form
+from hart.serving.door import Door
 from hart.serving.engine import Engine, Source
 from hart.serving.errors import error_response
 from hart.serving.models import Models, ServedModel
@@ -30,8 +30,6 @@ from hart.sizes import ImageSize
 
 if TYPE_CHECKING:
     from PIL import Image
-
-log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).with_name("page")
 
@@ -71,9 +69,9 @@ def create_app(
     app.state.server = server
     _add_images(app, server)
     _add_status(app, server)
-    _add_page(app)
-    app.add_exception_handler(HTTPException, _answer_error)
-    app.add_middleware(_Door, server=server, log_requests=log_requests)
+    add_page(app)
+    app.add_exception_handler(HTTPException, answer_error)
+    app.add_middleware(Door, access=server.access, metrics=server.metrics, log_requests=log_requests)
     return app
 
 
@@ -137,7 +135,7 @@ def _add_status(app: FastAPI, server: Server) -> None:
         return Response(server.metrics.text(), media_type="text/plain; version=0.0.4")
 
 
-def _add_page(app: FastAPI) -> None:
+def add_page(app: Starlette) -> None:
     """The files of the page, each at its name; `index.html` also at the root."""
     for file in PAGE.iterdir():
 
@@ -195,39 +193,5 @@ def _rgb(image: Image.Image) -> Image.Image:
     return as_rgb(image)
 
 
-async def _answer_error(_: Request, error: Exception) -> Response:
+async def answer_error(_: Request, error: Exception) -> Response:
     return error_response(error)
-
-
-class _Door:
-    """Around all routes: who may come in, the headers of every answer, errors, figures and the log."""
-
-    def __init__(self, app: ASGIApp, server: Server, log_requests: bool) -> None:
-        self._app, self._server, self._log_requests = app, server, log_requests
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        status, began = 0, time.perf_counter()
-
-        async def noting(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        out = with_headers(noting)
-        try:
-            scope.setdefault("state", {})["client"] = self._server.access.client(scope)
-            await self._app(scope, receive, out)
-        except Exception as error:
-            answer = error_response(error)
-            if status == 0:
-                await answer(scope, receive, out)
-        path = getattr(scope.get("route"), "path", None) or "page"
-        self._server.metrics.answered(path, status)
-        self._server.metrics.took("answer", time.perf_counter() - began)
-        if self._log_requests:
-            address = scope["client"][0] if scope.get("client") else "?"
-            log.info("%s %s %s %d", address, scope["method"], path, status)

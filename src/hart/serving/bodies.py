@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -88,6 +88,12 @@ class Bodies:
                     fields[name] = value
             await form.close()
             return Form(fields, files)
+
+    async def whole(self, request: Request) -> bytes:
+        """A body of either kind as it came."""
+        is_form = _content_type(request) == "multipart/form-data"
+        async with self._in_time(), self._uploads if is_form else nullcontext():
+            return b"".join([chunk async for chunk in _bounded(request, UPLOAD_BYTES if is_form else JSON_BYTES)])
 
     def _in_time(self) -> _InTime:
         return _InTime(self._seconds)

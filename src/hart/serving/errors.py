@@ -46,6 +46,10 @@ def api_error(error: BaseException) -> ApiError:
             return ApiError(400, " ".join(str(error).split()))
         case ClientLeft() | ClientDisconnect():
             return ApiError(CLIENT_LEFT, "the client has left")
+    from hart.devices import is_out_of_memory  # imports PyTorch
+
+    if is_out_of_memory(error):
+        return api_error(OutOfMemory("there is too little memory for this request: ask for less, or later"))
     log.error("an error of the program: %s\n%s", type(error).__name__, where(error))
     return ApiError(500, "an error of the program; the server's log has the place", kind="server_error")
 

@@ -42,10 +42,18 @@ class ServeOptions(Config, kw_only=True):
     """Sample every image by itself, so that not a bit depends on others, which is slower; by default on a CPU."""
     queue_size: Annotated[int, Field(ge=1, le=100_000)] = 64
     """Images that may wait; beyond that requests are refused with status 429."""
+    max_pixels: Annotated[int, Field(ge=1)] | None = None
+    """Pixels of the largest image; by default twice those of the model's own size."""
+    max_steps: Annotated[int, Field(ge=1)] = 100
+    """Most steps of MaskGIT, and of the diffusion, that a request may ask for; the model's own are always served."""
     timeout: Annotated[float, Field(gt=0, le=86_400)] = 120.0
     """Seconds in which a request has to be done."""
     prompt_check: str = "words"
     """What refuses prompts: words (the built-in list), none, a text file of words, or a ShieldGemma model."""
+    ray: Annotated[bool, Field(json_schema_extra={"flags": ["--ray"]})] = False
+    """Draw by replicas on the machines of a Ray cluster, which replaces those that fail."""
+    replicas: Annotated[int, Field(ge=1)] | None = None
+    """With --ray, how many; by default one a GPU, or one a machine if there are none."""
     c2pa_certificate: Path | None = None
     """Certificates in PEM, the signer's first: finished images are signed by C2PA."""
     c2pa_key: Path | None = None

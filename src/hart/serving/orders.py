@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hart.serving.checkers import PromptChecker
@@ -30,9 +29,9 @@ from hart.serving.schemas import (
 from hart.serving.signing import ContentCredentials
 from hart.sizes import ImageSize
 
+STEPS = ("maskgit_steps", "diffusion_steps")
 UNREAD_PIXELS = 2**24
 """Of previews that wait for a slow reader; more are left out."""
-NEW_SEEDS = 2**32
 
 
 @dataclass(frozen=True)
@@ -91,19 +90,28 @@ def order(
     model: ServedModel,
     engine: Engine,
     checker: PromptChecker,
+    max_steps: int,
+    new_seed: int,
     source: Source | None = None,
     credentials: ContentCredentials | None = None,
 ) -> Order:
-    """The rows that a request asks for. Raises `ApiError` for a refused prompt, `HartError` for what cannot be."""
+    """The rows that a request asks for. max_steps: see `ServeOptions`. new_seed: of one that gives none.
+
+    Raises `ApiError` for a refused prompt, `HartError` for what cannot be.
+    """
     prompt: str = getattr(request, "prompt", None) or ""
     negative = request.negative_prompt or ""
     for text, param in ((prompt, "prompt"), (negative, "negative_prompt")):
         if text and (why := checker.refusal(text)) is not None:
             raise ApiError(400, why, param=param, code="content_policy_violation")
     size, notes = _size(request, engine, source)
-    seed = secrets.randbelow(NEW_SEEDS) if request.seed is None else request.seed
+    seed = new_seed if request.seed is None else request.seed
     settings = request.sampling()
-    rows = [engine.row(prompt, negative or None, seed + i, size, settings, source) for i in range(request.n or 1)]
+    for name in STEPS:
+        if (settings[name] or 0) > max(max_steps, getattr(engine.facts.sampling, name) or 0):
+            raise ApiError(400, f"{name}: this server takes up to {max_steps}", param=name)
+    first = engine.row(prompt, negative or None, seed, size, settings, source)
+    rows = [replace(first, seed=seed + i) for i in range(request.n or 1)]
     for text in (prompt, negative):
         notes += engine.remarks(text) if text else []
     return Order(request, model.name, engine.facts, rows, notes, credentials)
@@ -148,7 +156,8 @@ class Subscription:
 
     async def next(self, seconds: float | None = None) -> Event:
         """Raises `TimeoutError` if there is none in time."""
-        event = await asyncio.wait_for(self._events.get(), seconds)
+        async with asyncio.timeout(seconds):  # `wait_for` of Python 3.11 may swallow that the client has left
+            event = await self._events.get()
         if isinstance(event, Preview):
             self._unread -= event.image.width * event.image.height
         return event

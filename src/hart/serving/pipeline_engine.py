@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -32,11 +34,18 @@ KEPT_CONTEXTS = 64
 class PipelineEngine:
     """An opened pipeline. Its text encoder is loaded at once, so that no request waits for it."""
 
-    def __init__(self, pipe: HartPipeline, *, exact: bool | None = None) -> None:
-        """exact: sample every image by itself, so that not even rounding depends on the other images of a batch; by
-        default on a CPU only."""
+    def __init__(self, pipe: HartPipeline, *, exact: bool | None = None, max_pixels: int | None = None) -> None:
+        """exact: sample every image by itself, so that not even rounding can depend on the other images of a batch. By
+        default on a CPU those of which it does: in float32 the unguided ones, whose first scale is a single token, and
+        those with other settings.
+        max_pixels: of the largest image, by default twice those of the model's own size. Raises `HartError` for fewer
+        than that one has."""
         self.pipe = pipe
-        self._exact = pipe.device.type == "cpu" if exact is None else exact
+        own = pipe.image_size**2
+        self._max_pixels = LARGEST * own if max_pixels is None else max_pixels
+        if self._max_pixels < own:
+            raise HartError(f"--max-pixels {max_pixels}: the model's own images have {own}: give at least that")
+        self._exact = exact
         config = pipe.config
         if pipe.num_classes is None:
             _ = pipe.text_encoder
@@ -57,10 +66,11 @@ class PipelineEngine:
     def _sizes(self) -> tuple[Size, ...]:
         """Those that the model was trained at, the square first."""
         own = self.pipe.image_size
-        return tuple(dict.fromkeys([(own, own), *map(_size, trained_sizes(self.pipe.config))]))
+        sizes = dict.fromkeys([(own, own), *map(_size, trained_sizes(self.pipe.config))])
+        return tuple(size for size in sizes if math.prod(size) <= self._max_pixels)
 
     def nearest(self, width: int, height: int) -> Size:
-        if width * height <= LARGEST * self.pipe.image_size**2:
+        if width * height <= self._max_pixels:
             with suppress(HartError):
                 requested_schedule(self.pipe.config, width=width, height=height)
                 return width, height
@@ -68,7 +78,10 @@ class PipelineEngine:
 
     def shaped(self, aspect: str) -> Size:
         schedule = requested_schedule(self.pipe.config, aspect=aspect)
-        return _size(size_of_grid(schedule.final, self.pipe.config.tokenizer.downsampling))
+        size = size_of_grid(schedule.final, self.pipe.config.tokenizer.downsampling)
+        if size.width * size.height > self._max_pixels:
+            raise HartError(f"aspect {aspect}: {size} is larger than the {self._max_pixels} pixels that are drawn here")
+        return _size(size)
 
     def row(
         self,
@@ -122,10 +135,18 @@ class PipelineEngine:
 
     def start(self, rows: Sequence[Row]) -> Batch:
         with _memory_errors():
-            images = [self._request(row) for row in rows]
-            if self._exact:
-                return _OneByOne(self.pipe, images, rows[0].size)
-            return _Together(self.pipe, images, rows[0].size)
+            parts = defaultdict[Hashable, list[int]](list)
+            for place, row in enumerate(rows):
+                parts[self._part(place, row)].append(place)
+            return _InParts(self.pipe, [self._request(row) for row in rows], rows[0].size, list(parts.values()))
+
+    def _part(self, place: int, row: Row) -> Hashable:
+        """Equal for rows of a batch that are computed together."""
+        if self._exact is False or (self._exact is None and self.pipe.device.type != "cpu"):
+            return None
+        if self._exact or self.pipe.dtype != torch.float32 or row.sampling.guidance_scale == 0:
+            return place
+        return row.sampling  # filters of others change how sums are rounded
 
     def _prompt(self, text: str) -> str | int:
         """Text as it is; for a class model the number that it spells, if it spells one."""
@@ -150,11 +171,11 @@ class PipelineEngine:
         return self.pipe.encode_prompt(prompt)
 
 
-class _Together:
-    """Rows of one batch. Those that are dropped are sampled on, and nobody sees them."""
+class _Part:
+    """Rows that are computed together."""
 
     def __init__(self, pipe: HartPipeline, images: Sequence[ImageRequest], size: Size) -> None:
-        self._parts = pipe.components
+        self._components = pipe.components
         self._states = pipe.generate_rows(images, width=size[0], height=size[1])
         self._edits = [image.edit for image in images]
         self._latents: Tensor | None = None
@@ -163,34 +184,40 @@ class _Together:
         with _memory_errors():
             self._latents = next(self._states).latent
 
-    def drop(self, places: Collection[int]) -> None:
-        pass
-
     @torch.inference_mode()
-    def images(self, places: Sequence[int]) -> list[Image.Image]:
+    def images(self, numbers: Sequence[int]) -> list[Image.Image]:
         assert self._latents is not None
         with _memory_errors():
-            drawn = self._parts.images(self._latents[list(places)])
-            edits = (self._edits[place] for place in places)
+            drawn = self._components.images(self._latents[list(numbers)])
+            edits = (self._edits[number] for number in numbers)
             return [image if edit is None else edit.finished(image) for image, edit in zip(drawn, edits, strict=True)]
 
 
-class _OneByOne:
-    """Rows that advance together, each computed by itself: its numbers are those that it has alone, to the last bit."""
+class _InParts:
+    """A batch. Dropped rows of a part that others need are sampled on, and nobody sees them."""
 
-    def __init__(self, pipe: HartPipeline, images: Sequence[ImageRequest], size: Size) -> None:
-        self._rows = {place: _Together(pipe, [image], size) for place, image in enumerate(images)}
+    def __init__(
+        self, pipe: HartPipeline, images: Sequence[ImageRequest], size: Size, parts: Sequence[Sequence[int]]
+    ) -> None:
+        """parts: the places of the rows that are computed together."""
+        self._dropped: set[int] = set()
+        self._parts = [(_Part(pipe, [images[place] for place in places], size), places) for places in parts]
 
     def advance(self) -> None:
-        for row in self._rows.values():
-            row.advance()
+        for part, _ in self._parts:
+            part.advance()
 
     def drop(self, places: Collection[int]) -> None:
-        for place in places:
-            del self._rows[place]
+        self._dropped.update(places)
+        self._parts = [(part, rows) for part, rows in self._parts if not self._dropped.issuperset(rows)]
 
     def images(self, places: Sequence[int]) -> list[Image.Image]:
-        return [self._rows[place].images([0])[0] for place in places]
+        drawn: dict[int, Image.Image] = {}
+        for part, rows in self._parts:
+            wanted = [place for place in rows if place in places]
+            if wanted:
+                drawn |= zip(wanted, part.images([rows.index(place) for place in wanted]), strict=True)
+        return [drawn[place] for place in places]
 
 
 def _size(size: ImageSize) -> Size:

@@ -24,7 +24,13 @@ def app_from_options(options: ServeOptions) -> FastAPI:
         checker=prompt_checker(options.prompt_check, options.device),
         access=Access(options.keys(), options.hosts()),
         credentials=None if (files := options.signing()) is None else ContentCredentials(*files),
-        limits=Limits(options.batch_size, options.queue_size, options.timeout, images_per_minute=options.rate_limit),
+        limits=Limits(
+            options.batch_size,
+            options.queue_size,
+            options.timeout,
+            images_per_minute=options.rate_limit,
+            max_steps=options.max_steps,
+        ),
         log_requests=options.log_requests,
     )
 
@@ -41,6 +47,6 @@ def _opener(source: str, options: ServeOptions) -> OpenModel:
         from hart.serving.pipeline_engine import PipelineEngine  # imports PyTorch
 
         pipe = HartPipeline.from_pretrained(source, device=options.device, dtype=options.dtype)
-        return PipelineEngine(pipe, exact=options.exact)
+        return PipelineEngine(pipe, exact=options.exact, max_pixels=options.max_pixels)
 
     return open_model

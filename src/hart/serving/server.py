@@ -38,6 +38,7 @@ class Limits:
     join_seconds: float = 0.004
     images_per_minute: float | None = None
     body_seconds: float = 60.0
+    max_steps: int = 100
 
 
 class Server:
@@ -75,7 +76,8 @@ class Server:
             raise QueueFull("the model is being opened, and many are waiting: try again later", 5)
         self._opening += images
         try:
-            return await asyncio.wait_for(model.ready(), self.limits.timeout)
+            async with asyncio.timeout(self.limits.timeout):
+                return await model.ready()
         except TimeoutError:
             raise DeadlinePassed("the model is still being opened: try again later") from None
         finally:
@@ -96,7 +98,8 @@ class Server:
         self.rates.check(client)
         model = self.models.named(asked.model)
         engine = await while_here(request.receive, self.opened(model, asked.n or 1))
-        ordered = await while_here(request.receive, asyncio.to_thread(self._ordered, asked, model, engine, source))
+        ordering = asyncio.to_thread(self._ordered, asked, model, engine, request.state.seed, source)
+        ordered = await while_here(request.receive, ordering)
         events = Subscription()
         queued = job(ordered, engine, client, deadline, events.deliver)
         self.scheduler.submit(queued)
@@ -111,11 +114,16 @@ class Server:
         return JSONResponse(result.model_dump(exclude_none=True), headers=timing)
 
     def _ordered(
-        self, asked: ImageRequest, model: ServedModel, engine: Engine, source: Callable[[Engine], Source] | None
+        self,
+        asked: ImageRequest,
+        model: ServedModel,
+        engine: Engine,
+        new_seed: int,
+        source: Callable[[Engine], Source] | None,
     ) -> Order:
         """In a thread: decoding images, reading and judging prompts take a while."""
         begun = None if source is None else source(engine)
-        return order(asked, model, engine, self.checker, begun, self.credentials)
+        return order(asked, model, engine, self.checker, self.limits.max_steps, new_seed, begun, self.credentials)
 
     async def _events(self, ordered: Order, events: Subscription) -> AsyncIterator[dict[str, Any] | None]:
         """The stream, with an error as its last event if there is one."""

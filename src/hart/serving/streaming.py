@@ -58,15 +58,17 @@ class EventStream(Response):
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async for event in self._events:
-            content = STILL_HERE if event is None else _event(event)
+            content = STILL_HERE if event is None else event_bytes(event)
             async with asyncio.timeout(SEND_SECONDS):
                 await send({"type": "http.response.body", "body": content, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _event(content: dict[str, Any]) -> bytes:
+def event_bytes(content: dict[str, Any]) -> bytes:
+    """One event. Its id, which errors have not: the image's number, then the scales that it has."""
     kind = content.get("type", "error")
-    return f"event: {kind}\ndata: {json.dumps(content, separators=(',', ':'))}\n\n".encode()
+    number = f"id: {content['image_index']}.{content['scale']}\n" if "scale" in content else ""
+    return f"{number}event: {kind}\ndata: {json.dumps(content, separators=(',', ':'))}\n\n".encode()
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +23,11 @@ import job_processes
 from command_line import outputs, refused, run
 from hart import HartPipeline, SamplingConfig, __version__
 from hart.commands.generate import GenerateOptions
-from hart.commands.jobs import running
+from hart.commands.jobs import running, workers
 from hart.commands.jobs.job import Job
 from hart.commands.jobs.workers import Workers
 from hart.generation.metadata import ImageRecord, ImageSettings
+from processes import CONTEXT
 
 PROMPTS = ("a cat", "a dog", "a house", "a tree", "a red apple", "a hat")
 NAMES = [
@@ -32,18 +36,32 @@ NAMES = [
 ]  # fmt: skip
 
 
+def arguments(prompts: Path, model: Path) -> tuple[Any, ...]:
+    return "generate", "--prompts-file", prompts, "--seed", 3, "--model", model, "--out"
+
+
 @pytest.fixture
 def job(text_model: Path, tmp_path: Path) -> tuple[Any, ...]:
     """Arguments of a job, but for its folder."""
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
-    return "generate", "--prompts-file", tmp_path / "prompts.txt", "--seed", 3, "--model", text_model, "--out"
+    return arguments(tmp_path / "prompts.txt", text_model)
+
+
+@pytest.fixture(scope="module")
+def finished(text_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run without accidents."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "prompts.txt").write_text("\n".join(PROMPTS))
+    done = run(*arguments(folder / "prompts.txt", text_model), folder / "whole")
+    assert [path.name for path in outputs(done)] == NAMES
+    return folder / "whole"
 
 
 @pytest.fixture
-def whole(job: tuple[Any, ...], tmp_path: Path) -> dict[str, bytes]:
-    """The files of a run without accidents."""
-    assert [path.name for path in outputs(run(*job, tmp_path / "whole"))] == NAMES
-    return images(tmp_path / "whole")
+def whole(finished: Path, tmp_path: Path) -> dict[str, bytes]:
+    """Its files, which are in the folder `whole`."""
+    shutil.copytree(finished, tmp_path / "whole")
+    return images(finished)
 
 
 def images(folder: Path) -> dict[str, bytes]:
@@ -56,6 +74,8 @@ def places(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def with_workers(monkeypatch: pytest.MonkeyPatch, work: Callable[..., None]) -> None:
+    """Processes that start at once do the work."""
+    monkeypatch.setattr(workers, "CONTEXT", CONTEXT)
     monkeypatch.setattr(running, "Workers", partial(Workers, work=work))
 
 
@@ -103,16 +123,34 @@ def test_workers_that_end_at_the_start_are_not_started_for_ever(
     assert "exit code -9" in refused(run(*job, tmp_path / "out", "--workers", 2))
 
 
-def begun(job: tuple[Any, ...], out: Path) -> subprocess.Popen[str]:
-    """The command in a process group of its own, when all images but one are there and one worker is stuck."""
-    command = [sys.executable, job_processes.__file__, "stuck", *map(str, job), str(out), "--workers", "2"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+@dataclass
+class Begun:
+    """The command in a process group of its own."""
+
+    process: ForkServerProcess
+    errors: Path
+
+    @property
+    def group(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def ended(self) -> tuple[int | None, str]:
+        """Its exit code, and what it said on standard error."""
+        self.process.join()
+        return self.process.exitcode, self.errors.read_text()
+
+
+def begun(job: tuple[Any, ...], out: Path) -> Begun:
+    """When all images but one are there and one worker is stuck."""
+    errors = out.with_suffix(".errors")
+    command = [*map(str, job), str(out), "--workers", "2"]
+    process = CONTEXT.Process(target=job_processes.stuck_command, args=(command, str(errors)))
+    process.start()
     while len(list(out.glob("*.png"))) < len(NAMES) - 1:
-        assert process.poll() is None, process.communicate()
+        assert process.is_alive(), errors.read_text()
         time.sleep(0.05)
-    return process
+    return Begun(process, errors)
 
 
 def wait_for_the_end_of(group: int) -> None:
@@ -129,10 +167,10 @@ def test_a_killed_parent_takes_its_workers_along_and_the_same_command_continues(
     job: tuple[Any, ...], whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    process = begun(job, out)
-    process.kill()
-    process.communicate()
-    wait_for_the_end_of(process.pid)
+    command = begun(job, out)
+    command.process.kill()
+    command.ended()
+    wait_for_the_end_of(command.group)
     there = places(out)
     assert len(there) == len(NAMES) - 1
     result = run(*job, out)
@@ -149,12 +187,10 @@ def test_a_signal_stops_all_and_says_how_to_continue(
     job: tuple[Any, ...], tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     out = tmp_path / "out"
-    process = begun(job, out)
-    os.killpg(process.pid, number)  # as a terminal does
-    _, said = process.communicate()
-    assert process.returncode == code
-    assert said == f"stopped: 5 of 6 in {out}; the same command continues\n"
-    wait_for_the_end_of(process.pid)
+    command = begun(job, out)
+    os.killpg(command.group, number)  # as a terminal does
+    assert command.ended() == (code, f"stopped: 5 of 6 in {out}; the same command continues\n")
+    wait_for_the_end_of(command.group)
     assert not list(out.glob(".*"))
 
 
@@ -164,7 +200,7 @@ def test_a_cluster_makes_the_same_files_though_a_worker_is_killed(
 ) -> None:
     pytest.importorskip("ray")
     out = tmp_path / "out"
-    command = [sys.executable, job_processes.__file__, "ray", *map(str, job), str(out), "--ray", "--workers", "2"]
+    command = [sys.executable, job_processes.__file__, *map(str, job), str(out), "--ray", "--workers", "2"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "killed").exists()

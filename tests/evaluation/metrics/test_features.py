@@ -71,20 +71,23 @@ def test_efficientnet_is_fed_as_it_was_trained() -> None:
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_inception_gives_all_that_adm_reads(pixels: torch.Tensor, tmp_path: Path) -> None:
-    network = FidInception()
-    torch.save(network.state_dict(), tmp_path / "fid.pth")
-    extractor = open_extractor(f"inception-v3:{tmp_path / 'fid.pth'}", CPU)
+def test_inception_gives_all_that_adm_reads(pixels: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, opened = FidInception(), list[Path]()
+    # tests/networks/test_inception.py reads files
+    monkeypatch.setattr(FidInception, "from_file", lambda path: opened.append(path) or network)
+    extractor = open_extractor("inception-v3:fid.pth", CPU)
     features = extractor(pixels)
     assert extractor.name == "inception-v3"
     assert features.spatial is not None and features.logits is not None
     assert [features.pooled.shape, features.spatial.shape, features.logits.shape] == [(2, 2048), (2, 2023), (2, 1008)]
     torch.testing.assert_close(features.pooled, network(resize_like_tensorflow(pixels.float(), IMAGE_SIZE)).pooled)
-    clean = open_extractor(f"inception-v3-clean:{tmp_path / 'fid.pth'}", CPU)
+    clean = open_extractor("inception-v3-clean:fid.pth", CPU)
+    assert opened == [Path("fid.pth")] * 2
     # one network, other features: the names keep their figures apart
     assert (clean.name, clean.weights) == ("inception-v3-clean", extractor.weights)
-    torch.testing.assert_close(clean(pixels).pooled, network(resize_like_clean_fid(pixels, IMAGE_SIZE)).pooled)
-    assert not torch.allclose(clean(pixels).pooled, features.pooled)
+    pooled = clean(pixels).pooled
+    torch.testing.assert_close(pooled, network(resize_like_clean_fid(pixels, IMAGE_SIZE)).pooled)
+    assert not torch.allclose(pooled, features.pooled)
 
 
 @pytest.mark.parametrize(("kind", "folder", "width"), [("clip", "clip-tiny", 8), ("dinov2", "dino-tiny", 16)])

@@ -16,7 +16,8 @@ from hart.evaluation import psnr, ssim
 from hart.evaluation.metrics.distances import Gaussian, frechet_distance
 from hart.evaluation.metrics.features import open_extractor
 from hart.evaluation.suites.base import Context
-from hart.evaluation.suites.tokenizer import PSNR, SUITE, TokenizerOptions, schedule_for
+from hart.evaluation.suites.core import TOKENIZER, TokenizerOptions
+from hart.evaluation.suites.tokenizer import PSNR, schedule_for
 from hart.grids import Grid, ScaleSchedule
 from hart.networks.perceptual import perceptual_loss
 from hart.sizes import ImageSize, parsed_size, schedule_of_grid
@@ -54,7 +55,7 @@ def test_figures_are_those_of_the_8_bit_images(
         model=str(model), data=str(folder), split="train", size=size, scales=scales, batch_size=4, resamples=3,
         device="cpu",
     )  # fmt: skip
-    result = SUITE(Context(options, tmp_path / "out"))
+    result = TOKENIZER(Context(options, tmp_path / "out"))
     tokenizer, extractor = load_tokenizer(model), open_extractor("efficientnet-lite0", CPU)
     distance = perceptual_loss("efficientnet_lite0")
     source, transform = open_source(folder, split="train"), ImageTransform(parsed_size(str(size)))
@@ -95,14 +96,14 @@ def test_kept_numbers_that_are_not_of_these_images_are_named(
         model=str(save_tiny_text_model(tmp_path / "model")), data=str(folder), split="train", size=SIZE, scales=SCALES,
         batch_size=2, resamples=0, device="cpu",
     )  # fmt: skip
-    SUITE(Context(options, tmp_path / "out"))
+    TOKENIZER(Context(options, tmp_path / "out"))
     for file in (tmp_path / "out" / "measured").iterdir():
         changed = {name: value for name, value in (read_safetensors(file) | values).items() if value is not None}
         write_safetensors(file, changed)
     if "discrete: pooled" in values:  # that of the others differs
         file.unlink()
     with pytest.raises(HartError, match=r"\.safetensors: holds something else: delete it"):
-        SUITE(Context(options, tmp_path / "out"))
+        TOKENIZER(Context(options, tmp_path / "out"))
 
 
 @pytest.mark.parametrize(("size", "grid_size"), [(256, 16), (512, 32), (1024, 64)])

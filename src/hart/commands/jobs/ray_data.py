@@ -17,6 +17,7 @@ from ray.exceptions import RayTaskError
 
 from hart.commands.jobs.job import Job, JobFolder
 from hart.commands.jobs.workers import Drawn, Opened, Task
+from hart.commands.ray_cluster import joined
 from hart.errors import HartError
 from hart.sizes import parsed_size
 
@@ -25,17 +26,12 @@ if TYPE_CHECKING:
 
 
 class RayCluster:
-    """The cluster that `RAY_ADDRESS` names or that this machine belongs to, else one of this machine alone."""
+    """The workers of a cluster."""
 
     def __init__(self, device: str | None, workers: int | None) -> None:
         """workers: by default one a GPU; one a machine if there are none, or if `device` is the CPU."""
-        ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
-        self.gpus = 0 if device == "cpu" else int(ray.cluster_resources().get("GPU", 0))
-        machines = sum(node["Alive"] for node in ray.nodes())
-        if self.gpus and workers is not None and workers > self.gpus:
-            raise HartError(f"--workers {workers}: a GPU takes one, and the cluster has {self.gpus}")
-        self.workers = workers or self.gpus or machines
-        self._on_a_machine = -(-self.workers // machines)
+        self._cluster = joined(device, workers, "--workers")
+        self.gpus = self._cluster.gpus
 
     def draw(self, folder: JobFolder, tasks: list[Task]) -> Iterator[Opened | Drawn]:
         """As `Workers.draw`. Ray replaces workers and machines that are lost, and gives their batches to others."""
@@ -44,8 +40,8 @@ class RayCluster:
         rows = [{"start": batch.start, "stop": batch.stop, "missing": missing} for batch, missing in tasks]
         drawn = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             RayDrawer,  # type: ignore[arg-type]  # a class, whose objects are the workers
-            fn_constructor_args=(folder.path.resolve(), folder.job, folder.settings, self._on_a_machine),
-            compute=ray.data.ActorPoolStrategy(size=min(self.workers, len(rows))),
+            fn_constructor_args=(folder.path.resolve(), folder.job, folder.settings, self._cluster.on_a_machine),
+            compute=ray.data.ActorPoolStrategy(size=min(self._cluster.workers, len(rows))),
             num_gpus=1 if self.gpus else None,
         )
         opened = False

@@ -51,6 +51,7 @@ INCEPTION_SHA256 = "6726825d"
 """As the file's name says."""
 EXAMPLES = {"clip": "clip:openai/clip-vit-base-patch32", "dinov2": "dinov2:facebook/dinov2-large"}
 
+LITE0_IMAGE_SIZE, LITE2_IMAGE_SIZE = 224, 260
 DINOV2_IMAGE_SIZE = 224
 """As Frechet distances on DINOv2 are published (Stein et al., 2023), though its table of positions is larger."""
 
@@ -156,14 +157,14 @@ class EfficientNetLite0(_EfficientNetLite):
     """What the tokenizer's perceptual loss may have learned from; see the base class."""
 
     def __init__(self, device: torch.device, image_size: int | None = None) -> None:
-        super().__init__(load_efficientnet_lite0(), DEFAULT_FEATURES, 224, device, image_size)
+        super().__init__(load_efficientnet_lite0(), DEFAULT_FEATURES, LITE0_IMAGE_SIZE, device, image_size)
 
 
 class EfficientNetLite2(_EfficientNetLite):
     """A second network, which no training here used."""
 
     def __init__(self, device: torch.device, image_size: int | None = None) -> None:
-        super().__init__(load_efficientnet_lite2(), "efficientnet-lite2", 260, device, image_size)
+        super().__init__(load_efficientnet_lite2(), "efficientnet-lite2", LITE2_IMAGE_SIZE, device, image_size)
 
 
 class InceptionV3(Frozen):

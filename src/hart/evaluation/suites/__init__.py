@@ -5,8 +5,8 @@ Other packages add theirs as entry points of the group `hart.suites`: NAME = "pa
 
 from __future__ import annotations
 
-from importlib import import_module
 from importlib.metadata import entry_points
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,11 +32,10 @@ CORE = {
 def suite_places() -> dict[str, str]:
     """Name of every suite -> "module:variable", where it is declared."""
     others = {entry.name: entry.value for entry in entry_points(group="hart.suites")}
-    return others | {name: f"{__name__}.{name}:SUITE" for name in CORE}
+    return others | {name: f"{__name__}.core:{name.upper()}" for name in CORE}
 
 
 def load_suite(place: str) -> Suite[Any]:
     """The suite declared there."""
-    module, _, variable = place.partition(":")
-    suite: Suite[Any] = getattr(import_module(module), variable)
+    suite: Suite[Any] = resolve_name(place)
     return suite

@@ -6,27 +6,18 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from pydantic import Field
-
 from hart.evaluation.cache import Cache, records
 from hart.evaluation.generated_images import GeneratedImages, spread
 from hart.evaluation.published_files import PublishedFile
-from hart.evaluation.suites.base import Context, SamplingOptions
+from hart.evaluation.suites.base import Context
+from hart.evaluation.suites.core import PER_PROMPT, AskingOptions
 from hart.strict import Config
 
 VERDICTS_FILE = "verdicts.jsonl"
-PER_PROMPT = 4
 OVERALL = "overall"
 
 V = TypeVar("V", bound=Config)
 """What a judge says of one image."""
-
-
-class AskingOptions(SamplingOptions, kw_only=True):
-    """Images of one prompt follow each other; each has a seed of its own."""
-
-    limit: int | None = Field(default=None, ge=1, description="Prompts to use, chosen by the seed; all by default.")
-    per_prompt: int = Field(default=PER_PROMPT, ge=1, description="Images of each prompt; 4 as published.")
 
 
 class Asked:

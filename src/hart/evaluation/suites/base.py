@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import Field
@@ -104,7 +105,7 @@ class SamplingOptions(SuiteOptions, kw_only=True):
 
 
 class ImageSetOptions(Config, kw_only=True):
-    """Of suites that read a set of images in any format."""
+    """Of what reads a set of images in any format."""
 
     data: str = Field(
         description="Folder, file, pattern or URLs of shards, or hf:OWNER/NAME.", json_schema_extra={"metavar": "DATA"}
@@ -119,12 +120,12 @@ class ImageSetOptions(Config, kw_only=True):
     )
     image_column: Column = ""
 
-    def source(self, caption_column: str = "") -> Source | Stream:
+    def source(self, caption_column: str = "", label_column: str = "") -> Source | Stream:
         """The set, listed. Raises `HartError`."""
         from hart.data.notes import Columns
         from hart.data.opening import open_source
 
-        columns = Columns(image=self.image_column, caption=caption_column)
+        columns = Columns(self.image_column, caption_column, label_column)
         return open_source(self.data, self.split, kind=self.kind, columns=columns)
 
 
@@ -166,16 +167,21 @@ class Context(Generic[O_co]):
 
 @dataclass(frozen=True)
 class Suite(Generic[O]):
-    """name: of its command. description: one line. options: a configuration; each field is an option. run: measures.
-    install: what to `pip install` for the packages that it needs."""
+    """name: of its command. description: one line. options: a configuration; each field is an option.
+
+    run: measures; a function, or its place, "module:name", so that it is imported when it runs. install: what to
+        `pip install` for the packages that it needs.
+    """
 
     name: str
     description: str
     options: type[O]
-    run: Callable[[Context[O]], Result]
+    run: Callable[[Context[O]], Result] | str
     install: str = f"{DISTRIBUTION}[evaluate]"
 
     def __call__(self, context: Context[O]) -> Result:
         """Measure; the result has the suite's name and the options among its settings."""
-        result = self.run(context)
+        run: Callable[[Context[O]], Result]
+        run = resolve_name(self.run) if isinstance(self.run, str) else self.run
+        result = run(context)
         return replace(result, suite=self.name, settings=context.options.settings() | dict(result.settings))

@@ -16,9 +16,9 @@ from pathlib import Path
 from hart.errors import HartError
 from hart.evaluation.published_files import PublishedFiles, PublishedImages, cached_file
 from hart.evaluation.report import Result
-from hart.evaluation.suites import CORE
-from hart.evaluation.suites.base import Context, Suite
-from hart.evaluation.suites.text_to_image import Benchmark, TextToImageOptions, measure
+from hart.evaluation.suites.base import Context
+from hart.evaluation.suites.core import TextToImageOptions
+from hart.evaluation.suites.text_to_image import Benchmark, measure
 from hart.files import FileError, parse_json
 from hart.strict import reason
 
@@ -87,6 +87,3 @@ def run(context: Context[TextToImageOptions]) -> Result:
     """Raises `HartError`."""
     options = context.options
     return measure(context, open_coco(options.folder, options.limit, options.seed))
-
-
-SUITE = Suite("coco", CORE["coco"], TextToImageOptions, run)

@@ -6,10 +6,7 @@ without (one row). The paper does not say what its figures count; `printed_macs`
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import Field
 
 from hart.benchmark.machine import device_clock, peak_memory
 from hart.checkpoint.loading import load_config
@@ -17,8 +14,8 @@ from hart.config import HartConfig, SamplingConfig
 from hart.devices import dtype_name
 from hart.evaluation.metrics.figures import Figure, bootstrap
 from hart.evaluation.report import Result, published_tables
-from hart.evaluation.suites import CORE, base
-from hart.evaluation.suites.base import Context, SamplingOptions, Suite, SuiteOptions
+from hart.evaluation.suites.base import Context, SamplingOptions
+from hart.evaluation.suites.core import CostOptions
 from hart.generation.request import Prompt
 from hart.inference.cost import MODULES, PARTS, model_cost
 from hart.pipeline import HartPipeline
@@ -29,27 +26,6 @@ MACS_GUIDED, MACS_PLAIN = "GMACs with guidance", "GMACs without guidance"
 MACS_PRINTED = "GMACs as the paper seems to count"
 LATENCY, THROUGHPUT, MEMORY = "seconds", "images a second", "peak memory, GiB"
 PROMPT = "a picture of a mountain lake at sunrise"
-
-
-class CostOptions(SuiteOptions, kw_only=True):
-    """Counted and timed are images with the model's own settings."""
-
-    model: str = Field(
-        default="emoji", description="Shipped name, folder or hub id; with --random-weights a preset or a config.json."
-    )
-    random_weights: bool = Field(
-        default=False, description="Use the model's sizes with random weights: nothing is downloaded."
-    )
-    batch_size: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        default=(1, 8), min_length=1, description="Images generated together, each timed."
-    )
-    warm_up: int = Field(default=2, ge=0, description="Runs before the clock starts.")
-    repeats: int = Field(default=5, ge=1, description="Timed runs of each batch size.")
-    dtype: str | None = Field(
-        default=None, description="float32, bfloat16 or float16; by default what the device is used with."
-    )
-    guidance: base.Guidance = None
-    discrete_only: base.DiscreteOnly = False
 
 
 def run(context: Context[CostOptions]) -> Result:
@@ -144,6 +120,3 @@ def _measured(
     if (memory := peak()) is not None:
         figures[MEMORY] = Figure(memory)
     return figures
-
-
-SUITE = Suite("cost", CORE["cost"], CostOptions, run)

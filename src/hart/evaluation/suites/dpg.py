@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -23,21 +22,10 @@ from hart.evaluation.judges.dpg_rules import (
 from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean
 from hart.evaluation.published_files import at_hand, located
 from hart.evaluation.report import Result, images_text, published_tables
-from hart.evaluation.suites import CORE
-from hart.evaluation.suites.asking import OVERALL, Asked, AskingOptions
-from hart.evaluation.suites.base import Context, Suite
+from hart.evaluation.suites.asking import OVERALL, Asked
+from hart.evaluation.suites.base import Context
+from hart.evaluation.suites.core import DpgOptions
 from hart.strict import Config, Listed
-
-
-class DpgOptions(AskingOptions, kw_only=True):
-    """The answering model is not the published one, which transformers does not have."""
-
-    data: Path | None = Field(
-        default=None, description="dpg_bench.csv, or its folder with weights beside it; fetched once by default."
-    )
-    vqa: str = Field(
-        default="Salesforce/blip-vqa-capfilt-large", description="BLIP that answers questions: folder or hub id."
-    )
 
 
 class Answer(Config):
@@ -133,6 +121,3 @@ def _verdict(prompt: DensePrompt, answers: Sequence[str]) -> Verdict:
             reason = f"depends on {', '.join(map(str, question.parents))}, of which one counts 0"
         found.append(Answer(number, question.category, question.text, answer, yes, counted, reason))
     return Verdict(prompt.item, prompt.prompt, judged.score, tuple(found))
-
-
-SUITE = Suite("dpg", CORE["dpg"], DpgOptions, run)

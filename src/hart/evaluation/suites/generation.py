@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from pydantic import Field
 
 from hart.data.samples import Sample
 from hart.data.transforms import ImageTransform
@@ -16,17 +15,9 @@ from hart.evaluation.metrics.distances import all_figures
 from hart.evaluation.metrics.features import FEATURE_BATCH, open_extractor
 from hart.evaluation.metrics.figures import few_images_warning
 from hart.evaluation.report import Result, extractor_facts, images_text
-from hart.evaluation.suites import CORE, base
-from hart.evaluation.suites.base import Context, ImageSetOptions, SamplingOptions, Suite
+from hart.evaluation.suites.base import Context
+from hart.evaluation.suites.core import GenerationOptions
 from hart.generation.request import Prompt
-
-
-class GenerationOptions(ImageSetOptions, SamplingOptions, kw_only=True):
-    """Captions are taken from the set, chosen by the seed; images are compared with the whole set."""
-
-    limit: int | None = Field(default=None, ge=1, description="Images to generate; by default one for each.")
-    features: base.Features = "efficientnet-lite0"
-    caption_column: base.Column = ""
 
 
 def run(context: Context[GenerationOptions]) -> Result:
@@ -74,6 +65,3 @@ def _prompts(samples: list[Sample], num_classes: int | None, options: Generation
             assert label is not None
             prompts.append(label)
     return prompts
-
-
-SUITE = Suite("generation", CORE["generation"], GenerationOptions, run)

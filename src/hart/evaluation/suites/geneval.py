@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from PIL import Image
-from pydantic import Field
 from torch import Tensor
 
 from hart.data.images import open_image
@@ -24,32 +22,14 @@ from hart.evaluation.judges.geneval_rules import (
     faults,
     read_prompts,
 )
-from hart.evaluation.judges.objects import IMAGE_SIZE, ClipColours, Mask2FormerDetector
+from hart.evaluation.judges.objects import ClipColours, Mask2FormerDetector
 from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean
 from hart.evaluation.published_files import at_hand, located
 from hart.evaluation.report import Result, images_text, published_tables
-from hart.evaluation.suites import CORE
-from hart.evaluation.suites.asking import OVERALL, Asked, AskingOptions
-from hart.evaluation.suites.base import Context, Suite
+from hart.evaluation.suites.asking import OVERALL, Asked
+from hart.evaluation.suites.base import Context
+from hart.evaluation.suites.core import GenevalOptions
 from hart.strict import Config, Listed
-
-
-class GenevalOptions(AskingOptions, kw_only=True):
-    """The detector is the nearest to the published one that transformers has."""
-
-    data: Path | None = Field(
-        default=None,
-        description="evaluation_metadata.jsonl, or its folder with weights beside it; fetched once by default.",
-    )
-    detector: str = Field(
-        default="facebook/mask2former-swin-small-coco-instance",
-        description="Mask2Former for COCO instances: folder or hub id.",
-    )
-    detector_size: int = Field(
-        default=IMAGE_SIZE, ge=32, description="Pixels that the detector sees; 800 as published."
-    )
-    clip: str = Field(default="openai/clip-vit-large-patch14", description="CLIP that names colours: folder or hub id.")
-    judge_batch: int = Field(default=1, ge=1, description="Images that the detector sees together.")
 
 
 class Verdict(Config):
@@ -141,6 +121,3 @@ def _verdict(prompt: ObjectPrompt, image: Image.Image, found: Sequence[Found], c
         "; ".join(said),
         {name: tuple((*item.box, round(item.score, 4)) for item in items) for name, items in objects.items()},
     )
-
-
-SUITE = Suite("geneval", CORE["geneval"], GenevalOptions, run)

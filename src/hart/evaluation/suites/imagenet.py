@@ -10,8 +10,6 @@ import random
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from hart.data.transforms import unit_to_pil
 from hart.errors import HartError
 from hart.evaluation.generated_images import SHEET_FILE, SHEET_IMAGES, GeneratedImages
@@ -27,15 +25,14 @@ from hart.evaluation.metrics.figures import few_images_warning
 from hart.evaluation.npz import SampleFile, write_samples
 from hart.evaluation.published_files import PublishedFile, located
 from hart.evaluation.report import Result, extractor_facts, images_text, published_tables
-from hart.evaluation.suites import CORE, base
-from hart.evaluation.suites.base import Context, Progress, Suite, SuiteOptions
+from hart.evaluation.suites.base import Context, Progress
+from hart.evaluation.suites.core import IMAGENET_IMAGES, ImageNetOptions
 from hart.files import user_path
 from hart.generation.contact_sheet import contact_sheet
 from hart.pipeline import HartPipeline
 from hart.presets import VAR_SAMPLING
-from hart.strict import require
 
-COUNT, CLASSES, IMAGE_SIZE = 50_000, 1000, 256
+CLASSES, IMAGE_SIZE = 1000, 256
 SAMPLES_FILE = "samples.npz"
 REFERENCE = PublishedFile(
     "ADM's reference batch",
@@ -45,38 +42,6 @@ REFERENCE = PublishedFile(
 )
 SAMPLING = VAR_SAMPLING
 """Of VAR's published numbers, as its authors say. HART's for ImageNet are not published: these are the nearest."""
-
-
-class ImageNetOptions(SuiteOptions, kw_only=True):
-    """Either a model or samples."""
-
-    model: str | None = Field(
-        default=None, description="Class-conditional model: folder or hub id. Generates and measures."
-    )
-    samples: Path | None = Field(
-        default=None, description="Instead of a model: .npz with images of any program. Measures only."
-    )
-    reference: Path | None = Field(
-        default=None,
-        description="ADM's reference batch, .npz; VIRTUAL_imagenet256_labeled.npz is fetched once by default.",
-    )
-    data: Path | None = Field(default=None, description="Folder with that file and any weights of the features.")
-    limit: int = Field(default=COUNT, ge=1, description="Images to generate, as evenly from all classes as possible.")
-    features: base.Features = PUBLISHED_FEATURES
-    guidance: float = Field(default=1.5, description="Guidance scale; the published one by default.")
-    gumbel_smoothing: bool = Field(
-        default=False,
-        description="Mix codes; the published figures are sampled without.",
-        json_schema_extra={"flags": ["--gumbel-smoothing/--no-gumbel-smoothing"]},
-    )
-    discrete_only: base.DiscreteOnly = False
-    batch_size: base.BatchSize = 1
-
-    def __post_init__(self) -> None:
-        require(
-            (self.model is None) != (self.samples is None),
-            "give either --model, to generate images, or --samples, to measure existing ones",
-        )
 
 
 def open_reference(path: Path | None, data: Path | None = None) -> SampleFile:
@@ -99,11 +64,11 @@ def run(context: Context[ImageNetOptions]) -> Result:
         assert options.samples is not None
         samples, settings, notes = SampleFile(user_path(options.samples)), {}, []
         _require_enough(len(samples), f"{samples.path} has")
-    if (len(samples), samples.height, samples.width) != (COUNT, IMAGE_SIZE, IMAGE_SIZE):
+    if (len(samples), samples.height, samples.width) != (IMAGENET_IMAGES, IMAGE_SIZE, IMAGE_SIZE):
         notes.insert(
             0,
             f"{images_text(len(samples))} of {samples.width} x {samples.height} px: published figures are of "
-            f"{COUNT:,} of {IMAGE_SIZE} px: do not compare them with these",
+            f"{IMAGENET_IMAGES:,} of {IMAGE_SIZE} px: do not compare them with these",
         )
     whole = None
     if reference.has_statistics and extractor.name == PUBLISHED_FEATURES:
@@ -190,6 +155,3 @@ def _features(file: SampleFile, extractor: FeatureExtractor, what: str, progress
 def _require_enough(count: int, where: str) -> None:
     if count < LEAST_IMAGES:
         raise HartError(f"{where} {images_text(count)}: figures need at least {LEAST_IMAGES}")
-
-
-SUITE = Suite("imagenet", CORE["imagenet"], ImageNetOptions, run)

@@ -8,37 +8,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
-
 from hart.errors import HartError
 from hart.evaluation.generated_images import spread
 from hart.evaluation.published_files import HUB_DATASETS, PublishedFiles, PublishedImages, hub_dataset
 from hart.evaluation.report import Result, published_tables
-from hart.evaluation.suites import CORE, base
-from hart.evaluation.suites.base import Context, Suite
-from hart.evaluation.suites.text_to_image import CATEGORY, Benchmark, TextToImageOptions, measure
+from hart.evaluation.suites.base import Context
+from hart.evaluation.suites.core import MJHQ_SIZE, MjhqOptions
+from hart.evaluation.suites.text_to_image import CATEGORY, Benchmark, measure
 from hart.files import TEXT_LIMIT, FileError, parse_json, read_bytes
 
 REPOSITORY = "playgroundai/MJHQ-30K"
 ADDRESS = f"{HUB_DATASETS}{REPOSITORY}"
 PROMPTS_FILE, IMAGES, ARCHIVE = "meta_data.json", "mjhq30k_imgs", "mjhq30k_imgs.zip"
-IMAGE_SIZE = 1024
-"""Of the set's own images."""
 COUNT, CATEGORIES = 30_000, 10
 
 
-class MjhqOptions(TextToImageOptions, kw_only=True):
-    """The settings of the published figures are the defaults."""
-
-    features: base.Features = "inception-v3-clean"
-    reference_size: int = Field(
-        default=IMAGE_SIZE,
-        ge=1,
-        description="Pixels to which the set's images are first resized; 1024 is their own size.",
-    )
-
-
-def open_mjhq(folder: Path | None, limit: int | None, seed: int, reference_size: int = IMAGE_SIZE) -> Benchmark:
+def open_mjhq(folder: Path | None, limit: int | None, seed: int, reference_size: int = MJHQ_SIZE) -> Benchmark:
     """The set in `folder`; None fetches it once, 9 GB, through the hub.
 
     limit: prompts to use, as evenly from the categories as possible, chosen by `seed`; None uses all. Generated images
@@ -87,6 +72,3 @@ def run(context: Context[MjhqOptions]) -> Result:
     """Raises `HartError`."""
     options = context.options
     return measure(context, open_mjhq(options.folder, options.limit, options.seed, options.reference_size))
-
-
-SUITE = Suite("mjhq", CORE["mjhq"], MjhqOptions, run)

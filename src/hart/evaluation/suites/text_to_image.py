@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from hart.config import SamplingConfig
@@ -27,58 +25,14 @@ from hart.evaluation.metrics.features import FEATURE_BATCH, open_extractor
 from hart.evaluation.metrics.figures import FEW_IMAGES, Figure, bootstrap_mean, few_images_warning
 from hart.evaluation.published_files import at_hand
 from hart.evaluation.report import PublishedTable, Result, extractor_facts, images_text
-from hart.evaluation.suites import base
-from hart.evaluation.suites.base import Context, SamplingOptions
+from hart.evaluation.suites.base import Context
+from hart.evaluation.suites.core import TextToImageOptions
 from hart.files import user_path
 
 CATEGORY = "category"
 """Field of an image's record that names its category."""
 ALL = "generated"
 NONE = "none"
-
-
-class TextToImageOptions(SamplingOptions, kw_only=True):
-    """The paper does not say which CLIP its scores are from. The default is the most used, and torchmetrics'."""
-
-    data: Path | None = Field(
-        default=None,
-        description="Folder with the set as published, and any weights by their names; both are fetched once from "
-        "their public homes by default.",
-    )
-    limit: int | None = Field(default=None, ge=1, description="Images to generate; as many as published by default.")
-    features: base.Features = "inception-v3"
-    clip: str = Field(
-        default="openai/clip-vit-large-patch14",
-        description="CLIP model of the CLIP score: a folder, a hub id, or none to leave the score out.",
-    )
-    hps: str | None = Field(
-        default=None, description="Also give HPS v2: a folder or hub id with its weights in transformers' layout."
-    )
-    image_reward: Path | None = Field(default=None, description="Also give ImageReward: the file ImageReward.pt.")
-    image_reward_tokenizer: str = Field(
-        default="google-bert/bert-base-uncased",
-        description="Text tokenizer of ImageReward, which its file does not hold: a folder or hub id.",
-    )
-    gumbel_smoothing: bool | None = Field(
-        default=False, description="Mix codes; the published FIDs are sampled without."
-    )
-
-    @property
-    def folder(self) -> Path | None:
-        """`data` as a path."""
-        return None if self.data is None else user_path(self.data)
-
-    def scorers(self, device: torch.device) -> list[Scorer]:
-        """What scores images with their prompts. Raises `HartError`."""
-        found: list[Scorer] = []
-        if self.clip != NONE:
-            found.append(ClipScore(at_hand(self.clip, self.folder), device))
-        if self.hps is not None:
-            found.append(ClipScore(at_hand(self.hps, self.folder), device, "HPS v2"))
-        if self.image_reward is not None:
-            tokenizer = at_hand(self.image_reward_tokenizer, self.folder)
-            found.append(scores.ImageReward(user_path(self.image_reward), tokenizer, device))
-        return found
 
 
 @dataclass(frozen=True)
@@ -107,7 +61,7 @@ def measure(context: Context[TextToImageOptions], benchmark: Benchmark) -> Resul
     _require_enough(benchmark)
     # what may be missing is looked for before anything is generated
     extractor = open_extractor(options.features, context.device, options.folder)
-    scorers = options.scorers(context.device)
+    scorers = _scorers(options, context.device)
     pipe = options.pipeline()
     sampling = options.sampling(pipe)
     samples = GeneratedImages(pipe, prompts, sampling, options.seed, context.out)
@@ -177,3 +131,16 @@ def _warnings(benchmark: Benchmark, sampling: SamplingConfig, count: int) -> lis
 
 def _rows(categories: Sequence[str], wanted: str) -> Tensor:
     return torch.tensor([row for row, category in enumerate(categories) if category == wanted], dtype=torch.int64)
+
+
+def _scorers(options: TextToImageOptions, device: torch.device) -> list[Scorer]:
+    """What scores images with their prompts. Raises `HartError`."""
+    found: list[Scorer] = []
+    if options.clip != NONE:
+        found.append(ClipScore(at_hand(options.clip, options.folder), device))
+    if options.hps is not None:
+        found.append(ClipScore(at_hand(options.hps, options.folder), device, "HPS v2"))
+    if options.image_reward is not None:
+        tokenizer = at_hand(options.image_reward_tokenizer, options.folder)
+        found.append(scores.ImageReward(user_path(options.image_reward), tokenizer, device))
+    return found

@@ -10,12 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
-from typing import Literal
 
 import torch
 from PIL import Image
-from pydantic import Field
 from torch import Tensor
 
 from hart.checkpoint.storage import fingerprint
@@ -29,8 +26,8 @@ from hart.evaluation.metrics.features import FeatureExtractor, Features, open_ex
 from hart.evaluation.metrics.figures import Figure, bootstrap_mean, few_images_warning
 from hart.evaluation.metrics.images import SSIM_WINDOW, ssim
 from hart.evaluation.report import Result, extractor_facts, images_text, published_tables
-from hart.evaluation.suites import CORE, base
-from hart.evaluation.suites.base import Context, ImageSetOptions, Suite, SuiteOptions
+from hart.evaluation.suites.base import Context
+from hart.evaluation.suites.core import TokenizerOptions
 from hart.generation.contact_sheet import contact_sheet
 from hart.generation.outputs import psnr
 from hart.grids import ScaleSchedule
@@ -45,27 +42,6 @@ IDENTICAL_PSNR = 100.0
 """dB of an image of which nothing is lost, for a finite mean; one value off by one in a 256 px image is 101 dB."""
 DISTANCES = {"lpips": "LPIPS (VGG-16)", "efficientnet_lite0": "distance (efficientnet-lite0)"}
 SHEET_FILE, SHEET_IMAGES = "reconstructions.png", 12
-
-
-class TokenizerOptions(ImageSetOptions, SuiteOptions, kw_only=True):
-    """The model may be a tokenizer alone."""
-
-    model: base.Model = "emoji"
-    size: int | str | None = Field(
-        default=None, description="Size of the images in pixels, such as 256 or 192x128; the model's own by default."
-    )
-    scales: tuple[int, ...] | None = Field(
-        default=None, description="Sizes of square token maps, in place of those that follow from the images' size."
-    )
-    limit: int | None = Field(default=None, ge=1, description="Images to measure; all by default.")
-    features: base.Features = "efficientnet-lite0"
-    distance: Literal["lpips", "efficientnet_lite0"] = Field(
-        default="efficientnet_lite0", description="Perceptual distance; lpips needs weights."
-    )
-    distance_weights: tuple[Path, ...] = Field(
-        default=(), description="File with weights of lpips: VGG-16 and its heads; may be repeated."
-    )
-    batch_size: base.BatchSize = 8
 
 
 def schedule_for(config: TokenizerConfig, size: ImageSize, scales: tuple[int, ...] | None = None) -> ScaleSchedule:
@@ -221,6 +197,3 @@ def _figures(
     if f"{INPUT}: spatial" in measured:
         figures[f"spatial rFID ({extractor})"] = distance("spatial")
     return figures
-
-
-SUITE = Suite("tokenizer", CORE["tokenizer"], TokenizerOptions, run)

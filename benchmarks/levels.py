@@ -1,0 +1,106 @@
+"""What levels of speed and their options cost in quality, on the shipped model: a row of Markdown each.
+
+    python benchmarks/levels.py --data data/emoji128
+
+All rows have the same prompts, seeds and noise; those that no names are counted for have fewer. "same seed" is the
+median PSNR to the exact image: a code that is sampled otherwise changes what follows, so the row of bfloat16 says how
+far apart two good images of one seed are. "decoder alone" is that of exact latents. "right name" is the share of images
+whose nearest 1 and 5 concepts of the set hold what was asked for (`hart-emoji evaluate agreement`). Needs the set that
+`hart-emoji data` builds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hart import HartPipeline
+from hart.benchmark.report import table
+from hart.evaluation import EfficientNetLite0
+from hart.generation.outputs import psnr
+from hart.inference.speed import LEVELS, Speed
+from hart_emoji.suites.agreement import Judge
+from hart_emoji.suites.emoji_set import FEATURE_IMAGE_SIZE, EmojiSet, looks
+from hart_emoji.suites.prompts import seen_names
+
+EXACT = "exact"
+OTHER_SEEDS = "exact, other seeds"
+ROWS: dict[str, dict[str, Any]] = {
+    EXACT: {},
+    OTHER_SEEDS: {},
+    "bfloat16 (everything)": {"dtype": "bfloat16"},
+    "decoder in bfloat16": {"speed": Speed(decoder="bfloat16")},
+    "cache in bfloat16": {"speed": Speed(cache="bfloat16")},
+    "cache in int8": {"speed": Speed(cache="int8")},
+    "weights and activations in int8": {"speed": Speed(weights="int8")},
+    "level `int8`": {"speed": "int8"},
+    "level `int8`, cache in int8": {"speed": LEVELS["int8"].replace(cache="int8")},
+    "4 diffusion steps": {"speed": Speed(diffusion_steps=4)},
+    "no guidance at the last 2 scales": {"speed": Speed(unguided_scales=2)},
+    "level `draft`": {"speed": "draft"},
+}
+NAMED = (EXACT, "bfloat16 (everything)", "level `int8`", "level `draft`")
+"""Rows with the share of right names."""
+
+
+class Compared:
+    """Images of one set of prompts at any level, beside exact ones."""
+
+    def __init__(self, data: Path, prompts: int) -> None:
+        pipe = HartPipeline.from_pretrained("emoji", device="cpu")
+        self.extractor = EfficientNetLite0(pipe.device, image_size=FEATURE_IMAGE_SIZE)
+        emoji = EmojiSet(data, pipe.image_size)
+        self.judge = Judge(emoji, emoji.features(self.extractor, lambda *_: None), self.extractor.name)
+        self.group = seen_names(emoji, prompts, seed=0)
+        self.latents, self.exact = self.images(pipe, prompts)
+
+    def images(self, pipe: HartPipeline, count: int, first_seed: int = 0) -> tuple[list[Tensor], Tensor]:
+        """Latents, and images (N, 3, H, W) in [0, 1], of the first so many prompts."""
+        latents = [
+            pipe(text, seed=first_seed + number, output_type="latent").images
+            for number, text in enumerate(self.group.texts[:count])
+        ]
+        return latents, torch.cat([pipe.decode(latent, "pt") for latent in latents])
+
+    def row(self, name: str, options: dict[str, Any], few: int) -> list[Any]:
+        """few: prompts where no names are counted."""
+        pipe = HartPipeline.from_pretrained("emoji", device="cpu", **options)
+        count = len(self.exact) if name in NAMED else min(few, len(self.exact))
+        same, decoder = None, None
+        images = self.exact
+        if name != EXACT:
+            _, images = self.images(pipe, count, 10_000 if name == OTHER_SEEDS else 0)
+            decoded = torch.cat([pipe.decode(latent, "pt") for latent in self.latents[:few]])
+            same = float(psnr(images, self.exact[:count]).median())
+            decoder = float(psnr(decoded, self.exact[: len(decoded)]).median())
+        right = [None, None]
+        if name in NAMED:
+            seen = looks((255 * images).round().to(torch.uint8), self.extractor)
+            right = [float(column.mean()) for column in list(self.judge.verdicts(seen, self.group).values())[:2]]
+        return [name, count, same, decoder, *right]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--prompts", type=int, default=100, help="for which names are counted")
+    parser.add_argument("--few", type=int, default=24, help="prompts of the other rows")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    options = parser.parse_args(arguments)
+    compared = Compared(options.data, options.prompts)
+    found = []
+    for name in options.rows:
+        found.append(compared.row(name, ROWS[name], options.few))
+        sys.stderr.write(f"{found[-1]}\n")
+    header = ["", "images", "same seed", "decoder alone", "right name, 1", "right name, 5"]
+    sys.stdout.write("\n".join(table(header, found)) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""Plots of one style, several beside each other. Needs `pip install 'hart-image[plots]'`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INCHES = (4.6, 3.6)
+
+
+@contextmanager
+def panels(count: int, file: Path) -> Iterator[Sequence[Axes]]:
+    """So many panels, to be drawn on; the plot is in `file` afterwards."""
+    canvas = Figure(figsize=(INCHES[0] * count, INCHES[1]), layout="constrained")
+    axes = list(canvas.subplots(1, count, squeeze=False)[0])
+    yield axes
+    for panel in axes:
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.legend(frameon=False)
+    canvas.savefig(file, dpi=110)

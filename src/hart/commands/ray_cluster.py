@@ -1,0 +1,34 @@
+"""The Ray cluster that a command uses."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import ray
+
+from hart.errors import HartError
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """workers: processes to start. on_a_machine: how many share a machine's processor."""
+
+    gpus: int
+    workers: int
+    on_a_machine: int
+
+
+def joined(device: str | None, workers: int | None, option: str) -> Cluster:
+    """The cluster that `RAY_ADDRESS` names or that this machine belongs to, else one of this machine alone.
+
+    workers: as `option` gives them; by default one a GPU, or one a machine if there are none or if `device` is the
+    CPU. Raises `HartError` for more than there are GPUs.
+    """
+    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    gpus = 0 if device == "cpu" else int(ray.cluster_resources().get("GPU", 0))
+    if gpus and workers is not None and workers > gpus:
+        raise HartError(f"{option} {workers}: a GPU takes one, and the cluster has {gpus}")
+    machines = sum(node["Alive"] for node in ray.nodes())
+    workers = workers or gpus or machines
+    return Cluster(gpus, workers, -(-workers // machines))

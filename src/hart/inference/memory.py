@@ -1,0 +1,98 @@
+"""The memory that images take besides the model: estimated before anything is computed, so that none is begun in vain.
+
+Keys and values grow with the tokens of all scales, the last scale's activations with its tokens, the decoder's maps
+with the pixels. Scales and decoding follow each other: the larger of the two counts. The factors of activations and
+maps are those of the largest models at 256 to 2048 px, where what PyTorch allocates was counted.
+
+Shapes: R rows (two an image with guidance), S context tokens, L tokens of all scales, N of the last one, C width,
+M MLP width, V codes, W width of the diffusion.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hart.config import HartConfig
+from hart.devices import free_memory
+from hart.errors import HartError
+from hart.grids import ScaleSchedule
+from hart.inference.components import Components
+from hart.inference.speed import Speed
+from hart.sizes import size_of_grid
+from hart.tokenizer.strips import STRIP_PIXELS
+
+FLOAT32 = 4
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes. cache: keys and values. scale: all else of the last scale. decoder: of decoding one image."""
+
+    cache: int
+    scale: int
+    decoder: int
+
+    @property
+    def most(self) -> int:
+        """That are needed at once."""
+        return max(self.cache + self.scale, self.decoder)
+
+
+def image_memory(config: HartConfig, schedule: ScaleSchedule, rows: int, number: int, speed: Speed) -> Memory:
+    """Of R rows together. number: bytes of a number of the model's type."""
+    sizes = config.transformer
+    context = sizes.text.tokens if sizes.text is not None else 1
+    kept = rows * (context + schedule.total_tokens - 1) * sizes.width
+    of_head = FLOAT32 / (sizes.width // sizes.heads)  # a scale a token and head
+    cached = {"model": number, "bfloat16": 2, "int8": 1 + of_head}[speed.cache]
+    tokens = rows * schedule.final.tokens
+    diffusion = 0 if config.diffusion is None else 8 * config.diffusion.width
+    block = 8 * number * tokens * sizes.width + (2 * FLOAT32 * kept if speed.cache == "int8" else 0)
+    mlp = number * tokens * (4 * sizes.width + 2 * sizes.mlp_width)
+    sampling = tokens * (number * (4 * sizes.width + diffusion) + FLOAT32 * 1.5 * sizes.codebook_size)
+    pixels = schedule.final.tokens * config.tokenizer.downsampling**2
+    maps = 2 * pixels + 3 * min(pixels, STRIP_PIXELS) if speed.tiled else 5 * pixels
+    decoded = 2 if speed.decoder == "bfloat16" else number
+    return Memory(
+        cache=round(2 * sizes.depth * kept * cached),
+        scale=round(max(block, mlp, sampling)),
+        decoder=decoded * maps * config.tokenizer.base_channels,
+    )
+
+
+def require_memory(
+    config: HartConfig, components: Components, schedule: ScaleSchedule, images: int, branches: int = 2
+) -> None:
+    """Raise `HartError` if so many images together need more memory than the device has left.
+
+    branches: rows an image. Where a system does not say what is left, nothing is required.
+    """
+    free = free_memory(components.device)
+    if free is None:
+        return
+    speed, number = components.speed, components.dtype.itemsize
+
+    def needed(images: int, **changes: object) -> Memory:
+        return image_memory(config, schedule, branches * images, number, speed.replace(**changes))
+
+    need = needed(images)
+    if need.most <= free:
+        return
+    fitting = int(images * free / need.most)
+    helps = {
+        f"--batch-size {fitting}": needed(fitting),
+        "--cache int8": needed(images, cache="int8"),
+        "--tiled": needed(images, tiled=True),
+    }
+    better = [name for name, less in helps.items() if less.most < need.most and not name.endswith(" 0")]
+    size = size_of_grid(schedule.final, config.tokenizer.downsampling)
+    raise HartError(
+        f"{'an image' if images == 1 else f'{images} images together'} of {size} px would take about "
+        f"{_gigabytes(need.most)} of memory besides the model (keys and values {_gigabytes(need.cache)}, decoder "
+        f"{_gigabytes(need.decoder)}), and {_gigabytes(free)} are free: choose "
+        + " or ".join([*better, "a smaller --size"])
+    )
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"

@@ -1,0 +1,53 @@
+"""What stands around all routes."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hart.serving.access import Access, with_headers
+from hart.serving.errors import error_response
+from hart.serving.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+NEW_SEEDS = 2**32
+
+
+class Door:
+    """Around all routes: who may come in, the headers of every answer, errors, figures and the log."""
+
+    def __init__(self, app: ASGIApp, access: Access, metrics: Metrics, log_requests: bool) -> None:
+        self._app, self._access, self._metrics, self._log_requests = app, access, metrics, log_requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status, began = 0, time.perf_counter()
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        out = with_headers(noting)
+        try:
+            state = scope.setdefault("state", {})
+            state["client"] = self._access.client(scope)
+            state.setdefault("seed", secrets.randbelow(NEW_SEEDS))  # of a request that gives none
+            await self._app(scope, receive, out)
+        except Exception as error:
+            answer = error_response(error)
+            if status == 0:
+                await answer(scope, receive, out)
+        path = getattr(scope.get("route"), "path", None) or "page"
+        self._metrics.answered(path, status)
+        self._metrics.took("answer", time.perf_counter() - began)
+        if self._log_requests:
+            address = scope["client"][0] if scope.get("client") else "?"
+            log.info("%s %s %s %d", address, scope["method"], path, status)

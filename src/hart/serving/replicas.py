@@ -1,0 +1,284 @@
+"""The application of `hart serve` in replicas, a Ray Serve deployment, behind one front: `hart serve --ray`.
+
+The front has the port. It checks who may come in and serves the page; what is for a model goes to a replica, which is
+the whole application, and its answer comes back message by message. A replica that dies is replaced by Ray; what it
+had not answered is drawn again by another with the same seed, and of a stream only what was not sent yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, suppress
+from typing import Any
+
+import ray
+from prometheus_client import Metric, generate_latest
+from ray import serve
+from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hart.serving.access import Access
+from hart.serving.app import add_page, answer_error
+from hart.serving.bodies import Bodies
+from hart.serving.checkers import prompt_checker
+from hart.serving.door import Door
+from hart.serving.errors import api_error
+from hart.serving.metrics import Metrics
+from hart.serving.models import ModelUnavailable
+from hart.serving.options import ServeOptions
+from hart.serving.run import app_from_options, configure_logging
+from hart.serving.scheduler import DeadlinePassed
+from hart.serving.schemas import ApiError
+from hart.serving.streaming import SEND_SECONDS, event_bytes, while_here
+
+log = logging.getLogger(__name__)
+
+LOST = (RayActorError, NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError)
+"""What is raised where a replica dies."""
+ATTEMPTS = 3
+"""Replicas that may die of a request before it gets an error."""
+GRACE_SECONDS = 5.0
+"""In which a replica may still say that the time for a request is over."""
+STATUS_SECONDS = 5.0
+"""In which a replica says how it is."""
+EVENT_ID = re.compile(rb"id: ([0-9]+)\.([0-9]+)\n")
+"""See `hart.serving.streaming.event_bytes`."""
+PASSED_ON = (
+    "type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path", "headers",
+    "client", "server",
+)  # fmt: skip
+"""What of a request's ASGI scope goes to a replica."""
+
+
+class Replica:
+    """The whole application, in a process of the cluster."""
+
+    async def __init__(self, options: ServeOptions, on_a_machine: int) -> None:  # type: ignore[misc]  # Ray awaits it
+        """on_a_machine: how many share a machine's processor. Returns once requests need not wait for the model."""
+        # Ray lets a worker have one thread
+        os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // on_a_machine))
+        configure_logging()
+        self._app = app_from_options(options)
+        self._server = self._app.state.server
+        self._life = self._app.router.lifespan_context(self._app)
+        await self._life.__aenter__()
+        with suppress(ModelUnavailable):  # requests are told why
+            await self._server.models.default.ready()
+
+    async def answer(self, scope: Scope, body: bytes) -> AsyncIterator[Message]:
+        """See `answered`."""
+        async with aclosing(answered(self._app, scope, body)) as messages:
+            async for message in messages:
+                yield message
+
+    def metrics(self) -> tuple[str, list[Metric]]:
+        """Its name and its figures."""
+        return serve.get_replica_context().replica_tag, list(self._server.metrics.registry.collect())
+
+    def check_health(self) -> None:
+        """For Ray, which replaces a replica where this raises."""
+        if not self._server.worker.alive:
+            raise RuntimeError("sampling has failed")
+
+
+async def answered(app: ASGIApp, scope: Scope, body: bytes) -> AsyncGenerator[Message, None]:
+    """The ASGI messages of an application's answer to a request whose body has been read."""
+    messages = asyncio.Queue[Message](1)
+    unread: list[Message] = [{"type": "http.request", "body": body}]
+
+    async def receive() -> Message:
+        if not unread:
+            await asyncio.Event().wait()  # when the client leaves, all of this is cancelled
+        return unread.pop()
+
+    task = asyncio.ensure_future(app(scope, receive, messages.put))
+    try:
+        more = True
+        while more:
+            message = await messages.get()
+            more = message["type"] != "http.response.body" or message.get("more_body", False)
+            yield message
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def deployed(name: str, options: ServeOptions, count: int, *, on_gpus: bool, on_a_machine: int) -> Any:
+    """The handle of a Ray Serve application of so many replicas, once they are ready."""
+    quiet = {"log_level": "WARNING", "enable_access_log": False}
+    serve.start(proxy_location="Disabled", logging_config=quiet)
+    deployment = serve.deployment(
+        num_replicas=count,
+        ray_actor_options={"num_cpus": 0, "num_gpus": 1 if on_gpus else 0},
+        max_ongoing_requests=options.queue_size + 1000,  # the queue has its own bound
+        graceful_shutdown_timeout_s=options.timeout,
+    )(Replica)
+    share = None if options.rate_limit is None else options.rate_limit / count
+    app = deployment.bind(options.replace(rate_limit=share, log_requests=False), on_a_machine)
+    return serve.run(app, name=name, route_prefix=None, logging_config=quiet)
+
+
+def withdrawn(name: str) -> None:
+    """Take the application from the cluster, and leave it."""
+    serve.delete(name)
+    ray.shutdown()
+
+
+def front_app(options: ServeOptions, deploy: Callable[[], Any], withdraw: Callable[[], None]) -> Starlette:
+    """The application at the port. deploy: see `Front`; withdraw: called in a thread when the application ends.
+
+    Raises `HartError` for options that do not fit together.
+    """
+    options.models()
+    prompt_checker(options.prompt_check, options.device)
+    access, front = Access(options.keys(), options.hosts()), Front(deploy, options.timeout)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        front.start()
+        yield
+        await asyncio.to_thread(withdraw)
+
+    status = [Route("/healthz", front.healthz), Route("/metrics", front.metrics)]
+    passed_on = [Route(path, front) for path in ("/v1/{path:path}", "/openapi.json", "/readyz")]
+    app = Starlette(routes=[*status, *passed_on], lifespan=lifespan, exception_handlers={HTTPException: answer_error})
+    add_page(app)
+    app.add_middleware(Door, access=access, metrics=front.figures, log_requests=options.log_requests)
+    return app
+
+
+class Front:
+    """What is at the port of replicas."""
+
+    def __init__(self, deploy: Callable[[], Any], timeout: float) -> None:
+        """deploy: gives the handle of the replicas once they are ready; called in a thread. timeout: in seconds, for
+        a request."""
+        self.figures = Metrics()
+        self._bodies, self._deploy, self._timeout = Bodies(), deploy, timeout
+        self._deployed: asyncio.Future[Any] | None = None
+
+    def start(self) -> None:
+        """Let the replicas be made, in the background."""
+        self._deployed = asyncio.ensure_future(asyncio.to_thread(self._deploy))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and the answer back."""
+        request = Request(scope, receive)
+        body = await self._bodies.whole(request)
+        seconds = STATUS_SECONDS if scope["path"] == "/readyz" else self._timeout
+        await while_here(request.receive, self._passed_on(scope, body, send, seconds))
+
+    async def healthz(self, _: Request) -> Response:
+        """Whether the front works; replicas are Ray's business."""
+        return JSONResponse({"status": "ok"})
+
+    async def metrics(self, _: Request) -> Response:
+        """The figures of the front and of all replicas, told apart by a label."""
+        replicas = await self._replicas(STATUS_SECONDS)
+        found = await replicas.broadcast("metrics").results_async(timeout_s=STATUS_SECONDS, return_exceptions=True)
+        by_replica = [("front", list(self.figures.registry.collect()))]
+        by_replica += [each for each in found if not isinstance(each, Exception)]  # one that has died has none
+        return Response(generate_latest(_Labelled(by_replica)), media_type="text/plain; version=0.0.4")
+
+    async def _replicas(self, seconds: float) -> Any:
+        """Their handle."""
+        assert self._deployed is not None
+        try:
+            async with asyncio.timeout(seconds):
+                return await asyncio.shield(self._deployed)
+        except TimeoutError:
+            said = "the replicas are still being started: try again later"
+        except RuntimeError as error:
+            log.error("the replicas cannot be started: %s", error)
+            said = "the replicas cannot be started; the server's log says why"
+        raise ApiError(503, said, kind="server_error", code="no_replica")
+
+    async def _passed_on(self, scope: Scope, body: bytes, send: Send, seconds: float) -> None:
+        """seconds: in which a replica has to say something."""
+        replicas = await self._replicas(seconds)
+        asked = {name: scope[name] for name in PASSED_ON if name in scope} | {"state": {"seed": scope["state"]["seed"]}}
+        answer = _Answer(send, seconds + GRACE_SECONDS)
+        for _ in range(ATTEMPTS):
+            messages = replicas.options(stream=True).answer.remote(asked, body)
+            try:
+                await answer.take(messages)
+                return
+            except LOST:
+                log.warning("a replica has died; what it had not answered goes to another")
+            except DeadlinePassed as error:
+                await answer.fail(api_error(error))
+                return
+            finally:
+                messages.cancel()
+        said = f"{ATTEMPTS} replicas have died of this request, or of one that they drew with it: try again later"
+        await answer.fail(ApiError(503, said, kind="server_error", code="replicas_died"))
+
+
+class _Answer:
+    """What a client gets, however many replicas begin it."""
+
+    def __init__(self, send: Send, seconds: float) -> None:
+        """seconds: in which the next message has to come."""
+        self._send, self._seconds = send, seconds
+        self._begun = False
+        self._scales: dict[bytes, int] = {}
+        """Number of an image of a stream -> scales that its last event had."""
+
+    async def take(self, messages: Any) -> None:
+        """Send what a replica says, but for events that were sent before."""
+        head: Message | None = None
+        while True:
+            try:
+                async with asyncio.timeout(self._seconds):
+                    message = await anext(messages)
+            except TimeoutError:
+                raise DeadlinePassed("no replica answers: try again later") from None
+            if message["type"] == "http.response.start":
+                head = message
+            elif not self._is_known(message["body"]):
+                if not self._begun and head is not None:  # not before: another replica's may differ
+                    await self._send(head)
+                    self._begun = True
+                async with asyncio.timeout(SEND_SECONDS):
+                    await self._send(message)
+                if not message.get("more_body", False):
+                    return
+
+    async def fail(self, error: ApiError) -> None:
+        """Say what has gone wrong within a stream that has begun. Raises it otherwise."""
+        if not self._begun:
+            raise error
+        await self._send({"type": "http.response.body", "body": event_bytes(error.body()), "more_body": False})
+
+    def _is_known(self, body: bytes) -> bool:
+        if (found := EVENT_ID.match(body)) is None:
+            return False
+        image, scales = found[1], int(found[2])
+        if scales <= self._scales.get(image, 0):
+            return True
+        self._scales[image] = scales
+        return False
+
+
+class _Labelled:
+    """Figures of several registries as one."""
+
+    def __init__(self, by_replica: list[tuple[str, list[Metric]]]) -> None:
+        self._by_replica = by_replica
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, Metric] = {}
+        for name, metrics in self._by_replica:
+            for metric in metrics:
+                family = families.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+                family.samples += [s._replace(labels=s.labels | {"replica": name}) for s in metric.samples]
+        yield from families.values()

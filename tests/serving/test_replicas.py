@@ -1,0 +1,188 @@
+"""`hart serve --ray`: what a replica that dies had not answered is drawn by another, once and the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from starlette.testclient import TestClient
+
+import replica_processes
+from command_line import refused, run
+from hart.serving.options import ServeOptions
+from serving_app import application, png
+
+ray = pytest.importorskip("ray")
+replicas = pytest.importorskip("hart.serving.replicas")
+GENERATE = "/v1/images/generations"
+LONG = {"prompt": "a cat", "n": 10, "stream": True}
+
+
+@dataclass
+class StandInReplicas:
+    """A handle of the replicas of an application; the first ones die after so many messages."""
+
+    app: Any
+    lives: list[int]
+    asked: int = 0
+
+    def options(self, stream: bool) -> StandInReplicas:
+        return self
+
+    @property
+    def answer(self) -> StandInReplicas:
+        return self
+
+    def remote(self, scope: Any, body: bytes) -> StandInAnswer:
+        self.asked += 1
+        return StandInAnswer(self.app, scope, body, self.lives.pop(0) if self.lives else None)
+
+
+class StandInAnswer:
+    def __init__(self, app: Any, scope: Any, body: bytes, life: int | None) -> None:
+        self._messages, self._left = replicas.answered(app, scope, body), life
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._left == 0:
+            await self._messages.aclose()
+            raise ray.exceptions.ActorDiedError
+        self._left = None if self._left is None else self._left - 1
+        return await anext(self._messages)
+
+    def cancel(self) -> None:
+        pass
+
+
+@contextmanager
+def fronted(lives: Sequence[int] = (), **options: Any) -> Iterator[tuple[TestClient, StandInReplicas]]:
+    app = application()
+    handle = StandInReplicas(app, list(lives))
+    front = replicas.front_app(ServeOptions(public=True, **options), lambda: handle, lambda: None)
+    with TestClient(app), TestClient(front, raise_server_exceptions=False) as http:
+        yield http, handle
+
+
+def timeless(text: str) -> str:
+    return re.sub(r'"created(_at)?":[0-9]+', "", text)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("lives", [(0,), (1,), (4,), (2, 6)])
+def test_an_answer_is_whole_and_once_though_replicas_die(lives: tuple[int, ...], stream: bool) -> None:
+    body = {"prompt": "x", "n": 2, "seed": 3, "stream": stream}
+    with fronted() as (http, _):
+        whole = http.post(GENERATE, json=body)
+    with fronted(lives) as (http, handle):
+        found = http.post(GENERATE, json=body)
+        assert found.status_code == whole.status_code == 200
+        assert timeless(found.text) == timeless(whole.text)
+        assert stream is False or handle.asked == len(lives) + 1
+
+
+def test_a_request_without_a_seed_goes_on_with_the_same_one() -> None:
+    with fronted([4]) as (http, _):
+        text = http.post(GENERATE, json={"prompt": "x", "stream": True}).text
+    assert len(set(re.findall('"seed":[0-9]+', text))) == 1
+    assert re.findall("id: (.+)", text) == ["0.1", "0.2", "0.3", "0.4"]
+
+
+def test_a_request_of_which_all_replicas_die_is_told_so() -> None:
+    with fronted([0, 1, 1, 0, 2, 3]) as (http, handle):
+        answer = http.post(GENERATE, json={"prompt": "x"})
+        assert answer.status_code == 503 and answer.json()["error"]["code"] == "replicas_died"
+        stream = http.post(GENERATE, json={"prompt": "x", "stream": True}).text
+        assert '"code":"replicas_died"' in stream.rpartition("event: error")[2]
+        assert handle.asked == 2 * replicas.ATTEMPTS
+        assert http.post(GENERATE, json={"prompt": "x"}).status_code == 200
+
+
+def test_the_front_checks_who_comes_and_passes_on_all_else() -> None:
+    with fronted(api_key=("k",)) as (http, handle):
+        assert http.get("/").status_code == http.get("/healthz").status_code == 200
+        for refused_request in (http.post(GENERATE, json={"prompt": "x"}), http.get("/metrics")):
+            assert refused_request.status_code == 401 and refused_request.json()["error"]["message"]
+        assert http.get("/none").json()["error"]["message"] == "there is nothing at this address"
+        assert handle.asked == 0
+        http.headers["Authorization"] = "Bearer k"
+        assert http.get("/v1/models").json()["data"][0]["id"] == "tiny"
+        assert http.get("/v1/none").status_code == 404
+        form = {"files": {"image": ("a.png", png(), "image/png")}, "data": {"prompt": "x"}}
+        answer = http.post("/v1/images/edits", **form)
+        assert answer.status_code == 200
+        assert len(answer.headers.get_list("content-security-policy")) == 1
+
+
+def test_while_replicas_start_or_cannot_the_page_is_there_and_requests_are_told() -> None:
+    def fail() -> Any:
+        raise RuntimeError("no room")
+
+    with TestClient(replicas.front_app(ServeOptions(public=True), fail, lambda: None)) as http:
+        assert http.get("/").status_code == 200
+        for answer in (http.get("/readyz"), http.post(GENERATE, json={"prompt": "x"})):
+            assert answer.status_code == 503 and "cannot be started" in answer.json()["error"]["message"]
+
+
+def test_replicas_are_those_of_a_cluster() -> None:
+    assert "--ray" in refused(run("serve", "--replicas", 2))
+
+
+@pytest.mark.slow
+def test_of_two_replicas_one_is_killed_under_load(text_model: Path, tmp_path: Path) -> None:
+    environment = os.environ | {replica_processes.MARK: str(tmp_path / "killed")}
+    command = [sys.executable, replica_processes.__file__, "serve", "--ray", "--replicas", "2", "--device", "cpu"]
+    command += ["--port", "0", "--model", str(text_model)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
+        try:
+            assert server.stdout is not None
+            url = server.stdout.readline().strip()
+            end = time.monotonic() + 240
+            while not httpx2.get(f"{url}/readyz", timeout=60).is_success:
+                assert time.monotonic() < end, "the replicas do not start"
+                time.sleep(0.1)
+            seeds = range(20)
+            with ThreadPoolExecutor(8) as clients:
+                found = list(clients.map(lambda seed: drawn(url, seed, stream=seed % 2 == 1), seeds))
+            assert (tmp_path / "killed").exists()
+            assert found == [drawn(url, seed, stream=False) for seed in seeds]
+            assert len(set(found)) == len(seeds)
+            while not cancelled(url):
+                assert time.monotonic() < end, "who leaves is not noticed"
+                with httpx2.stream("POST", f"{url}{GENERATE}", json=LONG, timeout=60) as answer:
+                    next(answer.iter_lines())
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(60) in (-signal.SIGTERM, 128 + signal.SIGTERM)
+        finally:
+            server.kill()
+
+
+def cancelled(url: str) -> bool:
+    """Whether any replica says that it left out images whose client has left."""
+    return bool(re.search('outcome="cancelled",replica="[^"]+"} [1-9]', httpx2.get(f"{url}/metrics", timeout=60).text))
+
+
+def drawn(url: str, seed: int, stream: bool) -> str:
+    """The image of a seed; in a stream after one partial image for every scale but the last."""
+    body = {"prompt": "a cat", "seed": seed, "stream": stream}
+    answer = httpx2.post(f"{url}{GENERATE}", json=body, timeout=120)
+    assert answer.status_code == 200, answer.text
+    if not stream:
+        return str(answer.json()["data"][0]["b64_json"])
+    events = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: ")]
+    assert [event["scale"] for event in events] == list(range(1, events[0]["scales"] + 1))
+    return str(events[-1]["b64_json"])
