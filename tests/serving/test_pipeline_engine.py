@@ -51,11 +51,12 @@ def whole(engine: PipelineEngine, rows: list[Row], dropped: tuple[int, ...] = ()
 def test_a_row_is_the_same_alone_in_any_batch_and_offline(engine: PipelineEngine, exact: bool | None) -> None:
     engine = PipelineEngine(engine.pipe, exact=exact)
     rows = [row(engine, 0), row(engine, 1, "a dog", **OWN), row(engine, 0, guidance_scale=0.0), row(engine, 3)]
+    rows.append(engine.row("a cat", "a dog", 0, engine.facts.sizes[0], {}))
     together = whole(engine, rows)
     assert together == [whole(engine, [one])[0] for one in rows]
     assert whole(engine, rows[::-1]) == together[::-1]
-    assert whole(engine, rows, dropped=(0, 2)) == [together[1], together[3]]
-    assert len(set(together)) == 4
+    assert whole(engine, rows, dropped=(0, 2)) == [together[1], *together[3:]]
+    assert len(set(together)) == 5
     offline = engine.pipe("a dog", seed=1, **OWN).images[0]
     assert together[1] == offline.tobytes()
 

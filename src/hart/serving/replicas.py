@@ -11,8 +11,8 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import ray
@@ -76,8 +76,9 @@ class Replica:
 
     async def answer(self, scope: Scope, body: bytes) -> AsyncIterator[Message]:
         """See `answered`."""
-        async for message in answered(self._app, scope, body):
-            yield message
+        async with aclosing(answered(self._app, scope, body)) as messages:
+            async for message in messages:
+                yield message
 
     def metrics(self) -> tuple[str, list[Metric]]:
         """Its name and its figures."""
@@ -89,7 +90,7 @@ class Replica:
             raise RuntimeError("sampling has failed")
 
 
-async def answered(app: ASGIApp, scope: Scope, body: bytes) -> AsyncIterator[Message]:
+async def answered(app: ASGIApp, scope: Scope, body: bytes) -> AsyncGenerator[Message, None]:
     """The ASGI messages of an application's answer to a request whose body has been read."""
     messages = asyncio.Queue[Message](1)
     unread: list[Message] = [{"type": "http.request", "body": body}]
