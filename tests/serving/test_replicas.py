@@ -12,17 +12,19 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from starlette.responses import JSONResponse
 from starlette.testclient import TestClient
 
 import replica_processes
 from command_line import refused, run
 from hart.serving.options import ServeOptions
+from hart.serving.server import Limits
 from serving_app import application, png
 
 ray = pytest.importorskip("ray")
@@ -33,11 +35,15 @@ LONG = {"prompt": "a cat", "n": 10, "stream": True}
 
 @dataclass
 class StandInReplicas:
-    """A handle of the replicas of an application; the first ones die after so many messages."""
+    """A handle of the replicas of an application; the first ones die after so many messages. later: what the second and
+    further ones are instead."""
 
     app: Any
     lives: list[int]
+    later: list[Any] = field(default_factory=list)
     asked: int = 0
+    bodies: list[bytes] = field(default_factory=list)
+    states: list[dict[str, Any]] = field(default_factory=list)
 
     def options(self, stream: bool) -> StandInReplicas:
         return self
@@ -48,7 +54,10 @@ class StandInReplicas:
 
     def remote(self, scope: Any, body: bytes) -> StandInAnswer:
         self.asked += 1
-        return StandInAnswer(self.app, scope, body, self.lives.pop(0) if self.lives else None)
+        self.bodies.append(body)
+        self.states.append(dict(scope["state"]))
+        app = self.later.pop(0) if self.later and self.asked > 1 else self.app
+        return StandInAnswer(app, scope, body, self.lives.pop(0) if self.lives else None)
 
 
 class StandInAnswer:
@@ -70,8 +79,10 @@ class StandInAnswer:
 
 
 @contextmanager
-def fronted(lives: Sequence[int] = (), **options: Any) -> Iterator[tuple[TestClient, StandInReplicas]]:
-    app = application()
+def fronted(
+    lives: Sequence[int] = (), limits: Limits | None = None, **options: Any
+) -> Iterator[tuple[TestClient, StandInReplicas]]:
+    app = application(limits=limits)
     handle = StandInReplicas(app, list(lives))
     front = replicas.front_app(ServeOptions(public=True, **options), lambda: handle, lambda: None)
     with TestClient(app), TestClient(front, raise_server_exceptions=False) as http:
@@ -110,6 +121,31 @@ def test_a_request_of_which_all_replicas_die_is_told_so() -> None:
         assert '"code":"replicas_died"' in stream.rpartition("event: error")[2]
         assert handle.asked == 2 * replicas.ATTEMPTS
         assert http.post(GENERATE, json={"prompt": "x"}).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_second_replica_charges_nothing(stream: bool) -> None:
+    body = {"prompt": "x", "n": 3, "stream": stream}
+    with fronted([1], Limits(images_per_minute=2)) as (http, handle):
+        whole = http.post(GENERATE, json=body)
+        assert whole.status_code == 200 and "rate_limit" not in whole.text
+        assert handle.asked == 2
+        assert http.post(GENERATE, json=body).status_code == 429
+
+
+def test_an_error_of_a_second_replica_ends_the_stream_as_an_event() -> None:
+    with fronted([4]) as (http, handle):
+        handle.later.append(JSONResponse({"error": {"code": "queue_full"}}, 429))
+        answer = http.post(GENERATE, json={"prompt": "x", "stream": True})
+    assert answer.status_code == 200
+    assert answer.text.endswith('\n\nevent: error\ndata: {"error":{"code":"queue_full"}}\n\n')
+
+
+def test_all_attempts_share_the_time_of_a_request() -> None:
+    with fronted([2, 2], timeout=50) as (http, handle):
+        assert http.post(GENERATE, json={"prompt": "x", "stream": True}).status_code == 200
+    left = [state["seconds"] for state in handle.states]
+    assert 50 >= left[0] > left[1] > left[2]
 
 
 def test_the_front_checks_who_comes_and_passes_on_all_else() -> None:

@@ -8,17 +8,19 @@ had not answered is drawn again by another with the same seed, and of a stream o
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import re
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import ray
 from prometheus_client import Metric, generate_latest
+from ray import exceptions as failed
 from ray import serve
-from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -38,11 +40,13 @@ from hart.serving.options import ServeOptions
 from hart.serving.run import app_from_options, configure_logging
 from hart.serving.scheduler import DeadlinePassed
 from hart.serving.schemas import ApiError
-from hart.serving.streaming import SEND_SECONDS, event_bytes, while_here
+from hart.serving.streaming import SEND_SECONDS, ClientLeft, event_bytes, while_here
 
 log = logging.getLogger(__name__)
 
-LOST = (RayActorError, NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError)
+LOST = (
+    failed.RayActorError, failed.NodeDiedError, failed.ObjectLostError, failed.OutOfMemoryError, failed.WorkerCrashedError
+)  # fmt: skip
 """What is raised where a replica dies."""
 ATTEMPTS = 3
 """Replicas that may die of a request before it gets an error."""
@@ -203,18 +207,20 @@ class Front:
         raise ApiError(503, said, kind="server_error", code="no_replica")
 
     async def _passed_on(self, scope: Scope, body: bytes, send: Send, seconds: float) -> None:
-        """seconds: in which a replica has to say something."""
+        """seconds: in which the request has to be done, however many replicas try."""
         replicas = await self._replicas(seconds)
-        asked = {name: scope[name] for name in PASSED_ON if name in scope} | {"state": {"seed": scope["state"]["seed"]}}
-        answer = _Answer(send, seconds + GRACE_SECONDS)
-        for _ in range(ATTEMPTS):
-            messages = replicas.options(stream=True).answer.remote(asked, body)
+        asked = {name: scope[name] for name in PASSED_ON if name in scope}
+        end = time.monotonic() + seconds
+        answer = _Answer(send, end)
+        for attempt in range(ATTEMPTS):
+            state = {"seed": scope["state"]["seed"], "seconds": end - time.monotonic(), "is_charged": attempt > 0}
+            messages = replicas.options(stream=True).answer.remote(asked | {"state": state}, body)
             try:
                 await answer.take(messages)
                 return
             except LOST:
                 log.warning("a replica has died; what it had not answered goes to another")
-            except DeadlinePassed as error:
+            except (DeadlinePassed, failed.RayTaskError) as error:
                 await answer.fail(api_error(error))
                 return
             finally:
@@ -226,38 +232,54 @@ class Front:
 class _Answer:
     """What a client gets, however many replicas begin it."""
 
-    def __init__(self, send: Send, seconds: float) -> None:
-        """seconds: in which the next message has to come."""
-        self._send, self._seconds = send, seconds
+    def __init__(self, send: Send, end: float) -> None:
+        """end: when the time for the request is over, on the monotonic clock."""
+        self._client, self._end = send, end
         self._begun = False
         self._scales: dict[bytes, int] = {}
         """Number of an image of a stream -> scales that its last event had."""
 
     async def take(self, messages: Any) -> None:
-        """Send what a replica says, but for events that were sent before."""
-        head: Message | None = None
+        """Send what a replica says, but for events that were sent before. An error that another replica than the first
+        has for an answer becomes the stream's last event."""
+        begun, head = self._begun, await self._next(messages)
         while True:
-            try:
-                async with asyncio.timeout(self._seconds):
-                    message = await anext(messages)
-            except TimeoutError:
-                raise DeadlinePassed("no replica answers: try again later") from None
-            if message["type"] == "http.response.start":
-                head = message
-            elif not self._is_known(message["body"]):
-                if not self._begun and head is not None:  # not before: another replica's may differ
+            message = await self._next(messages)
+            if begun and head["status"] != 200:
+                await self._end_stream(json.loads(message["body"]))
+                return
+            if not self._is_known(message["body"]):
+                if not self._begun:  # not before: another replica's may differ
                     await self._send(head)
                     self._begun = True
-                async with asyncio.timeout(SEND_SECONDS):
-                    await self._send(message)
-                if not message.get("more_body", False):
-                    return
+                await self._send(message)
+            if not message.get("more_body", False):
+                return
+
+    async def _next(self, messages: Any) -> Message:
+        """Once the time is over, a replica may still say so, and what it had done before."""
+        try:
+            async with asyncio.timeout(max(0.0, self._end - time.monotonic()) + GRACE_SECONDS):
+                found: Message = await anext(messages)
+                return found
+        except TimeoutError:
+            raise DeadlinePassed("no replica answers: try again later") from None
+
+    async def _send(self, message: Message) -> None:
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await self._client(message)
+        except TimeoutError:
+            raise ClientLeft from None
+
+    async def _end_stream(self, error: dict[str, Any]) -> None:
+        await self._send({"type": "http.response.body", "body": event_bytes(error), "more_body": False})
 
     async def fail(self, error: ApiError) -> None:
         """Say what has gone wrong within a stream that has begun. Raises it otherwise."""
         if not self._begun:
             raise error
-        await self._send({"type": "http.response.body", "body": event_bytes(error.body()), "more_body": False})
+        await self._end_stream(error.body())
 
     def _is_known(self, body: bytes) -> bool:
         if (found := EVENT_ID.match(body)) is None:
