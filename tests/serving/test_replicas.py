@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +25,10 @@ from starlette.testclient import TestClient
 
 import replica_processes
 from command_line import refused, run
+from hart.commands.serve import for_replicas
+from hart.errors import HartError
 from hart.serving.options import ServeOptions
+from hart.serving.schemas import ApiError
 from hart.serving.server import Limits
 from serving_app import application, png
 
@@ -43,7 +48,11 @@ class StandInReplicas:
     later: list[Any] = field(default_factory=list)
     asked: int = 0
     bodies: list[bytes] = field(default_factory=list)
-    states: list[dict[str, Any]] = field(default_factory=list)
+    scopes: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def states(self) -> list[dict[str, Any]]:
+        return [scope["state"] for scope in self.scopes]
 
     def options(self, stream: bool) -> StandInReplicas:
         return self
@@ -55,7 +64,7 @@ class StandInReplicas:
     def remote(self, scope: Any, body: bytes) -> StandInAnswer:
         self.asked += 1
         self.bodies.append(body)
-        self.states.append(dict(scope["state"]))
+        self.scopes.append(scope | {"state": dict(scope["state"])})
         app = self.later.pop(0) if self.later and self.asked > 1 else self.app
         return StandInAnswer(app, scope, body, self.lives.pop(0) if self.lives else None)
 
@@ -162,9 +171,25 @@ def test_the_front_checks_who_comes_and_passes_on_all_else() -> None:
         answer = http.post("/v1/images/edits", **form)
         assert answer.status_code == 200
         assert len(answer.headers.get_list("content-security-policy")) == 1
+        foreign = http.post(GENERATE, json={"prompt": "x"}, headers={"Origin": "https://other.example"})
+        assert foreign.status_code == 200  # who has a key may be a page of another host
+        assert {state["client"] for state in handle.states} == {"key 0"}
+        assert not any(name in replicas.KEYS for scope in handle.scopes for name, _ in scope["headers"])
 
 
-def test_while_replicas_start_or_cannot_the_page_is_there_and_requests_are_told() -> None:
+def test_without_a_key_no_body_reaches_a_replica() -> None:
+    with fronted(api_key=("k",)) as (http, handle):
+        for path in ("/readyz", "/openapi.json"):
+            assert http.post(path, content=b"x" * 10).status_code == 405
+            assert handle.asked == 0
+        for path in ("/readyz", "/openapi.json"):
+            assert http.request("GET", path, content=b"x" * 10).status_code in (200, 503)
+        assert handle.bodies == [b"", b""]
+
+
+def test_while_replicas_start_or_cannot_the_page_is_there_and_requests_are_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     def fail() -> Any:
         raise RuntimeError("no room")
 
@@ -172,6 +197,76 @@ def test_while_replicas_start_or_cannot_the_page_is_there_and_requests_are_told(
         assert http.get("/").status_code == 200
         for answer in (http.get("/readyz"), http.post(GENERATE, json={"prompt": "x"})):
             assert answer.status_code == 503 and "cannot be started" in answer.json()["error"]["message"]
+        assert http.get("/healthz").status_code == 503
+        assert 'hart_answers_total{path="/healthz",replica="front",status="503"} 1.0' in http.get("/metrics").text
+    assert caplog.text.count("no room") == 1
+
+
+def test_a_stop_takes_away_what_was_still_being_made() -> None:
+    stopping, done = threading.Event(), list[str]()
+
+    def slow() -> None:
+        stopping.wait(60)
+        done.append("deployed")
+
+    with TestClient(replicas.front_app(ServeOptions(public=True), slow, lambda: done.append("withdrawn"))) as http:
+        assert http.get("/healthz").status_code == 200
+        assert http.get("/metrics").status_code == 200
+        threading.Timer(0.1, stopping.set).start()
+    assert done == ["deployed", "withdrawn"]
+
+
+def test_no_body_is_read_before_there_are_replicas() -> None:
+    def fail() -> Any:
+        raise RuntimeError("no room")
+
+    async def ask() -> int:
+        front = replicas.Front(fail, 60)
+        front.start()
+
+        async def receive() -> Any:
+            raise AssertionError("it was read")
+
+        scope = {"type": "http", "method": "POST", "path": GENERATE, "headers": []}
+        with pytest.raises(ApiError) as refusal:
+            await front(scope, receive, receive)
+        return refusal.value.status
+
+    assert asyncio.run(ask()) == 503
+
+
+def test_an_application_that_ends_without_an_answer_keeps_nobody_waiting() -> None:
+    async def silent(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def failing(scope: Any, receive: Any, send: Any) -> None:
+        raise KeyError("lost")
+
+    async def read(app: Any) -> None:
+        async for _ in replicas.answered(app, {}, b""):
+            pass
+
+    for app, error in ((silent, RuntimeError), (failing, KeyError)):
+        with pytest.raises(error):
+            asyncio.run(asyncio.wait_for(read(app), 60))
+
+
+def test_content_credentials_are_checked_before_replicas_start(tmp_path: Path) -> None:
+    for options in ({"c2pa_key": tmp_path / "key"}, {"c2pa_key": tmp_path / "key", "c2pa_certificate": tmp_path}):
+        with pytest.raises(HartError):
+            replicas.front_app(ServeOptions(public=True, **options), lambda: None, lambda: None)
+
+
+def test_replicas_get_no_keys_and_paths_that_hold_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("words", "none", "mine.txt", "keys"):
+        (tmp_path / name).write_text("apple\n")
+    options = ServeOptions(api_key=("k",), api_key_file=Path("keys"), host="0.0.0.0", c2pa_key=Path("key.pem"))
+    found = for_replicas(options)
+    assert found.keys() == () and found.hosts() is None
+    assert found.c2pa_key == tmp_path / "key.pem"
+    for given, meant in (("words", "words"), ("none", "none"), ("mine.txt", str(tmp_path / "mine.txt"))):
+        assert for_replicas(options.replace(prompt_check=given)).prompt_check == meant
 
 
 def test_replicas_are_those_of_a_cluster() -> None:
