@@ -261,10 +261,15 @@ def test_replicas_get_no_keys_and_paths_that_hold_elsewhere(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     for name in ("words", "none", "mine.txt", "keys"):
         (tmp_path / name).write_text("apple\n")
-    options = ServeOptions(api_key=("k",), api_key_file=Path("keys"), host="0.0.0.0", c2pa_key=Path("key.pem"))
+    for name in ("emoji", "mine"):
+        (tmp_path / name).mkdir()
+    options = ServeOptions(
+        model=("emoji", "mine"), api_key=("k",), api_key_file=Path("keys"), host="0.0.0.0", c2pa_key=Path("key.pem")
+    )
     found = for_replicas(options)
     assert found.keys() == () and found.hosts() is None
     assert found.c2pa_key == tmp_path / "key.pem"
+    assert found.models() == {"emoji": "emoji", "mine": str(tmp_path / "mine")}
     for given, meant in (("words", "words"), ("none", "none"), ("mine.txt", str(tmp_path / "mine.txt"))):
         assert for_replicas(options.replace(prompt_check=given)).prompt_check == meant
 

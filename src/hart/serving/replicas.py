@@ -19,7 +19,6 @@ from typing import Any, Literal
 
 import ray
 from prometheus_client import Metric, generate_latest
-from ray import exceptions as failed
 from ray import serve
 from ray.serve.exceptions import RayServeException
 from starlette.applications import Starlette
@@ -46,11 +45,11 @@ from hart.serving.streaming import SEND_SECONDS, ClientLeft, event_bytes, while_
 log = logging.getLogger(__name__)
 
 LOST = (
-    failed.RayActorError,
-    failed.NodeDiedError,
-    failed.ObjectLostError,
-    failed.OutOfMemoryError,
-    failed.WorkerCrashedError,
+    ray.exceptions.RayActorError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.ObjectLostError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.WorkerCrashedError,
 )
 """What is raised where a replica dies."""
 ATTEMPTS = 3
@@ -234,7 +233,7 @@ class Front:
             asked = replicas.broadcast("metrics")
             try:
                 found = await asked.results_async(timeout_s=STATUS_SECONDS, return_exceptions=True)
-            except (TimeoutError, RayServeException) as error:
+            except (TimeoutError, RayServeException, ray.exceptions.RayError) as error:
                 log.warning("the figures of the replicas are missing: %s", error)
             else:
                 by_replica += [each for each in found if not isinstance(each, Exception)]  # one that has died has none
@@ -267,7 +266,7 @@ class Front:
                 return
             except LOST:
                 log.warning("a replica has died; what it had not answered goes to another")
-            except (DeadlinePassed, failed.RayTaskError) as error:
+            except (DeadlinePassed, ray.exceptions.RayTaskError) as error:
                 await answer.fail(api_error(error))
                 return
             finally:
