@@ -280,7 +280,8 @@ def test_replicas_are_those_of_a_cluster() -> None:
 
 @pytest.mark.slow
 def test_of_two_replicas_one_is_killed_under_load(text_model: Path, tmp_path: Path) -> None:
-    environment = os.environ | {replica_processes.MARK: str(tmp_path / "killed")}
+    # by default Ray's workers come after everything else that the machine does
+    environment = os.environ | {replica_processes.MARK: str(tmp_path / "killed"), "RAY_worker_niceness": "0"}
     command = [sys.executable, replica_processes.__file__, "serve", "--ray", "--replicas", "2", "--device", "cpu"]
     command += ["--port", "0", "--model", str(text_model)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
