@@ -1,8 +1,9 @@
-# hart serve in a container. With API keys in the file keys.txt, one a line:
+# hart serve in a container. With API keys in the file keys.txt, one a line, which user 10001 must be able to read:
 #
 #   docker build -t hart .
-#   docker run -p 127.0.0.1:8000:8000 -v ./keys.txt:/run/secrets/hart_keys:ro hart
+#   docker run --stop-timeout 130 -p 127.0.0.1:8000:8000 -v ./keys.txt:/run/secrets/hart_keys:ro hart
 #
+# --stop-timeout is the server's --timeout, in which it finishes what was accepted, and a little.
 # Options of hart serve follow the image's name and take the place of CMD.
 FROM python:3.11-slim
 

@@ -80,6 +80,8 @@ def test_probes_ask_for_paths_that_there_are_at_the_port() -> None:
 
 
 def test_it_has_time_to_finish_what_it_accepted() -> None:
+    (given,) = re.findall(r"^#   docker run .*--stop-timeout (\d+) ", DOCKERFILE, re.MULTILINE)
+    assert int(given) > parsed(json.loads(instruction("CMD")))["timeout"]
     compose = COMPOSE["services"]["hart"]
     assert seconds(compose["stop_grace_period"]) > parsed(compose["command"])["timeout"]
     before = CONTAINER["lifecycle"]["preStop"]["sleep"]["seconds"]

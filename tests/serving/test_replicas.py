@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from starlette.responses import JSONResponse
 from starlette.testclient import TestClient
 
 import replica_processes
 from command_line import refused, run
+from hart.commands.serve import for_replicas
+from hart.errors import HartError
 from hart.serving.options import ServeOptions
+from hart.serving.schemas import ApiError
+from hart.serving.server import Limits
 from serving_app import application, png
 
 ray = pytest.importorskip("ray")
@@ -33,11 +40,19 @@ LONG = {"prompt": "a cat", "n": 10, "stream": True}
 
 @dataclass
 class StandInReplicas:
-    """A handle of the replicas of an application; the first ones die after so many messages."""
+    """A handle of the replicas of an application; the first ones die after so many messages. later: what the second and
+    further ones are instead."""
 
     app: Any
     lives: list[int]
+    later: list[Any] = field(default_factory=list)
     asked: int = 0
+    bodies: list[bytes] = field(default_factory=list)
+    scopes: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def states(self) -> list[dict[str, Any]]:
+        return [scope["state"] for scope in self.scopes]
 
     def options(self, stream: bool) -> StandInReplicas:
         return self
@@ -48,7 +63,10 @@ class StandInReplicas:
 
     def remote(self, scope: Any, body: bytes) -> StandInAnswer:
         self.asked += 1
-        return StandInAnswer(self.app, scope, body, self.lives.pop(0) if self.lives else None)
+        self.bodies.append(body)
+        self.scopes.append(scope | {"state": dict(scope["state"])})
+        app = self.later.pop(0) if self.later and self.asked > 1 else self.app
+        return StandInAnswer(app, scope, body, self.lives.pop(0) if self.lives else None)
 
 
 class StandInAnswer:
@@ -70,8 +88,10 @@ class StandInAnswer:
 
 
 @contextmanager
-def fronted(lives: Sequence[int] = (), **options: Any) -> Iterator[tuple[TestClient, StandInReplicas]]:
-    app = application()
+def fronted(
+    lives: Sequence[int] = (), limits: Limits | None = None, **options: Any
+) -> Iterator[tuple[TestClient, StandInReplicas]]:
+    app = application(limits=limits)
     handle = StandInReplicas(app, list(lives))
     front = replicas.front_app(ServeOptions(public=True, **options), lambda: handle, lambda: None)
     with TestClient(app), TestClient(front, raise_server_exceptions=False) as http:
@@ -112,6 +132,31 @@ def test_a_request_of_which_all_replicas_die_is_told_so() -> None:
         assert http.post(GENERATE, json={"prompt": "x"}).status_code == 200
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_second_replica_charges_nothing(stream: bool) -> None:
+    body = {"prompt": "x", "n": 3, "stream": stream}
+    with fronted([1], Limits(images_per_minute=2)) as (http, handle):
+        whole = http.post(GENERATE, json=body)
+        assert whole.status_code == 200 and "rate_limit" not in whole.text
+        assert handle.asked == 2
+        assert http.post(GENERATE, json=body).status_code == 429
+
+
+def test_an_error_of_a_second_replica_ends_the_stream_as_an_event() -> None:
+    with fronted([4]) as (http, handle):
+        handle.later.append(JSONResponse({"error": {"code": "queue_full"}}, 429))
+        answer = http.post(GENERATE, json={"prompt": "x", "stream": True})
+    assert answer.status_code == 200
+    assert answer.text.endswith('\n\nevent: error\ndata: {"error":{"code":"queue_full"}}\n\n')
+
+
+def test_all_attempts_share_the_time_of_a_request() -> None:
+    with fronted([2, 2], timeout=50) as (http, handle):
+        assert http.post(GENERATE, json={"prompt": "x", "stream": True}).status_code == 200
+    left = [state["seconds"] for state in handle.states]
+    assert 50 >= left[0] > left[1] > left[2]
+
+
 def test_the_front_checks_who_comes_and_passes_on_all_else() -> None:
     with fronted(api_key=("k",)) as (http, handle):
         assert http.get("/").status_code == http.get("/healthz").status_code == 200
@@ -126,9 +171,25 @@ def test_the_front_checks_who_comes_and_passes_on_all_else() -> None:
         answer = http.post("/v1/images/edits", **form)
         assert answer.status_code == 200
         assert len(answer.headers.get_list("content-security-policy")) == 1
+        foreign = http.post(GENERATE, json={"prompt": "x"}, headers={"Origin": "https://other.example"})
+        assert foreign.status_code == 200  # who has a key may be a page of another host
+        assert {state["client"] for state in handle.states} == {"key 0"}
+        assert not any(name in replicas.KEYS for scope in handle.scopes for name, _ in scope["headers"])
 
 
-def test_while_replicas_start_or_cannot_the_page_is_there_and_requests_are_told() -> None:
+def test_without_a_key_no_body_reaches_a_replica() -> None:
+    with fronted(api_key=("k",)) as (http, handle):
+        for path in ("/readyz", "/openapi.json"):
+            assert http.post(path, content=b"x" * 10).status_code == 405
+            assert handle.asked == 0
+        for path in ("/readyz", "/openapi.json"):
+            assert http.request("GET", path, content=b"x" * 10).status_code in (200, 503)
+        assert handle.bodies == [b"", b""]
+
+
+def test_while_replicas_start_or_cannot_the_page_is_there_and_requests_are_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     def fail() -> Any:
         raise RuntimeError("no room")
 
@@ -136,6 +197,81 @@ def test_while_replicas_start_or_cannot_the_page_is_there_and_requests_are_told(
         assert http.get("/").status_code == 200
         for answer in (http.get("/readyz"), http.post(GENERATE, json={"prompt": "x"})):
             assert answer.status_code == 503 and "cannot be started" in answer.json()["error"]["message"]
+        assert http.get("/healthz").status_code == 503
+        assert 'hart_answers_total{path="/healthz",replica="front",status="503"} 1.0' in http.get("/metrics").text
+    assert caplog.text.count("no room") == 1
+
+
+def test_a_stop_takes_away_what_was_still_being_made() -> None:
+    stopping, done = threading.Event(), list[str]()
+
+    def slow() -> None:
+        stopping.wait(60)
+        done.append("deployed")
+
+    with TestClient(replicas.front_app(ServeOptions(public=True), slow, lambda: done.append("withdrawn"))) as http:
+        assert http.get("/healthz").status_code == 200
+        assert http.get("/metrics").status_code == 200
+        threading.Timer(0.1, stopping.set).start()
+    assert done == ["deployed", "withdrawn"]
+
+
+def test_no_body_is_read_before_there_are_replicas() -> None:
+    def fail() -> Any:
+        raise RuntimeError("no room")
+
+    async def ask() -> int:
+        front = replicas.Front(fail, 60)
+        front.start()
+
+        async def receive() -> Any:
+            raise AssertionError("it was read")
+
+        scope = {"type": "http", "method": "POST", "path": GENERATE, "headers": []}
+        with pytest.raises(ApiError) as refusal:
+            await front(scope, receive, receive)
+        return refusal.value.status
+
+    assert asyncio.run(ask()) == 503
+
+
+def test_an_application_that_ends_without_an_answer_keeps_nobody_waiting() -> None:
+    async def silent(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def failing(scope: Any, receive: Any, send: Any) -> None:
+        raise KeyError("lost")
+
+    async def read(app: Any) -> None:
+        async for _ in replicas.answered(app, {}, b""):
+            pass
+
+    for app, error in ((silent, RuntimeError), (failing, KeyError)):
+        with pytest.raises(error):
+            asyncio.run(asyncio.wait_for(read(app), 60))
+
+
+def test_content_credentials_are_checked_before_replicas_start(tmp_path: Path) -> None:
+    for options in ({"c2pa_key": tmp_path / "key"}, {"c2pa_key": tmp_path / "key", "c2pa_certificate": tmp_path}):
+        with pytest.raises(HartError):
+            replicas.front_app(ServeOptions(public=True, **options), lambda: None, lambda: None)
+
+
+def test_replicas_get_no_keys_and_paths_that_hold_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("words", "none", "mine.txt", "keys"):
+        (tmp_path / name).write_text("apple\n")
+    for name in ("emoji", "mine"):
+        (tmp_path / name).mkdir()
+    options = ServeOptions(
+        model=("emoji", "mine"), api_key=("k",), api_key_file=Path("keys"), host="0.0.0.0", c2pa_key=Path("key.pem")
+    )
+    found = for_replicas(options)
+    assert found.keys() == () and found.hosts() is None
+    assert found.c2pa_key == tmp_path / "key.pem"
+    assert found.models() == {"emoji": "emoji", "mine": str(tmp_path / "mine")}
+    for given, meant in (("words", "words"), ("none", "none"), ("mine.txt", str(tmp_path / "mine.txt"))):
+        assert for_replicas(options.replace(prompt_check=given)).prompt_check == meant
 
 
 def test_replicas_are_those_of_a_cluster() -> None:
@@ -144,7 +280,8 @@ def test_replicas_are_those_of_a_cluster() -> None:
 
 @pytest.mark.slow
 def test_of_two_replicas_one_is_killed_under_load(text_model: Path, tmp_path: Path) -> None:
-    environment = os.environ | {replica_processes.MARK: str(tmp_path / "killed")}
+    # by default Ray's workers come after everything else that the machine does
+    environment = os.environ | {replica_processes.MARK: str(tmp_path / "killed"), "RAY_worker_niceness": "0"}
     command = [sys.executable, replica_processes.__file__, "serve", "--ray", "--replicas", "2", "--device", "cpu"]
     command += ["--port", "0", "--model", str(text_model)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:

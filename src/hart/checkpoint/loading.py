@@ -58,9 +58,8 @@ def resolve_model(name: str | os.PathLike[str]) -> Path:
     if not isinstance(name, str | os.PathLike):
         raise CheckpointError(f"model {shown(name)}: give a name, a folder or a hub id as text, or a path")
     text = os.fspath(name)
-    shipped = SHIPPED_MODELS / text
-    if "/" not in text and _exists(shipped / CONFIG_FILE):
-        return shipped
+    if is_shipped(text):
+        return SHIPPED_MODELS / text
     path = user_path(text)
     if _exists(path) and path.is_dir():
         return path
@@ -70,6 +69,11 @@ def resolve_model(name: str | os.PathLike[str]) -> Path:
     if text in PRESETS:
         raise CheckpointError(f"{text} is a size without weights: add --random-weights, or give a model of that size")
     raise CheckpointError(f"unknown model {clipped(text)!r}: no folder, no hub id, and the shipped models are: {names}")
+
+
+def is_shipped(name: str) -> bool:
+    """Whether a name is that of a model that comes with the package, whatever folders there are."""
+    return "/" not in name and _exists(SHIPPED_MODELS / name / CONFIG_FILE)
 
 
 def _exists(path: Path) -> bool:

@@ -168,7 +168,11 @@ def slug(text: str) -> str:
 def model_name(name: str) -> str:
     """A model's name that holds in any working directory: folders and files become absolute."""
     path = user_path(name)
-    return os.path.abspath(path) if path.exists() else name  # noqa: PTH100 - links stay as given
+    if not path.exists():
+        return name
+    from hart.checkpoint.loading import is_shipped  # imports PyTorch
+
+    return name if is_shipped(name) else os.path.abspath(path)  # noqa: PTH100 - links stay as given
 
 
 NUMBERED = re.compile(r"([0-9]{3,9})-.*\.png")

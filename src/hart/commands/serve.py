@@ -18,7 +18,7 @@ from hart.commands.console import model_name, needs_extra
 from hart.commands.from_config import options_from_config
 from hart.errors import HartError
 from hart.files import user_path
-from hart.serving.options import ServeOptions
+from hart.serving.options import BUILT_IN_CHECKS, ServeOptions
 
 
 @options_from_config
@@ -60,7 +60,7 @@ def _replicated(options: ServeOptions, name: str) -> Any:
     deploy = partial(
         deployed,
         name,
-        _elsewhere(options),
+        for_replicas(options),
         cluster.workers,
         on_gpus=cluster.gpus > 0,
         on_a_machine=cluster.on_a_machine,
@@ -68,13 +68,17 @@ def _replicated(options: ServeOptions, name: str) -> Any:
     return front_app(options, deploy, partial(withdrawn, name))
 
 
-def _elsewhere(options: ServeOptions) -> ServeOptions:
-    """The same for processes with another working directory."""
+def for_replicas(options: ServeOptions) -> ServeOptions:
+    """The same for processes with another working directory, behind a front that checks who comes: without keys."""
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     paths = {name: user_path(path).absolute() for name, path in given.items() if isinstance(path, Path)}
     models = tuple(f"{name}={model_name(source)}" for name, source in options.models().items())
-    keys = {"api_key": options.keys(), "api_key_file": None}
-    return options.replace(**paths | keys, model=models, prompt_check=model_name(options.prompt_check))
+    check = options.prompt_check
+    return options.replace(
+        **paths | {"api_key": (), "api_key_file": None, "public": True},
+        model=models,
+        prompt_check=check if check in BUILT_IN_CHECKS else model_name(check),
+    )
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -38,7 +38,8 @@ class Door:
         out = with_headers(noting)
         try:
             state = scope.setdefault("state", {})
-            state["client"] = self._access.client(scope)
+            if "client" not in state:  # else a front has checked who comes
+                state["client"] = self._access.client(scope)
             state.setdefault("seed", secrets.randbelow(NEW_SEEDS))  # of a request that gives none
             await self._app(scope, receive, out)
         except Exception as error:

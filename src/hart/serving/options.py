@@ -12,6 +12,8 @@ from hart.errors import HartError
 from hart.files import read_text, user_path
 from hart.strict import Listed
 
+BUILT_IN_CHECKS = ("words", "none")
+"""Names for `ServeOptions.prompt_check`, whatever files there are."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -39,7 +41,8 @@ class ServeOptions(Config, kw_only=True):
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 4
     """Images sampled together."""
     exact: bool | None = None
-    """Sample every image by itself, so that not a bit depends on others, which is slower; by default on a CPU."""
+    """Sample every image by itself, so that rounding cannot depend on others. By default on a CPU, but for float32 with
+    guidance and equal settings, the same to the last bit in every batch that was tried."""
     queue_size: Annotated[int, Field(ge=1, le=100_000)] = 64
     """Images that may wait; beyond that requests are refused with status 429."""
     max_pixels: Annotated[int, Field(ge=1)] | None = None

@@ -8,17 +8,19 @@ had not answered is drawn again by another with the same seed, and of a stream o
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import re
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from prometheus_client import Metric, generate_latest
 from ray import serve
-from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
+from ray.serve.exceptions import RayServeException
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -35,14 +37,20 @@ from hart.serving.errors import api_error
 from hart.serving.metrics import Metrics
 from hart.serving.models import ModelUnavailable
 from hart.serving.options import ServeOptions
-from hart.serving.run import app_from_options, configure_logging
+from hart.serving.run import app_from_options, configure_logging, content_credentials
 from hart.serving.scheduler import DeadlinePassed
 from hart.serving.schemas import ApiError
-from hart.serving.streaming import SEND_SECONDS, event_bytes, while_here
+from hart.serving.streaming import SEND_SECONDS, ClientLeft, event_bytes, while_here
 
 log = logging.getLogger(__name__)
 
-LOST = (RayActorError, NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError)
+LOST = (
+    ray.exceptions.RayActorError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.ObjectLostError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.WorkerCrashedError,
+)
 """What is raised where a replica dies."""
 ATTEMPTS = 3
 """Replicas that may die of a request before it gets an error."""
@@ -56,7 +64,9 @@ PASSED_ON = (
     "type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path", "headers",
     "client", "server",
 )  # fmt: skip
-"""What of a request's ASGI scope goes to a replica."""
+"""What of a request's ASGI scope goes to a replica, but for the headers in `KEYS`."""
+KEYS = (b"authorization", b"api-key")
+"""Headers that nobody behind the front needs."""
 
 
 class Replica:
@@ -92,7 +102,7 @@ class Replica:
 
 async def answered(app: ASGIApp, scope: Scope, body: bytes) -> AsyncGenerator[Message, None]:
     """The ASGI messages of an application's answer to a request whose body has been read."""
-    messages = asyncio.Queue[Message](1)
+    messages = asyncio.Queue[Message | Exception](1)
     unread: list[Message] = [{"type": "http.request", "body": body}]
 
     async def receive() -> Message:
@@ -100,11 +110,21 @@ async def answered(app: ASGIApp, scope: Scope, body: bytes) -> AsyncGenerator[Me
             await asyncio.Event().wait()  # when the client leaves, all of this is cancelled
         return unread.pop()
 
-    task = asyncio.ensure_future(app(scope, receive, messages.put))
+    async def run() -> None:
+        try:
+            await app(scope, receive, messages.put)
+        except Exception as error:
+            await messages.put(error)
+        else:
+            await messages.put(RuntimeError("an answer without an end"))  # which nobody reads if it had one
+
+    task = asyncio.ensure_future(run())
     try:
         more = True
         while more:
             message = await messages.get()
+            if isinstance(message, Exception):
+                raise message
             more = message["type"] != "http.response.body" or message.get("more_body", False)
             yield message
     finally:
@@ -129,8 +149,10 @@ def deployed(name: str, options: ServeOptions, count: int, *, on_gpus: bool, on_
 
 def withdrawn(name: str) -> None:
     """Take the application from the cluster, and leave it."""
-    serve.delete(name)
-    ray.shutdown()
+    try:
+        serve.delete(name)
+    finally:
+        ray.shutdown()
 
 
 def front_app(options: ServeOptions, deploy: Callable[[], Any], withdraw: Callable[[], None]) -> Starlette:
@@ -140,17 +162,23 @@ def front_app(options: ServeOptions, deploy: Callable[[], Any], withdraw: Callab
     """
     options.models()
     prompt_checker(options.prompt_check, options.device)
+    content_credentials(options)
     access, front = Access(options.keys(), options.hosts()), Front(deploy, options.timeout)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         front.start()
-        yield
-        await asyncio.to_thread(withdraw)
+        try:
+            yield
+        finally:
+            await front.settled()  # what is only being made would stay
+            await asyncio.to_thread(withdraw)
 
     status = [Route("/healthz", front.healthz), Route("/metrics", front.metrics)]
-    passed_on = [Route(path, front) for path in ("/v1/{path:path}", "/openapi.json", "/readyz")]
-    app = Starlette(routes=[*status, *passed_on], lifespan=lifespan, exception_handlers={HTTPException: answer_error})
+    # those without a key have no body
+    open_to_all = [Route(path, front, methods=["GET"]) for path in ("/openapi.json", "/readyz")]
+    routes = [*status, *open_to_all, Route("/v1/{path:path}", front)]
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: answer_error})
     add_page(app)
     app.add_middleware(Door, access=access, metrics=front.figures, log_requests=options.log_requests)
     return app
@@ -166,55 +194,79 @@ class Front:
         self._bodies, self._deploy, self._timeout = Bodies(), deploy, timeout
         self._deployed: asyncio.Future[Any] | None = None
 
+    def _state(self) -> Literal["starting", "ready", "failed"]:
+        """Of the replicas as a whole."""
+        if self._deployed is None or not self._deployed.done():
+            return "starting"
+        return "ready" if self._deployed.exception() is None else "failed"
+
     def start(self) -> None:
         """Let the replicas be made, in the background."""
         self._deployed = asyncio.ensure_future(asyncio.to_thread(self._deploy))
+        self._deployed.add_done_callback(_log_failure)
+
+    async def settled(self) -> None:
+        """Once the replicas are made or cannot be, or the time of a request is over."""
+        assert self._deployed is not None
+        await asyncio.wait({self._deployed}, timeout=self._timeout)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and the answer back."""
         request = Request(scope, receive)
-        body = await self._bodies.whole(request)
         seconds = STATUS_SECONDS if scope["path"] == "/readyz" else self._timeout
-        await while_here(request.receive, self._passed_on(scope, body, send, seconds))
+        end = time.monotonic() + seconds
+        replicas = await self._replicas(seconds)  # first: while they start no bodies are held
+        left = end - time.monotonic()
+        body = await self._bodies.whole(request) if scope["method"] == "POST" else b""
+        await while_here(request.receive, self._passed_on(replicas, scope, body, send, left))
 
     async def healthz(self, _: Request) -> Response:
-        """Whether the front works; replicas are Ray's business."""
-        return JSONResponse({"status": "ok"})
+        """Whether the front works, and replicas could be made; one that dies later is Ray's business."""
+        has_failed = self._state() == "failed"
+        return JSONResponse({"status": "failed" if has_failed else "ok"}, 503 if has_failed else 200)
 
     async def metrics(self, _: Request) -> Response:
-        """The figures of the front and of all replicas, told apart by a label."""
-        replicas = await self._replicas(STATUS_SECONDS)
-        found = await replicas.broadcast("metrics").results_async(timeout_s=STATUS_SECONDS, return_exceptions=True)
+        """The figures of the front and of all replicas that there are, told apart by a label."""
         by_replica = [("front", list(self.figures.registry.collect()))]
-        by_replica += [each for each in found if not isinstance(each, Exception)]  # one that has died has none
+        if self._state() == "ready":
+            replicas = await self._replicas(0)
+            asked = replicas.broadcast("metrics")
+            try:
+                found = await asked.results_async(timeout_s=STATUS_SECONDS, return_exceptions=True)
+            except (TimeoutError, RayServeException, ray.exceptions.RayError) as error:
+                log.warning("the figures of the replicas are missing: %s", error)
+            else:
+                by_replica += [each for each in found if not isinstance(each, Exception)]  # one that has died has none
         return Response(generate_latest(_Labelled(by_replica)), media_type="text/plain; version=0.0.4")
 
     async def _replicas(self, seconds: float) -> Any:
-        """Their handle."""
+        """Their handle, for which it waits."""
         assert self._deployed is not None
-        try:
-            async with asyncio.timeout(seconds):
-                return await asyncio.shield(self._deployed)
-        except TimeoutError:
-            said = "the replicas are still being started: try again later"
-        except RuntimeError as error:
-            log.error("the replicas cannot be started: %s", error)
+        await asyncio.wait({self._deployed}, timeout=seconds)
+        state = self._state()
+        if state == "ready":
+            return self._deployed.result()
+        said = "the replicas are still being started: try again later"
+        if state == "failed":
             said = "the replicas cannot be started; the server's log says why"
         raise ApiError(503, said, kind="server_error", code="no_replica")
 
-    async def _passed_on(self, scope: Scope, body: bytes, send: Send, seconds: float) -> None:
-        """seconds: in which a replica has to say something."""
-        replicas = await self._replicas(seconds)
-        asked = {name: scope[name] for name in PASSED_ON if name in scope} | {"state": {"seed": scope["state"]["seed"]}}
-        answer = _Answer(send, seconds + GRACE_SECONDS)
-        for _ in range(ATTEMPTS):
-            messages = replicas.options(stream=True).answer.remote(asked, body)
+    async def _passed_on(self, replicas: Any, scope: Scope, body: bytes, send: Send, seconds: float) -> None:
+        """seconds: in which the request has to be done, however many replicas try."""
+        asked = {name: scope[name] for name in PASSED_ON if name in scope}
+        asked["headers"] = [(name, value) for name, value in scope["headers"] if name not in KEYS]
+        of_all = {name: scope["state"][name] for name in ("client", "seed")}
+        end = time.monotonic() + seconds
+        answer = _Answer(send, end)
+        for attempt in range(ATTEMPTS):
+            state = of_all | {"seconds": end - time.monotonic(), "is_charged": attempt > 0}
+            messages = replicas.options(stream=True).answer.remote(asked | {"state": state}, body)
             try:
                 await answer.take(messages)
                 return
             except LOST:
                 log.warning("a replica has died; what it had not answered goes to another")
-            except DeadlinePassed as error:
+            except (DeadlinePassed, ray.exceptions.RayTaskError) as error:
                 await answer.fail(api_error(error))
                 return
             finally:
@@ -223,41 +275,62 @@ class Front:
         await answer.fail(ApiError(503, said, kind="server_error", code="replicas_died"))
 
 
+def _log_failure(deployed: asyncio.Future[Any]) -> None:
+    if not deployed.cancelled() and (error := deployed.exception()) is not None:
+        log.error("the replicas cannot be started: %s", error)
+
+
 class _Answer:
     """What a client gets, however many replicas begin it."""
 
-    def __init__(self, send: Send, seconds: float) -> None:
-        """seconds: in which the next message has to come."""
-        self._send, self._seconds = send, seconds
+    def __init__(self, send: Send, end: float) -> None:
+        """end: when the time for the request is over, on the monotonic clock."""
+        self._client, self._end = send, end
         self._begun = False
         self._scales: dict[bytes, int] = {}
         """Number of an image of a stream -> scales that its last event had."""
 
     async def take(self, messages: Any) -> None:
-        """Send what a replica says, but for events that were sent before."""
-        head: Message | None = None
+        """Send what a replica says, but for events that were sent before. An error that another replica than the first
+        has for an answer becomes the stream's last event."""
+        begun, head = self._begun, await self._next(messages)
         while True:
-            try:
-                async with asyncio.timeout(self._seconds):
-                    message = await anext(messages)
-            except TimeoutError:
-                raise DeadlinePassed("no replica answers: try again later") from None
-            if message["type"] == "http.response.start":
-                head = message
-            elif not self._is_known(message["body"]):
-                if not self._begun and head is not None:  # not before: another replica's may differ
+            message = await self._next(messages)
+            if begun and head["status"] != 200:
+                await self._end_stream(json.loads(message["body"]))
+                return
+            if not self._is_known(message["body"]):
+                if not self._begun:  # not before: another replica's may differ
                     await self._send(head)
                     self._begun = True
-                async with asyncio.timeout(SEND_SECONDS):
-                    await self._send(message)
-                if not message.get("more_body", False):
-                    return
+                await self._send(message)
+            if not message.get("more_body", False):
+                return
+
+    async def _next(self, messages: Any) -> Message:
+        """Once the time is over, a replica may still say so, and what it had done before."""
+        try:
+            async with asyncio.timeout(max(0.0, self._end - time.monotonic()) + GRACE_SECONDS):
+                found: Message = await anext(messages)
+                return found
+        except TimeoutError:
+            raise DeadlinePassed("no replica answers: try again later") from None
+
+    async def _send(self, message: Message) -> None:
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await self._client(message)
+        except TimeoutError:
+            raise ClientLeft from None
+
+    async def _end_stream(self, error: dict[str, Any]) -> None:
+        await self._send({"type": "http.response.body", "body": event_bytes(error), "more_body": False})
 
     async def fail(self, error: ApiError) -> None:
         """Say what has gone wrong within a stream that has begun. Raises it otherwise."""
         if not self._begun:
             raise error
-        await self._send({"type": "http.response.body", "body": event_bytes(error.body()), "more_body": False})
+        await self._end_stream(error.body())
 
     def _is_known(self, body: bytes) -> bool:
         if (found := EVENT_ID.match(body)) is None:

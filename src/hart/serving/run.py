@@ -23,7 +23,7 @@ def app_from_options(options: ServeOptions) -> FastAPI:
         Models({name: _opener(source, options) for name, source in options.models().items()}),
         checker=prompt_checker(options.prompt_check, options.device),
         access=Access(options.keys(), options.hosts()),
-        credentials=None if (files := options.signing()) is None else ContentCredentials(*files),
+        credentials=content_credentials(options),
         limits=Limits(
             options.batch_size,
             options.queue_size,
@@ -33,6 +33,12 @@ def app_from_options(options: ServeOptions) -> FastAPI:
         ),
         log_requests=options.log_requests,
     )
+
+
+def content_credentials(options: ServeOptions) -> ContentCredentials | None:
+    """What signs finished images, if they are to be signed. Raises `HartError` for files that cannot."""
+    files = options.signing()
+    return None if files is None else ContentCredentials(*files)
 
 
 def configure_logging() -> None:

@@ -68,15 +68,15 @@ class Server:
         self.worker = Worker(self.scheduler)
         self._opening = 0  # images of requests that wait for a model to be opened
 
-    async def opened(self, model: ServedModel, images: int) -> Engine:
-        """A model's engine. As many images may wait for it as in the queue."""
+    async def opened(self, model: ServedModel, images: int, seconds: float) -> Engine:
+        """A model's engine, if it is there in time. As many images may wait for it as in the queue."""
         if model.engine is not None:
             return model.engine
         if self._opening + images > self.limits.queue_size:
             raise QueueFull("the model is being opened, and many are waiting: try again later", 5)
         self._opening += images
         try:
-            async with asyncio.timeout(self.limits.timeout):
+            async with asyncio.timeout(seconds):
                 return await model.ready()
         except TimeoutError:
             raise DeadlinePassed("the model is still being opened: try again later") from None
@@ -91,19 +91,24 @@ class Server:
     ) -> Response:
         """Check, queue, wait and answer, all at once or by events.
 
-        source: the image to start from, made in a thread once the model is known.
+        source: the image to start from, made in a thread once the model is known. A front that passes requests on says
+        in their state how many seconds are left, and whether their images are charged already.
         """
         client: str = request.state.client
-        deadline = self.scheduler.clock() + self.limits.timeout
-        self.rates.check(client)
+        seconds: float = getattr(request.state, "seconds", self.limits.timeout)
+        deadline = self.scheduler.clock() + seconds
+        is_charged: bool = getattr(request.state, "is_charged", False)
+        if not is_charged:
+            self.rates.check(client)
         model = self.models.named(asked.model)
-        engine = await while_here(request.receive, self.opened(model, asked.n or 1))
+        engine = await while_here(request.receive, self.opened(model, asked.n or 1, seconds))
         ordering = asyncio.to_thread(self._ordered, asked, model, engine, request.state.seed, source)
         ordered = await while_here(request.receive, ordering)
         events = Subscription()
         queued = job(ordered, engine, client, deadline, events.deliver)
         self.scheduler.submit(queued)
-        self.rates.charge(client, len(ordered.rows))
+        if not is_charged:
+            self.rates.charge(client, len(ordered.rows))
         if asked.stream:
             return EventStream(self._events(ordered, events), lambda: self.scheduler.cancel(queued))
         try:
