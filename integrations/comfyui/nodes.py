@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from hart import HartPipeline
+from hart.errors import HartError
 
 CATEGORY = "HART"
 MAX_SEED = 2**53 - 1  # what the browser's numbers hold
@@ -128,10 +129,11 @@ class HartEdit:
         kept_scales: int,
         **sampling: Any,
     ) -> tuple[torch.Tensor]:
-        """Every image of a batch, each with its own mask or all with the one that there is."""
+        """Every image of a batch, each with its own mask or all with the one that there is. Raises `HartError`."""
+        if len(mask) not in (1, len(image)):
+            raise HartError(f"{len(mask)} masks for {len(image)} images: give one, or one for each")
         made = []
-        for i, source in enumerate(image):
-            covered = mask[i if len(mask) == len(image) else 0]
+        for source, covered in zip(image, mask.expand(len(image), -1, -1), strict=True):
             edit = model.prepare_edit(_pil(source), _pil(covered), kept_scales=kept_scales)
             scales = len(model.config.tokenizer.scales)
             options = _options(**sampling, scales=scales) | {"output_type": "pil"}

@@ -46,6 +46,7 @@ from hart.generation.request import (
     check_output_type,
     checked_latents,
     checked_prompts,
+    checked_settings,
 )
 from hart.grids import ScaleSchedule
 from hart.inference.components import Components
@@ -55,7 +56,6 @@ from hart.sizes import requested_schedule
 from hart.types import ClassContext, Context, cat_contexts
 
 GPU_BATCH = 4
-"""Images generated together on a GPU unless the caller says otherwise."""
 
 OnScale = Callable[[ScalePreview], object]
 
@@ -106,7 +106,7 @@ class HartPipeline(Editing):
             model was trained at; see `hart.sizes.requested_schedule`.
         edit: what all images keep of another, see `prepare_edit`; they are PIL images or latents. mix: a second prompt
             for all images. `edit`, `vary` and `mix` are calls with these.
-        batch_size: images generated together; by default 1 on a CPU and `GPU_BATCH` elsewhere.
+        batch_size: images generated together; by default see `default_batch`.
         callback_on_scale: called after every scale of every batch. If it returns False, the call ends with the images
             of this batch as they are.
         callback_on_batch: called with every batch as soon as it is done.
@@ -119,7 +119,7 @@ class HartPipeline(Editing):
         check_callbacks(callback_on_scale=callback_on_scale, callback_on_batch=callback_on_batch)
         components = self._components  # for the whole call, whatever is loaded meanwhile
         if batch_size is None:
-            batch_size = _default_batch(components.device)
+            batch_size = default_batch(components.device.type)
         request = checked_request(
             self.config,
             prompt,
@@ -160,13 +160,25 @@ class HartPipeline(Editing):
             batch_size,
         )
 
-    def require_memory(self, schedule: ScaleSchedule, batch_size: int | None = None, branches: int = 2) -> None:
-        """Raise `HartError` if images of this schedule, `batch_size` together, need more memory than there is.
+    def require_memory(
+        self,
+        schedule: ScaleSchedule,
+        images: int,
+        *,
+        batch_size: int | None = None,
+        second_prompt: bool = False,
+        sampling: SamplingConfig | None = None,
+        **settings: Unpack[SamplingOptions],
+    ) -> None:
+        """Raise `HartError` if a call for so many images of this schedule needs more memory than there is.
 
-        branches: rows of an image: prompt and null half, and second prompts. A call does not ask.
+        second_prompt: whether they have one, of a mix or of an edit's source. All else is as in a call, which does not
+        ask.
         """
         parts = self._components
-        require_memory(self.config, parts, schedule, batch_size or _default_batch(parts.device), branches)
+        guided = checked_settings(self.config, sampling, settings, schedule).guidance_scale > 0
+        together = min(images, batch_size or default_batch(parts.device.type))
+        require_memory(self.config, parts, schedule, together, 1 + guided + second_prompt)
 
     @torch.inference_mode()
     def encode_prompt(self, prompt: Prompt | Iterable[Prompt]) -> Context:
@@ -308,8 +320,9 @@ def _states(
     return generator.states(*contexts(images, encode, parts.device), second)
 
 
-def _default_batch(device: torch.device) -> int:
-    return 1 if device.type == "cpu" else GPU_BATCH
+def default_batch(kind: str) -> int:
+    """Images generated together on this kind of device, such as "cuda", unless the caller says otherwise."""
+    return 1 if kind == "cpu" else GPU_BATCH
 
 
 def _warn(message: str) -> None:

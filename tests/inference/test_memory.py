@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from command_line import refused, run
 from hart import HartPipeline, devices
 from hart.checkpoint.loading import build
 from hart.config import HartConfig
 from hart.devices import free_memory, without_memory
+from hart.errors import HartError
 from hart.generation.image_requests import ImageRequest
 from hart.inference import memory
 from hart.inference.memory import image_memory
@@ -57,20 +59,88 @@ def test_the_estimate_is_what_pytorch_allocates(large: HartPipeline, cache: Any,
         assert found.decoder == pytest.approx(decoding.peak, rel=0.05)
 
 
-def test_an_image_that_memory_cannot_hold_is_not_begun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    config, options = tmp_path / "config.json", ["--random-weights", "--device", "cpu", "--out", tmp_path / "out"]
-    config.write_text(tiny_text_config().to_json())
-    command = ["generate", "a cat", "--model", config, *options, "--size", "16"]
-    free = 1_500_000  # three
+@pytest.mark.parametrize(
+    ("rows", "command"),
+    [
+        (2, "generate cat"),
+        (2, "generate cat -n 2"),
+        (2, "generate cat --batch-size 8"),
+        (4, "generate cat -n 3 --batch-size 2"),
+        (2, "generate --prompts-file {}/prompts.txt"),
+        (4, "generate --prompts-file {}/prompts.txt --batch-size 8"),
+        (1, "generate cat --guidance 0"),
+        (3, "mix cat dog --batch-size 8"),
+        (4, "mix cat dog -n 2 --batch-size 2 --guidance 0"),
+        (3, "generate --like {}/mixed.png"),
+        (3, "edit {}/image.png dog --source-prompt cat"),
+        (2, "edit {}/image.png dog --mask {}/mask.png"),
+        (2, "vary {}/image.png cat --batch-size 8"),
+    ],
+)
+def test_memory_is_asked_for_the_rows_that_are_made(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rows: int, command: str
+) -> None:
+    config, free = tiny_text_config(), 10**9
+    (tmp_path / "config.json").write_text(config.to_json())
+    (tmp_path / "prompts.txt").write_text("cat\ndog\n")
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "image.png")
+    Image.new("L", (16, 16), "white").save(tmp_path / "mask.png")
     monkeypatch.setattr(memory, "free_memory", lambda _: free)
-    message = refused(run(*command, "--batch-size", "4"))
-    assert "4 images together of 16x16 px would take about 0.0 GB" in message
-    assert "choose --batch-size 3 or --cache int8 or a smaller --size" in message
-    free = 10_000
-    assert "--batch-size" not in refused(run(*command))
+    options = ["--model", tmp_path / "config.json", "--random-weights", "--device", "cpu", "--size", "16"]
+    if "--like" in command:
+        made = run("mix", "cat", "dog", *options, "--out", tmp_path / "like")
+        Path(made.stdout.strip()).rename(tmp_path / "mixed.png")
+    arguments = [*command.replace("{}", str(tmp_path)).split(), *options, "--out", tmp_path / "out"]
+    enough = image_memory(config, requested_schedule(config, size=16), rows, 4, Speed()).most
+    free = enough - 1
+    assert "px would take about" in refused(run(*arguments))
     assert not list((tmp_path / "out").glob("*.png"))
-    free = 10**9
-    assert run(*command).exit_code == 0
+    free = enough
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+
+
+def test_on_a_gpu_one_image_is_asked_for_one(monkeypatch: pytest.MonkeyPatch, text: HartPipeline) -> None:
+    """Where four are made together, if there are as many."""
+    schedule = requested_schedule(text.config)
+    two_images = image_memory(text.config, schedule, 4, 4, Speed()).most
+    monkeypatch.setattr("hart.pipeline.default_batch", lambda _: 4)
+    monkeypatch.setattr(memory, "free_memory", lambda _: two_images)
+    for images in (1, 2):
+        text.require_memory(schedule, images)
+    with pytest.raises(HartError, match="4 images together"):
+        text.require_memory(schedule, 9)
+
+
+@pytest.mark.parametrize(
+    ("size", "images", "free", "advice"),
+    [
+        (512, 4, 6.0e9, ["--batch-size 3", "--cache int8"]),
+        (512, 4, 1.5e9, ["--batch-size 2 --cache int8"]),
+        (512, 4, 0.8e9, ["--batch-size 1 --cache int8 --tiled"]),
+        (512, 4, 0.5e9, []),
+        (1024, 1, 3.5e9, ["--cache int8"]),
+        (1024, 1, 3.0e9, ["--cache int8 --tiled"]),
+        (1024, 1, 1.0e9, []),
+        (1024, 1, 0.05e9, []),
+    ],
+)
+def test_the_advice_is_what_fits(
+    monkeypatch: pytest.MonkeyPatch, text: HartPipeline, size: int, images: int, free: float, advice: list[str]
+) -> None:
+    """Of the 0.7B model, with guidance."""
+    config = PRESETS["hart-0.7b-512"]()
+    schedule = requested_schedule(config, size=size)
+    monkeypatch.setattr(memory, "free_memory", lambda _: int(free))
+    with pytest.raises(HartError) as error:
+        memory.require_memory(config, text.components, schedule, images, 2)
+    message, chosen = str(error.value).split(": choose ")
+    assert chosen.split(" or ") == [*advice, "a smaller --size"]
+    assert message.endswith(f"{free / 1e9} GB are free" if free >= 1e8 else "50 MB are free")
+    for options in advice:
+        batch = int(options.split()[1]) if "--batch-size" in options else images
+        speed = Speed(cache="int8" if "--cache" in options else "model", tiled="--tiled" in options)
+        assert image_memory(config, schedule, 2 * batch, 4, speed).most <= free
 
 
 def test_memory_within_the_limit_of_a_container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

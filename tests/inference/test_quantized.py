@@ -30,6 +30,7 @@ from hart.layers.quantized import (
     quantize_linears,
     quantized_rows,
 )
+from hart.training.dry_run import LiveBytes
 from helpers import random_tensor
 
 CPU = torch.device("cpu")
@@ -126,14 +127,29 @@ def test_a_processor_has_no_products_of_8_bit_floats() -> None:
     assert "no kernel on cpu" in (kernel_refusal(torch.float8_e4m3fn, CPU) or "")
 
 
-@pytest.mark.parametrize(("queries", "keys"), [(1, 9), (7, 40)])
-def test_attention_in_bfloat16_is_that_of_its_twin(monkeypatch: pytest.MonkeyPatch, queries: int, keys: int) -> None:
-    monkeypatch.setattr(kernels, "SCORES", 2 * queries * keys)  # two heads of three at a time
+@pytest.mark.parametrize(
+    ("queries", "keys", "scores"),
+    [(1, 9, 18), (7, 40, 560), (7, 40, 120), (7, 40, 10)],  # two heads of three at a time, three queries, one
+)
+def test_attention_in_bfloat16_is_that_of_its_twin(
+    monkeypatch: pytest.MonkeyPatch, queries: int, keys: int, scores: int
+) -> None:
+    monkeypatch.setattr(kernels, "SCORES", scores)
     q = torch.randn(2, queries, 3, 16, generator=torch.Generator().manual_seed(0)).transpose(1, 2)
     k, v = torch.randn(2, 2, 3, 64, 16, generator=torch.Generator().manual_seed(1))[..., :keys, :]
     exact = attend(q, k, v, 0.25)
     found = narrow_attend(q, k.bfloat16(), v.bfloat16(), 0.25).float()
     assert (found - exact).norm() < 0.02 * exact.norm()
+
+
+def test_attention_in_bfloat16_holds_few_scores() -> None:
+    """However many one head has, which at 1024 px are 38 million of the 0.7B model."""
+    q = torch.empty(1, 2, 4096, 64, device="meta")
+    k, v = torch.empty(2, 1, 2, 9451, 64, device="meta", dtype=torch.bfloat16)
+    with LiveBytes() as live:
+        result = narrow_attend(q, k, v, 0.25)
+    queries_and_result, seen = 2 * result.nbytes, k.nbytes + v.nbytes
+    assert live.peak <= queries_and_result + seen + 2 * torch.bfloat16.itemsize * kernels.SCORES
 
 
 @pytest.mark.parametrize("narrow", [True, False])

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from hart import HartPipeline
+from hart.errors import HartError
 
 FOLDER = Path(__file__).parents[2] / "integrations" / "comfyui"
 
@@ -114,6 +115,20 @@ def test_an_edit_redraws_under_the_mask_alone_for_every_image_of_a_batch(nodes: 
     expected = HartPipeline.from_pretrained("emoji").edit(first, white, "a blue heart", seed=3).images[0]
     assert images[0].mul(255).round().byte().numpy().tobytes() == expected.tobytes()
     assert len(comfy.previews) == 4 * len(model.config.tokenizer.scales)
+
+
+def test_masks_are_one_or_as_many_as_images(nodes: dict[str, Any], text: HartPipeline) -> None:
+    images = torch.rand(3, 8, 8, 3, generator=torch.Generator().manual_seed(0))
+    masks = torch.zeros(3, 8, 8)
+    for i, mask in enumerate(masks):
+        mask[:, 2 * i :] = 1
+    one, own = (run(nodes["HartEdit"], model=text, image=images, mask=given) for given in (masks[:1], masks))
+    for i in range(3):
+        single = run(nodes["HartEdit"], model=text, image=images[i : i + 1], mask=masks[i : i + 1])
+        assert torch.equal(own[i : i + 1], single)
+        assert torch.equal(one[i], own[i]) == (i == 0)
+    with pytest.raises(HartError, match="2 masks for 3 images"):
+        run(nodes["HartEdit"], model=text, image=images, mask=masks[:2])
 
 
 def test_the_stop_button_ends_a_run_before_the_next_scale(

@@ -26,6 +26,7 @@ from hart.strict import shown
 
 if TYPE_CHECKING:
     from hart.generation.edits import Edit
+    from hart.grids import ScaleSchedule
     from hart.pipeline import HartPipeline
 
 Drawing = tuple[Callable[..., object], dict[str, Any]]
@@ -68,7 +69,8 @@ def edit(
             size=options.size,
             aspect=options.aspect,
         )
-        return _edited(options, pipe, made, prompt, files | of_mask | {"source_prompt": source_prompt})
+        facts = files | of_mask | {"source_prompt": source_prompt}
+        return _edited(options, settings, pipe, made, prompt, facts)
 
     _draw(options, settings, prepared)
 
@@ -100,7 +102,7 @@ def vary(
             size=options.size,
             aspect=options.aspect,
         )
-        return _edited(options, pipe, made, prompt, files)
+        return _edited(options, settings, pipe, made, prompt, files)
 
     _draw(options, settings, prepared)
 
@@ -130,7 +132,7 @@ def mix(
 
         schedule = requested_schedule(pipe.config, size=options.size, aspect=options.aspect)
         shares = mix_weights(len(schedule), given, switch)
-        pipe.require_memory(schedule, options.batch_size, branches=3)
+        _require_memory(pipe, schedule, options, settings, second_prompt=True)
         both = prompts_for(pipe, [first, second])
         call = partial(pipe.mix, both, shares, size=options.size, aspect=options.aspect)
         return call, {"mix": MixSettings(second, shares)}
@@ -149,19 +151,39 @@ def _draw(options: DrawOptions, settings: dict[str, Any], prepared: Callable[[Ha
             call(**writer.arguments(pipe, report), **settings)
 
 
-def _edited(options: DrawOptions, pipe: HartPipeline, made: Edit, prompt: str | None, files: dict[str, Any]) -> Drawing:
+def _edited(
+    options: DrawOptions,
+    settings: dict[str, Any],
+    pipe: HartPipeline,
+    made: Edit,
+    prompt: str | None,
+    files: dict[str, Any],
+) -> Drawing:
     """An edit with a prompt, or with none. files: of its record."""
     from hart.generation.image_requests import null_context
     from hart.generation.metadata import EditSource
     from hart.sizes import requested_schedule
 
-    pipe.require_memory(requested_schedule(pipe.config, size=made.size), options.batch_size)
+    schedule = requested_schedule(pipe.config, size=made.size)
+    _require_memory(pipe, schedule, options, settings, second_prompt=made.source_prompt is not None)
     amounts = {name: getattr(made, name) for name in ("kept_scales", "followed_scales", "style_strength")}
     source = EditSource(**files, **amounts)
     asked: dict[str, Any] = {"edit": made, "size": made.size}
     if prompt is None:
         return partial(pipe, prompt_embeds=null_context(pipe.config), **asked), {"edit": source}
     return partial(pipe, prompts_for(pipe, [prompt])[0], **asked), {"edit": source}
+
+
+def _require_memory(
+    pipe: HartPipeline,
+    schedule: ScaleSchedule,
+    options: DrawOptions,
+    settings: dict[str, Any],
+    *,
+    second_prompt: bool,
+) -> None:
+    images = options.images_per_prompt or 1
+    pipe.require_memory(schedule, images, batch_size=options.batch_size, second_prompt=second_prompt, **settings)
 
 
 def _opened(path: Path, role: str) -> tuple[Any, dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -163,7 +163,7 @@ def generate(
         pipe = open_model(options)
         if pipe.num_classes is None:
             _hint_at_quotes(given.prompts)
-        _, image_size, remark = asked_size(pipe, options)
+        _, image_size, remark = asked_size(pipe, options, settings, sampling, mixed=mix is not None)
         if grid:
             require_one_sheet(total, image_size)
         if remark is not None:
@@ -349,15 +349,26 @@ def says_what_is_kept(writer: ImageWriter) -> AbstractContextManager[None]:
     return says_when_stopped(lambda: f"stopped: {writer.done} of {writer.total} in {writer.options.out}")
 
 
-def asked_size(pipe: HartPipeline, options: GenerateOptions) -> tuple[ScaleSchedule, ImageSize, str | None]:
+def asked_size(
+    pipe: HartPipeline,
+    options: GenerateOptions,
+    settings: Mapping[str, Any],
+    sampling: SamplingConfig | None,
+    *,
+    mixed: bool,
+) -> tuple[ScaleSchedule, ImageSize, str | None]:
     """Schedule and size of the images, and a remark if the model was not trained at it.
 
+    settings, sampling: as in a call. mixed: whether it has a second prompt.
     Raises `HartError` for sizes that the model cannot make, or for which the memory is too small.
     """
     from hart.sizes import requested_schedule, size_of_grid, trained_sizes
 
     schedule = requested_schedule(pipe.config, size=options.size, aspect=options.aspect)
-    pipe.require_memory(schedule, options.batch_size)
+    in_a_call = options.best_of or len(options.prompts) * (options.images_per_prompt or 1)
+    pipe.require_memory(
+        schedule, in_a_call, batch_size=options.batch_size, second_prompt=mixed, sampling=sampling, **settings
+    )
     size, known = size_of_grid(schedule.final, pipe.config.tokenizer.downsampling), trained_sizes(pipe.config)
     if size in known:
         return schedule, size, None

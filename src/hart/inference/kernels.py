@@ -11,6 +11,7 @@ Shapes: C inputs, D outputs, N rows. Of attention: B batch, H heads, N queries, 
 from __future__ import annotations
 
 import copy
+import itertools
 import platform
 from functools import cache
 from typing import Any
@@ -28,7 +29,7 @@ SMALLEST_INT_MM_ROWS = 17
 INT8_GPUS, FLOAT8_GPUS = (8, 0), (8, 9)
 """Compute capabilities with kernels for products of 8 bits: Ampere, Ada."""
 SCORES = 2**20
-"""Most scores of attention that are held at once, so that they stay in the processor's cache."""
+"""Most scores of attention held at once, as products and as weights, so that they stay in the processor's cache."""
 
 
 class PackedInt8Linear(nn.Module):
@@ -88,21 +89,23 @@ def scaled_mm_product(values: Tensor, scale: Tensor, weight: Tensor, weight_scal
 
 @torch.inference_mode()
 def narrow_attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """An `Attend` in bfloat16, scores included, a few heads at a time.
+    """An `Attend` in bfloat16, scores included, a few heads at a time, or a part of the queries of one.
 
     The products of processors with AVX-512 bf16 alone are those of PyTorch's fused kernel, but three times as fast.
     """
     (rows, heads, queries, _), keys = q.shape, k.shape[2]
     q, k, v = (q * scale).bfloat16(), k.bfloat16(), v.bfloat16()
-    together = min(heads, max(1, SCORES // (queries * keys)))
-    scores, result = q.new_empty(2, together, queries, keys), torch.empty(q.shape, dtype=q.dtype)
-    for row in range(rows):
-        for first in range(0, heads, together):
-            part = slice(first, min(first + together, heads))
-            products, weights = scores[:, : part.stop - first]
-            torch.bmm(q[row, part], k[row, part].transpose(1, 2), out=products)
-            torch.softmax(products, dim=-1, out=weights)
-            torch.bmm(weights, v[row, part], out=result[row, part])
+    length = min(queries, max(1, SCORES // keys))
+    together = min(heads, max(1, SCORES // (length * keys)))
+    scores, result = q.new_empty(2, together, length, keys), torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    parts = itertools.product(range(rows), range(0, heads, together), range(0, queries, length))
+    for row, head, query in parts:
+        part, those = slice(head, head + together), slice(query, query + length)
+        asked, found = q[row, part, those], result[row, part, those]
+        products, weights = scores[:, : asked.shape[0], : asked.shape[1]]
+        torch.bmm(asked, k[row, part].transpose(1, 2), out=products)
+        torch.softmax(products, dim=-1, out=weights)
+        torch.bmm(weights, v[row, part], out=found)
     return result
 
 

@@ -4,13 +4,16 @@ Keys and values grow with the tokens of all scales, the last scale's activations
 with the pixels. Scales and decoding follow each other: the larger of the two counts. The factors of activations and
 maps are those of the largest models at 256 to 2048 px, where what PyTorch allocates was counted.
 
-Shapes: R rows (two an image with guidance), S context tokens, L tokens of all scales, N of the last one, C width,
-M MLP width, V codes, W width of the diffusion.
+Shapes: R rows (one an image, one more with guidance, one more with a second prompt), S context tokens, L tokens of all
+scales, N of the last one, C width, M MLP width, V codes, W width of the diffusion.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import combinations
+from types import MappingProxyType
 
 from hart.config import HartConfig
 from hart.devices import free_memory
@@ -22,6 +25,10 @@ from hart.sizes import size_of_grid
 from hart.tokenizer.strips import STRIP_PIXELS
 
 FLOAT32 = 4
+SAVING: Mapping[str, Mapping[str, object]] = MappingProxyType(
+    {"--cache int8": {"cache": "int8"}, "--tiled": {"tiled": True}}
+)
+"""Options of the commands that take less memory, and what they change in a `Speed`."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ def image_memory(config: HartConfig, schedule: ScaleSchedule, rows: int, number:
 
 
 def require_memory(
-    config: HartConfig, components: Components, schedule: ScaleSchedule, images: int, branches: int = 2
+    config: HartConfig, components: Components, schedule: ScaleSchedule, images: int, branches: int
 ) -> None:
     """Raise `HartError` if so many images together need more memory than the device has left.
 
@@ -78,21 +85,27 @@ def require_memory(
     need = needed(images)
     if need.most <= free:
         return
-    fitting = int(images * free / need.most)
-    helps = {
-        f"--batch-size {fitting}": needed(fitting),
-        "--cache int8": needed(images, cache="int8"),
-        "--tiled": needed(images, tiled=True),
-    }
-    better = [name for name, less in helps.items() if less.most < need.most and not name.endswith(" 0")]
     size = size_of_grid(schedule.final, config.tokenizer.downsampling)
     raise HartError(
         f"{'an image' if images == 1 else f'{images} images together'} of {size} px would take about "
-        f"{_gigabytes(need.most)} of memory besides the model (keys and values {_gigabytes(need.cache)}, decoder "
-        f"{_gigabytes(need.decoder)}), and {_gigabytes(free)} are free: choose "
-        + " or ".join([*better, "a smaller --size"])
+        f"{_bytes(need.most)} of memory besides the model (keys and values {_bytes(need.cache)}, decoder "
+        f"{_bytes(need.decoder)}), and {_bytes(free)} are free: choose "
+        + " or ".join([*_what_fits(needed, images, free), "a smaller --size"])
     )
 
 
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"
+def _what_fits(needed: Callable[..., Memory], images: int, free: int) -> list[str]:
+    """Options with which it does, each alone or with the fewest others; of batches the largest."""
+    found: dict[frozenset[str], str] = {}
+    for count in range(1, 4):
+        for names in combinations(("--batch-size", *SAVING), count):
+            changes = {key: value for name in names for key, value in SAVING.get(name, {}).items()}
+            batches = range(images - 1, 0, -1) if "--batch-size" in names else [images]
+            fitting = next((batch for batch in batches if needed(batch, **changes).most <= free), None)
+            if fitting is not None and not any(fewer < set(names) for fewer in found):
+                found[frozenset(names)] = " ".join(names).replace("--batch-size", f"--batch-size {fitting}")
+    return list(found.values())
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.3g} MB"

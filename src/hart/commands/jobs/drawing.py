@@ -42,7 +42,9 @@ class Drawer:
         self.folder, self.job, self._on_scale = folder, job, on_scale
         self.pipe = open_model(job.options)
         self._generate = generator_of(self.pipe, job.options)
-        schedule, self.size, self.remark = asked_size(self.pipe, job.options)
+        schedule, self.size, self.remark = asked_size(
+            self.pipe, job.options, job.settings, job.sampling, mixed=job.mix is not None
+        )
         sampling = checked_settings(self.pipe.config, job.sampling, job.settings, schedule)
         self.settings = image_settings(self.pipe, job.options, sampling, self.size).replace(mix=job.mix)
         if expected not in (None, self.settings):

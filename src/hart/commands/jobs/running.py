@@ -54,17 +54,17 @@ def run_job(job: Job, sharing: Sharing, *, grid: bool = False) -> None:
     options, out = job.options, job.options.out
     with importing():
         from hart.devices import resolve_device
-        from hart.pipeline import GPU_BATCH
+        from hart.pipeline import default_batch
     places, cluster = list[dict[str, str]](), None
     if sharing.ray:
         with needs_extra("ray"):
             from hart.commands.jobs.ray_data import RayCluster
         cluster = RayCluster(options.device, sharing.workers)
-        on_cpu = not cluster.gpus
+        kind = "cuda" if cluster.gpus else "cpu"
     else:
         device = resolve_device(options.device)
-        places, on_cpu = environments(device, sharing.workers), device.type == "cpu"
-    model, batch_size = model_name(options.model or DEFAULT_MODEL), options.batch_size or (1 if on_cpu else GPU_BATCH)
+        places, kind = environments(device, sharing.workers), device.type
+    model, batch_size = model_name(options.model or DEFAULT_MODEL), options.batch_size or default_batch(kind)
     job = replace(job, options=options.replace(model=model, batch_size=batch_size))
     done, left_out, said = 0, list[str](), set[str]()
     stdout = None if cluster is None else sys.stdout
