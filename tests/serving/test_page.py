@@ -281,6 +281,30 @@ def test_an_image_of_others_is_there_to_be_edited_and_to_lend_its_look(page: Any
     sync_api.expect(page.locator("#canvas-size")).to_have_text(re.compile("512 . 256 px"))
 
 
+def test_an_image_of_others_has_no_prompt_but_what_the_form_says(page: Any, tmp_path: Path) -> None:
+    Image.new("RGB", (512, 256), "blue").save(tmp_path / "holiday.jpg")
+    page.locator("#count").fill("1")
+    drawings = [("Draw variations", ""), ("Draw in this look", "twemoji style")]
+    for place, (button, prompt) in enumerate(drawings):
+        page.locator("#open-file").set_input_files(tmp_path / "holiday.jpg")
+        page.get_by_role("button", name=button).click()
+        page.locator("#gallery li").nth(place).wait_for()
+        page.locator("#gallery .open").first.click()
+        assert page.locator("#viewer-title").inner_text() == (prompt or "no prompt")
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Download PNG").click()
+        assert read_record(Path(download.value.path())).prompt == prompt
+        page.get_by_role("button", name="Close").first.click()
+        page.get_by_role("group", name="Style").get_by_role("button", name="twemoji", exact=True).click()
+    page.get_by_label("Prompt", exact=True).fill("")
+    page.locator("#open-file").set_input_files(tmp_path / "holiday.jpg")
+    page.get_by_role("button", name="Edit", exact=True).click()
+    page.get_by_role("button", name="Redraw all").click()
+    page.get_by_label("What the whole image shows afterwards").fill("")
+    page.get_by_role("button", name="Draw the edit").click()
+    page.locator("#gallery li").nth(2).wait_for()
+
+
 def test_something_else_is_drawn_in_the_look_of_an_image(page: Any) -> None:
     draw(page, "a blue heart", seed=0)
     page.locator("#gallery .open").first.click()

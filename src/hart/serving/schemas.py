@@ -46,6 +46,7 @@ class ApiError(Exception):
 
 
 Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT)]
+OptionalPrompt = Annotated[str, Field(max_length=MAX_PROMPT)] | None
 
 
 class ImageRequest(BaseModel):
@@ -91,7 +92,7 @@ class ImageRequest(BaseModel):
     """Steps of the residual diffusion; `steps` is another name for it."""
     discrete_only: bool | None = None
     """Leave the residual out."""
-    negative_prompt: Annotated[str, Field(max_length=MAX_PROMPT)] | None = None
+    negative_prompt: OptionalPrompt = None
     """What guidance steers away from."""
 
     kind: ClassVar[str]
@@ -121,15 +122,15 @@ class Edit(ImageRequest):
     """`POST /v1/images/edits`, the fields beside the image and the mask."""
 
     kind = "image_edit"
-    prompt: Prompt
-    """What the whole image shows afterwards."""
+    prompt: OptionalPrompt = None
+    """What the whole image shows afterwards; by default whatever fits."""
 
 
 class Variation(ImageRequest):
     """`POST /v1/images/variations`, the fields beside the image."""
 
     kind = "image_variation"
-    prompt: Annotated[str, Field(max_length=MAX_PROMPT)] | None = None
+    prompt: OptionalPrompt = None
     """What the image shows; helps the model."""
     kept_scales: Annotated[int, Field(ge=0, le=64)] | None = None
     """How many scales are taken from the image, by default half of them: more keep more of it."""

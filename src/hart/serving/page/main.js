@@ -80,11 +80,11 @@ function waitingTile(chosen) {
   note.textContent = model(chosen.model)?.state === "ready" ? "Waiting for its turn…" : "Opening the model…";
   button.append(note);
   const bar = document.createElement("progress");
-  bar.setAttribute("aria-label", `Drawing ${chosen.prompt}`);
+  bar.setAttribute("aria-label", `Drawing ${viewer.titleOf(chosen)}`);
   element.append(button, bar);
   const partials = [];
   const picture = document.createElement("img");
-  picture.alt = `${chosen.prompt}, being drawn`;
+  picture.alt = `${viewer.titleOf(chosen)}, being drawn`;
   let source;
   const put = (blob) => {
     if (source) URL.revokeObjectURL(source);
@@ -103,7 +103,7 @@ function waitingTile(chosen) {
       put(event.blob);
       bar.remove();
       element.classList.remove("drawing");
-      picture.alt = chosen.prompt;
+      picture.alt = viewer.titleOf(chosen);
       button.disabled = false;
       const { aspect, ...asked } = chosen; // the answer has the size in pixels
       const made = { ...asked, seed: event.seed ?? chosen.seed, size: event.size ?? chosen.size };
@@ -135,10 +135,10 @@ function galleryTile(image) {
   button.type = "button";
   button.className = "open";
   const picture = document.createElement("img");
-  picture.alt = `${image.settings.prompt}, seed ${image.settings.seed}`;
+  picture.alt = `${viewer.titleOf(image.settings)}, seed ${image.settings.seed}`;
   picture.loading = "lazy";
   picture.src = viewer.url(image.blob);
-  button.title = image.settings.prompt;
+  button.title = viewer.titleOf(image.settings);
   button.append(picture);
   button.addEventListener("click", () => viewer.open(image, model(image.settings.model)));
   const tick = document.createElement("input");
@@ -178,8 +178,7 @@ async function restoreFrom(file) {
   }
   if (!file.type.startsWith("image/")) return say("That file is no image.");
   say("That image does not say how it was made. It can still be edited, varied, and lend its look.");
-  const chosen = settings();
-  viewer.open({ blob: file, partials: [], settings: { ...chosen, prompt: chosen.prompt || file.name }, kind: "file" }, model());
+  viewer.open({ blob: file, partials: [], settings: settings(), kind: "file" }, model());
 }
 
 // --- what can be made of an image ---
@@ -198,7 +197,7 @@ async function edit(image) {
     return say("That file is not an image that this browser can show.");
   }
   editor.open(bitmap, image.settings.prompt, facts?.token_size ?? 16, (work) => {
-    run("/v1/images/edits", { ...settings(), aspect: undefined, prompt: work.prompt || image.settings.prompt, size: work.size }, Number(form.count.value), {
+    run("/v1/images/edits", { ...settings(), aspect: undefined, prompt: work.prompt, size: work.size }, Number(form.count.value), {
       image: work.image,
       mask: work.mask,
     });

@@ -8,6 +8,8 @@ let shown, urls = [], facts, playing;
 
 export const url = (blob) => URL.createObjectURL(blob);
 
+export const titleOf = (settings) => settings.prompt || "no prompt";
+
 /** The rows of a table that says how an image was made. */
 export function factsOf(settings) {
   const rows = [
@@ -40,11 +42,11 @@ export function open(image, model) {
   facts = model;
   urls = [...image.partials, image.blob].map(url);
   const foreign = image.kind === "file"; // its settings are those that the next drawing takes
-  at("viewer-title").textContent = foreign ? image.blob.name : image.settings.prompt;
+  at("viewer-title").textContent = foreign ? image.blob.name : titleOf(image.settings);
   at("viewer-facts").replaceChildren(...(foreign ? [] : factsOf(image.settings)));
   for (const name of ["download", "reuse", "delete", "newer", "older"]) at(name).hidden = foreign;
   at("download").href = urls.at(-1);
-  at("download").download = `${image.settings.prompt.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 60)}-${image.settings.seed}.png`;
+  at("download").download = `${titleOf(image.settings).replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 60)}-${image.settings.seed}.png`;
   at("scale").max = at("scale").value = urls.length;
   at("scale").disabled = at("play").disabled = urls.length === 1;
   const scales = model?.scales ?? 1;
@@ -62,7 +64,7 @@ export function open(image, model) {
 function showScale() {
   const scale = Number(at("scale").value);
   at("viewer-image").src = urls[scale - 1];
-  at("viewer-image").alt = `${shown.settings.prompt}, ${scale === urls.length ? "finished" : `as it stood at step ${scale} of ${urls.length}`}`;
+  at("viewer-image").alt = `${at("viewer-title").textContent}, ${scale === urls.length ? "finished" : `as it stood at step ${scale} of ${urls.length}`}`;
   at("scale-value").textContent = scale === urls.length ? "finished" : `${scale} of ${urls.length}`;
 }
 
@@ -126,10 +128,10 @@ export function compare(pair) {
     side.className = "side";
     const picture = document.createElement("img");
     picture.src = url(image.blob);
-    picture.alt = image.settings.prompt;
+    picture.alt = titleOf(image.settings);
     picture.addEventListener("load", () => URL.revokeObjectURL(picture.src), { once: true });
     const title = document.createElement("h2");
-    title.textContent = image.settings.prompt;
+    title.textContent = titleOf(image.settings);
     const list = document.createElement("dl");
     list.append(...factsOf(Object.fromEntries(Object.entries(image.settings).filter(([name]) => !same(name) || name === "seed"))));
     side.append(picture, title, list);
