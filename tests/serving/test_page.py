@@ -282,7 +282,7 @@ def test_an_image_of_others_is_there_to_be_edited_and_to_lend_its_look(page: Any
 
 
 def test_an_image_of_others_has_no_prompt_but_what_the_form_says(page: Any, tmp_path: Path) -> None:
-    Image.new("RGB", (512, 256), "blue").save(tmp_path / "holiday.jpg")
+    Image.new("RGB", (6000, 3000), "blue").save(tmp_path / "holiday.jpg", progressive=True)  # no server decodes it
     page.locator("#count").fill("1")
     drawings = [("Draw variations", ""), ("Draw in this look", "twemoji style")]
     for place, (button, prompt) in enumerate(drawings):

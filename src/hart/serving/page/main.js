@@ -9,6 +9,7 @@ import * as viewer from "./viewer.js";
 
 const at = (id) => document.getElementById(id);
 const form = at("form");
+const UPLOAD_BYTES = 18e6; // of an image: the server reads 20 MiB, all of a form together
 
 let images = []; // the history, newest first
 let running = null; // the AbortController of the drawing that is running
@@ -183,20 +184,29 @@ async function restoreFrom(file) {
 
 // --- what can be made of an image ---
 
-async function edit(image) {
-  const facts = model(image.settings.model);
-  let bitmap;
+/** The file itself, or a PNG of it at a size that the server would reduce it to anyway: it reads no large photographs.
+ * Nothing, which is said, where it is no image. */
+async function usable(file, facts) {
   try {
-    bitmap = await createImageBitmap(image.blob);
-    // photographs are painted on at a size that the server would reduce them to anyway
-    const most = 4 * Math.max(...(facts?.sizes ?? ["512"]).flatMap((size) => size.split("x").map(Number)));
-    const scale = most / Math.max(bitmap.width, bitmap.height);
-    const [resizeWidth, resizeHeight] = [bitmap.width, bitmap.height].map((side) => Math.max(1, Math.round(side * scale)));
-    if (scale < 1) bitmap = await createImageBitmap(bitmap, { resizeWidth, resizeHeight, resizeQuality: "high" });
+    const bitmap = await createImageBitmap(file);
+    const most = 4 * Math.max(...facts.sizes.flatMap((size) => size.split("x").map(Number)));
+    // a PNG takes at most about three bytes a pixel
+    const scale = Math.min(most / Math.max(bitmap.width, bitmap.height), Math.sqrt(UPLOAD_BYTES / 3 / (bitmap.width * bitmap.height)));
+    if (scale >= 1 && file.size <= UPLOAD_BYTES) return file;
+    const [width, height] = [bitmap.width, bitmap.height].map((side) => Math.max(1, Math.round(side * Math.min(1, scale))));
+    const canvas = new OffscreenCanvas(width, height);
+    const small = await createImageBitmap(bitmap, { resizeWidth: width, resizeHeight: height, resizeQuality: "high" });
+    canvas.getContext("bitmaprenderer").transferFromImageBitmap(small);
+    return await canvas.convertToBlob();
   } catch {
-    return say("That file is not an image that this browser can show.");
+    say("That file is not an image that this browser can show.");
   }
-  editor.open(bitmap, image.settings.prompt, facts?.token_size ?? 16, (work) => {
+}
+
+async function edit(image, facts) {
+  const file = await usable(image.blob, facts);
+  if (!file) return;
+  editor.open(await createImageBitmap(file), image.settings.prompt, facts.token_size, (work) => {
     run("/v1/images/edits", { ...settings(), aspect: undefined, prompt: work.prompt, size: work.size }, Number(form.count.value), {
       image: work.image,
       mask: work.mask,
@@ -205,16 +215,18 @@ async function edit(image) {
 }
 
 /** Images that have something of another. kept: what they have. */
-function varied(image, prompt, kept) {
+async function varied(image, facts, prompt, kept) {
+  const file = await usable(image.blob, facts);
+  if (!file) return;
   const seed = Math.floor(Math.random() * 2 ** 32);
-  run("/v1/images/variations", { ...image.settings, prompt, seed }, Number(form.count.value), { image: image.blob, ...kept });
+  run("/v1/images/variations", { ...image.settings, prompt, seed }, Number(form.count.value), { image: file, ...kept });
 }
 
 viewer.connect({
   reuse: (image) => restore(image.settings),
   edit,
-  vary: (image, kept) => varied(image, image.settings.prompt, { kept_scales: kept }),
-  look: (image, prompt, strength) => varied(image, prompt, { style_strength: strength }),
+  vary: (image, facts, kept) => varied(image, facts, image.settings.prompt, { kept_scales: kept }),
+  look: (image, facts, prompt, strength) => varied(image, facts, prompt, { style_strength: strength }),
   remove: async (image) => {
     if (typeof image.id === "number") await history.remove(image.id);
     forget(image);

@@ -101,15 +101,15 @@ dialog.addEventListener("click", async (event) => {
   }
 });
 
-/** on: {reuse, edit, vary(kept), look(prompt, strength), remove, step(by)}, each called with the image that is shown. step: to the image so many
- * places older in the history, if there is one. */
+/** on: {reuse, edit, vary(kept), look(prompt, strength), remove, step(by)}, each called with the image that is shown; those that draw
+ * also with the facts of its model. step: to the image so many places older in the history, if there is one. */
 export function connect(on) {
   at("reuse").addEventListener("click", () => { dialog.close(); on.reuse(shown); });
-  at("edit").addEventListener("click", () => { dialog.close(); on.edit(shown); });
-  at("vary").addEventListener("click", () => { dialog.close(); on.vary(shown, Number(at("kept").value)); });
+  at("edit").addEventListener("click", () => { dialog.close(); on.edit(shown, facts); });
+  at("vary").addEventListener("click", () => { dialog.close(); on.vary(shown, facts, Number(at("kept").value)); });
   at("draw-look").addEventListener("click", () => {
     dialog.close();
-    on.look(shown, at("look-prompt").value.trim() || shown.settings.prompt, Number(at("look-strength").value));
+    on.look(shown, facts, at("look-prompt").value.trim() || shown.settings.prompt, Number(at("look-strength").value));
   });
   at("delete").addEventListener("click", () => { dialog.close(); on.remove(shown); });
   at("newer").addEventListener("click", () => on.step(shown, -1));
