@@ -121,7 +121,7 @@ class Engine(Protocol):
         ...
 
     def shaped(self, aspect: str) -> Size:
-        """The size of a shape, "WIDTH:HEIGHT", about as large as the model's own. Raises `HartError`."""
+        """The size of a shape, "WIDTH:HEIGHT", about as large as the model's own, drawn or not. Raises `HartError`."""
         ...
 
     def row(

@@ -63,7 +63,7 @@ class ImageRequest(BaseModel):
     aspect: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,3}:[1-9][0-9]{0,3}$")] | None = None
     """"WIDTH:HEIGHT", in place of a size: about as large as the model's own."""
     strict: bool | None = None
-    """Refuse a size that the model does not draw."""
+    """Refuse a size or aspect that the model does not draw."""
     output_format: Literal["png", "jpeg", "webp"] | None = None
     """By default png, which holds all settings and is drawn again by `hart generate --like`."""
     output_compression: Annotated[int, Field(ge=0, le=100)] | None = None

@@ -37,6 +37,7 @@ async function run(path, chosen, count, fields = {}) {
   try {
     for await (const event of api.draw(path, fields.image ? multipart(wanted) : wanted, mine.signal)) {
       const tile = tiles[event.index];
+      if (event.notes) say(event.notes);
       if (event.done) await tile.finish(event, path);
       else tile.show(event.blob);
     }
