@@ -178,7 +178,7 @@ def test_a_mask_says_by_alpha_0_what_is_drawn_anew(server: Running) -> None:
     assert own is not None and own.mask is not None and own.mask.tobytes() == source.mask.tobytes()
 
 
-def test_variations_keep_scales_or_a_look(server: Running) -> None:
+def test_variations_keep_scales_or_colours(server: Running) -> None:
     for given, kept in (({}, (None, 0)), ({"kept_scales": "3"}, (3, 0)), ({"style_strength": "1.5"}, (None, 1.5))):
         answer = edit(server, png(), route="variations", seed="1", **given)
         row = server.engine.batches[-1][0]

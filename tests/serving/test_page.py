@@ -272,12 +272,12 @@ def test_the_canvas_grows_and_variations_keep_the_coarse_scales(page: Any) -> No
     page.locator("#gallery li").nth(2).wait_for()
 
 
-def test_an_image_of_others_is_there_to_be_edited_and_to_lend_its_look(page: Any, tmp_path: Path) -> None:
+def test_an_image_of_others_is_there_to_be_edited_and_to_lend_its_colours(page: Any, tmp_path: Path) -> None:
     Image.new("RGB", (2048, 1024), "blue").save(tmp_path / "holiday.jpg")
     page.locator("#open-file").set_input_files(tmp_path / "holiday.jpg")
     page.get_by_role("heading", name="holiday.jpg").wait_for()
     assert not page.get_by_role("button", name="Use these settings").is_visible()
-    assert page.get_by_role("button", name="Draw in this look").is_visible()
+    assert page.get_by_role("button", name="Draw in these colours").is_visible()
     page.get_by_role("button", name="Edit", exact=True).click()
     sync_api.expect(page.locator("#canvas-size")).to_have_text(re.compile("512 . 256 px"))
 
@@ -285,7 +285,7 @@ def test_an_image_of_others_is_there_to_be_edited_and_to_lend_its_look(page: Any
 def test_an_image_of_others_has_no_prompt_but_what_the_form_says(page: Any, tmp_path: Path) -> None:
     Image.new("RGB", (6000, 3000), "blue").save(tmp_path / "holiday.jpg", progressive=True)  # no server decodes it
     page.locator("#count").fill("1")
-    drawings = [("Draw variations", ""), ("Draw in this look", "twemoji style")]
+    drawings = [("Draw variations", ""), ("Draw in these colours", "twemoji style")]
     for place, (button, prompt) in enumerate(drawings):
         page.locator("#open-file").set_input_files(tmp_path / "holiday.jpg")
         page.get_by_role("button", name=button).click()
@@ -306,11 +306,11 @@ def test_an_image_of_others_has_no_prompt_but_what_the_form_says(page: Any, tmp_
     page.locator("#gallery li").nth(2).wait_for()
 
 
-def test_something_else_is_drawn_in_the_look_of_an_image(page: Any) -> None:
+def test_something_else_is_drawn_in_the_colours_of_an_image(page: Any) -> None:
     draw(page, "a blue heart", seed=0)
     page.locator("#gallery .open").first.click()
     page.get_by_label("What to draw", exact=True).fill("a house")
-    page.get_by_role("button", name="Draw in this look").click()
+    page.get_by_role("button", name="Draw in these colours").click()
     page.locator("#gallery li").nth(1).wait_for()
     page.locator("#gallery .open").first.click()
     with page.expect_download() as download:

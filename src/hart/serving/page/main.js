@@ -179,7 +179,7 @@ async function restoreFrom(file) {
     return restore(found);
   }
   if (!file.type.startsWith("image/")) return say("That file is no image.");
-  say("That image does not say how it was made. It can still be edited, varied, and lend its look.");
+  say("That image does not say how it was made. It can still be edited, varied, and lend its colours.");
   viewer.open({ blob: file, partials: [], settings: settings(), kind: "file" }, model());
 }
 
@@ -227,7 +227,7 @@ viewer.connect({
   reuse: (image) => restore(image.settings),
   edit,
   vary: (image, facts, kept) => varied(image, facts, image.settings.prompt, { kept_scales: kept }),
-  look: (image, facts, prompt, strength) => varied(image, facts, prompt, { style_strength: strength }),
+  recolour: (image, facts, prompt, strength) => varied(image, facts, prompt, { style_strength: strength }),
   remove: async (image) => {
     if (typeof image.id === "number") await history.remove(image.id);
     forget(image);

@@ -51,7 +51,7 @@ export function open(image, model) {
   at("scale").disabled = at("play").disabled = urls.length === 1;
   const scales = model?.scales ?? 1;
   at("edit").hidden = !model?.edits;
-  at("vary").closest("fieldset").hidden = at("look").hidden = !model?.variations;
+  at("vary").closest("fieldset").hidden = at("colours").hidden = !model?.variations;
   at("copy").hidden = image.kind !== "generations"; // the others also need the image that they began with
   at("kept").max = scales;
   at("kept").value = Math.floor(scales / 2);
@@ -70,7 +70,7 @@ function showScale() {
 
 function showKept() {
   at("kept-value").textContent = `${at("kept").value} of ${at("kept").max}`;
-  at("look-value").textContent = at("look-strength").value;
+  at("colours-value").textContent = at("colours-strength").value;
 }
 
 /** From the first scale to the finished image. */
@@ -87,7 +87,7 @@ function play() {
 
 at("play").addEventListener("click", play);
 at("scale").addEventListener("input", () => { clearInterval(playing); showScale(); });
-for (const name of ["kept", "look-strength"]) at(name).addEventListener("input", showKept);
+for (const name of ["kept", "colours-strength"]) at(name).addEventListener("input", showKept);
 dialog.addEventListener("close", forgetUrls);
 dialog.addEventListener("click", async (event) => {
   const kind = event.target.dataset?.copy;
@@ -101,15 +101,15 @@ dialog.addEventListener("click", async (event) => {
   }
 });
 
-/** on: {reuse, edit, vary(kept), look(prompt, strength), remove, step(by)}, each called with the image that is shown; those that draw
+/** on: {reuse, edit, vary(kept), recolour(prompt, strength), remove, step(by)}, each called with the image that is shown; those that draw
  * also with the facts of its model. step: to the image so many places older in the history, if there is one. */
 export function connect(on) {
   at("reuse").addEventListener("click", () => { dialog.close(); on.reuse(shown); });
   at("edit").addEventListener("click", () => { dialog.close(); on.edit(shown, facts); });
   at("vary").addEventListener("click", () => { dialog.close(); on.vary(shown, facts, Number(at("kept").value)); });
-  at("draw-look").addEventListener("click", () => {
+  at("draw-colours").addEventListener("click", () => {
     dialog.close();
-    on.look(shown, facts, at("look-prompt").value.trim() || shown.settings.prompt, Number(at("look-strength").value));
+    on.recolour(shown, facts, at("colours-prompt").value.trim() || shown.settings.prompt, Number(at("colours-strength").value));
   });
   at("delete").addEventListener("click", () => { dialog.close(); on.remove(shown); });
   at("newer").addEventListener("click", () => on.step(shown, -1));
