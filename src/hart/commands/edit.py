@@ -82,7 +82,7 @@ def vary(
     prompt: Annotated[str | None, typer.Argument(help="What the images show; by default left open.")] = None,
     kept_scales: Annotated[
         int | None,
-        typer.Option(help="How many first scales are the image's; by default half of them, none with --style-strength."),
+        typer.Option(help="First scales that are the image's; by default half of them, none with --style-strength."),
     ] = None,
     style_strength: Annotated[
         float, typer.Option(help="How strongly images take on the image's colours (0: not at all, 1: clearly).")

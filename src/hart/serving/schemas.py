@@ -133,7 +133,7 @@ class Variation(ImageRequest):
     prompt: OptionalPrompt = None
     """What the image shows; helps the model."""
     kept_scales: Annotated[int, Field(ge=0, le=64)] | None = None
-    """How many scales are taken from the image, by default half of them, none with a `style_strength`: more keep more of it."""
+    """How many scales are taken from the image, by default half of them: more keep more of it."""
     style_strength: Annotated[float, Field(ge=0, le=10)] = 0.0
     """How strongly the result takes on the uploaded image's colours (0: not at all, 1: clearly); above 0 no scales are
     taken from it unless `kept_scales` says so."""
