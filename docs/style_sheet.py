@@ -1,4 +1,4 @@
-"""Makes docs/figures/style.jpg, images in the look of others, and prints figures of it. `make edit-sheet` runs it.
+"""Makes docs/figures/style.jpg, images in the colours of others, and prints figures of it. `make edit-sheet` runs it.
 
 python docs/style_sheet.py SHEET [MODEL]
 

@@ -66,7 +66,7 @@ def requested_schedule(
             raise HartError(
                 f"aspect {shown(aspect)} is the shape of images as large as a square: give one number as size"
             )
-        grid = _shaped(str(aspect), grid.width)
+        grid = shaped_grid(str(aspect), grid.width)
     schedule = schedule_of_grid(config.tokenizer.scales, grid, config.transformer.most_scales)
     try:
         config.transformer.check_schedule(schedule)
@@ -84,7 +84,7 @@ def _side(name: str, value: object) -> int:
         raise HartError(f"{name} {shown(value)}: give a whole number of pixels") from None
 
 
-def _shaped(aspect: str, side: int) -> Grid:
+def shaped_grid(aspect: str, side: int) -> Grid:
     """`grid_of_aspect` with a `HartError`."""
     try:
         return grid_of_aspect(aspect, side)
@@ -104,7 +104,7 @@ def aspect_sizes(config: TokenizerConfig, aspects: Sequence[str]) -> list[ImageS
     """
     sizes = []
     for aspect in aspects or ("1:1",):
-        grid = _shaped(aspect, config.scales[-1])
+        grid = shaped_grid(aspect, config.scales[-1])
         if len(schedule_of_grid(config.scales, grid)) != len(config.scales):
             raise HartError(f"aspect {aspect}: images of {config.scales[-1] ** 2} tokens are too small for it")
         sizes.append(size_of_grid(grid, config.downsampling))

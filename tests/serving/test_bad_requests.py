@@ -9,11 +9,13 @@ import tempfile
 import threading
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from hart.config import SamplingConfig
 from hart.serving.access import Access
 from hart.serving.bodies import JSON_BYTES, UPLOAD_BYTES
 from hart.serving.engine import NotOffered
@@ -176,7 +178,7 @@ def test_a_mask_says_by_alpha_0_what_is_drawn_anew(server: Running) -> None:
     assert own is not None and own.mask is not None and own.mask.tobytes() == source.mask.tobytes()
 
 
-def test_variations_keep_scales_or_a_look(server: Running) -> None:
+def test_variations_keep_scales_or_colours(server: Running) -> None:
     for given, kept in (({}, (None, 0)), ({"kept_scales": "3"}, (3, 0)), ({"style_strength": "1.5"}, (None, 1.5))):
         answer = edit(server, png(), route="variations", seed="1", **given)
         row = server.engine.batches[-1][0]
@@ -236,6 +238,14 @@ def test_a_full_queue_says_when_to_come_again() -> None:
         for thread in threads:
             thread.join()
         assert [answer.status_code for answer in answers] == [200] * 3
+
+
+def test_steps_are_bounded_by_the_server_or_the_models_own() -> None:
+    own = replace(FACTS, sampling=SamplingConfig(maskgit_steps=7))
+    with running(StandInEngine(facts=own), limits=Limits(max_steps=3)) as server:
+        assert server.post(prompt="x", maskgit_steps=7).status_code == 200
+        for name, most in (("maskgit_steps", 7), ("diffusion_steps", 3)):
+            assert f"up to {most}" in error(server.post(**{"prompt": "x", name: 8}), 400)["message"]
 
 
 def test_the_time_of_a_request_is_bounded() -> None:

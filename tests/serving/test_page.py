@@ -169,6 +169,7 @@ def test_another_shape_is_drawn_and_kept_in_the_settings(page: Any) -> None:
     draw(page, "a red apple", seed=1)
     width, height = page.locator("#gallery img").first.evaluate("e => [e.naturalWidth, e.naturalHeight]")
     assert width > 1.5 * height
+    sync_api.expect(page.get_by_role("alert")).to_contain_text("may be poor.")  # the server's notes
     page.locator("#gallery .open").first.click()
     page.get_by_role("button", name="Use these settings").click()
     assert page.get_by_label("Shape").input_value() == f"{width}x{height}"
@@ -271,21 +272,45 @@ def test_the_canvas_grows_and_variations_keep_the_coarse_scales(page: Any) -> No
     page.locator("#gallery li").nth(2).wait_for()
 
 
-def test_an_image_of_others_is_there_to_be_edited_and_to_lend_its_look(page: Any, tmp_path: Path) -> None:
+def test_an_image_of_others_is_there_to_be_edited_and_to_lend_its_colours(page: Any, tmp_path: Path) -> None:
     Image.new("RGB", (2048, 1024), "blue").save(tmp_path / "holiday.jpg")
     page.locator("#open-file").set_input_files(tmp_path / "holiday.jpg")
     page.get_by_role("heading", name="holiday.jpg").wait_for()
     assert not page.get_by_role("button", name="Use these settings").is_visible()
-    assert page.get_by_role("button", name="Draw in this look").is_visible()
+    assert page.get_by_role("button", name="Draw in these colours").is_visible()
     page.get_by_role("button", name="Edit", exact=True).click()
     sync_api.expect(page.locator("#canvas-size")).to_have_text(re.compile("512 . 256 px"))
 
 
-def test_something_else_is_drawn_in_the_look_of_an_image(page: Any) -> None:
+def test_an_image_of_others_has_no_prompt_but_what_the_form_says(page: Any, tmp_path: Path) -> None:
+    Image.new("RGB", (6000, 3000), "blue").save(tmp_path / "holiday.jpg", progressive=True)  # no server decodes it
+    page.locator("#count").fill("1")
+    drawings = [("Draw variations", ""), ("Draw in these colours", "twemoji style")]
+    for place, (button, prompt) in enumerate(drawings):
+        page.locator("#open-file").set_input_files(tmp_path / "holiday.jpg")
+        page.get_by_role("button", name=button).click()
+        page.locator("#gallery li").nth(place).wait_for()
+        page.locator("#gallery .open").first.click()
+        assert page.locator("#viewer-title").inner_text() == (prompt or "no prompt")
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Download PNG").click()
+        assert read_record(Path(download.value.path())).prompt == prompt
+        page.get_by_role("button", name="Close").first.click()
+        page.get_by_role("group", name="Style").get_by_role("button", name="twemoji", exact=True).click()
+    page.get_by_label("Prompt", exact=True).fill("")
+    page.locator("#open-file").set_input_files(tmp_path / "holiday.jpg")
+    page.get_by_role("button", name="Edit", exact=True).click()
+    page.get_by_role("button", name="Redraw all").click()
+    page.get_by_label("What the whole image shows afterwards").fill("")
+    page.get_by_role("button", name="Draw the edit").click()
+    page.locator("#gallery li").nth(2).wait_for()
+
+
+def test_something_else_is_drawn_in_the_colours_of_an_image(page: Any) -> None:
     draw(page, "a blue heart", seed=0)
     page.locator("#gallery .open").first.click()
     page.get_by_label("What to draw", exact=True).fill("a house")
-    page.get_by_role("button", name="Draw in this look").click()
+    page.get_by_role("button", name="Draw in these colours").click()
     page.locator("#gallery li").nth(1).wait_for()
     page.locator("#gallery .open").first.click()
     with page.expect_download() as download:

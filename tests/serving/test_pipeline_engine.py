@@ -161,8 +161,11 @@ def test_the_largest_image_is_bounded(engine: PipelineEngine) -> None:
     small = PipelineEngine(engine.pipe, max_pixels=64)
     assert engine.nearest(10, 8) == (10, 8) and engine.nearest(16, 16) == (8, 8)
     assert small.nearest(10, 8) == small.nearest(16, 16) == (8, 8)
-    with pytest.raises(HartError, match="64 pixels"):
-        small.shaped("2:1")
+    with running(models={"small": lambda: small}) as server:
+        answer = server.post(prompt="x", aspect="2:1").json()
+        assert answer["size"] == "8x8" and answer["notes"] == ["the model does not draw 2:1 as 12x6: this is 8x8"]
+        refused = server.post(prompt="x", aspect="2:1", strict=True)
+        assert refused.status_code == 400 and refused.json()["error"]["param"] == "aspect"
     with pytest.raises(HartError, match="max-pixels 10"):
         PipelineEngine(engine.pipe, max_pixels=10)
 

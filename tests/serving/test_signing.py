@@ -47,6 +47,14 @@ def private(key: Any) -> bytes:
     return key.private_bytes(form, whole, serialization.NoEncryption())
 
 
+def unheard_of() -> bytes:
+    """A private key on a curve that is not known: X9.62's prime239v1 by its number."""
+    key, form = ec.generate_private_key(ec.SECP256R1()), serialization.Encoding.DER
+    whole = key.private_bytes(form, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    other = whole.replace(bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce3d030104"))
+    return b"-----BEGIN PRIVATE KEY-----\n" + base64.encodebytes(other) + b"-----END PRIVATE KEY-----\n"
+
+
 def files(folder: Path, key: Any) -> tuple[Path, Path]:
     """A certificate that an authority made for this key, with the authority's, and the key."""
     authority, chain, secret = ec.generate_private_key(ec.SECP256R1()), folder / "chain.pem", folder / "key.pem"
@@ -111,6 +119,20 @@ def test_an_edit_is_a_composite(credentials: ContentCredentials) -> None:
     assert b"compositeWithTrainedAlgorithmicMedia" in image_of(encoded).info["xmp"]
 
 
+def test_an_image_that_cannot_be_signed_any_more_is_one_sentence(
+    credentials: ContentCredentials, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> None:
+        raise c2pa.C2paError("Signature: the certificate\nhas expired")
+
+    monkeypatch.setattr(c2pa.Builder, "sign", fail)
+    with running(credentials=credentials) as server:
+        answer = server.post(prompt="a cat")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "signing_failed")
+    said = "an image cannot be signed: Signature: the certificate has expired"
+    assert answer.json()["error"]["message"] == said.replace("an", "the", 1) and said in caplog.text
+
+
 @pytest.mark.parametrize(
     "key",
     [
@@ -129,6 +151,7 @@ def test_files_that_cannot_sign_are_one_line(tmp_path: Path) -> None:
     for content, message in [
         (b"nonsense", "no private key in PEM"),
         (private(ec.generate_private_key(ec.SECP256K1())), "not with this kind"),
+        (unheard_of(), "not with this kind"),
         (private(ec.generate_private_key(ec.SECP256R1())), "cannot sign images"),
     ]:
         key.write_bytes(content)

@@ -84,14 +84,14 @@ def vary(
     prompt: Annotated[str | None, typer.Argument(help="What the images show; by default left open.")] = None,
     kept_scales: Annotated[
         int | None,
-        typer.Option(help="How many first scales are the image's; by default half of them, none with a style."),
+        typer.Option(help="First scales that are the image's; by default half of them, none with --style-strength."),
     ] = None,
     style_strength: Annotated[
-        float, typer.Option(help="In place of its scales: how far images have the image's look, 1 for clearly.")
+        float, typer.Option(help="How strongly images take on the image's colours (0: not at all, 1: clearly).")
     ] = 0.0,
 ) -> None:
     """Generate images that have an image's coarse scales, so its layout and colours, and finer ones of their own; or,
-    by --style-strength, its look alone."""
+    by --style-strength, its colours alone."""
     source, files = _opened(image, "image")
 
     def prepared(pipe: HartPipeline) -> Drawing:

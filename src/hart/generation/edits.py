@@ -59,7 +59,7 @@ class Edit:
     kept_scales: at this many first scales all codes are the source's.
     source_prompt: describes the source; of an edit that follows it. A prompt or one row of features.
     followed_scales: from `kept_scales` up to this many first scales codes are drawn with the source's noise.
-    style_strength: how far the image is drawn in the look of the source, 1 for clearly, 0 for not at all.
+    style_strength: how strongly the image takes on the source's colours (0: not at all, 1: clearly).
     """
 
     pixels: Tensor
@@ -122,7 +122,7 @@ class SecondPrompts:
 
 @dataclass(frozen=True)
 class Style:
-    """The look of a source. tokens: of each scale at which it is followed (R, D), parts of the source's latent."""
+    """The colours of a source. tokens: of each scale at which it is followed (R, D), parts of the source's latent."""
 
     strength: float
     tokens: tuple[Tensor, ...]
@@ -246,7 +246,7 @@ def batch_edits(
 
 
 def _style(edit: Edit, latent: Tensor, schedule: ScaleSchedule) -> Style:
-    """The look of the source with this latent (D, h, w). Where the canvas is larger than it, it has none."""
+    """The colours of the source with this latent (D, h, w). Where the canvas is larger than it, it has none."""
     known = torch.ones(1, 1, *schedule.final)
     if edit.redraw is not None and not edit.redraw.all():
         known = F.adaptive_avg_pool2d((~edit.redraw).float()[None, None], schedule.final)

@@ -80,12 +80,12 @@ class Editing(BasePipeline):
         aspect: str | None = None,
         **options: Any,
     ) -> HartOutput:
-        """Images that have the coarse scales of another one in common, or its look.
+        """Images that have the coarse scales of another one in common, or its colours.
 
         kept_scales: how many first scales are taken from it, by default half of them, and none with a style. All of
             them are its reconstruction from codes alone, 0 is a new image.
-        style_strength: how far images have the colours of it, wherever they are in it, 1 for clearly. The other
-            arguments are as in `edit`.
+        style_strength: how strongly images take on its colours, wherever they are in it (0: not at all, 1: clearly).
+            The other arguments are as in `edit`.
         """
         made = self.prepare_variation(
             image, kept_scales=kept_scales, style_strength=style_strength, size=size, aspect=aspect

@@ -35,7 +35,7 @@ class Source:
 
     image: RGB. sha256: of the file that it came in. mask: mode L of the image's size, 255 where it is redrawn; None for
     a variation. kept_scales: how many scales are taken from the image; None: none under a mask or with a style, else
-    half. style_strength: how far the look is the image's.
+    half. style_strength: how strongly the colours are the image's.
     """
 
     image: Image.Image
@@ -121,7 +121,7 @@ class Engine(Protocol):
         ...
 
     def shaped(self, aspect: str) -> Size:
-        """The size of a shape, "WIDTH:HEIGHT", about as large as the model's own. Raises `HartError`."""
+        """The size of a shape, "WIDTH:HEIGHT", about as large as the model's own, drawn or not. Raises `HartError`."""
         ...
 
     def row(

@@ -108,8 +108,9 @@ def order(
     seed = new_seed if request.seed is None else request.seed
     settings = request.sampling()
     for name in STEPS:
-        if (settings[name] or 0) > max(max_steps, getattr(engine.facts.sampling, name) or 0):
-            raise ApiError(400, f"{name}: this server takes up to {max_steps}", param=name)
+        most = max(max_steps, getattr(engine.facts.sampling, name) or 0)
+        if (settings[name] or 0) > most:
+            raise ApiError(400, f"{name}: this server takes up to {most}", param=name)
     first = engine.row(prompt, negative or None, seed, size, settings, source)
     rows = [replace(first, seed=seed + i) for i in range(request.n or 1)]
     for text in (prompt, negative):
@@ -120,18 +121,21 @@ def order(
 def _size(request: ImageRequest, engine: Engine, source: Source | None) -> tuple[Size, list[str]]:
     """The size that is drawn, and what to say about it. An edit has its image's, or the nearest that is drawn."""
     sizes = engine.facts.sizes
-    size = sizes[0]
+    param, said = "size", request.size
     if request.size is not None and request.size != "auto":
         wanted = wanted_size(request.size)
-        size = engine.nearest(*wanted)
-        if size != wanted and request.strict:
-            raise ApiError(400, f"size: the model does not draw {request.size}; it draws {_text(size)}", param="size")
-        if size != wanted:
-            return size, [f"the model does not draw {request.size}: this is {_text(size)}"]
     elif request.aspect is not None:
-        size = engine.shaped(request.aspect)
+        wanted = engine.shaped(request.aspect)
+        param, said = "aspect", f"{request.aspect} as {_text(wanted)}"
     elif source is not None:
-        size = engine.nearest(*source.image.size)
+        wanted = engine.nearest(*source.image.size)
+    else:
+        wanted = sizes[0]
+    size = engine.nearest(*wanted)
+    if size != wanted and request.strict:
+        raise ApiError(400, f"{param}: the model does not draw {said}; it draws {_text(size)}", param=param)
+    if size != wanted:
+        return size, [f"the model does not draw {said}: this is {_text(size)}"]
     if size in sizes:
         return size, []
     return size, [f"the model was trained at {', '.join(map(_text, sizes))}: images of {_text(size)} may be poor"]

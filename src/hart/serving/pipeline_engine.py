@@ -22,7 +22,7 @@ from hart.generation.request import checked_settings
 from hart.generation.rows import SHARED
 from hart.pipeline import HartPipeline
 from hart.serving.engine import Batch, ModelFacts, NotOffered, OutOfMemory, Row, Size, Source
-from hart.sizes import ImageSize, requested_schedule, size_of_grid, trained_sizes
+from hart.sizes import ImageSize, requested_schedule, shaped_grid, size_of_grid, trained_sizes
 from hart.types import Context
 
 LARGEST = 2
@@ -77,11 +77,8 @@ class PipelineEngine:
         return self.facts.nearest(width, height)
 
     def shaped(self, aspect: str) -> Size:
-        schedule = requested_schedule(self.pipe.config, aspect=aspect)
-        size = size_of_grid(schedule.final, self.pipe.config.tokenizer.downsampling)
-        if size.width * size.height > self._max_pixels:
-            raise HartError(f"aspect {aspect}: {size} is larger than the {self._max_pixels} pixels that are drawn here")
-        return _size(size)
+        tokenizer = self.pipe.config.tokenizer
+        return _size(size_of_grid(shaped_grid(aspect, tokenizer.scales[-1]), tokenizer.downsampling))
 
     def row(
         self,

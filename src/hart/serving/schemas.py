@@ -46,6 +46,7 @@ class ApiError(Exception):
 
 
 Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT)]
+OptionalPrompt = Annotated[str, Field(max_length=MAX_PROMPT)] | None
 
 
 class ImageRequest(BaseModel):
@@ -62,7 +63,7 @@ class ImageRequest(BaseModel):
     aspect: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,3}:[1-9][0-9]{0,3}$")] | None = None
     """"WIDTH:HEIGHT", in place of a size: about as large as the model's own."""
     strict: bool | None = None
-    """Refuse a size that the model does not draw."""
+    """Refuse a size or aspect that the model does not draw."""
     output_format: Literal["png", "jpeg", "webp"] | None = None
     """By default png, which holds all settings and is drawn again by `hart generate --like`."""
     output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
@@ -91,7 +92,7 @@ class ImageRequest(BaseModel):
     """Steps of the residual diffusion; `steps` is another name for it."""
     discrete_only: bool | None = None
     """Leave the residual out."""
-    negative_prompt: Annotated[str, Field(max_length=MAX_PROMPT)] | None = None
+    negative_prompt: OptionalPrompt = None
     """What guidance steers away from."""
 
     kind: ClassVar[str]
@@ -121,20 +122,21 @@ class Edit(ImageRequest):
     """`POST /v1/images/edits`, the fields beside the image and the mask."""
 
     kind = "image_edit"
-    prompt: Prompt
-    """What the whole image shows afterwards."""
+    prompt: OptionalPrompt = None
+    """What the whole image shows afterwards; by default whatever fits."""
 
 
 class Variation(ImageRequest):
     """`POST /v1/images/variations`, the fields beside the image."""
 
     kind = "image_variation"
-    prompt: Annotated[str, Field(max_length=MAX_PROMPT)] | None = None
+    prompt: OptionalPrompt = None
     """What the image shows; helps the model."""
     kept_scales: Annotated[int, Field(ge=0, le=64)] | None = None
     """How many scales are taken from the image, by default half of them: more keep more of it."""
     style_strength: Annotated[float, Field(ge=0, le=10)] = 0.0
-    """In place of scales: how far the image is drawn in the look of the other, 1 for clearly."""
+    """How strongly the result takes on the uploaded image's colours (0: not at all, 1: clearly); above 0 no scales are
+    taken from it unless `kept_scales` says so."""
 
 
 class TextTokens(BaseModel):

@@ -19,6 +19,10 @@ TRIAL_SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/algorithmicMedia"
 ALGORITHMS = {"secp256r1": b"es256", "secp384r1": b"es384", "secp521r1": b"es512"}
 
 
+class SigningFailed(Exception):
+    """An image that could not be signed; the text says why."""
+
+
 class ContentCredentials:
     """Signs images with one certificate."""
 
@@ -41,12 +45,11 @@ class ContentCredentials:
         Image.new("RGB", (1, 1)).save(trial, "PNG")
         try:
             self._signed(trial.getvalue(), "png", {"name": "trial"}, {"digitalSourceType": TRIAL_SOURCE})
-        except c2pa.C2paError as error:
-            said = " ".join(str(error).split())
-            raise HartError(f"{certificate} cannot sign images with {key}: {said}") from None
+        except SigningFailed as error:
+            raise HartError(f"{certificate} cannot sign images with {key}: {error}") from None
 
     def signed(self, content: bytes, form: str, made_by: ImageRecord) -> bytes:
-        """The file with its manifest. form: png, jpeg or webp."""
+        """The file with its manifest. form: png, jpeg or webp. Raises `SigningFailed`."""
         from hart.generation.metadata import SOFTWARE
 
         software = {"name": SOFTWARE, "version": made_by.version}
@@ -61,29 +64,38 @@ class ContentCredentials:
             "assertions": [{"label": "c2pa.actions", "data": {"actions": actions}}],
         }
         written = io.BytesIO()
-        with (
-            self._c2pa.Signer.from_info(self._signer) as signer,
-            self._c2pa.Builder(manifest, self._context) as builder,
-        ):
-            builder.sign(signer, f"image/{form}", io.BytesIO(content), written)
+        try:
+            with (
+                self._c2pa.Signer.from_info(self._signer) as signer,
+                self._c2pa.Builder(manifest, self._context) as builder,
+            ):
+                builder.sign(signer, f"image/{form}", io.BytesIO(content), written)
+        except self._c2pa.C2paError as error:
+            raise SigningFailed(" ".join(str(error).split())) from None
         return written.getvalue()
 
 
 def _algorithm(file: Path, key: bytes) -> bytes:
     """C2PA's name of how this private key signs."""
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+    unsuited = HartError(
+        f"{file}: C2PA signs with ECDSA (P-256, P-384, P-521), Ed25519 or RSA keys, not with this kind"
+    )
     try:
         found = load_pem_private_key(key, password=None)
     except (TypeError, ValueError):
         raise HartError(f"{file}: no private key in PEM, without a password") from None
+    except UnsupportedAlgorithm:
+        raise unsuited from None
     if isinstance(found, Ed25519PrivateKey):
         return b"ed25519"
     if isinstance(found, RSAPrivateKey):
         return b"ps256"
     if isinstance(found, EllipticCurvePrivateKey) and found.curve.name in ALGORITHMS:
         return ALGORITHMS[found.curve.name]
-    raise HartError(f"{file}: C2PA signs with ECDSA (P-256, P-384, P-521), Ed25519 or RSA keys, not with this kind")
+    raise unsuited

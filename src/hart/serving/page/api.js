@@ -65,11 +65,12 @@ function toBlob(base64) {
   return new Blob([Uint8Array.from(atob(base64), (character) => character.charCodeAt(0))], { type: "image/png" });
 }
 
-/** Images of a request as they are drawn: {index, partial, done, blob, seed, size}. */
+/** Images of a request as they are drawn: {index, partial, done, blob, seed, size, notes}. */
 export async function* draw(path, body, signal) {
   for await (const event of events(await post(path, body, signal))) {
     const done = event.type.endsWith(".completed");
     if (!done && !event.type.endsWith(".partial_image")) continue;
-    yield { index: event.image_index ?? 0, partial: event.partial_image_index, done, blob: toBlob(event.b64_json), seed: event.seed, size: event.size };
+    const { seed, size, notes = [] } = event;
+    yield { index: event.image_index ?? 0, partial: event.partial_image_index, done, blob: toBlob(event.b64_json), seed, size, notes: notes.map(sentence).join(" ") };
   }
 }

@@ -189,7 +189,7 @@ at("edit-draw").addEventListener("click", async () => {
   cut.globalCompositeOperation = "destination-out";
   cut.drawImage(mask, 0, 0);
   const png = (of) => new Promise((resolve) => of.toBlob(resolve, "image/png"));
-  const work = { image: await png(source), mask: await png(holes), prompt: prompt.value, size: `${mask.width}x${mask.height}` };
+  const work = { image: await png(source), mask: await png(holes), prompt: prompt.value.trim(), size: `${mask.width}x${mask.height}` };
   dialog.close();
   submit(work);
 });

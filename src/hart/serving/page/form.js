@@ -103,7 +103,7 @@ function showValues() {
 export function settings() {
   const prompt = form.prompt.value.trim(), style = chosenStyle();
   return {
-    prompt: style ? `${prompt}, ${style}` : prompt,
+    prompt: [prompt, style].filter(Boolean).join(", "),
     negative_prompt: form.negative.value.trim(),
     seed: Number(form.seed.value),
     model: form.model.value || undefined,

@@ -9,6 +9,7 @@ import * as viewer from "./viewer.js";
 
 const at = (id) => document.getElementById(id);
 const form = at("form");
+const UPLOAD_BYTES = 18e6; // of an image: the server reads 20 MiB, all of a form together
 
 let images = []; // the history, newest first
 let running = null; // the AbortController of the drawing that is running
@@ -36,6 +37,7 @@ async function run(path, chosen, count, fields = {}) {
   try {
     for await (const event of api.draw(path, fields.image ? multipart(wanted) : wanted, mine.signal)) {
       const tile = tiles[event.index];
+      if (event.notes) say(event.notes);
       if (event.done) await tile.finish(event, path);
       else tile.show(event.blob);
     }
@@ -80,11 +82,11 @@ function waitingTile(chosen) {
   note.textContent = model(chosen.model)?.state === "ready" ? "Waiting for its turn…" : "Opening the model…";
   button.append(note);
   const bar = document.createElement("progress");
-  bar.setAttribute("aria-label", `Drawing ${chosen.prompt}`);
+  bar.setAttribute("aria-label", `Drawing ${viewer.titleOf(chosen)}`);
   element.append(button, bar);
   const partials = [];
   const picture = document.createElement("img");
-  picture.alt = `${chosen.prompt}, being drawn`;
+  picture.alt = `${viewer.titleOf(chosen)}, being drawn`;
   let source;
   const put = (blob) => {
     if (source) URL.revokeObjectURL(source);
@@ -103,7 +105,7 @@ function waitingTile(chosen) {
       put(event.blob);
       bar.remove();
       element.classList.remove("drawing");
-      picture.alt = chosen.prompt;
+      picture.alt = viewer.titleOf(chosen);
       button.disabled = false;
       const { aspect, ...asked } = chosen; // the answer has the size in pixels
       const made = { ...asked, seed: event.seed ?? chosen.seed, size: event.size ?? chosen.size };
@@ -135,10 +137,10 @@ function galleryTile(image) {
   button.type = "button";
   button.className = "open";
   const picture = document.createElement("img");
-  picture.alt = `${image.settings.prompt}, seed ${image.settings.seed}`;
+  picture.alt = `${viewer.titleOf(image.settings)}, seed ${image.settings.seed}`;
   picture.loading = "lazy";
   picture.src = viewer.url(image.blob);
-  button.title = image.settings.prompt;
+  button.title = viewer.titleOf(image.settings);
   button.append(picture);
   button.addEventListener("click", () => viewer.open(image, model(image.settings.model)));
   const tick = document.createElement("input");
@@ -177,28 +179,36 @@ async function restoreFrom(file) {
     return restore(found);
   }
   if (!file.type.startsWith("image/")) return say("That file is no image.");
-  say("That image does not say how it was made. It can still be edited, varied, and lend its look.");
-  const chosen = settings();
-  viewer.open({ blob: file, partials: [], settings: { ...chosen, prompt: chosen.prompt || file.name }, kind: "file" }, model());
+  say("That image does not say how it was made. It can still be edited, varied, and lend its colours.");
+  viewer.open({ blob: file, partials: [], settings: settings(), kind: "file" }, model());
 }
 
 // --- what can be made of an image ---
 
-async function edit(image) {
-  const facts = model(image.settings.model);
-  let bitmap;
+/** The file itself, or a PNG of it at a size that the server would reduce it to anyway: it reads no large photographs.
+ * Nothing, which is said, where it is no image. */
+async function usable(file, facts) {
   try {
-    bitmap = await createImageBitmap(image.blob);
-    // photographs are painted on at a size that the server would reduce them to anyway
-    const most = 4 * Math.max(...(facts?.sizes ?? ["512"]).flatMap((size) => size.split("x").map(Number)));
-    const scale = most / Math.max(bitmap.width, bitmap.height);
-    const [resizeWidth, resizeHeight] = [bitmap.width, bitmap.height].map((side) => Math.max(1, Math.round(side * scale)));
-    if (scale < 1) bitmap = await createImageBitmap(bitmap, { resizeWidth, resizeHeight, resizeQuality: "high" });
+    const bitmap = await createImageBitmap(file);
+    const most = 4 * Math.max(...facts.sizes.flatMap((size) => size.split("x").map(Number)));
+    // a PNG takes at most about three bytes a pixel
+    const scale = Math.min(most / Math.max(bitmap.width, bitmap.height), Math.sqrt(UPLOAD_BYTES / 3 / (bitmap.width * bitmap.height)));
+    if (scale >= 1 && file.size <= UPLOAD_BYTES) return file;
+    const [width, height] = [bitmap.width, bitmap.height].map((side) => Math.max(1, Math.round(side * Math.min(1, scale))));
+    const canvas = new OffscreenCanvas(width, height);
+    const small = await createImageBitmap(bitmap, { resizeWidth: width, resizeHeight: height, resizeQuality: "high" });
+    canvas.getContext("bitmaprenderer").transferFromImageBitmap(small);
+    return await canvas.convertToBlob();
   } catch {
-    return say("That file is not an image that this browser can show.");
+    say("That file is not an image that this browser can show.");
   }
-  editor.open(bitmap, image.settings.prompt, facts?.token_size ?? 16, (work) => {
-    run("/v1/images/edits", { ...settings(), aspect: undefined, prompt: work.prompt || image.settings.prompt, size: work.size }, Number(form.count.value), {
+}
+
+async function edit(image, facts) {
+  const file = await usable(image.blob, facts);
+  if (!file) return;
+  editor.open(await createImageBitmap(file), image.settings.prompt, facts.token_size, (work) => {
+    run("/v1/images/edits", { ...settings(), aspect: undefined, prompt: work.prompt, size: work.size }, Number(form.count.value), {
       image: work.image,
       mask: work.mask,
     });
@@ -206,16 +216,18 @@ async function edit(image) {
 }
 
 /** Images that have something of another. kept: what they have. */
-function varied(image, prompt, kept) {
+async function varied(image, facts, prompt, kept) {
+  const file = await usable(image.blob, facts);
+  if (!file) return;
   const seed = Math.floor(Math.random() * 2 ** 32);
-  run("/v1/images/variations", { ...image.settings, prompt, seed }, Number(form.count.value), { image: image.blob, ...kept });
+  run("/v1/images/variations", { ...image.settings, prompt, seed }, Number(form.count.value), { image: file, ...kept });
 }
 
 viewer.connect({
   reuse: (image) => restore(image.settings),
   edit,
-  vary: (image, kept) => varied(image, image.settings.prompt, { kept_scales: kept }),
-  look: (image, prompt, strength) => varied(image, prompt, { style_strength: strength }),
+  vary: (image, facts, kept) => varied(image, facts, image.settings.prompt, { kept_scales: kept }),
+  recolour: (image, facts, prompt, strength) => varied(image, facts, prompt, { style_strength: strength }),
   remove: async (image) => {
     if (typeof image.id === "number") await history.remove(image.id);
     forget(image);

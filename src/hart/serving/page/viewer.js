@@ -8,6 +8,8 @@ let shown, urls = [], facts, playing;
 
 export const url = (blob) => URL.createObjectURL(blob);
 
+export const titleOf = (settings) => settings.prompt || "no prompt";
+
 /** The rows of a table that says how an image was made. */
 export function factsOf(settings) {
   const rows = [
@@ -40,16 +42,16 @@ export function open(image, model) {
   facts = model;
   urls = [...image.partials, image.blob].map(url);
   const foreign = image.kind === "file"; // its settings are those that the next drawing takes
-  at("viewer-title").textContent = foreign ? image.blob.name : image.settings.prompt;
+  at("viewer-title").textContent = foreign ? image.blob.name : titleOf(image.settings);
   at("viewer-facts").replaceChildren(...(foreign ? [] : factsOf(image.settings)));
   for (const name of ["download", "reuse", "delete", "newer", "older"]) at(name).hidden = foreign;
   at("download").href = urls.at(-1);
-  at("download").download = `${image.settings.prompt.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 60)}-${image.settings.seed}.png`;
+  at("download").download = `${titleOf(image.settings).replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 60)}-${image.settings.seed}.png`;
   at("scale").max = at("scale").value = urls.length;
   at("scale").disabled = at("play").disabled = urls.length === 1;
   const scales = model?.scales ?? 1;
   at("edit").hidden = !model?.edits;
-  at("vary").closest("fieldset").hidden = at("look").hidden = !model?.variations;
+  at("vary").closest("fieldset").hidden = at("colours").hidden = !model?.variations;
   at("copy").hidden = image.kind !== "generations"; // the others also need the image that they began with
   at("kept").max = scales;
   at("kept").value = Math.floor(scales / 2);
@@ -62,13 +64,13 @@ export function open(image, model) {
 function showScale() {
   const scale = Number(at("scale").value);
   at("viewer-image").src = urls[scale - 1];
-  at("viewer-image").alt = `${shown.settings.prompt}, ${scale === urls.length ? "finished" : `as it stood at step ${scale} of ${urls.length}`}`;
+  at("viewer-image").alt = `${at("viewer-title").textContent}, ${scale === urls.length ? "finished" : `as it stood at step ${scale} of ${urls.length}`}`;
   at("scale-value").textContent = scale === urls.length ? "finished" : `${scale} of ${urls.length}`;
 }
 
 function showKept() {
   at("kept-value").textContent = `${at("kept").value} of ${at("kept").max}`;
-  at("look-value").textContent = at("look-strength").value;
+  at("colours-value").textContent = at("colours-strength").value;
 }
 
 /** From the first scale to the finished image. */
@@ -85,7 +87,7 @@ function play() {
 
 at("play").addEventListener("click", play);
 at("scale").addEventListener("input", () => { clearInterval(playing); showScale(); });
-for (const name of ["kept", "look-strength"]) at(name).addEventListener("input", showKept);
+for (const name of ["kept", "colours-strength"]) at(name).addEventListener("input", showKept);
 dialog.addEventListener("close", forgetUrls);
 dialog.addEventListener("click", async (event) => {
   const kind = event.target.dataset?.copy;
@@ -99,15 +101,15 @@ dialog.addEventListener("click", async (event) => {
   }
 });
 
-/** on: {reuse, edit, vary(kept), look(prompt, strength), remove, step(by)}, each called with the image that is shown. step: to the image so many
- * places older in the history, if there is one. */
+/** on: {reuse, edit, vary(kept), recolour(prompt, strength), remove, step(by)}, each called with the image that is shown; those that draw
+ * also with the facts of its model. step: to the image so many places older in the history, if there is one. */
 export function connect(on) {
   at("reuse").addEventListener("click", () => { dialog.close(); on.reuse(shown); });
-  at("edit").addEventListener("click", () => { dialog.close(); on.edit(shown); });
-  at("vary").addEventListener("click", () => { dialog.close(); on.vary(shown, Number(at("kept").value)); });
-  at("draw-look").addEventListener("click", () => {
+  at("edit").addEventListener("click", () => { dialog.close(); on.edit(shown, facts); });
+  at("vary").addEventListener("click", () => { dialog.close(); on.vary(shown, facts, Number(at("kept").value)); });
+  at("draw-colours").addEventListener("click", () => {
     dialog.close();
-    on.look(shown, at("look-prompt").value.trim() || shown.settings.prompt, Number(at("look-strength").value));
+    on.recolour(shown, facts, at("colours-prompt").value.trim() || shown.settings.prompt, Number(at("colours-strength").value));
   });
   at("delete").addEventListener("click", () => { dialog.close(); on.remove(shown); });
   at("newer").addEventListener("click", () => on.step(shown, -1));
@@ -126,10 +128,10 @@ export function compare(pair) {
     side.className = "side";
     const picture = document.createElement("img");
     picture.src = url(image.blob);
-    picture.alt = image.settings.prompt;
+    picture.alt = titleOf(image.settings);
     picture.addEventListener("load", () => URL.revokeObjectURL(picture.src), { once: true });
     const title = document.createElement("h2");
-    title.textContent = image.settings.prompt;
+    title.textContent = titleOf(image.settings);
     const list = document.createElement("dl");
     list.append(...factsOf(Object.fromEntries(Object.entries(image.settings).filter(([name]) => !same(name) || name === "seed"))));
     side.append(picture, title, list);
