@@ -294,10 +294,13 @@ def test_an_image_of_others_has_no_prompt_but_what_the_form_says(page: Any, tmp_
         assert page.locator("#viewer-title").inner_text() == (prompt or "no prompt")
         with page.expect_download() as download:
             page.get_by_role("link", name="Download PNG").click()
-        assert read_record(Path(download.value.path())).prompt == prompt
+        record = read_record(Path(download.value.path()))
+        assert record.prompt == prompt
         page.get_by_role("button", name="Close").first.click()
+        page.locator("#open-file").set_input_files(download.value.path())  # it says how it was made
+        sync_api.expect(page.get_by_label("Seed", exact=True)).to_have_value(str(record.seed))
+        page.get_by_label("Prompt", exact=True).fill("")
         page.get_by_role("group", name="Style").get_by_role("button", name="twemoji", exact=True).click()
-    page.get_by_label("Prompt", exact=True).fill("")
     page.locator("#open-file").set_input_files(tmp_path / "holiday.jpg")
     page.get_by_role("button", name="Edit", exact=True).click()
     page.get_by_role("button", name="Redraw all").click()

@@ -30,7 +30,7 @@ const latin1 = (bytes) => new TextDecoder("latin1").decode(bytes);
 /** What to draw to get this image again, in the page's own terms; null if the file does not say. */
 export async function settingsOf(blob) {
   const chunks = await textChunks(blob);
-  if (!chunks?.prompt || chunks.seed === undefined) return null;
+  if (chunks?.prompt === undefined || chunks.seed === undefined) return null; // an edit may have an empty prompt
   let stored = {};
   try {
     stored = JSON.parse(chunks.settings ?? "{}");
