@@ -188,7 +188,7 @@ def test_memory_does_not_grow_with_what_is_asked_for(
         assert result.stderr == f"stopped: 0 of {count} in {tmp_path}\n"
     for options, said in (
         (("-n", 10**30), "num_images_per_prompt"),
-        (("--batch-size", 10**12), "choose --batch-size"),
+        (("--batch-size", 10**12), "batch_size"),
         (("--size", 10**12), "size"),
         (("--top-k", 10**30), "top_k"),
         (("--seed", 2**64), "seed 18446744073709551616: give a whole number"),
