@@ -24,7 +24,7 @@ class Reading:
     """What an encoder reads of a prompt.
 
     left_out: the text after what it reads; empty if it reads all. unknown: words that it does not know.
-    others: words that were in no caption, and the known ones that it reads in their place.
+    others: words that were in no caption, and the known ones that it reads in their place; "" where none is near.
     """
 
     left_out: str = ""
@@ -42,7 +42,8 @@ class Reading:
             more = f" and {len(self.unknown) - SHOWN_WORDS} more" if len(self.unknown) > SHOWN_WORDS else ""
             found.append(f"{named}: the text encoder does not know {words}{more}, and reads all such words alike")
         for word, other in list(self.others.items())[:SHOWN_WORDS]:
-            found.append(f'"{clipped(word, 40)}" was in no caption of the model\'s training: it is read as "{other}"')
+            how = f': it is read as "{other}"' if other else ", nor was a word like it: it may change nothing"
+            found.append(f'"{clipped(word, 40)}" was in no caption of the model\'s training{how}')
         return found
 
 

@@ -123,7 +123,7 @@ class CompactTextEncoder(nn.Module):
         return self._pieces([self._as_read(prompt)[0] for prompt in prompts])
 
     def _as_read(self, prompt: str) -> tuple[str, dict[str, str]]:
-        """The text that is tokenized, and its words that others stand for."""
+        """The text that is tokenized, and `Reading.others`."""
         text = named_emoji(prompt)
         return (text, {}) if self.reader is None else self.reader(text)
 

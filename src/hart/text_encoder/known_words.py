@@ -66,9 +66,9 @@ class WordReader:
         self._read: dict[str, str] = {}
 
     def __call__(self, text: str) -> tuple[str, dict[str, str]]:
-        """The text as it is to be read, and its words that another stands for."""
-        replaced = {word: name for word in self.known.unknown(text) if (name := self._nearest(word.lower()))}
-        return _WORD.sub(lambda match: replaced.get(match[0], match[0]), text) if replaced else text, replaced
+        """The text as it is to be read, and its words that are not known with the name that stands for each, or ""."""
+        others = {word: self._nearest(word.lower()) for word in self.known.unknown(text)}
+        return _WORD.sub(lambda match: others.get(match[0]) or match[0], text), others
 
     def _nearest(self, word: str) -> str:
         """The name nearest to a word; empty if none is near."""
