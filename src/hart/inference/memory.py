@@ -98,13 +98,16 @@ def require_memory(
 
 def _what_fits(needed: Callable[..., Memory], images: int, free: int) -> list[str]:
     """Options with which it does, each alone or with the fewest others; of batches the largest."""
+
+    def most(changes: Mapping[str, object], batch: int) -> int:
+        return needed(batch, **changes).most
+
     found: dict[frozenset[str], str] = {}
     for count in range(1, 4):
         for names in combinations(("--batch-size", *SAVING), count):
             changes = {key: value for name in names for key, value in SAVING.get(name, {}).items()}
             batches = range(1, images) if "--batch-size" in names else range(images, images + 1)
-            needs = partial(needed, **changes)
-            fitting = bisect_right(batches, free, key=lambda batch, needs=needs: needs(batch).most)
+            fitting = bisect_right(batches, free, key=partial(most, changes))
             if fitting and not any(fewer < set(names) for fewer in found):
                 found[frozenset(names)] = " ".join(names).replace("--batch-size", f"--batch-size {fitting}")
     return list(found.values())
