@@ -39,6 +39,7 @@ from hart.generation.next_scale import NextScaleGenerator, ScaleState
 from hart.generation.noise import SeededNoise
 from hart.generation.outputs import HartOutput, Reconstruction, ScalePreview, joined_images, psnr
 from hart.generation.request import (
+    MAX_BATCH,
     OutputType,
     Prompt,
     SamplingOptions,
@@ -47,6 +48,7 @@ from hart.generation.request import (
     checked_latents,
     checked_prompts,
     checked_settings,
+    whole_number,
 )
 from hart.grids import ScaleSchedule
 from hart.inference.components import Components
@@ -177,8 +179,8 @@ class HartPipeline(Editing):
         """
         parts = self._components
         guided = checked_settings(self.config, sampling, settings, schedule).guidance_scale > 0
-        together = min(images, batch_size or default_batch(parts.device.type))
-        require_memory(self.config, parts, schedule, together, 1 + guided + second_prompt)
+        size = whole_number("batch_size", batch_size or default_batch(parts.device.type), 1, MAX_BATCH)
+        require_memory(self.config, parts, schedule, min(images, size), 1 + guided + second_prompt)
 
     @torch.inference_mode()
     def encode_prompt(self, prompt: Prompt | Iterable[Prompt]) -> Context:

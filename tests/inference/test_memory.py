@@ -116,6 +116,7 @@ def test_on_a_gpu_one_image_is_asked_for_one(monkeypatch: pytest.MonkeyPatch, te
     ("size", "images", "free", "advice"),
     [
         (512, 4, 6.0e9, ["--batch-size 3", "--cache int8"]),
+        (512, 4096, 6.0e9, ["--batch-size 3"]),
         (512, 4, 1.5e9, ["--batch-size 2 --cache int8"]),
         (512, 4, 0.8e9, ["--batch-size 1 --cache int8 --tiled"]),
         (512, 4, 0.5e9, []),

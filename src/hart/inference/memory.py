@@ -10,8 +10,10 @@ scales, N of the last one, C width, M MLP width, V codes, W width of the diffusi
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from types import MappingProxyType
 
@@ -96,13 +98,17 @@ def require_memory(
 
 def _what_fits(needed: Callable[..., Memory], images: int, free: int) -> list[str]:
     """Options with which it does, each alone or with the fewest others; of batches the largest."""
+
+    def most(changes: Mapping[str, object], batch: int) -> int:
+        return needed(batch, **changes).most
+
     found: dict[frozenset[str], str] = {}
     for count in range(1, 4):
         for names in combinations(("--batch-size", *SAVING), count):
             changes = {key: value for name in names for key, value in SAVING.get(name, {}).items()}
-            batches = range(images - 1, 0, -1) if "--batch-size" in names else [images]
-            fitting = next((batch for batch in batches if needed(batch, **changes).most <= free), None)
-            if fitting is not None and not any(fewer < set(names) for fewer in found):
+            batches = range(1, images) if "--batch-size" in names else range(images, images + 1)
+            fitting = bisect_right(batches, free, key=partial(most, changes))
+            if fitting and not any(fewer < set(names) for fewer in found):
                 found[frozenset(names)] = " ".join(names).replace("--batch-size", f"--batch-size {fitting}")
     return list(found.values())
 
