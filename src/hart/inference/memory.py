@@ -90,9 +90,9 @@ def require_memory(
     size = size_of_grid(schedule.final, config.tokenizer.downsampling)
     raise HartError(
         f"{'an image' if images == 1 else f'{images} images together'} of {size} px would take about "
-        f"{_bytes(need.most)} of memory besides the model (keys and values {_bytes(need.cache)}, decoder "
-        f"{_bytes(need.decoder)}), and {_bytes(free)} are free: choose "
-        + " or ".join([*_what_fits(needed, images, free), "a smaller --size"])
+        f"{_bytes(need.most)} of memory besides the model ({_bytes(need.cache + need.scale)} for the tokens, "
+        f"{_bytes(need.cache)} of it keys and values, then {_bytes(need.decoder)} for the decoder), and "
+        f"{_bytes(free)} are free: choose " + " or ".join([*_what_fits(needed, images, free), "a smaller --size"])
     )
 
 
