@@ -139,7 +139,10 @@ def test_a_file_restores_its_settings_dropped_or_chosen(page: Any, address: str,
     data = page.evaluate_handle(script, list(stored.read_bytes()))
     page.locator("body").dispatch_event("drop", {"dataTransfer": data})
     sync_api.expect(page.get_by_label("Prompt", exact=True)).to_have_value("a blue fish")
-    page.get_by_label("Prompt", exact=True).fill("something else")
+    Image.new("RGB", (8, 8)).save(tmp_path / "other.webp")
+    page.locator("#open-file").set_input_files(tmp_path / "other.webp")
+    page.get_by_role("heading", name="other.webp").wait_for()
+    page.locator("#prompt").evaluate("e => e.value = 'something else'")
     page.locator("#open-file").set_input_files(stored)
     page.get_by_text("More settings").click()
     wanted = {"Prompt": "a blue fish", "Seed": "12"}
@@ -274,8 +277,15 @@ def test_the_canvas_grows_and_variations_keep_the_coarse_scales(page: Any) -> No
 
 def test_an_image_of_others_is_there_to_be_edited_and_to_lend_its_colours(page: Any, tmp_path: Path) -> None:
     Image.new("RGB", (2048, 1024), "blue").save(tmp_path / "holiday.jpg")
+    (tmp_path / "junk.png").write_text("no image")
     page.locator("#open-file").set_input_files(tmp_path / "holiday.jpg")
     page.get_by_role("heading", name="holiday.jpg").wait_for()
+    page.locator("#open-file").set_input_files(tmp_path / "junk.png")
+    sync_api.expect(page.get_by_role("alert")).to_contain_text("junk.png is not an image")
+    assert not page.get_by_role("dialog").is_visible()
+    page.locator("#open-file").set_input_files(tmp_path / "holiday.jpg")
+    sync_api.expect(page.get_by_role("heading", name="holiday.jpg")).to_be_visible()
+    sync_api.expect(page.locator("#message")).to_contain_text("only a PNG made by HART")
     assert not page.get_by_role("button", name="Use these settings").is_visible()
     assert page.get_by_role("button", name="Draw in these colours").is_visible()
     page.get_by_role("button", name="Edit", exact=True).click()

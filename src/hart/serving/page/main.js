@@ -173,13 +173,16 @@ function forget(image) {
 }
 
 async function restoreFrom(file) {
+  viewer.close();
   const found = await settingsOf(file).catch(() => null);
   if (found) {
     say("");
     return restore(found);
   }
-  if (!file.type.startsWith("image/")) return say("That file is no image.");
-  say("That image does not say how it was made. It can still be edited, varied, and lend its colours.");
+  const bitmap = await createImageBitmap(file).catch(() => null);
+  if (!bitmap) return say(`${file.name} is not an image that this browser can show.`);
+  bitmap.close();
+  say("That image holds no settings: only a PNG made by HART does. It can still be edited, varied, and lend its colours.");
   viewer.open({ blob: file, partials: [], settings: settings(), kind: "file" }, model());
 }
 
