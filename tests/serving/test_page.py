@@ -12,13 +12,14 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from hart.generation.metadata import read_record
+from hart.generation.metadata import MixSettings, read_record, write_image
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("fastapi")
@@ -144,6 +145,12 @@ def test_a_file_restores_its_settings_dropped_or_chosen(page: Any, address: str,
     page.get_by_role("heading", name="other.webp").wait_for()
     page.locator("#prompt").evaluate("e => e.value = 'something else'")
     page.locator("#open-file").set_input_files(stored)
+    sync_api.expect(page.locator("#message")).to_be_hidden()  # nothing is missing
+    record = read_record(stored)
+    mixed = replace(record, settings=replace(record.settings, mix=MixSettings("a cat", (0.5,))))
+    write_image(tmp_path / "mixed.png", Image.open(stored), mixed)
+    page.locator("#open-file").set_input_files(tmp_path / "mixed.png")
+    sync_api.expect(page.get_by_role("alert")).to_contain_text("not the image's second prompt")
     page.get_by_text("More settings").click()
     wanted = {"Prompt": "a blue fish", "Seed": "12"}
     for label, value in wanted.items():
@@ -309,6 +316,7 @@ def test_an_image_of_others_has_no_prompt_but_what_the_form_says(page: Any, tmp_
         page.get_by_role("button", name="Close").first.click()
         page.locator("#open-file").set_input_files(download.value.path())  # it says how it was made
         sync_api.expect(page.get_by_label("Seed", exact=True)).to_have_value(str(record.seed))
+        sync_api.expect(page.get_by_role("alert")).to_contain_text("not the image's source image")
         page.get_by_label("Prompt", exact=True).fill("")
         page.get_by_role("group", name="Style").get_by_role("button", name="twemoji", exact=True).click()
     page.locator("#open-file").set_input_files(tmp_path / "holiday.jpg")

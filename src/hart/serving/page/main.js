@@ -172,13 +172,16 @@ function forget(image) {
   }
 }
 
+/** lacks: what the image was also made of, which the form does not hold. */
+function giveBack(stored, lacks) {
+  restore(stored);
+  say(lacks ? `The settings are back, but not the image's ${lacks}: without it they draw another image.` : "");
+}
+
 async function restoreFrom(file) {
   viewer.close();
   const found = await settingsOf(file).catch(() => null);
-  if (found) {
-    say("");
-    return restore(found);
-  }
+  if (found) return giveBack(found, found.lacks);
   const bitmap = await createImageBitmap(file).catch(() => null);
   if (!bitmap) return say(`${file.name} is not an image that this browser can show.`);
   bitmap.close();
@@ -227,7 +230,7 @@ async function varied(image, facts, prompt, kept) {
 }
 
 viewer.connect({
-  reuse: (image) => restore(image.settings),
+  reuse: (image) => giveBack(image.settings, image.kind === "generations" ? undefined : "source image"),
   edit,
   vary: (image, facts, kept) => varied(image, facts, image.settings.prompt, { kept_scales: kept }),
   recolour: (image, facts, prompt, strength) => varied(image, facts, prompt, { style_strength: strength }),
