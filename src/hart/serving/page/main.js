@@ -29,7 +29,7 @@ async function run(path, chosen, count, fields = {}) {
   say("");
   busy(true);
   for (const old of at("current").querySelectorAll("img")) URL.revokeObjectURL(old.src);
-  const tiles = Array.from({ length: count }, (_, index) => waitingTile({ ...chosen, seed: chosen.seed + index }));
+  const tiles = Array.from({ length: count }, (_, index) => waitingTile({ ...chosen, seed: String(BigInt(chosen.seed) + BigInt(index)) }));
   at("current").replaceChildren(...tiles.map(({ element }) => element));
   if (matchMedia("(max-width: 46rem)").matches) at("stage").scrollIntoView(); // below the form
   const wanted = { ...chosen, ...fields, n: count, stream: true, partial_images: model(chosen.model)?.scales ?? 3, output_format: "png" };
@@ -108,7 +108,7 @@ function waitingTile(chosen) {
       picture.alt = viewer.titleOf(chosen);
       button.disabled = false;
       const { aspect, ...asked } = chosen; // the answer has the size in pixels
-      const made = { ...asked, seed: event.seed ?? chosen.seed, size: event.size ?? chosen.size };
+      const made = { ...asked, size: event.size ?? chosen.size };
       const image = { created: Date.now(), blob: event.blob, partials, settings: made, kind: path.split("/").at(-1) };
       const kept = await history.add(image).catch(() => {
         at("history-hint").textContent = "this browser does not keep them: download what you like";
@@ -211,6 +211,7 @@ async function usable(file, facts) {
 }
 
 async function edit(image, facts) {
+  if (!form.seed.reportValidity()) return;
   const file = await usable(image.blob, facts);
   if (!file) return;
   editor.open(await createImageBitmap(file), image.settings.prompt, facts.token_size, (work) => {

@@ -41,7 +41,7 @@ export async function settingsOf(blob) {
   return {
     prompt: chunks.prompt,
     negative_prompt: stored.negative_prompt ?? "",
-    seed: Number(chunks.seed),
+    seed: chunks.seed,
     model: chunks.model,
     guidance_scale: sampling.guidance_scale,
     top_k: sampling.top_k ?? 0,
