@@ -209,7 +209,7 @@ def test_a_wrong_request_is_explained(page: Any) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_in_light_and_dark(browser: Any, address: str, scheme: str) -> None:
+def test_a_phone_in_light_and_dark(browser: Any, address: str, scheme: str, tmp_path: Path) -> None:
     context = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme, has_touch=True)
     page = context.new_page()
     page.goto(address)
@@ -217,6 +217,15 @@ def test_a_phone_in_light_and_dark(browser: Any, address: str, scheme: str) -> N
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     red, green, blue = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number)")
     assert (red + green + blue < 200) == (scheme == "dark")
+    Image.new("RGB", (64, 64), "blue").save(tmp_path / "blue.png")
+    page.locator("#open-file").set_input_files(tmp_path / "blue.png")
+    page.get_by_role("button", name="Edit", exact=True).click()
+    bar = page.locator("#edit-bar").bounding_box()
+    assert bar["y"] + bar["height"] <= 740
+    for control in page.locator("#editor .viewer-body").locator("button:enabled, input, textarea").all():
+        control.focus()
+        box = control.bounding_box()
+        assert box["y"] + box["height"] <= bar["y"]  # the bar covers nothing that has the focus
     context.close()
 
 
