@@ -12,13 +12,14 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from hart.generation.metadata import read_record
+from hart.generation.metadata import MixSettings, read_record, write_image
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("fastapi")
@@ -130,7 +131,7 @@ def test_history_survives_a_reload_and_gives_settings_back(page: Any) -> None:
 
 def test_a_file_restores_its_settings_dropped_or_chosen(page: Any, address: str, tmp_path: Path) -> None:
     stored = tmp_path / "stored.png"
-    stored.write_bytes(from_api(address, prompt="a blue fish", seed=12, guidance_scale=4, top_p=0.5))
+    stored.write_bytes(from_api(address, prompt="a blue fish", seed=2**53 + 1, guidance_scale=4, top_p=0.5))
     script = """bytes => {
         const data = new DataTransfer();
         data.items.add(new File([Uint8Array.from(bytes)], "stored.png", {type: "image/png"}));
@@ -139,10 +140,19 @@ def test_a_file_restores_its_settings_dropped_or_chosen(page: Any, address: str,
     data = page.evaluate_handle(script, list(stored.read_bytes()))
     page.locator("body").dispatch_event("drop", {"dataTransfer": data})
     sync_api.expect(page.get_by_label("Prompt", exact=True)).to_have_value("a blue fish")
-    page.get_by_label("Prompt", exact=True).fill("something else")
+    Image.new("RGB", (8, 8)).save(tmp_path / "other.webp")
+    page.locator("#open-file").set_input_files(tmp_path / "other.webp")
+    page.get_by_role("heading", name="other.webp").wait_for()
+    page.locator("#prompt").evaluate("e => e.value = 'something else'")
     page.locator("#open-file").set_input_files(stored)
+    sync_api.expect(page.locator("#message")).to_be_hidden()  # nothing is missing
+    record = read_record(stored)
+    mixed = replace(record, settings=replace(record.settings, mix=MixSettings("a cat", (0.5,))))
+    write_image(tmp_path / "mixed.png", Image.open(stored), mixed)
+    page.locator("#open-file").set_input_files(tmp_path / "mixed.png")
+    sync_api.expect(page.get_by_role("alert")).to_contain_text("not the image's second prompt")
     page.get_by_text("More settings").click()
-    wanted = {"Prompt": "a blue fish", "Seed": "12"}
+    wanted = {"Prompt": "a blue fish", "Seed": str(2**53 + 1)}
     for label, value in wanted.items():
         sync_api.expect(page.get_by_label(label, exact=True)).to_have_value(value)
     for field, value in {"#guidance": "4", "#top-p": "0.5"}.items():
@@ -199,7 +209,7 @@ def test_a_wrong_request_is_explained(page: Any) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_in_light_and_dark(browser: Any, address: str, scheme: str) -> None:
+def test_a_phone_in_light_and_dark(browser: Any, address: str, scheme: str, tmp_path: Path) -> None:
     context = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme, has_touch=True)
     page = context.new_page()
     page.goto(address)
@@ -207,6 +217,15 @@ def test_a_phone_in_light_and_dark(browser: Any, address: str, scheme: str) -> N
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     red, green, blue = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number)")
     assert (red + green + blue < 200) == (scheme == "dark")
+    Image.new("RGB", (64, 64), "blue").save(tmp_path / "blue.png")
+    page.locator("#open-file").set_input_files(tmp_path / "blue.png")
+    page.get_by_role("button", name="Edit", exact=True).click()
+    bar = page.locator("#edit-bar").bounding_box()
+    assert bar["y"] + bar["height"] <= 740
+    for control in page.locator("#editor .viewer-body").locator("button:enabled, input, textarea").all():
+        control.focus()
+        box = control.bounding_box()
+        assert box["y"] + box["height"] <= bar["y"]  # the bar covers nothing that has the focus
     context.close()
 
 
@@ -274,8 +293,15 @@ def test_the_canvas_grows_and_variations_keep_the_coarse_scales(page: Any) -> No
 
 def test_an_image_of_others_is_there_to_be_edited_and_to_lend_its_colours(page: Any, tmp_path: Path) -> None:
     Image.new("RGB", (2048, 1024), "blue").save(tmp_path / "holiday.jpg")
+    (tmp_path / "junk.png").write_text("no image")
     page.locator("#open-file").set_input_files(tmp_path / "holiday.jpg")
     page.get_by_role("heading", name="holiday.jpg").wait_for()
+    page.locator("#open-file").set_input_files(tmp_path / "junk.png")
+    sync_api.expect(page.get_by_role("alert")).to_contain_text("junk.png is not an image")
+    assert not page.get_by_role("dialog").is_visible()
+    page.locator("#open-file").set_input_files(tmp_path / "holiday.jpg")
+    sync_api.expect(page.get_by_role("heading", name="holiday.jpg")).to_be_visible()
+    sync_api.expect(page.locator("#message")).to_contain_text("only a PNG made by HART")
     assert not page.get_by_role("button", name="Use these settings").is_visible()
     assert page.get_by_role("button", name="Draw in these colours").is_visible()
     page.get_by_role("button", name="Edit", exact=True).click()
@@ -299,6 +325,7 @@ def test_an_image_of_others_has_no_prompt_but_what_the_form_says(page: Any, tmp_
         page.get_by_role("button", name="Close").first.click()
         page.locator("#open-file").set_input_files(download.value.path())  # it says how it was made
         sync_api.expect(page.get_by_label("Seed", exact=True)).to_have_value(str(record.seed))
+        sync_api.expect(page.get_by_role("alert")).to_contain_text("not the image's source image")
         page.get_by_label("Prompt", exact=True).fill("")
         page.get_by_role("group", name="Style").get_by_role("button", name="twemoji", exact=True).click()
     page.locator("#open-file").set_input_files(tmp_path / "holiday.jpg")

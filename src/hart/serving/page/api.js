@@ -38,10 +38,13 @@ export async function models() {
   return (await (await call("/v1/models")).json()).data;
 }
 
+/** The JSON of a request; its seed is digits, which may be more than a Number holds. */
+export const json = ({ seed, ...rest }) => `{"seed":${seed},${JSON.stringify(rest).slice(1)}`;
+
 const post = (path, body, signal) =>
   body instanceof FormData
     ? call(path, { method: "POST", body, signal })
-    : call(path, { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" }, signal });
+    : call(path, { method: "POST", body: json(body), headers: { "Content-Type": "application/json" }, signal });
 
 async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -65,12 +68,12 @@ function toBlob(base64) {
   return new Blob([Uint8Array.from(atob(base64), (character) => character.charCodeAt(0))], { type: "image/png" });
 }
 
-/** Images of a request as they are drawn: {index, partial, done, blob, seed, size, notes}. */
+/** Images of a request as they are drawn: {index, partial, done, blob, size, notes}. */
 export async function* draw(path, body, signal) {
   for await (const event of events(await post(path, body, signal))) {
     const done = event.type.endsWith(".completed");
     if (!done && !event.type.endsWith(".partial_image")) continue;
-    const { seed, size, notes = [] } = event;
-    yield { index: event.image_index ?? 0, partial: event.partial_image_index, done, blob: toBlob(event.b64_json), seed, size, notes: notes.map(sentence).join(" ") };
+    const { size, notes = [] } = event;
+    yield { index: event.image_index ?? 0, partial: event.partial_image_index, done, blob: toBlob(event.b64_json), size, notes: notes.map(sentence).join(" ") };
   }
 }

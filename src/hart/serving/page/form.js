@@ -105,7 +105,7 @@ export function settings() {
   return {
     prompt: [prompt, style].filter(Boolean).join(", "),
     negative_prompt: form.negative.value.trim(),
-    seed: Number(form.seed.value),
+    seed: form.seed.value, // as text: it may be larger than a Number holds
     model: form.model.value || undefined,
     [ASPECTS.includes(form.size.value) ? "aspect" : "size"]: form.size.value,
     // a model that is still being opened draws with its own settings

@@ -29,7 +29,7 @@ async function run(path, chosen, count, fields = {}) {
   say("");
   busy(true);
   for (const old of at("current").querySelectorAll("img")) URL.revokeObjectURL(old.src);
-  const tiles = Array.from({ length: count }, (_, index) => waitingTile({ ...chosen, seed: chosen.seed + index }));
+  const tiles = Array.from({ length: count }, (_, index) => waitingTile({ ...chosen, seed: String(BigInt(chosen.seed) + BigInt(index)) }));
   at("current").replaceChildren(...tiles.map(({ element }) => element));
   if (matchMedia("(max-width: 46rem)").matches) at("stage").scrollIntoView(); // below the form
   const wanted = { ...chosen, ...fields, n: count, stream: true, partial_images: model(chosen.model)?.scales ?? 3, output_format: "png" };
@@ -108,7 +108,7 @@ function waitingTile(chosen) {
       picture.alt = viewer.titleOf(chosen);
       button.disabled = false;
       const { aspect, ...asked } = chosen; // the answer has the size in pixels
-      const made = { ...asked, seed: event.seed ?? chosen.seed, size: event.size ?? chosen.size };
+      const made = { ...asked, size: event.size ?? chosen.size };
       const image = { created: Date.now(), blob: event.blob, partials, settings: made, kind: path.split("/").at(-1) };
       const kept = await history.add(image).catch(() => {
         at("history-hint").textContent = "this browser does not keep them: download what you like";
@@ -172,14 +172,20 @@ function forget(image) {
   }
 }
 
+/** lacks: what the image was also made of, which the form does not hold. */
+function giveBack(stored, lacks) {
+  restore(stored);
+  say(lacks ? `The settings are back, but not the image's ${lacks}: without it they draw another image.` : "");
+}
+
 async function restoreFrom(file) {
+  viewer.close();
   const found = await settingsOf(file).catch(() => null);
-  if (found) {
-    say("");
-    return restore(found);
-  }
-  if (!file.type.startsWith("image/")) return say("That file is no image.");
-  say("That image does not say how it was made. It can still be edited, varied, and lend its colours.");
+  if (found) return giveBack(found, found.lacks);
+  const bitmap = await createImageBitmap(file).catch(() => null);
+  if (!bitmap) return say(`${file.name} is not an image that this browser can show.`);
+  bitmap.close();
+  say("That image holds no settings: only a PNG made by HART does. It can still be edited, varied, and lend its colours.");
   viewer.open({ blob: file, partials: [], settings: settings(), kind: "file" }, model());
 }
 
@@ -205,6 +211,7 @@ async function usable(file, facts) {
 }
 
 async function edit(image, facts) {
+  if (!form.seed.reportValidity()) return;
   const file = await usable(image.blob, facts);
   if (!file) return;
   editor.open(await createImageBitmap(file), image.settings.prompt, facts.token_size, (work) => {
@@ -224,7 +231,7 @@ async function varied(image, facts, prompt, kept) {
 }
 
 viewer.connect({
-  reuse: (image) => restore(image.settings),
+  reuse: (image) => giveBack(image.settings, image.kind === "generations" ? undefined : "source image"),
   edit,
   vary: (image, facts, kept) => varied(image, facts, image.settings.prompt, { kept_scales: kept }),
   recolour: (image, facts, prompt, strength) => varied(image, facts, prompt, { style_strength: strength }),

@@ -27,7 +27,7 @@ export async function textChunks(blob) {
 
 const latin1 = (bytes) => new TextDecoder("latin1").decode(bytes);
 
-/** What to draw to get this image again, in the page's own terms; null if the file does not say. */
+/** What to draw to get this image again, in the page's own terms, and what that lacks; null if the file does not say. */
 export async function settingsOf(blob) {
   const chunks = await textChunks(blob);
   if (chunks?.prompt === undefined || chunks.seed === undefined) return null; // an edit may have an empty prompt
@@ -41,11 +41,12 @@ export async function settingsOf(blob) {
   return {
     prompt: chunks.prompt,
     negative_prompt: stored.negative_prompt ?? "",
-    seed: Number(chunks.seed),
+    seed: chunks.seed,
     model: chunks.model,
     guidance_scale: sampling.guidance_scale,
     top_k: sampling.top_k ?? 0,
     top_p: sampling.top_p ?? 1,
+    lacks: stored.mix ? "second prompt" : stored.edit ? "source image" : undefined,
     size: typeof stored.size === "number" ? `${stored.size}x${stored.size}` : stored.size,
   };
 }

@@ -1,5 +1,7 @@
 // "Copy as": the same image from a shell, from Python and through the API.
 
+import { json } from "./api.js";
+
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
 /** Only what differs from the model's own settings is spelled out. */
@@ -37,7 +39,7 @@ export function curl(settings, defaults) {
   for (const name of changed(settings, defaults)) body[name] = settings[name];
   return [
     `curl ${location.origin}/v1/images/generations -H 'Content-Type: application/json'`,
-    `-d ${quoted(JSON.stringify(body))} | python3 -c 'import base64, json, sys;`,
+    `-d ${quoted(json(body))} | python3 -c 'import base64, json, sys;`,
     `open("image.png", "wb").write(base64.b64decode(json.load(sys.stdin)["data"][0]["b64_json"]))'`,
   ].join(" ");
 }

@@ -120,6 +120,12 @@ export function connect(on) {
   });
 }
 
+/** Close what is open of this module. */
+export function close() {
+  dialog.close();
+  at("comparison").close();
+}
+
 /** Two images side by side, with the settings that differ. */
 export function compare(pair) {
   const same = (name) => pair[0].settings[name] === pair[1].settings[name];
