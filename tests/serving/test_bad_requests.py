@@ -101,7 +101,10 @@ def test_chunks_without_a_length_are_counted(server: Running) -> None:
     error(answer, 413)
 
 
-@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/v1/none", 404), ("GET", "/v1/images/edits", 405)])
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/v1/none", 404), ("GET", "/v1/models/a/b", 404), ("GET", "/v1/images/edits", 405)],
+)
 def test_other_addresses_and_methods(server: Running, method: str, path: str, status: int) -> None:
     error(server.http.request(method, path), status)
 
@@ -238,6 +241,13 @@ def test_a_full_queue_says_when_to_come_again() -> None:
         for thread in threads:
             thread.join()
         assert [answer.status_code for answer in answers] == [200] * 3
+
+
+def test_more_images_than_may_ever_wait_are_a_wrong_field() -> None:
+    with running(limits=Limits(queue_size=2)) as server:
+        found = error(server.post(prompt="x", n=3), 400)
+        assert found["param"] == "n" and "up to 2 (--queue-size)" in found["message"]
+        assert server.post(prompt="x", n=2).status_code == 200
 
 
 def test_steps_are_bounded_by_the_server_or_the_models_own() -> None:
