@@ -53,6 +53,9 @@ class StandInEngine:
     def nearest(self, width: int, height: int) -> Size:
         return self.facts.nearest(width, height)
 
+    def misfit(self, width: int, height: int) -> str | None:
+        return None if (width, height) in self.facts.sizes else "it is another size"
+
     def shaped(self, aspect: str) -> Size:
         shaped_grid(aspect, 16)  # refuses what models do
         width, height = map(int, aspect.split(":"))
