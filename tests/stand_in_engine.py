@@ -13,6 +13,7 @@ from PIL import Image
 from hart.config import SamplingConfig
 from hart.errors import HartError
 from hart.serving.engine import ModelFacts, OutOfMemory, Row, Size, Source
+from hart.sizes import shaped_grid
 
 SCALES = 4
 SIZES = ((16, 16), (32, 16), (16, 32))
@@ -52,7 +53,11 @@ class StandInEngine:
     def nearest(self, width: int, height: int) -> Size:
         return self.facts.nearest(width, height)
 
+    def misfit(self, width: int, height: int) -> str | None:
+        return None if (width, height) in self.facts.sizes else "it is another size"
+
     def shaped(self, aspect: str) -> Size:
+        shaped_grid(aspect, 16)  # refuses what models do
         width, height = map(int, aspect.split(":"))
         return self.facts.nearest(16 * width / height, 16)
 
@@ -71,7 +76,8 @@ class StandInEngine:
             raise HartError("prompt 1 is empty: describe what to generate")
         if given.get("top_k") == 0:
             given["top_k"] = None
-        return Row(prompt, negative_prompt, seed, size, self.facts.sampling.replace(**given), SCALES, TOKENS, source)
+        sampling = SamplingConfig.from_dict(self.facts.sampling.to_dict() | given, called=str)
+        return Row(prompt, negative_prompt, seed, size, sampling, SCALES, TOKENS, source)
 
     def remarks(self, prompt: str) -> list[str]:
         return [f'"{prompt}": unknown words'] if "xyzzy" in prompt else []

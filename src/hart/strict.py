@@ -111,12 +111,13 @@ class Config:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], source: str = "") -> Self:
-        """Raises `ConfigError`, which begins with `source`, or with the name of the class if that is empty."""
+    def from_dict(cls, values: Mapping[str, Any], source: str = "", called: Callable[[str], str] | None = None) -> Self:
+        """Raises `ConfigError`, which begins with `source`, or with the name of the class if that is empty; or with
+        the name that the caller has for the wrong field."""
         try:
             return TypeAdapter(cls).validate_python(values)
         except ValidationError as error:
-            raise ConfigError(explain(error, cls, source)) from None
+            raise ConfigError(explain(error, cls, source, called)) from None
 
     @classmethod
     def from_stored(cls, values: Mapping[str, Any], source: str = "") -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import struct
 import tempfile
@@ -47,7 +48,10 @@ def error(answer: Any, status: int) -> dict[str, Any]:
         ({}, "prompt", "prompt: is required"),
         ({"prompt": 5}, "prompt", "prompt: must be a valid string"),
         ({"prompt": ""}, "prompt", "at least 1 character"),
-        ({"prompt": "   "}, None, "prompt 1 is empty"),
+        ({"prompt": "   "}, "prompt", "prompt: is empty"),
+        ({"prompt": "a\0b"}, "prompt", "prompt: holds a null byte"),
+        ({"prompt": "x", "negative_prompt": "a\0b"}, "negative_prompt", "negative_prompt: holds a null byte"),
+        ({"prompt": "x", "negative_prompt": " "}, "negative_prompt", "negative_prompt: is empty"),
         ({"prompt": "x" * (MAX_PROMPT + 1)}, "prompt", f"at most {MAX_PROMPT} characters"),
         ({"prompt": "x", "n": 11}, "n", "less than or equal to 10"),
         ({"prompt": "x", "n": "1"}, "n", "valid integer"),
@@ -59,11 +63,14 @@ def error(answer: Any, status: int) -> dict[str, Any]:
         ({"prompt": "x", "size": "0x16"}, "size", "must be like 512x512, or auto"),
         ({"prompt": "x", "size": "16x99999"}, "size", "no side may be longer"),
         ({"prompt": "x", "aspect": "1:0"}, "aspect", "must be like 16:9"),
+        ({"prompt": "x", "aspect": "9:1"}, "aspect", "aspect '9:1': give width:height"),
+        ({"prompt": "x", "aspect": "1:1", "size": "16x16"}, "aspect", "in place of a size"),
         ({"prompt": "x", "seed": -1}, "seed", "greater than or equal to 0"),
         ({"prompt": "x", "seed": 2**63 - 1}, "seed", "less than or equal to"),
         ({"prompt": "x", "guidance_scale": 1e400}, "guidance_scale", "finite number"),
-        ({"prompt": "x", "guidance_scale": 2000}, None, "guidance_scale must be at most 1,000"),
-        ({"prompt": "x", "top_p": 0}, None, "top_p must be above 0"),
+        ({"prompt": "x", "guidance_scale": 2000}, "guidance_scale", "guidance_scale must be at most 1,000"),
+        ({"prompt": "x", "top_p": 0}, "top_p", "top_p must be above 0"),
+        ({"prompt": "x", "top_k": -3}, "top_k", "top_k must be at least 1, not -3"),
         ({"prompt": "x", "output_format": "gif"}, "output_format", "'png', 'jpeg' or 'webp'"),
         ({"prompt": "x", "background": "transparent"}, "background", "'auto' or 'opaque'"),
         ({"prompt": "x", "partial_images": -1}, "partial_images", "greater than or equal to 0"),
@@ -71,10 +78,10 @@ def error(answer: Any, status: int) -> dict[str, Any]:
     ],
 )
 def test_wrong_fields_are_named(server: Running, fields: dict[str, Any], param: str | None, message: str) -> None:
-    body = str(fields).replace("'", '"').replace("True", "true").replace("inf", "1e400")
+    body = json.dumps(fields).replace("Infinity", "1e400")
     answer = server.http.post("/v1/images/generations", content=body, headers={"content-type": "application/json"})
     found = error(answer, 400)
-    assert found["param"] == param and message in found["message"]
+    assert found["param"] == param and message in found["message"] and "SamplingConfig" not in found["message"]
     assert found["type"] == "invalid_request_error"
 
 
@@ -101,7 +108,10 @@ def test_chunks_without_a_length_are_counted(server: Running) -> None:
     error(answer, 413)
 
 
-@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/v1/none", 404), ("GET", "/v1/images/edits", 405)])
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/v1/none", 404), ("GET", "/v1/models/a/b", 404), ("GET", "/v1/images/edits", 405)],
+)
 def test_other_addresses_and_methods(server: Running, method: str, path: str, status: int) -> None:
     error(server.http.request(method, path), status)
 
@@ -238,6 +248,13 @@ def test_a_full_queue_says_when_to_come_again() -> None:
         for thread in threads:
             thread.join()
         assert [answer.status_code for answer in answers] == [200] * 3
+
+
+def test_more_images_than_may_ever_wait_are_a_wrong_field() -> None:
+    with running(limits=Limits(queue_size=2)) as server:
+        found = error(server.post(prompt="x", n=3), 400)
+        assert found["param"] == "n" and "up to 2 (--queue-size)" in found["message"]
+        assert server.post(prompt="x", n=2).status_code == 200
 
 
 def test_steps_are_bounded_by_the_server_or_the_models_own() -> None:

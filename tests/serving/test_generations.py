@@ -159,7 +159,7 @@ def test_what_other_programs_send_to_edit(server: Running) -> None:
 
 def test_models_are_listed_with_what_they_draw(server: Running) -> None:
     (model,) = server.openai.models.list()
-    assert model.id == "tiny"
+    assert model.id == "tiny" and server.openai.models.retrieve("tiny") == model
     about: Any = model.model_extra
     assert about["sizes"] == ["16x16", "32x16", "16x32"] and about["scales"] == SCALES
     assert about["token_size"] == 8 and about["styles"] == ["blue style"]

@@ -22,6 +22,8 @@ from hart.serving.options import LOOPBACK, ServeOptions
         (["--host", "no.such.host.invalid", "--public"], "cannot listen on no.such.host.invalid"),
         (["--port", "70000"], "--port"),
         (["--model", "a/x", "--model", "b/x"], "two are called x"),
+        (["--model", "nothing"], "unknown model 'nothing': no folder, no hub id"),
+        (["--model", "x=./none"], "unknown model './none'"),
         (["--model", "x="], "give a model, or NAME=MODEL"),
         (["--prompt-check", "magic"], "choose words, none"),
         (["--prompt-check", "none.txt"], "no such file"),

@@ -164,8 +164,14 @@ def test_the_largest_image_is_bounded(engine: PipelineEngine) -> None:
     with running(models={"small": lambda: small}) as server:
         answer = server.post(prompt="x", aspect="2:1").json()
         assert answer["size"] == "8x8" and answer["notes"] == ["the model does not draw 2:1 as 12x6: this is 8x8"]
-        refused = server.post(prompt="x", aspect="2:1", strict=True)
-        assert refused.status_code == 400 and refused.json()["error"]["param"] == "aspect"
+        for param, given, why in (
+            ("aspect", "2:1", "2:1 as 12x6: images have at most 64 pixels here (--max-pixels)"),
+            ("size", "16x16", "16x16: images have at most 64 pixels here (--max-pixels)"),
+            ("size", "7x8", "7x8: size 7x8: sides are multiples of 2 px"),
+        ):
+            refused = server.post(**{"prompt": "x", "strict": True, param: given})
+            assert refused.status_code == 400 and refused.json()["error"]["param"] == param
+            assert f"{param}: the model does not draw {why}" in refused.json()["error"]["message"]
     with pytest.raises(HartError, match="max-pixels 10"):
         PipelineEngine(engine.pipe, max_pixels=10)
 

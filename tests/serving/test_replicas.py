@@ -166,6 +166,7 @@ def test_the_front_checks_who_comes_and_passes_on_all_else() -> None:
         assert handle.asked == 0
         http.headers["Authorization"] = "Bearer k"
         assert http.get("/v1/models").json()["data"][0]["id"] == "tiny"
+        assert http.get("/v1/models/tiny").json()["id"] == "tiny" and http.get("/v1/models/x").status_code == 404
         assert http.get("/v1/none").status_code == 404
         form = {"files": {"image": ("a.png", png(), "image/png")}, "data": {"prompt": "x"}}
         answer = http.post("/v1/images/edits", **form)

@@ -157,3 +157,8 @@ def test_files_that_cannot_sign_are_one_line(tmp_path: Path) -> None:
         key.write_bytes(content)
         with pytest.raises(HartError, match=message):
             ContentCredentials(chain, key)
+    own = ec.generate_private_key(ec.SECP256R1())
+    chain.write_bytes(certificate("me", own, "me", own))
+    key.write_bytes(private(own))
+    with pytest.raises(HartError, match="self-signed"):
+        ContentCredentials(chain, key)

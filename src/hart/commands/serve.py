@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import signal
 import socket
 import sys
@@ -30,6 +31,8 @@ def serve(options: ServeOptions) -> None:
         from hart.serving.run import app_from_options, configure_logging
     if options.replicas is not None and not options.ray:
         raise HartError("--replicas: they are those of a Ray cluster: give --ray too")
+    for source in options.models().values():
+        _require_model(source, elsewhere=options.ray)
     with _listen(options.host, options.port) as listening:
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
@@ -46,6 +49,19 @@ def serve(options: ServeOptions) -> None:
         )
         typer.echo(f"http://{shown}:{port}", err=False)
         uvicorn.Server(config).run(sockets=[listening])
+
+
+def _require_model(source: str, *, elsewhere: bool) -> None:
+    """Raise `HartError` for a model that cannot be anywhere, before the server says that it is there. Folders of other
+    machines (elsewhere) and ids of the hub show when they are opened. PyTorch is imported only where one is missing."""
+    is_hub_id = source.count("/") == 1 and not source.startswith((".", "/", "~"))
+    if is_hub_id or (elsewhere and "/" in source):
+        return
+    shipped = Path(__file__).parent.parent / "models" / source
+    if not any(map(os.path.isdir, (user_path(source), shipped))):
+        from hart.checkpoint.loading import resolve_model
+
+        resolve_model(source)
 
 
 def _replicated(options: ServeOptions, name: str) -> Any:

@@ -120,7 +120,7 @@ def checked_settings(
     changes = {name: _plain(value) for name, value in given.items() if value is not None}
     if _index(changes.get("top_k")) == 0:
         changes["top_k"] = None
-    settings = SamplingConfig.from_dict(base.to_dict() | changes)
+    settings = SamplingConfig.from_dict(base.to_dict() | changes, called=str)
     config.check_sampling(settings, schedule)
     return settings
 

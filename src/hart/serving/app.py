@@ -18,7 +18,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from hart.serving.access import Access
 from hart.serving.bodies import Form, decoded, from_form, redrawn
 from hart.serving.checkers import PromptChecker
-from hart.serving.documents import IMAGES, edit_form, json_body, variation_form
+from hart.serving.documents import IMAGES, NO_MODEL, edit_form, json_body, variation_form
 from hart.serving.door import Door
 from hart.serving.engine import Engine, Source
 from hart.serving.errors import error_response
@@ -27,6 +27,7 @@ from hart.serving.schemas import ApiError, Edit, Generation, Variation
 from hart.serving.server import Limits, Server
 from hart.serving.signing import ContentCredentials
 from hart.sizes import ImageSize
+from hart.strict import clipped
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -112,6 +113,14 @@ def _add_status(app: FastAPI, server: Server) -> None:
     async def models() -> dict[str, Any]:
         """The served models, the default first; of opened ones what they draw."""
         return {"object": "list", "data": [_described(model) for model in server.models.all]}
+
+    @app.get("/v1/models/{name:path}", responses=NO_MODEL)
+    async def one_model(name: str) -> dict[str, Any]:
+        """One of them."""
+        for model in server.models.all:
+            if model.name == name:
+                return _described(model)
+        raise ApiError(404, f"no model is called {clipped(name)}: GET /v1/models lists them", code="model_not_found")
 
     @app.get("/healthz")
     async def healthz() -> JSONResponse:

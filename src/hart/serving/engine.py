@@ -120,6 +120,10 @@ class Engine(Protocol):
         """This size if the model draws it, else the nearest one."""
         ...
 
+    def misfit(self, width: int, height: int) -> str | None:
+        """Why this size is not drawn; None if it is."""
+        ...
+
     def shaped(self, aspect: str) -> Size:
         """The size of a shape, "WIDTH:HEIGHT", about as large as the model's own, drawn or not. Raises `HartError`."""
         ...

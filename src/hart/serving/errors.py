@@ -13,7 +13,7 @@ from hart.serving.checkers import CheckerUnavailable
 from hart.serving.engine import NotOffered, OutOfMemory
 from hart.serving.models import ModelUnavailable
 from hart.serving.scheduler import DeadlinePassed, QueueFull, Refused
-from hart.serving.schemas import ApiError
+from hart.serving.schemas import ApiError, Variation
 from hart.serving.signing import SigningFailed
 from hart.serving.streaming import ClientLeft
 from hart.serving.worker import where
@@ -47,7 +47,9 @@ def api_error(error: BaseException) -> ApiError:
         case NotOffered():
             return ApiError(501, str(error), code="not_offered")
         case HartError():
-            return ApiError(400, " ".join(str(error).split()))
+            said = " ".join(str(error).split())
+            first = said.partition(" ")[0].rstrip(":")  # messages begin with the field that is wrong
+            return ApiError(400, said, param=first if first in Variation.model_fields else None)
         case ClientLeft() | ClientDisconnect():
             return ApiError(CLIENT_LEFT, "the client has left")
     from hart.devices import is_out_of_memory  # imports PyTorch

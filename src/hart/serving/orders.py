@@ -133,7 +133,8 @@ def _size(request: ImageRequest, engine: Engine, source: Source | None) -> tuple
         wanted = sizes[0]
     size = engine.nearest(*wanted)
     if size != wanted and request.strict:
-        raise ApiError(400, f"{param}: the model does not draw {said}; it draws {_text(size)}", param=param)
+        why = engine.misfit(*wanted)
+        raise ApiError(400, f"{param}: the model does not draw {said}: {why}", param=param)
     if size != wanted:
         return size, [f"the model does not draw {said}: this is {_text(size)}"]
     if size in sizes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -70,11 +70,16 @@ class PipelineEngine:
         return tuple(size for size in sizes if math.prod(size) <= self._max_pixels)
 
     def nearest(self, width: int, height: int) -> Size:
-        if width * height <= self._max_pixels:
-            with suppress(HartError):
-                requested_schedule(self.pipe.config, width=width, height=height)
-                return width, height
-        return self.facts.nearest(width, height)
+        return (width, height) if self.misfit(width, height) is None else self.facts.nearest(width, height)
+
+    def misfit(self, width: int, height: int) -> str | None:
+        if width * height > self._max_pixels:
+            return f"images have at most {self._max_pixels} pixels here (--max-pixels)"
+        try:
+            requested_schedule(self.pipe.config, width=width, height=height)
+        except HartError as error:
+            return str(error)
+        return None
 
     def shaped(self, aspect: str) -> Size:
         tokenizer = self.pipe.config.tokenizer

@@ -10,7 +10,16 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from hart.config import MAX_SEED
 from hart.strict import clipped
@@ -45,8 +54,16 @@ class ApiError(Exception):
         return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}}
 
 
-Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT)]
-OptionalPrompt = Annotated[str, Field(max_length=MAX_PROMPT)] | None
+def _text(prompt: str) -> str:
+    if "\0" in prompt:
+        raise ValueError("holds a null byte: it is no text")
+    if prompt and not prompt.strip():
+        raise ValueError("is empty: it has spaces only")
+    return prompt
+
+
+Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT), AfterValidator(_text)]
+OptionalPrompt = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_text)] | None
 
 
 class ImageRequest(BaseModel):
@@ -104,6 +121,13 @@ class ImageRequest(BaseModel):
         if size not in (None, "auto") and max(wanted_size(size)) > MAX_SIDE:
             raise ValueError(f"no side may be longer than {MAX_SIDE}")
         return size
+
+    @field_validator("aspect")
+    @classmethod
+    def _alone(cls, aspect: str | None, info: ValidationInfo) -> str | None:
+        if aspect is not None and info.data.get("size") not in (None, "auto"):
+            raise ValueError("is given in place of a size: leave one of the two out")
+        return aspect
 
     def sampling(self) -> dict[str, Any]:
         """Settings in place of the model's own; None for those that are not given."""

@@ -19,7 +19,7 @@ from hart.serving.metrics import Metrics
 from hart.serving.models import Models, ServedModel
 from hart.serving.orders import Order, Subscription, answer, job, order, stream
 from hart.serving.scheduler import DeadlinePassed, QueueFull, Scheduler
-from hart.serving.schemas import ImageRequest
+from hart.serving.schemas import ApiError, ImageRequest
 from hart.serving.signing import ContentCredentials
 from hart.serving.streaming import EventStream, while_here
 from hart.serving.worker import Worker
@@ -98,6 +98,8 @@ class Server:
         seconds: float = getattr(request.state, "seconds", self.limits.timeout)
         deadline = self.scheduler.clock() + seconds
         is_charged: bool = getattr(request.state, "is_charged", False)
+        if (asked.n or 1) > self.limits.queue_size:
+            raise ApiError(400, f"n: this server takes up to {self.limits.queue_size} (--queue-size)", param="n")
         if not is_charged:
             self.rates.check(client)
         model = self.models.named(asked.model)
