@@ -275,7 +275,8 @@ def test_it_begins_with_examples_and_returns_to_them(page: Any) -> None:
     page.get_by_role("button", name="Watch it grow").click()
     sync_api.expect(page.locator("#scale-value")).to_have_text("finished")
     page.get_by_role("button", name="Delete", exact=True).click()
-    assert welcome.is_visible() and page.locator("#stage .tile").count() == 0
+    sync_api.expect(welcome).to_be_visible()  # once the browser's store has let go of the image
+    assert page.locator("#stage .tile").count() == 0
 
 
 def test_the_canvas_grows_and_variations_keep_the_coarse_scales(page: Any) -> None:
