@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -21,6 +21,7 @@ import typer
 from hart.commands.locks import LOCK_FILE, locked
 from hart.errors import HartError, PromptWarning, Stopped, missing_package
 from hart.files import user_path
+from hart.strict import clipped
 
 if TYPE_CHECKING:
     from hart.generation.outputs import ScalePreview
@@ -106,6 +107,13 @@ def needs_extra(extra: str) -> Iterator[None]:
 def note(message: str) -> None:
     """One line on stderr."""
     typer.echo(f"note: {' '.join(message.split())}", err=True)
+
+
+def hint_at_quotes(prompts: Sequence[str]) -> None:
+    """A note where the shell has probably split one prompt into several."""
+    if len(prompts) > 1 and all(len(prompt.split()) == 1 for prompt in prompts):
+        short = clipped(" ".join(prompts), 40)
+        note(f'these are {len(prompts)} prompts of one word each; to generate them as one: hart generate "{short}"')
 
 
 @contextmanager

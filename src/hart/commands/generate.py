@@ -15,6 +15,7 @@ from pydantic import Field
 from hart.commands.console import (
     NumberedFiles,
     Report,
+    hint_at_quotes,
     importing,
     model_name,
     note,
@@ -32,7 +33,7 @@ from hart.commands.options import ASPECT_HELP, SIZE_HELP, sampling_options
 from hart.config import CacheType, Config
 from hart.errors import HartError
 from hart.files import read_text, user_path
-from hart.strict import Listed, clipped
+from hart.strict import Listed
 
 if TYPE_CHECKING:
     from hart.config import SamplingConfig
@@ -162,7 +163,7 @@ def generate(
     with says_what_is_kept(writer), progress(f"loading {options.model or DEFAULT_MODEL}") as report, prompt_notes():
         pipe = open_model(options)
         if pipe.num_classes is None:
-            _hint_at_quotes(given.prompts)
+            hint_at_quotes(given.prompts)
         _, image_size, remark = asked_size(pipe, options, settings, sampling, mixed=mix is not None)
         if grid:
             require_one_sheet(total, image_size)
@@ -394,10 +395,3 @@ def image_settings(
         loras=tuple(map(str, options.lora)),
         lora_scale=1.0 if options.lora_scale is None else options.lora_scale,
     )
-
-
-def _hint_at_quotes(prompts: Sequence[str]) -> None:
-    """A note where the shell has probably split one prompt into several."""
-    if len(prompts) > 1 and all(len(prompt.split()) == 1 for prompt in prompts):
-        short = clipped(" ".join(prompts), 40)
-        note(f'these are {len(prompts)} prompts of one word each; to generate them as one: hart generate "{short}"')
