@@ -27,6 +27,9 @@ pytest.importorskip("fastapi")
 CHROMIUM = os.environ.get("HART_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: set HART_CHROMIUM or install one")
 
+WAIT = 120_000
+"""Milliseconds, for machines that are busy."""
+
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
@@ -56,7 +59,8 @@ def context(browser: Any) -> Iterator[Any]:
 def page(context: Any, address: str) -> Iterator[Any]:
     """The page when the model is ready. Its scripts may make no error and breach no security policy."""
     page = context.new_page()
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(WAIT)
+    sync_api.expect.set_options(timeout=WAIT)
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("console", lambda message: problems.append(message.text) if "Refused" in message.text else None)
@@ -119,14 +123,14 @@ def test_history_survives_a_reload_and_gives_settings_back(page: Any) -> None:
     page.reload()
     page.locator("#gallery li").nth(1).wait_for()
     page.locator("#gallery .open").first.click()
-    assert page.get_by_role("heading", name="a yellow star").is_visible()
+    sync_api.expect(page.get_by_role("heading", name="a yellow star")).to_be_visible()
     page.get_by_label("Coarse to fine").focus()
     finished = pixels(page, "#viewer-image")
     page.keyboard.press("Home")  # the slider's first scale
     assert pixels(page, "#viewer-image") != finished
     page.get_by_role("button", name="Use these settings").click()
-    assert page.get_by_label("Prompt", exact=True).input_value() == "a yellow star"
-    assert page.get_by_label("Seed", exact=True).input_value() == "4"
+    sync_api.expect(page.get_by_label("Prompt", exact=True)).to_have_value("a yellow star")
+    sync_api.expect(page.get_by_label("Seed", exact=True)).to_have_value("4")
 
 
 def test_a_file_restores_its_settings_dropped_or_chosen(page: Any, address: str, tmp_path: Path) -> None:
@@ -169,9 +173,10 @@ def test_two_images_stand_side_by_side(page: Any) -> None:
     draw(page, "a red apple", count=3, seed=1)
     for place in range(3):  # the third takes the place of the first
         page.locator("#gallery .pick").nth(place).check(force=True)
-    assert [tick.is_checked() for tick in page.locator("#gallery .pick").all()] == [False, True, True]
+    for tick, checked in zip(page.locator("#gallery .pick").all(), (False, True, True), strict=True):
+        sync_api.expect(tick).to_be_checked(checked=checked)
     page.get_by_role("button", name="Compare two").click()
-    assert len(page.locator("#comparison dd").all_inner_texts()) == 2
+    sync_api.expect(page.locator("#comparison dd")).to_have_count(2)
 
 
 def test_another_shape_is_drawn_and_kept_in_the_settings(page: Any) -> None:
@@ -182,7 +187,7 @@ def test_another_shape_is_drawn_and_kept_in_the_settings(page: Any) -> None:
     sync_api.expect(page.get_by_role("alert")).to_contain_text("may be poor.")  # the server's notes
     page.locator("#gallery .open").first.click()
     page.get_by_role("button", name="Use these settings").click()
-    assert page.get_by_label("Shape").input_value() == f"{width}x{height}"
+    sync_api.expect(page.get_by_label("Shape")).to_have_value(f"{width}x{height}")
 
 
 def test_a_style_ends_the_prompt_and_comes_back_with_the_settings(page: Any, address: str) -> None:
@@ -192,11 +197,11 @@ def test_a_style_ends_the_prompt_and_comes_back_with_the_settings(page: Any, add
     wanted = from_api(address, prompt="a red apple, twemoji style", seed=1)
     assert pixels(page, "#gallery img") == opened(wanted)
     chip.click()
-    assert chip.get_attribute("aria-pressed") == "false"
+    sync_api.expect(chip).to_have_attribute("aria-pressed", "false")
     page.locator("#gallery .open").first.click()
     page.get_by_role("button", name="Use these settings").click()
-    assert page.get_by_label("Prompt", exact=True).input_value() == "a red apple"
-    assert chip.get_attribute("aria-pressed") == "true"
+    sync_api.expect(page.get_by_label("Prompt", exact=True)).to_have_value("a red apple")
+    sync_api.expect(chip).to_have_attribute("aria-pressed", "true")
 
 
 def test_a_wrong_request_is_explained(page: Any) -> None:
@@ -243,7 +248,7 @@ def test_painting_redraws_what_is_painted_alone(page: Any) -> None:
     before = pixels(page, "#gallery img")
     page.locator("#gallery .open").first.click()
     page.get_by_role("button", name="Edit", exact=True).click()
-    assert page.get_by_role("button", name="Draw the edit").is_disabled()  # nothing is painted
+    sync_api.expect(page.get_by_role("button", name="Draw the edit")).to_be_disabled()  # nothing is painted
     box = page.locator("#canvas").bounding_box()
     across, down = box["x"] + box["width"] / 2, box["y"] + box["height"] / 4
     page.mouse.move(across - box["width"] / 4, down)
@@ -258,25 +263,26 @@ def test_painting_redraws_what_is_painted_alone(page: Any) -> None:
     assert after != before
     assert after[lower_half:] == before[lower_half:]
     page.locator("#gallery .open").first.click()
-    assert not page.get_by_text("Copy as").is_visible()  # a prompt alone does not make it again
+    sync_api.expect(page.get_by_text("Copy as")).to_be_hidden()  # a prompt alone does not make it again
     page.get_by_role("button", name="Older").click()
-    assert page.get_by_text("Copy as").is_visible()
+    sync_api.expect(page.get_by_text("Copy as")).to_be_visible()
 
 
 def test_it_begins_with_examples_and_returns_to_them(page: Any) -> None:
     welcome = page.get_by_role("heading", name="What shall it be?")
-    assert welcome.is_visible() and not page.get_by_role("heading", name="History").is_visible()
+    sync_api.expect(welcome).to_be_visible()
+    sync_api.expect(page.get_by_role("heading", name="History")).to_be_hidden()
     page.locator("#count").fill("1")
     page.get_by_role("button", name="a red apple").click()
     page.locator("#current .tile:not(.drawing) .open").click()
-    assert not welcome.is_visible()
+    sync_api.expect(welcome).to_be_hidden()
     page.get_by_label("Coarse to fine").focus()
     page.keyboard.press("Home")
     page.get_by_role("button", name="Watch it grow").click()
     sync_api.expect(page.locator("#scale-value")).to_have_text("finished")
     page.get_by_role("button", name="Delete", exact=True).click()
     sync_api.expect(welcome).to_be_visible()  # once the browser's store has let go of the image
-    assert page.locator("#stage .tile").count() == 0
+    sync_api.expect(page.locator("#stage .tile")).to_have_count(0)
 
 
 def test_the_canvas_grows_and_variations_keep_the_coarse_scales(page: Any) -> None:
@@ -299,12 +305,12 @@ def test_an_image_of_others_is_there_to_be_edited_and_to_lend_its_colours(page: 
     page.get_by_role("heading", name="holiday.jpg").wait_for()
     page.locator("#open-file").set_input_files(tmp_path / "junk.png")
     sync_api.expect(page.get_by_role("alert")).to_contain_text("junk.png is not an image")
-    assert not page.get_by_role("dialog").is_visible()
+    sync_api.expect(page.get_by_role("dialog")).to_be_hidden()
     page.locator("#open-file").set_input_files(tmp_path / "holiday.jpg")
     sync_api.expect(page.get_by_role("heading", name="holiday.jpg")).to_be_visible()
     sync_api.expect(page.locator("#message")).to_contain_text("only a PNG made by HART")
-    assert not page.get_by_role("button", name="Use these settings").is_visible()
-    assert page.get_by_role("button", name="Draw in these colours").is_visible()
+    sync_api.expect(page.get_by_role("button", name="Use these settings")).to_be_hidden()
+    sync_api.expect(page.get_by_role("button", name="Draw in these colours")).to_be_visible()
     page.get_by_role("button", name="Edit", exact=True).click()
     sync_api.expect(page.locator("#canvas-size")).to_have_text(re.compile("512 . 256 px"))
 
@@ -318,7 +324,7 @@ def test_an_image_of_others_has_no_prompt_but_what_the_form_says(page: Any, tmp_
         page.get_by_role("button", name=button).click()
         page.locator("#gallery li").nth(place).wait_for()
         page.locator("#gallery .open").first.click()
-        assert page.locator("#viewer-title").inner_text() == (prompt or "no prompt")
+        sync_api.expect(page.locator("#viewer-title")).to_have_text(prompt or "no prompt")
         with page.expect_download() as download:
             page.get_by_role("link", name="Download PNG").click()
         record = read_record(Path(download.value.path()))
