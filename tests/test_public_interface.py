@@ -23,16 +23,6 @@ from hart.types import ClassContext, TextContext
 from helpers import CHANNELS, CLASSES, SCALES, TEXT_TOKENS, TEXT_WIDTH, store_adapter, tiny_model, tiny_text_config
 
 
-@pytest.fixture(scope="module")
-def text(text_model: Path) -> HartPipeline:
-    return HartPipeline.from_pretrained(text_model, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def classes(class_model: Path) -> HartPipeline:
-    return HartPipeline.from_pretrained(class_model, device="cpu")
-
-
 def image(pipe: HartPipeline, *arguments: Any, **options: Any) -> bytes:
     data: bytes = pipe(*arguments, **options).images[0].tobytes()
     return data
