@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -44,35 +45,34 @@ def inpainted(before: str, box: str, after: str | None) -> tuple[str, Edited]:
     return f"{before}\n{box}: {after or 'no prompt'}", edited
 
 
-def outpainted(before: str, aspect: str) -> tuple[str, Edited]:
+def changed(before: str, label: str, change: Callable[[HartPipeline, Image.Image], Any]) -> tuple[str, Edited]:
+    """change: gives what a call of the pipeline returns."""
+
     def edited(pipe: HartPipeline) -> Pair:
         image = drawn(pipe, before)
-        return image, pipe.edit(image, None, before, aspect=aspect, seed=1).images[0]
+        return image, change(pipe, image).images[0]
 
-    return f"{before}\ncanvas of {aspect}", edited
+    return f"{before}\n{label}", edited
+
+
+def outpainted(before: str, aspect: str) -> tuple[str, Edited]:
+    label = f"canvas of {aspect}"
+    return changed(before, label, lambda pipe, image: pipe.edit(image, None, before, aspect=aspect, seed=1))
 
 
 def varied(before: str, kept_scales: int) -> tuple[str, Edited]:
-    def edited(pipe: HartPipeline) -> Pair:
-        image = drawn(pipe, before)
-        return image, pipe.vary(image, before, kept_scales=kept_scales, seed=1).images[0]
-
-    return f"{before}\nother seed, {kept_scales} scales kept", edited
+    label = f"other seed, {kept_scales} scales kept"
+    return changed(before, label, lambda pipe, image: pipe.vary(image, before, kept_scales=kept_scales, seed=1))
 
 
 def described(before: str, after: str) -> tuple[str, Edited]:
-    def edited(pipe: HartPipeline) -> Pair:
-        image = drawn(pipe, before)
-        return image, pipe.edit(image, None, after, source_prompt=before, seed=1).images[0]
-
-    return f"{before}\nno mask: {after}", edited
+    label = f"no mask: {after}"
+    return changed(before, label, lambda pipe, image: pipe.edit(image, None, after, source_prompt=before, seed=1))
 
 
 def mixed(form: str, look: str, switch: int) -> tuple[str, Edited]:
-    def edited(pipe: HartPipeline) -> Pair:
-        return drawn(pipe, form), pipe.mix([form, look], switch=switch, seed=1).images[0]
-
-    return f"{form}\nmixed with {look}, from scale {switch}", edited
+    label = f"mixed with {look}, from scale {switch}"
+    return changed(form, label, lambda pipe, _: pipe.mix([form, look], switch=switch, seed=1))
 
 
 EDITS = [
