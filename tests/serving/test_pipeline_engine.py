@@ -61,6 +61,13 @@ def test_a_row_is_the_same_alone_in_any_batch_and_offline(engine: PipelineEngine
     assert together[1] == offline.tobytes()
 
 
+def test_a_negative_prompt_of_another_row_changes_nothing() -> None:
+    """At the widths of the shipped model: rounding that a tiny one does not show."""
+    engine = PipelineEngine(HartPipeline.from_pretrained("emoji", device="cpu"))
+    rows = [row(engine, 0), engine.row("a house", "yellow", 1, engine.facts.sizes[0], {}), row(engine, 2, "a dog")]
+    assert whole(engine, rows) == [whole(engine, [one])[0] for one in rows]
+
+
 def test_an_edit_keeps_every_pixel_outside_its_mask_and_shares_a_batch(engine: PipelineEngine) -> None:
     size = engine.facts.sizes[0]
     image = Image.effect_noise(size, 60).convert("RGB")

@@ -148,7 +148,8 @@ class PipelineEngine:
             return None
         if self._exact or self.pipe.dtype != torch.float32 or row.sampling.guidance_scale == 0:
             return place
-        return row.sampling  # filters of others change how sums are rounded
+        # filters and negative prompts of others change how sums are rounded
+        return row.sampling, row.negative_prompt is None
 
     def _prompt(self, text: str) -> str | int:
         """Text as it is; for a class model the number that it spells, if it spells one."""
