@@ -11,7 +11,7 @@ scales, N of the last one, C width, M MLP width, V codes, W width of the diffusi
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -70,11 +70,17 @@ def image_memory(config: HartConfig, schedule: ScaleSchedule, rows: int, number:
 
 
 def require_memory(
-    config: HartConfig, components: Components, schedule: ScaleSchedule, images: int, branches: int
+    config: HartConfig,
+    components: Components,
+    schedule: ScaleSchedule,
+    images: int,
+    branches: int,
+    savings: Iterable[str] = SAVING,
 ) -> None:
     """Raise `HartError` if so many images together need more memory than the device has left.
 
-    branches: rows an image. Where a system does not say what is left, nothing is required.
+    branches: rows an image. savings: those options that whoever asks has. Where a system does not say what is left,
+    nothing is required.
     """
     free = free_memory(components.device)
     if free is None:
@@ -88,15 +94,17 @@ def require_memory(
     if need.most <= free:
         return
     size = size_of_grid(schedule.final, config.tokenizer.downsampling)
+    fitting = [*_what_fits(needed, images, free, savings), "a smaller --size"]
     raise HartError(
         f"{'an image' if images == 1 else f'{images} images together'} of {size} px would take about "
         f"{_bytes(need.most)} of memory besides the model ({_bytes(need.cache + need.scale)} for the tokens, "
         f"{_bytes(need.cache)} of it keys and values, then {_bytes(need.decoder)} for the decoder), and "
-        f"{_bytes(free)} are free: choose " + " or ".join([*_what_fits(needed, images, free), "a smaller --size"])
+        f"{_bytes(free)} are free: choose "
+        + " or ".join([*_what_fits(needed, images, free, savings), "a smaller --size"])
     )
 
 
-def _what_fits(needed: Callable[..., Memory], images: int, free: int) -> list[str]:
+def _what_fits(needed: Callable[..., Memory], images: int, free: int, savings: Iterable[str]) -> list[str]:
     """Options with which it does, each alone or with the fewest others; of batches the largest."""
 
     def most(changes: Mapping[str, object], batch: int) -> int:
@@ -104,7 +112,7 @@ def _what_fits(needed: Callable[..., Memory], images: int, free: int) -> list[st
 
     found: dict[frozenset[str], str] = {}
     for count in range(1, 4):
-        for names in combinations(("--batch-size", *SAVING), count):
+        for names in combinations(("--batch-size", *savings), count):
             changes = {key: value for name in names for key, value in SAVING.get(name, {}).items()}
             batches = range(1, images) if "--batch-size" in names else range(images, images + 1)
             fitting = bisect_right(batches, free, key=partial(most, changes))
