@@ -99,8 +99,7 @@ def require_memory(
         f"{'an image' if images == 1 else f'{images} images together'} of {size} px would take about "
         f"{_bytes(need.most)} of memory besides the model ({_bytes(need.cache + need.scale)} for the tokens, "
         f"{_bytes(need.cache)} of it keys and values, then {_bytes(need.decoder)} for the decoder), and "
-        f"{_bytes(free)} are free: choose "
-        + " or ".join([*_what_fits(needed, images, free, savings), "a smaller --size"])
+        f"{_bytes(free)} are free: choose {' or '.join(fitting)}"
     )
 
 
