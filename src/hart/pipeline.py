@@ -179,9 +179,10 @@ class HartPipeline(Editing):
         advise. All else is as in a call, which does not ask.
         """
         parts = self._components
-        guided = checked_settings(self.config, sampling, settings, schedule).guidance_scale > 0
+        sampling = checked_settings(self.config, sampling, settings, schedule)
+        branches = 1 + (sampling.guidance_scale > 0) + second_prompt
         size = whole_number("batch_size", batch_size or default_batch(parts.device.type), 1, MAX_BATCH)
-        require_memory(self.config, parts, schedule, min(images, size), 1 + guided + second_prompt, savings)
+        require_memory(self.config.replace(sampling=sampling), parts, schedule, min(images, size), branches, savings)
 
     @torch.inference_mode()
     def encode_prompt(self, prompt: Prompt | Iterable[Prompt]) -> Context:

@@ -20,6 +20,7 @@ from types import MappingProxyType
 from hart.config import HartConfig
 from hart.devices import free_memory
 from hart.errors import HartError
+from hart.generation.next_scale import last_call
 from hart.grids import ScaleSchedule
 from hart.inference.components import Components
 from hart.inference.speed import Speed
@@ -51,12 +52,14 @@ def image_memory(config: HartConfig, schedule: ScaleSchedule, rows: int, number:
     """Of R rows together. number: bytes of a number of the model's type."""
     sizes = config.transformer
     context = sizes.text.tokens if sizes.text is not None else 1
-    kept = rows * (context + schedule.total_tokens - 1) * sizes.width
+    seen = context + schedule.total_tokens - 1
+    kept = rows * (seen - last_call(config, schedule, config.sampling.maskgit_steps)) * sizes.width
     of_head = FLOAT32 / (sizes.width // sizes.heads)  # a scale a token and head
     cached = {"model": number, "bfloat16": 2, "int8": 1 + of_head}[speed.cache]
     tokens = rows * schedule.final.tokens
     diffusion = 0 if config.diffusion is None else 8 * config.diffusion.width
-    block = 8 * number * tokens * sizes.width + (2 * FLOAT32 * kept if speed.cache == "int8" else 0)
+    of_layer = 2 * rows * seen * sizes.width * (cached + (FLOAT32 if speed.cache == "int8" else 0))
+    block = 8 * number * tokens * sizes.width + of_layer
     mlp = number * tokens * (4 * sizes.width + 2 * sizes.mlp_width)
     sampling = tokens * (number * (4 * sizes.width + diffusion) + FLOAT32 * 1.5 * sizes.codebook_size)
     pixels = schedule.final.tokens * config.tokenizer.downsampling**2
