@@ -124,11 +124,11 @@ def test_on_a_gpu_one_image_is_asked_for_one(monkeypatch: pytest.MonkeyPatch, te
 @pytest.mark.parametrize(
     ("size", "images", "free", "advice"),
     [
-        (512, 4, 6.0e9, ["--batch-size 3", "--cache int8"]),
-        (512, 4096, 6.0e9, ["--batch-size 3"]),
-        (512, 4, 1.5e9, ["--batch-size 2 --cache int8"]),
+        (512, 4, 3.5e9, ["--batch-size 3", "--cache int8"]),
+        (512, 4096, 3.5e9, ["--batch-size 3"]),
+        (512, 4, 1.0e9, ["--batch-size 2 --cache int8"]),
         (512, 4, 0.8e9, ["--batch-size 1 --cache int8 --tiled"]),
-        (512, 4, 0.5e9, []),
+        (512, 4, 0.4e9, []),
         (1024, 1, 3.5e9, ["--cache int8"]),
         (1024, 1, 3.0e9, ["--cache int8 --tiled"]),
         (1024, 1, 1.0e9, []),
