@@ -18,6 +18,7 @@ from hart.generation.logits import Candidates, gumbel_mixture
 from hart.generation.next_scale import NextScaleGenerator, ScaleState, TokenStep, maskgit_step_sizes
 from hart.generation.noise import SeededNoise
 from hart.grids import Grid, ScaleSchedule, sizes_ending_at
+from hart.layers.kv_cache import KVCache
 from hart.tokenizer.quantizer import to_map
 from hart.types import Context, TextContext
 from helpers import CHANNELS, alone, random_context, tiny_class_config, tiny_model, tiny_text_config
@@ -142,6 +143,18 @@ def test_class_images_are_the_same_alone_and_in_a_batch() -> None:
     together = generate(CLASS, context, settings, seeded(5, 6))
     single = [generate(CLASS, alone(context, i), settings, seeded(seed)) for i, seed in enumerate((5, 6))]
     torch.testing.assert_close(together, torch.cat(single), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("maskgit_steps", "last"), [(1, 16), (3, maskgit_step_sizes(16, 3)[-1])])
+def test_keys_that_nobody_will_see_are_not_kept(maskgit_steps: int, last: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, hart = tiny_model(TEXT)
+    transformer, caches = hart.transformer, list[KVCache]()
+    make = transformer.new_cache
+    monkeypatch.setattr(transformer, "new_cache", lambda *given: caches.append(make(*given)) or caches[-1])
+    settings = SETTINGS.replace(maskgit_steps=maskgit_steps)
+    NextScaleGenerator(hart, tokenizer.quantizer, settings, seeded(1))(random_context(TEXT, 1))
+    tokens = transformer.context_tokens + 4 + 9 + 16
+    assert [(cache.capacity, cache.length) for cache in caches] == [(tokens - last, tokens)]
 
 
 @pytest.mark.parametrize("maskgit_steps", [1, 3])
