@@ -67,15 +67,18 @@ def test_a_step_counts_as_often_as_there_are_steps(batch: int, monkeypatch: pyte
     monkeypatch.setattr(mar, "DIFFUSION_STEPS", 2)
     rival = dataclasses.replace(
         measuring.RIVALS["MAR-B"],
+        steps=2,
         network=lambda _: mar.Mar(mar.Sizes(8, 1, 2, 12, 1)),
         decoder=lambda: torch.nn.Conv2d(mar.CHANNELS, 3, 1),
     )
     monkeypatch.setattr(measuring, "RIVALS", {"tiny": rival})
     monkeypatch.setattr(measuring, "OURS", {"our": {8: tiny_text_config}})
     row = measuring.measured("tiny", 256, batch, setting())
-    assert row["latency_s"] == 64 * row["step_s"] + row["decoder_s"] > 0
+    assert row["latency_s"] == 2 * row["step_s"] + row["decoder_s"] > 0
     assert row["decoder_s"] == batch  # seconds of one image, for each
-    assert measuring.measured("our", 8, batch, setting())["latency_s"] > 0
+    assert measuring.measured("our", 8, batch, setting())["latency_s"] == 1 + batch
+    for name, size in {"tiny": 256, "our": 8}.items():
+        assert measuring._in_full(name, size, batch, setting()).seconds == 1
 
 
 def test_every_model_has_its_printed_row() -> None:
