@@ -259,7 +259,7 @@ def test_more_images_than_may_ever_wait_are_a_wrong_field() -> None:
 
 def test_steps_are_bounded_by_the_server_or_the_models_own() -> None:
     own = replace(FACTS, sampling=SamplingConfig(maskgit_steps=7))
-    with running(StandInEngine(facts=own), limits=Limits(max_steps=3)) as server:
+    with running(StandInEngine(facts=own), max_steps=3) as server:
         assert server.post(prompt="x", maskgit_steps=7).status_code == 200
         for name, most in (("maskgit_steps", 7), ("diffusion_steps", 3)):
             assert f"up to {most}" in error(server.post(**{"prompt": "x", name: 8}), 400)["message"]

@@ -143,12 +143,12 @@ def mix(
 def _draw(options: DrawOptions, settings: dict[str, Any], prepared: Callable[[HartPipeline], Drawing]) -> None:
     """Write the images that `prepared` asks a model for."""
     writable_folder(options.out)
-    with progress(f"loading {options.model or DEFAULT_MODEL}") as report, prompt_notes():
+    writer = ImageWriter(options, options.images_per_prompt or 1)
+    with says_what_is_kept(writer), progress(f"loading {options.model or DEFAULT_MODEL}") as report, prompt_notes():
         pipe = open_model(options)
-        call, record = prepared(pipe)
-        writer = ImageWriter(options, options.images_per_prompt or 1, **record)
-        with says_what_is_kept(writer):
-            call(**writer.arguments(pipe, report), **settings)
+        call, made_with = prepared(pipe)
+        writer.made_with |= made_with
+        call(**writer.arguments(pipe, report), **settings)
 
 
 def _edited(

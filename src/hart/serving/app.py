@@ -17,15 +17,14 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 from hart.serving.access import Access
 from hart.serving.bodies import Form, decoded, from_form, redrawn
-from hart.serving.checkers import PromptChecker
 from hart.serving.documents import IMAGES, NO_MODEL, edit_form, json_body, variation_form
 from hart.serving.door import Door
 from hart.serving.engine import Engine, Source
 from hart.serving.errors import error_response
 from hart.serving.models import Models, ServedModel
+from hart.serving.orders import Terms
 from hart.serving.schemas import ApiError, Edit, Generation, Variation
 from hart.serving.server import Limits, Server
-from hart.serving.signing import ContentCredentials
 from hart.sizes import ImageSize
 from hart.strict import clipped
 
@@ -37,11 +36,10 @@ PAGE = Path(__file__).with_name("page")
 
 def create_app(
     models: Models,
+    terms: Terms,
     *,
-    checker: PromptChecker,
     access: Access | None = None,
     limits: Limits | None = None,
-    credentials: ContentCredentials | None = None,
     log_requests: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> FastAPI:
@@ -49,7 +47,7 @@ def create_app(
     before it stops. `app.state.server` is its `Server`."""
     from hart import __version__
 
-    server = Server(models, checker, access or Access(), limits or Limits(), clock, credentials)
+    server = Server(models, terms, access or Access(), limits or Limits(), clock)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -37,7 +37,7 @@ from hart.serving.errors import api_error
 from hart.serving.metrics import Metrics
 from hart.serving.models import ModelUnavailable
 from hart.serving.options import ServeOptions
-from hart.serving.run import app_from_options, configure_logging, content_credentials
+from hart.serving.run import app_from_options, configure_logging
 from hart.serving.scheduler import DeadlinePassed
 from hart.serving.schemas import ApiError
 from hart.serving.streaming import SEND_SECONDS, ClientLeft, event_bytes, while_here
@@ -162,7 +162,7 @@ def front_app(options: ServeOptions, deploy: Callable[[], Any], withdraw: Callab
     """
     options.models()
     prompt_checker(options.prompt_check, options.device)
-    content_credentials(options)
+    options.credentials()
     access, front = Access(options.keys(), options.hosts()), Front(deploy, options.timeout)
 
     @asynccontextmanager
