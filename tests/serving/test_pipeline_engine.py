@@ -103,11 +103,18 @@ def test_in_one_batch_as_on_a_gpu_a_row_is_the_same_to_rounding(engine: Pipeline
     [
         ({"size": "8x8"}, "8x8", ""),
         ({"size": "10x6"}, "10x6", "may be poor"),
-        ({"size": "512x512"}, "8x8", "does not draw 512x512"),
+        ({"size": "512x512"}, "8x8", "does not draw 512x512: this is 8x8"),
+        ({"size": "15x5"}, "16x4", "does not draw 15x5: this is 16x4 the model was trained at 8x8"),
+        ({"size": "7x9"}, "8x8", "does not draw 7x9: this is 8x8"),
+        ({"size": "1600x800"}, "12x6", "does not draw 1600x800: this is 12x6"),
+        ({"size": "8192x2"}, "8x8", "does not draw 8192x2: this is 8x8"),
+        ({"size": "1x1"}, "4x4", "does not draw 1x1: this is 4x4"),
         ({"aspect": "2:1"}, "12x6", "may be poor"),
     ],
 )
-def test_sizes_that_the_model_draws(server: Running, given: dict[str, str], size: str, note: str) -> None:
+def test_a_size_becomes_the_nearest_that_the_model_draws(
+    server: Running, given: dict[str, str], size: str, note: str
+) -> None:
     answer = server.post(prompt="x", **given).json()
     assert answer["size"] == size
     assert image_of(answer["data"][0]["b64_json"]).size == tuple(map(int, size.split("x")))

@@ -64,11 +64,16 @@ def resolve_model(name: str | os.PathLike[str]) -> Path:
     if _exists(path) and path.is_dir():
         return path
     names = ", ".join(sorted(p.parent.name for p in SHIPPED_MODELS.glob(f"*/{CONFIG_FILE}"))) or "none"
-    if isinstance(name, str) and text.count("/") == 1 and not text.startswith((".", "/", "~")):
+    if isinstance(name, str) and is_hub_id(text):
         return download(text)
     if text in PRESETS:
         raise CheckpointError(f"{text} is a size without weights: add --random-weights, or give a model of that size")
     raise CheckpointError(f"unknown model {clipped(text)!r}: no folder, no hub id, and the shipped models are: {names}")
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name can be that of a model of the Hugging Face hub, `owner/name`."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
 
 
 def is_shipped(name: str) -> bool:

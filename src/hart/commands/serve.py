@@ -33,6 +33,8 @@ def serve(options: ServeOptions) -> None:
         raise HartError("--replicas: they are those of a Ray cluster: give --ray too")
     for source in options.models().values():
         _require_model(source, elsewhere=options.ray)
+    if options.prompt_check.count("/") == 1 and not options.prompt_check.endswith(".txt"):
+        _require_model(options.prompt_check, elsewhere=options.ray)
     with _listen(options.host, options.port) as listening:
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
@@ -52,15 +54,17 @@ def serve(options: ServeOptions) -> None:
 
 
 def _require_model(source: str, *, elsewhere: bool) -> None:
-    """Raise `HartError` for a model that cannot be anywhere, before the server says that it is there. Folders of other
-    machines (elsewhere) and ids of the hub show when they are opened. PyTorch is imported only where one is missing."""
-    is_hub_id = source.count("/") == 1 and not source.startswith((".", "/", "~"))
-    if is_hub_id or (elsewhere and "/" in source):
-        return
+    """Raise `HartError` for a model that is not there, before the server says that it is; nothing is loaded. What other
+    machines read (elsewhere) shows when it is opened. PyTorch is imported for none that is a folder here."""
     shipped = Path(__file__).parent.parent / "models" / source
-    if not any(map(os.path.isdir, (user_path(source), shipped))):
-        from hart.checkpoint.loading import resolve_model
+    if any(map(os.path.isdir, (user_path(source), shipped))) or (elsewhere and "/" in source):
+        return
+    from hart.checkpoint.hub import require_repository
+    from hart.checkpoint.loading import is_hub_id, resolve_model
 
+    if is_hub_id(source):
+        require_repository(source)
+    else:
         resolve_model(source)
 
 

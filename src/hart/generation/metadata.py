@@ -166,7 +166,9 @@ def save_png(path: Path, image: Image.Image, *, overwrite: bool = True) -> None:
 def read_record(path: Path) -> ImageRecord:
     """The record of an image that `write_image` saved. Raises `HartError` for any other file."""
     with open_image(path) as image:
-        chunks = dict(image.text) if isinstance(image, PngImagePlugin.PngImageFile) else {}
+        if not isinstance(image, PngImagePlugin.PngImageFile):
+            raise HartError(f"{path}: is {image.format}: only PNG files hold settings (of a server: output_format png)")
+        chunks = dict(image.text)
     if missing := [name for name in ("prompt", "seed", "model", "settings", "Software") if name not in chunks]:
         raise HartError(
             f"{path}: lacks {', '.join(missing)}: not an image by hart generate, or its PNG text chunks were removed"

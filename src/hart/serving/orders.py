@@ -142,11 +142,10 @@ def _size(request: ImageRequest, engine: Engine, source: Source | None) -> tuple
     if size != wanted and request.strict:
         why = engine.misfit(*wanted)
         raise ApiError(400, f"{param}: the model does not draw {said}: {why}", param=param)
-    if size != wanted:
-        return size, [f"the model does not draw {said}: this is {_text(size)}"]
-    if size in sizes:
-        return size, []
-    return size, [f"the model was trained at {', '.join(map(_text, sizes))}: images of {_text(size)} may be poor"]
+    notes = [] if size == wanted else [f"the model does not draw {said}: this is {_text(size)}"]
+    if size not in sizes:
+        notes.append(f"the model was trained at {', '.join(map(_text, sizes))}: images of {_text(size)} may be poor")
+    return size, notes
 
 
 def _text(size: Size) -> str:

@@ -70,7 +70,19 @@ class PipelineEngine:
         return tuple(size for size in sizes if math.prod(size) <= self._max_pixels)
 
     def nearest(self, width: int, height: int) -> Size:
-        return (width, height) if self.misfit(width, height) is None else self.facts.nearest(width, height)
+        step = self.facts.token_size
+        whole = max(2, round(width / step)) * step, max(2, round(height / step)) * step
+        for size in ((width, height), whole, self._of_own_area(width, height)):
+            if size is not None and self.misfit(*size) is None:
+                return size
+        return self.facts.nearest(width, height)
+
+    def _of_own_area(self, width: int, height: int) -> Size | None:
+        """The shape of a size, about as large as the model's own; None for shapes that it cannot have."""
+        try:
+            return self.shaped(f"{width}:{height}")
+        except HartError:
+            return None
 
     def misfit(self, width: int, height: int) -> str | None:
         if width * height > self._max_pixels:
