@@ -11,6 +11,7 @@ import sys
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import typer
@@ -35,6 +36,14 @@ def serve(options: ServeOptions) -> None:
         _require_model(source, elsewhere=options.ray)
     if options.prompt_check.count("/") == 1 and not options.prompt_check.endswith(".txt"):
         _require_model(options.prompt_check, elsewhere=options.ray)
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            """A first signal lets what was accepted be finished; a second waits for nothing, whatever has not ended."""
+            if self.should_exit:
+                os._exit(128 + sig)
+            super().handle_exit(sig, frame)
+
     with _listen(options.host, options.port) as listening:
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
@@ -50,7 +59,7 @@ def serve(options: ServeOptions) -> None:
             timeout_graceful_shutdown=math.ceil(options.timeout),
         )
         typer.echo(f"http://{shown}:{port}", err=False)
-        uvicorn.Server(config).run(sockets=[listening])
+        Server(config).run(sockets=[listening])
 
 
 def _require_model(source: str, *, elsewhere: bool) -> None:

@@ -117,8 +117,8 @@ class Engine(Protocol):
     def facts(self) -> ModelFacts: ...
 
     def nearest(self, width: int, height: int) -> Size:
-        """This size if the model draws it, else the nearest of whole tokens. Where that is too large: its shape with about
-        as many pixels as the model's own size. Where there is none: the nearest that the model was trained at."""
+        """This size if the model draws it, else the nearest of whole tokens. Where that is too large: its shape with
+        about as many pixels as the model's own size. Where there is none: the nearest that the model was trained at."""
         ...
 
     def misfit(self, width: int, height: int) -> str | None:

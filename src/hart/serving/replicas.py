@@ -56,6 +56,11 @@ ATTEMPTS = 3
 """Replicas that may die of a request before it gets an error."""
 GRACE_SECONDS = 5.0
 """In which a replica may still say that the time for a request is over."""
+HELD_BYTES = 2**29
+"""Of requests that are not answered yet, beyond which no further body is read; each is held for as long as another replica may
+have to draw it."""
+RETRY_SECONDS = 5
+"""After which there may be room."""
 STATUS_SECONDS = 5.0
 """In which a replica says how it is."""
 EVENT_ID = re.compile(rb"id: ([0-9]+)\.([0-9]+)\n")
@@ -193,6 +198,7 @@ class Front:
         self.figures = Metrics()
         self._bodies, self._deploy, self._timeout = Bodies(), deploy, timeout
         self._deployed: asyncio.Future[Any] | None = None
+        self._held = 0  # bytes of bodies
 
     def _state(self) -> Literal["starting", "ready", "failed"]:
         """Of the replicas as a whole."""
@@ -217,8 +223,25 @@ class Front:
         end = time.monotonic() + seconds
         replicas = await self._replicas(seconds)  # first: while they start no bodies are held
         left = end - time.monotonic()
-        body = await self._bodies.whole(request) if scope["method"] == "POST" else b""
-        await while_here(request.receive, self._passed_on(replicas, scope, body, send, left))
+        async with self._body(request) as body:
+            await while_here(request.receive, self._passed_on(replicas, scope, body, send, left))
+
+    @asynccontextmanager
+    async def _body(self, request: Request) -> AsyncIterator[bytes]:
+        """What a request holds, and for how long."""
+        if request.method != "POST":
+            yield b""
+            return
+        if self._held >= HELD_BYTES:
+            said = "too many requests wait for replicas: try again later"
+            again = {"Retry-After": str(RETRY_SECONDS)}
+            raise ApiError(503, said, kind="server_error", code="overloaded", headers=again)
+        body = await self._bodies.whole(request)
+        self._held += len(body)
+        try:
+            yield body
+        finally:
+            self._held -= len(body)
 
     async def healthz(self, _: Request) -> Response:
         """Whether the front works, and replicas could be made; one that dies later is Ray's business."""
