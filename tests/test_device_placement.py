@@ -97,10 +97,10 @@ def test_edits_wait_for_nothing_between_scales() -> None:
         pixels = torch.zeros(3, pipe.image_size, pipe.image_size, dtype=torch.uint8)
         edits = batch_edits(
             [
-                Edit(pixels, redraw, source_prompt="a", followed_scales=2),
+                Edit(pixels, redraw, source_prompt="a", followed_scales=2, style_strength=1.0, style=pixels),
                 Edit(pixels, kept_scales=scales, style_strength=1.0),
             ],
-            lambda edit: pipe.components.encode(edit.pixels),
+            pipe.components.encode,
             pipe.tokenizer.quantizer,
             config.tokenizer.schedule,
         )

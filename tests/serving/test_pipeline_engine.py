@@ -76,14 +76,18 @@ def test_an_edit_keeps_every_pixel_outside_its_mask_and_shares_a_batch(engine: P
     edited = engine.row("a cat", None, 5, size, {}, Source(image, "0" * 64, mask))
     varied = engine.row("", None, 5, size, {}, Source(image, "0" * 64, kept_scales=1))
     styled = engine.row("a cat", None, 5, size, {}, Source(image, "0" * 64, style_strength=2.0))
-    together = whole(engine, [row(engine, 0), edited, varied, styled])
-    assert together == [whole(engine, [one])[0] for one in (row(engine, 0), edited, varied, styled)]
+    lent = Source(image, "0" * 64, mask, style=Image.effect_noise(size, 9).convert("RGB"), style_sha256="1" * 64)
+    rows = [row(engine, 0), edited, varied, styled, engine.row("a cat", None, 5, size, {}, lent)]
+    together = whole(engine, rows)
+    assert together == [whole(engine, [one])[0] for one in rows]
     kept = (size[0] // 2, 0, *size)
     made = Image.frombytes("RGB", size, together[1])
     assert made.crop(kept).tobytes() == image.crop(kept).tobytes()
     assert together[1] == engine.pipe.edit(image, mask, "a cat", seed=5).images[0].tobytes()
     assert together[2] == engine.pipe.vary(image, kept_scales=1, seed=5).images[0].tobytes()
     assert together[3] == engine.pipe.vary(image, "a cat", style_strength=2, seed=5).images[0].tobytes()
+    assert together[4] == engine.pipe.edit(image, mask, "a cat", style=lent.style, seed=5).images[0].tobytes()
+    assert together[4] != together[1]
     halves = engine.row("", None, 5, size, {}, Source(image, "0" * 64)).source
     assert halves is not None and halves.kept_scales == engine.facts.scales // 2
 

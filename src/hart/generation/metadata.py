@@ -53,6 +53,8 @@ class EditSource(Config):
     kept_scales: int = 0
     followed_scales: int = 0
     style_strength: float = 0.0
+    style: str | None = None
+    style_sha256: str | None = None
 
 
 class MixSettings(Config):

@@ -109,7 +109,7 @@ class PipelineEngine:
         edit = None
         if source is not None:
             edit = self._edit(source, size)
-            source = replace(source, kept_scales=edit.kept_scales)
+            source = replace(source, kept_scales=edit.kept_scales, style_strength=edit.style_strength)
         schedule = requested_schedule(self.pipe.config, width=size[0], height=size[1])
         sampling = checked_settings(self.pipe.config, None, settings, schedule)
         row = Row(
@@ -131,13 +131,14 @@ class PipelineEngine:
         """What the rows of a request keep of its image, laid out on a canvas of this size."""
         if not self.facts.edits:
             raise NotOffered("this model draws classes and does not edit images: use /v1/images/generations")
-        canvas = str(ImageSize(*size))
+        asked: dict[str, Any] = {
+            "style": source.style,
+            "style_strength": source.style_strength,
+            "size": str(ImageSize(*size)),
+        }
         if source.mask is None:
-            return self.pipe.prepare_variation(
-                source.image, kept_scales=source.kept_scales, style_strength=source.style_strength, size=canvas
-            )
-        kept = source.kept_scales or 0
-        return self.pipe.prepare_edit(source.image, source.mask, kept_scales=kept, size=canvas)
+            return self.pipe.prepare_variation(source.image, kept_scales=source.kept_scales, **asked)
+        return self.pipe.prepare_edit(source.image, source.mask, kept_scales=source.kept_scales or 0, **asked)
 
     def remarks(self, prompt: str) -> list[str]:
         if self.pipe.num_classes is not None:

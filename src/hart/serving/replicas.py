@@ -57,8 +57,7 @@ ATTEMPTS = 3
 GRACE_SECONDS = 5.0
 """In which a replica may still say that the time for a request is over."""
 HELD_BYTES = 2**29
-"""Of requests that are not answered yet, beyond which no further body is read; each is held for as long as another replica may
-have to draw it."""
+"""Of requests that are not answered yet, which another replica may have to draw; beyond it no further body is read."""
 RETRY_SECONDS = 5
 """After which there may be room."""
 STATUS_SECONDS = 5.0
