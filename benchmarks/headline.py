@@ -2,11 +2,13 @@
 
     python benchmarks/headline.py --count                              # multiply-accumulates of all models
     python benchmarks/headline.py --time --sizes 512 --batch-size 1    # seconds, added to the same file
+    python benchmarks/headline.py --time --clock cpu --seconds 5       # of one thread, on a busy machine
 
 Random weights in the published sizes, guidance and steps of the paper; text features in, pixels out, text encoders left
 out for all. On a GPU every image is generated in full. On a CPU one step of a diffusion model is timed and multiplied
-by its steps, its decoder added, as the table says. Results are kept in one JSON file, from which the page beside it is
-written; a run replaces its own rows. Needs `pip install 'hart-image[headline]'`.
+by its steps, a few of many equal blocks stand for all, and the decoder's seconds are added, as the table says. Results
+are kept in one JSON file, from which the page beside it is written; a run replaces its own rows.
+Needs `pip install 'hart-image[headline]'`.
 """
 
 from __future__ import annotations
@@ -15,13 +17,16 @@ import argparse
 import gc
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from headline_parts.measuring import NAMES, OURS, Row, counted, measured, sizes_of
+import torch
+from headline_parts.measuring import NAMES, OURS, Row, Setting, counted, measured, sizes_of
 
-from hart.benchmark.machine import machine_facts
+from hart.benchmark.machine import device_clock, host_clock, machine_facts
 from hart.benchmark.report import table
 from hart.devices import dtype_name, is_out_of_memory, resolve_device, resolve_dtype
 from hart.evaluation.report import published_tables
@@ -42,19 +47,36 @@ def run(options: argparse.Namespace) -> None:
             results["counts"][key(name, size)] = counted(name, size)
             write(options.out, results)
     if options.time:
-        for name, size in chosen:
-            for batch in options.batch_size:
-                say(f"timing {name}, {size} px, batch {batch}")
-                row = {"batch": batch, "dtype": dtype_name(dtype), **machine_facts(device)}
-                try:
-                    row |= measured(name, size, batch, device, dtype, options.seconds)
-                except RuntimeError as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    row |= {"how": "out of memory"}
-                results["times"][f"{key(name, size)}, batch {batch}, {row['dtype']}, {device.type}"] = row
-                gc.collect()
-                write(options.out, results)
+        processor = options.clock == "cpu"
+        if processor:
+            torch.set_num_threads(1)
+        clock = host_clock(time.process_time) if processor else device_clock(device)
+        setting = Setting(device, dtype, clock, options.seconds, options.blocks)
+        for batch, (name, size) in product(options.batch_size, chosen):
+            say(f"timing {name}, {size} px, batch {batch}")
+            row = {"batch": batch, "dtype": dtype_name(dtype), "clock": options.clock, **machine_facts(device)}
+
+            def label(batch: int, name: str = name, size: int = size) -> str:
+                return f"{key(name, size)}, batch {batch}, {dtype_name(dtype)}, {device.type}"
+
+            row |= _timed(name, size, batch, setting, results["times"].get(label(1)), options.longest)
+            results["times"][label(batch)] = row
+            gc.collect()
+            write(options.out, results)
+
+
+def _timed(name: str, size: int, batch: int, setting: Setting, single: Row | None, longest: float) -> Row:
+    """single: the row of batch 1, by which a call that would take more than `longest` seconds is left out."""
+    if batch > 1 and single is not None and "call_s" in single:
+        seconds = batch * single["call_s"]
+        if seconds > longest:
+            return {"how": f"not timed: a call would take about {seconds / 60:.0f} minutes"}
+    try:
+        return measured(name, size, batch, setting)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return {"how": "out of memory"}
 
 
 def key(name: str, size: int) -> str:
@@ -76,18 +98,26 @@ def write(file: Path, results: dict[str, Any]) -> None:
 
 def page(results: dict[str, Any]) -> str:
     lines = ["# HART beside what the paper compares it with", "", "Written by `python benchmarks/headline.py`.", ""]
-    lines += ["## Multiply-accumulates of one image", "", *counts_table(results["counts"]), ""]
-    for machine in dict.fromkeys(map(where, results["times"].values())):
-        rows = {name: row for name, row in results["times"].items() if where(row) == machine}
-        lines += [f"## Seconds: {machine}", "", *times_table(rows, results["counts"]), ""]
+    lines += ["## Multiply-accumulates of one image, in trillions", "", *counts_table(results["counts"]), ""]
+    times = dict(sorted(results["times"].items(), key=_place))
+    for machine in dict.fromkeys(map(where, times.values())):
+        rows = {name: row for name, row in times.items() if where(row) == machine}
+        lines += [f"## {machine}", "", *times_table(rows, results["counts"]), ""]
     return "\n".join(lines)
 
 
 def where(row: Row) -> str:
-    """The machine and type that a row was measured on: only rows of one are compared."""
-    return ", ".join(
-        [row.get("GPU") or f"{row['processor']}, {row['threads']} threads", row["dtype"], f"torch {row['torch']}"]
-    )
+    """What was measured where, and in which type: only rows of one are compared."""
+    clock = "Processor seconds" if row.get("clock") == "cpu" else "Seconds"
+    threads = f"{row['threads']} thread{'s' * (row['threads'] > 1)}"
+    machine = row.get("GPU") or f"{row['processor']}, {threads}"
+    return f"{clock}: {machine}, {row['dtype']}, torch {row['torch']}"
+
+
+def _place(item: tuple[str, Row]) -> tuple[int, int, int]:
+    """Of a timed row in its table: by size and batch, then in the order of the models."""
+    model, size = split(item[0].split(", batch ")[0])
+    return size, item[1]["batch"], NAMES.index(model)
 
 
 def split(name: str) -> tuple[str, int]:
@@ -133,32 +163,43 @@ def _number(model: str, size: int) -> float:
     return float(text[:-1]) * {"T": 1.0, "G": 1e-3}[text[-1]]
 
 
+def printed_seconds(model: str, size: int, batch: int) -> float | None:
+    """The paper's seconds for an image on an A100: alone, in a batch of 8, or, with classes, in one of 64."""
+    if size == 256:
+        table = published_tables()["class_to_image"]
+        return float(table.rows[model][table.columns.index("seconds")]) / 64
+    row = published_tables()["text_cost"].rows[f"HART {size}" if model in OURS else model]
+    seconds, rate = row[2:4] if size == 512 else row[5:7]
+    return {1: float(seconds), 8: 1 / float(rate)}.get(batch) if seconds else None
+
+
 def times_table(times: dict[str, Row], counts: dict[str, Row]) -> list[str]:
     """Seconds of rows of one machine; the ratio is over HART's at the same size and batch."""
 
     def rows() -> Iterator[Sequence[Any]]:
         for name, row in times.items():
-            label = name.split(", batch ")[0]
+            label, batch = name.split(", batch ")[0], row["batch"]
             model, size = split(label)
             latency = row.get("latency_s")
-            rest = name.removeprefix(label)
-            ours = times.get(key(REFERENCE[size], size) + rest, {}).get("latency_s")
-            rate = 2 * row["batch"] * whole(counts[label]) / latency / 1e9 if latency and label in counts else None
+            ours = times.get(key(REFERENCE[size], size) + name.removeprefix(label), {}).get("latency_s")
+            rate = 2 * batch * whole(counts[label]) / latency / 1e9 if latency and label in counts else None
+            printed, printed_ours = (printed_seconds(which, size, batch) for which in (model, REFERENCE[size]))
             yield [
-                f"{model}, {size} px",
-                row["batch"],
+                label,
+                batch,
                 row.get("step_s"),
                 row.get("decoder_s"),
                 latency,
-                row["batch"] / latency if latency else None,
+                latency / batch if latency else None,
                 latency / ours if latency and ours else None,
+                printed / printed_ours if printed and printed_ours else None,
                 rate,
                 row.get("peak_gib"),
                 row["how"],
             ]
 
-    header = ["model", "batch", "step s", "decoder s", "latency s", "images/s", "x HART", "GFLOP/s", "peak GiB", "how"]
-    return table(header, rows())
+    parts = ["step", "decoder", "batch", "an image"]
+    return table(["model", "batch size", *parts, "times HART's", "printed", "GFLOP/s", "peak GiB", "how"], rows())
 
 
 def say(message: str) -> None:
@@ -174,7 +215,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--device", help="by default CUDA if there is one")
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--seconds", type=float, default=60.0, help="about so long for each model, or one call")
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: processor time of one thread")
+    parser.add_argument("--seconds", type=float, default=60.0, help="about so long for each part, or one call")
+    parser.add_argument("--blocks", type=int, default=3, help="how many of equal blocks are timed on a CPU")
+    parser.add_argument("--longest", type=float, default=900.0, help="a batch that would take longer is not timed")
     parser.add_argument("--out", type=Path, default=FILE, help="JSON file; a page of the same name is written too")
     return parser.parse_args(arguments)
 

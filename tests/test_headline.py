@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import itertools
 import json
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from hart.benchmark.machine import host_clock
 from helpers import tiny_class_config, tiny_text_config
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -26,6 +29,13 @@ def module(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
+def setting() -> Any:
+    """With a clock by which every call takes a second."""
+    ticks = itertools.count()
+    clock = host_clock(lambda: float(next(ticks)))
+    return module("headline_parts.measuring").Setting(torch.device("cpu"), torch.float32, clock, 0.0, 1)
+
+
 @torch.no_grad()
 def test_mar_is_counted_as_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     mar, measuring = module("headline_parts.mar"), module("headline_parts.measuring")
@@ -33,7 +43,7 @@ def test_mar_is_counted_as_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(mar, name, value)
     sizes = mar.step_sizes()
     assert len(sizes) == 5 and sum(sizes) == 16 and min(sizes) >= 1
-    network = measuring.with_values(lambda: mar.Mar(mar.Sizes(8, 1, 2, 12, 1)), torch.device("cpu"), torch.float32)
+    network = measuring.filled(mar.Mar(mar.Sizes(8, 1, 2, 12, 1)), setting())
     tokens, classes = torch.zeros(2, 0, mar.CHANNELS), torch.zeros(2, dtype=torch.long)
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         for count in sizes:
@@ -51,7 +61,8 @@ def test_ours_are_counted_without_memory(config: object, monkeypatch: pytest.Mon
     assert row["decoder"] > 0
 
 
-def test_a_step_counts_as_often_as_there_are_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_step_counts_as_often_as_there_are_steps(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     mar, measuring = module("headline_parts.mar"), module("headline_parts.measuring")
     monkeypatch.setattr(mar, "DIFFUSION_STEPS", 2)
     rival = dataclasses.replace(
@@ -61,10 +72,10 @@ def test_a_step_counts_as_often_as_there_are_steps(monkeypatch: pytest.MonkeyPat
     )
     monkeypatch.setattr(measuring, "RIVALS", {"tiny": rival})
     monkeypatch.setattr(measuring, "OURS", {"our": {8: tiny_text_config}})
-    where = (torch.device("cpu"), torch.float32, 1e-3)
-    row = measuring.measured("tiny", 256, 1, *where)
+    row = measuring.measured("tiny", 256, batch, setting())
     assert row["latency_s"] == 64 * row["step_s"] + row["decoder_s"] > 0
-    assert measuring.measured("our", 8, 2, *where)["latency_s"] > 0
+    assert row["decoder_s"] == batch  # seconds of one image, for each
+    assert measuring.measured("our", 8, batch, setting())["latency_s"] > 0
 
 
 def test_every_model_has_its_printed_row() -> None:
@@ -73,6 +84,34 @@ def test_every_model_has_its_printed_row() -> None:
         for size in measuring.sizes_of(name):
             assert headline._number(name, size) > 0
     assert headline._number("MAR-L", 256) / headline._number("HART-d30", 256) == pytest.approx(10.67, abs=0.01)
+
+
+def test_equal_blocks_stand_for_those_that_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    measuring = module("headline_parts.measuring")
+    monkeypatch.setattr(measuring, "CACHED_BYTES", 0)
+    network = torch.nn.Sequential(
+        torch.nn.ModuleList([*(torch.nn.Linear(8, 8) for _ in range(7)), torch.nn.Linear(8, 4)])
+    )
+    stands_for = measuring.shortened(network, 2)
+    assert stands_for == {"0.0": 3.5, "0.1": 3.5}
+    assert [layer.out_features for layer in network[0]] == [8, 8, 4]
+    x = torch.zeros(1, 8)
+    best = measuring._best(lambda: [layer(x) for layer in network[0]], setting(), network, stands_for)
+    assert (best.call, best.seconds) == (5.0, 10.0)
+    monkeypatch.setattr(measuring, "CACHED_BYTES", 2**30)
+    assert not measuring.shortened(torch.nn.ModuleList(torch.nn.Linear(8, 8) for _ in range(8)), 2)
+
+
+@pytest.mark.parametrize(("longest", "timed"), [(80.0, True), (79.0, False)])
+def test_a_batch_that_would_take_too_long_is_left_out(
+    longest: float, timed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headline = module("headline")
+    monkeypatch.setattr(headline, "measured", lambda *_: {"latency_s": 1.0})
+    single = {"call_s": 10.0, "latency_s": 900.0}
+    row = headline._timed("SD3-medium", 1024, 8, setting(), single, longest)
+    assert ("latency_s" in row) == timed
+    assert timed or row["how"] == "not timed: a call would take about 1 minutes"
 
 
 def test_tables_compare_rows_of_one_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,5 +135,5 @@ def test_tables_compare_rows_of_one_machine(tmp_path: Path, capsys: pytest.Captu
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()]
     rows = {(line[0], line[1]): line for line in lines if len(line) > 5}
     assert rows["SD3-medium, 512 px", "28"][8:] == ["2", "51.4T", "16.06"]
-    assert rows["SD3-medium, 512 px", "1"][6] == "4.5"
+    assert rows["SD3-medium, 512 px", "1"][6:8] == ["4.5", "4.667"]
     assert rows["SD3-medium, 512 px", "8"][-1] == "out of memory"

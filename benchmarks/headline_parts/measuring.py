@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import accumulate
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hart.benchmark.machine import Clock, device_clock, peak_memory
-from hart.benchmark.measure import timed
-from hart.benchmark.parts import GenerationTimer
+from hart.benchmark.machine import Clock, peak_memory
+from hart.benchmark.parts import GenerationTimer, Stopwatch, quiet_prompts
 from hart.checkpoint.loading import build
-from hart.config import HartConfig
+from hart.config import HartConfig, TokenizerConfig
 from hart.devices import without_memory
 from hart.evaluation.suites.cost import printed_macs
 from hart.inference.cost import model_cost
 from hart.pipeline import HartPipeline
 from hart.presets import hart_imagenet, preset, var_imagenet
 from hart.text_encoder import RandomTextFeatures
+from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from headline_parts import mar
-from headline_parts.rivals import RIVALS, Network, Rival, Step, TextEncoder, qwen2
+from headline_parts.rivals import RIVALS, Decoder, Network, Rival, Step, TextEncoder, qwen2
 
 META = torch.device("meta")
 OURS: dict[str, dict[int, Callable[[], HartConfig]]] = {
@@ -38,6 +39,9 @@ OURS: dict[str, dict[int, Callable[[], HartConfig]]] = {
 }
 NAMES = (*OURS, *RIVALS)
 Row = dict[str, Any]
+Built = TypeVar("Built")
+CACHED_BYTES = 2**26
+"""More than the caches of a processor hold."""
 
 
 def sizes_of(name: str) -> tuple[int, ...]:
@@ -146,96 +150,197 @@ def _shapes(*shape: int) -> Tensor:
     return torch.empty(shape, device=META)
 
 
-def measured(name: str, size: int, batch: int, device: torch.device, dtype: torch.dtype, budget: float) -> Row:
-    """Seconds of a batch from text features to pixels. budget: about so many seconds for each of its parts."""
-    if name not in OURS:
-        way = _in_full if device.type == "cuda" else _one_step
-        return way(RIVALS[name], size, batch, device, dtype, budget)
-    timer = GenerationTimer(_pipeline(OURS[name][size](), device, dtype), device_clock(device))
-    found = timed(timer, batch, repeats=5, seconds=budget)
-    seconds = sorted(call.seconds for call in found.generations)
+@dataclass(frozen=True)
+class Setting:
+    """How all are timed. budget: about so many seconds for the calls of a part, whose fastest counts; one at least.
+
+    blocks: of many equal ones, so many are timed on a CPU, and stand for all.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    clock: Clock
+    budget: float
+    blocks: int
+
+    @property
+    def in_full(self) -> bool:
+        return self.device.type == "cuda"
+
+
+@dataclass(frozen=True)
+class Best:
+    """The fastest of so many calls, in seconds, and the most GiB during them.
+
+    call: seconds that it took itself, without what others of its blocks stand for.
+    """
+
+    calls: int
+    seconds: float
+    call: float
+    peak: float | None
+
+    @property
+    def how(self) -> str:
+        """What is to be said about it besides."""
+        calls = f", best of {self.calls} calls" if self.calls > 1 else ""
+        return calls + (", some of its equal blocks timed for all" if self.seconds > self.call else "")
+
+
+def measured(name: str, size: int, batch: int, setting: Setting) -> Row:
+    """Seconds of a batch from text features to pixels, on a CPU added up from those of its parts."""
+    if setting.in_full:
+        best = _in_full(name, size, batch, setting)
+        return {"how": f"in full{best.how}", "latency_s": best.seconds, "call_s": best.call, "peak_gib": best.peak}
+    if name in OURS:
+        config = OURS[name][size]()
+        steps, step, decoder = 1, _ours_timed(config, batch, setting), _our_decoder_timed(config.tokenizer, setting)
+    else:
+        rival = RIVALS[name]
+        steps, step = rival.steps, _step_timed(rival.network, rival.step, size, batch, setting)
+        decoder = _decoder_timed(rival.decoder, *rival.latent, size, setting)
+    network = "all steps" if name in OURS else f"one step x {steps}"
     return {
-        "how": f"in full, median of {len(seconds)} after one to warm up",
-        "latency_s": seconds[(len(seconds) - 1) // 2],
-        "peak_gib": found.peak,
+        "how": f"{network} + decoder x {batch}{step.how}",
+        "step_s": None if name in OURS else step.seconds,
+        "decoder_s": batch * decoder.seconds,
+        "latency_s": steps * step.seconds + batch * decoder.seconds,
+        "call_s": step.call,
+        "peak_gib": None
+        if step.seconds > step.call
+        else max((b.peak for b in (step, decoder) if b.peak), default=None),
     }
 
 
-def _one_step(rival: Rival, size: int, batch: int, device: torch.device, dtype: torch.dtype, budget: float) -> Row:
-    """One step and the decoder; the step counts as often as there are steps."""
-    calls, step, memory = _step_timed(rival.network, rival.step, size, batch, device, dtype, budget)
-    peak = peak_memory(device)
-    decoder, latent = with_values(rival.decoder, device, dtype), _latent(rival, size, batch, _numbers(device, dtype))
-    _, decoding = _best(partial(decoder, latent), device_clock(device), budget)
-    return {
-        "how": f"one step x {rival.steps} + decoder; the step is the best of {calls} call{'s' * (calls > 1)}",
-        "step_s": step,
-        "decoder_s": decoding,
-        "latency_s": rival.steps * step + decoding,
-        "peak_gib": max((found for found in (memory, peak()) if found is not None), default=None),
-    }
-
-
-@cache
-def _step_timed(
-    network: Network, step: Step, size: int, batch: int, device: torch.device, dtype: torch.dtype, budget: float
-) -> tuple[int, float, float | None]:
-    """Calls, seconds and GiB of a step; kept for rivals of the same sizes. The network is gone when it returns."""
-    peak = peak_memory(device)
-    work = partial(step, with_values(network, device, dtype, size), 2 * batch, size, _numbers(device, dtype))
-    return *_best(work, device_clock(device), budget), peak()
-
-
-def _pipeline(config: HartConfig, device: torch.device, dtype: torch.dtype) -> HartPipeline:
-    """One of ours with random weights, made as those of the rivals are."""
-    tokenizer, hart = (with_values(lambda part=part: build(config)[part], device, dtype) for part in (0, 1))
-    text = config.transformer.text
-    encoder = None if text is None else RandomTextFeatures(text, 0)
-    return HartPipeline(config, tokenizer, hart, device=device, dtype=dtype, text_encoder=encoder)
-
-
-def _in_full(rival: Rival, size: int, batch: int, device: torch.device, dtype: torch.dtype, budget: float) -> Row:
+def _in_full(name: str, size: int, batch: int, setting: Setting) -> Best:
     """All steps and the decoder, without a scheduler's own work."""
-    network, decoder = with_values(rival.network, device, dtype, size), with_values(rival.decoder, device, dtype)
-    numbers = _numbers(device, dtype)
-    latent = _latent(rival, size, batch, numbers)
+    if name in OURS:
+        tokenizer, hart = built(lambda: build(OURS[name][size]()))
+        pipe = _pipeline(OURS[name][size](), filled(tokenizer, setting), filled(hart, setting), setting)
+        return _best(_generation(pipe, batch, setting, "pil"), setting)
+    rival = RIVALS[name]
+    network, decoder = filled(built(rival.network, size), setting), filled(built(rival.decoder), setting)
+    latent = _latent(*rival.latent, size, batch, setting)
 
     def generate() -> None:
         for _ in range(rival.steps):
-            rival.step(network, 2 * batch, size, numbers)
+            rival.step(network, 2 * batch, size, _numbers(setting))
         decoder(latent)
 
-    peak = peak_memory(device)
-    calls, seconds = _best(generate, device_clock(device), budget)
-    return {"how": f"in full, best of {calls}", "latency_s": seconds, "peak_gib": peak()}
+    return _best(generate, setting)
+
+
+def _ours_timed(config: HartConfig, batch: int, setting: Setting) -> Best:
+    """All of an image but its decoder."""
+    tokenizer, hart = built(lambda: build(config))
+    stands_for = shortened(hart, setting.blocks)
+    pipe = _pipeline(config, filled(tokenizer, setting), filled(hart, setting), setting)
+    return _best(_generation(pipe, batch, setting, "latent"), setting, pipe.components.hart, stands_for)
+
+
+@cache
+def _our_decoder_timed(config: TokenizerConfig, setting: Setting) -> Best:
+    """On one image, as the pipeline decodes."""
+    tokenizer = filled(built(lambda: HybridTokenizer(config)), setting)
+    latent = _numbers(setting)(1, config.latent_channels, *(2 * (config.scales[-1],)))
+    return _best(lambda: tokenizer.decode(latent), setting)
+
+
+@cache
+def _step_timed(network: Network, step: Step, size: int, batch: int, setting: Setting) -> Best:
+    """A step; kept for rivals of the same sizes. The network is gone when it returns."""
+    module = built(network, size)
+    stands_for = shortened(module, setting.blocks)
+    work = partial(step, filled(module, setting), 2 * batch, size, _numbers(setting))
+    return _best(work, setting, module, stands_for)
+
+
+@cache
+def _decoder_timed(decoder: Decoder, channels: int, pixels: int, size: int, setting: Setting) -> Best:
+    """On one image."""
+    latent = _latent(channels, pixels, size, 1, setting)
+    return _best(partial(filled(built(decoder), setting), latent), setting)
+
+
+def _pipeline(config: HartConfig, tokenizer: nn.Module, hart: nn.Module, setting: Setting) -> HartPipeline:
+    text = config.transformer.text
+    encoder = None if text is None else RandomTextFeatures(text, 0)
+    return HartPipeline(config, tokenizer, hart, device=setting.device, dtype=setting.dtype, text_encoder=encoder)
+
+
+def _generation(pipe: HartPipeline, batch: int, setting: Setting, output_type: str) -> Callable[[], object]:
+    prompts = GenerationTimer(pipe, setting.clock).prompts(batch)
+
+    def generate() -> None:
+        with quiet_prompts():
+            pipe(prompts, seed=0, batch_size=batch, output_type=output_type)
+
+    return generate
+
+
+def shortened(network: nn.Module, kept: int) -> dict[str, float]:
+    """Leave `kept` of the equal blocks of every long list, in place: the names of these, and how many each stands for.
+
+    Short lists stay, and those of small blocks, which would be faster than in the whole network if they stayed in the
+    processor's cache.
+    """
+    found: dict[str, float] = {}
+    for name, blocks in list(network.named_modules()):
+        if not isinstance(blocks, nn.ModuleList):
+            continue
+        equal = [i for i, block in enumerate(blocks) if _shapes_in(block) == _shapes_in(blocks[0])]
+        if len(equal) < 2 * kept or 2 * kept * sum(map(math.prod, _shapes_in(blocks[0]))) < CACHED_BYTES:
+            continue
+        for i in reversed(equal[kept:]):
+            del blocks[i]
+        found |= {f"{name}.{i}": len(equal) / kept for i in equal[:kept]}
+    return found
+
+
+def _shapes_in(module: nn.Module) -> list[torch.Size]:
+    return [parameter.shape for parameter in module.parameters()]
 
 
 @torch.inference_mode()
-def _best(work: Callable[[], object], clock: Clock, budget: float) -> tuple[int, float]:
-    """How many of up to four calls end within about `budget` seconds, one at least; and the seconds of the fastest."""
-    start = time.monotonic()
-    calls = [clock.seconds(work)]
-    while len(calls) < 4 and time.monotonic() - start + calls[-1] < budget:
-        calls.append(clock.seconds(work))
-    return len(calls), min(calls)
+def _best(
+    work: Callable[[], object],
+    setting: Setting,
+    network: nn.Module | None = None,
+    stands_for: Mapping[str, float] = MappingProxyType({}),
+) -> Best:
+    """Of up to four calls that end within about the budget. stands_for: see `shortened`, of blocks of `network`."""
+    peak, start = peak_memory(setting.device), time.monotonic()
+    calls: list[tuple[float, float]] = []
+    while not calls or (len(calls) < 4 and time.monotonic() - start + calls[-1][1] < setting.budget):
+        watch = Stopwatch(setting.clock)
+        spans = {name: (network.get_submodule(name),) * 2 for name in stands_for} if network is not None else {}
+        with watch.watching(spans):
+            call = setting.clock.seconds(work)
+        calls.append((call + sum((n - 1) * sum(watch.seconds(name)) for name, n in stands_for.items()), call))
+    return Best(len(calls), *min(calls), peak())
 
 
-def _numbers(device: torch.device, dtype: torch.dtype) -> Callable[..., Tensor]:
-    return lambda *shape: torch.randn(shape, device=device).to(dtype)
+def _numbers(setting: Setting) -> Callable[..., Tensor]:
+    return lambda *shape: torch.randn(shape, device=setting.device).to(setting.dtype)
 
 
-def _latent(rival: Rival, size: int, batch: int, numbers: Callable[..., Tensor]) -> Tensor:
-    channels, pixels = rival.latent
-    return numbers(batch, channels, size // pixels, size // pixels).contiguous(memory_format=torch.channels_last)
+def _latent(channels: int, pixels: int, size: int, batch: int, setting: Setting) -> Tensor:
+    """pixels: for one position along a side."""
+    shape = (batch, channels, size // pixels, size // pixels)
+    return _numbers(setting)(*shape).contiguous(memory_format=torch.channels_last)
+
+
+def built(build: Callable[..., Built], *sizes: int) -> Built:
+    """Modules without memory."""
+    with without_memory():
+        return build(*sizes)
 
 
 @torch.no_grad()
-def with_values(build: Callable[..., nn.Module], device: torch.device, dtype: torch.dtype, *sizes: int) -> nn.Module:
-    """A module with random weights of variance 1 / inputs, its kernels channels-last."""
-    with without_memory():
-        module = build(*sizes)
-    module.to(dtype).to_empty(device=device).eval().requires_grad_(False)
-    noise = torch.randn(2**22, device=device)
+def filled(module: nn.Module, setting: Setting) -> nn.Module:
+    """The same module with random weights of variance 1 / inputs, its kernels channels-last."""
+    module.to(setting.dtype).to_empty(device=setting.device).eval().requires_grad_(False)
+    noise = torch.randn(2**22, device=setting.device)
     for tensor in (*module.parameters(), *module.buffers()):
         if not tensor.is_floating_point():
             tensor.zero_()

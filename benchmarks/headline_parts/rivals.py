@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ Numbers = Callable[..., Tensor]
 """Makes random numbers of the shape that it is given."""
 TextEncoder = Callable[[], nn.Module]
 Network = Callable[[int], nn.Module]
+Decoder = Callable[[], nn.Module]
 Step = Callable[[nn.Module, int, int, Numbers], Tensor]
 
 
@@ -34,7 +36,7 @@ class Rival:
     network: Network
     step: Step
     latent: tuple[int, int]
-    decoder: Callable[[], nn.Module]
+    decoder: Decoder
     texts: tuple[tuple[TextEncoder, int], ...] = ()
     sizes: tuple[int, ...] = (512, 1024)
 
@@ -131,19 +133,24 @@ def _mar_step(network: nn.Module, rows: int, _: int, numbers: Numbers) -> Tensor
     return network.step(numbers(rows, known, mar.CHANNELS), classes, mar.TOKENS // mar.STEPS)
 
 
-def _decoder(channels: int, widths: tuple[int, ...] = (128, 256, 512, 512)) -> nn.Module:
+@cache
+def _decoder(channels: int, widths: tuple[int, ...] = (128, 256, 512, 512)) -> Decoder:
     """That of latent diffusion's KL autoencoder; a level of `widths` doubles the side, but for the last."""
-    from diffusers import AutoencoderKL
 
-    levels = len(widths)
-    whole = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=widths,
-        layers_per_block=2,
-        latent_channels=channels,
-    )
-    return nn.Sequential(whole.post_quant_conv, whole.decoder)
+    def build() -> nn.Module:
+        from diffusers import AutoencoderKL
+
+        levels = len(widths)
+        whole = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            block_out_channels=widths,
+            layers_per_block=2,
+            latent_channels=channels,
+        )
+        return nn.Sequential(whole.post_quant_conv, whole.decoder)
+
+    return build
 
 
 def _clip(width: int, depth: int, heads: int) -> TextEncoder:
@@ -177,7 +184,7 @@ def qwen2() -> nn.Module:
 
 def _rival(step: Step, network: Network, channels: int, **more: Any) -> Rival:
     """With the autoencoder that has eight pixels a position."""
-    parts: dict[str, Any] = {"latent": (channels, 8), "decoder": lambda: _decoder(channels)}
+    parts: dict[str, Any] = {"latent": (channels, 8), "decoder": _decoder(channels)}
     return Rival(step=step, network=network, **parts | more)
 
 
@@ -191,7 +198,7 @@ def _mar(sizes: mar.Sizes) -> Rival:
         network=lambda _: mar.Mar(sizes),
         step=_mar_step,
         latent=(mar.CHANNELS, 16),
-        decoder=lambda: _decoder(mar.CHANNELS, (128, 128, 256, 256, 512)),
+        decoder=_decoder(mar.CHANNELS, (128, 128, 256, 256, 512)),
         sizes=(256,),
     )
 

@@ -53,7 +53,7 @@ from hart.generation.request import (
 from hart.grids import ScaleSchedule
 from hart.inference.components import Components
 from hart.inference.editing import Editing
-from hart.inference.memory import require_memory
+from hart.inference.memory import SAVING, require_memory
 from hart.sizes import requested_schedule
 from hart.types import ClassContext, Context, cat_contexts
 
@@ -169,18 +169,20 @@ class HartPipeline(Editing):
         *,
         batch_size: int | None = None,
         second_prompt: bool = False,
+        savings: Iterable[str] = SAVING,
         sampling: SamplingConfig | None = None,
         **settings: Unpack[SamplingOptions],
     ) -> None:
         """Raise `HartError` if a call for so many images of this schedule needs more memory than there is.
 
-        second_prompt: whether they have one, of a mix or of an edit's source. All else is as in a call, which does not
-        ask.
+        second_prompt: whether they have one, of a mix or of an edit's source. savings: options that the error may
+        advise. All else is as in a call, which does not ask.
         """
         parts = self._components
-        guided = checked_settings(self.config, sampling, settings, schedule).guidance_scale > 0
+        sampling = checked_settings(self.config, sampling, settings, schedule)
+        branches = 1 + (sampling.guidance_scale > 0) + second_prompt
         size = whole_number("batch_size", batch_size or default_batch(parts.device.type), 1, MAX_BATCH)
-        require_memory(self.config, parts, schedule, min(images, size), 1 + guided + second_prompt)
+        require_memory(self.config.replace(sampling=sampling), parts, schedule, min(images, size), branches, savings)
 
     @torch.inference_mode()
     def encode_prompt(self, prompt: Prompt | Iterable[Prompt]) -> Context:

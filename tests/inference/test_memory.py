@@ -100,6 +100,15 @@ def test_memory_is_asked_for_the_rows_that_are_made(
     assert result.exit_code == 0, result.output
 
 
+def test_a_benchmark_is_advised_what_it_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = tiny_text_config()
+    (tmp_path / "config.json").write_text(config.to_json())
+    two_images = image_memory(config, requested_schedule(config), 4, 4, Speed()).most
+    monkeypatch.setattr(memory, "free_memory", lambda _: two_images)
+    arguments = ["benchmark", tmp_path / "config.json", "--device", "cpu", "--batch-size", "3"]
+    assert refused(run(*arguments)).endswith(": choose --batch-size 2 or a smaller --size")
+
+
 def test_on_a_gpu_one_image_is_asked_for_one(monkeypatch: pytest.MonkeyPatch, text: HartPipeline) -> None:
     """Where four are made together, if there are as many."""
     schedule = requested_schedule(text.config)
@@ -115,11 +124,11 @@ def test_on_a_gpu_one_image_is_asked_for_one(monkeypatch: pytest.MonkeyPatch, te
 @pytest.mark.parametrize(
     ("size", "images", "free", "advice"),
     [
-        (512, 4, 6.0e9, ["--batch-size 3", "--cache int8"]),
-        (512, 4096, 6.0e9, ["--batch-size 3"]),
-        (512, 4, 1.5e9, ["--batch-size 2 --cache int8"]),
+        (512, 4, 3.5e9, ["--batch-size 3", "--cache int8"]),
+        (512, 4096, 3.5e9, ["--batch-size 3"]),
+        (512, 4, 1.0e9, ["--batch-size 2 --cache int8"]),
         (512, 4, 0.8e9, ["--batch-size 1 --cache int8 --tiled"]),
-        (512, 4, 0.5e9, []),
+        (512, 4, 0.4e9, []),
         (1024, 1, 3.5e9, ["--cache int8"]),
         (1024, 1, 3.0e9, ["--cache int8 --tiled"]),
         (1024, 1, 1.0e9, []),

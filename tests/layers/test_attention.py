@@ -71,28 +71,33 @@ def test_the_learned_gain_stops_at_100() -> None:
 
 
 @pytest.mark.parametrize(("kept", "tolerance"), [(None, 1e-6), (torch.bfloat16, 2e-2), (torch.int8, 2e-2)])
+@pytest.mark.parametrize("unkept", [0, 4])
 @pytest.mark.parametrize("qk_norm", [False, True])
-def test_a_cache_answers_as_one_pass_does(qk_norm: bool, kept: torch.dtype | None, tolerance: float) -> None:
+def test_a_cache_answers_as_one_pass_does(
+    qk_norm: bool, unkept: int, kept: torch.dtype | None, tolerance: float
+) -> None:
     layer = attention(qk_norm=qk_norm)
     segments = [3, 1, 4]
     x = random_tensor(2, 8, WIDTH)
     rotation = rotation_1d(torch.arange(8).expand(2, -1), WIDTH // HEADS)
     whole = layer(x, rotation, segments=segments)
-    cache = KVCache(1, 2, HEADS, 8, WIDTH // HEADS, dtype=x.dtype, device=x.device, kept=kept)
+    size = (1, 2, HEADS, 8 - unkept, WIDTH // HEADS)
+    cache = KVCache(*size, dtype=x.dtype, device=x.device, kept=kept, unkept=unkept)
     parts, start = [], 0
     for length in segments:
         span = slice(start, start + length)
         parts.append(layer(x[:, span], (rotation[0][:, :, span], rotation[1][:, :, span]), cache=cache.layer(0)))
         cache.advance(length)
         start += length
-    assert cache.length == cache.capacity
+    assert cache.length == cache.capacity + unkept
     assert (torch.cat(parts, dim=1) - whole).abs().max() <= tolerance * whole.abs().max()
 
 
-def test_a_full_cache_says_so() -> None:
-    cache = KVCache(1, 1, 1, 3, 4, dtype=torch.float32, device=torch.device("cpu"))
+@pytest.mark.parametrize(("capacity", "unkept"), [(3, 0), (3, 2), (2, 1), (0, 2)])
+def test_a_full_cache_says_so(capacity: int, unkept: int) -> None:
+    cache = KVCache(1, 1, 1, capacity, 4, dtype=torch.float32, device=torch.device("cpu"), unkept=unkept)
     tokens = torch.zeros(1, 1, 2, 4)
     cache.layer(0).append(tokens, tokens)
     cache.advance(2)
-    with pytest.raises(ValueError, match="holds 3 tokens, 4 were given"):
+    with pytest.raises(ValueError, match=f"holds {capacity} tokens, 4 were given"):
         cache.layer(0).append(tokens, tokens)

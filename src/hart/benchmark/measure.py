@@ -172,7 +172,7 @@ def benchmark(
     clock = clock or device_clock(device)
     ceilings = Ceilings(device, clock)
     timer = GenerationTimer(pipe, clock, size, aspect)
-    pipe.require_memory(timer.schedule, max(batches), batch_size=max(batches))
+    pipe.require_memory(timer.schedule, max(batches), batch_size=max(batches), savings=())
     squares = [(size, size, size) for size in SQUARES[device.type]]
     shapes = [*squares, *(shape for batch in dict.fromkeys(batches) for shape in model_products(timer, batch))]
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hart.config import SamplingConfig
+from hart.config import HartConfig, SamplingConfig
 from hart.generation.edits import BatchEdits, SecondPrompts, followed_codes
 from hart.generation.logits import Candidates, Guidance, filtered, guided, gumbel_mixture, sample_by_gumbel
 from hart.generation.noise import NoiseSource
@@ -113,6 +113,14 @@ def maskgit_step_sizes(tokens: int, maskgit_steps: int) -> list[int]:
     return sizes
 
 
+def last_call(config: HartConfig, schedule: ScaleSchedule, maskgit_steps: int) -> int:
+    """Tokens of the last call of the transformer, which no other call sees; 0 if the context is that call."""
+    if len(schedule) == 1:
+        return 0
+    tokens = schedule.final.tokens
+    return maskgit_step_sizes(tokens, maskgit_steps)[-1] if config.hybrid else tokens
+
+
 class NextScaleGenerator:
     """Samples the latents of one batch of images. Without guidance the conditional half runs alone.
 
@@ -186,7 +194,8 @@ class NextScaleGenerator:
         elif self.settings.guided and null_context is not None:
             parts += self._apart(null_context)
         conditioning = Conditioning.cat(parts)
-        cache = self.transformer.new_cache(len(conditioning.head_modulation), self.schedule)
+        unkept = last_call(self.hart.config, self.schedule, self.settings.maskgit_steps)
+        cache = self.transformer.new_cache(len(conditioning.head_modulation), self.schedule, unkept)
         return _Prefix(conditioning, cache, null_rows, second, self.settings.guided)
 
     def _apart(self, context: Context) -> list[Conditioning]:

@@ -11,7 +11,7 @@ scales, N of the last one, C width, M MLP width, V codes, W width of the diffusi
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -20,6 +20,7 @@ from types import MappingProxyType
 from hart.config import HartConfig
 from hart.devices import free_memory
 from hart.errors import HartError
+from hart.generation.next_scale import last_call
 from hart.grids import ScaleSchedule
 from hart.inference.components import Components
 from hart.inference.speed import Speed
@@ -51,12 +52,14 @@ def image_memory(config: HartConfig, schedule: ScaleSchedule, rows: int, number:
     """Of R rows together. number: bytes of a number of the model's type."""
     sizes = config.transformer
     context = sizes.text.tokens if sizes.text is not None else 1
-    kept = rows * (context + schedule.total_tokens - 1) * sizes.width
+    seen = context + schedule.total_tokens - 1
+    kept = rows * (seen - last_call(config, schedule, config.sampling.maskgit_steps)) * sizes.width
     of_head = FLOAT32 / (sizes.width // sizes.heads)  # a scale a token and head
     cached = {"model": number, "bfloat16": 2, "int8": 1 + of_head}[speed.cache]
     tokens = rows * schedule.final.tokens
     diffusion = 0 if config.diffusion is None else 8 * config.diffusion.width
-    block = 8 * number * tokens * sizes.width + (2 * FLOAT32 * kept if speed.cache == "int8" else 0)
+    of_layer = 2 * rows * seen * sizes.width * (cached + (FLOAT32 if speed.cache == "int8" else 0))
+    block = 8 * number * tokens * sizes.width + of_layer
     mlp = number * tokens * (4 * sizes.width + 2 * sizes.mlp_width)
     sampling = tokens * (number * (4 * sizes.width + diffusion) + FLOAT32 * 1.5 * sizes.codebook_size)
     pixels = schedule.final.tokens * config.tokenizer.downsampling**2
@@ -70,11 +73,17 @@ def image_memory(config: HartConfig, schedule: ScaleSchedule, rows: int, number:
 
 
 def require_memory(
-    config: HartConfig, components: Components, schedule: ScaleSchedule, images: int, branches: int
+    config: HartConfig,
+    components: Components,
+    schedule: ScaleSchedule,
+    images: int,
+    branches: int,
+    savings: Iterable[str] = SAVING,
 ) -> None:
     """Raise `HartError` if so many images together need more memory than the device has left.
 
-    branches: rows an image. Where a system does not say what is left, nothing is required.
+    branches: rows an image. savings: those options that whoever asks has. Where a system does not say what is left,
+    nothing is required.
     """
     free = free_memory(components.device)
     if free is None:
@@ -88,15 +97,16 @@ def require_memory(
     if need.most <= free:
         return
     size = size_of_grid(schedule.final, config.tokenizer.downsampling)
+    fitting = [*_what_fits(needed, images, free, savings), "a smaller --size"]
     raise HartError(
         f"{'an image' if images == 1 else f'{images} images together'} of {size} px would take about "
         f"{_bytes(need.most)} of memory besides the model ({_bytes(need.cache + need.scale)} for the tokens, "
         f"{_bytes(need.cache)} of it keys and values, then {_bytes(need.decoder)} for the decoder), and "
-        f"{_bytes(free)} are free: choose " + " or ".join([*_what_fits(needed, images, free), "a smaller --size"])
+        f"{_bytes(free)} are free: choose {' or '.join(fitting)}"
     )
 
 
-def _what_fits(needed: Callable[..., Memory], images: int, free: int) -> list[str]:
+def _what_fits(needed: Callable[..., Memory], images: int, free: int, savings: Iterable[str]) -> list[str]:
     """Options with which it does, each alone or with the fewest others; of batches the largest."""
 
     def most(changes: Mapping[str, object], batch: int) -> int:
@@ -104,7 +114,7 @@ def _what_fits(needed: Callable[..., Memory], images: int, free: int) -> list[st
 
     found: dict[frozenset[str], str] = {}
     for count in range(1, 4):
-        for names in combinations(("--batch-size", *SAVING), count):
+        for names in combinations(("--batch-size", *savings), count):
             changes = {key: value for name in names for key, value in SAVING.get(name, {}).items()}
             batches = range(1, images) if "--batch-size" in names else range(images, images + 1)
             fitting = bisect_right(batches, free, key=partial(most, changes))

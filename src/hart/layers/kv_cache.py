@@ -6,6 +6,7 @@ import copy
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hart.layers.quantized import quantized_rows
@@ -40,6 +41,14 @@ class Kept:
         self.numbers[:, :, start:end], self.scales[:, :, start:end] = quantized_rows(new)
         return (self.numbers[:, :, :end] * self.scales[:, :, :end]).to(self.dtype)
 
+    def with_room(self, tokens: int) -> Kept:
+        """A copy of one layer's, with room for more tokens."""
+        numbers, scales = (
+            None if kept is None else F.pad(kept, (0, 0, 0, tokens)) for kept in (self.numbers, self.scales)
+        )
+        assert numbers is not None
+        return Kept(numbers, scales, self.dtype)
+
     def rows(self, rows: slice) -> Kept:
         return Kept(self.numbers[:, rows], None if self.scales is None else self.scales[:, rows], self.dtype)
 
@@ -52,18 +61,21 @@ class Kept:
 
 @dataclass(frozen=True)
 class LayerCache:
-    """One layer's part of a cache that holds `length` tokens."""
+    """One layer's part of a cache that holds `length` tokens. unkept: see `KVCache`."""
 
     keys: Kept
     values: Kept
     length: int
+    unkept: int
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write (B, H, N, d) and return all keys and values of the layer, (B, H, length + N, d)."""
-        end, capacity = self.length + keys.shape[2], self.keys.numbers.shape[2]
-        if end > capacity:
-            raise ValueError(f"the key/value cache holds {capacity} tokens, {end} were given")
-        return self.keys.append(self.length, keys), self.values.append(self.length, values)
+        tokens, capacity, kept = keys.shape[2], self.keys.numbers.shape[2], (self.keys, self.values)
+        if self.length == capacity and tokens == self.unkept:
+            kept = (self.keys.with_room(tokens), self.values.with_room(tokens))
+        elif self.length + tokens > capacity:
+            raise ValueError(f"the key/value cache holds {capacity} tokens, {self.length + tokens} were given")
+        return kept[0].append(self.length, keys), kept[1].append(self.length, values)
 
 
 class KVCache:
@@ -84,19 +96,21 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device,
         kept: torch.dtype | None = None,
+        unkept: int = 0,
     ) -> None:
         """dtype: of the model. kept: in what type keys and values are kept, by default the model's; int8 rounds them,
-        each to a scale of its own, and appending gives them back in `dtype`."""
+        each to a scale of its own, and appending gives them back in `dtype`. unkept: tokens of a last call behind a
+        full cache, which no other call will see: they are joined to a copy of each layer's, and need no room."""
         shape = (layers, batch, heads, capacity, head_width)
         self.keys, self.values = (Kept.empty(shape, dtype, device, kept or dtype) for _ in range(2))
-        self.length = 0
+        self.length, self.unkept = 0, unkept
 
     @property
     def capacity(self) -> int:
         return self.keys.numbers.shape[3]
 
     def layer(self, layer: int) -> LayerCache:
-        return LayerCache(self.keys.layer(layer), self.values.layer(layer), self.length)
+        return LayerCache(self.keys.layer(layer), self.values.layer(layer), self.length, self.unkept)
 
     def rows(self, rows: slice) -> KVCache:
         """A cache for some rows of the batch, with its own `length`, that writes into this one's memory."""

@@ -216,18 +216,18 @@ class HartTransformer(nn.Module):
         # the context's last position predicts scale 1
         return HartHidden(x[:, segments[0] - 1 :], (1, *segments[1:]), conditioning)
 
-    def new_cache(self, batch: int, schedule: ScaleSchedule | None = None) -> KVCache:
-        """An empty cache for the context and all scales of `batch` images."""
-        capacity = self.context_tokens + self._served(schedule).total_tokens - 1
+    def new_cache(self, batch: int, schedule: ScaleSchedule | None = None, unkept: int = 0) -> KVCache:
+        """An empty cache for the context and all scales of `batch` images, but for the last `unkept` tokens."""
+        capacity = self.context_tokens + self._served(schedule).total_tokens - 1 - unkept
         weight = self.word_embed.weight
 
         def make() -> KVCache:
             return KVCache(
                 len(self.blocks), batch, self.config.heads, capacity, self.head_width,
-                dtype=weight.dtype, device=weight.device, kept=self.cache_type,
+                dtype=weight.dtype, device=weight.device, kept=self.cache_type, unkept=unkept,
             )  # fmt: skip
 
-        return make() if self.graphs is None else self.graphs.lend((batch, capacity), make)
+        return make() if self.graphs is None else self.graphs.lend((batch, capacity, unkept), make)
 
     def embed_tokens(self, embeddings: Tensor) -> Tensor:
         """Code embeddings or sums of them (..., D) in the transformer's width and type: (..., C)."""
