@@ -131,8 +131,6 @@ class StepLoader(Generic[Batch]):
 
 def places_of(rank: int, world: int, batch_size: int) -> range:
     """A rank's places of the global batch. Raises `HartError` where the processes cannot share it evenly."""
-    if world < 1 or not 0 <= rank < world:
-        raise HartError(f"rank {rank} of {world}: ranks count from 0 to the number of processes less 1")
     if batch_size < 1 or batch_size % world:
         raise HartError(f"batch_size {batch_size} cannot be shared by {world} processes: make it a multiple of {world}")
     part = batch_size // world

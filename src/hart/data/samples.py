@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -17,6 +17,8 @@ from hart.strict import reason
 
 Condition = Literal["none", "caption", "label"]
 """What an image must come with."""
+
+T = TypeVar("T")
 
 
 class DamagedSample(Exception):
@@ -59,6 +61,13 @@ class Sample:
             raise DamagedSample("no caption")
         if condition == "label" and self.label is None:
             raise DamagedSample("no class number")
+
+
+def made_or_damaged(make: Callable[[], T] | str) -> T:
+    """What a function makes. Raises `DamagedSample` where there is a fault in its place."""
+    if isinstance(make, str):
+        raise DamagedSample(make)
+    return make()
 
 
 def decoded(

@@ -17,8 +17,9 @@ import torch
 
 from hart.data.digests import ABSENT, mark_bytes
 from hart.data.notes import Note
-from hart.data.readers.base import Listed, Read, RowReader
+from hart.data.readers.base import Listed, RowReader
 from hart.data.samples import DamagedSample
+from hart.data.sources import Read
 from hart.errors import HartError
 from hart.files import MEBIBYTE, FileError, default_cache, read_bytes, read_text, user_path
 from hart.networks.pretrained import is_hub_id, short_name

@@ -23,7 +23,6 @@ from torch import Tensor
 
 from hart.checkpoint.storage import fingerprint
 from hart.config import TokenizerConfig
-from hart.data.buckets import shape_of
 from hart.data.datasets import CaptionedImages, gather
 from hart.data.encoded_files import (
     CAPTION_EDGES,
@@ -43,6 +42,7 @@ from hart.data.encoded_files import (
     shard_file,
     stamp_of,
 )
+from hart.data.order import shape_of
 from hart.data.read_ahead import read_ahead
 from hart.data.samples import Condition, Damage, Sample, require_mostly_sound
 from hart.data.sources import DamageCount, Source, Stream, read_row

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from hart.data.digests import ABSENT, mark_image
 from hart.data.notes import NOTE_LIMIT, NOTE_SUFFIXES, Note, read_notes
-from hart.data.readers.base import Listed, Read, RowReader
+from hart.data.readers.base import Listed, RowReader
 from hart.data.samples import DamagedSample, read_sample_image, text_fault
+from hart.data.sources import Read
 from hart.data.splits import SPLIT_NAMES, WHOLE, divide, require_hash_split, split_names
 from hart.errors import HartError
 from hart.files import FileError, read_bytes

@@ -9,8 +9,9 @@ from typing import Any, BinaryIO
 
 from hart.data.digests import ABSENT, mark_bytes, mark_image
 from hart.data.notes import IMAGE_FIELDS, NOTE_LIMIT, Columns, read_record
-from hart.data.readers.base import Listed, Read, RowReader
+from hart.data.readers.base import Listed, RowReader
 from hart.data.samples import DamagedSample, read_image_field, text_fault
+from hart.data.sources import Read
 from hart.errors import HartError
 from hart.files import MEBIBYTE, FileError, open_regular, parse_json
 from hart.strict import reason
