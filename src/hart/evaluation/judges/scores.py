@@ -37,14 +37,9 @@ class Scorer(Protocol):
     """Scores images with their prompts. name: for column heads, with what it depends on. weights: SHA-256 in hex.
     image_size: of the images that it takes."""
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def weights(self) -> str: ...
-
-    @property
-    def image_size(self) -> int: ...
+    name: str
+    weights: str
+    image_size: int
 
     def __call__(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """(B,) float64 of images (B, 3, image_size, image_size) uint8 and as many prompts."""

@@ -31,7 +31,7 @@ from hart.evaluation.suites.core import TokenizerOptions
 from hart.generation.contact_sheet import contact_sheet
 from hart.generation.outputs import psnr
 from hart.grids import ScaleSchedule
-from hart.networks.perceptual import EfficientNetLitePerceptualLoss, Lpips, perceptual_loss
+from hart.networks.perceptual import perceptual_loss
 from hart.sizes import ImageSize, grid_of_size, parsed_size, schedule_of_grid
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
@@ -127,9 +127,7 @@ class Measure:
         self._tokenizer = tokenizer
         self._schedule = schedule
         self._device = next(tokenizer.parameters()).device
-        distance = perceptual_loss(options.distance, options.distance_weights).to(self._device)
-        assert isinstance(distance, Lpips | EfficientNetLitePerceptualLoss)
-        self._distance = distance
+        self._distance = perceptual_loss(options.distance, options.distance_weights).to(self._device)
         self.extractor = extractor
         self.scores = (PSNR, SSIM, DISTANCES[options.distance])
 
