@@ -5,9 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,14 +22,7 @@ if TYPE_CHECKING:
     from hart.training.distributed import DistributedContext
     from hart.training.image_sources import TrainingData
     from hart.training.progress import StepReport
-
-
-@dataclass(frozen=True)
-class Destination:
-    """Where a run writes. accept_changes: see `hart.training.trainer.Trainer`."""
-
-    folder: Path
-    accept_changes: bool
+    from hart.training.task import Task
 
 
 def train(
@@ -74,7 +66,7 @@ def train(
         if out is None:
             raise HartError("--out is missing: give the folder for checkpoints, log and the finished model")
         writable_folder(out)
-        if _run(stage, recipe, changes, Destination(out, accept_changes)):
+        if _run(stage, recipe, changes, out, accept_changes=accept_changes):
             typer.echo(out)
 
 
@@ -88,7 +80,7 @@ def _quiet_norms() -> Iterator[None]:
 
 def _coder(recipe: TokenizerRecipe | TransformerRecipe) -> TokenizerConfig:
     """The tokenizer of a recipe's images; its scales are the recipe's, since a tokenizer serves any resolution."""
-    from hart.checkpoint.starting import load_tokenizer
+    from hart.checkpoint.loading import load_tokenizer
     from hart.training.config import TokenizerRecipe
 
     if isinstance(recipe, TokenizerRecipe):
@@ -104,7 +96,7 @@ def _scales_override(stage: Stage, path: Path, overrides: tuple[str, ...], size:
     return f"{stage.value}.scales={list(scales_of_size(coder.scales, coder.downsampling, size))}"
 
 
-def _run(stage: Stage, path: Path, overrides: tuple[str, ...], out: Destination) -> bool:
+def _run(stage: Stage, path: Path, overrides: tuple[str, ...], out: Path, *, accept_changes: bool) -> bool:
     """Train. True in the process that reports."""
     from hart.sizes import aspect_sizes
     from hart.training.config import TransformerRecipe
@@ -120,25 +112,24 @@ def _run(stage: Stage, path: Path, overrides: tuple[str, ...], out: Destination)
     distributed = DistributedContext(recipe.trainer)
     condition = condition_of(recipe) if isinstance(recipe, TransformerRecipe) else "none"
     with (
-        owned(out.folder, "training") if distributed.main else nullcontext(),  # the processes of one run share it
+        owned(out, "training") if distributed.main else nullcontext(),  # the processes of one run share it
         _data(recipe, aspect_sizes(coder, recipe.reading.aspects), condition, distributed) as data,
     ):
-        task = (
-            TransformerTask(recipe, data, distributed.device)
-            if isinstance(recipe, TransformerRecipe)
-            else TokenizerTask(recipe, data, distributed.device)
-        )
+        if isinstance(recipe, TransformerRecipe):
+            task: Task = TransformerTask(recipe, data, distributed.device)
+        else:
+            task = TokenizerTask(recipe, data, distributed.device)
         with _progress(recipe, show=distributed.main) as on_step, prompt_notes():
             Trainer(
                 task,
                 recipe,
-                out.folder,
+                out,
                 distributed,
                 work=work_of(recipe),
                 on_step=on_step,
-                on_log=lambda step, figures: _print_figures({"step": step, **figures}),
+                on_log=_print_figures,
                 on_note=note,
-                accept_changes=out.accept_changes,
+                accept_changes=accept_changes,
             ).run()
     return distributed.main
 
@@ -184,9 +175,5 @@ def _progress(recipe: Recipe, *, show: bool) -> Iterator[Callable[[StepReport], 
         yield on_step
 
 
-def _print_figures(figures: Mapping[str, Any]) -> None:
-    typer.echo("  ".join(f"{name} {_rounded(value)}" for name, value in figures.items()))
-
-
-def _rounded(value: float | int) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _print_figures(step: int, figures: Mapping[str, float]) -> None:
+    typer.echo("  ".join([f"step {step}", *(f"{name} {value:.4g}" for name, value in figures.items())]))

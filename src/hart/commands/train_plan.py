@@ -39,100 +39,81 @@ def dry_run_plan(stage: Stage, path: Path, overrides: tuple[str, ...]) -> None:
     from hart.training.dry_run import activation_bytes, at_its_largest, deeper, measure, rehearsed
 
     recipe = recipe_class(stage).read(path, overrides)
-    distributed = DistributedContext(recipe.trainer)
+    trainer, distributed = recipe.trainer, DistributedContext(recipe.trainer)
     task = at_its_largest(recipe)
-    sizes = [
-        (p.numel(), p.requires_grad) for optimized in task.optimized.values() for p in optimized.module.parameters()
-    ]
-    parameters, trained = sum(n for n, _ in sizes), sum(n for n, is_trained in sizes if is_trained)
+    weights = [p for optimized in task.optimized.values() for p in optimized.module.parameters()]
+    parameters, trained = sum(p.numel() for p in weights), sum(p.numel() for p in weights if p.requires_grad)
     model = recipe.transformer if isinstance(recipe, TransformerRecipe) else recipe.tokenizer
     tokens = model.schedule.total_tokens
-    _print_sizes(recipe, parameters, trained, tokens, distributed)
-    _print_memory(
-        recipe,
-        parameters,
-        trained,
-        activation_bytes(task, recipe.trainer, _rows_at_once(recipe, distributed)),
-        distributed,
-    )
+
+    def show(lines: Mapping[str, str]) -> None:
+        for name, value in lines.items() if distributed.main else ():
+            typer.echo(f"{name:<14}{value}")
+
+    show(_sizes(recipe, parameters, trained, tokens, distributed))
+    rows = trainer.batch_size // (distributed.count * trainer.accumulate)  # that one process computes together
+    show(_memory(recipe, parameters, trained, activation_bytes(task, trainer, rows), distributed))
 
     def measured(recipe: Recipe) -> float:
-        return measure(rehearsed(recipe, distributed.device), recipe.trainer, distributed, tokens)
+        return measure(rehearsed(recipe, distributed.device), trainer, distributed, tokens)
 
     if parameters <= LARGE or not isinstance(recipe, TransformerRecipe):
         with progress("timing a step"):
             seconds = measured(recipe)
-        _print_time(recipe, seconds, distributed, "measured")
+        show(_time(recipe, seconds, distributed, "measured"))
         return
     shallow = [recipe.replace(transformer=recipe.transformer.replace(depth=blocks)) for blocks in (1, 2)]
     with progress("timing a step of one block") as report:
         one = measured(shallow[0])
         report(1, 2, "timing a step of two blocks")
         seconds = deeper(one, measured(shallow[1]), recipe.transformer.depth)
-    _print_time(recipe, seconds, distributed, "extrapolated from one and two blocks")
+    show(_time(recipe, seconds, distributed, "extrapolated from one and two blocks"))
 
 
-def _rows_at_once(recipe: Recipe, distributed: DistributedContext) -> int:
-    """Images that one process computes together."""
-    return recipe.trainer.batch_size // (distributed.count * recipe.trainer.accumulate)
-
-
-def _print_sizes(recipe: Recipe, parameters: int, trained: int, tokens: int, distributed: DistributedContext) -> None:
+def _sizes(
+    recipe: Recipe, parameters: int, trained: int, tokens: int, distributed: DistributedContext
+) -> dict[str, str]:
     from hart.training.work import work_of
 
     trainer, work = recipe.trainer, work_of(recipe)
     passes = work.flops / (2 * work.macs)
-    _print_lines(
-        {
-            "parameters": f"{parameters / 1e6:.2f}M, {trained / 1e6:.2f}M of them trained",
-            "tokens": f"{tokens} per image, {tokens * trainer.batch_size} per step",
-            "operations": f"{rounded(work.macs / 1e9)} GMAC per image forward, with backward {passes:.3g} times that",
-            "processes": f"{distributed.count} ({distributed.strategy}), {trainer.precision}, on {distributed.device}",
-        },
-        distributed,
-    )
+    return {
+        "parameters": f"{parameters / 1e6:.2f}M, {trained / 1e6:.2f}M of them trained",
+        "tokens": f"{tokens} per image, {tokens * trainer.batch_size} per step",
+        "operations": f"{rounded(work.macs / 1e9)} GMAC per image forward, with backward {passes:.3g} times that",
+        "processes": f"{distributed.count} ({distributed.strategy}), {trainer.precision}, on {distributed.device}",
+    }
 
 
-def _print_memory(
+def _memory(
     recipe: Recipe, parameters: int, trained: int, activations: int, distributed: DistributedContext
-) -> None:
+) -> dict[str, str]:
     from hart.training.dry_run import checkpoint_bytes, memory_of_weights
 
     split, kind = distributed.count if distributed.strategy == "fsdp2" else 1, recipe.optimizer.kind
     need = memory_of_weights(parameters, trained, kind, split) | {"activations": activations}
     parts = ", ".join(f"{name} {_size(count)}" for name, count in need.items())
     checkpoint = _size(checkpoint_bytes(parameters, trained, kind))
-    _print_lines(
-        {
-            "memory": f"{_size(sum(need.values()))} per process: {parts}",
-            "checkpoint": f"{checkpoint} on disk each, {recipe.trainer.keep_checkpoints} kept",
-        },
-        distributed,
-    )
+    return {
+        "memory": f"{_size(sum(need.values()))} per process: {parts}",
+        "checkpoint": f"{checkpoint} on disk each, {recipe.trainer.keep_checkpoints} kept",
+    }
 
 
-def _print_time(recipe: Recipe, seconds: float, distributed: DistributedContext, how: str) -> None:
+def _time(recipe: Recipe, seconds: float, distributed: DistributedContext, how: str) -> dict[str, str]:
     """seconds: what one process takes per image."""
     trainer = recipe.trainer
     seconds *= trainer.batch_size // distributed.count
-    _print_lines(
-        {
-            "time": f"{rounded(seconds)} s per step, {rounded(trainer.batch_size / seconds)} images/s, "
-            f"{duration(seconds * trainer.steps)} for {trainer.steps} steps ({how})",
-            "not included": "reading data, encoding texts, sample images",
-        },
-        distributed,
-    )
+    return {
+        "time": f"{rounded(seconds)} s per step, {rounded(trainer.batch_size / seconds)} images/s, "
+        f"{duration(seconds * trainer.steps)} for {trainer.steps} steps ({how})",
+        "not included": "reading data, encoding texts, sample images",
+    }
 
 
 def rounded(number: float) -> str:
     """Three digits, and all before the point: 0.0123, 1.23, 1,234."""
     return f"{number:.3g}" if number < 1000 else f"{number:,.0f}"
-
-
-def _print_lines(lines: Mapping[str, str], distributed: DistributedContext) -> None:
-    for name, value in lines.items() if distributed.main else ():
-        typer.echo(f"{name:<14}{value}")
 
 
 def duration(seconds: float) -> str:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from hart.data.order import BucketOrder, Size, buckets_of
-from hart.data.read_ahead import StepLoader, Steps, places_of
+from hart.data.read_ahead import RowSteps, StepLoader, Steps, places_of
 from hart.data.samples import Condition, Damage, DamagedSample, Sample
 from hart.data.sources import DamageCount, Source, Stream, read_row
 from hart.data.transforms import ImageTransform, to_signed
@@ -157,7 +157,7 @@ class ImageLoader(StepLoader[ImageBatch]):
             shapes = shapes or [(transform.width, transform.height)]
             recipes = [replace(recipe, transform=transform.replace(size=shape)) for shape in shapes]
             order = BucketOrder(buckets_of(source, shapes), source.weights, seed)
-            steps = _RowSteps(source, recipes, order, batch_size, places)
+            steps = _SourceSteps(order, batch_size, places, source, recipes)
         super().__init__(steps, places=places, workers=workers)
         self._damage = DamageCount(source, max_damaged, "reading.max_damaged")
 
@@ -173,21 +173,15 @@ class ImageLoader(StepLoader[ImageBatch]):
 
 
 @dataclass(frozen=True)
-class _RowSteps:
-    """The places of one rank in every step of a `Source`; a worker makes whole steps. recipes: of each bucket."""
+class _SourceSteps(RowSteps):
+    """Of a `Source`. recipes: of each bucket."""
 
     source: Source
     recipes: Sequence[BatchRecipe]
-    order: BucketOrder
-    batch_size: int
-    places: range
-    parts = 1
 
-    def items(self, first: int, worker: int, workers: int) -> Iterator[ImageBatch]:
-        for step in itertools.count(first + worker, workers):
-            rows = self.order.batch(step, self.batch_size).tolist()
-            recipe = self.recipes[self.order.bucket(step)]
-            yield recipe.batch(step, self.places, partial(self._candidates, rows, step))
+    def batch(self, step: int, rows: Sequence[int]) -> ImageBatch:
+        recipe = self.recipes[self.order.bucket(step)]
+        return recipe.batch(step, self.places, partial(self._candidates, rows, step))
 
     def _candidates(self, rows: Sequence[int], step: int, place: int) -> Iterator[Sample | Damage]:
         """The image of a place, then random others to replace it."""

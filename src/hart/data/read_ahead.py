@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from hart.data.order import BucketOrder
 from hart.errors import HartError
 from hart.strict import reason
 
@@ -79,6 +83,24 @@ class Steps(Protocol):
     def items(self, first: int, worker: int, workers: int) -> Iterator[Any]:
         """The items of a worker, from step `first` on."""
         ...
+
+
+@dataclass(frozen=True)
+class RowSteps(ABC):
+    """`Steps` of a set that can be read at random: the places of one rank; a worker makes whole steps."""
+
+    order: BucketOrder
+    batch_size: int
+    places: range
+    parts = 1
+
+    @abstractmethod
+    def batch(self, step: int, rows: Sequence[int]) -> Any:
+        """rows: of all places of the global batch."""
+
+    def items(self, first: int, worker: int, workers: int) -> Iterator[Any]:
+        for step in itertools.count(first + worker, workers):
+            yield self.batch(step, self.order.batch(step, self.batch_size).tolist())
 
 
 Batch = TypeVar("Batch", bound=Any)

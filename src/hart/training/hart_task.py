@@ -10,9 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from hart.checkpoint.loading import load_model, resolve_model, save_model
+from hart.checkpoint.loading import load_model, load_tokenizer, resolve_model, same_sizes, save_model
 from hart.checkpoint.lora import add_lora, save_lora, scale_lora
-from hart.checkpoint.starting import load_tokenizer, same_sizes
 from hart.checkpoint.storage import fingerprint, load_state
 from hart.config import ConfigError, HartConfig
 from hart.data.datasets import CaptionedImages
@@ -108,21 +107,24 @@ class TransformerBatch:
 class TransformerStage(Task):
     """What a step of the stage does with a batch, real or made up for a dry run."""
 
-    recipe: TransformerRecipe
-    module: Hart
-    codebook: nn.Embedding
-    code_loss: CodeLoss
-
-    def find_code_loss(self) -> CodeLoss:
-        """For `code_loss`, from the codebook where it asks for clusters."""
-        asked, codes = self.recipe.loss, self.codebook.weight
+    def __init__(self, recipe: TransformerRecipe, module: Hart, codebook: nn.Embedding, device: torch.device) -> None:
+        self.recipe = recipe
+        self.module = module
+        self.codebook = codebook
+        self.device = device
+        asked, codes = recipe.loss, codebook.weight
         clusters = code_clusters(codes, asked.clusters).to(codes.device) if asked.cluster_weight else None
-        return CodeLoss(asked.cluster_weight, clusters)
+        self.code_loss = CodeLoss(asked.cluster_weight, clusters)
+        blocks = repeated_blocks(module)
+        self.optimized = {"model": OptimizedModule(module, recipe.optimizer, blocks, fused=[self.code_loss])}
 
-    def find_optimized(self) -> dict[str, OptimizedModule]:
-        """For `optimized`."""
-        blocks = repeated_blocks(self.module)
-        return {"model": OptimizedModule(self.module, self.recipe.optimizer, blocks, fused=[self.code_loss])}
+    def diffusion_noise(self, microbatch: Microbatch, tokens: int, generator: torch.Generator) -> DiffusionNoise | None:
+        """For the residual diffusion, if the model has one, of `tokens` tokens of the last scale."""
+        if self.module.residual is None:
+            return None
+        channels = self.recipe.transformer.latent_channels
+        noise = sample_diffusion_noise(self.module.residual, microbatch.batch_size, tokens, channels, generator)
+        return noise.rows(microbatch.rows)
 
     def loss(self, name: str, batch: TransformerBatch) -> tuple[Tensor, dict[str, Tensor]]:
         return hart_loss(
@@ -144,8 +146,6 @@ class TransformerTask(TransformerStage):
     def __init__(
         self, recipe: TransformerRecipe, data: TrainingData | CaptionedImages, device: torch.device = CPU
     ) -> None:
-        self.recipe = recipe
-        self.device = device
         # channels-last: a third less time to encode a set on a CPU
         tokenizer = load_tokenizer(recipe.tokenizer).requires_grad_(False)
         self.tokenizer: HybridTokenizer = tokenizer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -161,14 +161,13 @@ class TransformerTask(TransformerStage):
         )
         # of the samples; and raises `HartError` for a shape that the transformer has no tables for
         self.schedule, *_ = [requested_schedule(self.config, size=str(size)) for size in trained_sizes(self.config)]
-        self.module = starting_model(recipe, self.config).to(device)
+        super().__init__(
+            recipe, starting_model(recipe, self.config).to(device), self.tokenizer.quantizer.codebook, device
+        )
         # adapters only work with the weights that they were trained with; other runs leave their start behind
         self._base = fingerprint(self.module) if recipe.lora is not None else None
         # a modulation table is added outside its block, where FSDP2 keeps it in shards
         self.shardable = recipe.transformer.modulation != "table"
-        self.codebook = self.tokenizer.quantizer.codebook
-        self.code_loss = self.find_code_loss()
-        self.optimized = self.find_optimized()
         self.data = kept_data(data, recipe, device)
         self.tokens = token_source(self.data, recipe, self.tokenizer, self.conditioner.text_weights, device)
 
@@ -191,8 +190,8 @@ class TransformerTask(TransformerStage):
             self.conditioner.remember(chain.from_iterable(self.data.captioned.texts))
 
     def batch(self, microbatch: Microbatch) -> TransformerBatch:
-        given = self.tokens.batch(microbatch)
-        maps, context = given.maps, self._context(given.conditions)
+        maps, conditions = self.tokens.batch(microbatch)
+        context = self._context(conditions)
         if self.recipe.text_noise:
             assert isinstance(context, TextContext)
             generator = microbatch.generator("text noise", self.device)
@@ -201,20 +200,14 @@ class TransformerTask(TransformerStage):
             )
         dropped = torch.rand(microbatch.batch_size, generator=microbatch.generator("condition dropout"))
         context = drop_condition(context, microbatch.mine(dropped < self.recipe.condition_dropout))
-        tokens, channels = maps.last_scale_continuous.shape[1:]
-        positions = None
+        tokens, positions = maps.last_scale_continuous.shape[1], None
         if self.recipe.drop_last_scale:
             positions = microbatch.mine(
                 sample_last_positions(microbatch.batch_size, tokens, microbatch.generator("last scale"), CPU)
             )
             positions, tokens = sent(positions, self.device), positions.shape[1]
-        diffusion_noise = None
-        if self.module.residual is not None:
-            generator = microbatch.generator("diffusion", self.device)
-            diffusion_noise = sample_diffusion_noise(
-                self.module.residual, microbatch.batch_size, tokens, channels, generator
-            ).rows(microbatch.rows)
-        return TransformerBatch(context, maps, positions, diffusion_noise)
+        noise = self.diffusion_noise(microbatch, tokens, microbatch.generator("diffusion", self.device))
+        return TransformerBatch(context, maps, positions, noise)
 
     def after_step(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
         return self.tokens.figures(microbatch, train_context) | self.conditioner.figures()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -50,8 +50,7 @@ class Conditions:
     classes: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class TokenBatch:
+class TokenBatch(NamedTuple):
     """Token maps of B images, on the device, and their conditions."""
 
     maps: TokenMaps
@@ -159,8 +158,7 @@ class MemoryTokens(TokenSource[MemoryImages]):
         if self._maps is not None:
             maps = select(self._maps, microbatch.mine(version) * len(self.captioned) + rows, self.device)
         else:  # not prepared: the images themselves
-            image = to_signed(self.captioned.images(rows).to(self.device))
-            maps = self.encoded(image)
+            maps = self.encoded(to_signed(self.captioned.images(rows).to(self.device)))
         if self._labels is not None:
             return TokenBatch(maps, Conditions(classes=self._labels[rows]))
         uniform = microbatch.mine(torch.rand(count, generator=microbatch.generator("captions"))).tolist()
@@ -179,8 +177,7 @@ class LiveTokens(TokenSource[LoadedImages]):
 
     def batch(self, microbatch: Microbatch) -> TokenBatch:
         batch = self.data.loader.rows(microbatch.step, microbatch.rows)
-        image, wrong = self._augmented(batch.signed(self.device), microbatch)
-        maps = self.encoded(image, wrong)
+        maps = self.encoded(*self._augmented(batch.signed(self.device), microbatch))
         return TokenBatch(maps, Conditions(captions=batch.captions or None, classes=batch.labels))
 
     def first(self, count: int) -> Conditions:

@@ -15,6 +15,7 @@ import torch
 from clip_models import save_tiny_clip
 from command_line import evaluate, figures
 from hart.errors import HartError
+from hart.evaluation import published_files
 from hart.evaluation.judges import scores
 from hart.evaluation.metrics.features import open_extractor
 from hart.evaluation.published_files import at_hand, cached_file
@@ -241,13 +242,13 @@ def test_what_is_missing_is_named_with_its_address(
             call()
 
 
-def test_a_file_is_fetched_once_and_checked(tmp_path: Path) -> None:
+def test_a_file_is_fetched_once_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(published_files, "default_cache", lambda: tmp_path / "cache")
     home = tmp_path / "home.bin"
     home.write_bytes(b"weights")
-    cache = tmp_path / "cache"
     with pytest.raises(HartError, match="give it"):
-        cached_file(home.as_uri(), "give it", sha256_prefix="00", cache=cache)
-    first = cached_file(home.as_uri(), "give it", cache=cache)
+        cached_file(home.as_uri(), "give it", sha256_prefix="00")
+    first = cached_file(home.as_uri(), "give it")
     assert first.read_bytes() == b"weights"
     home.unlink()
-    assert cached_file(home.as_uri(), "give it", cache=cache) == first
+    assert cached_file(home.as_uri(), "give it") == first

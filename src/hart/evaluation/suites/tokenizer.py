@@ -69,7 +69,7 @@ def run(context: Context[TokenizerOptions]) -> Result:
 
     Raises `HartError` for sets of fewer than four images, or decoded images that are not finite.
     """
-    from hart.checkpoint.starting import load_tokenizer
+    from hart.checkpoint.loading import load_tokenizer
 
     options, progress, device = context.options, context.progress, context.device
     tokenizer = load_tokenizer(options.model).requires_grad_(False).to(device)
