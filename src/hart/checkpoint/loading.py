@@ -26,7 +26,7 @@ from hart.checkpoint.storage import (
     fill_state,
     load_module,
     read_pickle,
-    read_safetensors,
+    read_tensors,
     save_module,
 )
 from hart.config import Config, ConfigError, HartConfig, TextEncoderConfig, TokenizerConfig
@@ -267,7 +267,7 @@ def _read_weights(folder: Path) -> tuple[dict[str, Tensor], str]:
         if files:
             state: dict[str, Tensor] = {}
             for file in files:
-                tensors = read_safetensors(file) if file.suffix == ".safetensors" else read_pickle(file)
+                tensors = read_tensors(file)
                 if twice := sorted(tensors.keys() & state.keys()):
                     raise CheckpointError(f"{file}: {twice[0]} is also in another file of {folder}")
                 state |= tensors

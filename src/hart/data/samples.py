@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -50,10 +51,8 @@ class Sample:
 
     def pixels(self, transform: ImageTransform, rng: np.random.Generator | None = None) -> Tensor:
         """(3, height, width) uint8. Raises `DamagedSample` when the image does not decode."""
-        try:
+        with damaged_by(ImageError, ValueError, OSError, said="no image that can be decoded ({})"):
             return transform(decode_image(self.image), rng)
-        except (ImageError, ValueError, OSError) as error:
-            raise DamagedSample(f"no image that can be decoded ({reason(error)})") from None
 
     def require(self, condition: Condition) -> None:
         """Raises `DamagedSample` unless the image comes with what the model is conditioned on."""
@@ -61,6 +60,15 @@ class Sample:
             raise DamagedSample("no caption")
         if condition == "label" and self.label is None:
             raise DamagedSample("no class number")
+
+
+@contextmanager
+def damaged_by(*kinds: type[Exception], said: str = "{}") -> Iterator[None]:
+    """Turns these errors into `DamagedSample`. said: its text, with a placeholder for the reason."""
+    try:
+        yield
+    except kinds as error:
+        raise DamagedSample(said.format(reason(error))) from None
 
 
 def made_or_damaged(make: Callable[[], T] | str) -> T:
@@ -116,10 +124,8 @@ def read_image_field(value: Any, folder: Path | None) -> bytes:
 
 def read_sample_image(path: Path) -> bytes:
     """An image file, not decoded. Raises `DamagedSample`."""
-    try:
+    with damaged_by(ImageError):
         return read_image(path)
-    except ImageError as error:
-        raise DamagedSample(reason(error)) from None
 
 
 def text_fault(text: str) -> str:

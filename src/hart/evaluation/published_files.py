@@ -18,7 +18,7 @@ import torch
 from hart.data.digests import ABSENT, mark_bytes
 from hart.data.notes import Note
 from hart.data.readers.base import Listed, RowReader
-from hart.data.samples import DamagedSample
+from hart.data.samples import damaged_by
 from hart.data.sources import Read
 from hart.errors import HartError
 from hart.files import MEBIBYTE, FileError, default_cache, read_bytes, read_text, user_path
@@ -173,10 +173,8 @@ class PublishedImages(RowReader):
         return f"{self._files.place}: {self._paths[place]}"
 
     def read_record(self, place: int) -> Read:
-        try:
+        with damaged_by(OSError, said="cannot be read ({})"):
             image = self._files.read(self._paths[place])
-        except OSError as error:
-            raise DamagedSample(f"cannot be read ({reason(error)})") from None
         return Note(record={} if self._notes is None else self._notes[place]), image
 
     def mark(self, place: int, label: int | None) -> tuple[str | bytes, ...]:

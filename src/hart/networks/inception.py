@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from hart.checkpoint.storage import load_state, read_pickle, read_safetensors
+from hart.checkpoint.storage import load_state, read_tensors
 from hart.devices import give_memory, without_memory
 
 IMAGE_SIZE = 299
@@ -215,7 +215,7 @@ class FidInception(nn.Module):
 
         Raises `CheckpointError` for a file that cannot be read or is of another network.
         """
-        tensors = read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+        tensors = read_tensors(path)
         with without_memory():
             module = cls()
         give_memory(module, torch.device("cpu"))

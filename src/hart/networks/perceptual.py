@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hart.checkpoint.storage import load_module, read_pickle, read_safetensors
+from hart.checkpoint.storage import load_module, read_tensors
 from hart.errors import HartError
 from hart.networks.efficientnet import PIXEL_MEAN, PIXEL_SCALE, efficientnet_lite
 
@@ -119,7 +119,7 @@ class Lpips(PerceptualDistance):
             )
         tensors: dict[str, Tensor] = {}
         for file in files:
-            tensors |= read_safetensors(file) if file.suffix == ".safetensors" else read_pickle(file)
+            tensors |= read_tensors(file)
         module = cls()
         module.load_state_dict(_lpips_state(module, tensors, ", ".join(map(str, files))))
         return module

@@ -57,15 +57,18 @@ class TokenBatch(NamedTuple):
     conditions: Conditions
 
 
+@dataclass
 class TokenSource(ABC, Generic[D]):
     """Makes the token maps and conditions of each microbatch."""
 
-    def __init__(self, data: D, recipe: TransformerRecipe, tokenizer: HybridTokenizer, device: torch.device) -> None:
-        self.data: D = data
-        self.recipe = recipe
-        self.by_class = condition_of(recipe) == "label"
-        self.tokenizer = tokenizer
-        self.device = device
+    data: D
+    recipe: TransformerRecipe
+    tokenizer: HybridTokenizer
+    device: torch.device
+
+    @property
+    def by_class(self) -> bool:
+        return condition_of(self.recipe) == "label"
 
     def prepare(self) -> None:
         """Do what takes long, once, before the first step."""
@@ -129,11 +132,8 @@ def token_source(
 class MemoryTokens(TokenSource[MemoryImages]):
     """From images in memory; see `encode_all`."""
 
-    def __init__(
-        self, data: MemoryImages, recipe: TransformerRecipe, tokenizer: HybridTokenizer, device: torch.device
-    ) -> None:
-        super().__init__(data, recipe, tokenizer, device)
-        self.captioned = data.captioned
+    def __post_init__(self) -> None:
+        self.captioned = self.data.captioned
         self._labels = self.captioned.require_labels() if self.by_class else None
         if not self.by_class:
             self.captioned.require_captions()
