@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hart.commands.console import needs_extra, note, owned, prompt_notes, writable_folder
+from hart.commands.from_config import options_from_config
 from hart.commands.train_plan import Stage, dry_run_plan, duration, recipe_class, rounded
+from hart.config import Config
 from hart.errors import HartError
 
 if TYPE_CHECKING:
@@ -25,30 +27,30 @@ if TYPE_CHECKING:
     from hart.training.task import Task
 
 
+class TrainOptions(Config, kw_only=True):
+    """Of `hart train`, besides the recipe and its changes."""
+
+    out: Path | None = None
+    """Folder for checkpoints, log and the finished model."""
+    init_from: str | None = None
+    """Model to start from, also of a lower resolution; the same as init_from=MODEL."""
+    size: int | None = None
+    """Image size in pixels, from which the scales follow; by default the recipe's own."""
+    dry_run: bool = False
+    """Print parameters, memory and time; train nothing, read no data."""
+    accept_changes: bool = False
+    """Resume although settings, data or frozen networks differ from the checkpoint's."""
+
+
+@options_from_config
 def train(
     stage: Annotated[Stage, typer.Argument(help="What to train.")],
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="Recipe with sizes, data and settings.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for checkpoints, log and the finished model.")] = None,
+    options: TrainOptions,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe, such as trainer.steps=10."),
     ] = None,
-    init_from: Annotated[
-        str | None, typer.Option(help="Model to start from, also of a lower resolution; the same as init_from=MODEL.")
-    ] = None,
-    size: Annotated[
-        int | None,
-        typer.Option(help="Image size in pixels, from which the scales follow; by default the recipe's own."),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print parameters, memory and time; train nothing, read no data.")
-    ] = False,
-    accept_changes: Annotated[
-        bool,
-        typer.Option(
-            "--accept-changes", help="Resume although settings, data or frozen networks differ from the checkpoint's."
-        ),
-    ] = False,
 ) -> None:
     """Train a stage from a recipe. The same command resumes a run that was stopped.
 
@@ -56,18 +58,20 @@ def train(
 
     On several GPUs or machines: accelerate launch -m hart train ...
     """
-    changes = (*(overrides or ()), *([f"init_from={init_from}"] if init_from is not None else []))
+    changes = tuple(overrides or ())
+    if options.init_from is not None:
+        changes = (*changes, f"init_from={options.init_from}")
     with needs_extra("train"), _quiet_norms():
-        if size is not None:
-            changes = (*changes, _scales_override(stage, recipe, changes, size))
-        if dry_run:
+        if options.size is not None:
+            changes = (*changes, _scales_override(stage, recipe, changes, options.size))
+        if options.dry_run:
             dry_run_plan(stage, recipe, changes)
             return
-        if out is None:
+        if options.out is None:
             raise HartError("--out is missing: give the folder for checkpoints, log and the finished model")
-        writable_folder(out)
-        if _run(stage, recipe, changes, out, accept_changes=accept_changes):
-            typer.echo(out)
+        writable_folder(options.out)
+        if _run(stage, recipe, changes, options.out, accept_changes=options.accept_changes):
+            typer.echo(options.out)
 
 
 @contextmanager
