@@ -114,16 +114,12 @@ class HartGroup(LazyGroup):
             say = getattr(error, "format_message", None)
             if say is not None:
                 _fail(f"{str(say()).rstrip('.')}; see --help")
-            if _is_out_of_memory(error):
+            from hart.devices import is_out_of_memory  # loads PyTorch, which --help does not wait for
+
+            if is_out_of_memory(error):
                 _fail(OUT_OF_MEMORY)
             raise  # a fault of ours
         sys.exit(code if isinstance(code, int) else 0)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    from hart.devices import is_out_of_memory  # loads PyTorch, which --help does not wait for
-
-    return is_out_of_memory(error)
 
 
 def _fail(message: str) -> NoReturn:

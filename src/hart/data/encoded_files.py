@@ -12,9 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, NamedTuple, NotRequired
 
 import torch
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
@@ -113,8 +112,7 @@ class _Index(TypedDict):
     shards: list[_ShardEntry]
 
 
-@dataclass(frozen=True)
-class EncodedIndex:
+class EncodedIndex(NamedTuple):
     """files: the shards, all in the folder of the set. sizes: images of each."""
 
     settings: dict[str, Any]

@@ -9,8 +9,7 @@ import glob
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -49,9 +48,13 @@ def open_source(
     name = str(path)
     if kind is not None and kind not in FORMATS:
         raise HartError(f"kind is {kind!r}: give one of {', '.join(KINDS)}")
-    with _readable(name):
+    try:
         kind = kind or detect_kind(name, split)
         source = FORMATS[kind].open(name, split, columns or Columns())
+    except ModuleNotFoundError as error:
+        raise missing_package(error.name, "huggingface" if error.name == "datasets" else "data") from None
+    except OSError as error:
+        raise HartError(f"{printable(error.filename or name)}: cannot be read ({error.strerror})") from None
     if not isinstance(source, Stream) and not len(source):
         reasons = f" ({first_reasons(source.damaged)})" if source.damaged else ""
         raise HartError(
@@ -262,15 +265,3 @@ def _found(path: Path) -> Literal["", "folder", "file"]:
         raise
     except (OSError, ValueError):
         return ""
-
-
-@contextmanager
-def _readable(name: str) -> Iterator[None]:
-    """Turns what keeps a set from being read into one line."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        extra = "huggingface" if error.name == "datasets" else "data"
-        raise missing_package(error.name, extra) from None
-    except OSError as error:
-        raise HartError(f"{printable(error.filename or name)}: cannot be read ({error.strerror})") from None

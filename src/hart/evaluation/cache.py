@@ -22,7 +22,7 @@ from hart.checkpoint.storage import read_safetensors, write_safetensors
 from hart.data.images import open_image
 from hart.errors import HartError
 from hart.evaluation.suites.base import Progress, silent
-from hart.files import FileError, atomic_write, read_json
+from hart.files import FileError, read_json, write_json, write_text
 from hart.generation.metadata import save_png
 from hart.strict import explain
 
@@ -40,10 +40,6 @@ class Form(Generic[T]):
     read: Callable[[Path], T]
 
 
-def _write_json(path: Path, content: bytes) -> None:
-    atomic_write(path, lambda file: file.write(content))
-
-
 def records(kind: Any) -> Form[Any]:
     """Values of a type that pydantic knows, such as a configuration or a dictionary of figures, one JSON file each."""
     adapter = TypeAdapter(kind)
@@ -54,7 +50,7 @@ def records(kind: Any) -> Form[Any]:
         except ValidationError as error:
             raise HartError(explain(error, kind, str(path))) from None
 
-    return Form(".json", lambda path, value: _write_json(path, adapter.dump_json(value, indent=1)), read)
+    return Form(".json", lambda path, value: write_text(path, adapter.dump_json(value, indent=1).decode()), read)
 
 
 TENSORS: Form[Mapping[str, Tensor]] = Form(".safetensors", write_safetensors, read_safetensors)
@@ -85,7 +81,7 @@ class Cache(Generic[T]):
         if not file.exists():
             if any(self.folder.glob(f"*{self._form.suffix}")):
                 raise HartError(f"{self.folder}: holds files but no {PLAN_FILE}: choose another --out, or empty it")
-            _write_json(file, json.dumps(plan, indent=1, ensure_ascii=False).encode())
+            write_json(file, plan)
             return
         try:
             found = read_json(file)

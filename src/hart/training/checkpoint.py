@@ -20,7 +20,7 @@ import torch
 
 from hart.config import Config, ConfigError
 from hart.errors import HartError
-from hart.files import PARTIAL, atomic_write, read_json
+from hart.files import PARTIAL, atomic_write, read_json, write_text
 from hart.training.saved_state import DamagedError, read_saved, table
 from hart.training.task import Origin
 
@@ -121,9 +121,8 @@ class RunFolder:
         return f"the last good checkpoint is {self.path(steps[-1])}" if steps else "there is no checkpoint yet"
 
     def write_recipe(self, recipe: Config) -> None:
-        path = self.folder / RECIPE_FILE
         with self.writing("the recipe"):
-            atomic_write(path, lambda file: file.write(recipe.to_json().encode()))
+            write_text(self.folder / RECIPE_FILE, recipe.to_json())
 
     def identity(self, state: Mapping[str, Any], stage: str) -> Identity | None:
         """That of a checkpoint, or of the recipe.json of an older version; None where there is neither.

@@ -49,7 +49,7 @@ from hart.data.sources import DamageCount, Source, Stream, read_row
 from hart.data.transforms import ImageTransform, to_signed
 from hart.data.written_sets import require_own_folder
 from hart.errors import HartError
-from hart.files import atomic_write
+from hart.files import atomic_write, write_text
 from hart.grids import ScaleSchedule
 from hart.sizes import ImageSize, aspect_sizes, grid_of_size, schedule_of_grid
 from hart.text_encoder import TextEncoder, encoder_module
@@ -321,14 +321,13 @@ def _finish(
     finished = len(shards) == len(files)
     if finished:
         require_mostly_sound(damaged, images + len(damaged), options.max_damaged, source.description, "--max-damaged")
-        entries = [
-            {"file": name, "pictures": facts["pictures"], "captions": facts["captions"]} for name, facts in shards
-        ]
         content = {
             "format": FORMAT_OF_SHAPES if "schedules" in settings else FORMAT,
             "settings": settings,
-            "shards": entries,
+            "shards": [
+                {"file": name, **{what: facts[what] for what in ("pictures", "captions")}} for name, facts in shards
+            ],
+            "damaged": [asdict(damage) for damage in damaged],
         }
-        content["damaged"] = [asdict(damage) for damage in damaged]
-        atomic_write(index, lambda file: file.write(json.dumps(content, indent=1).encode()))
+        write_text(index, json.dumps(content, indent=1))
     return EncodedSummary(images, captions, len(damaged), finished, cut)
