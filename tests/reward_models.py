@@ -3,12 +3,44 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from hart.networks.image_reward import RewardSizes
+from hart.networks.image_reward import RewardNetwork
 from judge_models import PIECES
+
+
+@dataclass(frozen=True)
+class RewardSizes:
+    """The published file's by default. image_size, patch: pixels."""
+
+    image_size: int = 224
+    patch: int = 16
+    vision_width: int = 1024
+    vision_depth: int = 24
+    text_width: int = 768
+    text_depth: int = 12
+    vocabulary: int = 30524
+    positions: int = 512
+    head_width: int = 64
+
+    def network(self) -> RewardNetwork:
+        vision = self._tower(self.vision_width, self.vision_depth)
+        text = self._tower(self.text_width, self.text_depth)
+        return RewardNetwork(
+            vision | {"image_size": self.image_size, "patch_size": self.patch},
+            text | {"vocab_size": self.vocabulary, "max_position_embeddings": self.positions},
+        )
+
+    def _tower(self, width: int, depth: int) -> dict[str, int]:
+        heads = width // self.head_width
+        return {
+            "hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": depth,
+            "num_attention_heads": heads,
+        }  # fmt: skip
+
 
 SIZES = RewardSizes(
     image_size=16, patch=8, vision_width=12, vision_depth=2, text_width=8, text_depth=2, vocabulary=len(PIECES),

@@ -12,7 +12,7 @@ Shapes: B batch, H W image, C channels of a feature map, h w its height and widt
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hart.checkpoint.storage import load_module, read_tensors
+from hart.checkpoint.storage import load_module, load_state, read_tensors
 from hart.errors import HartError
 from hart.networks.efficientnet import PIXEL_MEAN, PIXEL_SCALE, efficientnet_lite
 
@@ -120,8 +120,11 @@ class Lpips(PerceptualDistance):
         tensors: dict[str, Tensor] = {}
         for file in files:
             tensors |= read_tensors(file)
-        module = cls()
-        module.load_state_dict(_lpips_state(module, tensors, ", ".join(map(str, files))))
+        module, names, source = cls(), _published_names(), ", ".join(map(str, files))
+        if missing := [theirs for theirs in names.values() if theirs not in tensors]:
+            part = "the VGG-16 trunk" if missing[0].startswith("features") else "LPIPS's heads"
+            raise HartError(f"{source}: no {', '.join(missing[:3])} in it: give the file with {part} too")
+        load_state(module, {ours: tensors[theirs] for ours, theirs in names.items()}, source, names.__getitem__)
         return module
 
     def features(self, image: Tensor) -> list[Tensor]:
@@ -138,8 +141,8 @@ class Lpips(PerceptualDistance):
         return torch.stack([head(difference).mean(dim=(1, 2, 3)) for head, difference in pairs]).sum(dim=0)
 
 
-def _lpips_state(module: Lpips, tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """The published tensors under our names. Raises `HartError` for missing and wrongly shaped ones."""
+def _published_names() -> dict[str, str]:
+    """The tensors of `Lpips` -> their names in the published files."""
     names, number = {}, 0
     for i, (_, convolutions) in enumerate(VGG_STAGES):
         first = 0 if i == 0 else 1  # our later stages begin with the pooling that theirs end with
@@ -148,18 +151,7 @@ def _lpips_state(module: Lpips, tensors: Mapping[str, Tensor], source: str) -> d
                 names[f"stages.{i}.{first + 2 * j}.{kind}"] = f"features.{number + 2 * j}.{kind}"
         number += 2 * convolutions + 1
         names[f"heads.{i}.weight"] = f"lin{i}.model.1.weight"
-    missing = [theirs for theirs in names.values() if theirs not in tensors]
-    if missing:
-        part = "the VGG-16 trunk" if missing[0].startswith("features") else "LPIPS's heads"
-        raise HartError(f"{source}: no {', '.join(missing[:3])} in it: give the file with {part} too")
-    for ours, value in module.state_dict().items():
-        found = tensors[names[ours]]
-        if found.shape != value.shape:
-            raise HartError(
-                f"{source}: {names[ours]} is {tuple(found.shape)}, LPIPS with VGG-16 has {tuple(value.shape)}: "
-                "give the files of the vgg variant"
-            )
-    return {ours: tensors[theirs] for ours, theirs in names.items()}
+    return names
 
 
 class EfficientNetLitePerceptualLoss(PerceptualDistance):

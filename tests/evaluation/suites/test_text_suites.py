@@ -80,7 +80,7 @@ def test_mjhq_overall_and_by_category_goes_on_after_a_stop(
     torch.save(random_state(SIZES), reward)
     save_text_tokenizer(tmp_path / "words")
     # the published file has 447 million weights
-    monkeypatch.setattr(scores, "ImageReward", partial(scores.ImageReward, sizes=SIZES))
+    monkeypatch.setattr(scores, "ImageReward", partial(scores.ImageReward, network=SIZES.network()))
     arguments = ("mjhq", "--model", model, "--data", mjhq, "--features", "efficientnet-lite0", "--clip", clip, "--hps",
                  clip, "--image-reward", reward, "--image-reward-tokenizer", tmp_path / "words", "--reference-size", 16,
                  "--limit", 9, "--resamples", 2, "--device", "cpu", "--out",
