@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hart.errors import HartError
+from hart.training.checkpoint import require_tensors, table
 from hart.training.config import TrainerConfig
 from hart.training.distributed import DistributedContext, local, shard_like, synchronized
-from hart.training.figures import StepFigures
 from hart.training.optimizer import CombinedOptimizer, build_optimizer, learning_rate, weight_decay
-from hart.training.saved_state import require_tensors, table
+from hart.training.progress import StepFigures
 from hart.training.task import Microbatch, OptimizedModule, Task, TrainContext
 
 
