@@ -40,6 +40,7 @@ EXPECTED = {
     "path_type": "a path",
     "tuple_type": "a list",
     "dataclass_type": "a table",
+    "dict_type": "a table",
 }
 TYPE_NAMES = {"integer": "integer", "number": "number", "boolean": "boolean", "string": "text", "array": "list"}
 BOUNDS = {

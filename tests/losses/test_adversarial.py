@@ -11,7 +11,8 @@ from torch import nn
 
 from hart.config import ConfigError
 from hart.errors import HartError
-from hart.losses.adversarial import (
+from hart.losses.config import AdversarialConfig, PerceptualConfig
+from hart.losses.tokenizer_loss import (
     AdversarialTerm,
     PatchDiscriminator,
     adaptive_weight,
@@ -20,7 +21,6 @@ from hart.losses.adversarial import (
     hinge_loss,
     last_layer_gradients,
 )
-from hart.losses.config import AdversarialConfig, PerceptualConfig
 from helpers import random_image, random_tensor, without_gradient
 
 

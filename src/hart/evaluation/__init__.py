@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hart.evaluation.generated_images import GeneratedImages, quiet_prompts, spread
     from hart.evaluation.image_sets import ImageSet, features_of_set
     from hart.evaluation.judges.references import REFERENCE_SIZE, write_references
-    from hart.evaluation.metrics.distances import LEAST_IMAGES, all_figures, distances
+    from hart.evaluation.metrics.distances import LEAST_IMAGES, all_figures, distances, ssim
     from hart.evaluation.metrics.features import (
         DEFAULT_FEATURES,
         EfficientNetLite0,
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
         open_extractor,
     )
     from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean, few_images_warning
-    from hart.evaluation.metrics.images import ssim
     from hart.evaluation.report import Result, extractor_facts, images_text, write_result
     from hart.evaluation.suites.base import (
         Context,
@@ -56,11 +55,10 @@ __getattr__, __dir__ = lazy(
         "hart.evaluation.cache": "IMAGES TENSORS Cache records",
         "hart.evaluation.generated_images": "GeneratedImages quiet_prompts spread",
         "hart.evaluation.judges.references": "REFERENCE_SIZE write_references",
-        "hart.evaluation.metrics.distances": "LEAST_IMAGES all_figures distances",
+        "hart.evaluation.metrics.distances": "LEAST_IMAGES all_figures distances ssim",
         "hart.evaluation.metrics.features": "DEFAULT_FEATURES EfficientNetLite0 EfficientNetLite2 FeatureExtractor "
         "Features open_extractor",
         "hart.evaluation.metrics.figures": "Figure bootstrap bootstrap_mean few_images_warning",
-        "hart.evaluation.metrics.images": "ssim",
         "hart.evaluation.image_sets": "ImageSet features_of_set",
         "hart.evaluation.report": "Result extractor_facts images_text write_result",
         "hart.evaluation.suites.base": "Context ImageSetOptions Progress SamplingOptions Suite SuiteOptions",

@@ -43,7 +43,7 @@ class PerceptualConfig(Config, kw_only=True):
 
 
 class AdversarialConfig(Config, kw_only=True):
-    """PatchGAN and its weight, see `hart.losses.adversarial`; the numbers are VQGAN's (Esser et al., 2021)."""
+    """PatchGAN and its weight, see `hart.losses.tokenizer_loss`; the numbers are VQGAN's (Esser et al., 2021)."""
 
     weight: Positive = 0.5
     """Factor on the adaptive weight. Leave the table out to train without a discriminator."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -75,7 +76,7 @@ class RewardHead(nn.Module):
 class RewardNetwork(nn.Module):
     """With random weights; `load_image_reward` reads the published ones. vision, text: sizes of BLIP's two towers."""
 
-    def __init__(self, vision: Mapping[str, int] = VISION, text: Mapping[str, int] = TEXT) -> None:
+    def __init__(self, vision: Mapping[str, Any] = VISION, text: Mapping[str, Any] = TEXT) -> None:
         super().__init__()
         from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 

@@ -11,22 +11,21 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from hart.config import Config, ConfigError
 from hart.errors import HartError
 from hart.files import PARTIAL, atomic_write, read_json, require_regular, write_text
-from hart.strict import reason
+from hart.strict import Listed, reason, require
 from hart.training.task import Origin
 
 RECIPE_FILE = "recipe.json"
@@ -44,34 +43,20 @@ HARMLESS = {f"reading.{name}" for name in ("workers", "max_damaged", "on_device"
 }
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(Config):
     """What makes a run the same run.
 
-    stage: what it trains. recipe: its settings, as JSON values. sources: what else it learns from, by name.
+    stage: what it trains. recipe: its settings, as JSON values. sources: what else it learns from, by name, each with
+    its `Origin`'s digest and description.
     """
 
     stage: str
-    recipe: Mapping[str, Any]
-    sources: Mapping[str, Origin]
+    recipe: dict[str, Any]
+    sources: dict[str, Annotated[list[str], Field(min_length=2, max_length=2)]]
 
     @staticmethod
     def of(stage: str, recipe: Config, sources: Mapping[str, Origin]) -> Identity:
-        return Identity(stage, _plain(recipe), sources)
-
-    @staticmethod
-    def read(values: Any) -> Identity:
-        """The result of `to_dict`, read back. Raises `DamagedError`."""
-        entries = table(values, "its identity", {"stage", "recipe", "sources"})
-        pairs = table(entries["sources"], "its list of sources").items()
-        if any(not isinstance(pair, list) or [type(part) for part in pair] != [str, str] for _, pair in pairs):
-            raise DamagedError("its list of sources is not a list of texts")
-        sources = {str(name): Origin(*pair) for name, pair in pairs}
-        return Identity(str(entries["stage"]), table(entries["recipe"], "its recipe"), sources)
-
-    def to_dict(self) -> dict[str, Any]:
-        sources = {name: [source.digest, source.said] for name, source in self.sources.items()}
-        return {"stage": self.stage, "recipe": dict(self.recipe), "sources": sources}
+        return Identity(stage, _plain(recipe), {name: [each.digest, each.said] for name, each in sources.items()})
 
     def other_settings(self, now: Identity, recipe: type[Config]) -> list[str]:
         """Settings that have changed, one text each. recipe: class of the recipe of `now`.
@@ -83,8 +68,7 @@ class Identity:
         with suppress(ConfigError):  # of another version: the differences are named below
             theirs = _plain(recipe.from_stored(theirs))
         there, here = _flat(theirs), _flat(now.recipe)
-        ours = now.sources
-        moved = {name for name, source in self.sources.items() if name in ours and source.digest == ours[name].digest}
+        moved = {name for name in self.sources if self._source(name).digest == now._source(name).digest}
         keys = sorted(key for key in (there.keys() | here.keys()) - HARMLESS - moved if there.get(key) != here.get(key))
         return [f"{key} ({there.get(key)!r} there, {here.get(key)!r} now)" for key in keys]
 
@@ -92,13 +76,29 @@ class Identity:
         """Sources that have changed, one text each; none where the old run did not record any."""
         said = []
         for name in sorted(self.sources.keys() | now.sources.keys()):
-            there, here = self.sources.get(name, NO_SOURCE), now.sources.get(name, NO_SOURCE)
+            there, here = self._source(name), now._source(name)
             if self.sources and there.digest != here.digest:
                 said.append(f"{name} ({there.told(here)} there, {here.told(there)} now)")
         return said
 
+    def _source(self, name: str) -> Origin:
+        return Origin(*self.sources.get(name, ("", "none")))
 
-NO_SOURCE = Origin("", "none")
+
+class _Saved(Config, kw_only=True):
+    """What a checkpoint holds; `Stepper.check` knows the weights."""
+
+    step: int
+    sums: dict[str, float]
+    counts: dict[str, Annotated[int, Field(ge=1)]]
+    weights: dict[str, Any]
+    identity: Identity | None = None
+    """None in those of older versions."""
+    model: Listed[str] = ()
+    """Names of the model's files."""
+
+    def __post_init__(self) -> None:
+        require(self.sums.keys() == self.counts.keys(), "counts are of other figures than sums")
 
 
 class RunFolder:
@@ -135,7 +135,7 @@ class RunFolder:
         Raises `HartError` for a recipe.json that is needed and cannot be read.
         """
         if "identity" in state:
-            return Identity.read(state["identity"])
+            return Identity.from_dict(state["identity"])
         path = self.folder / RECIPE_FILE
         if not path.exists():
             return None
@@ -182,20 +182,18 @@ class RunFolder:
 
     def _read(self, step: int, stage: str, check: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
         state = read_saved(self.path(step))
-        table(state, "it", {"step", "sums", "counts", "weights"} | (state.keys() & {"identity", "model"}))
-        if type(state["step"]) is not int or state["step"] != step:
-            raise DamagedError(f"it is from step {state['step']}, its name says {step}")
-        _require_means(state["sums"], state["counts"])
-        if "identity" in state:
-            identity = Identity.read(state["identity"])
-            if identity.stage != stage:
-                raise DamagedError(f"it is from stage {identity.stage}")
-            steps = _flat(identity.recipe).get("trainer.steps")
+        try:
+            saved = _Saved.from_dict(state, "it")
+        except ConfigError as error:
+            raise DamagedError(str(error)) from None
+        if saved.step != step:
+            raise DamagedError(f"it is from step {saved.step}, its name says {step}")
+        if saved.identity is not None:
+            if saved.identity.stage != stage:
+                raise DamagedError(f"it is from stage {saved.identity.stage}")
+            steps = _flat(saved.identity.recipe).get("trainer.steps")
             if type(steps) is not int or step > steps:
                 raise DamagedError(f"it is from step {step} of {steps}")
-        names = state.get("model", [])
-        if not isinstance(names, list) or any(type(name) is not str for name in names):
-            raise DamagedError("its list of the model's files is not a list of names")
         check(state)
         return state
 
@@ -219,15 +217,6 @@ class RunFolder:
                 f"{error.filename or self.folder / place}: {what} could not be written: {why}; {self.last_good()}; "
                 f"{advice} and run again"
             ) from None
-
-
-def _require_means(sums: Any, counts: Any) -> None:
-    """Raise `DamagedError` unless `Means` can take these."""
-    table(counts, "its count of figures", set(map(str, table(sums, "its sum of figures"))))
-    if any(type(value) not in (int, float) or not math.isfinite(value) for value in sums.values()):
-        raise DamagedError("its sums of figures are not numbers")
-    if any(type(value) is not int or value < 1 for value in counts.values()):
-        raise DamagedError("its counts of figures are not counts")
 
 
 def _plain(recipe: Config) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -18,6 +19,8 @@ from hart.data.datasets import CaptionedImages
 from hart.devices import sent
 from hart.generation.next_scale import NextScaleGenerator
 from hart.generation.noise import SeededNoise
+from hart.layers.attention import Attention
+from hart.layers.norm import SiluLinear
 from hart.losses.code_loss import CodeLoss
 from hart.losses.hart_loss import (
     DiffusionNoise,
@@ -33,10 +36,9 @@ from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.conditions import drop_condition, open_conditioner, with_text_noise
 from hart.training.config import TransformerRecipe
 from hart.training.image_sources import MemoryImages, TrainingData, kept_data
-from hart.training.initialization import initialize
 from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext, image_row
 from hart.training.token_sources import Conditions, token_source
-from hart.transformer.block import LinearModulation
+from hart.transformer.block import Block, GeluMLP, LinearModulation, SwiGLU, TableModulation
 from hart.types import Context, TextContext, TokenMaps
 
 SAMPLES = 8
@@ -249,3 +251,60 @@ def repeated_blocks(hart: Hart) -> list[nn.Module]:
     modulations = [m.project for m in hart.transformer.modules() if isinstance(m, LinearModulation)]
     denoiser: list[nn.Module] = [] if hart.residual is None else list(hart.residual.denoiser.blocks)
     return [*modulations, *blocks, *denoiser]
+
+
+# Factor on the initial weights of modulation that give scales and shifts (VAR).
+INITIAL_SCALE_AND_SHIFT = 0.5
+
+
+@torch.no_grad()
+def initialize(hart: Hart, generator: torch.Generator, *, gate_gain: float) -> None:
+    """Initialise all weights from `generator`, as VAR and MAR do.
+
+    gate_gain: factor on what gives the gates of modulated branches, the weights of "linear" or the table of
+    "shared": small, so that a block starts close to the identity.
+
+    Linear layers are normal with std 1 / sqrt(3 C); the output layers of branches shrink with depth; the head
+    starts near zero, the diffusion's modulation and output at zero.
+    """
+    width = hart.config.transformer.width
+    std = math.sqrt(1 / (3 * width))
+    for module in hart.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.normal_(0, std, generator=generator)
+            if module.bias is not None:
+                module.bias.zero_()
+        elif isinstance(module, nn.Embedding):
+            module.weight.normal_(0, std, generator=generator)
+    for block in hart.transformer.blocks:
+        assert isinstance(block, Block)
+        _shrink_outputs(block, 1 / math.sqrt(2 * hart.config.transformer.depth))
+        if isinstance(block.modulation, LinearModulation):
+            weight = block.modulation.project.linear.weight
+            weight[: 2 * width].mul_(gate_gain)
+            weight[2 * width :].mul_(INITIAL_SCALE_AND_SHIFT)
+        elif isinstance(block.modulation, TableModulation):
+            table = block.modulation.table.normal_(0, 1 / math.sqrt(width), generator=generator)
+            if hart.config.transformer.modulation == "shared":
+                table[:2].mul_(gate_gain)
+                table[2:].mul_(INITIAL_SCALE_AND_SHIFT)
+    hart.transformer.head.linear.weight.mul_(0.02)
+    hart.transformer.head.modulation.linear.weight.mul_(INITIAL_SCALE_AND_SHIFT)
+    if hart.residual is not None:
+        denoiser = hart.residual.denoiser
+        for layer in denoiser.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight, generator=generator)
+            if isinstance(layer, SiluLinear):
+                layer.linear.weight.zero_()
+        denoiser.linear_out.weight.zero_()
+
+
+def _shrink_outputs(block: Block, factor: float) -> None:
+    """Scale what attention and MLP add to the residual stream."""
+    assert isinstance(block.attention, Attention)
+    block.attention.proj.weight.mul_(factor)
+    mlp = block.mlp
+    output = mlp.down if isinstance(mlp, SwiGLU) else mlp.linear2 if isinstance(mlp, GeluMLP) else None
+    assert output is not None
+    output.weight.mul_(factor)

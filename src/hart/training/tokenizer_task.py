@@ -14,15 +14,16 @@ from hart.checkpoint.loading import load_tokenizer, same_sizes, save_tokenizer
 from hart.checkpoint.storage import fingerprint, load_state
 from hart.data.datasets import CaptionedImages
 from hart.grids import ScaleSchedule
-from hart.losses.adversarial import (
+from hart.losses.config import PerceptualConfig
+from hart.losses.tokenizer_loss import (
     AdversarialTerm,
     PatchDiscriminator,
     adaptive_weight,
     discriminator_loss,
     last_layer_gradients,
+    pixel_loss,
+    tokenizer_loss,
 )
-from hart.losses.config import PerceptualConfig
-from hart.losses.tokenizer_loss import pixel_loss, tokenizer_loss
 from hart.networks.perceptual import perceptual_loss
 from hart.randomness import CPU, generator_for, seed_of
 from hart.sizes import ImageSize, grid_of_size, schedule_of_grid

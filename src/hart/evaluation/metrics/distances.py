@@ -1,6 +1,6 @@
-"""Distances between two sets of features, scores of one set, and all of them together. Float64 throughout.
+"""Distances between two sets of features, scores of one set, and all of them together; SSIM of two images.
 
-Shapes: N real images, M generated ones, D width of a feature, C classes.
+Features are compared in float64. Shapes: N real images, M generated ones, D width of a feature, C classes, B batch.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import poly_mmd
 
@@ -216,3 +217,17 @@ def all_figures(
     if generated.logits is not None:
         figures[f"Inception Score ({extractor})"] = inception_score(generated.logits)
     return figures
+
+
+SSIM_WINDOW = 11
+"""Pixels of its Gaussian window, of sigma 1.5."""
+
+
+def ssim(image: Tensor, original: Tensor) -> Tensor:
+    """Structural similarity (B,) of 8-bit images (B, 3, H, W) of at least `SSIM_WINDOW` pixels a side."""
+    _, similarity = structural_similarity_index_measure(
+        image.float(), original.float(), sigma=1.5, reduction="none", data_range=255.0, return_full_image=True
+    )
+    # over whole windows only, as published: torchmetrics' own mean includes windows of a mirrored border
+    border = SSIM_WINDOW // 2
+    return similarity[..., border:-border, border:-border].mean(dim=(1, 2, 3))

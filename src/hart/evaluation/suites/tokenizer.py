@@ -21,10 +21,9 @@ from hart.data.transforms import ImageTransform, to_signed, unit_to_pil
 from hart.errors import HartError
 from hart.evaluation.cache import TENSORS
 from hart.evaluation.image_sets import ImageSet
-from hart.evaluation.metrics.distances import frechet_figure, kernel_distance
+from hart.evaluation.metrics.distances import SSIM_WINDOW, frechet_figure, kernel_distance, ssim
 from hart.evaluation.metrics.features import FeatureExtractor, Features, open_extractor
 from hart.evaluation.metrics.figures import Figure, bootstrap_mean, few_images_warning
-from hart.evaluation.metrics.images import SSIM_WINDOW, ssim
 from hart.evaluation.report import Result, extractor_facts, images_text, published_tables
 from hart.evaluation.suites.base import Context
 from hart.evaluation.suites.core import TokenizerOptions
