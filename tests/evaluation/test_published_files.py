@@ -9,8 +9,8 @@ import pytest
 
 from hart.errors import HartError
 from hart.evaluation import published_files
-from hart.evaluation.judges.geneval_rules import PROMPTS
 from hart.evaluation.published_files import located
+from hart.evaluation.suites.geneval import PROMPTS
 
 
 def test_a_given_file_or_its_folder(tmp_path: Path) -> None:
