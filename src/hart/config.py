@@ -45,6 +45,7 @@ DiffusionSteps = Annotated[int, Field(ge=1, le=10**5)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
+Rank = Annotated[int, Field(ge=1, le=2**16)]
 LoraTarget = Literal["attention", "mlp", "word_embed"]
 """Linear layers of the transformer that get adapters, see `hart.checkpoint.lora.LAYERS`."""
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from hart.exports import lazy
 
 if TYPE_CHECKING:
+    from hart.benchmark.parts import quiet_prompts
     from hart.checkpoint.storage import SCORER_FILE
     from hart.evaluation.cache import IMAGES, TENSORS, Cache, records
     from hart.evaluation.choice import best_of, open_scorer
-    from hart.evaluation.generated_images import GeneratedImages, quiet_prompts, spread
+    from hart.evaluation.generated_images import GeneratedImages, spread
     from hart.evaluation.image_sets import ImageSet, features_of_set
     from hart.evaluation.judges.references import REFERENCE_SIZE, write_references
     from hart.evaluation.metrics.distances import LEAST_IMAGES, all_figures, distances, ssim
@@ -50,10 +51,11 @@ __all__ = [
 __getattr__, __dir__ = lazy(
     __name__,
     {
+        "hart.benchmark.parts": "quiet_prompts",
         "hart.checkpoint.storage": "SCORER_FILE",
         "hart.evaluation.choice": "best_of open_scorer",
         "hart.evaluation.cache": "IMAGES TENSORS Cache records",
-        "hart.evaluation.generated_images": "GeneratedImages quiet_prompts spread",
+        "hart.evaluation.generated_images": "GeneratedImages spread",
         "hart.evaluation.judges.references": "REFERENCE_SIZE write_references",
         "hart.evaluation.metrics.distances": "LEAST_IMAGES all_figures distances ssim",
         "hart.evaluation.metrics.features": "DEFAULT_FEATURES EfficientNetLite0 EfficientNetLite2 FeatureExtractor "

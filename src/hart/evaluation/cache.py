@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -147,11 +148,6 @@ class Cache(Generic[T]):
 
 def _runs(numbers: Sequence[int], longest: int) -> Iterator[list[int]]:
     """Consecutive numbers together, at most `longest`."""
-    run: list[int] = []
-    for number in numbers:
-        if run and (number != run[-1] + 1 or len(run) == longest):
-            yield run
-            run = []
-        run.append(number)
-    if run:
-        yield run
+    for _, group in groupby(enumerate(numbers), lambda place: place[1] - place[0]):
+        run = [number for _, number in group]
+        yield from (run[start : start + longest] for start in range(0, len(run), longest))

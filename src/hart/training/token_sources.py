@@ -129,6 +129,7 @@ def token_source(
             return StoredTokens(data, recipe, tokenizer, device)
 
 
+@dataclass
 class MemoryTokens(TokenSource[MemoryImages]):
     """From images in memory; see `encode_all`."""
 

@@ -26,7 +26,7 @@ from hart.losses.tokenizer_loss import (
 )
 from hart.networks.perceptual import perceptual_loss
 from hart.randomness import CPU, generator_for, seed_of
-from hart.sizes import ImageSize, grid_of_size, schedule_of_grid
+from hart.sizes import schedule_of_size
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer, TrainingPass
 from hart.tokenizer.quantizer import CodeCorruption, code_counts, codebook_usage
 from hart.training.config import TokenizerRecipe
@@ -229,8 +229,7 @@ class TokenizerTask(TokenizerStage):
         return TokenizerBatch(microbatch.step, image, schedule, discrete, code_corruption)
 
     def _schedule(self, image: Tensor) -> ScaleSchedule:
-        sizes, (height, width) = self.recipe.tokenizer, image.shape[-2:]
-        return schedule_of_grid(sizes.scales, grid_of_size(ImageSize(width, height), sizes.downsampling))
+        return schedule_of_size(self.recipe.tokenizer, (image.shape[3], image.shape[2]))
 
     def after_step(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
         read = self.images.figures(microbatch, train_context, self.device)

@@ -31,7 +31,7 @@ from hart.generation.contact_sheet import contact_sheet
 from hart.generation.outputs import psnr
 from hart.grids import ScaleSchedule
 from hart.networks.perceptual import perceptual_loss
-from hart.sizes import ImageSize, grid_of_size, parsed_size, schedule_of_grid
+from hart.sizes import ImageSize, parsed_size, schedule_of_size
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
 KINDS = ("discrete", "hybrid")
@@ -46,20 +46,20 @@ SHEET_FILE, SHEET_IMAGES = "reconstructions.png", 12
 def schedule_for(config: TokenizerConfig, size: ImageSize, scales: tuple[int, ...] | None = None) -> ScaleSchedule:
     """The scales with which images of `size` are coded.
 
-    `scales` if given, for squares; else those of `hart.sizes.schedule_of_grid`. Raises `HartError` when they do not end
+    `scales` if given, for squares; else those of `hart.sizes.schedule_of_size`. Raises `HartError` when they do not end
     at the latent's size.
     """
     if min(size) < SSIM_WINDOW:
         raise HartError(f"size {size.stored}: give at least {SSIM_WINDOW} px, the window of SSIM")
-    grid = grid_of_size(size, config.downsampling)
+    own = schedule_of_size(config, size)
     if scales is None:
-        return schedule_of_grid(config.scales, grid)
+        return own
     try:
         schedule = ScaleSchedule.square(scales)
     except ValueError as error:
         raise HartError(f"scales: {error}") from None
-    if schedule.final != grid:
-        raise HartError(f"scales end at {schedule.final}: images of {size} px have a latent of {grid}")
+    if schedule.final != own.final:
+        raise HartError(f"scales end at {schedule.final}: images of {size} px have a latent of {own.final}")
     return schedule
 
 
