@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hart.evaluation.generated_images import GeneratedImages, spread
     from hart.evaluation.image_sets import ImageSet, features_of_set
     from hart.evaluation.judges.references import REFERENCE_SIZE, write_references
-    from hart.evaluation.metrics.distances import LEAST_IMAGES, all_figures, distances, ssim
+    from hart.evaluation.metrics.distances import LEAST_IMAGES, all_figures, ssim
     from hart.evaluation.metrics.features import (
         DEFAULT_FEATURES,
         EfficientNetLite0,
@@ -43,7 +43,7 @@ __all__ = [
     "DEFAULT_FEATURES", "IMAGES", "LEAST_IMAGES", "REFERENCE_SIZE", "SCORER_FILE", "TENSORS", "Cache", "Context",
     "EfficientNetLite0", "EfficientNetLite2", "FeatureExtractor", "Features", "Figure", "GeneratedImages",
     "ImageSet", "ImageSetOptions", "Progress", "Result", "SamplingOptions", "Suite", "SuiteOptions", "all_figures",
-    "best_of", "bootstrap", "bootstrap_mean", "contact_sheet", "distances", "extractor_facts", "features_of_set",
+    "best_of", "bootstrap", "bootstrap_mean", "contact_sheet", "extractor_facts", "features_of_set",
     "few_images_warning", "images_text", "open_extractor", "open_scorer", "psnr", "quiet_prompts", "reconstruct",
     "records", "spread", "ssim", "write_references", "write_result",
 ]
@@ -57,7 +57,7 @@ __getattr__, __dir__ = lazy(
         "hart.evaluation.cache": "IMAGES TENSORS Cache records",
         "hart.evaluation.generated_images": "GeneratedImages spread",
         "hart.evaluation.judges.references": "REFERENCE_SIZE write_references",
-        "hart.evaluation.metrics.distances": "LEAST_IMAGES all_figures distances ssim",
+        "hart.evaluation.metrics.distances": "LEAST_IMAGES all_figures ssim",
         "hart.evaluation.metrics.features": "DEFAULT_FEATURES EfficientNetLite0 EfficientNetLite2 FeatureExtractor "
         "Features open_extractor",
         "hart.evaluation.metrics.figures": "Figure bootstrap bootstrap_mean few_images_warning",

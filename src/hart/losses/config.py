@@ -68,10 +68,6 @@ class AdversarialConfig(Config, kw_only=True):
         """Image size in pixels that gives one patch."""
         return 3 * 2**self.layers
 
-    def active(self, step: int) -> bool:
-        """Whether the adversarial term is used at `step` (0-based)."""
-        return step >= self.start_step
-
 
 class TransformerLossConfig(Config, kw_only=True):
     """What may be added to the transformer's cross entropy, see `hart.losses.hart_loss`; by default nothing is."""

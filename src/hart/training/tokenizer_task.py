@@ -124,7 +124,7 @@ class TokenizerStage(Task):
         graph for the last layer alone.
         """
         adversarial = self.recipe.adversarial
-        if adversarial is None or not adversarial.active(batches[0].step):
+        if adversarial is None or batches[0].step < adversarial.start_step:
             return
         assert self.discriminator is not None
         last_layer = self.module.decoder.conv_out.weight
