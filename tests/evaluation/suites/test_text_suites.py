@@ -25,7 +25,7 @@ from hart.evaluation.suites.mjhq import open_mjhq
 from image_files import numbered
 from judge_models import save_text_tokenizer
 from models import save_tiny_class_model, save_tiny_text_model
-from reward_models import SIZES, random_state
+from reward_models import SIZES, network, random_state
 
 CATEGORIES = ("animals", "logo")
 EACH = 5
@@ -80,7 +80,7 @@ def test_mjhq_overall_and_by_category_goes_on_after_a_stop(
     torch.save(random_state(SIZES), reward)
     save_text_tokenizer(tmp_path / "words")
     # the published file has 447 million weights
-    monkeypatch.setattr(scores, "ImageReward", partial(scores.ImageReward, network=SIZES.network()))
+    monkeypatch.setattr(scores, "ImageReward", partial(scores.ImageReward, network=network(SIZES)))
     arguments = ("mjhq", "--model", model, "--data", mjhq, "--features", "efficientnet-lite0", "--clip", clip, "--hps",
                  clip, "--image-reward", reward, "--image-reward-tokenizer", tmp_path / "words", "--reference-size", 16,
                  "--limit", 9, "--resamples", 2, "--device", "cpu", "--out",
