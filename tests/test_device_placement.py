@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from hart.checkpoint.loading import load_model, random_model
-from hart.checkpoint.starting import load_tokenizer
+from hart.checkpoint.loading import load_model, load_tokenizer, random_model
 from hart.config import HartConfig
 from hart.data.transforms import unit_to_pixels
 from hart.generation.edits import Edit, SecondPrompts, batch_edits

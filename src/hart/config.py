@@ -45,6 +45,7 @@ DiffusionSteps = Annotated[int, Field(ge=1, le=10**5)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
+Rank = Annotated[int, Field(ge=1, le=2**16)]
 LoraTarget = Literal["attention", "mlp", "word_embed"]
 """Linear layers of the transformer that get adapters, see `hart.checkpoint.lora.LAYERS`."""
 
@@ -71,6 +72,11 @@ def _readable(version: int) -> int:
     return version
 
 
+def _require_multiple(config: Config, name: str, of: str) -> None:
+    value, part = getattr(config, name), getattr(config, of)
+    require(value % part == 0, f"{name} must be a multiple of {of} ({part}), not {value}")
+
+
 Aspect = Annotated[str, AfterValidator(_aspect)]
 """Width and height as in `16:9`, see `hart.grids.parsed_aspect`."""
 Scales = Annotated[Listed[int], AfterValidator(_schedule)]
@@ -79,10 +85,20 @@ Style = Annotated[str, Field(min_length=1, max_length=100)]
 """Words that training captions name a style by, such as `noto style`: after a comma they end a prompt."""
 
 
-class TokenizerConfig(Config):
-    """The autoencoder and its multi-scale quantiser (paper, section 3.1; sizes of the release as defaults)."""
+class _Scaled(Config):
+    """Of a part that works on token maps."""
 
     scales: Scales
+
+    @property
+    def schedule(self) -> ScaleSchedule:
+        """The square one, which the model is trained on."""
+        return ScaleSchedule.square(self.scales)
+
+
+class TokenizerConfig(_Scaled):
+    """The autoencoder and its multi-scale quantiser (paper, section 3.1; sizes of the release as defaults)."""
+
     base_channels: Channels = 160
     channel_multipliers: Annotated[Listed[Ratio], Field(min_length=1, max_length=12)] = (1, 1, 2, 2, 4)
     residual_blocks: Depth = 2
@@ -99,15 +115,7 @@ class TokenizerConfig(Config):
     commitment_weight: Annotated[float, Field(ge=0)] = 0.25
 
     def __post_init__(self) -> None:
-        require(
-            self.base_channels % self.norm_groups == 0,
-            f"base_channels must be a multiple of norm_groups ({self.norm_groups}), not {self.base_channels}",
-        )
-
-    @property
-    def schedule(self) -> ScaleSchedule:
-        """The square one, which the model is trained on."""
-        return ScaleSchedule.square(self.scales)
+        _require_multiple(self, "base_channels", "norm_groups")
 
     @property
     def downsampling(self) -> int:
@@ -135,10 +143,9 @@ class ClassConditioning(Config):
     num_classes: Annotated[int, Field(ge=1, le=2**24)] = 1000
 
 
-class TransformerConfig(Config):
+class TransformerConfig(_Scaled):
     """The scalable-resolution transformer (paper, section 3.2). Exactly one of `text`, `classes` is given."""
 
-    scales: Scales
     latent_channels: Channels = 32
     codebook_size: Codes = 4096
     width: Width = 1536
@@ -170,17 +177,12 @@ class TransformerConfig(Config):
             "modulation_pooling 'max' goes with modulation 'linear' only",
         )
         require(self.mlp_width >= 1, f"mlp_ratio must give the MLP a width of at least 1, not {self.mlp_ratio}")
-        require(self.width % self.heads == 0, f"width must be a multiple of heads ({self.heads}), not {self.width}")
+        _require_multiple(self, "width", "heads")
         head_width = self.width // self.heads
         require(
             self.position == "absolute" or head_width % 4 == 0,
             f"heads: rotary positions need a head width that 4 divides, not {head_width}",
         )
-
-    @property
-    def schedule(self) -> ScaleSchedule:
-        """The square one, which the model is trained on."""
-        return ScaleSchedule.square(self.scales)
 
     @property
     def most_scales(self) -> int:
@@ -262,7 +264,7 @@ class TextEncoderConfig(Config):
         for name in sizes if self.kind == "compact" else ("output_width",):
             require(getattr(self, name) >= 1, f"{name} must be at least 1 in a {self.kind} encoder")
         if self.kind == "compact":
-            require(self.width % self.heads == 0, f"width must be a multiple of heads ({self.heads}), not {self.width}")
+            _require_multiple(self, "width", "heads")
 
 
 CacheType = Literal["model", "bfloat16", "int8"]

@@ -150,6 +150,11 @@ def schedule_of_grid(scales: Sequence[int], grid: Grid, most: int = MAX_SCALES) 
     return ScaleSchedule.shaped(known, grid)
 
 
+def schedule_of_size(config: TokenizerConfig, size: tuple[int, int]) -> ScaleSchedule:
+    """The schedule with which a tokenizer codes images of this width and height. Raises as `grid_of_size`."""
+    return schedule_of_grid(config.scales, grid_of_size(ImageSize(*size), config.downsampling))
+
+
 def _same_size(size: int, own: int) -> bool:
     """Whether two sizes are less than half a step of the usual growth apart."""
     return max(size, own) ** 2 < GROWTH * min(size, own) ** 2

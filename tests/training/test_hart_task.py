@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from hart.checkpoint.loading import SHIPPED_MODELS, load_model, save_model
-from hart.checkpoint.starting import save_tokenizer
+from hart.checkpoint.loading import SHIPPED_MODELS, load_model, save_model, save_tokenizer
 from hart.config import ConfigError, TextConditioning
 from hart.model import Hart
 from hart.training.conditions import drop_condition
