@@ -88,7 +88,7 @@ def encode(
 
     from hart.data.transforms import ImageTransform
     from hart.devices import resolve_device
-    from hart.sizes import scales_of_size
+    from hart.sizes import parsed_scales, scales_of_size
     from hart.text_encoder import find_text_encoder, load_text_encoder
     from hart.training.encoding import Encoders, encode_dataset
 
@@ -98,7 +98,7 @@ def encode(
     if scales and size is not None:
         raise HartError("--scales and --size both set the scales: give one of them")
     if scales:
-        codes = over_scales(codes, _scales(scales))
+        codes = over_scales(codes, parsed_scales(scales))
     elif size is not None:
         codes = over_scales(codes, scales_of_size(codes.config.scales, codes.config.downsampling, size))
     codes = codes.requires_grad_(False).to(where)
@@ -128,10 +128,3 @@ def encode(
         note(f"{summary.cut} of {summary.captions} captions are longer than the text encoder reads, and were cut")
     what = "" if summary.finished else " so far; other parts are not written yet"
     typer.echo(f"{directory}: {summary.images} images, {summary.captions} captions, {summary.damaged} damaged{what}")
-
-
-def _scales(text: str) -> tuple[int, ...]:
-    """ "1,2,4" as (1, 2, 4)."""
-    if re.fullmatch(r"[0-9]+(,[0-9]+)*", text) is None:
-        raise HartError(f"scales {text!r}: give grid sizes separated by commas, such as 1,2,3,4,5,6,8,10,13,16")
-    return tuple(int(grid_size) for grid_size in text.split(","))
