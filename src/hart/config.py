@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from hart.grids import MAX_SCALES, ScaleSchedule, parsed_aspect
+from hart.grids import MAX_GRID_SIZE, MAX_SCALES, ScaleSchedule, parsed_aspect
 from hart.strict import Config, ConfigError, Listed, require, shown
 
 __all__ = [
@@ -161,6 +161,9 @@ class TransformerConfig(_Scaled):
     qk_norm: bool = False
     level_embedding: Literal["sinusoidal", "table"] = "sinusoidal"
     position: Literal["rotary", "absolute"] = "rotary"
+    position_span: Annotated[int, Field(ge=0, le=MAX_GRID_SIZE)] = 0
+    """Rotary positions are places on the last scale's grid, as in the paper (0), or on a grid of this size for images of
+    every size: then a coarse scale means the same at all of them, and weights tuned to another size keep it."""
     modulation: Literal["none", "linear", "table", "shared"] = "none"
     """AdaLN of the blocks: none; a linear layer per block; a table per block, added to the pooled context; or a table
     per block, added to the output of one linear layer that all blocks share (VAR at 512 px)."""
@@ -172,6 +175,7 @@ class TransformerConfig(_Scaled):
         if self.classes is None:
             require(self.modulation != "shared", "modulation 'shared' goes with class conditioning only")
             require(self.position != "absolute", "position 'absolute' goes with class conditioning only")
+        require(self.position == "rotary" or not self.position_span, "position_span goes with rotary positions only")
         require(
             self.modulation == "linear" or self.modulation_pooling == "mean",
             "modulation_pooling 'max' goes with modulation 'linear' only",

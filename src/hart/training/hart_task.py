@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -43,7 +44,8 @@ from hart.types import Context, TextContext, TokenMaps
 
 SAMPLES = 8
 TOKEN_SIZES = ("latent_channels", "codebook_size")
-TOKEN_LAYERS = ("word_embed.", "head.linear.", "level_embedding.embedding.")
+LEVELS = "level_embedding.embedding.weight"
+TOKEN_LAYERS = ("word_embed.", "head.linear.", LEVELS)
 """Layers of the transformer that belong to one tokenizer and its scales."""
 
 
@@ -67,23 +69,23 @@ def with_adapters(hart: Hart, recipe: TransformerRecipe) -> Hart:
 def start_from(hart: Hart, name: str, *, frozen: bool = False) -> None:
     """Copy the weights of the model `name`, of the same sizes at any resolution, into `hart`.
 
-    Tokens of other sizes mean another tokenizer: then the layers that read and write tokens, a table of levels and the
+    A table of levels has for each scale the level of theirs that is nearest in size. Tokens of other sizes mean another tokenizer: then the layers that read and write tokens, a table of levels and the
     residual diffusion keep their initial weights. So does the residual diffusion where the source has none. With
     `frozen`, nothing may. Raises `ConfigError`, naming the sizes that differ.
     """
     source = load_model(resolve_model(name))
     theirs, ours = source.config.transformer, hart.config.transformer
-    same_sizes(name, theirs, ours, besides={"scales", *TOKEN_SIZES})
+    same_sizes(name, theirs, ours, besides={"scales", "position_span", *TOKEN_SIZES})
     same_tokens = all(getattr(theirs, size) == getattr(ours, size) for size in TOKEN_SIZES)
     if frozen and not same_tokens:
         raise ConfigError(f"init_from {name}: its tokens are of other sizes, so that not all of it can be kept")
-    tied = {"position": "absolute"} | ({"level_embedding": "table"} if same_tokens else {})
-    for kind, value in tied.items():
-        if theirs.scales != ours.scales and getattr(ours, kind) == value:
-            raise ConfigError(
-                f'init_from {name}: of other scales, to which transformer.{kind} = "{value}" cannot be carried over'
-            )
+    if theirs.scales != ours.scales and ours.position == "absolute":
+        raise ConfigError(
+            f'init_from {name}: of other scales, to which transformer.position = "absolute" cannot be carried over'
+        )
     weights = source.hart.transformer.state_dict()
+    if same_tokens and ours.level_embedding == "table":
+        weights[LEVELS] = weights[LEVELS][[nearest_scale(size, theirs.scales) for size in ours.scales]]
     if not same_tokens:
         weights |= {key: own for key, own in hart.transformer.state_dict().items() if key.startswith(TOKEN_LAYERS)}
     load_state(hart.transformer, weights, name)
@@ -94,6 +96,11 @@ def start_from(hart: Hart, name: str, *, frozen: bool = False) -> None:
         assert source.config.diffusion is not None
         same_sizes(name, source.config.diffusion, hart.config.diffusion, besides={"sampling_steps", "batch_multiplier"})
         load_state(hart.residual, source.hart.residual.state_dict(), name)
+
+
+def nearest_scale(size: int, scales: Sequence[int]) -> int:
+    """Which of some scales is nearest in size; the finer of two that are equally near."""
+    return min(range(len(scales)), key=lambda k: (abs(math.log(size / scales[k])), -k))
 
 
 @dataclass
