@@ -162,8 +162,8 @@ class TransformerConfig(_Scaled):
     level_embedding: Literal["sinusoidal", "table"] = "sinusoidal"
     position: Literal["rotary", "absolute"] = "rotary"
     position_span: Annotated[int, Field(ge=0, le=MAX_GRID_SIZE)] = 0
-    """Rotary positions are places on the last scale's grid, as in the paper (0), or on a grid of this size for images of
-    every size: then a coarse scale means the same at all of them, and weights tuned to another size keep it."""
+    """Rotary positions are places on the last scale's grid, as in the paper (0), or on a grid of this size for images
+    of every size: then a coarse scale means the same at all of them, and weights tuned to another size keep it."""
     modulation: Literal["none", "linear", "table", "shared"] = "none"
     """AdaLN of the blocks: none; a linear layer per block; a table per block, added to the pooled context; or a table
     per block, added to the output of one linear layer that all blocks share (VAR at 512 px)."""

@@ -8,7 +8,7 @@ import torch
 
 from hart import HartError
 from hart.checkpoint import load_tokenizer
-from hart.checkpoint.starting import over_scales
+from hart.checkpoint.loading import over_scales
 from hart.data import ImageTransform
 from hart.evaluation import Progress
 from hart.files import default_cache, read_toml
