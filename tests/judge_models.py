@@ -18,8 +18,7 @@ from transformers import (
     SwinConfig,
 )
 
-from hart.evaluation.judges.geneval_rules import OBJECTS
-from hart.evaluation.judges.objects import ALIASES
+from hart.evaluation.judges.objects import ALIASES, OBJECTS
 
 _OTHER_NAMES = {name: alias for alias, name in ALIASES.items()}
 LABELS = [_OTHER_NAMES.get(name, name) for name in sorted(OBJECTS)]

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
-from hart.networks.image_reward import RewardSizes
+from hart.networks.image_reward import RewardNetwork
 from judge_models import PIECES
 
-SIZES = RewardSizes(
+PUBLISHED = SimpleNamespace(
+    image_size=224, patch=16, vision_width=1024, vision_depth=24, text_width=768, text_depth=12, vocabulary=30524,
+    positions=512, head_width=64,
+)  # fmt: skip
+SIZES = SimpleNamespace(
     image_size=16, patch=8, vision_width=12, vision_depth=2, text_width=8, text_depth=2, vocabulary=len(PIECES),
     positions=40, head_width=4,
 )  # fmt: skip
+
+
+def network(sizes: SimpleNamespace) -> RewardNetwork:
+    def tower(width: int, depth: int) -> dict[str, int]:
+        heads = width // sizes.head_width
+        inner = {"intermediate_size": 4 * width, "num_hidden_layers": depth, "num_attention_heads": heads}
+        return {"hidden_size": width, **inner}
+
+    vision, text = tower(sizes.vision_width, sizes.vision_depth), tower(sizes.text_width, sizes.text_depth)
+    return RewardNetwork(
+        vision | {"image_size": sizes.image_size, "patch_size": sizes.patch},
+        text | {"vocab_size": sizes.vocabulary, "max_position_embeddings": sizes.positions},
+    )
 
 
 def linear(name: str, inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:
@@ -24,7 +42,7 @@ def norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
 
 
-def published_layout(sizes: RewardSizes) -> dict[str, tuple[int, ...]]:
+def published_layout(sizes: SimpleNamespace) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the file, by ImageReward.py, blip_pretrain.py, vit.py and med.py of the two repositories."""
     eye, text, patches = sizes.vision_width, sizes.text_width, (sizes.image_size // sizes.patch) ** 2
     vision, bert = "blip.visual_encoder", "blip.text_encoder"
@@ -61,7 +79,7 @@ def published_layout(sizes: RewardSizes) -> dict[str, tuple[int, ...]]:
     return layout
 
 
-def random_state(sizes: RewardSizes) -> dict[str, Tensor]:
+def random_state(sizes: SimpleNamespace) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     state = {}
     for name, shape in published_layout(sizes).items():

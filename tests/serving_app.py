@@ -19,8 +19,8 @@ from hart.serving.access import Access
 from hart.serving.app import create_app
 from hart.serving.checkers import WordList
 from hart.serving.models import Models, OpenModel
+from hart.serving.orders import Terms
 from hart.serving.server import Limits
-from hart.serving.signing import ContentCredentials
 from live_server import Served
 from stand_in_engine import StandInEngine
 
@@ -46,12 +46,11 @@ def application(
     models: dict[str, OpenModel] | None = None,
     access: Access | None = None,
     limits: Limits | None = None,
-    credentials: ContentCredentials | None = None,
+    **terms: Any,
 ) -> FastAPI:
-    """With the model "tiny", and a word that is refused."""
+    """With the model "tiny", and a word that is refused. terms: of `Terms`."""
     found = models or {"tiny": lambda: engine or StandInEngine()}
-    checker = WordList(["forbidden"])
-    return create_app(Models(found), checker=checker, access=access, limits=limits, credentials=credentials)
+    return create_app(Models(found), Terms(WordList(["forbidden"]), **terms), access=access, limits=limits)
 
 
 @contextmanager
@@ -61,11 +60,11 @@ def running(
     models: dict[str, OpenModel] | None = None,
     access: Access | None = None,
     limits: Limits | None = None,
-    credentials: ContentCredentials | None = None,
+    **terms: Any,
 ) -> Iterator[Running]:
-    """An application whose default model is opened."""
+    """An application whose default model is opened. terms: of `Terms`."""
     engine = engine or StandInEngine()
-    app = application(engine, models, access, limits, credentials)
+    app = application(engine, models, access, limits, **terms)
     with TestClient(app, raise_server_exceptions=False) as http:
         found = Running(app, engine, http)
         while found.server.models.default.state == "opening":

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hart.checkpoint.starting import save_tokenizer
+from hart.checkpoint.loading import save_tokenizer
 from hart.config import TokenizerConfig
 from hart.losses.hart_loss import sample_last_positions
 from hart.randomness import generator_for

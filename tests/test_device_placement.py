@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from hart.checkpoint.loading import load_model, random_model
-from hart.checkpoint.starting import load_tokenizer
+from hart.checkpoint.loading import load_model, load_tokenizer, random_model
 from hart.config import HartConfig
 from hart.data.transforms import unit_to_pixels
 from hart.generation.edits import Edit, SecondPrompts, batch_edits
@@ -97,10 +96,10 @@ def test_edits_wait_for_nothing_between_scales() -> None:
         pixels = torch.zeros(3, pipe.image_size, pipe.image_size, dtype=torch.uint8)
         edits = batch_edits(
             [
-                Edit(pixels, redraw, source_prompt="a", followed_scales=2),
+                Edit(pixels, redraw, source_prompt="a", followed_scales=2, style_strength=1.0, style=pixels),
                 Edit(pixels, kept_scales=scales, style_strength=1.0),
             ],
-            lambda edit: pipe.components.encode(edit.pixels),
+            pipe.components.encode,
             pipe.tokenizer.quantizer,
             config.tokenizer.schedule,
         )

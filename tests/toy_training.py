@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hart.checkpoint.starting import load_tokenizer
+from hart.checkpoint.loading import load_tokenizer
 from hart.config import HartConfig
 from hart.data.opening import open_source
 from hart.data.transforms import ImageTransform

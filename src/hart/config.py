@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from hart.grids import MAX_SCALES, ScaleSchedule, parsed_aspect
+from hart.grids import MAX_GRID_SIZE, MAX_SCALES, ScaleSchedule, parsed_aspect
 from hart.strict import Config, ConfigError, Listed, require, shown
 
 __all__ = [
@@ -45,6 +45,7 @@ DiffusionSteps = Annotated[int, Field(ge=1, le=10**5)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
+Rank = Annotated[int, Field(ge=1, le=2**16)]
 LoraTarget = Literal["attention", "mlp", "word_embed"]
 """Linear layers of the transformer that get adapters, see `hart.checkpoint.lora.LAYERS`."""
 
@@ -71,6 +72,11 @@ def _readable(version: int) -> int:
     return version
 
 
+def _require_multiple(config: Config, name: str, of: str) -> None:
+    value, part = getattr(config, name), getattr(config, of)
+    require(value % part == 0, f"{name} must be a multiple of {of} ({part}), not {value}")
+
+
 Aspect = Annotated[str, AfterValidator(_aspect)]
 """Width and height as in `16:9`, see `hart.grids.parsed_aspect`."""
 Scales = Annotated[Listed[int], AfterValidator(_schedule)]
@@ -79,10 +85,20 @@ Style = Annotated[str, Field(min_length=1, max_length=100)]
 """Words that training captions name a style by, such as `noto style`: after a comma they end a prompt."""
 
 
-class TokenizerConfig(Config):
-    """The autoencoder and its multi-scale quantiser (paper, section 3.1; sizes of the release as defaults)."""
+class _Scaled(Config):
+    """Of a part that works on token maps."""
 
     scales: Scales
+
+    @property
+    def schedule(self) -> ScaleSchedule:
+        """The square one, which the model is trained on."""
+        return ScaleSchedule.square(self.scales)
+
+
+class TokenizerConfig(_Scaled):
+    """The autoencoder and its multi-scale quantiser (paper, section 3.1; sizes of the release as defaults)."""
+
     base_channels: Channels = 160
     channel_multipliers: Annotated[Listed[Ratio], Field(min_length=1, max_length=12)] = (1, 1, 2, 2, 4)
     residual_blocks: Depth = 2
@@ -99,15 +115,7 @@ class TokenizerConfig(Config):
     commitment_weight: Annotated[float, Field(ge=0)] = 0.25
 
     def __post_init__(self) -> None:
-        require(
-            self.base_channels % self.norm_groups == 0,
-            f"base_channels must be a multiple of norm_groups ({self.norm_groups}), not {self.base_channels}",
-        )
-
-    @property
-    def schedule(self) -> ScaleSchedule:
-        """The square one, which the model is trained on."""
-        return ScaleSchedule.square(self.scales)
+        _require_multiple(self, "base_channels", "norm_groups")
 
     @property
     def downsampling(self) -> int:
@@ -135,10 +143,9 @@ class ClassConditioning(Config):
     num_classes: Annotated[int, Field(ge=1, le=2**24)] = 1000
 
 
-class TransformerConfig(Config):
+class TransformerConfig(_Scaled):
     """The scalable-resolution transformer (paper, section 3.2). Exactly one of `text`, `classes` is given."""
 
-    scales: Scales
     latent_channels: Channels = 32
     codebook_size: Codes = 4096
     width: Width = 1536
@@ -154,6 +161,9 @@ class TransformerConfig(Config):
     qk_norm: bool = False
     level_embedding: Literal["sinusoidal", "table"] = "sinusoidal"
     position: Literal["rotary", "absolute"] = "rotary"
+    position_span: Annotated[int, Field(ge=0, le=MAX_GRID_SIZE)] = 0
+    """Rotary positions are places on the last scale's grid, as in the paper (0), or on a grid of this size for images
+    of every size: then a coarse scale means the same at all of them, and weights tuned to another size keep it."""
     modulation: Literal["none", "linear", "table", "shared"] = "none"
     """AdaLN of the blocks: none; a linear layer per block; a table per block, added to the pooled context; or a table
     per block, added to the output of one linear layer that all blocks share (VAR at 512 px)."""
@@ -165,22 +175,18 @@ class TransformerConfig(Config):
         if self.classes is None:
             require(self.modulation != "shared", "modulation 'shared' goes with class conditioning only")
             require(self.position != "absolute", "position 'absolute' goes with class conditioning only")
+        require(self.position == "rotary" or not self.position_span, "position_span goes with rotary positions only")
         require(
             self.modulation == "linear" or self.modulation_pooling == "mean",
             "modulation_pooling 'max' goes with modulation 'linear' only",
         )
         require(self.mlp_width >= 1, f"mlp_ratio must give the MLP a width of at least 1, not {self.mlp_ratio}")
-        require(self.width % self.heads == 0, f"width must be a multiple of heads ({self.heads}), not {self.width}")
+        _require_multiple(self, "width", "heads")
         head_width = self.width // self.heads
         require(
             self.position == "absolute" or head_width % 4 == 0,
             f"heads: rotary positions need a head width that 4 divides, not {head_width}",
         )
-
-    @property
-    def schedule(self) -> ScaleSchedule:
-        """The square one, which the model is trained on."""
-        return ScaleSchedule.square(self.scales)
 
     @property
     def most_scales(self) -> int:
@@ -262,7 +268,7 @@ class TextEncoderConfig(Config):
         for name in sizes if self.kind == "compact" else ("output_width",):
             require(getattr(self, name) >= 1, f"{name} must be at least 1 in a {self.kind} encoder")
         if self.kind == "compact":
-            require(self.width % self.heads == 0, f"width must be a multiple of heads ({self.heads}), not {self.width}")
+            _require_multiple(self, "width", "heads")
 
 
 CacheType = Literal["model", "bfloat16", "int8"]

@@ -301,16 +301,16 @@ class HartPipeline(Editing):
         return ClassContext(torch.tensor([prompt]), self.num_classes)
 
 
-def _sources(parts: Components, kept: int) -> Callable[[Edit], Tensor]:
-    """Latents of the sources of edits, of which the last ones are kept."""
-    return lru_cache(kept)(lambda edit: parts.encode(edit.pixels))
+def _sources(parts: Components, kept: int) -> Callable[[Tensor], Tensor]:
+    """Latents of the pixels of edits, of which the last ones are kept."""
+    return lru_cache(kept)(parts.encode)
 
 
 def _states(
     images: Sequence[ImageRequest],
     parts: Components,
     encode: Callable[[Prompt], Context],
-    latent_of: Callable[[Edit], Tensor],
+    latent_of: Callable[[Tensor], Tensor],
     schedule: ScaleSchedule,
 ) -> Iterator[ScaleState]:
     """The states of a batch of checked requests."""

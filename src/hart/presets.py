@@ -36,13 +36,9 @@ VAR_SAMPLING = SamplingConfig(guidance_scale=1.5, top_k=900, top_p=0.96, gumbel_
 
 def hart_text_to_image(scales: tuple[int, ...]) -> HartConfig:
     """The 0.7B text-to-image model: 696M transformer + 37M diffusion (732M in the paper's tables 2 and 3)."""
-    transformer = TransformerConfig(scales, text=TextConditioning())
-    return HartConfig(
-        TokenizerConfig(scales),
-        transformer,
-        ResidualDiffusionConfig(),
-        TextEncoderConfig("qwen2", tokens=TextConditioning().tokens, source=RELEASED_TEXT_ENCODER, instruction=True),
-    )
+    text = TextConditioning()
+    encoder = TextEncoderConfig("qwen2", tokens=text.tokens, source=RELEASED_TEXT_ENCODER, instruction=True)
+    return HartConfig(TokenizerConfig(scales), TransformerConfig(scales, text=text), ResidualDiffusionConfig(), encoder)
 
 
 def hart_imagenet(depth: int) -> HartConfig:

@@ -43,6 +43,13 @@ def parsed_size(text: str) -> ImageSize:
     return ImageSize(width, int(found[2] or width))
 
 
+def parsed_scales(text: str) -> tuple[int, ...]:
+    """`1,2,4`. Raises `HartError`."""
+    if re.fullmatch(r"[0-9]+(,[0-9]+)*", text) is None:
+        raise HartError(f"scales {text!r}: give grid sizes separated by commas, such as 1,2,3,4,5,6,8,10,13,16")
+    return tuple(map(int, text.split(",")))
+
+
 def requested_schedule(
     config: HartConfig, *, size: object = None, height: object = None, width: object = None, aspect: object = None
 ) -> ScaleSchedule:
@@ -148,6 +155,11 @@ def schedule_of_grid(scales: Sequence[int], grid: Grid, most: int = MAX_SCALES) 
     size, own = grid.equal_square, scales[-1]
     known = scales if _same_size(size, own) and max(grid) >= own else _ending_at(scales, size, most)
     return ScaleSchedule.shaped(known, grid)
+
+
+def schedule_of_size(config: TokenizerConfig, size: tuple[int, int]) -> ScaleSchedule:
+    """The schedule with which a tokenizer codes images of this width and height. Raises as `grid_of_size`."""
+    return schedule_of_grid(config.scales, grid_of_size(ImageSize(*size), config.downsampling))
 
 
 def _same_size(size: int, own: int) -> bool:

@@ -40,6 +40,7 @@ EXPECTED = {
     "path_type": "a path",
     "tuple_type": "a list",
     "dataclass_type": "a table",
+    "dict_type": "a table",
 }
 TYPE_NAMES = {"integer": "integer", "number": "number", "boolean": "boolean", "string": "text", "array": "list"}
 BOUNDS = {
@@ -174,7 +175,7 @@ def _texts(body: list[ast.stmt]) -> dict[str, str]:
     for pair in pairwise(body):
         match pair:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                found[name] = inspect.cleandoc(text)
+                found[name] = " ".join(text.split())
     return found
 
 
@@ -312,8 +313,7 @@ def _rows(table: dict[str, Any], tables: dict[str, Any], begin: str) -> Iterator
         default = "required" if name in table.get("required", ()) else json.dumps(declared.get("default"))
         kind = TYPE_NAMES[value["type"]] + (f" of {TYPE_NAMES[value['items']['type']]}" if "items" in value else "")
         item = value.get("items", value)
-        said = " ".join(declared.get("description", "").split())
-        yield f"{begin}{name}", kind, default.replace("null", "none"), _allowed(item), said
+        yield f"{begin}{name}", kind, default.replace("null", "none"), _allowed(item), declared.get("description", "")
 
 
 def _allowed(value: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import logging
 
-from hart.checkpoint.hub import needed_files
+from hart.checkpoint.hub import needed_files, require_repository
 from hart.checkpoint.loading import resolve_model
 from hart.checkpoint.storage import CheckpointError
 
@@ -91,6 +91,18 @@ def test_without_the_hub_and_an_earlier_download_the_reason_is_given(hub: Hub) -
     hub.failure, hub.is_cached = RuntimeError("no route to host\nand so on"), False
     with pytest.raises(CheckpointError, match=r"'someone/model' .*cannot be downloaded.*: no route to host$"):
         resolve_model("someone/model")
+
+
+@pytest.mark.parametrize("is_cached", [True, False])
+@pytest.mark.parametrize("is_known", [True, False])
+def test_whether_a_model_is_there_is_known_without_a_download(hub: Hub, is_cached: bool, is_known: bool) -> None:
+    hub.is_cached, hub.failure = is_cached, None if is_known else RuntimeError("404: no such repository")
+    if is_cached or is_known:
+        require_repository("someone/model")
+    else:
+        with pytest.raises(CheckpointError, match=r"'someone/model' .*404: no such repository$"):
+            require_repository("someone/model")
+    assert hub.downloads == [{"local_files_only": True}]
 
 
 def test_retries_are_not_told(hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -44,7 +44,7 @@ def test_data_encode_writes_a_set_that_training_can_read(text_model: Path, tmp_p
     for changes, message in (
         (("--part", "3/2"), "part 3 of 2"),
         (("--part", "all"), "give it as I/N"),
-        (("--scales", "1 2 4"), "give grid sizes separated by commas"),
+        (("--scales", "1 2 4"), "--scales[0]: expected a whole number"),
         (("--scales", "1,2,4,6"), "with other options"),
         (("--split", "test"), "ask for train, val or all"),
         (("--kind", "imagenet"), "huggingface"),

@@ -42,6 +42,12 @@ def test_edit_writes_what_the_pipeline_draws_and_where_from(
     source = read_record(followed).settings.edit
     assert source is not None
     assert (source.source_prompt, source.kept_scales, source.followed_scales) == ("a cat", 0, 3)
+    (lent,) = outputs(run("edit", image, "a dog", "--mask", mask, "--style", mask, *options))
+    drawn = pipe.edit(picture(), mask_of(*LEFT), "a dog", style=mask_of(*LEFT), seed=3).images[0]
+    with Image.open(lent) as written:
+        assert written.tobytes() == drawn.tobytes()
+    source = read_record(lent).settings.edit
+    assert source is not None and (source.style, source.style_strength) == ("mask.png", 1)
     (wide,) = outputs(run("edit", image, "a dog", "--size", "16x8", *options))
     with Image.open(wide) as written:
         assert written.size == (2 * SIDE, SIDE)

@@ -54,10 +54,12 @@ def test_an_adapter_draws_along_and_is_recorded(text_model: Path, tmp_path: Path
 
 
 def test_like_refuses_images_that_say_nothing(tmp_path: Path) -> None:
-    plain, text = tmp_path / "plain.png", tmp_path / "notes.txt"
+    plain, text, jpeg = (tmp_path / name for name in ("plain.png", "notes.txt", "served.jpg"))
     Image.new("RGB", (4, 4)).save(plain)
+    Image.new("RGB", (4, 4)).save(jpeg)
     text.write_text("no image")
     assert "lacks prompt" in refused(run("generate", "--like", plain, "--out", tmp_path))
+    assert "is JPEG: only PNG files hold settings" in refused(run("generate", "--like", jpeg, "--out", tmp_path))
     assert "not an image" in refused(run("generate", "--like", text, "--out", tmp_path))
     assert "no such file" in refused(run("generate", "--like", tmp_path / "none.png", "--out", tmp_path))
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from hart.commands.streams import outlive_readers
+from hart.commands.program import outlive_readers
 
 WORK = """
 import sys
 from pathlib import Path
 from hart.cli import main
-from hart.commands.streams import outlive_readers
+from hart.commands.program import outlive_readers
 outlive_readers()
 for _ in range(1000):
     print("a line that is longer than nothing")

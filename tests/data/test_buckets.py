@@ -10,10 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from hart.data.buckets import BLOCK, BucketOrder, buckets_of, nearest_shape, shape_of
 from hart.data.loader import ImageLoader
 from hart.data.opening import open_source
-from hart.data.order import SampleOrder
+from hart.data.order import BLOCK, BucketOrder, SampleOrder, buckets_of, nearest_shape, shape_of
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
 from image_files import numbered, write_numbered_shards

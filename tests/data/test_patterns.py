@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hart.data.opening import open_source
-from hart.data.patterns import expand
+from hart.data.opening import expand, open_source
 from hart.errors import HartError
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -99,18 +100,42 @@ def test_a_variation_keeps_scales(pipe: HartPipeline) -> None:
         assert torch.equal(state.steps[0].codes, coded.indices[state.k]) == (state.k < 2)
 
 
-def test_a_style_brings_tokens_near_the_references(pipe: HartPipeline) -> None:
+STYLED: list[Callable[..., Edit]] = [
+    lambda pipe, reference, strength: pipe.prepare_variation(reference, kept_scales=0, style_strength=strength),
+    lambda pipe, reference, strength: pipe.prepare_variation(
+        picture(seed=1), kept_scales=0, style=reference, style_strength=strength
+    ),
+    lambda pipe, reference, strength: pipe.prepare_edit(
+        picture(seed=1), mask_of(*LEFT), style=reference, style_strength=strength
+    ),
+]
+
+
+@pytest.mark.parametrize("prepared", STYLED, ids=["own", "another's", "another's under a mask"])
+def test_a_style_brings_tokens_near_the_references(pipe: HartPipeline, prepared: Callable[..., Edit]) -> None:
     image, (prompt, _) = picture(), prompts(pipe)
-    assert pipe.vary(image, prompt, kept_scales=0, seed=3) != pipe.vary(image, prompt, style_strength=1, seed=3)
     encoded = pipe.components.encode(pipe.prepare_variation(image).pixels).unsqueeze(0)
     distances = []
     for strength in (0.0, 1.0, MAX_STYLE):
-        edit = pipe.prepare_variation(image, kept_scales=0, style_strength=strength)
+        edit = prepared(pipe, image, strength)
         states = list(pipe.generate_rows([ImageRequest(prompt, edit=edit)]))
         grid = pipe.config.tokenizer.schedule.grids[1]  # the last of those with a style
         made, asked = (next_scale_input(latent, grid)[0] for latent in (states[1].latent, encoded))
         distances.append(float(torch.cdist(made, asked).amin(dim=1).mean()))
     assert distances[0] > distances[1] > distances[2]
+
+
+def test_under_a_mask_only_what_is_drawn_takes_a_style(pipe: HartPipeline) -> None:
+    image, other, mask, (prompt, _) = picture(), picture(24, 5, seed=1), mask_of(*LEFT), prompts(pipe)
+    plain, own, lent = (
+        pipe.edit(image, mask, prompt, seed=3, **style).images[0]
+        for style in ({}, {"style_strength": MAX_STYLE}, {"style": other})
+    )
+    assert len({one.tobytes() for one in (plain, own, lent)}) == 3
+    kept = (SIDE // 2, 0, SIDE, SIDE)
+    assert {one.crop(kept).tobytes() for one in (plain, own, lent)} == {image.crop(kept).tobytes()}
+    assert pipe.prepare_edit(image, mask, style=other).style_strength == 1
+    assert pipe.prepare_edit(image, mask).style_strength == 0
 
 
 def test_a_style_is_that_of_the_image_alone_wherever_its_parts_are(text: HartPipeline) -> None:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hart.losses.adversarial import AdversarialTerm, PatchDiscriminator, adaptive_weight, last_layer_gradients
 from hart.losses.config import AdversarialConfig
-from hart.losses.tokenizer_loss import tokenizer_loss
+from hart.losses.tokenizer_loss import (
+    AdversarialTerm,
+    PatchDiscriminator,
+    adaptive_weight,
+    last_layer_gradients,
+    tokenizer_loss,
+)
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from helpers import random_image, tiny_tokenizer_config, without_gradient
 

@@ -15,9 +15,9 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from hart.checkpoint.storage import CheckpointError
 from hart.errors import HartError
 from hart.evaluation.judges.scores import ImageReward
-from hart.networks.image_reward import RewardNetwork, RewardSizes, name_in_file
+from hart.networks.image_reward import RewardNetwork, name_in_file
 from judge_models import save_text_tokenizer
-from reward_models import SIZES, published_layout, random_state
+from reward_models import PUBLISHED, SIZES, network, published_layout, random_state
 
 CPU = torch.device("cpu")
 PROMPTS = ["a cat", "two dogs and a very large house", "green"]
@@ -86,7 +86,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_scores_are_those_of_the_published_network(file: Path, tokenizer: str) -> None:
-    scorer = ImageReward(file, tokenizer, CPU, SIZES)
+    scorer = ImageReward(file, tokenizer, CPU, network(SIZES))
     assert (scorer.name, scorer.image_size) == ("ImageReward", 16)
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randint(256, (len(PROMPTS), 3, 16, 16), generator=generator, dtype=torch.uint8)
@@ -103,9 +103,9 @@ def test_scores_are_those_of_the_published_network(file: Path, tokenizer: str) -
 
 def test_layout_is_that_of_the_published_file() -> None:
     with torch.device("meta"):
-        network = RewardNetwork()
-    ours = {name_in_file(name): tuple(value.shape) for name, value in network.state_dict().items()}
-    published = published_layout(RewardSizes())
+        published_network = RewardNetwork()
+    ours = {name_in_file(name): tuple(value.shape) for name, value in published_network.state_dict().items()}
+    published = published_layout(PUBLISHED)
     unused = {name for name in published if "_proj." in name or name.endswith("position_ids")}
     assert ours == {name: shape for name, shape in published.items() if name not in unused}
     assert ours["blip.visual_encoder.pos_embed"] == (1, 197, 1024)
@@ -120,8 +120,8 @@ def test_another_file_names_what_does_not_fit(file: Path, tokenizer: str, tmp_pa
     with pytest.raises(
         CheckpointError, match=r"missing blip\.visual_encoder\.blocks\.1\.attn\.proj\.bias; unexpected module"
     ):
-        ImageReward(tmp_path / "cut.pt", tokenizer, CPU, SIZES)
+        ImageReward(tmp_path / "cut.pt", tokenizer, CPU, network(SIZES))
     with pytest.raises(HartError, match=r"absent\.pt: no such file: fetch it from https://huggingface\.co/THUDM"):
-        ImageReward(tmp_path / "absent.pt", tokenizer, CPU, SIZES)
+        ImageReward(tmp_path / "absent.pt", tokenizer, CPU, network(SIZES))
     with pytest.raises(HartError, match=r"ImageReward '.*absent': transformers cannot load it as tokenizer"):
-        ImageReward(file, str(tmp_path / "absent"), CPU, SIZES)
+        ImageReward(file, str(tmp_path / "absent"), CPU, network(SIZES))

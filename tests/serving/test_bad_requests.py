@@ -124,8 +124,16 @@ def test_a_refusal_is_said_and_nothing_is_drawn(server: Running, field: str) -> 
     assert len(server.engine.batches) == before
 
 
-def edit(server: Running, image: bytes | None, mask: bytes | None = None, route: str = "edits", **fields: Any) -> Any:
-    files = {name: ("x.png", content, "image/png") for name, content in (("image", image), ("mask", mask)) if content}
+def edit(
+    server: Running,
+    image: bytes | None,
+    mask: bytes | None = None,
+    style: bytes | None = None,
+    route: str = "edits",
+    **fields: Any,
+) -> Any:
+    given = {"image": image, "mask": mask, "style": style}
+    files = {name: ("x.png", content, "image/png") for name, content in given.items() if content}
     return server.http.post(f"/v1/images/{route}", data={"prompt": "x", **fields}, files=files or {"other": b"1"})
 
 
@@ -169,6 +177,10 @@ HOLE = png((16, 16), "RGBA", (0, 0, 0, 0))
 def test_hostile_files(server: Running, image: bytes | None, mask: bytes | None, param: str, message: str) -> None:
     found = error(edit(server, image, mask), 400)
     assert found["param"] == param and message in found["message"]
+    if param == "image" and image is not None:
+        for route in ("edits", "variations"):
+            found = error(edit(server, png(), style=image, route=route), 400)
+            assert found["param"] == "style" and message in found["message"]
 
 
 def test_a_mask_says_by_alpha_0_what_is_drawn_anew(server: Running) -> None:
@@ -188,12 +200,22 @@ def test_a_mask_says_by_alpha_0_what_is_drawn_anew(server: Running) -> None:
     assert own is not None and own.mask is not None and own.mask.tobytes() == source.mask.tobytes()
 
 
+@pytest.mark.parametrize("route", ["edits", "variations"])
+def test_another_image_lends_its_colours(server: Running, route: str) -> None:
+    assert edit(server, png(), HOLE, png((4, 4), colour="blue"), route, style_strength="2").status_code == 200
+    source = server.engine.batches[-1][0].source
+    assert source is not None and source.style is not None and source.style_strength == 2
+    assert source.style.tobytes() == bytes([0, 0, 255]) * 16 and source.style_sha256 != source.sha256
+    assert (source.mask is None) == (route == "variations")
+
+
 def test_variations_keep_scales_or_colours(server: Running) -> None:
-    for given, kept in (({}, (None, 0)), ({"kept_scales": "3"}, (3, 0)), ({"style_strength": "1.5"}, (None, 1.5))):
+    for given in ({}, {"kept_scales": 3}, {"style_strength": 1.5}):
         answer = edit(server, png(), route="variations", seed="1", **given)
         row = server.engine.batches[-1][0]
         assert row.source is not None and row.source.mask is None
-        assert (row.source.kept_scales, row.source.style_strength) == kept
+        assert row.source.kept_scales == given.get("kept_scales")
+        assert row.source.style_strength == given.get("style_strength")
         assert image_of(answer.json()["data"][0]["b64_json"]).tobytes() == drawn(row, FACTS.scales - 1).tobytes()
 
 
@@ -259,7 +281,7 @@ def test_more_images_than_may_ever_wait_are_a_wrong_field() -> None:
 
 def test_steps_are_bounded_by_the_server_or_the_models_own() -> None:
     own = replace(FACTS, sampling=SamplingConfig(maskgit_steps=7))
-    with running(StandInEngine(facts=own), limits=Limits(max_steps=3)) as server:
+    with running(StandInEngine(facts=own), max_steps=3) as server:
         assert server.post(prompt="x", maskgit_steps=7).status_code == 200
         for name, most in (("maskgit_steps", 7), ("diffusion_steps", 3)):
             assert f"up to {most}" in error(server.post(**{"prompt": "x", name: 8}), 400)["message"]

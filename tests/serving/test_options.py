@@ -6,7 +6,9 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from command_line import refused, run
 from hart.errors import HartError
@@ -35,6 +37,17 @@ from hart.serving.options import LOOPBACK, ServeOptions
 )
 def test_bad_options_are_one_line(arguments: list[str], message: str) -> None:
     assert message in refused(run("serve", "--port", 0, *arguments))
+
+
+@pytest.mark.parametrize("option", ["--model", "--prompt-check"])
+def test_a_hub_model_that_does_not_exist_is_said_at_the_start(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: Any, **__: Any) -> Any:
+        raise LocalEntryNotFoundError("404: no such repository")
+
+    for name in ("list_repo_files", "snapshot_download"):
+        monkeypatch.setattr(huggingface_hub, name, unknown)
+    said = refused(run("serve", "--port", 0, option, "nobody/nothing"))
+    assert "'nobody/nothing' is not a folder and cannot be downloaded" in said and said.endswith("no such repository")
 
 
 def test_a_port_that_is_taken() -> None:

@@ -76,14 +76,18 @@ def test_an_edit_keeps_every_pixel_outside_its_mask_and_shares_a_batch(engine: P
     edited = engine.row("a cat", None, 5, size, {}, Source(image, "0" * 64, mask))
     varied = engine.row("", None, 5, size, {}, Source(image, "0" * 64, kept_scales=1))
     styled = engine.row("a cat", None, 5, size, {}, Source(image, "0" * 64, style_strength=2.0))
-    together = whole(engine, [row(engine, 0), edited, varied, styled])
-    assert together == [whole(engine, [one])[0] for one in (row(engine, 0), edited, varied, styled)]
+    lent = Source(image, "0" * 64, mask, style=Image.effect_noise(size, 9).convert("RGB"), style_sha256="1" * 64)
+    rows = [row(engine, 0), edited, varied, styled, engine.row("a cat", None, 5, size, {}, lent)]
+    together = whole(engine, rows)
+    assert together == [whole(engine, [one])[0] for one in rows]
     kept = (size[0] // 2, 0, *size)
     made = Image.frombytes("RGB", size, together[1])
     assert made.crop(kept).tobytes() == image.crop(kept).tobytes()
     assert together[1] == engine.pipe.edit(image, mask, "a cat", seed=5).images[0].tobytes()
     assert together[2] == engine.pipe.vary(image, kept_scales=1, seed=5).images[0].tobytes()
     assert together[3] == engine.pipe.vary(image, "a cat", style_strength=2, seed=5).images[0].tobytes()
+    assert together[4] == engine.pipe.edit(image, mask, "a cat", style=lent.style, seed=5).images[0].tobytes()
+    assert together[4] != together[1]
     halves = engine.row("", None, 5, size, {}, Source(image, "0" * 64)).source
     assert halves is not None and halves.kept_scales == engine.facts.scales // 2
 
@@ -103,11 +107,18 @@ def test_in_one_batch_as_on_a_gpu_a_row_is_the_same_to_rounding(engine: Pipeline
     [
         ({"size": "8x8"}, "8x8", ""),
         ({"size": "10x6"}, "10x6", "may be poor"),
-        ({"size": "512x512"}, "8x8", "does not draw 512x512"),
+        ({"size": "512x512"}, "8x8", "does not draw 512x512: this is 8x8"),
+        ({"size": "15x5"}, "16x4", "does not draw 15x5: this is 16x4 the model was trained at 8x8"),
+        ({"size": "7x9"}, "8x8", "does not draw 7x9: this is 8x8"),
+        ({"size": "1600x800"}, "12x6", "does not draw 1600x800: this is 12x6"),
+        ({"size": "8192x2"}, "8x8", "does not draw 8192x2: this is 8x8"),
+        ({"size": "1x1"}, "4x4", "does not draw 1x1: this is 4x4"),
         ({"aspect": "2:1"}, "12x6", "may be poor"),
     ],
 )
-def test_sizes_that_the_model_draws(server: Running, given: dict[str, str], size: str, note: str) -> None:
+def test_a_size_becomes_the_nearest_that_the_model_draws(
+    server: Running, given: dict[str, str], size: str, note: str
+) -> None:
     answer = server.post(prompt="x", **given).json()
     assert answer["size"] == size
     assert image_of(answer["data"][0]["b64_json"]).size == tuple(map(int, size.split("x")))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,23 @@ def generate(url: str, **fields: Any) -> httpx2.Response:
 def test_the_port_answers_before_pytorch_is_imported() -> None:
     code = "import hart.cli, hart.serving.run, sys; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_second_signal_waits_for_nobody(text_model: Path) -> None:
+    with process(text_model) as (server, url):
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as half_sent:
+            head = "POST /v1/images/generations HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            half_sent.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+            assert httpx2.get(f"{url}/healthz").status_code == 200
+            server.terminate()
+            with suppress(httpx2.TransportError):
+                while True:  # until it has begun to stop
+                    httpx2.get(f"{url}/healthz")
+            assert server.poll() is None
+            server.terminate()
+            assert server.wait(30) == 128 + signal.SIGTERM
 
 
 @pytest.mark.slow

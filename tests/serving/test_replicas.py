@@ -217,6 +217,28 @@ def test_a_stop_takes_away_what_was_still_being_made() -> None:
     assert done == ["deployed", "withdrawn"]
 
 
+def test_bodies_that_wait_for_replicas_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replicas, "HELD_BYTES", 10)
+    reached, going_on = threading.Event(), threading.Event()
+
+    async def waiting(scope: Any, receive: Any, send: Any) -> None:
+        reached.set()
+        await asyncio.to_thread(going_on.wait, 60)
+        await JSONResponse({})(scope, receive, send)
+
+    with fronted() as (http, handle), ThreadPoolExecutor(1) as client:
+        app, handle.app = handle.app, waiting
+        held = client.submit(http.post, GENERATE, json={"prompt": "more than ten bytes"})
+        assert reached.wait(60)
+        refusal = http.post(GENERATE, json={"prompt": "x"})
+        assert refusal.status_code == 503 and refusal.headers["Retry-After"] == str(replicas.RETRY_SECONDS)
+        assert refusal.json()["error"]["code"] == "overloaded"
+        going_on.set()
+        assert held.result().status_code == 200
+        handle.app = app
+        assert http.post(GENERATE, json={"prompt": "x"}).status_code == 200
+
+
 def test_no_body_is_read_before_there_are_replicas() -> None:
     def fail() -> Any:
         raise RuntimeError("no room")

@@ -10,9 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hart.checkpoint.loading import load_model, save_model
+from hart.checkpoint.loading import load_model, save_model, save_tokenizer
 from hart.checkpoint.lora import add_lora
-from hart.checkpoint.starting import save_tokenizer
 from hart.config import ConfigError, HartConfig, ResidualDiffusionConfig, TextConditioning, TextEncoderConfig
 from hart.data.datasets import CaptionedImages
 from hart.errors import HartError

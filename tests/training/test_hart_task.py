@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from hart.checkpoint.loading import SHIPPED_MODELS, load_model, save_model
-from hart.checkpoint.starting import save_tokenizer
+from hart.checkpoint.loading import SHIPPED_MODELS, load_model, save_model, save_tokenizer
 from hart.config import ConfigError, TextConditioning
 from hart.model import Hart
 from hart.training.conditions import drop_condition
@@ -102,13 +101,17 @@ def test_other_sizes_to_start_from_are_named(tmp_path: Path, change: dict[str, A
         start_from(Hart(tiny_text_config(**change)), str(tmp_path))
 
 
-def test_a_table_of_levels_cannot_go_to_other_scales(tmp_path: Path) -> None:
+def test_a_table_of_levels_goes_to_other_scales_by_their_size(tmp_path: Path) -> None:
+    """Scales that are known keep their level, and a new one begins with that of the nearest."""
     config = tiny_text_config(level_embedding="table")
-    save_model(tmp_path, config, *tiny_model(config))
-    sizes = config.transformer.replace(scales=(1, 2, 3, 6))
+    tokenizer, hart = tiny_model(config)
+    save_model(tmp_path, config, tokenizer, hart)
+    assert config.transformer.scales == (1, 2, 3, 4)
+    sizes = config.transformer.replace(scales=(1, 2, 4, 8))
     goal = Hart(config.replace(tokenizer=config.tokenizer.replace(scales=sizes.scales), transformer=sizes))
-    with pytest.raises(ConfigError, match='level_embedding = "table" cannot be carried over'):
-        start_from(goal, str(tmp_path))
+    start_from(goal, str(tmp_path))
+    ours, theirs = (one.state_dict()["transformer.level_embedding.embedding.weight"] for one in (goal, hart))
+    assert torch.equal(ours, theirs[[0, 1, 3, 3]])
 
 
 def test_another_tokenizers_model_lends_what_lies_between_its_tokens(tmp_path: Path) -> None:

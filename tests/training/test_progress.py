@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hart.training.progress import Means, Speed
-from hart.training.work import Work
+from hart.training.progress import Means, Speed, Work
 from toy_training import TRAINER
 
 

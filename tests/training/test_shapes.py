@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hart.checkpoint.starting import load_tokenizer
+from hart.checkpoint.loading import load_tokenizer
 from hart.config import HartConfig
 from hart.data.encoded import EncodedSet
 from hart.data.opening import open_source

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hart.checkpoint.loading import save_model
-from hart.checkpoint.starting import load_tokenizer, save_tokenizer
+from hart.checkpoint.loading import load_tokenizer, save_model, save_tokenizer
 from hart.checkpoint.storage import CheckpointError
 from hart.config import ConfigError
 from hart.data.datasets import CaptionedImages

@@ -18,11 +18,9 @@ from torch import Tensor, nn
 from hart.errors import HartError
 from hart.training import checkpoint
 from hart.training.config import OptimizerConfig
-from hart.training.figures import StepFigures
-from hart.training.progress import StepReport
+from hart.training.progress import StepFigures, StepReport, Work
 from hart.training.task import Microbatch
 from hart.training.trainer import Trainer
-from hart.training.work import Work
 from processes import CONTEXT
 from toy_training import OPTIMIZER, AdversarialTask, ToyTask, recipe, train_and_die
 from training_state import checkpoints, flat, log_lines, state

@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hart.training.config import LoraConfig, OptimizerConfig, TrainerConfig, TransformerRecipe
 from hart.training.dry_run import RehearsedTransformer
+from hart.training.progress import work_of
 from hart.training.task import Microbatch
-from hart.training.work import work_of
 from helpers import tiny_text_config
 
 CONFIG = tiny_text_config(depth=4, width=64)

@@ -90,6 +90,17 @@ def test_positions_of_a_scale_span_the_image() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
+def test_positions_may_span_the_same_range_at_every_size() -> None:
+    """Then a coarse scale has the same positions in images of every size."""
+    config = tiny_text_config(position_span=4)
+    module, given = build(config), random_tensor(1, 4, CHANNELS)
+    conditioning = module.condition(random_context(config, 1))
+    small, large = (ScaleSchedule.square(scales) for scales in ((1, 2, 4), (1, 2, 4, 8)))
+    found = [module.embed_scale(1, given, conditioning, schedule=schedule)[1] for schedule in (small, large)]
+    for ours, theirs in zip(*(rotation or () for rotation in found), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 @pytest.mark.parametrize(
     ("choices", "schedule", "fault"),
     [

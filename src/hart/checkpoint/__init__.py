@@ -7,28 +7,26 @@ from typing import TYPE_CHECKING
 from hart.exports import lazy
 
 if TYPE_CHECKING:
-    from hart.checkpoint.loading import LoadedModel, load_model, resolve_model, save_model
-    from hart.checkpoint.starting import load_tokenizer, save_tokenizer
+    from hart.checkpoint.loading import (
+        LoadedModel,
+        load_model,
+        load_tokenizer,
+        resolve_model,
+        save_model,
+        save_tokenizer,
+    )
     from hart.checkpoint.storage import fingerprint, load_state, read_safetensors, save_module, write_safetensors
 
+# fmt: off
 __all__ = [
-    "LoadedModel",
-    "fingerprint",
-    "load_model",
-    "load_state",
-    "load_tokenizer",
-    "read_safetensors",
-    "resolve_model",
-    "save_model",
-    "save_module",
-    "save_tokenizer",
-    "write_safetensors",
+    "LoadedModel", "fingerprint", "load_model", "load_state", "load_tokenizer", "read_safetensors", "resolve_model",
+    "save_model", "save_module", "save_tokenizer", "write_safetensors",
 ]
+# fmt: on
 __getattr__, __dir__ = lazy(
     __name__,
     {
-        "hart.checkpoint.loading": "LoadedModel load_model resolve_model save_model",
-        "hart.checkpoint.starting": "load_tokenizer save_tokenizer",
+        "hart.checkpoint.loading": "LoadedModel load_model load_tokenizer resolve_model save_model save_tokenizer",
         "hart.checkpoint.storage": "fingerprint load_state read_safetensors save_module write_safetensors",
     },
 )

@@ -20,25 +20,50 @@ def download(repository: str) -> Path:
 
     Raises `CheckpointError` if there is neither.
     """
-    from huggingface_hub import list_repo_files, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import snapshot_download
 
-    files: list[str] | None = None
+    try:
+        files = _files(repository)
+    except CheckpointError:
+        if (copy := _copy(repository)) is not None:
+            return copy
+        raise
+    try:
+        return Path(snapshot_download(repository, allow_patterns=needed_files(repository, files)))
+    except OSError as error:  # the hub's kinds are, too
+        raise _unreachable(repository, error) from None
+
+
+def require_repository(repository: str) -> None:
+    """Raise `CheckpointError` for a hub model of which there is neither an earlier download nor a list of files."""
+    if _copy(repository) is None:
+        _files(repository)
+
+
+def _files(repository: str) -> list[str]:
+    from huggingface_hub import list_repo_files
+
     try:
         with _retrying_quietly():
-            files = list_repo_files(repository)
+            return list(list_repo_files(repository))
     except Exception as error:  # the hub's own kinds, and those of the HTTP library below it
-        refusal: Exception = error
+        raise _unreachable(repository, error) from None
+
+
+def _copy(repository: str) -> Path | None:
+    """The folder of an earlier download, if there is one."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
     try:
-        if files is None:
-            return Path(snapshot_download(repository, local_files_only=True))
-        return Path(snapshot_download(repository, allow_patterns=needed_files(repository, files)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        if files is not None:
-            refusal = error
-    raise CheckpointError(
-        f"model {repository!r} is not a folder and cannot be downloaded from the Hugging Face hub: "
-        f"{_first_line(refusal)}"
+        return Path(snapshot_download(repository, local_files_only=True))
+    except (HFValidationError, OSError):
+        return None
+
+
+def _unreachable(repository: str, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"model {repository!r} is not a folder and cannot be downloaded from the Hugging Face hub: {_first_line(error)}"
     )
 
 

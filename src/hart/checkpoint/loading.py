@@ -1,4 +1,4 @@
-"""Open a model from a folder or a Hugging Face id, in the published layouts or in our own.
+"""Open a model or its tokenizer from a folder or a Hugging Face id, in the published layouts or in our own.
 
 A model is loaded and checked whole or not at all. `random_model` makes one of any configuration without a file.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -23,11 +24,12 @@ from hart.checkpoint.storage import (
     CheckpointError,
     fill_module,
     fill_state,
+    load_module,
     read_pickle,
-    read_safetensors,
+    read_tensors,
     save_module,
 )
-from hart.config import HartConfig, TextEncoderConfig
+from hart.config import Config, ConfigError, HartConfig, TextEncoderConfig, TokenizerConfig
 from hart.devices import dtype_name, give_memory, machine_memory, without_memory
 from hart.errors import HartError
 from hart.files import user_path, write_text
@@ -64,11 +66,16 @@ def resolve_model(name: str | os.PathLike[str]) -> Path:
     if _exists(path) and path.is_dir():
         return path
     names = ", ".join(sorted(p.parent.name for p in SHIPPED_MODELS.glob(f"*/{CONFIG_FILE}"))) or "none"
-    if isinstance(name, str) and text.count("/") == 1 and not text.startswith((".", "/", "~")):
+    if isinstance(name, str) and is_hub_id(text):
         return download(text)
     if text in PRESETS:
         raise CheckpointError(f"{text} is a size without weights: add --random-weights, or give a model of that size")
     raise CheckpointError(f"unknown model {clipped(text)!r}: no folder, no hub id, and the shipped models are: {names}")
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name can be that of a model of the Hugging Face hub, `owner/name`."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
 
 
 def is_shipped(name: str) -> bool:
@@ -141,6 +148,42 @@ def save_model(
     save_module(folder / TOKENIZER_FILE, tokenizer, dtype, overwrite=overwrite)
     save_module(folder / HART_FILE, hart, dtype, overwrite=overwrite)
     write_text(folder / CONFIG_FILE, config.to_json(), overwrite=overwrite)
+
+
+def save_tokenizer(folder: Path, tokenizer: HybridTokenizer) -> None:
+    """Write a tokenizer alone; the configuration last, as `save_model` does."""
+    save_module(folder / TOKENIZER_FILE, tokenizer)
+    write_text(folder / CONFIG_FILE, tokenizer.config.to_json())
+
+
+def load_tokenizer(name: str | Path) -> HybridTokenizer:
+    """A tokenizer in evaluation mode: one that `save_tokenizer` wrote, or that of any model (`resolve_model`).
+
+    Raises `CheckpointError` or `ConfigError`.
+    """
+    folder = user_path(name)
+    alone = (folder / CONFIG_FILE).exists() and not (folder / HART_FILE).exists() and not (folder / "llm").is_dir()
+    if not alone:
+        return load_model(resolve_model(str(name))).tokenizer
+    tokenizer = HybridTokenizer(TokenizerConfig.load(folder / CONFIG_FILE))
+    load_module(folder / TOKENIZER_FILE, tokenizer)
+    return tokenizer.eval()
+
+
+def over_scales(tokenizer: HybridTokenizer, scales: tuple[int, ...]) -> HybridTokenizer:
+    """The same weights for other scales, in evaluation mode; the last scale decides the image size."""
+    other = HybridTokenizer(tokenizer.config.replace(scales=scales))
+    other.load_state_dict(tokenizer.state_dict())
+    return other.eval()
+
+
+def same_sizes(source: str, theirs: Config, ours: Config, *, besides: Set[str]) -> None:
+    """Raise `ConfigError` naming the fields in which a source's configuration differs from the recipe's."""
+    there, here = theirs.to_dict(), ours.to_dict()
+    differing = [name for name in here if name not in besides and there[name] != here[name]]
+    if differing:
+        said = ", ".join(f"{name} is {there[name]} there and {here[name]} in the recipe" for name in differing)
+        raise ConfigError(f"init_from {source}: {type(ours).__name__} differs: {said}")
 
 
 def build(config: HartConfig) -> tuple[HybridTokenizer, Hart]:
@@ -229,7 +272,7 @@ def _read_weights(folder: Path) -> tuple[dict[str, Tensor], str]:
         if files:
             state: dict[str, Tensor] = {}
             for file in files:
-                tensors = read_safetensors(file) if file.suffix == ".safetensors" else read_pickle(file)
+                tensors = read_tensors(file)
                 if twice := sorted(tensors.keys() & state.keys()):
                     raise CheckpointError(f"{file}: {twice[0]} is also in another file of {folder}")
                 state |= tensors
@@ -270,7 +313,7 @@ def random_model(
     """Tokenizer and model in evaluation mode on the generator's device, filled from `generator`.
 
     Memory never holds more than the weights in `dtype`. Weights are scaled so that activations stay near 1;
-    the images are noise. To start a training, use `hart.training.initialization` instead.
+    the images are noise. To start a training, use `hart.training.hart_task` instead.
     """
     with without_memory():
         modules = build(config)

@@ -25,7 +25,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from hart.checkpoint.storage import WEIGHT_TYPES, read_safetensors, require_finite
-from hart.config import LoraTarget
+from hart.config import LoraTarget, Rank
 from hart.devices import without_memory
 from hart.errors import HartError, missing_package
 from hart.files import atomic_write, read_json, write_text
@@ -49,7 +49,6 @@ ADAPTER = "default"
 FILE_PREFIX = "base_model.model."
 SHOWN_PROBLEMS = 4
 
-Rank = Annotated[int, Field(ge=1, le=2**16)]
 Alpha = Annotated[float, Field(ge=-1e6, le=1e6)]
 # a name, or the end of one: peft takes anything else as a pattern, with which it could search for ever
 Layer = Annotated[str, Field(pattern=r"^[\w.]+$")]

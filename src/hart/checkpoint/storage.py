@@ -134,6 +134,11 @@ def _opened(path: Path) -> Iterator[Any]:
         ) from None
 
 
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, or of PyTorch's own. Raises `CheckpointError`."""
+    return read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+
+
 RENAMED_TENSORS = {
     "pieces.weight": "token_embedding.weight",
     "lift.weight": "embed_proj.weight",

@@ -15,19 +15,12 @@ if TYPE_CHECKING:
     from hart.commands.from_config import options_from_config
     from hart.commands.program import new_program, run_program
 
+# fmt: off
 __all__ = [
-    "Report",
-    "needs_extra",
-    "new_program",
-    "note",
-    "options_from_config",
-    "owned",
-    "progress",
-    "prompt_notes",
-    "run_program",
-    "suite_app",
-    "writable_folder",
+    "Report", "needs_extra", "new_program", "note", "options_from_config", "owned", "progress", "prompt_notes",
+    "run_program", "suite_app", "writable_folder",
 ]
+# fmt: on
 __getattr__, __dir__ = lazy(
     __name__,
     {

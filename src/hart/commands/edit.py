@@ -32,6 +32,14 @@ if TYPE_CHECKING:
 Drawing = tuple[Callable[..., object], dict[str, Any]]
 """A call of a pipeline that lacks the settings of the command, and what its images' records say of it."""
 ImageArgument = Annotated[Path, typer.Argument(help="Image file.", show_default=False)]
+StyleOption = Annotated[Path | None, typer.Option(help="Image file whose colours are taken, not the image's own.")]
+StyleStrengthOption = Annotated[
+    float | None,
+    typer.Option(
+        help="How strongly what is drawn takes on colours of --style, or of the image that is kept (0: not at all, 1: "
+        "clearly); by default 1 with --style, 0 without."
+    ),
+]
 
 
 @sampling_options
@@ -53,11 +61,14 @@ def edit(
     followed_scales: Annotated[
         int | None, typer.Option(help="With --source-prompt: first scales that follow the image.")
     ] = None,
+    style: StyleOption = None,
+    style_strength: StyleStrengthOption = None,
 ) -> None:
     """Redraw a part of an image: under a mask, where it is transparent, where another --size or --aspect leaves it
     empty, or what PROMPT says otherwise than --source-prompt. All else stays to the pixel, but with --source-prompt."""
     source, files = _opened(image, "image")
-    covering, of_mask = (None, {}) if mask is None else _opened(mask, "mask")
+    covering, of_mask = _opened(mask, "mask")
+    lent, of_style = _opened(style, "style")
 
     def prepared(pipe: HartPipeline) -> Drawing:
         made = pipe.prepare_edit(
@@ -66,10 +77,12 @@ def edit(
             source_prompt=None if source_prompt is None else prompts_for(pipe, [source_prompt])[0],
             kept_scales=kept_scales,
             followed_scales=followed_scales,
+            style=lent,
+            style_strength=style_strength,
             size=options.size,
             aspect=options.aspect,
         )
-        facts = files | of_mask | {"source_prompt": source_prompt}
+        facts = files | of_mask | of_style | {"source_prompt": source_prompt}
         return _edited(options, settings, pipe, made, prompt, facts)
 
     _draw(options, settings, prepared)
@@ -86,23 +99,24 @@ def vary(
         int | None,
         typer.Option(help="First scales that are the image's; by default half of them, none with --style-strength."),
     ] = None,
-    style_strength: Annotated[
-        float, typer.Option(help="How strongly images take on the image's colours (0: not at all, 1: clearly).")
-    ] = 0.0,
+    style: StyleOption = None,
+    style_strength: StyleStrengthOption = None,
 ) -> None:
     """Generate images that have an image's coarse scales, so its layout and colours, and finer ones of their own; or,
     by --style-strength, its colours alone."""
     source, files = _opened(image, "image")
+    lent, of_style = _opened(style, "style")
 
     def prepared(pipe: HartPipeline) -> Drawing:
         made = pipe.prepare_variation(
             source,
             kept_scales=kept_scales,
+            style=lent,
             style_strength=style_strength,
             size=options.size,
             aspect=options.aspect,
         )
-        return _edited(options, settings, pipe, made, prompt, files)
+        return _edited(options, settings, pipe, made, prompt, files | of_style)
 
     _draw(options, settings, prepared)
 
@@ -143,12 +157,12 @@ def mix(
 def _draw(options: DrawOptions, settings: dict[str, Any], prepared: Callable[[HartPipeline], Drawing]) -> None:
     """Write the images that `prepared` asks a model for."""
     writable_folder(options.out)
-    with progress(f"loading {options.model or DEFAULT_MODEL}") as report, prompt_notes():
+    writer = ImageWriter(options, options.images_per_prompt or 1)
+    with says_what_is_kept(writer), progress(f"loading {options.model or DEFAULT_MODEL}") as report, prompt_notes():
         pipe = open_model(options)
-        call, record = prepared(pipe)
-        writer = ImageWriter(options, options.images_per_prompt or 1, **record)
-        with says_what_is_kept(writer):
-            call(**writer.arguments(pipe, report), **settings)
+        call, made_with = prepared(pipe)
+        writer.made_with |= made_with
+        call(**writer.arguments(pipe, report), **settings)
 
 
 def _edited(
@@ -186,8 +200,10 @@ def _require_memory(
     pipe.require_memory(schedule, images, batch_size=options.batch_size, second_prompt=second_prompt, **settings)
 
 
-def _opened(path: Path, role: str) -> tuple[Any, dict[str, Any]]:
-    """An image file, and its name and digest for `EditSource`, where it is called `role`."""
+def _opened(path: Path | None, role: str) -> tuple[Any, dict[str, Any]]:
+    """An image file, if there is one, and its name and digest for `EditSource`, where it is called `role`."""
+    if path is None:
+        return None, {}
     from hart.data.images import open_image, read_image
 
     content = read_image(path)

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from hart.commands.console import note, owned, progress, writable_folder
+from hart.commands.console import needs_extra, note, owned, progress, writable_folder
 from hart.commands.from_config import config_fields, option_flags, options_from_config
 from hart.commands.program import lazy_group, single_command
-from hart.errors import HartError, missing_package
+from hart.errors import HartError
 from hart.evaluation.suites import CORE, load_suite, suite_places
 from hart.evaluation.suites.base import Context, Suite, SuiteOptions
 
@@ -28,22 +28,13 @@ def suite_app(places: Mapping[str, str], program: str = "hart") -> typer.Typer:
     """
     commands = {name: (partial(_command, place, program), CORE.get(name)) for name, place in places.items()}
     group = lazy_group(commands, help=HELP, add_completion=False)
-    group.callback()(_group)
+    group.callback()(lambda: None)
     return group
 
 
-def _group() -> None: ...
-
-
-def _loaded(place: str) -> Suite[Any]:
-    try:
-        return load_suite(place)
-    except ModuleNotFoundError as error:
-        raise missing_package(error.name, "evaluate") from None
-
-
 def _command(place: str, program: str) -> Any:
-    suite = _loaded(place)
+    with needs_extra("evaluate"):
+        suite = load_suite(place)
 
     def command(
         options: SuiteOptions,

@@ -33,12 +33,13 @@ from hart.commands.options import ASPECT_HELP, SIZE_HELP, sampling_options
 from hart.config import CacheType, Config
 from hart.errors import HartError
 from hart.files import read_text, user_path
+from hart.generation.signing import SigningOptions
 from hart.strict import Listed
 
 if TYPE_CHECKING:
     from hart.config import SamplingConfig
     from hart.generation.edits import PromptMix
-    from hart.generation.metadata import EditSource, ImageRecord, ImageSettings, MixSettings
+    from hart.generation.metadata import ImageRecord, ImageSettings, MixSettings
     from hart.generation.outputs import HartOutput
     from hart.grids import ScaleSchedule
     from hart.pipeline import HartPipeline
@@ -60,7 +61,7 @@ class ModelOptions(Config, kw_only=True):
     """Folder for the images."""
 
 
-class DrawOptions(ModelOptions, kw_only=True):
+class DrawOptions(ModelOptions, SigningOptions, kw_only=True):
     """How images are drawn, whatever of."""
 
     negative_prompt: str | None = None
@@ -156,10 +157,11 @@ def generate(
         from hart.commands.jobs.job import Job
         from hart.commands.jobs.running import Sharing, run_job
 
+        options.credentials()  # files that cannot sign are said before a model is opened
         run_job(Job(options, settings, sampling, mix), Sharing(workers, ray), grid=grid)
         return
     total = 1 if row is not None else len(options.prompts) * (options.images_per_prompt or 1)
-    writer = ImageWriter(options, total, row, keep=grid, mix=mix)
+    writer = ImageWriter(options, total, row, keep=grid, made_with={"mix": mix})
     with says_what_is_kept(writer), progress(f"loading {options.model or DEFAULT_MODEL}") as report, prompt_notes():
         pipe = open_model(options)
         if pipe.num_classes is None:
@@ -294,17 +296,17 @@ class ImageWriter:
         row: int | None = None,
         *,
         keep: bool = False,
-        edit: EditSource | None = None,
-        mix: MixSettings | None = None,
+        made_with: Mapping[str, Any] | None = None,
     ) -> None:
         """total: images to come. row: write only this one of the batch. keep: hold images for a contact sheet.
 
-        edit, mix: what the images were made with, for their records.
+        made_with: `edit` and `mix` of `ImageSettings`. Raises `HartError` for credentials that cannot sign.
         """
         self.options, self.row, self.total, self.done = options, row, total, 0
         self._files = NumberedFiles(options.out, total)
         self._model = model_name(options.model or DEFAULT_MODEL)
-        self._edit, self._mix = edit, mix
+        self._credentials = options.credentials()
+        self.made_with = dict(made_with or {})
         self._kept: list[tuple[str, int, Any]] | None = [] if keep else None
 
     def arguments(self, pipe: HartPipeline, report: Report) -> dict[str, Any]:
@@ -331,10 +333,11 @@ class ImageWriter:
             seed, image = batch.seeds[row], batch.images[row]
             place = BatchPlace(together, batch.seeds[0], row) if len(together) > 1 else None
             settings = image_settings(pipe, self.options, batch.sampling[row], ImageSize(*image.size))
-            settings = settings.replace(batch=place, edit=self._edit, mix=self._mix)
+            settings = settings.replace(batch=place, **self.made_with)
             record = ImageRecord(prompt, seed, self._model, settings, __version__)
-            name = slug(prompt or (Path(self._edit.image).stem if self._edit is not None else ""))
-            print_path(self._files.write(f"{name}-{seed}", partial(write_image, image=image, record=record)))
+            name = slug(prompt or (Path(settings.edit.image).stem if settings.edit is not None else ""))
+            write = partial(write_image, image=image, record=record, credentials=self._credentials)
+            print_path(self._files.write(f"{name}-{seed}", write))
             self.done += 1
             if self._kept is not None:
                 self._kept.append((prompt, seed, image))

@@ -11,6 +11,8 @@ from __future__ import annotations
 import atexit
 import errno
 import gc
+import io
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +23,6 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from hart.commands.streams import outlive_readers
 from hart.errors import HartError, Stopped
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -114,16 +115,12 @@ class HartGroup(LazyGroup):
             say = getattr(error, "format_message", None)
             if say is not None:
                 _fail(f"{str(say()).rstrip('.')}; see --help")
-            if _is_out_of_memory(error):
+            from hart.devices import is_out_of_memory  # loads PyTorch, which --help does not wait for
+
+            if is_out_of_memory(error):
                 _fail(OUT_OF_MEMORY)
             raise  # a fault of ours
         sys.exit(code if isinstance(code, int) else 0)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    from hart.devices import is_out_of_memory  # loads PyTorch, which --help does not wait for
-
-    return is_out_of_memory(error)
 
 
 def _fail(message: str) -> NoReturn:
@@ -170,3 +167,54 @@ def run_program(app: typer.Typer, name: str) -> None:
     # else the interpreter looks for garbage in all of PyTorch before it ends, for a third of a second
     atexit.register(gc.freeze)
     app(prog_name=name)
+
+
+CLOSED = frozenset({errno.EPIPE, errno.ESHUTDOWN, errno.ECONNRESET}) | (
+    {errno.EINVAL} if sys.platform == "win32" else frozenset()
+)
+"""What writing to a pipe without a reader gives."""
+
+
+def outlive_readers() -> None:
+    """Let writing to the standard streams succeed after their readers are gone; nothing is then written."""
+    # there is nowhere to report a failure of standard error
+    for name, failures in (("stdout", "standard output"), ("stderr", None)):
+        stream = getattr(sys, name)
+        # not if it is closed, a Windows console, or an object that a test or a notebook put there
+        if isinstance(stream, io.TextIOWrapper) and isinstance(getattr(stream.buffer, "raw", stream.buffer), io.FileIO):
+            stream.flush()
+            file: Any = _Lasting(stream.fileno(), failures)
+            lasting = io.TextIOWrapper(
+                io.BufferedWriter(file) if isinstance(stream.buffer, io.BufferedWriter) else file,
+                stream.encoding,
+                stream.errors,
+                line_buffering=stream.line_buffering,
+                write_through=stream.write_through,
+            )
+            setattr(sys, name, lasting)
+
+
+class _Lasting(io.FileIO):
+    """A file that was open already, which it leaves open."""
+
+    def __init__(self, handle: int, failures: str | None) -> None:
+        """failures: name of the stream in errors other than missing readers, raised once; None raises none."""
+        super().__init__(handle, "wb", closefd=False)
+        self._failures = failures
+
+    def write(self, content: Any) -> Any:
+        """Take all of the content, even if nobody reads it any more."""
+        if not len(content):  # libraries try out in this way what a stream takes
+            return 0
+        try:
+            return super().write(content)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            # from now on, whatever anybody writes to it goes nowhere
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            if self._failures is not None and error.errno not in CLOSED:
+                raise OSError(error.errno, error.strerror, self._failures) from None
+            return len(memoryview(content).cast("B"))

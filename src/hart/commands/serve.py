@@ -11,6 +11,7 @@ import sys
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import typer
@@ -33,6 +34,16 @@ def serve(options: ServeOptions) -> None:
         raise HartError("--replicas: they are those of a Ray cluster: give --ray too")
     for source in options.models().values():
         _require_model(source, elsewhere=options.ray)
+    if options.prompt_check.count("/") == 1 and not options.prompt_check.endswith(".txt"):
+        _require_model(options.prompt_check, elsewhere=options.ray)
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            """A first signal lets what was accepted be finished; a second waits for nothing, whatever has not ended."""
+            if self.should_exit:
+                os._exit(128 + sig)
+            super().handle_exit(sig, frame)
+
     with _listen(options.host, options.port) as listening:
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
@@ -48,19 +59,21 @@ def serve(options: ServeOptions) -> None:
             timeout_graceful_shutdown=math.ceil(options.timeout),
         )
         typer.echo(f"http://{shown}:{port}", err=False)
-        uvicorn.Server(config).run(sockets=[listening])
+        Server(config).run(sockets=[listening])
 
 
 def _require_model(source: str, *, elsewhere: bool) -> None:
-    """Raise `HartError` for a model that cannot be anywhere, before the server says that it is there. Folders of other
-    machines (elsewhere) and ids of the hub show when they are opened. PyTorch is imported only where one is missing."""
-    is_hub_id = source.count("/") == 1 and not source.startswith((".", "/", "~"))
-    if is_hub_id or (elsewhere and "/" in source):
-        return
+    """Raise `HartError` for a model that is not there, before the server says that it is; nothing is loaded. What other
+    machines read (elsewhere) shows when it is opened. PyTorch is imported for none that is a folder here."""
     shipped = Path(__file__).parent.parent / "models" / source
-    if not any(map(os.path.isdir, (user_path(source), shipped))):
-        from hart.checkpoint.loading import resolve_model
+    if any(map(os.path.isdir, (user_path(source), shipped))) or (elsewhere and "/" in source):
+        return
+    from hart.checkpoint.hub import require_repository
+    from hart.checkpoint.loading import is_hub_id, resolve_model
 
+    if is_hub_id(source):
+        require_repository(source)
+    else:
         resolve_model(source)
 
 

@@ -1,18 +1,22 @@
-"""`hart train`: runs a recipe, or says what it would take. A stopped run resumes from its last checkpoint."""
+"""`hart train`: runs a recipe, or says what it would take. A stopped run resumes from its last checkpoint.
+
+For `--dry-run`, memory is counted and printed at once, then time is measured.
+"""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hart.commands.console import needs_extra, note, owned, prompt_notes, writable_folder
-from hart.commands.train_plan import Stage, dry_run_plan, duration, recipe_class, rounded
+from hart.commands.console import needs_extra, note, owned, progress, prompt_notes, writable_folder
+from hart.commands.from_config import options_from_config
+from hart.config import Config
 from hart.errors import HartError
 
 if TYPE_CHECKING:
@@ -23,40 +27,43 @@ if TYPE_CHECKING:
     from hart.training.distributed import DistributedContext
     from hart.training.image_sources import TrainingData
     from hart.training.progress import StepReport
+    from hart.training.task import Task
+
+LARGE = 60_000_000
+"""Above this many parameters a dry run times models of one and two blocks and extrapolates."""
 
 
-@dataclass(frozen=True)
-class Destination:
-    """Where a run writes. accept_changes: see `hart.training.trainer.Trainer`."""
+class Stage(StrEnum):
+    """What can be trained, in the order that a model needs."""
 
-    folder: Path
-    accept_changes: bool
+    tokenizer = "tokenizer"
+    transformer = "transformer"
 
 
+class TrainOptions(Config, kw_only=True):
+    """Of `hart train`, besides the recipe and its changes."""
+
+    out: Path | None = None
+    """Folder for checkpoints, log and the finished model."""
+    init_from: str | None = None
+    """Model to start from, also of a lower resolution; the same as init_from=MODEL."""
+    size: int | None = None
+    """Image size in pixels, from which the scales follow; by default the recipe's own."""
+    dry_run: bool = False
+    """Print parameters, memory and time; train nothing, read no data."""
+    accept_changes: bool = False
+    """Resume although settings, data or frozen networks differ from the checkpoint's."""
+
+
+@options_from_config
 def train(
     stage: Annotated[Stage, typer.Argument(help="What to train.")],
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="Recipe with sizes, data and settings.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for checkpoints, log and the finished model.")] = None,
+    options: TrainOptions,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe, such as trainer.steps=10."),
     ] = None,
-    init_from: Annotated[
-        str | None, typer.Option(help="Model to start from, also of a lower resolution; the same as init_from=MODEL.")
-    ] = None,
-    size: Annotated[
-        int | None,
-        typer.Option(help="Image size in pixels, from which the scales follow; by default the recipe's own."),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print parameters, memory and time; train nothing, read no data.")
-    ] = False,
-    accept_changes: Annotated[
-        bool,
-        typer.Option(
-            "--accept-changes", help="Resume although settings, data or frozen networks differ from the checkpoint's."
-        ),
-    ] = False,
 ) -> None:
     """Train a stage from a recipe. The same command resumes a run that was stopped.
 
@@ -64,18 +71,20 @@ def train(
 
     On several GPUs or machines: accelerate launch -m hart train ...
     """
-    changes = (*(overrides or ()), *([f"init_from={init_from}"] if init_from is not None else []))
+    changes = tuple(overrides or ())
+    if options.init_from is not None:
+        changes = (*changes, f"init_from={options.init_from}")
     with needs_extra("train"), _quiet_norms():
-        if size is not None:
-            changes = (*changes, _scales_override(stage, recipe, changes, size))
-        if dry_run:
+        if options.size is not None:
+            changes = (*changes, _scales_override(stage, recipe, changes, options.size))
+        if options.dry_run:
             dry_run_plan(stage, recipe, changes)
             return
-        if out is None:
+        if options.out is None:
             raise HartError("--out is missing: give the folder for checkpoints, log and the finished model")
-        writable_folder(out)
-        if _run(stage, recipe, changes, Destination(out, accept_changes)):
-            typer.echo(out)
+        writable_folder(options.out)
+        if _run(stage, recipe, changes, options.out, accept_changes=options.accept_changes):
+            typer.echo(options.out)
 
 
 @contextmanager
@@ -88,7 +97,7 @@ def _quiet_norms() -> Iterator[None]:
 
 def _coder(recipe: TokenizerRecipe | TransformerRecipe) -> TokenizerConfig:
     """The tokenizer of a recipe's images; its scales are the recipe's, since a tokenizer serves any resolution."""
-    from hart.checkpoint.starting import load_tokenizer
+    from hart.checkpoint.loading import load_tokenizer
     from hart.training.config import TokenizerRecipe
 
     if isinstance(recipe, TokenizerRecipe):
@@ -104,41 +113,40 @@ def _scales_override(stage: Stage, path: Path, overrides: tuple[str, ...], size:
     return f"{stage.value}.scales={list(scales_of_size(coder.scales, coder.downsampling, size))}"
 
 
-def _run(stage: Stage, path: Path, overrides: tuple[str, ...], out: Destination) -> bool:
+def _run(stage: Stage, path: Path, overrides: tuple[str, ...], out: Path, *, accept_changes: bool) -> bool:
     """Train. True in the process that reports."""
     from hart.sizes import aspect_sizes
     from hart.training.config import TransformerRecipe
     from hart.training.distributed import DistributedContext
     from hart.training.hart_task import TransformerTask
+    from hart.training.progress import work_of
     from hart.training.token_sources import condition_of
     from hart.training.tokenizer_task import TokenizerTask
     from hart.training.trainer import Trainer
-    from hart.training.work import work_of
 
     recipe = recipe_class(stage).read(path, overrides)
     coder = _coder(recipe)
     distributed = DistributedContext(recipe.trainer)
     condition = condition_of(recipe) if isinstance(recipe, TransformerRecipe) else "none"
     with (
-        owned(out.folder, "training") if distributed.main else nullcontext(),  # the processes of one run share it
+        owned(out, "training") if distributed.main else nullcontext(),  # the processes of one run share it
         _data(recipe, aspect_sizes(coder, recipe.reading.aspects), condition, distributed) as data,
     ):
-        task = (
-            TransformerTask(recipe, data, distributed.device)
-            if isinstance(recipe, TransformerRecipe)
-            else TokenizerTask(recipe, data, distributed.device)
-        )
+        if isinstance(recipe, TransformerRecipe):
+            task: Task = TransformerTask(recipe, data, distributed.device)
+        else:
+            task = TokenizerTask(recipe, data, distributed.device)
         with _progress(recipe, show=distributed.main) as on_step, prompt_notes():
             Trainer(
                 task,
                 recipe,
-                out.folder,
+                out,
                 distributed,
                 work=work_of(recipe),
                 on_step=on_step,
-                on_log=lambda step, figures: _print_figures({"step": step, **figures}),
+                on_log=_print_figures,
                 on_note=note,
-                accept_changes=out.accept_changes,
+                accept_changes=accept_changes,
             ).run()
     return distributed.main
 
@@ -184,9 +192,110 @@ def _progress(recipe: Recipe, *, show: bool) -> Iterator[Callable[[StepReport], 
         yield on_step
 
 
-def _print_figures(figures: Mapping[str, Any]) -> None:
-    typer.echo("  ".join(f"{name} {_rounded(value)}" for name, value in figures.items()))
+def _print_figures(step: int, figures: Mapping[str, float]) -> None:
+    typer.echo("  ".join([f"step {step}", *(f"{name} {value:.4g}" for name, value in figures.items())]))
 
 
-def _rounded(value: float | int) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def recipe_class(stage: Stage) -> type[TokenizerRecipe] | type[TransformerRecipe]:
+    from hart.training.config import TokenizerRecipe, TransformerRecipe
+
+    return TokenizerRecipe if stage is Stage.tokenizer else TransformerRecipe
+
+
+def dry_run_plan(stage: Stage, path: Path, overrides: tuple[str, ...]) -> None:
+    """Print what one process of the run would need. Raises `HartError`."""
+    from hart.training.config import TransformerRecipe
+    from hart.training.distributed import DistributedContext
+    from hart.training.dry_run import activation_bytes, at_its_largest, deeper, measure, rehearsed
+
+    recipe = recipe_class(stage).read(path, overrides)
+    trainer, distributed = recipe.trainer, DistributedContext(recipe.trainer)
+    task = at_its_largest(recipe)
+    weights = [p for optimized in task.optimized.values() for p in optimized.module.parameters()]
+    parameters, trained = sum(p.numel() for p in weights), sum(p.numel() for p in weights if p.requires_grad)
+    model = recipe.transformer if isinstance(recipe, TransformerRecipe) else recipe.tokenizer
+    tokens = model.schedule.total_tokens
+
+    def show(lines: Mapping[str, str]) -> None:
+        for name, value in lines.items() if distributed.main else ():
+            typer.echo(f"{name:<14}{value}")
+
+    show(_sizes(recipe, parameters, trained, tokens, distributed))
+    rows = trainer.batch_size // (distributed.count * trainer.accumulate)  # that one process computes together
+    show(_memory(recipe, parameters, trained, activation_bytes(task, trainer, rows), distributed))
+
+    def measured(recipe: Recipe) -> float:
+        return measure(rehearsed(recipe, distributed.device), trainer, distributed, tokens)
+
+    if parameters <= LARGE or not isinstance(recipe, TransformerRecipe):
+        with progress("timing a step"):
+            seconds = measured(recipe)
+        show(_time(recipe, seconds, distributed, "measured"))
+        return
+    shallow = [recipe.replace(transformer=recipe.transformer.replace(depth=blocks)) for blocks in (1, 2)]
+    with progress("timing a step of one block") as report:
+        one = measured(shallow[0])
+        report(1, 2, "timing a step of two blocks")
+        seconds = deeper(one, measured(shallow[1]), recipe.transformer.depth)
+    show(_time(recipe, seconds, distributed, "extrapolated from one and two blocks"))
+
+
+def _sizes(
+    recipe: Recipe, parameters: int, trained: int, tokens: int, distributed: DistributedContext
+) -> dict[str, str]:
+    from hart.training.progress import work_of
+
+    trainer, work = recipe.trainer, work_of(recipe)
+    passes = work.flops / (2 * work.macs)
+    return {
+        "parameters": f"{parameters / 1e6:.2f}M, {trained / 1e6:.2f}M of them trained",
+        "tokens": f"{tokens} per image, {tokens * trainer.batch_size} per step",
+        "operations": f"{rounded(work.macs / 1e9)} GMAC per image forward, with backward {passes:.3g} times that",
+        "processes": f"{distributed.count} ({distributed.strategy}), {trainer.precision}, on {distributed.device}",
+    }
+
+
+def _memory(
+    recipe: Recipe, parameters: int, trained: int, activations: int, distributed: DistributedContext
+) -> dict[str, str]:
+    from hart.training.dry_run import checkpoint_bytes, memory_of_weights
+
+    split, kind = distributed.count if distributed.strategy == "fsdp2" else 1, recipe.optimizer.kind
+    need = memory_of_weights(parameters, trained, kind, split) | {"activations": activations}
+    parts = ", ".join(f"{name} {_size(count)}" for name, count in need.items())
+    checkpoint = _size(checkpoint_bytes(parameters, trained, kind))
+    return {
+        "memory": f"{_size(sum(need.values()))} per process: {parts}",
+        "checkpoint": f"{checkpoint} on disk each, {recipe.trainer.keep_checkpoints} kept",
+    }
+
+
+def _time(recipe: Recipe, seconds: float, distributed: DistributedContext, how: str) -> dict[str, str]:
+    """seconds: what one process takes per image."""
+    trainer = recipe.trainer
+    seconds *= trainer.batch_size // distributed.count
+    return {
+        "time": f"{rounded(seconds)} s per step, {rounded(trainer.batch_size / seconds)} images/s, "
+        f"{duration(seconds * trainer.steps)} for {trainer.steps} steps ({how})",
+        "not included": "reading data, encoding texts, sample images",
+    }
+
+
+def rounded(number: float) -> str:
+    """Three digits, and all before the point: 0.0123, 1.23, 1,234."""
+    return f"{number:.3g}" if number < 1000 else f"{number:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """3 h 05 min, 12 min, 40 s"""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    if minutes < 120:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes < 48 * 60 else f"{minutes / 1440:.1f} days"
+
+
+def _size(count: int) -> str:
+    """12.3 MB, 4.56 GB"""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -6,9 +6,8 @@ Shapes: B images of a batch, K scales, N_k tokens of scale k, S text tokens, E t
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hart.data.buckets import BucketOrder
 from hart.data.digests import SetDigest, mark_shard
 from hart.data.encoded_files import Shard, differing, index_file, read_index, schedules_of
-from hart.data.read_ahead import StepLoader, places_of
+from hart.data.order import BucketOrder
+from hart.data.read_ahead import RowSteps, StepLoader, places_of
 from hart.errors import HartError
 from hart.files import FileError, read_json
 from hart.grids import ScaleSchedule
@@ -207,26 +206,18 @@ class EncodedLoader(StepLoader[EncodedBatch]):
     ) -> None:
         """batch_size: of all ranks together. Raises `HartError` for numbers that do not fit each other."""
         places = places_of(rank, world, batch_size)
-        super().__init__(_EncodedSteps(data, batch_size, seed, places), places=places, workers=workers)
+        order = BucketOrder(data.shapes, data.weights, seed)
+        super().__init__(_EncodedSteps(order, batch_size, places, data, seed), places=places, workers=workers)
 
 
-class _EncodedSteps:
-    """The places of one rank in every step; a worker makes whole steps."""
+@dataclass(frozen=True)
+class _EncodedSteps(RowSteps):
+    data: EncodedSet
+    seed: int
 
-    parts = 1
-
-    def __init__(self, data: EncodedSet, batch_size: int, seed: int, places: range) -> None:
-        self._data = data
-        self._batch_size = batch_size
-        self._seed = seed
-        self._places = places
-        self._order = BucketOrder(data.shapes, data.weights, seed)
-
-    def items(self, first: int, worker: int, workers: int) -> Iterator[EncodedBatch]:
-        for step in itertools.count(first + worker, workers):
-            everyone = self._order.batch(step, self._batch_size).tolist()
-            rows = [everyone[place] for place in self._places]
-            # the caption that `ImageLoader` chooses at this place
-            uniform = [numpy_generator(self._seed, "picture", step, place).random() for place in self._places]
-            captions = [int(chance * self._data.captions(row)) for row, chance in zip(rows, uniform, strict=True)]
-            yield self._data.batch(rows, captions)
+    def batch(self, step: int, rows: Sequence[int]) -> EncodedBatch:
+        rows = [rows[place] for place in self.places]
+        # the caption that `ImageLoader` chooses at this place
+        uniform = [numpy_generator(self.seed, "picture", step, place).random() for place in self.places]
+        captions = [int(chance * self.data.captions(row)) for row, chance in zip(rows, uniform, strict=True)]
+        return self.data.batch(rows, captions)

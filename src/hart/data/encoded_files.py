@@ -12,9 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, NamedTuple, NotRequired
 
 import torch
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
@@ -113,8 +112,7 @@ class _Index(TypedDict):
     shards: list[_ShardEntry]
 
 
-@dataclass(frozen=True)
-class EncodedIndex:
+class EncodedIndex(NamedTuple):
     """files: the shards, all in the folder of the set. sizes: images of each."""
 
     settings: dict[str, Any]
@@ -231,7 +229,8 @@ class Shard:
             raise self.damaged("text features that are not in it")
         features = torch.zeros(len(mask), self._width)
         if count:
-            features[token : token + count] = self._finite(TEXT_FEATURES, first, first + count)
+            rows = self._slice(TEXT_FEATURES, first, first + count)
+            features[token : token + count] = self._require_finite(TEXT_FEATURES, rows)
         return features, mask
 
     def _whole(self, name: str) -> Tensor:
@@ -247,9 +246,6 @@ class Shard:
         if not self._flat:
             return self._slice(name, row, row + 1)[0]
         return self._slice(name, int(self._ends[row - 1, kind]) if row else 0, int(self._ends[row, kind]))
-
-    def _finite(self, name: str, start: int, stop: int) -> Tensor:
-        return self._require_finite(name, self._slice(name, start, stop))
 
     def _require_finite(self, name: str, values: Tensor) -> Tensor:
         values = values.float()

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -62,28 +62,31 @@ def read_image(path: Path) -> bytes:
 
 def decode_image(content: bytes, *, formats: Sequence[str] = FORMATS, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """An encoded image of any of `formats`; of an animation the first frame. Raises `ImageError`."""
-    try:
+    with _readable():
         image = _recognised(content, formats)
         _keep_bounds(image, max_pixels)
         image.load()
-    except ImageError:
-        raise
-    except Exception as error:  # decoders of damaged files raise whatever they run into
-        raise ImageError(f"cannot be read as an image: {reason(error)}") from None
     return image
 
 
 def upright_size(content: bytes) -> tuple[int, int]:
     """Width and height of an encoded image as `as_rgb` turns it, without decoding it. Raises `ImageError`."""
-    try:
+    with _readable():
         image = _recognised(content, FORMATS)
         exif = image.info.get("exif")
         turned = isinstance(exif, bytes) and _exif_orientation(exif) >= 5
+    return (image.height, image.width) if turned else (image.width, image.height)
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Decoders of damaged files raise whatever they run into: it becomes an `ImageError`."""
+    try:
+        yield
     except ImageError:
         raise
     except Exception as error:
         raise ImageError(f"cannot be read as an image: {reason(error)}") from None
-    return (image.height, image.width) if turned else (image.width, image.height)
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

@@ -23,8 +23,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from hart.data.buckets import BucketOrder, Size, buckets_of
-from hart.data.read_ahead import StepLoader, Steps, places_of
+from hart.data.order import BucketOrder, Size, buckets_of
+from hart.data.read_ahead import RowSteps, StepLoader, Steps, places_of
 from hart.data.samples import Condition, Damage, DamagedSample, Sample
 from hart.data.sources import DamageCount, Source, Stream, read_row
 from hart.data.transforms import ImageTransform, to_signed
@@ -145,10 +145,6 @@ class ImageLoader(StepLoader[ImageBatch]):
         `batch` tolerates. shuffle_buffer: encoded images of a stream, over all lanes, from which the next is chosen.
         Raises `HartError` for numbers that do not fit each other or the set.
         """
-        if condition not in {"none", "caption", "label"}:
-            raise HartError(f"condition is {condition!r}: give none, caption or label")
-        if seed < 0 or workers < 0 or not 0 <= max_damaged <= 1:
-            raise HartError("seed and workers must be 0 or more, and max_damaged from 0 to 1")
         recipe, places = BatchRecipe(transform, condition, seed), places_of(rank, world, batch_size)
         steps: Steps
         if isinstance(source, Stream):
@@ -158,7 +154,10 @@ class ImageLoader(StepLoader[ImageBatch]):
                 )
             steps = _StreamSteps(source, recipe, batch_size, rank, world, workers, shuffle_buffer)
         else:
-            steps = _RowSteps(source, recipe, batch_size, places, shapes)
+            shapes = shapes or [(transform.width, transform.height)]
+            recipes = [replace(recipe, transform=transform.replace(size=shape)) for shape in shapes]
+            order = BucketOrder(buckets_of(source, shapes), source.weights, seed)
+            steps = _SourceSteps(order, batch_size, places, source, recipes)
         super().__init__(steps, places=places, workers=workers)
         self._damage = DamageCount(source, max_damaged, "reading.max_damaged")
 
@@ -173,33 +172,23 @@ class ImageLoader(StepLoader[ImageBatch]):
         return batch
 
 
-class _RowSteps:
-    """The places of one rank in every step of a `Source`; a worker makes whole steps."""
+@dataclass(frozen=True)
+class _SourceSteps(RowSteps):
+    """Of a `Source`. recipes: of each bucket."""
 
-    parts = 1
+    source: Source
+    recipes: Sequence[BatchRecipe]
 
-    def __init__(
-        self, source: Source, recipe: BatchRecipe, batch_size: int, places: range, shapes: Sequence[Size]
-    ) -> None:
-        shapes = shapes or [(recipe.transform.width, recipe.transform.height)]
-        self._source = source
-        self._recipes = [replace(recipe, transform=recipe.transform.replace(size=shape)) for shape in shapes]
-        self._batch_size = batch_size
-        self._places = places
-        self._order = BucketOrder(buckets_of(source, shapes), source.weights, recipe.seed)
-
-    def items(self, first: int, worker: int, workers: int) -> Iterator[ImageBatch]:
-        for step in itertools.count(first + worker, workers):
-            rows = self._order.batch(step, self._batch_size).tolist()
-            recipe = self._recipes[self._order.bucket(step)]
-            yield recipe.batch(step, self._places, partial(self._candidates, rows, step))
+    def batch(self, step: int, rows: Sequence[int]) -> ImageBatch:
+        recipe = self.recipes[self.order.bucket(step)]
+        return recipe.batch(step, self.places, partial(self._candidates, rows, step))
 
     def _candidates(self, rows: Sequence[int], step: int, place: int) -> Iterator[Sample | Damage]:
         """The image of a place, then random others to replace it."""
-        yield read_row(self._source, rows[place])
-        others = numpy_generator(self._recipes[0].seed, "replacement", step, place)
+        yield read_row(self.source, rows[place])
+        others = numpy_generator(self.recipes[0].seed, "replacement", step, place)
         while True:
-            yield read_row(self._source, self._order.anywhere(others.random(), step))
+            yield read_row(self.source, self.order.anywhere(others.random(), step))
 
 
 def lane_count(units: int, batch_size: int) -> int:

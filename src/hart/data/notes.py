@@ -10,10 +10,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hart.data.samples import DamagedSample, text_fault
+from hart.data.samples import DamagedSample, damaged_by, text_fault
 from hart.errors import HartError
 from hart.files import FileError, decode_text, parse_json
-from hart.strict import reason
 
 NOTE_SUFFIXES = frozenset({"txt", "json", "cls"})
 NOTE_LIMIT = 2**24
@@ -79,13 +78,9 @@ def read_notes(files: Mapping[str, bytes]) -> Note:
     `.txt`: captions, one a line. `.json`: an object with the usual fields. `.cls`: a class number or name, which also
     serves as a caption. Raises `DamagedSample` where they make no sense.
     """
-    record: Any = {}
-    try:
-        if "json" in files:
-            record = parse_json(files["json"], "its .json")
+    with damaged_by(FileError):
+        record: Any = parse_json(files["json"], "its .json") if "json" in files else {}
         txt, cls = (decode_text(files.get(suffix, b""), f"its .{suffix}").splitlines() for suffix in ("txt", "cls"))
-    except FileError as error:
-        raise DamagedSample(reason(error)) from None
     if not isinstance(record, dict):
         raise DamagedSample("its .json holds no object")
     note = read_record(record, Columns().among(record))

@@ -1,12 +1,27 @@
-"""The order in which a set is read, as a function of the seed and the step alone."""
+"""The order in which a set is read, as a function of the seed and the step alone.
+
+Images of several shapes in one run: each goes to the nearest of a few shapes, and all images of a step have one.
+"""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from hart.data.images import ImageError, upright_size
+from hart.data.samples import Damage
+from hart.data.sources import Source, read_row
 from hart.errors import HartError
-from hart.randomness import epoch_generator
+from hart.randomness import epoch_generator, numpy_generator
+
+BLOCK = 4096
+"""Steps in which every bucket has its share, in random order."""
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
 
 
 class SampleOrder:
@@ -52,3 +67,85 @@ class SampleOrder:
             place = torch.randperm(count, generator=generator)
             self._epoch, self._rows = number, torch.searchsorted(self._edges, place + start, right=True)
         return self._rows
+
+
+def nearest_shape(size: Size, shapes: Sequence[Size]) -> int:
+    """Which of some sizes has the aspect ratio nearest to that of `size`."""
+
+    def distance(shape: Size) -> float:
+        return abs(math.log(shape[0] * size[1]) - math.log(shape[1] * size[0]))
+
+    return min(range(len(shapes)), key=lambda i: distance(shapes[i]))
+
+
+def shape_of(image: bytes, shapes: Sequence[Size]) -> int:
+    """The shape of an encoded image; the first for one that cannot be read, which is found out when it is decoded."""
+    if len(shapes) == 1:
+        return 0
+    try:
+        return nearest_shape(upright_size(image), shapes)
+    except (ImageError, ValueError):
+        return 0
+
+
+def buckets_of(source: Source, shapes: Sequence[Size]) -> Tensor:
+    """The shape of every row: (N,) int64. With more than one shape, reads every file once."""
+    if len(shapes) == 1:
+        return torch.zeros(len(source), dtype=torch.int64)
+    samples = (read_row(source, row) for row in range(len(source)))
+    return torch.tensor([0 if isinstance(one, Damage) else shape_of(one.image, shapes) for one in samples])
+
+
+class BucketOrder:
+    """Which images each step sees, all of one bucket; with a single bucket the order is `SampleOrder`'s.
+
+    A bucket has as many of every `BLOCK` steps as its images have of the weight, and one at least; within a bucket, the
+    order is that of its own `SampleOrder`.
+    """
+
+    def __init__(self, buckets: Tensor, weights: Tensor, seed: int) -> None:
+        """buckets: (N,) int64, from 0. weights: (N,). Raises `HartError` for weights that no order has."""
+        numbers = buckets[weights > 0].unique().tolist()
+        SampleOrder(weights, seed)  # its checks, over all
+        self._rows = [(buckets == number).nonzero().flatten() for number in numbers]
+        self._orders = [SampleOrder(weights[rows], seed) for rows in self._rows]
+        self._numbers = numbers
+        self._steps = _shares([float(weights[rows].double().sum()) for rows in self._rows])
+        self._seed = seed
+        self._block, self._turns = -1, torch.empty(0, dtype=torch.int64)
+
+    def bucket(self, step: int) -> int:
+        """Of all images of a step."""
+        return self._numbers[self._turn(step)[0]]
+
+    def batch(self, step: int, batch_size: int) -> Tensor:
+        """The images of a step: (batch_size,) int64, always the same for the same arguments."""
+        which, before = self._turn(step)
+        return self._rows[which][self._orders[which].batch(before, batch_size)]
+
+    def anywhere(self, uniform: float, step: int) -> int:
+        """The image of the step's bucket that a number in [0, 1) picks, each as often as its weight says."""
+        which, _ = self._turn(step)
+        return int(self._rows[which][self._orders[which].anywhere(uniform)])
+
+    def _turn(self, step: int) -> tuple[int, int]:
+        """Which bucket has a step, and how many steps it had before."""
+        if len(self._rows) == 1:
+            return 0, step
+        block, place = divmod(step, BLOCK)
+        if block != self._block:
+            turns = torch.arange(len(self._steps)).repeat_interleave(torch.tensor(self._steps))
+            order = numpy_generator(self._seed, "buckets", block).permutation(BLOCK)
+            self._block, self._turns = block, turns[torch.from_numpy(order)]
+        which = int(self._turns[place])
+        return which, block * self._steps[which] + int((self._turns[:place] == which).sum())
+
+
+def _shares(weights: Sequence[float]) -> list[int]:
+    """Whole steps of a block in these proportions, one at least for each, by largest remainders."""
+    exact = [1 + (BLOCK - len(weights)) * weight / sum(weights) for weight in weights]
+    steps = [math.floor(share) for share in exact]
+    by_remainder = sorted(range(len(steps)), key=lambda i: steps[i] - exact[i])
+    for i in by_remainder[: BLOCK - sum(steps)]:
+        steps[i] += 1
+    return steps

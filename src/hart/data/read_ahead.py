@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from hart.data.order import BucketOrder
 from hart.errors import HartError
 from hart.strict import reason
 
@@ -81,6 +85,24 @@ class Steps(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class RowSteps(ABC):
+    """`Steps` of a set that can be read at random: the places of one rank; a worker makes whole steps."""
+
+    order: BucketOrder
+    batch_size: int
+    places: range
+    parts = 1
+
+    @abstractmethod
+    def batch(self, step: int, rows: Sequence[int]) -> Any:
+        """rows: of all places of the global batch."""
+
+    def items(self, first: int, worker: int, workers: int) -> Iterator[Any]:
+        for step in itertools.count(first + worker, workers):
+            yield self.batch(step, self.order.batch(step, self.batch_size).tolist())
+
+
 Batch = TypeVar("Batch", bound=Any)
 
 
@@ -131,8 +153,6 @@ class StepLoader(Generic[Batch]):
 
 def places_of(rank: int, world: int, batch_size: int) -> range:
     """A rank's places of the global batch. Raises `HartError` where the processes cannot share it evenly."""
-    if world < 1 or not 0 <= rank < world:
-        raise HartError(f"rank {rank} of {world}: ranks count from 0 to the number of processes less 1")
     if batch_size < 1 or batch_size % world:
         raise HartError(f"batch_size {batch_size} cannot be shared by {world} processes: make it a multiple of {world}")
     part = batch_size // world

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -17,6 +18,8 @@ from hart.strict import reason
 
 Condition = Literal["none", "caption", "label"]
 """What an image must come with."""
+
+T = TypeVar("T")
 
 
 class DamagedSample(Exception):
@@ -48,10 +51,8 @@ class Sample:
 
     def pixels(self, transform: ImageTransform, rng: np.random.Generator | None = None) -> Tensor:
         """(3, height, width) uint8. Raises `DamagedSample` when the image does not decode."""
-        try:
+        with damaged_by(ImageError, ValueError, OSError, said="no image that can be decoded ({})"):
             return transform(decode_image(self.image), rng)
-        except (ImageError, ValueError, OSError) as error:
-            raise DamagedSample(f"no image that can be decoded ({reason(error)})") from None
 
     def require(self, condition: Condition) -> None:
         """Raises `DamagedSample` unless the image comes with what the model is conditioned on."""
@@ -59,6 +60,22 @@ class Sample:
             raise DamagedSample("no caption")
         if condition == "label" and self.label is None:
             raise DamagedSample("no class number")
+
+
+@contextmanager
+def damaged_by(*kinds: type[Exception], said: str = "{}") -> Iterator[None]:
+    """Turns these errors into `DamagedSample`. said: its text, with a placeholder for the reason."""
+    try:
+        yield
+    except kinds as error:
+        raise DamagedSample(said.format(reason(error))) from None
+
+
+def made_or_damaged(make: Callable[[], T] | str) -> T:
+    """What a function makes. Raises `DamagedSample` where there is a fault in its place."""
+    if isinstance(make, str):
+        raise DamagedSample(make)
+    return make()
 
 
 def decoded(
@@ -107,10 +124,8 @@ def read_image_field(value: Any, folder: Path | None) -> bytes:
 
 def read_sample_image(path: Path) -> bytes:
     """An image file, not decoded. Raises `DamagedSample`."""
-    try:
+    with damaged_by(ImageError):
         return read_image(path)
-    except ImageError as error:
-        raise DamagedSample(reason(error)) from None
 
 
 def text_fault(text: str) -> str:

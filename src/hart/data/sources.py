@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
 from torch import Tensor
 
-from hart.data.samples import Damage, DamagedSample, Sample, require_mostly_sound
+from hart.data.notes import Note, class_number
+from hart.data.samples import Damage, DamagedSample, Sample, made_or_damaged, require_mostly_sound
+from hart.errors import HartError
+
+Read = tuple[Note, bytes]
+"""What is said about an image, and the encoded image."""
 
 MIN_SEEN = 200
 """A stream does not know how many images it has: damage is judged against at least this many."""
@@ -45,25 +51,34 @@ class Source(Protocol):
         ...
 
 
-@runtime_checkable
-class Stream(Protocol):
-    """Images that can only be read in order, in named units (tar shards, Parquet row groups).
+class Stream(ABC):
+    """Images that can only be read in order, in named units (tar shards, Parquet row groups)."""
 
-    digest: of units on the network, covers their addresses only.
-    """
+    units: tuple[str, ...]
+    description: str
 
-    @property
-    def description(self) -> str: ...
-    @property
-    def units(self) -> tuple[str, ...]: ...
-    def digest(self) -> str: ...
+    @abstractmethod
+    def records(self, unit: int) -> Iterator[tuple[str, Callable[[], Read] | str]]:
+        """The name of each record, with a function that reads it (may raise `DamagedSample`), or with its fault."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """As `Source.digest`; of units on the network, covers their addresses only."""
 
     def read_unit(self, unit: int) -> Iterator[Sample | Damage]:
         """The images of a unit in order, not decoded.
 
         A unit that breaks off ends with a `Damage`. Raises `HartError` when it cannot be read at all.
         """
-        ...
+        for key, read in self.records(unit):
+            try:
+                note, image = made_or_damaged(read)
+            except DamagedSample as error:
+                yield Damage(key, str(error))
+                continue
+            if note.weight != 1:
+                raise HartError(f"{key} has a weight, which a stream cannot honour: read local shards as kind 'shards'")
+            yield Sample(key, image, note.captions, class_number(note.label), record=note.record)
 
 
 class DamageCount:

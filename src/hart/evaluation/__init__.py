@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from hart.exports import lazy
 
 if TYPE_CHECKING:
+    from hart.benchmark.parts import quiet_prompts
     from hart.checkpoint.storage import SCORER_FILE
     from hart.evaluation.cache import IMAGES, TENSORS, Cache, records
     from hart.evaluation.choice import best_of, open_scorer
-    from hart.evaluation.generated_images import GeneratedImages, quiet_prompts, spread
+    from hart.evaluation.generated_images import GeneratedImages, spread
     from hart.evaluation.image_sets import ImageSet, features_of_set
     from hart.evaluation.judges.references import REFERENCE_SIZE, write_references
-    from hart.evaluation.metrics.distances import LEAST_IMAGES, all_figures, distances
+    from hart.evaluation.metrics.distances import LEAST_IMAGES, all_figures, ssim
     from hart.evaluation.metrics.features import (
         DEFAULT_FEATURES,
         EfficientNetLite0,
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
         open_extractor,
     )
     from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean, few_images_warning
-    from hart.evaluation.metrics.images import ssim
     from hart.evaluation.report import Result, extractor_facts, images_text, write_result
     from hart.evaluation.suites.base import (
         Context,
@@ -38,62 +38,29 @@ if TYPE_CHECKING:
     from hart.generation.contact_sheet import contact_sheet
     from hart.generation.outputs import psnr
 
+# fmt: off
 __all__ = [
-    "DEFAULT_FEATURES",
-    "IMAGES",
-    "LEAST_IMAGES",
-    "REFERENCE_SIZE",
-    "SCORER_FILE",
-    "TENSORS",
-    "Cache",
-    "Context",
-    "EfficientNetLite0",
-    "EfficientNetLite2",
-    "FeatureExtractor",
-    "Features",
-    "Figure",
-    "GeneratedImages",
-    "ImageSet",
-    "ImageSetOptions",
-    "Progress",
-    "Result",
-    "SamplingOptions",
-    "Suite",
-    "SuiteOptions",
-    "all_figures",
-    "best_of",
-    "bootstrap",
-    "bootstrap_mean",
-    "contact_sheet",
-    "distances",
-    "extractor_facts",
-    "features_of_set",
-    "few_images_warning",
-    "images_text",
-    "open_extractor",
-    "open_scorer",
-    "psnr",
-    "quiet_prompts",
-    "reconstruct",
-    "records",
-    "spread",
-    "ssim",
-    "write_references",
-    "write_result",
+    "DEFAULT_FEATURES", "IMAGES", "LEAST_IMAGES", "REFERENCE_SIZE", "SCORER_FILE", "TENSORS", "Cache", "Context",
+    "EfficientNetLite0", "EfficientNetLite2", "FeatureExtractor", "Features", "Figure", "GeneratedImages",
+    "ImageSet", "ImageSetOptions", "Progress", "Result", "SamplingOptions", "Suite", "SuiteOptions", "all_figures",
+    "best_of", "bootstrap", "bootstrap_mean", "contact_sheet", "extractor_facts", "features_of_set",
+    "few_images_warning", "images_text", "open_extractor", "open_scorer", "psnr", "quiet_prompts", "reconstruct",
+    "records", "spread", "ssim", "write_references", "write_result",
 ]
+# fmt: on
 __getattr__, __dir__ = lazy(
     __name__,
     {
+        "hart.benchmark.parts": "quiet_prompts",
         "hart.checkpoint.storage": "SCORER_FILE",
         "hart.evaluation.choice": "best_of open_scorer",
         "hart.evaluation.cache": "IMAGES TENSORS Cache records",
-        "hart.evaluation.generated_images": "GeneratedImages quiet_prompts spread",
+        "hart.evaluation.generated_images": "GeneratedImages spread",
         "hart.evaluation.judges.references": "REFERENCE_SIZE write_references",
-        "hart.evaluation.metrics.distances": "LEAST_IMAGES all_figures distances",
+        "hart.evaluation.metrics.distances": "LEAST_IMAGES all_figures ssim",
         "hart.evaluation.metrics.features": "DEFAULT_FEATURES EfficientNetLite0 EfficientNetLite2 FeatureExtractor "
         "Features open_extractor",
         "hart.evaluation.metrics.figures": "Figure bootstrap bootstrap_mean few_images_warning",
-        "hart.evaluation.metrics.images": "ssim",
         "hart.evaluation.image_sets": "ImageSet features_of_set",
         "hart.evaluation.report": "Result extractor_facts images_text write_result",
         "hart.evaluation.suites.base": "Context ImageSetOptions Progress SamplingOptions Suite SuiteOptions",

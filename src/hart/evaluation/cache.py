@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -22,7 +23,7 @@ from hart.checkpoint.storage import read_safetensors, write_safetensors
 from hart.data.images import open_image
 from hart.errors import HartError
 from hart.evaluation.suites.base import Progress, silent
-from hart.files import FileError, atomic_write, read_json
+from hart.files import FileError, read_json, write_json, write_text
 from hart.generation.metadata import save_png
 from hart.strict import explain
 
@@ -40,10 +41,6 @@ class Form(Generic[T]):
     read: Callable[[Path], T]
 
 
-def _write_json(path: Path, content: bytes) -> None:
-    atomic_write(path, lambda file: file.write(content))
-
-
 def records(kind: Any) -> Form[Any]:
     """Values of a type that pydantic knows, such as a configuration or a dictionary of figures, one JSON file each."""
     adapter = TypeAdapter(kind)
@@ -54,7 +51,7 @@ def records(kind: Any) -> Form[Any]:
         except ValidationError as error:
             raise HartError(explain(error, kind, str(path))) from None
 
-    return Form(".json", lambda path, value: _write_json(path, adapter.dump_json(value, indent=1)), read)
+    return Form(".json", lambda path, value: write_text(path, adapter.dump_json(value, indent=1).decode()), read)
 
 
 TENSORS: Form[Mapping[str, Tensor]] = Form(".safetensors", write_safetensors, read_safetensors)
@@ -85,7 +82,7 @@ class Cache(Generic[T]):
         if not file.exists():
             if any(self.folder.glob(f"*{self._form.suffix}")):
                 raise HartError(f"{self.folder}: holds files but no {PLAN_FILE}: choose another --out, or empty it")
-            _write_json(file, json.dumps(plan, indent=1, ensure_ascii=False).encode())
+            write_json(file, plan)
             return
         try:
             found = read_json(file)
@@ -151,11 +148,6 @@ class Cache(Generic[T]):
 
 def _runs(numbers: Sequence[int], longest: int) -> Iterator[list[int]]:
     """Consecutive numbers together, at most `longest`."""
-    run: list[int] = []
-    for number in numbers:
-        if run and (number != run[-1] + 1 or len(run) == longest):
-            yield run
-            run = []
-        run.append(number)
-    if run:
-        yield run
+    for _, group in groupby(enumerate(numbers), lambda place: place[1] - place[0]):
+        run = [number for _, number in group]
+        yield from (run[start : start + longest] for start in range(0, len(run), longest))

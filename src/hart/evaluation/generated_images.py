@@ -6,10 +6,8 @@
 from __future__ import annotations
 
 import random
-import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hart.benchmark.parts import quiet_prompts
 from hart.config import SamplingConfig
 from hart.data.images import open_image
 from hart.data.transforms import pil_to_pixels
 from hart.devices import dtype_name
-from hart.errors import HartError, PromptWarning
+from hart.errors import HartError
 from hart.evaluation.cache import IMAGES, Cache
 from hart.evaluation.metrics.features import FeatureExtractor, Features
 from hart.evaluation.suites.base import Progress
@@ -31,14 +30,6 @@ from hart.pipeline import HartPipeline
 
 IMAGES_FOLDER = "images"
 SHEET_FILE, SHEET_IMAGES = "generated.png", 36
-
-
-@contextmanager
-def quiet_prompts() -> Iterator[None]:
-    """No `PromptWarning` from the pipeline: hundreds of prompts would say the same."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PromptWarning)
-        yield
 
 
 class GeneratedImages:

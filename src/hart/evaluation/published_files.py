@@ -17,8 +17,9 @@ import torch
 
 from hart.data.digests import ABSENT, mark_bytes
 from hart.data.notes import Note
-from hart.data.readers.base import Listed, Read, RowReader
-from hart.data.samples import DamagedSample
+from hart.data.readers.base import Listed, RowReader
+from hart.data.samples import damaged_by
+from hart.data.sources import Read
 from hart.errors import HartError
 from hart.files import MEBIBYTE, FileError, default_cache, read_bytes, read_text, user_path
 from hart.networks.pretrained import is_hub_id, short_name
@@ -42,13 +43,13 @@ def at_hand(source: str, data: Path | None) -> str:
     return source
 
 
-def cached_file(address: str, instead: str, *, sha256_prefix: str | None = None, cache: Path | None = None) -> Path:
+def cached_file(address: str, instead: str, *, sha256_prefix: str | None = None) -> Path:
     """The file behind a web address, on this machine; fetched at the first call.
 
     instead: what to do where there is no network, for the error. sha256_prefix: hex digits that its SHA-256 begins
-    with. cache: by default the user's cache folder. Raises `HartError`.
+    with. Raises `HartError`.
     """
-    file = (default_cache() if cache is None else cache) / "evaluation" / address.rsplit("/", maxsplit=1)[-1]
+    file = default_cache() / "evaluation" / address.rsplit("/", maxsplit=1)[-1]
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -82,10 +83,10 @@ class PublishedFile:
     prompts: int = 0
 
 
-def located(published: PublishedFile, given: Path | None, cache: Path | None = None) -> Path:
+def located(published: PublishedFile, given: Path | None) -> Path:
     """The file on this machine: `given`, or the one of its name in the folder `given`; with None fetched once.
 
-    cache: where it is kept; the user's cache folder by default. Raises `HartError` that names the address.
+    Raises `HartError` that names the address.
     """
     if given is not None:
         given = user_path(given)
@@ -93,7 +94,7 @@ def located(published: PublishedFile, given: Path | None, cache: Path | None = N
         if not file.is_file():
             raise HartError(f"{file}: no such file: fetch it from {published.address}")
         return file
-    return cached_file(published.address, f"fetch {published.name} elsewhere and give it with --data", cache=cache)
+    return cached_file(published.address, f"fetch {published.name} elsewhere and give it with --data")
 
 
 def read_prompt_file(file: Path) -> str:
@@ -172,10 +173,8 @@ class PublishedImages(RowReader):
         return f"{self._files.place}: {self._paths[place]}"
 
     def read_record(self, place: int) -> Read:
-        try:
+        with damaged_by(OSError, said="cannot be read ({})"):
             image = self._files.read(self._paths[place])
-        except OSError as error:
-            raise DamagedSample(f"cannot be read ({reason(error)})") from None
         return Note(record={} if self._notes is None else self._notes[place]), image
 
     def mark(self, place: int, label: int | None) -> tuple[str | bytes, ...]:

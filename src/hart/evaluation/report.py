@@ -26,7 +26,7 @@ from hart import __version__
 from hart.benchmark.machine import processor_name
 from hart.evaluation.metrics.features import FeatureExtractor
 from hart.evaluation.metrics.figures import LEVEL, Figure
-from hart.files import FileError, atomic_write, read_json, read_toml
+from hart.files import FileError, read_json, read_toml, write_text
 from hart.generation.metadata import save_png
 
 FIGURES_FILE, TABLE_FILE = "figures.json", "table.md"
@@ -40,19 +40,15 @@ class PublishedTable:
     """Rows as printed elsewhere. source: where, and with what they were measured."""
 
     source: str
-    columns: tuple[str, ...]
-    rows: Mapping[str, tuple[str, ...]]
+    columns: Sequence[str]
+    rows: Mapping[str, Sequence[str]]
 
 
 @cache
 def published_tables() -> Mapping[str, PublishedTable]:
     """The tables of `published.toml`, by name."""
-    return {
-        name: PublishedTable(
-            table["source"], tuple(table["columns"]), {row: tuple(cells) for row, cells in table["rows"].items()}
-        )
-        for name, table in read_toml(Path(__file__).with_name("published.toml")).items()
-    }
+    tables = read_toml(Path(__file__).with_name("published.toml"))
+    return {name: PublishedTable(**table) for name, table in tables.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +110,7 @@ def write_result(folder: Path, result: Result, command: str) -> list[Path]:
     if _holds_another(paths[0], json.loads(text)):
         _keep(paths)
     for name, content in texts.items():
-        atomic_write(folder / name, lambda file, content=content: file.write(content.encode()))  # type: ignore[misc]
+        write_text(folder / name, content)
     for name, sheet in result.sheets.items():
         save_png(folder / name, sheet)
     return paths

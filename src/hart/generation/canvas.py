@@ -69,6 +69,12 @@ def redrawn_area(image: Image.Image, mask: Image.Image) -> Image.Image:
     return visible.point(lambda value: 255 if value < 128 else 0)
 
 
+def stretched(image: Image.Image, config: HartConfig, schedule: ScaleSchedule) -> Tensor:
+    """Pixels (3, H, W) uint8 of an image that fills the canvas, whatever its shape: its colours count."""
+    canvas = size_of_grid(schedule.final, config.tokenizer.downsampling)
+    return torch.from_numpy(np.array(as_rgb(image).resize(canvas, Image.Resampling.BICUBIC))).permute(2, 0, 1)
+
+
 def laid_out(
     image: Image.Image, redraw: Image.Image | None, config: HartConfig, schedule: ScaleSchedule
 ) -> tuple[Tensor, Tensor | None]:

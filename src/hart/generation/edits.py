@@ -59,7 +59,8 @@ class Edit:
     kept_scales: at this many first scales all codes are the source's.
     source_prompt: describes the source; of an edit that follows it. A prompt or one row of features.
     followed_scales: from `kept_scales` up to this many first scales codes are drawn with the source's noise.
-    style_strength: how strongly the image takes on the source's colours (0: not at all, 1: clearly).
+    style_strength: how strongly what is generated takes on the colours of `style` (0: not at all, 1: clearly).
+    style: (3, H, W) uint8, another image; None: the source, as far as it is not redrawn.
     """
 
     pixels: Tensor
@@ -68,6 +69,7 @@ class Edit:
     source_prompt: Prompt | Context | None = None
     followed_scales: int = 0
     style_strength: float = 0.0
+    style: Tensor | None = None
 
     @property
     def size(self) -> str:
@@ -122,13 +124,13 @@ class SecondPrompts:
 
 @dataclass(frozen=True)
 class Style:
-    """The colours of a source. tokens: of each scale at which it is followed (R, D), parts of the source's latent."""
+    """The colours of a reference. tokens: of each scale at which it is followed (R, D), parts of its latent."""
 
     strength: float
     tokens: tuple[Tensor, ...]
 
     def penalty(self, k: int, inputs: Tensor, quantizer: MultiScaleQuantizer) -> Tensor:
-        """(N_k, V), what a code costs: how far it leaves its token from the nearest of the source's.
+        """(N_k, V), what a code costs: how far it leaves its token from the nearest of the reference's.
 
         inputs: (N_k, D), the sum of the scales before k.
         """
@@ -199,20 +201,20 @@ class BatchEdits:
 
 def batch_edits(
     edits: Sequence[Edit | None],
-    latent_of: Callable[[Edit], Tensor],
+    latent_of: Callable[[Tensor], Tensor],
     quantizer: MultiScaleQuantizer,
     schedule: ScaleSchedule,
 ) -> BatchEdits | None:
     """The edits of the images of a batch; None if there are none.
 
-    latent_of: the latent (D, h, w) of the source of an edit, on the device of `quantizer`.
+    latent_of: the latent (D, h, w) of an edit's pixels, on the device of `quantizer`.
     """
     if all(edit is None for edit in edits):
         return None
     codebook, scales, (height, width) = quantizer.codebook.weight, len(schedule), schedule.final
     device = codebook.device
     nothing = codebook.new_zeros(codebook.shape[1], height, width, dtype=torch.float32)
-    latent = torch.stack([nothing if edit is None else latent_of(edit).float() for edit in edits])
+    latent = torch.stack([nothing if edit is None else latent_of(edit.pixels).float() for edit in edits])
     everywhere = torch.ones(1, height, width, dtype=torch.bool)
     redraw = torch.stack(
         [
@@ -239,22 +241,24 @@ def batch_edits(
         followed=tuple(followed[k].unsqueeze(-1) if any(follow[k]) else None for k in range(scales)),
         own_codes=quantizer.encode(latent, schedule).indices if any(map(any, follow)) else (),
         styles=tuple(
-            None if edit is None or edit.style_strength == 0 else _style(edit, one, schedule)
+            None if edit is None or edit.style_strength == 0 else _style(edit, one, latent_of, schedule)
             for edit, one in zip(edits, latent, strict=True)
         ),
     )
 
 
-def _style(edit: Edit, latent: Tensor, schedule: ScaleSchedule) -> Style:
-    """The colours of the source with this latent (D, h, w). Where the canvas is larger than it, it has none."""
+def _style(edit: Edit, latent: Tensor, latent_of: Callable[[Tensor], Tensor], schedule: ScaleSchedule) -> Style:
+    """The colours that an edit asks for. latent: of its source (D, h, w), of which what is redrawn does not count."""
     known = torch.ones(1, 1, *schedule.final)
-    if edit.redraw is not None and not edit.redraw.all():
+    if edit.style is not None:
+        latent = latent_of(edit.style).float()
+    elif edit.redraw is not None and not edit.redraw.all():
         known = F.adaptive_avg_pool2d((~edit.redraw).float()[None, None], schedule.final)
     known, tokens = known.to(latent.device, non_blocking=True), []
     for grid in schedule.grids[: int(STYLED * len(schedule))]:
         (share,), (means,) = next_scale_input(known, grid), next_scale_input(latent * known, grid)
         means = means / share.clamp(min=1e-5)
-        # where the source is not, one of its tokens stands twice
+        # where there is nothing of it, one of its tokens stands twice
         tokens.append(torch.where(share > 1e-5, means, means.index_select(0, share[:, 0].argmax(dim=0, keepdim=True))))
     return Style(edit.style_strength, tuple(tokens))
 

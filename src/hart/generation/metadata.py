@@ -6,10 +6,12 @@ that know IPTC's vocabulary tell a generated image.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from xml.sax.saxutils import quoteattr
 
 from PIL import Image, PngImagePlugin
@@ -19,6 +21,9 @@ from hart.data.images import open_image
 from hart.errors import HartError
 from hart.files import atomic_write, parse_json
 from hart.strict import Config, Listed, printable, shown
+
+if TYPE_CHECKING:
+    from hart.generation.signing import ContentCredentials
 
 SOFTWARE = "hart"
 
@@ -48,6 +53,8 @@ class EditSource(Config):
     kept_scales: int = 0
     followed_scales: int = 0
     style_strength: float = 0.0
+    style: str | None = None
+    style_sha256: str | None = None
 
 
 class MixSettings(Config):
@@ -118,9 +125,19 @@ def xmp(record: ImageRecord) -> str:
     )
 
 
-def write_image(path: Path, image: Image.Image, record: ImageRecord) -> None:
-    """`save_png` to a new file with the image's record. Raises `FileExistsError` for a name that is taken."""
-    save_png(path, image, png_chunks(record), overwrite=False)
+def write_image(
+    path: Path, image: Image.Image, record: ImageRecord, credentials: ContentCredentials | None = None
+) -> None:
+    """Write a new PNG with the image's record, signed if there are credentials; it appears whole or not at all.
+
+    Raises `FileExistsError` for a name that is taken, `SigningFailed`.
+    """
+    content = io.BytesIO()
+    image.save(content, "PNG", pnginfo=png_chunks(record))
+    written = content.getvalue()
+    if credentials is not None:
+        written = credentials.signed(written, "png", record)
+    atomic_write(path, lambda file: file.write(written), overwrite=False)
 
 
 def png_chunks(record: ImageRecord) -> PngImagePlugin.PngInfo:
@@ -140,20 +157,20 @@ def png_chunks(record: ImageRecord) -> PngImagePlugin.PngInfo:
     return chunks
 
 
-def save_png(
-    path: Path, image: Image.Image, chunks: PngImagePlugin.PngInfo | None = None, *, overwrite: bool = True
-) -> None:
-    """Save `image`, with text chunks if there are any; the file appears whole or not at all.
+def save_png(path: Path, image: Image.Image, *, overwrite: bool = True) -> None:
+    """Save `image` without a record; the file appears whole or not at all.
 
     overwrite: False raises `FileExistsError` for a name that is taken.
     """
-    atomic_write(path, lambda file: image.save(file, "PNG", pnginfo=chunks), overwrite=overwrite)
+    atomic_write(path, lambda file: image.save(file, "PNG"), overwrite=overwrite)
 
 
 def read_record(path: Path) -> ImageRecord:
     """The record of an image that `write_image` saved. Raises `HartError` for any other file."""
     with open_image(path) as image:
-        chunks = dict(image.text) if isinstance(image, PngImagePlugin.PngImageFile) else {}
+        if not isinstance(image, PngImagePlugin.PngImageFile):
+            raise HartError(f"{path}: is {image.format}: only PNG files hold settings (of a server: output_format png)")
+        chunks = dict(image.text)
     if missing := [name for name in ("prompt", "seed", "model", "settings", "Software") if name not in chunks]:
         raise HartError(
             f"{path}: lacks {', '.join(missing)}: not an image by hart generate, or its PNG text chunks were removed"

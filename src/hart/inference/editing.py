@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
+from torch import Tensor
 
 from hart.data.images import opacity
 from hart.errors import HartError
-from hart.generation.canvas import canvas_schedule, laid_out, redrawn_area, require_image
+from hart.generation.canvas import canvas_schedule, laid_out, redrawn_area, require_image, stretched
 from hart.generation.edits import Edit, PromptMix
 from hart.generation.image_requests import checked_changes, null_context
 from hart.generation.outputs import HartOutput
@@ -42,6 +43,8 @@ class Editing(BasePipeline):
         source_prompt: Prompt | Context | None = None,
         kept_scales: int = 0,
         followed_scales: int | None = None,
+        style: Image.Image | None = None,
+        style_strength: float | None = None,
         size: int | str | None = None,
         aspect: str | None = None,
         **options: Any,
@@ -55,6 +58,8 @@ class Editing(BasePipeline):
         kept_scales: this many first scales are the image's everywhere, which preserves colours, then the layout.
         followed_scales: with a source prompt, the first scales up to this one follow the image; by default the share
             `FOLLOWED`.
+        style_strength: how strongly what is drawn takes on the colours of `style`, or without one of the rest of the
+            image (0: not at all, 1: clearly); by default 1 with a style, 0 without.
         size, aspect: of the canvas, by default the image's own or near it. What the image does not cover is redrawn.
         options: as in a call, for example num_images_per_prompt, seed and guidance_scale.
         """
@@ -64,6 +69,8 @@ class Editing(BasePipeline):
             source_prompt=source_prompt,
             kept_scales=kept_scales,
             followed_scales=followed_scales,
+            style=style,
+            style_strength=style_strength,
             size=size,
             aspect=aspect,
         )
@@ -75,7 +82,8 @@ class Editing(BasePipeline):
         prompt: Prompt | None = None,
         *,
         kept_scales: int | None = None,
-        style_strength: float = 0.0,
+        style: Image.Image | None = None,
+        style_strength: float | None = None,
         size: int | str | None = None,
         aspect: str | None = None,
         **options: Any,
@@ -84,11 +92,11 @@ class Editing(BasePipeline):
 
         kept_scales: how many first scales are taken from it, by default half of them, and none with a style. All of
             them are its reconstruction from codes alone, 0 is a new image.
-        style_strength: how strongly images take on its colours, wherever they are in it (0: not at all, 1: clearly).
-            The other arguments are as in `edit`.
+        style_strength: how strongly images take on its colours, wherever they are in it, or those of `style` in their
+            place (0: not at all, 1: clearly). The other arguments are as in `edit`.
         """
         made = self.prepare_variation(
-            image, kept_scales=kept_scales, style_strength=style_strength, size=size, aspect=aspect
+            image, kept_scales=kept_scales, style=style, style_strength=style_strength, size=size, aspect=aspect
         )
         return self._edited(prompt, made, options)
 
@@ -100,6 +108,8 @@ class Editing(BasePipeline):
         source_prompt: Prompt | Context | None = None,
         kept_scales: int = 0,
         followed_scales: int | None = None,
+        style: Image.Image | None = None,
+        style_strength: float | None = None,
         size: int | str | None = None,
         aspect: str | None = None,
     ) -> Edit:
@@ -117,23 +127,34 @@ class Editing(BasePipeline):
                 "nothing to redraw: give a mask, an image with transparent parts, a size or aspect that it does not "
                 "fill, or a source prompt"
             )
-        return self._checked(Edit(pixels, redraw, kept_scales, source_prompt, followed_scales), schedule)
+        lent, strength = self._style(style, style_strength, schedule)
+        made = Edit(pixels, redraw, kept_scales, source_prompt, followed_scales, strength, lent)
+        return self._checked(made, schedule)
 
     def prepare_variation(
         self,
         image: Image.Image,
         *,
         kept_scales: int | None = None,
-        style_strength: float = 0.0,
+        style: Image.Image | None = None,
+        style_strength: float | None = None,
         size: int | str | None = None,
         aspect: str | None = None,
     ) -> Edit:
         """What images keep of another one in `vary`; see `prepare_edit`."""
         schedule = canvas_schedule(self.config, require_image("image", image), size=size, aspect=aspect)
         pixels, redraw = laid_out(image, None, self.config, schedule)
+        lent, strength = self._style(style, style_strength, schedule)
         if kept_scales is None:
-            kept_scales = 0 if style_strength else len(schedule) // 2
-        return self._checked(Edit(pixels, redraw, kept_scales, style_strength=style_strength), schedule)
+            kept_scales = 0 if strength else len(schedule) // 2
+        return self._checked(Edit(pixels, redraw, kept_scales, style_strength=strength, style=lent), schedule)
+
+    def _style(
+        self, style: Image.Image | None, strength: float | None, schedule: ScaleSchedule
+    ) -> tuple[Tensor | None, float]:
+        """The pixels of a style reference, and how strongly it is followed."""
+        lent = None if style is None else stretched(require_image("style", style), self.config, schedule)
+        return lent, (0.0 if lent is None else 1.0) if strength is None else strength
 
     def _checked(self, edit: Edit, schedule: ScaleSchedule) -> Edit:
         checked_changes(self.config, edit, None, schedule)

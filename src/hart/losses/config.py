@@ -43,7 +43,7 @@ class PerceptualConfig(Config, kw_only=True):
 
 
 class AdversarialConfig(Config, kw_only=True):
-    """PatchGAN and its weight, see `hart.losses.adversarial`; the numbers are VQGAN's (Esser et al., 2021)."""
+    """PatchGAN and its weight, see `hart.losses.tokenizer_loss`; the numbers are VQGAN's (Esser et al., 2021)."""
 
     weight: Positive = 0.5
     """Factor on the adaptive weight. Leave the table out to train without a discriminator."""
@@ -67,10 +67,6 @@ class AdversarialConfig(Config, kw_only=True):
     def smallest_image_size(self) -> int:
         """Image size in pixels that gives one patch."""
         return 3 * 2**self.layers
-
-    def active(self, step: int) -> bool:
-        """Whether the adversarial term is used at `step` (0-based)."""
-        return step >= self.start_step
 
 
 class TransformerLossConfig(Config, kw_only=True):

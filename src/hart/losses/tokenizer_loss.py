@@ -1,13 +1,150 @@
-"""The tokenizer's training loss: reconstruction, perceptual distance, codebook and commitment, discriminator."""
+"""The tokenizer's training loss: reconstruction, perceptual distance, codebook and commitment, discriminator.
+
+The adversarial term is VQGAN's. PatchGAN: Isola et al., 2017. Hinge losses: Lim and Ye, 2017. Adaptive weight: Esser et
+al., 2021, equation 7.
+
+Shapes: B batch, H W image, p q patches.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from hart.losses.adversarial import AdversarialTerm
+from hart.errors import HartError
+from hart.losses.config import GROUP_CHANNELS, AdversarialConfig
 from hart.tokenizer.hybrid_tokenizer import TrainingPass
+
+MAX_MULTIPLIER = 8
+"""The width of the discriminator grows to at most this many times that of the first layer."""
+WEIGHT_EPS, MAX_WEIGHT = 1e-4, 1e4
+INITIAL_STD = 0.02
+
+
+class PatchDiscriminator(nn.Module):
+    """Convolutions that score overlapping patches of an image, without a final sigmoid."""
+
+    def __init__(self, config: AdversarialConfig, generator: torch.Generator) -> None:
+        """Weights are normal with std 0.02 from `generator`, norm gains around 1, biases 0."""
+        super().__init__()
+        self.config = config
+        width = config.width
+        layers: list[nn.Module] = [nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        for i in range(1, config.layers + 1):
+            wider = config.width * min(2**i, MAX_MULTIPLIER)
+            stride = 2 if i < config.layers else 1
+            layers += [
+                # the norm's shift takes the place of a bias
+                nn.Conv2d(width, wider, 4, stride=stride, padding=1, bias=False),
+                self._norm(wider),
+                nn.LeakyReLU(0.2),
+            ]
+            width = wider
+        self.layers = nn.Sequential(*layers, nn.Conv2d(width, 1, 4, padding=1))
+        self._initialize(generator)
+
+    def _norm(self, channels: int) -> nn.Module:
+        if self.config.norm == "group":
+            return nn.GroupNorm(channels // GROUP_CHANNELS, channels)
+        # it only runs in training, so running statistics would be useless state
+        return nn.BatchNorm2d(channels, track_running_stats=False)
+
+    @torch.no_grad()
+    def _initialize(self, generator: torch.Generator) -> None:
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+            else:
+                parameter.normal_(1.0 if parameter.dim() == 1 else 0.0, INITIAL_STD, generator=generator)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image (B, 3, H, W) in [-1, 1] to scores (B, 1, p, q) in float32, high for real patches.
+
+        Raises `HartError` for images smaller than `config.smallest_image_size`.
+        """
+        least = self.config.smallest_image_size
+        if min(image.shape[-2:]) < least:
+            raise HartError(
+                f"a discriminator with {self.config.layers} layers needs images of at least {least} px, "
+                f"not {image.shape[-2]} x {image.shape[-1]}: set fewer layers"
+            )
+        scores: Tensor = self.layers(image)
+        return scores.float()
+
+
+def generator_loss(fake_scores: Tensor) -> Tensor:
+    """Scalar: the negative mean score of reconstructions."""
+    return -fake_scores.mean()
+
+
+def hinge_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
+    """Scalar: pushes the scores of images above 1 and those of reconstructions below -1."""
+    return 0.5 * (F.relu(1 - real_scores).mean() + F.relu(1 + fake_scores).mean())
+
+
+def discriminator_loss(
+    discriminator: nn.Module, image: Tensor, reconstruction: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The discriminator's loss, and its mean scores of images and reconstructions (B, 3, H, W).
+
+    No gradient reaches the tokenizer.
+    """
+    real, fake = discriminator(image), discriminator(reconstruction.detach())
+    return hinge_loss(real, fake), {"score_real": real.mean(), "score_fake": fake.mean()}
+
+
+def last_layer_gradients(loss: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
+    """Gradients of both scalars at the weight `last_layer`, (2, *last_layer.shape); keeps their graphs.
+
+    loss: the terms that compare images. last_layer: the weight of the decoder's last convolution.
+    Raises `ValueError` where either does not depend on `last_layer`.
+    """
+    gradients = []
+    for name, term in (("reconstruction", loss), ("adversarial", adversarial)):
+        (gradient,) = torch.autograd.grad(term, last_layer, retain_graph=True, allow_unused=True)
+        if gradient is None:
+            raise ValueError(f"the {name} loss does not depend on the last layer that was given")
+        gradients.append(gradient)
+    return torch.stack(gradients)
+
+
+def adaptive_weight(gradients: Tensor) -> Tensor:
+    """Scalar: |grad loss| / (|grad adversarial| + 1e-4), at most 1e4, of `last_layer_gradients`.
+
+    Average the gradients of microbatches first, so that the weight is that of the whole batch.
+    """
+    wanted, given = (gradient.float().norm() for gradient in gradients)
+    return (wanted / (given + WEIGHT_EPS)).clamp(max=MAX_WEIGHT)
+
+
+@dataclass(frozen=True)
+class AdversarialTerm:
+    """The adversarial term of the tokenizer's loss in one step.
+
+    discriminator: the module itself, not one wrapped for several processes; its parameters get no gradient here.
+    weight: factor on the adaptive weight.
+    adaptive: the detached adaptive weight, from a loss and the adversarial term.
+    """
+
+    discriminator: nn.Module
+    weight: float
+    adaptive: Callable[[Tensor, Tensor], Tensor]
+
+    def __call__(self, loss: Tensor, reconstruction: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted term to add to `loss`, and its parts `adversarial` and `adaptive_weight`."""
+        adversarial = self.unweighted(reconstruction)
+        adaptive = self.adaptive(loss, adversarial)
+        return self.weight * adaptive * adversarial, {"adversarial": adversarial, "adaptive_weight": adaptive}
+
+    def unweighted(self, reconstruction: Tensor) -> Tensor:
+        """Scalar: `generator_loss` of a reconstruction (B, 3, H, W), differentiable with respect to it alone."""
+        frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
+        return generator_loss(functional_call(self.discriminator, frozen, (reconstruction,)))
 
 
 def pixel_loss(

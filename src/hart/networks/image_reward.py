@@ -10,8 +10,9 @@ Shapes: B batch, S tokens of a prompt.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -44,23 +45,15 @@ UNUSED = ("blip.vision_proj.", "blip.text_proj.", "blip.text_encoder.embeddings.
 """BLIP's projections for comparing images with texts, and a counter that BERT once stored: the file has them."""
 
 
-@dataclass(frozen=True)
-class RewardSizes:
-    """Of both towers; the published file's by default. image_size, patch: pixels. Inner layers are four times as
-    wide."""
-
-    image_size: int = 224
-    patch: int = 16
-    vision_width: int = 1024
-    vision_depth: int = 24
-    text_width: int = 768
-    text_depth: int = 12
-    vocabulary: int = 30524
-    positions: int = 512
-    head_width: int = 64
-
-
-PUBLISHED = RewardSizes()
+VISION = {
+    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+    "image_size": 224, "patch_size": 16,
+}  # fmt: skip
+TEXT = {
+    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "vocab_size": 30524, "max_position_embeddings": 512,
+}  # fmt: skip
+"""The published sizes, for BLIP's configurations in transformers."""
 
 
 class RewardHead(nn.Module):
@@ -81,37 +74,18 @@ class RewardHead(nn.Module):
 
 
 class RewardNetwork(nn.Module):
-    """With random weights; `load_image_reward` reads the published ones."""
+    """With random weights; `load_image_reward` reads the published ones. vision, text: sizes of BLIP's two towers."""
 
-    def __init__(self, sizes: RewardSizes = PUBLISHED) -> None:
+    def __init__(self, vision: Mapping[str, Any] = VISION, text: Mapping[str, Any] = TEXT) -> None:
         super().__init__()
         from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
-        self.vision = BlipVisionModel(
-            BlipVisionConfig(
-                hidden_size=sizes.vision_width,
-                intermediate_size=4 * sizes.vision_width,
-                num_hidden_layers=sizes.vision_depth,
-                num_attention_heads=sizes.vision_width // sizes.head_width,
-                image_size=sizes.image_size,
-                patch_size=sizes.patch,
-                layer_norm_eps=1e-6,  # BLIP's own; transformers' default is another
-            )
-        )
-        self.text = BlipTextModel(
-            BlipTextConfig(
-                vocab_size=sizes.vocabulary,
-                hidden_size=sizes.text_width,
-                encoder_hidden_size=sizes.vision_width,
-                intermediate_size=4 * sizes.text_width,
-                num_hidden_layers=sizes.text_depth,
-                num_attention_heads=sizes.text_width // sizes.head_width,
-                max_position_embeddings=sizes.positions,
-                is_decoder=True,  # only then its layers attend to the image
-            ),
-            add_pooling_layer=False,
-        )
-        self.mlp = RewardHead(sizes.text_width)
+        # BLIP's own epsilon; transformers' default is another
+        self.vision = BlipVisionModel(BlipVisionConfig(**vision, layer_norm_eps=1e-6))
+        # only as a decoder its layers attend to the image
+        config = BlipTextConfig(**text, encoder_hidden_size=vision["hidden_size"], is_decoder=True)
+        self.text = BlipTextModel(config, add_pooling_layer=False)
+        self.mlp = RewardHead(text["hidden_size"])
         self.eval().requires_grad_(False)
 
     def forward(self, pixels: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
@@ -128,12 +102,15 @@ def name_in_file(name: str) -> str:
     return name
 
 
-def load_image_reward(file: Path, sizes: RewardSizes = PUBLISHED) -> RewardNetwork:
-    """The network with the weights of `ImageReward.pt`. Raises `HartError`, for any unknown name too."""
+def load_image_reward(file: Path, network: RewardNetwork | None = None) -> RewardNetwork:
+    """The network with the weights of `ImageReward.pt`. Raises `HartError`, for any unknown name too.
+
+    network: one of other sizes.
+    """
     if not file.is_file():
         raise HartError(f"{file}: no such file: fetch it from {ADDRESS}")
     tensors = {name: value for name, value in read_pickle(file).items() if not name.startswith(UNUSED)}
-    network = RewardNetwork(sizes)
+    network = network or RewardNetwork()
     ours = {name_in_file(name): name for name in network.state_dict()}
     load_state(network, {ours.get(name, name): value for name, value in tensors.items()}, file, name_in_file)
     return network

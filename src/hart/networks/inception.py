@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,12 +20,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from hart.checkpoint.storage import load_state, read_pickle, read_safetensors
+from hart.checkpoint.storage import load_state, read_tensors
 from hart.devices import give_memory, without_memory
 
 IMAGE_SIZE = 299
 """Pixels to which every image is resized."""
-WIDTH = 2048
 CLASSES = 1008
 SPATIAL_BLOCK = "Mixed_6d"
 SPATIAL_CHANNELS = 7
@@ -36,34 +35,39 @@ Position by position, the channels of each together, as TensorFlow lays them out
 NORM_EPS = 1e-3
 
 
-@dataclass(frozen=True)
-class Unit:
+class Unit(NamedTuple):
     """One convolution of the table below. same: padded so that a stride of 1 keeps the size."""
 
     name: str
-    inputs: int
     outputs: int
     kernel: tuple[int, int] = (1, 1)
     stride: int = 1
     same: bool = True
 
 
-@dataclass(frozen=True)
 class Branch:
     """A path through a block: a pool if any, convolutions in turn, and at the end perhaps two side by side."""
 
-    units: tuple[Unit, ...] = ()
-    fork: tuple[Unit, ...] = ()
-    pool: Literal["average", "max", "halve"] | None = None
+    def __init__(
+        self,
+        *units: Unit,
+        fork: tuple[Unit, ...] = (),
+        pool: Literal["average", "max", "halve"] | None = None,
+    ) -> None:
+        self.units, self.fork, self.pool = units, fork, pool
+
+    def width(self, inputs: int) -> int:
+        """Channels of its output."""
+        return sum(unit.outputs for unit in self.fork or self.units[-1:]) or inputs
 
 
 class ConvUnit(nn.Module):
     """Convolution, batch norm with frozen statistics, ReLU."""
 
-    def __init__(self, unit: Unit) -> None:
+    def __init__(self, inputs: int, unit: Unit) -> None:
         super().__init__()
         padding = (unit.kernel[0] // 2, unit.kernel[1] // 2) if unit.same else 0
-        self.conv = nn.Conv2d(unit.inputs, unit.outputs, unit.kernel, unit.stride, padding, bias=False)
+        self.conv = nn.Conv2d(inputs, unit.outputs, unit.kernel, unit.stride, padding, bias=False)
         self.bn = nn.BatchNorm2d(unit.outputs, eps=NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,12 +77,16 @@ class ConvUnit(nn.Module):
 class MixedBlock(nn.Module):
     """Parallel branches, joined by channel."""
 
-    def __init__(self, branches: Sequence[Branch]) -> None:
+    def __init__(self, inputs: int, branches: Sequence[Branch]) -> None:
         super().__init__()
         self.branches = tuple(branches)
         for branch in branches:
-            for unit in branch.units + branch.fork:
-                self.add_module(unit.name, ConvUnit(unit))
+            width = inputs
+            for unit in branch.units:
+                self.add_module(unit.name, ConvUnit(width, unit))
+                width = unit.outputs
+            for unit in branch.fork:
+                self.add_module(unit.name, ConvUnit(width, unit))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([self._branch(branch, x) for branch in self.branches], dim=1)
@@ -97,108 +105,83 @@ class MixedBlock(nn.Module):
         return x
 
 
-def _blocks_35(inputs: int, pooled: int) -> list[Branch]:
+def _block_35(pooled: int) -> list[Branch]:
     return [
-        Branch((Unit("branch1x1", inputs, 64),)),
-        Branch((Unit("branch5x5_1", inputs, 48), Unit("branch5x5_2", 48, 64, (5, 5)))),
-        Branch(
-            (
-                Unit("branch3x3dbl_1", inputs, 64),
-                Unit("branch3x3dbl_2", 64, 96, (3, 3)),
-                Unit("branch3x3dbl_3", 96, 96, (3, 3)),
-            )
-        ),
-        Branch((Unit("branch_pool", inputs, pooled),), pool="average"),
+        Branch(Unit("branch1x1", 64)),
+        Branch(Unit("branch5x5_1", 48), Unit("branch5x5_2", 64, (5, 5))),
+        Branch(Unit("branch3x3dbl_1", 64), Unit("branch3x3dbl_2", 96, (3, 3)), Unit("branch3x3dbl_3", 96, (3, 3))),
+        Branch(Unit("branch_pool", pooled), pool="average"),
     ]
 
 
-def _blocks_35_to_17(inputs: int) -> list[Branch]:
+def _block_17(width: int) -> list[Branch]:
     return [
-        Branch((Unit("branch3x3", inputs, 384, (3, 3), 2, same=False),)),
+        Branch(Unit("branch1x1", 192)),
+        Branch(Unit("branch7x7_1", width), Unit("branch7x7_2", width, (1, 7)), Unit("branch7x7_3", 192, (7, 1))),
         Branch(
-            (
-                Unit("branch3x3dbl_1", inputs, 64),
-                Unit("branch3x3dbl_2", 64, 96, (3, 3)),
-                Unit("branch3x3dbl_3", 96, 96, (3, 3), 2, same=False),
-            )
+            Unit("branch7x7dbl_1", width),
+            Unit("branch7x7dbl_2", width, (7, 1)),
+            Unit("branch7x7dbl_3", width, (1, 7)),
+            Unit("branch7x7dbl_4", width, (7, 1)),
+            Unit("branch7x7dbl_5", 192, (1, 7)),
         ),
-        Branch(pool="halve"),
+        Branch(Unit("branch_pool", 192), pool="average"),
     ]
 
 
-def _blocks_17(width: int) -> list[Branch]:
+def _block_8(pool: Literal["average", "max"]) -> list[Branch]:
     return [
-        Branch((Unit("branch1x1", 768, 192),)),
+        Branch(Unit("branch1x1", 320)),
         Branch(
-            (
-                Unit("branch7x7_1", 768, width),
-                Unit("branch7x7_2", width, width, (1, 7)),
-                Unit("branch7x7_3", width, 192, (7, 1)),
-            )
+            Unit("branch3x3_1", 384),
+            fork=(Unit("branch3x3_2a", 384, (1, 3)), Unit("branch3x3_2b", 384, (3, 1))),
         ),
         Branch(
-            (
-                Unit("branch7x7dbl_1", 768, width),
-                Unit("branch7x7dbl_2", width, width, (7, 1)),
-                Unit("branch7x7dbl_3", width, width, (1, 7)),
-                Unit("branch7x7dbl_4", width, width, (7, 1)),
-                Unit("branch7x7dbl_5", width, 192, (1, 7)),
-            )
+            Unit("branch3x3dbl_1", 448),
+            Unit("branch3x3dbl_2", 384, (3, 3)),
+            fork=(Unit("branch3x3dbl_3a", 384, (1, 3)), Unit("branch3x3dbl_3b", 384, (3, 1))),
         ),
-        Branch((Unit("branch_pool", 768, 192),), pool="average"),
-    ]
-
-
-def _blocks_17_to_8() -> list[Branch]:
-    return [
-        Branch((Unit("branch3x3_1", 768, 192), Unit("branch3x3_2", 192, 320, (3, 3), 2, same=False))),
-        Branch(
-            (
-                Unit("branch7x7x3_1", 768, 192),
-                Unit("branch7x7x3_2", 192, 192, (1, 7)),
-                Unit("branch7x7x3_3", 192, 192, (7, 1)),
-                Unit("branch7x7x3_4", 192, 192, (3, 3), 2, same=False),
-            )
-        ),
-        Branch(pool="halve"),
-    ]
-
-
-def _blocks_8(inputs: int, pool: Literal["average", "max"]) -> list[Branch]:
-    return [
-        Branch((Unit("branch1x1", inputs, 320),)),
-        Branch(
-            (Unit("branch3x3_1", inputs, 384),),
-            (Unit("branch3x3_2a", 384, 384, (1, 3)), Unit("branch3x3_2b", 384, 384, (3, 1))),
-        ),
-        Branch(
-            (Unit("branch3x3dbl_1", inputs, 448), Unit("branch3x3dbl_2", 448, 384, (3, 3))),
-            (Unit("branch3x3dbl_3a", 384, 384, (1, 3)), Unit("branch3x3dbl_3b", 384, 384, (3, 1))),
-        ),
-        Branch((Unit("branch_pool", inputs, 192),), pool=pool),
+        Branch(Unit("branch_pool", 192), pool=pool),
     ]
 
 
 STEM = (
-    Unit("Conv2d_1a_3x3", 3, 32, (3, 3), 2, same=False),
-    Unit("Conv2d_2a_3x3", 32, 32, (3, 3), same=False),
-    Unit("Conv2d_2b_3x3", 32, 64, (3, 3)),
-    Unit("Conv2d_3b_1x1", 64, 80),
-    Unit("Conv2d_4a_3x3", 80, 192, (3, 3), same=False),
+    Unit("Conv2d_1a_3x3", 32, (3, 3), 2, same=False),
+    Unit("Conv2d_2a_3x3", 32, (3, 3), same=False),
+    Unit("Conv2d_2b_3x3", 64, (3, 3)),
+    Unit("Conv2d_3b_1x1", 80),
+    Unit("Conv2d_4a_3x3", 192, (3, 3), same=False),
 )
 POOL_AFTER = ("Conv2d_2b_3x3", "Conv2d_4a_3x3")
 BLOCKS = {
-    "Mixed_5b": _blocks_35(192, 32),
-    "Mixed_5c": _blocks_35(256, 64),
-    "Mixed_5d": _blocks_35(288, 64),
-    "Mixed_6a": _blocks_35_to_17(288),
-    "Mixed_6b": _blocks_17(128),
-    "Mixed_6c": _blocks_17(160),
-    "Mixed_6d": _blocks_17(160),
-    "Mixed_6e": _blocks_17(192),
-    "Mixed_7a": _blocks_17_to_8(),
-    "Mixed_7b": _blocks_8(1280, "average"),
-    "Mixed_7c": _blocks_8(2048, "max"),
+    "Mixed_5b": _block_35(32),
+    "Mixed_5c": _block_35(64),
+    "Mixed_5d": _block_35(64),
+    "Mixed_6a": [  # from 35 x 35 positions to 17 x 17
+        Branch(Unit("branch3x3", 384, (3, 3), 2, same=False)),
+        Branch(
+            Unit("branch3x3dbl_1", 64),
+            Unit("branch3x3dbl_2", 96, (3, 3)),
+            Unit("branch3x3dbl_3", 96, (3, 3), 2, same=False),
+        ),
+        Branch(pool="halve"),
+    ],
+    "Mixed_6b": _block_17(128),
+    "Mixed_6c": _block_17(160),
+    "Mixed_6d": _block_17(160),
+    "Mixed_6e": _block_17(192),
+    "Mixed_7a": [  # to 8 x 8
+        Branch(Unit("branch3x3_1", 192), Unit("branch3x3_2", 320, (3, 3), 2, same=False)),
+        Branch(
+            Unit("branch7x7x3_1", 192),
+            Unit("branch7x7x3_2", 192, (1, 7)),
+            Unit("branch7x7x3_3", 192, (7, 1)),
+            Unit("branch7x7x3_4", 192, (3, 3), 2, same=False),
+        ),
+        Branch(pool="halve"),
+    ],
+    "Mixed_7b": _block_8("average"),
+    "Mixed_7c": _block_8("max"),
 }
 
 
@@ -216,11 +199,14 @@ class FidInception(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        width = 3
         for unit in STEM:
-            self.add_module(unit.name, ConvUnit(unit))
+            self.add_module(unit.name, ConvUnit(width, unit))
+            width = unit.outputs
         for name, branches in BLOCKS.items():
-            self.add_module(name, MixedBlock(branches))
-        self.fc = nn.Linear(WIDTH, CLASSES)
+            self.add_module(name, MixedBlock(width, branches))
+            width = sum(branch.width(width) for branch in branches)
+        self.fc = nn.Linear(width, CLASSES)
         self.eval().requires_grad_(False)
 
     @classmethod
@@ -229,7 +215,7 @@ class FidInception(nn.Module):
 
         Raises `CheckpointError` for a file that cannot be read or is of another network.
         """
-        tensors = read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+        tensors = read_tensors(path)
         with without_memory():
             module = cls()
         give_memory(module, torch.device("cpu"))

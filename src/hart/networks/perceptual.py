@@ -12,7 +12,7 @@ Shapes: B batch, H W image, C channels of a feature map, h w its height and widt
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hart.checkpoint.storage import load_module, read_pickle, read_safetensors
+from hart.checkpoint.storage import load_module, load_state, read_tensors
 from hart.errors import HartError
-from hart.networks.efficientnet import PIXEL_MEAN, PIXEL_SCALE, load_efficientnet_lite0, random_efficientnet_lite0
+from hart.networks.efficientnet import PIXEL_MEAN, PIXEL_SCALE, efficientnet_lite
 
 # From [-1, 1] to the input of EfficientNet-Lite0.
 INPUT_SCALE, INPUT_SHIFT = 127.5 / PIXEL_SCALE, (127.5 - PIXEL_MEAN) / PIXEL_SCALE
@@ -37,8 +37,10 @@ LPIPS_SCALE = (0.458, 0.448, 0.450)
 LPIPS_EPS = 1e-10
 
 
-def perceptual_loss(kind: Literal["lpips", "efficientnet_lite0"], files: Sequence[str | Path] = ()) -> nn.Module:
-    """The perceptual loss called `kind`: a frozen module (image, target) -> scalar.
+def perceptual_loss(
+    kind: Literal["lpips", "efficientnet_lite0"], files: Sequence[str | Path] = ()
+) -> PerceptualDistance:
+    """The perceptual loss called `kind`, frozen.
 
     files: for `lpips` the weights, in any order, see `Lpips.from_files`; for `efficientnet_lite0` none, or one in place
         of its package of weights. Raises `HartError` where they are missing, too many, or do not fit.
@@ -52,7 +54,29 @@ def perceptual_loss(kind: Literal["lpips", "efficientnet_lite0"], files: Sequenc
     return EfficientNetLitePerceptualLoss(Path(files[0]) if files else None)
 
 
-class Lpips(nn.Module):
+class PerceptualDistance(nn.Module):
+    """A distance of images in the features of a network."""
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """Image (B, 3, H, W) in [-1, 1] to feature maps (B, C, h, w), each of unit length over its channels."""
+        raise NotImplementedError
+
+    def compared(self, differences: list[Tensor]) -> Tensor:
+        """(B,): the distance that squared differences of the feature maps make."""
+        raise NotImplementedError
+
+    def distances(self, image: Tensor, target: Tensor) -> Tensor:
+        """(B,): of each pair of images (B, 3, H, W) in [-1, 1]; differentiable in `image` only."""
+        with torch.no_grad():
+            wanted = self.features(target)
+        return self.compared([(a - b).square() for a, b in zip(self.features(image), wanted, strict=True)])
+
+    def forward(self, image: Tensor, target: Tensor) -> Tensor:
+        """Scalar: the batch's mean of `distances`."""
+        return self.distances(image, target).mean()
+
+
+class Lpips(PerceptualDistance):
     """LPIPS, version 0.1, with VGG-16: squared differences of unit-length features, weighted by learned heads.
 
     Made with random weights; `from_files` loads the published ones.
@@ -95,13 +119,15 @@ class Lpips(nn.Module):
             )
         tensors: dict[str, Tensor] = {}
         for file in files:
-            tensors |= read_safetensors(file) if file.suffix == ".safetensors" else read_pickle(file)
-        module = cls()
-        module.load_state_dict(_lpips_state(module, tensors, ", ".join(map(str, files))))
+            tensors |= read_tensors(file)
+        module, names, source = cls(), _published_names(), ", ".join(map(str, files))
+        if missing := [theirs for theirs in names.values() if theirs not in tensors]:
+            part = "the VGG-16 trunk" if missing[0].startswith("features") else "LPIPS's heads"
+            raise HartError(f"{source}: no {', '.join(missing[:3])} in it: give the file with {part} too")
+        load_state(module, {ours: tensors[theirs] for ours, theirs in names.items()}, source, names.__getitem__)
         return module
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """Image (B, 3, H, W) in [-1, 1] to five maps (B, C, h, w), each of unit length over its channels."""
         h = (image - self.shift) / self.scale
         maps = []
         for stage in self.stages:
@@ -110,20 +136,13 @@ class Lpips(nn.Module):
             maps.append(h / (torch.linalg.vector_norm(h, dim=1, keepdim=True) + LPIPS_EPS))
         return maps
 
-    def distances(self, image: Tensor, target: Tensor) -> Tensor:
-        """(B,): LPIPS of each pair of images (B, 3, H, W) in [-1, 1]; differentiable in `image` only."""
-        with torch.no_grad():
-            wanted = self.features(target)
-        pairs = zip(self.heads, self.features(image), wanted, strict=True)
-        return torch.stack([head((a - b).square()).mean(dim=(1, 2, 3)) for head, a, b in pairs]).sum(dim=0)
-
-    def forward(self, image: Tensor, target: Tensor) -> Tensor:
-        """Scalar: the batch's mean of `distances`."""
-        return self.distances(image, target).mean()
+    def compared(self, differences: list[Tensor]) -> Tensor:
+        pairs = zip(self.heads, differences, strict=True)
+        return torch.stack([head(difference).mean(dim=(1, 2, 3)) for head, difference in pairs]).sum(dim=0)
 
 
-def _lpips_state(module: Lpips, tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """The published tensors under our names. Raises `HartError` for missing and wrongly shaped ones."""
+def _published_names() -> dict[str, str]:
+    """The tensors of `Lpips` -> their names in the published files."""
     names, number = {}, 0
     for i, (_, convolutions) in enumerate(VGG_STAGES):
         first = 0 if i == 0 else 1  # our later stages begin with the pooling that theirs end with
@@ -132,21 +151,10 @@ def _lpips_state(module: Lpips, tensors: Mapping[str, Tensor], source: str) -> d
                 names[f"stages.{i}.{first + 2 * j}.{kind}"] = f"features.{number + 2 * j}.{kind}"
         number += 2 * convolutions + 1
         names[f"heads.{i}.weight"] = f"lin{i}.model.1.weight"
-    missing = [theirs for theirs in names.values() if theirs not in tensors]
-    if missing:
-        part = "the VGG-16 trunk" if missing[0].startswith("features") else "LPIPS's heads"
-        raise HartError(f"{source}: no {', '.join(missing[:3])} in it: give the file with {part} too")
-    for ours, value in module.state_dict().items():
-        found = tensors[names[ours]]
-        if found.shape != value.shape:
-            raise HartError(
-                f"{source}: {names[ours]} is {tuple(found.shape)}, LPIPS with VGG-16 has {tuple(value.shape)}: "
-                "give the files of the vgg variant"
-            )
-    return {ours: tensors[theirs] for ours, theirs in names.items()}
+    return names
 
 
-class EfficientNetLitePerceptualLoss(nn.Module):
+class EfficientNetLitePerceptualLoss(PerceptualDistance):
     """Mean squared difference of channel-normalised features, averaged over four resolutions.
 
     Raises `HartError` when its two packages are not installed, of which a file takes the place of the second.
@@ -155,7 +163,7 @@ class EfficientNetLitePerceptualLoss(nn.Module):
     def __init__(self, file: Path | None = None) -> None:
         """file: the state of such a module, of a machine that has the packages."""
         super().__init__()
-        network = load_efficientnet_lite0() if file is None else random_efficientnet_lite0()
+        network = efficientnet_lite(0, weights=file is None)
         self.stem = nn.Sequential(network._conv_stem, network._bn0, network._swish)
         self.blocks = nn.ModuleList(network._blocks[: FEATURE_BLOCKS[-1] + 1])
         if file is not None:
@@ -167,7 +175,6 @@ class EfficientNetLitePerceptualLoss(nn.Module):
         return super().train(False)
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """Image (B, 3, H, W) in [-1, 1] to feature maps, each of unit length over its channels."""
         h = self.stem(image * INPUT_SCALE + INPUT_SHIFT)
         maps = []
         for i, block in enumerate(self.blocks):
@@ -176,13 +183,5 @@ class EfficientNetLitePerceptualLoss(nn.Module):
                 maps.append(F.normalize(h, dim=1))
         return maps
 
-    def distances(self, image: Tensor, target: Tensor) -> Tensor:
-        """(B,): distance of each pair of images (B, 3, H, W) in [-1, 1]; differentiable in `image` only."""
-        with torch.no_grad():
-            wanted = self.features(target)
-        pairs = zip(self.features(image), wanted, strict=True)
-        return torch.stack([(a - b).square().sum(dim=1).mean(dim=(1, 2)) for a, b in pairs]).mean(dim=0)
-
-    def forward(self, image: Tensor, target: Tensor) -> Tensor:
-        """Scalar: the batch's mean of `distances`."""
-        return self.distances(image, target).mean()
+    def compared(self, differences: list[Tensor]) -> Tensor:
+        return torch.stack([difference.sum(dim=1).mean(dim=(1, 2)) for difference in differences]).mean(dim=0)

@@ -7,6 +7,7 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +18,14 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 from hart.serving.access import Access
 from hart.serving.bodies import Form, decoded, from_form, redrawn
-from hart.serving.checkers import PromptChecker
 from hart.serving.documents import IMAGES, NO_MODEL, edit_form, json_body, variation_form
 from hart.serving.door import Door
 from hart.serving.engine import Engine, Source
 from hart.serving.errors import error_response
 from hart.serving.models import Models, ServedModel
-from hart.serving.schemas import ApiError, Edit, Generation, Variation
+from hart.serving.orders import Terms
+from hart.serving.schemas import ApiError, Changed, Edit, Generation, Variation
 from hart.serving.server import Limits, Server
-from hart.serving.signing import ContentCredentials
 from hart.sizes import ImageSize
 from hart.strict import clipped
 
@@ -37,11 +37,10 @@ PAGE = Path(__file__).with_name("page")
 
 def create_app(
     models: Models,
+    terms: Terms,
     *,
-    checker: PromptChecker,
     access: Access | None = None,
     limits: Limits | None = None,
-    credentials: ContentCredentials | None = None,
     log_requests: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> FastAPI:
@@ -49,7 +48,7 @@ def create_app(
     before it stops. `app.state.server` is its `Server`."""
     from hart import __version__
 
-    server = Server(models, checker, access or Access(), limits or Limits(), clock, credentials)
+    server = Server(models, terms, access or Access(), limits or Limits(), clock)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -89,8 +88,8 @@ def _add_images(app: FastAPI, server: Server) -> None:
         """Draw a part of an image anew, or all of it to another text."""
         form = await server.bodies.form(request)
         asked = from_form(form, Edit)
-        image, mask = _file(form, "image"), form.files.get("mask", [None])[0]
-        return await server.answer(request, asked, lambda _: _edited(image, mask))
+        image = _file(form, "image")
+        return await server.answer(request, asked, lambda _: replace(_edited(image, form), **_style(form, asked)))
 
     @app.post("/v1/images/variations", responses=IMAGES, openapi_extra=variation_form())
     async def variations(request: Request) -> Response:
@@ -101,7 +100,7 @@ def _add_images(app: FastAPI, server: Server) -> None:
 
         def source(_: Engine) -> Source:
             picture, digest = _rgb(decoded(image, "image")), _sha256(image)
-            return Source(picture, digest, kept_scales=asked.kept_scales, style_strength=asked.style_strength)
+            return Source(picture, digest, kept_scales=asked.kept_scales, **_style(form, asked))
 
         return await server.answer(request, asked, source)
 
@@ -181,8 +180,17 @@ def _file(form: Form, name: str) -> bytes:
     return files[0]
 
 
-def _edited(image: bytes, mask: bytes | None) -> Source:
-    """An image to edit, and where: by the mask, or by its own transparency."""
+def _style(form: Form, asked: Changed) -> dict[str, Any]:
+    """Fields of `Source` about whose colours are taken."""
+    fields: dict[str, Any] = {"style_strength": asked.style_strength}
+    for file in form.files.get("style", [])[:1]:
+        fields |= {"style": _rgb(decoded(file, "style")), "style_sha256": _sha256(file)}
+    return fields
+
+
+def _edited(image: bytes, form: Form) -> Source:
+    """An image to edit, and where: by the form's mask, or by its own transparency."""
+    mask = form.files.get("mask", [None])[0]
     picture = decoded(image, "image")
     upright = _rgb(picture)
     if mask is not None:

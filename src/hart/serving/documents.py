@@ -44,6 +44,7 @@ IMAGES: dict[int | str, dict[str, Any]] = {
 NO_MODEL: dict[int | str, dict[str, Any]] = {404: {"model": ErrorAnswer, "description": "No model of this name"}}
 
 FILE = {"type": "string", "format": "binary"}
+STYLE = {**FILE, "description": "Another image, whose colours are taken: PNG, JPEG or WebP"}
 
 
 def json_body() -> dict[str, Any]:
@@ -56,11 +57,11 @@ def edit_form() -> dict[str, Any]:
         "description": "The image to edit: PNG, JPEG or WebP. `image[]` is another name; the first is taken",
     }
     mask = {**FILE, "description": "PNG of its size; what is redrawn has alpha 0. By default the alpha of the image"}
-    return _form(Edit, {"image": image, "mask": mask})
+    return _form(Edit, {"image": image, "mask": mask, "style": STYLE})
 
 
 def variation_form() -> dict[str, Any]:
-    return _form(Variation, {"image": {**FILE, "description": "The image to vary: PNG, JPEG or WebP"}})
+    return _form(Variation, {"image": {**FILE, "description": "The image to vary: PNG, JPEG or WebP"}, "style": STYLE})
 
 
 def _form(kind: type[BaseModel], files: dict[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,9 @@ def record(row: Row, facts: ModelFacts, model: str) -> ImageRecord:
             mask=None if source.mask_sha256 is None else "mask",
             mask_sha256=source.mask_sha256,
             kept_scales=source.kept_scales or 0,
-            style_strength=source.style_strength,
+            style=None if source.style_sha256 is None else "style",
+            style_sha256=source.style_sha256,
+            style_strength=source.style_strength or 0.0,
         )
     settings = ImageSettings(
         sampling=row.sampling,

@@ -35,7 +35,8 @@ class Source:
 
     image: RGB. sha256: of the file that it came in. mask: mode L of the image's size, 255 where it is redrawn; None for
     a variation. kept_scales: how many scales are taken from the image; None: none under a mask or with a style, else
-    half. style_strength: how strongly the colours are the image's.
+    half. style: another RGB image. style_strength: how strongly what is drawn has its colours, or those of the image;
+    None: not at all without a style.
     """
 
     image: Image.Image
@@ -43,7 +44,9 @@ class Source:
     mask: Image.Image | None = None
     mask_sha256: str | None = None
     kept_scales: int | None = None
-    style_strength: float = 0.0
+    style: Image.Image | None = None
+    style_sha256: str | None = None
+    style_strength: float | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,8 @@ class Engine(Protocol):
     def facts(self) -> ModelFacts: ...
 
     def nearest(self, width: int, height: int) -> Size:
-        """This size if the model draws it, else the nearest one."""
+        """This size if the model draws it, else the nearest of whole tokens. Where that is too large: its shape with
+        about as many pixels as the model's own size. Where there is none: the nearest that the model was trained at."""
         ...
 
     def misfit(self, width: int, height: int) -> str | None:

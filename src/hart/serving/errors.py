@@ -9,12 +9,12 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
 from hart.errors import HartError
+from hart.generation.signing import SigningFailed
 from hart.serving.checkers import CheckerUnavailable
 from hart.serving.engine import NotOffered, OutOfMemory
 from hart.serving.models import ModelUnavailable
 from hart.serving.scheduler import DeadlinePassed, QueueFull, Refused
 from hart.serving.schemas import ApiError, Variation
-from hart.serving.signing import SigningFailed
 from hart.serving.streaming import ClientLeft
 from hart.serving.worker import where
 
@@ -42,8 +42,8 @@ def api_error(error: BaseException) -> ApiError:
         case OutOfMemory():
             return ApiError(503, str(error), kind="server_error", code="out_of_memory")
         case SigningFailed():
-            log.error("an image cannot be signed: %s", error)
-            return ApiError(503, f"the image cannot be signed: {error}", kind="server_error", code="signing_failed")
+            log.error("%s", error)
+            return ApiError(503, str(error), kind="server_error", code="signing_failed")
         case NotOffered():
             return ApiError(501, str(error), code="not_offered")
         case HartError():

@@ -7,9 +7,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from hart.config import Config
 from hart.errors import HartError
 from hart.files import read_text, user_path
+from hart.generation.signing import SigningOptions
 from hart.strict import Listed
 
 BUILT_IN_CHECKS = ("words", "none")
@@ -17,7 +17,7 @@ BUILT_IN_CHECKS = ("words", "none")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-class ServeOptions(Config, kw_only=True):
+class ServeOptions(SigningOptions, kw_only=True):
     """A server."""
 
     model: Listed[str] = ("emoji",)
@@ -57,10 +57,6 @@ class ServeOptions(Config, kw_only=True):
     """Draw by replicas on the machines of a Ray cluster, which replaces those that fail."""
     replicas: Annotated[int, Field(ge=1)] | None = None
     """With --ray, how many; by default one a GPU, or one a machine if there are none."""
-    c2pa_certificate: Path | None = None
-    """Certificates in PEM, the signer's first: finished images are signed by C2PA."""
-    c2pa_key: Path | None = None
-    """The signer's private key in PEM, without a password."""
     log_requests: Annotated[bool, Field(json_schema_extra={"flags": ["--log-requests"]})] = False
     """Write a line for every request: address, path and status; never prompts."""
 
@@ -91,14 +87,6 @@ class ServeOptions(Config, kw_only=True):
         if any(not key.strip() or not key.isascii() or not key.isprintable() or " " in key for key in keys):
             raise HartError("--api-key: a key has ASCII letters, digits and signs, without spaces")
         return tuple(keys)
-
-    def signing(self) -> tuple[Path, Path] | None:
-        """Certificate and key of content credentials, if there are to be any. Raises `HartError` for one alone."""
-        if self.c2pa_certificate is None and self.c2pa_key is None:
-            return None
-        if self.c2pa_certificate is None or self.c2pa_key is None:
-            raise HartError("--c2pa-certificate and --c2pa-key go together: give both")
-        return self.c2pa_certificate, self.c2pa_key
 
     def hosts(self) -> frozenset[str] | None:
         """Names that requests may be addressed to; None: any. Raises `HartError` where a server would be open to

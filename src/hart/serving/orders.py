@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hart.generation.signing import ContentCredentials
 from hart.serving.checkers import PromptChecker
 from hart.serving.encoding import encoded, record
 from hart.serving.engine import Engine, ModelFacts, Row, Size, Source
@@ -26,12 +27,21 @@ from hart.serving.schemas import (
     Usage,
     wanted_size,
 )
-from hart.serving.signing import ContentCredentials
 from hart.sizes import ImageSize
 
 STEPS = ("maskgit_steps", "diffusion_steps")
 UNREAD_PIXELS = 2**24
 """Of previews that wait for a slow reader; more are left out."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On which a server draws. checker: may refuse prompts. max_steps: see `ServeOptions`; the model's own are always
+    drawn. credentials: sign finished images."""
+
+    checker: PromptChecker
+    max_steps: int = 100
+    credentials: ContentCredentials | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,7 @@ class Order:
     facts: ModelFacts
     rows: Sequence[Row]
     notes: list[str]
-    credentials: ContentCredentials | None = None
+    credentials: ContentCredentials | None
 
     @property
     def size(self) -> str:
@@ -89,33 +99,30 @@ def order(
     request: ImageRequest,
     model: ServedModel,
     engine: Engine,
-    checker: PromptChecker,
-    max_steps: int,
-    new_seed: int,
+    terms: Terms,
     source: Source | None = None,
-    credentials: ContentCredentials | None = None,
 ) -> Order:
-    """The rows that a request asks for. max_steps: see `ServeOptions`. new_seed: of one that gives none.
+    """The rows that a request, which has a seed, asks for.
 
     Raises `ApiError` for a refused prompt, `HartError` for what cannot be.
     """
+    assert request.seed is not None
     prompt: str = getattr(request, "prompt", None) or ""
     negative = request.negative_prompt or ""
     for text, param in ((prompt, "prompt"), (negative, "negative_prompt")):
-        if text and (why := checker.refusal(text)) is not None:
+        if text and (why := terms.checker.refusal(text)) is not None:
             raise ApiError(400, why, param=param, code="content_policy_violation")
     size, notes = _size(request, engine, source)
-    seed = new_seed if request.seed is None else request.seed
     settings = request.sampling()
     for name in STEPS:
-        most = max(max_steps, getattr(engine.facts.sampling, name) or 0)
+        most = max(terms.max_steps, getattr(engine.facts.sampling, name) or 0)
         if (settings[name] or 0) > most:
             raise ApiError(400, f"{name}: this server takes up to {most}", param=name)
-    first = engine.row(prompt, negative or None, seed, size, settings, source)
-    rows = [replace(first, seed=seed + i) for i in range(request.n or 1)]
+    first = engine.row(prompt, negative or None, request.seed, size, settings, source)
+    rows = [replace(first, seed=request.seed + i) for i in range(request.n or 1)]
     for text in (prompt, negative):
         notes += engine.remarks(text) if text else []
-    return Order(request, model.name, engine.facts, rows, notes, credentials)
+    return Order(request, model.name, engine.facts, rows, notes, terms.credentials)
 
 
 def _size(request: ImageRequest, engine: Engine, source: Source | None) -> tuple[Size, list[str]]:
@@ -135,11 +142,10 @@ def _size(request: ImageRequest, engine: Engine, source: Source | None) -> tuple
     if size != wanted and request.strict:
         why = engine.misfit(*wanted)
         raise ApiError(400, f"{param}: the model does not draw {said}: {why}", param=param)
-    if size != wanted:
-        return size, [f"the model does not draw {said}: this is {_text(size)}"]
-    if size in sizes:
-        return size, []
-    return size, [f"the model was trained at {', '.join(map(_text, sizes))}: images of {_text(size)} may be poor"]
+    notes = [] if size == wanted else [f"the model does not draw {said}: this is {_text(size)}"]
+    if size not in sizes:
+        notes.append(f"the model was trained at {', '.join(map(_text, sizes))}: images of {_text(size)} may be poor")
+    return size, notes
 
 
 def _text(size: Size) -> str:

@@ -70,7 +70,19 @@ class PipelineEngine:
         return tuple(size for size in sizes if math.prod(size) <= self._max_pixels)
 
     def nearest(self, width: int, height: int) -> Size:
-        return (width, height) if self.misfit(width, height) is None else self.facts.nearest(width, height)
+        step = self.facts.token_size
+        whole = max(2, round(width / step)) * step, max(2, round(height / step)) * step
+        for size in ((width, height), whole, self._of_own_area(width, height)):
+            if size is not None and self.misfit(*size) is None:
+                return size
+        return self.facts.nearest(width, height)
+
+    def _of_own_area(self, width: int, height: int) -> Size | None:
+        """The shape of a size, about as large as the model's own; None for shapes that it cannot have."""
+        try:
+            return self.shaped(f"{width}:{height}")
+        except HartError:
+            return None
 
     def misfit(self, width: int, height: int) -> str | None:
         if width * height > self._max_pixels:
@@ -97,7 +109,7 @@ class PipelineEngine:
         edit = None
         if source is not None:
             edit = self._edit(source, size)
-            source = replace(source, kept_scales=edit.kept_scales)
+            source = replace(source, kept_scales=edit.kept_scales, style_strength=edit.style_strength)
         schedule = requested_schedule(self.pipe.config, width=size[0], height=size[1])
         sampling = checked_settings(self.pipe.config, None, settings, schedule)
         row = Row(
@@ -119,13 +131,14 @@ class PipelineEngine:
         """What the rows of a request keep of its image, laid out on a canvas of this size."""
         if not self.facts.edits:
             raise NotOffered("this model draws classes and does not edit images: use /v1/images/generations")
-        canvas = str(ImageSize(*size))
+        asked: dict[str, Any] = {
+            "style": source.style,
+            "style_strength": source.style_strength,
+            "size": str(ImageSize(*size)),
+        }
         if source.mask is None:
-            return self.pipe.prepare_variation(
-                source.image, kept_scales=source.kept_scales, style_strength=source.style_strength, size=canvas
-            )
-        kept = source.kept_scales or 0
-        return self.pipe.prepare_edit(source.image, source.mask, kept_scales=kept, size=canvas)
+            return self.pipe.prepare_variation(source.image, kept_scales=source.kept_scales, **asked)
+        return self.pipe.prepare_edit(source.image, source.mask, kept_scales=source.kept_scales or 0, **asked)
 
     def remarks(self, prompt: str) -> list[str]:
         if self.pipe.num_classes is not None:

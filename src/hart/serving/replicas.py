@@ -37,7 +37,7 @@ from hart.serving.errors import api_error
 from hart.serving.metrics import Metrics
 from hart.serving.models import ModelUnavailable
 from hart.serving.options import ServeOptions
-from hart.serving.run import app_from_options, configure_logging, content_credentials
+from hart.serving.run import app_from_options, configure_logging
 from hart.serving.scheduler import DeadlinePassed
 from hart.serving.schemas import ApiError
 from hart.serving.streaming import SEND_SECONDS, ClientLeft, event_bytes, while_here
@@ -56,6 +56,10 @@ ATTEMPTS = 3
 """Replicas that may die of a request before it gets an error."""
 GRACE_SECONDS = 5.0
 """In which a replica may still say that the time for a request is over."""
+HELD_BYTES = 2**29
+"""Of requests that are not answered yet, which another replica may have to draw; beyond it no further body is read."""
+RETRY_SECONDS = 5
+"""After which there may be room."""
 STATUS_SECONDS = 5.0
 """In which a replica says how it is."""
 EVENT_ID = re.compile(rb"id: ([0-9]+)\.([0-9]+)\n")
@@ -162,7 +166,7 @@ def front_app(options: ServeOptions, deploy: Callable[[], Any], withdraw: Callab
     """
     options.models()
     prompt_checker(options.prompt_check, options.device)
-    content_credentials(options)
+    options.credentials()
     access, front = Access(options.keys(), options.hosts()), Front(deploy, options.timeout)
 
     @asynccontextmanager
@@ -193,6 +197,7 @@ class Front:
         self.figures = Metrics()
         self._bodies, self._deploy, self._timeout = Bodies(), deploy, timeout
         self._deployed: asyncio.Future[Any] | None = None
+        self._held = 0  # bytes of bodies
 
     def _state(self) -> Literal["starting", "ready", "failed"]:
         """Of the replicas as a whole."""
@@ -217,8 +222,25 @@ class Front:
         end = time.monotonic() + seconds
         replicas = await self._replicas(seconds)  # first: while they start no bodies are held
         left = end - time.monotonic()
-        body = await self._bodies.whole(request) if scope["method"] == "POST" else b""
-        await while_here(request.receive, self._passed_on(replicas, scope, body, send, left))
+        async with self._body(request) as body:
+            await while_here(request.receive, self._passed_on(replicas, scope, body, send, left))
+
+    @asynccontextmanager
+    async def _body(self, request: Request) -> AsyncIterator[bytes]:
+        """What a request holds, and for how long."""
+        if request.method != "POST":
+            yield b""
+            return
+        if self._held >= HELD_BYTES:
+            said = "too many requests wait for replicas: try again later"
+            again = {"Retry-After": str(RETRY_SECONDS)}
+            raise ApiError(503, said, kind="server_error", code="overloaded", headers=again)
+        body = await self._bodies.whole(request)
+        self._held += len(body)
+        try:
+            yield body
+        finally:
+            self._held -= len(body)
 
     async def healthz(self, _: Request) -> Response:
         """Whether the front works, and replicas could be made; one that dies later is Ray's business."""

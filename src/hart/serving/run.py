@@ -12,8 +12,8 @@ from hart.serving.checkers import prompt_checker
 from hart.serving.engine import Engine
 from hart.serving.models import Models, OpenModel
 from hart.serving.options import ServeOptions
+from hart.serving.orders import Terms
 from hart.serving.server import Limits
-from hart.serving.signing import ContentCredentials
 
 
 def app_from_options(options: ServeOptions) -> FastAPI:
@@ -21,24 +21,11 @@ def app_from_options(options: ServeOptions) -> FastAPI:
     do not fit together."""
     return create_app(
         Models({name: _opener(source, options) for name, source in options.models().items()}),
-        checker=prompt_checker(options.prompt_check, options.device),
+        Terms(prompt_checker(options.prompt_check, options.device), options.max_steps, options.credentials()),
         access=Access(options.keys(), options.hosts()),
-        credentials=content_credentials(options),
-        limits=Limits(
-            options.batch_size,
-            options.queue_size,
-            options.timeout,
-            images_per_minute=options.rate_limit,
-            max_steps=options.max_steps,
-        ),
+        limits=Limits(options.batch_size, options.queue_size, options.timeout, images_per_minute=options.rate_limit),
         log_requests=options.log_requests,
     )
-
-
-def content_credentials(options: ServeOptions) -> ContentCredentials | None:
-    """What signs finished images, if they are to be signed. Raises `HartError` for files that cannot."""
-    files = options.signing()
-    return None if files is None else ContentCredentials(*files)
 
 
 def configure_logging() -> None:

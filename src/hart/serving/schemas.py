@@ -142,7 +142,16 @@ class Generation(ImageRequest):
     """What to draw; for a class model the number of a class."""
 
 
-class Edit(ImageRequest):
+class Changed(ImageRequest):
+    """What requests have in common that come with an image."""
+
+    style_strength: Annotated[float, Field(ge=0, le=10)] | None = None
+    """How strongly what is drawn takes on the colours of the file `style`, or without one of the image itself (0: not
+    at all, 1: clearly); by default 1 with such a file, 0 without. Above 0 a variation takes no scales from the image
+    unless `kept_scales` says so."""
+
+
+class Edit(Changed):
     """`POST /v1/images/edits`, the fields beside the image and the mask."""
 
     kind = "image_edit"
@@ -150,7 +159,7 @@ class Edit(ImageRequest):
     """What the whole image shows afterwards; by default whatever fits."""
 
 
-class Variation(ImageRequest):
+class Variation(Changed):
     """`POST /v1/images/variations`, the fields beside the image."""
 
     kind = "image_variation"
@@ -158,9 +167,6 @@ class Variation(ImageRequest):
     """What the image shows; helps the model."""
     kept_scales: Annotated[int, Field(ge=0, le=64)] | None = None
     """How many scales are taken from the image, by default half of them: more keep more of it."""
-    style_strength: Annotated[float, Field(ge=0, le=10)] = 0.0
-    """How strongly the result takes on the uploaded image's colours (0: not at all, 1: clearly); above 0 no scales are
-    taken from it unless `kept_scales` says so."""
 
 
 class TextTokens(BaseModel):

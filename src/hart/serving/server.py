@@ -12,15 +12,13 @@ from starlette.responses import JSONResponse, Response
 
 from hart.serving.access import Access, RateLimit
 from hart.serving.bodies import Bodies
-from hart.serving.checkers import PromptChecker
 from hart.serving.engine import Engine, Source
 from hart.serving.errors import api_error
 from hart.serving.metrics import Metrics
 from hart.serving.models import Models, ServedModel
-from hart.serving.orders import Order, Subscription, answer, job, order, stream
+from hart.serving.orders import Order, Subscription, Terms, answer, job, order, stream
 from hart.serving.scheduler import DeadlinePassed, QueueFull, Scheduler
 from hart.serving.schemas import ApiError, ImageRequest
-from hart.serving.signing import ContentCredentials
 from hart.serving.streaming import EventStream, while_here
 from hart.serving.worker import Worker
 
@@ -38,7 +36,6 @@ class Limits:
     join_seconds: float = 0.004
     images_per_minute: float | None = None
     body_seconds: float = 60.0
-    max_steps: int = 100
 
 
 class Server:
@@ -47,14 +44,12 @@ class Server:
     def __init__(
         self,
         models: Models,
-        checker: PromptChecker,
+        terms: Terms,
         access: Access,
         limits: Limits,
         clock: Callable[[], float],
-        credentials: ContentCredentials | None = None,
     ) -> None:
-        self.models, self.checker, self.access, self.limits = models, checker, access, limits
-        self.credentials = credentials
+        self.models, self.terms, self.access, self.limits = models, terms, access, limits
         self.metrics = Metrics()
         self.bodies = Bodies(limits.body_seconds)
         self.rates = RateLimit(limits.images_per_minute, clock)
@@ -104,7 +99,9 @@ class Server:
             self.rates.check(client)
         model = self.models.named(asked.model)
         engine = await while_here(request.receive, self.opened(model, asked.n or 1, seconds))
-        ordering = asyncio.to_thread(self._ordered, asked, model, engine, request.state.seed, source)
+        if asked.seed is None:
+            asked = asked.model_copy(update={"seed": request.state.seed})
+        ordering = asyncio.to_thread(self._ordered, asked, model, engine, source)
         ordered = await while_here(request.receive, ordering)
         events = Subscription()
         queued = job(ordered, engine, client, deadline, events.deliver)
@@ -125,12 +122,11 @@ class Server:
         asked: ImageRequest,
         model: ServedModel,
         engine: Engine,
-        new_seed: int,
         source: Callable[[Engine], Source] | None,
     ) -> Order:
         """In a thread: decoding images, reading and judging prompts take a while."""
         begun = None if source is None else source(engine)
-        return order(asked, model, engine, self.checker, self.limits.max_steps, new_seed, begun, self.credentials)
+        return order(asked, model, engine, self.terms, begun)
 
     async def _events(self, ordered: Order, events: Subscription) -> AsyncIterator[dict[str, Any] | None]:
         """The stream, with an error as its last event if there is one."""

@@ -1,5 +1,7 @@
 """Checkpoints of a run: written whole or not at all, the newest few kept, resumed only by the same run.
 
+What `torch.save` wrote is read without trusting it: a file can be whole and still hold something else.
+
 RUN/recipe.json                      the recipe, for people; the checkpoints have what counts
 RUN/checkpoints/step-00000200.pt     weights, average, optimisers and unlogged figures after 200 steps, and what they
                                      were learned from: recipe, data, frozen networks (`Identity`)
@@ -9,19 +11,21 @@ from __future__ import annotations
 
 import errno
 import json
-import math
+import pickle
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
+from torch import Tensor
 
 from hart.config import Config, ConfigError
 from hart.errors import HartError
-from hart.files import PARTIAL, atomic_write, read_json
-from hart.training.saved_state import DamagedError, read_saved, table
+from hart.files import PARTIAL, atomic_write, read_json, require_regular, write_text
+from hart.strict import Listed, reason, require
 from hart.training.task import Origin
 
 RECIPE_FILE = "recipe.json"
@@ -39,34 +43,20 @@ HARMLESS = {f"reading.{name}" for name in ("workers", "max_damaged", "on_device"
 }
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(Config):
     """What makes a run the same run.
 
-    stage: what it trains. recipe: its settings, as JSON values. sources: what else it learns from, by name.
+    stage: what it trains. recipe: its settings, as JSON values. sources: what else it learns from, by name, each with
+    its `Origin`'s digest and description.
     """
 
     stage: str
-    recipe: Mapping[str, Any]
-    sources: Mapping[str, Origin]
+    recipe: dict[str, Any]
+    sources: dict[str, Annotated[list[str], Field(min_length=2, max_length=2)]]
 
     @staticmethod
     def of(stage: str, recipe: Config, sources: Mapping[str, Origin]) -> Identity:
-        return Identity(stage, _plain(recipe), sources)
-
-    @staticmethod
-    def read(values: Any) -> Identity:
-        """The result of `to_dict`, read back. Raises `DamagedError`."""
-        entries = table(values, "its identity", {"stage", "recipe", "sources"})
-        pairs = table(entries["sources"], "its list of sources").items()
-        if any(not isinstance(pair, list) or [type(part) for part in pair] != [str, str] for _, pair in pairs):
-            raise DamagedError("its list of sources is not a list of texts")
-        sources = {str(name): Origin(*pair) for name, pair in pairs}
-        return Identity(str(entries["stage"]), table(entries["recipe"], "its recipe"), sources)
-
-    def to_dict(self) -> dict[str, Any]:
-        sources = {name: [source.digest, source.said] for name, source in self.sources.items()}
-        return {"stage": self.stage, "recipe": dict(self.recipe), "sources": sources}
+        return Identity(stage, _plain(recipe), {name: [each.digest, each.said] for name, each in sources.items()})
 
     def other_settings(self, now: Identity, recipe: type[Config]) -> list[str]:
         """Settings that have changed, one text each. recipe: class of the recipe of `now`.
@@ -78,8 +68,7 @@ class Identity:
         with suppress(ConfigError):  # of another version: the differences are named below
             theirs = _plain(recipe.from_stored(theirs))
         there, here = _flat(theirs), _flat(now.recipe)
-        ours = now.sources
-        moved = {name for name, source in self.sources.items() if name in ours and source.digest == ours[name].digest}
+        moved = {name for name in self.sources if self._source(name).digest == now._source(name).digest}
         keys = sorted(key for key in (there.keys() | here.keys()) - HARMLESS - moved if there.get(key) != here.get(key))
         return [f"{key} ({there.get(key)!r} there, {here.get(key)!r} now)" for key in keys]
 
@@ -87,13 +76,29 @@ class Identity:
         """Sources that have changed, one text each; none where the old run did not record any."""
         said = []
         for name in sorted(self.sources.keys() | now.sources.keys()):
-            there, here = self.sources.get(name, NO_SOURCE), now.sources.get(name, NO_SOURCE)
+            there, here = self._source(name), now._source(name)
             if self.sources and there.digest != here.digest:
                 said.append(f"{name} ({there.told(here)} there, {here.told(there)} now)")
         return said
 
+    def _source(self, name: str) -> Origin:
+        return Origin(*self.sources.get(name, ("", "none")))
 
-NO_SOURCE = Origin("", "none")
+
+class _Saved(Config, kw_only=True):
+    """What a checkpoint holds; `Stepper.check` knows the weights."""
+
+    step: int
+    sums: dict[str, float]
+    counts: dict[str, Annotated[int, Field(ge=1)]]
+    weights: dict[str, Any]
+    identity: Identity | None = None
+    """None in those of older versions."""
+    model: Listed[str] = ()
+    """Names of the model's files."""
+
+    def __post_init__(self) -> None:
+        require(self.sums.keys() == self.counts.keys(), "counts are of other figures than sums")
 
 
 class RunFolder:
@@ -121,9 +126,8 @@ class RunFolder:
         return f"the last good checkpoint is {self.path(steps[-1])}" if steps else "there is no checkpoint yet"
 
     def write_recipe(self, recipe: Config) -> None:
-        path = self.folder / RECIPE_FILE
         with self.writing("the recipe"):
-            atomic_write(path, lambda file: file.write(recipe.to_json().encode()))
+            write_text(self.folder / RECIPE_FILE, recipe.to_json())
 
     def identity(self, state: Mapping[str, Any], stage: str) -> Identity | None:
         """That of a checkpoint, or of the recipe.json of an older version; None where there is neither.
@@ -131,7 +135,7 @@ class RunFolder:
         Raises `HartError` for a recipe.json that is needed and cannot be read.
         """
         if "identity" in state:
-            return Identity.read(state["identity"])
+            return Identity.from_dict(state["identity"])
         path = self.folder / RECIPE_FILE
         if not path.exists():
             return None
@@ -178,20 +182,18 @@ class RunFolder:
 
     def _read(self, step: int, stage: str, check: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
         state = read_saved(self.path(step))
-        table(state, "it", {"step", "sums", "counts", "weights"} | (state.keys() & {"identity", "model"}))
-        if type(state["step"]) is not int or state["step"] != step:
-            raise DamagedError(f"it is from step {state['step']}, its name says {step}")
-        _require_means(state["sums"], state["counts"])
-        if "identity" in state:
-            identity = Identity.read(state["identity"])
-            if identity.stage != stage:
-                raise DamagedError(f"it is from stage {identity.stage}")
-            steps = _flat(identity.recipe).get("trainer.steps")
+        try:
+            saved = _Saved.from_dict(state, "it")
+        except ConfigError as error:
+            raise DamagedError(str(error)) from None
+        if saved.step != step:
+            raise DamagedError(f"it is from step {saved.step}, its name says {step}")
+        if saved.identity is not None:
+            if saved.identity.stage != stage:
+                raise DamagedError(f"it is from stage {saved.identity.stage}")
+            steps = _flat(saved.identity.recipe).get("trainer.steps")
             if type(steps) is not int or step > steps:
                 raise DamagedError(f"it is from step {step} of {steps}")
-        names = state.get("model", [])
-        if not isinstance(names, list) or any(type(name) is not str for name in names):
-            raise DamagedError("its list of the model's files is not a list of names")
         check(state)
         return state
 
@@ -217,15 +219,6 @@ class RunFolder:
             ) from None
 
 
-def _require_means(sums: Any, counts: Any) -> None:
-    """Raise `DamagedError` unless `Means` can take these."""
-    table(counts, "its count of figures", set(map(str, table(sums, "its sum of figures"))))
-    if any(type(value) not in (int, float) or not math.isfinite(value) for value in sums.values()):
-        raise DamagedError("its sums of figures are not numbers")
-    if any(type(value) is not int or value < 1 for value in counts.values()):
-        raise DamagedError("its counts of figures are not counts")
-
-
 def _plain(recipe: Config) -> dict[str, Any]:
     """As stored: tuples become lists."""
     values: dict[str, Any] = json.loads(recipe.to_json())
@@ -238,3 +231,57 @@ def _flat(values: Mapping[str, Any], begin: str = "") -> dict[str, Any]:
     for key, value in values.items():
         found |= _flat(value, f"{begin}{key}.") if isinstance(value, dict) else {f"{begin}{key}": value}
     return found
+
+
+class DamagedError(HartError):
+    """Why a run cannot resume from a file; does not name the file."""
+
+
+def read_saved(path: Path) -> dict[str, Any]:
+    """The dictionary in a file, on the CPU. Raises `DamagedError`; `FileError` where there is no such file."""
+    require_regular(path)
+    try:
+        # torch does not check the checksums of its zip file
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise DamagedError(f"{damaged} has another checksum")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except HartError:
+        raise
+    except OSError as error:
+        raise DamagedError(f"cannot be read: {error.strerror or error}") from None
+    except pickle.UnpicklingError:
+        raise DamagedError("it holds objects other than numbers, texts and tensors") from None
+    except Exception as error:  # damaged files make the unpickler fail in many ways
+        raise DamagedError(reason(error)) from None
+    return table(state, "it")
+
+
+def table(value: Any, what: str, keys: set[str] | None = None) -> dict[Any, Any]:
+    """`value`, which must be a dictionary, with exactly these keys where they are given. Raises `DamagedError`."""
+    if not isinstance(value, dict):
+        raise DamagedError(f"{what} holds a {type(value).__name__} instead of a table")
+    if keys is not None and (missing := sorted(keys - value.keys())):
+        raise DamagedError(f"{what} lacks {', '.join(missing[:3])}")
+    if keys is not None and (unknown := sorted(map(str, value.keys() - keys))):
+        raise DamagedError(f"{what} has {', '.join(unknown[:3])}, which this run does not know")
+    return value
+
+
+def require_tensor(value: Any, shape: torch.Size, dtype: torch.dtype, what: str) -> Tensor:
+    """`value`, which must be a plain tensor of a shape and type with finite values. Raises `DamagedError`."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
+        raise DamagedError(f"{what} is not a plain tensor")
+    if value.shape != shape or value.dtype != dtype:
+        theirs, ours = f"{value.dtype} {tuple(value.shape)}", f"{dtype} {tuple(shape)}"
+        raise DamagedError(f"{what} is {theirs} instead of {ours}".replace("torch.", ""))
+    if not bool(value.isfinite().all()):
+        raise DamagedError(f"{what} is not finite")
+    return value
+
+
+def require_tensors(saved: Any, expected: Mapping[str, Tensor], what: str) -> None:
+    """Raise `DamagedError` unless `saved` has tensors of these names, shapes and types, all finite."""
+    values = table(saved, what, set(expected))
+    for name, like in expected.items():
+        require_tensor(values[name], like.shape, like.dtype, f"{what}: {name}")

@@ -14,6 +14,7 @@ from hart.config import (
     Config,
     Fraction,
     LoraTarget,
+    Rank,
     ResidualDiffusionConfig,
     SamplingConfig,
     Seed,
@@ -31,7 +32,6 @@ from hart.strict import ConfigError, Listed, require, table_at
 Steps = Annotated[int, Field(ge=1, le=10**9)]
 StepsOrNone = Annotated[int, Field(ge=0, le=10**9)]
 Images = Annotated[int, Field(ge=1, le=10**6)]
-Rank = Annotated[int, Field(ge=1, le=2**16)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 """Of a running average."""
 Rate = Annotated[float, Field(gt=0, le=LARGEST)]

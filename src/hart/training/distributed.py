@@ -156,8 +156,11 @@ class DistributedContext:
 
         return tree_map(collected, tree)
 
-    def parallelize(self, module: nn.Module, blocks: Sequence[nn.Module]) -> ParallelModule:
-        """Make `module` exchange gradients (DDP), or weights too (FSDP2, which shards its parameters in place)."""
+    def parallelize(self, module: nn.Module, blocks: Sequence[nn.Module]) -> nn.Module:
+        """`Forward` of `module`, whose backward passes end with gradients averaged over all processes.
+
+        They exchange gradients (DDP), or weights too (FSDP2, which shards its parameters in place).
+        """
         forward = Forward(module)
         if self.strategy == "fsdp2":
             for block in blocks:
@@ -165,10 +168,9 @@ class DistributedContext:
                     fully_shard(block)
             # the root is sharded again after use, so that nothing outdated stays in memory between steps
             fully_shard(forward, reshard_after_forward=True)
-            return ParallelModule(forward)
-        if self.strategy == "ddp" and any(p.requires_grad for p in module.parameters()):
-            return ParallelModule(DistributedDataParallel(forward))
-        return ParallelModule(forward)
+        elif self.strategy == "ddp" and any(p.requires_grad for p in module.parameters()):
+            return DistributedDataParallel(forward)
+        return forward
 
 
 class Forward(nn.Module):
@@ -185,24 +187,17 @@ class Forward(nn.Module):
         return function(*arguments)
 
 
-class ParallelModule:
-    """A module whose backward passes end with gradients averaged over all processes."""
-
-    def __init__(self, forward: nn.Module) -> None:
-        """forward: takes a function and its arguments, as `Forward` does."""
-        self.forward = forward
-
-    @contextmanager
-    def synchronized(self, last: bool) -> Iterator[None]:
-        """Exchange gradients in this backward pass only if it is the last of the step."""
-        if isinstance(self.forward, FSDPModule):
-            self.forward.set_requires_gradient_sync(last)
+@contextmanager
+def synchronized(parallel: nn.Module, last: bool) -> Iterator[None]:
+    """Exchange gradients of a parallelized module in this backward pass only if it is the last of the step."""
+    if isinstance(parallel, FSDPModule):
+        parallel.set_requires_gradient_sync(last)
+        yield
+    elif isinstance(parallel, DistributedDataParallel) and not last:
+        with parallel.no_sync():
             yield
-        elif isinstance(self.forward, DistributedDataParallel) and not last:
-            with self.forward.no_sync():
-                yield
-        else:
-            yield
+    else:
+        yield
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -29,7 +29,6 @@ from hart.losses.hart_loss import (
     MEAN_KEPT_SHARE,
     kept_tokens,
     random_positions,
-    sample_diffusion_noise,
 )
 from hart.model import Hart
 from hart.networks.perceptual import Lpips
@@ -95,8 +94,6 @@ class RehearsedTransformer(TransformerStage):
 
         empty: give the weights no memory, as `activation_bytes` needs none.
         """
-        self.recipe = recipe
-        self.device = device
         self.kept = kept
         sizes = recipe.transformer
         # any tokenizer that gives its tokens
@@ -105,10 +102,9 @@ class RehearsedTransformer(TransformerStage):
         )
         config = HartConfig(tokenizer=tokenizer, transformer=sizes, diffusion=recipe.diffusion)
         with torch.device("meta" if empty else device):
-            self.module = with_adapters(Hart(config), recipe)
-        self.codebook = nn.Embedding(sizes.codebook_size, sizes.latent_channels, device=device).requires_grad_(False)
-        self.code_loss = self.find_code_loss()
-        self.optimized = self.find_optimized()
+            module = with_adapters(Hart(config), recipe)
+        codebook = nn.Embedding(sizes.codebook_size, sizes.latent_channels, device=device).requires_grad_(False)
+        super().__init__(recipe, module, codebook, device)
 
     def batch(self, microbatch: Microbatch) -> TransformerBatch:
         sizes, generator, rows = self.recipe.transformer, microbatch.generator("rehearsal"), microbatch.batch_size
@@ -137,12 +133,7 @@ class RehearsedTransformer(TransformerStage):
         if self.recipe.drop_last_scale:
             tokens = kept_tokens(self.kept, tokens)
             positions = microbatch.mine(random_positions(rows, counts[-1], tokens, generator)).to(self.device)
-        diffusion_noise = None
-        if self.module.residual is not None:
-            diffusion_noise = sample_diffusion_noise(self.module.residual, rows, tokens, channels, generator).rows(
-                microbatch.rows
-            )
-        return TransformerBatch(context, maps, positions, diffusion_noise)
+        return TransformerBatch(context, maps, positions, self.diffusion_noise(microbatch, tokens, generator))
 
     def save(self, folder: Path, module: nn.Module) -> None: ...
 

@@ -22,8 +22,6 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hart.checkpoint.storage import fingerprint
-from hart.config import TokenizerConfig
-from hart.data.buckets import shape_of
 from hart.data.datasets import CaptionedImages, gather
 from hart.data.encoded_files import (
     CAPTION_EDGES,
@@ -43,15 +41,16 @@ from hart.data.encoded_files import (
     shard_file,
     stamp_of,
 )
+from hart.data.order import shape_of
 from hart.data.read_ahead import read_ahead
 from hart.data.samples import Condition, Damage, Sample, require_mostly_sound
 from hart.data.sources import DamageCount, Source, Stream, read_row
 from hart.data.transforms import ImageTransform, to_signed
 from hart.data.written_sets import require_own_folder
 from hart.errors import HartError
-from hart.files import atomic_write
+from hart.files import atomic_write, write_text
 from hart.grids import ScaleSchedule
-from hart.sizes import ImageSize, aspect_sizes, grid_of_size, schedule_of_grid
+from hart.sizes import aspect_sizes, schedule_of_size
 from hart.text_encoder import TextEncoder, encoder_module
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.encode_options import EncodeOptions
@@ -110,7 +109,7 @@ def encode_dataset(
     settings = _settings(source, transform, encoders, split, options)
     sizes = aspect_sizes(encoders.tokenizer.config, aspects) if aspects else [(transform.width, transform.height)]
     transforms = [transform.replace(size=size) for size in sizes]
-    schedules = [_schedule(encoders.tokenizer.config, size) for size in sizes]
+    schedules = [schedule_of_size(encoders.tokenizer.config, size) for size in sizes]
     if aspects:
         settings |= {"aspects": list(aspects), "schedules": [list(map(list, schedule)) for schedule in schedules]}
     stamp = stamp_of(settings)
@@ -162,10 +161,6 @@ def _settings(
         "residual": options.residual,
         "shard_size": options.shard_size,
     }
-
-
-def _schedule(config: TokenizerConfig, size: tuple[int, int]) -> ScaleSchedule:
-    return schedule_of_grid(config.scales, grid_of_size(ImageSize(*size), config.downsampling))
 
 
 class _Chunk(NamedTuple):
@@ -321,14 +316,13 @@ def _finish(
     finished = len(shards) == len(files)
     if finished:
         require_mostly_sound(damaged, images + len(damaged), options.max_damaged, source.description, "--max-damaged")
-        entries = [
-            {"file": name, "pictures": facts["pictures"], "captions": facts["captions"]} for name, facts in shards
-        ]
         content = {
             "format": FORMAT_OF_SHAPES if "schedules" in settings else FORMAT,
             "settings": settings,
-            "shards": entries,
+            "shards": [
+                {"file": name, **{what: facts[what] for what in ("pictures", "captions")}} for name, facts in shards
+            ],
+            "damaged": [asdict(damage) for damage in damaged],
         }
-        content["damaged"] = [asdict(damage) for damage in damaged]
-        atomic_write(index, lambda file: file.write(json.dumps(content, indent=1).encode()))
+        write_text(index, json.dumps(content, indent=1))
     return EncodedSummary(images, captions, len(damaged), finished, cut)

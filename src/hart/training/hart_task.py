@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -10,15 +12,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from hart.checkpoint.loading import load_model, resolve_model, save_model
+from hart.checkpoint.loading import load_model, load_tokenizer, resolve_model, same_sizes, save_model
 from hart.checkpoint.lora import add_lora, save_lora, scale_lora
-from hart.checkpoint.starting import load_tokenizer, same_sizes
 from hart.checkpoint.storage import fingerprint, load_state
 from hart.config import ConfigError, HartConfig
 from hart.data.datasets import CaptionedImages
 from hart.devices import sent
 from hart.generation.next_scale import NextScaleGenerator
 from hart.generation.noise import SeededNoise
+from hart.layers.attention import Attention
+from hart.layers.norm import SiluLinear
 from hart.losses.code_loss import CodeLoss
 from hart.losses.hart_loss import (
     DiffusionNoise,
@@ -34,15 +37,15 @@ from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.conditions import drop_condition, open_conditioner, with_text_noise
 from hart.training.config import TransformerRecipe
 from hart.training.image_sources import MemoryImages, TrainingData, kept_data
-from hart.training.initialization import initialize
 from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext, image_row
 from hart.training.token_sources import Conditions, token_source
-from hart.transformer.block import LinearModulation
+from hart.transformer.block import Block, GeluMLP, LinearModulation, SwiGLU, TableModulation
 from hart.types import Context, TextContext, TokenMaps
 
 SAMPLES = 8
 TOKEN_SIZES = ("latent_channels", "codebook_size")
-TOKEN_LAYERS = ("word_embed.", "head.linear.", "level_embedding.embedding.")
+LEVELS = "level_embedding.embedding.weight"
+TOKEN_LAYERS = ("word_embed.", "head.linear.", LEVELS)
 """Layers of the transformer that belong to one tokenizer and its scales."""
 
 
@@ -66,23 +69,24 @@ def with_adapters(hart: Hart, recipe: TransformerRecipe) -> Hart:
 def start_from(hart: Hart, name: str, *, frozen: bool = False) -> None:
     """Copy the weights of the model `name`, of the same sizes at any resolution, into `hart`.
 
-    Tokens of other sizes mean another tokenizer: then the layers that read and write tokens, a table of levels and the
-    residual diffusion keep their initial weights. So does the residual diffusion where the source has none. With
-    `frozen`, nothing may. Raises `ConfigError`, naming the sizes that differ.
+    A table of levels has for each scale the level of theirs that is nearest in size. Tokens of other sizes mean another
+    tokenizer: then the layers that read and write tokens, a table of levels and the residual diffusion keep their
+    initial weights. So does the residual diffusion where the source has none. With `frozen`, nothing may. Raises
+    `ConfigError`, naming the sizes that differ.
     """
     source = load_model(resolve_model(name))
     theirs, ours = source.config.transformer, hart.config.transformer
-    same_sizes(name, theirs, ours, besides={"scales", *TOKEN_SIZES})
+    same_sizes(name, theirs, ours, besides={"scales", "position_span", *TOKEN_SIZES})
     same_tokens = all(getattr(theirs, size) == getattr(ours, size) for size in TOKEN_SIZES)
     if frozen and not same_tokens:
         raise ConfigError(f"init_from {name}: its tokens are of other sizes, so that not all of it can be kept")
-    tied = {"position": "absolute"} | ({"level_embedding": "table"} if same_tokens else {})
-    for kind, value in tied.items():
-        if theirs.scales != ours.scales and getattr(ours, kind) == value:
-            raise ConfigError(
-                f'init_from {name}: of other scales, to which transformer.{kind} = "{value}" cannot be carried over'
-            )
+    if theirs.scales != ours.scales and ours.position == "absolute":
+        raise ConfigError(
+            f'init_from {name}: of other scales, to which transformer.position = "absolute" cannot be carried over'
+        )
     weights = source.hart.transformer.state_dict()
+    if same_tokens and ours.level_embedding == "table":
+        weights[LEVELS] = weights[LEVELS][[nearest_scale(size, theirs.scales) for size in ours.scales]]
     if not same_tokens:
         weights |= {key: own for key, own in hart.transformer.state_dict().items() if key.startswith(TOKEN_LAYERS)}
     load_state(hart.transformer, weights, name)
@@ -93,6 +97,11 @@ def start_from(hart: Hart, name: str, *, frozen: bool = False) -> None:
         assert source.config.diffusion is not None
         same_sizes(name, source.config.diffusion, hart.config.diffusion, besides={"sampling_steps", "batch_multiplier"})
         load_state(hart.residual, source.hart.residual.state_dict(), name)
+
+
+def nearest_scale(size: int, scales: Sequence[int]) -> int:
+    """Which of some scales is nearest in size; the finer of two that are equally near."""
+    return min(range(len(scales)), key=lambda k: (abs(math.log(size / scales[k])), -k))
 
 
 @dataclass
@@ -108,21 +117,24 @@ class TransformerBatch:
 class TransformerStage(Task):
     """What a step of the stage does with a batch, real or made up for a dry run."""
 
-    recipe: TransformerRecipe
-    module: Hart
-    codebook: nn.Embedding
-    code_loss: CodeLoss
-
-    def find_code_loss(self) -> CodeLoss:
-        """For `code_loss`, from the codebook where it asks for clusters."""
-        asked, codes = self.recipe.loss, self.codebook.weight
+    def __init__(self, recipe: TransformerRecipe, module: Hart, codebook: nn.Embedding, device: torch.device) -> None:
+        self.recipe = recipe
+        self.module = module
+        self.codebook = codebook
+        self.device = device
+        asked, codes = recipe.loss, codebook.weight
         clusters = code_clusters(codes, asked.clusters).to(codes.device) if asked.cluster_weight else None
-        return CodeLoss(asked.cluster_weight, clusters)
+        self.code_loss = CodeLoss(asked.cluster_weight, clusters)
+        blocks = repeated_blocks(module)
+        self.optimized = {"model": OptimizedModule(module, recipe.optimizer, blocks, fused=[self.code_loss])}
 
-    def find_optimized(self) -> dict[str, OptimizedModule]:
-        """For `optimized`."""
-        blocks = repeated_blocks(self.module)
-        return {"model": OptimizedModule(self.module, self.recipe.optimizer, blocks, fused=[self.code_loss])}
+    def diffusion_noise(self, microbatch: Microbatch, tokens: int, generator: torch.Generator) -> DiffusionNoise | None:
+        """For the residual diffusion, if the model has one, of `tokens` tokens of the last scale."""
+        if self.module.residual is None:
+            return None
+        channels = self.recipe.transformer.latent_channels
+        noise = sample_diffusion_noise(self.module.residual, microbatch.batch_size, tokens, channels, generator)
+        return noise.rows(microbatch.rows)
 
     def loss(self, name: str, batch: TransformerBatch) -> tuple[Tensor, dict[str, Tensor]]:
         return hart_loss(
@@ -144,8 +156,6 @@ class TransformerTask(TransformerStage):
     def __init__(
         self, recipe: TransformerRecipe, data: TrainingData | CaptionedImages, device: torch.device = CPU
     ) -> None:
-        self.recipe = recipe
-        self.device = device
         # channels-last: a third less time to encode a set on a CPU
         tokenizer = load_tokenizer(recipe.tokenizer).requires_grad_(False)
         self.tokenizer: HybridTokenizer = tokenizer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -161,14 +171,13 @@ class TransformerTask(TransformerStage):
         )
         # of the samples; and raises `HartError` for a shape that the transformer has no tables for
         self.schedule, *_ = [requested_schedule(self.config, size=str(size)) for size in trained_sizes(self.config)]
-        self.module = starting_model(recipe, self.config).to(device)
+        super().__init__(
+            recipe, starting_model(recipe, self.config).to(device), self.tokenizer.quantizer.codebook, device
+        )
         # adapters only work with the weights that they were trained with; other runs leave their start behind
         self._base = fingerprint(self.module) if recipe.lora is not None else None
         # a modulation table is added outside its block, where FSDP2 keeps it in shards
         self.shardable = recipe.transformer.modulation != "table"
-        self.codebook = self.tokenizer.quantizer.codebook
-        self.code_loss = self.find_code_loss()
-        self.optimized = self.find_optimized()
         self.data = kept_data(data, recipe, device)
         self.tokens = token_source(self.data, recipe, self.tokenizer, self.conditioner.text_weights, device)
 
@@ -191,8 +200,8 @@ class TransformerTask(TransformerStage):
             self.conditioner.remember(chain.from_iterable(self.data.captioned.texts))
 
     def batch(self, microbatch: Microbatch) -> TransformerBatch:
-        given = self.tokens.batch(microbatch)
-        maps, context = given.maps, self._context(given.conditions)
+        maps, conditions = self.tokens.batch(microbatch)
+        context = self._context(conditions)
         if self.recipe.text_noise:
             assert isinstance(context, TextContext)
             generator = microbatch.generator("text noise", self.device)
@@ -201,20 +210,14 @@ class TransformerTask(TransformerStage):
             )
         dropped = torch.rand(microbatch.batch_size, generator=microbatch.generator("condition dropout"))
         context = drop_condition(context, microbatch.mine(dropped < self.recipe.condition_dropout))
-        tokens, channels = maps.last_scale_continuous.shape[1:]
-        positions = None
+        tokens, positions = maps.last_scale_continuous.shape[1], None
         if self.recipe.drop_last_scale:
             positions = microbatch.mine(
                 sample_last_positions(microbatch.batch_size, tokens, microbatch.generator("last scale"), CPU)
             )
             positions, tokens = sent(positions, self.device), positions.shape[1]
-        diffusion_noise = None
-        if self.module.residual is not None:
-            generator = microbatch.generator("diffusion", self.device)
-            diffusion_noise = sample_diffusion_noise(
-                self.module.residual, microbatch.batch_size, tokens, channels, generator
-            ).rows(microbatch.rows)
-        return TransformerBatch(context, maps, positions, diffusion_noise)
+        noise = self.diffusion_noise(microbatch, tokens, microbatch.generator("diffusion", self.device))
+        return TransformerBatch(context, maps, positions, noise)
 
     def after_step(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
         return self.tokens.figures(microbatch, train_context) | self.conditioner.figures()
@@ -256,3 +259,60 @@ def repeated_blocks(hart: Hart) -> list[nn.Module]:
     modulations = [m.project for m in hart.transformer.modules() if isinstance(m, LinearModulation)]
     denoiser: list[nn.Module] = [] if hart.residual is None else list(hart.residual.denoiser.blocks)
     return [*modulations, *blocks, *denoiser]
+
+
+# Factor on the initial weights of modulation that give scales and shifts (VAR).
+INITIAL_SCALE_AND_SHIFT = 0.5
+
+
+@torch.no_grad()
+def initialize(hart: Hart, generator: torch.Generator, *, gate_gain: float) -> None:
+    """Initialise all weights from `generator`, as VAR and MAR do.
+
+    gate_gain: factor on what gives the gates of modulated branches, the weights of "linear" or the table of
+    "shared": small, so that a block starts close to the identity.
+
+    Linear layers are normal with std 1 / sqrt(3 C); the output layers of branches shrink with depth; the head
+    starts near zero, the diffusion's modulation and output at zero.
+    """
+    width = hart.config.transformer.width
+    std = math.sqrt(1 / (3 * width))
+    for module in hart.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.normal_(0, std, generator=generator)
+            if module.bias is not None:
+                module.bias.zero_()
+        elif isinstance(module, nn.Embedding):
+            module.weight.normal_(0, std, generator=generator)
+    for block in hart.transformer.blocks:
+        assert isinstance(block, Block)
+        _shrink_outputs(block, 1 / math.sqrt(2 * hart.config.transformer.depth))
+        if isinstance(block.modulation, LinearModulation):
+            weight = block.modulation.project.linear.weight
+            weight[: 2 * width].mul_(gate_gain)
+            weight[2 * width :].mul_(INITIAL_SCALE_AND_SHIFT)
+        elif isinstance(block.modulation, TableModulation):
+            table = block.modulation.table.normal_(0, 1 / math.sqrt(width), generator=generator)
+            if hart.config.transformer.modulation == "shared":
+                table[:2].mul_(gate_gain)
+                table[2:].mul_(INITIAL_SCALE_AND_SHIFT)
+    hart.transformer.head.linear.weight.mul_(0.02)
+    hart.transformer.head.modulation.linear.weight.mul_(INITIAL_SCALE_AND_SHIFT)
+    if hart.residual is not None:
+        denoiser = hart.residual.denoiser
+        for layer in denoiser.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight, generator=generator)
+            if isinstance(layer, SiluLinear):
+                layer.linear.weight.zero_()
+        denoiser.linear_out.weight.zero_()
+
+
+def _shrink_outputs(block: Block, factor: float) -> None:
+    """Scale what attention and MLP add to the residual stream."""
+    assert isinstance(block.attention, Attention)
+    block.attention.proj.weight.mul_(factor)
+    mlp = block.mlp
+    output = mlp.down if isinstance(mlp, SwiGLU) else mlp.linear2 if isinstance(mlp, GeluMLP) else None
+    assert output is not None
+    output.weight.mul_(factor)

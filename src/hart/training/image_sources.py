@@ -15,14 +15,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hart.data.buckets import Size
 from hart.data.datasets import CaptionedImages, read_all
 from hart.data.digests import SetDigest
 from hart.data.encoded import EncodedLoader, EncodedSet, is_encoded_set
 from hart.data.loader import ImageLoader
 from hart.data.notes import Columns
 from hart.data.opening import open_source, whole_of
-from hart.data.order import SampleOrder
+from hart.data.order import SampleOrder, Size
 from hart.data.samples import Condition, Damage, Sample, decoded
 from hart.data.sources import DamageCount, Source, Stream, iterate
 from hart.data.transforms import ImageTransform, to_signed
@@ -245,20 +244,8 @@ def _why_not_memory(source: Source | Stream, transform: ImageTransform, reading:
 
 def _require_plain(reading: ReadingConfig, folder: str) -> None:
     """Raises `HartError` for settings that an encoded set cannot follow, such as crops and flips."""
-    heeded = {
-        "kind",
-        "split",
-        "aspects",
-        "memory_gb",
-        "on_device",
-        "workers",
-        "max_damaged",
-        "shuffle_buffer",
-        "also",
-        "weights",
-    }
-    for name, value in reading.to_dict().items():
-        if name not in heeded and value != getattr(ReadingConfig(), name):
+    for name in ("image_column", "caption_column", "label_column", "fit", "crop", "shorter_side", "flip"):
+        if getattr(reading, name) != getattr(ReadingConfig(), name):
             raise HartError(
                 f"{folder} is encoded already: reading.{name} cannot change it: leave it out, or name the images"
             )

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from hart.config import ConfigError
+from hart.training.checkpoint import DamagedError, require_tensor, table
 from hart.training.config import OptimizerConfig
 from hart.training.distributed import shard_like
-from hart.training.saved_state import DamagedError, require_tensor, table
 
 # Names of the modules that hold the repeated layers of transformer, denoiser, encoder and decoder.
 INNER_PARTS = frozenset({"blocks", "levels", "middle"})

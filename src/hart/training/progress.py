@@ -1,12 +1,102 @@
-"""Progress of a run: averages of figures, throughput, time left, share of the device's peak (MFU)."""
+"""Progress of a run: what an image costs, the figures of its steps, throughput, time left, share of the peak (MFU)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from hart.training.config import TrainerConfig
-from hart.training.work import Work
+import torch
+from torch import Tensor
+
+from hart.errors import HartError
+from hart.inference.cost import tokenizer_training_macs, transformer_training_macs
+from hart.losses.hart_loss import MEAN_KEPT_SHARE, kept_tokens
+from hart.training.config import Recipe, TokenizerRecipe, TrainerConfig, TransformerRecipe
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of one image in the average step.
+
+    macs: multiply-accumulates of the forward pass. weight_macs: of them, those with weights that are trained, whose
+    gradients cost as much again. tokens: that the model computes.
+    """
+
+    macs: int
+    weight_macs: int
+    tokens: int
+
+    @property
+    def flops(self) -> int:
+        """Forward pass, gradients of activations, gradients of weights; nothing for what is computed twice."""
+        return 2 * (2 * self.macs + self.weight_macs)
+
+
+def work_of(recipe: Recipe) -> Work:
+    """The work of a recipe's step. Adapters leave the weights of the model without gradients."""
+    if isinstance(recipe, TokenizerRecipe):
+        macs = tokenizer_training_macs(recipe.tokenizer)
+        return Work(macs, macs, recipe.tokenizer.schedule.total_tokens)
+    assert isinstance(recipe, TransformerRecipe)
+    sizes = recipe.transformer
+    counts = sizes.schedule.token_counts
+    last = kept_tokens(MEAN_KEPT_SHARE, counts[-1]) if recipe.drop_last_scale else counts[-1]
+    macs = transformer_training_macs(sizes, recipe.diffusion, last_tokens=last)
+    context = sizes.text.tokens if sizes.text is not None else 1
+    inputs = sum(counts[1:-1]) + last
+    if recipe.lora is None:
+        return Work(macs, macs, context + inputs)
+    width, hidden = sizes.width, sizes.mlp_width
+    # width in and out of the layers that adapters stand beside, for each token of a block
+    beside = {"attention": 6 * width, "mlp": (3 if sizes.mlp == "swiglu" else 2) * (width + hidden)}
+    blocks = sum(beside.get(target, 0) for target in recipe.lora.targets)
+    adapters = recipe.lora.rank * sizes.depth * (context + inputs) * blocks
+    if "word_embed" in recipe.lora.targets:
+        embedded = inputs + (last if recipe.diffusion is not None else 0)
+        adapters += recipe.lora.rank * embedded * (sizes.latent_channels + width)
+    return Work(macs + adapters, adapters, context + inputs)
+
+
+class StepFigures:
+    """What step `step` reports, in part still on its way to the host."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self._known: dict[str, float] = {}
+        self._coming: list[tuple[Sequence[str], Tensor, Any]] = []
+
+    def know(self, figures: Mapping[str, float]) -> None:
+        """Add numbers of the host."""
+        self._known |= figures
+
+    def expect(self, names: Sequence[str], values: Tensor) -> None:
+        """Add numbers (N,) of the device, without waiting for them."""
+        device = values.device
+        # only NVIDIA's devices say when a copy has arrived; from an Apple GPU it must be complete
+        values = values.to("cpu", non_blocking=device.type != "mps")
+        arrival = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
+        self._coming.append((names, values, arrival))
+
+    @property
+    def arrived(self) -> bool:
+        """Whether `read` would return at once. Always true on a CPU."""
+        return all(arrival is None or arrival.query() for _, _, arrival in self._coming)
+
+    def read(self) -> dict[str, float]:
+        """All figures, waiting for those on their way. Raises `HartError` when a loss or gradient is not finite."""
+        for names, values, arrival in self._coming:
+            if arrival is not None:
+                arrival.synchronize()
+            self._known |= zip(names, values.tolist(), strict=True)
+        self._coming = []
+        for name, value in self._known.items():
+            if name.endswith(("loss", "gradient_norm")) and not math.isfinite(value):
+                raise HartError(
+                    f"the {name.replace('_', ' ')} is {value}: go on with a lower learning rate or gradient_clip"
+                )
+        return dict(self._known)
 
 
 class Means:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hart.errors import HartError
+from hart.training.checkpoint import require_tensors, table
 from hart.training.config import TrainerConfig
-from hart.training.distributed import DistributedContext, ParallelModule, local, shard_like
-from hart.training.figures import StepFigures
+from hart.training.distributed import DistributedContext, local, shard_like, synchronized
 from hart.training.optimizer import CombinedOptimizer, build_optimizer, learning_rate, weight_decay
-from hart.training.saved_state import require_tensors, table
+from hart.training.progress import StepFigures
 from hart.training.task import Microbatch, OptimizedModule, Task, TrainContext
 
 
@@ -130,9 +130,9 @@ class Stepper(TrainContext):
                 state.optimized.before_losses(batches, self)
         sums: dict[str, Tensor] = {}
         for number, batch in enumerate(batches):
-            with state.parallel.synchronized(last=number == len(batches) - 1):
+            with synchronized(state.parallel, last=number == len(batches) - 1):
                 with self._precision():
-                    loss, parts = state.parallel.forward(self.task.loss, name, batch)
+                    loss, parts = state.parallel(self.task.loss, name, batch)
                 (loss / len(batches)).backward()
             for key, value in ({f"{prefix}loss": loss} | parts).items():
                 sums[key] = sums.get(key, 0) + value.detach().float() / len(batches)
@@ -232,7 +232,7 @@ class _ModuleState:
         if config.compile:
             for part in (*optimized.blocks, *optimized.fused):
                 part.compile()
-        self.parallel: ParallelModule = distributed.parallelize(optimized.module, optimized.blocks)
+        self.parallel = distributed.parallelize(optimized.module, optimized.blocks)
         self.trainable = [p for p in optimized.module.parameters() if p.requires_grad]
         self.optimizer: CombinedOptimizer = build_optimizer(optimized.module, optimized.optimizer)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -50,23 +50,25 @@ class Conditions:
     classes: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class TokenBatch:
+class TokenBatch(NamedTuple):
     """Token maps of B images, on the device, and their conditions."""
 
     maps: TokenMaps
     conditions: Conditions
 
 
+@dataclass
 class TokenSource(ABC, Generic[D]):
     """Makes the token maps and conditions of each microbatch."""
 
-    def __init__(self, data: D, recipe: TransformerRecipe, tokenizer: HybridTokenizer, device: torch.device) -> None:
-        self.data: D = data
-        self.recipe = recipe
-        self.by_class = condition_of(recipe) == "label"
-        self.tokenizer = tokenizer
-        self.device = device
+    data: D
+    recipe: TransformerRecipe
+    tokenizer: HybridTokenizer
+    device: torch.device
+
+    @property
+    def by_class(self) -> bool:
+        return condition_of(self.recipe) == "label"
 
     def prepare(self) -> None:
         """Do what takes long, once, before the first step."""
@@ -127,14 +129,12 @@ def token_source(
             return StoredTokens(data, recipe, tokenizer, device)
 
 
+@dataclass
 class MemoryTokens(TokenSource[MemoryImages]):
     """From images in memory; see `encode_all`."""
 
-    def __init__(
-        self, data: MemoryImages, recipe: TransformerRecipe, tokenizer: HybridTokenizer, device: torch.device
-    ) -> None:
-        super().__init__(data, recipe, tokenizer, device)
-        self.captioned = data.captioned
+    def __post_init__(self) -> None:
+        self.captioned = self.data.captioned
         self._labels = self.captioned.require_labels() if self.by_class else None
         if not self.by_class:
             self.captioned.require_captions()
@@ -159,8 +159,7 @@ class MemoryTokens(TokenSource[MemoryImages]):
         if self._maps is not None:
             maps = select(self._maps, microbatch.mine(version) * len(self.captioned) + rows, self.device)
         else:  # not prepared: the images themselves
-            image = to_signed(self.captioned.images(rows).to(self.device))
-            maps = self.encoded(image)
+            maps = self.encoded(to_signed(self.captioned.images(rows).to(self.device)))
         if self._labels is not None:
             return TokenBatch(maps, Conditions(classes=self._labels[rows]))
         uniform = microbatch.mine(torch.rand(count, generator=microbatch.generator("captions"))).tolist()
@@ -179,8 +178,7 @@ class LiveTokens(TokenSource[LoadedImages]):
 
     def batch(self, microbatch: Microbatch) -> TokenBatch:
         batch = self.data.loader.rows(microbatch.step, microbatch.rows)
-        image, wrong = self._augmented(batch.signed(self.device), microbatch)
-        maps = self.encoded(image, wrong)
+        maps = self.encoded(*self._augmented(batch.signed(self.device), microbatch))
         return TokenBatch(maps, Conditions(captions=batch.captions or None, classes=batch.labels))
 
     def first(self, count: int) -> Conditions:

@@ -10,23 +10,24 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from hart.checkpoint.starting import load_tokenizer, same_sizes, save_tokenizer
+from hart.checkpoint.loading import load_tokenizer, same_sizes, save_tokenizer
 from hart.checkpoint.storage import fingerprint, load_state
 from hart.data.datasets import CaptionedImages
 from hart.grids import ScaleSchedule
-from hart.losses.adversarial import (
+from hart.losses.config import PerceptualConfig
+from hart.losses.tokenizer_loss import (
     AdversarialTerm,
     PatchDiscriminator,
     adaptive_weight,
     discriminator_loss,
     last_layer_gradients,
+    pixel_loss,
+    tokenizer_loss,
 )
-from hart.losses.config import PerceptualConfig
-from hart.losses.tokenizer_loss import pixel_loss, tokenizer_loss
 from hart.networks.perceptual import perceptual_loss
 from hart.randomness import CPU, generator_for, seed_of
-from hart.sizes import ImageSize, grid_of_size, schedule_of_grid
-from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
+from hart.sizes import schedule_of_size
+from hart.tokenizer.hybrid_tokenizer import HybridTokenizer, TrainingPass
 from hart.tokenizer.quantizer import CodeCorruption, code_counts, codebook_usage
 from hart.training.config import TokenizerRecipe
 from hart.training.image_sources import TrainingData, image_source, kept_data
@@ -123,7 +124,7 @@ class TokenizerStage(Task):
         graph for the last layer alone.
         """
         adversarial = self.recipe.adversarial
-        if adversarial is None or not adversarial.active(batches[0].step):
+        if adversarial is None or batches[0].step < adversarial.start_step:
             return
         assert self.discriminator is not None
         last_layer = self.module.decoder.conv_out.weight
@@ -142,25 +143,22 @@ class TokenizerStage(Task):
     def _last_layer_gradients(self, batch: TokenizerBatch, term: AdversarialTerm) -> Tensor:
         decoder = self.module.decoder
         with torch.no_grad():
-            latent = self.module.training_pass(
-                batch.image,
-                discrete=batch.discrete,
-                schedule=batch.schedule,
-                code_corruption=batch.code_corruption,
-            ).latent
-            features = decoder.features(self.module.post_quant_conv(latent))
+            features = decoder.features(self.module.post_quant_conv(self._training_pass(batch).latent))
         reconstruction = decoder.conv_out(features)
         loss, _ = pixel_loss(batch.image, reconstruction, self.perceptual, self.weights)
         return last_layer_gradients(loss, term.unweighted(reconstruction), decoder.conv_out.weight)
+
+    def _training_pass(self, batch: TokenizerBatch) -> TrainingPass:
+        return self.module.training_pass(
+            batch.image, discrete=batch.discrete, schedule=batch.schedule, code_corruption=batch.code_corruption
+        )
 
     def loss(self, name: str, batch: TokenizerBatch) -> tuple[Tensor, dict[str, Tensor]]:
         if name == DISCRIMINATOR:
             assert self.discriminator is not None
             assert batch.reconstruction is not None
             return discriminator_loss(self.discriminator, batch.image, batch.reconstruction)
-        result = self.module.training_pass(
-            batch.image, discrete=batch.discrete, schedule=batch.schedule, code_corruption=batch.code_corruption
-        )
+        result = self._training_pass(batch)
         reconstruction = self.module.decode_unclamped(result.latent)
         total, parts = tokenizer_loss(
             batch.image, reconstruction, result, self.perceptual, self.weights, batch.adversarial
@@ -231,13 +229,11 @@ class TokenizerTask(TokenizerStage):
         return TokenizerBatch(microbatch.step, image, schedule, discrete, code_corruption)
 
     def _schedule(self, image: Tensor) -> ScaleSchedule:
-        sizes, (height, width) = self.recipe.tokenizer, image.shape[-2:]
-        return schedule_of_grid(sizes.scales, grid_of_size(ImageSize(width, height), sizes.downsampling))
+        return schedule_of_size(self.recipe.tokenizer, (image.shape[3], image.shape[2]))
 
     def after_step(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
-        return self.images.figures(microbatch, train_context, self.device) | super().after_step(
-            microbatch, train_context
-        )
+        read = self.images.figures(microbatch, train_context, self.device)
+        return read | super().after_step(microbatch, train_context)
 
     def samples(self, step: int, module: nn.Module) -> dict[str, Image.Image]:
         """The first images, and their reconstructions from codes alone and with the exact residual."""

@@ -17,17 +17,14 @@ from torch import nn
 
 from hart.benchmark.machine import square_rate
 from hart.errors import HartError, Stopped
-from hart.training.checkpoint import MODEL_FOLDER, SAMPLES_FOLDER, Identity, RunFolder
+from hart.training.checkpoint import MODEL_FOLDER, SAMPLES_FOLDER, DamagedError, Identity, RunFolder
 from hart.training.config import StageRecipe
 from hart.training.distributed import DistributedContext
-from hart.training.figures import StepFigures
-from hart.training.progress import Means, Speed, StepReport
-from hart.training.saved_state import DamagedError
+from hart.training.progress import Means, Speed, StepFigures, StepReport, Work
 from hart.training.step import Stepper
 from hart.training.stopping import StopSignal
 from hart.training.task import Task
 from hart.training.trackers import LOG_FILE, RunLog
-from hart.training.work import Work
 
 
 class Trainer:

@@ -180,8 +180,9 @@ class HartTransformer(nn.Module):
         if self.positions is not None:
             return tokens + self.positions[schedule.span(k)][positions], None
         start = conditioning.context.last_position.unsqueeze(1)
-        rows = positions // grid.width * (final.height / grid.height) + start
-        columns = positions % grid.width * (final.width / grid.width) + start
+        span = self.config.position_span / final.equal_square if self.config.position_span else 1.0
+        rows = positions // grid.width * (span * final.height / grid.height) + start
+        columns = positions % grid.width * (span * final.width / grid.width) + start
         return tokens, rotation_2d(rows, columns, self.head_width)
 
     def forward(

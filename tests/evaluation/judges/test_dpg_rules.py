@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hart.errors import HartError
-from hart.evaluation.judges.dpg_rules import (
+from hart.evaluation.suites.dpg import (
     COLUMNS,
     DensePrompt,
     Question,

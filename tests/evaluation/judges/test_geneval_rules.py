@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from hart.errors import HartError
-from hart.evaluation.judges.geneval_rules import (
+from hart.evaluation.judges.objects import OBJECTS, Found
+from hart.evaluation.suites.geneval import (
     MOST_OBJECTS,
-    OBJECTS,
-    Found,
     ObjectPrompt,
     Wanted,
     counted_objects,

@@ -11,8 +11,17 @@ from transformers import CLIPModel
 
 from hart.errors import HartError
 from hart.evaluation.judges.answers import BlipAnswers
-from hart.evaluation.judges.geneval_rules import COLOURS, OBJECTS, Found
-from hart.evaluation.judges.objects import WORDINGS, ClipColours, Mask2FormerDetector, cut_out, instances, object_names
+from hart.evaluation.judges.objects import (
+    COLOURS,
+    OBJECTS,
+    WORDINGS,
+    ClipColours,
+    Found,
+    Mask2FormerDetector,
+    cut_out,
+    instances,
+    object_names,
+)
 from judge_models import LABELS, save_answerer, save_clip, save_detector
 
 CPU = torch.device("cpu")

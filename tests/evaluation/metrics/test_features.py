@@ -12,7 +12,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from hart.errors import HartError
 from hart.evaluation.metrics.features import EfficientNetLite0, EfficientNetLite2, Features, open_extractor
-from hart.networks.efficientnet import load_efficientnet_lite0
+from hart.networks.efficientnet import efficientnet_lite
 from hart.networks.inception import IMAGE_SIZE, FidInception, resize_like_clean_fid, resize_like_tensorflow
 
 CPU = torch.device("cpu")
@@ -65,7 +65,7 @@ def test_efficientnet_is_fed_as_it_was_trained() -> None:
     """At the network's own size nothing is resampled: (pixel - 127) / 128."""
     pixels = torch.randint(256, (1, 3, 224, 224), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     with torch.no_grad():
-        expected = load_efficientnet_lite0()((pixels.float() - 127) / 128)
+        expected = efficientnet_lite(0)((pixels.float() - 127) / 128)
     logits = EfficientNetLite0(CPU)(pixels).logits
     assert logits is not None
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)

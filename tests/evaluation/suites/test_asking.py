@@ -14,14 +14,14 @@ from PIL import Image
 from command_line import evaluate
 from hart import HartPipeline
 from hart.errors import HartError
-from hart.evaluation.judges.dpg_rules import QUESTIONS
-from hart.evaluation.judges.geneval_rules import PROMPTS, TASKS
 from hart.evaluation.published_files import PublishedFile
 from hart.evaluation.report import published_tables
 from hart.evaluation.suites import dpg, geneval
 from hart.evaluation.suites.asking import Asked
 from hart.evaluation.suites.base import Context
 from hart.evaluation.suites.core import AskingOptions
+from hart.evaluation.suites.dpg import QUESTIONS
+from hart.evaluation.suites.geneval import PROMPTS, TASKS
 from hart.strict import Config
 from judge_models import save_answerer, save_clip, save_detector
 from models import save_tiny_class_model, save_tiny_text_model

@@ -15,6 +15,7 @@ import torch
 from clip_models import save_tiny_clip
 from command_line import evaluate, figures
 from hart.errors import HartError
+from hart.evaluation import published_files
 from hart.evaluation.judges import scores
 from hart.evaluation.metrics.features import open_extractor
 from hart.evaluation.published_files import at_hand, cached_file
@@ -24,7 +25,7 @@ from hart.evaluation.suites.mjhq import open_mjhq
 from image_files import numbered
 from judge_models import save_text_tokenizer
 from models import save_tiny_class_model, save_tiny_text_model
-from reward_models import SIZES, random_state
+from reward_models import SIZES, network, random_state
 
 CATEGORIES = ("animals", "logo")
 EACH = 5
@@ -79,7 +80,7 @@ def test_mjhq_overall_and_by_category_goes_on_after_a_stop(
     torch.save(random_state(SIZES), reward)
     save_text_tokenizer(tmp_path / "words")
     # the published file has 447 million weights
-    monkeypatch.setattr(scores, "ImageReward", partial(scores.ImageReward, sizes=SIZES))
+    monkeypatch.setattr(scores, "ImageReward", partial(scores.ImageReward, network=network(SIZES)))
     arguments = ("mjhq", "--model", model, "--data", mjhq, "--features", "efficientnet-lite0", "--clip", clip, "--hps",
                  clip, "--image-reward", reward, "--image-reward-tokenizer", tmp_path / "words", "--reference-size", 16,
                  "--limit", 9, "--resamples", 2, "--device", "cpu", "--out",
@@ -241,13 +242,13 @@ def test_what_is_missing_is_named_with_its_address(
             call()
 
 
-def test_a_file_is_fetched_once_and_checked(tmp_path: Path) -> None:
+def test_a_file_is_fetched_once_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(published_files, "default_cache", lambda: tmp_path / "cache")
     home = tmp_path / "home.bin"
     home.write_bytes(b"weights")
-    cache = tmp_path / "cache"
     with pytest.raises(HartError, match="give it"):
-        cached_file(home.as_uri(), "give it", sha256_prefix="00", cache=cache)
-    first = cached_file(home.as_uri(), "give it", cache=cache)
+        cached_file(home.as_uri(), "give it", sha256_prefix="00")
+    first = cached_file(home.as_uri(), "give it")
     assert first.read_bytes() == b"weights"
     home.unlink()
-    assert cached_file(home.as_uri(), "give it", cache=cache) == first
+    assert cached_file(home.as_uri(), "give it") == first

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hart.checkpoint.starting import load_tokenizer
+from hart.checkpoint.loading import load_tokenizer
 from hart.checkpoint.storage import read_safetensors, write_safetensors
 from hart.data.opening import open_source
 from hart.data.transforms import ImageTransform, to_signed

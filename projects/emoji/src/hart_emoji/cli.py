@@ -58,8 +58,12 @@ def scenes(
     wordnet: Annotated[
         Path | None, typer.Option(help="Folder of WordNet's files, whose nouns are further words with --plain.")
     ] = None,
+    scales: Annotated[
+        str, typer.Option(metavar="1,2,...", help="Grid sizes of the scales; by default the model's own.")
+    ] = "",
 ) -> None:
     """Compose images of several emoji, in other colours, on backgrounds, and encode them for training."""
+    from hart.sizes import parsed_scales
     from hart_emoji.data.bank import write_bank
 
     if wordnet is not None and not plain:
@@ -67,7 +71,15 @@ def scenes(
     writable_folder(directory)
     with progress("scenes") as report:
         summary = write_bank(
-            directory, count, model=model, seed=seed, part=part, progress=report, plain=plain, wordnet=wordnet
+            directory,
+            count,
+            model=model,
+            seed=seed,
+            part=part,
+            progress=report,
+            plain=plain,
+            wordnet=wordnet,
+            scales=parsed_scales(scales) if scales else (),
         )
     typer.echo(
         f"{directory}: {summary.images} images, {summary.captions} captions, {summary.damaged} could not be made"

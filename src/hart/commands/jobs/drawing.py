@@ -40,6 +40,7 @@ class Drawer:
         Raises `HartError` for what the model cannot do, and if it makes other images than before.
         """
         self.folder, self.job, self._on_scale = folder, job, on_scale
+        self._credentials = job.options.credentials()
         self.pipe = open_model(job.options)
         self._generate = generator_of(self.pipe, job.options)
         schedule, self.size, self.remark = asked_size(
@@ -89,7 +90,7 @@ class Drawer:
             settings = self.settings.replace(batch=place)
             record = ImageRecord(prompts[row], drawn.seeds[row], job.options.model, settings, __version__)
             unfinished = self.folder / WORK_FOLDER / f"{secrets.token_hex(8)}.png"
-            write_image(unfinished, drawn.images[row], record)
+            write_image(unfinished, drawn.images[row], record, self._credentials)
             with suppress(FileExistsError):  # one who died later in this batch has drawn it
                 rename_to_new(unfinished, self.folder / job.name(image))
             unfinished.unlink(missing_ok=True)

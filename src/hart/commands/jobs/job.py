@@ -32,7 +32,7 @@ WORK_FOLDER = ".job"
 """For files that are being written; nobody misses it after a stop."""
 MOST_ATTEMPTS = 3
 """So many processes may die of a batch; then it is left out."""
-HIDDEN = ("out", "tiled", "offload")
+HIDDEN = ("out", "tiled", "offload", "c2pa_certificate", "c2pa_key")
 """Options that do not decide images."""
 
 

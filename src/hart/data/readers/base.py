@@ -1,4 +1,4 @@
-"""What all formats share: a reader lists its records and reads one of them; damage is collected here."""
+"""What formats that are read at random share: a reader lists its records and reads any of them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,10 @@ import torch
 from torch import Tensor
 
 from hart.data.digests import SetDigest
-from hart.data.notes import Note, class_number, number_classes
-from hart.data.samples import Damage, DamagedSample, Sample
+from hart.data.notes import class_number, number_classes
+from hart.data.samples import Damage, DamagedSample, Sample, made_or_damaged
+from hart.data.sources import Read
 from hart.data.splits import divide
-from hart.errors import HartError
-
-Read = tuple[Note, bytes]
-"""What is said about an image, and the encoded image."""
 
 
 class Listed(NamedTuple):
@@ -52,7 +49,7 @@ class RowReader(ABC):
         damaged: list[Damage] = []
         for place, facts in self.records():
             try:
-                listed = facts() if callable(facts) else _damaged(facts)
+                listed = made_or_damaged(facts)
             except DamagedSample as error:
                 damaged.append(Damage(self.name(place), str(error)))
                 continue
@@ -109,32 +106,3 @@ class RowReader(ABC):
         for place, label in zip(self._places, self._labels, strict=True):
             digest.add(*self.mark(place, label))
         return digest.hexdigest()
-
-
-class StreamReader(ABC):
-    """A `hart.data.sources.Stream`: a format whose records come in order, in units."""
-
-    units: tuple[str, ...]
-    description: str
-
-    @abstractmethod
-    def records(self, unit: int) -> Iterator[tuple[str, Callable[[], Read] | str]]:
-        """The name of each record, with a function that reads it (may raise `DamagedSample`), or with its fault."""
-
-    @abstractmethod
-    def digest(self) -> str: ...
-
-    def read_unit(self, unit: int) -> Iterator[Sample | Damage]:
-        for key, read in self.records(unit):
-            try:
-                note, image = read() if callable(read) else _damaged(read)
-            except DamagedSample as error:
-                yield Damage(key, str(error))
-                continue
-            if note.weight != 1:
-                raise HartError(f"{key} has a weight, which a stream cannot honour: read local shards as kind 'shards'")
-            yield Sample(key, image, note.captions, class_number(note.label), record=note.record)
-
-
-def _damaged(reason: str) -> Any:
-    raise DamagedSample(reason)

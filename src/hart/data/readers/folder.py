@@ -11,12 +11,13 @@ from pathlib import Path
 
 from hart.data.digests import ABSENT, mark_image
 from hart.data.notes import NOTE_LIMIT, NOTE_SUFFIXES, Note, read_notes
-from hart.data.readers.base import Listed, Read, RowReader
-from hart.data.samples import DamagedSample, read_sample_image, text_fault
+from hart.data.readers.base import Listed, RowReader
+from hart.data.samples import DamagedSample, damaged_by, read_sample_image, text_fault
+from hart.data.sources import Read
 from hart.data.splits import SPLIT_NAMES, WHOLE, divide, require_hash_split, split_names
 from hart.errors import HartError
 from hart.files import FileError, read_bytes
-from hart.strict import printable, reason
+from hart.strict import printable
 
 IMAGE_SUFFIXES = frozenset({"webp", "png", "jpg", "jpeg", "bmp"})
 
@@ -38,11 +39,9 @@ class FolderImage:
 
     def read_notes(self, kinds: Collection[str] = NOTE_SUFFIXES) -> Note:
         """The notes of some kinds. Raises `DamagedSample`."""
-        try:
+        with damaged_by(FileError):
             files = {kind: read_bytes(file, NOTE_LIMIT) for kind, file in self.note_files().items() if kind in kinds}
-            return read_notes(files)
-        except FileError as error:
-            raise DamagedSample(reason(error)) from None
+        return read_notes(files)
 
 
 def list_images(folder: Path) -> Iterator[FolderImage]:

@@ -11,9 +11,10 @@ from typing import Any
 
 from hart.data.digests import ABSENT, mark_bytes
 from hart.data.notes import WEIGHT_FIELD, Columns, read_label, read_record, read_weight
-from hart.data.readers.base import Listed, Read, RowReader
+from hart.data.readers.base import Listed, RowReader
 from hart.data.readers.parquet import read_row, require_sound
 from hart.data.samples import DamagedSample, read_image_field
+from hart.data.sources import Read
 from hart.data.splits import split_names
 from hart.errors import HartError
 from hart.strict import reason

@@ -9,11 +9,11 @@ from typing import Any, BinaryIO
 
 from hart.data.digests import ABSENT, mark_bytes, mark_image
 from hart.data.notes import IMAGE_FIELDS, NOTE_LIMIT, Columns, read_record
-from hart.data.readers.base import Listed, Read, RowReader
-from hart.data.samples import DamagedSample, read_image_field, text_fault
+from hart.data.readers.base import Listed, RowReader
+from hart.data.samples import DamagedSample, damaged_by, read_image_field, text_fault
+from hart.data.sources import Read
 from hart.errors import HartError
 from hart.files import MEBIBYTE, FileError, open_regular, parse_json
-from hart.strict import reason
 
 
 class JsonlReader(RowReader):
@@ -62,19 +62,18 @@ class JsonlReader(RowReader):
         return f"{self._file}:{self._line}" if self._line else f"{self._file} at byte {place}"
 
     def read_record(self, place: int) -> Read:
-        try:
-            with open_regular(self._file) as lines:
-                lines.seek(place)
-                record = _parse(lines.readline(NOTE_LIMIT + 1))
-        except FileError as error:
-            raise DamagedSample(reason(error)) from None
+        with damaged_by(FileError):
+            record = _parse(self._read_line(place))
         columns = self._columns.among(record)
         return read_record(record, columns), read_image_field(record.get(columns.image), self._file.parent)
 
-    def mark(self, place: int, label: int | None) -> tuple[str | bytes, ...]:
+    def _read_line(self, place: int) -> bytes:
         with open_regular(self._file) as lines:
             lines.seek(place)
-            line = lines.readline(NOTE_LIMIT + 1)
+            return lines.readline(NOTE_LIMIT + 1)
+
+    def mark(self, place: int, label: int | None) -> tuple[str | bytes, ...]:
+        line = self._read_line(place)
         try:
             record = _parse(line)
             image: Any = record.get(self._columns.among(record).image)
@@ -101,10 +100,8 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 def _parse(line: bytes) -> Mapping[str, Any]:
     if len(line) > NOTE_LIMIT:
         raise DamagedSample(f"the line is longer than {NOTE_LIMIT // MEBIBYTE} MiB")
-    try:
+    with damaged_by(FileError):
         record = parse_json(line, "the line")
-    except FileError as error:
-        raise DamagedSample(reason(error)) from None
     if not isinstance(record, dict):
         raise DamagedSample("no JSON object")
     return record

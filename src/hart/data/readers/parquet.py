@@ -12,8 +12,8 @@ from typing import Any
 
 from hart.data.digests import SetDigest, mark_image, mark_shard
 from hart.data.notes import WEIGHT_FIELD, Columns, read_record
-from hart.data.readers.base import Read, StreamReader
-from hart.data.samples import DamagedSample, read_image_field
+from hart.data.samples import DamagedSample, damaged_by, read_image_field
+from hart.data.sources import Read, Stream
 from hart.errors import HartError
 from hart.files import require_regular
 from hart.strict import printable, reason
@@ -22,7 +22,7 @@ READ_ROWS = 16
 """Rows decoded at a time: images are large."""
 
 
-class ParquetStream(StreamReader):
+class ParquetStream(Stream):
     """Rows with an image column (bytes, Hugging Face's {"bytes", "path"}, or a path) and caption or label columns."""
 
     def __init__(self, files: Sequence[Path], columns: Columns) -> None:
@@ -110,10 +110,9 @@ def read_row(batch: Any, number: int) -> dict[str, Any]:
     """A row of an Arrow table or batch. Raises `DamagedSample` for values that Python cannot hold."""
     import pyarrow as pa
 
-    try:
+    kinds = pa.ArrowException, ValueError, OverflowError, ArithmeticError, KeyError
+    with damaged_by(*kinds, said="the row cannot be read ({})"):
         return {name: batch.column(name)[number].as_py() for name in batch.schema.names}
-    except (pa.ArrowException, ValueError, OverflowError, ArithmeticError, KeyError) as error:
-        raise DamagedSample(f"the row cannot be read ({reason(error)})") from None
 
 
 def require_sound(table: Any, where: str) -> None:

@@ -21,9 +21,10 @@ from typing import Any, BinaryIO, Self, cast
 from hart.data.digests import ABSENT, SetDigest, mark_range
 from hart.data.images import MAX_FILE
 from hart.data.notes import NOTE_LIMIT, NOTE_SUFFIXES, Note, read_notes
-from hart.data.readers.base import Listed, Read, RowReader, StreamReader
+from hart.data.readers.base import Listed, RowReader
 from hart.data.readers.folder import IMAGE_SUFFIXES
-from hart.data.samples import DamagedSample, text_fault
+from hart.data.samples import DamagedSample, damaged_by, text_fault
+from hart.data.sources import Read, Stream
 from hart.errors import HartError
 from hart.files import FileError, open_regular
 from hart.strict import printable, reason
@@ -67,12 +68,9 @@ class TarReader(RowReader):
         return printable(place if isinstance(place, str) else f"{place.shard}:{place.name}")
 
     def read_record(self, place: Member) -> Read:
-        try:
-            with open_regular(place.shard) as file:
-                file.seek(place.offset)
-                return place.note, file.read(place.size)
-        except (FileError, OSError) as error:
-            raise DamagedSample(reason(error)) from None
+        with damaged_by(FileError, OSError), open_regular(place.shard) as file:
+            file.seek(place.offset)
+            return place.note, file.read(place.size)
 
     def mark(self, place: Member, label: int | None) -> tuple[str | bytes, ...]:
         try:
@@ -82,7 +80,7 @@ class TarReader(RowReader):
             return (ABSENT,)
 
 
-class TarStream(StreamReader):
+class TarStream(Stream):
     """Shards in order: files, or whatever `webdataset.gopen` reads (http, s3, gs, hf, "pipe:")."""
 
     def __init__(self, shards: Sequence[str]) -> None:

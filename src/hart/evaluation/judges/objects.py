@@ -10,6 +10,7 @@ Shapes: B images, Q queries, C classes, h w mask logits.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,6 @@ from torch import Tensor
 
 from hart.data.transforms import pil_to_pixels
 from hart.errors import HartError, missing_package
-from hart.evaluation.judges.geneval_rules import COLOURS, CONFIDENCE, OBJECTS, Found
 from hart.networks.pretrained import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -29,6 +29,20 @@ from hart.networks.pretrained import (
     short_name,
 )
 
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
+_COCO = (
+    "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign, "
+    "parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella, "
+    "handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard, "
+    "surfboard, tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange, "
+    "broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, tv, laptop, "
+    "computer mouse, tv remote, computer keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book, "
+    "clock, vase, scissors, teddy bear, hair drier, toothbrush"
+)
+OBJECTS = frozenset(_COCO.split(", "))
+"""COCO's 80 classes by the names that the prompts use."""
+CONFIDENCE = 0.3
+"""An object counts above it."""
 WORDINGS = ("a photo of a {colour} {name}", "a photo of a {colour}-colored {name}", "a photo of a {colour} object")
 GREY = (153, 153, 153)
 """What surrounds the object, #999."""
@@ -48,6 +62,19 @@ ALIASES = {
     "keyboard": "computer keyboard",
 }
 """Other names of COCO's classes in label files."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A detected object.
+
+    box: (left, top, right, bottom) in pixels, y down. score: 0 to 1. mask: (H, W) bool, its pixels, or None.
+    """
+
+    name: str
+    box: tuple[int, int, int, int]
+    score: float
+    mask: Tensor | None = None
 
 
 class Mask2FormerDetector(Frozen):

@@ -16,10 +16,9 @@ from hart.evaluation.generated_images import GeneratedImages
 from hart.evaluation.suites.base import Progress
 from hart.networks.image_reward import (
     MOST_TOKENS,
-    PUBLISHED,
     REWARD_DEVIATION,
     REWARD_MEAN,
-    RewardSizes,
+    RewardNetwork,
     load_image_reward,
 )
 from hart.networks.pretrained import (
@@ -37,14 +36,9 @@ class Scorer(Protocol):
     """Scores images with their prompts. name: for column heads, with what it depends on. weights: SHA-256 in hex.
     image_size: of the images that it takes."""
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def weights(self) -> str: ...
-
-    @property
-    def image_size(self) -> int: ...
+    name: str
+    weights: str
+    image_size: int
 
     def __call__(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """(B,) float64 of images (B, 3, image_size, image_size) uint8 and as many prompts."""
@@ -87,11 +81,12 @@ class ClipScore(Frozen):
 class ImageReward(Frozen):
     """The reward, in deviations from its mean over the images that it was published with."""
 
-    def __init__(self, file: Path, tokenizer: str, device: torch.device, sizes: RewardSizes = PUBLISHED) -> None:
-        """file: `ImageReward.pt`. tokenizer: folder or hub id of BERT's text tokenizer. Raises `HartError`."""
-        super().__init__(load_image_reward(file, sizes), "ImageReward", device)
+    def __init__(self, file: Path, tokenizer: str, device: torch.device, network: RewardNetwork | None = None) -> None:
+        """file: `ImageReward.pt`. tokenizer: folder or hub id of BERT's text tokenizer. network: one of other sizes,
+        for the file's weights. Raises `HartError`."""
+        super().__init__(load_image_reward(file, network), "ImageReward", device)
         self._tokenizer = load_text_tokenizer(tokenizer, self.name)
-        self.image_size = sizes.image_size
+        self.image_size = int(self.network.vision.config.image_size)
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:

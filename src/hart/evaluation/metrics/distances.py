@@ -1,6 +1,6 @@
-"""Distances between two sets of features, scores of one set, and all of them together. Float64 throughout.
+"""Distances between two sets of features, scores of one set, and all of them together; SSIM of two images.
 
-Shapes: N real images, M generated ones, D width of a feature, C classes.
+Features are compared in float64. Shapes: N real images, M generated ones, D width of a feature, C classes, B batch.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import poly_mmd
 
@@ -174,23 +175,6 @@ def _compared(rows: Tensor, others: Tensor) -> tuple[Tensor, ...]:
     return rows.split(max(1, MAX_DISTANCES // len(others)))
 
 
-def distances(
-    real: Features,
-    generated: Features,
-    extractor: str,
-    generator: torch.Generator,
-    resamples: int,
-    whole: SetStatistics | None = None,
-) -> dict[str, Figure]:
-    """FID and KID. extractor: its name, for the columns. whole: see `all_figures`."""
-    return {
-        f"FID ({extractor})": frechet_figure(
-            real.pooled if whole is None else whole.pooled, generated.pooled, generator, resamples
-        ),
-        f"KID ({extractor})": kernel_distance(real.pooled, generated.pooled, generator),
-    }
-
-
 def all_figures(
     real: Features,
     generated: Features,
@@ -198,21 +182,39 @@ def all_figures(
     generator: torch.Generator,
     resamples: int,
     whole: SetStatistics | None = None,
+    *,
+    manifolds: bool = True,
 ) -> dict[str, Figure]:
-    """`distances`, precision and recall; sFID and the Inception Score where the extractor has features for them.
+    """FID, KID, precision and recall; sFID and the Inception Score where the features have what they need.
 
-    whole: statistics of the set that `real` is a part of; FID and sFID are then to the whole set.
+    extractor: its name, for the columns. whole: statistics of the set that `real` is a part of; FID and sFID are then
+    to the whole set. manifolds: False leaves out precision and recall.
     """
-    manifolds = precision_recall(real.pooled, generated.pooled)
+    to = real if whole is None else whole
     figures = {
-        **distances(real, generated, extractor, generator, resamples, whole),
-        f"precision ({extractor})": bootstrap_mean(manifolds.precise, generator, resamples),
-        f"recall ({extractor})": bootstrap_mean(manifolds.recalled, generator, resamples),
+        f"FID ({extractor})": frechet_figure(to.pooled, generated.pooled, generator, resamples),
+        f"KID ({extractor})": kernel_distance(real.pooled, generated.pooled, generator),
     }
-    if real.spatial is not None and generated.spatial is not None:
-        figures[f"sFID ({extractor})"] = frechet_figure(
-            real.spatial if whole is None else whole.spatial, generated.spatial, generator, resamples
-        )
+    if manifolds:
+        found = precision_recall(real.pooled, generated.pooled)
+        figures[f"precision ({extractor})"] = bootstrap_mean(found.precise, generator, resamples)
+        figures[f"recall ({extractor})"] = bootstrap_mean(found.recalled, generator, resamples)
+    if to.spatial is not None and generated.spatial is not None:
+        figures[f"sFID ({extractor})"] = frechet_figure(to.spatial, generated.spatial, generator, resamples)
     if generated.logits is not None:
         figures[f"Inception Score ({extractor})"] = inception_score(generated.logits)
     return figures
+
+
+SSIM_WINDOW = 11
+"""Pixels of its Gaussian window, of sigma 1.5."""
+
+
+def ssim(image: Tensor, original: Tensor) -> Tensor:
+    """Structural similarity (B,) of 8-bit images (B, 3, H, W) of at least `SSIM_WINDOW` pixels a side."""
+    _, similarity = structural_similarity_index_measure(
+        image.float(), original.float(), sigma=1.5, reduction="none", data_range=255.0, return_full_image=True
+    )
+    # over whole windows only, as published: torchmetrics' own mean includes windows of a mirrored border
+    border = SSIM_WINDOW // 2
+    return similarity[..., border:-border, border:-border].mean(dim=(1, 2, 3))

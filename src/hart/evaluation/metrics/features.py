@@ -27,7 +27,7 @@ from hart.errors import HartError
 from hart.evaluation.published_files import at_hand, cached_file
 from hart.evaluation.suites.base import FEATURES_HELP
 from hart.files import user_path
-from hart.networks.efficientnet import PIXEL_MEAN, PIXEL_SCALE, load_efficientnet_lite0, load_efficientnet_lite2
+from hart.networks.efficientnet import PIXEL_MEAN, PIXEL_SCALE, efficientnet_lite
 from hart.networks.inception import IMAGE_SIZE, FidInception, resize_like_clean_fid, resize_like_tensorflow
 from hart.networks.pretrained import (
     CLIP_MEAN,
@@ -93,11 +93,8 @@ class FeatureExtractor(Protocol):
     in hex (`fingerprint`), which makes two results comparable beyond the name.
     """
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def weights(self) -> str: ...
+    name: str
+    weights: str
 
     def __call__(self, pixels: Tensor) -> Features:
         """Features of images (B, 3, H, W), uint8, 0 to 255, RGB."""
@@ -157,14 +154,14 @@ class EfficientNetLite0(_EfficientNetLite):
     """What the tokenizer's perceptual loss may have learned from; see the base class."""
 
     def __init__(self, device: torch.device, image_size: int | None = None) -> None:
-        super().__init__(load_efficientnet_lite0(), DEFAULT_FEATURES, LITE0_IMAGE_SIZE, device, image_size)
+        super().__init__(efficientnet_lite(0), DEFAULT_FEATURES, LITE0_IMAGE_SIZE, device, image_size)
 
 
 class EfficientNetLite2(_EfficientNetLite):
     """A second network, which no training here used."""
 
     def __init__(self, device: torch.device, image_size: int | None = None) -> None:
-        super().__init__(load_efficientnet_lite2(), "efficientnet-lite2", LITE2_IMAGE_SIZE, device, image_size)
+        super().__init__(efficientnet_lite(2), "efficientnet-lite2", LITE2_IMAGE_SIZE, device, image_size)
 
 
 class InceptionV3(Frozen):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 from pydantic import Field
 from pydantic_core import to_jsonable_python
 
-from hart.config import MAX_SEED, SamplingConfig
+from hart.config import SamplingConfig, Seed
 from hart.data.kinds import Kind
 from hart.errors import DISTRIBUTION
 from hart.files import user_path
@@ -57,16 +57,18 @@ Features = Annotated[str, Field(description=f"Feature extractor: {FEATURES_HELP}
 Guidance = Annotated[float | None, Field(description="Guidance scale; 0 turns it off. The model's own by default.")]
 DiscreteOnly = Annotated[bool, Field(description="Leave the residual tokens out, as in the paper's ablation.")]
 BatchSize = Annotated[int, Field(ge=1, description="Images computed together.")]
+Limit = Annotated[int | None, Field(ge=1)]
 
 
 class SuiteOptions(Config, kw_only=True):
     """Options that every suite takes; each adds its own."""
 
-    seed: int = Field(default=0, ge=0, le=MAX_SEED, description="Seed of everything that is random.")
-    resamples: int = Field(default=100, ge=0, description="Resamples of each interval; 0 leaves intervals out.")
-    device: str | None = Field(
-        default=None, description="cpu, cuda, cuda:1 or mps; by default CUDA where there is one."
-    )
+    seed: Seed = 0
+    """Seed of everything that is random."""
+    resamples: Annotated[int, Field(ge=0)] = 100
+    """Resamples of each interval; 0 leaves intervals out."""
+    device: str | None = None
+    """cpu, cuda, cuda:1 or mps; by default CUDA where there is one."""
 
     def settings(self) -> dict[str, Any]:
         """JSON values for a report. The path of a model is made absolute."""
@@ -82,9 +84,8 @@ class SamplingOptions(SuiteOptions, kw_only=True):
 
     model: Model = "emoji"
     guidance: Guidance = None
-    gumbel_smoothing: bool | None = Field(
-        default=None, description="Mix codes instead of taking the sampled one. The model's own by default."
-    )
+    gumbel_smoothing: bool | None = None
+    """Mix codes instead of taking the sampled one. The model's own by default."""
     discrete_only: DiscreteOnly = False
     batch_size: BatchSize = 1
 
@@ -107,17 +108,14 @@ class SamplingOptions(SuiteOptions, kw_only=True):
 class ImageSetOptions(Config, kw_only=True):
     """Of what reads a set of images in any format."""
 
-    data: str = Field(
-        description="Folder, file, pattern or URLs of shards, or hf:OWNER/NAME.", json_schema_extra={"metavar": "DATA"}
-    )
-    split: str = Field(
-        default="val",
-        description="Part of the set: train, val, another that it has, or all of a set that is not divided.",
-    )
-    kind: Kind | None = Field(default=None, description="Format of the set; told from DATA by default.")
-    fit: Literal["crop", "pad"] = Field(
-        default="crop", description="crop: the largest centred square. pad: all of it, on white."
-    )
+    data: Annotated[str, Field(json_schema_extra={"metavar": "DATA"})]
+    """Folder, file, pattern or URLs of shards, or hf:OWNER/NAME."""
+    split: str = "val"
+    """Part of the set: train, val, another that it has, or all of a set that is not divided."""
+    kind: Kind | None = None
+    """Format of the set; told from DATA by default."""
+    fit: Literal["crop", "pad"] = "crop"
+    """crop: the largest centred square. pad: all of it, on white."""
     image_column: Column = ""
 
     def source(self, caption_column: str = "", label_column: str = "") -> Source | Stream:

@@ -21,35 +21,31 @@ IMAGENET_IMAGES = 50_000
 class AskingOptions(SamplingOptions, kw_only=True):
     """Images of one prompt follow each other; each has a seed of its own."""
 
-    limit: int | None = Field(default=None, ge=1, description="Prompts to use, chosen by the seed; all by default.")
-    per_prompt: int = Field(default=PER_PROMPT, ge=1, description="Images of each prompt; 4 as published.")
+    limit: base.Limit = None
+    """Prompts to use, chosen by the seed; all by default."""
+    per_prompt: Annotated[int, Field(ge=1)] = PER_PROMPT
+    """Images of each prompt; 4 as published."""
 
 
 class TextToImageOptions(SamplingOptions, kw_only=True):
     """The paper does not say which CLIP its scores are from. The default is the most used, and torchmetrics'."""
 
-    data: Path | None = Field(
-        default=None,
-        description="Folder with the set as published, and any weights by their names; both are fetched once from "
-        "their public homes by default.",
-    )
-    limit: int | None = Field(default=None, ge=1, description="Images to generate; as many as published by default.")
+    data: Path | None = None
+    """Folder with the set as published, and any weights by their names; both are fetched once from their public homes
+    by default."""
+    limit: base.Limit = None
+    """Images to generate; as many as published by default."""
     features: base.Features = "inception-v3"
-    clip: str = Field(
-        default="openai/clip-vit-large-patch14",
-        description="CLIP model of the CLIP score: a folder, a hub id, or none to leave the score out.",
-    )
-    hps: str | None = Field(
-        default=None, description="Also give HPS v2: a folder or hub id with its weights in transformers' layout."
-    )
-    image_reward: Path | None = Field(default=None, description="Also give ImageReward: the file ImageReward.pt.")
-    image_reward_tokenizer: str = Field(
-        default="google-bert/bert-base-uncased",
-        description="Text tokenizer of ImageReward, which its file does not hold: a folder or hub id.",
-    )
-    gumbel_smoothing: bool | None = Field(
-        default=False, description="Mix codes; the published FIDs are sampled without."
-    )
+    clip: str = "openai/clip-vit-large-patch14"
+    """CLIP model of the CLIP score: a folder, a hub id, or none to leave the score out."""
+    hps: str | None = None
+    """Also give HPS v2: a folder or hub id with its weights in transformers' layout."""
+    image_reward: Path | None = None
+    """Also give ImageReward: the file ImageReward.pt."""
+    image_reward_tokenizer: str = "google-bert/bert-base-uncased"
+    """Text tokenizer of ImageReward, which its file does not hold: a folder or hub id."""
+    gumbel_smoothing: bool | None = False
+    """Mix codes; the published FIDs are sampled without."""
 
     @property
     def folder(self) -> Path | None:
@@ -61,27 +57,25 @@ class TokenizerOptions(ImageSetOptions, SuiteOptions, kw_only=True):
     """The model may be a tokenizer alone."""
 
     model: base.Model = "emoji"
-    size: int | str | None = Field(
-        default=None, description="Size of the images in pixels, such as 256 or 192x128; the model's own by default."
-    )
-    scales: tuple[int, ...] | None = Field(
-        default=None, description="Sizes of square token maps, in place of those that follow from the images' size."
-    )
-    limit: int | None = Field(default=None, ge=1, description="Images to measure; all by default.")
+    size: int | str | None = None
+    """Size of the images in pixels, such as 256 or 192x128; the model's own by default."""
+    scales: tuple[int, ...] | None = None
+    """Sizes of square token maps, in place of those that follow from the images' size."""
+    limit: base.Limit = None
+    """Images to measure; all by default."""
     features: base.Features = "efficientnet-lite0"
-    distance: Literal["lpips", "efficientnet_lite0"] = Field(
-        default="efficientnet_lite0", description="Perceptual distance; lpips needs weights."
-    )
-    distance_weights: tuple[Path, ...] = Field(
-        default=(), description="File with weights of lpips: VGG-16 and its heads; may be repeated."
-    )
+    distance: Literal["lpips", "efficientnet_lite0"] = "efficientnet_lite0"
+    """Perceptual distance; lpips needs weights."""
+    distance_weights: tuple[Path, ...] = ()
+    """File with weights of lpips: VGG-16 and its heads; may be repeated."""
     batch_size: base.BatchSize = 8
 
 
 class GenerationOptions(ImageSetOptions, SamplingOptions, kw_only=True):
     """Captions are taken from the set, chosen by the seed; images are compared with the whole set."""
 
-    limit: int | None = Field(default=None, ge=1, description="Images to generate; by default one for each.")
+    limit: base.Limit = None
+    """Images to generate; by default one for each."""
     features: base.Features = "efficientnet-lite0"
     caption_column: base.Column = ""
 
@@ -89,65 +83,55 @@ class GenerationOptions(ImageSetOptions, SamplingOptions, kw_only=True):
 class GenevalOptions(AskingOptions, kw_only=True):
     """The detector is the nearest to the published one that transformers has."""
 
-    data: Path | None = Field(
-        default=None,
-        description="evaluation_metadata.jsonl, or its folder with weights beside it; fetched once by default.",
-    )
-    detector: str = Field(
-        default="facebook/mask2former-swin-small-coco-instance",
-        description="Mask2Former for COCO instances: folder or hub id.",
-    )
-    detector_size: int = Field(default=800, ge=32, description="Pixels that the detector sees; 800 as published.")
-    clip: str = Field(default="openai/clip-vit-large-patch14", description="CLIP that names colours: folder or hub id.")
-    judge_batch: int = Field(default=1, ge=1, description="Images that the detector sees together.")
+    data: Path | None = None
+    """evaluation_metadata.jsonl, or its folder with weights beside it; fetched once by default."""
+    detector: str = "facebook/mask2former-swin-small-coco-instance"
+    """Mask2Former for COCO instances: folder or hub id."""
+    detector_size: Annotated[int, Field(ge=32)] = 800
+    """Pixels that the detector sees; 800 as published."""
+    clip: str = "openai/clip-vit-large-patch14"
+    """CLIP that names colours: folder or hub id."""
+    judge_batch: Annotated[int, Field(ge=1)] = 1
+    """Images that the detector sees together."""
 
 
 class DpgOptions(AskingOptions, kw_only=True):
     """The answering model is not the published one, which transformers does not have."""
 
-    data: Path | None = Field(
-        default=None, description="dpg_bench.csv, or its folder with weights beside it; fetched once by default."
-    )
-    vqa: str = Field(
-        default="Salesforce/blip-vqa-capfilt-large", description="BLIP that answers questions: folder or hub id."
-    )
+    data: Path | None = None
+    """dpg_bench.csv, or its folder with weights beside it; fetched once by default."""
+    vqa: str = "Salesforce/blip-vqa-capfilt-large"
+    """BLIP that answers questions: folder or hub id."""
 
 
 class MjhqOptions(TextToImageOptions, kw_only=True):
     """The settings of the published figures are the defaults."""
 
     features: base.Features = "inception-v3-clean"
-    reference_size: int = Field(
-        default=MJHQ_SIZE,
-        ge=1,
-        description="Pixels to which the set's images are first resized; 1024 is their own size.",
-    )
+    reference_size: Annotated[int, Field(ge=1)] = MJHQ_SIZE
+    """Pixels to which the set's images are first resized; 1024 is their own size."""
 
 
 class ImageNetOptions(SuiteOptions, kw_only=True):
     """Either a model or samples."""
 
-    model: str | None = Field(
-        default=None, description="Class-conditional model: folder or hub id. Generates and measures."
-    )
-    samples: Path | None = Field(
-        default=None, description="Instead of a model: .npz with images of any program. Measures only."
-    )
-    reference: Path | None = Field(
-        default=None,
-        description="ADM's reference batch, .npz; VIRTUAL_imagenet256_labeled.npz is fetched once by default.",
-    )
-    data: Path | None = Field(default=None, description="Folder with that file and any weights of the features.")
-    limit: int = Field(
-        default=IMAGENET_IMAGES, ge=1, description="Images to generate, as evenly from all classes as possible."
-    )
+    model: str | None = None
+    """Class-conditional model: folder or hub id. Generates and measures."""
+    samples: Path | None = None
+    """Instead of a model: .npz with images of any program. Measures only."""
+    reference: Path | None = None
+    """ADM's reference batch, .npz; VIRTUAL_imagenet256_labeled.npz is fetched once by default."""
+    data: Path | None = None
+    """Folder with that file and any weights of the features."""
+    limit: Annotated[int, Field(ge=1)] = IMAGENET_IMAGES
+    """Images to generate, as evenly from all classes as possible."""
     features: base.Features = "inception-v3"
-    guidance: float = Field(default=1.5, description="Guidance scale; the published one by default.")
-    gumbel_smoothing: bool = Field(
-        default=False,
-        description="Mix codes; the published figures are sampled without.",
-        json_schema_extra={"flags": ["--gumbel-smoothing/--no-gumbel-smoothing"]},
-    )
+    guidance: float = 1.5
+    """Guidance scale; the published one by default."""
+    gumbel_smoothing: Annotated[
+        bool, Field(json_schema_extra={"flags": ["--gumbel-smoothing/--no-gumbel-smoothing"]})
+    ] = False
+    """Mix codes; the published figures are sampled without."""
     discrete_only: base.DiscreteOnly = False
     batch_size: base.BatchSize = 1
 
@@ -161,20 +145,18 @@ class ImageNetOptions(SuiteOptions, kw_only=True):
 class CostOptions(SuiteOptions, kw_only=True):
     """Counted and timed are images with the model's own settings."""
 
-    model: str = Field(
-        default="emoji", description="Shipped name, folder or hub id; with --random-weights a preset or a config.json."
-    )
-    random_weights: bool = Field(
-        default=False, description="Use the model's sizes with random weights: nothing is downloaded."
-    )
-    batch_size: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        default=(1, 8), min_length=1, description="Images generated together, each timed."
-    )
-    warm_up: int = Field(default=2, ge=0, description="Runs before the clock starts.")
-    repeats: int = Field(default=5, ge=1, description="Timed runs of each batch size.")
-    dtype: str | None = Field(
-        default=None, description="float32, bfloat16 or float16; by default what the device is used with."
-    )
+    model: str = "emoji"
+    """Shipped name, folder or hub id; with --random-weights a preset or a config.json."""
+    random_weights: bool = False
+    """Use the model's sizes with random weights: nothing is downloaded."""
+    batch_size: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 8)
+    """Images generated together, each timed."""
+    warm_up: Annotated[int, Field(ge=0)] = 2
+    """Runs before the clock starts."""
+    repeats: Annotated[int, Field(ge=1)] = 5
+    """Timed runs of each batch size."""
+    dtype: str | None = None
+    """float32, bfloat16 or float16; by default what the device is used with."""
     guidance: base.Guidance = None
     discrete_only: base.DiscreteOnly = False
 

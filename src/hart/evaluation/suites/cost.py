@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from hart.benchmark.machine import device_clock, peak_memory
+from hart.benchmark.parts import PROMPT
 from hart.checkpoint.loading import load_config
 from hart.config import HartConfig, SamplingConfig
 from hart.devices import dtype_name
@@ -25,7 +26,6 @@ PARAMETERS = "parameters, millions"
 MACS_GUIDED, MACS_PLAIN = "GMACs with guidance", "GMACs without guidance"
 MACS_PRINTED = "GMACs as the paper seems to count"
 LATENCY, THROUGHPUT, MEMORY = "seconds", "images a second", "peak memory, GiB"
-PROMPT = "a picture of a mountain lake at sunrise"
 
 
 def run(context: Context[CostOptions]) -> Result:

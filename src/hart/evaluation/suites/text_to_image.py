@@ -20,7 +20,7 @@ from hart.evaluation.generated_images import GeneratedImages
 from hart.evaluation.image_sets import ImageSet, features_of_set
 from hart.evaluation.judges import scores
 from hart.evaluation.judges.scores import ClipScore, Scorer, score_generated
-from hart.evaluation.metrics.distances import LEAST_IMAGES, all_figures, distances
+from hart.evaluation.metrics.distances import LEAST_IMAGES, all_figures
 from hart.evaluation.metrics.features import FEATURE_BATCH, open_extractor
 from hart.evaluation.metrics.figures import FEW_IMAGES, Figure, bootstrap_mean, few_images_warning
 from hart.evaluation.published_files import at_hand
@@ -81,8 +81,8 @@ def measure(context: Context[TextToImageOptions], benchmark: Benchmark) -> Resul
     figures = {ALL: compared | means(torch.arange(len(generated)))}
     for category in sorted(set(benchmark.categories)):
         ours, theirs = _rows(benchmark.categories, category), _rows(real_categories, category)
-        figures[category] = distances(real[theirs], generated[ours], extractor.name, generator, resamples)
-        figures[category] |= means(ours)
+        compared = all_figures(real[theirs], generated[ours], extractor.name, generator, resamples, manifolds=False)
+        figures[category] = compared | means(ours)
     return Result(
         title=f"{images_text(len(generated))} of {pipe.image_size} px against {len(real):,}",
         figures=figures,

@@ -21,18 +21,17 @@ from hart.data.transforms import ImageTransform, to_signed, unit_to_pil
 from hart.errors import HartError
 from hart.evaluation.cache import TENSORS
 from hart.evaluation.image_sets import ImageSet
-from hart.evaluation.metrics.distances import frechet_figure, kernel_distance
+from hart.evaluation.metrics.distances import SSIM_WINDOW, frechet_figure, kernel_distance, ssim
 from hart.evaluation.metrics.features import FeatureExtractor, Features, open_extractor
 from hart.evaluation.metrics.figures import Figure, bootstrap_mean, few_images_warning
-from hart.evaluation.metrics.images import SSIM_WINDOW, ssim
 from hart.evaluation.report import Result, extractor_facts, images_text, published_tables
 from hart.evaluation.suites.base import Context
 from hart.evaluation.suites.core import TokenizerOptions
 from hart.generation.contact_sheet import contact_sheet
 from hart.generation.outputs import psnr
 from hart.grids import ScaleSchedule
-from hart.networks.perceptual import EfficientNetLitePerceptualLoss, Lpips, perceptual_loss
-from hart.sizes import ImageSize, grid_of_size, parsed_size, schedule_of_grid
+from hart.networks.perceptual import perceptual_loss
+from hart.sizes import ImageSize, parsed_size, schedule_of_size
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
 KINDS = ("discrete", "hybrid")
@@ -47,20 +46,20 @@ SHEET_FILE, SHEET_IMAGES = "reconstructions.png", 12
 def schedule_for(config: TokenizerConfig, size: ImageSize, scales: tuple[int, ...] | None = None) -> ScaleSchedule:
     """The scales with which images of `size` are coded.
 
-    `scales` if given, for squares; else those of `hart.sizes.schedule_of_grid`. Raises `HartError` when they do not end
+    `scales` if given, for squares; else those of `hart.sizes.schedule_of_size`. Raises `HartError` when they do not end
     at the latent's size.
     """
     if min(size) < SSIM_WINDOW:
         raise HartError(f"size {size.stored}: give at least {SSIM_WINDOW} px, the window of SSIM")
-    grid = grid_of_size(size, config.downsampling)
+    own = schedule_of_size(config, size)
     if scales is None:
-        return schedule_of_grid(config.scales, grid)
+        return own
     try:
         schedule = ScaleSchedule.square(scales)
     except ValueError as error:
         raise HartError(f"scales: {error}") from None
-    if schedule.final != grid:
-        raise HartError(f"scales end at {schedule.final}: images of {size} px have a latent of {grid}")
+    if schedule.final != own.final:
+        raise HartError(f"scales end at {schedule.final}: images of {size} px have a latent of {own.final}")
     return schedule
 
 
@@ -69,7 +68,7 @@ def run(context: Context[TokenizerOptions]) -> Result:
 
     Raises `HartError` for sets of fewer than four images, or decoded images that are not finite.
     """
-    from hart.checkpoint.starting import load_tokenizer
+    from hart.checkpoint.loading import load_tokenizer
 
     options, progress, device = context.options, context.progress, context.device
     tokenizer = load_tokenizer(options.model).requires_grad_(False).to(device)
@@ -127,9 +126,7 @@ class Measure:
         self._tokenizer = tokenizer
         self._schedule = schedule
         self._device = next(tokenizer.parameters()).device
-        distance = perceptual_loss(options.distance, options.distance_weights).to(self._device)
-        assert isinstance(distance, Lpips | EfficientNetLitePerceptualLoss)
-        self._distance = distance
+        self._distance = perceptual_loss(options.distance, options.distance_weights).to(self._device)
         self.extractor = extractor
         self.scores = (PSNR, SSIM, DISTANCES[options.distance])
 

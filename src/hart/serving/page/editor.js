@@ -3,11 +3,13 @@
 const at = (id) => document.getElementById(id);
 const [dialog, canvas, prompt, brush] = ["editor", "canvas", "edit-prompt", "brush-size"].map(at);
 const UNDO_STEPS = 30;
-const EXTENSION = 2; // tokens that the canvas grows by
+const EXTENSION = 1 / 4; // of the image, that the canvas grows by, in whole tokens
 
 let image, mask, offset, token, before, last, cursor, submit; // mask: opaque where the image is drawn again
+let lender; // a file whose colours are taken
 
-/** Open the editor on `bitmap`. tokenSize: in pixels; onSubmit({image, mask, prompt, size}) gets two PNG blobs. */
+/** Open the editor on `bitmap`. tokenSize: in pixels; onSubmit({image, mask, prompt, size, style, strength}) gets two PNG blobs, and
+ * in `style` the file whose colours are taken, if there is one. */
 export function open(bitmap, text, tokenSize, onSubmit) {
   [image, token, submit, before, last, cursor] = [bitmap, tokenSize, onSubmit, [], undefined, undefined];
   offset = { x: 0, y: 0 };
@@ -15,9 +17,34 @@ export function open(bitmap, text, tokenSize, onSubmit) {
   prompt.value = text;
   brush.max = Math.ceil(Math.max(mask.width, mask.height) / 2);
   brush.value = Math.ceil(Math.max(mask.width, mask.height) / 8);
+  lend();
   show();
   dialog.showModal();
 }
+
+export const isOpen = () => dialog.open;
+
+/** Take the colours of a file; without one no more. */
+export async function lend(file) {
+  const bitmap = file && await createImageBitmap(file).catch(() => null);
+  lender = bitmap ? file : undefined;
+  URL.revokeObjectURL(at("lender").src);
+  at("lent").hidden = !lender;
+  at("lender").src = lender ? URL.createObjectURL(lender) : "data:,";
+  at("lend-hint").textContent = file && !bitmap ? `${file.name} is not an image that this browser can show.` : "";
+  showStrength();
+}
+
+function showStrength() {
+  at("lend-value").textContent = at("lend-strength").value;
+}
+
+at("lend-strength").addEventListener("input", showStrength);
+at("lend-none").addEventListener("click", () => lend());
+at("lend-file").addEventListener("change", (event) => {
+  lend(event.target.files[0]);
+  event.target.value = "";
+});
 
 const blank = (width, height) => Object.assign(document.createElement("canvas"), { width, height });
 
@@ -166,8 +193,8 @@ at("extend").addEventListener("click", (event) => {
   const side = event.target.dataset.side;
   if (!side) return;
   remember();
-  const more = EXTENSION * token;
   const wide = side === "left" || side === "right";
+  const more = Math.max(1, Math.round((EXTENSION * (wide ? image.width : image.height)) / token)) * token;
   const x = side === "left" ? more : 0;
   const y = side === "top" ? more : 0;
   const grown = blank(mask.width + (wide ? more : 0), mask.height + (wide ? 0 : more));
@@ -190,6 +217,7 @@ at("edit-draw").addEventListener("click", async () => {
   cut.drawImage(mask, 0, 0);
   const png = (of) => new Promise((resolve) => of.toBlob(resolve, "image/png"));
   const work = { image: await png(source), mask: await png(holes), prompt: prompt.value.trim(), size: `${mask.width}x${mask.height}` };
+  if (lender) Object.assign(work, { style: lender, strength: Number(at("lend-strength").value) });
   dialog.close();
   submit(work);
 });

@@ -117,13 +117,31 @@ export function settings() {
   };
 }
 
-/** Put settings into the form. */
+const OFFERED = ["guidance_scale", "top_k", "top_p"];
+
+/** What is lost of stored settings, as sentences: what the image was also made of (stored.lacks), settings that the form has
+ * not (of stored.sampling), and a model that this server has not. */
+function losses(stored, chosen) {
+  const own = chosen?.sampling ?? {};
+  const others = Object.keys(own).filter((name) => !OFFERED.includes(name) && name in (stored.sampling ?? {}) && stored.sampling[name] !== own[name]);
+  const lost = [...(stored.lacks ?? []), ...others.map((name) => `${name} ${stored.sampling[name]}`)];
+  const said = [];
+  if (lost.length) said.push(`The settings are back, but not ${lost.join(", nor ")}: they draw another image.`);
+  if (stored.model && !served(stored.model)) said.push(`They are of the model ${stored.model}, which this server has not: ${chosen?.id ?? "another"} draws.`);
+  return said.join(" ");
+}
+
+/** The served model of this name, or of the last part of a path or id. */
+const served = (name) => models.find(({ id }) => id === name || id === name?.split("/").at(-1));
+
+/** Put settings into the form; returns what is lost of them. */
 export function restore(stored) {
   form.negative.value = stored.negative_prompt ?? "";
   form.seed.value = stored.seed;
   form.reroll.checked = false;
-  if (models.some(({ id }) => id === stored.model)) {
-    form.model.value = stored.model;
+  const known = served(stored.model);
+  if (known) {
+    form.model.value = known.id;
     offerModel();
   }
   const style = chips().map(({ value }) => value).find((value) => stored.prompt.endsWith(`, ${value}`)) ?? "";
@@ -133,19 +151,22 @@ export function restore(stored) {
     if (![...form.size.options].some(({ value }) => value === stored.size)) form.size.add(new Option(shape(stored.size), stored.size));
     form.size.value = stored.size;
   }
-  for (const name of ["guidance_scale", "top_k", "top_p"]) {
+  for (const name of OFFERED) {
     const field = name === "guidance_scale" ? form.guidance : form[name];
     if (stored[name] !== undefined) field.value = stored[name];
   }
   showValues();
   form.prompt.focus();
+  return losses(stored, model());
 }
 
 export const roll = () => { form.seed.value = Math.floor(Math.random() * 2 ** 32); };
 
 export function askForKey() {
   at("key-button").hidden = false;
-  if (!at("key").open) at("key").showModal();
+  if (at("key").open) return;
+  at("key").returnValue = ""; // of the last time
+  at("key").showModal();
 }
 
 at("key-button").addEventListener("click", askForKey);

@@ -39,7 +39,7 @@ async function run(path, chosen, count, fields = {}) {
       const tile = tiles[event.index];
       if (event.notes) say(event.notes);
       if (event.done) await tile.finish(event, path);
-      else tile.show(event.blob);
+      else tile.show(event);
     }
     if (form.reroll.checked) roll();
     if (!model(chosen.model)?.scales) watch();
@@ -95,9 +95,9 @@ function waitingTile(chosen) {
   };
   return {
     element,
-    show(blob) {
+    show({ blob, scales }) {
       partials.push(blob);
-      bar.max = model(chosen.model)?.scales ?? partials.length + 1;
+      bar.max = scales;
       bar.value = partials.length;
       put(blob);
     },
@@ -109,7 +109,8 @@ function waitingTile(chosen) {
       button.disabled = false;
       const { aspect, ...asked } = chosen; // the answer has the size in pixels
       const made = { ...asked, size: event.size ?? chosen.size };
-      const image = { created: Date.now(), blob: event.blob, partials, settings: made, kind: path.split("/").at(-1) };
+      const kind = path.split("/").at(-1);
+      const image = { created: Date.now(), blob: event.blob, partials, scales: event.scales, settings: made, kind };
       const kept = await history.add(image).catch(() => {
         at("history-hint").textContent = "this browser does not keep them: download what you like";
         return { ...image, id: `unkept-${Math.random()}` };
@@ -172,16 +173,10 @@ function forget(image) {
   }
 }
 
-/** lacks: what the image was also made of, which the form does not hold. */
-function giveBack(stored, lacks) {
-  restore(stored);
-  say(lacks ? `The settings are back, but not the image's ${lacks}: without it they draw another image.` : "");
-}
-
 async function restoreFrom(file) {
-  viewer.close();
+  for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close(); // or it would stand before what comes back
   const found = await settingsOf(file).catch(() => null);
-  if (found) return giveBack(found, found.lacks);
+  if (found) return say(restore(found));
   const bitmap = await createImageBitmap(file).catch(() => null);
   if (!bitmap) return say(`${file.name} is not an image that this browser can show.`);
   bitmap.close();
@@ -214,10 +209,12 @@ async function edit(image, facts) {
   if (!form.seed.reportValidity()) return;
   const file = await usable(image.blob, facts);
   if (!file) return;
-  editor.open(await createImageBitmap(file), image.settings.prompt, facts.token_size, (work) => {
+  editor.open(await createImageBitmap(file), image.settings.prompt, facts.token_size, async (work) => {
+    const colours = work.style && { style: await usable(work.style, facts), style_strength: work.strength };
     run("/v1/images/edits", { ...settings(), aspect: undefined, prompt: work.prompt, size: work.size }, Number(form.count.value), {
       image: work.image,
       mask: work.mask,
+      ...colours,
     });
   });
 }
@@ -231,7 +228,7 @@ async function varied(image, facts, prompt, kept) {
 }
 
 viewer.connect({
-  reuse: (image) => giveBack(image.settings, image.kind === "generations" ? undefined : "source image"),
+  reuse: (image) => say(restore({ ...image.settings, lacks: image.kind === "generations" ? [] : ["the image's source image"] })),
   edit,
   vary: (image, facts, kept) => varied(image, facts, image.settings.prompt, { kept_scales: kept }),
   recolour: (image, facts, prompt, strength) => varied(image, facts, prompt, { style_strength: strength }),
@@ -280,14 +277,15 @@ const dragsFile = (event) => [...(event.dataTransfer?.types ?? [])].includes("Fi
 document.addEventListener("dragover", (event) => {
   if (!dragsFile(event)) return;
   event.preventDefault();
-  at("drop").hidden = false;
+  at("drop").textContent = editor.isOpen() ? "Drop the image to draw in its colours" : "Drop the image to use it";
+  if (!at("drop").matches(":popover-open")) at("drop").showPopover(); // above dialogs too
 });
-document.addEventListener("dragleave", (event) => { if (event.relatedTarget === null) at("drop").hidden = true; });
+document.addEventListener("dragleave", (event) => { if (event.relatedTarget === null) at("drop").hidePopover(); });
 document.addEventListener("drop", (event) => {
   event.preventDefault();
-  at("drop").hidden = true;
+  at("drop").hidePopover();
   const [file] = event.dataTransfer.files;
-  if (file) restoreFrom(file);
+  if (file) (editor.isOpen() ? editor.lend : restoreFrom)(file);
 });
 
 roll();

@@ -38,6 +38,14 @@ export async function settingsOf(blob) {
     return null;
   }
   const sampling = stored.sampling ?? {};
+  const lacks = [
+    stored.mix && "the image's second prompt",
+    stored.edit && "the image's source image",
+    stored.loras?.length && `the adapter ${stored.loras.map((folder) => folder.split("/").at(-1)).join(", ")}`,
+    stored.random_weights && "its random weights",
+    ["int8", "fp8", "draft"].includes(stored.speed) && `the speed ${stored.speed}`,
+    stored.cache && stored.cache !== "model" && `the cache in ${stored.cache}`,
+  ].filter(Boolean);
   return {
     prompt: chunks.prompt,
     negative_prompt: stored.negative_prompt ?? "",
@@ -46,7 +54,8 @@ export async function settingsOf(blob) {
     guidance_scale: sampling.guidance_scale,
     top_k: sampling.top_k ?? 0,
     top_p: sampling.top_p ?? 1,
-    lacks: stored.mix ? "second prompt" : stored.edit ? "source image" : undefined,
+    lacks,
+    sampling,
     size: typeof stored.size === "number" ? `${stored.size}x${stored.size}` : stored.size,
   };
 }

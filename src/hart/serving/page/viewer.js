@@ -49,7 +49,7 @@ export function open(image, model) {
   at("download").download = `${titleOf(image.settings).replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 60)}-${image.settings.seed}.png`;
   at("scale").max = at("scale").value = urls.length;
   at("scale").disabled = at("play").disabled = urls.length === 1;
-  const scales = model?.scales ?? 1;
+  const scales = image.scales ?? model?.scales ?? 1; // larger images may have more
   at("edit").hidden = !model?.edits;
   at("vary").closest("fieldset").hidden = at("colours").hidden = !model?.variations;
   at("copy").hidden = image.kind !== "generations"; // the others also need the image that they began with
@@ -118,12 +118,6 @@ export function connect(on) {
     if (event.target.matches("input") || !["ArrowLeft", "ArrowRight"].includes(event.key)) return;
     on.step(shown, event.key === "ArrowLeft" ? -1 : 1);
   });
-}
-
-/** Close what is open of this module. */
-export function close() {
-  dialog.close();
-  at("comparison").close();
 }
 
 /** Two images side by side, with the settings that differ. */

@@ -8,6 +8,7 @@ import torch
 
 from hart import HartError
 from hart.checkpoint import load_tokenizer
+from hart.checkpoint.loading import over_scales
 from hart.data import ImageTransform
 from hart.evaluation import Progress
 from hart.files import default_cache, read_toml
@@ -30,18 +31,21 @@ def write_bank(
     progress: Progress,
     plain: bool = False,
     wordnet: Path | None = None,
+    scales: tuple[int, ...] = (),
 ) -> EncodedSummary:
     """Write `count` scenes, or every N-th shard of them.
 
     model: whose tokenizer and text encoder are used. part: "I/N". plain: single emoji instead, see `PlainEmoji`.
-    wordnet: folder of its files, from which these take further words.
+    wordnet: folder of its files, from which these take further words. scales: in place of the model's own; the last
+    one decides the size of the images.
 
     Raises `HartError`, also for a count that is no multiple of `SHARD`.
     """
     if count <= 0 or count % SHARD:
         raise HartError(f"count {count}: give a multiple of {SHARD}")
     options = EncodeOptions(shard_size=SHARD, batch_size=64, part=part)
-    tokenizer = load_tokenizer(model).requires_grad_(False)
+    tokenizer = load_tokenizer(model)
+    tokenizer = (over_scales(tokenizer, scales) if scales else tokenizer).requires_grad_(False)
     tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # half the time on a CPU
     config, source = find_text_encoder(model, tokens=0, instruction=False)
     text_encoder = load_text_encoder(config, source)

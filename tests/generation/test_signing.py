@@ -1,4 +1,4 @@
-"""Content credentials of a server's images, read again by C2PA's own library."""
+"""Content credentials of images, read again by C2PA's own library."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from command_line import outputs, refused, run
+from edited_images import picture
 from hart.errors import HartError
 from hart.generation.metadata import read_record
-from hart.serving.signing import ContentCredentials
+from hart.generation.signing import ContentCredentials
 from serving_app import image_of, png, running
 
 c2pa = pytest.importorskip("c2pa")
@@ -129,8 +131,8 @@ def test_an_image_that_cannot_be_signed_any_more_is_one_sentence(
     with running(credentials=credentials) as server:
         answer = server.post(prompt="a cat")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "signing_failed")
-    said = "an image cannot be signed: Signature: the certificate has expired"
-    assert answer.json()["error"]["message"] == said.replace("an", "the", 1) and said in caplog.text
+    said = "the image cannot be signed: Signature: the certificate has expired"
+    assert answer.json()["error"]["message"] == said and said in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -152,7 +154,7 @@ def test_files_that_cannot_sign_are_one_line(tmp_path: Path) -> None:
         (b"nonsense", "no private key in PEM"),
         (private(ec.generate_private_key(ec.SECP256K1())), "not with this kind"),
         (unheard_of(), "not with this kind"),
-        (private(ec.generate_private_key(ec.SECP256R1())), "cannot sign images"),
+        (private(ec.generate_private_key(ec.SECP256R1())), "key.pem: the image cannot be signed"),
     ]:
         key.write_bytes(content)
         with pytest.raises(HartError, match=message):
@@ -162,3 +164,26 @@ def test_files_that_cannot_sign_are_one_line(tmp_path: Path) -> None:
     key.write_bytes(private(own))
     with pytest.raises(HartError, match="self-signed"):
         ContentCredentials(chain, key)
+
+
+def test_every_command_signs_what_it_writes(text_model: Path, tmp_path: Path) -> None:
+    chain, key = files(tmp_path, ec.generate_private_key(ec.SECP256R1()))
+    picture().save(tmp_path / "cat.png")
+    (tmp_path / "prompts.txt").write_text("a cat\n")
+    signed = ("--model", text_model, "--c2pa-certificate", chain, "--c2pa-key", key)
+    for number, (arguments, source) in enumerate(
+        [
+            (("generate", "a cat"), "trainedAlgorithmicMedia"),
+            (("generate", "--prompts-file", tmp_path / "prompts.txt"), "trainedAlgorithmicMedia"),
+            (("mix", "a cat", "a dog"), "trainedAlgorithmicMedia"),
+            (("edit", tmp_path / "cat.png", "a dog", "--size", "16x8"), "compositeWithTrainedAlgorithmicMedia"),
+            (("vary", tmp_path / "cat.png"), "compositeWithTrainedAlgorithmicMedia"),
+        ]
+    ):
+        (written,) = outputs(run(*arguments, *signed, "--out", tmp_path / str(number)))
+        read = manifest(written.read_bytes(), "png")
+        assert read["validation_state"] == "Valid" and source_type(read) == source
+    key.write_bytes(b"nonsense")
+    for command in ("generate", "mix"):
+        assert "no private key in PEM" in refused(run(command, "a cat", "a dog", *signed, "--out", tmp_path / "none"))
+    assert "--c2pa-certificate and --c2pa-key go together" in refused(run("generate", "a cat", *signed[:4]))

@@ -1,16 +1,20 @@
 """Content credentials (C2PA): a signed manifest in an image that says who drew it, so that any later change shows.
 
 It says what the XMP says. A signature depends on time and chance: two signed images differ in bytes, not in pixels.
+Nothing here needs PyTorch.
 """
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import AfterValidator
 
 from hart.errors import HartError, missing_package
 from hart.files import read_text, user_path
+from hart.strict import Config
 
 if TYPE_CHECKING:
     from hart.generation.metadata import ImageRecord
@@ -19,8 +23,31 @@ TRIAL_SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/algorithmicMedia"
 ALGORITHMS = {"secp256r1": b"es256", "secp384r1": b"es384", "secp521r1": b"es512"}
 
 
-class SigningFailed(Exception):
+class SigningFailed(HartError):
     """An image that could not be signed; the text says why."""
+
+
+def _absolute(path: Path) -> Path:
+    """For processes with another working directory."""
+    return user_path(path).absolute()
+
+
+class SigningOptions(Config, kw_only=True):
+    """Whose signature images carry."""
+
+    c2pa_certificate: Annotated[Path, AfterValidator(_absolute)] | None = None
+    """Certificates in PEM, the signer's first: finished images are signed by C2PA."""
+    c2pa_key: Annotated[Path, AfterValidator(_absolute)] | None = None
+    """The signer's private key in PEM, without a password."""
+
+    def credentials(self) -> ContentCredentials | None:
+        """What signs images, if they are to be signed. Raises `HartError` for one file alone, and for files that
+        cannot."""
+        if self.c2pa_certificate is None and self.c2pa_key is None:
+            return None
+        if self.c2pa_certificate is None or self.c2pa_key is None:
+            raise HartError("--c2pa-certificate and --c2pa-key go together: give both")
+        return ContentCredentials(self.c2pa_certificate, self.c2pa_key)
 
 
 class ContentCredentials:
@@ -46,7 +73,7 @@ class ContentCredentials:
         try:
             self._signed(trial.getvalue(), "png", {"name": "trial"}, {"digitalSourceType": TRIAL_SOURCE})
         except SigningFailed as error:
-            raise HartError(f"{certificate} cannot sign images with {key}: {error}") from None
+            raise HartError(f"{certificate} and {key}: {error}") from None
 
     def signed(self, content: bytes, form: str, made_by: ImageRecord) -> bytes:
         """The file with its manifest. form: png, jpeg or webp. Raises `SigningFailed`."""
@@ -71,7 +98,7 @@ class ContentCredentials:
             ):
                 builder.sign(signer, f"image/{form}", io.BytesIO(content), written)
         except self._c2pa.C2paError as error:
-            raise SigningFailed(" ".join(str(error).split())) from None
+            raise SigningFailed(f"the image cannot be signed: {' '.join(str(error).split())}") from None
         return written.getvalue()
 
 
