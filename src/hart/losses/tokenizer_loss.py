@@ -62,8 +62,8 @@ class PatchDiscriminator(nn.Module):
                 parameter.normal_(1.0 if parameter.dim() == 1 else 0.0, INITIAL_STD, generator=generator)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Image (B, 3, H, W) in [-1, 1], of at least `config.smallest_image_size`, to scores (B, 1, p, q) in float32, high
-        for real patches."""
+        """Image (B, 3, H, W) in [-1, 1], of at least `config.smallest_image_size`, to scores (B, 1, p, q) in float32,
+        high for real patches."""
         scores: Tensor = self.layers(image)
         return scores.float()
 
