@@ -14,6 +14,7 @@ from typing import Any
 import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from reference_tables import key_table, suites_reference  # beside this hook
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -127,8 +128,6 @@ def is_configuration(value: Any) -> bool:
 
 
 def configuration_page() -> str:
-    from hart.strict import key_table
-
     parts = [
         f"{WIDE}# Configuration",
         "Unknown keys and values out of bounds are refused with the full key. A recipe is TOML: `trainer.steps` is the "
@@ -149,11 +148,10 @@ def _code(default: str) -> str:
 
 
 def suites_page() -> str:
-    from hart.commands.evaluate import reference
     from hart.evaluation.suites import CORE, suite_places
 
     places = suite_places()
-    text = re.sub(r"`(None|False|\(\))?` \|", " |", reference({name: places[name] for name in CORE}))
+    text = re.sub(r"`(None|False|\(\))?` \|", " |", suites_reference({name: places[name] for name in CORE}))
     return f"{WIDE}# Suites\n\n`hart evaluate SUITE`. What the figures mean: [evaluation](../evaluation.md).\n\n{text}"
 
 

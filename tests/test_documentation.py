@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import typer
 
 from hart.cli import app
-from hart.strict import key_table
+from hart.evaluation.suites import CORE
 from hart.training import TokenizerRecipe, TransformerRecipe
 
 ROOT = Path(__file__).parent.parent
@@ -36,6 +37,7 @@ FILE = re.compile(r"`([\w./-]+\.(?:py|md|toml|txt|jsonl?))`")
 MADE = {"changelog.md", "contributing.md", "reference"}
 """Pages that only the site has (docs/site_pages.py)."""
 RECIPES = {"tokenizer": TokenizerRecipe, "transformer": TransformerRecipe}
+TABLES = runpy.run_path(str(ROOT / "docs" / "reference_tables.py"))
 
 
 def commands(text: str) -> Iterator[list[str]]:
@@ -66,7 +68,7 @@ def refused(words: list[str]) -> str:
         if flag.startswith("-") and flag not in known | {"--help"}:
             return f"no option {flag}"
     if stage == "train" and words and words[0] in RECIPES:
-        keys = {key for key, *_ in key_table(RECIPES[words[0]])}
+        keys = {key for key, *_ in TABLES["key_table"](RECIPES[words[0]])}
         given = {word.split("=")[0] for word in words if re.match(r"[a-z_.]+=", word)}
         if unknown := given - keys:
             return f"no keys {unknown}"
@@ -93,3 +95,22 @@ def test_files_of_the_package_are_where_a_page_says(page: str) -> None:
     ]
     folders = re.findall(r"^[├└]── (\w+/)", text, re.MULTILINE)
     assert not [name for name in folders if not (ROOT / "src" / "hart" / name).is_dir()]
+
+
+def test_the_reference_of_keys_has_all_that_is_declared() -> None:
+    rows = {row[0]: row for row in TABLES["key_table"](TokenizerRecipe)}
+    assert rows["trainer.steps"][1:4] == ("integer", "required", "1 to 1,000,000,000")
+    assert rows["optimizer.beta1"][1:4] == ("number", "0.9", "at least 0, below 1")
+    assert rows["trainer.precision"][1:4] == ("text", '"float32"', '"float32", "bfloat16"')
+    assert rows["perceptual.files"][1:3] == ("list of text", "[]")
+    assert rows["optimizer.final_weight_decay"][2] == "none"
+    assert rows["loss.reconstruction"][4] == "Of the mean absolute error (L1)."
+    assert rows["data"][4].startswith("Images")
+
+
+def test_the_reference_lists_every_option_of_every_suite() -> None:
+    page = TABLES["suites_reference"]()
+    for name in CORE:
+        assert f"## {name}\n" in page
+    assert "| `--gumbel-smoothing/--no-gumbel-smoothing` | `None` | " in page and "| `--data` | required | " in page
+    assert "| `--batch-size` | `(1, 8)` | " in page

@@ -42,7 +42,6 @@ EXPECTED = {
     "dataclass_type": "a table",
     "dict_type": "a table",
 }
-TYPE_NAMES = {"integer": "integer", "number": "number", "boolean": "boolean", "string": "text", "array": "list"}
 BOUNDS = {
     "greater_than_equal": ("ge", "be at least {}"),
     "greater_than": ("gt", "be above {}"),
@@ -295,35 +294,6 @@ def _keys(kind: Any, begin: Place = ()) -> Iterator[Place]:
     for name, table in _tables(kind).items():
         yield (*begin, name)
         yield from _keys(table, (*begin, name))
-
-
-def key_table(kind: type[Config]) -> list[tuple[str, str, str, str, str]]:
-    """Every key of a configuration, from its JSON schema: key, type, default, allowed values, description."""
-    schema = kind.json_schema()
-    return list(_rows(schema, schema.get("$defs", {}), ""))
-
-
-def _rows(table: dict[str, Any], tables: dict[str, Any], begin: str) -> Iterator[tuple[str, str, str, str, str]]:
-    for name, declared in table["properties"].items():
-        choices = [part for part in declared.get("anyOf", [declared]) if part.get("type") != "null"]
-        value = choices[0]
-        if "$ref" in value:
-            yield from _rows(tables[value["$ref"].rpartition("/")[2]], tables, f"{begin}{name}.")
-            continue
-        default = "required" if name in table.get("required", ()) else json.dumps(declared.get("default"))
-        kind = TYPE_NAMES[value["type"]] + (f" of {TYPE_NAMES[value['items']['type']]}" if "items" in value else "")
-        item = value.get("items", value)
-        yield f"{begin}{name}", kind, default.replace("null", "none"), _allowed(item), declared.get("description", "")
-
-
-def _allowed(value: dict[str, Any]) -> str:
-    if "enum" in value:
-        return ", ".join(map(json.dumps, value["enum"]))
-    words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
-    limits = {words[name]: _number(value[name]) for name in words if name in value}
-    if list(limits) == ["at least", "at most"]:
-        return " to ".join(limits.values())
-    return ", ".join(f"{word} {number}" for word, number in limits.items())
 
 
 def _number(value: float) -> str:

@@ -24,20 +24,11 @@ from helpers import random_image, random_tensor
 # torchvision's VGG-16: number in `features` of each convolution, its inputs and outputs, and whether LPIPS reads the
 # activation after it.
 TRUNK = (
-    (0, 3, 64, False),
-    (2, 64, 64, True),
-    (5, 64, 128, False),
-    (7, 128, 128, True),
-    (10, 128, 256, False),
-    (12, 256, 256, False),
-    (14, 256, 256, True),
-    (17, 256, 512, False),
-    (19, 512, 512, False),
-    (21, 512, 512, True),
-    (24, 512, 512, False),
-    (26, 512, 512, False),
+    (0, 3, 64, False), (2, 64, 64, True), (5, 64, 128, False), (7, 128, 128, True),
+    (10, 128, 256, False), (12, 256, 256, False), (14, 256, 256, True), (17, 256, 512, False),
+    (19, 512, 512, False), (21, 512, 512, True), (24, 512, 512, False), (26, 512, 512, False),
     (28, 512, 512, True),
-)
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ class SetOptions(ImageSetOptions, kw_only=True):
     """What is encoded, by which networks, and where."""
 
     data: Annotated[str, Field(json_schema_extra={"metavar": "DATA", "positional": True})]
+    """Folder, file, pattern or URLs of shards, or hf:OWNER/NAME."""
     split: str = "train"
     """Split to read: train, val, any other that the set has, or all of an undivided set."""
     tokenizer: str

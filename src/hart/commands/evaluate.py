@@ -1,4 +1,4 @@
-"""`hart evaluate SUITE`: the command line of every suite, made from its declaration, and their reference page."""
+"""`hart evaluate SUITE`: the command line of every suite, made from its declaration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from hart.commands.console import needs_extra, note, owned, progress, writable_folder
-from hart.commands.from_config import config_fields, option_flags, options_from_config
+from hart.commands.from_config import options_from_config
 from hart.commands.program import lazy_group, single_command
 from hart.errors import HartError
 from hart.evaluation.suites import CORE, load_suite, suite_places
@@ -64,24 +64,6 @@ def run_suite(suite: Suite[Any], options: SuiteOptions, out: Path, program: str 
         note(remark)
     for path in paths:
         typer.echo(path)
-
-
-def reference(places: Mapping[str, str] | None = None) -> str:
-    """A Markdown page of all suites with their options, for the documentation."""
-    from hart.evaluation.report import markdown_table
-
-    parts = []
-    for place in (places or suite_places()).values():
-        suite = load_suite(place)
-        rows = {
-            f"`{' '.join(option_flags(name, field))}`": (
-                "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)}`",
-                field.description or "",
-            )
-            for name, field in config_fields(suite.options).items()
-        }
-        parts += [f"## {suite.name}", suite.description, markdown_table("option", ("default", "what"), rows)]
-    return "\n\n".join(parts) + "\n"
 
 
 app = suite_app(suite_places())

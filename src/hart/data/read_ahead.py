@@ -124,8 +124,6 @@ class StepLoader(Generic[Batch]):
 
     def batch(self, step: int) -> Batch:
         """This rank's share of a step, from 0; the last one is kept. Raises `HartError`."""
-        if step < 0:
-            raise HartError(f"step is {step}: steps count from 0")
         if self._batch is None or step != self._step:
             if self._items is None or step != self._step + 1:
                 self._items = read_ahead(partial(self._steps.items, step), self.workers)
@@ -139,12 +137,9 @@ class StepLoader(Generic[Batch]):
 
     def rows(self, step: int, rows: slice) -> Batch:
         """Some places of the global batch of a step, all of this rank: one microbatch of an accumulated step."""
-        start, stop, own = rows.start or 0, self.places.stop if rows.stop is None else rows.stop, self.places
-        if not own.start <= start < stop <= own.stop:
-            raise HartError(
-                f"rows {start} to {stop} do not belong to this process, which has {own.start} to {own.stop}"
-            )
-        return self.batch(step).select(slice(start - own.start, stop - own.start))
+        own = self.places
+        assert own.start <= rows.start < rows.stop <= own.stop, "rows of another process"
+        return self.batch(step).select(slice(rows.start - own.start, rows.stop - own.start))
 
     def close(self) -> None:
         """End the processes that read ahead; a later `batch` starts them again."""

@@ -43,9 +43,7 @@ class ImageSet:
     def __init__(
         self, source: Source | Stream, transform: ImageTransform, *, limit: int | None = None, seed: int = 0
     ) -> None:
-        """transform: without random numbers. Raises `HartError` for a limit below 1."""
-        if limit is not None and limit < 1:
-            raise HartError(f"limit is {limit}: ask for at least 1 image")
+        """transform: without random numbers. limit: at least 1."""
         self.description = source.description
         self.damaged: list[Damage] = []
         self._source = source

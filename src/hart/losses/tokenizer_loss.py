@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from hart.errors import HartError
 from hart.losses.config import GROUP_CHANNELS, AdversarialConfig
 from hart.tokenizer.hybrid_tokenizer import TrainingPass
 
@@ -63,16 +62,8 @@ class PatchDiscriminator(nn.Module):
                 parameter.normal_(1.0 if parameter.dim() == 1 else 0.0, INITIAL_STD, generator=generator)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Image (B, 3, H, W) in [-1, 1] to scores (B, 1, p, q) in float32, high for real patches.
-
-        Raises `HartError` for images smaller than `config.smallest_image_size`.
-        """
-        least = self.config.smallest_image_size
-        if min(image.shape[-2:]) < least:
-            raise HartError(
-                f"a discriminator with {self.config.layers} layers needs images of at least {least} px, "
-                f"not {image.shape[-2]} x {image.shape[-1]}: set fewer layers"
-            )
+        """Image (B, 3, H, W) in [-1, 1], of at least `config.smallest_image_size`, to scores (B, 1, p, q) in float32,
+        high for real patches."""
         scores: Tensor = self.layers(image)
         return scores.float()
 
@@ -102,15 +93,8 @@ def last_layer_gradients(loss: Tensor, adversarial: Tensor, last_layer: Tensor) 
     """Gradients of both scalars at the weight `last_layer`, (2, *last_layer.shape); keeps their graphs.
 
     loss: the terms that compare images. last_layer: the weight of the decoder's last convolution.
-    Raises `ValueError` where either does not depend on `last_layer`.
     """
-    gradients = []
-    for name, term in (("reconstruction", loss), ("adversarial", adversarial)):
-        (gradient,) = torch.autograd.grad(term, last_layer, retain_graph=True, allow_unused=True)
-        if gradient is None:
-            raise ValueError(f"the {name} loss does not depend on the last layer that was given")
-        gradients.append(gradient)
-    return torch.stack(gradients)
+    return torch.stack([torch.autograd.grad(term, last_layer, retain_graph=True)[0] for term in (loss, adversarial)])
 
 
 def adaptive_weight(gradients: Tensor) -> Tensor:

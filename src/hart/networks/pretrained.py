@@ -16,8 +16,8 @@ from hart.errors import HartError
 from hart.strict import reason
 
 # Mean and standard deviation of each colour that networks were trained with, for images in [0, 1].
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TRAINING_ONLY = ("criterion.",)
 """Buffers of a loss, which not every published file has and nothing here uses."""
 
@@ -53,9 +53,10 @@ def load_text_tokenizer(source: str, role: str) -> Any:
     return _loaded(lambda: AutoTokenizer.from_pretrained(source), "tokenizer", source, role)
 
 
-def normalised(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Images (B, 3, H, W), float, 0 to 1, as a network was trained to see them."""
-    return (pixels - pixels.new_tensor(mean).view(3, 1, 1)) / pixels.new_tensor(std).view(3, 1, 1)
+def normalised(pixels: Tensor, colours: tuple[Sequence[float], Sequence[float]]) -> Tensor:
+    """Images (B, 3, H, W), float, 0 to 1, as a network was trained to see them. colours: `CLIP` or `IMAGENET`."""
+    mean, deviation = pixels.new_tensor(colours).view(2, 3, 1, 1)
+    return (pixels - mean) / deviation
 
 
 def short_name(source: str) -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hart.errors import Stopped
     from hart.networks.perceptual import perceptual_loss
     from hart.randomness import generator_for
-    from hart.strict import Config, ConfigError, key_table, require
+    from hart.strict import Config, ConfigError, require
     from hart.training.config import (
         OptimizerConfig,
         ReadingConfig,
@@ -39,7 +39,7 @@ __all__ = [
     "Config", "ConfigError", "DistributedContext", "EncodeOptions", "EncodedSummary", "Encoders", "Microbatch",
     "OptimizedModule", "OptimizerConfig", "Origin", "ReadingConfig", "Recipe", "StageRecipe", "StepReport", "Stopped",
     "Task", "TokenizerRecipe", "TokenizerTask", "TrainContext", "Trainer", "TrainerConfig", "TransformerRecipe",
-    "TransformerTask", "build_optimizer", "encode_dataset", "generator_for", "key_table", "open_training_data",
+    "TransformerTask", "build_optimizer", "encode_dataset", "generator_for", "open_training_data",
     "perceptual_loss", "require",
 ]
 # fmt: on
@@ -50,7 +50,7 @@ __getattr__, __dir__ = lazy(
         "hart.errors": "Stopped",
         "hart.networks.perceptual": "perceptual_loss",
         "hart.randomness": "generator_for",
-        "hart.strict": "Config ConfigError key_table require",
+        "hart.strict": "Config ConfigError require",
         "hart.training.encode_options": "EncodeOptions",
         "hart.training.config": "OptimizerConfig ReadingConfig Recipe StageRecipe TokenizerRecipe "
         "TrainerConfig TransformerRecipe",

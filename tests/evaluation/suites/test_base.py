@@ -12,7 +12,7 @@ from PIL import Image
 from pydantic import Field
 from typer.testing import CliRunner
 
-from hart.commands.evaluate import reference, suite_app
+from hart.commands.evaluate import suite_app
 from hart.data.images import open_image
 from hart.errors import HartError
 from hart.evaluation import Context, Figure, Result, Suite, SuiteOptions, records
@@ -106,14 +106,6 @@ def test_a_package_that_is_missing_is_said_with_the_way_to_it(app: typer.Typer, 
     result = CliRunner().invoke(app, ["missing", "--out", str(tmp_path)])
     assert isinstance(result.exception, HartError)
     assert "absent is not installed: run pip install 'hart[other]'" in str(result.exception)
-
-
-def test_the_reference_lists_every_option_of_every_suite() -> None:
-    page = reference()
-    for name in CORE:
-        assert f"## {name}\n" in page
-    assert "| `--gumbel-smoothing/--no-gumbel-smoothing` | `None` | " in page and "| `--data` | required | " in page
-    assert "| `--batch-size` | `(1, 8)` | " in page
 
 
 def test_every_core_suite_is_where_the_table_says() -> None:

@@ -26,8 +26,6 @@ class ParquetStream(Stream):
     """Rows with an image column (bytes, Hugging Face's {"bytes", "path"}, or a path) and caption or label columns."""
 
     def __init__(self, files: Sequence[Path], columns: Columns) -> None:
-        if not files:
-            raise HartError("no Parquet files: give at least one")
         self._groups: list[tuple[Path, int]] = []
         rows, names = 0, set[str]()
         for file in files:

@@ -85,8 +85,6 @@ class TarStream(Stream):
 
     def __init__(self, shards: Sequence[str]) -> None:
         """Remote shards are fetched when their turn comes."""
-        if not shards:
-            raise HartError("no shards: give at least one")
         if any(is_remote(shard) for shard in shards):
             import webdataset.gopen  # noqa: F401 - a missing package is noticed here, not in the middle of a run
         self.units = tuple(shards)

@@ -19,15 +19,7 @@ from torch import Tensor
 
 from hart.data.transforms import pil_to_pixels
 from hart.errors import HartError, missing_package
-from hart.networks.pretrained import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Frozen,
-    load_frozen,
-    load_text_tokenizer,
-    normalised,
-    short_name,
-)
+from hart.networks.pretrained import IMAGENET, Frozen, load_frozen, load_text_tokenizer, normalised, short_name
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 _COCO = (
@@ -100,7 +92,7 @@ class Mask2FormerDetector(Frozen):
         pixels = torch.stack([pil_to_pixels(image, image_size) for image in images]).to(self.device).float()
         # bilinear without smoothing, as OpenCV resizes for mmdetection
         x = F.interpolate(pixels, size=(self.image_size, self.image_size), mode="bilinear", align_corners=False)
-        out = self.network(pixel_values=normalised(x / 255, IMAGENET_MEAN, IMAGENET_STD))
+        out = self.network(pixel_values=normalised(x / 255, IMAGENET))
         return [
             instances(classes, masks, self._names, self.image_size, image_size)
             for classes, masks in zip(out.class_queries_logits, out.masks_queries_logits, strict=True)

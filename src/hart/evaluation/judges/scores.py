@@ -14,22 +14,8 @@ from torch import Tensor
 
 from hart.evaluation.generated_images import GeneratedImages
 from hart.evaluation.suites.base import Progress
-from hart.networks.image_reward import (
-    MOST_TOKENS,
-    REWARD_DEVIATION,
-    REWARD_MEAN,
-    RewardNetwork,
-    load_image_reward,
-)
-from hart.networks.pretrained import (
-    CLIP_MEAN,
-    CLIP_STD,
-    Frozen,
-    load_frozen,
-    load_text_tokenizer,
-    normalised,
-    short_name,
-)
+from hart.networks.image_reward import MOST_TOKENS, RewardNetwork, load_image_reward
+from hart.networks.pretrained import CLIP, Frozen, load_frozen, load_text_tokenizer, normalised, short_name
 
 
 class Scorer(Protocol):
@@ -71,7 +57,7 @@ class ClipScore(Frozen):
         out = self.network(
             input_ids=tokens["input_ids"],
             attention_mask=tokens["attention_mask"],
-            pixel_values=normalised(pixels.to(self.device).float() / 255, CLIP_MEAN, CLIP_STD),
+            pixel_values=normalised(pixels.to(self.device).float() / 255, CLIP),
         )
         # both are of length 1
         cosines = 100 * (out.image_embeds * out.text_embeds).double().sum(dim=1).cpu()
@@ -93,9 +79,8 @@ class ImageReward(Frozen):
         tokens = self._tokenizer(
             list(prompts), padding=True, truncation=True, max_length=MOST_TOKENS, return_tensors="pt"
         ).to(self.device)
-        seen = normalised(pixels.to(self.device).float() / 255, CLIP_MEAN, CLIP_STD)
-        raw = self.network(seen, tokens["input_ids"], tokens["attention_mask"])
-        return (raw.double().cpu() - REWARD_MEAN) / REWARD_DEVIATION
+        seen = normalised(pixels.to(self.device).float() / 255, CLIP)
+        return self.network(seen, tokens["input_ids"], tokens["attention_mask"]).cpu()
 
 
 def score_generated(

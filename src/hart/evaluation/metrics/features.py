@@ -29,16 +29,7 @@ from hart.evaluation.suites.base import FEATURES_HELP
 from hart.files import user_path
 from hart.networks.efficientnet import PIXEL_MEAN, PIXEL_SCALE, efficientnet_lite
 from hart.networks.inception import IMAGE_SIZE, FidInception, resize_like_clean_fid, resize_like_tensorflow
-from hart.networks.pretrained import (
-    CLIP_MEAN,
-    CLIP_STD,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Frozen,
-    load_frozen,
-    normalised,
-    short_name,
-)
+from hart.networks.pretrained import CLIP, IMAGENET, Frozen, load_frozen, normalised, short_name
 
 FEATURE_BATCH = 16
 """Images whose features are computed together."""
@@ -194,13 +185,13 @@ class Embeddings(Frozen):
         network = load_frozen(CLIPVisionModelWithProjection if clip else Dinov2Model, source, ROLE)
         super().__init__(network, f"{kind} {short_name(source)}", device)
         self._image_size = int(self.network.config.image_size) if clip else DINOV2_IMAGE_SIZE
-        self._means = (CLIP_MEAN, CLIP_STD) if clip else (IMAGENET_MEAN, IMAGENET_STD)
+        self._colours = CLIP if clip else IMAGENET
         self._output = "image_embeds" if clip else "pooler_output"
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Features:
         x = _resized(pixels.to(self.device).float() / 255, self._image_size)
-        return Features(getattr(self.network(pixel_values=normalised(x, *self._means)), self._output).float().cpu())
+        return Features(getattr(self.network(pixel_values=normalised(x, self._colours)), self._output).float().cpu())
 
 
 def _resized(pixels: Tensor, image_size: int) -> Tensor:
