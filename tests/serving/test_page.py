@@ -8,8 +8,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +18,7 @@ import pytest
 from PIL import Image
 
 from hart.generation.metadata import MixSettings, read_record, write_image
+from processes import started
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("fastapi")
@@ -33,11 +32,8 @@ WAIT = 120_000
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    command = [sys.executable, "-m", "hart", "serve", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        yield server.stdout.readline().strip()
-        server.terminate()
+    with started("serve", "--port", 0) as server:
+        yield server.said[0].readline().strip()
 
 
 @pytest.fixture(scope="module")
@@ -48,27 +44,43 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture
-def context(browser: Any) -> Iterator[Any]:
-    context = browser.new_context()
-    yield context
+@pytest.fixture(scope="module")
+def window(browser: Any) -> Iterator[Any]:
+    """One page for all tests, without animations, of which the browser would draw every frame."""
+    sync_api.expect.set_options(timeout=WAIT)
+    context = browser.new_context(reduced_motion="reduce")
+    page = context.new_page()
+    page.set_default_timeout(WAIT)
+    yield page
     context.close()
 
 
 @pytest.fixture
-def page(context: Any, address: str) -> Iterator[Any]:
-    """The page when the model is ready. Its scripts may make no error and breach no security policy."""
-    page = context.new_page()
-    page.set_default_timeout(WAIT)
-    sync_api.expect.set_options(timeout=WAIT)
+def page(window: Any, address: str) -> Iterator[Any]:
+    """The page of a newcomer when the model is ready. Its scripts may make no error and breach no security policy."""
     problems: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda message: problems.append(message.text) if "Refused" in message.text else None)
+    listeners = {
+        "pageerror": lambda error: problems.append(str(error)),
+        "console": lambda message: problems.append(message.text) if "Refused" in message.text else None,
+    }
+    for event, listener in listeners.items():
+        window.on(event, listener)
+    opened_page(window, address)
+    window.locator("#size option[value='128x128']").wait_for(state="attached")
+    yield window
+    window.unroute_all()
+    window.goto("about:blank")  # which closes the browser's store
+    session = window.context.new_cdp_session(window)
+    session.send("Storage.clearDataForOrigin", {"origin": address, "storageTypes": "all"})
+    session.detach()
+    for event, listener in listeners.items():
+        window.remove_listener(event, listener)
+    assert problems == []
+
+
+def opened_page(page: Any, address: str) -> None:
     page.goto(address)
     page.get_by_text("Ready", exact=True).wait_for()
-    page.locator("#size option[value='128x128']").wait_for(state="attached")
-    yield page
-    assert problems == []
 
 
 def draw(page: Any, prompt: str, count: int = 1, seed: int | None = None) -> None:
@@ -217,8 +229,7 @@ def test_a_wrong_request_is_explained(page: Any) -> None:
 def test_a_phone_in_light_and_dark(browser: Any, address: str, scheme: str, tmp_path: Path) -> None:
     context = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme, has_touch=True)
     page = context.new_page()
-    page.goto(address)
-    page.get_by_text("Ready", exact=True).wait_for()
+    opened_page(page, address)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     red, green, blue = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number)")
     assert (red + green + blue < 200) == (scheme == "dark")
