@@ -8,10 +8,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
-from openai import OpenAI
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -24,6 +23,9 @@ from hart.serving.server import Limits
 from live_server import Served
 from stand_in_engine import StandInEngine
 
+if TYPE_CHECKING:
+    from openai import OpenAI
+
 
 @dataclass
 class Running(Served):
@@ -34,6 +36,8 @@ class Running(Served):
 
     @property
     def openai(self) -> OpenAI:
+        from openai import OpenAI
+
         return OpenAI(base_url="http://testserver/v1", api_key="any", http_client=self.http, max_retries=0)  # type: ignore[arg-type]
 
     def post(self, route: str = "generations", **fields: Any) -> Any:

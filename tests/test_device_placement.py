@@ -44,7 +44,8 @@ TRAINER = TrainerConfig(steps=4, batch_size=BATCH, precision="bfloat16", checkpo
 
 def of_few_scales(config: HartConfig) -> HartConfig:
     tokenizer, transformer = (part.replace(scales=SCALES) for part in (config.tokenizer, config.transformer))
-    return config.replace(tokenizer=tokenizer, transformer=transformer)
+    diffusion = config.diffusion and config.diffusion.replace(depth=1, sampling_steps=2)
+    return config.replace(tokenizer=tokenizer, transformer=transformer, diffusion=diffusion)
 
 
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # a pipeline copies what it is given
@@ -129,7 +130,7 @@ def test_the_tokenizer_trains_on_one_device() -> None:
     recipe = TokenizerRecipe(
         data="",
         trainer=TRAINER,
-        optimizer=OPTIMIZER,
+        optimizer=OPTIMIZER.replace(kind="adamw"),
         reading=ReadingConfig(on_device=True),
         tokenizer=tiny_tokenizer_config(),
         adversarial=DiscriminatorConfig(optimizer=OPTIMIZER.replace(kind="adamw"), width=16, layers=1),

@@ -7,7 +7,7 @@ import pytest
 from fuzzing import Fuzzer
 from victims import VICTIMS
 
-LEAST = 3
+LEAST = 2
 
 
 @pytest.fixture(scope="module")

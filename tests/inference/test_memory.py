@@ -50,13 +50,13 @@ def test_the_estimate_is_what_pytorch_allocates(large: HartPipeline, cache: Any,
     with LiveBytes() as generating:
         for state in large.generate_rows([ImageRequest("a picture", seed=0)], size=512):
             latent = state.latent
-    for tiled in (False, True):
-        large.tokenizer.in_strips = tiled
-        with LiveBytes() as decoding:
-            large.tokenizer.decode(latent)
-        found = image_memory(large.config, schedule, 2, 4, Speed(cache=cache, tiled=tiled))
-        assert found.cache + found.scale == pytest.approx(generating.peak, rel=0.25)
-        assert found.decoder == pytest.approx(decoding.peak, rel=0.05)
+    # either way to decode is measured once
+    tiled = large.tokenizer.in_strips = kept is not None
+    with LiveBytes() as decoding:
+        large.tokenizer.decode(latent)
+    found = image_memory(large.config, schedule, 2, 4, Speed(cache=cache, tiled=tiled))
+    assert found.cache + found.scale == pytest.approx(generating.peak, rel=0.25)
+    assert found.decoder == pytest.approx(decoding.peak, rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+from processes import started
 
 CHROMIUM = os.environ.get("HART_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 WAIT = 120_000
@@ -18,11 +18,8 @@ WAIT = 120_000
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    command = [sys.executable, "-m", "hart", "serve", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        yield server.stdout.readline().strip()
-        server.terminate()
+    with started("serve", "--port", 0) as server:
+        yield server.said[0].readline().strip()
 
 
 @pytest.fixture(scope="module")
@@ -37,23 +34,35 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture
-def context(browser: Any) -> Iterator[Any]:
-    context = browser.new_context()
-    yield context
+@pytest.fixture(scope="module")
+def window(browser: Any) -> Iterator[Any]:
+    """One page for all tests, without animations, of which the browser would draw every frame."""
+    context = browser.new_context(reduced_motion="reduce")
+    page = context.new_page()
+    page.set_default_timeout(WAIT)
+    yield page
     context.close()
 
 
 @pytest.fixture
-def page(context: Any, address: str) -> Iterator[Any]:
-    """The page when the model is ready. Its scripts may make no error and breach no security policy."""
-    page = context.new_page()
-    page.set_default_timeout(WAIT)
+def page(window: Any, address: str) -> Iterator[Any]:
+    """The page of a newcomer when the model is ready. Its scripts may make no error and breach no security policy."""
     problems: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda message: problems.append(message.text) if "Refused" in message.text else None)
-    page.goto(address)
-    page.get_by_text("Ready", exact=True).wait_for()
-    page.locator("#size option[value*='x']").first.wait_for(state="attached")
-    yield page
+    listeners = {
+        "pageerror": lambda error: problems.append(str(error)),
+        "console": lambda message: problems.append(message.text) if "Refused" in message.text else None,
+    }
+    for event, listener in listeners.items():
+        window.on(event, listener)
+    window.goto(address)
+    window.get_by_text("Ready", exact=True).wait_for()
+    window.locator("#size option[value*='x']").first.wait_for(state="attached")
+    yield window
+    window.unroute_all()
+    window.goto("about:blank")  # which closes the browser's store
+    session = window.context.new_cdp_session(window)
+    session.send("Storage.clearDataForOrigin", {"origin": address, "storageTypes": "all"})
+    session.detach()
+    for event, listener in listeners.items():
+        window.remove_listener(event, listener)
     assert problems == []

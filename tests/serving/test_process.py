@@ -15,39 +15,16 @@ from typing import Any
 import httpx2
 import pytest
 
+from processes import Command, started, without_room
 from serving_app import png
-
-RUN = """
-import resource, tempfile
-tempfile.gettempdir()  # a library tries to write there when it is imported
-resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # nothing can be written to any file
-from hart.cli import main
-main()
-"""
 
 
 @contextmanager
-def process(model: Path, port: int = 0, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def process(model: Path, port: int = 0, *options: str) -> Iterator[tuple[Command, str]]:
     """A server whose disk has no room, and its address."""
-    command = [
-        sys.executable,
-        "-c",
-        RUN,
-        "serve",
-        "--model",
-        str(model),
-        "--device",
-        "cpu",
-        "--port",
-        str(port),
-        *options,
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout is not None
-            yield server, server.stdout.readline().strip()
-        finally:
-            server.kill()
+    given = ("serve", "--model", model, "--device", "cpu", "--port", port, *options)
+    with started(*given, main=without_room, streams=(1, 2)) as server:
+        yield server, server.said[0].readline().strip()
 
 
 def generate(url: str, **fields: Any) -> httpx2.Response:
@@ -84,7 +61,7 @@ def test_a_killed_server_leaves_nobody_waiting_and_its_successor_ends_in_order(t
         with httpx2.stream(
             "POST", f"{url}/v1/images/generations", json={"prompt": "x", "stream": True, "n": 10}, timeout=120
         ) as stream:
-            server.kill()
+            server.process.kill()
             with pytest.raises(httpx2.HTTPError):
                 stream.read()
         with pytest.raises(httpx2.HTTPError):
@@ -108,7 +85,6 @@ def test_a_killed_server_leaves_nobody_waiting_and_its_successor_ends_in_order(t
             rest = [line for line in lines if line.startswith("event: ")]
         assert rest.count("event: image_generation.completed") == 10
         assert server.wait(60) in (-signal.SIGTERM, 128 + signal.SIGTERM)
-        assert server.stderr is not None
-        log = server.stderr.read()
+        log = server.said[1].read()
         assert "/v1/images/generations 200" in log and "opened in" in log
         assert "quiet" not in log and "Traceback" not in log

