@@ -69,9 +69,10 @@ def with_adapters(hart: Hart, recipe: TransformerRecipe) -> Hart:
 def start_from(hart: Hart, name: str, *, frozen: bool = False) -> None:
     """Copy the weights of the model `name`, of the same sizes at any resolution, into `hart`.
 
-    A table of levels has for each scale the level of theirs that is nearest in size. Tokens of other sizes mean another tokenizer: then the layers that read and write tokens, a table of levels and the
-    residual diffusion keep their initial weights. So does the residual diffusion where the source has none. With
-    `frozen`, nothing may. Raises `ConfigError`, naming the sizes that differ.
+    A table of levels has for each scale the level of theirs that is nearest in size. Tokens of other sizes mean another
+    tokenizer: then the layers that read and write tokens, a table of levels and the residual diffusion keep their
+    initial weights. So does the residual diffusion where the source has none. With `frozen`, nothing may. Raises
+    `ConfigError`, naming the sizes that differ.
     """
     source = load_model(resolve_model(name))
     theirs, ours = source.config.transformer, hart.config.transformer
