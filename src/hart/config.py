@@ -113,9 +113,18 @@ class TokenizerConfig(_Scaled):
     """phi(h) = (1 - phi_weight) h + phi_weight conv(h)."""
     quant_conv_kernel: Annotated[Ratio, AfterValidator(_odd)] = 3
     commitment_weight: Annotated[float, Field(ge=0)] = 0.25
+    base_scales: Annotated[Listed[int], AfterValidator(lambda scales: scales and _schedule(scales))] = ()
+    """Scales of a smaller size, for a model that was tuned from it to a larger one: larger images have the coarse codes
+    (all but those of the last of these scales) of the image made so small, which the model knows already."""
 
     def __post_init__(self) -> None:
         _require_multiple(self, "base_channels", "norm_groups")
+
+    @property
+    def coarse_scales(self) -> int:
+        """How many scales of these images have the codes that `base_scales` decides."""
+        *coarse, last = self.base_scales or (1,)
+        return len(coarse) if self.scales[-1] > last and list(self.scales[: len(coarse)]) == coarse else 0
 
     @property
     def downsampling(self) -> int:
@@ -162,8 +171,8 @@ class TransformerConfig(_Scaled):
     level_embedding: Literal["sinusoidal", "table"] = "sinusoidal"
     position: Literal["rotary", "absolute"] = "rotary"
     position_span: Annotated[int, Field(ge=0, le=MAX_GRID_SIZE)] = 0
-    """Rotary positions are places on the last scale's grid, as in the paper (0), or on a grid of this size for images
-    of every size: then a coarse scale means the same at all of them, and weights tuned to another size keep it."""
+    """Rotary positions are places on the last scale's grid, as in the paper (0), or on a grid of this size whatever the
+    image's: then coarse scales look alike at every size, and weights tuned to another one keep what they know."""
     modulation: Literal["none", "linear", "table", "shared"] = "none"
     """AdaLN of the blocks: none; a linear layer per block; a table per block, added to the pooled context; or a table
     per block, added to the output of one linear layer that all blocks share (VAR at 512 px)."""

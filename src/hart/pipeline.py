@@ -259,7 +259,7 @@ class HartPipeline(Editing):
         pixels = pil_to_pixels(require_image("image", image), self.image_size)
         latent = components.encode(pixels)
         original = pixels.float() / 255
-        discrete = components.decode(components.tokenizer.quantize(latent.unsqueeze(0)).latent[0])
+        discrete = components.decode(components.discrete(pixels))
         hybrid = components.decode(latent)
         return Reconstruction(
             original=unit_to_pil(original),

@@ -7,7 +7,7 @@ import torch
 
 from hart.grids import Grid, ScaleSchedule
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
-from hart.tokenizer.quantizer import next_scale_input, to_map
+from hart.tokenizer.quantizer import CodeCorruption, next_scale_input, pool, to_map
 from helpers import CHANNELS, random_image, random_tensor, randomize, tiny_tokenizer_config, without_gradient
 
 
@@ -71,6 +71,30 @@ def test_teacher_forcing_shows_each_scale_the_sum_of_those_before(tokenizer: Hyb
         if k < len(schedule) - 1:
             total = total + tokenizer.quantizer.contribution(tokenizer.quantizer.codebook(index), k, schedule)
     torch.testing.assert_close(total + to_map(maps.last_scale_continuous, schedule.final), latent, rtol=1e-5, atol=1e-5)
+
+
+def test_an_image_above_the_base_size_has_the_coarse_codes_of_the_image_made_small() -> None:
+    """All but those of the last base scale, whatever codes are corrupted; finer scales add what they lack."""
+    base, schedule = ScaleSchedule.square((1, 2, 4)), ScaleSchedule.square((1, 2, 4, 8))
+    tokenizer = HybridTokenizer(tiny_tokenizer_config().replace(scales=(1, 2, 4, 8), base_scales=(1, 2, 4)))
+    randomize(tokenizer)
+    image = random_image(2, size=16)
+    small, latent = pool(image, Grid(8, 8)), tokenizer.encode(image)
+    coarse = tokenizer.coarse_codes(image)
+    assert [index.tolist() for index in coarse] == [
+        index.tolist() for index in tokenizer.quantize(tokenizer.encode(small), base).indices[:2]
+    ]
+    wrong = CodeCorruption(torch.ones(2, 1), torch.Generator().manual_seed(0))
+    for maps in (tokenizer.token_maps(latent, coarse=coarse), tokenizer.token_maps(latent, schedule, wrong, coarse)):
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(maps.indices, coarse, strict=False))
+    known = tokenizer.token_maps(latent, coarse=coarse)
+    rebuilt = tokenizer.latent_from_codes(known.indices, known.last_scale_continuous, schedule)
+    torch.testing.assert_close(rebuilt, latent)
+    assert not torch.equal(known.teacher_forcing_input, maps.teacher_forcing_input)
+    discrete = tokenizer.decode(tokenizer.quantize(latent, coarse=coarse).latent)
+    assert torch.equal(tokenizer.reconstruct(image, discrete=True), discrete)
+    for other in (base, ScaleSchedule.square((1, 3, 8))):
+        assert tokenizer.coarse_codes(image_for(tokenizer, other), other) == ()
 
 
 def test_gradients_go_straight_through_the_codes(tokenizer: HybridTokenizer) -> None:

@@ -18,6 +18,7 @@ from hart.data.sources import Stream
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
 from hart.text_encoder import Reading, TextEncoder, load_text_encoder
+from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.encode_options import EncodeOptions
 from hart.training.encoding import EncodedSummary, Encoders, encode_dataset
 from hart.types import TextContext
@@ -55,20 +56,25 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
+@pytest.mark.parametrize("base", [(), (1, 2, 3)])
 def test_codes_residuals_and_text_are_those_of_the_encoders(
-    captioned_images: Path, encoders: Encoders, tmp_path: Path
+    base: tuple[int, ...], captioned_images: Path, encoders: Encoders, tmp_path: Path
 ) -> None:
+    tokenizer = HybridTokenizer(encoders.tokenizer.config.replace(base_scales=base)).eval()
+    tokenizer.load_state_dict(encoders.tokenizer.state_dict())
+    encoders = replace(encoders, tokenizer=tokenizer)
     summary = encode(captioned_images, encoders, tmp_path)
     assert summary == EncodedSummary(images=11, captions=22, damaged=1, finished=True)
     data = EncodedSet(tmp_path)
     source = open_source(captioned_images)
     assert len(data) == 11
+    assert data.coarse_scales == max(len(base) - 1, 0)
     kept = [row for row in range(12) if row != 4]
     assert not isinstance(source, Stream)
     samples = [source.read(row) for row in kept]
     image = to_signed(torch.stack([sample.pixels(TRANSFORM) for sample in samples]))
     with torch.inference_mode():
-        expected = encoders.tokenizer.token_maps(encoders.tokenizer.encode(image))
+        expected = tokenizer.token_maps(tokenizer.encode(image), coarse=tokenizer.coarse_codes(image))
         batch = data.batch(range(11), [1] * 11)
         maps = encoders.tokenizer.token_maps_from_codes(batch.indices, batch.last_scale_continuous)
         assert encoders.text_encoder is not None

@@ -89,6 +89,7 @@ class EncodedSet:
         self.parts = tuple(parts)
         indices = [read_index(each, split) for each in self.folders]
         self.settings: Mapping[str, Any] = indices[0].settings
+        self.coarse_scales: int = self.settings.get("coarse_scales", 0)
         self.schedules = schedules_of(self.settings)
         self.aspects: tuple[str, ...] = tuple(self.settings.get("aspects", ()))
         for each, index in zip(self.folders, indices, strict=True):

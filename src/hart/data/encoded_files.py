@@ -80,6 +80,7 @@ class _Settings(TypedDict):
     """What all shards of a set have in common and reading depends on."""
 
     scales: Annotated[list[Annotated[int, Field(ge=1, le=1024)]], Field(min_length=1, max_length=64)]
+    coarse_scales: NotRequired[Annotated[int, Field(ge=1, le=64)]]
     aspects: NotRequired[list[str]]
     schedules: NotRequired[Annotated[list[list[list[int]]], Field(min_length=1, max_length=64)]]
     tokenizer: str

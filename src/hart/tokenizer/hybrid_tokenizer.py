@@ -9,7 +9,7 @@ Shapes: B batch, H W image, f pixels of a latent position along a side, D latent
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -17,9 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from hart.config import TokenizerConfig
-from hart.grids import ScaleSchedule
+from hart.grids import Grid, ScaleSchedule
 from hart.tokenizer.autoencoder import Decoder, Encoder
-from hart.tokenizer.quantizer import CodeCorruption, MultiScaleQuantizer, QuantizedLatent, next_scale_input, to_map
+from hart.tokenizer.quantizer import (
+    CodeCorruption,
+    MultiScaleQuantizer,
+    QuantizedLatent,
+    next_scale_input,
+    pool,
+    to_map,
+)
 from hart.tokenizer.strips import decode_in_strips
 from hart.types import TokenMaps
 
@@ -70,19 +77,38 @@ class HybridTokenizer(nn.Module):
         latent = self.post_quant_conv(latent.to(self.post_quant_conv.weight.dtype))
         return decode_in_strips(self.decoder, latent) if self.in_strips else self.decoder(latent)
 
-    def quantize(self, latent: Tensor, schedule: ScaleSchedule | None = None) -> QuantizedLatent:
-        """Codes of a latent over `schedule`, by default the configured one."""
-        return self.quantizer.encode(latent, schedule or self.config.schedule)
+    def coarse_codes(self, image: Tensor, schedule: ScaleSchedule | None = None) -> tuple[Tensor, ...]:
+        """Codes of an image (B, 3, H, W) over the first scales of `schedule` that `base_scales` decides: maybe none."""
+        base, schedule = self.config.base_scales, schedule or self.config.schedule
+        if not base or schedule.final.equal_square <= base[-1]:
+            return ()
+        small = Grid(*(round(side * base[-1] / schedule.final.equal_square) for side in schedule.final))
+        smaller, coarse = ScaleSchedule.shaped(base, small), len(base) - 1
+        if smaller.grids[:coarse] != schedule.grids[:coarse]:
+            return ()
+        latent = self.encode(pool(image, Grid(*(side * self.config.downsampling for side in small))))
+        return self.quantize(latent, smaller).indices[:coarse]
+
+    def quantize(
+        self, latent: Tensor, schedule: ScaleSchedule | None = None, coarse: Sequence[Tensor] = ()
+    ) -> QuantizedLatent:
+        """Codes of a latent over `schedule`, by default the configured one. coarse: from `coarse_codes`."""
+        return self.quantizer.encode(latent, schedule or self.config.schedule, known=coarse)
 
     def token_maps(
-        self, latent: Tensor, schedule: ScaleSchedule | None = None, code_corruption: CodeCorruption | None = None
+        self,
+        latent: Tensor,
+        schedule: ScaleSchedule | None = None,
+        code_corruption: CodeCorruption | None = None,
+        coarse: Sequence[Tensor] = (),
     ) -> TokenMaps:
         """The transformer's targets and teacher-forcing input for a continuous latent (B, D, h, w).
 
         code_corruption: wrong codes in the teacher-forcing input, which the targets of later scales correct.
+        coarse: from `coarse_codes`; they stay as they are.
         """
         schedule = schedule or self.config.schedule
-        quantized = self.quantizer.encode(latent, schedule, code_corruption)
+        quantized = self.quantizer.encode(latent, schedule, code_corruption, coarse)
         totals = zip(quantized.partial_sums[:-1], schedule.grids[1:], strict=True)
         inputs = [next_scale_input(total, grid) for total, grid in totals]
         return TokenMaps(
@@ -130,7 +156,9 @@ class HybridTokenizer(nn.Module):
         hybrid tokens reach if the residual is sampled without error.
         """
         latent = self.encode(image)
-        return self.decode(self.quantize(latent, schedule).latent if discrete else latent)
+        if not discrete:
+            return self.decode(latent)
+        return self.decode(self.quantize(latent, schedule, self.coarse_codes(image, schedule)).latent)
 
     def training_pass(
         self,

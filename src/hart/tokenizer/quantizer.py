@@ -119,10 +119,15 @@ class MultiScaleQuantizer(nn.Module):
         return self.phi(k, schedule)(resize_to_final(to_map(embeddings, schedule.grids[k]), schedule.final))
 
     def encode(
-        self, latent: Tensor, schedule: ScaleSchedule, code_corruption: CodeCorruption | None = None
+        self,
+        latent: Tensor,
+        schedule: ScaleSchedule,
+        code_corruption: CodeCorruption | None = None,
+        known: Sequence[Tensor] = (),
     ) -> QuantizedLatent:
         """Quantise latent (B, D, h, w) scale by scale.
 
+        known: codes (B, N_k) of the first scales, which are taken as they are.
         code_corruption: makes some of the summed codes wrong, which the codes of later scales then correct.
         Differentiable in codebook and phi (through the partial sums), not in `latent`.
         Raises `ValueError` if the latent's size is not the schedule's last.
@@ -136,8 +141,9 @@ class MultiScaleQuantizer(nn.Module):
         indices, partial_sums = [], []
         for k, grid in enumerate(schedule):
             residual = latent - total.detach()
-            distances = self.distances(next_scale_input(residual, grid))
-            index = distances.argmin(dim=-1)
+            given = k < len(known)
+            distances = self.distances(self.codebook(known[k]) if given else next_scale_input(residual, grid))
+            index = known[k] if given else distances.argmin(dim=-1)
             summed = index if code_corruption is None else code_corruption.replace(index, distances)
             total = total + self.contribution(self.codebook(summed), k, schedule)
             indices.append(index)

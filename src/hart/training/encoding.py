@@ -146,7 +146,8 @@ def _settings(
     """Everything that decides the content of the shards."""
     config = encoders.tokenizer.config
     text = encoders.text_encoder
-    return {
+    coarse = {"coarse_scales": config.coarse_scales} if config.coarse_scales else {}
+    return coarse | {
         "source": source.description,
         "source_digest": source.digest(),
         "split": split,
@@ -240,8 +241,8 @@ class _Shard:
         if not len(images):
             return
         tokenizer, text = self._encoders.tokenizer, self._encoders.text_encoder
-        latent = tokenizer.encode(to_signed(images.pixels.to(self._encoders.device)))
-        quantized = tokenizer.quantize(latent, self._schedules[shape])
+        image, schedule = to_signed(images.pixels.to(self._encoders.device)), self._schedules[shape]
+        quantized = tokenizer.quantize(tokenizer.encode(image), schedule, tokenizer.coarse_codes(image, schedule))
         codes = torch.cat(quantized.indices, dim=1).int().cpu()
         several = len(self._schedules) > 1
         self._parts[CODES].append(codes.flatten() if several else codes)

@@ -81,7 +81,8 @@ class TokenSource(ABC, Generic[D]):
     def encoded(self, image: Tensor, wrong: CodeCorruption | None = None) -> TokenMaps:
         """Token maps of images (B, 3, H, W)."""
         latent = self.tokenizer.encode(image)
-        return self.tokenizer.token_maps(latent, self.schedule(latent), wrong)
+        schedule = self.schedule(latent)
+        return self.tokenizer.token_maps(latent, schedule, wrong, self.tokenizer.coarse_codes(image, schedule))
 
     @abstractmethod
     def batch(self, microbatch: Microbatch) -> TokenBatch:
@@ -218,7 +219,7 @@ class StoredTokens(TokenSource[EncodedImages]):
             largest = torch.full((microbatch.batch_size, 1), self.recipe.code_corruption)
             wrong = CodeCorruption(largest, microbatch.generator("view"), microbatch.rows)
             latent = self.tokenizer.latent_from_codes(indices, residual, batch.schedule)
-            maps = self.tokenizer.token_maps(latent, batch.schedule, wrong)
+            maps = self.tokenizer.token_maps(latent, batch.schedule, wrong, indices[: self.data.data.coarse_scales])
         else:
             maps = self.tokenizer.token_maps_from_codes(indices, residual, batch.schedule)
         return TokenBatch(maps, Conditions(classes=batch.labels) if self.by_class else Conditions(text=batch.text))
@@ -258,7 +259,8 @@ def encode_all(
                 image = slightly_moved(image, torch.rand(4, rows, generator=generator))
                 if code_corruption:
                     wrong = CodeCorruption(torch.full((rows, 1), code_corruption), generator)
-            maps = tokenizer.token_maps(tokenizer.encode(image), schedule, wrong)
+            coarse = tokenizer.coarse_codes(image, schedule)
+            maps = tokenizer.token_maps(tokenizer.encode(image), schedule, wrong, coarse)
             parts.append(select(maps, torch.arange(rows, device=device), data.pixels.device))
     return TokenMaps(
         indices=tuple(torch.cat(maps) for maps in zip(*(part.indices for part in parts), strict=True)),
@@ -297,6 +299,8 @@ def _require_fitting(
     aspects, scales = recipe.reading.aspects, list(recipe.transformer.scales)
     if there["scales"] != scales:
         fault = f"was encoded at the scales {there['scales']}, the recipe has {scales}: encode it with --scales"
+    elif encoded.coarse_scales != tokenizer.config.replace(scales=recipe.transformer.scales).coarse_scales:
+        fault = "has coarse codes of another kind than this tokenizer's: encode it again"
     elif encoded.aspects != aspects:
         fault = f"has the aspects {list(encoded.aspects)}, the recipe {list(aspects)}: set reading.aspects accordingly"
     elif recipe.diffusion is not None and not there["residual"]:

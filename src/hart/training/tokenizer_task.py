@@ -47,7 +47,9 @@ def fresh_tokenizer(recipe: TokenizerRecipe) -> HybridTokenizer:
 def start_from(recipe: TokenizerRecipe) -> HybridTokenizer:
     """The tokenizer that `init_from` names, with the recipe's scales. Raises `ConfigError` for other sizes."""
     source = load_tokenizer(recipe.init_from)
-    same_sizes(recipe.init_from, source.config, recipe.tokenizer, besides={"scales", "commitment_weight"})
+    same_sizes(
+        recipe.init_from, source.config, recipe.tokenizer, besides={"scales", "base_scales", "commitment_weight"}
+    )
     tokenizer = HybridTokenizer(recipe.tokenizer)
     load_state(tokenizer, source.state_dict(), recipe.init_from)
     return tokenizer

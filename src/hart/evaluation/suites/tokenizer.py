@@ -159,10 +159,9 @@ class Measure:
 @torch.inference_mode()
 def reconstruct(tokenizer: HybridTokenizer, pixels: Tensor, schedule: ScaleSchedule) -> dict[str, Tensor]:
     """Each kind of reconstruction of images (B, 3, H, W), as 8-bit images."""
-    latent = tokenizer.encode(to_signed(pixels))
     decoded = {}
-    for kind, version in (("discrete", tokenizer.quantize(latent, schedule).latent), ("hybrid", latent)):
-        image = tokenizer.decode(version)
+    for kind in ("discrete", "hybrid"):
+        image = tokenizer.reconstruct(to_signed(pixels), discrete=kind == "discrete", schedule=schedule)
         if not bool(image.isfinite().all()):
             raise HartError(
                 "a reconstruction is not finite: the tokenizer's weights are damaged or its training failed"
