@@ -47,7 +47,7 @@ def error(answer: Any, status: int) -> dict[str, Any]:
     [
         ({}, "prompt", "prompt: is required"),
         ({"prompt": 5}, "prompt", "prompt: must be a valid string"),
-        ({"prompt": ""}, "prompt", "at least 1 character"),
+        ({"prompt": ""}, "prompt", "prompt: must have at least 1 character"),
         ({"prompt": "   "}, "prompt", "prompt: is empty"),
         ({"prompt": "a\0b"}, "prompt", "prompt: holds a null byte"),
         ({"prompt": "x", "negative_prompt": "a\0b"}, "negative_prompt", "negative_prompt: holds a null byte"),

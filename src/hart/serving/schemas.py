@@ -264,7 +264,7 @@ def explained(error: ValidationError) -> ApiError:
     """The first thing that pydantic found wrong, in one sentence without the value."""
     entry = error.errors(include_url=False, include_input=False, include_context=True)[0]
     param = ".".join(map(str, entry["loc"])) or None
-    said = entry["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    said = re.sub("^(Value error,|Input|String) ", "", entry["msg"])
     if entry["type"] == "missing":
         said = "is required"
     elif entry["type"] == "string_pattern_mismatch":
