@@ -89,7 +89,12 @@ def _add_images(app: FastAPI, server: Server) -> None:
         form = await server.bodies.form(request)
         asked = from_form(form, Edit)
         image = _file(form, "image")
-        return await server.answer(request, asked, lambda _: replace(_edited(image, form), **_style(form, asked)))
+
+        def source(_: Engine) -> Source:
+            texts = {"source_prompt": asked.source_prompt or None, "followed_scales": asked.followed_scales}
+            return replace(_edited(image, form), **texts, **_changes(form, asked))
+
+        return await server.answer(request, asked, source)
 
     @app.post("/v1/images/variations", responses=IMAGES, openapi_extra=variation_form())
     async def variations(request: Request) -> Response:
@@ -99,8 +104,7 @@ def _add_images(app: FastAPI, server: Server) -> None:
         image = _file(form, "image")
 
         def source(_: Engine) -> Source:
-            picture, digest = _rgb(decoded(image, "image")), _sha256(image)
-            return Source(picture, digest, kept_scales=asked.kept_scales, **_style(form, asked))
+            return Source(_rgb(decoded(image, "image")), _sha256(image), **_changes(form, asked))
 
         return await server.answer(request, asked, source)
 
@@ -180,9 +184,9 @@ def _file(form: Form, name: str) -> bytes:
     return files[0]
 
 
-def _style(form: Form, asked: Changed) -> dict[str, Any]:
-    """Fields of `Source` about whose colours are taken."""
-    fields: dict[str, Any] = {"style_strength": asked.style_strength}
+def _changes(form: Form, asked: Changed) -> dict[str, Any]:
+    """Fields of `Source` that edits and variations have in common."""
+    fields: dict[str, Any] = {"kept_scales": asked.kept_scales, "style_strength": asked.style_strength}
     for file in form.files.get("style", [])[:1]:
         fields |= {"style": _rgb(decoded(file, "style")), "style_sha256": _sha256(file)}
     return fields
