@@ -213,6 +213,12 @@ def test_another_image_lends_its_colours(server: Running, route: str) -> None:
     assert (source.mask is None) == (route == "variations")
 
 
+def test_an_opaque_image_with_an_alpha_channel_has_no_mask(server: Running) -> None:
+    assert edit(server, png((16, 16), "RGBA", (9, 9, 9, 255))).status_code == 200
+    source = server.engine.batches[-1][0].source
+    assert source is not None and source.mask is None
+
+
 def test_an_edit_without_a_mask_says_what_the_image_shows(server: Running) -> None:
     assert edit(server, png(), source_prompt="a dog", followed_scales="2").status_code == 200
     source = server.engine.batches[-1][0].source
