@@ -242,7 +242,7 @@ class _Shard:
             return
         tokenizer, text = self._encoders.tokenizer, self._encoders.text_encoder
         image, schedule = to_signed(images.pixels.to(self._encoders.device)), self._schedules[shape]
-        quantized = tokenizer.quantize(tokenizer.encode(image), schedule, tokenizer.coarse_codes(image, schedule))
+        quantized = tokenizer.quantize_image(image, schedule)
         codes = torch.cat(quantized.indices, dim=1).int().cpu()
         several = len(self._schedules) > 1
         self._parts[CODES].append(codes.flatten() if several else codes)
