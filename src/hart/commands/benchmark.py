@@ -108,7 +108,6 @@ def benchmark(
 def _open(options: BenchmarkOptions) -> tuple[HartPipeline, str]:
     """The pipeline, and whether its weights are random or stored."""
     from hart.benchmark.published import PUBLISHED
-    from hart.checkpoint.loading import load_config
     from hart.devices import resolve_device
     from hart.inference.speed import EIGHT_BITS, resolve_speed
     from hart.pipeline import HartPipeline
@@ -118,8 +117,7 @@ def _open(options: BenchmarkOptions) -> tuple[HartPipeline, str]:
     rounded = [resolve_speed(level, resolve_device(options.device)).weights in EIGHT_BITS for level in levels]
     if rounded != sorted(rounded):
         raise HartError("--speed: levels in 8 bits go last, since the model's own weights are gone after them")
-    first = levels[0] if levels else None
-    where: dict[str, Any] = {"device": options.device, "dtype": options.dtype}
+    how: dict[str, Any] = {"device": options.device, "dtype": options.dtype, "speed": levels[0] if levels else None}
     if options.random_weights or options.model in PRESETS or options.model.endswith(".json"):
-        return HartPipeline.from_config(load_config(options.model), **where, speed=first or "exact"), "random"
-    return HartPipeline.from_pretrained(options.model, **where, speed=first), "stored"
+        return HartPipeline.from_config(options.model, **how), "random"
+    return HartPipeline.from_pretrained(options.model, **how), "stored"

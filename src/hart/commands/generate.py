@@ -227,16 +227,16 @@ def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions,
 def open_model(options: DrawOptions) -> HartPipeline:
     """The model of the options, with its adapters."""
     with importing():
-        from hart.checkpoint.loading import load_config
         from hart.pipeline import HartPipeline
 
-    name = options.model or DEFAULT_MODEL
+    name, how = (
+        options.model or DEFAULT_MODEL,
+        {"device": options.device, "dtype": options.dtype, "speed": options.speed},
+    )
     if options.random_weights:
-        config = load_config(name)
-        level = options.speed or "exact"
-        pipe = HartPipeline.from_config(config, device=options.device, dtype=options.dtype, speed=level)
+        pipe = HartPipeline.from_config(name, **how)
     else:
-        pipe = HartPipeline.from_pretrained(name, device=options.device, dtype=options.dtype, speed=options.speed)
+        pipe = HartPipeline.from_pretrained(name, **how)
     changes = {"cache": options.cache, "tiled": options.tiled, "offload": options.offload}
     if changes := {name: value for name, value in changes.items() if value}:
         pipe.optimize(pipe.speed.replace(**changes))
