@@ -280,6 +280,13 @@ class TextEncoderConfig(Config):
             _require_multiple(self, "width", "heads")
 
 
+Device = Annotated[
+    str | None, Field(description="cpu, cuda, cuda:1 or mps; by default CUDA if there is one, else the CPU.")
+]
+NumberType = Annotated[
+    str | None, Field(description="float32, bfloat16 or float16; by default bfloat16 on CUDA, else float32.")
+]
+"""Options of commands and servers, see `hart.devices`."""
 CacheType = Literal["model", "bfloat16", "int8"]
 """How keys and values of a generation are kept: in the model's number type or in a narrower one."""
 

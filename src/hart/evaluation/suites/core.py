@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from hart.config import NumberType
 from hart.evaluation.suites import CORE, base
 from hart.evaluation.suites.base import ImageSetOptions, SamplingOptions, Suite, SuiteOptions
 from hart.files import user_path
@@ -155,8 +156,7 @@ class CostOptions(SuiteOptions, kw_only=True):
     """Runs before the clock starts."""
     repeats: Annotated[int, Field(ge=1)] = 5
     """Timed runs of each batch size."""
-    dtype: str | None = None
-    """float32, bfloat16 or float16; by default what the device is used with."""
+    dtype: NumberType = None
     guidance: base.Guidance = None
     discrete_only: base.DiscreteOnly = False
 
