@@ -28,7 +28,7 @@ from torch import Tensor
 from hart.checkpoint.loading import load_model
 from hart.data.datasets import open_dataset
 from hart.evaluation.suites.base import Context
-from hart.evaluation.suites.core import GENERATION, GenerationOptions
+from hart.evaluation.suites.core import SUITES, GenerationOptions
 from hart.losses.hart_loss import hart_loss, sample_diffusion_noise
 from hart.randomness import generator_for
 from hart.training.conditions import open_conditioner
@@ -128,7 +128,7 @@ def generated(variant: Variant, folder: Path, limit: int) -> dict[str, float]:
     options = GenerationOptions(
         model=str(folder / MODEL_FOLDER), data=variant.recipe.data, limit=limit, batch_size=8, device="cpu"
     )
-    result = GENERATION(Context(options, folder / "generated"))
+    result = SUITES["generation"](Context(options, folder / "generated"))
     return {name: figure.value for name, figure in result.figures["generated"].items()}
 
 
