@@ -79,7 +79,10 @@ def test_the_address_decides_how_images_are_read_and_it_is_said(encoded: Path, s
         data = opened(tokenizer_recipe(address, max_damaged=0.1))
         assert isinstance(data, kind), address
         assert said in data.description and "\n" not in data.description
-    for reading, why in (({"memory_gb": 1e-7}, "GB decoded"), ({"flip": 0.5}, "random crops or flips")):
+    for reading, why in (
+        ({"memory_gb": 1e-7}, "decoded, reading.memory_gb is 1e-07"),
+        ({"flip": 0.5}, "random crops or flips"),
+    ):
         data = opened(tokenizer_recipe(images, **reading))
         assert isinstance(data, LoadedImages) and why in data.description
     with pytest.raises(HartError, match="only tar shards can be read from the web"):
