@@ -184,7 +184,7 @@ def fill_state(
     source: Path | str,
     name_in_file: Callable[[str], str] = str,
 ) -> None:
-    """Give a module, best one that was built `without_memory`, its weights, in `dtype`; errors as in `load_state`.
+    """Give a module that was built `without_memory` its weights, in `dtype`; errors as in `load_state`.
 
     Takes the tensors out of `state` one by one: they become the module's own if their type is the same, else they are
     converted and freed, so that weights are held once.
