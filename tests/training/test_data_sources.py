@@ -19,7 +19,6 @@ from hart.losses.config import TransformerLossConfig
 from hart.training.config import LoraConfig, ReadingConfig, TokenizerRecipe, TransformerRecipe
 from hart.training.encode_options import EncodeOptions
 from hart.training.encoding import Encoders, encode_dataset
-from hart.training.hart_task import TransformerTask
 from hart.training.image_sources import (
     EncodedImages,
     LoadedImages,
@@ -32,6 +31,7 @@ from hart.training.task import Microbatch
 from hart.training.token_sources import condition_of, token_source
 from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer
+from hart.training.transformer_task import TransformerTask
 from hart.types import TextContext, TokenMaps
 from helpers import tiny_class_config, tiny_model
 from image_files import numbered, write_numbered_shards

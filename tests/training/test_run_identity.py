@@ -12,11 +12,11 @@ import torch
 from hart.errors import HartError
 from hart.training.checkpoint import RECIPE_FILE
 from hart.training.config import ReadingConfig
-from hart.training.hart_task import TransformerTask
 from hart.training.image_sources import open_training_data
 from hart.training.task import Origin
 from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer
+from hart.training.transformer_task import TransformerTask
 from image_files import write_captioned_folder
 from toy_training import OPTIMIZER, ToyTask, recipe, tiny_encoded_set, tiny_tokenizer_recipe, tiny_transformer_recipe
 from training_state import state

@@ -309,7 +309,7 @@ def random_model(
     """Tokenizer and model in evaluation mode on the generator's device, filled from `generator`.
 
     Memory never holds more than the weights in `dtype`. Weights are scaled so that activations stay near 1;
-    the images are noise. To start a training, use `hart.training.hart_task` instead.
+    the images are noise. To start a training, use `hart.training.transformer_task` instead.
     """
     with without_memory():
         modules = build(config)

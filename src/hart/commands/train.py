@@ -119,11 +119,11 @@ def _run(stage: Stage, path: Path, overrides: tuple[str, ...], out: Path, *, acc
     from hart.sizes import aspect_sizes
     from hart.training.config import TransformerRecipe
     from hart.training.distributed import DistributedContext
-    from hart.training.hart_task import TransformerTask
     from hart.training.progress import work_of
     from hart.training.token_sources import condition_of
     from hart.training.tokenizer_task import TokenizerTask
     from hart.training.trainer import Trainer
+    from hart.training.transformer_task import TransformerTask
 
     recipe = recipe_class(stage).read(path, overrides)
     coder = _coder(recipe)
