@@ -311,6 +311,8 @@ class SamplingConfig(Config):
     """Leave out the residual tokens (the paper's ablation)."""
     unguided_scales: Annotated[int, Field(ge=0, le=64)] = 0
     """Approximate: the last so many scales are sampled without guidance, in half of the work (Switti, 2412.01819)."""
+    greedy_scales: Annotated[int, Field(ge=0, le=64)] = 0
+    """The last so many scales take the likeliest code of every token: fewer artefacts, and details without variety."""
 
 
 class HartConfig(Config):
