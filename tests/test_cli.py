@@ -15,7 +15,7 @@ import torch
 
 from command_line import refused, run
 from hart import HartPipeline, __version__
-from hart.evaluation.suites import CORE
+from hart.evaluation.suites.core import SUITES
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -175,7 +175,7 @@ def test_help_completion_and_wrong_arguments_do_not_wait_for_torch() -> None:
     lines = (
         "0 --help",
         "0 --version",
-        *(f"0 {command} --help" for command in (*commands, "data encode", *(f"evaluate {suite}" for suite in CORE))),
+        *(f"0 {command} --help" for command in (*commands, "data encode", *(f"evaluate {suite}" for suite in SUITES))),
         "complete hart gen",
         "complete hart evaluate gen",
         "complete hart generate --neg",

@@ -26,10 +26,10 @@ from hart.training.config import (
     TransformerRecipe,
 )
 from hart.training.distributed import DistributedContext
-from hart.training.hart_task import TransformerTask
 from hart.training.step import Stepper
 from hart.training.task import Task
 from hart.training.tokenizer_task import TokenizerTask
+from hart.training.transformer_task import TransformerTask
 from hart.types import ClassContext
 from helpers import captioned_images, tiny_class_config, tiny_text_config, tiny_tokenizer_config
 from models import save_tiny_text_model
@@ -152,7 +152,7 @@ def test_the_transformer_trains_on_one_device(tmp_path: Path, monkeypatch: pytes
     assert config.text_encoder is not None
     assert config.diffusion is not None
     tokenizer, encoder = load_tokenizer(model), load_text_encoder(config.text_encoder, model)
-    monkeypatch.setattr("hart.training.hart_task.load_tokenizer", lambda _: tokenizer)
+    monkeypatch.setattr("hart.training.transformer_task.load_tokenizer", lambda _: tokenizer)
     monkeypatch.setattr("hart.training.conditions.load_text_encoder", lambda *_: encoder)
     recipe = TransformerRecipe(
         data="",

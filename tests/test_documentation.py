@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from hart.cli import app
-from hart.evaluation.suites import CORE
+from hart.evaluation.suites.core import SUITES
 from hart.training import TokenizerRecipe, TransformerRecipe
 
 ROOT = Path(__file__).parent.parent
@@ -110,7 +110,7 @@ def test_the_reference_of_keys_has_all_that_is_declared() -> None:
 
 def test_the_reference_lists_every_option_of_every_suite() -> None:
     page = TABLES["suites_reference"]()
-    for name in CORE:
+    for name in SUITES:
         assert f"## {name}\n" in page
     assert "| `--gumbel-smoothing/--no-gumbel-smoothing` | `None` | " in page and "| `--data` | required | " in page
     assert "| `--batch-size` | `(1, 8)` | " in page

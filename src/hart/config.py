@@ -280,6 +280,13 @@ class TextEncoderConfig(Config):
             _require_multiple(self, "width", "heads")
 
 
+Device = Annotated[
+    str | None, Field(description="cpu, cuda, cuda:1 or mps; by default CUDA if there is one, else the CPU.")
+]
+NumberType = Annotated[
+    str | None, Field(description="float32, bfloat16 or float16; by default bfloat16 on CUDA, else float32.")
+]
+"""Options of commands and servers, see `hart.devices`."""
 CacheType = Literal["model", "bfloat16", "int8"]
 """How keys and values of a generation are kept: in the model's number type or in a narrower one."""
 
@@ -304,6 +311,8 @@ class SamplingConfig(Config):
     """Leave out the residual tokens (the paper's ablation)."""
     unguided_scales: Annotated[int, Field(ge=0, le=64)] = 0
     """Approximate: the last so many scales are sampled without guidance, in half of the work (Switti, 2412.01819)."""
+    greedy_scales: Annotated[int, Field(ge=0, le=64)] = 0
+    """The last so many scales take the likeliest code of every token: fewer artefacts, and details without variety."""
 
 
 class HartConfig(Config):

@@ -87,8 +87,8 @@ def row_index(rows: Sequence[int], device: torch.device) -> torch.Tensor:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """The name under which `resolve_dtype` knows a type of `DTYPES`."""
-    return next(name for name, known in DTYPES.items() if known == dtype)
+    """The name of a number type, under which `resolve_dtype` knows those of `DTYPES`."""
+    return str(dtype).removeprefix("torch.")
 
 
 @contextmanager

@@ -342,6 +342,16 @@ def clipped(text: object, length: int = 200) -> str:
     return line if len(line) <= length else line[:length].rstrip() + "..."
 
 
+def rounded(number: float) -> str:
+    """Three digits, and all before the point: 0.0123, 1.23, 1,234."""
+    return f"{number:.3g}" if number < 1000 else f"{number:,.0f}"
+
+
+def byte_count(count: float) -> str:
+    """12.3 MB, 4.56 GB"""
+    return f"{rounded(count / 1e9)} GB" if count >= 1e9 else f"{rounded(count / 1e6)} MB"
+
+
 def reason(error: BaseException) -> str:
     """A library's error message, for one of ours; the error's type if it has none."""
     return clipped(error) or type(error).__name__

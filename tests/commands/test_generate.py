@@ -60,6 +60,7 @@ def test_images_carry_prompt_seed_model_and_settings(text_model: Path, tmp_path:
             "diffusion_steps": 3,
             "discrete_only": True,
             "unguided_scales": 0,
+            "greedy_scales": 0,
         },
         "size": 8,
         "device": "cpu",

@@ -116,6 +116,17 @@ def test_discrete_generation_agrees_with_a_slow_reference(
     torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("gumbel_smoothing", [False, True])
+def test_greedy_scales_take_the_likeliest_codes(gumbel_smoothing: bool) -> None:
+    """As many as there are: the best codes of all; the last two: what is sampled before them still differs by seed."""
+    context = random_context(TEXT, 1)
+    settings = SamplingConfig(guidance_scale=2.0, discrete_only=True, gumbel_smoothing=gumbel_smoothing)
+    best = slow_reference(TEXT, context, settings.replace(gumbel_smoothing=False))
+    found = [generate(TEXT, context, settings.replace(greedy_scales=n), seeded(5)) for n in (64, 2, 0)]
+    torch.testing.assert_close(found[0], best, rtol=1e-3, atol=1e-3)
+    assert len({tuple(one.flatten().tolist()) for one in found}) == 3
+
+
 @pytest.mark.parametrize("grid", [Grid(3, 6), Grid(8, 2), Grid(6, 6)], ids=str)
 def test_any_grid_agrees_with_the_slow_reference(grid: Grid) -> None:
     settings = SamplingConfig(guidance_scale=2.0, top_k=None, discrete_only=True)

@@ -64,7 +64,7 @@ def test_settings_of_a_call_may_be_one_for_each_image(text: HartPipeline) -> Non
     prompts = ["a cat", "a dog"]
     own: dict[str, list[Any]] = {
         "seed": [9, 2], "guidance_scale": [0.0, 3.0], "top_k": [0, 4], "top_p": [0.5, 1.0],
-        "gumbel_smoothing": [True, False],
+        "gumbel_smoothing": [True, False], "greedy_scales": [0, 2],
     }  # fmt: skip
     out = text(prompts, **own)
     assert out.seeds == [9, 2]

@@ -26,9 +26,9 @@ from hart.training.conditions import (
 )
 from hart.training.config import LoraConfig, OptimizerConfig, TrainerConfig, TransformerRecipe
 from hart.training.dry_run import RehearsedTransformer, at_its_largest
-from hart.training.hart_task import TransformerTask, start_from, starting_model
 from hart.training.task import Microbatch
 from hart.training.trainer import Trainer
+from hart.training.transformer_task import TransformerTask, start_from, starting_model
 from hart.types import ClassContext, TextContext
 from helpers import CLASSES, TEXT_TOKENS, TEXT_WIDTH, captioned_images, tiny_class_config, tiny_model, tiny_text_config
 from language_models import WIDTH as LANGUAGE_WIDTH

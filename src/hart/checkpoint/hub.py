@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -10,9 +11,15 @@ from pathlib import Path, PurePosixPath
 
 from hart.checkpoint.released_weights import WEIGHT_FILES
 from hart.checkpoint.storage import CheckpointError
+from hart.strict import reason
 
 # Folder of a repository -> patterns of its weights, in order of preference: our layout and VAR's; HART's two parts.
 FOLDERS = {".": ("*.safetensors", "v*.pth"), "llm": WEIGHT_FILES, "tokenizer": WEIGHT_FILES}
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name can be that of a model of the Hugging Face hub, `owner/name`."""
+    return re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) is not None
 
 
 def download(repository: str) -> Path:
@@ -63,12 +70,8 @@ def _copy(repository: str) -> Path | None:
 
 def _unreachable(repository: str, error: Exception) -> CheckpointError:
     return CheckpointError(
-        f"model {repository!r} is not a folder and cannot be downloaded from the Hugging Face hub: {_first_line(error)}"
+        f"model {repository!r} is not a folder and cannot be downloaded from the Hugging Face hub: {reason(error)}"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def upload(folder: Path, repository: str, *, private: bool | None, token: str | bool | None, message: str) -> str:
@@ -83,9 +86,7 @@ def upload(folder: Path, repository: str, *, private: bool | None, token: str | 
             name = create_repo(repository, private=private, token=token, exist_ok=True).repo_id
             return str(upload_folder(repo_id=name, folder_path=folder, token=token, commit_message=message).commit_url)
     except Exception as error:  # the hub's own kinds, and those of the HTTP library below it
-        raise CheckpointError(
-            f"{repository!r} cannot be written to the Hugging Face hub: {_first_line(error)}"
-        ) from None
+        raise CheckpointError(f"{repository!r} cannot be written to the Hugging Face hub: {reason(error)}") from None
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import torch
 from torch import Tensor, nn
 
-from hart.checkpoint.hub import download
+from hart.checkpoint.hub import download, is_hub_id
 from hart.checkpoint.released_names import PublishedWeights, tokenizer_weights, transformer_weights
 from hart.checkpoint.released_weights import WEIGHT_FILES, hart_tokenizer_config, hart_transformer_config, var_configs
 from hart.checkpoint.storage import (
@@ -24,7 +24,6 @@ from hart.checkpoint.storage import (
     CheckpointError,
     fill_module,
     fill_state,
-    load_module,
     read_pickle,
     read_tensors,
     save_module,
@@ -71,11 +70,6 @@ def resolve_model(name: str | os.PathLike[str]) -> Path:
     if text in PRESETS:
         raise CheckpointError(f"{text} is a size without weights: add --random-weights, or give a model of that size")
     raise CheckpointError(f"unknown model {clipped(text)!r}: no folder, no hub id, and the shipped models are: {names}")
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether a name can be that of a model of the Hugging Face hub, `owner/name`."""
-    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
 
 
 def is_shipped(name: str) -> bool:
@@ -165,9 +159,11 @@ def load_tokenizer(name: str | Path) -> HybridTokenizer:
     alone = (folder / CONFIG_FILE).exists() and not (folder / HART_FILE).exists() and not (folder / "llm").is_dir()
     if not alone:
         return load_model(resolve_model(str(name))).tokenizer
-    tokenizer = HybridTokenizer(TokenizerConfig.load(folder / CONFIG_FILE))
-    load_module(folder / TOKENIZER_FILE, tokenizer)
-    return tokenizer.eval()
+    config = TokenizerConfig.load(folder / CONFIG_FILE)
+    with without_memory():
+        tokenizer = HybridTokenizer(config).eval()
+    fill_module(tokenizer, folder / TOKENIZER_FILE, torch.float32)
+    return tokenizer
 
 
 def over_scales(tokenizer: HybridTokenizer, scales: tuple[int, ...]) -> HybridTokenizer:
@@ -313,7 +309,7 @@ def random_model(
     """Tokenizer and model in evaluation mode on the generator's device, filled from `generator`.
 
     Memory never holds more than the weights in `dtype`. Weights are scaled so that activations stay near 1;
-    the images are noise. To start a training, use `hart.training.hart_task` instead.
+    the images are noise. To start a training, use `hart.training.transformer_task` instead.
     """
     with without_memory():
         modules = build(config)

@@ -26,7 +26,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from hart.devices import is_out_of_memory
+from hart.devices import dtype_name, is_out_of_memory
 from hart.errors import HartError
 from hart.files import FileError, atomic_write, require_regular
 from hart.layers.quantized import LARGEST, QuantizedLinear
@@ -40,8 +40,8 @@ SCORER_FILE = "scorer.safetensors"
 
 WEIGHT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """Types of stored weights. Those of 8 bits need a scale: see `hart.layers.quantized.QuantizedLinear`."""
-WEIGHTS = tuple(str(dtype).removeprefix("torch.") for dtype in WEIGHT_TYPES)
-EIGHT_BITS = {str(dtype).removeprefix("torch."): dtype for dtype in LARGEST}
+WEIGHTS = tuple(map(dtype_name, WEIGHT_TYPES))
+EIGHT_BITS = {dtype_name(dtype): dtype for dtype in LARGEST}
 SHOWN_PROBLEMS = 8
 TYPE_NAMES = {
     torch.float64: "F64",
@@ -177,11 +177,6 @@ def load_state(
     module.load_state_dict(dict(state))
 
 
-def load_module(path: Path, module: nn.Module) -> None:
-    """`read_safetensors` and `load_state` in one."""
-    load_state(module, read_safetensors(path), path)
-
-
 def fill_state(
     module: nn.Module,
     state: MutableMapping[str, Tensor],
@@ -266,12 +261,12 @@ def _require_fitting(
 
 
 def _kind(value: Tensor) -> Kind:
-    return value.shape, str(value.dtype).removeprefix("torch.")
+    return value.shape, dtype_name(value.dtype)
 
 
 def _type_name(stored: str) -> str:
     """torch's name of a type, from the name in safetensors; unknown ones unchanged."""
-    return next((str(dtype).removeprefix("torch.") for dtype, name in TYPE_NAMES.items() if name == stored), stored)
+    return next((dtype_name(dtype) for dtype, name in TYPE_NAMES.items() if name == stored), stored)
 
 
 def _put(module: nn.Module, name: str, value: Tensor, dtype: torch.dtype) -> None:

@@ -29,8 +29,8 @@ from hart.commands.console import (
 )
 from hart.commands.contact_sheets import require_one_sheet, write_sheet
 from hart.commands.from_config import options_from_config
-from hart.commands.options import ASPECT_HELP, SIZE_HELP, sampling_options
-from hart.config import CacheType, Config
+from hart.commands.options import AspectRatio, Size, sampling_options
+from hart.config import CacheType, Config, Device, NumberType
 from hart.errors import HartError
 from hart.files import read_text, user_path
 from hart.generation.signing import SigningOptions
@@ -53,10 +53,8 @@ class ModelOptions(Config, kw_only=True):
 
     model: str | None = None
     """Shipped model, folder or Hugging Face id; by default emoji."""
-    device: str | None = None
-    """cpu, cuda, cuda:1 or mps; by default CUDA if there is one, else the CPU."""
-    dtype: str | None = None
-    """float32, bfloat16 or float16; by default bfloat16 on CUDA, else float32."""
+    device: Device = None
+    dtype: NumberType = None
     out: Path = Path("outputs")
     """Folder for the images."""
 
@@ -72,8 +70,8 @@ class DrawOptions(ModelOptions, SigningOptions, kw_only=True):
     """Images per prompt; by default 1."""
     seed: Annotated[int | None, Field(ge=0)] = None
     """Seed of the first image, by default 0; image i has the seed plus i."""
-    size: Annotated[int | str | None, Field(description=SIZE_HELP, json_schema_extra={"metavar": "PX|WxH"})] = None
-    aspect: Annotated[str | None, Field(description=ASPECT_HELP, json_schema_extra={"metavar": "W:H"})] = None
+    size: Size = None
+    aspect: AspectRatio = None
     batch_size: Annotated[int | None, Field(ge=1)] = None
     """Images generated together; by default 1 on a CPU, 4 on a GPU."""
     lora: Listed[Path] = ()
@@ -227,16 +225,14 @@ def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions,
 def open_model(options: DrawOptions) -> HartPipeline:
     """The model of the options, with its adapters."""
     with importing():
-        from hart.checkpoint.loading import load_config
         from hart.pipeline import HartPipeline
 
     name = options.model or DEFAULT_MODEL
+    how: dict[str, Any] = {"device": options.device, "dtype": options.dtype, "speed": options.speed}
     if options.random_weights:
-        config = load_config(name)
-        level = options.speed or "exact"
-        pipe = HartPipeline.from_config(config, device=options.device, dtype=options.dtype, speed=level)
+        pipe = HartPipeline.from_config(name, **how)
     else:
-        pipe = HartPipeline.from_pretrained(name, device=options.device, dtype=options.dtype, speed=options.speed)
+        pipe = HartPipeline.from_pretrained(name, **how)
     changes = {"cache": options.cache, "tiled": options.tiled, "offload": options.offload}
     if changes := {name: value for name, value in changes.items() if value}:
         pipe.optimize(pipe.speed.replace(**changes))

@@ -68,8 +68,8 @@ def _require_model(source: str, *, elsewhere: bool) -> None:
     shipped = Path(__file__).parent.parent / "models" / source
     if any(map(os.path.isdir, (user_path(source), shipped))) or (elsewhere and "/" in source):
         return
-    from hart.checkpoint.hub import require_repository
-    from hart.checkpoint.loading import is_hub_id, resolve_model
+    from hart.checkpoint.hub import is_hub_id, require_repository
+    from hart.checkpoint.loading import resolve_model
 
     if is_hub_id(source):
         require_repository(source)

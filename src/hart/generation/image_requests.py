@@ -31,7 +31,7 @@ from hart.sizes import size_of_grid
 from hart.strict import shown
 from hart.types import ClassContext, Context, TextContext, cat_contexts
 
-OWN_SETTINGS = ("guidance_scale", "top_k", "top_p", "gumbel_smoothing")
+OWN_SETTINGS = ("guidance_scale", "top_k", "top_p", "gumbel_smoothing", "greedy_scales")
 """Fields of `SamplingConfig` that every image of a batch may have for itself."""
 
 

@@ -43,6 +43,7 @@ class SamplingOptions(TypedDict, total=False):
     diffusion_steps: int | None
     discrete_only: bool | None
     unguided_scales: int | None
+    greedy_scales: int | Sequence[int] | None
 
 
 def whole_number(name: str, value: object, least: int, most: int) -> int:

@@ -59,6 +59,15 @@ def ratio_at(k: int, schedule: ScaleSchedule, config: HartConfig) -> float:
     return (k - 1 if k == last and config.hybrid else k) / last
 
 
+def _kept(k: int, row: SamplingConfig, schedule: ScaleSchedule, config: HartConfig) -> int:
+    """How many codes scale k (0-based) of an image keeps by top-k."""
+    if k >= len(schedule) - row.greedy_scales:
+        return 1
+    codes = config.transformer.codebook_size
+    # plain VAR keeps as many codes at every scale
+    return min(codes, (top_k_at(k, row.top_k) if config.hybrid else row.top_k) or codes)
+
+
 def batch_settings(
     config: HartConfig, rows: Sequence[SamplingConfig], schedule: ScaleSchedule, device: torch.device
 ) -> BatchSettings:
@@ -72,10 +81,7 @@ def batch_settings(
         if differing := [name for name in SHARED if getattr(row, name) != getattr(first, name)]:
             raise HartError(f"the images of a batch need the same {differing[0]}: generate these apart")
     scales, codes = range(len(schedule)), config.transformer.codebook_size
-    # plain VAR keeps as many codes at every scale
-    kept = [
-        [min(codes, (top_k_at(k, row.top_k) if config.hybrid else row.top_k) or codes) for row in rows] for k in scales
-    ]
+    kept = [[_kept(k, row, schedule, config) for row in rows] for k in scales]
     top_p = [torch.inf if row.top_p in (None, 1) else row.top_p for row in rows]
     smooth = [row.gumbel_smoothing for row in rows]
     strength = [[row.guidance_scale * ratio_at(k, schedule, config) for row in rows] for k in scales]

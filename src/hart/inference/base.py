@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from hart.checkpoint.hub import upload
-from hart.checkpoint.loading import load_model, random_model, resolve_model
+from hart.checkpoint.loading import load_config, load_model, random_model, resolve_model
 from hart.checkpoint.storage import fingerprint
 from hart.config import HartConfig
 from hart.devices import resolve_device, resolve_dtype, resolve_stored_dtype
@@ -103,18 +103,23 @@ class BasePipeline:
     @torch.inference_mode(False)
     def from_config(
         cls,
-        config: HartConfig,
+        config: HartConfig | str,
         *,
         seed: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | str | None = None,
-        speed: Speed | str = EXACT,
+        speed: Speed | str | None = None,
     ) -> Self:
-        """A model of this size with random weights and random text features: for timings and tests, not images."""
+        """A model of this size with random weights and random text features: for timings and tests, not images.
+
+        config: a configuration, or a name of one: a preset ("hart-0.7b-1024"), a model, or a JSON file. speed: see
+        `optimize`; by default exact.
+        """
         seed = checked_seed(seed)
         place = resolve_device(device)
         number_type = resolve_dtype(dtype, place)
-        wanted = resolve_speed(speed, place)
+        wanted = resolve_speed(speed or EXACT, place)
+        config = load_config(config) if isinstance(config, str) else config
         tokenizer, hart = random_model(config, torch.Generator().manual_seed(seed), dtype=number_type)
         text = config.transformer.text
         encoder = RandomTextFeatures(text, seed) if text is not None else None

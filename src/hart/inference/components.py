@@ -63,9 +63,7 @@ class Components:
 
     def discrete(self, pixels: Tensor) -> Tensor:
         """The latent (D, h, w) that the codes of an image (3, H, W) uint8 stand for."""
-        image = to_signed(pixels).unsqueeze(0).to(self.device)
-        tokenizer = self.tokenizer
-        return tokenizer.quantize(tokenizer.encode(image), coarse=tokenizer.coarse_codes(image)).latent[0]
+        return self.tokenizer.quantize_image(to_signed(pixels).unsqueeze(0).to(self.device)).latent[0]
 
     def decode(self, latent: Tensor) -> Tensor:
         """One latent (D, h, w) to an image (3, H, W) in [0, 1], float32 on the CPU."""

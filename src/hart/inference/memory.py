@@ -25,6 +25,7 @@ from hart.grids import ScaleSchedule
 from hart.inference.components import Components
 from hart.inference.speed import Speed
 from hart.sizes import size_of_grid
+from hart.strict import byte_count
 from hart.tokenizer.strips import STRIP_PIXELS
 
 FLOAT32 = 4
@@ -100,9 +101,9 @@ def require_memory(
     fitting = [*_what_fits(needed, images, free, savings), "a smaller --size"]
     raise HartError(
         f"{'an image' if images == 1 else f'{images} images together'} of {size} px would take about "
-        f"{_bytes(need.most)} of memory besides the model ({_bytes(need.cache + need.scale)} for the tokens, "
-        f"{_bytes(need.cache)} of it keys and values, then {_bytes(need.decoder)} for the decoder), and "
-        f"{_bytes(free)} are free: choose {' or '.join(fitting)}"
+        f"{byte_count(need.most)} of memory besides the model ({byte_count(need.cache + need.scale)} for the tokens, "
+        f"{byte_count(need.cache)} of it keys and values, then {byte_count(need.decoder)} for the decoder), and "
+        f"{byte_count(free)} are free: choose {' or '.join(fitting)}"
     )
 
 
@@ -121,7 +122,3 @@ def _what_fits(needed: Callable[..., Memory], images: int, free: int, savings: I
             if fitting and not any(fewer < set(names) for fewer in found):
                 found[frozenset(names)] = " ".join(names).replace("--batch-size", f"--batch-size {fitting}")
     return list(found.values())
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.3g} MB"

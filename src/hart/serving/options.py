@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from hart.config import Device, NumberType
 from hart.errors import HartError
 from hart.files import read_text, user_path
 from hart.generation.signing import SigningOptions
@@ -22,10 +23,8 @@ class ServeOptions(SigningOptions, kw_only=True):
 
     model: Listed[str] = ("emoji",)
     """Model to serve: shipped, folder or Hugging Face id, or NAME=MODEL; repeat it for several, the default first."""
-    device: str | None = None
-    """cpu, cuda, cuda:1 or mps; by default CUDA if there is one, else the CPU."""
-    dtype: str | None = None
-    """float32, bfloat16 or float16; by default bfloat16 on CUDA, else float32."""
+    device: Device = None
+    dtype: NumberType = None
     host: str = "127.0.0.1"
     """Address to listen on; any but this machine's own needs an API key, or --public."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000

@@ -30,7 +30,10 @@ MAX_PROMPT = 4000
 """Characters."""
 MAX_SIDE = 8192
 
-SAMPLING = ("guidance_scale", "top_k", "top_p", "gumbel_smoothing", "maskgit_steps", "diffusion_steps", "discrete_only")
+SAMPLING = (
+    "guidance_scale", "top_k", "top_p", "gumbel_smoothing", "greedy_scales", "maskgit_steps", "diffusion_steps",
+    "discrete_only",
+)  # fmt: skip
 """Fields that go to the model as they are; see `hart.config.SamplingConfig`."""
 
 
@@ -104,6 +107,8 @@ class ImageRequest(BaseModel):
     """Sample among the likeliest codes of this probability together; 1 keeps all."""
     gumbel_smoothing: bool | None = None
     """Mix the embeddings of all codes."""
+    greedy_scales: int | None = None
+    """The last so many scales take the likeliest codes."""
     maskgit_steps: int | None = None
     """Steps of the last scale."""
     diffusion_steps: Annotated[int | None, Field(validation_alias=AliasChoices("diffusion_steps", "steps"))] = None

@@ -95,6 +95,10 @@ class HybridTokenizer(nn.Module):
         """Codes of a latent over `schedule`, by default the configured one. coarse: from `coarse_codes`."""
         return self.quantizer.encode(latent, schedule or self.config.schedule, known=coarse)
 
+    def quantize_image(self, image: Tensor, schedule: ScaleSchedule | None = None) -> QuantizedLatent:
+        """Codes of an image (B, 3, H, W) over `schedule`, by default the configured one."""
+        return self.quantize(self.encode(image), schedule, self.coarse_codes(image, schedule))
+
     def token_maps(
         self,
         latent: Tensor,
@@ -117,6 +121,12 @@ class HybridTokenizer(nn.Module):
             last_scale_continuous=quantized.last_residual.flatten(2).transpose(1, 2),
             schedule=schedule,
         )
+
+    def token_maps_of_image(
+        self, image: Tensor, schedule: ScaleSchedule, code_corruption: CodeCorruption | None = None
+    ) -> TokenMaps:
+        """`token_maps` of an image (B, 3, H, W)."""
+        return self.token_maps(self.encode(image), schedule, code_corruption, self.coarse_codes(image, schedule))
 
     def token_maps_from_codes(
         self,
@@ -155,10 +165,7 @@ class HybridTokenizer(nn.Module):
         discrete: use the codes alone. Otherwise codes plus the exact residual, which is the encoder's own latent: what
         hybrid tokens reach if the residual is sampled without error.
         """
-        latent = self.encode(image)
-        if not discrete:
-            return self.decode(latent)
-        return self.decode(self.quantize(latent, schedule, self.coarse_codes(image, schedule)).latent)
+        return self.decode(self.quantize_image(image, schedule).latent if discrete else self.encode(image))
 
     def training_pass(
         self,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hart.errors import HartError
 from hart.inference.cost import tokenizer_training_macs, transformer_training_macs
-from hart.losses.hart_loss import MEAN_KEPT_SHARE, kept_tokens
+from hart.losses.transformer_loss import MEAN_KEPT_SHARE, kept_tokens
 from hart.training.config import Recipe, TokenizerRecipe, TrainerConfig, TransformerRecipe
 
 

@@ -106,7 +106,7 @@ def test_draws_writes_and_measures_and_goes_on_after_a_stop(model: Path, referen
     assert columns == {"FID", "KID", "precision", "recall", "Inception Score"}
     assert values["settings"]["sampling"] == {
         "guidance_scale": 1.5, "top_k": 900, "top_p": 0.96, "gumbel_smoothing": False, "maskgit_steps": 1,
-        "diffusion_steps": None, "discrete_only": False, "unguided_scales": 0,
+        "diffusion_steps": None, "discrete_only": False, "unguided_scales": 0, "greedy_scales": 0,
     }  # fmt: skip
     for said in ("fewer than 10,000", "of 50,000 of 256 px", "6 classes"):
         assert said in result.stderr

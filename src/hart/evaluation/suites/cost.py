@@ -10,7 +10,6 @@ import torch
 
 from hart.benchmark.machine import device_clock, peak_memory
 from hart.benchmark.parts import PROMPT
-from hart.checkpoint.loading import load_config
 from hart.config import HartConfig, SamplingConfig
 from hart.devices import dtype_name
 from hart.evaluation.metrics.figures import Figure, bootstrap
@@ -32,8 +31,7 @@ def run(context: Context[CostOptions]) -> Result:
     """Count and time. Raises `HartError`."""
     options = context.options
     if options.random_weights:
-        config = load_config(options.model)
-        pipe = HartPipeline.from_config(config, seed=options.seed, device=options.device, dtype=options.dtype)
+        pipe = HartPipeline.from_config(options.model, seed=options.seed, device=options.device, dtype=options.dtype)
     else:
         pipe = HartPipeline.from_pretrained(options.model, device=options.device, dtype=options.dtype)
     sampling = SamplingOptions(guidance=options.guidance, discrete_only=options.discrete_only).sampling(pipe)

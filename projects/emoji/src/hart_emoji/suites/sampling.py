@@ -44,6 +44,7 @@ DIFFUSION_STEPS = (1, 2, 4, 8, 16)
 GUIDANCE_SCALES = (0.0, 1.0, 1.5, 2.5, 4.0, 6.0)
 TOP_KS = (50, 200, 600, None)
 TOP_PS = (0.5, 0.7, 0.9, None)
+GREEDY_SCALES = (0, 1, 2)
 TIMED = 10
 """Images of each variant that are generated once more to be timed."""
 
@@ -71,6 +72,7 @@ def variants(config: HartConfig, own: SamplingConfig) -> dict[str, SamplingConfi
         ("gumbel-smoothing", own.replace(gumbel_smoothing=True)),
         ("no-gumbel-smoothing", own.replace(gumbel_smoothing=False)),
     ]
+    others += [(f"greedy-scales-{n}", own.replace(greedy_scales=n)) for n in GREEDY_SCALES]
     changed |= {name: (settings == own, settings) for name, settings in others}
     return {OWN: own, **{name: settings for name, (same, settings) in changed.items() if not same}}
 

@@ -23,12 +23,12 @@ from hart.generation.noise import SeededNoise
 from hart.layers.attention import Attention
 from hart.layers.norm import SiluLinear
 from hart.losses.code_loss import CodeLoss
-from hart.losses.hart_loss import (
+from hart.losses.transformer_loss import (
     DiffusionNoise,
     code_clusters,
-    hart_loss,
     sample_diffusion_noise,
     sample_last_positions,
+    transformer_loss,
 )
 from hart.model import Hart
 from hart.randomness import CPU, generator_for, seed_of
@@ -137,7 +137,7 @@ class TransformerStage(Task):
         return noise.rows(microbatch.rows)
 
     def loss(self, name: str, batch: TransformerBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        return hart_loss(
+        return transformer_loss(
             self.module,
             self.codebook,
             batch.context,

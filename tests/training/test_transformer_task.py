@@ -13,10 +13,10 @@ from hart.config import ConfigError, TextConditioning
 from hart.model import Hart
 from hart.training.conditions import drop_condition
 from hart.training.config import OptimizerConfig, TrainerConfig, TransformerRecipe
-from hart.training.hart_task import TOKEN_LAYERS, TransformerTask, start_from
 from hart.training.task import Microbatch
 from hart.training.token_sources import encode_all, select
 from hart.training.trainer import Trainer
+from hart.training.transformer_task import TOKEN_LAYERS, TransformerTask, start_from
 from hart.types import TextContext
 from helpers import SCALES, TEXT_TOKENS, captioned_images, random_tensor, tiny_model, tiny_text_config
 
