@@ -359,6 +359,10 @@ class HartConfig(Config):
         classes = self.transformer.classes
         return None if classes is None else classes.num_classes
 
+    def diffusion_steps(self, sampling: SamplingConfig) -> int:
+        """Denoising steps of the residual with these settings; 0 where there is none."""
+        return 0 if self.diffusion is None else sampling.diffusion_steps or self.diffusion.sampling_steps
+
     @property
     def hybrid(self) -> bool:
         """Whether a continuous residual is sampled on top of the last scale's codes."""

@@ -253,7 +253,7 @@ def _diffusion(config: HartConfig, rows: int, tokens: int) -> int:
     if config.diffusion is None or config.sampling.discrete_only:
         return 0
     channels, context_width = config.transformer.latent_channels, config.transformer.width
-    steps = config.sampling.diffusion_steps or config.diffusion.sampling_steps
+    steps = config.diffusion_steps(config.sampling)
     condition = context_width * (channels + config.diffusion.width)  # word_embed of the code, then condition_embed
     denoiser, time = _denoiser(config.diffusion, channels)
     return rows * tokens * (condition + steps * denoiser) + steps * time

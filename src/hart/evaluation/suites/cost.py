@@ -94,7 +94,7 @@ def printed_macs(config: HartConfig) -> int:
     positions = schedule.total_tokens + (text.tokens - 1 if text is not None else 0)
     total = cost.parameters["transformer"] * positions
     if config.diffusion is not None and not config.sampling.discrete_only:
-        steps = config.sampling.diffusion_steps or config.diffusion.sampling_steps
+        steps = config.diffusion_steps(config.sampling)
         total += 2 * cost.parameters["residual diffusion"] * schedule.token_counts[-1] * steps
     return total + (cost.macs["decoder"] if text is not None else 0)
 
