@@ -214,6 +214,11 @@ class TransformerConfig(_Scaled):
         )
 
     @property
+    def context_tokens(self) -> int:
+        """S: tokens in front of the image tokens; 1 for a class."""
+        return 1 if self.text is None else self.text.tokens
+
+    @property
     def mlp_width(self) -> int:
         if self.mlp == "gelu":
             return round(self.width * self.mlp_ratio)

@@ -224,7 +224,7 @@ def part_work(timer: GenerationTimer, batch: int, *, whole_scales: bool) -> dict
     rows = batch * (2 if sampling.guidance_scale > 0 else 1)
     blocks, head = _weights(config)
     last_calls = len(maskgit_step_sizes(counts[-1], sampling.maskgit_steps)) if config.hybrid else 1
-    seen = sizes.text.tokens if sizes.text is not None else 1
+    seen = sizes.context_tokens
     step_work, heads, samples = [], [], []
     for k, tokens in enumerate(counts):
         calls = last_calls if k == len(counts) - 1 else 1
