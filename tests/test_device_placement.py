@@ -104,15 +104,18 @@ def test_edits_wait_for_nothing_between_scales() -> None:
             pipe.tokenizer.quantizer,
             config.tokenizer.schedule,
         )
-        second = SecondPrompts(
-            torch.arange(BATCH, device=DEVICE), context, torch.zeros(scales, BATCH, 1, 1, device=DEVICE)
-        )
+        rows, weights = tuple(range(BATCH)), torch.zeros(scales, BATCH, 1, 1, device=DEVICE)
+        second = SecondPrompts(rows, torch.arange(BATCH, device=DEVICE), context, weights)
         settings, noise = config.sampling.replace(maskgit_steps=2), SeededNoise([3, 4], DEVICE)
         generator = NextScaleGenerator(pipe.hart, pipe.tokenizer.quantizer, settings, noise, edits=edits)
         before = traffic.waits, traffic.sent
         for state in generator.states(context, second=second):
             assert state.latent.device == DEVICE
         assert (traffic.waits, traffic.sent) == before
+        states = generator.states(context, second=second)  # and when one of the images is left out
+        next(states)
+        assert len(states.send([1]).latent) == len(next(states).latent) == 1
+        assert traffic.waits == before[0]
 
 
 def trained(task: Task, trainer: TrainerConfig, traffic: Traffic) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,11 @@ def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
         # from other memory a copy begins when the device is idle
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+def row_index(rows: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Numbers of rows as (n,) int64 on `device`, to index what is there."""
+    return sent(torch.tensor(rows, dtype=torch.int64), device)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -35,7 +35,7 @@ from hart.generation.image_requests import (
     contexts,
     second_prompts,
 )
-from hart.generation.next_scale import NextScaleGenerator, ScaleState
+from hart.generation.next_scale import NextScaleGenerator, States
 from hart.generation.noise import SeededNoise
 from hart.generation.outputs import HartOutput, Reconstruction, ScalePreview, joined_images, psnr
 from hart.generation.request import (
@@ -233,12 +233,13 @@ class HartPipeline(Editing):
         height: int | None = None,
         width: int | None = None,
         aspect: str | None = None,
-    ) -> Iterator[ScaleState]:
+    ) -> States:
         """One batch, for servers: the state of all its images after every scale, and the latents in the last one.
 
         images: of different people, each with its own prompt, seed and settings; those in
             `hart.generation.rows.SHARED` must agree. `decode` makes images of a state's latent. Whoever stops asking
-            stops the generation and frees its memory.
+            stops the generation and frees its memory. `send([0, 2])` in place of `next` goes on with the first and
+            third image of the last state alone: the others are sampled no further, and are not in later states.
         size, height, width, aspect: of all images, as in `__call__`.
         Raises `HartError` at once for what the model cannot take.
         """
@@ -312,7 +313,7 @@ def _states(
     encode: Callable[[Prompt], Context],
     latent_of: Callable[[Tensor], Tensor],
     schedule: ScaleSchedule,
-) -> Iterator[ScaleState]:
+) -> States:
     """The states of a batch of checked requests."""
     noise = SeededNoise([image.seed for image in images], parts.device)
     settings = [image.sampling for image in images if image.sampling is not None]

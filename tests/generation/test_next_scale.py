@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -61,6 +62,9 @@ class BestCodes:
 
     def order(self, tokens: int) -> Tensor:
         return torch.arange(tokens).expand(self.images, tokens)
+
+    def of(self, rows: Sequence[int]) -> BestCodes:
+        return BestCodes(len(rows))
 
 
 def slow_reference(

@@ -62,7 +62,8 @@ def test_an_image_of_others_is_there_to_be_edited_and_to_lend_its_colours(page: 
     expect(page.get_by_role("dialog")).to_be_hidden()
     page.locator("#open-file").set_input_files(tmp_path / "holiday.jpg")
     expect(page.get_by_role("heading", name="holiday.jpg")).to_be_visible()
-    expect(page.locator("#message")).to_contain_text("only a PNG made by HART")
+    expect(page.locator("#note")).to_contain_text("only a PNG made by HART")
+    expect(page.get_by_role("alert")).to_be_empty()
     expect(page.get_by_role("button", name="Use these settings")).to_be_hidden()
     expect(page.get_by_role("button", name="Draw in these colours")).to_be_visible()
     page.get_by_role("button", name="Edit", exact=True).click()
@@ -87,7 +88,7 @@ def test_an_image_of_others_has_no_prompt_but_what_the_form_says(page: Any, tmp_
         page.get_by_role("button", name="Close").first.click()
         page.locator("#open-file").set_input_files(download.value.path())  # it says how it was made
         expect(page.get_by_label("Seed", exact=True)).to_have_value(str(record.seed))
-        expect(page.get_by_role("alert")).to_contain_text("not the image's source image")
+        expect(page.locator("#note")).to_contain_text("not the image's source image")
         page.get_by_label("Prompt", exact=True).fill("")
         page.get_by_role("group", name="Style").get_by_role("button", name="twemoji", exact=True).click()
     page.locator("#open-file").set_input_files(tmp_path / "holiday.jpg")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from command_line import run
 from hart.devices import OUT_OF_MEMORY as MEMORY_SIGNS
@@ -17,6 +18,7 @@ from hart.errors import HartError
 from hart.pipeline import HartPipeline
 from hart.serving.engine import OutOfMemory, Row, Source
 from hart.serving.pipeline_engine import PipelineEngine
+from hart.transformer.transformer import HartTransformer
 from serving_app import Running, image_of, png, running
 
 OWN: dict[str, Any] = {"guidance_scale": 2.0, "top_k": 5, "top_p": 0.9}
@@ -61,11 +63,38 @@ def test_a_row_is_the_same_alone_in_any_batch_and_offline(engine: PipelineEngine
     assert together[1] == offline.tobytes()
 
 
-def test_a_negative_prompt_of_another_row_changes_nothing() -> None:
-    """At the widths of the shipped model: rounding that a tiny one does not show."""
-    engine = PipelineEngine(HartPipeline.from_pretrained("emoji", device="cpu"))
-    rows = [row(engine, 0), engine.row("a house", "yellow", 1, engine.facts.sizes[0], {}), row(engine, 2, "a dog")]
-    assert whole(engine, rows) == [whole(engine, [one])[0] for one in rows]
+@pytest.fixture(scope="module")
+def shipped() -> PipelineEngine:
+    """At whose widths there is rounding that a tiny model does not show."""
+    return PipelineEngine(HartPipeline.from_pretrained("emoji", device="cpu"))
+
+
+def test_a_negative_prompt_of_another_row_changes_nothing(shipped: PipelineEngine) -> None:
+    rows = [row(shipped, 0), shipped.row("a house", "yellow", 1, shipped.facts.sizes[0], {}), row(shipped, 2, "a dog")]
+    assert whole(shipped, rows) == [whole(shipped, [one])[0] for one in rows]
+
+
+def test_rows_whose_clients_have_left_are_not_computed_and_the_others_stay_as_they_are(
+    shipped: PipelineEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("an apple", "a fish", "a house", "a star", "a cat", "a tree")
+    rows = [row(shipped, seed, name) for seed, name in enumerate(names)]
+    alone = [whole(shipped, [rows[place]])[0] for place in (1, 4)]
+    computed: list[int] = []
+    step = HartTransformer.next_scale
+
+    def counted(self: HartTransformer, k: int, scale_input: Tensor, *arguments: Any) -> Tensor:
+        computed.append(len(scale_input))
+        return step(self, k, scale_input, *arguments)
+
+    monkeypatch.setattr(HartTransformer, "next_scale", counted)
+    batch = shipped.start(rows)
+    batch.drop([3])  # before the first scale
+    for leaving in ((), (0,), (), (2, 5), *[()] * (shipped.facts.scales - 4)):
+        batch.drop(leaving)
+        batch.advance()
+    assert [image.tobytes() for image in batch.images([1, 4])] == alone
+    assert computed[:3] == [2 * 4, 2 * 4, 2 * 2] and set(computed[3:]) == {2 * 2}  # with the null half of guidance
 
 
 def test_an_edit_keeps_every_pixel_outside_its_mask_and_shares_a_batch(engine: PipelineEngine) -> None:

@@ -29,6 +29,7 @@ from PIL import Image
 from torch import Tensor
 
 from hart.data.transforms import pixels_to_pil
+from hart.devices import row_index
 from hart.generation.logits import Candidates
 from hart.generation.request import Prompt
 from hart.grids import Grid, ScaleSchedule
@@ -109,13 +110,22 @@ class PromptMix:
 class SecondPrompts:
     """What a batch computes beside its own prompts.
 
-    rows: (M,) int64, the images that have a second prompt. context: of M rows. weights: (K, B, 1, 1), or None if no
-    image mixes.
+    images: numbers of the M images that have a second prompt. rows: (M,) int64, the same on the device. context: of M
+    rows. weights: (K, B, 1, 1), or None if no image mixes.
     """
 
+    images: tuple[int, ...]
     rows: Tensor
     context: Context
     weights: Tensor | None
+
+    def of(self, rows: Sequence[int]) -> SecondPrompts | None:
+        """For some images of the batch alone."""
+        if not (places := [i for i, image in enumerate(self.images) if image in rows]):
+            return None
+        images, device = tuple(rows.index(self.images[i]) for i in places), self.rows.device
+        weights = None if self.weights is None else self.weights[:, row_index(rows, device)]
+        return SecondPrompts(images, row_index(images, device), self.context.rows(row_index(places, device)), weights)
 
     def mixed(self, k: int, own: Tensor, other: Tensor) -> Tensor:
         """Both (B, N, C) by their weights at scale k; `own` exactly where the weight is 0."""
@@ -158,6 +168,20 @@ class BatchEdits:
     followed: tuple[Tensor | None, ...]
     own_codes: tuple[Tensor, ...]
     styles: tuple[Style | None, ...]
+
+    def of(self, rows: Sequence[int]) -> BatchEdits:
+        """For some images of the batch alone."""
+        index = row_index(rows, self.latent.device)
+        return BatchEdits(
+            self.latent[index],
+            self.redraw[index],
+            tuple(generated[index] for generated in self.generated),
+            self.kept[:, index],
+            None if self.discrete is None else self.discrete[index],
+            tuple(None if followed is None else followed[index] for followed in self.followed),
+            tuple(codes[index] for codes in self.own_codes),
+            tuple(self.styles[row] for row in rows),
+        )
 
     def known_codes(self, k: int, total: Tensor, grid: Grid, quantizer: MultiScaleQuantizer) -> Tensor:
         """(B, N_k), the codes nearest to what the sum (B, D, h, w) of the scales before k lacks of the source.

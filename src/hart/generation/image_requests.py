@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hart.config import MAX_SEED, HartConfig, SamplingConfig
+from hart.devices import row_index
 from hart.errors import HartError
 from hart.generation.edits import MAX_STYLE, Edit, PromptMix, SecondPrompts
 from hart.generation.request import (
@@ -168,8 +169,8 @@ def second_prompts(
     if scales := max(len(image.mix.weights) if image.mix is not None else 0 for image in images):
         rows = [(0.0,) * scales if image.mix is None else image.mix.weights for image in images]
         weights = torch.tensor(rows).T[..., None, None].to(device, non_blocking=True)
-    index = torch.tensor([i for i, _ in found]).to(device, non_blocking=True)
-    return SecondPrompts(index, cat_contexts([context for _, context in found]), weights)
+    numbers = tuple(i for i, _ in found)
+    return SecondPrompts(numbers, row_index(numbers, device), cat_contexts([context for _, context in found]), weights)
 
 
 @dataclass(frozen=True)

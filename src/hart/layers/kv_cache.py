@@ -52,6 +52,12 @@ class Kept:
     def rows(self, rows: slice) -> Kept:
         return Kept(self.numbers[:, rows], None if self.scales is None else self.scales[:, rows], self.dtype)
 
+    def move(self, rows: Tensor, tokens: int) -> None:
+        """Write the first tokens of some rows (n,) of all layers over those of the first n."""
+        for kept in (self.numbers, self.scales):
+            for layer in () if kept is None else kept:  # one after the other: a copy of all would be much memory
+                layer[: len(rows), :, :tokens] = layer[:, :, :tokens].index_select(0, rows)
+
     def fill(self, place: slice, one: Kept) -> None:
         """Write the only token of `one` at all places."""
         self.numbers[:, :, :, place] = one.numbers
@@ -117,6 +123,12 @@ class KVCache:
         part = copy.copy(self)
         part.keys, part.values = self.keys.rows(rows), self.values.rows(rows)
         return part
+
+    def moved(self, rows: Tensor) -> KVCache:
+        """Some rows (n,) int64 alone, ascending, at the front of this one's memory; this one is used no more."""
+        for kept in (self.keys, self.values):
+            kept.move(rows, self.length)
+        return self.rows(slice(0, len(rows)))
 
     def for_one_token(self) -> KVCache:
         """An empty cache with room for one token of one row, for `append_copies`."""

@@ -105,7 +105,7 @@ class Batch(Protocol):
         ...
 
     def drop(self, places: Collection[int]) -> None:
-        """Leave rows out from now on and free what they hold."""
+        """Compute rows no further, from the next scale on. They must not be asked for again."""
         ...
 
     def images(self, places: Sequence[int]) -> list[Image.Image]:

@@ -18,6 +18,7 @@ from hart.devices import dtype_name, is_out_of_memory
 from hart.errors import HartError
 from hart.generation.edits import Edit
 from hart.generation.image_requests import ImageRequest, checked_images, null_context
+from hart.generation.next_scale import States
 from hart.generation.request import checked_settings
 from hart.generation.rows import SHARED
 from hart.pipeline import HartPipeline
@@ -188,51 +189,65 @@ class PipelineEngine:
 
 
 class _Part:
-    """Rows that are computed together."""
+    """Images of a batch that are computed together, by their places in it."""
 
-    def __init__(self, pipe: HartPipeline, images: Sequence[ImageRequest], size: Size) -> None:
-        self._components = pipe.components
-        self._states = pipe.generate_rows(images, width=size[0], height=size[1])
-        self._edits = [image.edit for image in images]
+    def __init__(self, pipe: HartPipeline, images: Mapping[int, ImageRequest], size: Size) -> None:
+        self._pipe, self._components, self._size = pipe, pipe.components, size
+        self._images = dict(images)  # those that are left
+        self._rows: list[int] = []  # the places of the rows of the last state
+        self._states: States | None = None
         self._latents: Tensor | None = None
 
+    @property
+    def places(self) -> Collection[int]:
+        return self._images.keys()
+
+    def drop(self, places: Collection[int]) -> None:
+        self._images = {place: image for place, image in self._images.items() if place not in places}
+
     def advance(self) -> None:
+        left = list(self._images)
         with _memory_errors():
-            self._latents = next(self._states).latent
+            if self._states is None:
+                width, height = self._size
+                self._states = self._pipe.generate_rows(list(self._images.values()), width=width, height=height)
+                self._latents = next(self._states).latent
+            else:
+                self._latents = self._states.send([self._rows.index(place) for place in left]).latent
+        self._rows = left
 
     @torch.inference_mode()
-    def images(self, numbers: Sequence[int]) -> list[Image.Image]:
+    def images(self, places: Sequence[int]) -> list[Image.Image]:
         assert self._latents is not None
         with _memory_errors():
-            drawn = self._components.images(self._latents[list(numbers)])
-            edits = (self._edits[number] for number in numbers)
+            drawn = self._components.images(self._latents[[self._rows.index(place) for place in places]])
+            edits = (self._images[place].edit for place in places)
             return [image if edit is None else edit.finished(image) for image, edit in zip(drawn, edits, strict=True)]
 
 
 class _InParts:
-    """A batch. Dropped rows of a part that others need are sampled on, and nobody sees them."""
+    """A batch of which some images are computed together and others apart."""
 
     def __init__(
         self, pipe: HartPipeline, images: Sequence[ImageRequest], size: Size, parts: Sequence[Sequence[int]]
     ) -> None:
-        """parts: the places of the rows that are computed together."""
-        self._dropped: set[int] = set()
-        self._parts = [(_Part(pipe, [images[place] for place in places], size), places) for places in parts]
+        """parts: the places of the images that are computed together."""
+        self._parts = [_Part(pipe, {place: images[place] for place in places}, size) for places in parts]
 
     def advance(self) -> None:
-        for part, _ in self._parts:
+        for part in self._parts:
             part.advance()
 
     def drop(self, places: Collection[int]) -> None:
-        self._dropped.update(places)
-        self._parts = [(part, rows) for part, rows in self._parts if not self._dropped.issuperset(rows)]
+        for part in self._parts:
+            part.drop(places)
+        self._parts = [part for part in self._parts if part.places]
 
     def images(self, places: Sequence[int]) -> list[Image.Image]:
         drawn: dict[int, Image.Image] = {}
-        for part, rows in self._parts:
-            wanted = [place for place in rows if place in places]
-            if wanted:
-                drawn |= zip(wanted, part.images([rows.index(place) for place in wanted]), strict=True)
+        for part in self._parts:
+            if wanted := [place for place in part.places if place in places]:
+                drawn |= zip(wanted, part.images(wanted), strict=True)
         return [drawn[place] for place in places]
 
 

@@ -59,7 +59,7 @@ class Conditioning:
     modulations: tuple[Tensor | None, ...]
     head_modulation: Tensor
 
-    def rows_of(self, rows: slice, tokens: slice = slice(None)) -> Conditioning:
+    def rows_of(self, rows: slice | Tensor, tokens: slice = slice(None)) -> Conditioning:
         """See `EmbeddedContext.rows_of`."""
         modulations = (None if m is None else m[rows] for m in self.modulations)
         return Conditioning(self.context.rows_of(rows, tokens), tuple(modulations), self.head_modulation[rows])

@@ -119,15 +119,15 @@ export function settings() {
 
 const OFFERED = ["guidance_scale", "top_k", "top_p"];
 
-/** What is lost of stored settings, as sentences: what the image was also made of (stored.lacks), settings that the form has
- * not (of stored.sampling), and a model that this server has not. */
+/** What is lost of stored settings, as sentences: what the image was also made of (stored.lacks), settings that the form
+ * does not have (of stored.sampling), and a model that this server does not have. */
 function losses(stored, chosen) {
   const own = chosen?.sampling ?? {};
   const others = Object.keys(own).filter((name) => !OFFERED.includes(name) && name in (stored.sampling ?? {}) && stored.sampling[name] !== own[name]);
   const lost = [...(stored.lacks ?? []), ...others.map((name) => `${name} ${stored.sampling[name]}`)];
   const said = [];
   if (lost.length) said.push(`The settings are back, but not ${lost.join(", nor ")}: they draw another image.`);
-  if (stored.model && !served(stored.model)) said.push(`They are of the model ${stored.model}, which this server has not: ${chosen?.id ?? "another"} draws.`);
+  if (stored.model && !served(stored.model)) said.push(`They are of the model ${stored.model}, which this server does not have: ${chosen?.id ?? "another one"} will draw another image.`);
   return said.join(" ");
 }
 

@@ -17,16 +17,21 @@ const picked = new Set();
 
 // --- drawing ---
 
-function say(text) {
-  at("message").textContent = text;
-  at("message").hidden = !text;
+/** Say what went wrong ("problem") or what is good to know ("note"), in place of what was said before. */
+function say(kind, text) {
+  hush();
+  at(kind).textContent = text;
+}
+
+function hush() {
+  for (const kind of ["problem", "note"]) at(kind).textContent = "";
 }
 
 /** Run one request and show its images as they come. fields: what the request holds besides `chosen` and the count. */
 async function run(path, chosen, count, fields = {}) {
   running?.abort();
   const mine = (running = new AbortController());
-  say("");
+  hush();
   busy(true);
   for (const old of at("current").querySelectorAll("img")) URL.revokeObjectURL(old.src);
   const tiles = Array.from({ length: count }, (_, index) => waitingTile({ ...chosen, seed: String(BigInt(chosen.seed) + BigInt(index)) }));
@@ -37,14 +42,14 @@ async function run(path, chosen, count, fields = {}) {
   try {
     for await (const event of api.draw(path, fields.image ? multipart(wanted) : wanted, mine.signal)) {
       const tile = tiles[event.index];
-      if (event.notes) say(event.notes);
+      if (event.notes) say("note", event.notes);
       if (event.done) await tile.finish(event, path);
       else tile.show(event);
     }
     if (form.reroll.checked) roll();
     if (!model(chosen.model)?.scales) watch();
   } catch (error) {
-    if (error.name !== "AbortError") say(error.message);
+    if (error.name !== "AbortError") say("problem", error.message);
     if (error.status === 401) askForKey();
     for (const tile of tiles) tile.giveUp();
   } finally {
@@ -176,11 +181,11 @@ function forget(image) {
 async function restoreFrom(file) {
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close(); // or it would stand before what comes back
   const found = await settingsOf(file).catch(() => null);
-  if (found) return say(restore(found));
+  if (found) return say("note", restore(found));
   const bitmap = await createImageBitmap(file).catch(() => null);
-  if (!bitmap) return say(`${file.name} is not an image that this browser can show.`);
+  if (!bitmap) return say("problem", `${file.name} is not an image that this browser can show.`);
   bitmap.close();
-  say("That image holds no settings: only a PNG made by HART does. It can still be edited, varied, and lend its colours.");
+  say("note", "That image holds no settings: only a PNG made by HART does. It can still be edited, varied, and lend its colours.");
   viewer.open({ blob: file, partials: [], settings: settings(), kind: "file" }, model());
 }
 
@@ -201,7 +206,7 @@ async function usable(file, facts) {
     canvas.getContext("bitmaprenderer").transferFromImageBitmap(small);
     return await canvas.convertToBlob();
   } catch {
-    say("That file is not an image that this browser can show.");
+    say("problem", "That file is not an image that this browser can show.");
   }
 }
 
@@ -228,7 +233,7 @@ async function varied(image, facts, prompt, kept) {
 }
 
 viewer.connect({
-  reuse: (image) => say(restore({ ...image.settings, lacks: image.kind === "generations" ? [] : ["the image's source image"] })),
+  reuse: (image) => say("note", restore({ ...image.settings, lacks: image.kind === "generations" ? [] : ["the image's source image"] })),
   edit,
   vary: (image, facts, kept) => varied(image, facts, image.settings.prompt, { kept_scales: kept }),
   recolour: (image, facts, prompt, strength) => varied(image, facts, prompt, { style_strength: strength }),
