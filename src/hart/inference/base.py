@@ -93,7 +93,8 @@ class BasePipeline:
         place = resolve_device(device)
         number_type = resolve_dtype(dtype, place)
         wanted = None if speed is None else resolve_speed(speed, place)
-        model = load_model(resolve_model(name), number_type, keep_8_bits=wanted is None or wanted.weights == "int8")
+        keep_8_bits = wanted is None or wanted.weights == "int8"
+        model = load_model(resolve_model(name), number_type, keep_8_bits=keep_8_bits, tokenizer_dtype=None)
         if wanted is None:
             wanted = INT8 if is_quantized(model.hart) else EXACT
         parts = prepared(model.tokenizer, model.hart, place, number_type, wanted)
