@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import torch
@@ -33,7 +34,7 @@ from hart.config import Config, ConfigError, HartConfig, TextEncoderConfig, Toke
 from hart.devices import dtype_name, give_memory, machine_memory, without_memory
 from hart.errors import HartError
 from hart.files import user_path, write_text
-from hart.layers.quantized import dequantize_linears
+from hart.layers.quantized import QuantizedLinear
 from hart.model import Hart
 from hart.presets import PRESETS, RELEASED_TEXT_ENCODER, VAR_SAMPLING
 from hart.strict import clipped, read_object, shown
@@ -95,22 +96,21 @@ def load_model(
     folder: Path,
     dtype: torch.dtype = torch.float32,
     *,
-    keep_8_bits: bool = False,
+    eight_bits: Callable[[QuantizedLinear], nn.Module] | None = None,
     tokenizer_dtype: torch.dtype | None = torch.float32,
 ) -> LoadedModel:
     """Load any supported layout; each tensor is read, brought to its type and freed before the next.
 
-    dtype: of transformer and residual diffusion. keep_8_bits: leave weights that are stored in 8 bits so
-    (`hart.layers.quantized`), in place of ordinary layers with their values. tokenizer_dtype: None leaves it as it is
-    stored, and its encoder's weights in the file until something is encoded. Raises `CheckpointError` or `ConfigError`.
+    dtype: of transformer and residual diffusion. eight_bits: makes of each layer that is stored in 8 bits what takes
+    its place, by default an ordinary layer with its values. tokenizer_dtype: None leaves the tokenizer as it is stored,
+    and its encoder's weights in the file until something is encoded. Raises `CheckpointError` or `ConfigError`.
     """
     if not os.access(folder, os.R_OK | os.X_OK):
         raise CheckpointError(f"{folder}: no permission to read it")
     if (folder / CONFIG_FILE).exists() and (folder / HART_FILE).exists():
-        model = _load_own(folder, dtype, tokenizer_dtype)
-        if not keep_8_bits:
-            dequantize_linears(model.hart, dtype)
-        return model
+        return _load_own(
+            folder, dtype, eight_bits or partial(QuantizedLinear.dequantized, dtype=dtype), tokenizer_dtype
+        )
     if (folder / "llm").is_dir() and (folder / "tokenizer").is_dir():
         return _load_hart_layout(folder, dtype, tokenizer_dtype)
     if list(folder.glob("var*.pth")):
@@ -197,13 +197,18 @@ def build(config: HartConfig) -> tuple[HybridTokenizer, Hart]:
     return HybridTokenizer(config.tokenizer).eval(), Hart(config).eval()
 
 
-def _load_own(folder: Path, dtype: torch.dtype, tokenizer_dtype: torch.dtype | None) -> LoadedModel:
+def _load_own(
+    folder: Path,
+    dtype: torch.dtype,
+    eight_bits: Callable[[QuantizedLinear], nn.Module],
+    tokenizer_dtype: torch.dtype | None,
+) -> LoadedModel:
     config = HartConfig.load(folder / CONFIG_FILE)
     with without_memory():
         tokenizer, hart = build(config)
     at_rest = "encoder" if tokenizer_dtype is None else None  # images are made without it
     fill_module(tokenizer, folder / TOKENIZER_FILE, tokenizer_dtype, mapped=at_rest)
-    fill_module(hart, folder / HART_FILE, dtype)
+    fill_module(hart, folder / HART_FILE, dtype, eight_bits=eight_bits)
     return LoadedModel(config, tokenizer, hart, folder)
 
 

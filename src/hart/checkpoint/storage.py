@@ -209,9 +209,18 @@ def fill_state(
         _put(module, name, value if alone else value.clone(), dtype)
 
 
-def fill_module(module: nn.Module, path: Path, dtype: torch.dtype | None, *, mapped: str | None = None) -> None:
+def fill_module(
+    module: nn.Module,
+    path: Path,
+    dtype: torch.dtype | None,
+    *,
+    eight_bits: Callable[[QuantizedLinear], nn.Module] = lambda layer: layer,
+    mapped: str | None = None,
+) -> None:
     """`fill_state` from a file, which is read tensor by tensor. Layers that it stores in 8 bits become such.
 
+    eight_bits: makes of each of these, as soon as it is read, what takes its place. If all of them were read before,
+    those that they become would not fit into the gaps that they leave, and memory would hold much of them twice.
     mapped: a submodule whose weights are checked, but take no memory until it computes, if they are stored in their
     type: they stay in the file, which must not be written to in place as long as the module lives.
     """
@@ -223,12 +232,15 @@ def fill_module(module: nn.Module, path: Path, dtype: torch.dtype | None, *, map
             kinds[name] = torch.Size(header.get_shape()), _type_name(header.get_dtype())
         _quantize_as(module, kinds)
         _require_fitting(module, kinds, path, str)
-        for name in kinds:
+        for name in sorted(kinds, key=lambda name: kinds[name][1] in EIGHT_BITS):  # after their scales and biases
             value = file.get_tensor(stored[name])
             require_finite(value, path, stored[name])
             if name.startswith(f"{mapped}."):
                 value = resting.get_tensor(stored[name])
             _put(module, name, value, dtype)
+            owner = name.rpartition(".")[0]
+            if kinds[name][1] in EIGHT_BITS and isinstance(layer := module.get_submodule(owner), QuantizedLinear):
+                module.set_submodule(owner, eight_bits(layer))
 
 
 def _quantize_as(module: nn.Module, kinds: Mapping[str, Kind]) -> None:

@@ -223,16 +223,15 @@ def prepared_tokenizer(
 ) -> HybridTokenizer:
     """A tokenizer that nobody else uses, whatever its types, on the device of a model in `dtype`.
 
-    The decoder computes in that type too, except in float16, whose range its activations may leave: then it is in
-    float32, as encoder and quantiser always are.
+    The decoder computes in that type too, except in float16, whose range its activations may leave: then it computes in
+    float32, as encoder and quantiser always do; the encoder's weights may rest in fewer bits.
     """
     narrow = speed.decoder == "bfloat16"
     decoder_type = torch.bfloat16 if narrow else torch.float32 if dtype == torch.float16 else dtype
-    # of the encoder at rest: it computes in float32
-    types = {tokenizer.encoder: torch.bfloat16 if narrow else torch.float32}
-    types |= dict.fromkeys((tokenizer.post_quant_conv, tokenizer.decoder), decoder_type)
-    for part in tokenizer.children():
-        part.to(device, types.get(part, torch.float32))
+    resting_type = torch.bfloat16 if narrow else torch.float32
+    types = {"encoder": resting_type, "post_quant_conv": decoder_type, "decoder": decoder_type}
+    for name, part in tokenizer.named_children():
+        part.to(device, types.get(name, torch.float32))
     # convolutions run on channels-last memory without reordering it
     tokenizer.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     tokenizer.in_strips = speed.tiled
