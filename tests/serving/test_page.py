@@ -44,7 +44,9 @@ def test_history_survives_a_reload_and_gives_settings_back(page: Any) -> None:
 
 def test_a_file_restores_its_settings_dropped_or_chosen(page: Any, address: str, tmp_path: Path) -> None:
     stored = tmp_path / "stored.png"
-    stored.write_bytes(from_api(address, prompt="a blue fish", seed=2**53 + 1, guidance_scale=4, top_p=0.5))
+    stored.write_bytes(
+        from_api(address, prompt="a blue fish", seed=2**53 + 1, guidance_scale=4, top_p=0.5, greedy_scales=2)
+    )
     drop(page, stored)
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("a blue fish")
     Image.new("RGB", (8, 8)).save(tmp_path / "other.webp")
@@ -80,7 +82,7 @@ def test_a_file_restores_its_settings_dropped_or_chosen(page: Any, address: str,
     wanted = {"Prompt": "a blue fish", "Seed": str(2**53 + 1)}
     for label, value in wanted.items():
         expect(page.get_by_label(label, exact=True)).to_have_value(value)
-    for field, value in {"#guidance": "4", "#top-p": "0.5"}.items():
+    for field, value in {"#guidance": "4", "#top-p": "0.5", "#greedy": "2"}.items():
         expect(page.locator(field)).to_have_value(value)
     page.keyboard.press("Control+Enter")
     page.locator("#gallery li").nth(3).wait_for()

@@ -61,6 +61,7 @@ export async function settingsOf(blob) {
     guidance_scale: sampling.guidance_scale,
     top_k: sampling.top_k ?? 0,
     top_p: sampling.top_p ?? 1,
+    greedy_scales: sampling.greedy_scales ?? 0,
     lacks,
     sampling,
     size: typeof stored.size === "number" ? `${stored.size}x${stored.size}` : stored.size,

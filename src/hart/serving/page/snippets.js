@@ -4,13 +4,20 @@ import { json } from "./api.js";
 
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
+/** Settings of sampling that the form has: its field and the option of the command for each. */
+export const OFFERED = {
+  guidance_scale: { field: "guidance", option: "guidance" },
+  top_k: { field: "top_k", option: "top-k" },
+  top_p: { field: "top_p", option: "top-p" },
+  greedy_scales: { field: "greedy", option: "greedy-scales" },
+};
+
 /** Only what differs from the model's own settings is spelled out. */
 function changed(settings, defaults) {
-  return ["guidance_scale", "top_k", "top_p"].filter((name) => settings[name] !== undefined && settings[name] !== defaults[name]);
+  return Object.keys(OFFERED).filter((name) => settings[name] !== undefined && settings[name] !== defaults[name]);
 }
 
 export function shell(settings, defaults) {
-  const names = { guidance_scale: "guidance", top_k: "top-k", top_p: "top-p" };
   const mixed = settings.second_prompt !== undefined;
   const parts = mixed ? ["hart mix", quoted(settings.prompt), quoted(settings.second_prompt)] : ["hart generate", quoted(settings.prompt)];
   if (settings.switch !== undefined) parts.push(`--switch ${settings.switch}`);
@@ -18,7 +25,7 @@ export function shell(settings, defaults) {
   if (settings.model) parts.push(`--model ${quoted(settings.model)}`);
   if (settings.size) parts.push(`--size ${settings.size}`);
   if (settings.negative_prompt) parts.push(`--negative-prompt ${quoted(settings.negative_prompt)}`);
-  for (const name of changed(settings, defaults)) parts.push(`--${names[name]} ${settings[name]}`);
+  for (const name of changed(settings, defaults)) parts.push(`--${OFFERED[name].option} ${settings[name]}`);
   return parts.join(" ");
 }
 
