@@ -29,7 +29,7 @@ def browser() -> Iterator[Any]:
         pytest.skip("there is no Chromium: set HART_CHROMIUM or install one")
     sync_api.expect.set_options(timeout=WAIT)
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield browser
         browser.close()
 
@@ -58,7 +58,6 @@ def page(window: Any, address: str) -> Iterator[Any]:
     window.get_by_text("Ready", exact=True).wait_for()
     window.locator("#size option[value*='x']").first.wait_for(state="attached")
     yield window
-    window.unroute_all()
     window.goto("about:blank")  # which closes the browser's store
     session = window.context.new_cdp_session(window)
     session.send("Storage.clearDataForOrigin", {"origin": address, "storageTypes": "all"})
