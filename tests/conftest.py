@@ -64,6 +64,14 @@ def class_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_class_model(tmp_path_factory.mktemp("class"))
 
 
+@pytest.fixture(scope="session")
+def emoji() -> HartPipeline:
+    """The shipped model, which no test changes."""
+    from hart import HartPipeline
+
+    return HartPipeline.from_pretrained("emoji", device="cpu")
+
+
 @pytest.fixture(scope="module")
 def text(text_model: Path) -> HartPipeline:
     from hart import HartPipeline

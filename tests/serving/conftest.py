@@ -47,6 +47,8 @@ def window(browser: Any) -> Iterator[Any]:
 @pytest.fixture
 def page(window: Any, address: str) -> Iterator[Any]:
     """The page of a newcomer when the model is ready. Its scripts may make no error and breach no security policy."""
+    from page_actions import smallest_size  # which needs the browser's library
+
     problems: list[str] = []
     listeners = {
         "pageerror": lambda error: problems.append(str(error)),
@@ -56,7 +58,7 @@ def page(window: Any, address: str) -> Iterator[Any]:
         window.on(event, listener)
     window.goto(address)
     window.get_by_text("Ready", exact=True).wait_for()
-    window.locator("#size option[value*='x']").first.wait_for(state="attached")
+    window.locator("#size").select_option(smallest_size(address))
     yield window
     window.goto("about:blank")  # which closes the browser's store
     session = window.context.new_cdp_session(window)

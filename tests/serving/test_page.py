@@ -235,7 +235,7 @@ def test_an_image_of_others_is_there_to_be_edited_and_to_lend_its_colours(page: 
     expect(page.get_by_role("button", name="Use these settings")).to_be_hidden()
     expect(page.get_by_role("button", name="Draw in these colours")).to_be_visible()
     page.get_by_role("button", name="Edit", exact=True).click()
-    side = int(page.locator("#size option").first.get_attribute("value").split("x")[0])
+    side = int(page.locator("#size").input_value().split("x")[0])
     expect(page.locator("#canvas-size")).to_have_text(re.compile(f"{4 * side} . {2 * side} px"))
 
 
@@ -259,6 +259,7 @@ def test_an_image_of_others_has_no_prompt_but_what_the_form_says(page: Any, tmp_
         expect(page.get_by_role("alert")).to_contain_text("not the image's source image")
         page.get_by_label("Prompt", exact=True).fill("")
         page.get_by_role("group", name="Style").get_by_role("button", name="twemoji", exact=True).click()
+        Image.new("RGB", (2048, 1024), "blue").save(tmp_path / "holiday.jpg")
     page.locator("#open-file").set_input_files(tmp_path / "holiday.jpg")
     page.get_by_role("button", name="Edit", exact=True).click()
     page.get_by_role("button", name="Redraw all").click()

@@ -61,9 +61,9 @@ def test_a_row_is_the_same_alone_in_any_batch_and_offline(engine: PipelineEngine
     assert together[1] == offline.tobytes()
 
 
-def test_a_negative_prompt_of_another_row_changes_nothing() -> None:
+def test_a_negative_prompt_of_another_row_changes_nothing(emoji: HartPipeline) -> None:
     """At the widths of the shipped model: rounding that a tiny one does not show."""
-    engine = PipelineEngine(HartPipeline.from_pretrained("emoji", device="cpu"))
+    engine = PipelineEngine(emoji)
     rows = [row(engine, 0), engine.row("a house", "yellow", 1, engine.facts.sizes[0], {}), row(engine, 2, "a dog")]
     assert whole(engine, rows) == [whole(engine, [one])[0] for one in rows]
 
