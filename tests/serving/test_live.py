@@ -93,6 +93,7 @@ def test_a_slow_reader_holds_up_nobody() -> None:
         slow.sendall(post({"prompt": "x", "stream": True, "n": 10}))
         until(lambda: server.outcome("finished") == 10)
         assert httpx2.get(f"{server.url}/healthz", timeout=60).status_code == 200
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20)
         assert received_events(slow) == 10 * SCALES
 
 

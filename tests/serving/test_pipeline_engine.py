@@ -63,20 +63,17 @@ def test_a_row_is_the_same_alone_in_any_batch_and_offline(engine: PipelineEngine
     assert together[1] == offline.tobytes()
 
 
-@pytest.fixture(scope="module")
-def shipped() -> PipelineEngine:
-    """At whose widths there is rounding that a tiny model does not show."""
-    return PipelineEngine(HartPipeline.from_pretrained("emoji", device="cpu"))
-
-
-def test_a_negative_prompt_of_another_row_changes_nothing(shipped: PipelineEngine) -> None:
-    rows = [row(shipped, 0), shipped.row("a house", "yellow", 1, shipped.facts.sizes[0], {}), row(shipped, 2, "a dog")]
-    assert whole(shipped, rows) == [whole(shipped, [one])[0] for one in rows]
+def test_a_negative_prompt_of_another_row_changes_nothing(emoji: HartPipeline) -> None:
+    """At the widths of the shipped model: rounding that a tiny one does not show."""
+    engine = PipelineEngine(emoji)
+    rows = [row(engine, 0), engine.row("a house", "yellow", 1, engine.facts.sizes[0], {}), row(engine, 2, "a dog")]
+    assert whole(engine, rows) == [whole(engine, [one])[0] for one in rows]
 
 
 def test_rows_whose_clients_have_left_are_not_computed_and_the_others_stay_as_they_are(
-    shipped: PipelineEngine, monkeypatch: pytest.MonkeyPatch
+    emoji: HartPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shipped = PipelineEngine(emoji)
     names = ("an apple", "a fish", "a house", "a star", "a cat", "a tree")
     rows = [row(shipped, seed, name) for seed, name in enumerate(names)]
     alone = [whole(shipped, [rows[place]])[0] for place in (1, 4)]

@@ -8,19 +8,17 @@ import pytest
 import torch
 
 import hart
-from hart import HartError
-from hart.config import HartConfig
+from hart import HartError, HartPipeline
 from hart.text_encoder.compact import CompactTextEncoder
 from hart.text_encoder.known_words import KNOWN_WORDS_FILE, KnownWords
 
 EMOJI_MODEL = Path(hart.__file__).parent / "models" / "emoji"
 
 
-@pytest.fixture(scope="module")
-def shipped() -> CompactTextEncoder:
-    config = HartConfig.load(EMOJI_MODEL / "config.json").text_encoder
-    assert config is not None
-    return CompactTextEncoder.load(config, EMOJI_MODEL)
+@pytest.fixture
+def shipped(emoji: HartPipeline) -> CompactTextEncoder:
+    assert isinstance(emoji.text_encoder, CompactTextEncoder)
+    return emoji.text_encoder
 
 
 @pytest.mark.parametrize(
