@@ -101,6 +101,18 @@ def test_other_sizes_to_start_from_are_named(tmp_path: Path, change: dict[str, A
         start_from(Hart(tiny_text_config(**change)), str(tmp_path))
 
 
+def test_a_span_of_positions_stays_as_it_was_learned(tmp_path: Path) -> None:
+    """A model without one gets it with a larger size; adapters see the positions of the model that they are for."""
+    for folder, config in (("none", tiny_text_config()), ("spanned", tiny_text_config(position_span=4))):
+        save_model(tmp_path / folder, config, *tiny_model(config))
+    start_from(Hart(tiny_text_config(position_span=4)), str(tmp_path / "none"))
+    start_from(Hart(tiny_text_config(position_span=4)), str(tmp_path / "spanned"), frozen=True)
+    with pytest.raises(ConfigError, match="position_span is 4 there and 0 in the recipe"):
+        start_from(Hart(tiny_text_config()), str(tmp_path / "spanned"))
+    with pytest.raises(ConfigError, match="position_span is 0 there and 4 in the recipe"):
+        start_from(Hart(tiny_text_config(position_span=4)), str(tmp_path / "none"), frozen=True)
+
+
 def test_a_table_of_levels_goes_to_other_scales_by_their_size(tmp_path: Path) -> None:
     """Scales that are known keep their level, and a new one begins with that of the nearest."""
     config = tiny_text_config(level_embedding="table")
