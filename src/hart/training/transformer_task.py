@@ -76,8 +76,10 @@ def start_from(hart: Hart, name: str, *, frozen: bool = False) -> None:
     """
     source = load_model(resolve_model(name))
     theirs, ours = source.config.transformer, hart.config.transformer
-    first_span = set() if frozen or theirs.position_span else {"position_span"}
-    same_sizes(name, theirs, ours, besides={"scales", *first_span, *TOKEN_SIZES})
+    span, asked = (sizes.position_span or sizes.scales[-1] for sizes in (theirs, ours))
+    first_span = not frozen and not theirs.position_span
+    spans = {"position_span"} if span == asked or first_span else set()
+    same_sizes(name, theirs, ours, besides={"scales", *spans, *TOKEN_SIZES})
     same_tokens = all(getattr(theirs, size) == getattr(ours, size) for size in TOKEN_SIZES)
     if frozen and not same_tokens:
         raise ConfigError(f"init_from {name}: its tokens are of other sizes, so that not all of it can be kept")
