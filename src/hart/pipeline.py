@@ -302,24 +302,24 @@ class HartPipeline(Editing):
         return ClassContext(torch.tensor([prompt]), self.num_classes)
 
 
-def _sources(parts: Components, kept: int) -> Callable[[Tensor], Tensor]:
-    """Latents of the pixels of edits, of which the last ones are kept."""
-    return lru_cache(kept)(parts.encode)
+def _sources(parts: Components, edits: int) -> Callable[..., Tensor]:
+    """`Components.encode`, which keeps latents for so many edits: of the source and its style, each also made small."""
+    return lru_cache(4 * edits)(parts.encode)
 
 
 def _states(
     images: Sequence[ImageRequest],
     parts: Components,
     encode: Callable[[Prompt], Context],
-    latent_of: Callable[[Tensor], Tensor],
+    latent_of: Callable[..., Tensor],
     schedule: ScaleSchedule,
 ) -> States:
     """The states of a batch of checked requests."""
     noise = SeededNoise([image.seed for image in images], parts.device)
     settings = [image.sampling for image in images if image.sampling is not None]
-    quantizer = parts.tokenizer.quantizer
+    quantizer, smaller = parts.tokenizer.quantizer, parts.tokenizer.smaller(schedule)
     with torch.inference_mode():
-        edits = batch_edits([image.edit for image in images], latent_of, quantizer, schedule)
+        edits = batch_edits([image.edit for image in images], latent_of, quantizer, schedule, smaller)
         second = second_prompts(images, encode, parts.device)
     generator = NextScaleGenerator(parts.hart, quantizer, settings, noise, schedule, edits)
     return generator.states(*contexts(images, encode, parts.device), second)

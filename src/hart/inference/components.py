@@ -24,6 +24,7 @@ from hart.devices import dtype_name
 from hart.errors import HartError
 from hart.files import atomic_write
 from hart.generation.request import OutputType
+from hart.grids import Grid
 from hart.inference.packing import is_packed
 from hart.inference.speed import EXACT, Speed, accelerate, decelerate, is_quantized, round_weights
 from hart.layers.quantized import QuantizedLinear, dequantize_linears
@@ -57,9 +58,10 @@ class Components:
     text_encoder: TextEncoder | None = None
     without_lora: Hart | None = None
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        """The continuous latent (D, h, w) float32 on the device of an image (3, H, W) uint8."""
-        return self.tokenizer.encode(to_signed(pixels).unsqueeze(0).to(self.device))[0]
+    def encode(self, pixels: Tensor, grid: Grid | None = None) -> Tensor:
+        """The continuous latent (D, h, w) float32 on the device of an image (3, H, W) uint8, made small to a grid."""
+        image = to_signed(pixels).unsqueeze(0).to(self.device)
+        return (self.tokenizer.encode(image) if grid is None else self.tokenizer.encode_small(image, grid))[0]
 
     def discrete(self, pixels: Tensor) -> Tensor:
         """The latent (D, h, w) that the codes of an image (3, H, W) uint8 stand for."""

@@ -77,17 +77,28 @@ class HybridTokenizer(nn.Module):
         latent = self.post_quant_conv(latent.to(self.post_quant_conv.weight.dtype))
         return decode_in_strips(self.decoder, latent) if self.in_strips else self.decoder(latent)
 
-    def coarse_codes(self, image: Tensor, schedule: ScaleSchedule | None = None) -> tuple[Tensor, ...]:
-        """Codes of an image (B, 3, H, W) over the first scales of `schedule` that `base_scales` decides: maybe none."""
+    def smaller(self, schedule: ScaleSchedule | None = None) -> ScaleSchedule | None:
+        """The schedule of the images made small whose codes `base_scales` takes over for images of `schedule`: those of
+        all its scales but the last. None for images that have codes of their own alone."""
         base, schedule = self.config.base_scales, schedule or self.config.schedule
         if not base or schedule.final.equal_square <= base[-1]:
-            return ()
+            return None
+        coarse = schedule.grids[: len(base) - 1]
+        if [grid.equal_square for grid in coarse[1:]] != list(base[1:-1]):
+            return None
         small = Grid(*(round(side * base[-1] / schedule.final.equal_square) for side in schedule.final))
-        smaller, coarse = ScaleSchedule.shaped(base, small), len(base) - 1
-        if smaller.grids[:coarse] != schedule.grids[:coarse]:
+        grows = small != coarse[-1] and small.height >= coarse[-1].height and small.width >= coarse[-1].width
+        return ScaleSchedule((*coarse, small)) if grows else None
+
+    def encode_small(self, image: Tensor, grid: Grid) -> Tensor:
+        """The continuous latent (B, D, *grid), in float32, of an image (B, 3, H, W) made small."""
+        return self.encode(pool(image, Grid(*(side * self.config.downsampling for side in grid))))
+
+    def coarse_codes(self, image: Tensor, schedule: ScaleSchedule | None = None) -> tuple[Tensor, ...]:
+        """Codes of an image (B, 3, H, W) over the first scales of `schedule` that `base_scales` decides: maybe none."""
+        if (smaller := self.smaller(schedule)) is None:
             return ()
-        latent = self.encode(pool(image, Grid(*(side * self.config.downsampling for side in small))))
-        return self.quantize(latent, smaller).indices[:coarse]
+        return self.quantize(self.encode_small(image, smaller.final), smaller).indices[:-1]
 
     def quantize(
         self, latent: Tensor, schedule: ScaleSchedule | None = None, coarse: Sequence[Tensor] = ()

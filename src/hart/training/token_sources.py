@@ -214,7 +214,9 @@ class StoredTokens(TokenSource[EncodedImages]):
             largest = torch.full((microbatch.batch_size, 1), self.recipe.code_corruption)
             wrong = CodeCorruption(largest, microbatch.generator("view"), microbatch.rows)
             latent = self.tokenizer.latent_from_codes(indices, residual, batch.schedule)
-            maps = self.tokenizer.token_maps(latent, batch.schedule, wrong, indices[: self.data.data.coarse_scales])
+            smaller = self.tokenizer.smaller(batch.schedule)
+            coarse = () if smaller is None else indices[: len(smaller) - 1]
+            maps = self.tokenizer.token_maps(latent, batch.schedule, wrong, coarse)
         else:
             maps = self.tokenizer.token_maps_from_codes(indices, residual, batch.schedule)
         return TokenBatch(maps, Conditions(classes=batch.labels) if self.by_class else Conditions(text=batch.text))
