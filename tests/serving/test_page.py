@@ -152,7 +152,7 @@ def test_a_style_ends_the_prompt_and_comes_back_with_the_settings(page: Any, add
 def test_a_wrong_request_is_explained(page: Any) -> None:
     page.locator("#prompt").evaluate("e => e.value = 'x'.repeat(4001)")  # the field takes less
     page.locator("#prompt").press("Control+Enter")
-    expect(page.get_by_role("alert")).to_have_text("Prompt: String must have at most 4000 characters.")
+    expect(page.get_by_role("alert")).to_have_text("Prompt: must have at most 4000 characters.")
     expect(page.locator("#note")).to_be_empty()
 
 
