@@ -264,7 +264,7 @@ def test_masks_are_transparent_or_white_where_they_redraw(text: HartPipeline) ->
     hole.paste((255, 255, 255, 0), LEFT)
     black_hole = Image.new("RGBA", image.size, "white")
     black_hole.paste((0, 0, 0, 0), LEFT)
-    for mask in (mask_of(*LEFT), mask_of(*LEFT).convert("1"), mask_of(*LEFT).convert("RGB"), hole, black_hole):
+    for mask in (*(mask_of(*LEFT).convert(mode) for mode in ("L", "1", "RGB", "RGBA")), hole, black_hole):
         redraw = text.prepare_edit(image, mask).redraw
         assert redraw is not None
         assert torch.equal(redraw, area)
@@ -279,6 +279,7 @@ def test_masks_are_transparent_or_white_where_they_redraw(text: HartPipeline) ->
         (lambda pipe: pipe.edit("cat.png", mask_of(), "a cat"), "must be a PIL image, not 'cat.png'"),
         (lambda pipe: pipe.edit(picture(), "m.png", "a cat"), "mask must be a PIL image"),
         (lambda pipe: pipe.edit(picture(), None, "a cat"), "nothing to redraw: give a mask"),
+        (lambda pipe: pipe.edit(picture().convert("RGBA"), None, "a cat"), "nothing to redraw: give a mask"),
         (lambda pipe: pipe.edit(picture(), mask_of(size=(4, 4)), "a cat"), "the mask has 4x4 pixels, the image 8x8"),
         (lambda pipe: pipe.edit(picture(), mask_of(), "a cat", output_type="np"), "choose pil"),
         (lambda pipe: pipe.edit(picture(), mask_of(), "a cat", strength=1), "unknown argument 'strength'"),

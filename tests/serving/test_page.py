@@ -56,7 +56,7 @@ def test_a_file_restores_its_settings_dropped_or_chosen(page: Any, address: str,
     record = read_record(stored)
     sampling = record.settings.sampling.replace(diffusion_steps=3)
     for name, model, changes, said in (
-        ("mixed", "emoji", {"mix": MixSettings("a cat", (0.5,))}, "not the image's second prompt: they"),
+        ("mixed", "emoji", {"mix": MixSettings("a cat", (0.5,))}, "not the shares of the second prompt: they"),
         (
             "tuned",
             "/my/emoji",
@@ -110,6 +110,26 @@ def test_another_shape_is_drawn_and_kept_in_the_settings(page: Any) -> None:
     page.locator("#gallery .open").first.click()
     page.get_by_role("button", name="Use these settings").click()
     expect(page.get_by_label("Shape")).to_have_value(f"{width}x{height}")
+
+
+def test_two_prompts_are_mixed_and_come_back_with_the_settings(page: Any, address: str, tmp_path: Path) -> None:
+    page.get_by_text("Mix in a second prompt").click()
+    page.get_by_label("Second prompt").fill("a penguin")
+    page.locator("#switch").fill("2")
+    draw(page, "an owl", seed=1)
+    wanted = opened(from_api(address, prompt="an owl", second_prompt="a penguin", switch=2, seed=1))
+    assert pixels(page, "#gallery img") == wanted != opened(from_api(address, prompt="an owl", seed=1))
+    page.locator("#gallery .open").first.click()
+    expect(page.locator("#viewer-title")).to_have_text("an owl + a penguin")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download PNG").click()
+    page.get_by_role("button", name="Close").first.click()
+    page.locator("#second").fill("")
+    page.locator("#switch").fill("5")
+    page.locator("#open-file").set_input_files(download.value.path())
+    expect(page.locator("#second")).to_have_value("a penguin")
+    expect(page.locator("#switch")).to_have_value("2")
+    expect(page.locator("#note")).to_be_empty()
 
 
 def test_a_style_ends_the_prompt_and_comes_back_with_the_settings(page: Any, address: str) -> None:

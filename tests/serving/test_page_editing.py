@@ -38,6 +38,23 @@ def test_painting_redraws_what_is_painted_alone(page: Any) -> None:
     expect(page.get_by_text("Copy as")).to_be_visible()
 
 
+def test_other_words_alone_change_what_they_say_otherwise(page: Any) -> None:
+    draw(page, "a red apple", seed=2)
+    page.locator("#gallery .open").first.click()
+    page.get_by_role("button", name="Edit", exact=True).click()
+    page.get_by_label("What the whole image shows afterwards").fill("a green apple")
+    page.get_by_role("button", name="Draw the edit").click()
+    page.locator("#gallery li").nth(1).wait_for()
+    page.locator("#gallery .open").first.click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download PNG").click()
+    record = read_record(Path(download.value.path()))
+    assert record.settings.edit is not None
+    assert (record.prompt, record.settings.edit.source_prompt) == ("a green apple", "a red apple")
+    red, green, _ = ImageStat.Stat(Image.open(download.value.path())).mean
+    assert green > red
+
+
 def test_the_canvas_grows_and_variations_keep_the_coarse_scales(page: Any) -> None:
     draw(page, "a red apple", seed=2)
     page.locator("#gallery .open").first.click()

@@ -143,7 +143,19 @@ def redrawn(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
         )
     if not mask.has_transparency_data:
         raise ApiError(400, "mask: has no transparency: what is redrawn must have alpha 0", param="mask")
-    return mask.convert("RGBA").getchannel("A").point(lambda alpha: 255 if alpha == 0 else 0)
+    return _transparent(mask.convert("RGBA").getchannel("A"))
+
+
+def see_through(image: Image.Image) -> Image.Image | None:
+    """Where an image, turned upright, has alpha 0: mode L, 255 there and 0 elsewhere; None if it is opaque."""
+    from hart.data.images import opacity
+
+    alpha = opacity(image)
+    return None if alpha is None else _transparent(alpha)
+
+
+def _transparent(alpha: Image.Image) -> Image.Image:
+    return alpha.point(lambda value: 255 if value == 0 else 0)
 
 
 def _content_type(request: Request) -> str:

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from hart.devices import dtype_name, is_out_of_memory
 from hart.errors import HartError
-from hart.generation.edits import Edit
+from hart.generation.edits import Edit, PromptMix
 from hart.generation.image_requests import ImageRequest, checked_images, null_context
 from hart.generation.next_scale import States
 from hart.generation.request import checked_settings
 from hart.generation.rows import SHARED
+from hart.inference.editing import mix_weights
 from hart.pipeline import HartPipeline
-from hart.serving.engine import Batch, ModelFacts, NotOffered, OutOfMemory, Row, Size, Source
+from hart.serving.engine import Batch, Mix, ModelFacts, NotOffered, OutOfMemory, Row, Size, Source
 from hart.sizes import ImageSize, requested_schedule, shaped_grid, size_of_grid, trained_sizes
 from hart.types import Context
 
@@ -106,12 +107,16 @@ class PipelineEngine:
         size: Size,
         settings: Mapping[str, Any],
         source: Source | None = None,
+        mix: Mix | None = None,
     ) -> Row:
         edit = None
         if source is not None:
             edit = self._edit(source, size)
-            source = replace(source, kept_scales=edit.kept_scales, style_strength=edit.style_strength)
+            amounts = {name: getattr(edit, name) for name in ("kept_scales", "followed_scales", "style_strength")}
+            source = replace(source, **amounts)
         schedule = requested_schedule(self.pipe.config, width=size[0], height=size[1])
+        if mix is not None:
+            mix = replace(mix, switch=None, weights=mix_weights(len(schedule), mix.weights, mix.switch))
         sampling = checked_settings(self.pipe.config, None, settings, schedule)
         row = Row(
             self._prompt(prompt),
@@ -123,6 +128,7 @@ class PipelineEngine:
             schedule.total_tokens,
             source,
             edit,
+            mix,
         )
         checked_images(self.pipe.config, [self._asked(row, self._prompt)], schedule)
         return row
@@ -137,8 +143,9 @@ class PipelineEngine:
             "style_strength": source.style_strength,
             "size": str(ImageSize(*size)),
         }
-        if source.mask is None:
+        if source.mask is None and source.source_prompt is None:
             return self.pipe.prepare_variation(source.image, kept_scales=source.kept_scales, **asked)
+        asked |= {"source_prompt": source.source_prompt, "followed_scales": source.followed_scales}
         return self.pipe.prepare_edit(source.image, source.mask, kept_scales=source.kept_scales or 0, **asked)
 
     def remarks(self, prompt: str) -> list[str]:
@@ -162,8 +169,9 @@ class PipelineEngine:
             return None
         if self._exact or self.pipe.dtype != torch.float32 or row.sampling.guidance_scale == 0:
             return place
-        # filters and negative prompts of others change how sums are rounded
-        return row.sampling, row.negative_prompt is None
+        # filters, negative and second prompts of others change how sums are rounded
+        is_followed = row.edit is not None and row.edit.source_prompt is not None
+        return row.sampling, row.negative_prompt is None, is_followed or row.mix is not None
 
     def _prompt(self, text: str) -> str | int:
         """Text as it is; for a class model the number that it spells, if it spells one."""
@@ -175,10 +183,15 @@ class PipelineEngine:
 
     def _asked(self, row: Row, read: Callable[[str], Any]) -> ImageRequest:
         """An edit without a prompt draws whatever fits."""
-        unnamed = row.edit is not None and row.prompt == ""
+        edit, mix = row.edit, None
+        unnamed = edit is not None and row.prompt == ""
         prompt = null_context(self.pipe.config) if unnamed else read(str(row.prompt))
         negative = None if row.negative_prompt is None else read(row.negative_prompt)
-        return ImageRequest(prompt, row.seed, row.sampling, negative, row.edit)
+        if edit is not None and edit.source_prompt is not None:
+            edit = replace(edit, source_prompt=read(edit.source_prompt))
+        if row.mix is not None:
+            mix = PromptMix(read(row.mix.prompt), row.mix.weights or ())
+        return ImageRequest(prompt, row.seed, row.sampling, negative, edit, mix)
 
     @torch.inference_mode()
     def _encoded(self, prompt: str | int) -> Context:

@@ -62,6 +62,8 @@ function offerModel() {
   }));
   press(style);
   at("style-choice").hidden = chips().length === 0;
+  form.switch.max = facts?.scales ?? 0;
+  form.switch.value = Math.floor(form.switch.max / 2);
   setModelDefaults();
 }
 
@@ -93,17 +95,21 @@ function setModelDefaults() {
 }
 
 function showValues() {
+  at("switch-value").textContent = form.switch.max === "0" ? "" : `after scale ${form.switch.value} of ${form.switch.max}`;
   at("guidance-value").textContent = Number(form.guidance.value) === 0 ? "off" : form.guidance.value;
   at("top-p-value").textContent = Number(form.top_p.value) === 1 ? "all codes" : form.top_p.value;
 }
 
 // --- what is chosen ---
 
-/** The form's values; the chosen style stands behind the prompt. */
+/** The form's values; the chosen style stands behind the prompts. */
 export function settings() {
-  const prompt = form.prompt.value.trim(), style = chosenStyle();
+  const second = form.second.value.trim(), style = chosenStyle();
+  const styled = (text) => [text, style].filter(Boolean).join(", ");
   return {
-    prompt: [prompt, style].filter(Boolean).join(", "),
+    prompt: styled(form.prompt.value.trim()),
+    ...(second && { second_prompt: styled(second) }),
+    ...(second && model()?.scales && { switch: Number(form.switch.value) }),
     negative_prompt: form.negative.value.trim(),
     seed: form.seed.value, // as text: it may be larger than a Number holds
     model: form.model.value || undefined,
@@ -145,7 +151,11 @@ export function restore(stored) {
     offerModel();
   }
   const style = chips().map(({ value }) => value).find((value) => stored.prompt.endsWith(`, ${value}`)) ?? "";
-  form.prompt.value = style ? stored.prompt.slice(0, -style.length - 2) : stored.prompt;
+  const plain = (text) => (style && text.endsWith(`, ${style}`) ? text.slice(0, -style.length - 2) : text);
+  form.prompt.value = plain(stored.prompt);
+  form.second.value = plain(stored.second_prompt ?? "");
+  if (stored.switch !== undefined) form.switch.value = stored.switch;
+  at("mixing").open = form.second.value !== "";
   press(style);
   if (stored.size) {
     if (![...form.size.options].some(({ value }) => value === stored.size)) form.size.add(new Option(shape(stored.size), stored.size));

@@ -82,6 +82,8 @@ function waitingTile(chosen) {
   button.type = "button";
   button.className = "open";
   button.disabled = true;
+  const [across, down] = (chosen.size ?? chosen.aspect).split(/[x:]/);
+  if (down) button.style.aspectRatio = `${across} / ${down}`;
   const note = document.createElement("span");
   note.className = "waiting";
   note.textContent = model(chosen.model)?.state === "ready" ? "Waiting for its turn…" : "Opening the model…";
@@ -210,15 +212,18 @@ async function usable(file, facts) {
   }
 }
 
+const unmixed = { second_prompt: undefined, switch: undefined };
+
 async function edit(image, facts) {
   if (!form.seed.reportValidity()) return;
   const file = await usable(image.blob, facts);
   if (!file) return;
   editor.open(await createImageBitmap(file), image.settings.prompt, facts.token_size, async (work) => {
     const colours = work.style && { style: await usable(work.style, facts), style_strength: work.strength };
-    run("/v1/images/edits", { ...settings(), aspect: undefined, prompt: work.prompt, size: work.size }, Number(form.count.value), {
+    run("/v1/images/edits", { ...settings(), ...unmixed, aspect: undefined, prompt: work.prompt, size: work.size }, Number(form.count.value), {
       image: work.image,
       mask: work.mask,
+      source_prompt: work.source,
       ...colours,
     });
   });
@@ -229,7 +234,7 @@ async function varied(image, facts, prompt, kept) {
   const file = await usable(image.blob, facts);
   if (!file) return;
   const seed = Math.floor(Math.random() * 2 ** 32);
-  run("/v1/images/variations", { ...image.settings, prompt, seed }, Number(form.count.value), { image: file, ...kept });
+  run("/v1/images/variations", { ...image.settings, ...unmixed, prompt, seed }, Number(form.count.value), { image: file, ...kept });
 }
 
 viewer.connect({
