@@ -31,6 +31,7 @@ class Hub:
         self.folder, self.files = folder, files
         self.failure: Exception | None = None
         self.is_cached = True
+        self.absent: type[Exception] = LocalEntryNotFoundError
         self.downloads: list[dict[str, Any]] = []
         monkeypatch.setattr(huggingface_hub, "list_repo_files", self.list_files)
         monkeypatch.setattr(huggingface_hub, "snapshot_download", self.download)
@@ -44,7 +45,7 @@ class Hub:
     def download(self, repository: str, **options: Any) -> str:
         self.downloads.append(options)
         if not self.is_cached:
-            raise LocalEntryNotFoundError("cannot find the requested files in the disk cache\nand so on")
+            raise self.absent("cannot find the requested files in the disk cache\nand so on")
         return str(self.folder)
 
 
@@ -119,7 +120,8 @@ def test_retries_are_not_told(hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog:
     assert logging.get_verbosity() == before
 
 
-def test_a_download_that_breaks_off_is_an_error(hub: Hub) -> None:
-    hub.is_cached = False
+@pytest.mark.parametrize("kind", [LocalEntryNotFoundError, RuntimeError], ids=["the hub's", "of the HTTP library"])
+def test_a_download_that_breaks_off_is_an_error(hub: Hub, kind: type[Exception]) -> None:
+    hub.is_cached, hub.absent = False, kind
     with pytest.raises(CheckpointError, match=r"'someone/model' .*cannot be downloaded.*disk cache and so on$"):
         resolve_model("someone/model")

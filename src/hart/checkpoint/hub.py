@@ -35,9 +35,10 @@ def download(repository: str) -> Path:
         if (copy := _copy(repository)) is not None:
             return copy
         raise
+    needed = needed_files(repository, files)
     try:
-        return Path(snapshot_download(repository, allow_patterns=needed_files(repository, files)))
-    except OSError as error:  # the hub's kinds are, too
+        return Path(snapshot_download(repository, allow_patterns=needed))
+    except Exception as error:  # the hub's own kinds, and those of the HTTP library below it
         raise _unreachable(repository, error) from None
 
 
