@@ -82,6 +82,9 @@ def test_what_a_page_names_is_there(page: Path) -> None:
     for link in LINK.findall(text):
         if "://" not in link and not (page.parent / link).exists() and link.split("/")[0] not in MADE:
             wrong.append(f"link to {link}")
+    places = (ROOT, ROOT / "src" / "hart", page.parent, page.parent.parent)
+    modules = [name for name in FILE.findall(text) if name.endswith(".py")]
+    wrong += [f"file {name}" for name in modules if not any((place / name).exists() for place in places)]
     assert not wrong
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hart.config import ConfigError, HartConfig, SamplingConfig, TextConditioning, TransformerConfig
-from hart.strict import RENAMED_KEYS, explain
+from hart.strict import RENAMED_KEYS, byte_count, explain, rounded
 from hart.training.config import OptimizerConfig, TrainerConfig
 from helpers import tiny_text_config
 
@@ -102,3 +102,17 @@ def test_stored_configurations_may_have_old_names(tmp_path: Path, monkeypatch: p
 def test_the_schema_has_types_bounds_and_defaults() -> None:
     scale = SamplingConfig.json_schema()["properties"]["guidance_scale"]
     assert (scale["type"], scale["minimum"], scale["maximum"], scale["default"]) == ("number", 0, 1000, 4.5)
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(0.01234, "0.0123"), (12.345, "12.3"), (999.4, "999"), (999.6, "1,000"), (1234.4, "1,234")]
+)
+def test_numbers_have_three_digits(number: float, said: str) -> None:
+    assert rounded(number) == said
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(0, "0 kB"), (86_016, "86 kB"), (999_999, "1,000 kB"), (1e6, "1 MB"), (4.56e9, "4.56 GB")]
+)
+def test_bytes_have_a_unit_that_suits_them(count: float, said: str) -> None:
+    assert byte_count(count) == said

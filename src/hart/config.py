@@ -214,6 +214,11 @@ class TransformerConfig(_Scaled):
         )
 
     @property
+    def context_tokens(self) -> int:
+        """S: tokens in front of the image tokens; 1 for a class."""
+        return 1 if self.text is None else self.text.tokens
+
+    @property
     def mlp_width(self) -> int:
         if self.mlp == "gelu":
             return round(self.width * self.mlp_ratio)
@@ -358,6 +363,10 @@ class HartConfig(Config):
         """How many classes a class-conditional model knows; None for a text model."""
         classes = self.transformer.classes
         return None if classes is None else classes.num_classes
+
+    def diffusion_steps(self, sampling: SamplingConfig) -> int:
+        """Denoising steps of the residual with these settings; 0 where there is none."""
+        return 0 if self.diffusion is None else sampling.diffusion_steps or self.diffusion.sampling_steps
 
     @property
     def hybrid(self) -> bool:

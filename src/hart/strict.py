@@ -344,12 +344,15 @@ def clipped(text: object, length: int = 200) -> str:
 
 def rounded(number: float) -> str:
     """Three digits, and all before the point: 0.0123, 1.23, 1,234."""
-    return f"{number:.3g}" if number < 1000 else f"{number:,.0f}"
+    return f"{number:.3g}" if number < 999.5 else f"{number:,.0f}"
 
 
 def byte_count(count: float) -> str:
-    """12.3 MB, 4.56 GB"""
-    return f"{rounded(count / 1e9)} GB" if count >= 1e9 else f"{rounded(count / 1e6)} MB"
+    """860 kB, 12.3 MB, 4.56 GB"""
+    for size, name in ((1e9, "GB"), (1e6, "MB")):
+        if count >= size:
+            return f"{rounded(count / size)} {name}"
+    return f"{rounded(count / 1e3)} kB"
 
 
 def reason(error: BaseException) -> str:

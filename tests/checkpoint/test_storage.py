@@ -159,6 +159,21 @@ def test_a_module_without_memory_is_filled_in_the_asked_type(tmp_path: Path, dty
         fill_module(network(width=5), tmp_path / "m.safetensors", dtype)
 
 
+def test_weights_that_stay_in_their_file_are_the_modules_own(tmp_path: Path) -> None:
+    file, saved = tmp_path / "m.safetensors", network()
+    save_module(file, saved)
+    with without_memory():
+        module = network()
+    fill_module(module, file, None, mapped="0")
+    save_module(file, network(5))  # in the place of the old file, which lives on for those that read it
+    assert same(module, saved)
+    with torch.no_grad():
+        module[0].weight.zero_()
+    untouched = network()
+    fill_module(untouched, file, torch.float32)
+    assert same(untouched, network(5))
+
+
 def test_filled_weights_share_no_memory() -> None:
     """A pickle may hold one tensor under two names, and parts of a larger one."""
     whole = torch.arange(100.0)

@@ -168,7 +168,7 @@ def test_keys_that_nobody_will_see_are_not_kept(maskgit_steps: int, last: int, m
     monkeypatch.setattr(transformer, "new_cache", lambda *given: caches.append(make(*given)) or caches[-1])
     settings = SETTINGS.replace(maskgit_steps=maskgit_steps)
     NextScaleGenerator(hart, tokenizer.quantizer, settings, seeded(1))(random_context(TEXT, 1))
-    tokens = transformer.context_tokens + 4 + 9 + 16
+    tokens = transformer.config.context_tokens + 4 + 9 + 16
     assert [(cache.capacity, cache.length) for cache in caches] == [(tokens - last, tokens)]
 
 

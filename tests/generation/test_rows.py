@@ -15,7 +15,7 @@ from edited_images import LEFT, mask_of, picture
 from hart import HartError, HartPipeline, ImageRequest, PromptMix
 from hart.inference.speed import Speed
 from hart.layers.kv_cache import KVCache
-from hart.transformer.transformer import HartTransformer
+from helpers import rows_computed
 
 
 def requests(pipe: HartPipeline, **shared: Any) -> list[ImageRequest]:
@@ -124,14 +124,7 @@ def test_rows_that_leave_are_sampled_no_further_and_change_nothing(
     images, scales = make(pipe), len(pipe.config.tokenizer.scales)
     images = [replace(image, sampling=image.sampling.replace(unguided_scales=1)) for image in images]
     together = latents(pipe, images)
-    computed: list[int] = []
-    step = HartTransformer.next_scale
-
-    def counted(self: HartTransformer, k: int, scale_input: Tensor, *arguments: Any) -> Tensor:
-        computed.append(len(scale_input))
-        return step(self, k, scale_input, *arguments)
-
-    monkeypatch.setattr(HartTransformer, "next_scale", counted)
+    computed = rows_computed(monkeypatch)
     for leaving in ([[0, 2, 3]], [[1, 2, 3], [0, 2], [1]], [[0, 1, 2, 3], [0, 1], [0]], [[3]]):
         states, left = pipe.generate_rows(images), [0, 1, 2, 3]
         state = next(states)

@@ -20,7 +20,10 @@ from helpers import tiny_model, tiny_text_config
 from language_models import save_language_model
 from models import save_tiny_class_model, save_tiny_text_model
 
-peft = pytest.importorskip("peft")
+
+@pytest.fixture(autouse=True, scope="module")
+def _needs_peft() -> None:
+    pytest.importorskip("peft")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 from command_line import run
 from hart.devices import OUT_OF_MEMORY as MEMORY_SIGNS
@@ -19,7 +18,7 @@ from hart.generation.metadata import read_record
 from hart.pipeline import HartPipeline
 from hart.serving.engine import Mix, OutOfMemory, Row, Source
 from hart.serving.pipeline_engine import PipelineEngine
-from hart.transformer.transformer import HartTransformer
+from helpers import rows_computed
 from serving_app import Running, image_of, png, running
 
 OWN: dict[str, Any] = {"guidance_scale": 2.0, "top_k": 5, "top_p": 0.9}
@@ -81,14 +80,7 @@ def test_rows_whose_clients_have_left_are_not_computed_and_the_others_stay_as_th
     names = ("an apple", "a fish", "a house", "a star", "a cat", "a tree")
     rows = [row(shipped, seed, name) for seed, name in enumerate(names)]
     alone = [whole(shipped, [rows[place]])[0] for place in (1, 4)]
-    computed: list[int] = []
-    step = HartTransformer.next_scale
-
-    def counted(self: HartTransformer, k: int, scale_input: Tensor, *arguments: Any) -> Tensor:
-        computed.append(len(scale_input))
-        return step(self, k, scale_input, *arguments)
-
-    monkeypatch.setattr(HartTransformer, "next_scale", counted)
+    computed = rows_computed(monkeypatch)
     batch = shipped.start(rows)
     batch.drop([3])  # before the first scale
     for leaving in ((), (0,), (), (2, 5), *[()] * (shipped.facts.scales - 4)):

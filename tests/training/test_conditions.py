@@ -18,12 +18,7 @@ from hart.errors import HartError
 from hart.model import Hart
 from hart.pipeline import HartPipeline
 from hart.text_encoder import find_text_encoder
-from hart.training.conditions import (
-    ClassConditioner,
-    TextConditioner,
-    drop_condition,
-    open_conditioner,
-)
+from hart.training.conditions import ClassConditioner, TextConditioner, drop_condition, open_conditioner
 from hart.training.config import LoraConfig, OptimizerConfig, TrainerConfig, TransformerRecipe
 from hart.training.dry_run import RehearsedTransformer, at_its_largest
 from hart.training.task import Microbatch

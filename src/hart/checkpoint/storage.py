@@ -18,7 +18,7 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -115,13 +115,16 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """A safetensors file whose tensors are read one by one. Raises like `read_safetensors`."""
+def _opened(path: Path, *, mapped: bool = False) -> Iterator[Any]:
+    """A safetensors file whose tensors are read one by one. Raises like `read_safetensors`.
+
+    mapped: they are views of the mapped file, of which memory holds what has been read.
+    """
     try:
         require_regular(path)
         try:
-            # a mapped file counts as memory of the process while it is open
-            opened = safe_open(path, framework="pt", backend="pread")
+            # of a mapped file all tensors that were read count as memory of the process while it is open
+            opened = safe_open(path, framework="pt", backend="mmap" if mapped else "pread")
         except TypeError:  # safetensors before 0.8 maps all files
             opened = safe_open(path, framework="pt")
         with opened as file:
@@ -180,11 +183,11 @@ def load_state(
 def fill_state(
     module: nn.Module,
     state: MutableMapping[str, Tensor],
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     source: Path | str,
     name_in_file: Callable[[str], str] = str,
 ) -> None:
-    """Give a module that was built `without_memory` its weights, in `dtype`; errors as in `load_state`.
+    """Give a module that was built `without_memory` its weights, in `dtype` or as they are; errors as in `load_state`.
 
     Takes the tensors out of `state` one by one: they become the module's own if their type is the same, else they are
     converted and freed, so that weights are held once.
@@ -201,9 +204,22 @@ def fill_state(
         _put(module, name, value if alone else value.clone(), dtype)
 
 
-def fill_module(module: nn.Module, path: Path, dtype: torch.dtype) -> None:
-    """`fill_state` from a file, which is read tensor by tensor. Layers that it stores in 8 bits become such."""
-    with _opened(path) as file:
+def fill_module(
+    module: nn.Module,
+    path: Path,
+    dtype: torch.dtype | None,
+    *,
+    eight_bits: Callable[[QuantizedLinear], nn.Module] = lambda layer: layer,
+    mapped: str | None = None,
+) -> None:
+    """`fill_state` from a file, which is read tensor by tensor. Layers that it stores in 8 bits become such.
+
+    eight_bits: makes of each of these, as soon as it is read, what takes its place. If all of them were read before,
+    those that they become would not fit into the gaps that they leave, and memory would hold much of them twice.
+    mapped: a submodule whose weights are checked, but take no memory until it computes, if they are stored in their
+    type: they stay in the file, which must not be written to in place as long as the module lives.
+    """
+    with _opened(path) as file, nullcontext(file) if mapped is None else _opened(path, mapped=True) as resting:
         kinds: dict[str, Kind] = {}
         stored = {RENAMED_TENSORS.get(name, name): name for name in file.keys()}  # noqa: SIM118 - no mapping
         for name, first in stored.items():
@@ -211,10 +227,15 @@ def fill_module(module: nn.Module, path: Path, dtype: torch.dtype) -> None:
             kinds[name] = torch.Size(header.get_shape()), _type_name(header.get_dtype())
         _quantize_as(module, kinds)
         _require_fitting(module, kinds, path, str)
-        for name in kinds:
+        for name in sorted(kinds, key=lambda name: kinds[name][1] in EIGHT_BITS):  # after their scales and biases
             value = file.get_tensor(stored[name])
             require_finite(value, path, stored[name])
+            if name.startswith(f"{mapped}."):
+                value = resting.get_tensor(stored[name])
             _put(module, name, value, dtype)
+            owner = name.rpartition(".")[0]
+            if kinds[name][1] in EIGHT_BITS and isinstance(layer := module.get_submodule(owner), QuantizedLinear):
+                module.set_submodule(owner, eight_bits(layer))
 
 
 def _quantize_as(module: nn.Module, kinds: Mapping[str, Kind]) -> None:
@@ -269,7 +290,7 @@ def _type_name(stored: str) -> str:
     return next((dtype_name(dtype) for dtype, name in TYPE_NAMES.items() if name == stored), stored)
 
 
-def _put(module: nn.Module, name: str, value: Tensor, dtype: torch.dtype) -> None:
+def _put(module: nn.Module, name: str, value: Tensor, dtype: torch.dtype | None) -> None:
     """Make `value`, which nothing else writes to, the parameter or buffer `name` of a module."""
     owner_name, _, leaf = name.rpartition(".")
     owner = module.get_submodule(owner_name)

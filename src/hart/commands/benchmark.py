@@ -31,7 +31,7 @@ class BenchmarkOptions(Config, kw_only=True):
 
     model: Annotated[str, Field(json_schema_extra={"positional": True})] = "emoji"
     """Shipped model, folder or Hugging Face id; or a preset or config.json, which gets random weights."""
-    random_weights: Annotated[bool, Field(json_schema_extra={"flags": ["--random-weights"]})] = False
+    random_weights: bool = False
     """Use random weights in place of the model's: only its configuration is read."""
     size: Size = None
     aspect: AspectRatio = None

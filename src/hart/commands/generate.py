@@ -83,11 +83,11 @@ class DrawOptions(ModelOptions, SigningOptions, kw_only=True):
     int8 for models stored so."""
     cache: CacheType | None = None
     """How keys and values are kept: model (in the model's type), bfloat16 or int8; by default as the speed says."""
-    tiled: Annotated[bool, Field(json_schema_extra={"flags": ["--tiled"]})] = False
+    tiled: bool = False
     """Decode in strips: the same image in less memory."""
-    offload: Annotated[bool, Field(json_schema_extra={"flags": ["--offload"]})] = False
+    offload: bool = False
     """Keep the text encoder off the GPU while it is not at work."""
-    random_weights: Annotated[bool, Field(json_schema_extra={"flags": ["--random-weights"]})] = False
+    random_weights: bool = False
     """Use random weights in place of the model's: for timings, not for images."""
 
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,6 +26,7 @@ from hart.errors import HartError
 from hart.files import user_path
 from hart.generation.request import checked_seed
 from hart.inference.components import Components, copied, prepared, text_encoder_dtype
+from hart.inference.kernels import with_kernel
 from hart.inference.speed import EXACT, INT8, Speed, described, is_quantized, resolve_speed
 from hart.model import Hart
 from hart.text_encoder import RandomTextFeatures, TextEncoder, encoder_module, load_text_encoder
@@ -93,7 +95,8 @@ class BasePipeline:
         place = resolve_device(device)
         number_type = resolve_dtype(dtype, place)
         wanted = None if speed is None else resolve_speed(speed, place)
-        model = load_model(resolve_model(name), number_type, keep_8_bits=wanted is None or wanted.weights == "int8")
+        keep = partial(with_kernel, device=place) if wanted is None or wanted.weights == "int8" else None
+        model = load_model(resolve_model(name), number_type, eight_bits=keep, tokenizer_dtype=None)
         if wanted is None:
             wanted = INT8 if is_quantized(model.hart) else EXACT
         parts = prepared(model.tokenizer, model.hart, place, number_type, wanted)

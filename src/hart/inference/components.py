@@ -115,7 +115,9 @@ class Components:
             tokenizer = copy.copy(self.tokenizer)  # over the same weights
             tokenizer.in_strips = speed.tiled
         else:
-            tokenizer = prepared_tokenizer(copied(self.tokenizer, self.device, torch.float32), self.dtype, speed)
+            tokenizer = prepared_tokenizer(
+                copied(self.tokenizer, self.device, torch.float32), self.device, self.dtype, speed
+            )
         before = None if self.without_lora is None else self._at_speed(self.without_lora, speed)
         hart = self._at_speed(self.hart, speed)
         return replace(self, hart=hart, tokenizer=tokenizer, speed=speed, without_lora=before)
@@ -209,24 +211,25 @@ def prepared(
     Transformer and residual diffusion compute in `dtype`.
     """
     hart.to(device, dtype).eval().requires_grad_(False)
-    tokenizer.to(device, torch.float32).eval().requires_grad_(False)
+    tokenizer.eval().requires_grad_(False)
     accelerate(hart, speed)
-    return Components(prepared_tokenizer(tokenizer, dtype, speed), hart, device, dtype, speed)
+    return Components(prepared_tokenizer(tokenizer, device, dtype, speed), hart, device, dtype, speed)
 
 
-def prepared_tokenizer(tokenizer: HybridTokenizer, dtype: torch.dtype, speed: Speed) -> HybridTokenizer:
-    """A tokenizer in float32 that nobody else uses, for a model in `dtype`.
+def prepared_tokenizer(
+    tokenizer: HybridTokenizer, device: torch.device, dtype: torch.dtype, speed: Speed
+) -> HybridTokenizer:
+    """A tokenizer that nobody else uses, whatever its types, on the device of a model in `dtype`.
 
-    The decoder computes in that type too, except in float16, whose range its activations may leave: then it stays in
-    float32, as encoder and quantiser always do.
+    The decoder computes in that type too, except in float16, whose range its activations may leave: then it computes in
+    float32, as encoder and quantiser always do; the encoder's weights may rest in fewer bits.
     """
     narrow = speed.decoder == "bfloat16"
-    decoder_type = torch.bfloat16 if narrow else dtype
-    if decoder_type != torch.float16:
-        tokenizer.decoder.to(decoder_type)
-        tokenizer.post_quant_conv.to(decoder_type)
-    if narrow:
-        tokenizer.encoder.to(torch.bfloat16)  # at rest: it computes in float32
+    decoder_type = torch.bfloat16 if narrow else torch.float32 if dtype == torch.float16 else dtype
+    resting_type = torch.bfloat16 if narrow else torch.float32
+    types = {"encoder": resting_type, "post_quant_conv": decoder_type, "decoder": decoder_type}
+    for name, part in tokenizer.named_children():
+        part.to(device, types.get(name, torch.float32))
     # convolutions run on channels-last memory without reordering it
     tokenizer.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     tokenizer.in_strips = speed.tiled

@@ -90,7 +90,7 @@ def model_cost(config: HartConfig, schedule: ScaleSchedule | None = None, *, gui
     sizes, schedule = config.transformer, schedule or config.transformer.schedule
     counts = schedule.token_counts
     last_steps = maskgit_step_sizes(counts[-1], config.sampling.maskgit_steps)
-    seen = _text_tokens(sizes)
+    seen = sizes.context_tokens
     context = _context(sizes, rows)
     # of each scale: linear layers, attention, head
     steps = [(0, 0, rows * _head_modulation(sizes) + _head(sizes, rows, tokens=1))]
@@ -115,7 +115,7 @@ def model_cost(config: HartConfig, schedule: ScaleSchedule | None = None, *, gui
     step_macs = list(map(sum, steps))
     heads = tuple(head for _, _, head in steps)
     steps_in_all = (context + step_macs[0], *step_macs[1:])
-    null = _context_tokens(sizes, _text_tokens(sizes)) - _context_tokens(sizes, 1) if guided else 0
+    null = _context_tokens(sizes, sizes.context_tokens) - _context_tokens(sizes, 1) if guided else 0
     return ModelCost(_parameters(config, tokenizer, hart), macs, counts, steps_in_all, heads, null)
 
 
@@ -138,7 +138,7 @@ def transformer_training_macs(
     The diffusion's network runs `batch_multiplier` times per token.
     """
     total = _context(sizes, rows=1) + _head_modulation(sizes) + _head(sizes, rows=1, tokens=1)
-    seen = _text_tokens(sizes)
+    seen = sizes.context_tokens
     for tokens in (*sizes.schedule.token_counts[1:-1], last_tokens):
         seen += tokens
         linear = tokens * (sizes.latent_channels * sizes.width + _block_linear(sizes))
@@ -195,18 +195,13 @@ def _context(sizes: TransformerConfig, rows: int) -> int:
     """Embedding the context, the blocks' modulation, and all layers for S tokens that see each other."""
     projections = {"none": 0, "table": 0, "linear": sizes.depth, "shared": 1}[sizes.modulation]
     modulation = projections * 6 * sizes.width**2
-    return _level(sizes) + rows * (modulation + _context_tokens(sizes, _text_tokens(sizes)))
+    return _level(sizes) + rows * (modulation + _context_tokens(sizes, sizes.context_tokens))
 
 
 def _context_tokens(sizes: TransformerConfig, tokens: int) -> int:
     """Embedding and all layers of context tokens that see each other."""
     embedding = tokens * sizes.text.width * sizes.width if sizes.text is not None else 0
     return embedding + tokens * _block_linear(sizes) + _attention(sizes, tokens, tokens)
-
-
-def _text_tokens(sizes: TransformerConfig) -> int:
-    """S; 1 for a class."""
-    return sizes.text.tokens if sizes.text is not None else 1
 
 
 def _block_linear(sizes: TransformerConfig) -> int:
@@ -253,7 +248,7 @@ def _diffusion(config: HartConfig, rows: int, tokens: int) -> int:
     if config.diffusion is None or config.sampling.discrete_only:
         return 0
     channels, context_width = config.transformer.latent_channels, config.transformer.width
-    steps = config.sampling.diffusion_steps or config.diffusion.sampling_steps
+    steps = config.diffusion_steps(config.sampling)
     condition = context_width * (channels + config.diffusion.width)  # word_embed of the code, then condition_embed
     denoiser, time = _denoiser(config.diffusion, channels)
     return rows * tokens * (condition + steps * denoiser) + steps * time

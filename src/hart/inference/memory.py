@@ -52,8 +52,7 @@ class Memory:
 def image_memory(config: HartConfig, schedule: ScaleSchedule, rows: int, number: int, speed: Speed) -> Memory:
     """Of R rows together. number: bytes of a number of the model's type."""
     sizes = config.transformer
-    context = sizes.text.tokens if sizes.text is not None else 1
-    seen = context + schedule.total_tokens - 1
+    seen = sizes.context_tokens + schedule.total_tokens - 1
     kept = rows * (seen - last_call(config, schedule, config.sampling.maskgit_steps)) * sizes.width
     of_head = FLOAT32 / (sizes.width // sizes.heads)  # a scale a token and head
     cached = {"model": number, "bfloat16": 2, "int8": 1 + of_head}[speed.cache]

@@ -24,12 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from hart.config import HartConfig, TokenizerConfig
 from hart.losses.config import PerceptualConfig
-from hart.losses.transformer_loss import (
-    LARGEST_KEPT_SHARE,
-    MEAN_KEPT_SHARE,
-    kept_tokens,
-    random_positions,
-)
+from hart.losses.transformer_loss import LARGEST_KEPT_SHARE, MEAN_KEPT_SHARE, kept_tokens, random_positions
 from hart.model import Hart
 from hart.networks.perceptual import Lpips
 from hart.randomness import CPU

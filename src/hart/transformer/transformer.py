@@ -135,11 +135,6 @@ class HartTransformer(nn.Module):
         self.graphs: BlockGraphs | None = None
 
     @property
-    def context_tokens(self) -> int:
-        """S: tokens in front of the image tokens."""
-        return self.config.text.tokens if self.config.text is not None else 1
-
-    @property
     def head_width(self) -> int:
         return self.config.width // self.config.heads
 
@@ -219,7 +214,7 @@ class HartTransformer(nn.Module):
 
     def new_cache(self, batch: int, schedule: ScaleSchedule | None = None, unkept: int = 0) -> KVCache:
         """An empty cache for the context and all scales of `batch` images, but for the last `unkept` tokens."""
-        capacity = self.context_tokens + self._served(schedule).total_tokens - 1 - unkept
+        capacity = self.config.context_tokens + self._served(schedule).total_tokens - 1 - unkept
         weight = self.word_embed.weight
 
         def make() -> KVCache:

@@ -89,14 +89,14 @@ def printed_macs(config: HartConfig) -> int:
     2.5% of this.
     """
     cost = model_cost(config)
-    text, schedule = config.transformer.text, config.transformer.schedule
+    sizes, schedule = config.transformer, config.transformer.schedule
     # the last token of the context stands for the first map
-    positions = schedule.total_tokens + (text.tokens - 1 if text is not None else 0)
+    positions = sizes.context_tokens + schedule.total_tokens - 1
     total = cost.parameters["transformer"] * positions
     if config.diffusion is not None and not config.sampling.discrete_only:
-        steps = config.sampling.diffusion_steps or config.diffusion.sampling_steps
+        steps = config.diffusion_steps(config.sampling)
         total += 2 * cost.parameters["residual diffusion"] * schedule.token_counts[-1] * steps
-    return total + (cost.macs["decoder"] if text is not None else 0)
+    return total + (cost.macs["decoder"] if sizes.text is not None else 0)
 
 
 def _measured(
