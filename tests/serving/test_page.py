@@ -234,11 +234,12 @@ def test_painting_redraws_what_is_painted_alone(page: Any) -> None:
 
 def test_other_words_alone_change_what_they_say_otherwise(page: Any) -> None:
     draw(page, "a red apple", seed=2)
-    page.locator("#gallery .open").first.click()
+    page.locator("#current .open").first.click()
     page.get_by_role("button", name="Edit", exact=True).click()
     page.get_by_label("What the whole image shows afterwards").fill("a green apple")
     page.get_by_role("button", name="Draw the edit").click()
     page.locator("#gallery li").nth(1).wait_for()
+    expect(page.locator("#stage")).to_be_focused()  # the keyboard goes on where the new image is
     page.locator("#gallery .open").first.click()
     with page.expect_download() as download:
         page.get_by_role("link", name="Download PNG").click()

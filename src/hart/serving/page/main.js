@@ -36,6 +36,7 @@ async function run(path, chosen, count, fields = {}) {
   for (const old of at("current").querySelectorAll("img")) URL.revokeObjectURL(old.src);
   const tiles = Array.from({ length: count }, (_, index) => waitingTile({ ...chosen, seed: String(BigInt(chosen.seed) + BigInt(index)) }));
   at("current").replaceChildren(...tiles.map(({ element }) => element));
+  if (document.activeElement === document.body) at("stage").focus({ preventScroll: true }); // what had the focus is gone
   if (matchMedia("(max-width: 46rem)").matches) at("stage").scrollIntoView(); // below the form
   const wanted = { ...chosen, ...fields, n: count, stream: true, partial_images: model(chosen.model)?.scales ?? 3, output_format: "png" };
   for (const [name, value] of Object.entries(wanted)) if (value === "" || value === undefined) delete wanted[name];
