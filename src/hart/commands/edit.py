@@ -140,8 +140,8 @@ def mix(
     given = None if weights is None else _numbers(weights)
 
     def prepared(pipe: HartPipeline) -> Drawing:
+        from hart.generation.edits import mix_weights
         from hart.generation.metadata import MixSettings
-        from hart.inference.editing import mix_weights
         from hart.sizes import requested_schedule
 
         schedule = requested_schedule(pipe.config, size=options.size, aspect=options.aspect)

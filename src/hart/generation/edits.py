@@ -31,8 +31,9 @@ from torch import Tensor
 
 from hart.data.transforms import pixels_to_pil
 from hart.devices import row_index
+from hart.errors import HartError
 from hart.generation.logits import Candidates
-from hart.generation.request import Prompt
+from hart.generation.request import Prompt, whole_number
 from hart.grids import Grid, ScaleSchedule
 from hart.sizes import ImageSize
 from hart.tokenizer.quantizer import MultiScaleQuantizer, next_scale_input
@@ -105,6 +106,16 @@ class PromptMix:
 
     prompt: Prompt | Context
     weights: tuple[float, ...]
+
+
+def mix_weights(scales: int, weights: Sequence[float] | None, switch: int | None) -> tuple[float, ...]:
+    """The weights of a `PromptMix` from the arguments of `Editing.mix`. Raises `HartError` for both."""
+    if weights is not None and switch is not None:
+        raise HartError("give either weights or a switch")
+    if weights is not None:
+        return tuple(weights)
+    first = whole_number("switch", scales // 2 if switch is None else switch, 0, scales)
+    return tuple(float(k >= first) for k in range(scales))
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,11 @@ from torch import Tensor
 
 from hart.devices import dtype_name, is_out_of_memory
 from hart.errors import HartError
-from hart.generation.edits import Edit, PromptMix
+from hart.generation.edits import Edit, PromptMix, mix_weights
 from hart.generation.image_requests import ImageRequest, checked_images, null_context
 from hart.generation.next_scale import States
 from hart.generation.request import checked_settings
 from hart.generation.rows import SHARED
-from hart.inference.editing import mix_weights
 from hart.pipeline import HartPipeline
 from hart.serving.engine import Batch, Mix, ModelFacts, NotOffered, OutOfMemory, Row, Size, Source
 from hart.sizes import ImageSize, requested_schedule, shaped_grid, size_of_grid, trained_sizes
