@@ -48,7 +48,9 @@ def test_what_words_are_read_as(reader: WordReader, prompt: str, read: str) -> N
     assert reader(prompt)[0] == read
 
 
-@pytest.mark.parametrize("prompt", ["", "a red dog on a blue background", *NAMES, "an ice cream and a glass of milk", "fire"])
+@pytest.mark.parametrize(
+    "prompt", ["", "a red dog on a blue background", *NAMES, "an ice cream and a glass of milk", "fire"]
+)
 def test_what_captions_had_stays(reader: WordReader, prompt: str) -> None:
     assert reader(prompt) == (prompt, {})
 

@@ -102,7 +102,8 @@ def _retrying_quietly() -> Iterator[None]:
 
 
 def needed_files(repository: str, files: Sequence[str]) -> list[str]:
-    """The `files` of a repository that loading reads: JSON, packed or not, each part's preferred weights, the text encoder's folder.
+    """The `files` of a repository that loading reads: JSON, packed or not, each part's preferred weights, the text
+    encoder's folder.
 
     Raises `CheckpointError` for a repository with several VAR models.
     """

@@ -117,9 +117,9 @@ class WordReader:
         said_alone: words of the whole text but for articles.
         """
         first, *more = (match[0].lower() for match in words)
-        if more and text[words[0].end() : words[1].start()].isspace():
-            if pair := self._pair(first, more[0], said_alone == 2):
-                return 2, pair
+        beside = bool(more) and text[words[0].end() : words[1].start()].isspace()
+        if beside and (pair := self._pair(first, more[0], said_alone == 2)):
+            return 2, pair
         return 1, None if first in self.known.words else self._word(first, said_alone == 1)
 
     def _pair(self, first: str, second: str, alone: bool) -> str:

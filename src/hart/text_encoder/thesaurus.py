@@ -27,8 +27,8 @@ LARGEST = 2**24
 class Thesaurus:
     """Words and pairs of words, in lower case.
 
-    things: with the name that stands for each, wherever it is. alone: with the name that stands for each where it is all
-    that a prompt says. left: that are read as they are.
+    things: with the name that stands for each, wherever it is. alone: with the name that stands for each where it is
+    all that a prompt says. left: that are read as they are.
     """
 
     things: Mapping[str, str]
@@ -65,7 +65,9 @@ class StoredThesaurus:
         try:
             text = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(self._content, LARGEST)
             lists = TypeAdapter(dict[str, dict[str, list[str]]]).validate_python(parse_json(text, self._where))
-            things, alone = ({word: name for name, words in lists[kind].items() for word in words} for kind in ("things", "alone"))
+            things, alone = (
+                {word: name for name, words in lists[kind].items() for word in words} for kind in ("things", "alone")
+            )
             return Thesaurus(things, alone, frozenset(lists["left"][""]))
         except (zlib.error, ValidationError, KeyError, FileError):
             raise HartError(f"{self._where}: is no thesaurus that hart wrote: copy the model again") from None

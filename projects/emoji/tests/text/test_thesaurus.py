@@ -27,7 +27,7 @@ def wordnet(tmp_path: Path) -> Path:
     """Five words; "yacht" is a noun four times and a verb once, "verona" a name."""
     licence = "  1 This software and database is being provided to you\n"
     files = {
-        "data.noun": "00000001 06 n 01 yacht 0 000 | a vessel with sails; \"two yachts\"\n"
+        "data.noun": '00000001 06 n 01 yacht 0 000 | a vessel with sails; "two yachts"\n'
         "00000002 15 n 01 Verona 0 000 | a city\n00000003 05 n 01 hound 0 000 | a dog\n"
         "00000006 06 n 02 sea 0 boat 0 000 | a vessel on water\n",
         "index.noun": "yacht n 1 0 1 1 00000001\nverona n 1 0 1 0 00000002\nhound n 1 0 1 0 00000003\n"
@@ -111,7 +111,9 @@ def test_things_are_read_anywhere_and_others_alone(wordnet: Path, monkeypatch: p
         Concept("dog", "dog", "animals-nature", keywords=("barks",)),
         Concept("angry-face", "angry face", "smileys-emotion", keywords=("rage",)),
     ]
-    known = KnownWords(frozenset({"boat", "dog", "angry", "face", "sails", "rage", "barks"}), ("boat", "dog", "angry face"))
+    known = KnownWords(
+        frozenset({"boat", "dog", "angry", "face", "sails", "rage", "barks"}), ("boat", "dog", "angry face")
+    )
     found = find_thesaurus(known, concepts, Keywords(concepts), wordnet, "teacher")
     assert found.things == {"yacht": "boat", "hound": "dog", "water vessel": "boat"}
     assert found.alone["furious"] == "angry face"

@@ -150,7 +150,9 @@ def read_wordnet(folder: Path, rank: Mapping[str, int]) -> WordNetWords:
 
     gloss_of = dict(explained)
     ordered = by_use(things, rare=True)
-    others = [by_use(lemma for lemma, _ in parsed_lines(folder / name, _senses)) for name in ("index.adj", "index.verb")]
+    others = [
+        by_use(lemma for lemma, _ in parsed_lines(folder / name, _senses)) for name in ("index.adj", "index.verb")
+    ]
     short = distinct([gloss_of[lemma] for lemma in ordered if lemma in gloss_of])
     return WordNetWords(tuple(ordered), tuple(by_use(nouns)), tuple(others[0]), tuple(others[1]), short)
 

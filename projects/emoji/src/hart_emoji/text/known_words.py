@@ -23,8 +23,8 @@ medium-dark skin tone big small next beside left right above below over under be
 
 
 def find_words(model: str, wordnet: Path, teacher: str) -> tuple[KnownWords, Thesaurus]:
-    """Words of the captions of the emoji set and of scenes, with the nouns of WordNet that `PlainEmoji` takes; and names
-    for others.
+    """Words of the captions of the emoji set and of scenes, with the nouns of WordNet that `PlainEmoji` takes; what
+    others are read as.
 
     model: whose text encoder finds these nouns. Raises `HartError` as `PlainEmoji.find_nouns` and `find_thesaurus` do.
     """

@@ -46,7 +46,9 @@ class ConceptWords:
 class Meanings:
     """Words -> probabilities of concepts."""
 
-    def __init__(self, concepts: Sequence[ConceptWords], embed: Embed, senses: Callable[[str], Sequence[Sense]]) -> None:
+    def __init__(
+        self, concepts: Sequence[ConceptWords], embed: Embed, senses: Callable[[str], Sequence[Sense]]
+    ) -> None:
         self._embed = embed
         self._senses = senses
         rows = [
@@ -109,7 +111,9 @@ class Meanings:
                 of.append(number)
         embedded = self._embed(texts)
         own, explained = embedded[: len(words)], embedded[len(words) :]
-        meant = torch.zeros_like(own).index_add_(0, torch.tensor(of, dtype=torch.long), explained * torch.tensor(shares)[:, None])
+        meant = torch.zeros_like(own).index_add_(
+            0, torch.tensor(of, dtype=torch.long), explained * torch.tensor(shares)[:, None]
+        )
         return F.normalize(own + F.normalize(meant, dim=1), dim=1)
 
     def _measures(self, words: Sequence[str], vectors: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +42,9 @@ class Senses:
         self._bases: dict[str, str] = {}
         for name in (*(f"{kind}.{part}" for part in PARTS_OF_SPEECH for kind in ("data", "index")), "cntlist.rev"):
             if not (folder / name).is_file():
-                raise HartError(f"{folder / name}: not found; install WordNet (Debian: wordnet-base) or correct the path")
+                raise HartError(
+                    f"{folder / name}: not found; install WordNet (Debian: wordnet-base) or correct the path"
+                )
         for part, number in PARTS_OF_SPEECH.items():
             for offset, synset in parsed_lines(folder / f"data.{part}", _synset):
                 self._synsets[number, offset] = synset
@@ -65,7 +67,9 @@ class Senses:
             number[part] += 1
             uses = self._uses.get((base, part, number[part]), 0) + UNCOUNTED / number[part]
             if (part, offset) not in self._synsets:
-                raise HartError(f"WordNet's index knows a sense {offset} of {base!r} that its data lack: install it again")
+                raise HartError(
+                    f"WordNet's index knows a sense {offset} of {base!r} that its data lack: install it again"
+                )
             found.append((uses, self._synsets[part, offset]))
         total = sum(uses for uses, _ in found)
         found.sort(key=lambda sense: -sense[0])

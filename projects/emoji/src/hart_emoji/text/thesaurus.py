@@ -1,13 +1,13 @@
 """What words that no caption had are read as: `thesaurus.json.gz` of the shipped model.
 
-Words for things that can be drawn are read as the name that they most likely mean, wherever they stand. All others
-("furious", "galloping") are only where they are the whole prompt: in a sentence they say something about a thing that is named.
+Words for things that can be drawn are read as the name that they most likely mean, wherever they stand. Others
+("furious", "galloping") are so only where they are the whole prompt: in a sentence they tell of a thing that is named.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -31,7 +31,9 @@ MOST_PAIRS = 3_000
 """Of WordNet's rare words and pairs, the most used first."""
 
 
-def find_thesaurus(known: KnownWords, concepts: Sequence[Concept], keywords: Keywords, wordnet: Path, teacher: str) -> Thesaurus:
+def find_thesaurus(
+    known: KnownWords, concepts: Sequence[Concept], keywords: Keywords, wordnet: Path, teacher: str
+) -> Thesaurus:
     """Readings of words that are not known, as names of concepts.
 
     teacher: see `SentenceTeacher`. Raises `HartError` as it and `Senses` do.
@@ -44,11 +46,12 @@ def find_thesaurus(known: KnownWords, concepts: Sequence[Concept], keywords: Key
 
     rank = {piece: place for place, piece in enumerate(encoder.pieces) if piece.isalpha() and len(piece) > 1}
 
-
     def needed(word: str) -> bool:
         """Whether the reader can do nothing with a word without being told."""
         forms = known.singulars(word)
-        plural = any(form in known.words for form in forms) or (thing_share(senses(word)) > 0 and any(form in rank for form in forms))
+        plural = any(form in known.words for form in forms) or (
+            thing_share(senses(word)) > 0 and any(form in rank for form in forms)
+        )
         return bool(known.unknown(word)) and not known.spelt(word) and not plural
 
     common = [word for word in rank if needed(word)]
