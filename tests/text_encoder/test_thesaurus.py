@@ -12,7 +12,10 @@ from hart import HartError
 from hart.text_encoder.known_words import KnownWords, WordReader
 from hart.text_encoder.thesaurus import THESAURUS_FILE, StoredThesaurus, Thesaurus
 
-NAMES = ("sailboat", "ice cream", "hamster", "angry face", "fire engine", "T-shirt", "glass of milk", "peach")
+NAMES = (
+    *("sailboat", "ice cream", "hamster", "angry face", "fire engine", "T-shirt", "glass of milk", "peach"),
+    *("hot dog", "hotdog"),
+)
 SAID = "a an and the two red on blue background noto style dog bell sea sailboats hamsters peaches engines fire glasses"
 THINGS = {"yacht": "sailboat", "guinea pig": "hamster", "nectarine": "peach", "beverage": "glass of milk"}
 

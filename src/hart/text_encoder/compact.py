@@ -110,7 +110,7 @@ class CompactTextEncoder(nn.Module):
             )
         self.config = config
         self.tokenizer = tokenizer
-        self.reader = None if known is None else WordReader(known, thesaurus, self._meanings)
+        self.reader = None if known is None else WordReader(known, thesaurus, self.meanings)
         self.token_embedding = nn.Embedding(config.vocabulary_size, config.embedding_width)
         self.embed_proj = nn.Linear(config.embedding_width, config.width)
         self.positions = nn.Parameter(nn.init.normal_(torch.empty(config.tokens, config.width), std=0.02))
@@ -143,8 +143,8 @@ class CompactTextEncoder(nn.Module):
         return ids.view(-1, self.config.tokens), mask.view(-1, self.config.tokens)
 
     @torch.no_grad()
-    def _meanings(self, texts: Sequence[str]) -> Tensor:
-        """(B, E): features of [CLS], computed for as many pieces as the texts have."""
+    def meanings(self, texts: Sequence[str]) -> Tensor:
+        """(B, E): features of [CLS] of texts all of whose words are read as they are."""
         parts = []
         for at in range(0, len(texts), MEANINGS_BATCH):
             ids, mask = self._pieces(texts[at : at + MEANINGS_BATCH])

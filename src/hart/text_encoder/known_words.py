@@ -72,14 +72,17 @@ class KnownWords:
         return next((many for many in formed if whole and not self.unknown(many)), name)
 
     @cached_property
+    def _lower_names(self) -> frozenset[str]:
+        return frozenset(name.lower() for name in self.names)
+
+    @cached_property
     def _run_together(self) -> dict[str, str]:
         """Names by their letters: "icecream" and "ice-cream" -> "ice cream"."""
         return {_letters(name): name for name in self.names}
 
     def spelt(self, words: str) -> str:
-        """The name that has the same letters, "" if none has."""
-        name = self._run_together.get(_letters(words), "")
-        return "" if name.lower() == words else name
+        """The name that has the same letters; "" if none has, and for a name."""
+        return "" if words in self._lower_names else self._run_together.get(_letters(words), "")
 
 
 class WordReader:

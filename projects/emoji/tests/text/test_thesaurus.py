@@ -64,6 +64,7 @@ def test_senses_are_those_of_the_word_or_of_its_base(wordnet: Path) -> None:
     assert [sense.gloss for sense in senses("hounden")] == ["a dog"]
     assert [sense.proper for sense in senses("verona")] == [True]
     assert senses("xqzkw") == []
+    assert senses.used("yacht") and not senses.used("hound")
 
 
 def test_what_is_no_wordnet_is_refused(wordnet: Path) -> None:

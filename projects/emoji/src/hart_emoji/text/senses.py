@@ -53,6 +53,7 @@ class Senses:
             if (folder / f"{part}.exc").is_file():
                 self._bases |= dict(parsed_lines(folder / f"{part}.exc", _exception))
         self._uses = dict(parsed_lines(folder / "cntlist.rev", _uses))
+        self._counted = {word for (word, _, _), uses in self._uses.items() if uses}
 
     @property
     def words(self) -> Iterator[str]:
@@ -74,6 +75,10 @@ class Senses:
         total = sum(uses for uses, _ in found)
         found.sort(key=lambda sense: -sense[0])
         return [Sense(gloss, uses / total, thing, proper) for uses, (gloss, thing, proper) in found]
+
+    def used(self, word: str) -> bool:
+        """Whether WordNet's authors met a word in the texts in which they counted senses."""
+        return word in self._counted
 
     def _base(self, word: str) -> str:
         if word in self._of:

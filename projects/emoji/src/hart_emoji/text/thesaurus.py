@@ -22,11 +22,13 @@ from hart_emoji.text.teacher import SentenceTeacher
 
 LEAST = 0.1
 """Probability from which a word is read as a name: half of those below it would be wrong."""
-LEAST_RARE = 0.3
-"""The same of words that the sentence encoder does not know whole, and of pairs of words."""
+LEAST_RARE = 0.15
+"""The same of words that the sentence encoder does not know whole."""
+LEAST_PAIR = 0.3
+"""The same of pairs of words."""
 THING_SHARE = 0.25
 """Of a word's use, from which on it stands for a thing."""
-MOST_RARE = 8_000
+MOST_RARE = 9_000
 MOST_PAIRS = 3_000
 """Of WordNet's rare words and pairs, the most used first."""
 
@@ -56,14 +58,15 @@ def find_thesaurus(
 
     common = [word for word in rank if needed(word)]
     things = [word for word in read_wordnet(wordnet, rank).things if known.unknown(word) and not known.spelt(word)]
-    rare = [word for word in things if word.isalpha() and word not in rank][:MOST_RARE]
+    rare = [word for word in things if word.isalpha() and word not in rank]
+    rare = sorted(rare, key=lambda word: not senses.used(word))[:MOST_RARE]
     pairs = [word for word in things if len(word.split()) == 2 and word.replace(" ", "").isalpha()][:MOST_PAIRS]
 
     spoken = [spoken_name(concept) for concept in concepts]
     found = Readings(senses)
     found.add(common, most_likely(meanings, common, spoken), LEAST)
     found.add(rare, most_likely(meanings, rare, spoken), LEAST_RARE)
-    found.add(pairs, most_likely(meanings, pairs, spoken), LEAST_RARE)
+    found.add(pairs, most_likely(meanings, pairs, spoken), LEAST_PAIR)
     return Thesaurus(found.things, found.alone, frozenset(common) - found.things.keys() - found.alone.keys())
 
 
