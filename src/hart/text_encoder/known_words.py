@@ -154,6 +154,8 @@ class WordReader:
         for one in self.known.singulars(words):
             if one in lists.things:
                 return self.known.plural(lists.things[one])
+            if one in lists.left:
+                return ""
         return "" if words in lists.alone or words in lists.left else None
 
     def _nearest(self, word: str) -> str:

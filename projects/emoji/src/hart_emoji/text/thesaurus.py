@@ -6,6 +6,7 @@ Words for things that can be drawn are read as the name that they most likely me
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,12 +23,12 @@ from hart_emoji.text.teacher import SentenceTeacher
 
 LEAST = 0.1
 """Probability from which a word is read as a name: half of those below it would be wrong."""
-LEAST_RARE = 0.15
-"""The same of words that the sentence encoder does not know whole."""
 LEAST_PAIR = 0.3
 """The same of pairs of words."""
 THING_SHARE = 0.25
 """Of a word's use, from which on it stands for a thing."""
+COLOUR = re.compile(r"\bcolors?\b")
+"""In the definition of a colour, which is never read as a thing."""
 MOST_RARE = 9_000
 MOST_PAIRS = 3_000
 """Of WordNet's rare words and pairs, the most used first."""
@@ -65,9 +66,10 @@ def find_thesaurus(
     spoken = [spoken_name(concept) for concept in concepts]
     found = Readings(senses)
     found.add(common, most_likely(meanings, common, spoken), LEAST)
-    found.add(rare, most_likely(meanings, rare, spoken), LEAST_RARE)
+    found.add(rare, most_likely(meanings, rare, spoken), LEAST)
     found.add(pairs, most_likely(meanings, pairs, spoken), LEAST_PAIR)
-    return Thesaurus(found.things, found.alone, frozenset(common) - found.things.keys() - found.alone.keys())
+    colours = (word for word in senses.words if word.isalpha() and known.unknown(word) and _is_colour(senses(word)))
+    return Thesaurus(found.things, found.alone, {*common, *colours} - found.things.keys() - found.alone.keys())
 
 
 class Readings:
@@ -110,6 +112,10 @@ def spoken_name(concept: Concept) -> str:
     names = plain_names(concept)
     inside = [name for name in names if set(name.split()) < set(names[0].split())]
     return min(inside, key=len, default=names[0])
+
+
+def _is_colour(senses: Sequence[Sense]) -> bool:
+    return any(COLOUR.search(sense.gloss) for sense in senses[:1] if not sense.thing)
 
 
 def _only_proper(senses: Sequence[Sense]) -> bool:
