@@ -90,9 +90,8 @@ def described(speed: Speed, device: torch.device, dtype: torch.dtype) -> list[st
     match speed.weights:
         case "packed":
             refusal = packing_refusal(dtype) if device.type == "cpu" else "only processors gain by it"
-            lines.append("weights packed" if refusal is None else f"weights not packed: {refusal}")
-            if refusal is None and dtype == torch.float32 and attends_by_onednn():
-                lines.append("attention by oneDNN")
+            attention = ", attention by oneDNN" if dtype == torch.float32 and attends_by_onednn() else ""
+            lines.append(f"weights packed{attention}" if refusal is None else f"weights not packed: {refusal}")
         case "int8" | "fp8":
             refusal = kernel_refusal(EIGHT_BITS[speed.weights], device)
             how = "" if refusal is None else f", multiplied as float32: {refusal}"
