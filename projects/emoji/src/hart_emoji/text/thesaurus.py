@@ -57,8 +57,10 @@ def find_thesaurus(
         )
         return bool(known.unknown(word)) and not known.spelt(word) and not plural
 
-    common = [word for word in rank if needed(word)]
-    things = [word for word in read_wordnet(wordnet, rank).things if known.unknown(word) and not known.spelt(word)]
+    colours = {word for word in senses.words if word.isalpha() and known.unknown(word) and _is_colour(senses(word))}
+    common = [word for word in rank if needed(word) and word not in colours]
+    listed = (word for word in read_wordnet(wordnet, rank).things if word not in colours)
+    things = [word for word in listed if known.unknown(word) and not known.spelt(word)]
     rare = [word for word in things if word.isalpha() and word not in rank]
     rare = sorted(rare, key=lambda word: not senses.used(word))[:MOST_RARE]
     pairs = [word for word in things if len(word.split()) == 2 and word.replace(" ", "").isalpha()][:MOST_PAIRS]
@@ -68,7 +70,6 @@ def find_thesaurus(
     found.add(common, most_likely(meanings, common, spoken), LEAST)
     found.add(rare, most_likely(meanings, rare, spoken), LEAST)
     found.add(pairs, most_likely(meanings, pairs, spoken), LEAST_PAIR)
-    colours = (word for word in senses.words if word.isalpha() and known.unknown(word) and _is_colour(senses(word)))
     return Thesaurus(found.things, found.alone, {*common, *colours} - found.things.keys() - found.alone.keys())
 
 
