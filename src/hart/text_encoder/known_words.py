@@ -1,5 +1,5 @@
-"""Words that a model's captions had, and what others are read as: what a thesaurus says, or else the nearest name, as in
-kNN-Diffusion (arXiv 2204.02849), but word by word, so that colours, places and counts of a prompt stay as they are.
+"""Words that a model's captions had, and what others are read as: what a thesaurus says, or else the nearest name, as
+in kNN-Diffusion (arXiv 2204.02849), but word by word, so that colours, places and counts of a prompt stay as they are.
 
 A transformer learns the words of its captions and little around them, although the text encoder puts others next to
 them. `known_words.json` in the folder of a model lists them; without it, all words are read as they are.
