@@ -1,4 +1,4 @@
-"""Words that a model's captions had, and what other words are read as: what a thesaurus says or else the nearest name, as
+"""Words that a model's captions had, and what others are read as: what a thesaurus says, or else the nearest name, as
 in kNN-Diffusion (arXiv 2204.02849), but word by word, so that colours, places and counts of a prompt stay as they are.
 
 A transformer learns the words of its captions and little around them, although the text encoder puts others next to

@@ -86,7 +86,7 @@ class Meanings:
             scores = measures @ weights
             among = scores.masked_fill(~wanted, -torch.inf).logsumexp(dim=1)
             value = (scores.logsumexp(dim=1) - among).mean() + DECAY * weights.square().sum()
-            value.backward()  # type: ignore[no-untyped-call]
+            value.backward()
             return value
 
         optimizer.step(loss)
