@@ -59,8 +59,10 @@ def test_bad_input_is_one_line_and_exit_code_2(text_model: Path, tmp_path: Path)
         (("no-such-command",), "no-such-command"),
         ((), "Missing command"),
     ]
+    given = set(tmp_path.iterdir())
     for arguments, message in cases:
         assert message in refused(run(*arguments)), arguments
+    assert set(tmp_path.iterdir()) == given, "a command that refuses leaves no folder"
 
 
 def test_cuda_is_refused_where_there_is_none(text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

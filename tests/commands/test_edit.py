@@ -98,7 +98,9 @@ def test_what_cannot_be_done_is_one_line(
     said: str,
 ) -> None:
     monkeypatch.chdir(files[0].parent)
+    given = set(Path().iterdir())
     assert said in refused(run(*arguments, "--model", text_model))
+    assert set(Path().iterdir()) == given, "no empty folder is left"
 
 
 @pytest.mark.parametrize("command", ["edit", "vary"])

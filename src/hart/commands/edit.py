@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hart.commands.console import progress, prompt_notes, writable_folder
+from hart.commands.console import progress, prompt_notes, require_writable
 from hart.commands.from_config import options_from_config
 from hart.commands.generate import (
     DrawOptions,
@@ -161,7 +161,7 @@ def mix(
 
 def _draw(options: DrawOptions, settings: dict[str, Any], prepared: Callable[[HartPipeline], Drawing]) -> None:
     """Write the images that `prepared` asks a model for."""
-    writable_folder(options.out)
+    require_writable(options.out)
     writer = ImageWriter(options, options.images_per_prompt or 1)
     with says_what_is_kept(writer), progress(f"loading {options.source}") as report, prompt_notes():
         pipe = open_model(options)

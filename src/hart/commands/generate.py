@@ -22,10 +22,10 @@ from hart.commands.console import (
     print_path,
     progress,
     prompt_notes,
+    require_writable,
     says_when_stopped,
     scale_reporter,
     slug,
-    writable_folder,
 )
 from hart.commands.contact_sheets import require_one_sheet, write_sheet
 from hart.commands.from_config import options_from_config
@@ -139,7 +139,7 @@ def generate(
         raise HartError("a prompt is empty: describe what to generate")
     if (workers is not None or ray) and prompts_file is None:
         raise HartError("--workers and --ray share the prompts of a file: give --prompts-file")
-    writable_folder(options.out)
+    require_writable(options.out)
     from hart.generation.metadata import read_record
 
     # links stay as given

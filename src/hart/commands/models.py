@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import Field
 
-from hart.commands.console import progress, writable_folder
+from hart.commands.console import progress, require_writable
 from hart.commands.from_config import options_from_config
 from hart.commands.options import AspectRatio, Size
 from hart.config import Config
@@ -86,7 +86,7 @@ def convert(
     with progress(f"reading {source}"):
         folder = resolve_model(source)
         require_new_model(destination, folder)
-        writable_folder(destination)
+        require_writable(destination)
         # adapters are merged and weights rounded to 8 bits in float32, whatever the stored type
         model = load_model(folder, in_memory)
         for adapter in lora or ():

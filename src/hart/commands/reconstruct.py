@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hart.commands.console import NumberedFiles, print_path, progress, slug, writable_folder
+from hart.commands.console import NumberedFiles, print_path, progress, require_writable, slug
 from hart.commands.from_config import options_from_config
 from hart.commands.generate import ModelOptions
 
@@ -24,7 +24,7 @@ def reconstruct(
 
     for path in images:
         open_image(path)
-    writable_folder(options.out)
+    require_writable(options.out)
     from hart.generation.contact_sheet import side_by_side
     from hart.pipeline import HartPipeline
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hart.commands.console import needs_extra, note, owned, progress, prompt_notes, writable_folder
+from hart.commands.console import needs_extra, note, owned, progress, prompt_notes, require_writable, writable_folder
 from hart.commands.from_config import options_from_config
 from hart.config import Config
 from hart.errors import HartError
@@ -83,7 +83,7 @@ def train(
             return
         if options.out is None:
             raise HartError("--out is missing: give the folder for checkpoints, log and the finished model")
-        writable_folder(options.out)
+        require_writable(options.out)
         if _run(stage, recipe, changes, options.out, accept_changes=options.accept_changes):
             typer.echo(options.out)
 
@@ -130,7 +130,8 @@ def _run(stage: Stage, path: Path, overrides: tuple[str, ...], out: Path, *, acc
     distributed = DistributedContext(recipe.trainer)
     condition = condition_of(recipe) if isinstance(recipe, TransformerRecipe) else "none"
     with (
-        owned(out, "training") if distributed.main else nullcontext(),  # the processes of one run share it
+        # the processes of one run share it
+        owned(writable_folder(out), "training") if distributed.main else nullcontext(),
         _data(recipe, aspect_sizes(coder, recipe.reading.aspects), condition, distributed) as data,
     ):
         if isinstance(recipe, TransformerRecipe):
