@@ -55,7 +55,8 @@ def run(options: argparse.Namespace) -> None:
         for batch, (name, size) in product(options.batch_size, chosen):
 
             def label(batch: int, name: str = name, size: int = size) -> str:
-                return f"{key(name, size)}, batch {batch}, {dtype_name(dtype)}, {device.type}"
+                clock = ", processor time" if processor else ""
+                return f"{key(name, size)}, batch {batch}, {dtype_name(dtype)}, {device.type}{clock}"
 
             if options.resume and label(batch) in results["times"]:
                 continue

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from hart import HartPipeline
 
 
+@pytest.hookimpl(optionalhook=True)  # benchmarks/gpu.py runs tests where pytest has no plugins
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors, since many tests wait: for processes, a browser, a cluster of their own."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collectstart(collector: pytest.Collector) -> None:
     """Before any test asks for examples."""
     if not isinstance(collector, pytest.Directory):

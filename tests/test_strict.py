@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from pydantic import Field
 
 from hart.config import ConfigError, HartConfig, SamplingConfig, TextConditioning, TransformerConfig
-from hart.strict import RENAMED_KEYS, byte_count, explain, rounded
+from hart.strict import RENAMED_KEYS, Config, Listed, byte_count, explain, rounded
 from hart.training.config import OptimizerConfig, TrainerConfig
 from helpers import tiny_text_config
+
+
+class Sizes(Config):
+    sizes: Annotated[Listed[Annotated[int, Field(ge=1)]], Field(min_length=1)]
 
 
 def test_configurations_are_frozen_values() -> None:
@@ -51,6 +56,20 @@ def test_all_that_is_wrong_stands_in_one_line() -> None:
         "x.json: top_k must be at least 1, not 0; top_p must be at most 1, not 2; gumbel_smoothing: expected true or "
         "false, got 1"
     )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ([], "x.json: sizes must have 1 or more entries, not 0"),
+        ([0], "x.json: sizes[0] must be at least 1, not 0"),
+        ([2, 0], "x.json: sizes[1] must be at least 1, not 0"),
+    ],
+)
+def test_a_list_is_short_only_where_entries_are_missing(sizes: list[int], said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        Sizes.from_dict({"sizes": sizes}, "x.json")
+    assert str(error.value) == said
 
 
 @pytest.mark.parametrize(

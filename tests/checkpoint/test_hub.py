@@ -19,7 +19,7 @@ TOKENIZER = ["tokenizer/config.json", "tokenizer/model.safetensors"]
 PLAIN = ["llm/model-00001-of-00002.safetensors", "llm/model-00002-of-00002.safetensors"]
 OLD = ["llm/pytorch_model-00001-of-00002.bin", "llm/pytorch_model-00002-of-00002.bin"]
 LLM = ["llm/config.json", "llm/model.safetensors.index.json"]
-OWN = ["config.json", "hart.safetensors", "text_encoder.safetensors", "word_pieces.json"]
+OWN = ["config.json", "hart.safetensors", "text_encoder.safetensors", "word_pieces.json", "thesaurus.json.gz"]
 VAR = ["case.json", "vae_ch160v4096z32.pth", "var_d16.pth"]
 OTHERS = ["README.md", ".gitattributes", "images/cat.png", "optimizer/state.bin", "llm/training_args.bin"]
 

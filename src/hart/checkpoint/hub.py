@@ -104,14 +104,15 @@ def _retrying_quietly() -> Iterator[None]:
 
 
 def needed_files(repository: str, files: Sequence[str]) -> list[str]:
-    """The `files` of a repository that loading reads: JSON, each part's preferred weights, the text encoder's folder.
+    """The `files` of a repository that loading reads: JSON, packed or not, each part's preferred weights, the text
+    encoder's folder.
 
     Raises `CheckpointError` for a repository with several VAR models.
     """
     needed = []
     for folder, patterns in FOLDERS.items():
         here = [file for file in files if str(PurePosixPath(file).parent) == folder]
-        needed += [file for file in here if file.endswith(".json")]
+        needed += [file for file in here if file.endswith((".json", ".json.gz"))]
         kinds = ([file for file in here if fnmatch(PurePosixPath(file).name, pattern)] for pattern in patterns)
         needed += next(filter(None, kinds), [])
     needed += [file for file in files if str(PurePosixPath(file).parent) == "text_encoder"]

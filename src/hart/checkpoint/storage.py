@@ -8,6 +8,7 @@ A model of this project is a folder:
     text_encoder.safetensors    the compact text encoder, if the model has one
     word_pieces.json            its word pieces, read by the tokenizers library
     known_words.json            words that it reads as they are, others as the nearest name; optional
+    thesaurus.json.gz           names that others are read as instead; optional
     scorer.safetensors          what its images are compared with by best of n; optional
 """
 

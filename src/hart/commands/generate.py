@@ -58,6 +58,11 @@ class ModelOptions(Config, kw_only=True):
     out: Path = Path("outputs")
     """Folder for the images."""
 
+    @property
+    def source(self) -> str:
+        """The model that is meant: the default only where none is given."""
+        return DEFAULT_MODEL if self.model is None else self.model
+
 
 class DrawOptions(ModelOptions, SigningOptions, kw_only=True):
     """How images are drawn, whatever of."""
@@ -160,7 +165,7 @@ def generate(
         return
     total = 1 if row is not None else len(options.prompts) * (options.images_per_prompt or 1)
     writer = ImageWriter(options, total, row, keep=grid, made_with={"mix": mix})
-    with says_what_is_kept(writer), progress(f"loading {options.model or DEFAULT_MODEL}") as report, prompt_notes():
+    with says_what_is_kept(writer), progress(f"loading {options.source}") as report, prompt_notes():
         pipe = open_model(options)
         if pipe.num_classes is None:
             hint_at_quotes(given.prompts)
@@ -227,7 +232,7 @@ def open_model(options: DrawOptions) -> HartPipeline:
     with importing():
         from hart.pipeline import HartPipeline
 
-    name = options.model or DEFAULT_MODEL
+    name = options.source
     how: dict[str, Any] = {"device": options.device, "dtype": options.dtype, "speed": options.speed}
     if options.random_weights:
         pipe = HartPipeline.from_config(name, **how)
@@ -300,7 +305,7 @@ class ImageWriter:
         """
         self.options, self.row, self.total, self.done = options, row, total, 0
         self._files = NumberedFiles(options.out, total)
-        self._model = model_name(options.model or DEFAULT_MODEL)
+        self._model = model_name(options.source)
         self._credentials = options.credentials()
         self.made_with = dict(made_with or {})
         self._kept: list[tuple[str, int, Any]] | None = [] if keep else None

@@ -10,7 +10,7 @@ import typer
 
 from hart.commands.console import NumberedFiles, print_path, progress, require_writable, slug
 from hart.commands.from_config import options_from_config
-from hart.commands.generate import DEFAULT_MODEL, ModelOptions
+from hart.commands.generate import ModelOptions
 
 
 @options_from_config
@@ -28,7 +28,7 @@ def reconstruct(
     from hart.generation.contact_sheet import side_by_side
     from hart.pipeline import HartPipeline
 
-    name = options.model or DEFAULT_MODEL
+    name = options.source
     files = NumberedFiles(options.out, len(images))
     with progress(f"loading {name}") as report:
         pipe = HartPipeline.from_pretrained(name, device=options.device, dtype=options.dtype)

@@ -17,6 +17,7 @@ from hart.generation.request import (
     Prompt,
     checked_embeds,
     checked_negatives,
+    checked_prompt,
     checked_prompts,
     checked_seed,
     checked_seeds,
@@ -89,8 +90,7 @@ def _checked_image(config: HartConfig, image: ImageRequest, schedule: ScaleSched
 
 def _checked_prompt(config: HartConfig, name: str, prompt: Prompt | Context) -> Prompt | Context:
     if not isinstance(prompt, TextContext | ClassContext):
-        (one,) = checked_prompts([prompt], config.num_classes)
-        return one
+        return checked_prompt(prompt, config.num_classes, called=name)
     if len(context := checked_embeds(name, prompt, config)) != 1:
         raise HartError(f"{name} has {len(context)} rows: an image takes one")
     return context

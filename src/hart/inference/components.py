@@ -32,10 +32,12 @@ from hart.model import Hart
 from hart.text_encoder import STORED_FOLDER, TextEncoder, store_text_encoder
 from hart.text_encoder.compact import PIECES_FILE
 from hart.text_encoder.known_words import KNOWN_WORDS_FILE
+from hart.text_encoder.thesaurus import THESAURUS_FILE
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
 FILES = (
-    *(CONFIG_FILE, TOKENIZER_FILE, HART_FILE, TEXT_ENCODER_FILE, PIECES_FILE, KNOWN_WORDS_FILE, SCORER_FILE),
+    *(CONFIG_FILE, TOKENIZER_FILE, HART_FILE, TEXT_ENCODER_FILE, PIECES_FILE, KNOWN_WORDS_FILE, THESAURUS_FILE),
+    SCORER_FILE,
     STORED_FOLDER,
 )
 

@@ -6,7 +6,6 @@ import copy
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hart.layers.quantized import quantized_rows
@@ -43,11 +42,14 @@ class Kept:
 
     def with_room(self, tokens: int) -> Kept:
         """A copy of one layer's, with room for more tokens."""
-        numbers, scales = (
-            None if kept is None else F.pad(kept, (0, 0, 0, tokens)) for kept in (self.numbers, self.scales)
-        )
-        assert numbers is not None
-        return Kept(numbers, scales, self.dtype)
+
+        def longer(kept: Tensor) -> Tensor:
+            rows, heads, length, width = kept.shape
+            copied = kept.new_empty(rows, heads, length + tokens, width)
+            copied[:, :, :length] = kept
+            return copied
+
+        return Kept(longer(self.numbers), None if self.scales is None else longer(self.scales), self.dtype)
 
     def rows(self, rows: slice) -> Kept:
         return Kept(self.numbers[:, rows], None if self.scales is None else self.scales[:, rows], self.dtype)

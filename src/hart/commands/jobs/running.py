@@ -23,7 +23,6 @@ from hart.commands.console import (
     writable_folder,
 )
 from hart.commands.contact_sheets import require_one_sheet, write_sheet
-from hart.commands.generate import DEFAULT_MODEL
 from hart.commands.jobs.job import MOST_ATTEMPTS, Job, JobFolder
 from hart.commands.jobs.workers import Drawn, Opened, Task, Workers
 from hart.data.images import open_image
@@ -65,7 +64,7 @@ def run_job(job: Job, sharing: Sharing, *, grid: bool = False) -> None:
     else:
         device = resolve_device(options.device)
         places, kind = environments(device, sharing.workers), device.type
-    model, batch_size = model_name(options.model or DEFAULT_MODEL), options.batch_size or default_batch(kind)
+    model, batch_size = model_name(options.source), options.batch_size or default_batch(kind)
     job = replace(job, options=options.replace(model=model, batch_size=batch_size))
     done, left_out, said = 0, list[str](), set[str]()
     stdout = None if cluster is None else sys.stdout
