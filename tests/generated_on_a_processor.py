@@ -41,7 +41,7 @@ def colours() -> dict[str, list[float]]:
     found = {}
     for prompt, dtype in (("a red heart", "float32"), ("a blue heart", "bfloat16")):
         pipe = HartPipeline.from_pretrained("emoji", device="cpu", dtype=dtype)
-        image = torch.tensor(list(pipe(prompt).images[0].tobytes()), dtype=torch.float32).view(-1, 3)
+        image = torch.tensor(list(pipe(prompt, size=128).images[0].tobytes()), dtype=torch.float32).view(-1, 3)
         found[f"{prompt}, {dtype}"] = image[image.amin(1) < 220].mean(0).tolist()
     return found
 

@@ -42,7 +42,7 @@ def whole(engine: PipelineEngine, rows: list[Row], dropped: tuple[int, ...] = ()
     batch = engine.start(rows)
     batch.advance()
     batch.drop(dropped)
-    for _ in range(engine.facts.scales - 1):
+    for _ in range(rows[0].scales - 1):
         batch.advance()
     return [image.tobytes() for image in batch.images([i for i in range(len(rows)) if i not in dropped])]
 
@@ -64,7 +64,8 @@ def test_a_row_is_the_same_alone_in_any_batch_and_offline(engine: PipelineEngine
 def test_a_negative_prompt_of_another_row_changes_nothing() -> None:
     """At the widths of the shipped model: rounding that a tiny one does not show."""
     engine = PipelineEngine(HartPipeline.from_pretrained("emoji", device="cpu"))
-    rows = [row(engine, 0), engine.row("a house", "yellow", 1, engine.facts.sizes[0], {}), row(engine, 2, "a dog")]
+    asked = ("a cat", None), ("a house", "yellow"), ("a dog", None)
+    rows = [engine.row(*words, seed, (128, 128), {}) for seed, words in enumerate(asked)]
     assert whole(engine, rows) == [whole(engine, [one])[0] for one in rows]
 
 
