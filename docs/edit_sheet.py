@@ -14,15 +14,16 @@ from PIL import Image, ImageDraw, ImageFont
 
 from hart import HartPipeline
 
-COLUMNS, GAP, LABEL = 4, 6, 30
+COLUMNS, GAP, LABEL, TILE = 4, 6, 30, 128
 BOXES = {
-    "left": (0, 0, 64, 128),
-    "right": (64, 0, 128, 128),
-    "upper half": (0, 0, 128, 64),
-    "lower half": (0, 64, 128, 128),
-    "middle": (32, 32, 96, 96),
-    "corner": (80, 80, 128, 128),
+    "left": (0, 0, 0.5, 1),
+    "right": (0.5, 0, 1, 1),
+    "upper half": (0, 0, 1, 0.5),
+    "lower half": (0, 0.5, 1, 1),
+    "middle": (0.25, 0.25, 0.75, 0.75),
+    "corner": (0.625, 0.625, 1, 1),
 }
+"""Left, top, right and bottom in sides of the image."""
 
 Pair = tuple[Image.Image, Image.Image]
 Edited = Callable[[HartPipeline], Pair]
@@ -35,11 +36,13 @@ def drawn(pipe: HartPipeline, prompt: str) -> Image.Image:
 
 def inpainted(before: str, box: str, after: str | None) -> tuple[str, Edited]:
     def edited(pipe: HartPipeline) -> Pair:
-        image, mask = drawn(pipe, before), Image.new("L", (128, 128))
-        mask.paste(255, BOXES[box])
+        image = drawn(pipe, before)
+        left, top, right, bottom = (round(place * image.width) for place in BOXES[box])
+        mask = Image.new("L", image.size)
+        mask.paste(255, (left, top, right, bottom))
         after_image = pipe.edit(image, mask, after, seed=1).images[0]
         shown = image.copy()
-        ImageDraw.Draw(shown).rectangle(BOXES[box], outline="magenta")
+        ImageDraw.Draw(shown).rectangle((left, top, right, bottom), outline="magenta", width=image.width // TILE)
         return shown, after_image
 
     return f"{before}\n{box}: {after or 'no prompt'}", edited
@@ -101,16 +104,16 @@ EDITS = [
 
 def sheet(pairs: list[Pair], labels: list[str]) -> Image.Image:
     """Before and after beside each other below their label."""
-    width = 2 * 128 + 3 * GAP
-    height = LABEL + 128 + GAP
+    width = 2 * TILE + 3 * GAP
+    height = LABEL + TILE + GAP
     whole = Image.new("RGB", (COLUMNS * width, -(-len(pairs) // COLUMNS) * height), "white")
     draw, font = ImageDraw.Draw(whole), ImageFont.load_default(12)
     for i, (pair, label) in enumerate(zip(pairs, labels, strict=True)):
         left, top = i % COLUMNS * width + GAP, i // COLUMNS * height
         draw.multiline_text((left, top), label, "black", font, spacing=1)
         for place, image in enumerate(pair):
-            image.thumbnail((128, 128))
-            whole.paste(image, (left + place * (128 + GAP), top + LABEL + (128 - image.height) // 2))
+            image.thumbnail((TILE, TILE))
+            whole.paste(image, (left + place * (TILE + GAP), top + LABEL + (TILE - image.height) // 2))
     return whole
 
 
