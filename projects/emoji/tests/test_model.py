@@ -36,7 +36,7 @@ def test_synonyms_mean_what_they_should(pipe: HartPipeline) -> None:
 
 def test_it_offers_the_styles_that_its_captions_name(pipe: HartPipeline) -> None:
     assert pipe.config.styles == tuple(f"{style.word} style" for style in STYLES.values())
-    for recipe in ("transformer", "further"):
+    for recipe in ("transformer", "further", "large"):
         assert TransformerRecipe.read(RECIPES / f"{recipe}.toml").styles == pipe.config.styles
 
 

@@ -17,6 +17,7 @@ from hart_emoji.text.recipe import TextDistillationRecipe
         ("decoder", TokenizerRecipe, "hart train tokenizer"),
         ("transformer", TransformerRecipe, "hart train transformer"),
         ("further", TransformerRecipe, "hart train transformer"),
+        ("large", TransformerRecipe, "hart train transformer"),
         ("lora", TransformerRecipe, "hart train transformer"),
     ],
 )
