@@ -28,16 +28,16 @@ from torch import Tensor
 from hart.checkpoint.loading import load_model
 from hart.data.datasets import open_dataset
 from hart.evaluation.suites.base import Context
-from hart.evaluation.suites.core import GENERATION, GenerationOptions
-from hart.losses.hart_loss import hart_loss, sample_diffusion_noise
+from hart.evaluation.suites.core import SUITES, GenerationOptions
+from hart.losses.transformer_loss import sample_diffusion_noise, transformer_loss
 from hart.randomness import generator_for
 from hart.training.conditions import open_conditioner
 from hart.training.config import TransformerRecipe
 from hart.training.distributed import DistributedContext
-from hart.training.hart_task import TransformerTask
 from hart.training.image_sources import open_training_data
 from hart.training.token_sources import TokenSource, encode_all, select
 from hart.training.trainer import MODEL_FOLDER, Trainer
+from hart.training.transformer_task import TransformerTask
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "ablations" / "transformer.toml"
 RUNS = ("hybrid", "discrete", "all-tokens", "128-scratch", "128-from-64", "128-all-tokens")
@@ -109,7 +109,7 @@ def held_out(variant: Variant, folder: Path, limit: int) -> dict[str, float]:
                 model.hart.residual, len(rows), tokens, channels, generator_for(0, "held out", start)
             )
         context = conditioner.context([data.texts[row][-1] for row in rows.tolist()], None)
-        _, parts = hart_loss(
+        _, parts = transformer_loss(
             model.hart.eval(),
             model.tokenizer.quantizer.codebook,
             context,
@@ -128,7 +128,7 @@ def generated(variant: Variant, folder: Path, limit: int) -> dict[str, float]:
     options = GenerationOptions(
         model=str(folder / MODEL_FOLDER), data=variant.recipe.data, limit=limit, batch_size=8, device="cpu"
     )
-    result = GENERATION(Context(options, folder / "generated"))
+    result = SUITES["generation"](Context(options, folder / "generated"))
     return {name: figure.value for name, figure in result.figures["generated"].items()}
 
 

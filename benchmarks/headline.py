@@ -53,12 +53,15 @@ def run(options: argparse.Namespace) -> None:
         clock = host_clock(time.process_time) if processor else device_clock(device)
         setting = Setting(device, dtype, clock, options.seconds, options.blocks)
         for batch, (name, size) in product(options.batch_size, chosen):
-            say(f"timing {name}, {size} px, batch {batch}")
-            row = {"batch": batch, "dtype": dtype_name(dtype), "clock": options.clock, **machine_facts(device)}
 
             def label(batch: int, name: str = name, size: int = size) -> str:
-                return f"{key(name, size)}, batch {batch}, {dtype_name(dtype)}, {device.type}"
+                clock = ", processor time" if processor else ""
+                return f"{key(name, size)}, batch {batch}, {dtype_name(dtype)}, {device.type}{clock}"
 
+            if options.resume and label(batch) in results["times"]:
+                continue
+            say(f"timing {name}, {size} px, batch {batch}")
+            row = {"batch": batch, "dtype": dtype_name(dtype), "clock": options.clock, **machine_facts(device)}
             row |= _timed(name, size, batch, setting, results["times"].get(label(1)), options.longest)
             results["times"][label(batch)] = row
             gc.collect()
@@ -219,6 +222,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60.0, help="about so long for each part, or one call")
     parser.add_argument("--blocks", type=int, default=3, help="how many of equal blocks are timed on a CPU")
     parser.add_argument("--longest", type=float, default=900.0, help="a batch that would take longer is not timed")
+    parser.add_argument("--resume", action="store_true", help="time only what the file has no row of yet")
     parser.add_argument("--out", type=Path, default=FILE, help="JSON file; a page of the same name is written too")
     return parser.parse_args(arguments)
 

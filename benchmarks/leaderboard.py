@@ -23,14 +23,7 @@ from typing import Any
 
 from hart.checkpoint.loading import load_config
 from hart.evaluation.metrics.figures import Figure
-from hart.evaluation.report import (
-    FIGURES_FILE,
-    PublishedTable,
-    Result,
-    figures_table,
-    markdown_table,
-    published_tables,
-)
+from hart.evaluation.report import FIGURES_FILE, PublishedTable, Result, figures_table, markdown_table, published_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "leaderboard.md"

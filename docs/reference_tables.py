@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from hart.commands.from_config import config_fields, option_flags
 from hart.evaluation.report import markdown_table
-from hart.evaluation.suites import load_suite, suite_places
+from hart.evaluation.suites.core import SUITES
 from hart.strict import Config
 
 TYPE_NAMES = {"integer": "integer", "number": "number", "boolean": "boolean", "string": "text", "array": "list"}
@@ -50,11 +50,10 @@ def _number(value: float) -> str:
     return f"{int(value) if value == int(value) else value:,}"
 
 
-def suites_reference(places: Mapping[str, str] | None = None) -> str:
-    """All suites with their options, in Markdown. places: as `suite_places` gives them."""
+def suites_reference() -> str:
+    """The suites of this package with their options, in Markdown."""
     parts = []
-    for place in (places or suite_places()).values():
-        suite = load_suite(place)
+    for suite in SUITES.values():
         rows = {
             f"`{' '.join(option_flags(name, field))}`": (
                 "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)}`",

@@ -148,10 +148,7 @@ def _code(default: str) -> str:
 
 
 def suites_page() -> str:
-    from hart.evaluation.suites import CORE, suite_places
-
-    places = suite_places()
-    text = re.sub(r"`(None|False|\(\))?` \|", " |", suites_reference({name: places[name] for name in CORE}))
+    text = re.sub(r"`(None|False|\(\))?` \|", " |", suites_reference())
     return f"{WIDE}# Suites\n\n`hart evaluate SUITE`. What the figures mean: [evaluation](../evaluation.md).\n\n{text}"
 
 

@@ -5,24 +5,50 @@ Imports stand where they are needed: the process that only hands out tests is th
 
 from __future__ import annotations
 
+import gc
+import os
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from hart import HartPipeline
 
-settings.register_profile(
-    "hart",
-    max_examples=25,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-settings.load_profile("hart")
+
+@pytest.hookimpl(optionalhook=True)  # benchmarks/gpu.py runs tests where pytest has no plugins
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors, since many tests wait: for processes, a browser, a cluster of their own."""
+    return (os.cpu_count() or 1) + 1
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Before any test asks for examples."""
+    if not isinstance(collector, pytest.Directory):
+        return
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile(
+        "hart",
+        max_examples=25,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    settings.load_profile("hart")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported and collected stays: looking for garbage in it takes a twentieth of the suite's time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -30,6 +56,13 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _files_need_not_survive_a_power_cut() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)  # which refuses what is no open file, too
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +86,14 @@ def class_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from models import save_tiny_class_model
 
     return save_tiny_class_model(tmp_path_factory.mktemp("class"))
+
+
+@pytest.fixture(scope="session")
+def emoji() -> HartPipeline:
+    """The shipped model, which no test changes."""
+    from hart import HartPipeline
+
+    return HartPipeline.from_pretrained("emoji", device="cpu")
 
 
 @pytest.fixture(scope="module")

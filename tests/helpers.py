@@ -7,6 +7,7 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from hart.data.datasets import CaptionedImages
 from hart.model import Hart
 from hart.presets import PRESETS
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
+from hart.transformer.transformer import HartTransformer
 from hart.types import ClassContext, Context, TextContext
 
 SCALES = (1, 2, 3, 4)
@@ -197,3 +199,16 @@ def without_gradient(module: nn.Module) -> list[str]:
         for name, parameter in module.named_parameters()
         if parameter.requires_grad and (parameter.grad is None or not parameter.grad.any())
     ]
+
+
+def rows_computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rows of every later call of the transformer on a scale, the first one's apart."""
+    computed: list[int] = []
+    step = HartTransformer.next_scale
+
+    def counted(self: HartTransformer, k: int, scale_input: Tensor, *arguments: Any) -> Tensor:
+        computed.append(len(scale_input))
+        return step(self, k, scale_input, *arguments)
+
+    monkeypatch.setattr(HartTransformer, "next_scale", counted)
+    return computed

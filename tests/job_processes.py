@@ -81,6 +81,8 @@ def stuck_command(arguments: list[str], errors: str) -> None:
 
 def on_a_cluster() -> None:
     """The command `hart` with workers of Ray of which one is killed."""
+    import ray
+
     from hart.cli import main
     from hart.commands.jobs import ray_data
 
@@ -89,9 +91,6 @@ def on_a_cluster() -> None:
             super().__init__(folder, job, *others)
             _at_the_victim(lambda: _die_once(folder.parent / "killed"), folder, job)
 
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import it
     ray_data.RayDrawer = Killed  # type: ignore[assignment, misc]
     main()
-
-
-if __name__ == "__main__":
-    on_a_cluster()

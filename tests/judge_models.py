@@ -54,34 +54,24 @@ def save_detector(folder: Path) -> Path:
     return folder
 
 
+SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+TEXT = SMALL | {"vocab_size": len(PIECES), "pad_token_id": 0}
+VISION = SMALL | {"image_size": 16, "patch_size": 8}
+
+
 def save_clip(folder: Path) -> Path:
     torch.manual_seed(0)
-    text = {
-        "vocab_size": len(PIECES), "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
-        "num_attention_heads": 2, "max_position_embeddings": 60, "bos_token_id": 2, "eos_token_id": 3,
-        "pad_token_id": 0,
-    }  # fmt: skip
-    vision = {
-        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16,
-        "patch_size": 8,
-    }  # fmt: skip
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder)
+    text = TEXT | {"max_position_embeddings": 60, "bos_token_id": 2, "eos_token_id": 3}
+    CLIPModel(CLIPConfig(text_config=text, vision_config=VISION, projection_dim=8)).save_pretrained(folder)
     save_text_tokenizer(folder)
     return folder
 
 
 def save_answerer(folder: Path) -> Path:
     torch.manual_seed(0)
-    text = {
-        "vocab_size": len(PIECES), "hidden_size": 16, "encoder_hidden_size": 16, "intermediate_size": 16,
-        "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 64, "bos_token_id": 4,
-        "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0, "projection_dim": 8,
-    }  # fmt: skip
-    vision = {
-        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16,
-        "patch_size": 8,
-    }  # fmt: skip
-    BlipForQuestionAnswering(BlipConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(
+    own = {"encoder_hidden_size": 16, "sep_token_id": 3, "projection_dim": 8}
+    text = TEXT | own | {"max_position_embeddings": 64, "bos_token_id": 4, "eos_token_id": 3}
+    BlipForQuestionAnswering(BlipConfig(text_config=text, vision_config=VISION, projection_dim=8)).save_pretrained(
         folder
     )
     save_text_tokenizer(folder)

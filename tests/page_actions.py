@@ -57,8 +57,16 @@ def opened(png: bytes) -> bytes:
     return Image.open(io.BytesIO(png)).convert("RGB").tobytes()
 
 
+def smallest_size(address: str) -> str:
+    """Of those that the model was trained at; it is drawn soonest."""
+    with urllib.request.urlopen(f"{address}/v1/models") as answer:
+        sizes: list[str] = json.load(answer)["data"][0]["sizes"]
+    return min(sizes, key=lambda size: int(size.split("x")[0]))
+
+
 def from_api(address: str, **body: Any) -> bytes:
-    data = json.dumps(body).encode()
+    """An image of the size that the tests draw at."""
+    data = json.dumps({"size": smallest_size(address), **body}).encode()
     request = urllib.request.Request(f"{address}/v1/images/generations", data, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request) as answer:
         return base64.b64decode(json.load(answer)["data"][0]["b64_json"])

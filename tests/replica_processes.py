@@ -34,7 +34,3 @@ def main() -> None:
 
     replicas.Replica = Killed  # type: ignore[misc]
     main()
-
-
-if __name__ == "__main__":
-    main()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from hart.config import SamplingConfig
 from hart.errors import HartError
-from hart.serving.engine import ModelFacts, OutOfMemory, Row, Size, Source
+from hart.serving.engine import Mix, ModelFacts, OutOfMemory, Row, Size, Source
 from hart.sizes import shaped_grid
 
 SCALES = 4
@@ -27,6 +27,9 @@ def drawn(row: Row, k: int) -> Image.Image:
     if row.source is not None:
         mask = row.source.mask
         said += repr((row.source.image.tobytes(), mask and mask.tobytes(), row.source.kept_scales))
+        said += repr((row.source.source_prompt, row.source.followed_scales))
+    if row.mix is not None:
+        said += repr(row.mix)
     return Image.new("RGB", row.size, tuple(zlib.crc32(said.encode()).to_bytes(4)[:3]))
 
 
@@ -69,6 +72,7 @@ class StandInEngine:
         size: Size,
         settings: Mapping[str, Any],
         source: Source | None = None,
+        mix: Mix | None = None,
     ) -> Row:
         self.asked += 1
         given = {name: value for name, value in settings.items() if value is not None}
@@ -77,7 +81,7 @@ class StandInEngine:
         if given.get("top_k") == 0:
             given["top_k"] = None
         sampling = SamplingConfig.from_dict(self.facts.sampling.to_dict() | given, called=str)
-        return Row(prompt, negative_prompt, seed, size, sampling, SCALES, TOKENS, source)
+        return Row(prompt, negative_prompt, seed, size, sampling, SCALES, TOKENS, source, mix=mix)
 
     def remarks(self, prompt: str) -> list[str]:
         return [f'"{prompt}": unknown words'] if "xyzzy" in prompt else []

@@ -13,7 +13,7 @@ from PIL import Image
 
 from hart.checkpoint.loading import save_tokenizer
 from hart.config import TokenizerConfig
-from hart.losses.hart_loss import sample_last_positions
+from hart.losses.transformer_loss import sample_last_positions
 from hart.randomness import generator_for
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from helpers import TEXT_TOKENS, TEXT_WIDTH, randomize

@@ -15,7 +15,7 @@ import torch
 
 from command_line import refused, run
 from hart import HartPipeline, __version__
-from hart.evaluation.suites import CORE
+from hart.evaluation.suites.core import SUITES
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -59,8 +59,10 @@ def test_bad_input_is_one_line_and_exit_code_2(text_model: Path, tmp_path: Path)
         (("no-such-command",), "no-such-command"),
         ((), "Missing command"),
     ]
+    given = set(tmp_path.iterdir())
     for arguments, message in cases:
         assert message in refused(run(*arguments)), arguments
+    assert set(tmp_path.iterdir()) == given, "a command that refuses leaves no folder"
 
 
 def test_cuda_is_refused_where_there_is_none(text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +177,7 @@ def test_help_completion_and_wrong_arguments_do_not_wait_for_torch() -> None:
     lines = (
         "0 --help",
         "0 --version",
-        *(f"0 {command} --help" for command in (*commands, "data encode", *(f"evaluate {suite}" for suite in CORE))),
+        *(f"0 {command} --help" for command in (*commands, "data encode", *(f"evaluate {suite}" for suite in SUITES))),
         "complete hart gen",
         "complete hart evaluate gen",
         "complete hart generate --neg",

@@ -133,7 +133,7 @@ def with_change(path: str, value: Any) -> dict[str, Any]:
         ("transformer.scales", [1, *range(2, 10**5)], "scales: .* at most 64 scales, not 99999"),
         ("tokenizer.scales", [1, 10**9], "scales: the last grid size .* at most 1024, not 1000000000"),
         ("tokenizer.scales", {"side": [1] * 10**6}, r"expected a list, got .{,80}$"),
-        ("tokenizer.channel_multipliers", [1] * 64, "channel_multipliers must have 12 entries or fewer, not 64"),
+        ("tokenizer.channel_multipliers", [1] * 64, "channel_multipliers must have 12 or fewer entries, not 64"),
         ("tokenizer.codebook_size", "x" * 10**6, r"expected a whole number, got .{,80}$"),
         ("x" * 10**6, 1, r"unknown key.{,80}; known are"),
         ("sampling.top_k", 10**30, "top_k must be at most 1,048,576"),

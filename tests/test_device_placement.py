@@ -26,10 +26,10 @@ from hart.training.config import (
     TransformerRecipe,
 )
 from hart.training.distributed import DistributedContext
-from hart.training.hart_task import TransformerTask
 from hart.training.step import Stepper
 from hart.training.task import Task
 from hart.training.tokenizer_task import TokenizerTask
+from hart.training.transformer_task import TransformerTask
 from hart.types import ClassContext
 from helpers import captioned_images, tiny_class_config, tiny_text_config, tiny_tokenizer_config
 from models import save_tiny_text_model
@@ -104,15 +104,18 @@ def test_edits_wait_for_nothing_between_scales() -> None:
             pipe.tokenizer.quantizer,
             config.tokenizer.schedule,
         )
-        second = SecondPrompts(
-            torch.arange(BATCH, device=DEVICE), context, torch.zeros(scales, BATCH, 1, 1, device=DEVICE)
-        )
+        rows, weights = tuple(range(BATCH)), torch.zeros(scales, BATCH, 1, 1, device=DEVICE)
+        second = SecondPrompts(rows, torch.arange(BATCH, device=DEVICE), context, weights)
         settings, noise = config.sampling.replace(maskgit_steps=2), SeededNoise([3, 4], DEVICE)
         generator = NextScaleGenerator(pipe.hart, pipe.tokenizer.quantizer, settings, noise, edits=edits)
         before = traffic.waits, traffic.sent
         for state in generator.states(context, second=second):
             assert state.latent.device == DEVICE
         assert (traffic.waits, traffic.sent) == before
+        states = generator.states(context, second=second)  # and when one of the images is left out
+        next(states)
+        assert len(states.send([1]).latent) == len(next(states).latent) == 1
+        assert traffic.waits == before[0]
 
 
 def trained(task: Task, trainer: TrainerConfig, traffic: Traffic) -> tuple[int, int]:
@@ -149,7 +152,7 @@ def test_the_transformer_trains_on_one_device(tmp_path: Path, monkeypatch: pytes
     assert config.text_encoder is not None
     assert config.diffusion is not None
     tokenizer, encoder = load_tokenizer(model), load_text_encoder(config.text_encoder, model)
-    monkeypatch.setattr("hart.training.hart_task.load_tokenizer", lambda _: tokenizer)
+    monkeypatch.setattr("hart.training.transformer_task.load_tokenizer", lambda _: tokenizer)
     monkeypatch.setattr("hart.training.conditions.load_text_encoder", lambda *_: encoder)
     recipe = TransformerRecipe(
         data="",

@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from hart.cli import app
-from hart.evaluation.suites import CORE
+from hart.evaluation.suites.core import SUITES
 from hart.training import TokenizerRecipe, TransformerRecipe
 
 ROOT = Path(__file__).parent.parent
@@ -82,6 +82,9 @@ def test_what_a_page_names_is_there(page: Path) -> None:
     for link in LINK.findall(text):
         if "://" not in link and not (page.parent / link).exists() and link.split("/")[0] not in MADE:
             wrong.append(f"link to {link}")
+    places = (ROOT, ROOT / "src" / "hart", page.parent, page.parent.parent)
+    modules = [name for name in FILE.findall(text) if name.endswith(".py")]
+    wrong += [f"file {name}" for name in modules if not any((place / name).exists() for place in places)]
     assert not wrong
 
 
@@ -110,7 +113,7 @@ def test_the_reference_of_keys_has_all_that_is_declared() -> None:
 
 def test_the_reference_lists_every_option_of_every_suite() -> None:
     page = TABLES["suites_reference"]()
-    for name in CORE:
+    for name in SUITES:
         assert f"## {name}\n" in page
     assert "| `--gumbel-smoothing/--no-gumbel-smoothing` | `None` | " in page and "| `--data` | required | " in page
     assert "| `--batch-size` | `(1, 8)` | " in page

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import pytest
 
-from hart.files import FileError, atomic_write, read_bytes, read_json, read_text, read_toml
+from hart.files import FileError, atomic_write, read_bytes, read_json, read_text, read_toml, write_json
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -126,6 +126,13 @@ def test_byte_order_marks_are_no_content(tmp_path: Path) -> None:
     assert read_json(tmp_path / "file") == {"a": 1}
     (tmp_path / "file").write_bytes(b"\xef\xbb\xbfa = 1")
     assert read_toml(tmp_path / "file") == {"a": 1}
+
+
+def test_names_that_are_not_utf8_are_written_as_json_and_read_back(tmp_path: Path) -> None:
+    values = {"café \udce9": ["\udcff.png", "🐸\n"]}  # as os.fsdecode gives them
+    write_json(tmp_path / "x.json", values)
+    assert read_json(tmp_path / "x.json") == values
+    assert "café \\udce9" in (tmp_path / "x.json").read_text(encoding="utf-8")
 
 
 def test_only_regular_files_of_a_sensible_size_are_read(tmp_path: Path) -> None:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import pytest
 
 from hart.config import HartConfig
-from hart.errors import HartError
-from hart.presets import PRESETS, preset
+from hart.presets import PRESETS
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_is_a_whole_configuration_of_the_size_in_its_name(name: str) -> None:
-    config = preset(name)
+    config = PRESETS[name]()
     assert HartConfig.from_dict(config.to_dict()) == config
     assert config.tokenizer.image_size == int(name.rsplit("-", 1)[1])
 
 
 def test_the_text_to_image_model_has_the_released_sizes() -> None:
     for name in ("hart-0.7b-256", "hart-0.7b-512", "hart-0.7b-1024"):
-        config = preset(name)
+        config = PRESETS[name]()
         transformer = config.transformer
         assert (transformer.width, transformer.depth, transformer.heads) == (1536, 24, 24)
         assert transformer.mlp_width == 4096
@@ -28,8 +27,3 @@ def test_the_text_to_image_model_has_the_released_sizes() -> None:
         # one text encoder feeds all: its features fit
         assert config.text_encoder is not None and transformer.text is not None
         assert (config.text_encoder.tokens, transformer.text.width) == (transformer.text.tokens, 1536)
-
-
-def test_an_unknown_preset_is_an_error_that_lists_the_known_ones() -> None:
-    with pytest.raises(HartError, match=r"'hart-9b'.*hart-0\.7b-256.*var-d16-256"):
-        preset("hart-9b")

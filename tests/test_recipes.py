@@ -8,14 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hart.presets import (
-    SCALES_256,
-    SCALES_512,
-    SCALES_1024,
-    VAR_SAMPLING,
-    hart_imagenet,
-    hart_text_to_image,
-)
+from hart.presets import SCALES_256, SCALES_512, SCALES_1024, VAR_SAMPLING, hart_imagenet, hart_text_to_image
 from hart.sizes import scales_of_size
 from hart.training.config import Recipe, TokenizerRecipe, TransformerRecipe
 from hart.training.distributed import DistributedContext

@@ -16,11 +16,6 @@ EMOJI = SHIPPED_MODELS / "emoji"
 MEGABYTE = 1_000_000
 
 
-@pytest.fixture(scope="module")
-def pipe() -> HartPipeline:
-    return HartPipeline.from_pretrained("emoji", device="cpu")
-
-
 def mean_colour(images: Sequence[Image.Image]) -> np.ndarray:
     """Mean red, green and blue, 0 to 255, of everything that is not nearly white."""
     pixels = np.concatenate([np.asarray(image).reshape(-1, 3) for image in images]).astype(float)
@@ -34,13 +29,13 @@ def test_all_files_together_stay_small() -> None:
 @pytest.mark.parametrize(
     ("prompt", "channel"), [("a red heart", 0), ("a green heart", 1), ("a blue heart", 2), ("a red apple", 0)]
 )
-def test_the_named_colour_is_the_strongest(pipe: HartPipeline, prompt: str, channel: int) -> None:
-    assert mean_colour(pipe(prompt, num_images_per_prompt=2, batch_size=2).images).argmax() == channel
+def test_the_named_colour_is_the_strongest(emoji: HartPipeline, prompt: str, channel: int) -> None:
+    assert mean_colour(emoji(prompt, num_images_per_prompt=2, batch_size=2).images).argmax() == channel
 
 
-def test_an_image_stands_on_white(pipe: HartPipeline) -> None:
+def test_an_image_stands_on_white(emoji: HartPipeline) -> None:
     corners = [
-        corner for image in pipe("a red apple", num_images_per_prompt=2).images for corner in corner_means(image)
+        corner for image in emoji("a red apple", num_images_per_prompt=2).images for corner in corner_means(image)
     ]
     assert np.mean(corners) > 240
 

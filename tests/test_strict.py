@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from pydantic import Field
 
 from hart.config import ConfigError, HartConfig, SamplingConfig, TextConditioning, TransformerConfig
-from hart.strict import RENAMED_KEYS, explain
+from hart.strict import RENAMED_KEYS, Config, Listed, byte_count, explain, rounded
 from hart.training.config import OptimizerConfig, TrainerConfig
 from helpers import tiny_text_config
+
+
+class Sizes(Config):
+    sizes: Annotated[Listed[Annotated[int, Field(ge=1)]], Field(min_length=1)]
 
 
 def test_configurations_are_frozen_values() -> None:
@@ -51,6 +56,20 @@ def test_all_that_is_wrong_stands_in_one_line() -> None:
         "x.json: top_k must be at least 1, not 0; top_p must be at most 1, not 2; gumbel_smoothing: expected true or "
         "false, got 1"
     )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ([], "x.json: sizes must have 1 or more entries, not 0"),
+        ([0], "x.json: sizes[0] must be at least 1, not 0"),
+        ([2, 0], "x.json: sizes[1] must be at least 1, not 0"),
+    ],
+)
+def test_a_list_is_short_only_where_entries_are_missing(sizes: list[int], said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        Sizes.from_dict({"sizes": sizes}, "x.json")
+    assert str(error.value) == said
 
 
 @pytest.mark.parametrize(
@@ -102,3 +121,17 @@ def test_stored_configurations_may_have_old_names(tmp_path: Path, monkeypatch: p
 def test_the_schema_has_types_bounds_and_defaults() -> None:
     scale = SamplingConfig.json_schema()["properties"]["guidance_scale"]
     assert (scale["type"], scale["minimum"], scale["maximum"], scale["default"]) == ("number", 0, 1000, 4.5)
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(0.01234, "0.0123"), (12.345, "12.3"), (999.4, "999"), (999.6, "1,000"), (1234.4, "1,234")]
+)
+def test_numbers_have_three_digits(number: float, said: str) -> None:
+    assert rounded(number) == said
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(0, "0 kB"), (86_016, "86 kB"), (999_999, "1,000 kB"), (1e6, "1 MB"), (4.56e9, "4.56 GB")]
+)
+def test_bytes_have_a_unit_that_suits_them(count: float, said: str) -> None:
+    assert byte_count(count) == said

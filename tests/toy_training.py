@@ -30,11 +30,11 @@ from hart.training.distributed import DistributedContext
 from hart.training.dry_run import RehearsedTransformer
 from hart.training.encode_options import EncodeOptions
 from hart.training.encoding import Encoders, encode_dataset
-from hart.training.hart_task import TransformerTask
 from hart.training.image_sources import TrainingData, open_training_data
 from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext
 from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer
+from hart.training.transformer_task import TransformerTask
 from helpers import captioned_images, tiny_text_config, tiny_tokenizer_config
 from image_files import write_captioned_folder
 from models import save_tiny_text_model

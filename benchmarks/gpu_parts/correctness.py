@@ -81,7 +81,9 @@ def pytest_devices(seconds: float) -> Row:
     """The file itself, where pytest and hypothesis, which the tests' settings need, are installed."""
     if missing := [name for name in ("pytest", "hypothesis") if importlib.util.find_spec(name) is None]:
         return {"note": f"{', '.join(missing)} not installed: the rows above are the same checks"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "default", "tests/test_devices.py"]
+    # instead of the project's options, some of which are those of plugins
+    options = ("-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider", "-W", "default")
+    command = [sys.executable, "-m", "pytest", "-q", *options, "tests/test_devices.py"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False)
     sys.stderr.write(result.stdout + result.stderr)
     lines = [line for line in result.stdout.splitlines() if line.strip()]

@@ -15,10 +15,10 @@ from hart.config import ResidualDiffusionConfig, TextConditioning
 from hart.training.config import TransformerRecipe
 from hart.training.distributed import DistributedContext
 from hart.training.dry_run import RehearsedTransformer
-from hart.training.hart_task import TransformerBatch
 from hart.training.progress import work_of
 from hart.training.step import Stepper
 from hart.training.task import Microbatch
+from hart.training.transformer_task import TransformerBatch
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "hart-0.7b"
 STEPS = 6

@@ -25,7 +25,7 @@ from hart.devices import without_memory
 from hart.evaluation.suites.cost import printed_macs
 from hart.inference.cost import model_cost
 from hart.pipeline import HartPipeline
-from hart.presets import hart_imagenet, preset, var_imagenet
+from hart.presets import PRESETS, hart_imagenet, var_imagenet
 from hart.text_encoder import RandomTextFeatures
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from headline_parts import mar
@@ -33,7 +33,7 @@ from headline_parts.rivals import RIVALS, Decoder, Network, Rival, Step, TextEnc
 
 META = torch.device("meta")
 OURS: dict[str, dict[int, Callable[[], HartConfig]]] = {
-    "HART 0.7B": {size: lambda size=size: preset(f"hart-0.7b-{size}") for size in (512, 1024)},
+    "HART 0.7B": {size: lambda size=size: PRESETS[f"hart-0.7b-{size}"]() for size in (512, 1024)},
     **{f"HART-d{depth}": {256: lambda depth=depth: hart_imagenet(depth)} for depth in (20, 24, 30)},
     **{f"VAR-d{depth}": {256: lambda depth=depth: var_imagenet(depth)} for depth in (20, 24, 30)},
 }

@@ -5,7 +5,7 @@ ComfyUI's images are (B, H, W, 3) float32 in [0, 1], its masks (B, H, W), 1 wher
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import comfy.model_management
 import comfy.utils
@@ -20,6 +20,10 @@ CATEGORY = "HART"
 MAX_SEED = 2**53 - 1  # what the browser's numbers hold
 PREVIEW_SIZE = 512
 
+PROMPTS = {
+    "prompt": ("STRING", {"multiline": True, "default": "a red apple", "tooltip": "of the whole image"}),
+    "negative_prompt": ("STRING", {"multiline": True, "default": ""}),
+}
 SAMPLING = {
     "seed": ("INT", {"default": 0, "min": 0, "max": MAX_SEED, "control_after_generate": True}),
     "batch_size": ("INT", {"default": 1, "min": 1, "max": 64}),
@@ -63,28 +67,28 @@ class HartLoader:
         return (HartPipeline.from_pretrained(model, device=comfy.model_management.get_torch_device()),)
 
 
-class HartGenerate:
-    """Images from text."""
+class ImageNode:
+    """Gives images that a model draws. INPUTS: besides the model and the settings of sampling."""
 
     CATEGORY = CATEGORY
-    FUNCTION = "generate"
+    FUNCTION = "draw"
     RETURN_TYPES = ("IMAGE",)
+    INPUTS: ClassVar[dict[str, Any]]
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        size = {"min": 0, "max": 4096, "step": 16, "tooltip": "0: the model's own"}
-        return {
-            "required": {
-                "model": ("HART_MODEL",),
-                "prompt": ("STRING", {"multiline": True, "default": "a red apple"}),
-                "negative_prompt": ("STRING", {"multiline": True, "default": ""}),
-                "width": ("INT", {"default": 0, **size}),
-                "height": ("INT", {"default": 0, **size}),
-                **SAMPLING,
-            }
-        }
+        return {"required": {"model": ("HART_MODEL",), **cls.INPUTS, **SAMPLING}}
 
-    def generate(
+
+SIDE = ("INT", {"default": 0, "min": 0, "max": 4096, "step": 16, "tooltip": "0: the model's own"})
+
+
+class HartGenerate(ImageNode):
+    """Images from text."""
+
+    INPUTS = PROMPTS | {"width": SIDE, "height": SIDE}
+
+    def draw(
         self, model: HartPipeline, prompt: str, negative_prompt: str, width: int, height: int, **sampling: Any
     ) -> tuple[torch.Tensor]:
         made = model(
@@ -97,29 +101,20 @@ class HartGenerate:
         return (torch.from_numpy(made.images),)
 
 
-class HartEdit:
+class HartEdit(ImageNode):
     """Images redrawn under a mask; what the mask does not cover stays to the pixel."""
 
-    CATEGORY = CATEGORY
-    FUNCTION = "edit"
-    RETURN_TYPES = ("IMAGE",)
+    INPUTS = {
+        "image": ("IMAGE",),
+        "mask": ("MASK",),
+        **PROMPTS,
+        "kept_scales": (
+            "INT",
+            {"default": 0, "min": 0, "max": 64, "tooltip": "first scales that are the image's everywhere"},
+        ),
+    }
 
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        kept = {"default": 0, "min": 0, "max": 64, "tooltip": "first scales that are the image's everywhere"}
-        return {
-            "required": {
-                "model": ("HART_MODEL",),
-                "image": ("IMAGE",),
-                "mask": ("MASK",),
-                "prompt": ("STRING", {"multiline": True, "default": "a red apple", "tooltip": "of the whole image"}),
-                "negative_prompt": ("STRING", {"multiline": True, "default": ""}),
-                "kept_scales": ("INT", kept),
-                **SAMPLING,
-            }
-        }
-
-    def edit(
+    def draw(
         self,
         model: HartPipeline,
         image: torch.Tensor,

@@ -214,6 +214,11 @@ class TransformerConfig(_Scaled):
         )
 
     @property
+    def context_tokens(self) -> int:
+        """S: tokens in front of the image tokens; 1 for a class."""
+        return 1 if self.text is None else self.text.tokens
+
+    @property
     def mlp_width(self) -> int:
         if self.mlp == "gelu":
             return round(self.width * self.mlp_ratio)
@@ -280,6 +285,13 @@ class TextEncoderConfig(Config):
             _require_multiple(self, "width", "heads")
 
 
+Device = Annotated[
+    str | None, Field(description="cpu, cuda, cuda:1 or mps; by default CUDA if there is one, else the CPU.")
+]
+NumberType = Annotated[
+    str | None, Field(description="float32, bfloat16 or float16; by default bfloat16 on CUDA, else float32.")
+]
+"""Options of commands and servers, see `hart.devices`."""
 CacheType = Literal["model", "bfloat16", "int8"]
 """How keys and values of a generation are kept: in the model's number type or in a narrower one."""
 
@@ -351,6 +363,10 @@ class HartConfig(Config):
         """How many classes a class-conditional model knows; None for a text model."""
         classes = self.transformer.classes
         return None if classes is None else classes.num_classes
+
+    def diffusion_steps(self, sampling: SamplingConfig) -> int:
+        """Denoising steps of the residual with these settings; 0 where there is none."""
+        return 0 if self.diffusion is None else sampling.diffusion_steps or self.diffusion.sampling_steps
 
     @property
     def hybrid(self) -> bool:

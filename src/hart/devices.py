@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -81,9 +81,14 @@ def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.to(device, non_blocking=True)
 
 
+def row_index(rows: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Numbers of rows as (n,) int64 on `device`, to index what is there."""
+    return sent(torch.tensor(rows, dtype=torch.int64), device)
+
+
 def dtype_name(dtype: torch.dtype) -> str:
-    """The name under which `resolve_dtype` knows a type of `DTYPES`."""
-    return next(name for name, known in DTYPES.items() if known == dtype)
+    """The name of a number type, under which `resolve_dtype` knows those of `DTYPES`."""
+    return str(dtype).removeprefix("torch.")
 
 
 @contextmanager

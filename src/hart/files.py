@@ -178,7 +178,9 @@ def write_text(path: Path, text: str, *, overwrite: bool = True) -> None:
 
 def write_json(path: Path, values: Any) -> None:
     """Write a JSON value for people to read; see `atomic_write`."""
-    write_text(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+    # UTF-8 has no lone surrogates, which stand for the other bytes of a file's name; with a backslash they are JSON's
+    atomic_write(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 def flush_folder(folder: Path) -> None:

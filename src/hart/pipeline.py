@@ -35,7 +35,7 @@ from hart.generation.image_requests import (
     contexts,
     second_prompts,
 )
-from hart.generation.next_scale import NextScaleGenerator, ScaleState
+from hart.generation.next_scale import NextScaleGenerator, States
 from hart.generation.noise import SeededNoise
 from hart.generation.outputs import HartOutput, Reconstruction, ScalePreview, joined_images, psnr
 from hart.generation.request import (
@@ -233,12 +233,13 @@ class HartPipeline(Editing):
         height: int | None = None,
         width: int | None = None,
         aspect: str | None = None,
-    ) -> Iterator[ScaleState]:
+    ) -> States:
         """One batch, for servers: the state of all its images after every scale, and the latents in the last one.
 
         images: of different people, each with its own prompt, seed and settings; those in
             `hart.generation.rows.SHARED` must agree. `decode` makes images of a state's latent. Whoever stops asking
-            stops the generation and frees its memory.
+            stops the generation and frees its memory. `send([0, 2])` in place of `next` goes on with the first and
+            third image of the last state alone: the others are sampled no further, and are not in later states.
         size, height, width, aspect: of all images, as in `__call__`.
         Raises `HartError` at once for what the model cannot take.
         """
@@ -301,24 +302,24 @@ class HartPipeline(Editing):
         return ClassContext(torch.tensor([prompt]), self.num_classes)
 
 
-def _sources(parts: Components, kept: int) -> Callable[[Tensor], Tensor]:
-    """Latents of the pixels of edits, of which the last ones are kept."""
-    return lru_cache(kept)(parts.encode)
+def _sources(parts: Components, edits: int) -> Callable[..., Tensor]:
+    """`Components.encode`, which keeps latents for so many edits: of the source and its style, each also made small."""
+    return lru_cache(4 * edits)(parts.encode)
 
 
 def _states(
     images: Sequence[ImageRequest],
     parts: Components,
     encode: Callable[[Prompt], Context],
-    latent_of: Callable[[Tensor], Tensor],
+    latent_of: Callable[..., Tensor],
     schedule: ScaleSchedule,
-) -> Iterator[ScaleState]:
+) -> States:
     """The states of a batch of checked requests."""
     noise = SeededNoise([image.seed for image in images], parts.device)
     settings = [image.sampling for image in images if image.sampling is not None]
-    quantizer = parts.tokenizer.quantizer
+    quantizer, smaller = parts.tokenizer.quantizer, parts.tokenizer.smaller(schedule)
     with torch.inference_mode():
-        edits = batch_edits([image.edit for image in images], latent_of, quantizer, schedule)
+        edits = batch_edits([image.edit for image in images], latent_of, quantizer, schedule, smaller)
         second = second_prompts(images, encode, parts.device)
     generator = NextScaleGenerator(parts.hart, quantizer, settings, noise, schedule, edits)
     return generator.states(*contexts(images, encode, parts.device), second)

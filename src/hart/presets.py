@@ -19,7 +19,6 @@ from hart.config import (
     TokenizerConfig,
     TransformerConfig,
 )
-from hart.errors import HartError
 
 SCALES_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 SCALES_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
@@ -82,10 +81,3 @@ PRESETS: Mapping[str, Callable[[], HartConfig]] = MappingProxyType(
         "var-d16-256": lambda: var_imagenet(16),
     }
 )
-
-
-def preset(name: str) -> HartConfig:
-    """The configuration called `name`. Raises `HartError` for an unknown name, listing the known ones."""
-    if name not in PRESETS:
-        raise HartError(f"unknown preset {name!r}: known are {', '.join(PRESETS)}")
-    return PRESETS[name]()

@@ -43,13 +43,6 @@ def parsed_size(text: str) -> ImageSize:
     return ImageSize(width, int(found[2] or width))
 
 
-def parsed_scales(text: str) -> tuple[int, ...]:
-    """`1,2,4`. Raises `HartError`."""
-    if re.fullmatch(r"[0-9]+(,[0-9]+)*", text) is None:
-        raise HartError(f"scales {text!r}: give grid sizes separated by commas, such as 1,2,3,4,5,6,8,10,13,16")
-    return tuple(map(int, text.split(",")))
-
-
 def requested_schedule(
     config: HartConfig, *, size: object = None, height: object = None, width: object = None, aspect: object = None
 ) -> ScaleSchedule:

@@ -47,8 +47,8 @@ BOUNDS = {
     "greater_than": ("gt", "be above {}"),
     "less_than_equal": ("le", "be at most {}"),
     "less_than": ("lt", "be below {}"),
-    "too_short": ("min_length", "have {} entries or more"),
-    "too_long": ("max_length", "have {} entries or fewer"),
+    "too_short": ("min_length", "have {} or more entries"),
+    "too_long": ("max_length", "have {} or fewer entries"),
 }
 LONGEST_KEY = 60
 """Longest unknown key, in characters, for which another is suggested."""
@@ -188,7 +188,7 @@ def explain(error: ValidationError, kind: type, source: str = "", called: Callab
     with; if empty, the name of the class. called: the caller's name for a field of `kind`, such as an option, in place
     of source and key.
     """
-    found = error.errors(include_url=False)
+    found = [entry for entry in error.errors(include_url=False) if not _miscounted(entry, error)]
     unknown = [entry for entry in found if entry["type"] in ("unexpected_keyword_argument", "invalid_key")]
     missing = [entry for entry in found if entry["type"] in ("missing", "missing_argument")]
     if entries := unknown or missing:
@@ -198,6 +198,14 @@ def explain(error: ValidationError, kind: type, source: str = "", called: Callab
         return f"{_label(kind, table, source, None)}: {said}"
     lines = [_line(kind, entry, source, called) for entry in found[:SHOWN_ERRORS]]
     return "; ".join([lines[0], *(line.removeprefix(f"{source}: ") for line in lines[1:])])
+
+
+def _miscounted(entry: ErrorDetails, error: ValidationError) -> bool:
+    """Whether a list is said to be too short because pydantic does not count its wrong entries, which are said too."""
+    place = entry["loc"]
+    return entry["type"] == "too_short" and any(
+        len(other["loc"]) > len(place) and other["loc"][: len(place)] == place for other in error.errors()
+    )
 
 
 def table_at(kind: Any, place: Place) -> Any:
@@ -340,6 +348,19 @@ def clipped(text: object, length: int = 200) -> str:
     """Text of any origin for an error: printable, on one line, and shortened where it is long."""
     line = printable(" ".join(str(text).split()))
     return line if len(line) <= length else line[:length].rstrip() + "..."
+
+
+def rounded(number: float) -> str:
+    """Three digits, and all before the point: 0.0123, 1.23, 1,234."""
+    return f"{number:.3g}" if number < 999.5 else f"{number:,.0f}"
+
+
+def byte_count(count: float) -> str:
+    """860 kB, 12.3 MB, 4.56 GB"""
+    for size, name in ((1e9, "GB"), (1e6, "MB")):
+        if count >= size:
+            return f"{rounded(count / size)} {name}"
+    return f"{rounded(count / 1e3)} kB"
 
 
 def reason(error: BaseException) -> str:

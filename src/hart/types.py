@@ -40,7 +40,7 @@ class TextContext:
     def to(self, device: torch.device) -> TextContext:
         return TextContext(self.embeddings.to(device), self.mask.to(device))
 
-    def rows(self, rows: slice | list[int]) -> TextContext:
+    def rows(self, rows: slice | list[int] | Tensor) -> TextContext:
         """The contexts of some images of the batch."""
         return TextContext(self.embeddings[rows], self.mask[rows])
 
@@ -66,7 +66,7 @@ class ClassContext:
     def to(self, device: torch.device) -> ClassContext:
         return ClassContext(self.labels.to(device), self.num_classes)
 
-    def rows(self, rows: slice | list[int]) -> ClassContext:
+    def rows(self, rows: slice | list[int] | Tensor) -> ClassContext:
         return ClassContext(self.labels[rows], self.num_classes)
 
     @staticmethod

@@ -19,7 +19,7 @@ TOKENIZER = ["tokenizer/config.json", "tokenizer/model.safetensors"]
 PLAIN = ["llm/model-00001-of-00002.safetensors", "llm/model-00002-of-00002.safetensors"]
 OLD = ["llm/pytorch_model-00001-of-00002.bin", "llm/pytorch_model-00002-of-00002.bin"]
 LLM = ["llm/config.json", "llm/model.safetensors.index.json"]
-OWN = ["config.json", "hart.safetensors", "text_encoder.safetensors", "word_pieces.json"]
+OWN = ["config.json", "hart.safetensors", "text_encoder.safetensors", "word_pieces.json", "thesaurus.json.gz"]
 VAR = ["case.json", "vae_ch160v4096z32.pth", "var_d16.pth"]
 OTHERS = ["README.md", ".gitattributes", "images/cat.png", "optimizer/state.bin", "llm/training_args.bin"]
 
@@ -31,6 +31,7 @@ class Hub:
         self.folder, self.files = folder, files
         self.failure: Exception | None = None
         self.is_cached = True
+        self.absent: type[Exception] = LocalEntryNotFoundError
         self.downloads: list[dict[str, Any]] = []
         monkeypatch.setattr(huggingface_hub, "list_repo_files", self.list_files)
         monkeypatch.setattr(huggingface_hub, "snapshot_download", self.download)
@@ -44,7 +45,7 @@ class Hub:
     def download(self, repository: str, **options: Any) -> str:
         self.downloads.append(options)
         if not self.is_cached:
-            raise LocalEntryNotFoundError("cannot find the requested files in the disk cache\nand so on")
+            raise self.absent("cannot find the requested files in the disk cache\nand so on")
         return str(self.folder)
 
 
@@ -89,7 +90,7 @@ def test_without_the_hub_an_earlier_download_serves(hub: Hub, tmp_path: Path) ->
 
 def test_without_the_hub_and_an_earlier_download_the_reason_is_given(hub: Hub) -> None:
     hub.failure, hub.is_cached = RuntimeError("no route to host\nand so on"), False
-    with pytest.raises(CheckpointError, match=r"'someone/model' .*cannot be downloaded.*: no route to host$"):
+    with pytest.raises(CheckpointError, match=r"'someone/model' .*cannot be downloaded.*: no route to host and so on$"):
         resolve_model("someone/model")
 
 
@@ -119,7 +120,8 @@ def test_retries_are_not_told(hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog:
     assert logging.get_verbosity() == before
 
 
-def test_a_download_that_breaks_off_is_an_error(hub: Hub) -> None:
-    hub.is_cached = False
-    with pytest.raises(CheckpointError, match=r"'someone/model' .*cannot be downloaded.*disk cache$"):
+@pytest.mark.parametrize("kind", [LocalEntryNotFoundError, RuntimeError], ids=["the hub's", "of the HTTP library"])
+def test_a_download_that_breaks_off_is_an_error(hub: Hub, kind: type[Exception]) -> None:
+    hub.is_cached, hub.absent = False, kind
+    with pytest.raises(CheckpointError, match=r"'someone/model' .*cannot be downloaded.*disk cache and so on$"):
         resolve_model("someone/model")

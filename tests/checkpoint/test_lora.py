@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,12 @@ from helpers import (
     without_gradient,
 )
 
-peft = pytest.importorskip("peft")
-
 ALL: tuple[LoraTarget, ...] = ("attention", "mlp", "word_embed")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _needs_peft() -> None:
+    pytest.importorskip("peft")
 
 
 def adapted(config: HartConfig, targets: tuple[LoraTarget, ...] = ALL) -> Hart:
@@ -66,7 +70,7 @@ def test_the_folder_is_peft_s_own_format(tmp_path: Path) -> None:
     trained = adapted(config)
     save_lora(trained, tmp_path, base_model="runs/base")
     other = tiny_model(config)[1]
-    wrapped = peft.PeftModel.from_pretrained(other.transformer, str(tmp_path), torch_device="cpu")
+    wrapped = import_module("peft").PeftModel.from_pretrained(other.transformer, str(tmp_path), torch_device="cpu")
     with torch.no_grad():
         output = wrapped(random_context(config, 2), teacher_input(config, 2))
         theirs = other.transformer.logits(output.hidden, output.conditioning)

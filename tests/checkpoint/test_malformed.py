@@ -118,7 +118,7 @@ def test_a_configuration_that_asks_for_more_than_the_files_hold(
 
 
 def test_random_weights_need_the_memory_of_the_machine() -> None:
-    config = tiny_text_config(width=2**16, heads=2**10, depth=500)
+    config = tiny_text_config(width=2**16, heads=2**10, depth=50)
     with pytest.raises(HartError, match=r"weights of \d+ GiB in float32, and the machine has \d+ GiB"):
         HartPipeline.from_config(config, device="cpu")
 

@@ -17,7 +17,6 @@ from hart.checkpoint.storage import (
     CheckpointError,
     fill_module,
     fill_state,
-    load_module,
     load_state,
     read_safetensors,
     save_module,
@@ -42,7 +41,7 @@ def same(first: nn.Module, second: nn.Module) -> bool:
 def test_a_module_comes_back_exactly(tmp_path: Path) -> None:
     saved, loaded = network(0), network(1)
     save_module(tmp_path / "new folder" / "m.safetensors", saved)
-    load_module(tmp_path / "new folder" / "m.safetensors", loaded)
+    fill_module(loaded, tmp_path / "new folder" / "m.safetensors", torch.float32)
     assert same(saved, loaded)
 
 
@@ -53,7 +52,7 @@ def test_half_precision_is_for_numbers_with_a_point_only(tmp_path: Path) -> None
     assert state["0.weight"].dtype == torch.float16
     assert state["1.num_batches_tracked"].dtype == torch.int64
     loaded = network(1)
-    load_module(tmp_path / "m.safetensors", loaded)
+    fill_module(loaded, tmp_path / "m.safetensors", torch.float32)
     torch.testing.assert_close(loaded[0].weight, saved[0].weight, rtol=1e-3, atol=1e-4)
 
 
@@ -131,7 +130,7 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: py
     with pytest.raises(OSError, match="no space left"):
         save_module(path, network(1))
     loaded = network(2)
-    load_module(path, loaded)
+    fill_module(loaded, path, torch.float32)
     assert same(loaded, network(0))
 
 
@@ -158,6 +157,21 @@ def test_a_module_without_memory_is_filled_in_the_asked_type(tmp_path: Path, dty
         assert all(p.requires_grad for p in filled.parameters())
     with pytest.raises(CheckpointError, match=r"m\.safetensors: does not fit.*0\.weight is \(4, 3\)"):
         fill_module(network(width=5), tmp_path / "m.safetensors", dtype)
+
+
+def test_weights_that_stay_in_their_file_are_the_modules_own(tmp_path: Path) -> None:
+    file, saved = tmp_path / "m.safetensors", network()
+    save_module(file, saved)
+    with without_memory():
+        module = network()
+    fill_module(module, file, None, mapped="0")
+    save_module(file, network(5))  # in the place of the old file, which lives on for those that read it
+    assert same(module, saved)
+    with torch.no_grad():
+        module[0].weight.zero_()
+    untouched = network()
+    fill_module(untouched, file, torch.float32)
+    assert same(untouched, network(5))
 
 
 def test_filled_weights_share_no_memory() -> None:

@@ -82,6 +82,11 @@ def test_vary_and_mix(text_model: Path, files: tuple[Path, Path], tmp_path: Path
         (("vary", "cat.png", "--kept-scales", -1), "kept_scales -1"),
         (("mix", "a cat", "a dog", "--weights", "0,x"), "--weights '0,x'"),
         (("mix", "a cat", "a dog", "--weights", "0,1"), "give 4 from 0 to 1"),
+        (("mix", "a cat", "a dog", "--weights", "0,0,nan,1"), "error: weight nan: give a finite number"),
+        (("mix", "a cat", " "), "error: second prompt is empty"),
+        (("edit", "cat.png", "a dog", "--source-prompt", " "), "error: source_prompt is empty"),
+        (("vary", "cat.png", "a dog", "--negative-prompt", " "), "error: negative prompt 1 is empty"),
+        (("vary", "cat.png", ""), "error: prompt 1 is empty"),
         (("mix", "a cat", "a dog", "--weights", "0,1", "--switch", 1), "either weights or a switch"),
     ],
 )
@@ -93,4 +98,18 @@ def test_what_cannot_be_done_is_one_line(
     said: str,
 ) -> None:
     monkeypatch.chdir(files[0].parent)
+    given = set(Path().iterdir())
     assert said in refused(run(*arguments, "--model", text_model))
+    assert set(Path().iterdir()) == given, "no empty folder is left"
+
+
+@pytest.mark.parametrize("command", ["edit", "vary"])
+def test_a_canvas_that_is_too_large_is_refused_before_it_is_made(
+    text_model: Path, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    def laid_out(*_: object) -> None:
+        raise AssertionError("the image was laid on its canvas")
+
+    monkeypatch.setattr("hart.inference.memory.free_memory", lambda _: 0)
+    monkeypatch.setattr("hart.inference.editing.laid_out", laid_out)
+    assert "of memory besides the model" in refused(run(command, files[0], "a dog", "--model", text_model))

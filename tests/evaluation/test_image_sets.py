@@ -53,9 +53,3 @@ def test_records_that_are_damaged_before_any_image_is_read_count_too(tmp_path: P
     (tmp_path / "set.jsonl").write_text("\n".join([*lines, "no JSON"]))
     images = ImageSet(open_source(tmp_path / "set.jsonl", "all"), ImageTransform(8))
     assert len(numbers(images)) == 30 and len(images.damaged) == 1
-
-
-def test_a_limit_below_one_is_refused(tmp_path: Path) -> None:
-    write_captioned_folder(tmp_path, 2)
-    with pytest.raises(HartError, match="limit is 0"):
-        ImageSet(open_source(tmp_path), ImageTransform(8), limit=0)

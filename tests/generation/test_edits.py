@@ -15,14 +15,24 @@ from torch import Tensor
 from edited_images import LEFT, SIDE, mask_of, picture
 from hart import Edit, HartError, HartPipeline, ImageRequest, PromptMix
 from hart.data.images import as_rgb
+from hart.data.transforms import to_signed
 from hart.generation.edits import MAX_STYLE, Style, batch_edits, followed_codes
 from hart.generation.logits import Candidates, filtered
 from hart.generation.noise import SeededNoise
-from hart.tokenizer.quantizer import next_scale_input
-from helpers import SCALES
+from hart.grids import ScaleSchedule
+from hart.tokenizer.quantizer import QuantizedLatent, next_scale_input
+from helpers import SCALES, tiny_text_config
 
 
-@pytest.fixture(params=["text", "classes"])
+@pytest.fixture(scope="module")
+def larger() -> HartPipeline:
+    """Whose coarse codes are those of images made small."""
+    config = tiny_text_config()
+    tokenizer = config.tokenizer.replace(base_scales=(1, 2, 3))
+    return HartPipeline.from_config(config.replace(tokenizer=tokenizer), device="cpu")
+
+
+@pytest.fixture(params=["text", "classes", "larger"])
 def pipe(request: pytest.FixtureRequest) -> HartPipeline:
     found: HartPipeline = request.getfixturevalue(request.param)
     return found
@@ -30,6 +40,11 @@ def pipe(request: pytest.FixtureRequest) -> HartPipeline:
 
 def prompts(pipe: HartPipeline) -> list[Any]:
     return ["a cat", "a dog"] if pipe.num_classes is None else [1, 2]
+
+
+def coded(pipe: HartPipeline, image: Image.Image) -> QuantizedLatent:
+    """What the tokenizer makes of an image of the model's size."""
+    return pipe.tokenizer.quantize_image(to_signed(pipe.prepare_variation(image).pixels).unsqueeze(0))
 
 
 def latents(pipe: HartPipeline, images: list[ImageRequest], size: str | None = None) -> Tensor:
@@ -51,11 +66,9 @@ def test_the_latent_of_an_empty_mask_is_the_encoders(pipe: HartPipeline) -> None
     image = picture()
     edit = pipe.prepare_edit(image, mask_of())
     (latent,) = latents(pipe, [ImageRequest(prompts(pipe)[0], edit=edit)])
-    encoded = pipe.components.encode(edit.pixels)
-    if pipe.num_classes is None:
-        assert torch.equal(latent, encoded)
-    else:  # without residual tokens it is that of the codes
-        assert torch.equal(latent, pipe.tokenizer.quantize(encoded.unsqueeze(0)).latent[0])
+    # without residual tokens it is that of the codes
+    expected = pipe.components.encode(edit.pixels) if pipe.num_classes is None else coded(pipe, image).latent[0]
+    assert torch.equal(latent, expected)
 
 
 def test_outside_the_mask_latent_and_pixels_stay(text: HartPipeline) -> None:
@@ -89,15 +102,15 @@ def test_the_border_is_soft_inside_the_mask_only() -> None:
 
 def test_a_variation_keeps_scales(pipe: HartPipeline) -> None:
     image, (prompt, _) = picture(), prompts(pipe)
-    coded = pipe.tokenizer.quantize(pipe.components.encode(pipe.prepare_variation(image).pixels).unsqueeze(0))
+    own = coded(pipe, image)
     whole = pipe.vary(image, prompt, kept_scales=len(SCALES), seed=3).images[0]
-    assert whole.tobytes() == pipe.decode(coded.latent)[0].tobytes()
+    assert whole.tobytes() == pipe.decode(own.latent)[0].tobytes()
     assert pipe.vary(image, kept_scales=len(SCALES)).images[0].tobytes() == whole.tobytes()
     new = pipe.vary(image, prompt, kept_scales=0, seed=3).images[0]
     assert new.tobytes() == pipe(prompt, seed=3).images[0].tobytes()
     edit = pipe.prepare_variation(image, kept_scales=2)
     for state in pipe.generate_rows([ImageRequest(prompt, edit=edit)]):
-        assert torch.equal(state.steps[0].codes, coded.indices[state.k]) == (state.k < 2)
+        assert torch.equal(state.steps[0].codes, own.indices[state.k]) == (state.k < 2)
 
 
 STYLED: list[Callable[..., Edit]] = [
@@ -114,7 +127,9 @@ STYLED: list[Callable[..., Edit]] = [
 @pytest.mark.parametrize("prepared", STYLED, ids=["own", "another's", "another's under a mask"])
 def test_a_style_brings_tokens_near_the_references(pipe: HartPipeline, prepared: Callable[..., Edit]) -> None:
     image, (prompt, _) = picture(), prompts(pipe)
-    encoded = pipe.components.encode(pipe.prepare_variation(image).pixels).unsqueeze(0)
+    smaller = pipe.tokenizer.smaller()
+    pixels, size = pipe.prepare_variation(image).pixels, None if smaller is None else smaller.final
+    encoded = pipe.components.encode(pixels, size).unsqueeze(0)
     distances = []
     for strength in (0.0, 1.0, MAX_STYLE):
         edit = prepared(pipe, image, strength)
@@ -161,8 +176,9 @@ def test_a_style_is_that_of_the_image_alone_wherever_its_parts_are(text: HartPip
     assert sorted(costs[0].topk(2, largest=False).indices.tolist()) == [3, 5]
 
 
-def test_rows_with_and_without_edits_share_a_batch(text: HartPipeline) -> None:
-    image = picture()
+@pytest.mark.parametrize("kind", ["text", "larger"])
+def test_rows_with_and_without_edits_share_a_batch(kind: str, request: pytest.FixtureRequest) -> None:
+    image, text = picture(), request.getfixturevalue(kind)
     images = [
         ImageRequest("a cat", seed=1),
         ImageRequest("a dog", seed=2, edit=text.prepare_edit(image, mask_of(*LEFT))),
@@ -185,7 +201,7 @@ def test_rows_with_and_without_edits_share_a_batch(text: HartPipeline) -> None:
 @pytest.mark.parametrize("settings", [{}, {"top_k": 3}, {"top_p": 0.5}, {"guidance_scale": 0.0}])
 def test_an_edit_to_the_same_description_changes_nothing(pipe: HartPipeline, settings: dict[str, Any]) -> None:
     image, (prompt, other) = picture(), prompts(pipe)
-    own = pipe.tokenizer.quantize(pipe.components.encode(pipe.prepare_variation(image).pixels).unsqueeze(0)).indices
+    own = coded(pipe, image).indices
     sampling = pipe.config.sampling.replace(**settings)
     codes: dict[Any, list[Tensor]] = {}
     for target in (prompt, other):
@@ -248,7 +264,7 @@ def test_masks_are_transparent_or_white_where_they_redraw(text: HartPipeline) ->
     hole.paste((255, 255, 255, 0), LEFT)
     black_hole = Image.new("RGBA", image.size, "white")
     black_hole.paste((0, 0, 0, 0), LEFT)
-    for mask in (mask_of(*LEFT), mask_of(*LEFT).convert("1"), mask_of(*LEFT).convert("RGB"), hole, black_hole):
+    for mask in (*(mask_of(*LEFT).convert(mode) for mode in ("L", "1", "RGB", "RGBA")), hole, black_hole):
         redraw = text.prepare_edit(image, mask).redraw
         assert redraw is not None
         assert torch.equal(redraw, area)
@@ -263,6 +279,7 @@ def test_masks_are_transparent_or_white_where_they_redraw(text: HartPipeline) ->
         (lambda pipe: pipe.edit("cat.png", mask_of(), "a cat"), "must be a PIL image, not 'cat.png'"),
         (lambda pipe: pipe.edit(picture(), "m.png", "a cat"), "mask must be a PIL image"),
         (lambda pipe: pipe.edit(picture(), None, "a cat"), "nothing to redraw: give a mask"),
+        (lambda pipe: pipe.edit(picture().convert("RGBA"), None, "a cat"), "nothing to redraw: give a mask"),
         (lambda pipe: pipe.edit(picture(), mask_of(size=(4, 4)), "a cat"), "the mask has 4x4 pixels, the image 8x8"),
         (lambda pipe: pipe.edit(picture(), mask_of(), "a cat", output_type="np"), "choose pil"),
         (lambda pipe: pipe.edit(picture(), mask_of(), "a cat", strength=1), "unknown argument 'strength'"),
@@ -283,7 +300,10 @@ def test_what_cannot_be_edited_is_one_error(text: HartPipeline, call: Any, said:
         call(text)
 
 
-def test_hidden_parts_of_a_source_do_not_leak_into_coarse_scales(text: HartPipeline) -> None:
+@pytest.mark.parametrize("smaller", [None, ScaleSchedule.square((1, 4))], ids=["own codes", "codes of it made small"])
+def test_hidden_parts_of_a_source_do_not_leak_into_coarse_scales(
+    text: HartPipeline, smaller: ScaleSchedule | None
+) -> None:
     """A kept position takes the mean of what stays of it, not of what is redrawn."""
     schedule, quantizer = text.config.tokenizer.schedule, text.tokenizer.quantizer
     edit = text.prepare_edit(picture(), mask_of(0, 0, 2, SIDE))  # a quarter
@@ -291,7 +311,7 @@ def test_hidden_parts_of_a_source_do_not_leak_into_coarse_scales(text: HartPipel
     for hidden in (0.0, 100.0):
         latent = torch.ones(4, 4, 4)
         latent[..., 0] = hidden
-        edits = batch_edits([edit], lambda edit, latent=latent: latent, quantizer, schedule)
+        edits = batch_edits([edit], lambda *_, latent=latent: latent, quantizer, schedule, smaller)
         assert edits is not None
         found.append(edits.known_codes(0, torch.zeros(1, 4, 4, 4), schedule.grids[0], quantizer))
         assert not edits.generated[0].any()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -61,6 +62,9 @@ class BestCodes:
 
     def order(self, tokens: int) -> Tensor:
         return torch.arange(tokens).expand(self.images, tokens)
+
+    def of(self, rows: Sequence[int]) -> BestCodes:
+        return BestCodes(len(rows))
 
 
 def slow_reference(
@@ -164,7 +168,7 @@ def test_keys_that_nobody_will_see_are_not_kept(maskgit_steps: int, last: int, m
     monkeypatch.setattr(transformer, "new_cache", lambda *given: caches.append(make(*given)) or caches[-1])
     settings = SETTINGS.replace(maskgit_steps=maskgit_steps)
     NextScaleGenerator(hart, tokenizer.quantizer, settings, seeded(1))(random_context(TEXT, 1))
-    tokens = transformer.context_tokens + 4 + 9 + 16
+    tokens = transformer.config.context_tokens + 4 + 9 + 16
     assert [(cache.capacity, cache.length) for cache in caches] == [(tokens - last, tokens)]
 
 

@@ -11,8 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from hart import HartError, HartPipeline, ImageRequest
+from edited_images import LEFT, mask_of, picture
+from hart import HartError, HartPipeline, ImageRequest, PromptMix
+from hart.inference.speed import Speed
 from hart.layers.kv_cache import KVCache
+from helpers import rows_computed
 
 
 def requests(pipe: HartPipeline, **shared: Any) -> list[ImageRequest]:
@@ -97,6 +100,53 @@ def test_requests_that_do_not_fit_are_one_error(text: HartPipeline, wrong: Any, 
         text.generate_rows(wrong)
 
 
+def changed(pipe: HartPipeline) -> list[ImageRequest]:
+    """`requests`, of which some follow, mix, keep or take the colours of others, and one has a negative prompt."""
+    images, second = requests(pipe), "a hen" if pipe.num_classes is None else 5
+    edits = [
+        pipe.prepare_edit(picture(), mask_of(*LEFT), style_strength=1.0),
+        pipe.prepare_edit(picture(seed=1), None, source_prompt=second),
+        None,
+        pipe.prepare_variation(picture(seed=2), kept_scales=2),
+    ]
+    images = [replace(image, edit=edit) for image, edit in zip(images, edits, strict=True)]
+    images[2] = replace(images[2], mix=PromptMix(second, (0.0, *[0.5] * (len(pipe.config.tokenizer.scales) - 1))))
+    return images
+
+
+@pytest.mark.parametrize(("make", "cache"), [(requests, "model"), (requests, "int8"), (changed, "model")])
+@pytest.mark.parametrize("kind", ["text", "classes"])
+def test_rows_that_leave_are_sampled_no_further_and_change_nothing(
+    kind: str, make: Any, cache: Any, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe: HartPipeline = request.getfixturevalue(kind)
+    pipe.optimize(Speed(cache=cache))
+    images, scales = make(pipe), len(pipe.config.tokenizer.scales)
+    images = [replace(image, sampling=image.sampling.replace(unguided_scales=1)) for image in images]
+    together = latents(pipe, images)
+    computed = rows_computed(monkeypatch)
+    for leaving in ([[0, 2, 3]], [[1, 2, 3], [0, 2], [1]], [[0, 1, 2, 3], [0, 1], [0]], [[3]]):
+        states, left = pipe.generate_rows(images), [0, 1, 2, 3]
+        state = next(states)
+        for k in range(1, scales):
+            rows = leaving[k - 1] if k <= len(leaving) else None
+            state, left = states.send(rows), left if rows is None else [left[row] for row in rows]
+            assert len(state.latent) == len(left)
+            assert computed[-1] <= 3 * len(left)  # prompts, second prompts, the null half
+        assert len(list(states)) == 0
+        difference = (state.latent - together[left]).abs()
+        assert difference.max() < 1e-2 and difference.mean() < 1e-3
+    pipe.optimize(Speed())
+
+
+@pytest.mark.parametrize("rows", [[], [1, 0], [0, 0], [0, 4], [-1]])
+def test_rows_that_are_none_of_the_batch_are_refused(text: HartPipeline, rows: list[int]) -> None:
+    states = text.generate_rows(requests(text))
+    next(states)
+    with pytest.raises(HartError, match="give numbers from 0 to 3"):
+        states.send(rows)
+
+
 def test_who_stops_asking_frees_the_memory(text: HartPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     caches: list[weakref.ref[KVCache]] = []
     start = KVCache.__init__
@@ -111,7 +161,7 @@ def test_who_stops_asking_frees_the_memory(text: HartPipeline, monkeypatch: pyte
     assert any(cache() is not None for cache in caches)
     gc.disable()
     try:
-        states.close()  # type: ignore[attr-defined]
+        states.close()
         assert all(cache() is None for cache in caches)
     finally:
         gc.enable()

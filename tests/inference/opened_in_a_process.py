@@ -22,7 +22,7 @@ def peak() -> int:
 
 
 if __name__ == "__main__":
-    HartPipeline.from_pretrained("emoji", device="cpu")("a red apple")
+    HartPipeline.from_pretrained("emoji", device="cpu")("a red apple", size=128)
     results: dict[str, object] = {"imported": [name for name in HEAVY if name in sys.modules]}
     weights = (Path(sys.argv[1]) / HART_FILE).stat().st_size
     before = peak()

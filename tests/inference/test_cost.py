@@ -32,7 +32,7 @@ from hart.inference.cost import (
     tokenizer_training_macs,
     transformer_training_macs,
 )
-from hart.presets import preset
+from hart.presets import PRESETS
 from hart.sizes import schedule_of_grid
 from hart.text_encoder.compact import CompactTextEncoder, build_tokenizer
 from hart.training.config import OptimizerConfig, TrainerConfig, TransformerRecipe
@@ -175,13 +175,13 @@ def test_the_compact_text_encoder_is_counted() -> None:
 
 
 def test_a_language_model_that_reads_the_prompts_is_not_counted() -> None:
-    assert preset("hart-0.7b-256").text_encoder is not None
-    cost = model_cost(preset("hart-0.7b-256"))
+    assert PRESETS["hart-0.7b-256"]().text_encoder is not None
+    cost = model_cost(PRESETS["hart-0.7b-256"]())
     assert TEXT_ENCODER not in {*cost.macs, *cost.parameters}
 
 
 def test_guidance_doubles_what_sees_the_prompt() -> None:
-    guided, single = model_cost(preset("hart-0.7b-256")), model_cost(preset("hart-0.7b-256"), guided=False)
+    guided, single = model_cost(PRESETS["hart-0.7b-256"]()), model_cost(PRESETS["hart-0.7b-256"](), guided=False)
     for part in guided.macs:
         factor = 1 if part in ("codes", "decoder") else 2
         assert guided.macs[part] == pytest.approx(factor * single.macs[part], rel=1e-3)
@@ -198,7 +198,7 @@ def test_guidance_doubles_what_sees_the_prompt() -> None:
     ],
 )
 def test_parameters_are_the_published_ones(name: str, transformer: float | None, total: float) -> None:
-    parameters = model_cost(preset(name)).parameters
+    parameters = model_cost(PRESETS[name]()).parameters
     assert parameters["transformer"] + parameters["residual diffusion"] == pytest.approx(total, rel=3e-3)
     if transformer is not None:
         assert parameters["transformer"] == pytest.approx(transformer, rel=1e-3)
@@ -213,7 +213,7 @@ def published_macs(cost: ModelCost, single: ModelCost) -> float:
 @pytest.mark.parametrize(("name", "published"), [("hart-0.7b-512", 3.2e12), ("hart-0.7b-1024", 12.5e12)])
 def test_text_to_image_macs_agree_with_the_paper(name: str, published: float) -> None:
     """Table 3, an image; the decoder is in it."""
-    cost, single = model_cost(preset(name)), model_cost(preset(name), guided=False)
+    cost, single = model_cost(PRESETS[name]()), model_cost(PRESETS[name](), guided=False)
     assert published_macs(cost, single) + cost.macs["decoder"] == pytest.approx(published, rel=0.04)
 
 
@@ -223,7 +223,7 @@ def test_text_to_image_macs_agree_with_the_paper(name: str, published: float) ->
 )
 def test_class_conditional_macs_agree_with_the_paper(name: str, published: float) -> None:
     """Table 4: no decoder, and the blocks' modulation counted at every token although it is computed once."""
-    config = preset(name)
+    config = PRESETS[name]()
     cost, single = model_cost(config), model_cost(config, guided=False)
     modulation = 6 * config.transformer.width**2 * config.transformer.depth * sum(cost.scale_tokens)
     assert published_macs(cost, single) + modulation == pytest.approx(published, rel=0.05)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hart import HartPipeline
+from hart import HartPipeline, ImageRequest
 from hart.config import HartConfig
 from hart.inference.graphs import BlockGraphs
 from helpers import tiny_class_config, tiny_text_config
@@ -53,6 +53,29 @@ def test_recorded_blocks_make_the_same_images(config: HartConfig) -> None:
     assert torch.equal(late[0], late[1])
     gc.collect()
     assert sum(map(len, graphs.free.values())) == 2  # one cache for each size of batch
+
+
+def test_a_batch_goes_on_without_the_rows_that_leave_on_memory_that_is_lent_once_more() -> None:
+    pipe = HartPipeline.from_config(tiny_text_config(), device="cpu")
+    scales = len(pipe.config.transformer.scales)
+
+    def last_of(rows: list[int]) -> Tensor:
+        states = pipe.generate_rows([ImageRequest(f"a {name}", seed=3) for name in ("cat", "dog", "cow")])
+        next(states)
+        state = states.send(rows)
+        for _ in range(scales - 2):
+            state = next(states)
+        return state.latent
+
+    expected = [last_of(rows) for rows in ([0, 2], [1], [0, 1, 2])]
+    graphs = pipe.components.hart.transformer.graphs = BlockGraphs(replaying)
+    for _ in range(2):
+        RECORDED.clear()
+        found = [last_of(rows) for rows in ([0, 2], [1], [0, 1, 2])]
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
+    assert not RECORDED  # the second time all are replayed
+    gc.collect()
+    assert sum(map(len, graphs.free.values())) == 1
 
 
 def test_two_batches_at_once_have_their_own_memory() -> None:

@@ -11,15 +11,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hart.inference import packing
 from hart.inference.packing import (
     PACKED_DTYPES,
     PackedLinear,
     is_packed,
     pack,
     pack_linears,
+    packed_attend,
     packing_refusal,
     unpack_linears,
 )
+from hart.inference.speed import decelerate
+from hart.layers.attention import attend
 from hart.layers.linear import Linear
 from helpers import random_tensor, tiny_model, tiny_text_config
 
@@ -83,6 +87,39 @@ def test_copies_pickles_and_states_are_those_of_plain_layers() -> None:
 
 def same_state(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+@needs_packing
+@pytest.mark.parametrize(
+    ("queries", "keys", "kept"), [(150, 331, torch.float32), (150, 331, torch.bfloat16), (3, 7, torch.float32)]
+)
+def test_packed_attention_is_attention(
+    queries: int, keys: int, kept: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "SCORES", 40 * keys)  # so that queries go in parts
+    q, cache = random_tensor(2, 3, queries, 16, seed=1), random_tensor(2, 2, 3, keys + 5, 16, seed=2).to(kept)
+    k, v = cache[:, :, :, :keys]  # a part of a longer cache
+    torch.testing.assert_close(packed_attend(q, k, v, 0.3), attend(q, k, v, 0.3))
+
+
+@needs_packing
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("by_onednn", [True, False])
+def test_float32_is_packed_whole_and_attends_by_the_fastest(
+    dtype: torch.dtype, by_onednn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "attends_by_onednn", lambda: by_onednn)
+    hart = tiny_model(tiny_text_config(width=512, heads=4, depth=1))[1].to(dtype).requires_grad_(False)
+    plain, h = copy.deepcopy(hart), random_tensor(2, 9, 512).to(dtype)
+    pack(hart)
+    # the head multiplies in float32, whatever the model's type
+    assert is_packed(hart.transformer.head) == (dtype == torch.float32)
+    torch.testing.assert_close(hart.transformer.head.logits(h), plain.transformer.head.logits(h))
+    fastest = packed_attend if by_onednn and dtype == torch.float32 else attend
+    assert hart.transformer.blocks[0].attention.attend is fastest
+    decelerate(hart)
+    assert hart.transformer.blocks[0].attention.attend is attend
+    assert same_state(hart.state_dict(), plain.state_dict())
 
 
 class Broken:

@@ -143,9 +143,9 @@ def test_the_stop_button_ends_a_run_before_the_next_scale(
     assert len(comfy.previews) == 2
 
 
-def test_fields_start_at_the_shipped_models_own_settings(nodes: dict[str, Any]) -> None:
+def test_fields_start_at_the_shipped_models_own_settings(nodes: dict[str, Any], emoji: HartPipeline) -> None:
     assert defaults(nodes["HartLoader"]) == {"model": "emoji"}
-    sampling = HartPipeline.from_pretrained("emoji").config.sampling
+    sampling = emoji.config.sampling
     fields = defaults(nodes["HartGenerate"])
     assert (fields["guidance"], fields["top_k"], fields["top_p"]) == (
         sampling.guidance_scale, sampling.top_k, sampling.top_p,

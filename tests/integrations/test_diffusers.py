@@ -8,11 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-diffusers = pytest.importorskip("diffusers")
-
-from hart import HartPipeline  # noqa: E402
-from hart.integrations.diffusers import HartDiffusionPipeline, HartModel  # noqa: E402
-from helpers import CHANNELS  # noqa: E402
+from hart import HartPipeline
+from helpers import CHANNELS
 
 PIPELINE = Path(__file__).parents[2] / "integrations" / "diffusers"
 
@@ -24,6 +21,9 @@ def seeded(seed: int = 5) -> torch.Generator:
 @pytest.fixture(scope="module")
 def pipe(text_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A model, stored and opened as users of diffusers do."""
+    diffusers = pytest.importorskip("diffusers")
+    from hart.integrations.diffusers import HartDiffusionPipeline, HartModel
+
     folder = tmp_path_factory.mktemp("diffusers") / "model"
     HartDiffusionPipeline(HartModel.from_pretrained(text_model)).save_pretrained(folder)
     return diffusers.DiffusionPipeline.from_pretrained(folder, custom_pipeline=str(PIPELINE), trust_remote_code=True)

@@ -12,13 +12,7 @@ from safetensors.torch import save_file
 
 from hart.checkpoint.storage import save_module
 from hart.errors import HartError
-from hart.networks.perceptual import (
-    INPUT_SCALE,
-    INPUT_SHIFT,
-    EfficientNetLitePerceptualLoss,
-    Lpips,
-    perceptual_loss,
-)
+from hart.networks.perceptual import INPUT_SCALE, INPUT_SHIFT, EfficientNetLitePerceptualLoss, Lpips, perceptual_loss
 from helpers import random_image, random_tensor
 
 # torchvision's VGG-16: number in `features` of each convolution, its inputs and outputs, and whether LPIPS reads the

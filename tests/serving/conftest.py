@@ -29,7 +29,7 @@ def browser() -> Iterator[Any]:
         pytest.skip("there is no Chromium: set HART_CHROMIUM or install one")
     sync_api.expect.set_options(timeout=WAIT)
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield browser
         browser.close()
 
@@ -47,6 +47,8 @@ def window(browser: Any) -> Iterator[Any]:
 @pytest.fixture
 def page(window: Any, address: str) -> Iterator[Any]:
     """The page of a newcomer when the model is ready. Its scripts may make no error and breach no security policy."""
+    from page_actions import smallest_size  # which needs the browser's library
+
     problems: list[str] = []
     listeners = {
         "pageerror": lambda error: problems.append(str(error)),
@@ -56,9 +58,8 @@ def page(window: Any, address: str) -> Iterator[Any]:
         window.on(event, listener)
     window.goto(address)
     window.get_by_text("Ready", exact=True).wait_for()
-    window.locator("#size option[value*='x']").first.wait_for(state="attached")
+    window.locator("#size").select_option(smallest_size(address))
     yield window
-    window.unroute_all()
     window.goto("about:blank")  # which closes the browser's store
     session = window.context.new_cdp_session(window)
     session.send("Storage.clearDataForOrigin", {"origin": address, "storageTypes": "all"})

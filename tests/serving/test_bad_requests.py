@@ -47,12 +47,16 @@ def error(answer: Any, status: int) -> dict[str, Any]:
     [
         ({}, "prompt", "prompt: is required"),
         ({"prompt": 5}, "prompt", "prompt: must be a valid string"),
-        ({"prompt": ""}, "prompt", "at least 1 character"),
+        ({"prompt": ""}, "prompt", "prompt: must have at least 1 character"),
         ({"prompt": "   "}, "prompt", "prompt: is empty"),
         ({"prompt": "a\0b"}, "prompt", "prompt: holds a null byte"),
         ({"prompt": "x", "negative_prompt": "a\0b"}, "negative_prompt", "negative_prompt: holds a null byte"),
         ({"prompt": "x", "negative_prompt": " "}, "negative_prompt", "negative_prompt: is empty"),
         ({"prompt": "x" * (MAX_PROMPT + 1)}, "prompt", f"at most {MAX_PROMPT} characters"),
+        ({"prompt": "x", "switch": 1}, "switch", "switch: goes with second_prompt: give that too"),
+        ({"prompt": "x", "second_prompt": "", "weights": [1]}, "weights", "weights: goes with second_prompt"),
+        ({"prompt": "x", "second_prompt": "y", "weights": ["1"]}, "weights.0", "valid number"),
+        ({"prompt": "x", "second_prompt": " "}, "second_prompt", "second_prompt: is empty"),
         ({"prompt": "x", "n": 11}, "n", "less than or equal to 10"),
         ({"prompt": "x", "n": "1"}, "n", "valid integer"),
         ({"prompt": "x", "n": 0}, "n", "greater than or equal to 1"),
@@ -116,7 +120,7 @@ def test_other_addresses_and_methods(server: Running, method: str, path: str, st
     error(server.http.request(method, path), status)
 
 
-@pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt", "second_prompt"])
 def test_a_refusal_is_said_and_nothing_is_drawn(server: Running, field: str) -> None:
     before = len(server.engine.batches)
     found = error(server.post(**{"prompt": "x", field: "F\u00f3rBidd\u200ben!"}), 400)
@@ -207,6 +211,20 @@ def test_another_image_lends_its_colours(server: Running, route: str) -> None:
     assert source is not None and source.style is not None and source.style_strength == 2
     assert source.style.tobytes() == bytes([0, 0, 255]) * 16 and source.style_sha256 != source.sha256
     assert (source.mask is None) == (route == "variations")
+
+
+def test_an_opaque_image_with_an_alpha_channel_has_no_mask(server: Running) -> None:
+    assert edit(server, png((16, 16), "RGBA", (9, 9, 9, 255))).status_code == 200
+    source = server.engine.batches[-1][0].source
+    assert source is not None and source.mask is None
+
+
+def test_an_edit_without_a_mask_says_what_the_image_shows(server: Running) -> None:
+    assert edit(server, png(), source_prompt="a dog", followed_scales="2").status_code == 200
+    source = server.engine.batches[-1][0].source
+    assert source is not None and (source.mask, source.source_prompt, source.followed_scales) == (None, "a dog", 2)
+    assert error(edit(server, png(), source_prompt="forbidden"), 400)["param"] == "source_prompt"
+    assert error(edit(server, png(), followed_scales="2"), 400)["param"] == "followed_scales"
 
 
 def test_variations_keep_scales_or_colours(server: Running) -> None:

@@ -29,6 +29,8 @@ from hart.serving.options import LOOPBACK, ServeOptions
         (["--model", "x="], "give a model, or NAME=MODEL"),
         (["--prompt-check", "magic"], "choose words, none"),
         (["--prompt-check", "none.txt"], "no such file"),
+        (["--prompt-check", "emoji"], "choose words, none"),
+        (["--prompt-check", "./none"], "choose words, none"),
         (["--api-key-file", "none"], "no such file"),
         (["--batch-size", "0"], "--batch-size"),
         (["--c2pa-key", "key.pem"], "--c2pa-certificate and --c2pa-key go together"),

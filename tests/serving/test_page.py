@@ -1,14 +1,14 @@
-"""The page in a real browser, against a running server with the shipped model."""
+"""The page in a real browser, against a running server with the shipped model: drawing, editing and varying."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
-from PIL import Image
+from PIL import Image, ImageStat
 
 from hart.generation.metadata import MixSettings, read_record, write_image
 from page_actions import draw, drop, expect, from_api, opened, pixels
@@ -44,7 +44,9 @@ def test_history_survives_a_reload_and_gives_settings_back(page: Any) -> None:
 
 def test_a_file_restores_its_settings_dropped_or_chosen(page: Any, address: str, tmp_path: Path) -> None:
     stored = tmp_path / "stored.png"
-    stored.write_bytes(from_api(address, prompt="a blue fish", seed=2**53 + 1, guidance_scale=4, top_p=0.5))
+    stored.write_bytes(
+        from_api(address, prompt="a blue fish", seed=2**53 + 1, guidance_scale=4, top_p=0.5, greedy_scales=2)
+    )
     drop(page, stored)
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("a blue fish")
     Image.new("RGB", (8, 8)).save(tmp_path / "other.webp")
@@ -52,11 +54,11 @@ def test_a_file_restores_its_settings_dropped_or_chosen(page: Any, address: str,
     page.get_by_role("heading", name="other.webp").wait_for()
     page.locator("#prompt").evaluate("e => e.value = 'something else'")
     page.locator("#open-file").set_input_files(stored)
-    expect(page.locator("#message")).to_be_hidden()  # nothing is missing
+    expect(page.locator("#note")).to_be_empty()  # nothing is missing
     record = read_record(stored)
     sampling = record.settings.sampling.replace(diffusion_steps=3)
     for name, model, changes, said in (
-        ("mixed", "emoji", {"mix": MixSettings("a cat", (0.5,))}, "not the image's second prompt: they"),
+        ("mixed", "emoji", {"mix": MixSettings("a cat", (0.5,))}, "not the shares of the second prompt: they"),
         (
             "tuned",
             "/my/emoji",
@@ -69,17 +71,18 @@ def test_a_file_restores_its_settings_dropped_or_chosen(page: Any, address: str,
             {"speed": "int8", "sampling": sampling},
             "not the speed int8, nor diffusion_steps 3: they",
         ),
-        ("else", "org/big", {}, "^They are of the model org/big, which this server has not: emoji draws.$"),
+        ("else", "org/big", {}, "^They are of the model org/big, which this server does not have: emoji will draw"),
     ):
         settings = record.settings.replace(**changes)
         write_image(tmp_path / f"{name}.png", Image.open(stored), replace(record, model=model, settings=settings))
         page.locator("#open-file").set_input_files(tmp_path / f"{name}.png")
-        expect(page.get_by_role("alert")).to_have_text(re.compile(said))
+        expect(page.locator("#note")).to_have_text(re.compile(said))
+    expect(page.get_by_role("alert")).to_be_empty()  # nothing has failed
     page.get_by_text("More settings").click()
     wanted = {"Prompt": "a blue fish", "Seed": str(2**53 + 1)}
     for label, value in wanted.items():
         expect(page.get_by_label(label, exact=True)).to_have_value(value)
-    for field, value in {"#guidance": "4", "#top-p": "0.5"}.items():
+    for field, value in {"#guidance": "4", "#top-p": "0.5", "#greedy": "2"}.items():
         expect(page.locator(field)).to_have_value(value)
     page.keyboard.press("Control+Enter")
     page.locator("#gallery li").nth(3).wait_for()
@@ -104,10 +107,31 @@ def test_another_shape_is_drawn_and_kept_in_the_settings(page: Any) -> None:
     draw(page, "a red apple", seed=1)
     width, height = page.locator("#gallery img").first.evaluate("e => [e.naturalWidth, e.naturalHeight]")
     assert width > 1.5 * height
-    expect(page.get_by_role("alert")).to_contain_text("may be poor.")  # the server's notes
+    expect(page.locator("#note[role=status]")).to_contain_text("may be poor.")  # the server's notes
+    expect(page.get_by_role("alert")).to_be_empty()
     page.locator("#gallery .open").first.click()
     page.get_by_role("button", name="Use these settings").click()
     expect(page.get_by_label("Shape")).to_have_value(f"{width}x{height}")
+
+
+def test_two_prompts_are_mixed_and_come_back_with_the_settings(page: Any, address: str, tmp_path: Path) -> None:
+    page.get_by_text("Mix in a second prompt").click()
+    page.get_by_label("Second prompt").fill("a penguin")
+    page.locator("#switch").fill("2")
+    draw(page, "an owl", seed=1)
+    wanted = opened(from_api(address, prompt="an owl", second_prompt="a penguin", switch=2, seed=1))
+    assert pixels(page, "#gallery img") == wanted != opened(from_api(address, prompt="an owl", seed=1))
+    page.locator("#gallery .open").first.click()
+    expect(page.locator("#viewer-title")).to_have_text("an owl + a penguin")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download PNG").click()
+    page.get_by_role("button", name="Close").first.click()
+    page.locator("#second").fill("")
+    page.locator("#switch").fill("5")
+    page.locator("#open-file").set_input_files(download.value.path())
+    expect(page.locator("#second")).to_have_value("a penguin")
+    expect(page.locator("#switch")).to_have_value("2")
+    expect(page.locator("#note")).to_be_empty()
 
 
 def test_a_style_ends_the_prompt_and_comes_back_with_the_settings(page: Any, address: str) -> None:
@@ -125,23 +149,23 @@ def test_a_style_ends_the_prompt_and_comes_back_with_the_settings(page: Any, add
 
 
 def test_a_wrong_request_is_explained(page: Any) -> None:
-    page.get_by_label("Prompt", exact=True).fill("x " * 400)
-    page.route("**/v1/images/generations", lambda route: route.fulfill(
-        status=400, json={"error": {"message": "prompt: too long", "type": "x", "param": "prompt", "code": None}}
-    ))  # fmt: skip
-    page.keyboard.press("Control+Enter")
-    expect(page.get_by_role("alert")).to_have_text("Prompt: too long.")
+    page.locator("#prompt").evaluate("e => e.value = 'x'.repeat(4001)")  # the field takes less
+    page.locator("#prompt").press("Control+Enter")
+    expect(page.get_by_role("alert")).to_have_text("Prompt: must have at most 4000 characters.")
+    expect(page.locator("#note")).to_be_empty()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_in_light_and_dark(browser: Any, address: str, scheme: str, tmp_path: Path) -> None:
-    context = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme, has_touch=True)
+def test_a_phone_in_light_and_dark(browser: Any, address: str, tmp_path: Path) -> None:
+    small = {"viewport": {"width": 360, "height": 740}, "has_touch": True}
+    context = browser.new_context(**small, reduced_motion="reduce")
     page = context.new_page()
     page.goto(address)
     page.get_by_text("Ready", exact=True).wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    red, green, blue = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number)")
-    assert (red + green + blue < 200) == (scheme == "dark")
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        rgb = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number)")
+        assert (sum(rgb) < 200) == (scheme == "dark")
     Image.new("RGB", (64, 64), "blue").save(tmp_path / "blue.png")
     page.locator("#open-file").set_input_files(tmp_path / "blue.png")
     page.get_by_role("button", name="Edit", exact=True).click()
@@ -182,3 +206,149 @@ def test_it_begins_with_examples_and_returns_to_them(page: Any) -> None:
     page.get_by_role("button", name="Delete", exact=True).click()
     expect(welcome).to_be_visible()  # once the browser's store has let go of the image
     expect(page.locator("#stage .tile")).to_have_count(0)
+
+
+def test_painting_redraws_what_is_painted_alone(page: Any) -> None:
+    draw(page, "a red apple", seed=2)
+    before = pixels(page, "#gallery img")
+    page.locator("#gallery .open").first.click()
+    page.get_by_role("button", name="Edit", exact=True).click()
+    expect(page.get_by_role("button", name="Draw the edit")).to_be_disabled()  # nothing is painted
+    box = page.locator("#canvas").bounding_box()
+    across, down = box["x"] + box["width"] / 2, box["y"] + box["height"] / 4
+    page.mouse.move(across - box["width"] / 4, down)
+    page.mouse.down()
+    page.mouse.move(across + box["width"] / 4, down, steps=5)
+    page.mouse.up()
+    page.get_by_label("What the whole image shows afterwards").fill("a blue fish")
+    page.get_by_role("button", name="Draw the edit").click()
+    page.locator("#gallery li").nth(1).wait_for()
+    after = pixels(page, "#gallery img")
+    lower_half = len(before) // 2
+    assert after != before
+    assert after[lower_half:] == before[lower_half:]
+    page.locator("#gallery .open").first.click()
+    expect(page.get_by_text("Copy as")).to_be_hidden()  # a prompt alone does not make it again
+    page.get_by_role("button", name="Older").click()
+    expect(page.get_by_text("Copy as")).to_be_visible()
+
+
+def test_other_words_alone_change_what_they_say_otherwise(page: Any) -> None:
+    draw(page, "a red apple", seed=2)
+    page.locator("#current .open").first.click()
+    page.get_by_role("button", name="Edit", exact=True).click()
+    page.get_by_label("What the whole image shows afterwards").fill("a green apple")
+    page.get_by_role("button", name="Draw the edit").click()
+    page.locator("#gallery li").nth(1).wait_for()
+    expect(page.locator("#stage")).to_be_focused()  # the keyboard goes on where the new image is
+    page.locator("#gallery .open").first.click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download PNG").click()
+    record = read_record(Path(download.value.path()))
+    assert record.settings.edit is not None
+    assert (record.prompt, record.settings.edit.source_prompt) == ("a green apple", "a red apple")
+    red, green, _ = ImageStat.Stat(Image.open(download.value.path())).mean
+    assert green > red
+
+
+def test_the_canvas_grows_and_variations_keep_the_coarse_scales(page: Any) -> None:
+    draw(page, "a red apple", seed=2)
+    page.locator("#gallery .open").first.click()
+    page.get_by_role("button", name="Edit", exact=True).click()
+    page.get_by_role("button", name="Right").click()
+    page.get_by_role("button", name="Draw the edit").click()
+    page.locator("#gallery li").nth(1).wait_for()
+    grown, own = page.locator("#gallery img").evaluate_all("all => all.map(e => e.naturalWidth)")
+    assert grown == own * 5 / 4
+    page.locator("#gallery .open").last.click()
+    page.get_by_role("button", name="Draw variations").click()
+    page.locator("#gallery li").nth(2).wait_for()
+
+
+def test_an_image_of_others_is_there_to_be_edited_and_to_lend_its_colours(page: Any, tmp_path: Path) -> None:
+    Image.new("RGB", (2048, 1024), "blue").save(tmp_path / "holiday.jpg")
+    (tmp_path / "junk.png").write_text("no image")
+    page.locator("#open-file").set_input_files(tmp_path / "holiday.jpg")
+    page.get_by_role("heading", name="holiday.jpg").wait_for()
+    page.locator("#open-file").set_input_files(tmp_path / "junk.png")
+    expect(page.get_by_role("alert")).to_contain_text("junk.png is not an image")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    page.locator("#open-file").set_input_files(tmp_path / "holiday.jpg")
+    expect(page.get_by_role("heading", name="holiday.jpg")).to_be_visible()
+    expect(page.locator("#note")).to_contain_text("only a PNG made by HART")
+    expect(page.get_by_role("alert")).to_be_empty()
+    expect(page.get_by_role("button", name="Use these settings")).to_be_hidden()
+    expect(page.get_by_role("button", name="Draw in these colours")).to_be_visible()
+    page.get_by_role("button", name="Edit", exact=True).click()
+    side = int(page.locator("#size").input_value().split("x")[0])
+    expect(page.locator("#canvas-size")).to_have_text(re.compile(f"{4 * side} . {2 * side} px"))
+
+
+def test_an_image_of_others_has_no_prompt_but_what_the_form_says(page: Any, tmp_path: Path) -> None:
+    Image.new("RGB", (6000, 3000), "blue").save(tmp_path / "holiday.jpg", progressive=True)  # no server decodes it
+    page.locator("#count").fill("1")
+    drawings = [("Draw variations", ""), ("Draw in these colours", "twemoji style")]
+    for place, (button, prompt) in enumerate(drawings):
+        page.locator("#open-file").set_input_files(tmp_path / "holiday.jpg")
+        page.get_by_role("button", name=button).click()
+        page.locator("#gallery li").nth(place).wait_for()
+        page.locator("#gallery .open").first.click()
+        expect(page.locator("#viewer-title")).to_have_text(prompt or "no prompt")
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Download PNG").click()
+        record = read_record(Path(download.value.path()))
+        assert record.prompt == prompt
+        page.get_by_role("button", name="Close").first.click()
+        page.locator("#open-file").set_input_files(download.value.path())  # it says how it was made
+        expect(page.get_by_label("Seed", exact=True)).to_have_value(str(record.seed))
+        expect(page.locator("#note")).to_contain_text("not the image's source image")
+        page.get_by_label("Prompt", exact=True).fill("")
+        page.get_by_role("group", name="Style").get_by_role("button", name="twemoji", exact=True).click()
+        Image.new("RGB", (2048, 1024), "blue").save(tmp_path / "holiday.jpg")
+    page.locator("#open-file").set_input_files(tmp_path / "holiday.jpg")
+    page.get_by_role("button", name="Edit", exact=True).click()
+    page.get_by_role("button", name="Redraw all").click()
+    page.get_by_label("What the whole image shows afterwards").fill("")
+    page.get_by_role("button", name="Draw the edit").click()
+    page.locator("#gallery li").nth(2).wait_for()
+
+
+def test_something_else_is_drawn_in_the_colours_of_an_image(page: Any) -> None:
+    draw(page, "a blue heart", seed=0)
+    page.locator("#gallery .open").first.click()
+    page.get_by_label("What to draw", exact=True).fill("a house")
+    page.get_by_role("button", name="Draw in these colours").click()
+    page.locator("#gallery li").nth(1).wait_for()
+    page.locator("#gallery .open").first.click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download PNG").click()
+    record = read_record(Path(download.value.path()))
+    assert record.prompt == "a house" and record.settings.edit is not None
+    assert (record.settings.edit.style_strength, record.settings.edit.kept_scales) == (1, 0)
+
+
+def test_a_file_dropped_on_the_editor_lends_its_colours_and_elsewhere_comes_to_the_front(
+    page: Any, address: str, tmp_path: Path
+) -> None:
+    draw(page, "a green tree", seed=1)
+    (tmp_path / "heart.png").write_bytes(from_api(address, prompt="a red heart", seed=0))
+    page.locator("#gallery .open").first.click()
+    page.get_by_role("button", name="Edit", exact=True).click()
+    drop(page, tmp_path / "heart.png")
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a green tree")
+    expect(page.get_by_role("img", name="The image whose colours are taken")).to_be_visible()
+    page.locator("#lend-strength").fill("2")
+    page.get_by_role("button", name="Redraw all").click()
+    page.get_by_role("button", name="Draw the edit").click()
+    page.locator("#gallery li").nth(1).wait_for()
+    page.locator("#gallery .open").first.click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download PNG").click()
+    made = read_record(Path(download.value.path())).settings.edit
+    assert made is not None and made.style_strength == 2
+    assert made.style_sha256 == hashlib.sha256((tmp_path / "heart.png").read_bytes()).hexdigest()
+    red, green, _ = ImageStat.Stat(Image.open(download.value.path())).mean
+    assert red > green
+    drop(page, tmp_path / "heart.png")  # on the viewer
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a red heart")

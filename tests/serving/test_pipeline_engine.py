@@ -14,9 +14,11 @@ from PIL import Image
 from command_line import run
 from hart.devices import OUT_OF_MEMORY as MEMORY_SIGNS
 from hart.errors import HartError
+from hart.generation.metadata import read_record
 from hart.pipeline import HartPipeline
-from hart.serving.engine import OutOfMemory, Row, Source
+from hart.serving.engine import Mix, OutOfMemory, Row, Source
 from hart.serving.pipeline_engine import PipelineEngine
+from helpers import rows_computed
 from serving_app import Running, image_of, png, running
 
 OWN: dict[str, Any] = {"guidance_scale": 2.0, "top_k": 5, "top_p": 0.9}
@@ -42,7 +44,7 @@ def whole(engine: PipelineEngine, rows: list[Row], dropped: tuple[int, ...] = ()
     batch = engine.start(rows)
     batch.advance()
     batch.drop(dropped)
-    for _ in range(rows[0].scales - 1):
+    for _ in range(engine.facts.scales - 1):
         batch.advance()
     return [image.tobytes() for image in batch.images([i for i in range(len(rows)) if i not in dropped])]
 
@@ -61,12 +63,28 @@ def test_a_row_is_the_same_alone_in_any_batch_and_offline(engine: PipelineEngine
     assert together[1] == offline.tobytes()
 
 
-def test_a_negative_prompt_of_another_row_changes_nothing() -> None:
+def test_a_negative_prompt_of_another_row_changes_nothing(emoji: HartPipeline) -> None:
     """At the widths of the shipped model: rounding that a tiny one does not show."""
-    engine = PipelineEngine(HartPipeline.from_pretrained("emoji", device="cpu"))
-    asked = ("a cat", None), ("a house", "yellow"), ("a dog", None)
-    rows = [engine.row(*words, seed, (128, 128), {}) for seed, words in enumerate(asked)]
+    engine = PipelineEngine(emoji)
+    rows = [row(engine, 0), engine.row("a house", "yellow", 1, engine.facts.sizes[0], {}), row(engine, 2, "a dog")]
     assert whole(engine, rows) == [whole(engine, [one])[0] for one in rows]
+
+
+def test_rows_whose_clients_have_left_are_not_computed_and_the_others_stay_as_they_are(
+    emoji: HartPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = PipelineEngine(emoji)
+    names = ("an apple", "a fish", "a house", "a star", "a cat", "a tree")
+    rows = [row(shipped, seed, name) for seed, name in enumerate(names)]
+    alone = [whole(shipped, [rows[place]])[0] for place in (1, 4)]
+    computed = rows_computed(monkeypatch)
+    batch = shipped.start(rows)
+    batch.drop([3])  # before the first scale
+    for leaving in ((), (0,), (), (2, 5), *[()] * (shipped.facts.scales - 4)):
+        batch.drop(leaving)
+        batch.advance()
+    assert [image.tobytes() for image in batch.images([1, 4])] == alone
+    assert computed[:3] == [2 * 4, 2 * 4, 2 * 2] and set(computed[3:]) == {2 * 2}  # with the null half of guidance
 
 
 def test_an_edit_keeps_every_pixel_outside_its_mask_and_shares_a_batch(engine: PipelineEngine) -> None:
@@ -78,7 +96,9 @@ def test_an_edit_keeps_every_pixel_outside_its_mask_and_shares_a_batch(engine: P
     varied = engine.row("", None, 5, size, {}, Source(image, "0" * 64, kept_scales=1))
     styled = engine.row("a cat", None, 5, size, {}, Source(image, "0" * 64, style_strength=2.0))
     lent = Source(image, "0" * 64, mask, style=Image.effect_noise(size, 9).convert("RGB"), style_sha256="1" * 64)
-    rows = [row(engine, 0), edited, varied, styled, engine.row("a cat", None, 5, size, {}, lent)]
+    followed = engine.row("a cat", None, 5, size, {}, Source(image, "0" * 64, source_prompt="a dog", kept_scales=1))
+    mixed = engine.row("a cat", None, 5, size, {}, mix=Mix("a dog", switch=1))
+    rows = [row(engine, 0), edited, varied, styled, engine.row("a cat", None, 5, size, {}, lent), followed, mixed]
     together = whole(engine, rows)
     assert together == [whole(engine, [one])[0] for one in rows]
     kept = (size[0] // 2, 0, *size)
@@ -89,6 +109,9 @@ def test_an_edit_keeps_every_pixel_outside_its_mask_and_shares_a_batch(engine: P
     assert together[3] == engine.pipe.vary(image, "a cat", style_strength=2, seed=5).images[0].tobytes()
     assert together[4] == engine.pipe.edit(image, mask, "a cat", style=lent.style, seed=5).images[0].tobytes()
     assert together[4] != together[1]
+    again = engine.pipe.edit(image, None, "a cat", source_prompt="a dog", kept_scales=1, seed=5)
+    assert together[5] == again.images[0].tobytes()
+    assert together[6] == engine.pipe.mix(["a cat", "a dog"], switch=1, seed=5).images[0].tobytes()
     halves = engine.row("", None, 5, size, {}, Source(image, "0" * 64)).source
     assert halves is not None and halves.kept_scales == engine.facts.scales // 2
 
@@ -133,6 +156,37 @@ def test_generate_like_makes_a_served_image_again(server: Running, text_model: P
     like = ("--like", tmp_path / "served.png", "--model", text_model, "--size", "10x6", "--out", tmp_path / "out")
     again = Image.open(run("generate", *like).stdout.strip())
     assert image_of(content).tobytes() == again.tobytes()
+
+
+def test_two_prompts_are_mixed_and_an_edit_may_follow_what_the_image_shows(
+    server: Running, engine: PipelineEngine, text_model: Path, tmp_path: Path
+) -> None:
+    scales = engine.facts.scales
+    choices: list[dict[str, Any]] = [{}, {"switch": 1}, {"weights": [0.5] * scales}]
+    for given in choices:
+        answer = server.post(prompt="a cat", second_prompt="a dog", seed=3, **given).json()
+        mixed = engine.pipe.mix(["a cat", "a dog"], seed=3, **given).images[0].tobytes()
+        assert image_of(answer["data"][0]["b64_json"]).tobytes() == mixed
+    assert mixed != engine.pipe("a cat", seed=3).images[0].tobytes()
+    (tmp_path / "mixed.png").write_bytes(base64.b64decode(answer["data"][0]["b64_json"]))
+    like = ("--like", tmp_path / "mixed.png", "--model", text_model, "--out", tmp_path / "out")
+    assert Image.open(run("generate", *like).stdout.strip()).tobytes() == mixed
+    for wrong in ({"switch": scales + 1}, {"weights": [0.5]}):
+        refused = server.post(prompt="a cat", second_prompt="a dog", **wrong)
+        assert refused.status_code == 400 and [refused.json()["error"]["param"]] == list(wrong)
+    image = Image.effect_noise(engine.facts.sizes[0], 60).convert("RGB")
+    image.save(tmp_path / "image.png")
+    asked = {"prompt": "a cat", "source_prompt": "a dog", "seed": "4", "kept_scales": "1", "followed_scales": "2"}
+    files = {"image": (tmp_path / "image.png").read_bytes()}
+    answer = server.http.post("/v1/images/edits", data=asked, files=files).json()
+    edited = engine.pipe.edit(
+        image, None, "a cat", source_prompt="a dog", seed=4, kept_scales=1, followed_scales=2
+    ).images[0]
+    assert image_of(answer["data"][0]["b64_json"]).tobytes() == edited.tobytes()
+    (tmp_path / "edited.png").write_bytes(base64.b64decode(answer["data"][0]["b64_json"]))
+    made = read_record(tmp_path / "edited.png").settings.edit
+    assert made is not None
+    assert (made.source_prompt, made.kept_scales, made.followed_scales) == ("a dog", 1, 2)
 
 
 def test_what_the_model_cannot_sample_is_a_400(server: Running, engine: PipelineEngine) -> None:

@@ -44,12 +44,12 @@ def test_a_second_signal_waits_for_nobody(text_model: Path) -> None:
             head = "POST /v1/images/generations HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
             half_sent.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
             assert httpx2.get(f"{url}/healthz").status_code == 200
-            server.terminate()
+            server.send_signal(signal.SIGTERM)
             with suppress(httpx2.TransportError):
                 while True:  # until it has begun to stop
                     httpx2.get(f"{url}/healthz")
-            assert server.poll() is None
-            server.terminate()
+            assert server.process.is_alive()
+            server.send_signal(signal.SIGTERM)
             assert server.wait(30) == 128 + signal.SIGTERM
 
 

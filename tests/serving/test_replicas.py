@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,20 @@ import replica_processes
 from command_line import refused, run
 from hart.commands.serve import for_replicas
 from hart.errors import HartError
+from hart.serving import bodies
 from hart.serving.options import ServeOptions
 from hart.serving.schemas import ApiError
 from hart.serving.server import Limits
 from processes import ON_RAY, started
 from serving_app import application, png
 
-ray = pytest.importorskip("ray")
-replicas = pytest.importorskip("hart.serving.replicas")
 GENERATE = "/v1/images/generations"
 LONG = {"prompt": "a cat", "n": 10, "stream": True}
+
+
+def replicas() -> Any:
+    """The module of them: Ray takes a second to import."""
+    return pytest.importorskip("hart.serving.replicas")
 
 
 @dataclass
@@ -69,7 +74,7 @@ class StandInReplicas:
 
 class StandInAnswer:
     def __init__(self, app: Any, scope: Any, body: bytes, life: int | None) -> None:
-        self._messages, self._left = replicas.answered(app, scope, body), life
+        self._messages, self._left = replicas().answered(app, scope, body), life
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
@@ -77,7 +82,7 @@ class StandInAnswer:
     async def __anext__(self) -> Any:
         if self._left == 0:
             await self._messages.aclose()
-            raise ray.exceptions.ActorDiedError
+            raise import_module("ray").exceptions.ActorDiedError
         self._left = None if self._left is None else self._left - 1
         return await anext(self._messages)
 
@@ -91,7 +96,7 @@ def fronted(
 ) -> Iterator[tuple[TestClient, StandInReplicas]]:
     app = application(limits=limits)
     handle = StandInReplicas(app, list(lives))
-    front = replicas.front_app(ServeOptions(public=True, **options), lambda: handle, lambda: None)
+    front = replicas().front_app(ServeOptions(public=True, **options), lambda: handle, lambda: None)
     with TestClient(app), TestClient(front, raise_server_exceptions=False) as http:
         yield http, handle
 
@@ -126,7 +131,7 @@ def test_a_request_of_which_all_replicas_die_is_told_so() -> None:
         assert answer.status_code == 503 and answer.json()["error"]["code"] == "replicas_died"
         stream = http.post(GENERATE, json={"prompt": "x", "stream": True}).text
         assert '"code":"replicas_died"' in stream.rpartition("event: error")[2]
-        assert handle.asked == 2 * replicas.ATTEMPTS
+        assert handle.asked == 2 * replicas().ATTEMPTS
         assert http.post(GENERATE, json={"prompt": "x"}).status_code == 200
 
 
@@ -173,7 +178,7 @@ def test_the_front_checks_who_comes_and_passes_on_all_else() -> None:
         foreign = http.post(GENERATE, json={"prompt": "x"}, headers={"Origin": "https://other.example"})
         assert foreign.status_code == 200  # who has a key may be a page of another host
         assert {state["client"] for state in handle.states} == {"key 0"}
-        assert not any(name in replicas.KEYS for scope in handle.scopes for name, _ in scope["headers"])
+        assert not any(name in replicas().KEYS for scope in handle.scopes for name, _ in scope["headers"])
 
 
 def test_without_a_key_no_body_reaches_a_replica() -> None:
@@ -192,7 +197,7 @@ def test_while_replicas_start_or_cannot_the_page_is_there_and_requests_are_told(
     def fail() -> Any:
         raise RuntimeError("no room")
 
-    with TestClient(replicas.front_app(ServeOptions(public=True), fail, lambda: None)) as http:
+    with TestClient(replicas().front_app(ServeOptions(public=True), fail, lambda: None)) as http:
         assert http.get("/").status_code == 200
         for answer in (http.get("/readyz"), http.post(GENERATE, json={"prompt": "x"})):
             assert answer.status_code == 503 and "cannot be started" in answer.json()["error"]["message"]
@@ -208,7 +213,7 @@ def test_a_stop_takes_away_what_was_still_being_made() -> None:
         stopping.wait(60)
         done.append("deployed")
 
-    with TestClient(replicas.front_app(ServeOptions(public=True), slow, lambda: done.append("withdrawn"))) as http:
+    with TestClient(replicas().front_app(ServeOptions(public=True), slow, lambda: done.append("withdrawn"))) as http:
         assert http.get("/healthz").status_code == 200
         assert http.get("/metrics").status_code == 200
         threading.Timer(0.1, stopping.set).start()
@@ -216,7 +221,7 @@ def test_a_stop_takes_away_what_was_still_being_made() -> None:
 
 
 def test_bodies_that_wait_for_replicas_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replicas, "HELD_BYTES", 10)
+    monkeypatch.setattr(replicas(), "HELD_BYTES", 40)
     reached, going_on = threading.Event(), threading.Event()
 
     async def waiting(scope: Any, receive: Any, send: Any) -> None:
@@ -226,10 +231,10 @@ def test_bodies_that_wait_for_replicas_take_bounded_memory(monkeypatch: pytest.M
 
     with fronted() as (http, handle), ThreadPoolExecutor(1) as client:
         app, handle.app = handle.app, waiting
-        held = client.submit(http.post, GENERATE, json={"prompt": "more than ten bytes"})
+        held = client.submit(http.post, GENERATE, json={"prompt": "most of forty bytes"})
         assert reached.wait(60)
         refusal = http.post(GENERATE, json={"prompt": "x"})
-        assert refusal.status_code == 503 and refusal.headers["Retry-After"] == str(replicas.RETRY_SECONDS)
+        assert refusal.status_code == 503 and refusal.headers["Retry-After"] == str(replicas().RETRY_SECONDS)
         assert refusal.json()["error"]["code"] == "overloaded"
         going_on.set()
         assert held.result().status_code == 200
@@ -237,12 +242,54 @@ def test_bodies_that_wait_for_replicas_take_bounded_memory(monkeypatch: pytest.M
         assert http.post(GENERATE, json={"prompt": "x"}).status_code == 200
 
 
+@pytest.mark.parametrize("head", [[(b"content-length", b"100")], [(b"transfer-encoding", b"chunked")]])
+def test_a_body_counts_while_it_is_read(head: list[tuple[bytes, bytes]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients that send slowly, more of them than there is room for: nothing is read of those that are too many."""
+    monkeypatch.setattr(replicas(), "HELD_BYTES", 3 * (100 if head[0][0] == b"content-length" else bodies.JSON_BYTES))
+    reading, sent = list[int](), list[int]()
+    going_on = asyncio.Event()
+
+    async def client(front: Any, number: int) -> None:
+        parts = [b"x" * 50, b"x" * 50]
+
+        async def receive() -> Any:
+            if len(parts) == 2:
+                reading.append(number)
+            elif not parts:
+                await asyncio.Event().wait()
+            await going_on.wait()
+            return {"type": "http.request", "body": parts.pop(), "more_body": bool(parts)}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                sent.append(number)
+
+        scope = {"type": "http", "method": "POST", "path": GENERATE, "headers": head}
+        await front(scope | {"state": {"client": "x", "seed": 0}}, receive, send)
+
+    async def crowd() -> list[Any]:
+        front = replicas().Front(lambda: StandInReplicas(JSONResponse({}), []), 60)
+        front.start()
+        await front.settled()
+        clients = [asyncio.ensure_future(client(front, number)) for number in range(20)]
+        await asyncio.wait(clients[3:])
+        assert reading == [0, 1, 2]
+        going_on.set()
+        found = await asyncio.gather(*clients, return_exceptions=True)
+        await client(front, 20)  # there is room again
+        return found
+
+    found = asyncio.run(crowd())
+    assert found[:3] == [None] * 3 and sorted(sent) == [0, 1, 2, 20]
+    assert {(error.status, error.code) for error in found[3:]} == {(503, "overloaded")}
+
+
 def test_no_body_is_read_before_there_are_replicas() -> None:
     def fail() -> Any:
         raise RuntimeError("no room")
 
     async def ask() -> int:
-        front = replicas.Front(fail, 60)
+        front = replicas().Front(fail, 60)
         front.start()
 
         async def receive() -> Any:
@@ -264,7 +311,7 @@ def test_an_application_that_ends_without_an_answer_keeps_nobody_waiting() -> No
         raise KeyError("lost")
 
     async def read(app: Any) -> None:
-        async for _ in replicas.answered(app, {}, b""):
+        async for _ in replicas().answered(app, {}, b""):
             pass
 
     for app, error in ((silent, RuntimeError), (failing, KeyError)):
@@ -275,7 +322,7 @@ def test_an_application_that_ends_without_an_answer_keeps_nobody_waiting() -> No
 def test_content_credentials_are_checked_before_replicas_start(tmp_path: Path) -> None:
     for options in ({"c2pa_key": tmp_path / "key"}, {"c2pa_key": tmp_path / "key", "c2pa_certificate": tmp_path}):
         with pytest.raises(HartError):
-            replicas.front_app(ServeOptions(public=True, **options), lambda: None, lambda: None)
+            replicas().front_app(ServeOptions(public=True, **options), lambda: None, lambda: None)
 
 
 def test_replicas_get_no_keys_and_paths_that_hold_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Words that no caption had are read as the nearest name; all others stay."""
+"""Words that no caption had are read as the name that they mean; all others stay."""
 
 from __future__ import annotations
 
@@ -8,37 +8,44 @@ import pytest
 import torch
 
 import hart
-from hart import HartError
-from hart.config import HartConfig
+from hart import HartError, HartPipeline
 from hart.text_encoder.compact import CompactTextEncoder
 from hart.text_encoder.known_words import KNOWN_WORDS_FILE, KnownWords
+from hart.text_encoder.thesaurus import THESAURUS_FILE
 
 EMOJI_MODEL = Path(hart.__file__).parent / "models" / "emoji"
 
 
-@pytest.fixture(scope="module")
-def shipped() -> CompactTextEncoder:
-    config = HartConfig.load(EMOJI_MODEL / "config.json").text_encoder
-    assert config is not None
-    return CompactTextEncoder.load(config, EMOJI_MODEL)
+@pytest.fixture
+def shipped(emoji: HartPipeline) -> CompactTextEncoder:
+    assert isinstance(emoji.text_encoder, CompactTextEncoder)
+    return emoji.text_encoder
 
 
 @pytest.mark.parametrize(
     ("prompt", "read"),
     [
         ("a yacht on a blue background", "a sailboat on a blue background"),
-        ("two Yachts", "two sailboat"),
+        ("two Yachts", "two sailboats"),
+        ("a red sail boat", "a red sailboat"),
+        ("a furious dog in a teal kayak", "a furious dog in a teal canoe"),
         ("a red apple, old noto style", "a red apple, old noto style"),
         ("three cats and a dog, medium-dark skin tone", "three cats and a dog, medium-dark skin tone"),
         ("antidisestablishmentarianism", "antidisestablishmentarianism"),  # near to no name
         ("\U0001f438", "frog"),
     ],
 )
-def test_unknown_words_are_read_as_the_nearest_name(shipped: CompactTextEncoder, prompt: str, read: str) -> None:
+def test_unknown_words_are_read_as_names(shipped: CompactTextEncoder, prompt: str, read: str) -> None:
     others = shipped.reading([prompt])[0].others
     assert (" ".join(others.values()) in read) and any(others.values()) == (read != prompt and prompt.isascii())
     given, wanted = shipped.encode([prompt]), shipped.encode([read])
     assert torch.equal(given.embeddings, wanted.embeddings) and torch.equal(given.mask, wanted.mask)
+
+
+def test_names_are_read_as_they_are(shipped: CompactTextEncoder) -> None:
+    known = KnownWords.load(EMOJI_MODEL)
+    assert known is not None and shipped.reader is not None
+    assert [name for name in known.names if shipped.reader(name) != (name, {})] == []
 
 
 def test_the_author_is_told(shipped: CompactTextEncoder) -> None:
@@ -51,6 +58,7 @@ def test_the_author_is_told(shipped: CompactTextEncoder) -> None:
 def test_the_list_goes_with_the_encoder(shipped: CompactTextEncoder, tmp_path: Path) -> None:
     shipped.save(tmp_path)
     assert KnownWords.load(tmp_path) == KnownWords.load(EMOJI_MODEL)
+    assert (tmp_path / THESAURUS_FILE).read_bytes() == (EMOJI_MODEL / THESAURUS_FILE).read_bytes()
     (tmp_path / KNOWN_WORDS_FILE).unlink()
     plain = CompactTextEncoder.load(shipped.config, tmp_path)
     assert plain.reading(["a yacht"])[0].others == {}

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-import hart
-from hart.config import HartConfig, TextConditioning
-from hart.text_encoder import Reading, load_text_encoder
+from hart import HartPipeline
+from hart.config import TextConditioning
+from hart.text_encoder import Reading
 from hart.text_encoder.base import RandomTextFeatures, TextEncoder
 from hart.text_encoder.emoji import named_emoji
 
-EMOJI_MODEL = Path(hart.__file__).parent / "models" / "emoji"
 TABLE = "a red apple on a wooden table in the kitchen next to a blue cup"
 
 
-@pytest.fixture(scope="module")
-def shipped() -> TextEncoder:
-    config = HartConfig.load(EMOJI_MODEL / "config.json").text_encoder
-    assert config is not None
-    return load_text_encoder(config, EMOJI_MODEL)
+@pytest.fixture
+def shipped(emoji: HartPipeline) -> TextEncoder:
+    assert emoji.text_encoder is not None
+    return emoji.text_encoder
 
 
 @pytest.mark.parametrize(

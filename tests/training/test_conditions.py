@@ -18,17 +18,12 @@ from hart.errors import HartError
 from hart.model import Hart
 from hart.pipeline import HartPipeline
 from hart.text_encoder import find_text_encoder
-from hart.training.conditions import (
-    ClassConditioner,
-    TextConditioner,
-    drop_condition,
-    open_conditioner,
-)
+from hart.training.conditions import ClassConditioner, TextConditioner, drop_condition, open_conditioner
 from hart.training.config import LoraConfig, OptimizerConfig, TrainerConfig, TransformerRecipe
 from hart.training.dry_run import RehearsedTransformer, at_its_largest
-from hart.training.hart_task import TransformerTask, start_from, starting_model
 from hart.training.task import Microbatch
 from hart.training.trainer import Trainer
+from hart.training.transformer_task import TransformerTask, start_from, starting_model
 from hart.types import ClassContext, TextContext
 from helpers import CLASSES, TEXT_TOKENS, TEXT_WIDTH, captioned_images, tiny_class_config, tiny_model, tiny_text_config
 from language_models import WIDTH as LANGUAGE_WIDTH

@@ -19,7 +19,6 @@ from hart.losses.config import TransformerLossConfig
 from hart.training.config import LoraConfig, ReadingConfig, TokenizerRecipe, TransformerRecipe
 from hart.training.encode_options import EncodeOptions
 from hart.training.encoding import Encoders, encode_dataset
-from hart.training.hart_task import TransformerTask
 from hart.training.image_sources import (
     EncodedImages,
     LoadedImages,
@@ -32,6 +31,7 @@ from hart.training.task import Microbatch
 from hart.training.token_sources import condition_of, token_source
 from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer
+from hart.training.transformer_task import TransformerTask
 from hart.types import TextContext, TokenMaps
 from helpers import tiny_class_config, tiny_model
 from image_files import numbered, write_numbered_shards
@@ -79,7 +79,10 @@ def test_the_address_decides_how_images_are_read_and_it_is_said(encoded: Path, s
         data = opened(tokenizer_recipe(address, max_damaged=0.1))
         assert isinstance(data, kind), address
         assert said in data.description and "\n" not in data.description
-    for reading, why in (({"memory_gb": 1e-7}, "GB decoded"), ({"flip": 0.5}, "random crops or flips")):
+    for reading, why in (
+        ({"memory_gb": 1e-7}, "decoded, reading.memory_gb is 1e-07"),
+        ({"flip": 0.5}, "random crops or flips"),
+    ):
         data = opened(tokenizer_recipe(images, **reading))
         assert isinstance(data, LoadedImages) and why in data.description
     with pytest.raises(HartError, match="only tar shards can be read from the web"):

@@ -9,7 +9,7 @@ import torch
 
 from hart.config import HartConfig
 from hart.model import Hart
-from hart.training.hart_task import initialize
+from hart.training.transformer_task import initialize
 from helpers import random_context, teacher_input, tiny_class_config, tiny_text_config
 
 

@@ -12,9 +12,9 @@ from hart.config import ConfigError
 from hart.data.encoded import EncodedSet
 from hart.errors import HartError
 from hart.training.config import ReadingConfig
-from hart.training.hart_task import TransformerTask
 from hart.training.image_sources import EncodedImages, open_training_data
 from hart.training.task import Microbatch
+from hart.training.transformer_task import TransformerTask
 from hart.types import TextContext
 from toy_training import recipe, tiny_encoded_set, tiny_transformer_recipe
 

@@ -18,11 +18,11 @@ from hart.text_encoder import load_text_encoder
 from hart.training.config import ReadingConfig, Recipe
 from hart.training.encode_options import EncodeOptions
 from hart.training.encoding import Encoders, encode_dataset
-from hart.training.hart_task import TransformerTask
 from hart.training.image_sources import open_training_data
 from hart.training.task import Microbatch, Task
 from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer
+from hart.training.transformer_task import TransformerTask
 from helpers import tiny_tokenizer_config
 from image_files import numbered
 from models import save_tiny_text_model

@@ -205,7 +205,7 @@ def test_one_token_stands_for_a_null_context(config: HartConfig) -> None:
     with torch.no_grad():
         wanted, found = module.first_scale(conditioning, whole), module.first_scale(conditioning, short, null_rows=2)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
-    assert short.length == whole.length == module.context_tokens
+    assert short.length == whole.length == module.config.context_tokens
     for ours, theirs in ((short.keys.numbers, whole.keys.numbers), (short.values.numbers, whole.values.numbers)):
         torch.testing.assert_close(ours[..., : whole.length, :], theirs[..., : whole.length, :], rtol=1e-4, atol=1e-5)
 

@@ -27,6 +27,7 @@ from hart.benchmark.machine import (
 )
 from hart.benchmark.parts import Generation, GenerationTimer, Work, part_work
 from hart.benchmark.published import PUBLISHED, PublishedTimer
+from hart.devices import dtype_name
 from hart.inference.speed import EIGHT_BITS
 from hart.pipeline import HartPipeline
 
@@ -193,22 +194,18 @@ def benchmark(
             progress(f"{level}, batch {batch}")
             calls.append(timed(timer, batch, repeats=repeats, seconds=seconds, warm_up=warm_up))
         ceiling([product_type(pipe)])
-        measured.append(({"level": level, "does": timer.remarks(), "products": _name(product_type(pipe))}, calls))
+        measured.append(({"level": level, "does": timer.remarks(), "products": dtype_name(product_type(pipe))}, calls))
     return {
         "size": str(timer.image_size),
         "device": device.type,
-        "dtype": _name(pipe.dtype),
+        "dtype": dtype_name(pipe.dtype),
         "guidance": pipe.config.sampling.guidance_scale > 0,
         "machine": facts,
         "products_gflops": {
-            _name(kind): {"x".join(map(str, shape)): rate / 1e9 for shape, rate in found.items()}
+            dtype_name(kind): {"x".join(map(str, shape)): rate / 1e9 for shape, rate in found.items()}
             for kind, found in ceilings.rates.items()
         },
-        "products_not_measured": {_name(kind): reason for kind, reason in ceilings.refusals.items()},
+        "products_not_measured": {dtype_name(kind): reason for kind, reason in ceilings.refusals.items()},
         "copy_gb_s": ceilings.bandwidth / 1e9,
         "levels": [row | {"batches": [figures(one, ceilings) for one in calls]} for row, calls in measured],
     }
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

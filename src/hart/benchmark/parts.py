@@ -135,12 +135,6 @@ class GenerationTimer:
     def image_size(self) -> ImageSize:
         return size_of_grid(self.schedule.final, self.config.tokenizer.downsampling)
 
-    @property
-    def diffusion_steps(self) -> int:
-        """0 without a residual diffusion."""
-        diffusion = self.config.diffusion
-        return 0 if diffusion is None else self.config.sampling.diffusion_steps or diffusion.sampling_steps
-
     def prompts(self, count: int) -> list[Prompt]:
         """Of so many images, each its own prompt or class."""
         classes = self.pipe.num_classes
@@ -230,7 +224,7 @@ def part_work(timer: GenerationTimer, batch: int, *, whole_scales: bool) -> dict
     rows = batch * (2 if sampling.guidance_scale > 0 else 1)
     blocks, head = _weights(config)
     last_calls = len(maskgit_step_sizes(counts[-1], sampling.maskgit_steps)) if config.hybrid else 1
-    seen = sizes.text.tokens if sizes.text is not None else 1
+    seen = sizes.context_tokens
     step_work, heads, samples = [], [], []
     for k, tokens in enumerate(counts):
         calls = last_calls if k == len(counts) - 1 else 1
@@ -243,7 +237,7 @@ def part_work(timer: GenerationTimer, batch: int, *, whole_scales: bool) -> dict
         samples.append(Work(2 * batch * cost.macs["codes"] * tokens / sum(counts), logits))
     diffusion = Work(
         2 * batch * cost.macs["residual diffusion"],
-        timer.diffusion_steps * last_calls * cost.parameters["residual diffusion"] * weight,
+        config.diffusion_steps(sampling) * last_calls * cost.parameters["residual diffusion"] * weight,
     )
     pixels = 3 * batch * timer.image_size.width * timer.image_size.height
     decoded = 2 if speed.decoder == "bfloat16" else number

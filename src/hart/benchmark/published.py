@@ -148,7 +148,7 @@ class PublishedLoop:
     def _residual(self, x: Tensor, codes: Tensor, strength: float) -> Tensor:
         embeddings = self.quantizer.codebook(codes)
         own, null = self.hart.residual_condition(x, torch.cat([embeddings, embeddings])).chunk(2)
-        steps = self.timer.diffusion_steps
+        steps = self.config.diffusion_steps(self.config.sampling)
         noise = torch.randn(steps, *embeddings.shape, generator=self.random, device=self.device)
         return self.hart.residual_head().sample(own, null, (1 + strength, strength), noise)
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         LoadedModel,
         load_model,
         load_tokenizer,
+        over_scales,
         resolve_model,
         save_model,
         save_tokenizer,
@@ -19,14 +20,15 @@ if TYPE_CHECKING:
 
 # fmt: off
 __all__ = [
-    "LoadedModel", "fingerprint", "load_model", "load_state", "load_tokenizer", "read_safetensors", "resolve_model",
-    "save_model", "save_module", "save_tokenizer", "write_safetensors",
+    "LoadedModel", "fingerprint", "load_model", "load_state", "load_tokenizer", "over_scales", "read_safetensors",
+    "resolve_model", "save_model", "save_module", "save_tokenizer", "write_safetensors",
 ]
 # fmt: on
 __getattr__, __dir__ = lazy(
     __name__,
     {
-        "hart.checkpoint.loading": "LoadedModel load_model load_tokenizer resolve_model save_model save_tokenizer",
+        "hart.checkpoint.loading": "LoadedModel load_model load_tokenizer over_scales resolve_model save_model "
+        "save_tokenizer",
         "hart.checkpoint.storage": "fingerprint load_state read_safetensors save_module write_safetensors",
     },
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -10,9 +11,15 @@ from pathlib import Path, PurePosixPath
 
 from hart.checkpoint.released_weights import WEIGHT_FILES
 from hart.checkpoint.storage import CheckpointError
+from hart.strict import reason
 
 # Folder of a repository -> patterns of its weights, in order of preference: our layout and VAR's; HART's two parts.
 FOLDERS = {".": ("*.safetensors", "v*.pth"), "llm": WEIGHT_FILES, "tokenizer": WEIGHT_FILES}
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name can be that of a model of the Hugging Face hub, `owner/name`."""
+    return re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) is not None
 
 
 def download(repository: str) -> Path:
@@ -28,9 +35,10 @@ def download(repository: str) -> Path:
         if (copy := _copy(repository)) is not None:
             return copy
         raise
+    needed = needed_files(repository, files)
     try:
-        return Path(snapshot_download(repository, allow_patterns=needed_files(repository, files)))
-    except OSError as error:  # the hub's kinds are, too
+        return Path(snapshot_download(repository, allow_patterns=needed))
+    except Exception as error:  # the hub's own kinds, and those of the HTTP library below it
         raise _unreachable(repository, error) from None
 
 
@@ -63,12 +71,8 @@ def _copy(repository: str) -> Path | None:
 
 def _unreachable(repository: str, error: Exception) -> CheckpointError:
     return CheckpointError(
-        f"model {repository!r} is not a folder and cannot be downloaded from the Hugging Face hub: {_first_line(error)}"
+        f"model {repository!r} is not a folder and cannot be downloaded from the Hugging Face hub: {reason(error)}"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def upload(folder: Path, repository: str, *, private: bool | None, token: str | bool | None, message: str) -> str:
@@ -83,9 +87,7 @@ def upload(folder: Path, repository: str, *, private: bool | None, token: str | 
             name = create_repo(repository, private=private, token=token, exist_ok=True).repo_id
             return str(upload_folder(repo_id=name, folder_path=folder, token=token, commit_message=message).commit_url)
     except Exception as error:  # the hub's own kinds, and those of the HTTP library below it
-        raise CheckpointError(
-            f"{repository!r} cannot be written to the Hugging Face hub: {_first_line(error)}"
-        ) from None
+        raise CheckpointError(f"{repository!r} cannot be written to the Hugging Face hub: {reason(error)}") from None
 
 
 @contextmanager
@@ -102,14 +104,15 @@ def _retrying_quietly() -> Iterator[None]:
 
 
 def needed_files(repository: str, files: Sequence[str]) -> list[str]:
-    """The `files` of a repository that loading reads: JSON, each part's preferred weights, the text encoder's folder.
+    """The `files` of a repository that loading reads: JSON, packed or not, each part's preferred weights, the text
+    encoder's folder.
 
     Raises `CheckpointError` for a repository with several VAR models.
     """
     needed = []
     for folder, patterns in FOLDERS.items():
         here = [file for file in files if str(PurePosixPath(file).parent) == folder]
-        needed += [file for file in here if file.endswith(".json")]
+        needed += [file for file in here if file.endswith((".json", ".json.gz"))]
         kinds = ([file for file in here if fnmatch(PurePosixPath(file).name, pattern)] for pattern in patterns)
         needed += next(filter(None, kinds), [])
     needed += [file for file in files if str(PurePosixPath(file).parent) == "text_encoder"]

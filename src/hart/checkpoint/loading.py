@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import torch
 from torch import Tensor, nn
 
-from hart.checkpoint.hub import download
+from hart.checkpoint.hub import download, is_hub_id
 from hart.checkpoint.released_names import PublishedWeights, tokenizer_weights, transformer_weights
 from hart.checkpoint.released_weights import WEIGHT_FILES, hart_tokenizer_config, hart_transformer_config, var_configs
 from hart.checkpoint.storage import (
@@ -24,7 +25,6 @@ from hart.checkpoint.storage import (
     CheckpointError,
     fill_module,
     fill_state,
-    load_module,
     read_pickle,
     read_tensors,
     save_module,
@@ -33,7 +33,7 @@ from hart.config import Config, ConfigError, HartConfig, TextEncoderConfig, Toke
 from hart.devices import dtype_name, give_memory, machine_memory, without_memory
 from hart.errors import HartError
 from hart.files import user_path, write_text
-from hart.layers.quantized import dequantize_linears
+from hart.layers.quantized import QuantizedLinear
 from hart.model import Hart
 from hart.presets import PRESETS, RELEASED_TEXT_ENCODER, VAR_SAMPLING
 from hart.strict import clipped, read_object, shown
@@ -73,11 +73,6 @@ def resolve_model(name: str | os.PathLike[str]) -> Path:
     raise CheckpointError(f"unknown model {clipped(text)!r}: no folder, no hub id, and the shipped models are: {names}")
 
 
-def is_hub_id(name: str) -> bool:
-    """Whether a name can be that of a model of the Hugging Face hub, `owner/name`."""
-    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
-
-
 def is_shipped(name: str) -> bool:
     """Whether a name is that of a model that comes with the package, whatever folders there are."""
     return "/" not in name and _exists(SHIPPED_MODELS / name / CONFIG_FILE)
@@ -91,24 +86,29 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def load_model(folder: Path, dtype: torch.dtype = torch.float32, *, keep_8_bits: bool = False) -> LoadedModel:
+def load_model(
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    *,
+    eight_bits: Callable[[QuantizedLinear], nn.Module] | None = None,
+    tokenizer_dtype: torch.dtype | None = torch.float32,
+) -> LoadedModel:
     """Load any supported layout; each tensor is read, brought to its type and freed before the next.
 
-    dtype: of transformer and residual diffusion; the tokenizer is in float32. keep_8_bits: leave weights that are
-    stored in 8 bits so (`hart.layers.quantized`), in place of ordinary layers with their values. Raises
-    `CheckpointError` or `ConfigError`.
+    dtype: of transformer and residual diffusion. eight_bits: makes of each layer that is stored in 8 bits what takes
+    its place, by default an ordinary layer with its values. tokenizer_dtype: None leaves the tokenizer as it is stored,
+    and its encoder's weights in the file until something is encoded. Raises `CheckpointError` or `ConfigError`.
     """
     if not os.access(folder, os.R_OK | os.X_OK):
         raise CheckpointError(f"{folder}: no permission to read it")
     if (folder / CONFIG_FILE).exists() and (folder / HART_FILE).exists():
-        model = _load_own(folder, dtype)
-        if not keep_8_bits:
-            dequantize_linears(model.hart, dtype)
-        return model
+        return _load_own(
+            folder, dtype, eight_bits or partial(QuantizedLinear.dequantized, dtype=dtype), tokenizer_dtype
+        )
     if (folder / "llm").is_dir() and (folder / "tokenizer").is_dir():
-        return _load_hart_layout(folder, dtype)
+        return _load_hart_layout(folder, dtype, tokenizer_dtype)
     if list(folder.glob("var*.pth")):
-        return _load_var_layout(folder, dtype)
+        return _load_var_layout(folder, dtype, tokenizer_dtype)
     raise CheckpointError(
         f"{folder}: no model here; expected {CONFIG_FILE} and {HART_FILE} (this project), llm/ and tokenizer/ (HART), "
         "or vae*.pth and var*.pth (VAR)"
@@ -165,9 +165,11 @@ def load_tokenizer(name: str | Path) -> HybridTokenizer:
     alone = (folder / CONFIG_FILE).exists() and not (folder / HART_FILE).exists() and not (folder / "llm").is_dir()
     if not alone:
         return load_model(resolve_model(str(name))).tokenizer
-    tokenizer = HybridTokenizer(TokenizerConfig.load(folder / CONFIG_FILE))
-    load_module(folder / TOKENIZER_FILE, tokenizer)
-    return tokenizer.eval()
+    config = TokenizerConfig.load(folder / CONFIG_FILE)
+    with without_memory():
+        tokenizer = HybridTokenizer(config).eval()
+    fill_module(tokenizer, folder / TOKENIZER_FILE, torch.float32)
+    return tokenizer
 
 
 def over_scales(tokenizer: HybridTokenizer, scales: tuple[int, ...]) -> HybridTokenizer:
@@ -191,12 +193,18 @@ def build(config: HartConfig) -> tuple[HybridTokenizer, Hart]:
     return HybridTokenizer(config.tokenizer).eval(), Hart(config).eval()
 
 
-def _load_own(folder: Path, dtype: torch.dtype) -> LoadedModel:
+def _load_own(
+    folder: Path,
+    dtype: torch.dtype,
+    eight_bits: Callable[[QuantizedLinear], nn.Module],
+    tokenizer_dtype: torch.dtype | None,
+) -> LoadedModel:
     config = HartConfig.load(folder / CONFIG_FILE)
     with without_memory():
         tokenizer, hart = build(config)
-    fill_module(tokenizer, folder / TOKENIZER_FILE, torch.float32)
-    fill_module(hart, folder / HART_FILE, dtype)
+    at_rest = "encoder" if tokenizer_dtype is None else None  # images are made without it
+    fill_module(tokenizer, folder / TOKENIZER_FILE, tokenizer_dtype, mapped=at_rest)
+    fill_module(hart, folder / HART_FILE, dtype, eight_bits=eight_bits)
     return LoadedModel(config, tokenizer, hart, folder)
 
 
@@ -204,17 +212,18 @@ def _load_published(
     folder: Path,
     config: HartConfig,
     dtype: torch.dtype,
+    tokenizer_dtype: torch.dtype | None,
     tokenizer_tensors: PublishedWeights,
     hart_tensors: PublishedWeights,
 ) -> LoadedModel:
     with without_memory():
         tokenizer, hart = build(config)
-    for module, weights, wanted in ((tokenizer, tokenizer_tensors, torch.float32), (hart, hart_tensors, dtype)):
+    for module, weights, wanted in ((tokenizer, tokenizer_tensors, tokenizer_dtype), (hart, hart_tensors, dtype)):
         fill_state(module, weights.tensors, wanted, weights.source, weights.name_in_file)
     return LoadedModel(config, tokenizer, hart, folder)
 
 
-def _load_hart_layout(folder: Path, dtype: torch.dtype) -> LoadedModel:
+def _load_hart_layout(folder: Path, dtype: torch.dtype, tokenizer_dtype: torch.dtype | None) -> LoadedModel:
     tokenizer_folder, llm = folder / "tokenizer", folder / "llm"
     tokenizer_config = hart_tokenizer_config(
         read_object(tokenizer_folder / CONFIG_FILE), str(tokenizer_folder / CONFIG_FILE)
@@ -237,12 +246,13 @@ def _load_hart_layout(folder: Path, dtype: torch.dtype) -> LoadedModel:
         folder,
         config,
         dtype,
+        tokenizer_dtype,
         tokenizer_weights(published_tokenizer, tokenizer_config, tokenizer_source),
         transformer_weights(published, source),
     )
 
 
-def _load_var_layout(folder: Path, dtype: torch.dtype) -> LoadedModel:
+def _load_var_layout(folder: Path, dtype: torch.dtype, tokenizer_dtype: torch.dtype | None) -> LoadedModel:
     vae, var = _only(folder, "vae*.pth"), _only(folder, "var*.pth")
     published_tokenizer, published = read_pickle(vae), read_pickle(var)
     case = folder / "case.json"
@@ -253,6 +263,7 @@ def _load_var_layout(folder: Path, dtype: torch.dtype) -> LoadedModel:
         folder,
         config,
         dtype,
+        tokenizer_dtype,
         tokenizer_weights(published_tokenizer, tokenizer_config, str(vae)),
         transformer_weights(published, str(var)),
     )
@@ -313,7 +324,7 @@ def random_model(
     """Tokenizer and model in evaluation mode on the generator's device, filled from `generator`.
 
     Memory never holds more than the weights in `dtype`. Weights are scaled so that activations stay near 1;
-    the images are noise. To start a training, use `hart.training.hart_task` instead.
+    the images are noise. To start a training, use `hart.training.transformer_task` instead.
     """
     with without_memory():
         modules = build(config)

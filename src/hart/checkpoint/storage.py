@@ -8,6 +8,7 @@ A model of this project is a folder:
     text_encoder.safetensors    the compact text encoder, if the model has one
     word_pieces.json            its word pieces, read by the tokenizers library
     known_words.json            words that it reads as they are, others as the nearest name; optional
+    thesaurus.json.gz           names that others are read as instead; optional
     scorer.safetensors          what its images are compared with by best of n; optional
 """
 
@@ -18,7 +19,7 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,7 +27,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from hart.devices import is_out_of_memory
+from hart.devices import dtype_name, is_out_of_memory
 from hart.errors import HartError
 from hart.files import FileError, atomic_write, require_regular
 from hart.layers.quantized import LARGEST, QuantizedLinear
@@ -40,8 +41,8 @@ SCORER_FILE = "scorer.safetensors"
 
 WEIGHT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """Types of stored weights. Those of 8 bits need a scale: see `hart.layers.quantized.QuantizedLinear`."""
-WEIGHTS = tuple(str(dtype).removeprefix("torch.") for dtype in WEIGHT_TYPES)
-EIGHT_BITS = {str(dtype).removeprefix("torch."): dtype for dtype in LARGEST}
+WEIGHTS = tuple(map(dtype_name, WEIGHT_TYPES))
+EIGHT_BITS = {dtype_name(dtype): dtype for dtype in LARGEST}
 SHOWN_PROBLEMS = 8
 TYPE_NAMES = {
     torch.float64: "F64",
@@ -115,13 +116,16 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """A safetensors file whose tensors are read one by one. Raises like `read_safetensors`."""
+def _opened(path: Path, *, mapped: bool = False) -> Iterator[Any]:
+    """A safetensors file whose tensors are read one by one. Raises like `read_safetensors`.
+
+    mapped: they are views of the mapped file, of which memory holds what has been read.
+    """
     try:
         require_regular(path)
         try:
-            # a mapped file counts as memory of the process while it is open
-            opened = safe_open(path, framework="pt", backend="pread")
+            # of a mapped file all tensors that were read count as memory of the process while it is open
+            opened = safe_open(path, framework="pt", backend="mmap" if mapped else "pread")
         except TypeError:  # safetensors before 0.8 maps all files
             opened = safe_open(path, framework="pt")
         with opened as file:
@@ -177,19 +181,14 @@ def load_state(
     module.load_state_dict(dict(state))
 
 
-def load_module(path: Path, module: nn.Module) -> None:
-    """`read_safetensors` and `load_state` in one."""
-    load_state(module, read_safetensors(path), path)
-
-
 def fill_state(
     module: nn.Module,
     state: MutableMapping[str, Tensor],
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     source: Path | str,
     name_in_file: Callable[[str], str] = str,
 ) -> None:
-    """Give a module that was built `without_memory` its weights, in `dtype`; errors as in `load_state`.
+    """Give a module that was built `without_memory` its weights, in `dtype` or as they are; errors as in `load_state`.
 
     Takes the tensors out of `state` one by one: they become the module's own if their type is the same, else they are
     converted and freed, so that weights are held once.
@@ -206,9 +205,22 @@ def fill_state(
         _put(module, name, value if alone else value.clone(), dtype)
 
 
-def fill_module(module: nn.Module, path: Path, dtype: torch.dtype) -> None:
-    """`fill_state` from a file, which is read tensor by tensor. Layers that it stores in 8 bits become such."""
-    with _opened(path) as file:
+def fill_module(
+    module: nn.Module,
+    path: Path,
+    dtype: torch.dtype | None,
+    *,
+    eight_bits: Callable[[QuantizedLinear], nn.Module] = lambda layer: layer,
+    mapped: str | None = None,
+) -> None:
+    """`fill_state` from a file, which is read tensor by tensor. Layers that it stores in 8 bits become such.
+
+    eight_bits: makes of each of these, as soon as it is read, what takes its place. If all of them were read before,
+    those that they become would not fit into the gaps that they leave, and memory would hold much of them twice.
+    mapped: a submodule whose weights are checked, but take no memory until it computes, if they are stored in their
+    type: they stay in the file, which must not be written to in place as long as the module lives.
+    """
+    with _opened(path) as file, nullcontext(file) if mapped is None else _opened(path, mapped=True) as resting:
         kinds: dict[str, Kind] = {}
         stored = {RENAMED_TENSORS.get(name, name): name for name in file.keys()}  # noqa: SIM118 - no mapping
         for name, first in stored.items():
@@ -216,10 +228,15 @@ def fill_module(module: nn.Module, path: Path, dtype: torch.dtype) -> None:
             kinds[name] = torch.Size(header.get_shape()), _type_name(header.get_dtype())
         _quantize_as(module, kinds)
         _require_fitting(module, kinds, path, str)
-        for name in kinds:
+        for name in sorted(kinds, key=lambda name: kinds[name][1] in EIGHT_BITS):  # after their scales and biases
             value = file.get_tensor(stored[name])
             require_finite(value, path, stored[name])
+            if name.startswith(f"{mapped}."):
+                value = resting.get_tensor(stored[name])
             _put(module, name, value, dtype)
+            owner = name.rpartition(".")[0]
+            if kinds[name][1] in EIGHT_BITS and isinstance(layer := module.get_submodule(owner), QuantizedLinear):
+                module.set_submodule(owner, eight_bits(layer))
 
 
 def _quantize_as(module: nn.Module, kinds: Mapping[str, Kind]) -> None:
@@ -266,15 +283,15 @@ def _require_fitting(
 
 
 def _kind(value: Tensor) -> Kind:
-    return value.shape, str(value.dtype).removeprefix("torch.")
+    return value.shape, dtype_name(value.dtype)
 
 
 def _type_name(stored: str) -> str:
     """torch's name of a type, from the name in safetensors; unknown ones unchanged."""
-    return next((str(dtype).removeprefix("torch.") for dtype, name in TYPE_NAMES.items() if name == stored), stored)
+    return next((dtype_name(dtype) for dtype, name in TYPE_NAMES.items() if name == stored), stored)
 
 
-def _put(module: nn.Module, name: str, value: Tensor, dtype: torch.dtype) -> None:
+def _put(module: nn.Module, name: str, value: Tensor, dtype: torch.dtype | None) -> None:
     """Make `value`, which nothing else writes to, the parameter or buffer `name` of a module."""
     owner_name, _, leaf = name.rpartition(".")
     owner = module.get_submodule(owner_name)

@@ -7,7 +7,7 @@ constant ones of the reference run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +81,9 @@ class RecordedNoise:
 
     def order(self, tokens: int) -> Tensor:
         return torch.arange(tokens, device=self.device).expand(self.images, tokens)
+
+    def of(self, rows: Sequence[int]) -> RecordedNoise:
+        raise NotImplementedError("numbers are recorded for whole batches")
 
 
 def verify(folder: Path, *, device: torch.device = CPU, dtype: torch.dtype = torch.float32) -> list[Comparison]:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from pydantic import Field
 
-from hart.commands.console import progress, writable_folder
+from hart.commands.console import progress, require_writable
 from hart.commands.from_config import options_from_config
-from hart.commands.options import ASPECT_HELP, SIZE_HELP
-from hart.config import Config
+from hart.commands.options import AspectRatio, Size
+from hart.config import Config, Device, NumberType
 from hart.errors import HartError
 from hart.files import user_path, write_text
 from hart.strict import Listed
@@ -31,19 +31,17 @@ class BenchmarkOptions(Config, kw_only=True):
 
     model: Annotated[str, Field(json_schema_extra={"positional": True})] = "emoji"
     """Shipped model, folder or Hugging Face id; or a preset or config.json, which gets random weights."""
-    random_weights: Annotated[bool, Field(json_schema_extra={"flags": ["--random-weights"]})] = False
+    random_weights: bool = False
     """Use random weights in place of the model's: only its configuration is read."""
-    size: Annotated[int | str | None, Field(description=SIZE_HELP, json_schema_extra={"metavar": "PX|WxH"})] = None
-    aspect: Annotated[str | None, Field(description=ASPECT_HELP, json_schema_extra={"metavar": "W:H"})] = None
+    size: Size = None
+    aspect: AspectRatio = None
     speed: Listed[str] = ()
     """A level of hart generate, or published: an eager loop in the manner of the published program. Repeat it to
     compare several in one run. By default exact, and int8 for models stored so."""
     batch_size: Annotated[Listed[Annotated[int, Field(ge=1)]], Field(min_length=1)] = (1, 4, 8)
     """Images generated together, each number of them timed."""
-    device: str | None = None
-    """cpu, cuda, cuda:1 or mps; by default CUDA if there is one, else the CPU."""
-    dtype: str | None = None
-    """float32, bfloat16 or float16; by default bfloat16 on CUDA, else float32."""
+    device: Device = None
+    dtype: NumberType = None
     threads: Annotated[int | None, Field(ge=1)] = None
     """Threads on a CPU; by default what PyTorch takes."""
     repeats: Annotated[int, Field(ge=1)] = 5
@@ -69,7 +67,7 @@ def benchmark(
     for file in files:
         if file.suffix not in FORMATS:
             raise HartError(f"--output {file}: give a file that ends in {' or '.join(FORMATS)}")
-        writable_folder(file.parent)
+        require_writable(file.parent)
     if options.clock == "cpu" and (options.threads != 1 or options.device not in (None, "cpu")):
         raise HartError("--clock cpu needs --threads 1 and the CPU: processor time adds up over threads")
     import torch
@@ -108,7 +106,6 @@ def benchmark(
 def _open(options: BenchmarkOptions) -> tuple[HartPipeline, str]:
     """The pipeline, and whether its weights are random or stored."""
     from hart.benchmark.published import PUBLISHED
-    from hart.checkpoint.loading import load_config
     from hart.devices import resolve_device
     from hart.inference.speed import EIGHT_BITS, resolve_speed
     from hart.pipeline import HartPipeline
@@ -118,8 +115,7 @@ def _open(options: BenchmarkOptions) -> tuple[HartPipeline, str]:
     rounded = [resolve_speed(level, resolve_device(options.device)).weights in EIGHT_BITS for level in levels]
     if rounded != sorted(rounded):
         raise HartError("--speed: levels in 8 bits go last, since the model's own weights are gone after them")
-    first = levels[0] if levels else None
-    where: dict[str, Any] = {"device": options.device, "dtype": options.dtype}
+    how: dict[str, Any] = {"device": options.device, "dtype": options.dtype, "speed": levels[0] if levels else None}
     if options.random_weights or options.model in PRESETS or options.model.endswith(".json"):
-        return HartPipeline.from_config(load_config(options.model), **where, speed=first or "exact"), "random"
-    return HartPipeline.from_pretrained(options.model, **where, speed=first), "stored"
+        return HartPipeline.from_config(options.model, **how), "random"
+    return HartPipeline.from_pretrained(options.model, **how), "stored"

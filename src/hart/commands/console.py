@@ -75,15 +75,30 @@ def scale_reporter(report: Report) -> Callable[[ScalePreview], None]:
     return callback
 
 
+def require_writable(path: Path) -> None:
+    """Raise `HartError` for a folder where nothing can be written, before any work is done. Makes no folder, so that a
+    command that refuses leaves none: of one that does not exist, the nearest above it that does is tried."""
+    with _can_be_written(path):
+        existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+
+
 def writable_folder(path: Path) -> Path:
     """Make the folder if need be and try to write there, before any work is done. Raises `HartError`."""
-    try:
+    with _can_be_written(path):
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
+    return path
+
+
+@contextmanager
+def _can_be_written(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise HartError(f"{path}: cannot write there ({error.strerror}): choose another folder") from None
-    return path
 
 
 @contextmanager
@@ -187,14 +202,15 @@ NUMBERED = re.compile(r"([0-9]{3,9})-.*\.png")
 
 
 class NumberedFiles:
-    """PNG files of one command, numbered on from those in the folder, so that names sort in the order of writing.
+    """PNG files of one command, numbered on from those in the folder, so that names sort in the order of writing. The
+    first file makes the folder.
 
     Other commands may write into the same folder meanwhile: a taken name is skipped.
     """
 
     def __init__(self, folder: Path, count: int) -> None:
         """count: how many files are to come; numbers are as wide as the last one."""
-        found = (NUMBERED.fullmatch(entry.name) for entry in os.scandir(folder))
+        found = (NUMBERED.fullmatch(path.name) for path in (folder.iterdir() if folder.is_dir() else ()))
         first = max((int(match[1]) + 1 for match in found if match is not None), default=0)
         self._folder = folder
         self._width = max(3, len(str(first + count - 1)))

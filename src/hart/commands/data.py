@@ -9,12 +9,13 @@ from typing import Annotated
 import typer
 from pydantic import Field
 
-from hart.commands.console import needs_extra, note, owned, progress, writable_folder
+from hart.commands.console import needs_extra, note, owned, progress, require_writable, writable_folder
 from hart.commands.from_config import options_from_config
 from hart.commands.locks import LOCK_FILE
 from hart.commands.program import lazy_group
+from hart.config import Device
 from hart.errors import HartError
-from hart.evaluation.suites.base import ImageSetOptions
+from hart.evaluation.suites.base import Column, ImageSetOptions
 from hart.strict import Listed
 from hart.training.encode_options import EncodeOptions
 
@@ -43,14 +44,9 @@ class SetOptions(ImageSetOptions, kw_only=True):
     """Image size in pixels, from which the scales follow; in place of --scales."""
     aspect: Annotated[Listed[str], Field(json_schema_extra={"metavar": "W:H"})] = ()
     """Shape of the images, such as 16:9; repeat it to give several: an image goes to the nearest one."""
-    device: str | None = None
-    """cpu, cuda, cuda:1 or mps; by default CUDA if there is one, else the CPU."""
-    image_column: str = ""
-    """Field that holds the image, if its name is unusual."""
-    caption_column: str = ""
-    """Field that holds the captions, if its name is unusual."""
-    label_column: str = ""
-    """Field that holds the class, if its name is unusual."""
+    device: Device = None
+    caption_column: Column = ""
+    label_column: Column = ""
 
 
 @app.callback()
@@ -78,7 +74,7 @@ def encode(
     from hart.text_encoder import find_text_encoder, load_text_encoder
     from hart.training.encoding import Encoders, encode_dataset
 
-    writable_folder(directory)
+    require_writable(directory)
     where = resolve_device(images.device)
     tokenizer = load_tokenizer(images.tokenizer)
     if images.scales and images.size is not None:
@@ -102,6 +98,7 @@ def encode(
         note("without --text-encoder the encoded set has class labels only, no captions")
     # other processes may write other parts of the same set
     lock = re.sub(r"\W", "_", f"{images.split} {options.part}")
+    writable_folder(directory)
     with owned(directory, f"encoding of part {options.part}", f"{LOCK_FILE}-{lock}"), progress("encoding") as report:
         summary = encode_dataset(
             opened,

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hart.commands.console import progress, prompt_notes, writable_folder
+from hart.commands.console import progress, prompt_notes, require_writable
 from hart.commands.from_config import options_from_config
 from hart.commands.generate import (
-    DEFAULT_MODEL,
     DrawOptions,
     ImageWriter,
     open_model,
@@ -25,6 +24,8 @@ from hart.errors import HartError
 from hart.strict import shown
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from hart.generation.edits import Edit
     from hart.grids import ScaleSchedule
     from hart.pipeline import HartPipeline
@@ -71,6 +72,7 @@ def edit(
     lent, of_style = _opened(style, "style")
 
     def prepared(pipe: HartPipeline) -> Drawing:
+        _require_canvas(pipe, source, options, settings, second_prompt=source_prompt is not None)
         made = pipe.prepare_edit(
             source,
             covering,
@@ -83,7 +85,7 @@ def edit(
             aspect=options.aspect,
         )
         facts = files | of_mask | of_style | {"source_prompt": source_prompt}
-        return _edited(options, settings, pipe, made, prompt, facts)
+        return _edited(pipe, made, prompt, facts)
 
     _draw(options, settings, prepared)
 
@@ -108,6 +110,7 @@ def vary(
     lent, of_style = _opened(style, "style")
 
     def prepared(pipe: HartPipeline) -> Drawing:
+        _require_canvas(pipe, source, options, settings, second_prompt=False)
         made = pipe.prepare_variation(
             source,
             kept_scales=kept_scales,
@@ -116,7 +119,7 @@ def vary(
             size=options.size,
             aspect=options.aspect,
         )
-        return _edited(options, settings, pipe, made, prompt, files | of_style)
+        return _edited(pipe, made, prompt, files | of_style)
 
     _draw(options, settings, prepared)
 
@@ -140,14 +143,16 @@ def mix(
     given = None if weights is None else _numbers(weights)
 
     def prepared(pipe: HartPipeline) -> Drawing:
+        from hart.generation.edits import PromptMix, mix_weights
+        from hart.generation.image_requests import checked_changes
         from hart.generation.metadata import MixSettings
-        from hart.inference.editing import mix_weights
         from hart.sizes import requested_schedule
 
         schedule = requested_schedule(pipe.config, size=options.size, aspect=options.aspect)
-        shares = mix_weights(len(schedule), given, switch)
-        _require_memory(pipe, schedule, options, settings, second_prompt=True)
         both = prompts_for(pipe, [first, second])
+        shares = mix_weights(len(schedule), given, switch)
+        checked_changes(pipe.config, None, PromptMix(both[1], shares), schedule)
+        _require_memory(pipe, schedule, options, settings, second_prompt=True)
         call = partial(pipe.mix, both, shares, size=options.size, aspect=options.aspect)
         return call, {"mix": MixSettings(second, shares)}
 
@@ -156,36 +161,36 @@ def mix(
 
 def _draw(options: DrawOptions, settings: dict[str, Any], prepared: Callable[[HartPipeline], Drawing]) -> None:
     """Write the images that `prepared` asks a model for."""
-    writable_folder(options.out)
+    require_writable(options.out)
     writer = ImageWriter(options, options.images_per_prompt or 1)
-    with says_what_is_kept(writer), progress(f"loading {options.model or DEFAULT_MODEL}") as report, prompt_notes():
+    with says_what_is_kept(writer), progress(f"loading {options.source}") as report, prompt_notes():
         pipe = open_model(options)
         call, made_with = prepared(pipe)
         writer.made_with |= made_with
         call(**writer.arguments(pipe, report), **settings)
 
 
-def _edited(
-    options: DrawOptions,
-    settings: dict[str, Any],
-    pipe: HartPipeline,
-    made: Edit,
-    prompt: str | None,
-    files: dict[str, Any],
-) -> Drawing:
+def _edited(pipe: HartPipeline, made: Edit, prompt: str | None, files: dict[str, Any]) -> Drawing:
     """An edit with a prompt, or with none. files: of its record."""
     from hart.generation.image_requests import null_context
     from hart.generation.metadata import EditSource
-    from hart.sizes import requested_schedule
 
-    schedule = requested_schedule(pipe.config, size=made.size)
-    _require_memory(pipe, schedule, options, settings, second_prompt=made.source_prompt is not None)
     amounts = {name: getattr(made, name) for name in ("kept_scales", "followed_scales", "style_strength")}
     source = EditSource(**files, **amounts)
     asked: dict[str, Any] = {"edit": made, "size": made.size}
     if prompt is None:
         return partial(pipe, prompt_embeds=null_context(pipe.config), **asked), {"edit": source}
     return partial(pipe, prompts_for(pipe, [prompt])[0], **asked), {"edit": source}
+
+
+def _require_canvas(
+    pipe: HartPipeline, image: Image.Image, options: DrawOptions, settings: dict[str, Any], *, second_prompt: bool
+) -> None:
+    """Memory for the canvas that is asked for, before the image is laid on it: gigabytes where it is large."""
+    from hart.generation.canvas import canvas_schedule
+
+    schedule = canvas_schedule(pipe.config, image, size=options.size, aspect=options.aspect)
+    _require_memory(pipe, schedule, options, settings, second_prompt=second_prompt)
 
 
 def _require_memory(

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Annotated, Any
 
 import typer
@@ -15,26 +16,30 @@ from hart.commands.console import needs_extra, note, owned, progress, writable_f
 from hart.commands.from_config import options_from_config
 from hart.commands.program import lazy_group, single_command
 from hart.errors import HartError
-from hart.evaluation.suites import CORE, load_suite, suite_places
 from hart.evaluation.suites.base import Context, Suite, SuiteOptions
+from hart.evaluation.suites.core import installed_suites
 
 HELP = "Measure a model: figures, a table and image grids."
 
 
-def suite_app(places: Mapping[str, str], program: str = "hart") -> typer.Typer:
-    """Suites as sub-commands: name -> "module:variable". A suite is imported when its command is asked for.
+def suite_app(suites: Mapping[str, Suite[Any] | str], program: str = "hart") -> typer.Typer:
+    """Suites as sub-commands, by name. One that is given by its place, "module:variable", is imported when its command
+    is asked for.
 
     program: what the command line is called, for the record of a result.
     """
-    commands = {name: (partial(_command, place, program), CORE.get(name)) for name, place in places.items()}
+    commands = {
+        name: (partial(_command, suite, program), suite.description if isinstance(suite, Suite) else None)
+        for name, suite in suites.items()
+    }
     group = lazy_group(commands, help=HELP, add_completion=False)
     group.callback()(lambda: None)
     return group
 
 
-def _command(place: str, program: str) -> Any:
+def _command(found: Suite[Any] | str, program: str) -> Any:
     with needs_extra("evaluate"):
-        suite = load_suite(place)
+        suite: Suite[Any] = resolve_name(found) if isinstance(found, str) else found
 
     def command(
         options: SuiteOptions,
@@ -66,4 +71,4 @@ def run_suite(suite: Suite[Any], options: SuiteOptions, out: Path, program: str 
         typer.echo(path)
 
 
-app = suite_app(suite_places())
+app = suite_app(installed_suites())

@@ -22,15 +22,15 @@ from hart.commands.console import (
     print_path,
     progress,
     prompt_notes,
+    require_writable,
     says_when_stopped,
     scale_reporter,
     slug,
-    writable_folder,
 )
 from hart.commands.contact_sheets import require_one_sheet, write_sheet
 from hart.commands.from_config import options_from_config
-from hart.commands.options import ASPECT_HELP, SIZE_HELP, sampling_options
-from hart.config import CacheType, Config
+from hart.commands.options import AspectRatio, Size, sampling_options
+from hart.config import CacheType, Config, Device, NumberType
 from hart.errors import HartError
 from hart.files import read_text, user_path
 from hart.generation.signing import SigningOptions
@@ -53,12 +53,15 @@ class ModelOptions(Config, kw_only=True):
 
     model: str | None = None
     """Shipped model, folder or Hugging Face id; by default emoji."""
-    device: str | None = None
-    """cpu, cuda, cuda:1 or mps; by default CUDA if there is one, else the CPU."""
-    dtype: str | None = None
-    """float32, bfloat16 or float16; by default bfloat16 on CUDA, else float32."""
+    device: Device = None
+    dtype: NumberType = None
     out: Path = Path("outputs")
     """Folder for the images."""
+
+    @property
+    def source(self) -> str:
+        """The model that is meant: the default only where none is given."""
+        return DEFAULT_MODEL if self.model is None else self.model
 
 
 class DrawOptions(ModelOptions, SigningOptions, kw_only=True):
@@ -72,8 +75,8 @@ class DrawOptions(ModelOptions, SigningOptions, kw_only=True):
     """Images per prompt; by default 1."""
     seed: Annotated[int | None, Field(ge=0)] = None
     """Seed of the first image, by default 0; image i has the seed plus i."""
-    size: Annotated[int | str | None, Field(description=SIZE_HELP, json_schema_extra={"metavar": "PX|WxH"})] = None
-    aspect: Annotated[str | None, Field(description=ASPECT_HELP, json_schema_extra={"metavar": "W:H"})] = None
+    size: Size = None
+    aspect: AspectRatio = None
     batch_size: Annotated[int | None, Field(ge=1)] = None
     """Images generated together; by default 1 on a CPU, 4 on a GPU."""
     lora: Listed[Path] = ()
@@ -85,11 +88,11 @@ class DrawOptions(ModelOptions, SigningOptions, kw_only=True):
     int8 for models stored so."""
     cache: CacheType | None = None
     """How keys and values are kept: model (in the model's type), bfloat16 or int8; by default as the speed says."""
-    tiled: Annotated[bool, Field(json_schema_extra={"flags": ["--tiled"]})] = False
+    tiled: bool = False
     """Decode in strips: the same image in less memory."""
-    offload: Annotated[bool, Field(json_schema_extra={"flags": ["--offload"]})] = False
+    offload: bool = False
     """Keep the text encoder off the GPU while it is not at work."""
-    random_weights: Annotated[bool, Field(json_schema_extra={"flags": ["--random-weights"]})] = False
+    random_weights: bool = False
     """Use random weights in place of the model's: for timings, not for images."""
 
 
@@ -136,7 +139,7 @@ def generate(
         raise HartError("a prompt is empty: describe what to generate")
     if (workers is not None or ray) and prompts_file is None:
         raise HartError("--workers and --ray share the prompts of a file: give --prompts-file")
-    writable_folder(options.out)
+    require_writable(options.out)
     from hart.generation.metadata import read_record
 
     # links stay as given
@@ -162,7 +165,7 @@ def generate(
         return
     total = 1 if row is not None else len(options.prompts) * (options.images_per_prompt or 1)
     writer = ImageWriter(options, total, row, keep=grid, made_with={"mix": mix})
-    with says_what_is_kept(writer), progress(f"loading {options.model or DEFAULT_MODEL}") as report, prompt_notes():
+    with says_what_is_kept(writer), progress(f"loading {options.source}") as report, prompt_notes():
         pipe = open_model(options)
         if pipe.num_classes is None:
             hint_at_quotes(given.prompts)
@@ -227,16 +230,14 @@ def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions,
 def open_model(options: DrawOptions) -> HartPipeline:
     """The model of the options, with its adapters."""
     with importing():
-        from hart.checkpoint.loading import load_config
         from hart.pipeline import HartPipeline
 
-    name = options.model or DEFAULT_MODEL
+    name = options.source
+    how: dict[str, Any] = {"device": options.device, "dtype": options.dtype, "speed": options.speed}
     if options.random_weights:
-        config = load_config(name)
-        level = options.speed or "exact"
-        pipe = HartPipeline.from_config(config, device=options.device, dtype=options.dtype, speed=level)
+        pipe = HartPipeline.from_config(name, **how)
     else:
-        pipe = HartPipeline.from_pretrained(name, device=options.device, dtype=options.dtype, speed=options.speed)
+        pipe = HartPipeline.from_pretrained(name, **how)
     changes = {"cache": options.cache, "tiled": options.tiled, "offload": options.offload}
     if changes := {name: value for name, value in changes.items() if value}:
         pipe.optimize(pipe.speed.replace(**changes))
@@ -304,7 +305,7 @@ class ImageWriter:
         """
         self.options, self.row, self.total, self.done = options, row, total, 0
         self._files = NumberedFiles(options.out, total)
-        self._model = model_name(options.model or DEFAULT_MODEL)
+        self._model = model_name(options.source)
         self._credentials = options.credentials()
         self.made_with = dict(made_with or {})
         self._kept: list[tuple[str, int, Any]] | None = [] if keep else None

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import Field
 
-from hart.commands.console import progress, writable_folder
-from hart.commands.options import AspectOption, SizeOption
+from hart.commands.console import progress, require_writable
+from hart.commands.from_config import options_from_config
+from hart.commands.options import AspectRatio, Size
+from hart.config import Config
 from hart.errors import HartError
 from hart.files import user_path
 
@@ -19,11 +22,17 @@ if TYPE_CHECKING:
     from hart.grids import ScaleSchedule
 
 
-def info(
-    model: Annotated[str, typer.Argument(help="Shipped model, folder, Hugging Face id, preset or config.json.")],
-    size: SizeOption = None,
-    aspect: AspectOption = None,
-) -> None:
+class InfoOptions(Config, kw_only=True):
+    """Of `hart info`."""
+
+    model: Annotated[str, Field(json_schema_extra={"positional": True})]
+    """Shipped model, folder, Hugging Face id, preset or config.json."""
+    size: Size = None
+    aspect: AspectRatio = None
+
+
+@options_from_config
+def info(options: InfoOptions) -> None:
     """Show a model's scales, and its parameters and multiply-accumulates (MACs) per image, part by part."""
     from rich.console import Console
     from rich.markup import escape
@@ -33,11 +42,11 @@ def info(
     from hart.inference.cost import model_cost
     from hart.sizes import requested_schedule
 
-    config = load_config(model)
-    schedule = requested_schedule(config, size=size, aspect=aspect)
+    config = load_config(options.model)
+    schedule = requested_schedule(config, size=options.size, aspect=options.aspect)
     guided = config.sampling.guidance_scale > 0
     cost = model_cost(config, schedule, guided=guided)
-    facts = Table(title=model, show_header=False)
+    facts = Table(title=options.model, show_header=False)
     for name, value in _facts(config, schedule).items():
         facts.add_row(name, value)
     facts.add_row("packed on CPU", escape(_packing()))
@@ -77,7 +86,7 @@ def convert(
     with progress(f"reading {source}"):
         folder = resolve_model(source)
         require_new_model(destination, folder)
-        writable_folder(destination)
+        require_writable(destination)
         # adapters are merged and weights rounded to 8 bits in float32, whatever the stored type
         model = load_model(folder, in_memory)
         for adapter in lora or ():

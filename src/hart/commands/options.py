@@ -8,14 +8,15 @@ from functools import wraps
 from typing import Annotated, Any
 
 import typer
+from pydantic import Field
 
 from hart.commands.from_config import config_fields, field_kind
 from hart.config import SamplingConfig
 
 SIZE_HELP = "Image size in pixels: one number for a square, or width x height such as 1024x576."
 ASPECT_HELP = "Shape of the images, such as 16:9: as many tokens as in the square, which is the model's own or --size."
-SizeOption = Annotated[str | None, typer.Option(metavar="PX|WxH", help=SIZE_HELP, show_default=False)]
-AspectOption = Annotated[str | None, typer.Option(metavar="W:H", help=ASPECT_HELP, show_default=False)]
+Size = Annotated[int | str | None, Field(description=SIZE_HELP, json_schema_extra={"metavar": "PX|WxH"})]
+AspectRatio = Annotated[str | None, Field(description=ASPECT_HELP, json_schema_extra={"metavar": "W:H"})]
 
 
 SAMPLING_FLAGS = {"guidance_scale": ("--guidance",)}

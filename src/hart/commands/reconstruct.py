@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from hart.commands.console import NumberedFiles, print_path, progress, slug, writable_folder
+from hart.commands.console import NumberedFiles, print_path, progress, require_writable, slug
 from hart.commands.from_config import options_from_config
-from hart.commands.generate import DEFAULT_MODEL, ModelOptions
+from hart.commands.generate import ModelOptions
 
 
 @options_from_config
@@ -24,11 +24,11 @@ def reconstruct(
 
     for path in images:
         open_image(path)
-    writable_folder(options.out)
+    require_writable(options.out)
     from hart.generation.contact_sheet import side_by_side
     from hart.pipeline import HartPipeline
 
-    name = options.model or DEFAULT_MODEL
+    name = options.source
     files = NumberedFiles(options.out, len(images))
     with progress(f"loading {name}") as report:
         pipe = HartPipeline.from_pretrained(name, device=options.device, dtype=options.dtype)

@@ -20,6 +20,7 @@ from hart.commands.console import model_name, needs_extra
 from hart.commands.from_config import options_from_config
 from hart.errors import HartError
 from hart.files import user_path
+from hart.serving.checkers import is_model
 from hart.serving.options import BUILT_IN_CHECKS, ServeOptions
 
 
@@ -34,7 +35,7 @@ def serve(options: ServeOptions) -> None:
         raise HartError("--replicas: they are those of a Ray cluster: give --ray too")
     for source in options.models().values():
         _require_model(source, elsewhere=options.ray)
-    if options.prompt_check.count("/") == 1 and not options.prompt_check.endswith(".txt"):
+    if is_model(options.prompt_check):
         _require_model(options.prompt_check, elsewhere=options.ray)
 
     class Server(uvicorn.Server):
@@ -68,8 +69,8 @@ def _require_model(source: str, *, elsewhere: bool) -> None:
     shipped = Path(__file__).parent.parent / "models" / source
     if any(map(os.path.isdir, (user_path(source), shipped))) or (elsewhere and "/" in source):
         return
-    from hart.checkpoint.hub import require_repository
-    from hart.checkpoint.loading import is_hub_id, resolve_model
+    from hart.checkpoint.hub import is_hub_id, require_repository
+    from hart.checkpoint.loading import resolve_model
 
     if is_hub_id(source):
         require_repository(source)

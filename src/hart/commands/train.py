@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hart.commands.console import needs_extra, note, owned, progress, prompt_notes, writable_folder
+from hart.commands.console import needs_extra, note, owned, progress, prompt_notes, require_writable, writable_folder
 from hart.commands.from_config import options_from_config
 from hart.config import Config
 from hart.errors import HartError
+from hart.strict import byte_count, rounded
 
 if TYPE_CHECKING:
     from hart.config import TokenizerConfig
@@ -82,7 +83,7 @@ def train(
             return
         if options.out is None:
             raise HartError("--out is missing: give the folder for checkpoints, log and the finished model")
-        writable_folder(options.out)
+        require_writable(options.out)
         if _run(stage, recipe, changes, options.out, accept_changes=options.accept_changes):
             typer.echo(options.out)
 
@@ -118,18 +119,19 @@ def _run(stage: Stage, path: Path, overrides: tuple[str, ...], out: Path, *, acc
     from hart.sizes import aspect_sizes
     from hart.training.config import TransformerRecipe
     from hart.training.distributed import DistributedContext
-    from hart.training.hart_task import TransformerTask
     from hart.training.progress import work_of
     from hart.training.token_sources import condition_of
     from hart.training.tokenizer_task import TokenizerTask
     from hart.training.trainer import Trainer
+    from hart.training.transformer_task import TransformerTask
 
     recipe = recipe_class(stage).read(path, overrides)
     coder = _coder(recipe)
     distributed = DistributedContext(recipe.trainer)
     condition = condition_of(recipe) if isinstance(recipe, TransformerRecipe) else "none"
     with (
-        owned(out, "training") if distributed.main else nullcontext(),  # the processes of one run share it
+        # the processes of one run share it
+        owned(writable_folder(out), "training") if distributed.main else nullcontext(),
         _data(recipe, aspect_sizes(coder, recipe.reading.aspects), condition, distributed) as data,
     ):
         if isinstance(recipe, TransformerRecipe):
@@ -262,10 +264,10 @@ def _memory(
 
     split, kind = distributed.count if distributed.strategy == "fsdp2" else 1, recipe.optimizer.kind
     need = memory_of_weights(parameters, trained, kind, split) | {"activations": activations}
-    parts = ", ".join(f"{name} {_size(count)}" for name, count in need.items())
-    checkpoint = _size(checkpoint_bytes(parameters, trained, kind))
+    parts = ", ".join(f"{name} {byte_count(count)}" for name, count in need.items())
+    checkpoint = byte_count(checkpoint_bytes(parameters, trained, kind))
     return {
-        "memory": f"{_size(sum(need.values()))} per process: {parts}",
+        "memory": f"{byte_count(sum(need.values()))} per process: {parts}",
         "checkpoint": f"{checkpoint} on disk each, {recipe.trainer.keep_checkpoints} kept",
     }
 
@@ -281,11 +283,6 @@ def _time(recipe: Recipe, seconds: float, distributed: DistributedContext, how: 
     }
 
 
-def rounded(number: float) -> str:
-    """Three digits, and all before the point: 0.0123, 1.23, 1,234."""
-    return f"{number:.3g}" if number < 1000 else f"{number:,.0f}"
-
-
 def duration(seconds: float) -> str:
     """3 h 05 min, 12 min, 40 s"""
     minutes = round(seconds / 60)
@@ -294,8 +291,3 @@ def duration(seconds: float) -> str:
     if minutes < 120:
         return f"{minutes} min"
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes < 48 * 60 else f"{minutes / 1440:.1f} days"
-
-
-def _size(count: int) -> str:
-    """12.3 MB, 4.56 GB"""
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

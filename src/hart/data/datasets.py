@@ -14,8 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hart.data.kinds import Kind
-from hart.data.notes import Columns
 from hart.data.opening import open_source
 from hart.data.samples import Condition, Damage, Sample, decoded, first_reasons
 from hart.data.sources import Source, Stream, iterate
@@ -69,15 +67,13 @@ class CaptionedImages:
         return self.labels
 
 
-def open_dataset(
-    path: str | Path, split: str, size: int, *, kind: Kind | None = None, columns: Columns | None = None
-) -> CaptionedImages:
+def open_dataset(path: str | Path, split: str, size: int) -> CaptionedImages:
     """Read the images of one split, square and `size` pixels wide (see `hart.data.transforms.pil_to_pixels`).
 
-    path, split, kind, columns: as for `hart.data.opening.open_source`, of any format.
+    path, split: as for `hart.data.opening.open_source`, of any format.
     Unreadable files are skipped and listed as damaged. Raises `HartError` where nothing can be read.
     """
-    return read_all(open_source(path, split, kind=kind, columns=columns), ImageTransform(size), f"{path} ({split})")
+    return read_all(open_source(path, split), ImageTransform(size), f"{path} ({split})")
 
 
 def read_all(

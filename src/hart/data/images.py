@@ -109,12 +109,14 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 
 def opacity(image: Image.Image) -> Image.Image | None:
-    """Mode L, upright as in `as_rgb`: 0 where an image is transparent; None for an image without transparency."""
+    """Mode L, upright as in `as_rgb`: 0 where an image is transparent; None for one that is opaque everywhere."""
     image.load()
     if image.mode[0] in "IF" or not image.has_transparency_data:
         return None
     turn = _TURNS.get(_orientation(image))
     alpha = (image if image.mode == "RGBA" else image.convert("RGBA")).getchannel("A")
+    if alpha.getextrema() == (255, 255):
+        return None
     return alpha if turn is None else alpha.transpose(turn)
 
 

@@ -52,7 +52,7 @@ class ResidualDenoiser(nn.Module):
     def forward(self, x: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
         """x (N, D), training timesteps (N,) or (1,), condition (N, W) from `embed_condition`: (N, 2D) float32."""
         condition = self.time_embed(timestep) + condition
-        h = self.linear_in(x.to(self.linear_in.weight.dtype))
+        h = self.linear_in(x.to(self.linear_in.bias.dtype))
         for block in self.blocks:
             h = block(h, condition)
         shift, scale = self.modulation_out(condition).chunk(2, dim=-1)

@@ -26,14 +26,7 @@ if TYPE_CHECKING:
     )
     from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean, few_images_warning
     from hart.evaluation.report import Result, extractor_facts, images_text, write_result
-    from hart.evaluation.suites.base import (
-        Context,
-        ImageSetOptions,
-        Progress,
-        SamplingOptions,
-        Suite,
-        SuiteOptions,
-    )
+    from hart.evaluation.suites.base import Context, ImageSetOptions, Progress, SamplingOptions, Suite, SuiteOptions
     from hart.evaluation.suites.tokenizer import reconstruct
     from hart.generation.contact_sheet import contact_sheet
     from hart.generation.outputs import psnr

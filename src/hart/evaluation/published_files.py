@@ -22,7 +22,7 @@ from hart.data.samples import damaged_by
 from hart.data.sources import Read
 from hart.errors import HartError
 from hart.files import MEBIBYTE, FileError, default_cache, read_bytes, read_text, user_path
-from hart.networks.pretrained import is_hub_id, short_name
+from hart.networks.pretrained import is_on_hub, short_name
 from hart.strict import reason
 
 HUB_DATASETS = "https://huggingface.co/datasets/"
@@ -36,7 +36,7 @@ def at_hand(source: str, data: Path | None) -> str:
     source: a hub id or a web address; a path stays as it is. data: what `--data` gives. On a machine without network
     that folder may also hold weights: `clip-vit-large-patch14/` for `openai/clip-vit-large-patch14`.
     """
-    if data is not None and (is_hub_id(source) or "://" in source):
+    if data is not None and (is_on_hub(source) or "://" in source):
         beside = user_path(data) / short_name(source)
         if beside.exists():
             return str(beside)

@@ -3,7 +3,8 @@
 A position that is kept does not take the code that the source had there, but the one nearest to what is still missing
 of the source: the tokenizer's own rule, applied to the sum as it stands. So what leaked over the border from generated
 positions is corrected at the next scale, and as long as everything is kept, the codes are the source's own. After the
-last scale of a hybrid model kept positions are the source's latent exactly.
+last scale of a hybrid model kept positions are the source's latent exactly. Where a model's coarse codes are those of
+the image made small (`base_scales` of `TokenizerConfig`), so are the source's, whatever is generated beside them.
 
 An edit without a mask follows the source by its noise (after VARIN, arXiv 2509.01984): a code is sampled from the new
 prompt with Gumbel noise under which the source's own prompt would have given the source's code. Where both prompts
@@ -29,8 +30,10 @@ from PIL import Image
 from torch import Tensor
 
 from hart.data.transforms import pixels_to_pil
+from hart.devices import row_index
+from hart.errors import HartError
 from hart.generation.logits import Candidates
-from hart.generation.request import Prompt
+from hart.generation.request import Prompt, whole_number
 from hart.grids import Grid, ScaleSchedule
 from hart.sizes import ImageSize
 from hart.tokenizer.quantizer import MultiScaleQuantizer, next_scale_input
@@ -105,17 +108,36 @@ class PromptMix:
     weights: tuple[float, ...]
 
 
+def mix_weights(scales: int, weights: Sequence[float] | None, switch: int | None) -> tuple[float, ...]:
+    """The weights of a `PromptMix` from the arguments of `Editing.mix`. Raises `HartError` for both."""
+    if weights is not None and switch is not None:
+        raise HartError("give either weights or a switch")
+    if weights is not None:
+        return tuple(weights)
+    first = whole_number("switch", scales // 2 if switch is None else switch, 0, scales)
+    return tuple(float(k >= first) for k in range(scales))
+
+
 @dataclass(frozen=True)
 class SecondPrompts:
     """What a batch computes beside its own prompts.
 
-    rows: (M,) int64, the images that have a second prompt. context: of M rows. weights: (K, B, 1, 1), or None if no
-    image mixes.
+    images: numbers of the M images that have a second prompt. rows: (M,) int64, the same on the device. context: of M
+    rows. weights: (K, B, 1, 1), or None if no image mixes.
     """
 
+    images: tuple[int, ...]
     rows: Tensor
     context: Context
     weights: Tensor | None
+
+    def of(self, rows: Sequence[int]) -> SecondPrompts | None:
+        """For some images of the batch alone."""
+        if not (places := [i for i, image in enumerate(self.images) if image in rows]):
+            return None
+        images, device = tuple(rows.index(self.images[i]) for i in places), self.rows.device
+        weights = None if self.weights is None else self.weights[:, row_index(rows, device)]
+        return SecondPrompts(images, row_index(images, device), self.context.rows(row_index(places, device)), weights)
 
     def mixed(self, k: int, own: Tensor, other: Tensor) -> Tensor:
         """Both (B, N, C) by their weights at scale k; `own` exactly where the weight is 0."""
@@ -147,7 +169,7 @@ class BatchEdits:
     kept: (K, B, 1, 1, 1) bool, scales that are the source's everywhere.
     discrete: (B, 1, 1, 1) bool, images of which all scales are; None if there are none.
     followed: K of (B, 1) bool, or None where no image follows its source; own_codes: then K of (B, N_k).
-    styles: of each image that takes one.
+    styles: of each image that takes one. coarse: (B, N_k) of the first scales, the codes of sources made small.
     """
 
     latent: Tensor
@@ -158,16 +180,32 @@ class BatchEdits:
     followed: tuple[Tensor | None, ...]
     own_codes: tuple[Tensor, ...]
     styles: tuple[Style | None, ...]
+    coarse: tuple[Tensor, ...]
+
+    def of(self, rows: Sequence[int]) -> BatchEdits:
+        """For some images of the batch alone."""
+        index = row_index(rows, self.latent.device)
+        return BatchEdits(
+            self.latent[index],
+            self.redraw[index],
+            tuple(generated[index] for generated in self.generated),
+            self.kept[:, index],
+            None if self.discrete is None else self.discrete[index],
+            tuple(None if followed is None else followed[index] for followed in self.followed),
+            tuple(codes[index] for codes in self.own_codes),
+            tuple(self.styles[row] for row in rows),
+            tuple(codes[index] for codes in self.coarse),
+        )
 
     def known_codes(self, k: int, total: Tensor, grid: Grid, quantizer: MultiScaleQuantizer) -> Tensor:
         """(B, N_k), the codes nearest to what the sum (B, D, h, w) of the scales before k lacks of the source.
 
         What is redrawn has no part in the mean over a position.
         """
+        if k < len(self.coarse):
+            return self.coarse[k]
         known = (~self.redraw | self.kept[k]).to(total.dtype)
-        share = next_scale_input(known, grid)
-        missing = next_scale_input((self.latent - total) * known, grid)
-        return quantizer.nearest(torch.where(share > 1 - 1e-5, missing, missing / share.clamp(min=1e-5)))
+        return _nearest(self.latent - total, known, grid, quantizer)
 
     def styled(self, k: int, logits: Tensor, total: Tensor, grid: Grid, quantizer: MultiScaleQuantizer) -> Tensor:
         """Logits (B, N_k, V) of all tokens of scale k, less the penalties of images with a style."""
@@ -201,13 +239,15 @@ class BatchEdits:
 
 def batch_edits(
     edits: Sequence[Edit | None],
-    latent_of: Callable[[Tensor], Tensor],
+    latent_of: Callable[..., Tensor],
     quantizer: MultiScaleQuantizer,
     schedule: ScaleSchedule,
+    smaller: ScaleSchedule | None = None,
 ) -> BatchEdits | None:
     """The edits of the images of a batch; None if there are none.
 
-    latent_of: the latent (D, h, w) of an edit's pixels, on the device of `quantizer`.
+    latent_of: the latent (D, h, w) of an edit's pixels, on the device of `quantizer`; with a grid, of them made small.
+    smaller: of the images made small that decide the coarse codes, see `HybridTokenizer.smaller`.
     """
     if all(edit is None for edit in edits):
         return None
@@ -232,6 +272,7 @@ def batch_edits(
     for k, grid in enumerate(schedule):
         covered = next_scale_input(redraw.float(), grid).squeeze(-1)
         generated.append((covered > (SHARE if k < scales - 1 else 0)) & ~kept[k].unsqueeze(-1))
+    coarse, own_coarse = _coarse_codes(edits, latent_of, quantizer, smaller) if smaller is not None else ((), ())
     return BatchEdits(
         latent,
         redraw,
@@ -239,28 +280,70 @@ def batch_edits(
         kept[..., None, None, None],
         discrete=kept[-1].view(-1, 1, 1, 1) if scales in kept_scales else None,
         followed=tuple(followed[k].unsqueeze(-1) if any(follow[k]) else None for k in range(scales)),
-        own_codes=quantizer.encode(latent, schedule).indices if any(map(any, follow)) else (),
+        own_codes=quantizer.encode(latent, schedule, known=own_coarse).indices if any(map(any, follow)) else (),
         styles=tuple(
-            None if edit is None or edit.style_strength == 0 else _style(edit, one, latent_of, schedule)
-            for edit, one in zip(edits, latent, strict=True)
+            None if edit is None or edit.style_strength == 0 else _style(edit, latent_of, schedule, smaller)
+            for edit in edits
         ),
+        coarse=coarse,
     )
 
 
-def _style(edit: Edit, latent: Tensor, latent_of: Callable[[Tensor], Tensor], schedule: ScaleSchedule) -> Style:
-    """The colours that an edit asks for. latent: of its source (D, h, w), of which what is redrawn does not count."""
-    known = torch.ones(1, 1, *schedule.final)
-    if edit.style is not None:
-        latent = latent_of(edit.style).float()
-    elif edit.redraw is not None and not edit.redraw.all():
-        known = F.adaptive_avg_pool2d((~edit.redraw).float()[None, None], schedule.final)
-    known, tokens = known.to(latent.device, non_blocking=True), []
-    for grid in schedule.grids[: int(STYLED * len(schedule))]:
+def _coarse_codes(
+    edits: Sequence[Edit | None],
+    latent_of: Callable[..., Tensor],
+    quantizer: MultiScaleQuantizer,
+    smaller: ScaleSchedule,
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Codes (B, N_k) of sources made small, of all scales but the last: of what is kept of each, and of all of it."""
+    grids, device = smaller.grids[:-1], quantizer.codebook.weight.device
+    found, owns = [], []
+    for edit in edits:  # one by one: products of few rows round by their number
+        codes = own = [torch.zeros(1, grid.tokens, dtype=torch.int64, device=device) for grid in grids]
+        if edit is not None:
+            latent = latent_of(edit.pixels, smaller.final).float().unsqueeze(0)
+            codes = own = list(quantizer.encode(latent, smaller).indices[:-1])
+        if edit is not None and edit.redraw is not None:
+            shown, total, codes = _shown(edit.redraw, smaller.final).to(device), torch.zeros_like(latent), []
+            for k, grid in enumerate(grids):
+                known = torch.ones_like(shown) if k < edit.kept_scales else shown
+                codes.append(_nearest(latent - total, known, grid, quantizer))
+                total = total + quantizer.contribution(quantizer.codebook(codes[k]), k, smaller)
+        found.append(codes)
+        owns.append(own)
+    coarse, own_coarse = (tuple(map(torch.cat, zip(*rows, strict=True))) for rows in (found, owns))
+    return coarse, own_coarse
+
+
+def _nearest(missing: Tensor, known: Tensor, grid: Grid, quantizer: MultiScaleQuantizer) -> Tensor:
+    """(B, N_k), the codes nearest to the means of a map (B, D, h, w) over positions; known: (B, 1, h, w), weights."""
+    share, means = next_scale_input(known, grid), next_scale_input(missing * known, grid)
+    return quantizer.nearest(torch.where(share > 1 - 1e-5, means, means / share.clamp(min=1e-5)))
+
+
+def _style(
+    edit: Edit, latent_of: Callable[..., Tensor], schedule: ScaleSchedule, smaller: ScaleSchedule | None
+) -> Style:
+    """The colours that an edit asks for: of its source, of which what is redrawn does not count, or of its style."""
+    pixels, tokens = edit.pixels if edit.style is None else edit.style, []
+    for k, grid in enumerate(schedule.grids[: int(STYLED * len(schedule))]):
+        if smaller is not None and k < len(smaller) - 1:
+            latent, known = latent_of(pixels, smaller.final).float(), torch.ones(1, 1, *smaller.final)
+        else:
+            latent, known = latent_of(pixels).float(), torch.ones(1, 1, *schedule.final)
+        if edit.style is None and edit.redraw is not None and not edit.redraw.all():
+            known = _shown(edit.redraw, Grid(*latent.shape[-2:]))
+        known = known.to(latent.device, non_blocking=True)
         (share,), (means,) = next_scale_input(known, grid), next_scale_input(latent * known, grid)
         means = means / share.clamp(min=1e-5)
         # where there is nothing of it, one of its tokens stands twice
         tokens.append(torch.where(share > 1e-5, means, means.index_select(0, share[:, 0].argmax(dim=0, keepdim=True))))
     return Style(edit.style_strength, tuple(tokens))
+
+
+def _shown(redraw: Tensor, grid: Grid) -> Tensor:
+    """(1, 1, h, w), the share of each position of a latent that is not redrawn. redraw: (H, W) bool."""
+    return F.adaptive_avg_pool2d((~redraw).float()[None, None], grid)
 
 
 def followed_codes(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hart.config import MAX_SEED, HartConfig, SamplingConfig
+from hart.devices import row_index
 from hart.errors import HartError
 from hart.generation.edits import MAX_STYLE, Edit, PromptMix, SecondPrompts
 from hart.generation.request import (
@@ -16,6 +17,7 @@ from hart.generation.request import (
     Prompt,
     checked_embeds,
     checked_negatives,
+    checked_prompt,
     checked_prompts,
     checked_seed,
     checked_seeds,
@@ -88,8 +90,7 @@ def _checked_image(config: HartConfig, image: ImageRequest, schedule: ScaleSched
 
 def _checked_prompt(config: HartConfig, name: str, prompt: Prompt | Context) -> Prompt | Context:
     if not isinstance(prompt, TextContext | ClassContext):
-        (one,) = checked_prompts([prompt], config.num_classes)
-        return one
+        return checked_prompt(prompt, config.num_classes, called=name)
     if len(context := checked_embeds(name, prompt, config)) != 1:
         raise HartError(f"{name} has {len(context)} rows: an image takes one")
     return context
@@ -168,8 +169,8 @@ def second_prompts(
     if scales := max(len(image.mix.weights) if image.mix is not None else 0 for image in images):
         rows = [(0.0,) * scales if image.mix is None else image.mix.weights for image in images]
         weights = torch.tensor(rows).T[..., None, None].to(device, non_blocking=True)
-    index = torch.tensor([i for i, _ in found]).to(device, non_blocking=True)
-    return SecondPrompts(index, cat_contexts([context for _, context in found]), weights)
+    numbers = tuple(i for i, _ in found)
+    return SecondPrompts(numbers, row_index(numbers, device), cat_contexts([context for _, context in found]), weights)
 
 
 @dataclass(frozen=True)

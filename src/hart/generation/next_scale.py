@@ -11,14 +11,17 @@ Shapes: B images, K scales, N tokens of a step, V codes, D latent channels, h w 
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from hart.config import HartConfig, SamplingConfig
+from hart.devices import row_index
+from hart.errors import HartError
 from hart.generation.edits import BatchEdits, SecondPrompts, followed_codes
 from hart.generation.logits import Candidates, Guidance, filtered, guided, gumbel_mixture, sample_by_gumbel
 from hart.generation.noise import NoiseSource
@@ -29,6 +32,10 @@ from hart.model import Hart
 from hart.tokenizer.quantizer import MultiScaleQuantizer, next_scale_input, to_map
 from hart.transformer.transformer import Conditioning, gather_tokens
 from hart.types import Context
+
+States = Generator["ScaleState", Sequence[int] | None, None]
+"""`next` gives the state after the next scale; so does `send(rows)`, which goes on with some rows of the last state
+alone (0-based numbers, ascending): the other images are sampled no further."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +74,8 @@ class _Prefix:
     """What the transformer has seen of a batch, in all its branches: the conditions, and a cache.
 
     Branches are rows after each other: the prompts, second prompts if there are any, and with guidance the null half.
-    null_rows: rows at the end with the null context; 0 if a negative prompt stands there. whole: the cache that `cache`
-    is a part of, whose memory may be lent while it is held.
+    null_rows: rows at the end with the null context, at the first scale; 0 if a negative prompt stands there. whole:
+    the cache that `cache` is a part of, whose memory may be lent while it is held.
     """
 
     conditioning: Conditioning
@@ -82,7 +89,18 @@ class _Prefix:
         """Without the null half of so many images."""
         rows = slice(0, len(self.conditioning.head_modulation) - images)
         part = self.cache.rows(rows)
-        return _Prefix(self.conditioning.rows_of(rows), part, 0, self.second, guided=False, whole=self.cache)
+        return _Prefix(self.conditioning.rows_of(rows), part, 0, self.second, False, self.whole or self.cache)
+
+    def of(self, rows: Sequence[int], images: int) -> _Prefix:
+        """With some rows alone of so many images, in the same memory; this one is used no more."""
+        seconds = () if self.second is None else self.second.images
+        branches = [*rows, *(images + i for i, row in enumerate(seconds) if row in rows)]
+        if self.guided:
+            branches += [images + len(seconds) + row for row in rows]
+        index = row_index(branches, self.conditioning.head_modulation.device)
+        second = None if self.second is None else self.second.of(rows)
+        conditioning, cache = self.conditioning.rows_of(index), self.cache.moved(index)
+        return _Prefix(conditioning, cache, 0, second, self.guided, self.whole or self.cache)
 
     def spread(self, x: Tensor) -> Tensor:
         """The same x (B, ...) for every branch."""
@@ -146,8 +164,8 @@ class NextScaleGenerator:
         self.schedule = schedule or hart.config.transformer.schedule
         self.quantizer = quantizer
         self.codebook = quantizer.codebook.weight
-        rows = [settings] if isinstance(settings, SamplingConfig) else settings
-        self.settings = batch_settings(hart.config, rows, self.schedule, self.codebook.device)
+        self._samplings = [settings] if isinstance(settings, SamplingConfig) else settings
+        self.settings = batch_settings(hart.config, self._samplings, self.schedule, self.codebook.device)
         self.noise = noise
         self.edits = edits
 
@@ -160,27 +178,46 @@ class NextScaleGenerator:
     @torch.inference_mode()
     def states(
         self, context: Context, null_context: Context | None = None, second: SecondPrompts | None = None
-    ) -> Iterator[ScaleState]:
+    ) -> States:
         """The state of a batch after every scale; whoever stops asking stops the generation.
 
         context: of B images. null_context: what guidance steers away from, by default the null context of each.
         second: second prompts of some of them.
         """
-        prefix = self._prefix(context, null_context, second)
+        rest, prefix, last = self, self._prefix(context, null_context, second), len(self.schedule) - 1
         shape = (len(context), self.codebook.shape[1], *self.schedule.final)
         total = self.codebook.new_zeros(shape, dtype=torch.float32)
         for k in range(len(self.schedule)):
-            if k > 0 and k == max(1, len(self.schedule) - self.settings.unguided_scales) and prefix.guided:
-                prefix = prefix.unguided(len(context))
-            known = None
-            if self.edits is not None:
-                known = self.edits.known_codes(k, total, self.schedule.grids[k], self.quantizer)
-            steps = [self._step(k, total, prefix, positions, known) for positions in self._positions(k)]
-            before, total = total, total + self._contribution(k, _in_raster_order(steps))
-            if self.edits is not None and known is not None and k == len(self.schedule) - 1:
-                discrete = before + self._smoothed(k, self.quantizer.codebook(known))
-                total = self.edits.finished(total, discrete, hybrid=self.hart.residual is not None)
-            yield ScaleState(k, len(self.schedule), total, tuple(steps))
+            if k > 0 and k == max(1, last + 1 - self.settings.unguided_scales) and prefix.guided:
+                prefix = prefix.unguided(len(total))
+            total, steps = rest._scale(k, total, prefix)
+            rows = yield ScaleState(k, len(self.schedule), total, steps)
+            if rows is not None and k < last and list(rows) != list(range(len(total))):
+                _check_rows(rows, len(total))
+                rest, prefix = rest._of(rows), prefix.of(rows, len(total))
+                total = total[row_index(rows, total.device)]
+
+    def _of(self, rows: Sequence[int]) -> NextScaleGenerator:
+        """For some images of the batch alone."""
+        part = copy.copy(self)
+        if len(self._samplings) > 1:
+            part._samplings = [self._samplings[row] for row in rows]
+            part.settings = batch_settings(self.hart.config, part._samplings, self.schedule, self.codebook.device)
+        part.noise = self.noise.of(rows)
+        part.edits = None if self.edits is None else self.edits.of(rows)
+        return part
+
+    def _scale(self, k: int, total: Tensor, prefix: _Prefix) -> tuple[Tensor, tuple[TokenStep, ...]]:
+        """The sum (B, D, h, w) after scale k, given that of the scales before it, and the steps that led there."""
+        known = None
+        if self.edits is not None:
+            known = self.edits.known_codes(k, total, self.schedule.grids[k], self.quantizer)
+        steps = [self._step(k, total, prefix, positions, known) for positions in self._positions(k)]
+        before, total = total, total + self._contribution(k, _in_raster_order(steps))
+        if self.edits is not None and known is not None and k == len(self.schedule) - 1:
+            discrete = before + self._smoothed(k, self.quantizer.codebook(known))
+            total = self.edits.finished(total, discrete, hybrid=self.hart.residual is not None)
+        return total, tuple(steps)
 
     def _prefix(self, context: Context, null_context: Context | None, second: SecondPrompts | None) -> _Prefix:
         """The conditions of all branches, and an empty cache."""
@@ -317,3 +354,8 @@ def _in_raster_order(steps: Sequence[TokenStep]) -> Tensor:
     tokens = torch.cat([step.tokens for step in steps], dim=1)
     positions = [step.positions for step in steps if step.positions is not None]
     return gather_tokens(tokens, torch.cat(positions, dim=1).argsort(dim=1)) if positions else tokens
+
+
+def _check_rows(rows: Sequence[int], images: int) -> None:
+    if not rows or list(rows) != sorted(set(rows)) or not 0 <= rows[0] <= rows[-1] < images:
+        raise HartError(f"rows {list(rows)}: give numbers from 0 to {images - 1}, ascending, at least one")

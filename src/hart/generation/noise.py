@@ -8,12 +8,14 @@ Shapes: B images, N tokens, V codes, M of them that may be sampled, D channels, 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from hart.devices import row_index
 from hart.generation.logits import Candidates
 from hart.generation.threefry import gumbel, key_of, normal, threefry
 from hart.grids import MAX_SCALES
@@ -38,6 +40,10 @@ class NoiseSource(Protocol):
 
     def order(self, tokens: int) -> Tensor:
         """(B, N), a permutation of the last scale's positions for its MaskGIT steps."""
+        ...
+
+    def of(self, rows: Sequence[int]) -> NoiseSource:
+        """For some images of the batch alone."""
         ...
 
 
@@ -73,3 +79,9 @@ class SeededNoise:
         positions = torch.arange(tokens, device=self.keys[0].device).unsqueeze(0)
         word, _ = self._words(ORDER, positions, positions.new_zeros(1, 1, 1))
         return word.squeeze(-1).argsort(dim=1, stable=True)
+
+    def of(self, rows: Sequence[int]) -> SeededNoise:
+        part, index = copy.copy(self), row_index(rows, self.keys[0].device)
+        low, high = self.keys
+        part.keys = low[index], high[index]
+        return part

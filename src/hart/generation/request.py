@@ -93,13 +93,16 @@ def drawn_seeds(given: object, count: int) -> list[int]:
 
 def checked_prompts(prompts: object, num_classes: int | None) -> list[Prompt]:
     """A prompt or an iterable of them as a list. num_classes: of a class model; None for a text model."""
-    return [_checked_prompt(prompt, place, num_classes) for place, prompt in enumerate(_listed(prompts), start=1)]
+    listed = enumerate(_listed(prompts), start=1)
+    return [checked_prompt(prompt, num_classes, called=f"prompt {place}") for place, prompt in listed]
 
 
 def checked_negatives(prompts: object, num_classes: int | None) -> list[Prompt | None]:
     """`checked_prompts` of negative prompts; None or no text is unconditional."""
     return [
-        None if one is None or (isinstance(one, str) and one == "") else _checked_prompt(one, place, num_classes)
+        None
+        if one is None or (isinstance(one, str) and one == "")
+        else checked_prompt(one, num_classes, called=f"negative prompt {place}")
         for place, one in enumerate(_listed(prompts), start=1)
     ]
 
@@ -206,7 +209,8 @@ def _listed(prompts: object) -> list[object]:
     return listed
 
 
-def _checked_prompt(prompt: object, place: int, num_classes: int | None) -> Prompt:
+def checked_prompt(prompt: object, num_classes: int | None, *, called: str) -> Prompt:
+    """One prompt, which errors call `called`. num_classes: of a class model; None for a text model."""
     if num_classes is not None:
         number = _index(prompt)
         if number is None or not 0 <= number < num_classes:
@@ -215,14 +219,14 @@ def _checked_prompt(prompt: object, place: int, num_classes: int | None) -> Prom
     if not isinstance(prompt, str):
         raise HartError(f"this model generates from text: give text such as 'a red apple', not {shown(prompt)}")
     if len(prompt) > MAX_PROMPT_LENGTH:
-        raise HartError(f"prompt {place} has {len(prompt)} characters: give at most {MAX_PROMPT_LENGTH}")
+        raise HartError(f"{called} has {len(prompt)} characters: give at most {MAX_PROMPT_LENGTH}")
     if any("\ud800" <= character <= "\udfff" for character in prompt):
         # bytes of the command line that are not UTF-8 arrive as halves of surrogate pairs
-        raise HartError(f"prompt {place} is not valid Unicode text: give it in UTF-8")
+        raise HartError(f"{called} is not valid Unicode text: give it in UTF-8")
     if "\0" in prompt:
-        raise HartError(f"prompt {place} holds a null byte: it is no text")
+        raise HartError(f"{called} holds a null byte: it is no text")
     if not prompt.strip():
-        raise HartError(f"prompt {place} is empty: describe what to generate")
+        raise HartError(f"{called} is empty: give text such as 'a red apple'")
     return str(prompt)
 
 

@@ -90,12 +90,11 @@ def batch_settings(
     table = torch.tensor([*more, *strength, *kept, top_p, smooth], dtype=torch.float32)
     table = table.to(device, non_blocking=True)[..., None, None]
     more_table, strength_table, kept_table = table[: 3 * len(scales)].split(len(scales))
-    diffusion = config.diffusion
     return BatchSettings(
         guided=any(row.guidance_scale > 0 for row in rows),
         unguided_scales=first.unguided_scales,
         maskgit_steps=first.maskgit_steps,
-        diffusion_steps=first.diffusion_steps or (diffusion.sampling_steps if diffusion is not None else 0),
+        diffusion_steps=config.diffusion_steps(first),
         discrete_only=first.discrete_only,
         candidates=tuple(None if max(one) == codes else max(one) for one in kept),
         all_smooth=all(smooth),

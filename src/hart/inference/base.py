@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,7 +18,7 @@ import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from hart.checkpoint.hub import upload
-from hart.checkpoint.loading import load_model, random_model, resolve_model
+from hart.checkpoint.loading import load_config, load_model, random_model, resolve_model
 from hart.checkpoint.storage import fingerprint
 from hart.config import HartConfig
 from hart.devices import resolve_device, resolve_dtype, resolve_stored_dtype
@@ -25,6 +26,7 @@ from hart.errors import HartError
 from hart.files import user_path
 from hart.generation.request import checked_seed
 from hart.inference.components import Components, copied, prepared, text_encoder_dtype
+from hart.inference.kernels import with_kernel
 from hart.inference.speed import EXACT, INT8, Speed, described, is_quantized, resolve_speed
 from hart.model import Hart
 from hart.text_encoder import RandomTextFeatures, TextEncoder, encoder_module, load_text_encoder
@@ -93,7 +95,8 @@ class BasePipeline:
         place = resolve_device(device)
         number_type = resolve_dtype(dtype, place)
         wanted = None if speed is None else resolve_speed(speed, place)
-        model = load_model(resolve_model(name), number_type, keep_8_bits=wanted is None or wanted.weights == "int8")
+        keep = partial(with_kernel, device=place) if wanted is None or wanted.weights == "int8" else None
+        model = load_model(resolve_model(name), number_type, eight_bits=keep, tokenizer_dtype=None)
         if wanted is None:
             wanted = INT8 if is_quantized(model.hart) else EXACT
         parts = prepared(model.tokenizer, model.hart, place, number_type, wanted)
@@ -103,18 +106,23 @@ class BasePipeline:
     @torch.inference_mode(False)
     def from_config(
         cls,
-        config: HartConfig,
+        config: HartConfig | str,
         *,
         seed: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | str | None = None,
-        speed: Speed | str = EXACT,
+        speed: Speed | str | None = None,
     ) -> Self:
-        """A model of this size with random weights and random text features: for timings and tests, not images."""
+        """A model of this size with random weights and random text features: for timings and tests, not images.
+
+        config: a configuration, or a name of one: a preset ("hart-0.7b-1024"), a model, or a JSON file. speed: see
+        `optimize`; by default exact.
+        """
         seed = checked_seed(seed)
         place = resolve_device(device)
         number_type = resolve_dtype(dtype, place)
-        wanted = resolve_speed(speed, place)
+        wanted = resolve_speed(speed or EXACT, place)
+        config = load_config(config) if isinstance(config, str) else config
         tokenizer, hart = random_model(config, torch.Generator().manual_seed(seed), dtype=number_type)
         text = config.transformer.text
         encoder = RandomTextFeatures(text, seed) if text is not None else None

@@ -24,6 +24,7 @@ from hart.devices import dtype_name
 from hart.errors import HartError
 from hart.files import atomic_write
 from hart.generation.request import OutputType
+from hart.grids import Grid
 from hart.inference.packing import is_packed
 from hart.inference.speed import EXACT, Speed, accelerate, decelerate, is_quantized, round_weights
 from hart.layers.quantized import QuantizedLinear, dequantize_linears
@@ -31,10 +32,12 @@ from hart.model import Hart
 from hart.text_encoder import STORED_FOLDER, TextEncoder, store_text_encoder
 from hart.text_encoder.compact import PIECES_FILE
 from hart.text_encoder.known_words import KNOWN_WORDS_FILE
+from hart.text_encoder.thesaurus import THESAURUS_FILE
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
 FILES = (
-    *(CONFIG_FILE, TOKENIZER_FILE, HART_FILE, TEXT_ENCODER_FILE, PIECES_FILE, KNOWN_WORDS_FILE, SCORER_FILE),
+    *(CONFIG_FILE, TOKENIZER_FILE, HART_FILE, TEXT_ENCODER_FILE, PIECES_FILE, KNOWN_WORDS_FILE, THESAURUS_FILE),
+    SCORER_FILE,
     STORED_FOLDER,
 )
 
@@ -57,15 +60,14 @@ class Components:
     text_encoder: TextEncoder | None = None
     without_lora: Hart | None = None
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        """The continuous latent (D, h, w) float32 on the device of an image (3, H, W) uint8."""
-        return self.tokenizer.encode(to_signed(pixels).unsqueeze(0).to(self.device))[0]
+    def encode(self, pixels: Tensor, grid: Grid | None = None) -> Tensor:
+        """The continuous latent (D, h, w) float32 on the device of an image (3, H, W) uint8, made small to a grid."""
+        image = to_signed(pixels).unsqueeze(0).to(self.device)
+        return (self.tokenizer.encode(image) if grid is None else self.tokenizer.encode_small(image, grid))[0]
 
     def discrete(self, pixels: Tensor) -> Tensor:
         """The latent (D, h, w) that the codes of an image (3, H, W) uint8 stand for."""
-        image = to_signed(pixels).unsqueeze(0).to(self.device)
-        tokenizer = self.tokenizer
-        return tokenizer.quantize(tokenizer.encode(image), coarse=tokenizer.coarse_codes(image)).latent[0]
+        return self.tokenizer.quantize_image(to_signed(pixels).unsqueeze(0).to(self.device)).latent[0]
 
     def decode(self, latent: Tensor) -> Tensor:
         """One latent (D, h, w) to an image (3, H, W) in [0, 1], float32 on the CPU."""
@@ -117,7 +119,9 @@ class Components:
             tokenizer = copy.copy(self.tokenizer)  # over the same weights
             tokenizer.in_strips = speed.tiled
         else:
-            tokenizer = prepared_tokenizer(copied(self.tokenizer, self.device, torch.float32), self.dtype, speed)
+            tokenizer = prepared_tokenizer(
+                copied(self.tokenizer, self.device, torch.float32), self.device, self.dtype, speed
+            )
         before = None if self.without_lora is None else self._at_speed(self.without_lora, speed)
         hart = self._at_speed(self.hart, speed)
         return replace(self, hart=hart, tokenizer=tokenizer, speed=speed, without_lora=before)
@@ -211,24 +215,25 @@ def prepared(
     Transformer and residual diffusion compute in `dtype`.
     """
     hart.to(device, dtype).eval().requires_grad_(False)
-    tokenizer.to(device, torch.float32).eval().requires_grad_(False)
+    tokenizer.eval().requires_grad_(False)
     accelerate(hart, speed)
-    return Components(prepared_tokenizer(tokenizer, dtype, speed), hart, device, dtype, speed)
+    return Components(prepared_tokenizer(tokenizer, device, dtype, speed), hart, device, dtype, speed)
 
 
-def prepared_tokenizer(tokenizer: HybridTokenizer, dtype: torch.dtype, speed: Speed) -> HybridTokenizer:
-    """A tokenizer in float32 that nobody else uses, for a model in `dtype`.
+def prepared_tokenizer(
+    tokenizer: HybridTokenizer, device: torch.device, dtype: torch.dtype, speed: Speed
+) -> HybridTokenizer:
+    """A tokenizer that nobody else uses, whatever its types, on the device of a model in `dtype`.
 
-    The decoder computes in that type too, except in float16, whose range its activations may leave: then it stays in
-    float32, as encoder and quantiser always do.
+    The decoder computes in that type too, except in float16, whose range its activations may leave: then it computes in
+    float32, as encoder and quantiser always do; the encoder's weights may rest in fewer bits.
     """
     narrow = speed.decoder == "bfloat16"
-    decoder_type = torch.bfloat16 if narrow else dtype
-    if decoder_type != torch.float16:
-        tokenizer.decoder.to(decoder_type)
-        tokenizer.post_quant_conv.to(decoder_type)
-    if narrow:
-        tokenizer.encoder.to(torch.bfloat16)  # at rest: it computes in float32
+    decoder_type = torch.bfloat16 if narrow else torch.float32 if dtype == torch.float16 else dtype
+    resting_type = torch.bfloat16 if narrow else torch.float32
+    types = {"encoder": resting_type, "post_quant_conv": decoder_type, "decoder": decoder_type}
+    for name, part in tokenizer.named_children():
+        part.to(device, types.get(name, torch.float32))
     # convolutions run on channels-last memory without reordering it
     tokenizer.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     tokenizer.in_strips = speed.tiled

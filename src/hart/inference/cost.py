@@ -24,6 +24,9 @@ from hart.devices import without_memory
 from hart.generation.next_scale import maskgit_step_sizes
 from hart.grids import Grid, ScaleSchedule
 from hart.layers.embedding import FREQUENCIES
+from hart.model import Hart
+from hart.tokenizer.autoencoder import Downsample, SpatialAttention, Upsample
+from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
 TEXT_ENCODER = "text encoder"
 """Key of the compact text encoder; absent if prompts are read by another model, or are classes."""
@@ -81,11 +84,13 @@ def model_cost(config: HartConfig, schedule: ScaleSchedule | None = None, *, gui
     schedule: of the image, by default the model's own.
     guided: with classifier-free guidance, which doubles everything but text encoder, codes and decoder.
     """
+    with without_memory():
+        tokenizer, hart = build(config)
     rows = 2 if guided else 1
     sizes, schedule = config.transformer, schedule or config.transformer.schedule
     counts = schedule.token_counts
     last_steps = maskgit_step_sizes(counts[-1], config.sampling.maskgit_steps)
-    seen = _text_tokens(sizes)
+    seen = sizes.context_tokens
     context = _context(sizes, rows)
     # of each scale: linear layers, attention, head
     steps = [(0, 0, rows * _head_modulation(sizes) + _head(sizes, rows, tokens=1))]
@@ -105,21 +110,24 @@ def model_cost(config: HartConfig, schedule: ScaleSchedule | None = None, *, gui
         "head": all_heads,
         "codes": _codes(config, schedule),
         "residual diffusion": sum(_diffusion(config, rows, tokens) for tokens in last_steps),
-        "decoder": _decoder(config.tokenizer, schedule.final),
+        "decoder": _decoder(tokenizer, schedule.final),
     }
     step_macs = list(map(sum, steps))
     heads = tuple(head for _, _, head in steps)
     steps_in_all = (context + step_macs[0], *step_macs[1:])
-    null = _context_tokens(sizes, _text_tokens(sizes)) - _context_tokens(sizes, 1) if guided else 0
-    return ModelCost(_parameters(config), macs, counts, steps_in_all, heads, null)
+    null = _context_tokens(sizes, sizes.context_tokens) - _context_tokens(sizes, 1) if guided else 0
+    return ModelCost(_parameters(config, tokenizer, hart), macs, counts, steps_in_all, heads, null)
 
 
 def tokenizer_training_macs(sizes: TokenizerConfig) -> int:
     """MACs of one image's forward pass in training: encoder, nearest codes and phi at every scale, decoder."""
-    schedule, channels = sizes.schedule, sizes.latent_channels
+    with without_memory():
+        tokenizer = HybridTokenizer(sizes)
+    schedule, channels, latent = sizes.schedule, sizes.latent_channels, sizes.schedule.final
+    encoder = _convolutions(tokenizer.encoder, Grid(*(sizes.downsampling * side for side in latent)))
     distances = schedule.total_tokens * sizes.codebook_size * channels
-    phi = len(schedule) * _conv(channels, channels, 3, schedule.final)
-    return _encoder(sizes, schedule.final) + distances + phi + _decoder(sizes, schedule.final)
+    codes = _convolutions(tokenizer.quant_conv, latent) + distances + len(schedule) * _phi(channels, latent)
+    return encoder + codes + _decoder(tokenizer, latent)
 
 
 def transformer_training_macs(
@@ -130,7 +138,7 @@ def transformer_training_macs(
     The diffusion's network runs `batch_multiplier` times per token.
     """
     total = _context(sizes, rows=1) + _head_modulation(sizes) + _head(sizes, rows=1, tokens=1)
-    seen = _text_tokens(sizes)
+    seen = sizes.context_tokens
     for tokens in (*sizes.schedule.token_counts[1:-1], last_tokens):
         seen += tokens
         linear = tokens * (sizes.latent_channels * sizes.width + _block_linear(sizes))
@@ -149,9 +157,7 @@ def _denoiser(sizes: ResidualDiffusionConfig, channels: int) -> tuple[int, int]:
     return 3 * channels * width + sizes.depth * block + 2 * width**2, width * (2 * FREQUENCIES + width)
 
 
-def _parameters(config: HartConfig) -> dict[str, int]:
-    with without_memory():
-        tokenizer, hart = build(config)
+def _parameters(config: HartConfig, tokenizer: HybridTokenizer, hart: Hart) -> dict[str, int]:
     modules: dict[str, tuple[nn.Module | None, ...]] = {
         "transformer": (hart.transformer,),
         "residual diffusion": (hart.residual,),
@@ -189,18 +195,13 @@ def _context(sizes: TransformerConfig, rows: int) -> int:
     """Embedding the context, the blocks' modulation, and all layers for S tokens that see each other."""
     projections = {"none": 0, "table": 0, "linear": sizes.depth, "shared": 1}[sizes.modulation]
     modulation = projections * 6 * sizes.width**2
-    return _level(sizes) + rows * (modulation + _context_tokens(sizes, _text_tokens(sizes)))
+    return _level(sizes) + rows * (modulation + _context_tokens(sizes, sizes.context_tokens))
 
 
 def _context_tokens(sizes: TransformerConfig, tokens: int) -> int:
     """Embedding and all layers of context tokens that see each other."""
     embedding = tokens * sizes.text.width * sizes.width if sizes.text is not None else 0
     return embedding + tokens * _block_linear(sizes) + _attention(sizes, tokens, tokens)
-
-
-def _text_tokens(sizes: TransformerConfig) -> int:
-    """S; 1 for a class."""
-    return sizes.text.tokens if sizes.text is not None else 1
 
 
 def _block_linear(sizes: TransformerConfig) -> int:
@@ -239,7 +240,7 @@ def _codes(config: HartConfig, schedule: ScaleSchedule) -> int:
     tokens, scales = schedule.total_tokens, len(schedule)
     mixture = tokens * sizes.codebook_size * sizes.latent_channels if config.sampling.gumbel_smoothing else 0
     smoothed = scales - 1 if config.hybrid else scales
-    return mixture + pooling + smoothed * _conv(sizes.latent_channels, sizes.latent_channels, 3, final)
+    return mixture + pooling + smoothed * _phi(sizes.latent_channels, final)
 
 
 def _diffusion(config: HartConfig, rows: int, tokens: int) -> int:
@@ -247,61 +248,32 @@ def _diffusion(config: HartConfig, rows: int, tokens: int) -> int:
     if config.diffusion is None or config.sampling.discrete_only:
         return 0
     channels, context_width = config.transformer.latent_channels, config.transformer.width
-    steps = config.sampling.diffusion_steps or config.diffusion.sampling_steps
+    steps = config.diffusion_steps(config.sampling)
     condition = context_width * (channels + config.diffusion.width)  # word_embed of the code, then condition_embed
     denoiser, time = _denoiser(config.diffusion, channels)
     return rows * tokens * (condition + steps * denoiser) + steps * time
 
 
-def _conv(in_channels: int, out_channels: int, kernel: int, grid: Grid) -> int:
-    """A convolution of stride 1 on a map."""
-    return in_channels * out_channels * kernel**2 * grid.tokens
-
-
-def _residual_block(in_channels: int, out_channels: int, grid: Grid) -> int:
-    skip = _conv(in_channels, out_channels, 1, grid) if in_channels != out_channels else 0
-    return _conv(in_channels, out_channels, 3, grid) + _conv(out_channels, out_channels, 3, grid) + skip
-
-
-def _spatial_attention(width: int, grid: Grid) -> int:
-    """Query, key, value and output, and every position on every other."""
-    return _conv(width, 4 * width, 1, grid) + 2 * width * grid.tokens**2
-
-
-def _encoder(sizes: TokenizerConfig, latent: Grid) -> int:
-    """Pixels to latent, in the order of `hart.tokenizer.autoencoder.Encoder`."""
-    grid, width, channels = _times(latent, sizes.downsampling), sizes.base_channels, sizes.latent_channels
-    total = _conv(3, width, 3, grid)
-    for i, multiplier in enumerate(sizes.channel_multipliers):
-        out, lowest = sizes.base_channels * multiplier, i == len(sizes.channel_multipliers) - 1
-        total += _residual_block(width, out, grid) + (sizes.residual_blocks - 1) * _residual_block(out, out, grid)
-        width = out
-        if lowest:
-            total += sizes.residual_blocks * _spatial_attention(width, grid)
-        else:
+def _convolutions(part: nn.Module, grid: Grid) -> int:
+    """Convolutions and attention of the autoencoder or a part of it that begins on `grid`, in the order of its modules,
+    which is that of the computation."""
+    total = 0
+    for layer in part.modules():
+        if isinstance(layer, Upsample):
+            grid = Grid(2 * grid.height, 2 * grid.width)
+        elif isinstance(layer, Downsample):
             grid = Grid(grid.height // 2, grid.width // 2)
-            total += _conv(width, width, 3, grid)
-    total += 2 * _residual_block(width, width, grid) + _spatial_attention(width, grid)
-    return total + _conv(width, channels, 3, grid) + _conv(channels, channels, sizes.quant_conv_kernel, grid)
+        elif isinstance(layer, SpatialAttention):  # every position on every other
+            total += 2 * layer.proj.in_channels * grid.tokens**2
+        elif isinstance(layer, nn.Conv2d):
+            total += layer.weight.numel() * grid.tokens
+    return total
 
 
-def _decoder(sizes: TokenizerConfig, latent: Grid) -> int:
-    """Latent to pixels, in the order of `hart.tokenizer.autoencoder.Decoder`."""
-    widths = [sizes.base_channels * m for m in reversed(sizes.channel_multipliers)]
-    grid, width, channels = latent, widths[0], sizes.latent_channels
-    attention = _spatial_attention(width, grid)
-    total = _conv(channels, channels, sizes.quant_conv_kernel, grid) + _conv(channels, width, 3, grid)
-    total += 2 * _residual_block(width, width, grid) + attention
-    for i, out in enumerate(widths):
-        total += _residual_block(width, out, grid) + sizes.residual_blocks * _residual_block(out, out, grid)
-        if i == 0:
-            total += (sizes.residual_blocks + 1) * attention
-        if i < len(widths) - 1:
-            grid = _times(grid, 2)
-            total += _conv(out, out, 3, grid)
-        width = out
-    return total + _conv(width, 3, 3, grid)
+def _decoder(tokenizer: HybridTokenizer, latent: Grid) -> int:
+    return _convolutions(tokenizer.post_quant_conv, latent) + _convolutions(tokenizer.decoder, latent)
 
 
-def _times(grid: Grid, factor: int) -> Grid:
-    return Grid(factor * grid.height, factor * grid.width)
+def _phi(channels: int, latent: Grid) -> int:
+    """One of the convolutions phi."""
+    return 9 * channels**2 * latent.tokens

@@ -14,10 +14,10 @@ from torch import Tensor
 from hart.data.images import opacity
 from hart.errors import HartError
 from hart.generation.canvas import canvas_schedule, laid_out, redrawn_area, require_image, stretched
-from hart.generation.edits import Edit, PromptMix
+from hart.generation.edits import Edit, PromptMix, mix_weights
 from hart.generation.image_requests import checked_changes, null_context
 from hart.generation.outputs import HartOutput
-from hart.generation.request import Prompt, listed_values, whole_number
+from hart.generation.request import Prompt, listed_values
 from hart.grids import ScaleSchedule
 from hart.inference.base import BasePipeline
 from hart.sizes import requested_schedule
@@ -184,13 +184,3 @@ class Editing(BasePipeline):
         schedule = requested_schedule(self.config, size=size, aspect=aspect)
         shares = mix_weights(len(schedule), weights, switch)
         return self(found[0], mix=PromptMix(found[1], shares), size=size, aspect=aspect, **options)
-
-
-def mix_weights(scales: int, weights: Sequence[float] | None, switch: int | None) -> tuple[float, ...]:
-    """The weights of a `PromptMix` from the arguments of `Editing.mix`. Raises `HartError` for both."""
-    if weights is not None and switch is not None:
-        raise HartError("give either weights or a switch")
-    if weights is not None:
-        return tuple(weights)
-    first = whole_number("switch", scales // 2 if switch is None else switch, 0, scales)
-    return tuple(float(k >= first) for k in range(scales))

@@ -67,7 +67,7 @@ class PackedInt8Linear(nn.Module):
         return twin.train(self.training)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _with_kernel, (self.plain(),)
+        return with_kernel, (self.plain(), self.packed.device)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -159,9 +159,10 @@ def give_kernels(module: nn.Module) -> None:
 
     And let the attention beside them take its fastest kernel.
     """
-    found = places(module, QuantizedLinear)
-    for parent, name in found:
-        setattr(parent, name, _with_kernel(getattr(parent, name)))
+    for parent, name in places(module, QuantizedLinear):
+        layer = getattr(parent, name)
+        setattr(parent, name, with_kernel(layer, layer.weight.device))
+    found = places(module, QuantizedLinear) + places(module, PackedInt8Linear)
     if not found or not attends_narrowly():
         return
     for attention in {parent for parent, _ in found if isinstance(parent, Attention)}:
@@ -181,8 +182,9 @@ def take_kernels(module: nn.Module) -> None:
             layer.product = plain_product
 
 
-def _with_kernel(layer: QuantizedLinear) -> nn.Module:
-    dtype, device = layer.weight.dtype, layer.weight.device
+def with_kernel(layer: QuantizedLinear, device: torch.device) -> nn.Module:
+    """A layer that multiplies by the fastest kernel of the device that it is on or about to be on."""
+    dtype = layer.weight.dtype
     if kernel_refusal(dtype, device) is not None:
         return layer
     if device.type == "cpu":

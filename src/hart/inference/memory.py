@@ -25,6 +25,7 @@ from hart.grids import ScaleSchedule
 from hart.inference.components import Components
 from hart.inference.speed import Speed
 from hart.sizes import size_of_grid
+from hart.strict import byte_count
 from hart.tokenizer.strips import STRIP_PIXELS
 
 FLOAT32 = 4
@@ -51,8 +52,7 @@ class Memory:
 def image_memory(config: HartConfig, schedule: ScaleSchedule, rows: int, number: int, speed: Speed) -> Memory:
     """Of R rows together. number: bytes of a number of the model's type."""
     sizes = config.transformer
-    context = sizes.text.tokens if sizes.text is not None else 1
-    seen = context + schedule.total_tokens - 1
+    seen = sizes.context_tokens + schedule.total_tokens - 1
     kept = rows * (seen - last_call(config, schedule, config.sampling.maskgit_steps)) * sizes.width
     of_head = FLOAT32 / (sizes.width // sizes.heads)  # a scale a token and head
     cached = {"model": number, "bfloat16": 2, "int8": 1 + of_head}[speed.cache]
@@ -100,9 +100,9 @@ def require_memory(
     fitting = [*_what_fits(needed, images, free, savings), "a smaller --size"]
     raise HartError(
         f"{'an image' if images == 1 else f'{images} images together'} of {size} px would take about "
-        f"{_bytes(need.most)} of memory besides the model ({_bytes(need.cache + need.scale)} for the tokens, "
-        f"{_bytes(need.cache)} of it keys and values, then {_bytes(need.decoder)} for the decoder), and "
-        f"{_bytes(free)} are free: choose {' or '.join(fitting)}"
+        f"{byte_count(need.most)} of memory besides the model ({byte_count(need.cache + need.scale)} for the tokens, "
+        f"{byte_count(need.cache)} of it keys and values, then {byte_count(need.decoder)} for the decoder), and "
+        f"{byte_count(free)} are free: choose {' or '.join(fitting)}"
     )
 
 
@@ -121,7 +121,3 @@ def _what_fits(needed: Callable[..., Memory], images: int, free: int, savings: I
             if fitting and not any(fewer < set(names) for fewer in found):
                 found[frozenset(names)] = " ".join(names).replace("--batch-size", f"--batch-size {fitting}")
     return list(found.values())
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.3g} MB"

@@ -2,7 +2,7 @@
 
 MKL, PyTorch's choice for float32 products on x86, reorders the weight at every call. An image takes ten calls with few
 rows, for which the reordering costs as much as the product. Packing does it once. The packed weight is the only copy;
-the plain one is computed from it on demand.
+the plain one is computed from it on demand. Where MKL is slower whatever it multiplies, attention is by oneDNN too.
 
 Packing calls operators that are private to PyTorch and missing on some processors: `packing_refusal` tries them, and
 layers stay plain if they fail.
@@ -13,6 +13,7 @@ Shapes: C inputs, D outputs.
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import platform
 from functools import cache
@@ -22,11 +23,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hart.layers.attention import Attention, attend
 from hart.layers.quantized import places
 from hart.model import Hart
 from hart.strict import reason
 
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
+FEWEST_QUERIES, MOST_THREADS = 128, 4
+"""With which `packed_attend` is known to be faster."""
+SCORES = 2**19
+"""Most scores of attention held at once, so that they stay in the processor's cache."""
 SMALLEST_PACKED = 2**18
 """Smaller weights stay in the processor's cache and gain nothing."""
 
@@ -99,15 +105,23 @@ def packing_refusal(dtype: torch.dtype) -> str | None:
 
 
 def pack(hart: Hart) -> None:
-    """Pack the large linear layers of the model's blocks, in place, if that makes generation faster."""
+    """Pack the large linear layers of a model, in place, if that makes generation faster."""
     weight = hart.transformer.word_embed.weight
     if weight.device.type != "cpu":
         return
     if (refusal := packing_refusal(weight.dtype)) is not None:
         log.info("linear layers in %s are not packed: %s", weight.dtype, refusal)
         return
-    for blocks in repeated_blocks(hart):
-        pack_linears(blocks)
+    for part in (hart.transformer.blocks, hart.residual and hart.residual.denoiser):
+        if part is not None:
+            pack_linears(part)
+    if weight.dtype != torch.float32:
+        return
+    pack_linears(hart.transformer.head)  # which multiplies in float32, whatever the model's type
+    if attends_by_onednn():
+        for layer in hart.transformer.blocks.modules():
+            if isinstance(layer, Attention):
+                layer.attend = packed_attend
 
 
 def pack_linears(module: nn.Module, smallest: int = SMALLEST_PACKED) -> None:
@@ -132,6 +146,33 @@ def is_packed(module: nn.Module) -> bool:
 def repeated_blocks(hart: Hart) -> list[nn.ModuleList]:
     """Where nearly all weights and products are: the blocks of transformer and denoiser."""
     return [hart.transformer.blocks] + ([] if hart.residual is None else [hart.residual.denoiser.blocks])
+
+
+@torch.inference_mode()
+def packed_attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """An `hart.layers.attention.Attend` in float32 by oneDNN's products, a head or a part of its queries at a time.
+
+    Keys of other types, few queries, and many threads, which one head does not keep busy, are left to PyTorch's kernel.
+    """
+    (rows, heads, queries, _), keys = q.shape, k.shape[2]
+    if k.dtype != torch.float32 or queries < FEWEST_QUERIES or torch.get_num_threads() > MOST_THREADS:
+        return attend(q, k, v, scale)
+    q, result, length = q * scale, torch.empty_like(q), min(queries, max(1, SCORES // keys))
+    for row, head, query in itertools.product(range(rows), range(heads), range(0, queries, length)):
+        those = slice(query, query + length)
+        scores = packed_linear(q[row, head, those], k[row, head], None)
+        torch.softmax(scores, dim=-1, out=scores)
+        result[row, head, those] = packed_linear(scores, v[row, head].t(), None)
+    return result
+
+
+@cache
+def attends_by_onednn() -> bool:
+    """Whether `packed_attend` is the fastest: MKL, by which PyTorch's kernel multiplies, uses AVX-512 on Intel's
+    processors alone."""
+    features = torch.cpu.get_capabilities()
+    is_amd = str(features.get("cpu_name", "")).startswith("AMD")
+    return is_amd and bool(features.get("avx512_f")) and packing_refusal(torch.float32) is None
 
 
 def _restored(linear: nn.Linear) -> nn.Module:

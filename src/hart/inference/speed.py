@@ -19,7 +19,7 @@ from hart.config import CacheType
 from hart.errors import HartError
 from hart.inference.graphs import BlockGraphs
 from hart.inference.kernels import PackedInt8Linear, attends_narrowly, give_kernels, kernel_refusal, take_kernels
-from hart.inference.packing import pack, packing_refusal, repeated_blocks, unpack_linears
+from hart.inference.packing import attends_by_onednn, pack, packing_refusal, repeated_blocks, unpack_linears
 from hart.layers.quantized import QuantizedLinear, quantize_linears
 from hart.model import Hart
 from hart.strict import Config
@@ -90,7 +90,8 @@ def described(speed: Speed, device: torch.device, dtype: torch.dtype) -> list[st
     match speed.weights:
         case "packed":
             refusal = packing_refusal(dtype) if device.type == "cpu" else "only processors gain by it"
-            lines.append("weights packed" if refusal is None else f"weights not packed: {refusal}")
+            attention = ", attention by oneDNN" if dtype == torch.float32 and attends_by_onednn() else ""
+            lines.append(f"weights packed{attention}" if refusal is None else f"weights not packed: {refusal}")
         case "int8" | "fp8":
             refusal = kernel_refusal(EIGHT_BITS[speed.weights], device)
             how = "" if refusal is None else f", multiplied as float32: {refusal}"

@@ -100,7 +100,6 @@ class HartDiffusionPipeline(DiffusionPipeline):
                 callback_on_step_end(self, preview.k, preview.k, {"latents": preview.latent})
             return not self._interrupt
 
-        self._interrupt = False
         self._interrupt = False  # what a callback sets to stop, as in other pipelines
         images = self.hart.pipeline(
             prompt,

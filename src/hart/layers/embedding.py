@@ -27,5 +27,5 @@ class SinusoidalMLP(nn.Module):
         self.linear2 = nn.Linear(width, width)
 
     def forward(self, values: Tensor) -> Tensor:
-        embedding = sinusoidal_embedding(values).to(self.linear1.weight.dtype)
+        embedding = sinusoidal_embedding(values).to(self.linear1.bias.dtype)
         return self.linear2(nn.functional.silu(self.linear1(embedding)))

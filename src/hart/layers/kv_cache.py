@@ -6,7 +6,6 @@ import copy
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hart.layers.quantized import quantized_rows
@@ -43,14 +42,23 @@ class Kept:
 
     def with_room(self, tokens: int) -> Kept:
         """A copy of one layer's, with room for more tokens."""
-        numbers, scales = (
-            None if kept is None else F.pad(kept, (0, 0, 0, tokens)) for kept in (self.numbers, self.scales)
-        )
-        assert numbers is not None
-        return Kept(numbers, scales, self.dtype)
+
+        def longer(kept: Tensor) -> Tensor:
+            rows, heads, length, width = kept.shape
+            copied = kept.new_empty(rows, heads, length + tokens, width)
+            copied[:, :, :length] = kept
+            return copied
+
+        return Kept(longer(self.numbers), None if self.scales is None else longer(self.scales), self.dtype)
 
     def rows(self, rows: slice) -> Kept:
         return Kept(self.numbers[:, rows], None if self.scales is None else self.scales[:, rows], self.dtype)
+
+    def move(self, rows: Tensor, tokens: int) -> None:
+        """Write the first tokens of some rows (n,) of all layers over those of the first n."""
+        for kept in (self.numbers, self.scales):
+            for layer in () if kept is None else kept:  # one after the other: a copy of all would be much memory
+                layer[: len(rows), :, :tokens] = layer[:, :, :tokens].index_select(0, rows)
 
     def fill(self, place: slice, one: Kept) -> None:
         """Write the only token of `one` at all places."""
@@ -117,6 +125,12 @@ class KVCache:
         part = copy.copy(self)
         part.keys, part.values = self.keys.rows(rows), self.values.rows(rows)
         return part
+
+    def moved(self, rows: Tensor) -> KVCache:
+        """Some rows (n,) int64 alone, ascending, at the front of this one's memory; this one is used no more."""
+        for kept in (self.keys, self.values):
+            kept.move(rows, self.length)
+        return self.rows(slice(0, len(rows)))
 
     def for_one_token(self) -> KVCache:
         """An empty cache with room for one token of one row, for `append_copies`."""

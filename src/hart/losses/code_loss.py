@@ -26,7 +26,7 @@ class CodeLoss(nn.Module):
     """Losses of given logits. Without parameters; a module so that it can be compiled as blocks are."""
 
     def __init__(self, cluster_weight: float = 0.0, clusters: Tensor | None = None) -> None:
-        """clusters: (V,) the cluster of each code, see `hart.losses.hart_loss.code_clusters`."""
+        """clusters: (V,) the cluster of each code, see `hart.losses.transformer_loss.code_clusters`."""
         super().__init__()
         self.cluster_weight = cluster_weight
         self.clusters = clusters

@@ -70,7 +70,7 @@ class AdversarialConfig(Config, kw_only=True):
 
 
 class TransformerLossConfig(Config, kw_only=True):
-    """What may be added to the transformer's cross entropy, see `hart.losses.hart_loss`; by default nothing is."""
+    """What may be added to the transformer's cross entropy, by default nothing; see `hart.losses.transformer_loss`."""
 
     scale_weights: Listed[Positive] = ()
     """Weights of the tokens of each scale, the coarsest first, which decides what an image shows. Only their ratios

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from hart.checkpoint.storage import load_state, read_tensors
-from hart.devices import give_memory, without_memory
+from hart.checkpoint.storage import fill_state, read_tensors
+from hart.devices import without_memory
 
 IMAGE_SIZE = 299
 """Pixels to which every image is resized."""
@@ -218,10 +218,9 @@ class FidInception(nn.Module):
         tensors = read_tensors(path)
         with without_memory():
             module = cls()
-        give_memory(module, torch.device("cpu"))
         # how many batches the statistics were gathered from is in some copies of the file; nothing reads it
-        counters = {name: torch.zeros_like(value) for name, value in module.state_dict().items() if _is_counter(name)}
-        load_state(module, {name: v for name, v in tensors.items() if not _is_counter(name)} | counters, path)
+        counters = {name: torch.tensor(0) for name in module.state_dict() if _is_counter(name)}
+        fill_state(module, tensors | counters, torch.float32, path)
         return module
 
     def forward(self, pixels: Tensor) -> InceptionOutput:

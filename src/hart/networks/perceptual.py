@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hart.checkpoint.storage import load_module, load_state, read_tensors
+from hart.checkpoint.storage import fill_module, load_state, read_tensors
 from hart.errors import HartError
 from hart.networks.efficientnet import PIXEL_MEAN, PIXEL_SCALE, efficientnet_lite
 
@@ -167,7 +167,7 @@ class EfficientNetLitePerceptualLoss(PerceptualDistance):
         self.stem = nn.Sequential(network._conv_stem, network._bn0, network._swish)
         self.blocks = nn.ModuleList(network._blocks[: FEATURE_BLOCKS[-1] + 1])
         if file is not None:
-            load_module(file, self)
+            fill_module(self, file, torch.float32)
         self.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> EfficientNetLitePerceptualLoss:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hart.checkpoint.hub import is_hub_id
 from hart.checkpoint.storage import fingerprint
 from hart.devices import is_out_of_memory
 from hart.errors import HartError
@@ -64,9 +64,9 @@ def short_name(source: str) -> str:
     return source.rstrip("/").rsplit("/", maxsplit=1)[-1]
 
 
-def is_hub_id(source: str) -> bool:
+def is_on_hub(source: str) -> bool:
     """Whether it is OWNER/NAME, and no folder on this machine."""
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", source) is not None and not Path(source).exists()
+    return is_hub_id(source) and not Path(source).exists()
 
 
 def _loaded(load: Any, what: str, source: str, role: str) -> Any:
@@ -76,7 +76,7 @@ def _loaded(load: Any, what: str, source: str, role: str) -> Any:
         if is_out_of_memory(error):
             raise
         remedy = "give a hub id or a folder with its configuration and weights"
-        if is_hub_id(source):
+        if is_on_hub(source):
             remedy = f"fetch it elsewhere from https://huggingface.co/{source}, and give its folder"
         raise HartError(
             f"{role} {source!r}: transformers cannot load it as {what} ({reason(error)}): {remedy}"

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from hart.serving.access import Access
-from hart.serving.bodies import Form, decoded, from_form, redrawn
+from hart.serving.bodies import Form, decoded, from_form, redrawn, see_through
 from hart.serving.documents import IMAGES, NO_MODEL, edit_form, json_body, variation_form
 from hart.serving.door import Door
 from hart.serving.engine import Engine, Source
@@ -89,7 +89,7 @@ def _add_images(app: FastAPI, server: Server) -> None:
         form = await server.bodies.form(request)
         asked = from_form(form, Edit)
         image = _file(form, "image")
-        return await server.answer(request, asked, lambda _: replace(_edited(image, form), **_style(form, asked)))
+        return await server.answer(request, asked, lambda _: _edited(image, form, asked))
 
     @app.post("/v1/images/variations", responses=IMAGES, openapi_extra=variation_form())
     async def variations(request: Request) -> Response:
@@ -99,8 +99,7 @@ def _add_images(app: FastAPI, server: Server) -> None:
         image = _file(form, "image")
 
         def source(_: Engine) -> Source:
-            picture, digest = _rgb(decoded(image, "image")), _sha256(image)
-            return Source(picture, digest, kept_scales=asked.kept_scales, **_style(form, asked))
+            return Source(_rgb(decoded(image, "image")), _sha256(image), **_changes(form, asked))
 
         return await server.answer(request, asked, source)
 
@@ -180,24 +179,28 @@ def _file(form: Form, name: str) -> bytes:
     return files[0]
 
 
-def _style(form: Form, asked: Changed) -> dict[str, Any]:
-    """Fields of `Source` about whose colours are taken."""
-    fields: dict[str, Any] = {"style_strength": asked.style_strength}
+def _changes(form: Form, asked: Changed) -> dict[str, Any]:
+    """Fields of `Source` that edits and variations have in common."""
+    fields: dict[str, Any] = {"kept_scales": asked.kept_scales, "style_strength": asked.style_strength}
     for file in form.files.get("style", [])[:1]:
         fields |= {"style": _rgb(decoded(file, "style")), "style_sha256": _sha256(file)}
     return fields
 
 
-def _edited(image: bytes, form: Form) -> Source:
-    """An image to edit, and where: by the form's mask, or by its own transparency."""
+def _edited(image: bytes, form: Form, asked: Edit) -> Source:
+    """An image to edit, and where: by the form's mask, or by its own transparency unless words say what changes."""
     mask = form.files.get("mask", [None])[0]
     picture = decoded(image, "image")
-    upright = _rgb(picture)
+    source = Source(
+        _rgb(picture),
+        _sha256(image),
+        source_prompt=asked.source_prompt or None,
+        followed_scales=asked.followed_scales,
+        **_changes(form, asked),
+    )
     if mask is not None:
-        return Source(upright, _sha256(image), redrawn(decoded(mask, "mask"), upright.size), _sha256(mask))
-    if picture.has_transparency_data and picture.size == upright.size:
-        return Source(upright, _sha256(image), redrawn(picture, upright.size))
-    return Source(upright, _sha256(image))
+        return replace(source, mask=redrawn(decoded(mask, "mask"), source.image.size), mask_sha256=_sha256(mask))
+    return source if source.source_prompt else replace(source, mask=see_through(picture))
 
 
 def _sha256(content: bytes) -> str:

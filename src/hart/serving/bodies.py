@@ -6,8 +6,8 @@ What is wrong with them is an `ApiError`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -89,11 +89,13 @@ class Bodies:
             await form.close()
             return Form(fields, files)
 
-    async def whole(self, request: Request) -> bytes:
-        """A body of either kind as it came."""
+    async def whole(self, request: Request, reserve: Callable[[int], None]) -> bytes:
+        """A body of either kind as it came. reserve: told how many bytes it has at most, before any of them is read."""
         is_form = _content_type(request) == "multipart/form-data"
+        limit = UPLOAD_BYTES if is_form else JSON_BYTES
         async with self._in_time(), self._uploads if is_form else nullcontext():
-            return b"".join([chunk async for chunk in _bounded(request, UPLOAD_BYTES if is_form else JSON_BYTES)])
+            reserve(_announced(request, limit))
+            return b"".join([chunk async for chunk in _bounded(request, limit)])
 
     def _in_time(self) -> _InTime:
         return _InTime(self._seconds)
@@ -143,7 +145,19 @@ def redrawn(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
         )
     if not mask.has_transparency_data:
         raise ApiError(400, "mask: has no transparency: what is redrawn must have alpha 0", param="mask")
-    return mask.convert("RGBA").getchannel("A").point(lambda alpha: 255 if alpha == 0 else 0)
+    return _transparent(mask.convert("RGBA").getchannel("A"))
+
+
+def see_through(image: Image.Image) -> Image.Image | None:
+    """Where an image, turned upright, has alpha 0: mode L, 255 there and 0 elsewhere; None if it is opaque."""
+    from hart.data.images import opacity
+
+    alpha = opacity(image)
+    return None if alpha is None else _transparent(alpha)
+
+
+def _transparent(alpha: Image.Image) -> Image.Image:
+    return alpha.point(lambda value: 255 if value == 0 else 0)
 
 
 def _content_type(request: Request) -> str:
@@ -152,13 +166,24 @@ def _content_type(request: Request) -> str:
 
 async def _bounded(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
     """A body that ends by an error where it is longer than `limit` bytes."""
-    too_large = ApiError(413, f"the request is too large: at most {limit // 1024} KiB are read")
-    with suppress(ValueError):
-        if int(request.headers.get("content-length", "0")) > limit:
-            raise too_large
+    _announced(request, limit)
     length = 0
     async for chunk in request.stream():
         length += len(chunk)
         if length > limit:
-            raise too_large
+            raise _too_large(limit)
         yield chunk
+
+
+def _announced(request: Request, limit: int) -> int:
+    """Bytes of a body by its head; of one in chunks, which does not say, `limit`. Raises `ApiError` for more."""
+    length = request.headers.get("content-length", "0")
+    if "transfer-encoding" in request.headers or not length.isdecimal():
+        return limit
+    if int(length) > limit:
+        raise _too_large(limit)
+    return int(length)
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(413, f"the request is too large: at most {limit // 1024} KiB are read")

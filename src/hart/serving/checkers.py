@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from hart.errors import HartError
 from hart.files import read_text, user_path
+from hart.serving.options import BUILT_IN_CHECKS
 
 if TYPE_CHECKING:
     from hart.networks.shield_gemma import ShieldGemma
@@ -85,9 +86,20 @@ def prompt_checker(name: str, device: str | None = None) -> PromptChecker:
         return NoChecker()
     if name == "words" or name.endswith(".txt"):
         return WordList(read_text(BUILT_IN if name == "words" else user_path(name)).splitlines())
-    if user_path(name).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if is_model(name):
         return ModelChecker(name, device)
     raise HartError(f"--prompt-check {name}: choose words, none, a text file, or a ShieldGemma model")
+
+
+def is_model(name: str) -> bool:
+    """Whether a name that `prompt_checker` takes is a model's: its folder or hub id."""
+    if name in BUILT_IN_CHECKS or name.endswith(".txt"):
+        return False
+    if user_path(name).is_dir():
+        return True
+    from hart.checkpoint.hub import is_hub_id
+
+    return is_hub_id(name)
 
 
 def _words(text: str) -> str:

@@ -23,7 +23,7 @@ PREVIEW_LEVEL, LEVEL = 1, 4
 def record(row: Row, facts: ModelFacts, model: str) -> ImageRecord:
     """What the settings of a row are, as `hart generate` stores them."""
     from hart import __version__
-    from hart.generation.metadata import EditSource, ImageRecord, ImageSettings
+    from hart.generation.metadata import EditSource, ImageRecord, ImageSettings, MixSettings
     from hart.sizes import ImageSize
 
     edit, source = None, row.source
@@ -33,7 +33,9 @@ def record(row: Row, facts: ModelFacts, model: str) -> ImageRecord:
             image_sha256=source.sha256,
             mask=None if source.mask_sha256 is None else "mask",
             mask_sha256=source.mask_sha256,
+            source_prompt=source.source_prompt,
             kept_scales=source.kept_scales or 0,
+            followed_scales=source.followed_scales or 0,
             style=None if source.style_sha256 is None else "style",
             style_sha256=source.style_sha256,
             style_strength=source.style_strength or 0.0,
@@ -45,6 +47,7 @@ def record(row: Row, facts: ModelFacts, model: str) -> ImageRecord:
         device=facts.device,
         dtype=facts.dtype,
         edit=edit,
+        mix=None if row.mix is None else MixSettings(row.mix.prompt, row.mix.weights or ()),
     )
     return ImageRecord(str(row.prompt), row.seed, model, settings, __version__)
 

@@ -34,19 +34,33 @@ class Source:
     """The image that a row starts from.
 
     image: RGB. sha256: of the file that it came in. mask: mode L of the image's size, 255 where it is redrawn; None for
-    a variation. kept_scales: how many scales are taken from the image; None: none under a mask or with a style, else
-    half. style: another RGB image. style_strength: how strongly what is drawn has its colours, or those of the image;
-    None: not at all without a style.
+    a variation, or with a source prompt. source_prompt: what the image shows now, of an edit that changes what the
+    prompt says otherwise. followed_scales: then the first scales that follow the image; None: most of them.
+    kept_scales: how many scales are taken from the image; None: half in a variation without a style, else none. style:
+    another RGB image. style_strength: how strongly what is drawn has its colours, or those of the image; None: not at
+    all without a style.
     """
 
     image: Image.Image
     sha256: str
     mask: Image.Image | None = None
     mask_sha256: str | None = None
+    source_prompt: str | None = None
+    followed_scales: int | None = None
     kept_scales: int | None = None
     style: Image.Image | None = None
     style_sha256: str | None = None
     style_strength: float | None = None
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A second prompt. switch: this many first scales are the first prompt's and the others the second's; None: half.
+    weights: in its place, the second one's share at each scale."""
+
+    prompt: str
+    switch: int | None = None
+    weights: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +79,7 @@ class Row:
     source: Source | None = None
     edit: Any = None
     """What the engine made of the source."""
+    mix: Mix | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +120,7 @@ class Batch(Protocol):
         ...
 
     def drop(self, places: Collection[int]) -> None:
-        """Leave rows out from now on and free what they hold."""
+        """Compute rows no further, from the next scale on. They must not be asked for again."""
         ...
 
     def images(self, places: Sequence[int]) -> list[Image.Image]:
@@ -140,6 +155,7 @@ class Engine(Protocol):
         size: Size,
         settings: Mapping[str, Any],
         source: Source | None = None,
+        mix: Mix | None = None,
     ) -> Row:
         """A row with the model's own settings but for those given. Raises `HartError` for what it cannot sample."""
         ...

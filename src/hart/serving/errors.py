@@ -14,12 +14,13 @@ from hart.serving.checkers import CheckerUnavailable
 from hart.serving.engine import NotOffered, OutOfMemory
 from hart.serving.models import ModelUnavailable
 from hart.serving.scheduler import DeadlinePassed, QueueFull, Refused
-from hart.serving.schemas import ApiError, Variation
+from hart.serving.schemas import ApiError, Edit, Generation, Variation
 from hart.serving.streaming import ClientLeft
 from hart.serving.worker import where
 
 log = logging.getLogger(__name__)
 
+FIELDS = frozenset().union(*(kind.model_fields for kind in (Generation, Edit, Variation)))
 CLIENT_LEFT = 499
 """Nobody reads that answer; figures and log have the status."""
 
@@ -49,7 +50,7 @@ def api_error(error: BaseException) -> ApiError:
         case HartError():
             said = " ".join(str(error).split())
             first = said.partition(" ")[0].rstrip(":")  # messages begin with the field that is wrong
-            return ApiError(400, said, param=first if first in Variation.model_fields else None)
+            return ApiError(400, said, param=first if first in FIELDS else None)
         case ClientLeft() | ClientDisconnect():
             return ApiError(CLIENT_LEFT, "the client has left")
     from hart.devices import is_out_of_memory  # imports PyTorch

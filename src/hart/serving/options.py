@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from hart.config import Device, NumberType
 from hart.errors import HartError
 from hart.files import read_text, user_path
 from hart.generation.signing import SigningOptions
@@ -22,10 +23,8 @@ class ServeOptions(SigningOptions, kw_only=True):
 
     model: Listed[str] = ("emoji",)
     """Model to serve: shipped, folder or Hugging Face id, or NAME=MODEL; repeat it for several, the default first."""
-    device: str | None = None
-    """cpu, cuda, cuda:1 or mps; by default CUDA if there is one, else the CPU."""
-    dtype: str | None = None
-    """float32, bfloat16 or float16; by default bfloat16 on CUDA, else float32."""
+    device: Device = None
+    dtype: NumberType = None
     host: str = "127.0.0.1"
     """Address to listen on; any but this machine's own needs an API key, or --public."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
@@ -34,7 +33,7 @@ class ServeOptions(SigningOptions, kw_only=True):
     """Key that clients have to give; repeat it for several."""
     api_key_file: Path | None = None
     """File of such keys, one a line: other users of the machine see what a command line holds."""
-    public: Annotated[bool, Field(json_schema_extra={"flags": ["--public"]})] = False
+    public: bool = False
     """Serve whoever comes, without a key, on any address and under any host name."""
     rate_limit: Annotated[float, Field(gt=0)] | None = None
     """Images a minute for each key, or each address; by default as many as the machine makes."""
@@ -53,11 +52,11 @@ class ServeOptions(SigningOptions, kw_only=True):
     """Seconds in which a request has to be done."""
     prompt_check: str = "words"
     """What refuses prompts: words (the built-in list), none, a text file of words, or a ShieldGemma model."""
-    ray: Annotated[bool, Field(json_schema_extra={"flags": ["--ray"]})] = False
+    ray: bool = False
     """Draw by replicas on the machines of a Ray cluster, which replaces those that fail."""
     replicas: Annotated[int, Field(ge=1)] | None = None
     """With --ray, how many; by default one a GPU, or one a machine if there are none."""
-    log_requests: Annotated[bool, Field(json_schema_extra={"flags": ["--log-requests"]})] = False
+    log_requests: bool = False
     """Write a line for every request: address, path and status; never prompts."""
 
     def models(self) -> dict[str, str]:

@@ -13,12 +13,13 @@ from typing import Any
 from hart.generation.signing import ContentCredentials
 from hart.serving.checkers import PromptChecker
 from hart.serving.encoding import encoded, record
-from hart.serving.engine import Engine, ModelFacts, Row, Size, Source
+from hart.serving.engine import Engine, Mix, ModelFacts, Row, Size, Source
 from hart.serving.metrics import Metrics
 from hart.serving.models import ServedModel
 from hart.serving.scheduler import Event, Failed, Finished, Job, Preview
 from hart.serving.schemas import (
     ApiError,
+    Generation,
     ImageData,
     ImageEvent,
     ImageRequest,
@@ -29,6 +30,8 @@ from hart.serving.schemas import (
 )
 from hart.sizes import ImageSize
 
+TEXTS = ("prompt", "negative_prompt", "second_prompt", "source_prompt")
+"""Fields of requests that a person has written, as far as a kind of request has them."""
 STEPS = ("maskgit_steps", "diffusion_steps")
 UNREAD_PIXELS = 2**24
 """Of previews that wait for a slow reader; more are left out."""
@@ -107,9 +110,8 @@ def order(
     Raises `ApiError` for a refused prompt, `HartError` for what cannot be.
     """
     assert request.seed is not None
-    prompt: str = getattr(request, "prompt", None) or ""
-    negative = request.negative_prompt or ""
-    for text, param in ((prompt, "prompt"), (negative, "negative_prompt")):
+    texts = {name: getattr(request, name, None) or "" for name in TEXTS}
+    for param, text in texts.items():
         if text and (why := terms.checker.refusal(text)) is not None:
             raise ApiError(400, why, param=param, code="content_policy_violation")
     size, notes = _size(request, engine, source)
@@ -118,9 +120,13 @@ def order(
         most = max(terms.max_steps, getattr(engine.facts.sampling, name) or 0)
         if (settings[name] or 0) > most:
             raise ApiError(400, f"{name}: this server takes up to {most}", param=name)
-    first = engine.row(prompt, negative or None, request.seed, size, settings, source)
+    mix = None
+    if isinstance(request, Generation) and request.second_prompt:
+        mix = Mix(request.second_prompt, request.switch, None if request.weights is None else tuple(request.weights))
+    negative = texts["negative_prompt"] or None
+    first = engine.row(texts["prompt"], negative, request.seed, size, settings, source, mix)
     rows = [replace(first, seed=request.seed + i) for i in range(request.n or 1)]
-    for text in (prompt, negative):
+    for text in texts.values():
         notes += engine.remarks(text) if text else []
     return Order(request, model.name, engine.facts, rows, notes, terms.credentials)
 

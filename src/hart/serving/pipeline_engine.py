@@ -16,12 +16,13 @@ from torch import Tensor
 
 from hart.devices import dtype_name, is_out_of_memory
 from hart.errors import HartError
-from hart.generation.edits import Edit
+from hart.generation.edits import Edit, PromptMix, mix_weights
 from hart.generation.image_requests import ImageRequest, checked_images, null_context
+from hart.generation.next_scale import States
 from hart.generation.request import checked_settings
 from hart.generation.rows import SHARED
 from hart.pipeline import HartPipeline
-from hart.serving.engine import Batch, ModelFacts, NotOffered, OutOfMemory, Row, Size, Source
+from hart.serving.engine import Batch, Mix, ModelFacts, NotOffered, OutOfMemory, Row, Size, Source
 from hart.sizes import ImageSize, requested_schedule, shaped_grid, size_of_grid, trained_sizes
 from hart.types import Context
 
@@ -105,12 +106,16 @@ class PipelineEngine:
         size: Size,
         settings: Mapping[str, Any],
         source: Source | None = None,
+        mix: Mix | None = None,
     ) -> Row:
         edit = None
         if source is not None:
             edit = self._edit(source, size)
-            source = replace(source, kept_scales=edit.kept_scales, style_strength=edit.style_strength)
+            amounts = {name: getattr(edit, name) for name in ("kept_scales", "followed_scales", "style_strength")}
+            source = replace(source, **amounts)
         schedule = requested_schedule(self.pipe.config, width=size[0], height=size[1])
+        if mix is not None:
+            mix = replace(mix, switch=None, weights=mix_weights(len(schedule), mix.weights, mix.switch))
         sampling = checked_settings(self.pipe.config, None, settings, schedule)
         row = Row(
             self._prompt(prompt),
@@ -122,6 +127,7 @@ class PipelineEngine:
             schedule.total_tokens,
             source,
             edit,
+            mix,
         )
         checked_images(self.pipe.config, [self._asked(row, self._prompt)], schedule)
         return row
@@ -136,8 +142,9 @@ class PipelineEngine:
             "style_strength": source.style_strength,
             "size": str(ImageSize(*size)),
         }
-        if source.mask is None:
+        if source.mask is None and source.source_prompt is None:
             return self.pipe.prepare_variation(source.image, kept_scales=source.kept_scales, **asked)
+        asked |= {"source_prompt": source.source_prompt, "followed_scales": source.followed_scales}
         return self.pipe.prepare_edit(source.image, source.mask, kept_scales=source.kept_scales or 0, **asked)
 
     def remarks(self, prompt: str) -> list[str]:
@@ -161,8 +168,9 @@ class PipelineEngine:
             return None
         if self._exact or self.pipe.dtype != torch.float32 or row.sampling.guidance_scale == 0:
             return place
-        # filters and negative prompts of others change how sums are rounded
-        return row.sampling, row.negative_prompt is None
+        # filters, negative and second prompts of others change how sums are rounded
+        is_followed = row.edit is not None and row.edit.source_prompt is not None
+        return row.sampling, row.negative_prompt is None, is_followed or row.mix is not None
 
     def _prompt(self, text: str) -> str | int:
         """Text as it is; for a class model the number that it spells, if it spells one."""
@@ -174,10 +182,15 @@ class PipelineEngine:
 
     def _asked(self, row: Row, read: Callable[[str], Any]) -> ImageRequest:
         """An edit without a prompt draws whatever fits."""
-        unnamed = row.edit is not None and row.prompt == ""
+        edit, mix = row.edit, None
+        unnamed = edit is not None and row.prompt == ""
         prompt = null_context(self.pipe.config) if unnamed else read(str(row.prompt))
         negative = None if row.negative_prompt is None else read(row.negative_prompt)
-        return ImageRequest(prompt, row.seed, row.sampling, negative, row.edit)
+        if edit is not None and edit.source_prompt is not None:
+            edit = replace(edit, source_prompt=read(edit.source_prompt))
+        if row.mix is not None:
+            mix = PromptMix(read(row.mix.prompt), row.mix.weights or ())
+        return ImageRequest(prompt, row.seed, row.sampling, negative, edit, mix)
 
     @torch.inference_mode()
     def _encoded(self, prompt: str | int) -> Context:
@@ -188,51 +201,65 @@ class PipelineEngine:
 
 
 class _Part:
-    """Rows that are computed together."""
+    """Images of a batch that are computed together, by their places in it."""
 
-    def __init__(self, pipe: HartPipeline, images: Sequence[ImageRequest], size: Size) -> None:
-        self._components = pipe.components
-        self._states = pipe.generate_rows(images, width=size[0], height=size[1])
-        self._edits = [image.edit for image in images]
+    def __init__(self, pipe: HartPipeline, images: Mapping[int, ImageRequest], size: Size) -> None:
+        self._pipe, self._components, self._size = pipe, pipe.components, size
+        self._images = dict(images)  # those that are left
+        self._rows: list[int] = []  # the places of the rows of the last state
+        self._states: States | None = None
         self._latents: Tensor | None = None
 
+    @property
+    def places(self) -> Collection[int]:
+        return self._images.keys()
+
+    def drop(self, places: Collection[int]) -> None:
+        self._images = {place: image for place, image in self._images.items() if place not in places}
+
     def advance(self) -> None:
+        left = list(self._images)
         with _memory_errors():
-            self._latents = next(self._states).latent
+            if self._states is None:
+                width, height = self._size
+                self._states = self._pipe.generate_rows(list(self._images.values()), width=width, height=height)
+                self._latents = next(self._states).latent
+            else:
+                self._latents = self._states.send([self._rows.index(place) for place in left]).latent
+        self._rows = left
 
     @torch.inference_mode()
-    def images(self, numbers: Sequence[int]) -> list[Image.Image]:
+    def images(self, places: Sequence[int]) -> list[Image.Image]:
         assert self._latents is not None
         with _memory_errors():
-            drawn = self._components.images(self._latents[list(numbers)])
-            edits = (self._edits[number] for number in numbers)
+            drawn = self._components.images(self._latents[[self._rows.index(place) for place in places]])
+            edits = (self._images[place].edit for place in places)
             return [image if edit is None else edit.finished(image) for image, edit in zip(drawn, edits, strict=True)]
 
 
 class _InParts:
-    """A batch. Dropped rows of a part that others need are sampled on, and nobody sees them."""
+    """A batch of which some images are computed together and others apart."""
 
     def __init__(
         self, pipe: HartPipeline, images: Sequence[ImageRequest], size: Size, parts: Sequence[Sequence[int]]
     ) -> None:
-        """parts: the places of the rows that are computed together."""
-        self._dropped: set[int] = set()
-        self._parts = [(_Part(pipe, [images[place] for place in places], size), places) for places in parts]
+        """parts: the places of the images that are computed together."""
+        self._parts = [_Part(pipe, {place: images[place] for place in places}, size) for places in parts]
 
     def advance(self) -> None:
-        for part, _ in self._parts:
+        for part in self._parts:
             part.advance()
 
     def drop(self, places: Collection[int]) -> None:
-        self._dropped.update(places)
-        self._parts = [(part, rows) for part, rows in self._parts if not self._dropped.issuperset(rows)]
+        for part in self._parts:
+            part.drop(places)
+        self._parts = [part for part in self._parts if part.places]
 
     def images(self, places: Sequence[int]) -> list[Image.Image]:
         drawn: dict[int, Image.Image] = {}
-        for part, rows in self._parts:
-            wanted = [place for place in rows if place in places]
-            if wanted:
-                drawn |= zip(wanted, part.images([rows.index(place) for place in wanted]), strict=True)
+        for part in self._parts:
+            if wanted := [place for place in part.places if place in places]:
+                drawn |= zip(wanted, part.images(wanted), strict=True)
         return [drawn[place] for place in places]
 
 

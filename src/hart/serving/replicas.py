@@ -57,7 +57,8 @@ ATTEMPTS = 3
 GRACE_SECONDS = 5.0
 """In which a replica may still say that the time for a request is over."""
 HELD_BYTES = 2**29
-"""Of requests that are not answered yet, which another replica may have to draw; beyond it no further body is read."""
+"""Of requests that are being read or not answered yet, which another replica may have to draw; a body for which there
+is no room is not read."""
 RETRY_SECONDS = 5
 """After which there may be room."""
 STATUS_SECONDS = 5.0
@@ -197,7 +198,7 @@ class Front:
         self.figures = Metrics()
         self._bodies, self._deploy, self._timeout = Bodies(), deploy, timeout
         self._deployed: asyncio.Future[Any] | None = None
-        self._held = 0  # bytes of bodies
+        self._held = 0  # bytes of bodies, of one that is being read the most it may have
 
     def _state(self) -> Literal["starting", "ready", "failed"]:
         """Of the replicas as a whole."""
@@ -227,20 +228,27 @@ class Front:
 
     @asynccontextmanager
     async def _body(self, request: Request) -> AsyncIterator[bytes]:
-        """What a request holds, and for how long."""
+        """What a request holds, and for how long: from before it is read, when it counts as what it may grow to."""
         if request.method != "POST":
             yield b""
             return
-        if self._held >= HELD_BYTES:
-            said = "too many requests wait for replicas: try again later"
-            again = {"Retry-After": str(RETRY_SECONDS)}
-            raise ApiError(503, said, kind="server_error", code="overloaded", headers=again)
-        body = await self._bodies.whole(request)
-        self._held += len(body)
+        held = 0
+
+        def hold(count: int) -> None:
+            nonlocal held
+            if self._held - held + count > HELD_BYTES:
+                said = "too many requests wait for replicas: try again later"
+                again = {"Retry-After": str(RETRY_SECONDS)}
+                raise ApiError(503, said, kind="server_error", code="overloaded", headers=again)
+            self._held += count - held
+            held = count
+
         try:
+            body = await self._bodies.whole(request, hold)
+            hold(len(body))
             yield body
         finally:
-            self._held -= len(body)
+            self._held -= held
 
     async def healthz(self, _: Request) -> Response:
         """Whether the front works, and replicas could be made; one that dies later is Ray's business."""

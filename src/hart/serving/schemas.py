@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from hart.config import MAX_SEED
+from hart.grids import MAX_SCALES
 from hart.strict import clipped
 
 MAX_IMAGES = 10
@@ -139,17 +140,37 @@ class ImageRequest(BaseModel):
         return {name: getattr(self, name) for name in SAMPLING}
 
 
+def _of_another(field: str) -> Any:
+    """A check that a field is given only beside `field`."""
+
+    def check(value: Any, info: ValidationInfo) -> Any:
+        if value is not None and not info.data.get(field):
+            raise ValueError(f"goes with {field}: give that too")
+        return value
+
+    return AfterValidator(check)
+
+
 class Generation(ImageRequest):
     """`POST /v1/images/generations`."""
 
     kind = "image_generation"
     prompt: Prompt
     """What to draw; for a class model the number of a class."""
+    second_prompt: OptionalPrompt = None
+    """Another prompt, mixed with the first: usually the form is of the first and the look of the second."""
+    switch: Annotated[Annotated[int, Field(ge=0, le=MAX_SCALES)] | None, _of_another("second_prompt")] = None
+    """So many first scales are drawn from the first prompt and the others from the second, by default half."""
+    weights: Annotated[Annotated[list[float], Field(max_length=MAX_SCALES)] | None, _of_another("second_prompt")] = None
+    """In place of `switch`: the second prompt's share at each scale, 0 to 1."""
 
 
 class Changed(ImageRequest):
     """What requests have in common that come with an image."""
 
+    kept_scales: Annotated[int, Field(ge=0, le=MAX_SCALES)] | None = None
+    """How many scales are taken from the image: more keep more of it. By default half of them in a variation or an edit
+    that has neither mask nor source prompt, else none."""
     style_strength: Annotated[float, Field(ge=0, le=10)] | None = None
     """How strongly what is drawn takes on the colours of the file `style`, or without one of the image itself (0: not
     at all, 1: clearly); by default 1 with such a file, 0 without. Above 0 a variation takes no scales from the image
@@ -162,6 +183,10 @@ class Edit(Changed):
     kind = "image_edit"
     prompt: OptionalPrompt = None
     """What the whole image shows afterwards; by default whatever fits."""
+    source_prompt: OptionalPrompt = None
+    """In place of a mask: what the image shows now. What `prompt` says otherwise changes."""
+    followed_scales: Annotated[Annotated[int, Field(ge=0, le=MAX_SCALES)] | None, _of_another("source_prompt")] = None
+    """So many first scales follow the image, by default most of them."""
 
 
 class Variation(Changed):
@@ -170,8 +195,6 @@ class Variation(Changed):
     kind = "image_variation"
     prompt: OptionalPrompt = None
     """What the image shows; helps the model."""
-    kept_scales: Annotated[int, Field(ge=0, le=64)] | None = None
-    """How many scales are taken from the image, by default half of them: more keep more of it."""
 
 
 class TextTokens(BaseModel):
@@ -269,7 +292,7 @@ def explained(error: ValidationError) -> ApiError:
     """The first thing that pydantic found wrong, in one sentence without the value."""
     entry = error.errors(include_url=False, include_input=False, include_context=True)[0]
     param = ".".join(map(str, entry["loc"])) or None
-    said = entry["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    said = re.sub("^(Value error,|Input|String) ", "", entry["msg"])
     if entry["type"] == "missing":
         said = "is required"
     elif entry["type"] == "string_pattern_mismatch":

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from hart.serving.access import Access, RateLimit
-from hart.serving.bodies import Bodies
+from hart.serving.bodies import BODY_SECONDS, Bodies
 from hart.serving.engine import Engine, Source
 from hart.serving.errors import api_error
 from hart.serving.metrics import Metrics
@@ -35,7 +35,7 @@ class Limits:
     timeout: float = 120.0
     join_seconds: float = 0.004
     images_per_minute: float | None = None
-    body_seconds: float = 60.0
+    body_seconds: float = BODY_SECONDS
 
 
 class Server:

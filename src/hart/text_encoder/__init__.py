@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         store_text_encoder,
         text_encoder_config,
     )
+    from hart.text_encoder.thesaurus import Thesaurus
 
 __all__ = [
     "SPECIAL_PIECES",
@@ -30,6 +31,7 @@ __all__ = [
     "Reading",
     "TextEncoder",
     "TextEncoderConfig",
+    "Thesaurus",
     "build_tokenizer",
     "encoder_module",
     "find_text_encoder",
@@ -47,5 +49,6 @@ __getattr__, __dir__ = lazy(
         "hart.text_encoder.known_words": "KnownWords",
         "hart.text_encoder.opening": "STORED_FOLDER encoder_module find_text_encoder load_text_encoder "
         "save_text_encoder store_text_encoder text_encoder_config",
+        "hart.text_encoder.thesaurus": "Thesaurus",
     },
 )

@@ -29,6 +29,7 @@ from hart.strict import reason
 from hart.text_encoder.base import Reading
 from hart.text_encoder.emoji import named_emoji
 from hart.text_encoder.known_words import KnownWords, WordReader
+from hart.text_encoder.thesaurus import StoredThesaurus
 from hart.types import TextContext
 
 PADDING, UNKNOWN, START = "[PAD]", "[UNK]", "[CLS]"
@@ -87,8 +88,15 @@ class CompactTextEncoder(nn.Module):
     do not depend on the amount of padding.
     """
 
-    def __init__(self, config: TextEncoderConfig, tokenizer: Tokenizer, known: KnownWords | None = None) -> None:
-        """known: words that are read as they are, others as the nearest name; by default all are.
+    def __init__(
+        self,
+        config: TextEncoderConfig,
+        tokenizer: Tokenizer,
+        known: KnownWords | None = None,
+        thesaurus: StoredThesaurus | None = None,
+    ) -> None:
+        """known: words that are read as they are, others as names; by default all are. thesaurus: as which names; what
+        it lacks is read as the nearest one.
 
         Raises `HartError` if the tokenizer's vocabulary is not of the configured size.
         """
@@ -102,7 +110,7 @@ class CompactTextEncoder(nn.Module):
             )
         self.config = config
         self.tokenizer = tokenizer
-        self.reader = None if known is None else WordReader(known, self._meanings)
+        self.reader = None if known is None else WordReader(known, thesaurus, self.meanings)
         self.token_embedding = nn.Embedding(config.vocabulary_size, config.embedding_width)
         self.embed_proj = nn.Linear(config.embedding_width, config.width)
         self.positions = nn.Parameter(nn.init.normal_(torch.empty(config.tokens, config.width), std=0.02))
@@ -135,8 +143,8 @@ class CompactTextEncoder(nn.Module):
         return ids.view(-1, self.config.tokens), mask.view(-1, self.config.tokens)
 
     @torch.no_grad()
-    def _meanings(self, texts: Sequence[str]) -> Tensor:
-        """(B, E): features of [CLS], computed for as many pieces as the texts have."""
+    def meanings(self, texts: Sequence[str]) -> Tensor:
+        """(B, E): features of [CLS] of texts all of whose words are read as they are."""
         parts = []
         for at in range(0, len(texts), MEANINGS_BATCH):
             ids, mask = self._pieces(texts[at : at + MEANINGS_BATCH])
@@ -174,6 +182,8 @@ class CompactTextEncoder(nn.Module):
         save_module(folder / TEXT_ENCODER_FILE, self, dtype, overwrite=overwrite)
         if self.reader is not None:
             self.reader.known.save(folder, overwrite=overwrite)
+            if self.reader.thesaurus is not None:
+                self.reader.thesaurus.save(folder, overwrite=overwrite)
 
     @classmethod
     def load(cls, config: TextEncoderConfig, folder: Path) -> CompactTextEncoder:
@@ -181,7 +191,7 @@ class CompactTextEncoder(nn.Module):
         tokenizer = _read_tokenizer(folder / PIECES_FILE, config.tokens)
         known = KnownWords.load(folder)
         with without_memory():
-            encoder = cls(config, tokenizer, known)
+            encoder = cls(config, tokenizer, known, StoredThesaurus.load(folder))
         fill_module(encoder, folder / TEXT_ENCODER_FILE, torch.float32)
         return encoder.eval().requires_grad_(False)
 

@@ -1,5 +1,5 @@
-"""Words that a model's captions had, and what other words are read as: the nearest name, as in kNN-Diffusion
-(arXiv 2204.02849), but word by word, so that colours, places and counts of a prompt stay as they are.
+"""Words that a model's captions had, and what others are read as: what a thesaurus says, or else the nearest name, as
+in kNN-Diffusion (arXiv 2204.02849), but word by word, so that colours, places and counts of a prompt stay as they are.
 
 A transformer learns the words of its captions and little around them, although the text encoder puts others next to
 them. `known_words.json` in the folder of a model lists them; without it, all words are read as they are.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -18,11 +19,15 @@ from torch.nn import functional as F
 
 from hart.errors import HartError
 from hart.files import read_json, write_text
+from hart.text_encoder.thesaurus import StoredThesaurus
 
 KNOWN_WORDS_FILE = "known_words.json"
 LEAST_COSINE = 0.64
 """Words that are farther from all names are read as they are."""
 _WORD = re.compile(r"[a-z][a-z'-]*", re.IGNORECASE)
+_ARTICLES = frozenset({"a", "an", "the"})
+_JOINED = re.compile(r"\b(and|at|from|in|of|on|over|to|with)\b")
+"""In names whose last word does not take the plural."""
 
 Encode = Callable[[Sequence[str]], Tensor]
 """Texts to the features (B, E) of what they mean."""
@@ -55,26 +60,113 @@ class KnownWords:
         """Words of a text that captions do not have, in its order."""
         return [word for word in _WORD.findall(text) if word.lower() not in self.words]
 
+    def singulars(self, word: str) -> list[str]:
+        """What a word may be the plural of, as English forms most."""
+        endings = (("ies", "y"), ("ves", "f"), ("es", ""), ("s", ""))
+        return [word.removesuffix(end) + one for end, one in endings if word.endswith(end) and len(word) > len(end) + 1]
+
+    def plural(self, name: str) -> str:
+        """Of a name, where captions have it; else the name."""
+        formed = (name[:-1] + "ies" if name.endswith("y") else name + "s", name + "es")
+        whole = not _JOINED.search(name)
+        return next((many for many in formed if whole and not self.unknown(many)), name)
+
+    @cached_property
+    def _lower_names(self) -> frozenset[str]:
+        return frozenset(name.lower() for name in self.names)
+
+    @cached_property
+    def _run_together(self) -> dict[str, str]:
+        """Names by their letters: "icecream" and "ice-cream" -> "ice cream"."""
+        return {_letters(name): name for name in self.names}
+
+    def spelt(self, words: str) -> str:
+        """The name that has the same letters; "" if none has, and for a name."""
+        return "" if words in self._lower_names else self._run_together.get(_letters(words), "")
+
 
 class WordReader:
-    """Puts the nearest name in the place of each word that is not known. The names are encoded when first needed."""
+    """Puts a name in the place of words that are not known.
 
-    def __init__(self, known: KnownWords, encode: Encode) -> None:
+    In turn: the name with the same letters, the known word of which one is the plural, what the thesaurus says, and the
+    name nearest by the text encoder. Names are encoded when first needed.
+    """
+
+    def __init__(self, known: KnownWords, thesaurus: StoredThesaurus | None, encode: Encode) -> None:
         self.known = known
+        self.thesaurus = thesaurus
         self._encode = encode
         self._names: Tensor | None = None
-        self._read: dict[str, str] = {}
+        self._near: dict[str, str] = {}
 
     def __call__(self, text: str) -> tuple[str, dict[str, str]]:
         """The text as it is to be read, and its words that are not known with the name that stands for each, or ""."""
-        others = {word: self._nearest(word.lower()) for word in self.known.unknown(text)}
-        return _WORD.sub(lambda match: others.get(match[0]) or match[0], text), others
+        words = list(_WORD.finditer(text))
+        said_alone = sum(match[0].lower() not in _ARTICLES for match in words)
+        parts, others, end, at = [], {}, 0, 0
+        while at < len(words):
+            count, name = self._read(text, words[at : at + 2], said_alone)
+            start, at = words[at].start(), at + count
+            if name is not None:
+                said = text[start : words[at - 1].end()]
+                others[said] = name
+                parts += [text[end:start], name or said]
+                end = words[at - 1].end()
+        return "".join([*parts, text[end:]]), others
+
+    def _read(self, text: str, words: Sequence[re.Match[str]], said_alone: int) -> tuple[int, str | None]:
+        """How many of the next words are read together, and as what: "" and None leave them, None as known ones.
+
+        said_alone: words of the whole text but for articles.
+        """
+        first, *more = (match[0].lower() for match in words)
+        beside = bool(more) and text[words[0].end() : words[1].start()].isspace()
+        if beside and (pair := self._pair(first, more[0], said_alone == 2)):
+            return 2, pair
+        return 1, None if first in self.known.words else self._word(first, said_alone == 1)
+
+    def _pair(self, first: str, second: str, alone: bool) -> str:
+        """The name for two words, of which one at least is not known or that are one in it; "" if there is none."""
+        both = f"{first} {second}"
+        if (name := self.known.spelt(both)) and " " not in name:
+            return name
+        return "" if {first, second} <= self.known.words else self._listed(both, alone) or ""
+
+    def _word(self, word: str, alone: bool) -> str:
+        """The name for a word that is not known; "" if there is none."""
+        if name := self.known.spelt(word):
+            return name
+        for one in self.known.singulars(word):
+            if one in self.known.words:
+                return one
+        listed = self._listed(word, alone)
+        return self._nearest(word) if listed is None else listed
+
+    def _listed(self, words: str, alone: bool) -> str | None:
+        """What the thesaurus says: a name, "" to leave the words as they are, None if it does not have them."""
+        if self.thesaurus is None:
+            return None
+        lists = self.thesaurus.words
+        if alone and words in lists.alone:
+            return lists.alone[words]
+        if words in lists.things:
+            return lists.things[words]
+        for one in self.known.singulars(words):
+            if one in lists.things:
+                return self.known.plural(lists.things[one])
+            if one in lists.left:
+                return ""
+        return "" if words in lists.alone or words in lists.left else None
 
     def _nearest(self, word: str) -> str:
         """The name nearest to a word; empty if none is near."""
-        if word not in self._read:
+        if word not in self._near:
             if self._names is None:
                 self._names = F.normalize(self._encode(self.known.names).float(), dim=1)
             cosine, place = (self._names @ F.normalize(self._encode([word]).float(), dim=1)[0]).max(dim=0)
-            self._read[word] = self.known.names[int(place)] if cosine >= LEAST_COSINE else ""
-        return self._read[word]
+            self._near[word] = self.known.names[int(place)] if cosine >= LEAST_COSINE else ""
+        return self._near[word]
+
+
+def _letters(words: str) -> str:
+    return re.sub("[ '-]", "", words.lower())

@@ -77,23 +77,38 @@ class HybridTokenizer(nn.Module):
         latent = self.post_quant_conv(latent.to(self.post_quant_conv.weight.dtype))
         return decode_in_strips(self.decoder, latent) if self.in_strips else self.decoder(latent)
 
-    def coarse_codes(self, image: Tensor, schedule: ScaleSchedule | None = None) -> tuple[Tensor, ...]:
-        """Codes of an image (B, 3, H, W) over the first scales of `schedule` that `base_scales` decides: maybe none."""
+    def smaller(self, schedule: ScaleSchedule | None = None) -> ScaleSchedule | None:
+        """The schedule of the images made small whose codes `base_scales` takes over for images of `schedule`: those of
+        all its scales but the last. None for images that have codes of their own alone."""
         base, schedule = self.config.base_scales, schedule or self.config.schedule
         if not base or schedule.final.equal_square <= base[-1]:
-            return ()
+            return None
+        coarse = schedule.grids[: len(base) - 1]
+        if [grid.equal_square for grid in coarse[1:]] != list(base[1:-1]):
+            return None
         small = Grid(*(round(side * base[-1] / schedule.final.equal_square) for side in schedule.final))
-        smaller, coarse = ScaleSchedule.shaped(base, small), len(base) - 1
-        if smaller.grids[:coarse] != schedule.grids[:coarse]:
+        grows = small != coarse[-1] and small.height >= coarse[-1].height and small.width >= coarse[-1].width
+        return ScaleSchedule((*coarse, small)) if grows else None
+
+    def encode_small(self, image: Tensor, grid: Grid) -> Tensor:
+        """The continuous latent (B, D, *grid), in float32, of an image (B, 3, H, W) made small."""
+        return self.encode(pool(image, Grid(*(side * self.config.downsampling for side in grid))))
+
+    def coarse_codes(self, image: Tensor, schedule: ScaleSchedule | None = None) -> tuple[Tensor, ...]:
+        """Codes of an image (B, 3, H, W) over the first scales of `schedule` that `base_scales` decides: maybe none."""
+        if (smaller := self.smaller(schedule)) is None:
             return ()
-        latent = self.encode(pool(image, Grid(*(side * self.config.downsampling for side in small))))
-        return self.quantize(latent, smaller).indices[:coarse]
+        return self.quantize(self.encode_small(image, smaller.final), smaller).indices[:-1]
 
     def quantize(
         self, latent: Tensor, schedule: ScaleSchedule | None = None, coarse: Sequence[Tensor] = ()
     ) -> QuantizedLatent:
         """Codes of a latent over `schedule`, by default the configured one. coarse: from `coarse_codes`."""
         return self.quantizer.encode(latent, schedule or self.config.schedule, known=coarse)
+
+    def quantize_image(self, image: Tensor, schedule: ScaleSchedule | None = None) -> QuantizedLatent:
+        """Codes of an image (B, 3, H, W) over `schedule`, by default the configured one."""
+        return self.quantize(self.encode(image), schedule, self.coarse_codes(image, schedule))
 
     def token_maps(
         self,
@@ -117,6 +132,12 @@ class HybridTokenizer(nn.Module):
             last_scale_continuous=quantized.last_residual.flatten(2).transpose(1, 2),
             schedule=schedule,
         )
+
+    def token_maps_of_image(
+        self, image: Tensor, schedule: ScaleSchedule, code_corruption: CodeCorruption | None = None
+    ) -> TokenMaps:
+        """`token_maps` of an image (B, 3, H, W)."""
+        return self.token_maps(self.encode(image), schedule, code_corruption, self.coarse_codes(image, schedule))
 
     def token_maps_from_codes(
         self,
@@ -155,10 +176,7 @@ class HybridTokenizer(nn.Module):
         discrete: use the codes alone. Otherwise codes plus the exact residual, which is the encoder's own latent: what
         hybrid tokens reach if the residual is sampled without error.
         """
-        latent = self.encode(image)
-        if not discrete:
-            return self.decode(latent)
-        return self.decode(self.quantize(latent, schedule, self.coarse_codes(image, schedule)).latent)
+        return self.decode(self.quantize_image(image, schedule).latent if discrete else self.encode(image))
 
     def training_pass(
         self,

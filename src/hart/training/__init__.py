@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from hart.training.distributed import DistributedContext
     from hart.training.encode_options import EncodeOptions
     from hart.training.encoding import EncodedSummary, Encoders, encode_dataset
-    from hart.training.hart_task import TransformerTask
     from hart.training.image_sources import open_training_data
     from hart.training.optimizer import build_optimizer
     from hart.training.progress import StepReport
     from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext
     from hart.training.tokenizer_task import TokenizerTask
     from hart.training.trainer import Trainer
+    from hart.training.transformer_task import TransformerTask
 
 # fmt: off
 __all__ = [
@@ -56,7 +56,7 @@ __getattr__, __dir__ = lazy(
         "TrainerConfig TransformerRecipe",
         "hart.training.distributed": "DistributedContext",
         "hart.training.encoding": "EncodedSummary Encoders encode_dataset",
-        "hart.training.hart_task": "TransformerTask",
+        "hart.training.transformer_task": "TransformerTask",
         "hart.training.image_sources": "open_training_data",
         "hart.training.optimizer": "build_optimizer",
         "hart.training.progress": "StepReport",

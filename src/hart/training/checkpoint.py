@@ -24,7 +24,7 @@ from torch import Tensor
 
 from hart.config import Config, ConfigError
 from hart.errors import HartError
-from hart.files import PARTIAL, atomic_write, read_json, require_regular, write_text
+from hart.files import PARTIAL, atomic_write, require_regular, write_text
 from hart.strict import Listed, reason, require
 from hart.training.task import Origin
 
@@ -73,11 +73,11 @@ class Identity(Config):
         return [f"{key} ({there.get(key)!r} there, {here.get(key)!r} now)" for key in keys]
 
     def other_sources(self, now: Identity) -> list[str]:
-        """Sources that have changed, one text each; none where the old run did not record any."""
+        """Sources that have changed, one text each."""
         said = []
         for name in sorted(self.sources.keys() | now.sources.keys()):
             there, here = self._source(name), now._source(name)
-            if self.sources and there.digest != here.digest:
+            if there.digest != here.digest:
                 said.append(f"{name} ({there.told(here)} there, {here.told(there)} now)")
         return said
 
@@ -92,9 +92,8 @@ class _Saved(Config, kw_only=True):
     sums: dict[str, float]
     counts: dict[str, Annotated[int, Field(ge=1)]]
     weights: dict[str, Any]
-    identity: Identity | None = None
-    """None in those of older versions."""
-    model: Listed[str] = ()
+    identity: Identity
+    model: Listed[str]
     """Names of the model's files."""
 
     def __post_init__(self) -> None:
@@ -128,21 +127,6 @@ class RunFolder:
     def write_recipe(self, recipe: Config) -> None:
         with self.writing("the recipe"):
             write_text(self.folder / RECIPE_FILE, recipe.to_json())
-
-    def identity(self, state: Mapping[str, Any], stage: str) -> Identity | None:
-        """That of a checkpoint, or of the recipe.json of an older version; None where there is neither.
-
-        Raises `HartError` for a recipe.json that is needed and cannot be read.
-        """
-        if "identity" in state:
-            return Identity.from_dict(state["identity"])
-        path = self.folder / RECIPE_FILE
-        if not path.exists():
-            return None
-        try:
-            return Identity(stage, read_json(path), {})
-        except HartError as error:
-            raise HartError(f"{error}; restore it or choose another folder") from None
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Write a checkpoint and remove the oldest beyond `keep`."""
@@ -188,12 +172,11 @@ class RunFolder:
             raise DamagedError(str(error)) from None
         if saved.step != step:
             raise DamagedError(f"it is from step {saved.step}, its name says {step}")
-        if saved.identity is not None:
-            if saved.identity.stage != stage:
-                raise DamagedError(f"it is from stage {saved.identity.stage}")
-            steps = _flat(saved.identity.recipe).get("trainer.steps")
-            if type(steps) is not int or step > steps:
-                raise DamagedError(f"it is from step {step} of {steps}")
+        if saved.identity.stage != stage:
+            raise DamagedError(f"it is from stage {saved.identity.stage}")
+        steps = _flat(saved.identity.recipe).get("trainer.steps")
+        if type(steps) is not int or step > steps:
+            raise DamagedError(f"it is from step {step} of {steps}")
         check(state)
         return state
 

@@ -24,21 +24,16 @@ from torch.utils._pytree import tree_leaves
 
 from hart.config import HartConfig, TokenizerConfig
 from hart.losses.config import PerceptualConfig
-from hart.losses.hart_loss import (
-    LARGEST_KEPT_SHARE,
-    MEAN_KEPT_SHARE,
-    kept_tokens,
-    random_positions,
-)
+from hart.losses.transformer_loss import LARGEST_KEPT_SHARE, MEAN_KEPT_SHARE, kept_tokens, random_positions
 from hart.model import Hart
 from hart.networks.perceptual import Lpips
 from hart.randomness import CPU
 from hart.training.config import Recipe, TokenizerRecipe, TrainerConfig, TransformerRecipe
 from hart.training.distributed import DistributedContext
-from hart.training.hart_task import TransformerBatch, TransformerStage, with_adapters
 from hart.training.step import Stepper, recompute
 from hart.training.task import Microbatch, Task, TrainContext
 from hart.training.tokenizer_task import TokenizerBatch, TokenizerStage
+from hart.training.transformer_task import TransformerBatch, TransformerStage, with_adapters
 from hart.types import ClassContext, Context, TextContext, TokenMaps
 
 MEASURED_TOKENS = 4096

@@ -48,7 +48,7 @@ from hart.data.sources import DamageCount, Source, Stream, read_row
 from hart.data.transforms import ImageTransform, to_signed
 from hart.data.written_sets import require_own_folder
 from hart.errors import HartError
-from hart.files import atomic_write, write_text
+from hart.files import atomic_write, write_json
 from hart.grids import ScaleSchedule
 from hart.sizes import aspect_sizes, schedule_of_size
 from hart.text_encoder import TextEncoder, encoder_module
@@ -242,7 +242,7 @@ class _Shard:
             return
         tokenizer, text = self._encoders.tokenizer, self._encoders.text_encoder
         image, schedule = to_signed(images.pixels.to(self._encoders.device)), self._schedules[shape]
-        quantized = tokenizer.quantize(tokenizer.encode(image), schedule, tokenizer.coarse_codes(image, schedule))
+        quantized = tokenizer.quantize_image(image, schedule)
         codes = torch.cat(quantized.indices, dim=1).int().cpu()
         several = len(self._schedules) > 1
         self._parts[CODES].append(codes.flatten() if several else codes)
@@ -325,5 +325,5 @@ def _finish(
             ],
             "damaged": [asdict(damage) for damage in damaged],
         }
-        write_text(index, json.dumps(content, indent=1))
+        write_json(index, content)
     return EncodedSummary(images, captions, len(damaged), finished, cut)

@@ -26,6 +26,7 @@ from hart.data.samples import Condition, Damage, Sample, decoded
 from hart.data.sources import DamageCount, Source, Stream, iterate
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
+from hart.strict import byte_count
 from hart.training.config import ReadingConfig, Recipe, TransformerRecipe
 from hart.training.task import Microbatch, TrainContext
 
@@ -224,9 +225,7 @@ def _in_memory(
     captioned = read_all(source, transform, recipe.data, condition)
     DamageCount(source, recipe.reading.max_damaged, "reading.max_damaged").add(captioned.damaged, len(captioned))
     left_out = f", {len(captioned.damaged)} damaged left out" if captioned.damaged else ""
-    megabytes = captioned.pixels.nbytes / 1e6
-    size = f"{megabytes / 1000:.3g} GB" if megabytes >= 1000 else f"{megabytes:.3g} MB"
-    description = f"{source.description}; held in memory{left_out} ({size})"
+    description = f"{source.description}; held in memory{left_out} ({byte_count(captioned.pixels.nbytes)})"
     return MemoryImages(captioned, recipe.trainer.seed, description, source)
 
 
@@ -236,9 +235,9 @@ def _why_not_memory(source: Source | Stream, transform: ImageTransform, reading:
         return "a stream cannot be read at random"
     if transform.random:
         return "random crops or flips"
-    gigabytes = len(source) * 3 * transform.width * transform.height / 1e9
-    if gigabytes > reading.memory_gb:
-        return f"{gigabytes:.3g} GB decoded, reading.memory_gb is {reading.memory_gb:g}"
+    size = len(source) * 3 * transform.width * transform.height
+    if size > reading.memory_gb * 1e9:
+        return f"{byte_count(size)} decoded, reading.memory_gb is {reading.memory_gb:g}"
     return None
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hart.errors import HartError
 from hart.inference.cost import tokenizer_training_macs, transformer_training_macs
-from hart.losses.hart_loss import MEAN_KEPT_SHARE, kept_tokens
+from hart.losses.transformer_loss import MEAN_KEPT_SHARE, kept_tokens
 from hart.training.config import Recipe, TokenizerRecipe, TrainerConfig, TransformerRecipe
 
 
@@ -44,19 +44,18 @@ def work_of(recipe: Recipe) -> Work:
     counts = sizes.schedule.token_counts
     last = kept_tokens(MEAN_KEPT_SHARE, counts[-1]) if recipe.drop_last_scale else counts[-1]
     macs = transformer_training_macs(sizes, recipe.diffusion, last_tokens=last)
-    context = sizes.text.tokens if sizes.text is not None else 1
     inputs = sum(counts[1:-1]) + last
     if recipe.lora is None:
-        return Work(macs, macs, context + inputs)
+        return Work(macs, macs, sizes.context_tokens + inputs)
     width, hidden = sizes.width, sizes.mlp_width
     # width in and out of the layers that adapters stand beside, for each token of a block
     beside = {"attention": 6 * width, "mlp": (3 if sizes.mlp == "swiglu" else 2) * (width + hidden)}
     blocks = sum(beside.get(target, 0) for target in recipe.lora.targets)
-    adapters = recipe.lora.rank * sizes.depth * (context + inputs) * blocks
+    adapters = recipe.lora.rank * sizes.depth * (sizes.context_tokens + inputs) * blocks
     if "word_embed" in recipe.lora.targets:
         embedded = inputs + (last if recipe.diffusion is not None else 0)
         adapters += recipe.lora.rank * embedded * (sizes.latent_channels + width)
-    return Work(macs + adapters, adapters, context + inputs)
+    return Work(macs + adapters, adapters, sizes.context_tokens + inputs)
 
 
 class StepFigures:

@@ -197,12 +197,10 @@ class Stepper(TrainContext):
         table(saved, "it", {"parts", "average"})
         entries = table(saved["parts"], "it", set(self.optimized))
         for name, state in self.optimized.items():
-            entry = table(entries[name], name)
-            table(entry, name, {"module", "optimizer"} | (entry.keys() & {"counters"}))
+            entry = table(entries[name], name, {"module", "optimizer", "counters"})
             require_tensors(entry["module"], state.optimized.module.state_dict(), name)
             state.optimizer.check(entry["optimizer"], f"the optimiser of {name}")
-            if "counters" in entry:
-                require_tensors(entry["counters"], state.optimized.counters, f"the counters of {name}")
+            require_tensors(entry["counters"], state.optimized.counters, f"the counters of {name}")
         require_tensors(saved["average"], self.average.weights, "the average")
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -214,8 +212,7 @@ class Stepper(TrainContext):
                 {key: shard_like(value, present[key]) for key, value in entry["module"].items()}
             )
             state.optimizer.load_state_dict(entry["optimizer"])
-            # older versions had no counters
-            for key, value in entry.get("counters", {}).items():
+            for key, value in entry["counters"].items():
                 state.optimized.counters[key].copy_(value if self.distributed.main else torch.zeros_like(value))
         for key, value in self.average.weights.items():
             local(value).copy_(local(shard_like(saved["average"][key], value)))

@@ -73,16 +73,11 @@ class TokenSource(ABC, Generic[D]):
     def prepare(self) -> None:
         """Do what takes long, once, before the first step."""
 
-    def schedule(self, latent: Tensor) -> ScaleSchedule:
-        """The scales of latents (B, D, h, w)."""
-        sizes = self.recipe.transformer
-        return schedule_of_grid(sizes.scales, Grid(*latent.shape[-2:]), sizes.most_scales)
-
-    def encoded(self, image: Tensor, wrong: CodeCorruption | None = None) -> TokenMaps:
-        """Token maps of images (B, 3, H, W)."""
-        latent = self.tokenizer.encode(image)
-        schedule = self.schedule(latent)
-        return self.tokenizer.token_maps(latent, schedule, wrong, self.tokenizer.coarse_codes(image, schedule))
+    def schedule(self, image: Tensor) -> ScaleSchedule:
+        """The scales of images (..., H, W)."""
+        sizes, downsampling = self.recipe.transformer, self.tokenizer.config.downsampling
+        grid = Grid(*(side // downsampling for side in image.shape[-2:]))
+        return schedule_of_grid(sizes.scales, grid, sizes.most_scales)
 
     @abstractmethod
     def batch(self, microbatch: Microbatch) -> TokenBatch:
@@ -146,7 +141,7 @@ class MemoryTokens(TokenSource[MemoryImages]):
         if self._maps is None:
             self._maps = encode_all(
                 self.tokenizer,
-                self.schedule(self.tokenizer.encode(to_signed(self.captioned.pixels[:1].to(self.device)))),
+                self.schedule(self.captioned.pixels),
                 self.captioned,
                 self.device,
                 augmentations=self.recipe.augmentations,
@@ -155,12 +150,11 @@ class MemoryTokens(TokenSource[MemoryImages]):
             )
 
     def batch(self, microbatch: Microbatch) -> TokenBatch:
+        self.prepare()
+        assert self._maps is not None
         rows, count = self.data.rows(microbatch), microbatch.batch_size
         version = torch.randint(self.recipe.augmentations, (count,), generator=microbatch.generator("view"))
-        if self._maps is not None:
-            maps = select(self._maps, microbatch.mine(version) * len(self.captioned) + rows, self.device)
-        else:  # not prepared: the images themselves
-            maps = self.encoded(to_signed(self.captioned.images(rows).to(self.device)))
+        maps = select(self._maps, microbatch.mine(version) * len(self.captioned) + rows, self.device)
         if self._labels is not None:
             return TokenBatch(maps, Conditions(classes=self._labels[rows]))
         uniform = microbatch.mine(torch.rand(count, generator=microbatch.generator("captions"))).tolist()
@@ -179,7 +173,8 @@ class LiveTokens(TokenSource[LoadedImages]):
 
     def batch(self, microbatch: Microbatch) -> TokenBatch:
         batch = self.data.loader.rows(microbatch.step, microbatch.rows)
-        maps = self.encoded(*self._augmented(batch.signed(self.device), microbatch))
+        image, wrong = self._augmented(batch.signed(self.device), microbatch)
+        maps = self.tokenizer.token_maps_of_image(image, self.schedule(image), wrong)
         return TokenBatch(maps, Conditions(captions=batch.captions or None, classes=batch.labels))
 
     def first(self, count: int) -> Conditions:
@@ -219,7 +214,9 @@ class StoredTokens(TokenSource[EncodedImages]):
             largest = torch.full((microbatch.batch_size, 1), self.recipe.code_corruption)
             wrong = CodeCorruption(largest, microbatch.generator("view"), microbatch.rows)
             latent = self.tokenizer.latent_from_codes(indices, residual, batch.schedule)
-            maps = self.tokenizer.token_maps(latent, batch.schedule, wrong, indices[: self.data.data.coarse_scales])
+            smaller = self.tokenizer.smaller(batch.schedule)
+            coarse = () if smaller is None else indices[: len(smaller) - 1]
+            maps = self.tokenizer.token_maps(latent, batch.schedule, wrong, coarse)
         else:
             maps = self.tokenizer.token_maps_from_codes(indices, residual, batch.schedule)
         return TokenBatch(maps, Conditions(classes=batch.labels) if self.by_class else Conditions(text=batch.text))
@@ -259,8 +256,7 @@ def encode_all(
                 image = slightly_moved(image, torch.rand(4, rows, generator=generator))
                 if code_corruption:
                     wrong = CodeCorruption(torch.full((rows, 1), code_corruption), generator)
-            coarse = tokenizer.coarse_codes(image, schedule)
-            maps = tokenizer.token_maps(tokenizer.encode(image), schedule, wrong, coarse)
+            maps = tokenizer.token_maps_of_image(image, schedule, wrong)
             parts.append(select(maps, torch.arange(rows, device=device), data.pixels.device))
     return TokenMaps(
         indices=tuple(torch.cat(maps) for maps in zip(*(part.indices for part in parts), strict=True)),

@@ -89,21 +89,18 @@ class Trainer:
                     self.run_folder.save(self.step, state | {"identity": self.identity.to_dict()})
             self.run_folder.write_recipe(recipe)
             self.run_folder.tidy()
-        self._model_files: list[str] = [] if state is None else state.get("model", [])
+        self._model_files: list[str] = [] if state is None else state["model"]
 
     def _check(self, state: Mapping[str, Any], accept_changes: bool) -> None:
         """Raise `HartError` for a checkpoint of another run, `DamagedError` for weights that do not fit this one."""
-        theirs = self.run_folder.identity(state, self.identity.stage)
-        settings = [] if theirs is None else theirs.other_settings(self.identity, type(self.recipe))
-        sources = [] if theirs is None else theirs.other_sources(self.identity)
-        self._changes = [*settings, *sources]
+        theirs = Identity.from_dict(state["identity"])
+        settings = theirs.other_settings(self.identity, type(self.recipe))
+        self._changes = [*settings, *theirs.other_sources(self.identity)]
         if self._changes and not accept_changes:
             raise HartError(
                 f"{self.folder} holds a run of {'another recipe' if settings else 'other data or weights'}: "
                 f"{', '.join(self._changes)}; choose another folder, or go on with --accept-changes"
             )
-        if theirs is None or (self.identity.sources and not theirs.sources):
-            self._note("an older version began this run and did not record what it learns from: taken as unchanged")
         try:
             self.stepper.check(state["weights"])
         except DamagedError as error:

@@ -40,7 +40,7 @@ class EmbeddedContext:
         """(B,), where the context ends; image tokens count from here."""
         return self.position_ids[:, -1]
 
-    def rows_of(self, rows: slice, tokens: slice = slice(None)) -> EmbeddedContext:
+    def rows_of(self, rows: slice | Tensor, tokens: slice = slice(None)) -> EmbeddedContext:
         """Some rows of the batch with some of their tokens, under the same condition."""
         return EmbeddedContext(
             self.tokens[rows, tokens],

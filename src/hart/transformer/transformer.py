@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, cast
 
 import torch
@@ -59,7 +60,7 @@ class Conditioning:
     modulations: tuple[Tensor | None, ...]
     head_modulation: Tensor
 
-    def rows_of(self, rows: slice, tokens: slice = slice(None)) -> Conditioning:
+    def rows_of(self, rows: slice | Tensor, tokens: slice = slice(None)) -> Conditioning:
         """See `EmbeddedContext.rows_of`."""
         modulations = (None if m is None else m[rows] for m in self.modulations)
         return Conditioning(self.context.rows_of(rows, tokens), tuple(modulations), self.head_modulation[rows])
@@ -99,11 +100,14 @@ class ModulatedHead(nn.Module):
         # always in float32: guidance and low temperatures amplify the rounding of logits. The weights are converted at
         # each call, so that they are stored and moved like all others.
         with torch.autocast(h.device.type, enabled=False):
-            weight, bias, h = self.linear.weight.float(), self.linear.bias.float(), h.float()
+            linear: Callable[[Tensor], Tensor] = self.linear
+            if self.linear.bias.dtype != torch.float32:
+                linear = partial(F.linear, weight=self.linear.weight.float(), bias=self.linear.bias.float())
+            h = h.float()
             if h.shape[1] > 1 or h.device.type != "cpu":
-                return F.linear(h, weight, bias)
+                return linear(h)
             # single tokens one by one on a CPU, whose products of few rows round by their number
-            return torch.cat([F.linear(row, weight, bias) for row in h.split(1)])
+            return torch.cat([linear(row) for row in h.split(1)])
 
 
 class HartTransformer(nn.Module):
@@ -133,11 +137,6 @@ class HartTransformer(nn.Module):
         # of generation, set by `hart.inference`. cache_type: of keys and values; None is the weights'
         self.cache_type: torch.dtype | None = None
         self.graphs: BlockGraphs | None = None
-
-    @property
-    def context_tokens(self) -> int:
-        """S: tokens in front of the image tokens."""
-        return self.config.text.tokens if self.config.text is not None else 1
 
     @property
     def head_width(self) -> int:
@@ -219,7 +218,7 @@ class HartTransformer(nn.Module):
 
     def new_cache(self, batch: int, schedule: ScaleSchedule | None = None, unkept: int = 0) -> KVCache:
         """An empty cache for the context and all scales of `batch` images, but for the last `unkept` tokens."""
-        capacity = self.context_tokens + self._served(schedule).total_tokens - 1 - unkept
+        capacity = self.config.context_tokens + self._served(schedule).total_tokens - 1 - unkept
         weight = self.word_embed.weight
 
         def make() -> KVCache:

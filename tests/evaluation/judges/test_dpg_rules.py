@@ -8,14 +8,7 @@ from pathlib import Path
 import pytest
 
 from hart.errors import HartError
-from hart.evaluation.suites.dpg import (
-    COLUMNS,
-    DensePrompt,
-    Question,
-    judge,
-    read_questions,
-    unknown_parents,
-)
+from hart.evaluation.suites.dpg import COLUMNS, DensePrompt, Question, judge, read_questions, unknown_parents
 
 # 2 and 3 depend on 1, 4 on 2 and 3
 QUESTIONS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Annotated, Any
 
 import pytest
@@ -16,7 +17,7 @@ from hart.commands.evaluate import suite_app
 from hart.data.images import open_image
 from hart.errors import HartError
 from hart.evaluation import Context, Figure, Result, Suite, SuiteOptions, records
-from hart.evaluation.suites import CORE, load_suite, suite_places
+from hart.evaluation.suites.core import SUITES, installed_suites
 from hart.strict import Config
 
 computed: list[str] = []
@@ -59,15 +60,11 @@ def missing_package(context: Context[SuiteOptions]) -> Result:
 
 
 MISSING = Suite("missing", "Needs a package.", SuiteOptions, missing_package, install="hart[other]")
-PLACES = {"count": f"{__name__}:SUITE", "missing": f"{__name__}:MISSING"}
 
 
 @pytest.fixture
-def app(monkeypatch: pytest.MonkeyPatch) -> typer.Typer:
-    monkeypatch.setattr("hart.commands.evaluate.load_suite", lambda place: {"SUITE": SUITE, "MISSING": MISSING}[
-        place.rpartition(":")[2]
-    ])  # fmt: skip
-    return suite_app(PLACES)
+def app() -> typer.Typer:
+    return suite_app({"count": SUITE, "missing": f"{__name__}:MISSING"})
 
 
 def test_a_declaration_is_a_command(app: typer.Typer, tmp_path: Path) -> None:
@@ -108,7 +105,7 @@ def test_a_package_that_is_missing_is_said_with_the_way_to_it(app: typer.Typer, 
     assert "absent is not installed: run pip install 'hart[other]'" in str(result.exception)
 
 
-def test_every_core_suite_is_where_the_table_says() -> None:
-    places = suite_places()
-    assert set(CORE) <= set(places)
-    assert [load_suite(places[name]).name for name in CORE] == list(CORE)
+def test_every_suite_of_this_package_can_be_run() -> None:
+    for name, suite in SUITES.items():
+        assert installed_suites()[name] is suite
+        assert callable(resolve_name(suite.run))

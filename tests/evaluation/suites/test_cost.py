@@ -14,7 +14,7 @@ from hart.config import HartConfig
 from hart.evaluation.report import published_tables
 from hart.evaluation.suites.cost import printed_macs
 from hart.inference.cost import model_cost
-from hart.presets import preset, var_imagenet
+from hart.presets import PRESETS, var_imagenet
 from models import save_tiny_class_model, save_tiny_text_model
 
 
@@ -68,10 +68,10 @@ def macs(text: str) -> float:
 @pytest.mark.parametrize(
     ("config", "printed"),
     [
-        (preset("hart-0.7b-512"), macs(TEXT.rows["HART 512"][4] + "T")),
-        (preset("hart-0.7b-1024"), macs(TEXT.rows["HART 1024"][7] + "T")),
+        (PRESETS["hart-0.7b-512"](), macs(TEXT.rows["HART 512"][4] + "T")),
+        (PRESETS["hart-0.7b-1024"](), macs(TEXT.rows["HART 1024"][7] + "T")),
         *((var_imagenet(d), macs(CLASSES.rows[f"VAR-d{d}"][4])) for d in (20, 24, 30)),
-        *((preset(f"hart-imagenet-d{d}-256"), macs(CLASSES.rows[f"HART-d{d}"][4])) for d in (20, 24, 30)),
+        *((PRESETS[f"hart-imagenet-d{d}-256"](), macs(CLASSES.rows[f"HART-d{d}"][4])) for d in (20, 24, 30)),
     ],
     ids=["text-512", "text-1024", "var-20", "var-24", "var-30", "hart-20", "hart-24", "hart-30"],
 )

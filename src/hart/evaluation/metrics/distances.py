@@ -11,9 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.functional.image import structural_similarity_index_measure
-from torchmetrics.image.inception import InceptionScore
-from torchmetrics.image.kid import poly_mmd
 
 from hart.evaluation.metrics.features import Features
 from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean, require_images
@@ -103,6 +100,8 @@ def kernel_distance(
     half the smaller set where that has fewer than twice as many, so that they differ. torchmetrics' own class uses the
     global generator to choose them.
     """
+    from torchmetrics.image.kid import poly_mmd  # takes a second to import
+
     size = min(subset_size, len(x) // 2, len(y) // 2)
     require_images(size, 2, "KID, of half of the images,")
     x, y = x.double(), y.double()
@@ -120,6 +119,8 @@ def inception_score(logits: Tensor, part: int = 5000) -> Figure:
     logits: (N, C). Parts are in order, the last perhaps smaller, as in ADM's protocol. The score depends on the network
     of the logits.
     """
+    from torchmetrics.image.inception import InceptionScore  # takes a second to import
+
     scores = []
     for rows in logits.double().split(part):
         # a metric a part, with one split: of several it would mix the rows
@@ -212,6 +213,8 @@ SSIM_WINDOW = 11
 
 def ssim(image: Tensor, original: Tensor) -> Tensor:
     """Structural similarity (B,) of 8-bit images (B, 3, H, W) of at least `SSIM_WINDOW` pixels a side."""
+    from torchmetrics.functional.image import structural_similarity_index_measure  # takes a second to import
+
     _, similarity = structural_similarity_index_measure(
         image.float(), original.float(), sigma=1.5, reduction="none", data_range=255.0, return_full_image=True
     )

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 from pydantic import Field
 from pydantic_core import to_jsonable_python
 
-from hart.config import SamplingConfig, Seed
+from hart.config import Device, SamplingConfig, Seed
 from hart.data.kinds import Kind
 from hart.errors import DISTRIBUTION
 from hart.files import user_path
@@ -48,7 +48,9 @@ def silent(_done: int, _total: int | None, _what: str) -> None:
 
 # Options of several suites whose defaults differ.
 Model = Annotated[str, Field(description="Shipped name, folder or hub id.")]
-Column = Annotated[str, Field(description="Its field, where that has an unusual name.")]
+Column = Annotated[
+    str, Field(description="Name of the field in JSONL, Parquet and Hugging Face records, if it is unusual.")
+]
 FEATURES_HELP = (
     "efficientnet-lite0, efficientnet-lite2, inception-v3[:FILE], inception-v3-clean[:FILE], clip:SOURCE or "
     "dinov2:SOURCE"
@@ -67,8 +69,7 @@ class SuiteOptions(Config, kw_only=True):
     """Seed of everything that is random."""
     resamples: Annotated[int, Field(ge=0)] = 100
     """Resamples of each interval; 0 leaves intervals out."""
-    device: str | None = None
-    """cpu, cuda, cuda:1 or mps; by default CUDA where there is one."""
+    device: Device = None
 
     def settings(self) -> dict[str, Any]:
         """JSON values for a report. The path of a model is made absolute."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from hart.evaluation.suites import CORE, base
-from hart.evaluation.suites.base import ImageSetOptions, SamplingOptions, Suite, SuiteOptions
+from hart.config import NumberType
+from hart.evaluation.suites import base
+from hart.evaluation.suites.base import ImageSetOptions, O, SamplingOptions, Suite, SuiteOptions
 from hart.files import user_path
 from hart.strict import require
 
@@ -155,17 +158,51 @@ class CostOptions(SuiteOptions, kw_only=True):
     """Runs before the clock starts."""
     repeats: Annotated[int, Field(ge=1)] = 5
     """Timed runs of each batch size."""
-    dtype: str | None = None
-    """float32, bfloat16 or float16; by default what the device is used with."""
+    dtype: NumberType = None
     guidance: base.Guidance = None
     discrete_only: base.DiscreteOnly = False
 
 
-TOKENIZER = Suite("tokenizer", CORE["tokenizer"], TokenizerOptions, "hart.evaluation.suites.tokenizer:run")
-GENERATION = Suite("generation", CORE["generation"], GenerationOptions, "hart.evaluation.suites.generation:run")
-GENEVAL = Suite("geneval", CORE["geneval"], GenevalOptions, "hart.evaluation.suites.geneval:run")
-DPG = Suite("dpg", CORE["dpg"], DpgOptions, "hart.evaluation.suites.dpg:run")
-MJHQ = Suite("mjhq", CORE["mjhq"], MjhqOptions, "hart.evaluation.suites.mjhq:run")
-COCO = Suite("coco", CORE["coco"], TextToImageOptions, "hart.evaluation.suites.coco:run")
-IMAGENET = Suite("imagenet", CORE["imagenet"], ImageNetOptions, "hart.evaluation.suites.imagenet:run")
-COST = Suite("cost", CORE["cost"], CostOptions, "hart.evaluation.suites.cost:run")
+def _suite(name: str, measures: str, options: type[O]) -> Suite[O]:
+    return Suite(name, measures, options, f"hart.evaluation.suites.{name}:run")
+
+
+CONTINUES = "A stopped run continues."
+SUITES: Mapping[str, Suite[Any]] = {
+    suite.name: suite
+    for suite in (
+        _suite(
+            "tokenizer",
+            f"Reconstruction, discrete against hybrid: PSNR, SSIM, perceptual distance, rFID, rKID. {CONTINUES}",
+            TokenizerOptions,
+        ),
+        _suite(
+            "generation",
+            f"Images generated for captions of a set, against the set: FID, KID, precision, recall. {CONTINUES}",
+            GenerationOptions,
+        ),
+        _suite(
+            "geneval",
+            f"GenEval: are the named objects there, in the right number, colours and places? {CONTINUES}",
+            GenevalOptions,
+        ),
+        _suite("dpg", f"DPG-Bench: questions about images of long prompts. {CONTINUES}", DpgOptions),
+        _suite("mjhq", f"MJHQ-30K: FID and KID, over all and by category, and CLIP score. {CONTINUES}", MjhqOptions),
+        _suite(
+            "coco", f"COCO-30K: FID and KID at 256 px against val2014, and CLIP score. {CONTINUES}", TextToImageOptions
+        ),
+        _suite(
+            "imagenet",
+            f"ImageNet 256 px, 50,000 images: FID, sFID, Inception Score, precision, recall. {CONTINUES}",
+            ImageNetOptions,
+        ),
+        _suite("cost", "Parameters and MACs by part, latency, throughput and peak memory.", CostOptions),
+    )
+}
+"""The suites of this package, by name."""
+
+
+def installed_suites() -> dict[str, Suite[Any] | str]:
+    """Those of this package, and those that others offer as entry points of the group `hart.suites`, which are known
+    by their places: NAME = "package.module:SUITE"."""
+    return {**{entry.name: entry.value for entry in entry_points(group="hart.suites")}, **SUITES}

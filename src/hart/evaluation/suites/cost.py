@@ -10,7 +10,6 @@ import torch
 
 from hart.benchmark.machine import device_clock, peak_memory
 from hart.benchmark.parts import PROMPT
-from hart.checkpoint.loading import load_config
 from hart.config import HartConfig, SamplingConfig
 from hart.devices import dtype_name
 from hart.evaluation.metrics.figures import Figure, bootstrap
@@ -32,8 +31,7 @@ def run(context: Context[CostOptions]) -> Result:
     """Count and time. Raises `HartError`."""
     options = context.options
     if options.random_weights:
-        config = load_config(options.model)
-        pipe = HartPipeline.from_config(config, seed=options.seed, device=options.device, dtype=options.dtype)
+        pipe = HartPipeline.from_config(options.model, seed=options.seed, device=options.device, dtype=options.dtype)
     else:
         pipe = HartPipeline.from_pretrained(options.model, device=options.device, dtype=options.dtype)
     sampling = SamplingOptions(guidance=options.guidance, discrete_only=options.discrete_only).sampling(pipe)
@@ -91,14 +89,14 @@ def printed_macs(config: HartConfig) -> int:
     2.5% of this.
     """
     cost = model_cost(config)
-    text, schedule = config.transformer.text, config.transformer.schedule
+    sizes, schedule = config.transformer, config.transformer.schedule
     # the last token of the context stands for the first map
-    positions = schedule.total_tokens + (text.tokens - 1 if text is not None else 0)
+    positions = sizes.context_tokens + schedule.total_tokens - 1
     total = cost.parameters["transformer"] * positions
     if config.diffusion is not None and not config.sampling.discrete_only:
-        steps = config.sampling.diffusion_steps or config.diffusion.sampling_steps
+        steps = config.diffusion_steps(config.sampling)
         total += 2 * cost.parameters["residual diffusion"] * schedule.token_counts[-1] * steps
-    return total + (cost.macs["decoder"] if text is not None else 0)
+    return total + (cost.macs["decoder"] if sizes.text is not None else 0)
 
 
 def _measured(

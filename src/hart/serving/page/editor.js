@@ -1,20 +1,21 @@
 // Painting a mask over an image, and extending its canvas. What is painted is drawn again; new canvas always is.
 
 const at = (id) => document.getElementById(id);
-const [dialog, canvas, prompt, brush] = ["editor", "canvas", "edit-prompt", "brush-size"].map(at);
+const [dialog, canvas, source, prompt, brush] = ["editor", "canvas", "edit-source", "edit-prompt", "brush-size"].map(at);
 const UNDO_STEPS = 30;
 const EXTENSION = 1 / 4; // of the image, that the canvas grows by, in whole tokens
 
 let image, mask, offset, token, before, last, cursor, submit; // mask: opaque where the image is drawn again
 let lender; // a file whose colours are taken
 
-/** Open the editor on `bitmap`. tokenSize: in pixels; onSubmit({image, mask, prompt, size, style, strength}) gets two PNG blobs, and
- * in `style` the file whose colours are taken, if there is one. */
+/** Open the editor on `bitmap`. text: what it shows, if that is known. tokenSize: in pixels; onSubmit({image, mask, source, prompt, size,
+ * style, strength}) gets two PNG blobs, or in place of the mask what the image shows now, and in `style` the file whose colours are
+ * taken, if there is one. */
 export function open(bitmap, text, tokenSize, onSubmit) {
   [image, token, submit, before, last, cursor] = [bitmap, tokenSize, onSubmit, [], undefined, undefined];
   offset = { x: 0, y: 0 };
   mask = blank(bitmap.width, bitmap.height);
-  prompt.value = text;
+  source.value = prompt.value = text;
   brush.max = Math.ceil(Math.max(mask.width, mask.height) / 2);
   brush.value = Math.ceil(Math.max(mask.width, mask.height) / 8);
   lend();
@@ -94,7 +95,15 @@ function show() {
   }
   at("canvas-size").textContent = `${mask.width} × ${mask.height} px`;
   at("brush-size-value").textContent = `${brush.value} px`;
-  at("undo").disabled = at("edit-draw").disabled = before.length === 0;
+  at("undo").disabled = before.length === 0;
+  showReady();
+}
+
+/** Whether the words alone ask for something else. */
+const retold = () => Boolean(source.value.trim() && prompt.value.trim()) && source.value.trim() !== prompt.value.trim();
+
+function showReady() {
+  at("edit-draw").disabled = before.length === 0 && !retold();
 }
 
 /** A tile of diagonal stripes so many pixels wide. */
@@ -179,9 +188,13 @@ function undo() {
   show();
 }
 
+for (const field of [source, prompt]) field.addEventListener("input", showReady);
+dialog.addEventListener("focusin", ({ target }) => { // above the bar that a phone shows
+  if (target.matches("input, textarea")) target.scrollIntoView({ block: "nearest" });
+});
 at("undo").addEventListener("click", undo);
 dialog.addEventListener("keydown", (event) => {
-  if (event.key !== "z" || !(event.ctrlKey || event.metaKey) || event.target === prompt) return;
+  if (event.key !== "z" || !(event.ctrlKey || event.metaKey) || [source, prompt].includes(event.target)) return;
   event.preventDefault();
   undo();
 });
@@ -205,10 +218,11 @@ at("extend").addEventListener("click", (event) => {
 });
 
 at("edit-draw").addEventListener("click", async () => {
-  const source = blank(mask.width, mask.height);
-  context(source).fillStyle = "#fff";
-  context(source).fillRect(0, 0, mask.width, mask.height);
-  context(source).drawImage(image, offset.x, offset.y);
+  const whole = blank(mask.width, mask.height);
+  context(whole).fillStyle = "#fff";
+  context(whole).fillRect(0, 0, mask.width, mask.height);
+  context(whole).drawImage(image, offset.x, offset.y);
+  const painted = context(mask).getImageData(0, 0, mask.width, mask.height).data.some((value, place) => place % 4 === 3 && value > 0);
   // in the API's masks transparent means: draw again
   const holes = blank(mask.width, mask.height);
   const cut = context(holes);
@@ -216,7 +230,8 @@ at("edit-draw").addEventListener("click", async () => {
   cut.globalCompositeOperation = "destination-out";
   cut.drawImage(mask, 0, 0);
   const png = (of) => new Promise((resolve) => of.toBlob(resolve, "image/png"));
-  const work = { image: await png(source), mask: await png(holes), prompt: prompt.value.trim(), size: `${mask.width}x${mask.height}` };
+  const where = !painted && retold() ? { source: source.value.trim() } : { mask: await png(holes) };
+  const work = { image: await png(whole), ...where, prompt: prompt.value.trim(), size: `${mask.width}x${mask.height}` };
   if (lender) Object.assign(work, { style: lender, strength: Number(at("lend-strength").value) });
   dialog.close();
   submit(work);

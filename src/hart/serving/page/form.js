@@ -1,6 +1,7 @@
 // The form: what the server's models offer, what is chosen of it, and the API key.
 
 import * as api from "./api.js";
+import { OFFERED } from "./snippets.js";
 
 const at = (id) => document.getElementById(id);
 const form = at("form");
@@ -62,6 +63,8 @@ function offerModel() {
   }));
   press(style);
   at("style-choice").hidden = chips().length === 0;
+  form.switch.max = form.greedy.max = facts?.scales ?? 0;
+  form.switch.value = Math.floor(form.switch.max / 2);
   setModelDefaults();
 }
 
@@ -89,45 +92,45 @@ function setModelDefaults() {
   form.guidance.value = sampling.guidance_scale;
   form.top_k.value = sampling.top_k ?? 0;
   form.top_p.value = sampling.top_p ?? 1;
+  form.greedy.value = sampling.greedy_scales;
   showValues();
 }
 
 function showValues() {
+  at("switch-value").textContent = form.switch.max === "0" ? "" : `after scale ${form.switch.value} of ${form.switch.max}`;
   at("guidance-value").textContent = Number(form.guidance.value) === 0 ? "off" : form.guidance.value;
+  at("greedy-value").textContent = form.greedy.value === "0" ? "at no scale" : `at the last ${form.greedy.value} of ${form.greedy.max} scales`;
   at("top-p-value").textContent = Number(form.top_p.value) === 1 ? "all codes" : form.top_p.value;
 }
 
 // --- what is chosen ---
 
-/** The form's values; the chosen style stands behind the prompt. */
+/** The form's values; the chosen style stands behind the prompts. */
 export function settings() {
-  const prompt = form.prompt.value.trim(), style = chosenStyle();
+  const second = form.second.value.trim(), style = chosenStyle();
+  const styled = (text) => [text, style].filter(Boolean).join(", ");
   return {
-    prompt: [prompt, style].filter(Boolean).join(", "),
+    prompt: styled(form.prompt.value.trim()),
+    ...(second && { second_prompt: styled(second) }),
+    ...(second && model()?.scales && { switch: Number(form.switch.value) }),
     negative_prompt: form.negative.value.trim(),
     seed: form.seed.value, // as text: it may be larger than a Number holds
     model: form.model.value || undefined,
     [ASPECTS.includes(form.size.value) ? "aspect" : "size"]: form.size.value,
     // a model that is still being opened draws with its own settings
-    ...(model()?.sampling && {
-      guidance_scale: Number(form.guidance.value),
-      top_k: Number(form.top_k.value),
-      top_p: Number(form.top_p.value),
-    }),
+    ...(model()?.sampling && Object.fromEntries(Object.entries(OFFERED).map(([name, { field }]) => [name, Number(form[field].value)]))),
   };
 }
 
-const OFFERED = ["guidance_scale", "top_k", "top_p"];
-
-/** What is lost of stored settings, as sentences: what the image was also made of (stored.lacks), settings that the form has
- * not (of stored.sampling), and a model that this server has not. */
+/** What is lost of stored settings, as sentences: what the image was also made of (stored.lacks), settings that the form
+ * does not have (of stored.sampling), and a model that this server does not have. */
 function losses(stored, chosen) {
   const own = chosen?.sampling ?? {};
-  const others = Object.keys(own).filter((name) => !OFFERED.includes(name) && name in (stored.sampling ?? {}) && stored.sampling[name] !== own[name]);
+  const others = Object.keys(own).filter((name) => !(name in OFFERED) && name in (stored.sampling ?? {}) && stored.sampling[name] !== own[name]);
   const lost = [...(stored.lacks ?? []), ...others.map((name) => `${name} ${stored.sampling[name]}`)];
   const said = [];
   if (lost.length) said.push(`The settings are back, but not ${lost.join(", nor ")}: they draw another image.`);
-  if (stored.model && !served(stored.model)) said.push(`They are of the model ${stored.model}, which this server has not: ${chosen?.id ?? "another"} draws.`);
+  if (stored.model && !served(stored.model)) said.push(`They are of the model ${stored.model}, which this server does not have: ${chosen?.id ?? "another one"} will draw another image.`);
   return said.join(" ");
 }
 
@@ -145,16 +148,17 @@ export function restore(stored) {
     offerModel();
   }
   const style = chips().map(({ value }) => value).find((value) => stored.prompt.endsWith(`, ${value}`)) ?? "";
-  form.prompt.value = style ? stored.prompt.slice(0, -style.length - 2) : stored.prompt;
+  const plain = (text) => (style && text.endsWith(`, ${style}`) ? text.slice(0, -style.length - 2) : text);
+  form.prompt.value = plain(stored.prompt);
+  form.second.value = plain(stored.second_prompt ?? "");
+  if (stored.switch !== undefined) form.switch.value = stored.switch;
+  at("mixing").open = form.second.value !== "";
   press(style);
   if (stored.size) {
     if (![...form.size.options].some(({ value }) => value === stored.size)) form.size.add(new Option(shape(stored.size), stored.size));
     form.size.value = stored.size;
   }
-  for (const name of OFFERED) {
-    const field = name === "guidance_scale" ? form.guidance : form[name];
-    if (stored[name] !== undefined) field.value = stored[name];
-  }
+  for (const [name, { field }] of Object.entries(OFFERED)) if (stored[name] !== undefined) form[field].value = stored[name];
   showValues();
   form.prompt.focus();
   return losses(stored, model());

@@ -17,34 +17,40 @@ const picked = new Set();
 
 // --- drawing ---
 
-function say(text) {
-  at("message").textContent = text;
-  at("message").hidden = !text;
+/** Say what went wrong ("problem") or what is good to know ("note"), in place of what was said before. */
+function say(kind, text) {
+  hush();
+  at(kind).textContent = text;
+}
+
+function hush() {
+  for (const kind of ["problem", "note"]) at(kind).textContent = "";
 }
 
 /** Run one request and show its images as they come. fields: what the request holds besides `chosen` and the count. */
 async function run(path, chosen, count, fields = {}) {
   running?.abort();
   const mine = (running = new AbortController());
-  say("");
+  hush();
   busy(true);
   for (const old of at("current").querySelectorAll("img")) URL.revokeObjectURL(old.src);
   const tiles = Array.from({ length: count }, (_, index) => waitingTile({ ...chosen, seed: String(BigInt(chosen.seed) + BigInt(index)) }));
   at("current").replaceChildren(...tiles.map(({ element }) => element));
+  if (document.activeElement === document.body) at("stage").focus({ preventScroll: true }); // what had the focus is gone
   if (matchMedia("(max-width: 46rem)").matches) at("stage").scrollIntoView(); // below the form
   const wanted = { ...chosen, ...fields, n: count, stream: true, partial_images: model(chosen.model)?.scales ?? 3, output_format: "png" };
   for (const [name, value] of Object.entries(wanted)) if (value === "" || value === undefined) delete wanted[name];
   try {
     for await (const event of api.draw(path, fields.image ? multipart(wanted) : wanted, mine.signal)) {
       const tile = tiles[event.index];
-      if (event.notes) say(event.notes);
+      if (event.notes) say("note", event.notes);
       if (event.done) await tile.finish(event, path);
       else tile.show(event);
     }
     if (form.reroll.checked) roll();
     if (!model(chosen.model)?.scales) watch();
   } catch (error) {
-    if (error.name !== "AbortError") say(error.message);
+    if (error.name !== "AbortError") say("problem", error.message);
     if (error.status === 401) askForKey();
     for (const tile of tiles) tile.giveUp();
   } finally {
@@ -77,6 +83,8 @@ function waitingTile(chosen) {
   button.type = "button";
   button.className = "open";
   button.disabled = true;
+  const [across, down] = (chosen.size ?? chosen.aspect).split(/[x:]/);
+  if (down) button.style.aspectRatio = `${across} / ${down}`;
   const note = document.createElement("span");
   note.className = "waiting";
   note.textContent = model(chosen.model)?.state === "ready" ? "Waiting for its turn…" : "Opening the model…";
@@ -176,11 +184,11 @@ function forget(image) {
 async function restoreFrom(file) {
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close(); // or it would stand before what comes back
   const found = await settingsOf(file).catch(() => null);
-  if (found) return say(restore(found));
+  if (found) return say("note", restore(found));
   const bitmap = await createImageBitmap(file).catch(() => null);
-  if (!bitmap) return say(`${file.name} is not an image that this browser can show.`);
+  if (!bitmap) return say("problem", `${file.name} is not an image that this browser can show.`);
   bitmap.close();
-  say("That image holds no settings: only a PNG made by HART does. It can still be edited, varied, and lend its colours.");
+  say("note", "That image holds no settings: only a PNG made by HART does. It can still be edited, varied, and lend its colours.");
   viewer.open({ blob: file, partials: [], settings: settings(), kind: "file" }, model());
 }
 
@@ -201,9 +209,11 @@ async function usable(file, facts) {
     canvas.getContext("bitmaprenderer").transferFromImageBitmap(small);
     return await canvas.convertToBlob();
   } catch {
-    say("That file is not an image that this browser can show.");
+    say("problem", "That file is not an image that this browser can show.");
   }
 }
+
+const unmixed = { second_prompt: undefined, switch: undefined };
 
 async function edit(image, facts) {
   if (!form.seed.reportValidity()) return;
@@ -211,9 +221,10 @@ async function edit(image, facts) {
   if (!file) return;
   editor.open(await createImageBitmap(file), image.settings.prompt, facts.token_size, async (work) => {
     const colours = work.style && { style: await usable(work.style, facts), style_strength: work.strength };
-    run("/v1/images/edits", { ...settings(), aspect: undefined, prompt: work.prompt, size: work.size }, Number(form.count.value), {
+    run("/v1/images/edits", { ...settings(), ...unmixed, aspect: undefined, prompt: work.prompt, size: work.size }, Number(form.count.value), {
       image: work.image,
       mask: work.mask,
+      source_prompt: work.source,
       ...colours,
     });
   });
@@ -224,11 +235,11 @@ async function varied(image, facts, prompt, kept) {
   const file = await usable(image.blob, facts);
   if (!file) return;
   const seed = Math.floor(Math.random() * 2 ** 32);
-  run("/v1/images/variations", { ...image.settings, prompt, seed }, Number(form.count.value), { image: file, ...kept });
+  run("/v1/images/variations", { ...image.settings, ...unmixed, prompt, seed }, Number(form.count.value), { image: file, ...kept });
 }
 
 viewer.connect({
-  reuse: (image) => say(restore({ ...image.settings, lacks: image.kind === "generations" ? [] : ["the image's source image"] })),
+  reuse: (image) => say("note", restore({ ...image.settings, lacks: image.kind === "generations" ? [] : ["the image's source image"] })),
   edit,
   vary: (image, facts, kept) => varied(image, facts, image.settings.prompt, { kept_scales: kept }),
   recolour: (image, facts, prompt, strength) => varied(image, facts, prompt, { style_strength: strength }),

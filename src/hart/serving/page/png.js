@@ -27,6 +27,12 @@ export async function textChunks(blob) {
 
 const latin1 = (bytes) => new TextDecoder("latin1").decode(bytes);
 
+/** After how many scales a second prompt takes over; undefined where its shares are others. */
+function takesOver(weights) {
+  const first = weights.indexOf(1) < 0 ? weights.length : weights.indexOf(1);
+  return weights.every((weight, scale) => weight === (scale < first ? 0 : 1)) ? first : undefined;
+}
+
 /** What to draw to get this image again, in the page's own terms, and what that lacks; null if the file does not say. */
 export async function settingsOf(blob) {
   const chunks = await textChunks(blob);
@@ -39,7 +45,7 @@ export async function settingsOf(blob) {
   }
   const sampling = stored.sampling ?? {};
   const lacks = [
-    stored.mix && "the image's second prompt",
+    stored.mix && takesOver(stored.mix.weights) === undefined && "the shares of the second prompt",
     stored.edit && "the image's source image",
     stored.loras?.length && `the adapter ${stored.loras.map((folder) => folder.split("/").at(-1)).join(", ")}`,
     stored.random_weights && "its random weights",
@@ -48,12 +54,14 @@ export async function settingsOf(blob) {
   ].filter(Boolean);
   return {
     prompt: chunks.prompt,
+    ...(stored.mix && { second_prompt: stored.mix.prompt, switch: takesOver(stored.mix.weights) }),
     negative_prompt: stored.negative_prompt ?? "",
     seed: chunks.seed,
     model: chunks.model,
     guidance_scale: sampling.guidance_scale,
     top_k: sampling.top_k ?? 0,
     top_p: sampling.top_p ?? 1,
+    greedy_scales: sampling.greedy_scales ?? 0,
     lacks,
     sampling,
     size: typeof stored.size === "number" ? `${stored.size}x${stored.size}` : stored.size,

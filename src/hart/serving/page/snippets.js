@@ -4,38 +4,51 @@ import { json } from "./api.js";
 
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
+/** Settings of sampling that the form has: its field and the option of the command for each. */
+export const OFFERED = {
+  guidance_scale: { field: "guidance", option: "guidance" },
+  top_k: { field: "top_k", option: "top-k" },
+  top_p: { field: "top_p", option: "top-p" },
+  greedy_scales: { field: "greedy", option: "greedy-scales" },
+};
+
 /** Only what differs from the model's own settings is spelled out. */
 function changed(settings, defaults) {
-  return ["guidance_scale", "top_k", "top_p"].filter((name) => settings[name] !== undefined && settings[name] !== defaults[name]);
+  return Object.keys(OFFERED).filter((name) => settings[name] !== undefined && settings[name] !== defaults[name]);
 }
 
 export function shell(settings, defaults) {
-  const names = { guidance_scale: "guidance", top_k: "top-k", top_p: "top-p" };
-  const parts = ["hart generate", quoted(settings.prompt), `--seed ${settings.seed}`];
+  const mixed = settings.second_prompt !== undefined;
+  const parts = mixed ? ["hart mix", quoted(settings.prompt), quoted(settings.second_prompt)] : ["hart generate", quoted(settings.prompt)];
+  if (settings.switch !== undefined) parts.push(`--switch ${settings.switch}`);
+  parts.push(`--seed ${settings.seed}`);
   if (settings.model) parts.push(`--model ${quoted(settings.model)}`);
   if (settings.size) parts.push(`--size ${settings.size}`);
   if (settings.negative_prompt) parts.push(`--negative-prompt ${quoted(settings.negative_prompt)}`);
-  for (const name of changed(settings, defaults)) parts.push(`--${names[name]} ${settings[name]}`);
+  for (const name of changed(settings, defaults)) parts.push(`--${OFFERED[name].option} ${settings[name]}`);
   return parts.join(" ");
 }
 
 export function python(settings, defaults) {
-  const [width, height] = (settings.size ?? "").split("x");
-  const options = [JSON.stringify(settings.prompt), `seed=${settings.seed}`];
-  if (height) options.push(`height=${height}`, `width=${width}`);
+  const mixed = settings.second_prompt !== undefined;
+  const options = [JSON.stringify(mixed ? [settings.prompt, settings.second_prompt] : settings.prompt), `seed=${settings.seed}`];
+  if (settings.switch !== undefined) options.push(`switch=${settings.switch}`);
+  if (settings.size) options.push(`size="${settings.size}"`);
   if (settings.negative_prompt) options.push(`negative_prompt=${JSON.stringify(settings.negative_prompt)}`);
   for (const name of changed(settings, defaults)) options.push(`${name}=${settings[name]}`);
   return [
     "from hart import HartPipeline",
     "",
     `pipe = HartPipeline.from_pretrained(${JSON.stringify(settings.model ?? "emoji")})`,
-    `pipe(${options.join(", ")}).images[0].save("image.png")`,
+    `pipe${mixed ? ".mix" : ""}(${options.join(", ")}).images[0].save("image.png")`,
   ].join("\n");
 }
 
 export function curl(settings, defaults) {
   const body = { prompt: settings.prompt, seed: settings.seed };
-  for (const name of ["model", "size", "negative_prompt"]) if (settings[name]) body[name] = settings[name];
+  for (const name of ["second_prompt", "switch", "model", "size", "negative_prompt"]) {
+    if (settings[name] !== undefined && settings[name] !== "") body[name] = settings[name];
+  }
   for (const name of changed(settings, defaults)) body[name] = settings[name];
   return [
     `curl ${location.origin}/v1/images/generations -H 'Content-Type: application/json'`,

@@ -8,16 +8,18 @@ let shown, urls = [], facts, playing;
 
 export const url = (blob) => URL.createObjectURL(blob);
 
-export const titleOf = (settings) => settings.prompt || "no prompt";
+export const titleOf = (settings) => [settings.prompt || "no prompt", settings.second_prompt].filter(Boolean).join(" + ");
 
 /** The rows of a table that says how an image was made. */
 export function factsOf(settings) {
   const rows = [
+    ["Taken over", settings.switch === undefined ? undefined : `after scale ${settings.switch}`],
     ["Seed", settings.seed],
     ["Size", settings.size],
     ["Guidance", settings.guidance_scale],
     ["Top-k", settings.top_k],
     ["Top-p", settings.top_p],
+    ["Likeliest codes", settings.greedy_scales ? `at the last ${settings.greedy_scales} scales` : undefined],
     ["Not", settings.negative_prompt],
     ["Model", settings.model],
   ];
@@ -88,6 +90,11 @@ function play() {
 at("play").addEventListener("click", play);
 at("scale").addEventListener("input", () => { clearInterval(playing); showScale(); });
 for (const name of ["kept", "colours-strength"]) at(name).addEventListener("input", showKept);
+at("kept").addEventListener("input", () => { // shows what is kept
+  clearInterval(playing);
+  at("scale").value = at("kept").value;
+  showScale();
+});
 dialog.addEventListener("close", forgetUrls);
 dialog.addEventListener("click", async (event) => {
   const kind = event.target.dataset?.copy;

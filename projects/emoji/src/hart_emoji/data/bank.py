@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 
 from hart import HartError
-from hart.checkpoint import load_tokenizer
-from hart.checkpoint.loading import over_scales
+from hart.checkpoint import load_tokenizer, over_scales
 from hart.data import ImageTransform
 from hart.evaluation import Progress
 from hart.files import default_cache, read_toml

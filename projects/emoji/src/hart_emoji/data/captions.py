@@ -22,7 +22,7 @@ Seven designers under the same caption are a mixture, and a small model generate
 _PLAIN_QUOTES = {0x2019: "'", 0x201C: None, 0x201D: None, 0x229B: None}
 """Curly quotes, and the mark that emojibase puts before names that are not final."""
 _KEYS = {"#": "hash", "*": "asterisk"}
-_HEAD_ENDS = re.compile(r"\b(with|of|in|on|at|and|behind|from|over|to|for|between|holding|showing)\b")
+HEAD_ENDS = re.compile(r"\b(with|of|in|on|at|and|behind|from|over|to|for|between|holding|showing)\b")
 _AN = re.compile(
     r"^(?:[aeiou](?!ne\b|uro|ni[cvt])|hour|[AEFHILMNORSX]\b|ATM|SOS|ID\b|UFO|NG\b|OK\b|MRI)", re.IGNORECASE
 )
@@ -58,7 +58,7 @@ def readable_name(label: str) -> str:
 
 def with_article(name: str) -> str:
     """ "red apple" -> "a red apple"; plural and uncountable names stay as they are."""
-    head = _HEAD_ENDS.split(name)[0].strip() or name
+    head = HEAD_ENDS.split(name)[0].strip() or name
     last = head.split()[-1].lower()
     first = name.split(maxsplit=1)[0]
     if first in {"person", "man", "woman"}:

@@ -40,7 +40,6 @@ MOST_NOUNS = 6
 """Of one concept."""
 KNOWN_THINGS = 12000
 """Of WordNet's nouns for things, by use."""
-ENCODE_BATCH = 256
 
 
 class PlainEmoji(EmojiScenes):
@@ -152,12 +151,8 @@ def nearest_nouns(
     if not things or not known:
         return {}
 
-    def embedded(texts: Sequence[str]) -> Tensor:
-        parts = [texts[at : at + ENCODE_BATCH] for at in range(0, len(texts), ENCODE_BATCH)]
-        return F.normalize(torch.cat([encoder.encode(list(part)).embeddings[:, 0] for part in parts]), dim=-1)
-
-    with torch.inference_mode():
-        cosine, place = (embedded(things) @ embedded(known).T).max(dim=1)
+    meanings = [F.normalize(encoder.meanings(texts), dim=1) for texts in (things, known)]
+    cosine, place = (meanings[0] @ meanings[1].T).max(dim=1)
     found: defaultdict[str, list[tuple[int, float, str]]] = defaultdict(list)
     for word, near, at in zip(things, cosine.tolist(), place.tolist(), strict=True):
         if near >= NEAREST and may_mean(word.split(), known[at].split()):

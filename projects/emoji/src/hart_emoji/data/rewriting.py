@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import random
-import re
 
-from hart_emoji.data.captions import with_article
+from hart_emoji.data.captions import HEAD_ENDS, with_article
 from hart_emoji.data.words import NO_ARTICLE, UNCOUNTABLE
 
 TYPO_CHANCE = 0.06
@@ -34,14 +33,13 @@ _IRREGULAR = {
     **{"loaf": "loaves", "potato": "potatoes", "tomato": "tomatoes", "volcano": "volcanoes", "mango": "mangoes"},
     **{word: word for word in ("fish", "sheep", "deer", "shrimp", "squid", "bison", "salmon", "series", "aircraft")},
 }
-_PHRASE_END = re.compile(r"\b(with|of|in|on|at|and|behind|from|over|to|for|between|holding|showing)\b")
 _NEIGHBOURS = dict(zip("abcdefghijklmnopqrstuvwxyz", "snvfrdhjuklknmpowtayiceztx", strict=True))
 """A neighbouring key of each letter on a keyboard."""
 
 
 def plural(name: str) -> str | None:
     """ "cat" -> "cats", "slice of pizza" -> "slices of pizza"; None for what has none, or is one already."""
-    match = _PHRASE_END.search(name)
+    match = HEAD_ENDS.search(name)
     head, rest = (name[: match.start()].rstrip(), name[match.start() - 1 :]) if match else (name, "")
     if not head or name.lower() in NO_ARTICLE:
         return None

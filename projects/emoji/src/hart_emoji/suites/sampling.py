@@ -60,9 +60,9 @@ class AblationOptions(EmojiOptions, kw_only=True):
 
 def variants(config: HartConfig, own: SamplingConfig) -> dict[str, SamplingConfig]:
     """Name -> settings: `own` first, then those in which one differs; what equals it is left out."""
-    steps = None if config.diffusion is None else own.diffusion_steps or config.diffusion.sampling_steps
     changed: dict[str, tuple[object, SamplingConfig]] = {}
     if config.hybrid:
+        steps = config.diffusion_steps(own)
         changed["discrete-only"] = own.discrete_only, own.replace(discrete_only=True)
         changed |= {f"diffusion-steps-{n}": (steps == n, own.replace(diffusion_steps=n)) for n in DIFFUSION_STEPS}
     others = [(f"guidance-{g:g}", own.replace(guidance_scale=g)) for g in GUIDANCE_SCALES]

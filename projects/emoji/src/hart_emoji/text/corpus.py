@@ -122,14 +122,14 @@ def read_wordnet(folder: Path, rank: Mapping[str, int]) -> WordNetWords:
             raise HartError(f"{folder / name}: not found; install WordNet (Debian: wordnet-base) or correct the path")
 
     lexical_files, glosses, proper = {}, {}, set()
-    for offset, lexical_file, word, gloss in _parsed(folder / "data.noun", _synset):
+    for offset, lexical_file, word, gloss in parsed_lines(folder / "data.noun", _synset):
         lexical_files[offset] = lexical_file
         # A synset's first word tells whether it is a proper noun: names of people, places and genera.
         if word != word.lower():
             proper.add(offset)
         glosses[offset] = gloss
     nouns, things, explained = [], [], []
-    for lemma, senses in _parsed(folder / "index.noun", _senses):
+    for lemma, senses in parsed_lines(folder / "index.noun", _senses):
         if unknown := [offset for offset in senses if offset not in lexical_files]:
             raise HartError(f"{folder}: index.noun knows a sense {unknown[0]} that data.noun lacks: install it again")
         nouns.append(lemma)
@@ -150,12 +150,14 @@ def read_wordnet(folder: Path, rank: Mapping[str, int]) -> WordNetWords:
 
     gloss_of = dict(explained)
     ordered = by_use(things, rare=True)
-    others = [by_use(lemma for lemma, _ in _parsed(folder / name, _senses)) for name in ("index.adj", "index.verb")]
+    others = [
+        by_use(lemma for lemma, _ in parsed_lines(folder / name, _senses)) for name in ("index.adj", "index.verb")
+    ]
     short = distinct([gloss_of[lemma] for lemma in ordered if lemma in gloss_of])
     return WordNetWords(tuple(ordered), tuple(by_use(nouns)), tuple(others[0]), tuple(others[1]), short)
 
 
-def _parsed(path: Path, parse: Callable[[str], T]) -> Iterator[T]:
+def parsed_lines(path: Path, parse: Callable[[str], T]) -> Iterator[T]:
     """Lines of a WordNet file without its licence, which is indented. Raises `HartError` that names the line."""
     for number, line in enumerate(read_text(path, DATABASE_LIMIT).split("\n"), start=1):
         if not line or line.startswith("  "):

@@ -1,4 +1,5 @@
-"""The words of the captions, and the names of things: the list `known_words.json` of the shipped model."""
+"""The words of the captions and the names of things, and what other words are read as: `known_words.json` and
+`thesaurus.json.gz` of the shipped model."""
 
 from __future__ import annotations
 
@@ -6,12 +7,13 @@ import re
 from pathlib import Path
 
 from hart.files import default_cache
-from hart.text_encoder import KnownWords, find_text_encoder, load_text_encoder
+from hart.text_encoder import KnownWords, Thesaurus, find_text_encoder, load_text_encoder
 from hart_emoji.data.build import STYLES
 from hart_emoji.data.captions import plain_names
 from hart_emoji.data.plain import PlainEmoji
 from hart_emoji.data.recolour import BACKGROUND_SHADES, COLOUR_WORDS
 from hart_emoji.data.rewriting import NUMBERS, ONE_THING, plural
+from hart_emoji.text.thesaurus import find_thesaurus
 
 NOT_THINGS = frozenset({"flags", "symbols", "other"})
 """Groups of concepts whose names stand for no other word."""
@@ -20,10 +22,11 @@ medium-dark skin tone big small next beside left right above below over under be
 """Of scenes and skin tones."""
 
 
-def find_known_words(model: str, wordnet: Path) -> KnownWords:
-    """Words of the captions of the emoji set and of scenes, with the nouns of WordNet that `PlainEmoji` takes.
+def find_words(model: str, wordnet: Path, teacher: str) -> tuple[KnownWords, Thesaurus]:
+    """Words of the captions of the emoji set and of scenes, with the nouns of WordNet that `PlainEmoji` takes; what
+    others are read as.
 
-    model: whose text encoder finds these. Raises `HartError` as `PlainEmoji.find_nouns` does.
+    model: whose text encoder finds these nouns. Raises `HartError` as `PlainEmoji.find_nouns` and `find_thesaurus` do.
     """
     encoder = load_text_encoder(*find_text_encoder(model, tokens=0, instruction=False))
     images = PlainEmoji(default_cache(), 1)
@@ -41,4 +44,6 @@ def find_known_words(model: str, wordnet: Path) -> KnownWords:
         if concept.group not in NOT_THINGS:
             names.update(own)
     words = frozenset(word for text in texts for word in re.findall(r"[a-z][a-z'-]*", text.lower()))
-    return KnownWords(words, tuple(sorted(names)))
+    known = KnownWords(words, tuple(sorted(names)))
+    things = [concept for concept in concepts.values() if concept.group not in NOT_THINGS]
+    return known, find_thesaurus(known, things, images.keywords, wordnet, teacher)

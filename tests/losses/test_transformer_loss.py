@@ -10,12 +10,12 @@ import torch.nn.functional as F
 
 from hart.config import HartConfig
 from hart.losses.code_loss import CodeLoss
-from hart.losses.hart_loss import (
+from hart.losses.transformer_loss import (
     MINIMUM_KEPT,
     code_clusters,
-    hart_loss,
     sample_diffusion_noise,
     sample_last_positions,
+    transformer_loss,
 )
 from helpers import random_context, random_image, tiny_class_config, tiny_model, tiny_text_config, without_gradient
 
@@ -44,7 +44,7 @@ def compute(
             hart.residual, 2, tokens, maps.last_scale_continuous.shape[2], generator(seed)
         )
     given = hart, codebook, context, maps, positions, diffusion_noise
-    total, parts = hart_loss(*given, diffusion_weight=0.5, **asked)
+    total, parts = transformer_loss(*given, diffusion_weight=0.5, **asked)
     return (hart, maps, context), total, parts
 
 

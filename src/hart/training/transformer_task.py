@@ -23,12 +23,12 @@ from hart.generation.noise import SeededNoise
 from hart.layers.attention import Attention
 from hart.layers.norm import SiluLinear
 from hart.losses.code_loss import CodeLoss
-from hart.losses.hart_loss import (
+from hart.losses.transformer_loss import (
     DiffusionNoise,
     code_clusters,
-    hart_loss,
     sample_diffusion_noise,
     sample_last_positions,
+    transformer_loss,
 )
 from hart.model import Hart
 from hart.randomness import CPU, generator_for, seed_of
@@ -71,12 +71,15 @@ def start_from(hart: Hart, name: str, *, frozen: bool = False) -> None:
 
     A table of levels has for each scale the level of theirs that is nearest in size. Tokens of other sizes mean another
     tokenizer: then the layers that read and write tokens, a table of levels and the residual diffusion keep their
-    initial weights. So does the residual diffusion where the source has none. With `frozen`, nothing may. Raises
-    `ConfigError`, naming the sizes that differ.
+    initial weights. So does the residual diffusion where the source has none. With `frozen`, nothing may. A span of
+    positions stays. Raises `ConfigError`, naming the sizes that differ.
     """
     source = load_model(resolve_model(name))
     theirs, ours = source.config.transformer, hart.config.transformer
-    same_sizes(name, theirs, ours, besides={"scales", "position_span", *TOKEN_SIZES})
+    span, asked = (sizes.position_span or sizes.scales[-1] for sizes in (theirs, ours))
+    first_span = not frozen and not theirs.position_span
+    spans = {"position_span"} if span == asked or first_span else set()
+    same_sizes(name, theirs, ours, besides={"scales", *spans, *TOKEN_SIZES})
     same_tokens = all(getattr(theirs, size) == getattr(ours, size) for size in TOKEN_SIZES)
     if frozen and not same_tokens:
         raise ConfigError(f"init_from {name}: its tokens are of other sizes, so that not all of it can be kept")
@@ -137,7 +140,7 @@ class TransformerStage(Task):
         return noise.rows(microbatch.rows)
 
     def loss(self, name: str, batch: TransformerBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        return hart_loss(
+        return transformer_loss(
             self.module,
             self.codebook,
             batch.context,

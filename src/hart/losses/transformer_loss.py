@@ -105,7 +105,7 @@ def token_weights(scale_weights: Sequence[float], segments: Sequence[int]) -> Te
     return weights / weights.mean()
 
 
-def hart_loss(
+def transformer_loss(
     hart: Hart,
     codebook: nn.Embedding,
     context: Context,

@@ -13,10 +13,10 @@ from hart.config import ConfigError, TextConditioning
 from hart.model import Hart
 from hart.training.conditions import drop_condition
 from hart.training.config import OptimizerConfig, TrainerConfig, TransformerRecipe
-from hart.training.hart_task import TOKEN_LAYERS, TransformerTask, start_from
 from hart.training.task import Microbatch
 from hart.training.token_sources import encode_all, select
 from hart.training.trainer import Trainer
+from hart.training.transformer_task import TOKEN_LAYERS, TransformerTask, start_from
 from hart.types import TextContext
 from helpers import SCALES, TEXT_TOKENS, captioned_images, random_tensor, tiny_model, tiny_text_config
 
@@ -99,6 +99,20 @@ def test_other_sizes_to_start_from_are_named(tmp_path: Path, change: dict[str, A
     save_model(tmp_path, config, *tiny_model(config))
     with pytest.raises(ConfigError, match=message):
         start_from(Hart(tiny_text_config(**change)), str(tmp_path))
+
+
+def test_a_span_of_positions_stays_as_it_was_learned(tmp_path: Path) -> None:
+    """A model without one gets it with a larger size; adapters see the positions of the model that they are for."""
+    for span in (0, 2):
+        config = tiny_text_config(position_span=span)
+        save_model(tmp_path / str(span), config, *tiny_model(config))
+    start_from(Hart(tiny_text_config(position_span=2)), str(tmp_path / "0"))
+    start_from(Hart(tiny_text_config(position_span=2)), str(tmp_path / "2"), frozen=True)
+    start_from(Hart(tiny_text_config(position_span=4)), str(tmp_path / "0"), frozen=True)  # its own last scale is 4
+    with pytest.raises(ConfigError, match="position_span is 2 there and 0 in the recipe"):
+        start_from(Hart(tiny_text_config()), str(tmp_path / "2"))
+    with pytest.raises(ConfigError, match="position_span is 0 there and 2 in the recipe"):
+        start_from(Hart(tiny_text_config(position_span=2)), str(tmp_path / "0"), frozen=True)
 
 
 def test_a_table_of_levels_goes_to_other_scales_by_their_size(tmp_path: Path) -> None:

@@ -1,0 +1,118 @@
+"""Senses of English words in the WordNet 3.0 database files, with how much of a word's use each takes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hart import HartError
+from hart_emoji.text.corpus import DEPICTABLE, parsed_lines
+
+PARTS_OF_SPEECH = {"noun": "1", "verb": "2", "adj": "3", "adv": "4"}
+"""By the ending of a file's name, with their number in sense keys; adjective satellites have one of their own."""
+SATELLITE = "5"
+UNCOUNTED = 0.5
+"""Uses of a word's first sense beside those that WordNet counted; of its second half as many, and so on."""
+ENDINGS = (
+    *(("ies", "y"), ("es", ""), ("s", ""), ("ing", ""), ("ing", "e"), ("ed", ""), ("ed", "e")),
+    *(("er", ""), ("er", "e"), ("est", ""), ("est", "e")),
+)
+"""Of inflected forms, and what the dictionary has in their place."""
+
+
+@dataclass(frozen=True)
+class Sense:
+    """share: of the uses of its word, 0 to 1. thing: it can be drawn. proper: a name of somebody or a place."""
+
+    gloss: str
+    share: float
+    thing: bool
+    proper: bool
+
+
+class Senses:
+    """Words in lower case -> their senses, the most used first. words: all that are explained."""
+
+    def __init__(self, folder: Path) -> None:
+        """folder: of the database files. Raises `HartError` where they are not there, or are none of WordNet's."""
+        self._synsets: dict[tuple[str, str], tuple[str, bool, bool]] = {}
+        self._of: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+        self._bases: dict[str, str] = {}
+        for name in (*(f"{kind}.{part}" for part in PARTS_OF_SPEECH for kind in ("data", "index")), "cntlist.rev"):
+            if not (folder / name).is_file():
+                raise HartError(
+                    f"{folder / name}: not found; install WordNet (Debian: wordnet-base) or correct the path"
+                )
+        for part, number in PARTS_OF_SPEECH.items():
+            for offset, synset in parsed_lines(folder / f"data.{part}", _synset):
+                self._synsets[number, offset] = synset
+            for lemma, offsets in parsed_lines(folder / f"index.{part}", _offsets):
+                self._of[lemma] += [(number, offset) for offset in offsets]
+            if (folder / f"{part}.exc").is_file():
+                self._bases |= dict(parsed_lines(folder / f"{part}.exc", _exception))
+        self._uses = dict(parsed_lines(folder / "cntlist.rev", _uses))
+        self._counted = {word for (word, _, _), uses in self._uses.items() if uses}
+
+    @property
+    def words(self) -> Iterator[str]:
+        return iter(self._of)
+
+    def __call__(self, word: str) -> list[Sense]:
+        """Of a word or phrase, or of what it is a form of; none where it is not in WordNet."""
+        base = self._base(word)
+        found: list[tuple[float, tuple[str, bool, bool]]] = []
+        number: defaultdict[str, int] = defaultdict(int)
+        for part, offset in self._of.get(base, ()):
+            number[part] += 1
+            uses = self._uses.get((base, part, number[part]), 0) + UNCOUNTED / number[part]
+            if (part, offset) not in self._synsets:
+                raise HartError(
+                    f"WordNet's index knows a sense {offset} of {base!r} that its data lack: install it again"
+                )
+            found.append((uses, self._synsets[part, offset]))
+        total = sum(uses for uses, _ in found)
+        found.sort(key=lambda sense: -sense[0])
+        return [Sense(gloss, uses / total, thing, proper) for uses, (gloss, thing, proper) in found]
+
+    def used(self, word: str) -> bool:
+        """Whether WordNet's authors met a word in the texts in which they counted senses."""
+        return word in self._counted
+
+    def _base(self, word: str) -> str:
+        if word in self._of:
+            return word
+        shorter = (word.removesuffix(end) + instead for end, instead in ENDINGS if word.endswith(end))
+        return next((base for base in (self._bases.get(word, ""), *shorter) if base in self._of), word)
+
+
+def thing_share(senses: Sequence[Sense]) -> float:
+    """How much of a word's use means what can be drawn."""
+    return sum(sense.share for sense in senses if sense.thing)
+
+
+def _synset(line: str) -> tuple[str, tuple[str, bool, bool]]:
+    """Offset; gloss, whether it is a thing, whether a proper noun."""
+    offset, lexical_file, part, _, word, _ = line.split(" ", 5)
+    gloss = line.split(" | ", 1)[1].split('; "', maxsplit=1)[0].strip()
+    proper = part == "n" and word != word.lower()
+    return offset, (gloss, lexical_file in DEPICTABLE and not proper, proper)
+
+
+def _offsets(line: str) -> tuple[str, list[str]]:
+    fields = line.split()
+    return fields[0].replace("_", " "), fields[-int(fields[2]) :]
+
+
+def _exception(line: str) -> tuple[str, str]:
+    form, base = line.split()[:2]
+    return form.replace("_", " "), base.replace("_", " ")
+
+
+def _uses(line: str) -> tuple[tuple[str, str, int], int]:
+    """(lemma, part of speech, number of the sense), and how often it was counted."""
+    key, number, count = line.split()
+    lemma, rest = key.split("%")
+    part = rest.split(":", 1)[0]
+    return (lemma.replace("_", " "), "3" if part == SATELLITE else part, int(number)), int(count)

@@ -1,0 +1,123 @@
+"""What words that no caption had are read as: `thesaurus.json.gz` of the shipped model.
+
+Words for things that can be drawn are read as the name that they most likely mean, wherever they stand. Others
+("furious", "galloping") are so only where they are the whole prompt: in a sentence they tell of a thing that is named.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from hart.text_encoder import KnownWords, Thesaurus
+from hart_emoji.data.captions import Keywords, mentions, plain_names
+from hart_emoji.data.catalogue import Concept
+from hart_emoji.text.corpus import read_wordnet
+from hart_emoji.text.meanings import ConceptWords, Meanings
+from hart_emoji.text.senses import Sense, Senses, thing_share
+from hart_emoji.text.teacher import SentenceTeacher
+
+LEAST = 0.1
+"""Probability from which a word is read as a name: half of those below it would be wrong."""
+LEAST_PAIR = 0.3
+"""The same of pairs of words."""
+THING_SHARE = 0.25
+"""Of a word's use, from which on it stands for a thing."""
+COLOUR = re.compile(r"\bcolors?\b")
+"""In the definition of a colour, which is never read as a thing."""
+MOST_RARE = 9_000
+MOST_PAIRS = 3_000
+"""Of WordNet's rare words and pairs, the most used first."""
+
+
+def find_thesaurus(
+    known: KnownWords, concepts: Sequence[Concept], keywords: Keywords, wordnet: Path, teacher: str
+) -> Thesaurus:
+    """Readings of words that are not known, as names of concepts.
+
+    teacher: see `SentenceTeacher`. Raises `HartError` as it and `Senses` do.
+    """
+    encoder = SentenceTeacher(teacher)
+    senses = Senses(wordnet)
+    words = [ConceptWords(plain_names(c), keywords.standing_alone(c), keywords.beside_name(c)) for c in concepts]
+    meanings = Meanings(words, lambda texts: encoder.encode(texts).float(), senses)
+    meanings.fit(practice_words(words))
+
+    rank = {piece: place for place, piece in enumerate(encoder.pieces) if piece.isalpha() and len(piece) > 1}
+
+    def needed(word: str) -> bool:
+        """Whether the reader can do nothing with a word without being told."""
+        forms = known.singulars(word)
+        plural = any(form in known.words for form in forms) or (
+            thing_share(senses(word)) > 0 and any(form in rank for form in forms)
+        )
+        return bool(known.unknown(word)) and not known.spelt(word) and not plural
+
+    colours = {word for word in senses.words if word.isalpha() and known.unknown(word) and _is_colour(senses(word))}
+    common = [word for word in rank if needed(word) and word not in colours]
+    listed = (word for word in read_wordnet(wordnet, rank).things if word not in colours)
+    things = [word for word in listed if known.unknown(word) and not known.spelt(word)]
+    rare = [word for word in things if word.isalpha() and word not in rank]
+    rare = sorted(rare, key=lambda word: not senses.used(word))[:MOST_RARE]
+    pairs = [word for word in things if len(word.split()) == 2 and word.replace(" ", "").isalpha()][:MOST_PAIRS]
+
+    spoken = [spoken_name(concept) for concept in concepts]
+    found = Readings(senses)
+    found.add(common, most_likely(meanings, common, spoken), LEAST)
+    found.add(rare, most_likely(meanings, rare, spoken), LEAST)
+    found.add(pairs, most_likely(meanings, pairs, spoken), LEAST_PAIR)
+    return Thesaurus(found.things, found.alone, {*common, *colours} - found.things.keys() - found.alone.keys())
+
+
+class Readings:
+    """Names for words, by where they are read so."""
+
+    def __init__(self, senses: Senses) -> None:
+        self._senses = senses
+        self.things: dict[str, str] = {}
+        self.alone: dict[str, str] = {}
+
+    def add(self, words: Sequence[str], likely: Sequence[tuple[str, float]], least: float) -> None:
+        for word, (name, probability) in zip(words, likely, strict=True):
+            if probability >= least and not _only_proper(own := self._senses(word)):
+                (self.things if thing_share(own) >= THING_SHARE else self.alone)[word] = name
+
+
+def practice_words(concepts: Sequence[ConceptWords]) -> dict[str, list[int]]:
+    """Keywords that stand alone and are in no name -> numbers of their concepts."""
+    owners: defaultdict[str, list[int]] = defaultdict(list)
+    for number, concept in enumerate(concepts):
+        for word in concept.keywords:
+            owners[word].append(number)
+    named = {word for concept in concepts for name in concept.names if (word := name)}
+    inside = {word for name in named for word in owners if mentions(name, frozenset({word}))}
+    return {word: numbers for word, numbers in owners.items() if word not in inside}
+
+
+def most_likely(meanings: Meanings, words: Sequence[str], spoken: Sequence[str]) -> list[tuple[str, float]]:
+    """The likeliest of the names `spoken` of the concepts for each word, and its probability."""
+    names = sorted(set(spoken))
+    place = {name: at for at, name in enumerate(names)}
+    into = torch.tensor([place[name] for name in spoken])
+    found = meanings(words)
+    best = torch.zeros(len(words), len(names)).index_add_(1, into, found).max(dim=1)
+    return [(names[at], value) for at, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+
+
+def spoken_name(concept: Concept) -> str:
+    """What fits into a sentence: the name, or of its names one that is a part of it ("dog" of "dog face")."""
+    names = plain_names(concept)
+    inside = [name for name in names if set(name.split()) < set(names[0].split())]
+    return min(inside, key=len, default=names[0])
+
+
+def _is_colour(senses: Sequence[Sense]) -> bool:
+    return any(COLOUR.search(sense.gloss) for sense in senses[:1] if not sense.thing)
+
+
+def _only_proper(senses: Sequence[Sense]) -> bool:
+    return bool(senses) and all(sense.proper for sense in senses)
