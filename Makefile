@@ -1,7 +1,7 @@
 # make image PROMPT="a red apple"   installs into .venv and generates an image
 # make test                         installs the development tools too and runs every check
 # make docs                         builds the documentation into build/site
-# make contact-sheet                generates docs/contact_sheet.png again
+# make contact-sheet                generates docs/contact_sheet.jpg again
 # make edit-sheet                   generates docs/figures/edits.jpg and style.jpg again
 # make carry                        puts what a bare GPU machine lacks into build/carry (benchmarks/README.md)
 #
@@ -29,7 +29,8 @@ image: install
 contact-sheet: install
 	rm -rf outputs/sheet
 	$(BIN)/hart generate --prompts-file docs/contact_sheet_prompts.txt --grid --seed 0 --out outputs/sheet
-	cp outputs/sheet/grid-*.png docs/contact_sheet.png
+	$(BIN)/python -c 'import sys; from PIL import Image; Image.open(sys.argv[1]).save(sys.argv[2], quality=92)' \
+	  outputs/sheet/grid-*.png docs/contact_sheet.jpg
 
 edit-sheet: install
 	$(BIN)/python docs/edit_sheet.py docs/figures/edits.jpg

@@ -359,6 +359,8 @@ def test_unknown_names_list_the_shipped_models() -> None:
         resolve_model("emojis")
     with pytest.raises(CheckpointError, match=r"unknown model '\./no/such'"):
         resolve_model("./no/such")
+    with pytest.raises(CheckpointError, match="model '': give a name, a folder or a hub id"):
+        resolve_model("")
 
 
 def test_a_folder_is_its_own_path(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def resolve_model(name: str | os.PathLike[str]) -> Path:
 
     Raises `CheckpointError` if it is none of them, naming the shipped ones.
     """
-    if not isinstance(name, str | os.PathLike):
+    if not isinstance(name, str | os.PathLike) or not os.fspath(name):
         raise CheckpointError(f"model {shown(name)}: give a name, a folder or a hub id as text, or a path")
     text = os.fspath(name)
     if is_shipped(text):

@@ -60,7 +60,9 @@ class ModelOptions(Config, kw_only=True):
 
     @property
     def source(self) -> str:
-        """The model that is meant: the default only where none is given."""
+        """The model that is meant: the default only where none is given, not for the text of an unset variable."""
+        if self.model == "":
+            raise HartError("--model is empty: give a model, or leave the option out")
         return DEFAULT_MODEL if self.model is None else self.model
 
 

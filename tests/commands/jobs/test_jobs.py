@@ -247,6 +247,7 @@ def test_a_folder_holds_one_job(job: tuple[Any, ...], whole: dict[str, bytes], t
         (("--dtype", "bfloat16"), "another dtype"),
     ):
         assert said in refused(run(*job, out, *changed))
+    assert run(*job, out, "-n", 1, "--batch-size", 1).exit_code == 0  # the defaults, said: nothing is drawn anew
     prompts.write_text("\n".join(PROMPTS[::-1]))
     assert "another prompts" in refused(run(*job, out))
     prompts.write_text("\n".join(PROMPTS))

@@ -64,8 +64,14 @@ def run_job(job: Job, sharing: Sharing, *, grid: bool = False) -> None:
     else:
         device = resolve_device(options.device)
         places, kind = environments(device, sharing.workers), device.type
-    model, batch_size = model_name(options.source), options.batch_size or default_batch(kind)
-    job = replace(job, options=options.replace(model=model, batch_size=batch_size))
+    # a default that is given and one that is not are one job
+    said_or_not = {
+        "model": model_name(options.source),
+        "batch_size": options.batch_size or default_batch(kind),
+        "images_per_prompt": options.images_per_prompt or 1,
+        "seed": options.seed or 0,
+    }
+    job = replace(job, options=options.replace(**said_or_not))
     done, left_out, said = 0, list[str](), set[str]()
     stdout = None if cluster is None else sys.stdout
     with (
