@@ -9,18 +9,21 @@ import errno
 import json
 import os
 import secrets
+import shutil
 import stat
 import sys
 import tomllib
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 from hart.errors import HartError
 
 __all__ = [
     "FileError",
+    "all_or_nothing",
     "atomic_write",
     "default_cache",
     "parse_json",
@@ -171,9 +174,48 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], Any], *, overwrite: boo
     flush_folder(path.parent)
 
 
-def write_text(path: Path, text: str, *, overwrite: bool = True) -> None:
+@contextmanager
+def all_or_nothing(folder: Path, last: str) -> Iterator[Path]:
+    """A folder to write into; what is in it appears in `folder` when the block ends, and nothing if anything fails.
+
+    last: the file that appears last, by which readers know that all are there. Nothing is overwritten: raises
+    `FileExistsError`. Errors of the system name the path in `folder`.
+    """
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    there: list[Path] = []
+    try:
+        with TemporaryDirectory(dir=folder, prefix=".", suffix=PARTIAL) as name:
+            written = Path(name)
+            try:
+                yield written
+            except OSError as error:
+                if error.filename is None or not Path(error.filename).is_relative_to(written):
+                    raise
+                named = folder / Path(error.filename).relative_to(written)
+                raise OSError(error.errno, error.strerror, str(named)) from None
+            for file in sorted(written.iterdir(), key=lambda file: (file.name == last, file.name)):
+                target = folder / file.name
+                if file.is_dir():
+                    target.mkdir()  # an empty folder may be replaced
+                    file.replace(target)
+                else:
+                    rename_to_new(file, target)
+                there.append(target)
+        flush_folder(folder)
+    except BaseException:
+        for path in there:
+            with suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if made:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text; see `atomic_write`."""
-    atomic_write(path, lambda file: file.write(text.encode()), overwrite=overwrite)
+    atomic_write(path, lambda file: file.write(text.encode()))
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -161,6 +162,26 @@ def test_nothing_is_written_over(model: Path, adapter: Path, tmp_path: Path) -> 
         assert f"already holds {name}" in refused(run("convert", model, folder))
         assert [file.name for file in folder.iterdir()] == [name]
     assert {file.name: file.read_bytes() for file in model.iterdir()} == before
+
+
+def test_a_full_disk_leaves_no_part_of_a_model(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the same command serves once there is room."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for already in (False, True):
+        destination = tmp_path / f"own {already}"
+        if already:
+            destination.mkdir()
+            (destination / "notes.txt").write_text("mine")
+        before = list(tmp_path.rglob("*"))
+        with monkeypatch.context() as patch:
+            patch.setattr("hart.checkpoint.loading.save_module", full)
+            assert "No space left" in refused(run("convert", model, destination))
+        assert list(tmp_path.rglob("*")) == before
+        assert run("convert", model, destination).exit_code == 0
+        assert load_model(destination).config == load_model(model).config
 
 
 def test_wrong_adapters_leave_no_model(model: Path, tmp_path: Path) -> None:

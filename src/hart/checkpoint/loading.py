@@ -138,16 +138,14 @@ def save_model(
     tokenizer: HybridTokenizer,
     hart: Hart,
     dtype: torch.dtype | None = None,
-    *,
-    overwrite: bool = True,
 ) -> None:
     """Write the project's layout; the configuration last, so that an unfinished folder is not taken for a model.
 
-    dtype: how weights are stored, None as they are. overwrite: see `hart.files.atomic_write`.
+    dtype: how weights are stored, None as they are.
     """
-    save_module(folder / TOKENIZER_FILE, tokenizer, dtype, overwrite=overwrite)
-    save_module(folder / HART_FILE, hart, dtype, overwrite=overwrite)
-    write_text(folder / CONFIG_FILE, config.to_json(), overwrite=overwrite)
+    save_module(folder / TOKENIZER_FILE, tokenizer, dtype)
+    save_module(folder / HART_FILE, hart, dtype)
+    write_text(folder / CONFIG_FILE, config.to_json())
 
 
 def save_tokenizer(folder: Path, tokenizer: HybridTokenizer) -> None:

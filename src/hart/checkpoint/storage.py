@@ -70,10 +70,10 @@ class CheckpointError(HartError):
     """A checkpoint that is absent, damaged or of another model; the message names the file and the tensors."""
 
 
-def save_module(path: Path, module: nn.Module, dtype: torch.dtype | None = None, *, overwrite: bool = True) -> None:
+def save_module(path: Path, module: nn.Module, dtype: torch.dtype | None = None) -> None:
     """Save the parameters and buffers of `module`, optionally cast to `dtype`, as one safetensors file.
 
-    Weights of 8 bits and their scales stay as they are. overwrite: see `hart.files.atomic_write`.
+    Weights of 8 bits and their scales stay as they are.
     """
     state = module.state_dict()
     kept = {part for name in state if name + SCALE in state for part in (name, name + SCALE)}
@@ -83,11 +83,10 @@ def save_module(path: Path, module: nn.Module, dtype: torch.dtype | None = None,
             name: value.to("cpu", dtype if value.is_floating_point() and name not in kept else None)
             for name, value in state.items()
         },
-        overwrite=overwrite,
     )
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor], *, overwrite: bool = True) -> None:
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors on the CPU as one safetensors file, one by one: the library's own writer first copies them all."""
     stored = {name: value.detach().contiguous() for name, value in tensors.items()}
     # the widest types first, so that every tensor is aligned
@@ -106,7 +105,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], *, overwrite: b
         for name in order:
             file.write(stored[name].flatten().view(torch.uint8).numpy().data)
 
-    atomic_write(path, write, overwrite=overwrite)
+    atomic_write(path, write)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

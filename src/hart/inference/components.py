@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -22,7 +23,7 @@ from hart.config import HartConfig
 from hart.data.transforms import pixels_to_pil, to_signed, unit_to_pixels
 from hart.devices import dtype_name
 from hart.errors import HartError
-from hart.files import atomic_write
+from hart.files import all_or_nothing
 from hart.generation.request import OutputType
 from hart.grids import Grid
 from hart.inference.packing import is_packed
@@ -174,7 +175,7 @@ class Components:
     def save(
         self, destination: Path, config: HartConfig, folder: Path | None, dtype: torch.dtype | None = None
     ) -> None:
-        """Write a whole model; the configuration last, so that an unfinished folder is not taken for a model.
+        """Write a whole model, or nothing; the configuration last: an unfinished folder is no model.
 
         folder: holds the text encoder, if that was not loaded, and the scorer, if there is one. dtype: how weights are
         stored, None as they are; int8 is for the large layers of transformer and diffusion, and stores all else in
@@ -197,12 +198,12 @@ class Components:
             else:
                 dequantize_linears(hart, dtype)
         try:
-            described = store_text_encoder(config.text_encoder, self.text_encoder, folder, destination, dtype)
-            config = config.replace(text_encoder=described)
-            if folder is not None and (folder / SCORER_FILE).exists():
-                scorer = (folder / SCORER_FILE).read_bytes()
-                atomic_write(destination / SCORER_FILE, lambda file: file.write(scorer), overwrite=False)
-            save_model(destination, config, self.tokenizer, hart, dtype, overwrite=False)
+            with all_or_nothing(destination, CONFIG_FILE) as written:
+                described = store_text_encoder(config.text_encoder, self.text_encoder, folder, written, dtype)
+                config = config.replace(text_encoder=described)
+                if folder is not None and (folder / SCORER_FILE).exists():
+                    shutil.copyfile(folder / SCORER_FILE, written / SCORER_FILE)
+                save_model(written, config, self.tokenizer, hart, dtype)
         except FileExistsError as error:
             raise HartError(f"{error.filename}: another program has just written it: choose another folder") from None
 

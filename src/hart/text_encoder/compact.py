@@ -172,18 +172,18 @@ class CompactTextEncoder(nn.Module):
         ids, mask = self.tokenize(prompts)
         return TextContext(self(ids, mask), mask)
 
-    def save(self, folder: Path, dtype: torch.dtype | None = torch.float16, *, overwrite: bool = True) -> None:
+    def save(self, folder: Path, dtype: torch.dtype | None = torch.float16) -> None:
         """Writes `word_pieces.json`, `text_encoder.safetensors` and, where there is one, the list of known words; each
         appears whole or not at all.
 
-        dtype: how weights are stored, None as they are. overwrite: see `hart.files.atomic_write`.
+        dtype: how weights are stored, None as they are.
         """
-        write_text(folder / PIECES_FILE, self.tokenizer.to_str(pretty=True), overwrite=overwrite)
-        save_module(folder / TEXT_ENCODER_FILE, self, dtype, overwrite=overwrite)
+        write_text(folder / PIECES_FILE, self.tokenizer.to_str(pretty=True))
+        save_module(folder / TEXT_ENCODER_FILE, self, dtype)
         if self.reader is not None:
-            self.reader.known.save(folder, overwrite=overwrite)
+            self.reader.known.save(folder)
             if self.reader.thesaurus is not None:
-                self.reader.thesaurus.save(folder, overwrite=overwrite)
+                self.reader.thesaurus.save(folder)
 
     @classmethod
     def load(cls, config: TextEncoderConfig, folder: Path) -> CompactTextEncoder:

@@ -51,10 +51,10 @@ class KnownWords:
         except ValidationError:
             raise HartError(f"{file}: holds no lists of words and names") from None
 
-    def save(self, folder: Path, *, overwrite: bool = True) -> None:
+    def save(self, folder: Path) -> None:
         words, names = " ".join(sorted(self.words)), list(self.names)
         content = TypeAdapter(dict[str, list[str]]).dump_json({"words": words.split(), "names": names})
-        write_text(folder / KNOWN_WORDS_FILE, content.decode() + "\n", overwrite=overwrite)
+        write_text(folder / KNOWN_WORDS_FILE, content.decode() + "\n")
 
     def unknown(self, text: str) -> list[str]:
         """Words of a text that captions do not have, in its order."""

@@ -51,7 +51,7 @@ def store_text_encoder(
 
     encoder: None takes the one that `config` describes, with `folder` as in `load_text_encoder`.
     dtype: how a compact encoder is stored; None as it is. A Qwen2 in a folder is copied as it is, one from the hub is
-        still named by its id. Raises `HartError` for an encoder of another kind, and `FileExistsError`.
+        still named by its id. Raises `HartError` for an encoder of another kind.
     """
     config = config if encoder is None else encoder.config
     if config is None or config.kind == "random":
@@ -68,7 +68,7 @@ def store_text_encoder(
     encoder = load_text_encoder(config, folder) if encoder is None else encoder
     if not isinstance(encoder, CompactTextEncoder):
         raise HartError(f"a text encoder of the kind {type(encoder).__name__} cannot be stored with a model")
-    encoder.save(destination, dtype, overwrite=False)
+    encoder.save(destination, dtype)
     return config
 
 

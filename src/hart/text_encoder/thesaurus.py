@@ -56,8 +56,8 @@ class StoredThesaurus:
         file = folder / THESAURUS_FILE
         return cls(read_bytes(file, LARGEST), str(file)) if file.exists() else None
 
-    def save(self, folder: Path, *, overwrite: bool = True) -> None:
-        atomic_write(folder / THESAURUS_FILE, lambda file: file.write(self._content), overwrite=overwrite)
+    def save(self, folder: Path) -> None:
+        atomic_write(folder / THESAURUS_FILE, lambda file: file.write(self._content))
 
     @cached_property
     def words(self) -> Thesaurus:
