@@ -130,6 +130,14 @@ def test_other_addresses_and_methods(server: Running, method: str, path: str, st
     error(server.http.request(method, path), status)
 
 
+def test_head_is_get_without_a_body(server: Running) -> None:
+    for path in ("/", "/healthz", "/v1/models"):
+        asked, got = server.http.head(path), server.http.get(path)
+        assert (asked.status_code, asked.content) == (200, b"")
+        assert asked.headers["content-length"] == got.headers["content-length"] == str(len(got.content))
+    assert server.http.head("/v1/images/generations").status_code == 405
+
+
 @pytest.mark.parametrize("field", ["prompt", "negative_prompt", "second_prompt"])
 def test_a_refusal_is_said_and_nothing_is_drawn(server: Running, field: str) -> None:
     before = len(server.engine.batches)
