@@ -13,13 +13,12 @@ import typer
 from hart.commands.console import progress, prompt_notes, require_writable
 from hart.commands.from_config import options_from_config
 from hart.commands.generate import (
-    DrawOptions,
     ImageWriter,
     open_model,
     prompts_for,
     says_what_is_kept,
 )
-from hart.commands.options import sampling_options
+from hart.commands.options import DrawOptions, sampling_options
 from hart.errors import HartError
 from hart.strict import shown
 

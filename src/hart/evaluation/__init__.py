@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hart.evaluation.generated_images import GeneratedImages, spread
     from hart.evaluation.image_sets import ImageSet, features_of_set
     from hart.evaluation.judges.references import REFERENCE_SIZE, write_references
-    from hart.evaluation.metrics.distances import LEAST_IMAGES, all_figures, ssim
+    from hart.evaluation.metrics.distances import all_figures, ssim
     from hart.evaluation.metrics.features import (
         DEFAULT_FEATURES,
         EfficientNetLite0,
@@ -26,7 +26,15 @@ if TYPE_CHECKING:
     )
     from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean, few_images_warning
     from hart.evaluation.report import Result, extractor_facts, images_text, write_result
-    from hart.evaluation.suites.base import Context, ImageSetOptions, Progress, SamplingOptions, Suite, SuiteOptions
+    from hart.evaluation.suites.base import (
+        LEAST_IMAGES,
+        Context,
+        ImageSetOptions,
+        Progress,
+        SamplingOptions,
+        Suite,
+        SuiteOptions,
+    )
     from hart.evaluation.suites.tokenizer import reconstruct
     from hart.generation.contact_sheet import contact_sheet
     from hart.generation.outputs import psnr
@@ -50,13 +58,14 @@ __getattr__, __dir__ = lazy(
         "hart.evaluation.cache": "IMAGES TENSORS Cache records",
         "hart.evaluation.generated_images": "GeneratedImages spread",
         "hart.evaluation.judges.references": "REFERENCE_SIZE write_references",
-        "hart.evaluation.metrics.distances": "LEAST_IMAGES all_figures ssim",
+        "hart.evaluation.metrics.distances": "all_figures ssim",
         "hart.evaluation.metrics.features": "DEFAULT_FEATURES EfficientNetLite0 EfficientNetLite2 FeatureExtractor "
         "Features open_extractor",
         "hart.evaluation.metrics.figures": "Figure bootstrap bootstrap_mean few_images_warning",
         "hart.evaluation.image_sets": "ImageSet features_of_set",
         "hart.evaluation.report": "Result extractor_facts images_text write_result",
-        "hart.evaluation.suites.base": "Context ImageSetOptions Progress SamplingOptions Suite SuiteOptions",
+        "hart.evaluation.suites.base": "LEAST_IMAGES Context ImageSetOptions Progress SamplingOptions Suite "
+        "SuiteOptions",
         "hart.evaluation.suites.tokenizer": "reconstruct",
         "hart.generation.contact_sheet": "contact_sheet",
         "hart.generation.outputs": "psnr",
