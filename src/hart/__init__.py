@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from hart.config import HartConfig, SamplingConfig
     from hart.errors import HartError, PromptWarning
     from hart.generation.edits import Edit, PromptMix
-    from hart.generation.image_requests import ImageRequest
     from hart.generation.outputs import HartOutput, Reconstruction, ScalePreview
+    from hart.generation.requests import ImageRequest
     from hart.model import Hart
     from hart.pipeline import HartPipeline
     from hart.types import ClassContext, TextContext
@@ -48,7 +48,7 @@ __getattr__, __dir__ = lazy(
         "hart.config": "HartConfig SamplingConfig",
         "hart.errors": "HartError PromptWarning",
         "hart.generation.edits": "Edit PromptMix",
-        "hart.generation.image_requests": "ImageRequest",
+        "hart.generation.requests": "ImageRequest",
         "hart.generation.outputs": "HartOutput Reconstruction ScalePreview",
         "hart.model": "Hart",
         "hart.pipeline": "HartPipeline",

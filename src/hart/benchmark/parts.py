@@ -23,8 +23,8 @@ from hart.checkpoint.loading import build
 from hart.config import HartConfig
 from hart.devices import without_memory
 from hart.errors import PromptWarning
+from hart.generation.arguments import Prompt
 from hart.generation.next_scale import maskgit_step_sizes
-from hart.generation.request import Prompt
 from hart.grids import ScaleSchedule
 from hart.inference.cost import TEXT_ENCODER, ModelCost, model_cost
 from hart.inference.speed import EIGHT_BITS

@@ -144,8 +144,8 @@ def mix(
 
     def prepared(pipe: HartPipeline) -> Drawing:
         from hart.generation.edits import PromptMix, mix_weights
-        from hart.generation.image_requests import checked_changes
         from hart.generation.metadata import MixSettings
+        from hart.generation.requests import checked_changes
         from hart.sizes import requested_schedule
 
         schedule = requested_schedule(pipe.config, size=options.size, aspect=options.aspect)
@@ -172,8 +172,8 @@ def _draw(options: DrawOptions, settings: dict[str, Any], prepared: Callable[[Ha
 
 def _edited(pipe: HartPipeline, made: Edit, prompt: str | None, files: dict[str, Any]) -> Drawing:
     """An edit with a prompt, or with none. files: of its record."""
-    from hart.generation.image_requests import null_context
     from hart.generation.metadata import EditSource
+    from hart.generation.requests import null_context
 
     amounts = {name: getattr(made, name) for name in ("kept_scales", "followed_scales", "style_strength")}
     source = EditSource(**files, **amounts)

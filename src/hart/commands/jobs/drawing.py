@@ -20,9 +20,9 @@ from hart.commands.generate import (
 from hart.commands.jobs.job import MOST_ATTEMPTS, WORK_FOLDER, Job
 from hart.errors import HartError
 from hart.files import flush_folder, rename_to_new
+from hart.generation.arguments import checked_settings
 from hart.generation.metadata import BatchPlace, ImageRecord, ImageSettings, write_image
 from hart.generation.outputs import ScalePreview
-from hart.generation.request import checked_settings
 
 
 class Drawer:
