@@ -37,7 +37,6 @@ PUBLIC_MODULES = (
     "hart.checkpoint",
     "hart.commands",
     "hart.files",
-    "hart.lora",
 )
 CONFIGURATIONS = (
     ("hart.config", "HartConfig", "`config.json` of a model"),

@@ -42,16 +42,4 @@ __all__ = [
     "__version__",
 ]
 
-__getattr__, __dir__ = lazy(
-    __name__,
-    {
-        "hart.config": "HartConfig SamplingConfig",
-        "hart.errors": "HartError PromptWarning",
-        "hart.generation.edits": "Edit PromptMix",
-        "hart.generation.requests": "ImageRequest",
-        "hart.generation.outputs": "HartOutput Reconstruction ScalePreview",
-        "hart.model": "Hart",
-        "hart.pipeline": "HartPipeline",
-        "hart.types": "ClassContext TextContext",
-    },
-)
+__getattr__, __dir__ = lazy(__name__)
