@@ -29,7 +29,7 @@ from hart.grids import ScaleSchedule
 from hart.inference.cost import TEXT_ENCODER, ModelCost, model_cost
 from hart.inference.speed import EIGHT_BITS
 from hart.pipeline import HartPipeline
-from hart.sizes import ImageSize, requested_schedule, size_of_grid
+from hart.sizes import ImageSize, requested_schedule, size_of_schedule
 from hart.text_encoder import RandomTextFeatures, encoder_module
 
 BLOCKS, HEAD, SAMPLING, DIFFUSION, DECODER, REST = "blocks", "head", "sampling", "residual diffusion", "decoder", "rest"
@@ -133,7 +133,7 @@ class GenerationTimer:
 
     @property
     def image_size(self) -> ImageSize:
-        return size_of_grid(self.schedule.final, self.config.tokenizer.downsampling)
+        return size_of_schedule(self.config, self.schedule)
 
     def prompts(self, count: int) -> list[Prompt]:
         """Of so many images, each its own prompt or class."""

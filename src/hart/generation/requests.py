@@ -28,7 +28,7 @@ from hart.generation.arguments import (
 )
 from hart.generation.edits import MAX_STYLE, Edit, PromptMix, SecondPrompts
 from hart.grids import ScaleSchedule
-from hart.sizes import size_of_grid
+from hart.sizes import size_of_schedule
 from hart.strict import shown
 from hart.types import ClassContext, Context, TextContext, cat_contexts
 
@@ -104,7 +104,7 @@ def checked_changes(
     if edit is not None:
         if not isinstance(edit, Edit):
             raise HartError(f"edit must be an Edit, what prepare_edit returns, not {shown(edit)}")
-        if edit.size != str(size := size_of_grid(schedule.final, config.tokenizer.downsampling)):
+        if edit.size != str(size := size_of_schedule(config, schedule)):
             raise HartError(f"the edit is of {edit.size} pixels, the images are of {size}: give size=edit.size")
         for name in ("kept_scales", "followed_scales"):
             whole_number(name, getattr(edit, name), 0, scales)
