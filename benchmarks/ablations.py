@@ -25,6 +25,7 @@ import torch
 import typer
 from torch import Tensor
 
+from hart.benchmark.report import table
 from hart.checkpoint.loading import load_model
 from hart.data.datasets import open_dataset
 from hart.evaluation.suites.base import Context
@@ -139,14 +140,11 @@ def speed(folder: Path) -> float:
     return float(values.median())
 
 
-def table(results: dict[str, dict[str, Any]]) -> str:
-    """Markdown, a row a run."""
+def markdown(results: dict[str, dict[str, Any]]) -> str:
+    """A row a run."""
     columns = list(dict.fromkeys(name for result in results.values() for name in result))
-    rows = [f"| run | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for name, result in results.items():
-        cells = [f"{result[column]:.3g}" if column in result else "" for column in columns]
-        rows.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(rows)
+    rows = ([name, *map(result.get, columns)] for name, result in results.items())
+    return "\n".join(table(["run", *columns], rows))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -173,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             **generated(variant, folder, options.limit),
         }
         file.write_text(json.dumps(results, indent=1))
-    typer.echo(table({name: results[name] for name in RUNS if name in results}))
+    typer.echo(markdown({name: results[name] for name in RUNS if name in results}))
 
 
 if __name__ == "__main__":

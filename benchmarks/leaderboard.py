@@ -23,7 +23,7 @@ from typing import Any
 
 from hart.checkpoint.loading import load_config
 from hart.evaluation.metrics.figures import Figure
-from hart.evaluation.report import FIGURES_FILE, PublishedTable, Result, figures_table, markdown_table, published_tables
+from hart.evaluation.report import FIGURES_FILE, PublishedTable, Result, figures_table, published_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "leaderboard.md"
@@ -119,8 +119,8 @@ def page(results: Path = RESULTS) -> str:
     parts = [HEAD]
     for section in SECTIONS:
         parts.append(f"## {section.title}")
-        for table in section.published:
-            parts += [f"Printed: {table.source}.", markdown_table("", table.columns, table.rows)]
+        for published in section.published:
+            parts += [f"Printed: {published.source}.", published.markdown()]
         for name, values in measured.items():
             if values["suite"] in section.suites:
                 parts += measured_table(name, values)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import typer
 
+from hart.benchmark.report import table
 from hart.evaluation.metrics.figures import Figure
 from hart.evaluation.report import FIGURES_FILE, figure_text
 
@@ -37,20 +38,19 @@ def read(folder: Path) -> dict[str, dict[str, str]]:
     }
 
 
-def table(folders: Sequence[Path]) -> str:
-    """Markdown, in the order of the folders."""
+def markdown(folders: Sequence[Path]) -> str:
+    """A table, in the order of the folders."""
     results = {folder.name: read(folder) for folder in folders}
     rows = {(name, kind): cells for name, kinds in results.items() for kind, cells in kinds.items()}
     columns = list(dict.fromkeys(column for cells in rows.values() for column in cells))
-    lines = [["", "latent", *columns], ["---"] * (len(columns) + 2)]
-    lines += [[name, kind, *(cells.get(column, "") for column in columns)] for (name, kind), cells in rows.items()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = ([name, kind, *map(cells.get, columns)] for (name, kind), cells in rows.items())
+    return "\n".join(table(["", "latent", *columns], lines))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Results of hart evaluate tokenizer as one Markdown table.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="what --out named")
-    typer.echo(table(parser.parse_args(arguments).folders))
+    typer.echo(markdown(parser.parse_args(arguments).folders))
 
 
 if __name__ == "__main__":

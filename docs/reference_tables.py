@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from hart.benchmark.report import table
 from hart.commands.from_config import config_fields, option_flags
-from hart.evaluation.report import markdown_table
 from hart.evaluation.suites.core import SUITES
 from hart.strict import Config
 
@@ -54,12 +54,13 @@ def suites_reference() -> str:
     """The suites of this package with their options, in Markdown."""
     parts = []
     for suite in SUITES.values():
-        rows = {
-            f"`{' '.join(option_flags(name, field))}`": (
+        rows = (
+            [
+                f"`{' '.join(option_flags(name, field))}`",
                 "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)}`",
                 field.description or "",
-            )
+            ]
             for name, field in config_fields(suite.options).items()
-        }
-        parts += [f"## {suite.name}", suite.description, markdown_table("option", ("default", "what"), rows)]
+        )
+        parts += [f"## {suite.name}", suite.description, "\n".join(table(["option", "default", "what"], rows))]
     return "\n\n".join(parts) + "\n"

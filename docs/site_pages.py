@@ -37,7 +37,6 @@ PUBLIC_MODULES = (
     "hart.checkpoint",
     "hart.commands",
     "hart.files",
-    "hart.lora",
 )
 CONFIGURATIONS = (
     ("hart.config", "HartConfig", "`config.json` of a model"),
@@ -148,7 +147,7 @@ def _code(default: str) -> str:
 
 
 def suites_page() -> str:
-    text = re.sub(r"`(None|False|\(\))?` \|", " |", suites_reference())
+    text = re.sub(r"`(None|False|\(\))?` *\|", " |", suites_reference())
     return f"{WIDE}# Suites\n\n`hart evaluate SUITE`. What the figures mean: [evaluation](../evaluation.md).\n\n{text}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,11 @@ def without_gradient(module: nn.Module) -> list[str]:
         for name, parameter in module.named_parameters()
         if parameter.requires_grad and (parameter.grad is None or not parameter.grad.any())
     ]
+
+
+def unpadded(table: str) -> str:
+    """A Markdown table whose columns are as narrow as each cell."""
+    return re.sub(" +", " ", table)
 
 
 def rows_computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -18,20 +18,20 @@ from hart.commands.jobs.workers import Workers, serve
 from hart.generation.metadata import ImageSettings
 
 VICTIM = 1
-"""Number of the image at which something happens, when it is drawn and not in its place yet."""
+"""Number of the image at which something happens, when it is generated and not in its place yet."""
 
 
 def _at_the_victim(happens: Callable[[], object], folder: Path, job: Job) -> None:
-    from hart.commands.jobs import drawing
+    from hart.commands.jobs import generating
 
-    rename = drawing.rename_to_new  # type: ignore[attr-defined]
+    rename = generating.rename_to_new  # type: ignore[attr-defined]
 
     def harmed(temporary: Path, path: Path) -> None:
         if path.name == job.name(VICTIM):
             happens()
         rename(temporary, path)
 
-    drawing.rename_to_new = harmed  # type: ignore[attr-defined]
+    generating.rename_to_new = harmed  # type: ignore[attr-defined]
 
 
 def _die() -> None:
@@ -45,19 +45,19 @@ def _die_once(mark: Path) -> None:
 
 
 def killed_once(folder: Path, job: Job, expected: ImageSettings | None, parent: Connection) -> None:
-    """The first worker that draws the victim is killed."""
+    """The first worker that generates the victim is killed."""
     _at_the_victim(lambda: _die_once(folder.parent / "killed"), folder, job)
     serve(folder, job, expected, parent)
 
 
 def killed_always(folder: Path, job: Job, expected: ImageSettings | None, parent: Connection) -> None:
-    """Every worker that draws the victim is killed."""
+    """Every worker that generates the victim is killed."""
     _at_the_victim(_die, folder, job)
     serve(folder, job, expected, parent)
 
 
 def stuck(folder: Path, job: Job, expected: ImageSettings | None, parent: Connection) -> None:
-    """The worker that draws the victim does nothing any more."""
+    """The worker that generates the victim does nothing any more."""
     _at_the_victim(lambda: threading.Event().wait(), folder, job)
     serve(folder, job, expected, parent)
 
@@ -86,11 +86,11 @@ def on_a_cluster() -> None:
     from hart.cli import main
     from hart.commands.jobs import ray_data
 
-    class Killed(ray_data.RayDrawer):
+    class Killed(ray_data.RayGenerator):
         def __init__(self, folder: Path, job: Job, *others: Any) -> None:
             super().__init__(folder, job, *others)
             _at_the_victim(lambda: _die_once(folder.parent / "killed"), folder, job)
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import it
-    ray_data.RayDrawer = Killed  # type: ignore[assignment, misc]
+    ray_data.RayGenerator = Killed  # type: ignore[assignment, misc]
     main()

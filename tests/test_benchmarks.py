@@ -62,13 +62,15 @@ def test_results_of_tokenizers_become_one_table(
         result = {"suite": "tokenizer", "settings": {"size": 128}, "counts": {"images": 9}, "figures": kinds}
         (tmp_path / name / "figures.json").write_text(json.dumps(result), encoding="utf-8")
     reconstructions.main([str(tmp_path / "small"), str(tmp_path / "large")])
-    assert capsys.readouterr().out.splitlines() == [
-        "|  | latent | px | images | PSNR | rFID (x) |",
-        "| --- | --- | --- | --- | --- | --- |",
-        "| small | discrete | 128 | 9 | 21.50 (20.00 to 26.00) |  |",
-        "| small | hybrid | 128 | 9 |  |  |",
-        "| large | discrete | 128 | 9 | 25.25 (20.00 to 26.00) | 3.000 |",
-        "| large | hybrid | 128 | 9 |  |  |",
+    head, _, *rows = (
+        [cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()
+    )
+    assert head == ["", "latent", "px", "images", "PSNR", "rFID (x)"]
+    assert rows == [
+        ["small", "discrete", "128", "9", "21.50 (20.00 to 26.00)", "-"],
+        ["small", "hybrid", "128", "9", "-", "-"],
+        ["large", "discrete", "128", "9", "25.25 (20.00 to 26.00)", "3.000"],
+        ["large", "hybrid", "128", "9", "-", "-"],
     ]
     (tmp_path / "small" / "figures.json").write_text(json.dumps({"suite": "generation"}), encoding="utf-8")
     for folder, message in (("small", "of the suite generation"), ("nowhere", "no readable result")):
@@ -132,10 +134,10 @@ def test_ablations_are_trained_and_measured_one_call_after_the_other(
     header, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines if "---" not in line)
     cells = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
     assert list(cells) == ["hybrid", "discrete", "128-from-64"]
-    entropies = {name: [k for k in range(7) if row[f"cross_entropy_{k}"]] for name, row in cells.items()}
+    entropies = {name: [k for k in range(7) if row[f"cross_entropy_{k}"] != "-"] for name, row in cells.items()}
     assert entropies == {"hybrid": list(range(5)), "discrete": list(range(5)), "128-from-64": list(range(7))}
-    assert [bool(row["diffusion_mse"]) for row in cells.values()] == [True, False, True]
-    assert all(row["images/s"] for row in cells.values())
+    assert [row["diffusion_mse"] != "-" for row in cells.values()] == [True, False, True]
+    assert all(row["images/s"] != "-" for row in cells.values())
 
 
 def test_the_ablation_at_the_doubled_resolution_drops_what_the_paper_drops(

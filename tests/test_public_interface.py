@@ -17,8 +17,8 @@ import torch
 
 import hart
 from hart import HartError, HartPipeline, SamplingConfig
+from hart.generation.arguments import OutputType, SamplingOptions
 from hart.generation.outputs import ScalePreview
-from hart.generation.request import OutputType, SamplingOptions
 from hart.types import ClassContext, TextContext
 from helpers import CHANNELS, CLASSES, SCALES, TEXT_TOKENS, TEXT_WIDTH, store_adapter, tiny_model, tiny_text_config
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from hart.config import HartConfig, SamplingConfig
     from hart.errors import HartError, PromptWarning
     from hart.generation.edits import Edit, PromptMix
-    from hart.generation.image_requests import ImageRequest
     from hart.generation.outputs import HartOutput, Reconstruction, ScalePreview
+    from hart.generation.requests import ImageRequest
     from hart.model import Hart
     from hart.pipeline import HartPipeline
     from hart.types import ClassContext, TextContext
@@ -42,16 +42,4 @@ __all__ = [
     "__version__",
 ]
 
-__getattr__, __dir__ = lazy(
-    __name__,
-    {
-        "hart.config": "HartConfig SamplingConfig",
-        "hart.errors": "HartError PromptWarning",
-        "hart.generation.edits": "Edit PromptMix",
-        "hart.generation.image_requests": "ImageRequest",
-        "hart.generation.outputs": "HartOutput Reconstruction ScalePreview",
-        "hart.model": "Hart",
-        "hart.pipeline": "HartPipeline",
-        "hart.types": "ClassContext TextContext",
-    },
-)
+__getattr__, __dir__ = lazy(__name__)

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 
-def lazy(package: str, table: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The `__getattr__` and `__dir__` of a package.
+def lazy(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """The `__getattr__` and `__dir__` of a package, whose names are those that its source imports for type checkers.
 
-        if TYPE_CHECKING:
-            from hart.config import HartConfig, SamplingConfig
-        __all__ = ["HartConfig", "SamplingConfig"]
-        __getattr__, __dir__ = lazy(__name__, {"hart.config": "HartConfig SamplingConfig"})
-
-    table: module -> its public names, with spaces between them. Type checkers and readers see the imports, everyone
-        sees `__all__`; tests/test_exports.py checks that the three agree.
+    if TYPE_CHECKING:
+        from hart.config import HartConfig, SamplingConfig
+    __all__ = ["HartConfig", "SamplingConfig"]
+    __getattr__, __dir__ = lazy(__name__)
     """
-    homes = {name: module for module, names in table.items() for name in names.split()}
+    homes = {
+        alias.name: statement.module
+        for block in ast.parse(inspect.getsource(sys.modules[package])).body
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for statement in block.body
+        if isinstance(statement, ast.ImportFrom) and statement.module
+        for alias in statement.names
+    }
 
     def get(name: str) -> Any:
         if name not in homes:

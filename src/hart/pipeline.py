@@ -25,20 +25,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from hart.config import SamplingConfig
 from hart.data.transforms import pil_to_pixels, unit_to_pil
 from hart.errors import HartError, PromptWarning
-from hart.generation.canvas import require_image
-from hart.generation.edits import Edit, PromptMix, batch_edits
-from hart.generation.image_requests import (
-    ImageRequest,
-    Request,
-    checked_images,
-    checked_request,
-    contexts,
-    second_prompts,
-)
-from hart.generation.next_scale import NextScaleGenerator, States
-from hart.generation.noise import SeededNoise
-from hart.generation.outputs import HartOutput, Reconstruction, ScalePreview, joined_images, psnr
-from hart.generation.request import (
+from hart.generation.arguments import (
     MAX_BATCH,
     OutputType,
     Prompt,
@@ -49,6 +36,19 @@ from hart.generation.request import (
     checked_prompts,
     checked_settings,
     whole_number,
+)
+from hart.generation.canvas import require_image
+from hart.generation.edits import Edit, PromptMix, batch_edits
+from hart.generation.next_scale import NextScaleGenerator, States
+from hart.generation.noise import SeededNoise
+from hart.generation.outputs import HartOutput, Reconstruction, ScalePreview, joined_images, psnr
+from hart.generation.requests import (
+    ImageRequest,
+    Request,
+    checked_images,
+    checked_request,
+    contexts,
+    second_prompts,
 )
 from hart.grids import ScaleSchedule
 from hart.inference.components import Components
@@ -98,7 +98,7 @@ class HartPipeline(Editing):
         seed: image i has the seed `seed + i`, by default 0; or a list with one for each image.
         generator: in place of seeds, which are drawn from it: one for each image, or one for all images in turn.
         prompt_embeds, negative_prompt_embeds: what `encode_prompt` returns, in place of prompts.
-        output_type: see `hart.generation.request.OutputType`.
+        output_type: see `hart.generation.arguments.OutputType`.
         sampling: settings in place of the model's own.
         settings: single settings, which override `sampling`: guidance_scale, top_k, top_p, gumbel_smoothing,
             greedy_scales, maskgit_steps, diffusion_steps, discrete_only; see `SamplingConfig`. guidance_scale is that
@@ -245,11 +245,12 @@ class HartPipeline(Editing):
         """
         schedule = requested_schedule(self.config, size=size, height=height, width=width, aspect=aspect)
         parts, config = self._components, self.config.replace(sampling=self.sampling)
-        return _states(checked_images(config, images, schedule), parts, self._encoded, _sources(parts, len(images)), schedule)
+        checked = checked_images(config, images, schedule)
+        return _states(checked, parts, self._encoded, _sources(parts, len(images)), schedule)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, output_type: OutputType = "pil") -> Any:
-        """Images of latents (B, D, h, w); see `hart.generation.request.OutputType`."""
+        """Images of latents (B, D, h, w); see `hart.generation.arguments.OutputType`."""
         check_output_type(output_type)
         return self._components.images(checked_latents(latents, self.config), output_type)
 

@@ -139,6 +139,11 @@ def size_of_grid(grid: Grid, downsampling: int) -> ImageSize:
     return ImageSize(grid.width * downsampling, grid.height * downsampling)
 
 
+def size_of_schedule(config: HartConfig, schedule: ScaleSchedule) -> ImageSize:
+    """The size of images of a model with this schedule."""
+    return size_of_grid(schedule.final, config.tokenizer.downsampling)
+
+
 def schedule_of_grid(scales: Sequence[int], grid: Grid, most: int = MAX_SCALES) -> ScaleSchedule:
     """The schedule of a latent of any shape, in a model with the square scales `scales`; see `ScaleSchedule.shaped`.
 

@@ -44,9 +44,9 @@ def test_files_say_what_was_measured_with_what(tmp_path: Path) -> None:
     ]
     page = paths[1].read_text()
     for line in (
-        "| 5 images of 16 px | PSNR, dB | rKID (net) |",
-        "| discrete | 21.23 (20.10 to 22.90) | 0.001235 ± 0.000200 |",
-        "| hybrid | 30.00 | – |",  # noqa: RUF001
+        "| 5 images of 16 px | PSNR, dB               | rKID (net)          |",
+        "| discrete          | 21.23 (20.10 to 22.90) | 0.001235 ± 0.000200 |",
+        "| hybrid            | 30.00                  | -                   |",
         "**Note:** too few.",
         "features: net (weights 0123456789ab)",
         "| HART | 0.78 |",

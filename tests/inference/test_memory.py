@@ -16,7 +16,7 @@ from hart.checkpoint.loading import build
 from hart.config import HartConfig
 from hart.devices import free_memory, without_memory
 from hart.errors import HartError
-from hart.generation.image_requests import ImageRequest
+from hart.generation.requests import ImageRequest
 from hart.inference import memory
 from hart.inference.memory import image_memory
 from hart.inference.speed import Speed

@@ -23,13 +23,13 @@ from hart.checkpoint.loading import build
 from hart.config import HartConfig
 from hart.devices import without_memory
 from hart.errors import PromptWarning
+from hart.generation.arguments import Prompt
 from hart.generation.next_scale import maskgit_step_sizes
-from hart.generation.request import Prompt
 from hart.grids import ScaleSchedule
 from hart.inference.cost import TEXT_ENCODER, ModelCost, model_cost
 from hart.inference.speed import EIGHT_BITS
 from hart.pipeline import HartPipeline
-from hart.sizes import ImageSize, requested_schedule, size_of_grid
+from hart.sizes import ImageSize, requested_schedule, size_of_schedule
 from hart.text_encoder import RandomTextFeatures, encoder_module
 
 BLOCKS, HEAD, SAMPLING, DIFFUSION, DECODER, REST = "blocks", "head", "sampling", "residual diffusion", "decoder", "rest"
@@ -133,7 +133,7 @@ class GenerationTimer:
 
     @property
     def image_size(self) -> ImageSize:
-        return size_of_grid(self.schedule.final, self.config.tokenizer.downsampling)
+        return size_of_schedule(self.config, self.schedule)
 
     def prompts(self, count: int) -> list[Prompt]:
         """Of so many images, each its own prompt or class."""

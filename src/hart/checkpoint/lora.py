@@ -30,7 +30,7 @@ from hart.config import LoraTarget, Rank
 from hart.devices import without_memory
 from hart.errors import HartError, missing_package
 from hart.files import atomic_write, read_json, user_path, write_text
-from hart.generation.request import finite_number
+from hart.generation.arguments import finite_number
 from hart.model import Hart
 from hart.strict import clipped, shown
 from hart.transformer.transformer import HartTransformer

@@ -21,12 +21,4 @@ __all__ = [
     "run_program", "suite_app", "writable_folder",
 ]
 # fmt: on
-__getattr__, __dir__ = lazy(
-    __name__,
-    {
-        "hart.commands.console": "Report needs_extra note owned progress prompt_notes writable_folder",
-        "hart.commands.evaluate": "suite_app",
-        "hart.commands.from_config": "options_from_config",
-        "hart.commands.program": "new_program run_program",
-    },
-)
+__getattr__, __dir__ = lazy(__name__)

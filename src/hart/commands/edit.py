@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from hart.grids import ScaleSchedule
     from hart.pipeline import HartPipeline
 
-Drawing = tuple[Callable[..., object], dict[str, Any]]
+Call = tuple[Callable[..., object], dict[str, Any]]
 """A call of a pipeline that lacks the settings of the command, and what its images' records say of it."""
 ImageArgument = Annotated[Path, typer.Argument(help="Image file.", show_default=False)]
 StyleOption = Annotated[Path | None, typer.Option(help="Image file whose colours are taken, not the image's own.")]
 StyleStrengthOption = Annotated[
     float | None,
     typer.Option(
-        help="How strongly what is drawn takes on colours of --style, or of the image that is kept (0: not at all, 1: "
-        "clearly); by default 1 with --style, 0 without."
+        help="How strongly what is generated takes on colours of --style, or of the image that is kept (0: not at all, "
+        "1: clearly); by default 1 with --style, 0 without."
     ),
 ]
 
@@ -70,7 +70,7 @@ def edit(
     covering, of_mask = _opened(mask, "mask")
     lent, of_style = _opened(style, "style")
 
-    def prepared(pipe: HartPipeline) -> Drawing:
+    def prepared(pipe: HartPipeline) -> Call:
         _require_canvas(pipe, source, options, settings, second_prompt=source_prompt is not None)
         made = pipe.prepare_edit(
             source,
@@ -86,7 +86,7 @@ def edit(
         facts = files | of_mask | of_style | {"source_prompt": source_prompt}
         return _edited(pipe, made, prompt, facts)
 
-    _draw(options, settings, prepared)
+    _generate(options, settings, prepared)
 
 
 @sampling_options
@@ -108,7 +108,7 @@ def vary(
     source, files = _opened(image, "image")
     lent, of_style = _opened(style, "style")
 
-    def prepared(pipe: HartPipeline) -> Drawing:
+    def prepared(pipe: HartPipeline) -> Call:
         _require_canvas(pipe, source, options, settings, second_prompt=False)
         made = pipe.prepare_variation(
             source,
@@ -120,7 +120,7 @@ def vary(
         )
         return _edited(pipe, made, prompt, files | of_style)
 
-    _draw(options, settings, prepared)
+    _generate(options, settings, prepared)
 
 
 @sampling_options
@@ -141,10 +141,10 @@ def mix(
     """Generate images of two prompts: usually the form of the first in the look of the second."""
     given = None if weights is None else _numbers(weights)
 
-    def prepared(pipe: HartPipeline) -> Drawing:
+    def prepared(pipe: HartPipeline) -> Call:
         from hart.generation.edits import PromptMix, mix_weights
-        from hart.generation.image_requests import checked_changes
         from hart.generation.metadata import MixSettings
+        from hart.generation.requests import checked_changes
         from hart.sizes import requested_schedule
 
         schedule = requested_schedule(pipe.config, size=options.size, aspect=options.aspect)
@@ -155,10 +155,10 @@ def mix(
         call = partial(pipe.mix, both, shares, size=options.size, aspect=options.aspect)
         return call, {"mix": MixSettings(second, shares)}
 
-    _draw(options, settings, prepared)
+    _generate(options, settings, prepared)
 
 
-def _draw(options: DrawOptions, settings: dict[str, Any], prepared: Callable[[HartPipeline], Drawing]) -> None:
+def _generate(options: DrawOptions, settings: dict[str, Any], prepared: Callable[[HartPipeline], Call]) -> None:
     """Write the images that `prepared` asks a model for."""
     require_writable(options.out)
     writer = ImageWriter(options, options.images_per_prompt or 1)
@@ -169,10 +169,10 @@ def _draw(options: DrawOptions, settings: dict[str, Any], prepared: Callable[[Ha
         call(**writer.arguments(pipe, report), **settings)
 
 
-def _edited(pipe: HartPipeline, made: Edit, prompt: str | None, files: dict[str, Any]) -> Drawing:
+def _edited(pipe: HartPipeline, made: Edit, prompt: str | None, files: dict[str, Any]) -> Call:
     """An edit with a prompt, or with none. files: of its record."""
-    from hart.generation.image_requests import null_context
     from hart.generation.metadata import EditSource
+    from hart.generation.requests import null_context
 
     amounts = {name: getattr(made, name) for name in ("kept_scales", "followed_scales", "style_strength")}
     source = EditSource(**files, **amounts)

@@ -302,14 +302,14 @@ def asked_size(
     settings, sampling: as in a call. mixed: whether it has a second prompt.
     Raises `HartError` for sizes that the model cannot make, or for which the memory is too small.
     """
-    from hart.sizes import requested_schedule, size_of_grid, trained_sizes
+    from hart.sizes import requested_schedule, size_of_schedule, trained_sizes
 
     schedule = requested_schedule(pipe.config, size=options.size, aspect=options.aspect)
     in_a_call = options.best_of or len(options.prompts) * (options.images_per_prompt or 1)
     pipe.require_memory(
         schedule, in_a_call, batch_size=options.batch_size, second_prompt=mixed, sampling=sampling, **settings
     )
-    size, known = size_of_grid(schedule.final, pipe.config.tokenizer.downsampling), trained_sizes(pipe.config)
+    size, known = size_of_schedule(pipe.config, schedule), trained_sizes(pipe.config)
     if size in known:
         return schedule, size, None
     return schedule, size, f"this model was trained at {', '.join(map(str, known))} px: images of {size} may look worse"

@@ -119,9 +119,9 @@ def verify(
 
 
 def _facts(config: HartConfig, schedule: ScaleSchedule) -> dict[str, str]:
-    from hart.sizes import size_of_grid
+    from hart.sizes import size_of_schedule
 
-    sizes, image = config.transformer, size_of_grid(schedule.final, config.tokenizer.downsampling)
+    sizes, image = config.transformer, size_of_schedule(config, schedule)
     if sizes.text is not None:
         context = f"text, {sizes.text.tokens} tokens of width {sizes.text.width}"
     else:

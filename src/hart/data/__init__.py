@@ -27,19 +27,4 @@ __all__ = [
     "unit_to_pil", "whole_of",
 ]
 # fmt: on
-__getattr__, __dir__ = lazy(
-    __name__,
-    {
-        "hart.data.datasets": "CaptionedImages open_dataset",
-        "hart.data.encoded": "EncodedBatch EncodedLoader EncodedSet",
-        "hart.data.images": "open_image",
-        "hart.data.kinds": "Kind",
-        "hart.data.loader": "ImageBatch ImageLoader",
-        "hart.data.notes": "Columns",
-        "hart.data.opening": "detect_kind open_source whole_of",
-        "hart.data.samples": "Condition Damage DamagedSample Sample",
-        "hart.data.sources": "Source Stream",
-        "hart.data.transforms": "ImageTransform pil_to_pixels to_signed unit_to_pil",
-        "hart.data.written_sets": "begin_set finish_set",
-    },
-)
+__getattr__, __dir__ = lazy(__name__)

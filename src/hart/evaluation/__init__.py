@@ -49,25 +49,4 @@ __all__ = [
     "records", "spread", "ssim", "write_references", "write_result",
 ]
 # fmt: on
-__getattr__, __dir__ = lazy(
-    __name__,
-    {
-        "hart.benchmark.parts": "quiet_prompts",
-        "hart.checkpoint.storage": "SCORER_FILE",
-        "hart.evaluation.choice": "best_of open_scorer",
-        "hart.evaluation.cache": "IMAGES TENSORS Cache records",
-        "hart.evaluation.generated_images": "GeneratedImages spread",
-        "hart.evaluation.judges.references": "REFERENCE_SIZE write_references",
-        "hart.evaluation.metrics.distances": "all_figures ssim",
-        "hart.evaluation.metrics.features": "DEFAULT_FEATURES EfficientNetLite0 EfficientNetLite2 FeatureExtractor "
-        "Features open_extractor",
-        "hart.evaluation.metrics.figures": "Figure bootstrap bootstrap_mean few_images_warning",
-        "hart.evaluation.image_sets": "ImageSet features_of_set",
-        "hart.evaluation.report": "Result extractor_facts images_text write_result",
-        "hart.evaluation.suites.base": "LEAST_IMAGES Context ImageSetOptions Progress SamplingOptions Suite "
-        "SuiteOptions",
-        "hart.evaluation.suites.tokenizer": "reconstruct",
-        "hart.generation.contact_sheet": "contact_sheet",
-        "hart.generation.outputs": "psnr",
-    },
-)
+__getattr__, __dir__ = lazy(__name__)

@@ -14,8 +14,8 @@ from hart.checkpoint.storage import SCORER_FILE
 from hart.errors import HartError
 from hart.evaluation.judges.references import ReferenceScore
 from hart.evaluation.judges.scores import CLIP_SCORE, ClipScore, Scorer
+from hart.generation.arguments import MAX_BATCH, whole_number
 from hart.generation.outputs import HartOutput
-from hart.generation.request import MAX_BATCH, whole_number
 from hart.pipeline import HartPipeline
 
 

@@ -24,8 +24,8 @@ from hart.errors import HartError
 from hart.evaluation.cache import IMAGES, Cache
 from hart.evaluation.metrics.features import FeatureExtractor, Features
 from hart.evaluation.suites.base import Progress
+from hart.generation.arguments import Prompt
 from hart.generation.contact_sheet import contact_sheet
-from hart.generation.request import Prompt
 from hart.pipeline import HartPipeline
 
 IMAGES_FOLDER = "images"

@@ -24,6 +24,7 @@ from PIL import Image
 
 from hart import __version__
 from hart.benchmark.machine import processor_name
+from hart.benchmark.report import table
 from hart.evaluation.metrics.features import FeatureExtractor
 from hart.evaluation.metrics.figures import LEVEL, Figure
 from hart.files import FileError, read_json, read_toml, write_text
@@ -42,6 +43,9 @@ class PublishedTable:
     source: str
     columns: Sequence[str]
     rows: Mapping[str, Sequence[str]]
+
+    def markdown(self) -> str:
+        return "\n".join(table(["", *self.columns], ([name, *cells] for name, cells in self.rows.items())))
 
 
 @cache
@@ -160,11 +164,11 @@ def environment() -> dict[str, Any]:
 def figures_table(result: Result) -> str:
     """The figures as a Markdown table, a row each; intervals in brackets, deviations after a plus-minus sign."""
     columns = list(dict.fromkeys(column for row in result.figures.values() for column in row))
-    rows = {
-        name: tuple(figure_text(row[column]) if column in row else "–" for column in columns)  # noqa: RUF001
+    rows = (
+        [name, *(figure_text(row[column]) if column in row else None for column in columns)]
         for name, row in result.figures.items()
-    }
-    return markdown_table(result.title, columns, rows)
+    )
+    return "\n".join(table([result.title, *columns], rows))
 
 
 def _page(result: Result, command: str) -> str:
@@ -186,15 +190,9 @@ def _page(result: Result, command: str) -> str:
     if result.extractor is not None:
         facts["features"] = f"{result.extractor['name']} (weights {result.extractor['weights_sha256'][:12]})"
     parts.append("\n".join(f"- {name}: {value}" for name, value in facts.items()))
-    for table in result.published:
-        parts += [f"## Published: {table.source}", markdown_table("", table.columns, table.rows)]
+    for published in result.published:
+        parts += [f"## Published: {published.source}", published.markdown()]
     return "\n\n".join(parts) + "\n"
-
-
-def markdown_table(corner: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
-    """A row each, its name first. corner: above the names."""
-    lines = [[corner, *columns], ["---"] * (len(columns) + 1), *([name, *cells] for name, cells in rows.items())]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def figure_text(figure: Figure) -> str:

@@ -21,7 +21,7 @@ from hart.config import HartConfig
 from hart.data.images import as_rgb, opacity
 from hart.errors import HartError
 from hart.grids import ScaleSchedule
-from hart.sizes import ImageSize, grid_of_size, requested_schedule, size_of_grid
+from hart.sizes import ImageSize, grid_of_size, requested_schedule, size_of_schedule
 from hart.strict import shown
 
 
@@ -71,7 +71,7 @@ def redrawn_area(image: Image.Image, mask: Image.Image) -> Image.Image:
 
 def stretched(image: Image.Image, config: HartConfig, schedule: ScaleSchedule) -> Tensor:
     """Pixels (3, H, W) uint8 of an image that fills the canvas, whatever its shape: its colours count."""
-    canvas = size_of_grid(schedule.final, config.tokenizer.downsampling)
+    canvas = size_of_schedule(config, schedule)
     return torch.from_numpy(np.array(as_rgb(image).resize(canvas, Image.Resampling.BICUBIC))).permute(2, 0, 1)
 
 
@@ -83,7 +83,7 @@ def laid_out(
     redraw: as `redrawn_area` gives it. Outside the image the canvas repeats its border.
     """
     step = config.tokenizer.downsampling
-    canvas, rgb = size_of_grid(schedule.final, step), as_rgb(image)
+    canvas, rgb = size_of_schedule(config, schedule), as_rgb(image)
     scale = min(canvas.width / rgb.width, canvas.height / rgb.height)
     fitted = [max(1, round(side * scale)) for side in rgb.size]
     width, height = (whole if whole - side < step else side for side, whole in zip(fitted, canvas, strict=True))

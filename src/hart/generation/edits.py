@@ -32,8 +32,8 @@ from torch import Tensor
 from hart.data.transforms import pixels_to_pil
 from hart.devices import row_index
 from hart.errors import HartError
+from hart.generation.arguments import Prompt, whole_number
 from hart.generation.logits import Candidates
-from hart.generation.request import Prompt, whole_number
 from hart.grids import Grid, ScaleSchedule
 from hart.sizes import ImageSize
 from hart.tokenizer.quantizer import MultiScaleQuantizer, next_scale_input

@@ -15,14 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 from hart.config import SamplingConfig
-from hart.generation.request import Prompt
+from hart.generation.arguments import Prompt
 
 
 @dataclass(frozen=True)
 class HartOutput:
     """Images in prompt-major order: all of the first prompt, then all of the second.
 
-    images: of the `hart.generation.request.OutputType` that was asked for, by default a list of PIL images.
+    images: of the `hart.generation.arguments.OutputType` that was asked for, by default a list of PIL images.
     prompts: one per image; empty if features were given in their place.
     seeds: one per image; drawn from generators where those were given.
     sampling: the settings of each image.

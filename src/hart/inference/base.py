@@ -24,7 +24,7 @@ from hart.config import HartConfig, SamplingConfig
 from hart.devices import resolve_device, resolve_dtype, resolve_stored_dtype
 from hart.errors import HartError
 from hart.files import user_path
-from hart.generation.request import checked_seed
+from hart.generation.arguments import checked_seed
 from hart.inference.components import Components, copied, prepared, text_encoder_dtype
 from hart.inference.kernels import with_kernel
 from hart.inference.speed import EXACT, INT8, Speed, described, is_quantized, resolve_speed

@@ -24,7 +24,7 @@ from hart.data.transforms import pixels_to_pil, to_signed, unit_to_pixels
 from hart.devices import dtype_name
 from hart.errors import HartError
 from hart.files import all_or_nothing
-from hart.generation.request import OutputType
+from hart.generation.arguments import OutputType
 from hart.grids import Grid
 from hart.inference.packing import is_packed
 from hart.inference.speed import EXACT, Speed, accelerate, decelerate, is_quantized, round_weights

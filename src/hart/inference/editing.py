@@ -13,11 +13,11 @@ from torch import Tensor
 
 from hart.data.images import opacity
 from hart.errors import HartError
+from hart.generation.arguments import Prompt, listed_values
 from hart.generation.canvas import canvas_schedule, laid_out, redrawn_area, require_image, stretched
 from hart.generation.edits import Edit, PromptMix, mix_weights
-from hart.generation.image_requests import checked_changes, null_context
 from hart.generation.outputs import HartOutput
-from hart.generation.request import Prompt, listed_values
+from hart.generation.requests import checked_changes, null_context
 from hart.grids import ScaleSchedule
 from hart.inference.base import BasePipeline
 from hart.sizes import requested_schedule

@@ -24,7 +24,7 @@ from hart.generation.next_scale import last_call
 from hart.grids import ScaleSchedule
 from hart.inference.components import Components
 from hart.inference.speed import Speed
-from hart.sizes import size_of_grid
+from hart.sizes import size_of_schedule
 from hart.strict import byte_count
 from hart.tokenizer.strips import STRIP_PIXELS
 
@@ -96,7 +96,7 @@ def require_memory(
     need = needed(images)
     if need.most <= free:
         return
-    size = size_of_grid(schedule.final, config.tokenizer.downsampling)
+    size = size_of_schedule(config, schedule)
     fitting = [*_what_fits(needed, images, free, savings), "a smaller --size"]
     raise HartError(
         f"{'an image' if images == 1 else f'{images} images together'} of {size} px would take about "

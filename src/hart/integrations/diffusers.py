@@ -17,8 +17,8 @@ import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin
 from diffusers.configuration_utils import ConfigMixin
 
+from hart.generation.arguments import OutputType
 from hart.generation.outputs import ScalePreview
-from hart.generation.request import OutputType
 from hart.pipeline import HartPipeline
 
 OnStepEnd = Callable[["HartDiffusionPipeline", int, int, dict[str, Any]], dict[str, Any]]

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from hart.devices import dtype_name, is_out_of_memory
 from hart.errors import HartError
+from hart.generation.arguments import checked_settings
 from hart.generation.edits import Edit, PromptMix, mix_weights
-from hart.generation.image_requests import ImageRequest, checked_images, null_context
 from hart.generation.next_scale import States
-from hart.generation.request import checked_settings
+from hart.generation.requests import ImageRequest, checked_images, null_context
 from hart.generation.rows import SHARED
 from hart.pipeline import HartPipeline
 from hart.serving.engine import Batch, Mix, ModelFacts, NotOffered, OutOfMemory, Row, Size, Source

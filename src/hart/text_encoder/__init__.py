@@ -40,15 +40,4 @@ __all__ = [
     "store_text_encoder",
     "text_encoder_config",
 ]
-__getattr__, __dir__ = lazy(
-    __name__,
-    {
-        "hart.config": "TextEncoderConfig",
-        "hart.text_encoder.base": "RandomTextFeatures Reading TextEncoder",
-        "hart.text_encoder.compact": "SPECIAL_PIECES CompactTextEncoder build_tokenizer",
-        "hart.text_encoder.known_words": "KnownWords",
-        "hart.text_encoder.opening": "STORED_FOLDER encoder_module find_text_encoder load_text_encoder "
-        "save_text_encoder store_text_encoder text_encoder_config",
-        "hart.text_encoder.thesaurus": "Thesaurus",
-    },
-)
+__getattr__, __dir__ = lazy(__name__)

@@ -13,12 +13,4 @@ if TYPE_CHECKING:
     from hart.tokenizer.quantizer import MultiScaleQuantizer
 
 __all__ = ["Decoder", "Encoder", "HybridTokenizer", "MultiScaleQuantizer", "TokenizerConfig"]
-__getattr__, __dir__ = lazy(
-    __name__,
-    {
-        "hart.config": "TokenizerConfig",
-        "hart.tokenizer.autoencoder": "Decoder Encoder",
-        "hart.tokenizer.hybrid_tokenizer": "HybridTokenizer",
-        "hart.tokenizer.quantizer": "MultiScaleQuantizer",
-    },
-)
+__getattr__, __dir__ = lazy(__name__)

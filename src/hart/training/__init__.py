@@ -44,24 +44,4 @@ __all__ = [
 ]
 # fmt: on
 
-__getattr__, __dir__ = lazy(
-    __name__,
-    {
-        "hart.errors": "Stopped",
-        "hart.networks.perceptual": "perceptual_loss",
-        "hart.randomness": "generator_for",
-        "hart.strict": "Config ConfigError require",
-        "hart.training.encode_options": "EncodeOptions",
-        "hart.training.config": "OptimizerConfig ReadingConfig Recipe StageRecipe TokenizerRecipe "
-        "TrainerConfig TransformerRecipe",
-        "hart.training.distributed": "DistributedContext",
-        "hart.training.encoding": "EncodedSummary Encoders encode_dataset",
-        "hart.training.transformer_task": "TransformerTask",
-        "hart.training.image_sources": "open_training_data",
-        "hart.training.optimizer": "build_optimizer",
-        "hart.training.progress": "StepReport",
-        "hart.training.task": "Microbatch OptimizedModule Origin Task TrainContext",
-        "hart.training.tokenizer_task": "TokenizerTask",
-        "hart.training.trainer": "Trainer",
-    },
-)
+__getattr__, __dir__ = lazy(__name__)

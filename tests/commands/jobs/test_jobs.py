@@ -108,7 +108,7 @@ def test_what_kills_every_worker_is_left_out_and_reported(
     result = run(*job, tmp_path / "out", "--workers", 2)
     assert result.exit_code == 2
     assert result.stderr.splitlines() == [
-        "error: 1 of 6 images are missing: 3 processes each were killed while they drew "
+        "error: 1 of 6 images are missing: 3 processes each were killed while they generated "
         f'"a dog"; the others are in {tmp_path / "out"}'
     ]
     assert images(tmp_path / "out") == {name: whole[name] for name in NAMES if name != NAMES[job_processes.VICTIM]}
@@ -247,7 +247,7 @@ def test_a_folder_holds_one_job(job: tuple[Any, ...], whole: dict[str, bytes], t
         (("--dtype", "bfloat16"), "another dtype"),
     ):
         assert said in refused(run(*job, out, *changed))
-    assert run(*job, out, "-n", 1, "--batch-size", 1).exit_code == 0  # the defaults, said: nothing is drawn anew
+    assert run(*job, out, "-n", 1, "--batch-size", 1).exit_code == 0  # the defaults, said: nothing is generated anew
     prompts.write_text("\n".join(PROMPTS[::-1]))
     assert "another prompts" in refused(run(*job, out))
     prompts.write_text("\n".join(PROMPTS))

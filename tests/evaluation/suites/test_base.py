@@ -19,6 +19,7 @@ from hart.errors import HartError
 from hart.evaluation import Context, Figure, Result, Suite, SuiteOptions, records
 from hart.evaluation.suites.core import SUITES, installed_suites
 from hart.strict import Config
+from helpers import unpadded
 
 computed: list[str] = []
 
@@ -78,7 +79,7 @@ def test_a_declaration_is_a_command(app: typer.Typer, tmp_path: Path) -> None:
 
     result = run("--seed", 3)
     assert result.exit_code == 0, result.output
-    assert "| all | 2.000 |" in result.stdout and "note: counted" in result.stderr
+    assert "| all | 2.000 |" in unpadded(result.stdout) and "note: counted" in result.stderr
     values = json.loads((out / "figures.json").read_text())
     assert values["suite"] == "count" and values["figures"] == {"all": {"counted": {"value": 2}}}
     assert values["settings"] == {

@@ -16,7 +16,7 @@ import ray.data
 from ray.exceptions import RayTaskError
 
 from hart.commands.jobs.job import Job, JobFolder
-from hart.commands.jobs.workers import Drawn, Opened, Task
+from hart.commands.jobs.workers import Finished, Opened, Task
 from hart.commands.ray_cluster import joined
 from hart.errors import HartError
 from hart.sizes import parsed_size
@@ -33,24 +33,24 @@ class RayCluster:
         self._cluster = joined(device, workers, "--workers")
         self.gpus = self._cluster.gpus
 
-    def draw(self, folder: JobFolder, tasks: list[Task]) -> Iterator[Opened | Drawn]:
-        """As `Workers.draw`. Ray replaces workers and machines that are lost, and gives their batches to others."""
+    def generate(self, folder: JobFolder, tasks: list[Task]) -> Iterator[Opened | Finished]:
+        """As `Workers.generate`. Ray replaces workers and machines that are lost, and gives their batches to others."""
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         ray.data.DataContext.get_current().enable_progress_bars = False
         rows = [{"start": batch.start, "stop": batch.stop, "missing": missing} for batch, missing in tasks]
-        drawn = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-            RayDrawer,  # type: ignore[arg-type]  # a class, whose objects are the workers
+        finished = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+            RayGenerator,  # type: ignore[arg-type]  # a class, whose objects are the workers
             fn_constructor_args=(folder.path.resolve(), folder.job, folder.settings, self._cluster.on_a_machine),
             compute=ray.data.ActorPoolStrategy(size=min(self._cluster.workers, len(rows))),
             num_gpus=1 if self.gpus else None,
         )
         opened = False
         try:
-            for row in drawn.iter_rows():
+            for row in finished.iter_rows():
                 if not opened:
                     yield Opened(parsed_size(row["size"]), row["remark"])
                     opened = True
-                yield Drawn(range(row["start"], row["stop"]), None if row["left_out"] else list(row["names"]))
+                yield Finished(range(row["start"], row["stop"]), None if row["left_out"] else list(row["names"]))
         except RayTaskError as error:
             if isinstance(error.cause, HartError):
                 raise error.cause from None
@@ -59,26 +59,26 @@ class RayCluster:
             ray.shutdown()
 
 
-class RayDrawer:
+class RayGenerator:
     """A worker of the cluster."""
 
     def __init__(self, folder: Path, job: Job, expected: ImageSettings | None, on_a_machine: int) -> None:
         """on_a_machine: how many share a machine's processor."""
         import torch
 
-        from hart.commands.jobs.drawing import Drawer
+        from hart.commands.jobs.generating import BatchGenerator
 
         # Ray lets a worker have one thread
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // on_a_machine))
-        self._drawer = Drawer(folder, job, expected)
+        self._generator = BatchGenerator(folder, job, expected)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        names = self._drawer.draw(range(row["start"], row["stop"]), list(row["missing"]))
+        names = self._generator.generate(range(row["start"], row["stop"]), list(row["missing"]))
         return {
             "start": row["start"],
             "stop": row["stop"],
             "left_out": names is None,
             "names": names or [],
-            "size": str(self._drawer.size),
-            "remark": self._drawer.remark,
+            "size": str(self._generator.size),
+            "remark": self._generator.remark,
         }

@@ -1,4 +1,4 @@
-"""`hart generate --prompts-file`: who draws the images of a job, and what is said about it."""
+"""`hart generate --prompts-file`: who generates the images of a job, and what is said about it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hart.commands.console import (
 )
 from hart.commands.contact_sheets import require_one_sheet, write_sheet
 from hart.commands.jobs.job import MOST_ATTEMPTS, Job, JobFolder
-from hart.commands.jobs.workers import Drawn, Opened, Task, Workers
+from hart.commands.jobs.workers import Finished, Opened, Task, Workers
 from hart.data.images import open_image
 from hart.errors import HartError
 from hart.strict import clipped
@@ -47,9 +47,9 @@ class Sharing:
 
 
 def run_job(job: Job, sharing: Sharing, *, grid: bool = False) -> None:
-    """Draw the images that are not there yet, and print the paths of the new files.
+    """Generate the images that are not there yet, and print the paths of the new files.
 
-    Raises `HartError` for a folder that holds another job, and at the end for images that killed who drew them.
+    Raises `HartError` for a folder that holds another job, and at the end for images that killed their process.
     """
     options, out = job.options, job.options.out
     with importing():
@@ -106,7 +106,7 @@ def run_job(job: Job, sharing: Sharing, *, grid: bool = False) -> None:
     if left_out:
         raise HartError(
             f"{len(left_out)} of {job.count} images are missing: {MOST_ATTEMPTS} processes each were killed while they "
-            f"drew {_some(left_out)}; the others are in {out}"
+            f"generated {_some(left_out)}; the others are in {out}"
         )
     if grid:
         images = [(job.prompt(i), job.seed(i), open_image(out / job.name(i))) for i in range(job.count)]
@@ -119,31 +119,31 @@ def _events(
     places: list[dict[str, str]],
     cluster: RayCluster | None,
     report: Report,
-) -> Generator[Opened | Drawn, None, None]:
+) -> Generator[Opened | Finished, None, None]:
     if not tasks:
         return
     if cluster is not None:
-        yield from cluster.draw(folder, tasks)
+        yield from cluster.generate(folder, tasks)
     elif len(places) > 1:
-        yield from Workers(folder, places).draw(tasks)
+        yield from Workers(folder, places).generate(tasks)
     else:
-        yield from _drawn_here(folder, tasks, report)
+        yield from _in_this_process(folder, tasks, report)
 
 
-def _drawn_here(folder: JobFolder, tasks: list[Task], report: Report) -> Iterator[Opened | Drawn]:
-    from hart.commands.jobs.drawing import Drawer
+def _in_this_process(folder: JobFolder, tasks: list[Task], report: Report) -> Iterator[Opened | Finished]:
+    from hart.commands.jobs.generating import BatchGenerator
 
-    drawn = 0
+    finished = 0
 
     def on_scale(preview: ScalePreview) -> None:
-        done, total = drawn * preview.scales + preview.k + 1, len(tasks) * preview.scales
-        report(done, total, f"batch {drawn + 1}/{len(tasks)}, scale {preview.k + 1}/{preview.scales}")
+        done, total = finished * preview.scales + preview.k + 1, len(tasks) * preview.scales
+        report(done, total, f"batch {finished + 1}/{len(tasks)}, scale {preview.k + 1}/{preview.scales}")
 
-    drawer = Drawer(folder.path, folder.job, folder.settings, on_scale)
-    yield Opened(drawer.size, drawer.remark)
+    generator = BatchGenerator(folder.path, folder.job, folder.settings, on_scale)
+    yield Opened(generator.size, generator.remark)
     for batch, missing in tasks:
-        yield Drawn(batch, drawer.draw(batch, missing))
-        drawn += 1
+        yield Finished(batch, generator.generate(batch, missing))
+        finished += 1
 
 
 def environments(device: torch.device, workers: int | None) -> list[dict[str, str]]:

@@ -47,7 +47,7 @@ class Opened:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Finished:
     """A batch is done. names: of the files that were missing; None if too many processes died of it."""
 
     batch: range
@@ -55,15 +55,15 @@ class Drawn:
 
 
 def serve(folder: Path, job: Job, expected: ImageSettings | None, parent: Connection) -> None:
-    """The work of a worker: open the model, then draw what the parent gives. expected: see `Drawer`."""
-    from hart.commands.jobs.drawing import Drawer
+    """The work of a worker: open the model, then generate what the parent gives. expected: see `BatchGenerator`."""
+    from hart.commands.jobs.generating import BatchGenerator
 
     with prompt_notes():
-        drawer = Drawer(folder, job, expected)
-        parent.send(Opened(drawer.size, drawer.remark))
+        generator = BatchGenerator(folder, job, expected)
+        parent.send(Opened(generator.size, generator.remark))
         while (given := parent.recv()) is not None:
             batch, missing = given
-            parent.send(Drawn(batch, drawer.draw(batch, missing)))
+            parent.send(Finished(batch, generator.generate(batch, missing)))
 
 
 def _process(
@@ -112,10 +112,10 @@ class _Worker:
         with suppress(OSError):  # it has just died, which its connection will say
             self.connection.send(task)
 
-    def hear(self) -> Opened | Drawn | Exception | None:
+    def hear(self) -> Opened | Finished | Exception | None:
         """Its next message; None if it died."""
         try:
-            message: Opened | Drawn | Exception = self.connection.recv()
+            message: Opened | Finished | Exception = self.connection.recv()
         except (EOFError, OSError):
             return None
         return message
@@ -131,7 +131,7 @@ class Workers:
         self._running: list[_Worker] = []
         self._failed_starts = 0
 
-    def draw(self, tasks: Iterable[Task]) -> Iterator[Opened | Drawn]:
+    def generate(self, tasks: Iterable[Task]) -> Iterator[Opened | Finished]:
         """Do all tasks, and say what happens; when this iterator is closed, no worker is left.
 
         Raises what a worker raises, and `HartError` if workers die while they open the model.

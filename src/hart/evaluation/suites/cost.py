@@ -16,7 +16,7 @@ from hart.evaluation.metrics.figures import Figure, bootstrap
 from hart.evaluation.report import Result, published_tables
 from hart.evaluation.suites.base import Context, SamplingOptions
 from hart.evaluation.suites.core import CostOptions
-from hart.generation.request import Prompt
+from hart.generation.arguments import Prompt
 from hart.inference.cost import MODULES, PARTS, model_cost
 from hart.pipeline import HartPipeline
 

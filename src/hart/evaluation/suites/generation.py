@@ -17,7 +17,7 @@ from hart.evaluation.metrics.figures import few_images_warning
 from hart.evaluation.report import Result, extractor_facts, images_text
 from hart.evaluation.suites.base import LEAST_IMAGES, Context
 from hart.evaluation.suites.core import GenerationOptions
-from hart.generation.request import Prompt
+from hart.generation.arguments import Prompt
 
 
 def run(context: Context[GenerationOptions]) -> Result:

@@ -11,8 +11,7 @@ import torch
 from hart.config import MAX_SEED, HartConfig, SamplingConfig
 from hart.devices import row_index
 from hart.errors import HartError
-from hart.generation.edits import MAX_STYLE, Edit, PromptMix, SecondPrompts
-from hart.generation.request import (
+from hart.generation.arguments import (
     MAX_BATCH,
     Prompt,
     checked_embeds,
@@ -22,13 +21,14 @@ from hart.generation.request import (
     checked_seed,
     checked_seeds,
     checked_settings,
-    drawn_seeds,
     finite_number,
     listed_values,
+    sampled_seeds,
     whole_number,
 )
+from hart.generation.edits import MAX_STYLE, Edit, PromptMix, SecondPrompts
 from hart.grids import ScaleSchedule
-from hart.sizes import size_of_grid
+from hart.sizes import size_of_schedule
 from hart.strict import shown
 from hart.types import ClassContext, Context, TextContext, cat_contexts
 
@@ -104,7 +104,7 @@ def checked_changes(
     if edit is not None:
         if not isinstance(edit, Edit):
             raise HartError(f"edit must be an Edit, what prepare_edit returns, not {shown(edit)}")
-        if edit.size != str(size := size_of_grid(schedule.final, config.tokenizer.downsampling)):
+        if edit.size != str(size := size_of_schedule(config, schedule)):
             raise HartError(f"the edit is of {edit.size} pixels, the images are of {size}: give size=edit.size")
         for name in ("kept_scales", "followed_scales"):
             whole_number(name, getattr(edit, name), 0, scales)
@@ -258,7 +258,7 @@ def checked_request(
         if len(negatives_given) not in (1, rows):
             raise HartError(f"{len(negatives_given)} negative prompts for {rows} prompts: give one, or one for each")
     size, count = whole_number("batch_size", batch_size, 1, MAX_BATCH), rows * each
-    seeds = checked_seeds(seed, count) if generator is None else drawn_seeds(generator, count)
+    seeds = checked_seeds(seed, count) if generator is None else sampled_seeds(generator, count)
     edit, mix = checked_changes(config, edit, mix, schedule)
     return Request(prompts, given, negatives, negative, each, seeds, samplings, schedule, size, edit, mix)
 

@@ -80,7 +80,7 @@ def checked_seeds(seeds: object, count: int) -> Sequence[int]:
     return [checked_seed(seed) for seed in listed]
 
 
-def drawn_seeds(given: object, count: int) -> list[int]:
+def sampled_seeds(given: object, count: int) -> list[int]:
     """A seed for each image from generators: one for each image, or one that serves all in turn."""
     generators = _generators(given, count)
     each = count // len(generators)

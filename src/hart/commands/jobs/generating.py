@@ -1,4 +1,4 @@
-"""The work of a job: a model that is opened once, and draws batches into the job's folder."""
+"""The work of a job: a model that is opened once, and generates batches into the job's folder."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from hart.commands.generate import (
 from hart.commands.jobs.job import MOST_ATTEMPTS, WORK_FOLDER, Job
 from hart.errors import HartError
 from hart.files import flush_folder, rename_to_new
+from hart.generation.arguments import checked_settings
 from hart.generation.metadata import BatchPlace, ImageRecord, ImageSettings, write_image
 from hart.generation.outputs import ScalePreview
-from hart.generation.request import checked_settings
 
 
-class Drawer:
-    """Draws batches of a job, in any order, beside any number of others."""
+class BatchGenerator:
+    """Generates batches of a job, in any order, beside any number of others."""
 
     def __init__(
         self,
@@ -51,10 +51,10 @@ class Drawer:
         if expected not in (None, self.settings):
             raise HartError(f"{folder}: the model has changed since this job was begun: choose another folder")
 
-    def draw(self, batch: range, missing: Sequence[int]) -> list[str] | None:
-        """Draw a batch and write those of its images that are missing; returns the names of their files.
+    def generate(self, batch: range, missing: Sequence[int]) -> list[str] | None:
+        """Generate a batch and write those of its images that are missing; returns the names of their files.
 
-        A batch of which `MOST_ATTEMPTS` processes have died is not drawn; returns None.
+        A batch of which `MOST_ATTEMPTS` processes have died is left out; returns None.
         """
         work = self.folder / WORK_FOLDER
         begun = f"begun-{batch.start}-"
@@ -70,7 +70,7 @@ class Drawer:
     def _written(self, batch: range, missing: Sequence[int]) -> Iterator[str]:
         job = self.job
         prompts = [job.prompt(image) for image in batch]
-        drawn = self._generate(
+        output = self._generate(
             prompts_for(self.pipe, prompts),
             negative_prompt=negative_for(self.pipe, job.options),
             seed=job.seed(batch.start),
@@ -88,10 +88,10 @@ class Drawer:
             together = len(batch) > 1 and job.options.best_of is None
             place = BatchPlace(tuple(prompts), job.seed(batch.start), row) if together else None
             settings = self.settings.replace(batch=place)
-            record = ImageRecord(prompts[row], drawn.seeds[row], job.options.model, settings, __version__)
+            record = ImageRecord(prompts[row], output.seeds[row], job.options.model, settings, __version__)
             unfinished = self.folder / WORK_FOLDER / f"{secrets.token_hex(8)}.png"
-            write_image(unfinished, drawn.images[row], record, self._credentials)
-            with suppress(FileExistsError):  # one who died later in this batch has drawn it
+            write_image(unfinished, output.images[row], record, self._credentials)
+            with suppress(FileExistsError):  # one who died later in this batch has written it
                 rename_to_new(unfinished, self.folder / job.name(image))
             unfinished.unlink(missing_ok=True)
             yield job.name(image)
