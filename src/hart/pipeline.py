@@ -245,7 +245,8 @@ class HartPipeline(Editing):
         """
         schedule = requested_schedule(self.config, size=size, height=height, width=width, aspect=aspect)
         parts, config = self._components, self.config.replace(sampling=self.sampling)
-        return _states(checked_images(config, images, schedule), parts, self._encoded, _sources(parts, len(images)), schedule)
+        checked = checked_images(config, images, schedule)
+        return _states(checked, parts, self._encoded, _sources(parts, len(images)), schedule)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, output_type: OutputType = "pil") -> Any:
