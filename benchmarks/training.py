@@ -52,7 +52,8 @@ def report(options: argparse.Namespace) -> str:
         seconds.append(time.perf_counter() - start)
     with profile(activities=[ProfilerActivity.CPU]) as found:
         steps.step(len(seconds))
-    parts = sorted((event.self_cpu_time_total / 1e6, event.count, event.key) for event in found.key_averages())[::-1]
+    parts = [(event.self_cpu_time_total / 1e6, event.count, event.key) for event in found.key_averages()]
+    parts.sort(reverse=True)
     whole = sum(spent for spent, *_ in parts)
     products = sum(spent for spent, _, name in parts if name in PRODUCTS)
     lines = [
