@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -31,6 +32,7 @@ __all__ = [
     "read_json",
     "read_text",
     "read_toml",
+    "text_lines",
     "user_path",
     "write_json",
     "write_text",
@@ -102,6 +104,12 @@ def read_bytes(path: Path, limit: int) -> bytes:
 def read_text(path: Path, limit: int = TEXT_LIMIT) -> str:
     """A UTF-8 text file, with or without byte order mark. Raises `FileError`."""
     return decode_text(read_bytes(path, limit), str(path))
+
+
+def text_lines(text: str) -> list[str]:
+    """Its lines that are not blank, without blanks at their ends. Only what editors count as the end of a line is one:
+    `str.splitlines` also splits at a form feed, or at U+2028, which text from web pages has within a line."""
+    return [line.strip() for line in re.split(r"\r\n?|\n", text) if line.strip()]
 
 
 def decode_text(content: bytes, where: str) -> str:
