@@ -175,6 +175,17 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, timeout=300)
 
 
+def test_ctrl_c_before_the_program_is_imported_leaves_no_traceback() -> None:
+    code = (
+        "import builtins, hart.__main__ as program\n"
+        "def stopped(*_, **__): raise KeyboardInterrupt\n"
+        "builtins.__import__ = stopped\n"
+        "program.main()"
+    )
+    done = python("-c", code)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 WITHOUT_TORCH = """
 import os, sys
 from hart.cli import app
