@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import subprocess
 import sys
@@ -99,6 +100,28 @@ def test_what_is_not_there_is_said_before_a_model_is_opened(
     monkeypatch.setattr(HartPipeline, "from_pretrained", lambda *_, **__: pytest.fail("opened"))
     assert said in refused(run(*command, "--out", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("generate", "cat", "--model"),
+        ("info",),
+        ("convert",),
+        ("evaluate", "tokenizer", "--data"),
+        ("data", "encode"),
+    ],
+)
+def test_a_folder_without_permission_is_called_that(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, allowed = tmp_path / "theirs", os.access
+    folder.mkdir()
+    # as it is for others than root, who may read everything
+    monkeypatch.setattr(os, "access", lambda path, *how, **more: path != folder and allowed(path, *how, **more))
+    more = {"convert": (tmp_path / "own",), "data": (tmp_path / "set", "--tokenizer", "emoji")}.get(command[0], ())
+    result = run(*command, folder, *more, *(("--out", tmp_path / "out") if command[0] == "evaluate" else ()))
+    assert refused(result).removeprefix("error: ").strip() == f"{folder}: no permission to read it"
 
 
 def interrupted(*_: Any, **__: Any) -> None:

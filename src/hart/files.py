@@ -32,6 +32,7 @@ __all__ = [
     "read_json",
     "read_text",
     "read_toml",
+    "readable_folder",
     "text_lines",
     "user_path",
     "write_json",
@@ -67,6 +68,13 @@ def user_path(name: str | os.PathLike[str]) -> Path:
     with suppress(RuntimeError):  # nobody of that name
         return Path(name).expanduser()
     return Path(name)
+
+
+def readable_folder(path: Path) -> Path:
+    """A folder that exists. Raises `FileError` where its files may not be listed and read."""
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise FileError(f"{path}: no permission to read it")
+    return path
 
 
 def open_regular(path: Path) -> BinaryIO:

@@ -29,14 +29,14 @@ class Door:
             return
         status, began, method = 0, time.perf_counter(), scope["method"]
         if method == "HEAD":  # GET without the body; some probes ask so
-            scope = scope | {"method": "GET"}
+            scope = {**scope, "method": "GET"}
 
         async def noting(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             elif method == "HEAD":
-                message = message | {"body": b""}
+                message = {**message, "body": b""}
             await send(message)
 
         out = with_headers(noting)
