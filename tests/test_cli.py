@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import subprocess
 import sys
@@ -101,6 +102,28 @@ def test_what_is_not_there_is_said_before_a_model_is_opened(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("generate", "cat", "--model"),
+        ("info",),
+        ("convert",),
+        ("evaluate", "tokenizer", "--data"),
+        ("data", "encode"),
+    ],
+)
+def test_a_folder_without_permission_is_called_that(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, allowed = tmp_path / "theirs", os.access
+    folder.mkdir()
+    # as it is for others than root, who may read everything
+    monkeypatch.setattr(os, "access", lambda path, *how, **more: path != folder and allowed(path, *how, **more))
+    more = {"convert": (tmp_path / "own",), "data": (tmp_path / "set", "--tokenizer", "emoji")}.get(command[0], ())
+    result = run(*command, folder, *more, *(("--out", tmp_path / "out") if command[0] == "evaluate" else ()))
+    assert refused(result).removeprefix("error: ").strip() == f"{folder}: no permission to read it"
+
+
 def interrupted(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt
 
@@ -173,6 +196,17 @@ def test_a_fault_of_ours_keeps_its_traceback(text_model: Path, tmp_path: Path, m
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, timeout=300)
+
+
+def test_ctrl_c_before_the_program_is_imported_leaves_no_traceback() -> None:
+    code = (
+        "import builtins, hart.__main__ as program\n"
+        "def stopped(*_, **__): raise KeyboardInterrupt\n"
+        "builtins.__import__ = stopped\n"
+        "program.main()"
+    )
+    done = python("-c", code)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 WITHOUT_TORCH = """

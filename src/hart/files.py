@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -31,6 +32,8 @@ __all__ = [
     "read_json",
     "read_text",
     "read_toml",
+    "readable_folder",
+    "text_lines",
     "user_path",
     "write_json",
     "write_text",
@@ -65,6 +68,13 @@ def user_path(name: str | os.PathLike[str]) -> Path:
     with suppress(RuntimeError):  # nobody of that name
         return Path(name).expanduser()
     return Path(name)
+
+
+def readable_folder(path: Path) -> Path:
+    """A folder that exists. Raises `FileError` where its files may not be listed and read."""
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise FileError(f"{path}: no permission to read it")
+    return path
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -102,6 +112,12 @@ def read_bytes(path: Path, limit: int) -> bytes:
 def read_text(path: Path, limit: int = TEXT_LIMIT) -> str:
     """A UTF-8 text file, with or without byte order mark. Raises `FileError`."""
     return decode_text(read_bytes(path, limit), str(path))
+
+
+def text_lines(text: str) -> list[str]:
+    """Its lines that are not blank, without blanks at their ends. Only what editors count as the end of a line is one:
+    `str.splitlines` also splits at a form feed, or at U+2028, which text from web pages has within a line."""
+    return [line.strip() for line in re.split(r"\r\n?|\n", text) if line.strip()]
 
 
 def decode_text(content: bytes, where: str) -> str:

@@ -41,6 +41,8 @@ def test_the_preferred_image_is_kept_with_its_seed(text_model: Path) -> None:
 def test_faults_are_named(emoji: HartPipeline, tmp_path: Path) -> None:
     with pytest.raises(HartError, match="best_of 1"):
         best_of(emoji, "a cat", 1, Darkest())
+    with pytest.raises(HartError, match="prompt 2 holds a null byte"):
+        best_of(emoji, ["a cat", "\0"], 2, Darkest(), callback_on_batch=lambda _: pytest.fail("drawn"))
     with pytest.raises(HartError, match="give clip:SOURCE"):
         open_scorer("ada", emoji)
     with pytest.raises(HartError, match="comes without a scorer"):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from hart import HartPipeline
+from hart import HartError, HartPipeline
 from helpers import CHANNELS
 
 PIPELINE = Path(__file__).parents[2] / "integrations" / "diffusers"
@@ -36,6 +36,13 @@ def test_images_are_those_of_hart(pipe: Any, text_model: Path) -> None:
     )
     assert (made.images == expected.images).all()
     assert pipe("a red apple", generator=seeded(), return_dict=False)[0][0].size == (8, 8)
+
+
+def test_guidance_is_explained_in_the_numbers_of_diffusers(pipe: Any) -> None:
+    with pytest.raises(HartError, match=r"guidance_scale 0\.5: 1 turns guidance off"):
+        pipe("a red apple", guidance_scale=0.5)
+    with pytest.raises(HartError, match="give a guidance_scale above 1"):
+        pipe("a red apple", negative_prompt="a stalk", guidance_scale=1)
 
 
 def test_a_callback_sees_every_scale_and_interrupts(pipe: Any) -> None:

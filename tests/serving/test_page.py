@@ -233,6 +233,17 @@ def test_painting_redraws_what_is_painted_alone(page: Any) -> None:
     expect(page.get_by_text("Copy as")).to_be_visible()
 
 
+def test_the_editor_shows_the_image_and_its_button_wherever_one_scrolls(page: Any) -> None:
+    draw(page, "a red apple", seed=2)
+    page.locator("#gallery .open").first.click()
+    page.get_by_role("button", name="Edit", exact=True).click()
+    for scrolled in (0, 10_000):
+        page.locator("#editor").evaluate("(e, to) => e.scrollTo(0, to)", scrolled)
+        for seen in ("#canvas", "#edit-draw"):
+            box = page.locator(seen).bounding_box()
+            assert box["y"] >= 0 and box["y"] + box["height"] <= page.viewport_size["height"]
+
+
 def test_other_words_alone_change_what_they_say_otherwise(page: Any) -> None:
     draw(page, "a red apple", seed=2)
     page.locator("#current .open").first.click()

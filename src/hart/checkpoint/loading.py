@@ -32,7 +32,7 @@ from hart.checkpoint.storage import (
 from hart.config import Config, ConfigError, HartConfig, TextEncoderConfig, TokenizerConfig
 from hart.devices import dtype_name, give_memory, machine_memory, without_memory
 from hart.errors import HartError
-from hart.files import user_path, write_text
+from hart.files import readable_folder, user_path, write_text
 from hart.layers.quantized import QuantizedLinear
 from hart.model import Hart
 from hart.presets import PRESETS, RELEASED_TEXT_ENCODER, VAR_SAMPLING
@@ -64,7 +64,7 @@ def resolve_model(name: str | os.PathLike[str]) -> Path:
         return SHIPPED_MODELS / text
     path = user_path(text)
     if _exists(path) and path.is_dir():
-        return path
+        return readable_folder(path)
     names = ", ".join(sorted(p.parent.name for p in SHIPPED_MODELS.glob(f"*/{CONFIG_FILE}"))) or "none"
     if isinstance(name, str) and is_hub_id(text):
         return download(text)
@@ -99,8 +99,7 @@ def load_model(
     its place, by default an ordinary layer with its values. tokenizer_dtype: None leaves the tokenizer as it is stored,
     and its encoder's weights in the file until something is encoded. Raises `CheckpointError` or `ConfigError`.
     """
-    if not os.access(folder, os.R_OK | os.X_OK):
-        raise CheckpointError(f"{folder}: no permission to read it")
+    readable_folder(folder)
     if (folder / CONFIG_FILE).exists() and (folder / HART_FILE).exists():
         return _load_own(
             folder, dtype, eight_bits or partial(QuantizedLinear.dequantized, dtype=dtype), tokenizer_dtype

@@ -31,7 +31,7 @@ from hart.commands.contact_sheets import require_one_sheet, write_sheet
 from hart.commands.from_config import options_from_config
 from hart.commands.options import DrawOptions, GenerateOptions, sampling_options
 from hart.errors import HartError
-from hart.files import read_text, user_path
+from hart.files import read_text, text_lines, user_path
 
 if TYPE_CHECKING:
     from hart.config import SamplingConfig
@@ -125,7 +125,7 @@ def generate(
 
 def read_prompts(path: Path) -> list[str]:
     """The lines of a UTF-8 text file that are not blank. Raises `HartError` when there are none."""
-    prompts = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    prompts = text_lines(read_text(path))
     if not prompts:
         raise HartError(f"{path}: holds no prompt: write one per line")
     return prompts

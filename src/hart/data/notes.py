@@ -12,7 +12,7 @@ from typing import Any
 
 from hart.data.samples import DamagedSample, damaged_by, text_fault
 from hart.errors import HartError
-from hart.files import FileError, decode_text, parse_json
+from hart.files import FileError, decode_text, parse_json, text_lines
 
 NOTE_SUFFIXES = frozenset({"txt", "json", "cls"})
 NOTE_LIMIT = 2**24
@@ -80,7 +80,7 @@ def read_notes(files: Mapping[str, bytes]) -> Note:
     """
     with damaged_by(FileError):
         record: Any = parse_json(files["json"], "its .json") if "json" in files else {}
-        txt, cls = (decode_text(files.get(suffix, b""), f"its .{suffix}").splitlines() for suffix in ("txt", "cls"))
+        txt, cls = (text_lines(decode_text(files.get(suffix, b""), f"its .{suffix}")) for suffix in ("txt", "cls"))
     if not isinstance(record, dict):
         raise DamagedSample("its .json holds no object")
     note = read_record(record, Columns().among(record))

@@ -27,7 +27,7 @@ from hart.data.sources import Source, Stream
 from hart.data.splits import SPLIT_NAMES, WHOLE, require_hash_split, split_names
 from hart.data.written_sets import require_finished
 from hart.errors import HartError, missing_package
-from hart.files import require_regular
+from hart.files import readable_folder, require_regular
 from hart.strict import printable
 
 
@@ -258,13 +258,17 @@ def _has_word(name: str, split: str) -> bool:
 
 
 def _found(path: Path) -> Literal["", "folder", "file"]:
-    """What is at a path, which may also be an address or a pattern that no file system takes for a path."""
+    """What is at a path, which may also be an address or a pattern that no file system takes for a path. Raises
+    `FileError` for a folder that may not be read."""
     try:
-        return "folder" if stat.S_ISDIR(path.stat().st_mode) else "file"
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
     except PermissionError:
         raise
     except (OSError, ValueError):
         return ""
+    if is_folder:
+        readable_folder(path)
+    return "folder" if is_folder else "file"
 
 
 MAX_NAMES = 100_000

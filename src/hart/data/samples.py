@@ -106,7 +106,9 @@ def require_mostly_sound(damaged: Sequence[Damage], total: int, max_damaged: flo
 
 
 def first_reasons(damaged: Sequence[Damage]) -> str:
-    return "; ".join(f"{damage.key}: {damage.reason}" for damage in damaged[:3])
+    # where a file cannot be opened, the reason begins with its name
+    reasons = (damage.reason.removeprefix(f"{damage.key}: ") for damage in damaged[:3])
+    return "; ".join(f"{damage.key}: {said}" for damage, said in zip(damaged[:3], reasons, strict=True))
 
 
 def read_image_field(value: Any, folder: Path | None) -> bytes:

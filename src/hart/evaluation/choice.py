@@ -14,7 +14,7 @@ from hart.checkpoint.storage import SCORER_FILE
 from hart.errors import HartError
 from hart.evaluation.judges.references import ReferenceScore
 from hart.evaluation.judges.scores import CLIP_SCORE, ClipScore, Scorer
-from hart.generation.arguments import MAX_BATCH, whole_number
+from hart.generation.arguments import MAX_BATCH, checked_prompts, whole_number
 from hart.generation.outputs import HartOutput
 from hart.pipeline import HartPipeline
 
@@ -54,12 +54,12 @@ def best_of(
     `HartError`.
     """
     whole_number("best_of", count, 2, MAX_BATCH)
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     if pipe.num_classes is not None:
         raise HartError("best of n is for models that generate from text: scorers compare images with a prompt")
+    prompts = checked_prompts(prompt, None)
     kept = HartOutput([], [], [], [], 1)
     for place in range(len(prompts) * num_images_per_prompt):
-        text = prompts[place // num_images_per_prompt]
+        text = str(prompts[place // num_images_per_prompt])
         found = pipe(text, num_images_per_prompt=count, seed=seed + place * count, **options)
         scores = scorer(torch.stack([_pixels(image, scorer.image_size) for image in found.images]), [text] * count)
         at = int(scores.argmax())

@@ -17,6 +17,7 @@ import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin
 from diffusers.configuration_utils import ConfigMixin
 
+from hart.errors import HartError
 from hart.generation.arguments import OutputType
 from hart.generation.outputs import ScalePreview
 from hart.pipeline import HartPipeline
@@ -91,6 +92,11 @@ class HartDiffusionPipeline(DiffusionPipeline):
             returns is not read. settings: those of `HartPipeline` that diffusers has no name for, such as top_k.
         """
         if guidance_scale is not None:
+            # said here in the numbers of diffusers
+            if guidance_scale < 1:
+                raise HartError(f"guidance_scale {guidance_scale:g}: 1 turns guidance off: give 1 or more")
+            if guidance_scale == 1 and negative_prompt is not None:
+                raise HartError("a negative prompt works through guidance: give a guidance_scale above 1")
             settings["guidance_scale"] = guidance_scale - 1
         if generator is None:
             generator = torch.Generator().manual_seed(torch.seed() % 2**62)

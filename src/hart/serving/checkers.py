@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from hart.errors import HartError
-from hart.files import read_text, user_path
+from hart.files import read_text, text_lines, user_path
 from hart.serving.options import BUILT_IN_CHECKS
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def prompt_checker(name: str, device: str | None = None) -> PromptChecker:
     if name == "none":
         return NoChecker()
     if name == "words" or name.endswith(".txt"):
-        return WordList(read_text(BUILT_IN if name == "words" else user_path(name)).splitlines())
+        return WordList(text_lines(read_text(BUILT_IN if name == "words" else user_path(name))))
     if is_model(name):
         return ModelChecker(name, device)
     raise HartError(f"--prompt-check {name}: choose words, none, a text file, or a ShieldGemma model")

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from hart.config import Device, NumberType
 from hart.errors import HartError
-from hart.files import read_text, user_path
+from hart.files import read_text, text_lines, user_path
 from hart.generation.signing import SigningOptions
 from hart.strict import Listed
 
@@ -79,7 +79,7 @@ class ServeOptions(SigningOptions, kw_only=True):
         """All API keys. Raises `HartError` for a file without any, and for empty ones."""
         keys = list(self.api_key)
         if self.api_key_file is not None:
-            read = [line.strip() for line in read_text(user_path(self.api_key_file)).splitlines() if line.strip()]
+            read = text_lines(read_text(user_path(self.api_key_file)))
             if not read:
                 raise HartError(f"{self.api_key_file}: holds no key: write one per line")
             keys += read

@@ -292,3 +292,17 @@ def test_a_gpu_takes_one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(running.environments(torch.device("cuda:1"), None)) == 1
     with pytest.raises(ValueError, match="sees 3"):
         running.environments(cuda, 4)
+
+
+def test_a_prompt_that_cannot_be_drawn_is_said_before_any_is(text_model: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat\na\0dog")
+    assert "prompt 2 holds a null byte" in refused(run(*arguments(prompts, text_model), tmp_path / "out"))
+    assert not images(tmp_path / "out")
+
+
+def test_a_prompt_is_a_line_as_editors_count_them(text_model: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_bytes("\ufeffa cat\r\n\r\n \t\r\na dog\u2028or a\x0c fox\x85\ra tree".encode())
+    done = run(*arguments(prompts, text_model), tmp_path / "out")
+    assert [path.name for path in outputs(done)] == [NAMES[0], "00001-a-dog-or-a-fox-4.png", "00002-a-tree-5.png"]

@@ -129,3 +129,12 @@ def test_a_set_that_is_too_small_is_said_before_features_are_opened(
     result = evaluate(suite, "--model", model, "--data", tmp_path / "set", "--split", "train", *given,
                       "--out", tmp_path / "out")  # fmt: skip
     assert result.exit_code == 2 and said in result.stderr
+
+
+@pytest.mark.parametrize("suite", ["tokenizer", "generation"])
+def test_a_set_that_is_not_there_is_said_before_a_model_is_opened(
+    suite: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hart.checkpoint.loading.load_model", lambda *_, **__: pytest.fail("opened"))
+    result = evaluate(suite, "--model", model, "--data", tmp_path / "absent", "--out", tmp_path / "out")
+    assert result.exit_code == 2 and "absent does not exist" in result.stderr

@@ -20,7 +20,7 @@ from hart.commands.generate import (
 from hart.commands.jobs.job import MOST_ATTEMPTS, WORK_FOLDER, Job
 from hart.errors import HartError
 from hart.files import flush_folder, rename_to_new
-from hart.generation.arguments import checked_settings
+from hart.generation.arguments import checked_prompt, checked_settings
 from hart.generation.metadata import BatchPlace, ImageRecord, ImageSettings, write_image
 from hart.generation.outputs import ScalePreview
 
@@ -42,6 +42,9 @@ class BatchGenerator:
         self.folder, self.job, self._on_scale = folder, job, on_scale
         self._credentials = job.options.credentials()
         self.pipe = open_model(job.options)
+        # those of the last batch too, before the first is drawn
+        for place, prompt in enumerate(prompts_for(self.pipe, job.options.prompts), start=1):
+            checked_prompt(prompt, self.pipe.num_classes, called=f"prompt {place}")
         self._generate = generator_of(self.pipe, job.options)
         schedule, self.size, self.remark = asked_size(
             self.pipe, job.options, job.settings, job.sampling, mixed=job.mix is not None

@@ -23,9 +23,9 @@ from hart.generation.arguments import Prompt
 def run(context: Context[GenerationOptions]) -> Result:
     """Raises `HartError` when the set has no captions (or classes, for a class model), or too few images."""
     options, progress = context.options, context.progress
-    pipe = options.pipeline()
     source = options.source(options.caption_column)
     context.note(source.description)
+    pipe = options.pipeline()
     references = ImageSet(source, ImageTransform(pipe.image_size, fit=options.fit))
     references.require(LEAST_IMAGES)
     if options.limit is not None and options.limit > (references.total or options.limit):

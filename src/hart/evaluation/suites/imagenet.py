@@ -55,9 +55,9 @@ def open_reference(path: Path | None, data: Path | None = None) -> SampleFile:
 def run(context: Context[ImageNetOptions]) -> Result:
     """Raises `HartError`; what may be missing is looked for before anything is generated."""
     options, progress = context.options, context.progress
-    extractor = open_extractor(options.features, context.device, options.data)
     reference = open_reference(options.reference, options.data)
     _require_enough(len(reference), f"{reference.path} has")
+    extractor = open_extractor(options.features, context.device, options.data)
     if options.model is not None:
         samples, settings, notes = _generate(context, options.model)
     else:

@@ -71,11 +71,11 @@ def run(context: Context[TokenizerOptions]) -> Result:
     from hart.checkpoint.loading import load_tokenizer
 
     options, progress, device = context.options, context.progress, context.device
+    source = options.source()
+    context.note(source.description)
     tokenizer = load_tokenizer(options.model).requires_grad_(False).to(device)
     size = parsed_size(str(tokenizer.config.image_size if options.size is None else options.size))
     schedule = schedule_for(tokenizer.config, size, options.scales)
-    source = options.source()
-    context.note(source.description)
     transform = ImageTransform((size.width, size.height), fit=options.fit)
     images = ImageSet(source, transform, limit=options.limit, seed=options.seed)
     images.require(LEAST_IMAGES)
