@@ -300,6 +300,7 @@ def test_classes_are_handed_on(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"scales": [1, 2, 4]}, r"encoded at the scales \[1, 2, 4\].*--scales"),
+        ({"base_scales": [1, 2, 3]}, r"base scales \[1, 2, 3\], the tokenizer has \[\] .*encode it again"),
         ({"residual": False}, "without --no-residual"),
         ({"text_encoder": None}, "no text features.*--text-encoder"),
         ({"text_encoder": "other"}, "another text encoder"),
