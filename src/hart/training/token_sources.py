@@ -57,7 +57,7 @@ class TokenBatch(NamedTuple):
     conditions: Conditions
 
 
-@dataclass
+@dataclass(eq=False)
 class TokenSource(ABC, Generic[D]):
     """Makes the token maps and conditions of each microbatch."""
 
@@ -125,7 +125,7 @@ def token_source(
             return StoredTokens(data, recipe, tokenizer, device)
 
 
-@dataclass
+@dataclass(eq=False)
 class MemoryTokens(TokenSource[MemoryImages]):
     """From images in memory; see `encode_all`."""
 
