@@ -124,12 +124,6 @@ class TokenizerConfig(_Scaled):
         _require_multiple(self, "base_channels", "norm_groups")
 
     @property
-    def coarse_scales(self) -> int:
-        """How many scales of these images have the codes that `base_scales` decides."""
-        *coarse, last = self.base_scales or (1,)
-        return len(coarse) if self.scales[-1] > last and list(self.scales[: len(coarse)]) == coarse else 0
-
-    @property
     def downsampling(self) -> int:
         """Pixels per latent position, along one side."""
         return self.patch_size * self.map_downsampling

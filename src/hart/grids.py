@@ -86,8 +86,7 @@ class ScaleSchedule:
 
         See the head of this file. `sizes` must not end above the longer side of `final`.
         """
-        rest = (Grid(*(max(1, _rounded(side * size, sizes[-1])) for side in final)) for size in sizes[1:])
-        return cls((Grid(1, 1), *rest))
+        return cls((Grid(1, 1), *(shaped_grid(size, sizes[-1], final) for size in sizes[1:])))
 
     def __len__(self) -> int:
         return len(self.grids)
@@ -164,6 +163,11 @@ def grid_of_aspect(aspect: str, side: int) -> Grid:
     """The grid of the shape `16:9` that has about as many positions as a square of `side`. Raises `ValueError`."""
     stretch = math.sqrt(parsed_aspect(aspect))
     return Grid(max(2, round(side / stretch)), max(2, round(side * stretch)))
+
+
+def shaped_grid(size: int, last: int, final: Grid) -> Grid:
+    """The grid of the scale `size` in a latent of any shape, whose square schedule ends at `last`."""
+    return Grid(*(max(1, _rounded(side * size, last)) for side in final))
 
 
 def _rounded(numerator: int, denominator: int) -> int:

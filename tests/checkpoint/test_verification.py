@@ -62,6 +62,26 @@ def test_names_what_differs_and_what_it_cannot_compute(folder: Path) -> None:
     assert "not recomputed" in failed["tokenizer.nobody_computes_this"].remark
 
 
+@of("t2i")
+def test_codes_of_a_model_with_base_scales_are_those_of_its_images(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(folder)
+    scales = model.tokenizer.config.scales
+    model.tokenizer.config = model.tokenizer.config.replace(base_scales=scales[:-1])
+    monkeypatch.setattr("hart.checkpoint.verification.load_model", lambda _: model)
+    golden = {name: value for name, value in read_safetensors(GOLDEN / "t2i" / GOLDEN_FILE).items() if name in INPUTS}
+    image = golden["tokenizer.image"]
+    with torch.no_grad():
+        maps = model.tokenizer.token_maps_of_image(image)
+        plain = model.tokenizer.token_maps(model.tokenizer.encode(image))
+    assert not torch.equal(maps.indices[3], plain.indices[3])
+    golden |= {f"tokenizer.indices.{k}": index for k, index in enumerate(maps.indices)}
+    golden["tokenizer.teacher_forcing_input"] = maps.teacher_forcing_input
+    save_file(golden, folder / GOLDEN_FILE)
+    assert [compared.name for compared in verify(folder) if not compared.passed] == []
+
+
 @of("t2i", "var-c2i")
 def test_inputs_that_are_absent_or_do_not_fit_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_model(folder)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
 from hart.grids import Grid, ScaleSchedule
+from hart.sizes import schedule_of_grid
 from hart.tokenizer.autoencoder import with_patch_size
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.tokenizer.quantizer import CodeCorruption, next_scale_input, pool, to_map
@@ -113,6 +116,24 @@ def test_an_image_above_the_base_size_has_the_coarse_codes_of_the_image_made_sma
     assert torch.equal(tokenizer.reconstruct(image, discrete=True), discrete)
     for other in (base, ScaleSchedule.square((1, 3, 8))):
         assert tokenizer.coarse_codes(image_for(tokenizer, other), other) == ()
+    with torch.autocast("cpu", torch.bfloat16):
+        trained = tokenizer.training_pass(image, discrete=True).quantized
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(trained.indices, coarse, strict=False))
+    trained = tokenizer.training_pass(image, discrete=True).quantized
+    assert torch.equal(trained.latent, tokenizer.quantize_image(image).latent)
+
+
+@pytest.mark.parametrize("scales", [(1, 2, 3, 4, 6, 8), (1, 2, 3, 4, 6, 8, 11, 16)], ids=str)
+def test_images_of_every_shape_above_the_base_size_have_its_coarse_codes(scales: tuple[int, ...]) -> None:
+    base = (1, 2, 3, 4, 6, 8)
+    tokenizer = HybridTokenizer(tiny_tokenizer_config().replace(scales=scales, base_scales=base))
+    for height, width in itertools.product(range(4, 34), repeat=2):
+        final = Grid(height, width)
+        if max(final) <= 8 * min(final):
+            schedule = schedule_of_grid(scales, final)
+            smaller = tokenizer.smaller(schedule)
+            assert (smaller is not None) == (final.equal_square > base[-1]), final
+            assert smaller is None or smaller.grids[:-1] == schedule.grids[: len(base) - 1]
 
 
 def test_gradients_go_straight_through_the_codes(tokenizer: HybridTokenizer) -> None:

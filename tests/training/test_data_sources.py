@@ -166,22 +166,50 @@ def test_a_set_kept_on_the_device_trains_as_one_that_is_not(encoded: Path, monke
         losses.append(task.loss("model", task.batch(WHOLE))[0])
         assert len(task.tokens.first(3).captions or ()) == 3
     torch.testing.assert_close(*losses)
-    given = base.replace(data=str(encoded / "codes"), reading=ReadingConfig(on_device=True))
-    codes = opened(given, "caption")
-    with pytest.raises(HartError, match=r"reading\.on_device keeps images that are held in memory, but: encoded set"):
-        TransformerTask(given, codes)
+    given = base.replace(data=str(encoded / "images"), reading=ReadingConfig(on_device=True, memory_gb=0.0))
+    live = opened(given, "caption")
+    with pytest.raises(HartError, match=r"reading\.on_device keeps images that are held in memory, but: .* every step"):
+        TransformerTask(given, live)
 
 
 def test_what_cannot_be_done_with_a_set_is_refused(encoded: Path, shards: Path) -> None:
     with pytest.raises(HartError, match="holds codes and no images"):
         image_source(opened(tokenizer_recipe(encoded / "codes")))
-    with pytest.raises(HartError, match=r"reading\.flip cannot change it"):
-        opened(tokenizer_recipe(encoded / "codes", flip=0.5))
     with pytest.raises(HartError, match=r"1 of 12 images are damaged, more than 5%.*with reading\.max_damaged"):
         opened(tokenizer_recipe(shards))
     given = tiny_transformer_recipe(recipe(data=str(encoded / "codes")), encoded / "model").replace(augmentations=2)
     with pytest.raises(ConfigError, match=r"augmentations is 2, but .*codes holds each image in one version: set"):
         TransformerTask(given, opened(given, "caption"))
+
+
+OTHER_READING: dict[str, Any] = {
+    "kind": "folder",
+    "image_column": "x",
+    "caption_column": "x",
+    "label_column": "x",
+    "split": "train",
+    "fit": "pad",
+    "crop": "random",
+    "shorter_side": 1.5,
+    "flip": 0.5,
+    "aspects": ("1:1",),
+    "memory_gb": 0.0,
+    "on_device": True,
+    "workers": 1,
+    "max_damaged": 0.1,
+    "shuffle_buffer": 1,
+}
+
+
+@pytest.mark.parametrize("name", sorted(ReadingConfig.__annotations__.keys() - {"OF_ENCODED", "also", "weights"}))
+def test_an_encoded_set_takes_no_setting_that_it_does_not_follow(encoded: Path, name: str) -> None:
+    given = tokenizer_recipe(encoded / "codes", **{name: OTHER_READING[name]})
+    if name in ("split", "workers", "aspects"):
+        assert len(opened(given).data) == 9
+    else:
+        refused = "images" if name == "kind" else rf"reading\.{name} cannot change it"
+        with pytest.raises(HartError, match=refused):
+            opened(given)
 
 
 # --- token maps
@@ -294,12 +322,14 @@ def test_classes_are_handed_on(tmp_path: Path) -> None:
             red = image_source(data).images(WHOLE, CPU)[:, 0, 0, 0]
             assert batch.conditions.classes.tolist() == (red > -0.5).int().tolist()
         assert source.first(4).classes.tolist() == [0, 0, 0, 1]
+        assert source not in {token_source(data, given, tokenizer, None, CPU)}, "each is itself, not what it holds"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"scales": [1, 2, 4]}, r"encoded at the scales \[1, 2, 4\].*--scales"),
+        ({"base_scales": [1, 2, 3]}, r"base scales \[1, 2, 3\], the tokenizer has \[\] .*encode it again"),
         ({"residual": False}, "without --no-residual"),
         ({"text_encoder": None}, "no text features.*--text-encoder"),
         ({"text_encoder": "other"}, "another text encoder"),

@@ -68,7 +68,7 @@ def test_codes_residuals_and_text_are_those_of_the_encoders(
     data = EncodedSet(tmp_path)
     source = open_source(captioned_images)
     assert len(data) == 11
-    assert data.coarse_scales == max(len(base) - 1, 0)
+    assert data.base_scales == base
     kept = [row for row in range(12) if row != 4]
     assert not isinstance(source, Stream)
     samples = [source.read(row) for row in kept]
@@ -111,6 +111,29 @@ def test_a_run_that_was_stopped_goes_on_and_writes_the_same(
     assert contents(broken) == contents(tmp_path / "unbroken")
     monkeypatch.setattr(encoders.tokenizer, "encode", None)
     assert encode(captioned_images, encoders, broken).finished
+
+
+def test_a_set_says_which_base_scales_its_codes_come_from(captioned_images: Path, tmp_path: Path) -> None:
+    """As many coarse scales of another base size are other codes; a base that is no smaller decides nothing."""
+    config = tiny_class_config().tokenizer.replace(scales=(1, 2, 4, 8))
+
+    def encode_with(base: tuple[int, ...]) -> None:
+        encoders = Encoders(HybridTokenizer(config.replace(base_scales=base)), None, torch.device("cpu"))
+        encoders.tokenizer.load_state_dict(weights)
+        source, options = open_source(captioned_images), replace(OPTIONS, max_damaged=0.2)
+        encode_dataset(source, ImageTransform(16), encoders, tmp_path, "train", options)
+
+    weights = HybridTokenizer(config).state_dict()
+    encode_with((1, 2, 4))
+    assert EncodedSet(tmp_path).base_scales == (1, 2, 4)
+    for other in ((1, 2, 5), ()):
+        with pytest.raises(HartError, match="with other options"):
+            encode_with(other)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    encode_with((1, 2, 4, 8))
+    encode_with(())
+    assert EncodedSet(tmp_path).base_scales == ()
 
 
 def test_parts_and_workers_write_the_same_set(captioned_images: Path, encoders: Encoders, tmp_path: Path) -> None:

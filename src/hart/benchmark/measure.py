@@ -41,7 +41,7 @@ Shape = tuple[int, int, int]
 Progress = Callable[[str], object]
 
 
-@dataclass
+@dataclass(eq=False)
 class Ceilings:
     """The fastest products and copy that this process has seen.
 

@@ -109,7 +109,7 @@ class Stopwatch:
         return [self.clock.between(*pair) for pair in self.calls[name]]
 
 
-@dataclass
+@dataclass(eq=False)
 class GenerationTimer:
     """A pipeline that generates the same images again and again, from prompts to pixels."""
 

@@ -49,7 +49,7 @@ class PublishedTimer(GenerationTimer):
         return Generation(self.clock.between(start, end), {}, whole_scales=False)
 
 
-@dataclass
+@dataclass(eq=False)
 class PublishedLoop:
     """From contexts to PIL images, with the modules of a timer's pipeline."""
 

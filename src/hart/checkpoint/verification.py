@@ -182,7 +182,7 @@ def _context(model: LoadedModel, inputs: Mapping[str, Tensor]) -> Context:
 def _tokenizer(model: LoadedModel, image: Tensor) -> dict[str, Tensor]:
     tokenizer = model.tokenizer
     latent = tokenizer.encode(image)
-    quantized, maps = tokenizer.quantize(latent), tokenizer.token_maps(latent)
+    quantized, maps = tokenizer.quantize_image(image), tokenizer.token_maps_of_image(image)
     discrete = tokenizer.reconstruct(image, discrete=True)
     results = {f"tokenizer.indices.{k}": index for k, index in enumerate(maps.indices)}
     results |= {
@@ -203,7 +203,7 @@ def _tokenizer(model: LoadedModel, image: Tensor) -> dict[str, Tensor]:
 
 def _teacher(model: LoadedModel, context: Context, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     hart, tokenizer = model.hart, model.tokenizer
-    maps = tokenizer.token_maps(tokenizer.encode(inputs["tokenizer.image"]))
+    maps = tokenizer.token_maps_of_image(inputs["tokenizer.image"])
     output = hart.transformer(context, maps.teacher_forcing_input)
     logits = hart.transformer.logits(output.hidden, output.conditioning)
     head = hart.residual

@@ -89,7 +89,6 @@ class EncodedSet:
         self.parts = tuple(parts)
         indices = [read_index(each, split) for each in self.folders]
         self.settings: Mapping[str, Any] = indices[0].settings
-        self.coarse_scales: int = self.settings.get("coarse_scales", 0)
         self.schedules = schedules_of(self.settings)
         self.aspects: tuple[str, ...] = tuple(self.settings.get("aspects", ()))
         for each, index in zip(self.folders, indices, strict=True):
@@ -122,6 +121,11 @@ class EncodedSet:
     @property
     def has_text(self) -> bool:
         return self.settings["text_encoder"] is not None
+
+    @property
+    def base_scales(self) -> tuple[int, ...]:
+        """Those of the tokenizer where they decided codes of these images, else none."""
+        return tuple(self.settings.get("base_scales", ()))
 
     def require_made_by(self, *, tokenizer: str, text_encoder: str | None) -> None:
         """Raises `HartError` unless the set comes from these weights, given as `checkpoint.storage.fingerprint`s."""

@@ -76,11 +76,15 @@ def _facts(file: Any, path: Path) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
+_Scales = Annotated[list[Annotated[int, Field(ge=1, le=1024)]], Field(min_length=1, max_length=64)]
+
+
 class _Settings(TypedDict):
     """What all shards of a set have in common and reading depends on."""
 
-    scales: Annotated[list[Annotated[int, Field(ge=1, le=1024)]], Field(min_length=1, max_length=64)]
-    coarse_scales: NotRequired[Annotated[int, Field(ge=1, le=64)]]
+    scales: _Scales
+    base_scales: NotRequired[_Scales]
+    """Those of the tokenizer, where they decide codes of these images."""
     aspects: NotRequired[list[str]]
     schedules: NotRequired[Annotated[list[list[list[int]]], Field(min_length=1, max_length=64)]]
     tokenizer: str
@@ -138,6 +142,8 @@ def read_index(folder: Path, split: str) -> EncodedIndex:
         settings: dict[str, Any] = index["settings"]
         if settings["text_encoder"] is not None and None in (settings.get("text_width"), settings.get("text_tokens")):
             fault = "settings.text_width or settings.text_tokens is missing"
+        if "coarse_scales" in settings:
+            fault = "settings.coarse_scales is of a version that did not record which base scales they come from"
         schedules_of(settings)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]

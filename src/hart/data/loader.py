@@ -242,7 +242,7 @@ class _StreamSteps:
             met.clear()
 
 
-@dataclass
+@dataclass(eq=False)
 class _Lane:
     """The samples of some units of a stream, epoch after epoch, each in another order.
 

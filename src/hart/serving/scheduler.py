@@ -121,7 +121,7 @@ class _Place:
         return self.job.rows[self.number]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Running:
     """A batch that is being sampled. places: those that are left, by their place in it; k: scales done."""
 

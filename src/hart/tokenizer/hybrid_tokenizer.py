@@ -9,7 +9,7 @@ Shapes: B batch, H W image, f pixels of a latent position along a side, D latent
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from hart.config import TokenizerConfig
-from hart.grids import Grid, ScaleSchedule
+from hart.grids import Grid, ScaleSchedule, shaped_grid
 from hart.tokenizer.autoencoder import Decoder, Encoder
 from hart.tokenizer.quantizer import (
     CodeCorruption,
@@ -81,14 +81,23 @@ class HybridTokenizer(nn.Module):
         """The schedule of the images made small whose codes `base_scales` takes over for images of `schedule`: those of
         all its scales but the last. None for images that have codes of their own alone."""
         base, schedule = self.config.base_scales, schedule or self.config.schedule
-        if not base or schedule.final.equal_square <= base[-1]:
+        final, size = schedule.final, schedule.final.equal_square
+        if not base or size <= base[-1]:
             return None
+        # a latent about as large as the model's own has the model's own scales (`schedule_of_grid`)
+        begins = (
+            (Grid(1, 1), *(shaped_grid(n, last, final) for n in base[1:-1])) for last in (size, self.config.scales[-1])
+        )
         coarse = schedule.grids[: len(base) - 1]
-        if [grid.equal_square for grid in coarse[1:]] != list(base[1:-1]):
+        if coarse not in begins:
             return None
-        small = Grid(*(round(side * base[-1] / schedule.final.equal_square) for side in schedule.final))
+        small = Grid(*(round(side * base[-1] / size) for side in final))
         grows = small != coarse[-1] and small.height >= coarse[-1].height and small.width >= coarse[-1].width
         return ScaleSchedule((*coarse, small)) if grows else None
+
+    def deciding_scales(self, schedules: Iterable[ScaleSchedule]) -> tuple[int, ...]:
+        """`base_scales` where they decide codes of images of any of these schedules, else none."""
+        return self.config.base_scales if any(map(self.smaller, schedules)) else ()
 
     def encode_small(self, image: Tensor, grid: Grid) -> Tensor:
         """The continuous latent (B, D, *grid), in float32, of an image (B, 3, H, W) made small."""
@@ -134,7 +143,7 @@ class HybridTokenizer(nn.Module):
         )
 
     def token_maps_of_image(
-        self, image: Tensor, schedule: ScaleSchedule, code_corruption: CodeCorruption | None = None
+        self, image: Tensor, schedule: ScaleSchedule | None = None, code_corruption: CodeCorruption | None = None
     ) -> TokenMaps:
         """`token_maps` of an image (B, 3, H, W)."""
         return self.token_maps(self.encode(image), schedule, code_corruption, self.coarse_codes(image, schedule))
@@ -191,10 +200,13 @@ class HybridTokenizer(nn.Module):
         schedule: of the images, by default the configured one.
         code_corruption: wrong codes in the sum that is decoded; see `MultiScaleQuantizer.encode`.
         """
+        schedule = schedule or self.config.schedule
         latent = self.encode(image).float()
         # distances to codes and the residual need float32, in autocast too
         with torch.autocast(latent.device.type, enabled=False):
-            quantized = self.quantizer.encode(latent, schedule or self.config.schedule, code_corruption)
+            with torch.no_grad():
+                coarse = self.coarse_codes(image, schedule)
+            quantized = self.quantizer.encode(latent, schedule, code_corruption, coarse)
         decoded = latent + (quantized.latent - latent).detach() if discrete else latent
         loss = self.quantizer.loss(quantized, latent, self.config.commitment_weight)
         return TrainingPass(decoded, loss, quantized)

@@ -15,6 +15,7 @@ import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +26,7 @@ from torch import Tensor
 from hart.config import Config, ConfigError
 from hart.errors import HartError
 from hart.files import PARTIAL, atomic_write, require_regular, write_text
-from hart.strict import Listed, reason, require
+from hart.strict import Listed, clipped, reason, require
 from hart.training.task import Origin
 
 RECIPE_FILE = "recipe.json"
@@ -146,34 +147,36 @@ class RunFolder:
     def load(self, stage: str, check: Callable[[Mapping[str, Any]], None]) -> dict[str, Any] | None:
         """The newest checkpoint, None where there is none.
 
-        stage: what is trained. check: raises `DamagedError` for one that is not this run's.
-        Raises `HartError` when it is damaged, naming the newest one that is not: a person decides to go back to that
-        one, by deleting the damaged one.
+        stage: what is trained. check: raises `UnreadableError` for one that is not this run's.
+        Raises `HartError` when it cannot be read, naming the newest one that can: a person decides to go back to that
+        one, by deleting the other.
         """
         steps = self.steps()
         if not steps:
             return None
         try:
             return self._read(steps[-1], stage, check)
-        except DamagedError as error:
+        except UnreadableError as error:
             good = next((step for step in reversed(steps[:-1]) if self._is_good(step, stage, check)), None)
             advice = (
-                "no older one can be read: start anew in another folder"
+                error.advice
                 if good is None
                 else f"delete it{' and newer ones' if good != steps[-2] else ''} to go on from {self.path(good)}"
             )
-            raise HartError(f"{self.path(steps[-1])} is damaged ({error}); {advice}") from None
+            raise HartError(f"{self.path(steps[-1])} {error.what} ({error}); {advice}") from None
 
     def _read(self, step: int, stage: str, check: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
         state = read_saved(self.path(step))
+        for values, what, kind in ((state, "it", _Saved), (state.get("identity"), "its identity", Identity)):
+            table(values, what, {field.name for field in fields(kind)})
+        if (theirs := state["identity"]["stage"]) != stage:
+            raise HartError(f"{self.folder} holds a run of stage {clipped(theirs, 40)}: choose another folder")
         try:
             saved = _Saved.from_dict(state, "it")
         except ConfigError as error:
             raise DamagedError(str(error)) from None
         if saved.step != step:
             raise DamagedError(f"it is from step {saved.step}, its name says {step}")
-        if saved.identity.stage != stage:
-            raise DamagedError(f"it is from stage {saved.identity.stage}")
         steps = _flat(saved.identity.recipe).get("trainer.steps")
         if type(steps) is not int or step > steps:
             raise DamagedError(f"it is from step {step} of {steps}")
@@ -216,8 +219,24 @@ def _flat(values: Mapping[str, Any], begin: str = "") -> dict[str, Any]:
     return found
 
 
-class DamagedError(HartError):
+class UnreadableError(HartError):
     """Why a run cannot resume from a file; does not name the file."""
+
+    what = ""
+    advice = ""
+    """Where no older checkpoint can be read."""
+
+
+class DamagedError(UnreadableError):
+    what = "is damaged"
+    advice = "no older one can be read: start anew in another folder"
+
+
+class OtherVersionError(UnreadableError):
+    """For a file that lacks something, or has something unknown: files are written whole."""
+
+    what = "was written by another version of hart"
+    advice = "go on with that version, or start anew in another folder"
 
 
 def read_saved(path: Path) -> dict[str, Any]:
@@ -241,13 +260,13 @@ def read_saved(path: Path) -> dict[str, Any]:
 
 
 def table(value: Any, what: str, keys: set[str] | None = None) -> dict[Any, Any]:
-    """`value`, which must be a dictionary, with exactly these keys where they are given. Raises `DamagedError`."""
+    """`value`, which must be a dictionary, with exactly these keys where they are given. Raises `UnreadableError`."""
     if not isinstance(value, dict):
         raise DamagedError(f"{what} holds a {type(value).__name__} instead of a table")
     if keys is not None and (missing := sorted(keys - value.keys())):
-        raise DamagedError(f"{what} lacks {', '.join(missing[:3])}")
+        raise OtherVersionError(f"{what} lacks {', '.join(missing[:3])}")
     if keys is not None and (unknown := sorted(map(str, value.keys() - keys))):
-        raise DamagedError(f"{what} has {', '.join(unknown[:3])}, which this run does not know")
+        raise OtherVersionError(f"{what} has {', '.join(unknown[:3])}, which this run does not know")
     return value
 
 
@@ -264,7 +283,7 @@ def require_tensor(value: Any, shape: torch.Size, dtype: torch.dtype, what: str)
 
 
 def require_tensors(saved: Any, expected: Mapping[str, Tensor], what: str) -> None:
-    """Raise `DamagedError` unless `saved` has tensors of these names, shapes and types, all finite."""
+    """Raise `UnreadableError` unless `saved` has tensors of these names, shapes and types, all finite."""
     values = table(saved, what, set(expected))
     for name, like in expected.items():
         require_tensor(values[name], like.shape, like.dtype, f"{what}: {name}")

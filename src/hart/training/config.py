@@ -116,8 +116,10 @@ class TrainerConfig(Config):
 
 
 class ReadingConfig(Config):
-    """How the images of `data` are read; see `docs/data.md`. For encoded sets only `workers`, `also` and `weights` have
-    an effect."""
+    """How the images of `data` are read; see `docs/data.md`. An encoded set refuses all settings but `OF_ENCODED`."""
+
+    OF_ENCODED: ClassVar[frozenset[str]] = frozenset({"kind", "split", "aspects", "workers", "also", "weights"})
+    """Settings that matter for an encoded set; `also` and `weights` are for such sets only."""
 
     kind: Literal["auto", Kind] = "auto"
     """Format of the set. auto: told from the address."""

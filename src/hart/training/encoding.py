@@ -106,10 +106,12 @@ def encode_dataset(
         raise HartError(f"split is {split!r}: it names files, so give a word")
     folder.mkdir(parents=True, exist_ok=True)
     require_own_folder(folder, r".+-\d{5,}\.safetensors|.+\.json")
-    settings = _settings(source, transform, encoders, split, options)
     sizes = aspect_sizes(encoders.tokenizer.config, aspects) if aspects else [(transform.width, transform.height)]
     transforms = [transform.replace(size=size) for size in sizes]
     schedules = [schedule_of_size(encoders.tokenizer.config, size) for size in sizes]
+    settings = _settings(source, transform, encoders, split, options)
+    if base := encoders.tokenizer.deciding_scales(schedules):
+        settings |= {"base_scales": list(base)}
     if aspects:
         settings |= {"aspects": list(aspects), "schedules": [list(map(list, schedule)) for schedule in schedules]}
     stamp = stamp_of(settings)
@@ -146,8 +148,7 @@ def _settings(
     """Everything that decides the content of the shards."""
     config = encoders.tokenizer.config
     text = encoders.text_encoder
-    coarse = {"coarse_scales": config.coarse_scales} if config.coarse_scales else {}
-    return coarse | {
+    return {
         "source": source.description,
         "source_digest": source.digest(),
         "split": split,

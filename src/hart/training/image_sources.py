@@ -242,9 +242,10 @@ def _why_not_memory(source: Source | Stream, transform: ImageTransform, reading:
 
 
 def _require_plain(reading: ReadingConfig, folder: str) -> None:
-    """Raises `HartError` for settings that an encoded set cannot follow, such as crops and flips."""
-    for name in ("image_column", "caption_column", "label_column", "fit", "crop", "shorter_side", "flip"):
-        if getattr(reading, name) != getattr(ReadingConfig(), name):
+    """Raises `HartError` for settings without effect on an encoded set, such as crops and flips."""
+    plain = ReadingConfig().to_dict()
+    for name, value in reading.to_dict().items():
+        if name not in ReadingConfig.OF_ENCODED and value != plain[name]:
             raise HartError(
                 f"{folder} is encoded already: reading.{name} cannot change it: leave it out, or name the images"
             )

@@ -121,7 +121,7 @@ class CombinedOptimizer:
         return {str(i): optimizer.state_dict() for i, optimizer in enumerate(self.optimizers)}
 
     def check(self, saved: Any, what: str) -> None:
-        """Raise `DamagedError` unless this is a state of these optimisers over these parameters."""
+        """Raise `UnreadableError` unless this is a state of these optimisers over these parameters."""
         table(saved, what, {str(i) for i in range(len(self.optimizers))})
         for i, optimizer in enumerate(self.optimizers):
             state = table(saved[str(i)], what, {"state", "param_groups"})["state"]

@@ -193,7 +193,7 @@ class Stepper(TrainContext):
         return self.distributed.collect({"parts": parts, "average": self.average.weights})
 
     def check(self, saved: Any) -> None:
-        """Raise `DamagedError` unless `load_state_dict` can take this, wherever it is from."""
+        """Raise `UnreadableError` unless `load_state_dict` can take this, wherever it is from."""
         table(saved, "it", {"parts", "average"})
         entries = table(saved["parts"], "it", set(self.optimized))
         for name, state in self.optimized.items():

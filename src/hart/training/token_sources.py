@@ -57,7 +57,7 @@ class TokenBatch(NamedTuple):
     conditions: Conditions
 
 
-@dataclass
+@dataclass(eq=False)
 class TokenSource(ABC, Generic[D]):
     """Makes the token maps and conditions of each microbatch."""
 
@@ -125,7 +125,7 @@ def token_source(
             return StoredTokens(data, recipe, tokenizer, device)
 
 
-@dataclass
+@dataclass(eq=False)
 class MemoryTokens(TokenSource[MemoryImages]):
     """From images in memory; see `encode_all`."""
 
@@ -295,8 +295,11 @@ def _require_fitting(
     aspects, scales = recipe.reading.aspects, list(recipe.transformer.scales)
     if there["scales"] != scales:
         fault = f"was encoded at the scales {there['scales']}, the recipe has {scales}: encode it with --scales"
-    elif encoded.coarse_scales != tokenizer.config.replace(scales=recipe.transformer.scales).coarse_scales:
-        fault = "has coarse codes of another kind than this tokenizer's: encode it again"
+    elif encoded.base_scales != (base := tokenizer.deciding_scales(encoded.schedules)):
+        fault = (
+            f"was encoded with the base scales {list(encoded.base_scales)}, the tokenizer has {list(base)} for such "
+            "images: encode it again with this tokenizer"
+        )
     elif encoded.aspects != aspects:
         fault = f"has the aspects {list(encoded.aspects)}, the recipe {list(aspects)}: set reading.aspects accordingly"
     elif recipe.diffusion is not None and not there["residual"]:

@@ -59,7 +59,7 @@ def start_from(recipe: TokenizerRecipe) -> HybridTokenizer:
     return tokenizer
 
 
-@dataclass
+@dataclass(eq=False)
 class TokenizerBatch:
     """Images (B, 3, H, W) in [-1, 1], which of the two latents the step decodes, and what the modules leave in it.
 

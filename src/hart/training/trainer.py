@@ -17,7 +17,7 @@ from torch import nn
 
 from hart.benchmark.machine import square_rate
 from hart.errors import HartError, Stopped
-from hart.training.checkpoint import MODEL_FOLDER, SAMPLES_FOLDER, DamagedError, Identity, RunFolder
+from hart.training.checkpoint import MODEL_FOLDER, SAMPLES_FOLDER, Identity, RunFolder, UnreadableError
 from hart.training.config import StageRecipe
 from hart.training.distributed import DistributedContext
 from hart.training.progress import Means, Speed, StepFigures, StepReport, Work
@@ -92,7 +92,7 @@ class Trainer:
         self._model_files: list[str] = [] if state is None else state["model"]
 
     def _check(self, state: Mapping[str, Any], accept_changes: bool) -> None:
-        """Raise `HartError` for a checkpoint of another run, `DamagedError` for weights that do not fit this one."""
+        """Raise `HartError` for a checkpoint of another run, `UnreadableError` for weights that do not fit this one."""
         theirs = Identity.from_dict(state["identity"])
         settings = theirs.other_settings(self.identity, type(self.recipe))
         self._changes = [*settings, *theirs.other_sources(self.identity)]
@@ -103,7 +103,7 @@ class Trainer:
             )
         try:
             self.stepper.check(state["weights"])
-        except DamagedError as error:
+        except UnreadableError as error:
             if not settings:
                 raise
             raise HartError(f"{self.folder}: its weights do not fit: {error}; choose another folder") from None

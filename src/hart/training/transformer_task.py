@@ -107,7 +107,7 @@ def nearest_scale(size: int, scales: Sequence[int]) -> int:
     return min(range(len(scales)), key=lambda k: (abs(math.log(size / scales[k])), -k))
 
 
-@dataclass
+@dataclass(eq=False)
 class TransformerBatch:
     """The input of a step, on the device."""
 

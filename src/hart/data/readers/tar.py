@@ -127,7 +127,7 @@ def local_path(shard: str) -> Path:
     return Path(shard.removeprefix("file://").removeprefix("file:"))
 
 
-@dataclass
+@dataclass(eq=False)
 class _Group:
     """Consecutive members with the same name but for the suffix.
 

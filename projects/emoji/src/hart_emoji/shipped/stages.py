@@ -41,7 +41,7 @@ LOG_LINES = 400
 PLAN, PREPARED, STARTED = "plan.json", "prepared", "started"
 
 
-@dataclass
+@dataclass(eq=False)
 class Plan:
     """What a stage has measured and planned; kept with its checkpoints."""
 
