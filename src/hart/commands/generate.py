@@ -258,7 +258,7 @@ def generator_of(pipe: HartPipeline, options: GenerateOptions) -> Any:
             raise HartError("--scorer chooses among images: give --best-of too")
         return pipe
     from hart.commands.console import needs_extra
-    from hart.evaluation.choice import best_of, open_scorer
+    from hart.evaluation.reranking import best_of, open_scorer
 
     with needs_extra("evaluate"):
         scorer = open_scorer(options.scorer, pipe)
