@@ -39,7 +39,8 @@ def test_bad_input_is_one_line_and_exit_code_2(text_model: Path, tmp_path: Path)
         (("generate", "cat", *model, "--device", "toaster"), "unknown device"),
         (("generate", "cat", *model, "--dtype", "int8"), "unknown dtype"),
         (("generate", "cat", *model, "--seed", "abc"), "--seed"),
-        (("generate", "cat", *model, "--seed", -1), "--seed"),
+        (("generate", "cat", *model, "--seed", -1), "--seed': must be greater"),
+        (("generate", "cat", *model, "--cache", ""), "Invalid value for '--cache': '' is not one of"),
         (("generate", "cat", *model, "-n", 0), "-n"),
         (("generate", "cat", *model, "--guidance", "nan"), "guidance"),
         (("generate", "cat", *model, "--top-p", 2), "top_p"),
@@ -77,6 +78,27 @@ def test_nothing_is_loaded_before_the_output_folder_is_known_to_be_writable(
     (tmp_path / "file").write_text("x")
     monkeypatch.setattr(HartPipeline, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
     assert "cannot write" in refused(run("generate", "cat", "--out", tmp_path / "file" / "out"))
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("generate", "cat", "--lora", "/absent"), "no LoRA adapter here"),
+        (("mix", "cat", "dog", "--lora", "/absent"), "no LoRA adapter here"),
+        (("generate", "--prompts-file", "prompts.txt", "--lora", "/absent"), "no LoRA adapter here"),
+        (("generate", "cat", "--best-of", 2, "--scorer", "ada"), "give clip:SOURCE"),
+        (("generate", "cat", "--best-of", 2, "--scorer", "clip:/absent"), "'/absent': there is no such folder"),
+        (("generate", "cat", "--scorer", "clip:/absent"), "give --best-of too"),
+    ],
+)
+def test_what_is_not_there_is_said_before_a_model_is_opened(
+    command: tuple[Any, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts.txt").write_text("cat")
+    monkeypatch.setattr(HartPipeline, "from_pretrained", lambda *_, **__: pytest.fail("opened"))
+    assert said in refused(run(*command, "--out", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def interrupted(*_: Any, **__: Any) -> None:

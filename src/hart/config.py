@@ -99,6 +99,9 @@ class _Scaled(Config):
 class TokenizerConfig(_Scaled):
     """The autoencoder and its multi-scale quantiser (paper, section 3.1; sizes of the release as defaults)."""
 
+    patch_size: Ratio = 1
+    """Side of the squares of pixels that the first convolution reads, and the last one writes, as channels of a place:
+    larger images from maps of the same size (as in diffusers' AutoencoderKLWan)."""
     base_channels: Channels = 160
     channel_multipliers: Annotated[Listed[Ratio], Field(min_length=1, max_length=12)] = (1, 1, 2, 2, 4)
     residual_blocks: Depth = 2
@@ -129,6 +132,12 @@ class TokenizerConfig(_Scaled):
     @property
     def downsampling(self) -> int:
         """Pixels per latent position, along one side."""
+        return self.patch_size * self.map_downsampling
+
+    @property
+    def map_downsampling(self) -> int:
+        """Places of the largest maps, which are those of the first and last convolution, per latent position, along one
+        side."""
         return 2 ** (len(self.channel_multipliers) - 1)
 
     @property

@@ -132,7 +132,7 @@ class HartPipeline(Editing):
             seed=seed,
             generator=generator,
             sampling=sampling,
-            settings={**components.speed.sampling, **settings},
+            settings=components.speed.settings(settings),
             schedule=schedule,
             batch_size=batch_size,
             edit=edit,
@@ -218,7 +218,7 @@ class HartPipeline(Editing):
             seed=seed,
             generator=generator,
             sampling=sampling,
-            settings={**components.speed.sampling, **settings},
+            settings=components.speed.settings(settings),
             schedule=requested_schedule(self.config, size=size, height=height, width=width, aspect=aspect),
             batch_size=len(prompt_embeds) if isinstance(prompt_embeds, Context) else 1,
         )
@@ -244,7 +244,8 @@ class HartPipeline(Editing):
         Raises `HartError` at once for what the model cannot take.
         """
         schedule = requested_schedule(self.config, size=size, height=height, width=width, aspect=aspect)
-        parts, checked = self._components, checked_images(self.config, images, schedule)
+        parts, config = self._components, self.config.replace(sampling=self.sampling)
+        checked = checked_images(config, images, schedule)
         return _states(checked, parts, self._encoded, _sources(parts, len(images)), schedule)
 
     @torch.inference_mode()

@@ -97,7 +97,7 @@ REFUSED = {
     "a long side": (huge_png(70_000, 2), "65,535 is the longest side"),
     "another kind of file": (
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
-        "not an image; give PNG, JPEG or WebP",
+        "not an image that can be read: give PNG, JPEG or WebP",
     ),
     "nothing": (b"", "not an image"),
     "half of one": (numbered(3, (64, 64))[:-40], "cannot be read as an image"),

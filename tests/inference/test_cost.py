@@ -66,6 +66,7 @@ CONFIGS = {
     "text, 3 diffusion steps": HartConfig(TOKENIZER, TEXT, DIFFUSION, sampling=SamplingConfig(diffusion_steps=3)),
     "text, discrete only": HartConfig(TOKENIZER, TEXT, DIFFUSION, sampling=SamplingConfig(discrete_only=True)),
     "text, discrete": HartConfig(TOKENIZER, TEXT),
+    "text, patches": HartConfig(TOKENIZER.replace(patch_size=2), TEXT, DIFFUSION),
     "classes": HartConfig(TOKENIZER, CLASSES, sampling=SamplingConfig(gumbel_smoothing=False)),
     "classes, shared AdaLN": HartConfig(TOKENIZER, CLASSES.replace(modulation="shared")),
 }
@@ -107,14 +108,17 @@ def counted(compute: Callable[[], object]) -> int:
     return counter.get_total_flops() // 2
 
 
-def test_counts_a_training_step_of_the_tokenizer() -> None:
-    tokenizer, _ = build(CONFIGS["text"])
+@pytest.mark.parametrize("name", ["text", "text, patches"])
+def test_counts_a_training_step_of_the_tokenizer(name: str) -> None:
+    config = CONFIGS[name]
+    tokenizer, _ = build(config)
+    size = config.tokenizer.image_size
 
     def forward() -> object:
-        result = tokenizer.training_pass(torch.zeros(1, 3, TOKENIZER.image_size, TOKENIZER.image_size), discrete=True)
+        result = tokenizer.training_pass(torch.zeros(1, 3, size, size), discrete=True)
         return tokenizer.decode_unclamped(result.latent)
 
-    assert tokenizer_training_macs(TOKENIZER) == pytest.approx(counted(forward), rel=0.01)
+    assert tokenizer_training_macs(config.tokenizer) == pytest.approx(counted(forward), rel=0.01)
 
 
 @pytest.mark.parametrize("name", ["text", "text, discrete"])

@@ -59,6 +59,20 @@ def test_the_estimate_is_what_pytorch_allocates(large: HartPipeline, cache: Any,
     assert found.decoder == pytest.approx(decoding.peak, rel=0.05)
 
 
+@torch.no_grad()
+def test_patches_enlarge_images_not_the_decoder_s_maps() -> None:
+    config: HartConfig = PRESETS["hart-0.7b-512"]()
+    config = config.replace(tokenizer=config.tokenizer.replace(patch_size=2))
+    schedule = requested_schedule(config, size=1024)
+    with without_memory():
+        tokenizer, _ = build(config)
+        with LiveBytes() as decoding:
+            image = tokenizer.decode(torch.empty(1, config.tokenizer.latent_channels, *schedule.final))
+    assert image.shape[2:] == (1024, 1024)
+    estimate = image_memory(config, schedule, 2, 4, Speed())
+    assert estimate.decoder == pytest.approx(decoding.peak, rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("rows", "command"),
     [

@@ -14,8 +14,10 @@ from hart.checkpoint.loading import load_model
 from hart.checkpoint.storage import HART_FILE, TYPE_NAMES, CheckpointError, read_safetensors, write_safetensors
 from hart.checkpoint.verification import RecordedNoise
 from hart.generation.next_scale import NextScaleGenerator
+from hart.generation.requests import ImageRequest
 from hart.inference.kernels import int8_range
 from hart.inference.speed import LEVELS, Speed, is_quantized
+from hart.serving.pipeline_engine import PipelineEngine
 from helpers import random_context, store_adapter, tiny_model, tiny_text_config
 
 WIDE = tiny_text_config(width=256, heads=4, depth=1)
@@ -26,8 +28,8 @@ def opened(speed: str = "exact") -> HartPipeline:
     return HartPipeline.from_config(WIDE, device="cpu", speed=speed)
 
 
-def image(pipe: HartPipeline) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    return np.asarray(pipe("a cat", seed=3).images[0], dtype=np.float64)
+def image(pipe: HartPipeline, **settings: Any) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    return np.asarray(pipe("a cat", seed=3, **settings).images[0], dtype=np.float64)
 
 
 def test_unknown_levels_and_those_of_other_devices_are_refused() -> None:
@@ -53,6 +55,29 @@ def test_levels_of_8_bits_say_so_and_cannot_be_undone(level: str) -> None:
     assert np.array_equal(image(pipe), image(opened(level)))
     with pytest.raises(HartError, match="open the model again"):
         pipe.optimize("exact")
+
+
+def approximate() -> HartPipeline:
+    return HartPipeline.from_config(WIDE, device="cpu", speed=Speed(unguided_scales=2))
+
+
+def test_settings_of_a_level_hold_where_a_call_has_none_of_its_own() -> None:
+    pipe, exact = approximate(), opened()
+    expected = image(exact, unguided_scales=2)
+    assert not np.array_equal(expected, image(exact))
+    # as the commands call it, where an option that is not given is None
+    assert np.array_equal(image(pipe, unguided_scales=None, diffusion_steps=None), expected)
+    assert np.array_equal(image(pipe, unguided_scales=0), image(exact))
+    assert pipe.sampling.unguided_scales == PipelineEngine(pipe).facts.sampling.unguided_scales == 2
+
+
+def test_rows_of_different_people_have_the_settings_of_a_level() -> None:
+    def latent(pipe: HartPipeline, **settings: Any) -> torch.Tensor:
+        sampling = pipe.config.sampling.replace(**settings) if settings else None
+        *_, last = pipe.generate_rows([ImageRequest("a cat", seed=3, sampling=sampling)])
+        return last.latent
+
+    assert torch.equal(latent(approximate()), latent(opened(), unguided_scales=2))
 
 
 @needs_kernels

@@ -90,20 +90,30 @@ def test_wrong_fields_are_named(server: Running, fields: dict[str, Any], param: 
 
 
 @pytest.mark.parametrize(
-    ("content", "kind", "status"),
+    ("content", "kind", "status", "said"),
     [
-        (b"", "application/json", 400),
-        (b"[1]", "application/json", 400),
-        (b"\xff\xfe", "application/json", 400),
-        (b"[" * 100_000, "application/json", 400),
-        (b'{"prompt": "\\ud800"}', "application/json", 400),
-        (b'{"prompt": "' + b"x" * JSON_BYTES + b'"}', "application/json", 413),
-        (b'{"prompt": "x"}', "text/plain", 415),
-        (b"prompt=x", "application/x-www-form-urlencoded", 415),
+        (b"", "application/json", 400, "the body is no valid JSON: "),
+        (b"[1]", "application/json", 400, "the body must be an object"),
+        (b"\xff\xfe", "application/json", 400, "the body is no valid JSON: "),
+        (b"[" * 100_000, "application/json", 400, "the body is no valid JSON: "),
+        (b'{"prompt": "\\ud800"}', "application/json", 400, "the body is no valid JSON: "),
+        (b'{"prompt": "' + b"x" * JSON_BYTES + b'"}', "application/json", 413, "too large"),
+        (b'{"prompt": "x"}', "text/plain", 415, "as JSON"),
+        (b"prompt=x", "application/x-www-form-urlencoded", 415, "as JSON"),
     ],
 )
-def test_bodies_that_are_no_request(server: Running, content: bytes, kind: str, status: int) -> None:
-    error(server.http.post("/v1/images/generations", content=content, headers={"content-type": kind}), status)
+def test_bodies_that_are_no_request(server: Running, content: bytes, kind: str, status: int, said: str) -> None:
+    answer = server.http.post("/v1/images/generations", content=content, headers={"content-type": kind})
+    assert said in error(answer, status)["message"]
+
+
+def test_text_of_a_form_that_is_no_utf_8_is_refused_as_that_of_json_is(server: Running) -> None:
+    part = b'--x\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n'
+    for prompt in (b"\xff\xfe", "caf\u00e9".encode("latin-1")):
+        body = part % (b"image", b'; filename="a.png"', png()) + part % (b"prompt", b"", prompt) + b"--x--\r\n"
+        headers = {"content-type": "multipart/form-data; boundary=x"}
+        found = error(server.http.post("/v1/images/edits", content=body, headers=headers), 400)
+        assert (found["param"], found["message"]) == ("prompt", "prompt: is not UTF-8: send text as UTF-8")
 
 
 def test_chunks_without_a_length_are_counted(server: Running) -> None:
@@ -118,6 +128,14 @@ def test_chunks_without_a_length_are_counted(server: Running) -> None:
 )
 def test_other_addresses_and_methods(server: Running, method: str, path: str, status: int) -> None:
     error(server.http.request(method, path), status)
+
+
+def test_head_is_get_without_a_body(server: Running) -> None:
+    for path in ("/", "/healthz", "/v1/models"):
+        asked, got = server.http.head(path), server.http.get(path)
+        assert (asked.status_code, asked.content) == (200, b"")
+        assert asked.headers["content-length"] == got.headers["content-length"] == str(len(got.content))
+    assert server.http.head("/v1/images/generations").status_code == 405
 
 
 @pytest.mark.parametrize("field", ["prompt", "negative_prompt", "second_prompt"])

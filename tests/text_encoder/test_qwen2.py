@@ -83,6 +83,8 @@ def test_a_tokenizer_without_padding_token_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_transformers_cannot_load_is_named(tmp_path: Path) -> None:
+    with pytest.raises(HartError, match="text encoder '/absent/model': there is no such folder"):
+        load_text_encoder(TextEncoderConfig(kind="qwen2", tokens=4, source="/absent/model"), None)
     with pytest.raises(HartError, match="transformers cannot load it"):
         load_text_encoder(TextEncoderConfig(kind="qwen2", tokens=4, source=str(tmp_path)), None)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hart.grids import Grid, ScaleSchedule
+from hart.tokenizer.autoencoder import with_patch_size
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.tokenizer.quantizer import CodeCorruption, next_scale_input, pool, to_map
 from helpers import CHANNELS, random_image, random_tensor, randomize, tiny_tokenizer_config, without_gradient
@@ -26,6 +27,23 @@ def test_the_continuous_path_is_the_autoencoder_and_the_discrete_path_its_codes(
     assert torch.equal(continuous, tokenizer.decode(latent))
     assert torch.equal(discrete, tokenizer.decode(tokenizer.quantize(latent).latent))
     assert not torch.allclose(continuous, discrete, atol=1e-2)
+
+
+def enlarged(image: torch.Tensor, times: int) -> torch.Tensor:
+    return image.repeat_interleave(times, dim=2).repeat_interleave(times, dim=3)
+
+
+def test_patches_of_more_pixels_change_the_size_and_nothing_else(tokenizer: HybridTokenizer) -> None:
+    image, weights = random_image(2), tokenizer.state_dict()
+    latent, known = tokenizer.encode(image), 1
+    for patch_size in (2, 6):
+        wider = HybridTokenizer(tokenizer.config.replace(patch_size=patch_size)).eval()
+        weights, known = with_patch_size(weights, known, patch_size), patch_size
+        wider.load_state_dict(weights)
+        large = enlarged(image, patch_size)
+        assert wider.config.image_size == large.shape[3] == patch_size * tokenizer.config.image_size
+        torch.testing.assert_close(wider.encode(large), latent)
+        torch.testing.assert_close(wider.decode(latent), enlarged(tokenizer.decode(latent), patch_size))
 
 
 def test_decoded_images_are_clamped(tokenizer: HybridTokenizer) -> None:

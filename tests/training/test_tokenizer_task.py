@@ -301,6 +301,19 @@ def test_training_goes_on_from_any_model_of_the_same_sizes(tmp_path: Path) -> No
         TokenizerTask(narrow, captioned_images())
 
 
+def test_training_goes_on_with_patches_of_more_pixels(tmp_path: Path) -> None:
+    tokenizer = TokenizerTask(RECIPE, captioned_images()).module
+    save_tokenizer(tmp_path / "pixels", tokenizer)
+    wider = RECIPE.replace(init_from=str(tmp_path / "pixels"), tokenizer=RECIPE.tokenizer.replace(patch_size=2))
+    module = TokenizerTask(wider, captioned_images()).module.eval()
+    small = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    large = small.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    torch.testing.assert_close(module.quantize_image(large).latent, tokenizer.eval().quantize_image(small).latent)
+    save_tokenizer(tmp_path / "patches", module)
+    with pytest.raises(ConfigError, match="patch_size is 2 there and 1 in the recipe"):
+        TokenizerTask(RECIPE.replace(init_from=str(tmp_path / "patches")), captioned_images())
+
+
 def test_quantisation_stays_in_float32_under_autocast() -> None:
     task = TokenizerTask(RECIPE, captioned_images())
     image = task.batch(Microbatch(0, 0, 4, slice(0, 4))).image

@@ -126,7 +126,7 @@ class GenerationTimer:
     cost: ModelCost = field(init=False)
 
     def __post_init__(self) -> None:
-        sampling = self.pipe.config.sampling.replace(**self.pipe.speed.sampling)
+        sampling = self.pipe.sampling
         self.config = self.pipe.config.replace(sampling=sampling)
         self.schedule = requested_schedule(self.config, size=self.size, aspect=self.aspect)
         self.cost = model_cost(self.config, self.schedule, guided=sampling.guidance_scale > 0)

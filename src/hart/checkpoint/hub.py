@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from hart.checkpoint.released_weights import WEIGHT_FILES
 from hart.checkpoint.storage import CheckpointError
+from hart.files import user_path
 from hart.strict import reason
 
 # Folder of a repository -> patterns of its weights, in order of preference: our layout and VAR's; HART's two parts.
@@ -20,6 +21,19 @@ FOLDERS = {".": ("*.safetensors", "v*.pth"), "llm": WEIGHT_FILES, "tokenizer": W
 def is_hub_id(name: str) -> bool:
     """Whether a name can be that of a model of the Hugging Face hub, `owner/name`."""
     return re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) is not None
+
+
+def folder_or_id(source: str, role: str) -> str:
+    """What transformers is given to load: an existing folder, or what can be a hub id, of old ones the name alone.
+
+    role: what it is for, as errors call it. Raises `CheckpointError` for what is neither, without loading anything.
+    """
+    folder = user_path(source)
+    if folder.is_dir():
+        return str(folder)
+    if is_hub_id(source) or is_hub_id(f"owner/{source}"):
+        return source
+    raise CheckpointError(f"{role} {source!r}: there is no such folder, and a hub id is OWNER/NAME")
 
 
 def download(repository: str) -> Path:

@@ -15,6 +15,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal
@@ -28,7 +29,7 @@ from hart.checkpoint.storage import WEIGHT_TYPES, read_safetensors, require_fini
 from hart.config import LoraTarget, Rank
 from hart.devices import without_memory
 from hart.errors import HartError, missing_package
-from hart.files import atomic_write, read_json, write_text
+from hart.files import atomic_write, read_json, user_path, write_text
 from hart.generation.arguments import finite_number
 from hart.model import Hart
 from hart.strict import clipped, shown
@@ -130,16 +131,22 @@ def save_lora(hart: Hart, folder: Path, *, base_model: str) -> None:
     write_text(folder / ADAPTER_CONFIG, json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
+def require_lora(folder: Path) -> None:
+    """Raise `HartError` for a folder without a LoRA adapter, or if peft is not installed; loads neither."""
+    _values(user_path(folder))
+
+
 def merge_lora(hart: Hart, folder: Path, scale: float = 1.0, *, model: str = "this model") -> None:
     """Add the adapter in `folder`, times `scale`, to the transformer's weights, which stay frozen.
 
     model: its name in errors. Raises `HartError` and changes nothing if peft is not installed, or if the adapter is
     absent, damaged, no LoRA, or of another model.
     """
-    peft = _peft()
     scale = finite_number("LoRA scale", scale)
     _require_plain(hart)
-    config = _read_config(peft, folder)
+    values = _values(folder)
+    peft = _peft()
+    config = _read_config(peft, folder, values)
     tensors = {name.removeprefix(FILE_PREFIX): t for name, t in read_safetensors(folder / ADAPTER_FILE).items()}
     _check(peft, hart.transformer, config, tensors, folder, model)
     tuner = _inject(peft, hart.transformer, config)
@@ -196,8 +203,11 @@ def _inject(peft: Any, transformer: HartTransformer, config: Any) -> Any:
     return tuner
 
 
-def _read_config(peft: Any, folder: Path) -> Any:
-    """peft's own configuration, from checked values. Raises `HartError` naming the file and the entry."""
+def _values(folder: Path) -> dict[str, Any]:
+    """What the configuration of an adapter holds. Raises `HartError` naming the file and the entry, and without peft;
+    peft takes seconds to load, and is not."""
+    if find_spec("peft") is None:
+        raise missing_package("peft", "lora")
     path = folder / ADAPTER_CONFIG
     if not os.path.lexists(path):
         raise HartError(f"{folder}: no LoRA adapter here: expected {ADAPTER_CONFIG} and {ADAPTER_FILE}")
@@ -206,6 +216,12 @@ def _read_config(peft: Any, folder: Path) -> Any:
         raise HartError(f"{path}: an adapter of the kind {shown(values.get('peft_type'))}: only LORA can be merged")
     if missing := [name for name in ("r", "lora_alpha", "target_modules") if name not in values]:
         raise HartError(f"{path}: lacks {', '.join(missing)}")
+    return values
+
+
+def _read_config(peft: Any, folder: Path, values: Mapping[str, Any]) -> Any:
+    """peft's own configuration, of checked values. Raises `HartError` naming the file and the entry."""
+    path = folder / ADAPTER_CONFIG
     plain = peft.LoraConfig().to_dict()
     for name, value in values.items():
         try:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import Field
 
 from hart.commands.console import (
     NumberedFiles,
@@ -18,6 +17,7 @@ from hart.commands.console import (
     hint_at_quotes,
     importing,
     model_name,
+    needs_extra,
     note,
     print_path,
     progress,
@@ -29,12 +29,9 @@ from hart.commands.console import (
 )
 from hart.commands.contact_sheets import require_one_sheet, write_sheet
 from hart.commands.from_config import options_from_config
-from hart.commands.options import AspectRatio, Size, sampling_options
-from hart.config import CacheType, Config, Device, NumberType
+from hart.commands.options import GenerateOptions, ImageOptions, sampling_options
 from hart.errors import HartError
 from hart.files import read_text, user_path
-from hart.generation.signing import SigningOptions
-from hart.strict import Listed
 
 if TYPE_CHECKING:
     from hart.config import SamplingConfig
@@ -44,70 +41,6 @@ if TYPE_CHECKING:
     from hart.grids import ScaleSchedule
     from hart.pipeline import HartPipeline
     from hart.sizes import ImageSize
-
-DEFAULT_MODEL = "emoji"
-
-
-class ModelOptions(Config, kw_only=True):
-    """Which model runs where. None is the default, or with --like what the image was made with."""
-
-    model: str | None = None
-    """Shipped model, folder or Hugging Face id; by default emoji."""
-    device: Device = None
-    dtype: NumberType = None
-    out: Path = Path("outputs")
-    """Folder for the images."""
-
-    @property
-    def source(self) -> str:
-        """The model that is meant: the default only where none is given, not for the text of an unset variable."""
-        if self.model == "":
-            raise HartError("--model is empty: give a model, or leave the option out")
-        return DEFAULT_MODEL if self.model is None else self.model
-
-
-class DrawOptions(ModelOptions, SigningOptions, kw_only=True):
-    """How images are drawn, whatever of."""
-
-    negative_prompt: str | None = None
-    """What guidance steers away from, for all images."""
-    images_per_prompt: Annotated[
-        int | None, Field(ge=1, json_schema_extra={"flags": ["-n", "--images-per-prompt"]})
-    ] = None
-    """Images per prompt; by default 1."""
-    seed: Annotated[int | None, Field(ge=0)] = None
-    """Seed of the first image, by default 0; image i has the seed plus i."""
-    size: Size = None
-    aspect: AspectRatio = None
-    batch_size: Annotated[int | None, Field(ge=1)] = None
-    """Images generated together; by default 1 on a CPU, 4 on a GPU."""
-    lora: Listed[Path] = ()
-    """Folder of a LoRA adapter to merge; repeat it to add several."""
-    lora_scale: float | None = None
-    """Strength of the adapters; 1 is as trained."""
-    speed: str | None = None
-    """How fast: exact, int8 or fp8 (8 bits, slightly different), draft (approximate) or plain; by default exact, and
-    int8 for models stored so."""
-    cache: CacheType | None = None
-    """How keys and values are kept: model (in the model's type), bfloat16 or int8; by default as the speed says."""
-    tiled: bool = False
-    """Decode in strips: the same image in less memory."""
-    offload: bool = False
-    """Keep the text encoder off the GPU while it is not at work."""
-    random_weights: bool = False
-    """Use random weights in place of the model's: for timings, not for images."""
-
-
-class GenerateOptions(DrawOptions, kw_only=True):
-    """What to generate. None is the default, or with --like what the image was made with."""
-
-    prompts: Annotated[Listed[str], Field(json_schema_extra={"positional": True})] = ()
-    """What to generate: text, or class numbers for a class model."""
-    best_of: Annotated[int | None, Field(ge=2)] = None
-    """Generate as many images for each one, and keep that which a scorer prefers; --scorer says which."""
-    scorer: str | None = None
-    """clip:SOURCE, a CLIP model's folder or Hugging Face id; by default the scorer that the model comes with."""
-
 
 NOTHING = GenerateOptions()
 
@@ -162,7 +95,9 @@ def generate(
         from hart.commands.jobs.job import Job
         from hart.commands.jobs.running import Sharing, run_job
 
-        options.credentials()  # files that cannot sign are said before a model is opened
+        # what cannot sign and what is not there is said before a model is opened
+        options.credentials()
+        options.require_files()
         run_job(Job(options, settings, sampling, mix), Sharing(workers, ray), grid=grid)
         return
     total = 1 if row is not None else len(options.prompts) * (options.images_per_prompt or 1)
@@ -229,10 +164,11 @@ def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions,
     return given.replace(**kept | changes), settings.batch.row if settings.batch and "prompts" in changes else None
 
 
-def open_model(options: DrawOptions) -> HartPipeline:
+def open_model(options: ImageOptions) -> HartPipeline:
     """The model of the options, with its adapters."""
     with importing():
         from hart.pipeline import HartPipeline
+    options.require_files()
 
     name = options.source
     how: dict[str, Any] = {"device": options.device, "dtype": options.dtype, "speed": options.speed}
@@ -254,10 +190,7 @@ def open_model(options: DrawOptions) -> HartPipeline:
 def generator_of(pipe: HartPipeline, options: GenerateOptions) -> Any:
     """What generates: the pipeline itself, or the best of some of its images."""
     if options.best_of is None:
-        if options.scorer is not None:
-            raise HartError("--scorer chooses among images: give --best-of too")
         return pipe
-    from hart.commands.console import needs_extra
     from hart.evaluation.reranking import best_of, open_scorer
 
     with needs_extra("evaluate"):
@@ -277,7 +210,7 @@ def prompts_for(pipe: HartPipeline, prompts: Sequence[str]) -> list[str | int]:
         ) from None
 
 
-def negative_for(pipe: HartPipeline, options: DrawOptions) -> list[str | int] | None:
+def negative_for(pipe: HartPipeline, options: ImageOptions) -> list[str | int] | None:
     """The negative prompt of the options, as a call takes it."""
     return None if options.negative_prompt is None else prompts_for(pipe, [options.negative_prompt])
 
@@ -294,7 +227,7 @@ class ImageWriter:
 
     def __init__(
         self,
-        options: DrawOptions,
+        options: ImageOptions,
         total: int,
         row: int | None = None,
         *,
@@ -383,7 +316,7 @@ def asked_size(
 
 
 def image_settings(
-    pipe: HartPipeline, options: DrawOptions, sampling: SamplingConfig, size: ImageSize
+    pipe: HartPipeline, options: ImageOptions, sampling: SamplingConfig, size: ImageSize
 ) -> ImageSettings:
     """The settings of an image that was generated alone, for its record."""
     from hart.devices import dtype_name

@@ -76,7 +76,7 @@ def convert(
     import torch
 
     from hart.checkpoint.loading import load_model, resolve_model
-    from hart.checkpoint.lora import merge_lora
+    from hart.checkpoint.lora import merge_lora, require_lora
     from hart.devices import resolve_stored_dtype
     from hart.inference.components import Components, require_new_model
 
@@ -87,6 +87,8 @@ def convert(
         folder = resolve_model(source)
         require_new_model(destination, folder)
         require_writable(destination)
+        for adapter in lora or ():
+            require_lora(adapter)
         # adapters are merged and weights rounded to 8 bits in float32, whatever the stored type
         model = load_model(folder, in_memory)
         for adapter in lora or ():

@@ -5,18 +5,105 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import Field
 
+from hart.commands.console import needs_extra
 from hart.commands.from_config import config_fields, field_kind
-from hart.config import SamplingConfig
+from hart.config import CacheType, Config, Device, NumberType, SamplingConfig
+from hart.errors import HartError
+from hart.generation.signing import SigningOptions
+from hart.strict import Listed, require
 
 SIZE_HELP = "Image size in pixels: one number for a square, or width x height such as 1024x576."
 ASPECT_HELP = "Shape of the images, such as 16:9: as many tokens as in the square, which is the model's own or --size."
 Size = Annotated[int | str | None, Field(description=SIZE_HELP, json_schema_extra={"metavar": "PX|WxH"})]
 AspectRatio = Annotated[str | None, Field(description=ASPECT_HELP, json_schema_extra={"metavar": "W:H"})]
+
+DEFAULT_MODEL = "emoji"
+
+
+class ModelOptions(Config, kw_only=True):
+    """Which model runs where. None is the default, or with --like what the image was made with."""
+
+    model: str | None = None
+    """Shipped model, folder or Hugging Face id; by default emoji."""
+    device: Device = None
+    dtype: NumberType = None
+    out: Path = Path("outputs")
+    """Folder for the images."""
+
+    @property
+    def source(self) -> str:
+        """The model that is meant: the default only where none is given, not for the text of an unset variable."""
+        if self.model == "":
+            raise HartError("--model is empty: give a model, or leave the option out")
+        return DEFAULT_MODEL if self.model is None else self.model
+
+
+class ImageOptions(ModelOptions, SigningOptions, kw_only=True):
+    """How images are generated, whatever of."""
+
+    negative_prompt: str | None = None
+    """What guidance steers away from, for all images."""
+    images_per_prompt: Annotated[
+        int | None, Field(ge=1, json_schema_extra={"flags": ["-n", "--images-per-prompt"]})
+    ] = None
+    """Images per prompt; by default 1."""
+    seed: Annotated[int | None, Field(ge=0)] = None
+    """Seed of the first image, by default 0; image i has the seed plus i."""
+    size: Size = None
+    aspect: AspectRatio = None
+    batch_size: Annotated[int | None, Field(ge=1)] = None
+    """Images generated together; by default 1 on a CPU, 4 on a GPU."""
+    lora: Listed[Path] = ()
+    """Folder of a LoRA adapter to merge; repeat it to add several."""
+    lora_scale: float | None = None
+    """Strength of the adapters; 1 is as trained."""
+    speed: str | None = None
+    """How fast: exact, int8 or fp8 (8 bits, slightly different), draft (approximate) or plain; by default exact, and
+    int8 for models stored so."""
+    cache: CacheType | None = None
+    """How keys and values are kept: model (in the model's type), bfloat16 or int8; by default as the speed says."""
+    tiled: bool = False
+    """Decode in strips: the same image in less memory."""
+    offload: bool = False
+    """Keep the text encoder off the GPU while it is not at work."""
+    random_weights: bool = False
+    """Use random weights in place of the model's: for timings, not for images."""
+
+    def require_files(self) -> None:
+        """Raise `HartError` for adapters that are not there, before a model is opened."""
+        if self.lora:
+            from hart.checkpoint.lora import require_lora
+
+            for folder in self.lora:
+                require_lora(folder)
+
+
+class GenerateOptions(ImageOptions, kw_only=True):
+    """What to generate. None is the default, or with --like what the image was made with."""
+
+    prompts: Annotated[Listed[str], Field(json_schema_extra={"positional": True})] = ()
+    """What to generate: text, or class numbers for a class model."""
+    best_of: Annotated[int | None, Field(ge=2)] = None
+    """Generate as many images for each one, and keep that which a scorer prefers; --scorer says which."""
+    scorer: str | None = None
+    """clip:SOURCE, a CLIP model's folder or Hugging Face id; by default the scorer that the model comes with."""
+
+    def __post_init__(self) -> None:
+        require(self.scorer is None or self.best_of is not None, "--scorer chooses among images: give --best-of too")
+
+    def require_files(self) -> None:
+        """The same, and for a scorer that is not there."""
+        super().require_files()
+        if self.scorer is not None:
+            with needs_extra("evaluate"):
+                from hart.evaluation.reranking import scorer_source
+            scorer_source(self.scorer)
 
 
 SAMPLING_FLAGS = {"guidance_scale": ("--guidance",)}

@@ -10,7 +10,7 @@ import typer
 
 from hart.commands.console import NumberedFiles, print_path, progress, require_writable, slug
 from hart.commands.from_config import options_from_config
-from hart.commands.generate import ModelOptions
+from hart.commands.options import ModelOptions
 
 
 @options_from_config

@@ -129,7 +129,7 @@ def _recognised(content: bytes, formats: Sequence[str]) -> Image.Image:
             continue
         with suppress(SyntaxError, IndexError, TypeError, struct.error):  # what plugins raise for another format
             return factory(io.BytesIO(content), "")
-    raise ImageError("not an image; give PNG, JPEG or WebP")
+    raise ImageError("not an image that can be read: give PNG, JPEG or WebP")
 
 
 def _keep_bounds(image: Image.Image, max_pixels: int) -> None:

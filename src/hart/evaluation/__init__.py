@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hart.evaluation.generated_images import GeneratedImages, spread
     from hart.evaluation.image_sets import ImageSet, features_of_set
     from hart.evaluation.judges.references import REFERENCE_SIZE, write_references
-    from hart.evaluation.metrics.distances import LEAST_IMAGES, all_figures, ssim
+    from hart.evaluation.metrics.distances import all_figures, ssim
     from hart.evaluation.metrics.features import (
         DEFAULT_FEATURES,
         EfficientNetLite0,
@@ -26,7 +26,15 @@ if TYPE_CHECKING:
     from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean, few_images_warning
     from hart.evaluation.report import Result, extractor_facts, images_text, write_result
     from hart.evaluation.reranking import best_of, open_scorer
-    from hart.evaluation.suites.base import Context, ImageSetOptions, Progress, SamplingOptions, Suite, SuiteOptions
+    from hart.evaluation.suites.base import (
+        LEAST_IMAGES,
+        Context,
+        ImageSetOptions,
+        Progress,
+        SamplingOptions,
+        Suite,
+        SuiteOptions,
+    )
     from hart.evaluation.suites.tokenizer import reconstruct
     from hart.generation.contact_sheet import contact_sheet
     from hart.generation.outputs import psnr

@@ -15,6 +15,7 @@ from hart.data.sources import MIN_SEEN, Source, Stream, iterate, read_row
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
 from hart.evaluation.metrics.features import FeatureExtractor, Features
+from hart.evaluation.metrics.figures import require_images
 from hart.evaluation.suites.base import Progress
 
 MAX_DAMAGED = 0.05
@@ -57,6 +58,11 @@ class ImageSet:
         if isinstance(self._source, Stream):
             return self._limit
         return len(self._source) if self._limit is None else min(self._limit, len(self._source))
+
+    def require(self, least: int) -> None:
+        """Raise `HartError` for a set that is known to have fewer images, before any of them is read."""
+        if self.total is not None:
+            require_images(self.total, least, f"{self.description}: the suite")
 
     def batches(self, size: int) -> Iterator[ImageBatch]:
         """All images, `size` at a time. Raises `HartError` when none or too few of them can be read."""

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hart.checkpoint.hub import folder_or_id
 from hart.checkpoint.storage import SCORER_FILE
 from hart.errors import HartError
 from hart.evaluation.judges.references import ReferenceScore
-from hart.evaluation.judges.scores import ClipScore, Scorer
+from hart.evaluation.judges.scores import CLIP_SCORE, ClipScore, Scorer
 from hart.generation.arguments import MAX_BATCH, whole_number
 from hart.generation.outputs import HartOutput
 from hart.pipeline import HartPipeline
@@ -24,10 +25,15 @@ def open_scorer(spec: str | None, pipe: HartPipeline) -> Scorer:
         if pipe.folder is None or not (pipe.folder / SCORER_FILE).exists():
             raise HartError("this model comes without a scorer: give one, such as clip:openai/clip-vit-large-patch14")
         return ReferenceScore(pipe.folder / SCORER_FILE, pipe.text_encoder, pipe.device)
+    return ClipScore(scorer_source(spec), pipe.device)
+
+
+def scorer_source(spec: str) -> str:
+    """The folder or hub id in "clip:SOURCE"; nothing is loaded. Raises `HartError` for a folder that is not there."""
     kind, _, source = spec.partition(":")
     if kind != "clip" or not source:
         raise HartError(f"unknown scorer {spec!r}: give clip:SOURCE, or none for the model's own")
-    return ClipScore(source, pipe.device)
+    return folder_or_id(source, CLIP_SCORE)
 
 
 def best_of(

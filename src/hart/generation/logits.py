@@ -79,7 +79,9 @@ def sample(candidates: Candidates, uniform: Tensor) -> Tensor:
     total = cumulative[..., -1:]
     # below the total even when the product rounds up, so that a code without probability is never sampled
     point = torch.minimum(uniform.unsqueeze(-1) * total, torch.nextafter(total, torch.zeros_like(total)))
-    return candidates.at(torch.searchsorted(cumulative, point, right=True).squeeze(-1))
+    place = torch.searchsorted(cumulative, point, right=True).squeeze(-1)
+    # beyond the last one where logits are no numbers, of which the caller is told when all is done
+    return candidates.at(place.clamp(max=cumulative.shape[-1] - 1))
 
 
 def sample_by_gumbel(candidates: Candidates, gumbel: Tensor) -> Tensor:

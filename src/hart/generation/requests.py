@@ -41,7 +41,7 @@ class ImageRequest:
     """One image. It comes out the same, to rounding, whatever other images share its batch.
 
     prompt, negative_prompt: text, a class number, or one row of features; the negative one may be None.
-    sampling: None for the model's own settings; the images of a batch agree in `hart.generation.rows.SHARED`.
+    sampling: None for the pipeline's `sampling`; the images of a batch agree in `hart.generation.rows.SHARED`.
     edit: what it keeps of another image, see `HartPipeline.prepare_edit`. mix: a second prompt; not with an edit that
         has a source prompt.
     """

@@ -20,7 +20,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from hart.checkpoint.hub import upload
 from hart.checkpoint.loading import load_config, load_model, random_model, resolve_model
 from hart.checkpoint.storage import fingerprint
-from hart.config import HartConfig
+from hart.config import HartConfig, SamplingConfig
 from hart.devices import resolve_device, resolve_dtype, resolve_stored_dtype
 from hart.errors import HartError
 from hart.files import user_path
@@ -234,6 +234,11 @@ class BasePipeline:
     def speed(self) -> Speed:
         """What is done to be fast."""
         return self._components.speed
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """The settings of a call that says nothing else: the model's own, and those of its speed."""
+        return self.config.sampling.replace(**self.speed.sampling)
 
     def speed_remarks(self) -> list[str]:
         """What is done to be fast, a line each, and what this machine cannot do."""

@@ -124,7 +124,7 @@ def tokenizer_training_macs(sizes: TokenizerConfig) -> int:
     with without_memory():
         tokenizer = HybridTokenizer(sizes)
     schedule, channels, latent = sizes.schedule, sizes.latent_channels, sizes.schedule.final
-    encoder = _convolutions(tokenizer.encoder, Grid(*(sizes.downsampling * side for side in latent)))
+    encoder = _convolutions(tokenizer.encoder, Grid(*(sizes.map_downsampling * side for side in latent)))
     distances = schedule.total_tokens * sizes.codebook_size * channels
     codes = _convolutions(tokenizer.quant_conv, latent) + distances + len(schedule) * _phi(channels, latent)
     return encoder + codes + _decoder(tokenizer, latent)

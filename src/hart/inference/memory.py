@@ -1,8 +1,9 @@
 """The memory that images take besides the model: estimated before anything is computed, so that none is begun in vain.
 
 Keys and values grow with the tokens of all scales, the last scale's activations with its tokens, the decoder's maps
-with the pixels. Scales and decoding follow each other: the larger of the two counts. The factors of activations and
-maps are those of the largest models at 256 to 2048 px, where what PyTorch allocates was counted.
+with the pixels (their patches, where `patch_size` is more than 1). Scales and decoding follow each other: the larger of
+the two counts. The factors of activations and maps are those of the largest models at 256 to 2048 px, where what
+PyTorch allocates was counted.
 
 Shapes: R rows (one an image, one more with guidance, one more with a second prompt), S context tokens, L tokens of all
 scales, N of the last one, C width, M MLP width, V codes, W width of the diffusion.
@@ -62,8 +63,8 @@ def image_memory(config: HartConfig, schedule: ScaleSchedule, rows: int, number:
     block = 8 * number * tokens * sizes.width + of_layer
     mlp = number * tokens * (4 * sizes.width + 2 * sizes.mlp_width)
     sampling = tokens * (number * (4 * sizes.width + diffusion) + FLOAT32 * 1.5 * sizes.codebook_size)
-    pixels = schedule.final.tokens * config.tokenizer.downsampling**2
-    maps = 2 * pixels + 3 * min(pixels, STRIP_PIXELS) if speed.tiled else 5 * pixels
+    places = schedule.final.tokens * config.tokenizer.map_downsampling**2
+    maps = 2 * places + 3 * min(places, STRIP_PIXELS) if speed.tiled else 5 * places
     decoded = 2 if speed.decoder == "bfloat16" else number
     return Memory(
         cache=round(2 * sizes.depth * kept * cached),

@@ -58,6 +58,10 @@ class Speed(Config, kw_only=True):
         chosen = {"unguided_scales": self.unguided_scales, "diffusion_steps": self.diffusion_steps}
         return {name: value for name, value in chosen.items() if value}
 
+    def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings of a call: the `given` ones, and this speed's for those that are missing or None."""
+        return {**self.sampling, **{name: value for name, value in given.items() if value is not None}}
+
 
 EXACT = Speed()
 INT8 = Speed(weights="int8", decoder="bfloat16", cache="bfloat16")

@@ -66,7 +66,7 @@ class Attention(nn.Module):
         """
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = self.qkv(x, bias)
-        q, k, v = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, N, d)
+        q, k, v = (x.transpose(1, 2) for x in qkv.unflatten(2, (3, self.heads, -1)).unbind(2))  # each (B, H, N, d)
         if self.log_scale is not None:
             gain = self.log_scale.clamp(max=MAX_LOG_SCALE).exp()[:, None, None].to(q.dtype)
             q, k = F.normalize(q, dim=-1) * gain, F.normalize(k, dim=-1)

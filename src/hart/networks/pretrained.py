@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hart.checkpoint.hub import is_hub_id
+from hart.checkpoint.hub import folder_or_id, is_hub_id
 from hart.checkpoint.storage import fingerprint
 from hart.devices import is_out_of_memory
 from hart.errors import HartError
@@ -38,7 +39,7 @@ def load_frozen(kind: Any, source: str, role: str, dtype: torch.dtype = torch.fl
     role: what it is for, as errors call it. Raises `HartError`, also for weights that are another network's.
     """
     model, report = _loaded(
-        lambda: kind.from_pretrained(source, dtype=dtype, output_loading_info=True), kind.__name__, source, role
+        partial(kind.from_pretrained, dtype=dtype, output_loading_info=True), kind.__name__, source, role
     )
     missing = sorted(name for name in report["missing_keys"] if not name.startswith(TRAINING_ONLY))
     if missing:
@@ -50,7 +51,7 @@ def load_text_tokenizer(source: str, role: str) -> Any:
     """The text tokenizer in a model's folder or repository. Raises `HartError`."""
     from transformers import AutoTokenizer
 
-    return _loaded(lambda: AutoTokenizer.from_pretrained(source), "tokenizer", source, role)
+    return _loaded(AutoTokenizer.from_pretrained, "tokenizer", source, role)
 
 
 def normalised(pixels: Tensor, colours: tuple[Sequence[float], Sequence[float]]) -> Tensor:
@@ -69,9 +70,10 @@ def is_on_hub(source: str) -> bool:
     return is_hub_id(source) and not Path(source).exists()
 
 
-def _loaded(load: Any, what: str, source: str, role: str) -> Any:
+def _loaded(load: Callable[[str], Any], what: str, source: str, role: str) -> Any:
+    place = folder_or_id(source, role)
     try:
-        return load()
+        return load(place)
     except Exception as error:  # transformers raises many kinds
         if is_out_of_memory(error):
             raise

@@ -17,6 +17,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from hart.serving.schemas import ApiError, ImageRequest, explained
+from hart.strict import clipped
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -45,9 +46,20 @@ class Form:
 
 
 class _InMemory(MultiPartParser):
-    """Keeps files in memory, whatever their size; the body's bound is theirs."""
+    """Keeps files in memory, whatever their size; the body's bound is theirs. Fields have to be UTF-8: its base reads
+    others as Latin-1, so that something else than what was sent would be drawn."""
 
     spool_max_size = 2 * UPLOAD_BYTES
+
+    def on_part_end(self) -> None:
+        part = self._current_part
+        if part.file is None:
+            try:
+                part.data.decode()
+            except UnicodeDecodeError:
+                name = part.field_name
+                raise ApiError(400, clipped(f"{name}: is not UTF-8: send text as UTF-8"), param=name) from None
+        super().on_part_end()
 
 
 class Bodies:

@@ -27,12 +27,16 @@ class Door:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status, began = 0, time.perf_counter()
+        status, began, method = 0, time.perf_counter(), scope["method"]
+        if method == "HEAD":  # GET without the body; some probes ask so
+            scope = {**scope, "method": "GET"}
 
         async def noting(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+            elif method == "HEAD":
+                message = {**message, "body": b""}
             await send(message)
 
         out = with_headers(noting)
@@ -46,9 +50,10 @@ class Door:
             answer = error_response(error)
             if status == 0:
                 await answer(scope, receive, out)
-        path = getattr(scope.get("route"), "path", None) or "page"
+        # nothing that a client wrote, so neither other paths nor as many of them as it likes
+        path = getattr(scope.get("route"), "path", None) or ("page" if status < 400 else "other")
         self._metrics.answered(path, status)
         self._metrics.took("answer", time.perf_counter() - began)
         if self._log_requests:
             address = scope["client"][0] if scope.get("client") else "?"
-            log.info("%s %s %s %d", address, scope["method"], path, status)
+            log.info("%s %s %s %d", address, method, path, status)

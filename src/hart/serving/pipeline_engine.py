@@ -53,7 +53,7 @@ class PipelineEngine:
         self.facts = ModelFacts(
             sizes=self._sizes(),
             scales=len(config.tokenizer.scales),
-            sampling=config.sampling,
+            sampling=pipe.sampling,
             token_size=config.tokenizer.downsampling,
             styles=config.styles,
             num_classes=pipe.num_classes,

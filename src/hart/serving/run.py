@@ -29,9 +29,11 @@ def app_from_options(options: ServeOptions) -> FastAPI:
 
 
 def configure_logging() -> None:
-    """This package's lines and warnings of others, on standard error."""
+    """This package's lines and warnings of others, on standard error; but none on what a client sent."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("hart").setLevel(logging.INFO)
+    # warns of broken forms, with bytes of theirs; the client is told
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
 def _opener(source: str, options: ServeOptions) -> OpenModel:

@@ -295,5 +295,7 @@ def explained(error: ValidationError) -> ApiError:
         said = "is required"
     elif entry["type"] == "string_pattern_mismatch":
         said = "must be like 512x512, or auto" if param == "size" else "must be like 16:9"
+    elif entry["type"] == "json_invalid":
+        said = f"is no valid JSON: {entry['ctx']['error']}"
     message = f"{param}: {said}" if param else f"the body {said}"
     return ApiError(400, clipped(message.replace("should", "must", 1)), param=param)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from hart.checkpoint.hub import folder_or_id
 from hart.config import TextEncoderConfig
 from hart.devices import is_out_of_memory
 from hart.errors import HartError
@@ -54,6 +55,7 @@ class Qwen2TextEncoder:
         """From `source`, a hub id or a folder, in `dtype`. Raises `HartError` if it cannot be loaded."""
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+        source = folder_or_id(str(source), "text encoder")
         try:
             # code in a repository is neither run nor asked about
             kind = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type
@@ -65,7 +67,7 @@ class Qwen2TextEncoder:
             if is_out_of_memory(error):
                 raise
             raise HartError(
-                f"text encoder {str(source)!r}: transformers cannot load it as a Qwen2 model ({reason(error)}); "
+                f"text encoder {source!r}: transformers cannot load it as a Qwen2 model ({reason(error)}); "
                 "give a hub id or a folder with its configuration, weights and tokenizer"
             ) from None
         return cls(config, model, tokenizer)

@@ -1,10 +1,13 @@
 """The convolutional encoder and decoder of the tokenizer (VQGAN; Esser et al., 2021), without the quantiser.
 
-Shapes: B batch, C channels of a level, H W image, h w latent, D latent channels.
+Shapes: B batch, C channels of a level, H W image, f pixels of a latent position along a side, h w latent, D latent
+channels, p side of a patch (`patch_size`).
 Parameter names follow the order of the computation; the published ones are mapped in `hart.checkpoint`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -102,7 +105,8 @@ class Encoder(nn.Module):
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         widths = [config.base_channels * m for m in config.channel_multipliers]
-        self.conv_in = nn.Conv2d(3, config.base_channels, 3, padding=1)
+        self.patch_size = config.patch_size
+        self.conv_in = nn.Conv2d(3 * config.patch_size**2, config.base_channels, 3, padding=1)
         self.levels = nn.ModuleList()
         width = config.base_channels
         for i, out in enumerate(widths):
@@ -115,7 +119,7 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(width, config.latent_channels, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
-        h = self.conv_in(image)
+        h = self.conv_in(image if self.patch_size == 1 else F.pixel_unshuffle(image, self.patch_size))
         for layer in self.levels:
             h = layer(h)
         return self.conv_out(silu(self.norm_out(self.middle(h))))
@@ -136,15 +140,37 @@ class Decoder(nn.Module):
             self.levels.append(nn.Sequential(*layers, *([] if i == len(widths) - 1 else [Upsample(out)])))
             width = out
         self.norm_out = group_norm(width, config.norm_groups)
-        self.conv_out = nn.Conv2d(width, 3, 3, padding=1)
+        self.patch_size = config.patch_size
+        self.conv_out = nn.Conv2d(width, 3 * config.patch_size**2, 3, padding=1)
 
     def features(self, latent: Tensor) -> Tensor:
-        """The input (B, C, f h, f w) of the last convolution, `conv_out`."""
+        """The input (B, C, f h / p, f w / p) of the last convolution, `conv_out`."""
         h = self.middle(self.conv_in(latent))
         for layer in self.levels:
             h = layer(h)
         return silu(self.norm_out(h))
 
+    def image(self, patches: Tensor) -> Tensor:
+        """The image (B, 3, f h, f w) of the output (B, 3 p^2, f h / p, f w / p) of `conv_out`."""
+        return patches if self.patch_size == 1 else F.pixel_shuffle(patches, self.patch_size)
+
     def forward(self, latent: Tensor) -> Tensor:
-        image: Tensor = self.conv_out(self.features(latent))
-        return image
+        return self.image(self.conv_out(self.features(latent)))
+
+
+def with_patch_size(weights: Mapping[str, Tensor], old: int, new: int) -> dict[str, Tensor]:
+    """A tokenizer's weights for patches of `new` pixels in place of `old`, of which `new` is a multiple.
+
+    An image enlarged new / old times, each pixel repeated, then has the latent that it had, and a latent decodes to the
+    image that it had, enlarged so.
+    """
+    times = new // old
+
+    def repeated(weight: Tensor, dim: int) -> Tensor:
+        """Each of the 3 old^2 channels of this dimension for the times^2 pixels that take its place."""
+        pixels = weight.unflatten(dim, (3, old, old))
+        return pixels.repeat_interleave(times, dim + 1).repeat_interleave(times, dim + 2).flatten(dim, dim + 2)
+
+    changed = {name: repeated(weights[name], 0) for name in ("decoder.conv_out.weight", "decoder.conv_out.bias")}
+    conv_in = "encoder.conv_in.weight"
+    return {**weights, **changed, conv_in: repeated(weights[conv_in], 1) / times**2}

@@ -35,7 +35,7 @@ def decode_in_strips(decoder: Decoder, latent: Tensor, pixels: int = STRIP_PIXEL
                 x = _upsampled(layer, x, pixels)
             else:  # attention, at the lowest resolution
                 x = layer(x)
-    return _normed_conv(decoder.norm_out, decoder.conv_out, x, pixels)
+    return decoder.image(_normed_conv(decoder.norm_out, decoder.conv_out, x, pixels))
 
 
 def _residual_block(block: ResidualBlock, x: Tensor, pixels: int) -> Tensor:

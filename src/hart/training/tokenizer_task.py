@@ -27,6 +27,7 @@ from hart.losses.tokenizer_loss import (
 from hart.networks.perceptual import perceptual_loss
 from hart.randomness import CPU, generator_for, seed_of
 from hart.sizes import schedule_of_size
+from hart.tokenizer.autoencoder import with_patch_size
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer, TrainingPass
 from hart.tokenizer.quantizer import CodeCorruption, code_counts, codebook_usage
 from hart.training.config import TokenizerRecipe
@@ -45,13 +46,16 @@ def fresh_tokenizer(recipe: TokenizerRecipe) -> HybridTokenizer:
 
 
 def start_from(recipe: TokenizerRecipe) -> HybridTokenizer:
-    """The tokenizer that `init_from` names, with the recipe's scales. Raises `ConfigError` for other sizes."""
-    source = load_tokenizer(recipe.init_from)
-    same_sizes(
-        recipe.init_from, source.config, recipe.tokenizer, besides={"scales", "base_scales", "commitment_weight"}
-    )
-    tokenizer = HybridTokenizer(recipe.tokenizer)
-    load_state(tokenizer, source.state_dict(), recipe.init_from)
+    """The tokenizer that `init_from` names, with the recipe's scales and patches.
+
+    Raises `ConfigError` for other sizes.
+    """
+    source, ours = load_tokenizer(recipe.init_from), recipe.tokenizer
+    known = source.config.patch_size
+    kept = {"scales", "base_scales", "commitment_weight"} | ({"patch_size"} if ours.patch_size % known == 0 else set())
+    same_sizes(recipe.init_from, source.config, ours, besides=kept)
+    tokenizer = HybridTokenizer(ours)
+    load_state(tokenizer, with_patch_size(source.state_dict(), known, ours.patch_size), recipe.init_from)
     return tokenizer
 
 
@@ -146,7 +150,7 @@ class TokenizerStage(Task):
         decoder = self.module.decoder
         with torch.no_grad():
             features = decoder.features(self.module.post_quant_conv(self._training_pass(batch).latent))
-        reconstruction = decoder.conv_out(features)
+        reconstruction = decoder.image(decoder.conv_out(features))
         loss, _ = pixel_loss(batch.image, reconstruction, self.perceptual, self.weights)
         return last_layer_gradients(loss, term.unweighted(reconstruction), decoder.conv_out.weight)
 

@@ -20,10 +20,10 @@ from PIL import Image
 import job_processes
 from command_line import outputs, refused, run
 from hart import HartPipeline, SamplingConfig, __version__
-from hart.commands.generate import GenerateOptions
 from hart.commands.jobs import running, workers
 from hart.commands.jobs.job import Job
 from hart.commands.jobs.workers import Workers
+from hart.commands.options import GenerateOptions
 from hart.generation.metadata import ImageRecord, ImageSettings
 from processes import CONTEXT, ON_RAY, started
 

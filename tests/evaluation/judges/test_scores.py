@@ -113,5 +113,5 @@ def test_a_model_that_cannot_be_fetched_is_one_line_with_its_address(monkeypatch
 
 
 def test_a_missing_model_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(HartError, match=r"CLIP score '.*absent': transformers cannot load it as CLIPModel"):
+    with pytest.raises(HartError, match=r"CLIP score '.*absent': there is no such folder"):
         ClipScore(str(tmp_path / "absent"), CPU)

@@ -119,7 +119,7 @@ def test_clip_is_fed_as_it_was_trained(vision_models: Path) -> None:
         ("efficientnet-lite0:x", "weights in a package"),
         ("clip", "needs weights: give clip:openai"),
         ("inception-v3:/absent.pth", "no such file"),
-        ("clip:/absent", "transformers cannot load it as CLIPVisionModelWithProjection"),
+        ("clip:/absent", "there is no such folder"),
     ],
 )
 def test_faults_are_said(spec: str, said: str) -> None:

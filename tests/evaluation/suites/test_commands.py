@@ -100,7 +100,7 @@ def test_generation_goes_on_after_a_stop(model: Path, tmp_path: Path) -> None:
         (("--size", "16", "--scales", "1,x"), "--scales[1]"),
         (("--size", "16", "--scales", "1,2,4,8", "--features", "vgg"), "unknown feature extractor 'vgg'"),
         (("--size", "16", "--scales", "1,2,4,8", "--distance", "lpips"), "'lpips' needs weights"),
-        (("--size", "16", "--scales", "1,2,4,8", "--limit", "3", "--resamples", "0"), "KID"),
+        (("--size", "16", "--scales", "1,2,4,8", "--limit", "3", "--resamples", "0"), "'--limit': must be greater"),
     ],
 )
 def test_bad_input_is_one_line(model: Path, tmp_path: Path, given: tuple[str, ...], said: str) -> None:
@@ -111,3 +111,21 @@ def test_bad_input_is_one_line(model: Path, tmp_path: Path, given: tuple[str, ..
     *_, line = result.stderr.splitlines()
     assert line.startswith("error: ") and said in line
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("suite", "given", "said"),
+    [
+        ("tokenizer", ("--size", 16, "--scales", "1,2,4,8"), "needs at least 4 images, there are 3"),
+        ("generation", (), "needs at least 4 images, there are 3"),
+        ("generation", ("--limit", 9), "9 images are to be generated, the set has 5: lower --limit"),
+    ],
+)
+def test_a_set_that_is_too_small_is_said_before_features_are_opened(
+    suite: str, given: tuple[Any, ...], said: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"hart.evaluation.suites.{suite}.open_extractor", lambda *_: pytest.fail("opened"))
+    write_captioned_folder(tmp_path / "set", 5 if "--limit" in given else 3)
+    result = evaluate(suite, "--model", model, "--data", tmp_path / "set", "--split", "train", *given,
+                      "--out", tmp_path / "out")  # fmt: skip
+    assert result.exit_code == 2 and said in result.stderr

@@ -191,7 +191,7 @@ def test_bad_input_is_one_line(model: Path, reference: Path, tmp_path: Path) -> 
         ((), "give either --model"),
         (("--model", model, "--samples", reference), "give either --model"),
         (("--model", save_tiny_text_model(tmp_path / "text")), "this model generates from text"),
-        (("--model", model, "--limit", 3), "figures need at least 4"),
+        (("--model", model, "--limit", 3), "'--limit': must be greater than or equal to 4"),
         (("--samples", tmp_path / "absent.npz"), "no such file"),
     ):
         result = run(*given, *common)

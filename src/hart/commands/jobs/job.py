@@ -17,7 +17,7 @@ from pydantic_core import to_jsonable_python
 
 from hart import __version__
 from hart.commands.console import slug
-from hart.commands.generate import GenerateOptions
+from hart.commands.options import GenerateOptions
 from hart.errors import HartError
 from hart.files import read_json, write_json
 from hart.strict import clipped, shown

@@ -17,6 +17,8 @@ from hart.evaluation.suites.base import Progress
 from hart.networks.image_reward import MOST_TOKENS, RewardNetwork, load_image_reward
 from hart.networks.pretrained import CLIP, Frozen, load_frozen, load_text_tokenizer, normalised, short_name
 
+CLIP_SCORE = "CLIP score"
+
 
 class Scorer(Protocol):
     """Scores images with their prompts. name: for column heads, with what it depends on. weights: SHA-256 in hex.
@@ -39,13 +41,13 @@ class ClipScore(Frozen):
     is cut, its end token kept.
     """
 
-    def __init__(self, source: str, device: torch.device, role: str = "CLIP score") -> None:
+    def __init__(self, source: str, device: torch.device, role: str = CLIP_SCORE) -> None:
         """source: folder or hub id with model and tokenizer. Raises `HartError` when it cannot be loaded."""
         from transformers import CLIPModel
 
         super().__init__(load_frozen(CLIPModel, source, role), f"{role} ({short_name(source)})", device)
         self._tokenizer = load_text_tokenizer(source, role)
-        self._least = 0.0 if role == "CLIP score" else None
+        self._least = 0.0 if role == CLIP_SCORE else None
         self._positions = int(self.network.config.text_config.max_position_embeddings)
         self.image_size = int(self.network.config.vision_config.image_size)
 

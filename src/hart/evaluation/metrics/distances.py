@@ -19,8 +19,6 @@ CHUNK = 4096
 """Rows that enter a covariance at once."""
 MAX_DISTANCES = 2**25
 """Distances between two sets that are held at once: 256 MiB, and as much again while they are computed."""
-LEAST_IMAGES = 4
-"""Fewer give no KID, which compares halves, and no neighbours for precision and recall."""
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,10 @@ Guidance = Annotated[float | None, Field(description="Guidance scale; 0 turns it
 DiscreteOnly = Annotated[bool, Field(description="Leave the residual tokens out, as in the paper's ablation.")]
 BatchSize = Annotated[int, Field(ge=1, description="Images computed together.")]
 Limit = Annotated[int | None, Field(ge=1)]
+LEAST_IMAGES = 4
+"""Fewer give no KID, which compares halves, and no neighbours for precision and recall."""
+LimitOfSets = Annotated[int | None, Field(ge=LEAST_IMAGES)]
+"""Of suites that compare sets of images."""
 
 
 class SuiteOptions(Config, kw_only=True):

@@ -36,7 +36,7 @@ class TextToImageOptions(SamplingOptions, kw_only=True):
     data: Path | None = None
     """Folder with the set as published, and any weights by their names; both are fetched once from their public homes
     by default."""
-    limit: base.Limit = None
+    limit: base.LimitOfSets = None
     """Images to generate; as many as published by default."""
     features: base.Features = "inception-v3"
     clip: str = "openai/clip-vit-large-patch14"
@@ -64,7 +64,7 @@ class TokenizerOptions(ImageSetOptions, SuiteOptions, kw_only=True):
     """Size of the images in pixels, such as 256 or 192x128; the model's own by default."""
     scales: tuple[int, ...] | None = None
     """Sizes of square token maps, in place of those that follow from the images' size."""
-    limit: base.Limit = None
+    limit: base.LimitOfSets = None
     """Images to measure; all by default."""
     features: base.Features = "efficientnet-lite0"
     distance: Literal["lpips", "efficientnet_lite0"] = "efficientnet_lite0"
@@ -77,7 +77,7 @@ class TokenizerOptions(ImageSetOptions, SuiteOptions, kw_only=True):
 class GenerationOptions(ImageSetOptions, SamplingOptions, kw_only=True):
     """Captions are taken from the set, chosen by the seed; images are compared with the whole set."""
 
-    limit: base.Limit = None
+    limit: base.LimitOfSets = None
     """Images to generate; by default one for each."""
     features: base.Features = "efficientnet-lite0"
     caption_column: base.Column = ""
@@ -126,7 +126,7 @@ class ImageNetOptions(SuiteOptions, kw_only=True):
     """ADM's reference batch, .npz; VIRTUAL_imagenet256_labeled.npz is fetched once by default."""
     data: Path | None = None
     """Folder with that file and any weights of the features."""
-    limit: Annotated[int, Field(ge=1)] = IMAGENET_IMAGES
+    limit: Annotated[int, Field(ge=base.LEAST_IMAGES)] = IMAGENET_IMAGES
     """Images to generate, as evenly from all classes as possible."""
     features: base.Features = "inception-v3"
     guidance: float = 1.5

@@ -15,7 +15,7 @@ from hart.evaluation.metrics.distances import all_figures
 from hart.evaluation.metrics.features import FEATURE_BATCH, open_extractor
 from hart.evaluation.metrics.figures import few_images_warning
 from hart.evaluation.report import Result, extractor_facts, images_text
-from hart.evaluation.suites.base import Context
+from hart.evaluation.suites.base import LEAST_IMAGES, Context
 from hart.evaluation.suites.core import GenerationOptions
 from hart.generation.arguments import Prompt
 
@@ -26,8 +26,11 @@ def run(context: Context[GenerationOptions]) -> Result:
     pipe = options.pipeline()
     source = options.source(options.caption_column)
     context.note(source.description)
-    extractor = open_extractor(options.features, context.device)
     references = ImageSet(source, ImageTransform(pipe.image_size, fit=options.fit))
+    references.require(LEAST_IMAGES)
+    if options.limit is not None and options.limit > (references.total or options.limit):
+        raise HartError(f"{options.limit} images are to be generated, the set has {references.total}: lower --limit")
+    extractor = open_extractor(options.features, context.device)
     # only captions and labels are needed from here on
     real, samples = features_of_set(
         references, extractor, FEATURE_BATCH, lambda sample: replace(sample, image=b"", record={}), progress

@@ -13,7 +13,7 @@ from typing import Any
 from hart.data.transforms import unit_to_pil
 from hart.errors import HartError
 from hart.evaluation.generated_images import SHEET_FILE, SHEET_IMAGES, GeneratedImages
-from hart.evaluation.metrics.distances import LEAST_IMAGES, all_figures
+from hart.evaluation.metrics.distances import all_figures
 from hart.evaluation.metrics.features import (
     FEATURE_BATCH,
     PUBLISHED_FEATURES,
@@ -25,7 +25,7 @@ from hart.evaluation.metrics.figures import few_images_warning
 from hart.evaluation.npz import SampleFile, write_samples
 from hart.evaluation.published_files import PublishedFile, located
 from hart.evaluation.report import Result, extractor_facts, images_text, published_tables
-from hart.evaluation.suites.base import Context, Progress
+from hart.evaluation.suites.base import LEAST_IMAGES, Context, Progress
 from hart.evaluation.suites.core import IMAGENET_IMAGES, ImageNetOptions
 from hart.files import user_path
 from hart.generation.contact_sheet import contact_sheet
@@ -112,7 +112,6 @@ def _generate(context: Context[ImageNetOptions], model: str) -> tuple[SampleFile
     pipe = HartPipeline.from_pretrained(model, device=options.device)
     if pipe.num_classes is None:
         raise HartError("imagenet generates classes by number, and this model generates from text: give a class model")
-    _require_enough(count, "--limit asks for")
     sampling = SAMPLING.replace(
         guidance_scale=options.guidance, gumbel_smoothing=options.gumbel_smoothing, discrete_only=options.discrete_only
     )

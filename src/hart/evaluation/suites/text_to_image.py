@@ -20,12 +20,12 @@ from hart.evaluation.generated_images import GeneratedImages
 from hart.evaluation.image_sets import ImageSet, features_of_set
 from hart.evaluation.judges import scores
 from hart.evaluation.judges.scores import ClipScore, Scorer, score_generated
-from hart.evaluation.metrics.distances import LEAST_IMAGES, all_figures
+from hart.evaluation.metrics.distances import all_figures
 from hart.evaluation.metrics.features import FEATURE_BATCH, open_extractor
 from hart.evaluation.metrics.figures import FEW_IMAGES, Figure, bootstrap_mean, few_images_warning
 from hart.evaluation.published_files import at_hand
 from hart.evaluation.report import PublishedTable, Result, extractor_facts, images_text
-from hart.evaluation.suites.base import Context
+from hart.evaluation.suites.base import LEAST_IMAGES, Context
 from hart.evaluation.suites.core import TextToImageOptions
 from hart.files import user_path
 

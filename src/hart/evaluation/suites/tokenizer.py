@@ -25,7 +25,7 @@ from hart.evaluation.metrics.distances import SSIM_WINDOW, frechet_figure, kerne
 from hart.evaluation.metrics.features import FeatureExtractor, Features, open_extractor
 from hart.evaluation.metrics.figures import Figure, bootstrap_mean, few_images_warning
 from hart.evaluation.report import Result, extractor_facts, images_text, published_tables
-from hart.evaluation.suites.base import Context
+from hart.evaluation.suites.base import LEAST_IMAGES, Context
 from hart.evaluation.suites.core import TokenizerOptions
 from hart.generation.contact_sheet import contact_sheet
 from hart.generation.outputs import psnr
@@ -78,6 +78,7 @@ def run(context: Context[TokenizerOptions]) -> Result:
     context.note(source.description)
     transform = ImageTransform((size.width, size.height), fit=options.fit)
     images = ImageSet(source, transform, limit=options.limit, seed=options.seed)
+    images.require(LEAST_IMAGES)
     measure = Measure(tokenizer, schedule, open_extractor(options.features, device), options)
     weights = fingerprint(tokenizer)
     facts = {"tokenizer": weights, "scales": schedule.listed, "device": device.type, **measure.facts()}
