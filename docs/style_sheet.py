@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from hart import HartPipeline
-from hart.evaluation.choice import open_scorer
+from hart.evaluation.reranking import open_scorer
 
 REFERENCES = ("a blue heart", "a green frog", "a purple octopus", "a rainbow", "a sunflower", "an old key")
 PROMPTS = (

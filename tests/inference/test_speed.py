@@ -13,8 +13,8 @@ from hart import HartError, HartPipeline
 from hart.checkpoint.loading import load_model
 from hart.checkpoint.storage import HART_FILE, TYPE_NAMES, CheckpointError, read_safetensors, write_safetensors
 from hart.checkpoint.verification import RecordedNoise
-from hart.generation.image_requests import ImageRequest
 from hart.generation.next_scale import NextScaleGenerator
+from hart.generation.requests import ImageRequest
 from hart.inference.kernels import int8_range
 from hart.inference.speed import LEVELS, Speed, is_quantized
 from hart.serving.pipeline_engine import PipelineEngine

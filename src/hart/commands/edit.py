@@ -18,7 +18,7 @@ from hart.commands.generate import (
     prompts_for,
     says_what_is_kept,
 )
-from hart.commands.options import DrawOptions, sampling_options
+from hart.commands.options import ImageOptions, sampling_options
 from hart.errors import HartError
 from hart.strict import shown
 
@@ -46,7 +46,7 @@ StyleStrengthOption = Annotated[
 @options_from_config
 def edit(
     image: ImageArgument,
-    options: DrawOptions,
+    options: ImageOptions,
     settings: Any,
     prompt: Annotated[str | None, typer.Argument(help="What the whole image shows afterwards.")] = None,
     mask: Annotated[
@@ -93,7 +93,7 @@ def edit(
 @options_from_config
 def vary(
     image: ImageArgument,
-    options: DrawOptions,
+    options: ImageOptions,
     settings: Any,
     prompt: Annotated[str | None, typer.Argument(help="What the images show; by default left open.")] = None,
     kept_scales: Annotated[
@@ -128,7 +128,7 @@ def vary(
 def mix(
     first: Annotated[str, typer.Argument(help="Prompt of the coarse scales: the form.", show_default=False)],
     second: Annotated[str, typer.Argument(help="Prompt of the fine scales: the look.", show_default=False)],
-    options: DrawOptions,
+    options: ImageOptions,
     settings: Any,
     switch: Annotated[
         int | None, typer.Option(help="How many scales are the first prompt's; by default half of them.")
@@ -158,7 +158,7 @@ def mix(
     _generate(options, settings, prepared)
 
 
-def _generate(options: DrawOptions, settings: dict[str, Any], prepared: Callable[[HartPipeline], Call]) -> None:
+def _generate(options: ImageOptions, settings: dict[str, Any], prepared: Callable[[HartPipeline], Call]) -> None:
     """Write the images that `prepared` asks a model for."""
     require_writable(options.out)
     writer = ImageWriter(options, options.images_per_prompt or 1)
@@ -183,7 +183,7 @@ def _edited(pipe: HartPipeline, made: Edit, prompt: str | None, files: dict[str,
 
 
 def _require_canvas(
-    pipe: HartPipeline, image: Image.Image, options: DrawOptions, settings: dict[str, Any], *, second_prompt: bool
+    pipe: HartPipeline, image: Image.Image, options: ImageOptions, settings: dict[str, Any], *, second_prompt: bool
 ) -> None:
     """Memory for the canvas that is asked for, before the image is laid on it: gigabytes where it is large."""
     from hart.generation.canvas import canvas_schedule
@@ -195,7 +195,7 @@ def _require_canvas(
 def _require_memory(
     pipe: HartPipeline,
     schedule: ScaleSchedule,
-    options: DrawOptions,
+    options: ImageOptions,
     settings: dict[str, Any],
     *,
     second_prompt: bool,

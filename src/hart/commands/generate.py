@@ -29,7 +29,7 @@ from hart.commands.console import (
 )
 from hart.commands.contact_sheets import require_one_sheet, write_sheet
 from hart.commands.from_config import options_from_config
-from hart.commands.options import DrawOptions, GenerateOptions, sampling_options
+from hart.commands.options import GenerateOptions, ImageOptions, sampling_options
 from hart.errors import HartError
 from hart.files import read_text, text_lines, user_path
 
@@ -164,7 +164,7 @@ def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions,
     return given.replace(**kept | changes), settings.batch.row if settings.batch and "prompts" in changes else None
 
 
-def open_model(options: DrawOptions) -> HartPipeline:
+def open_model(options: ImageOptions) -> HartPipeline:
     """The model of the options, with its adapters."""
     with importing():
         from hart.pipeline import HartPipeline
@@ -191,7 +191,7 @@ def generator_of(pipe: HartPipeline, options: GenerateOptions) -> Any:
     """What generates: the pipeline itself, or the best of some of its images."""
     if options.best_of is None:
         return pipe
-    from hart.evaluation.choice import best_of, open_scorer
+    from hart.evaluation.reranking import best_of, open_scorer
 
     with needs_extra("evaluate"):
         scorer = open_scorer(options.scorer, pipe)
@@ -210,7 +210,7 @@ def prompts_for(pipe: HartPipeline, prompts: Sequence[str]) -> list[str | int]:
         ) from None
 
 
-def negative_for(pipe: HartPipeline, options: DrawOptions) -> list[str | int] | None:
+def negative_for(pipe: HartPipeline, options: ImageOptions) -> list[str | int] | None:
     """The negative prompt of the options, as a call takes it."""
     return None if options.negative_prompt is None else prompts_for(pipe, [options.negative_prompt])
 
@@ -227,7 +227,7 @@ class ImageWriter:
 
     def __init__(
         self,
-        options: DrawOptions,
+        options: ImageOptions,
         total: int,
         row: int | None = None,
         *,
@@ -316,7 +316,7 @@ def asked_size(
 
 
 def image_settings(
-    pipe: HartPipeline, options: DrawOptions, sampling: SamplingConfig, size: ImageSize
+    pipe: HartPipeline, options: ImageOptions, sampling: SamplingConfig, size: ImageSize
 ) -> ImageSettings:
     """The settings of an image that was generated alone, for its record."""
     from hart.devices import dtype_name

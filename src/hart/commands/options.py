@@ -44,8 +44,8 @@ class ModelOptions(Config, kw_only=True):
         return DEFAULT_MODEL if self.model is None else self.model
 
 
-class DrawOptions(ModelOptions, SigningOptions, kw_only=True):
-    """How images are drawn, whatever of."""
+class ImageOptions(ModelOptions, SigningOptions, kw_only=True):
+    """How images are generated, whatever of."""
 
     negative_prompt: str | None = None
     """What guidance steers away from, for all images."""
@@ -84,7 +84,7 @@ class DrawOptions(ModelOptions, SigningOptions, kw_only=True):
                 require_lora(folder)
 
 
-class GenerateOptions(DrawOptions, kw_only=True):
+class GenerateOptions(ImageOptions, kw_only=True):
     """What to generate. None is the default, or with --like what the image was made with."""
 
     prompts: Annotated[Listed[str], Field(json_schema_extra={"positional": True})] = ()
@@ -102,7 +102,7 @@ class GenerateOptions(DrawOptions, kw_only=True):
         super().require_files()
         if self.scorer is not None:
             with needs_extra("evaluate"):
-                from hart.evaluation.choice import scorer_source
+                from hart.evaluation.reranking import scorer_source
             scorer_source(self.scorer)
 
 

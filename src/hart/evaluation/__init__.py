@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from hart.benchmark.parts import quiet_prompts
     from hart.checkpoint.storage import SCORER_FILE
     from hart.evaluation.cache import IMAGES, TENSORS, Cache, records
-    from hart.evaluation.choice import best_of, open_scorer
     from hart.evaluation.generated_images import GeneratedImages, spread
     from hart.evaluation.image_sets import ImageSet, features_of_set
     from hart.evaluation.judges.references import REFERENCE_SIZE, write_references
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     )
     from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean, few_images_warning
     from hart.evaluation.report import Result, extractor_facts, images_text, write_result
+    from hart.evaluation.reranking import best_of, open_scorer
     from hart.evaluation.suites.base import (
         LEAST_IMAGES,
         Context,

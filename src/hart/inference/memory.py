@@ -27,7 +27,7 @@ from hart.inference.components import Components
 from hart.inference.speed import Speed
 from hart.sizes import size_of_schedule
 from hart.strict import byte_count
-from hart.tokenizer.strips import STRIP_PIXELS
+from hart.tokenizer.tiling import STRIP_PIXELS
 
 FLOAT32 = 4
 SAVING: Mapping[str, Mapping[str, object]] = MappingProxyType(

@@ -10,7 +10,7 @@
     pipeline_engine.py   `HartPipeline` as an engine
     access.py      API keys, hosts, rate limits
     checkers.py    refusing prompts
-    door.py        what stands around all routes
+    middleware.py    what stands around all routes
     replicas.py    the application in replicas on a Ray cluster, and the front before them
     encoding.py    PNG, JPEG and WebP that say how they were made
     metrics.py     figures for Prometheus

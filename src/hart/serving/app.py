@@ -18,11 +18,11 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 from hart.serving.access import Access
 from hart.serving.bodies import Form, decoded, from_form, redrawn, see_through
-from hart.serving.documents import IMAGES, NO_MODEL, edit_form, json_body, variation_form
-from hart.serving.door import Door
 from hart.serving.engine import Engine, Source
 from hart.serving.errors import error_response
+from hart.serving.middleware import Door
 from hart.serving.models import Models, ServedModel
+from hart.serving.openapi import IMAGES, NO_MODEL, edit_form, json_body, variation_form
 from hart.serving.orders import Terms
 from hart.serving.schemas import ApiError, Changed, Edit, Generation, Variation
 from hart.serving.server import Limits, Server

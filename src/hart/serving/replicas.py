@@ -32,9 +32,9 @@ from hart.serving.access import Access
 from hart.serving.app import add_page, answer_error
 from hart.serving.bodies import Bodies
 from hart.serving.checkers import prompt_checker
-from hart.serving.door import Door
 from hart.serving.errors import api_error
 from hart.serving.metrics import Metrics
+from hart.serving.middleware import Door
 from hart.serving.models import ModelUnavailable
 from hart.serving.options import ServeOptions
 from hart.serving.run import app_from_options, configure_logging

@@ -221,40 +221,38 @@ class ImageData(BaseModel):
     seed: int
 
 
-class ImagesAnswer(BaseModel):
-    """What a request without `stream` gets."""
+class Made(BaseModel):
+    """How images were made."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    created: int
-    """Seconds since 1970."""
-    data: list[ImageData]
     model: str
-    """The one that drew."""
+    """The one that generated them."""
     size: str
     quality: Literal["high"] = "high"
     background: Literal["opaque"] = "opaque"
     output_format: str
+
+
+class ImagesAnswer(Made):
+    """What a request without `stream` gets."""
+
+    created: int
+    """Seconds since 1970."""
+    data: list[ImageData]
     usage: Usage
     notes: list[str]
     """What the author of the prompt should know: a changed size, words that the model does not know."""
 
 
-class ImageEvent(BaseModel):
+class ImageEvent(Made):
     """What an event of a stream holds: a partial image, or a whole one, with `usage` and `notes`."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     type: str
     """image_generation, image_edit or image_variation, then .partial_image or .completed."""
     b64_json: str
     created_at: int
     """Seconds since 1970."""
-    size: str
-    quality: Literal["high"] = "high"
-    background: Literal["opaque"] = "opaque"
-    output_format: str
-    model: str
     image_index: int
     """Which of the `n` images."""
     seed: int

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from hart.text_encoder.base import RandomTextFeatures, Reading, TextEncoder
     from hart.text_encoder.compact import SPECIAL_PIECES, CompactTextEncoder, build_tokenizer
     from hart.text_encoder.known_words import KnownWords
-    from hart.text_encoder.opening import (
+    from hart.text_encoder.loading import (
         STORED_FOLDER,
         encoder_module,
         find_text_encoder,

@@ -27,7 +27,7 @@ from hart.tokenizer.quantizer import (
     pool,
     to_map,
 )
-from hart.tokenizer.strips import decode_in_strips
+from hart.tokenizer.tiling import decode_in_strips
 from hart.types import TokenMaps
 
 

@@ -72,10 +72,9 @@ def write_references(file: Path, names: Sequence[str], features: Tensor, every: 
     """Write a scorer: names, and the network's features (N, D) of an image of each. every: (M, D), of many images,
     whose principal axes are used."""
     mean = every.mean(dim=0)
-    generator_state = torch.random.get_rng_state()
-    torch.manual_seed(0)  # the decomposition is randomised
-    axes = torch.pca_lowrank(every - mean, q=min(AXES, *every.shape), niter=2)[2]
-    torch.random.set_rng_state(generator_state)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # the decomposition is randomised
+        axes = torch.pca_lowrank(every - mean, q=min(AXES, *every.shape), niter=2)[2]
     listed = json.dumps(list(names), ensure_ascii=False).encode()
     tensors = {
         "mean": mean.half(),

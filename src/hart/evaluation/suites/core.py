@@ -21,7 +21,7 @@ MJHQ_SIZE = 1024
 IMAGENET_IMAGES = 50_000
 
 
-class AskingOptions(SamplingOptions, kw_only=True):
+class JudgedPromptsOptions(SamplingOptions, kw_only=True):
     """Images of one prompt follow each other; each has a seed of its own."""
 
     limit: base.Limit = None
@@ -83,7 +83,7 @@ class GenerationOptions(ImageSetOptions, SamplingOptions, kw_only=True):
     caption_column: base.Column = ""
 
 
-class GenevalOptions(AskingOptions, kw_only=True):
+class GenevalOptions(JudgedPromptsOptions, kw_only=True):
     """The detector is the nearest to the published one that transformers has."""
 
     data: Path | None = None
@@ -98,7 +98,7 @@ class GenevalOptions(AskingOptions, kw_only=True):
     """Images that the detector sees together."""
 
 
-class DpgOptions(AskingOptions, kw_only=True):
+class DpgOptions(JudgedPromptsOptions, kw_only=True):
     """The answering model is not the published one, which transformers does not have."""
 
     data: Path | None = None

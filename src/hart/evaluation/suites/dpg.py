@@ -22,9 +22,9 @@ from hart.evaluation.judges.answers import BlipAnswers
 from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean
 from hart.evaluation.published_files import PublishedFile, at_hand, located, read_prompt_file
 from hart.evaluation.report import Result, images_text, published_tables
-from hart.evaluation.suites.asking import OVERALL, Asked
 from hart.evaluation.suites.base import Context
 from hart.evaluation.suites.core import DpgOptions
+from hart.evaluation.suites.judged_prompts import OVERALL, JudgedPrompts
 from hart.strict import Config, Listed
 
 QUESTIONS = PublishedFile(
@@ -161,7 +161,7 @@ def run(context: Context[DpgOptions]) -> Result:
     file = located(QUESTIONS, options.data)
     prompts = read_questions(file)
     answerer = BlipAnswers(at_hand(options.vqa, options.data), context.device)
-    asked = Asked(context, QUESTIONS, prompts, [""] * len(prompts))
+    asked = JudgedPrompts(context, QUESTIONS, prompts, [""] * len(prompts))
     judges = {"answerer": f"{answerer.name} {answerer.weights}"}
 
     def verdict(number: int) -> Verdict:

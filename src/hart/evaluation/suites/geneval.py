@@ -25,9 +25,9 @@ from hart.evaluation.judges.objects import COLOURS, CONFIDENCE, OBJECTS, ClipCol
 from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean
 from hart.evaluation.published_files import PublishedFile, at_hand, located, read_prompt_file
 from hart.evaluation.report import Result, images_text, published_tables
-from hart.evaluation.suites.asking import OVERALL, Asked
 from hart.evaluation.suites.base import Context
 from hart.evaluation.suites.core import GenevalOptions
+from hart.evaluation.suites.judged_prompts import OVERALL, JudgedPrompts
 from hart.files import parse_json
 from hart.strict import Config, Listed, require
 
@@ -207,7 +207,7 @@ def run(context: Context[GenevalOptions]) -> Result:
     prompts = read_prompts(file)
     detector = Mask2FormerDetector(at_hand(options.detector, options.data), context.device, options.detector_size)
     colours = ClipColours(at_hand(options.clip, options.data), context.device)
-    asked = Asked(context, PROMPTS, prompts, [prompt.tag for prompt in prompts])
+    asked = JudgedPrompts(context, PROMPTS, prompts, [prompt.tag for prompt in prompts])
     judges = {
         "detector": f"{detector.name} {detector.weights}",
         "detector_image_size": detector.image_size,

@@ -10,7 +10,7 @@ from hart.evaluation.cache import Cache, records
 from hart.evaluation.generated_images import GeneratedImages, spread
 from hart.evaluation.published_files import PublishedFile
 from hart.evaluation.suites.base import Context
-from hart.evaluation.suites.core import PER_PROMPT, AskingOptions
+from hart.evaluation.suites.core import PER_PROMPT, JudgedPromptsOptions
 from hart.strict import Config
 
 VERDICTS_FILE = "verdicts.jsonl"
@@ -20,14 +20,14 @@ V = TypeVar("V", bound=Config)
 """What a judge says of one image."""
 
 
-class Asked:
+class JudgedPrompts:
     """Prompts of a benchmark with their images, generated and judged."""
 
     def __init__(
         self, context: Context[Any], published: PublishedFile, prompts: Sequence[Any], groups: Sequence[str]
     ) -> None:
         """prompts: dataclasses with a `prompt`. groups: of each, for `spread`. Raises `HartError` for a class model."""
-        options: AskingOptions = context.options
+        options: JudgedPromptsOptions = context.options
         self.prompts = [prompts[row] for row in spread(groups, options.limit, options.seed)]
         self.each = [prompt for prompt in self.prompts for _ in range(options.per_prompt)]
         pipe = options.pipeline()

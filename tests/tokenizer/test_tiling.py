@@ -7,7 +7,7 @@ import torch
 
 from hart.config import TokenizerConfig
 from hart.tokenizer.autoencoder import Decoder
-from hart.tokenizer.strips import decode_in_strips
+from hart.tokenizer.tiling import decode_in_strips
 from helpers import random_tensor
 
 SIZES = TokenizerConfig((1, 2, 3), base_channels=32, channel_multipliers=(1, 2, 2), residual_blocks=1)

@@ -17,11 +17,11 @@ from hart.errors import HartError
 from hart.evaluation.published_files import PublishedFile
 from hart.evaluation.report import published_tables
 from hart.evaluation.suites import dpg, geneval
-from hart.evaluation.suites.asking import Asked
 from hart.evaluation.suites.base import Context
-from hart.evaluation.suites.core import AskingOptions
+from hart.evaluation.suites.core import JudgedPromptsOptions
 from hart.evaluation.suites.dpg import QUESTIONS
 from hart.evaluation.suites.geneval import PROMPTS, TASKS
+from hart.evaluation.suites.judged_prompts import JudgedPrompts
 from hart.strict import Config
 from judge_models import save_answerer, save_clip, save_detector
 from models import save_tiny_class_model, save_tiny_text_model
@@ -50,9 +50,9 @@ class Number(Config):
 ONE = PublishedFile("ONE", "one.jsonl", "https://home/one.jsonl", 2)
 
 
-def asked(models: Path, out: Path, *texts: str, published: PublishedFile = ONE, **options: Any) -> Asked:
-    given = AskingOptions(model=str(models / "text"), device="cpu", **options)
-    return Asked(Context(given, out), published, [Prompt(text) for text in texts], [""] * len(texts))
+def asked(models: Path, out: Path, *texts: str, published: PublishedFile = ONE, **options: Any) -> JudgedPrompts:
+    given = JudgedPromptsOptions(model=str(models / "text"), device="cpu", **options)
+    return JudgedPrompts(Context(given, out), published, [Prompt(text) for text in texts], [""] * len(texts))
 
 
 @pytest.fixture(scope="module")
