@@ -1,6 +1,6 @@
 """Nodes that load a HART model, generate with a preview after every scale, and edit.
 
-ComfyUI's images are (B, H, W, 3) float32 in [0, 1], its masks (B, H, W), 1 where something is to be drawn.
+ComfyUI's images are (B, H, W, 3) float32 in [0, 1], its masks (B, H, W), 1 where something is to be generated.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ class HartLoader:
 
 
 class ImageNode:
-    """Gives images that a model draws. INPUTS: besides the model and the settings of sampling."""
+    """Gives images that a model generates. INPUTS: besides the model and the settings of sampling."""
 
     CATEGORY = CATEGORY
-    FUNCTION = "draw"
+    FUNCTION = "generate"
     RETURN_TYPES = ("IMAGE",)
     INPUTS: ClassVar[dict[str, Any]]
 
@@ -88,7 +88,7 @@ class HartGenerate(ImageNode):
 
     INPUTS = PROMPTS | {"width": SIDE, "height": SIDE}
 
-    def draw(
+    def generate(
         self, model: HartPipeline, prompt: str, negative_prompt: str, width: int, height: int, **sampling: Any
     ) -> tuple[torch.Tensor]:
         made = model(
@@ -114,7 +114,7 @@ class HartEdit(ImageNode):
         ),
     }
 
-    def draw(
+    def generate(
         self,
         model: HartPipeline,
         image: torch.Tensor,
@@ -132,8 +132,8 @@ class HartEdit(ImageNode):
             edit = model.prepare_edit(_pil(source), _pil(covered), kept_scales=kept_scales)
             scales = len(model.config.tokenizer.scales)
             options = _options(**sampling, scales=scales) | {"output_type": "pil"}
-            drawn = model(prompt, negative_prompt=negative_prompt or None, edit=edit, size=edit.size, **options)
-            made += [torch.from_numpy(np.asarray(one, np.float32) / 255) for one in drawn.images]
+            made_images = model(prompt, negative_prompt=negative_prompt or None, edit=edit, size=edit.size, **options)
+            made += [torch.from_numpy(np.asarray(one, np.float32) / 255) for one in made_images.images]
         return (torch.stack(made),)
 
 

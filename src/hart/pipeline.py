@@ -96,7 +96,7 @@ class HartPipeline(Editing):
         negative_prompt: what guidance steers away from, one for all prompts or one for each; its features take the
             place of the unconditional ones. "" or None is unconditional.
         seed: image i has the seed `seed + i`, by default 0; or a list with one for each image.
-        generator: in place of seeds, which are drawn from it: one for each image, or one for all images in turn.
+        generator: in place of seeds, which are sampled from it: one for each image, or one for all images in turn.
         prompt_embeds, negative_prompt_embeds: what `encode_prompt` returns, in place of prompts.
         output_type: see `hart.generation.arguments.OutputType`.
         sampling: settings in place of the model's own.
@@ -142,9 +142,11 @@ class HartPipeline(Editing):
             raise HartError(f"output_type {output_type}: original pixels are put back in PIL images, choose pil")
         batches = []
         for images, latents in self._sampled(request, components, callback_on_scale):
-            drawn = components.images(latents, output_type)
+            generated = components.images(latents, output_type)
             batch = HartOutput(
-                [edit.finished(image) for image in drawn] if edit is not None and output_type == "pil" else drawn,
+                [edit.finished(image) for image in generated]
+                if edit is not None and output_type == "pil"
+                else generated,
                 [request.prompts[i // request.images_per_prompt] for i in images] if request.prompts else [],
                 [request.seeds[i] for i in images],
                 [request.sampling(i) for i in images],

@@ -58,4 +58,4 @@ def test_other_models_are_refused(tmp_path: Path) -> None:
 def test_the_server_asks_it(folder: Path) -> None:
     checker = prompt_checker(str(folder), "cpu")
     said = checker.refusal("a cat")
-    assert said is None or said.startswith("the prompt asks for something that this server does not draw: ")
+    assert said is None or said.startswith("the prompt asks for something that this server does not generate: ")

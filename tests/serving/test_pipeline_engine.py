@@ -131,12 +131,12 @@ def test_in_one_batch_as_on_a_gpu_a_row_is_the_same_to_rounding(engine: Pipeline
     [
         ({"size": "8x8"}, "8x8", ""),
         ({"size": "10x6"}, "10x6", "may be poor"),
-        ({"size": "512x512"}, "8x8", "does not draw 512x512: this is 8x8"),
-        ({"size": "15x5"}, "16x4", "does not draw 15x5: this is 16x4 the model was trained at 8x8"),
-        ({"size": "7x9"}, "8x8", "does not draw 7x9: this is 8x8"),
-        ({"size": "1600x800"}, "12x6", "does not draw 1600x800: this is 12x6"),
-        ({"size": "8192x2"}, "8x8", "does not draw 8192x2: this is 8x8"),
-        ({"size": "1x1"}, "4x4", "does not draw 1x1: this is 4x4"),
+        ({"size": "512x512"}, "8x8", "does not generate 512x512: this is 8x8"),
+        ({"size": "15x5"}, "16x4", "does not generate 15x5: this is 16x4 the model was trained at 8x8"),
+        ({"size": "7x9"}, "8x8", "does not generate 7x9: this is 8x8"),
+        ({"size": "1600x800"}, "12x6", "does not generate 1600x800: this is 12x6"),
+        ({"size": "8192x2"}, "8x8", "does not generate 8192x2: this is 8x8"),
+        ({"size": "1x1"}, "4x4", "does not generate 1x1: this is 4x4"),
         ({"aspect": "2:1"}, "12x6", "may be poor"),
     ],
 )
@@ -236,7 +236,7 @@ def test_the_largest_image_is_bounded(engine: PipelineEngine) -> None:
     assert small.nearest(10, 8) == small.nearest(16, 16) == (8, 8)
     with running(models={"small": lambda: small}) as server:
         answer = server.post(prompt="x", aspect="2:1").json()
-        assert answer["size"] == "8x8" and answer["notes"] == ["the model does not draw 2:1 as 12x6: this is 8x8"]
+        assert answer["size"] == "8x8" and answer["notes"] == ["the model does not generate 2:1 as 12x6: this is 8x8"]
         for param, given, why in (
             ("aspect", "2:1", "2:1 as 12x6: images have at most 64 pixels here (--max-pixels)"),
             ("size", "16x16", "16x16: images have at most 64 pixels here (--max-pixels)"),
@@ -244,7 +244,7 @@ def test_the_largest_image_is_bounded(engine: PipelineEngine) -> None:
         ):
             refused = server.post(**{"prompt": "x", "strict": True, param: given})
             assert refused.status_code == 400 and refused.json()["error"]["param"] == param
-            assert f"{param}: the model does not draw {why}" in refused.json()["error"]["message"]
+            assert f"{param}: the model does not generate {why}" in refused.json()["error"]["message"]
     with pytest.raises(HartError, match="max-pixels 10"):
         PipelineEngine(engine.pipe, max_pixels=10)
 

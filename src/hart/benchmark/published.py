@@ -3,7 +3,7 @@
 A straightforward eager loop: both rows of guidance are computed in full, the null text and the logits of all context
 tokens too; keys and values are joined to those before at each scale; rotations and modulations are computed in each
 block; filters and Gumbel noise range over all codes. Its images are of the same distribution as the engine's, but not
-the same: random numbers are drawn from a generator. All tokens of the last scale are sampled at once.
+the same: random numbers are sampled from a generator. All tokens of the last scale are sampled at once.
 
 Shapes: B images, N tokens of a scale, P tokens before it, C width, H heads, d head width, V codes.
 """

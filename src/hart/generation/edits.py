@@ -44,7 +44,7 @@ SHARE = 0.25
 """A position of a coarse scale is generated if more than this share of what it covers is to be redrawn. With a half,
 the coarse scales stay the source's under a mask of half the image, and no colour changes there."""
 FEATHER = 4
-"""Pixels inside the mask's border over which the original turns into what was drawn."""
+"""Pixels inside the mask's border over which the original turns into what was generated."""
 STYLED = 0.7
 """Share of the scales at which a style reference is followed: finer ones would copy its parts."""
 STYLE_WEIGHT = 10.0
@@ -61,7 +61,7 @@ class Edit:
     redraw: (H, W) bool, where the image is generated anew; None: everywhere.
     kept_scales: at this many first scales all codes are the source's.
     source_prompt: describes the source; of an edit that follows it. A prompt or one row of features.
-    followed_scales: from `kept_scales` up to this many first scales codes are drawn with the source's noise.
+    followed_scales: from `kept_scales` up to this many first scales codes are sampled with the source's noise.
     style_strength: how strongly what is generated takes on the colours of `style` (0: not at all, 1: clearly).
     style: (3, H, W) uint8, another image; None: the source, as far as it is not redrawn.
     """
@@ -79,16 +79,16 @@ class Edit:
         """Of the image in pixels, `192x128`: what `generate_rows` takes."""
         return str(ImageSize(self.pixels.shape[2], self.pixels.shape[1]))
 
-    def finished(self, drawn: Image.Image) -> Image.Image:
+    def finished(self, generated: Image.Image) -> Image.Image:
         """An image of this edit with the original pixels put back outside the mask, and in a soft border inside it."""
         if self.redraw is None:
-            return drawn
-        share = self._drawn_share.unsqueeze(-1)
-        original, new = self.pixels.permute(1, 2, 0).float(), torch.from_numpy(np.array(drawn)).float()
+            return generated
+        share = self._new_share.unsqueeze(-1)
+        original, new = self.pixels.permute(1, 2, 0).float(), torch.from_numpy(np.array(generated)).float()
         return pixels_to_pil((original * (1 - share) + new * share).round().to(torch.uint8))
 
     @cached_property
-    def _drawn_share(self) -> Tensor:
+    def _new_share(self) -> Tensor:
         """(H, W) float in [0, 1]: 0 outside the mask, growing from its border to 1 inside; no border at the image's."""
         assert self.redraw is not None
         layer = self.redraw.float()[None, None]
@@ -165,7 +165,7 @@ class Style:
 class BatchEdits:
     """The edits of a batch; an image without one generates everything.
 
-    latent: (B, D, h, w) float32. redraw: (B, 1, h, w) bool. generated: K tensors (B, N_k) bool, where codes are drawn.
+    latent: (B, D, h, w) float32. redraw: (B, 1, h, w) bool. generated: K tensors (B, N_k) bool, of sampled codes.
     kept: (K, B, 1, 1, 1) bool, scales that are the source's everywhere.
     discrete: (B, 1, 1, 1) bool, images of which all scales are; None if there are none.
     followed: K of (B, 1) bool, or None where no image follows its source; own_codes: then K of (B, N_k).
@@ -219,12 +219,12 @@ class BatchEdits:
             ]
         )
 
-    def codes(self, k: int, positions: Tensor | None, drawn: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        """The codes (B, N) of a step of scale k, and where they are drawn ones."""
+    def codes(self, k: int, positions: Tensor | None, sampled: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """The codes (B, N) of a step of scale k, and where they are the sampled ones."""
         generated = self.generated[k]
         if positions is not None:
             generated, known = gather_tokens(generated, positions), gather_tokens(known, positions)
-        return torch.where(generated, drawn, known), generated
+        return torch.where(generated, sampled, known), generated
 
     def finished(self, total: Tensor, discrete: Tensor, *, hybrid: bool) -> Tensor:
         """The latent (B, D, h, w) after the last scale.
@@ -349,11 +349,11 @@ def _shown(redraw: Tensor, grid: Grid) -> Tensor:
 def followed_codes(
     logits: Tensor, source_logits: Tensor, own: Tensor, candidates: Candidates, noise: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """Codes (B, N) drawn from logits (B, N, V) with noise under which `source_logits` would have given `own` (B, N).
+    """Codes (B, N) sampled from logits (B, N, V) with noise under which `source_logits` would have given `own` (B, N).
 
-    candidates: what filters leave of `logits`; `own` may be drawn besides. noise: two of standard Gumbel numbers
+    candidates: what filters leave of `logits`; `own` may be sampled besides. noise: two of standard Gumbel numbers
     (B, N, V). The sum of logit and noise is largest at `own`: it takes the largest of all sums, and the code that had
-    it a new one below, drawn from its distribution under this bound.
+    it a new one below, sampled from its distribution under this bound.
     """
     gumbel, fresh = noise
     sums = source_logits + gumbel

@@ -289,8 +289,8 @@ class NextScaleGenerator:
             if (followed := self.edits.followed[k]) is not None:
                 source = other if null is None else guided(other, null, guidance)
                 codes = torch.where(followed, self._followed(k, places, logits, source, candidates), codes)
-            codes, drawn = self.edits.codes(k, positions, codes, known)
-            plain = (~drawn if followed is None else ~drawn | followed).unsqueeze(-1)
+            codes, sampled = self.edits.codes(k, positions, codes, known)
+            plain = (~sampled if followed is None else ~sampled | followed).unsqueeze(-1)
         tokens = self._embeddings(k, codes, candidates, to_mix, plain)
         residual = None
         if has_residual and not settings.discrete_only:

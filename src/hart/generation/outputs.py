@@ -24,7 +24,7 @@ class HartOutput:
 
     images: of the `hart.generation.arguments.OutputType` that was asked for, by default a list of PIL images.
     prompts: one per image; empty if features were given in their place.
-    seeds: one per image; drawn from generators where those were given.
+    seeds: one per image; sampled from generators where those were given.
     sampling: the settings of each image.
     batch_size: how many were made together; images i // batch_size belong to one batch.
     """

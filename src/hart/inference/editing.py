@@ -29,7 +29,7 @@ FOLLOWED = 0.7
 
 
 class Editing(BasePipeline):
-    """`edit`, `vary` and `mix` of a pipeline, whose calls draw."""
+    """`edit`, `vary` and `mix` of a pipeline, whose calls generate."""
 
     def __call__(self, *arguments: Any, **options: Any) -> HartOutput:
         raise NotImplementedError
@@ -53,13 +53,13 @@ class Editing(BasePipeline):
 
         mask: the transparent part of a mask is redrawn, or the white part of one without transparency, and no pixel
             outside it changes. Without a mask the transparent part of the image itself is redrawn.
-        prompt: describes the whole image; None draws whatever fits.
+        prompt: describes the whole image; None generates whatever fits.
         source_prompt: describes the image as it is, usually in place of a mask. What `prompt` says otherwise changes.
         kept_scales: this many first scales are the image's everywhere, which preserves colours, then the layout.
         followed_scales: with a source prompt, the first scales up to this one follow the image; by default the share
             `FOLLOWED`.
-        style_strength: how strongly what is drawn takes on the colours of `style`, or without one of the rest of the
-            image (0: not at all, 1: clearly); by default 1 with a style, 0 without.
+        style_strength: how strongly what is generated takes on the colours of `style`, or without one of the rest of
+            the image (0: not at all, 1: clearly); by default 1 with a style, 0 without.
         size, aspect: of the canvas, by default the image's own or near it. What the image does not cover is redrawn.
         options: as in a call, for example num_images_per_prompt, seed and guidance_scale.
         """

@@ -76,16 +76,16 @@ def create_app(
 
 
 def _add_images(app: FastAPI, server: Server) -> None:
-    """The routes that draw."""
+    """The routes that generate."""
 
     @app.post("/v1/images/generations", responses=IMAGES, openapi_extra=json_body())
     async def generations(request: Request) -> Response:
-        """Draw images of a prompt."""
+        """Generate images of a prompt."""
         return await server.answer(request, await server.bodies.json(request, Generation))
 
     @app.post("/v1/images/edits", responses=IMAGES, openapi_extra=edit_form())
     async def edits(request: Request) -> Response:
-        """Draw a part of an image anew, or all of it to another text."""
+        """Redraw a part of an image, or all of it to another text."""
         form = await server.bodies.form(request)
         asked = from_form(form, Edit)
         image = _file(form, "image")
@@ -93,7 +93,7 @@ def _add_images(app: FastAPI, server: Server) -> None:
 
     @app.post("/v1/images/variations", responses=IMAGES, openapi_extra=variation_form())
     async def variations(request: Request) -> Response:
-        """Draw images that share an image's coarse scales."""
+        """Generate images that share an image's coarse scales."""
         form = await server.bodies.form(request)
         asked = from_form(form, Variation)
         image = _file(form, "image")
@@ -109,7 +109,7 @@ def _add_status(app: FastAPI, server: Server) -> None:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        """The served models, the default first; of opened ones what they draw."""
+        """The served models, the default first; of opened ones what they generate."""
         return {"object": "list", "data": [_described(model) for model in server.models.all]}
 
     @app.get("/v1/models/{name:path}", responses=NO_MODEL)
@@ -128,8 +128,8 @@ def _add_status(app: FastAPI, server: Server) -> None:
 
     @app.get("/readyz")
     async def readyz() -> JSONResponse:
-        """Whether the default model can draw: 200, else 503. `models` has the state of each: closed, opening, ready,
-        failed."""
+        """Whether the default model can generate: 200, else 503. `models` has the state of each: closed, opening,
+        ready, failed."""
         states = {model.name: model.state for model in server.models.all}
         default, alive = server.models.default, server.worker.alive
         message = default.message if alive else "sampling has failed: start the server again"

@@ -47,7 +47,7 @@ class Form:
 
 class _InMemory(MultiPartParser):
     """Keeps files in memory, whatever their size; the body's bound is theirs. Fields have to be UTF-8: its base reads
-    others as Latin-1, so that something else than what was sent would be drawn."""
+    others as Latin-1, so that something else than what was sent would be generated."""
 
     spool_max_size = 2 * UPLOAD_BYTES
 

@@ -47,12 +47,12 @@ class WordList:
     def refusal(self, prompt: str) -> str | None:
         said = {f" {_words(prompt)} ", f" {_words(prompt.translate(LOOK_ALIKES))} "}
         if any(all(f" {part} " in text for part in rule) for rule in self._rules for text in said):
-            return "the prompt asks for something that this server does not draw"
+            return "the prompt asks for something that this server does not generate"
         return None
 
 
 class CheckerUnavailable(Exception):
-    """Prompts cannot be checked, so none is drawn; the text says why."""
+    """Prompts cannot be checked, so none is generated; the text says why."""
 
 
 class ModelChecker:
@@ -68,7 +68,7 @@ class ModelChecker:
             if self._model is None:
                 self._model = self._loaded()
             about = self._model.violated(prompt)
-        return None if about is None else f"the prompt asks for something that this server does not draw: {about}"
+        return None if about is None else f"the prompt asks for something that this server does not generate: {about}"
 
     def _loaded(self) -> ShieldGemma:
         from hart.devices import resolve_device

@@ -37,8 +37,8 @@ class Source:
     a variation, or with a source prompt. source_prompt: what the image shows now, of an edit that changes what the
     prompt says otherwise. followed_scales: then the first scales that follow the image; None: most of them.
     kept_scales: how many scales are taken from the image; None: half in a variation without a style, else none. style:
-    another RGB image. style_strength: how strongly what is drawn has its colours, or those of the image; None: not at
-    all without a style.
+    another RGB image. style_strength: how strongly what is generated has its colours, or those of the image; None: not
+    at all without a style.
     """
 
     image: Image.Image
@@ -135,16 +135,16 @@ class Engine(Protocol):
     def facts(self) -> ModelFacts: ...
 
     def nearest(self, width: int, height: int) -> Size:
-        """This size if the model draws it, else the nearest of whole tokens. Where that is too large: its shape with
-        about as many pixels as the model's own size. Where there is none: the nearest that the model was trained at."""
+        """This size if the model generates it, else the nearest of whole tokens. Where that is too large: its shape
+        with about as many pixels as the model's own size. Where there is none: the nearest that it was trained at."""
         ...
 
     def misfit(self, width: int, height: int) -> str | None:
-        """Why this size is not drawn; None if it is."""
+        """Why this size is not generated; None if it is."""
         ...
 
     def shaped(self, aspect: str) -> Size:
-        """The size of a shape, "WIDTH:HEIGHT", about as large as the model's own, drawn or not. Raises `HartError`."""
+        """The size of a shape, "WIDTH:HEIGHT", about as large as the model's own, if it can be made or not."""
         ...
 
     def row(

@@ -40,7 +40,7 @@ IMAGES: dict[int | str, dict[str, Any]] = {
     },
     **{status: {"model": ErrorAnswer, "description": said} for status, said in DESCRIPTIONS.items()},
 }
-"""Responses of the three routes that draw."""
+"""Responses of the three routes that generate."""
 NO_MODEL: dict[int | str, dict[str, Any]] = {404: {"model": ErrorAnswer, "description": "No model of this name"}}
 
 FILE = {"type": "string", "format": "binary"}

@@ -53,7 +53,7 @@ class ServeOptions(SigningOptions, kw_only=True):
     prompt_check: str = "words"
     """What refuses prompts: words (the built-in list), none, a text file of words, or a ShieldGemma model."""
     ray: bool = False
-    """Draw by replicas on the machines of a Ray cluster, which replaces those that fail."""
+    """Generate by replicas on the machines of a Ray cluster, which replaces those that fail."""
     replicas: Annotated[int, Field(ge=1)] | None = None
     """With --ray, how many; by default one a GPU, or one a machine if there are none."""
     log_requests: bool = False

@@ -39,8 +39,8 @@ UNREAD_PIXELS = 2**24
 
 @dataclass(frozen=True)
 class Terms:
-    """On which a server draws. checker: may refuse prompts. max_steps: see `ServeOptions`; the model's own are always
-    drawn. credentials: sign finished images."""
+    """On which a server generates. checker: may refuse prompts. max_steps: see `ServeOptions`; the model's own are
+    always generated. credentials: sign finished images."""
 
     checker: PromptChecker
     max_steps: int = 100
@@ -132,7 +132,7 @@ def order(
 
 
 def _size(request: ImageRequest, engine: Engine, source: Source | None) -> tuple[Size, list[str]]:
-    """The size that is drawn, and what to say about it. An edit has its image's, or the nearest that is drawn."""
+    """The size that is generated, and what to say about it. An edit has its image's, or the nearest to it."""
     sizes = engine.facts.sizes
     param, said = "size", request.size
     if request.size is not None and request.size != "auto":
@@ -147,8 +147,8 @@ def _size(request: ImageRequest, engine: Engine, source: Source | None) -> tuple
     size = engine.nearest(*wanted)
     if size != wanted and request.strict:
         why = engine.misfit(*wanted)
-        raise ApiError(400, f"{param}: the model does not draw {said}: {why}", param=param)
-    notes = [] if size == wanted else [f"the model does not draw {said}: this is {_text(size)}"]
+        raise ApiError(400, f"{param}: the model does not generate {said}: {why}", param=param)
+    notes = [] if size == wanted else [f"the model does not generate {said}: this is {_text(size)}"]
     if size not in sizes:
         notes.append(f"the model was trained at {', '.join(map(_text, sizes))}: images of {_text(size)} may be poor")
     return size, notes

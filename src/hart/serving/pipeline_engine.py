@@ -136,7 +136,7 @@ class PipelineEngine:
     def _edit(self, source: Source, size: Size) -> Edit:
         """What the rows of a request keep of its image, laid out on a canvas of this size."""
         if not self.facts.edits:
-            raise NotOffered("this model draws classes and does not edit images: use /v1/images/generations")
+            raise NotOffered("this model generates classes and does not edit images: use /v1/images/generations")
         asked: dict[str, Any] = {
             "style": source.style,
             "style_strength": source.style_strength,
@@ -181,7 +181,7 @@ class PipelineEngine:
         return self._asked(row, lambda prompt: self._context(self._prompt(prompt)))
 
     def _asked(self, row: Row, read: Callable[[str], Any]) -> ImageRequest:
-        """An edit without a prompt draws whatever fits."""
+        """An edit without a prompt generates whatever fits."""
         edit, mix = row.edit, None
         unnamed = edit is not None and row.prompt == ""
         prompt = null_context(self.pipe.config) if unnamed else read(str(row.prompt))
@@ -232,9 +232,11 @@ class _Part:
     def images(self, places: Sequence[int]) -> list[Image.Image]:
         assert self._latents is not None
         with _memory_errors():
-            drawn = self._components.images(self._latents[[self._rows.index(place) for place in places]])
+            generated = self._components.images(self._latents[[self._rows.index(place) for place in places]])
             edits = (self._images[place].edit for place in places)
-            return [image if edit is None else edit.finished(image) for image, edit in zip(drawn, edits, strict=True)]
+            return [
+                image if edit is None else edit.finished(image) for image, edit in zip(generated, edits, strict=True)
+            ]
 
 
 class _InParts:
@@ -256,11 +258,11 @@ class _InParts:
         self._parts = [part for part in self._parts if part.places]
 
     def images(self, places: Sequence[int]) -> list[Image.Image]:
-        drawn: dict[int, Image.Image] = {}
+        generated: dict[int, Image.Image] = {}
         for part in self._parts:
             if wanted := [place for place in part.places if place in places]:
-                drawn |= zip(wanted, part.images(wanted), strict=True)
-        return [drawn[place] for place in places]
+                generated |= zip(wanted, part.images(wanted), strict=True)
+        return [generated[place] for place in places]
 
 
 def _size(size: ImageSize) -> Size:

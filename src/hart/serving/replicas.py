@@ -2,7 +2,7 @@
 
 The front has the port. It checks who may come in and serves the page; what is for a model goes to a replica, which is
 the whole application, and its answer comes back message by message. A replica that dies is replaced by Ray; what it
-had not answered is drawn again by another with the same seed, and of a stream only what was not sent yet.
+had not answered is generated again by another with the same seed, and of a stream only what was not sent yet.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ ATTEMPTS = 3
 GRACE_SECONDS = 5.0
 """In which a replica may still say that the time for a request is over."""
 HELD_BYTES = 2**29
-"""Of requests that are being read or not answered yet, which another replica may have to draw; a body for which there
-is no room is not read."""
+"""Of requests that are being read or not answered yet, which another replica may have to generate; a body for which
+there is no room is not read."""
 RETRY_SECONDS = 5
 """After which there may be room."""
 STATUS_SECONDS = 5.0

@@ -78,21 +78,21 @@ class ImageRequest(BaseModel):
     model: Annotated[str, Field(max_length=200)] | None = None
     """Name of a served model; any other name gets the default one, and the answer says which drew."""
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] | None = None
-    """Images to draw, by default 1; image i has the seed plus i."""
+    """Images to generate, by default 1; image i has the seed plus i."""
     size: Annotated[str, Field(pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$")] | None = None
-    """"WIDTHxHEIGHT" or "auto". What the model does not draw becomes the nearest that it does; the answer says so."""
+    """"WIDTHxHEIGHT" or "auto". What the model cannot generate becomes the nearest that it can; the answer says so."""
     aspect: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,3}:[1-9][0-9]{0,3}$")] | None = None
     """"WIDTH:HEIGHT", in place of a size: about as large as the model's own."""
     strict: bool | None = None
-    """Refuse a size or aspect that the model does not draw."""
+    """Refuse a size or aspect that the model does not generate."""
     output_format: Literal["png", "jpeg", "webp"] | None = None
-    """By default png, which holds all settings and is drawn again by `hart generate --like`."""
+    """By default png, which holds all settings and can be generated again by `hart generate --like`."""
     output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
     """Quality of jpeg and webp, by default 100."""
     response_format: Literal["url", "b64_json"] | None = None
     """"url" gives a `data:` URL: images are not kept."""
     background: Literal["auto", "opaque"] | None = None
-    """The model draws no transparency."""
+    """The model generates no transparency."""
     stream: bool | None = None
     """Answer by server-sent events."""
     partial_images: Annotated[int, Field(ge=0, le=64)] | None = None
@@ -156,11 +156,11 @@ class Generation(ImageRequest):
 
     kind = "image_generation"
     prompt: Prompt
-    """What to draw; for a class model the number of a class."""
+    """What to generate; for a class model the number of a class."""
     second_prompt: OptionalPrompt = None
     """Another prompt, mixed with the first: usually the form is of the first and the look of the second."""
     switch: Annotated[Annotated[int, Field(ge=0, le=MAX_SCALES)] | None, _of_another("second_prompt")] = None
-    """So many first scales are drawn from the first prompt and the others from the second, by default half."""
+    """So many first scales follow the first prompt and the others from the second, by default half."""
     weights: Annotated[Annotated[list[float], Field(max_length=MAX_SCALES)] | None, _of_another("second_prompt")] = None
     """In place of `switch`: the second prompt's share at each scale, 0 to 1."""
 
@@ -172,9 +172,9 @@ class Changed(ImageRequest):
     """How many scales are taken from the image: more keep more of it. By default half of them in a variation or an edit
     that has neither mask nor source prompt, else none."""
     style_strength: Annotated[float, Field(ge=0, le=10)] | None = None
-    """How strongly what is drawn takes on the colours of the file `style`, or without one of the image itself (0: not
-    at all, 1: clearly); by default 1 with such a file, 0 without. Above 0 a variation takes no scales from the image
-    unless `kept_scales` says so."""
+    """How strongly what is generated takes on the colours of the file `style`, or without one of the image itself (0:
+    not at all, 1: clearly); by default 1 with such a file, 0 without. Above 0 a variation takes no scales from the
+    image unless `kept_scales` says so."""
 
 
 class Edit(Changed):

@@ -146,7 +146,7 @@ def with_text_noise(
 ) -> TextContext:
     """Gaussian noise on the features of real tokens, of a standard deviation sampled for each text in [0, largest].
 
-    text: rows `rows` of a batch of `batch_size`, for all of which the generator draws, on its own device.
+    text: rows `rows` of a batch of `batch_size`, for all of which the generator samples, on its own device.
     """
     device = generator.device
     deviation = largest * torch.rand(batch_size, 1, 1, generator=generator, device=device)
