@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hart.commands.console import owned
 from hart.commands.locks import LOCK_FILE, locked
 from hart.errors import HartError
 from lock_processes import hold_and_die, try_lock
@@ -46,6 +47,18 @@ def test_the_lock_of_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
         with locked(tmp_path, "encoding", f"{LOCK_FILE}-other") as other:
             assert other, "another name is another lock"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_in_which_nothing_was_written_is_not_left(tmp_path: Path) -> None:
+    out, empty = tmp_path / "runs" / "one", tmp_path / "empty"
+    empty.mkdir()
+    for folder in (out, empty):
+        with owned(folder, "training"):
+            assert folder.is_dir()
+    assert list(tmp_path.iterdir()) == [empty], "nor are those above it; one that was there stays"
+    with owned(out, "training"):
+        (out / "result").touch()
+    assert list(out.iterdir()) == [out / "result"]
 
 
 def test_a_drive_without_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,13 @@ def test_train_reads_overrides(tmp_path: Path) -> None:
     assert "none does not exist" in message
 
 
+def test_train_leaves_no_folder_for_what_it_refuses(tmp_path: Path) -> None:
+    run_folder = tmp_path / "runs" / "one"
+    recipe = RECIPES / "tokenizer.toml"
+    refused(run("train", "tokenizer", recipe, f"data='{tmp_path / 'none'}'", "--out", run_folder))
+    assert not run_folder.parent.exists()
+
+
 def test_train_writes_a_model_and_prints_its_figures(tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()

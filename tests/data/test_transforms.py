@@ -34,6 +34,16 @@ def test_moved_images_stay_whole_on_their_ground() -> None:
     assert torch.equal(moved[3:5], slightly_moved(image[3:5], uniform[:, 3:5])), "each by its own numbers"
 
 
+def test_moved_images_of_any_shape_are_turned_and_not_sheared() -> None:
+    """The middle of an oblong is the same as the middle of the square around it."""
+    square = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    uniform = torch.tensor([[0.9], [0.5], [0.5], [0.5]])  # turned by 4.8 degrees, not shifted
+    turned = slightly_moved(square, uniform)[:, :, 26:38, 26:38]
+    wide, high = (slightly_moved(oblong, uniform) for oblong in (square[:, :, 16:48], square[..., 16:48]))
+    torch.testing.assert_close(wide[:, :, 10:22, 26:38], turned, rtol=0, atol=1e-3)
+    torch.testing.assert_close(high[:, :, 26:38, 10:22], turned, rtol=0, atol=1e-3)
+
+
 def test_shrinking_is_antialiased() -> None:
     stripes = Image.new("L", (64, 64))
     stripes.putdata([255 * (x % 2) for _ in range(64) for x in range(64)])

@@ -26,13 +26,14 @@ def test_every_trainable_parameter_is_in_one_group(kind: str) -> None:
     assert set(ids) == {id(p) for p in hart.parameters() if p.requires_grad}
 
 
-def test_vectors_and_embeddings_do_not_decay() -> None:
-    hart = Hart(tiny_class_config())
+def test_vectors_embeddings_and_tables_do_not_decay() -> None:
+    config = tiny_class_config()
+    hart = Hart(config.replace(transformer=config.transformer.replace(modulation="table", position="absolute")))
     names = {id(p): name for name, p in hart.named_parameters()}
     for group in build_optimizer(hart, CONFIG).param_groups:
         for parameter in group["params"]:
             name = names[id(parameter)]
-            spared = parameter.dim() <= 1 or "embedding" in name
+            spared = parameter.dim() <= 1 or "embedding" in name or name.endswith(("table", "positions"))
             assert group["weight_decay"] == (0.0 if spared else 0.1), name
 
 

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -84,15 +84,6 @@ def require_writable(path: Path) -> None:
             pass
 
 
-def writable_folder(path: Path) -> Path:
-    """Make the folder if need be and try to write there, before any work is done. Raises `HartError`."""
-    with _can_be_written(path):
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    return path
-
-
 @contextmanager
 def _can_be_written(path: Path) -> Iterator[None]:
     try:
@@ -103,11 +94,21 @@ def _can_be_written(path: Path) -> Iterator[None]:
 
 @contextmanager
 def owned(folder: Path, what: str, name: str = LOCK_FILE) -> Iterator[None]:
-    """A folder that exists, for this process alone; see `hart.commands.locks.locked`."""
-    with locked(folder, what, name) as has_lock:
-        if not has_lock:
-            note(f"{folder}: this drive has no locks: make sure that nothing else writes there")
-        yield
+    """A folder for this process alone, see `hart.commands.locks.locked`; made if need be, and removed again if nothing
+    was written there. Raises `HartError` where nothing can be."""
+    made = [each for each in (folder.absolute(), *folder.absolute().parents) if not each.exists()]
+    try:
+        with _can_be_written(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        require_writable(folder)
+        with locked(folder, what, name) as has_lock:
+            if not has_lock:
+                note(f"{folder}: this drive has no locks: make sure that nothing else writes there")
+            yield
+    finally:
+        with suppress(OSError):  # it is not empty
+            for each in made:
+                each.rmdir()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hart.commands.console import needs_extra, note, owned, progress, writable_folder
+from hart.commands.console import needs_extra, note, owned, progress
 from hart.commands.from_config import options_from_config
 from hart.commands.program import lazy_group, single_command
 from hart.errors import HartError
@@ -57,13 +57,13 @@ def run_suite(suite: Suite[Any], options: SuiteOptions, out: Path, program: str 
     """Measure, write the result into `out`, print its table and paths, and its notes on stderr."""
     from hart.evaluation.report import figures_table, write_result
 
-    writable_folder(out)
-    with owned(out, "an evaluation"), progress("loading") as report:
-        try:
-            result = suite(Context(options, out, report, note))
-        except ModuleNotFoundError as error:
-            raise HartError(f"{error.name} is not installed: run pip install '{suite.install}'") from None
-    paths = write_result(out, result, shlex.join([program, *sys.argv[1:]]))
+    with owned(out, "an evaluation"):
+        with progress("loading") as report:
+            try:
+                result = suite(Context(options, out, report, note))
+            except ModuleNotFoundError as error:
+                raise HartError(f"{error.name} is not installed: run pip install '{suite.install}'") from None
+        paths = write_result(out, result, shlex.join([program, *sys.argv[1:]]))
     typer.echo(figures_table(result))
     for remark in result.notes:
         note(remark)

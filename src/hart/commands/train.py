@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hart.commands.console import needs_extra, note, owned, progress, prompt_notes, require_writable, writable_folder
+from hart.commands.console import needs_extra, note, owned, progress, prompt_notes, require_writable
 from hart.commands.from_config import options_from_config
 from hart.config import Config
 from hart.errors import HartError
@@ -131,7 +131,7 @@ def _run(stage: Stage, path: Path, overrides: tuple[str, ...], out: Path, *, acc
     condition = condition_of(recipe) if isinstance(recipe, TransformerRecipe) else "none"
     with (
         # the processes of one run share it
-        owned(writable_folder(out), "training") if distributed.main else nullcontext(),
+        owned(out, "training") if distributed.main else nullcontext(),
         _data(recipe, aspect_sizes(coder, recipe.reading.aspects), condition, distributed) as data,
     ):
         if isinstance(recipe, TransformerRecipe):

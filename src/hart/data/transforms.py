@@ -112,10 +112,11 @@ def slightly_moved(image: Tensor, uniform: Tensor) -> Tensor:
     """
     angle, scale, right, down = uniform
     angle, scale = (2 * angle - 1) * math.radians(6), 0.85 + 0.25 * scale
-    right, down = 0.12 * (2 * right - 1), 0.12 * (2 * down - 1)  # the grid is 2 wide
+    right, down = 0.12 * (2 * right - 1), 0.12 * (2 * down - 1)
     cos, sin = angle.cos() / scale, angle.sin() / scale
-    rows = torch.stack([torch.stack([cos, -sin, right], dim=1), torch.stack([sin, cos, down], dim=1)], dim=1)
-    grid = F.affine_grid(rows.to(image), list(image.shape), align_corners=False)
+    ratio = image.shape[3] / image.shape[2]  # both sides of the grid are 2, whatever the image's
+    rows = [torch.stack([cos, -sin / ratio, right], dim=1), torch.stack([sin * ratio, cos, down], dim=1)]
+    grid = F.affine_grid(torch.stack(rows, dim=1).to(image), list(image.shape), align_corners=False)
     return F.grid_sample(image, grid, mode="bicubic", padding_mode="border", align_corners=False).clamp(-1, 1)
 
 

@@ -19,7 +19,8 @@ INDEX = "dataset.json"
 
 def require_own_folder(folder: Path, own: str) -> None:
     """Raises `HartError` when a folder holds anything but hidden files and names that `own` matches fully."""
-    foreign = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    entries = folder.iterdir() if folder.exists() else ()
+    foreign = sorted(entry.name for entry in entries if not entry.name.startswith("."))
     foreign = [name for name in foreign if not re.fullmatch(own, name)]
     if foreign:
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
@@ -32,7 +33,6 @@ def begin_set(folder: Path, fingerprint: str) -> dict[str, Any] | None:
     fingerprint: identifies the set, so that no two are mixed. Raises `HartError` for a folder with anything else in it,
     or with a damaged marker or index.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     for name in (INDEX, MARKER):
         if not (folder / name).is_file():
             continue

@@ -104,7 +104,6 @@ def encode_dataset(
         raise HartError("a set that is encoded once cannot have random crops or flips: leave crop and flip as they are")
     if not re.fullmatch(r"\w[\w.-]*", split):
         raise HartError(f"split is {split!r}: it names files, so give a word")
-    folder.mkdir(parents=True, exist_ok=True)
     require_own_folder(folder, r".+-\d{5,}\.safetensors|.+\.json")
     sizes = aspect_sizes(encoders.tokenizer.config, aspects) if aspects else [(transform.width, transform.height)]
     transforms = [transform.replace(size=size) for size in sizes]

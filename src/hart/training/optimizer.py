@@ -160,9 +160,9 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> CombinedOptimizer:
     """Optimiser over the trainable parameters of `module`.
 
-    Matrices and kernels decay; vectors and embeddings do not. With `config.kind` "muon", Muon steps the matrices and
-    kernels of the repeated layers (scaled to the size of AdamW's updates, so that one learning rate serves both) and
-    AdamW everything else, first and last layers included.
+    The matrices and kernels of layers decay; vectors, embeddings and tables do not. With `config.kind` "muon", Muon
+    steps the matrices and kernels of the repeated layers (scaled to the size of AdamW's updates, so that one learning
+    rate serves both) and AdamW everything else, first and last layers included.
     Raises `ConfigError` for Muon over sharded parameters: it needs whole matrices.
     """
     if config.kind == "muon" and any(isinstance(p, DTensor) for p in module.parameters()):
@@ -170,16 +170,13 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> CombinedOptim
             'optimizer.kind "muon" needs whole matrices, which fsdp2 splits: choose "adamw", or '
             'trainer.distributed "ddp"'
         )
-    embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
+    layers = [(name, m) for name, m in module.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    weights = {id(m.weight) for _, m in layers}
     trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    orthogonal = {
-        id(m.weight)
-        for name, m in module.named_modules()
-        if config.kind == "muon" and isinstance(m, nn.Linear | nn.Conv2d) and INNER_PARTS & set(name.split("."))
-    }
+    orthogonal = {id(m.weight) for name, m in layers if config.kind == "muon" and INNER_PARTS & set(name.split("."))}
     plain = [p for _, p in trainable if id(p) not in orthogonal]
-    decayed = [p for p in plain if p.dim() > 1 and id(p) not in embeddings]
-    others = [p for p in plain if p.dim() <= 1 or id(p) in embeddings]
+    decayed = [p for p in plain if id(p) in weights]
+    others = [p for p in plain if id(p) not in weights]
     # MPS and others: the plain loop over parameters
     fused = all(p.device.type in ("cpu", "cuda") for _, p in trainable)
     optimizers: list[torch.optim.Optimizer] = [

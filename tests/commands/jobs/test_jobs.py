@@ -269,6 +269,7 @@ def test_what_the_model_cannot_do_is_said_once(
 ) -> None:
     with_workers(monkeypatch, workers.serve)
     assert "size 9" in refused(run(*job, tmp_path / "out", "--size", 9, "--workers", 2))
+    assert not (tmp_path / "out").exists(), "a command that refuses leaves no folder"
     assert len(outputs(run(*job, tmp_path / "out"))) == len(NAMES)  # nothing was begun
     for option in (("--workers", 2), ("--ray",)):
         assert "--prompts-file" in refused(run("generate", "a cat", *option))

@@ -108,6 +108,7 @@ def test_bad_input_is_one_line(model: Path, tmp_path: Path, given: tuple[str, ..
     result = evaluate("tokenizer", "--model", model, "--data", tmp_path / "set", "--split", "train", *given,
                  "--out", tmp_path / "out")  # fmt: skip
     assert result.exit_code == 2
+    assert "--limit" in given or not (tmp_path / "out").exists(), "a command that refuses leaves no folder"
     *_, line = result.stderr.splitlines()
     assert line.startswith("error: ") and said in line
     assert "Traceback" not in result.stderr

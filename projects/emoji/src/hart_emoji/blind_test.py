@@ -46,6 +46,7 @@ def write_blind_test(out: Path, data: Path, models: Sequence[str], count: int, s
     if len({image.size for image, _, _ in made}) > 1:
         raise HartError("the models' images differ in size, which tells them apart: give models of one size")
     random.Random(f"{seed}|order").shuffle(made)
+    out.mkdir(parents=True, exist_ok=True)
     for first in range(0, total, PAGE):
         page = [[image] for image, _, _ in made[first : first + PAGE]]
         numbers = [str(first + place) for place in range(1, len(page) + 1)]

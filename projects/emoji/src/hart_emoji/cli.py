@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hart import HartError
-from hart.commands import new_program, note, owned, progress, run_program, suite_app, writable_folder
+from hart.commands import new_program, note, owned, progress, require_writable, run_program, suite_app
 
 SUITES = {name: f"hart_emoji.suites.{name}:SUITE" for name in ("agreement", "sampling", "copies", "scenes", "composed")}
 
@@ -36,7 +36,7 @@ def data(
     """Render the open emoji sets with captions, as WebDataset shards; needs npm."""
     from hart_emoji.data import build_emoji
 
-    writable_folder(directory)
+    require_writable(directory)
     with progress("emoji") as report:
         summary = build_emoji(directory, size=size, cache=cache, progress=report, held_out_only=held_out_only)
     reused = " (was complete already)" if summary.reused else ""
@@ -70,7 +70,7 @@ def scenes(
         raise HartError("--wordnet gives words to single emoji: add --plain, or leave it out")
     if scales and re.fullmatch(r"[0-9]+(,[0-9]+)*", scales) is None:
         raise HartError(f"--scales {scales!r}: give grid sizes separated by commas, such as 1,2,3,4,5,6,8,10,13,16")
-    writable_folder(directory)
+    require_writable(directory)
     with progress("scenes") as report:
         summary = write_bank(
             directory,
@@ -109,7 +109,6 @@ def text_encoder(
     def on_log(step: int, figures: dict[str, float]) -> None:
         typer.echo("  ".join([f"step {step}", *(f"{name} {value:.4g}" for name, value in figures.items())]))
 
-    writable_folder(out)
     with owned(out, "training"):
         task = DistillationTask(read, out)
         Trainer(task, read, out, on_log=on_log, on_note=note, accept_changes=accept_changes).run()
@@ -130,7 +129,7 @@ def blind_test(
     """Generate numbered images for somebody to name who has not seen the prompts."""
     from hart_emoji.blind_test import write_blind_test
 
-    writable_folder(directory)
+    require_writable(directory)
     with progress("blind test") as report:
         write_blind_test(directory, data, model or ["emoji"], count, seed, report)
     typer.echo(directory)

@@ -114,6 +114,8 @@ class JobFolder:
 
     def close(self) -> None:
         shutil.rmtree(self.path / WORK_FOLDER, ignore_errors=True)
+        if not any(self.path.glob(IMAGES)):  # then it says nothing of any
+            (self.path / JOB_FILE).unlink(missing_ok=True)
 
     def missing(self) -> dict[range, list[int]]:
         """Batches with images that are not there -> those images. Damaged files are removed.

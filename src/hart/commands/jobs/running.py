@@ -20,7 +20,6 @@ from hart.commands.console import (
     progress,
     prompt_notes,
     says_when_stopped,
-    writable_folder,
 )
 from hart.commands.contact_sheets import require_one_sheet, write_sheet
 from hart.commands.jobs.job import MOST_ATTEMPTS, Job, JobFolder
@@ -76,7 +75,7 @@ def run_job(job: Job, sharing: Sharing, *, grid: bool = False) -> None:
     stdout = None if cluster is None else sys.stdout
     with (
         nullcontext() if cluster is None else redirect_stdout(sys.stderr),  # Ray prints what it does
-        owned(writable_folder(out), "a job"),
+        owned(out, "a job"),
         closing(JobFolder(out, job)) as folder,
         says_when_stopped(lambda: f"stopped: {job.there(out)} of {job.count} in {out}; the same command continues"),
         progress("looking for images that are there") as report,
