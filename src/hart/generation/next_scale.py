@@ -307,15 +307,15 @@ class NextScaleGenerator:
 
         plain: (B, N, 1) bool, tokens that are not mixed whatever the settings say.
         """
-        settings, smooth = self.settings, self.settings.smooth
-        if smooth is None:
+        settings, smoothing = self.settings, self.settings.gumbel_smoothing
+        if smoothing is None:
             return self.quantizer.codebook(codes).float()
         mixed = gumbel_mixture(candidates, to_mix, ratio_at(k, self.schedule, self.hart.config), self.codebook)
-        if settings.all_smooth and plain is None:
+        if settings.all_smoothed and plain is None:
             return mixed
         if plain is not None:
-            smooth = smooth & ~plain
-        return torch.where(smooth, mixed, self.quantizer.codebook(codes).float())
+            smoothing = smoothing & ~plain
+        return torch.where(smoothing, mixed, self.quantizer.codebook(codes).float())
 
     def _followed(
         self, k: int, places: Tensor, logits: Tensor, source_logits: Tensor, candidates: Candidates

@@ -29,7 +29,7 @@ class BatchSettings:
     guided: whether any image is; the others have a guidance of 0 and get what they get without.
     candidates: for each scale, the most codes that an image keeps by top-k; None for all.
     row_top_k: None if all keep equally many. top_p: None if no image has one; infinite for those without.
-    smooth: None if no image is smoothed. all_smooth: no image is left out.
+    gumbel_smoothing: None if no image is smoothed. all_smoothed: no image is left out.
     """
 
     guided: bool
@@ -38,11 +38,11 @@ class BatchSettings:
     diffusion_steps: int
     discrete_only: bool
     candidates: tuple[int | None, ...]
-    all_smooth: bool
+    all_smoothed: bool
     guidance: Guidance
     row_top_k: Tensor | None
     top_p: Tensor | None
-    smooth: Tensor | None
+    gumbel_smoothing: Tensor | None
 
     def guidance_at(self, k: int) -> Guidance:
         """1 + g and g at scale k (0-based), each (B, 1, 1)."""
@@ -83,11 +83,11 @@ def batch_settings(
     scales, codes = range(len(schedule)), config.transformer.codebook_size
     kept = [[_kept(k, row, schedule, config) for row in rows] for k in scales]
     top_p = [torch.inf if row.top_p in (None, 1) else row.top_p for row in rows]
-    smooth = [row.gumbel_smoothing for row in rows]
+    smoothing = [row.gumbel_smoothing for row in rows]
     strength = [[row.guidance_scale * ratio_at(k, schedule, config) for row in rows] for k in scales]
     more = [[1 + g for g in one] for one in strength]
     # one copy to the device
-    table = torch.tensor([*more, *strength, *kept, top_p, smooth], dtype=torch.float32)
+    table = torch.tensor([*more, *strength, *kept, top_p, smoothing], dtype=torch.float32)
     table = table.to(device, non_blocking=True)[..., None, None]
     more_table, strength_table, kept_table = table[: 3 * len(scales)].split(len(scales))
     return BatchSettings(
@@ -97,9 +97,9 @@ def batch_settings(
         diffusion_steps=config.diffusion_steps(first),
         discrete_only=first.discrete_only,
         candidates=tuple(None if max(one) == codes else max(one) for one in kept),
-        all_smooth=all(smooth),
+        all_smoothed=all(smoothing),
         guidance=(more_table, strength_table),
         row_top_k=kept_table if any(len(set(one)) > 1 for one in kept) else None,
         top_p=table[-2] if min(top_p) < torch.inf else None,
-        smooth=table[-1] > 0 if any(smooth) else None,
+        gumbel_smoothing=table[-1] > 0 if any(smoothing) else None,
     )
