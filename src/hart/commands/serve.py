@@ -117,4 +117,6 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise HartError(f"cannot listen on {host} port {port} ({error.strerror or error}): choose another") from None
+        # socket adds the address to what the system says
+        said = str(error.strerror or error).partition(" (while")[0]
+        raise HartError(f"cannot listen on {host} port {port} ({said}): choose another") from None
