@@ -155,6 +155,14 @@ def test_a_wrong_request_is_explained(page: Any) -> None:
     expect(page.locator("#note")).to_be_empty()
 
 
+def test_a_long_prompt_leaves_the_viewer_its_buttons(page: Any) -> None:
+    draw(page, "a smiling face " * 60)
+    page.locator("#gallery li button").first.click()
+    title = page.locator("#viewer-title")
+    assert title.bounding_box()["height"] < 200
+    assert title.evaluate("title => title.scrollHeight > title.clientHeight")  # it scrolls
+
+
 def test_a_phone_in_light_and_dark(browser: Any, address: str, tmp_path: Path) -> None:
     small = {"viewport": {"width": 360, "height": 740}, "has_touch": True}
     context = browser.new_context(**small, reduced_motion="reduce")

@@ -36,7 +36,7 @@ class Reading:
         named = f'"{clipped(prompt, 40)}"'
         found = []
         if self.left_out:
-            found.append(f'{named} is longer than the text encoder reads: "{clipped(self.left_out, 400)}" is left out')
+            found.append(f'{named} is longer than the text encoder reads: "{clipped(self.left_out, 100)}" is left out')
         if self.unknown:
             words = ", ".join(f'"{clipped(word, 40)}"' for word in self.unknown[:SHOWN_WORDS])
             more = f" and {len(self.unknown) - SHOWN_WORDS} more" if len(self.unknown) > SHOWN_WORDS else ""
