@@ -99,9 +99,6 @@ class _Scaled(Config):
 class TokenizerConfig(_Scaled):
     """The autoencoder and its multi-scale quantiser (paper, section 3.1; sizes of the release as defaults)."""
 
-    patch_size: Ratio = 1
-    """Side of the squares of pixels that the first convolution reads, and the last one writes, as channels of a place:
-    larger images from maps of the same size (as in diffusers' AutoencoderKLWan)."""
     base_channels: Channels = 160
     channel_multipliers: Annotated[Listed[Ratio], Field(min_length=1, max_length=12)] = (1, 1, 2, 2, 4)
     residual_blocks: Depth = 2
@@ -119,6 +116,9 @@ class TokenizerConfig(_Scaled):
     base_scales: Annotated[Listed[int], AfterValidator(lambda scales: scales and _schedule(scales))] = ()
     """Scales of a smaller size, for a model that was tuned from it to a larger one: larger images have the coarse codes
     (all but those of the last of these scales) of the image made so small, which the model knows already."""
+    patch_size: Ratio = 1
+    """Side of the squares of pixels that the first convolution reads, and the last one writes, as channels of a place:
+    larger images from maps of the same size (as in diffusers' AutoencoderKLWan)."""
 
     def __post_init__(self) -> None:
         _require_multiple(self, "base_channels", "norm_groups")

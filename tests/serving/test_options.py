@@ -55,7 +55,9 @@ def test_a_hub_model_that_does_not_exist_is_said_at_the_start(option: str, monke
 def test_a_port_that_is_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert f"cannot listen on 127.0.0.1 port {port} (Address already in use): choose another" in refused(run("serve", "--port", port))
+        assert f"cannot listen on 127.0.0.1 port {port} (Address already in use): choose another" in refused(
+            run("serve", "--port", port)
+        )
 
 
 def test_keys_come_from_a_file_too(tmp_path: Path) -> None:

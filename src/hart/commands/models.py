@@ -88,7 +88,7 @@ def convert(
         require_new_model(destination, folder)
         require_writable(destination)
         for adapter in lora or ():
-            require_lora(adapter)
+            require_lora(adapter, lora_scale)
         # adapters are merged and weights rounded to 8 bits in float32, whatever the stored type
         model = load_model(folder, in_memory)
         for adapter in lora or ():

@@ -81,7 +81,7 @@ class ImageOptions(ModelOptions, SigningOptions, kw_only=True):
             from hart.checkpoint.lora import require_lora
 
             for folder in self.lora:
-                require_lora(folder)
+                require_lora(folder, self.lora_scale)
 
 
 class GenerateOptions(ImageOptions, kw_only=True):
