@@ -132,8 +132,8 @@ class HartEdit(ImageNode):
             edit = model.prepare_edit(_pil(source), _pil(covered), kept_scales=kept_scales)
             scales = len(model.config.tokenizer.scales)
             options = _options(**sampling, scales=scales) | {"output_type": "pil"}
-            made_images = model(prompt, negative_prompt=negative_prompt or None, edit=edit, size=edit.size, **options)
-            made += [torch.from_numpy(np.asarray(one, np.float32) / 255) for one in made_images.images]
+            output = model(prompt, negative_prompt=negative_prompt or None, edit=edit, size=edit.size, **options)
+            made += [torch.from_numpy(np.asarray(one, np.float32) / 255) for one in output.images]
         return (torch.stack(made),)
 
 

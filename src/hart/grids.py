@@ -86,7 +86,7 @@ class ScaleSchedule:
 
         See the head of this file. `sizes` must not end above the longer side of `final`.
         """
-        return cls((Grid(1, 1), *(shaped_grid(size, sizes[-1], final) for size in sizes[1:])))
+        return cls((Grid(1, 1), *(grid_of_scale(size, sizes[-1], final) for size in sizes[1:])))
 
     def __len__(self) -> int:
         return len(self.grids)
@@ -165,7 +165,7 @@ def grid_of_aspect(aspect: str, side: int) -> Grid:
     return Grid(max(2, round(side / stretch)), max(2, round(side * stretch)))
 
 
-def shaped_grid(size: int, last: int, final: Grid) -> Grid:
+def grid_of_scale(size: int, last: int, final: Grid) -> Grid:
     """The grid of the scale `size` in a latent of any shape, whose square schedule ends at `last`."""
     return Grid(*(max(1, _rounded(side * size, last)) for side in final))
 

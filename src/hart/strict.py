@@ -10,10 +10,10 @@ import dataclasses
 import inspect
 import json
 import reprlib
-import textwrap
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
-from functools import wraps
+from functools import cache, wraps
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar, dataclass_transform, get_args
@@ -144,14 +144,35 @@ class Config:
 def _texts_under_fields(kind: type) -> dict[str, str]:
     """Fields of a class -> the texts under them, from its source; empty if that is not at hand.
 
-    Pydantic can find them too, but not those of base classes.
+    Pydantic can find them too, but not those of base classes. A module is parsed once: for a class alone `inspect` would
+    parse all of it, which doubles the time to import this package's settings.
     """
     try:
-        source = textwrap.dedent(inspect.getsource(kind))
-    except (OSError, TypeError):
+        source = inspect.getsource(sys.modules[kind.__module__])
+    except (KeyError, OSError, TypeError):
         return {}
+    return _texts_by_class(source).get(kind.__qualname__, {})
+
+
+@cache
+def _texts_by_class(source: str) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+
+    def look(parent: ast.AST, begin: str) -> None:
+        for node in ast.iter_child_nodes(parent):
+            if isinstance(node, ast.ClassDef):
+                found[f"{begin}{node.name}"] = _texts(node.body)
+                look(node, f"{begin}{node.name}.")
+            elif isinstance(node, ast.FunctionDef):
+                look(node, f"{begin}{node.name}.<locals>.")
+
+    look(ast.parse(source), "")
+    return found
+
+
+def _texts(body: list[ast.stmt]) -> dict[str, str]:
     found = {}
-    for pair in pairwise(ast.parse(source).body[0].body):  # type: ignore[attr-defined]
+    for pair in pairwise(body):
         match pair:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
                 found[name] = " ".join(text.split())

@@ -76,7 +76,7 @@ class ImageRequest(BaseModel):
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True)
 
     model: Annotated[str, Field(max_length=200)] | None = None
-    """Name of a served model; any other name gets the default one, and the answer says which drew."""
+    """Name of a served model; any other name gets the default one, and the answer says which."""
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] | None = None
     """Images to generate, by default 1; image i has the seed plus i."""
     size: Annotated[str, Field(pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$")] | None = None
@@ -160,7 +160,7 @@ class Generation(ImageRequest):
     second_prompt: OptionalPrompt = None
     """Another prompt, mixed with the first: usually the form is of the first and the look of the second."""
     switch: Annotated[Annotated[int, Field(ge=0, le=MAX_SCALES)] | None, _of_another("second_prompt")] = None
-    """So many first scales follow the first prompt and the others from the second, by default half."""
+    """So many first scales follow the first prompt, the others the second; by default half."""
     weights: Annotated[Annotated[list[float], Field(max_length=MAX_SCALES)] | None, _of_another("second_prompt")] = None
     """In place of `switch`: the second prompt's share at each scale, 0 to 1."""
 

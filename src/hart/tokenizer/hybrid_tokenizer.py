@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from hart.config import TokenizerConfig
-from hart.grids import Grid, ScaleSchedule, shaped_grid
+from hart.grids import Grid, ScaleSchedule, grid_of_scale
 from hart.tokenizer.autoencoder import Decoder, Encoder
 from hart.tokenizer.quantizer import (
     CodeCorruption,
@@ -86,7 +86,8 @@ class HybridTokenizer(nn.Module):
             return None
         # a latent about as large as the model's own has the model's own scales (`schedule_of_grid`)
         begins = (
-            (Grid(1, 1), *(shaped_grid(n, last, final) for n in base[1:-1])) for last in (size, self.config.scales[-1])
+            (Grid(1, 1), *(grid_of_scale(n, last, final) for n in base[1:-1]))
+            for last in (size, self.config.scales[-1])
         )
         coarse = schedule.grids[: len(base) - 1]
         if coarse not in begins:

@@ -107,7 +107,7 @@ class Task(ABC):
 
     @property
     def sources(self) -> Mapping[str, Origin]:
-        """What the run learns from besides the recipe, by name: data, frozen networks. JudgedPrompts for once."""
+        """What the run learns from besides the recipe, by name: data, frozen networks. Asked for once."""
         return {}
 
     def prepare(self) -> None:
