@@ -144,8 +144,8 @@ class Config:
 def _texts_under_fields(kind: type) -> dict[str, str]:
     """Fields of a class -> the texts under them, from its source; empty if that is not at hand.
 
-    Pydantic can find them too, but not those of base classes. A module is parsed once: for a class alone `inspect` would
-    parse all of it, which doubles the time to import this package's settings.
+    Pydantic can find them too, but not those of base classes. Each module is parsed once: `inspect` parses all of it
+    for every class, which doubles the time to import this package's settings.
     """
     try:
         source = inspect.getsource(sys.modules[kind.__module__])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import torch
 
 from hart.checkpoint.loading import SHIPPED_MODELS, load_model, save_model, save_tokenizer
 from hart.config import ConfigError, TextConditioning
+from hart.grids import Grid
 from hart.model import Hart
+from hart.sizes import schedule_of_grid
+from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.conditions import drop_condition
 from hart.training.config import OptimizerConfig, TrainerConfig, TransformerRecipe
 from hart.training.task import Microbatch
@@ -18,7 +22,15 @@ from hart.training.token_sources import encode_all, select
 from hart.training.trainer import Trainer
 from hart.training.transformer_task import TOKEN_LAYERS, TransformerTask, start_from
 from hart.types import TextContext
-from helpers import SCALES, TEXT_TOKENS, captioned_images, random_tensor, tiny_model, tiny_text_config
+from helpers import (
+    SCALES,
+    TEXT_TOKENS,
+    captioned_images,
+    random_tensor,
+    tiny_class_config,
+    tiny_model,
+    tiny_text_config,
+)
 
 
 def contexts(count: int) -> TextContext:
@@ -172,3 +184,23 @@ def test_the_stage_runs_from_captions_to_a_model_and_images(tmp_path: Path) -> N
     assert before.context.embeddings.dtype == torch.float32
     assert (tmp_path / "run" / "samples" / "step-00000002-generated.png").exists()
     assert load_model(tmp_path / "run" / "model").config.diffusion == config.diffusion
+
+
+def test_coarse_codes_are_those_of_the_model_that_is_trained(tmp_path: Path) -> None:
+    """Of a tokenizer with scales of another size; some shapes are as large as the model's own to rounding only."""
+    base, scales = (1, 2, 3, 4, 6, 8), (1, 2, 3, 4, 6, 8, 11, 16)
+    config = tiny_class_config()
+    tokenizer = HybridTokenizer(config.tokenizer.replace(scales=base, base_scales=base))
+    save_tokenizer(tmp_path, tokenizer)
+    sizes = config.transformer.replace(scales=scales)
+    given = TransformerRecipe(
+        data="",
+        tokenizer=str(tmp_path),
+        trainer=TrainerConfig(steps=1, batch_size=2),
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+        transformer=sizes,
+    )
+    task = TransformerTask(given, replace(captioned_images(2), labels=torch.tensor([0, 1])))
+    oblong = schedule_of_grid(scales, Grid(7, 39))
+    assert tokenizer.smaller(oblong) is None
+    assert task.tokenizer.smaller(oblong) == HybridTokenizer(task.config.tokenizer).smaller(oblong) is not None

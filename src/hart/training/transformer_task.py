@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from hart.checkpoint.loading import load_model, load_tokenizer, resolve_model, same_sizes, save_model
+from hart.checkpoint.loading import load_model, load_tokenizer, over_scales, resolve_model, same_sizes, save_model
 from hart.checkpoint.lora import add_lora, save_lora, scale_lora
 from hart.checkpoint.storage import fingerprint, load_state
 from hart.config import ConfigError, HartConfig
@@ -159,12 +159,13 @@ class TransformerTask(TransformerStage):
     def __init__(
         self, recipe: TransformerRecipe, data: TrainingData | CaptionedImages, device: torch.device = CPU
     ) -> None:
+        # the model's scales also say which coarse codes `base_scales` decides
+        tokenizer = over_scales(load_tokenizer(recipe.tokenizer), recipe.transformer.scales).requires_grad_(False)
         # channels-last: a third less time to encode a set on a CPU
-        tokenizer = load_tokenizer(recipe.tokenizer).requires_grad_(False)
         self.tokenizer: HybridTokenizer = tokenizer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.conditioner = open_conditioner(recipe, device)
         self.config = HartConfig(
-            tokenizer=self.tokenizer.config.replace(scales=recipe.transformer.scales),
+            tokenizer=self.tokenizer.config,
             transformer=recipe.transformer,
             diffusion=recipe.diffusion,
             text_encoder=self.conditioner.text_encoder_config,
