@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,14 @@ def test_names_are_read_as_they_are(shipped: CompactTextEncoder) -> None:
     known = KnownWords.load(EMOJI_MODEL)
     assert known is not None and shipped.reader is not None
     assert [name for name in known.names if shipped.reader(name) != (name, {})] == []
+
+
+@pytest.mark.parametrize("prompt", ["a café", "a cafe\u0301", "two Piñatas", "jalapeño", "crème brûlée"])
+def test_accents_do_not_part_words(shipped: CompactTextEncoder, prompt: str) -> None:
+    apart = unicodedata.normalize("NFD", prompt)
+    plain = "".join(letter for letter in apart if not unicodedata.combining(letter))
+    assert torch.equal(shipped.encode([prompt]).embeddings, shipped.encode([plain]).embeddings)
+    assert all(said in unicodedata.normalize("NFC", prompt).split() for said in shipped.reading([prompt])[0].others)
 
 
 def test_the_author_is_told(shipped: CompactTextEncoder) -> None:

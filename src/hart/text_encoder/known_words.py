@@ -8,6 +8,7 @@ them. `known_words.json` in the folder of a model lists them; without it, all wo
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,8 @@ from hart.text_encoder.thesaurus import StoredThesaurus
 KNOWN_WORDS_FILE = "known_words.json"
 LEAST_COSINE = 0.64
 """Words that are farther from all names are read as they are."""
-_WORD = re.compile(r"[a-z][a-z'-]*", re.IGNORECASE)
+_LETTER = "a-zà-öø-ɏ"
+_WORD = re.compile(rf"[{_LETTER}][{_LETTER}'-]*", re.IGNORECASE)
 _ARTICLES = frozenset({"a", "an", "the"})
 _JOINED = re.compile(r"\b(and|at|from|in|of|on|over|to|with)\b")
 """In names whose last word does not take the plural."""
@@ -58,7 +60,7 @@ class KnownWords:
 
     def unknown(self, text: str) -> list[str]:
         """Words of a text that captions do not have, in its order."""
-        return [word for word in _WORD.findall(text) if word.lower() not in self.words]
+        return [word for word in _WORD.findall(_composed(text)) if _plain(word) not in self.words]
 
     def singulars(self, word: str) -> list[str]:
         """What a word may be the plural of, as English forms most."""
@@ -73,7 +75,7 @@ class KnownWords:
 
     @cached_property
     def _lower_names(self) -> frozenset[str]:
-        return frozenset(name.lower() for name in self.names)
+        return frozenset(map(_plain, self.names))
 
     @cached_property
     def _run_together(self) -> dict[str, str]:
@@ -101,8 +103,9 @@ class WordReader:
 
     def __call__(self, text: str) -> tuple[str, dict[str, str]]:
         """The text as it is to be read, and its words that are not known with the name that stands for each, or ""."""
+        text = _composed(text)
         words = list(_WORD.finditer(text))
-        said_alone = sum(match[0].lower() not in _ARTICLES for match in words)
+        said_alone = sum(_plain(match[0]) not in _ARTICLES for match in words)
         parts, others, end, at = [], {}, 0, 0
         while at < len(words):
             count, name = self._read(text, words[at : at + 2], said_alone)
@@ -119,7 +122,7 @@ class WordReader:
 
         said_alone: words of the whole text but for articles.
         """
-        first, *more = (match[0].lower() for match in words)
+        first, *more = (_plain(match[0]) for match in words)
         beside = bool(more) and text[words[0].end() : words[1].start()].isspace()
         if beside and (pair := self._pair(first, more[0], said_alone == 2)):
             return 2, pair
@@ -168,5 +171,16 @@ class WordReader:
         return self._near[word]
 
 
+def _composed(text: str) -> str:
+    """With each letter and its accent as one character, by which words are found."""
+    return unicodedata.normalize("NFC", text)
+
+
+def _plain(words: str) -> str:
+    """In lower case, without accents, as the word pieces are: "Piñata" -> "pinata"."""
+    apart = unicodedata.normalize("NFD", words.lower())
+    return "".join(letter for letter in apart if not unicodedata.combining(letter))
+
+
 def _letters(words: str) -> str:
-    return re.sub("[ '-]", "", words.lower())
+    return re.sub("[ '-]", "", _plain(words))
