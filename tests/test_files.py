@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import pytest
 
-from hart.files import FileError, atomic_write, read_bytes, read_json, read_text, read_toml, write_json
+from hart.files import FileError, all_or_nothing, atomic_write, read_bytes, read_json, read_text, read_toml, write_json
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -144,3 +144,10 @@ def test_only_regular_files_of_a_sensible_size_are_read(tmp_path: Path) -> None:
     assert read_bytes(tmp_path / "large", limit=5) == b"12345"
     with pytest.raises(FileError, match="larger than"):
         read_bytes(tmp_path / "large", limit=4)
+
+
+def test_what_fails_leaves_no_folder_above_it_either(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    with pytest.raises(FileNotFoundError, match=str(folder / "absent")), all_or_nothing(folder, "last") as written:
+        (written / "absent").read_bytes()
+    assert not any(tmp_path.iterdir())

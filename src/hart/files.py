@@ -191,42 +191,51 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], Any], *, overwrite: boo
 
 
 @contextmanager
+def folder_if_used(folder: Path) -> Iterator[None]:
+    """A folder, made if need be with those above it; what was made goes again if the block leaves it empty."""
+    made = [each for each in (folder.absolute(), *folder.absolute().parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        with suppress(OSError):  # it is not empty
+            for each in made:
+                each.rmdir()
+
+
+@contextmanager
 def all_or_nothing(folder: Path, last: str) -> Iterator[Path]:
     """A folder to write into; what is in it appears in `folder` when the block ends, and nothing if anything fails.
 
     last: the file that appears last, by which readers know that all are there. Nothing is overwritten: raises
     `FileExistsError`. Errors of the system name the path in `folder`.
     """
-    made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
     there: list[Path] = []
-    try:
-        with TemporaryDirectory(dir=folder, prefix=".", suffix=PARTIAL) as name:
-            written = Path(name)
-            try:
-                yield written
-            except OSError as error:
-                if error.filename is None or not Path(error.filename).is_relative_to(written):
-                    raise
-                named = folder / Path(error.filename).relative_to(written)
-                raise OSError(error.errno, error.strerror, str(named)) from None
-            for file in sorted(written.iterdir(), key=lambda file: (file.name == last, file.name)):
-                target = folder / file.name
-                if file.is_dir():
-                    target.mkdir()  # an empty folder may be replaced
-                    file.replace(target)
-                else:
-                    rename_to_new(file, target)
-                there.append(target)
-        flush_folder(folder)
-    except BaseException:
-        for path in there:
-            with suppress(OSError):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if made:
-            with suppress(OSError):
-                folder.rmdir()
-        raise
+    with folder_if_used(folder):
+        try:
+            with TemporaryDirectory(dir=folder, prefix=".", suffix=PARTIAL) as name:
+                written = Path(name)
+                try:
+                    yield written
+                except OSError as error:
+                    if error.filename is None or not Path(error.filename).is_relative_to(written):
+                        raise
+                    named = folder / Path(error.filename).relative_to(written)
+                    raise OSError(error.errno, error.strerror, str(named)) from None
+                for file in sorted(written.iterdir(), key=lambda file: (file.name == last, file.name)):
+                    target = folder / file.name
+                    if file.is_dir():
+                        target.mkdir()  # an empty folder may be replaced
+                        file.replace(target)
+                    else:
+                        rename_to_new(file, target)
+                    there.append(target)
+            flush_folder(folder)
+        except BaseException:
+            for path in there:
+                with suppress(OSError):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -30,8 +30,8 @@ from hart.training.token_sources import condition_of, token_source
 from hart.training.transformer_task import TransformerTask
 from hart.types import TextContext, TokenMaps
 from helpers import tiny_class_config, tiny_model
-from image_files import numbered, write_numbered_shards
-from toy_training import recipe, tiny_encoded_set, tiny_tokenizer_recipe, tiny_transformer_recipe
+from image_files import numbered
+from toy_training import recipe, tiny_tokenizer_recipe, tiny_transformer_recipe
 
 CPU = torch.device("cpu")
 WHOLE = Microbatch(0, 0, 4, slice(0, 4))
@@ -43,19 +43,6 @@ def opened(given: Any, condition: Any = "none") -> TrainingData:
 
 def tokenizer_recipe(data: Path | str, **reading: Any) -> TokenizerRecipe:
     return tiny_tokenizer_recipe(recipe(data=str(data))).replace(reading=ReadingConfig(**reading))
-
-
-@pytest.fixture(scope="module")
-def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `model`, `images`, and `codes` made of both."""
-    return tiny_encoded_set(tmp_path_factory.mktemp("encoded"))
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("shards")
-    write_numbered_shards(path, shards=4, each=3, damaged=(4,))
-    return path
 
 
 # --- what an address is

@@ -20,25 +20,11 @@ from hart.training.image_sources import (
 from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer
 from hart.training.transformer_task import TransformerTask
-from image_files import write_numbered_shards
-from toy_training import recipe, tiny_encoded_set, tiny_tokenizer_recipe, tiny_transformer_recipe
+from toy_training import recipe, tiny_tokenizer_recipe, tiny_transformer_recipe
 
 
 def opened(given: Any, condition: Any = "none") -> TrainingData:
     return open_training_data(given, 8, condition)
-
-
-@pytest.fixture(scope="module")
-def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `model`, `images`, and `codes` made of both."""
-    return tiny_encoded_set(tmp_path_factory.mktemp("encoded"))
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("shards")
-    write_numbered_shards(path, shards=4, each=3, damaged=(4,))
-    return path
 
 
 def final(folder: Path, step: int) -> dict[str, Any]:

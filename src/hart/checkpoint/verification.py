@@ -181,8 +181,8 @@ def _context(model: LoadedModel, inputs: Mapping[str, Tensor]) -> Context:
 
 def _tokenizer(model: LoadedModel, image: Tensor) -> dict[str, Tensor]:
     tokenizer = model.tokenizer
-    latent = tokenizer.encode(image)
-    quantized, maps = tokenizer.quantize_image(image), tokenizer.token_maps_of_image(image)
+    latent, coarse = tokenizer.encode(image), tokenizer.coarse_codes(image)
+    quantized, maps = tokenizer.quantize(latent, coarse=coarse), tokenizer.token_maps(latent, coarse=coarse)
     discrete = tokenizer.reconstruct(image, discrete=True)
     results = {f"tokenizer.indices.{k}": index for k, index in enumerate(maps.indices)}
     results |= {

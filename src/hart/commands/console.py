@@ -12,7 +12,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -20,7 +20,7 @@ import typer
 
 from hart.commands.locks import LOCK_FILE, locked
 from hart.errors import HartError, PromptWarning, Stopped, missing_package
-from hart.files import user_path
+from hart.files import folder_if_used, user_path
 from hart.strict import clipped
 
 if TYPE_CHECKING:
@@ -96,19 +96,14 @@ def _can_be_written(path: Path) -> Iterator[None]:
 def owned(folder: Path, what: str, name: str = LOCK_FILE) -> Iterator[None]:
     """A folder for this process alone, see `hart.commands.locks.locked`; made if need be, and removed again if nothing
     was written there. Raises `HartError` where nothing can be."""
-    made = [each for each in (folder.absolute(), *folder.absolute().parents) if not each.exists()]
-    try:
+    with ExitStack() as stack:
         with _can_be_written(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(folder_if_used(folder))
         require_writable(folder)
         with locked(folder, what, name) as has_lock:
             if not has_lock:
                 note(f"{folder}: this drive has no locks: make sure that nothing else writes there")
             yield
-    finally:
-        with suppress(OSError):  # it is not empty
-            for each in made:
-                each.rmdir()
 
 
 @contextmanager
