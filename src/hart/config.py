@@ -181,6 +181,9 @@ class TransformerConfig(_Scaled):
     per block, added to the output of one linear layer that all blocks share (VAR at 512 px)."""
     modulation_pooling: Literal["mean", "max"] = "mean"
     """How text tokens are pooled for the blocks' modulation; `max` goes with the linear kind only."""
+    masked_last_scale: bool = False
+    """Each MaskGIT step of the last scale sees the codes of those before it, and the residual diffusion those of all;
+    in the paper no token of a scale sees the others' codes (HMAR, 2506.04421, masks every scale so)."""
 
     def __post_init__(self) -> None:
         require((self.text is None) != (self.classes is None), "give either text or classes")
@@ -193,12 +196,27 @@ class TransformerConfig(_Scaled):
             "modulation_pooling 'max' goes with modulation 'linear' only",
         )
         require(self.mlp_width >= 1, f"mlp_ratio must give the MLP a width of at least 1, not {self.mlp_ratio}")
+        require(not self.masked_last_scale or len(self.scales) > 1, "masked_last_scale needs two scales or more")
+        require(
+            not self.masked_last_scale or self.position == "rotary",
+            "masked_last_scale goes with rotary positions only",
+        )
         _require_multiple(self, "width", "heads")
         head_width = self.width // self.heads
         require(
             self.position == "absolute" or head_width % 4 == 0,
             f"heads: rotary positions need a head width that 4 divides, not {head_width}",
         )
+
+    @property
+    def levels(self) -> int:
+        """Levels that a table of level embeddings has: the scales', and one of given tokens."""
+        return len(self.scales) + self.masked_last_scale
+
+    @property
+    def given_level(self) -> int:
+        """The level of given tokens of a masked last scale."""
+        return self.most_scales
 
     @property
     def most_scales(self) -> int:

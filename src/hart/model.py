@@ -57,7 +57,8 @@ class Hart(nn.Module):
 
         last_positions: (B, M) raster positions of the last scale that are computed; None computes all.
         """
-        output = self.transformer(context, maps.teacher_forcing_input, last_positions, maps.schedule)
+        given = None if maps.given is None else maps.given >= 0
+        output = self.transformer(context, maps.teacher_forcing_input, last_positions, maps.schedule, given)
         head = self.transformer.head
         head_input = head.modulated(output.hidden, output.conditioning.head_modulation)
         return HartPrediction(head_input, output.last_scale, output.segments, head)

@@ -97,9 +97,11 @@ class TokenMaps:
     last_scale_continuous: (B, N_K, D), the latent minus all coarser scales; the residual tokens are this
         minus the embedding of the last scale's codes.
     schedule: the grids of the K scales.
+    given: (B, N_K) int64, codes of the last scale that its input has already, -1 for those to predict; None: no code.
     """
 
     indices: tuple[Tensor, ...]
     teacher_forcing_input: Tensor
     last_scale_continuous: Tensor
     schedule: ScaleSchedule
+    given: Tensor | None = None

@@ -5,8 +5,9 @@ Shapes: B batch, K scales, N tokens of a scale, M computed tokens of the last sc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ KMEANS_ROUNDS = 30
 KEPT_DEVIATION, LARGEST_KEPT_SHARE = 0.25, 0.5
 MEAN_KEPT_SHARE = 0.18
 """The mean of that distribution (0.1807)."""
+ALL_GIVEN = 0.25
+"""Share of images with a masked last scale of which a step gives all codes."""
 
 
 def kept_tokens(share: float, tokens: int) -> int:
@@ -45,6 +48,28 @@ def sample_last_positions(batch: int, tokens: int, generator: torch.Generator, d
     while kept > LARGEST_KEPT_SHARE:
         kept = abs(KEPT_DEVIATION * torch.randn((), generator=generator, device=generator.device).item())
     return random_positions(batch, tokens, kept_tokens(kept, tokens), generator).to(device)
+
+
+def sample_given(batch: int, tokens: int, generator: torch.Generator) -> Tensor:
+    """(B, N) bool, tokens of a masked last scale whose codes its input has, on the generator's device.
+
+    Of a quarter of the images all are given: only the residual diffusion learns from those, which sees all codes in
+    generation. Of the others cos(pi/2 u) are left to predict, u uniform, as MaskGIT's steps leave them (2202.04200).
+    """
+    uniform = torch.rand(batch, 1, generator=generator, device=generator.device)
+    left = (tokens * torch.cos(math.pi / 2 * (uniform - ALL_GIVEN) / (1 - ALL_GIVEN))).ceil()
+    left = torch.where(uniform < ALL_GIVEN, 0, left)
+    order = torch.rand(batch, tokens, generator=generator, device=generator.device).argsort(dim=1).argsort(dim=1)
+    return order >= left
+
+
+def with_given(maps: TokenMaps, given: Tensor, codes: Tensor, codebook: nn.Embedding) -> TokenMaps:
+    """Maps whose last scale's input has some of its codes: `given` (B, N_K) bool of `codes` (B, N_K), right or wrong."""
+    coarse, fine = maps.teacher_forcing_input.split(
+        [maps.teacher_forcing_input.shape[1] - given.shape[1], given.shape[1]], dim=1
+    )
+    fine = torch.where(given.unsqueeze(-1), fine + codebook(codes), fine)
+    return replace(maps, teacher_forcing_input=torch.cat([coarse, fine], dim=1), given=codes.where(given, -1))
 
 
 @dataclass(frozen=True)
@@ -119,6 +144,8 @@ def transformer_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Total loss and its terms: `cross_entropy`, cross entropy and accuracy of every scale, and the diffusion's terms.
 
+    Codes that a masked last scale is given are not predicted; the residual diffusion learns of those tokens alone.
+
     last_positions: (B, M) positions of the last scale that are computed and supervised; None takes all.
     diffusion_noise: from `sample_diffusion_noise`; None for a model without residual diffusion.
     scale_weights: see `TransformerLossConfig`. code_loss: with clusters, the parts have `cluster_cross_entropy`.
@@ -142,14 +169,18 @@ def transformer_loss(
         )
 
     noise = None if diffusion_noise is None else diffusion_noise.to(weights.device)
-    # the last scale by itself: its codes are sampled as well
+    # the last scale by itself: its codes are sampled as well, unless the diffusion sees given ones
     coarse, fine = output.head_input.split([tokens - last, last], dim=1)
     total, coarse_losses = losses(coarse, torch.cat(maps.indices[:-1], dim=1), weights[:-last], None)
-    fine_total, fine_losses = losses(fine, last_codes, weights[-last:], None if noise is None else noise.codes)
+    predicted = torch.ones_like(last_codes, dtype=torch.bool) if maps.given is None else maps.given < 0
+    # 1 in the mean, so that the scale weighs as much whatever is given
+    counted = predicted / predicted.float().mean().clamp_min(1 / predicted.numel())
+    uniform = None if noise is None or maps.given is not None else noise.codes
+    fine_total, fine_losses = losses(fine, last_codes, weights[-last:] * counted, uniform)
     total = total + fine_total
 
     def together(coarse: Tensor, fine: Tensor) -> Tensor:
-        return torch.cat([coarse.view(batch, -1), fine.view(batch, -1)], dim=1)
+        return torch.cat([coarse.view(batch, -1), fine.view(batch, -1) * counted], dim=1)
 
     entropies = together(coarse_losses.entropy, fine_losses.entropy)
     parts = {"cross_entropy": entropies.mean()}
@@ -164,9 +195,16 @@ def transformer_loss(
     if hart.residual is None:
         return total, parts
     assert noise is not None
-    assert fine_losses.sampled is not None
-    codes = codebook(fine_losses.sampled.view(batch, last)).detach()
-    diffusion = hart.diffusion_loss(output.hidden, codes, latent, noise.timesteps, noise.noise)
-    parts["diffusion_mse"] = diffusion.mse.mean()
-    parts["diffusion_bound"] = diffusion.variational_bound.mean()
-    return total + diffusion_weight * diffusion.total.mean(), parts
+    sampled = fine_losses.sampled
+    codes = maps.given.clamp(min=0) if sampled is None else sampled.view(batch, last)
+    diffusion = hart.diffusion_loss(output.hidden, codebook(codes).detach(), latent, noise.timesteps, noise.noise)
+
+    def mean(losses: Tensor) -> Tensor:
+        if maps.given is None:
+            return losses.mean()
+        losses, given = losses.view_as(noise.timesteps), ~predicted.unsqueeze(1).expand_as(noise.timesteps)
+        return (losses * given).sum() / given.sum().clamp_min(1)
+
+    parts["diffusion_mse"] = mean(diffusion.mse)
+    parts["diffusion_bound"] = mean(diffusion.variational_bound)
+    return total + diffusion_weight * mean(diffusion.total), parts

@@ -373,6 +373,10 @@ class TransformerRecipe(Recipe, kw_only=True):
                 "or give [transformer.text] instead of [transformer.classes]",
             )
         require(
+            not self.transformer.masked_last_scale or not self.drop_last_scale,
+            "transformer.masked_last_scale: all tokens of the last scale are computed; set drop_last_scale = false",
+        )
+        require(
             not self.text_noise or self.transformer.classes is None,
             "text_noise is for text-conditional models; leave it out",
         )

@@ -27,13 +27,16 @@ from hart.losses.transformer_loss import (
     DiffusionNoise,
     code_clusters,
     sample_diffusion_noise,
+    sample_given,
     sample_last_positions,
     transformer_loss,
+    with_given,
 )
 from hart.model import Hart
 from hart.randomness import CPU, generator_for, seed_of
 from hart.sizes import requested_schedule, trained_sizes
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
+from hart.tokenizer.quantizer import CodeCorruption
 from hart.training.conditions import drop_condition, open_conditioner, with_text_noise
 from hart.training.config import TransformerRecipe
 from hart.training.image_sources import MemoryImages, TrainingData, kept_data
@@ -79,7 +82,8 @@ def start_from(hart: Hart, name: str, *, frozen: bool = False) -> None:
     span, asked = (sizes.position_span or sizes.scales[-1] for sizes in (theirs, ours))
     first_span = not frozen and not theirs.position_span
     spans = {"position_span"} if span == asked or first_span else set()
-    same_sizes(name, theirs, ours, besides={"scales", *spans, *TOKEN_SIZES})
+    masked = set() if theirs.masked_last_scale else {"masked_last_scale"}
+    same_sizes(name, theirs, ours, besides={"scales", *spans, *masked, *TOKEN_SIZES})
     same_tokens = all(getattr(theirs, size) == getattr(ours, size) for size in TOKEN_SIZES)
     if frozen and not same_tokens:
         raise ConfigError(f"init_from {name}: its tokens are of other sizes, so that not all of it can be kept")
@@ -89,7 +93,10 @@ def start_from(hart: Hart, name: str, *, frozen: bool = False) -> None:
         )
     weights = source.hart.transformer.state_dict()
     if same_tokens and ours.level_embedding == "table":
-        weights[LEVELS] = weights[LEVELS][[nearest_scale(size, theirs.scales) for size in ours.scales]]
+        levels = [nearest_scale(size, theirs.scales) for size in ours.scales]
+        if ours.masked_last_scale:  # that of given tokens begins as the last scale's
+            levels.append(theirs.given_level if theirs.masked_last_scale else levels[-1])
+        weights[LEVELS] = weights[LEVELS][levels]
     if not same_tokens:
         weights |= {key: own for key, own in hart.transformer.state_dict().items() if key.startswith(TOKEN_LAYERS)}
     load_state(hart.transformer, weights, name)
@@ -220,8 +227,21 @@ class TransformerTask(TransformerStage):
                 sample_last_positions(microbatch.batch_size, tokens, microbatch.generator("last scale"), CPU)
             )
             positions, tokens = sent(positions, self.device), positions.shape[1]
+        if self.recipe.transformer.masked_last_scale:
+            maps = self._masked(maps, microbatch)
         noise = self.diffusion_noise(microbatch, tokens, microbatch.generator("diffusion", self.device))
         return TransformerBatch(context, maps, positions, noise)
+
+    def _masked(self, maps: TokenMaps, microbatch: Microbatch) -> TokenMaps:
+        """With some codes of the last scale given, of which some are wrong, as those that generation samples are."""
+        codes, quantizer, count = maps.indices[-1], self.tokenizer.quantizer, microbatch.batch_size
+        generator = microbatch.generator("given")
+        given = microbatch.mine(sample_given(count, codes.shape[1], generator))
+        if self.recipe.code_corruption:
+            largest = torch.full((count, 1), self.recipe.code_corruption)
+            wrong = CodeCorruption(largest, generator, microbatch.rows)
+            codes = wrong.replace(codes, quantizer.distances(maps.last_scale_continuous))
+        return with_given(maps, sent(given, self.device), codes, quantizer.codebook)
 
     def after_step(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
         return self.tokens.figures(microbatch, train_context) | self.conditioner.figures()

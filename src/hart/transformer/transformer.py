@@ -125,7 +125,7 @@ class HartTransformer(nn.Module):
             )
         self.word_embed = nn.Linear(config.latent_channels, width)
         self.level_embedding = (
-            SinusoidalMLP(width) if config.level_embedding == "sinusoidal" else LevelTable(len(config.scales), width)
+            SinusoidalMLP(width) if config.level_embedding == "sinusoidal" else LevelTable(config.levels, width)
         )
         self.positions = (
             nn.Parameter(nn.init.normal_(torch.empty(config.schedule.total_tokens, width), std=0.02))
@@ -164,15 +164,20 @@ class HartTransformer(nn.Module):
         conditioning: Conditioning,
         positions: Tensor | None = None,
         schedule: ScaleSchedule | None = None,
+        given: Tensor | None = None,
     ) -> tuple[Tensor, Rotation | None]:
         """Tokens of scale k (0-based, k > 0) of `schedule`, and their rotation.
 
         scale_input: (B, N, D), the running sum of the scales before, resized to this one.
         positions: (B, M) raster positions of `scale_input` (B, M, D), if it does not hold all N of them.
+        given: (B, N) bool, tokens of the last scale whose own codes are in that sum, which has a level of its own.
         """
         schedule = self._served(schedule)
         tokens = self.embed_tokens(scale_input)
-        tokens = tokens + self._level(k, tokens)
+        level = self._level(k, tokens)
+        if given is not None:
+            level = torch.where(given.unsqueeze(-1), self._level(self.config.given_level, tokens), level)
+        tokens = tokens + level
         grid, final = schedule.grids[k], schedule.final
         if positions is None:
             positions = torch.arange(grid.tokens, device=tokens.device).unsqueeze(0)
@@ -190,11 +195,13 @@ class HartTransformer(nn.Module):
         teacher_forcing_input: Tensor,
         last_positions: Tensor | None = None,
         schedule: ScaleSchedule | None = None,
+        given: Tensor | None = None,
     ) -> HartHidden:
         """All scales at once under the block-causal order, for training.
 
         teacher_forcing_input: (B, L - 1, D), see `hart.types.TokenMaps`.
         last_positions: (B, M) raster positions of the last scale that are computed; None computes all.
+        given: see `embed_scale`.
         """
         schedule = self._served(schedule)
         conditioning = self.condition(context)
@@ -203,8 +210,8 @@ class HartTransformer(nn.Module):
             scales[-1] = gather_tokens(scales[-1], last_positions)
         parts = [self.embed_context(conditioning)]
         for k, scale_input in enumerate(scales, start=1):
-            positions = last_positions if k == len(schedule) - 1 else None
-            parts.append(self.embed_scale(k, scale_input, conditioning, positions, schedule))
+            of_last = (last_positions, schedule, given) if k == len(schedule) - 1 else (None, schedule)
+            parts.append(self.embed_scale(k, scale_input, conditioning, *of_last))
         segments = [tokens.shape[1] for tokens, _ in parts]
         rotations = [rotation for _, rotation in parts if rotation is not None]
         x = self._blocks(
@@ -264,9 +271,10 @@ class HartTransformer(nn.Module):
         cache: KVCache,
         positions: Tensor | None = None,
         schedule: ScaleSchedule | None = None,
+        given: Tensor | None = None,
     ) -> Tensor:
         """Hidden states (B, N, C) of scale k; arguments as in `embed_scale`, earlier tokens in the cache."""
-        tokens, rotation = self.embed_scale(k, scale_input, conditioning, positions, schedule)
+        tokens, rotation = self.embed_scale(k, scale_input, conditioning, positions, schedule, given)
         if self.graphs is None:
             return self._blocks(tokens, rotation, conditioning, cache=cache)
         return self._graphed(self.graphs, tokens, rotation, conditioning, cache)
