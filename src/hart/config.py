@@ -366,7 +366,7 @@ class HartConfig(Config):
         """Raise `ConfigError` for settings that this model cannot sample `schedule` with, by default its own."""
         steps, tokens = sampling.maskgit_steps, (schedule or self.transformer.schedule).final.tokens
         require(
-            steps == 1 or self.hybrid,
+            steps == 1 or self.hybrid or self.transformer.masked_last_scale,
             "maskgit_steps: this model has no residual diffusion and samples its last scale in 1 step",
         )
         require(steps <= tokens, f"maskgit_steps: {steps} are more than the {tokens} tokens of the last scale")

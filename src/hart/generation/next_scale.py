@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from hart.generation.rows import batch_settings, ratio_at
 from hart.grids import ScaleSchedule
 from hart.layers.kv_cache import KVCache
 from hart.model import Hart
-from hart.tokenizer.quantizer import MultiScaleQuantizer, next_scale_input, to_map
+from hart.tokenizer.quantizer import MultiScaleQuantizer, next_scale_input, to_map, with_given_codes
 from hart.transformer.transformer import Conditioning, gather_tokens
 from hart.types import Context
 
@@ -132,11 +132,16 @@ def maskgit_step_sizes(tokens: int, maskgit_steps: int) -> list[int]:
 
 
 def last_call(config: HartConfig, schedule: ScaleSchedule, maskgit_steps: int) -> int:
-    """Tokens of the last call of the transformer, which no other call sees; 0 if the context is that call."""
+    """Tokens of the last call of the transformer, which no other call sees; 0 if the context is that call.
+
+    A masked last scale is computed anew in every call, and seen in no other.
+    """
     if len(schedule) == 1:
         return 0
     tokens = schedule.final.tokens
-    return maskgit_step_sizes(tokens, maskgit_steps)[-1] if config.hybrid else tokens
+    if config.transformer.masked_last_scale or not config.hybrid:
+        return tokens
+    return maskgit_step_sizes(tokens, maskgit_steps)[-1]
 
 
 class NextScaleGenerator:
@@ -212,7 +217,15 @@ class NextScaleGenerator:
         known = None
         if self.edits is not None:
             known = self.edits.known_codes(k, total, self.schedule.grids[k], self.quantizer)
-        steps = [self._step(k, total, prefix, positions, known) for positions in self._positions(k)]
+        steps: list[TokenStep] = []
+        given = self._given_first(k, known, total)
+        for positions in self._positions(k):
+            steps.append(self._step(k, total, prefix, positions, known, given))
+            if given is not None:
+                codes = steps[-1].codes
+                given = codes if positions is None else given.scatter(1, positions, codes)
+        if given is not None and self.hart.residual is not None and not self.settings.discrete_only:
+            steps = self._completed(k, total, prefix, given, steps)
         before, total = total, total + self._contribution(k, _in_raster_order(steps))
         if self.edits is not None and known is not None and k == len(self.schedule) - 1:
             discrete = before + self._smoothed(k, self.quantizer.codebook(known))
@@ -244,10 +257,23 @@ class NextScaleGenerator:
         """Whether scale k is the one that a hybrid model completes by its residual."""
         return k == len(self.schedule) - 1 and self.hart.residual is not None
 
+    def _is_masked(self, k: int) -> bool:
+        """Whether each step of scale k sees the codes of those before."""
+        return k == len(self.schedule) - 1 and k > 0 and self.hart.config.transformer.masked_last_scale
+
+    def _given_first(self, k: int, known: Tensor | None, total: Tensor) -> Tensor | None:
+        """Codes (B, N_k) that the first step of a masked scale k is given, -1 for those to sample: what edits keep."""
+        if not self._is_masked(k):
+            return None
+        if self.edits is None or known is None:
+            return torch.full((len(total), self.schedule.token_counts[k]), -1, device=total.device)
+        return known.masked_fill(self.edits.generated[k], -1)
+
     def _positions(self, k: int) -> Iterator[Tensor | None]:
         """Which tokens each step of scale k samples, (B, N) in raster order; None: all at once."""
         count = left = self.schedule.token_counts[k]
-        sizes = maskgit_step_sizes(count, self.settings.maskgit_steps) if self._has_residual(k) else [count]
+        in_steps = self._has_residual(k) or self._is_masked(k)
+        sizes = maskgit_step_sizes(count, self.settings.maskgit_steps) if in_steps else [count]
         if len(sizes) == 1:
             yield None
             return
@@ -269,12 +295,22 @@ class NextScaleGenerator:
         return torch.cat([self.quantizer.contribution(image, k, self.schedule) for image in images]).float()
 
     def _step(
-        self, k: int, total: Tensor, prefix: _Prefix, positions: Tensor | None, known: Tensor | None
+        self,
+        k: int,
+        total: Tensor,
+        prefix: _Prefix,
+        positions: Tensor | None,
+        known: Tensor | None,
+        given: Tensor | None,
     ) -> TokenStep:
-        """Sample tokens of scale k, given the sum (B, D, h, w) of all scales before it, and codes (B, N_k) to keep."""
-        settings, has_residual = self.settings, self._has_residual(k)
+        """Sample tokens of scale k, given the sum (B, D, h, w) of all scales before it, and codes (B, N_k) to keep.
+
+        given: (B, N_k), codes of a masked scale that the step sees; the residual then comes after all steps.
+        """
+        settings = self.settings
+        has_residual = self._has_residual(k) and given is None
         guidance = settings.guidance_at(k)
-        hidden = self._hidden(k, total, prefix, positions)
+        hidden = self._hidden(k, total, prefix, positions, given)
         own, other, null = prefix.branches(self.transformer.logits(hidden, prefix.conditioning))
         logits = own if prefix.second is None else prefix.second.mixed(k, own, other)
         if null is not None:
@@ -299,6 +335,19 @@ class NextScaleGenerator:
         # numbers that left their range make the image NaN, which is looked for once, when its pixels leave the device
         sound = candidates.logits.amax(dim=(1, 2), keepdim=True).isfinite()
         return TokenStep(positions, logits, codes, tokens.where(sound, torch.nan), residual)
+
+    def _completed(
+        self, k: int, total: Tensor, prefix: _Prefix, given: Tensor, steps: Sequence[TokenStep]
+    ) -> list[TokenStep]:
+        """The steps of a masked scale k with residual tokens, for which the transformer sees all codes (B, N_k)."""
+        places = torch.arange(given.shape[1], device=given.device).unsqueeze(0)
+        hidden = self._hidden(k, total, prefix, None, given)
+        residual = self._residual(k, hidden, given, self.settings.guidance_at(k), places, prefix)
+        completed = []
+        for step in steps:
+            own = residual if step.positions is None else gather_tokens(residual, step.positions)
+            completed.append(replace(step, tokens=step.tokens + own, residual=own))
+        return completed
 
     def _embeddings(
         self, k: int, codes: Tensor, candidates: Candidates, to_mix: Tensor, plain: Tensor | None
@@ -326,11 +375,24 @@ class NextScaleGenerator:
         noise = self.noise.gumbel(k, places, Candidates(logits, None))
         return followed_codes(logits, source_logits, gather_tokens(own, places.expand(len(own), -1)), candidates, noise)
 
-    def _hidden(self, k: int, total: Tensor, prefix: _Prefix, positions: Tensor | None) -> Tensor:
+    def _hidden(
+        self, k: int, total: Tensor, prefix: _Prefix, positions: Tensor | None, given: Tensor | None
+    ) -> Tensor:
         """Hidden states of scale k for all branches, (rows, N, C)."""
         if k == 0:
             return self.transformer.first_scale(prefix.conditioning, prefix.cache, prefix.null_rows)
         scale_input = next_scale_input(total, self.schedule.grids[k])
+        if given is not None:
+            scale_input = with_given_codes(scale_input, given, self.quantizer.codebook)
+            hidden = self.transformer.next_scale(
+                k,
+                prefix.spread(scale_input),
+                prefix.conditioning,
+                prefix.cache.rows(slice(None)),  # the next step computes these tokens anew
+                schedule=self.schedule,
+                given=prefix.spread(given >= 0),
+            )
+            return hidden if positions is None else gather_tokens(hidden, prefix.spread(positions))
         if positions is not None:
             scale_input, positions = gather_tokens(scale_input, positions), prefix.spread(positions)
         return self.transformer.next_scale(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hart.losses.code_loss import CodeLoss, CodeLosses, code_losses
 from hart.model import Hart, ResidualHead
+from hart.tokenizer.quantizer import with_given_codes
 from hart.transformer.transformer import gather_tokens
 from hart.types import Context, TokenMaps
 
@@ -68,8 +69,9 @@ def with_given(maps: TokenMaps, given: Tensor, codes: Tensor, codebook: nn.Embed
     coarse, fine = maps.teacher_forcing_input.split(
         [maps.teacher_forcing_input.shape[1] - given.shape[1], given.shape[1]], dim=1
     )
-    fine = torch.where(given.unsqueeze(-1), fine + codebook(codes), fine)
-    return replace(maps, teacher_forcing_input=torch.cat([coarse, fine], dim=1), given=codes.where(given, -1))
+    codes = codes.where(given, -1)
+    fine = with_given_codes(fine, codes, codebook)
+    return replace(maps, teacher_forcing_input=torch.cat([coarse, fine], dim=1), given=codes)
 
 
 @dataclass(frozen=True)

@@ -177,6 +177,15 @@ def next_scale_input(total: Tensor, grid: Grid) -> Tensor:
     return pool(total, grid).flatten(2).transpose(1, 2)
 
 
+def with_given_codes(scale_input: Tensor, given: Tensor, codebook: nn.Embedding) -> Tensor:
+    """The input (B, N, D) of a masked last scale: where codes are given, they are in the sum already.
+
+    given: (B, N) int64, -1 where none is.
+    """
+    embeddings = codebook(given.clamp(min=0)).to(scale_input.dtype)
+    return torch.where((given >= 0).unsqueeze(-1), scale_input + embeddings, scale_input)
+
+
 def pool(x: Tensor, grid: Grid) -> Tensor:
     """Area interpolation of a map (B, D, h, w) to a smaller grid: each position is the mean of what it covers.
 
