@@ -66,6 +66,9 @@ CONFIGS = {
     "text, 3 diffusion steps": HartConfig(TOKENIZER, TEXT, DIFFUSION, sampling=SamplingConfig(diffusion_steps=3)),
     "text, discrete only": HartConfig(TOKENIZER, TEXT, DIFFUSION, sampling=SamplingConfig(discrete_only=True)),
     "text, discrete": HartConfig(TOKENIZER, TEXT),
+    "text, masked": HartConfig(
+        TOKENIZER, TEXT.replace(masked_last_scale=True), DIFFUSION, sampling=SamplingConfig(maskgit_steps=3)
+    ),
     "text, patches": HartConfig(TOKENIZER.replace(patch_size=2), TEXT, DIFFUSION),
     "classes": HartConfig(TOKENIZER, CLASSES, sampling=SamplingConfig(gumbel_smoothing=False)),
     "classes, shared AdaLN": HartConfig(TOKENIZER, CLASSES.replace(modulation="shared")),

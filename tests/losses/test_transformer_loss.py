@@ -16,8 +16,17 @@ from hart.losses.transformer_loss import (
     sample_diffusion_noise,
     sample_last_positions,
     transformer_loss,
+    with_given,
 )
-from helpers import random_context, random_image, tiny_class_config, tiny_model, tiny_text_config, without_gradient
+from helpers import (
+    CHANNELS,
+    random_context,
+    random_image,
+    tiny_class_config,
+    tiny_model,
+    tiny_text_config,
+    without_gradient,
+)
 
 CPU = torch.device("cpu")
 
@@ -72,6 +81,31 @@ def test_only_the_kept_positions_are_supervised() -> None:
     for k in range(3):
         torch.testing.assert_close(part[f"cross_entropy_{k}"], whole[f"cross_entropy_{k}"])
     assert not torch.isclose(part["cross_entropy_3"], whole["cross_entropy_3"])
+
+
+def test_given_codes_are_not_predicted_and_alone_have_a_residual() -> None:
+    config = tiny_text_config(masked_last_scale=True)
+    tokenizer, hart = tiny_model(config)
+    codebook, context = tokenizer.quantizer.codebook.requires_grad_(False), random_context(config, 2)
+    assert hart.residual is not None
+    noise = sample_diffusion_noise(hart.residual, 2, 16, CHANNELS, generator())
+    given = torch.arange(16).expand(2, -1) < 5
+    with torch.no_grad():
+        maps = tokenizer.token_maps(tokenizer.encode(random_image(2)))
+        wrong = (maps.indices[-1] + 1) % codebook.num_embeddings
+        maps = with_given(maps, given, wrong, codebook)
+    total, parts = transformer_loss(hart, codebook, context, maps, None, noise, diffusion_weight=0.5)
+    with torch.no_grad():
+        output = hart(context, maps)
+        entropy = F.cross_entropy(output.logits[:, -11:].flatten(0, 1), maps.indices[-1][:, -11:].flatten())
+        embeddings = codebook(wrong)
+        losses = hart.diffusion_loss(
+            output.hidden, embeddings, maps.last_scale_continuous, noise.timesteps, noise.noise
+        )
+    torch.testing.assert_close(parts["cross_entropy_3"], entropy)
+    torch.testing.assert_close(parts["diffusion_mse"], losses.mse.view_as(noise.timesteps)[:, :, :5].mean())
+    total.backward()
+    assert not without_gradient(hart)
 
 
 def test_the_generator_decides_the_noise() -> None:

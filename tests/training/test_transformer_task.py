@@ -26,6 +26,8 @@ from helpers import (
     SCALES,
     TEXT_TOKENS,
     captioned_images,
+    random_context,
+    random_image,
     random_tensor,
     tiny_class_config,
     tiny_model,
@@ -138,6 +140,26 @@ def test_a_table_of_levels_goes_to_other_scales_by_their_size(tmp_path: Path) ->
     start_from(goal, str(tmp_path))
     ours, theirs = (one.state_dict()["transformer.level_embedding.embedding.weight"] for one in (goal, hart))
     assert torch.equal(ours, theirs[[0, 1, 3, 3]])
+
+
+def test_a_masked_last_scale_starts_from_a_model_without_one(tmp_path: Path) -> None:
+    """Where no code is given it predicts as before; given tokens have a level, at first the last scale's."""
+    config = tiny_text_config(level_embedding="table")
+    tokenizer, hart = tiny_model(config)
+    save_model(tmp_path, config, tokenizer, hart)
+    goal = Hart(tiny_text_config(level_embedding="table", masked_last_scale=True)).eval()
+    start_from(goal, str(tmp_path))
+    ours, theirs = (one.state_dict()["transformer.level_embedding.embedding.weight"] for one in (goal, hart))
+    assert torch.equal(ours, theirs[[0, 1, 2, 3, 3]])
+    with torch.no_grad():
+        maps, context = tokenizer.token_maps(tokenizer.encode(random_image(2))), random_context(config, 2)
+        assert torch.equal(goal(context, maps).logits, hart(context, maps).logits)
+    again = Hart(goal.config)
+    save_model(tmp_path / "masked", goal.config, tokenizer, goal)
+    start_from(again, str(tmp_path / "masked"))
+    assert torch.equal(again.state_dict()["transformer.level_embedding.embedding.weight"], ours)
+    with pytest.raises(ConfigError, match="masked_last_scale is True there and False in the recipe"):
+        start_from(Hart(config), str(tmp_path / "masked"))
 
 
 def test_another_tokenizers_model_lends_what_lies_between_its_tokens(tmp_path: Path) -> None:

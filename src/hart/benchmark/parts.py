@@ -24,9 +24,8 @@ from hart.config import HartConfig
 from hart.devices import without_memory
 from hart.errors import PromptWarning
 from hart.generation.arguments import Prompt
-from hart.generation.next_scale import maskgit_step_sizes
 from hart.grids import ScaleSchedule
-from hart.inference.cost import TEXT_ENCODER, ModelCost, model_cost
+from hart.inference.cost import TEXT_ENCODER, ModelCost, diffusion_calls, last_scale_calls, model_cost
 from hart.inference.speed import EIGHT_BITS
 from hart.pipeline import HartPipeline
 from hart.sizes import ImageSize, requested_schedule, size_of_schedule
@@ -223,7 +222,7 @@ def part_work(timer: GenerationTimer, batch: int, *, whole_scales: bool) -> dict
     cached = {"model": number, "bfloat16": 2, "int8": 1}[speed.cache]
     rows = batch * (2 if sampling.guidance_scale > 0 else 1)
     blocks, head = _weights(config)
-    last_calls = len(maskgit_step_sizes(counts[-1], sampling.maskgit_steps)) if config.hybrid else 1
+    last_calls = len(last_scale_calls(config, timer.schedule))
     seen = sizes.context_tokens
     step_work, heads, samples = [], [], []
     for k, tokens in enumerate(counts):
@@ -235,9 +234,10 @@ def part_work(timer: GenerationTimer, batch: int, *, whole_scales: bool) -> dict
         step_work.append(Work(2 * batch * macs, calls * blocks * weight + keys_and_values))
         heads.append(Work(2 * batch * cost.head_macs[k], calls * head * number + logits))
         samples.append(Work(2 * batch * cost.macs["codes"] * tokens / sum(counts), logits))
+    diffusion_steps = config.diffusion_steps(sampling) * len(diffusion_calls(config, timer.schedule))
     diffusion = Work(
         2 * batch * cost.macs["residual diffusion"],
-        config.diffusion_steps(sampling) * last_calls * cost.parameters["residual diffusion"] * weight,
+        diffusion_steps * cost.parameters["residual diffusion"] * weight,
     )
     pixels = 3 * batch * timer.image_size.width * timer.image_size.height
     decoded = 2 if speed.decoder == "bfloat16" else number

@@ -375,9 +375,7 @@ class NextScaleGenerator:
         noise = self.noise.gumbel(k, places, Candidates(logits, None))
         return followed_codes(logits, source_logits, gather_tokens(own, places.expand(len(own), -1)), candidates, noise)
 
-    def _hidden(
-        self, k: int, total: Tensor, prefix: _Prefix, positions: Tensor | None, given: Tensor | None
-    ) -> Tensor:
+    def _hidden(self, k: int, total: Tensor, prefix: _Prefix, positions: Tensor | None, given: Tensor | None) -> Tensor:
         """Hidden states of scale k for all branches, (rows, N, C)."""
         if k == 0:
             return self.transformer.first_scale(prefix.conditioning, prefix.cache, prefix.null_rows)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
 from torch import nn
 
@@ -89,19 +90,22 @@ def model_cost(config: HartConfig, schedule: ScaleSchedule | None = None, *, gui
     rows = 2 if guided else 1
     sizes, schedule = config.transformer, schedule or config.transformer.schedule
     counts = schedule.token_counts
-    last_steps = maskgit_step_sizes(counts[-1], config.sampling.maskgit_steps)
+    last_calls = last_scale_calls(config, schedule)
     seen = sizes.context_tokens
     context = _context(sizes, rows)
     # of each scale: linear layers, attention, head
     steps = [(0, 0, rows * _head_modulation(sizes) + _head(sizes, rows, tokens=1))]
-    for step_tokens in [*([count] for count in counts[1:-1]), last_steps]:
-        linear = attention = head = 0
-        for tokens in step_tokens:
-            seen += tokens
-            linear += _level(sizes) + rows * tokens * (sizes.latent_channels * sizes.width + _block_linear(sizes))
-            attention += rows * _attention(sizes, tokens, seen)
-            head += _head(sizes, rows, tokens)
-        steps.append((linear, attention, head))
+    for k, count in enumerate(counts[1:], start=1):
+        linear = attention = 0
+        is_last = k == len(counts) - 1
+        levels = 2 if is_last and sizes.masked_last_scale else 1  # given tokens have one of their own
+        for tokens, within in last_calls if is_last else [(count, count)]:
+            linear += levels * _level(sizes) + rows * tokens * (
+                sizes.latent_channels * sizes.width + _block_linear(sizes)
+            )
+            attention += rows * _attention(sizes, tokens, seen + within)
+        seen += count
+        steps.append((linear, attention, _head(sizes, rows, count)))
     all_linear, all_attention, all_heads = map(sum, zip(*steps, strict=True))
     macs = _text_encoder_macs(config.text_encoder) | {
         "transformer, context": context,
@@ -109,7 +113,7 @@ def model_cost(config: HartConfig, schedule: ScaleSchedule | None = None, *, gui
         "transformer, attention": all_attention,
         "head": all_heads,
         "codes": _codes(config, schedule),
-        "residual diffusion": sum(_diffusion(config, rows, tokens) for tokens in last_steps),
+        "residual diffusion": sum(_diffusion(config, rows, tokens) for tokens in diffusion_calls(config, schedule)),
         "decoder": _decoder(tokenizer, schedule.final),
     }
     step_macs = list(map(sum, steps))
@@ -117,6 +121,25 @@ def model_cost(config: HartConfig, schedule: ScaleSchedule | None = None, *, gui
     steps_in_all = (context + step_macs[0], *step_macs[1:])
     null = _context_tokens(sizes, sizes.context_tokens) - _context_tokens(sizes, 1) if guided else 0
     return ModelCost(_parameters(config, tokenizer, hart), macs, counts, steps_in_all, heads, null)
+
+
+def last_scale_calls(config: HartConfig, schedule: ScaleSchedule) -> list[tuple[int, int]]:
+    """The transformer's calls for the last scale: tokens of each, and those of this scale that they attend to.
+
+    A masked last scale is computed anew in every MaskGIT step, and once more for the residual diffusion.
+    """
+    tokens = schedule.final.tokens
+    sizes = maskgit_step_sizes(tokens, config.sampling.maskgit_steps)
+    if config.transformer.masked_last_scale:
+        return [(tokens, tokens)] * (len(sizes) + bool(config.diffusion and not config.sampling.discrete_only))
+    return list(zip(sizes, accumulate(sizes), strict=True))
+
+
+def diffusion_calls(config: HartConfig, schedule: ScaleSchedule) -> list[int]:
+    """Tokens of each call of the residual diffusion: one a MaskGIT step, or one after all of a masked last scale."""
+    tokens = schedule.final.tokens
+    masked = config.transformer.masked_last_scale
+    return [tokens] if masked else maskgit_step_sizes(tokens, config.sampling.maskgit_steps)
 
 
 def tokenizer_training_macs(sizes: TokenizerConfig) -> int:

@@ -24,7 +24,14 @@ from torch.utils._pytree import tree_leaves
 
 from hart.config import HartConfig, TokenizerConfig
 from hart.losses.config import PerceptualConfig
-from hart.losses.transformer_loss import LARGEST_KEPT_SHARE, MEAN_KEPT_SHARE, kept_tokens, random_positions
+from hart.losses.transformer_loss import (
+    LARGEST_KEPT_SHARE,
+    MEAN_KEPT_SHARE,
+    kept_tokens,
+    random_positions,
+    sample_given,
+    with_given,
+)
 from hart.model import Hart
 from hart.networks.perceptual import Lpips
 from hart.randomness import CPU
@@ -128,6 +135,9 @@ class RehearsedTransformer(TransformerStage):
         if self.recipe.drop_last_scale:
             tokens = kept_tokens(self.kept, tokens)
             positions = microbatch.mine(random_positions(rows, counts[-1], tokens, generator)).to(self.device)
+        if sizes.masked_last_scale:
+            given = microbatch.mine(sample_given(rows, counts[-1], generator)).to(self.device)
+            maps = with_given(maps, given, maps.indices[-1], self.codebook)
         return TransformerBatch(context, maps, positions, self.diffusion_noise(microbatch, tokens, generator))
 
     def save(self, folder: Path, module: nn.Module) -> None: ...
