@@ -65,7 +65,10 @@ def sample_given(batch: int, tokens: int, generator: torch.Generator) -> Tensor:
 
 
 def with_given(maps: TokenMaps, given: Tensor, codes: Tensor, codebook: nn.Embedding) -> TokenMaps:
-    """Maps whose last scale has the input of a step that is given codes (B, N_K), right or wrong, at `given` (B, N_K)."""
+    """Maps whose last scale has the input of a step that is given codes (B, N_K), right or wrong.
+
+    given: (B, N_K) bool, where it is.
+    """
     coarse, fine = maps.teacher_forcing_input.split(
         [maps.teacher_forcing_input.shape[1] - given.shape[1], given.shape[1]], dim=1
     )
