@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,25 @@ def test_a_decoder_learns_from_wrong_codes_of_discrete_latents_alone() -> None:
     continuous = recipe.replace(discrete_probability=0.0)
     assert torch.equal(latent(continuous), latent(continuous.replace(code_corruption=0.0)))
     with pytest.raises(ConfigError, match="decoder alone: set decoder_only = true"):
+        recipe.replace(decoder_only=False)
+
+
+def test_a_decoder_learns_from_latents_as_a_transformer_samples_them() -> None:
+    """Faults in codes and residual, always the same of an image, and none in the least case."""
+    recipe = RECIPE.replace(decoder_only=True, discrete_probability=0.0, residual_corruption=1.0)
+
+    def latent(given: TokenizerRecipe, rows: slice = slice(0, 4)) -> Tensor:
+        task = TokenizerTask(given, captioned_images())
+        batch = task.batch(Microbatch(0, 0, 4, rows))
+        return task._training_pass(batch).latent
+
+    exact = latent(recipe.replace(residual_corruption=0.0))
+    wrong, wrong_codes = latent(recipe), latent(recipe.replace(code_corruption=1.0))
+    for one, other in combinations((exact, wrong, wrong_codes), 2):
+        assert not torch.allclose(one, other, atol=1e-3)
+    torch.testing.assert_close(latent(recipe.replace(residual_corruption=1e-6)), exact, rtol=0, atol=1e-4)
+    torch.testing.assert_close(latent(recipe, slice(2, 4)), wrong[2:])
+    with pytest.raises(ConfigError, match="residual_corruption is for the decoder alone"):
         recipe.replace(decoder_only=False)
 
 

@@ -23,6 +23,7 @@ from hart.tokenizer.quantizer import (
     CodeCorruption,
     MultiScaleQuantizer,
     QuantizedLatent,
+    ResidualCorruption,
     next_scale_input,
     pool,
     to_map,
@@ -195,11 +196,13 @@ class HybridTokenizer(nn.Module):
         discrete: bool,
         schedule: ScaleSchedule | None = None,
         code_corruption: CodeCorruption | None = None,
+        residual_corruption: ResidualCorruption | None = None,
     ) -> TrainingPass:
         """Encode and quantise with gradients: straight through the codes, or the continuous latent itself.
 
         schedule: of the images, by default the configured one.
         code_corruption: wrong codes in the sum that is decoded; see `MultiScaleQuantizer.encode`.
+        residual_corruption: wrong residual tokens in a continuous latent, and then the wrong codes as well.
         """
         schedule = schedule or self.config.schedule
         latent = self.encode(image).float()
@@ -208,6 +211,26 @@ class HybridTokenizer(nn.Module):
             with torch.no_grad():
                 coarse = self.coarse_codes(image, schedule)
             quantized = self.quantizer.encode(latent, schedule, code_corruption, coarse)
-        decoded = latent + (quantized.latent - latent).detach() if discrete else latent
+            if discrete:
+                decoded = latent + (quantized.latent - latent).detach()
+            elif residual_corruption is not None:
+                decoded = self._as_sampled(latent, quantized, code_corruption, residual_corruption)
+            else:
+                decoded = latent
         loss = self.quantizer.loss(quantized, latent, self.config.commitment_weight)
         return TrainingPass(decoded, loss, quantized)
+
+    @torch.no_grad()
+    def _as_sampled(
+        self,
+        latent: Tensor,
+        quantized: QuantizedLatent,
+        code_corruption: CodeCorruption | None,
+        residual_corruption: ResidualCorruption,
+    ) -> Tensor:
+        """A latent (B, D, h, w) with faults in codes and residual, such as a transformer's have."""
+        missing, codes, final = quantized.last_residual, quantized.indices[-1], Grid(*latent.shape[-2:])
+        if code_corruption is not None:
+            codes = code_corruption.replace(codes, self.quantizer.distances(next_scale_input(missing, final)))
+        discrete = to_map(self.quantizer.codebook(codes), final)
+        return latent - missing + discrete + residual_corruption.replace(missing - discrete)

@@ -65,6 +65,28 @@ class CodeCorruption:
         return torch.where(wrong, near.gather(-1, choice).squeeze(-1), index)
 
 
+@dataclass(frozen=True)
+class ResidualCorruption:
+    """Residual tokens in training that are partly others, like those that the diffusion samples: it cannot know them.
+
+    max_share: (A, 1), for each of A images; its share of other tokens is uniform between 0 and this.
+    generator, rows: as in `CodeCorruption`.
+    """
+
+    max_share: Tensor
+    generator: torch.Generator
+    rows: slice = field(default_factory=lambda: slice(None))
+
+    def replace(self, residual: Tensor) -> Tensor:
+        """A map (B, D, h, w) mixed with the image's own at other positions, so that its variance stays the same."""
+        images, tokens = len(self.max_share), residual.shape[2] * residual.shape[3]
+        share = self.max_share * torch.rand(images, 1, generator=self.generator)
+        order = torch.rand(images, tokens, generator=self.generator).argsort(dim=1)
+        share, order = (sampled[self.rows].to(residual.device) for sampled in (share[..., None, None], order))
+        other = residual.flatten(2).gather(2, order.unsqueeze(1).expand(-1, residual.shape[1], -1)).view_as(residual)
+        return (1 - share.square()).sqrt() * residual + share * other
+
+
 class Phi(nn.Module):
     """phi(h) = (1 - w) h + w conv(h): smooths a map of codes after resizing."""
 

@@ -281,14 +281,19 @@ class TokenizerRecipe(Recipe, kw_only=True):
     code_corruption: Fraction = 0.0
     """Largest share of wrong codes in a discrete latent, with `decoder_only`: the decoder learns to make a clean image
     of codes that do not quite fit each other, such as those of a transformer."""
+    residual_corruption: Fraction = 0.0
+    """Largest share of wrong residual tokens in a continuous latent, which then has wrong codes as well; with
+    `decoder_only`: the decoder learns to make a clean image of what the residual diffusion samples (decoders of noisy
+    latents: RAE, 2510.11690)."""
     init_from: str = ""
     """A tokenizer to start from: one that this stage wrote, or any model whose tokenizer has these sizes."""
 
     def __post_init__(self) -> None:
-        require(
-            self.decoder_only or not self.code_corruption,
-            "code_corruption is for the decoder alone: set decoder_only = true, or leave it out",
-        )
+        for name in ("code_corruption", "residual_corruption"):
+            require(
+                self.decoder_only or not getattr(self, name),
+                f"{name} is for the decoder alone: set decoder_only = true, or leave it out",
+            )
         if self.adversarial is not None:
             layers, least = self.adversarial.layers, self.adversarial.smallest_image_size
             image_size = min(min(size) for size in aspect_sizes(self.tokenizer, self.reading.aspects))

@@ -29,7 +29,7 @@ from hart.randomness import CPU, generator_for, seed_of
 from hart.sizes import schedule_of_size
 from hart.tokenizer.autoencoder import with_patch_size
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer, TrainingPass
-from hart.tokenizer.quantizer import CodeCorruption, code_counts, codebook_usage
+from hart.tokenizer.quantizer import CodeCorruption, ResidualCorruption, code_counts, codebook_usage
 from hart.training.config import TokenizerRecipe
 from hart.training.image_sources import TrainingData, image_source, kept_data
 from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext, image_row
@@ -64,7 +64,7 @@ class TokenizerBatch:
     """Images (B, 3, H, W) in [-1, 1], which of the two latents the step decodes, and what the modules leave in it.
 
     schedule: of the images.
-    code_corruption: corrupts codes of a discrete latent, anew in each pass; None leaves them as they are.
+    code_corruption, residual_corruption: corrupt what is decoded, anew in each pass; None leaves it as it is.
     adversarial: the adversarial term of the tokenizer's loss; None before its start step, and without one.
     reconstruction: (B, 3, H, W) without gradient, which the discriminator's loss compares with the images.
     """
@@ -74,6 +74,7 @@ class TokenizerBatch:
     schedule: ScaleSchedule
     discrete: bool
     code_corruption: CodeCorruption | None = None
+    residual_corruption: ResidualCorruption | None = None
     adversarial: AdversarialTerm | None = None
     reconstruction: Tensor | None = None
 
@@ -156,7 +157,11 @@ class TokenizerStage(Task):
 
     def _training_pass(self, batch: TokenizerBatch) -> TrainingPass:
         return self.module.training_pass(
-            batch.image, discrete=batch.discrete, schedule=batch.schedule, code_corruption=batch.code_corruption
+            batch.image,
+            discrete=batch.discrete,
+            schedule=batch.schedule,
+            code_corruption=batch.code_corruption,
+            residual_corruption=batch.residual_corruption,
         )
 
     def loss(self, name: str, batch: TokenizerBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -227,12 +232,18 @@ class TokenizerTask(TokenizerStage):
         image = self.images.images(microbatch, self.device)
         coin = torch.rand((), generator=microbatch.generator("which latent"))
         discrete = bool(coin < self.recipe.discrete_probability)
-        code_corruption = None
-        if discrete and self.recipe.code_corruption:
-            largest = torch.full((microbatch.batch_size, 1), self.recipe.code_corruption)
-            code_corruption = CodeCorruption(largest, microbatch.generator("mistakes"), microbatch.rows)
+        code_corruption = residual_corruption = None
+        most_codes, most_residual = (
+            torch.full((microbatch.batch_size, 1), share)
+            for share in (self.recipe.code_corruption, self.recipe.residual_corruption)
+        )
+        if self.recipe.residual_corruption and not discrete:
+            generator = microbatch.generator("residual mistakes")
+            residual_corruption = ResidualCorruption(most_residual, generator, microbatch.rows)
+        if self.recipe.code_corruption and (discrete or residual_corruption is not None):
+            code_corruption = CodeCorruption(most_codes, microbatch.generator("mistakes"), microbatch.rows)
         image, schedule = image.contiguous(memory_format=torch.channels_last), self._schedule(image)
-        return TokenizerBatch(microbatch.step, image, schedule, discrete, code_corruption)
+        return TokenizerBatch(microbatch.step, image, schedule, discrete, code_corruption, residual_corruption)
 
     def _schedule(self, image: Tensor) -> ScaleSchedule:
         return schedule_of_size(self.recipe.tokenizer, (image.shape[3], image.shape[2]))
