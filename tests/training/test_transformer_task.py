@@ -158,8 +158,9 @@ def test_a_masked_last_scale_starts_from_a_model_without_one(tmp_path: Path) -> 
     save_model(tmp_path / "masked", goal.config, tokenizer, goal)
     start_from(again, str(tmp_path / "masked"))
     assert torch.equal(again.state_dict()["transformer.level_embedding.embedding.weight"], ours)
+    start_from(Hart(config), str(tmp_path / "masked"))
     with pytest.raises(ConfigError, match="masked_last_scale is True there and False in the recipe"):
-        start_from(Hart(config), str(tmp_path / "masked"))
+        start_from(Hart(config), str(tmp_path / "masked"), frozen=True)
 
 
 def test_another_tokenizers_model_lends_what_lies_between_its_tokens(tmp_path: Path) -> None:

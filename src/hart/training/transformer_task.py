@@ -75,14 +75,14 @@ def start_from(hart: Hart, name: str, *, frozen: bool = False) -> None:
     A table of levels has for each scale the level of theirs that is nearest in size. Tokens of other sizes mean another
     tokenizer: then the layers that read and write tokens, a table of levels and the residual diffusion keep their
     initial weights. So does the residual diffusion where the source has none. With `frozen`, nothing may. A span of
-    positions stays. Raises `ConfigError`, naming the sizes that differ.
+    positions stays; whether the last scale is masked may change. Raises `ConfigError`, naming the sizes that differ.
     """
     source = load_model(resolve_model(name))
     theirs, ours = source.config.transformer, hart.config.transformer
     span, asked = (sizes.position_span or sizes.scales[-1] for sizes in (theirs, ours))
     first_span = not frozen and not theirs.position_span
     spans = {"position_span"} if span == asked or first_span else set()
-    masked = set() if theirs.masked_last_scale else {"masked_last_scale"}
+    masked = set() if frozen else {"masked_last_scale"}
     same_sizes(name, theirs, ours, besides={"scales", *spans, *masked, *TOKEN_SIZES})
     same_tokens = all(getattr(theirs, size) == getattr(ours, size) for size in TOKEN_SIZES)
     if frozen and not same_tokens:
