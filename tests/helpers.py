@@ -92,6 +92,7 @@ def transformer_variants() -> dict[str, HartConfig]:
         fields = dict(zip(list(VARIED)[1:], choices, strict=True))
         variants["-".join(map(str, (kind, *choices)))] = make(**fields)
     variants["text-max-pooling"] = tiny_text_config(modulation="linear", modulation_pooling="max")
+    variants["text-masked"] = tiny_text_config(level_embedding="table", masked_last_scale=True)
     variants["text-without-context-norm"] = tiny_text_config(
         mlp_ratio=2.0, text=TextConditioning(width=TEXT_WIDTH, tokens=TEXT_TOKENS, norm=False)
     )
