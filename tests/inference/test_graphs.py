@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hart import HartPipeline, ImageRequest
-from hart.config import HartConfig
+from hart.config import HartConfig, SamplingConfig
 from hart.inference.graphs import BlockGraphs
 from helpers import tiny_class_config, tiny_text_config
 
@@ -33,7 +33,14 @@ def replaying(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
     return replay, result
 
 
-@pytest.mark.parametrize("config", [tiny_text_config(), tiny_class_config(modulation="shared")], ids=["text", "class"])
+MASKED = tiny_text_config(masked_last_scale=True).replace(sampling=SamplingConfig(maskgit_steps=2))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [tiny_text_config(), tiny_class_config(modulation="shared"), MASKED],
+    ids=["text", "class", "masked last scale"],
+)
 def test_recorded_blocks_make_the_same_images(config: HartConfig) -> None:
     pipe = HartPipeline.from_config(config, device="cpu")
     prompts = ["a cat", "a dog"] if config.transformer.text is not None else [1, 2]
