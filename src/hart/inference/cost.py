@@ -13,7 +13,7 @@ M MLP width, D latent channels, V codes, W diffusion width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -73,10 +73,6 @@ class ModelCost:
     def total_macs(self) -> int:
         return sum(self.macs.values())
 
-    @property
-    def total_flops(self) -> int:
-        return 2 * self.total_macs
-
 
 def model_cost(config: HartConfig, schedule: ScaleSchedule | None = None, *, guided: bool = True) -> ModelCost:
     """Parameters and MACs for one image with the configured sampling, decoded to pixels.
@@ -90,18 +86,8 @@ def model_cost(config: HartConfig, schedule: ScaleSchedule | None = None, *, gui
     sizes, schedule = config.transformer, schedule or config.transformer.schedule
     counts = schedule.token_counts
     last_steps = maskgit_step_sizes(counts[-1], config.sampling.maskgit_steps)
-    seen = sizes.context_tokens
     context = _context(sizes, rows)
-    # of each scale: linear layers, attention, head
-    steps = [(0, 0, rows * _head_modulation(sizes) + _head(sizes, rows, tokens=1))]
-    for step_tokens in [*([count] for count in counts[1:-1]), last_steps]:
-        linear = attention = head = 0
-        for tokens in step_tokens:
-            seen += tokens
-            linear += _level(sizes) + rows * tokens * (sizes.latent_channels * sizes.width + _block_linear(sizes))
-            attention += rows * _attention(sizes, tokens, seen)
-            head += _head(sizes, rows, tokens)
-        steps.append((linear, attention, head))
+    steps = _scales(sizes, rows, [*([count] for count in counts[1:-1]), last_steps])
     all_linear, all_attention, all_heads = map(sum, zip(*steps, strict=True))
     macs = _text_encoder_macs(config.text_encoder) | {
         "transformer, context": context,
@@ -137,12 +123,8 @@ def transformer_training_macs(
 
     The diffusion's network runs `batch_multiplier` times per token.
     """
-    total = _context(sizes, rows=1) + _head_modulation(sizes) + _head(sizes, rows=1, tokens=1)
-    seen = sizes.context_tokens
-    for tokens in (*sizes.schedule.token_counts[1:-1], last_tokens):
-        seen += tokens
-        linear = tokens * (sizes.latent_channels * sizes.width + _block_linear(sizes))
-        total += _level(sizes) + linear + _attention(sizes, tokens, seen) + _head(sizes, rows=1, tokens=tokens)
+    scales = _scales(sizes, 1, [[tokens] for tokens in (*sizes.schedule.token_counts[1:-1], last_tokens)])
+    total = _context(sizes, rows=1) + sum(map(sum, scales))
     if diffusion is None:
         return total
     denoiser, time = _denoiser(diffusion, sizes.latent_channels)
@@ -191,6 +173,23 @@ def _text_encoder_macs(sizes: TextEncoderConfig | None) -> dict[str, int]:
     return {TEXT_ENCODER: tokens * (sizes.embedding_width * width + sizes.depth * block + width * sizes.output_width)}
 
 
+def _scales(sizes: TransformerConfig, rows: int, steps: Sequence[Sequence[int]]) -> list[tuple[int, int, int]]:
+    """Linear layers, attention and head of the first scale, whose token the context predicts, and of the others.
+
+    steps: the tokens of each other scale's steps. The scale and shift before the head are made once a row.
+    """
+    found = [(0, 0, rows * (2 * sizes.width**2 + sizes.width * sizes.codebook_size))]
+    seen = sizes.context_tokens
+    for step_tokens in steps:
+        linear = attention = 0
+        for tokens in step_tokens:
+            seen += tokens
+            linear += _level(sizes) + rows * tokens * (sizes.latent_channels * sizes.width + _block_linear(sizes))
+            attention += rows * _attention(sizes, tokens, seen)
+        found.append((linear, attention, rows * sum(step_tokens) * sizes.width * sizes.codebook_size))
+    return found
+
+
 def _context(sizes: TransformerConfig, rows: int) -> int:
     """Embedding the context, the blocks' modulation, and all layers for S tokens that see each other."""
     projections = {"none": 0, "table": 0, "linear": sizes.depth, "shared": 1}[sizes.modulation]
@@ -218,16 +217,6 @@ def _attention(sizes: TransformerConfig, tokens: int, seen: int) -> int:
 def _level(sizes: TransformerConfig) -> int:
     """The MLP of the sinusoidal level embedding, once a step; a table costs nothing."""
     return sizes.width * (2 * FREQUENCIES + sizes.width) if sizes.level_embedding == "sinusoidal" else 0
-
-
-def _head_modulation(sizes: TransformerConfig) -> int:
-    """Scale and shift in front of the head, once an image and half of the guidance."""
-    return 2 * sizes.width**2
-
-
-def _head(sizes: TransformerConfig, rows: int, tokens: int) -> int:
-    """Logits of all N tokens."""
-    return rows * tokens * sizes.width * sizes.codebook_size
 
 
 def _codes(config: HartConfig, schedule: ScaleSchedule) -> int:
