@@ -262,7 +262,8 @@ def test_adapters_with_wrong_settings(adapter: Path, tmp_path: Path, field: str,
 
 
 @pytest.mark.parametrize(
-    ("change", "said"), [(lambda t: t.to(torch.int8), "holds int8, not float32 or"), (lambda t: t / 0 * 0, "not finite")]
+    ("change", "said"),
+    [(lambda t: t.to(torch.int8), "holds int8, not float32 or"), (lambda t: t / 0 * 0, "not finite")],
 )
 def test_adapters_with_wrong_numbers(
     adapter: Path, tmp_path: Path, change: Callable[[Tensor], Tensor], said: str
