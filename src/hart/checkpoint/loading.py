@@ -109,9 +109,9 @@ def load_model(
         fill_module(tokenizer, folder / TOKENIZER_FILE, tokenizer_dtype, mapped=at_rest)
         eight_bits = eight_bits or partial(QuantizedLinear.dequantized, dtype=dtype)
         fill_module(hart, folder / HART_FILE, dtype, eight_bits=eight_bits)
-        return LoadedModel(config, tokenizer, hart, folder)
-    for part, module, wanted in zip(weights, (tokenizer, hart), (tokenizer_dtype, dtype), strict=True):
-        fill_state(module, part.tensors, wanted, part.source, part.name_in_file)
+    else:
+        for part, module, wanted in zip(weights, (tokenizer, hart), (tokenizer_dtype, dtype), strict=True):
+            fill_state(module, part.tensors, wanted, part.source, part.name_in_file)
     return LoadedModel(config, tokenizer, hart, folder)
 
 

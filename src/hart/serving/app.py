@@ -166,7 +166,7 @@ def _described(model: ServedModel) -> dict[str, Any]:
             "styles": facts.styles,
             "classes": facts.num_classes,
             "edits": facts.edits,
-            "variations": facts.variations,
+            "variations": facts.edits,
             "sampling": facts.sampling.to_dict(),
         }
     return {"id": model.name, "object": "model", "created": 0, "owned_by": "hart", **about}

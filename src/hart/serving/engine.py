@@ -86,7 +86,7 @@ class ModelFacts:
     """What a client may know of a model.
 
     sizes: that it was trained at, its own first. token_size: width of a token in pixels. styles: what prompts may end
-    with. num_classes: of a class model, whose prompts are numbers. edits, variations: whether it offers them.
+    with. num_classes: of a class model, whose prompts are numbers.
     """
 
     sizes: tuple[Size, ...]
@@ -96,10 +96,13 @@ class ModelFacts:
     token_size: int
     styles: tuple[str, ...] = ()
     num_classes: int | None = None
-    edits: bool = False
-    variations: bool = False
     device: str = "cpu"
     dtype: str = "float32"
+
+    @property
+    def edits(self) -> bool:
+        """Whether it edits and varies images."""
+        return self.num_classes is None
 
     def nearest(self, width: float, height: float) -> Size:
         """The size whose shape, then whose area, comes nearest."""

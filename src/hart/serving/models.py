@@ -87,15 +87,8 @@ class Models:
     """The served models; the first is the default, which serves every name that is not known."""
 
     def __init__(self, models: Mapping[str, OpenModel]) -> None:
-        self._models = {name: ServedModel(name, opener) for name, opener in models.items()}
-
-    @property
-    def all(self) -> list[ServedModel]:
-        return list(self._models.values())
-
-    @property
-    def default(self) -> ServedModel:
-        return self.all[0]
+        self.all = [ServedModel(name, opener) for name, opener in models.items()]
+        self.default = self.all[0]
 
     def named(self, name: str | None) -> ServedModel:
-        return self._models.get(name or "", self.default)
+        return next((model for model in self.all if model.name == name), self.default)

@@ -61,8 +61,6 @@ class PipelineEngine:
             token_size=config.tokenizer.downsampling,
             styles=config.styles,
             num_classes=pipe.num_classes,
-            edits=pipe.num_classes is None,
-            variations=pipe.num_classes is None,
             device=str(pipe.device),
             dtype=dtype_name(pipe.dtype),
         )
