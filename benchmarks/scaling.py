@@ -77,7 +77,7 @@ def measured(point: Point, device: torch.device, seconds: float) -> Row:
     return {
         **vars(point),
         "tokens": point.batch * sum(timer.cost.scale_tokens),
-        "gflop": point.batch * timer.cost.total_flops / 1e9,
+        "gflop": point.batch * 2 * timer.cost.total_macs / 1e9,
         "seconds": min(call.seconds for call in found.generations),
         "gib": None if found.peak is None or before is None else found.peak - before,
     }

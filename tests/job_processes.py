@@ -14,7 +14,7 @@ from typing import Any
 
 from hart.commands.jobs import running
 from hart.commands.jobs.job import Job
-from hart.commands.jobs.workers import Workers, serve
+from hart.commands.jobs.workers import by_workers, serve
 from hart.generation.metadata import ImageSettings
 
 VICTIM = 1
@@ -74,7 +74,7 @@ def stuck_command(arguments: list[str], errors: str) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have their background processes ignore it
     for handle, path in ((1, os.devnull), (2, errors)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), handle)
-    running.Workers = partial(Workers, work=stuck)  # type: ignore[assignment, attr-defined]
+    running.by_workers = partial(by_workers, work=stuck)  # type: ignore[attr-defined]
     sys.argv[1:] = arguments
     main()
 

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 
 from hart.serving.access import Access
 from hart.serving.app import create_app
-from hart.serving.checkers import WordList
+from hart.serving.checkers import word_list
 from hart.serving.models import Models, OpenModel
 from hart.serving.orders import Terms
 from hart.serving.server import Limits
@@ -54,7 +54,7 @@ def application(
 ) -> FastAPI:
     """With the model "tiny", and a word that is refused. terms: of `Terms`."""
     found = models or {"tiny": lambda: engine or StandInEngine()}
-    return create_app(Models(found), Terms(WordList(["forbidden"]), **terms), access=access, limits=limits)
+    return create_app(Models(found), Terms(word_list(["forbidden"]), **terms), access=access, limits=limits)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from hart.sizes import shaped_grid
 
 SCALES = 4
 SIZES = ((16, 16), (32, 16), (16, 32))
-FACTS = ModelFacts(SIZES, SCALES, SamplingConfig(), token_size=8, styles=("blue style",), edits=True, variations=True)
+FACTS = ModelFacts(SIZES, SCALES, SamplingConfig(), token_size=8, styles=("blue style",))
 TOKENS = 30
 
 

@@ -173,10 +173,10 @@ def test_the_pipeline_takes_an_adapter(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("other", "named"),
     [
-        ({"width": 64}, r"word_embed.lora_B.weight is \(32, 2\) in the adapter and \(64, 2\) on the model"),
-        ({"depth": 1}, r"the model has no blocks.1.attention.qkv.lora_A.weight"),
-        ({"depth": 3}, r"the adapter has no blocks.2.attention.qkv.lora_A.weight"),
-        ({"mlp": "gelu"}, r"the model has no blocks.0.mlp.gate"),
+        ({"width": 64}, r"word_embed.lora_B.weight is \(32, 2\), the model takes \(64, 2\)"),
+        ({"depth": 1}, r"unexpected blocks.1.attention.qkv.lora_A.weight"),
+        ({"depth": 3}, r"missing blocks.2.attention.qkv.lora_A.weight"),
+        ({"mlp": "gelu"}, r"unexpected blocks.0.mlp.gate"),
     ],
 )
 def test_an_adapter_of_another_model_is_refused(tmp_path: Path, other: dict[str, object], named: str) -> None:

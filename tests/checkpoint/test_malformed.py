@@ -96,11 +96,11 @@ SIZES = [
     ("transformer", "depth", 10**6, "depth must be at most"),
     ("transformer", "depth", 500, "missing transformer.blocks"),
     ("transformer", "width", 2**62, "width must be at most"),
-    ("transformer", "width", 2**16, "the configuration asks for"),
-    ("text_encoder", "embedding_width", 2**16, "the configuration asks for"),
+    ("transformer", "width", 2**16, "the model takes"),
+    ("text_encoder", "embedding_width", 2**16, "the model takes"),
     ("text_encoder", "vocabulary_size", 2**20, "word pieces"),
     ("text_encoder", "tokens", 10**12, "tokens must be at most"),
-    ("tokenizer", "channel_multipliers", [64] * 12, "the configuration asks for|missing"),
+    ("tokenizer", "channel_multipliers", [64] * 12, "the model takes|missing"),
     ("diffusion", "training_steps", 10**9, "training_steps must be at most"),
     ("sampling", "top_k", 10**30, "top_k must be"),
 ]
@@ -262,7 +262,8 @@ def test_adapters_with_wrong_settings(adapter: Path, tmp_path: Path, field: str,
 
 
 @pytest.mark.parametrize(
-    ("change", "said"), [(lambda t: t.to(torch.int8), "int8, no weights"), (lambda t: t / 0 * 0, "not finite")]
+    ("change", "said"),
+    [(lambda t: t.to(torch.int8), "holds int8, not float32 or"), (lambda t: t / 0 * 0, "not finite")],
 )
 def test_adapters_with_wrong_numbers(
     adapter: Path, tmp_path: Path, change: Callable[[Tensor], Tensor], said: str

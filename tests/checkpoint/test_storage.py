@@ -79,7 +79,7 @@ def test_files_are_those_of_the_library(tmp_path: Path) -> None:
         (lambda s: s.update(extra=torch.zeros(1)), "unexpected extra"),
         (
             lambda s: s.update({"2.weight": torch.zeros(2, 5)}),
-            r"2\.weight is \(2, 5\), the configuration asks for \(2, 4\)",
+            r"2\.weight is \(2, 5\), the model takes \(2, 4\)",
         ),
     ],
     ids=["missing", "unexpected", "misshaped"],

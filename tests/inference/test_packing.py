@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hart.inference import packing
+from hart.inference.kernels import decelerate
 from hart.inference.packing import (
     PACKED_DTYPES,
     PackedLinear,
@@ -20,9 +21,8 @@ from hart.inference.packing import (
     pack_linears,
     packed_attend,
     packing_refusal,
-    unpack_linears,
+    unpack,
 )
-from hart.inference.speed import decelerate
 from hart.layers.attention import attend
 from hart.layers.linear import Linear
 from helpers import random_tensor, tiny_model, tiny_text_config
@@ -64,7 +64,7 @@ def test_unpacking_gives_the_same_layers_back() -> None:
     pack_linears(net, smallest=64 * 96)
     assert isinstance(net[0], PackedLinear)
     assert isinstance(net[1][1], nn.Linear)  # too small to gain
-    unpack_linears(net)
+    unpack(net)
     assert [type(module) for module in net.modules()] == kinds
     assert same_state(net.state_dict(), before)
 

@@ -12,13 +12,13 @@ from torch import nn
 from hart.inference import kernels
 from hart.inference.kernels import (
     PackedInt8Linear,
+    decelerate,
     give_kernels,
     int8_range,
     int_mm_product,
     kernel_refusal,
     narrow_attend,
     scaled_mm_product,
-    take_kernels,
 )
 from hart.layers.attention import Attention, attend
 from hart.layers.linear import Linear
@@ -105,7 +105,7 @@ def test_kernels_come_and_go_and_layers_stay_the_same() -> None:
         assert torch.equal(twin(x), net(x))
         assert twin.state_dict().keys() == state.keys()
         assert all(torch.equal(value, state[name]) for name, value in twin.state_dict().items())
-    take_kernels(net)
+    decelerate(net)
     assert isinstance(net[0], QuantizedLinear)
     dequantize_linears(net, torch.float32)
     assert type(net[1]) is Linear
@@ -161,6 +161,6 @@ def test_attention_of_8_bits_is_narrow_where_that_is_faster(monkeypatch: pytest.
     quantize_linears(attention, 1)
     give_kernels(attention)
     assert attention.attend is (narrow_attend if narrow else attend)
-    take_kernels(pickle.loads(pickle.dumps(copy.deepcopy(attention))))
-    take_kernels(attention)
+    decelerate(pickle.loads(pickle.dumps(copy.deepcopy(attention))))
+    decelerate(attention)
     assert attention.attend is attend

@@ -52,10 +52,10 @@ def test_other_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(HartError, match="is no ShieldGemma"):
         ShieldGemma(str(tmp_path), CPU)
     with pytest.raises(CheckerUnavailable, match="prompts cannot be checked"):
-        prompt_checker(str(tmp_path), "cpu").refusal("a cat")
+        prompt_checker(str(tmp_path), "cpu")("a cat")
 
 
 def test_the_server_asks_it(folder: Path) -> None:
     checker = prompt_checker(str(folder), "cpu")
-    said = checker.refusal("a cat")
+    said = checker("a cat")
     assert said is None or said.startswith("the prompt asks for something that this server does not generate: ")

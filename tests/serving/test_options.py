@@ -12,7 +12,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from command_line import refused, run
 from hart.errors import HartError
-from hart.serving.checkers import NoChecker, WordList, prompt_checker
+from hart.serving.checkers import prompt_checker, word_list
 from hart.serving.options import LOOPBACK, ServeOptions
 
 
@@ -107,14 +107,14 @@ def test_models_are_named() -> None:
     ],
 )
 def test_words_are_found_however_they_are_written(prompt: str, is_refused: bool) -> None:
-    checker = WordList(["bad  # a comment", "", "# nothing", "wrong idea", "one + two"])
-    assert (checker.refusal(prompt) is not None) == is_refused
+    checker = word_list(["bad  # a comment", "", "# nothing", "wrong idea", "one + two"])
+    assert (checker(prompt) is not None) == is_refused
 
 
 def test_the_checker_is_chosen_by_name(tmp_path: Path) -> None:
-    assert isinstance(prompt_checker("none"), NoChecker)
-    assert prompt_checker("words").refusal("a child on a swing") is None
-    assert prompt_checker("words").refusal("nude child") is not None
+    assert prompt_checker("none")("nude child") is None
+    assert prompt_checker("words")("a child on a swing") is None
+    assert prompt_checker("words")("nude child") is not None
     words = tmp_path / "mine.txt"
     words.write_text("apple\n")
-    assert prompt_checker(str(words)).refusal("a red apple") is not None
+    assert prompt_checker(str(words))("a red apple") is not None

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hart.serving.engine import OutOfMemory
+from hart.serving.metrics import Metrics
 from hart.serving.scheduler import (
     Closed,
     DeadlinePassed,
@@ -22,7 +23,6 @@ from hart.serving.scheduler import (
     Preview,
     QueueFull,
     Scheduler,
-    Watcher,
 )
 from stand_in_engine import SCALES, SIZES, StandInEngine, drawn
 
@@ -30,7 +30,7 @@ FAR = 1e9
 
 
 @dataclass
-class Bench(Watcher):
+class Bench(Metrics):
     """A scheduler whose clock stands still but for a second a scale, and what came of the jobs."""
 
     batch_size: int = 4
@@ -41,12 +41,13 @@ class Bench(Watcher):
     outcomes: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     def __post_init__(self) -> None:
+        super().__init__()
         self.scheduler = Scheduler(
             batch_size=self.batch_size,
             queue_size=self.queue_size,
             join_seconds=self.join_seconds,
             clock=lambda: self.engine.clock[0],
-            watcher=self,
+            metrics=self,
         )
 
     def ended(self, how: str, rows: int = 1) -> None:

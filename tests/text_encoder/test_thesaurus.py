@@ -10,7 +10,7 @@ import torch
 
 from hart import HartError
 from hart.text_encoder.known_words import KnownWords, WordReader
-from hart.text_encoder.thesaurus import THESAURUS_FILE, StoredThesaurus, Thesaurus
+from hart.text_encoder.thesaurus import THESAURUS_FILE, Thesaurus
 
 NAMES = (
     *("sailboat", "ice cream", "hamster", "angry face", "fire engine", "T-shirt", "glass of milk", "peach"),
@@ -25,7 +25,7 @@ def reader(tmp_path: Path) -> WordReader:
     known = KnownWords(frozenset(" ".join([*NAMES, SAID]).lower().split()), NAMES)
     Thesaurus(THINGS, {"furious": "angry face", "on fire": "fire engine"}, frozenset({"quietly"})).save(tmp_path)
     # the encoder finds the first name next to every word
-    return WordReader(known, StoredThesaurus.load(tmp_path), lambda texts: torch.ones(len(texts), 2))
+    return WordReader(known, Thesaurus.load(tmp_path), lambda texts: torch.ones(len(texts), 2))
 
 
 @pytest.mark.parametrize(
@@ -62,22 +62,12 @@ def test_what_is_told_is_what_was_typed(reader: WordReader) -> None:
     assert reader("a quietly furious Guinea  Pig")[1] == {"quietly": "", "furious": "", "Guinea  Pig": "hamster"}
 
 
-def test_it_is_read_when_it_is_needed(reader: WordReader, tmp_path: Path) -> None:
-    (tmp_path / THESAURUS_FILE).write_bytes(b"no archive")
-    damaged = WordReader(reader.known, StoredThesaurus.load(tmp_path), lambda texts: torch.ones(len(texts), 2))
-    assert damaged("a red dog") == ("a red dog", {})
-    with pytest.raises(HartError, match="copy the model again"):
-        damaged("a yacht")
-
-
-@pytest.mark.parametrize("content", [b"[]", b"{}", b'{"things": {"sailboat": [1]}}', b"\xff"])
-def test_only_its_own_form_is_read(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / THESAURUS_FILE).write_bytes(gzip.compress(content))
-    stored = StoredThesaurus.load(tmp_path)
-    assert stored is not None
-    with pytest.raises(HartError, match=THESAURUS_FILE):
-        stored.words  # noqa: B018
+@pytest.mark.parametrize("content", [b"[]", b"{}", b'{"things": {"sailboat": [1]}}', b"\xff", None])
+def test_only_its_own_form_is_read(tmp_path: Path, content: bytes | None) -> None:
+    (tmp_path / THESAURUS_FILE).write_bytes(b"no archive" if content is None else gzip.compress(content))
+    with pytest.raises(HartError, match=rf"{THESAURUS_FILE}: .*copy the model again"):
+        Thesaurus.load(tmp_path)
 
 
 def test_a_model_without_one_has_none(tmp_path: Path) -> None:
-    assert StoredThesaurus.load(tmp_path) is None
+    assert Thesaurus.load(tmp_path) is None

@@ -162,12 +162,8 @@ class GenerationTimer:
         return self._by_part(watch, start, ends, end)
 
     def _spans(self) -> dict[str, tuple[nn.Module, nn.Module]]:
-        components = self.pipe.components
-        transformer, residual, decoder = (
-            components.hart.transformer,
-            components.hart.residual,
-            self.pipe.tokenizer.decoder,
-        )
+        hart, decoder = self.pipe.components.hart, self.pipe.tokenizer.decoder
+        transformer, residual = hart.transformer, hart.residual
         spans: dict[str, tuple[nn.Module, nn.Module]] = {
             BLOCKS: (transformer.blocks[0], transformer.blocks[-1]),
             HEAD: (transformer.head, transformer.head),
@@ -263,8 +259,6 @@ def part_work(timer: GenerationTimer, batch: int, *, whole_scales: bool) -> dict
 def _weights(config: HartConfig) -> tuple[int, int]:
     """How many numbers the blocks and the head hold."""
     with without_memory():
-        _, hart = build(config)
-    blocks, head = (
-        sum(p.numel() for p in module.parameters()) for module in (hart.transformer.blocks, hart.transformer.head)
-    )
+        transformer = build(config)[1].transformer
+    blocks, head = (sum(p.numel() for p in part.parameters()) for part in (transformer.blocks, transformer.head))
     return blocks, head

@@ -70,55 +70,31 @@ def _levels(result: Mapping[str, Any]) -> list[str]:
     first = {row["batch"]: row["median_s"] for row in result["levels"][0]["batches"]}
     what = "guidance on" if result["guidance"] else "no guidance"
     lines = ["", f"Images of {result['size']} px, from prompts to pixels, {what}, {result['clock']}:", ""]
-    return lines + table(
-        [
-            "level",
-            "batch",
-            "calls",
-            "median s",
-            "best s",
-            "images/s",
-            "times the first",
-            "GFLOP",
-            "floor s",
-            "time / floor",
-            "peak GiB",
-        ],
-        (
-            [
-                level["level"],
-                row["batch"],
-                len(row["latencies_s"]),
-                row["median_s"],
-                row["best_s"],
-                row["images_per_s"],
-                first[row["batch"]] / row["median_s"],
-                row["gflop"],
-                row["floor_s"],
-                row["ratio"],
-                row["peak_gib"],
-            ]
-            for level in result["levels"]
-            for row in level["batches"]
-        ),
-    )
+    rows = [
+        {
+            "level": level["level"],
+            "batch": row["batch"],
+            "calls": len(row["latencies_s"]),
+            "median s": row["median_s"],
+            "best s": row["best_s"],
+            "images/s": row["images_per_s"],
+            "times the first": first[row["batch"]] / row["median_s"],
+            "GFLOP": row["gflop"],
+            "floor s": row["floor_s"],
+            "time / floor": row["ratio"],
+            "peak GiB": row["peak_gib"],
+        }
+        for level in result["levels"]
+        for row in level["batches"]
+    ]
+    return lines + table(list(rows[0]), (list(row.values()) for row in rows))
 
 
 def part_table(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Of one batch: the parts' work, floor and time; empty where they were not told apart."""
-    return table(
-        ["part", "GFLOP", "GB", "bound by", "floor ms", "measured ms", "time / floor"],
-        (
-            [
-                name,
-                part["gflop"],
-                part["gb"],
-                part["bound"],
-                1e3 * part["floor_s"],
-                1e3 * part["measured_s"],
-                part["measured_s"] / part["floor_s"],
-            ]
-            for name, part in parts.items()
-            if part["measured_s"] is not None
-        ),
-    )
+    rows = [
+        [name, part["gflop"], part["gb"], part["bound"], 1e3 * part["floor_s"], 1e3 * took, took / part["floor_s"]]
+        for name, part in parts.items()
+        if (took := part["measured_s"]) is not None
+    ]
+    return table(["part", "GFLOP", "GB", "bound by", "floor ms", "measured ms", "time / floor"], rows)

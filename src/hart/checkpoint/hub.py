@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from hart.checkpoint.released_weights import WEIGHT_FILES
 from hart.checkpoint.storage import CheckpointError
+from hart.devices import is_out_of_memory
+from hart.errors import HartError
 from hart.files import user_path
 from hart.strict import reason
+
+T = TypeVar("T")
 
 # Folder of a repository -> patterns of its weights, in order of preference: our layout and VAR's; HART's two parts.
 FOLDERS = {".": ("*.safetensors", "v*.pth"), "llm": WEIGHT_FILES, "tokenizer": WEIGHT_FILES}
@@ -21,6 +26,11 @@ FOLDERS = {".": ("*.safetensors", "v*.pth"), "llm": WEIGHT_FILES, "tokenizer": W
 def is_hub_id(name: str) -> bool:
     """Whether a name can be that of a model of the Hugging Face hub, `owner/name`."""
     return re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) is not None
+
+
+def is_on_hub(source: str) -> bool:
+    """Whether it is OWNER/NAME, and no folder on this machine."""
+    return is_hub_id(source) and not Path(source).exists()
 
 
 def folder_or_id(source: str, role: str) -> str:
@@ -34,6 +44,22 @@ def folder_or_id(source: str, role: str) -> str:
     if is_hub_id(source) or is_hub_id(f"owner/{source}"):
         return source
     raise CheckpointError(f"{role} {source!r}: there is no such folder, and a hub id is OWNER/NAME")
+
+
+def from_transformers(load: Callable[[str], T], what: str, source: str, role: str) -> T:
+    """What `load` makes, by transformers, of a folder or hub id. what: it should be. Raises `HartError`."""
+    place = folder_or_id(source, role)
+    try:
+        return load(place)
+    except Exception as error:  # transformers raises many kinds
+        if is_out_of_memory(error):
+            raise
+        remedy = "give a hub id or a folder with its configuration, weights and tokenizer"
+        if is_on_hub(source):
+            remedy = f"fetch it elsewhere from https://huggingface.co/{source}, and give its folder"
+        raise HartError(
+            f"{role} {source!r}: transformers cannot load it as {what} ({reason(error)}): {remedy}"
+        ) from None
 
 
 def download(repository: str) -> Path:

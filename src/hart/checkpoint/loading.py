@@ -100,18 +100,19 @@ def load_model(
     and its encoder's weights in the file until something is encoded. Raises `CheckpointError` or `ConfigError`.
     """
     readable_folder(folder)
-    if (folder / CONFIG_FILE).exists() and (folder / HART_FILE).exists():
-        return _load_own(
-            folder, dtype, eight_bits or partial(QuantizedLinear.dequantized, dtype=dtype), tokenizer_dtype
-        )
-    if (folder / "llm").is_dir() and (folder / "tokenizer").is_dir():
-        return _load_hart_layout(folder, dtype, tokenizer_dtype)
-    if list(folder.glob("var*.pth")):
-        return _load_var_layout(folder, dtype, tokenizer_dtype)
-    raise CheckpointError(
-        f"{folder}: no model here; expected {CONFIG_FILE} and {HART_FILE} (this project), llm/ and tokenizer/ (HART), "
-        "or vae*.pth and var*.pth (VAR)"
-    )
+    is_own = (folder / CONFIG_FILE).exists() and (folder / HART_FILE).exists()
+    config, weights = (HartConfig.load(folder / CONFIG_FILE), ()) if is_own else _published(folder)
+    with without_memory():
+        tokenizer, hart = build(config)
+    if is_own:
+        at_rest = "encoder" if tokenizer_dtype is None else None  # images are made without it
+        fill_module(tokenizer, folder / TOKENIZER_FILE, tokenizer_dtype, mapped=at_rest)
+        eight_bits = eight_bits or partial(QuantizedLinear.dequantized, dtype=dtype)
+        fill_module(hart, folder / HART_FILE, dtype, eight_bits=eight_bits)
+    else:
+        for part, module, wanted in zip(weights, (tokenizer, hart), (tokenizer_dtype, dtype), strict=True):
+            fill_state(module, part.tensors, wanted, part.source, part.name_in_file)
+    return LoadedModel(config, tokenizer, hart, folder)
 
 
 def load_config(name: str) -> HartConfig:
@@ -126,9 +127,7 @@ def load_config(name: str) -> HartConfig:
     if path.suffix == ".json" and not path.is_dir():
         return HartConfig.load(path)
     folder = resolve_model(name)
-    if (folder / HART_FILE).exists():
-        return HartConfig.load(folder / CONFIG_FILE)
-    return load_model(folder).config
+    return HartConfig.load(folder / CONFIG_FILE) if (folder / HART_FILE).exists() else _published(folder)[0]
 
 
 def save_model(
@@ -190,37 +189,22 @@ def build(config: HartConfig) -> tuple[HybridTokenizer, Hart]:
     return HybridTokenizer(config.tokenizer).eval(), Hart(config).eval()
 
 
-def _load_own(
-    folder: Path,
-    dtype: torch.dtype,
-    eight_bits: Callable[[QuantizedLinear], nn.Module],
-    tokenizer_dtype: torch.dtype | None,
-) -> LoadedModel:
-    config = HartConfig.load(folder / CONFIG_FILE)
-    with without_memory():
-        tokenizer, hart = build(config)
-    at_rest = "encoder" if tokenizer_dtype is None else None  # images are made without it
-    fill_module(tokenizer, folder / TOKENIZER_FILE, tokenizer_dtype, mapped=at_rest)
-    fill_module(hart, folder / HART_FILE, dtype, eight_bits=eight_bits)
-    return LoadedModel(config, tokenizer, hart, folder)
+Published = tuple[HartConfig, tuple[PublishedWeights, PublishedWeights]]
+"""A configuration, and the weights of tokenizer and model."""
 
 
-def _load_published(
-    folder: Path,
-    config: HartConfig,
-    dtype: torch.dtype,
-    tokenizer_dtype: torch.dtype | None,
-    tokenizer_tensors: PublishedWeights,
-    hart_tensors: PublishedWeights,
-) -> LoadedModel:
-    with without_memory():
-        tokenizer, hart = build(config)
-    for module, weights, wanted in ((tokenizer, tokenizer_tensors, tokenizer_dtype), (hart, hart_tensors, dtype)):
-        fill_state(module, weights.tensors, wanted, weights.source, weights.name_in_file)
-    return LoadedModel(config, tokenizer, hart, folder)
+def _published(folder: Path) -> Published:
+    if (folder / "llm").is_dir() and (folder / "tokenizer").is_dir():
+        return _hart_layout(folder)
+    if list(folder.glob("var*.pth")):
+        return _var_layout(folder)
+    raise CheckpointError(
+        f"{folder}: no model here; expected {CONFIG_FILE} and {HART_FILE} (this project), llm/ and tokenizer/ (HART), "
+        "or vae*.pth and var*.pth (VAR)"
+    )
 
 
-def _load_hart_layout(folder: Path, dtype: torch.dtype, tokenizer_dtype: torch.dtype | None) -> LoadedModel:
+def _hart_layout(folder: Path) -> Published:
     tokenizer_folder, llm = folder / "tokenizer", folder / "llm"
     tokenizer_config = hart_tokenizer_config(
         read_object(tokenizer_folder / CONFIG_FILE), str(tokenizer_folder / CONFIG_FILE)
@@ -239,31 +223,19 @@ def _load_hart_layout(folder: Path, dtype: torch.dtype, tokenizer_dtype: torch.d
             kind="qwen2", tokens=transformer.text.tokens, source=RELEASED_TEXT_ENCODER, instruction=True
         ),
     )
-    return _load_published(
-        folder,
-        config,
-        dtype,
-        tokenizer_dtype,
-        tokenizer_weights(published_tokenizer, tokenizer_config, tokenizer_source),
-        transformer_weights(published, source),
-    )
+    ours = tokenizer_weights(published_tokenizer, tokenizer_config, tokenizer_source)
+    return config, (ours, transformer_weights(published, source))
 
 
-def _load_var_layout(folder: Path, dtype: torch.dtype, tokenizer_dtype: torch.dtype | None) -> LoadedModel:
+def _var_layout(folder: Path) -> Published:
     vae, var = _only(folder, "vae*.pth"), _only(folder, "var*.pth")
     published_tokenizer, published = read_pickle(vae), read_pickle(var)
     case = folder / "case.json"
     scales = read_object(case).get("patch_nums") if os.path.lexists(case) else None
     tokenizer_config, transformer = var_configs(published_tokenizer, published, scales, (str(vae), str(var)))
     config = HartConfig(tokenizer_config, transformer, sampling=VAR_SAMPLING)
-    return _load_published(
-        folder,
-        config,
-        dtype,
-        tokenizer_dtype,
-        tokenizer_weights(published_tokenizer, tokenizer_config, str(vae)),
-        transformer_weights(published, str(var)),
-    )
+    ours = tokenizer_weights(published_tokenizer, tokenizer_config, str(vae))
+    return config, (ours, transformer_weights(published, str(var)))
 
 
 def _only(folder: Path, pattern: str) -> Path:

@@ -25,14 +25,14 @@ from pydantic import Field, TypeAdapter, ValidationError
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from hart.checkpoint.storage import WEIGHT_TYPES, read_safetensors, require_finite
+from hart.checkpoint.storage import kind_of, misfits, read_safetensors, require_finite
 from hart.config import LoraTarget, Rank
 from hart.devices import without_memory
 from hart.errors import HartError, missing_package
 from hart.files import atomic_write, read_json, user_path, write_text
 from hart.generation.arguments import finite_number
 from hart.model import Hart
-from hart.strict import clipped, shown
+from hart.strict import shown
 from hart.transformer.transformer import HartTransformer
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -48,7 +48,6 @@ LAYERS: Mapping[LoraTarget, tuple[str, ...]] = {
 # peft's name of a model's only adapter, and what it puts before the names of tensors in a file.
 ADAPTER = "default"
 FILE_PREFIX = "base_model.model."
-SHOWN_PROBLEMS = 4
 
 Alpha = Annotated[float, Field(ge=-1e6, le=1e6)]
 # a name, or the end of one: peft takes anything else as a pattern, with which it could search for ever
@@ -254,18 +253,8 @@ def _check(
         except ValueError as error:  # the transformer has none of the layers
             raise HartError(f"{mismatch}: {error}") from None
     expected = peft.get_peft_model_state_dict(skeleton, adapter_name=ADAPTER, save_embedding_layers=False)
-    problems = [
-        *(f"the model has no {name}" for name in tensors if name not in expected),
-        *(f"the adapter has no {name}" for name in expected if name not in tensors),
-        *(
-            f"{name} is {tuple(tensors[name].shape)} in the adapter and {tuple(value.shape)} on the model"
-            for name, value in expected.items()
-            if name in tensors and tensors[name].shape != value.shape
-        ),
-        *(f"{name} holds {t.dtype}, no weights" for name, t in tensors.items() if t.dtype not in WEIGHT_TYPES),
-    ]
-    if problems:
-        more = f"; and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
-        raise HartError(f"{mismatch}: {'; '.join(map(clipped, problems[:SHOWN_PROBLEMS]))}{more}")
+    kinds, found = ({name: kind_of(value) for name, value in each.items()} for each in (expected, tensors))
+    if problems := misfits(kinds, found):
+        raise HartError(f"{mismatch}: {problems}")
     for name, value in tensors.items():
         require_finite(value, folder / ADAPTER_FILE, name)

@@ -174,7 +174,7 @@ def load_state(
     Names, shapes and kinds of numbers must be the module's own; weights are of `WEIGHT_TYPES` and finite.
     source, name_in_file: the names of the file, and of a tensor in it, for errors.
     """
-    _require_fitting(module, {name: _kind(value) for name, value in state.items()}, source, name_in_file)
+    _require_fitting(module, {name: kind_of(value) for name, value in state.items()}, source, name_in_file)
     for name, value in state.items():
         require_finite(value, source, name_in_file(name))
     module.load_state_dict(dict(state))
@@ -192,7 +192,7 @@ def fill_state(
     Takes the tensors out of `state` one by one: they become the module's own if their type is the same, else they are
     converted and freed, so that weights are held once.
     """
-    kinds = {name: _kind(value) for name, value in state.items()}
+    kinds = {name: kind_of(value) for name, value in state.items()}
     _require_fitting(module, kinds, source, name_in_file)
     taken: set[int] = set()
     for name in kinds:
@@ -260,12 +260,18 @@ def require_finite(value: Tensor, source: Path | str, name: str) -> None:
 def _require_fitting(
     module: nn.Module, kinds: Mapping[str, Kind], source: Path | str, name_in_file: Callable[[str], str]
 ) -> None:
-    expected = {name: _kind(value) for name, value in module.state_dict().items()}
+    expected = {name: kind_of(value) for name, value in module.state_dict().items()}
+    if problems := misfits(expected, kinds, name_in_file):
+        raise CheckpointError(f"{source}: does not fit the configuration beside it: {problems}")
+
+
+def misfits(expected: Mapping[str, Kind], kinds: Mapping[str, Kind], name_in_file: Callable[[str], str] = str) -> str:
+    """How the tensors of a file differ from those that a model takes; empty if they do not."""
     problems = [
         *(f"missing {name_in_file(name)}" for name in expected if name not in kinds),
         *(f"unexpected {name_in_file(name)}" for name in kinds if name not in expected),
         *(
-            f"{name_in_file(name)} is {tuple(kinds[name][0])}, the configuration asks for {tuple(shape)}"
+            f"{name_in_file(name)} is {tuple(kinds[name][0])}, the model takes {tuple(shape)}"
             for name, (shape, _) in expected.items()
             if name in kinds and kinds[name][0] != shape
         ),
@@ -275,13 +281,11 @@ def _require_fitting(
             if name in kinds and kinds[name][1] not in (allowed := WEIGHTS if wanted in WEIGHTS else (wanted,))
         ),
     ]
-    if problems:
-        hidden = len(problems) - SHOWN_PROBLEMS
-        listed = "; ".join(map(clipped, problems[:SHOWN_PROBLEMS])) + (f"; and {hidden} more" if hidden > 0 else "")
-        raise CheckpointError(f"{source}: does not fit the configuration beside it: {listed}")
+    hidden = len(problems) - SHOWN_PROBLEMS
+    return "; ".join(map(clipped, problems[:SHOWN_PROBLEMS])) + (f"; and {hidden} more" if hidden > 0 else "")
 
 
-def _kind(value: Tensor) -> Kind:
+def kind_of(value: Tensor) -> Kind:
     return value.shape, dtype_name(value.dtype)
 
 

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
@@ -134,18 +134,11 @@ def prompt_notes() -> Iterator[None]:
         warnings.simplefilter("always", PromptWarning)
         others = warnings.showwarning
 
-        def show(
-            message: Warning | str,
-            category: type[Warning],
-            filename: str,
-            lineno: int,
-            file: TextIO | None = None,
-            line: str | None = None,
-        ) -> None:
+        def show(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
             if issubclass(category, PromptWarning):
                 note(str(message))
             else:
-                others(message, category, filename, lineno, file, line)
+                others(message, category, *place, **options)
 
         warnings.showwarning = show
         yield

@@ -12,15 +12,9 @@ import typer
 
 from hart.commands.console import progress, prompt_notes, require_writable
 from hart.commands.from_config import options_from_config
-from hart.commands.generate import (
-    ImageWriter,
-    open_model,
-    prompts_for,
-    says_what_is_kept,
-)
+from hart.commands.generate import ImageWriter, open_model, prompts_for, says_what_is_kept
 from hart.commands.options import ImageOptions, sampling_options
-from hart.errors import HartError
-from hart.strict import shown
+from hart.strict import Listed
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -123,23 +117,24 @@ def vary(
     _generate(options, settings, prepared)
 
 
+class MixOptions(ImageOptions, kw_only=True):
+    """How two prompts are mixed."""
+
+    switch: int | None = None
+    """How many scales are the first prompt's; by default half of them."""
+    weights: Listed[float] = ()
+    """In place of --switch: the second prompt's share at each scale, 0 to 1."""
+
+
 @sampling_options
 @options_from_config
 def mix(
     first: Annotated[str, typer.Argument(help="Prompt of the coarse scales: the form.", show_default=False)],
     second: Annotated[str, typer.Argument(help="Prompt of the fine scales: the look.", show_default=False)],
-    options: ImageOptions,
+    options: MixOptions,
     settings: Any,
-    switch: Annotated[
-        int | None, typer.Option(help="How many scales are the first prompt's; by default half of them.")
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(metavar="W,W,...", help="In place of --switch: the second prompt's share at each scale, 0 to 1."),
-    ] = None,
 ) -> None:
     """Generate images of two prompts: usually the form of the first in the look of the second."""
-    given = None if weights is None else _numbers(weights)
 
     def prepared(pipe: HartPipeline) -> Call:
         from hart.generation.edits import PromptMix, mix_weights
@@ -149,7 +144,7 @@ def mix(
 
         schedule = requested_schedule(pipe.config, size=options.size, aspect=options.aspect)
         both = prompts_for(pipe, [first, second])
-        shares = mix_weights(len(schedule), given, switch)
+        shares = mix_weights(len(schedule), options.weights or None, options.switch)
         checked_changes(pipe.config, None, PromptMix(both[1], shares), schedule)
         _require_memory(pipe, schedule, options, settings, second_prompt=True)
         call = partial(pipe.mix, both, shares, size=options.size, aspect=options.aspect)
@@ -213,10 +208,3 @@ def _opened(path: Path | None, role: str) -> tuple[Any, dict[str, Any]]:
     content = read_image(path)
     facts = {role: path.name, f"{role}_sha256": hashlib.sha256(content).hexdigest()}
     return open_image(path, content), facts
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise HartError(f"--weights {shown(text)}: give numbers with commas, such as 0,0,0.5,1") from None

@@ -93,12 +93,12 @@ def generate(
         raise HartError("--lora-scale is the strength of an adapter: give --lora too")
     if prompts_file is not None:
         from hart.commands.jobs.job import Job
-        from hart.commands.jobs.running import Sharing, run_job
+        from hart.commands.jobs.running import run_job
 
         # what cannot sign and what is not there is said before a model is opened
         options.credentials()
         options.require_files()
-        run_job(Job(options, settings, sampling, mix), Sharing(workers, ray), grid=grid)
+        run_job(Job(options, settings, sampling, mix), workers=workers, ray=ray, grid=grid)
         return
     total = 1 if row is not None else len(options.prompts) * (options.images_per_prompt or 1)
     writer = ImageWriter(options, total, row, keep=grid, made_with={"mix": mix})

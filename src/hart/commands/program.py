@@ -14,7 +14,7 @@ import gc
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
@@ -82,22 +82,12 @@ class LazyGroup(TyperGroup):
 class HartGroup(LazyGroup):
     """A command group that reports bad input in one line, without traceback and without a usage page."""
 
-    def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        windows_expand_args: bool = True,
-        **extra: Any,
-    ) -> Any:
-        def run() -> Any:
-            return super(HartGroup, self).main(args, prog_name, complete_var, False, windows_expand_args, **extra)
-
+    def main(self, *arguments: Any, standalone_mode: bool = True, **options: Any) -> Any:
+        quiet = {**options, "standalone_mode": False}
         if not standalone_mode:
-            return run()
+            return super().main(*arguments, **quiet)
         try:
-            code = run()
+            code = super().main(*arguments, **quiet)
         except Stopped as stop:
             if str(stop):
                 typer.echo(str(stop), err=True)

@@ -174,22 +174,17 @@ def _data(
 
 @contextmanager
 def _progress(recipe: Recipe, *, show: bool) -> Iterator[Callable[[StepReport], None]]:
-    """A bar on stderr with speed, time left and MFU; nothing if stderr is not a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    """A bar on stderr with speed, MFU and loss."""
+    steps = recipe.trainer.steps
+    with progress("training") if show else nullcontext(lambda *_: None) as report:
 
-    console = Console(stderr=True)
-    columns = TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}")
-    with Progress(*columns, console=console, transient=True, disable=not (show and console.is_terminal)) as bar:
-        task = bar.add_task("", total=recipe.trainer.steps)
-
-        def on_step(report: StepReport) -> None:
-            said = [f"{rounded(report.images_per_second)} images/s", f"{duration(report.seconds_left)} left"]
-            if report.mfu is not None:
-                said.append(f"MFU {report.mfu:.0%}")
-            if "loss" in report.figures:
-                said.append(f"loss {report.figures['loss']:.4g}")
-            bar.update(task, completed=report.step, description="  ".join(said))
+        def on_step(step: StepReport) -> None:
+            said = [f"step {step.step}/{steps}", f"{rounded(step.images_per_second)} images/s"]
+            if step.mfu is not None:
+                said.append(f"MFU {step.mfu:.0%}")
+            if "loss" in step.figures:
+                said.append(f"loss {step.figures['loss']:.4g}")
+            report(step.step, steps, "  ".join(said))
 
         yield on_step
 

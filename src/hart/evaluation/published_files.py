@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from hart.checkpoint.hub import is_on_hub
 from hart.data.digests import ABSENT, mark_bytes
 from hart.data.notes import Note
 from hart.data.readers.base import Listed, RowReader
@@ -22,7 +23,7 @@ from hart.data.samples import damaged_by
 from hart.data.sources import Read
 from hart.errors import HartError
 from hart.files import MEBIBYTE, FileError, default_cache, read_bytes, read_text, user_path
-from hart.networks.pretrained import is_on_hub, short_name
+from hart.networks.pretrained import short_name
 from hart.strict import reason
 
 HUB_DATASETS = "https://huggingface.co/datasets/"

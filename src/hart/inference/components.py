@@ -26,8 +26,9 @@ from hart.errors import HartError
 from hart.files import all_or_nothing
 from hart.generation.arguments import OutputType
 from hart.grids import Grid
+from hart.inference.kernels import decelerate
 from hart.inference.packing import is_packed
-from hart.inference.speed import EXACT, Speed, accelerate, decelerate, is_quantized, round_weights
+from hart.inference.speed import EXACT, Speed, accelerate, is_quantized, round_weights
 from hart.layers.quantized import QuantizedLinear, dequantize_linears
 from hart.model import Hart
 from hart.text_encoder import STORED_FOLDER, TextEncoder, store_text_encoder

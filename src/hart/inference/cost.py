@@ -13,7 +13,7 @@ M MLP width, D latent channels, V codes, W diffusion width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -74,10 +74,6 @@ class ModelCost:
     def total_macs(self) -> int:
         return sum(self.macs.values())
 
-    @property
-    def total_flops(self) -> int:
-        return 2 * self.total_macs
-
 
 def model_cost(config: HartConfig, schedule: ScaleSchedule | None = None, *, guided: bool = True) -> ModelCost:
     """Parameters and MACs for one image with the configured sampling, decoded to pixels.
@@ -90,22 +86,8 @@ def model_cost(config: HartConfig, schedule: ScaleSchedule | None = None, *, gui
     rows = 2 if guided else 1
     sizes, schedule = config.transformer, schedule or config.transformer.schedule
     counts = schedule.token_counts
-    last_calls = last_scale_calls(config, schedule)
-    seen = sizes.context_tokens
     context = _context(sizes, rows)
-    # of each scale: linear layers, attention, head
-    steps = [(0, 0, rows * _head_modulation(sizes) + _head(sizes, rows, tokens=1))]
-    for k, count in enumerate(counts[1:], start=1):
-        linear = attention = 0
-        is_last = k == len(counts) - 1
-        levels = 2 if is_last and sizes.masked_last_scale else 1  # given tokens have one of their own
-        for tokens, within in last_calls if is_last else [(count, count)]:
-            linear += levels * _level(sizes) + rows * tokens * (
-                sizes.latent_channels * sizes.width + _block_linear(sizes)
-            )
-            attention += rows * _attention(sizes, tokens, seen + within)
-        seen += count
-        steps.append((linear, attention, _head(sizes, rows, count)))
+    steps = _scales(sizes, rows, [*([(count, count)] for count in counts[1:-1]), last_scale_calls(config, schedule)])
     all_linear, all_attention, all_heads = map(sum, zip(*steps, strict=True))
     macs = _text_encoder_macs(config.text_encoder) | {
         "transformer, context": context,
@@ -160,12 +142,8 @@ def transformer_training_macs(
 
     The diffusion's network runs `batch_multiplier` times per token.
     """
-    total = _context(sizes, rows=1) + _head_modulation(sizes) + _head(sizes, rows=1, tokens=1)
-    seen = sizes.context_tokens
-    for tokens in (*sizes.schedule.token_counts[1:-1], last_tokens):
-        seen += tokens
-        linear = tokens * (sizes.latent_channels * sizes.width + _block_linear(sizes))
-        total += _level(sizes) + linear + _attention(sizes, tokens, seen) + _head(sizes, rows=1, tokens=tokens)
+    scales = _scales(sizes, 1, [[(n, n)] for n in (*sizes.schedule.token_counts[1:-1], last_tokens)])
+    total = _context(sizes, rows=1) + sum(map(sum, scales))
     if diffusion is None:
         return total
     denoiser, time = _denoiser(diffusion, sizes.latent_channels)
@@ -214,6 +192,28 @@ def _text_encoder_macs(sizes: TextEncoderConfig | None) -> dict[str, int]:
     return {TEXT_ENCODER: tokens * (sizes.embedding_width * width + sizes.depth * block + width * sizes.output_width)}
 
 
+def _scales(
+    sizes: TransformerConfig, rows: int, calls: Sequence[Sequence[tuple[int, int]]]
+) -> list[tuple[int, int, int]]:
+    """Linear layers, attention and head of the first scale, whose token the context predicts, and of the others.
+
+    calls: of each other scale, see `last_scale_calls`. The scale and shift before the head are made once a row.
+    """
+    head = sizes.width * sizes.codebook_size
+    found = [(0, 0, rows * (2 * sizes.width**2 + head))]
+    seen = sizes.context_tokens
+    for k, of_scale in enumerate(calls, start=1):
+        linear = attention = count = 0
+        levels = 2 if sizes.masked_last_scale and k == len(calls) else 1  # given tokens have one of their own
+        for tokens, count in of_scale:
+            linear += levels * _level(sizes)
+            linear += rows * tokens * (sizes.latent_channels * sizes.width + _block_linear(sizes))
+            attention += rows * _attention(sizes, tokens, seen + count)
+        seen += count
+        found.append((linear, attention, rows * count * head))
+    return found
+
+
 def _context(sizes: TransformerConfig, rows: int) -> int:
     """Embedding the context, the blocks' modulation, and all layers for S tokens that see each other."""
     projections = {"none": 0, "table": 0, "linear": sizes.depth, "shared": 1}[sizes.modulation]
@@ -241,16 +241,6 @@ def _attention(sizes: TransformerConfig, tokens: int, seen: int) -> int:
 def _level(sizes: TransformerConfig) -> int:
     """The MLP of the sinusoidal level embedding, once a step; a table costs nothing."""
     return sizes.width * (2 * FREQUENCIES + sizes.width) if sizes.level_embedding == "sinusoidal" else 0
-
-
-def _head_modulation(sizes: TransformerConfig) -> int:
-    """Scale and shift in front of the head, once an image and half of the guidance."""
-    return 2 * sizes.width**2
-
-
-def _head(sizes: TransformerConfig, rows: int, tokens: int) -> int:
-    """Logits of all N tokens."""
-    return rows * tokens * sizes.width * sizes.codebook_size
 
 
 def _codes(config: HartConfig, schedule: ScaleSchedule) -> int:

@@ -129,7 +129,8 @@ class Editing(BasePipeline):
             )
         lent, strength = self._style(style, style_strength, schedule)
         made = Edit(pixels, redraw, kept_scales, source_prompt, followed_scales, strength, lent)
-        return self._checked(made, schedule)
+        checked_changes(self.config, made, None, schedule)
+        return made
 
     def prepare_variation(
         self,
@@ -147,7 +148,9 @@ class Editing(BasePipeline):
         lent, strength = self._style(style, style_strength, schedule)
         if kept_scales is None:
             kept_scales = 0 if strength else len(schedule) // 2
-        return self._checked(Edit(pixels, redraw, kept_scales, style_strength=strength, style=lent), schedule)
+        made = Edit(pixels, redraw, kept_scales, style_strength=strength, style=lent)
+        checked_changes(self.config, made, None, schedule)
+        return made
 
     def _style(
         self, style: Image.Image | None, strength: float | None, schedule: ScaleSchedule
@@ -155,10 +158,6 @@ class Editing(BasePipeline):
         """The pixels of a style reference, and how strongly it is followed."""
         lent = None if style is None else stretched(require_image("style", style), self.config, schedule)
         return lent, (0.0 if lent is None else 1.0) if strength is None else strength
-
-    def _checked(self, edit: Edit, schedule: ScaleSchedule) -> Edit:
-        checked_changes(self.config, edit, None, schedule)
-        return edit
 
     def _edited(self, prompt: Prompt | None, edit: Edit, options: dict[str, Any]) -> HartOutput:
         given = {"prompt_embeds": null_context(self.config)} if prompt is None else {"prompt": prompt}

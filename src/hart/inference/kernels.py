@@ -10,7 +10,6 @@ Shapes: C inputs, D outputs, N rows. Of attention: B batch, H heads, N queries, 
 
 from __future__ import annotations
 
-import copy
 import itertools
 import platform
 from functools import cache
@@ -20,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hart.inference.packing import Packed, unpack
 from hart.layers.attention import Attention, attend
 from hart.layers.quantized import QuantizedLinear, places, plain_product, quantized_rows
 
@@ -32,8 +32,8 @@ SCORES = 2**20
 """Most scores of attention held at once, as products and as weights, so that they stay in the processor's cache."""
 
 
-class PackedInt8Linear(nn.Module):
-    """A layer of 8 bits with its weight in the order of oneDNN's kernels; copied, pickled and stored like its twin."""
+class PackedInt8Linear(Packed):
+    """A layer of 8 bits by oneDNN's kernels."""
 
     def __init__(self, layer: QuantizedLinear) -> None:
         super().__init__()
@@ -53,25 +53,11 @@ class PackedInt8Linear(nn.Module):
         return scaled.to(x.dtype)
 
     def plain(self) -> QuantizedLinear:
-        """The twin, with its weight in new memory and this layer's own bias and scales."""
         weight = self.packed.to_dense().t().contiguous()
         return QuantizedLinear(self.kind, weight, self.weight_scale, self.bias).train(self.training)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> PackedInt8Linear:
-        """Shares the packed weight, which nothing writes to."""
-        twin = PackedInt8Linear.__new__(PackedInt8Linear)
-        nn.Module.__init__(twin)
-        shared = {name: getattr(self, name) for name in ("kind", "packed", "largest")}
-        twin.__dict__.update(shared)
-        twin.bias, twin.weight_scale = copy.deepcopy(self.bias, memo), self.weight_scale
-        return twin.train(self.training)
-
     def __reduce__(self) -> tuple[Any, ...]:
         return with_kernel, (self.plain(), self.packed.device)
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        self.plain()._save_to_state_dict(destination, prefix, keep_vars)
 
 
 def int_mm_product(values: Tensor, scale: Tensor, weight: Tensor, weight_scale: Tensor) -> Tensor:
@@ -170,15 +156,14 @@ def give_kernels(module: nn.Module) -> None:
             attention.attend = narrow_attend
 
 
-def take_kernels(module: nn.Module) -> None:
-    """Undo `give_kernels`: plain twins in new memory."""
-    for attention in module.modules():
-        if isinstance(attention, Attention):
-            attention.attend = attend
-    for parent, name in places(module, PackedInt8Linear):
-        setattr(parent, name, getattr(parent, name).plain())
+def decelerate(module: nn.Module) -> None:
+    """Undo `hart.inference.speed.accelerate`, in place: plain twins in new memory. What was rounded to 8 bits stays so:
+    `hart.layers.quantized.dequantize_linears`."""
+    unpack(module)
     for layer in module.modules():
-        if isinstance(layer, QuantizedLinear):
+        if isinstance(layer, Attention):
+            layer.attend = attend
+        elif isinstance(layer, QuantizedLinear):
             layer.product = plain_product
 
 

@@ -17,7 +17,7 @@ import itertools
 import logging
 import platform
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -39,8 +39,28 @@ SMALLEST_PACKED = 2**18
 log = logging.getLogger(__name__)
 
 
-class PackedLinear(nn.Module):
-    """A linear layer for inference; it is copied, pickled and stored like a plain layer."""
+class Packed(nn.Module):
+    """A layer whose weight `packed` is in the order of kernels; copied, pickled and stored like its plain twin."""
+
+    packed: Tensor
+
+    def plain(self) -> nn.Module:
+        """The twin, with its weight in new memory and this layer's own bias."""
+        raise NotImplementedError
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Shares the packed weight, which nothing writes to."""
+        twin = type(self).__new__(type(self))
+        own = {name: copy.copy(value) if isinstance(value, dict) else value for name, value in vars(self).items()}
+        twin.__dict__.update(own, _parameters=copy.deepcopy(self._parameters, memo))
+        return twin
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        self.plain()._save_to_state_dict(destination, prefix, keep_vars)
+
+
+class PackedLinear(Packed):
+    """A linear layer for inference."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -54,27 +74,14 @@ class PackedLinear(nn.Module):
         return packed_linear(x, self.packed, self.bias if bias is None else bias)
 
     def plain(self) -> nn.Linear:
-        """The layer as it was before, frozen, with its weight in new memory and this layer's own bias."""
         linear = self.kind(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
         linear.weight = nn.Parameter(self.packed.to_dense(), requires_grad=False)
         linear.bias = self.bias
         return linear.train(self.training)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> PackedLinear:
-        """Shares the packed weight, which nothing writes to."""
-        twin = PackedLinear.__new__(PackedLinear)
-        nn.Module.__init__(twin)
-        twin.kind, twin.in_features, twin.out_features = self.kind, self.in_features, self.out_features
-        twin.bias, twin.packed = copy.deepcopy(self.bias, memo), self.packed
-        return twin.train(self.training)
-
     def __reduce__(self) -> tuple[Any, ...]:
         """As a plain layer, which is packed again if the processor that loads it can."""
         return _restored, (self.plain(),)
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        destination[prefix + "weight"] = self.packed.to_dense()
-        super()._save_to_state_dict(destination, prefix, keep_vars)
 
 
 @cache
@@ -132,9 +139,9 @@ def pack_linears(module: nn.Module, smallest: int = SMALLEST_PACKED) -> None:
             setattr(parent, name, PackedLinear(linear))
 
 
-def unpack_linears(module: nn.Module) -> None:
-    """Undo `pack_linears`: the weights of packed layers become plain ones in new memory."""
-    for parent, name in places(module, PackedLinear):
+def unpack(module: nn.Module) -> None:
+    """Undo all packing of layers: plain twins in new memory."""
+    for parent, name in places(module, Packed):
         setattr(parent, name, getattr(parent, name).plain())
 
 

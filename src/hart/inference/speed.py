@@ -18,8 +18,8 @@ from torch import nn
 from hart.config import CacheType
 from hart.errors import HartError
 from hart.inference.graphs import BlockGraphs
-from hart.inference.kernels import PackedInt8Linear, attends_narrowly, give_kernels, kernel_refusal, take_kernels
-from hart.inference.packing import attends_by_onednn, pack, packing_refusal, repeated_blocks, unpack_linears
+from hart.inference.kernels import PackedInt8Linear, attends_narrowly, give_kernels, kernel_refusal
+from hart.inference.packing import attends_by_onednn, pack, packing_refusal, repeated_blocks
 from hart.layers.quantized import QuantizedLinear, quantize_linears
 from hart.model import Hart
 from hart.strict import Config
@@ -141,12 +141,6 @@ def round_weights(hart: Hart, dtype: torch.dtype) -> None:
     """Bring the large linear layers of the model's blocks to an 8-bit type, in place."""
     for blocks in repeated_blocks(hart):
         quantize_linears(blocks, SMALLEST_QUANTIZED, dtype)
-
-
-def decelerate(hart: nn.Module) -> None:
-    """Undo `accelerate`, in place, but for the rounding to 8 bits: `hart.layers.quantized.dequantize_linears`."""
-    unpack_linears(hart)
-    take_kernels(hart)
 
 
 def is_quantized(module: nn.Module) -> bool:

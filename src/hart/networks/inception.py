@@ -9,10 +9,11 @@ Shapes: B batch, H W image, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial, reduce
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ NORM_EPS = 1e-3
 
 
 class Unit(NamedTuple):
-    """One convolution of the table below. same: padded so that a stride of 1 keeps the size."""
+    """One convolution of the tables below. same: padded so that a stride of 1 keeps the size."""
 
     name: str
     outputs: int
@@ -45,20 +46,83 @@ class Unit(NamedTuple):
     same: bool = True
 
 
-class Branch:
-    """A path through a block: a pool if any, convolutions in turn, and at the end perhaps two side by side."""
+Step = str | Unit | tuple[Unit, Unit]
+"""A pool of `POOLS`, a convolution, or two side by side whose outputs are joined by channel."""
+POOLS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "average": partial(F.avg_pool2d, kernel_size=3, stride=1, padding=1, count_include_pad=False),
+    "max": partial(F.max_pool2d, kernel_size=3, stride=1, padding=1),
+    "halve": partial(F.max_pool2d, kernel_size=3, stride=2),
+}
 
-    def __init__(
-        self,
-        *units: Unit,
-        fork: tuple[Unit, ...] = (),
-        pool: Literal["average", "max", "halve"] | None = None,
-    ) -> None:
-        self.units, self.fork, self.pool = units, fork, pool
 
-    def width(self, inputs: int) -> int:
-        """Channels of its output."""
-        return sum(unit.outputs for unit in self.fork or self.units[-1:]) or inputs
+def _chain(name: str, *sizes: tuple[int, int, int]) -> list[Step]:
+    """Numbered convolutions: outputs, and height and width of the kernel of each."""
+    return [Unit(f"{name}_{i}", outputs, (h, w)) for i, (outputs, h, w) in enumerate(sizes, start=1)]
+
+
+def _block_35(pooled: int) -> list[list[Step]]:
+    return [
+        [Unit("branch1x1", 64)],
+        _chain("branch5x5", (48, 1, 1), (64, 5, 5)),
+        _chain("branch3x3dbl", (64, 1, 1), (96, 3, 3), (96, 3, 3)),
+        ["average", Unit("branch_pool", pooled)],
+    ]
+
+
+def _block_17(width: int) -> list[list[Step]]:
+    return [
+        [Unit("branch1x1", 192)],
+        _chain("branch7x7", (width, 1, 1), (width, 1, 7), (192, 7, 1)),
+        _chain("branch7x7dbl", (width, 1, 1), (width, 7, 1), (width, 1, 7), (width, 7, 1), (192, 1, 7)),
+        ["average", Unit("branch_pool", 192)],
+    ]
+
+
+def _block_8(pool: str) -> list[list[Step]]:
+    def fork(name: str) -> tuple[Unit, Unit]:
+        return Unit(f"{name}a", 384, (1, 3)), Unit(f"{name}b", 384, (3, 1))
+
+    return [
+        [Unit("branch1x1", 320)],
+        [Unit("branch3x3_1", 384), fork("branch3x3_2")],
+        [*_chain("branch3x3dbl", (448, 1, 1), (384, 3, 3)), fork("branch3x3dbl_3")],
+        [pool, Unit("branch_pool", 192)],
+    ]
+
+
+STEM: list[Step] = [
+    Unit("Conv2d_1a_3x3", 32, (3, 3), 2, same=False),
+    Unit("Conv2d_2a_3x3", 32, (3, 3), same=False),
+    Unit("Conv2d_2b_3x3", 64, (3, 3)),
+    "halve",
+    Unit("Conv2d_3b_1x1", 80),
+    Unit("Conv2d_4a_3x3", 192, (3, 3), same=False),
+    "halve",
+]
+BLOCKS: dict[str, list[list[Step]]] = {
+    "Mixed_5b": _block_35(32),
+    "Mixed_5c": _block_35(64),
+    "Mixed_5d": _block_35(64),
+    "Mixed_6a": [  # from 35 x 35 positions to 17 x 17
+        [Unit("branch3x3", 384, (3, 3), 2, same=False)],
+        [*_chain("branch3x3dbl", (64, 1, 1), (96, 3, 3)), Unit("branch3x3dbl_3", 96, (3, 3), 2, same=False)],
+        ["halve"],
+    ],
+    "Mixed_6b": _block_17(128),
+    "Mixed_6c": _block_17(160),
+    "Mixed_6d": _block_17(160),
+    "Mixed_6e": _block_17(192),
+    "Mixed_7a": [  # to 8 x 8
+        [Unit("branch3x3_1", 192), Unit("branch3x3_2", 320, (3, 3), 2, same=False)],
+        [
+            *_chain("branch7x7x3", (192, 1, 1), (192, 1, 7), (192, 7, 1)),
+            Unit("branch7x7x3_4", 192, (3, 3), 2, same=False),
+        ],
+        ["halve"],
+    ],
+    "Mixed_7b": _block_8("average"),
+    "Mixed_7c": _block_8("max"),
+}
 
 
 class ConvUnit(nn.Module):
@@ -74,115 +138,31 @@ class ConvUnit(nn.Module):
         return F.relu(self.bn(self.conv(x)))
 
 
-class MixedBlock(nn.Module):
-    """Parallel branches, joined by channel."""
+class Paths(nn.Module):
+    """Paths beside each other, their outputs joined by channel. `width`: channels of these."""
 
-    def __init__(self, inputs: int, branches: Sequence[Branch]) -> None:
+    def __init__(self, inputs: int, paths: Sequence[Sequence[Step]]) -> None:
         super().__init__()
-        self.branches = tuple(branches)
-        for branch in branches:
+        self.paths, self.width = paths, 0
+        for path in paths:
             width = inputs
-            for unit in branch.units:
-                self.add_module(unit.name, ConvUnit(width, unit))
-                width = unit.outputs
-            for unit in branch.fork:
-                self.add_module(unit.name, ConvUnit(width, unit))
+            for units in (_units(step) for step in path if not isinstance(step, str)):
+                for unit in units:
+                    self.add_module(unit.name, ConvUnit(width, unit))
+                width = sum(unit.outputs for unit in units)
+            self.width += width
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self._branch(branch, x) for branch in self.branches], dim=1)
+        return torch.cat([reduce(self._step, path, x) for path in self.paths], dim=1)
 
-    def _branch(self, branch: Branch, x: Tensor) -> Tensor:
-        if branch.pool == "average":
-            x = F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
-        elif branch.pool == "max":
-            x = F.max_pool2d(x, 3, stride=1, padding=1)
-        elif branch.pool == "halve":
-            x = F.max_pool2d(x, 3, stride=2)
-        for unit in branch.units:
-            x = self.get_submodule(unit.name)(x)
-        if branch.fork:
-            x = torch.cat([self.get_submodule(unit.name)(x) for unit in branch.fork], dim=1)
-        return x
+    def _step(self, x: Tensor, step: Step) -> Tensor:
+        if isinstance(step, str):
+            return POOLS[step](x)
+        return torch.cat([self.get_submodule(unit.name)(x) for unit in _units(step)], dim=1)
 
 
-def _block_35(pooled: int) -> list[Branch]:
-    return [
-        Branch(Unit("branch1x1", 64)),
-        Branch(Unit("branch5x5_1", 48), Unit("branch5x5_2", 64, (5, 5))),
-        Branch(Unit("branch3x3dbl_1", 64), Unit("branch3x3dbl_2", 96, (3, 3)), Unit("branch3x3dbl_3", 96, (3, 3))),
-        Branch(Unit("branch_pool", pooled), pool="average"),
-    ]
-
-
-def _block_17(width: int) -> list[Branch]:
-    return [
-        Branch(Unit("branch1x1", 192)),
-        Branch(Unit("branch7x7_1", width), Unit("branch7x7_2", width, (1, 7)), Unit("branch7x7_3", 192, (7, 1))),
-        Branch(
-            Unit("branch7x7dbl_1", width),
-            Unit("branch7x7dbl_2", width, (7, 1)),
-            Unit("branch7x7dbl_3", width, (1, 7)),
-            Unit("branch7x7dbl_4", width, (7, 1)),
-            Unit("branch7x7dbl_5", 192, (1, 7)),
-        ),
-        Branch(Unit("branch_pool", 192), pool="average"),
-    ]
-
-
-def _block_8(pool: Literal["average", "max"]) -> list[Branch]:
-    return [
-        Branch(Unit("branch1x1", 320)),
-        Branch(
-            Unit("branch3x3_1", 384),
-            fork=(Unit("branch3x3_2a", 384, (1, 3)), Unit("branch3x3_2b", 384, (3, 1))),
-        ),
-        Branch(
-            Unit("branch3x3dbl_1", 448),
-            Unit("branch3x3dbl_2", 384, (3, 3)),
-            fork=(Unit("branch3x3dbl_3a", 384, (1, 3)), Unit("branch3x3dbl_3b", 384, (3, 1))),
-        ),
-        Branch(Unit("branch_pool", 192), pool=pool),
-    ]
-
-
-STEM = (
-    Unit("Conv2d_1a_3x3", 32, (3, 3), 2, same=False),
-    Unit("Conv2d_2a_3x3", 32, (3, 3), same=False),
-    Unit("Conv2d_2b_3x3", 64, (3, 3)),
-    Unit("Conv2d_3b_1x1", 80),
-    Unit("Conv2d_4a_3x3", 192, (3, 3), same=False),
-)
-POOL_AFTER = ("Conv2d_2b_3x3", "Conv2d_4a_3x3")
-BLOCKS = {
-    "Mixed_5b": _block_35(32),
-    "Mixed_5c": _block_35(64),
-    "Mixed_5d": _block_35(64),
-    "Mixed_6a": [  # from 35 x 35 positions to 17 x 17
-        Branch(Unit("branch3x3", 384, (3, 3), 2, same=False)),
-        Branch(
-            Unit("branch3x3dbl_1", 64),
-            Unit("branch3x3dbl_2", 96, (3, 3)),
-            Unit("branch3x3dbl_3", 96, (3, 3), 2, same=False),
-        ),
-        Branch(pool="halve"),
-    ],
-    "Mixed_6b": _block_17(128),
-    "Mixed_6c": _block_17(160),
-    "Mixed_6d": _block_17(160),
-    "Mixed_6e": _block_17(192),
-    "Mixed_7a": [  # to 8 x 8
-        Branch(Unit("branch3x3_1", 192), Unit("branch3x3_2", 320, (3, 3), 2, same=False)),
-        Branch(
-            Unit("branch7x7x3_1", 192),
-            Unit("branch7x7x3_2", 192, (1, 7)),
-            Unit("branch7x7x3_3", 192, (7, 1)),
-            Unit("branch7x7x3_4", 192, (3, 3), 2, same=False),
-        ),
-        Branch(pool="halve"),
-    ],
-    "Mixed_7b": _block_8("average"),
-    "Mixed_7c": _block_8("max"),
-}
+def _units(step: Unit | tuple[Unit, Unit]) -> tuple[Unit, ...]:
+    return (step,) if isinstance(step, Unit) else step
 
 
 @dataclass(frozen=True)
@@ -194,18 +174,16 @@ class InceptionOutput:
     logits: Tensor
 
 
-class FidInception(nn.Module):
+class FidInception(Paths):
     """The network with random weights; `from_file` loads the published ones."""
 
     def __init__(self) -> None:
-        super().__init__()
-        width = 3
-        for unit in STEM:
-            self.add_module(unit.name, ConvUnit(width, unit))
-            width = unit.outputs
-        for name, branches in BLOCKS.items():
-            self.add_module(name, MixedBlock(width, branches))
-            width = sum(branch.width(width) for branch in branches)
+        super().__init__(3, [STEM])
+        width = self.width
+        for name, paths in BLOCKS.items():
+            block = Paths(width, paths)
+            self.add_module(name, block)
+            width = block.width
         self.fc = nn.Linear(width, CLASSES)
         self.eval().requires_grad_(False)
 
@@ -219,21 +197,16 @@ class FidInception(nn.Module):
         with without_memory():
             module = cls()
         # how many batches the statistics were gathered from is in some copies of the file; nothing reads it
-        counters = {name: torch.tensor(0) for name in module.state_dict() if _is_counter(name)}
+        counters = {name: torch.tensor(0) for name in module.state_dict() if name.endswith("num_batches_tracked")}
         fill_state(module, tensors | counters, torch.float32, path)
         return module
 
-    def forward(self, pixels: Tensor) -> InceptionOutput:
+    def forward(self, pixels: Tensor) -> InceptionOutput:  # type: ignore[override]
         """Images (B, 3, 299, 299), float, 0 to 255; how they are resized is the caller's choice, and part of the FID.
 
         The bias is left out of the logits, as in ADM's.
         """
-        x = (pixels - 128) / 128
-        for unit in STEM:
-            x = self.get_submodule(unit.name)(x)
-            if unit.name in POOL_AFTER:
-                x = F.max_pool2d(x, 3, stride=2)
-        spatial = x
+        x = spatial = super().forward((pixels - 128) / 128)
         for name in BLOCKS:
             x = self.get_submodule(name)(x)
             if name == SPATIAL_BLOCK:
@@ -265,7 +238,3 @@ def resize_like_clean_fid(pixels: Tensor, image_size: int) -> Tensor:
         for colour in pixels.to("cpu", torch.float32).flatten(0, 1).numpy()
     ]
     return torch.from_numpy(np.stack(resized)).clamp(0, 255).view(*pixels.shape[:2], image_size, image_size)
-
-
-def _is_counter(name: str) -> bool:
-    return name.endswith("num_batches_tracked")

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hart.checkpoint.hub import folder_or_id, is_hub_id
+from hart.checkpoint.hub import from_transformers
 from hart.checkpoint.storage import fingerprint
-from hart.devices import is_out_of_memory
 from hart.errors import HartError
-from hart.strict import reason
 
 # Mean and standard deviation of each colour that networks were trained with, for images in [0, 1].
 CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -38,9 +35,8 @@ def load_frozen(kind: Any, source: str, role: str, dtype: torch.dtype = torch.fl
 
     role: what it is for, as errors call it. Raises `HartError`, also for weights that are another network's.
     """
-    model, report = _loaded(
-        partial(kind.from_pretrained, dtype=dtype, output_loading_info=True), kind.__name__, source, role
-    )
+    load = partial(kind.from_pretrained, dtype=dtype, output_loading_info=True)
+    model, report = from_transformers(load, kind.__name__, source, role)
     missing = sorted(name for name in report["missing_keys"] if not name.startswith(TRAINING_ONLY))
     if missing:
         raise HartError(f"{role} {source!r}: is no {kind.__name__}: it has no {', '.join(missing[:3])}")
@@ -51,7 +47,7 @@ def load_text_tokenizer(source: str, role: str) -> Any:
     """The text tokenizer in a model's folder or repository. Raises `HartError`."""
     from transformers import AutoTokenizer
 
-    return _loaded(AutoTokenizer.from_pretrained, "tokenizer", source, role)
+    return from_transformers(AutoTokenizer.from_pretrained, "tokenizer", source, role)
 
 
 def normalised(pixels: Tensor, colours: tuple[Sequence[float], Sequence[float]]) -> Tensor:
@@ -63,23 +59,3 @@ def normalised(pixels: Tensor, colours: tuple[Sequence[float], Sequence[float]])
 def short_name(source: str) -> str:
     """The last part of a folder or hub id, for column heads."""
     return source.rstrip("/").rsplit("/", maxsplit=1)[-1]
-
-
-def is_on_hub(source: str) -> bool:
-    """Whether it is OWNER/NAME, and no folder on this machine."""
-    return is_hub_id(source) and not Path(source).exists()
-
-
-def _loaded(load: Callable[[str], Any], what: str, source: str, role: str) -> Any:
-    place = folder_or_id(source, role)
-    try:
-        return load(place)
-    except Exception as error:  # transformers raises many kinds
-        if is_out_of_memory(error):
-            raise
-        remedy = "give a hub id or a folder with its configuration and weights"
-        if is_on_hub(source):
-            remedy = f"fetch it elsewhere from https://huggingface.co/{source}, and give its folder"
-        raise HartError(
-            f"{role} {source!r}: transformers cannot load it as {what} ({reason(error)}): {remedy}"
-        ) from None

@@ -5,7 +5,7 @@
     bodies.py      reading bodies and uploads, in bounded memory
     orders.py      from a checked request to rows of a model, and from their images to an answer
     scheduler.py   rows of different people share batches: fairness, deadlines, bounds
-    engine.py      what the scheduler asks of a model
+    engine.py      rows of a model, and what may be known of it
     models.py      the models by name, opened when they are needed
     pipeline_engine.py   `HartPipeline` as an engine
     access.py      API keys, hosts, rate limits

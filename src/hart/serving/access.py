@@ -9,22 +9,10 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.types import Message, Scope, Send
+from starlette.types import Scope
 
 from hart.serving.schemas import ApiError
 
-HEADERS = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-    (b"cross-origin-opener-policy", b"same-origin"),
-    (
-        b"content-security-policy",
-        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
-        b"manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    ),
-)
-"""Of every answer."""
 REMEMBERED = 10_000
 """Clients whose use is remembered."""
 
@@ -92,18 +80,6 @@ class RateLimit:
             self._free_at[client] = max(self._free_at.get(client, 0), now) + images / self._rate
             if len(self._free_at) > REMEMBERED:
                 self._free_at = {name: free for name, free in self._free_at.items() if free > now}
-
-
-def with_headers(send: Send) -> Send:
-    """`send` with the headers of every answer."""
-
-    async def sending(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            given = dict(message.get("headers", ()))
-            message["headers"] = [*message.get("headers", ()), *(new for new in HEADERS if new[0] not in given)]
-        await send(message)
-
-    return sending
 
 
 def _needs_key(path: str) -> bool:

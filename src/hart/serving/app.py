@@ -18,7 +18,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 from hart.serving.access import Access
 from hart.serving.bodies import Form, decoded, from_form, redrawn, see_through
-from hart.serving.engine import Engine, Source
+from hart.serving.engine import Source
 from hart.serving.errors import error_response
 from hart.serving.middleware import Door
 from hart.serving.models import Models, ServedModel
@@ -89,7 +89,7 @@ def _add_images(app: FastAPI, server: Server) -> None:
         form = await server.bodies.form(request)
         asked = from_form(form, Edit)
         image = _file(form, "image")
-        return await server.answer(request, asked, lambda _: _edited(image, form, asked))
+        return await server.answer(request, asked, lambda: _edited(image, form, asked))
 
     @app.post("/v1/images/variations", responses=IMAGES, openapi_extra=variation_form())
     async def variations(request: Request) -> Response:
@@ -98,7 +98,7 @@ def _add_images(app: FastAPI, server: Server) -> None:
         asked = from_form(form, Variation)
         image = _file(form, "image")
 
-        def source(_: Engine) -> Source:
+        def source() -> Source:
             return Source(_rgb(decoded(image, "image")), _sha256(image), **_changes(form, asked))
 
         return await server.answer(request, asked, source)
@@ -166,7 +166,7 @@ def _described(model: ServedModel) -> dict[str, Any]:
             "styles": facts.styles,
             "classes": facts.num_classes,
             "edits": facts.edits,
-            "variations": facts.variations,
+            "variations": facts.edits,
             "sampling": facts.sampling.to_dict(),
         }
     return {"id": model.name, "object": "model", "created": 0, "owned_by": "hart", **about}

@@ -6,10 +6,10 @@ What is wrong with them is an `ApiError`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
@@ -109,22 +109,11 @@ class Bodies:
             reserve(_announced(request, limit))
             return b"".join([chunk async for chunk in _bounded(request, limit)])
 
-    def _in_time(self) -> _InTime:
-        return _InTime(self._seconds)
-
-
-class _InTime:
-    """`asyncio.timeout` whose end is an answer."""
-
-    def __init__(self, seconds: float) -> None:
-        self._timeout = asyncio.timeout(seconds)
-
-    async def __aenter__(self) -> None:
-        await self._timeout.__aenter__()
-
-    async def __aexit__(self, *what: Any) -> None:
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
         try:
-            await self._timeout.__aexit__(*what)
+            async with asyncio.timeout(self._seconds):
+                yield
         except TimeoutError:
             raise ApiError(408, "the body of the request did not arrive in time", kind="timeout_error") from None
 

@@ -5,89 +5,75 @@ from __future__ import annotations
 import re
 import threading
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Any
 
 from hart.errors import HartError
 from hart.files import read_text, text_lines, user_path
 from hart.serving.options import BUILT_IN_CHECKS
-
-if TYPE_CHECKING:
-    from hart.networks.shield_gemma import ShieldGemma
 
 BUILT_IN = Path(__file__).with_name("refused_words.txt")
 LOOK_ALIKES = str.maketrans("013457@$", "oieastas")
 """Signs that stand for letters."""
 
 
-class PromptChecker(Protocol):
-    """Called from several threads."""
+REFUSED = "the prompt asks for something that this server does not generate"
 
-    def refusal(self, prompt: str) -> str | None:
-        """Why a prompt is refused, as a sentence for its author; None if it is not."""
-        ...
-
-
-class NoChecker:
-    """Refuses nothing."""
-
-    def refusal(self, prompt: str) -> str | None:
-        return None
-
-
-class WordList:
-    """Refuses whole words and phrases, however they are written: case, accents, signs in place of letters."""
-
-    def __init__(self, lines: Iterable[str]) -> None:
-        """lines: a word or phrase each, or several that are refused together only, "a + b"; # begins a comment."""
-        rules = [line.partition("#")[0].strip() for line in lines]
-        self._rules = [[_words(part) for part in rule.split("+")] for rule in rules if rule]
-
-    def refusal(self, prompt: str) -> str | None:
-        said = {f" {_words(prompt)} ", f" {_words(prompt.translate(LOOK_ALIKES))} "}
-        if any(all(f" {part} " in text for part in rule) for rule in self._rules for text in said):
-            return "the prompt asks for something that this server does not generate"
-        return None
+PromptChecker = Callable[[str], str | None]
+"""From a prompt to why it is refused, as a sentence for its author; None if it is not. Called from several threads."""
 
 
 class CheckerUnavailable(Exception):
     """Prompts cannot be checked, so none is generated; the text says why."""
 
 
-class ModelChecker:
-    """Asks ShieldGemma, which is loaded when the first prompt comes."""
+def word_list(lines: Iterable[str]) -> PromptChecker:
+    """Refuses whole words and phrases, however they are written: case, accents, signs in place of letters.
 
-    def __init__(self, source: str, device: str | None) -> None:
-        self._source, self._device = source, device
-        self._lock = threading.Lock()
-        self._model: ShieldGemma | None = None
+    lines: a word or phrase each, or several that are refused together only, "a + b"; # begins a comment.
+    """
+    rules = [rule for line in lines if (rule := line.partition("#")[0].strip())]
+    parts = [[f" {_words(part)} " for part in rule.split("+")] for rule in rules]
 
-    def refusal(self, prompt: str) -> str | None:
-        with self._lock:
-            if self._model is None:
-                self._model = self._loaded()
-            about = self._model.violated(prompt)
-        return None if about is None else f"the prompt asks for something that this server does not generate: {about}"
+    def refusal(prompt: str) -> str | None:
+        said = {f" {_words(text)} " for text in (prompt, prompt.translate(LOOK_ALIKES))}
+        return REFUSED if any(all(part in text for part in rule) for rule in parts for text in said) else None
 
-    def _loaded(self) -> ShieldGemma:
+    return refusal
+
+
+def shield_gemma(source: str, device: str | None) -> PromptChecker:
+    """Asks ShieldGemma, which is loaded when the first prompt comes. Raises `CheckerUnavailable` if it cannot be."""
+    lock = threading.Lock()
+
+    @cache
+    def model() -> Any:
         from hart.devices import resolve_device
         from hart.networks.shield_gemma import ShieldGemma
 
-        try:
-            return ShieldGemma(self._source, resolve_device(self._device))
-        except HartError as error:
-            raise CheckerUnavailable(f"prompts cannot be checked: {error}") from None
+        return ShieldGemma(source, resolve_device(device))
+
+    def refusal(prompt: str) -> str | None:
+        with lock:
+            try:
+                about = model().violated(prompt)
+            except HartError as error:
+                raise CheckerUnavailable(f"prompts cannot be checked: {error}") from None
+        return None if about is None else f"{REFUSED}: {about}"
+
+    return refusal
 
 
 def prompt_checker(name: str, device: str | None = None) -> PromptChecker:
     """words, none, a text file of words, or the folder or hub id of a ShieldGemma model. Raises `HartError`."""
     if name == "none":
-        return NoChecker()
+        return lambda _: None
     if name == "words" or name.endswith(".txt"):
-        return WordList(text_lines(read_text(BUILT_IN if name == "words" else user_path(name))))
+        return word_list(text_lines(read_text(BUILT_IN if name == "words" else user_path(name))))
     if is_model(name):
-        return ModelChecker(name, device)
+        return shield_gemma(name, device)
     raise HartError(f"--prompt-check {name}: choose words, none, a text file, or a ShieldGemma model")
 
 

@@ -1,4 +1,4 @@
-"""What the scheduler and the API ask of a model, so that tests can stand in one that needs no weights.
+"""What goes into a model of a server and what may be known of it, without PyTorch: see `hart.serving.pipeline_engine`.
 
 A row is one image of one request. Rows of an equal `group` may be sampled together, whoever asks for them; what comes
 out depends on the row alone.
@@ -7,9 +7,8 @@ out depends on the row alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from hart.config import SamplingConfig
 from hart.errors import HartError
@@ -65,7 +64,7 @@ class Mix:
 
 @dataclass(frozen=True)
 class Row:
-    """One image, every value checked by `Engine.row`."""
+    """One image, every value checked by `PipelineEngine.row`."""
 
     prompt: str | int
     negative_prompt: str | None
@@ -87,7 +86,7 @@ class ModelFacts:
     """What a client may know of a model.
 
     sizes: that it was trained at, its own first. token_size: width of a token in pixels. styles: what prompts may end
-    with. num_classes: of a class model, whose prompts are numbers. edits, variations: whether it offers them.
+    with. num_classes: of a class model, whose prompts are numbers.
     """
 
     sizes: tuple[Size, ...]
@@ -97,10 +96,13 @@ class ModelFacts:
     token_size: int
     styles: tuple[str, ...] = ()
     num_classes: int | None = None
-    edits: bool = False
-    variations: bool = False
     device: str = "cpu"
     dtype: str = "float32"
+
+    @property
+    def edits(self) -> bool:
+        """Whether it edits and varies images."""
+        return self.num_classes is None
 
     def nearest(self, width: float, height: float) -> Size:
         """The size whose shape, then whose area, comes nearest."""
@@ -110,64 +112,3 @@ class ModelFacts:
             return abs(math.log(shape * height / width)), abs(math.log(area / (width * height)))
 
         return min(self.sizes, key=distance)
-
-
-class Batch(Protocol):
-    """Rows that are sampled together, named by their place in what `Engine.start` was given."""
-
-    def advance(self) -> None:
-        """Sample the next scale of all rows that are left."""
-        ...
-
-    def drop(self, places: Collection[int]) -> None:
-        """Compute rows no further, from the next scale on. They must not be asked for again."""
-        ...
-
-    def images(self, places: Sequence[int]) -> list[Image.Image]:
-        """RGB images of rows as they are now: previews, and after the last scale the results."""
-        ...
-
-
-class Engine(Protocol):
-    """An opened model. `start` and what it returns are used by one thread, the rest by any."""
-
-    @property
-    def facts(self) -> ModelFacts: ...
-
-    def nearest(self, width: int, height: int) -> Size:
-        """This size if the model generates it, else the nearest of whole tokens. Where that is too large: its shape
-        with about as many pixels as the model's own size. Where there is none: the nearest that it was trained at."""
-        ...
-
-    def misfit(self, width: int, height: int) -> str | None:
-        """Why this size is not generated; None if it is."""
-        ...
-
-    def shaped(self, aspect: str) -> Size:
-        """The size of a shape, "WIDTH:HEIGHT", about as large as the model's own, if it can be made or not."""
-        ...
-
-    def row(
-        self,
-        prompt: str,
-        negative_prompt: str | None,
-        seed: int,
-        size: Size,
-        settings: Mapping[str, Any],
-        source: Source | None = None,
-        mix: Mix | None = None,
-    ) -> Row:
-        """A row with the model's own settings but for those given. Raises `HartError` for what it cannot sample."""
-        ...
-
-    def remarks(self, prompt: str) -> list[str]:
-        """What the author of a prompt should know: words that the model leaves out or does not know."""
-        ...
-
-    def group(self, row: Row) -> Hashable:
-        """Equal for rows that may share a batch."""
-        ...
-
-    def start(self, rows: Sequence[Row]) -> Batch:
-        """Begin a batch of rows of one group. This and all that a batch does may raise `OutOfMemory`."""
-        ...

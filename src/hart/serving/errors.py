@@ -21,6 +21,7 @@ from hart.serving.worker import where
 log = logging.getLogger(__name__)
 
 FIELDS = frozenset().union(*(kind.model_fields for kind in (Generation, Edit, Variation)))
+HTTP_ERRORS = {404: "there is nothing at this address", 405: "this address does not take that method"}
 CLIENT_LEFT = 499
 """Nobody reads that answer; figures and log have the status."""
 
@@ -31,7 +32,8 @@ def api_error(error: BaseException) -> ApiError:
         case ApiError():
             return error
         case HTTPException():
-            return ApiError(error.status_code, _said(error), headers=error.headers)
+            said = HTTP_ERRORS.get(error.status_code, str(error.detail))
+            return ApiError(error.status_code, said, headers=error.headers)
         case Refused():
             headers, full = {"Retry-After": str(error.retry_after)}, isinstance(error, QueueFull)
             kind, code = ("rate_limit_error", "queue_full") if full else ("server_error", "stopping")
@@ -65,9 +67,3 @@ def error_response(error: BaseException) -> JSONResponse:
     """The same as a response."""
     found = api_error(error)
     return JSONResponse(found.body(), found.status, found.headers)
-
-
-def _said(error: HTTPException) -> str:
-    return {404: "there is nothing at this address", 405: "this address does not take that method"}.get(
-        error.status_code, str(error.detail)
-    )

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from hart.serving.scheduler import Watcher
-
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
 ROWS = (1, 2, 4, 8, 16, 32, 64)
 
 
-class Metrics(Watcher):
+class Metrics:
     """Queue, batch sizes, seconds by part, images by outcome, answers by status."""
 
     def __init__(self) -> None:
@@ -38,17 +36,21 @@ class Metrics(Watcher):
         )
 
     def queued(self, rows: int) -> None:
+        """So many rows wait now."""
         self._waiting.set(rows)
 
     def started(self, rows: int, waited: Sequence[float]) -> None:
+        """A batch starts; seconds that each of its rows has waited."""
         self._batch.observe(rows)
         for seconds in waited:
             self.took("queue", seconds)
 
     def took(self, part: str, seconds: float) -> None:
+        """A piece of work is done."""
         self._seconds.labels(part).observe(seconds)
 
     def ended(self, how: str, rows: int = 1) -> None:
+        """Rows are `finished`, `failed`, `cancelled` or `late`, or a batch was `split`."""
         self._images.labels(how).inc(rows)
 
     def answered(self, path: str, status: int) -> None:

@@ -8,12 +8,24 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hart.serving.access import Access, with_headers
+from hart.serving.access import Access
 from hart.serving.errors import error_response
 from hart.serving.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
+HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+        b"manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+)
+"""Of every answer."""
 NEW_SEEDS = 2**32
 
 
@@ -34,22 +46,23 @@ class Door:
         async def noting(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, given = message["status"], message.get("headers", ())
+                own = [header for header in HEADERS if header[0] not in dict(given)]
+                message = {**message, "headers": [*given, *own]}
             elif method == "HEAD":
                 message = {**message, "body": b""}
             await send(message)
 
-        out = with_headers(noting)
         try:
             state = scope.setdefault("state", {})
             if "client" not in state:  # else a front has checked who comes
                 state["client"] = self._access.client(scope)
             state.setdefault("seed", secrets.randbelow(NEW_SEEDS))  # of a request that gives none
-            await self._app(scope, receive, out)
+            await self._app(scope, receive, noting)
         except Exception as error:
             answer = error_response(error)
             if status == 0:
-                await answer(scope, receive, out)
+                await answer(scope, receive, noting)
         # nothing that a client wrote, so neither other paths nor as many of them as it likes
         path = getattr(scope.get("route"), "path", None) or ("page" if status < 400 else "other")
         self._metrics.answered(path, status)

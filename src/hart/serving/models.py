@@ -9,16 +9,18 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from hart.errors import HartError
-from hart.serving.engine import Engine
 from hart.serving.worker import where
+
+if TYPE_CHECKING:
+    from hart.serving.pipeline_engine import PipelineEngine
 
 log = logging.getLogger(__name__)
 
 State = Literal["closed", "opening", "ready", "failed"]
-OpenModel = Callable[[], Engine]
+OpenModel = Callable[[], "PipelineEngine"]
 
 
 class ModelUnavailable(Exception):
@@ -31,7 +33,7 @@ class ServedModel:
 
     name: str
     open: OpenModel
-    opened: Future[Engine] = field(default_factory=Future)
+    opened: Future[PipelineEngine] = field(default_factory=Future)
     _begun: bool = False
 
     @property
@@ -49,7 +51,7 @@ class ServedModel:
         return f"the model {self.name} {said[self.state]}"
 
     @property
-    def engine(self) -> Engine | None:
+    def engine(self) -> PipelineEngine | None:
         return self.opened.result() if self.state == "ready" else None
 
     def begin(self) -> None:
@@ -58,7 +60,7 @@ class ServedModel:
             self._begun = True
             threading.Thread(target=self._open, name=f"hart-open-{self.name}", daemon=True).start()
 
-    async def ready(self) -> Engine:
+    async def ready(self) -> PipelineEngine:
         """The engine, opened if need be. Raises `ModelUnavailable`."""
         self.begin()
         return await asyncio.shield(asyncio.wrap_future(self.opened))
@@ -85,15 +87,8 @@ class Models:
     """The served models; the first is the default, which serves every name that is not known."""
 
     def __init__(self, models: Mapping[str, OpenModel]) -> None:
-        self._models = {name: ServedModel(name, opener) for name, opener in models.items()}
-
-    @property
-    def all(self) -> list[ServedModel]:
-        return list(self._models.values())
-
-    @property
-    def default(self) -> ServedModel:
-        return self.all[0]
+        self.all = [ServedModel(name, opener) for name, opener in models.items()]
+        self.default = self.all[0]
 
     def named(self, name: str | None) -> ServedModel:
-        return self._models.get(name or "", self.default)
+        return next((model for model in self.all if model.name == name), self.default)

@@ -8,15 +8,15 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hart.generation.signing import ContentCredentials
 from hart.serving.checkers import PromptChecker
 from hart.serving.encoding import encoded, record
-from hart.serving.engine import Engine, Mix, ModelFacts, Row, Size, Source
+from hart.serving.engine import Mix, ModelFacts, Row, Size, Source
 from hart.serving.metrics import Metrics
 from hart.serving.models import ServedModel
-from hart.serving.scheduler import Event, Failed, Finished, Job, Preview
+from hart.serving.scheduler import Event, Failed, Finished, Preview
 from hart.serving.schemas import (
     ApiError,
     Generation,
@@ -29,6 +29,9 @@ from hart.serving.schemas import (
     wanted_size,
 )
 from hart.sizes import ImageSize
+
+if TYPE_CHECKING:
+    from hart.serving.pipeline_engine import PipelineEngine
 
 TEXTS = ("prompt", "negative_prompt", "second_prompt", "source_prompt")
 """Fields of requests that a person has written, as far as a kind of request has them."""
@@ -101,18 +104,20 @@ class Order:
 def order(
     request: ImageRequest,
     model: ServedModel,
-    engine: Engine,
+    engine: PipelineEngine,
     terms: Terms,
-    source: Source | None = None,
+    begun: Callable[[], Source] | None = None,
 ) -> Order:
-    """The rows that a request, which has a seed, asks for.
+    """The rows that a request, which has a seed, asks for. begun: gives the image to start from.
 
-    Raises `ApiError` for a refused prompt, `HartError` for what cannot be.
+    In a thread: decoding images, reading and judging prompts take a while. Raises `ApiError` for a refused prompt,
+    `HartError` for what cannot be.
     """
     assert request.seed is not None
+    source = None if begun is None else begun()
     texts = {name: getattr(request, name, None) or "" for name in TEXTS}
     for param, text in texts.items():
-        if text and (why := terms.checker.refusal(text)) is not None:
+        if text and (why := terms.checker(text)) is not None:
             raise ApiError(400, why, param=param, code="content_policy_violation")
     size, notes = _size(request, engine, source)
     settings = request.sampling()
@@ -131,7 +136,7 @@ def order(
     return Order(request, model.name, engine.facts, rows, notes, terms.credentials)
 
 
-def _size(request: ImageRequest, engine: Engine, source: Source | None) -> tuple[Size, list[str]]:
+def _size(request: ImageRequest, engine: PipelineEngine, source: Source | None) -> tuple[Size, list[str]]:
     """The size that is generated, and what to say about it. An edit has its image's, or the nearest to it."""
     sizes = engine.facts.sizes
     param, said = "size", request.size
@@ -241,11 +246,6 @@ async def stream(
         sent[event.row] += partial
         left -= not partial
         yield said.model_dump(exclude_none=True)
-
-
-def job(order: Order, engine: Engine, client: str, deadline: float, deliver: Callable[[Event], None]) -> Job:
-    """The order as the scheduler takes it."""
-    return Job(engine, order.rows, client, deadline, deliver, order.previews())
 
 
 async def _timed(metrics: Metrics, encode: Callable[[Preview | Finished], str], event: Preview | Finished) -> str:

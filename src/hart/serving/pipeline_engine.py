@@ -1,4 +1,5 @@
-"""`HartPipeline` as the scheduler's engine: the only file of the server that needs PyTorch."""
+"""`HartPipeline` as the scheduler's engine: the only file of the server that needs PyTorch. Tests stand in an engine of
+the same methods."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from hart.generation.next_scale import States
 from hart.generation.requests import ImageRequest, checked_images, null_context
 from hart.generation.rows import SHARED
 from hart.pipeline import HartPipeline
-from hart.serving.engine import Batch, Mix, ModelFacts, NotOffered, OutOfMemory, Row, Size, Source
+from hart.serving.engine import Mix, ModelFacts, NotOffered, OutOfMemory, Row, Size, Source
 from hart.sizes import ImageSize, requested_schedule, shaped_grid, size_of_grid, trained_sizes
 from hart.types import Context
 
@@ -33,7 +34,10 @@ KEPT_CONTEXTS = 64
 
 
 class PipelineEngine:
-    """An opened pipeline. Its text encoder is loaded at once, so that no request waits for it."""
+    """An opened pipeline. Its text encoder is loaded at once, so that no request waits for it.
+
+    `start` and what it returns are used by one thread, the rest by any.
+    """
 
     def __init__(self, pipe: HartPipeline, *, exact: bool | None = None, max_pixels: int | None = None) -> None:
         """exact: sample every image by itself, so that not even rounding can depend on the other images of a batch. By
@@ -57,8 +61,6 @@ class PipelineEngine:
             token_size=config.tokenizer.downsampling,
             styles=config.styles,
             num_classes=pipe.num_classes,
-            edits=pipe.num_classes is None,
-            variations=pipe.num_classes is None,
             device=str(pipe.device),
             dtype=dtype_name(pipe.dtype),
         )
@@ -71,6 +73,8 @@ class PipelineEngine:
         return tuple(size for size in sizes if math.prod(size) <= self._max_pixels)
 
     def nearest(self, width: int, height: int) -> Size:
+        """This size if the model generates it, else the nearest of whole tokens. Where that is too large: its shape
+        with about as many pixels as the model's own size. Where there is none: the nearest that it was trained at."""
         step = self.facts.token_size
         whole = max(2, round(width / step)) * step, max(2, round(height / step)) * step
         for size in ((width, height), whole, self._of_own_area(width, height)):
@@ -86,6 +90,7 @@ class PipelineEngine:
             return None
 
     def misfit(self, width: int, height: int) -> str | None:
+        """Why this size is not generated; None if it is."""
         if width * height > self._max_pixels:
             return f"images have at most {self._max_pixels} pixels here (--max-pixels)"
         try:
@@ -95,6 +100,7 @@ class PipelineEngine:
         return None
 
     def shaped(self, aspect: str) -> Size:
+        """The size of a shape, "WIDTH:HEIGHT", about as large as the model's own, if it can be made or not."""
         tokenizer = self.pipe.config.tokenizer
         return _size(size_of_grid(shaped_grid(aspect, tokenizer.scales[-1]), tokenizer.downsampling))
 
@@ -108,6 +114,7 @@ class PipelineEngine:
         source: Source | None = None,
         mix: Mix | None = None,
     ) -> Row:
+        """A row with the model's own settings but for those given. Raises `HartError` for what it cannot sample."""
         edit = None
         if source is not None:
             edit = self._edit(source, size)
@@ -148,19 +155,22 @@ class PipelineEngine:
         return self.pipe.prepare_edit(source.image, source.mask, kept_scales=source.kept_scales or 0, **asked)
 
     def remarks(self, prompt: str) -> list[str]:
+        """What the author of a prompt should know: words that the model leaves out or does not know."""
         if self.pipe.num_classes is not None:
             return []
         return self.pipe.text_encoder.reading([prompt])[0].remarks(prompt)
 
     def group(self, row: Row) -> Hashable:
+        """Equal for rows that may share a batch."""
         return row.size, *(getattr(row.sampling, name) for name in SHARED)
 
     def start(self, rows: Sequence[Row]) -> Batch:
+        """Begin a batch of rows of one group. This and all that a batch does may raise `OutOfMemory`."""
         with _memory_errors():
             parts = defaultdict[Hashable, list[int]](list)
             for place, row in enumerate(rows):
                 parts[self._part(place, row)].append(place)
-            return _InParts(self.pipe, [self._request(row) for row in rows], rows[0].size, list(parts.values()))
+            return Batch(self.pipe, [self._request(row) for row in rows], rows[0].size, list(parts.values()))
 
     def _part(self, place: int, row: Row) -> Hashable:
         """Equal for rows of a batch that are computed together."""
@@ -239,8 +249,8 @@ class _Part:
             ]
 
 
-class _InParts:
-    """A batch of which some images are computed together and others apart."""
+class Batch:
+    """Rows that are sampled together, some of them computed together and others apart, by their places in `start`."""
 
     def __init__(
         self, pipe: HartPipeline, images: Sequence[ImageRequest], size: Size, parts: Sequence[Sequence[int]]
@@ -249,15 +259,18 @@ class _InParts:
         self._parts = [_Part(pipe, {place: images[place] for place in places}, size) for places in parts]
 
     def advance(self) -> None:
+        """Sample the next scale of all rows that are left."""
         for part in self._parts:
             part.advance()
 
     def drop(self, places: Collection[int]) -> None:
+        """Compute rows no further, from the next scale on. They must not be asked for again."""
         for part in self._parts:
             part.drop(places)
         self._parts = [part for part in self._parts if part.places]
 
     def images(self, places: Sequence[int]) -> list[Image.Image]:
+        """RGB images of rows as they are now: previews, and after the last scale the results."""
         generated: dict[int, Image.Image] = {}
         for part in self._parts:
             if wanted := [place for place in part.places if place in places]:

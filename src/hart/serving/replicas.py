@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
-from typing import Any, Literal
+from typing import Any
 
 import ray
 from prometheus_client import Metric, generate_latest
@@ -200,11 +200,9 @@ class Front:
         self._deployed: asyncio.Future[Any] | None = None
         self._held = 0  # bytes of bodies, of one that is being read the most it may have
 
-    def _state(self) -> Literal["starting", "ready", "failed"]:
-        """Of the replicas as a whole."""
-        if self._deployed is None or not self._deployed.done():
-            return "starting"
-        return "ready" if self._deployed.exception() is None else "failed"
+    def _has_failed(self) -> bool:
+        """Whether the replicas could not be made."""
+        return self._deployed is not None and self._deployed.done() and self._deployed.exception() is not None
 
     def start(self) -> None:
         """Let the replicas be made, in the background."""
@@ -252,13 +250,12 @@ class Front:
 
     async def healthz(self, _: Request) -> Response:
         """Whether the front works, and replicas could be made; one that dies later is Ray's business."""
-        has_failed = self._state() == "failed"
-        return JSONResponse({"status": "failed" if has_failed else "ok"}, 503 if has_failed else 200)
+        return JSONResponse({"status": "failed"}, 503) if self._has_failed() else JSONResponse({"status": "ok"})
 
     async def metrics(self, _: Request) -> Response:
         """The figures of the front and of all replicas that there are, told apart by a label."""
         by_replica = [("front", list(self.figures.registry.collect()))]
-        if self._state() == "ready":
+        with suppress(ApiError):  # there are none
             replicas = await self._replicas(0)
             asked = replicas.broadcast("metrics")
             try:
@@ -273,12 +270,12 @@ class Front:
         """Their handle, for which it waits."""
         assert self._deployed is not None
         await asyncio.wait({self._deployed}, timeout=seconds)
-        state = self._state()
-        if state == "ready":
-            return self._deployed.result()
-        said = "the replicas are still being started: try again later"
-        if state == "failed":
+        if self._has_failed():
             said = "the replicas cannot be started; the server's log says why"
+        elif self._deployed.done():
+            return self._deployed.result()
+        else:
+            said = "the replicas are still being started: try again later"
         raise ApiError(503, said, kind="server_error", code="no_replica")
 
     async def _passed_on(self, replicas: Any, scope: Scope, body: bytes, send: Send, seconds: float) -> None:

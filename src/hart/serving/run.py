@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
 from hart.serving.access import Access
 from hart.serving.app import create_app
 from hart.serving.checkers import prompt_checker
-from hart.serving.engine import Engine
 from hart.serving.models import Models, OpenModel
 from hart.serving.options import ServeOptions
 from hart.serving.orders import Terms
 from hart.serving.server import Limits
+
+if TYPE_CHECKING:
+    from hart.serving.pipeline_engine import PipelineEngine
 
 
 def app_from_options(options: ServeOptions) -> FastAPI:
@@ -37,7 +40,7 @@ def configure_logging() -> None:
 
 
 def _opener(source: str, options: ServeOptions) -> OpenModel:
-    def open_model() -> Engine:
+    def open_model() -> PipelineEngine:
         from hart.pipeline import HartPipeline
         from hart.serving.pipeline_engine import PipelineEngine  # imports PyTorch
 

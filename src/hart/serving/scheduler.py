@@ -23,10 +23,13 @@ from dataclasses import dataclass, field
 from itertools import islice, zip_longest
 from typing import TYPE_CHECKING
 
-from hart.serving.engine import Batch, Engine, OutOfMemory, Row
+from hart.serving.engine import OutOfMemory, Row
+from hart.serving.metrics import Metrics
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from hart.serving.pipeline_engine import Batch, PipelineEngine
 
 RETRY_SECONDS = 5
 """After which another try may find a server that was started again."""
@@ -90,7 +93,7 @@ class Job:
     last event is a `Failed`, or the `Finished` of the last row; after `cancel` there is none.
     """
 
-    engine: Engine
+    engine: PipelineEngine
     rows: Sequence[Row]
     client: str
     deadline: float
@@ -132,22 +135,6 @@ class _Running:
     k: int = 0
 
 
-class Watcher:
-    """What happens, for figures; this one looks away. Called by the thread that steps."""
-
-    def queued(self, rows: int) -> None:
-        """So many rows wait now."""
-
-    def started(self, rows: int, waited: Sequence[float]) -> None:
-        """A batch starts; seconds that each of its rows has waited."""
-
-    def took(self, part: str, seconds: float) -> None:
-        """A piece of work is done."""
-
-    def ended(self, how: str, rows: int = 1) -> None:
-        """Rows are `finished`, `failed`, `cancelled` or `late`, or a batch was `split`."""
-
-
 class Scheduler:
     """See the file's docstring. wake: called when there is new work for a thread that `step` has told to wait."""
 
@@ -158,11 +145,11 @@ class Scheduler:
         queue_size: int,
         join_seconds: float,
         clock: Callable[[], float],
-        watcher: Watcher | None = None,
+        metrics: Metrics,
         wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._batch_size, self._queue_size, self._join_seconds = batch_size, queue_size, join_seconds
-        self.clock, self._watcher, self.wake = clock, watcher or Watcher(), wake
+        self.clock, self._metrics, self.wake = clock, metrics, wake
         self._lock = threading.Lock()
         self._jobs: dict[Job, None] = {}  # accepted and not over, in the order of their arrival
         self._queues: OrderedDict[str, deque[_Place]] = OrderedDict()  # by client, the one whose turn it is first
@@ -230,7 +217,7 @@ class Scheduler:
 
     def _now_waiting(self, rows: int) -> None:
         self._waiting = rows
-        self._watcher.queued(rows)
+        self._metrics.queued(rows)
 
     def _expire(self) -> None:
         now = self.clock()
@@ -251,7 +238,7 @@ class Scheduler:
             if rest:
                 self._queues[job.client] = rest
             self._now_waiting(self._waiting - len(queue) + len(rest))
-        self._watcher.ended(how, job.unfinished)
+        self._metrics.ended(how, job.unfinished)
         if error is not None:
             job.deliver(Failed(error))
 
@@ -293,7 +280,7 @@ class Scheduler:
         now = self.clock()
         for place in places:
             place.job.waited = now - place.arrival
-        self._watcher.started(len(places), [now - place.arrival for place in places])
+        self._metrics.started(len(places), [now - place.arrival for place in places])
         engine, numbered = places[0].job.engine, dict(enumerate(places))
         try:
             batch = engine.start([place.row for place in places])
@@ -333,7 +320,7 @@ class Scheduler:
             run.batch.drop(gone)
         began = self.clock()
         run.batch.advance()
-        self._watcher.took("sample", self.clock() - began)
+        self._metrics.took("sample", self.clock() - began)
         k, run.k = run.k, run.k + 1
         last = run.k == run.scales
         wanted = [
@@ -345,7 +332,7 @@ class Scheduler:
             return []
         began = self.clock()
         images = run.batch.images(wanted)
-        self._watcher.took("decode" if last else "preview", self.clock() - began)
+        self._metrics.took("decode" if last else "preview", self.clock() - began)
         return [(run.places[i], image) for i, image in zip(wanted, images, strict=True)]
 
     def _finished(self, place: _Place, image: Image.Image) -> None:
@@ -357,7 +344,7 @@ class Scheduler:
             if job.unfinished == 0:
                 job.over = True
                 del self._jobs[job]
-        self._watcher.ended("finished")
+        self._metrics.ended("finished")
         job.deliver(Finished(place.number, image))
 
     def _failed(self, places: dict[int, _Place], error: Exception) -> None:
@@ -368,6 +355,6 @@ class Scheduler:
             if isinstance(error, OutOfMemory):
                 self._limits[left[0].group] = half
             self._again.extendleft([left[half:], left[:half]])
-            self._watcher.ended("split", len(left))
+            self._metrics.ended("split", len(left))
         elif left:
             self._end(left[0].job, "failed", error)

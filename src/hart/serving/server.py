@@ -5,22 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from hart.serving.access import Access, RateLimit
 from hart.serving.bodies import BODY_SECONDS, Bodies
-from hart.serving.engine import Engine, Source
+from hart.serving.engine import Source
 from hart.serving.errors import api_error
 from hart.serving.metrics import Metrics
 from hart.serving.models import Models, ServedModel
-from hart.serving.orders import Order, Subscription, Terms, answer, job, order, stream
-from hart.serving.scheduler import DeadlinePassed, QueueFull, Scheduler
+from hart.serving.orders import Order, Subscription, Terms, answer, order, stream
+from hart.serving.scheduler import DeadlinePassed, Job, QueueFull, Scheduler
 from hart.serving.schemas import ApiError, ImageRequest
 from hart.serving.streaming import EventStream, while_here
 from hart.serving.worker import Worker
+
+if TYPE_CHECKING:
+    from hart.serving.pipeline_engine import PipelineEngine
 
 STILL_HERE_SECONDS = 15.0
 """Between signs of life in a stream that has nothing to say."""
@@ -58,12 +61,12 @@ class Server:
             queue_size=limits.queue_size,
             join_seconds=limits.join_seconds,
             clock=clock,
-            watcher=self.metrics,
+            metrics=self.metrics,
         )
         self.worker = Worker(self.scheduler)
         self._opening = 0  # images of requests that wait for a model to be opened
 
-    async def opened(self, model: ServedModel, images: int, seconds: float) -> Engine:
+    async def opened(self, model: ServedModel, images: int, seconds: float) -> PipelineEngine:
         """A model's engine, if it is there in time. As many images may wait for it as in the queue."""
         if model.engine is not None:
             return model.engine
@@ -82,11 +85,11 @@ class Server:
         self,
         request: Request,
         asked: ImageRequest,
-        source: Callable[[Engine], Source] | None = None,
+        source: Callable[[], Source] | None = None,
     ) -> Response:
         """Check, queue, wait and answer, all at once or by events.
 
-        source: the image to start from, made in a thread once the model is known. A front that passes requests on says
+        source: the image to start from, made in a thread. A front that passes requests on says
         in their state how many seconds are left, and whether their images are charged already.
         """
         client: str = request.state.client
@@ -101,10 +104,10 @@ class Server:
         engine = await while_here(request.receive, self.opened(model, asked.n or 1, seconds))
         if asked.seed is None:
             asked = asked.model_copy(update={"seed": request.state.seed})
-        ordering = asyncio.to_thread(self._ordered, asked, model, engine, source)
+        ordering = asyncio.to_thread(order, asked, model, engine, self.terms, source)
         ordered = await while_here(request.receive, ordering)
         events = Subscription()
-        queued = job(ordered, engine, client, deadline, events.deliver)
+        queued = Job(engine, ordered.rows, client, deadline, events.deliver, ordered.previews())
         self.scheduler.submit(queued)
         if not is_charged:
             self.rates.charge(client, len(ordered.rows))
@@ -116,17 +119,6 @@ class Server:
             self.scheduler.cancel(queued)
         timing = {"Server-Timing": f"queue;dur={1000 * queued.waited:.1f}"}
         return JSONResponse(result.model_dump(exclude_none=True), headers=timing)
-
-    def _ordered(
-        self,
-        asked: ImageRequest,
-        model: ServedModel,
-        engine: Engine,
-        source: Callable[[Engine], Source] | None,
-    ) -> Order:
-        """In a thread: decoding images, reading and judging prompts take a while."""
-        begun = None if source is None else source(engine)
-        return order(asked, model, engine, self.terms, begun)
 
     async def _events(self, ordered: Order, events: Subscription) -> AsyncIterator[dict[str, Any] | None]:
         """The stream, with an error as its last event if there is one."""

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from starlette.responses import Response
+from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 T = TypeVar("T")
@@ -36,26 +36,24 @@ async def while_here(receive: Receive, work: Awaitable[T]) -> T:
         await asyncio.gather(task, left, return_exceptions=True)
 
 
-class EventStream(Response):
+class EventStream(StreamingResponse):
     """Server-sent events. events: what each holds, or None to show that the connection lives; its end ends the
     answer. ended: called when it is over, however that came."""
 
     media_type = "text/event-stream"
 
     def __init__(self, events: AsyncIterator[dict[str, Any] | None], ended: Callable[[], None]) -> None:
+        super().__init__((), headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         self._events, self._ended = events, ended
-        self.status_code, self.background = 200, None
-        self.init_headers({"cache-control": "no-store", "x-accel-buffering": "no"})
-        self.raw_headers = [(name, value) for name, value in self.raw_headers if name != b"content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             with suppress(ClientLeft, TimeoutError):
-                await while_here(receive, self._send(send))
+                await while_here(receive, self.stream_response(send))
         finally:
             self._ended()
 
-    async def _send(self, send: Send) -> None:
+    async def stream_response(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async for event in self._events:
             content = STILL_HERE if event is None else event_bytes(event)

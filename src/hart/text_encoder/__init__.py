@@ -22,22 +22,11 @@ if TYPE_CHECKING:
     )
     from hart.text_encoder.thesaurus import Thesaurus
 
+# fmt: off
 __all__ = [
-    "SPECIAL_PIECES",
-    "STORED_FOLDER",
-    "CompactTextEncoder",
-    "KnownWords",
-    "RandomTextFeatures",
-    "Reading",
-    "TextEncoder",
-    "TextEncoderConfig",
-    "Thesaurus",
-    "build_tokenizer",
-    "encoder_module",
-    "find_text_encoder",
-    "load_text_encoder",
-    "save_text_encoder",
-    "store_text_encoder",
-    "text_encoder_config",
+    "SPECIAL_PIECES", "STORED_FOLDER", "CompactTextEncoder", "KnownWords", "RandomTextFeatures", "Reading",
+    "TextEncoder", "TextEncoderConfig", "Thesaurus", "build_tokenizer", "encoder_module", "find_text_encoder",
+    "load_text_encoder", "save_text_encoder", "store_text_encoder", "text_encoder_config",
 ]
+# fmt: on
 __getattr__, __dir__ = lazy(__name__)

@@ -29,7 +29,7 @@ from hart.strict import reason
 from hart.text_encoder.base import Reading
 from hart.text_encoder.emoji import named_emoji
 from hart.text_encoder.known_words import KnownWords, WordReader
-from hart.text_encoder.thesaurus import StoredThesaurus
+from hart.text_encoder.thesaurus import Thesaurus
 from hart.types import TextContext
 
 PADDING, UNKNOWN, START = "[PAD]", "[UNK]", "[CLS]"
@@ -93,7 +93,7 @@ class CompactTextEncoder(nn.Module):
         config: TextEncoderConfig,
         tokenizer: Tokenizer,
         known: KnownWords | None = None,
-        thesaurus: StoredThesaurus | None = None,
+        thesaurus: Thesaurus | None = None,
     ) -> None:
         """known: words that are read as they are, others as names; by default all are. thesaurus: as which names; what
         it lacks is read as the nearest one.
@@ -191,7 +191,7 @@ class CompactTextEncoder(nn.Module):
         tokenizer = _read_tokenizer(folder / PIECES_FILE, config.tokens)
         known = KnownWords.load(folder)
         with without_memory():
-            encoder = cls(config, tokenizer, known, StoredThesaurus.load(folder))
+            encoder = cls(config, tokenizer, known, Thesaurus.load(folder))
         fill_module(encoder, folder / TEXT_ENCODER_FILE, torch.float32)
         return encoder.eval().requires_grad_(False)
 

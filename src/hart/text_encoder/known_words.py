@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from hart.errors import HartError
 from hart.files import read_json, write_text
-from hart.text_encoder.thesaurus import StoredThesaurus
+from hart.text_encoder.thesaurus import Thesaurus
 
 KNOWN_WORDS_FILE = "known_words.json"
 LEAST_COSINE = 0.64
@@ -94,7 +94,7 @@ class WordReader:
     name nearest by the text encoder. Names are encoded when first needed.
     """
 
-    def __init__(self, known: KnownWords, thesaurus: StoredThesaurus | None, encode: Encode) -> None:
+    def __init__(self, known: KnownWords, thesaurus: Thesaurus | None, encode: Encode) -> None:
         self.known = known
         self.thesaurus = thesaurus
         self._encode = encode
@@ -147,9 +147,8 @@ class WordReader:
 
     def _listed(self, words: str, alone: bool) -> str | None:
         """What the thesaurus says: a name, "" to leave the words as they are, None if it does not have them."""
-        if self.thesaurus is None:
+        if (lists := self.thesaurus) is None:
             return None
-        lists = self.thesaurus.words
         if alone and words in lists.alone:
             return lists.alone[words]
         if words in lists.things:

@@ -15,11 +15,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hart.checkpoint.hub import folder_or_id
+from hart.checkpoint.hub import from_transformers
 from hart.config import TextEncoderConfig
-from hart.devices import is_out_of_memory
 from hart.errors import HartError
-from hart.strict import reason
 from hart.text_encoder.base import Reading
 from hart.types import TextContext
 
@@ -55,22 +53,15 @@ class Qwen2TextEncoder:
         """From `source`, a hub id or a folder, in `dtype`. Raises `HartError` if it cannot be loaded."""
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-        source = folder_or_id(str(source), "text encoder")
-        try:
+        def load(place: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             # code in a repository is neither run nor asked about
-            kind = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type
+            kind = AutoConfig.from_pretrained(place, trust_remote_code=False).model_type
             if kind != "qwen2":
                 raise HartError(f"it is a {kind!r} model")
-            tokenizer = AutoTokenizer.from_pretrained(source)
-            model = AutoModel.from_pretrained(source, dtype=dtype)
-        except Exception as error:  # transformers raises many kinds
-            if is_out_of_memory(error):
-                raise
-            raise HartError(
-                f"text encoder {source!r}: transformers cannot load it as a Qwen2 model ({reason(error)}); "
-                "give a hub id or a folder with its configuration, weights and tokenizer"
-            ) from None
-        return cls(config, model, tokenizer)
+            tokenizer = AutoTokenizer.from_pretrained(place)
+            return AutoModel.from_pretrained(place, dtype=dtype), tokenizer
+
+        return cls(config, *from_transformers(load, "a Qwen2 model", str(source), "text encoder"))
 
     @property
     def width(self) -> int:

@@ -22,7 +22,7 @@ from command_line import outputs, refused, run
 from hart import HartPipeline, SamplingConfig, __version__
 from hart.commands.jobs import running, workers
 from hart.commands.jobs.job import Job
-from hart.commands.jobs.workers import Workers
+from hart.commands.jobs.workers import by_workers
 from hart.commands.options import GenerateOptions
 from hart.generation.metadata import ImageRecord, ImageSettings
 from processes import CONTEXT, ON_RAY, started
@@ -74,7 +74,7 @@ def places(folder: Path) -> dict[str, tuple[int, int]]:
 def with_workers(monkeypatch: pytest.MonkeyPatch, work: Callable[..., None]) -> None:
     """Processes that start at once do the work."""
     monkeypatch.setattr(workers, "CONTEXT", CONTEXT)
-    monkeypatch.setattr(running, "Workers", partial(Workers, work=work))
+    monkeypatch.setattr(running, "by_workers", partial(by_workers, work=work))
 
 
 def test_images_are_those_of_a_call(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from ray.exceptions import RayTaskError
 
 from hart.commands.jobs.job import Job, JobFolder
 from hart.commands.jobs.workers import Finished, Opened, Task
-from hart.commands.ray_cluster import joined
+from hart.commands.ray_cluster import Cluster
 from hart.errors import HartError
 from hart.sizes import parsed_size
 
@@ -25,38 +25,30 @@ if TYPE_CHECKING:
     from hart.generation.metadata import ImageSettings
 
 
-class RayCluster:
-    """The workers of a cluster."""
-
-    def __init__(self, device: str | None, workers: int | None) -> None:
-        """workers: by default one a GPU; one a machine if there are none, or if `device` is the CPU."""
-        self._cluster = joined(device, workers, "--workers")
-        self.gpus = self._cluster.gpus
-
-    def generate(self, folder: JobFolder, tasks: list[Task]) -> Iterator[Opened | Finished]:
-        """As `Workers.generate`. Ray replaces workers and machines that are lost, and gives their batches to others."""
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        rows = [{"start": batch.start, "stop": batch.stop, "missing": missing} for batch, missing in tasks]
-        finished = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-            RayGenerator,  # type: ignore[arg-type]  # a class, whose objects are the workers
-            fn_constructor_args=(folder.path.resolve(), folder.job, folder.settings, self._cluster.on_a_machine),
-            compute=ray.data.ActorPoolStrategy(size=min(self._cluster.workers, len(rows))),
-            num_gpus=1 if self.gpus else None,
-        )
-        opened = False
-        try:
-            for row in finished.iter_rows():
-                if not opened:
-                    yield Opened(parsed_size(row["size"]), row["remark"])
-                    opened = True
-                yield Finished(range(row["start"], row["stop"]), None if row["left_out"] else list(row["names"]))
-        except RayTaskError as error:
-            if isinstance(error.cause, HartError):
-                raise error.cause from None
-            raise
-        finally:
-            ray.shutdown()
+def by_cluster(folder: JobFolder, tasks: list[Task], cluster: Cluster) -> Generator[Opened | Finished, None, None]:
+    """As `by_workers`. Ray replaces workers and machines that are lost, and gives their batches to others."""
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    rows = [{"start": batch.start, "stop": batch.stop, "missing": missing} for batch, missing in tasks]
+    finished = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        RayGenerator,  # type: ignore[arg-type]  # a class, whose objects are the workers
+        fn_constructor_args=(folder.path.resolve(), folder.job, folder.settings, cluster.on_a_machine),
+        compute=ray.data.ActorPoolStrategy(size=min(cluster.workers, len(rows))),
+        num_gpus=1 if cluster.gpus else None,
+    )
+    opened = False
+    try:
+        for row in finished.iter_rows():
+            if not opened:
+                yield Opened(parsed_size(row["size"]), row["remark"])
+                opened = True
+            yield Finished(range(row["start"], row["stop"]), None if row["left_out"] else list(row["names"]))
+    except RayTaskError as error:
+        if isinstance(error.cause, HartError):
+            raise error.cause from None
+        raise
+    finally:
+        ray.shutdown()
 
 
 class RayGenerator:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import closing, nullcontext, redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hart.commands.console import (
@@ -23,7 +23,7 @@ from hart.commands.console import (
 )
 from hart.commands.contact_sheets import require_one_sheet, write_sheet
 from hart.commands.jobs.job import MOST_ATTEMPTS, Job, JobFolder
-from hart.commands.jobs.workers import Finished, Opened, Task, Workers
+from hart.commands.jobs.workers import Finished, Opened, Task, by_workers
 from hart.data.images import open_image
 from hart.errors import HartError
 from hart.strict import clipped
@@ -31,23 +31,16 @@ from hart.strict import clipped
 if TYPE_CHECKING:
     import torch
 
-    from hart.commands.jobs.ray_data import RayCluster
+    from hart.commands.ray_cluster import Cluster
     from hart.generation.outputs import ScalePreview
 
 SHOWN_PROMPTS = 3
 
 
-@dataclass(frozen=True)
-class Sharing:
-    """workers: processes on this machine, or on the cluster; None is one a GPU, or one. ray: on a Ray cluster."""
-
-    workers: int | None = None
-    ray: bool = False
-
-
-def run_job(job: Job, sharing: Sharing, *, grid: bool = False) -> None:
+def run_job(job: Job, *, workers: int | None = None, ray: bool = False, grid: bool = False) -> None:
     """Generate the images that are not there yet, and print the paths of the new files.
 
+    workers: processes on this machine, or on the Ray cluster (ray); None is one a GPU, or one.
     Raises `HartError` for a folder that holds another job, and at the end for images that killed their process.
     """
     options, out = job.options, job.options.out
@@ -55,14 +48,14 @@ def run_job(job: Job, sharing: Sharing, *, grid: bool = False) -> None:
         from hart.devices import resolve_device
         from hart.pipeline import default_batch
     places, cluster = list[dict[str, str]](), None
-    if sharing.ray:
+    if ray:
         with needs_extra("ray"):
-            from hart.commands.jobs.ray_data import RayCluster
-        cluster = RayCluster(options.device, sharing.workers)
+            from hart.commands.ray_cluster import joined
+        cluster = joined(options.device, workers, "--workers")
         kind = "cuda" if cluster.gpus else "cpu"
     else:
         device = resolve_device(options.device)
-        places, kind = environments(device, sharing.workers), device.type
+        places, kind = environments(device, workers), device.type
     # a default that is given and one that is not are one job
     said_or_not = {
         "model": model_name(options.source),
@@ -116,15 +109,17 @@ def _events(
     folder: JobFolder,
     tasks: list[Task],
     places: list[dict[str, str]],
-    cluster: RayCluster | None,
+    cluster: Cluster | None,
     report: Report,
 ) -> Generator[Opened | Finished, None, None]:
     if not tasks:
         return
     if cluster is not None:
-        yield from cluster.generate(folder, tasks)
+        from hart.commands.jobs.ray_data import by_cluster
+
+        yield from by_cluster(folder, tasks, cluster)
     elif len(places) > 1:
-        yield from Workers(folder, places).generate(tasks)
+        yield from by_workers(folder, tasks, places)
     else:
         yield from _in_this_process(folder, tasks, report)
 

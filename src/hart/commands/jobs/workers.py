@@ -12,13 +12,13 @@ import signal
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -101,103 +101,80 @@ Task = tuple[range, list[int]]
 @dataclass(eq=False)
 class _Worker:
     process: SpawnProcess
-    connection: Connection
     environment: Mapping[str, str]
     opened: bool = False
     task: Task | None = None
 
-    def give(self, task: Task | None) -> None:
-        """None: there is nothing more to do."""
-        self.task = task
-        with suppress(OSError):  # it has just died, which its connection will say
-            self.connection.send(task)
 
-    def hear(self) -> Opened | Finished | Exception | None:
-        """Its next message; None if it died."""
-        try:
-            message: Opened | Finished | Exception = self.connection.recv()
-        except (EOFError, OSError):
-            return None
-        return message
+def by_workers(
+    folder: JobFolder, tasks: Sequence[Task], environments: Sequence[Mapping[str, str]], work: Work = serve
+) -> Generator[Opened | Finished, None, None]:
+    """Do all tasks in as many processes as there are environments, each with its own, such as the GPU that it sees.
 
+    Says what happens; when this iterator is closed, no worker is left. work: what a process does; see `serve`.
+    Raises what a worker raises, and `HartError` if workers die while they open the model.
+    """
+    pending, left, failed_starts = deque(tasks), len(tasks), 0
+    running: dict[Any, _Worker] = {}  # by the connection to each
 
-class Workers:
-    """As many processes as there are environments, each with its own, such as the GPU that it sees."""
-
-    def __init__(self, folder: JobFolder, environments: Sequence[Mapping[str, str]], work: Work = serve) -> None:
-        """work: what a process does; see `serve`."""
-        self._start_arguments = work, folder.path, folder.job, folder.settings
-        self._environments = environments
-        self._running: list[_Worker] = []
-        self._failed_starts = 0
-
-    def generate(self, tasks: Iterable[Task]) -> Iterator[Opened | Finished]:
-        """Do all tasks, and say what happens; when this iterator is closed, no worker is left.
-
-        Raises what a worker raises, and `HartError` if workers die while they open the model.
-        """
-        pending = deque(tasks)
-        left = len(pending)
-        try:
-            for environment in self._environments[:left]:
-                self._start(environment)
-            while left:
-                for worker in self._with_news():
-                    message = worker.hear()
-                    if message is None:
-                        if worker.task is not None:
-                            pending.appendleft(worker.task)
-                        self._remove(worker)
-                        if pending and self._failed_starts < MOST_FAILED_STARTS:
-                            self._start(worker.environment)
-                        self._require_some(worker)
-                        continue
-                    if isinstance(message, Exception):
-                        raise message
-                    if isinstance(message, Opened):
-                        worker.opened, self._failed_starts = True, 0
-                    else:
-                        worker.task, left = None, left - 1
-                    yield message
-                for worker in self._running:
-                    if worker.opened and worker.task is None and pending:
-                        worker.give(pending.popleft())
-        finally:
-            self._end(in_order=not left)
-
-    def _with_news(self) -> list[_Worker]:
-        by_connection = {worker.connection: worker for worker in self._running}
-        return [by_connection[ready] for ready in wait(list(by_connection)) if isinstance(ready, Connection)]
-
-    def _start(self, environment: Mapping[str, str]) -> None:
+    def start(environment: Mapping[str, str]) -> None:
         ours, theirs = CONTEXT.Pipe()
-        process = CONTEXT.Process(target=_process, args=(*self._start_arguments, theirs, environment), daemon=True)
+        arguments = work, folder.path, folder.job, folder.settings, theirs, environment
+        process = CONTEXT.Process(target=_process, args=arguments, daemon=True)
         process.start()
         theirs.close()
-        self._running.append(_Worker(process, ours, environment))
+        running[ours] = _Worker(process, environment)
 
-    def _remove(self, worker: _Worker) -> None:
-        self._running.remove(worker)
-        worker.connection.close()
+    def replace(dead: Any) -> None:
+        nonlocal failed_starts
+        worker = running.pop(dead)
         worker.process.join()
-        self._failed_starts += not worker.opened
-
-    def _require_some(self, last: _Worker) -> None:
-        if not self._running:
+        failed_starts += not worker.opened
+        if worker.task is not None:
+            pending.appendleft(worker.task)
+        if pending and failed_starts < MOST_FAILED_STARTS:
+            start(worker.environment)
+        if not running:
             raise HartError(
-                f"{MOST_FAILED_STARTS} workers ended while they opened the model (exit code {last.process.exitcode}): "
-                f"is there memory for {len(self._environments)}? Give fewer --workers"
-            )
+                f"{MOST_FAILED_STARTS} workers ended while they opened the model (exit code "
+                f"{worker.process.exitcode}): is there memory for {len(environments)}? Give fewer --workers"
+            ) from None
 
-    def _end(self, *, in_order: bool) -> None:
-        for worker in self._running:
-            if in_order:
-                worker.give(None)
-            else:
-                worker.process.terminate()
-        for worker in self._running:
-            worker.process.join(PATIENCE)
-            worker.process.kill()
-            worker.process.join()
-            worker.connection.close()
-        self._running.clear()
+    try:
+        for environment in environments[:left]:
+            start(environment)
+        while left:
+            ready: list[Any] = wait(list(running))
+            for connection in ready:
+                worker = running[connection]
+                try:
+                    message = connection.recv()
+                except (EOFError, OSError):  # it died
+                    replace(connection)
+                    continue
+                if isinstance(message, Exception):
+                    raise message
+                if isinstance(message, Opened):
+                    worker.opened, failed_starts = True, 0
+                else:
+                    worker.task, left = None, left - 1
+                yield message
+            for connection, worker in running.items():
+                if worker.opened and worker.task is None and pending:
+                    worker.task = pending.popleft()
+                    with suppress(OSError):  # it has just died, which its connection will say
+                        connection.send(worker.task)
+    finally:
+        _end(running, in_order=not left)
+
+
+def _end(running: Mapping[Any, _Worker], *, in_order: bool) -> None:
+    for connection, worker in running.items():
+        with suppress(OSError):
+            connection.send(None)
+        if not in_order:
+            worker.process.terminate()
+    for worker in running.values():
+        worker.process.join(PATIENCE)
+        worker.process.kill()
+        worker.process.join()
