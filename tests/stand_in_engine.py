@@ -12,8 +12,9 @@ from PIL import Image
 
 from hart.config import SamplingConfig
 from hart.errors import HartError
+from hart.generation.metadata import ImageSettings, MixSettings
 from hart.serving.engine import Mix, ModelFacts, OutOfMemory, Row, Size, Source
-from hart.sizes import shaped_grid
+from hart.sizes import ImageSize, shaped_grid
 
 SCALES = 4
 SIZES = ((16, 16), (32, 16), (16, 32))
@@ -23,13 +24,10 @@ TOKENS = 30
 
 def drawn(row: Row, k: int) -> Image.Image:
     """What the stand-in makes of a row after scale k."""
-    said = repr((row.prompt, row.negative_prompt, row.seed, row.sampling, k))
-    if row.source is not None:
-        mask = row.source.mask
-        said += repr((row.source.image.tobytes(), mask and mask.tobytes(), row.source.kept_scales))
-        said += repr((row.source.source_prompt, row.source.followed_scales))
-    if row.mix is not None:
-        said += repr(row.mix)
+    said = repr((row.prompt, row.settings, row.seed, k))
+    if (source := row.edit) is not None:
+        said += repr((source.image.tobytes(), source.mask and source.mask.tobytes(), source.kept_scales))
+        said += repr((source.source_prompt, source.followed_scales))
     return Image.new("RGB", row.size, tuple(zlib.crc32(said.encode()).to_bytes(4)[:3]))
 
 
@@ -81,7 +79,16 @@ class StandInEngine:
         if given.get("top_k") == 0:
             given["top_k"] = None
         sampling = SamplingConfig.from_dict(self.facts.sampling.to_dict() | given, called=str)
-        return Row(prompt, negative_prompt, seed, size, sampling, SCALES, TOKENS, source, mix=mix)
+        mixed = None if mix is None else MixSettings(mix.prompt, mix.weights or (float(mix.switch or 0),))
+        settings = ImageSettings(
+            sampling=sampling,
+            size=ImageSize(*size).stored,
+            device="cpu",
+            dtype="float32",
+            negative_prompt=negative_prompt,
+            mix=mixed,
+        )
+        return Row(prompt, seed, size, settings, SCALES, TOKENS, source)
 
     def remarks(self, prompt: str) -> list[str]:
         return [f'"{prompt}": unknown words'] if "xyzzy" in prompt else []

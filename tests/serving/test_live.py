@@ -16,7 +16,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from hart.serving.encoding import encoded, record
+from hart.serving.encoding import encoded
 from hart.serving.server import Limits
 from live_server import Live, live
 from serving_app import application, png
@@ -161,7 +161,7 @@ def test_a_crowd_of_which_a_fifth_leaves_early() -> None:
     engine.clock = [0.0]
     app = application(engine, limits=Limits(batch_size=8, queue_size=CLIENTS, timeout=600.0))
     rows = [engine.row(f"prompt {seed}", None, seed, (16, 16), {}) for seed in range(KINDS)]
-    alone = [encoded(drawn(row, SCALES - 1), record(row, engine.facts, "tiny"), "png", 100) for row in rows]
+    alone = [encoded(drawn(row, SCALES - 1), row.record("tiny"), "png", 100) for row in rows]
     rng = random.Random(0)
     work = [(rng.randrange(KINDS), rng.random() < 0.2, rng.random() < 0.3) for _ in range(REQUESTS)]
     done: list[int] = []

@@ -16,6 +16,8 @@ from hart.errors import HartError
 if TYPE_CHECKING:
     from PIL import Image
 
+    from hart.generation.metadata import ImageRecord, ImageSettings
+
 Size = tuple[int, int]
 """Width and height in pixels."""
 
@@ -67,18 +69,23 @@ class Row:
     """One image, every value checked by `PipelineEngine.row`."""
 
     prompt: str | int
-    negative_prompt: str | None
     seed: int
     size: Size
-    sampling: SamplingConfig
+    settings: ImageSettings
+    """All else that decides it, as its record holds it."""
     scales: int
     """After each there is a preview."""
     tokens: int
     """Over all scales."""
-    source: Source | None = None
     edit: Any = None
     """What the engine made of the source."""
-    mix: Mix | None = None
+
+    def record(self, model: str) -> ImageRecord:
+        """What its image says of itself. model: its name."""
+        from hart import __version__
+        from hart.generation.metadata import ImageRecord
+
+        return ImageRecord(str(self.prompt), self.seed, model, self.settings, __version__)
 
 
 @dataclass(frozen=True)
@@ -96,8 +103,6 @@ class ModelFacts:
     token_size: int
     styles: tuple[str, ...] = ()
     num_classes: int | None = None
-    device: str = "cpu"
-    dtype: str = "float32"
 
     @property
     def edits(self) -> bool:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from hart.generation.signing import ContentCredentials
 from hart.serving.checkers import PromptChecker
-from hart.serving.encoding import encoded, record
-from hart.serving.engine import Mix, ModelFacts, Row, Size, Source
+from hart.serving.encoding import encoded
+from hart.serving.engine import Mix, Row, Size, Source
 from hart.serving.metrics import Metrics
 from hart.serving.models import ServedModel
 from hart.serving.scheduler import Event, Failed, Finished, Preview
@@ -56,7 +56,6 @@ class Order:
 
     request: ImageRequest
     model: str
-    facts: ModelFacts
     rows: Sequence[Row]
     notes: list[str]
     credentials: ContentCredentials | None
@@ -80,7 +79,7 @@ class Order:
 
     def encoded(self, event: Preview | Finished) -> str:
         """The event's image in base64."""
-        made_by = record(self.rows[event.row], self.facts, self.model)
+        made_by = self.rows[event.row].record(self.model)
         content = encoded(
             event.image,
             made_by,
@@ -133,7 +132,7 @@ def order(
     rows = [replace(first, seed=request.seed + i) for i in range(request.n or 1)]
     for text in texts.values():
         notes += engine.remarks(text) if text else []
-    return Order(request, model.name, engine.facts, rows, notes, terms.credentials)
+    return Order(request, model.name, rows, notes, terms.credentials)
 
 
 def _size(request: ImageRequest, engine: PipelineEngine, source: Source | None) -> tuple[Size, list[str]]:

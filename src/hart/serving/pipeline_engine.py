@@ -19,6 +19,7 @@ from hart.devices import dtype_name, is_out_of_memory
 from hart.errors import HartError
 from hart.generation.arguments import checked_settings
 from hart.generation.edits import Edit, PromptMix, mix_weights
+from hart.generation.metadata import EditSource, ImageSettings, MixSettings
 from hart.generation.next_scale import States
 from hart.generation.requests import ImageRequest, checked_images, null_context
 from hart.generation.rows import SHARED
@@ -61,8 +62,6 @@ class PipelineEngine:
             token_size=config.tokenizer.downsampling,
             styles=config.styles,
             num_classes=pipe.num_classes,
-            device=str(pipe.device),
-            dtype=dtype_name(pipe.dtype),
         )
         self._context: Callable[[str | int], Context] = lru_cache(KEPT_CONTEXTS)(self._encoded)
 
@@ -115,27 +114,23 @@ class PipelineEngine:
         mix: Mix | None = None,
     ) -> Row:
         """A row with the model's own settings but for those given. Raises `HartError` for what it cannot sample."""
-        edit = None
+        edit = edited = mixed = None
         if source is not None:
             edit = self._edit(source, size)
-            amounts = {name: getattr(edit, name) for name in ("kept_scales", "followed_scales", "style_strength")}
-            source = replace(source, **amounts)
+            edited = _recorded(source, edit)
         schedule = requested_schedule(self.pipe.config, width=size[0], height=size[1])
         if mix is not None:
-            mix = replace(mix, switch=None, weights=mix_weights(len(schedule), mix.weights, mix.switch))
-        sampling = checked_settings(self.pipe.config, None, settings, schedule)
-        row = Row(
-            self._prompt(prompt),
-            negative_prompt,
-            seed,
-            size,
-            sampling,
-            len(schedule),
-            schedule.total_tokens,
-            source,
-            edit,
-            mix,
+            mixed = MixSettings(mix.prompt, mix_weights(len(schedule), mix.weights, mix.switch))
+        made_with = ImageSettings(
+            sampling=checked_settings(self.pipe.config, None, settings, schedule),
+            size=ImageSize(*size).stored,
+            device=str(self.pipe.device),
+            dtype=dtype_name(self.pipe.dtype),
+            negative_prompt=negative_prompt,
+            edit=edited,
+            mix=mixed,
         )
+        row = Row(self._prompt(prompt), seed, size, made_with, len(schedule), schedule.total_tokens, edit)
         checked_images(self.pipe.config, [self._asked(row, self._prompt)], schedule)
         return row
 
@@ -162,7 +157,7 @@ class PipelineEngine:
 
     def group(self, row: Row) -> Hashable:
         """Equal for rows that may share a batch."""
-        return row.size, *(getattr(row.sampling, name) for name in SHARED)
+        return row.size, *(getattr(row.settings.sampling, name) for name in SHARED)
 
     def start(self, rows: Sequence[Row]) -> Batch:
         """Begin a batch of rows of one group. This and all that a batch does may raise `OutOfMemory`."""
@@ -176,11 +171,11 @@ class PipelineEngine:
         """Equal for rows of a batch that are computed together."""
         if self._exact is False or (self._exact is None and self.pipe.device.type != "cpu"):
             return None
-        if self._exact or self.pipe.dtype != torch.float32 or row.sampling.guidance_scale == 0:
+        if self._exact or self.pipe.dtype != torch.float32 or row.settings.sampling.guidance_scale == 0:
             return place
         # filters, negative and second prompts of others change how sums are rounded
-        is_followed = row.edit is not None and row.edit.source_prompt is not None
-        return row.sampling, row.negative_prompt is None, is_followed or row.mix is not None
+        settings, is_followed = row.settings, row.edit is not None and row.edit.source_prompt is not None
+        return settings.sampling, settings.negative_prompt is None, is_followed or settings.mix is not None
 
     def _prompt(self, text: str) -> str | int:
         """Text as it is; for a class model the number that it spells, if it spells one."""
@@ -192,15 +187,15 @@ class PipelineEngine:
 
     def _asked(self, row: Row, read: Callable[[str], Any]) -> ImageRequest:
         """An edit without a prompt generates whatever fits."""
-        edit, mix = row.edit, None
+        edit, settings, mix = row.edit, row.settings, None
         unnamed = edit is not None and row.prompt == ""
         prompt = null_context(self.pipe.config) if unnamed else read(str(row.prompt))
-        negative = None if row.negative_prompt is None else read(row.negative_prompt)
+        negative = None if settings.negative_prompt is None else read(settings.negative_prompt)
         if edit is not None and edit.source_prompt is not None:
             edit = replace(edit, source_prompt=read(edit.source_prompt))
-        if row.mix is not None:
-            mix = PromptMix(read(row.mix.prompt), row.mix.weights or ())
-        return ImageRequest(prompt, row.seed, row.sampling, negative, edit, mix)
+        if settings.mix is not None:
+            mix = PromptMix(read(settings.mix.prompt), settings.mix.weights)
+        return ImageRequest(prompt, row.seed, settings.sampling, negative, edit, mix)
 
     @torch.inference_mode()
     def _encoded(self, prompt: str | int) -> Context:
@@ -276,6 +271,22 @@ class Batch:
             if wanted := [place for place in part.places if place in places]:
                 generated |= zip(wanted, part.images(wanted), strict=True)
         return [generated[place] for place in places]
+
+
+def _recorded(source: Source, edit: Edit) -> EditSource:
+    """What a record says of the image that a row starts from."""
+    return EditSource(
+        image="image",
+        image_sha256=source.sha256,
+        mask=None if source.mask_sha256 is None else "mask",
+        mask_sha256=source.mask_sha256,
+        source_prompt=source.source_prompt,
+        kept_scales=edit.kept_scales,
+        followed_scales=edit.followed_scales,
+        style_strength=edit.style_strength,
+        style=None if source.style_sha256 is None else "style",
+        style_sha256=source.style_sha256,
+    )
 
 
 def _size(size: ImageSize) -> Size:
