@@ -13,7 +13,7 @@ import typer
 from hart.commands.console import progress, prompt_notes, require_writable
 from hart.commands.from_config import options_from_config
 from hart.commands.generate import ImageWriter, open_model, prompts_for, says_what_is_kept
-from hart.commands.options import ImageOptions, sampling_options
+from hart.commands.options import ImageOptions, SamplingSettings
 from hart.strict import Listed
 
 if TYPE_CHECKING:
@@ -36,12 +36,11 @@ StyleStrengthOption = Annotated[
 ]
 
 
-@sampling_options
 @options_from_config
 def edit(
     image: ImageArgument,
     options: ImageOptions,
-    settings: Any,
+    settings: SamplingSettings,
     prompt: Annotated[str | None, typer.Argument(help="What the whole image shows afterwards.")] = None,
     mask: Annotated[
         Path | None, typer.Option(help="Image of the same size: what is transparent is redrawn, or else what is white.")
@@ -83,12 +82,11 @@ def edit(
     _generate(options, settings, prepared)
 
 
-@sampling_options
 @options_from_config
 def vary(
     image: ImageArgument,
     options: ImageOptions,
-    settings: Any,
+    settings: SamplingSettings,
     prompt: Annotated[str | None, typer.Argument(help="What the images show; by default left open.")] = None,
     kept_scales: Annotated[
         int | None,
@@ -126,13 +124,12 @@ class MixOptions(ImageOptions, kw_only=True):
     """In place of --switch: the second prompt's share at each scale, 0 to 1."""
 
 
-@sampling_options
 @options_from_config
 def mix(
     first: Annotated[str, typer.Argument(help="Prompt of the coarse scales: the form.", show_default=False)],
     second: Annotated[str, typer.Argument(help="Prompt of the fine scales: the look.", show_default=False)],
     options: MixOptions,
-    settings: Any,
+    settings: SamplingSettings,
 ) -> None:
     """Generate images of two prompts: usually the form of the first in the look of the second."""
 
