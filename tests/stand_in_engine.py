@@ -13,11 +13,11 @@ from PIL import Image
 from hart.config import SamplingConfig
 from hart.errors import HartError
 from hart.generation.metadata import ImageSettings, MixSettings
-from hart.serving.engine import Mix, ModelFacts, OutOfMemory, Row, Size, Source
+from hart.serving.engine import Mix, ModelFacts, OutOfMemory, Row, Source
 from hart.sizes import ImageSize, shaped_grid
 
 SCALES = 4
-SIZES = ((16, 16), (32, 16), (16, 32))
+SIZES = ImageSize(16, 16), ImageSize(32, 16), ImageSize(16, 32)
 FACTS = ModelFacts(SIZES, SCALES, SamplingConfig(), token_size=8, styles=("blue style",))
 TOKENS = 30
 
@@ -51,13 +51,13 @@ class StandInEngine:
     def __post_init__(self) -> None:
         self.open_gate.set()
 
-    def nearest(self, width: int, height: int) -> Size:
+    def nearest(self, width: int, height: int) -> ImageSize:
         return self.facts.nearest(width, height)
 
     def misfit(self, width: int, height: int) -> str | None:
         return None if (width, height) in self.facts.sizes else "it is another size"
 
-    def shaped(self, aspect: str) -> Size:
+    def shaped(self, aspect: str) -> ImageSize:
         shaped_grid(aspect, 16)  # refuses what models do
         width, height = map(int, aspect.split(":"))
         return self.facts.nearest(16 * width / height, 16)
@@ -67,7 +67,7 @@ class StandInEngine:
         prompt: str,
         negative_prompt: str | None,
         seed: int,
-        size: Size,
+        size: ImageSize,
         settings: Mapping[str, Any],
         source: Source | None = None,
         mix: Mix | None = None,

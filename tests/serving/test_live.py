@@ -20,7 +20,7 @@ from hart.serving.encoding import encoded
 from hart.serving.server import Limits
 from live_server import Live, live
 from serving_app import application, png
-from stand_in_engine import SCALES, StandInEngine, drawn
+from stand_in_engine import SCALES, SIZES, StandInEngine, drawn
 
 
 def until(true: Callable[[], object]) -> None:
@@ -160,7 +160,7 @@ def test_a_crowd_of_which_a_fifth_leaves_early() -> None:
     engine = StandInEngine()
     engine.clock = [0.0]
     app = application(engine, limits=Limits(batch_size=8, queue_size=CLIENTS, timeout=600.0))
-    rows = [engine.row(f"prompt {seed}", None, seed, (16, 16), {}) for seed in range(KINDS)]
+    rows = [engine.row(f"prompt {seed}", None, seed, SIZES[0], {}) for seed in range(KINDS)]
     alone = [encoded(drawn(row, SCALES - 1), row.record("tiny"), "png", 100) for row in rows]
     rng = random.Random(0)
     work = [(rng.randrange(KINDS), rng.random() < 0.2, rng.random() < 0.3) for _ in range(REQUESTS)]

@@ -26,7 +26,6 @@ from hart.serving.openapi import IMAGES, NO_MODEL, edit_form, json_body, variati
 from hart.serving.orders import Terms
 from hart.serving.schemas import ApiError, Changed, Edit, Generation, Variation
 from hart.serving.server import Limits, Server
-from hart.sizes import ImageSize
 from hart.strict import clipped
 
 if TYPE_CHECKING:
@@ -160,7 +159,7 @@ def _described(model: ServedModel) -> dict[str, Any]:
     if engine is not None:
         facts = engine.facts
         about |= {
-            "sizes": [str(ImageSize(*size)) for size in facts.sizes],  # that it was trained at
+            "sizes": [str(size) for size in facts.sizes],  # that it was trained at
             "scales": facts.scales,
             "token_size": facts.token_size,
             "styles": facts.styles,

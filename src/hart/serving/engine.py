@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from hart.config import SamplingConfig
 from hart.errors import HartError
+from hart.sizes import ImageSize
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from hart.generation.metadata import ImageRecord, ImageSettings
-
-Size = tuple[int, int]
-"""Width and height in pixels."""
 
 
 class OutOfMemory(Exception):
@@ -70,7 +68,7 @@ class Row:
 
     prompt: str | int
     seed: int
-    size: Size
+    size: ImageSize
     settings: ImageSettings
     """All else that decides it, as its record holds it."""
     scales: int
@@ -96,7 +94,7 @@ class ModelFacts:
     with. num_classes: of a class model, whose prompts are numbers.
     """
 
-    sizes: tuple[Size, ...]
+    sizes: tuple[ImageSize, ...]
     scales: int
     """Of its own size."""
     sampling: SamplingConfig
@@ -109,11 +107,11 @@ class ModelFacts:
         """Whether it edits and varies images."""
         return self.num_classes is None
 
-    def nearest(self, width: float, height: float) -> Size:
+    def nearest(self, width: float, height: float) -> ImageSize:
         """The size whose shape, then whose area, comes nearest."""
 
-        def distance(size: Size) -> tuple[float, float]:
-            shape, area = size[0] / size[1], size[0] * size[1]
+        def distance(size: ImageSize) -> tuple[float, float]:
+            shape, area = size.width / size.height, size.width * size.height
             return abs(math.log(shape * height / width)), abs(math.log(area / (width * height)))
 
         return min(self.sizes, key=distance)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hart.generation.signing import ContentCredentials
 from hart.serving.checkers import PromptChecker
 from hart.serving.encoding import encoded
-from hart.serving.engine import Mix, Row, Size, Source
+from hart.serving.engine import Mix, Row, Source
 from hart.serving.metrics import Metrics
 from hart.serving.models import ServedModel
 from hart.serving.scheduler import Event, Failed, Finished, Preview
@@ -26,9 +26,8 @@ from hart.serving.schemas import (
     ImagesAnswer,
     TextTokens,
     Usage,
-    wanted_size,
 )
-from hart.sizes import ImageSize
+from hart.sizes import ImageSize, parsed_size
 
 if TYPE_CHECKING:
     from hart.serving.pipeline_engine import PipelineEngine
@@ -62,7 +61,7 @@ class Order:
 
     @property
     def size(self) -> str:
-        return _text(self.rows[0].size)
+        return str(self.rows[0].size)
 
     @property
     def form(self) -> str:
@@ -135,15 +134,15 @@ def order(
     return Order(request, model.name, rows, notes, terms.credentials)
 
 
-def _size(request: ImageRequest, engine: PipelineEngine, source: Source | None) -> tuple[Size, list[str]]:
+def _size(request: ImageRequest, engine: PipelineEngine, source: Source | None) -> tuple[ImageSize, list[str]]:
     """The size that is generated, and what to say about it. An edit has its image's, or the nearest to it."""
     sizes = engine.facts.sizes
     param, said = "size", request.size
     if request.size is not None and request.size != "auto":
-        wanted = wanted_size(request.size)
+        wanted = parsed_size(request.size)
     elif request.aspect is not None:
         wanted = engine.shaped(request.aspect)
-        param, said = "aspect", f"{request.aspect} as {_text(wanted)}"
+        param, said = "aspect", f"{request.aspect} as {wanted}"
     elif source is not None:
         wanted = engine.nearest(*source.image.size)
     else:
@@ -152,14 +151,10 @@ def _size(request: ImageRequest, engine: PipelineEngine, source: Source | None) 
     if size != wanted and request.strict:
         why = engine.misfit(*wanted)
         raise ApiError(400, f"{param}: the model does not generate {said}: {why}", param=param)
-    notes = [] if size == wanted else [f"the model does not generate {said}: this is {_text(size)}"]
+    notes = [] if size == wanted else [f"the model does not generate {said}: this is {size}"]
     if size not in sizes:
-        notes.append(f"the model was trained at {', '.join(map(_text, sizes))}: images of {_text(size)} may be poor")
+        notes.append(f"the model was trained at {', '.join(map(str, sizes))}: images of {size} may be poor")
     return size, notes
-
-
-def _text(size: Size) -> str:
-    return str(ImageSize(*size))
 
 
 class Subscription:

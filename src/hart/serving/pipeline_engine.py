@@ -24,7 +24,7 @@ from hart.generation.next_scale import States
 from hart.generation.requests import ImageRequest, checked_images, null_context
 from hart.generation.rows import SHARED
 from hart.pipeline import HartPipeline
-from hart.serving.engine import Mix, ModelFacts, NotOffered, OutOfMemory, Row, Size, Source
+from hart.serving.engine import Mix, ModelFacts, NotOffered, OutOfMemory, Row, Source
 from hart.sizes import ImageSize, requested_schedule, shaped_grid, size_of_grid, trained_sizes
 from hart.types import Context
 
@@ -65,23 +65,23 @@ class PipelineEngine:
         )
         self._context: Callable[[str | int], Context] = lru_cache(KEPT_CONTEXTS)(self._encoded)
 
-    def _sizes(self) -> tuple[Size, ...]:
+    def _sizes(self) -> tuple[ImageSize, ...]:
         """Those that the model was trained at, the square first."""
         own = self.pipe.image_size
-        sizes = dict.fromkeys([(own, own), *map(_size, trained_sizes(self.pipe.config))])
+        sizes = dict.fromkeys([ImageSize(own, own), *trained_sizes(self.pipe.config)])
         return tuple(size for size in sizes if math.prod(size) <= self._max_pixels)
 
-    def nearest(self, width: int, height: int) -> Size:
+    def nearest(self, width: int, height: int) -> ImageSize:
         """This size if the model generates it, else the nearest of whole tokens. Where that is too large: its shape
         with about as many pixels as the model's own size. Where there is none: the nearest that it was trained at."""
         step = self.facts.token_size
-        whole = max(2, round(width / step)) * step, max(2, round(height / step)) * step
-        for size in ((width, height), whole, self._of_own_area(width, height)):
+        whole = ImageSize(max(2, round(width / step)) * step, max(2, round(height / step)) * step)
+        for size in (ImageSize(width, height), whole, self._of_own_area(width, height)):
             if size is not None and self.misfit(*size) is None:
                 return size
         return self.facts.nearest(width, height)
 
-    def _of_own_area(self, width: int, height: int) -> Size | None:
+    def _of_own_area(self, width: int, height: int) -> ImageSize | None:
         """The shape of a size, about as large as the model's own; None for shapes that it cannot have."""
         try:
             return self.shaped(f"{width}:{height}")
@@ -98,17 +98,17 @@ class PipelineEngine:
             return str(error)
         return None
 
-    def shaped(self, aspect: str) -> Size:
+    def shaped(self, aspect: str) -> ImageSize:
         """The size of a shape, "WIDTH:HEIGHT", about as large as the model's own, if it can be made or not."""
         tokenizer = self.pipe.config.tokenizer
-        return _size(size_of_grid(shaped_grid(aspect, tokenizer.scales[-1]), tokenizer.downsampling))
+        return size_of_grid(shaped_grid(aspect, tokenizer.scales[-1]), tokenizer.downsampling)
 
     def row(
         self,
         prompt: str,
         negative_prompt: str | None,
         seed: int,
-        size: Size,
+        size: ImageSize,
         settings: Mapping[str, Any],
         source: Source | None = None,
         mix: Mix | None = None,
@@ -118,12 +118,12 @@ class PipelineEngine:
         if source is not None:
             edit = self._edit(source, size)
             edited = _recorded(source, edit)
-        schedule = requested_schedule(self.pipe.config, width=size[0], height=size[1])
+        schedule = requested_schedule(self.pipe.config, size=str(size))
         if mix is not None:
             mixed = MixSettings(mix.prompt, mix_weights(len(schedule), mix.weights, mix.switch))
         made_with = ImageSettings(
             sampling=checked_settings(self.pipe.config, None, settings, schedule),
-            size=ImageSize(*size).stored,
+            size=size.stored,
             device=str(self.pipe.device),
             dtype=dtype_name(self.pipe.dtype),
             negative_prompt=negative_prompt,
@@ -135,14 +135,14 @@ class PipelineEngine:
         return row
 
     @torch.inference_mode()
-    def _edit(self, source: Source, size: Size) -> Edit:
+    def _edit(self, source: Source, size: ImageSize) -> Edit:
         """What the rows of a request keep of its image, laid out on a canvas of this size."""
         if not self.facts.edits:
             raise NotOffered("this model generates classes and does not edit images: use /v1/images/generations")
         asked: dict[str, Any] = {
             "style": source.style,
             "style_strength": source.style_strength,
-            "size": str(ImageSize(*size)),
+            "size": str(size),
         }
         if source.mask is None and source.source_prompt is None:
             return self.pipe.prepare_variation(source.image, kept_scales=source.kept_scales, **asked)
@@ -208,7 +208,7 @@ class PipelineEngine:
 class _Part:
     """Images of a batch that are computed together, by their places in it."""
 
-    def __init__(self, pipe: HartPipeline, images: Mapping[int, ImageRequest], size: Size) -> None:
+    def __init__(self, pipe: HartPipeline, images: Mapping[int, ImageRequest], size: ImageSize) -> None:
         self._pipe, self._components, self._size = pipe, pipe.components, size
         self._images = dict(images)  # those that are left
         self._rows: list[int] = []  # the places of the rows of the last state
@@ -226,8 +226,7 @@ class _Part:
         left = list(self._images)
         with _memory_errors():
             if self._states is None:
-                width, height = self._size
-                self._states = self._pipe.generate_rows(list(self._images.values()), width=width, height=height)
+                self._states = self._pipe.generate_rows(list(self._images.values()), size=str(self._size))
                 self._latents = next(self._states).latent
             else:
                 self._latents = self._states.send([self._rows.index(place) for place in left]).latent
@@ -248,7 +247,7 @@ class Batch:
     """Rows that are sampled together, some of them computed together and others apart, by their places in `start`."""
 
     def __init__(
-        self, pipe: HartPipeline, images: Sequence[ImageRequest], size: Size, parts: Sequence[Sequence[int]]
+        self, pipe: HartPipeline, images: Sequence[ImageRequest], size: ImageSize, parts: Sequence[Sequence[int]]
     ) -> None:
         """parts: the places of the images that are computed together."""
         self._parts = [_Part(pipe, {place: images[place] for place in places}, size) for places in parts]
@@ -287,10 +286,6 @@ def _recorded(source: Source, edit: Edit) -> EditSource:
         style=None if source.style_sha256 is None else "style",
         style_sha256=source.style_sha256,
     )
-
-
-def _size(size: ImageSize) -> Size:
-    return size.width, size.height
 
 
 @contextmanager
