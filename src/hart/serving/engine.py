@@ -66,7 +66,7 @@ class Mix:
 class Row:
     """One image, every value checked by `PipelineEngine.row`."""
 
-    prompt: str | int
+    prompt: str
     seed: int
     size: ImageSize
     settings: ImageSettings
@@ -83,7 +83,7 @@ class Row:
         from hart import __version__
         from hart.generation.metadata import ImageRecord
 
-        return ImageRecord(str(self.prompt), self.seed, model, self.settings, __version__)
+        return ImageRecord(self.prompt, self.seed, model, self.settings, __version__)
 
 
 @dataclass(frozen=True)

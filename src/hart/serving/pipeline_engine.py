@@ -63,7 +63,7 @@ class PipelineEngine:
             styles=config.styles,
             num_classes=pipe.num_classes,
         )
-        self._context: Callable[[str | int], Context] = lru_cache(KEPT_CONTEXTS)(self._encoded)
+        self._context: Callable[[str], Context] = lru_cache(KEPT_CONTEXTS)(self._encoded)
 
     def _sizes(self) -> tuple[ImageSize, ...]:
         """Those that the model was trained at, the square first."""
@@ -130,7 +130,7 @@ class PipelineEngine:
             edit=edited,
             mix=mixed,
         )
-        row = Row(self._prompt(prompt), seed, size, made_with, len(schedule), schedule.total_tokens, edit)
+        row = Row(prompt, seed, size, made_with, len(schedule), schedule.total_tokens, edit)
         checked_images(self.pipe.config, [self._asked(row, self._prompt)], schedule)
         return row
 
@@ -162,10 +162,10 @@ class PipelineEngine:
     def start(self, rows: Sequence[Row]) -> Batch:
         """Begin a batch of rows of one group. This and all that a batch does may raise `OutOfMemory`."""
         with _memory_errors():
-            parts = defaultdict[Hashable, list[int]](list)
+            parts = defaultdict[Hashable, dict[int, ImageRequest]](dict)
             for place, row in enumerate(rows):
-                parts[self._part(place, row)].append(place)
-            return Batch(self.pipe, [self._request(row) for row in rows], rows[0].size, list(parts.values()))
+                parts[self._part(place, row)][place] = self._asked(row, self._context)
+            return Batch([_Part(self.pipe, images, rows[0].size) for images in parts.values()])
 
     def _part(self, place: int, row: Row) -> Hashable:
         """Equal for rows of a batch that are computed together."""
@@ -181,15 +181,12 @@ class PipelineEngine:
         """Text as it is; for a class model the number that it spells, if it spells one."""
         return int(text) if self.pipe.num_classes is not None and text.isdecimal() else text
 
-    def _request(self, row: Row) -> ImageRequest:
-        """A row as the pipeline takes it, its prompts encoded."""
-        return self._asked(row, lambda prompt: self._context(self._prompt(prompt)))
-
     def _asked(self, row: Row, read: Callable[[str], Any]) -> ImageRequest:
-        """An edit without a prompt generates whatever fits."""
+        """A row as the pipeline takes it, with prompts as `read` gives them. An edit without one generates whatever
+        fits."""
         edit, settings, mix = row.edit, row.settings, None
         unnamed = edit is not None and row.prompt == ""
-        prompt = null_context(self.pipe.config) if unnamed else read(str(row.prompt))
+        prompt = null_context(self.pipe.config) if unnamed else read(row.prompt)
         negative = None if settings.negative_prompt is None else read(settings.negative_prompt)
         if edit is not None and edit.source_prompt is not None:
             edit = replace(edit, source_prompt=read(edit.source_prompt))
@@ -198,11 +195,11 @@ class PipelineEngine:
         return ImageRequest(prompt, row.seed, settings.sampling, negative, edit, mix)
 
     @torch.inference_mode()
-    def _encoded(self, prompt: str | int) -> Context:
+    def _encoded(self, prompt: str) -> Context:
         """By the encoder itself: the pipeline warns of words of the prompt, which are nobody's business in a log."""
-        if isinstance(prompt, str):
+        if self.pipe.num_classes is None:
             return self.pipe.text_encoder.encode([prompt])
-        return self.pipe.encode_prompt(prompt)
+        return self.pipe.encode_prompt(self._prompt(prompt))
 
 
 class _Part:
@@ -246,11 +243,8 @@ class _Part:
 class Batch:
     """Rows that are sampled together, some of them computed together and others apart, by their places in `start`."""
 
-    def __init__(
-        self, pipe: HartPipeline, images: Sequence[ImageRequest], size: ImageSize, parts: Sequence[Sequence[int]]
-    ) -> None:
-        """parts: the places of the images that are computed together."""
-        self._parts = [_Part(pipe, {place: images[place] for place in places}, size) for places in parts]
+    def __init__(self, parts: list[_Part]) -> None:
+        self._parts = parts
 
     def advance(self) -> None:
         """Sample the next scale of all rows that are left."""
