@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from hart.grids import ScaleSchedule
     from hart.pipeline import HartPipeline
 
-Call = tuple[Callable[..., object], dict[str, Any]]
-"""A call of a pipeline that lacks the settings of the command, and what its images' records say of it."""
 ImageArgument = Annotated[Path, typer.Argument(help="Image file.", show_default=False)]
 StyleOption = Annotated[Path | None, typer.Option(help="Image file whose colours are taken, not the image's own.")]
 StyleStrengthOption = Annotated[
@@ -63,7 +62,7 @@ def edit(
     covering, of_mask = _opened(mask, "mask")
     lent, of_style = _opened(style, "style")
 
-    def prepared(pipe: HartPipeline) -> Call:
+    with _writing(options, settings) as (pipe, generate):
         _require_canvas(pipe, source, options, settings, second_prompt=source_prompt is not None)
         made = pipe.prepare_edit(
             source,
@@ -76,10 +75,7 @@ def edit(
             size=options.size,
             aspect=options.aspect,
         )
-        facts = files | of_mask | of_style | {"source_prompt": source_prompt}
-        return _edited(pipe, made, prompt, facts)
-
-    _generate(options, settings, prepared)
+        _edited(generate, pipe, made, prompt, files | of_mask | of_style | {"source_prompt": source_prompt})
 
 
 @options_from_config
@@ -100,7 +96,7 @@ def vary(
     source, files = _opened(image, "image")
     lent, of_style = _opened(style, "style")
 
-    def prepared(pipe: HartPipeline) -> Call:
+    with _writing(options, settings) as (pipe, generate):
         _require_canvas(pipe, source, options, settings, second_prompt=False)
         made = pipe.prepare_variation(
             source,
@@ -110,9 +106,7 @@ def vary(
             size=options.size,
             aspect=options.aspect,
         )
-        return _edited(pipe, made, prompt, files | of_style)
-
-    _generate(options, settings, prepared)
+        _edited(generate, pipe, made, prompt, files | of_style)
 
 
 class MixOptions(ImageOptions, kw_only=True):
@@ -132,8 +126,7 @@ def mix(
     settings: SamplingSettings,
 ) -> None:
     """Generate images of two prompts: usually the form of the first in the look of the second."""
-
-    def prepared(pipe: HartPipeline) -> Call:
+    with _writing(options, settings) as (pipe, generate):
         from hart.generation.edits import PromptMix, mix_weights
         from hart.generation.metadata import MixSettings
         from hart.generation.requests import checked_changes
@@ -145,33 +138,38 @@ def mix(
         checked_changes(pipe.config, None, PromptMix(both[1], shares), schedule)
         _require_memory(pipe, schedule, options, settings, second_prompt=True)
         call = partial(pipe.mix, both, shares, size=options.size, aspect=options.aspect)
-        return call, {"mix": MixSettings(second, shares)}
-
-    _generate(options, settings, prepared)
+        generate(call, mix=MixSettings(second, shares))
 
 
-def _generate(options: ImageOptions, settings: dict[str, Any], prepared: Callable[[HartPipeline], Call]) -> None:
-    """Write the images that `prepared` asks a model for."""
+@contextmanager
+def _writing(options: ImageOptions, settings: dict[str, Any]) -> Iterator[tuple[HartPipeline, Callable[..., None]]]:
+    """The model of the options; and what makes a call of it, whose images are written, with what records say of it."""
     require_writable(options.out)
     writer = ImageWriter(options, options.images_per_prompt or 1)
     with says_what_is_kept(writer), progress(f"loading {options.source}") as report, prompt_notes():
         pipe = open_model(options)
-        call, made_with = prepared(pipe)
-        writer.made_with |= made_with
-        call(**writer.arguments(pipe, report), **settings)
+
+        def generate(call: Callable[..., object], **made_with: Any) -> None:
+            writer.made_with |= made_with
+            call(**writer.arguments(pipe, report), **settings)
+
+        yield pipe, generate
 
 
-def _edited(pipe: HartPipeline, made: Edit, prompt: str | None, files: dict[str, Any]) -> Call:
-    """An edit with a prompt, or with none. files: of its record."""
+def _edited(
+    generate: Callable[..., None], pipe: HartPipeline, made: Edit, prompt: str | None, files: dict[str, Any]
+) -> None:
+    """Generate an edit with a prompt, or with none. files: of its record."""
     from hart.generation.metadata import EditSource
     from hart.generation.requests import null_context
 
     amounts = {name: getattr(made, name) for name in ("kept_scales", "followed_scales", "style_strength")}
-    source = EditSource(**files, **amounts)
     asked: dict[str, Any] = {"edit": made, "size": made.size}
     if prompt is None:
-        return partial(pipe, prompt_embeds=null_context(pipe.config), **asked), {"edit": source}
-    return partial(pipe, prompts_for(pipe, [prompt])[0], **asked), {"edit": source}
+        asked["prompt_embeds"] = null_context(pipe.config)
+    else:
+        asked["prompt"] = prompts_for(pipe, [prompt])[0]
+    generate(partial(pipe, **asked), edit=EditSource(**files, **amounts))
 
 
 def _require_canvas(
