@@ -20,8 +20,8 @@ from hart.config import SamplingConfig
 from hart.serving.access import Access
 from hart.serving.bodies import JSON_BYTES, UPLOAD_BYTES
 from hart.serving.engine import NotOffered
+from hart.serving.options import Limits
 from hart.serving.schemas import MAX_PROMPT
-from hart.serving.server import Limits
 from serving_app import Running, image_of, png, running
 from stand_in_engine import FACTS, StandInEngine, drawn
 
@@ -370,7 +370,7 @@ def test_pages_of_others_cannot_use_a_server_on_this_machine() -> None:
 
 def test_a_rate_limit_is_a_clients_own() -> None:
     clock = [0.0]
-    with running(access=Access(("a", "b")), limits=Limits(images_per_minute=6)) as server:
+    with running(access=Access(("a", "b")), limits=Limits(rate_limit=6)) as server:
         server.server.rates._clock = lambda: clock[0]
 
         def ask(key: str, n: int) -> Any:

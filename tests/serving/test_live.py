@@ -16,8 +16,9 @@ from typing import Any
 import httpx2
 import pytest
 
+from hart.serving import bodies
 from hart.serving.encoding import encoded
-from hart.serving.server import Limits
+from hart.serving.options import Limits
 from live_server import Live, live
 from serving_app import application, png
 from stand_in_engine import SCALES, SIZES, StandInEngine, drawn
@@ -76,9 +77,9 @@ def test_who_leaves_the_queue_frees_it() -> None:
         engine.open_gate.set()
 
 
-def test_half_a_body_ends_in_time_and_disturbs_nobody() -> None:
-    app = application(StandInEngine(), limits=Limits(body_seconds=0.2))
-    with live(app) as server, server.connect() as half, server.connect() as gone:
+def test_half_a_body_ends_in_time_and_disturbs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.2)
+    with live(application(StandInEngine())) as server, server.connect() as half, server.connect() as gone:
         gone.sendall(post({"prompt": "x"}, length=500))
         gone.close()
         half.sendall(post({"prompt": "x"}, length=500))
@@ -200,9 +201,10 @@ def test_a_crowd_of_which_a_fifth_leaves_early() -> None:
         assert max(map(len, engine.batches)) == 8
 
 
-def test_uploads_are_read_while_others_stall() -> None:
+def test_uploads_are_read_while_others_stall(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stalled forms hold no more places than there are, for no longer than a body may take."""
-    with live(application(StandInEngine(), limits=Limits(body_seconds=0.3))) as server:
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.3)
+    with live(application(StandInEngine())) as server:
         stalled = [server.connect() for _ in range(20)]
         for connection in stalled:
             connection.sendall(

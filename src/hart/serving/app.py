@@ -23,9 +23,10 @@ from hart.serving.errors import error_response
 from hart.serving.middleware import Door
 from hart.serving.models import Models, ServedModel
 from hart.serving.openapi import IMAGES, NO_MODEL, edit_form, json_body, variation_form
+from hart.serving.options import Limits
 from hart.serving.orders import Terms
 from hart.serving.schemas import ApiError, Changed, Edit, Generation, Variation
-from hart.serving.server import Limits, Server
+from hart.serving.server import Server
 from hart.strict import clipped
 
 if TYPE_CHECKING:
