@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from hart.serving.models import Models, ServedModel
 from hart.serving.openapi import IMAGES, NO_MODEL, edit_form, json_body, variation_form
 from hart.serving.options import Limits
 from hart.serving.orders import Terms
-from hart.serving.schemas import ApiError, Changed, Edit, Generation, Variation
+from hart.serving.schemas import ApiError, Edit, Generation, Variation
 from hart.serving.server import Server
 from hart.strict import clipped
 
@@ -78,6 +79,13 @@ def create_app(
 def _add_images(app: FastAPI, server: Server) -> None:
     """The routes that generate."""
 
+    async def change(request: Request, kind: type[Edit] | type[Variation]) -> Response:
+        form = await server.bodies.form(request)
+        asked, image = from_form(form, kind), form.files.get("image", [b""])[0]
+        if not image:
+            raise ApiError(400, "image: is required, as a file", param="image")
+        return await server.answer(request, asked, partial(_source, image, form, asked))
+
     @app.post("/v1/images/generations", responses=IMAGES, openapi_extra=json_body())
     async def generations(request: Request) -> Response:
         """Generate images of a prompt."""
@@ -86,22 +94,12 @@ def _add_images(app: FastAPI, server: Server) -> None:
     @app.post("/v1/images/edits", responses=IMAGES, openapi_extra=edit_form())
     async def edits(request: Request) -> Response:
         """Redraw a part of an image, or all of it to another text."""
-        form = await server.bodies.form(request)
-        asked = from_form(form, Edit)
-        image = _file(form, "image")
-        return await server.answer(request, asked, lambda: _edited(image, form, asked))
+        return await change(request, Edit)
 
     @app.post("/v1/images/variations", responses=IMAGES, openapi_extra=variation_form())
     async def variations(request: Request) -> Response:
         """Generate images that share an image's coarse scales."""
-        form = await server.bodies.form(request)
-        asked = from_form(form, Variation)
-        image = _file(form, "image")
-
-        def source() -> Source:
-            return Source(_rgb(decoded(image, "image")), _sha256(image), **_changes(form, asked))
-
-        return await server.answer(request, asked, source)
+        return await change(request, Variation)
 
 
 def _add_status(app: FastAPI, server: Server) -> None:
@@ -172,34 +170,19 @@ def _described(model: ServedModel) -> dict[str, Any]:
     return {"id": model.name, "object": "model", "created": 0, "owned_by": "hart", **about}
 
 
-def _file(form: Form, name: str) -> bytes:
-    files = form.files.get(name)
-    if not files:
-        raise ApiError(400, f"{name}: is required, as a file", param=name)
-    return files[0]
-
-
-def _changes(form: Form, asked: Changed) -> dict[str, Any]:
-    """Fields of `Source` that edits and variations have in common."""
+def _source(image: bytes, form: Form, asked: Edit | Variation) -> Source:
+    """The image to start from. An edit redraws by the form's mask, or by the image's own transparency unless words say
+    what changes."""
+    picture = decoded(image, "image")
     fields: dict[str, Any] = {"kept_scales": asked.kept_scales, "style_strength": asked.style_strength}
     for file in form.files.get("style", [])[:1]:
         fields |= {"style": _rgb(decoded(file, "style")), "style_sha256": _sha256(file)}
-    return fields
-
-
-def _edited(image: bytes, form: Form, asked: Edit) -> Source:
-    """An image to edit, and where: by the form's mask, or by its own transparency unless words say what changes."""
-    mask = form.files.get("mask", [None])[0]
-    picture = decoded(image, "image")
-    source = Source(
-        _rgb(picture),
-        _sha256(image),
-        source_prompt=asked.source_prompt or None,
-        followed_scales=asked.followed_scales,
-        **_changes(form, asked),
-    )
-    if mask is not None:
-        return replace(source, mask=redrawn(decoded(mask, "mask"), source.image.size), mask_sha256=_sha256(mask))
+    source = Source(_rgb(picture), _sha256(image), **fields)
+    if isinstance(asked, Variation):
+        return source
+    source = replace(source, source_prompt=asked.source_prompt or None, followed_scales=asked.followed_scales)
+    for file in form.files.get("mask", [])[:1]:
+        return replace(source, mask=redrawn(decoded(file, "mask"), source.image.size), mask_sha256=_sha256(file))
     return source if source.source_prompt else replace(source, mask=see_through(picture))
 
 
