@@ -23,7 +23,7 @@ from hart.serving.engine import Source
 from hart.serving.errors import error_response
 from hart.serving.middleware import Door
 from hart.serving.models import Models, ServedModel
-from hart.serving.openapi import IMAGES, NO_MODEL, edit_form, json_body, variation_form
+from hart.serving.openapi import EDIT_FORM, IMAGES, JSON_BODY, NO_MODEL, VARIATION_FORM
 from hart.serving.options import Limits
 from hart.serving.orders import Terms
 from hart.serving.schemas import ApiError, Edit, Generation, Variation
@@ -86,17 +86,17 @@ def _add_images(app: FastAPI, server: Server) -> None:
             raise ApiError(400, "image: is required, as a file", param="image")
         return await server.answer(request, asked, partial(_source, image, form, asked))
 
-    @app.post("/v1/images/generations", responses=IMAGES, openapi_extra=json_body())
+    @app.post("/v1/images/generations", responses=IMAGES, openapi_extra=JSON_BODY)
     async def generations(request: Request) -> Response:
         """Generate images of a prompt."""
         return await server.answer(request, await server.bodies.json(request, Generation))
 
-    @app.post("/v1/images/edits", responses=IMAGES, openapi_extra=edit_form())
+    @app.post("/v1/images/edits", responses=IMAGES, openapi_extra=EDIT_FORM)
     async def edits(request: Request) -> Response:
         """Redraw a part of an image, or all of it to another text."""
         return await change(request, Edit)
 
-    @app.post("/v1/images/variations", responses=IMAGES, openapi_extra=variation_form())
+    @app.post("/v1/images/variations", responses=IMAGES, openapi_extra=VARIATION_FORM)
     async def variations(request: Request) -> Response:
         """Generate images that share an image's coarse scales."""
         return await change(request, Variation)
